@@ -1,0 +1,1 @@
+//! Credentials at rest: encryption, the key ring, and Laravel's payloads.

@@ -1,0 +1,95 @@
+//! Provider connections and what is stored of their credentials.
+
+use super::ids::{ConnectionId, TenantId, WorkspaceId};
+use super::run::{UnknownName, text_enum};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// `provider_connections.status`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionStatus {
+    Enabled,
+    Disabled,
+}
+text_enum!(ConnectionStatus, "status", Enabled => "enabled", Disabled => "disabled");
+
+/// One row of `provider_connections`: a tenant's registration with a provider.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProviderConnection {
+    pub id: ConnectionId,
+    pub workspace_id: WorkspaceId,
+    pub tenant_id: TenantId,
+    /// Key of a registered provider, e.g. `microsoft`.
+    pub provider: String,
+    pub display_name: Option<String>,
+    pub status: ConnectionStatus,
+    /// The directory that is checked.
+    pub entra_tenant_id: Option<String>,
+    /// The application (client) id of the app registration.
+    pub client_id: Option<String>,
+    /// Key of a configured cloud; null means the provider's default.
+    pub cloud: Option<String>,
+    /// The module that `verifyd enqueue` records when it is given none.
+    pub module: Option<String>,
+    pub created_at: Option<DateTime<Utc>>,
+    pub updated_at: Option<DateTime<Utc>>,
+}
+
+/// What a new connection is made of.
+#[derive(Clone, Debug)]
+pub struct NewConnection {
+    pub workspace_id: WorkspaceId,
+    pub tenant_id: TenantId,
+    pub provider: String,
+    pub display_name: Option<String>,
+    pub entra_tenant_id: String,
+    pub client_id: String,
+    pub cloud: String,
+    pub module: Option<String>,
+}
+
+/// `provider_credentials.kind`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialKind {
+    ClientSecret,
+    Certificate,
+    FederatedTokenFile,
+}
+text_enum!(
+    CredentialKind, "kind",
+    ClientSecret => "client_secret",
+    Certificate => "certificate",
+    FederatedTokenFile => "federated_token_file",
+);
+
+/// One row of `provider_credentials`, still encrypted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredCredential {
+    pub connection_id: ConnectionId,
+    pub kind: CredentialKind,
+    /// An envelope of `credentials`, or a Laravel `Crypt` payload. Never plain text.
+    pub payload: String,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub updated_at: Option<DateTime<Utc>>,
+}
+
+/// What the ciphertext of a credential is bound to: it opens in no other place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CredentialBinding {
+    pub workspace_id: WorkspaceId,
+    pub tenant_id: TenantId,
+    pub connection_id: ConnectionId,
+}
+
+impl ProviderConnection {
+    /// What this connection's credential is bound to.
+    pub fn binding(&self) -> CredentialBinding {
+        CredentialBinding {
+            workspace_id: self.workspace_id,
+            tenant_id: self.tenant_id,
+            connection_id: self.id,
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Identifiers of the rows that verifyd reads and writes.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! row_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub i64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = std::num::ParseIntError;
+            fn from_str(s: &str) -> Result<Self, Self::Err> {
+                s.parse().map(Self)
+            }
+        }
+    };
+}
+
+row_id!(
+    /// `operation_runs.id`
+    RunId
+);
+row_id!(
+    /// `operation_runs.workspace_id`
+    WorkspaceId
+);
+row_id!(
+    /// `tenants.id`: the application's own tenant, not the Entra directory.
+    TenantId
+);
+row_id!(
+    /// `provider_connections.id`
+    ConnectionId
+);
+
+/// The name of one worker process: fresh at every start (host, process id, UUID).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WorkerId(pub String);
+
+impl WorkerId {
+    /// A name that no process before this one has used.
+    pub fn fresh(host: &str) -> Self {
+        Self(format!(
+            "{host}:{}:{}",
+            std::process::id(),
+            uuid::Uuid::new_v4().simple()
+        ))
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,412 @@
+//! The closed list of reason codes: what is wrong, why it matters, what to do.
+//!
+//! This is the only place where a reason is defined. `docs/reasons.md` and the schema's list of
+//! codes are generated from it.
+
+use super::link::Link;
+use super::report::Severity;
+use serde::{Deserialize, Serialize};
+
+/// What a reason does to the run that it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// A prerequisite is missing: the run ends `blocked`, the provider is never called.
+    Preflight,
+    /// The provider does not answer as it should: the run ends `failed`.
+    Provider,
+    /// The inventory was read; the outcome stays as it is.
+    Permission,
+    /// verifyd itself could not finish: the run ends `failed`.
+    Engine,
+    /// Nothing is wrong with this check: another one stood before it.
+    Skipped,
+}
+
+impl Stage {
+    /// The stage's name in the documentation.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Preflight => "preflight",
+            Self::Provider => "provider",
+            Self::Permission => "permission",
+            Self::Engine => "engine",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($(
+        $variant:ident = $code:literal, $stage:ident, $severity:ident,
+        $what:literal,
+        $why:literal,
+        [$(($label:literal, $link:ident)),+ $(,)?];
+    )+) => {
+        /// A reason code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Reason {
+            $(#[serde(rename = $code)] #[doc = $what] $variant),+
+        }
+
+        impl Reason {
+            /// Every reason there is, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The code as it stands in reports.
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code),+ }
+            }
+
+            /// Where in a run it arises, and so which outcome it leads to.
+            pub const fn stage(self) -> Stage {
+                match self { $(Self::$variant => Stage::$stage),+ }
+            }
+
+            /// How bad it is, unless the check says otherwise.
+            pub const fn severity(self) -> Severity {
+                match self { $(Self::$variant => Severity::$severity),+ }
+            }
+
+            /// What is wrong: one sentence.
+            pub const fn what(self) -> &'static str {
+                match self { $(Self::$variant => $what),+ }
+            }
+
+            /// Why it matters: one sentence.
+            pub const fn why(self) -> &'static str {
+                match self { $(Self::$variant => $why),+ }
+            }
+
+            /// What to do about it: labels and where they lead, the most useful first.
+            pub const fn steps(self) -> &'static [(&'static str, Link)] {
+                match self { $(Self::$variant => &[$(($label, Link::$link)),+]),+ }
+            }
+        }
+    };
+}
+
+impl Reason {
+    /// What is wrong and why it matters, as the message of a check.
+    pub fn message(self) -> String {
+        format!("{} {}", self.what(), self.why())
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl std::str::FromStr for Reason {
+    type Err = super::run::UnknownName;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|r| r.code() == s)
+            .ok_or_else(|| super::run::UnknownName {
+                field: "reason_code",
+                found: s.chars().take(64).collect(),
+                allowed: "a code listed in docs/reasons.md",
+            })
+    }
+}
+
+reasons! {
+    // Preflight: the run ends blocked.
+    TenantMissing = "tenant_missing", Preflight, Critical,
+        "The operation run names no tenant.",
+        "Without a tenant it cannot be told whose connection may be checked.",
+        [("Start the check again from the tenant's connection", Connections)];
+    ConnectionMissing = "connection_missing", Preflight, Critical,
+        "The operation run names no provider connection that exists.",
+        "There is nothing that could be checked.",
+        [("Choose or add a provider connection", Connections)];
+    ConnectionDisabled = "connection_disabled", Preflight, High,
+        "The provider connection is disabled.",
+        "A disabled connection is never used, so nothing that relies on it works.",
+        [("Enable the connection, then check again", Connection)];
+    ConnectionTenantMismatch = "connection_tenant_mismatch", Preflight, Critical,
+        "The provider connection belongs to another tenant than the operation run.",
+        "Credentials of one tenant are never used for another.",
+        [("Start the check from the tenant that owns the connection", Connections)];
+    ConnectionWorkspaceMismatch = "connection_workspace_mismatch", Preflight, Critical,
+        "The provider connection belongs to another workspace than the operation run.",
+        "Credentials of one workspace are never used for another.",
+        [("Start the check from the workspace that owns the connection", Connections)];
+    ProviderUnknown = "provider_unknown", Preflight, High,
+        "The provider is not one that this installation knows.",
+        "No check can be made without knowing how to talk to the provider.",
+        [("Correct the provider of the connection or of the run", Connection)];
+    ModuleUnknown = "module_unknown", Preflight, High,
+        "The module is not one that the provider knows.",
+        "The module decides which permissions are required and what is probed.",
+        [("Start the check again with a known module", Connection)];
+    CloudUnknown = "cloud_unknown", Preflight, High,
+        "The cloud of the connection is not configured.",
+        "Without the cloud's addresses the provider cannot be called.",
+        [("Correct the cloud of the connection", Connection), ("See which clouds there are", NationalClouds)];
+    TargetScopeMissing = "target_scope_missing", Preflight, High,
+        "The operation run does not say which Entra tenant is meant.",
+        "A check must never guess whose directory it reads.",
+        [("Start the check again from the connection", Connection)];
+    TargetScopeMalformed = "target_scope_malformed", Preflight, High,
+        "The Entra tenant id of the operation run is not a GUID.",
+        "A tenant is only ever addressed by its id.",
+        [("Correct the Entra tenant id", Connection), ("How to find the tenant id", FindTenantId)];
+    TargetScopeMismatch = "target_scope_mismatch", Preflight, Critical,
+        "The Entra tenant of the operation run is not the one of the connection.",
+        "The check would have read another directory than the one that was asked for.",
+        [("Compare the Entra tenant id with the connection's", Connection)];
+    ClientIdMalformed = "client_id_malformed", Preflight, High,
+        "The application (client) id of the connection is missing or not a GUID.",
+        "Without it nobody can sign in.",
+        [("Correct the client id", Connection), ("Find the client id in the portal", AppOverview)];
+    CredentialMissing = "credential_missing", Preflight, Critical,
+        "The connection has no credential.",
+        "Nothing can sign in to the tenant.",
+        [("Store a credential for the connection", Connection), ("Create a client secret or certificate", AppCredentials)];
+    CredentialExpired = "credential_expired", Preflight, Critical,
+        "The credential of the connection has expired by its own date.",
+        "The provider refuses expired credentials.",
+        [("Create a new credential", AppCredentials), ("Store it for the connection", Connection)];
+    CredentialUndecryptable = "credential_undecryptable", Preflight, Critical,
+        "The stored credential cannot be decrypted with the keys of this installation.",
+        "Either its key is missing here, or the row was changed or copied from elsewhere.",
+        [("Store the credential again", Connection)];
+    CredentialMalformed = "credential_malformed", Preflight, Critical,
+        "The stored credential was decrypted, but is not a secret, certificate or token file that can be used.",
+        "Nothing can sign in to the tenant.",
+        [("Store the credential again", Connection)];
+
+    // Sign-in.
+    SecretInvalid = "secret_invalid", Provider, Critical,
+        "Microsoft Entra refuses the client secret.",
+        "Nothing can sign in until it is replaced; often the secret's ID was stored in place of its value.",
+        [("Replace the secret with a new one's value, not its ID", AppCredentials), ("Store it for the connection", Connection)];
+    SecretExpired = "secret_expired", Provider, Critical,
+        "The client secret has expired.",
+        "Nothing can sign in until a new one is stored.",
+        [("Create a new secret", AppCredentials), ("Store it for the connection", Connection)];
+    CredentialNotAccepted = "credential_not_accepted", Provider, Critical,
+        "Microsoft Entra says that the sign-in carried no credential that it accepts.",
+        "The app registration needs a secret, a certificate or a federated credential.",
+        [("Add a credential to the app registration", AppCredentials)];
+    AppIsPublicClient = "app_is_public_client", Provider, High,
+        "The app registration is a public client.",
+        "Public clients may not sign in with a credential of their own.",
+        [("Make the registration a confidential client", AppAuthentication), ("What the error means", ErrorCodes)];
+    AppNotFound = "app_not_found", Provider, Critical,
+        "The application is not known in the tenant.",
+        "Either the client id or the tenant id is wrong, or an administrator never consented.",
+        [("Grant admin consent", AdminConsent), ("Compare client id and tenant id", Connection)];
+    ServicePrincipalMissing = "service_principal_missing", Provider, Critical,
+        "The application has no service principal in the tenant.",
+        "A token alone opens nothing: the tenant's administrator has to consent first.",
+        [("Grant admin consent", AdminConsent)];
+    AppDisabled = "app_disabled", Provider, Critical,
+        "The application is disabled in the tenant.",
+        "Sign-in is refused as long as the enterprise application is disabled.",
+        [("Enable the enterprise application", EnterpriseApp), ("What the error means", ErrorCodes)];
+    ConsentMissing = "consent_missing", Provider, Critical,
+        "No administrator of the tenant has consented to the application.",
+        "Without consent no permission is granted.",
+        [("Grant admin consent", AdminConsent)];
+    AppPermissionsMisconfigured = "app_permissions_misconfigured", Provider, High,
+        "The permissions of the app registration do not fit what is asked for.",
+        "Microsoft Entra issues no token for them.",
+        [("Review the API permissions", ApiPermissions)];
+    ResourceUnavailable = "resource_unavailable", Provider, High,
+        "The tenant does not offer Microsoft Graph to this application.",
+        "The resource has no service principal there, or no subscription.",
+        [("What the error means", ErrorCodes), ("Review the API permissions", ApiPermissions)];
+    TenantNotFound = "tenant_not_found", Provider, Critical,
+        "Microsoft Entra knows no tenant with this id in this cloud.",
+        "Either the tenant id or the cloud of the connection is wrong.",
+        [("Check tenant id and cloud", Connection), ("Which cloud has which addresses", NationalClouds)];
+    TenantIdMalformed = "tenant_id_malformed", Provider, Critical,
+        "Microsoft Entra does not accept the form of the tenant id.",
+        "The tenant cannot be addressed.",
+        [("Correct the tenant id", Connection), ("How to find the tenant id", FindTenantId)];
+    TenantUnavailable = "tenant_unavailable", Provider, Critical,
+        "The tenant exists but is not available.",
+        "It may be suspended, blocked or deleted.",
+        [("Confirm with the customer that the tenant exists", FindTenantId)];
+    WrongCloud = "wrong_cloud", Provider, Critical,
+        "The tenant lives in another national cloud than the connection says.",
+        "Each cloud signs in only its own tenants.",
+        [("Correct the cloud of the connection", Connection), ("Which cloud has which addresses", NationalClouds)];
+    CertificateNotRegistered = "certificate_not_registered", Provider, Critical,
+        "The certificate is not registered for the application.",
+        "Microsoft Entra cannot verify the assertion; right after a rotation this can take minutes.",
+        [("Upload the certificate", AppCredentials), ("How certificate credentials work", CertificateCredentials)];
+    CertificateExpired = "certificate_expired", Provider, Critical,
+        "The certificate has expired.",
+        "Nothing can sign in until a new one is uploaded and stored.",
+        [("Upload a new certificate", AppCredentials), ("Store it for the connection", Connection)];
+    CertificateSubjectRejected = "certificate_subject_rejected", Provider, High,
+        "The subject of the certificate is not one that the application allows.",
+        "The application trusts only certain subject names and issuers.",
+        [("Use a certificate with an allowed subject", CertificateCredentials)];
+    AssertionTimeInvalid = "assertion_time_invalid", Provider, High,
+        "The signed assertion is outside its time range.",
+        "The clock of the worker is most likely wrong.",
+        [("Set the clock of the worker (NTP)", CertificateCredentials)];
+    RequestMalformed = "request_malformed", Provider, High,
+        "The provider rejected the request as malformed.",
+        "This is a defect of verifyd or of its configuration, not of the tenant.",
+        [("What the error means", ErrorCodes)];
+    FederationMismatch = "federation_mismatch", Provider, Critical,
+        "No federated credential of the application matches the token's issuer, subject or audience.",
+        "The external token is refused.",
+        [("Compare issuer, subject and audience", AppCredentials), ("How federation works", WorkloadFederation)];
+    FederationNotConfigured = "federation_not_configured", Provider, Critical,
+        "The application has no federated credential.",
+        "An external token cannot be exchanged without one.",
+        [("Add a federated credential", AppCredentials), ("How federation works", WorkloadFederation)];
+    FederationBlocked = "federation_blocked", Provider, Critical,
+        "The tenant forbids this federated credential.",
+        "A policy restricts which issuers may be trusted.",
+        [("Review the tenant's federation policy", WorkloadFederation)];
+    FederatedTokenUnreadable = "federated_token_unreadable", Provider, High,
+        "The file with the federated token cannot be read, or holds no token.",
+        "The external issuer's token is read afresh for each sign-in.",
+        [("Mount the projected token where the connection expects it", WorkloadFederation), ("Correct the path", Connection)];
+    ConditionalAccessBlocked = "conditional_access_blocked", Provider, High,
+        "A Conditional Access policy of the tenant blocks the sign-in.",
+        "The policy applies to workload identities, for example by location.",
+        [("Exclude the application or allow the worker's address", ConditionalAccess)];
+    AuthUnknown = "auth_unknown", Provider, High,
+        "Microsoft Entra refused the sign-in with an error that is not in the list.",
+        "Nothing can sign in until its cause is removed.",
+        [("Look the error code up", ErrorCodes)];
+
+    // Any call to the provider.
+    Throttled = "throttled", Provider, Medium,
+        "The provider asked to slow down, for longer than this run may wait.",
+        "The connection itself may be fine; too many calls are made for this tenant.",
+        [("Check again later", Run), ("How throttling works", Throttling)];
+    ProviderUnavailable = "provider_unavailable", Provider, Medium,
+        "The provider answered that it is temporarily unavailable.",
+        "Nothing can be said of the connection until it is back.",
+        [("See the service health", ServiceHealth), ("Check again later", Run)];
+    ProviderUnreachable = "provider_unreachable", Provider, High,
+        "The provider's address could not be reached.",
+        "Name resolution, a firewall or a proxy stands between the worker and the provider.",
+        [("Allow the worker to reach the provider's hosts", NationalClouds), ("Check again", Run)];
+    ProviderTimeout = "provider_timeout", Provider, Medium,
+        "The provider did not answer in time.",
+        "Nothing can be said of the connection.",
+        [("See the service health", ServiceHealth), ("Check again", Run)];
+    TlsFailed = "tls_failed", Provider, High,
+        "No trusted TLS connection to the provider could be made.",
+        "Its certificate is not trusted here; something may be intercepting the traffic.",
+        [("Check proxies and the trusted certificates of the worker", NationalClouds)];
+    ResponseInvalid = "response_invalid", Provider, High,
+        "The provider's answer is not what its interface promises.",
+        "An answer that cannot be understood proves nothing; a proxy may have answered instead.",
+        [("See the service health", ServiceHealth), ("Check again", Run)];
+    ResponseTooLarge = "response_too_large", Provider, High,
+        "The provider's answer is larger than allowed.",
+        "It was cut off to protect the worker.",
+        [("Check again", Run), ("How the API pages its answers", GraphPaging)];
+    RedirectRefused = "redirect_refused", Provider, High,
+        "The provider's answer points to another address.",
+        "Credentials and tokens are only ever sent to the cloud's own hosts.",
+        [("Check proxies between worker and provider", NationalClouds)];
+
+    // What Graph says.
+    IdentityMismatch = "identity_mismatch", Provider, Critical,
+        "The directory that answered is not the one of the connection.",
+        "Anything read through this connection would belong to another customer.",
+        [("Compare the Entra tenant id", Connection), ("How to find the tenant id", FindTenantId)];
+    TokenRejected = "token_rejected", Provider, High,
+        "Microsoft Graph does not accept the token that Microsoft Entra issued.",
+        "Usually login and Graph addresses belong to different clouds.",
+        [("Check the cloud of the connection", Connection), ("Which cloud has which addresses", NationalClouds)];
+    PermissionDenied = "permission_denied", Provider, High,
+        "Microsoft Graph refuses the call for lack of rights.",
+        "What the module needs to read cannot be read.",
+        [("Grant the permission", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    GraphUnknown = "graph_unknown", Provider, High,
+        "Microsoft Graph answered with an error that is not in the list.",
+        "The call that the module relies on does not work.",
+        [("Look the error up", GraphErrors), ("Check again", Run)];
+    IntuneNotLicensed = "intune_not_licensed", Provider, High,
+        "The tenant has no Intune licence.",
+        "Microsoft Graph answers no Intune call for this tenant.",
+        [("Assign an Intune licence in the tenant", IntuneLicences)];
+    IntuneInactive = "intune_inactive", Provider, High,
+        "The tenant's Intune subscription is not active.",
+        "Devices and policies cannot be managed while it is not.",
+        [("Review the subscription", IntuneLicences)];
+
+    // The permission inventory.
+    PermissionMissing = "permission_missing", Permission, High,
+        "A required permission is not granted.",
+        "What needs it does not work for this tenant.",
+        [("Add the permission to the app registration", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    PermissionPropagating = "permission_propagating", Permission, Low,
+        "The granted permissions and those in the token differ.",
+        "A change of grants takes some minutes to reach every part of the provider.",
+        [("Check again in a few minutes", Run), ("Review the API permissions", ApiPermissions)];
+    InventoryFromToken = "inventory_from_token", Permission, Low,
+        "The granted permissions could only be read from the token.",
+        "Without Application.Read.All the assignments themselves stay hidden.",
+        [("Grant Application.Read.All", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    InventoryUnreadable = "inventory_unreadable", Provider, High,
+        "The granted permissions could not be read.",
+        "It is unknown what works for this tenant; the last known inventory is kept.",
+        [("Grant Application.Read.All", ApiPermissions), ("Grant admin consent", AdminConsent)];
+
+    // verifyd itself.
+    WorkerLost = "worker_lost", Engine, High,
+        "The workers that tried this run were lost before they could finish it.",
+        "All attempts are used up, so the run is not tried again.",
+        [("Look at the attempts of the run", Run), ("Check again", Connection)];
+    DeadlineExceeded = "deadline_exceeded", Engine, Medium,
+        "The check did not finish within its time limit.",
+        "Nothing can be said of what was not yet checked.",
+        [("Check again", Run), ("See the service health", ServiceHealth)];
+    InternalError = "internal_error", Engine, High,
+        "verifyd failed while it was checking.",
+        "This is a defect of verifyd, not of the tenant; its log tells more.",
+        [("Look at the run and its log", Run)];
+    ReportInvalid = "report_invalid", Engine, High,
+        "The report of this run was not valid and has been replaced by this one.",
+        "This is a defect of verifyd; the outcome of the run stands.",
+        [("Look at the run and its log", Run)];
+    NotEvaluated = "not_evaluated", Skipped, Info,
+        "This was not checked.",
+        "An earlier check has to pass first.",
+        [("Solve what stands before it, then check again", Run)];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn codes_are_unique_and_read_back() {
+        let codes: BTreeSet<&str> = Reason::ALL.iter().map(|r| r.code()).collect();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert_eq!(reason.code().parse::<Reason>().as_ref(), Ok(reason));
+            assert_eq!(
+                serde_json::to_value(reason).unwrap(),
+                serde_json::json!(reason.code())
+            );
+        }
+    }
+
+    #[test]
+    fn every_reason_says_what_why_and_what_to_do() {
+        for reason in Reason::ALL {
+            assert!(reason.what().ends_with('.'), "{reason}");
+            assert!(reason.why().ends_with('.'), "{reason}");
+            assert!(!reason.steps().is_empty(), "{reason}");
+        }
+    }
+}

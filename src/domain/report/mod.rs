@@ -1,0 +1,276 @@
+//! The verification report v1.5: the product of every run.
+
+pub mod builder;
+pub mod diff;
+pub mod fingerprint;
+pub mod redact;
+pub mod schema;
+
+use super::ids::{ConnectionId, RunId};
+use super::reason::Reason;
+use super::run::{UnknownName, text_enum};
+use serde::{Deserialize, Serialize};
+
+pub use builder::{FinishedReport, ReportDraft};
+
+/// `schema_version` of the reports that this build writes.
+pub const SCHEMA_VERSION: &str = "1.5.0";
+
+/// How one check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckStatus {
+    Pass,
+    Fail,
+    Warn,
+    Skip,
+    Running,
+}
+text_enum!(CheckStatus, "status", Pass => "pass", Fail => "fail", Warn => "warn", Skip => "skip", Running => "running");
+
+/// How bad it is when a check does not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    Info,
+    Low,
+    Medium,
+    High,
+    Critical,
+}
+text_enum!(Severity, "severity", Info => "info", Low => "low", Medium => "medium", High => "high", Critical => "critical");
+
+/// The verdict over all checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overall {
+    Ready,
+    NeedsAttention,
+    Blocked,
+    Running,
+}
+text_enum!(Overall, "summary.overall", Ready => "ready", NeedsAttention => "needs_attention", Blocked => "blocked", Running => "running");
+
+/// What a piece of evidence is: the allow-list. Nothing else gets into a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvidenceKind {
+    /// `AADSTS7000215`
+    AadstsCode,
+    /// `error` of a token response
+    OauthError,
+    HttpStatus,
+    /// `error.code` of a Graph response
+    GraphCode,
+    RequestId,
+    CorrelationId,
+    TraceId,
+    /// Name of a permission
+    Permission,
+    /// Name of the granted permission that stands in for a required one
+    SatisfiedBy,
+    /// App role id of a permission
+    AppRoleId,
+    /// When a credential expires, RFC 3339
+    ExpiresAt,
+    /// What was expected, where the value is no secret (an id, a name from a list)
+    Expected,
+    /// What was found in its place
+    Found,
+    /// Path of the member that is missing or malformed
+    Field,
+    /// Where the inventory was read
+    Source,
+    /// How many there are of what the check counts
+    Count,
+    /// How often it was tried
+    Attempts,
+    /// Where in a report its schema was violated
+    SchemaError,
+}
+text_enum!(
+    EvidenceKind, "kind",
+    AadstsCode => "aadsts_code", OauthError => "oauth_error", HttpStatus => "http_status",
+    GraphCode => "graph_code", RequestId => "request_id", CorrelationId => "correlation_id",
+    TraceId => "trace_id", Permission => "permission", SatisfiedBy => "satisfied_by",
+    AppRoleId => "app_role_id", ExpiresAt => "expires_at", Expected => "expected", Found => "found",
+    Field => "field", Source => "source", Count => "count", Attempts => "attempts",
+    SchemaError => "schema_error",
+);
+
+impl EvidenceKind {
+    /// Every kind there is.
+    pub const ALL: &'static [Self] = &[
+        Self::AadstsCode,
+        Self::OauthError,
+        Self::HttpStatus,
+        Self::GraphCode,
+        Self::RequestId,
+        Self::CorrelationId,
+        Self::TraceId,
+        Self::Permission,
+        Self::SatisfiedBy,
+        Self::AppRoleId,
+        Self::ExpiresAt,
+        Self::Expected,
+        Self::Found,
+        Self::Field,
+        Self::Source,
+        Self::Count,
+        Self::Attempts,
+        Self::SchemaError,
+    ];
+
+    /// Whether equal findings have equal values, so that it counts for the fingerprint.
+    pub const fn is_stable(self) -> bool {
+        !matches!(
+            self,
+            Self::RequestId | Self::CorrelationId | Self::TraceId | Self::Attempts
+        )
+    }
+}
+
+/// One fact that supports a check's status.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    pub kind: EvidenceKind,
+    pub value: String,
+}
+
+impl Evidence {
+    /// Evidence with its value cut and cleaned to what a report may hold.
+    pub fn new(kind: EvidenceKind, value: impl std::fmt::Display) -> Self {
+        Self {
+            kind,
+            value: redact::clean(&value.to_string(), limits::EVIDENCE_CHARS),
+        }
+    }
+}
+
+/// What to do about a check: a label and where it leads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NextStep {
+    pub label: String,
+    /// `https://…` or `/…`
+    pub url: String,
+}
+
+/// One line of a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Dotted, unique within the report.
+    pub key: String,
+    pub title: String,
+    pub status: CheckStatus,
+    pub severity: Severity,
+    /// A failure of this check makes the whole report `blocked`.
+    pub blocking: bool,
+    /// Null only on pass and running.
+    pub reason_code: Option<Reason>,
+    pub message: String,
+    pub evidence: Vec<Evidence>,
+    pub next_steps: Vec<NextStep>,
+}
+
+/// How many checks ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counts {
+    pub total: u32,
+    pub pass: u32,
+    pub fail: u32,
+    pub warn: u32,
+    pub skip: u32,
+    pub running: u32,
+}
+
+/// `summary` of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    pub overall: Overall,
+    pub counts: Counts,
+}
+
+/// Whom the report is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_connection_id: Option<ConnectionId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entra_tenant_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<String>,
+}
+
+/// A verification report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    pub schema_version: String,
+    /// The run's type.
+    pub flow: String,
+    /// RFC 3339, UTC.
+    pub generated_at: String,
+    pub fingerprint: String,
+    /// The run that holds the previous report of the same connection.
+    pub previous_report_id: Option<RunId>,
+    pub identity: Identity,
+    pub summary: Summary,
+    pub checks: Vec<Check>,
+}
+
+/// The most that a report holds; the same numbers stand in the schema.
+pub mod limits {
+    /// Checks in a report.
+    pub const CHECKS: usize = 200;
+    /// Characters of a check's key.
+    pub const KEY_CHARS: usize = 120;
+    /// Characters of a title or of a next step's label.
+    pub const TITLE_CHARS: usize = 200;
+    /// Characters of a message.
+    pub const MESSAGE_CHARS: usize = 1000;
+    /// Characters of a piece of evidence.
+    pub const EVIDENCE_CHARS: usize = 300;
+    /// Pieces of evidence of one check.
+    pub const EVIDENCE_ITEMS: usize = 50;
+    /// Next steps of one check.
+    pub const NEXT_STEPS: usize = 10;
+    /// Characters of an address.
+    pub const URL_CHARS: usize = 2000;
+}
+
+/// Overall: any running check, else any blocking failure, else any failure or warning, else ready.
+pub fn summarise(checks: &[Check]) -> Summary {
+    let mut counts = Counts::default();
+    let mut blocking_fail = false;
+    for check in checks {
+        counts.total += 1;
+        match check.status {
+            CheckStatus::Pass => counts.pass += 1,
+            CheckStatus::Fail => {
+                counts.fail += 1;
+                blocking_fail |= check.blocking;
+            }
+            CheckStatus::Warn => counts.warn += 1,
+            CheckStatus::Skip => counts.skip += 1,
+            CheckStatus::Running => counts.running += 1,
+        }
+    }
+    let overall = if counts.running > 0 {
+        Overall::Running
+    } else if blocking_fail {
+        Overall::Blocked
+    } else if counts.fail + counts.warn > 0 {
+        Overall::NeedsAttention
+    } else {
+        Overall::Ready
+    };
+    Summary { overall, counts }
+}

@@ -1,0 +1,15 @@
+//! verifyd: a queue-driven worker daemon that checks whether a customer's provider connection
+//! really works.
+//!
+//! `domain` ← `ports` ← `engine` ← adapters (`store`, `queue`, `provider`, `credentials`) and
+//! surfaces (`http`, `cli`), joined in `app`. See `docs/architecture.md`.
+
+pub mod credentials;
+pub mod domain;
+pub mod engine;
+pub mod ports;
+pub mod provider;
+pub mod queue;
+#[cfg(feature = "simulator")]
+pub mod simulator;
+pub mod store;

@@ -1,0 +1,197 @@
+//! Providers: who is asked whether a connection works.
+
+use crate::domain::connection::ProviderConnection;
+use crate::domain::credential::Credential;
+use crate::domain::link::LinkContext;
+use crate::domain::permission::{InventoryRefresh, RequiredPermission};
+use crate::domain::report::{Check, CheckStatus, Evidence, EvidenceKind, NextStep, Severity};
+use crate::domain::{Reason, RunId};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// A check that a provider makes, known before it is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckSpec {
+    /// Dotted, unique within a report.
+    pub key: String,
+    pub title: String,
+    /// A failure makes the whole report `blocked`.
+    pub blocking: bool,
+    /// Severity when it fails and the reason does not say otherwise.
+    pub severity: Severity,
+}
+
+impl CheckSpec {
+    /// This check, passed.
+    pub fn pass(&self, message: impl Into<String>, evidence: Vec<Evidence>) -> Check {
+        Check {
+            key: self.key.clone(),
+            title: self.title.clone(),
+            status: CheckStatus::Pass,
+            severity: Severity::Info,
+            blocking: self.blocking,
+            reason_code: None,
+            message: message.into(),
+            evidence,
+            next_steps: Vec::new(),
+        }
+    }
+
+    /// This check, ended with a reason: fail, warn or skip.
+    pub fn reason(
+        &self,
+        status: CheckStatus,
+        reason: Reason,
+        links: &LinkContext,
+        evidence: Vec<Evidence>,
+    ) -> Check {
+        Check {
+            key: self.key.clone(),
+            title: self.title.clone(),
+            status,
+            severity: reason.severity(),
+            blocking: self.blocking,
+            reason_code: Some(reason),
+            message: reason.message(),
+            evidence,
+            next_steps: reason
+                .steps()
+                .iter()
+                .map(|(label, link)| NextStep {
+                    label: (*label).to_owned(),
+                    url: links.resolve(*link),
+                })
+                .collect(),
+        }
+    }
+
+    /// This check, failed.
+    pub fn fail(&self, reason: Reason, links: &LinkContext, evidence: Vec<Evidence>) -> Check {
+        self.reason(CheckStatus::Fail, reason, links, evidence)
+    }
+
+    /// This check, not made because something stands before it.
+    pub fn skip(&self, links: &LinkContext) -> Check {
+        self.reason(CheckStatus::Skip, Reason::NotEvaluated, links, Vec::new())
+    }
+}
+
+/// A prerequisite that the provider misses in the connection or the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmet {
+    pub reason: Reason,
+    pub evidence: Vec<Evidence>,
+}
+
+impl Unmet {
+    /// A prerequisite with the path of the member and what is allowed there.
+    pub fn field(reason: Reason, path: &str, allowed: &str) -> Self {
+        Self {
+            reason,
+            evidence: vec![
+                Evidence::new(EvidenceKind::Field, path),
+                Evidence::new(EvidenceKind::Expected, allowed),
+            ],
+        }
+    }
+}
+
+/// Everything a provider needs for one check.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub run_id: RunId,
+    pub connection: ProviderConnection,
+    pub credential: Credential,
+    /// From the run; preflight has made sure that it is a GUID and the connection's.
+    pub entra_tenant_id: String,
+    /// A known module.
+    pub module: String,
+    pub links: LinkContext,
+    /// When the check must have ended. Retries and waits fit in here.
+    pub deadline: Instant,
+    /// Sent along so that the provider's logs can be matched.
+    pub correlation_id: Uuid,
+}
+
+/// Whether the run should go on now or later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// The checks are the result.
+    Finished,
+    /// The provider asks to wait longer than this attempt can: the run goes back to the queue.
+    Later(Duration),
+}
+
+/// What a provider found.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    /// One for each of `planned_checks`, in their order.
+    pub checks: Vec<Check>,
+    /// False as soon as one of the connection's own checks failed: the run ends `failed`.
+    /// Missing permissions alone do not count.
+    pub healthy: bool,
+    /// What is granted; null when it could not be read (the run ends `failed`).
+    pub inventory: Option<InventoryRefresh>,
+    pub disposition: Disposition,
+}
+
+/// A provider.
+#[async_trait]
+pub trait Provider: Send + Sync + std::fmt::Debug {
+    /// `provider_connections.provider`, e.g. `microsoft`.
+    fn key(&self) -> &'static str;
+
+    /// The modules it knows, the default one first.
+    fn modules(&self) -> Vec<&'static str>;
+
+    /// The permissions that a module needs. Empty for an unknown module.
+    fn required_permissions(&self, module: &str) -> &'static [RequiredPermission];
+
+    /// The checks that it will make for a module, in order. Known without calling anyone, so that
+    /// a blocked run's report can show them as skipped. Empty for an unknown module.
+    fn planned_checks(&self, module: &str) -> Vec<CheckSpec>;
+
+    /// Base addresses of portal and login of the connection's cloud, for links; null if unknown.
+    fn link_bases(&self, cloud: Option<&str>) -> Option<(String, String)>;
+
+    /// The cloud that a connection with none is in.
+    fn default_cloud(&self) -> String;
+
+    /// Keys of the clouds it knows.
+    fn clouds(&self) -> Vec<String>;
+
+    /// What is missing in the connection or its credential, told without calling anyone.
+    fn preflight(
+        &self,
+        connection: &ProviderConnection,
+        credential: &Credential,
+    ) -> Result<(), Unmet>;
+
+    /// Calls the provider. Never fails: every error is a finding.
+    async fn check(&self, target: &Target) -> Findings;
+}
+
+/// The providers of this installation, by key.
+#[derive(Clone, Debug, Default)]
+pub struct Providers(BTreeMap<&'static str, Arc<dyn Provider>>);
+
+impl Providers {
+    /// A registry of these.
+    pub fn new(providers: impl IntoIterator<Item = Arc<dyn Provider>>) -> Self {
+        Self(providers.into_iter().map(|p| (p.key(), p)).collect())
+    }
+
+    /// The provider with this key.
+    pub fn get(&self, key: &str) -> Option<&Arc<dyn Provider>> {
+        self.0.get(key)
+    }
+
+    /// All keys, sorted.
+    pub fn keys(&self) -> Vec<&'static str> {
+        self.0.keys().copied().collect()
+    }
+}

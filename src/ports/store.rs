@@ -1,0 +1,418 @@
+//! The database: the record of truth, and who may work on what.
+//!
+//! Every transition is guarded: it says whether it took place. Only the database's clock counts.
+
+use crate::domain::connection::{
+    ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
+};
+use crate::domain::permission::StoredPermission;
+use crate::domain::run::{Completion, OperationRun, Outcome, RunStatus, UnknownName, text_enum};
+use crate::domain::{ConnectionId, RunId, TenantId, WorkerId, WorkspaceId};
+use crate::ports::vault::SealedCredential;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What kept the database from doing its work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not reachable, or it ended the connection. Nothing is known of what was under way.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// A deadlock, a serialization failure or a lock that was not granted in time: try again.
+    #[error("the database is contended: {0}")]
+    Contended(String),
+    /// A row holds what it must not hold.
+    #[error("{table}.{column} of row {row}: {why}")]
+    Corrupt {
+        table: &'static str,
+        column: &'static str,
+        row: String,
+        why: String,
+    },
+    /// A table or column is missing or of another type; `verifyd doctor` names it.
+    #[error("the database's schema does not fit: {0}")]
+    Schema(String),
+    /// The database refused the statement.
+    #[error("the database refused: {0}")]
+    Refused(String),
+}
+
+impl StoreError {
+    /// Whether the same call may work later, with nothing changed by a person.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Contended(_))
+    }
+}
+
+/// How runs are claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimPolicy {
+    /// Attempts that count, at most (N of the promise).
+    pub max_attempts: u32,
+    /// How long one attempt may take; after it the lease is dead.
+    pub run_deadline: Duration,
+}
+
+/// The right to work on a run, proven by the token.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub run: OperationRun,
+    /// Number of this attempt, from 1, the uncounted ones included.
+    pub attempt: i32,
+    /// Random; compared for equality by every later transition.
+    pub token: Uuid,
+    pub worker: WorkerId,
+    /// Attempts that count, this one included unless `exhausted`.
+    pub counted_attempts: u32,
+    /// All counted attempts were spent before this claim. The provider must not be called again:
+    /// the run is to be completed as `worker_lost`. This attempt does not count.
+    pub exhausted: bool,
+    /// When the run was first claimed, by the database's clock.
+    pub first_claimed_at: DateTime<Utc>,
+    /// When this attempt was claimed, by the database's clock.
+    pub claimed_at: DateTime<Utc>,
+}
+
+/// Why an attempt ended: `run_attempts.end_reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptEnd {
+    /// The run was completed by it.
+    Completed,
+    /// The provider asked to wait. Does not count.
+    Throttled,
+    /// The worker was told to stop. Does not count.
+    Shutdown,
+    /// Something of our own failed.
+    Error,
+    /// Its worker stopped beating, or its deadline passed.
+    WorkerLost,
+    /// Somebody put the run back to `queued` from outside.
+    Superseded,
+}
+text_enum!(
+    AttemptEnd, "end_reason",
+    Completed => "completed", Throttled => "throttled", Shutdown => "shutdown", Error => "error",
+    WorkerLost => "worker_lost", Superseded => "superseded",
+);
+
+impl AttemptEnd {
+    /// Whether an attempt that ended so uses up one of the run's attempts.
+    pub const fn counts(self) -> bool {
+        !matches!(self, Self::Throttled | Self::Shutdown)
+    }
+}
+
+/// One row of the history of attempts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AttemptRecord {
+    pub attempt: i32,
+    pub worker_id: String,
+    pub counted: bool,
+    pub claimed_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub end_reason: Option<AttemptEnd>,
+}
+
+/// How the reconciler sweeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SweepPolicy {
+    /// A worker that has not beaten for so long is dead, and its leases with it.
+    pub worker_dead_after: Duration,
+    /// A queued run whose last delivery is older than this is delivered again...
+    pub redeliver_after: Duration,
+    /// ...if this is set (the queue is short, so that the hint is most likely gone).
+    pub redeliver: bool,
+    /// Most runs to reclaim, and most to deliver, in one sweep.
+    pub batch: u32,
+}
+
+/// What a sweep found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Runs whose lease was dead: their attempt is ended, they are queued again.
+    pub reclaimed: Vec<RunId>,
+    /// Runs that are due and now marked as delivered: the caller sends the hints.
+    pub due: Vec<RunId>,
+}
+
+/// A run to be recorded.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    pub workspace_id: WorkspaceId,
+    pub tenant_id: Option<TenantId>,
+    /// `operation_runs.context`
+    pub context: serde_json::Value,
+    /// The connection whose active run is returned in place of a second one, if it has one.
+    pub unless_active: Option<ConnectionId>,
+}
+
+/// The answer to recording a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    pub run_id: RunId,
+    /// False when an active run of the same connection was there already.
+    pub created: bool,
+}
+
+/// Which runs to list. Newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    pub status: Option<RunStatus>,
+    pub outcome: Option<Outcome>,
+    pub connection: Option<ConnectionId>,
+    pub tenant: Option<TenantId>,
+    /// Only ids below this one (paging).
+    pub before: Option<RunId>,
+    pub limit: u32,
+}
+
+/// The latest report of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LatestReport {
+    pub operation_run_id: RunId,
+    pub fingerprint: String,
+    pub overall: String,
+    pub outcome: Outcome,
+    pub completed_at: DateTime<Utc>,
+}
+
+/// When a tenant's inventory was last read, and by which run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InventoryFreshness {
+    pub tenant_id: TenantId,
+    pub operation_run_id: RunId,
+    pub refreshed_at: DateTime<Utc>,
+    pub source: String,
+}
+
+/// A live or recently live worker process.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorkerRecord {
+    pub worker_id: String,
+    pub version: String,
+    pub concurrency: u32,
+    pub in_flight: u32,
+    pub started_at: DateTime<Utc>,
+    pub beat_at: DateTime<Utc>,
+}
+
+/// What a worker says of itself with each beat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    pub worker_id: WorkerId,
+    pub version: String,
+    pub concurrency: u32,
+    pub in_flight: u32,
+}
+
+/// How many runs of verifyd's type there are, and how long the oldest has been waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct RunCounts {
+    pub queued: u64,
+    pub running: u64,
+    /// Seconds since `created_at` of the oldest queued run.
+    pub oldest_queued_seconds: Option<f64>,
+}
+
+/// Claim, release, complete, reclaim and redeliver: the protocol.
+#[async_trait]
+pub trait RunStore: Send + Sync {
+    /// `queued` → `running`, with a new attempt and token. None: the run is not there, not
+    /// verifyd's, not queued, or not due yet.
+    async fn claim(
+        &self,
+        run: RunId,
+        worker: &WorkerId,
+        policy: &ClaimPolicy,
+    ) -> Result<Option<Claim>, StoreError>;
+
+    /// `running` → `completed`: run, report, failure summary, inventory and latest report in one
+    /// transaction. False: the token is not the current one; nothing was written.
+    async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError>;
+
+    /// `running` → `queued`, due again after `not_before` (from now). False: the token is not the
+    /// current one; nothing was written.
+    async fn release(
+        &self,
+        claim: &Claim,
+        end: AttemptEnd,
+        not_before: Option<Duration>,
+    ) -> Result<bool, StoreError>;
+
+    /// Reclaims dead leases and finds what is due, under a lock that only one replica gets at a
+    /// time. None: another replica is at it.
+    async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError>;
+
+    /// Takes back the mark of delivery: the hints could not be sent.
+    async fn undeliver(&self, runs: &[RunId]) -> Result<(), StoreError>;
+
+    /// Renews this worker's lease on all its runs.
+    async fn beat(&self, beat: &Beat) -> Result<(), StoreError>;
+
+    /// Takes the worker off the list.
+    async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError>;
+
+    /// Records a run as `queued` and marks it as delivered: the caller sends the hint.
+    async fn record(&self, new: &NewRun) -> Result<Recorded, StoreError>;
+
+    /// One run of verifyd's type.
+    async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError>;
+
+    /// Runs of verifyd's type, newest first.
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<OperationRun>, StoreError>;
+
+    /// The attempts of a run, oldest first.
+    async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError>;
+
+    /// Workers that beat within the last day.
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError>;
+
+    /// Counts for metrics and `doctor`.
+    async fn counts(&self) -> Result<RunCounts, StoreError>;
+
+    /// The latest report of a connection.
+    async fn latest_report(
+        &self,
+        connection: ConnectionId,
+    ) -> Result<Option<LatestReport>, StoreError>;
+}
+
+/// Makes the credential for a connection whose id has just become known.
+pub type Seal<'a> = &'a (
+        dyn Fn(
+    crate::domain::connection::CredentialBinding,
+) -> Result<SealedCredential, crate::ports::vault::VaultError>
+            + Send
+            + Sync
+    );
+
+/// What kept a connection from being added.
+#[derive(Debug, thiserror::Error)]
+pub enum AddConnectionError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Vault(#[from] crate::ports::vault::VaultError),
+}
+
+/// Connections, credentials and inventories.
+#[async_trait]
+pub trait ConnectionStore: Send + Sync {
+    /// The connection and its credential, if there are any.
+    async fn connection(
+        &self,
+        id: ConnectionId,
+    ) -> Result<Option<(ProviderConnection, Option<StoredCredential>)>, StoreError>;
+
+    /// Connections in the order of their ids, after `after`.
+    async fn connections(
+        &self,
+        tenant: Option<TenantId>,
+        after: Option<ConnectionId>,
+        limit: u32,
+    ) -> Result<Vec<ProviderConnection>, StoreError>;
+
+    /// Adds a connection and its credential in one transaction; a minimal tenant, too, where
+    /// `tenants` is verifyd's own.
+    async fn add_connection(
+        &self,
+        new: &NewConnection,
+        seal: Option<Seal<'_>>,
+    ) -> Result<ConnectionId, AddConnectionError>;
+
+    /// Enables or disables. False: no such connection.
+    async fn set_connection_status(
+        &self,
+        id: ConnectionId,
+        status: ConnectionStatus,
+    ) -> Result<bool, StoreError>;
+
+    /// Replaces the credential.
+    async fn set_credential(
+        &self,
+        id: ConnectionId,
+        sealed: &SealedCredential,
+    ) -> Result<(), StoreError>;
+
+    /// Credentials with their connections, in the order of the connections' ids, after `after`.
+    async fn credentials(
+        &self,
+        after: Option<ConnectionId>,
+        limit: u32,
+    ) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError>;
+
+    /// Replaces the payload if it is still the old one. False: somebody else changed it.
+    async fn reseal_credential(
+        &self,
+        id: ConnectionId,
+        old_payload: &str,
+        new_payload: &str,
+    ) -> Result<bool, StoreError>;
+
+    /// The inventory of a tenant, by permission key.
+    async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError>;
+
+    /// When the inventory of a tenant was last read.
+    async fn inventory_freshness(
+        &self,
+        tenant: TenantId,
+    ) -> Result<Option<InventoryFreshness>, StoreError>;
+}
+
+/// What `migrate` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Migrated {
+    /// Versions applied now.
+    pub applied: Vec<i64>,
+    /// Version of the schema afterwards.
+    pub version: i64,
+    /// Tables that verifyd made and owns.
+    pub owned: Vec<String>,
+    /// Tables that were there before verifyd and belong to another application.
+    pub foreign: Vec<String>,
+}
+
+/// Something about the schema that keeps verifyd from working, or slows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SchemaFinding {
+    /// True: verifyd cannot work. False: advice.
+    pub fatal: bool,
+    /// `operation_runs.context`
+    pub subject: String,
+    pub problem: String,
+    pub remedy: String,
+}
+
+/// The schema and the server behind it.
+#[async_trait]
+pub trait SchemaStore: Send + Sync {
+    /// `postgres` or `sqlite`.
+    fn kind(&self) -> &'static str;
+
+    /// Brings verifyd's schema up to date; repeatable. Never changes a table that is another
+    /// application's.
+    async fn migrate(&self) -> Result<Migrated, StoreError>;
+
+    /// Null when `migrate` has never run.
+    async fn schema_version(&self) -> Result<Option<i64>, StoreError>;
+
+    /// The version that this build needs.
+    fn wanted_schema_version(&self) -> i64;
+
+    /// Names every missing table and column and every wrong type.
+    async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError>;
+
+    /// One round trip; returns the server's version.
+    async fn ping(&self) -> Result<String, StoreError>;
+
+    /// Closes all connections.
+    async fn close(&self);
+}
+
+/// A whole database.
+pub trait Store: RunStore + ConnectionStore + SchemaStore + std::fmt::Debug {}
+impl<T: RunStore + ConnectionStore + SchemaStore + std::fmt::Debug> Store for T {}

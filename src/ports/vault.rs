@@ -1,0 +1,53 @@
+//! Credentials at rest.
+
+use crate::domain::connection::{CredentialBinding, CredentialKind, StoredCredential};
+use crate::domain::credential::Credential;
+use chrono::{DateTime, Utc};
+
+/// Why a stored credential cannot be used. Never quotes any of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VaultError {
+    /// No key opens it, it was changed, or it belongs to another place.
+    #[error("the credential cannot be decrypted: {0}")]
+    Undecryptable(&'static str),
+    /// It was decrypted, but is not what its kind promises.
+    #[error("the decrypted credential is not usable: {0}")]
+    Malformed(&'static str),
+    /// This installation has no key to write with.
+    #[error("no key is configured to encrypt credentials with")]
+    NoKey,
+}
+
+/// A credential ready to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedCredential {
+    pub kind: CredentialKind,
+    pub payload: String,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Seals and opens credentials. What is sealed for one binding opens for no other.
+pub trait Vault: Send + Sync {
+    /// Encrypts with the key that writes. The expiry of a certificate is read from it when
+    /// `expires_at` is null.
+    fn seal(
+        &self,
+        binding: CredentialBinding,
+        credential: &Credential,
+        expires_at: Option<DateTime<Utc>>,
+    ) -> Result<SealedCredential, VaultError>;
+
+    /// Decrypts with whichever key fits.
+    fn open(
+        &self,
+        binding: CredentialBinding,
+        stored: &StoredCredential,
+    ) -> Result<Credential, VaultError>;
+
+    /// Whether the payload is sealed with another key than the one that writes, so that a rotation
+    /// has to seal it again.
+    fn needs_rotation(&self, payload: &str) -> bool;
+
+    /// Ids of the keys, the one that writes first. Never the keys.
+    fn key_ids(&self) -> Vec<String>;
+}

@@ -1,0 +1,1 @@
+//! The providers behind `ports::provider`: one folder each.

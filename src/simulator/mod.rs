@@ -1,0 +1,1 @@
+//! An imitation of Microsoft Entra and Graph on loopback.
