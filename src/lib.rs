@@ -7,9 +7,12 @@
 pub mod credentials;
 pub mod domain;
 pub mod engine;
+pub mod http;
 pub mod ports;
 pub mod provider;
 pub mod queue;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 pub mod store;
+pub mod telemetry;
+pub mod view;

@@ -139,6 +139,10 @@ reasons! {
         "The provider is not one that this installation knows.",
         "No check can be made without knowing how to talk to the provider.",
         [("Correct the provider of the connection or of the run", Connection)];
+    ProviderMismatch = "provider_mismatch", Preflight, High,
+        "The provider of the operation run is not the one of the connection.",
+        "The check would talk to another provider than the one that the connection is registered with.",
+        [("Start the check again from the connection", Connection)];
     ModuleUnknown = "module_unknown", Preflight, High,
         "The module is not one that the provider knows.",
         "The module decides which permissions are required and what is probed.",

@@ -1,1 +1,84 @@
 //! From a claim to a completed run.
+//!
+//! `worker` takes hints from the queue and hands each to `process`: claim → `preflight` → the
+//! provider's checks → `outcome` (report and completion) → complete. Beside it run `lease` (the
+//! heartbeat) and `reconciler` (what the queue lost).
+
+pub mod lease;
+pub mod outcome;
+pub mod preflight;
+pub mod process;
+pub mod reconciler;
+pub mod settings;
+pub mod submit;
+pub mod worker;
+
+use crate::domain::WorkerId;
+use crate::domain::link::LinkContext;
+use crate::domain::run::{OperationRun, RunRequest};
+use crate::ports::clock::Clock;
+use crate::ports::provider::{Provider, Providers};
+use crate::ports::store::Store;
+use crate::ports::vault::Vault;
+use lease::Lease;
+use settings::{LinkSettings, WorkerSettings};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use tokio_util::sync::CancellationToken;
+
+/// Everything that working on a run needs. One per process, shared by all its runs.
+#[derive(Clone)]
+pub struct Engine {
+    pub store: Arc<dyn Store>,
+    pub vault: Arc<dyn Vault>,
+    pub providers: Providers,
+    pub clock: Arc<dyn Clock>,
+    pub worker: WorkerId,
+    pub settings: WorkerSettings,
+    pub links: LinkSettings,
+    /// This process's right to work at all: it lasts as long as the heartbeat gets through.
+    pub lease: Arc<Lease>,
+    /// Runs in work.
+    pub in_flight: Arc<AtomicU32>,
+    /// Fires when the grace period is over: what is still in work goes back to the queue.
+    pub release_now: CancellationToken,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("worker", &self.worker)
+            .field("store", &self.store)
+            .field("providers", &self.providers.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Where next steps lead for this run, as far as its connection is known and its own.
+    fn links_for(
+        &self,
+        run: &OperationRun,
+        request: &RunRequest,
+        connection: Option<&crate::domain::connection::ProviderConnection>,
+        provider: Option<&dyn Provider>,
+    ) -> LinkContext {
+        let bases = provider.and_then(|p| {
+            p.link_bases(connection.and_then(|c| c.cloud.as_deref()))
+                .or_else(|| p.link_bases(None))
+        });
+        let (portal, login) =
+            bases.unwrap_or_else(|| ("https://entra.microsoft.com".to_owned(), String::new()));
+        LinkContext {
+            connections: self.links.connections.clone(),
+            connection: self.links.connection.clone(),
+            run: self.links.run.clone(),
+            run_id: run.id.0,
+            connection_id: request.provider_connection_id.map(|id| id.0),
+            portal,
+            login,
+            entra_tenant_id: connection.and_then(|c| c.entra_tenant_id.clone()),
+            client_id: connection.and_then(|c| c.client_id.clone()),
+        }
+    }
+}

@@ -48,7 +48,7 @@ pub struct QueueHealth {
 
 /// A queue of hints.
 #[async_trait]
-pub trait Queue: Send + Sync {
+pub trait Queue: Send + Sync + std::fmt::Debug {
     /// `redis` or `in_process`.
     fn kind(&self) -> &'static str;
 

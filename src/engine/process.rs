@@ -1,0 +1,298 @@
+//! One run: claim, preflight, check, complete.
+
+use super::Engine;
+use super::outcome::Ending;
+use super::preflight::Verdict;
+use crate::domain::job::Hint;
+use crate::domain::reason::Reason;
+use crate::domain::report::{Evidence, EvidenceKind};
+use crate::domain::run::{Completion, Outcome};
+use crate::ports::provider::{Disposition, Target};
+use crate::ports::store::{AttemptEnd, Claim, ClaimPolicy, StoreError};
+use futures::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::Instrument;
+use uuid::Uuid;
+
+/// What became of a run that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processed {
+    /// Completed by this call.
+    Completed(Outcome),
+    /// Given back; due again later.
+    Released(AttemptEnd),
+    /// Nothing to do here: not queued, not due, not verifyd's, or not there.
+    NotClaimable,
+    /// Somebody else owns the run by now; the result was discarded.
+    Discarded,
+    /// The database cannot be reached, or this process may not work; the run is found again.
+    Deferred,
+}
+
+impl Processed {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Completed(outcome) => outcome.as_str(),
+            Self::Released(_) => "released",
+            Self::NotClaimable => "not_claimable",
+            Self::Discarded => "discarded",
+            Self::Deferred => "deferred",
+        }
+    }
+}
+
+/// What the work on a claimed run led to.
+enum Work {
+    Complete(Box<Completion>),
+    Release(AttemptEnd, Option<Duration>),
+}
+
+impl Engine {
+    /// Works on the run that a hint names, from claim to completion. Never fails: what cannot be
+    /// done now is found again by the reconciler.
+    pub async fn process(&self, hint: &Hint) -> Processed {
+        if !self.lease.is_alive() || self.release_now.is_cancelled() {
+            return Processed::Deferred;
+        }
+        let began = Instant::now();
+        let policy = ClaimPolicy {
+            max_attempts: self.settings.max_attempts,
+            run_deadline: self.settings.run_deadline,
+        };
+        let claim = match self
+            .store
+            .claim(hint.operation_run_id, &self.worker, &policy)
+            .await
+        {
+            Ok(Some(claim)) => claim,
+            Ok(None) => {
+                metrics::counter!("verifyd_hints_without_claim_total").increment(1);
+                return Processed::NotClaimable;
+            }
+            Err(error) => {
+                tracing::warn!(run = hint.operation_run_id.0, %error, "the run cannot be claimed now");
+                return Processed::Deferred;
+            }
+        };
+
+        let request = claim.run.request();
+        let span = tracing::info_span!(
+            "run",
+            run = claim.run.id.0,
+            tenant = claim.run.tenant_id.map(|t| t.0),
+            connection = request.provider_connection_id.map(|c| c.0),
+            attempt = claim.attempt,
+            trace_id = hint.traceparent.as_deref().and_then(|t| t.get(3..35)),
+        );
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let processed = self.work_claimed(&claim, began).instrument(span).await;
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        metrics::counter!("verifyd_runs_processed_total", "result" => processed.label())
+            .increment(1);
+        metrics::histogram!("verifyd_run_duration_seconds").record(began.elapsed().as_secs_f64());
+        processed
+    }
+
+    async fn work_claimed(&self, claim: &Claim, began: Instant) -> Processed {
+        tracing::debug!("claimed");
+        // What has been written by then is written; the guarded statements see to the rest.
+        let work = AssertUnwindSafe(self.work_and_write(claim, began)).catch_unwind();
+        tokio::select! {
+            biased;
+            result = work => match result {
+                Ok(processed) => processed,
+                Err(_) => self.after_panic(claim, began).await,
+            },
+            () = self.lease.lost() => {
+                tracing::warn!("the heartbeat is lost, the run is left to the others");
+                Processed::Discarded
+            }
+            () = self.release_now.cancelled() => {
+                self.give_back(claim, AttemptEnd::Shutdown, None).await
+            }
+        }
+    }
+
+    async fn work_and_write(&self, claim: &Claim, began: Instant) -> Processed {
+        match self.work(claim, began).await {
+            Ok(Work::Complete(completion)) => self.write(claim, &completion, began).await,
+            Ok(Work::Release(end, not_before)) => self.give_back(claim, end, not_before).await,
+            Err(error) => {
+                tracing::warn!(%error, "the run is left for later");
+                self.give_back(claim, AttemptEnd::Error, None).await
+            }
+        }
+    }
+
+    /// A defect must end the run, not repeat for ever.
+    async fn after_panic(&self, claim: &Claim, began: Instant) -> Processed {
+        tracing::error!("the check panicked");
+        metrics::counter!("verifyd_panics_total").increment(1);
+        let request = claim.run.request();
+        let surveyed = self.unsurveyed(&claim.run, &request);
+        let completion = self.conclude(
+            &claim.run,
+            &request,
+            &surveyed,
+            None,
+            None,
+            Ending::Broken {
+                reason: Reason::InternalError,
+                evidence: Vec::new(),
+            },
+        );
+        self.write(claim, &completion, began).await
+    }
+
+    async fn work(&self, claim: &Claim, began: Instant) -> Result<Work, StoreError> {
+        let run = &claim.run;
+        let request = run.request();
+        let stored = match request.provider_connection_id {
+            Some(id) => match self.store.connection(id).await {
+                Ok(stored) => stored,
+                Err(StoreError::Corrupt {
+                    table, column, why, ..
+                }) => {
+                    tracing::error!(table, column, %why, "the connection cannot be read");
+                    let surveyed = self.unsurveyed(run, &request);
+                    let evidence = vec![
+                        Evidence::new(EvidenceKind::Field, format!("{table}.{column}")),
+                        Evidence::new(EvidenceKind::Expected, why),
+                    ];
+                    let ending = Ending::Broken {
+                        reason: Reason::InternalError,
+                        evidence,
+                    };
+                    let completion = self.conclude(run, &request, &surveyed, None, None, ending);
+                    return Ok(Work::Complete(Box::new(completion)));
+                }
+                Err(error) => return Err(error),
+            },
+            None => None,
+        };
+        let surveyed = self.preflight(run, &request, stored);
+        let previous = match &surveyed.connection {
+            Some(connection) => self
+                .store
+                .latest_report(connection.id)
+                .await?
+                .map(|latest| latest.operation_run_id)
+                .filter(|id| *id != run.id),
+            None => None,
+        };
+        let conclude = |credential, ending| {
+            Work::Complete(Box::new(
+                self.conclude(run, &request, &surveyed, credential, previous, ending),
+            ))
+        };
+        if claim.exhausted {
+            return Ok(conclude(None, Self::worker_lost(claim.counted_attempts)));
+        }
+        let (credential, entra_tenant_id) = match &surveyed.verdict {
+            Verdict::Blocked(reason) => return Ok(conclude(None, Ending::Blocked(*reason))),
+            Verdict::Ready {
+                credential,
+                entra_tenant_id,
+            } => (credential, entra_tenant_id),
+        };
+        let (Some(connection), Some(provider), Some(module)) =
+            (&surveyed.connection, &surveyed.provider, &surveyed.module)
+        else {
+            unreachable!("preflight is ready only with connection, provider and module");
+        };
+
+        let deadline = began + self.settings.run_deadline - self.settings.completion_reserve();
+        let target = Target {
+            run_id: run.id,
+            connection: connection.clone(),
+            credential: credential.clone(),
+            entra_tenant_id: entra_tenant_id.clone(),
+            module: module.clone(),
+            links: surveyed.links.clone(),
+            deadline,
+            correlation_id: Uuid::new_v4(),
+        };
+        let ending = match tokio::time::timeout_at(deadline, provider.check(&target)).await {
+            Err(_) => Ending::Broken {
+                reason: Reason::DeadlineExceeded,
+                evidence: Vec::new(),
+            },
+            Ok(findings) => {
+                if let Disposition::Later(wait) = findings.disposition
+                    && self.may_wait(claim, wait)
+                {
+                    tracing::info!(
+                        seconds = wait.as_secs_f64(),
+                        "the provider asks to wait, the run goes back to the queue"
+                    );
+                    return Ok(Work::Release(AttemptEnd::Throttled, Some(wait)));
+                }
+                Ending::Checked(Box::new(findings))
+            }
+        };
+        Ok(conclude(Some(credential), ending))
+    }
+
+    /// Whether the run's total deadline leaves room for such a wait and one more attempt.
+    fn may_wait(&self, claim: &Claim, wait: Duration) -> bool {
+        let spent = (claim.claimed_at - claim.first_claimed_at)
+            .to_std()
+            .unwrap_or_default();
+        spent + wait + self.settings.run_deadline <= self.settings.total_deadline
+    }
+
+    /// Writes the result; the database being away for a moment does not lose it.
+    async fn write(&self, claim: &Claim, completion: &Completion, began: Instant) -> Processed {
+        let until = began + self.settings.run_deadline;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let error = match self.store.complete(claim, completion).await {
+                Ok(true) => {
+                    tracing::info!(
+                        outcome = %completion.outcome,
+                        overall = completion.overall,
+                        reason = completion.failure_summary.first().map(|f| f.reason_code.code()),
+                        "completed"
+                    );
+                    return Processed::Completed(completion.outcome);
+                }
+                Ok(false) => {
+                    tracing::info!("somebody else owns the run, the result is discarded");
+                    return Processed::Discarded;
+                }
+                Err(error) => error,
+            };
+            tracing::warn!(%error, "the result cannot be written");
+            if !error.is_transient() {
+                return self.give_back(claim, AttemptEnd::Error, None).await;
+            }
+            if Instant::now() + pause >= until {
+                return Processed::Deferred;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    async fn give_back(
+        &self,
+        claim: &Claim,
+        end: AttemptEnd,
+        not_before: Option<Duration>,
+    ) -> Processed {
+        match self.store.release(claim, end, not_before).await {
+            Ok(true) => {
+                tracing::info!(why = %end, "released");
+                Processed::Released(end)
+            }
+            Ok(false) => Processed::Discarded,
+            Err(error) => {
+                tracing::warn!(%error, "the run cannot be released, its lease will end");
+                Processed::Deferred
+            }
+        }
+    }
+}

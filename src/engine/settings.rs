@@ -1,0 +1,69 @@
+//! How a worker works. Defaults stand in `config/default.toml`.
+
+use serde::Deserialize;
+use std::time::Duration;
+
+/// Section `[worker]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerSettings {
+    /// Runs in work at a time in this process.
+    pub concurrency: usize,
+    /// Attempts that count, at most.
+    pub max_attempts: u32,
+    /// Limit of one attempt. After it the lease is dead.
+    #[serde(with = "humantime_serde")]
+    pub run_deadline: Duration,
+    /// Limit of a run over all attempts, waits asked for by the provider included.
+    #[serde(with = "humantime_serde")]
+    pub total_deadline: Duration,
+    /// Time between heartbeats.
+    #[serde(with = "humantime_serde")]
+    pub beat_interval: Duration,
+    /// A worker that has not beaten for so long is dead to the others.
+    #[serde(with = "humantime_serde")]
+    pub dead_after: Duration,
+    /// After the signal to stop: time for what is in work to finish.
+    #[serde(with = "humantime_serde")]
+    pub grace_period: Duration,
+}
+
+impl WorkerSettings {
+    /// Part of `run_deadline` that is kept back for writing the result.
+    pub fn completion_reserve(&self) -> Duration {
+        (self.run_deadline / 10).clamp(Duration::from_millis(100), Duration::from_secs(5))
+    }
+
+    /// Without a heartbeat for so long a worker drops its own runs, before others may take them.
+    pub fn self_fence_after(&self) -> Duration {
+        self.dead_after.mul_f64(0.8)
+    }
+}
+
+/// Section `[reconciler]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReconcilerSettings {
+    /// Time between sweeps.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// A queued run is delivered again when its last delivery is older than this...
+    #[serde(with = "humantime_serde")]
+    pub redeliver_after: Duration,
+    /// ...and fewer hints than this wait in the queue.
+    pub redeliver_below: u64,
+    /// Most runs to reclaim, and most to deliver, in one sweep.
+    pub batch: u32,
+}
+
+/// Section `[links]`: where the surrounding application has its pages, for next steps.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkSettings {
+    /// Path or `https` address of the list of connections.
+    pub connections: String,
+    /// The same for one connection; `{id}` stands for its id.
+    pub connection: String,
+    /// The same for one run; `{id}` stands for its id.
+    pub run: String,
+}

@@ -1,0 +1,64 @@
+//! Recording a run and sending its hint, as a producer does.
+
+use crate::domain::connection::ProviderConnection;
+use crate::domain::job::Hint;
+use crate::ports::queue::{Queue, QueueError};
+use crate::ports::store::{NewRun, Recorded, RunStore, StoreError};
+use serde_json::{Value, json};
+
+/// A recorded run, and whether its hint could be sent. Without a hint the sweep finds it.
+#[derive(Debug)]
+pub struct Submitted {
+    pub recorded: Recorded,
+    pub hint: Result<(), QueueError>,
+}
+
+/// Records a check of this connection and sends the hint. An active run of the connection is
+/// returned in place of a second one. Without a queue that workers listen to, pass none: the sweep
+/// of the next worker finds the run.
+pub async fn submit(
+    store: &dyn RunStore,
+    queue: Option<&dyn Queue>,
+    connection: &ProviderConnection,
+    module: Option<&str>,
+) -> Result<Submitted, StoreError> {
+    let recorded = store
+        .record(&NewRun {
+            workspace_id: connection.workspace_id,
+            tenant_id: Some(connection.tenant_id),
+            context: context_for(connection, module),
+            unless_active: Some(connection.id),
+        })
+        .await?;
+    if !recorded.created {
+        return Ok(Submitted {
+            recorded,
+            hint: Ok(()),
+        });
+    }
+    let hint = match queue {
+        Some(queue) => queue.send(&[Hint::new(recorded.run_id)]).await,
+        None => Ok(()),
+    };
+    if hint.is_err() || queue.is_none() {
+        // Otherwise the sweep would wait for the hint that never went out.
+        store.undeliver(&[recorded.run_id]).await?;
+    }
+    Ok(Submitted { recorded, hint })
+}
+
+/// `operation_runs.context` of a check of this connection.
+pub fn context_for(connection: &ProviderConnection, module: Option<&str>) -> Value {
+    let mut context = json!({
+        "provider": connection.provider,
+        "provider_connection_id": connection.id,
+        "target_scope": { "entra_tenant_id": connection.entra_tenant_id },
+    });
+    if let Some(module) = module.or(connection.module.as_deref()) {
+        context["module"] = json!(module);
+    }
+    if let Some(name) = &connection.display_name {
+        context["target_scope"]["entra_tenant_name"] = json!(name);
+    }
+    context
+}

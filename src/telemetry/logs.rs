@@ -1,0 +1,65 @@
+//! Logs by `tracing`: for people on a terminal, JSON otherwise. Always on standard error, so that
+//! standard output holds results only.
+
+use serde::Deserialize;
+use std::io::IsTerminal;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Form of the lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// `pretty` when standard error is a terminal, else `json`.
+    Auto,
+    Pretty,
+    Json,
+}
+
+/// Section `[log]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSettings {
+    pub format: LogFormat,
+    /// Directives of `tracing_subscriber::EnvFilter`.
+    pub filter: String,
+}
+
+/// What is wrong with `log.filter`, or that logs were set up before.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("log.filter: {0}; allowed: directives such as info or info,sqlx=warn")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("logs are set up already")]
+    Twice,
+}
+
+/// Sets up the logs of this process.
+pub fn init(settings: &LogSettings) -> Result<(), LogError> {
+    let filter = EnvFilter::builder().parse(&settings.filter)?;
+    let terminal = std::io::stderr().is_terminal();
+    let json = match settings.format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Pretty => false,
+        LogFormat::Json => true,
+    };
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal);
+    let set = if json {
+        registry
+            .with(
+                layer
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(true)
+                    .with_span_list(false),
+            )
+            .try_init()
+    } else {
+        registry.with(layer.compact()).try_init()
+    };
+    set.map_err(|_| LogError::Twice)
+}

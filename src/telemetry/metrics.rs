@@ -1,0 +1,59 @@
+//! Metrics in the Prometheus text format.
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Buckets of durations, seconds.
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
+
+/// Installs the recorder of this process and describes what it records.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
+        .install_recorder()?;
+    metrics::describe_counter!(
+        "verifyd_runs_processed_total",
+        "Claimed runs by how the work on them ended"
+    );
+    metrics::describe_histogram!(
+        "verifyd_run_duration_seconds",
+        metrics::Unit::Seconds,
+        "Time from claim to completion or release"
+    );
+    metrics::describe_counter!(
+        "verifyd_hints_without_claim_total",
+        "Hints for runs that were not queued or not due"
+    );
+    metrics::describe_counter!(
+        "verifyd_runs_reclaimed_total",
+        "Runs taken back from lost workers"
+    );
+    metrics::describe_counter!(
+        "verifyd_deliveries_by_sweep_total",
+        "Due runs that the sweep delivered"
+    );
+    metrics::describe_counter!(
+        "verifyd_heartbeat_failures_total",
+        "Heartbeats that did not get through"
+    );
+    metrics::describe_counter!("verifyd_sweep_failures_total", "Sweeps that failed");
+    metrics::describe_counter!(
+        "verifyd_reports_replaced_total",
+        "Reports that were not valid and were replaced by the fallback report"
+    );
+    metrics::describe_counter!("verifyd_panics_total", "Checks that panicked");
+    metrics::describe_gauge!(
+        "verifyd_polling",
+        "1 while the queue is away and runs are taken from the database"
+    );
+    metrics::describe_gauge!("verifyd_runs_queued", "Runs with status queued");
+    metrics::describe_gauge!("verifyd_runs_running", "Runs with status running");
+    metrics::describe_gauge!(
+        "verifyd_oldest_queued_seconds",
+        metrics::Unit::Seconds,
+        "Age of the oldest queued run"
+    );
+    metrics::describe_gauge!("verifyd_runs_in_flight", "Runs in work in this process");
+    Ok(handle)
+}
