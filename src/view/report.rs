@@ -31,7 +31,7 @@ pub enum ReportState {
         problems: Vec<String>,
     },
     Readable {
-        report: ReportView,
+        report: Box<ReportView>,
     },
 }
 

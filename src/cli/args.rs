@@ -1,0 +1,299 @@
+//! The commands and their arguments.
+
+use crate::domain::connection::ConnectionStatus;
+use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, TenantId, WorkspaceId};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Checks whether a customer's provider connection really works.
+#[derive(Debug, Parser)]
+#[command(name = "verifyd", version, about, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    /// Configuration file (TOML), over the built-in defaults
+    #[arg(long, global = true, env = "VERIFYD_CONFIG", value_name = "FILE", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+
+    /// What to log, in place of log.filter, e.g. debug or info,sqlx=warn
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show everything in one process: simulator, embedded database, a dozen connections, a report
+    #[cfg(feature = "simulator")]
+    Demo(DemoArgs),
+    /// Run the daemon: workers, reconciler, health endpoints and metrics
+    Serve(ServeArgs),
+    /// Create verifyd's tables, or bring them up to date
+    Migrate(MigrateArgs),
+    /// Test database, schema, queue, configuration and keys, and say what to do
+    Doctor(JsonArg),
+    /// Record a check of a connection and send its hint
+    Enqueue(EnqueueArgs),
+    /// List and show runs and their reports
+    #[command(subcommand)]
+    Runs(RunsCommand),
+    /// Manage provider connections and their credentials
+    #[command(subcommand)]
+    Connections(ConnectionsCommand),
+    /// Work with verification reports in files
+    #[command(subcommand)]
+    Report(ReportCommand),
+    /// Show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Ask a running daemon whether it is alive; exit code 0 if so
+    Healthcheck(HealthcheckArgs),
+    /// Serve an imitation of Microsoft Entra and Graph on loopback
+    #[cfg(feature = "simulator")]
+    Simulate(SimulateArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct JsonArg {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(feature = "simulator")]
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Run of the table whose whole report is shown at the end
+    #[arg(long, value_name = "ROW", default_value_t = 4)]
+    pub show: usize,
+}
+
+#[cfg(feature = "simulator")]
+#[derive(Debug, Args)]
+pub struct SimulateArgs {
+    /// Port on loopback; 0 takes a free one
+    #[arg(long, default_value_t = 8480)]
+    pub port: u16,
+    /// Time added to every answer, e.g. 50ms
+    #[arg(long, default_value = "0ms", value_parser = humantime::parse_duration)]
+    pub latency: std::time::Duration,
+    /// Certificate (PEM) to register for all simulated applications; repeatable
+    #[arg(long = "certificate", value_name = "FILE")]
+    pub certificates: Vec<PathBuf>,
+    /// Write a federated token that the simulator accepts to this file, and renew it
+    #[arg(long, value_name = "FILE")]
+    pub federated_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address of the health endpoints and metrics, in place of http.listen
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// Runs in work at a time, in place of worker.concurrency
+    #[arg(long, value_name = "N")]
+    pub concurrency: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Wait so long for the database to answer, e.g. 60s
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub wait_for: std::time::Duration,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub struct EnqueueArgs {
+    /// The connection to check
+    #[arg(long, value_name = "ID")]
+    pub connection: ConnectionId,
+    /// What the connection is to be checked for; the connection's own module if absent
+    #[arg(long, value_name = "NAME")]
+    pub module: Option<String>,
+    /// Wait for the report; exit code 0 succeeded, 10 failed, 11 blocked, 12 not completed in time
+    #[arg(long, value_name = "SECONDS")]
+    pub wait: Option<u64>,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RunsCommand {
+    /// List runs, newest first
+    List(RunsListArgs),
+    /// Show one run: what is wrong first, then what to do
+    Show(RunArgs),
+    /// Compare a run's report with the previous one of the same connection
+    Diff(RunArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RunsListArgs {
+    /// queued, running or completed
+    #[arg(long)]
+    pub status: Option<RunStatus>,
+    /// succeeded, failed or blocked
+    #[arg(long)]
+    pub outcome: Option<Outcome>,
+    #[arg(long, value_name = "ID")]
+    pub connection: Option<ConnectionId>,
+    #[arg(long, value_name = "ID")]
+    pub tenant: Option<TenantId>,
+    /// Only runs with a smaller id
+    #[arg(long, value_name = "ID")]
+    pub before: Option<RunId>,
+    /// Most runs to list
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[arg(value_name = "ID")]
+    pub id: RunId,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConnectionsCommand {
+    /// Add a connection, with its credential
+    Add(ConnectionsAddArgs),
+    /// List connections
+    List(ConnectionsListArgs),
+    /// Show one connection: its credential's kind and expiry, latest report, permissions
+    Show(ConnectionArgs),
+    /// Disable a connection: its runs end blocked
+    Disable(ConnectionArgs),
+    /// Enable a connection again
+    Enable(ConnectionArgs),
+    /// Replace the credential of a connection
+    SetCredential(SetCredentialArgs),
+    /// Encrypt all credentials with the key that writes
+    RotateKeys(JsonArg),
+}
+
+#[derive(Debug, Args)]
+pub struct ConnectionsAddArgs {
+    #[arg(long, value_name = "N")]
+    pub workspace: WorkspaceId,
+    #[arg(long, value_name = "N")]
+    pub tenant: TenantId,
+    #[arg(long, default_value = "microsoft")]
+    pub provider: String,
+    #[arg(long, value_name = "GUID")]
+    pub entra_tenant_id: String,
+    /// Application (client) id of the app registration
+    #[arg(long, value_name = "GUID")]
+    pub client_id: String,
+    /// Key of a configured cloud; the provider's default if absent
+    #[arg(long, value_name = "NAME")]
+    pub cloud: Option<String>,
+    /// What the connection is to be checked for; the provider's default if absent
+    #[arg(long, value_name = "NAME")]
+    pub module: Option<String>,
+    #[arg(long, value_name = "TEXT")]
+    pub display_name: Option<String>,
+    #[command(flatten)]
+    pub credential: CredentialArgs,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// Where the credential comes from. A secret is never an argument: other users of the machine
+/// can read those.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct CredentialSource {
+    /// Read the client secret from standard input
+    #[arg(long)]
+    pub secret_stdin: bool,
+    /// File (PEM) with certificate and private key
+    #[arg(long, value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
+    /// File with the external issuer's token, read afresh at each sign-in
+    #[arg(long, value_name = "FILE")]
+    pub federated_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CredentialArgs {
+    #[command(flatten)]
+    pub source: CredentialSource,
+    /// When the client secret expires, RFC 3339; a certificate's own date is read from it
+    #[arg(long, value_name = "TIME")]
+    pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+#[derive(Debug, Args)]
+pub struct ConnectionsListArgs {
+    #[arg(long, value_name = "ID")]
+    pub tenant: Option<TenantId>,
+    /// Only connections with a greater id
+    #[arg(long, value_name = "ID")]
+    pub after: Option<ConnectionId>,
+    /// Most connections to list
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub struct ConnectionArgs {
+    #[arg(value_name = "ID")]
+    pub id: ConnectionId,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub struct SetCredentialArgs {
+    #[arg(value_name = "ID")]
+    pub id: ConnectionId,
+    #[command(flatten)]
+    pub credential: CredentialArgs,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ReportCommand {
+    /// Test a report against the schema, its counts and its fingerprint
+    Validate(ValidateArgs),
+    /// Print the JSON Schema of verification reports
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// JSON file; - for standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the configuration in force, secrets masked
+    Print(JsonArg),
+    /// Print the commented defaults
+    Default,
+}
+
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// Ask whether it is ready, not only alive
+    #[arg(long)]
+    pub ready: bool,
+}
+
+/// The words of an answer to a change of status.
+pub fn status_word(status: ConnectionStatus) -> &'static str {
+    status.as_str()
+}

@@ -1,0 +1,401 @@
+//! `verifyd connections`
+
+use super::args::{
+    ConnectionArgs, ConnectionsAddArgs, ConnectionsCommand, ConnectionsListArgs, CredentialArgs,
+    JsonArg, SetCredentialArgs,
+};
+use super::{output, render};
+use crate::app::Services;
+use crate::credentials::credential_from_pem;
+use crate::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
+use crate::domain::credential::Credential;
+use crate::domain::link::is_guid;
+use crate::domain::permission::PermissionStatus;
+use crate::domain::{ConnectionId, report::redact};
+use anyhow::Context as _;
+use owo_colors::OwoColorize as _;
+use secrecy::SecretString;
+use serde_json::json;
+use std::io::Read as _;
+use std::process::ExitCode;
+
+/// A secret is far shorter; what is longer is not read.
+const MAX_SECRET_BYTES: u64 = 64 * 1024;
+
+/// Credentials that a rotation reads at a time.
+const ROTATION_PAGE: u32 = 200;
+
+pub async fn run(services: &Services, command: ConnectionsCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ConnectionsCommand::Add(args) => add(services, args).await?,
+        ConnectionsCommand::List(args) => list(services, &args).await?,
+        ConnectionsCommand::Show(args) => show(services, &args).await?,
+        ConnectionsCommand::Disable(args) => {
+            set_status(services, &args, ConnectionStatus::Disabled).await?;
+        }
+        ConnectionsCommand::Enable(args) => {
+            set_status(services, &args, ConnectionStatus::Enabled).await?;
+        }
+        ConnectionsCommand::SetCredential(args) => set_credential(services, &args).await?,
+        ConnectionsCommand::RotateKeys(args) => rotate(services, &args).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The credential that the arguments point to, if they point to one.
+fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
+    let source = &args.source;
+    if source.secret_stdin {
+        let mut text = String::new();
+        std::io::stdin()
+            .take(MAX_SECRET_BYTES)
+            .read_to_string(&mut text)
+            .context("--secret-stdin: standard input is not text")?;
+        let secret = text.trim_end_matches(['\r', '\n']);
+        anyhow::ensure!(!secret.is_empty(), "--secret-stdin: standard input is empty");
+        return Ok(Some(Credential::ClientSecret {
+            secret: SecretString::from(secret.to_owned()),
+            client_id: None,
+        }));
+    }
+    if let Some(file) = &source.certificate {
+        let at = || format!("--certificate {}", file.display());
+        let mut pem = String::new();
+        std::fs::File::open(file)
+            .with_context(at)?
+            .take(MAX_SECRET_BYTES)
+            .read_to_string(&mut pem)
+            .with_context(at)?;
+        return Ok(Some(credential_from_pem(&pem).with_context(at)?));
+    }
+    if let Some(file) = &source.federated_token_file {
+        anyhow::ensure!(
+            file.is_absolute(),
+            "--federated-token-file {}: allowed is an absolute path, as the workers see it",
+            file.display()
+        );
+        return Ok(Some(Credential::FederatedTokenFile { path: file.clone() }));
+    }
+    Ok(None)
+}
+
+async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()> {
+    for (name, value) in [
+        ("--entra-tenant-id", &args.entra_tenant_id),
+        ("--client-id", &args.client_id),
+    ] {
+        anyhow::ensure!(is_guid(value), "{name} {value:?}: allowed is a GUID");
+    }
+    let provider = services.providers.get(&args.provider).with_context(|| {
+        format!(
+            "--provider {:?}: not known, allowed: {}",
+            args.provider,
+            services.providers.keys().join(", ")
+        )
+    })?;
+    let cloud = args.cloud.unwrap_or_else(|| provider.default_cloud());
+    let clouds = provider.clouds();
+    anyhow::ensure!(
+        clouds.contains(&cloud),
+        "--cloud {cloud:?}: not configured, allowed: {}",
+        clouds.join(", ")
+    );
+    let modules = provider.modules();
+    if let Some(module) = &args.module {
+        anyhow::ensure!(
+            modules.contains(&module.as_str()),
+            "--module {module:?}: not known, allowed: {}",
+            modules.join(", ")
+        );
+    }
+    let credential = credential(&args.credential)?;
+    let new = NewConnection {
+        workspace_id: args.workspace,
+        tenant_id: args.tenant,
+        provider: args.provider,
+        display_name: args.display_name.map(|name| redact::clean(&name, 200)),
+        entra_tenant_id: args.entra_tenant_id.to_ascii_lowercase(),
+        client_id: args.client_id.to_ascii_lowercase(),
+        cloud,
+        module: args.module,
+    };
+    let expires_at = args.credential.expires_at;
+    let id = match &credential {
+        None => services.store.add_connection(&new, None).await?,
+        Some(credential) => {
+            let vault = &services.vault;
+            let seal = |binding| vault.seal(binding, credential, expires_at);
+            services.store.add_connection(&new, Some(&seal)).await?
+        }
+    };
+    if args.json.json {
+        return output::json(&json!({ "provider_connection_id": id }));
+    }
+    output::line(id);
+    if credential.is_none() {
+        output::note(format!(
+            "Without a credential its runs end blocked; store one with: verifyd connections \
+             set-credential {id} --secret-stdin"
+        ));
+    }
+    output::note(format!("Check it with: verifyd enqueue --connection {id} --wait 60"));
+    Ok(())
+}
+
+async fn find(services: &Services, id: ConnectionId) -> anyhow::Result<ProviderConnection> {
+    Ok(services
+        .store
+        .connection(id)
+        .await?
+        .with_context(|| format!("connection {id}: no such connection"))?
+        .0)
+}
+
+async fn list(services: &Services, args: &ConnectionsListArgs) -> anyhow::Result<()> {
+    let connections = services
+        .store
+        .connections(args.tenant, args.after, args.limit)
+        .await?;
+    let mut rows = Vec::with_capacity(connections.len());
+    for connection in connections {
+        let latest = services.store.latest_report(connection.id).await?;
+        rows.push((connection, latest));
+    }
+    if args.json.json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(connection, latest)| json!({ "connection": connection, "latest": latest }))
+            .collect();
+        return output::json(&rows);
+    }
+    if rows.is_empty() {
+        output::note("No connections. Add one with: verifyd connections add");
+        return Ok(());
+    }
+    let now = services.clock.now();
+    let mut table = output::table([
+        "Connection", "Name", "Tenant", "Provider", "Cloud", "Status", "Latest", "Checked",
+    ]);
+    for (connection, latest) in &rows {
+        table.add_row([
+            connection.id.to_string(),
+            render::clean(connection.display_name.as_deref().unwrap_or("–")),
+            connection.tenant_id.to_string(),
+            render::clean(&connection.provider),
+            render::clean(connection.cloud.as_deref().unwrap_or("–")),
+            connection.status.to_string(),
+            latest.as_ref().map_or_else(
+                || "–".to_owned(),
+                |l| render::overall(&l.overall),
+            ),
+            latest.as_ref().map_or_else(
+                || "never".to_owned(),
+                |l| format!("{} ago", output::age(now, l.completed_at)),
+            ),
+        ]);
+    }
+    output::line(table);
+    if rows.len() == args.limit as usize
+        && let Some((last, _)) = rows.last()
+    {
+        output::note(format!("More: --after {}", last.id));
+    }
+    Ok(())
+}
+
+async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> {
+    let (connection, credential) = services
+        .store
+        .connection(args.id)
+        .await?
+        .with_context(|| format!("connection {}: no such connection", args.id))?;
+    let latest = services.store.latest_report(args.id).await?;
+    let permissions = services.store.permissions(connection.tenant_id).await?;
+    let freshness = services.store.inventory_freshness(connection.tenant_id).await?;
+    let opens = credential
+        .as_ref()
+        .map(|stored| services.vault.open(connection.binding(), stored).is_ok());
+    if args.json.json {
+        return output::json(&json!({
+            "connection": connection,
+            "credential": credential.as_ref().map(|c| json!({
+                "kind": c.kind,
+                "expires_at": c.expires_at,
+                "updated_at": c.updated_at,
+                "decryptable": opens,
+                "needs_rotation": services.vault.needs_rotation(&c.payload),
+            })),
+            "latest": latest,
+            "inventory": { "freshness": freshness, "permissions": permissions },
+        }));
+    }
+    let or_dash = |text: Option<&str>| render::clean(text.unwrap_or("–"));
+    let mut line = |name: &str, value: String| {
+        output::line(format!("{:<14} {value}", name.dimmed()));
+    };
+    line("connection", connection.id.to_string());
+    line("name", or_dash(connection.display_name.as_deref()));
+    line("status", connection.status.to_string());
+    line(
+        "owner",
+        format!(
+            "workspace {}, tenant {}",
+            connection.workspace_id, connection.tenant_id
+        ),
+    );
+    line("provider", render::clean(&connection.provider));
+    line("Entra tenant", or_dash(connection.entra_tenant_id.as_deref()));
+    line("client id", or_dash(connection.client_id.as_deref()));
+    line("cloud", or_dash(connection.cloud.as_deref()));
+    line("module", or_dash(connection.module.as_deref()));
+    line(
+        "credential",
+        match (&credential, opens) {
+            (Some(c), Some(opens)) => format!(
+                "{}{}{}",
+                c.kind,
+                c.expires_at
+                    .map(|at| format!(", expires {}", at.format("%Y-%m-%d")))
+                    .unwrap_or_default(),
+                if opens { "" } else { ", cannot be decrypted here" }
+            ),
+            _ => "none".to_owned(),
+        },
+    );
+    line(
+        "latest report",
+        latest.as_ref().map_or_else(
+            || "none".to_owned(),
+            |l| {
+                format!(
+                    "{} (run {}, {})",
+                    render::overall(&l.overall),
+                    l.operation_run_id,
+                    l.completed_at.format("%Y-%m-%d %H:%M UTC")
+                )
+            },
+        ),
+    );
+    if let Some(freshness) = freshness {
+        line(
+            "permissions",
+            format!(
+                "read {} by run {}",
+                freshness.refreshed_at.format("%Y-%m-%d %H:%M UTC"),
+                freshness.operation_run_id
+            ),
+        );
+        for permission in &permissions {
+            let mark = match permission.status {
+                PermissionStatus::Granted => "✓".green().to_string(),
+                PermissionStatus::Missing => "✗".red().to_string(),
+            };
+            output::line(format!("  {mark} {}", render::clean(&permission.permission_key)));
+        }
+    }
+    Ok(())
+}
+
+async fn set_status(
+    services: &Services,
+    args: &ConnectionArgs,
+    status: ConnectionStatus,
+) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        services.store.set_connection_status(args.id, status).await?,
+        "connection {}: no such connection",
+        args.id
+    );
+    if args.json.json {
+        return output::json(&json!({ "provider_connection_id": args.id, "status": status }));
+    }
+    output::line(format!("connection {} is {status}", args.id));
+    Ok(())
+}
+
+async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow::Result<()> {
+    let connection = find(services, args.id).await?;
+    let credential = credential(&args.credential)?.context(
+        "no credential given, allowed: --secret-stdin, --certificate FILE or \
+         --federated-token-file FILE",
+    )?;
+    let sealed =
+        services
+            .vault
+            .seal(connection.binding(), &credential, args.credential.expires_at)?;
+    services.store.set_credential(args.id, &sealed).await?;
+    if args.json.json {
+        return output::json(&json!({
+            "provider_connection_id": args.id,
+            "kind": sealed.kind,
+            "expires_at": sealed.expires_at,
+        }));
+    }
+    output::line(format!(
+        "connection {} has a new {}{}",
+        args.id,
+        sealed.kind,
+        sealed
+            .expires_at
+            .map(|at| format!(", which expires {}", at.format("%Y-%m-%d")))
+            .unwrap_or_default()
+    ));
+    Ok(())
+}
+
+/// Seals every credential again that another key than the writing one sealed. Repeatable; what
+/// somebody else changes meanwhile is left as they made it.
+async fn rotate(services: &Services, args: &JsonArg) -> anyhow::Result<()> {
+    let (mut rotated, mut current, mut changed) = (0u64, 0u64, 0u64);
+    let mut unreadable = Vec::new();
+    let mut after = None;
+    loop {
+        let page = services.store.credentials(after, ROTATION_PAGE).await?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(last.id);
+        for (connection, stored) in &page {
+            if !services.vault.needs_rotation(&stored.payload) {
+                current += 1;
+                continue;
+            }
+            let binding = connection.binding();
+            let Ok(credential) = services.vault.open(binding, stored) else {
+                unreadable.push(connection.id);
+                continue;
+            };
+            let sealed = services.vault.seal(binding, &credential, stored.expires_at)?;
+            let replaced = services
+                .store
+                .reseal_credential(connection.id, &stored.payload, &sealed.payload)
+                .await?;
+            if replaced {
+                rotated += 1;
+            } else {
+                changed += 1;
+            }
+        }
+    }
+    if args.json {
+        output::json(&json!({
+            "rotated": rotated,
+            "current": current,
+            "changed_meanwhile": changed,
+            "undecryptable": unreadable,
+        }))?;
+    } else {
+        output::line(format!(
+            "{rotated} sealed again, {current} already with the writing key, {changed} changed \
+             meanwhile"
+        ));
+    }
+    anyhow::ensure!(
+        unreadable.is_empty(),
+        "cannot be decrypted with any key here: connections {}",
+        unreadable
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! `verifyd doctor`: a line for each part, and what to do where it fails.
+
+use super::args::JsonArg;
+use super::output;
+use crate::app;
+use crate::config::Settings;
+use crate::ports::clock::{Clock as _, SystemClock};
+use crate::ports::store::Store;
+use owo_colors::OwoColorize as _;
+use serde::Serialize;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A part that answers no sooner counts as away.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Ok,
+    Warning,
+    Failed,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    part: &'static str,
+    state: State,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+fn ok(part: &'static str, found: impl Into<String>) -> Line {
+    Line {
+        part,
+        state: State::Ok,
+        found: found.into(),
+        remedy: None,
+    }
+}
+
+fn bad(
+    part: &'static str,
+    state: State,
+    found: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Line {
+    Line {
+        part,
+        state,
+        found: found.into(),
+        remedy: Some(remedy.into()),
+    }
+}
+
+pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode> {
+    let mut lines = vec![ok("config", settings.summary())];
+    let store = tokio::time::timeout(PATIENCE, database(settings, &mut lines)).await;
+    match store {
+        Ok(Some(store)) => {
+            if tokio::time::timeout(PATIENCE, schema(store.as_ref(), &mut lines))
+                .await
+                .is_err()
+            {
+                lines.push(bad(
+                    "schema",
+                    State::Failed,
+                    "no answer in time",
+                    "look at locks in the database",
+                ));
+            }
+            store.close().await;
+        }
+        Ok(None) => {}
+        Err(_) => lines.push(bad(
+            "database",
+            State::Failed,
+            "no answer in time",
+            "check database.url and that the server accepts connections",
+        )),
+    }
+    queue(settings, &mut lines).await;
+    keys(settings, &mut lines);
+
+    let failed = lines.iter().any(|l| l.state == State::Failed);
+    if args.json {
+        output::json(&serde_json::json!({ "ok": !failed, "parts": lines }))?;
+    } else {
+        for line in &lines {
+            let mark = match line.state {
+                State::Ok => "✓".green().to_string(),
+                State::Warning => "!".yellow().to_string(),
+                State::Failed => "✗".red().to_string(),
+            };
+            output::line(format!("{mark} {:<9} {}", line.part, line.found));
+            if let Some(remedy) = &line.remedy {
+                output::line(format!("            {} {remedy}", "→".cyan()));
+            }
+        }
+    }
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn Store>> {
+    const REMEDY: &str =
+        "check database.url (DATABASE_URL), that the server runs and that the user may connect";
+    let store = match app::open_store(settings).await {
+        Ok(store) => store,
+        Err(error) => {
+            lines.push(bad("database", State::Failed, format!("{error:#}"), REMEDY));
+            return None;
+        }
+    };
+    match store.ping().await {
+        Ok(version) => {
+            lines.push(ok("database", version));
+            Some(store)
+        }
+        Err(error) => {
+            lines.push(bad("database", State::Failed, error.to_string(), REMEDY));
+            None
+        }
+    }
+}
+
+async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
+    let wanted = store.wanted_schema_version();
+    match store.schema_version().await {
+        Ok(Some(version)) if version >= wanted => {
+            lines.push(ok("schema", format!("version {version}")));
+        }
+        Ok(version) => {
+            lines.push(bad(
+                "schema",
+                State::Failed,
+                format!(
+                    "version {}, this build needs {wanted}",
+                    version.map_or_else(|| "none".to_owned(), |v| v.to_string())
+                ),
+                "run `verifyd migrate`",
+            ));
+            return;
+        }
+        Err(error) => {
+            lines.push(bad(
+                "schema",
+                State::Failed,
+                error.to_string(),
+                "run `verifyd migrate`",
+            ));
+            return;
+        }
+    }
+    match store.inspect().await {
+        Ok(findings) => lines.extend(findings.into_iter().map(|finding| {
+            let state = if finding.fatal {
+                State::Failed
+            } else {
+                State::Warning
+            };
+            bad(
+                "schema",
+                state,
+                format!("{}: {}", finding.subject, finding.problem),
+                finding.remedy,
+            )
+        })),
+        Err(error) => lines.push(bad(
+            "schema",
+            State::Failed,
+            error.to_string(),
+            "let the user of database.url read the catalogue",
+        )),
+    }
+    activity(store, lines).await;
+}
+
+/// What is waiting, and who works.
+async fn activity(store: &dyn Store, lines: &mut Vec<Line>) {
+    let now = SystemClock.now();
+    let (counts, workers) = match (store.counts().await, store.workers().await) {
+        (Ok(counts), Ok(workers)) => (counts, workers),
+        (Err(error), _) | (_, Err(error)) => {
+            lines.push(bad(
+                "runs",
+                State::Failed,
+                error.to_string(),
+                "run `verifyd migrate`",
+            ));
+            return;
+        }
+    };
+    let beating = workers
+        .iter()
+        .filter(|w| (now - w.beat_at).num_seconds() < 60)
+        .count();
+    let found = format!(
+        "{} queued, {} running, {beating} workers beating",
+        counts.queued, counts.running
+    );
+    let waiting_long = counts.oldest_queued_seconds.is_some_and(|s| s > 60.0);
+    lines.push(if beating == 0 && counts.queued > 0 {
+        bad("runs", State::Warning, found, "start `verifyd serve`")
+    } else if waiting_long {
+        bad(
+            "runs",
+            State::Warning,
+            format!(
+                "{found}; the oldest has waited for {:.0} s",
+                counts.oldest_queued_seconds.unwrap_or_default()
+            ),
+            "add replicas, or look at the workers' logs",
+        )
+    } else {
+        ok("runs", found)
+    });
+}
+
+async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
+    let queue = match app::open_queue(settings) {
+        Ok(queue) => queue,
+        Err(error) => {
+            lines.push(bad(
+                "queue",
+                State::Failed,
+                format!("{error:#}"),
+                "check redis.url (REDIS_URL)",
+            ));
+            return;
+        }
+    };
+    if queue.kind() == "in_process" {
+        lines.push(if settings.database.is_postgres() {
+            bad(
+                "queue",
+                State::Warning,
+                "in process: other applications' hints cannot reach a worker",
+                "set REDIS_URL when replicas are running or others enqueue",
+            )
+        } else {
+            ok("queue", "in process")
+        });
+        return;
+    }
+    let answer = tokio::time::timeout(PATIENCE, async {
+        queue.ping().await?;
+        queue.depth().await
+    })
+    .await;
+    const REMEDY: &str = "check redis.url (REDIS_URL); until then workers poll the database";
+    lines.push(match answer {
+        Ok(Ok(depth)) => ok("queue", format!("{}, {depth} hints waiting", queue.kind())),
+        Ok(Err(error)) => bad("queue", State::Failed, error.to_string(), REMEDY),
+        Err(_) => bad("queue", State::Failed, "no answer in time", REMEDY),
+    });
+}
+
+fn keys(settings: &Settings, lines: &mut Vec<Line>) {
+    lines.push(match app::open_vault(settings) {
+        Ok(vault) => match vault.key_ids().as_slice() {
+            [] => bad(
+                "keys",
+                State::Failed,
+                "none: credentials can neither be stored nor read",
+                "set credentials.keys or credentials.keys_file",
+            ),
+            [writing] => ok("keys", format!("{writing} writes and reads")),
+            [writing, reading @ ..] => ok(
+                "keys",
+                format!("{writing} writes, {} read too", reading.join(", ")),
+            ),
+        },
+        Err(error) => bad(
+            "keys",
+            State::Failed,
+            format!("{error:#}"),
+            "set credentials.keys or credentials.keys_file",
+        ),
+    });
+}

@@ -1,0 +1,104 @@
+//! `verifyd enqueue`
+
+use super::args::EnqueueArgs;
+use super::{exit, output, render};
+use crate::app::Services;
+use crate::domain::run::{OperationRun, Outcome, RunStatus};
+use crate::engine::submit::submit;
+use crate::view::RunView;
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const POLL: Duration = Duration::from_millis(100);
+
+pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<ExitCode> {
+    let (connection, _) = services
+        .store
+        .connection(args.connection)
+        .await?
+        .with_context(|| format!("--connection {}: no such connection", args.connection))?;
+    if let (Some(module), Some(provider)) =
+        (&args.module, services.providers.get(&connection.provider))
+    {
+        let modules = provider.modules();
+        anyhow::ensure!(
+            modules.contains(&module.as_str()),
+            "--module {module:?}: not known, allowed: {}",
+            modules.join(", ")
+        );
+    }
+    let submitted = submit(
+        services.store.as_ref(),
+        services.shared_queue(),
+        &connection,
+        args.module.as_deref(),
+    )
+    .await?;
+    if let Err(error) = &submitted.hint {
+        output::note(format!(
+            "The run is recorded; its hint could not be sent ({error}), so a worker's sweep will \
+             find it."
+        ));
+    }
+    let id = submitted.recorded.run_id;
+    let Some(seconds) = args.wait else {
+        if args.json.json {
+            output::json(&json!({ "operation_run_id": id }))?;
+        } else {
+            let how = if submitted.recorded.created {
+                "recorded"
+            } else {
+                "already active"
+            };
+            output::line(id);
+            output::note(format!("run {id} {how}; see it with: verifyd runs show {id}"));
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+
+    let run = wait(services, id, Duration::from_secs(seconds)).await?;
+    if args.json.json {
+        let mut row = serde_json::to_value(&run)?;
+        row["operation_run_id"] = json!(id);
+        output::json(&row)?;
+    } else {
+        output::line(render::run(&RunView::of(&run)).trim_end());
+    }
+    Ok(match (run.status, run.outcome) {
+        (RunStatus::Completed, Some(Outcome::Succeeded)) => ExitCode::SUCCESS,
+        (RunStatus::Completed, Some(Outcome::Blocked)) => ExitCode::from(exit::BLOCKED),
+        (RunStatus::Completed, _) => ExitCode::from(exit::FAILED),
+        _ => ExitCode::from(exit::NOT_IN_TIME),
+    })
+}
+
+/// The run as it is when it is completed, or when the time is up.
+async fn wait(
+    services: &Services,
+    id: crate::domain::RunId,
+    patience: Duration,
+) -> anyhow::Result<OperationRun> {
+    let until = Instant::now() + patience;
+    let progress = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
+        "{spinner} run {prefix}: {msg} ({elapsed})",
+    )?);
+    progress.set_prefix(id.to_string());
+    loop {
+        let run = services
+            .store
+            .run(id)
+            .await?
+            .with_context(|| format!("run {id} is gone"))?;
+        if run.status == RunStatus::Completed || Instant::now() >= until {
+            progress.finish_and_clear();
+            return Ok(run);
+        }
+        progress.set_message(run.status.as_str());
+        progress.tick();
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,46 @@
+//! `verifyd healthcheck`: for containers, which have no curl.
+
+use super::args::HealthcheckArgs;
+use super::output;
+use crate::config::Settings;
+use anyhow::Context as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
+    let mut address: SocketAddr = settings.http.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let path = if args.ready { "/readyz" } else { "/healthz" };
+    let answer = tokio::time::timeout(PATIENCE, ask(address, path))
+        .await
+        .with_context(|| format!("{address}{path}: no answer in time"))?
+        .with_context(|| format!("{address}{path}"))?;
+    let healthy = answer.starts_with("HTTP/1.1 200 ");
+    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+    output::line(body);
+    Ok(if healthy {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// One request, without an HTTP client for it.
+async fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(64 * 1024).read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}

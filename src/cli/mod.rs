@@ -1,0 +1,106 @@
+//! The command line.
+
+mod args;
+mod config;
+mod connections;
+#[cfg(feature = "simulator")]
+mod demo;
+mod doctor;
+mod enqueue;
+mod healthcheck;
+mod migrate;
+mod output;
+mod render;
+mod report;
+mod runs;
+mod serve;
+#[cfg(feature = "simulator")]
+mod simulate;
+mod stop;
+
+use crate::app::Services;
+use crate::config::{Overrides, Settings, Sources};
+use crate::telemetry::logs;
+use anyhow::Context as _;
+pub use args::Cli;
+use args::Command;
+use clap::Parser as _;
+use std::process::ExitCode;
+
+/// What a command ends with, besides an error (1) and wrong usage (2).
+mod exit {
+    /// `enqueue --wait`: the run failed.
+    pub const FAILED: u8 = 10;
+    /// `enqueue --wait`: the run is blocked.
+    pub const BLOCKED: u8 = 11;
+    /// `enqueue --wait`: not completed in time.
+    pub const NOT_IN_TIME: u8 = 12;
+}
+
+/// Parses the arguments and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::error(&anyhow::Error::new(error).context("the runtime cannot be started"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(cli));
+    // A blocking call that hangs must not hold the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let load = || {
+        Settings::load(Sources::process(
+            cli.config.clone(),
+            Overrides {
+                log_filter: cli.log.clone(),
+                ..Overrides::default()
+            },
+        ))
+        .context("the configuration cannot be used")
+    };
+    match cli.command {
+        Command::Report(command) => return report::run(&command),
+        #[cfg(feature = "simulator")]
+        Command::Simulate(command) => {
+            logs::init(&load()?.log)?;
+            return simulate::run(&command).await;
+        }
+        #[cfg(feature = "simulator")]
+        Command::Demo(command) => return demo::run(&command).await,
+        Command::Healthcheck(command) => return healthcheck::run(&load()?, &command).await,
+        _ => {}
+    }
+    let settings = load()?;
+    logs::init(&settings.log)?;
+    match cli.command {
+        Command::Config(command) => config::run(&settings, &command),
+        Command::Serve(command) => serve::run(settings, &command).await,
+        Command::Migrate(command) => migrate::run(&settings, &command).await,
+        Command::Doctor(command) => doctor::run(&settings, &command).await,
+        Command::Connections(command) => {
+            connections::run(&Services::open(settings).await?, command).await
+        }
+        Command::Enqueue(command) => {
+            enqueue::run(&Services::open(settings).await?, &command).await
+        }
+        Command::Runs(command) => runs::run(&Services::open(settings).await?, &command).await,
+        Command::Report(_) | Command::Healthcheck(_) => Ok(ExitCode::SUCCESS),
+        #[cfg(feature = "simulator")]
+        Command::Simulate(_) | Command::Demo(_) => Ok(ExitCode::SUCCESS),
+    }
+}

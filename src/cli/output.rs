@@ -1,0 +1,49 @@
+//! Printing: results to standard output, errors to standard error.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line prints")]
+
+use serde::Serialize;
+
+/// A line of a result. Colours are dropped where they cannot be shown.
+pub fn line(text: impl std::fmt::Display) {
+    anstream::println!("{text}");
+}
+
+/// A result as indented JSON.
+pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    line(serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// An error with its causes.
+pub fn error(error: &anyhow::Error) {
+    use owo_colors::OwoColorize as _;
+    anstream::eprintln!("{} {error:#}", "error:".red().bold());
+}
+
+/// A remark that is no result.
+pub fn note(text: impl std::fmt::Display) {
+    anstream::eprintln!("{text}");
+}
+
+/// A table with a header.
+pub fn table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table
+        .load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(comfy_table::ContentArrangement::Disabled)
+        .set_header(header);
+    table
+}
+
+/// How long ago, in whole seconds or larger units.
+pub fn age(now: chrono::DateTime<chrono::Utc>, then: chrono::DateTime<chrono::Utc>) -> String {
+    let seconds = (now - then).num_seconds().max(0).unsigned_abs();
+    let rounded = match seconds {
+        0..=119 => seconds,
+        120..=7199 => seconds / 60 * 60,
+        7200..=172_799 => seconds / 3600 * 3600,
+        _ => seconds / 86_400 * 86_400,
+    };
+    humantime::format_duration(std::time::Duration::from_secs(rounded)).to_string()
+}

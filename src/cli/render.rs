@@ -1,0 +1,210 @@
+//! A run for people on a terminal: what is wrong first, then what to do.
+
+use crate::domain::report::diff::{Change, CheckDiff};
+use crate::domain::report::{Check, CheckStatus, Overall};
+use crate::domain::run::{Outcome, RunStatus};
+use crate::view::report::{ReportState, severity_word};
+use crate::view::{ReportView, RunView};
+use owo_colors::{OwoColorize as _, Style};
+use std::fmt::Write as _;
+
+/// The widest that text is set.
+const WIDTH: usize = 96;
+
+/// The whole run.
+pub fn run(view: &RunView) -> String {
+    let mut out = String::new();
+    let (badge, style) = badge(view.status, view.outcome);
+    let name = view
+        .display_name
+        .as_deref()
+        .map(|n| format!("{} · ", clean(n)))
+        .unwrap_or_default();
+    let _ = writeln!(
+        out,
+        "{}  {}run {}",
+        format!(" {badge} ").style(style.reversed().bold()),
+        name.bold(),
+        view.operation_run_id
+    );
+    let _ = writeln!(out, "{}\n", wrapped(&view.verdict, 0).bold());
+    match &view.report {
+        ReportState::Readable { report: r } => report(&mut out, r),
+        ReportState::Unreadable { problems } => {
+            for problem in problems {
+                let _ = writeln!(out, "  {} {}", "✗".red(), clean(problem));
+            }
+        }
+        ReportState::Pending | ReportState::Missing => {}
+    }
+    out
+}
+
+/// A report that is not part of a run of this database.
+pub fn report(out: &mut String, view: &ReportView) {
+    if !view.problems.is_empty() {
+        let _ = writeln!(out, "{}", "What is wrong".underline());
+        for check in &view.problems {
+            problem(out, check);
+        }
+    }
+    list(out, "In progress", "…".cyan().to_string(), &view.running);
+    list(out, "Passed", "✓".green().to_string(), &view.passed);
+    list(out, "Not checked", "–".dimmed().to_string(), &view.skipped);
+    let mut facts = vec![format!("overall {}", view.overall)];
+    if let Some(id) = view.provider_connection_id {
+        facts.push(format!("connection {id}"));
+    }
+    if let Some(tenant) = &view.entra_tenant_id {
+        facts.push(format!("Entra tenant {tenant}"));
+    }
+    if let Some(cloud) = &view.cloud {
+        facts.push(format!("cloud {cloud}"));
+    }
+    facts.push(match view.previous_report_id {
+        Some(id) => format!("previous report: run {id}"),
+        None => "first report".to_owned(),
+    });
+    facts.push(format!("generated {}", view.generated_at));
+    facts.push(format!("fingerprint {}", &view.fingerprint[..12]));
+    let _ = writeln!(out, "{}", wrapped(&facts.join(" · "), 0).dimmed());
+}
+
+fn problem(out: &mut String, check: &Check) {
+    let mark = match check.status {
+        CheckStatus::Fail => "✗".red().bold().to_string(),
+        _ => "!".yellow().bold().to_string(),
+    };
+    let reason = check.reason_code.map(|r| r.code()).unwrap_or_default();
+    let blocking = if check.blocking && check.status == CheckStatus::Fail {
+        ", blocking"
+    } else {
+        ""
+    };
+    let _ = writeln!(
+        out,
+        "  {mark} {}  {}",
+        clean(&check.title).bold(),
+        format!("{}{blocking} · {reason}", severity_word(check.severity)).dimmed()
+    );
+    let _ = writeln!(out, "{}", wrapped(&check.message, 4));
+    if !check.evidence.is_empty() {
+        let evidence: Vec<String> = check
+            .evidence
+            .iter()
+            .map(|e| format!("{} {}", e.kind, clean(&e.value)))
+            .collect();
+        let _ = writeln!(out, "{}", wrapped(&evidence.join(" · "), 4).dimmed());
+    }
+    for step in &check.next_steps {
+        let _ = writeln!(
+            out,
+            "    {} {}\n      {}",
+            "→".cyan(),
+            clean(&step.label),
+            clean(&step.url).cyan()
+        );
+    }
+    out.push('\n');
+}
+
+fn list(out: &mut String, title: &str, mark: String, checks: &[Check]) {
+    if checks.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        out,
+        "{} {}",
+        title.underline(),
+        format!("({})", checks.len()).dimmed()
+    );
+    for check in checks {
+        let stands_in = check
+            .evidence
+            .iter()
+            .find(|e| e.kind == crate::domain::report::EvidenceKind::SatisfiedBy)
+            .map(|e| format!("  by {}", clean(&e.value)))
+            .unwrap_or_default();
+        let _ = writeln!(out, "  {mark} {}{}", clean(&check.title), stands_in.dimmed());
+    }
+    out.push('\n');
+}
+
+/// What changed, the changes first.
+pub fn diff(rows: &[CheckDiff<'_>]) -> String {
+    let mut out = String::new();
+    let said = |check: Option<&Check>| -> String {
+        check.map_or_else(String::new, |c| match c.reason_code {
+            Some(reason) => format!("{} ({reason})", c.status),
+            None => c.status.to_string(),
+        })
+    };
+    let mut unchanged = 0;
+    for row in rows {
+        let title = row.now.or(row.before).map_or("", |c| c.title.as_str());
+        let text = match row.change {
+            Change::Unchanged => {
+                unchanged += 1;
+                continue;
+            }
+            Change::New => format!("{} {}: {}", "+".green(), clean(title), said(row.now)),
+            Change::Gone => format!("{} {}: was {}", "-".red(), clean(title), said(row.before)),
+            Change::Changed => format!(
+                "{} {}: {} → {}",
+                "~".yellow(),
+                clean(title),
+                said(row.before),
+                said(row.now)
+            ),
+        };
+        let _ = writeln!(out, "  {text}");
+    }
+    if out.is_empty() {
+        out.push_str("  Nothing changed.\n");
+    }
+    let _ = writeln!(out, "{}", format!("  {unchanged} unchanged").dimmed());
+    out
+}
+
+/// The outcome as one coloured word.
+pub fn outcome(status: RunStatus, outcome: Option<Outcome>) -> String {
+    let (word, style) = badge(status, outcome);
+    word.to_lowercase().style(style).to_string()
+}
+
+/// The verdict over all checks as one coloured word.
+pub fn overall(overall: &str) -> String {
+    match overall.parse() {
+        Ok(Overall::Ready) => overall.green().to_string(),
+        Ok(Overall::NeedsAttention) => overall.yellow().to_string(),
+        Ok(Overall::Blocked) => overall.red().to_string(),
+        _ => overall.to_owned(),
+    }
+}
+
+fn badge(status: RunStatus, outcome: Option<Outcome>) -> (&'static str, Style) {
+    match (status, outcome) {
+        (RunStatus::Queued, _) => ("QUEUED", Style::new().blue()),
+        (RunStatus::Running, _) => ("RUNNING", Style::new().cyan()),
+        (_, Some(Outcome::Succeeded)) => ("SUCCEEDED", Style::new().green()),
+        (_, Some(Outcome::Failed)) => ("FAILED", Style::new().red()),
+        (_, Some(Outcome::Blocked)) => ("BLOCKED", Style::new().magenta()),
+        (RunStatus::Completed, None) => ("COMPLETED", Style::new()),
+    }
+}
+
+/// Text that somebody else wrote: no control characters reach the terminal.
+pub fn clean(text: &str) -> String {
+    crate::domain::report::redact::clean(text, 4000)
+}
+
+fn wrapped(text: &str, indent: usize) -> String {
+    let indent = " ".repeat(indent);
+    let width = textwrap::termwidth().min(WIDTH);
+    textwrap::fill(
+        &clean(text),
+        textwrap::Options::new(width)
+            .initial_indent(&indent)
+            .subsequent_indent(&indent),
+    )
+}

@@ -1,0 +1,69 @@
+//! `verifyd report`
+
+use super::args::{ReportCommand, ValidateArgs};
+use super::output;
+use crate::domain::report::schema;
+use anyhow::Context as _;
+use owo_colors::OwoColorize as _;
+use serde_json::{Value, json};
+use std::io::Read as _;
+use std::process::ExitCode;
+
+/// A report is far smaller; what is larger is not read.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+pub fn run(command: &ReportCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ReportCommand::Schema => {
+            output::line(schema::SCHEMA.trim_end());
+            Ok(ExitCode::SUCCESS)
+        }
+        ReportCommand::Validate(args) => validate(args),
+    }
+}
+
+fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
+    let name = args.file.display();
+    let mut text = Vec::new();
+    let source: Box<dyn std::io::Read> = if args.file.as_os_str() == "-" {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(std::fs::File::open(&args.file).with_context(|| format!("{name}"))?)
+    };
+    source
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut text)
+        .with_context(|| format!("{name}"))?;
+    anyhow::ensure!(
+        text.len() as u64 <= MAX_BYTES,
+        "{name}: larger than {MAX_BYTES} bytes"
+    );
+    let document: Value =
+        serde_json::from_slice(&text).with_context(|| format!("{name}: not JSON"))?;
+    // The row that `runs show --json` prints is as good as the report in it.
+    let report = document
+        .pointer("/run/context/verification_report")
+        .or_else(|| document.pointer("/context/verification_report"))
+        .unwrap_or(&document);
+    let mut problems = schema::validate(report).err().unwrap_or_default();
+    if problems.is_empty() && !schema::fingerprint_matches(report)? {
+        problems.push("/fingerprint: is not the one of this content".to_owned());
+    }
+    if args.json.json {
+        output::json(&json!({ "valid": problems.is_empty(), "problems": problems }))?;
+    } else if problems.is_empty() {
+        output::line(format!(
+            "{} valid: schema, counts and fingerprint",
+            "✓".green()
+        ));
+    } else {
+        for problem in &problems {
+            output::line(format!("{} {problem}", "✗".red()));
+        }
+    }
+    Ok(if problems.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
