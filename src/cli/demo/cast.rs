@@ -1,0 +1,116 @@
+//! The connections of the demo: each outcome, and the most telling reasons.
+
+use crate::domain::report::Overall;
+use crate::domain::{Outcome, Reason};
+use crate::simulator::Scenario;
+use std::fmt;
+
+/// One connection of the demo.
+#[derive(Debug)]
+pub struct Part {
+    pub name: &'static str,
+    pub scenario: Scenario,
+    pub signs_in_by: SignsInBy,
+    /// What is wrong before the provider is ever called.
+    pub flaw: Option<Flaw>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignsInBy {
+    Secret,
+    Certificate,
+    FederatedToken,
+}
+
+impl fmt::Display for SignsInBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Secret => "secret",
+            Self::Certificate => "certificate",
+            Self::FederatedToken => "federated token",
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    Disabled,
+    CredentialExpired,
+    NoCredential,
+    TargetMalformed,
+}
+
+impl Flaw {
+    fn reason(self) -> &'static [Reason] {
+        match self {
+            Self::Disabled => &[Reason::ConnectionDisabled],
+            Self::CredentialExpired => &[Reason::CredentialExpired],
+            Self::NoCredential => &[Reason::CredentialMissing],
+            Self::TargetMalformed => &[Reason::TargetScopeMalformed],
+        }
+    }
+}
+
+/// What a run must end in.
+#[derive(Debug)]
+pub struct Expected {
+    pub outcome: Outcome,
+    pub overall: Overall,
+    pub reasons: &'static [Reason],
+}
+
+impl Part {
+    /// What its run must end in.
+    pub fn expected(&self) -> Expected {
+        match self.flaw {
+            Some(flaw) => Expected {
+                outcome: Outcome::Blocked,
+                overall: Overall::Blocked,
+                reasons: flaw.reason(),
+            },
+            None => {
+                let expected = self.scenario.expectation();
+                Expected {
+                    outcome: expected.outcome,
+                    overall: expected.overall,
+                    reasons: expected.reasons,
+                }
+            }
+        }
+    }
+}
+
+const fn part(name: &'static str, scenario: Scenario, signs_in_by: SignsInBy) -> Part {
+    Part {
+        name,
+        scenario,
+        signs_in_by,
+        flaw: None,
+    }
+}
+
+const fn flawed(name: &'static str, flaw: Flaw) -> Part {
+    Part {
+        flaw: Some(flaw),
+        ..part(name, Scenario::Healthy, SignsInBy::Secret)
+    }
+}
+
+/// The demo's connections, in the order of its table.
+pub const CAST: &[Part] = &[
+    part("Harbour Logistics", Scenario::Healthy, SignsInBy::Secret),
+    part("Alpine Clinics", Scenario::HealthyIntune, SignsInBy::Certificate),
+    part("Northern Schools", Scenario::HealthyReadWrite, SignsInBy::FederatedToken),
+    part("Riverside Bank", Scenario::PermissionMissing, SignsInBy::Secret),
+    part("Meadow Foods", Scenario::PermissionPropagating, SignsInBy::Secret),
+    part("Granite Insurance", Scenario::SecretExpired, SignsInBy::Secret),
+    part("Lighthouse Media", Scenario::ConsentMissing, SignsInBy::Certificate),
+    part("Orchard Retail", Scenario::IdentityMismatch, SignsInBy::Secret),
+    part("Summit Railways", Scenario::IntuneNotLicensed, SignsInBy::Secret),
+    part("Coastal Energy", Scenario::ConditionalAccessBlocked, SignsInBy::Secret),
+    part("Valley Builders", Scenario::ThrottledBriefly, SignsInBy::Secret),
+    flawed("Old Town Hotels", Flaw::Disabled),
+    flawed("Island Ferries", Flaw::CredentialExpired),
+    flawed("Forest Paper", Flaw::NoCredential),
+    flawed("Prairie Farms", Flaw::TargetMalformed),
+];

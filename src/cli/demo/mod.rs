@@ -1,0 +1,284 @@
+//! `verifyd demo`: everything in one process, with nothing installed.
+
+mod cast;
+
+use super::args::DemoArgs;
+use super::{output, render, runs, simulate};
+use crate::app::Services;
+use crate::config::{Settings, Sources};
+use crate::credentials::credential_from_pem;
+use crate::domain::connection::{ConnectionStatus, NewConnection};
+use crate::domain::credential::Credential;
+use crate::domain::run::OperationRun;
+use crate::domain::{ConnectionId, RunId, RunStatus, TenantId, WorkspaceId};
+use crate::engine::submit::{context_for, submit};
+use crate::ports::clock::Clock as _;
+use crate::ports::store::NewRun;
+use crate::provider::microsoft::CloudSettings;
+use crate::simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
+use crate::view::RunView;
+use crate::view::report::ReportState;
+use anyhow::Context as _;
+use cast::{CAST, Expected, Flaw, Part, SignsInBy};
+use chrono::{TimeDelta, Utc};
+use indicatif::{ProgressBar, ProgressStyle};
+use owo_colors::OwoColorize as _;
+use secrecy::SecretString;
+use serde_json::json;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Guards against hanging; the demo takes a few seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const CLOUD: &str = "simulated";
+const WORKSPACE: WorkspaceId = WorkspaceId(1);
+
+pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        (1..=CAST.len()).contains(&args.show),
+        "--show {}: allowed is a row of the table, 1 to {}",
+        args.show,
+        CAST.len()
+    );
+    let folder = tempfile::tempdir().context("no temporary folder can be made")?;
+    let simulator = Simulator::start(SimulatorOptions::default()).await?;
+    let services = Services::open(settings(folder.path(), &simulator)?).await?;
+    output::note(format!(
+        "{} An embedded database, an in-process queue and a simulated Microsoft cloud; nothing \
+         leaves this machine.",
+        "verifyd demo".bold()
+    ));
+
+    let stage = Stage::set(&services, &simulator, folder.path())?;
+    let engine = services.engine();
+    let stop = CancellationToken::new();
+    let worker = tokio::spawn(services.worker(engine).run(stop.clone()));
+    let began = Instant::now();
+    let mut ids = Vec::with_capacity(CAST.len());
+    for (i, part) in CAST.iter().enumerate() {
+        ids.push(stage.enqueue(i, part).await.context(part.name)?);
+    }
+    let finished = watch(&services, &ids, began).await?;
+    let took = began.elapsed();
+    stop.cancel();
+    worker.await?.context("the worker")?;
+
+    let as_expected = show_table(&finished);
+    let shown = &finished[args.show - 1];
+    output::line(format!(
+        "\n{}\n",
+        format!("The report of row {}, as `verifyd runs show` prints it:", args.show).bold()
+    ));
+    output::line(render::run(&RunView::of(shown)).trim_end());
+    output::line(format!(
+        "\n{} runs in {:.1} s, {as_expected} as expected.",
+        finished.len(),
+        took.as_secs_f64(),
+    ));
+    services.store.close().await;
+    simulator.shutdown().await;
+    Ok(if as_expected == finished.len() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The built-in defaults, whatever the environment says, with the simulator as one more cloud.
+fn settings(folder: &Path, simulator: &RunningSimulator) -> anyhow::Result<Settings> {
+    let mut settings = Settings::load(Sources::builtin())?;
+    settings.database.url =
+        SecretString::from(format!("sqlite://{}", folder.join("demo.db").display()));
+    settings.microsoft.clouds.insert(
+        CLOUD.to_owned(),
+        CloudSettings {
+            login: simulator.base_url.parse()?,
+            graph: simulator.base_url.parse()?,
+            portal: "https://entra.microsoft.com".parse()?,
+        },
+    );
+    Ok(settings)
+}
+
+/// What the connections of the demo are made with.
+struct Stage<'a> {
+    services: &'a Services,
+    certificate: Credential,
+    federated: Credential,
+}
+
+impl<'a> Stage<'a> {
+    fn set(
+        services: &'a Services,
+        simulator: &RunningSimulator,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256)?;
+        let certificate =
+            rcgen::CertificateParams::new(["demo.verifyd.invalid".to_owned()])?.self_signed(&key)?;
+        simulator.register_certificate(&certificate.pem())?;
+        let token_file = folder.join("federated-token");
+        simulate::write_token(simulator, &token_file)?;
+        Ok(Self {
+            services,
+            certificate: credential_from_pem(&format!(
+                "{}{}",
+                key.serialize_pem(),
+                certificate.pem()
+            ))?,
+            federated: Credential::FederatedTokenFile { path: token_file },
+        })
+    }
+
+    fn credential(&self, part: &Part) -> Option<Credential> {
+        if part.flaw == Some(Flaw::NoCredential) {
+            return None;
+        }
+        Some(match part.signs_in_by {
+            SignsInBy::Secret => Credential::ClientSecret {
+                secret: SecretString::from(SIMULATED_SECRET),
+                client_id: None,
+            },
+            SignsInBy::Certificate => self.certificate.clone(),
+            SignsInBy::FederatedToken => self.federated.clone(),
+        })
+    }
+
+    /// Adds the connection and records a run, as an application would.
+    async fn enqueue(&self, i: usize, part: &Part) -> anyhow::Result<RunId> {
+        let store = &self.services.store;
+        let number = u32::try_from(i + 1)?;
+        let expires_at = (part.flaw == Some(Flaw::CredentialExpired))
+            .then(|| self.services.clock.now() - TimeDelta::days(12));
+        let new = NewConnection {
+            workspace_id: WORKSPACE,
+            tenant_id: TenantId(i64::from(number)),
+            provider: "microsoft".to_owned(),
+            display_name: Some(part.name.to_owned()),
+            entra_tenant_id: part.scenario.tenant_id(number),
+            client_id: format!("5c000000-0000-4000-8000-c0000000{number:04}"),
+            cloud: CLOUD.to_owned(),
+            module: Some(part.scenario.expectation().module.to_owned()),
+        };
+        let id = self.add(&new, self.credential(part), expires_at).await?;
+        if part.flaw == Some(Flaw::Disabled) {
+            store
+                .set_connection_status(id, ConnectionStatus::Disabled)
+                .await?;
+        }
+        let (connection, _) = store.connection(id).await?.context("just added")?;
+        if part.flaw != Some(Flaw::TargetMalformed) {
+            let submitted = submit(
+                store.as_ref(),
+                Some(self.services.queue.as_ref()),
+                &connection,
+                None,
+            )
+            .await?;
+            return Ok(submitted.recorded.run_id);
+        }
+        let mut context = context_for(&connection, None);
+        context["target_scope"]["entra_tenant_id"] = json!("contoso.example");
+        let recorded = store
+            .record(&NewRun {
+                workspace_id: WORKSPACE,
+                tenant_id: Some(connection.tenant_id),
+                context,
+                unless_active: None,
+            })
+            .await?;
+        self.services.queue.send_runs(&[recorded.run_id]).await?;
+        Ok(recorded.run_id)
+    }
+
+    async fn add(
+        &self,
+        new: &NewConnection,
+        credential: Option<Credential>,
+        expires_at: Option<chrono::DateTime<Utc>>,
+    ) -> anyhow::Result<ConnectionId> {
+        let store = &self.services.store;
+        let Some(credential) = credential else {
+            return Ok(store.add_connection(new, None).await?);
+        };
+        let vault = &self.services.vault;
+        let seal = |binding| vault.seal(binding, &credential, expires_at);
+        Ok(store.add_connection(new, Some(&seal)).await?)
+    }
+}
+
+/// Waits until all runs are completed, with a progress bar.
+async fn watch(
+    services: &Services,
+    ids: &[RunId],
+    began: Instant,
+) -> anyhow::Result<Vec<OperationRun>> {
+    let progress = ProgressBar::new(ids.len() as u64).with_style(ProgressStyle::with_template(
+        "{bar:40.cyan/blue} {pos}/{len} checked ({elapsed})",
+    )?);
+    loop {
+        let mut runs = Vec::with_capacity(ids.len());
+        for id in ids {
+            runs.push(services.store.run(*id).await?.context("a run is gone")?);
+        }
+        let done = runs
+            .iter()
+            .filter(|r| r.status == RunStatus::Completed)
+            .count();
+        progress.set_position(done as u64);
+        if done == ids.len() {
+            progress.finish_and_clear();
+            return Ok(runs);
+        }
+        anyhow::ensure!(
+            began.elapsed() < PATIENCE,
+            "{} of {} runs are not completed after {PATIENCE:?}",
+            ids.len() - done,
+            ids.len()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Prints a row for each run. Returns how many ended as they should.
+fn show_table(finished: &[OperationRun]) -> usize {
+    let mut table = output::table([
+        "", "Connection", "Signs in by", "Outcome", "Overall", "What is wrong", "As expected",
+    ]);
+    let mut as_expected = 0;
+    for (i, (run, part)) in finished.iter().zip(CAST).enumerate() {
+        let (overall, wrong) = runs::summary(run);
+        let right = ended_as(run, &part.expected());
+        as_expected += usize::from(right);
+        table.add_row([
+            (i + 1).to_string(),
+            part.name.to_owned(),
+            part.signs_in_by.to_string(),
+            render::outcome(run.status, run.outcome),
+            render::overall(&overall),
+            wrong,
+            if right {
+                "✓".green().to_string()
+            } else {
+                format!("{} {:?}", "✗".red(), part.expected())
+            },
+        ]);
+    }
+    output::line(table);
+    as_expected
+}
+
+fn ended_as(run: &OperationRun, expected: &Expected) -> bool {
+    let ReportState::Readable { report } = RunView::of(run).report else {
+        return false;
+    };
+    let found: Vec<_> = report.problems.iter().filter_map(|c| c.reason_code).collect();
+    run.outcome == Some(expected.outcome)
+        && report.overall == expected.overall
+        && expected.reasons.iter().all(|r| found.contains(r))
+        && expected.reasons.is_empty() == found.is_empty()
+}

@@ -1,0 +1,291 @@
+//! A database, a queue and a simulator of one's own, and processes of the real binary on them.
+
+use crate::postgres::TestDatabase;
+use crate::redis_support;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use verifyd::simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
+
+/// Guards against hanging only.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// 32 bytes that nothing else is encrypted with.
+pub const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZmNhbmFyeWtleWNhbmFyeTE=";
+
+pub struct Bench {
+    pub database: TestDatabase,
+    pub queue: String,
+    pub redis_url: String,
+    pub simulator: RunningSimulator,
+    /// Everything that any process has printed.
+    pub printed: Arc<Mutex<String>>,
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Bench {
+    pub async fn new() -> Self {
+        Self::with(SimulatorOptions::default()).await
+    }
+
+    pub async fn with(options: SimulatorOptions) -> Self {
+        let database = TestDatabase::create().await;
+        let simulator = Simulator::start(options).await.unwrap();
+        let redis_url = redis_support::redis_url();
+        let queue = redis_support::random_queue();
+        let mut environment = BTreeMap::new();
+        let mut set = |key: &str, value: &str| {
+            environment.insert(key.to_owned(), value.to_owned());
+        };
+        set("DATABASE_URL", &database.url());
+        set("REDIS_URL", &redis_url);
+        set("VERIFYD__REDIS__QUEUE", &queue);
+        set("VERIFYD__CREDENTIALS__KEYS", &format!("test:{KEY}"));
+        set("VERIFYD__HTTP__LISTEN", "127.0.0.1:0");
+        for part in ["LOGIN", "GRAPH"] {
+            set(
+                &format!("VERIFYD__MICROSOFT__CLOUDS__SIMULATED__{part}"),
+                &simulator.base_url,
+            );
+        }
+        set(
+            "VERIFYD__MICROSOFT__CLOUDS__SIMULATED__PORTAL",
+            "https://entra.microsoft.com",
+        );
+        set("VERIFYD__LOG__FORMAT", "json");
+        let bench = Self {
+            database,
+            queue,
+            redis_url,
+            simulator,
+            printed: Arc::default(),
+            environment,
+        };
+        let migrated = bench.run(&["migrate"], "");
+        assert!(migrated.status.success(), "{migrated:?}");
+        bench
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_verifyd"));
+        command.args(arguments).env_clear().envs(&self.environment);
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        let mut printed = self.printed.lock().unwrap();
+        printed.push_str(&String::from_utf8_lossy(&output.stdout));
+        printed.push_str(&String::from_utf8_lossy(&output.stderr));
+        output
+    }
+
+    /// Runs a command that must succeed, and reads its JSON.
+    pub fn json(&self, arguments: &[&str], input: &str) -> Value {
+        let output = self.run(arguments, input);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Adds a connection by the command line, with the simulator's secret.
+    pub fn connection(&self, tenant: i64, entra_tenant_id: &str, module: &str) -> i64 {
+        self.connection_with(tenant, entra_tenant_id, module, SIMULATED_SECRET)
+    }
+
+    pub fn connection_with(
+        &self,
+        tenant: i64,
+        entra_tenant_id: &str,
+        module: &str,
+        secret: &str,
+    ) -> i64 {
+        let tenant = tenant.to_string();
+        let added = self.json(
+            &[
+                "connections",
+                "add",
+                "--workspace",
+                "1",
+                "--tenant",
+                &tenant,
+                "--entra-tenant-id",
+                entra_tenant_id,
+                "--client-id",
+                "5c000000-0000-4000-8000-c00000000001",
+                "--cloud",
+                "simulated",
+                "--module",
+                module,
+                "--secret-stdin",
+                "--json",
+            ],
+            secret,
+        );
+        added["provider_connection_id"].as_i64().unwrap()
+    }
+
+    /// Starts `verifyd serve` and waits until it is ready for runs.
+    pub fn serve(&self, extra: &[(&str, &str)]) -> Daemon {
+        let mut child = self
+            .command(&["serve"])
+            .envs(extra.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let stderr = child.stderr.take().unwrap();
+        let (seen, printed) = (Arc::clone(&lines), Arc::clone(&self.printed));
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                printed.lock().unwrap().push_str(&line);
+                printed.lock().unwrap().push('\n');
+                seen.lock().unwrap().push(line);
+            }
+        });
+        let mut daemon = Daemon {
+            child,
+            lines,
+            reader: Some(reader),
+            listening: String::new(),
+        };
+        let ready = daemon.wait_for("ready for runs");
+        let ready: Value = serde_json::from_str(&ready).unwrap();
+        daemon.listening = ready["listening"].as_str().unwrap().to_owned();
+        daemon
+    }
+
+    pub async fn sql(&self) -> PgConnection {
+        PgConnection::connect(&self.database.url()).await.unwrap()
+    }
+
+    /// Runs a statement as another application might, and returns the numbers of its first column.
+    pub async fn numbers(&self, statement: &str) -> Vec<i64> {
+        let mut connection = self.sql().await;
+        sqlx::query_scalar(AssertSqlSafe(statement.to_owned()))
+            .fetch_all(&mut connection)
+            .await
+            .unwrap()
+    }
+
+    /// Waits until no run is left to do.
+    pub async fn all_completed(&self) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let open = self
+                .numbers("SELECT count(*) FROM operation_runs WHERE status <> 'completed'")
+                .await[0];
+            if open == 0 {
+                return;
+            }
+            assert!(
+                Instant::now() < until,
+                "{open} runs are not completed: {}",
+                self.printed.lock().unwrap()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until this many runs have this status.
+    pub async fn count_is(&self, status: &str, wanted: i64) {
+        let until = Instant::now() + PATIENCE;
+        let statement = format!("SELECT count(*) FROM operation_runs WHERE status = '{status}'");
+        while self.numbers(&statement).await[0] != wanted {
+            assert!(Instant::now() < until, "never {wanted} runs {status}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// A process of `verifyd serve`. Killed when it is dropped.
+pub struct Daemon {
+    child: Child,
+    pub lines: Arc<Mutex<Vec<String>>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+    /// Address of the health endpoints.
+    pub listening: String,
+}
+
+impl Daemon {
+    /// The first line that contains the text.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let lines = self.lines.lock().unwrap().clone();
+            if let Some(line) = lines.iter().find(|l| l.contains(text)) {
+                return line.clone();
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "ended with {ended:?}: {}", lines.join("\n"));
+            assert!(Instant::now() < until, "never said {text:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// The exit code; null when a signal ended it.
+    pub fn ended(&mut self) -> Option<i32> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                if let Some(reader) = self.reader.take() {
+                    reader.join().unwrap();
+                }
+                return status.code();
+            }
+            assert!(Instant::now() < until, "the process does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// `GET path`: status code and body.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let answer = reqwest::get(format!("http://{}{path}", self.listening))
+            .await
+            .unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,195 @@
+//! verifyd in one process: embedded database, in-process queue, simulator.
+
+use secrecy::SecretString;
+use serde_json::Value;
+use std::time::Duration;
+use verifyd::app::Services;
+use verifyd::config::{Settings, Sources};
+use verifyd::domain::connection::{NewConnection, ProviderConnection};
+use verifyd::domain::credential::Credential;
+use verifyd::domain::run::OperationRun;
+use verifyd::domain::{ConnectionId, RunId, RunStatus, TenantId, WorkspaceId};
+use verifyd::engine::Engine;
+use verifyd::engine::lease::beat_once;
+use verifyd::engine::submit::context_for;
+use verifyd::ports::store::{Beat, NewRun};
+use verifyd::provider::microsoft::CloudSettings;
+use verifyd::simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
+
+/// A world that ends with its test.
+pub struct World {
+    pub services: Services,
+    pub simulator: RunningSimulator,
+    pub folder: tempfile::TempDir,
+}
+
+/// Limits short enough for tests, in the proportions of the defaults.
+pub fn settings(folder: &std::path::Path, simulator: &RunningSimulator) -> Settings {
+    let mut settings = Settings::load(Sources::builtin()).unwrap();
+    settings.database.url =
+        SecretString::from(format!("sqlite://{}", folder.join("verifyd.db").display()));
+    let microsoft = &mut settings.microsoft;
+    microsoft.retry_base_delay = Duration::from_millis(20);
+    microsoft.retry_max_delay = Duration::from_millis(200);
+    microsoft.read_timeout = Duration::from_secs(2);
+    microsoft.request_timeout = Duration::from_secs(3);
+    microsoft.clouds.insert(
+        "simulated".to_owned(),
+        CloudSettings {
+            login: simulator.base_url.parse().unwrap(),
+            graph: simulator.base_url.parse().unwrap(),
+            portal: "https://entra.microsoft.com".parse().unwrap(),
+        },
+    );
+    settings
+}
+
+impl World {
+    pub async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let simulator = Simulator::start(SimulatorOptions::default()).await.unwrap();
+        let mut settings = settings(folder.path(), &simulator);
+        change(&mut settings);
+        let services = Services::open(settings).await.unwrap();
+        Self {
+            services,
+            simulator,
+            folder,
+        }
+    }
+
+    /// A connection of workspace 1 and this tenant, with the simulator's secret.
+    pub async fn connection(&self, tenant: i64, entra_tenant_id: &str, module: &str) -> ConnectionId {
+        self.connection_with(
+            tenant,
+            entra_tenant_id,
+            module,
+            Some(Credential::ClientSecret {
+                secret: SecretString::from(SIMULATED_SECRET),
+                client_id: None,
+            }),
+        )
+        .await
+    }
+
+    pub async fn connection_with(
+        &self,
+        tenant: i64,
+        entra_tenant_id: &str,
+        module: &str,
+        credential: Option<Credential>,
+    ) -> ConnectionId {
+        let new = NewConnection {
+            workspace_id: WorkspaceId(1),
+            tenant_id: TenantId(tenant),
+            provider: "microsoft".into(),
+            display_name: Some(format!("Tenant {tenant}")),
+            entra_tenant_id: entra_tenant_id.into(),
+            client_id: format!("5c000000-0000-4000-8000-c{tenant:011}"),
+            cloud: "simulated".into(),
+            module: Some(module.into()),
+        };
+        let vault = &self.services.vault;
+        let store = &self.services.store;
+        match credential {
+            None => store.add_connection(&new, None).await.unwrap(),
+            Some(credential) => {
+                let seal = |binding| vault.seal(binding, &credential, None);
+                store.add_connection(&new, Some(&seal)).await.unwrap()
+            }
+        }
+    }
+
+    pub async fn row(&self, id: ConnectionId) -> ProviderConnection {
+        self.services.store.connection(id).await.unwrap().unwrap().0
+    }
+
+    /// Records a run of this connection with its context changed at will.
+    pub async fn record(&self, id: ConnectionId, change: impl FnOnce(&mut NewRun)) -> RunId {
+        let connection = self.row(id).await;
+        let mut new = NewRun {
+            workspace_id: connection.workspace_id,
+            tenant_id: Some(connection.tenant_id),
+            context: context_for(&connection, None),
+            unless_active: None,
+        };
+        change(&mut new);
+        self.services.store.record(&new).await.unwrap().run_id
+    }
+
+    /// An engine that may work.
+    pub async fn engine(&self) -> Engine {
+        let engine = self.services.engine();
+        let beat = Beat {
+            worker_id: engine.worker.clone(),
+            version: "test".into(),
+            concurrency: 1,
+            in_flight: 0,
+        };
+        beat_once(self.services.store.as_ref(), &engine.lease, &beat)
+            .await
+            .unwrap();
+        engine
+    }
+
+    /// A statement on the embedded database, as another application might make it.
+    pub async fn sql(&self, statement: &str) {
+        use sqlx::Connection as _;
+        let path = self.folder.path().join("verifyd.db");
+        let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display()))
+            .await
+            .unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(statement.to_owned()))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+
+    pub async fn run(&self, id: RunId) -> OperationRun {
+        self.services.store.run(id).await.unwrap().unwrap()
+    }
+
+    /// Waits until the run is completed; guards against hanging only.
+    pub async fn completed(&self, id: RunId) -> OperationRun {
+        tokio::time::timeout(Duration::from_secs(60), async {
+            loop {
+                let run = self.run(id).await;
+                if run.status == RunStatus::Completed {
+                    return run;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .expect("the run is completed")
+    }
+}
+
+/// The reason codes of all checks of these statuses.
+pub fn reasons(run: &OperationRun, statuses: &[&str]) -> Vec<String> {
+    run.report()
+        .and_then(|r| r["checks"].as_array())
+        .map(|checks| {
+            checks
+                .iter()
+                .filter(|c| statuses.contains(&c["status"].as_str().unwrap_or_default()))
+                .filter_map(|c| c["reason_code"].as_str().map(ToOwned::to_owned))
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+/// One check of the run's report.
+pub fn check(run: &OperationRun, key: &str) -> Value {
+    run.report().unwrap()["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|c| c["key"] == key)
+        .cloned()
+        .unwrap_or_else(|| panic!("the report has no check {key}"))
+}
