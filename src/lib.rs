@@ -4,6 +4,7 @@
 //! `domain` ← `ports` ← `engine` ← adapters (`store`, `queue`, `provider`, `credentials`) and
 //! surfaces (`http`, `cli`), joined in `app`. See `docs/architecture.md`.
 
+pub mod config;
 pub mod credentials;
 pub mod domain;
 pub mod engine;

@@ -10,8 +10,8 @@ pub enum VaultError {
     /// No key opens it, it was changed, or it belongs to another place.
     #[error("the credential cannot be decrypted: {0}")]
     Undecryptable(&'static str),
-    /// It was decrypted, but is not what its kind promises.
-    #[error("the decrypted credential is not usable: {0}")]
+    /// It is not what its kind promises: after decryption, or already before it was sealed.
+    #[error("the credential is not usable: {0}")]
     Malformed(&'static str),
     /// This installation has no key to write with.
     #[error("no key is configured to encrypt credentials with")]

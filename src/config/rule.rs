@@ -1,0 +1,245 @@
+//! What is allowed as the value of a key, in one place: checked, and worded for messages and docs.
+
+use config::{Value, ValueKind};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use url::{Host, Url};
+
+/// What is allowed as the value of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// From, to.
+    Integer(i64, i64),
+    /// From, to; both as humantime writes them.
+    Duration(&'static str, &'static str),
+    OneOf(&'static [&'static str]),
+    QueueName,
+    Listen,
+    Filter,
+    Path,
+    Link,
+    LinkWithId,
+    CloudName,
+    CloudBase,
+    DatabaseUrl,
+    RedisUrl,
+    Keys,
+    LaravelKeys,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Integer(from, to) => return write!(f, "a whole number from {from} to {to}"),
+            Self::Duration(from, to) => return write!(f, "a duration from {from} to {to}"),
+            Self::OneOf(words) => return write!(f, "one of {}", words.join(", ")),
+            Self::QueueName => "1 to 64 letters, digits, '-', '_', '.' or ':'",
+            Self::Listen => "an IP address and a port, such as 127.0.0.1:9464 or [::]:9464",
+            Self::Filter => "a filter such as info or info,verifyd=debug",
+            Self::Path => "a path, or empty",
+            Self::Link => "an https address, or a path that begins with /",
+            Self::LinkWithId => "an https address, or a path that begins with /, with {id} in it",
+            Self::CloudName => "the name of a cloud under microsoft.clouds",
+            Self::CloudBase => "an https address without a path (http only for loopback)",
+            Self::DatabaseUrl => "a postgres://, postgresql:// or sqlite: address, or empty",
+            Self::RedisUrl => "a redis://, rediss:// or redis+unix:// address, or empty",
+            Self::Keys => {
+                "a list of keys, each \"id:base64 of 32 bytes\" or { id = \"…\", key = \"…\" }"
+            }
+            Self::LaravelKeys => "a list of keys, each \"base64:\" and 32 bytes in base64",
+        })
+    }
+}
+
+impl Rule {
+    /// Whether the value must never be shown as it is.
+    pub(super) fn is_secret(self) -> bool {
+        matches!(
+            self,
+            Self::DatabaseUrl | Self::RedisUrl | Self::Keys | Self::LaravelKeys
+        )
+    }
+
+    /// The value that a text of the environment or the command line stands for. What is not
+    /// understood stays text, and [`Rule::check`] refuses it.
+    pub(super) fn read(self, origin: &str, text: &str) -> Value {
+        let origin = origin.to_owned();
+        let kind = match self {
+            Self::Integer(..) => match text.trim().parse::<i64>() {
+                Ok(number) => ValueKind::I64(number),
+                Err(_) => ValueKind::String(text.to_owned()),
+            },
+            Self::Keys | Self::LaravelKeys => ValueKind::Array(
+                text.split([',', '\n'])
+                    .map(str::trim)
+                    .filter(|item| !item.is_empty() && !item.starts_with('#'))
+                    .map(|item| Value::new(Some(&origin), item))
+                    .collect(),
+            ),
+            _ => ValueKind::String(text.trim().to_owned()),
+        };
+        Value::new(Some(&origin), kind)
+    }
+
+    /// Refuses what is not allowed; says what was found instead.
+    pub(super) fn check(self, value: &Value) -> Result<(), String> {
+        let ok = match (self, &value.kind) {
+            (Self::Integer(from, to), ValueKind::I64(number)) => {
+                if (from..=to).contains(number) {
+                    return Ok(());
+                }
+                return Err(number.to_string());
+            }
+            (Self::Keys | Self::LaravelKeys, ValueKind::Array(items)) => {
+                return items
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(index, item)| self.check_item(index, item));
+            }
+            (rule, ValueKind::String(text)) => rule.allows_text(text),
+            _ => false,
+        };
+        if ok { Ok(()) } else { Err(self.found(value)) }
+    }
+
+    fn check_item(self, index: usize, item: &Value) -> Result<(), String> {
+        let ok = match &item.kind {
+            ValueKind::String(_) => true,
+            ValueKind::Table(members) if self == Self::Keys => {
+                members.len() == 2
+                    && ["id", "key"].iter().all(|name| {
+                        members
+                            .get(*name)
+                            .is_some_and(|v| matches!(v.kind, ValueKind::String(_)))
+                    })
+            }
+            _ => false,
+        };
+        if ok {
+            Ok(())
+        } else {
+            Err(format!("{} as element [{index}]", type_name(item)))
+        }
+    }
+
+    fn found(self, value: &Value) -> String {
+        let short = |text: &str| text.len() <= 40 && !text.chars().any(char::is_control);
+        match (self, &value.kind) {
+            // Only where nobody would put a secret by mistake.
+            (
+                Self::Integer(..) | Self::Duration(..) | Self::OneOf(_) | Self::Listen,
+                ValueKind::String(text),
+            ) if short(text) => format!("the text {text:?}"),
+            (Self::Duration(..), ValueKind::I64(number)) => {
+                format!("the number {number} without a unit (for seconds write \"{number}s\")")
+            }
+            _ => type_name(value).to_owned(),
+        }
+    }
+
+    fn allows_text(self, text: &str) -> bool {
+        match self {
+            Self::Duration(from, to) => {
+                let (Ok(value), Ok(from), Ok(to)) = (duration(text), duration(from), duration(to))
+                else {
+                    return false;
+                };
+                (from..=to).contains(&value)
+            }
+            Self::OneOf(words) => words.contains(&text),
+            Self::QueueName => {
+                (1..=64).contains(&text.len())
+                    && text
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+            }
+            Self::Listen => text.parse::<SocketAddr>().is_ok(),
+            Self::Filter => {
+                !text.is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok()
+            }
+            Self::Path => !text.contains('\0'),
+            Self::Link => is_link(text),
+            Self::LinkWithId => text.contains("{id}") && is_link(&text.replace("{id}", "1")),
+            Self::CloudName => is_cloud_name(text),
+            Self::CloudBase => is_cloud_base(text),
+            Self::DatabaseUrl => {
+                text.is_empty()
+                    || text.strip_prefix("sqlite:").is_some_and(|p| !p.is_empty())
+                    || is_server_url(text, &["postgres", "postgresql"])
+            }
+            Self::RedisUrl => {
+                text.is_empty() || is_server_url(text, &["redis", "rediss", "redis+unix"])
+            }
+            Self::Integer(..) | Self::Keys | Self::LaravelKeys => false,
+        }
+    }
+}
+
+/// A duration with its unit, such as `5s`.
+pub(super) fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}
+
+/// Whether the text may name a cloud: it must be writable as part of an environment variable.
+pub(super) fn is_cloud_name(text: &str) -> bool {
+    (1..=32).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && !text.ends_with('_')
+        && !text.contains("__")
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+fn is_link(text: &str) -> bool {
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) || text.contains('\\') {
+        return false;
+    }
+    // Two slashes would lead to another host.
+    let is_path = text.starts_with('/') && !text.starts_with("//");
+    is_path || (text.starts_with("https://") && Url::parse(text).is_ok_and(|url| url.has_host()))
+}
+
+fn is_cloud_base(text: &str) -> bool {
+    let Ok(url) = Url::parse(text) else {
+        return false;
+    };
+    let bare = url.path() == "/"
+        && !text.ends_with('/')
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    let safe = match url.scheme() {
+        "https" => url.has_host(),
+        "http" => match url.host() {
+            Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
+            Some(Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
+            Some(Host::Domain(name)) => name == "localhost",
+            None => false,
+        },
+        _ => false,
+    };
+    bare && safe
+}
+
+fn is_server_url(text: &str, schemes: &[&str]) -> bool {
+    Url::parse(text).is_ok_and(|url| schemes.contains(&url.scheme()) && text.contains("://"))
+}
+
+/// The type of a value in words.
+fn type_name(value: &Value) -> &'static str {
+    match &value.kind {
+        ValueKind::Nil => "nothing",
+        ValueKind::Boolean(_) => "true or false",
+        ValueKind::I64(_) | ValueKind::I128(_) | ValueKind::U64(_) | ValueKind::U128(_) => {
+            "a whole number"
+        }
+        ValueKind::Float(_) => "a number with a fraction",
+        ValueKind::String(text) if text.is_empty() => "an empty text",
+        ValueKind::String(_) => "another text",
+        ValueKind::Table(_) => "a table",
+        ValueKind::Array(_) => "a list",
+    }
+}

@@ -1,0 +1,394 @@
+//! Where settings come from: files, environment, flags. Each source becomes a layer of values that
+//! remember their origin; unknown keys are found here, because only here the source is known.
+
+use super::error::{ConfigError, Problem};
+use super::keys::{self, rule};
+use super::rule::Rule;
+use config::{Map, Source, Value, ValueKind};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+const PREFIX: &str = "VERIFYD__";
+const FILE_VARIABLE: &str = "VERIFYD_CONFIG";
+/// Names that other programs use, too. They lose against `VERIFYD__…`.
+const PLAIN: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")];
+/// Largest file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Everything that settings are made of, besides the defaults.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// What `--config` names; without it `VERIFYD_CONFIG` counts.
+    pub file: Option<PathBuf>,
+    /// Environment variables by name. Those that are not verifyd's are ignored.
+    pub environment: BTreeMap<String, String>,
+    /// What flags set.
+    pub overrides: Overrides,
+}
+
+/// Shows names only.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .field("environment", &self.environment.keys())
+            .field("overrides", &self.overrides)
+            .finish()
+    }
+}
+
+impl Sources {
+    /// With the environment of this process. Fails when a variable that is verifyd's is not UTF-8.
+    pub fn from_process(file: Option<PathBuf>, overrides: Overrides) -> Result<Self, ConfigError> {
+        Ok(Self {
+            file,
+            environment: environment(std::env::vars_os())?,
+            overrides,
+        })
+    }
+}
+
+/// The variables that are verifyd's.
+fn environment(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut found = BTreeMap::new();
+    for (name, value) in variables {
+        let Ok(name) = name.into_string() else {
+            continue;
+        };
+        let plain = name.strip_suffix("_FILE").unwrap_or(&name);
+        let ours = name.starts_with(PREFIX)
+            || name == FILE_VARIABLE
+            || PLAIN.iter().any(|(known, _)| *known == plain);
+        if !ours {
+            continue;
+        }
+        let Ok(value) = value.into_string() else {
+            return Err(Problem::at(variable(&name), "its value is not UTF-8").into());
+        };
+        found.insert(name, value);
+    }
+    Ok(found)
+}
+
+/// What flags of the command line set.
+#[derive(Clone, Default)]
+pub struct Overrides(Vec<(&'static str, String, String)>);
+
+/// Shows flags only.
+impl fmt::Debug for Overrides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(flag, ..)| flag))
+            .finish()
+    }
+}
+
+impl Overrides {
+    /// Sets `key` (`worker.concurrency`) to what the user gave to `flag` (`--concurrency`).
+    #[must_use]
+    pub fn with(mut self, flag: &'static str, key: &str, value: impl Into<String>) -> Self {
+        self.0.push((flag, key.to_owned(), value.into()));
+        self
+    }
+
+    /// The same, where the flag may be absent.
+    #[must_use]
+    pub fn with_optional(
+        self,
+        flag: &'static str,
+        key: &str,
+        value: Option<impl ToString>,
+    ) -> Self {
+        match value {
+            Some(value) => self.with(flag, key, value.to_string()),
+            None => self,
+        }
+    }
+}
+
+/// The values of one source, by dotted key. Only known keys.
+#[derive(Clone, Default)]
+pub(super) struct Layer(pub(super) Vec<(String, Value)>);
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(key, _)| key))
+            .finish()
+    }
+}
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        Ok(self.0.iter().cloned().collect())
+    }
+}
+
+/// All layers, the weakest first.
+pub(super) fn layers(
+    default: &str,
+    sources: &Sources,
+    problems: &mut Vec<Problem>,
+) -> Result<Vec<Layer>, ConfigError> {
+    let mut layers = vec![parse_toml(default, "default", problems)?];
+    let named = sources.environment.get(FILE_VARIABLE);
+    let file = sources
+        .file
+        .clone()
+        .map(|path| ("flag --config".to_owned(), path))
+        .or_else(|| {
+            named
+                .filter(|path| !path.is_empty())
+                .map(|path| (variable(FILE_VARIABLE), PathBuf::from(path)))
+        });
+    if let Some((named_by, path)) = file {
+        let text = read_file(&path).map_err(|error| {
+            Problem::at(
+                named_by,
+                format!("{} cannot be read: {error}", path.display()),
+            )
+        })?;
+        let origin = format!("file {}", path.display());
+        layers.push(parse_toml(&text, &origin, problems)?);
+    }
+    layers.push(from_environment(&sources.environment, problems));
+    layers.push(from_flags(&sources.overrides, problems));
+    Ok(layers)
+}
+
+fn parse_toml(text: &str, origin: &str, problems: &mut Vec<Problem>) -> Result<Layer, ConfigError> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        // The error's own text quotes the line, which may hold a secret.
+        let (line, column) = error.span().map_or((1, 1), |span| place(text, span.start));
+        Problem::at(
+            origin,
+            format!(
+                "is no valid TOML: line {line}, column {column}: {}",
+                error.message()
+            ),
+        )
+    })?;
+    let mut layer = Layer::default();
+    flatten("", table, origin, &mut layer, problems);
+    Ok(layer)
+}
+
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    (line, column)
+}
+
+fn flatten(
+    prefix: &str,
+    table: toml::Table,
+    origin: &str,
+    layer: &mut Layer,
+    problems: &mut Vec<Problem>,
+) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() {
+            name
+        } else {
+            format!("{prefix}.{name}")
+        };
+        match value {
+            toml::Value::Table(inner) => match rule(&key) {
+                Some(rule) => problems.push(wrong_type(&key, rule, "a table", origin)),
+                None => {
+                    if inner.is_empty() && !keys::is_section(&key) {
+                        problems.push(Problem::at(origin, keys::unknown(&key)));
+                    }
+                    flatten(&key, inner, origin, layer, problems);
+                }
+            },
+            value => match rule(&key) {
+                Some(rule) => match convert(value, origin) {
+                    Some(value) => layer.0.push((key, value)),
+                    None => problems.push(wrong_type(&key, rule, "a date", origin)),
+                },
+                None if keys::is_section(&key) => problems.push(Problem::at(
+                    origin,
+                    format!("{key} must be a table of keys, not a value"),
+                )),
+                None => problems.push(Problem::at(origin, keys::unknown(&key))),
+            },
+        }
+    }
+}
+
+fn wrong_type(key: &str, rule: Rule, found: &str, origin: &str) -> Problem {
+    Problem::at(origin, format!("{key} must be {rule}, found {found}"))
+}
+
+/// Null if there is a date in it, which no key allows.
+fn convert(value: toml::Value, origin: &str) -> Option<Value> {
+    let name = origin.to_owned();
+    let kind = match value {
+        toml::Value::String(text) => ValueKind::String(text),
+        toml::Value::Integer(number) => ValueKind::I64(number),
+        toml::Value::Float(number) => ValueKind::Float(number),
+        toml::Value::Boolean(flag) => ValueKind::Boolean(flag),
+        toml::Value::Datetime(_) => return None,
+        toml::Value::Array(items) => ValueKind::Array(
+            items
+                .into_iter()
+                .map(|value| convert(value, origin))
+                .collect::<Option<_>>()?,
+        ),
+        toml::Value::Table(table) => ValueKind::Table(
+            table
+                .into_iter()
+                .map(|(key, value)| Some((key, convert(value, origin)?)))
+                .collect::<Option<_>>()?,
+        ),
+    };
+    Some(Value::new(Some(&name), kind))
+}
+
+fn variable(name: &str) -> String {
+    format!("environment variable {name}")
+}
+
+fn from_environment(environment: &BTreeMap<String, String>, problems: &mut Vec<Problem>) -> Layer {
+    let mut layer = Layer::default();
+    for (name, key) in PLAIN {
+        // Compose files set such a variable to nothing where they mean "not set".
+        let value = environment.get(name).filter(|value| !value.is_empty());
+        let file_name = format!("{name}_FILE");
+        let file = environment.get(&file_name).filter(|path| !path.is_empty());
+        match (value, file, rule(key)) {
+            (Some(_), Some(_), _) => problems.push(both(name, &file_name)),
+            (Some(value), None, Some(rule)) => {
+                layer
+                    .0
+                    .push((key.to_owned(), rule.read(&variable(name), value)));
+            }
+            (None, Some(path), Some(rule)) => {
+                from_secret_file(&file_name, path, key, rule, &mut layer, problems);
+            }
+            _ => {}
+        }
+    }
+    for (name, value) in environment {
+        let Some(rest) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
+        let key = rest.to_lowercase().replace("__", ".");
+        if let Some(rule) = rule(&key) {
+            layer.0.push((key, rule.read(&variable(name), value)));
+            continue;
+        }
+        let secret = key
+            .strip_suffix("_file")
+            .and_then(|key| Some((key, rule(key).filter(|rule| rule.is_secret())?)));
+        match secret {
+            Some((_, _)) if value.is_empty() => {}
+            Some((key, rule)) => {
+                let direct = &name[..name.len() - "_FILE".len()];
+                if environment.contains_key(direct) {
+                    problems.push(both(direct, name));
+                } else {
+                    from_secret_file(name, value, key, rule, &mut layer, problems);
+                }
+            }
+            None => problems.push(Problem::at(variable(name), keys::unknown(&key))),
+        }
+    }
+    layer
+}
+
+fn both(direct: &str, file: &str) -> Problem {
+    Problem::at(
+        variable(file),
+        format!("{direct} is set, too; set only one of the two"),
+    )
+}
+
+/// The path is not quoted: by mistake it may be the secret itself.
+fn from_secret_file(
+    name: &str,
+    path: &str,
+    key: &str,
+    rule: Rule,
+    layer: &mut Layer,
+    problems: &mut Vec<Problem>,
+) {
+    match read_file(Path::new(path)) {
+        Ok(text) => {
+            let text = text.trim_end_matches(['\r', '\n']);
+            let origin = format!("the file that {} names", variable(name));
+            layer.0.push((key.to_owned(), rule.read(&origin, text)));
+        }
+        Err(error) => problems.push(Problem::at(
+            variable(name),
+            format!("must be the path of a file with {key}; it cannot be read: {error}"),
+        )),
+    }
+}
+
+fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    let file = std::fs::File::open(path)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+fn from_flags(overrides: &Overrides, problems: &mut Vec<Problem>) -> Layer {
+    let mut layer = Layer::default();
+    for (flag, key, value) in &overrides.0 {
+        let origin = format!("flag {flag}");
+        match rule(key) {
+            Some(rule) => layer.0.push((key.clone(), rule.read(&origin, value))),
+            None => problems.push(Problem::at(origin, keys::unknown(key))),
+        }
+    }
+    layer
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    #[test]
+    fn only_variables_that_are_verifyds_are_taken_and_these_must_be_text() {
+        let broken = || OsString::from_vec(vec![b'a', 0xff]);
+        let taken = environment(
+            [
+                ("PATH".into(), broken()),
+                (broken(), "x".into()),
+                ("VERIFYD_TEST_DATABASE_URL".into(), "x".into()),
+                ("VERIFYD__LOG__FILTER".into(), "info".into()),
+                ("REDIS_URL_FILE".into(), "/x".into()),
+                ("VERIFYD_CONFIG".into(), "/y".into()),
+            ]
+            .into_iter(),
+        )
+        .unwrap();
+        assert_eq!(
+            taken.keys().collect::<Vec<_>>(),
+            ["REDIS_URL_FILE", "VERIFYD_CONFIG", "VERIFYD__LOG__FILTER"]
+        );
+        let error = environment([("DATABASE_URL".into(), broken())].into_iter()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "environment variable DATABASE_URL: its value is not UTF-8"
+        );
+    }
+}

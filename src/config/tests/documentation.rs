@@ -1,0 +1,78 @@
+use super::*;
+
+#[test]
+fn every_key_is_in_the_default_file_with_a_comment_and_what_its_rule_allows() {
+    let (sections, documented) = reference::parse(DEFAULT);
+    for (section, about) in &sections {
+        assert!(
+            about.ends_with('.'),
+            "[{section}] needs a sentence above it"
+        );
+    }
+    for Documented {
+        section,
+        name,
+        meaning,
+        allowed,
+        ..
+    } in &documented
+    {
+        let key = format!("{section}.{name}");
+        let rule = keys::rule(&key).unwrap_or_else(|| panic!("{key} has no rule"));
+        assert!(
+            meaning.ends_with('.'),
+            "{key} needs a comment directly above"
+        );
+        assert_eq!(*allowed, rule.to_string(), "{key}");
+    }
+    let in_file: Vec<String> = documented
+        .iter()
+        .map(|key| format!("{}.{}", key.section, key.name))
+        .filter(|key| !key.starts_with(keys::CLOUDS))
+        .collect();
+    let ruled: Vec<&str> = keys::FIXED.iter().map(|(key, _)| *key).collect();
+    assert_eq!(in_file, ruled);
+}
+
+/// The structs require every field, so a rule without a field, or the reverse, does not load.
+#[test]
+fn every_key_is_needed_and_no_other_is_known_to_the_structs() {
+    let full: toml::Table = DEFAULT.parse().unwrap();
+    toml::Value::Table(full.clone())
+        .try_into::<Settings>()
+        .unwrap();
+    for (key, _) in keys::FIXED {
+        let (section, name) = key.split_once('.').unwrap();
+        let mut less = full.clone();
+        less[section].as_table_mut().unwrap().remove(name).unwrap();
+        let error = toml::Value::Table(less).try_into::<Settings>().unwrap_err();
+        assert!(error.to_string().contains(name), "{key}: {error}");
+        let mut more = full.clone();
+        let table = more[section].as_table_mut().unwrap();
+        table.insert(format!("{name}_more"), 1.into());
+        assert!(
+            toml::Value::Table(more).try_into::<Settings>().is_err(),
+            "{key}"
+        );
+    }
+}
+
+/// UPDATE_GENERATED=1 writes the tables anew.
+#[test]
+fn the_documentation_has_the_current_tables() {
+    const BEGIN: &str = "<!-- generated from config/default.toml: begin -->\n";
+    const END: &str = "<!-- generated from config/default.toml: end -->\n";
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(BEGIN).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    let current = format!("{before}{BEGIN}\n{}{END}{after}", reference_tables());
+    if std::env::var_os("UPDATE_GENERATED").is_some() {
+        std::fs::write(&path, &current).unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        text == current,
+        "docs/configuration.md is not current: run UPDATE_GENERATED=1 cargo test --lib config"
+    );
+}

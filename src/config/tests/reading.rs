@@ -1,0 +1,230 @@
+use super::*;
+
+#[test]
+fn the_defaults_load_alone() {
+    let settings = load(&[]).unwrap();
+    assert_eq!(settings.worker.concurrency, 64);
+    assert_eq!(settings.worker.total_deadline, Duration::from_secs(900));
+    assert_eq!(settings.http.listen.port(), 9464);
+    assert_eq!(settings.log.format, LogFormat::Auto);
+    assert!(!settings.redis.is_configured());
+    assert!(settings.database.is_sqlite());
+    assert_eq!(
+        settings.database.embedded_key_file(),
+        Some(PathBuf::from("verifyd.key"))
+    );
+    let clouds = &settings.microsoft.clouds;
+    assert_eq!(
+        clouds.keys().collect::<Vec<_>>(),
+        ["china", "global", "us_gov_dod", "us_gov_l4"]
+    );
+    assert_eq!(clouds["us_gov_dod"].graph, "https://dod-graph.microsoft.us");
+}
+
+#[test]
+fn what_is_printed_loads_again_and_prints_the_same() {
+    let environment = [
+        (
+            "VERIFYD__MICROSOFT__CLOUDS__TEST__LOGIN",
+            "http://127.0.0.1:8080",
+        ),
+        (
+            "VERIFYD__MICROSOFT__CLOUDS__TEST__GRAPH",
+            "http://[::1]:8080",
+        ),
+        (
+            "VERIFYD__MICROSOFT__CLOUDS__TEST__PORTAL",
+            "http://localhost:8080",
+        ),
+        (
+            "VERIFYD__CREDENTIALS__KEY_FILE",
+            "/tmp/a \"b\"\\c\u{7f}#.key",
+        ),
+        ("VERIFYD__LOG__FILTER", "info,verifyd=debug"),
+    ];
+    let first = load(&environment).unwrap();
+    let printed = first.print();
+    let second = with_file(&printed, &[]).unwrap();
+    assert_eq!(bare(&second.print()), bare(&printed));
+    assert_eq!(
+        second.credentials.key_file,
+        PathBuf::from("/tmp/a \"b\"\\c\u{7f}#.key")
+    );
+    assert_eq!(second.microsoft.clouds, first.microsoft.clouds);
+    let defaults = load(&[]).unwrap().print();
+    assert_eq!(
+        defaults
+            .lines()
+            .filter(|line| line.ends_with(" # default"))
+            .count(),
+        keys::FIXED.len() + 12
+    );
+}
+
+#[test]
+fn later_sources_win() {
+    let toml = "[worker]\nconcurrency = 2\nmax_attempts = 2\nbeat_interval = \"2s\"\n";
+    let config = file(toml);
+    let mut all = sources(&[
+        ("VERIFYD_CONFIG", path(&config)),
+        ("VERIFYD__WORKER__CONCURRENCY", "3"),
+        ("VERIFYD__WORKER__MAX_ATTEMPTS", "4"),
+    ]);
+    all.overrides = Overrides::default()
+        .with("--concurrency", "worker.concurrency", "5")
+        .with_optional("--listen", "http.listen", None::<String>)
+        .with_optional("--queue", "redis.queue", Some("q"));
+    let settings = Settings::load(all.clone()).unwrap();
+    assert_eq!(settings.worker.concurrency, 5);
+    assert_eq!(settings.worker.max_attempts, 4);
+    assert_eq!(settings.worker.beat_interval, Duration::from_secs(2));
+    assert_eq!(settings.redis.queue, "q");
+    let printed = settings.print();
+    for line in [
+        "concurrency = 5 # flag --concurrency".to_owned(),
+        "max_attempts = 4 # environment variable VERIFYD__WORKER__MAX_ATTEMPTS".to_owned(),
+        format!("beat_interval = \"2s\" # file {}", path(&config)),
+        "dead_after = \"15s\" # default".to_owned(),
+    ] {
+        assert!(printed.lines().any(|l| l == line), "{line}\n{printed}");
+    }
+    // The flag wins over the variable.
+    let other = file("[worker]\nbeat_interval = \"3s\"\n");
+    all.file = Some(other.path().to_owned());
+    let settings = Settings::load(all).unwrap();
+    assert_eq!(settings.worker.beat_interval, Duration::from_secs(3));
+}
+
+#[test]
+fn the_plain_names_lose_against_the_full_ones() {
+    let url = |settings: Settings| settings.database.url.expose_secret().to_owned();
+    let plain = ("DATABASE_URL", "postgres://plain/x");
+    let full = ("VERIFYD__DATABASE__URL", "postgres://full/x");
+    assert_eq!(url(load(&[plain]).unwrap()), plain.1);
+    assert_eq!(url(load(&[plain, full]).unwrap()), full.1);
+    assert_eq!(
+        url(with_file("[database]\nurl = \"sqlite:x\"", &[plain]).unwrap()),
+        plain.1
+    );
+    // Set to nothing is not set.
+    let empty = ("DATABASE_URL", "");
+    assert_eq!(
+        url(with_file("[database]\nurl = \"sqlite:x\"", &[empty]).unwrap()),
+        "sqlite:x"
+    );
+    let redis = load(&[("REDIS_URL", "redis://h")]).unwrap().redis;
+    assert!(redis.is_configured());
+}
+
+#[test]
+fn lists_are_separated_by_commas() {
+    let settings = load(&[("VERIFYD__CREDENTIALS__KEYS", "k2:AA==, k1:BB==")]).unwrap();
+    let ids: Vec<&str> = settings
+        .credentials
+        .keys
+        .iter()
+        .map(|k| k.id.as_str())
+        .collect();
+    assert_eq!(ids, ["k2", "k1"]);
+    let settings = load(&[("VERIFYD__CREDENTIALS__LARAVEL_KEYS", "")]).unwrap();
+    assert!(settings.credentials.laravel_keys.is_empty());
+    let toml = "[credentials]\nkeys = [\"k2:AA==\", { id = \"k1\", key = \"BB==\" }]\n";
+    let settings = with_file(toml, &[]).unwrap();
+    assert_eq!(settings.credentials.keys[1].id, "k1");
+    assert_eq!(settings.credentials.keys[1].key.expose_secret(), "BB==");
+}
+
+#[test]
+fn secrets_are_read_from_files() {
+    let database = file("postgres://u:p@h/db\r\n");
+    let keys = file("# previous ones below\nbase64:AA==\n\nbase64:BB==,base64:CC==\n");
+    let settings = load(&[
+        ("DATABASE_URL_FILE", path(&database)),
+        ("REDIS_URL_FILE", ""),
+        ("VERIFYD__CREDENTIALS__LARAVEL_KEYS_FILE", path(&keys)),
+        ("VERIFYD__CREDENTIALS__KEYS_FILE", "/run/secrets/keys"),
+        ("VERIFYD__CREDENTIALS__KEYS", "k1:AA=="),
+    ])
+    .unwrap();
+    assert_eq!(settings.database.url.expose_secret(), "postgres://u:p@h/db");
+    assert_eq!(settings.credentials.laravel_keys.len(), 3);
+    assert_eq!(
+        settings.credentials.keys_file,
+        PathBuf::from("/run/secrets/keys")
+    );
+    let printed = settings.print();
+    assert!(
+        printed.contains("# the file that environment variable DATABASE_URL_FILE names"),
+        "{printed}"
+    );
+    let redis = file("redis://h/1");
+    let settings = load(&[("VERIFYD__REDIS__URL_FILE", path(&redis))]).unwrap();
+    assert_eq!(settings.redis.url.expose_secret(), "redis://h/1");
+
+    for (value, file) in [
+        ("DATABASE_URL", "DATABASE_URL_FILE"),
+        ("VERIFYD__DATABASE__URL", "VERIFYD__DATABASE__URL_FILE"),
+    ] {
+        let error = errors(&[(value, "sqlite:x"), (file, path(&database))]);
+        assert_eq!(
+            error,
+            format!("environment variable {file}: {value} is set, too; set only one of the two")
+        );
+    }
+    // Only secrets have such a variable.
+    let error = errors(&[("VERIFYD__LOG__FILTER_FILE", "/x")]);
+    assert!(
+        error.contains("unknown key log.filter_file, did you mean log.filter?"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_cloud_is_added_by_the_environment() {
+    let settings = load(&[
+        ("VERIFYD__MICROSOFT__DEFAULT_CLOUD", "sim_1"),
+        (
+            "VERIFYD__MICROSOFT__CLOUDS__SIM_1__LOGIN",
+            "http://127.0.0.1:1",
+        ),
+        (
+            "VERIFYD__MICROSOFT__CLOUDS__SIM_1__GRAPH",
+            "http://127.0.0.1:2",
+        ),
+        (
+            "VERIFYD__MICROSOFT__CLOUDS__SIM_1__PORTAL",
+            "https://portal.test",
+        ),
+    ])
+    .unwrap();
+    assert_eq!(
+        settings.microsoft.clouds["sim_1"].graph,
+        "http://127.0.0.1:2"
+    );
+    assert_eq!(settings.microsoft.clouds.len(), 5);
+}
+
+#[test]
+fn the_key_file_of_the_embedded_default_lies_beside_its_database() {
+    for (url, expected) in [
+        (
+            "sqlite:///var/lib/verifyd/main.db",
+            Some("/var/lib/verifyd/main.key"),
+        ),
+        (
+            "sqlite:data/my%20runs.db?mode=rwc",
+            Some("data/my runs.key"),
+        ),
+        ("sqlite::memory:", None),
+        ("sqlite://:memory:", None),
+        ("sqlite://x.db?cache=shared&mode=memory", None),
+        ("postgres://h/db", None),
+    ] {
+        let settings = load(&[("DATABASE_URL", url)]).unwrap();
+        assert_eq!(
+            settings.database.embedded_key_file(),
+            expected.map(PathBuf::from),
+            "{url}"
+        );
+    }
+}

@@ -1,0 +1,270 @@
+use super::*;
+
+#[test]
+fn an_unknown_key_names_its_source_and_the_nearest_known_one() {
+    assert_eq!(
+        errors(&[("VERIFYD__WORKER__CONCURENCY", "5")]),
+        "environment variable VERIFYD__WORKER__CONCURENCY: unknown key worker.concurency, did you \
+         mean worker.concurrency?"
+    );
+    for (name, nearest) in [
+        ("VERIFYD__WORKER_CONCURRENCY", "worker.concurrency"),
+        ("VERIFYD__WROKER__CONCURRENCY", "worker.concurrency"),
+        ("VERIFYD__DATABASE_URL", "database.url"),
+        (
+            "VERIFYD__MICROSOFT__CLOUDS__TEST__LOGNI",
+            "microsoft.clouds.test.login",
+        ),
+        ("VERIFYD__CREDENTIALS__KEY", "credentials.keys"),
+    ] {
+        let error = errors(&[(name, "5")]);
+        assert!(
+            error.ends_with(&format!("did you mean {nearest}?")),
+            "{error}"
+        );
+    }
+    let error = errors(&[("VERIFYD__ZZZZZZ", "5")]);
+    assert!(
+        error.contains("unknown key zzzzzz, and no known one is like it"),
+        "{error}"
+    );
+
+    let text = "redis = 5\n[wroker]\nconcurrency = 5\n[empty]\n[worker]\ncncurrency = 5\n";
+    let error = with_file(text, &[]).unwrap_err();
+    let messages: Vec<&str> = error.problems.iter().map(|p| p.message.as_str()).collect();
+    assert_eq!(messages.len(), 4, "{error}");
+    for expected in [
+        "redis must be a table of keys, not a value",
+        "unknown key wroker.concurrency, did you mean worker.concurrency?",
+        "unknown key worker.cncurrency, did you mean worker.concurrency?",
+    ] {
+        assert!(messages.contains(&expected), "{expected}\n{error}");
+    }
+    assert!(
+        error
+            .problems
+            .iter()
+            .all(|p| p.source.as_deref().unwrap().starts_with("file /"))
+    );
+
+    let mut flags = sources(&[]);
+    flags.overrides = Overrides::default().with("--listen", "http.lisen", "x");
+    let error = Settings::load(flags).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "flag --listen: unknown key http.lisen, did you mean http.listen?"
+    );
+}
+
+#[test]
+fn wrong_types_and_ranges_name_key_source_found_and_allowed() {
+    let source = "environment variable VERIFYD__WORKER__CONCURRENCY: worker.concurrency must be a \
+                  whole number from 1 to 4096, found ";
+    for (value, found) in [
+        ("many", "the text \"many\""),
+        ("0", "0"),
+        ("4097", "4097"),
+        ("", "the text \"\""),
+        ("99999999999999999999", "the text \"99999999999999999999\""),
+    ] {
+        let error = errors(&[("VERIFYD__WORKER__CONCURRENCY", value)]);
+        assert_eq!(error, format!("{source}{found}"));
+    }
+    for (toml, expected) in [
+        ("[worker]\nconcurrency = \"64\"", "found the text \"64\""),
+        (
+            "[worker]\nconcurrency = 1.5",
+            "found a number with a fraction",
+        ),
+        ("[worker]\nconcurrency = true", "found true or false"),
+        ("[worker]\nconcurrency = [1]", "found a list"),
+        ("[worker.concurrency]\nx = 1", "found a table"),
+        ("[worker]\nconcurrency = 2026-01-01", "found a date"),
+        ("[credentials]\nkeys = [2026-01-01]", "found a date"),
+        (
+            "[worker]\nbeat_interval = 5",
+            "found the number 5 without a unit (for seconds write \"5s\")",
+        ),
+        (
+            "[worker]\nbeat_interval = \"5\"",
+            "from 100ms to 5m, found the text \"5\"",
+        ),
+        ("[worker]\nbeat_interval = \"1h\"", "found the text \"1h\""),
+        (
+            "[log]\nformat = \"xml\"",
+            "one of auto, pretty, json, found the text \"xml\"",
+        ),
+        ("[log]\nfilter = \"info,=\"", "log.filter must be a filter"),
+        (
+            "[http]\nlisten = \"9464\"",
+            "http.listen must be an IP address and a port",
+        ),
+        (
+            "[redis]\nqueue = \"a b\"",
+            "redis.queue must be 1 to 64 letters",
+        ),
+        (
+            "[redis]\nurl = \"http://h\"",
+            "redis.url must be a redis://",
+        ),
+        (
+            "[database]\nurl = \"mysql://h/x\"",
+            "database.url must be a postgres://",
+        ),
+        (
+            "[database]\nurl = \"sqlite:\"",
+            "database.url must be a postgres://",
+        ),
+        (
+            "[credentials]\nkeys = \"k1:x\"",
+            "credentials.keys must be a list of keys",
+        ),
+        (
+            "[credentials]\nkeys = [5]",
+            "found a whole number as element [0]",
+        ),
+        (
+            "[credentials]\nkeys = [\"a:b\", { id = \"x\" }]",
+            "found a table as element [1]",
+        ),
+        (
+            "[credentials]\nlaravel_keys = [{ id = \"x\", key = \"y\" }]",
+            "as element [0]",
+        ),
+        ("[links]\nrun = \"/runs\"", "with {id} in it"),
+        ("[links]\nrun = \"//evil/{id}\"", "links.run must be"),
+        (
+            "[links]\nconnections = \"http://x\"",
+            "links.connections must be",
+        ),
+        (
+            "[links]\nconnections = \"https://\"",
+            "links.connections must be",
+        ),
+        (
+            "[microsoft]\ndefault_cloud = \"Mars\"",
+            "microsoft.default_cloud must be",
+        ),
+        (
+            "[microsoft.clouds.global]\ngraph = \"http://graph.test\"",
+            "http only for loopback",
+        ),
+        (
+            "[microsoft.clouds.global]\ngraph = \"https://graph.test/v1.0\"",
+            "without a path",
+        ),
+        (
+            "[microsoft.clouds.global]\ngraph = \"https://graph.test/\"",
+            "without a path",
+        ),
+        (
+            "[microsoft.clouds.global]\ngraph = \"https://u:p@graph.test\"",
+            "without a path",
+        ),
+        (
+            "[microsoft.clouds.mars]\nlogin = \"https://x\"\nportal = \"https://x\"",
+            "microsoft.clouds.mars.graph is missing",
+        ),
+        (
+            "[microsoft.clouds.Mars]\nlogin = \"https://x\"",
+            "unknown key microsoft.clouds.Mars.login",
+        ),
+    ] {
+        let error = with_file(toml, &[]).unwrap_err().to_string();
+        assert!(
+            error.contains(expected) && error.starts_with("file /"),
+            "{toml}\n{error}"
+        );
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn everything_wrong_is_told_at_once() {
+    let error = load(&[
+        ("VERIFYD__WORKER__CONCURRENCY", "0"),
+        ("VERIFYD__WORKER__CONCURENCY", "5"),
+        ("VERIFYD__LOG__FORMAT", "xml"),
+    ])
+    .unwrap_err();
+    assert_eq!(error.problems.len(), 3, "{error}");
+    assert_eq!(error.to_string().lines().count(), 3);
+}
+
+#[test]
+fn keys_that_contradict_each_other_are_refused_with_both_origins() {
+    assert_eq!(
+        errors(&[("VERIFYD__WORKER__DEAD_AFTER", "8s")]),
+        "worker.dead_after (\"8s\", environment variable VERIFYD__WORKER__DEAD_AFTER) must be at \
+         least twice worker.beat_interval (\"5s\", default): one beat that comes late must not \
+         cost the worker its runs"
+    );
+    for (key, value, expected) in [
+        (
+            "DATABASE__LOCK_TIMEOUT",
+            "31s",
+            "database.statement_timeout",
+        ),
+        (
+            "REDIS__RESTART_BACKOFF_MIN",
+            "11s",
+            "redis.restart_backoff_max",
+        ),
+        (
+            "WORKER__RUN_DEADLINE",
+            "20s",
+            "longer than microsoft.request_timeout",
+        ),
+        (
+            "WORKER__TOTAL_DEADLINE",
+            "59s",
+            "at least worker.run_deadline",
+        ),
+        ("RECONCILER__INTERVAL", "31s", "reconciler.redeliver_after"),
+        (
+            "MICROSOFT__CONNECT_TIMEOUT",
+            "21s",
+            "microsoft.request_timeout",
+        ),
+        (
+            "MICROSOFT__READ_TIMEOUT",
+            "21s",
+            "microsoft.request_timeout",
+        ),
+        (
+            "MICROSOFT__RETRY_BASE_DELAY",
+            "6s",
+            "microsoft.retry_max_delay",
+        ),
+        (
+            "MICROSOFT__DEFER_AFTER",
+            "60s",
+            "shorter than worker.run_deadline",
+        ),
+        (
+            "MICROSOFT__DEFAULT_CLOUD",
+            "mars",
+            "china, global, us_gov_dod, us_gov_l4",
+        ),
+    ] {
+        let error = errors(&[(&format!("VERIFYD__{key}"), value)]);
+        assert!(error.contains(expected), "{key}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_or_parsed_are_named() {
+    let error = errors(&[("VERIFYD_CONFIG", "/nowhere/verifyd.toml")]);
+    assert!(
+        error.starts_with("environment variable VERIFYD_CONFIG: /nowhere/verifyd.toml cannot be"),
+        "{error}"
+    );
+    let text = format!("[database]\nurl = \"postgres://u:{CANARY}@h/db\" x\n");
+    let error = with_file(&text, &[]).unwrap_err().to_string();
+    assert!(
+        error.contains("is no valid TOML: line 2, column "),
+        "{error}"
+    );
+    assert!(!error.contains(CANARY), "{error}");
+}

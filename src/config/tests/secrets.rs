@@ -1,0 +1,69 @@
+use super::*;
+
+#[test]
+fn a_secret_put_where_its_file_belongs_is_not_quoted() {
+    let url = format!("postgres://u:{CANARY}@h/db");
+    let error = errors(&[("DATABASE_URL_FILE", &url)]);
+    assert!(
+        error.contains("must be the path of a file with database.url"),
+        "{error}"
+    );
+    assert!(!error.contains(CANARY), "{error}");
+}
+
+#[test]
+fn no_secret_is_printed_or_debugged() {
+    let all = sources(&[
+        (
+            "DATABASE_URL",
+            &format!("postgres://u:{CANARY}@h/db?password={CANARY}"),
+        ),
+        ("REDIS_URL", &format!("rediss://:{CANARY}@h/0")),
+        (
+            "VERIFYD__CREDENTIALS__KEYS",
+            &format!("k1:{CANARY},{CANARY}"),
+        ),
+        (
+            "VERIFYD__CREDENTIALS__LARAVEL_KEYS",
+            &format!("base64:{CANARY}"),
+        ),
+    ]);
+    let before = format!("{all:?}");
+    let settings = Settings::load(all).unwrap();
+    let printed = settings.print();
+    for shown in [&before, &printed, &format!("{settings:?}")] {
+        assert!(!shown.contains(CANARY), "{shown}");
+    }
+    assert!(
+        printed.contains("url = \"postgres://u:***@h/db?password=***\""),
+        "{printed}"
+    );
+    assert!(printed.contains("keys = [\"***\", \"***\"]"), "{printed}");
+    let flags = Overrides::default().with("--database-url", "database.url", CANARY);
+    assert!(!format!("{flags:?}").contains(CANARY));
+}
+
+#[test]
+fn no_error_quotes_a_secret() {
+    for (key, _) in keys::FIXED.iter().filter(|(_, rule)| rule.is_secret()) {
+        let name = format!("VERIFYD__{}", key.replace('.', "__").to_uppercase());
+        for value in [
+            CANARY.to_owned(),
+            format!("http://{CANARY}"),
+            format!("\0{CANARY}"),
+        ] {
+            if let Err(error) = load(&[(&name, &value)]) {
+                assert!(!error.to_string().contains(CANARY), "{error}");
+            }
+        }
+        let (section, last) = key.split_once('.').unwrap();
+        for value in [
+            format!("{{ x = \"{CANARY}\" }}"),
+            format!("[[\"{CANARY}\"]]"),
+            format!("\"{CANARY}\""),
+        ] {
+            let error = with_file(&format!("[{section}]\n{last} = {value}"), &[]).unwrap_err();
+            assert!(!error.to_string().contains(CANARY), "{error}");
+        }
+    }
+}

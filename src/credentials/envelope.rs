@@ -1,0 +1,109 @@
+//! verifyd's own form of a sealed credential: `vfd1.<key id>.<nonce>.<ciphertext>`.
+//!
+//! - AES-256-GCM with a random 96-bit nonce; nonce and ciphertext (with its 16-byte tag at the end)
+//!   in unpadded base64url. Random nonces are safe for 2³² messages per key; an installation seals
+//!   thousands.
+//! - The key is found by its id, never by trying.
+//! - Associated data: purpose, table, column, version, key id, workspace, tenant and connection,
+//!   separated by bars, none of which can occur inside. So an envelope that is copied to another
+//!   row, tenant or workspace, or renamed to another key, does not open.
+
+use super::key_ring::{KeyRing, is_key_id};
+use crate::domain::connection::CredentialBinding;
+use crate::ports::vault::VaultError;
+use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zeroize::Zeroizing;
+
+const VERSION: &str = "vfd1";
+/// What every version of the envelope begins with; no Laravel payload does.
+const FAMILY: &str = "vfd";
+/// Longest envelope that is opened, in bytes. A certificate with its key needs about 8 KiB.
+const MAX_BYTES: usize = 128 * 1024;
+const TAG_BYTES: usize = 16;
+
+/// Whether the payload claims to be an envelope of this program, of any version.
+pub fn is_envelope(payload: &str) -> bool {
+    payload.starts_with(FAMILY) && payload.contains('.')
+}
+
+/// Id of the key that sealed this envelope; null if it is none of this version.
+pub fn key_id(payload: &str) -> Option<&str> {
+    let mut parts = payload.split('.');
+    (parts.next() == Some(VERSION))
+        .then(|| parts.next())
+        .flatten()
+        .filter(|id| is_key_id(id))
+}
+
+fn associated_data(key_id: &str, binding: CredentialBinding) -> String {
+    format!(
+        "verifyd|provider_credentials|payload|{VERSION}|{key_id}|workspace={}|tenant={}|connection={}",
+        binding.workspace_id, binding.tenant_id, binding.connection_id
+    )
+}
+
+/// Encrypts with the key that writes.
+pub(super) fn seal(
+    ring: &KeyRing,
+    binding: CredentialBinding,
+    plaintext: &[u8],
+) -> Result<String, VaultError> {
+    let key = ring.writer().ok_or(VaultError::NoKey)?;
+    // Encrypted in place; room for the tag, so that no copy of the plain text is left behind.
+    let mut in_out = Zeroizing::new(Vec::with_capacity(plaintext.len() + TAG_BYTES));
+    in_out.extend_from_slice(plaintext);
+    let nonce = key
+        .cipher
+        .seal_in_place_append_tag(Aad::from(associated_data(&key.id, binding)), &mut *in_out)
+        .map_err(|_| VaultError::Malformed("it cannot be encrypted"))?;
+    Ok(format!(
+        "{VERSION}.{}.{}.{}",
+        key.id,
+        URL_SAFE_NO_PAD.encode(nonce.as_ref()),
+        URL_SAFE_NO_PAD.encode(&in_out[..])
+    ))
+}
+
+/// Decrypts with the key that the envelope names.
+pub(super) fn open(
+    ring: &KeyRing,
+    binding: CredentialBinding,
+    payload: &str,
+) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+    let bad = VaultError::Undecryptable;
+    if payload.len() > MAX_BYTES {
+        return Err(bad("the envelope is too long"));
+    }
+    let parts: Vec<&str> = payload.split('.').collect();
+    let [version, id, nonce, ciphertext] = parts[..] else {
+        return Err(bad("the envelope is damaged"));
+    };
+    if version != VERSION {
+        return Err(bad("the envelope's version is unknown to this program"));
+    }
+    let key = ring
+        .key(id)
+        .ok_or(bad("the key that it was sealed with is not configured"))?;
+    let damaged = |_| bad("the envelope is damaged");
+    let nonce: [u8; NONCE_LEN] = URL_SAFE_NO_PAD
+        .decode(nonce)
+        .map_err(damaged)?
+        .try_into()
+        .map_err(|_| bad("the envelope is damaged"))?;
+    let mut in_out = Zeroizing::new(URL_SAFE_NO_PAD.decode(ciphertext).map_err(damaged)?);
+    let length = key
+        .cipher
+        .open_in_place(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(associated_data(id, binding)),
+            &mut in_out,
+        )
+        .map_err(|_| {
+            bad("it was changed, was sealed for another connection, or its key is another one")
+        })?
+        .len();
+    in_out.truncate(length);
+    Ok(in_out)
+}

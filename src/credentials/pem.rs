@@ -1,0 +1,249 @@
+//! Certificates and their private keys in PEM.
+
+use crate::domain::credential::Credential;
+use crate::ports::vault::VaultError;
+use aws_lc_rs::rsa::KeyPair;
+use aws_lc_rs::signature::KeyPair as _;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
+
+/// Far more than a key and a chain of certificates need.
+const MAX_PEM_BYTES: usize = 64 * 1024;
+
+const NO_KEY: VaultError = VaultError::Malformed(
+    "the PEM text holds no private key; it must hold one RSA private key and its certificate",
+);
+const NO_CERTIFICATE: VaultError = VaultError::Malformed(
+    "the PEM text holds no certificate; it must hold one RSA private key and its certificate",
+);
+
+/// One block between `-----BEGIN …-----` and `-----END …-----`.
+struct Block<'a> {
+    label: &'a str,
+    /// The block again, without what stood around it.
+    text: Zeroizing<String>,
+    der: Zeroizing<Vec<u8>>,
+}
+
+/// The credential of a PEM text that holds a private key and its certificate, in any order, with a
+/// chain or remarks around them. The key is PKCS#8 or PKCS#1, RSA and not encrypted.
+pub fn credential_from_pem(pem: &str) -> Result<Credential, VaultError> {
+    let blocks = blocks(pem)?;
+    let mut keys = blocks
+        .iter()
+        .filter(|block| block.label.ends_with("PRIVATE KEY"));
+    let key = keys.next().ok_or(NO_KEY)?;
+    if keys.next().is_some() {
+        return Err(VaultError::Malformed(
+            "the PEM text holds more than one private key",
+        ));
+    }
+    let pair = rsa_key(key)?;
+    let mut certificates = blocks
+        .iter()
+        .filter(|b| b.label == "CERTIFICATE")
+        .peekable();
+    certificates.peek().ok_or(NO_CERTIFICATE)?;
+    for certificate in certificates {
+        if certifies(&parse_certificate(&certificate.der)?, &pair) {
+            return Ok(Credential::Certificate {
+                private_key_pem: SecretString::from(key.text.as_str()),
+                certificate_pem: certificate.text.to_string(),
+            });
+        }
+    }
+    Err(MISMATCH)
+}
+
+const MISMATCH: VaultError =
+    VaultError::Malformed("the certificate is not the private key's: their public keys differ");
+
+/// Checks that key and certificate parse and belong together; returns when the certificate expires.
+pub(super) fn check(
+    private_key_pem: &SecretString,
+    certificate_pem: &str,
+) -> Result<DateTime<Utc>, VaultError> {
+    let keys = blocks(private_key_pem.expose_secret())?;
+    let pair = rsa_key(keys.first().ok_or(NO_KEY)?)?;
+    let certificates = blocks(certificate_pem)?;
+    let certificate = certificates.first().ok_or(NO_CERTIFICATE)?;
+    if certificate.label != "CERTIFICATE" {
+        return Err(NO_CERTIFICATE);
+    }
+    let certificate = parse_certificate(&certificate.der)?;
+    if !certifies(&certificate, &pair) {
+        return Err(MISMATCH);
+    }
+    DateTime::from_timestamp(certificate.validity().not_after.timestamp(), 0).ok_or(
+        VaultError::Malformed("the certificate's end of validity cannot be read"),
+    )
+}
+
+fn rsa_key(block: &Block<'_>) -> Result<KeyPair, VaultError> {
+    let pair = match block.label {
+        "PRIVATE KEY" => KeyPair::from_pkcs8(&block.der),
+        "RSA PRIVATE KEY" => KeyPair::from_der(&block.der),
+        "ENCRYPTED PRIVATE KEY" => {
+            return Err(VaultError::Malformed(
+                "the private key is protected by a password; store it without one (it is encrypted \
+                 here)",
+            ));
+        }
+        label if label.ends_with("PRIVATE KEY") => return Err(NOT_RSA),
+        _ => return Err(NO_KEY),
+    };
+    pair.map_err(|_| NOT_RSA)
+}
+
+const NOT_RSA: VaultError = VaultError::Malformed(
+    "the private key must be an RSA key of 2048 to 8192 bits, as PKCS#8 or PKCS#1",
+);
+
+fn parse_certificate(der: &[u8]) -> Result<X509Certificate<'_>, VaultError> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        _ => Err(VaultError::Malformed("the certificate cannot be parsed")),
+    }
+}
+
+fn certifies(certificate: &X509Certificate<'_>, pair: &KeyPair) -> bool {
+    // Both are the RSAPublicKey of PKCS#1, in DER.
+    certificate.public_key().subject_public_key.data.as_ref() == pair.public_key().as_ref()
+}
+
+fn blocks(pem: &str) -> Result<Vec<Block<'_>>, VaultError> {
+    const DAMAGED: VaultError = VaultError::Malformed("the PEM text is damaged");
+    if pem.len() > MAX_PEM_BYTES {
+        return Err(VaultError::Malformed("the PEM text is too long"));
+    }
+    let mut found = Vec::new();
+    let mut lines = pem.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        let Some(label) = between(line, "-----BEGIN ") else {
+            continue;
+        };
+        // Reserved at once, so that no freed memory keeps a part of the key.
+        let mut base64 = Zeroizing::new(String::with_capacity(pem.len()));
+        let mut text = Zeroizing::new(String::with_capacity(pem.len() + 2));
+        text.push_str(line);
+        text.push('\n');
+        loop {
+            let line = lines.next().ok_or(DAMAGED)?;
+            if line.contains(':') {
+                // Headers inside of a block exist only where a password protects it.
+                return Err(VaultError::Malformed(
+                    "the private key is protected by a password; store it without one (it is \
+                     encrypted here)",
+                ));
+            }
+            text.push_str(line);
+            text.push('\n');
+            match between(line, "-----END ") {
+                Some(end) if end == label => break,
+                Some(_) => return Err(DAMAGED),
+                None => base64.push_str(line),
+            }
+        }
+        let der = STANDARD.decode(base64.as_bytes()).map_err(|_| DAMAGED)?;
+        found.push(Block {
+            label,
+            text,
+            der: Zeroizing::new(der),
+        });
+    }
+    Ok(found)
+}
+
+fn between<'a>(line: &'a str, begin: &str) -> Option<&'a str> {
+    line.strip_prefix(begin)?.strip_suffix("-----")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::sync::LazyLock;
+
+    /// An RSA key (PKCS#8) and a certificate for it that ends with the year 2031.
+    pub(in crate::credentials) static PAIR: LazyLock<(String, String)> = LazyLock::new(make);
+
+    fn make() -> (String, String) {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["verifyd.test".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2031, 12, 31);
+        let certificate = params.self_signed(&key).unwrap();
+        (key.serialize_pem(), certificate.pem())
+    }
+
+    fn why(result: Result<Credential, VaultError>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_combined_file_is_taken_in_any_order_with_chain_and_remarks() {
+        let (key, certificate) = &*PAIR;
+        let (_, other) = make();
+        let texts = [
+            format!("{key}{certificate}"),
+            format!("{certificate}\n{key}"),
+            format!(
+                "Bag Attributes\n    localKeyID: 01\n{key}subject=CN = x\n{other}{certificate}"
+            ),
+            format!("{key}{certificate}").replace('\n', "\r\n"),
+        ];
+        for text in texts {
+            let Credential::Certificate {
+                private_key_pem,
+                certificate_pem,
+            } = credential_from_pem(&text).unwrap()
+            else {
+                panic!("not a certificate");
+            };
+            assert_eq!(
+                private_key_pem.expose_secret().trim(),
+                key.trim().replace("\r", "")
+            );
+            assert_eq!(certificate_pem.trim(), certificate.trim().replace("\r", ""));
+            let end = check(&private_key_pem, &certificate_pem).unwrap();
+            assert_eq!(end.to_rfc3339(), "2031-12-31T00:00:00+00:00");
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_its_reason() {
+        let (key, certificate) = &*PAIR;
+        let (_, other) = make();
+        let ec = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        let legacy = key.replacen(
+            "KEY-----\n",
+            "KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n",
+            1,
+        );
+        for (text, expected) in [
+            (String::new(), "no private key"),
+            (certificate.clone(), "no private key"),
+            (key.clone(), "no certificate"),
+            (format!("{key}{other}"), "differ"),
+            (format!("{key}{key}{certificate}"), "more than one"),
+            (format!("{ec}{certificate}"), "RSA"),
+            (format!("{encrypted}{certificate}"), "password"),
+            (format!("{legacy}{certificate}"), "password"),
+            (format!("{certificate}{}", &key[..key.len() / 2]), "damaged"),
+            (
+                format!("{key}{}", certificate.replacen('M', "!", 1)),
+                "damaged",
+            ),
+            (" ".repeat(MAX_PEM_BYTES + 1), "too long"),
+        ] {
+            let why = why(credential_from_pem(&text));
+            assert!(why.contains(expected), "{expected}: {why}");
+        }
+        let broken = certificate.replacen("MII", "AII", 1);
+        assert!(why(credential_from_pem(&format!("{key}{broken}"))).contains("cannot be parsed"));
+    }
+}
