@@ -1,1 +1,3 @@
 //! The providers behind `ports::provider`: one folder each.
+
+pub mod microsoft;

@@ -85,6 +85,8 @@ pub enum EvidenceKind {
     Count,
     /// How often it was tried
     Attempts,
+    /// Host name of the provider that was called
+    Host,
     /// Where in a report its schema was violated
     SchemaError,
 }
@@ -95,7 +97,7 @@ text_enum!(
     TraceId => "trace_id", Permission => "permission", SatisfiedBy => "satisfied_by",
     AppRoleId => "app_role_id", ExpiresAt => "expires_at", Expected => "expected", Found => "found",
     Field => "field", Source => "source", Count => "count", Attempts => "attempts",
-    SchemaError => "schema_error",
+    Host => "host", SchemaError => "schema_error",
 );
 
 impl EvidenceKind {
@@ -118,6 +120,7 @@ impl EvidenceKind {
         Self::Source,
         Self::Count,
         Self::Attempts,
+        Self::Host,
         Self::SchemaError,
     ];
 

@@ -1,0 +1,162 @@
+//! The certificate that signs assertions, and its private key.
+
+use chrono::{DateTime, Utc};
+use jsonwebtoken::EncodingKey;
+use secrecy::{ExposeSecret, SecretString};
+use x509_parser::pem::Pem;
+use x509_parser::public_key::PublicKey;
+
+/// Why a certificate cannot be used. Never quotes any of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unusable {
+    /// Path of the member.
+    pub field: &'static str,
+    /// What is allowed there.
+    pub expected: &'static str,
+}
+
+const CERTIFICATE: Unusable = Unusable {
+    field: "credential.certificate",
+    expected: "an X.509 certificate with an RSA key, in PEM",
+};
+const PRIVATE_KEY: Unusable = Unusable {
+    field: "credential.private_key",
+    expected: "an unencrypted RSA private key of at least 2048 bits, PKCS#8 or PKCS#1, in PEM",
+};
+const PAIR: Unusable = Unusable {
+    field: "credential.private_key",
+    expected: "the private key that belongs to the certificate",
+};
+
+/// An RSA certificate with the private key that belongs to it.
+pub(super) struct SigningCertificate {
+    pub key: EncodingKey,
+    /// SHA-256 over the certificate's DER.
+    pub thumbprint: [u8; 32],
+    /// The certificate's own end.
+    pub not_after: DateTime<Utc>,
+}
+
+impl std::fmt::Debug for SigningCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningCertificate")
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SigningCertificate {
+    /// Parses both and makes sure that they belong together.
+    pub fn parse(private_key_pem: &SecretString, certificate_pem: &str) -> Result<Self, Unusable> {
+        let der = leaf_der(certificate_pem)?;
+        let (rest, certificate) =
+            x509_parser::parse_x509_certificate(&der).map_err(|_| CERTIFICATE)?;
+        if !rest.is_empty() {
+            return Err(CERTIFICATE);
+        }
+        let spki = certificate.public_key();
+        let Ok(PublicKey::RSA(_)) = spki.parsed() else {
+            return Err(CERTIFICATE);
+        };
+        let key = EncodingKey::from_rsa_pem(private_key_pem.expose_secret().as_bytes())
+            .map_err(|_| PRIVATE_KEY)?;
+        let pair = aws_lc_rs::rsa::KeyPair::from_der(key.as_bytes()).map_err(|_| PRIVATE_KEY)?;
+        // Both are DER of an RSAPublicKey (RFC 8017, A.1.1), of which there is one form only.
+        let public = aws_lc_rs::signature::KeyPair::public_key(&pair);
+        if public.as_ref() != spki.subject_public_key.data.as_ref() {
+            return Err(PAIR);
+        }
+        let not_after = DateTime::from_timestamp(certificate.validity().not_after.timestamp(), 0)
+            .ok_or(CERTIFICATE)?;
+        let mut thumbprint = [0; 32];
+        thumbprint
+            .copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der).as_ref());
+        Ok(Self {
+            key,
+            thumbprint,
+            not_after,
+        })
+    }
+}
+
+/// DER of the first certificate in the text.
+fn leaf_der(pem: &str) -> Result<Vec<u8>, Unusable> {
+    Pem::iter_from_buffer(pem.as_bytes())
+        .take(16)
+        .filter_map(Result::ok)
+        .find(|block| block.label == "CERTIFICATE")
+        .map(|block| block.contents)
+        .ok_or(CERTIFICATE)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::sync::LazyLock;
+
+    /// A self-signed certificate made for the tests.
+    pub(in super::super) struct Made {
+        pub key_pem: SecretString,
+        pub certificate_pem: String,
+    }
+
+    fn make(algorithm: &'static rcgen::SignatureAlgorithm) -> Made {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["worker.test".into()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2040, 1, 2);
+        let certificate = params.self_signed(&key).unwrap();
+        Made {
+            key_pem: key.serialize_pem().into(),
+            certificate_pem: certificate.pem(),
+        }
+    }
+
+    /// Making an RSA key takes a while, so all tests share two.
+    pub(in super::super) static RSA: LazyLock<[Made; 2]> =
+        LazyLock::new(|| [make(&rcgen::PKCS_RSA_SHA256), make(&rcgen::PKCS_RSA_SHA256)]);
+
+    #[test]
+    fn a_matching_pair_is_accepted() {
+        let parsed = SigningCertificate::parse(&RSA[0].key_pem, &RSA[0].certificate_pem).unwrap();
+        assert_eq!(parsed.not_after.to_rfc3339(), "2040-01-02T00:00:00+00:00");
+        assert!(!format!("{parsed:?}").contains("key"));
+    }
+
+    #[test]
+    fn a_chain_starts_with_the_leaf_and_may_hold_the_key() {
+        let chain = format!(
+            "{}{}{}",
+            RSA[0].key_pem.expose_secret(),
+            RSA[0].certificate_pem,
+            RSA[1].certificate_pem
+        );
+        SigningCertificate::parse(&RSA[0].key_pem, &chain).unwrap();
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused() {
+        let error =
+            SigningCertificate::parse(&RSA[1].key_pem, &RSA[0].certificate_pem).unwrap_err();
+        assert_eq!(error, PAIR);
+    }
+
+    #[test]
+    fn what_is_no_key_or_certificate_is_refused() {
+        let parse = |key: &str, certificate: &str| {
+            SigningCertificate::parse(&key.to_owned().into(), certificate).unwrap_err()
+        };
+        assert_eq!(parse("", ""), CERTIFICATE);
+        assert_eq!(parse("x", "-----BEGIN CERTIFICATE-----"), CERTIFICATE);
+        assert_eq!(parse("x", &RSA[0].certificate_pem), PRIVATE_KEY);
+        let ec = make(&rcgen::PKCS_ECDSA_P256_SHA256);
+        assert_eq!(
+            parse(RSA[0].key_pem.expose_secret(), &ec.certificate_pem),
+            CERTIFICATE
+        );
+        assert_eq!(
+            parse(ec.key_pem.expose_secret(), &RSA[0].certificate_pem),
+            PRIVATE_KEY
+        );
+    }
+}

@@ -1,0 +1,98 @@
+//! One check of one connection: sign in, ask what can be asked at the same time, then judge the
+//! answers in the order of the planned checks.
+
+mod connection;
+mod inventory;
+mod probes;
+mod sheet;
+
+use super::cloud::Clouds;
+use super::fault::Fault;
+use super::graph::{Session, Shared};
+use super::modules::{self, AUTHENTICATION};
+use super::preflight;
+use crate::domain::Reason;
+use crate::domain::link::is_guid;
+use crate::domain::report::EvidenceKind;
+use crate::ports::provider::{Disposition, Findings, Target, Unmet};
+use sheet::Sheet;
+use uuid::Uuid;
+
+/// Never fails: every error is a finding.
+pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Findings {
+    let Some(module) = modules::module(&target.module) else {
+        // Preflight refuses it; there is no check to show.
+        return Findings {
+            checks: Vec::new(),
+            healthy: false,
+            inventory: None,
+            disposition: Disposition::Finished,
+        };
+    };
+    let mut sheet = Sheet::new(module, target);
+    let session = match sign_in(shared, clouds, target).await {
+        Ok(session) => session,
+        Err(fault) => {
+            sheet.fail(AUTHENTICATION, &fault);
+            return sheet.finish(None);
+        }
+    };
+    // Nothing is asked with a token that says it is another directory's.
+    let claims = session.claims().await;
+    if let Some(tid) = claims.tid
+        && tid != session.tenant()
+    {
+        connection::signed_in(&mut sheet);
+        connection::another_directory(&mut sheet, session.tenant(), tid);
+        return sheet.finish(None);
+    }
+
+    let (organization, read, early) = tokio::join!(
+        session.organization(),
+        inventory::read(&session),
+        probes::early(&session, module, &claims),
+    );
+    let inventory = inventory::compare(&session, read).await;
+    let claims = session.claims().await;
+
+    if let Some(fault) = session.sign_in_fault().await {
+        sheet.fail(AUTHENTICATION, &fault);
+        return sheet.finish(None);
+    }
+    connection::signed_in(&mut sheet);
+    connection::judge_identity(&mut sheet, session.tenant(), &claims, organization);
+    if !sheet.is_healthy() {
+        return sheet.finish(None);
+    }
+    connection::judge_service_principal(&mut sheet, &inventory.service_principal);
+    if !sheet.is_healthy() {
+        return sheet.finish(None);
+    }
+    let Some(granted) = inventory::judge(&mut sheet, inventory, &claims) else {
+        return sheet.finish(None);
+    };
+    let refresh = inventory::judge_permissions(&mut sheet, module, &granted, &target.connection);
+    probes::run(&mut sheet, &session, module, &granted, early).await;
+    sheet.finish(Some(refresh))
+}
+
+async fn sign_in<'a>(
+    shared: &'a Shared,
+    clouds: &'a Clouds,
+    target: &'a Target,
+) -> Result<Session<'a>, Fault> {
+    let unmet = |unmet: Unmet| Fault {
+        evidence: unmet.evidence,
+        ..Fault::new(unmet.reason)
+    };
+    // Preflight has looked at these; what stands in an address is looked at again.
+    let cloud = preflight::cloud(clouds, &target.connection).map_err(unmet)?;
+    let client_id = preflight::client_id(&target.connection, &target.credential).map_err(unmet)?;
+    let tenant = Some(target.entra_tenant_id.as_str())
+        .filter(|text| is_guid(text))
+        .and_then(|text| Uuid::try_parse(text).ok())
+        .ok_or_else(|| {
+            Fault::new(Reason::TargetScopeMalformed).with(EvidenceKind::Expected, "a GUID")
+        })?;
+    Session::open(shared, target, cloud, tenant, client_id).await
+}

@@ -1,0 +1,115 @@
+//! The checks of one run while they are being filled in.
+
+use crate::domain::Reason;
+use crate::domain::permission::InventoryRefresh;
+use crate::domain::report::{Check, CheckStatus, Evidence, Severity};
+use crate::ports::provider::{CheckSpec, Disposition, Findings, Target};
+use crate::provider::microsoft::fault::Fault;
+use crate::provider::microsoft::modules::Module;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Keeps the planned order and leaves no check out: what is never filled in is skipped.
+pub(super) struct Sheet<'a> {
+    planned: Vec<CheckSpec>,
+    target: &'a Target,
+    done: HashMap<String, Check>,
+    healthy: bool,
+    later: Option<Duration>,
+    /// A failure that waiting does not change: the run must not go back to the queue.
+    settled: bool,
+}
+
+impl<'a> Sheet<'a> {
+    /// Nothing is filled in yet.
+    pub fn new(module: &Module, target: &'a Target) -> Self {
+        Self {
+            planned: module.planned_checks(),
+            target,
+            done: HashMap::new(),
+            healthy: true,
+            later: None,
+            settled: false,
+        }
+    }
+
+    fn set(&mut self, key: &str, make: impl FnOnce(&CheckSpec) -> Check) {
+        if let Some(spec) = self.planned.iter().find(|spec| spec.key == key) {
+            self.done.insert(key.to_owned(), make(spec));
+        }
+    }
+
+    /// The check is passed.
+    pub fn pass(&mut self, key: &str, message: &str, evidence: Vec<Evidence>) {
+        self.set(key, |spec| spec.pass(message, evidence));
+    }
+
+    /// One of the connection's own checks failed: the run ends failed.
+    pub fn fail(&mut self, key: &str, fault: &Fault) {
+        let links = &self.target.links;
+        self.healthy = false;
+        self.settled |= !fault.is_transient();
+        self.later = self.later.max(fault.later);
+        self.set(key, |spec| {
+            spec.fail(fault.reason, links, fault.evidence.clone())
+        });
+    }
+
+    /// Worth a look; the outcome stays as it is. `remark` says what the reason alone does not.
+    pub fn warn(
+        &mut self,
+        key: &str,
+        reason: Reason,
+        severity: Severity,
+        remark: &str,
+        evidence: Vec<Evidence>,
+    ) {
+        let links = &self.target.links;
+        self.set(key, |spec| {
+            let mut check = spec.reason(CheckStatus::Warn, reason, links, evidence);
+            check.severity = severity;
+            if !remark.is_empty() {
+                check.message = format!("{} {remark}", check.message);
+            }
+            check
+        });
+    }
+
+    /// A required permission is not granted; the outcome stays as it is.
+    pub fn missing(&mut self, key: &str, message: String, evidence: Vec<Evidence>) {
+        let links = &self.target.links;
+        self.set(key, |spec| {
+            let mut check = spec.fail(Reason::PermissionMissing, links, evidence);
+            check.severity = spec.severity;
+            check.message = message;
+            check
+        });
+    }
+
+    /// False as soon as one of the connection's own checks failed.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy
+    }
+
+    /// The findings, in the planned order.
+    pub fn finish(mut self, inventory: Option<InventoryRefresh>) -> Findings {
+        let checks = self
+            .planned
+            .iter()
+            .map(|spec| {
+                self.done
+                    .remove(&spec.key)
+                    .unwrap_or_else(|| spec.skip(&self.target.links))
+            })
+            .collect();
+        Findings {
+            checks,
+            healthy: self.healthy,
+            inventory,
+            disposition: match self.later {
+                Some(wait) if !self.settled => Disposition::Later(wait),
+                _ => Disposition::Finished,
+            },
+        }
+    }
+}

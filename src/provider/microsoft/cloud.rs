@@ -1,0 +1,76 @@
+//! The clouds that this installation knows: data from the configuration, checked.
+
+use super::settings::is_loopback;
+use std::collections::{BTreeMap, BTreeSet};
+use url::Url;
+
+/// One cloud's base addresses.
+#[derive(Clone, Debug)]
+pub(super) struct Cloud {
+    pub key: String,
+    pub login: Url,
+    pub graph: Url,
+    pub portal: Url,
+}
+
+impl Cloud {
+    /// `{login}/{tenant}/oauth2/v2.0/token`
+    pub fn token_url(&self, tenant: uuid::Uuid) -> Url {
+        let mut url = self.login.clone();
+        url.set_path(&format!("/{tenant}/oauth2/v2.0/token"));
+        url
+    }
+
+    /// `{graph}/.default`
+    pub fn scope(&self) -> String {
+        format!("{}/.default", base(&self.graph))
+    }
+
+    /// Portal and login without a slash at the end, as links are made of them.
+    pub fn link_bases(&self) -> (String, String) {
+        (base(&self.portal), base(&self.login))
+    }
+}
+
+fn base(url: &Url) -> String {
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
+/// All clouds by key, and which one is meant when a connection names none.
+#[derive(Clone, Debug)]
+pub(super) struct Clouds {
+    default: String,
+    by_key: BTreeMap<String, Cloud>,
+}
+
+impl Clouds {
+    /// `default` must be one of the keys.
+    pub fn new(default: String, by_key: BTreeMap<String, Cloud>) -> Self {
+        Self { default, by_key }
+    }
+
+    /// The cloud with this key; the default one for none.
+    pub fn get(&self, key: Option<&str>) -> Option<&Cloud> {
+        self.by_key.get(key.unwrap_or(&self.default))
+    }
+
+    /// Key of the default cloud.
+    pub fn default_key(&self) -> &str {
+        &self.default
+    }
+
+    /// All keys, sorted.
+    pub fn keys(&self) -> Vec<String> {
+        self.by_key.keys().cloned().collect()
+    }
+
+    /// Hosts that were configured as loopback: the only ones that may have a non-global address.
+    pub fn loopback_hosts(&self) -> BTreeSet<String> {
+        self.by_key
+            .values()
+            .flat_map(|cloud| [&cloud.login, &cloud.graph])
+            .filter(|url| is_loopback(url))
+            .filter_map(|url| url.host_str().map(str::to_owned))
+            .collect()
+    }
+}

@@ -1,0 +1,54 @@
+//! Which pieces of an answer may become evidence: codes and ids of a narrow shape. Anything else
+//! in an answer, free text above all, stays out of reports and logs.
+
+use serde_json::Value;
+use uuid::Uuid;
+
+/// An error code: letters, digits, `_` and `-`, at most 64. No dot, so that no token fits.
+pub(super) fn code(value: Option<&Value>) -> Option<&str> {
+    value.and_then(Value::as_str).filter(|text| {
+        (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    })
+}
+
+/// An id of a request: a GUID.
+pub(super) fn guid(text: Option<&str>) -> Option<Uuid> {
+    text.and_then(|text| Uuid::try_parse(text).ok())
+}
+
+/// The name of a permission or role: letters, digits and `.`, `_`, `-`, `:`, `/`, at most 120.
+pub(super) fn is_permission_name(text: &str) -> bool {
+    (1..=120).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-:/".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_codes_of_a_narrow_shape_pass() {
+        assert_eq!(
+            code(Some(&json!("Authorization_RequestDenied"))),
+            Some("Authorization_RequestDenied")
+        );
+        for bad in [
+            json!(""),
+            json!("eyJhbGciOi.eyJzdWIi.c2ln"),
+            json!("a b"),
+            json!(7),
+            json!("x".repeat(65)),
+        ] {
+            assert_eq!(code(Some(&bad)), None, "{bad}");
+        }
+        assert_eq!(guid(Some("not a guid")), None);
+        assert!(is_permission_name("Organization.Read.All"));
+        assert!(!is_permission_name("a\u{202E}b"));
+    }
+}

@@ -1,0 +1,83 @@
+//! What went wrong in one call: a reason with its evidence, and whether trying again may help.
+
+use crate::domain::Reason;
+use crate::domain::report::{Evidence, EvidenceKind};
+use std::time::Duration;
+
+/// Whether the same request may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    Never,
+    /// One more time, at once.
+    Once,
+    /// After a wait: the one that the provider asked for, or one that grows.
+    Backoff(Option<Duration>),
+}
+
+/// The end of one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub reason: Reason,
+    pub evidence: Vec<Evidence>,
+    pub retry: Retry,
+    /// Status of the answer, when there was one.
+    pub status: Option<u16>,
+    /// The provider wants the caller to wait this long, which is too long to wait here.
+    pub later: Option<Duration>,
+}
+
+impl Fault {
+    /// A fault that trying again does not change.
+    pub fn new(reason: Reason) -> Self {
+        Self {
+            reason,
+            evidence: Vec::new(),
+            retry: Retry::Never,
+            status: None,
+            later: None,
+        }
+    }
+
+    /// With one more piece of evidence.
+    pub fn with(mut self, kind: EvidenceKind, value: impl std::fmt::Display) -> Self {
+        self.evidence.push(Evidence::new(kind, value));
+        self
+    }
+
+    /// With evidence that may be absent.
+    pub fn with_some(self, kind: EvidenceKind, value: Option<impl std::fmt::Display>) -> Self {
+        match value {
+            Some(value) => self.with(kind, value),
+            None => self,
+        }
+    }
+
+    /// With the status of the answer.
+    pub fn status(mut self, status: u16) -> Self {
+        self.status = Some(status);
+        self.with(EvidenceKind::HttpStatus, status)
+    }
+
+    /// With a rule for trying again.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// An answer that is not what the interface promises.
+    pub fn invalid(status: u16) -> Self {
+        Self::new(Reason::ResponseInvalid).status(status)
+    }
+
+    /// Whether it says nothing about the connection: the provider or the way to it is at fault.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::Throttled
+                | Reason::ProviderUnavailable
+                | Reason::ProviderUnreachable
+                | Reason::ProviderTimeout
+                | Reason::DeadlineExceeded
+        )
+    }
+}

@@ -1,0 +1,113 @@
+//! The calls to Microsoft Graph that a check makes.
+
+mod answers;
+mod roles;
+mod session;
+
+pub(super) use answers::ServicePrincipal;
+pub(super) use roles::{Grants, role_cache};
+pub(super) use session::{Session, Shared};
+
+use super::fault::Fault;
+use super::modules::Probe;
+use crate::domain::Reason;
+use answers::{Assignment, Organization, Resource};
+use futures::{StreamExt, TryStreamExt, stream};
+use roles::ResourceRoles;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Resources that one application may hold roles on; each costs a call.
+const MAX_RESOURCES: usize = 50;
+/// Resources that are read at the same time.
+const RESOURCES_AT_ONCE: usize = 4;
+
+impl Session<'_> {
+    /// Ids of the directories that the token opens: one, by Graph's contract.
+    pub async fn organization(&self) -> Result<Vec<Uuid>, Fault> {
+        let url = self.url(
+            "/v1.0/organization",
+            "$select=id,displayName,verifiedDomains,assignedPlans",
+        );
+        let answer = self.get("organization", url).await?;
+        let found: Vec<Organization> = answers::list(&answer)?;
+        if found.is_empty() {
+            return Err(Fault::invalid(200));
+        }
+        Ok(found.into_iter().map(|o| o.id).collect())
+    }
+
+    /// The application's own service principal.
+    pub async fn service_principal(&self) -> Result<ServicePrincipal, Fault> {
+        let url = self.url(
+            &format!("/v1.0/servicePrincipals(appId='{}')", self.client_id()),
+            "$select=id,accountEnabled,appOwnerOrganizationId",
+        );
+        answers::one(self.get("service_principal", url).await?)
+    }
+
+    /// What is granted to the service principal, with names.
+    pub async fn grants(&self, service_principal: Uuid) -> Result<Grants, Fault> {
+        let url = self.url(
+            &format!("/v1.0/servicePrincipals/{service_principal}/appRoleAssignments"),
+            "",
+        );
+        let assignments: Vec<Assignment> = self.pages("app_role_assignments", url).await?;
+        let resources: BTreeSet<Uuid> = assignments.iter().map(|a| a.resource_id).collect();
+        if resources.len() > MAX_RESOURCES {
+            return Err(Fault::new(Reason::ResponseTooLarge));
+        }
+        let assignments = &assignments;
+        let named: Vec<Grants> = stream::iter(resources)
+            .map(|resource| async move {
+                let wanted: Vec<Uuid> = assignments
+                    .iter()
+                    .filter(|a| a.resource_id == resource)
+                    .map(|a| a.app_role_id)
+                    .collect();
+                let roles = self.resource_roles(resource, &wanted).await?;
+                Ok::<_, Fault>(roles.map(|roles| roles.name(&wanted)).unwrap_or_default())
+            })
+            .buffer_unordered(RESOURCES_AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(named.into_iter().fold(Grants::default(), Grants::merge))
+    }
+
+    /// The roles that a resource offers; null when it is gone. A cached answer that does not know
+    /// one of the `wanted` roles is read again.
+    async fn resource_roles(
+        &self,
+        resource: Uuid,
+        wanted: &[Uuid],
+    ) -> Result<Option<Arc<ResourceRoles>>, Fault> {
+        let key = (self.cloud_key().to_owned(), self.tenant(), resource);
+        if let Some(cached) = self.roles().get(&key).await
+            && cached.knows_all(wanted)
+        {
+            return Ok(Some(cached));
+        }
+        let url = self.url(
+            &format!("/v1.0/servicePrincipals/{resource}"),
+            "$select=appId,appRoles",
+        );
+        match self.get("resource_roles", url).await {
+            Ok(answer) => {
+                let answer: Resource = answers::one(answer)?;
+                let read = Arc::new(ResourceRoles::from(answer));
+                self.roles().insert(key, read.clone()).await;
+                Ok(Some(read))
+            }
+            // An assignment can outlive its resource for a while.
+            Err(fault) if fault.status == Some(404) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The answer to a probe, unjudged.
+    pub async fn probe(&self, probe: &Probe) -> Result<Value, Fault> {
+        self.get(probe.key, self.url(probe.path, probe.query)).await
+    }
+}

@@ -1,0 +1,312 @@
+//! A signed-in conversation with Graph for the length of one check.
+
+use super::answers;
+use super::roles::RoleCache;
+use crate::domain::Reason;
+use crate::domain::report::EvidenceKind;
+use crate::ports::clock::Clock;
+use crate::ports::provider::Target;
+use crate::provider::microsoft::claims::Claims;
+use crate::provider::microsoft::cloud::Cloud;
+use crate::provider::microsoft::fault::Fault;
+use crate::provider::microsoft::graph_error;
+use crate::provider::microsoft::http::{Answer, Caller, Payload, Request, Scope};
+use crate::provider::microsoft::sign_in::{
+    AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+use url::Url;
+use uuid::Uuid;
+
+/// What all sessions share.
+pub(in super::super) struct Shared {
+    pub caller: Caller,
+    pub tokens: TokenCache,
+    pub roles: RoleCache,
+    pub clock: Arc<dyn Clock>,
+    pub max_pages: usize,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("caller", &self.caller)
+            .field("tokens", &self.tokens)
+            .field("max_pages", &self.max_pages)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Signed in to one directory's Graph.
+pub(in super::super) struct Session<'a> {
+    shared: &'a Shared,
+    target: &'a Target,
+    cloud: &'a Cloud,
+    tenant: Uuid,
+    client_id: Uuid,
+    material: Material,
+    key: TokenKey,
+    state: Mutex<State>,
+}
+
+struct State {
+    obtained: Obtained,
+    /// A token is replaced at most once in a check.
+    renewed: bool,
+    /// Why no new token could be had in place of one that Graph does not accept.
+    sign_in_fault: Option<Fault>,
+}
+
+impl<'a> Session<'a> {
+    /// Signs in, or takes the token that an earlier check got.
+    pub async fn open(
+        shared: &'a Shared,
+        target: &'a Target,
+        cloud: &'a Cloud,
+        tenant: Uuid,
+        client_id: Uuid,
+    ) -> Result<Self, Fault> {
+        let material = Material::load(&target.credential, target.deadline).await?;
+        let key = TokenKey::new(target.connection.id, &material, cloud, tenant, client_id);
+        let obtained = obtain(shared, target, &key, &material).await?;
+        Ok(Self {
+            shared,
+            target,
+            cloud,
+            tenant,
+            client_id,
+            material,
+            key,
+            state: Mutex::new(State {
+                obtained,
+                renewed: false,
+                sign_in_fault: None,
+            }),
+        })
+    }
+
+    pub fn tenant(&self) -> Uuid {
+        self.tenant
+    }
+
+    pub fn client_id(&self) -> Uuid {
+        self.client_id
+    }
+
+    pub fn cloud_key(&self) -> &str {
+        &self.cloud.key
+    }
+
+    pub fn roles(&self) -> &RoleCache {
+        &self.shared.roles
+    }
+
+    /// An address on Graph.
+    pub fn url(&self, path: &str, query: &str) -> Url {
+        let mut url = self.cloud.graph.clone();
+        url.set_path(path);
+        url.set_query((!query.is_empty()).then_some(query));
+        url
+    }
+
+    /// Claims of the token in use.
+    pub async fn claims(&self) -> Claims {
+        self.state.lock().await.obtained.token.claims.clone()
+    }
+
+    /// Why signing in again failed, if it was needed and did.
+    pub async fn sign_in_fault(&self) -> Option<Fault> {
+        self.state.lock().await.sign_in_fault.clone()
+    }
+
+    /// Replaces a token that an earlier check got, because what it says differs from what else was
+    /// read: grants reach only tokens that are issued after them.
+    pub async fn renew_if_cached(&self) {
+        let used = self.state.lock().await.obtained.token.clone();
+        self.renew(&used, false).await;
+    }
+
+    /// The answer's JSON. A token that Graph does not accept is replaced once; so is one from an
+    /// earlier check when Graph refuses the call, which may have been allowed since.
+    pub async fn get(&self, call: &'static str, url: Url) -> Result<Value, Fault> {
+        let token = self.state.lock().await.obtained.token.clone();
+        let fault = match self.get_with(call, &url, &token).await {
+            Err(fault) if fault.status == Some(401) || is_refusal(&fault) => fault,
+            other => return other,
+        };
+        let rejected = fault.status == Some(401);
+        let Some(fresh) = self.renew(&token, rejected).await else {
+            return Err(fault);
+        };
+        let result = self.get_with(call, &url, &fresh).await;
+        if let Err(fault) = &result
+            && fault.status == Some(401)
+        {
+            // So that the next check asks for another one.
+            self.shared.tokens.reject(&self.key, &fresh).await;
+        }
+        result
+    }
+
+    /// All pages of a listing. A link to the next one is followed as given, but only to Graph
+    /// itself.
+    pub async fn pages<T: DeserializeOwned>(
+        &self,
+        call: &'static str,
+        first: Url,
+    ) -> Result<Vec<T>, Fault> {
+        let mut items = Vec::new();
+        let mut url = first;
+        for _ in 0..self.shared.max_pages {
+            let page = self.get(call, url).await?;
+            items.append(&mut answers::list(&page)?);
+            url = match page.get("@odata.nextLink") {
+                None | Some(Value::Null) => return Ok(items),
+                Some(Value::String(link)) => self.next(link)?,
+                Some(_) => return Err(self.graph_fault(Reason::ResponseInvalid)),
+            };
+        }
+        Err(self
+            .graph_fault(Reason::ResponseTooLarge)
+            .with(EvidenceKind::Count, self.shared.max_pages))
+    }
+
+    fn next(&self, link: &str) -> Result<Url, Fault> {
+        let url = Url::parse(link).map_err(|_| self.graph_fault(Reason::ResponseInvalid))?;
+        if is_same_origin(&url, &self.cloud.graph) {
+            Ok(url)
+        } else {
+            Err(self.graph_fault(Reason::RedirectRefused))
+        }
+    }
+
+    fn graph_fault(&self, reason: Reason) -> Fault {
+        Fault::new(reason).with_some(EvidenceKind::Host, self.cloud.graph.host_str())
+    }
+
+    async fn get_with(
+        &self,
+        call: &'static str,
+        url: &Url,
+        token: &AccessToken,
+    ) -> Result<Value, Fault> {
+        let request = || {
+            Ok(Request {
+                url: url.clone(),
+                payload: Payload::Bearer(token.authorization()?),
+            })
+        };
+        self.shared
+            .caller
+            .call(scope(self.target, call), request, judge)
+            .await
+    }
+
+    /// A token other than `used`; null when there is none to be had. One that was issued for this
+    /// check is replaced only when Graph rejected it.
+    async fn renew(&self, used: &Arc<AccessToken>, rejected: bool) -> Option<Arc<AccessToken>> {
+        let mut state = self.state.lock().await;
+        if !Arc::ptr_eq(&state.obtained.token, used) {
+            return Some(state.obtained.token.clone());
+        }
+        if state.renewed || (state.obtained.fresh && !rejected) {
+            return None;
+        }
+        state.renewed = true;
+        self.shared.tokens.reject(&self.key, used).await;
+        match obtain(self.shared, self.target, &self.key, &self.material).await {
+            Ok(obtained) => {
+                state.obtained = obtained;
+                Some(state.obtained.token.clone())
+            }
+            Err(fault) => {
+                // A mere doubt about a token that works must not fail the sign-in.
+                if rejected || !fault.is_transient() {
+                    state.sign_in_fault = Some(fault);
+                }
+                None
+            }
+        }
+    }
+}
+
+fn is_refusal(fault: &Fault) -> bool {
+    matches!(
+        fault.reason,
+        Reason::PermissionDenied | Reason::ServicePrincipalMissing
+    )
+}
+
+/// Same scheme, host and port, and no user name or password.
+fn is_same_origin(url: &Url, base: &Url) -> bool {
+    url.origin() == base.origin() && url.username().is_empty() && url.password().is_none()
+}
+
+fn scope(target: &Target, call: &'static str) -> Scope {
+    Scope {
+        call,
+        deadline: target.deadline,
+        correlation_id: target.correlation_id,
+    }
+}
+
+async fn obtain(
+    shared: &Shared,
+    target: &Target,
+    key: &TokenKey,
+    material: &Material,
+) -> Result<Obtained, Fault> {
+    let request = request_token(
+        &shared.caller,
+        scope(target, "token"),
+        shared.clock.as_ref(),
+        key,
+        material,
+    );
+    shared.tokens.obtain(key, target.deadline, request).await
+}
+
+fn judge(answer: Answer) -> Result<Value, Fault> {
+    let status = answer.status;
+    if !(200..300).contains(&status) {
+        let fault = graph_error::fault(status, answer.body.as_ref(), answer.retry_after);
+        let known = fault
+            .evidence
+            .iter()
+            .any(|e| e.kind == EvidenceKind::RequestId);
+        let request_id = answer.request_id.filter(|_| !known);
+        return Err(fault.with_some(EvidenceKind::RequestId, request_id));
+    }
+    answer
+        .body
+        .filter(Value::is_object)
+        .ok_or_else(|| Fault::invalid(status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_on_graph_itself() {
+        let base: Url = "https://graph.microsoft.com".parse().unwrap();
+        let same = |link: &str| is_same_origin(&link.parse().unwrap(), &base);
+        assert!(same("https://graph.microsoft.com/v1.0/x?$skiptoken=a"));
+        assert!(same("https://GRAPH.microsoft.com:443/x"));
+        for other in [
+            "http://graph.microsoft.com/x",
+            "https://graph.microsoft.com:444/x",
+            "https://graph.microsoft.com.evil.example/x",
+            "https://evil.example/graph.microsoft.com",
+            "https://graph.microsoft.com@evil.example/",
+            "https://user@graph.microsoft.com/",
+            "file:///etc/passwd",
+            "data:application/json,{}",
+        ] {
+            assert!(!same(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Which network addresses may be called. Tokens and secrets go to public addresses only; loopback
+//! is open to the hosts that the configuration names as loopback, and to nobody else.
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use url::{Host, Url};
+
+/// Decides at connection time, after name resolution, so that a name that changes its address
+/// between a check and a call gains nothing.
+#[derive(Clone, Debug)]
+pub(super) struct AddressGuard {
+    loopback_hosts: Arc<BTreeSet<String>>,
+}
+
+/// A name that leads to no address that may be called.
+#[derive(Debug, thiserror::Error)]
+#[error("the name resolves to no public address")]
+struct NoPublicAddress;
+
+impl AddressGuard {
+    /// `loopback_hosts`: hosts as they stand in the configured addresses.
+    pub fn new(loopback_hosts: BTreeSet<String>) -> Self {
+        Self {
+            loopback_hosts: Arc::new(loopback_hosts),
+        }
+    }
+
+    /// Whether `host`, which leads to `ip`, may be called.
+    fn admits(&self, host: &str, ip: IpAddr) -> bool {
+        if self.loopback_hosts.contains(host) {
+            ip.is_loopback()
+        } else {
+            is_global(ip)
+        }
+    }
+
+    /// Whether the address may be called as far as its text tells: names are decided when they are
+    /// resolved, literal addresses never are and so are decided here.
+    pub fn admits_url(&self, url: &Url) -> bool {
+        let host = url.host_str().unwrap_or_default();
+        match url.host() {
+            Some(Host::Ipv4(ip)) => self.admits(host, ip.into()),
+            Some(Host::Ipv6(ip)) => self.admits(host, ip.into()),
+            Some(Host::Domain(_)) => true,
+            None => false,
+        }
+    }
+}
+
+impl Resolve for AddressGuard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let guard = self.clone();
+        Box::pin(async move {
+            let host = name.as_str().to_ascii_lowercase();
+            let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
+            let admitted: Vec<SocketAddr> = found
+                .filter(|address| guard.admits(&host, address.ip()))
+                .collect();
+            if admitted.is_empty() {
+                return Err(NoPublicAddress.into());
+            }
+            Ok(Box::new(admitted.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Whether the address is one of the public Internet (IANA's special-purpose registries).
+fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_global_v4(ip),
+        IpAddr::V6(ip) => is_global_v6(ip),
+    }
+}
+
+fn is_global_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    !(a == 0
+        || ip.is_loopback()
+        || ip.is_private()
+        || ip.is_link_local()
+        || ip.is_documentation()
+        || ip.is_multicast()
+        // Carrier-grade NAT
+        || (a == 100 && (64..128).contains(&b))
+        // IETF protocol assignments, and the former 6to4 relays
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 192 && b == 88 && c == 99)
+        // Benchmarks
+        || (a == 198 && (18..20).contains(&b))
+        // Reserved, and broadcast
+        || a >= 240)
+}
+
+fn is_global_v6(ip: Ipv6Addr) -> bool {
+    let [a, b, c, d, e, f, g, h] = ip.segments();
+    let embedded = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        is_global_v4(Ipv4Addr::new(a, b, c, d))
+    };
+    // NAT64: the address that counts is the one within.
+    if (a, b, c, d, e, f) == (0x64, 0xff9b, 0, 0, 0, 0) {
+        return embedded(g, h);
+    }
+    // 6to4 likewise.
+    if a == 0x2002 {
+        return embedded(b, c);
+    }
+    if let Some(ip) = ip.to_ipv4_mapped() {
+        return is_global_v4(ip);
+    }
+    // Only 2000::/3 is given out, less IETF assignments (Teredo among them) and documentation.
+    (a & 0xe000) == 0x2000
+        && !(a == 0x2001 && b < 0x0200)
+        && !(a == 0x2001 && b == 0x0db8)
+        && !(a == 0x3fff && b < 0x1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_addresses_are_not_global() {
+        for ip in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:10.0.0.1",
+            "::ffff:127.0.0.1",
+            "::7f00:1",
+            "64:ff9b::a00:1",
+            "64:ff9b:1::1",
+            "100::1",
+            "2001::1",
+            "2001:db8::1",
+            "2002:a00:1::1",
+            "3fff::1",
+            "fc00::1",
+            "fd12::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            assert!(!is_global(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_global() {
+        for ip in [
+            "20.190.128.1",
+            "40.126.0.1",
+            "172.32.0.1",
+            "100.128.0.1",
+            "198.20.0.1",
+            "2603:1006:2000::1",
+            "2620:1ec:4::1",
+            "64:ff9b::14be:8001",
+            "::ffff:20.190.128.1",
+        ] {
+            assert!(is_global(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_open_to_configured_hosts_only() {
+        let guard = AddressGuard::new(["127.0.0.1".into(), "localhost".into()].into());
+        let url = |text: &str| text.parse::<Url>().unwrap();
+        assert!(guard.admits_url(&url("http://127.0.0.1:9/")));
+        assert!(!guard.admits_url(&url("https://127.0.0.2/")));
+        assert!(!guard.admits_url(&url("https://[::1]/")));
+        assert!(!guard.admits_url(&url("https://169.254.169.254/")));
+        assert!(guard.admits("localhost", Ipv4Addr::LOCALHOST.into()));
+        // A configured loopback name that leads elsewhere is refused as well.
+        assert!(!guard.admits("localhost", Ipv4Addr::new(20, 190, 128, 1).into()));
+        assert!(!guard.admits("graph.microsoft.com", Ipv4Addr::LOCALHOST.into()));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_loopback_is_refused_unless_configured() {
+        let resolve = |hosts: BTreeSet<String>| async move {
+            AddressGuard::new(hosts)
+                .resolve("localhost".parse().unwrap())
+                .await
+                .map(Iterator::count)
+        };
+        assert!(resolve(BTreeSet::new()).await.is_err());
+        assert!(resolve(["localhost".into()].into()).await.unwrap() > 0);
+    }
+}

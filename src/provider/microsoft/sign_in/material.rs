@@ -1,0 +1,218 @@
+//! What a connection signs in with, ready to be put into a token request.
+
+use crate::domain::Reason;
+use crate::domain::credential::Credential;
+use crate::domain::report::EvidenceKind;
+use crate::provider::microsoft::assertion;
+use crate::provider::microsoft::certificate::SigningCertificate;
+use crate::provider::microsoft::fault::Fault;
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use std::path::Path;
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+/// More than this is no federated token.
+const MAX_TOKEN_FILE_BYTES: u64 = 64 * 1024;
+
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// A credential in the form that a token request needs. `Debug` shows no secret.
+#[derive(Debug)]
+pub(in super::super) enum Material {
+    Secret(SecretString),
+    Certificate {
+        private_key_pem: SecretString,
+        certificate_pem: String,
+    },
+    /// What the file held when it was read.
+    Federated(SecretString),
+}
+
+impl Material {
+    /// Takes it from the credential; a federated token is read from its file, every time.
+    pub async fn load(credential: &Credential, deadline: Instant) -> Result<Self, Fault> {
+        Ok(match credential {
+            Credential::ClientSecret { secret, .. } => Self::Secret(secret.clone()),
+            Credential::Certificate {
+                private_key_pem,
+                certificate_pem,
+            } => Self::Certificate {
+                private_key_pem: private_key_pem.clone(),
+                certificate_pem: certificate_pem.clone(),
+            },
+            Credential::FederatedTokenFile { path } => {
+                // A file system that hangs must not hold the run beyond its deadline.
+                let read = tokio::time::timeout_at(deadline, read_token(path)).await;
+                Self::Federated(
+                    read.ok()
+                        .flatten()
+                        .ok_or_else(|| Fault::new(Reason::FederatedTokenUnreadable))?,
+                )
+            }
+        })
+    }
+
+    /// SHA-256 that tells credentials apart. Never leaves the process.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        let mut part = |bytes: &[u8]| {
+            // With its length, so that no two lists of parts look alike.
+            context.update(&(bytes.len() as u64).to_be_bytes());
+            context.update(bytes);
+        };
+        match self {
+            Self::Secret(secret) => {
+                part(b"secret");
+                part(secret.expose_secret().as_bytes());
+            }
+            Self::Certificate {
+                private_key_pem,
+                certificate_pem,
+            } => {
+                part(b"certificate");
+                part(private_key_pem.expose_secret().as_bytes());
+                part(certificate_pem.as_bytes());
+            }
+            Self::Federated(token) => {
+                part(b"federated");
+                part(token.expose_secret().as_bytes());
+            }
+        }
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(context.finish().as_ref());
+        fingerprint
+    }
+
+    /// The form fields that prove who asks.
+    pub fn fields(
+        &self,
+        token_url: &str,
+        client_id: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<(&'static str, Zeroizing<String>)>, Fault> {
+        let assertion = |jwt: &SecretString| {
+            vec![
+                (
+                    "client_assertion_type",
+                    Zeroizing::new(ASSERTION_TYPE.to_owned()),
+                ),
+                (
+                    "client_assertion",
+                    Zeroizing::new(jwt.expose_secret().to_owned()),
+                ),
+            ]
+        };
+        match self {
+            Self::Secret(secret) => Ok(vec![(
+                "client_secret",
+                Zeroizing::new(secret.expose_secret().to_owned()),
+            )]),
+            Self::Certificate {
+                private_key_pem,
+                certificate_pem,
+            } => {
+                let certificate = SigningCertificate::parse(private_key_pem, certificate_pem)
+                    .map_err(|unusable| {
+                        Fault::new(Reason::CredentialMalformed)
+                            .with(EvidenceKind::Field, unusable.field)
+                            .with(EvidenceKind::Expected, unusable.expected)
+                    })?;
+                let jwt = assertion::sign(&certificate, token_url, client_id, now)
+                    .ok_or_else(|| Fault::new(Reason::CredentialMalformed))?;
+                Ok(assertion(&jwt))
+            }
+            Self::Federated(token) => Ok(assertion(token)),
+        }
+    }
+}
+
+/// The token in the file; null when there is none that could be sent.
+async fn read_token(path: &Path) -> Option<SecretString> {
+    // Opening a pipe would wait for a writer.
+    if !tokio::fs::metadata(path).await.ok()?.is_file() {
+        return None;
+    }
+    let file = tokio::fs::File::open(path).await.ok()?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(MAX_TOKEN_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .await
+        .ok()?;
+    if bytes.len() as u64 > MAX_TOKEN_FILE_BYTES {
+        return None;
+    }
+    let token = std::str::from_utf8(&bytes).ok()?.trim();
+    is_jwt(token).then(|| SecretString::from(token.to_owned()))
+}
+
+/// Three parts of base64url. What they say is the provider's to judge.
+fn is_jwt(token: &str) -> bool {
+    let parts: Vec<&str> = token.split('.').collect();
+    parts.len() == 3
+        && parts.iter().all(|part| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    async fn load(path: &Path) -> Result<Material, Reason> {
+        let credential = Credential::FederatedTokenFile { path: path.into() };
+        Material::load(&credential, Instant::now() + Duration::from_secs(30))
+            .await
+            .map_err(|fault| fault.reason)
+    }
+
+    #[tokio::test]
+    async fn a_federated_token_is_read_at_each_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        assert_eq!(
+            load(&path).await.unwrap_err(),
+            Reason::FederatedTokenUnreadable
+        );
+        std::fs::write(&path, "aa.bb.cc\n").unwrap();
+        let first = load(&path).await.unwrap();
+        let fields = first.fields("u", "c", DateTime::UNIX_EPOCH).unwrap();
+        assert_eq!(fields[1].1.as_str(), "aa.bb.cc");
+        assert!(!format!("{first:?}").contains("aa.bb"));
+        std::fs::write(&path, "aa.bb.dd").unwrap();
+        let second = load(&path).await.unwrap();
+        assert_ne!(first.fingerprint(), second.fingerprint());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_token_is_not_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let long = format!("a.b.{}", "c".repeat(70_000));
+        for content in ["", "no token", "a.b", "a..c", "a.b.c d", long.as_str()] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(
+                load(&path).await.unwrap_err(),
+                Reason::FederatedTokenUnreadable
+            );
+        }
+        assert_eq!(
+            load(folder.path()).await.unwrap_err(),
+            Reason::FederatedTokenUnreadable
+        );
+    }
+
+    #[test]
+    fn fingerprints_tell_credentials_apart() {
+        let secret = |text: &str| Material::Secret(text.to_owned().into()).fingerprint();
+        let federated = Material::Federated("a".to_owned().into()).fingerprint();
+        assert_eq!(secret("a"), secret("a"));
+        assert_ne!(secret("a"), secret("b"));
+        assert_ne!(secret("a"), federated);
+    }
+}

@@ -1,0 +1,203 @@
+//! Access tokens by the client credentials grant.
+
+mod cache;
+mod material;
+
+pub(super) use cache::{Obtained, TokenCache};
+pub(super) use material::Material;
+
+use super::aadsts;
+use super::claims::Claims;
+use super::cloud::Cloud;
+use super::fault::Fault;
+use super::http::{Answer, Caller, Payload, Request, Scope};
+use crate::domain::{ConnectionId, Reason};
+use crate::ports::clock::Clock;
+use reqwest::header::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use std::time::Duration;
+use url::Url;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+/// Lifetimes beyond a day are not believed.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// What a token is for. Two that differ in any member never share a token.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct TokenKey {
+    connection: ConnectionId,
+    /// Of the credential, so that a replaced one is never answered from the cache.
+    credential: [u8; 32],
+    token_url: Url,
+    client_id: Uuid,
+    scope: String,
+}
+
+impl TokenKey {
+    /// The key for this connection's sign-in to this cloud.
+    pub fn new(
+        connection: ConnectionId,
+        material: &Material,
+        cloud: &Cloud,
+        tenant: Uuid,
+        client_id: Uuid,
+    ) -> Self {
+        Self {
+            connection,
+            credential: material.fingerprint(),
+            token_url: cloud.token_url(tenant),
+            client_id,
+            scope: cloud.scope(),
+        }
+    }
+}
+
+impl std::fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenKey")
+            .field("connection", &self.connection)
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An access token. `Debug` never shows it.
+#[derive(Debug)]
+pub(super) struct AccessToken {
+    value: SecretString,
+    pub claims: Claims,
+    /// As the provider said when it issued it.
+    pub lifetime: Duration,
+}
+
+impl AccessToken {
+    /// The `Authorization` header, marked so that no library prints it.
+    pub fn authorization(&self) -> Result<HeaderValue, Fault> {
+        let text = Zeroizing::new(format!("Bearer {}", self.value.expose_secret()));
+        let mut header =
+            HeaderValue::from_str(&text).map_err(|_| Fault::new(Reason::ResponseInvalid))?;
+        header.set_sensitive(true);
+        Ok(header)
+    }
+}
+
+/// Asks for a token.
+pub(super) async fn request_token(
+    caller: &Caller,
+    scope: Scope,
+    clock: &dyn Clock,
+    key: &TokenKey,
+    material: &Material,
+) -> Result<AccessToken, Fault> {
+    let request = || {
+        let mut fields = vec![
+            ("client_id", Zeroizing::new(key.client_id.to_string())),
+            ("scope", Zeroizing::new(key.scope.clone())),
+            (
+                "grant_type",
+                Zeroizing::new("client_credentials".to_owned()),
+            ),
+        ];
+        // Afresh for each attempt: an assertion is used once.
+        fields.extend(material.fields(
+            key.token_url.as_str(),
+            &key.client_id.to_string(),
+            clock.now(),
+        )?);
+        Ok(Request {
+            url: key.token_url.clone(),
+            payload: Payload::Form(fields),
+        })
+    };
+    caller.call(scope, request, judge).await
+}
+
+fn judge(answer: Answer) -> Result<AccessToken, Fault> {
+    if !(200..300).contains(&answer.status) {
+        return Err(aadsts::fault(
+            answer.status,
+            answer.body.as_ref(),
+            answer.retry_after,
+        ));
+    }
+    let invalid = || Fault::invalid(answer.status);
+    let body = answer.body.as_ref().ok_or_else(invalid)?;
+    let is_bearer = body
+        .get("token_type")
+        .and_then(Value::as_str)
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("bearer"));
+    let lifetime = body.get("expires_in").and_then(|value| {
+        value
+            .as_u64()
+            .or_else(|| value.as_str().and_then(|text| text.parse().ok()))
+    });
+    let value = body
+        .get("access_token")
+        .and_then(Value::as_str)
+        .filter(|token| !token.is_empty());
+    let (true, Some(lifetime), Some(value)) = (is_bearer, lifetime, value) else {
+        return Err(invalid());
+    };
+    let token = AccessToken {
+        claims: Claims::read(value),
+        value: value.to_owned().into(),
+        lifetime: Duration::from_secs(lifetime).min(LONGEST_LIFETIME),
+    };
+    // A token that fits no header is none.
+    token.authorization().map_err(|_| invalid())?;
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn answer(status: u16, body: Option<Value>) -> Answer {
+        Answer {
+            status,
+            body,
+            retry_after: None,
+            request_id: None,
+        }
+    }
+
+    #[test]
+    fn a_token_answer_is_read() {
+        for expires in [json!(3599), json!("3599")] {
+            let body = json!({"token_type": "bearer", "expires_in": expires, "access_token": "t"});
+            let token = judge(answer(200, Some(body))).unwrap();
+            assert_eq!(token.lifetime, Duration::from_secs(3599));
+            let header = token.authorization().unwrap();
+            assert_eq!(header.to_str().unwrap(), "Bearer t");
+            assert!(header.is_sensitive());
+        }
+    }
+
+    #[test]
+    fn a_token_is_never_printed() {
+        let body = json!({"token_type": "Bearer", "expires_in": 1, "access_token": "canary-token"});
+        let token = judge(answer(200, Some(body))).unwrap();
+        assert!(!format!("{token:?}").contains("canary-token"));
+    }
+
+    #[test]
+    fn a_success_without_a_usable_token_is_invalid() {
+        for body in [
+            None,
+            Some(json!({})),
+            Some(json!([])),
+            Some(json!({"token_type": "mac", "expires_in": 1, "access_token": "t"})),
+            Some(json!({"token_type": "Bearer", "access_token": "t"})),
+            Some(json!({"token_type": "Bearer", "expires_in": -1, "access_token": "t"})),
+            Some(json!({"token_type": "Bearer", "expires_in": 1, "access_token": ""})),
+            Some(json!({"token_type": "Bearer", "expires_in": 1, "access_token": "a\r\nb"})),
+            Some(json!({"token_type": "Bearer", "expires_in": 1, "access_token": {"a": 1}})),
+        ] {
+            let fault = judge(answer(200, body.clone())).unwrap_err();
+            assert_eq!(fault.reason, Reason::ResponseInvalid, "{body:?}");
+        }
+    }
+}
