@@ -1,5 +1,10 @@
 //! The queues behind `ports::queue`: one conformance suite over both, what only Redis can suffer,
 //! and the contracts that other producers rely on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "these are tests; the measurements are printed"
+)]
 
 #[path = "support/redis.rs"]
 mod redis_support;

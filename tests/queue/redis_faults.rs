@@ -279,3 +279,60 @@ async fn goes_on_after_a_server_that_hung() {
     until("the next arrived", || probe.times(2) > 0).await;
     consumer.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stops_while_the_server_is_away() {
+    let mut server = PrivateRedis::start();
+    let queue = open(&settings(&server.url(), "q"));
+    let probe = Probe::new();
+    probe.close_gate();
+    let consumer = Consumer::start(&queue, &probe, 4);
+    send_at_last(&queue, 1).await;
+    until("it is in work", || probe.in_work() == 1).await;
+    server.stop();
+    until("it notices", || !queue.health().connected).await;
+    consumer.ask_to_stop();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!consumer.has_ended(), "it must wait for what is in work");
+    probe.open_gate();
+    let asked = Instant::now();
+    consumer.stop().await;
+    println!("stopped without a server in {:?}", asked.elapsed());
+    assert_eq!(probe.finished(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_never_show_the_password() {
+    let server = PrivateRedis::start();
+    let url = server
+        .url()
+        .replace("redis://", "redis://someone:canary-secret@");
+    let mut refused = settings(&url, "q");
+    refused.retries = 0;
+    let mut away = refused.clone();
+    away.url = "redis://someone:canary-secret@127.0.0.1:1".into();
+    for settings in [refused, away] {
+        assert!(!format!("{settings:?}").contains("canary"));
+        let queue = open(&settings);
+        let errors = [
+            queue.ping().await.unwrap_err(),
+            queue.send(&hints(1..=1)).await.unwrap_err(),
+            queue.depth().await.unwrap_err(),
+        ];
+        for error in errors {
+            let text = format!("{error} {error:?}");
+            assert!(!text.contains("canary"), "{text}");
+        }
+    }
+}
+
+/// Not a panic about crypto providers, either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tls_url_to_a_plain_server_is_an_error() {
+    let server = PrivateRedis::start();
+    let mut settings = settings(&server.url().replace("redis://", "rediss://"), "q");
+    settings.retries = 0;
+    let queue = open(&settings);
+    let error = queue.ping().await.unwrap_err();
+    assert!(matches!(error, QueueError::Unavailable(_)), "{error}");
+}

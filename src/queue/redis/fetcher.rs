@@ -100,12 +100,17 @@ impl Fetcher {
             }
         }
         if !held.is_empty()
+            && self.connected()
             && let Ok(mut connection) = self.link.fresh()
         {
             // Within a bound: others notice anyway, later.
             let bound = self.settings.call_timeout();
             let _ = tokio::time::timeout(bound, self.tidy(&mut connection, &mut held)).await;
         }
+    }
+
+    fn connected(&self) -> bool {
+        self.vitals.connected.load(Ordering::Relaxed)
     }
 
     /// Tidies up after the workers before, then runs one.
@@ -123,7 +128,9 @@ impl Fetcher {
         }
         held.push(name.to_owned());
         let end = self.live(name, connection.clone()).await;
-        if let End::Stopped = end {
+        if let End::Stopped = end
+            && self.connected()
+        {
             // Over the same connection, behind a fetch that may still be on its way.
             let bound = self.settings.call_timeout();
             let tidied = tokio::time::timeout(bound, self.tidy(&mut connection, held)).await;
@@ -216,7 +223,13 @@ impl Fetcher {
                     }
                     if self.work.in_work() == 0 {
                         let since = *idle_since.get_or_insert_with(Instant::now);
-                        if since.elapsed() > self.settings.call_timeout() {
+                        let bound = if self.connected() {
+                            self.settings.call_timeout()
+                        } else {
+                            // It only waits for a server that is away.
+                            Duration::from_secs(1)
+                        };
+                        if since.elapsed() > bound {
                             return End::Stopped;
                         }
                     }

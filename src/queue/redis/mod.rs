@@ -1,6 +1,35 @@
 //! The queue in Redis, on apalis 1.0 and apalis-redis 1.0.
 //!
-//! What those do as shipped, and what is done about it here: `docs/queue.md`.
+//! At least once, and only a hint: it may be lost with the server, come twice, or come late. The
+//! database decides.
+//!
+//! A delivery's way: `contracts/enqueue.lua` writes it (`enqueue`) and publishes → the `Listener`
+//! rings the `Bell` of every `Fetcher` → its worker fetches one at a time, as long as the consumer
+//! has a free slot → `Work` decodes and calls the handler → acknowledged into `done`, or into `dead`
+//! when it was no hint → the `Cleaner` removes it. What a worker held when it ended goes back
+//! (`custody`).
+//!
+//! What apalis and apalis-redis 1.0.0 do as shipped, and what is done about it:
+//!
+//! | as shipped | here |
+//! |---|---|
+//! | `push` sends every job through a sorted set that wedges the queue at 8,000 due entries, and so do retries | the script appends to the list of waiting ids; a handler's error is always an `AbortError`, never a retry |
+//! | any error ends the worker; nothing, or a loop without pause, starts it again | `Fetcher`: pause with jitter, fresh name, fresh connection, deliveries handed back |
+//! | a prefetched job stops heartbeats and acknowledgements | `batch_size(1)`, handlers in tasks of their own, several fetchers |
+//! | polling by interval loses wake-ups; without it an idle worker waits for its heartbeat | `BellOrTick`, and `Observed` for rings during a fetch |
+//! | a payload that does not decode ends the worker and comes back | `RawBytes`; `Work` decodes |
+//! | 500 ms to answer | `Link`'s own limits |
+//! | a name that was seen lately is refused; a stopped worker is left on the list | a fresh name at every start; `custody::hand_back` removes it |
+//! | a stopping worker sends no heartbeats, so that others take its jobs | `custody::keep_alive` while the last handlers run |
+//! | the crash of `task-tracking` | that feature is off |
+//! | nothing is ever removed | `Cleaner` |
+//! | attempts are not counted where a job ends its process | attempts and leases are in the database |
+//! | defaults that differ from their documentation | every setting is given |
+//! | an id that was used before is dropped silently | a new UUIDv7 for each delivery |
+//! | an entry without data or meta, or an id that is read as a number or ULID and written back differently (`007`), ends every worker that gets it | refused by the script; of other writers, repaired or removed by `custody` |
+//! | the bound on concurrency counts only jobs whose worker lives | the permit is held by the handler's own task |
+//! | the text of a panic is stored as the job's result | a fixed text |
+//! | a Redis Cluster is not served | one primary for each queue |
 
 mod backoff;
 mod bell;
