@@ -1,0 +1,53 @@
+//! The names of the queue's keys, as apalis-redis 1.0 makes them.
+
+/// All keys of one queue.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    /// Hash: task id → payload.
+    pub data: String,
+    /// List of the ids that wait.
+    pub active: String,
+    /// List that older readers block on; kept because the wire format names it.
+    pub signal: String,
+    /// Prefix of one hash per delivery: attempts, max_attempts, status.
+    pub meta: String,
+    /// Set of acknowledged ids.
+    pub done: String,
+    /// Set of rejected ids.
+    pub dead: String,
+    /// Sorted set: worker → last heartbeat.
+    pub workers: String,
+    /// Pub/sub channel: "something waits".
+    pub available: String,
+    queue: String,
+}
+
+impl Keys {
+    pub fn new(queue: &str) -> Self {
+        Self {
+            data: format!("{queue}:data"),
+            active: format!("{queue}:active"),
+            signal: format!("{queue}:signal"),
+            meta: format!("{queue}:meta"),
+            done: format!("{queue}:done"),
+            dead: format!("{queue}:dead"),
+            workers: format!("{queue}:workers"),
+            available: format!("tasks:{queue}:active:available"),
+            queue: queue.to_owned(),
+        }
+    }
+
+    /// Set of the ids that a worker holds.
+    pub fn inflight(&self, worker: &str) -> String {
+        format!("{}:inflight:{worker}", self.queue)
+    }
+
+    /// Hash that registration writes for a worker and that nothing in apalis-redis removes.
+    pub fn worker_metadata(&self, worker: &str) -> String {
+        format!("{}{worker}", self.worker_metadata_prefix())
+    }
+
+    pub fn worker_metadata_prefix(&self) -> String {
+        format!("{}:workers:metadata:", self.queue)
+    }
+}

@@ -1,0 +1,113 @@
+//! Connections to the one Redis server.
+
+use super::settings::{RedisSettings, RedisSettingsError};
+use crate::ports::queue::QueueError;
+use crate::queue::pulse::Vitals;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, PubSub};
+use redis::{Client, RedisError, RedisResult, ServerErrorKind};
+use secrecy::ExposeSecret;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Makes connections, and keeps the one over which hints are sent.
+pub(super) struct Link {
+    client: Client,
+    config: ConnectionManagerConfig,
+    shared: Mutex<Option<ConnectionManager>>,
+    connect_timeout: Duration,
+    call_timeout: Duration,
+    vitals: Arc<Vitals>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The client knows the password.
+        f.debug_struct("Link").finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Connects to nothing yet.
+    pub fn new(settings: &RedisSettings, vitals: Arc<Vitals>) -> Result<Self, RedisSettingsError> {
+        let client = Client::open(settings.url.expose_secret())
+            .map_err(|_| RedisSettingsError::Url("the client does not accept it"))?;
+        // apalis_redis::connect waits 500 ms for an answer, and one slow answer ends a worker.
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(settings.connect_timeout))
+            .set_response_timeout(Some(settings.response_timeout))
+            .set_number_of_retries(settings.retries)
+            .set_max_delay(settings.retry_max_delay);
+        Ok(Self {
+            client,
+            config,
+            shared: Mutex::new(None),
+            connect_timeout: settings.connect_timeout,
+            call_timeout: settings.call_timeout(),
+            vitals,
+        })
+    }
+
+    /// A connection of its own, established by its first command.
+    pub fn fresh(&self) -> RedisResult<ConnectionManager> {
+        ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
+    }
+
+    /// A connection for pub/sub.
+    pub async fn pubsub(&self) -> Result<PubSub, QueueError> {
+        match tokio::time::timeout(self.connect_timeout, self.client.get_async_pubsub()).await {
+            Ok(Ok(pubsub)) => Ok(pubsub),
+            Ok(Err(error)) => Err(unavailable(&error)),
+            Err(_) => Err(QueueError::Unavailable("connecting took too long".into())),
+        }
+    }
+
+    /// Runs one short exchange over the shared connection, within connect and response timeout.
+    pub async fn call<T, F>(&self, exchange: F) -> Result<T, QueueError>
+    where
+        F: AsyncFnOnce(&mut ConnectionManager) -> RedisResult<T>,
+    {
+        let mut connection = self.shared()?;
+        let answer = tokio::time::timeout(self.call_timeout, exchange(&mut connection)).await;
+        let (result, renew) = match answer {
+            Ok(Ok(value)) => (Ok(value), false),
+            Ok(Err(error)) => (Err(unavailable(&error)), outlived(&error)),
+            Err(_) => (
+                Err(QueueError::Unavailable("no answer in time".into())),
+                true,
+            ),
+        };
+        if renew {
+            // The manager connects again only after the connection has closed; a half-open one,
+            // and one to a former primary, never does.
+            *self.lock() = None;
+        }
+        self.vitals
+            .connected
+            .store(result.is_ok(), Ordering::Relaxed);
+        result
+    }
+
+    fn shared(&self) -> Result<ConnectionManager, QueueError> {
+        let mut shared = self.lock();
+        if let Some(connection) = shared.as_ref() {
+            return Ok(connection.clone());
+        }
+        let connection = self.fresh().map_err(|error| unavailable(&error))?;
+        Ok(shared.insert(connection).clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<ConnectionManager>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn outlived(error: &RedisError) -> bool {
+    error.is_timeout() || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
+
+/// Says what went wrong. The client's messages name commands and the server's answer, never the
+/// URL.
+pub(super) fn unavailable(error: &RedisError) -> QueueError {
+    QueueError::Unavailable(error.to_string())
+}

@@ -1,0 +1,231 @@
+//! The section `[redis]`.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// Where the queue lives and how patient its consumer is. The defaults are in
+/// `config/default.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisSettings {
+    /// `redis://` or `rediss://` (TLS): one primary, not a Redis Cluster.
+    pub url: SecretString,
+    /// Name of the queue and prefix of all its keys: letters, digits, `_`, `-` and `.`.
+    pub queue: String,
+    /// Workers of the queue in this process: they fetch, the handlers run beside them.
+    pub fetchers: usize,
+    /// Time to establish a connection.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Time to wait for one answer.
+    #[serde(with = "humantime_serde")]
+    pub response_timeout: Duration,
+    /// Attempts to connect again before a command fails.
+    pub retries: usize,
+    /// Longest pause between two such attempts.
+    #[serde(with = "humantime_serde")]
+    pub retry_max_delay: Duration,
+    /// How often a fetcher looks even when nothing woke it.
+    #[serde(with = "humantime_serde")]
+    pub poll_interval: Duration,
+    /// How often a fetcher says in Redis that it lives. Whole seconds.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_interval: Duration,
+    /// After so many missed heartbeats others take back what a fetcher holds.
+    pub missed_heartbeats: usize,
+    /// Pause before a fetcher that ended is started again; doubles from here…
+    #[serde(with = "humantime_serde")]
+    pub restart_backoff_min: Duration,
+    /// …to here.
+    #[serde(with = "humantime_serde")]
+    pub restart_backoff_max: Duration,
+    /// How often acknowledged deliveries are removed.
+    #[serde(with = "humantime_serde")]
+    pub clean_interval: Duration,
+    /// Deliveries removed by one script call: 1 to 1000, as Redis does nothing else meanwhile.
+    pub clean_chunk: usize,
+    /// Rejected deliveries that are kept to be looked at.
+    pub dead_keep: usize,
+}
+
+/// What is wrong with the section `[redis]`. Never quotes the URL: it holds the password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RedisSettingsError {
+    #[error("redis.url is not redis://… or rediss://…: {0}")]
+    Url(&'static str),
+    #[error(
+        "redis.queue is {0:?}, allowed: 1 to 64 letters, digits, `_`, `-` and `.` (Redis keys and channels are made from it)"
+    )]
+    Queue(String),
+    #[error("redis.{name} is {value}, allowed: {allowed}")]
+    Range {
+        name: &'static str,
+        value: String,
+        allowed: &'static str,
+    },
+}
+
+impl RedisSettings {
+    /// Refuses what cannot work.
+    pub fn validate(&self) -> Result<(), RedisSettingsError> {
+        let url = url::Url::parse(self.url.expose_secret())
+            .map_err(|_| RedisSettingsError::Url("it cannot be parsed"))?;
+        if !matches!(url.scheme(), "redis" | "rediss") {
+            return Err(RedisSettingsError::Url("another scheme"));
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(RedisSettingsError::Url("no host"));
+        }
+        let name = &self.queue;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+            return Err(RedisSettingsError::Queue(name.clone()));
+        }
+        let counts = [
+            ("fetchers", self.fetchers, 64),
+            ("missed_heartbeats", self.missed_heartbeats, 1000),
+            ("clean_chunk", self.clean_chunk, 1000),
+        ];
+        for (name, value, most) in counts {
+            if value == 0 || value > most {
+                return Err(RedisSettingsError::Range {
+                    name,
+                    value: value.to_string(),
+                    allowed: if most == 64 { "1 to 64" } else { "1 to 1000" },
+                });
+            }
+        }
+        let times = [
+            ("connect_timeout", self.connect_timeout),
+            ("response_timeout", self.response_timeout),
+            ("retry_max_delay", self.retry_max_delay),
+            ("poll_interval", self.poll_interval),
+            ("restart_backoff_min", self.restart_backoff_min),
+            ("clean_interval", self.clean_interval),
+        ];
+        for (name, value) in times {
+            if value < Duration::from_millis(1) {
+                return Err(range(name, value, "1ms or more"));
+            }
+        }
+        if self.heartbeat_interval < Duration::from_secs(1) {
+            // The queue counts them in whole seconds.
+            return Err(range(
+                "heartbeat_interval",
+                self.heartbeat_interval,
+                "1s or more",
+            ));
+        }
+        if self.restart_backoff_max < self.restart_backoff_min {
+            return Err(range(
+                "restart_backoff_max",
+                self.restart_backoff_max,
+                "restart_backoff_min or more",
+            ));
+        }
+        Ok(())
+    }
+
+    /// A fetcher that gave no sign for so long is thrown away and started again: longer than
+    /// others wait before they take back what it holds, and than any one command may take.
+    pub(super) fn stalled_after(&self) -> Duration {
+        let beats = u32::try_from(self.missed_heartbeats).unwrap_or(u32::MAX);
+        self.heartbeat_interval
+            .saturating_mul(beats)
+            .saturating_add(self.response_timeout.saturating_mul(2))
+            .saturating_add(self.poll_interval)
+    }
+
+    /// Bound on one call from outside (send, depth, ping).
+    pub(super) fn call_timeout(&self) -> Duration {
+        self.connect_timeout.saturating_add(self.response_timeout)
+    }
+}
+
+fn range(name: &'static str, value: Duration, allowed: &'static str) -> RedisSettingsError {
+    RedisSettingsError::Range {
+        name,
+        value: format!("{value:?}"),
+        allowed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(url: &str) -> RedisSettings {
+        toml::from_str(&format!(
+            r#"
+            url = "{url}"
+            queue = "verifyd"
+            fetchers = 2
+            connect_timeout = "2s"
+            response_timeout = "5s"
+            retries = 6
+            retry_max_delay = "2s"
+            poll_interval = "1s"
+            heartbeat_interval = "5s"
+            missed_heartbeats = 3
+            restart_backoff_min = "200ms"
+            restart_backoff_max = "10s"
+            clean_interval = "2s"
+            clean_chunk = 500
+            dead_keep = 1000
+            "#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_usable_section_passes() {
+        assert_eq!(settings("redis://h:1/2").validate(), Ok(()));
+        assert_eq!(settings("rediss://u:p@h").validate(), Ok(()));
+    }
+
+    #[test]
+    fn an_unusable_url_is_refused_without_being_quoted() {
+        for url in ["http://u:canary@h", "redis://", "canary"] {
+            let error = settings(url).validate().unwrap_err();
+            assert!(matches!(error, RedisSettingsError::Url(_)));
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_password_is_not_in_the_debug_output() {
+        let text = format!("{:?}", settings("redis://u:canary@h"));
+        assert!(!text.contains("canary"), "{text}");
+    }
+
+    #[test]
+    fn a_queue_name_that_breaks_keys_is_refused() {
+        for name in ["", "a:b", "a b", "a*", "ä"] {
+            let mut bad = settings("redis://h");
+            bad.queue = name.to_owned();
+            assert!(matches!(bad.validate(), Err(RedisSettingsError::Queue(_))));
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        let mut bad = settings("redis://h");
+        bad.fetchers = 0;
+        assert!(bad.validate().unwrap_err().to_string().contains("fetchers"));
+        let mut bad = settings("redis://h");
+        bad.clean_chunk = 5000;
+        assert!(
+            bad.validate()
+                .unwrap_err()
+                .to_string()
+                .contains("clean_chunk")
+        );
+        let mut bad = settings("redis://h");
+        bad.heartbeat_interval = Duration::from_millis(500);
+        assert!(bad.validate().is_err());
+        let mut bad = settings("redis://h");
+        bad.restart_backoff_max = Duration::from_millis(1);
+        assert!(bad.validate().is_err());
+    }
+}

@@ -1,0 +1,26 @@
+//! The queues behind `ports::queue`: one conformance suite over both, what only Redis can suffer,
+//! and the contracts that other producers rely on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "these are tests; the measurements are printed"
+)]
+
+#[path = "support/redis.rs"]
+mod redis_support;
+
+#[path = "queue/probe.rs"]
+mod probe;
+
+#[macro_use]
+#[path = "queue/conformance.rs"]
+mod conformance;
+
+#[path = "queue/contract.rs"]
+mod contract;
+#[path = "queue/in_process.rs"]
+mod in_process;
+#[path = "queue/redis.rs"]
+mod redis;
+#[path = "queue/redis_faults.rs"]
+mod redis_faults;

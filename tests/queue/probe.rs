@@ -1,0 +1,185 @@
+//! A handler that remembers, and a consumer that can be stopped.
+
+use async_trait::async_trait;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use verifyd::domain::RunId;
+use verifyd::domain::job::Hint;
+use verifyd::ports::queue::{Handled, HintHandler, Queue};
+
+/// Guards only against hanging.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Remembers what it was given.
+#[derive(Debug)]
+pub struct Probe {
+    seen: Mutex<Vec<(Hint, Instant)>>,
+    finished: AtomicUsize,
+    in_work: AtomicUsize,
+    most_in_work: AtomicUsize,
+    /// Handlers wait for a permit each while it is closed.
+    gate: Semaphore,
+    gated: AtomicBool,
+    panics: Mutex<HashSet<RunId>>,
+    rejects: Mutex<HashSet<RunId>>,
+}
+
+impl Probe {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            seen: Mutex::default(),
+            finished: AtomicUsize::new(0),
+            in_work: AtomicUsize::new(0),
+            most_in_work: AtomicUsize::new(0),
+            gate: Semaphore::new(0),
+            gated: AtomicBool::new(false),
+            panics: Mutex::default(),
+            rejects: Mutex::default(),
+        })
+    }
+
+    /// Handlers wait until `open`.
+    pub fn close_gate(&self) {
+        self.gated.store(true, Ordering::SeqCst);
+    }
+
+    pub fn open_gate(&self) {
+        self.gated.store(false, Ordering::SeqCst);
+        self.gate.add_permits(1_000_000);
+    }
+
+    pub fn panic_on(&self, run: i64) {
+        self.panics.lock().unwrap().insert(RunId(run));
+    }
+
+    pub fn reject(&self, run: i64) {
+        self.rejects.lock().unwrap().insert(RunId(run));
+    }
+
+    pub fn hints(&self) -> Vec<Hint> {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().map(|(hint, _)| hint.clone()).collect()
+    }
+
+    pub fn runs(&self) -> HashSet<i64> {
+        let seen = self.seen.lock().unwrap();
+        seen.iter()
+            .map(|(hint, _)| hint.operation_run_id.0)
+            .collect()
+    }
+
+    /// How often a run was started.
+    pub fn times(&self, run: i64) -> usize {
+        let seen = self.seen.lock().unwrap();
+        seen.iter()
+            .filter(|(hint, _)| hint.operation_run_id.0 == run)
+            .count()
+    }
+
+    /// When each run was first started.
+    pub fn first_starts(&self) -> HashMap<i64, Instant> {
+        let mut starts = HashMap::new();
+        for (hint, at) in self.seen.lock().unwrap().iter() {
+            starts.entry(hint.operation_run_id.0).or_insert(*at);
+        }
+        starts
+    }
+
+    pub fn started(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+
+    pub fn finished(&self) -> usize {
+        self.finished.load(Ordering::SeqCst)
+    }
+
+    pub fn in_work(&self) -> usize {
+        self.in_work.load(Ordering::SeqCst)
+    }
+
+    pub fn most_in_work(&self) -> usize {
+        self.most_in_work.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl HintHandler for Probe {
+    async fn handle(&self, hint: Hint) -> Handled {
+        let run = hint.operation_run_id;
+        let now = self.in_work.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_in_work.fetch_max(now, Ordering::SeqCst);
+        self.seen.lock().unwrap().push((hint, Instant::now()));
+        if self.gated.load(Ordering::SeqCst) {
+            self.gate.acquire().await.unwrap().forget();
+        }
+        self.in_work.fetch_sub(1, Ordering::SeqCst);
+        assert!(
+            !self.panics.lock().unwrap().contains(&run),
+            "a panic that a test asked for"
+        );
+        self.finished.fetch_add(1, Ordering::SeqCst);
+        if self.rejects.lock().unwrap().contains(&run) {
+            return Handled::Rejected;
+        }
+        Handled::Done
+    }
+}
+
+/// A running consumer.
+#[derive(Debug)]
+pub struct Consumer {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Consumer {
+    pub fn start(queue: &Arc<dyn Queue>, probe: &Arc<Probe>, concurrency: usize) -> Self {
+        let stop = CancellationToken::new();
+        let (queue, handler) = (Arc::clone(queue), Arc::clone(probe));
+        let token = stop.clone();
+        let task = tokio::spawn(async move {
+            queue
+                .consume(handler, concurrency, token)
+                .await
+                .expect("consuming ends well");
+        });
+        Self { stop, task }
+    }
+
+    /// Asks it to stop, without waiting.
+    pub fn ask_to_stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Stops it and waits for its end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, self.task)
+            .await
+            .expect("the consumer ends when it is asked to")
+            .expect("the consumer does not panic");
+    }
+}
+
+/// Waits for a condition.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Hints for the runs of a range.
+pub fn hints(runs: std::ops::RangeInclusive<i64>) -> Vec<Hint> {
+    runs.map(|run| Hint::new(RunId(run))).collect()
+}

@@ -1,0 +1,286 @@
+//! The queue in Redis, on the server that all tests share.
+
+use crate::conformance::Subject;
+use crate::probe::{Consumer, Probe, hints, until};
+use crate::redis_support::{connection, keys_of, random_queue, redis_url, remove_queue};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use verifyd::ports::queue::Queue;
+use verifyd::queue::redis::{RedisQueue, RedisSettings};
+
+/// Settings as in production, with a queue of one's own.
+pub fn settings(url: &str, queue: &str) -> RedisSettings {
+    RedisSettings {
+        url: url.into(),
+        queue: queue.into(),
+        fetchers: 2,
+        connect_timeout: Duration::from_secs(2),
+        response_timeout: Duration::from_secs(5),
+        retries: 6,
+        retry_max_delay: Duration::from_secs(2),
+        poll_interval: Duration::from_secs(1),
+        heartbeat_interval: Duration::from_secs(1),
+        missed_heartbeats: 3,
+        restart_backoff_min: Duration::from_millis(200),
+        restart_backoff_max: Duration::from_secs(2),
+        clean_interval: Duration::from_millis(500),
+        clean_chunk: 500,
+        dead_keep: 1000,
+    }
+}
+
+pub fn open(settings: &RedisSettings) -> Arc<dyn Queue> {
+    RedisQueue::connect(settings, "test-host").expect("usable settings")
+}
+
+async fn subject() -> (Subject, impl Future<Output = ()>) {
+    let (url, name) = (redis_url(), random_queue());
+    let settings = settings(&url, &name);
+    let subject = Subject {
+        queue: open(&settings),
+        other: open(&settings),
+    };
+    (subject, async move { remove_queue(&url, &name).await })
+}
+
+every_conformance_test!(subject());
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nine_thousand_hints_at_once_all_arrive() {
+    let (url, name) = (redis_url(), random_queue());
+    let queue = open(&settings(&url, &name));
+    queue.send(&hints(1..=9000)).await.unwrap();
+    assert_eq!(queue.depth().await.unwrap(), 9000);
+    let probe = Probe::new();
+    let consumer = Consumer::start(&queue, &probe, 32);
+    until("all 9000 were started", || probe.runs().len() == 9000).await;
+    consumer.stop().await;
+    assert_eq!(probe.started(), 9000);
+    assert_eq!(queue.health().restarts, 0);
+    remove_queue(&url, &name).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_number_of_keys_stays_flat() {
+    let (url, name) = (redis_url(), random_queue());
+    let mut settings = settings(&url, &name);
+    settings.dead_keep = 10;
+    settings.clean_chunk = 200;
+    let queue = open(&settings);
+    let probe = Probe::new();
+    // A good part of them is rejected.
+    for run in 1..=100 {
+        probe.reject(run * 20);
+    }
+    let consumer = Consumer::start(&queue, &probe, 16);
+    queue.send(&hints(1..=2000)).await.unwrap();
+    until("all were finished", || probe.finished() == 2000).await;
+    let deadline = Instant::now() + crate::probe::PATIENCE;
+    loop {
+        let keys = keys_of(&url, &name).await;
+        // Ten rejected ones, their data, and the fetchers'.
+        if keys.len() <= 10 + 10 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} keys are left", keys.len());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut plain = connection(&url).await;
+    let data: usize = redis::cmd("HLEN")
+        .arg(format!("{name}:data"))
+        .query_async(&mut plain)
+        .await
+        .unwrap();
+    let dead: usize = redis::cmd("SCARD")
+        .arg(format!("{name}:dead"))
+        .query_async(&mut plain)
+        .await
+        .unwrap();
+    assert_eq!((data, dead), (10, 10), "the rejected ones that are kept");
+    consumer.stop().await;
+    let left = keys_of(&url, &name).await;
+    assert!(
+        !left
+            .iter()
+            .any(|key| key.contains(":inflight:") || key.contains(":workers:metadata:")),
+        "a clean stop leaves nothing of its fetchers: {left:?}"
+    );
+    remove_queue(&url, &name).await;
+}
+
+/// Enqueues as a producer in any language does.
+async fn enqueue_by_script(
+    url: &str,
+    queue: &str,
+    id: &[u8],
+    payload: &[u8],
+) -> redis::RedisResult<i64> {
+    redis::cmd("EVAL")
+        .arg(include_str!("../../contracts/enqueue.lua"))
+        .arg(4)
+        .arg(format!("{queue}:data"))
+        .arg(format!("{queue}:active"))
+        .arg(format!("{queue}:signal"))
+        .arg(format!("{queue}:meta"))
+        .arg(id)
+        .arg(payload)
+        .arg(1)
+        .query_async(&mut connection(url).await)
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_of_another_producer_arrive() {
+    let (url, name) = (redis_url(), random_queue());
+    let queue = open(&settings(&url, &name));
+    let probe = Probe::new();
+    let consumer = Consumer::start(&queue, &probe, 4);
+    let ids: [&[u8]; 5] = [
+        b"app:job/42",
+        b"7",
+        b"01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        b"f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+        b"0",
+    ];
+    for (run, id) in (1..).zip(ids) {
+        let payload = format!(r#"{{"v":1,"operation_run_id":{run}}}"#);
+        let sent = enqueue_by_script(&url, &name, id, payload.as_bytes()).await;
+        assert_eq!(sent.unwrap(), 1);
+    }
+    until("all arrived", || probe.runs().len() == ids.len()).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(queue.health().restarts, 0, "each could be acknowledged");
+    consumer.stop().await;
+    assert_eq!(probe.started(), ids.len());
+    remove_queue(&url, &name).await;
+}
+
+#[tokio::test]
+async fn the_script_refuses_what_could_not_be_acknowledged() {
+    let (url, name) = (redis_url(), random_queue());
+    let payload = br#"{"v":1,"operation_run_id":1}"#;
+    let ids: [&[u8]; 7] = [
+        b"",
+        b"007",
+        b"+7",
+        b"01arz3ndektsv4rrffq69g5fav",
+        b"91ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "ä".as_bytes(),
+        b"a b",
+    ];
+    for id in ids {
+        let refused = enqueue_by_script(&url, &name, id, payload).await;
+        assert!(refused.is_err(), "{id:?}");
+    }
+    let large = enqueue_by_script(&url, &name, b"large", &[b' '; 4097]).await;
+    assert!(large.is_err());
+    assert_eq!(keys_of(&url, &name).await, Vec::<String>::new());
+
+    let first = enqueue_by_script(&url, &name, b"a", payload).await;
+    let again = enqueue_by_script(&url, &name, b"a", payload).await;
+    assert_eq!((first.unwrap(), again.unwrap()), (1, 0));
+    remove_queue(&url, &name).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn payloads_that_are_no_hints_are_put_aside() {
+    let (url, name) = (redis_url(), random_queue());
+    let queue = open(&settings(&url, &name));
+    let probe = Probe::new();
+    let consumer = Consumer::start(&queue, &probe, 4);
+    let bad: [&[u8]; 6] = [
+        b"",
+        b"canary-secret",
+        b"\xff\xfe\x00",
+        b"{}",
+        br#"{"v":9,"operation_run_id":1}"#,
+        br#"{"v":1,"operation_run_id":-1}"#,
+    ];
+    for (n, payload) in bad.iter().enumerate() {
+        let id = format!("bad-{n}");
+        enqueue_by_script(&url, &name, id.as_bytes(), payload)
+            .await
+            .unwrap();
+    }
+    until("all were counted", || {
+        queue.health().rejected == bad.len() as u64
+    })
+    .await;
+    queue.send(&hints(1..=3)).await.unwrap();
+    until("hints arrive", || probe.runs().len() == 3).await;
+    assert_eq!(queue.health().restarts, 0);
+    consumer.stop().await;
+
+    let mut plain = connection(&url).await;
+    let dead: usize = redis::cmd("SCARD")
+        .arg(format!("{name}:dead"))
+        .query_async(&mut plain)
+        .await
+        .unwrap();
+    assert_eq!(dead, bad.len());
+    let result: String = redis::cmd("HGET")
+        .arg(format!("{name}:meta:bad-1"))
+        .arg("result")
+        .query_async(&mut plain)
+        .await
+        .unwrap();
+    assert!(!result.contains("canary"), "{result}");
+    assert_eq!(probe.started(), 3);
+    remove_queue(&url, &name).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_text_of_a_panic_is_not_stored() {
+    let (url, name) = (redis_url(), random_queue());
+    let queue = open(&settings(&url, &name));
+    let probe = Probe::new();
+    probe.panic_on(1);
+    let consumer = Consumer::start(&queue, &probe, 1);
+    queue.send(&hints(1..=2)).await.unwrap();
+    until("the next was finished", || probe.finished() == 1).await;
+    consumer.stop().await;
+    let mut plain = connection(&url).await;
+    let ids: Vec<String> = redis::cmd("SMEMBERS")
+        .arg(format!("{name}:dead"))
+        .query_async(&mut plain)
+        .await
+        .unwrap();
+    assert_eq!(ids.len(), 1);
+    let result: String = redis::cmd("HGET")
+        .arg(format!("{name}:meta:{}", ids[0]))
+        .arg("result")
+        .query_async(&mut plain)
+        .await
+        .unwrap();
+    assert!(result.contains("the handler panicked"), "{result}");
+    assert!(!result.contains("a test asked for"), "{result}");
+    remove_queue(&url, &name).await;
+}
+
+/// Throughput of hints whose handler does nothing. Prints, asserts nothing about speed:
+/// `cargo test --test queue -- --ignored --nocapture throughput`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn throughput() {
+    for fetchers in [1, 2, 4] {
+        let (url, name) = (redis_url(), random_queue());
+        let mut settings = settings(&url, &name);
+        settings.fetchers = fetchers;
+        let queue = open(&settings);
+        let sending = Instant::now();
+        queue.send(&hints(1..=10_000)).await.unwrap();
+        let sent = sending.elapsed();
+        let probe = Probe::new();
+        let started = Instant::now();
+        let consumer = Consumer::start(&queue, &probe, 64);
+        until("all were finished", || probe.finished() >= 10_000).await;
+        let took = started.elapsed();
+        consumer.stop().await;
+        println!(
+            "{fetchers} fetchers: sent {:.0}/s, handled {:.0}/s",
+            10_000.0 / sent.as_secs_f64(),
+            10_000.0 / took.as_secs_f64()
+        );
+        remove_queue(&url, &name).await;
+    }
+}

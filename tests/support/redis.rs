@@ -1,0 +1,129 @@
+//! Redis for the tests: the shared server with a queue name of one's own, or a private server for
+//! what would disturb others.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// URL of the server that scripts/test started.
+pub fn redis_url() -> String {
+    std::env::var("VERIFYD_TEST_REDIS_URL")
+        .unwrap_or_else(|_| panic!("run scripts/test, which starts PostgreSQL and Redis"))
+}
+
+/// A name that no other test uses.
+pub fn random_queue() -> String {
+    format!("test-{}", uuid::Uuid::new_v4().simple())
+}
+
+/// A plain connection, to look at what is stored and to do what no client of the queue does.
+pub async fn connection(url: &str) -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(url).expect("the URL of the test server");
+    client
+        .get_multiplexed_async_connection()
+        .await
+        .expect("the test server answers")
+}
+
+/// Keys of a queue, the registry of queues not counted.
+pub async fn keys_of(url: &str, queue: &str) -> Vec<String> {
+    let mut connection = connection(url).await;
+    let mut cursor = 0_u64;
+    let mut keys = Vec::new();
+    loop {
+        let (next, mut found): (u64, Vec<String>) = redis::cmd("SCAN")
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(format!("{queue}:*"))
+            .arg("COUNT")
+            .arg(1000)
+            .query_async(&mut connection)
+            .await
+            .expect("SCAN");
+        keys.append(&mut found);
+        cursor = next;
+        if cursor == 0 {
+            keys.sort();
+            keys.dedup();
+            return keys;
+        }
+    }
+}
+
+/// Removes all keys of a queue.
+pub async fn remove_queue(url: &str, queue: &str) {
+    let keys = keys_of(url, queue).await;
+    let mut connection = connection(url).await;
+    for part in keys.chunks(500) {
+        let _: redis::RedisResult<()> = redis::cmd("UNLINK")
+            .arg(part)
+            .query_async(&mut connection)
+            .await;
+    }
+}
+
+/// A server of one's own, that may be stopped, flushed and killed. Ends when it is dropped.
+#[derive(Debug)]
+pub struct PrivateRedis {
+    port: u16,
+    child: Option<Child>,
+}
+
+impl PrivateRedis {
+    /// Starts one on a free port.
+    pub fn start() -> Self {
+        let mut server = Self::stopped();
+        server.restart();
+        server
+    }
+
+    /// Chooses a free port and starts nothing yet.
+    pub fn stopped() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        Self { port, child: None }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Kills the server; what it held is lost.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts an empty server on the same port.
+    pub fn restart(&mut self) {
+        self.stop();
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--port", &self.port.to_string()])
+            .args(["--dir", &std::env::temp_dir().to_string_lossy()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server: run scripts/test, which starts PostgreSQL and Redis");
+        self.child = Some(child);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(
+                Instant::now() < deadline,
+                "redis-server did not start on port {}",
+                self.port
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for PrivateRedis {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
