@@ -10,6 +10,7 @@ use crate::simulator::login::error as aadsts;
 
 const HEALTH_CHECK: &str = "health_check";
 const INTUNE: &str = "intune";
+const CONDITIONAL_ACCESS: &str = "conditional_access";
 
 const fn ready(module: &'static str) -> Expectation {
     succeeded(module, Overall::Ready, &[])
@@ -345,11 +346,12 @@ scenarios! {
     // The permission inventory.
     PermissionMissing = 401, "permission_missing",
         "A permission without which the module cannot work is not granted.",
-        succeeded(INTUNE, Overall::Blocked, &[Reason::PermissionMissing]),
+        succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionMissing]),
         Behaviour::granted(&[
             role::ORGANIZATION_READ, role::DIRECTORY_READ, role::APPLICATION_READ,
-            role::CONFIGURATION_READ, role::APPS_READ, role::RBAC_READ, role::SERVICE_CONFIG_READ,
-            role::GROUP_READ, role::POLICY_READ, role::USER_READ, role::ROLE_MANAGEMENT_READ,
+            role::CONFIGURATION_READ, role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
+            role::SERVICE_CONFIG_READ, role::GROUP_READ, role::USER_READ,
+            role::ROLE_MANAGEMENT_READ,
         ]);
     PermissionMissingOptional = 402, "permission_missing_optional",
         "A permission is not granted without which the module can do less.",
@@ -359,7 +361,16 @@ scenarios! {
             role::CONFIGURATION_READ, role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
             role::GROUP_READ, role::POLICY_READ, role::USER_READ, role::ROLE_MANAGEMENT_READ,
         ]);
-    PermissionPropagating = 403, "permission_propagating",
+    PermissionMissingIntune = 403, "permission_missing_intune",
+        "The permission is not granted that a probe of Intune needs.",
+        succeeded(INTUNE, Overall::Blocked, &[Reason::PermissionMissing]),
+        Behaviour::granted(&[
+            role::ORGANIZATION_READ, role::DIRECTORY_READ, role::APPLICATION_READ,
+            role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
+            role::SERVICE_CONFIG_READ, role::GROUP_READ, role::POLICY_READ, role::USER_READ,
+            role::ROLE_MANAGEMENT_READ,
+        ]);
+    PermissionPropagating = 404, "permission_propagating",
         "A permission was granted a moment ago: it is assigned, but not yet in the token.",
         succeeded(HEALTH_CHECK, Overall::NeedsAttention, &[Reason::PermissionPropagating]),
         // Directory.Read.All still opens what the missing role would.
@@ -372,15 +383,19 @@ scenarios! {
             ],
             ..Behaviour::HEALTHY
         };
-    InventoryFromToken = 404, "inventory_from_token",
+    InventoryFromToken = 405, "inventory_from_token",
         "The app may not read its own grants, only its token names them.",
-        succeeded(HEALTH_CHECK, Overall::NeedsAttention, &[Reason::InventoryFromToken]),
+        succeeded(
+            HEALTH_CHECK,
+            Overall::NeedsAttention,
+            &[Reason::InventoryFromToken, Reason::PermissionMissing],
+        ),
         Behaviour::granted(&[
             role::ORGANIZATION_READ, role::CONFIGURATION_READ, role::APPS_READ,
             role::MANAGED_DEVICES_READ, role::RBAC_READ, role::SERVICE_CONFIG_READ,
             role::GROUP_READ, role::POLICY_READ, role::USER_READ, role::ROLE_MANAGEMENT_READ,
         ]);
-    InventoryUnreadable = 405, "inventory_unreadable",
+    InventoryUnreadable = 406, "inventory_unreadable",
         "The app may not read its own grants, and its token cannot be looked into.",
         failed(&[Reason::InventoryUnreadable]),
         Behaviour {
