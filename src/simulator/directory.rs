@@ -1,0 +1,211 @@
+//! What a simulated directory consists of. Everything follows from the tenant's id, so that two
+//! calls, or two simulators, tell the same of it.
+
+use super::app_roles::{self, AppRole};
+use aws_lc_rs::digest;
+use serde_json::{Value, json};
+
+/// Microsoft Graph's application id, the same in every tenant.
+pub(crate) const GRAPH_APP_ID: &str = "00000003-0000-0000-c000-000000000000";
+/// Owner of Microsoft's own applications.
+const MICROSOFT_TENANT_ID: &str = "f8cdef31-a31e-4b4a-93e4-5f571e91255a";
+/// When everything in a simulated directory was created.
+const CREATED: &str = "2021-03-04T05:06:07Z";
+
+/// A GUID that follows from what is hashed.
+fn derived_id(parts: &[&str]) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(part.to_ascii_lowercase().as_bytes());
+        context.update(b"\0");
+    }
+    let mut bytes = [0_u8; 16];
+    for (byte, hashed) in bytes.iter_mut().zip(context.finish().as_ref()) {
+        *byte = *hashed;
+    }
+    uuid::Builder::from_random_bytes(bytes)
+        .into_uuid()
+        .to_string()
+}
+
+/// The id of an app's service principal in a simulated tenant.
+pub fn service_principal_id(tenant_id: &str, client_id: &str) -> String {
+    derived_id(&["service principal", tenant_id, client_id])
+}
+
+/// The id of Microsoft Graph's service principal in a simulated tenant.
+pub fn graph_service_principal_id(tenant_id: &str) -> String {
+    derived_id(&["resource", tenant_id, GRAPH_APP_ID])
+}
+
+/// The id of another API's service principal, for tenants that granted more than Graph roles.
+pub(crate) fn line_of_business_id(tenant_id: &str) -> String {
+    derived_id(&["resource", tenant_id, "line of business"])
+}
+
+/// A directory that is not the one that was asked for.
+pub(crate) fn strange_tenant_id(tenant_id: &str) -> String {
+    derived_id(&["another directory", tenant_id])
+}
+
+/// The tenant's display name.
+pub(crate) fn display_name(scenario: &str, tenant_id: &str) -> String {
+    let last = tenant_id.rsplit('-').next().unwrap_or_default();
+    format!("Simulated {scenario} {last}")
+}
+
+/// `organization`, whole. Callers select from it.
+pub(crate) fn organization(tenant_id: &str, name: &str, licensed: bool) -> Value {
+    let domain = format!("t{}.onmicrosoft.com", tenant_id.replace('-', ""));
+    let plan = |service: &str, id: &str, status: &str| {
+        json!({
+            "assignedDateTime": CREATED,
+            "capabilityStatus": status,
+            "service": service,
+            "servicePlanId": id,
+        })
+    };
+    let intune = if licensed { "Enabled" } else { "Deleted" };
+    json!({
+        "id": tenant_id,
+        "deletedDateTime": null,
+        "displayName": name,
+        "countryLetterCode": "DE",
+        "createdDateTime": CREATED,
+        "tenantType": "AAD",
+        "verifiedDomains": [{
+            "capabilities": "Email, OfficeCommunicationsOnline",
+            "isDefault": true,
+            "isInitial": true,
+            "name": domain,
+            "type": "Managed",
+        }],
+        "assignedPlans": [
+            plan("AADPremiumService", "41781fb2-bc02-4b7c-bd55-b576c07bb09d", "Enabled"),
+            plan("SCO", "c1ec4a95-1f05-45b3-a911-aa3fa01094f5", intune),
+        ],
+    })
+}
+
+/// The app's own service principal.
+pub(crate) fn own_service_principal(tenant_id: &str, client_id: &str, enabled: bool) -> Value {
+    json!({
+        "id": service_principal_id(tenant_id, client_id),
+        "deletedDateTime": null,
+        "accountEnabled": enabled,
+        "appDisplayName": "Simulated app",
+        "appId": client_id,
+        "appOwnerOrganizationId": derived_id(&["owner", client_id]),
+        "appRoles": [],
+        "createdDateTime": CREATED,
+        "displayName": "Simulated app",
+        "servicePrincipalNames": [client_id],
+        "servicePrincipalType": "Application",
+    })
+}
+
+/// Microsoft Graph's service principal, with every role that it offers.
+pub(crate) fn graph_service_principal(tenant_id: &str) -> Value {
+    let roles = app_roles::OFFERED
+        .iter()
+        .map(|role| (role.id.to_owned(), role.name.to_owned()));
+    resource(
+        &graph_service_principal_id(tenant_id),
+        GRAPH_APP_ID,
+        MICROSOFT_TENANT_ID,
+        "Microsoft Graph",
+        roles,
+    )
+}
+
+/// The other API's service principal, with as many roles as there are assignments.
+pub(crate) fn line_of_business_service_principal(tenant_id: &str, roles: usize) -> Value {
+    resource(
+        &line_of_business_id(tenant_id),
+        &derived_id(&["line of business app", tenant_id]),
+        tenant_id,
+        "Line of business API",
+        (0..roles).map(|n| {
+            (
+                line_of_business_role(tenant_id, n),
+                format!("Records.{n}.Read"),
+            )
+        }),
+    )
+}
+
+fn line_of_business_role(tenant_id: &str, number: usize) -> String {
+    derived_id(&["line of business role", tenant_id, &number.to_string()])
+}
+
+fn resource(
+    id: &str,
+    app_id: &str,
+    owner: &str,
+    name: &str,
+    roles: impl Iterator<Item = (String, String)>,
+) -> Value {
+    let roles: Vec<Value> = roles
+        .map(|(id, value)| {
+            json!({
+                "allowedMemberTypes": ["Application"],
+                "description": format!("Allows the app what {value} stands for."),
+                "displayName": value,
+                "id": id,
+                "isEnabled": true,
+                "origin": "Application",
+                "value": value,
+            })
+        })
+        .collect();
+    json!({
+        "id": id,
+        "deletedDateTime": null,
+        "accountEnabled": true,
+        "appDisplayName": name,
+        "appId": app_id,
+        "appOwnerOrganizationId": owner,
+        "appRoles": roles,
+        "createdDateTime": CREATED,
+        "displayName": name,
+        "servicePrincipalNames": [app_id],
+        "servicePrincipalType": "Application",
+    })
+}
+
+/// The app's role assignments, the ones to the other API first: a caller that reads only the first
+/// page misses Graph's.
+pub(crate) fn app_role_assignments(
+    tenant_id: &str,
+    client_id: &str,
+    granted: &[AppRole],
+    other_grants: usize,
+) -> Vec<Value> {
+    let principal = service_principal_id(tenant_id, client_id);
+    let assignment = |resource: &str, resource_name: &str, role: &str| {
+        json!({
+            "id": derived_id(&["assignment", &principal, resource, role]),
+            "deletedDateTime": null,
+            "appRoleId": role,
+            "createdDateTime": CREATED,
+            "principalDisplayName": "Simulated app",
+            "principalId": principal,
+            "principalType": "ServicePrincipal",
+            "resourceDisplayName": resource_name,
+            "resourceId": resource,
+        })
+    };
+    let other = line_of_business_id(tenant_id);
+    let graph = graph_service_principal_id(tenant_id);
+    (0..other_grants)
+        .map(|n| {
+            let role = line_of_business_role(tenant_id, n);
+            assignment(&other, "Line of business API", &role)
+        })
+        .chain(
+            granted
+                .iter()
+                .map(|role| assignment(&graph, "Microsoft Graph", role.id)),
+        )
+        .collect()
+}

@@ -1,0 +1,77 @@
+//! The app's own service principal, its grants, and the APIs that it has grants to.
+
+use super::error::GraphError;
+use super::{Call, context, single};
+use crate::simulator::scenario::behaviour::Pages;
+use crate::simulator::{directory, faults};
+use serde_json::{Value, json};
+
+const TYPE: &str = "microsoft.graph.servicePrincipal";
+const CONTEXT: &str = "servicePrincipals/$entity";
+
+pub(super) fn by_app_id(call: &Call<'_>, app_id: &str) -> Result<Value, GraphError> {
+    let principal = if app_id == call.client_id {
+        own(call)
+    } else if app_id == directory::GRAPH_APP_ID {
+        directory::graph_service_principal(call.tenant)
+    } else {
+        return Err(GraphError::not_found(app_id));
+    };
+    single(call, CONTEXT, TYPE, principal)
+}
+
+pub(super) fn by_id(call: &Call<'_>, id: &str) -> Result<Value, GraphError> {
+    let principal = if id == own_id(call) {
+        own(call)
+    } else if id == directory::graph_service_principal_id(call.tenant) {
+        directory::graph_service_principal(call.tenant)
+    } else if id == directory::line_of_business_id(call.tenant) {
+        let roles = call.behaviour.other_grants;
+        directory::line_of_business_service_principal(call.tenant, roles)
+    } else {
+        return Err(GraphError::not_found(id));
+    };
+    single(call, CONTEXT, TYPE, principal)
+}
+
+pub(super) fn app_role_assignments(call: &Call<'_>, id: &str) -> Result<Value, GraphError> {
+    if id != own_id(call) {
+        return Err(GraphError::not_found(id));
+    }
+    let assignments: Vec<Value> = directory::app_role_assignments(
+        call.tenant,
+        call.client_id,
+        call.behaviour.granted,
+        call.behaviour.other_grants,
+    )
+    .into_iter()
+    .map(|item| call.query.select("microsoft.graph.appRoleAssignment", item))
+    .collect::<Result<_, _>>()?;
+    let own = format!(
+        "{}/v1.0/servicePrincipals/{id}/appRoleAssignments",
+        call.shared.origin
+    );
+    let (page, next) = call.query.page(assignments);
+    let next = match call.pages {
+        None => next.map(|query| format!("{own}?{query}")),
+        Some(Pages::Foreign) => Some(faults::trap(call.shared, call.tenant)),
+        Some(Pages::Endless) => Some(format!("{own}?{}", call.query.next_without_end())),
+        Some(Pages::Circular) => Some(format!("{own}?{}", call.query.again())),
+    };
+    let mut body = json!({
+        "@odata.context": context(call, "appRoleAssignments"),
+        "value": page,
+    });
+    if let (Value::Object(members), Some(next)) = (&mut body, next) {
+        members.insert("@odata.nextLink".to_owned(), next.into());
+    }
+    Ok(body)
+}
+
+fn own_id(call: &Call<'_>) -> String {
+    directory::service_principal_id(call.tenant, call.client_id)
+}
+
+fn own(call: &Call<'_>) -> Value {
+    directory::own_service_principal(call.tenant, call.client_id, call.behaviour.enabled)
+}

@@ -1,0 +1,405 @@
+//! Every scenario. `docs/simulator.md` has this list as a table.
+
+use super::behaviour::{At, Behaviour, Fault, Intune, Pages, RetryAfter, TokenForm, What};
+use super::{Entry, Expectation};
+use crate::domain::report::Overall;
+use crate::domain::{Outcome, Reason};
+use crate::simulator::app_roles as role;
+use crate::simulator::calls::Endpoint;
+use crate::simulator::login::error as aadsts;
+
+const HEALTH_CHECK: &str = "health_check";
+const INTUNE: &str = "intune";
+const CONDITIONAL_ACCESS: &str = "conditional_access";
+
+const fn ready(module: &'static str) -> Expectation {
+    succeeded(module, Overall::Ready, &[])
+}
+
+const fn succeeded(
+    module: &'static str,
+    overall: Overall,
+    reasons: &'static [Reason],
+) -> Expectation {
+    Expectation {
+        module,
+        outcome: Outcome::Succeeded,
+        overall,
+        reasons,
+        exhausts_limits: false,
+    }
+}
+
+const fn failed(reasons: &'static [Reason]) -> Expectation {
+    failed_module(HEALTH_CHECK, reasons)
+}
+
+const fn failed_module(module: &'static str, reasons: &'static [Reason]) -> Expectation {
+    Expectation {
+        module,
+        outcome: Outcome::Failed,
+        overall: Overall::Blocked,
+        reasons,
+        exhausts_limits: false,
+    }
+}
+
+/// Failed, but only after everything that verifyd tries against it.
+const fn exhausted(reasons: &'static [Reason]) -> Expectation {
+    Expectation {
+        exhausts_limits: true,
+        ..failed(reasons)
+    }
+}
+
+macro_rules! scenarios {
+    ($(
+        $variant:ident = $number:literal, $name:literal, $description:literal,
+        $expectation:expr, $behaviour:expr;
+    )+) => {
+        /// A scenario: what a tenant is like, and what a check of it must end in.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Scenario {
+            $(#[doc = $description] $variant),+
+        }
+
+        impl Scenario {
+            /// Every scenario there is, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            pub(super) fn entry(self) -> &'static Entry {
+                match self {
+                    $(Self::$variant => {
+                        static ENTRY: Entry = Entry {
+                            number: $number,
+                            name: $name,
+                            description: $description,
+                            expectation: $expectation,
+                            behaviour: $behaviour,
+                        };
+                        &ENTRY
+                    })+
+                }
+            }
+        }
+    };
+}
+
+scenarios! {
+    // Nothing is wrong in the end.
+    Healthy = 1, "healthy", "Every permission that only reads is granted.",
+        ready(HEALTH_CHECK), Behaviour::HEALTHY;
+    HealthyIntune = 2, "healthy_intune", "The same, with an active Intune.",
+        ready(INTUNE), Behaviour::HEALTHY;
+    HealthyReadWrite = 3, "healthy_read_write",
+        "Writing permissions are granted where there are any; they include the reading ones.",
+        ready(INTUNE), Behaviour::granted(role::READ_WRITE);
+    HealthyManyGrants = 4, "healthy_many_grants",
+        "The app has 250 grants to another API, listed before Graph's on several pages.",
+        ready(INTUNE), Behaviour { other_grants: 250, ..Behaviour::HEALTHY };
+    HealthyOpaqueToken = 5, "healthy_opaque_token",
+        "The access tokens are no JWTs, so only Graph can tell what is granted.",
+        ready(HEALTH_CHECK), Behaviour { token_form: TokenForm::Opaque, ..Behaviour::HEALTHY };
+    ThrottledBriefly = 6, "throttled_briefly",
+        "Graph answers 429 with a Retry-After of one second, once.",
+        ready(HEALTH_CHECK),
+        Behaviour::faulty(&[Fault::once(At::Graph, What::Throttled(RetryAfter::Seconds(1)))]);
+    ThrottledBrieflyWithoutHint = 7, "throttled_briefly_without_hint",
+        "Graph answers 429 without a Retry-After, once.",
+        ready(HEALTH_CHECK),
+        Behaviour::faulty(&[Fault::once(At::Graph, What::Throttled(RetryAfter::Missing))]);
+    ThrottledBrieflySignIn = 8, "throttled_briefly_sign_in",
+        "The token endpoint answers 429 with a Retry-After of one second, once.",
+        ready(HEALTH_CHECK),
+        Behaviour::faulty(&[Fault::once(At::Token, What::Throttled(RetryAfter::Seconds(1)))]);
+    Flaky = 9, "flaky", "Graph answers 503, once.",
+        ready(HEALTH_CHECK), Behaviour::faulty(&[Fault::once(At::Graph, What::Unavailable(503))]);
+    FlakySignIn = 10, "flaky_sign_in", "The token endpoint answers 503, once.",
+        ready(HEALTH_CHECK), Behaviour::faulty(&[Fault::once(At::Token, What::Unavailable(503))]);
+    Slow = 11, "slow", "Every answer takes some hundred milliseconds.",
+        ready(HEALTH_CHECK), Behaviour { slow: true, ..Behaviour::HEALTHY };
+
+    // Entra refuses the sign-in.
+    SecretInvalid = 101, "secret_invalid", "The app's secret is not the one that is sent.",
+        failed(&[Reason::SecretInvalid]),
+        Behaviour::refused(&[&aadsts::SECRET_INVALID, &aadsts::CREDENTIALS_INVALID]);
+    SecretExpired = 102, "secret_expired", "The app's secret has expired.",
+        failed(&[Reason::SecretExpired]), Behaviour::refused(&[&aadsts::SECRET_EXPIRED]);
+    CredentialNotAccepted = 103, "credential_not_accepted",
+        "Entra finds no credential in the request that the app may use.",
+        failed(&[Reason::CredentialNotAccepted]), Behaviour::refused(&[&aadsts::CREDENTIAL_ABSENT]);
+    AppIsPublicClient = 104, "app_is_public_client", "The app is registered as a public client.",
+        failed(&[Reason::AppIsPublicClient]), Behaviour::refused(&[&aadsts::PUBLIC_CLIENT]);
+    AppNotFound = 105, "app_not_found", "The tenant does not know the app.",
+        failed(&[Reason::AppNotFound]),
+        Behaviour::refused(&[&aadsts::APP_NOT_IN_TENANT, &aadsts::APP_NOT_FOUND]);
+    ServicePrincipalMissingSignIn = 106, "service_principal_missing_sign_in",
+        "Entra itself notices that the app has no service principal.",
+        failed(&[Reason::ServicePrincipalMissing]),
+        Behaviour::refused(&[&aadsts::NO_SERVICE_PRINCIPAL]);
+    AppDisabled = 107, "app_disabled", "The enterprise application is disabled.",
+        failed(&[Reason::AppDisabled]),
+        Behaviour::refused(&[&aadsts::APP_DISABLED, &aadsts::APP_DISABLED_FOR_TENANT]);
+    ConsentMissing = 108, "consent_missing", "No administrator has consented.",
+        failed(&[Reason::ConsentMissing]),
+        Behaviour::refused(&[&aadsts::CONSENT_MISSING, &aadsts::ADMIN_CONSENT_MISSING]);
+    AppPermissionsMisconfigured = 109, "app_permissions_misconfigured",
+        "The registration's permissions do not cover Graph.",
+        failed(&[Reason::AppPermissionsMisconfigured]),
+        Behaviour::refused(&[
+            &aadsts::APP_MISCONFIGURED,
+            &aadsts::RESOURCE_NOT_LISTED,
+            &aadsts::PERMISSIONS_MISCONFIGURED,
+        ]);
+    ResourceUnavailable = 110, "resource_unavailable", "The tenant has no Microsoft Graph.",
+        failed(&[Reason::ResourceUnavailable]),
+        Behaviour::refused(&[&aadsts::RESOURCE_NOT_FOUND, &aadsts::RESOURCE_NOT_SUBSCRIBED]);
+    TenantNotFound = 111, "tenant_not_found", "There is no such tenant.",
+        failed(&[Reason::TenantNotFound]), Behaviour::refused(&[&aadsts::TENANT_NOT_FOUND]);
+    TenantIdMalformed = 112, "tenant_id_malformed", "Entra does not take the tenant id for one.",
+        failed(&[Reason::TenantIdMalformed]), Behaviour::refused(&[&aadsts::TENANT_ID_MALFORMED]);
+    TenantUnavailable = 113, "tenant_unavailable", "The tenant is suspended.",
+        failed(&[Reason::TenantUnavailable]), Behaviour::refused(&[&aadsts::TENANT_UNAVAILABLE]);
+    WrongCloud = 114, "wrong_cloud", "The tenant lives in another national cloud.",
+        failed(&[Reason::WrongCloud]),
+        Behaviour::refused(&[
+            &aadsts::OTHER_CLOUD,
+            &aadsts::OTHER_CLOUD_REQUEST,
+            &aadsts::OTHER_CLOUD_APP,
+        ]);
+    CertificateNotRegistered = 115, "certificate_not_registered",
+        "The app does not know the certificate.",
+        failed(&[Reason::CertificateNotRegistered]),
+        Behaviour::refused(&[&aadsts::KEY_NOT_FOUND, &aadsts::SIGNATURE_INVALID]);
+    CertificateExpired = 116, "certificate_expired", "The app's certificate has expired.",
+        failed(&[Reason::CertificateExpired]), Behaviour::refused(&[&aadsts::KEY_EXPIRED]);
+    CertificateSubjectRejected = 117, "certificate_subject_rejected",
+        "The app trusts only certain subject names, and not this one.",
+        failed(&[Reason::CertificateSubjectRejected]),
+        Behaviour::refused(&[&aadsts::CERTIFICATE_SUBJECT]);
+    AssertionTimeInvalid = 118, "assertion_time_invalid",
+        "Entra finds the assertion too old or too early.",
+        failed(&[Reason::AssertionTimeInvalid]), Behaviour::refused(&[&aadsts::ASSERTION_TIME]);
+    RequestMalformed = 119, "request_malformed", "Entra does not understand the request.",
+        failed(&[Reason::RequestMalformed]),
+        Behaviour::refused(&[
+            &aadsts::ASSERTION_HEADER,
+            &aadsts::SCOPE_INVALID,
+            &aadsts::SCOPE_EMPTY,
+            &aadsts::PARAMETER_ABSENT,
+            &aadsts::FIELD_ABSENT,
+        ]);
+    FederationMismatch = 120, "federation_mismatch",
+        "The app's federated credential names another issuer or subject.",
+        failed(&[Reason::FederationMismatch]),
+        Behaviour::refused(&[
+            &aadsts::FEDERATION_NO_MATCH,
+            &aadsts::FEDERATION_ISSUER,
+            &aadsts::FEDERATION_SUBJECT,
+        ]);
+    FederationNotConfigured = 121, "federation_not_configured",
+        "The app has no federated credential.",
+        failed(&[Reason::FederationNotConfigured]),
+        Behaviour::refused(&[&aadsts::FEDERATION_ABSENT]);
+    FederationBlocked = 122, "federation_blocked", "The tenant's policy forbids the issuer.",
+        failed(&[Reason::FederationBlocked]),
+        Behaviour::refused(&[&aadsts::FEDERATION_POLICY, &aadsts::FEDERATION_NOT_ALLOWED]);
+    ConditionalAccessBlocked = 123, "conditional_access_blocked",
+        "A Conditional Access policy blocks the sign-in.",
+        failed(&[Reason::ConditionalAccessBlocked]),
+        Behaviour::refused(&[&aadsts::CONDITIONAL_ACCESS, &aadsts::SECURITY_POLICY]);
+    AuthUnknown = 124, "auth_unknown", "Entra refuses with a code that no list has.",
+        failed(&[Reason::AuthUnknown]), Behaviour::refused(&[&aadsts::UNLISTED]);
+
+    // Any call.
+    Throttled = 201, "throttled", "Graph answers 429 to every call and asks to wait long.",
+        exhausted(&[Reason::Throttled]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::Throttled(RetryAfter::Long))]);
+    ThrottledWithoutHint = 202, "throttled_without_hint",
+        "Graph answers 429 to every call, without a Retry-After.",
+        exhausted(&[Reason::Throttled]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::Throttled(RetryAfter::Missing))]);
+    ThrottledUntilDate = 203, "throttled_until_date",
+        "Graph answers 429 to every call; Retry-After is a date.",
+        exhausted(&[Reason::Throttled]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::Throttled(RetryAfter::LongDate))]);
+    ThrottledSignIn = 204, "throttled_sign_in", "Entra has seen too many sign-ins of the app.",
+        exhausted(&[Reason::Throttled]),
+        Behaviour::refused(&[&aadsts::REQUEST_LOOP, &aadsts::TENANT_THROTTLED]);
+    ProviderUnavailable = 205, "provider_unavailable", "Graph answers 503 to every call.",
+        exhausted(&[Reason::ProviderUnavailable]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::Unavailable(503))]);
+    ProviderUnavailableGateway = 206, "provider_unavailable_gateway",
+        "A gateway before Graph answers 504 with an HTML page.",
+        exhausted(&[Reason::ProviderUnavailable]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::GatewayPage(504))]);
+    ProviderUnavailableSignIn = 207, "provider_unavailable_sign_in",
+        "Entra says that it is temporarily unavailable.",
+        exhausted(&[Reason::ProviderUnavailable]),
+        Behaviour::refused(&[
+            &aadsts::UNAVAILABLE,
+            &aadsts::RETRYABLE,
+            &aadsts::BUSY,
+            &aadsts::TIMED_OUT,
+            &aadsts::RETRYABLE_DATABASE,
+            &aadsts::DELEGATION_FAILED,
+        ]);
+    ProviderTimeout = 208, "provider_timeout", "Graph does not answer.",
+        exhausted(&[Reason::ProviderTimeout]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::Stall)]);
+    ProviderTimeoutSignIn = 209, "provider_timeout_sign_in", "The token endpoint does not answer.",
+        exhausted(&[Reason::ProviderTimeout]),
+        Behaviour::faulty(&[Fault::always(At::Token, What::Stall)]);
+    ProviderTimeoutInBody = 210, "provider_timeout_in_body",
+        "Graph's answers begin and do not go on.",
+        exhausted(&[Reason::ProviderTimeout]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::StallInBody)]);
+    ResponseInvalid = 211, "response_invalid", "Graph's JSON ends in the middle.",
+        failed(&[Reason::ResponseInvalid]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::Truncated)]);
+    ResponseInvalidHtml = 212, "response_invalid_html",
+        "A proxy answers for Graph with a page of its own and status 200.",
+        failed(&[Reason::ResponseInvalid]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::HtmlPage)]);
+    ResponseInvalidDeep = 213, "response_invalid_deep", "Graph's JSON is nested 20 000 deep.",
+        failed(&[Reason::ResponseInvalid]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::Deep)]);
+    ResponseInvalidShape = 214, "response_invalid_shape",
+        "Graph's JSON has members of other types than promised.",
+        failed(&[Reason::ResponseInvalid]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::WrongShape)]);
+    ResponseInvalidSignIn = 215, "response_invalid_sign_in",
+        "A proxy answers for the token endpoint with a page of its own and status 200.",
+        failed(&[Reason::ResponseInvalid]),
+        Behaviour::faulty(&[Fault::always(At::Token, What::HtmlPage)]);
+    ResponseTooLarge = 216, "response_too_large", "Graph sends 64 MiB without saying so before.",
+        failed(&[Reason::ResponseTooLarge]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::Huge { declared: false })]);
+    ResponseTooLargeSignIn = 217, "response_too_large_sign_in",
+        "The token endpoint announces 64 MiB and sends them.",
+        failed(&[Reason::ResponseTooLarge]),
+        Behaviour::faulty(&[Fault::always(At::Token, What::Huge { declared: true })]);
+    ResponseTooLargePages = 218, "response_too_large_pages",
+        "The list of grants has no last page.",
+        failed(&[Reason::ResponseTooLarge]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::AppRoleAssignments),
+            What::Pages(Pages::Endless),
+        )]);
+    ResponseTooLargeCircle = 219, "response_too_large_circle",
+        "The next link of the list of grants leads back to the same page.",
+        failed(&[Reason::ResponseTooLarge]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::AppRoleAssignments),
+            What::Pages(Pages::Circular),
+        )]);
+    RedirectRefused = 220, "redirect_refused", "Graph redirects to another host.",
+        failed(&[Reason::RedirectRefused]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::Redirect(302))]);
+    RedirectRefusedSignIn = 221, "redirect_refused_sign_in",
+        "The token endpoint redirects to another host, in the way that sends the secret along.",
+        failed(&[Reason::RedirectRefused]),
+        Behaviour::faulty(&[Fault::always(At::Token, What::Redirect(307))]);
+    RedirectRefusedNextLink = 222, "redirect_refused_next_link",
+        "The next page of the list of grants is said to be on another host.",
+        failed(&[Reason::RedirectRefused]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::AppRoleAssignments),
+            What::Pages(Pages::Foreign),
+        )]);
+
+    // What Graph says.
+    IdentityMismatch = 301, "identity_mismatch", "Graph tells of another directory.",
+        failed(&[Reason::IdentityMismatch]),
+        Behaviour { another_directory: true, ..Behaviour::HEALTHY };
+    TokenRejected = 302, "token_rejected", "Graph does not accept Entra's tokens.",
+        failed(&[Reason::TokenRejected]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::TokenRejected)]);
+    PermissionDenied = 303, "permission_denied",
+        "The app may read applications, but not the organization.",
+        failed(&[Reason::PermissionDenied]), Behaviour::granted(&[role::APPLICATION_READ]);
+    GraphUnknown = 304, "graph_unknown", "Graph answers with an error that nobody documented.",
+        failed(&[Reason::GraphUnknown]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::Organization),
+            What::UndocumentedError,
+        )]);
+    ServicePrincipalMissing = 305, "service_principal_missing",
+        "Entra issues a token to an app without service principal, and Graph knows nobody by it.",
+        failed(&[Reason::ServicePrincipalMissing]),
+        Behaviour {
+            token_form: TokenForm::WithoutServicePrincipal,
+            granted: &[],
+            token_roles: &[],
+            ..Behaviour::HEALTHY
+        };
+    AppDisabledInDirectory = 306, "app_disabled_in_directory",
+        "Tokens are still issued, but the app's service principal is disabled.",
+        failed(&[Reason::AppDisabled]), Behaviour { enabled: false, ..Behaviour::HEALTHY };
+    IntuneNotLicensed = 307, "intune_not_licensed", "The tenant has no Intune licence.",
+        failed_module(INTUNE, &[Reason::IntuneNotLicensed]),
+        Behaviour { intune: Intune::NotLicensed, ..Behaviour::HEALTHY };
+    IntuneInactive = 308, "intune_inactive", "The tenant's Intune subscription is disabled.",
+        failed_module(INTUNE, &[Reason::IntuneInactive]),
+        Behaviour { intune: Intune::State("disabled"), ..Behaviour::HEALTHY };
+
+    // The permission inventory.
+    PermissionMissing = 401, "permission_missing",
+        "A permission without which the module cannot work is not granted.",
+        succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionMissing]),
+        Behaviour::granted(&[
+            role::ORGANIZATION_READ, role::DIRECTORY_READ, role::APPLICATION_READ,
+            role::CONFIGURATION_READ, role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
+            role::SERVICE_CONFIG_READ, role::GROUP_READ, role::USER_READ,
+            role::ROLE_MANAGEMENT_READ,
+        ]);
+    PermissionMissingOptional = 402, "permission_missing_optional",
+        "A permission is not granted without which the module can do less.",
+        succeeded(INTUNE, Overall::NeedsAttention, &[Reason::PermissionMissing]),
+        Behaviour::granted(&[
+            role::ORGANIZATION_READ, role::DIRECTORY_READ, role::APPLICATION_READ,
+            role::CONFIGURATION_READ, role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
+            role::GROUP_READ, role::POLICY_READ, role::USER_READ, role::ROLE_MANAGEMENT_READ,
+        ]);
+    PermissionMissingIntune = 403, "permission_missing_intune",
+        "The permission is not granted that a probe of Intune needs.",
+        succeeded(INTUNE, Overall::Blocked, &[Reason::PermissionMissing]),
+        Behaviour::granted(&[
+            role::ORGANIZATION_READ, role::DIRECTORY_READ, role::APPLICATION_READ,
+            role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
+            role::SERVICE_CONFIG_READ, role::GROUP_READ, role::POLICY_READ, role::USER_READ,
+            role::ROLE_MANAGEMENT_READ,
+        ]);
+    PermissionPropagating = 404, "permission_propagating",
+        "A permission was granted a moment ago: it is assigned, but not yet in the token.",
+        succeeded(HEALTH_CHECK, Overall::NeedsAttention, &[Reason::PermissionPropagating]),
+        // Directory.Read.All still opens what the missing role would.
+        Behaviour {
+            token_roles: &[
+                role::ORGANIZATION_READ, role::DIRECTORY_READ, role::CONFIGURATION_READ,
+                role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
+                role::SERVICE_CONFIG_READ, role::GROUP_READ, role::POLICY_READ, role::USER_READ,
+                role::ROLE_MANAGEMENT_READ,
+            ],
+            ..Behaviour::HEALTHY
+        };
+    InventoryFromToken = 405, "inventory_from_token",
+        "The app may not read its own grants, only its token names them.",
+        succeeded(
+            HEALTH_CHECK,
+            Overall::NeedsAttention,
+            &[Reason::InventoryFromToken, Reason::PermissionMissing],
+        ),
+        Behaviour::granted(&[
+            role::ORGANIZATION_READ, role::CONFIGURATION_READ, role::APPS_READ,
+            role::MANAGED_DEVICES_READ, role::RBAC_READ, role::SERVICE_CONFIG_READ,
+            role::GROUP_READ, role::POLICY_READ, role::USER_READ, role::ROLE_MANAGEMENT_READ,
+        ]);
+    InventoryUnreadable = 406, "inventory_unreadable",
+        "The app may not read its own grants, and its token cannot be looked into.",
+        failed(&[Reason::InventoryUnreadable]),
+        Behaviour {
+            token_form: TokenForm::Opaque,
+            ..Behaviour::granted(&[role::ORGANIZATION_READ])
+        };
+}

@@ -1,0 +1,165 @@
+//! What the simulator remembers of each tenant: calls, faults already shown, use of the limits.
+
+use super::calls::{Calls, Endpoint};
+use super::options::RateLimit;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Beyond this many tenants the one seen first is forgotten.
+const REMEMBERED_TENANTS: usize = 50_000;
+/// Beyond this many apps in one tenant their windows start anew.
+const REMEMBERED_APPS: usize = 32;
+
+#[derive(Default)]
+struct Tenant {
+    calls: Calls,
+    /// How often each fault of the scenario was shown, by its place in the list.
+    shown: Vec<u32>,
+    windows: HashMap<(String, bool), Window>,
+}
+
+struct Window {
+    start: Instant,
+    calls: u32,
+}
+
+/// All tenants, bounded.
+pub(crate) struct Tenants {
+    by_id: HashMap<String, Tenant>,
+    order: VecDeque<String>,
+    capacity: usize,
+}
+
+impl Default for Tenants {
+    fn default() -> Self {
+        Self {
+            by_id: HashMap::new(),
+            order: VecDeque::new(),
+            capacity: REMEMBERED_TENANTS,
+        }
+    }
+}
+
+impl Tenants {
+    fn tenant(&mut self, id: &str) -> &mut Tenant {
+        if !self.by_id.contains_key(id) {
+            if self.by_id.len() >= self.capacity
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.by_id.remove(&oldest);
+            }
+            self.order.push_back(id.to_owned());
+        }
+        self.by_id.entry(id.to_owned()).or_default()
+    }
+
+    pub(crate) fn count(&mut self, id: &str, endpoint: Endpoint) {
+        self.tenant(id).calls.count(endpoint);
+    }
+
+    pub(crate) fn calls(&self, id: &str) -> Calls {
+        self.by_id
+            .get(id)
+            .map(|tenant| tenant.calls.clone())
+            .unwrap_or_default()
+    }
+
+    /// Whether the fault in this place is still to be shown; counts it as shown.
+    pub(crate) fn show(&mut self, id: &str, fault: usize, times: u32) -> bool {
+        let shown = &mut self.tenant(id).shown;
+        if shown.len() <= fault {
+            shown.resize(fault + 1, 0);
+        }
+        match shown.get_mut(fault) {
+            Some(count) if *count < times => {
+                *count += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Counts a call against the limit. When it is above, the time until the next window.
+    pub(crate) fn spend(
+        &mut self,
+        id: &str,
+        app: &str,
+        intune: bool,
+        limit: RateLimit,
+        now: Instant,
+    ) -> Option<Duration> {
+        let windows = &mut self.tenant(id).windows;
+        let key = (app.to_owned(), intune);
+        if windows.len() >= REMEMBERED_APPS && !windows.contains_key(&key) {
+            windows.clear();
+        }
+        let window = windows.entry(key).or_insert(Window {
+            start: now,
+            calls: 0,
+        });
+        if now.duration_since(window.start) >= limit.window {
+            *window = Window {
+                start: now,
+                calls: 0,
+            };
+        }
+        if window.calls >= limit.calls {
+            return Some(
+                limit
+                    .window
+                    .saturating_sub(now.duration_since(window.start)),
+            );
+        }
+        window.calls += 1;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tenant_seen_first_is_forgotten() {
+        let mut tenants = Tenants {
+            capacity: 2,
+            ..Tenants::default()
+        };
+        for id in ["a", "b", "a", "c"] {
+            tenants.count(id, Endpoint::Token);
+        }
+        assert_eq!(tenants.calls("a").total, 0);
+        assert_eq!(tenants.calls("b").total, 1);
+        assert_eq!(tenants.calls("c").total, 1);
+        assert_eq!((tenants.by_id.len(), tenants.order.len()), (2, 2));
+    }
+
+    #[test]
+    fn a_fault_is_shown_as_often_as_it_should_be_and_per_tenant() {
+        let mut tenants = Tenants::default();
+        assert!(tenants.show("a", 1, 1));
+        assert!(!tenants.show("a", 1, 1));
+        assert!(tenants.show("a", 0, 1));
+        assert!(tenants.show("b", 1, 1));
+    }
+
+    #[test]
+    fn a_limit_holds_within_its_window_for_each_app_and_service() {
+        let mut tenants = Tenants::default();
+        let limit = RateLimit {
+            calls: 2,
+            window: Duration::from_secs(10),
+        };
+        let start = Instant::now();
+        let mut spend = |app: &str, intune: bool, after: u64| {
+            tenants.spend("t", app, intune, limit, start + Duration::from_secs(after))
+        };
+        assert_eq!(spend("a", false, 0), None);
+        assert_eq!(spend("a", false, 4), None);
+        assert_eq!(spend("a", false, 4), Some(Duration::from_secs(6)));
+        assert_eq!(spend("a", true, 4), None);
+        assert_eq!(spend("b", false, 4), None);
+        assert_eq!(spend("a", false, 10), None);
+    }
+}
