@@ -4,7 +4,10 @@
 //! The sources are read as tokens (comments and literals left out), and every path in them, in `use`
 //! trees and elsewhere, is resolved to the folder or crate that it begins in.
 
-#![expect(clippy::unwrap_used, reason = "a test may end where it cannot read its own sources")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may end where it cannot read its own sources"
+)]
 
 #[path = "layering/rules.rs"]
 mod rules;
