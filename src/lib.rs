@@ -4,6 +4,8 @@
 //! `domain` ← `ports` ← `engine` ← adapters (`store`, `queue`, `provider`, `credentials`) and
 //! surfaces (`http`, `cli`), joined in `app`. See `docs/architecture.md`.
 
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod domain;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `verifyd`: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    verifyd::cli::main()
+}

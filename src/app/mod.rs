@@ -13,7 +13,9 @@ use crate::ports::queue::Queue;
 use crate::ports::store::Store;
 use crate::ports::vault::Vault;
 use crate::provider::microsoft::MicrosoftProvider;
-use crate::{queue, store};
+use crate::queue::in_process::InProcessQueue;
+use crate::queue::redis::RedisQueue;
+use crate::store;
 use anyhow::Context as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -108,20 +110,26 @@ pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
 /// The keys that credentials are encrypted with. The embedded default makes one beside its
 /// database when none is configured.
 pub fn open_vault(settings: &Settings) -> anyhow::Result<Arc<dyn Vault>> {
-    let beside = store::embedded_folder(&settings.database);
-    let vault = credentials::open(&settings.credentials, beside.as_deref())
-        .context("the keys for credentials cannot be read")?;
+    let vault = credentials::open_vault(
+        &settings.credentials,
+        settings.embedded_key_file().as_deref(),
+    )
+    .context("the keys for credentials cannot be read")?;
     Ok(Arc::new(vault))
 }
 
 /// Redis when its address is known, else a queue in this process.
 pub fn open_queue(settings: &Settings) -> anyhow::Result<Arc<dyn Queue>> {
-    queue::open(&settings.redis, &settings.in_process_queue).context("the queue cannot be opened")
+    if settings.has_redis() {
+        RedisQueue::connect(&settings.redis, &host_name()).context("the queue cannot be opened")
+    } else {
+        Ok(InProcessQueue::open(&settings.in_process_queue))
+    }
 }
 
 /// All providers there are: a new one is a folder in `provider` and a line here.
 pub fn open_providers(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Providers> {
-    let microsoft = MicrosoftProvider::new(settings.microsoft.clone(), clock)
+    let microsoft = MicrosoftProvider::new(&settings.microsoft, clock)
         .context("the provider microsoft cannot be set up")?;
     Ok(Providers::new([Arc::new(microsoft) as Arc<dyn Provider>]))
 }

@@ -1,6 +1,6 @@
 //! The commands and their arguments.
 
-use crate::domain::connection::ConnectionStatus;
+use crate::config::Overrides;
 use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, TenantId, WorkspaceId};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -51,6 +51,18 @@ pub enum Command {
     /// Serve an imitation of Microsoft Entra and Graph on loopback
     #[cfg(feature = "simulator")]
     Simulate(SimulateArgs),
+}
+
+impl Command {
+    /// The settings that this command's flags set.
+    pub fn overrides(&self) -> Overrides {
+        match self {
+            Self::Serve(serve) => Overrides::default()
+                .with_optional("--listen", "http.listen", serve.listen)
+                .with_optional("--concurrency", "worker.concurrency", serve.concurrency),
+            _ => Overrides::default(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -291,9 +303,4 @@ pub struct HealthcheckArgs {
     /// Ask whether it is ready, not only alive
     #[arg(long)]
     pub ready: bool,
-}
-
-/// The words of an answer to a change of status.
-pub fn status_word(status: ConnectionStatus) -> &'static str {
-    status.as_str()
 }

@@ -236,7 +236,7 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
         }
     };
     if queue.kind() == "in_process" {
-        lines.push(if settings.database.is_postgres() {
+        lines.push(if !settings.is_embedded() {
             bad(
                 "queue",
                 State::Warning,

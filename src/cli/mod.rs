@@ -19,7 +19,7 @@ mod simulate;
 mod stop;
 
 use crate::app::Services;
-use crate::config::{Overrides, Settings, Sources};
+use crate::config::{Settings, Sources};
 use crate::telemetry::logs;
 use anyhow::Context as _;
 pub use args::Cli;
@@ -63,15 +63,12 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let load = || {
-        Settings::load(Sources::process(
-            cli.config.clone(),
-            Overrides {
-                log_filter: cli.log.clone(),
-                ..Overrides::default()
-            },
-        ))
-        .context("the configuration cannot be used")
+    let overrides = cli.command.overrides().with_optional("--log", "log.filter", cli.log);
+    let file = cli.config;
+    let load = || -> anyhow::Result<Settings> {
+        let sources = Sources::from_process(file, overrides)
+            .context("the configuration cannot be used")?;
+        Settings::load(sources).context("the configuration cannot be used")
     };
     match cli.command {
         Command::Report(command) => return report::run(&command),
@@ -89,7 +86,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     logs::init(&settings.log)?;
     match cli.command {
         Command::Config(command) => config::run(&settings, &command),
-        Command::Serve(command) => serve::run(settings, &command).await,
+        Command::Serve(_) => serve::run(settings).await,
         Command::Migrate(command) => migrate::run(&settings, &command).await,
         Command::Doctor(command) => doctor::run(&settings, &command).await,
         Command::Connections(command) => {

@@ -1,6 +1,5 @@
 //! `verifyd serve`
 
-use super::args::ServeArgs;
 use super::stop;
 use crate::app::Services;
 use crate::config::Settings;
@@ -12,14 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-pub async fn run(mut settings: Settings, args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    if let Some(listen) = args.listen {
-        settings.http.listen = listen;
-    }
-    if let Some(concurrency) = args.concurrency {
-        settings.worker.concurrency = concurrency;
-        settings.check()?;
-    }
+pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let stop = stop::on_signals()?;
     let metrics = metrics::install()?;
     let listener = http::bind(&settings.http)

@@ -25,7 +25,7 @@ pub struct World {
 
 /// Limits short enough for tests, in the proportions of the defaults.
 pub fn settings(folder: &std::path::Path, simulator: &RunningSimulator) -> Settings {
-    let mut settings = Settings::load(Sources::builtin()).unwrap();
+    let mut settings = Settings::load(Sources::default()).unwrap();
     settings.database.url =
         SecretString::from(format!("sqlite://{}", folder.join("verifyd.db").display()));
     let microsoft = &mut settings.microsoft;
@@ -36,9 +36,9 @@ pub fn settings(folder: &std::path::Path, simulator: &RunningSimulator) -> Setti
     microsoft.clouds.insert(
         "simulated".to_owned(),
         CloudSettings {
-            login: simulator.base_url.parse().unwrap(),
-            graph: simulator.base_url.parse().unwrap(),
-            portal: "https://entra.microsoft.com".parse().unwrap(),
+            login: simulator.base_url.clone(),
+            graph: simulator.base_url.clone(),
+            portal: "https://entra.microsoft.com".to_owned(),
         },
     );
     settings

@@ -90,15 +90,15 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
 
 /// The built-in defaults, whatever the environment says, with the simulator as one more cloud.
 fn settings(folder: &Path, simulator: &RunningSimulator) -> anyhow::Result<Settings> {
-    let mut settings = Settings::load(Sources::builtin())?;
+    let mut settings = Settings::load(Sources::default())?;
     settings.database.url =
         SecretString::from(format!("sqlite://{}", folder.join("demo.db").display()));
     settings.microsoft.clouds.insert(
         CLOUD.to_owned(),
         CloudSettings {
-            login: simulator.base_url.parse()?,
-            graph: simulator.base_url.parse()?,
-            portal: "https://entra.microsoft.com".parse()?,
+            login: simulator.base_url.clone(),
+            graph: simulator.base_url.clone(),
+            portal: "https://entra.microsoft.com".to_owned(),
         },
     );
     Ok(settings)
