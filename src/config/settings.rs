@@ -76,7 +76,13 @@ impl DatabaseSettings {
         let path = percent_encoding::percent_decode_str(path)
             .decode_utf8()
             .ok()?;
-        Some(PathBuf::from(path.into_owned()).with_extension("key"))
+        let database = PathBuf::from(path.into_owned());
+        let key = database.with_extension("key");
+        Some(if key == database {
+            database.with_extension("key.key")
+        } else {
+            key
+        })
     }
 }
 

@@ -477,6 +477,12 @@ fn laravel_gcm_opens_and_a_shortened_or_changed_tag_does_not() {
             Err(VaultError::Undecryptable(_))
         ));
     }
+    // The same bytes, but with the tag at the end of the value: not how the framework writes it.
+    let value = STANDARD.decode(payload["value"].as_str().unwrap()).unwrap();
+    let mut moved = payload.clone();
+    moved["value"] = json!(STANDARD.encode([value, tag].concat()));
+    moved["tag"] = json!("");
+    assert!(open_laravel(&encode(&moved)).is_err());
     let mut changed = payload.clone();
     changed["mac"] = json!("00");
     assert!(open_laravel(&encode(&changed)).is_err());

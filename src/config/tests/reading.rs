@@ -215,6 +215,7 @@ fn the_key_file_of_the_embedded_default_lies_beside_its_database() {
             "sqlite:data/my%20runs.db?mode=rwc",
             Some("data/my runs.key"),
         ),
+        ("sqlite:odd.key", Some("odd.key.key")),
         ("sqlite::memory:", None),
         ("sqlite://:memory:", None),
         ("sqlite://x.db?cache=shared&mode=memory", None),

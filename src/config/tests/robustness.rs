@@ -35,8 +35,6 @@ fn any_value() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
     #[test]
     fn no_environment_makes_it_panic(
         environment in proptest::collection::btree_map(any_name(), any_value(), 0..6),
