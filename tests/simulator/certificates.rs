@@ -111,7 +111,11 @@ async fn a_signature_by_another_key_is_refused() {
 async fn what_an_assertion_says_is_checked() {
     type Change = fn(&mut Header, &mut Value);
     let cases: [(&str, Change, u64); 9] = [
-        ("audience", |_, c| c["aud"] = json!("http://127.0.0.1/t"), 700023),
+        (
+            "audience",
+            |_, c| c["aud"] = json!("http://127.0.0.1/t"),
+            700023,
+        ),
         ("subject", |_, c| c["sub"] = json!("somebody"), 700021),
         (
             "issuer",
@@ -130,8 +134,16 @@ async fn what_an_assertion_says_is_checked() {
             700024,
         ),
         ("too early", |_, c| c["nbf"] = json!(now() + 600), 700024),
-        ("ends before it begins", |_, c| c["exp"] = json!(now() - 1), 700024),
-        ("no end", |_, c| drop(c.as_object_mut().unwrap().remove("exp")), 50027),
+        (
+            "ends before it begins",
+            |_, c| c["exp"] = json!(now() - 1),
+            700024,
+        ),
+        (
+            "no end",
+            |_, c| drop(c.as_object_mut().unwrap().remove("exp")),
+            50027,
+        ),
         ("algorithm", |h, _| h.alg = Algorithm::RS256, 5002727),
         ("no thumbprint", |h, _| h.x5t_s256 = None, 5002727),
     ];

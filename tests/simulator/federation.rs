@@ -18,7 +18,10 @@ async fn the_trusted_issuers_token_signs_in() {
     assert_eq!(answer.status, 200, "{}", answer.text);
     let body = answer.json();
     let claims = claims(body["access_token"].as_str().unwrap());
-    assert_eq!((&claims["tid"], &claims["appidacr"]), (&json!(tenant), &json!("2")));
+    assert_eq!(
+        (&claims["tid"], &claims["appidacr"]),
+        (&json!(tenant), &json!("2"))
+    );
 }
 
 #[tokio::test]
@@ -108,7 +111,9 @@ async fn tokens_are_given_over_http_as_well() {
     let caller = Caller::new().await;
     let fetch = async |query: &str| {
         let url = caller.url(&format!("/__simulator/federated-token{query}"));
-        Answer::of(caller.http.get(url).send().await.unwrap()).await.text
+        Answer::of(caller.http.get(url).send().await.unwrap())
+            .await
+            .text
     };
     let tenant = Scenario::Healthy.tenant_id(0);
     assert_eq!(caller.present(&tenant, &fetch("").await).await.status, 200);

@@ -43,7 +43,11 @@ async fn a_wrong_secret_is_refused_in_entras_shape() {
         ]);
     let answer = Answer::of(request.send().await.unwrap()).await;
     assert_eq!(answer.status, 401);
-    assert!(answer.header("content-type").starts_with("application/json"));
+    assert!(
+        answer
+            .header("content-type")
+            .starts_with("application/json")
+    );
     assert!(!answer.header("date").is_empty());
     assert_eq!(answer.header("client-request-id"), correlation);
     let body = answer.json();
@@ -146,7 +150,10 @@ async fn what_the_request_lacks_is_named() {
     let empty = [("client_secret", "")];
     assert_eq!(caller.sign_in_with(&tenant, &empty).await.aadsts(), 7000218);
     let untyped = [("client_assertion", "a.b.c")];
-    assert_eq!(caller.sign_in_with(&tenant, &untyped).await.aadsts(), 900144);
+    assert_eq!(
+        caller.sign_in_with(&tenant, &untyped).await.aadsts(),
+        900144
+    );
     for (name, value, code) in [
         ("grant_type", "password", 70003),
         ("client_id", "not-a-guid", 700016),
