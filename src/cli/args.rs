@@ -9,8 +9,8 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "verifyd", version, about, max_term_width = 100, propagate_version = true)]
 pub struct Cli {
-    /// Configuration file (TOML), over the built-in defaults
-    #[arg(long, global = true, env = "VERIFYD_CONFIG", value_name = "FILE", hide_env_values = true)]
+    /// Configuration file (TOML), over the built-in defaults; VERIFYD_CONFIG names one, too
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
     /// What to log, in place of log.filter, e.g. debug or info,sqlx=warn

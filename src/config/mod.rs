@@ -15,16 +15,13 @@ mod sources;
 pub use error::{ConfigError, Problem};
 pub use print::masked_url;
 pub use reference::tables as reference_tables;
-pub use settings::{
-    CloudSettings, DatabaseSettings, HttpSettings, InProcessQueueSettings, LinksSettings,
-    LogFormat, LogSettings, MicrosoftSettings, ReconcilerSettings, RedisSettings, Settings,
-    WorkerSettings,
-};
+pub use settings::Settings;
 pub use sources::{Overrides, Sources};
 
 use config::{Config, Value, ValueKind};
 use print::Shown;
 use rule::Rule;
+use secrecy::ExposeSecret;
 
 /// config/default.toml, as compiled in.
 pub const DEFAULT: &str = include_str!("../../config/default.toml");
@@ -60,6 +57,9 @@ impl Settings {
             .collect();
         let mut settings: Self = merged.try_deserialize().map_err(|error| internal(&error))?;
         settings.shown = shown;
+        if settings.database.url.expose_secret().is_empty() {
+            settings.database.url = settings::EMBEDDED_DATABASE.into();
+        }
         let problems = contradiction::find(&settings);
         if problems.is_empty() {
             Ok(settings)

@@ -48,6 +48,45 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The same for programs: by key, the masked value and where it comes from.
+    pub fn masked(&self) -> serde_json::Value {
+        self.shown
+            .iter()
+            .map(|Shown { key, text, origin }| {
+                let value = toml::from_str::<toml::Table>(&format!("value = {text}"))
+                    .ok()
+                    .and_then(|table| serde_json::to_value(&table["value"]).ok());
+                let entry = serde_json::json!({ "value": value, "origin": origin });
+                (key.clone(), entry)
+            })
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+
+    /// Where the settings come from, in one line.
+    pub fn summary(&self) -> String {
+        let mut origins: Vec<(&str, usize)> = Vec::new();
+        for Shown { origin, .. } in self.shown.iter().filter(|s| s.origin != "default") {
+            match origins.iter_mut().find(|(seen, _)| seen == origin) {
+                Some((_, keys)) => *keys += 1,
+                None => origins.push((origin, 1)),
+            }
+        }
+        if origins.is_empty() {
+            return "the built-in defaults".to_owned();
+        }
+        let said: Vec<String> = origins
+            .iter()
+            .map(|(origin, keys)| match keys {
+                1 => (*origin).to_owned(),
+                n => format!("{origin} ({n} keys)"),
+            })
+            .collect();
+        format!("the built-in defaults; {}", said.join(", "))
+    }
+}
+
 fn shown(rule: Rule, value: &Value) -> String {
     match (&value.kind, rule) {
         (ValueKind::String(url), Rule::DatabaseUrl | Rule::RedisUrl) => quoted(&mask(url)),

@@ -34,7 +34,7 @@ impl fmt::Display for Rule {
             Self::Integer(from, to) => return write!(f, "a whole number from {from} to {to}"),
             Self::Duration(from, to) => return write!(f, "a duration from {from} to {to}"),
             Self::OneOf(words) => return write!(f, "one of {}", words.join(", ")),
-            Self::QueueName => "1 to 64 letters, digits, '-', '_', '.' or ':'",
+            Self::QueueName => "1 to 64 letters, digits, '-', '_' or '.'",
             Self::Listen => "an IP address and a port, such as 127.0.0.1:9464 or [::]:9464",
             Self::Filter => "a filter such as info or info,verifyd=debug",
             Self::Path => "a path, or empty",
@@ -43,7 +43,7 @@ impl fmt::Display for Rule {
             Self::CloudName => "the name of a cloud under microsoft.clouds",
             Self::CloudBase => "an https address without a path (http only for loopback)",
             Self::DatabaseUrl => "a postgres://, postgresql:// or sqlite: address, or empty",
-            Self::RedisUrl => "a redis://, rediss:// or redis+unix:// address, or empty",
+            Self::RedisUrl => "a redis:// or rediss:// address, or empty",
             Self::Keys => {
                 "a list of keys, each \"id:base64 of 32 bytes\" or { id = \"…\", key = \"…\" }"
             }
@@ -152,7 +152,7 @@ impl Rule {
                 (1..=64).contains(&text.len())
                     && text
                         .bytes()
-                        .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+                        .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
             }
             Self::Listen => text.parse::<SocketAddr>().is_ok(),
             Self::Filter => {
@@ -169,7 +169,7 @@ impl Rule {
                     || is_server_url(text, &["postgres", "postgresql"])
             }
             Self::RedisUrl => {
-                text.is_empty() || is_server_url(text, &["redis", "rediss", "redis+unix"])
+                text.is_empty() || is_server_url(text, &["redis", "rediss"])
             }
             Self::Integer(..) | Self::Keys | Self::LaravelKeys => false,
         }

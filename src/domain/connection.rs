@@ -93,3 +93,12 @@ impl ProviderConnection {
         }
     }
 }
+
+/// Whether the text may be the key of a cloud: `^[a-z0-9][a-z0-9_]{0,63}$`, as reports have it.
+pub fn is_cloud_key(text: &str) -> bool {
+    text.len() <= 64
+        && text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}

@@ -2,6 +2,7 @@
 
 use super::Engine;
 use super::preflight::Surveyed;
+use crate::domain::connection::is_cloud_key;
 use crate::domain::credential::Credential;
 use crate::domain::link::{Link, is_guid};
 use crate::domain::reason::Reason;
@@ -34,15 +35,6 @@ fn engine_check() -> CheckSpec {
         blocking: true,
         severity: Severity::High,
     }
-}
-
-/// A key of a cloud as reports may hold it.
-fn is_cloud_key(text: &str) -> bool {
-    text.len() <= 64
-        && text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 impl Engine {

@@ -7,10 +7,10 @@ fn the_defaults_load_alone() {
     assert_eq!(settings.worker.total_deadline, Duration::from_secs(900));
     assert_eq!(settings.http.listen.port(), 9464);
     assert_eq!(settings.log.format, LogFormat::Auto);
-    assert!(!settings.redis.is_configured());
-    assert!(settings.database.is_sqlite());
+    assert!(!settings.has_redis());
+    assert!(settings.is_embedded());
     assert_eq!(
-        settings.database.embedded_key_file(),
+        settings.embedded_key_file(),
         Some(PathBuf::from("verifyd.key"))
     );
     let clouds = &settings.microsoft.clouds;
@@ -112,8 +112,7 @@ fn the_plain_names_lose_against_the_full_ones() {
         url(with_file("[database]\nurl = \"sqlite:x\"", &[empty]).unwrap()),
         "sqlite:x"
     );
-    let redis = load(&[("REDIS_URL", "redis://h")]).unwrap().redis;
-    assert!(redis.is_configured());
+    assert!(load(&[("REDIS_URL", "redis://h")]).unwrap().has_redis());
 }
 
 #[test]
@@ -223,7 +222,7 @@ fn the_key_file_of_the_embedded_default_lies_beside_its_database() {
     ] {
         let settings = load(&[("DATABASE_URL", url)]).unwrap();
         assert_eq!(
-            settings.database.embedded_key_file(),
+            settings.embedded_key_file(),
             expected.map(PathBuf::from),
             "{url}"
         );

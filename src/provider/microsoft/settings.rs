@@ -1,6 +1,7 @@
 //! The section `[microsoft]` of the configuration.
 
 use super::cloud::{Cloud, Clouds};
+use crate::domain::connection::is_cloud_key;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -155,15 +156,6 @@ impl MicrosoftSettings {
         }
         Ok(Clouds::new(self.default_cloud.clone(), clouds))
     }
-}
-
-fn is_cloud_key(key: &str) -> bool {
-    let mut bytes = key.bytes();
-    key.len() <= 64
-        && bytes
-            .next()
-            .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 fn base_address(
