@@ -1,1 +1,41 @@
-//! The databases behind `ports::store`.
+//! The databases behind `ports::store`: PostgreSQL in production, SQLite as the embedded default.
+//!
+//! Both keep the same tables and the same protocol, and pass one conformance suite
+//! (`tests/store`). What they share stands in this folder, the SQL in a folder of its own for each.
+
+mod completion;
+mod error;
+mod migrations;
+mod postgres;
+mod rows;
+mod settings;
+//mod sqlite;
+mod tables;
+
+pub use settings::DatabaseSettings;
+
+use crate::ports::store::{Store, StoreError};
+use secrecy::ExposeSecret;
+use std::sync::Arc;
+
+/// Connects to the database that the URL names; its scheme chooses the kind.
+///
+/// Opens one connection, within `connect_timeout`, so that a wrong URL shows at once; a pool that
+/// has started reconnects by itself. Does not migrate.
+pub async fn connect(settings: &DatabaseSettings) -> Result<Arc<dyn Store>, StoreError> {
+    match scheme(settings.url.expose_secret()) {
+        "postgres" | "postgresql" => {
+            Ok(Arc::new(postgres::PostgresStore::connect(settings).await?))
+        }
+        //"sqlite" => Ok(Arc::new(sqlite::SqliteStore::connect(settings).await?)),
+        // What stands where a scheme should be may be a password: it is never quoted.
+        _ => Err(StoreError::Refused(
+            "the scheme of database.url is not known, allowed: postgres://, postgresql://, sqlite:"
+                .into(),
+        )),
+    }
+}
+
+fn scheme(url: &str) -> &str {
+    url.split_once(':').map_or("", |(scheme, _)| scheme)
+}

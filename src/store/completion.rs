@@ -1,0 +1,42 @@
+//! What a completion writes into the run's row: the same JSON for both kinds of database.
+
+use crate::domain::permission::InventoryRefresh;
+use crate::domain::run::Completion;
+use crate::ports::store::StoreError;
+use serde_json::{Map, Value, json};
+
+/// The members that are put into `context`; all others stay as they are.
+pub(super) fn context_patch(completion: &Completion) -> Result<Map<String, Value>, StoreError> {
+    let mut patch = Map::new();
+    patch.insert("verification_report".into(), completion.report.clone());
+    if let Some(blocked) = &completion.blocked {
+        patch.insert("reason_code".into(), json!(blocked.reason_code.code()));
+        patch.insert("next_steps".into(), to_json(&blocked.next_steps)?);
+    }
+    Ok(patch)
+}
+
+/// `failure_summary`
+pub(super) fn failure_summary(completion: &Completion) -> Result<Value, StoreError> {
+    to_json(&completion.failure_summary)
+}
+
+/// The inventory as a JSON array of `permission_key`, `status` and `details`.
+pub(super) fn inventory_entries(refresh: &InventoryRefresh) -> Result<Value, StoreError> {
+    refresh
+        .entries
+        .iter()
+        .map(|(key, entry)| {
+            Ok(json!({
+                "permission_key": key,
+                "status": entry.status.as_str(),
+                "details": to_json(&entry.details)?,
+            }))
+        })
+        .collect()
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<Value, StoreError> {
+    serde_json::to_value(value)
+        .map_err(|_| StoreError::Refused("what is to be stored is not JSON".into()))
+}

@@ -1,0 +1,108 @@
+//! What the driver reports, in the words of the port. Never quotes a value of a row.
+
+use crate::ports::store::StoreError;
+use sqlx::error::DatabaseError;
+
+/// Translates a driver's error.
+pub(super) fn from_sqlx(error: sqlx::Error) -> StoreError {
+    use sqlx::Error;
+    match error {
+        Error::Database(e) => from_database(&*e),
+        Error::PoolTimedOut => {
+            StoreError::Unavailable("no connection within acquire_timeout".into())
+        }
+        Error::PoolClosed => StoreError::Unavailable("the connections are closed".into()),
+        Error::Io(e) => StoreError::Unavailable(e.to_string()),
+        Error::Tls(e) => StoreError::Unavailable(format!("TLS: {e}")),
+        Error::Protocol(_) => StoreError::Unavailable("the protocol was violated".into()),
+        Error::WorkerCrashed => StoreError::Unavailable("the database's thread ended".into()),
+        Error::BeginFailed => StoreError::Unavailable("no transaction could be started".into()),
+        Error::Configuration(_) => StoreError::Refused("database.url cannot be understood".into()),
+        // The source may quote the value; only what names types is passed on.
+        Error::ColumnDecode { index, source } => {
+            let why = source.to_string();
+            let why = if why.starts_with("mismatched types") || why.starts_with("unexpected null") {
+                why
+            } else {
+                "the value cannot be decoded".to_owned()
+            };
+            StoreError::Schema(format!("column {index}: {why}"))
+        }
+        Error::ColumnNotFound(name) => StoreError::Schema(format!("column {name} is missing")),
+        Error::TypeNotFound { type_name } => {
+            StoreError::Schema(format!("type {type_name} is missing"))
+        }
+        Error::RowNotFound => StoreError::Refused("a row that must be there is missing".into()),
+        _ => StoreError::Refused("the driver refused the statement".into()),
+    }
+}
+
+fn from_database(error: &dyn DatabaseError) -> StoreError {
+    let code = error.code().unwrap_or_default();
+    if let Some(postgres) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+        from_sqlstate(&code, postgres.message())
+    } else {
+        from_sqlite(code.parse().unwrap_or_default(), error.message())
+    }
+}
+
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+fn from_sqlstate(code: &str, message: &str) -> StoreError {
+    let text = || format!("{message} (SQLSTATE {code})");
+    match code {
+        // serialization_failure, deadlock_detected, lock_not_available, query_canceled
+        "40001" | "40P01" | "55P03" | "57014" => StoreError::Contended(text()),
+        // read_only_sql_transaction: a former primary after a failover
+        "25006" | "25P03" | "25P04" => StoreError::Unavailable(text()),
+        "42P01" | "42703" | "42883" | "42804" | "42P10" | "3F000" | "42704" | "42P07" | "42701" => {
+            StoreError::Schema(text())
+        }
+        _ => match code.get(..2).unwrap_or_default() {
+            // connection exception, insufficient resources, operator intervention, system error
+            "08" | "53" | "57" | "58" => StoreError::Unavailable(text()),
+            // Data exceptions quote the value in their message.
+            "22" => StoreError::Refused(format!("a value does not fit (SQLSTATE {code})")),
+            _ => StoreError::Refused(text()),
+        },
+    }
+}
+
+/// <https://www.sqlite.org/rescode.html>; the low byte is the primary code.
+fn from_sqlite(code: i32, message: &str) -> StoreError {
+    let text = || format!("{message} (SQLite {code})");
+    match code & 0xff {
+        // SQLITE_BUSY, SQLITE_LOCKED
+        5 | 6 => StoreError::Contended(text()),
+        // SQLITE_ERROR also stands for names that do not exist.
+        1 if message.starts_with("no such") || message.contains("has no column") => {
+            StoreError::Schema(text())
+        }
+        // SQLITE_IOERR, SQLITE_CORRUPT, SQLITE_FULL, SQLITE_CANTOPEN, SQLITE_NOTADB
+        10 | 11 | 13 | 14 | 26 => StoreError::Unavailable(text()),
+        _ => StoreError::Refused(text()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_exception_does_not_quote_the_value() {
+        let error = from_sqlstate("22P02", "invalid input syntax for type uuid: \"s3cret\"");
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+        assert!(matches!(error, StoreError::Refused(_)));
+    }
+
+    #[test]
+    fn what_may_work_later_is_told_from_what_may_not() {
+        for code in ["40001", "40P01", "55P03", "57P01", "08006", "53300"] {
+            assert!(from_sqlstate(code, "").is_transient(), "{code}");
+        }
+        for code in ["42P01", "23505", "42501", "28P01"] {
+            assert!(!from_sqlstate(code, "").is_transient(), "{code}");
+        }
+        assert!(from_sqlite(261, "database is locked").is_transient());
+        assert!(!from_sqlite(1555, "UNIQUE constraint failed").is_transient());
+    }
+}

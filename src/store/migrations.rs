@@ -1,0 +1,102 @@
+//! The migrations, compiled in: one folder per kind of database, the same numbers in both.
+
+use crate::ports::store::StoreError;
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+
+/// The version that this build needs.
+pub(super) const WANTED_VERSION: i64 = 2;
+
+macro_rules! migrations {
+    ($folder:literal: $($version:literal $name:literal),+ $(,)?) => {
+        vec![$((
+            $version,
+            $name,
+            include_str!(concat!("../../migrations/", $folder, "/", $name, ".sql")),
+        )),+]
+    };
+}
+
+type Source = (i64, &'static str, &'static str);
+
+pub(super) fn postgres() -> Vec<Source> {
+    migrations!("postgres": 1 "0001_verifyd_state", 2 "0002_application_tables")
+}
+
+pub(super) fn sqlite() -> Vec<Source> {
+    migrations!("sqlite": 1 "0001_verifyd_state", 2 "0002_application_tables")
+}
+
+/// A migrator that takes no lock of its own: both kinds run it inside one transaction that holds
+/// one. (The migrator's own lock belongs to the session, which a transaction pooler shares out, and
+/// does not exist for SQLite.)
+pub(super) fn migrator(sources: Vec<Source>, table: &'static str) -> Migrator {
+    let mut migrator = Migrator::with_migrations(
+        sources
+            .into_iter()
+            .map(|(version, name, sql)| {
+                Migration::new(
+                    version,
+                    name.into(),
+                    MigrationType::Simple,
+                    sql.into_sql_str(),
+                    false,
+                )
+            })
+            .collect(),
+    );
+    migrator.set_locking(false);
+    migrator.dangerous_set_table_name(table);
+    migrator
+}
+
+pub(super) fn failed(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::Execute(e) => super::error::from_sqlx(e),
+        MigrateError::ExecuteMigration(e, version) => match super::error::from_sqlx(e) {
+            StoreError::Refused(why) => StoreError::Refused(format!("migration {version}: {why}")),
+            StoreError::Schema(why) => StoreError::Schema(format!("migration {version}: {why}")),
+            other => other,
+        },
+        MigrateError::VersionMissing(version) => StoreError::Schema(format!(
+            "migration {version} was applied by a newer verifyd than this one"
+        )),
+        MigrateError::VersionMismatch(version) => StoreError::Schema(format!(
+            "migration {version} was applied with another content than this build has"
+        )),
+        other => StoreError::Schema(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(folder: &str) -> Vec<String> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("migrations")
+            .join(folder);
+        let mut names: Vec<String> = std::fs::read_dir(path)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn every_file_is_compiled_in_under_the_same_number_for_both() {
+        for (folder, sources) in [("postgres", postgres()), ("sqlite", sqlite())] {
+            let compiled: Vec<String> = sources.iter().map(|s| format!("{}.sql", s.1)).collect();
+            assert_eq!(compiled, files(folder), "{folder}");
+            for (version, name, _) in &sources {
+                assert_eq!(
+                    name.split('_').next().unwrap().parse::<i64>().unwrap(),
+                    *version
+                );
+            }
+            assert_eq!(sources.last().unwrap().0, WANTED_VERSION);
+        }
+        assert_eq!(files("postgres"), files("sqlite"));
+    }
+}

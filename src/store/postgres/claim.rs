@@ -1,0 +1,187 @@
+//! `queued` → `running` and back.
+//!
+//! Every transition locks the run first, then its attempt.
+
+use super::{PostgresStore, Tx, commit, rollback, run_columns, run_type, seconds};
+use crate::domain::{RunId, WorkerId};
+use crate::ports::store::{AttemptEnd, Claim, ClaimPolicy, StoreError};
+use crate::store::error::from_sqlx;
+use crate::store::rows::RunRow;
+use chrono::{DateTime, Utc};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Waits for whoever holds the run, then takes it. `not_before` is tested again below, in a
+/// statement that begins after the wait.
+const TAKE_RUN: &str = concat!(
+    "UPDATE operation_runs r SET status = 'running', started_at = coalesce(r.started_at, now()) \
+     WHERE r.id = $1 AND r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
+                                           WHERE d.run_id = r.id AND d.not_before > now()) \
+     RETURNING ",
+    run_columns!()
+);
+
+/// Somebody put the run back to `queued` from outside while its lease was alive.
+const SUPERSEDE: &str = "UPDATE verifyd.run_attempts SET ended_at = clock_timestamp(), end_reason = 'superseded' \
+     WHERE run_id = $1 AND ended_at IS NULL";
+
+const OPEN_ATTEMPT: &str = "\
+    WITH history AS ( \
+        SELECT clock_timestamp() AS at, coalesce(max(attempt), 0) AS last, \
+               count(*) FILTER (WHERE counted) AS spent, min(claimed_at) AS first_claimed_at \
+        FROM verifyd.run_attempts WHERE run_id = $1 \
+    ), opened AS ( \
+        INSERT INTO verifyd.run_attempts \
+            (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at) \
+        SELECT $1, h.last + 1, $2, $3, h.spent < $4, h.at, h.at + make_interval(secs => $5) \
+        FROM history h \
+        WHERE NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
+                          WHERE d.run_id = $1 AND d.not_before > h.at) \
+        RETURNING attempt, counted, claimed_at \
+    ) \
+    SELECT o.attempt, o.counted, o.claimed_at, h.spent, \
+           coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at \
+    FROM opened o CROSS JOIN history h";
+
+const LOCK_RUNNING: &str = concat!(
+    "SELECT 1 FROM operation_runs WHERE id = $1 AND type = ",
+    run_type!(),
+    " AND status = 'running' FOR NO KEY UPDATE"
+);
+
+/// The token is tested on the row that the statement changes.
+const RELEASE: &str = concat!(
+    "WITH ended AS ( \
+        UPDATE verifyd.run_attempts \
+        SET ended_at = clock_timestamp(), end_reason = $4, counted = counted AND $5 \
+        WHERE run_id = $1 AND attempt = $2 AND token = $3 AND ended_at IS NULL RETURNING run_id \
+    ) \
+    UPDATE operation_runs r SET status = 'queued' FROM ended \
+    WHERE r.id = ended.run_id AND r.type = ",
+    run_type!(),
+    " AND r.status = 'running'"
+);
+
+const DUE_AGAIN: &str = "\
+    INSERT INTO verifyd.run_deliveries (run_id, delivered_at, not_before) \
+    VALUES ($1, NULL, clock_timestamp() + make_interval(secs => $2)) \
+    ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL, not_before = excluded.not_before";
+
+#[derive(sqlx::FromRow)]
+struct Opened {
+    attempt: i32,
+    counted: bool,
+    claimed_at: DateTime<Utc>,
+    spent: i64,
+    first_claimed_at: DateTime<Utc>,
+}
+
+impl PostgresStore {
+    pub(super) async fn claim_run(
+        &self,
+        run: RunId,
+        worker: &WorkerId,
+        policy: &ClaimPolicy,
+    ) -> Result<Option<Claim>, StoreError> {
+        let token = Uuid::new_v4();
+        let mut tx = self.begin().await?;
+        let taken: Option<RunRow> = self
+            .rows(TAKE_RUN)
+            .bind(run.0)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let Some(taken) = taken else {
+            rollback(tx).await?;
+            return Ok(None);
+        };
+        // These begin after the run was locked, so they see what was committed before.
+        self.sql(SUPERSEDE)
+            .bind(run.0)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let opened: Option<Opened> = self
+            .rows(OPEN_ATTEMPT)
+            .bind(run.0)
+            .bind(token)
+            .bind(&worker.0)
+            .bind(i64::from(policy.max_attempts))
+            .bind(seconds(policy.run_deadline))
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let Some(opened) = opened else {
+            rollback(tx).await?;
+            return Ok(None);
+        };
+        let run = taken.try_into()?;
+        commit(tx).await?;
+        let spent = u32::try_from(opened.spent).unwrap_or(u32::MAX);
+        Ok(Some(Claim {
+            run,
+            attempt: opened.attempt,
+            token,
+            worker: worker.clone(),
+            counted_attempts: spent.saturating_add(u32::from(opened.counted)),
+            exhausted: !opened.counted,
+            first_claimed_at: opened.first_claimed_at,
+            claimed_at: opened.claimed_at,
+        }))
+    }
+
+    /// Locks the run if it is still running. Whatever follows in this transaction sees everything
+    /// that an earlier holder of the lock committed.
+    pub(super) async fn lock_running(&self, tx: &mut Tx, run: RunId) -> Result<bool, StoreError> {
+        let locked = self
+            .scalar::<i32>(LOCK_RUNNING)
+            .bind(run.0)
+            .fetch_optional(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(locked.is_some())
+    }
+
+    pub(super) async fn release_run(
+        &self,
+        claim: &Claim,
+        end: AttemptEnd,
+        not_before: Option<Duration>,
+    ) -> Result<bool, StoreError> {
+        if end == AttemptEnd::Completed {
+            return Err(StoreError::Refused(
+                "a run that is given back has not been completed".into(),
+            ));
+        }
+        let mut tx = self.begin().await?;
+        if !self.lock_running(&mut tx, claim.run.id).await? {
+            rollback(tx).await?;
+            return Ok(false);
+        }
+        let released = self
+            .sql(RELEASE)
+            .bind(claim.run.id.0)
+            .bind(claim.attempt)
+            .bind(claim.token)
+            .bind(end.as_str())
+            .bind(end.counts())
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?
+            .rows_affected();
+        if released == 0 {
+            rollback(tx).await?;
+            return Ok(false);
+        }
+        self.sql(DUE_AGAIN)
+            .bind(claim.run.id.0)
+            .bind(not_before.map(seconds))
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,255 @@
+//! Does the schema fit? Names what is missing, what has another type, and what would be faster.
+
+use super::{PostgresStore, Tx, commit};
+use crate::ports::store::{SchemaFinding, StoreError};
+use crate::store::error::from_sqlx;
+use crate::store::migrations::WANTED_VERSION;
+use crate::store::tables::{APPLICATION, Family, OWN, Table};
+
+/// The oldest server that verifyd is made for.
+const MIN_SERVER_VERSION: i32 = 150_000;
+
+/// `server_version_num`
+const SERVER_VERSION: &str = "SELECT current_setting('server_version_num')::int";
+
+const FIND: &str = "SELECT to_regclass($1)::oid::bigint";
+
+const COLUMNS: &str = "\
+    SELECT a.attname::text, t.typname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped";
+
+/// An index that holds for all rows and has exactly these key columns, in any order.
+const UNIQUE: &str = "\
+    SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisunique \
+        AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL \
+        AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text) \
+             FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k \
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k) \
+            = (SELECT array_agg(c ORDER BY c) FROM unnest($2::text[]) c))";
+
+/// Any valid index whose predicate names verifyd's type, or whose first column is status.
+const ACTIVE_INDEX: &str = "\
+    SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisvalid \
+        AND (pg_get_expr(i.indpred, i.indrelid) LIKE '%provider.connection.check%' \
+             AND pg_get_expr(i.indpred, i.indrelid) LIKE '%queued%'))";
+
+const ACTIVE_INDEX_REMEDY: &str = "\
+    CREATE INDEX CONCURRENTLY operation_runs_check_active ON operation_runs (status, id) \
+    WHERE type = 'provider.connection.check' AND status IN ('queued', 'running');";
+
+const PRIVILEGES: &str = "\
+    SELECT p FROM unnest($2::text[]) AS p WHERE NOT has_table_privilege($1::oid, p)";
+
+impl PostgresStore {
+    pub(super) async fn inspect_schema(&self) -> Result<Vec<SchemaFinding>, StoreError> {
+        let mut findings = Vec::new();
+        let mut tx = self.begin().await?;
+        let server: i32 = self
+            .scalar(SERVER_VERSION)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        if server < MIN_SERVER_VERSION {
+            findings.push(SchemaFinding {
+                fatal: true,
+                subject: "server".into(),
+                problem: format!(
+                    "PostgreSQL {}, needed: {} or later",
+                    server / 10_000,
+                    MIN_SERVER_VERSION / 10_000
+                ),
+                remedy: "use a newer PostgreSQL".into(),
+            });
+        }
+        for table in OWN {
+            let name = format!("verifyd.{}", table.name);
+            self.inspect_table(&mut tx, &name, table, true, &mut findings)
+                .await?;
+        }
+        for table in APPLICATION {
+            let oid = self
+                .inspect_table(&mut tx, table.name, table, false, &mut findings)
+                .await?;
+            if let Some(oid) = oid.filter(|_| table.name == "operation_runs") {
+                self.advise_index(&mut tx, oid, &mut findings).await?;
+            }
+        }
+        commit(tx).await?;
+        if let Some(version) = self
+            .applied_version()
+            .await?
+            .filter(|v| *v < WANTED_VERSION)
+        {
+            findings.push(SchemaFinding {
+                fatal: true,
+                subject: "verifyd.schema_migrations".into(),
+                problem: format!("version {version}, needed: {WANTED_VERSION}"),
+                remedy: "run: verifyd migrate".into(),
+            });
+        }
+        Ok(findings)
+    }
+
+    /// The table's oid, if it is there.
+    async fn inspect_table(
+        &self,
+        tx: &mut Tx,
+        name: &str,
+        table: &Table,
+        own: bool,
+        findings: &mut Vec<SchemaFinding>,
+    ) -> Result<Option<i64>, StoreError> {
+        let oid: Option<i64> = self
+            .scalar(FIND)
+            .bind(name)
+            .fetch_one(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        let Some(oid) = oid else {
+            findings.push(SchemaFinding {
+                fatal: true,
+                subject: name.to_owned(),
+                problem: "the table is missing".into(),
+                remedy: "run: verifyd migrate".into(),
+            });
+            return Ok(None);
+        };
+        let columns: Vec<(String, String)> = self
+            .rows(COLUMNS)
+            .bind(oid)
+            .fetch_all(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        for (column, family) in table.columns {
+            let subject = format!("{name}.{column}");
+            match columns.iter().find(|(found, _)| found == column) {
+                None => findings.push(SchemaFinding {
+                    fatal: true,
+                    subject,
+                    problem: "the column is missing".into(),
+                    remedy: format!(
+                        "ALTER TABLE {name} ADD COLUMN {column} {};",
+                        wanted_type(*family)
+                    ),
+                }),
+                Some((_, found)) if !accepted_types(*family).contains(&found.as_str()) => {
+                    findings.push(SchemaFinding {
+                        fatal: true,
+                        subject,
+                        problem: format!("the type is {found}, needed: {}", wanted_type(*family)),
+                        remedy: format!(
+                            "change the type in the application that owns the table: \
+                             ALTER TABLE {name} ALTER COLUMN {column} TYPE {wanted} \
+                             USING {column}::{wanted};",
+                            wanted = wanted_type(*family)
+                        ),
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+        if !table.unique.is_empty() {
+            let unique: bool = self
+                .scalar(UNIQUE)
+                .bind(oid)
+                .bind(table.unique)
+                .fetch_one(&mut **tx)
+                .await
+                .map_err(from_sqlx)?;
+            if !unique {
+                let key = table.unique.join(", ");
+                findings.push(SchemaFinding {
+                    fatal: true,
+                    subject: format!("{name} ({key})"),
+                    problem: "the unique key is missing".into(),
+                    remedy: format!("CREATE UNIQUE INDEX CONCURRENTLY ON {name} ({key});"),
+                });
+            }
+        }
+        self.inspect_privileges(tx, name, oid, own, findings)
+            .await?;
+        Ok(Some(oid))
+    }
+
+    async fn inspect_privileges(
+        &self,
+        tx: &mut Tx,
+        name: &str,
+        oid: i64,
+        own: bool,
+        findings: &mut Vec<SchemaFinding>,
+    ) -> Result<(), StoreError> {
+        let needed: &[&str] = match name {
+            _ if own => &["SELECT", "INSERT", "UPDATE", "DELETE"],
+            "operation_runs" | "tenant_permissions" => &["SELECT", "INSERT", "UPDATE"],
+            _ => &["SELECT"],
+        };
+        let missing: Vec<String> = self
+            .scalar(PRIVILEGES)
+            .bind(oid)
+            .bind(needed)
+            .fetch_all(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            findings.push(SchemaFinding {
+                fatal: true,
+                subject: name.to_owned(),
+                problem: format!("the privilege is missing: {missing}"),
+                remedy: format!("GRANT {missing} ON {name} TO CURRENT_USER; as the table's owner"),
+            });
+        }
+        Ok(())
+    }
+
+    async fn advise_index(
+        &self,
+        tx: &mut Tx,
+        oid: i64,
+        findings: &mut Vec<SchemaFinding>,
+    ) -> Result<(), StoreError> {
+        let there: bool = self
+            .scalar(ACTIVE_INDEX)
+            .bind(oid)
+            .fetch_one(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        if !there {
+            findings.push(SchemaFinding {
+                fatal: false,
+                subject: "operation_runs".into(),
+                problem: "no partial index finds the runs that are queued or running, so that \
+                          every sweep reads the whole table"
+                    .into(),
+                remedy: ACTIVE_INDEX_REMEDY.into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn wanted_type(family: Family) -> &'static str {
+    match family {
+        Family::Id => "bigint",
+        Family::Number => "integer",
+        Family::Boolean => "boolean",
+        Family::Text => "text",
+        Family::Time => "timestamptz",
+        Family::Json => "jsonb",
+        Family::Uuid => "uuid",
+    }
+}
+
+/// Names in `pg_type`.
+fn accepted_types(family: Family) -> &'static [&'static str] {
+    match family {
+        Family::Id => &["int8"],
+        Family::Number => &["int4"],
+        Family::Boolean => &["bool"],
+        Family::Text => &["text", "varchar", "bpchar"],
+        Family::Time => &["timestamptz", "timestamp"],
+        Family::Json => &["jsonb"],
+        Family::Uuid => &["uuid"],
+    }
+}

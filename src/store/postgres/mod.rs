@@ -1,0 +1,427 @@
+//! PostgreSQL, 15 and later.
+//!
+//! Every statement runs inside an explicit transaction that sets its own limits with `SET LOCAL`
+//! in the same round trip as `BEGIN`. So nothing belongs to the session, and a pooler in
+//! transaction mode (PgBouncer) may share the server's connections out: no startup option, no
+//! session variable, no session lock. Prepared statements: PgBouncer from 1.21 tracks them
+//! (`max_prepared_statements`); for older ones `?statement-cache-capacity=0` in the URL makes every
+//! statement an unnamed one, prepared and used within the same transaction.
+//!
+//! The application's columns are read through `::timestamptz`, so that both `timestamp with time
+//! zone` and Laravel's `timestamp without time zone` (taken as UTC) work.
+
+mod claim;
+mod complete;
+mod connections;
+mod inspect;
+mod inventory;
+mod runs;
+mod schema;
+mod sweep;
+mod workers;
+
+use super::DatabaseSettings;
+use super::error::from_sqlx;
+use crate::domain::connection::{
+    ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
+};
+use crate::domain::permission::StoredPermission;
+use crate::domain::run::Completion;
+use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkerId};
+use crate::ports::store::{
+    AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimPolicy, ConnectionStore,
+    InventoryFreshness, LatestReport, Migrated, NewRun, Recorded, RunCounts, RunFilter, RunStore,
+    SchemaFinding, SchemaStore, Seal, StoreError, SweepPolicy, Swept, WorkerRecord,
+};
+use crate::ports::vault::SealedCredential;
+use async_trait::async_trait;
+use secrecy::ExposeSecret;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::query::{Query, QueryAs, QueryScalar};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
+use std::fmt;
+use std::time::Duration;
+
+/// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
+macro_rules! run_type {
+    () => {
+        "'provider.connection.check'"
+    };
+}
+use run_type;
+
+/// The columns of a `RunRow`, of `operation_runs r`.
+macro_rules! run_columns {
+    () => {
+        "r.id, r.workspace_id, r.tenant_id, r.type, r.status, r.outcome, r.context, \
+         r.failure_summary, r.created_at::timestamptz AS created_at, \
+         r.started_at::timestamptz AS started_at, r.completed_at::timestamptz AS completed_at"
+    };
+}
+use run_columns;
+
+/// Keys of the advisory locks, each with "verifyd" in front (the first of two integers).
+const ADVISORY_SPACE: i32 = 0x7665_7269;
+const ADVISORY_MIGRATE: i32 = 1;
+const ADVISORY_SWEEP: i32 = 2;
+
+/// How long a transaction may wait for its own process before the server ends it, beyond the
+/// statement timeout: a process that was stopped in the middle must not keep its locks.
+const IDLE_GRACE: Duration = Duration::from_secs(10);
+
+/// What may stand behind `?` in the URL. The driver would ignore, and log, anything else.
+const URL_PARAMETERS: &[&str] = &[
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+type Tx = Transaction<'static, Postgres>;
+
+/// A PostgreSQL database.
+pub(super) struct PostgresStore {
+    pool: PgPool,
+    /// `BEGIN` and the limits of every transaction.
+    begin: SqlStr,
+    /// Whether prepared statements have names and so outlive their transaction.
+    named: bool,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("connections", &self.pool.size())
+            .field("idle", &self.pool.num_idle())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Opens the pool, and one connection within `connect_timeout`.
+    pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Self, StoreError> {
+        let (options, named) = options(settings.url.expose_secret())?;
+        let statement = settings.statement_timeout.as_millis();
+        let lock = settings.lock_timeout.as_millis();
+        let idle = (settings.statement_timeout + IDLE_GRACE).as_millis();
+        let begin = AssertSqlSafe(format!(
+            "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
+             SET LOCAL idle_in_transaction_session_timeout = {idle}"
+        ))
+        .into_sql_str();
+        // Not through the pool, which would try again until acquire_timeout and then not say why.
+        let first = tokio::time::timeout(settings.connect_timeout, options.connect())
+            .await
+            .map_err(|_| {
+                StoreError::Unavailable(format!(
+                    "no connection within connect_timeout ({:?})",
+                    settings.connect_timeout
+                ))
+            })?
+            .map_err(from_sqlx)?;
+        first.close().await.map_err(from_sqlx)?;
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.max_connections.max(1))
+            .acquire_timeout(settings.acquire_timeout)
+            .connect_lazy_with(options);
+        Ok(Self { pool, begin, named })
+    }
+
+    /// A transaction with its limits set. Dropped without a commit, it is rolled back.
+    async fn begin(&self) -> Result<Tx, StoreError> {
+        self.pool
+            .begin_with(self.begin.clone())
+            .await
+            .map_err(from_sqlx)
+    }
+
+    fn sql(&self, text: &'static str) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query(text).persistent(self.named)
+    }
+
+    fn rows<T>(&self, text: &'static str) -> QueryAs<'static, Postgres, T, PgArguments>
+    where
+        T: for<'r> sqlx::FromRow<'r, PgRow>,
+    {
+        sqlx::query_as(text).persistent(self.named)
+    }
+
+    fn scalar<T>(&self, text: &'static str) -> QueryScalar<'static, Postgres, T, PgArguments>
+    where
+        (T,): for<'r> sqlx::FromRow<'r, PgRow>,
+    {
+        sqlx::query_scalar(text).persistent(self.named)
+    }
+}
+
+async fn commit(tx: Tx) -> Result<(), StoreError> {
+    tx.commit().await.map_err(from_sqlx)
+}
+
+async fn rollback(tx: Tx) -> Result<(), StoreError> {
+    tx.rollback().await.map_err(from_sqlx)
+}
+
+/// The driver's options, and whether prepared statements are to have names.
+fn options(url: &str) -> Result<(PgConnectOptions, bool), StoreError> {
+    // The parser's own error may quote parts of the URL.
+    let parsed = url::Url::parse(url).map_err(|_| {
+        StoreError::Refused(
+            "database.url is not a URL (postgres://USER:PASSWORD@HOST:PORT/DATABASE; special \
+             characters of the password in percent encoding)"
+                .into(),
+        )
+    })?;
+    let mut named = true;
+    for (key, value) in parsed.query_pairs() {
+        if !URL_PARAMETERS.contains(&&*key) && !key.starts_with("options[") {
+            return Err(StoreError::Refused(format!(
+                "database.url has the unknown parameter {key:?}, allowed: {}",
+                URL_PARAMETERS.join(", ")
+            )));
+        }
+        if key == "statement-cache-capacity" {
+            named = value != "0";
+        }
+    }
+    let has_name = parsed
+        .query_pairs()
+        .any(|(key, _)| key == "application_name");
+    let options: PgConnectOptions = url
+        .parse()
+        .map_err(|_| StoreError::Refused("database.url has a parameter of a wrong value".into()))?;
+    // PgBouncer refuses startup parameters that it does not track.
+    let options = options.extra_float_digits(None);
+    let options = if has_name {
+        options
+    } else {
+        options.application_name("verifyd")
+    };
+    Ok((options, named))
+}
+
+/// Seconds for `make_interval(secs => $n)`.
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+#[async_trait]
+impl RunStore for PostgresStore {
+    async fn claim(
+        &self,
+        run: RunId,
+        worker: &WorkerId,
+        policy: &ClaimPolicy,
+    ) -> Result<Option<Claim>, StoreError> {
+        self.claim_run(run, worker, policy).await
+    }
+
+    async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
+        self.complete_run(claim, completion).await
+    }
+
+    async fn release(
+        &self,
+        claim: &Claim,
+        end: AttemptEnd,
+        not_before: Option<Duration>,
+    ) -> Result<bool, StoreError> {
+        self.release_run(claim, end, not_before).await
+    }
+
+    async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
+        self.sweep_runs(policy).await
+    }
+
+    async fn undeliver(&self, runs: &[RunId]) -> Result<(), StoreError> {
+        self.undeliver_runs(runs).await
+    }
+
+    async fn beat(&self, beat: &Beat) -> Result<(), StoreError> {
+        self.beat_worker(beat).await
+    }
+
+    async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {
+        self.retire_worker(worker).await
+    }
+
+    async fn record(&self, new: &NewRun) -> Result<Recorded, StoreError> {
+        self.record_run(new).await
+    }
+
+    async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {
+        self.read_run(id).await
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<OperationRun>, StoreError> {
+        self.list_runs(filter).await
+    }
+
+    async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
+        self.list_attempts(run).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
+        self.list_workers().await
+    }
+
+    async fn counts(&self) -> Result<RunCounts, StoreError> {
+        self.count_runs().await
+    }
+
+    async fn latest_report(
+        &self,
+        connection: ConnectionId,
+    ) -> Result<Option<LatestReport>, StoreError> {
+        self.read_latest_report(connection).await
+    }
+}
+
+#[async_trait]
+impl ConnectionStore for PostgresStore {
+    async fn connection(
+        &self,
+        id: ConnectionId,
+    ) -> Result<Option<(ProviderConnection, Option<StoredCredential>)>, StoreError> {
+        self.read_connection(id).await
+    }
+
+    async fn connections(
+        &self,
+        tenant: Option<TenantId>,
+        after: Option<ConnectionId>,
+        limit: u32,
+    ) -> Result<Vec<ProviderConnection>, StoreError> {
+        self.list_connections(tenant, after, limit).await
+    }
+
+    async fn add_connection(
+        &self,
+        new: &NewConnection,
+        seal: Option<Seal<'_>>,
+    ) -> Result<ConnectionId, AddConnectionError> {
+        self.insert_connection(new, seal).await
+    }
+
+    async fn set_connection_status(
+        &self,
+        id: ConnectionId,
+        status: ConnectionStatus,
+    ) -> Result<bool, StoreError> {
+        self.update_connection_status(id, status).await
+    }
+
+    async fn set_credential(
+        &self,
+        id: ConnectionId,
+        sealed: &SealedCredential,
+    ) -> Result<(), StoreError> {
+        self.replace_credential(id, sealed).await
+    }
+
+    async fn credentials(
+        &self,
+        after: Option<ConnectionId>,
+        limit: u32,
+    ) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError> {
+        self.list_credentials(after, limit).await
+    }
+
+    async fn reseal_credential(
+        &self,
+        id: ConnectionId,
+        old_payload: &str,
+        new_payload: &str,
+    ) -> Result<bool, StoreError> {
+        self.swap_payload(id, old_payload, new_payload).await
+    }
+
+    async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError> {
+        self.list_permissions(tenant).await
+    }
+
+    async fn inventory_freshness(
+        &self,
+        tenant: TenantId,
+    ) -> Result<Option<InventoryFreshness>, StoreError> {
+        self.read_freshness(tenant).await
+    }
+}
+
+#[async_trait]
+impl SchemaStore for PostgresStore {
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
+    async fn migrate(&self) -> Result<Migrated, StoreError> {
+        self.run_migrations().await
+    }
+
+    async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
+        self.applied_version().await
+    }
+
+    fn wanted_schema_version(&self) -> i64 {
+        super::migrations::WANTED_VERSION
+    }
+
+    async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
+        self.inspect_schema().await
+    }
+
+    async fn ping(&self) -> Result<String, StoreError> {
+        self.server_version().await
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_literal_is_the_domains_type() {
+        assert_eq!(run_type!(), format!("'{}'", crate::domain::run::RUN_TYPE));
+    }
+
+    #[test]
+    fn a_wrong_url_is_refused_without_quoting_the_password() {
+        for url in [
+            "postgres://verifyd:p4ss/word@host/db",
+            "postgres://verifyd:p4ss@host/db?sslmode=p4ss",
+            "postgres://verifyd:p4ss@host/db?passwort=p4ss",
+            "postgres://verifyd:p4ss@host:notaport/db",
+        ] {
+            let error = options(url).unwrap_err().to_string();
+            assert!(!error.contains("p4ss"), "{error}");
+        }
+    }
+
+    #[test]
+    fn without_a_statement_cache_statements_have_no_names() {
+        assert!(options("postgres://u@h/d").unwrap().1);
+        assert!(
+            !options("postgres://u@h/d?statement-cache-capacity=0")
+                .unwrap()
+                .1
+        );
+    }
+}

@@ -1,0 +1,57 @@
+//! One row per replica: a lease is alive while its worker beats.
+
+use super::{PostgresStore, commit};
+use crate::domain::WorkerId;
+use crate::ports::store::{Beat, StoreError, WorkerRecord};
+use crate::store::error::from_sqlx;
+use crate::store::rows::{self, WorkerRow};
+
+const BEAT: &str = "\
+    INSERT INTO verifyd.workers (worker_id, version, concurrency, in_flight, started_at, beat_at) \
+    VALUES ($1, $2, $3, $4, clock_timestamp(), clock_timestamp()) \
+    ON CONFLICT (worker_id) DO UPDATE SET version = excluded.version, \
+        concurrency = excluded.concurrency, in_flight = excluded.in_flight, \
+        beat_at = excluded.beat_at";
+
+const RETIRE: &str = "DELETE FROM verifyd.workers WHERE worker_id = $1";
+
+const WORKERS: &str = "\
+    SELECT worker_id, version, concurrency::bigint AS concurrency, \
+           in_flight::bigint AS in_flight, started_at, beat_at \
+    FROM verifyd.workers WHERE beat_at >= now() - interval '1 day' ORDER BY started_at, worker_id";
+
+impl PostgresStore {
+    pub(super) async fn beat_worker(&self, beat: &Beat) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        self.sql(BEAT)
+            .bind(&beat.worker_id.0)
+            .bind(&beat.version)
+            .bind(i32::try_from(beat.concurrency).unwrap_or(i32::MAX))
+            .bind(i32::try_from(beat.in_flight).unwrap_or(i32::MAX))
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await
+    }
+
+    pub(super) async fn retire_worker(&self, worker: &WorkerId) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        self.sql(RETIRE)
+            .bind(&worker.0)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await
+    }
+
+    pub(super) async fn list_workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
+        let mut tx = self.begin().await?;
+        let found: Vec<WorkerRow> = self
+            .rows(WORKERS)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        rows::all(found)
+    }
+}

@@ -1,0 +1,191 @@
+//! The tables and columns that verifyd uses, for `inspect`: one list for both kinds of database.
+
+/// The families of types that a column may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    /// `bigint`
+    Id,
+    /// `integer`
+    Number,
+    Boolean,
+    /// `text`, `varchar`, `char`
+    Text,
+    /// With or without time zone; without one it is taken as UTC.
+    Time,
+    /// `jsonb`
+    Json,
+    Uuid,
+}
+
+/// A table, its columns, and the set of columns that must be unique.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Table {
+    pub name: &'static str,
+    pub columns: &'static [(&'static str, Family)],
+    pub unique: &'static [&'static str],
+}
+
+use Family::{Boolean, Id, Json, Number, Text, Time, Uuid};
+
+/// Tables that may belong to another application, by name.
+pub(super) const APPLICATION_TABLES: &[&str] = &[
+    "operation_runs",
+    "provider_connections",
+    "provider_credentials",
+    "tenant_onboarding_sessions",
+    "tenant_permissions",
+    "tenants",
+    "verification_check_acknowledgements",
+];
+
+/// What verifyd uses of the application's tables.
+pub(super) const APPLICATION: &[Table] = &[
+    Table {
+        name: "operation_runs",
+        columns: &[
+            ("id", Id),
+            ("workspace_id", Id),
+            ("tenant_id", Id),
+            ("type", Text),
+            ("status", Text),
+            ("outcome", Text),
+            ("context", Json),
+            ("failure_summary", Json),
+            ("created_at", Time),
+            ("started_at", Time),
+            ("completed_at", Time),
+        ],
+        unique: &["id"],
+    },
+    Table {
+        name: "provider_connections",
+        columns: &[
+            ("id", Id),
+            ("workspace_id", Id),
+            ("tenant_id", Id),
+            ("provider", Text),
+            ("display_name", Text),
+            ("status", Text),
+            ("entra_tenant_id", Text),
+            ("client_id", Text),
+            ("cloud", Text),
+            ("module", Text),
+            ("created_at", Time),
+            ("updated_at", Time),
+        ],
+        unique: &["id"],
+    },
+    Table {
+        name: "provider_credentials",
+        columns: &[
+            ("id", Id),
+            ("provider_connection_id", Id),
+            ("kind", Text),
+            ("payload", Text),
+            ("expires_at", Time),
+            ("created_at", Time),
+            ("updated_at", Time),
+        ],
+        unique: &[],
+    },
+    Table {
+        name: "tenant_permissions",
+        columns: &[
+            ("tenant_id", Id),
+            ("permission_key", Text),
+            ("status", Text),
+            ("details", Json),
+            ("last_checked_at", Time),
+        ],
+        unique: &["tenant_id", "permission_key"],
+    },
+    Table {
+        name: "tenants",
+        columns: &[("id", Id)],
+        unique: &[],
+    },
+    Table {
+        name: "tenant_onboarding_sessions",
+        columns: &[("id", Id), ("tenant_id", Id), ("state", Json)],
+        unique: &[],
+    },
+    Table {
+        name: "verification_check_acknowledgements",
+        columns: &[
+            ("id", Id),
+            ("operation_run_id", Id),
+            ("check_key", Text),
+            ("reason_code", Text),
+            ("reason", Text),
+            ("acknowledged_by", Text),
+            ("acknowledged_at", Time),
+            ("expires_at", Time),
+            ("withdrawn_at", Time),
+            ("withdrawn_by", Text),
+        ],
+        unique: &[],
+    },
+];
+
+/// verifyd's own tables, without schema or prefix.
+pub(super) const OWN: &[Table] = &[
+    Table {
+        name: "run_attempts",
+        columns: &[
+            ("run_id", Id),
+            ("attempt", Number),
+            ("token", Uuid),
+            ("worker_id", Text),
+            ("counted", Boolean),
+            ("claimed_at", Time),
+            ("deadline_at", Time),
+            ("ended_at", Time),
+            ("end_reason", Text),
+        ],
+        unique: &["run_id", "attempt"],
+    },
+    Table {
+        name: "workers",
+        columns: &[
+            ("worker_id", Text),
+            ("version", Text),
+            ("concurrency", Number),
+            ("in_flight", Number),
+            ("started_at", Time),
+            ("beat_at", Time),
+        ],
+        unique: &["worker_id"],
+    },
+    Table {
+        name: "run_deliveries",
+        columns: &[("run_id", Id), ("delivered_at", Time), ("not_before", Time)],
+        unique: &["run_id"],
+    },
+    Table {
+        name: "latest_reports",
+        columns: &[
+            ("connection_id", Id),
+            ("operation_run_id", Id),
+            ("fingerprint", Text),
+            ("overall", Text),
+            ("outcome", Text),
+            ("completed_at", Time),
+        ],
+        unique: &["connection_id"],
+    },
+    Table {
+        name: "tenant_inventory",
+        columns: &[
+            ("tenant_id", Id),
+            ("operation_run_id", Id),
+            ("refreshed_at", Time),
+            ("source", Text),
+        ],
+        unique: &["tenant_id"],
+    },
+    Table {
+        name: "owned_tables",
+        columns: &[("table_name", Text), ("created_at", Time)],
+        unique: &[],
+    },
+];

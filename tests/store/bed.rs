@@ -1,0 +1,260 @@
+//! A store to test, and a door behind it: raw SQL, in the words of either database.
+
+use crate::postgres_support::TestDatabase;
+use secrecy::SecretString;
+use serde_json::Value;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use sqlx::{AssertSqlSafe, PgPool, Row};
+use std::sync::Arc;
+use std::time::Duration;
+use verifyd::domain::{RunId, TenantId};
+use verifyd::ports::store::Store;
+use verifyd::store::DatabaseSettings;
+
+/// A store on a database of its own.
+pub struct Bed {
+    pub store: Arc<dyn Store>,
+    door: Door,
+    place: Place,
+}
+
+enum Door {
+    Postgres(PgPool),
+    Sqlite(SqlitePool),
+}
+
+enum Place {
+    Postgres(TestDatabase),
+    Sqlite(tempfile::TempDir),
+}
+
+/// Settings with limits that only guard against hanging.
+pub fn settings(url: &str) -> DatabaseSettings {
+    DatabaseSettings {
+        url: SecretString::from(url.to_owned()),
+        max_connections: 8,
+        acquire_timeout: Duration::from_secs(60),
+        connect_timeout: Duration::from_secs(60),
+        statement_timeout: Duration::from_secs(60),
+        lock_timeout: Duration::from_secs(60),
+    }
+}
+
+impl Place {
+    fn url(&self) -> String {
+        match self {
+            Self::Postgres(database) => database.url(),
+            Self::Sqlite(folder) => format!("sqlite:{}", folder.path().join("test.db").display()),
+        }
+    }
+}
+
+impl Bed {
+    pub async fn postgres() -> Self {
+        let bed = Self::empty_postgres().await;
+        bed.store.migrate().await.unwrap();
+        bed
+    }
+
+    pub async fn sqlite() -> Self {
+        let place = Place::Sqlite(tempfile::tempdir().unwrap());
+        let bed = Self::on(place).await;
+        bed.store.migrate().await.unwrap();
+        bed
+    }
+
+    pub async fn empty_postgres() -> Self {
+        Self::on(Place::Postgres(TestDatabase::create().await)).await
+    }
+
+    async fn on(place: Place) -> Self {
+        let store = verifyd::store::connect(&settings(&place.url()))
+            .await
+            .unwrap();
+        let door = match &place {
+            Place::Postgres(database) => {
+                Door::Postgres(PgPool::connect(&database.url()).await.unwrap())
+            }
+            Place::Sqlite(folder) => Door::Sqlite(
+                SqlitePool::connect_with(
+                    SqliteConnectOptions::new()
+                        .filename(folder.path().join("test.db"))
+                        .busy_timeout(Duration::from_secs(60)),
+                )
+                .await
+                .unwrap(),
+            ),
+        };
+        Self { store, door, place }
+    }
+
+    /// An empty database of the same kind.
+    pub async fn empty_sibling(&self) -> Self {
+        match self.place {
+            Place::Postgres(_) => Self::empty_postgres().await,
+            Place::Sqlite(_) => Self::on(Place::Sqlite(tempfile::tempdir().unwrap())).await,
+        }
+    }
+
+    /// Another replica: connections of its own to the same database.
+    pub async fn replica(&self) -> Arc<dyn Store> {
+        verifyd::store::connect(&settings(&self.place.url()))
+            .await
+            .unwrap()
+    }
+
+    pub fn url(&self) -> String {
+        self.place.url()
+    }
+
+    /// Direct access where a test is about PostgreSQL itself.
+    pub fn pg(&self) -> &PgPool {
+        match &self.door {
+            Door::Postgres(pool) => pool,
+            Door::Sqlite(_) => panic!("this test is about PostgreSQL"),
+        }
+    }
+
+    /// The name of one of verifyd's own tables.
+    pub fn own(&self, table: &str) -> String {
+        match &self.door {
+            Door::Postgres(_) => format!("verifyd.{table}"),
+            Door::Sqlite(_) => format!("verifyd_{table}"),
+        }
+    }
+
+    /// Runs a statement that both databases understand.
+    pub async fn exec(&self, sql: &str) {
+        self.try_exec(sql).await.unwrap();
+    }
+
+    pub async fn try_exec(&self, sql: &str) -> Result<(), sqlx::Error> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match &self.door {
+            Door::Postgres(pool) => sqlx::raw_sql(sql).execute(pool).await.map(|_| ()),
+            Door::Sqlite(pool) => sqlx::raw_sql(sql).execute(pool).await.map(|_| ()),
+        }
+    }
+
+    /// One number.
+    pub async fn number(&self, sql: &str) -> i64 {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match &self.door {
+            Door::Postgres(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Door::Sqlite(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+        }
+    }
+
+    /// Everything that a table holds; with PostgreSQL the place and the age of each row's version
+    /// too, so that a row written again with the same content shows.
+    pub async fn dump(&self, table: &str) -> Vec<String> {
+        match &self.door {
+            Door::Postgres(pool) => sqlx::query_scalar(AssertSqlSafe(format!(
+                "SELECT to_jsonb(t)::text || ' ' || t.ctid::text || ' ' || t.xmin::text \
+                        || ' ' || t.xmax::text FROM {table} t ORDER BY 1"
+            )))
+            .fetch_all(pool)
+            .await
+            .unwrap(),
+            Door::Sqlite(pool) => {
+                let columns: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+                    "SELECT name FROM pragma_table_info('{table}')"
+                )))
+                .fetch_all(pool)
+                .await
+                .unwrap();
+                sqlx::query_scalar(AssertSqlSafe(format!(
+                    "SELECT json_array({}) FROM {table} ORDER BY 1",
+                    columns.join(", ")
+                )))
+                .fetch_all(pool)
+                .await
+                .unwrap()
+            }
+        }
+    }
+
+    /// Moves a time of some rows into the past.
+    pub async fn age(&self, table: &str, column: &str, rows: &str, seconds: u32) {
+        let earlier = match &self.door {
+            Door::Postgres(_) => format!("{column} - interval '{seconds} seconds'"),
+            Door::Sqlite(_) => {
+                format!("strftime('%Y-%m-%dT%H:%M:%fZ', {column}, '-{seconds} seconds')")
+            }
+        };
+        self.exec(&format!(
+            "UPDATE {table} SET {column} = {earlier} WHERE {rows}"
+        ))
+        .await;
+    }
+
+    /// What any application may do: insert a row, and tell nobody.
+    pub async fn insert(&self, kind: &str, status: &str, context: &Value) -> RunId {
+        self.insert_for(TenantId(7), kind, status, context).await
+    }
+
+    pub async fn insert_for(
+        &self,
+        tenant: TenantId,
+        kind: &str,
+        status: &str,
+        context: &Value,
+    ) -> RunId {
+        let sql = "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
+                   VALUES (1, $1, $2, $3, $4) RETURNING id";
+        RunId(match &self.door {
+            Door::Postgres(pool) => sqlx::query(sql)
+                .bind(tenant.0)
+                .bind(kind)
+                .bind(status)
+                .bind(context)
+                .fetch_one(pool)
+                .await
+                .unwrap()
+                .get("id"),
+            Door::Sqlite(pool) => sqlx::query(sql)
+                .bind(tenant.0)
+                .bind(kind)
+                .bind(status)
+                .bind(context)
+                .fetch_one(pool)
+                .await
+                .unwrap()
+                .get("id"),
+        })
+    }
+
+    /// A queued run of verifyd's type.
+    pub async fn queued(&self) -> RunId {
+        self.insert(
+            verifyd::domain::run::RUN_TYPE,
+            "queued",
+            &crate::fixtures::context(1),
+        )
+        .await
+    }
+
+    /// Makes `operation_runs` accept what another application's table would.
+    pub async fn drop_run_constraints(&self) {
+        match &self.door {
+            Door::Postgres(_) => {
+                self.exec(
+                    "ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_check_status, \
+                     DROP CONSTRAINT operation_runs_check_outcome, \
+                     DROP CONSTRAINT operation_runs_check_blocked",
+                )
+                .await;
+            }
+            Door::Sqlite(pool) => {
+                let mut connection = pool.acquire().await.unwrap();
+                for sql in [
+                    "PRAGMA ignore_check_constraints = ON",
+                    "INSERT INTO operation_runs (workspace_id, type, status) \
+                     VALUES (1, 'provider.connection.check', 'queued')",
+                ] {
+                    sqlx::query(sql).execute(&mut *connection).await.unwrap();
+                }
+            }
+        }
+    }
+}

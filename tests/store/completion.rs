@@ -1,0 +1,293 @@
+//! `running` → `completed`.
+
+use crate::bed::Bed;
+use crate::fixtures::{
+    POLICY, SWEEP, beat, blocked, claim, context, failed, refresh, succeeded, worker,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::sync::Barrier;
+use uuid::Uuid;
+use verifyd::domain::run::RUN_TYPE;
+use verifyd::domain::{ConnectionId, Outcome, RunStatus, TenantId};
+use verifyd::ports::store::{AttemptEnd, StoreError};
+
+pub async fn a_completion_writes_run_report_and_attempt(bed: &Bed) {
+    let run = bed
+        .store
+        .record(&crate::recording::new_run(1))
+        .await
+        .unwrap()
+        .run_id;
+    let held = claim(&bed.store, run, "w1").await;
+    let completion = failed();
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    let stored = bed.store.run(run).await.unwrap().unwrap();
+    assert_eq!(stored.status, RunStatus::Completed);
+    assert_eq!(stored.outcome, Some(Outcome::Failed));
+    assert_eq!(stored.report(), Some(&completion.report));
+    assert_eq!(
+        stored.failure_summary,
+        serde_json::to_value(&completion.failure_summary).unwrap()
+    );
+    assert!(stored.completed_at.unwrap() >= stored.started_at.unwrap());
+    let attempts = bed.store.attempts(run).await.unwrap();
+    assert_eq!(attempts[0].end_reason, Some(AttemptEnd::Completed));
+    assert!(attempts[0].counted);
+    let deliveries = format!("SELECT count(*) FROM {}", bed.own("run_deliveries"));
+    assert_eq!(bed.number(&deliveries).await, 0);
+}
+
+pub async fn other_keys_of_context_are_kept(bed: &Bed) {
+    let mut stale = context(1);
+    stale["verification_report"] = json!({"old": true});
+    stale["empty"] = Value::Null;
+    let run = bed.insert(RUN_TYPE, "queued", &stale).await;
+    let held = claim(&bed.store, run, "w1").await;
+    // Written by the application while the run is in work.
+    stale["late"] = json!({"a": [1, 2.5, "x"]});
+    bed.exec(&format!(
+        "UPDATE operation_runs SET context = '{}' WHERE id = {run}",
+        stale.to_string().replace('\'', "''")
+    ))
+    .await;
+    let completion = succeeded();
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    stale["verification_report"] = completion.report;
+    assert_eq!(bed.store.run(run).await.unwrap().unwrap().context, stale);
+}
+
+pub async fn a_context_that_is_no_object_is_replaced(bed: &Bed) {
+    for odd in [json!([1, 2]), json!("text"), json!(3), Value::Null] {
+        let run = bed.insert(RUN_TYPE, "queued", &odd).await;
+        let held = claim(&bed.store, run, "w1").await;
+        assert_eq!(held.run.context, odd);
+        let completion = blocked();
+        assert!(bed.store.complete(&held, &completion).await.unwrap());
+        let stored = bed.store.run(run).await.unwrap().unwrap();
+        assert_eq!(stored.report(), Some(&completion.report), "{odd}");
+        assert_eq!(stored.context.as_object().unwrap().len(), 3, "{odd}");
+    }
+}
+
+pub async fn a_blocked_run_names_reason_and_next_steps(bed: &Bed) {
+    let run = bed.queued().await;
+    let held = claim(&bed.store, run, "w1").await;
+    let completion = blocked();
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    let stored = bed.store.run(run).await.unwrap().unwrap();
+    assert_eq!(stored.outcome, Some(Outcome::Blocked));
+    let by = completion.blocked.unwrap();
+    assert_eq!(stored.context["reason_code"], json!(by.reason_code.code()));
+    assert_eq!(
+        stored.context["next_steps"],
+        json!([{"label": "Look", "url": "/look"}])
+    );
+    assert_eq!(stored.context["note"], context(1)["note"]);
+}
+
+pub async fn a_completed_run_is_never_claimed_or_completed_again(bed: &Bed) {
+    let run = bed.queued().await;
+    let held = claim(&bed.store, run, "w1").await;
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+    let before = bed.dump("operation_runs").await;
+    for _ in 0..5 {
+        let claimed = bed.store.claim(run, &worker("w2"), &POLICY).await.unwrap();
+        assert!(claimed.is_none());
+    }
+    assert!(!bed.store.complete(&held, &failed()).await.unwrap());
+    assert!(
+        !bed.store
+            .release(&held, AttemptEnd::Error, None)
+            .await
+            .unwrap()
+    );
+    let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
+    assert_eq!((swept.reclaimed, swept.due), (vec![], vec![]));
+    let stored = bed.store.run(run).await.unwrap().unwrap();
+    assert_eq!(stored.outcome, Some(Outcome::Succeeded));
+    assert_eq!(bed.store.attempts(run).await.unwrap().len(), 1);
+    // Not even locked: PostgreSQL notes the last locker in xmax.
+    assert_eq!(bed.dump("operation_runs").await, before);
+}
+
+pub async fn a_stale_worker_cannot_complete_after_a_takeover(bed: &Bed) {
+    let run = bed.queued().await;
+    let stale = claim(&bed.store, run, "w1").await;
+    // w1 never beat, so the sweep takes its run away.
+    let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
+    assert_eq!(swept.reclaimed, [run]);
+    let mut late = succeeded();
+    late.inventory = Some(refresh(7, &[("A.Read", true)]));
+    late.connection = Some(ConnectionId(1));
+    // While it is queued, and after another worker has claimed it.
+    assert!(!bed.store.complete(&stale, &late).await.unwrap());
+    bed.store.beat(&beat("w2")).await.unwrap();
+    let current = claim(&bed.store, run, "w2").await;
+    let before = bed.dump("operation_runs").await;
+    assert!(!bed.store.complete(&stale, &late).await.unwrap());
+    // PostgreSQL notes the lock that was given back in xmax; the content is the same.
+    let content = |dump: Vec<String>| -> Vec<String> {
+        dump.into_iter()
+            .map(|row| row.split("} ").next().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(content(bed.dump("operation_runs").await), content(before));
+    assert!(bed.store.permissions(TenantId(7)).await.unwrap().is_empty());
+    assert_eq!(
+        bed.store.inventory_freshness(TenantId(7)).await.unwrap(),
+        None
+    );
+    assert_eq!(
+        bed.store.latest_report(ConnectionId(1)).await.unwrap(),
+        None
+    );
+    assert!(bed.store.complete(&current, &failed()).await.unwrap());
+    assert!(!bed.store.complete(&stale, &late).await.unwrap());
+    let stored = bed.store.run(run).await.unwrap().unwrap();
+    assert_eq!(stored.outcome, Some(Outcome::Failed));
+}
+
+pub async fn a_forged_token_completes_nothing(bed: &Bed) {
+    let run = bed.queued().await;
+    let held = claim(&bed.store, run, "w1").await;
+    let mut forged = held.clone();
+    forged.token = Uuid::new_v4();
+    assert!(!bed.store.complete(&forged, &succeeded()).await.unwrap());
+    assert!(
+        !bed.store
+            .release(&forged, AttemptEnd::Error, None)
+            .await
+            .unwrap()
+    );
+    let mut other_attempt = held.clone();
+    other_attempt.attempt = 2;
+    assert!(
+        !bed.store
+            .complete(&other_attempt, &succeeded())
+            .await
+            .unwrap()
+    );
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+}
+
+/// The same claim completes, is released and is swept at the same moment: one of them wins.
+pub async fn two_holders_race_to_complete_and_one_wins(bed: &Bed) {
+    let replica = bed.replica().await;
+    for round in 0..25 {
+        let run = bed.queued().await;
+        let held = claim(&bed.store, run, "never beat").await;
+        let barrier = Arc::new(Barrier::new(4));
+        let complete = |outcome| {
+            let (store, held, barrier) = (bed.store.clone(), held.clone(), barrier.clone());
+            tokio::spawn(async move {
+                barrier.wait().await;
+                store.complete(&held, &outcome).await.unwrap()
+            })
+        };
+        let (a, b) = (complete(succeeded()), complete(failed()));
+        let release = {
+            let (store, held, barrier) = (replica.clone(), held.clone(), barrier.clone());
+            tokio::spawn(async move {
+                barrier.wait().await;
+                store
+                    .release(&held, AttemptEnd::Shutdown, None)
+                    .await
+                    .unwrap()
+            })
+        };
+        let sweep = {
+            let (store, barrier) = (replica.clone(), barrier.clone());
+            tokio::spawn(async move {
+                barrier.wait().await;
+                let swept = store.sweep(&SWEEP).await.unwrap();
+                swept.is_some_and(|s| s.reclaimed.contains(&run))
+            })
+        };
+        let won = [
+            a.await.unwrap(),
+            b.await.unwrap(),
+            release.await.unwrap(),
+            sweep.await.unwrap(),
+        ];
+        assert_eq!(
+            won.iter().filter(|w| **w).count(),
+            1,
+            "round {round}: {won:?}"
+        );
+        let stored = bed.store.run(run).await.unwrap().unwrap();
+        let expected = if won[0] || won[1] {
+            RunStatus::Completed
+        } else {
+            RunStatus::Queued
+        };
+        assert_eq!(stored.status, expected, "round {round}");
+        let attempts = bed.store.attempts(run).await.unwrap();
+        assert_eq!(attempts.len(), 1);
+        assert!(attempts[0].end_reason.is_some());
+    }
+}
+
+/// The constraint refuses a blocked run without a reason: the whole transaction is undone.
+pub async fn a_refused_completion_writes_nothing(bed: &Bed) {
+    let run = bed.queued().await;
+    let held = claim(&bed.store, run, "w1").await;
+    let mut unreasoned = blocked();
+    unreasoned.blocked = None;
+    unreasoned.inventory = Some(refresh(7, &[("A.Read", true)]));
+    unreasoned.connection = Some(ConnectionId(1));
+    let refused = bed.store.complete(&held, &unreasoned).await;
+    assert!(
+        matches!(refused, Err(StoreError::Refused(_))),
+        "{refused:?}"
+    );
+    let stored = bed.store.run(run).await.unwrap().unwrap();
+    assert_eq!(stored, held.run);
+    assert!(bed.store.permissions(TenantId(7)).await.unwrap().is_empty());
+    assert_eq!(
+        bed.store.latest_report(ConnectionId(1)).await.unwrap(),
+        None
+    );
+    assert!(bed.store.complete(&held, &blocked()).await.unwrap());
+}
+
+pub async fn the_latest_report_never_moves_back(bed: &Bed) {
+    let connection = ConnectionId(5);
+    let (older, newer) = (bed.queued().await, bed.queued().await);
+    for (run, mut completion) in [(older, succeeded()), (newer, failed())] {
+        let held = claim(&bed.store, run, "w1").await;
+        completion.connection = Some(connection);
+        assert!(bed.store.complete(&held, &completion).await.unwrap());
+        let latest = bed.store.latest_report(connection).await.unwrap().unwrap();
+        assert_eq!(latest.operation_run_id, run);
+        assert_eq!(latest.fingerprint, completion.fingerprint);
+        assert_eq!(latest.overall, completion.overall);
+        assert_eq!(latest.outcome, completion.outcome);
+        let stored = bed.store.run(run).await.unwrap().unwrap();
+        assert_eq!(Some(latest.completed_at), stored.completed_at);
+    }
+    // What another replica wrote in the meantime was completed later than what comes now.
+    let last = bed.queued().await;
+    let held = claim(&bed.store, last, "w1").await;
+    let table = bed.own("latest_reports");
+    bed.exec(&format!(
+        "UPDATE {table} SET completed_at = '2999-01-01T00:00:00.000Z' WHERE connection_id = 5"
+    ))
+    .await;
+    let mut completion = succeeded();
+    completion.connection = Some(connection);
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    let latest = bed.store.latest_report(connection).await.unwrap().unwrap();
+    assert_eq!(latest.operation_run_id, newer);
+}
+
+pub async fn without_a_connection_no_latest_report_is_written(bed: &Bed) {
+    let run = bed.queued().await;
+    let held = claim(&bed.store, run, "w1").await;
+    assert!(bed.store.complete(&held, &blocked()).await.unwrap());
+    let table = bed.own("latest_reports");
+    assert_eq!(
+        bed.number(&format!("SELECT count(*) FROM {table}")).await,
+        0
+    );
+}

@@ -1,0 +1,121 @@
+//! The conformance suite of the stores: every case runs against PostgreSQL and against SQLite.
+//! What only PostgreSQL can get wrong follows after it.
+
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
+mod bed;
+mod claims;
+mod completion;
+mod connections;
+mod fixtures;
+mod inventory;
+mod recording;
+mod schema;
+mod sweeping;
+mod urls;
+
+mod beside_another_application;
+mod constraints;
+mod snapshot_trap;
+
+#[path = "../support/postgres.rs"]
+mod postgres_support;
+
+/// One test per case and store, e.g. `postgres::two_workers_one_run_is_claimed_once`.
+macro_rules! conformance {
+    ($($group:ident: $($case:ident),+;)+) => {
+        mod postgres {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$group::$case(&super::bed::Bed::postgres().await).await;
+                }
+            )+)+
+        }
+        mod sqlite {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$group::$case(&super::bed::Bed::sqlite().await).await;
+                }
+            )+)+
+        }
+    };
+}
+
+conformance! {
+    claims:
+        a_queued_run_is_claimed_with_a_lease,
+        what_is_not_queued_or_not_ours_is_not_claimed,
+        two_workers_one_run_is_claimed_once,
+        a_released_run_waits_until_not_before,
+        a_throttled_attempt_does_not_count_and_a_failed_one_does,
+        spent_attempts_make_the_next_claim_exhausted,
+        a_run_put_back_from_outside_supersedes_the_open_attempt,
+        a_release_needs_the_current_token,
+        a_release_cannot_end_as_completed;
+    completion:
+        a_completion_writes_run_report_and_attempt,
+        other_keys_of_context_are_kept,
+        a_context_that_is_no_object_is_replaced,
+        a_blocked_run_names_reason_and_next_steps,
+        a_completed_run_is_never_claimed_or_completed_again,
+        a_stale_worker_cannot_complete_after_a_takeover,
+        a_forged_token_completes_nothing,
+        two_holders_race_to_complete_and_one_wins,
+        a_refused_completion_writes_nothing,
+        the_latest_report_never_moves_back,
+        without_a_connection_no_latest_report_is_written;
+    inventory:
+        a_first_refresh_stores_everything,
+        an_unchanged_refresh_writes_no_row,
+        only_changed_rows_are_written,
+        a_removed_grant_is_marked_and_the_mark_is_kept,
+        a_grant_that_comes_back_loses_the_mark,
+        a_grant_that_is_not_listed_any_more_is_marked,
+        other_tenants_are_not_touched,
+        no_inventory_keeps_the_last_known_one,
+        refreshes_of_one_tenant_take_turns;
+    sweeping:
+        a_bare_insert_is_found,
+        what_was_delivered_is_not_delivered_again_too_early,
+        a_lost_delivery_is_repeated_when_asked_for,
+        undelivered_runs_are_due_again,
+        oldest_first_and_no_more_than_the_batch,
+        not_before_holds_back_a_delivery,
+        a_dead_worker_loses_its_runs,
+        a_worker_that_was_never_seen_is_dead,
+        a_passed_deadline_ends_the_lease,
+        a_live_lease_is_left_alone,
+        a_retired_worker_loses_its_runs,
+        a_running_run_without_a_lease_is_queued_after_one_lease_time,
+        a_stray_attempt_does_not_hold_up_the_sweep,
+        a_reclaimed_run_is_exhausted_when_its_attempts_are_spent,
+        rows_of_another_type_are_never_touched,
+        sweeps_of_two_replicas_deliver_a_run_once,
+        left_over_deliveries_are_forgotten;
+    recording:
+        a_recorded_run_is_queued_and_delivered,
+        unless_active_returns_the_active_run,
+        unless_active_under_many_callers_records_one,
+        runs_are_paged_and_filtered,
+        counts_and_the_oldest,
+        workers_beat_and_retire,
+        a_status_that_does_not_exist_is_named;
+    connections:
+        a_connection_is_added_and_read,
+        a_failing_seal_inserts_nothing,
+        a_tenant_of_another_workspace_is_refused,
+        a_connection_is_disabled_and_enabled,
+        a_credential_is_replaced,
+        a_credential_is_resealed_only_from_the_old_payload,
+        connections_are_paged,
+        credentials_are_paged_with_their_connections;
+    schema:
+        migrate_is_repeatable,
+        two_processes_may_migrate_at_once,
+        a_fresh_database_has_no_version,
+        a_migrated_schema_fits,
+        an_empty_database_lacks_every_table,
+        ping_names_the_server;
+}

@@ -1,0 +1,371 @@
+//! What the reconciler finds.
+
+use crate::bed::Bed;
+use crate::fixtures::{POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Barrier;
+use verifyd::domain::run::RUN_TYPE;
+use verifyd::domain::{RunId, RunStatus};
+use verifyd::ports::store::{AttemptEnd, ClaimPolicy, SweepPolicy, Swept};
+
+async fn sweep(bed: &Bed, policy: &SweepPolicy) -> Swept {
+    bed.store
+        .sweep(policy)
+        .await
+        .unwrap()
+        .expect("nobody else sweeps")
+}
+
+async fn status(bed: &Bed, run: RunId) -> RunStatus {
+    bed.store.run(run).await.unwrap().unwrap().status
+}
+
+pub async fn a_bare_insert_is_found(bed: &Bed) {
+    let run = bed.queued().await;
+    let swept = sweep(bed, &SWEEP).await;
+    assert_eq!((swept.reclaimed, swept.due), (vec![], vec![run]));
+}
+
+pub async fn what_was_delivered_is_not_delivered_again_too_early(bed: &Bed) {
+    bed.queued().await;
+    bed.store
+        .record(&crate::recording::new_run(1))
+        .await
+        .unwrap();
+    assert_eq!(sweep(bed, &SWEEP).await.due.len(), 1);
+    let repeat = SweepPolicy {
+        redeliver: true,
+        ..SWEEP
+    };
+    assert_eq!(sweep(bed, &repeat).await.due, []);
+}
+
+pub async fn a_lost_delivery_is_repeated_when_asked_for(bed: &Bed) {
+    let run = bed
+        .store
+        .record(&crate::recording::new_run(1))
+        .await
+        .unwrap()
+        .run_id;
+    bed.age(&bed.own("run_deliveries"), "delivered_at", "1 = 1", 301)
+        .await;
+    assert_eq!(sweep(bed, &SWEEP).await.due, []);
+    let repeat = SweepPolicy {
+        redeliver: true,
+        ..SWEEP
+    };
+    assert_eq!(sweep(bed, &repeat).await.due, [run]);
+    assert_eq!(sweep(bed, &repeat).await.due, []);
+}
+
+pub async fn undelivered_runs_are_due_again(bed: &Bed) {
+    let (first, second) = (bed.queued().await, bed.queued().await);
+    assert_eq!(sweep(bed, &SWEEP).await.due, [first, second]);
+    bed.store
+        .undeliver(&[second, RunId(987_654_321)])
+        .await
+        .unwrap();
+    bed.store.undeliver(&[]).await.unwrap();
+    assert_eq!(sweep(bed, &SWEEP).await.due, [second]);
+}
+
+pub async fn oldest_first_and_no_more_than_the_batch(bed: &Bed) {
+    let mut runs = Vec::new();
+    for _ in 0..5 {
+        runs.push(bed.queued().await);
+    }
+    let small = SweepPolicy { batch: 2, ..SWEEP };
+    assert_eq!(sweep(bed, &small).await.due, runs[..2]);
+    assert_eq!(sweep(bed, &small).await.due, runs[2..4]);
+    assert_eq!(sweep(bed, &small).await.due, runs[4..]);
+    for run in &runs {
+        claim(&bed.store, *run, "dead").await;
+    }
+    assert_eq!(sweep(bed, &small).await.reclaimed, runs[..2]);
+    assert_eq!(sweep(bed, &small).await.reclaimed, runs[2..4]);
+}
+
+pub async fn not_before_holds_back_a_delivery(bed: &Bed) {
+    let run = bed.queued().await;
+    let held = claim(&bed.store, run, "w1").await;
+    let wait = Some(Duration::from_secs(3600));
+    assert!(
+        bed.store
+            .release(&held, AttemptEnd::Throttled, wait)
+            .await
+            .unwrap()
+    );
+    let repeat = SweepPolicy {
+        redeliver: true,
+        ..SWEEP
+    };
+    assert_eq!(sweep(bed, &repeat).await.due, []);
+    bed.age(&bed.own("run_deliveries"), "not_before", "1 = 1", 3601)
+        .await;
+    assert_eq!(sweep(bed, &SWEEP).await.due, [run]);
+}
+
+pub async fn a_dead_worker_loses_its_runs(bed: &Bed) {
+    bed.store.beat(&beat("w1")).await.unwrap();
+    let run = bed
+        .store
+        .record(&crate::recording::new_run(1))
+        .await
+        .unwrap()
+        .run_id;
+    let held = claim(&bed.store, run, "w1").await;
+    bed.age(&bed.own("workers"), "beat_at", "1 = 1", 301).await;
+    let swept = sweep(bed, &SWEEP).await;
+    // Queued and due at once, although it had been delivered.
+    assert_eq!((swept.reclaimed, swept.due), (vec![run], vec![run]));
+    assert_eq!(status(bed, run).await, RunStatus::Queued);
+    let attempt = bed.store.attempts(run).await.unwrap().remove(0);
+    assert_eq!(attempt.end_reason, Some(AttemptEnd::WorkerLost));
+    assert!(attempt.counted);
+    assert!(!bed.store.complete(&held, &succeeded()).await.unwrap());
+    bed.store.beat(&beat("w2")).await.unwrap();
+    let next = claim(&bed.store, run, "w2").await;
+    assert_eq!((next.attempt, next.counted_attempts), (2, 2));
+    assert_eq!(sweep(bed, &SWEEP).await, Swept::default());
+}
+
+pub async fn a_worker_that_was_never_seen_is_dead(bed: &Bed) {
+    let run = bed.queued().await;
+    claim(&bed.store, run, "w1").await;
+    assert_eq!(sweep(bed, &SWEEP).await.reclaimed, [run]);
+}
+
+pub async fn a_passed_deadline_ends_the_lease(bed: &Bed) {
+    bed.store.beat(&beat("w1")).await.unwrap();
+    let run = bed.queued().await;
+    claim(&bed.store, run, "w1").await;
+    assert_eq!(sweep(bed, &SWEEP).await.reclaimed, []);
+    let past = POLICY.run_deadline.as_secs() as u32 + 1;
+    bed.age(&bed.own("run_attempts"), "deadline_at", "1 = 1", past)
+        .await;
+    assert_eq!(sweep(bed, &SWEEP).await.reclaimed, [run]);
+}
+
+pub async fn a_live_lease_is_left_alone(bed: &Bed) {
+    bed.store.beat(&beat("w1")).await.unwrap();
+    let run = bed.queued().await;
+    let held = claim(&bed.store, run, "w1").await;
+    bed.age("operation_runs", "started_at", "1 = 1", 5000).await;
+    bed.age("operation_runs", "created_at", "1 = 1", 5000).await;
+    bed.age(&bed.own("workers"), "beat_at", "1 = 1", 200).await;
+    bed.store.beat(&beat("w1")).await.unwrap();
+    bed.age(&bed.own("workers"), "beat_at", "1 = 1", 200).await;
+    assert_eq!(sweep(bed, &SWEEP).await, Swept::default());
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+}
+
+pub async fn a_retired_worker_loses_its_runs(bed: &Bed) {
+    bed.store.beat(&beat("w1")).await.unwrap();
+    let run = bed.queued().await;
+    claim(&bed.store, run, "w1").await;
+    bed.store.retire(&worker("w1")).await.unwrap();
+    assert_eq!(sweep(bed, &SWEEP).await.reclaimed, [run]);
+}
+
+pub async fn a_running_run_without_a_lease_is_queued_after_one_lease_time(bed: &Bed) {
+    let started = bed.insert(RUN_TYPE, "running", &context(1)).await;
+    let created = bed.insert(RUN_TYPE, "running", &context(2)).await;
+    bed.exec(&format!(
+        "UPDATE operation_runs SET started_at = created_at WHERE id = {started}"
+    ))
+    .await;
+    assert_eq!(sweep(bed, &SWEEP).await, Swept::default());
+    bed.age(
+        "operation_runs",
+        "started_at",
+        &format!("id = {started}"),
+        301,
+    )
+    .await;
+    assert_eq!(sweep(bed, &SWEEP).await.reclaimed, [started]);
+    bed.age(
+        "operation_runs",
+        "created_at",
+        &format!("id = {created}"),
+        301,
+    )
+    .await;
+    let swept = sweep(bed, &SWEEP).await;
+    assert_eq!((swept.reclaimed, swept.due), (vec![created], vec![created]));
+    assert_eq!(claim(&bed.store, started, "w1").await.attempt, 1);
+}
+
+/// Completed, queued or deleted by somebody else while the lease was open.
+pub async fn a_stray_attempt_does_not_hold_up_the_sweep(bed: &Bed) {
+    let mut runs = Vec::new();
+    for _ in 0..4 {
+        let run = bed.queued().await;
+        claim(&bed.store, run, "dead").await;
+        runs.push(run);
+    }
+    for (run, change) in [
+        (
+            runs[0],
+            "UPDATE operation_runs SET status = 'completed', outcome = 'failed', \
+                   completed_at = started_at",
+        ),
+        (runs[1], "UPDATE operation_runs SET status = 'queued'"),
+        (runs[2], "DELETE FROM operation_runs"),
+    ] {
+        bed.exec(&format!("{change} WHERE id = {run}")).await;
+    }
+    let one = SweepPolicy { batch: 1, ..SWEEP };
+    let mut reclaimed = Vec::new();
+    for _ in 0..4 {
+        reclaimed.extend(sweep(bed, &one).await.reclaimed);
+    }
+    assert_eq!(reclaimed, [runs[3]]);
+    assert_eq!(status(bed, runs[0]).await, RunStatus::Completed);
+    for run in &runs[..3] {
+        let attempt = bed.store.attempts(*run).await.unwrap().remove(0);
+        assert_eq!(attempt.end_reason, Some(AttemptEnd::Superseded), "{run}");
+    }
+}
+
+pub async fn a_reclaimed_run_is_exhausted_when_its_attempts_are_spent(bed: &Bed) {
+    let run = bed.queued().await;
+    let policy = ClaimPolicy {
+        max_attempts: 2,
+        ..POLICY
+    };
+    for n in 1..=2 {
+        let held = bed
+            .store
+            .claim(run, &worker("dead"), &policy)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!((held.counted_attempts, held.exhausted), (n, false));
+        assert_eq!(sweep(bed, &SWEEP).await.reclaimed, [run]);
+    }
+    let last = bed
+        .store
+        .claim(run, &worker("w"), &policy)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(last.exhausted);
+    assert!(bed.store.complete(&last, &failed()).await.unwrap());
+}
+
+pub async fn rows_of_another_type_are_never_touched(bed: &Bed) {
+    for (status, age) in [
+        ("queued", 0),
+        ("running", 0),
+        ("running", 9000),
+        ("paused", 9000),
+    ] {
+        let run = bed.insert("backup.restore", status, &context(1)).await;
+        bed.age("operation_runs", "created_at", &format!("id = {run}"), age)
+            .await;
+    }
+    // Even one that has an attempt, as if its type had been changed.
+    let turned = bed.queued().await;
+    let held = claim(&bed.store, turned, "dead").await;
+    bed.exec(&format!(
+        "UPDATE operation_runs SET type = 'backup.restore' WHERE id = {turned}"
+    ))
+    .await;
+    let before = bed.dump("operation_runs").await;
+    let eager = SweepPolicy {
+        worker_dead_after: Duration::ZERO,
+        redeliver_after: Duration::ZERO,
+        redeliver: true,
+        batch: 100,
+    };
+    for _ in 0..2 {
+        assert_eq!(sweep(bed, &eager).await, Swept::default());
+    }
+    assert!(!bed.store.complete(&held, &succeeded()).await.unwrap());
+    assert!(
+        !bed.store
+            .release(&held, AttemptEnd::Error, None)
+            .await
+            .unwrap()
+    );
+    assert_eq!(bed.dump("operation_runs").await, before);
+    assert_eq!(
+        bed.store
+            .runs(&crate::recording::everything())
+            .await
+            .unwrap(),
+        []
+    );
+    let counts = bed.store.counts().await.unwrap();
+    assert_eq!((counts.queued, counts.running), (0, 0));
+}
+
+pub async fn sweeps_of_two_replicas_deliver_a_run_once(bed: &Bed) {
+    let replica = bed.replica().await;
+    for round in 0..20 {
+        let mut runs = Vec::new();
+        for _ in 0..3 {
+            runs.push(bed.queued().await);
+        }
+        let barrier = Arc::new(Barrier::new(4));
+        let tasks: Vec<_> = (0..4)
+            .map(|n| {
+                let store = if n % 2 == 0 {
+                    bed.store.clone()
+                } else {
+                    replica.clone()
+                };
+                let barrier = barrier.clone();
+                tokio::spawn(async move {
+                    barrier.wait().await;
+                    store.sweep(&SWEEP).await.unwrap()
+                })
+            })
+            .collect();
+        let mut due = Vec::new();
+        let mut swept = 0;
+        for task in tasks {
+            if let Some(found) = task.await.unwrap() {
+                swept += 1;
+                due.extend(found.due);
+            }
+        }
+        assert!(swept >= 1, "round {round}");
+        due.sort();
+        assert_eq!(due, runs, "round {round}");
+    }
+}
+
+pub async fn left_over_deliveries_are_forgotten(bed: &Bed) {
+    let table = bed.own("run_deliveries");
+    let active = bed
+        .store
+        .record(&crate::recording::new_run(1))
+        .await
+        .unwrap()
+        .run_id;
+    let gone = bed
+        .store
+        .record(&crate::recording::new_run(2))
+        .await
+        .unwrap()
+        .run_id;
+    bed.exec(&format!("DELETE FROM operation_runs WHERE id = {gone}"))
+        .await;
+    bed.age(&table, "delivered_at", "1 = 1", 90_000).await;
+    bed.store.beat(&beat("old")).await.unwrap();
+    bed.age(&bed.own("workers"), "beat_at", "1 = 1", 90_000)
+        .await;
+    sweep(bed, &SWEEP).await;
+    assert_eq!(
+        bed.number(&format!("SELECT count(*) FROM {table}")).await,
+        1
+    );
+    assert_eq!(
+        bed.number(&format!("SELECT run_id FROM {table}")).await,
+        active.0
+    );
+    let workers = format!("SELECT count(*) FROM {}", bed.own("workers"));
+    assert_eq!(bed.number(&workers).await, 0);
+}
