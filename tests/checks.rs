@@ -1,5 +1,7 @@
 //! Whole checks, from a recorded run to its report: every reason can be produced, and each report
 //! says what is wrong, why it matters and what to click.
+#![cfg(feature = "simulator")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "support/world.rs"]
 mod world;
@@ -36,7 +38,10 @@ fn assert_sound(run: &OperationRun, what: &str) {
         let message = check["message"].as_str().unwrap();
         assert!(message.contains(reason.what()), "{what}: {message}");
         assert!(message.contains(reason.why()), "{what}: {message}");
-        assert!(!check["next_steps"].as_array().unwrap().is_empty(), "{what}");
+        assert!(
+            !check["next_steps"].as_array().unwrap().is_empty(),
+            "{what}"
+        );
     }
     let failures = run.failure_summary.as_array().unwrap();
     match run.outcome.unwrap() {
@@ -309,7 +314,9 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
     let id = world.record(other, |_| {}).await;
     expect(id, Reason::CredentialUndecryptable).await;
 
-    let mut sealed = vault.seal(binding, &secret("fits not its kind"), None).unwrap();
+    let mut sealed = vault
+        .seal(binding, &secret("fits not its kind"), None)
+        .unwrap();
     sealed.kind = verifyd::domain::connection::CredentialKind::Certificate;
     store.set_credential(other, &sealed).await.unwrap();
     let id = world.record(other, |_| {}).await;
@@ -456,8 +463,17 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
     };
     for _ in 0..2 {
         let store = &world.services.store;
-        let claim = store.claim(id, &engine.worker, &policy).await.unwrap().unwrap();
-        assert!(store.release(&claim, AttemptEnd::Error, None).await.unwrap());
+        let claim = store
+            .claim(id, &engine.worker, &policy)
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            store
+                .release(&claim, AttemptEnd::Error, None)
+                .await
+                .unwrap()
+        );
     }
     assert_eq!(
         engine.process(&Hint::new(id)).await,

@@ -7,7 +7,13 @@ use std::path::PathBuf;
 
 /// Checks whether a customer's provider connection really works.
 #[derive(Debug, Parser)]
-#[command(name = "verifyd", version, about, max_term_width = 100, propagate_version = true)]
+#[command(
+    name = "verifyd",
+    version,
+    about,
+    max_term_width = 100,
+    propagate_version = true
+)]
 pub struct Cli {
     /// Configuration file (TOML), over the built-in defaults; VERIFYD_CONFIG names one, too
     #[arg(long, global = true, value_name = "FILE")]

@@ -52,7 +52,10 @@ fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
             .read_to_string(&mut text)
             .context("--secret-stdin: standard input is not text")?;
         let secret = text.trim_end_matches(['\r', '\n']);
-        anyhow::ensure!(!secret.is_empty(), "--secret-stdin: standard input is empty");
+        anyhow::ensure!(
+            !secret.is_empty(),
+            "--secret-stdin: standard input is empty"
+        );
         return Ok(Some(Credential::ClientSecret {
             secret: SecretString::from(secret.to_owned()),
             client_id: None,
@@ -138,7 +141,9 @@ async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()
              set-credential {id} --secret-stdin"
         ));
     }
-    output::note(format!("Check it with: verifyd enqueue --connection {id} --wait 60"));
+    output::note(format!(
+        "Check it with: verifyd enqueue --connection {id} --wait 60"
+    ));
     Ok(())
 }
 
@@ -174,7 +179,14 @@ async fn list(services: &Services, args: &ConnectionsListArgs) -> anyhow::Result
     }
     let now = services.clock.now();
     let mut table = output::table([
-        "Connection", "Name", "Tenant", "Provider", "Cloud", "Status", "Latest", "Checked",
+        "Connection",
+        "Name",
+        "Tenant",
+        "Provider",
+        "Cloud",
+        "Status",
+        "Latest",
+        "Checked",
     ]);
     for (connection, latest) in &rows {
         table.add_row([
@@ -184,10 +196,9 @@ async fn list(services: &Services, args: &ConnectionsListArgs) -> anyhow::Result
             render::clean(&connection.provider),
             render::clean(connection.cloud.as_deref().unwrap_or("–")),
             connection.status.to_string(),
-            latest.as_ref().map_or_else(
-                || "–".to_owned(),
-                |l| render::overall(&l.overall),
-            ),
+            latest
+                .as_ref()
+                .map_or_else(|| "–".to_owned(), |l| render::overall(&l.overall)),
             latest.as_ref().map_or_else(
                 || "never".to_owned(),
                 |l| format!("{} ago", output::age(now, l.completed_at)),
@@ -211,7 +222,10 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         .with_context(|| format!("connection {}: no such connection", args.id))?;
     let latest = services.store.latest_report(args.id).await?;
     let permissions = services.store.permissions(connection.tenant_id).await?;
-    let freshness = services.store.inventory_freshness(connection.tenant_id).await?;
+    let freshness = services
+        .store
+        .inventory_freshness(connection.tenant_id)
+        .await?;
     let opens = credential
         .as_ref()
         .map(|stored| services.vault.open(connection.binding(), stored).is_ok());
@@ -230,7 +244,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         }));
     }
     let or_dash = |text: Option<&str>| render::clean(text.unwrap_or("–"));
-    let mut line = |name: &str, value: String| {
+    let line = |name: &str, value: String| {
         output::line(format!("{:<14} {value}", name.dimmed()));
     };
     line("connection", connection.id.to_string());
@@ -244,7 +258,10 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         ),
     );
     line("provider", render::clean(&connection.provider));
-    line("Entra tenant", or_dash(connection.entra_tenant_id.as_deref()));
+    line(
+        "Entra tenant",
+        or_dash(connection.entra_tenant_id.as_deref()),
+    );
     line("client id", or_dash(connection.client_id.as_deref()));
     line("cloud", or_dash(connection.cloud.as_deref()));
     line("module", or_dash(connection.module.as_deref()));
@@ -257,7 +274,11 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                 c.expires_at
                     .map(|at| format!(", expires {}", at.format("%Y-%m-%d")))
                     .unwrap_or_default(),
-                if opens { "" } else { ", cannot be decrypted here" }
+                if opens {
+                    ""
+                } else {
+                    ", cannot be decrypted here"
+                }
             ),
             _ => "none".to_owned(),
         },
@@ -290,7 +311,10 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                 PermissionStatus::Granted => "✓".green().to_string(),
                 PermissionStatus::Missing => "✗".red().to_string(),
             };
-            output::line(format!("  {mark} {}", render::clean(&permission.permission_key)));
+            output::line(format!(
+                "  {mark} {}",
+                render::clean(&permission.permission_key)
+            ));
         }
     }
     Ok(())
@@ -302,7 +326,10 @@ async fn set_status(
     status: ConnectionStatus,
 ) -> anyhow::Result<()> {
     anyhow::ensure!(
-        services.store.set_connection_status(args.id, status).await?,
+        services
+            .store
+            .set_connection_status(args.id, status)
+            .await?,
         "connection {}: no such connection",
         args.id
     );
@@ -319,10 +346,11 @@ async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow
         "no credential given, allowed: --secret-stdin, --certificate FILE or \
          --federated-token-file FILE",
     )?;
-    let sealed =
-        services
-            .vault
-            .seal(connection.binding(), &credential, args.credential.expires_at)?;
+    let sealed = services.vault.seal(
+        connection.binding(),
+        &credential,
+        args.credential.expires_at,
+    )?;
     services.store.set_credential(args.id, &sealed).await?;
     if args.json.json {
         return output::json(&json!({
@@ -363,7 +391,9 @@ async fn rotate(services: &Services, args: &JsonArg) -> anyhow::Result<()> {
                 unreadable.push(connection.id);
                 continue;
             };
-            let sealed = services.vault.seal(binding, &credential, stored.expires_at)?;
+            let sealed = services
+                .vault
+                .seal(binding, &credential, stored.expires_at)?;
             let replaced = services
                 .store
                 .reseal_credential(connection.id, &stored.payload, &sealed.payload)

@@ -55,7 +55,9 @@ pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<Exit
                 "already active"
             };
             output::line(id);
-            output::note(format!("run {id} {how}; see it with: verifyd runs show {id}"));
+            output::note(format!(
+                "run {id} {how}; see it with: verifyd runs show {id}"
+            ));
         }
         return Ok(ExitCode::SUCCESS);
     };

@@ -63,11 +63,14 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let overrides = cli.command.overrides().with_optional("--log", "log.filter", cli.log);
+    let overrides = cli
+        .command
+        .overrides()
+        .with_optional("--log", "log.filter", cli.log);
     let file = cli.config;
     let load = || -> anyhow::Result<Settings> {
-        let sources = Sources::from_process(file, overrides)
-            .context("the configuration cannot be used")?;
+        let sources =
+            Sources::from_process(file, overrides).context("the configuration cannot be used")?;
         Settings::load(sources).context("the configuration cannot be used")
     };
     match cli.command {
@@ -92,9 +95,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Connections(command) => {
             connections::run(&Services::open(settings).await?, command).await
         }
-        Command::Enqueue(command) => {
-            enqueue::run(&Services::open(settings).await?, &command).await
-        }
+        Command::Enqueue(command) => enqueue::run(&Services::open(settings).await?, &command).await,
         Command::Runs(command) => runs::run(&Services::open(settings).await?, &command).await,
         Command::Report(_) | Command::Healthcheck(_) => Ok(ExitCode::SUCCESS),
         #[cfg(feature = "simulator")]

@@ -1,7 +1,12 @@
 //! Printing: results to standard output, errors to standard error.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line prints")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the command line prints"
+)]
 
+use comfy_table::{LineStyle, TableStyle};
 use serde::Serialize;
 
 /// A line of a result. Colours are dropped where they cannot be shown.
@@ -30,7 +35,7 @@ pub fn note(text: impl std::fmt::Display) {
 pub fn table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table
-        .load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(TableStyle::new().header_separator(LineStyle::new('─', '─', '─', '─')))
         .set_content_arrangement(comfy_table::ContentArrangement::Disabled)
         .set_header(header);
     table

@@ -125,7 +125,12 @@ fn list(out: &mut String, title: &str, mark: String, checks: &[Check]) {
             .find(|e| e.kind == crate::domain::report::EvidenceKind::SatisfiedBy)
             .map(|e| format!("  by {}", clean(&e.value)))
             .unwrap_or_default();
-        let _ = writeln!(out, "  {mark} {}{}", clean(&check.title), stands_in.dimmed());
+        let _ = writeln!(
+            out,
+            "  {mark} {}{}",
+            clean(&check.title),
+            stands_in.dimmed()
+        );
     }
     out.push('\n');
 }

@@ -6,10 +6,9 @@ use crate::app::Services;
 use crate::domain::report::{Report, diff};
 use crate::domain::run::OperationRun;
 use crate::domain::{RunId, report::schema};
-use crate::ports::clock::Clock as _;
 use crate::ports::store::RunFilter;
-use crate::view::report::ReportState;
 use crate::view::RunView;
+use crate::view::report::ReportState;
 use anyhow::Context as _;
 use serde_json::json;
 use std::process::ExitCode;
@@ -42,7 +41,13 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
     }
     let now = services.clock.now();
     let mut table = output::table([
-        "Run", "Connection", "Tenant", "Outcome", "Overall", "What is wrong", "Recorded",
+        "Run",
+        "Connection",
+        "Tenant",
+        "Outcome",
+        "Overall",
+        "What is wrong",
+        "Recorded",
     ]);
     for run in &runs {
         let (overall, wrong) = summary(run);
@@ -56,8 +61,10 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
             render::outcome(run.status, run.outcome),
             render::overall(&overall),
             wrong,
-            run.created_at
-                .map_or_else(|| "–".to_owned(), |at| format!("{} ago", output::age(now, at))),
+            run.created_at.map_or_else(
+                || "–".to_owned(),
+                |at| format!("{} ago", output::age(now, at)),
+            ),
         ]);
     }
     output::line(table);
@@ -115,7 +122,11 @@ async fn show(services: &Services, args: &RunArgs) -> anyhow::Result<()> {
             ),
             _ => "in work".to_owned(),
         };
-        let counted = if attempt.counted { "" } else { " (not counted)" };
+        let counted = if attempt.counted {
+            ""
+        } else {
+            " (not counted)"
+        };
         output::line(format!(
             "attempt {}{counted} by {}: {end}",
             attempt.attempt,

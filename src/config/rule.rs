@@ -168,9 +168,7 @@ impl Rule {
                     || text.strip_prefix("sqlite:").is_some_and(|p| !p.is_empty())
                     || is_server_url(text, &["postgres", "postgresql"])
             }
-            Self::RedisUrl => {
-                text.is_empty() || is_server_url(text, &["redis", "rediss"])
-            }
+            Self::RedisUrl => text.is_empty() || is_server_url(text, &["redis", "rediss"]),
             Self::Integer(..) | Self::Keys | Self::LaravelKeys => false,
         }
     }

@@ -240,7 +240,11 @@ impl Daemon {
                 return line.clone();
             }
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "ended with {ended:?}: {}", lines.join("\n"));
+            assert!(
+                ended.is_none(),
+                "ended with {ended:?}: {}",
+                lines.join("\n")
+            );
             assert!(Instant::now() < until, "never said {text:?}");
             std::thread::sleep(Duration::from_millis(20));
         }

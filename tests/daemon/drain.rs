@@ -26,7 +26,10 @@ async fn sigterm_finishes_what_is_in_work() {
             .await,
         [1]
     );
-    assert_eq!(bench.numbers("SELECT count(*) FROM verifyd.workers").await, [0]);
+    assert_eq!(
+        bench.numbers("SELECT count(*) FROM verifyd.workers").await,
+        [0]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

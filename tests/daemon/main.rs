@@ -1,5 +1,6 @@
 //! The real binary on a real PostgreSQL and a real Redis.
 #![cfg(feature = "simulator")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "../support/postgres.rs"]
 mod postgres;

@@ -68,10 +68,7 @@ async fn every_run_is_completed_once_however_it_was_recorded() {
     let mut second = bench.serve(&[]);
     // Part by the command line with a hint, the others by bare rows without any.
     for id in outcomes.keys() {
-        let run = bench.json(
-            &["enqueue", "--connection", &id.to_string(), "--json"],
-            "",
-        );
+        let run = bench.json(&["enqueue", "--connection", &id.to_string(), "--json"], "");
         assert!(run["operation_run_id"].as_i64().unwrap() > 0);
     }
     let mut sql = bench.sql().await;
@@ -120,7 +117,9 @@ async fn every_run_is_completed_once_however_it_was_recorded() {
         .await;
     assert_eq!(open, Vec::<i64>::new());
     assert_eq!(
-        bench.numbers("SELECT count(*) FROM verifyd.run_deliveries").await,
+        bench
+            .numbers("SELECT count(*) FROM verifyd.run_deliveries")
+            .await,
         [0]
     );
     assert_eq!(
@@ -168,7 +167,9 @@ async fn a_killed_worker_s_run_is_completed_by_the_other() {
         [1]
     );
     let attempts = bench
-        .numbers("SELECT attempt::bigint FROM verifyd.run_attempts WHERE end_reason = 'worker_lost'")
+        .numbers(
+            "SELECT attempt::bigint FROM verifyd.run_attempts WHERE end_reason = 'worker_lost'",
+        )
         .await;
     assert_eq!(attempts, [1]);
 }
@@ -186,7 +187,11 @@ async fn without_redis_the_database_is_polled() {
     let url = format!("redis://127.0.0.1:{port}");
     let daemon = bench.serve(&[("REDIS_URL", &url)]);
     let mut sql = bench.sql().await;
-    sqlx::query(INSERT).bind(20i64).execute(&mut sql).await.unwrap();
+    sqlx::query(INSERT)
+        .bind(20i64)
+        .execute(&mut sql)
+        .await
+        .unwrap();
     bench.all_completed().await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let (status, body) = daemon.get("/readyz").await;
@@ -203,7 +208,11 @@ async fn redis_flushed_while_runs_are_queued_loses_nothing() {
     // Recorded and hinted while nobody works; then Redis forgets everything.
     bench.json(&["enqueue", "--connection", &id.to_string(), "--json"], "");
     let mut sql = bench.sql().await;
-    sqlx::query(INSERT).bind(30i64).execute(&mut sql).await.unwrap();
+    sqlx::query(INSERT)
+        .bind(30i64)
+        .execute(&mut sql)
+        .await
+        .unwrap();
     redis.restart();
     let _daemon = bench.serve(&[("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s")]);
     bench.all_completed().await;

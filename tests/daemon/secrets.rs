@@ -4,7 +4,7 @@
 use crate::bench::{Bench, KEY};
 use crate::redis_support;
 use sqlx::{AssertSqlSafe, Row as _};
-use verifyd::simulator::{Scenario, SIMULATED_SECRET};
+use verifyd::simulator::{SIMULATED_SECRET, Scenario};
 
 const WRONG_SECRET: &str = "canary-wrong~secret.8e1f";
 
@@ -18,7 +18,12 @@ async fn canaries_stay_where_they_belong() {
     let mut connections = vec![
         bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check"),
         bench.connection(2, &Scenario::HealthyIntune.tenant_id(1), "intune"),
-        bench.connection_with(3, &Scenario::Healthy.tenant_id(2), "health_check", WRONG_SECRET),
+        bench.connection_with(
+            3,
+            &Scenario::Healthy.tenant_id(2),
+            "health_check",
+            WRONG_SECRET,
+        ),
     ];
     for scenario in [
         Scenario::SecretExpired,
@@ -48,15 +53,17 @@ async fn canaries_stay_where_they_belong() {
     bench.run(&["doctor"], "");
     bench.run(&["runs", "list", "--json"], "");
 
-    let command_line =
-        std::fs::read_to_string(format!("/proc/{}/cmdline", daemon.pid())).unwrap();
+    let command_line = std::fs::read_to_string(format!("/proc/{}/cmdline", daemon.pid())).unwrap();
     let redis = everything_in_redis(&bench).await;
     let database = everything_in_the_database(&bench).await;
     let (_, metrics) = daemon.get("/metrics").await;
     daemon.signal("TERM");
     assert_eq!(daemon.ended(), Some(0));
     let printed = bench.printed.lock().unwrap().clone();
-    assert!(printed.contains("\"level\":\"TRACE\""), "the test would miss what is not logged");
+    assert!(
+        printed.contains("\"level\":\"TRACE\""),
+        "the test would miss what is not logged"
+    );
     assert!(database.contains("verification_report"));
 
     for (place, text) in [

@@ -63,7 +63,12 @@ impl World {
     }
 
     /// A connection of workspace 1 and this tenant, with the simulator's secret.
-    pub async fn connection(&self, tenant: i64, entra_tenant_id: &str, module: &str) -> ConnectionId {
+    pub async fn connection(
+        &self,
+        tenant: i64,
+        entra_tenant_id: &str,
+        module: &str,
+    ) -> ConnectionId {
         self.connection_with(
             tenant,
             entra_tenant_id,
@@ -140,9 +145,10 @@ impl World {
     pub async fn sql(&self, statement: &str) {
         use sqlx::Connection as _;
         let path = self.folder.path().join("verifyd.db");
-        let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display()))
-            .await
-            .unwrap();
+        let mut connection =
+            sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display()))
+                .await
+                .unwrap();
         sqlx::query(sqlx::AssertSqlSafe(statement.to_owned()))
             .execute(&mut connection)
             .await

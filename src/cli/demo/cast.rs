@@ -99,16 +99,56 @@ const fn flawed(name: &'static str, flaw: Flaw) -> Part {
 /// The demo's connections, in the order of its table.
 pub const CAST: &[Part] = &[
     part("Harbour Logistics", Scenario::Healthy, SignsInBy::Secret),
-    part("Alpine Clinics", Scenario::HealthyIntune, SignsInBy::Certificate),
-    part("Northern Schools", Scenario::HealthyReadWrite, SignsInBy::FederatedToken),
-    part("Riverside Bank", Scenario::PermissionMissing, SignsInBy::Secret),
-    part("Meadow Foods", Scenario::PermissionPropagating, SignsInBy::Secret),
-    part("Granite Insurance", Scenario::SecretExpired, SignsInBy::Secret),
-    part("Lighthouse Media", Scenario::ConsentMissing, SignsInBy::Certificate),
-    part("Orchard Retail", Scenario::IdentityMismatch, SignsInBy::Secret),
-    part("Summit Railways", Scenario::IntuneNotLicensed, SignsInBy::Secret),
-    part("Coastal Energy", Scenario::ConditionalAccessBlocked, SignsInBy::Secret),
-    part("Valley Builders", Scenario::ThrottledBriefly, SignsInBy::Secret),
+    part(
+        "Alpine Clinics",
+        Scenario::HealthyIntune,
+        SignsInBy::Certificate,
+    ),
+    part(
+        "Northern Schools",
+        Scenario::HealthyReadWrite,
+        SignsInBy::FederatedToken,
+    ),
+    part(
+        "Riverside Bank",
+        Scenario::PermissionMissing,
+        SignsInBy::Secret,
+    ),
+    part(
+        "Meadow Foods",
+        Scenario::PermissionPropagating,
+        SignsInBy::Secret,
+    ),
+    part(
+        "Granite Insurance",
+        Scenario::SecretExpired,
+        SignsInBy::Secret,
+    ),
+    part(
+        "Lighthouse Media",
+        Scenario::ConsentMissing,
+        SignsInBy::Certificate,
+    ),
+    part(
+        "Orchard Retail",
+        Scenario::IdentityMismatch,
+        SignsInBy::Secret,
+    ),
+    part(
+        "Summit Railways",
+        Scenario::IntuneNotLicensed,
+        SignsInBy::Secret,
+    ),
+    part(
+        "Coastal Energy",
+        Scenario::ConditionalAccessBlocked,
+        SignsInBy::Secret,
+    ),
+    part(
+        "Valley Builders",
+        Scenario::ThrottledBriefly,
+        SignsInBy::Secret,
+    ),
     flawed("Old Town Hotels", Flaw::Disabled),
     flawed("Island Ferries", Flaw::CredentialExpired),
     flawed("Forest Paper", Flaw::NoCredential),

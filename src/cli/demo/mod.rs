@@ -12,7 +12,6 @@ use crate::domain::credential::Credential;
 use crate::domain::run::OperationRun;
 use crate::domain::{ConnectionId, RunId, RunStatus, TenantId, WorkspaceId};
 use crate::engine::submit::{context_for, submit};
-use crate::ports::clock::Clock as _;
 use crate::ports::store::NewRun;
 use crate::provider::microsoft::CloudSettings;
 use crate::simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
@@ -71,7 +70,11 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let shown = &finished[args.show - 1];
     output::line(format!(
         "\n{}\n",
-        format!("The report of row {}, as `verifyd runs show` prints it:", args.show).bold()
+        format!(
+            "The report of row {}, as `verifyd runs show` prints it:",
+            args.show
+        )
+        .bold()
     ));
     output::line(render::run(&RunView::of(shown)).trim_end());
     output::line(format!(
@@ -118,8 +121,8 @@ impl<'a> Stage<'a> {
         folder: &Path,
     ) -> anyhow::Result<Self> {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256)?;
-        let certificate =
-            rcgen::CertificateParams::new(["demo.verifyd.invalid".to_owned()])?.self_signed(&key)?;
+        let certificate = rcgen::CertificateParams::new(["demo.verifyd.invalid".to_owned()])?
+            .self_signed(&key)?;
         simulator.register_certificate(&certificate.pem())?;
         let token_file = folder.join("federated-token");
         simulate::write_token(simulator, &token_file)?;
@@ -247,7 +250,13 @@ async fn watch(
 /// Prints a row for each run. Returns how many ended as they should.
 fn show_table(finished: &[OperationRun]) -> usize {
     let mut table = output::table([
-        "", "Connection", "Signs in by", "Outcome", "Overall", "What is wrong", "As expected",
+        "",
+        "Connection",
+        "Signs in by",
+        "Outcome",
+        "Overall",
+        "What is wrong",
+        "As expected",
     ]);
     let mut as_expected = 0;
     for (i, (run, part)) in finished.iter().zip(CAST).enumerate() {
@@ -276,7 +285,11 @@ fn ended_as(run: &OperationRun, expected: &Expected) -> bool {
     let ReportState::Readable { report } = RunView::of(run).report else {
         return false;
     };
-    let found: Vec<_> = report.problems.iter().filter_map(|c| c.reason_code).collect();
+    let found: Vec<_> = report
+        .problems
+        .iter()
+        .filter_map(|c| c.reason_code)
+        .collect();
     run.outcome == Some(expected.outcome)
         && report.overall == expected.overall
         && expected.reasons.iter().all(|r| found.contains(r))

@@ -1,4 +1,5 @@
 use super::*;
+use crate::telemetry::logs::LogFormat;
 
 #[test]
 fn the_defaults_load_alone() {

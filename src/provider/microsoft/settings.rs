@@ -53,7 +53,7 @@ pub struct MicrosoftSettings {
 }
 
 /// Base addresses of one cloud: scheme, host and port, nothing more.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CloudSettings {
     /// Microsoft Entra's login. Plain http only on loopback.
