@@ -16,6 +16,7 @@ const LAYERS: &[(&str, Option<&[&str]>)] = &[
     ("credentials", Some(&["domain", "ports", "credentials"])),
     // It imitates the world outside: it must not share code with what it is there to test.
     ("simulator", Some(&["domain", "ports::clock", "simulator"])),
+    ("view", Some(&["domain", "view"])),
     ("config", None),
     ("telemetry", None),
     ("http", None),
