@@ -180,6 +180,22 @@ mod tests {
     }
 
     #[test]
+    fn faults_are_where_they_can_be_shown() {
+        use crate::simulator::calls::Endpoint;
+        use behaviour::{At, What};
+        for &scenario in Scenario::ALL {
+            for fault in scenario.behaviour().faults {
+                let fits = match fault.what {
+                    What::Pages(_) => fault.at == At::Only(Endpoint::AppRoleAssignments),
+                    What::UndocumentedError | What::TokenRejected => fault.at != At::Token,
+                    _ => true,
+                };
+                assert!(fits, "{scenario}");
+            }
+        }
+    }
+
+    #[test]
     fn expectations_follow_from_their_reasons() {
         for &scenario in Scenario::ALL {
             let expected = scenario.expectation();
