@@ -79,6 +79,8 @@ pub(super) async fn show(
             "An error that no list mentions.",
         )
         .answer(shared, request),
+        What::NotFound => GraphError::not_found("simulated").answer(shared, request),
+        What::Forbidden => GraphError::intune_forbidden(endpoint).answer(shared, request),
         What::TokenRejected => {
             GraphError::invalid_token("Invalid audience.").answer(shared, request)
         }
