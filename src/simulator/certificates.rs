@@ -10,6 +10,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
+/// More certificates than this are not registered.
+const CAPACITY: usize = 1_000;
+
 /// A certificate whose private key may sign assertions.
 pub(crate) struct Registered {
     pub key: DecodingKey,
@@ -27,10 +30,12 @@ impl Certificates {
     /// Registers the first certificate of a PEM text and returns its `x5t#S256`.
     pub(crate) fn register(&self, pem: &str) -> Result<String, SimulatorError> {
         let (thumbprint, registered) = read(pem).map_err(SimulatorError::Certificate)?;
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(thumbprint.clone(), Arc::new(registered));
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= CAPACITY && !known.contains_key(&thumbprint) {
+            let why = format!("there are {CAPACITY} certificates already");
+            return Err(SimulatorError::Certificate(why));
+        }
+        known.insert(thumbprint.clone(), Arc::new(registered));
         Ok(thumbprint)
     }
 

@@ -71,7 +71,7 @@ pub(super) async fn show(
             "{\"token_type\":7,\"expires_in\":[],\"access_token\":{},\
              \"id\":17,\"value\":{\"id\":[]},\"subscriptionState\":{}}",
         ),
-        What::Huge { declared } => huge(declared),
+        What::Huge { declared } => huge(shared, declared),
         What::Redirect(status) => redirect(shared, status, tenant),
         What::UndocumentedError => GraphError::new(
             400,
@@ -79,6 +79,8 @@ pub(super) async fn show(
             "An error that no list mentions.",
         )
         .answer(shared, request),
+        What::NotFound => GraphError::not_found("simulated").answer(shared, request),
+        What::Forbidden => GraphError::intune_forbidden(endpoint).answer(shared, request),
         What::TokenRejected => {
             GraphError::invalid_token("Invalid audience.").answer(shared, request)
         }
@@ -161,14 +163,15 @@ fn stalling(shared: &Arc<Simulated>) -> Response {
     ))
 }
 
-fn huge(declared: bool) -> Response {
+fn huge(shared: &Simulated, declared: bool) -> Response {
     let head = Bytes::from_static(b"{\"value\":[\"");
     let tail = Bytes::from_static(b"\"]}");
     let length = head.len() + CHUNK * CHUNKS + tail.len();
     let filling = Bytes::from(vec![b'x'; CHUNK]);
     let parts = stream::once(async { head })
         .chain(stream::iter(std::iter::repeat_n(filling, CHUNKS)))
-        .chain(stream::once(async { tail }));
+        .chain(stream::once(async { tail }))
+        .take_until(shared.stop.clone().cancelled_owned());
     let mut response = json(Body::from_stream(parts.map(Ok::<_, Infallible>)));
     if declared {
         response

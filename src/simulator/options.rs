@@ -1,5 +1,6 @@
 //! What can be chosen when a simulator is started, and why starting can fail.
 
+use secrecy::SecretString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub struct SimulatorOptions {
     /// How long an access token lives; whole seconds.
     pub token_lifetime: Duration,
     /// The secret that every app has.
-    pub client_secret: String,
+    pub client_secret: SecretString,
     /// Certificates (PEM) that every app has registered, besides those that are added later.
     pub certificates_pem: Vec<String>,
     /// Above how many calls Graph answers 429, in every tenant.
@@ -42,7 +43,7 @@ impl Default for SimulatorOptions {
             stall: Duration::from_secs(120),
             long_retry_after: Duration::from_secs(300),
             token_lifetime: Duration::from_secs(3_599),
-            client_secret: SIMULATED_SECRET.to_owned(),
+            client_secret: SIMULATED_SECRET.into(),
             certificates_pem: Vec::new(),
             throttle: ThrottleLimits::default(),
         }

@@ -8,6 +8,8 @@ use tokio::time::Instant;
 
 /// Beyond this many tenants the one seen first is forgotten.
 const REMEMBERED_TENANTS: usize = 50_000;
+/// Longer ids than this (in bytes) are nobody's and are not remembered.
+const LONGEST_ID: usize = 64;
 /// Beyond this many apps in one tenant their windows start anew.
 const REMEMBERED_APPS: usize = 32;
 
@@ -55,7 +57,9 @@ impl Tenants {
     }
 
     pub(crate) fn count(&mut self, id: &str, endpoint: Endpoint) {
-        self.tenant(id).calls.count(endpoint);
+        if id.len() <= LONGEST_ID {
+            self.tenant(id).calls.count(endpoint);
+        }
     }
 
     pub(crate) fn calls(&self, id: &str) -> Calls {
@@ -133,6 +137,14 @@ mod tests {
         assert_eq!(tenants.calls("b").total, 1);
         assert_eq!(tenants.calls("c").total, 1);
         assert_eq!((tenants.by_id.len(), tenants.order.len()), (2, 2));
+    }
+
+    #[test]
+    fn long_ids_are_not_remembered() {
+        let mut tenants = Tenants::default();
+        let id = "x".repeat(LONGEST_ID + 1);
+        tenants.count(&id, Endpoint::Token);
+        assert_eq!((tenants.calls(&id).total, tenants.by_id.len()), (0, 0));
     }
 
     #[test]

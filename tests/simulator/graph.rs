@@ -235,7 +235,7 @@ async fn addresses_may_be_percent_encoded() {
 #[tokio::test]
 async fn calls_are_refused_without_the_permission() {
     let caller = Caller::new().await;
-    let scenario = Scenario::PermissionDenied;
+    let scenario = Scenario::PermissionDeniedIdentity;
     let answer = caller.ask(scenario, ORGANIZATION).await;
     assert_eq!(answer.status, 403);
     assert_eq!(answer.graph_code(), "Authorization_RequestDenied");
@@ -348,6 +348,42 @@ async fn another_directory_answers() {
 }
 
 #[tokio::test]
+async fn a_token_of_another_directory_opens_nothing() {
+    let caller = Caller::new().await;
+    let tenant = Scenario::IdentityMismatchToken.tenant_id(0);
+    let token = caller.token(&tenant).await;
+    assert_ne!(claims(&token)["tid"], *tenant);
+    let answer = caller.get(&token, ORGANIZATION).await;
+    assert_eq!(answer.graph_code(), "InvalidAuthenticationToken");
+}
+
+#[tokio::test]
+async fn intune_may_refuse_what_the_roles_would_open() {
+    let caller = Caller::new().await;
+    let scenario = Scenario::PermissionDenied;
+    let roles = token_roles(&caller, &scenario.tenant_id(0)).await;
+    assert!(roles.contains("DeviceManagementApps.Read.All"));
+    let refused = caller.ask(scenario, DEVICE_MANAGEMENT).await;
+    assert_eq!(
+        (refused.status, refused.graph_code()),
+        (403, "Forbidden".into())
+    );
+    assert_eq!(caller.ask(scenario, ROLE_DEFINITIONS).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_deleted_service_principal_is_not_found() {
+    let caller = Caller::new().await;
+    let scenario = Scenario::ServicePrincipalMissingLookUp;
+    assert_eq!(caller.ask(scenario, ORGANIZATION).await.status, 200);
+    let answer = caller.ask(scenario, &own_principal()).await;
+    assert_eq!(
+        (answer.status, answer.graph_code()),
+        (404, "Request_ResourceNotFound".into())
+    );
+}
+
+#[tokio::test]
 async fn a_disabled_service_principal_says_so() {
     let caller = Caller::new().await;
     for (scenario, enabled) in [
@@ -374,6 +410,7 @@ async fn intune_tells_of_its_subscription() {
     for (scenario, state) in [
         (Scenario::HealthyIntune, "active"),
         (Scenario::IntuneInactive, "disabled"),
+        (Scenario::IntuneInactiveSoon, "warning"),
     ] {
         let body = caller.ask(scenario, DEVICE_MANAGEMENT).await.json();
         assert_eq!(body["subscriptionState"], state);

@@ -67,7 +67,7 @@ async fn a_wrong_secret_is_refused_in_entras_shape() {
 #[tokio::test]
 async fn the_secret_can_be_chosen() {
     let options = SimulatorOptions {
-        client_secret: "chosen".to_owned(),
+        client_secret: "chosen".into(),
         ..SimulatorOptions::default()
     };
     let caller = Caller::with(options).await;

@@ -60,7 +60,7 @@ pub(super) fn check_token(shared: &Simulated, token: &AccessClaims) -> Result<()
 }
 
 /// One of these roles opens the endpoint.
-fn opened_by(endpoint: Endpoint) -> &'static [AppRole] {
+pub(super) fn opened_by(endpoint: Endpoint) -> &'static [AppRole] {
     match endpoint {
         Endpoint::Organization => &[role::ORGANIZATION_READ, role::DIRECTORY_READ],
         Endpoint::ServicePrincipalByAppId
@@ -85,16 +85,7 @@ pub(super) fn check_roles(endpoint: Endpoint, roles: &[String]) -> Result<(), Gr
         return Ok(());
     }
     if endpoint.is_intune() {
-        let names: Vec<&str> = wanted.iter().map(|role| role.name).collect();
-        return Err(GraphError::intune(
-            403,
-            "Forbidden",
-            format!(
-                "Application is not authorized to perform this operation. Application must have \
-                 one of the following scopes: {}",
-                names.join(", ")
-            ),
-        ));
+        return Err(GraphError::intune_forbidden(endpoint));
     }
     Err(GraphError::denied())
 }

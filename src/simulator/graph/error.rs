@@ -1,5 +1,7 @@
 //! Graph's errors, and the headers of all its answers.
 
+use super::authorize::opened_by;
+use crate::simulator::calls::Endpoint;
 use crate::simulator::state::Simulated;
 use axum::Json;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -57,12 +59,26 @@ impl GraphError {
         )
     }
 
-    pub(super) fn not_found(what: &str) -> Self {
+    pub(crate) fn not_found(what: &str) -> Self {
         Self::new(
             404,
             "Request_ResourceNotFound",
             format!(
                 "Resource '{what}' does not exist or one of its queried references is missing."
+            ),
+        )
+    }
+
+    /// Intune's refusal, which names the roles that would have opened the endpoint.
+    pub(crate) fn intune_forbidden(endpoint: Endpoint) -> Self {
+        let wanted: Vec<&str> = opened_by(endpoint).iter().map(|role| role.name).collect();
+        Self::intune(
+            403,
+            "Forbidden",
+            format!(
+                "Application is not authorized to perform this operation. Application must have \
+                 one of the following scopes: {}",
+                wanted.join(", ")
             ),
         )
     }

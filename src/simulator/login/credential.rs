@@ -7,6 +7,7 @@ use crate::simulator::federation::{FEDERATED_AUDIENCE, FEDERATED_SUBJECT};
 use crate::simulator::state::Simulated;
 use crate::simulator::tokens::verified;
 use jsonwebtoken::{Algorithm, Header};
+use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 
 /// How far the clocks of caller and Entra may differ, in seconds.
@@ -44,7 +45,9 @@ pub(super) fn check(
             assertion_is_good(shared, tenant, client_id, assertion)?;
             Ok(BY_ASSERTION)
         }
-        (None, Some(secret)) if *secret == shared.options.client_secret => Ok(BY_SECRET),
+        (None, Some(secret)) if secret == shared.options.client_secret.expose_secret() => {
+            Ok(BY_SECRET)
+        }
         (None, Some(_)) => Err((&error::SECRET_INVALID).into()),
         (None, None) => Err((&error::CREDENTIAL_ABSENT).into()),
     }

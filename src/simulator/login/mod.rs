@@ -198,6 +198,11 @@ fn access_token(
         .iter()
         .map(|role| role.name.to_owned())
         .collect();
+    let tid = if behaviour.token_form == TokenForm::AnotherTenant {
+        directory::strange_tenant_id(&sign_in.tenant)
+    } else {
+        sign_in.tenant.clone()
+    };
     let token = shared.signer.sign(&AccessClaims {
         aud: shared.origin.clone(),
         iss: format!("{}/{}/", shared.origin, sign_in.tenant),
@@ -211,13 +216,13 @@ fn access_token(
         oid: principal.clone(),
         sub: principal,
         roles: (!without_principal).then_some(roles),
-        tid: sign_in.tenant.clone(),
+        tid,
         uti: URL_SAFE_NO_PAD.encode(Uuid::new_v4()),
         ver: "1.0".to_owned(),
     })?;
     Ok(match behaviour.token_form {
         TokenForm::Opaque => format!("{OPAQUE_PREFIX}{}", URL_SAFE_NO_PAD.encode(token)),
-        TokenForm::Jwt | TokenForm::WithoutServicePrincipal => token,
+        TokenForm::Jwt | TokenForm::WithoutServicePrincipal | TokenForm::AnotherTenant => token,
     })
 }
 

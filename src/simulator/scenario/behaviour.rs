@@ -76,6 +76,8 @@ pub(crate) enum TokenForm {
     Opaque,
     /// A JWT of an app that has no service principal: neither `oid` nor `roles`.
     WithoutServicePrincipal,
+    /// A JWT whose `tid` is not the tenant that was asked; Graph knows nobody by it.
+    AnotherTenant,
 }
 
 /// The tenant's Intune.
@@ -156,6 +158,10 @@ pub(crate) enum What {
     Pages(Pages),
     /// A Graph error that nobody has documented.
     UndocumentedError,
+    /// Graph: 404, there is no such object.
+    NotFound,
+    /// Intune: 403, although the token's roles would open the call.
+    Forbidden,
     /// Graph: 401, the token is not valid.
     TokenRejected,
 }

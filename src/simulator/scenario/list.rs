@@ -312,19 +312,32 @@ scenarios! {
     IdentityMismatch = 301, "identity_mismatch", "Graph tells of another directory.",
         failed(&[Reason::IdentityMismatch]),
         Behaviour { another_directory: true, ..Behaviour::HEALTHY };
-    TokenRejected = 302, "token_rejected", "Graph does not accept Entra's tokens.",
+    IdentityMismatchToken = 302, "identity_mismatch_token",
+        "Entra issues a token of another directory.",
+        failed(&[Reason::IdentityMismatch]),
+        Behaviour { token_form: TokenForm::AnotherTenant, ..Behaviour::HEALTHY };
+    TokenRejected = 303, "token_rejected", "Graph does not accept Entra's tokens.",
         failed(&[Reason::TokenRejected]),
         Behaviour::faulty(&[Fault::always(At::Graph, What::TokenRejected)]);
-    PermissionDenied = 303, "permission_denied",
-        "The app may read applications, but not the organization.",
-        failed(&[Reason::PermissionDenied]), Behaviour::granted(&[role::APPLICATION_READ]);
-    GraphUnknown = 304, "graph_unknown", "Graph answers with an error that nobody documented.",
+    PermissionDenied = 304, "permission_denied",
+        "Intune refuses a call that the granted permission should open.",
+        failed_module(INTUNE, &[Reason::PermissionDenied]),
+        Behaviour::faulty(&[Fault::always(At::Only(Endpoint::DeviceManagement), What::Forbidden)]);
+    PermissionDeniedIdentity = 305, "permission_denied_identity",
+        "The app may read applications, but not the organization: only its token names the directory.",
+        succeeded(
+            HEALTH_CHECK,
+            Overall::Blocked,
+            &[Reason::PermissionDenied, Reason::PermissionMissing],
+        ),
+        Behaviour::granted(&[role::APPLICATION_READ]);
+    GraphUnknown = 306, "graph_unknown", "Graph answers with an error that nobody documented.",
         failed(&[Reason::GraphUnknown]),
         Behaviour::faulty(&[Fault::always(
             At::Only(Endpoint::Organization),
             What::UndocumentedError,
         )]);
-    ServicePrincipalMissing = 305, "service_principal_missing",
+    ServicePrincipalMissing = 307, "service_principal_missing",
         "Entra issues a token to an app without service principal, and Graph knows nobody by it.",
         failed(&[Reason::ServicePrincipalMissing]),
         Behaviour {
@@ -333,15 +346,26 @@ scenarios! {
             token_roles: &[],
             ..Behaviour::HEALTHY
         };
-    AppDisabledInDirectory = 306, "app_disabled_in_directory",
+    ServicePrincipalMissingLookUp = 308, "service_principal_missing_look_up",
+        "The service principal has just been deleted: the token still works, the look-up finds nobody.",
+        failed(&[Reason::ServicePrincipalMissing]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::ServicePrincipalByAppId),
+            What::NotFound,
+        )]);
+    AppDisabledInDirectory = 309, "app_disabled_in_directory",
         "Tokens are still issued, but the app's service principal is disabled.",
         failed(&[Reason::AppDisabled]), Behaviour { enabled: false, ..Behaviour::HEALTHY };
-    IntuneNotLicensed = 307, "intune_not_licensed", "The tenant has no Intune licence.",
+    IntuneNotLicensed = 310, "intune_not_licensed", "The tenant has no Intune licence.",
         failed_module(INTUNE, &[Reason::IntuneNotLicensed]),
         Behaviour { intune: Intune::NotLicensed, ..Behaviour::HEALTHY };
-    IntuneInactive = 308, "intune_inactive", "The tenant's Intune subscription is disabled.",
+    IntuneInactive = 311, "intune_inactive", "The tenant's Intune subscription is disabled.",
         failed_module(INTUNE, &[Reason::IntuneInactive]),
         Behaviour { intune: Intune::State("disabled"), ..Behaviour::HEALTHY };
+    IntuneInactiveSoon = 312, "intune_inactive_soon",
+        "The tenant's Intune subscription is about to end, but still works.",
+        succeeded(INTUNE, Overall::NeedsAttention, &[Reason::IntuneInactive]),
+        Behaviour { intune: Intune::State("warning"), ..Behaviour::HEALTHY };
 
     // The permission inventory.
     PermissionMissing = 401, "permission_missing",

@@ -24,8 +24,8 @@ pub struct Expectation {
     pub outcome: Outcome,
     /// The report's `summary.overall`.
     pub overall: Overall,
-    /// Codes that checks of the report must hold, besides those of skipped checks. Empty: no check
-    /// fails or warns.
+    /// Codes that checks of the report must hold. Others that follow from them, and those of skipped
+    /// checks, may stand beside them. Empty: no check fails or warns.
     pub reasons: &'static [Reason],
     /// The run ends only when verifyd's own retries, waits or time limits are used up, so it takes
     /// as long as they allow.
@@ -180,19 +180,36 @@ mod tests {
     }
 
     #[test]
-    fn expectations_follow_from_their_reasons() {
+    fn faults_are_where_they_can_be_shown() {
+        use crate::simulator::calls::Endpoint;
+        use behaviour::{At, What};
+        for &scenario in Scenario::ALL {
+            for fault in scenario.behaviour().faults {
+                let fits = match fault.what {
+                    What::Pages(_) => fault.at == At::Only(Endpoint::AppRoleAssignments),
+                    What::Forbidden => matches!(fault.at, At::Only(e) if e.is_intune()),
+                    What::UndocumentedError | What::TokenRejected | What::NotFound => {
+                        fault.at != At::Token
+                    }
+                    _ => true,
+                };
+                assert!(fits, "{scenario}");
+            }
+        }
+    }
+
+    #[test]
+    fn expectations_are_consistent() {
         for &scenario in Scenario::ALL {
             let expected = scenario.expectation();
-            let breaks = expected
-                .reasons
-                .iter()
-                .any(|r| r.stage() == Stage::Provider);
-            let outcome = if breaks {
-                Outcome::Failed
-            } else {
-                Outcome::Succeeded
-            };
-            assert_eq!(expected.outcome, outcome, "{scenario}");
+            let of_provider = |r: &Reason| r.stage() == Stage::Provider;
+            let failed = expected.outcome == Outcome::Failed;
+            assert_ne!(expected.outcome, Outcome::Blocked, "{scenario}");
+            assert!(
+                !failed || expected.reasons.iter().any(of_provider),
+                "{scenario}"
+            );
+            assert!(!expected.exhausts_limits || failed, "{scenario}");
             assert_eq!(
                 expected.overall == Overall::Ready,
                 expected.reasons.is_empty(),
