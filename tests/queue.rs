@@ -18,6 +18,8 @@ mod conformance;
 
 #[path = "queue/contract.rs"]
 mod contract;
+#[path = "queue/frozen_link.rs"]
+mod frozen_link;
 #[path = "queue/in_process.rs"]
 mod in_process;
 #[path = "queue/redis.rs"]

@@ -1,5 +1,6 @@
 //! What a Redis server does to its clients, on servers of one's own.
 
+use crate::frozen_link::FreezingProxy;
 use crate::probe::{Consumer, PATIENCE, Probe, hints, until};
 use crate::redis::{open, settings};
 use crate::redis_support::{PrivateRedis, connection, keys_of};
@@ -335,4 +336,47 @@ async fn a_tls_url_to_a_plain_server_is_an_error() {
     let queue = open(&settings);
     let error = queue.ping().await.unwrap_err();
     assert!(matches!(error, QueueError::Unavailable(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaves_connections_on_which_nothing_passes_any_more() {
+    let server = PrivateRedis::start();
+    let way = FreezingProxy::to(server.port()).await;
+    let mut settings = settings(&way.url(), "q");
+    settings.response_timeout = Duration::from_millis(500);
+    settings.connect_timeout = Duration::from_millis(500);
+    let queue = open(&settings);
+    let probe = Probe::new();
+    let consumer = Consumer::start(&queue, &probe, 4);
+    send_at_last(&queue, 1).await;
+    until("the first arrived", || probe.times(1) > 0).await;
+    for run in 2..=3 {
+        way.freeze();
+        send_at_last(&queue, run).await;
+        until("the next arrived", || probe.times(run) > 0).await;
+    }
+    consumer.stop().await;
+}
+
+/// A worker that is stopping sends no heartbeats by itself, and others would take what it holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopping_consumer_keeps_what_it_works_on() {
+    let server = PrivateRedis::start();
+    let settings = settings(&server.url(), "q");
+    let (queue, other) = (open(&settings), open(&settings));
+    let (probe, bystander) = (Probe::new(), Probe::new());
+    probe.close_gate();
+    let consumer = Consumer::start(&queue, &probe, 2);
+    queue.send(&hints(1..=2)).await.unwrap();
+    until("both are in work", || probe.in_work() == 2).await;
+    let second = Consumer::start(&other, &bystander, 2);
+    consumer.ask_to_stop();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(bystander.started(), 0, "nobody took them");
+    probe.open_gate();
+    consumer.stop().await;
+    queue.send(&hints(3..=3)).await.unwrap();
+    until("the other goes on", || bystander.times(3) > 0).await;
+    second.stop().await;
+    assert_eq!(bystander.started(), 1, "both had been acknowledged");
 }

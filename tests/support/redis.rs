@@ -89,6 +89,10 @@ impl PrivateRedis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Kills the server; what it held is lost.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -192,7 +192,8 @@ impl Fetcher {
         let context = WorkerContext::new(name);
         let run = AssertUnwindSafe(self.worker(&context, observed)).catch_unwind();
         tokio::pin!(run);
-        let mut watch = tokio::time::interval(Duration::from_secs(1));
+        let half_a_beat = self.settings.heartbeat_interval / 2;
+        let mut watch = tokio::time::interval(half_a_beat.min(Duration::from_secs(1)));
         let mut stopping = false;
         let mut beat = Instant::now();
         let mut idle_since = None;
@@ -233,7 +234,7 @@ impl Fetcher {
                             return End::Stopped;
                         }
                     }
-                    if beat.elapsed() >= self.settings.heartbeat_interval {
+                    if beat.elapsed() >= half_a_beat {
                         beat = Instant::now();
                         let bound = self.settings.response_timeout;
                         let kept = custody::keep_alive(&mut connection, &self.keys, name);

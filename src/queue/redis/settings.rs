@@ -32,7 +32,8 @@ pub struct RedisSettings {
     /// How often a fetcher says in Redis that it lives. Whole seconds.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
-    /// After so many missed heartbeats others take back what a fetcher holds.
+    /// After so many missed heartbeats others take back what a fetcher holds: 2 or more, as the
+    /// queue counts in whole seconds and one late heartbeat is none that is missing.
     pub missed_heartbeats: usize,
     /// Pause before a fetcher that ended is started again; doubles from here…
     #[serde(with = "humantime_serde")]
@@ -83,16 +84,21 @@ impl RedisSettings {
             return Err(RedisSettingsError::Queue(name.clone()));
         }
         let counts = [
-            ("fetchers", self.fetchers, 64),
-            ("missed_heartbeats", self.missed_heartbeats, 1000),
-            ("clean_chunk", self.clean_chunk, 1000),
+            ("fetchers", self.fetchers, 1..=64, "1 to 64"),
+            (
+                "missed_heartbeats",
+                self.missed_heartbeats,
+                2..=1000,
+                "2 to 1000",
+            ),
+            ("clean_chunk", self.clean_chunk, 1..=1000, "1 to 1000"),
         ];
-        for (name, value, most) in counts {
-            if value == 0 || value > most {
+        for (name, value, range, allowed) in counts {
+            if !range.contains(&value) {
                 return Err(RedisSettingsError::Range {
                     name,
                     value: value.to_string(),
-                    allowed: if most == 64 { "1 to 64" } else { "1 to 1000" },
+                    allowed,
                 });
             }
         }

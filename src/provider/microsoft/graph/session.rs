@@ -259,13 +259,15 @@ async fn obtain(
     key: &TokenKey,
     material: &Material,
 ) -> Result<Obtained, Fault> {
-    let request = request_token(
-        &shared.caller,
-        scope(target, "token"),
-        shared.clock.as_ref(),
-        key,
-        material,
-    );
+    let request = || {
+        request_token(
+            &shared.caller,
+            scope(target, "token"),
+            shared.clock.as_ref(),
+            key,
+            material,
+        )
+    };
     shared.tokens.obtain(key, target.deadline, request).await
 }
 

@@ -182,8 +182,17 @@ fn is_tls(error: &reqwest::Error) -> bool {
         cause.is::<rustls::Error>()
             || cause
                 .downcast_ref::<std::io::Error>()
-                .and_then(std::io::Error::get_ref)
-                .is_some_and(|inner| inner.is::<rustls::Error>())
+                .is_some_and(io_holds_tls)
+    })
+}
+
+/// An I/O error hides what it was made of from the chain of causes, and may be made of another.
+fn io_holds_tls(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| {
+        inner.is::<rustls::Error>()
+            || inner
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(io_holds_tls)
     })
 }
 

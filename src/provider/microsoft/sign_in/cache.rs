@@ -73,29 +73,43 @@ impl TokenCache {
 
     /// The cached token, or the one that `request` gets. Those who ask for the same key at the
     /// same time wait for one request and share its end, each within its own deadline.
-    pub async fn obtain(
+    pub async fn obtain<R>(
         &self,
         key: &TokenKey,
         deadline: Instant,
-        request: impl Future<Output = Result<AccessToken, Fault>>,
-    ) -> Result<Obtained, Fault> {
-        let asked = AtomicBool::new(false);
-        let init = async {
-            asked.store(true, Ordering::Relaxed);
-            request.await.map(Arc::new)
-        };
-        let result = tokio::time::timeout_at(deadline, self.0.try_get_with_by_ref(key, init)).await;
-        let fresh = asked.load(Ordering::Relaxed);
-        metrics::counter!(
-            "verifyd_provider_token_cache_total",
-            "provider" => "microsoft",
-            "result" => if fresh { "miss" } else { "hit" },
-        )
-        .increment(1);
-        match result {
-            Ok(Ok(token)) => Ok(Obtained { token, fresh }),
-            Ok(Err(fault)) => Err(Fault::clone(&fault)),
-            Err(_) => Err(Fault::new(Reason::DeadlineExceeded)),
+        request: impl Fn() -> R,
+    ) -> Result<Obtained, Fault>
+    where
+        R: Future<Output = Result<AccessToken, Fault>>,
+    {
+        loop {
+            let asked = AtomicBool::new(false);
+            let init = async {
+                asked.store(true, Ordering::Relaxed);
+                request().await.map(Arc::new)
+            };
+            let result =
+                tokio::time::timeout_at(deadline, self.0.try_get_with_by_ref(key, init)).await;
+            let fresh = asked.load(Ordering::Relaxed);
+            metrics::counter!(
+                "verifyd_provider_token_cache_total",
+                "provider" => "microsoft",
+                "result" => if fresh { "miss" } else { "hit" },
+            )
+            .increment(1);
+            return match result {
+                Ok(Ok(token)) => Ok(Obtained { token, fresh }),
+                // The time of the one who asked was over; ours is not.
+                Ok(Err(fault))
+                    if !fresh
+                        && fault.reason == Reason::DeadlineExceeded
+                        && Instant::now() < deadline =>
+                {
+                    continue;
+                }
+                Ok(Err(fault)) => Err(Fault::clone(&fault)),
+                Err(_) => Err(Fault::new(Reason::DeadlineExceeded)),
+            };
         }
     }
 
@@ -148,33 +162,28 @@ mod tests {
     async fn those_who_ask_together_share_one_request() {
         let cache = TokenCache::new(10, Duration::from_secs(120));
         let requests = AtomicUsize::new(0);
-        let ask = || async {
-            let request = async {
-                requests.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                Ok(token(HOUR))
-            };
-            cache.obtain(&key(1), soon(), request).await.unwrap().fresh
+        let key = &key(1);
+        let request = || async {
+            requests.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok(token(HOUR))
         };
-        let fresh = futures::future::join_all((0..8).map(|_| ask())).await;
+        let all = (0..8).map(|_| cache.obtain(key, soon(), request));
+        let obtained = futures::future::join_all(all).await;
         assert_eq!(requests.load(Ordering::Relaxed), 1);
-        assert_eq!(fresh.iter().filter(|f| **f).count(), 1);
+        let fresh = obtained.iter().filter(|o| o.as_ref().unwrap().fresh);
+        assert_eq!(fresh.count(), 1);
     }
 
     #[tokio::test]
     async fn keys_do_not_share_and_faults_are_not_kept() {
         let cache = TokenCache::new(10, Duration::ZERO);
-        let refused = cache
-            .obtain(&key(1), soon(), async {
-                Err(Fault::new(Reason::SecretInvalid))
-            })
-            .await;
+        let refuse = || async { Err(Fault::new(Reason::SecretInvalid)) };
+        let refused = cache.obtain(&key(1), soon(), refuse).await;
         assert_eq!(refused.unwrap_err().reason, Reason::SecretInvalid);
         for connection in [1, 2] {
-            let obtained = cache
-                .obtain(&key(connection), soon(), async { Ok(token(HOUR)) })
-                .await
-                .unwrap();
+            let grant = || async { Ok(token(HOUR)) };
+            let obtained = cache.obtain(&key(connection), soon(), grant).await.unwrap();
             assert!(obtained.fresh);
         }
     }
@@ -183,34 +192,50 @@ mod tests {
     async fn a_token_is_forgotten_before_its_end_and_when_it_is_rejected() {
         let cache = TokenCache::new(10, HOUR);
         let key = &key(1);
-        let ask = |lifetime| cache.obtain(key, soon(), async move { Ok(token(lifetime)) });
+        let ask = async |lifetime| {
+            let grant = || async move { Ok(token(lifetime)) };
+            cache.obtain(key, soon(), grant).await.unwrap()
+        };
         // Half of it is kept, whatever the margin.
         let short = Duration::from_millis(40);
-        assert!(ask(short).await.unwrap().fresh);
+        assert!(ask(short).await.fresh);
         tokio::time::sleep(short).await;
-        let second = ask(HOUR).await.unwrap();
-        assert!(second.fresh);
-        let third = ask(HOUR).await.unwrap();
+        assert!(ask(HOUR).await.fresh);
+        let third = ask(HOUR).await;
         assert!(!third.fresh);
         cache.reject(key, &Arc::new(token(HOUR))).await;
-        assert!(!ask(HOUR).await.unwrap().fresh, "another token's rejection");
+        assert!(!ask(HOUR).await.fresh, "another token's rejection");
         cache.reject(key, &third.token).await;
-        assert!(ask(HOUR).await.unwrap().fresh);
+        assert!(ask(HOUR).await.fresh);
     }
 
     #[tokio::test]
     async fn waiting_for_anothers_request_ends_at_ones_own_deadline() {
         let cache = TokenCache::new(10, Duration::ZERO);
         let key = &key(1);
-        let slow = cache.obtain(key, soon(), std::future::pending());
-        let quick = cache.obtain(key, Instant::now() + Duration::from_millis(30), async {
-            Ok(token(HOUR))
-        });
+        let slow = cache.obtain(key, soon(), std::future::pending);
+        let own = Instant::now() + Duration::from_millis(30);
+        let quick = cache.obtain(key, own, || async { Ok(token(HOUR)) });
         tokio::select! {
+            biased;
             _ = slow => unreachable!("it never ends"),
             result = quick => {
                 assert_eq!(result.unwrap_err().reason, Reason::DeadlineExceeded);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn anothers_deadline_is_not_ones_own() {
+        let cache = TokenCache::new(10, Duration::ZERO);
+        let key = &key(1);
+        let hurried = cache.obtain(key, soon(), || async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Err(Fault::new(Reason::DeadlineExceeded))
+        });
+        let patient = cache.obtain(key, soon(), || async { Ok(token(HOUR)) });
+        let (hurried, patient) = tokio::join!(biased; hurried, patient);
+        assert_eq!(hurried.unwrap_err().reason, Reason::DeadlineExceeded);
+        assert!(patient.unwrap().fresh);
     }
 }

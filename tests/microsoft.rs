@@ -1,0 +1,21 @@
+//! The Microsoft provider over real HTTP on loopback.
+
+#[path = "microsoft/directory.rs"]
+mod directory;
+#[path = "microsoft/fixture.rs"]
+mod fixture;
+
+#[path = "microsoft/any_answer.rs"]
+mod any_answer;
+#[path = "microsoft/healthy.rs"]
+mod healthy;
+#[path = "microsoft/identity.rs"]
+mod identity;
+#[path = "microsoft/limits.rs"]
+mod limits;
+#[path = "microsoft/permissions.rs"]
+mod permissions;
+#[path = "microsoft/sign_in.rs"]
+mod sign_in;
+#[path = "microsoft/throttling.rs"]
+mod throttling;

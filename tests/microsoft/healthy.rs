@@ -1,0 +1,150 @@
+//! What a sound connection looks like, on the wire and in the findings.
+
+use crate::directory::{
+    CLIENT, Directory, HEALTH, INTUNE, OTHER_APP, Reply, SERVICE_PRINCIPAL, TENANT,
+};
+use crate::fixture::{provider, run, target};
+use serde_json::json;
+use verifyd::domain::permission::{InventorySource, PermissionStatus};
+use verifyd::domain::report::{CheckStatus, EvidenceKind};
+use verifyd::domain::{Reason, TenantId, WorkspaceId};
+use verifyd::ports::provider::Disposition;
+
+#[tokio::test]
+async fn every_check_passes_and_the_inventory_is_read_page_by_page() {
+    let directory = Directory::start(INTUNE).await;
+    let provider = provider(&directory);
+    let found = run(&provider, &target("intune")).await;
+    assert_eq!(found.with(CheckStatus::Pass).len(), found.0.checks.len());
+    assert!(found.0.healthy);
+    assert_eq!(found.0.disposition, Disposition::Finished);
+    // Eight on Graph and two elsewhere, two on a page.
+    assert_eq!(directory.count("assignments"), 5);
+    let inventory = found.0.inventory.unwrap();
+    assert_eq!(inventory.source, InventorySource::AppRoleAssignments);
+    assert_eq!(inventory.tenant_id, TenantId(9));
+    assert_eq!(inventory.workspace_id, Some(WorkspaceId(8)));
+    let keys: Vec<&str> = inventory.entries.keys().map(String::as_str).collect();
+    let foreign = format!("{OTHER_APP}/Directory.Read.All");
+    let mut expected: Vec<&str> = INTUNE.to_vec();
+    expected.push(&foreign);
+    expected.sort_unstable();
+    assert_eq!(keys, expected);
+    let rbac = &inventory.entries["DeviceManagementRBAC.Read.All"];
+    assert_eq!(rbac.status, PermissionStatus::Granted);
+    assert!(rbac.details.required);
+    assert!(!inventory.entries[&foreign].details.required);
+}
+
+#[tokio::test]
+async fn the_requests_are_what_microsoft_documents() {
+    let directory = Directory::start(INTUNE).await;
+    run(&provider(&directory), &target("intune")).await;
+    let token = &directory.seen("token")[0];
+    assert_eq!(token.method, "POST");
+    assert_eq!(token.uri.path(), format!("/{TENANT}/oauth2/v2.0/token"));
+    assert_eq!(
+        token.headers["content-type"],
+        "application/x-www-form-urlencoded"
+    );
+    let scope = format!("{}/.default", directory.base());
+    for (field, value) in [
+        ("client_id", CLIENT),
+        ("scope", &scope),
+        ("grant_type", "client_credentials"),
+        ("client_secret", "canary-secret-value"),
+    ] {
+        assert_eq!(token.form[field], value, "{field}");
+    }
+    assert_eq!(token.form.len(), 4);
+    let paths = |call: &str| directory.seen(call)[0].uri.to_string();
+    assert_eq!(
+        paths("organization"),
+        "/v1.0/organization?$select=id,displayName,verifiedDomains,assignedPlans"
+    );
+    assert_eq!(
+        paths("service_principal"),
+        format!(
+            "/v1.0/servicePrincipals(appId='{CLIENT}')?$select=id,accountEnabled,appOwnerOrganizationId"
+        )
+    );
+    assert_eq!(
+        paths("assignments"),
+        format!("/v1.0/servicePrincipals/{SERVICE_PRINCIPAL}/appRoleAssignments")
+    );
+    assert_eq!(
+        paths("/v1.0/deviceManagement/deviceConfigurations"),
+        "/v1.0/deviceManagement/deviceConfigurations?$top=1&$select=id"
+    );
+    for call in ["token", "organization", "assignments"] {
+        for seen in directory.seen(call) {
+            assert_eq!(
+                seen.headers["client-request-id"],
+                "00000000-0000-0000-0000-0000000000c0"
+            );
+            assert!(!seen.headers.contains_key("accept-encoding"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_of_roles_are_kept_until_a_new_one_appears() {
+    let directory = Directory::start(HEALTH).await;
+    let provider = provider(&directory);
+    for _ in 0..3 {
+        assert!(run(&provider, &target("health_check")).await.0.healthy);
+    }
+    assert_eq!(directory.count("resource"), 2, "one for each resource");
+    directory.script(|seen| {
+        (seen.call == "assignments").then(|| {
+            Reply::json(
+                200,
+                &json!({"value": [{
+                    "appRoleId": "0e0e0e0e-0000-4000-8000-000000000009",
+                    "resourceId": crate::directory::GRAPH_RESOURCE}]}),
+            )
+        })
+    });
+    run(&provider, &target("health_check")).await;
+    assert_eq!(directory.count("resource"), 3);
+}
+
+#[tokio::test]
+async fn probes_tell_what_intune_says() {
+    let directory = Directory::start(INTUNE).await;
+    let provider = provider(&directory);
+    let service = "intune.service";
+    for (state, expected) in [
+        ("active", (CheckStatus::Pass, None)),
+        ("warning", (CheckStatus::Warn, Some(Reason::IntuneInactive))),
+        (
+            "disabled",
+            (CheckStatus::Fail, Some(Reason::IntuneInactive)),
+        ),
+        ("deleted", (CheckStatus::Fail, Some(Reason::IntuneInactive))),
+        (
+            "no state",
+            (CheckStatus::Fail, Some(Reason::ResponseInvalid)),
+        ),
+    ] {
+        directory.change(|facts| facts.subscription = state);
+        let found = run(&provider, &target("intune")).await;
+        assert_eq!(found.status(service), expected, "{state}");
+        assert!(found.0.inventory.is_some(), "{state}");
+    }
+    directory.script(|seen| {
+        seen.call.starts_with("/v1.0/deviceManagement").then(|| {
+            let text = json!({"Message": "Request not applicable to target tenant"}).to_string();
+            Reply::graph_error(400, "BadRequest", &text)
+        })
+    });
+    let found = run(&provider, &target("intune")).await;
+    for key in [service, "intune.configuration", "intune.rbac"] {
+        let expected = (CheckStatus::Fail, Some(Reason::IntuneNotLicensed));
+        assert_eq!(found.status(key), expected);
+    }
+    assert_eq!(
+        found.evidence(service, EvidenceKind::GraphCode),
+        ["BadRequest"]
+    );
+}

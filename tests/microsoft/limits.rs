@@ -1,0 +1,232 @@
+//! Answers that must not be believed, followed or waited for.
+
+use crate::directory::{Directory, HEALTH, Reply};
+use crate::fixture::{provider, provider_with, run, settings, target};
+use serde_json::json;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use verifyd::domain::Reason;
+use verifyd::domain::report::{CheckStatus, EvidenceKind};
+
+const AUTHENTICATION: &str = "provider.authentication";
+const IDENTITY: &str = "provider.identity";
+const INVENTORY: &str = "permissions.inventory";
+
+/// The reason with which `key` fails when `call` is answered with this.
+async fn reason(call: &'static str, key: &str, reply: Reply) -> Reason {
+    let directory = Directory::start(HEALTH).await;
+    directory.script(move |seen| (seen.call == call).then(|| reply.clone()));
+    let found = run(&provider(&directory), &target("health_check")).await;
+    let (status, reason) = found.status(key);
+    assert_eq!(status, CheckStatus::Fail);
+    assert_eq!(found.evidence(key, EvidenceKind::Host), ["127.0.0.1"]);
+    reason.unwrap()
+}
+
+#[tokio::test]
+async fn redirects_are_never_followed() {
+    let elsewhere = Directory::start(HEALTH).await;
+    for (call, key) in [("token", AUTHENTICATION), ("organization", IDENTITY)] {
+        for status in [301, 302, 303, 307, 308] {
+            let reply = Reply::json(status, &json!({})).header("location", elsewhere.base());
+            assert_eq!(reason(call, key, reply).await, Reason::RedirectRefused);
+        }
+    }
+    assert_eq!(elsewhere.count("/"), 0);
+}
+
+#[tokio::test]
+async fn the_next_page_is_asked_of_graph_only() {
+    let elsewhere = Directory::start(HEALTH).await;
+    for link in [
+        format!("{}/v1.0/x", elsewhere.base()),
+        "https://graph.microsoft.com/v1.0/x".into(),
+    ] {
+        let reply = Reply::json(200, &json!({"value": [], "@odata.nextLink": link}));
+        assert_eq!(
+            reason("assignments", INVENTORY, reply).await,
+            Reason::RedirectRefused
+        );
+    }
+    for link in [json!("/relative"), json!(7), json!("")] {
+        let reply = Reply::json(200, &json!({"value": [], "@odata.nextLink": link}));
+        assert_eq!(
+            reason("assignments", INVENTORY, reply).await,
+            Reason::ResponseInvalid
+        );
+    }
+    assert_eq!(elsewhere.count("/v1.0/x"), 0);
+}
+
+#[tokio::test]
+async fn pages_have_an_end() {
+    let directory = Directory::start(HEALTH).await;
+    let base = directory.base().to_owned();
+    directory.script(move |seen| {
+        let link = format!("{base}{}?again", seen.uri.path());
+        (seen.call == "assignments")
+            .then(|| Reply::json(200, &json!({"value": [], "@odata.nextLink": link})))
+    });
+    let found = run(&provider(&directory), &target("health_check")).await;
+    assert_eq!(
+        found.status(INVENTORY),
+        (CheckStatus::Fail, Some(Reason::ResponseTooLarge))
+    );
+    assert_eq!(directory.count("assignments"), 20);
+}
+
+#[tokio::test]
+async fn large_answers_are_cut_off() {
+    let padding = "x".repeat(200_000);
+    let mut large = Reply::json(200, &json!({"value": [], "padding": padding}));
+    let at_once = reason("organization", IDENTITY, large.clone()).await;
+    assert_eq!(at_once, Reason::ResponseTooLarge);
+    large.chunked = true;
+    let in_chunks = reason("organization", IDENTITY, large.clone()).await;
+    assert_eq!(in_chunks, Reason::ResponseTooLarge);
+    let token = reason("token", AUTHENTICATION, large).await;
+    assert_eq!(token, Reason::ResponseTooLarge);
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_invalid() {
+    let deep = format!("{{\"value\": {}{}}}", "[".repeat(9000), "]".repeat(9000));
+    for reply in [
+        Reply::text(200, "application/json", "{\"value\": ["),
+        Reply::text(200, "application/json", ""),
+        Reply::text(200, "application/json", &deep),
+        Reply::text(200, "text/html", "{\"value\": []}"),
+        Reply::text(403, "text/html", "<h1>Blocked by proxy</h1>"),
+        Reply::text(204, "text/plain", ""),
+    ] {
+        for (call, key) in [("token", AUTHENTICATION), ("organization", IDENTITY)] {
+            let body = String::from_utf8_lossy(&reply.body).into_owned();
+            let found = reason(call, key, reply.clone()).await;
+            assert_eq!(found, Reason::ResponseInvalid, "{call} {body:.40}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn silence_ends_at_the_limits() {
+    let directory = Directory::start(HEALTH).await;
+    let mut settings = settings(directory.base(), directory.base());
+    settings.read_timeout = Duration::from_millis(200);
+    let timeout = (CheckStatus::Fail, Some(Reason::ProviderTimeout));
+    // Nothing at all, then a body that stops in the middle.
+    let mut half = Reply::text(200, "application/json", "{\"value\":");
+    half.hang = true;
+    for reply in [
+        Reply::json(200, &json!({})).after(Duration::from_secs(600)),
+        half,
+    ] {
+        directory.script(move |seen| (seen.call == "organization").then(|| reply.clone()));
+        let found = run(&provider_with(&settings), &target("health_check")).await;
+        assert_eq!(found.status(IDENTITY), timeout);
+    }
+    // Never silent for long, but never done.
+    settings.read_timeout = Duration::from_secs(60);
+    settings.request_timeout = Duration::from_millis(200);
+    let found = run(&provider_with(&settings), &target("health_check")).await;
+    assert_eq!(found.status(IDENTITY), timeout);
+}
+
+#[tokio::test]
+async fn the_deadline_ends_everything() {
+    let directory = Directory::start(HEALTH).await;
+    directory.script(|seen| {
+        let slow = || Reply::json(200, &json!({})).after(Duration::from_secs(600));
+        (seen.call == "organization").then(slow)
+    });
+    let mut target = target("health_check");
+    target.deadline = tokio::time::Instant::now() + Duration::from_millis(400);
+    let found = run(&provider(&directory), &target).await;
+    assert_eq!(
+        found.status(IDENTITY),
+        (CheckStatus::Fail, Some(Reason::DeadlineExceeded))
+    );
+}
+
+/// A server that reads something, writes these bytes to each connection and closes it.
+async fn raw_server(bytes: &'static [u8]) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(bytes).await;
+        }
+    });
+    address
+}
+
+async fn sign_in_reason(login: &str) -> (Reason, Vec<String>) {
+    let settings = settings(login, "https://graph.example.com");
+    let found = run(&provider_with(&settings), &target("health_check")).await;
+    let hosts = found.evidence(AUTHENTICATION, EvidenceKind::Host);
+    let hosts = hosts.into_iter().map(str::to_owned).collect();
+    (found.status(AUTHENTICATION).1.unwrap(), hosts)
+}
+
+#[tokio::test]
+async fn what_speaks_no_http_or_hangs_up_is_named() {
+    let nonsense = raw_server(b"this is not HTTP\r\n\r\n").await;
+    let (reason, _) = sign_in_reason(&format!("http://{nonsense}")).await;
+    assert_eq!(reason, Reason::ResponseInvalid);
+    let silent = raw_server(b"").await;
+    let (reason, _) = sign_in_reason(&format!("http://{silent}")).await;
+    assert_eq!(reason, Reason::ProviderUnreachable);
+    let cut = raw_server(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{").await;
+    let (reason, _) = sign_in_reason(&format!("http://{cut}")).await;
+    assert_eq!(reason, Reason::ProviderUnreachable);
+}
+
+#[tokio::test]
+async fn tls_that_fails_is_told_from_a_host_that_is_away() {
+    let plain = raw_server(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let (reason, hosts) = sign_in_reason(&format!("https://{plain}")).await;
+    assert_eq!(reason, Reason::TlsFailed);
+    assert_eq!(hosts, ["127.0.0.1"]);
+    let closed = {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    let (reason, hosts) = sign_in_reason(&format!("http://{closed}")).await;
+    assert_eq!(reason, Reason::ProviderUnreachable);
+    assert_eq!(hosts, ["127.0.0.1"]);
+}
+
+#[tokio::test]
+async fn private_addresses_are_never_called() {
+    for login in [
+        "https://10.0.0.1",
+        "https://169.254.169.254",
+        "https://[fd00::1]",
+        "https://name.invalid",
+    ] {
+        let started = std::time::Instant::now();
+        let (reason, _) = sign_in_reason(login).await;
+        assert_eq!(reason, Reason::ProviderUnreachable, "{login}");
+        if !login.contains("invalid") {
+            // Refused, not tried until the limit for connecting.
+            assert!(started.elapsed() < Duration::from_secs(5), "{login}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn localhost_works_by_name() {
+    let directory = Directory::start(HEALTH).await;
+    let by_name = directory.base().replace("127.0.0.1", "localhost");
+    // Links to further pages would name the address, which is another origin.
+    directory.script(|seen| {
+        (seen.call == "assignments").then(|| Reply::json(200, &json!({"value": []})))
+    });
+    let found = run(
+        &provider_with(&settings(&by_name, &by_name)),
+        &target("health_check"),
+    )
+    .await;
+    assert_eq!(found.check(AUTHENTICATION).status, CheckStatus::Pass);
+    assert_eq!(found.check(IDENTITY).status, CheckStatus::Pass);
+}

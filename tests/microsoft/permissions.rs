@@ -1,0 +1,230 @@
+//! The inventory, its fallbacks, and what the required permissions come out as.
+
+use crate::directory::{Directory, HEALTH, INTUNE, OTHER_RESOURCE, Reply};
+use crate::fixture::{provider, run, target};
+use verifyd::domain::Reason;
+use verifyd::domain::permission::{InventorySource, PermissionStatus};
+use verifyd::domain::report::{CheckStatus, EvidenceKind, Severity};
+
+const INVENTORY: &str = "permissions.inventory";
+
+fn without(all: &[&'static str], gone: &str) -> Vec<&'static str> {
+    all.iter().copied().filter(|name| *name != gone).collect()
+}
+
+#[tokio::test]
+async fn a_missing_permission_fails_its_check_and_spares_its_probe() {
+    let gone = "DeviceManagementConfiguration.Read.All";
+    let directory = Directory::start(&without(INTUNE, gone)).await;
+    let found = run(&provider(&directory), &target("intune")).await;
+    assert!(
+        found.0.healthy,
+        "a missing permission is no broken connection"
+    );
+    let key = "permissions.device_management_configuration_read_all";
+    let check = found.check(key);
+    assert_eq!(check.title, format!("Permission {gone}"));
+    assert_eq!(
+        (check.status, check.reason_code, check.severity),
+        (
+            CheckStatus::Fail,
+            Some(Reason::PermissionMissing),
+            Severity::Critical
+        )
+    );
+    assert!(
+        check.message.contains("compliance policies"),
+        "{}",
+        check.message
+    );
+    assert_eq!(found.evidence(key, EvidenceKind::Permission), [gone]);
+    assert_eq!(
+        found.evidence(key, EvidenceKind::AppRoleId),
+        ["dc377aa6-52d8-4e23-b271-2a7ae04cedf3"]
+    );
+    assert!(!check.next_steps.is_empty());
+    assert_eq!(
+        found.status("intune.configuration"),
+        (CheckStatus::Skip, Some(Reason::NotEvaluated))
+    );
+    assert_eq!(
+        directory.count("/v1.0/deviceManagement/deviceConfigurations"),
+        0
+    );
+    assert_eq!(found.check("intune.service").status, CheckStatus::Pass);
+    let inventory = found.0.inventory.unwrap();
+    assert_eq!(inventory.entries[gone].status, PermissionStatus::Missing);
+}
+
+#[tokio::test]
+async fn a_higher_permission_stands_in() {
+    let mut granted = without(INTUNE, "DeviceManagementConfiguration.Read.All");
+    granted.push("DeviceManagementConfiguration.ReadWrite.All");
+    let directory = Directory::start(&granted).await;
+    let found = run(&provider(&directory), &target("intune")).await;
+    let key = "permissions.device_management_configuration_read_all";
+    assert_eq!(found.check(key).status, CheckStatus::Pass);
+    assert_eq!(
+        found.evidence(key, EvidenceKind::SatisfiedBy),
+        ["DeviceManagementConfiguration.ReadWrite.All"]
+    );
+    assert_eq!(
+        found.check("intune.configuration").status,
+        CheckStatus::Pass
+    );
+}
+
+#[tokio::test]
+async fn a_role_of_another_resource_is_not_graphs() {
+    // The directory grants a role named Directory.Read.All on another resource, always.
+    let directory = Directory::start(&without(HEALTH, "Directory.Read.All")).await;
+    let found = run(&provider(&directory), &target("health_check")).await;
+    assert_eq!(
+        found.check("permissions.directory_read_all").status,
+        CheckStatus::Fail
+    );
+}
+
+#[tokio::test]
+async fn grants_that_have_not_reached_the_token_are_propagating() {
+    let directory = Directory::start(INTUNE).await;
+    let late = "DeviceManagementRBAC.Read.All";
+    directory.change(|facts| facts.in_token = Some(without(INTUNE, late)));
+    directory.script(|seen| {
+        let refused = || Reply::graph_error(403, "Forbidden", "not yet");
+        (seen.call == "/v1.0/deviceManagement/roleDefinitions").then(refused)
+    });
+    let found = run(&provider(&directory), &target("intune")).await;
+    assert!(found.0.healthy);
+    let propagating = (CheckStatus::Warn, Some(Reason::PermissionPropagating));
+    assert_eq!(found.status(INVENTORY), propagating);
+    assert_eq!(found.evidence(INVENTORY, EvidenceKind::Permission), [late]);
+    assert_eq!(found.status("intune.rbac"), propagating);
+    assert_eq!(
+        found
+            .check("permissions.device_management_rbac_read_all")
+            .status,
+        CheckStatus::Pass
+    );
+    // The token was issued for this very check: another one would say the same.
+    assert_eq!(directory.count("token"), 1);
+}
+
+#[tokio::test]
+async fn a_token_from_an_earlier_check_does_not_hide_a_new_grant() {
+    let late = "DeviceManagementRBAC.Read.All";
+    let directory = Directory::start(&without(INTUNE, late)).await;
+    let provider = provider(&directory);
+    let before = run(&provider, &target("intune")).await;
+    assert_eq!(before.check("intune.rbac").status, CheckStatus::Skip);
+    directory.change(|facts| facts.granted = INTUNE.to_vec());
+    let after = run(&provider, &target("intune")).await;
+    assert_eq!(after.check(INVENTORY).status, CheckStatus::Pass);
+    assert_eq!(after.check("intune.rbac").status, CheckStatus::Pass);
+    assert_eq!(directory.count("token"), 2);
+}
+
+#[tokio::test]
+async fn a_probe_that_is_refused_in_spite_of_its_permission_fails() {
+    let directory = Directory::start(INTUNE).await;
+    directory.script(|seen| {
+        let refused = || Reply::graph_error(403, "Forbidden", "{\"Message\": \"no\"}");
+        (seen.call == "/v1.0/deviceManagement/roleDefinitions").then(refused)
+    });
+    let found = run(&provider(&directory), &target("intune")).await;
+    assert_eq!(
+        found.status("intune.rbac"),
+        (CheckStatus::Fail, Some(Reason::PermissionDenied))
+    );
+    assert!(!found.0.healthy);
+    assert!(found.0.inventory.is_some(), "what was read is kept");
+}
+
+#[tokio::test]
+async fn the_token_stands_in_for_assignments_that_may_not_be_read() {
+    for call in ["service_principal", "assignments", "resource"] {
+        let directory = Directory::start(&without(HEALTH, "Application.Read.All")).await;
+        directory.script(move |seen| (seen.call == call).then(Reply::denied));
+        let found = run(&provider(&directory), &target("health_check")).await;
+        assert!(found.0.healthy, "{call}");
+        assert_eq!(
+            found.status(INVENTORY),
+            (CheckStatus::Warn, Some(Reason::InventoryFromToken)),
+            "{call}"
+        );
+        assert_eq!(
+            found.evidence(INVENTORY, EvidenceKind::Source),
+            ["token_roles"]
+        );
+        let principal = found.status("provider.service_principal");
+        if call == "service_principal" {
+            assert_eq!(
+                principal,
+                (CheckStatus::Warn, Some(Reason::PermissionDenied))
+            );
+        } else {
+            assert_eq!(principal, (CheckStatus::Pass, None));
+        }
+        // Directory.Read.All includes it.
+        let stand_in = "permissions.application_read_all";
+        assert_eq!(
+            found.evidence(stand_in, EvidenceKind::SatisfiedBy),
+            ["Directory.Read.All"]
+        );
+        let inventory = found.0.inventory.unwrap();
+        assert_eq!(inventory.source, InventorySource::TokenRoles);
+    }
+}
+
+#[tokio::test]
+async fn an_inventory_that_nobody_tells_is_unreadable() {
+    let directory = Directory::start(INTUNE).await;
+    directory.change(|facts| facts.opaque = true);
+    directory.script(|seen| (seen.call == "service_principal").then(Reply::denied));
+    let found = run(&provider(&directory), &target("intune")).await;
+    assert_eq!(
+        found.status(INVENTORY),
+        (CheckStatus::Fail, Some(Reason::InventoryUnreadable))
+    );
+    assert!(found.0.inventory.is_none());
+    assert_eq!(found.with(CheckStatus::Fail), [INVENTORY]);
+    assert_eq!(found.with(CheckStatus::Skip).len(), 11);
+    assert_eq!(directory.count("/v1.0/deviceManagement"), 0);
+}
+
+#[tokio::test]
+async fn with_an_opaque_token_the_probes_wait_for_the_inventory() {
+    let directory = Directory::start(&without(INTUNE, "DeviceManagementRBAC.Read.All")).await;
+    directory.change(|facts| facts.opaque = true);
+    let found = run(&provider(&directory), &target("intune")).await;
+    assert_eq!(found.check(INVENTORY).status, CheckStatus::Pass);
+    assert_eq!(found.check("intune.service").status, CheckStatus::Pass);
+    assert_eq!(found.check("intune.rbac").status, CheckStatus::Skip);
+    assert_eq!(directory.count("/v1.0/deviceManagement/roleDefinitions"), 0);
+}
+
+#[tokio::test]
+async fn a_resource_that_is_gone_does_not_matter() {
+    let directory = Directory::start(HEALTH).await;
+    directory.script(|seen| {
+        let gone = || Reply::graph_error(404, "Request_ResourceNotFound", "gone");
+        seen.uri.path().ends_with(OTHER_RESOURCE).then(gone)
+    });
+    let found = run(&provider(&directory), &target("health_check")).await;
+    assert_eq!(found.check(INVENTORY).status, CheckStatus::Pass);
+    assert_eq!(found.evidence(INVENTORY, EvidenceKind::Count), ["3"]);
+}
+
+#[tokio::test]
+async fn an_inventory_that_cannot_be_read_now_fails_with_its_own_reason() {
+    let directory = Directory::start(HEALTH).await;
+    directory.script(|seen| {
+        (seen.call == "assignments").then(|| Reply::graph_error(502, "UnknownError", ""))
+    });
+    let found = run(&provider(&directory), &target("health_check")).await;
+    assert_eq!(
+        found.status(INVENTORY),
+        (CheckStatus::Fail, Some(Reason::ProviderUnavailable))
+    );
+    assert!(found.0.inventory.is_none(), "the last known one is kept");
+}

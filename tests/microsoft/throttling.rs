@@ -1,0 +1,147 @@
+//! Too many requests, and servers that are not there for the moment.
+
+use crate::directory::{Directory, HEALTH, Reply, Seen};
+use crate::fixture::{provider, provider_with, run, settings, target};
+use std::time::Duration;
+use verifyd::domain::Reason;
+use verifyd::domain::report::{CheckStatus, EvidenceKind};
+use verifyd::ports::provider::Disposition;
+
+/// Answers the first `times` requests of a call with this.
+fn first(
+    call: &'static str,
+    times: usize,
+    reply: Reply,
+) -> impl Fn(&Seen) -> Option<Reply> + Send + Sync {
+    move |seen| (seen.call == call && seen.before < times).then(|| reply.clone())
+}
+
+fn throttled() -> Reply {
+    Reply::graph_error(429, "TooManyRequests", "")
+}
+
+#[tokio::test]
+async fn a_short_throttling_is_waited_out() {
+    for reply in [
+        throttled(),
+        throttled().header("retry-after", "0"),
+        throttled().header("retry-after", "nonsense"),
+        Reply::text(429, "text/html", "slow down"),
+        Reply::graph_error(503, "serviceNotAvailable", ""),
+        Reply::text(504, "text/plain", ""),
+        Reply::text(500, "text/plain", ""),
+    ] {
+        let status = reply.status;
+        let directory = Directory::start(HEALTH).await;
+        directory.script(first("organization", 2, reply));
+        let found = run(&provider(&directory), &target("health_check")).await;
+        assert!(found.0.healthy, "{status}");
+        assert_eq!(directory.count("organization"), 3, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
+    // The provider's clock stands at midnight.
+    for value in ["1", "Thu, 01 Jan 2026 00:00:01 GMT"] {
+        let directory = Directory::start(HEALTH).await;
+        directory.script(first("token", 1, {
+            Reply::token_error(429, "temporarily_unavailable", 50196).header("retry-after", value)
+        }));
+        let started = std::time::Instant::now();
+        let found = run(&provider(&directory), &target("health_check")).await;
+        assert!(found.0.healthy);
+        assert!(started.elapsed() >= Duration::from_secs(1), "{value}");
+    }
+}
+
+#[tokio::test]
+async fn a_longer_throttling_gives_the_slot_back() {
+    for (call, key, reply) in [
+        (
+            "token",
+            "provider.authentication",
+            Reply::token_error(400, "invalid_request", 90055),
+        ),
+        ("organization", "provider.identity", throttled()),
+        ("assignments", "permissions.inventory", throttled()),
+    ] {
+        let directory = Directory::start(HEALTH).await;
+        directory.script(first(call, 9, reply.header("retry-after", "90")));
+        let found = run(&provider(&directory), &target("health_check")).await;
+        assert_eq!(
+            found.0.disposition,
+            Disposition::Later(Duration::from_secs(90))
+        );
+        assert_eq!(
+            found.status(key),
+            (CheckStatus::Fail, Some(Reason::Throttled))
+        );
+        assert_eq!(directory.count(call), 1);
+    }
+    let directory = Directory::start(HEALTH).await;
+    let busy = Reply::graph_error(503, "serviceNotAvailable", "").header("retry-after", "30");
+    directory.script(first("organization", 9, busy));
+    let found = run(&provider(&directory), &target("health_check")).await;
+    assert_eq!(
+        found.0.disposition,
+        Disposition::Later(Duration::from_secs(30))
+    );
+}
+
+#[tokio::test]
+async fn throttling_without_an_end_goes_back_to_the_queue_and_an_outage_fails() {
+    let directory = Directory::start(HEALTH).await;
+    directory.script(first("organization", 99, throttled()));
+    let found = run(&provider(&directory), &target("health_check")).await;
+    assert_eq!(directory.count("organization"), 3);
+    assert_eq!(
+        found.evidence("provider.identity", EvidenceKind::Attempts),
+        ["3"]
+    );
+    assert!(matches!(found.0.disposition, Disposition::Later(wait) if wait.as_secs() >= 5));
+
+    let directory = Directory::start(HEALTH).await;
+    directory.script(first("organization", 99, Reply::text(502, "text/html", "")));
+    let found = run(&provider(&directory), &target("health_check")).await;
+    assert_eq!(directory.count("organization"), 3);
+    assert_eq!(
+        found.status("provider.identity"),
+        (CheckStatus::Fail, Some(Reason::ProviderUnavailable))
+    );
+    assert_eq!(found.0.disposition, Disposition::Finished);
+}
+
+#[tokio::test]
+async fn what_waiting_does_not_change_is_told_at_once() {
+    let directory = Directory::start(HEALTH).await;
+    directory.script(|seen| match seen.call.as_str() {
+        "assignments" => Some(throttled().header("retry-after", "90")),
+        "organization" => Some(Reply::graph_error(401, "InvalidAuthenticationToken", "")),
+        _ => None,
+    });
+    let found = run(&provider(&directory), &target("health_check")).await;
+    assert_eq!(
+        found.status("provider.identity"),
+        (CheckStatus::Fail, Some(Reason::TokenRejected))
+    );
+    assert_eq!(found.0.disposition, Disposition::Finished);
+}
+
+#[tokio::test]
+async fn a_wait_beyond_the_deadline_is_not_begun() {
+    let directory = Directory::start(HEALTH).await;
+    directory.script(first(
+        "organization",
+        9,
+        throttled().header("retry-after", "20"),
+    ));
+    let mut settings = settings(directory.base(), directory.base());
+    settings.defer_after = Duration::from_secs(60);
+    let mut target = target("health_check");
+    target.deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let started = std::time::Instant::now();
+    let found = run(&provider_with(&settings), &target).await;
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(matches!(found.0.disposition, Disposition::Later(_)));
+}
