@@ -191,8 +191,8 @@ pub enum ConnectionsCommand {
     Enable(ConnectionArgs),
     /// Replace the credential of a connection
     SetCredential(SetCredentialArgs),
-    /// Encrypt all credentials with the key that writes
-    RotateKeys(JsonArg),
+    /// Encrypt again, with the key that writes, what another key encrypted
+    RotateKeys(RotateKeysArgs),
 }
 
 #[derive(Debug, Args)]
@@ -275,6 +275,15 @@ pub struct SetCredentialArgs {
     pub id: ConnectionId,
     #[command(flatten)]
     pub credential: CredentialArgs,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub struct RotateKeysArgs {
+    /// Also those that a Laravel application encrypted: it can no longer read them afterwards
+    #[arg(long)]
+    pub laravel_too: bool,
     #[command(flatten)]
     pub json: JsonArg,
 }

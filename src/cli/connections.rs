@@ -2,11 +2,12 @@
 
 use super::args::{
     ConnectionArgs, ConnectionsAddArgs, ConnectionsCommand, ConnectionsListArgs, CredentialArgs,
-    JsonArg, SetCredentialArgs,
+    RotateKeysArgs, SetCredentialArgs,
 };
 use super::{output, render};
 use crate::app::Services;
 use crate::credentials::credential_from_pem;
+use crate::credentials::envelope::is_envelope;
 use crate::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
 use crate::domain::credential::Credential;
 use crate::domain::link::is_guid;
@@ -373,8 +374,8 @@ async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow
 
 /// Seals every credential again that another key than the writing one sealed. Repeatable; what
 /// somebody else changes meanwhile is left as they made it.
-async fn rotate(services: &Services, args: &JsonArg) -> anyhow::Result<()> {
-    let (mut rotated, mut current, mut changed) = (0u64, 0u64, 0u64);
+async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()> {
+    let (mut rotated, mut current, mut changed, mut laravel) = (0u64, 0u64, 0u64, 0u64);
     let mut unreadable = Vec::new();
     let mut after = None;
     loop {
@@ -384,6 +385,10 @@ async fn rotate(services: &Services, args: &JsonArg) -> anyhow::Result<()> {
         for (connection, stored) in &page {
             if !services.vault.needs_rotation(&stored.payload) {
                 current += 1;
+                continue;
+            }
+            if !args.laravel_too && !is_envelope(&stored.payload) {
+                laravel += 1;
                 continue;
             }
             let binding = connection.binding();
@@ -405,9 +410,10 @@ async fn rotate(services: &Services, args: &JsonArg) -> anyhow::Result<()> {
             }
         }
     }
-    if args.json {
+    if args.json.json {
         output::json(&json!({
             "rotated": rotated,
+            "left_to_laravel": laravel,
             "current": current,
             "changed_meanwhile": changed,
             "undecryptable": unreadable,
@@ -417,6 +423,11 @@ async fn rotate(services: &Services, args: &JsonArg) -> anyhow::Result<()> {
             "{rotated} sealed again, {current} already with the writing key, {changed} changed \
              meanwhile"
         ));
+        if laravel > 0 {
+            output::line(format!(
+                "{laravel} left as the Laravel application encrypted them (--laravel-too)"
+            ));
+        }
     }
     anyhow::ensure!(
         unreadable.is_empty(),

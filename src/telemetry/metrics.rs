@@ -42,6 +42,40 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "verifyd_reports_replaced_total",
         "Reports that were not valid and were replaced by the fallback report"
     );
+    metrics::describe_counter!("verifyd_hints_sent_total", "Hints that were sent");
+    metrics::describe_counter!(
+        "verifyd_hints_rejected_total",
+        "Payloads that were not hints"
+    );
+    metrics::describe_counter!(
+        "verifyd_hint_panics_total",
+        "Handlers of hints that panicked"
+    );
+    metrics::describe_counter!(
+        "verifyd_queue_restarts_total",
+        "How often a fetcher of the queue had to be started again"
+    );
+    metrics::describe_counter!(
+        "verifyd_queue_malformed_total",
+        "Entries of the queue without data or meta that were removed"
+    );
+    metrics::describe_counter!(
+        "verifyd_queue_cleaned_total",
+        "Acknowledged deliveries that were removed from the queue"
+    );
+    metrics::describe_counter!(
+        "verifyd_provider_requests_total",
+        "Requests to a provider by call and result"
+    );
+    metrics::describe_histogram!(
+        "verifyd_provider_request_duration_seconds",
+        metrics::Unit::Seconds,
+        "Time of one request to a provider"
+    );
+    metrics::describe_counter!(
+        "verifyd_provider_token_cache_total",
+        "Sign-ins by whether a token was in memory"
+    );
     metrics::describe_counter!("verifyd_panics_total", "Checks that panicked");
     metrics::describe_gauge!(
         "verifyd_polling",
