@@ -1,4 +1,5 @@
 //! The Microsoft provider over real HTTP on loopback.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 #[path = "microsoft/directory.rs"]
 mod directory;

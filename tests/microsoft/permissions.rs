@@ -125,6 +125,27 @@ async fn a_token_from_an_earlier_check_does_not_hide_a_new_grant() {
 }
 
 #[tokio::test]
+async fn a_call_that_an_old_token_may_not_make_is_tried_with_a_new_one() {
+    let directory = Directory::start(HEALTH).await;
+    let provider = provider(&directory);
+    run(&provider, &target("health_check")).await;
+    let old = directory.seen("organization")[0].headers["authorization"].clone();
+    directory
+        .script(move |seen| (seen.headers.get("authorization") == Some(&old)).then(Reply::denied));
+    let found = run(&provider, &target("health_check")).await;
+    assert_eq!(found.with(CheckStatus::Pass).len(), found.0.checks.len());
+    // Two calls were refused at the same time: one new token serves both.
+    assert_eq!(directory.count("token"), 2);
+    directory.script(|seen| (seen.call == "organization").then(Reply::denied));
+    let found = run(&provider, &target("health_check")).await;
+    assert_eq!(
+        found.status("provider.identity"),
+        (CheckStatus::Warn, Some(Reason::PermissionDenied))
+    );
+    assert_eq!(directory.count("token"), 3);
+}
+
+#[tokio::test]
 async fn a_probe_that_is_refused_in_spite_of_its_permission_fails() {
     let directory = Directory::start(INTUNE).await;
     directory.script(|seen| {

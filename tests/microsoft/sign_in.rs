@@ -143,6 +143,32 @@ async fn a_refused_sign_in_tells_why_and_nothing_else_is_asked() {
 }
 
 #[tokio::test]
+async fn what_preflight_should_have_stopped_calls_nobody() {
+    let directory = Directory::start(HEALTH).await;
+    let provider = provider(&directory);
+    let mut cloud = target("health_check");
+    cloud.connection.cloud = Some("mars".into());
+    let mut client = target("health_check");
+    client.connection.client_id = Some("x') or true".into());
+    let mut tenant = target("health_check");
+    tenant.entra_tenant_id = "common/../x".into();
+    for (target, reason) in [
+        (cloud, Reason::CloudUnknown),
+        (client, Reason::ClientIdMalformed),
+        (tenant, Reason::TargetScopeMalformed),
+    ] {
+        let found = run(&provider, &target).await;
+        assert_eq!(
+            found.status(AUTHENTICATION),
+            (CheckStatus::Fail, Some(reason))
+        );
+    }
+    let unknown = run(&provider, &target("no_such_module")).await;
+    assert!(unknown.0.checks.is_empty());
+    assert_eq!(directory.count("token"), 0);
+}
+
+#[tokio::test]
 async fn a_token_is_asked_for_once_and_a_replaced_credential_has_its_own() {
     let directory = Directory::start(HEALTH).await;
     let provider = provider(&directory);

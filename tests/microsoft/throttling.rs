@@ -3,6 +3,7 @@
 use crate::directory::{Directory, HEALTH, Reply, Seen};
 use crate::fixture::{provider, provider_with, run, settings, target};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use verifyd::domain::Reason;
 use verifyd::domain::report::{CheckStatus, EvidenceKind};
 use verifyd::ports::provider::Disposition;
@@ -144,4 +145,40 @@ async fn a_wait_beyond_the_deadline_is_not_begun() {
     let found = run(&provider_with(&settings), &target).await;
     assert!(started.elapsed() < Duration::from_secs(10));
     assert!(matches!(found.0.disposition, Disposition::Later(_)));
+}
+
+/// Answers every request on the connection with this, until the other side closes it.
+async fn serve(mut stream: tokio::net::TcpStream, answer: String) {
+    let mut buffer = vec![0; 8192];
+    while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn after_a_503_another_connection_is_tried() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let login = format!("http://{}", listener.local_addr().unwrap());
+    let answer = |status: &str, body: &str| {
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    tokio::spawn(async move {
+        // The first connection leads to a server that is down, for as long as it is used.
+        let (stream, _) = listener.accept().await.unwrap();
+        tokio::spawn(serve(stream, answer("503 Service Unavailable", "{}")));
+        let (stream, _) = listener.accept().await.unwrap();
+        let body = r#"{"error": "invalid_client", "error_codes": [7000215]}"#;
+        serve(stream, answer("401 Unauthorized", body)).await;
+    });
+    let settings = settings(&login, "https://graph.example.com");
+    let found = run(&provider_with(&settings), &target("health_check")).await;
+    assert_eq!(
+        found.status("provider.authentication"),
+        (CheckStatus::Fail, Some(Reason::SecretInvalid))
+    );
 }

@@ -164,15 +164,14 @@ impl Caller {
             Retry::Backoff(asked) => asked,
         };
         // Zero asks for nothing; coming back at once would not help.
-        let wait = match asked {
-            Some(asked) if !asked.is_zero() => asked,
-            _ => self.backoff.after_attempt(attempt),
-        };
-        let too_long = wait > self.defer_after || Instant::now() + wait >= deadline;
-        if !too_long && attempt < self.max_attempts {
+        let asked = asked.filter(|wait| !wait.is_zero());
+        let wait = asked.unwrap_or_else(|| self.backoff.after_attempt(attempt));
+        let is_too_long = asked.is_some_and(|wait| wait > self.defer_after);
+        let fits = Instant::now() + wait < deadline;
+        if !is_too_long && fits && attempt < self.max_attempts {
             return Some(wait);
         }
-        if asked.is_some_and(|a| a > self.defer_after) || fault.reason == Reason::Throttled {
+        if is_too_long || fault.reason == Reason::Throttled {
             fault.later = Some(wait.max(self.defer_after));
         }
         None
