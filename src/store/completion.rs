@@ -1,6 +1,6 @@
 //! What a completion writes into the run's row: the same JSON for both kinds of database.
 
-use crate::domain::permission::InventoryRefresh;
+use crate::domain::permission::{InventoryEntry, InventoryRefresh};
 use crate::domain::run::Completion;
 use crate::ports::store::StoreError;
 use serde_json::{Map, Value, json};
@@ -30,13 +30,24 @@ pub(super) fn inventory_entries(refresh: &InventoryRefresh) -> Result<Value, Sto
             Ok(json!({
                 "permission_key": key,
                 "status": entry.status.as_str(),
-                "details": to_json(&entry.details)?,
+                "details": inventory_details(entry)?,
             }))
         })
         .collect()
 }
 
+/// `tenant_permissions.details`
+pub(super) fn inventory_details(entry: &InventoryEntry) -> Result<Map<String, Value>, StoreError> {
+    match to_json(&entry.details)? {
+        Value::Object(details) => Ok(details),
+        _ => Err(not_json()),
+    }
+}
+
 fn to_json(value: &impl serde::Serialize) -> Result<Value, StoreError> {
-    serde_json::to_value(value)
-        .map_err(|_| StoreError::Refused("what is to be stored is not JSON".into()))
+    serde_json::to_value(value).map_err(|_| not_json())
+}
+
+fn not_json() -> StoreError {
+    StoreError::Refused("what is to be stored is not JSON of the expected kind".into())
 }

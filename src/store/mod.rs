@@ -9,7 +9,7 @@ mod migrations;
 mod postgres;
 mod rows;
 mod settings;
-//mod sqlite;
+mod sqlite;
 mod tables;
 
 pub use settings::DatabaseSettings;
@@ -27,7 +27,7 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<Arc<dyn Store>, Stor
         "postgres" | "postgresql" => {
             Ok(Arc::new(postgres::PostgresStore::connect(settings).await?))
         }
-        //"sqlite" => Ok(Arc::new(sqlite::SqliteStore::connect(settings).await?)),
+        "sqlite" => Ok(Arc::new(sqlite::SqliteStore::connect(settings).await?)),
         // What stands where a scheme should be may be a password: it is never quoted.
         _ => Err(StoreError::Refused(
             "the scheme of database.url is not known, allowed: postgres://, postgresql://, sqlite:"

@@ -241,8 +241,8 @@ pub async fn workers_beat_and_retire(bed: &Bed) {
 
 /// Another application's table may hold it.
 pub async fn a_status_that_does_not_exist_is_named(bed: &Bed) {
-    bed.drop_run_constraints().await;
-    let run = bed.insert(RUN_TYPE, "foo", &context(1)).await;
+    let run = bed.queued().await;
+    bed.force_status(run, "foo").await;
     let error = bed.store.run(run).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
     let text = error.to_string();

@@ -1,0 +1,182 @@
+//! `queued` → `running` and back.
+
+use super::{SqliteStore, commit, later, now, now_moved_by, rollback, run_columns, run_type};
+use crate::domain::{RunId, WorkerId};
+use crate::ports::store::{AttemptEnd, Claim, ClaimPolicy, StoreError};
+use crate::store::error::from_sqlx;
+use crate::store::rows::RunRow;
+use chrono::{DateTime, Utc};
+use std::time::Duration;
+use uuid::Uuid;
+
+const TAKE_RUN: &str = concat!(
+    "UPDATE operation_runs SET status = 'running', started_at = coalesce(started_at, ",
+    now!(),
+    ") WHERE id = $1 AND type = ",
+    run_type!(),
+    " AND status = 'queued' AND NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
+        WHERE d.run_id = operation_runs.id AND d.not_before > ",
+    now!(),
+    ") RETURNING ",
+    run_columns!()
+);
+
+/// Somebody put the run back to `queued` from outside while its lease was alive.
+const SUPERSEDE: &str = concat!(
+    "UPDATE verifyd_run_attempts SET ended_at = ",
+    now!(),
+    ", end_reason = 'superseded' WHERE run_id = $1 AND ended_at IS NULL"
+);
+
+const HISTORY: &str = "\
+    SELECT coalesce(max(attempt), 0) AS last, coalesce(sum(counted), 0) AS spent, \
+           min(claimed_at) AS first_claimed_at \
+    FROM verifyd_run_attempts WHERE run_id = $1";
+
+const OPEN_ATTEMPT: &str = concat!(
+    "INSERT INTO verifyd_run_attempts \
+        (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at) \
+     VALUES ($1, $2, $3, $4, $5, ",
+    now!(),
+    ", ",
+    now_moved_by!("$6"),
+    ") RETURNING claimed_at"
+);
+
+const END_ATTEMPT: &str = concat!(
+    "UPDATE verifyd_run_attempts SET ended_at = ",
+    now!(),
+    ", end_reason = $4, counted = counted AND $5 \
+     WHERE run_id = $1 AND attempt = $2 AND token = $3 AND ended_at IS NULL"
+);
+
+const REQUEUE: &str = concat!(
+    "UPDATE operation_runs SET status = 'queued' WHERE id = $1 AND type = ",
+    run_type!(),
+    " AND status = 'running'"
+);
+
+const DUE_AGAIN: &str = concat!(
+    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at, not_before) VALUES ($1, NULL, ",
+    now_moved_by!("$2"),
+    ") ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL, not_before = excluded.not_before"
+);
+
+#[derive(sqlx::FromRow)]
+struct History {
+    last: i32,
+    spent: i64,
+    first_claimed_at: Option<DateTime<Utc>>,
+}
+
+impl SqliteStore {
+    pub(super) async fn claim_run(
+        &self,
+        run: RunId,
+        worker: &WorkerId,
+        policy: &ClaimPolicy,
+    ) -> Result<Option<Claim>, StoreError> {
+        let token = Uuid::new_v4();
+        let mut tx = self.begin().await?;
+        let taken: Option<RunRow> = sqlx::query_as(TAKE_RUN)
+            .bind(run.0)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let Some(taken) = taken else {
+            rollback(tx).await?;
+            return Ok(None);
+        };
+        sqlx::query(SUPERSEDE)
+            .bind(run.0)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let history: History = sqlx::query_as(HISTORY)
+            .bind(run.0)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let attempt = history.last + 1;
+        let counted = history.spent < i64::from(policy.max_attempts);
+        let claimed_at: DateTime<Utc> = sqlx::query_scalar(OPEN_ATTEMPT)
+            .bind(run.0)
+            .bind(attempt)
+            .bind(token.to_string())
+            .bind(&worker.0)
+            .bind(counted)
+            .bind(later(policy.run_deadline))
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let run = taken.try_into()?;
+        commit(tx).await?;
+        let spent = u32::try_from(history.spent).unwrap_or(u32::MAX);
+        Ok(Some(Claim {
+            run,
+            attempt,
+            token,
+            worker: worker.clone(),
+            counted_attempts: spent.saturating_add(u32::from(counted)),
+            exhausted: !counted,
+            first_claimed_at: history.first_claimed_at.unwrap_or(claimed_at),
+            claimed_at,
+        }))
+    }
+
+    /// Ends the attempt that holds this token. False: it is not the current one.
+    pub(super) async fn end_attempt(
+        &self,
+        tx: &mut super::Tx,
+        claim: &Claim,
+        end: AttemptEnd,
+    ) -> Result<bool, StoreError> {
+        let ended = sqlx::query(END_ATTEMPT)
+            .bind(claim.run.id.0)
+            .bind(claim.attempt)
+            .bind(claim.token.to_string())
+            .bind(end.as_str())
+            .bind(end.counts())
+            .execute(&mut **tx)
+            .await
+            .map_err(from_sqlx)?
+            .rows_affected();
+        Ok(ended > 0)
+    }
+
+    pub(super) async fn release_run(
+        &self,
+        claim: &Claim,
+        end: AttemptEnd,
+        not_before: Option<Duration>,
+    ) -> Result<bool, StoreError> {
+        if end == AttemptEnd::Completed {
+            return Err(StoreError::Refused(
+                "a run that is given back has not been completed".into(),
+            ));
+        }
+        let mut tx = self.begin().await?;
+        if !self.end_attempt(&mut tx, claim, end).await? {
+            rollback(tx).await?;
+            return Ok(false);
+        }
+        let queued = sqlx::query(REQUEUE)
+            .bind(claim.run.id.0)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?
+            .rows_affected();
+        if queued == 0 {
+            rollback(tx).await?;
+            return Ok(false);
+        }
+        sqlx::query(DUE_AGAIN)
+            .bind(claim.run.id.0)
+            .bind(not_before.map(later))
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        Ok(true)
+    }
+}

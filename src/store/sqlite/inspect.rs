@@ -1,0 +1,130 @@
+//! Does the schema fit? Names what is missing and what has another type.
+
+use super::SqliteStore;
+use crate::ports::store::{SchemaFinding, StoreError};
+use crate::store::error::from_sqlx;
+use crate::store::migrations::WANTED_VERSION;
+use crate::store::tables::{APPLICATION, Family, OWN, Table};
+use sqlx::SqliteConnection;
+
+const COLUMNS: &str = "SELECT name, type, pk > 0 AS key FROM pragma_table_info($1)";
+
+/// The columns of every unique index that holds for all rows, one index per row.
+const UNIQUE: &str = "\
+    SELECT (SELECT group_concat(c.name, ',') FROM pragma_index_info(i.name) c) \
+    FROM pragma_index_list($1) i WHERE i.\"unique\" AND NOT i.partial";
+
+#[derive(sqlx::FromRow)]
+struct Column {
+    name: String,
+    #[sqlx(rename = "type")]
+    declared: String,
+    key: bool,
+}
+
+impl SqliteStore {
+    pub(super) async fn inspect_schema(&self) -> Result<Vec<SchemaFinding>, StoreError> {
+        let mut findings = Vec::new();
+        let mut reader = self.reader().await?;
+        for table in OWN {
+            let name = format!("verifyd_{}", table.name);
+            inspect_table(&mut reader, &name, table, &mut findings).await?;
+        }
+        for table in APPLICATION {
+            inspect_table(&mut reader, table.name, table, &mut findings).await?;
+        }
+        drop(reader);
+        if let Some(version) = self
+            .applied_version()
+            .await?
+            .filter(|v| *v < WANTED_VERSION)
+        {
+            findings.push(SchemaFinding {
+                fatal: true,
+                subject: "verifyd_schema_migrations".into(),
+                problem: format!("version {version}, needed: {WANTED_VERSION}"),
+                remedy: "run: verifyd migrate".into(),
+            });
+        }
+        Ok(findings)
+    }
+}
+
+async fn inspect_table(
+    connection: &mut SqliteConnection,
+    name: &str,
+    table: &Table,
+    findings: &mut Vec<SchemaFinding>,
+) -> Result<(), StoreError> {
+    let columns: Vec<Column> = sqlx::query_as(COLUMNS)
+        .bind(name)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(from_sqlx)?;
+    let mut find = |subject: String, problem: String, remedy: &str| {
+        findings.push(SchemaFinding {
+            fatal: true,
+            subject,
+            problem,
+            remedy: remedy.to_owned(),
+        });
+    };
+    if columns.is_empty() {
+        find(
+            name.to_owned(),
+            "the table is missing".into(),
+            "run: verifyd migrate",
+        );
+        return Ok(());
+    }
+    const OWN_FILE: &str = "give verifyd a file of its own, made by: verifyd migrate";
+    for (column, family) in table.columns {
+        let subject = format!("{name}.{column}");
+        let wanted = declared_type(*family);
+        match columns.iter().find(|found| found.name == *column) {
+            None => find(subject, "the column is missing".into(), OWN_FILE),
+            Some(found) if !found.declared.eq_ignore_ascii_case(wanted) => find(
+                subject,
+                format!("the type is {}, needed: {wanted}", found.declared),
+                OWN_FILE,
+            ),
+            Some(_) => {}
+        }
+    }
+    let key: Vec<&str> = columns
+        .iter()
+        .filter(|column| column.key)
+        .map(|column| column.name.as_str())
+        .collect();
+    if table.unique.is_empty() || same_columns(&key, table.unique) {
+        return Ok(());
+    }
+    let unique: Vec<String> = sqlx::query_scalar(UNIQUE)
+        .bind(name)
+        .fetch_all(connection)
+        .await
+        .map_err(from_sqlx)?;
+    let there = unique
+        .iter()
+        .any(|columns| same_columns(&columns.split(',').collect::<Vec<_>>(), table.unique));
+    if !there {
+        find(
+            format!("{name} ({})", table.unique.join(", ")),
+            "the unique key is missing".into(),
+            OWN_FILE,
+        );
+    }
+    Ok(())
+}
+
+fn same_columns(found: &[&str], wanted: &[&str]) -> bool {
+    found.len() == wanted.len() && wanted.iter().all(|column| found.contains(column))
+}
+
+/// STRICT tables know no other types.
+fn declared_type(family: Family) -> &'static str {
+    match family {
+        Family::Id | Family::Number | Family::Boolean => "INTEGER",
+        Family::Text | Family::Time | Family::Json | Family::Uuid => "TEXT",
+    }
+}

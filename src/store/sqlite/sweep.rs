@@ -1,0 +1,193 @@
+//! What the reconciler finds: dead leases, runs without a lease, runs that nobody was told about.
+
+use super::{SqliteStore, Tx, commit, earlier, id_list, now, now_moved_by, run_type};
+use crate::domain::RunId;
+use crate::ports::store::{StoreError, SweepPolicy, Swept};
+use crate::store::error::from_sqlx;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// `$1` moves the time back by `worker_dead_after`.
+const DEAD_LEASES: &str = concat!(
+    "SELECT a.run_id FROM verifyd_run_attempts a \
+     WHERE a.ended_at IS NULL AND (a.deadline_at < ",
+    now!(),
+    " OR NOT EXISTS (SELECT 1 FROM verifyd_workers w \
+                     WHERE w.worker_id = a.worker_id AND w.beat_at >= ",
+    now_moved_by!("$1"),
+    ")) ORDER BY a.run_id LIMIT $2"
+);
+
+const WITHOUT_LEASE: &str = concat!(
+    "SELECT r.id FROM operation_runs r WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'running' \
+      AND coalesce(strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(r.started_at, r.created_at)), '') < ",
+    now_moved_by!("$1"),
+    " AND NOT EXISTS (SELECT 1 FROM verifyd_run_attempts a \
+                      WHERE a.run_id = r.id AND a.ended_at IS NULL) \
+      ORDER BY r.id LIMIT $2"
+);
+
+const REQUEUE: &str = concat!(
+    "UPDATE operation_runs SET status = 'queued' WHERE id IN (SELECT value FROM json_each($1)) \
+     AND type = ",
+    run_type!(),
+    " AND status = 'running' RETURNING id"
+);
+
+/// Dead leases of runs that are not running any more, or not there any more, were ended by
+/// somebody outside; all others by their worker's death.
+const END_DEAD: &str = concat!(
+    "UPDATE verifyd_run_attempts SET ended_at = ",
+    now!(),
+    ", end_reason = CASE WHEN run_id IN (SELECT value FROM json_each($2)) \
+                         THEN 'worker_lost' ELSE 'superseded' END \
+     WHERE run_id IN (SELECT value FROM json_each($1)) AND ended_at IS NULL"
+);
+
+/// `$4`: runs reclaimed just now, due whatever was delivered before.
+const DUE: &str = concat!(
+    "SELECT r.id FROM operation_runs r LEFT JOIN verifyd_run_deliveries d ON d.run_id = r.id \
+     WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' AND (r.id IN (SELECT value FROM json_each($4)) OR ( \
+          (d.not_before IS NULL OR d.not_before <= ",
+    now!(),
+    ") AND (d.delivered_at IS NULL OR ($1 AND d.delivered_at < ",
+    now_moved_by!("$2"),
+    ")))) ORDER BY r.id LIMIT $3"
+);
+
+/// `$1`: reclaimed and due runs, `$2`: those that are delivered now.
+const MARK_DELIVERIES: &str = concat!(
+    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at) \
+     SELECT value, CASE WHEN value IN (SELECT value FROM json_each($2)) THEN ",
+    now!(),
+    " END FROM json_each($1) WHERE true \
+     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL"
+);
+
+/// Of runs that were deleted. Looks at the oldest only, so that its cost is bounded.
+const FORGET_ORPHANS: &str = concat!(
+    "DELETE FROM verifyd_run_deliveries WHERE run_id IN ( \
+        SELECT d.run_id FROM verifyd_run_deliveries d WHERE d.delivered_at < ",
+    now_moved_by!("'-1 day'"),
+    " ORDER BY d.delivered_at LIMIT $1) \
+     AND NOT EXISTS (SELECT 1 FROM operation_runs r \
+        WHERE r.id = verifyd_run_deliveries.run_id AND r.type = ",
+    run_type!(),
+    " AND r.status IN ('queued', 'running'))"
+);
+
+const FORGET_WORKERS: &str = concat!(
+    "DELETE FROM verifyd_workers WHERE beat_at < ",
+    now_moved_by!("'-1 day'")
+);
+
+const UNDELIVER: &str = "\
+    UPDATE verifyd_run_deliveries SET delivered_at = NULL \
+    WHERE run_id IN (SELECT value FROM json_each($1))";
+
+impl SqliteStore {
+    pub(super) async fn sweep_runs(
+        &self,
+        policy: &SweepPolicy,
+    ) -> Result<Option<Swept>, StoreError> {
+        let Ok(_alone) = self.sweeping.try_lock() else {
+            return Ok(None);
+        };
+        let mut tx = self.begin().await?;
+        let dead = self
+            .find(&mut tx, DEAD_LEASES, policy.worker_dead_after, policy.batch)
+            .await?;
+        let mut reclaimed = requeue(&mut tx, &dead).await?;
+        if !dead.is_empty() {
+            sqlx::query(END_DEAD)
+                .bind(id_list(&dead))
+                .bind(id_list(&reclaimed))
+                .execute(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+        }
+        let room = policy.batch.saturating_sub(reclaimed.len() as u32);
+        let without_lease = self
+            .find(&mut tx, WITHOUT_LEASE, policy.worker_dead_after, room)
+            .await?;
+        reclaimed.extend(requeue(&mut tx, &without_lease).await?);
+        reclaimed.sort_unstable();
+        let due: Vec<i64> = sqlx::query_scalar(DUE)
+            .bind(policy.redeliver)
+            .bind(earlier(policy.redeliver_after))
+            .bind(policy.batch)
+            .bind(id_list(&reclaimed))
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
+        if !touched.is_empty() {
+            sqlx::query(MARK_DELIVERIES)
+                .bind(id_list(&touched.into_iter().collect::<Vec<i64>>()))
+                .bind(id_list(&due))
+                .execute(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+        }
+        sqlx::query(FORGET_ORPHANS)
+            .bind(policy.batch)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        sqlx::query(FORGET_WORKERS)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        Ok(Some(Swept {
+            reclaimed: reclaimed.into_iter().map(RunId).collect(),
+            due: due.into_iter().map(RunId).collect(),
+        }))
+    }
+
+    async fn find(
+        &self,
+        tx: &mut Tx,
+        statement: &'static str,
+        dead_after: Duration,
+        limit: u32,
+    ) -> Result<Vec<i64>, StoreError> {
+        sqlx::query_scalar(statement)
+            .bind(earlier(dead_after))
+            .bind(limit)
+            .fetch_all(&mut **tx)
+            .await
+            .map_err(from_sqlx)
+    }
+
+    pub(super) async fn undeliver_runs(&self, runs: &[RunId]) -> Result<(), StoreError> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = runs.iter().map(|run| run.0).collect();
+        let mut tx = self.begin().await?;
+        sqlx::query(UNDELIVER)
+            .bind(id_list(&ids))
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await
+    }
+}
+
+async fn requeue(tx: &mut Tx, runs: &[i64]) -> Result<Vec<i64>, StoreError> {
+    if runs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut requeued: Vec<i64> = sqlx::query_scalar(REQUEUE)
+        .bind(id_list(runs))
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(from_sqlx)?;
+    requeued.sort_unstable();
+    Ok(requeued)
+}
