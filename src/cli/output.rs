@@ -1,11 +1,5 @@
 //! Printing: results to standard output, errors to standard error.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the command line prints"
-)]
-
 use comfy_table::{LineStyle, TableStyle};
 use serde::Serialize;
 

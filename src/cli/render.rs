@@ -209,6 +209,9 @@ fn wrapped(text: &str, indent: usize) -> String {
     textwrap::fill(
         &clean(text),
         textwrap::Options::new(width)
+            // Ids and dates must stay whole, to be copied.
+            .word_splitter(textwrap::WordSplitter::NoHyphenation)
+            .word_separator(textwrap::WordSeparator::AsciiSpace)
             .initial_indent(&indent)
             .subsequent_indent(&indent),
     )

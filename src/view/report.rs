@@ -1,7 +1,8 @@
 //! A run and its report, told in the order in which a person needs it: the verdict, what is wrong
 //! first with what to do, then what passed.
 
-use crate::domain::report::{Check, CheckStatus, Overall, Report, Severity};
+use crate::domain::reason::Reason;
+use crate::domain::report::{Check, CheckStatus, EvidenceKind, Overall, Report, Severity};
 use crate::domain::run::{OperationRun, Outcome, RunStatus};
 use serde::Serialize;
 use std::cmp::Reverse;
@@ -149,11 +150,8 @@ fn sentence(outcome: Option<Outcome>, report: &ReportView) -> String {
         .filter(|c| c.status == CheckStatus::Fail)
         .count();
     let warnings = report.problems.len() - fails;
-    let what = report
-        .main_problem()
-        .and_then(|c| c.reason_code)
-        .map(|reason| reason.what())
-        .unwrap_or_default();
+    let what = report.main_problem().map(what_is_wrong).unwrap_or_default();
+    let what = what.as_str();
     let more = match (fails + warnings).saturating_sub(1) {
         0 => String::new(),
         1 => " One more thing needs attention.".to_owned(),
@@ -175,6 +173,21 @@ fn sentence(outcome: Option<Outcome>, report: &ReportView) -> String {
             "The connection works, but needs attention: {}{more}",
             lower_first(what)
         ),
+    }
+}
+
+/// One sentence; it names the permission where one is missing.
+fn what_is_wrong(check: &CheckView) -> String {
+    let permission = check
+        .evidence
+        .iter()
+        .find(|e| e.kind == EvidenceKind::Permission);
+    match (check.reason_code, permission) {
+        (Some(Reason::PermissionMissing), Some(permission)) => {
+            format!("The permission {} is not granted.", permission.value)
+        }
+        (Some(reason), _) => reason.what().to_owned(),
+        (None, _) => String::new(),
     }
 }
 
