@@ -222,6 +222,25 @@ async fn a_token_that_graph_never_accepts_is_rejected() {
 }
 
 #[tokio::test]
+async fn a_check_replaces_its_token_at_most_once() {
+    let directory = Directory::start(INTUNE).await;
+    // With an opaque token the probes come last.
+    directory.change(|facts| facts.opaque = true);
+    directory.script(|seen| {
+        let first = seen.call == "organization" && seen.before == 0;
+        let rejected = || Reply::graph_error(401, "InvalidAuthenticationToken", "no");
+        (first || seen.call == "/v1.0/deviceManagement").then(rejected)
+    });
+    let found = run(&provider(&directory), &target("intune")).await;
+    assert_eq!(
+        found.status("intune.service"),
+        (CheckStatus::Fail, Some(Reason::TokenRejected))
+    );
+    assert_eq!(found.with(CheckStatus::Fail), ["intune.service"]);
+    assert_eq!(directory.count("token"), 2);
+}
+
+#[tokio::test]
 async fn a_secret_that_was_revoked_since_fails_the_sign_in_itself() {
     let directory = Directory::start(HEALTH).await;
     let provider = provider(&directory);

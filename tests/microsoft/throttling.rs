@@ -1,6 +1,6 @@
 //! Too many requests, and servers that are not there for the moment.
 
-use crate::directory::{Directory, HEALTH, Reply, Seen};
+use crate::directory::{Directory, HEALTH, INTUNE, Reply, Seen};
 use crate::fixture::{provider, provider_with, run, settings, target};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -115,16 +115,24 @@ async fn throttling_without_an_end_goes_back_to_the_queue_and_an_outage_fails() 
 
 #[tokio::test]
 async fn what_waiting_does_not_change_is_told_at_once() {
-    let directory = Directory::start(HEALTH).await;
+    let directory = Directory::start(INTUNE).await;
     directory.script(|seen| match seen.call.as_str() {
-        "assignments" => Some(throttled().header("retry-after", "90")),
-        "organization" => Some(Reply::graph_error(401, "InvalidAuthenticationToken", "")),
+        "/v1.0/deviceManagement/roleDefinitions" => Some(throttled().header("retry-after", "90")),
+        "/v1.0/deviceManagement" => Some(Reply::graph_error(
+            400,
+            "BadRequest",
+            "Request not applicable to target tenant",
+        )),
         _ => None,
     });
-    let found = run(&provider(&directory), &target("health_check")).await;
+    let found = run(&provider(&directory), &target("intune")).await;
     assert_eq!(
-        found.status("provider.identity"),
-        (CheckStatus::Fail, Some(Reason::TokenRejected))
+        found.status("intune.service"),
+        (CheckStatus::Fail, Some(Reason::IntuneNotLicensed))
+    );
+    assert_eq!(
+        found.status("intune.rbac"),
+        (CheckStatus::Fail, Some(Reason::Throttled))
     );
     assert_eq!(found.0.disposition, Disposition::Finished);
 }

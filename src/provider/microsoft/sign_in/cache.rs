@@ -188,6 +188,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_token_is_kept_until_the_margin_and_for_half_its_life_at_least() {
+        let margin = BeforeExpiry {
+            margin: Duration::from_secs(120),
+        };
+        assert_eq!(margin.keep(&token(HOUR)), HOUR - margin.margin);
+        let short = Duration::from_secs(60);
+        assert_eq!(margin.keep(&token(short)), short / 2);
+    }
+
     #[tokio::test]
     async fn a_token_is_forgotten_before_its_end_and_when_it_is_rejected() {
         let cache = TokenCache::new(10, HOUR);
