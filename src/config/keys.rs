@@ -3,7 +3,7 @@
 use super::rule::{Rule, is_cloud_name};
 use Rule::{
     CloudBase, CloudName, DatabaseUrl, Duration, Filter, Integer, Keys, LaravelKeys, Link,
-    LinkWithId, Listen, OneOf, Path, QueueName, RedisUrl,
+    LinkWithId, Listen, OneOf, Path, Portal, QueueName, RedisUrl,
 };
 
 /// Where a cloud's keys stand.
@@ -78,7 +78,8 @@ pub(super) fn rule(key: &str) -> Option<Rule> {
         return Some(*rule);
     }
     let (cloud, last) = key.strip_prefix(CLOUDS)?.split_once('.')?;
-    (is_cloud_name(cloud) && CLOUD_KEYS.contains(&last)).then_some(CloudBase)
+    let rule = if last == "portal" { Portal } else { CloudBase };
+    (is_cloud_name(cloud) && CLOUD_KEYS.contains(&last)).then_some(rule)
 }
 
 /// Whether this is the name of a section or of the table of clouds.

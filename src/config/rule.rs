@@ -22,6 +22,7 @@ pub(super) enum Rule {
     LinkWithId,
     CloudName,
     CloudBase,
+    Portal,
     DatabaseUrl,
     RedisUrl,
     Keys,
@@ -42,6 +43,7 @@ impl fmt::Display for Rule {
             Self::LinkWithId => "an https address, or a path that begins with /, with {id} in it",
             Self::CloudName => "the name of a cloud under microsoft.clouds",
             Self::CloudBase => "an https address without a path (http only for loopback)",
+            Self::Portal => "an https address without a path",
             Self::DatabaseUrl => "a postgres://, postgresql:// or sqlite: address, or empty",
             Self::RedisUrl => "a redis:// or rediss:// address, or empty",
             Self::Keys => {
@@ -163,6 +165,7 @@ impl Rule {
             Self::LinkWithId => text.contains("{id}") && is_link(&text.replace("{id}", "1")),
             Self::CloudName => is_cloud_name(text),
             Self::CloudBase => is_cloud_base(text),
+            Self::Portal => text.starts_with("https://") && is_cloud_base(text),
             Self::DatabaseUrl => {
                 text.is_empty()
                     || text.strip_prefix("sqlite:").is_some_and(|p| !p.is_empty())

@@ -21,7 +21,8 @@ pub struct Bench {
     pub database: TestDatabase,
     pub queue: String,
     pub redis_url: String,
-    pub simulator: RunningSimulator,
+    /// Stops when it is dropped.
+    _simulator: RunningSimulator,
     /// Everything that any process has printed.
     pub printed: Arc<Mutex<String>>,
     pub environment: BTreeMap<String, String>,
@@ -61,7 +62,7 @@ impl Bench {
             database,
             queue,
             redis_url,
-            simulator,
+            _simulator: simulator,
             printed: Arc::default(),
             environment,
         };

@@ -35,7 +35,7 @@ fn what_is_printed_loads_again_and_prints_the_same() {
         ),
         (
             "VERIFYD__MICROSOFT__CLOUDS__TEST__PORTAL",
-            "http://localhost:8080",
+            "https://portal.example",
         ),
         (
             "VERIFYD__CREDENTIALS__KEY_FILE",
