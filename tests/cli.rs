@@ -165,7 +165,7 @@ async fn from_an_empty_folder_to_a_report() {
         assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
         assert!(stdout(&output).contains(word), "{}", stdout(&output));
     }
-    let run = desk.json(
+    let output = desk.run(
         &[
             "enqueue",
             "--connection",
@@ -176,7 +176,33 @@ async fn from_an_empty_folder_to_a_report() {
         ],
         "",
     );
-    assert!(run.is_object());
+    assert_eq!(output.status.code(), Some(10));
+    let run: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(run["outcome"], "failed");
+    let id = run["operation_run_id"].to_string();
+
+    let shown = desk.json(&["runs", "show", &id, "--json"], "");
+    assert_eq!(shown["attempts"][0]["end_reason"], "completed");
+    let shown = desk.run(&["runs", "show", &id], "");
+    assert!(
+        stdout(&shown).contains("What is wrong"),
+        "{}",
+        stdout(&shown)
+    );
+    // The second report of the connection says that nothing changed.
+    let diff = desk.json(&["runs", "diff", &id, "--json"], "");
+    assert_eq!(diff["unchanged"], true);
+    let diff = desk.run(&["runs", "diff", &id], "");
+    assert!(
+        stdout(&diff).contains("Nothing changed"),
+        "{}",
+        stdout(&diff)
+    );
+    // What `runs show` prints can be validated as it is.
+    let row = desk.folder.path().join("row.json");
+    std::fs::write(&row, serde_json::to_vec(&run).unwrap()).unwrap();
+    let validated = desk.run(&["report", "validate", row.to_str().unwrap()], "");
+    assert!(validated.status.success(), "{}", stdout(&validated));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,8 +42,7 @@ fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
         serde_json::from_slice(&text).with_context(|| format!("{name}: not JSON"))?;
     // The row that `runs show --json` prints is as good as the report in it.
     let report = document
-        .pointer("/run/context/verification_report")
-        .or_else(|| document.pointer("/context/verification_report"))
+        .pointer("/context/verification_report")
         .unwrap_or(&document);
     let mut problems = schema::validate(report).err().unwrap_or_default();
     if problems.is_empty() && !schema::fingerprint_matches(report)? {
