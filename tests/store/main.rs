@@ -7,6 +7,7 @@ mod bed;
 mod claims;
 mod completion;
 mod connections;
+mod crowd;
 mod errors;
 mod fixtures;
 mod inventory;
@@ -125,4 +126,6 @@ conformance! {
         a_lock_that_is_not_granted_is_contention,
         a_dropped_call_leaves_nothing_behind,
         a_refusal_does_not_quote_the_row;
+    crowd:
+        a_crowd_completes_every_run_once;
 }
