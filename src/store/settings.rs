@@ -25,3 +25,37 @@ pub struct DatabaseSettings {
     #[serde(with = "humantime_serde")]
     pub lock_timeout: Duration,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPLETE: &str = r#"
+        url = "postgres://verifyd:p4ss@localhost/verifyd"
+        max_connections = 16
+        acquire_timeout = "5s"
+        connect_timeout = "10s"
+        statement_timeout = "10s"
+        lock_timeout = "5s"
+    "#;
+
+    #[test]
+    fn the_section_is_read_and_its_url_never_shown() {
+        let settings: DatabaseSettings = toml::from_str(COMPLETE).unwrap();
+        assert_eq!(settings.lock_timeout, Duration::from_secs(5));
+        assert!(!format!("{settings:?}").contains("p4ss"));
+    }
+
+    #[test]
+    fn every_field_is_required_and_no_other_allowed() {
+        for line in COMPLETE.lines().filter(|line| line.contains('=')) {
+            let without = COMPLETE.replace(line, "");
+            assert!(
+                toml::from_str::<DatabaseSettings>(&without).is_err(),
+                "{line}"
+            );
+        }
+        let more = format!("{COMPLETE}\npool = 3");
+        assert!(toml::from_str::<DatabaseSettings>(&more).is_err());
+    }
+}

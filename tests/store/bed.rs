@@ -4,10 +4,10 @@ use crate::postgres_support::TestDatabase;
 use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
-use sqlx::{AssertSqlSafe, PgPool, Row};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Row, Sqlite, Transaction};
 use std::sync::Arc;
 use std::time::Duration;
-use verifyd::domain::{RunId, TenantId};
+use verifyd::domain::{ConnectionId, RunId, TenantId};
 use verifyd::ports::store::Store;
 use verifyd::store::DatabaseSettings;
 
@@ -253,6 +253,62 @@ impl Bed {
                 ))
                 .await;
             }
+        }
+    }
+
+    /// Holds a run as another transaction would: PostgreSQL its row, SQLite the whole file.
+    pub async fn lock_run(&self, run: RunId) -> HeldLock {
+        match &self.door {
+            Door::Postgres(pool) => {
+                let mut tx = pool.begin().await.unwrap();
+                sqlx::query("SELECT 1 FROM operation_runs WHERE id = $1 FOR UPDATE")
+                    .bind(run.0)
+                    .execute(&mut *tx)
+                    .await
+                    .unwrap();
+                HeldLock::Postgres(tx)
+            }
+            Door::Sqlite(pool) => {
+                HeldLock::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await.unwrap())
+            }
+        }
+    }
+
+    /// Makes every later credential collide with that of this connection.
+    pub async fn collide_credentials(&self, id: ConnectionId) {
+        match &self.door {
+            Door::Postgres(_) => {
+                self.exec(&format!(
+                    "CREATE FUNCTION collide() RETURNS trigger LANGUAGE plpgsql AS \
+                     'BEGIN new.provider_connection_id := {id}; RETURN new; END'; \
+                     CREATE TRIGGER collide BEFORE INSERT ON provider_credentials \
+                     FOR EACH ROW EXECUTE FUNCTION collide()"
+                ))
+                .await;
+            }
+            Door::Sqlite(_) => {
+                self.exec(&format!(
+                    "CREATE TRIGGER collide AFTER INSERT ON provider_credentials BEGIN \
+                     UPDATE provider_credentials SET provider_connection_id = {id} \
+                     WHERE id = new.id; END"
+                ))
+                .await;
+            }
+        }
+    }
+}
+
+/// A lock that another transaction holds until it is released.
+pub enum HeldLock {
+    Postgres(Transaction<'static, Postgres>),
+    Sqlite(Transaction<'static, Sqlite>),
+}
+
+impl HeldLock {
+    pub async fn release(self) {
+        match self {
+            Self::Postgres(tx) => tx.rollback().await.unwrap(),
+            Self::Sqlite(tx) => tx.rollback().await.unwrap(),
         }
     }
 }

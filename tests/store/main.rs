@@ -7,6 +7,8 @@ mod bed;
 mod claims;
 mod completion;
 mod connections;
+mod crowd;
+mod errors;
 mod fixtures;
 mod inventory;
 mod recording;
@@ -17,6 +19,7 @@ mod urls;
 mod beside_another_application;
 mod constraints;
 mod snapshot_trap;
+mod sqlite_file;
 
 #[path = "../support/postgres.rs"]
 mod postgres_support;
@@ -118,4 +121,11 @@ conformance! {
         a_migrated_schema_fits,
         an_empty_database_lacks_every_table,
         ping_names_the_server;
+    errors:
+        an_unmigrated_database_is_a_schema_error,
+        a_lock_that_is_not_granted_is_contention,
+        a_dropped_call_leaves_nothing_behind,
+        a_refusal_does_not_quote_the_row;
+    crowd:
+        a_crowd_completes_every_run_once;
 }

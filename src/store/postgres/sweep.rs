@@ -83,16 +83,32 @@ const REQUEUE_WITHOUT_LEASE: &str = concat!(
       RETURNING r.id"
 );
 
-/// `$4`: runs reclaimed just now, due whatever was delivered before.
+/// What is queued and was never heard of, what was not delivered, what was delivered too long ago
+/// (`$1` says whether, `$2` how many seconds), and `$4`: what was reclaimed just now. Each part has
+/// an index to itself; in one condition they would need all deliveries to be read.
 const DUE: &str = concat!(
-    "SELECT r.id FROM operation_runs r LEFT JOIN verifyd.run_deliveries d ON d.run_id = r.id \
-     WHERE r.type = ",
+    "(SELECT r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
-    " AND r.status = 'queued' AND (r.id = ANY($4) OR ( \
-          (d.not_before IS NULL OR d.not_before <= now()) \
-          AND (d.delivered_at IS NULL \
-               OR ($1 AND d.delivered_at < now() - make_interval(secs => $2))))) \
-      ORDER BY r.id LIMIT $3"
+    " AND r.status = 'queued' \
+      AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d WHERE d.run_id = r.id) \
+      ORDER BY r.id LIMIT $3) \
+     UNION \
+     (SELECT r.id FROM verifyd.run_deliveries d JOIN operation_runs r ON r.id = d.run_id \
+      WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= now()) \
+      AND r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' ORDER BY r.id LIMIT $3) \
+     UNION \
+     (SELECT r.id FROM verifyd.run_deliveries d JOIN operation_runs r ON r.id = d.run_id \
+      WHERE $1 AND d.delivered_at < now() - make_interval(secs => $2) \
+      AND (d.not_before IS NULL OR d.not_before <= now()) AND r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' ORDER BY r.id LIMIT $3) \
+     UNION \
+     SELECT r.id FROM operation_runs r WHERE r.id = ANY($4) AND r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' \
+     ORDER BY 1 LIMIT $3"
 );
 
 /// `$1`: reclaimed and due runs, `$2`: those that are delivered now. One statement in the order of

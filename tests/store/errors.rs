@@ -1,0 +1,91 @@
+//! Which error says what, and what none of them says.
+
+use crate::bed::{Bed, settings};
+use crate::fixtures::{POLICY, SWEEP, beat, claim, sealed, succeeded, worker};
+use std::time::Duration;
+use verifyd::domain::RunId;
+use verifyd::ports::store::StoreError;
+
+/// Before `migrate`: not transient, and the table is named.
+pub async fn an_unmigrated_database_is_a_schema_error(bed: &Bed) {
+    let empty = bed.empty_sibling().await;
+    for error in [
+        empty
+            .store
+            .claim(RunId(1), &worker("w1"), &POLICY)
+            .await
+            .err()
+            .unwrap(),
+        empty.store.sweep(&SWEEP).await.err().unwrap(),
+        empty.store.beat(&beat("w1")).await.err().unwrap(),
+        empty.store.counts().await.err().unwrap(),
+    ] {
+        assert!(matches!(error, StoreError::Schema(_)), "{error}");
+        assert!(!error.is_transient());
+    }
+    let error = empty.store.run(RunId(1)).await.unwrap_err();
+    assert!(error.to_string().contains("operation_runs"), "{error}");
+}
+
+/// A lock that is not granted in time, and one transaction's failure leaves the store usable.
+pub async fn a_lock_that_is_not_granted_is_contention(bed: &Bed) {
+    let run = bed.queued().await;
+    let held = claim(&bed.store, run, "w1").await;
+    let mut impatient = settings(&bed.url());
+    impatient.lock_timeout = Duration::from_millis(50);
+    let store = verifyd::store::connect(&impatient).await.unwrap();
+    let lock = bed.lock_run(run).await;
+    for _ in 0..3 {
+        let error = store.complete(&held, &succeeded()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Contended(_)), "{error}");
+        assert!(error.is_transient());
+    }
+    lock.release().await;
+    assert!(store.complete(&held, &succeeded()).await.unwrap());
+}
+
+/// A claim is a future that may be dropped at any point: the transaction is rolled back.
+pub async fn a_dropped_call_leaves_nothing_behind(bed: &Bed) {
+    let run = bed.queued().await;
+    let lock = bed.lock_run(run).await;
+    let (w1, w2) = (worker("w1"), worker("w2"));
+    let waiting = bed.store.claim(run, &w1, &POLICY);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), waiting)
+            .await
+            .is_err()
+    );
+    lock.release().await;
+    let held = bed.store.claim(run, &w2, &POLICY).await.unwrap();
+    assert!(held.is_some_and(|claim| claim.attempt == 1));
+}
+
+/// A refusal names the constraint, never the row.
+pub async fn a_refusal_does_not_quote_the_row(bed: &Bed) {
+    let seal = |binding: verifyd::domain::connection::CredentialBinding| {
+        Ok(sealed(binding.connection_id, "canary-payload"))
+    };
+    let mut unnamed = crate::fixtures::new_connection(7);
+    let id = bed
+        .store
+        .add_connection(&unnamed, Some(&seal))
+        .await
+        .unwrap();
+    // Another row with the same key, made to collide by a trigger of the database's own kind.
+    unnamed.display_name = Some("canary-name".into());
+    bed.collide_credentials(id).await;
+    let error = bed
+        .store
+        .add_connection(&unnamed, Some(&seal))
+        .await
+        .unwrap_err();
+    for text in [error.to_string(), format!("{error:?}")] {
+        assert!(!text.contains("canary"), "{text}");
+        assert!(text.contains("provider_credentials"), "{text}");
+    }
+    assert_eq!(
+        bed.number("SELECT count(*) FROM provider_connections")
+            .await,
+        1
+    );
+}
