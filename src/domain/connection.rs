@@ -1,7 +1,7 @@
 //! Provider connections and what is stored of their credentials.
 
 use super::ids::{ConnectionId, TenantId, WorkspaceId};
-use super::run::{UnknownName, text_enum};
+use super::names::text_enum;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 //! The permission inventory: what is required, what is granted, how the two compare.
 
-use super::run::{UnknownName, text_enum};
+use super::names::text_enum;
 use super::{TenantId, WorkspaceId};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,7 @@
 //! codes are generated from it.
 
 use super::link::Link;
-use super::report::Severity;
+use super::severity::Severity;
 use serde::{Deserialize, Serialize};
 
 /// What a reason does to the run that it ends.
@@ -99,13 +99,13 @@ impl std::fmt::Display for Reason {
 }
 
 impl std::str::FromStr for Reason {
-    type Err = super::run::UnknownName;
+    type Err = super::names::UnknownName;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .iter()
             .copied()
             .find(|r| r.code() == s)
-            .ok_or_else(|| super::run::UnknownName {
+            .ok_or_else(|| super::names::UnknownName {
                 field: "reason_code",
                 found: s.chars().take(64).collect(),
                 allowed: "a code listed in docs/reasons.md",

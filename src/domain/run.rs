@@ -1,8 +1,7 @@
 //! Operation runs: the record of truth, as rows of `operation_runs`.
 
 use super::ids::{ConnectionId, RunId, TenantId, WorkspaceId};
-use super::reason::Reason;
-use super::report::NextStep;
+use super::names::text_enum;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,48 +26,6 @@ pub enum Outcome {
     Failed,
     Blocked,
 }
-
-/// A value that none of an enumeration's names matches.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is {found:?}, allowed: {allowed}")]
-pub struct UnknownName {
-    pub field: &'static str,
-    pub found: String,
-    pub allowed: &'static str,
-}
-
-macro_rules! text_enum {
-    ($type:ident, $field:literal, $($variant:ident => $name:literal),+ $(,)?) => {
-        impl $type {
-            /// The value as it stands in the database and in JSON.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name),+ }
-            }
-        }
-
-        impl std::fmt::Display for $type {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl std::str::FromStr for $type {
-            type Err = UnknownName;
-            fn from_str(s: &str) -> Result<Self, UnknownName> {
-                match s {
-                    $($name => Ok(Self::$variant),)+
-                    other => Err(UnknownName {
-                        field: $field,
-                        found: other.chars().take(64).collect(),
-                        allowed: text_enum!(@list $($name),+),
-                    }),
-                }
-            }
-        }
-    };
-    (@list $first:literal $(, $rest:literal)*) => { concat!($first $(, ", ", $rest)*) };
-}
-pub(crate) use text_enum;
 
 text_enum!(RunStatus, "status", Queued => "queued", Running => "running", Completed => "completed");
 text_enum!(Outcome, "outcome", Succeeded => "succeeded", Failed => "failed", Blocked => "blocked");
@@ -181,40 +138,4 @@ impl RunRequest {
         };
         request
     }
-}
-
-/// One entry of `operation_runs.failure_summary`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailureEntry {
-    /// Key of the check that failed.
-    pub check: String,
-    pub reason_code: Reason,
-    pub message: String,
-}
-
-/// What a run ends with. The store writes all of it in one transaction.
-#[derive(Clone, Debug)]
-pub struct Completion {
-    pub outcome: Outcome,
-    /// The validated report, exactly as it is to be stored.
-    pub report: Value,
-    /// Same as the report's `fingerprint`.
-    pub fingerprint: String,
-    /// Same as the report's `summary.overall`.
-    pub overall: String,
-    pub failure_summary: Vec<FailureEntry>,
-    /// Set when the outcome is `blocked`: `context.reason_code` and `context.next_steps`.
-    pub blocked: Option<BlockedBy>,
-    /// Set when the provider told what it has granted; null keeps the last known inventory.
-    pub inventory: Option<super::permission::InventoryRefresh>,
-    /// The connection whose latest report this is. Null when the run named no connection of its
-    /// own tenant, so that a stranger's connection is never written to.
-    pub connection: Option<ConnectionId>,
-}
-
-/// `context.reason_code` and `context.next_steps` of a blocked run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BlockedBy {
-    pub reason_code: Reason,
-    pub next_steps: Vec<NextStep>,
 }

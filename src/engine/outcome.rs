@@ -2,6 +2,7 @@
 
 use super::Engine;
 use super::preflight::Surveyed;
+use crate::domain::completion::{Completion, FailureEntry};
 use crate::domain::connection::is_cloud_key;
 use crate::domain::credential::Credential;
 use crate::domain::link::{Link, is_guid};
@@ -9,7 +10,7 @@ use crate::domain::reason::Reason;
 use crate::domain::report::{
     Check, CheckStatus, Evidence, EvidenceKind, Identity, ReportDraft, Severity,
 };
-use crate::domain::run::{Completion, FailureEntry, OperationRun, RunRequest};
+use crate::domain::run::{OperationRun, RunRequest};
 use crate::domain::{Outcome, RunId};
 use crate::ports::provider::{CheckSpec, Findings};
 

@@ -3,10 +3,11 @@
 use super::Engine;
 use super::outcome::Ending;
 use super::preflight::Verdict;
+use crate::domain::completion::Completion;
 use crate::domain::job::Hint;
 use crate::domain::reason::Reason;
 use crate::domain::report::{Evidence, EvidenceKind};
-use crate::domain::run::{Completion, Outcome};
+use crate::domain::run::Outcome;
 use crate::ports::provider::{Disposition, Target};
 use crate::ports::store::{AttemptEnd, Claim, ClaimPolicy, StoreError};
 use futures::FutureExt;

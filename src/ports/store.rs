@@ -2,11 +2,13 @@
 //!
 //! Every transition is guarded: it says whether it took place. Only the database's clock counts.
 
+use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
+use crate::domain::names::text_enum;
 use crate::domain::permission::StoredPermission;
-use crate::domain::run::{Completion, OperationRun, Outcome, RunStatus, UnknownName, text_enum};
+use crate::domain::run::{OperationRun, Outcome, RunStatus};
 use crate::domain::{ConnectionId, RunId, TenantId, WorkerId, WorkspaceId};
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;

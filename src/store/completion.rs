@@ -1,7 +1,7 @@
 //! What a completion writes into the run's row: the same JSON for both kinds of database.
 
+use crate::domain::completion::Completion;
 use crate::domain::permission::{InventoryEntry, InventoryRefresh};
-use crate::domain::run::Completion;
 use crate::ports::store::StoreError;
 use serde_json::{Map, Value, json};
 

@@ -3,8 +3,8 @@
 //! A row that holds what it must not hold is named by table, column and row.
 
 use crate::domain::connection::{ProviderConnection, StoredCredential};
+use crate::domain::names::UnknownName;
 use crate::domain::permission::StoredPermission;
-use crate::domain::run::UnknownName;
 use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkspaceId};
 use crate::ports::store::{
     AttemptRecord, InventoryFreshness, LatestReport, RunCounts, StoreError, WorkerRecord,

@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use verifyd::domain::completion::{BlockedBy, Completion, FailureEntry};
 use verifyd::domain::connection::{CredentialKind, NewConnection};
 use verifyd::domain::permission::{
     InventoryEntry, InventoryRefresh, InventorySource, PermissionDetails, PermissionStatus,
 };
 use verifyd::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
-use verifyd::domain::run::{BlockedBy, Completion, FailureEntry};
 use verifyd::domain::{ConnectionId, Outcome, Reason, RunId, TenantId, WorkerId, WorkspaceId};
 use verifyd::ports::store::{Beat, Claim, ClaimPolicy, Store, SweepPolicy};
 use verifyd::ports::vault::SealedCredential;

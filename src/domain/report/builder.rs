@@ -6,8 +6,9 @@ use super::{
     Check, CheckStatus, Evidence, EvidenceKind, Identity, NextStep, Report, SCHEMA_VERSION,
     Severity, limits, summarise,
 };
+use crate::domain::completion::{BlockedBy, FailureEntry};
 use crate::domain::reason::Reason;
-use crate::domain::run::{BlockedBy, FailureEntry, RUN_TYPE};
+use crate::domain::run::RUN_TYPE;
 use crate::domain::{Outcome, RunId};
 use chrono::{DateTime, SecondsFormat, Utc};
 use secrecy::SecretString;

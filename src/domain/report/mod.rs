@@ -7,8 +7,9 @@ pub mod redact;
 pub mod schema;
 
 use super::ids::{ConnectionId, RunId};
+use super::names::text_enum;
 use super::reason::Reason;
-use super::run::{UnknownName, text_enum};
+pub use super::severity::Severity;
 use serde::{Deserialize, Serialize};
 
 pub use builder::{FinishedReport, ReportDraft};
@@ -27,18 +28,6 @@ pub enum CheckStatus {
     Running,
 }
 text_enum!(CheckStatus, "status", Pass => "pass", Fail => "fail", Warn => "warn", Skip => "skip", Running => "running");
-
-/// How bad it is when a check does not pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    Info,
-    Low,
-    Medium,
-    High,
-    Critical,
-}
-text_enum!(Severity, "severity", Info => "info", Low => "low", Medium => "medium", High => "high", Critical => "critical");
 
 /// The verdict over all checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

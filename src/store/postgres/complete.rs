@@ -6,7 +6,7 @@
 //! attempt's row by the statement that ends it.
 
 use super::{PostgresStore, commit, rollback, run_type};
-use crate::domain::run::Completion;
+use crate::domain::completion::Completion;
 use crate::ports::store::{Claim, StoreError};
 use crate::store::completion::{context_patch, failure_summary};
 use crate::store::error::from_sqlx;

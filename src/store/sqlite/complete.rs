@@ -1,7 +1,7 @@
 //! `running` → `completed`, in one transaction with everything that was found.
 
 use super::{SqliteStore, commit, now, rollback, run_type};
-use crate::domain::run::Completion;
+use crate::domain::completion::Completion;
 use crate::ports::store::{AttemptEnd, Claim, StoreError};
 use crate::store::completion::{context_patch, failure_summary};
 use crate::store::error::from_sqlx;

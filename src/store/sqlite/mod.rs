@@ -19,11 +19,11 @@ mod workers;
 
 use super::DatabaseSettings;
 use super::error::from_sqlx;
+use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
 use crate::domain::permission::StoredPermission;
-use crate::domain::run::Completion;
 use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkerId};
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimPolicy, ConnectionStore,

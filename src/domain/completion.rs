@@ -1,0 +1,45 @@
+//! What a run ends with.
+
+use super::ids::ConnectionId;
+use super::permission::InventoryRefresh;
+use super::reason::Reason;
+use super::report::NextStep;
+use super::run::Outcome;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One entry of `operation_runs.failure_summary`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureEntry {
+    /// Key of the check that failed.
+    pub check: String,
+    pub reason_code: Reason,
+    pub message: String,
+}
+
+/// What a run ends with. The store writes all of it in one transaction.
+#[derive(Clone, Debug)]
+pub struct Completion {
+    pub outcome: Outcome,
+    /// The validated report, exactly as it is to be stored.
+    pub report: Value,
+    /// Same as the report's `fingerprint`.
+    pub fingerprint: String,
+    /// Same as the report's `summary.overall`.
+    pub overall: String,
+    pub failure_summary: Vec<FailureEntry>,
+    /// Set when the outcome is `blocked`: `context.reason_code` and `context.next_steps`.
+    pub blocked: Option<BlockedBy>,
+    /// Set when the provider told what it has granted; null keeps the last known inventory.
+    pub inventory: Option<InventoryRefresh>,
+    /// The connection whose latest report this is. Null when the run named no connection of its
+    /// own tenant, so that a stranger's connection is never written to.
+    pub connection: Option<ConnectionId>,
+}
+
+/// `context.reason_code` and `context.next_steps` of a blocked run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BlockedBy {
+    pub reason_code: Reason,
+    pub next_steps: Vec<NextStep>,
+}

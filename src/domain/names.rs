@@ -1,0 +1,43 @@
+//! Enumerations with fixed names, as they stand in the database and in JSON.
+
+/// A value that none of an enumeration's names matches.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {found:?}, allowed: {allowed}")]
+pub struct UnknownName {
+    pub field: &'static str,
+    pub found: String,
+    pub allowed: &'static str,
+}
+
+macro_rules! text_enum {
+    ($type:ident, $field:literal, $($variant:ident => $name:literal),+ $(,)?) => {
+        impl $type {
+            /// The value as it stands in the database and in JSON.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = $crate::domain::names::UnknownName;
+            fn from_str(s: &str) -> Result<Self, $crate::domain::names::UnknownName> {
+                match s {
+                    $($name => Ok(Self::$variant),)+
+                    other => Err($crate::domain::names::UnknownName {
+                        field: $field,
+                        found: other.chars().take(64).collect(),
+                        allowed: $crate::domain::names::text_enum!(@list $($name),+),
+                    }),
+                }
+            }
+        }
+    };
+    (@list $first:literal $(, $rest:literal)*) => { concat!($first $(, ", ", $rest)*) };
+}
+pub(crate) use text_enum;
