@@ -3,7 +3,9 @@
 #![cfg(feature = "simulator")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[path = "support/world.rs"]
+mod acme;
+mod snapshots;
+#[path = "../support/world.rs"]
 mod world;
 
 use secrecy::SecretString;
@@ -326,7 +328,7 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
 
     let missing: Vec<_> = Reason::ALL
         .iter()
-        // One provider is all there is, so no known one can differ from the connection's.
+        // Needs a second provider: see `acme`.
         .filter(|r| r.stage() == Stage::Preflight && **r != Reason::ProviderMismatch)
         .filter(|r| !seen.contains(r))
         .collect();

@@ -1,0 +1,53 @@
+//! Whole reports as they are stored, with times, ids and addresses masked.
+
+use crate::world::World;
+use serde_json::Value;
+use verifyd::domain::RunId;
+use verifyd::domain::job::Hint;
+use verifyd::simulator::Scenario;
+
+/// Masks what differs from run to run.
+fn masked(mut report: Value) -> Value {
+    report["generated_at"] = "[time]".into();
+    for check in report["checks"].as_array_mut().unwrap() {
+        for evidence in check["evidence"].as_array_mut().unwrap() {
+            let kind = evidence["kind"].as_str().unwrap();
+            if ["request_id", "correlation_id", "trace_id"].contains(&kind) {
+                evidence["value"] = "[id]".into();
+            }
+        }
+    }
+    report
+}
+
+async fn report(world: &World, id: RunId) -> Value {
+    let engine = world.engine().await;
+    engine.process(&Hint::new(id)).await;
+    masked(world.run(id).await.report().unwrap().clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_each_kind() {
+    let world = World::new().await;
+    for scenario in [
+        Scenario::HealthyIntune,
+        Scenario::PermissionMissing,
+        Scenario::SecretExpired,
+        Scenario::IntuneNotLicensed,
+    ] {
+        let connection = world
+            .connection(
+                i64::from(scenario.number()),
+                &scenario.tenant_id(1),
+                scenario.expectation().module,
+            )
+            .await;
+        let id = world.record(connection, |_| {}).await;
+        insta::assert_json_snapshot!(scenario.name(), report(&world, id).await);
+    }
+    let connection = world
+        .connection_with(1, &Scenario::Healthy.tenant_id(1), "health_check", None)
+        .await;
+    let id = world.record(connection, |_| {}).await;
+    insta::assert_json_snapshot!("blocked", report(&world, id).await);
+}
