@@ -119,7 +119,7 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
     };
     match store.ping().await {
         Ok(version) => {
-            lines.push(ok("database", version));
+            lines.push(ok("database", format!("{} {version}", store.kind())));
             Some(store)
         }
         Err(error) => {

@@ -66,24 +66,22 @@ impl Settings {
 
     /// Where the settings come from, in one line.
     pub fn summary(&self) -> String {
-        let mut origins: Vec<(&str, usize)> = Vec::new();
+        let (mut variables, mut others) = (0, Vec::new());
         for Shown { origin, .. } in self.shown.iter().filter(|s| s.origin != "default") {
-            match origins.iter_mut().find(|(seen, _)| seen == origin) {
-                Some((_, keys)) => *keys += 1,
-                None => origins.push((origin, 1)),
+            if origin.starts_with("environment variable") {
+                variables += 1;
+            } else if !others.contains(&origin.as_str()) {
+                others.push(origin.as_str());
             }
         }
-        if origins.is_empty() {
-            return "the built-in defaults".to_owned();
+        let mut said = vec!["the built-in defaults".to_owned()];
+        said.extend(others.into_iter().map(ToOwned::to_owned));
+        match variables {
+            0 => {}
+            1 => said.push("1 environment variable".to_owned()),
+            n => said.push(format!("{n} environment variables")),
         }
-        let said: Vec<String> = origins
-            .iter()
-            .map(|(origin, keys)| match keys {
-                1 => (*origin).to_owned(),
-                n => format!("{origin} ({n} keys)"),
-            })
-            .collect();
-        format!("the built-in defaults; {}", said.join(", "))
+        said.join(", ")
     }
 }
 

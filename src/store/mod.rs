@@ -5,6 +5,7 @@
 
 mod completion;
 mod error;
+mod from_row;
 mod migrations;
 mod postgres;
 mod rows;

@@ -2,6 +2,7 @@
 //!
 //! A row that holds what it must not hold is named by table, column and row.
 
+use super::from_row::from_row;
 use crate::domain::connection::{ProviderConnection, StoredCredential};
 use crate::domain::names::UnknownName;
 use crate::domain::permission::StoredPermission;
@@ -11,7 +12,7 @@ use crate::ports::store::{
 };
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::FromRow;
+use sqlx::{FromRow, Row};
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -46,21 +47,22 @@ fn count<T: TryFrom<i64>>(
     })
 }
 
-/// `operation_runs`
-#[derive(Debug, FromRow)]
-pub(super) struct RunRow {
-    pub id: i64,
-    workspace_id: Option<i64>,
-    tenant_id: Option<i64>,
-    #[sqlx(rename = "type")]
-    run_type: String,
-    status: String,
-    outcome: Option<String>,
-    context: Option<Value>,
-    failure_summary: Option<Value>,
-    created_at: Option<DateTime<Utc>>,
-    started_at: Option<DateTime<Utc>>,
-    completed_at: Option<DateTime<Utc>>,
+from_row! {
+    /// `operation_runs`
+    #[derive(Debug)]
+    pub(super) struct RunRow {
+        pub id: i64,
+        workspace_id: Option<i64>,
+        tenant_id: Option<i64>,
+        run_type as "type": String,
+        status: String,
+        outcome: Option<String>,
+        context: Option<Value>,
+        failure_summary: Option<Value>,
+        created_at: Option<DateTime<Utc>>,
+        started_at: Option<DateTime<Utc>>,
+        completed_at: Option<DateTime<Utc>>,
+    }
 }
 
 impl TryFrom<RunRow> for OperationRun {
@@ -86,16 +88,18 @@ impl TryFrom<RunRow> for OperationRun {
     }
 }
 
-/// `run_attempts`
-#[derive(Debug, FromRow)]
-pub(super) struct AttemptRow {
-    run_id: i64,
-    attempt: i32,
-    worker_id: String,
-    counted: bool,
-    claimed_at: DateTime<Utc>,
-    ended_at: Option<DateTime<Utc>>,
-    end_reason: Option<String>,
+from_row! {
+    /// `run_attempts`
+    #[derive(Debug)]
+    pub(super) struct AttemptRow {
+        run_id: i64,
+        attempt: i32,
+        worker_id: String,
+        counted: bool,
+        claimed_at: DateTime<Utc>,
+        ended_at: Option<DateTime<Utc>>,
+        end_reason: Option<String>,
+    }
 }
 
 impl TryFrom<AttemptRow> for AttemptRecord {
@@ -116,15 +120,17 @@ impl TryFrom<AttemptRow> for AttemptRecord {
     }
 }
 
-/// `workers`
-#[derive(Debug, FromRow)]
-pub(super) struct WorkerRow {
-    worker_id: String,
-    version: String,
-    concurrency: i64,
-    in_flight: i64,
-    started_at: DateTime<Utc>,
-    beat_at: DateTime<Utc>,
+from_row! {
+    /// `workers`
+    #[derive(Debug)]
+    pub(super) struct WorkerRow {
+        worker_id: String,
+        version: String,
+        concurrency: i64,
+        in_flight: i64,
+        started_at: DateTime<Utc>,
+        beat_at: DateTime<Utc>,
+    }
 }
 
 impl TryFrom<WorkerRow> for WorkerRecord {
@@ -141,12 +147,14 @@ impl TryFrom<WorkerRow> for WorkerRecord {
     }
 }
 
-/// Counts over `operation_runs`
-#[derive(Debug, FromRow)]
-pub(super) struct CountsRow {
-    queued: i64,
-    running: i64,
-    oldest_queued_seconds: Option<f64>,
+from_row! {
+    /// Counts over `operation_runs`
+    #[derive(Debug)]
+    pub(super) struct CountsRow {
+        queued: i64,
+        running: i64,
+        oldest_queued_seconds: Option<f64>,
+    }
 }
 
 impl From<CountsRow> for RunCounts {
@@ -160,15 +168,17 @@ impl From<CountsRow> for RunCounts {
     }
 }
 
-/// `latest_reports`
-#[derive(Debug, FromRow)]
-pub(super) struct LatestReportRow {
-    connection_id: i64,
-    operation_run_id: i64,
-    fingerprint: String,
-    overall: String,
-    outcome: String,
-    completed_at: DateTime<Utc>,
+from_row! {
+    /// `latest_reports`
+    #[derive(Debug)]
+    pub(super) struct LatestReportRow {
+        connection_id: i64,
+        operation_run_id: i64,
+        fingerprint: String,
+        overall: String,
+        outcome: String,
+        completed_at: DateTime<Utc>,
+    }
 }
 
 impl TryFrom<LatestReportRow> for LatestReport {
@@ -184,21 +194,23 @@ impl TryFrom<LatestReportRow> for LatestReport {
     }
 }
 
-/// `provider_connections`
-#[derive(Debug, FromRow)]
-pub(super) struct ConnectionRow {
-    pub id: i64,
-    workspace_id: i64,
-    tenant_id: i64,
-    provider: String,
-    display_name: Option<String>,
-    status: String,
-    entra_tenant_id: Option<String>,
-    client_id: Option<String>,
-    cloud: Option<String>,
-    module: Option<String>,
-    created_at: Option<DateTime<Utc>>,
-    updated_at: Option<DateTime<Utc>>,
+from_row! {
+    /// `provider_connections`
+    #[derive(Debug)]
+    pub(super) struct ConnectionRow {
+        pub id: i64,
+        workspace_id: i64,
+        tenant_id: i64,
+        provider: String,
+        display_name: Option<String>,
+        status: String,
+        entra_tenant_id: Option<String>,
+        client_id: Option<String>,
+        cloud: Option<String>,
+        module: Option<String>,
+        created_at: Option<DateTime<Utc>>,
+        updated_at: Option<DateTime<Utc>>,
+    }
 }
 
 impl TryFrom<ConnectionRow> for ProviderConnection {
@@ -222,27 +234,47 @@ impl TryFrom<ConnectionRow> for ProviderConnection {
 }
 
 /// `provider_connections` with the credential of each, all null where it has none.
-#[derive(Debug, FromRow)]
+#[derive(Debug)]
 pub(super) struct ConnectionWithCredentialRow {
-    #[sqlx(flatten)]
     connection: ConnectionRow,
-    credential_kind: Option<String>,
-    credential_payload: Option<String>,
-    credential_expires_at: Option<DateTime<Utc>>,
-    credential_updated_at: Option<DateTime<Utc>>,
+    credential: CredentialPart,
+}
+
+from_row! {
+    #[derive(Debug)]
+    struct CredentialPart {
+        credential_kind: Option<String>,
+        credential_payload: Option<String>,
+        credential_expires_at: Option<DateTime<Utc>>,
+        credential_updated_at: Option<DateTime<Utc>>,
+    }
+}
+
+impl<'r, R: Row> FromRow<'r, R> for ConnectionWithCredentialRow
+where
+    ConnectionRow: FromRow<'r, R>,
+    CredentialPart: FromRow<'r, R>,
+{
+    fn from_row(row: &'r R) -> sqlx::Result<Self> {
+        Ok(Self {
+            connection: ConnectionRow::from_row(row)?,
+            credential: CredentialPart::from_row(row)?,
+        })
+    }
 }
 
 impl TryFrom<ConnectionWithCredentialRow> for (ProviderConnection, Option<StoredCredential>) {
     type Error = StoreError;
     fn try_from(row: ConnectionWithCredentialRow) -> Result<Self, StoreError> {
         let id = row.connection.id;
-        let credential = match (row.credential_kind, row.credential_payload) {
+        let part = row.credential;
+        let credential = match (part.credential_kind, part.credential_payload) {
             (Some(kind), Some(payload)) => Some(StoredCredential {
                 connection_id: ConnectionId(id),
                 kind: name("provider_credentials", "kind", id, &kind)?,
                 payload,
-                expires_at: row.credential_expires_at,
-                updated_at: row.credential_updated_at,
+                expires_at: part.credential_expires_at,
+                updated_at: part.credential_updated_at,
             }),
             _ => None,
         };
@@ -250,14 +282,16 @@ impl TryFrom<ConnectionWithCredentialRow> for (ProviderConnection, Option<Stored
     }
 }
 
-/// `tenant_permissions`
-#[derive(Debug, FromRow)]
-pub(super) struct PermissionRow {
-    tenant_id: i64,
-    permission_key: String,
-    status: String,
-    details: Option<Value>,
-    last_checked_at: Option<DateTime<Utc>>,
+from_row! {
+    /// `tenant_permissions`
+    #[derive(Debug)]
+    pub(super) struct PermissionRow {
+        tenant_id: i64,
+        permission_key: String,
+        status: String,
+        details: Option<Value>,
+        last_checked_at: Option<DateTime<Utc>>,
+    }
 }
 
 impl TryFrom<PermissionRow> for StoredPermission {
@@ -274,13 +308,15 @@ impl TryFrom<PermissionRow> for StoredPermission {
     }
 }
 
-/// `tenant_inventory`
-#[derive(Debug, FromRow)]
-pub(super) struct FreshnessRow {
-    tenant_id: i64,
-    operation_run_id: i64,
-    refreshed_at: DateTime<Utc>,
-    source: String,
+from_row! {
+    /// `tenant_inventory`
+    #[derive(Debug)]
+    pub(super) struct FreshnessRow {
+        tenant_id: i64,
+        operation_run_id: i64,
+        refreshed_at: DateTime<Utc>,
+        source: String,
+    }
 }
 
 impl From<FreshnessRow> for InventoryFreshness {

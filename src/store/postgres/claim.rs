@@ -6,6 +6,7 @@ use super::{PostgresStore, Tx, commit, rollback, run_columns, run_type, seconds}
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{AttemptEnd, Claim, ClaimPolicy, StoreError};
 use crate::store::error::from_sqlx;
+use crate::store::from_row::from_row;
 use crate::store::rows::RunRow;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
@@ -69,13 +70,14 @@ const DUE_AGAIN: &str = "\
     VALUES ($1, NULL, clock_timestamp() + make_interval(secs => $2)) \
     ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL, not_before = excluded.not_before";
 
-#[derive(sqlx::FromRow)]
-struct Opened {
-    attempt: i32,
-    counted: bool,
-    claimed_at: DateTime<Utc>,
-    spent: i64,
-    first_claimed_at: DateTime<Utc>,
+from_row! {
+    struct Opened {
+        attempt: i32,
+        counted: bool,
+        claimed_at: DateTime<Utc>,
+        spent: i64,
+        first_claimed_at: DateTime<Utc>,
+    }
 }
 
 impl PostgresStore {

@@ -4,6 +4,7 @@ use super::{SqliteStore, commit, later, now, now_moved_by, rollback, run_columns
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{AttemptEnd, Claim, ClaimPolicy, StoreError};
 use crate::store::error::from_sqlx;
+use crate::store::from_row::from_row;
 use crate::store::rows::RunRow;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
@@ -62,11 +63,12 @@ const DUE_AGAIN: &str = concat!(
     ") ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL, not_before = excluded.not_before"
 );
 
-#[derive(sqlx::FromRow)]
-struct History {
-    last: i32,
-    spent: i64,
-    first_claimed_at: Option<DateTime<Utc>>,
+from_row! {
+    struct History {
+        last: i32,
+        spent: i64,
+        first_claimed_at: Option<DateTime<Utc>>,
+    }
 }
 
 impl SqliteStore {

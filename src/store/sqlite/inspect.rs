@@ -3,6 +3,7 @@
 use super::SqliteStore;
 use crate::ports::store::{SchemaFinding, StoreError};
 use crate::store::error::from_sqlx;
+use crate::store::from_row::from_row;
 use crate::store::migrations::WANTED_VERSION;
 use crate::store::tables::{APPLICATION, Family, OWN, Table};
 use sqlx::SqliteConnection;
@@ -14,12 +15,12 @@ const UNIQUE: &str = "\
     SELECT (SELECT group_concat(c.name, ',') FROM pragma_index_info(i.name) c) \
     FROM pragma_index_list($1) i WHERE i.\"unique\" AND NOT i.partial";
 
-#[derive(sqlx::FromRow)]
-struct Column {
-    name: String,
-    #[sqlx(rename = "type")]
-    declared: String,
-    key: bool,
+from_row! {
+    struct Column {
+        name: String,
+        declared as "type": String,
+        key: bool,
+    }
 }
 
 impl SqliteStore {

@@ -1,0 +1,44 @@
+//! Rows as structs, for both databases at once.
+//!
+//! sqlx has a derive for this; it builds the database drivers, their C libraries included, a second
+//! time for the compiler, which is a sixth of the whole build.
+
+/// Defines a struct and reads it from a row by the names of its fields; `field as "name"` reads
+/// another column.
+macro_rules! from_row {
+    (
+        $(#[$meta:meta])*
+        $vis:vis struct $name:ident {
+            $($field_vis:vis $field:ident $(as $column:literal)?: $type:ty),+ $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        $vis struct $name {
+            $($field_vis $field: $type),+
+        }
+
+        impl<'r, R> sqlx::FromRow<'r, R> for $name
+        where
+            R: sqlx::Row,
+            &'static str: sqlx::ColumnIndex<R>,
+            $($type: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,)+
+        {
+            fn from_row(row: &'r R) -> sqlx::Result<Self> {
+                Ok(Self {
+                    $($field: row.try_get($crate::store::from_row::column!($field $($column)?))?),+
+                })
+            }
+        }
+    };
+}
+
+macro_rules! column {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $column:literal) => {
+        $column
+    };
+}
+
+pub(super) use {column, from_row};
