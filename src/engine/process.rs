@@ -12,7 +12,7 @@ use crate::ports::provider::{Disposition, Target};
 use crate::ports::store::{AttemptEnd, Claim, ClaimPolicy, StoreError};
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -49,6 +49,22 @@ impl Processed {
 enum Work {
     Complete(Box<Completion>),
     Release(AttemptEnd, Option<Duration>),
+}
+
+/// Counts a run as long as it is in work, also when its task is dropped.
+struct InFlight<'a>(&'a AtomicU32);
+
+impl<'a> InFlight<'a> {
+    fn one_more(counter: &'a AtomicU32) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Engine {
@@ -88,9 +104,9 @@ impl Engine {
             attempt = claim.attempt,
             trace_id = hint.traceparent.as_deref().and_then(|t| t.get(3..35)),
         );
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let in_flight = InFlight::one_more(&self.in_flight);
         let processed = self.work_claimed(&claim, began).instrument(span).await;
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        drop(in_flight);
         metrics::counter!("verifyd_runs_processed_total", "result" => processed.label())
             .increment(1);
         metrics::histogram!("verifyd_run_duration_seconds").record(began.elapsed().as_secs_f64());
@@ -123,7 +139,7 @@ impl Engine {
             Ok(Work::Release(end, not_before)) => self.give_back(claim, end, not_before).await,
             Err(error) => {
                 tracing::warn!(%error, "the run is left for later");
-                self.give_back(claim, AttemptEnd::Error, None).await
+                self.give_back_after_error(claim).await
             }
         }
     }
@@ -268,7 +284,7 @@ impl Engine {
             };
             tracing::warn!(%error, "the result cannot be written");
             if !error.is_transient() {
-                return self.give_back(claim, AttemptEnd::Error, None).await;
+                return self.give_back_after_error(claim).await;
             }
             if Instant::now() + pause >= until {
                 return Processed::Deferred;
@@ -276,6 +292,13 @@ impl Engine {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
         }
+    }
+
+    /// What failed for a reason of our own is tried again later and later.
+    async fn give_back_after_error(&self, claim: &Claim) -> Processed {
+        let doublings = u32::try_from(claim.attempt - 1).unwrap_or(0).min(6);
+        let pause = Duration::from_secs(1 << doublings);
+        self.give_back(claim, AttemptEnd::Error, Some(pause)).await
     }
 
     async fn give_back(

@@ -4,6 +4,7 @@
 //! hands due runs to this process directly.
 
 use super::Engine;
+use super::process::Processed;
 use super::settings::ReconcilerSettings;
 use crate::domain::RunId;
 use crate::domain::job::Hint;
@@ -184,8 +185,13 @@ impl Reconciler {
                 Ok(slot) => {
                     let engine = self.engine.clone();
                     direct.spawn(async move {
-                        engine.process(&Hint::new(run)).await;
+                        let processed = engine.process(&Hint::new(run)).await;
                         drop(slot);
+                        if processed == Processed::Deferred
+                            && let Err(error) = engine.store.undeliver(&[run]).await
+                        {
+                            tracing::debug!(%error, "a later sweep finds the run");
+                        }
                     });
                 }
                 Err(_) => left.push(run),

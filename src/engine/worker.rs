@@ -2,13 +2,20 @@
 
 use super::Engine;
 use super::lease;
+use super::process::Processed;
 use super::reconciler::{Reconciler, ReconcilerState};
 use super::settings::ReconcilerSettings;
 use crate::domain::job::Hint;
 use crate::ports::queue::{Handled, HintHandler, Queue, QueueError};
 use async_trait::async_trait;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// Before a run that could not be claimed is tried again; doubles from the first to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The parts of a worker process.
 #[derive(Debug)]
@@ -19,12 +26,28 @@ pub struct Worker {
     pub reconciler_state: Arc<ReconcilerState>,
 }
 
-struct Handler(Engine);
+struct Handler {
+    engine: Engine,
+    /// How long a hint is held while its run cannot be claimed; after that the sweep finds it.
+    patience: Duration,
+    stop: CancellationToken,
+}
 
 #[async_trait]
 impl HintHandler for Handler {
+    /// Holds on to the hint while the database is away: fetching more would only lose more.
     async fn handle(&self, hint: Hint) -> Handled {
-        self.0.process(&hint).await;
+        let until = Instant::now() + self.patience;
+        let mut pause = FIRST_PAUSE;
+        while self.engine.process(&hint).await == Processed::Deferred
+            && Instant::now() + pause < until
+        {
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>())) => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
         Handled::Done
     }
 }
@@ -76,7 +99,11 @@ impl Worker {
         let consumed = self
             .queue
             .consume(
-                Arc::new(Handler(engine.clone())),
+                Arc::new(Handler {
+                    engine: engine.clone(),
+                    patience: self.reconciler.redeliver_after,
+                    stop: stop.clone(),
+                }),
                 engine.settings.concurrency,
                 stop.clone(),
             )

@@ -61,5 +61,18 @@ pub fn init(settings: &LogSettings) -> Result<(), LogError> {
     } else {
         registry.with(layer.compact()).try_init()
     };
-    set.map_err(|_| LogError::Twice)
+    set.map_err(|_| LogError::Twice)?;
+    log_panics();
+    Ok(())
+}
+
+/// A panic is a line of the log like any other. Its text is left out: it may quote data.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string);
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = (backtrace.status() == std::backtrace::BacktraceStatus::Captured)
+            .then(|| backtrace.to_string());
+        tracing::error!(location, backtrace, "a defect: panicked");
+    }));
 }

@@ -538,3 +538,66 @@ async fn a_worker_finds_runs_that_nobody_announced_and_drains_on_stop() {
     assert_eq!(world.run(second).await.status, RunStatus::Completed);
     assert!(world.services.store.workers().await.unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_that_comes_before_the_first_heartbeat_is_not_lost() {
+    let world = World::with(|settings| {
+        // No sweep helps out.
+        settings.reconciler.redeliver_after = Duration::from_secs(3600);
+    })
+    .await;
+    let connection = world
+        .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
+        .await;
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(world.record(connection, |_| {}).await);
+    }
+    world.services.queue.send_runs(&ids).await.unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let worker = world.services.worker(world.services.engine());
+    let worker = tokio::spawn(worker.run(stop.clone()));
+    for id in ids {
+        world.completed(id).await;
+    }
+    stop.cancel();
+    worker.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_refuses_is_tried_again_later_and_counts() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let connection = world
+        .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
+        .await;
+    let id = world.record(connection, |_| {}).await;
+    world
+        .sql(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs WHEN new.status = 'completed'
+             BEGIN SELECT raise(ABORT, 'refused by a rule of somebody else'); END",
+        )
+        .await;
+    assert_eq!(
+        engine.process(&Hint::new(id)).await,
+        Processed::Released(AttemptEnd::Error)
+    );
+    let run = world.run(id).await;
+    assert_eq!((run.status, run.report()), (RunStatus::Queued, None));
+    assert!(world.services.store.attempts(id).await.unwrap()[0].counted);
+    assert!(
+        world
+            .services
+            .store
+            .permissions(TenantId(1))
+            .await
+            .unwrap()
+            .is_empty(),
+        "all or nothing"
+    );
+    // Not at once: whoever refused would be asked again and again.
+    assert_eq!(
+        engine.process(&Hint::new(id)).await,
+        Processed::NotClaimable
+    );
+}
