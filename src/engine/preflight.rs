@@ -9,6 +9,7 @@ use crate::domain::report::{Check, Evidence, EvidenceKind, Severity};
 use crate::domain::run::{OperationRun, RunRequest};
 use crate::ports::provider::{CheckSpec, Provider, Unmet};
 use crate::ports::vault::VaultError;
+use chrono::{DateTime, Utc};
 use std::sync::Arc;
 
 /// The checks of preflight, in the order in which they are made.
@@ -84,6 +85,8 @@ pub struct Surveyed {
 pub enum Verdict {
     Ready {
         credential: Credential,
+        /// When the credential was last replaced.
+        credential_changed_at: Option<DateTime<Utc>>,
         entra_tenant_id: String,
     },
     Blocked(Reason),
@@ -108,6 +111,9 @@ impl Engine {
         stored: Option<(ProviderConnection, Option<StoredCredential>)>,
     ) -> Surveyed {
         let mut found = Found::default();
+        let credential_changed_at = stored
+            .as_ref()
+            .and_then(|(_, credential)| credential.as_ref()?.updated_at);
         let result = self.walk(run, request, stored, &mut found);
         let links = self.links_for(
             run,
@@ -126,6 +132,7 @@ impl Engine {
         let verdict = match result {
             Ok((credential, entra_tenant_id)) => Verdict::Ready {
                 credential,
+                credential_changed_at,
                 entra_tenant_id,
             },
             Err((step, unmet)) => {

@@ -208,12 +208,13 @@ impl Engine {
         if claim.exhausted {
             return Ok(conclude(None, Self::worker_lost(claim.counted_attempts)));
         }
-        let (credential, entra_tenant_id) = match &surveyed.verdict {
+        let (credential, changed_at, entra_tenant_id) = match &surveyed.verdict {
             Verdict::Blocked(reason) => return Ok(conclude(None, Ending::Blocked(*reason))),
             Verdict::Ready {
                 credential,
+                credential_changed_at,
                 entra_tenant_id,
-            } => (credential, entra_tenant_id),
+            } => (credential, *credential_changed_at, entra_tenant_id),
         };
         let (Some(connection), Some(provider), Some(module)) =
             (&surveyed.connection, &surveyed.provider, &surveyed.module)
@@ -226,6 +227,7 @@ impl Engine {
             run_id: run.id,
             connection: connection.clone(),
             credential: credential.clone(),
+            credential_changed_at: changed_at,
             entra_tenant_id: entra_tenant_id.clone(),
             module: module.clone(),
             links: surveyed.links.clone(),

@@ -106,6 +106,8 @@ pub struct Target {
     pub run_id: RunId,
     pub connection: ProviderConnection,
     pub credential: Credential,
+    /// When it was last replaced; what was replaced just now may not be known everywhere yet.
+    pub credential_changed_at: Option<chrono::DateTime<chrono::Utc>>,
     /// From the run; preflight has made sure that it is a GUID and the connection's.
     pub entra_tenant_id: String,
     /// A known module.

@@ -84,6 +84,7 @@ pub fn target(module: &str) -> Target {
             updated_at: None,
         },
         credential: secret("canary-secret-value"),
+        credential_changed_at: None,
         entra_tenant_id: TENANT.into(),
         module: module.into(),
         links: LinkContext {

@@ -1,7 +1,7 @@
 //! Credentials, assertions, tokens, and what becomes of them.
 
 use crate::directory::{CLIENT, Directory, HEALTH, INTUNE, Reply, TENANT};
-use crate::fixture::{provider, provider_with, run, secret, settings, target};
+use crate::fixture::{Still, provider, provider_with, run, secret, settings, target};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -11,6 +11,7 @@ use std::io::Write;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::report::{CheckStatus, EvidenceKind, ReportDraft};
 use verifyd::domain::{ConnectionId, Reason};
+use verifyd::ports::clock::Clock;
 use verifyd::ports::provider::Provider;
 
 const AUTHENTICATION: &str = "provider.authentication";
@@ -315,4 +316,40 @@ async fn no_secret_reaches_logs_or_the_report() {
         let report = draft.finish(&target.credential.secret_values(), "/runs/1");
         assert_eq!(report.replaced, None);
     }
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_replaced_lately_is_tried_again() {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["worker.test".into()])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
+    let mut target = target("health_check");
+    target.credential = Credential::Certificate {
+        private_key_pem: key.serialize_pem().into(),
+        certificate_pem: certificate.pem(),
+    };
+    // Some servers of the provider do not know it yet.
+    let unknown_at_first = |directory: &Directory| {
+        directory.script(|seen| {
+            let refused = || Reply::token_error(401, "invalid_client", 700027);
+            (seen.call == "token" && seen.before == 0).then(refused)
+        });
+    };
+    let directory = Directory::start(HEALTH).await;
+    unknown_at_first(&directory);
+    target.credential_changed_at = Some(Still.now() - chrono::TimeDelta::minutes(3));
+    assert!(run(&provider(&directory), &target).await.0.healthy);
+    assert_eq!(directory.seen("token").len(), 2);
+
+    let directory = Directory::start(HEALTH).await;
+    unknown_at_first(&directory);
+    target.credential_changed_at = Some(Still.now() - chrono::TimeDelta::hours(3));
+    let found = run(&provider(&directory), &target).await;
+    assert_eq!(
+        found.check(AUTHENTICATION).reason_code,
+        Some(Reason::CertificateNotRegistered)
+    );
+    assert_eq!(directory.seen("token").len(), 1);
 }

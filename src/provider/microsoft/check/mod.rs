@@ -12,11 +12,23 @@ use super::graph::{Session, Shared};
 use super::modules::{self, AUTHENTICATION};
 use super::preflight;
 use crate::domain::Reason;
+use crate::domain::credential::Credential;
 use crate::domain::link::is_guid;
 use crate::domain::report::EvidenceKind;
 use crate::ports::provider::{Disposition, Findings, Target, Unmet};
+use chrono::TimeDelta;
 use sheet::Sheet;
+use std::time::Duration;
+use tokio::time::Instant;
 use uuid::Uuid;
+
+/// So long after it was replaced a certificate may still be unknown to the provider.
+const ROTATION: TimeDelta = TimeDelta::minutes(10);
+const ROTATION_WAITS: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(10),
+];
 
 /// Never fails: every error is a finding.
 pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Findings {
@@ -30,7 +42,7 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
         };
     };
     let mut sheet = Sheet::new(module, target);
-    let session = match sign_in(shared, clouds, target).await {
+    let session = match sign_in_patiently(shared, clouds, target).await {
         Ok(session) => session,
         Err(fault) => {
             sheet.fail(AUTHENTICATION, &fault);
@@ -74,6 +86,36 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
     let refresh = inventory::judge_permissions(&mut sheet, module, &granted, &target.connection);
     probes::run(&mut sheet, &session, module, &granted, early).await;
     sheet.finish(Some(refresh))
+}
+
+/// A certificate that was registered just now is not known to every server of the provider yet, so
+/// one that was replaced lately is tried again, as far as the run's deadline allows.
+async fn sign_in_patiently<'a>(
+    shared: &'a Shared,
+    clouds: &'a Clouds,
+    target: &'a Target,
+) -> Result<Session<'a>, Fault> {
+    let rotated = matches!(target.credential, Credential::Certificate { .. })
+        && target
+            .credential_changed_at
+            .is_some_and(|at| shared.clock.now() - at < ROTATION);
+    let mut waits = ROTATION_WAITS.into_iter();
+    loop {
+        let result = sign_in(shared, clouds, target).await;
+        let unregistered = matches!(
+            &result,
+            Err(fault) if fault.reason == Reason::CertificateNotRegistered
+        );
+        match waits.next() {
+            Some(wait)
+                if rotated && unregistered && Instant::now() + 2 * wait < target.deadline =>
+            {
+                tracing::debug!("the certificate was replaced lately: trying again");
+                tokio::time::sleep(wait).await;
+            }
+            _ => return result,
+        }
+    }
 }
 
 async fn sign_in<'a>(
