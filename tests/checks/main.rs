@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod acme;
+#[path = "hostile/main.rs"]
+mod hostile;
 mod snapshots;
 #[path = "../support/world.rs"]
 mod world;
