@@ -7,6 +7,7 @@ mod acme;
 #[path = "hostile/main.rs"]
 mod hostile;
 mod snapshots;
+mod tenants;
 #[path = "../support/world.rs"]
 mod world;
 

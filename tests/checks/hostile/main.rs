@@ -2,7 +2,7 @@
 //! deadline, and nothing is followed to where it leads. What a server can do in plain HTTP is in
 //! the simulator's scenarios (`every_scenario_ends_as_it_says`); here is the rest.
 
-mod server;
+pub mod server;
 mod tls;
 
 use crate::assert_sound;
@@ -30,7 +30,7 @@ const CALLS: usize = 2;
 /// The address that gives out a machine's own credentials in many clouds.
 const LINK_LOCAL: &str = "http://169.254.169.254/latest/meta-data/";
 
-fn cloud(settings: &mut Settings, name: &str, base: &str) {
+pub fn cloud(settings: &mut Settings, name: &str, base: &str) {
     settings.microsoft.clouds.insert(
         name.to_owned(),
         CloudSettings {
@@ -55,7 +55,7 @@ async fn connection(world: &World, number: usize, cloud: &str) -> ConnectionId {
 }
 
 /// Runs one check to its end, which must come within the run's deadline.
-async fn checked(world: &World, id: ConnectionId, what: &str) -> OperationRun {
+pub async fn checked(world: &World, id: ConnectionId, what: &str) -> OperationRun {
     let engine = world.engine().await;
     let run = world.record(id, |_| {}).await;
     let began = Instant::now();
