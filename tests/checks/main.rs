@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod acme;
+#[path = "hostile/main.rs"]
+mod hostile;
 mod snapshots;
+mod tenants;
 #[path = "../support/world.rs"]
 mod world;
 
