@@ -2,12 +2,13 @@
 #![cfg(feature = "simulator")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../support/bench.rs"]
+mod bench;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/redis.rs"]
 mod redis_support;
 
-mod bench;
 mod drain;
 mod replicas;
 mod secrets;

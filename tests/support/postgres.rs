@@ -18,16 +18,23 @@ impl TestDatabase {
     pub async fn create() -> Self {
         let server = std::env::var("VERIFYD_TEST_DATABASE_URL")
             .expect("run scripts/test, which starts PostgreSQL and Redis");
+        Self::create_on(&server).await
+    }
+
+    /// Creates it on this server, which must outlive it.
+    pub async fn create_on(server: &str) -> Self {
         let name = format!("verifyd_test_{}", uuid::Uuid::new_v4().simple());
-        let mut admin = PgConnection::connect(&server)
+        let mut admin = PgConnection::connect(server)
             .await
-            .expect("the PostgreSQL of VERIFYD_TEST_DATABASE_URL answers");
+            .expect("the test's PostgreSQL answers");
         admin
             .execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))
             .await
             .expect("a database can be created");
         admin.close().await.expect("the connection closes");
-        let server = server.parse().expect("VERIFYD_TEST_DATABASE_URL is a URL");
+        let server = server
+            .parse()
+            .expect("the address of the test's PostgreSQL is a URL");
         Self { server, name }
     }
 

@@ -36,11 +36,12 @@ use crate::ports::store::{
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
 use std::fmt;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
 macro_rules! run_type {
@@ -96,6 +97,10 @@ type Tx = Transaction<'static, Postgres>;
 /// A PostgreSQL database.
 pub(super) struct PostgresStore {
     pool: PgPool,
+    /// The connection over which this process beats, and how to open another one. Behind busy
+    /// connections of the pool a beat would come late, and cost the process all its runs.
+    heart: Mutex<Option<PgConnection>>,
+    options: PgConnectOptions,
     /// `BEGIN` and the limits of every transaction.
     begin: SqlStr,
     /// Whether prepared statements have names and so outlive their transaction.
@@ -137,8 +142,14 @@ impl PostgresStore {
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections.max(1))
             .acquire_timeout(settings.acquire_timeout)
-            .connect_lazy_with(options);
-        Ok(Self { pool, begin, named })
+            .connect_lazy_with(options.clone());
+        Ok(Self {
+            pool,
+            heart: Mutex::new(None),
+            options,
+            begin,
+            named,
+        })
     }
 
     /// A transaction with its limits set. Dropped without a commit, it is rolled back.
@@ -389,6 +400,8 @@ impl SchemaStore for PostgresStore {
     }
 
     async fn close(&self) {
+        // Nobody beats any more: dropping it closes it.
+        *self.heart.lock().await = None;
         self.pool.close().await;
     }
 }

@@ -5,6 +5,7 @@ use crate::domain::WorkerId;
 use crate::ports::store::{Beat, StoreError, WorkerRecord};
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, WorkerRow};
+use sqlx::{ConnectOptions as _, Connection as _};
 
 const BEAT: &str = "\
     INSERT INTO verifyd.workers (worker_id, version, concurrency, in_flight, started_at, beat_at) \
@@ -21,8 +22,18 @@ const WORKERS: &str = "\
     FROM verifyd.workers WHERE beat_at >= now() - interval '1 day' ORDER BY started_at, worker_id";
 
 impl PostgresStore {
+    /// Over a connection of its own. It is put back only after a beat that got through: one that
+    /// failed, or was given up by the caller, is replaced by the next beat.
     pub(super) async fn beat_worker(&self, beat: &Beat) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
+        let mut heart = self.heart.lock().await;
+        let mut connection = match heart.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await.map_err(from_sqlx)?,
+        };
+        let mut tx = connection
+            .begin_with(self.begin.clone())
+            .await
+            .map_err(from_sqlx)?;
         self.sql(BEAT)
             .bind(&beat.worker_id.0)
             .bind(&beat.version)
@@ -31,7 +42,9 @@ impl PostgresStore {
             .execute(&mut *tx)
             .await
             .map_err(from_sqlx)?;
-        commit(tx).await
+        tx.commit().await.map_err(from_sqlx)?;
+        *heart = Some(connection);
+        Ok(())
     }
 
     pub(super) async fn retire_worker(&self, worker: &WorkerId) -> Result<(), StoreError> {

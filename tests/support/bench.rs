@@ -1,4 +1,5 @@
 //! A database, a queue and a simulator of one's own, and processes of the real binary on them.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use crate::postgres::TestDatabase;
 use crate::redis_support;
@@ -22,7 +23,7 @@ pub struct Bench {
     pub queue: String,
     pub redis_url: String,
     /// Stops when it is dropped.
-    _simulator: RunningSimulator,
+    pub simulator: RunningSimulator,
     /// Everything that any process has printed.
     pub printed: Arc<Mutex<String>>,
     pub environment: BTreeMap<String, String>,
@@ -34,7 +35,11 @@ impl Bench {
     }
 
     pub async fn with(options: SimulatorOptions) -> Self {
-        let database = TestDatabase::create().await;
+        Self::on(TestDatabase::create().await, options).await
+    }
+
+    /// On a database of the caller's choice, which is migrated.
+    pub async fn on(database: TestDatabase, options: SimulatorOptions) -> Self {
         let simulator = Simulator::start(options).await.unwrap();
         let redis_url = redis_support::redis_url();
         let queue = redis_support::random_queue();
@@ -62,7 +67,7 @@ impl Bench {
             database,
             queue,
             redis_url,
-            _simulator: simulator,
+            simulator,
             printed: Arc::default(),
             environment,
         };
@@ -172,10 +177,12 @@ impl Bench {
             lines,
             reader: Some(reader),
             listening: String::new(),
+            worker: String::new(),
         };
         let ready = daemon.wait_for("ready for runs");
         let ready: Value = serde_json::from_str(&ready).unwrap();
         daemon.listening = ready["listening"].as_str().unwrap().to_owned();
+        daemon.worker = ready["worker"].as_str().unwrap().to_owned();
         daemon
     }
 
@@ -229,6 +236,8 @@ pub struct Daemon {
     reader: Option<std::thread::JoinHandle<()>>,
     /// Address of the health endpoints.
     pub listening: String,
+    /// Its name in `verifyd.workers`.
+    pub worker: String,
 }
 
 impl Daemon {

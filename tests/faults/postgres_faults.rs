@@ -1,0 +1,222 @@
+//! PostgreSQL fails in every way. What was recorded is completed, once.
+
+use crate::bench::Bench;
+use crate::postgres::TestDatabase;
+use crate::private_postgres::PrivatePostgres;
+use crate::proxy::{Act, Proxy, Rule};
+use crate::scene::{COMPLETED, COMPLETING, RUNNING, Scene, hint};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use std::time::{Duration, Instant};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_crashes_and_comes_back() {
+    let mut server = PrivatePostgres::start();
+    let scene = Scene::on(TestDatabase::create_on(&server.url()).await).await;
+    let (first, _second) = scene.two();
+    let producer = scene.producer();
+    scene.completed_at_least(20).await;
+    for _ in 0..2 {
+        server.crash();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        server.resume();
+        let before = scene.number(COMPLETED).await;
+        scene.completed_at_least(before + 10).await;
+    }
+    producer.stop().await;
+    scene.ends_soundly().await;
+    ready(&first).await;
+    drop(scene);
+}
+
+/// Waits until the process says that it can claim runs.
+async fn ready(daemon: &crate::bench::Daemon) {
+    let until = Instant::now() + crate::bench::PATIENCE;
+    loop {
+        let (status, body) = daemon.get("/readyz").await;
+        if status == 200 {
+            return;
+        }
+        assert!(Instant::now() < until, "{body}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Ends all sessions of verifyd's in this database.
+const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'verifyd'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_terminated_in_a_loop() {
+    let scene = Scene::new().await;
+    let (first, second) = scene.two();
+    let producer = scene.producer();
+    let mut ended = 0;
+    for _ in 0..25 {
+        ended += scene.number(TERMINATE).await;
+        tokio::time::sleep(Duration::from_millis(120)).await;
+    }
+    assert!(ended > 25);
+    producer.stop().await;
+    scene.ends_soundly().await;
+    ready(&first).await;
+    ready(&second).await;
+}
+
+/// As on a former primary after a failover.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_is_read_only_for_a_while() {
+    let scene = Scene::new().await;
+    let (first, _second) = scene.two();
+    let producer = scene.producer();
+    scene.completed_at_least(20).await;
+    read_only(&scene.bench, true).await;
+    scene.number(TERMINATE).await;
+    let before = scene.number(COMPLETED).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Whoever was in the middle of a commit may have got through.
+    assert!(scene.number(COMPLETED).await <= before + 8);
+    read_only(&scene.bench, false).await;
+    scene.number(TERMINATE).await;
+    scene.completed_at_least(before + 20).await;
+    producer.stop().await;
+    scene.ends_soundly().await;
+    ready(&first).await;
+}
+
+async fn read_only(bench: &Bench, on: bool) {
+    let mut sql = bench.sql().await;
+    sql.execute("SET default_transaction_read_only = off")
+        .await
+        .unwrap();
+    let name = bench.database.url();
+    let name = name.rsplit('/').next().unwrap();
+    let on = if on { "on" } else { "off" };
+    sql.execute(AssertSqlSafe(format!(
+        "ALTER DATABASE {name} SET default_transaction_read_only = {on}"
+    )))
+    .await
+    .unwrap();
+}
+
+/// The server has committed, and nobody tells the worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reply_to_a_commit_is_lost() {
+    let scene = Scene::new().await;
+    let (way, url) = Proxy::before(&scene.bench.database.url()).await;
+    let lost = 12;
+    for after in ["SET status = 'running'", COMPLETING] {
+        way.at(Rule {
+            after,
+            on: "COMMIT",
+            act: Act::LoseReply,
+            times: lost / 2,
+        });
+    }
+    let _by_proxy = scene.serve_by("DATABASE_URL", &url);
+    let _other = scene.bench.serve(&[]);
+    let producer = scene.producer();
+    way.has_acted(lost).await;
+    producer.stop().await;
+    let ended = scene.ends_as_meant().await;
+    // A lost reply to a claim costs the attempt; one to a completion costs nothing.
+    assert!(ended.iter().any(|run| run.attempts.len() > 1));
+}
+
+/// And a statement holds that connection for longer than the others' patience with a worker that
+/// does not beat.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pool_is_exhausted() {
+    let mut scene = Scene::new().await;
+    for (key, value) in [("MAX_CONNECTIONS", "1"), ("ACQUIRE_TIMEOUT", "20s")] {
+        let key = format!("VERIFYD__DATABASE__{key}");
+        scene.bench.environment.insert(key, value.into());
+    }
+    let (way, url) = Proxy::before(&scene.bench.database.url()).await;
+    way.at(Rule {
+        after: COMPLETING,
+        on: "",
+        act: Act::HoldRequest,
+        times: 1,
+    });
+    let first = scene.serve_by("DATABASE_URL", &url);
+    scene.record(5).await;
+    way.has_acted(1).await;
+    let _second = scene.bench.serve(&[]);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    way.release();
+    for run in scene.ends_as_meant().await {
+        assert!(!run.attempts.contains(&"worker_lost".to_owned()), "{run:?}");
+    }
+    ready(&first).await;
+}
+
+/// As a careless migration of the other application takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_locks_the_table_for_long() {
+    let scene = Scene::new().await;
+    let (first, _second) = scene.two();
+    let producer = scene.producer();
+    scene.completed_at_least(20).await;
+    let mut sql = scene.bench.sql().await;
+    let mut tx = sql.begin().await.unwrap();
+    tx.execute("LOCK TABLE operation_runs IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    // Longer than the others' patience with a worker that does not beat.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    tx.rollback().await.unwrap();
+    producer.stop().await;
+    for run in scene.ends_as_meant().await {
+        // The table was locked, the heartbeat's was not.
+        assert!(!run.attempts.contains(&"worker_lost".to_owned()), "{run:?}");
+    }
+    ready(&first).await;
+}
+
+/// One of two workers is cut off while it works; what it sent meanwhile arrives later.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_worker_is_partitioned_from_the_database() {
+    let scene = Scene::slow(3.0).await;
+    let (way, url) = Proxy::before(&scene.bench.database.url()).await;
+    let cut_off = scene.serve_by("DATABASE_URL", &url);
+    scene.record(8).await;
+    scene.until(RUNNING, |n| n == 8).await;
+    way.silence();
+    let other = scene.bench.serve(&[]);
+    for run in scene.ends_as_meant().await {
+        assert_eq!(run.attempts, ["worker_lost", "completed"]);
+    }
+    way.open();
+    ready(&cut_off).await;
+    // It works again, and what came late has changed nothing.
+    other.signal("STOP");
+    scene.record(4).await;
+    scene.completed_at_least(12).await;
+    other.signal("CONT");
+    scene.ends_as_meant().await;
+}
+
+/// Many hints for the same few runs, at the same moment, in a database where every conflict is an
+/// error.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_race_for_each_run() {
+    let scene = Scene::new().await;
+    let mut sql = PgConnection::connect(&scene.bench.database.url())
+        .await
+        .unwrap();
+    let name = scene.bench.database.url();
+    let name = name.rsplit('/').next().unwrap();
+    sql.execute(AssertSqlSafe(format!(
+        "ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"
+    )))
+    .await
+    .unwrap();
+    let (first, _second) = scene.two();
+    let runs = scene.record(3).await;
+    let copies: Vec<i64> = std::iter::repeat_n(&runs, 50).flatten().copied().collect();
+    hint(&scene.bench.redis_url, &scene.bench.queue, &copies).await;
+    scene.ends_soundly().await;
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(scene.number(deadlocks).await, 0);
+    ready(&first).await;
+}

@@ -1,0 +1,288 @@
+//! Processes end, or stop, at every step. Whatever they leave is taken up by the others.
+
+use crate::proxy::{Act, Proxy, Rule};
+use crate::scene::{COMPLETED, COMPLETING, MAX_ATTEMPTS, RUNNING, Scene};
+use std::time::Duration;
+use verifyd::simulator::{Endpoint, Scenario};
+
+/// Kills a worker at a statement, in a scene with one run; another worker finishes. Returns how
+/// the run's attempts ended, and how often the provider was asked for a token or the directory.
+async fn killed_at(rule: Rule) -> (Vec<String>, u64) {
+    let mut scene = Scene::empty(
+        crate::postgres::TestDatabase::create().await,
+        verifyd::simulator::SimulatorOptions::default(),
+    )
+    .await;
+    scene.add(Scenario::Healthy, 1);
+    let (way, url) = Proxy::before(&scene.bench.database.url()).await;
+    way.at(rule);
+    let mut killed = scene.serve_by("DATABASE_URL", &url);
+    scene.record(1).await;
+    way.has_acted(1).await;
+    killed.signal("KILL");
+    assert_eq!(killed.ended(), None);
+    // What it had sent and was held has never arrived.
+    way.cut();
+    let _other = scene.bench.serve(&[]);
+    let mut ended = scene.ends_as_meant().await;
+    assert_eq!(ended.len(), 1);
+    let member = scene.members.values().next().unwrap();
+    let asked = scene
+        .bench
+        .simulator
+        .calls_of(&member.entra_tenant_id, Endpoint::Organization);
+    (ended.remove(0).attempts, asked)
+}
+
+const LOST: [&str; 2] = ["worker_lost", "completed"];
+const CLAIMING: &str = "SET status = 'running'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_the_fetch_and_before_the_claim() {
+    let (attempts, asked) = killed_at(Rule {
+        after: CLAIMING,
+        on: "",
+        act: Act::HoldRequest,
+        times: 1,
+    })
+    .await;
+    assert_eq!((attempts, asked), (vec!["completed".to_owned()], 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_the_commit_of_the_claim() {
+    let (attempts, asked) = killed_at(Rule {
+        after: CLAIMING,
+        on: "COMMIT",
+        act: Act::HoldRequest,
+        times: 1,
+    })
+    .await;
+    assert_eq!((attempts, asked), (vec!["completed".to_owned()], 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_the_claim() {
+    let (attempts, asked) = killed_at(Rule {
+        after: CLAIMING,
+        on: "COMMIT",
+        act: Act::HoldReply,
+        times: 1,
+    })
+    .await;
+    assert_eq!(attempts, LOST);
+    assert_eq!(asked, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_the_provider_is_asked() {
+    let (attempts, asked) = killed_at(Rule {
+        after: "FROM provider_connections",
+        on: "",
+        act: Act::HoldReply,
+        times: 1,
+    })
+    .await;
+    assert_eq!(attempts, LOST);
+    assert_eq!(asked, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_the_provider_is_asked() {
+    let scene = Scene::slow(2.0).await;
+    let mut killed = scene.bench.serve(&[]);
+    scene.record(3).await;
+    let member = scene.members.values().next().unwrap();
+    let asked = || {
+        let simulator = &scene.bench.simulator;
+        simulator.calls_of(&member.entra_tenant_id, Endpoint::Organization)
+    };
+    while asked() < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    killed.signal("KILL");
+    killed.ended();
+    let _other = scene.bench.serve(&[]);
+    for run in scene.ends_as_meant().await {
+        assert_eq!(run.attempts, LOST);
+    }
+    assert_eq!(asked(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_the_provider_and_before_the_completion() {
+    let (attempts, asked) = killed_at(Rule {
+        after: COMPLETING,
+        on: "",
+        act: Act::HoldRequest,
+        times: 1,
+    })
+    .await;
+    assert_eq!(attempts, LOST);
+    assert_eq!(asked, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_the_commit_of_the_completion() {
+    let (attempts, asked) = killed_at(Rule {
+        after: COMPLETING,
+        on: "COMMIT",
+        act: Act::HoldRequest,
+        times: 1,
+    })
+    .await;
+    assert_eq!(attempts, LOST);
+    assert_eq!(asked, 2);
+}
+
+/// And before the acknowledgement: the hint comes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_the_commit_of_the_completion() {
+    let (attempts, asked) = killed_at(Rule {
+        after: COMPLETING,
+        on: "COMMIT",
+        act: Act::HoldReply,
+        times: 1,
+    })
+    .await;
+    assert_eq!((attempts, asked), (vec!["completed".to_owned()], 1));
+}
+
+/// Stopped for longer than its lease while it asks the provider, and then it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_past_the_lease_and_continued() {
+    let scene = Scene::slow(2.0).await;
+    let stopped = scene.bench.serve(&[]);
+    scene.record(5).await;
+    scene.until(RUNNING, |n| n == 5).await;
+    stopped.signal("STOP");
+    let _other = scene.bench.serve(&[]);
+    for run in scene.ends_as_meant().await {
+        assert_eq!(run.attempts, LOST);
+    }
+    stopped.signal("CONT");
+    // It notices, and works again.
+    scene.record(10).await;
+    scene.ends_as_meant().await;
+    while stopped.get("/readyz").await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Stopped in the middle of the completing transaction: the row that it holds locked comes free,
+/// and its late COMMIT writes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_in_the_middle_of_the_completion() {
+    let scene = Scene::slow(0.1).await;
+    let (way, url) = Proxy::before(&scene.bench.database.url()).await;
+    way.at(Rule {
+        after: COMPLETING,
+        on: "COMMIT",
+        act: Act::HoldRequest,
+        times: 1,
+    });
+    // The server ends a transaction that waits for its client for ten seconds longer than this.
+    let stopped = scene.bench.serve(&[
+        ("DATABASE_URL", &url),
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "1s"),
+    ]);
+    scene.record(1).await;
+    way.has_acted(1).await;
+    stopped.signal("STOP");
+    let _other = scene.bench.serve(&[]);
+    for run in scene.ends_as_meant().await {
+        assert_eq!(run.attempts, LOST);
+    }
+    stopped.signal("CONT");
+    way.release();
+    scene.record(5).await;
+    scene.ends_as_meant().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminated_in_the_middle_of_much_work() {
+    let scene = Scene::slow(3.0).await;
+    let grace = ("VERIFYD__WORKER__GRACE_PERIOD", "500ms");
+    let (mut first, _second) = (scene.bench.serve(&[grace]), scene.bench.serve(&[]));
+    scene.record(40).await;
+    scene.until(RUNNING, |n| n >= 20).await;
+    first.signal("TERM");
+    assert_eq!(first.ended(), Some(0));
+    let ended = scene.ends_as_meant().await;
+    let released = ended
+        .iter()
+        .filter(|run| run.attempts == ["shutdown", "completed"]);
+    assert!(released.count() > 0, "{ended:?}");
+    let uncounted =
+        "SELECT count(*) FROM verifyd.run_attempts WHERE end_reason = 'shutdown' AND counted";
+    assert_eq!(scene.number(uncounted).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminated_twice_in_the_middle_of_much_work() {
+    let scene = Scene::slow(3.0).await;
+    let (mut first, _second) = scene.two();
+    scene.record(40).await;
+    scene.until(RUNNING, |n| n >= 20).await;
+    first.signal("TERM");
+    first.wait_for("told to stop");
+    first.signal("TERM");
+    assert_eq!(first.ended(), Some(130));
+    scene.ends_as_meant().await;
+}
+
+/// Whoever claims this run dies. It ends, and nothing else waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_always_kills_its_worker() {
+    let mut scene = Scene::new().await;
+    let poison = scene.add(Scenario::ProviderTimeout, 9);
+    let run = scene.record(1).await;
+    let run = scene
+        .number(&format!(
+            "SELECT id FROM operation_runs WHERE id = ANY('{{{}}}')
+             AND (context ->> 'provider_connection_id')::bigint = {poison}",
+            run.iter().map(i64::to_string).collect::<Vec<_>>().join(",")
+        ))
+        .await;
+    // Of the others there is a run for each death.
+    let poison = scene.members.remove(&poison).unwrap();
+    let holder = format!(
+        "SELECT coalesce(max(a.attempt), 0)::bigint FROM verifyd.run_attempts a
+         WHERE a.run_id = {run} AND a.ended_at IS NULL"
+    );
+    let mut daemons = vec![scene.bench.serve(&[]), scene.bench.serve(&[])];
+    for attempt in 1..=MAX_ATTEMPTS {
+        scene.until(&holder, |n| n == attempt).await;
+        let worker: String = sqlx::query_scalar(
+            "SELECT worker_id FROM verifyd.run_attempts WHERE run_id = $1 AND ended_at IS NULL",
+        )
+        .bind(run)
+        .fetch_one(&mut scene.bench.sql().await)
+        .await
+        .unwrap();
+        let place = daemons.iter().position(|d| d.worker == worker).unwrap();
+        let mut dead = daemons.remove(place);
+        dead.signal("KILL");
+        dead.ended();
+        // The others go on while the run waits for its lease to end.
+        let before = scene.number(COMPLETED).await;
+        let more = scene.record(2).await.len();
+        scene
+            .completed_at_least(before + i64::try_from(more).unwrap())
+            .await;
+        daemons.push(scene.bench.serve(&[]));
+    }
+    let ended = scene.ends_soundly().await;
+    for other in &ended {
+        if other.run == run {
+            assert_eq!(other.outcome, "failed");
+            assert_eq!(other.failures, ["worker_lost"]);
+            let lost = ["worker_lost", "worker_lost", "worker_lost", "completed"];
+            assert_eq!(other.attempts, lost);
+        } else {
+            assert_eq!(other.outcome, scene.members[&other.connection].outcome);
+        }
+    }
+    let asked = scene.bench.simulator.calls(&poison.entra_tenant_id);
+    assert!(asked.of(Endpoint::Organization) <= 3, "{asked:?}");
+}

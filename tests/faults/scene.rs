@@ -1,0 +1,272 @@
+//! What every scenario begins and ends with.
+
+use crate::bench::{Bench, Daemon, PATIENCE};
+use crate::oracle::{self, Ended};
+use crate::postgres::TestDatabase;
+use crate::redis_support;
+use sqlx::{Connection as _, PgConnection};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use verifyd::simulator::{Scenario, SimulatorOptions};
+
+/// `worker.max_attempts`, as it is by default.
+pub const MAX_ATTEMPTS: i64 = 3;
+
+/// Shorter times than the defaults, in their proportions, so that a scenario takes seconds. A
+/// worker that the test's machine holds up for long is still not dead to the others.
+const QUICK: [(&str, &str); 15] = [
+    ("VERIFYD__WORKER__BEAT_INTERVAL", "500ms"),
+    ("VERIFYD__WORKER__DEAD_AFTER", "4s"),
+    ("VERIFYD__WORKER__RUN_DEADLINE", "15s"),
+    ("VERIFYD__RECONCILER__INTERVAL", "200ms"),
+    ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
+    ("VERIFYD__MICROSOFT__CONNECT_TIMEOUT", "2s"),
+    ("VERIFYD__MICROSOFT__READ_TIMEOUT", "5s"),
+    ("VERIFYD__MICROSOFT__REQUEST_TIMEOUT", "10s"),
+    ("VERIFYD__REDIS__CONNECT_TIMEOUT", "500ms"),
+    ("VERIFYD__REDIS__RESPONSE_TIMEOUT", "1s"),
+    ("VERIFYD__REDIS__RETRIES", "1"),
+    ("VERIFYD__REDIS__HEARTBEAT_INTERVAL", "1s"),
+    ("VERIFYD__REDIS__RESTART_BACKOFF_MAX", "1s"),
+    ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "2s"),
+    ("VERIFYD__DATABASE__LOCK_TIMEOUT", "1s"),
+];
+
+pub const COMPLETED: &str = "SELECT count(*) FROM operation_runs WHERE status = 'completed'";
+pub const RUNNING: &str = "SELECT count(*) FROM operation_runs WHERE status = 'running'";
+
+/// In the statement that completes a run, and in no other.
+pub const COMPLETING: &str = "end_reason = 'completed'";
+
+/// A bare row for each connection of `$1`, as another application inserts it.
+const INSERT: &str = "
+    INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+    SELECT c.workspace_id, c.tenant_id, 'provider.connection.check', 'queued',
+           jsonb_build_object(
+               'provider', 'microsoft', 'module', c.module, 'provider_connection_id', c.id,
+               'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)),
+           now()
+    FROM provider_connections c, generate_series(1, $2)
+    WHERE c.id = ANY($1) ORDER BY random()
+    RETURNING id";
+
+/// A connection of the scene, and how its checks end.
+pub struct Member {
+    pub entra_tenant_id: String,
+    pub outcome: &'static str,
+}
+
+pub struct Scene {
+    pub bench: Bench,
+    pub members: BTreeMap<i64, Member>,
+}
+
+impl Scene {
+    /// With connections that end succeeded, failed and blocked.
+    pub async fn new() -> Self {
+        Self::on(TestDatabase::create().await).await
+    }
+
+    /// The same on a database of the caller's choice.
+    pub async fn on(database: TestDatabase) -> Self {
+        let mut scene = Self::empty(database, SimulatorOptions::default()).await;
+        scene.add(Scenario::Healthy, 1);
+        scene.add(Scenario::HealthyIntune, 2);
+        scene.add(Scenario::SecretExpired, 3);
+        let blocked = scene.add(Scenario::Healthy, 4);
+        let disabled = scene
+            .bench
+            .run(&["connections", "disable", &blocked.to_string()], "");
+        assert!(disabled.status.success());
+        scene.members.get_mut(&blocked).unwrap().outcome = "blocked";
+        scene
+    }
+
+    /// With one connection whose check takes about `seconds`: its provider answers slowly.
+    pub async fn slow(seconds: f64) -> Self {
+        let options = SimulatorOptions {
+            // Sign-in, and three calls of Graph.
+            slow_answer: Duration::from_secs_f64(seconds / 4.0),
+            ..SimulatorOptions::default()
+        };
+        let mut scene = Self::empty(TestDatabase::create().await, options).await;
+        scene.add(Scenario::Slow, 1);
+        scene
+    }
+
+    pub async fn empty(database: TestDatabase, options: SimulatorOptions) -> Self {
+        let mut bench = Bench::on(database, options).await;
+        for (key, value) in QUICK {
+            bench.environment.insert(key.to_owned(), value.to_owned());
+        }
+        oracle::watch(&bench).await;
+        Self {
+            bench,
+            members: BTreeMap::new(),
+        }
+    }
+
+    /// Without the shorter times.
+    pub fn with_default_times(mut self) -> Self {
+        for (key, _) in QUICK {
+            self.bench.environment.remove(key);
+        }
+        self
+    }
+
+    /// Adds a connection to a tenant of this scenario.
+    pub fn add(&mut self, scenario: Scenario, number: u32) -> i64 {
+        let entra_tenant_id = scenario.tenant_id(number);
+        let expected = scenario.expectation();
+        let id = self
+            .bench
+            .connection(i64::from(number), &entra_tenant_id, expected.module);
+        let member = Member {
+            entra_tenant_id,
+            outcome: expected.outcome.as_str(),
+        };
+        self.members.insert(id, member);
+        id
+    }
+
+    /// Two workers.
+    pub fn two(&self) -> (Daemon, Daemon) {
+        (self.bench.serve(&[]), self.bench.serve(&[]))
+    }
+
+    /// A worker that sees the database, or Redis, by another address.
+    pub fn serve_by(&self, variable: &str, url: &str) -> Daemon {
+        self.bench.serve(&[(variable, url)])
+    }
+
+    /// Records so many runs of each connection, without hints.
+    pub async fn record(&self, of_each: i64) -> Vec<i64> {
+        let connections: Vec<i64> = self.members.keys().copied().collect();
+        record(&mut self.bench.sql().await, &connections, of_each)
+            .await
+            .unwrap()
+    }
+
+    /// Records runs without pause until it is told to stop. The database being away does not
+    /// matter to it.
+    pub fn producer(&self) -> Producer {
+        let url = self.bench.database.url();
+        let connections: Vec<i64> = self.members.keys().copied().collect();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let mut recorded = 0;
+            while !stopped.load(Ordering::SeqCst) {
+                if let Ok(mut sql) = PgConnection::connect(&url).await {
+                    while !stopped.load(Ordering::SeqCst)
+                        && let Ok(runs) = record(&mut sql, &connections, 1).await
+                    {
+                        recorded += runs.len();
+                        tokio::time::sleep(Duration::from_millis(60)).await;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(60)).await;
+            }
+            recorded
+        });
+        Producer { stop, task }
+    }
+
+    pub async fn number(&self, statement: &str) -> i64 {
+        self.bench.numbers(statement).await[0]
+    }
+
+    /// Waits until the first number of the statement is as wanted.
+    pub async fn until(&self, statement: &str, wanted: impl Fn(i64) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let number = self.number(statement).await;
+            if wanted(number) {
+                return;
+            }
+            assert!(Instant::now() < until, "still {number}: {statement}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until so many runs of verifyd's are completed.
+    pub async fn completed_at_least(&self, wanted: i64) {
+        self.until(COMPLETED, |n| n >= wanted).await;
+    }
+
+    /// Waits until nothing is left to do, then asks the oracle. How a run ended is not judged:
+    /// where every attempt may have been disturbed, `failed` is right.
+    pub async fn ends_soundly(&self) -> Vec<Ended> {
+        self.until(
+            "SELECT count(*) FROM operation_runs
+             WHERE type = 'provider.connection.check' AND status <> 'completed'",
+            |n| n == 0,
+        )
+        .await;
+        oracle::examine(&self.bench, MAX_ATTEMPTS).await
+    }
+
+    /// The same; and every run ended as its connection makes it.
+    pub async fn ends_as_meant(&self) -> Vec<Ended> {
+        let ended = self.ends_soundly().await;
+        for run in &ended {
+            let meant = self.members[&run.connection].outcome;
+            assert_eq!(run.outcome, meant, "{run:?}");
+        }
+        ended
+    }
+}
+
+async fn record(
+    sql: &mut PgConnection,
+    connections: &[i64],
+    of_each: i64,
+) -> sqlx::Result<Vec<i64>> {
+    sqlx::query_scalar(INSERT)
+        .bind(connections)
+        .bind(of_each)
+        .fetch_all(sql)
+        .await
+}
+
+/// Records runs in the background.
+pub struct Producer {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<usize>,
+}
+
+impl Producer {
+    /// Stops it; says how many runs it has recorded.
+    pub async fn stop(self) -> usize {
+        self.stop.store(true, Ordering::SeqCst);
+        self.task.await.unwrap()
+    }
+}
+
+/// Sends hints with the published script, as another application does: one for each entry.
+pub async fn hint(redis_url: &str, queue: &str, runs: &[i64]) {
+    let mut redis = redis_support::connection(redis_url).await;
+    let script = redis::Script::new(include_str!("../../contracts/enqueue.lua"));
+    script
+        .prepare_invoke()
+        .load_async(&mut redis)
+        .await
+        .unwrap();
+    for part in runs.chunks(500) {
+        let mut pipeline = redis::pipe();
+        for run in part {
+            pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(4);
+            for key in ["data", "active", "signal", "meta"] {
+                pipeline.arg(format!("{queue}:{key}"));
+            }
+            pipeline
+                .arg(uuid::Uuid::new_v4().to_string())
+                .arg(format!(r#"{{"v":1,"operation_run_id":{run}}}"#))
+                .arg(1);
+        }
+        pipeline.exec_async(&mut redis).await.unwrap();
+    }
+}

@@ -1,0 +1,171 @@
+//! A PostgreSQL server of one's own, that may be stopped, crashed and started again.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Ends when it is dropped; its folder goes with it.
+#[derive(Debug)]
+pub struct PrivatePostgres {
+    port: u16,
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl PrivatePostgres {
+    /// Makes a cluster and starts it on a free port.
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        // Its user, when that is another one, has to pass through and owns what is inside.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711))
+            .expect("the folder is ours");
+        let inside = folder.path().join("postgres");
+        std::fs::create_dir(&inside).expect("the folder is ours");
+        if let Some(user) = other_user() {
+            let owned = Command::new("chown").arg(user).arg(&inside).status();
+            assert!(owned.expect("chown").success());
+        }
+        let made = postgres_command("initdb")
+            .arg("--pgdata")
+            .arg(inside.join("data"))
+            .args(["--username", "postgres", "--auth", "trust"])
+            .args(["--encoding", "UTF8", "--locale", "C", "--no-sync"])
+            .output()
+            .expect("initdb: run scripts/test, which says where it is");
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        drop(listener);
+        let mut server = Self {
+            port,
+            folder,
+            child: None,
+        };
+        server.resume();
+        server
+    }
+
+    /// The URL of a superuser.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    fn inside(&self) -> PathBuf {
+        self.folder.path().join("postgres")
+    }
+
+    /// Ends it as a crash does: nothing is written any more, clients are cut off. What was
+    /// committed is there again after `resume`.
+    pub fn crash(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // QUIT: the server ends its own processes, which KILL would leave behind.
+            let _ = Command::new("kill")
+                .args(["-s", "QUIT", &child.id().to_string()])
+                .status();
+            let until = Instant::now() + Duration::from_secs(20);
+            while Instant::now() < until && matches!(child.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+            // Else it would seem ready before it is.
+            let _ = std::fs::remove_file(self.inside().join("data/postmaster.pid"));
+        }
+    }
+
+    /// Starts it on the same port with what it has.
+    pub fn resume(&mut self) {
+        self.crash();
+        let inside = self.inside();
+        let log = std::fs::File::create(self.folder.path().join("log")).expect("a log file");
+        let child = postgres_command("postgres")
+            .arg("-D")
+            .arg(inside.join("data"))
+            .args(["-p", &self.port.to_string()])
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
+            .arg("-c")
+            .arg(format!("unix_socket_directories={}", inside.display()))
+            .stderr(log)
+            .spawn()
+            .expect("postgres: run scripts/test, which says where it is");
+        self.child = Some(child);
+        let until = Instant::now() + Duration::from_secs(60);
+        while !self.is_ready() {
+            assert!(
+                Instant::now() < until,
+                "PostgreSQL did not start: {}",
+                std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The last line of postmaster.pid says so once connections are taken.
+    fn is_ready(&self) -> bool {
+        std::fs::read_to_string(self.inside().join("data/postmaster.pid"))
+            .is_ok_and(|text| text.lines().any(|line| line.trim() == "ready"))
+    }
+}
+
+impl Drop for PrivatePostgres {
+    fn drop(&mut self) {
+        self.crash();
+    }
+}
+
+/// PostgreSQL refuses to run as root: then, the user that it runs as.
+fn other_user() -> Option<&'static str> {
+    let root = Path::new("/proc/self")
+        .metadata()
+        .is_ok_and(|m| m.uid() == 0);
+    root.then(|| {
+        let known = Command::new("id")
+            .arg("postgres")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        match known {
+            Ok(status) if status.success() => "postgres",
+            _ => "nobody",
+        }
+    })
+}
+
+/// A program of PostgreSQL's, run by the right user, that ends with this test.
+fn postgres_command(program: &str) -> Command {
+    let folder = std::env::var("VERIFYD_TEST_PG_BIN")
+        .expect("run scripts/test, which starts PostgreSQL and Redis");
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "INT"]);
+    if let Some(user) = other_user() {
+        command.args([
+            "--reuid",
+            user,
+            "--regid",
+            user_group(user),
+            "--clear-groups",
+        ]);
+    }
+    command
+        .arg(Path::new(&folder).join(program))
+        // A folder that every user may enter.
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+}
+
+fn user_group(user: &str) -> &'static str {
+    if user == "nobody" {
+        "nogroup"
+    } else {
+        "postgres"
+    }
+}
