@@ -399,9 +399,17 @@ async fn doctor_and_config_on_the_embedded_default() {
     assert_eq!(again["applied"], serde_json::json!([]));
     let after = desk.run(&["doctor"], "");
     assert!(after.status.success(), "{}", stdout(&after));
-    for part in ["config", "database", "schema", "queue", "keys", "runs"] {
+    for part in [
+        "config", "database", "schema", "guards", "queue", "keys", "runs",
+    ] {
         assert!(stdout(&after).contains(part), "{}", stdout(&after));
     }
+    let enforced = desk.json(&["migrate", "--enforce", "--json"], "");
+    assert_eq!(enforced["guards"]["added"], serde_json::json!([]));
+    assert_eq!(
+        enforced["guards"]["in_place"][0],
+        "verifyd_guard_completed_run"
+    );
     let printed = desk.json(&["config", "print", "--json"], "");
     assert_eq!(printed["worker.concurrency"]["value"], 64);
     let default = desk.run(&["config", "default"], "");

@@ -118,6 +118,9 @@ pub struct MigrateArgs {
     /// Wait so long for the database to answer, e.g. 60s
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub wait_for: std::time::Duration,
+    /// Add the guards for runs of verifyd's type to operation_runs, even if it is another application's
+    #[arg(long)]
+    pub enforce: bool,
     #[command(flatten)]
     pub json: JsonArg,
 }

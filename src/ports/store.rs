@@ -389,6 +389,37 @@ pub struct SchemaFinding {
     pub remedy: String,
 }
 
+/// The guards on `operation_runs`, by name: what the database itself refuses or puts back, whoever
+/// writes a run of verifyd's type. Runs of other types are free.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Guards {
+    pub in_place: Vec<String>,
+    pub missing: Vec<String>,
+}
+
+/// What `enforce` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Enforced {
+    /// Guards that were there already.
+    pub in_place: Vec<String>,
+    /// Guards, and an index, added now.
+    pub added: Vec<String>,
+    /// Guards that could not be added because of rows that break them.
+    pub refused: Vec<RefusedGuard>,
+}
+
+/// A guard that existing rows break.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedGuard {
+    pub guard: String,
+    /// What it demands, in words.
+    pub demands: String,
+    /// How many runs break it.
+    pub rows: u64,
+    /// The latest of them.
+    pub example: RunId,
+}
+
 /// The schema and the server behind it.
 #[async_trait]
 pub trait SchemaStore: Send + Sync {
@@ -407,6 +438,13 @@ pub trait SchemaStore: Send + Sync {
 
     /// Names every missing table and column and every wrong type.
     async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError>;
+
+    /// Which guards are there. Without a table of runs, all are missing.
+    async fn guards(&self) -> Result<Guards, StoreError>;
+
+    /// Adds the guards that are missing, also to a table that is another application's, in steps
+    /// that hold it up for moments only; repeatable, and to be repeated after a failure.
+    async fn enforce(&self) -> Result<Enforced, StoreError>;
 
     /// One round trip; returns the server's version.
     async fn ping(&self) -> Result<String, StoreError>;

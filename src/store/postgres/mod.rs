@@ -13,6 +13,7 @@
 mod claim;
 mod complete;
 mod connections;
+mod guards;
 mod inspect;
 mod inventory;
 mod runs;
@@ -30,8 +31,9 @@ use crate::domain::permission::StoredPermission;
 use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkerId};
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimPolicy, ConnectionStore,
-    InventoryFreshness, LatestReport, Migrated, NewRun, Recorded, RunCounts, RunFilter, RunStore,
-    SchemaFinding, SchemaStore, Seal, StoreError, SweepPolicy, Swept, WorkerRecord,
+    Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun, Recorded, RunCounts,
+    RunFilter, RunStore, SchemaFinding, SchemaStore, Seal, StoreError, SweepPolicy, Swept,
+    WorkerRecord,
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
@@ -382,6 +384,14 @@ impl SchemaStore for PostgresStore {
 
     async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
         self.inspect_schema().await
+    }
+
+    async fn guards(&self) -> Result<Guards, StoreError> {
+        self.find_guards().await
+    }
+
+    async fn enforce(&self) -> Result<Enforced, StoreError> {
+        self.enforce_guards().await
     }
 
     async fn ping(&self) -> Result<String, StoreError> {
