@@ -211,6 +211,27 @@ pub struct Beat {
     pub in_flight: u32,
 }
 
+/// Which completed runs to delete, and how many at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrunePolicy {
+    /// Runs that were completed longer ago than this, by the database's clock.
+    pub older_than: Duration,
+    /// Most runs to delete in one transaction.
+    pub batch: u32,
+}
+
+/// What one call of `prune` deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    pub runs: u64,
+    pub attempts: u64,
+    pub deliveries: u64,
+    pub acknowledgements: u64,
+    /// The last run looked at, where to go on; None when there is nothing left to delete.
+    #[serde(skip)]
+    pub last: Option<RunId>,
+}
+
 /// How many runs of verifyd's type there are, and how long the oldest has been waiting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct RunCounts {
@@ -275,6 +296,15 @@ pub trait RunStore: Send + Sync {
 
     /// Counts for metrics and `doctor`.
     async fn counts(&self) -> Result<RunCounts, StoreError>;
+
+    /// Deletes completed runs with an id above `after`, in the order of their ids, with their
+    /// attempts, deliveries and acknowledgements. Never the latest report of a connection, and never
+    /// a run that an onboarding session points to.
+    async fn prune(&self, policy: &PrunePolicy, after: Option<RunId>)
+    -> Result<Pruned, StoreError>;
+
+    /// How many runs `prune` would delete.
+    async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError>;
 
     /// The latest report of a connection.
     async fn latest_report(

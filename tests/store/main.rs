@@ -12,6 +12,7 @@ mod errors;
 mod fixtures;
 mod guards;
 mod inventory;
+mod pruning;
 mod recording;
 mod schema;
 mod sweeping;
@@ -137,6 +138,10 @@ conformance! {
         a_queued_run_may_be_changed,
         guards_that_were_removed_are_added_again,
         runs_of_another_type_are_free;
+    pruning:
+        only_old_completed_runs_go_with_what_belongs_to_them,
+        a_batch_is_bounded_and_goes_on_where_the_last_one_ended,
+        what_is_still_pointed_to_is_kept;
     crowd:
         a_crowd_completes_every_run_once;
 }

@@ -13,6 +13,7 @@ mod connections;
 mod guards;
 mod inspect;
 mod inventory;
+mod prune;
 mod runs;
 mod schema;
 mod sweep;
@@ -28,9 +29,9 @@ use crate::domain::permission::StoredPermission;
 use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkerId};
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimPolicy, ConnectionStore,
-    Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun, Recorded, RunCounts,
-    RunFilter, RunStore, SchemaFinding, SchemaStore, Seal, StoreError, SweepPolicy, Swept,
-    WorkerRecord,
+    Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun, PrunePolicy, Pruned,
+    Recorded, RunCounts, RunFilter, RunStore, SchemaFinding, SchemaStore, Seal, StoreError,
+    SweepPolicy, Swept, WorkerRecord,
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
@@ -259,6 +260,18 @@ impl RunStore for SqliteStore {
 
     async fn counts(&self) -> Result<RunCounts, StoreError> {
         self.count_runs().await
+    }
+
+    async fn prune(
+        &self,
+        policy: &PrunePolicy,
+        after: Option<RunId>,
+    ) -> Result<Pruned, StoreError> {
+        self.prune_runs(policy, after).await
+    }
+
+    async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
+        self.count_prunable(older_than).await
     }
 
     async fn latest_report(
