@@ -203,6 +203,29 @@ async fn from_an_empty_folder_to_a_report() {
     std::fs::write(&row, serde_json::to_vec(&run).unwrap()).unwrap();
     let validated = desk.run(&["report", "validate", row.to_str().unwrap()], "");
     assert!(validated.status.success(), "{}", stdout(&validated));
+
+    // Of two runs one holds the connection's latest report: however old, it stays.
+    let output = desk.run(&["prune"], "");
+    assert_eq!(output.status.code(), Some(2));
+    let prune = ["prune", "--older-than", "0s", "--json"];
+    let count = || {
+        let runs = desk.json(&["runs", "list", "--json"], "");
+        runs.as_array().unwrap().len()
+    };
+    let before = count();
+    let young = desk.json(&["prune", "--older-than", "1h", "--json"], "");
+    assert_eq!(young["runs"], 0);
+    let mut dry = prune.to_vec();
+    dry.push("--dry-run");
+    assert_eq!(desk.json(&dry, "")["runs"], 1);
+    let pruned = desk.json(&prune, "");
+    assert_eq!(
+        (&pruned["runs"], &pruned["attempts"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(desk.json(&prune, "")["runs"], 0);
+    assert_eq!(count(), before - 1);
+    assert!(desk.run(&["runs", "show", &id], "").status.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -399,9 +422,17 @@ async fn doctor_and_config_on_the_embedded_default() {
     assert_eq!(again["applied"], serde_json::json!([]));
     let after = desk.run(&["doctor"], "");
     assert!(after.status.success(), "{}", stdout(&after));
-    for part in ["config", "database", "schema", "queue", "keys", "runs"] {
+    for part in [
+        "config", "database", "schema", "guards", "queue", "keys", "runs",
+    ] {
         assert!(stdout(&after).contains(part), "{}", stdout(&after));
     }
+    let enforced = desk.json(&["migrate", "--enforce", "--json"], "");
+    assert_eq!(enforced["guards"]["added"], serde_json::json!([]));
+    assert_eq!(
+        enforced["guards"]["in_place"][0],
+        "verifyd_guard_completed_run"
+    );
     let printed = desk.json(&["config", "print", "--json"], "");
     assert_eq!(printed["worker.concurrency"]["value"], 64);
     let default = desk.run(&["config", "default"], "");

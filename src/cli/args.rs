@@ -46,6 +46,8 @@ pub enum Command {
     /// Manage provider connections and their credentials
     #[command(subcommand)]
     Connections(ConnectionsCommand),
+    /// Delete completed runs that are old, never the latest report of a connection
+    Prune(PruneArgs),
     /// Work with verification reports in files
     #[command(subcommand)]
     Report(ReportCommand),
@@ -118,6 +120,21 @@ pub struct MigrateArgs {
     /// Wait so long for the database to answer, e.g. 60s
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub wait_for: std::time::Duration,
+    /// Add the guards for runs of verifyd's type to operation_runs, even if it is another application's
+    #[arg(long)]
+    pub enforce: bool,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Delete runs that were completed longer ago than this, e.g. 90d
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub older_than: std::time::Duration,
+    /// Only count them
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub json: JsonArg,
 }

@@ -178,7 +178,29 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
             "let the user of database.url read the catalogue",
         )),
     }
+    guards(store, lines).await;
     activity(store, lines).await;
+}
+
+/// What the database itself refuses or puts back, whoever writes.
+async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
+    lines.push(match store.guards().await {
+        Ok(guards) if guards.missing.is_empty() => {
+            ok("guards", "in place: operation_runs keeps what is completed")
+        }
+        Ok(guards) => bad(
+            "guards",
+            State::Warning,
+            format!("not on operation_runs: {}", guards.missing.join(", ")),
+            "run `verifyd migrate --enforce` as the table's owner",
+        ),
+        Err(error) => bad(
+            "guards",
+            State::Failed,
+            error.to_string(),
+            "let the user of database.url read the catalogue",
+        ),
+    });
 }
 
 /// What is waiting, and who works.

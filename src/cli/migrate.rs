@@ -4,49 +4,113 @@ use super::args::MigrateArgs;
 use super::output;
 use crate::app;
 use crate::config::Settings;
-use crate::ports::store::{Store, StoreError};
+use crate::ports::store::{Enforced, Migrated, Store, StoreError};
+use anyhow::Context as _;
 use owo_colors::OwoColorize as _;
+use serde::Serialize;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// What is printed as JSON.
+#[derive(Debug, Serialize)]
+struct Done<'a> {
+    #[serde(flatten)]
+    migrated: &'a Migrated,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guards: Option<&'a Enforced>,
+}
+
 pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
     let store = wait_for(settings, args.wait_for).await?;
     let migrated = store.migrate().await?;
-    if args.json.json {
-        output::json(&migrated)?;
+    let enforced = if args.enforce {
+        let enforced = store.enforce().await.context(
+            "the schema is up to date, but not all guards could be added; they need the rights of \
+             the owner of operation_runs, and `verifyd migrate --enforce` may be repeated",
+        )?;
+        Some(enforced)
     } else {
-        let done = match migrated.applied.len() {
-            0 => "nothing to do".to_owned(),
-            n => format!("{n} applied"),
-        };
-        output::line(format!(
-            "{} schema version {} ({}), {done}",
-            "✓".green(),
-            migrated.version,
-            store.kind()
-        ));
-        if !migrated.foreign.is_empty() {
-            output::line(format!(
-                "  left as they were, another application's: {}",
-                migrated.foreign.join(", ")
-            ));
-            for finding in store.inspect().await? {
-                let mark = if finding.fatal {
-                    "✗".red().to_string()
-                } else {
-                    "!".yellow().to_string()
-                };
-                output::line(format!(
-                    "  {mark} {}: {}. {}",
-                    finding.subject, finding.problem, finding.remedy
-                ));
-            }
+        None
+    };
+    if args.json.json {
+        output::json(&Done {
+            migrated: &migrated,
+            guards: enforced.as_ref(),
+        })?;
+    } else {
+        print_migrated(store.as_ref(), &migrated, args.enforce).await?;
+        if let Some(enforced) = &enforced {
+            print_enforced(enforced);
         }
     }
     store.close().await;
-    Ok(ExitCode::SUCCESS)
+    let refused = enforced.is_some_and(|e| !e.refused.is_empty());
+    Ok(if refused {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+async fn print_migrated(
+    store: &dyn Store,
+    migrated: &Migrated,
+    enforced: bool,
+) -> anyhow::Result<()> {
+    let done = match migrated.applied.len() {
+        0 => "nothing to do".to_owned(),
+        n => format!("{n} applied"),
+    };
+    output::line(format!(
+        "{} schema version {} ({}), {done}",
+        "✓".green(),
+        migrated.version,
+        store.kind()
+    ));
+    if migrated.foreign.is_empty() {
+        return Ok(());
+    }
+    output::line(format!(
+        "  {}another application's: {}",
+        if enforced { "" } else { "left as they were, " },
+        migrated.foreign.join(", ")
+    ));
+    for finding in store.inspect().await? {
+        let mark = if finding.fatal {
+            "✗".red().to_string()
+        } else {
+            "!".yellow().to_string()
+        };
+        output::line(format!(
+            "  {mark} {}: {}. {}",
+            finding.subject, finding.problem, finding.remedy
+        ));
+    }
+    Ok(())
+}
+
+fn print_enforced(enforced: &Enforced) {
+    if !enforced.in_place.is_empty() {
+        let there = enforced.in_place.join(", ");
+        output::line(format!("{} in place: {there}", "✓".green()));
+    }
+    if !enforced.added.is_empty() {
+        let added = enforced.added.join(", ");
+        output::line(format!("{} added: {added}", "✓".green()));
+    }
+    for refused in &enforced.refused {
+        output::line(format!(
+            "{} not added: {}. It demands that {}; {} runs break that, such as run {}. Correct or \
+             remove them, then repeat `verifyd migrate --enforce`",
+            "✗".red(),
+            refused.guard,
+            refused.demands,
+            refused.rows,
+            refused.example
+        ));
+    }
 }
 
 /// Connects, trying again for as long as asked.

@@ -10,6 +10,7 @@ mod enqueue;
 mod healthcheck;
 mod migrate;
 mod output;
+mod prune;
 mod render;
 mod report;
 mod runs;
@@ -91,6 +92,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(command) => config::run(&settings, &command),
         Command::Serve(_) => serve::run(settings).await,
         Command::Migrate(command) => migrate::run(&settings, &command).await,
+        Command::Prune(command) => prune::run(&settings, &command).await,
         Command::Doctor(command) => doctor::run(&settings, &command).await,
         Command::Connections(command) => {
             connections::run(&Services::open(settings).await?, command).await

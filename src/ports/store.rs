@@ -211,6 +211,27 @@ pub struct Beat {
     pub in_flight: u32,
 }
 
+/// Which completed runs to delete, and how many at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrunePolicy {
+    /// Runs that were completed longer ago than this, by the database's clock.
+    pub older_than: Duration,
+    /// Most runs to delete in one transaction.
+    pub batch: u32,
+}
+
+/// What one call of `prune` deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    pub runs: u64,
+    pub attempts: u64,
+    pub deliveries: u64,
+    pub acknowledgements: u64,
+    /// The last run looked at, where to go on; None when there is nothing left to delete.
+    #[serde(skip)]
+    pub last: Option<RunId>,
+}
+
 /// How many runs of verifyd's type there are, and how long the oldest has been waiting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct RunCounts {
@@ -275,6 +296,15 @@ pub trait RunStore: Send + Sync {
 
     /// Counts for metrics and `doctor`.
     async fn counts(&self) -> Result<RunCounts, StoreError>;
+
+    /// Deletes completed runs with an id above `after`, in the order of their ids, with their
+    /// attempts, deliveries and acknowledgements. Never the latest report of a connection, and never
+    /// a run that an onboarding session points to.
+    async fn prune(&self, policy: &PrunePolicy, after: Option<RunId>)
+    -> Result<Pruned, StoreError>;
+
+    /// How many runs `prune` would delete.
+    async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError>;
 
     /// The latest report of a connection.
     async fn latest_report(
@@ -389,6 +419,37 @@ pub struct SchemaFinding {
     pub remedy: String,
 }
 
+/// The guards on `operation_runs`, by name: what the database itself refuses or puts back, whoever
+/// writes a run of verifyd's type. Runs of other types are free.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Guards {
+    pub in_place: Vec<String>,
+    pub missing: Vec<String>,
+}
+
+/// What `enforce` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Enforced {
+    /// Guards that were there already.
+    pub in_place: Vec<String>,
+    /// Guards, and an index, added now.
+    pub added: Vec<String>,
+    /// Guards that could not be added because of rows that break them.
+    pub refused: Vec<RefusedGuard>,
+}
+
+/// A guard that existing rows break.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedGuard {
+    pub guard: String,
+    /// What it demands, in words.
+    pub demands: String,
+    /// How many runs break it.
+    pub rows: u64,
+    /// The latest of them.
+    pub example: RunId,
+}
+
 /// The schema and the server behind it.
 #[async_trait]
 pub trait SchemaStore: Send + Sync {
@@ -407,6 +468,13 @@ pub trait SchemaStore: Send + Sync {
 
     /// Names every missing table and column and every wrong type.
     async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError>;
+
+    /// Which guards are there. Without a table of runs, all are missing.
+    async fn guards(&self) -> Result<Guards, StoreError>;
+
+    /// Adds the guards that are missing, also to a table that is another application's, in steps
+    /// that hold it up for moments only; repeatable, and to be repeated after a failure.
+    async fn enforce(&self) -> Result<Enforced, StoreError>;
 
     /// One round trip; returns the server's version.
     async fn ping(&self) -> Result<String, StoreError>;

@@ -5,7 +5,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 /// The version that this build needs.
-pub(super) const WANTED_VERSION: i64 = 2;
+pub(super) const WANTED_VERSION: i64 = 3;
 
 macro_rules! migrations {
     ($folder:literal: $($version:literal $name:literal),+ $(,)?) => {
@@ -17,14 +17,17 @@ macro_rules! migrations {
     };
 }
 
+/// The guards of a SQLite file. They may be applied again: each is made only where it is missing.
+pub(super) const SQLITE_GUARDS: &str = include_str!("../../migrations/sqlite/0003_guards.sql");
+
 type Source = (i64, &'static str, &'static str);
 
 pub(super) fn postgres() -> Vec<Source> {
-    migrations!("postgres": 1 "0001_verifyd_state", 2 "0002_application_tables")
+    migrations!("postgres": 1 "0001_verifyd_state", 2 "0002_application_tables", 3 "0003_guards")
 }
 
 pub(super) fn sqlite() -> Vec<Source> {
-    migrations!("sqlite": 1 "0001_verifyd_state", 2 "0002_application_tables")
+    migrations!("sqlite": 1 "0001_verifyd_state", 2 "0002_application_tables", 3 "0003_guards")
 }
 
 /// A migrator that takes no lock of its own: both kinds run it inside one transaction that holds

@@ -66,7 +66,7 @@ SELECT string_agg(line, E'\n' ORDER BY line) FROM (
         FROM pg_trigger WHERE tgrelid = $1::regclass
 ) AS lines";
 
-async fn definitions(pool: &PgPool) -> Vec<String> {
+pub async fn definitions(pool: &PgPool) -> Vec<String> {
     let mut all = Vec::new();
     for table in THEIRS {
         let definition: String = sqlx::query_scalar(DEFINITION)
@@ -79,7 +79,7 @@ async fn definitions(pool: &PgPool) -> Vec<String> {
     all
 }
 
-async fn rows(bed: &Bed) -> Vec<Vec<String>> {
+pub async fn rows(bed: &Bed) -> Vec<Vec<String>> {
     let mut all = Vec::new();
     for table in THEIRS {
         all.push(bed.dump(table).await);
@@ -87,7 +87,7 @@ async fn rows(bed: &Bed) -> Vec<Vec<String>> {
     all
 }
 
-async fn beside() -> Bed {
+pub async fn beside() -> Bed {
     let bed = Bed::empty_postgres().await;
     bed.exec(APPLICATION).await;
     bed

@@ -10,7 +10,9 @@ mod connections;
 mod crowd;
 mod errors;
 mod fixtures;
+mod guards;
 mod inventory;
+mod pruning;
 mod recording;
 mod schema;
 mod sweeping;
@@ -18,6 +20,7 @@ mod urls;
 
 mod beside_another_application;
 mod constraints;
+mod enforcing;
 mod snapshot_trap;
 mod sqlite_file;
 
@@ -126,6 +129,19 @@ conformance! {
         a_lock_that_is_not_granted_is_contention,
         a_dropped_call_leaves_nothing_behind,
         a_refusal_does_not_quote_the_row;
+    guards:
+        a_completed_run_survives_a_save_of_an_older_copy,
+        a_completed_run_keeps_its_report_under_any_context,
+        a_blocked_run_keeps_reason_and_next_steps,
+        what_is_not_verifyds_may_be_changed_on_a_completed_run,
+        whose_run_it_is_never_changes,
+        a_queued_run_may_be_changed,
+        guards_that_were_removed_are_added_again,
+        runs_of_another_type_are_free;
+    pruning:
+        only_old_completed_runs_go_with_what_belongs_to_them,
+        a_batch_is_bounded_and_goes_on_where_the_last_one_ended,
+        what_is_still_pointed_to_is_kept;
     crowd:
         a_crowd_completes_every_run_once;
 }

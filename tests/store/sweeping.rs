@@ -268,6 +268,7 @@ pub async fn rows_of_another_type_are_never_touched(bed: &Bed) {
     // Even one that has an attempt, as if its type had been changed.
     let turned = bed.queued().await;
     let held = claim(&bed.store, turned, "dead").await;
+    bed.unguard().await;
     bed.exec(&format!(
         "UPDATE operation_runs SET type = 'backup.restore' WHERE id = {turned}"
     ))

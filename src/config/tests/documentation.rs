@@ -76,3 +76,40 @@ fn the_documentation_has_the_current_tables() {
         "docs/configuration.md is not current: run UPDATE_GENERATED=1 cargo test --lib config"
     );
 }
+
+/// docs/limits.md: rows of `| key | default | what happens |`.
+#[test]
+fn every_limit_is_listed_with_its_default() {
+    let page = include_str!("../../../docs/limits.md");
+    let listed: std::collections::BTreeMap<&str, &str> = page
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
+            let key = cells.next()?.strip_suffix('`')?;
+            Some((key, cells.next()?.trim_matches('`')))
+        })
+        .collect();
+    let (_, documented) = reference::parse(DEFAULT);
+    let mut limits = 0;
+    for Documented {
+        section,
+        name,
+        default,
+        ..
+    } in &documented
+    {
+        let key = format!("{section}.{name}");
+        let found = listed.get(key.as_str());
+        if matches!(
+            keys::rule(&key),
+            Some(rule::Rule::Integer(..) | rule::Rule::Duration(..))
+        ) {
+            limits += 1;
+            assert_eq!(found, Some(&default.trim_matches('"')), "{key}");
+        } else {
+            assert_eq!(found, None, "{key} is no limit");
+        }
+    }
+    // Nothing is listed that is no key.
+    assert_eq!(listed.len(), limits);
+}

@@ -28,7 +28,7 @@ const UNIQUE: &str = "\
             = (SELECT array_agg(c ORDER BY c) FROM unnest($2::text[]) c))";
 
 /// Any valid index whose predicate names verifyd's type, or whose first column is status.
-const ACTIVE_INDEX: &str = "\
+pub(super) const ACTIVE_INDEX: &str = "\
     SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisvalid \
         AND (pg_get_expr(i.indpred, i.indrelid) LIKE '%provider.connection.check%' \
              AND pg_get_expr(i.indpred, i.indrelid) LIKE '%queued%'))";

@@ -13,8 +13,10 @@
 mod claim;
 mod complete;
 mod connections;
+mod guards;
 mod inspect;
 mod inventory;
+mod prune;
 mod runs;
 mod schema;
 mod sweep;
@@ -30,8 +32,9 @@ use crate::domain::permission::StoredPermission;
 use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkerId};
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimPolicy, ConnectionStore,
-    InventoryFreshness, LatestReport, Migrated, NewRun, Recorded, RunCounts, RunFilter, RunStore,
-    SchemaFinding, SchemaStore, Seal, StoreError, SweepPolicy, Swept, WorkerRecord,
+    Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun, PrunePolicy, Pruned,
+    Recorded, RunCounts, RunFilter, RunStore, SchemaFinding, SchemaStore, Seal, StoreError,
+    SweepPolicy, Swept, WorkerRecord,
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
@@ -294,6 +297,18 @@ impl RunStore for PostgresStore {
         self.count_runs().await
     }
 
+    async fn prune(
+        &self,
+        policy: &PrunePolicy,
+        after: Option<RunId>,
+    ) -> Result<Pruned, StoreError> {
+        self.prune_runs(policy, after).await
+    }
+
+    async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
+        self.count_prunable(older_than).await
+    }
+
     async fn latest_report(
         &self,
         connection: ConnectionId,
@@ -393,6 +408,14 @@ impl SchemaStore for PostgresStore {
 
     async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
         self.inspect_schema().await
+    }
+
+    async fn guards(&self) -> Result<Guards, StoreError> {
+        self.find_guards().await
+    }
+
+    async fn enforce(&self) -> Result<Enforced, StoreError> {
+        self.enforce_guards().await
     }
 
     async fn ping(&self) -> Result<String, StoreError> {

@@ -1,0 +1,423 @@
+//! The guards on `operation_runs`, for tables of another application too.
+//!
+//! Each step is a transaction of its own that waits for its lock only for a moment, and is tried
+//! again: behind a statement that waits for a table, all others wait. Constraints are added `NOT
+//! VALID`, which reads no row, and validated under a lock that lets everybody read and write.
+
+use super::inspect::ACTIVE_INDEX;
+use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore, Tx, commit, run_type};
+use crate::domain::RunId;
+use crate::ports::store::{Enforced, Guards, RefusedGuard, StoreError};
+use crate::store::error::from_sqlx;
+use sqlx::{AssertSqlSafe, Row};
+use std::time::Duration;
+
+/// How long a step waits for its lock, how often it is tried, and the pause in between.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_secs(1);
+
+const ACTIVE_INDEX_NAME: &str = "operation_runs_check_active";
+
+/// A constraint, in SQL and in words.
+struct Check {
+    name: &'static str,
+    /// What the same rule is called in a table that verifyd made (where it is stricter).
+    own: &'static str,
+    demands: &'static str,
+    /// True, and not null, for every row that may be there.
+    holds: &'static str,
+}
+
+const CHECKS: [Check; 2] = [
+    Check {
+        name: "verifyd_completed_has_outcome",
+        own: "operation_runs_check_outcome",
+        demands: "a completed run has one of the outcomes succeeded, failed, blocked and a \
+                  completed_at",
+        holds: concat!(
+            "(type IS DISTINCT FROM ",
+            run_type!(),
+            " OR status IS DISTINCT FROM 'completed' \
+              OR (outcome IN ('succeeded', 'failed', 'blocked') AND completed_at IS NOT NULL)) \
+              IS TRUE"
+        ),
+    },
+    Check {
+        name: "verifyd_blocked_has_report",
+        own: "operation_runs_check_blocked",
+        demands: "a blocked run has reason_code, next_steps and a verification_report",
+        holds: concat!(
+            "(type IS DISTINCT FROM ",
+            run_type!(),
+            " OR outcome IS DISTINCT FROM 'blocked' OR ( \
+                jsonb_typeof(context -> 'reason_code') = 'string' \
+                AND jsonb_typeof(context -> 'next_steps') = 'array' \
+                AND jsonb_typeof(context -> 'verification_report') = 'object' \
+                AND context -> 'verification_report' ?& ARRAY['schema_version', 'flow', \
+                    'generated_at', 'fingerprint', 'previous_report_id', 'identity', 'summary', \
+                    'checks'] \
+                AND context #>> '{verification_report,flow}' = type \
+                AND context #>> '{verification_report,fingerprint}' ~ '^[0-9a-f]{64}$' \
+                AND jsonb_typeof(context #> '{verification_report,checks}') = 'array')) IS TRUE"
+        ),
+    },
+];
+
+/// A trigger; its function came with migration 3.
+struct Trigger {
+    name: &'static str,
+    function: &'static str,
+    when: &'static str,
+}
+
+const TRIGGERS: [Trigger; 2] = [
+    Trigger {
+        name: "verifyd_guard_completed_run",
+        function: "verifyd.guard_completed_run()",
+        when: concat!("old.type = ", run_type!(), " AND old.status = 'completed'"),
+    },
+    Trigger {
+        name: "verifyd_guard_run_identity",
+        function: "verifyd.guard_run_identity()",
+        when: concat!(
+            "old.type = ",
+            run_type!(),
+            " AND (new.id, new.type, new.tenant_id, new.workspace_id, new.created_at) \
+              IS DISTINCT FROM (old.id, old.type, old.tenant_id, old.workspace_id, old.created_at)"
+        ),
+    },
+];
+
+const RUNS_TABLE: &str = "\
+    SELECT c.oid::bigint AS oid, n.nspname::text AS home, \
+           format('%I.%I', n.nspname, c.relname) AS name \
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.oid = to_regclass('operation_runs')";
+
+const HAS_CHECK: &str = "\
+    SELECT convalidated FROM pg_constraint \
+    WHERE conrelid = $1::oid AND contype = 'c' AND conname IN ($2, $3) \
+    ORDER BY convalidated DESC LIMIT 1";
+
+/// Also one that somebody disabled counts as missing.
+const HAS_TRIGGER: &str = "\
+    SELECT EXISTS (SELECT FROM pg_trigger \
+        WHERE tgrelid = $1::oid AND tgname = $2 AND tgenabled IN ('O', 'A'))";
+
+const INVALID_INDEX: &str = "\
+    SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+        WHERE i.indrelid = $1::oid AND c.relname = $2 AND NOT i.indisvalid)";
+
+/// Reading a large table takes its time; waiting for a lock must not.
+const PATIENT: &str = "SET LOCAL statement_timeout = 0";
+
+/// A constraint that is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Constraint {
+    Missing,
+    NotValidated,
+    Validated,
+}
+
+/// `operation_runs`: whoever made it.
+struct RunsTable {
+    oid: i64,
+    /// Its schema, bare.
+    home: String,
+    /// With its schema, quoted.
+    name: String,
+}
+
+impl PostgresStore {
+    pub(super) async fn find_guards(&self) -> Result<Guards, StoreError> {
+        let mut tx = self.begin().await?;
+        let mut guards = Guards::default();
+        let table = self.runs_table(&mut tx).await?;
+        for check in &CHECKS {
+            let there = match &table {
+                Some(table) => self.constraint(&mut tx, table, check).await?,
+                None => Constraint::Missing,
+            };
+            match there {
+                Constraint::Validated => &mut guards.in_place,
+                _ => &mut guards.missing,
+            }
+            .push(check.name.to_owned());
+        }
+        for trigger in &TRIGGERS {
+            let there = match &table {
+                Some(table) => self.has_trigger(&mut tx, table, trigger).await?,
+                None => false,
+            };
+            match there {
+                true => &mut guards.in_place,
+                false => &mut guards.missing,
+            }
+            .push(trigger.name.to_owned());
+        }
+        commit(tx).await?;
+        Ok(guards)
+    }
+
+    pub(super) async fn enforce_guards(&self) -> Result<Enforced, StoreError> {
+        let mut tx = self.begin().await?;
+        let table = self.runs_table(&mut tx).await?;
+        commit(tx).await?;
+        let table = table.ok_or_else(|| {
+            StoreError::Schema("operation_runs is not there to be guarded".into())
+        })?;
+        let mut enforced = Enforced::default();
+        for trigger in &TRIGGERS {
+            let added = again(|| self.add_trigger(&table, trigger)).await?;
+            note(&mut enforced, trigger.name, added);
+        }
+        for check in &CHECKS {
+            self.enforce_check(&table, check, &mut enforced).await?;
+        }
+        let added = again(|| self.add_index(&table)).await?;
+        note(&mut enforced, ACTIVE_INDEX_NAME, added);
+        Ok(enforced)
+    }
+
+    async fn enforce_check(
+        &self,
+        table: &RunsTable,
+        check: &Check,
+        enforced: &mut Enforced,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let there = self.constraint(&mut tx, table, check).await?;
+        commit(tx).await?;
+        if there == Constraint::Validated {
+            note(enforced, check.name, false);
+            return Ok(());
+        }
+        // Not even NOT VALID where rows break it: these could then not be changed any more, by
+        // their own application.
+        if let Some(refused) = self.who_breaks(table, check).await? {
+            enforced.refused.push(refused);
+            return Ok(());
+        }
+        again(|| self.add_check(table, check)).await?;
+        match again(|| self.validate(table, check)).await {
+            Ok(()) => note(enforced, check.name, true),
+            // Somebody was faster: such a row came in between the look and the constraint.
+            Err(error) => match self.who_breaks(table, check).await? {
+                Some(refused) => enforced.refused.push(refused),
+                None => return Err(error),
+            },
+        }
+        Ok(())
+    }
+
+    async fn runs_table(&self, tx: &mut Tx) -> Result<Option<RunsTable>, StoreError> {
+        let found = self
+            .sql(RUNS_TABLE)
+            .fetch_optional(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        let Some(row) = found else { return Ok(None) };
+        Ok(Some(RunsTable {
+            oid: row.try_get("oid").map_err(from_sqlx)?,
+            home: row.try_get("home").map_err(from_sqlx)?,
+            name: row.try_get("name").map_err(from_sqlx)?,
+        }))
+    }
+
+    async fn constraint(
+        &self,
+        tx: &mut Tx,
+        table: &RunsTable,
+        check: &Check,
+    ) -> Result<Constraint, StoreError> {
+        let validated: Option<bool> = self
+            .scalar(HAS_CHECK)
+            .bind(table.oid)
+            .bind(check.name)
+            .bind(check.own)
+            .fetch_optional(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(match validated {
+            None => Constraint::Missing,
+            Some(false) => Constraint::NotValidated,
+            Some(true) => Constraint::Validated,
+        })
+    }
+
+    async fn has_trigger(
+        &self,
+        tx: &mut Tx,
+        table: &RunsTable,
+        trigger: &Trigger,
+    ) -> Result<bool, StoreError> {
+        self.scalar(HAS_TRIGGER)
+            .bind(table.oid)
+            .bind(trigger.name)
+            .fetch_one(&mut **tx)
+            .await
+            .map_err(from_sqlx)
+    }
+
+    /// A transaction for one step; those who enforce take turns.
+    async fn step(&self) -> Result<Tx, StoreError> {
+        let mut tx = self.begin().await?;
+        run(
+            &mut tx,
+            format!("SET LOCAL lock_timeout = {}", LOCK_WAIT.as_millis()),
+        )
+        .await?;
+        self.sql("SELECT pg_advisory_xact_lock($1, $2)")
+            .bind(ADVISORY_SPACE)
+            .bind(ADVISORY_MIGRATE)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(tx)
+    }
+
+    /// False: it was there.
+    async fn add_trigger(&self, table: &RunsTable, trigger: &Trigger) -> Result<bool, StoreError> {
+        let mut tx = self.step().await?;
+        let add = !self.has_trigger(&mut tx, table, trigger).await?;
+        if add {
+            let sql = format!(
+                "DROP TRIGGER IF EXISTS {name} ON {table}; \
+                 CREATE TRIGGER {name} BEFORE UPDATE ON {table} FOR EACH ROW WHEN ({when}) \
+                 EXECUTE FUNCTION {function}",
+                name = trigger.name,
+                table = table.name,
+                when = trigger.when,
+                function = trigger.function,
+            );
+            run(&mut tx, sql).await?;
+        }
+        commit(tx).await?;
+        Ok(add)
+    }
+
+    async fn add_check(&self, table: &RunsTable, check: &Check) -> Result<(), StoreError> {
+        let mut tx = self.step().await?;
+        if self.constraint(&mut tx, table, check).await? == Constraint::Missing {
+            let sql = format!(
+                "ALTER TABLE {} ADD CONSTRAINT {} CHECK ({}) NOT VALID",
+                table.name, check.name, check.holds
+            );
+            run(&mut tx, sql).await?;
+        }
+        commit(tx).await
+    }
+
+    async fn validate(&self, table: &RunsTable, check: &Check) -> Result<(), StoreError> {
+        let mut tx = self.step().await?;
+        let sql = format!(
+            "{PATIENT}; ALTER TABLE {} VALIDATE CONSTRAINT {}",
+            table.name, check.name
+        );
+        run(&mut tx, sql).await?;
+        commit(tx).await
+    }
+
+    async fn who_breaks(
+        &self,
+        table: &RunsTable,
+        check: &Check,
+    ) -> Result<Option<RefusedGuard>, StoreError> {
+        let mut tx = self.begin().await?;
+        run(&mut tx, PATIENT.to_owned()).await?;
+        let sql = format!(
+            "SELECT count(*), max(id) FROM {} WHERE NOT ({})",
+            table.name, check.holds
+        );
+        let (rows, example): (i64, Option<i64>) = sqlx::query_as(AssertSqlSafe(sql))
+            .persistent(self.named)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        Ok(example.map(|id| RefusedGuard {
+            guard: check.name.to_owned(),
+            demands: check.demands.to_owned(),
+            rows: rows.unsigned_abs(),
+            example: RunId(id),
+        }))
+    }
+
+    /// `CONCURRENTLY` cannot be part of a transaction, so this statement has the limits of the
+    /// role. One that was interrupted leaves an index that nobody can use: it goes first.
+    async fn add_index(&self, table: &RunsTable) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let there: bool = self
+            .scalar(ACTIVE_INDEX)
+            .bind(table.oid)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let broken: bool = self
+            .scalar(INVALID_INDEX)
+            .bind(table.oid)
+            .bind(ACTIVE_INDEX_NAME)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        if there {
+            return Ok(false);
+        }
+        let mut connection = self.pool.acquire().await.map_err(from_sqlx)?;
+        if broken {
+            let home = table.home.replace('"', "\"\"");
+            sqlx::raw_sql(AssertSqlSafe(format!(
+                "DROP INDEX CONCURRENTLY IF EXISTS \"{home}\".{ACTIVE_INDEX_NAME}"
+            )))
+            .execute(&mut *connection)
+            .await
+            .map_err(from_sqlx)?;
+        }
+        sqlx::raw_sql(AssertSqlSafe(format!(
+            concat!(
+                "CREATE INDEX CONCURRENTLY IF NOT EXISTS {} ON {} (status, id) WHERE type = ",
+                run_type!(),
+                " AND status IN ('queued', 'running')"
+            ),
+            ACTIVE_INDEX_NAME, table.name
+        )))
+        .execute(&mut *connection)
+        .await
+        .map_err(from_sqlx)?;
+        Ok(true)
+    }
+}
+
+fn note(enforced: &mut Enforced, name: &str, added: bool) {
+    match added {
+        true => &mut enforced.added,
+        false => &mut enforced.in_place,
+    }
+    .push(name.to_owned());
+}
+
+async fn run(tx: &mut Tx, sql: String) -> Result<(), StoreError> {
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(&mut **tx)
+        .await
+        .map(|_| ())
+        .map_err(from_sqlx)
+}
+
+/// Tries a step again while its lock is held by somebody else.
+async fn again<T, F: Future<Output = Result<T, StoreError>>>(
+    mut step: impl FnMut() -> F,
+) -> Result<T, StoreError> {
+    let mut tries = 1;
+    loop {
+        match step().await {
+            Err(StoreError::Contended(_)) if tries < TRIES => {
+                tries += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            ended => return ended,
+        }
+    }
+}

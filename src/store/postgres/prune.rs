@@ -1,0 +1,91 @@
+//! Deleting completed runs that are old enough.
+
+use super::{PostgresStore, Tx, commit, run_type, seconds};
+use crate::domain::RunId;
+use crate::ports::store::{PrunePolicy, Pruned, StoreError};
+use crate::store::error::from_sqlx;
+use std::time::Duration;
+
+/// `$1`: the age in seconds. An onboarding session points to the run that it shows.
+macro_rules! prunable {
+    () => {
+        concat!(
+            " FROM operation_runs r WHERE r.type = ",
+            run_type!(),
+            " AND r.status = 'completed' \
+              AND r.completed_at::timestamptz < now() - make_interval(secs => $1) \
+              AND r.id NOT IN (SELECT operation_run_id FROM verifyd.latest_reports) \
+              AND r.id::text NOT IN (SELECT s.state ->> 'verification_operation_run_id' \
+                  FROM tenant_onboarding_sessions s \
+                  WHERE s.state ->> 'verification_operation_run_id' IS NOT NULL)"
+        )
+    };
+}
+
+const COUNT: &str = concat!("SELECT count(*)", prunable!());
+
+/// A run that somebody else holds is left for the next time.
+const CHOOSE: &str = concat!(
+    "SELECT r.id",
+    prunable!(),
+    " AND r.id > $2 ORDER BY r.id LIMIT $3 FOR UPDATE OF r SKIP LOCKED"
+);
+
+/// Whatever may refer to the run goes before it.
+const ACKNOWLEDGEMENTS: &str =
+    "DELETE FROM verification_check_acknowledgements WHERE operation_run_id = ANY($1)";
+const ATTEMPTS: &str = "DELETE FROM verifyd.run_attempts WHERE run_id = ANY($1)";
+const DELIVERIES: &str = "DELETE FROM verifyd.run_deliveries WHERE run_id = ANY($1)";
+const RUNS: &str = concat!(
+    "DELETE FROM operation_runs WHERE id = ANY($1) AND status = 'completed' AND type = ",
+    run_type!()
+);
+
+impl PostgresStore {
+    pub(super) async fn count_prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
+        let mut tx = self.begin().await?;
+        let count: i64 = self
+            .scalar(COUNT)
+            .bind(seconds(older_than))
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        Ok(count.unsigned_abs())
+    }
+
+    pub(super) async fn prune_runs(
+        &self,
+        policy: &PrunePolicy,
+        after: Option<RunId>,
+    ) -> Result<Pruned, StoreError> {
+        let mut tx = self.begin().await?;
+        let ids: Vec<i64> = self
+            .scalar(CHOOSE)
+            .bind(seconds(policy.older_than))
+            .bind(after.map_or(i64::MIN, |id| id.0))
+            .bind(i64::from(policy.batch))
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let pruned = Pruned {
+            acknowledgements: self.delete(&mut tx, ACKNOWLEDGEMENTS, &ids).await?,
+            attempts: self.delete(&mut tx, ATTEMPTS, &ids).await?,
+            deliveries: self.delete(&mut tx, DELIVERIES, &ids).await?,
+            runs: self.delete(&mut tx, RUNS, &ids).await?,
+            last: ids.last().map(|id| RunId(*id)),
+        };
+        commit(tx).await?;
+        Ok(pruned)
+    }
+
+    async fn delete(
+        &self,
+        tx: &mut Tx,
+        statement: &'static str,
+        ids: &[i64],
+    ) -> Result<u64, StoreError> {
+        let done = self.sql(statement).bind(ids).execute(&mut **tx).await;
+        Ok(done.map_err(from_sqlx)?.rows_affected())
+    }
+}

@@ -1,0 +1,51 @@
+//! The guards on `operation_runs`. The file is verifyd's own: they come with the migrations, and
+//! are made again here where somebody removed one.
+
+use super::{SqliteStore, commit};
+use crate::ports::store::{Enforced, Guards, StoreError};
+use crate::store::error::from_sqlx;
+use crate::store::migrations;
+use sqlx::SqliteConnection;
+
+/// The triggers of migration 3. (The rest is in the table's definition, which SQLite cannot alter.)
+const TRIGGERS: [&str; 3] = [
+    "verifyd_guard_completed_run",
+    "verifyd_guard_run_identity",
+    "verifyd_guard_run_recorded",
+];
+
+const FIND: &str = "\
+    SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'operation_runs'";
+
+impl SqliteStore {
+    pub(super) async fn find_guards(&self) -> Result<Guards, StoreError> {
+        find(&mut *self.reader().await?).await
+    }
+
+    pub(super) async fn enforce_guards(&self) -> Result<Enforced, StoreError> {
+        let mut tx = self.begin().await?;
+        let before = find(&mut tx).await?;
+        sqlx::raw_sql(migrations::SQLITE_GUARDS)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        Ok(Enforced {
+            in_place: before.in_place,
+            added: before.missing,
+            refused: Vec::new(),
+        })
+    }
+}
+
+async fn find(connection: &mut SqliteConnection) -> Result<Guards, StoreError> {
+    let there: Vec<String> = sqlx::query_scalar(FIND)
+        .fetch_all(connection)
+        .await
+        .map_err(from_sqlx)?;
+    let (in_place, missing) = TRIGGERS
+        .iter()
+        .map(|name| (*name).to_owned())
+        .partition(|name| there.contains(name));
+    Ok(Guards { in_place, missing })
+}

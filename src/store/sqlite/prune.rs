@@ -1,0 +1,84 @@
+//! Deleting completed runs that are old enough.
+
+use super::{SqliteStore, Tx, commit, earlier, id_list, now_moved_by, run_type};
+use crate::domain::RunId;
+use crate::ports::store::{PrunePolicy, Pruned, StoreError};
+use crate::store::error::from_sqlx;
+use std::time::Duration;
+
+/// `$1`: the age. An onboarding session points to the run that it shows.
+macro_rules! prunable {
+    () => {
+        concat!(
+            " FROM operation_runs WHERE type = ",
+            run_type!(),
+            " AND status = 'completed' AND completed_at < ",
+            now_moved_by!("$1"),
+            " AND id NOT IN (SELECT operation_run_id FROM verifyd_latest_reports) \
+              AND CAST(id AS TEXT) NOT IN ( \
+                  SELECT CAST(state ->> 'verification_operation_run_id' AS TEXT) \
+                  FROM tenant_onboarding_sessions \
+                  WHERE state ->> 'verification_operation_run_id' IS NOT NULL)"
+        )
+    };
+}
+
+const COUNT: &str = concat!("SELECT count(*)", prunable!());
+
+const CHOOSE: &str = concat!(
+    "SELECT id",
+    prunable!(),
+    " AND id > $2 ORDER BY id LIMIT $3"
+);
+
+const ACKNOWLEDGEMENTS: &str = "\
+    DELETE FROM verification_check_acknowledgements \
+    WHERE operation_run_id IN (SELECT value FROM json_each($1))";
+const ATTEMPTS: &str =
+    "DELETE FROM verifyd_run_attempts WHERE run_id IN (SELECT value FROM json_each($1))";
+const DELIVERIES: &str =
+    "DELETE FROM verifyd_run_deliveries WHERE run_id IN (SELECT value FROM json_each($1))";
+const RUNS: &str = "DELETE FROM operation_runs WHERE id IN (SELECT value FROM json_each($1))";
+
+impl SqliteStore {
+    pub(super) async fn count_prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
+        let count: i64 = sqlx::query_scalar(COUNT)
+            .bind(earlier(older_than))
+            .fetch_one(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(count.unsigned_abs())
+    }
+
+    pub(super) async fn prune_runs(
+        &self,
+        policy: &PrunePolicy,
+        after: Option<RunId>,
+    ) -> Result<Pruned, StoreError> {
+        let mut tx = self.begin().await?;
+        let ids: Vec<i64> = sqlx::query_scalar(CHOOSE)
+            .bind(earlier(policy.older_than))
+            .bind(after.map_or(i64::MIN, |id| id.0))
+            .bind(i64::from(policy.batch))
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let pruned = Pruned {
+            acknowledgements: delete(&mut tx, ACKNOWLEDGEMENTS, &ids).await?,
+            attempts: delete(&mut tx, ATTEMPTS, &ids).await?,
+            deliveries: delete(&mut tx, DELIVERIES, &ids).await?,
+            runs: delete(&mut tx, RUNS, &ids).await?,
+            last: ids.last().map(|id| RunId(*id)),
+        };
+        commit(tx).await?;
+        Ok(pruned)
+    }
+}
+
+async fn delete(tx: &mut Tx, statement: &'static str, ids: &[i64]) -> Result<u64, StoreError> {
+    let done = sqlx::query(statement)
+        .bind(id_list(ids))
+        .execute(&mut **tx)
+        .await;
+    Ok(done.map_err(from_sqlx)?.rows_affected())
+}

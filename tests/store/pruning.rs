@@ -1,0 +1,144 @@
+//! Deleting completed runs that are old.
+
+use crate::bed::Bed;
+use crate::fixtures::{claim, context, succeeded};
+use std::time::Duration;
+use verifyd::domain::{ConnectionId, RunId};
+use verifyd::ports::store::{PrunePolicy, Pruned};
+
+const DAY: u32 = 24 * 3600;
+
+const POLICY: PrunePolicy = PrunePolicy {
+    older_than: Duration::from_secs(10 * DAY as u64),
+    batch: 100,
+};
+
+async fn completed(bed: &Bed, connection: Option<i64>) -> RunId {
+    let run = bed.queued().await;
+    let held = claim(&bed.store, run, "w1").await;
+    let mut completion = succeeded();
+    completion.connection = connection.map(ConnectionId);
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    run
+}
+
+async fn aged(bed: &Bed, run: RunId, days: u32) {
+    bed.age(
+        "operation_runs",
+        "completed_at",
+        &format!("id = {run}"),
+        days * DAY,
+    )
+    .await;
+}
+
+async fn rows_of(bed: &Bed, table: &str, column: &str, run: RunId) -> i64 {
+    bed.number(&format!(
+        "SELECT count(*) FROM {table} WHERE {column} = {run}"
+    ))
+    .await
+}
+
+pub async fn only_old_completed_runs_go_with_what_belongs_to_them(bed: &Bed) {
+    let old = completed(bed, None).await;
+    let young = completed(bed, None).await;
+    let queued = bed.queued().await;
+    let running = bed.queued().await;
+    claim(&bed.store, running, "w1").await;
+    let other = bed.insert("backup.restore", "completed", &context(1)).await;
+    bed.exec(&format!(
+        "UPDATE operation_runs SET completed_at = created_at WHERE id = {other}"
+    ))
+    .await;
+    for run in [old, other] {
+        aged(bed, run, 11).await;
+    }
+    aged(bed, young, 9).await;
+    let deliveries = bed.own("run_deliveries");
+    for run in [old, young, other] {
+        bed.exec(&format!(
+            "INSERT INTO verification_check_acknowledgements \
+                 (operation_run_id, check_key, reason, acknowledged_by) \
+             VALUES ({run}, 'connection.state', 'known', 'somebody'); \
+             INSERT INTO {deliveries} (run_id) VALUES ({run})"
+        ))
+        .await;
+    }
+    assert_eq!(bed.store.prunable(POLICY.older_than).await.unwrap(), 1);
+    let pruned = bed.store.prune(&POLICY, None).await.unwrap();
+    let wanted = Pruned {
+        runs: 1,
+        attempts: 1,
+        deliveries: 1,
+        acknowledgements: 1,
+        last: Some(old),
+    };
+    assert_eq!(pruned, wanted);
+    let attempts = bed.own("run_attempts");
+    let belonging = [
+        ("operation_runs", "id"),
+        (attempts.as_str(), "run_id"),
+        (deliveries.as_str(), "run_id"),
+        ("verification_check_acknowledgements", "operation_run_id"),
+    ];
+    for (table, column) in belonging {
+        assert_eq!(rows_of(bed, table, column, old).await, 0, "{table}");
+        assert_eq!(rows_of(bed, table, column, young).await, 1, "{table}");
+    }
+    for run in [queued, running, other] {
+        assert_eq!(rows_of(bed, "operation_runs", "id", run).await, 1);
+    }
+    let acknowledged = "verification_check_acknowledgements";
+    assert_eq!(
+        rows_of(bed, acknowledged, "operation_run_id", other).await,
+        1
+    );
+    assert_eq!(rows_of(bed, &attempts, "run_id", running).await, 1);
+    assert_eq!(bed.store.prunable(POLICY.older_than).await.unwrap(), 0);
+    assert_eq!(
+        bed.store.prune(&POLICY, None).await.unwrap(),
+        Pruned::default()
+    );
+}
+
+pub async fn a_batch_is_bounded_and_goes_on_where_the_last_one_ended(bed: &Bed) {
+    let mut runs = Vec::new();
+    for _ in 0..5 {
+        runs.push(completed(bed, None).await);
+    }
+    for run in &runs {
+        aged(bed, *run, 11).await;
+    }
+    let two = PrunePolicy { batch: 2, ..POLICY };
+    let first = bed.store.prune(&two, None).await.unwrap();
+    assert_eq!((first.runs, first.last), (2, Some(runs[1])));
+    // Only what comes after the given id.
+    let third = bed.store.prune(&two, Some(runs[3])).await.unwrap();
+    assert_eq!((third.runs, third.last), (1, Some(runs[4])));
+    let second = bed.store.prune(&two, first.last).await.unwrap();
+    assert_eq!((second.runs, second.last), (2, Some(runs[3])));
+    let none = bed.store.prune(&two, second.last).await.unwrap();
+    assert_eq!(none, Pruned::default());
+}
+
+pub async fn what_is_still_pointed_to_is_kept(bed: &Bed) {
+    let superseded = completed(bed, Some(1)).await;
+    let latest = completed(bed, Some(1)).await;
+    let shown = completed(bed, None).await;
+    bed.exec(&format!(
+        "INSERT INTO tenant_onboarding_sessions (workspace_id, state) VALUES \
+         (1, '{{\"verification_operation_run_id\": {shown}}}'), (1, '{{}}')"
+    ))
+    .await;
+    for run in [superseded, latest, shown] {
+        aged(bed, run, 999).await;
+    }
+    assert_eq!(bed.store.prunable(POLICY.older_than).await.unwrap(), 1);
+    let pruned = bed.store.prune(&POLICY, None).await.unwrap();
+    assert_eq!((pruned.runs, pruned.last), (1, Some(superseded)));
+    for run in [latest, shown] {
+        assert!(bed.store.run(run).await.unwrap().is_some());
+    }
+    let report = bed.store.latest_report(ConnectionId(1)).await.unwrap();
+    assert_eq!(report.unwrap().operation_run_id, latest);
+}
