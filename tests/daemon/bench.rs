@@ -34,6 +34,14 @@ impl Bench {
     }
 
     pub async fn with(options: SimulatorOptions) -> Self {
+        let bench = Self::unmigrated(options).await;
+        let migrated = bench.run(&["migrate"], "");
+        assert!(migrated.status.success(), "{migrated:?}");
+        bench
+    }
+
+    /// The same on an empty database.
+    pub async fn unmigrated(options: SimulatorOptions) -> Self {
         let database = TestDatabase::create().await;
         let simulator = Simulator::start(options).await.unwrap();
         let redis_url = redis_support::redis_url();
@@ -58,17 +66,14 @@ impl Bench {
             "https://entra.microsoft.com",
         );
         set("VERIFYD__LOG__FORMAT", "json");
-        let bench = Self {
+        Self {
             database,
             queue,
             redis_url,
             _simulator: simulator,
             printed: Arc::default(),
             environment,
-        };
-        let migrated = bench.run(&["migrate"], "");
-        assert!(migrated.status.success(), "{migrated:?}");
-        bench
+        }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

@@ -9,5 +9,7 @@ mod redis_support;
 
 mod bench;
 mod drain;
+mod memory;
+mod privileges;
 mod replicas;
 mod secrets;
