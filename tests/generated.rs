@@ -223,3 +223,23 @@ fn every_link_may_stand_in_a_report() {
         }
     }
 }
+
+/// `docs/security.md` claims nothing for which there is no test.
+#[test]
+fn every_test_that_the_security_page_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
+    // `file`: `name`, `name`: a name belongs to the file named last before it.
+    let mut file = String::new();
+    let mut named = 0;
+    for quoted in page.split('`').skip(1).step_by(2) {
+        if quoted.ends_with(".rs") {
+            file = std::fs::read_to_string(root.join(quoted))
+                .unwrap_or_else(|_| panic!("{quoted} is not there"));
+        } else if quoted.matches('_').count() >= 3 && !quoted.contains(['.', ' ', '/']) {
+            assert!(file.contains(&format!("fn {quoted}(")), "no test {quoted}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "only {named} tests are named");
+}

@@ -10,5 +10,7 @@ mod postgres;
 mod redis_support;
 
 mod drain;
+mod memory;
+mod privileges;
 mod replicas;
 mod secrets;

@@ -15,6 +15,7 @@ mod proxy;
 #[path = "../support/redis.rs"]
 mod redis_support;
 
+mod chaos;
 mod deliveries;
 mod postgres_faults;
 mod processes;

@@ -40,6 +40,18 @@ impl Bench {
 
     /// On a database of the caller's choice, which is migrated.
     pub async fn on(database: TestDatabase, options: SimulatorOptions) -> Self {
+        let bench = Self::before_migration(database, options).await;
+        let migrated = bench.run(&["migrate"], "");
+        assert!(migrated.status.success(), "{migrated:?}");
+        bench
+    }
+
+    /// On an empty database.
+    pub async fn unmigrated(options: SimulatorOptions) -> Self {
+        Self::before_migration(TestDatabase::create().await, options).await
+    }
+
+    async fn before_migration(database: TestDatabase, options: SimulatorOptions) -> Self {
         let simulator = Simulator::start(options).await.unwrap();
         let redis_url = redis_support::redis_url();
         let queue = redis_support::random_queue();
@@ -63,17 +75,14 @@ impl Bench {
             "https://entra.microsoft.com",
         );
         set("VERIFYD__LOG__FORMAT", "json");
-        let bench = Self {
+        Self {
             database,
             queue,
             redis_url,
             simulator,
             printed: Arc::default(),
             environment,
-        };
-        let migrated = bench.run(&["migrate"], "");
-        assert!(migrated.status.success(), "{migrated:?}");
-        bench
+        }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

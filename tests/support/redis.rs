@@ -68,12 +68,20 @@ pub async fn remove_queue(url: &str, queue: &str) {
 pub struct PrivateRedis {
     port: u16,
     child: Option<Child>,
+    /// Arguments besides those that every server gets.
+    arguments: Vec<String>,
 }
 
 impl PrivateRedis {
     /// Starts one on a free port.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments, which may contradict the usual ones.
+    pub fn start_with(arguments: &[&str]) -> Self {
         let mut server = Self::stopped();
+        server.arguments = arguments.iter().map(|&a| a.to_owned()).collect();
         server.restart();
         server
     }
@@ -82,7 +90,11 @@ impl PrivateRedis {
     pub fn stopped() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        Self { port, child: None }
+        Self {
+            port,
+            child: None,
+            arguments: Vec::new(),
+        }
     }
 
     pub fn url(&self) -> String {
@@ -108,6 +120,7 @@ impl PrivateRedis {
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--port", &self.port.to_string()])
             .args(["--dir", &std::env::temp_dir().to_string_lossy()])
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -37,8 +37,11 @@ const ACTIVE_INDEX_REMEDY: &str = "\
     CREATE INDEX CONCURRENTLY operation_runs_check_active ON operation_runs (status, id) \
     WHERE type = 'provider.connection.check' AND status IN ('queued', 'running');";
 
+/// UPDATE may be granted on some columns only, as deploy/postgres-grants.sql does.
 const PRIVILEGES: &str = "\
-    SELECT p FROM unnest($2::text[]) AS p WHERE NOT has_table_privilege($1::oid, p)";
+    SELECT p FROM unnest($2::text[]) AS p WHERE NOT CASE p \
+        WHEN 'UPDATE' THEN has_any_column_privilege($1::oid, p) \
+        ELSE has_table_privilege($1::oid, p) END";
 
 impl PostgresStore {
     pub(super) async fn inspect_schema(&self) -> Result<Vec<SchemaFinding>, StoreError> {
@@ -179,9 +182,12 @@ impl PostgresStore {
         own: bool,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
+        // What `serve` needs. The commands that add something need more, and say so themselves.
         let needed: &[&str] = match name {
+            "verifyd.owned_tables" => &["SELECT"],
             _ if own => &["SELECT", "INSERT", "UPDATE", "DELETE"],
-            "operation_runs" | "tenant_permissions" => &["SELECT", "INSERT", "UPDATE"],
+            "operation_runs" => &["SELECT", "UPDATE"],
+            "tenant_permissions" => &["SELECT", "INSERT", "UPDATE"],
             _ => &["SELECT"],
         };
         let missing: Vec<String> = self

@@ -1,0 +1,126 @@
+-- Least privilege in PostgreSQL (15 and later). Apply it as a superuser, or as an owner of the
+-- database who may create roles, with the search_path that verifyd uses:
+--
+--   psql -v ON_ERROR_STOP=1 -f deploy/postgres-grants.sql "$DATABASE_URL_OF_THE_OWNER"
+--
+-- before the first `verifyd migrate`, and again after each `verifyd migrate` and whenever the
+-- application's tables have been made anew: it grants what is there, and may be repeated at will.
+--
+-- The roles may log in and have no password: give them one (ALTER ROLE … PASSWORD …), a certificate,
+-- or whatever pg_hba.conf asks for. What each of them is for:
+--
+--   verifyd_migrate   `verifyd migrate`: owns the schema verifyd, and the application's tables where
+--                     verifyd made them
+--   verifyd_serve     `verifyd serve` and `verifyd doctor`: reads connections and credentials, moves
+--                     runs, writes what is granted; can add no run and no connection, and drop nothing
+--   verifyd_operator  the other commands: connections, enqueue, runs
+--   verifyd_producer  another application that records runs by INSERT and reads how they ended; sees
+--                     no credential
+--
+-- tests/daemon/privileges.rs runs all of verifyd under exactly these roles.
+
+DO $roles$
+DECLARE
+    wanted text;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['verifyd_migrate', 'verifyd_serve', 'verifyd_operator', 'verifyd_producer']
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
+            EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS', wanted);
+        END IF;
+    END LOOP;
+END
+$roles$;
+
+-- The database and its schemas. TEMPORARY is granted to everyone unless it is taken away.
+DO $database$
+DECLARE
+    home text := current_schema();
+BEGIN
+    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO verifyd_migrate, verifyd_serve, verifyd_operator, verifyd_producer', current_database());
+    -- `migrate` makes the schema verifyd, and the application's tables where they are missing.
+    EXECUTE format('GRANT CREATE ON DATABASE %I TO verifyd_migrate', current_database());
+    EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO verifyd_migrate', home);
+    EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', home);
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO verifyd_serve, verifyd_operator, verifyd_producer', home);
+END
+$database$;
+
+-- verifyd's own state.
+DO $own$
+DECLARE
+    state text;
+BEGIN
+    IF to_regnamespace('verifyd') IS NULL THEN
+        RETURN;
+    END IF;
+    GRANT USAGE ON SCHEMA verifyd TO verifyd_serve, verifyd_operator;
+    -- Which migrations were applied, and what verifyd made: only `migrate` writes these.
+    GRANT SELECT ON ALL TABLES IN SCHEMA verifyd TO verifyd_serve, verifyd_operator;
+    FOREACH state IN ARRAY ARRAY['run_attempts', 'workers', 'run_deliveries', 'latest_reports', 'tenant_inventory']
+    LOOP
+        IF to_regclass('verifyd.' || state) IS NOT NULL THEN
+            EXECUTE format('GRANT INSERT, UPDATE, DELETE ON verifyd.%I TO verifyd_serve', state);
+        END IF;
+    END LOOP;
+    -- `enqueue` notes that it has sent the hint.
+    IF to_regclass('verifyd.run_deliveries') IS NOT NULL THEN
+        GRANT INSERT ON verifyd.run_deliveries TO verifyd_operator;
+    END IF;
+END
+$own$;
+
+-- The application's tables.
+DO $application$
+DECLARE
+    sequence text;
+BEGIN
+    IF to_regclass('operation_runs') IS NOT NULL THEN
+        GRANT SELECT ON operation_runs TO verifyd_serve, verifyd_operator, verifyd_producer;
+        -- Whose run it is, of which type and when it was recorded is never changed.
+        GRANT UPDATE (status, outcome, context, failure_summary, started_at, completed_at)
+            ON operation_runs TO verifyd_serve;
+        GRANT INSERT (workspace_id, tenant_id, type, status, context, created_at)
+            ON operation_runs TO verifyd_operator, verifyd_producer;
+        sequence := pg_get_serial_sequence('operation_runs', 'id');
+        IF sequence IS NOT NULL THEN
+            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_operator, verifyd_producer', sequence);
+        END IF;
+    END IF;
+    IF to_regclass('provider_connections') IS NOT NULL THEN
+        GRANT SELECT ON provider_connections TO verifyd_serve, verifyd_operator;
+        GRANT INSERT, UPDATE ON provider_connections TO verifyd_operator;
+        sequence := pg_get_serial_sequence('provider_connections', 'id');
+        IF sequence IS NOT NULL THEN
+            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_operator', sequence);
+        END IF;
+    END IF;
+    IF to_regclass('provider_credentials') IS NOT NULL THEN
+        GRANT SELECT ON provider_credentials TO verifyd_serve, verifyd_operator;
+        GRANT INSERT, UPDATE ON provider_credentials TO verifyd_operator;
+        sequence := pg_get_serial_sequence('provider_credentials', 'id');
+        IF sequence IS NOT NULL THEN
+            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_operator', sequence);
+        END IF;
+    END IF;
+    IF to_regclass('tenant_permissions') IS NOT NULL THEN
+        GRANT SELECT, INSERT, UPDATE ON tenant_permissions TO verifyd_serve;
+        GRANT SELECT ON tenant_permissions TO verifyd_operator;
+    END IF;
+    IF to_regclass('tenants') IS NOT NULL THEN
+        GRANT SELECT ON tenants TO verifyd_serve, verifyd_operator;
+        -- Used only where verifyd made the table: `connections add` records the tenant.
+        IF EXISTS (SELECT FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+                   WHERE c.oid = to_regclass('tenants') AND r.rolname = 'verifyd_migrate') THEN
+            GRANT INSERT ON tenants TO verifyd_operator;
+        END IF;
+    END IF;
+    IF to_regclass('tenant_onboarding_sessions') IS NOT NULL THEN
+        GRANT SELECT ON tenant_onboarding_sessions TO verifyd_serve, verifyd_operator;
+    END IF;
+    IF to_regclass('verification_check_acknowledgements') IS NOT NULL THEN
+        GRANT SELECT ON verification_check_acknowledgements TO verifyd_serve, verifyd_operator;
+    END IF;
+END
+$application$;

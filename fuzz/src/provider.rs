@@ -1,0 +1,250 @@
+//! Answers of the provider, over real HTTP on loopback, so that everything between the socket and
+//! the report is in it. A provider of its own for each input: nothing is remembered.
+
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use uuid::Uuid;
+use verifyd::domain::connection::{ConnectionStatus, ProviderConnection};
+use verifyd::domain::credential::Credential;
+use verifyd::domain::link::LinkContext;
+use verifyd::domain::report::{ReportDraft, schema};
+use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
+use verifyd::ports::clock::Clock;
+use verifyd::ports::provider::{Provider as _, Target};
+use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings};
+
+/// The directory that is asked for.
+const TENANT: &str = "11111111-2222-4333-8444-555555555555";
+const CLIENT: &str = "66666666-7777-4888-8999-aaaaaaaaaaaa";
+const SECRET: &str = "canary-secret-value";
+const TOKEN: &str = r#"{"token_type":"Bearer","expires_in":3599,"access_token":"opaque-canary"}"#;
+
+/// 2026-01-01T00:00:00Z, always.
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default()
+    }
+}
+
+/// What a server says: the status in the first line, the body in the others.
+#[derive(Clone)]
+struct Said {
+    status: u16,
+    body: Vec<u8>,
+}
+
+impl Said {
+    fn read(data: &[u8]) -> Self {
+        let mut parts = data.splitn(2, |b| *b == b'\n');
+        let status = parts
+            .next()
+            .and_then(|line| std::str::from_utf8(line).ok()?.trim().parse().ok())
+            .filter(|status| (200..600).contains(status));
+        match (status, parts.next()) {
+            (Some(status), Some(body)) => Self {
+                status,
+                body: body.to_vec(),
+            },
+            _ => Self {
+                status: 200,
+                body: data.to_vec(),
+            },
+        }
+    }
+}
+
+/// The answer of the token endpoint. Graph knows nothing.
+pub fn token_response(data: &[u8]) -> bool {
+    let nothing = Said {
+        status: 404,
+        body: b"{}".to_vec(),
+    };
+    check(Said::read(data), vec![nothing], "provider.authentication")
+}
+
+/// The answers of Graph, one behind the other, divided by lines of `---`; the last is repeated.
+/// `{base}` in them is Graph's own address.
+pub fn graph_pages(data: &[u8]) -> bool {
+    let mut answers = Vec::new();
+    let mut rest = data;
+    while let Some(at) = rest.windows(5).position(|w| w == b"\n---\n") {
+        answers.push(Said::read(&rest[..at]));
+        rest = &rest[at + 5..];
+    }
+    answers.push(Said::read(rest));
+    let token = Said {
+        status: 200,
+        body: TOKEN.into(),
+    };
+    check(token, answers, "permissions.inventory")
+}
+
+/// Makes one check against a server that says this. True when the check `key` passed.
+fn check(token: Said, graph: Vec<Said>, key: &str) -> bool {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    else {
+        panic!("no runtime");
+    };
+    runtime.block_on(async {
+        let Ok(listener) = TcpListener::bind("127.0.0.1:0").await else {
+            panic!("no port");
+        };
+        let Ok(address) = listener.local_addr() else {
+            panic!("no address");
+        };
+        let base = format!("http://{address}");
+        let server = tokio::spawn(serve(listener, token, graph, base.clone()));
+        let Ok(provider) = MicrosoftProvider::new(&settings(&base), Arc::new(Still)) else {
+            panic!("no provider");
+        };
+        let target = target();
+        let findings = provider.check(&target).await;
+        server.abort();
+        let passed = findings.checks.iter().any(|check| {
+            check.key == key && check.status == verifyd::domain::report::CheckStatus::Pass
+        });
+        let finished = ReportDraft {
+            identity: Default::default(),
+            generated_at: Still.now(),
+            previous_report_id: None,
+            checks: findings.checks,
+        }
+        .finish(&target.credential.secret_values(), "/runs/1");
+        assert_eq!(finished.replaced, None, "the findings make a valid report");
+        assert_eq!(schema::validate(&finished.json), Ok(()));
+        assert!(!finished.json.to_string().contains("canary"));
+        passed
+    })
+}
+
+async fn serve(listener: TcpListener, token: Said, graph: Vec<Said>, base: String) {
+    let mut asked = 0;
+    while let Ok((mut stream, _)) = listener.accept().await {
+        if let Some(path) = request(&mut stream).await {
+            let said = if path.ends_with("/oauth2/v2.0/token") {
+                &token
+            } else {
+                asked += 1;
+                &graph[(asked - 1).min(graph.len() - 1)]
+            };
+            let body = replaced(&said.body, &base);
+            let head = format!(
+                "HTTP/1.1 {} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+                 connection: close\r\n\r\n",
+                said.status,
+                body.len()
+            );
+            // Closed after each answer: one connection at a time is enough.
+            let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+        }
+    }
+}
+
+fn replaced(body: &[u8], base: &str) -> Vec<u8> {
+    match std::str::from_utf8(body) {
+        Ok(text) => text.replace("{base}", base).into_bytes(),
+        Err(_) => body.to_vec(),
+    }
+}
+
+/// The path of the next request; null when the caller has left.
+async fn request(stream: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let read = stream
+            .read(&mut chunk)
+            .await
+            .ok()
+            .filter(|read| *read > 0)?;
+        bytes.extend_from_slice(&chunk[..read]);
+        let text = String::from_utf8_lossy(&bytes);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length: usize = head
+            .to_ascii_lowercase()
+            .split("content-length: ")
+            .nth(1)
+            .and_then(|rest| rest.split("\r\n").next()?.parse().ok())
+            .unwrap_or(0);
+        if body.len() >= length {
+            return head.split(' ').nth(1).map(str::to_owned);
+        }
+    }
+}
+
+fn settings(base: &str) -> MicrosoftSettings {
+    MicrosoftSettings {
+        default_cloud: "test".into(),
+        connect_timeout: Duration::from_secs(20),
+        read_timeout: Duration::from_secs(20),
+        request_timeout: Duration::from_secs(20),
+        max_response_bytes: 1 << 20,
+        max_pages: 4,
+        max_attempts_per_request: 1,
+        retry_base_delay: Duration::from_millis(1),
+        retry_max_delay: Duration::from_millis(1),
+        defer_after: Duration::from_secs(5),
+        token_refresh_margin: Duration::from_secs(120),
+        token_cache_entries: 10,
+        role_cache_entries: 10,
+        role_cache_ttl: Duration::from_secs(3600),
+        clouds: BTreeMap::from([(
+            "test".into(),
+            CloudSettings {
+                login: base.into(),
+                graph: base.into(),
+                portal: "https://portal.example.com".into(),
+            },
+        )]),
+    }
+}
+
+fn target() -> Target {
+    Target {
+        run_id: RunId(1),
+        connection: ProviderConnection {
+            id: ConnectionId(7),
+            workspace_id: WorkspaceId(8),
+            tenant_id: TenantId(9),
+            provider: "microsoft".into(),
+            display_name: None,
+            status: ConnectionStatus::Enabled,
+            entra_tenant_id: Some(TENANT.into()),
+            client_id: Some(CLIENT.into()),
+            cloud: None,
+            module: None,
+            created_at: None,
+            updated_at: None,
+        },
+        credential: Credential::ClientSecret {
+            secret: SECRET.to_owned().into(),
+            client_id: None,
+        },
+        credential_changed_at: None,
+        entra_tenant_id: TENANT.into(),
+        module: "intune".into(),
+        links: LinkContext {
+            connections: "/connections".into(),
+            connection: "/connections/{id}".into(),
+            run: "/runs/{id}".into(),
+            run_id: 1,
+            connection_id: Some(7),
+            portal: "https://portal.example.com".into(),
+            login: "https://login.example.com".into(),
+            entra_tenant_id: Some(TENANT.into()),
+            client_id: Some(CLIENT.into()),
+        },
+        deadline: tokio::time::Instant::now() + Duration::from_secs(120),
+        correlation_id: Uuid::from_u128(0xC0),
+    }
+}

@@ -1,0 +1,66 @@
+//! Replays the corpus of the fuzz targets (`fuzz/`) through the same functions: every file of
+//! `tests/corpus/<target>/`, and each of them cut and with bytes changed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+#[path = "../fuzz/src/provider.rs"]
+mod provider;
+#[path = "../fuzz/src/targets.rs"]
+mod targets;
+
+use std::path::Path;
+
+/// Replays a target's files. Those whose name begins with `accepted` must be accepted, so that a
+/// target which reaches nothing is noticed, and the others must not.
+fn replay(name: &str, target: fn(&[u8]) -> bool, changed: usize) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/corpus")
+        .join(name);
+    let mut files = [0, 0];
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_string_lossy().into_owned();
+        let data = std::fs::read(&path).unwrap();
+        let wanted = file.starts_with("accepted");
+        files[usize::from(wanted)] += 1;
+        assert_eq!(target(&data), wanted, "{name}/{file}");
+        for step in 0..changed.min(data.len()) {
+            let at = step * data.len() / changed.min(data.len());
+            target(&data[..at]);
+            for value in [0, b'"', b'[', 0xFF, data[at].wrapping_add(1)] {
+                let mut other = data.clone();
+                other[at] = value;
+                target(&other);
+            }
+        }
+    }
+    assert!(files[0] >= 2 && files[1] >= 1, "{name}: {files:?}");
+}
+
+#[test]
+fn job_payload() {
+    replay("job_payload", targets::job_payload, 200);
+}
+
+#[test]
+fn token_response() {
+    replay("token_response", targets::token_response, 2);
+}
+
+#[test]
+fn graph_pages() {
+    replay("graph_pages", targets::graph_pages, 2);
+}
+
+#[test]
+fn laravel_payload() {
+    replay("laravel_payload", targets::laravel_payload, 60);
+}
+
+#[test]
+fn report_input() {
+    replay("report_input", targets::report_input, 60);
+}

@@ -1,0 +1,359 @@
+//! verifyd under the roles of `deploy/`: all of it works, and nothing else does.
+
+use crate::bench::Bench;
+use crate::redis_support::{self, PrivateRedis};
+use serde_json::json;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use verifyd::simulator::{Scenario, SimulatorOptions};
+
+const GRANTS: &str = include_str!("../../deploy/postgres-grants.sql");
+const ACL: &str = include_str!("../../deploy/redis.acl");
+
+/// The database's URL for this role.
+fn url(bench: &Bench, role: &str) -> String {
+    let mut url: url::Url = bench.database.url().parse().unwrap();
+    url.set_username(role).unwrap();
+    url.set_password(None).unwrap();
+    url.into()
+}
+
+/// From now on commands and processes connect as this role.
+fn become_role(bench: &mut Bench, role: &str) {
+    let url = url(bench, role);
+    bench.environment.insert("DATABASE_URL".into(), url);
+}
+
+async fn grant(bench: &Bench) {
+    let mut owner = bench.sql().await;
+    owner
+        .execute(sqlx::raw_sql(GRANTS))
+        .await
+        .expect("deploy/postgres-grants.sql applies");
+}
+
+/// What the server says to this statement by this role: its error code, or nothing.
+async fn refused(bench: &Bench, role: &str, statement: &str) -> Option<String> {
+    let mut connection = PgConnection::connect(&url(bench, role)).await.unwrap();
+    let mut tx = connection.begin().await.unwrap();
+    let result = tx
+        .execute(sqlx::AssertSqlSafe(statement.to_owned()))
+        .await
+        .map(|_| ());
+    tx.rollback().await.unwrap();
+    match result {
+        Ok(()) => None,
+        Err(sqlx::Error::Database(error)) => error.code().map(|code| code.into_owned()),
+        Err(error) => panic!("{role}: {statement}: {error}"),
+    }
+}
+
+/// insufficient_privilege
+const FORBIDDEN: Option<&str> = Some("42501");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_more() {
+    let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
+    // What belongs to nobody's business here.
+    let mut owner = bench.sql().await;
+    owner
+        .execute("CREATE TABLE payroll (id bigint, salary bigint)")
+        .await
+        .unwrap();
+    grant(&bench).await;
+    become_role(&mut bench, "verifyd_migrate");
+    let migrated = bench.run(&["migrate"], "");
+    assert!(migrated.status.success(), "{migrated:?}");
+    grant(&bench).await;
+    // Again, as after every later migration.
+    let migrated = bench.run(&["migrate"], "");
+    assert!(migrated.status.success(), "{migrated:?}");
+    grant(&bench).await;
+
+    become_role(&mut bench, "verifyd_operator");
+    let healthy = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
+    let refusing = bench.connection(2, &Scenario::SecretExpired.tenant_id(1), "health_check");
+    for arguments in [
+        ["connections", "disable", "1"],
+        ["connections", "enable", "1"],
+        ["connections", "list", "--json"],
+        ["connections", "rotate-keys", "--json"],
+    ] {
+        let output = bench.run(&arguments, "");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
+    become_role(&mut bench, "verifyd_serve");
+    let doctor = bench.run(&["doctor"], "");
+    assert!(doctor.status.success(), "{doctor:?}");
+    let mut daemon = bench.serve(&[]);
+
+    become_role(&mut bench, "verifyd_operator");
+    for id in [healthy, refusing] {
+        bench.json(&["enqueue", "--connection", &id.to_string(), "--json"], "");
+    }
+    let mut producer = PgConnection::connect(&url(&bench, "verifyd_producer"))
+        .await
+        .unwrap();
+    let context = json!({
+        "provider": "microsoft", "module": "health_check", "provider_connection_id": healthy,
+        "target_scope": {"entra_tenant_id": Scenario::Healthy.tenant_id(1)},
+    });
+    let recorded: i64 = sqlx::query_scalar(
+        "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+         VALUES (1, 1, 'provider.connection.check', 'queued', $1, now()) RETURNING id",
+    )
+    .bind(context)
+    .fetch_one(&mut producer)
+    .await
+    .unwrap();
+    bench.all_completed().await;
+    let (status, body) = daemon.get("/readyz").await;
+    assert_eq!(status, 200, "{body}");
+    let outcome: String = sqlx::query_scalar("SELECT outcome FROM operation_runs WHERE id = $1")
+        .bind(recorded)
+        .fetch_one(&mut producer)
+        .await
+        .unwrap();
+    assert_eq!(outcome, "succeeded");
+    bench.json(&["runs", "show", &recorded.to_string(), "--json"], "");
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended(), Some(0));
+    let printed = bench.printed.lock().unwrap().clone();
+    assert!(!printed.contains("permission denied"), "{printed}");
+
+    for (role, statements) in [
+        (
+            "verifyd_serve",
+            &[
+                "DROP TABLE operation_runs",
+                "DROP TABLE verifyd.run_attempts",
+                "TRUNCATE verifyd.run_attempts",
+                "ALTER TABLE operation_runs ADD COLUMN x int",
+                "CREATE TABLE mine (id int)",
+                "CREATE TABLE verifyd.mine (id int)",
+                "CREATE TEMPORARY TABLE mine (id int)",
+                "CREATE SCHEMA mine",
+                "SELECT * FROM payroll",
+                "INSERT INTO payroll VALUES (1, 1)",
+                "DELETE FROM operation_runs",
+                "INSERT INTO operation_runs (workspace_id, type) VALUES (1, 'x')",
+                "UPDATE operation_runs SET tenant_id = 2",
+                "UPDATE operation_runs SET type = 'x'",
+                "INSERT INTO provider_connections (workspace_id, tenant_id, provider) VALUES (1, 1, 'x')",
+                "UPDATE provider_connections SET entra_tenant_id = 'x'",
+                "UPDATE provider_credentials SET payload = 'x'",
+                "DELETE FROM provider_credentials",
+                "DELETE FROM tenant_permissions",
+                "INSERT INTO tenants (workspace_id) VALUES (1)",
+                "UPDATE verifyd.schema_migrations SET success = false",
+                "DELETE FROM verifyd.owned_tables",
+                "CREATE ROLE somebody",
+            ][..],
+        ),
+        (
+            "verifyd_operator",
+            &[
+                "DROP TABLE operation_runs",
+                "SELECT * FROM payroll",
+                "UPDATE operation_runs SET status = 'completed'",
+                "DELETE FROM operation_runs",
+                "UPDATE verifyd.run_attempts SET token = gen_random_uuid()",
+                "DELETE FROM provider_connections",
+            ],
+        ),
+        (
+            "verifyd_producer",
+            &[
+                "SELECT * FROM provider_credentials",
+                "SELECT * FROM provider_connections",
+                "SELECT * FROM verifyd.run_attempts",
+                "SELECT * FROM payroll",
+                "UPDATE operation_runs SET status = 'queued'",
+                "DELETE FROM operation_runs",
+                "INSERT INTO operation_runs (workspace_id, type, status, outcome) VALUES (1, 'x', 'completed', 'failed')",
+                "DROP TABLE operation_runs",
+            ],
+        ),
+        (
+            "verifyd_migrate",
+            &[
+                "SELECT * FROM payroll",
+                "DROP TABLE payroll",
+                "CREATE ROLE somebody",
+            ],
+        ),
+    ] {
+        for statement in statements {
+            assert_eq!(
+                refused(&bench, role, statement).await.as_deref(),
+                FORBIDDEN,
+                "{role}: {statement}"
+            );
+        }
+    }
+    // The test can tell a permitted statement from a forbidden one.
+    let permitted = "UPDATE operation_runs SET status = status";
+    assert_eq!(refused(&bench, "verifyd_serve", permitted).await, None);
+}
+
+/// Sends one command, and returns what the server says against it.
+async fn redis_refuses(url: &str, command: &[&str]) -> Option<String> {
+    let mut connection = redis_support::connection(url).await;
+    let mut cmd = redis::cmd(command[0]);
+    cmd.arg(&command[1..]);
+    let answer: redis::RedisResult<redis::Value> = cmd.query_async(&mut connection).await;
+    answer
+        .err()
+        .and_then(|error| error.code().map(str::to_owned))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users.acl");
+    // The file as it is, each user with a password, and somebody who may look at the log of denials.
+    let users = ACL.replace("resetpass", ">secret");
+    assert_eq!(users.matches(">secret").count(), 2);
+    std::fs::write(&file, format!("{users}user admin on >secret ~* &* +@all\n")).unwrap();
+    let server = PrivateRedis::start_with(&["--aclfile", &file.to_string_lossy()]);
+    let url = |user: &str| format!("redis://{user}:secret@127.0.0.1:{}", server.port());
+
+    let mut bench = Bench::new().await;
+    // The name of the queue that the file is for.
+    bench
+        .environment
+        .insert("VERIFYD__REDIS__QUEUE".into(), "verifyd".into());
+    let set_user = |bench: &mut Bench, user: &str| {
+        bench.environment.insert("REDIS_URL".into(), url(user));
+    };
+    let id = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
+    set_user(&mut bench, "verifyd_serve");
+    let settings = [
+        ("VERIFYD__REDIS__FETCHERS", "2"),
+        ("VERIFYD__REDIS__CLEAN_INTERVAL", "1s"),
+        ("VERIFYD__REDIS__POLL_INTERVAL", "200ms"),
+        ("VERIFYD__REDIS__HEARTBEAT_INTERVAL", "1s"),
+        ("VERIFYD__REDIS__MISSED_HEARTBEATS", "2"),
+        // Nothing but hints starts runs.
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
+    ];
+    let mut daemon = bench.serve(&settings);
+    let mut admin = redis_support::connection(&url("admin")).await;
+    let mut seen = async |command: &[&str]| -> usize {
+        let mut cmd = redis::cmd(command[0]);
+        cmd.arg(&command[1..]);
+        match cmd.query_async(&mut admin).await.unwrap() {
+            redis::Value::Array(found) => found.len(),
+            redis::Value::Int(number) => usize::try_from(number).unwrap(),
+            other => panic!("{command:?}: {other:?}"),
+        }
+    };
+    let fetchers = &["KEYS", "verifyd:workers:metadata:*"];
+    // A replica that is killed leaves its fetchers behind, and somebody writes what is no hint.
+    let killed = bench.serve(&settings);
+    let until = std::time::Instant::now() + crate::bench::PATIENCE;
+    while seen(fetchers).await < 4 {
+        assert!(std::time::Instant::now() < until, "no fetcher is there");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    drop(killed);
+    for id in ["junk", "no-meta"] {
+        seen(&["RPUSH", "verifyd:active", id]).await;
+    }
+    seen(&["HSET", "verifyd:data", "no-meta", "{}"]).await;
+    set_user(&mut bench, "verifyd_producer");
+    for _ in 0..5 {
+        let output = bench.run(
+            &["enqueue", "--connection", &id.to_string(), "--wait", "60"],
+            "",
+        );
+        assert!(output.status.success(), "{output:?}");
+    }
+    set_user(&mut bench, "verifyd_serve");
+    let doctor = bench.run(&["doctor"], "");
+    assert!(doctor.status.success(), "{doctor:?}");
+
+    // Everything is cleaned up again, with the rights that there are.
+    loop {
+        let left = [
+            seen(&["HLEN", "verifyd:data"]).await,
+            seen(&["LLEN", "verifyd:active"]).await,
+            seen(fetchers).await.abs_diff(2),
+        ];
+        // What was rejected stays, to be looked at.
+        if left[0] <= 1 && left[1..] == [0, 0] {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "{left:?} are left");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended(), Some(0));
+    let denied: Vec<redis::Value> = redis::cmd("ACL")
+        .arg("LOG")
+        .query_async(&mut admin)
+        .await
+        .unwrap();
+    assert!(denied.is_empty(), "{denied:#?}");
+
+    for (user, commands) in [
+        (
+            "verifyd_serve",
+            &[
+                &["GET", "sessions:1"][..],
+                &["HSET", "sessions:1", "a", "b"],
+                &["DEL", "sessions:1"],
+                &["HGETALL", "other:data"],
+                &["EVAL", "return redis.call('DEL', 'sessions:1')", "0"],
+                &["EVAL", "return redis.call('HGETALL', 'other:data')", "0"],
+                &["PUBLISH", "tasks:other:active:available", "x"],
+                &["KEYS", "*"],
+                &["FLUSHALL"],
+                &["FLUSHDB"],
+                &["CONFIG", "GET", "*"],
+                &["ACL", "LIST"],
+                &["SHUTDOWN", "NOSAVE"],
+                &["MONITOR"],
+                &["SCRIPT", "FLUSH"],
+                &["CLIENT", "KILL", "TYPE", "normal"],
+            ][..],
+        ),
+        (
+            "verifyd_producer",
+            &[
+                &["HGETALL", "verifyd:data"][..],
+                &["DEL", "verifyd:data"],
+                &["LRANGE", "verifyd:active", "0", "-1"],
+                &["ZADD", "verifyd:workers", "1", "x"],
+                &["HSET", "sessions:1", "a", "b"],
+                &[
+                    "EVAL",
+                    "return redis.call('DEL', KEYS[1])",
+                    "1",
+                    "verifyd:data",
+                ],
+                &["FLUSHALL"],
+                &["SCAN", "0"],
+            ],
+        ),
+    ] {
+        for command in commands {
+            let code = redis_refuses(&url(user), command).await;
+            assert!(
+                matches!(code.as_deref(), Some("NOPERM" | "ERR")),
+                "{user}: {command:?}: {code:?}"
+            );
+        }
+    }
+    // The test can tell what is permitted, and without a password nobody is let in at all.
+    assert_eq!(
+        redis_refuses(&url("verifyd_serve"), &["LLEN", "verifyd:active"]).await,
+        None
+    );
+    let nobody = redis::Client::open(server.url()).unwrap();
+    let mut connection = nobody.get_multiplexed_async_connection().await;
+    if let Ok(connection) = &mut connection {
+        let answer: redis::RedisResult<String> = redis::cmd("PING").query_async(connection).await;
+        assert!(answer.is_err());
+    }
+}
