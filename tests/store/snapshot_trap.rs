@@ -180,6 +180,39 @@ async fn a_claim_that_waited_honours_the_new_not_before() {
     assert!(bed.store.attempts(run).await.unwrap().is_empty());
 }
 
+/// A run that was due when the sweep looked, and was throttled before the sweep marked it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_that_waited_keeps_the_new_not_before() {
+    let bed = Bed::postgres().await;
+    let run = bed.queued().await;
+    let mut other = bed.pg().begin().await.unwrap();
+    let holder: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(&mut *other)
+        .await
+        .unwrap();
+    sqlx::query(
+        "INSERT INTO verifyd.run_deliveries (run_id, not_before) \
+         VALUES ($1, now() + interval '1 hour')",
+    )
+    .bind(run.0)
+    .execute(&mut *other)
+    .await
+    .unwrap();
+    let store = bed.store.clone();
+    let waiting = tokio::spawn(async move { store.sweep(&crate::fixtures::SWEEP).await });
+    wait_until_blocked_by(bed.pg(), holder).await;
+    other.commit().await.unwrap();
+    let swept = waiting.await.unwrap().unwrap().unwrap();
+    assert_eq!(swept.due, [run]);
+    let early = bed.store.claim(run, &worker("w1"), &POLICY).await.unwrap();
+    assert!(early.is_none());
+    // It is found again when the wait is over.
+    bed.age("verifyd.run_deliveries", "not_before", "1 = 1", 3601)
+        .await;
+    let swept = bed.store.sweep(&crate::fixtures::SWEEP).await.unwrap();
+    assert_eq!(swept.unwrap().due, [run]);
+}
+
 /// The sweep does not wait for a run that is being completed, and does not take it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_passes_by_a_run_that_is_being_completed() {

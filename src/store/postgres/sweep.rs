@@ -112,12 +112,14 @@ const DUE: &str = concat!(
 );
 
 /// `$1`: reclaimed and due runs, `$2`: those that are delivered now. One statement in the order of
-/// the ids, so that it cannot deadlock with UNDELIVER.
+/// the ids, so that it cannot deadlock with UNDELIVER. A run that was claimed and given back since
+/// DUE keeps its `not_before`: it lies after the beginning of this transaction.
 const MARK_DELIVERIES: &str = "\
-    INSERT INTO verifyd.run_deliveries (run_id, delivered_at) \
+    INSERT INTO verifyd.run_deliveries AS d (run_id, delivered_at) \
     SELECT id, CASE WHEN id = ANY($2) THEN now() END FROM unnest($1::bigint[]) AS t(id) \
     ORDER BY id \
-    ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL";
+    ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL \
+    WHERE d.not_before IS NULL OR d.not_before <= now()";
 
 /// A run that was completed between DUE and MARK_DELIVERIES leaves a row behind, and so does one
 /// that its application deleted. Looks at the oldest only, so that its cost is bounded.

@@ -1,0 +1,184 @@
+//! The protocol of `docs/state-machine.md` as a model, and every history of it up to a number of
+//! faults. See `docs/protocol-model.md`.
+
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+#![allow(clippy::print_stdout, reason = "the counts are worth reading")]
+
+mod faults;
+mod history;
+mod progress;
+mod protocol;
+mod state;
+mod store;
+
+use faults::Scope;
+use history::{
+    ALL_SPENT, ATTEMPTS, CURRENT_TOKEN, LEFT_ALIVE, ONE_TERMINAL_WRITE, OVERTAKEN, QUEUE_AWAY,
+    QUIESCENT, TAKEOVER, TERMINAL_IS_FINAL, TOO_LATE, WAIT,
+};
+use protocol::Protocol;
+use stateright::{Checker, Expectation, Model};
+use std::collections::BTreeSet;
+use std::time::Instant;
+use store::Mechanism;
+
+/// What exploring every state found.
+struct Explored {
+    /// Promises that are broken somewhere.
+    broken: BTreeSet<&'static str>,
+    /// Signs that were nowhere to be seen.
+    unseen: BTreeSet<&'static str>,
+}
+
+/// Explores every state; prints a way to each broken promise.
+fn explore(name: &str, protocol: Protocol) -> Explored {
+    let began = Instant::now();
+    let checker = protocol.checker().spawn_bfs().join();
+    println!(
+        "{name}: {} states, {} steps, depth {}, {:.1} s",
+        checker.unique_state_count(),
+        checker.state_count(),
+        checker.max_depth(),
+        began.elapsed().as_secs_f64()
+    );
+    assert!(checker.is_done());
+    let discoveries = checker.discoveries();
+    let mut explored = Explored {
+        broken: BTreeSet::new(),
+        unseen: BTreeSet::new(),
+    };
+    for property in protocol.properties() {
+        let found = discoveries.get(property.name);
+        if property.expectation == Expectation::Sometimes {
+            if found.is_none() {
+                explored.unseen.insert(property.name);
+            }
+        } else if let Some(path) = found {
+            explored.broken.insert(property.name);
+            println!("  broken: {}", property.name);
+            for action in path.clone().into_actions() {
+                println!("    {action:?}");
+            }
+        }
+    }
+    explored
+}
+
+fn assert_holds(name: &str, protocol: Protocol, unseen: &[&'static str]) {
+    let explored = explore(name, protocol);
+    assert_eq!(explored.broken, BTreeSet::new());
+    assert_eq!(explored.unseen, unseen.iter().copied().collect());
+}
+
+/// Faults of every kind in one history. More by hand: three are 3 million states, four 17 million.
+fn faults() -> u8 {
+    std::env::var("VERIFYD_MODEL_FAULTS").map_or(2, |n| n.parse().unwrap())
+}
+
+#[test]
+fn every_promise_holds_under_any_faults() {
+    let faults = faults();
+    let unseen: &[_] = if faults < 3 { &[ALL_SPENT] } else { &[] };
+    assert_holds("any faults", Protocol::new(1, faults), unseen);
+}
+
+#[test]
+fn every_promise_holds_when_all_attempts_are_spent() {
+    let protocol = Protocol::new(1, 3).only(Scope::Attempts);
+    assert_holds("lost attempts", protocol, &[QUEUE_AWAY]);
+}
+
+#[test]
+fn every_promise_holds_for_two_runs() {
+    let protocol = Protocol::new(2, 1).only(Scope::Crashes);
+    let unseen = [ALL_SPENT, QUEUE_AWAY, LEFT_ALIVE, OVERTAKEN, TOO_LATE];
+    assert_holds("two runs", protocol, &unseen);
+}
+
+#[test]
+fn nothing_goes_on_for_ever() {
+    for (name, protocol) in [
+        ("any faults", Protocol::new(1, 2)),
+        ("lost attempts", Protocol::new(1, 3).only(Scope::Attempts)),
+    ] {
+        let edges = progress::sure_steps(&protocol);
+        let left = progress::left_by_peeling(&edges);
+        println!("{name}: {} states, {left} on a cycle", edges.len());
+        assert_eq!(left, 0);
+    }
+}
+
+#[test]
+fn a_cycle_is_seen() {
+    let line = [vec![1], vec![2], vec![]];
+    let circle = [vec![1], vec![2], vec![1]];
+    assert_eq!(progress::left_by_peeling(&line), 0);
+    assert_eq!(progress::left_by_peeling(&circle), 2);
+}
+
+/// Each promise can be broken: by taking away the mechanism that keeps it, and by nothing else.
+#[test]
+fn without_its_mechanism_a_promise_is_broken() {
+    use Mechanism::{
+        AttemptLimit, ClaimCompareAndSet, FirstDelivery, LeaseCheck, LockBeforeTokenCheck, Reclaim,
+        Redelivery, StatusCheckOfComplete, StatusCheckOfRelease, TokenCheck, WaitKept,
+    };
+    let any = Protocol::new(1, 1);
+    let outside = Protocol::new(1, 2).only(Scope::Outside);
+    let losses = Protocol::new(1, 3).only(Scope::Crashes);
+    let mutants: &[(Mechanism, Protocol, &[&'static str])] = &[
+        (TokenCheck, any, &[CURRENT_TOKEN]),
+        (LockBeforeTokenCheck, any, &[CURRENT_TOKEN]),
+        (StatusCheckOfComplete, any, &[ONE_TERMINAL_WRITE]),
+        (StatusCheckOfRelease, outside, &[TERMINAL_IS_FINAL]),
+        (ClaimCompareAndSet, any, &[TAKEOVER, TERMINAL_IS_FINAL]),
+        (LeaseCheck, any, &[TAKEOVER]),
+        (Reclaim, any, &[QUIESCENT]),
+        (Redelivery, any, &[QUIESCENT]),
+        (FirstDelivery, any, &[QUIESCENT]),
+        (WaitKept, any, &[WAIT]),
+        (AttemptLimit, losses, &[ATTEMPTS]),
+    ];
+    let mut wrong = Vec::new();
+    for &(mechanism, protocol, promises) in mutants {
+        let name = format!("without {mechanism:?}");
+        let broken = explore(&name, protocol.without(mechanism)).broken;
+        if broken != promises.iter().copied().collect() {
+            wrong.push((mechanism, broken));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let kept: BTreeSet<_> = mutants.iter().flat_map(|(_, _, names)| *names).collect();
+    for promise in history::promises() {
+        assert!(
+            kept.contains(&promise.name),
+            "no mutant breaks: {}",
+            promise.name
+        );
+    }
+}
+
+/// A new function of the store that writes needs a transition here.
+#[test]
+fn the_transitions_have_the_names_of_the_stores_functions() {
+    let reads = [
+        "run",
+        "runs",
+        "attempts",
+        "workers",
+        "counts",
+        "latest_report",
+    ];
+    let source =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/ports/store.rs"))
+            .unwrap();
+    let (_, body) = source.split_once("pub trait RunStore").unwrap();
+    let (body, _) = body.split_once("\n}\n").unwrap();
+    let functions: BTreeSet<&str> = body
+        .split("async fn ")
+        .skip(1)
+        .map(|rest| rest.split_once('(').unwrap().0)
+        .collect();
+    let known: BTreeSet<&str> = store::TRANSITIONS.iter().copied().chain(reads).collect();
+    assert_eq!(functions, known);
+}

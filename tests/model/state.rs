@@ -1,0 +1,243 @@
+//! What the model remembers: the rows of the database, the queue, and what each process is at.
+//!
+//! Time has no numbers here. Whatever waits for a time to pass (a lease, a deadline, `not_before`,
+//! `redeliver_after`) is a value that a step of `time` changes at any moment from when it may.
+
+/// Two worker processes.
+pub const WORKERS: usize = 2;
+/// Places for runs; how many are used is said by the [`Protocol`](crate::protocol::Protocol).
+pub const RUNS: usize = 2;
+/// Copies of one run's hint that wait in the queue, at most. More are the same as a lost one.
+pub const HINTS: u8 = 2;
+
+/// `operation_runs.status`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// The producer has not committed yet.
+    Absent,
+    Queued,
+    Running,
+    Completed,
+}
+
+/// `run_deliveries.delivered_at`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Delivered {
+    Never,
+    /// Within `reconciler.redeliver_after`.
+    Lately,
+    LongAgo,
+}
+
+/// A row of `run_deliveries`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Delivery {
+    pub delivered: Delivered,
+    /// `not_before` lies ahead.
+    pub waits: bool,
+}
+
+/// `run_attempts.worker_id`: a process, which has a new id after every start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Holder {
+    Process(usize),
+    /// The process is gone; its row in `workers` may look alive for a while.
+    Gone {
+        beat: Beat,
+    },
+}
+
+/// The row of `run_attempts` that is not ended: the lease. Of those that are ended only their
+/// number and how many of them count matter any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attempt {
+    /// Attempt and token in one: both are new with every claim.
+    pub token: u8,
+    pub counted: bool,
+    pub holder: Holder,
+    /// `deadline_at` has passed.
+    pub overdue: bool,
+}
+
+/// A run with all that belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Run {
+    pub status: Status,
+    pub delivery: Option<Delivery>,
+    /// `max(attempt)`
+    pub last: u8,
+    /// `count(*) FILTER (WHERE counted)`
+    pub spent: u8,
+    pub open: Option<Attempt>,
+    /// Its producer has recorded it and is about to send the hint.
+    pub unsent: bool,
+    /// Copies of its hint that wait in the queue.
+    pub hints: u8,
+    /// History: times that the provider was asked, without those of attempts that were given back
+    /// uncounted.
+    pub asked: u8,
+    /// History: terminal writes, whoever made them.
+    pub terminal_writes: u8,
+}
+
+/// `workers.beat_at`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Beat {
+    /// No row: not yet beaten, or retired.
+    None,
+    Fresh,
+    /// Older than `worker.dead_after`.
+    Stale,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Process {
+    Up,
+    /// By SIGSTOP, or by anything else that takes the processor away.
+    Paused,
+    Down,
+}
+
+/// `ports::store::Claim`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Claim {
+    pub run: usize,
+    pub token: u8,
+    pub exhausted: bool,
+}
+
+/// Where a worker is in `Engine::process`. A process has one slot here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    Idle,
+    /// It holds a hint, its lease was tested, the claim is about to be sent.
+    Fetched(usize),
+    /// Only without the claim's compare-and-set: the run was seen queued.
+    SeenQueued(usize),
+    Claimed(Claim),
+    /// The provider was asked and has answered; the result is about to be written.
+    Answered(Claim),
+    /// Only without the lock before the token's test: the token was seen to be current.
+    SeenCurrent(Claim),
+}
+
+impl Step {
+    /// What it holds, if it holds anything.
+    pub fn claim(self) -> Option<Claim> {
+        match self {
+            Self::Claimed(claim) | Self::Answered(claim) | Self::SeenCurrent(claim) => Some(claim),
+            Self::Idle | Self::Fetched(_) | Self::SeenQueued(_) => None,
+        }
+    }
+}
+
+/// A worker process and its row in `workers`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Worker {
+    pub process: Process,
+    pub beat: Beat,
+    /// `engine::lease::Lease` has run out: no beat was confirmed for four fifths of `dead_after`.
+    pub fenced: bool,
+    /// It was told to stop.
+    pub stopping: bool,
+    pub step: Step,
+}
+
+/// The reconciler that holds the advisory lock, or sends what it found. One bit for each run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reconciler {
+    Idle,
+    /// Between `DUE` and `MARK_DELIVERIES` of one sweep.
+    Sweeping {
+        reclaimed: u8,
+        due: u8,
+    },
+    /// The sweep is committed, the hints are not sent yet.
+    Delivering {
+        due: u8,
+    },
+}
+
+/// What a step did that must never be done. Kept in the state, so that the properties need no
+/// memory; nothing follows on such a state, so that each fault of the protocol shows as itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Broken {
+    pub completed_twice: bool,
+    pub left_completed: bool,
+    pub written_without_token: bool,
+    pub taken_over_alive: bool,
+    pub wait_cut_short: bool,
+}
+
+impl Broken {
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    pub runs: [Run; RUNS],
+    pub workers: [Worker; WORKERS],
+    pub reconciler: Reconciler,
+    /// Redis does not answer; what it holds stays, unless it is wiped.
+    pub queue_away: bool,
+    /// Faults that may still happen.
+    pub faults: u8,
+    pub broken: Broken,
+}
+
+impl State {
+    pub fn first(faults: u8) -> Self {
+        let run = Run {
+            status: Status::Absent,
+            delivery: None,
+            last: 0,
+            spent: 0,
+            open: None,
+            unsent: false,
+            hints: 0,
+            asked: 0,
+            terminal_writes: 0,
+        };
+        let worker = Worker {
+            process: Process::Up,
+            beat: Beat::Fresh,
+            fenced: false,
+            stopping: false,
+            step: Step::Idle,
+        };
+        Self {
+            runs: [run; RUNS],
+            workers: [worker; WORKERS],
+            reconciler: Reconciler::Idle,
+            queue_away: false,
+            faults,
+            broken: Broken::default(),
+        }
+    }
+
+    /// `queue.depth()`
+    pub fn depth(&self) -> u8 {
+        self.runs.iter().map(|run| run.hints).sum()
+    }
+
+    /// Whether this process may take one more run.
+    pub fn is_free(&self, w: usize) -> bool {
+        let worker = &self.workers[w];
+        worker.process == Process::Up
+            && worker.step == Step::Idle
+            && !worker.fenced
+            && !worker.stopping
+    }
+
+    /// Whether anybody works with this token.
+    pub fn is_held(&self, r: usize, token: u8) -> Option<usize> {
+        (0..WORKERS).find(|&w| {
+            self.workers[w]
+                .step
+                .claim()
+                .is_some_and(|claim| claim.run == r && claim.token == token)
+        })
+    }
+}

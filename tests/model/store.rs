@@ -1,0 +1,309 @@
+//! The transitions of `ports::store::RunStore`, under the names that they have there, each as
+//! atomic as `src/store/postgres` makes it. The names in capitals are its statements.
+
+use crate::state::{
+    Attempt, Beat, Claim, Delivered, Delivery, HINTS, Holder, Process, RUNS, Reconciler, State,
+    Status, Step,
+};
+
+/// The functions of `RunStore` that write. A test compares them with the trait.
+pub const TRANSITIONS: &[&str] = &[
+    "record",
+    "claim",
+    "complete",
+    "release",
+    "sweep",
+    "undeliver",
+    "beat",
+    "retire",
+];
+
+/// `reconciler.redeliver_below`
+const REDELIVER_BELOW: u8 = 1;
+
+/// What a store may be without. Each is one line of SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// `token = $3 AND ended_at IS NULL` of COMPLETE and RELEASE.
+    TokenCheck,
+    /// LOCK_RUNNING as a statement of its own: without it the token is tested in the snapshot from
+    /// before the wait, the status on the row as it is then.
+    LockBeforeTokenCheck,
+    /// `status = 'running'` of LOCK_RUNNING and COMPLETE.
+    StatusCheckOfComplete,
+    /// `status = 'running'` of LOCK_RUNNING and RELEASE.
+    StatusCheckOfRelease,
+    /// `status = 'queued'` of TAKE_RUN, tested on the row that it changes.
+    ClaimCompareAndSet,
+    /// `h.spent < $4` of OPEN_ATTEMPT.
+    AttemptLimit,
+    /// `lease_is_dead!()` of RECLAIM.
+    LeaseCheck,
+    /// RECLAIM.
+    Reclaim,
+    /// The second and third part of DUE: what was not delivered, and what was delivered long ago.
+    Redelivery,
+    /// The first part of DUE: what verifyd was never told of.
+    FirstDelivery,
+    /// The condition of MARK_DELIVERIES.
+    WaitKept,
+}
+
+/// `AttemptEnd`, as far as a release may have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Throttled,
+    Shutdown,
+    Error,
+}
+
+impl End {
+    fn counts(self) -> bool {
+        self == Self::Error
+    }
+}
+
+/// The store with its limit of attempts.
+#[derive(Clone, Copy, Debug)]
+pub struct Store {
+    pub max_attempts: u8,
+    pub without: Option<Mechanism>,
+}
+
+impl Store {
+    pub fn has(&self, mechanism: Mechanism) -> bool {
+        self.without != Some(mechanism)
+    }
+
+    /// INSERT_RUN and DELIVERED: verifyd's own producers. The hint follows.
+    pub fn record(&self, s: &mut State, r: usize) {
+        s.runs[r].status = Status::Queued;
+        s.runs[r].unsent = true;
+        s.runs[r].delivery = Some(Delivery {
+            delivered: Delivered::Lately,
+            waits: false,
+        });
+    }
+
+    /// TAKE_RUN, SUPERSEDE, OPEN_ATTEMPT. One step: TAKE_RUN holds the run, and those that follow
+    /// begin after it.
+    pub fn claim(&self, s: &mut State, r: usize, w: usize) -> Option<Claim> {
+        let run = &mut s.runs[r];
+        let queued = run.status == Status::Queued || !self.has(Mechanism::ClaimCompareAndSet);
+        if !queued || run.delivery.is_some_and(|delivery| delivery.waits) {
+            return None;
+        }
+        run.status = Status::Running;
+        let counted = run.spent < self.max_attempts || !self.has(Mechanism::AttemptLimit);
+        run.last += 1;
+        run.spent += u8::from(counted);
+        run.open = Some(Attempt {
+            token: run.last,
+            counted,
+            holder: Holder::Process(w),
+            overdue: false,
+        });
+        Some(Claim {
+            run: r,
+            token: run.last,
+            exhausted: !counted,
+        })
+    }
+
+    /// Whether an attempt with this token is open.
+    fn is_current(s: &State, claim: Claim) -> bool {
+        s.runs[claim.run]
+            .open
+            .is_some_and(|open| open.token == claim.token)
+    }
+
+    /// LOCK_RUNNING, COMPLETE, FORGET_DELIVERY. One step: the first holds the run until the end,
+    /// and COMPLETE tests the token on the row that it changes.
+    pub fn complete(&self, s: &mut State, claim: Claim) -> bool {
+        let status = s.runs[claim.run].status;
+        if status != Status::Running && self.has(Mechanism::StatusCheckOfComplete) {
+            return false;
+        }
+        let tested = self.has(Mechanism::TokenCheck) && self.has(Mechanism::LockBeforeTokenCheck);
+        if tested && !Self::is_current(s, claim) {
+            return false;
+        }
+        let run = &mut s.runs[claim.run];
+        run.status = Status::Completed;
+        run.terminal_writes += 1;
+        run.open = None;
+        run.delivery = None;
+        true
+    }
+
+    /// Without [`Mechanism::LockBeforeTokenCheck`]: what the subquery of a waiting statement sees.
+    pub fn sees_current(&self, s: &State, claim: Claim) -> bool {
+        s.runs[claim.run].status == Status::Running && Self::is_current(s, claim)
+    }
+
+    /// LOCK_RUNNING, RELEASE, DUE_AGAIN. One step, as for `complete`.
+    pub fn release(&self, s: &mut State, claim: Claim, end: End, asked: bool) -> bool {
+        let status = s.runs[claim.run].status;
+        if status != Status::Running && self.has(Mechanism::StatusCheckOfRelease) {
+            return false;
+        }
+        if self.has(Mechanism::TokenCheck) && !Self::is_current(s, claim) {
+            return false;
+        }
+        let run = &mut s.runs[claim.run];
+        if let Some(open) = run.open.take()
+            && open.counted
+            && !end.counts()
+        {
+            run.spent -= 1;
+            run.asked -= u8::from(asked && run.asked > 0);
+        }
+        run.status = Status::Queued;
+        run.delivery = Some(Delivery {
+            delivered: Delivered::Never,
+            waits: end != End::Shutdown,
+        });
+        true
+    }
+
+    /// `lease_is_dead!()`
+    pub fn lease_is_dead(s: &State, open: Attempt) -> bool {
+        let beat = match open.holder {
+            Holder::Process(w) => s.workers[w].beat,
+            Holder::Gone { beat } => beat,
+        };
+        open.overdue || beat != Beat::Fresh
+    }
+
+    /// The first half of a sweep, up to and with DUE. What is reclaimed is locked until the sweep
+    /// commits; what is only due is not, so MARK_DELIVERIES is a step of its own.
+    pub fn sweep(&self, s: &mut State) {
+        // While the queue is away the batch is the number of free slots.
+        if s.queue_away && !(0..s.workers.len()).any(|w| s.is_free(w)) {
+            return;
+        }
+        let reclaimed = self.reclaim(s);
+        let due = self.redeliver(s, reclaimed);
+        if reclaimed | due != 0 {
+            s.reconciler = Reconciler::Sweeping { reclaimed, due };
+        }
+    }
+
+    /// DEAD_LEASES, LOCK_RUNS, RECLAIM, END_STRAYS, WITHOUT_LEASE, REQUEUE_WITHOUT_LEASE, and for
+    /// these runs MARK_DELIVERIES: nobody else can write them before the commit.
+    fn reclaim(&self, s: &mut State) -> u8 {
+        let mut reclaimed = 0;
+        for r in 0..RUNS {
+            let run = s.runs[r];
+            let dead = run.open.is_some_and(|open| {
+                Self::lease_is_dead(s, open) || !self.has(Mechanism::LeaseCheck)
+            });
+            if run.status == Status::Running {
+                if (dead && self.has(Mechanism::Reclaim)) || run.open.is_none() {
+                    s.runs[r].open = None;
+                    s.runs[r].status = Status::Queued;
+                    reclaimed |= 1 << r;
+                }
+            } else if dead {
+                s.runs[r].open = None;
+            }
+        }
+        self.mark(s, reclaimed);
+        reclaimed
+    }
+
+    /// DUE.
+    fn redeliver(&self, s: &State, reclaimed: u8) -> u8 {
+        let mut due = reclaimed;
+        let short = s.queue_away || s.depth() < REDELIVER_BELOW;
+        for (r, run) in s.runs.iter().enumerate() {
+            let found = match run.delivery {
+                None => self.has(Mechanism::FirstDelivery),
+                Some(row) => {
+                    self.has(Mechanism::Redelivery)
+                        && !row.waits
+                        && match row.delivered {
+                            Delivered::Never => true,
+                            Delivered::Lately => false,
+                            Delivered::LongAgo => short,
+                        }
+                }
+            };
+            due |= u8::from(run.status == Status::Queued && found) << r;
+        }
+        due
+    }
+
+    /// The second half of a sweep: MARK_DELIVERIES of what is due but was not reclaimed.
+    pub fn mark_deliveries(&self, s: &mut State, reclaimed: u8, due: u8) {
+        self.mark(s, due & !reclaimed);
+        s.reconciler = Reconciler::Delivering { due };
+    }
+
+    fn mark(&self, s: &mut State, runs: u8) {
+        for (r, run) in s.runs.iter_mut().enumerate() {
+            if runs & 1 << r == 0 || run.status == Status::Completed {
+                // A row of a completed run is an orphan: FORGET_ORPHANS.
+                continue;
+            }
+            let waits = run.delivery.is_some_and(|delivery| delivery.waits);
+            if waits && self.has(Mechanism::WaitKept) {
+                continue;
+            }
+            run.delivery = Some(Delivery {
+                delivered: Delivered::Lately,
+                waits: false,
+            });
+        }
+    }
+
+    /// UNDELIVER.
+    pub fn undeliver(&self, s: &mut State, runs: u8) {
+        for (r, run) in s.runs.iter_mut().enumerate() {
+            if runs & 1 << r != 0
+                && let Some(delivery) = &mut run.delivery
+            {
+                delivery.delivered = Delivered::Never;
+            }
+        }
+    }
+
+    /// BEAT, confirmed.
+    pub fn beat(&self, s: &mut State, w: usize) {
+        s.workers[w].beat = Beat::Fresh;
+        s.workers[w].fenced = false;
+    }
+
+    /// RETIRE, and the end of the process.
+    pub fn retire(&self, s: &mut State, w: usize) {
+        s.workers[w].beat = Beat::None;
+        Self::end_process(s, w);
+    }
+
+    /// The process is gone; the next one has another id.
+    pub fn end_process(s: &mut State, w: usize) {
+        let beat = s.workers[w].beat;
+        for run in &mut s.runs {
+            if let Some(open) = &mut run.open
+                && open.holder == Holder::Process(w)
+            {
+                open.holder = Holder::Gone { beat };
+            }
+        }
+        let worker = &mut s.workers[w];
+        worker.process = Process::Down;
+        worker.beat = Beat::None;
+        worker.fenced = true;
+        worker.stopping = false;
+        worker.step = Step::Idle;
+    }
+}
+
+/// `queue.send`: one hint for each of these runs.
+pub fn send(s: &mut State, runs: u8) {
+    for (r, run) in s.runs.iter_mut().enumerate() {
+        if runs & 1 << r != 0 {
+            run.hints = (run.hints + 1).min(HINTS);
+        }
+    }
+}
