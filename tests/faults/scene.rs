@@ -19,8 +19,8 @@ pub const MAX_ATTEMPTS: i64 = 3;
 /// worker that the test's machine holds up for long is still not dead to the others.
 const QUICK: [(&str, &str); 15] = [
     ("VERIFYD__WORKER__BEAT_INTERVAL", "500ms"),
-    ("VERIFYD__WORKER__DEAD_AFTER", "4s"),
-    ("VERIFYD__WORKER__RUN_DEADLINE", "15s"),
+    ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
+    ("VERIFYD__WORKER__RUN_DEADLINE", "40s"),
     ("VERIFYD__RECONCILER__INTERVAL", "200ms"),
     ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
     ("VERIFYD__MICROSOFT__CONNECT_TIMEOUT", "2s"),
