@@ -58,7 +58,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     closing.cancel();
     serving.await?.context("the health endpoints")?;
     services.store.close().await;
-    worked.context("the consumer ended")?;
+    worked.context("the worker cannot go on; restart it")?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
