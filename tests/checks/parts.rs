@@ -16,6 +16,8 @@ enum Defect {
     None,
     /// In the reconciler.
     DepthPanics,
+    /// The reconciler waits for ever.
+    DepthHangs,
     ConsumePanics,
     ConsumeReturns,
     ConsumeFails,
@@ -40,6 +42,9 @@ impl Queue for DefectiveQueue {
 
     async fn depth(&self) -> Result<u64, QueueError> {
         assert_ne!(self.defect, Defect::DepthPanics, "a panic on purpose");
+        if self.defect == Defect::DepthHangs {
+            std::future::pending::<()>().await;
+        }
         Ok(0)
     }
 
@@ -53,7 +58,7 @@ impl Queue for DefectiveQueue {
             Defect::ConsumePanics => panic!("a panic on purpose"),
             Defect::ConsumeReturns => return Ok(()),
             Defect::ConsumeFails => return Err(QueueError::Unavailable("on purpose".into())),
-            Defect::None | Defect::DepthPanics => {}
+            Defect::None | Defect::DepthPanics | Defect::DepthHangs => {}
         }
         stop.cancelled().await;
         self.drained.store(true, Ordering::Relaxed);
@@ -123,4 +128,34 @@ async fn a_worker_that_was_told_to_stop_ends_well() {
     let (ended, drained) = end(Defect::None, true).await;
     ended.unwrap();
     assert!(drained);
+}
+
+/// The database is closed and the queue never answers: the loops turn, and say so. One that does
+/// not turn shows.
+#[tokio::test]
+async fn loops_turn_while_everything_else_is_away() {
+    let world = World::new().await;
+    let engine = world.services.engine();
+    let mut worker = world.services.worker(engine.clone());
+    worker.queue = Arc::new(DefectiveQueue {
+        defect: Defect::DepthHangs,
+        drained: AtomicBool::new(false),
+    });
+    let sweeps = Arc::clone(&worker.reconciler_state);
+    world.services.store.close().await;
+    tokio::time::pause();
+    let still = tokio::time::Instant::now();
+    tokio::time::advance(Duration::from_secs(300)).await;
+    assert!(engine.lease.motion.still_for() >= still.elapsed());
+    assert!(sweeps.motion.still_for() >= still.elapsed());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(worker.run(stop.clone()));
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        assert!(engine.lease.motion.still_for() < Duration::from_secs(10));
+        assert!(sweeps.motion.still_for() < Duration::from_secs(70));
+    }
+    assert!(!engine.lease.is_alive());
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }
