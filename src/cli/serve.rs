@@ -18,6 +18,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("http.listen {}", settings.http.listen))?;
     let listening = listener.local_addr()?;
+    let stuck_after = settings.http.stuck_after;
     let services = Services::open(settings).await?;
     let version = services.store.schema_version().await?;
     let wanted = services.store.wanted_schema_version();
@@ -40,6 +41,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         queue: Arc::clone(&services.queue),
         reconciler: Arc::clone(&worker.reconciler_state),
         metrics,
+        stuck_after,
         stopping: stop.clone(),
     });
     // The endpoints answer until the very end, so that a drain can be watched.
@@ -58,7 +60,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     closing.cancel();
     serving.await?.context("the health endpoints")?;
     services.store.close().await;
-    worked.context("the consumer ended")?;
+    worked.context("the worker cannot go on; restart it")?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

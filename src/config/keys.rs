@@ -47,6 +47,7 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("reconciler.batch", Integer(1, 10_000)),
     ("reconciler.redeliver_below", Integer(1, 10_000_000)),
     ("http.listen", Listen),
+    ("http.stuck_after", Duration("90s", "1d")),
     ("log.format", OneOf(&["auto", "pretty", "json"])),
     ("log.filter", Filter),
     ("credentials.keys", Keys),

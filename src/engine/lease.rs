@@ -1,5 +1,6 @@
 //! The lease of this process on its runs: alive as long as its heartbeat gets through.
 
+use super::motion::Motion;
 use super::settings::WorkerSettings;
 use crate::domain::WorkerId;
 use crate::ports::store::{Beat, RunStore};
@@ -15,6 +16,8 @@ pub struct Lease {
     /// When the last confirmed beat was *sent*: it may have arrived no earlier.
     last_beat: Mutex<Option<Instant>>,
     fence_after: Duration,
+    /// Of the loop that beats.
+    pub motion: Motion,
 }
 
 impl Lease {
@@ -23,6 +26,7 @@ impl Lease {
         Self {
             last_beat: Mutex::new(None),
             fence_after,
+            motion: Motion::default(),
         }
     }
 
@@ -80,6 +84,7 @@ pub async fn keep_beating(
 ) {
     let mut failing = false;
     loop {
+        lease.motion.moved();
         let beat = Beat {
             worker_id: worker.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -5,6 +5,7 @@
 //! heartbeat) and `reconciler` (what the queue lost).
 
 pub mod lease;
+pub mod motion;
 pub mod outcome;
 pub mod preflight;
 pub mod process;

@@ -4,6 +4,7 @@
 //! hands due runs to this process directly.
 
 use super::Engine;
+use super::motion::Motion;
 use super::process::Processed;
 use super::settings::ReconcilerSettings;
 use crate::domain::RunId;
@@ -12,9 +13,13 @@ use crate::ports::queue::Queue;
 use crate::ports::store::{StoreError, SweepPolicy};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// Longest time for one sweep.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What readiness wants to know of the reconciler.
 #[derive(Debug, Default)]
@@ -24,6 +29,8 @@ pub struct ReconcilerState {
     /// Milliseconds since the process began at the last sweep that the database answered; -1
     /// before the first.
     last_sweep_ms: AtomicI64,
+    /// Of the loop that sweeps.
+    pub motion: Motion,
 }
 
 impl ReconcilerState {
@@ -32,6 +39,7 @@ impl ReconcilerState {
         Self {
             polling: AtomicBool::new(false),
             last_sweep_ms: AtomicI64::new(-1),
+            motion: Motion::default(),
         }
     }
 
@@ -77,8 +85,9 @@ impl Reconciler {
         let mut direct = JoinSet::new();
         let mut failing = false;
         loop {
+            self.state.motion.moved();
             while direct.try_join_next().is_some() {}
-            match self.sweep(&mut direct).await {
+            match self.sweep_in_time(&mut direct).await {
                 Ok(more) => {
                     failing = false;
                     let now = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
@@ -107,6 +116,15 @@ impl Reconciler {
             }
         }
         while direct.join_next().await.is_some() {}
+    }
+
+    /// One sweep, given up when there is no answer for long: of a server that is cut off nobody
+    /// hears that a connection is dead. Dropped halfway it leaves nothing behind but marks of
+    /// delivery, which age.
+    async fn sweep_in_time(&self, direct: &mut JoinSet<()>) -> Result<bool, StoreError> {
+        tokio::time::timeout(SWEEP_PATIENCE, self.sweep(direct))
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())))
     }
 
     /// One sweep. True when there is more to deliver right away.

@@ -8,14 +8,46 @@ use super::settings::ReconcilerSettings;
 use crate::domain::job::Hint;
 use crate::ports::queue::{Handled, HintHandler, Queue, QueueError};
 use async_trait::async_trait;
+use futures::FutureExt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Before a run that could not be claimed is tried again; doubles from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why a worker ended without having been told to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The consumer of hints cannot be kept alive.
+    #[error("the consumer of hints ended: {0}")]
+    Consumer(QueueError),
+    /// A part that must run for as long as the process is gone; what it said stands in the log.
+    #[error("the {0} ended by itself")]
+    Part(&'static str),
+}
+
+/// Runs a part that must not end before `until` is cancelled. When it does, by a panic too, the
+/// whole worker is stopped: a process that goes on without it would look healthy and do nothing.
+fn supervised(
+    name: &'static str,
+    part: impl Future<Output = ()> + Send + 'static,
+    until: CancellationToken,
+    stop: CancellationToken,
+) -> JoinHandle<Result<(), WorkerError>> {
+    tokio::spawn(async move {
+        let ended = AssertUnwindSafe(part).catch_unwind().await;
+        if ended.is_ok() && until.is_cancelled() {
+            return Ok(());
+        }
+        stop.cancel();
+        Err(WorkerError::Part(name))
+    })
+}
 
 /// The parts of a worker process.
 #[derive(Debug)]
@@ -54,25 +86,26 @@ impl HintHandler for Handler {
 
 impl Worker {
     /// Works until `stop` fires, then drains: nothing more is fetched, what is in work has the
-    /// grace period to finish, the rest goes back to the queue uncounted. Ends with an error when
-    /// the consumer cannot be kept alive.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), QueueError> {
+    /// grace period to finish, the rest goes back to the queue uncounted. Drains and ends with an
+    /// error, too, when consumer, reconciler or heartbeat cannot be kept alive.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
         let engine = &self.engine;
         let beating = CancellationToken::new();
         let beats = {
             let engine = engine.clone();
-            let beating = beating.clone();
-            tokio::spawn(async move {
+            let until = beating.clone();
+            let part = async move {
                 lease::keep_beating(
                     engine.store.as_ref(),
                     &engine.lease,
                     &engine.worker,
                     &engine.settings,
                     &engine.in_flight,
-                    beating,
+                    until,
                 )
                 .await;
-            })
+            };
+            supervised("heartbeat", part, beating.clone(), stop.clone())
         };
         let sweeps = {
             let reconciler = Reconciler::new(
@@ -81,8 +114,9 @@ impl Worker {
                 self.reconciler.clone(),
                 Arc::clone(&self.reconciler_state),
             );
-            let stop = stop.clone();
-            tokio::spawn(async move { reconciler.run(stop).await })
+            let until = stop.clone();
+            let part = async move { reconciler.run(until).await };
+            supervised("reconciler", part, stop.clone(), stop.clone())
         };
         let grace = {
             let stop = stop.clone();
@@ -96,31 +130,35 @@ impl Worker {
             })
         };
 
-        let consumed = self
+        let handler = Arc::new(Handler {
+            engine: engine.clone(),
+            patience: self.reconciler.redeliver_after,
+            stop: stop.clone(),
+        });
+        let consuming = self
             .queue
-            .consume(
-                Arc::new(Handler {
-                    engine: engine.clone(),
-                    patience: self.reconciler.redeliver_after,
-                    stop: stop.clone(),
-                }),
-                engine.settings.concurrency,
-                stop.clone(),
-            )
-            .await;
+            .consume(handler, engine.settings.concurrency, stop.clone());
+        let consumed = match AssertUnwindSafe(consuming).catch_unwind().await {
+            Ok(Ok(())) if stop.is_cancelled() => Ok(()),
+            Ok(Ok(())) | Err(_) => Err(WorkerError::Part("consumer of hints")),
+            Ok(Err(error)) => Err(WorkerError::Consumer(error)),
+        };
         // Also when the consumer gave up by itself.
         stop.cancel();
-        if let Err(error) = sweeps.await {
-            tracing::error!(%error, "the reconciler ended badly");
-        }
+        let swept = joined("reconciler", sweeps).await;
         grace.abort();
         beating.cancel();
-        if let Err(error) = beats.await {
-            tracing::error!(%error, "the heartbeat ended badly");
-        }
+        let beaten = joined("heartbeat", beats).await;
         if let Err(error) = engine.store.retire(&engine.worker).await {
             tracing::debug!(%error, "the worker could not be taken off the list");
         }
-        consumed
+        consumed.and(swept).and(beaten)
     }
+}
+
+async fn joined(
+    name: &'static str,
+    part: JoinHandle<Result<(), WorkerError>>,
+) -> Result<(), WorkerError> {
+    part.await.unwrap_or(Err(WorkerError::Part(name)))
 }

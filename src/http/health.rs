@@ -27,13 +27,39 @@ pub struct Health {
     pub queue: Arc<dyn Queue>,
     pub reconciler: Arc<ReconcilerState>,
     pub metrics: PrometheusHandle,
+    /// How long a loop may stand still.
+    pub stuck_after: Duration,
     /// Set while the process drains.
     pub stopping: CancellationToken,
 }
 
-/// `GET /healthz`: touches no dependency.
-pub async fn live() -> Json<Value> {
-    Json(json!({ "status": "alive", "version": env!("CARGO_PKG_VERSION") }))
+/// `GET /healthz`: 200 while the loops of this process turn, else 503. Touches no dependency: with
+/// the database away the loops turn, in vain.
+pub async fn live(State(health): State<Arc<Health>>) -> Response {
+    let loops = [
+        ("heartbeat", health.engine.lease.motion.still_for()),
+        ("reconciler", health.reconciler.motion.still_for()),
+    ];
+    let stuck = stuck(&loops, health.stuck_after, health.stopping.is_cancelled());
+    let (code, status) = match stuck {
+        None => (StatusCode::OK, "alive".to_owned()),
+        Some((name, still)) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the {name} has not turned for {} s", still.as_secs()),
+        ),
+    };
+    let body = json!({ "status": status, "version": env!("CARGO_PKG_VERSION") });
+    (code, Json(body)).into_response()
+}
+
+/// The loop that has stood still for too long. While the process stops, loops end.
+fn stuck<'a>(
+    loops: &[(&'a str, Duration)],
+    after: Duration,
+    stopping: bool,
+) -> Option<(&'a str, Duration)> {
+    let stuck = loops.iter().find(|(_, still)| *still > after);
+    stuck.filter(|_| !stopping).copied()
 }
 
 /// `GET /readyz`: 200 when a claim is possible, else 503 with what is in the way.
@@ -113,5 +139,20 @@ impl Health {
             ("lease", lease),
             ("draining", draining),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_stands_still_is_named_unless_the_process_stops() {
+        let second = Duration::from_secs(1);
+        let loops = [("heartbeat", second), ("reconciler", 5 * second)];
+        assert_eq!(stuck(&loops, 5 * second, false), None);
+        let found = stuck(&loops, 4 * second, false);
+        assert_eq!(found, Some(("reconciler", 5 * second)));
+        assert_eq!(stuck(&loops, 4 * second, true), None);
     }
 }

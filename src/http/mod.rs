@@ -8,6 +8,7 @@ use health::Health;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 pub struct HttpSettings {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// A process whose own loops have not turned for so long is not alive.
+    #[serde(with = "humantime_serde")]
+    pub stuck_after: Duration,
 }
 
 /// Binds the address. Separate from `serve`, so that a port that is taken ends the start.

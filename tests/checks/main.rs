@@ -6,6 +6,7 @@
 mod acme;
 #[path = "hostile/main.rs"]
 mod hostile;
+mod parts;
 mod snapshots;
 mod tenants;
 #[path = "../support/world.rs"]
