@@ -27,8 +27,9 @@ fn replay(name: &str, target: fn(&[u8]) -> bool, changed: usize) {
         let wanted = file.starts_with("accepted");
         files[usize::from(wanted)] += 1;
         assert_eq!(target(&data), wanted, "{name}/{file}");
-        for step in 0..changed.min(data.len()) {
-            let at = step * data.len() / changed.min(data.len());
+        let steps = changed.min(data.len());
+        for step in 0..steps {
+            let at = (2 * step + 1) * data.len() / (2 * steps);
             target(&data[..at]);
             for value in [0, b'"', b'[', 0xFF, data[at].wrapping_add(1)] {
                 let mut other = data.clone();
@@ -47,12 +48,12 @@ fn job_payload() {
 
 #[test]
 fn token_response() {
-    replay("token_response", targets::token_response, 2);
+    replay("token_response", targets::token_response, 1);
 }
 
 #[test]
 fn graph_pages() {
-    replay("graph_pages", targets::graph_pages, 2);
+    replay("graph_pages", targets::graph_pages, 1);
 }
 
 #[test]

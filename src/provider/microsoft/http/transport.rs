@@ -10,6 +10,7 @@ use crate::provider::microsoft::settings::{MicrosoftSettings, MicrosoftSettingsE
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 const USER_AGENT: &str = concat!("verifyd/", env!("CARGO_PKG_VERSION"));
 
@@ -127,7 +128,8 @@ fn parse(bytes: &[u8]) -> Option<Value> {
     serde_json::from_slice(bytes).ok()
 }
 
-async fn body(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, Fault> {
+/// Overwritten when it is dropped: it may hold an access token.
+async fn body(mut response: reqwest::Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, Fault> {
     let status = response.status().as_u16();
     let too_large = || Fault::new(Reason::ResponseTooLarge).status(status);
     // Only a hint, and not needed: the bytes that arrive are counted.
@@ -137,7 +139,11 @@ async fn body(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, 
     {
         return Err(too_large());
     }
-    let mut bytes = Vec::new();
+    // Large enough from the start where the length is known, so that growing leaves no copy behind.
+    let expected = response.content_length().unwrap_or_default();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(
+        usize::try_from(expected).map_or(limit, |length| length.min(limit)),
+    ));
     while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
         if bytes.len() + chunk.len() > limit {
             return Err(too_large());

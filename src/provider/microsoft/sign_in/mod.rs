@@ -114,7 +114,7 @@ pub(super) async fn request_token(
     caller.call(scope, request, judge).await
 }
 
-fn judge(answer: Answer) -> Result<AccessToken, Fault> {
+fn judge(mut answer: Answer) -> Result<AccessToken, Fault> {
     if !(200..300).contains(&answer.status) {
         return Err(aadsts::fault(
             answer.status,
@@ -123,7 +123,7 @@ fn judge(answer: Answer) -> Result<AccessToken, Fault> {
         ));
     }
     let invalid = || Fault::invalid(answer.status);
-    let body = answer.body.as_ref().ok_or_else(invalid)?;
+    let body = answer.body.as_mut().ok_or_else(invalid)?;
     let is_bearer = body
         .get("token_type")
         .and_then(Value::as_str)
@@ -133,16 +133,17 @@ fn judge(answer: Answer) -> Result<AccessToken, Fault> {
             .as_u64()
             .or_else(|| value.as_str().and_then(|text| text.parse().ok()))
     });
-    let value = body
-        .get("access_token")
-        .and_then(Value::as_str)
-        .filter(|token| !token.is_empty());
-    let (true, Some(lifetime), Some(value)) = (is_bearer, lifetime, value) else {
+    // Taken out of the answer, not copied from it.
+    let value = match body.get_mut("access_token").map(Value::take) {
+        Some(Value::String(token)) if !token.is_empty() => SecretString::from(token),
+        _ => return Err(invalid()),
+    };
+    let (true, Some(lifetime)) = (is_bearer, lifetime) else {
         return Err(invalid());
     };
     let token = AccessToken {
-        claims: Claims::read(value),
-        value: value.to_owned().into(),
+        claims: Claims::read(value.expose_secret()),
+        value,
         lifetime: Duration::from_secs(lifetime).min(LONGEST_LIFETIME),
     };
     // A token that fits no header is none.
