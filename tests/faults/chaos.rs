@@ -181,6 +181,10 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::print_stdout,
+    reason = "the seed repeats the test, and the figures are its result"
+)]
 async fn whatever_happens_nothing_is_lost_and_nothing_comes_twice() {
     let seconds = variable("VERIFYD_TEST_CHAOS_SECONDS").unwrap_or(15);
     let seed = variable("VERIFYD_TEST_CHAOS_SEED").unwrap_or_else(rand::random);
