@@ -10,10 +10,15 @@
 -- or whatever pg_hba.conf asks for. What each of them is for:
 --
 --   verifyd_migrate   `verifyd migrate`: owns the schema verifyd, and the application's tables where
---                     verifyd made them
+--                     verifyd made them. `verifyd migrate --enforce` on a table of another application
+--                     is the right of that table's owner. Lend it for as long as the command takes:
+--                     GRANT owner TO verifyd_migrate; and then REVOKE owner FROM verifyd_migrate;
 --   verifyd_serve     `verifyd serve` and `verifyd doctor`: reads connections and credentials, moves
---                     runs, writes what is granted; can add no run and no connection, and drop nothing
---   verifyd_operator  the other commands: connections, enqueue, runs
+--                     runs, writes what is granted; for the API adds runs and acknowledgements; can add
+--                     no connection and no token, and drop nothing
+--   verifyd_operator  the other commands: connections, enqueue, runs, acknowledgements, tokens
+--   verifyd_prune     `verifyd prune`: the only one that deletes runs; sees no connection and no
+--                     credential
 --   verifyd_producer  another application that records runs by INSERT and reads how they ended; sees
 --                     no credential
 --
@@ -23,10 +28,15 @@ DO $roles$
 DECLARE
     wanted text;
 BEGIN
-    FOREACH wanted IN ARRAY ARRAY['verifyd_migrate', 'verifyd_serve', 'verifyd_operator', 'verifyd_producer']
+    FOREACH wanted IN ARRAY ARRAY['verifyd_migrate', 'verifyd_serve', 'verifyd_operator', 'verifyd_prune', 'verifyd_producer']
     LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
-            EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS', wanted);
+            BEGIN
+                EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS', wanted);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                -- Roles belong to the whole server: somebody applies this to another database.
+                NULL;
+            END;
         END IF;
     END LOOP;
 END
@@ -38,12 +48,12 @@ DECLARE
     home text := current_schema();
 BEGIN
     EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
-    EXECUTE format('GRANT CONNECT ON DATABASE %I TO verifyd_migrate, verifyd_serve, verifyd_operator, verifyd_producer', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO verifyd_migrate, verifyd_serve, verifyd_operator, verifyd_prune, verifyd_producer', current_database());
     -- `migrate` makes the schema verifyd, and the application's tables where they are missing.
     EXECUTE format('GRANT CREATE ON DATABASE %I TO verifyd_migrate', current_database());
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO verifyd_migrate', home);
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', home);
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO verifyd_serve, verifyd_operator, verifyd_producer', home);
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO verifyd_serve, verifyd_operator, verifyd_prune, verifyd_producer', home);
 END
 $database$;
 
@@ -55,18 +65,45 @@ BEGIN
     IF to_regnamespace('verifyd') IS NULL THEN
         RETURN;
     END IF;
-    GRANT USAGE ON SCHEMA verifyd TO verifyd_serve, verifyd_operator;
+    GRANT USAGE ON SCHEMA verifyd TO verifyd_serve, verifyd_operator, verifyd_prune;
     -- Which migrations were applied, and what verifyd made: only `migrate` writes these.
     GRANT SELECT ON ALL TABLES IN SCHEMA verifyd TO verifyd_serve, verifyd_operator;
-    FOREACH state IN ARRAY ARRAY['run_attempts', 'workers', 'run_deliveries', 'latest_reports', 'tenant_inventory']
+    FOREACH state IN ARRAY ARRAY['run_attempts', 'workers', 'run_deliveries', 'latest_reports', 'tenant_inventory',
+                               'carried_acknowledgements', 'page_sessions', 'idempotency_keys']
     LOOP
         IF to_regclass('verifyd.' || state) IS NOT NULL THEN
             EXECUTE format('GRANT INSERT, UPDATE, DELETE ON verifyd.%I TO verifyd_serve', state);
         END IF;
     END LOOP;
+    -- What goes with a run, and the reports that stay.
+    IF to_regclass('verifyd.run_attempts') IS NOT NULL THEN
+        GRANT SELECT, DELETE ON verifyd.run_attempts, verifyd.run_deliveries TO verifyd_prune;
+        GRANT SELECT ON verifyd.latest_reports TO verifyd_prune;
+    END IF;
+    -- Webhooks: `serve` records and sends, only an operator adds an endpoint.
+    IF to_regclass('verifyd.webhook_endpoints') IS NOT NULL THEN
+        GRANT UPDATE (enabled, disabled_reason, failures) ON verifyd.webhook_endpoints TO verifyd_serve;
+        GRANT INSERT, UPDATE, DELETE ON verifyd.webhook_deliveries, verifyd.webhook_attempts
+            TO verifyd_serve;
+        GRANT INSERT, UPDATE, DELETE ON verifyd.webhook_endpoints TO verifyd_operator;
+        GRANT UPDATE, DELETE ON verifyd.webhook_deliveries TO verifyd_operator;
+    END IF;
     -- `enqueue` notes that it has sent the hint.
     IF to_regclass('verifyd.run_deliveries') IS NOT NULL THEN
         GRANT INSERT ON verifyd.run_deliveries TO verifyd_operator;
+    END IF;
+    -- `tokens` makes and revokes them; the daemon notes when one was last used, and can make none.
+    IF to_regclass('verifyd.api_tokens') IS NOT NULL THEN
+        GRANT UPDATE (last_used_at) ON verifyd.api_tokens TO verifyd_serve;
+        GRANT INSERT, UPDATE ON verifyd.api_tokens TO verifyd_operator;
+        -- Revoking a token ends its sessions.
+        GRANT DELETE ON verifyd.page_sessions TO verifyd_operator;
+    END IF;
+    -- `acknowledge` notes what is to carry on, and that there is something of the kind.
+    IF to_regclass('verifyd.carried_acknowledgements') IS NOT NULL THEN
+        GRANT INSERT ON verifyd.carried_acknowledgements TO verifyd_operator;
+        GRANT SELECT, DELETE ON verifyd.carried_acknowledgements TO verifyd_prune;
+        GRANT UPDATE (acknowledged) ON verifyd.latest_reports TO verifyd_operator;
     END IF;
 END
 $own$;
@@ -82,10 +119,14 @@ BEGIN
         GRANT UPDATE (status, outcome, context, failure_summary, started_at, completed_at)
             ON operation_runs TO verifyd_serve;
         GRANT INSERT (workspace_id, tenant_id, type, status, context, created_at)
-            ON operation_runs TO verifyd_operator, verifyd_producer;
+            ON operation_runs TO verifyd_serve, verifyd_operator, verifyd_producer;
+        GRANT SELECT (id, type, status, completed_at), DELETE ON operation_runs TO verifyd_prune;
+        -- Locking a row takes the right to change some column of it: the one whose change verifyd's
+        -- guards undo.
+        GRANT UPDATE (created_at) ON operation_runs TO verifyd_prune;
         sequence := pg_get_serial_sequence('operation_runs', 'id');
         IF sequence IS NOT NULL THEN
-            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_operator, verifyd_producer', sequence);
+            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_serve, verifyd_operator, verifyd_producer', sequence);
         END IF;
     END IF;
     IF to_regclass('provider_connections') IS NOT NULL THEN
@@ -118,9 +159,23 @@ BEGIN
     END IF;
     IF to_regclass('tenant_onboarding_sessions') IS NOT NULL THEN
         GRANT SELECT ON tenant_onboarding_sessions TO verifyd_serve, verifyd_operator;
+        GRANT SELECT (state) ON tenant_onboarding_sessions TO verifyd_prune;
+        -- A check that is started for a session becomes what the session points to.
+        GRANT UPDATE (state) ON tenant_onboarding_sessions TO verifyd_serve, verifyd_operator;
     END IF;
     IF to_regclass('verification_check_acknowledgements') IS NOT NULL THEN
         GRANT SELECT ON verification_check_acknowledgements TO verifyd_serve, verifyd_operator;
+        GRANT SELECT (id, operation_run_id, withdrawn_at, expires_at), DELETE
+            ON verification_check_acknowledgements TO verifyd_prune;
+        -- Nothing that was said is ever changed or deleted, only withdrawn.
+        GRANT INSERT (operation_run_id, check_key, reason_code, reason, acknowledged_by,
+                      acknowledged_at, expires_at),
+              UPDATE (withdrawn_at, withdrawn_by)
+            ON verification_check_acknowledgements TO verifyd_serve, verifyd_operator;
+        sequence := pg_get_serial_sequence('verification_check_acknowledgements', 'id');
+        IF sequence IS NOT NULL THEN
+            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO verifyd_serve, verifyd_operator', sequence);
+        END IF;
     END IF;
 END
 $application$;

@@ -1,8 +1,8 @@
 //! verifyd: a queue-driven worker daemon that checks whether a customer's provider connection
 //! really works.
 //!
-//! `domain` ← `ports` ← `engine` ← adapters (`store`, `queue`, `provider`, `credentials`) and
-//! surfaces (`http`, `cli`), joined in `app`. See `docs/architecture.md`.
+//! `domain` ← `ports` ← `engine` ← adapters (`store`, `queue`, `provider`, `credentials`,
+//! `webhooks`) and surfaces (`http`, `cli`), joined in `app`. See `docs/architecture.md`.
 
 pub mod app;
 pub mod cli;
@@ -11,7 +11,9 @@ pub mod credentials;
 pub mod domain;
 pub mod engine;
 pub mod http;
+pub mod outbound;
 pub mod ports;
+pub mod producer;
 pub mod provider;
 pub mod queue;
 #[cfg(feature = "simulator")]
@@ -19,3 +21,4 @@ pub mod simulator;
 pub mod store;
 pub mod telemetry;
 pub mod view;
+pub mod webhooks;

@@ -9,6 +9,9 @@ use verifyd::simulator::{
     RunningSimulator, SIMULATED_SECRET, Scenario, Simulator, SimulatorOptions,
 };
 
+#[path = "cli/acknowledging.rs"]
+mod acknowledging;
+
 #[test]
 fn help_texts() {
     trycmd::TestCases::new()
@@ -335,6 +338,16 @@ async fn keys_are_rotated() {
         SIMULATED_SECRET,
     );
     assert!(added.status.success(), "{}", stderr(&added));
+    let webhook = [
+        "webhooks",
+        "add",
+        "--workspace",
+        "1",
+        "--url",
+        "https://app.example/",
+    ];
+    let added = with(OLD, &webhook, "");
+    assert!(added.status.success(), "{}", stderr(&added));
     let rotate = ["connections", "rotate-keys", "--json"];
     let lost = with(NEW, &rotate, "");
     assert_eq!(lost.status.code(), Some(1));
@@ -344,6 +357,7 @@ async fn keys_are_rotated() {
         let output = with(&both, &rotate, "");
         let told: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(told["rotated"], rotated);
+        assert_eq!(told["webhooks"]["rotated"], rotated);
     }
     let shown = with(NEW, &["connections", "show", "1", "--json"], "");
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();

@@ -15,6 +15,7 @@ use verifyd::ports::provider::CheckSpec;
 
 const SCHEMA: &str = "contracts/verification-report.v1_5.schema.json";
 const REASONS: &str = "docs/reasons.md";
+const OPENAPI: &str = "contracts/openapi.v1.json";
 
 fn assert_current(path: &str, wanted: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -163,6 +164,13 @@ fn the_schema_lists_what_the_code_knows_and_has_examples() {
     for example in examples() {
         assert_eq!(schema::validate(&example), Ok(()));
     }
+}
+
+#[test]
+fn the_openapi_document_is_current() {
+    let mut text = serde_json::to_string_pretty(&verifyd::http::api::document()).unwrap();
+    text.push('\n');
+    assert_current(OPENAPI, &text);
 }
 
 #[test]

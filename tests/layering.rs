@@ -213,7 +213,7 @@ fn a_library_outside_of_its_folder_is_caught() {
     refused(
         "src/simulator/mod.rs",
         "extern crate reqwest;",
-        "reqwest belongs in provider, cli",
+        "reqwest belongs in outbound, provider, webhooks, cli",
     );
     refused(
         "src/domain/run.rs",

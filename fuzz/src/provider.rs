@@ -190,6 +190,7 @@ fn settings(base: &str) -> MicrosoftSettings {
         request_timeout: Duration::from_secs(20),
         max_response_bytes: 1 << 20,
         max_pages: 4,
+        max_resources: 50,
         max_attempts_per_request: 1,
         retry_base_delay: Duration::from_millis(1),
         retry_max_delay: Duration::from_millis(1),

@@ -4,9 +4,15 @@ use crate::config::Settings;
 use crate::credentials;
 use crate::domain::WorkerId;
 use crate::engine::Engine;
+use crate::engine::alone::Alone;
+use crate::engine::announcer::Announcer;
+use crate::engine::in_work::InWork;
 use crate::engine::lease::Lease;
 use crate::engine::reconciler::ReconcilerState;
 use crate::engine::worker::Worker;
+use crate::http::api::{Api, Switch};
+use crate::http::health::Health;
+use crate::http::pages::Pages;
 use crate::ports::clock::{Clock, SystemClock};
 use crate::ports::provider::{Provider, Providers};
 use crate::ports::queue::Queue;
@@ -16,7 +22,9 @@ use crate::provider::microsoft::MicrosoftProvider;
 use crate::queue::in_process::InProcessQueue;
 use crate::queue::redis::RedisQueue;
 use crate::store;
+use crate::webhooks::Sender;
 use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use tokio_util::sync::CancellationToken;
@@ -47,13 +55,7 @@ impl Services {
     /// PostgreSQL that is `migrate`'s to do.
     pub async fn open(settings: Settings) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let store = open_store(&settings).await?;
-        if store.kind() == "sqlite" {
-            store
-                .migrate()
-                .await
-                .context("the embedded database cannot be brought up to date")?;
-        }
+        let store = open_ready_store(&settings).await?;
         let vault = open_vault(&settings)?;
         let queue = open_queue(&settings)?;
         let providers = open_providers(&settings, Arc::clone(&clock))?;
@@ -85,8 +87,82 @@ impl Services {
             settings: self.settings.worker.clone(),
             links: self.settings.links.clone(),
             in_flight: Arc::new(AtomicU32::new(0)),
+            in_work: Arc::new(InWork::default()),
+            // A hint that is older may have a successor already.
+            alone: Arc::new(Alone::new(
+                self.settings.worker.concurrency,
+                self.settings.reconciler.redeliver_after,
+            )),
             release_now: CancellationToken::new(),
         }
+    }
+
+    /// Tells others of completed runs, from now on.
+    pub fn announcer(&self) -> Announcer {
+        Announcer::new(Arc::clone(&self.store), Arc::clone(&self.queue))
+    }
+
+    /// Sends webhooks.
+    pub fn webhook_sender(&self) -> anyhow::Result<Sender> {
+        Sender::new(
+            Arc::clone(&self.store),
+            Arc::clone(&self.vault),
+            Arc::clone(&self.clock),
+            self.settings.webhooks.clone(),
+        )
+        .context("webhooks cannot be sent")
+    }
+
+    /// What the health endpoints of this worker look at.
+    pub fn health(
+        &self,
+        worker: &Worker,
+        metrics: PrometheusHandle,
+        stopping: CancellationToken,
+    ) -> Arc<Health> {
+        let settings = &self.settings;
+        // A handler takes no longer than one of these.
+        let busy = settings
+            .worker
+            .run_deadline
+            .max(settings.reconciler.redeliver_after);
+        Arc::new(Health {
+            engine: worker.engine.clone(),
+            queue: Arc::clone(&self.queue),
+            reconciler: Arc::clone(&worker.reconciler_state),
+            metrics,
+            check_timeout: settings.http.check_timeout,
+            stuck_after: settings.http.stuck_after,
+            untaken_after: settings.http.stuck_after.max(2 * busy),
+            stopping,
+        })
+    }
+
+    /// The pages for people, until `stopping`.
+    pub fn pages(&self, stopping: CancellationToken) -> Arc<Pages> {
+        Arc::new(Pages::new(
+            Arc::clone(&self.store),
+            Some(Arc::clone(&self.queue)),
+            Arc::clone(&self.clock),
+            self.settings.pages.clone(),
+            self.settings.links.clone(),
+            self.settings.worker.dead_after,
+            stopping,
+        ))
+    }
+
+    /// The API, unless it is switched off. Its hints go to the workers of this process, too.
+    pub fn api(&self) -> Option<Arc<Api>> {
+        let settings = &self.settings.http.api;
+        (settings.enabled == Switch::On).then(|| {
+            Arc::new(Api::new(
+                Arc::clone(&self.store),
+                Some(Arc::clone(&self.queue)),
+                self.providers.clone(),
+                Arc::clone(&self.clock),
+                settings.clone(),
+            ))
+        })
     }
 
     /// A worker around this engine.
@@ -105,6 +181,18 @@ pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     store::connect(&settings.database)
         .await
         .context("the database cannot be opened")
+}
+
+/// The same, brought up to date where it is the embedded one.
+pub async fn open_ready_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+    let store = open_store(settings).await?;
+    if store.kind() == "sqlite" {
+        store
+            .migrate()
+            .await
+            .context("the embedded database cannot be brought up to date")?;
+    }
+    Ok(store)
 }
 
 /// The keys that credentials are encrypted with. The embedded default makes one beside its

@@ -1,7 +1,15 @@
 //! The commands and their arguments.
 
+mod tokens;
+mod webhooks;
+
+pub use tokens::*;
+pub use webhooks::*;
+
 use crate::config::Overrides;
-use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, TenantId, WorkspaceId};
+use crate::domain::{
+    AcknowledgementId, ConnectionId, Outcome, RunId, RunStatus, SessionId, TenantId, WorkspaceId,
+};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -43,9 +51,23 @@ pub enum Command {
     /// List and show runs and their reports
     #[command(subcommand)]
     Runs(RunsCommand),
+    /// Accept what a check of a completed run says, for now; changes no status and no outcome
+    Acknowledge(AcknowledgeArgs),
+    /// List and withdraw acknowledgements
+    #[command(subcommand)]
+    Acknowledgements(AcknowledgementsCommand),
+    /// Look at onboarding sessions
+    #[command(subcommand)]
+    Onboarding(OnboardingCommand),
     /// Manage provider connections and their credentials
     #[command(subcommand)]
     Connections(ConnectionsCommand),
+    /// Manage webhooks: who is told of completed runs
+    #[command(subcommand)]
+    Webhooks(WebhooksCommand),
+    /// Manage the tokens of the API
+    #[command(subcommand)]
+    Tokens(TokensCommand),
     /// Delete completed runs that are old, never the latest report of a connection
     Prune(PruneArgs),
     /// Work with verification reports in files
@@ -86,6 +108,12 @@ pub struct DemoArgs {
     /// Run of the table whose whole report is shown at the end
     #[arg(long, value_name = "ROW", default_value_t = 4)]
     pub show: usize,
+    /// Keep the pages open with all of it, until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+    /// Where the pages are, with --keep; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464")]
+    pub listen: std::net::SocketAddr,
 }
 
 #[cfg(feature = "simulator")]
@@ -147,6 +175,9 @@ pub struct EnqueueArgs {
     /// What the connection is to be checked for; the connection's own module if absent
     #[arg(long, value_name = "NAME")]
     pub module: Option<String>,
+    /// The onboarding session that the check is for: it is pointed to the run
+    #[arg(long, value_name = "ID")]
+    pub onboarding_session: Option<SessionId>,
     /// Wait for the report; exit code 0 succeeded, 10 failed, 11 blocked, 12 not completed in time
     #[arg(long, value_name = "SECONDS")]
     pub wait: Option<u64>,
@@ -190,6 +221,98 @@ pub struct RunsListArgs {
 pub struct RunArgs {
     #[arg(value_name = "ID")]
     pub id: RunId,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub struct AcknowledgeArgs {
+    #[arg(value_name = "RUN")]
+    pub run: RunId,
+    /// Key of a check that is fail or warn, as in the report
+    #[arg(value_name = "CHECK")]
+    pub check: String,
+    /// Why it is accepted
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Who accepts it; the user at the terminal if absent
+    #[arg(long, value_name = "PERSON")]
+    pub by: Option<String>,
+    /// Until when: a time (RFC 3339), or how long from now, e.g. 30d
+    #[arg(long, value_name = "TIME", value_parser = expiry)]
+    pub expires: Option<Expiry>,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// When an acknowledgement expires.
+#[derive(Clone, Copy, Debug)]
+pub enum Expiry {
+    At(chrono::DateTime<chrono::Utc>),
+    After(std::time::Duration),
+}
+
+fn expiry(text: &str) -> Result<Expiry, String> {
+    if let Ok(at) = chrono::DateTime::parse_from_rfc3339(text) {
+        return Ok(Expiry::At(at.to_utc()));
+    }
+    humantime::parse_duration(text)
+        .map(Expiry::After)
+        .map_err(|_| {
+            "allowed is a time such as 2030-01-31T12:00:00Z, or a duration such as 30d".to_owned()
+        })
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AcknowledgementsCommand {
+    /// List acknowledgements, newest first, withdrawn and expired ones included
+    List(AcknowledgementsListArgs),
+    /// Withdraw an acknowledgement; it stays as history
+    Withdraw(WithdrawArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct AcknowledgementsListArgs {
+    /// Only those made on this run
+    #[arg(long, value_name = "ID")]
+    pub run: Option<RunId>,
+    /// Only those made on runs of this connection
+    #[arg(long, value_name = "ID")]
+    pub connection: Option<ConnectionId>,
+    /// Neither withdrawn nor expired
+    #[arg(long)]
+    pub active: bool,
+    /// Only those with a smaller id
+    #[arg(long, value_name = "ID")]
+    pub before: Option<AcknowledgementId>,
+    /// Most acknowledgements to list
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub struct WithdrawArgs {
+    #[arg(value_name = "ID")]
+    pub id: AcknowledgementId,
+    /// Who withdraws it; the user at the terminal if absent
+    #[arg(long, value_name = "PERSON")]
+    pub by: Option<String>,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum OnboardingCommand {
+    /// Show a session: the run that it points to, and its report
+    Show(OnboardingArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct OnboardingArgs {
+    #[arg(value_name = "ID")]
+    pub id: SessionId,
     #[command(flatten)]
     pub json: JsonArg,
 }

@@ -410,6 +410,7 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             }
         }
     }
+    let webhooks = super::webhooks::reseal(services).await?;
     if args.json.json {
         output::json(&json!({
             "rotated": rotated,
@@ -417,12 +418,19 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             "current": current,
             "changed_meanwhile": changed,
             "undecryptable": unreadable,
+            "webhooks": webhooks,
         }))?;
     } else {
         output::line(format!(
             "{rotated} sealed again, {current} already with the writing key, {changed} changed \
              meanwhile"
         ));
+        if webhooks.rotated > 0 {
+            output::line(format!(
+                "{} secrets of webhooks sealed again",
+                webhooks.rotated
+            ));
+        }
         if laravel > 0 {
             output::line(format!(
                 "{laravel} left as the Laravel application encrypted them (--laravel-too)"
@@ -433,6 +441,16 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
         unreadable.is_empty(),
         "cannot be decrypted with any key here: connections {}",
         unreadable
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
+    anyhow::ensure!(
+        webhooks.undecryptable.is_empty(),
+        "cannot be decrypted with any key here: secrets of webhook endpoints {}",
+        webhooks
+            .undecryptable
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()

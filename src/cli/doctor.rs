@@ -5,7 +5,9 @@ use super::output;
 use crate::app;
 use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
+use crate::ports::queue::{QueueError, RejectedHint};
 use crate::ports::store::Store;
+use crate::ports::wake::Listening;
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -14,6 +16,10 @@ use std::time::Duration;
 
 /// A part that answers no sooner counts as away.
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Rows of `operation_runs` that are looked through, and oddities that are shown.
+const LATEST_ROWS: u32 = 10_000;
+const SHOWN: u32 = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -179,7 +185,32 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
         )),
     }
     guards(store, lines).await;
+    listening(store, lines).await;
     activity(store, lines).await;
+    odd_runs(store, lines).await;
+}
+
+/// Rows that a producer got wrong so that no worker will ever claim them.
+async fn odd_runs(store: &dyn Store, lines: &mut Vec<Line>) {
+    match store.odd_runs(LATEST_ROWS, SHOWN).await {
+        Ok(odd) => lines.extend(odd.into_iter().map(|run| {
+            bad(
+                "runs",
+                State::Warning,
+                format!(
+                    "operation_runs.{} of run {}: {}",
+                    run.column, run.operation_run_id, run.problem
+                ),
+                "correct whoever wrote it (docs/enqueue.md says what a row must hold)",
+            )
+        })),
+        Err(error) => lines.push(bad(
+            "runs",
+            State::Failed,
+            error.to_string(),
+            "let the user of database.url read operation_runs",
+        )),
+    }
 }
 
 /// What the database itself refuses or puts back, whoever writes.
@@ -201,6 +232,45 @@ async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
             "let the user of database.url read the catalogue",
         ),
     });
+}
+
+/// Whether a bare INSERT wakes a worker.
+async fn listening(store: &dyn Store, lines: &mut Vec<Line>) {
+    let part = "listening";
+    lines.push(match store.try_listening().await {
+        Ok(Listening::Heard) => ok(part, "notifications arrive: a bare INSERT wakes a worker"),
+        Ok(Listening::Off) => ok(part, "off: bare INSERTs are found by the sweep"),
+        Ok(Listening::Deaf) => bad(
+            part,
+            State::Warning,
+            "notifications do not arrive, so that bare INSERTs are found by the sweep only",
+            "set database.listen_url to a connection without a pooler in transaction mode",
+        ),
+        Err(error) => bad(
+            part,
+            State::Warning,
+            format!("bare INSERTs are found by the sweep only: {error}"),
+            "check database.listen_url and that the user may connect once more",
+        ),
+    });
+    match store.delivery_counts().await {
+        Ok(counts) if counts.failed > 0 => lines.push(bad(
+            "webhooks",
+            State::Warning,
+            format!("{} pending, {} given up", counts.pending, counts.failed),
+            "see `verifyd webhooks deliveries --state failed`, then `verifyd webhooks replay`",
+        )),
+        Ok(counts) => lines.push(ok(
+            "webhooks",
+            format!("{} pending, none given up", counts.pending),
+        )),
+        Err(error) => lines.push(bad(
+            "webhooks",
+            State::Failed,
+            error.to_string(),
+            "run `verifyd migrate`",
+        )),
+    }
 }
 
 /// What is waiting, and who works.
@@ -272,15 +342,40 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
     }
     let answer = tokio::time::timeout(PATIENCE, async {
         queue.ping().await?;
-        queue.depth().await
+        Ok((queue.depth().await?, queue.rejected(SHOWN).await?))
     })
     .await;
     const REMEDY: &str = "check redis.url (REDIS_URL); until then workers poll the database";
-    lines.push(match answer {
-        Ok(Ok(depth)) => ok("queue", format!("{}, {depth} hints waiting", queue.kind())),
-        Ok(Err(error)) => bad("queue", State::Failed, error.to_string(), REMEDY),
-        Err(_) => bad("queue", State::Failed, "no answer in time", REMEDY),
-    });
+    match answer {
+        Ok(Ok((depth, (count, sample)))) => {
+            lines.push(ok(
+                "queue",
+                format!("{}, {depth} hints waiting", queue.kind()),
+            ));
+            lines.extend(rejected(count, &sample));
+        }
+        Ok(Err(error)) => lines.push(bad(
+            "queue",
+            State::Failed,
+            QueueError::to_string(&error),
+            REMEDY,
+        )),
+        Err(_) => lines.push(bad("queue", State::Failed, "no answer in time", REMEDY)),
+    }
+}
+
+/// Payloads that a producer got wrong.
+fn rejected(count: u64, sample: &[RejectedHint]) -> Option<Line> {
+    let example = sample.first()?;
+    Some(bad(
+        "hints",
+        State::Warning,
+        format!(
+            "{count} put aside as no hints; {}: {}",
+            example.task_id, example.reason
+        ),
+        "correct whoever sends them (docs/enqueue.md); the runs themselves are found by the sweep",
+    ))
 }
 
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {

@@ -4,7 +4,7 @@ use super::args::EnqueueArgs;
 use super::{exit, output, render};
 use crate::app::Services;
 use crate::domain::run::{OperationRun, Outcome, RunStatus};
-use crate::engine::submit::submit;
+use crate::engine::submit::{submit, submit_for_session};
 use crate::view::RunView;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,13 +31,14 @@ pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<Exit
             modules.join(", ")
         );
     }
-    let submitted = submit(
-        services.store.as_ref(),
-        services.shared_queue(),
-        &connection,
-        args.module.as_deref(),
-    )
-    .await?;
+    let (store, queue) = (services.store.as_ref(), services.shared_queue());
+    let module = args.module.as_deref();
+    let submitted = match args.onboarding_session {
+        Some(session) => submit_for_session(store, queue, &connection, module, session)
+            .await
+            .context("--onboarding-session")?,
+        None => submit(store, queue, &connection, module).await?,
+    };
     if let Err(error) = &submitted.hint {
         output::note(format!(
             "The run is recorded; its hint could not be sent ({error}), so a worker's sweep will \
@@ -68,7 +69,9 @@ pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<Exit
         row["operation_run_id"] = json!(id);
         output::json(&row)?;
     } else {
-        output::line(render::run(&RunView::of(&run)).trim_end());
+        let acknowledgements = services.store.acknowledgements_of(id).await?;
+        let view = RunView::of(&run, &acknowledgements, services.clock.now());
+        output::line(render::run(&view).trim_end());
     }
     Ok(match (run.status, run.outcome) {
         (RunStatus::Completed, Some(Outcome::Succeeded)) => ExitCode::SUCCESS,

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Beyond what the process itself may wait for the database, twice.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
     let mut address: SocketAddr = settings.http.listen;
@@ -20,8 +21,9 @@ pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
+    let patience = 2 * settings.http.check_timeout + PATIENCE;
     let path = if args.ready { "/readyz" } else { "/healthz" };
-    let answer = tokio::time::timeout(PATIENCE, ask(address, path))
+    let answer = tokio::time::timeout(patience, ask(address, path))
         .await
         .with_context(|| format!("{address}{path}: no answer in time"))?
         .with_context(|| format!("{address}{path}"))?;

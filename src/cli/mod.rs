@@ -1,5 +1,6 @@
 //! The command line.
 
+mod acknowledgements;
 mod args;
 mod config;
 mod connections;
@@ -9,6 +10,7 @@ mod doctor;
 mod enqueue;
 mod healthcheck;
 mod migrate;
+mod onboarding;
 mod output;
 mod prune;
 mod render;
@@ -18,6 +20,8 @@ mod serve;
 #[cfg(feature = "simulator")]
 mod simulate;
 mod stop;
+mod tokens;
+mod webhooks;
 
 use crate::app::Services;
 use crate::config::{Settings, Sources};
@@ -93,12 +97,25 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(_) => serve::run(settings).await,
         Command::Migrate(command) => migrate::run(&settings, &command).await,
         Command::Prune(command) => prune::run(&settings, &command).await,
+        Command::Tokens(command) => tokens::run(&settings, &command).await,
         Command::Doctor(command) => doctor::run(&settings, &command).await,
         Command::Connections(command) => {
             connections::run(&Services::open(settings).await?, command).await
         }
         Command::Enqueue(command) => enqueue::run(&Services::open(settings).await?, &command).await,
+        Command::Webhooks(command) => {
+            webhooks::run(&Services::open(settings).await?, command).await
+        }
         Command::Runs(command) => runs::run(&Services::open(settings).await?, &command).await,
+        Command::Acknowledge(command) => {
+            acknowledgements::add(&Services::open(settings).await?, &command).await
+        }
+        Command::Acknowledgements(command) => {
+            acknowledgements::run(&Services::open(settings).await?, &command).await
+        }
+        Command::Onboarding(command) => {
+            onboarding::run(&Services::open(settings).await?, &command).await
+        }
         Command::Report(_) | Command::Healthcheck(_) => Ok(ExitCode::SUCCESS),
         #[cfg(feature = "simulator")]
         Command::Simulate(_) | Command::Demo(_) => Ok(ExitCode::SUCCESS),

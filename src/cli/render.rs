@@ -1,10 +1,12 @@
 //! A run for people on a terminal: what is wrong first, then what to do.
 
-use crate::domain::report::diff::{Change, CheckDiff};
+use crate::domain::report::diff::Change;
 use crate::domain::report::{Check, CheckStatus, Overall};
 use crate::domain::run::{Outcome, RunStatus};
+use crate::view::diff::DiffState;
 use crate::view::report::{ReportState, severity_word};
-use crate::view::{ReportView, RunView};
+use crate::view::timeline::span;
+use crate::view::{AcknowledgementView, CheckView, DiffView, ReportView, RunView, Timeline};
 use owo_colors::{OwoColorize as _, Style};
 use std::fmt::Write as _;
 
@@ -35,7 +37,67 @@ pub fn run(view: &RunView) -> String {
                 let _ = writeln!(out, "  {} {}", "✗".red(), clean(problem));
             }
         }
-        ReportState::Pending | ReportState::Missing => {}
+        ReportState::OtherVersion { .. } | ReportState::Pending | ReportState::Missing => {}
+    }
+    if !view.other_acknowledgements.is_empty() {
+        let _ = writeln!(out, "{}", "Acknowledgements of other checks".underline());
+        for said in &view.other_acknowledgements {
+            let _ = writeln!(out, "  {}", clean(&said.check_key));
+            acknowledgement(&mut out, said);
+        }
+    }
+    out
+}
+
+/// Recorded, claimed, the attempts, completed.
+pub fn timeline(view: &Timeline) -> String {
+    let mut out = String::new();
+    let time = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M:%S UTC").to_string();
+    if let Some(at) = view.recorded_at {
+        let _ = writeln!(out, "{}", format!("recorded   {}", time(at)).dimmed());
+    }
+    if let Some(at) = view.claimed_at {
+        let waited = view
+            .waited_ms
+            .map(|ms| format!(", {} later", span(ms)))
+            .unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "{}",
+            format!("claimed    {}{waited}", time(at)).dimmed()
+        );
+    } else if let Some(ms) = view.waited_ms {
+        let _ = writeln!(out, "{}", format!("waiting    for {}", span(ms)).dimmed());
+    }
+    for attempt in &view.attempts {
+        let counted = if attempt.counted {
+            ""
+        } else {
+            " (not counted)"
+        };
+        let _ = writeln!(
+            out,
+            "{}",
+            format!(
+                "attempt {}{counted} by {}: {}, after {}",
+                attempt.attempt,
+                clean(&attempt.worker_id),
+                attempt.end,
+                span(attempt.took_ms)
+            )
+            .dimmed()
+        );
+    }
+    if let Some(at) = view.completed_at {
+        let worked = view
+            .worked_ms
+            .map(|ms| format!(", {} later", span(ms)))
+            .unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "{}",
+            format!("completed  {}{worked}", time(at)).dimmed()
+        );
     }
     out
 }
@@ -70,7 +132,14 @@ pub fn report(out: &mut String, view: &ReportView) {
     let _ = writeln!(out, "{}", wrapped(&facts.join(" · "), 0).dimmed());
 }
 
-fn problem(out: &mut String, check: &Check) {
+/// One acknowledgement, under its check.
+fn acknowledgement(out: &mut String, said: &AcknowledgementView) {
+    let text = format!("{}: {}", said.summary(), said.reason);
+    let _ = writeln!(out, "{}", wrapped(&text, 4).dimmed());
+}
+
+fn problem(out: &mut String, view: &CheckView) {
+    let check = &view.check;
     let mark = match check.status {
         CheckStatus::Fail => "✗".red().bold().to_string(),
         _ => "!".yellow().bold().to_string(),
@@ -105,10 +174,21 @@ fn problem(out: &mut String, check: &Check) {
             clean(&step.url).cyan()
         );
     }
+    if let Some(said) = &view.acknowledgement {
+        let _ = writeln!(
+            out,
+            "    {} {}",
+            "✓".green(),
+            clean(&format!("{}: {}", said.summary(), said.reason))
+        );
+    }
+    for said in &view.history {
+        acknowledgement(out, said);
+    }
     out.push('\n');
 }
 
-fn list(out: &mut String, title: &str, mark: String, checks: &[Check]) {
+fn list(out: &mut String, title: &str, mark: String, checks: &[CheckView]) {
     if checks.is_empty() {
         return;
     }
@@ -118,7 +198,8 @@ fn list(out: &mut String, title: &str, mark: String, checks: &[Check]) {
         title.underline(),
         format!("({})", checks.len()).dimmed()
     );
-    for check in checks {
+    for view in checks {
+        let check = &view.check;
         let stands_in = check
             .evidence
             .iter()
@@ -131,35 +212,38 @@ fn list(out: &mut String, title: &str, mark: String, checks: &[Check]) {
             clean(&check.title),
             stands_in.dimmed()
         );
+        for said in view.acknowledgement.iter().chain(&view.history) {
+            acknowledgement(out, said);
+        }
     }
     out.push('\n');
 }
 
 /// What changed, the changes first.
-pub fn diff(rows: &[CheckDiff<'_>]) -> String {
+pub fn diff(view: &DiffView) -> String {
+    if view.state != DiffState::Compared {
+        return view.state.sentence().to_owned();
+    }
     let mut out = String::new();
-    let said = |check: Option<&Check>| -> String {
-        check.map_or_else(String::new, |c| match c.reason_code {
-            Some(reason) => format!("{} ({reason})", c.status),
-            None => c.status.to_string(),
-        })
+    let said = |check: &Option<Check>| -> String {
+        check
+            .as_ref()
+            .map_or_else(String::new, |c| match c.reason_code {
+                Some(reason) => format!("{} ({reason})", c.status),
+                None => c.status.to_string(),
+            })
     };
-    let mut unchanged = 0;
-    for row in rows {
-        let title = row.now.or(row.before).map_or("", |c| c.title.as_str());
+    for row in &view.checks {
+        let title = clean(row.title());
         let text = match row.change {
-            Change::Unchanged => {
-                unchanged += 1;
-                continue;
-            }
-            Change::New => format!("{} {}: {}", "+".green(), clean(title), said(row.now)),
-            Change::Gone => format!("{} {}: was {}", "-".red(), clean(title), said(row.before)),
+            Change::Unchanged => continue,
+            Change::New => format!("{} {title}: {}", "+".green(), said(&row.now)),
+            Change::Gone => format!("{} {title}: was {}", "-".red(), said(&row.before)),
             Change::Changed => format!(
-                "{} {}: {} → {}",
+                "{} {title}: {} → {}",
                 "~".yellow(),
-                clean(title),
-                said(row.before),
-                said(row.now)
+                said(&row.before),
+                said(&row.now)
             ),
         };
         let _ = writeln!(out, "  {text}");
@@ -167,6 +251,7 @@ pub fn diff(rows: &[CheckDiff<'_>]) -> String {
     if out.is_empty() {
         out.push_str("  Nothing changed.\n");
     }
+    let unchanged = view.counts.unchanged;
     let _ = writeln!(out, "{}", format!("  {unchanged} unchanged").dimmed());
     out
 }

@@ -3,14 +3,18 @@
 use super::args::{RunArgs, RunsCommand, RunsListArgs};
 use super::{output, render};
 use crate::app::Services;
-use crate::domain::report::{Report, diff};
+use crate::domain::RunId;
+use crate::domain::access::Binding;
 use crate::domain::run::OperationRun;
-use crate::domain::{RunId, report::schema};
+use crate::domain::run_record::RunRecord;
+use crate::engine::reading::run_record;
 use crate::ports::store::RunFilter;
-use crate::view::RunView;
+use crate::view::diff::DiffState;
 use crate::view::report::ReportState;
+use crate::view::{DiffView, RunDetail, RunView};
 use anyhow::Context as _;
-use serde_json::json;
+use chrono::DateTime;
+use serde_json::Value;
 use std::process::ExitCode;
 
 pub async fn run(services: &Services, command: &RunsCommand) -> anyhow::Result<ExitCode> {
@@ -24,6 +28,7 @@ pub async fn run(services: &Services, command: &RunsCommand) -> anyhow::Result<E
 
 async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
     let filter = RunFilter {
+        binding: Binding::EVERYTHING,
         status: args.status,
         outcome: args.outcome,
         connection: args.connection,
@@ -78,7 +83,8 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
 
 /// Overall and the main reason, for a line of a table.
 pub fn summary(run: &OperationRun) -> (String, String) {
-    match RunView::of(run).report {
+    // Overall and reason do not depend on what people have accepted, nor on the time.
+    match RunView::of(run, &[], DateTime::UNIX_EPOCH).report {
         ReportState::Readable { report } => {
             let wrong = report
                 .main_problem()
@@ -92,92 +98,70 @@ pub fn summary(run: &OperationRun) -> (String, String) {
         }
         ReportState::Pending => (String::new(), String::new()),
         ReportState::Missing => (String::new(), "no report".to_owned()),
+        ReportState::OtherVersion { schema_version } => (
+            String::new(),
+            format!("report of version {}", render::clean(&schema_version)),
+        ),
         ReportState::Unreadable { .. } => (String::new(), "report unreadable".to_owned()),
     }
 }
 
-async fn find(services: &Services, id: RunId) -> anyhow::Result<OperationRun> {
-    services.store.run(id).await?.with_context(|| {
-        format!(
-            "run {id}: no such run of type {}",
-            crate::domain::run::RUN_TYPE
-        )
-    })
+async fn find(services: &Services, id: RunId) -> anyhow::Result<RunRecord> {
+    run_record(services.store.as_ref(), id)
+        .await?
+        .with_context(|| {
+            format!(
+                "run {id}: no such run of type {}",
+                crate::domain::run::RUN_TYPE
+            )
+        })
 }
 
 async fn show(services: &Services, args: &RunArgs) -> anyhow::Result<()> {
-    let run = find(services, args.id).await?;
-    let attempts = services.store.attempts(args.id).await?;
+    let record = find(services, args.id).await?;
+    let view = RunDetail::of(&record, services.clock.now());
     if args.json.json {
-        let mut row = serde_json::to_value(&run)?;
-        row["attempts"] = serde_json::to_value(&attempts)?;
-        return output::json(&row);
+        return output::json(&row(&record, &view)?);
     }
-    output::line(render::run(&RunView::of(&run)).trim_end());
-    for attempt in attempts {
-        let end = match (attempt.ended_at, attempt.end_reason) {
-            (Some(at), Some(why)) => format!(
-                "{why} after {} ms",
-                (at - attempt.claimed_at).num_milliseconds()
-            ),
-            _ => "in work".to_owned(),
-        };
-        let counted = if attempt.counted {
-            ""
-        } else {
-            " (not counted)"
-        };
-        output::line(format!(
-            "attempt {}{counted} by {}: {end}",
-            attempt.attempt,
-            render::clean(&attempt.worker_id)
-        ));
-    }
+    output::line(render::run(&view.run).trim_end());
+    output::line(render::timeline(&view.timeline).trim_end());
     Ok(())
 }
 
-fn report_of(run: &OperationRun) -> anyhow::Result<Report> {
-    let id = run.id;
-    let document = run
-        .report()
-        .with_context(|| format!("run {id} has no report yet"))?;
-    schema::validate(document)
-        .map_err(|problems| anyhow::anyhow!("the report of run {id}: {}", problems.join("; ")))?;
-    Ok(serde_json::from_value(document.clone())?)
+/// The row as it stands in the database, its attempts and acknowledgements, and the view of it all.
+pub fn row(record: &RunRecord, view: &RunDetail) -> anyhow::Result<Value> {
+    let mut row = serde_json::to_value(&record.run)?;
+    row["attempts"] = serde_json::to_value(&record.attempts)?;
+    row["acknowledgements"] = serde_json::to_value(&record.acknowledgements)?;
+    row["view"] = serde_json::to_value(view)?;
+    Ok(row)
 }
 
 async fn compare(services: &Services, args: &RunArgs) -> anyhow::Result<()> {
-    let run = find(services, args.id).await?;
-    let now = report_of(&run)?;
-    let Some(previous_id) = now.previous_report_id else {
-        if args.json.json {
-            return output::json(&json!({
-                "operation_run_id": run.id,
-                "previous_report_id": null,
-                "unchanged": false,
-                "checks": [],
-            }));
-        }
-        output::line("This is the first report of the connection: nothing to compare with.");
-        return Ok(());
-    };
-    let before = report_of(&find(services, previous_id).await?)?;
-    let rows = diff::diff(&before, &now);
-    let unchanged = before.fingerprint == now.fingerprint;
-    if args.json.json {
-        return output::json(&json!({
-            "operation_run_id": run.id,
-            "previous_report_id": previous_id,
-            "unchanged": unchanged,
-            "checks": rows,
-        }));
+    let record = find(services, args.id).await?;
+    let diff = DiffView::of(&record.run, record.previous.as_ref());
+    if !matches!(diff.state, DiffState::Compared | DiffState::First) {
+        let previous = diff
+            .previous_report_id
+            .map(|id| format!(" (previous report: run {id})"))
+            .unwrap_or_default();
+        anyhow::bail!("run {}{previous}: {}", args.id, diff.state.sentence());
     }
-    output::line(format!(
-        "run {} against run {previous_id}: {} → {}",
-        run.id,
-        render::overall(before.summary.overall.as_str()),
-        render::overall(now.summary.overall.as_str()),
-    ));
-    output::line(render::diff(&rows).trim_end());
+    if args.json.json {
+        return output::json(&diff);
+    }
+    if let (Some(before), Some(now), Some(previous)) = (
+        diff.overall_before,
+        diff.overall_now,
+        diff.previous_report_id,
+    ) {
+        output::line(format!(
+            "run {} against run {previous}: {} → {}",
+            args.id,
+            render::overall(before.as_str()),
+            render::overall(now.as_str()),
+        ));
+    }
+    output::line(render::diff(&diff).trim_end());
     Ok(())
 }

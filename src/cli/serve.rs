@@ -4,12 +4,16 @@ use super::stop;
 use crate::app::Services;
 use crate::config::Settings;
 use crate::http;
-use crate::http::health::Health;
 use crate::telemetry::metrics;
 use anyhow::Context as _;
+use futures::FutureExt as _;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Before the sender of webhooks is started again.
+const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 
 pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let stop = stop::on_signals()?;
@@ -18,7 +22,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("http.listen {}", settings.http.listen))?;
     let listening = listener.local_addr()?;
-    let stuck_after = settings.http.stuck_after;
+    let http_settings = settings.http.clone();
     let services = Services::open(settings).await?;
     let version = services.store.schema_version().await?;
     let wanted = services.store.wanted_schema_version();
@@ -29,24 +33,24 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     );
     if services.queue.kind() == "in_process" && services.store.kind() == "postgres" {
         tracing::warn!(
-            "no redis.url: hints stay in this process, and runs recorded elsewhere are found by \
-             the sweep only; set REDIS_URL when replicas or other applications are to enqueue"
+            "no redis.url: hints stay in this process, and runs recorded elsewhere are found by a \
+             notification of the database or by the sweep"
         );
     }
 
     let engine = services.engine();
     let worker = services.worker(engine.clone());
-    let health = Arc::new(Health {
-        engine: engine.clone(),
-        queue: Arc::clone(&services.queue),
-        reconciler: Arc::clone(&worker.reconciler_state),
-        metrics,
-        stuck_after,
-        stopping: stop.clone(),
-    });
+    let health = services.health(&worker, metrics, stop.clone());
+    let beside = CancellationToken::new();
+    let announcing = tokio::spawn(services.announcer().run(beside.clone()));
+    let sending = tokio::spawn(send_webhooks(services.clone(), stop.clone()));
+    let api = services.api();
     // The endpoints answer until the very end, so that a drain can be watched.
     let closing = CancellationToken::new();
-    let serving = tokio::spawn(http::serve(listener, health, closing.clone()));
+    let pages = services.pages(stop.clone());
+    let router = http::router(health, api).merge(http::pages::router(pages));
+    let serving = http::serve(listener, router, &http_settings, closing.clone());
+    let serving = tokio::spawn(serving);
     tracing::info!(
         worker = %engine.worker,
         version = env!("CARGO_PKG_VERSION"),
@@ -56,11 +60,35 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         %listening,
         "ready for runs"
     );
-    let worked = worker.run(stop).await;
+    let worked = worker.run(stop.clone()).await;
+    // What was completed last is told, too.
+    beside.cancel();
+    stop.cancel();
+    let _ = tokio::join!(announcing, sending);
     closing.cancel();
-    serving.await?.context("the health endpoints")?;
+    serving.await?.context("the HTTP endpoints")?;
     services.store.close().await;
     worked.context("the worker cannot go on; restart it")?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sends webhooks until `stop`. Runs do not depend on it, so a defect does not end the process.
+async fn send_webhooks(services: Services, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let sender = match services.webhook_sender() {
+            Ok(sender) => sender,
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "webhooks stay where they are");
+                return;
+            }
+        };
+        let ended = AssertUnwindSafe(sender.run(stop.clone()))
+            .catch_unwind()
+            .await;
+        if ended.is_err() {
+            tracing::error!("the sender of webhooks panicked; it is started again");
+            tokio::time::sleep(PAUSE_AFTER_PANIC).await;
+        }
+    }
 }

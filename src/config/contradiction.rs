@@ -11,6 +11,7 @@ pub(super) fn find(settings: &Settings) -> Vec<Problem> {
         redis,
         worker,
         reconciler,
+        webhooks,
         microsoft,
         ..
     } = settings;
@@ -37,6 +38,13 @@ pub(super) fn find(settings: &Settings) -> Vec<Problem> {
             "one beat that comes late must not cost the worker its runs",
         ),
         (
+            worker.consumer_dead_after >= 4 * redis.heartbeat_interval,
+            "worker.consumer_dead_after",
+            "at least four times",
+            "redis.heartbeat_interval",
+            "a consumer that is busy shows no other sign of life",
+        ),
+        (
             worker.run_deadline > microsoft.request_timeout,
             "worker.run_deadline",
             "longer than",
@@ -56,6 +64,13 @@ pub(super) fn find(settings: &Settings) -> Vec<Problem> {
             "at least",
             "reconciler.interval",
             "otherwise every sweep delivers the same runs again",
+        ),
+        (
+            reconciler.deliver_below >= reconciler.redeliver_below,
+            "reconciler.deliver_below",
+            "at least",
+            "reconciler.redeliver_below",
+            "hints that were lost would never be sent again",
         ),
         (
             microsoft.request_timeout >= microsoft.connect_timeout,
@@ -84,6 +99,27 @@ pub(super) fn find(settings: &Settings) -> Vec<Problem> {
             "shorter than",
             "worker.run_deadline",
             "waiting must leave time for the check",
+        ),
+        (
+            webhooks.concurrency_per_endpoint <= webhooks.concurrency,
+            "webhooks.concurrency_per_endpoint",
+            "at most",
+            "webhooks.concurrency",
+            "one endpoint cannot have more than all together",
+        ),
+        (
+            webhooks.request_timeout >= webhooks.connect_timeout,
+            "webhooks.request_timeout",
+            "at least",
+            "webhooks.connect_timeout",
+            "connecting is a part of the attempt",
+        ),
+        (
+            webhooks.retry_base_delay <= webhooks.retry_max_delay,
+            "webhooks.retry_base_delay",
+            "at most",
+            "webhooks.retry_max_delay",
+            "the pauses grow from the one to the other",
         ),
     ];
     let said = |key: &str| {

@@ -87,7 +87,9 @@ impl Settings {
 
 fn shown(rule: Rule, value: &Value) -> String {
     match (&value.kind, rule) {
-        (ValueKind::String(url), Rule::DatabaseUrl | Rule::RedisUrl) => quoted(&mask(url)),
+        (ValueKind::String(url), Rule::DatabaseUrl | Rule::PostgresUrl | Rule::RedisUrl) => {
+            quoted(&mask(url))
+        }
         (ValueKind::Array(items), _) if rule.is_secret() => {
             let masks = vec![quoted(MASK); items.len()];
             format!("[{}]", masks.join(", "))

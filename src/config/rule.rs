@@ -18,12 +18,14 @@ pub(super) enum Rule {
     Listen,
     Filter,
     Path,
+    Hosts,
     Link,
     LinkWithId,
     CloudName,
     CloudBase,
     Portal,
     DatabaseUrl,
+    PostgresUrl,
     RedisUrl,
     Keys,
     LaravelKeys,
@@ -39,12 +41,14 @@ impl fmt::Display for Rule {
             Self::Listen => "an IP address and a port, such as 127.0.0.1:9464 or [::]:9464",
             Self::Filter => "a filter such as info or info,verifyd=debug",
             Self::Path => "a path, or empty",
+            Self::Hosts => "names or addresses of hosts, separated by commas, or empty",
             Self::Link => "an https address, or a path that begins with /",
             Self::LinkWithId => "an https address, or a path that begins with /, with {id} in it",
             Self::CloudName => "the name of a cloud under microsoft.clouds",
             Self::CloudBase => "an https address without a path (http only for loopback)",
             Self::Portal => "an https address without a path",
             Self::DatabaseUrl => "a postgres://, postgresql:// or sqlite: address, or empty",
+            Self::PostgresUrl => "a postgres:// or postgresql:// address, or empty",
             Self::RedisUrl => "a redis:// or rediss:// address, or empty",
             Self::Keys => {
                 "a list of keys, each \"id:base64 of 32 bytes\" or { id = \"…\", key = \"…\" }"
@@ -59,7 +63,7 @@ impl Rule {
     pub(super) fn is_secret(self) -> bool {
         matches!(
             self,
-            Self::DatabaseUrl | Self::RedisUrl | Self::Keys | Self::LaravelKeys
+            Self::DatabaseUrl | Self::PostgresUrl | Self::RedisUrl | Self::Keys | Self::LaravelKeys
         )
     }
 
@@ -161,6 +165,9 @@ impl Rule {
                 !text.is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok()
             }
             Self::Path => !text.contains('\0'),
+            Self::Hosts => {
+                text.is_empty() || text.split(',').all(|host| Host::parse(host.trim()).is_ok())
+            }
             Self::Link => is_link(text),
             Self::LinkWithId => text.contains("{id}") && is_link(&text.replace("{id}", "1")),
             Self::CloudName => is_cloud_name(text),
@@ -170,6 +177,9 @@ impl Rule {
                 text.is_empty()
                     || text.strip_prefix("sqlite:").is_some_and(|p| !p.is_empty())
                     || is_server_url(text, &["postgres", "postgresql"])
+            }
+            Self::PostgresUrl => {
+                text.is_empty() || is_server_url(text, &["postgres", "postgresql"])
             }
             Self::RedisUrl => text.is_empty() || is_server_url(text, &["redis", "rediss"]),
             Self::Integer(..) | Self::Keys | Self::LaravelKeys => false,

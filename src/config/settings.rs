@@ -4,11 +4,13 @@
 use crate::credentials::CredentialsSettings;
 use crate::engine::settings::{LinkSettings, ReconcilerSettings, WorkerSettings};
 use crate::http::HttpSettings;
+use crate::http::pages::PagesSettings;
 use crate::provider::microsoft::MicrosoftSettings;
 use crate::queue::in_process::InProcessSettings;
 use crate::queue::redis::RedisSettings;
 use crate::store::DatabaseSettings;
 use crate::telemetry::logs::LogSettings;
+use crate::webhooks::WebhookSettings;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -28,9 +30,11 @@ pub struct Settings {
     pub worker: WorkerSettings,
     pub reconciler: ReconcilerSettings,
     pub http: HttpSettings,
+    pub pages: PagesSettings,
     pub log: LogSettings,
     pub credentials: CredentialsSettings,
     pub links: LinkSettings,
+    pub webhooks: WebhookSettings,
     pub microsoft: MicrosoftSettings,
     /// What [`Settings::print`] shows, already masked.
     #[serde(skip)]

@@ -6,12 +6,15 @@
 //! - The key is found by its id, never by trying.
 //! - Associated data: purpose, table, column, version, key id, workspace, tenant and connection,
 //!   separated by bars, none of which can occur inside. So an envelope that is copied to another
-//!   row, tenant or workspace, or renamed to another key, does not open.
+//!   row, tenant or workspace, or renamed to another key, does not open. The secret of a webhook is
+//!   bound to workspace, endpoint and (by its SHA-256) the address that it is for.
 
 use super::key_ring::{KeyRing, is_key_id};
 use crate::domain::connection::CredentialBinding;
+use crate::domain::webhook::WebhookBinding;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
+use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
@@ -37,17 +40,44 @@ pub fn key_id(payload: &str) -> Option<&str> {
         .filter(|id| is_key_id(id))
 }
 
-fn associated_data(key_id: &str, binding: CredentialBinding) -> String {
-    format!(
-        "verifyd|provider_credentials|payload|{VERSION}|{key_id}|workspace={}|tenant={}|connection={}",
-        binding.workspace_id, binding.tenant_id, binding.connection_id
-    )
+/// What an envelope is bound to.
+pub(super) trait Place {
+    /// Table and column, and the row in words.
+    fn words(&self) -> (&'static str, String);
+}
+
+impl Place for CredentialBinding {
+    fn words(&self) -> (&'static str, String) {
+        let row = format!(
+            "workspace={}|tenant={}|connection={}",
+            self.workspace_id, self.tenant_id, self.connection_id
+        );
+        ("provider_credentials|payload", row)
+    }
+}
+
+impl Place for WebhookBinding {
+    fn words(&self) -> (&'static str, String) {
+        let url = digest::digest(&digest::SHA256, self.url.as_bytes());
+        let row = format!(
+            "workspace={}|endpoint={}|url={}",
+            self.workspace_id,
+            self.endpoint_id,
+            hex::encode(url)
+        );
+        ("webhook_endpoints|secret", row)
+    }
+}
+
+fn associated_data(key_id: &str, place: &dyn Place) -> String {
+    let (column, row) = place.words();
+    format!("verifyd|{column}|{VERSION}|{key_id}|{row}")
 }
 
 /// Encrypts with the key that writes.
 pub(super) fn seal(
     ring: &KeyRing,
-    binding: CredentialBinding,
+    place: &dyn Place,
     plaintext: &[u8],
 ) -> Result<String, VaultError> {
     let key = ring.writer().ok_or(VaultError::NoKey)?;
@@ -56,7 +86,7 @@ pub(super) fn seal(
     in_out.extend_from_slice(plaintext);
     let nonce = key
         .cipher
-        .seal_in_place_append_tag(Aad::from(associated_data(&key.id, binding)), &mut *in_out)
+        .seal_in_place_append_tag(Aad::from(associated_data(&key.id, place)), &mut *in_out)
         .map_err(|_| VaultError::Malformed("it cannot be encrypted"))?;
     Ok(format!(
         "{VERSION}.{}.{}.{}",
@@ -69,7 +99,7 @@ pub(super) fn seal(
 /// Decrypts with the key that the envelope names.
 pub(super) fn open(
     ring: &KeyRing,
-    binding: CredentialBinding,
+    place: &dyn Place,
     payload: &str,
 ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
     let bad = VaultError::Undecryptable;
@@ -97,11 +127,11 @@ pub(super) fn open(
         .cipher
         .open_in_place(
             Nonce::assume_unique_for_key(nonce),
-            Aad::from(associated_data(id, binding)),
+            Aad::from(associated_data(id, place)),
             &mut in_out,
         )
         .map_err(|_| {
-            bad("it was changed, was sealed for another connection, or its key is another one")
+            bad("it was changed, was sealed for another place, or its key is another one")
         })?
         .len();
     in_out.truncate(length);

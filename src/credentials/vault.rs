@@ -5,10 +5,12 @@ use super::settings::CredentialsSettings;
 use super::{envelope, laravel, pem, plaintext};
 use crate::domain::connection::{CredentialBinding, StoredCredential};
 use crate::domain::credential::Credential;
+use crate::domain::webhook::WebhookBinding;
 use crate::ports::vault::{SealedCredential, Vault, VaultError};
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use std::path::Path;
+use zeroize::Zeroizing;
 
 /// Longest client secret, in bytes. Entra's have 40.
 const MAX_SECRET_BYTES: usize = 4096;
@@ -62,7 +64,7 @@ impl Vault for KeyRingVault {
         let certificate_end = check(credential)?;
         Ok(SealedCredential {
             kind: credential.kind(),
-            payload: envelope::seal(&self.ring, binding, &plaintext::write(credential)?)?,
+            payload: envelope::seal(&self.ring, &binding, &plaintext::write(credential)?)?,
             expires_at: expires_at.or(certificate_end),
         })
     }
@@ -79,7 +81,7 @@ impl Vault for KeyRingVault {
         }
         let credential = if envelope::is_envelope(&stored.payload) {
             // Checked when it was sealed; nobody can have changed it since.
-            plaintext::read(&envelope::open(&self.ring, binding, &stored.payload)?)?
+            plaintext::read(&envelope::open(&self.ring, &binding, &stored.payload)?)?
         } else {
             let plain = laravel::decrypt(self.ring.laravel(), &stored.payload)?;
             let credential = laravel::interpret(&plain, stored.kind)?;
@@ -92,6 +94,22 @@ impl Vault for KeyRingVault {
             ));
         }
         Ok(credential)
+    }
+
+    fn seal_webhook_secret(
+        &self,
+        binding: &WebhookBinding,
+        secret: &[u8],
+    ) -> Result<String, VaultError> {
+        envelope::seal(&self.ring, binding, secret)
+    }
+
+    fn open_webhook_secret(
+        &self,
+        binding: &WebhookBinding,
+        payload: &str,
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        envelope::open(&self.ring, binding, payload)
     }
 
     fn needs_rotation(&self, payload: &str) -> bool {

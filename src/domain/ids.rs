@@ -41,6 +41,26 @@ row_id!(
     /// `provider_connections.id`
     ConnectionId
 );
+row_id!(
+    /// `verification_check_acknowledgements.id`
+    AcknowledgementId
+);
+row_id!(
+    /// `tenant_onboarding_sessions.id`
+    SessionId
+);
+row_id!(
+    /// Of an API token: `api_tokens.id`
+    TokenId
+);
+row_id!(
+    /// Of a webhook's receiver: `webhook_endpoints.id`
+    EndpointId
+);
+row_id!(
+    /// Of a message to one receiver: `webhook_deliveries.id`
+    DeliveryId
+);
 
 /// The name of one worker process: fresh at every start (host, process id, UUID).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

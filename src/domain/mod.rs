@@ -1,5 +1,8 @@
 //! What verifyd is about, without any input or output: runs, connections, permissions, reports.
 
+pub mod access;
+pub mod acknowledgement;
+pub mod attempt;
 pub mod completion;
 pub mod connection;
 pub mod credential;
@@ -7,12 +10,21 @@ pub mod ids;
 pub mod job;
 pub mod link;
 pub mod names;
+pub mod notice;
+pub mod onboarding;
+pub mod overview;
 pub mod permission;
 pub mod reason;
 pub mod report;
 pub mod run;
+pub mod run_record;
 pub mod severity;
+pub mod token;
+pub mod webhook;
 
-pub use ids::{ConnectionId, RunId, TenantId, WorkerId, WorkspaceId};
+pub use ids::{
+    AcknowledgementId, ConnectionId, DeliveryId, EndpointId, RunId, SessionId, TenantId, TokenId,
+    WorkerId, WorkspaceId,
+};
 pub use reason::Reason;
 pub use run::{OperationRun, Outcome, RunStatus};

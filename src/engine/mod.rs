@@ -2,13 +2,19 @@
 //!
 //! `worker` takes hints from the queue and hands each to `process`: claim → `preflight` → the
 //! provider's checks → `outcome` (report and completion) → complete. Beside it run `lease` (the
-//! heartbeat) and `reconciler` (what the queue lost).
+//! heartbeat) and `reconciler` (what the queue lost, and what this process has lost sight of:
+//! `in_work`). `alone` keeps runs apart that may kill their worker.
 
+pub mod acknowledge;
+pub mod alone;
+pub mod announcer;
+pub mod in_work;
 pub mod lease;
 pub mod motion;
 pub mod outcome;
 pub mod preflight;
 pub mod process;
+pub mod reading;
 pub mod reconciler;
 pub mod settings;
 pub mod submit;
@@ -21,6 +27,8 @@ use crate::ports::clock::Clock;
 use crate::ports::provider::{Provider, Providers};
 use crate::ports::store::Store;
 use crate::ports::vault::Vault;
+use alone::Alone;
+use in_work::InWork;
 use lease::Lease;
 use settings::{LinkSettings, WorkerSettings};
 use std::sync::Arc;
@@ -41,6 +49,10 @@ pub struct Engine {
     pub lease: Arc<Lease>,
     /// Runs in work.
     pub in_flight: Arc<AtomicU32>,
+    /// Which runs these are, and those that are being claimed.
+    pub in_work: Arc<InWork>,
+    /// For runs that need to be alone.
+    pub alone: Arc<Alone>,
     /// Fires when the grace period is over: what is still in work goes back to the queue.
     pub release_now: CancellationToken,
 }

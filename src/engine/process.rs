@@ -1,19 +1,23 @@
 //! One run: claim, preflight, check, complete.
 
 use super::Engine;
+use super::alone::NotAlone;
+use super::in_work::Noted;
 use super::outcome::Ending;
 use super::preflight::Verdict;
+use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::domain::job::Hint;
 use crate::domain::reason::Reason;
 use crate::domain::report::{Evidence, EvidenceKind};
-use crate::domain::run::Outcome;
+use crate::domain::run::{Outcome, RunRequest};
 use crate::ports::provider::{Disposition, Target};
-use crate::ports::store::{AttemptEnd, Claim, ClaimPolicy, StoreError};
+use crate::ports::store::{AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, StoreError};
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -29,6 +33,8 @@ pub enum Processed {
     NotClaimable,
     /// Somebody else owns the run by now; the result was discarded.
     Discarded,
+    /// It needs to be alone and other such runs are in work here; it is delivered again.
+    Postponed,
     /// The database cannot be reached, or this process may not work; the run is found again.
     Deferred,
 }
@@ -39,6 +45,7 @@ impl Processed {
             Self::Completed(outcome) => outcome.as_str(),
             Self::Released(_) => "released",
             Self::NotClaimable => "not_claimable",
+            Self::Postponed => "postponed",
             Self::Discarded => "discarded",
             Self::Deferred => "deferred",
         }
@@ -67,34 +74,24 @@ impl Drop for InFlight<'_> {
     }
 }
 
+/// A run that this process may work on, with what it holds until it is done.
+struct Taken<'a> {
+    claim: Box<Claim>,
+    /// Just before the claim was sent.
+    began: Instant,
+    _noted: Noted<'a>,
+    _alone: Option<SemaphorePermit<'a>>,
+}
+
 impl Engine {
     /// Works on the run that a hint names, from claim to completion. Never fails: what cannot be
     /// done now is found again by the reconciler.
     pub async fn process(&self, hint: &Hint) -> Processed {
-        if !self.lease.is_alive() || self.release_now.is_cancelled() {
-            return Processed::Deferred;
-        }
-        let began = Instant::now();
-        let policy = ClaimPolicy {
-            max_attempts: self.settings.max_attempts,
-            run_deadline: self.settings.run_deadline,
+        let taken = match self.take(hint.operation_run_id).await {
+            Ok(taken) => taken,
+            Err(processed) => return processed,
         };
-        let claim = match self
-            .store
-            .claim(hint.operation_run_id, &self.worker, &policy)
-            .await
-        {
-            Ok(Some(claim)) => claim,
-            Ok(None) => {
-                metrics::counter!("verifyd_hints_without_claim_total").increment(1);
-                return Processed::NotClaimable;
-            }
-            Err(error) => {
-                tracing::warn!(run = hint.operation_run_id.0, %error, "the run cannot be claimed now");
-                return Processed::Deferred;
-            }
-        };
-
+        let (claim, began) = (&taken.claim, taken.began);
         let request = claim.run.request();
         let span = tracing::info_span!(
             "run",
@@ -105,12 +102,63 @@ impl Engine {
             trace_id = hint.traceparent.as_deref().and_then(|t| t.get(3..35)),
         );
         let in_flight = InFlight::one_more(&self.in_flight);
-        let processed = self.work_claimed(&claim, began).instrument(span).await;
+        let processed = self.work_claimed(claim, began).instrument(span).await;
         drop(in_flight);
+        drop(taken);
         metrics::counter!("verifyd_runs_processed_total", "result" => processed.label())
             .increment(1);
         metrics::histogram!("verifyd_run_duration_seconds").record(began.elapsed().as_secs_f64());
         processed
+    }
+
+    /// Claims a run; where it needs to be alone, as soon as it is.
+    async fn take(&self, run: RunId) -> Result<Taken<'_>, Processed> {
+        let mut alone = None;
+        loop {
+            if !self.lease.is_alive() || self.release_now.is_cancelled() {
+                return Err(Processed::Deferred);
+            }
+            let began = Instant::now();
+            let policy = ClaimPolicy {
+                max_attempts: self.settings.max_attempts,
+                run_deadline: self.settings.run_deadline,
+                alone: alone.is_some(),
+            };
+            let noted = self.in_work.note(run);
+            match self.store.claim(run, &self.worker, &policy).await {
+                Ok(ClaimAnswer::Claimed(claim)) => {
+                    return Ok(Taken {
+                        claim,
+                        began,
+                        _noted: noted,
+                        _alone: alone,
+                    });
+                }
+                Ok(ClaimAnswer::NotClaimable) => {
+                    metrics::counter!("verifyd_hints_without_claim_total").increment(1);
+                    return Err(Processed::NotClaimable);
+                }
+                Ok(ClaimAnswer::NeedsToBeAlone) => {}
+                Err(error) => {
+                    tracing::warn!(run = run.0, %error, "the run cannot be claimed now");
+                    return Err(Processed::Deferred);
+                }
+            }
+            // While it waits nothing is claimed, and the database is not at work for it.
+            drop(noted);
+            alone = match self.alone.enter().await {
+                Ok(place) => Some(place),
+                Err(NotAlone::Stopping) => return Err(Processed::Deferred),
+                Err(NotAlone::Busy) => {
+                    metrics::counter!("verifyd_runs_postponed_total").increment(1);
+                    tracing::info!(
+                        run = run.0,
+                        "other runs that need to be alone are before it"
+                    );
+                    return Err(Processed::Postponed);
+                }
+            };
+        }
     }
 
     async fn work_claimed(&self, claim: &Claim, began: Instant) -> Processed {
@@ -129,6 +177,11 @@ impl Engine {
             }
             () = self.release_now.cancelled() => {
                 self.give_back(claim, AttemptEnd::Shutdown, None).await
+            }
+            // Whatever hangs: from here on the run belongs to the others.
+            () = tokio::time::sleep_until(began + self.settings.run_deadline) => {
+                tracing::warn!("the deadline has passed, the run is left to the others");
+                Processed::Discarded
             }
         }
     }
@@ -164,7 +217,21 @@ impl Engine {
         self.write(claim, &completion, began).await
     }
 
+    /// The end of a run whose completion has failed again and again, made from its id and nothing
+    /// that was recorded with it.
+    fn last_resort(&self, claim: &Claim) -> Completion {
+        tracing::error!("completing the run has failed repeatedly: nothing of it is read any more");
+        metrics::counter!("verifyd_last_resorts_total").increment(1);
+        let request = RunRequest::default();
+        let surveyed = self.unsurveyed(&claim.run, &request);
+        let ending = Self::worker_lost(claim.counted_attempts);
+        self.conclude(&claim.run, &request, &surveyed, None, None, ending)
+    }
+
     async fn work(&self, claim: &Claim, began: Instant) -> Result<Work, StoreError> {
+        if claim.last_resort {
+            return Ok(Work::Complete(Box::new(self.last_resort(claim))));
+        }
         let run = &claim.run;
         let request = run.request();
         let stored = match request.provider_connection_id {

@@ -1,18 +1,20 @@
-//! Finds what the queue lost: due runs without a delivery, and runs whose lease is dead.
+//! Finds what the queue lost: due runs without a delivery, and runs whose lease is dead. And what
+//! this process lost: attempts that look alive because it beats, and that it does not work on.
 //!
 //! It runs in every replica; the database lets one at a time sweep. While the queue is away, it
 //! hands due runs to this process directly.
 
 use super::Engine;
-use super::motion::Motion;
+use super::motion::{Motion, Since};
 use super::process::Processed;
 use super::settings::ReconcilerSettings;
 use crate::domain::RunId;
 use crate::domain::job::Hint;
 use crate::ports::queue::Queue;
-use crate::ports::store::{StoreError, SweepPolicy};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use crate::ports::store::{OpenAttempt, StoreError, SweepPolicy};
+use crate::ports::wake::Bell;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -20,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Longest time for one sweep.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two sweeps, however often the bell rings.
+const BETWEEN_RINGS: Duration = Duration::from_millis(50);
 
 /// What readiness wants to know of the reconciler.
 #[derive(Debug, Default)]
@@ -31,6 +36,25 @@ pub struct ReconcilerState {
     last_sweep_ms: AtomicI64,
     /// Of the loop that sweeps.
     pub motion: Motion,
+    /// Rung when a sweep may find something before its time.
+    pub bell: Bell,
+    /// Hints wait, and this process has neither taken nor finished one.
+    pub untaken: Since,
+    /// Sweeps get no answer, though the heartbeat gets through.
+    pub cut_off: Since,
+    /// The queue takes hints, and this process's consumer shows no sign of life.
+    deaf: Since,
+}
+
+/// The consumer of hints cannot be revived.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the consumer of hints has shown no sign of life for {seconds} s, though the queue takes \
+     hints, and was started again {restarts} times"
+)]
+pub struct Deaf {
+    seconds: u64,
+    restarts: u64,
 }
 
 impl ReconcilerState {
@@ -40,6 +64,10 @@ impl ReconcilerState {
             polling: AtomicBool::new(false),
             last_sweep_ms: AtomicI64::new(-1),
             motion: Motion::default(),
+            untaken: Since::default(),
+            cut_off: Since::default(),
+            deaf: Since::default(),
+            bell: Bell::default(),
         }
     }
 
@@ -56,6 +84,11 @@ pub struct Reconciler {
     pub queue: Arc<dyn Queue>,
     pub settings: ReconcilerSettings,
     pub state: Arc<ReconcilerState>,
+    /// A run that was due lately. Its hint is sent once more to find out whether the queue takes
+    /// hints; that one tells its length means little: a full server does, and takes nothing.
+    sample: Mutex<Option<RunId>>,
+    /// Payloads that were no hints, as of the last look.
+    rejected: AtomicU64,
     /// Bounds the runs that are taken from the database directly.
     slots: Arc<Semaphore>,
     began: tokio::time::Instant,
@@ -75,19 +108,40 @@ impl Reconciler {
             queue,
             settings,
             state,
+            sample: Mutex::new(None),
+            rejected: AtomicU64::new(0),
             slots,
             began: tokio::time::Instant::now(),
         }
     }
 
-    /// Sweeps until `stop`, then waits for the runs that it took itself.
-    pub async fn run(&self, stop: CancellationToken) {
+    /// Sweeps until `stop`, then waits for the runs that it took itself. Fires `stop`, and fails,
+    /// when the consumer cannot be revived.
+    pub async fn run(&self, stop: CancellationToken) -> Result<(), Deaf> {
         let mut direct = JoinSet::new();
+        let listening = self.listen(stop.clone());
         let mut failing = false;
+        let mut gave_up = Ok(());
+        let mut look_at = self.began;
         loop {
             self.state.motion.moved();
+            let swept_at = tokio::time::Instant::now();
             while direct.try_join_next().is_some() {}
-            match self.sweep_in_time(&mut direct).await {
+            if tokio::time::Instant::now() >= look_at {
+                look_at = tokio::time::Instant::now() + self.engine.settings.beat_interval;
+                self.disown_in_time().await;
+                self.state.motion.moved();
+            }
+            let swept = self.sweep_in_time(&mut direct).await;
+            let unanswered = matches!(swept, Err(StoreError::Unavailable(_)));
+            let cut_off = unanswered && self.engine.lease.is_alive();
+            self.state.cut_off.note(cut_off);
+            if let Some(deaf) = self.beyond_revival() {
+                gave_up = Err(deaf);
+                stop.cancel();
+                break;
+            }
+            match swept {
                 Ok(more) => {
                     failing = false;
                     let now = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
@@ -113,9 +167,57 @@ impl Reconciler {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
+                () = self.rung_in_moderation(swept_at) => {}
             }
         }
+        let _ = listening.await;
         while direct.join_next().await.is_some() {}
+        gave_up
+    }
+
+    /// Lets go of what this process has lost sight of: a claim whose answer was lost, a run that was
+    /// dropped while the heartbeat did not get through. Given up when there is no answer for long.
+    async fn disown_in_time(&self) {
+        let disowned = tokio::time::timeout(SWEEP_PATIENCE, self.disown_lost())
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
+        match disowned {
+            Ok(runs) if runs.is_empty() => {}
+            Ok(runs) => {
+                metrics::counter!("verifyd_runs_disowned_total").increment(runs.len() as u64);
+                tracing::warn!(runs = ?ids(&runs), "not in work here any more, queued again");
+            }
+            // The sweep says so, too, and more loudly.
+            Err(error) => tracing::debug!(%error, "open attempts cannot be looked at"),
+        }
+    }
+
+    /// The database is looked at first: what is open there was noted as in work before its claim
+    /// was sent. What is not noted afterwards is ended, or was lost.
+    async fn disown_lost(&self) -> Result<Vec<RunId>, StoreError> {
+        let engine = &self.engine;
+        let open = engine.store.open_attempts(&engine.worker).await?;
+        let lost: Vec<OpenAttempt> = open
+            .into_iter()
+            .filter(|attempt| !engine.in_work.has(attempt.run))
+            .collect();
+        if lost.is_empty() {
+            return Ok(Vec::new());
+        }
+        engine.store.disown(&engine.worker, &lost).await
+    }
+
+    /// Has the bell rung by bare INSERTs. Nothing depends on it but latency.
+    fn listen(&self, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
+        let store = Arc::clone(&self.engine.store);
+        let state = Arc::clone(&self.state);
+        tokio::spawn(async move { store.listen(&state.bell, stop).await })
+    }
+
+    /// Waits for a ring: the first after a silence counts at once, of a storm one now and then.
+    async fn rung_in_moderation(&self, swept_at: tokio::time::Instant) {
+        self.state.bell.rung().await;
+        tokio::time::sleep_until(swept_at + BETWEEN_RINGS).await;
     }
 
     /// One sweep, given up when there is no answer for long: of a server that is cut off nobody
@@ -130,17 +232,27 @@ impl Reconciler {
     /// One sweep. True when there is more to deliver right away.
     async fn sweep(&self, direct: &mut JoinSet<()>) -> Result<bool, StoreError> {
         let polling = self.state.polling.load(Ordering::Relaxed);
-        let depth = if polling {
-            self.queue_is_back().await
+        let deaf = self.consumer_silent_for() > self.engine.settings.consumer_silent_after();
+        let answered = if polling || deaf {
+            self.queue_takes_hints().await
         } else {
             self.queue.depth().await.ok()
         };
-        let free = self.slots.available_permits();
+        self.state.deaf.note(deaf && answered.is_some());
+        let depth = answered.filter(|_| !deaf);
+        if polling && depth.is_some() {
+            self.end_polling();
+        }
+        let waiting = depth.is_some_and(|depth| depth > 0);
+        // What is no hint never reaches a handler.
+        let rejected = self.queue.health().rejected;
+        let moved = self.rejected.swap(rejected, Ordering::Relaxed) != rejected;
+        let untaken = waiting && !moved && self.engine.lease.is_alive();
+        self.state.untaken.note(untaken);
+        let full = depth.is_some_and(|depth| depth >= self.settings.deliver_below);
         let batch = match depth {
-            Some(_) => self.settings.batch,
-            None => u32::try_from(free)
-                .unwrap_or(u32::MAX)
-                .min(self.settings.batch),
+            Some(_) if !full => self.settings.batch,
+            _ => self.places(full).min(self.settings.batch),
         };
         let policy = SweepPolicy {
             worker_dead_after: self.engine.settings.dead_after,
@@ -160,35 +272,81 @@ impl Reconciler {
             return Ok(false);
         }
         metrics::counter!("verifyd_deliveries_by_sweep_total").increment(swept.due.len() as u64);
-        if depth.is_some() {
+        *self.sample() = swept.due.first().copied();
+        if full {
+            tracing::debug!(depth, "the queue is long, nothing is added to it");
+        } else if depth.is_some() {
             match self.queue.send_runs(&swept.due).await {
                 Ok(()) => return Ok(swept.due.len() as u64 >= u64::from(batch)),
-                Err(error) => self.note_polling(true, &error.to_string()),
+                Err(error) => self.begin_polling(&error.to_string()),
             }
         } else {
-            self.note_polling(true, "no answer");
+            self.begin_polling(match deaf {
+                true => "its consumer shows no sign of life",
+                false => "no answer",
+            });
         }
         self.take_directly(swept.due, direct).await?;
         Ok(false)
     }
 
-    /// The queue's depth when it answers again.
-    async fn queue_is_back(&self) -> Option<u64> {
+    /// How many runs this process can take from the database at once. While its consumer works on
+    /// a full queue, that is what the two leave free together: at least one, so that every sweep
+    /// gets somewhere.
+    fn places(&self, full: bool) -> u32 {
+        let free = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
+        if !full {
+            return free;
+        }
+        let all = u32::try_from(self.engine.settings.concurrency).unwrap_or(u32::MAX);
+        let left = all.saturating_sub(self.engine.in_flight.load(Ordering::Relaxed));
+        free.min(left).max(1)
+    }
+
+    fn consumer_silent_for(&self) -> Duration {
+        let tick = self.queue.health().last_tick;
+        tick.unwrap_or_else(|| self.began.elapsed())
+    }
+
+    /// The consumer was silent for too long, and its queue not away for half of that time.
+    fn beyond_revival(&self) -> Option<Deaf> {
+        let settings = &self.engine.settings;
+        let silent = self.consumer_silent_for();
+        let lasted = self.state.deaf.lasted();
+        (silent > settings.consumer_dead_after && lasted > settings.consumer_dead_after / 2).then(
+            || Deaf {
+                seconds: silent.as_secs(),
+                restarts: self.queue.health().restarts,
+            },
+        )
+    }
+
+    /// The queue's depth if it takes hints: one for a run that is worked on or completed by now
+    /// does no harm.
+    async fn queue_takes_hints(&self) -> Option<u64> {
         let depth = self.queue.depth().await.ok()?;
-        self.note_polling(false, "");
+        let sample = *self.sample();
+        if let Some(run) = sample {
+            self.queue.send_runs(&[run]).await.ok()?;
+        }
         Some(depth)
     }
 
-    fn note_polling(&self, polling: bool, why: &str) {
-        if self.state.polling.swap(polling, Ordering::Relaxed) == polling {
-            return;
-        }
-        metrics::gauge!("verifyd_polling").set(f64::from(u8::from(polling)));
-        if polling {
+    fn begin_polling(&self, why: &str) {
+        if !self.state.polling.swap(true, Ordering::Relaxed) {
+            metrics::gauge!("verifyd_polling").set(1.0);
             tracing::warn!(why, "the queue is away, runs are taken from the database");
-        } else {
-            tracing::info!("the queue is back");
         }
+    }
+
+    fn end_polling(&self) {
+        self.state.polling.store(false, Ordering::Relaxed);
+        metrics::gauge!("verifyd_polling").set(0.0);
+        tracing::info!("the queue is back");
+    }
+
+    fn sample(&self) -> MutexGuard<'_, Option<RunId>> {
+        self.sample.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Works on as many as there are slots for; the others are found by the next sweep.

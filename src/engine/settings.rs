@@ -23,12 +23,22 @@ pub struct WorkerSettings {
     /// A worker that has not beaten for so long is dead to the others.
     #[serde(with = "humantime_serde")]
     pub dead_after: Duration,
+    /// A consumer of hints that has shown no sign of life for so long, while its queue is there,
+    /// ends the process.
+    #[serde(with = "humantime_serde")]
+    pub consumer_dead_after: Duration,
     /// After the signal to stop: time for what is in work to finish.
     #[serde(with = "humantime_serde")]
     pub grace_period: Duration,
 }
 
 impl WorkerSettings {
+    /// A consumer that has shown no sign of life for so long is not relied on: runs are taken from
+    /// the database.
+    pub fn consumer_silent_after(&self) -> Duration {
+        self.consumer_dead_after / 2
+    }
+
     /// Part of `run_deadline` that is kept back for writing the result.
     pub fn completion_reserve(&self) -> Duration {
         (self.run_deadline / 10).clamp(Duration::from_millis(100), Duration::from_secs(5))
@@ -52,6 +62,8 @@ pub struct ReconcilerSettings {
     pub redeliver_after: Duration,
     /// ...and fewer hints than this wait in the queue.
     pub redeliver_below: u64,
+    /// While so many hints wait in the queue, none is sent.
+    pub deliver_below: u64,
     /// Most runs to reclaim, and most to deliver, in one sweep.
     pub batch: u32,
 }

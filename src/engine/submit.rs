@@ -1,9 +1,11 @@
 //! Recording a run and sending its hint, as a producer does.
 
+use crate::domain::SessionId;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::job::Hint;
+use crate::domain::onboarding::SessionMisfit;
 use crate::ports::queue::{Queue, QueueError};
-use crate::ports::store::{NewRun, Recorded, RunStore, StoreError};
+use crate::ports::store::{NewRun, Recorded, Store, StoreError};
 use serde_json::{Value, json};
 
 /// A recorded run, and whether its hint could be sent. Without a hint the sweep finds it.
@@ -14,13 +16,52 @@ pub struct Submitted {
 }
 
 /// Records a check of this connection and sends the hint. An active run of the connection is
-/// returned in place of a second one. Without a queue that workers listen to, pass none: the sweep
-/// of the next worker finds the run.
+/// returned in place of a second one. Without a queue that workers listen to, pass none: the workers
+/// are woken by the database, or find the run in their next sweep.
 pub async fn submit(
-    store: &dyn RunStore,
+    store: &dyn Store,
     queue: Option<&dyn Queue>,
     connection: &ProviderConnection,
     module: Option<&str>,
+) -> Result<Submitted, StoreError> {
+    record_and_hint(store, queue, connection, module, None).await
+}
+
+/// Why a check was not started for an onboarding session.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Session(#[from] SessionMisfit),
+}
+
+/// The same for an onboarding session: in the transaction that records the run, the session is
+/// pointed to it, or to the active run that is returned.
+pub async fn submit_for_session(
+    store: &dyn Store,
+    queue: Option<&dyn Queue>,
+    connection: &ProviderConnection,
+    module: Option<&str>,
+    session: SessionId,
+) -> Result<Submitted, SubmitError> {
+    // The store tests it again, in its transaction.
+    store
+        .onboarding_session(session)
+        .await?
+        .ok_or(SessionMisfit::Missing(session))?
+        .admits(Some(connection.workspace_id), Some(connection.tenant_id))
+        .then_some(())
+        .ok_or(SessionMisfit::Foreign(session))?;
+    Ok(record_and_hint(store, queue, connection, module, Some(session)).await?)
+}
+
+async fn record_and_hint(
+    store: &dyn Store,
+    queue: Option<&dyn Queue>,
+    connection: &ProviderConnection,
+    module: Option<&str>,
+    onboarding_session: Option<SessionId>,
 ) -> Result<Submitted, StoreError> {
     let recorded = store
         .record(&NewRun {
@@ -28,6 +69,7 @@ pub async fn submit(
             tenant_id: Some(connection.tenant_id),
             context: context_for(connection, module),
             unless_active: Some(connection.id),
+            onboarding_session,
         })
         .await?;
     if !recorded.created {
@@ -43,6 +85,9 @@ pub async fn submit(
     if hint.is_err() || queue.is_none() {
         // Otherwise the sweep would wait for the hint that never went out.
         store.undeliver(&[recorded.run_id]).await?;
+        if let Err(error) = store.wake().await {
+            tracing::debug!(%error, "the sweep finds the run without being woken");
+        }
     }
     Ok(Submitted { recorded, hint })
 }

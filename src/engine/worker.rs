@@ -3,7 +3,7 @@
 use super::Engine;
 use super::lease;
 use super::process::Processed;
-use super::reconciler::{Reconciler, ReconcilerState};
+use super::reconciler::{Deaf, Reconciler, ReconcilerState};
 use super::settings::ReconcilerSettings;
 use crate::domain::job::Hint;
 use crate::ports::queue::{Handled, HintHandler, Queue, QueueError};
@@ -26,26 +26,43 @@ pub enum WorkerError {
     /// The consumer of hints cannot be kept alive.
     #[error("the consumer of hints ended: {0}")]
     Consumer(QueueError),
+    /// The consumer of hints is there, and does nothing.
+    #[error(transparent)]
+    Deaf(#[from] Deaf),
     /// A part that must run for as long as the process is gone; what it said stands in the log.
     #[error("the {0} ended by itself")]
     Part(&'static str),
+    /// It was told to stop, and did not even after the grace period.
+    #[error("the consumer of hints does not stop")]
+    Overdue,
+}
+
+/// What is given back after the grace period has so long to be written.
+const OVERTIME: Duration = Duration::from_secs(60);
+
+/// Returns when a consumer that was told to stop should have done so long ago.
+async fn overdue(stop: &CancellationToken, grace_period: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(grace_period + OVERTIME).await;
 }
 
 /// Runs a part that must not end before `until` is cancelled. When it does, by a panic too, the
 /// whole worker is stopped: a process that goes on without it would look healthy and do nothing.
 fn supervised(
     name: &'static str,
-    part: impl Future<Output = ()> + Send + 'static,
+    part: impl Future<Output = Result<(), WorkerError>> + Send + 'static,
     until: CancellationToken,
     stop: CancellationToken,
 ) -> JoinHandle<Result<(), WorkerError>> {
     tokio::spawn(async move {
         let ended = AssertUnwindSafe(part).catch_unwind().await;
-        if ended.is_ok() && until.is_cancelled() {
-            return Ok(());
-        }
+        let error = match ended {
+            Ok(Ok(())) if until.is_cancelled() => return Ok(()),
+            Ok(Err(error)) => error,
+            Ok(Ok(())) | Err(_) => WorkerError::Part(name),
+        };
         stop.cancel();
-        Err(WorkerError::Part(name))
+        Err(error)
     })
 }
 
@@ -62,6 +79,7 @@ struct Handler {
     engine: Engine,
     /// How long a hint is held while its run cannot be claimed; after that the sweep finds it.
     patience: Duration,
+    state: Arc<ReconcilerState>,
     stop: CancellationToken,
 }
 
@@ -69,6 +87,7 @@ struct Handler {
 impl HintHandler for Handler {
     /// Holds on to the hint while the database is away: fetching more would only lose more.
     async fn handle(&self, hint: Hint) -> Handled {
+        self.state.untaken.note(false);
         let until = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;
         while self.engine.process(&hint).await == Processed::Deferred
@@ -80,6 +99,7 @@ impl HintHandler for Handler {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        self.state.untaken.note(false);
         Handled::Done
     }
 }
@@ -104,6 +124,7 @@ impl Worker {
                     until,
                 )
                 .await;
+                Ok(())
             };
             supervised("heartbeat", part, beating.clone(), stop.clone())
         };
@@ -115,15 +136,17 @@ impl Worker {
                 Arc::clone(&self.reconciler_state),
             );
             let until = stop.clone();
-            let part = async move { reconciler.run(until).await };
+            let part = async move { Ok(reconciler.run(until).await?) };
             supervised("reconciler", part, stop.clone(), stop.clone())
         };
         let grace = {
             let stop = stop.clone();
             let release_now = engine.release_now.clone();
+            let alone = Arc::clone(&engine.alone);
             let period = engine.settings.grace_period;
             tokio::spawn(async move {
                 stop.cancelled().await;
+                alone.close();
                 tokio::time::sleep(period).await;
                 tracing::warn!("the grace period is over, what is in work is released");
                 release_now.cancel();
@@ -133,15 +156,20 @@ impl Worker {
         let handler = Arc::new(Handler {
             engine: engine.clone(),
             patience: self.reconciler.redeliver_after,
+            state: Arc::clone(&self.reconciler_state),
             stop: stop.clone(),
         });
         let consuming = self
             .queue
             .consume(handler, engine.settings.concurrency, stop.clone());
-        let consumed = match AssertUnwindSafe(consuming).catch_unwind().await {
-            Ok(Ok(())) if stop.is_cancelled() => Ok(()),
-            Ok(Ok(())) | Err(_) => Err(WorkerError::Part("consumer of hints")),
-            Ok(Err(error)) => Err(WorkerError::Consumer(error)),
+        let consuming = AssertUnwindSafe(consuming).catch_unwind();
+        let consumed = tokio::select! {
+            ended = consuming => match ended {
+                Ok(Ok(())) if stop.is_cancelled() => Ok(()),
+                Ok(Ok(())) | Err(_) => Err(WorkerError::Part("consumer of hints")),
+                Ok(Err(error)) => Err(WorkerError::Consumer(error)),
+            },
+            () = overdue(&stop, engine.settings.grace_period) => Err(WorkerError::Overdue),
         };
         // Also when the consumer gave up by itself.
         stop.cancel();
@@ -152,7 +180,11 @@ impl Worker {
         if let Err(error) = engine.store.retire(&engine.worker).await {
             tracing::debug!(%error, "the worker could not be taken off the list");
         }
-        consumed.and(swept).and(beaten)
+        // What made it stop comes first.
+        match swept {
+            Err(error @ WorkerError::Deaf(_)) => Err(error),
+            swept => consumed.and(swept).and(beaten),
+        }
     }
 }
 

@@ -14,12 +14,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// An answer of a dependency that takes longer counts as none.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// A consumer that has shown no sign of life for so long is stuck. Its heartbeat is much quicker.
-const CONSUMER_PATIENCE: Duration = Duration::from_secs(60);
-
 /// What the health endpoints look at.
 #[derive(Debug)]
 pub struct Health {
@@ -27,39 +21,31 @@ pub struct Health {
     pub queue: Arc<dyn Queue>,
     pub reconciler: Arc<ReconcilerState>,
     pub metrics: PrometheusHandle,
-    /// How long a loop may stand still.
+    /// An answer of the database that takes longer counts as none.
+    pub check_timeout: Duration,
+    /// How long a loop may stand still, and sweeps may go without an answer.
     pub stuck_after: Duration,
+    /// How long hints may wait while this process takes none: longer than it can be busy.
+    pub untaken_after: Duration,
     /// Set while the process drains.
     pub stopping: CancellationToken,
 }
 
-/// `GET /healthz`: 200 while the loops of this process turn, else 503. Touches no dependency: with
-/// the database away the loops turn, in vain.
+/// `GET /healthz`: 200 while the loops of this process turn and it moves what it could move, else
+/// 503. Touches no dependency: with the database away the loops turn, in vain.
 pub async fn live(State(health): State<Arc<Health>>) -> Response {
-    let loops = [
-        ("heartbeat", health.engine.lease.motion.still_for()),
-        ("reconciler", health.reconciler.motion.still_for()),
-    ];
-    let stuck = stuck(&loops, health.stuck_after, health.stopping.is_cancelled());
-    let (code, status) = match stuck {
+    let (code, status) = match health.stuck() {
         None => (StatusCode::OK, "alive".to_owned()),
-        Some((name, still)) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("the {name} has not turned for {} s", still.as_secs()),
-        ),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
     };
     let body = json!({ "status": status, "version": env!("CARGO_PKG_VERSION") });
     (code, Json(body)).into_response()
 }
 
-/// The loop that has stood still for too long. While the process stops, loops end.
-fn stuck<'a>(
-    loops: &[(&'a str, Duration)],
-    after: Duration,
-    stopping: bool,
-) -> Option<(&'a str, Duration)> {
-    let stuck = loops.iter().find(|(_, still)| *still > after);
-    stuck.filter(|_| !stopping).copied()
+/// The first of these that has lasted for longer than it may, in words.
+fn too_long(signs: &[(&str, Duration, Duration)]) -> Option<String> {
+    let (what, lasted, _) = signs.iter().find(|(_, lasted, may)| lasted > may)?;
+    Some(format!("{what} for {} s", lasted.as_secs()))
 }
 
 /// `GET /readyz`: 200 when a claim is possible, else 503 with what is in the way.
@@ -80,7 +66,9 @@ pub async fn ready(State(health): State<Arc<Health>>) -> Response {
 
 /// `GET /metrics`
 pub async fn metrics(State(health): State<Arc<Health>>) -> String {
-    if let Ok(Ok(counts)) = tokio::time::timeout(PATIENCE, health.engine.store.counts()).await {
+    if let Ok(Ok(counts)) =
+        tokio::time::timeout(health.check_timeout, health.engine.store.counts()).await
+    {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         {
             metrics::gauge!("verifyd_runs_queued").set(counts.queued as f64);
@@ -96,10 +84,41 @@ pub async fn metrics(State(health): State<Arc<Health>>) -> String {
 }
 
 impl Health {
+    /// Why a restart would help. While the process stops, loops end.
+    fn stuck(&self) -> Option<String> {
+        if self.stopping.is_cancelled() {
+            return None;
+        }
+        let (lease, reconciler) = (&self.engine.lease, &self.reconciler);
+        let after = self.stuck_after;
+        too_long(&[
+            (
+                "the heartbeat has not turned",
+                lease.motion.still_for(),
+                after,
+            ),
+            (
+                "the reconciler has not turned",
+                reconciler.motion.still_for(),
+                after,
+            ),
+            (
+                "the heartbeat gets through, but no sweep has been answered",
+                reconciler.cut_off.lasted(),
+                after,
+            ),
+            (
+                "hints have been waiting and none was taken",
+                reconciler.untaken.lasted(),
+                self.untaken_after,
+            ),
+        ])
+    }
+
     /// What each part says: its name, and what is wrong with it.
     async fn readiness(&self) -> Vec<(&'static str, Option<String>)> {
         let store = &self.engine.store;
-        let database = match tokio::time::timeout(PATIENCE, store.ping()).await {
+        let database = match tokio::time::timeout(self.check_timeout, store.ping()).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("no answer in time".to_owned()),
@@ -107,7 +126,7 @@ impl Health {
         let schema = if database.is_some() {
             Some("unknown, the database does not answer".to_owned())
         } else {
-            match tokio::time::timeout(PATIENCE, store.schema_version()).await {
+            match tokio::time::timeout(self.check_timeout, store.schema_version()).await {
                 Ok(Ok(Some(version))) if version >= store.wanted_schema_version() => None,
                 Ok(Ok(version)) => Some(format!(
                     "version {}, needed {}: run `verifyd migrate`",
@@ -122,7 +141,7 @@ impl Health {
         let polling = self.reconciler.polling.load(Ordering::Relaxed);
         let consumer = match queue.last_tick {
             _ if polling => None,
-            Some(age) if age < CONSUMER_PATIENCE => None,
+            Some(age) if age <= self.engine.settings.consumer_silent_after() => None,
             Some(age) => Some(format!("no sign of life for {} s", age.as_secs())),
             None => Some("not started yet".to_owned()),
         };
@@ -147,12 +166,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_that_stands_still_is_named_unless_the_process_stops() {
+    fn what_lasts_for_too_long_is_named() {
         let second = Duration::from_secs(1);
-        let loops = [("heartbeat", second), ("reconciler", 5 * second)];
-        assert_eq!(stuck(&loops, 5 * second, false), None);
-        let found = stuck(&loops, 4 * second, false);
-        assert_eq!(found, Some(("reconciler", 5 * second)));
-        assert_eq!(stuck(&loops, 4 * second, true), None);
+        let signs = |may| {
+            [
+                ("it stands", 2 * second, 9 * second),
+                ("it waits", 5 * second, may),
+            ]
+        };
+        assert_eq!(too_long(&signs(5 * second)), None);
+        let found = too_long(&signs(4 * second)).unwrap();
+        assert_eq!(found, "it waits for 5 s");
     }
 }

@@ -1,7 +1,11 @@
-//! The HTTP surface: liveness, readiness, metrics.
+//! The HTTP surface: liveness, readiness, metrics, the API, and pages for people.
 
+pub mod api;
 pub mod health;
+pub mod pages;
+pub mod server;
 
+use api::{Api, ApiSettings};
 use axum::Router;
 use axum::routing::get;
 use health::Health;
@@ -21,6 +25,14 @@ pub struct HttpSettings {
     /// A process whose own loops have not turned for so long is not alive.
     #[serde(with = "humantime_serde")]
     pub stuck_after: Duration,
+    /// How long readiness and metrics wait for an answer of the database.
+    #[serde(with = "humantime_serde")]
+    pub check_timeout: Duration,
+    pub max_connections: usize,
+    /// How long a connection may take for the head of its next request.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    pub api: ApiSettings,
 }
 
 /// Binds the address. Separate from `serve`, so that a port that is taken ends the start.
@@ -28,18 +40,30 @@ pub async fn bind(settings: &HttpSettings) -> std::io::Result<TcpListener> {
     TcpListener::bind(settings.listen).await
 }
 
-/// Serves until `stop`.
-pub async fn serve(
-    listener: TcpListener,
-    health: Arc<Health>,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
+/// All that is served to machines; [`pages::router`] has what is for people. Without an API its paths
+/// do not exist.
+pub fn router(health: Arc<Health>, api: Option<Arc<Api>>) -> Router {
     let router = Router::new()
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
         .with_state(health);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    match api {
+        Some(api) => router.merge(api::router(api)),
+        None => router,
+    }
+}
+
+/// Serves until `stop`.
+pub fn serve(
+    listener: TcpListener,
+    router: Router,
+    settings: &HttpSettings,
+    stop: CancellationToken,
+) -> impl Future<Output = std::io::Result<()>> + Send + use<> {
+    let bounds = server::Bounds {
+        connections: settings.max_connections,
+        head: settings.header_timeout,
+    };
+    server::serve(listener, router, bounds, stop)
 }

@@ -1,8 +1,16 @@
 //! What the engine needs from the world, as traits. No type of a database, queue or HTTP library
 //! appears here.
 
+pub mod access;
+pub mod acknowledgements;
 pub mod clock;
+pub mod notices;
+pub mod oddities;
+pub mod onboarding;
+pub mod overview;
 pub mod provider;
 pub mod queue;
 pub mod store;
 pub mod vault;
+pub mod wake;
+pub mod webhooks;

@@ -2,7 +2,9 @@
 
 use crate::domain::RunId;
 use crate::domain::job::Hint;
+use crate::domain::notice::Notice;
 use async_trait::async_trait;
+use serde::Serialize;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +33,15 @@ pub enum Handled {
 pub trait HintHandler: Send + Sync + 'static {
     /// Works on the run that the hint names; returns when that run is done or given back.
     async fn handle(&self, hint: Hint) -> Handled;
+}
+
+/// A payload that was put aside because it is no hint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RejectedHint {
+    /// Id of its delivery, cleaned.
+    pub task_id: String,
+    /// What is wrong with it. Never quotes the payload.
+    pub reason: String,
 }
 
 /// How the consumer is doing.
@@ -72,8 +83,20 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     /// How the consumer is doing.
     fn health(&self) -> QueueHealth;
 
+    /// How many payloads were put aside, and a sample of at most `most` of them. A queue that does
+    /// not keep them counts those of this process.
+    async fn rejected(&self, most: u32) -> Result<(u64, Vec<RejectedHint>), QueueError> {
+        let _ = most;
+        Ok((self.health().rejected, Vec::new()))
+    }
+
     /// One round trip to the server.
     async fn ping(&self) -> Result<(), QueueError>;
+
+    /// Tells those who listen to the server of completed runs. Does nothing where nobody can.
+    async fn announce(&self, _notices: &[Notice]) -> Result<(), QueueError> {
+        Ok(())
+    }
 
     /// A hint for each of these runs, without trace context.
     async fn send_runs(&self, runs: &[RunId]) -> Result<(), QueueError> {

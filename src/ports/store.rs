@@ -2,15 +2,25 @@
 //!
 //! Every transition is guarded: it says whether it took place. Only the database's clock counts.
 
+use crate::domain::access::Binding;
+pub use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
-use crate::domain::names::text_enum;
+pub use crate::domain::overview::LatestReport;
 use crate::domain::permission::StoredPermission;
 use crate::domain::run::{OperationRun, Outcome, RunStatus};
-use crate::domain::{ConnectionId, RunId, TenantId, WorkerId, WorkspaceId};
+use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkerId, WorkspaceId};
+use crate::ports::access::AccessStore;
+use crate::ports::acknowledgements::AcknowledgementStore;
+use crate::ports::notices::NoticeStore;
+use crate::ports::oddities::OddityStore;
+use crate::ports::onboarding::OnboardingStore;
+use crate::ports::overview::OverviewStore;
 use crate::ports::vault::SealedCredential;
+use crate::ports::wake::WakeStore;
+use crate::ports::webhooks::WebhookStore;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -49,6 +59,10 @@ impl StoreError {
     }
 }
 
+/// Attempts that were only to complete a run and did not; after so many the next claim is the last
+/// resort.
+pub const MAX_FUTILE_ATTEMPTS: u32 = 3;
+
 /// How runs are claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimPolicy {
@@ -56,6 +70,37 @@ pub struct ClaimPolicy {
     pub max_attempts: u32,
     /// How long one attempt may take; after it the lease is dead.
     pub run_deadline: Duration,
+    /// Whether a run may be claimed that needs to be alone: the caller sees to it that no other such
+    /// run is in work in its process.
+    pub alone: bool,
+}
+
+/// What a claim is answered with.
+#[derive(Clone, Debug)]
+pub enum ClaimAnswer {
+    Claimed(Box<Claim>),
+    /// The run is not there, not verifyd's, not queued, or not due yet.
+    NotClaimable,
+    /// It has one attempt left and has lost a worker before, or none is left: it may be what killed
+    /// the worker, or have been killed beside it. Nothing was written; claim it with `alone`.
+    NeedsToBeAlone,
+}
+
+impl ClaimAnswer {
+    /// The claim, if there is one.
+    pub fn claimed(self) -> Option<Claim> {
+        match self {
+            Self::Claimed(claim) => Some(*claim),
+            Self::NotClaimable | Self::NeedsToBeAlone => None,
+        }
+    }
+}
+
+/// An attempt that the database takes its worker to be at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenAttempt {
+    pub run: RunId,
+    pub token: Uuid,
 }
 
 /// The right to work on a run, proven by the token.
@@ -72,51 +117,13 @@ pub struct Claim {
     /// All counted attempts were spent before this claim. The provider must not be called again:
     /// the run is to be completed as `worker_lost`. This attempt does not count.
     pub exhausted: bool,
+    /// Completing it failed [`MAX_FUTILE_ATTEMPTS`] times, too. Outcome, context and failure summary
+    /// of `run` were not read: it is to be completed from its id alone.
+    pub last_resort: bool,
     /// When the run was first claimed, by the database's clock.
     pub first_claimed_at: DateTime<Utc>,
     /// When this attempt was claimed, by the database's clock.
     pub claimed_at: DateTime<Utc>,
-}
-
-/// Why an attempt ended: `run_attempts.end_reason`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AttemptEnd {
-    /// The run was completed by it.
-    Completed,
-    /// The provider asked to wait. Does not count.
-    Throttled,
-    /// The worker was told to stop. Does not count.
-    Shutdown,
-    /// Something of our own failed.
-    Error,
-    /// Its worker stopped beating, or its deadline passed.
-    WorkerLost,
-    /// Somebody put the run back to `queued` from outside.
-    Superseded,
-}
-text_enum!(
-    AttemptEnd, "end_reason",
-    Completed => "completed", Throttled => "throttled", Shutdown => "shutdown", Error => "error",
-    WorkerLost => "worker_lost", Superseded => "superseded",
-);
-
-impl AttemptEnd {
-    /// Whether an attempt that ended so uses up one of the run's attempts.
-    pub const fn counts(self) -> bool {
-        !matches!(self, Self::Throttled | Self::Shutdown)
-    }
-}
-
-/// One row of the history of attempts.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct AttemptRecord {
-    pub attempt: i32,
-    pub worker_id: String,
-    pub counted: bool,
-    pub claimed_at: DateTime<Utc>,
-    pub ended_at: Option<DateTime<Utc>>,
-    pub end_reason: Option<AttemptEnd>,
 }
 
 /// How the reconciler sweeps.
@@ -148,8 +155,13 @@ pub struct NewRun {
     pub tenant_id: Option<TenantId>,
     /// `operation_runs.context`
     pub context: serde_json::Value,
-    /// The connection whose active run is returned in place of a second one, if it has one.
+    /// The connection whose active run is returned in place of a second one, if it has one of the
+    /// same workspace and tenant.
     pub unless_active: Option<ConnectionId>,
+    /// The onboarding session that the run is for: in the same transaction it is pointed to the run,
+    /// or to the active run that is returned. One of another workspace or tenant is refused, and
+    /// nothing is recorded.
+    pub onboarding_session: Option<SessionId>,
 }
 
 /// The answer to recording a run.
@@ -163,6 +175,7 @@ pub struct Recorded {
 /// Which runs to list. Newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunFilter {
+    pub binding: Binding,
     pub status: Option<RunStatus>,
     pub outcome: Option<Outcome>,
     pub connection: Option<ConnectionId>,
@@ -170,16 +183,6 @@ pub struct RunFilter {
     /// Only ids below this one (paging).
     pub before: Option<RunId>,
     pub limit: u32,
-}
-
-/// The latest report of a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LatestReport {
-    pub operation_run_id: RunId,
-    pub fingerprint: String,
-    pub overall: String,
-    pub outcome: Outcome,
-    pub completed_at: DateTime<Utc>,
 }
 
 /// When a tenant's inventory was last read, and by which run.
@@ -244,14 +247,13 @@ pub struct RunCounts {
 /// Claim, release, complete, reclaim and redeliver: the protocol.
 #[async_trait]
 pub trait RunStore: Send + Sync {
-    /// `queued` → `running`, with a new attempt and token. None: the run is not there, not
-    /// verifyd's, not queued, or not due yet.
+    /// `queued` → `running`, with a new attempt and token.
     async fn claim(
         &self,
         run: RunId,
         worker: &WorkerId,
         policy: &ClaimPolicy,
-    ) -> Result<Option<Claim>, StoreError>;
+    ) -> Result<ClaimAnswer, StoreError>;
 
     /// `running` → `completed`: run, report, failure summary, inventory and latest report in one
     /// transaction. False: the token is not the current one; nothing was written.
@@ -269,6 +271,18 @@ pub trait RunStore: Send + Sync {
     /// Reclaims dead leases and finds what is due, under a lock that only one replica gets at a
     /// time. None: another replica is at it.
     async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError>;
+
+    /// The open attempts of a worker, in the order of their runs.
+    async fn open_attempts(&self, worker: &WorkerId) -> Result<Vec<OpenAttempt>, StoreError>;
+
+    /// `running` → `queued`: this worker does not work on these. Their attempts end as
+    /// `worker_lost`. Returns the runs that are queued now; an attempt that is not open any more,
+    /// or of another worker, is left as it is.
+    async fn disown(
+        &self,
+        worker: &WorkerId,
+        attempts: &[OpenAttempt],
+    ) -> Result<Vec<RunId>, StoreError>;
 
     /// Takes back the mark of delivery: the hints could not be sent.
     async fn undeliver(&self, runs: &[RunId]) -> Result<(), StoreError>;
@@ -484,5 +498,33 @@ pub trait SchemaStore: Send + Sync {
 }
 
 /// A whole database.
-pub trait Store: RunStore + ConnectionStore + SchemaStore + std::fmt::Debug {}
-impl<T: RunStore + ConnectionStore + SchemaStore + std::fmt::Debug> Store for T {}
+pub trait Store:
+    RunStore
+    + ConnectionStore
+    + AcknowledgementStore
+    + OddityStore
+    + OnboardingStore
+    + OverviewStore
+    + AccessStore
+    + WakeStore
+    + NoticeStore
+    + WebhookStore
+    + SchemaStore
+    + std::fmt::Debug
+{
+}
+impl<T> Store for T where
+    T: RunStore
+        + ConnectionStore
+        + AcknowledgementStore
+        + OddityStore
+        + OnboardingStore
+        + OverviewStore
+        + AccessStore
+        + WakeStore
+        + NoticeStore
+        + WebhookStore
+        + SchemaStore
+        + std::fmt::Debug
+{
+}

@@ -2,7 +2,9 @@
 
 use crate::domain::connection::{CredentialBinding, CredentialKind, StoredCredential};
 use crate::domain::credential::Credential;
+use crate::domain::webhook::WebhookBinding;
 use chrono::{DateTime, Utc};
+use zeroize::Zeroizing;
 
 /// Why a stored credential cannot be used. Never quotes any of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +45,20 @@ pub trait Vault: Send + Sync {
         binding: CredentialBinding,
         stored: &StoredCredential,
     ) -> Result<Credential, VaultError>;
+
+    /// Encrypts the secret of a webhook's endpoint.
+    fn seal_webhook_secret(
+        &self,
+        binding: &WebhookBinding,
+        secret: &[u8],
+    ) -> Result<String, VaultError>;
+
+    /// Decrypts the secret of a webhook's endpoint.
+    fn open_webhook_secret(
+        &self,
+        binding: &WebhookBinding,
+        payload: &str,
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError>;
 
     /// Whether the payload is sealed with another key than the one that writes, so that a rotation
     /// has to seal it again.

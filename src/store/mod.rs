@@ -3,17 +3,23 @@
 //! Both keep the same tables and the same protocol, and pass one conformance suite
 //! (`tests/store`). What they share stands in this folder, the SQL in a folder of its own for each.
 
+mod access_rows;
+mod acknowledgements;
 mod completion;
 mod error;
 mod from_row;
 mod migrations;
+mod oddities;
+mod onboarding;
+mod overview;
 mod postgres;
 mod rows;
 mod settings;
 mod sqlite;
 mod tables;
+mod webhook_rows;
 
-pub use settings::DatabaseSettings;
+pub use settings::{DatabaseSettings, ListenMode};
 
 use crate::ports::store::{Store, StoreError};
 use secrecy::ExposeSecret;

@@ -12,11 +12,12 @@ use crate::ports::store::{
 };
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{FromRow, Row};
+use sqlx::error::BoxDynError;
+use sqlx::{Database, Decode, FromRow, Row, Type};
 use std::fmt::Display;
 use std::str::FromStr;
 
-fn name<T>(
+pub(super) fn name<T>(
     table: &'static str,
     column: &'static str,
     row: impl Display,
@@ -33,7 +34,7 @@ where
     })
 }
 
-fn count<T: TryFrom<i64>>(
+pub(super) fn count<T: TryFrom<i64>>(
     table: &'static str,
     column: &'static str,
     row: impl Display,
@@ -47,6 +48,33 @@ fn count<T: TryFrom<i64>>(
     })
 }
 
+/// JSON that another application wrote. The database takes numbers and depths that verifyd cannot
+/// read; that must not keep a run from its end, so it counts as null.
+#[derive(Debug)]
+pub(super) struct Lenient(Value);
+
+impl<DB: Database> Type<DB> for Lenient
+where
+    Value: Type<DB>,
+{
+    fn type_info() -> DB::TypeInfo {
+        Value::type_info()
+    }
+
+    fn compatible(ty: &DB::TypeInfo) -> bool {
+        Value::compatible(ty)
+    }
+}
+
+impl<'r, DB: Database> Decode<'r, DB> for Lenient
+where
+    Value: Decode<'r, DB>,
+{
+    fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
+        Ok(Self(Value::decode(value).unwrap_or(Value::Null)))
+    }
+}
+
 from_row! {
     /// `operation_runs`
     #[derive(Debug)]
@@ -57,8 +85,8 @@ from_row! {
         run_type as "type": String,
         status: String,
         outcome: Option<String>,
-        context: Option<Value>,
-        failure_summary: Option<Value>,
+        context: Option<Lenient>,
+        failure_summary: Option<Lenient>,
         created_at: Option<DateTime<Utc>>,
         started_at: Option<DateTime<Utc>>,
         completed_at: Option<DateTime<Utc>>,
@@ -79,8 +107,10 @@ impl TryFrom<RunRow> for OperationRun {
                 .outcome
                 .map(|text| name("operation_runs", "outcome", id, &text))
                 .transpose()?,
-            context: row.context.unwrap_or(Value::Null),
-            failure_summary: row.failure_summary.unwrap_or_else(|| Value::Array(vec![])),
+            context: row.context.map_or(Value::Null, |json| json.0),
+            failure_summary: row
+                .failure_summary
+                .map_or_else(|| Value::Array(vec![]), |json| json.0),
             created_at: row.created_at,
             started_at: row.started_at,
             completed_at: row.completed_at,

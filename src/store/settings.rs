@@ -24,6 +24,24 @@ pub struct DatabaseSettings {
     /// How long a statement waits for another transaction's lock.
     #[serde(with = "humantime_serde")]
     pub lock_timeout: Duration,
+    /// After how long without use a connection is closed. Not used with SQLite.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// After how long a connection is replaced. Not used with SQLite.
+    #[serde(with = "humantime_serde")]
+    pub max_lifetime: Duration,
+    /// Whether a connection listens for bare INSERTs. Not used with SQLite.
+    pub listen: ListenMode,
+    /// A direct connection for listening, where `url` leads to a pooler; empty: `url`.
+    pub listen_url: SecretString,
+}
+
+/// `database.listen`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenMode {
+    Auto,
+    Off,
 }
 
 #[cfg(test)]
@@ -37,6 +55,10 @@ mod tests {
         connect_timeout = "10s"
         statement_timeout = "10s"
         lock_timeout = "5s"
+        idle_timeout = "10m"
+        max_lifetime = "30m"
+        listen = "auto"
+        listen_url = "postgres://verifyd:p4ss@direct/verifyd"
     "#;
 
     #[test]

@@ -14,6 +14,8 @@ pub(super) enum Family {
     Time,
     /// `jsonb`
     Json,
+    /// `jsonb` or `json`
+    AnyJson,
     Uuid,
 }
 
@@ -25,7 +27,7 @@ pub(super) struct Table {
     pub unique: &'static [&'static str],
 }
 
-use Family::{Boolean, Id, Json, Number, Text, Time, Uuid};
+use Family::{AnyJson, Boolean, Id, Json, Number, Text, Time, Uuid};
 
 /// Tables that may belong to another application, by name.
 pub(super) const APPLICATION_TABLES: &[&str] = &[
@@ -106,7 +108,12 @@ pub(super) const APPLICATION: &[Table] = &[
     },
     Table {
         name: "tenant_onboarding_sessions",
-        columns: &[("id", Id), ("tenant_id", Id), ("state", Json)],
+        columns: &[
+            ("id", Id),
+            ("workspace_id", Id),
+            ("tenant_id", Id),
+            ("state", AnyJson),
+        ],
         unique: &[],
     },
     Table {
@@ -170,6 +177,8 @@ pub(super) const OWN: &[Table] = &[
             ("overall", Text),
             ("outcome", Text),
             ("completed_at", Time),
+            ("acknowledged", Boolean),
+            ("changed", Boolean),
         ],
         unique: &["connection_id"],
     },
@@ -182,6 +191,107 @@ pub(super) const OWN: &[Table] = &[
             ("source", Text),
         ],
         unique: &["tenant_id"],
+    },
+    Table {
+        name: "api_tokens",
+        columns: &[
+            ("id", Id),
+            ("name", Text),
+            ("token_hash", Text),
+            ("scopes", Text),
+            ("workspace_id", Id),
+            ("tenant_id", Id),
+            ("created_at", Time),
+            ("expires_at", Time),
+            ("revoked_at", Time),
+            ("last_used_at", Time),
+        ],
+        unique: &["token_hash"],
+    },
+    Table {
+        name: "page_sessions",
+        columns: &[
+            ("session_hash", Text),
+            ("token_id", Id),
+            ("csrf", Text),
+            ("created_at", Time),
+            ("expires_at", Time),
+        ],
+        unique: &["session_hash"],
+    },
+    Table {
+        name: "idempotency_keys",
+        columns: &[
+            ("token_id", Id),
+            ("idempotency_key", Text),
+            ("request_hash", Text),
+            ("reserved_at", Time),
+            ("response_status", Number),
+            ("response_body", Text),
+        ],
+        unique: &["token_id", "idempotency_key"],
+    },
+    Table {
+        name: "carried_acknowledgements",
+        columns: &[
+            ("acknowledgement_id", Id),
+            ("connection_id", Id),
+            ("check_key", Text),
+            ("status", Text),
+            ("reason_code", Text),
+            ("from_run_id", Id),
+            ("from_completed_at", Time),
+            ("lapsed_run_id", Id),
+            ("lapsed_at", Time),
+        ],
+        unique: &["acknowledgement_id"],
+    },
+    Table {
+        name: "webhook_endpoints",
+        columns: &[
+            ("id", Id),
+            ("workspace_id", Id),
+            ("url", Text),
+            ("description", Text),
+            ("changed_only", Boolean),
+            ("secret", Text),
+            ("previous_secret", Text),
+            ("previous_secret_until", Time),
+            ("enabled", Boolean),
+            ("disabled_reason", Text),
+            ("failures", Number),
+            ("created_at", Time),
+        ],
+        unique: &["id"],
+    },
+    Table {
+        name: "webhook_deliveries",
+        columns: &[
+            ("id", Id),
+            ("endpoint_id", Id),
+            ("message_id", Text),
+            ("operation_run_id", Id),
+            ("payload", Text),
+            ("state", Text),
+            ("attempts", Number),
+            ("tries", Number),
+            ("next_attempt_at", Time),
+            ("created_at", Time),
+            ("ended_at", Time),
+        ],
+        unique: &["id"],
+    },
+    Table {
+        name: "webhook_attempts",
+        columns: &[
+            ("delivery_id", Id),
+            ("attempt", Number),
+            ("started_at", Time),
+            ("duration_ms", Number),
+            ("result", Text),
+            ("http_status", Number),
+        ],
+        unique: &["delivery_id", "attempt"],
     },
     Table {
         name: "owned_tables",

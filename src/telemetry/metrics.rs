@@ -37,6 +37,29 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "verifyd_heartbeat_failures_total",
         "Heartbeats that did not get through"
     );
+    metrics::describe_counter!(
+        "verifyd_wakeups_total",
+        "Notifications that something may be queued"
+    );
+    metrics::describe_gauge!(
+        "verifyd_listening",
+        "1 while notifications of the database arrive"
+    );
+    metrics::describe_counter!(
+        "verifyd_notices_lost_total",
+        "Completed runs that could not be announced, by channel"
+    );
+    metrics::describe_counter!(
+        "verifyd_webhook_attempts_total",
+        "Attempts to send a webhook by result"
+    );
+    metrics::describe_histogram!(
+        "verifyd_webhook_attempt_duration_seconds",
+        metrics::Unit::Seconds,
+        "Time of one attempt to send a webhook"
+    );
+    metrics::describe_gauge!("verifyd_webhooks_pending", "Webhooks to be sent");
+    metrics::describe_gauge!("verifyd_webhooks_given_up", "Webhooks that were given up");
     metrics::describe_counter!("verifyd_sweep_failures_total", "Sweeps that failed");
     metrics::describe_counter!(
         "verifyd_reports_replaced_total",
@@ -75,6 +98,18 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     metrics::describe_counter!(
         "verifyd_provider_token_cache_total",
         "Sign-ins by whether a token was in memory"
+    );
+    metrics::describe_counter!(
+        "verifyd_runs_disowned_total",
+        "Runs that this process had claimed, lost sight of, and put back"
+    );
+    metrics::describe_counter!(
+        "verifyd_runs_postponed_total",
+        "Hints of runs that need to be alone, left because others were before them"
+    );
+    metrics::describe_counter!(
+        "verifyd_last_resorts_total",
+        "Runs that were completed from nothing but their id"
     );
     metrics::describe_counter!("verifyd_panics_total", "Checks that panicked");
     metrics::describe_gauge!(

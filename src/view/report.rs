@@ -1,22 +1,39 @@
 //! A run and its report, told in the order in which a person needs it: the verdict, what is wrong
 //! first with what to do, then what passed.
 
+use super::acknowledgement::AcknowledgementView;
+use crate::domain::acknowledgement::{Acknowledgement, may_be_acknowledged};
 use crate::domain::reason::Reason;
-use crate::domain::report::{Check, CheckStatus, EvidenceKind, Overall, Report, Severity};
+use crate::domain::report::{
+    Check, CheckStatus, EvidenceKind, Overall, Report, SCHEMA_VERSION, Severity, redact, schema,
+};
 use crate::domain::run::{OperationRun, Outcome, RunStatus};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::Value;
 use std::cmp::Reverse;
 
 /// A run, ready to be shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunView {
     pub operation_run_id: i64,
+    pub workspace_id: Option<i64>,
+    pub tenant_id: Option<i64>,
+    /// As the producer named it; whether it is the tenant's own is the report's to say.
+    pub provider_connection_id: Option<i64>,
+    pub provider: Option<String>,
+    pub module: Option<String>,
+    pub display_name: Option<String>,
     pub status: RunStatus,
     pub outcome: Option<Outcome>,
-    /// The verdict in one sentence.
+    pub recorded_at: Option<DateTime<Utc>>,
+    pub completed_at: Option<DateTime<Utc>>,
+    /// The verdict in one sentence, or two.
     pub verdict: String,
-    pub display_name: Option<String>,
     pub report: ReportState,
+    /// Those that belong to no check that is shown: of a report that cannot be read, or of a check
+    /// that is not in it.
+    pub other_acknowledgements: Vec<AcknowledgementView>,
 }
 
 /// Whether there is a report, and whether it can be read.
@@ -27,8 +44,13 @@ pub enum ReportState {
     Pending,
     /// A completed run without a report: somebody else completed it.
     Missing,
-    /// There is a document, but it is no report of this version.
+    /// A report, but of a version that this build does not read.
+    OtherVersion {
+        schema_version: String,
+    },
+    /// There is a document, but it is no report.
     Unreadable {
+        /// Paths and rules, never values.
         problems: Vec<String>,
     },
     Readable {
@@ -47,6 +69,8 @@ pub struct ReportView {
     pub client_id: Option<String>,
     pub cloud: Option<String>,
     pub provider_connection_id: Option<i64>,
+    /// How many of the problems are acknowledged. Says nothing about status or overall.
+    pub acknowledged: usize,
     /// Failures before warnings, blocking ones first, the most severe first.
     pub problems: Vec<CheckView>,
     pub running: Vec<CheckView>,
@@ -54,54 +78,130 @@ pub struct ReportView {
     pub skipped: Vec<CheckView>,
 }
 
-/// A check, as it stands in the report.
-pub type CheckView = Check;
+/// A check as it stands in the report, and what people said about it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CheckView {
+    #[serde(flatten)]
+    pub check: Check,
+    /// It can be acknowledged now: it is wrong, and nobody has accepted it.
+    pub acknowledgeable: bool,
+    /// The acknowledgement that stands.
+    pub acknowledgement: Option<AcknowledgementView>,
+    /// The others: withdrawn, expired, or repeated. Oldest first.
+    pub history: Vec<AcknowledgementView>,
+}
 
 impl RunView {
-    /// Makes a view of any row, however it came about.
-    pub fn of(run: &OperationRun) -> Self {
-        let report = match run.report() {
-            None if run.status == RunStatus::Completed => ReportState::Missing,
-            None => ReportState::Pending,
-            Some(document) => match crate::domain::report::schema::validate(document) {
-                Err(problems) => ReportState::Unreadable { problems },
-                Ok(()) => match serde_json::from_value::<Report>(document.clone()) {
-                    Ok(report) => ReportState::Readable {
-                        report: Box::new(ReportView::of(report)),
-                    },
-                    Err(error) => ReportState::Unreadable {
-                        problems: vec![error.to_string()],
-                    },
-                },
-            },
+    /// Makes a view of any row, however it came about, with its acknowledgements as they stand now.
+    pub fn of(
+        run: &OperationRun,
+        acknowledgements: &[Acknowledgement],
+        now: DateTime<Utc>,
+    ) -> Self {
+        let mut said: Vec<AcknowledgementView> = acknowledgements
+            .iter()
+            .map(|a| AcknowledgementView::of(a, run.id, now))
+            .collect();
+        let report = match read(run) {
+            Err(state) => state,
+            Ok(report) => {
+                let completed = run.status == RunStatus::Completed;
+                ReportState::Readable {
+                    report: Box::new(ReportView::with(report, completed, &mut said)),
+                }
+            }
         };
+        let request = run.request();
         Self {
             operation_run_id: run.id.0,
-            status: run.status,
-            outcome: run.outcome,
-            verdict: verdict(run, &report),
-            display_name: run
-                .request()
+            workspace_id: run.workspace_id.map(|id| id.0),
+            tenant_id: run.tenant_id.map(|id| id.0),
+            provider_connection_id: request.provider_connection_id.map(|id| id.0),
+            provider: request.provider,
+            module: request.module,
+            display_name: request
                 .target_scope
                 .and_then(|scope| scope.entra_tenant_name),
+            status: run.status,
+            outcome: run.outcome,
+            recorded_at: run.created_at,
+            completed_at: run.completed_at,
+            verdict: verdict(run, &report),
             report,
+            other_acknowledgements: said,
+        }
+    }
+}
+
+/// The run's report, or why there is none to show.
+pub(super) fn read(run: &OperationRun) -> Result<Report, ReportState> {
+    let Some(document) = run.report() else {
+        return Err(match run.status {
+            RunStatus::Completed => ReportState::Missing,
+            _ => ReportState::Pending,
+        });
+    };
+    if let Some(version) = document.get("schema_version").and_then(Value::as_str)
+        && major_and_minor(version) != major_and_minor(SCHEMA_VERSION)
+        && major_and_minor(version).is_some()
+    {
+        return Err(ReportState::OtherVersion {
+            schema_version: redact::clean(version, 20),
+        });
+    }
+    schema::validate(document).map_err(|problems| ReportState::Unreadable { problems })?;
+    serde_json::from_value(document.clone()).map_err(|error| ReportState::Unreadable {
+        problems: vec![error.to_string()],
+    })
+}
+
+/// `1.5` of `1.5.0`; None where it is no version.
+fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.splitn(3, '.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
+impl CheckView {
+    /// Takes what was said about this check out of `said`.
+    fn of(check: Check, completed: bool, said: &mut Vec<AcknowledgementView>) -> Self {
+        let mut history: Vec<AcknowledgementView> =
+            said.extract_if(.., |a| a.check_key == check.key).collect();
+        let acknowledgement = history
+            .iter()
+            .rposition(|a| a.stands_for(&check))
+            .map(|i| history.remove(i));
+        Self {
+            acknowledgeable: completed && acknowledgement.is_none() && may_be_acknowledged(&check),
+            acknowledgement,
+            history,
+            check,
         }
     }
 }
 
 impl ReportView {
-    /// Sorts the checks by what a person needs first.
+    /// A report that is not part of a run of this database.
     pub fn of(report: Report) -> Self {
-        let with = |statuses: &[CheckStatus]| -> Vec<Check> {
-            report
-                .checks
+        Self::with(report, false, &mut Vec::new())
+    }
+
+    /// Sorts the checks by what a person needs first. An acknowledgement changes nothing of that:
+    /// what is accepted is still broken.
+    fn with(report: Report, completed: bool, said: &mut Vec<AcknowledgementView>) -> Self {
+        let checks: Vec<CheckView> = report
+            .checks
+            .into_iter()
+            .map(|check| CheckView::of(check, completed, said))
+            .collect();
+        let with = |statuses: &[CheckStatus]| -> Vec<CheckView> {
+            checks
                 .iter()
-                .filter(|c| statuses.contains(&c.status))
+                .filter(|c| statuses.contains(&c.check.status))
                 .cloned()
                 .collect()
         };
         let mut problems = with(&[CheckStatus::Fail, CheckStatus::Warn]);
-        problems.sort_by_key(|c| {
+        problems.sort_by_key(|CheckView { check: c, .. }| {
             (
                 c.status,
                 Reverse(c.blocking && c.status == CheckStatus::Fail),
@@ -110,6 +210,10 @@ impl ReportView {
         });
         Self {
             overall: report.summary.overall,
+            acknowledged: problems
+                .iter()
+                .filter(|c| c.acknowledgement.is_some())
+                .count(),
             problems,
             running: with(&[CheckStatus::Running]),
             passed: with(&[CheckStatus::Pass]),
@@ -125,8 +229,8 @@ impl ReportView {
     }
 
     /// The most important problem.
-    pub fn main_problem(&self) -> Option<&CheckView> {
-        self.problems.first()
+    pub fn main_problem(&self) -> Option<&Check> {
+        self.problems.first().map(|c| &c.check)
     }
 }
 
@@ -135,29 +239,57 @@ fn verdict(run: &OperationRun, report: &ReportState) -> String {
         (RunStatus::Queued, _) => "Waiting for a worker.".to_owned(),
         (RunStatus::Running, _) => "Being checked right now.".to_owned(),
         (RunStatus::Completed, ReportState::Readable { report }) => sentence(run.outcome, report),
+        (RunStatus::Completed, ReportState::OtherVersion { schema_version }) => format!(
+            "Completed{}; its report is of version {schema_version}, which this verifyd \
+             ({SCHEMA_VERSION}) does not read.",
+            outcome_word(run.outcome)
+        ),
         (RunStatus::Completed, ReportState::Unreadable { .. }) => {
-            "Completed, but its report cannot be read.".to_owned()
+            format!(
+                "Completed{}, but its report cannot be read.",
+                outcome_word(run.outcome)
+            )
         }
-        (RunStatus::Completed, _) => "Completed without a report.".to_owned(),
+        (RunStatus::Completed, _) => {
+            format!("Completed{} without a report.", outcome_word(run.outcome))
+        }
     }
+}
+
+/// What the row says, where the report says nothing.
+fn outcome_word(outcome: Option<Outcome>) -> String {
+    outcome
+        .map(|outcome| format!(" as {outcome}"))
+        .unwrap_or_default()
 }
 
 /// The verdict over a readable report.
 fn sentence(outcome: Option<Outcome>, report: &ReportView) -> String {
-    let fails = report
-        .problems
-        .iter()
-        .filter(|c| c.status == CheckStatus::Fail)
-        .count();
-    let warnings = report.problems.len() - fails;
+    let count = report.problems.len();
     let what = report.main_problem().map(what_is_wrong).unwrap_or_default();
     let what = what.as_str();
-    let more = match (fails + warnings).saturating_sub(1) {
+    let more = match count.saturating_sub(1) {
         0 => String::new(),
         1 => " One more thing needs attention.".to_owned(),
         n => format!(" {n} more things need attention."),
     };
+    let more = more + &acknowledged(count, report.acknowledged);
     match outcome {
+        // The next three are no run of verifyd's: whoever wrote it left something out.
+        None => format!(
+            "Completed without an outcome; its report says {}.",
+            report.overall.as_str().replace('_', " ")
+        ),
+        Some(_) if report.overall == Overall::Running => {
+            format!(
+                "Completed{}, but its report is not finished.",
+                outcome_word(outcome)
+            )
+        }
+        Some(Outcome::Blocked | Outcome::Failed) if count == 0 => format!(
+            "Completed{}, but its report names no problem.",
+            outcome_word(outcome)
+        ),
         Some(Outcome::Blocked) => format!("Not checked: {}{more}", lower_first(what)),
         Some(Outcome::Failed) => {
             format!("The connection does not work: {}{more}", lower_first(what))
@@ -176,8 +308,19 @@ fn sentence(outcome: Option<Outcome>, report: &ReportView) -> String {
     }
 }
 
+/// Counts apart what people have accepted; what is wrong stays wrong.
+fn acknowledged(problems: usize, acknowledged: usize) -> String {
+    match (problems, acknowledged) {
+        (_, 0) => String::new(),
+        (1, _) => " It is acknowledged.".to_owned(),
+        (n, m) if n == m => format!(" All {n} are acknowledged."),
+        (n, 1) => format!(" One of the {n} is acknowledged."),
+        (n, m) => format!(" {m} of the {n} are acknowledged."),
+    }
+}
+
 /// One sentence; it names the permission where one is missing.
-fn what_is_wrong(check: &CheckView) -> String {
+fn what_is_wrong(check: &Check) -> String {
     let permission = check
         .evidence
         .iter()

@@ -5,13 +5,14 @@ use crate::world::{World, check, reasons};
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use verifyd::domain::connection::ProviderConnection;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::job::Hint;
 use verifyd::domain::permission::RequiredPermission;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::report::{Evidence, EvidenceKind, Severity};
-use verifyd::domain::{Outcome, RunStatus};
+use verifyd::domain::{Outcome, RunId, RunStatus};
 use verifyd::engine::process::Processed;
 use verifyd::ports::provider::{
     CheckSpec, Disposition, Findings, Provider, Providers, Target, Unmet,
@@ -37,7 +38,14 @@ impl Provider for Acme {
     }
 
     fn modules(&self) -> Vec<&'static str> {
-        vec!["panics", "hangs", "malformed", "leaks", "says_nothing"]
+        vec![
+            "panics",
+            "panics_before",
+            "hangs",
+            "malformed",
+            "leaks",
+            "says_nothing",
+        ]
     }
 
     fn required_permissions(&self, _module: &str) -> &'static [RequiredPermission] {
@@ -62,9 +70,11 @@ impl Provider for Acme {
 
     fn preflight(
         &self,
-        _connection: &ProviderConnection,
+        connection: &ProviderConnection,
         _credential: &Credential,
     ) -> Result<(), Unmet> {
+        let module = connection.module.as_deref();
+        assert_ne!(module, Some("panics_before"), "a defect");
         Ok(())
     }
 
@@ -154,4 +164,56 @@ async fn a_run_for_another_provider_than_the_connection_s_is_blocked() {
     crate::assert_sound(&run, "mismatch");
     assert_eq!(run.status, RunStatus::Completed);
     assert_eq!(run.context["reason_code"], "provider_mismatch");
+}
+
+/// Through the whole worker, among the runs of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn panics_in_the_middle_of_much_work_stop_nothing() {
+    let world = World::new().await;
+    let mut engine = world.services.engine();
+    let microsoft = Arc::clone(world.services.providers.get("microsoft").unwrap());
+    engine.providers = Providers::new([microsoft, Arc::new(Acme) as Arc<dyn Provider>]);
+    let healthy = world
+        .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
+        .await;
+    let mut defective = Vec::new();
+    for (tenant, module) in [(2, "panics"), (3, "panics_before")] {
+        let id = world
+            .connection(tenant, &Scenario::Healthy.tenant_id(2), module)
+            .await;
+        world
+            .sql(&format!(
+                "UPDATE provider_connections SET provider = 'acme', cloud = 'acme' WHERE id = {id}"
+            ))
+            .await;
+        defective.push(id);
+    }
+    let mut runs = Vec::new();
+    // More than the worker has places: a panic must not keep one.
+    for _ in 0..30 {
+        runs.push((world.record(healthy, |_| {}).await, true));
+        for id in &defective {
+            runs.push((world.record(*id, |_| {}).await, false));
+        }
+    }
+    engine.settings.concurrency = 4;
+    let worker = world.services.worker(engine);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(worker.run(stop.clone()));
+    let ids: Vec<RunId> = runs.iter().map(|(id, _)| *id).collect();
+    world.services.queue.send_runs(&ids).await.unwrap();
+    for (id, healthy) in runs {
+        let run = world.completed(id).await;
+        crate::assert_sound(&run, "a run among panics");
+        if healthy {
+            assert_eq!(run.outcome, Some(Outcome::Succeeded));
+        } else {
+            assert_eq!(run.outcome, Some(Outcome::Failed));
+            assert_eq!(reasons(&run, &["fail"]), [Reason::InternalError.code()]);
+        }
+        let attempts = world.services.store.attempts(id).await.unwrap();
+        assert_eq!(attempts.len(), 1, "{attempts:?}");
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }

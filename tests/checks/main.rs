@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod acme;
+mod bounds;
 #[path = "hostile/main.rs"]
 mod hostile;
 mod parts;
@@ -468,6 +469,7 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
     let policy = verifyd::ports::store::ClaimPolicy {
         max_attempts: 2,
         run_deadline: Duration::from_secs(60),
+        alone: false,
     };
     for _ in 0..2 {
         let store = &world.services.store;
@@ -475,6 +477,7 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
             .claim(id, &engine.worker, &policy)
             .await
             .unwrap()
+            .claimed()
             .unwrap();
         assert!(
             store

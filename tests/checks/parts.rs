@@ -2,12 +2,17 @@
 
 use crate::world::World;
 use async_trait::async_trait;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use verifyd::domain::RunId;
 use verifyd::domain::job::Hint;
 use verifyd::engine::worker::WorkerError;
+use verifyd::http::{self, health::Health};
 use verifyd::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
 
 /// How a queue ends one part of its worker.
@@ -21,6 +26,10 @@ enum Defect {
     ConsumePanics,
     ConsumeReturns,
     ConsumeFails,
+    /// Hints wait, and its consumer looks alive and takes none.
+    TakesNothing,
+    /// Not even when it is told to.
+    NeverStops,
 }
 
 #[derive(Debug)]
@@ -45,7 +54,10 @@ impl Queue for DefectiveQueue {
         if self.defect == Defect::DepthHangs {
             std::future::pending::<()>().await;
         }
-        Ok(0)
+        Ok(match self.defect {
+            Defect::TakesNothing => 3,
+            _ => 0,
+        })
     }
 
     async fn consume(
@@ -58,7 +70,8 @@ impl Queue for DefectiveQueue {
             Defect::ConsumePanics => panic!("a panic on purpose"),
             Defect::ConsumeReturns => return Ok(()),
             Defect::ConsumeFails => return Err(QueueError::Unavailable("on purpose".into())),
-            Defect::None | Defect::DepthPanics | Defect::DepthHangs => {}
+            Defect::NeverStops => std::future::pending().await,
+            Defect::None | Defect::DepthPanics | Defect::DepthHangs | Defect::TakesNothing => {}
         }
         stop.cancelled().await;
         self.drained.store(true, Ordering::Relaxed);
@@ -67,7 +80,7 @@ impl Queue for DefectiveQueue {
 
     fn health(&self) -> QueueHealth {
         QueueHealth {
-            last_tick: None,
+            last_tick: Some(Duration::ZERO),
             connected: true,
             restarts: 0,
             rejected: 0,
@@ -158,4 +171,88 @@ async fn loops_turn_while_everything_else_is_away() {
     assert!(!engine.lease.is_alive());
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_consumer_that_does_not_stop_is_left_behind() {
+    let world = World::new().await;
+    let mut worker = world.services.worker(world.services.engine());
+    worker.queue = Arc::new(DefectiveQueue {
+        defect: Defect::NeverStops,
+        drained: AtomicBool::new(false),
+    });
+    world.services.store.close().await;
+    tokio::time::pause();
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(600), worker.run(stop)).await;
+    let error = ended.expect("the worker ends").unwrap_err();
+    assert_eq!(error.to_string(), "the consumer of hints does not stop");
+}
+
+/// Asks over HTTP until it answers with this status.
+async fn alive_is(address: SocketAddr, wanted: u16) -> String {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let answer = reqwest::get(format!("http://{address}/healthz")).await;
+        let answer = answer.unwrap();
+        let status = answer.status().as_u16();
+        let body = answer.text().await.unwrap();
+        if status == wanted {
+            return body;
+        }
+        assert!(Instant::now() < until, "still {status}: {body}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The loops turn, the consumer gives its signs of life, and nothing moves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_leaves_hints_waiting_is_not_alive() {
+    let world = World::new().await;
+    for (defect, status) in [(Some(Defect::TakesNothing), 503), (None, 200)] {
+        let engine = world.services.engine();
+        let mut worker = world.services.worker(engine.clone());
+        if let Some(defect) = defect {
+            worker.queue = Arc::new(DefectiveQueue {
+                defect,
+                drained: AtomicBool::new(false),
+            });
+        }
+        let second = Duration::from_secs(1);
+        let health = Health {
+            engine,
+            queue: Arc::clone(&worker.queue),
+            reconciler: Arc::clone(&worker.reconciler_state),
+            metrics: PrometheusBuilder::new().build_recorder().handle(),
+            check_timeout: second,
+            stuck_after: 600 * second,
+            untaken_after: 2 * second,
+            stopping: CancellationToken::new(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let closing = CancellationToken::new();
+        let router = http::router(Arc::new(health), None);
+        let settings = &world.services.settings.http;
+        let serving = tokio::spawn(http::serve(listener, router, settings, closing.clone()));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(worker.run(stop.clone()));
+        if status == 200 {
+            // Hints that nobody ever claims are taken, too.
+            for run in 1..=40 {
+                let hint = Hint::new(RunId(1_000_000 + run));
+                world.services.queue.send(&[hint]).await.unwrap();
+                tokio::time::sleep(second / 10).await;
+                alive_is(address, 200).await;
+            }
+        } else {
+            let body = alive_is(address, 503).await;
+            assert!(body.contains("none was taken"), "{body}");
+        }
+        stop.cancel();
+        running.await.unwrap().unwrap();
+        closing.cancel();
+        serving.await.unwrap().unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::bench::Bench;
 use crate::redis_support::{self, PrivateRedis};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
@@ -82,6 +82,31 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 
+    // A name that leads to loopback: the attempt to send is recorded, and ends at once.
+    let hook = "https://localhost/hook";
+    let endpoint = bench.json(
+        &[
+            "webhooks",
+            "add",
+            "--workspace",
+            "1",
+            "--url",
+            hook,
+            "--json",
+        ],
+        "",
+    );
+    let endpoint = endpoint["endpoint"]["id"].to_string();
+    for arguments in [
+        &["webhooks", "rotate-secret", &endpoint][..],
+        &["webhooks", "disable", &endpoint],
+        &["webhooks", "enable", &endpoint],
+        &["webhooks", "list"],
+    ] {
+        let output = bench.run(arguments, "");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
     become_role(&mut bench, "verifyd_serve");
     let doctor = bench.run(&["doctor"], "");
     assert!(doctor.status.success(), "{doctor:?}");
@@ -116,8 +141,42 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
         .unwrap();
     assert_eq!(outcome, "succeeded");
     bench.json(&["runs", "show", &recorded.to_string(), "--json"], "");
+    let until = std::time::Instant::now() + crate::bench::PATIENCE;
+    loop {
+        let sent = bench.json(&["webhooks", "deliveries", "--json"], "");
+        let sent = sent.as_array().unwrap().clone();
+        if sent.len() == 3 && sent.iter().all(|d| d["last_result"] == "address_refused") {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "{sent:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    for arguments in [
+        &["webhooks", "attempts", "1"][..],
+        &["webhooks", "replay", "1"],
+        &["webhooks", "remove", &endpoint],
+    ] {
+        let output = bench.run(arguments, "");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+    people_say_something(&bench, &refusing.to_string()).await;
+    the_api_is_used(&bench, &daemon.listening, refusing).await;
     daemon.signal("TERM");
     assert_eq!(daemon.ended(), Some(0));
+
+    become_role(&mut bench, "verifyd_prune");
+    let all = bench.numbers("SELECT count(*) FROM operation_runs").await[0];
+    let would = bench.json(&["prune", "--older-than", "1s", "--dry-run", "--json"], "");
+    // Of each of the two connections one run stays; how many of the others are old enough by now
+    // is a matter of how fast the machine is.
+    assert!(would["runs"].as_i64().unwrap() <= all - 2, "{would}");
+    // The first run of each connection; its latest report stays.
+    let until = std::time::Instant::now() + crate::bench::PATIENCE;
+    while bench.numbers("SELECT count(*) FROM operation_runs").await != [2] {
+        bench.json(&["prune", "--older-than", "1s", "--json"], "");
+        assert!(std::time::Instant::now() < until, "nothing was deleted");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
     let printed = bench.printed.lock().unwrap().clone();
     assert!(!printed.contains("permission denied"), "{printed}");
 
@@ -136,7 +195,7 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
                 "SELECT * FROM payroll",
                 "INSERT INTO payroll VALUES (1, 1)",
                 "DELETE FROM operation_runs",
-                "INSERT INTO operation_runs (workspace_id, type) VALUES (1, 'x')",
+                "INSERT INTO operation_runs (workspace_id, type, outcome) VALUES (1, 'x', 'failed')",
                 "UPDATE operation_runs SET tenant_id = 2",
                 "UPDATE operation_runs SET type = 'x'",
                 "INSERT INTO provider_connections (workspace_id, tenant_id, provider) VALUES (1, 1, 'x')",
@@ -144,9 +203,18 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
                 "UPDATE provider_credentials SET payload = 'x'",
                 "DELETE FROM provider_credentials",
                 "DELETE FROM tenant_permissions",
+                "UPDATE verification_check_acknowledgements SET reason = 'x'",
+                "DELETE FROM verification_check_acknowledgements",
+                "UPDATE tenant_onboarding_sessions SET tenant_id = 2",
                 "INSERT INTO tenants (workspace_id) VALUES (1)",
                 "UPDATE verifyd.schema_migrations SET success = false",
                 "DELETE FROM verifyd.owned_tables",
+                "INSERT INTO verifyd.api_tokens (name, token_hash, scopes) VALUES ('x', repeat('a', 64), 'admin')",
+                "UPDATE verifyd.api_tokens SET scopes = 'admin'",
+                "INSERT INTO verifyd.webhook_endpoints (workspace_id, url, changed_only, secret) VALUES (1, 'x', false, 'x')",
+                "UPDATE verifyd.webhook_endpoints SET url = 'x'",
+                "UPDATE verifyd.webhook_endpoints SET secret = 'x'",
+                "DELETE FROM verifyd.webhook_endpoints",
                 "CREATE ROLE somebody",
             ][..],
         ),
@@ -158,7 +226,32 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
                 "UPDATE operation_runs SET status = 'completed'",
                 "DELETE FROM operation_runs",
                 "UPDATE verifyd.run_attempts SET token = gen_random_uuid()",
+                "INSERT INTO verifyd.webhook_deliveries (endpoint_id, message_id, operation_run_id, payload) VALUES (1, 'x', 1, '{}')",
                 "DELETE FROM provider_connections",
+                "UPDATE verification_check_acknowledgements SET reason = 'x'",
+                "DELETE FROM verification_check_acknowledgements",
+                "DELETE FROM verifyd.carried_acknowledgements",
+                "UPDATE verifyd.latest_reports SET fingerprint = 'x'",
+                "UPDATE tenant_onboarding_sessions SET tenant_id = 2",
+            ],
+        ),
+        (
+            "verifyd_prune",
+            &[
+                "DROP TABLE operation_runs",
+                "TRUNCATE operation_runs",
+                "SELECT context FROM operation_runs",
+                "SELECT * FROM provider_connections",
+                "SELECT * FROM provider_credentials",
+                "SELECT * FROM tenant_permissions",
+                "SELECT * FROM payroll",
+                "UPDATE operation_runs SET status = 'queued'",
+                "UPDATE operation_runs SET outcome = 'succeeded'",
+                "UPDATE verifyd.run_attempts SET token = gen_random_uuid()",
+                "DELETE FROM verifyd.latest_reports",
+                "DELETE FROM verifyd.workers",
+                "DELETE FROM provider_credentials",
+                "INSERT INTO operation_runs (workspace_id, type) VALUES (1, 'x')",
             ],
         ),
         (
@@ -167,6 +260,7 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
                 "SELECT * FROM provider_credentials",
                 "SELECT * FROM provider_connections",
                 "SELECT * FROM verifyd.run_attempts",
+                "SELECT * FROM verifyd.webhook_endpoints",
                 "SELECT * FROM payroll",
                 "UPDATE operation_runs SET status = 'queued'",
                 "DELETE FROM operation_runs",
@@ -194,6 +288,172 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
     // The test can tell a permitted statement from a forbidden one.
     let permitted = "UPDATE operation_runs SET status = status";
     assert_eq!(refused(&bench, "verifyd_serve", permitted).await, None);
+}
+
+/// The table of another application is its owner's: verifyd's guards are added with its owner's
+/// right, which is lent for the time of the command.
+#[tokio::test(flavor = "multi_thread")]
+async fn guards_are_added_to_another_application_s_table_by_its_owner_s_right() {
+    let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
+    grant(&bench).await;
+    become_role(&mut bench, "verifyd_migrate");
+    let enforced = ["migrate", "--enforce"];
+    // On its own tables it needs nothing else.
+    let output = bench.run(&enforced, "");
+    assert!(output.status.success(), "{output:?}");
+
+    let mut root = bench.sql().await;
+    // Roles belong to the whole server.
+    let owner = format!(
+        "owner_of_{}",
+        bench.database.url().rsplit('/').next().unwrap()
+    );
+    let unguarded = format!(
+        "CREATE ROLE {owner};
+         ALTER TABLE operation_runs OWNER TO {owner};
+         DELETE FROM verifyd.owned_tables WHERE table_name = 'operation_runs';
+         DROP TRIGGER verifyd_guard_completed_run ON operation_runs;
+         DROP TRIGGER verifyd_guard_run_identity ON operation_runs;
+         ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_check_outcome,
+             DROP CONSTRAINT operation_runs_check_blocked;
+         DROP INDEX operation_runs_check_active;"
+    );
+    root.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(unguarded)))
+        .await
+        .unwrap();
+    grant(&bench).await;
+    let output = bench.run(&enforced, "");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("the rights of the owner"), "{said}");
+
+    let lend = format!("GRANT {owner} TO verifyd_migrate");
+    root.execute(sqlx::AssertSqlSafe(lend)).await.unwrap();
+    let output = bench.run(&enforced, "");
+    assert!(output.status.success(), "{output:?}");
+    let take_back = format!("REVOKE {owner} FROM verifyd_migrate");
+    root.execute(sqlx::AssertSqlSafe(take_back)).await.unwrap();
+    let there = "SELECT count(*) FROM pg_trigger
+        WHERE tgrelid = 'operation_runs'::regclass AND tgname LIKE 'verifyd_guard%'";
+    assert_eq!(bench.numbers(there).await, [2]);
+    become_role(&mut bench, "verifyd_serve");
+    let doctor = bench.run(&["doctor"], "");
+    assert!(doctor.status.success(), "{doctor:?}");
+}
+
+/// Acknowledges, starts a check for an onboarding session, sees what was inherited, and withdraws.
+async fn people_say_something(bench: &Bench, connection: &str) {
+    let runs = bench.json(&["runs", "list", "--connection", connection, "--json"], "");
+    let run = runs[0]["id"].to_string();
+    let shown = bench.json(&["runs", "show", &run, "--json"], "");
+    let key = shown["view"]["report"]["report"]["problems"][0]["key"].clone();
+    let key = key.as_str().expect("something is wrong");
+    let made = bench.json(
+        &["acknowledge", &run, key, "--reason", "known", "--json"],
+        "",
+    );
+    let id = made["acknowledgement"]["id"].to_string();
+    let mut owner = bench.sql().await;
+    owner
+        .execute("INSERT INTO tenant_onboarding_sessions (id, workspace_id) VALUES (1, 1)")
+        .await
+        .unwrap();
+    let arguments = [
+        "enqueue",
+        "--connection",
+        connection,
+        "--onboarding-session",
+        "1",
+        "--json",
+    ];
+    let next = bench.json(&arguments, "")["operation_run_id"].clone();
+    bench.all_completed().await;
+    let session = bench.json(&["onboarding", "show", "1", "--json"], "");
+    assert_eq!(session["verification_operation_run_id"], next);
+    let problem = &session["run"]["view"]["report"]["report"]["problems"][0];
+    assert_eq!(problem["acknowledgement"]["id"].to_string(), id);
+    bench.json(&["acknowledgements", "withdraw", &id, "--json"], "");
+}
+
+/// Logging in, every page, and logging out.
+async fn the_pages_are_seen(bench: &Bench, address: &str) {
+    let mut arguments = vec!["tokens", "create", "--name", "person", "--json"];
+    arguments.extend(["read", "run", "admin"].iter().flat_map(|s| ["--scope", s]));
+    let made = bench.json(&arguments, "");
+    let base = format!("http://{address}");
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap();
+    let post = async |path: &str, cookie: &str, form: &[(&str, &str)]| {
+        let request = client.post(format!("{base}{path}")).form(form);
+        let request = request.header("origin", &base).header("cookie", cookie);
+        request.send().await.unwrap()
+    };
+    let token = made["token"].as_str().unwrap();
+    let answer = post("/login", "", &[("token", token), ("next", "/")]).await;
+    assert_eq!(answer.status(), 303);
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let mut page = String::new();
+    for path in [
+        "/connections",
+        "/connections/1",
+        "/runs",
+        "/runs/1",
+        "/workers",
+        "/",
+    ] {
+        let request = client
+            .get(format!("{base}{path}"))
+            .header("cookie", &cookie);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        page = answer.text().await.unwrap();
+    }
+    let (_, csrf) = page.split_once("name=\"csrf\" value=\"").unwrap();
+    let csrf = csrf.split('"').next().unwrap();
+    let answer = post("/logout", &cookie, &[("csrf", csrf)]).await;
+    assert_eq!(answer.status(), 303);
+}
+
+/// Everything that the API writes, with a token that the operator makes and revokes.
+async fn the_api_is_used(bench: &Bench, address: &str, connection: i64) {
+    let arguments = [
+        "tokens", "create", "--name", "x", "--scope", "run", "--json",
+    ];
+    let made = bench.json(&arguments, "");
+    let (id, token) = (made["id"].to_string(), made["token"].as_str().unwrap());
+    let client = reqwest::Client::new();
+    let post = async |path: &str, body: Value| {
+        let request = client
+            .post(format!("http://{address}{path}"))
+            .bearer_auth(token)
+            .header("idempotency-key", path);
+        let answer = request.json(&body).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let path = format!("/v1/connections/{connection}/checks");
+    let (status, body) = post(&path, json!({ "onboarding_session_id": 1 })).await;
+    assert_eq!(status, 201, "{body}");
+    bench.all_completed().await;
+    let started: Value = serde_json::from_str(&body).unwrap();
+    let run = started["run"]["operation_run_id"].to_string();
+    let shown = bench.json(&["runs", "show", &run, "--json"], "");
+    let key = shown["view"]["report"]["report"]["problems"][0]["key"].clone();
+    let path = format!("/v1/runs/{run}/acknowledgements");
+    let (status, body) = post(&path, json!({ "check_key": key, "reason": "known" })).await;
+    assert_eq!(status, 201, "{body}");
+    let made: Value = serde_json::from_str(&body).unwrap();
+    let path = format!(
+        "/v1/acknowledgements/{}/withdrawal",
+        made["acknowledgement"]["id"]
+    );
+    let (status, body) = post(&path, json!({})).await;
+    assert_eq!(status, 200, "{body}");
+    the_pages_are_seen(bench, address).await;
+    bench.json(&["tokens", "revoke", &id, "--json"], "");
+    assert_eq!(post(&path, json!({})).await.0, 401);
 }
 
 /// Sends one command, and returns what the server says against it.
@@ -332,6 +592,7 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
                     "1",
                     "verifyd:data",
                 ],
+                &["SUBSCRIBE", "other:completed"],
                 &["FLUSHALL"],
                 &["SCAN", "0"],
             ],

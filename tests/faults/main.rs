@@ -6,6 +6,8 @@
 mod bench;
 #[path = "../support/oracle.rs"]
 mod oracle;
+#[path = "../support/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/private_postgres.rs"]
@@ -15,8 +17,12 @@ mod proxy;
 #[path = "../support/redis.rs"]
 mod redis_support;
 
+mod bounds;
 mod chaos;
+mod conflicts;
 mod deliveries;
+mod failover;
+mod pooler;
 mod postgres_faults;
 mod processes;
 mod recovery;

@@ -29,7 +29,7 @@ async fn postgresql_crashes_and_comes_back() {
 }
 
 /// Waits until the process says that it can claim runs.
-async fn ready(daemon: &crate::bench::Daemon) {
+pub async fn ready(daemon: &crate::bench::Daemon) {
     let until = Instant::now() + crate::bench::PATIENCE;
     loop {
         let (status, body) = daemon.get("/readyz").await;
@@ -190,6 +190,78 @@ async fn one_worker_is_partitioned_from_the_database() {
     scene.completed_at_least(12).await;
     other.signal("CONT");
     scene.ends_as_meant().await;
+}
+
+/// As after a firewall has forgotten them: no side hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_passes_on_open_connections_any_more() {
+    let scene = Scene::new().await;
+    let (way, url) = Proxy::before(&scene.bench.database.url()).await;
+    let worker = scene.bench.serve(&[
+        ("DATABASE_URL", &url),
+        // Time enough to find out and to open another one, on a busy machine too.
+        ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "10s"),
+        // Ten seconds later than this, the server ends what was left in the middle.
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "1s"),
+    ]);
+    scene.record(10).await;
+    scene.ends_as_meant().await;
+    // Without work: nobody loses anything.
+    way.freeze();
+    scene.record(10).await;
+    for run in scene.ends_as_meant().await {
+        assert!(run.at_once(), "{run:?}");
+    }
+    ready(&worker).await;
+    let producer = scene.producer();
+    for _ in 0..2 {
+        let before = scene.number(COMPLETED).await;
+        scene.completed_at_least(before + 20).await;
+        way.freeze();
+    }
+    producer.stop().await;
+    scene.ends_soundly().await;
+    ready(&worker).await;
+}
+
+/// The heartbeat gets through and the loops turn, but whatever the sweep asks is never answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_moves_nothing_says_so() {
+    let scene = Scene::new().await;
+    let (way, url) = Proxy::before(&scene.bench.database.url()).await;
+    let worker = scene.bench.serve(&[
+        ("DATABASE_URL", &url),
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "1s"),
+        ("VERIFYD__HTTP__STUCK_AFTER", "90s"),
+    ]);
+    scene.record(5).await;
+    scene.ends_as_meant().await;
+    assert_eq!(worker.get("/healthz").await.0, 200);
+    way.at(Rule {
+        after: "",
+        on: "pg_try_advisory_xact_lock",
+        act: Act::HoldRequest,
+        times: u32::MAX,
+    });
+    let runs = scene.record(1).await.len();
+    let until = Instant::now() + crate::bench::PATIENCE;
+    let body = loop {
+        let (status, body) = worker.get("/healthz").await;
+        if status == 503 {
+            break body;
+        }
+        assert!(Instant::now() < until, "{body}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert!(body.contains("no sweep has been answered"), "{body}");
+    let queued = "SELECT count(*) FROM operation_runs
+        WHERE type = 'provider.connection.check' AND status = 'queued'";
+    assert_eq!(scene.number(queued).await, i64::try_from(runs).unwrap());
+    // What started it would now end it: another one does the work.
+    drop(worker);
+    let other = scene.bench.serve(&[]);
+    scene.ends_as_meant().await;
+    assert_eq!(other.get("/healthz").await.0, 200);
 }
 
 /// Many hints for the same few runs, at the same moment, in a database where every conflict is an

@@ -1,5 +1,6 @@
 //! Processes end, or stop, at every step. Whatever they leave is taken up by the others.
 
+use crate::bench::PATIENCE;
 use crate::proxy::{Act, Proxy, Rule};
 use crate::scene::{COMPLETED, COMPLETING, MAX_ATTEMPTS, RUNNING, Scene};
 use std::collections::BTreeMap;
@@ -35,58 +36,45 @@ async fn killed_at(rule: Rule) -> (Vec<String>, u64) {
     (ended.remove(0).attempts, asked)
 }
 
+/// Each line is a test: where the worker is killed, how the run's attempts end, and how often the
+/// provider is asked in all.
+macro_rules! killed {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident: $after:expr, $on:expr, $act:ident => $ends:expr, $asked:expr;
+    )+) => {
+        $(
+            $(#[$doc])*
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                let (attempts, asked) = killed_at(Rule {
+                    after: $after,
+                    on: $on,
+                    act: Act::$act,
+                    times: 1,
+                })
+                .await;
+                assert_eq!(attempts, $ends);
+                assert_eq!(asked, $asked);
+            }
+        )+
+    };
+}
+
+killed! {
+    killed_after_the_fetch_and_before_the_claim: CLAIMING, "", HoldRequest => AT_ONCE, 1;
+    killed_before_the_commit_of_the_claim: CLAIMING, "COMMIT", HoldRequest => AT_ONCE, 1;
+    killed_after_the_claim: CLAIMING, "COMMIT", HoldReply => LOST, 1;
+    killed_before_the_provider_is_asked: "FROM provider_connections", "", HoldReply => LOST, 1;
+    killed_after_the_provider_and_before_the_completion: COMPLETING, "", HoldRequest => LOST, 2;
+    killed_before_the_commit_of_the_completion: COMPLETING, "COMMIT", HoldRequest => LOST, 2;
+    /// The hint comes again.
+    killed_after_the_commit_of_the_completion: COMPLETING, "COMMIT", HoldReply => AT_ONCE, 1;
+}
+
+const AT_ONCE: [&str; 1] = ["completed"];
 const LOST: [&str; 2] = ["worker_lost", "completed"];
 const CLAIMING: &str = "SET status = 'running'";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_after_the_fetch_and_before_the_claim() {
-    let (attempts, asked) = killed_at(Rule {
-        after: CLAIMING,
-        on: "",
-        act: Act::HoldRequest,
-        times: 1,
-    })
-    .await;
-    assert_eq!((attempts, asked), (vec!["completed".to_owned()], 1));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_before_the_commit_of_the_claim() {
-    let (attempts, asked) = killed_at(Rule {
-        after: CLAIMING,
-        on: "COMMIT",
-        act: Act::HoldRequest,
-        times: 1,
-    })
-    .await;
-    assert_eq!((attempts, asked), (vec!["completed".to_owned()], 1));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_after_the_claim() {
-    let (attempts, asked) = killed_at(Rule {
-        after: CLAIMING,
-        on: "COMMIT",
-        act: Act::HoldReply,
-        times: 1,
-    })
-    .await;
-    assert_eq!(attempts, LOST);
-    assert_eq!(asked, 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_before_the_provider_is_asked() {
-    let (attempts, asked) = killed_at(Rule {
-        after: "FROM provider_connections",
-        on: "",
-        act: Act::HoldReply,
-        times: 1,
-    })
-    .await;
-    assert_eq!(attempts, LOST);
-    assert_eq!(asked, 1);
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_the_provider_is_asked() {
@@ -110,43 +98,56 @@ async fn killed_while_the_provider_is_asked() {
     assert_eq!(asked(), 6);
 }
 
+/// Killed while it acknowledges: the run is completed, and Redis still says that it is in work.
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_after_the_provider_and_before_the_completion() {
-    let (attempts, asked) = killed_at(Rule {
-        after: COMPLETING,
-        on: "",
+async fn killed_between_the_completion_and_the_acknowledgement() {
+    let mut scene = Scene::empty(
+        crate::postgres::TestDatabase::create().await,
+        verifyd::simulator::SimulatorOptions::default(),
+    )
+    .await;
+    let connection = scene.add(Scenario::Healthy, 1);
+    let (way, url) = Proxy::before(&scene.bench.redis_url).await;
+    way.at(Rule {
+        after: "",
+        // An argument of the acknowledging script, and of no other.
+        on: "\r\nDone\r\n",
         act: Act::HoldRequest,
         times: 1,
+    });
+    let mut killed = scene.serve_by("REDIS_URL", &url);
+    scene.record(1).await;
+    way.has_acted(1).await;
+    assert_eq!(scene.number(COMPLETED).await, 1);
+    killed.signal("KILL");
+    assert_eq!(killed.ended(), None);
+    way.cut();
+    let payloads = || payloads(&scene);
+    assert_eq!(payloads().await, 1);
+    // The hint is delivered again, and acknowledged; the run is not done again.
+    let _other = scene.bench.serve(&[]);
+    tokio::time::timeout(PATIENCE, async {
+        while payloads().await > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     })
-    .await;
-    assert_eq!(attempts, LOST);
-    assert_eq!(asked, 2);
+    .await
+    .expect("the hint is acknowledged in the end");
+    let ended = scene.ends_as_meant().await;
+    assert_eq!(ended[0].attempts, ["completed"]);
+    let tenant = &scene.members[&connection].entra_tenant_id;
+    let simulator = &scene.bench.simulator;
+    assert_eq!(simulator.calls_of(tenant, Endpoint::Organization), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_before_the_commit_of_the_completion() {
-    let (attempts, asked) = killed_at(Rule {
-        after: COMPLETING,
-        on: "COMMIT",
-        act: Act::HoldRequest,
-        times: 1,
-    })
-    .await;
-    assert_eq!(attempts, LOST);
-    assert_eq!(asked, 2);
-}
-
-/// And before the acknowledgement: the hint comes again.
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_after_the_commit_of_the_completion() {
-    let (attempts, asked) = killed_at(Rule {
-        after: COMPLETING,
-        on: "COMMIT",
-        act: Act::HoldReply,
-        times: 1,
-    })
-    .await;
-    assert_eq!((attempts, asked), (vec!["completed".to_owned()], 1));
+/// Hints in Redis that are not done with.
+async fn payloads(scene: &Scene) -> u64 {
+    let mut plain = crate::redis_support::connection(&scene.bench.redis_url).await;
+    redis::cmd("HLEN")
+        .arg(format!("{}:data", scene.bench.queue))
+        .query_async(&mut plain)
+        .await
+        .unwrap()
 }
 
 /// Stopped for longer than its lease while it asks the provider, and then it goes on.

@@ -1,18 +1,34 @@
-//! How long recovery takes with the default settings. Long, so they run by a flag only:
-//! `scripts/test --test faults -- --ignored --nocapture --test-threads 1`
-#![expect(clippy::print_stdout, reason = "what they are there for")]
+//! How long recovery takes: within what is promised, measured and told on standard error. The long
+//! forms have the default settings, the short ones the other scenarios' times.
 
 use crate::redis_support::{self, PrivateRedis};
-use crate::scene::{COMPLETED, RUNNING, Scene};
+use crate::scene::{COMPLETED, RUNNING, Scene, long, tell};
 use std::time::{Duration, Instant};
 
-/// Recorded before Redis loses everything.
-const RUNS: i64 = 300;
+/// `kill -9` of one of two: all that it worked on is completed by the other.
+const AFTER_A_KILL: Duration = Duration::from_secs(20);
+
+/// Everything in Redis is gone: all that was recorded is completed.
+const AFTER_A_LOSS: Duration = Duration::from_secs(40);
+
+/// The promise is about the default settings.
+fn keeps(promised: Duration, took: Duration) {
+    assert!(took < promised || !long(), "{took:?}");
+}
+
+/// Nothing else runs beside it, and its checks take so many seconds.
+async fn alone(seconds: f64) -> Scene {
+    let scene = Scene::slow(seconds).await.alone().await;
+    if long() {
+        scene.with_default_times()
+    } else {
+        scene
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes half a minute"]
 async fn kill_9_of_one_of_two_under_load_is_over_within_20_seconds() {
-    let scene = Scene::slow(2.0).await.with_default_times();
+    let scene = alone(2.0).await;
     let (first, _second) = scene.two();
     let producer = scene.producer();
     scene.completed_at_least(50).await;
@@ -38,27 +54,27 @@ async fn kill_9_of_one_of_two_under_load_is_over_within_20_seconds() {
     );
     scene.until(&open, |n| n == 0).await;
     let took = killed.elapsed();
-    println!(
+    tell(&format!(
         "kill -9 of one of two replicas: {} runs completed by the other after {:.1} s",
         lost.len(),
         took.as_secs_f64()
-    );
+    ));
     producer.stop().await;
     scene.ends_as_meant().await;
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    keeps(AFTER_A_KILL, took);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes half a minute"]
 async fn loss_of_all_of_redis_is_over_within_40_seconds() {
     let redis = PrivateRedis::start();
-    let mut scene = Scene::slow(1.5).await.with_default_times();
+    let mut scene = alone(1.0).await;
     scene.bench.redis_url = redis.url();
     let key = "REDIS_URL".to_owned();
     scene.bench.environment.insert(key, redis.url());
     let (_first, _second) = scene.two();
     // More than both have slots for, so that most wait in Redis when it loses them.
-    scene.record(RUNS).await;
+    let runs = 250;
+    scene.record(runs).await;
     let undelivered = "SELECT count(*) FROM operation_runs r WHERE r.status = 'queued'
          AND type = 'provider.connection.check' AND NOT EXISTS (
              SELECT FROM verifyd.run_deliveries d
@@ -74,16 +90,16 @@ async fn loss_of_all_of_redis_is_over_within_40_seconds() {
         .query_async(&mut plain)
         .await
         .unwrap();
-    assert!(waiting > 50, "only {waiting} hints were lost");
+    assert!(waiting > 0, "no hint was lost");
     let flushed = Instant::now();
-    let left = RUNS - scene.number(COMPLETED).await;
-    scene.completed_at_least(RUNS).await;
+    let left = runs - scene.number(COMPLETED).await;
+    scene.completed_at_least(runs).await;
     let took = flushed.elapsed();
-    println!(
+    tell(&format!(
         "loss of all of Redis with {waiting} hints: the {left} runs that were open are completed \
          after {:.1} s",
         took.as_secs_f64()
-    );
+    ));
     scene.ends_as_meant().await;
-    assert!(took < Duration::from_secs(40), "{took:?}");
+    keeps(AFTER_A_LOSS, took);
 }

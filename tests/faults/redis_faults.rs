@@ -2,11 +2,13 @@
 
 use crate::proxy::Proxy;
 use crate::redis_support::{self, PrivateRedis};
-use crate::scene::{COMPLETED, Scene, hint};
+use crate::scene::{COMPLETED, Scene, hint, long};
 use std::time::Duration;
 
 /// How long a server is away, where it is away for a while.
-const AWAY: Duration = Duration::from_secs(4);
+fn away() -> Duration {
+    Duration::from_secs(if long() { 30 } else { 4 })
+}
 
 /// A scene on a Redis of its own.
 async fn scene_with(redis: &PrivateRedis) -> Scene {
@@ -75,7 +77,7 @@ async fn redis_is_down_for_a_while_and_back() {
     scene.completed_at_least(20).await;
     redis.stop();
     let before = scene.number(COMPLETED).await;
-    tokio::time::sleep(AWAY).await;
+    tokio::time::sleep(away()).await;
     // It went on without.
     scene.completed_at_least(before + 20).await;
     redis.restart();
@@ -155,23 +157,106 @@ async fn redis_says_nothing_any_more() {
     scene.ends_as_meant().await;
 }
 
+/// As after a firewall has forgotten them: no side hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_passes_on_open_connections_to_redis_any_more() {
+    let scene = Scene::new().await;
+    let (way, url) = Proxy::before(&scene.bench.redis_url).await;
+    let worker = scene.serve_by("REDIS_URL", &url);
+    scene.record(5).await;
+    scene.ends_as_meant().await;
+    for _ in 0..3 {
+        way.freeze();
+        // It fetches again,
+        hint(&scene.bench.redis_url, &scene.bench.queue, &[1; 50]).await;
+        until_taken(&scene.bench.redis_url, &scene.bench.queue).await;
+        // and it sends again.
+        let sent = worker.metric("verifyd_hints_sent_total").await;
+        let until = std::time::Instant::now() + crate::bench::PATIENCE;
+        while worker.metric("verifyd_hints_sent_total").await < sent + 10.0 {
+            assert!(std::time::Instant::now() < until, "it does not send");
+            scene.record(1).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        scene.ends_as_meant().await;
+    }
+    assert_eq!(worker.get("/readyz").await.0, 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_has_no_memory_left() {
     let redis = PrivateRedis::start();
     let scene = scene_with(&redis).await;
-    let (first, _second) = scene.two();
+    let (first, second) = scene.two();
     scene.record(5).await;
     scene.ends_as_meant().await;
     let mut plain = redis_support::connection(&redis.url()).await;
     set_max_memory(&mut plain, "1").await;
-    scene.record(20).await;
-    scene.ends_as_meant().await;
+    // Over many sweeps. The server still tells how long the queue is.
+    for _ in 0..10 {
+        scene.record(2).await;
+        scene.ends_as_meant().await;
+    }
+    assert!(first.metric("verifyd_polling").await + second.metric("verifyd_polling").await > 0.0);
     set_max_memory(&mut plain, "0").await;
     hint(&redis.url(), &scene.bench.queue, &[1; 50]).await;
     until_taken(&redis.url(), &scene.bench.queue).await;
     scene.record(20).await;
     scene.ends_as_meant().await;
-    assert_eq!(first.get("/readyz").await.0, 200);
+    for daemon in [first, second] {
+        let until = std::time::Instant::now() + crate::bench::PATIENCE;
+        while daemon.metric("verifyd_polling").await > 0.0 {
+            assert!(std::time::Instant::now() < until, "it polls for ever");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(daemon.get("/readyz").await.0, 200);
+        for said in ["the queue is away", "the queue is back"] {
+            let lines = daemon.lines.lock().unwrap().clone();
+            let times = lines.iter().filter(|line| line.contains(said)).count();
+            assert!(times <= 1, "{}", lines.join("\n"));
+        }
+    }
+}
+
+/// No fetcher can register any more, though the server answers and takes hints.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_cannot_be_revived_ends_the_process() {
+    let redis = PrivateRedis::start();
+    let scene = scene_with(&redis).await;
+    let mut worker = scene
+        .bench
+        .serve(&[("VERIFYD__WORKER__CONSUMER_DEAD_AFTER", "12s")]);
+    scene.record(5).await;
+    scene.ends_as_meant().await;
+    let workers = format!("{}:workers", scene.bench.queue);
+    let mut plain = redis_support::connection(&redis.url()).await;
+    redis::pipe()
+        .atomic()
+        .del(&workers)
+        .set(&workers, "not a sorted set")
+        .exec_async(&mut plain)
+        .await
+        .unwrap();
+    // Until it ends, it takes them from the database.
+    scene.record(5).await;
+    scene.ends_as_meant().await;
+    assert_eq!(worker.ended(), Some(1));
+    let lines = worker.lines.lock().unwrap().clone();
+    let last = lines.last().unwrap();
+    assert!(
+        last.contains("the consumer of hints has shown no sign of life for"),
+        "{last}"
+    );
+    // Nothing is left behind.
+    redis::cmd("DEL")
+        .arg(&workers)
+        .exec_async(&mut plain)
+        .await
+        .unwrap();
+    let again = scene.bench.serve(&[]);
+    scene.record(5).await;
+    scene.ends_as_meant().await;
+    assert_eq!(again.get("/readyz").await.0, 200);
 }
 
 async fn set_max_memory(plain: &mut redis::aio::MultiplexedConnection, bytes: &str) {
@@ -182,9 +267,9 @@ async fn set_max_memory(plain: &mut redis::aio::MultiplexedConnection, bytes: &s
         .unwrap();
 }
 
-/// Hints that wait before the workers start. More by hand: see docs/testing.md.
+/// Hints that wait before the workers start.
 fn many() -> usize {
-    std::env::var("VERIFYD_TEST_HINTS").map_or(3_000, |n| n.parse().unwrap())
+    if long() { 20_000 } else { 3_000 }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,6 +296,32 @@ async fn thousands_of_hints_wait() {
     for run in &ended {
         assert!(run.at_once(), "{run:?}");
     }
+}
+
+/// Far more runs than places: what waits, waits in the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_grows_no_longer_than_it_may() {
+    let scene = Scene::slow(0.4).await;
+    let _worker = scene.bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", "4"),
+        ("VERIFYD__RECONCILER__BATCH", "5"),
+        ("VERIFYD__RECONCILER__REDELIVER_BELOW", "2"),
+        ("VERIFYD__RECONCILER__DELIVER_BELOW", "10"),
+    ]);
+    scene.record(80).await;
+    let mut plain = redis_support::connection(&scene.bench.redis_url).await;
+    let mut longest = 0;
+    while scene.number(COMPLETED).await < 80 {
+        let depth: u64 = redis::cmd("LLEN")
+            .arg(format!("{}:active", scene.bench.queue))
+            .query_async(&mut plain)
+            .await
+            .unwrap();
+        longest = longest.max(depth);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!((5..15).contains(&longest), "{longest}");
+    scene.ends_as_meant().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,9 +6,11 @@ use crate::postgres::TestDatabase;
 use crate::redis_support;
 use sqlx::{Connection as _, PgConnection};
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
@@ -59,9 +61,31 @@ pub struct Member {
     pub outcome: &'static str,
 }
 
+/// Every scene is on this stage, beside others or alone.
+static STAGE: RwLock<()> = RwLock::const_new(());
+
+#[expect(dead_code, reason = "held until the scene ends")]
+enum Place {
+    Beside(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+    Nowhere,
+}
+
+/// Whether the long forms are asked for: `.ci/run` does.
+pub fn long() -> bool {
+    std::env::var_os("VERIFYD_TEST_LONG").is_some_and(|value| !value.is_empty())
+}
+
+/// Says what was measured, on standard error, past the test runner that keeps what passing tests
+/// print.
+pub fn tell(what: &str) {
+    let _ = writeln!(std::io::stderr(), "measured: {what}");
+}
+
 pub struct Scene {
     pub bench: Bench,
     pub members: BTreeMap<i64, Member>,
+    place: Place,
 }
 
 impl Scene {
@@ -98,15 +122,25 @@ impl Scene {
     }
 
     pub async fn empty(database: TestDatabase, options: SimulatorOptions) -> Self {
+        let place = Place::Beside(STAGE.read().await);
         let mut bench = Bench::on(database, options).await;
         for (key, value) in QUICK {
             bench.environment.insert(key.to_owned(), value.to_owned());
         }
         oracle::watch(&bench).await;
         Self {
+            place,
             bench,
             members: BTreeMap::new(),
         }
+    }
+
+    /// Waits until all other scenes have ended, and lets none begin before this one has ended: for
+    /// measurements.
+    pub async fn alone(mut self) -> Self {
+        self.place = Place::Nowhere;
+        self.place = Place::Alone(STAGE.write().await);
+        self
     }
 
     /// Without the shorter times.
@@ -220,7 +254,8 @@ impl Scene {
     }
 }
 
-async fn record(
+/// Records so many runs of each of these connections.
+pub async fn record(
     sql: &mut PgConnection,
     connections: &[i64],
     of_each: i64,
@@ -248,13 +283,14 @@ impl Producer {
 
 /// Sends hints with the published script, as another application does: one for each entry.
 pub async fn hint(redis_url: &str, queue: &str, runs: &[i64]) {
-    let mut redis = redis_support::connection(redis_url).await;
+    try_hint(redis_url, queue, runs).await.unwrap();
+}
+
+/// The same where Redis may be away.
+pub async fn try_hint(redis_url: &str, queue: &str, runs: &[i64]) -> redis::RedisResult<()> {
+    let mut redis = redis_support::try_connection(redis_url).await?;
     let script = redis::Script::new(include_str!("../../contracts/enqueue.lua"));
-    script
-        .prepare_invoke()
-        .load_async(&mut redis)
-        .await
-        .unwrap();
+    script.prepare_invoke().load_async(&mut redis).await?;
     for part in runs.chunks(500) {
         let mut pipeline = redis::pipe();
         for run in part {
@@ -267,6 +303,7 @@ pub async fn hint(redis_url: &str, queue: &str, runs: &[i64]) {
                 .arg(format!(r#"{{"v":1,"operation_run_id":{run}}}"#))
                 .arg(1);
         }
-        pipeline.exec_async(&mut redis).await.unwrap();
+        pipeline.exec_async(&mut redis).await?;
     }
+    Ok(())
 }

@@ -12,7 +12,16 @@ const LAYERS: &[(&str, Option<&[&str]>)] = &[
     ("engine", Some(&["domain", "ports", "engine"])),
     ("store", Some(&["domain", "ports", "store"])),
     ("queue", Some(&["domain", "ports", "queue"])),
-    ("provider", Some(&["domain", "ports", "provider"])),
+    (
+        "provider",
+        Some(&["domain", "ports", "outbound", "provider"]),
+    ),
+    (
+        "webhooks",
+        Some(&["domain", "ports", "outbound", "webhooks"]),
+    ),
+    // What calls to the outside have in common; it knows nothing of verifyd.
+    ("outbound", Some(&["outbound"])),
     ("credentials", Some(&["domain", "ports", "credentials"])),
     // It imitates the world outside: it must not share code with what it is there to test.
     ("simulator", Some(&["domain", "ports::clock", "simulator"])),
@@ -21,6 +30,8 @@ const LAYERS: &[(&str, Option<&[&str]>)] = &[
     ("telemetry", None),
     ("http", None),
     ("cli", None),
+    // The surface for applications in Rust.
+    ("producer", None),
     ("app", None),
 ];
 
@@ -33,7 +44,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("redis", &["queue"]),
     ("axum", &["http", "simulator"]),
     // In the CLI for `verifyd healthcheck`.
-    ("reqwest", &["provider", "cli"]),
+    ("reqwest", &["outbound", "provider", "webhooks", "cli"]),
     ("clap", &["cli", "config"]),
     ("comfy_table", &["cli"]),
     ("indicatif", &["cli"]),

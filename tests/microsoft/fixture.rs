@@ -32,6 +32,7 @@ pub fn settings(login: &str, graph: &str) -> MicrosoftSettings {
         request_timeout: Duration::from_secs(20),
         max_response_bytes: 100_000,
         max_pages: 20,
+        max_resources: 50,
         max_attempts_per_request: 3,
         retry_base_delay: Duration::from_millis(1),
         retry_max_delay: Duration::from_millis(4),

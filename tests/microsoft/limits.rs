@@ -76,6 +76,31 @@ async fn pages_have_an_end() {
 }
 
 #[tokio::test]
+async fn an_application_with_roles_on_too_many_resources_is_not_followed() {
+    for (resources, max, expected) in [(3, 3, None), (4, 3, Some(Reason::ResponseTooLarge))] {
+        let directory = Directory::start(HEALTH).await;
+        let assignments: Vec<_> = (1..=resources)
+            .map(|n| {
+                let id = uuid::Uuid::from_u128(n);
+                json!({"appRoleId": id, "resourceId": id})
+            })
+            .collect();
+        directory.script(move |seen| {
+            (seen.call == "assignments").then(|| Reply::json(200, &json!({"value": assignments})))
+        });
+        let mut settings = settings(directory.base(), directory.base());
+        settings.max_resources = max;
+        let found = run(&provider_with(&settings), &target("health_check")).await;
+        let (_, reason) = found.status(INVENTORY);
+        assert_eq!(
+            reason == Some(Reason::ResponseTooLarge),
+            expected.is_some(),
+            "{reason:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn large_answers_are_cut_off() {
     let padding = "x".repeat(200_000);
     let mut large = Reply::json(200, &json!({"value": [], "padding": padding}));

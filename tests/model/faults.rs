@@ -85,23 +85,31 @@ fn faults_of_worker(s: &State, w: usize, steps: &mut Vec<Action>) {
     if !worker.stopping {
         steps.push(Action::Terminate(w));
     }
-    match worker.step {
-        Step::Idle | Step::SeenQueued(_) | Step::SeenCurrent(_) => {}
-        Step::Fetched(_) => {
-            steps.extend([Action::FetchedHintLost(w), Action::ClaimReplyLost(w)]);
-        }
-        Step::Claimed(claim) => {
-            steps.extend([Action::Lose(w), Action::Fail(w)]);
-            if claim.exhausted {
-                steps.push(Action::CompleteReplyLost(w));
+    for (k, step) in worker.slots.iter().enumerate() {
+        let slot = (w, k);
+        match step {
+            Step::Idle | Step::SeenQueued(_) | Step::SeenCurrent(_) | Step::Unnoted(_) => {}
+            Step::Fetched(_) => {
+                steps.extend([Action::FetchedHintLost(slot), Action::ClaimReplyLost(slot)]);
             }
+            Step::Waiting(_) => {
+                if worker.is_alone() {
+                    steps.push(Action::ClaimReplyLost(slot));
+                }
+            }
+            Step::Claimed(claim) => {
+                steps.extend([Action::Lose(slot), Action::Fail(slot)]);
+                if claim.exhausted {
+                    steps.push(Action::CompleteReplyLost(slot));
+                }
+            }
+            Step::Answered(_) => steps.extend([
+                Action::Lose(slot),
+                Action::Fail(slot),
+                Action::Throttle(slot),
+                Action::CompleteReplyLost(slot),
+                Action::ReleaseReplyLost(slot),
+            ]),
         }
-        Step::Answered(_) => steps.extend([
-            Action::Lose(w),
-            Action::Fail(w),
-            Action::Throttle(w),
-            Action::CompleteReplyLost(w),
-            Action::ReleaseReplyLost(w),
-        ]),
     }
 }

@@ -1,7 +1,7 @@
 //! What is promised, judged from outside: by what a step changed, not by what it tested.
 
 use crate::protocol::{Action, Protocol};
-use crate::state::{Attempt, Beat, Broken, Holder, RUNS, State, Status, Step, WORKERS};
+use crate::state::{Attempt, Beat, Broken, Holder, RUNS, State, Status, Step};
 use crate::store::Store;
 use stateright::Property;
 
@@ -11,16 +11,20 @@ pub const CURRENT_TOKEN: &str = "only the current token writes";
 pub const TAKEOVER: &str = "a takeover only after the lease ended or was released";
 pub const ATTEMPTS: &str = "the provider is asked at most N times";
 pub const WAIT: &str = "a wait that was asked for is kept";
+pub const CLAIMS: &str = "a run is claimed a bounded number of times";
+pub const SPARED: &str = "a poison run never costs another one all its attempts";
 pub const QUIESCENT: &str = "a quiescent state is terminal";
 
 pub const ALL_SPENT: &str = "all attempts are spent";
 pub const OVERTAKEN: &str = "a worker is overtaken";
 pub const TOO_LATE: &str = "a worker comes too late";
 pub const LEFT_ALIVE: &str = "a live worker has left its attempt";
+pub const WAITING: &str = "a run waits to be alone";
+pub const LAST_RESORT: &str = "a run comes to the last resort";
 pub const QUEUE_AWAY: &str = "a run is completed without the queue";
 
 /// Writes into `after` what must not have happened.
-pub fn judge(before: &State, action: Action, after: &mut State) {
+pub fn judge(model: &Protocol, before: &State, action: Action, after: &mut State) {
     let mut broken = Broken::default();
     for r in 0..RUNS {
         let (old, new) = (&before.runs[r], &after.runs[r]);
@@ -43,7 +47,9 @@ pub fn judge(before: &State, action: Action, after: &mut State) {
             && writer.is_none()
             && old.status == Status::Running
         {
-            broken.taken_over_alive |= !lease_has_ended(before, open);
+            let given_up = matches!(action, Action::Disown(w) if open.holder == Holder::Process(w))
+                && before.is_held(r, open.token).is_none();
+            broken.taken_over_alive |= !given_up && !lease_has_ended(before, open);
         }
 
         let waited = old.delivery.is_some_and(|delivery| delivery.waits);
@@ -52,22 +58,29 @@ pub fn judge(before: &State, action: Action, after: &mut State) {
             && !waits
             && action != Action::NotBeforePasses(r)
             && new.status != Status::Completed;
+
+        // Each claim is completed, counts, is futile, or met a fault; a process that is told to stop
+        // may give back as many as it has slots.
+        let limit = model.store.max_attempts + model.store.max_futile + 1;
+        let met = (model.faults - after.faults) * u8::try_from(model.slots).unwrap();
+        broken.claimed_too_often |= new.last > limit + met;
+        broken.taken_by_poison |= new.taken >= model.store.max_attempts;
     }
     after.broken = broken;
 }
 
 /// The token with which this step ends work on run `r`.
 fn writer(before: &State, action: Action, r: usize) -> Option<u8> {
-    let w = match action {
-        Action::Complete(w)
-        | Action::CompleteReplyLost(w)
-        | Action::Release(w, _)
-        | Action::ReleaseReplyLost(w)
-        | Action::Throttle(w)
-        | Action::Fail(w) => w,
+    let (w, k) = match action {
+        Action::Complete(slot)
+        | Action::CompleteReplyLost(slot)
+        | Action::Release(slot, _)
+        | Action::ReleaseReplyLost(slot)
+        | Action::Throttle(slot)
+        | Action::Fail(slot) => slot,
         _ => return None,
     };
-    let claim = before.workers[w].step.claim()?;
+    let claim = before.workers[w].slots[k].claim()?;
     (claim.run == r).then_some(claim.token)
 }
 
@@ -81,7 +94,8 @@ fn lease_has_ended(s: &State, open: Attempt) -> bool {
 }
 
 fn holds(s: &State, test: impl Fn(Step) -> bool) -> bool {
-    s.workers.iter().any(|worker| test(worker.step))
+    let mut steps = s.workers.iter().flat_map(|worker| worker.slots);
+    steps.any(test)
 }
 
 /// A worker that works with a token while somebody else has a newer one.
@@ -116,6 +130,8 @@ pub fn promises() -> Vec<Property<Protocol>> {
                 .iter()
                 .all(|run| run.asked <= limit && run.spent <= limit)
         }),
+        Property::always(CLAIMS, |_, s: &State| !s.broken.claimed_too_often),
+        Property::always(SPARED, |_, s: &State| !s.broken.taken_by_poison),
         Property::always(WAIT, |_, s: &State| !s.broken.wait_cut_short),
         Property::always(QUIESCENT, |m: &Protocol, s: &State| {
             s.broken.any() || m.is_terminal(s) || !m.is_quiescent(s)
@@ -134,12 +150,21 @@ pub fn signs() -> Vec<Property<Protocol>> {
         Property::sometimes(
             "both workers hold a hint of the same run",
             |_, s: &State| {
-                matches!(
-                    [s.workers[0].step, s.workers[1].step],
-                    [Step::Fetched(a), Step::Fetched(b)] if a == b
-                )
+                let hints = s.workers.map(|worker| {
+                    let mut slots = worker.slots.into_iter();
+                    slots.find(|step| matches!(step, Step::Fetched(_)))
+                });
+                hints[0].is_some() && hints[0] == hints[1]
             },
         ),
+        Property::sometimes(WAITING, |_, s: &State| {
+            holds(s, |step| matches!(step, Step::Waiting(_)))
+        }),
+        Property::sometimes(LAST_RESORT, |_, s: &State| {
+            holds(s, |step| {
+                step.claim().is_some_and(|claim| claim.last_resort)
+            })
+        }),
         Property::sometimes(QUEUE_AWAY, |m: &Protocol, s: &State| {
             s.queue_away && m.is_terminal(s)
         }),
@@ -153,9 +178,7 @@ pub fn signs() -> Vec<Property<Protocol>> {
             })
         }),
         Property::sometimes("everything has come to its end", |m: &Protocol, s| {
-            m.is_terminal(s)
-                && (0..WORKERS).all(|w| s.workers[w].step == Step::Idle)
-                && m.is_quiescent(s)
+            m.is_terminal(s) && !holds(s, |step| step != Step::Idle) && m.is_quiescent(s)
         }),
     ]
 }

@@ -13,10 +13,10 @@ mod store;
 
 use faults::Scope;
 use history::{
-    ALL_SPENT, ATTEMPTS, CURRENT_TOKEN, LEFT_ALIVE, ONE_TERMINAL_WRITE, OVERTAKEN, QUEUE_AWAY,
-    QUIESCENT, TAKEOVER, TERMINAL_IS_FINAL, TOO_LATE, WAIT,
+    ALL_SPENT, ATTEMPTS, CLAIMS, CURRENT_TOKEN, LAST_RESORT, LEFT_ALIVE, ONE_TERMINAL_WRITE,
+    OVERTAKEN, QUEUE_AWAY, QUIESCENT, SPARED, TAKEOVER, TERMINAL_IS_FINAL, TOO_LATE, WAIT, WAITING,
 };
-use protocol::Protocol;
+use protocol::{Poison, Protocol};
 use stateright::{Checker, Expectation, Model};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -78,21 +78,68 @@ fn faults() -> u8 {
 #[test]
 fn every_promise_holds_under_any_faults() {
     let faults = faults();
-    let unseen: &[_] = if faults < 3 { &[ALL_SPENT] } else { &[] };
+    let unseen: &[_] = match faults {
+        0..3 => &[ALL_SPENT, LAST_RESORT],
+        3..6 => &[LAST_RESORT],
+        _ => &[],
+    };
     assert_holds("any faults", Protocol::new(1, faults), unseen);
+}
+
+/// Processes look for attempts that they have lost sight of at any moment, also in vain.
+#[test]
+fn every_promise_holds_whenever_a_process_looks() {
+    let protocol = Protocol::new(1, 1).curious();
+    let unseen = [ALL_SPENT, LAST_RESORT, WAITING];
+    assert_holds("curious", protocol, &unseen);
 }
 
 #[test]
 fn every_promise_holds_when_all_attempts_are_spent() {
     let protocol = Protocol::new(1, 3).only(Scope::Attempts);
-    assert_holds("lost attempts", protocol, &[QUEUE_AWAY]);
+    assert_holds("lost attempts", protocol, &[QUEUE_AWAY, LAST_RESORT]);
 }
 
 #[test]
 fn every_promise_holds_for_two_runs() {
     let protocol = Protocol::new(2, 1).only(Scope::Crashes);
-    let unseen = [ALL_SPENT, QUEUE_AWAY, LEFT_ALIVE, OVERTAKEN, TOO_LATE];
+    let unseen = [
+        ALL_SPENT,
+        LAST_RESORT,
+        QUEUE_AWAY,
+        LEFT_ALIVE,
+        OVERTAKEN,
+        TOO_LATE,
+        WAITING,
+    ];
     assert_holds("two runs", protocol, &unseen);
+}
+
+/// A run that kills whoever works on it comes to its end all the same.
+#[test]
+fn every_promise_holds_for_a_poison_run() {
+    let protocol = Protocol::new(1, 1).only(Scope::Crashes);
+    let disturbed = [QUEUE_AWAY, LEFT_ALIVE, OVERTAKEN, TOO_LATE];
+    assert_holds("poison", protocol.poisoned(Poison::Completed), &disturbed);
+    let unseen = [&disturbed[..], &[LAST_RESORT]].concat();
+    assert_holds("poison, asked", protocol.poisoned(Poison::Asked), &unseen);
+}
+
+/// And so does the run beside it, in processes that work on both at a time.
+#[test]
+fn every_promise_holds_beside_a_poison_run() {
+    let unseen = [LEFT_ALIVE, OVERTAKEN, TOO_LATE];
+    let protocol = beside_poison(Poison::Completed);
+    assert_holds("beside poison", protocol, &unseen);
+    let unseen = [&unseen[..], &[LAST_RESORT]].concat();
+    let protocol = beside_poison(Poison::Asked);
+    assert_holds("beside poison, asked", protocol, &unseen);
+}
+
+/// Two runs in processes of two slots. Fewer attempts than elsewhere: there are states enough.
+fn beside_poison(poison: Poison) -> Protocol {
+    let protocol = Protocol::new(2, 0).slots(2).attempts(2, 1);
+    protocol.polling().poisoned(poison)
 }
 
 #[test]
@@ -100,6 +147,7 @@ fn nothing_goes_on_for_ever() {
     for (name, protocol) in [
         ("any faults", Protocol::new(1, 2)),
         ("lost attempts", Protocol::new(1, 3).only(Scope::Attempts)),
+        ("poison", Protocol::new(1, 0).poisoned(Poison::Completed)),
     ] {
         let edges = progress::sure_steps(&protocol);
         let left = progress::left_by_peeling(&edges);
@@ -120,12 +168,17 @@ fn a_cycle_is_seen() {
 #[test]
 fn without_its_mechanism_a_promise_is_broken() {
     use Mechanism::{
-        AttemptLimit, ClaimCompareAndSet, FirstDelivery, LeaseCheck, LockBeforeTokenCheck, Reclaim,
-        Redelivery, StatusCheckOfComplete, StatusCheckOfRelease, TokenCheck, WaitKept,
+        AttemptLimit, ClaimCompareAndSet, DatabaseFirst, Disown, DisownTokenCheck, ExhaustedAlone,
+        FirstDelivery, LastChanceAlone, LastResort, LeaseCheck, LockBeforeTokenCheck,
+        NotedBeforeClaim, Reclaim, Redelivery, StatusCheckOfComplete, StatusCheckOfRelease,
+        TokenCheck, WaitKept,
     };
     let any = Protocol::new(1, 1);
     let outside = Protocol::new(1, 2).only(Scope::Outside);
     let losses = Protocol::new(1, 3).only(Scope::Crashes);
+    let deadly = Protocol::new(1, 0).poisoned(Poison::Completed);
+    let beside_asked = beside_poison(Poison::Asked);
+    let beside_completed = beside_poison(Poison::Completed);
     let mutants: &[(Mechanism, Protocol, &[&'static str])] = &[
         (TokenCheck, any, &[CURRENT_TOKEN]),
         (LockBeforeTokenCheck, any, &[CURRENT_TOKEN]),
@@ -138,6 +191,13 @@ fn without_its_mechanism_a_promise_is_broken() {
         (FirstDelivery, any, &[QUIESCENT]),
         (WaitKept, any, &[WAIT]),
         (AttemptLimit, losses, &[ATTEMPTS]),
+        (LastChanceAlone, beside_asked, &[SPARED]),
+        (ExhaustedAlone, beside_completed, &[SPARED]),
+        (LastResort, deadly, &[CLAIMS]),
+        (Disown, any, &[QUIESCENT]),
+        (DisownTokenCheck, any.curious(), &[TAKEOVER]),
+        (NotedBeforeClaim, any.curious(), &[TAKEOVER]),
+        (DatabaseFirst, any.curious(), &[TAKEOVER]),
     ];
     let mut wrong = Vec::new();
     for &(mechanism, protocol, promises) in mutants {
@@ -165,6 +225,7 @@ fn the_transitions_have_the_names_of_the_stores_functions() {
         "run",
         "runs",
         "attempts",
+        "open_attempts",
         "workers",
         "counts",
         "latest_report",

@@ -4,10 +4,14 @@
 use crate::faults::Scope;
 use crate::history;
 use crate::state::{
-    Beat, Delivered, Delivery, Holder, Process, Reconciler, State, Status, Step, WORKERS,
+    Answer, Beat, Claim, Delivered, Delivery, Holder, Process, RUNS, Reconciler, State, Status,
+    Step, WORKERS,
 };
 use crate::store::{End, Mechanism, Store, send};
 use stateright::{Model, Property};
+
+/// A worker, and which of its slots.
+pub type Slot = (usize, usize);
 
 /// One step. Those that call the store have the name of its function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,13 +23,21 @@ pub enum Action {
     Submit(usize),
 
     Fetch(usize, usize),
-    Claim(usize),
+    Claim(Slot),
     /// The provider is called and answers.
-    Ask(usize),
-    Complete(usize),
-    Release(usize, End),
+    Ask(Slot),
+    Complete(Slot),
+    Release(Slot, End),
+    /// The worker is told to stop, so it waits no longer for a run to be alone.
+    GiveUp(Slot),
+    /// The poison run kills the worker that works on it.
+    Die(Slot),
+    /// The process asks for its open attempts.
+    Look(usize),
+    /// It lets go of those that it does not work on.
+    Disown(usize),
     /// The worker drops what it holds, as its heartbeat does not get through.
-    Fence(usize),
+    Fence(Slot),
     Beat(usize),
     Retire(usize),
     /// A supervisor starts the process again.
@@ -49,6 +61,10 @@ pub enum Action {
 
     Resume(usize),
     QueueIsBack,
+    /// Another run that has to be alone takes too long: the hint is left.
+    WaitTooLong(Slot),
+    /// `Look` where nothing is amiss.
+    LookInVain(usize),
 
     Crash(usize),
     Pause(usize),
@@ -57,15 +73,15 @@ pub enum Action {
     /// SIGTERM. What is in work is completed or released, as the grace period will have it.
     Terminate(usize),
     /// The database cannot be reached: what the worker has begun is left, its hint is tried again.
-    Lose(usize),
+    Lose(Slot),
     /// The commit took place, its answer did not arrive.
-    ClaimReplyLost(usize),
-    CompleteReplyLost(usize),
-    ReleaseReplyLost(usize),
+    ClaimReplyLost(Slot),
+    CompleteReplyLost(Slot),
+    ReleaseReplyLost(Slot),
     /// The provider asks to wait for longer than an attempt may.
-    Throttle(usize),
+    Throttle(Slot),
     /// Something of verifyd's own fails.
-    Fail(usize),
+    Fail(Slot),
     /// The attempt takes longer than its deadline although its process lives.
     Overrun(usize),
     ProducerCrash(usize),
@@ -75,7 +91,7 @@ pub enum Action {
     /// Also a forged one.
     HintDuplicated(usize),
     /// The hint was fetched and then forgotten.
-    FetchedHintLost(usize),
+    FetchedHintLost(Slot),
     QueueWiped,
     QueueAway,
     /// The other application puts a run in work back to `queued`.
@@ -108,6 +124,10 @@ impl Action {
             | Self::Ask(_)
             | Self::Complete(_)
             | Self::Release(..)
+            | Self::GiveUp(_)
+            | Self::Die(_)
+            | Self::Look(_)
+            | Self::Disown(_)
             | Self::Fence(_)
             | Self::Beat(_)
             | Self::Retire(_)
@@ -119,19 +139,39 @@ impl Action {
             | Self::Undeliver
             | Self::LeaseEnds(_)
             | Self::OrphanedLeaseEnds(_)
-            | Self::DeadlinePasses(_)
             | Self::NotBeforePasses(_)
             | Self::RedeliverAfterPasses(_) => Kind::Sure,
-            Self::Resume(_) | Self::QueueIsBack => Kind::Perhaps,
+            Self::Resume(_)
+            | Self::QueueIsBack
+            | Self::WaitTooLong(_)
+            | Self::LookInVain(_)
+            | Self::DeadlinePasses(_) => Kind::Perhaps,
             _ => Kind::Fault,
         }
     }
+}
+
+/// When the first run kills each worker that works on it. The last resort reads nothing of it, and so
+/// is not killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poison {
+    /// While the provider is asked.
+    Asked,
+    /// When it is to be completed.
+    Completed,
 }
 
 /// The protocol with its bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Protocol {
     pub runs: usize,
+    /// Runs that a process works on at a time.
+    pub slots: usize,
+    pub poison: Option<Poison>,
+    /// Processes ask for their open attempts at any time, not only when they have lost sight of one.
+    pub curious: bool,
+    /// The queue is away from the beginning, so that there are fewer states.
+    pub polling: bool,
     /// Faults in one history, in any order and combination.
     pub faults: u8,
     pub scope: Scope,
@@ -143,13 +183,48 @@ impl Protocol {
     pub fn new(runs: usize, faults: u8) -> Self {
         Self {
             runs,
+            slots: 1,
+            poison: None,
+            curious: false,
+            polling: false,
             faults,
             scope: Scope::Any,
             store: Store {
                 max_attempts: 3,
+                max_futile: 3,
                 without: None,
             },
         }
+    }
+
+    /// The same with a first run that kills its workers.
+    pub fn poisoned(self, poison: Poison) -> Self {
+        let poison = Some(poison);
+        Self { poison, ..self }
+    }
+
+    /// The same with processes that ask for their open attempts at any time.
+    pub fn curious(self) -> Self {
+        let curious = true;
+        Self { curious, ..self }
+    }
+
+    /// The same with fewer attempts.
+    pub fn attempts(mut self, max_attempts: u8, max_futile: u8) -> Self {
+        self.store.max_attempts = max_attempts;
+        self.store.max_futile = max_futile;
+        self
+    }
+
+    /// The same where nobody but the sweep says what is to be done.
+    pub fn polling(self) -> Self {
+        let polling = true;
+        Self { polling, ..self }
+    }
+
+    /// The same with so many runs in work in a process.
+    pub fn slots(self, slots: usize) -> Self {
+        Self { slots, ..self }
     }
 
     /// The same with such faults only.
@@ -194,7 +269,7 @@ impl Protocol {
             Reconciler::Sweeping { .. } => steps.push(Action::MarkDeliveries),
             Reconciler::Delivering { .. } if !s.queue_away => steps.push(Action::Deliver),
             Reconciler::Delivering { due } => {
-                let free: Vec<usize> = (0..WORKERS).filter(|&w| s.is_free(w)).collect();
+                let free: Vec<usize> = (0..WORKERS).filter(|&w| s.is_free(w, self.slots)).collect();
                 for r in (0..self.runs).filter(|r| due & 1 << r != 0) {
                     steps.extend(free.iter().map(|&w| Action::TakeDirectly(w, r)));
                 }
@@ -208,22 +283,17 @@ impl Protocol {
     fn steps_of_run(&self, s: &State, r: usize, steps: &mut Vec<Action>) {
         let run = &s.runs[r];
         if run.status == Status::Absent {
-            steps.extend([Action::Insert(r), Action::Record(r)]);
+            steps.push(Action::Insert(r));
+            if !self.polling {
+                steps.push(Action::Record(r));
+            }
         }
         if run.unsent {
             steps.push(Action::Submit(r));
         }
-        if let Some(open) = run.open {
-            if open.holder == (Holder::Gone { beat: Beat::Fresh }) {
-                steps.push(Action::OrphanedLeaseEnds(r));
-            }
-            // Who works on it ends before the deadline by limits of its own, unless it is paused.
-            let worked_on = s
-                .is_held(r, open.token)
-                .is_some_and(|w| s.workers[w].process == Process::Up);
-            if !open.overdue && !worked_on {
-                steps.push(Action::DeadlinePasses(r));
-            }
+        let orphaned = Holder::Gone { beat: Beat::Fresh };
+        if run.open.is_some_and(|open| open.holder == orphaned) {
+            steps.push(Action::OrphanedLeaseEnds(r));
         }
         if let Some(delivery) = run.delivery {
             if delivery.waits {
@@ -251,42 +321,115 @@ impl Protocol {
         }
         if worker.fenced {
             steps.push(Action::Beat(w));
-            if worker.step.claim().is_some() {
-                steps.push(Action::Fence(w));
-            }
         }
-        match worker.step {
-            Step::Idle => {
-                if worker.stopping {
-                    steps.push(Action::Retire(w));
+        if worker.stopping && worker.slots.iter().all(|step| *step == Step::Idle) {
+            steps.push(Action::Retire(w));
+        }
+        if s.is_free(w, self.slots) && !s.queue_away {
+            let waiting = (0..self.runs).filter(|&r| s.runs[r].hints > 0);
+            steps.extend(waiting.map(|r| Action::Fetch(w, r)));
+        }
+        if worker.looked != [0; RUNS] || worker.noted.is_some() {
+            steps.push(Action::Disown(w));
+        } else if self.store.has(Mechanism::Disown) && self.has_lost_sight(s, w) {
+            // Where nobody is curious the two are one step, so that there are fewer states.
+            steps.push(if self.curious {
+                Action::Look(w)
+            } else {
+                Action::Disown(w)
+            });
+        }
+        for (k, &step) in worker.slots.iter().enumerate() {
+            self.steps_of_slot(s, (w, k), step, steps);
+        }
+    }
+
+    fn steps_of_slot(&self, s: &State, slot: Slot, step: Step, steps: &mut Vec<Action>) {
+        let worker = &s.workers[slot.0];
+        match step {
+            Step::Idle => {}
+            Step::Fetched(_) | Step::SeenQueued(_) | Step::Unnoted(_) => {
+                steps.push(Action::Claim(slot));
+            }
+            Step::Waiting(_) if worker.stopping => steps.push(Action::GiveUp(slot)),
+            Step::Waiting(_) => {
+                if worker.is_alone() {
+                    steps.push(Action::Claim(slot));
                 }
-                if s.is_free(w) && !s.queue_away {
-                    let waiting = (0..self.runs).filter(|&r| s.runs[r].hints > 0);
-                    steps.extend(waiting.map(|r| Action::Fetch(w, r)));
+            }
+            Step::Claimed(claim) if !claim.exhausted => {
+                if self.kills(claim, Poison::Asked) {
+                    steps.push(Action::Die(slot));
+                } else {
+                    steps.push(Action::Ask(slot));
                 }
             }
-            Step::Fetched(_) | Step::SeenQueued(_) => steps.push(Action::Claim(w)),
-            Step::Claimed(claim) if !claim.exhausted => steps.push(Action::Ask(w)),
-            Step::Claimed(_) | Step::Answered(_) | Step::SeenCurrent(_) => {
-                steps.push(Action::Complete(w));
+            Step::Claimed(claim) | Step::Answered(claim) | Step::SeenCurrent(claim) => {
+                if self.kills(claim, Poison::Completed) {
+                    steps.push(Action::Die(slot));
+                } else {
+                    steps.push(Action::Complete(slot));
+                }
             }
         }
-        if worker.stopping && worker.step.claim().is_some() {
-            steps.push(Action::Release(w, End::Shutdown));
+        if step.claim().is_some() {
+            if worker.fenced {
+                steps.push(Action::Fence(slot));
+            }
+            if worker.stopping {
+                steps.push(Action::Release(slot, End::Shutdown));
+            }
         }
+    }
+
+    fn kills(&self, claim: Claim, poison: Poison) -> bool {
+        self.poison == Some(poison) && claim.run == 0 && !claim.last_resort
+    }
+
+    /// Whether a process has open attempts at running runs that it does not work on.
+    fn has_lost_sight(&self, s: &State, w: usize) -> bool {
+        let known = s.workers[w].tokens();
+        let open = Store::open_attempts(s, w);
+        (0..self.runs).any(|r| open[r] > 0 && known[r] == 0 && s.runs[r].status == Status::Running)
     }
 
     fn perhaps(&self, s: &State, steps: &mut Vec<Action>) {
-        if s.queue_away {
+        if s.queue_away && !self.polling {
             steps.push(Action::QueueIsBack);
         }
-        let paused = (0..WORKERS).filter(|&w| s.workers[w].process == Process::Paused);
-        steps.extend(paused.map(Action::Resume));
+        for (w, worker) in s.workers.iter().enumerate() {
+            match worker.process {
+                Process::Paused => steps.push(Action::Resume(w)),
+                Process::Down => {}
+                Process::Up => {
+                    let waiting = (0..).zip(&worker.slots);
+                    steps.extend(
+                        waiting
+                            .filter(|(_, step)| matches!(step, Step::Waiting(_)))
+                            .map(|(k, _)| Action::WaitTooLong((w, k))),
+                    );
+                    let idle = worker.looked == [0; RUNS] && worker.noted.is_none();
+                    if self.curious && idle && self.store.has(Mechanism::Disown) {
+                        steps.push(Action::LookInVain(w));
+                    }
+                }
+            }
+        }
+        for r in 0..self.runs {
+            let Some(open) = s.runs[r].open else { continue };
+            // Who works on it ends before the deadline by limits of its own, unless it is paused.
+            let worked_on = s
+                .is_held(r, open.token)
+                .is_some_and(|w| s.workers[w].process == Process::Up);
+            if !open.overdue && !worked_on {
+                steps.push(Action::DeadlinePasses(r));
+            }
+        }
     }
 
     /// A worker's step. The names of the guards are those of the engine's answers.
-    fn work(&self, s: &mut State, w: usize, action: Action) {
-        let step = s.workers[w].step;
+    fn work(&self, s: &mut State, (w, k): Slot, action: Action) {
+        let step = s.workers[w].slots[k];
         let asked = matches!(step, Step::Answered(_));
         let next = match (action, step) {
             (Action::Claim(_), Step::Fetched(r))
@@ -300,16 +443,28 @@ impl Protocol {
                     Step::Idle
                 }
             }
-            (Action::Claim(_), Step::Fetched(r) | Step::SeenQueued(r)) => {
-                self.store.claim(s, r, w).map_or(Step::Idle, Step::Claimed)
-            }
-            (Action::ClaimReplyLost(_), Step::Fetched(r)) => {
-                // Without the answer the claim is unknown; the hint is tried again.
-                match self.store.claim(s, r, w) {
-                    Some(_) => Step::Fetched(r),
-                    None => Step::Idle,
+            (Action::Claim(_), Step::Unnoted(claim)) => Step::Claimed(claim),
+            (Action::Claim(_), Step::Fetched(r) | Step::SeenQueued(r) | Step::Waiting(r)) => {
+                let alone = matches!(step, Step::Waiting(_));
+                match self.store.claim(s, r, w, alone) {
+                    Answer::Claimed(claim) if self.store.has(Mechanism::NotedBeforeClaim) => {
+                        Step::Claimed(claim)
+                    }
+                    Answer::Claimed(claim) => Step::Unnoted(claim),
+                    Answer::NotClaimable => Step::Idle,
+                    Answer::NeedsToBeAlone => Step::Waiting(r),
                 }
             }
+            (Action::ClaimReplyLost(_), Step::Fetched(r) | Step::Waiting(r)) => {
+                // Without the answer the claim is unknown; the hint is tried again.
+                let alone = matches!(step, Step::Waiting(_));
+                match self.store.claim(s, r, w, alone) {
+                    Answer::Claimed(_) => Step::Fetched(r),
+                    Answer::NotClaimable => Step::Idle,
+                    Answer::NeedsToBeAlone => Step::Waiting(r),
+                }
+            }
+            (Action::GiveUp(_) | Action::WaitTooLong(_), Step::Waiting(_)) => Step::Idle,
             (Action::Ask(_), Step::Claimed(claim)) => {
                 s.runs[claim.run].asked += 1;
                 Step::Answered(claim)
@@ -339,7 +494,13 @@ impl Protocol {
                 Step::Fetched(claim.run)
             }
             (Action::FetchedHintLost(_), Step::Fetched(_)) | (Action::Fence(_), _) => Step::Idle,
-            (_, Step::Claimed(claim) | Step::Answered(claim) | Step::SeenCurrent(claim)) => {
+            (
+                _,
+                Step::Claimed(claim)
+                | Step::Answered(claim)
+                | Step::SeenCurrent(claim)
+                | Step::Unnoted(claim),
+            ) => {
                 let end = match action {
                     Action::Throttle(_) | Action::ReleaseReplyLost(_) => End::Throttled,
                     Action::Release(_, end) => end,
@@ -353,7 +514,29 @@ impl Protocol {
             }
             _ => step,
         };
-        s.workers[w].step = next;
+        s.workers[w].slots[k] = next;
+    }
+
+    /// The poison run takes its process with it, and what else is in work there.
+    fn die(s: &mut State, (w, k): Slot) {
+        for (other, step) in s.workers[w].slots.iter().enumerate() {
+            if other != k
+                && let Some(claim) = step.claim()
+                && let Some(open) = s.runs[claim.run].open
+                && open.token == claim.token
+                && open.counted
+            {
+                s.runs[claim.run].taken += 1;
+            }
+        }
+        Store::end_process(s, w);
+    }
+
+    fn give(s: &mut State, w: usize, r: usize) {
+        let mut slots = s.workers[w].slots.iter_mut();
+        if let Some(idle) = slots.find(|step| **step == Step::Idle) {
+            *idle = Step::Fetched(r);
+        }
     }
 
     fn apply(&self, s: &mut State, action: Action) {
@@ -370,24 +553,47 @@ impl Protocol {
             }
             Action::Fetch(w, r) => {
                 s.runs[r].hints -= 1;
-                s.workers[w].step = Step::Fetched(r);
+                Self::give(s, w, r);
             }
-            Action::Claim(w)
-            | Action::Ask(w)
-            | Action::Complete(w)
-            | Action::Release(w, _)
-            | Action::Fence(w)
-            | Action::Lose(w)
-            | Action::ClaimReplyLost(w)
-            | Action::CompleteReplyLost(w)
-            | Action::ReleaseReplyLost(w)
-            | Action::Throttle(w)
-            | Action::Fail(w)
-            | Action::FetchedHintLost(w) => self.work(s, w, action),
+            Action::Claim(slot)
+            | Action::Ask(slot)
+            | Action::Complete(slot)
+            | Action::Release(slot, _)
+            | Action::GiveUp(slot)
+            | Action::WaitTooLong(slot)
+            | Action::Fence(slot)
+            | Action::Lose(slot)
+            | Action::ClaimReplyLost(slot)
+            | Action::CompleteReplyLost(slot)
+            | Action::ReleaseReplyLost(slot)
+            | Action::Throttle(slot)
+            | Action::Fail(slot)
+            | Action::FetchedHintLost(slot) => self.work(s, slot, action),
+            Action::Die(slot) => Self::die(s, slot),
+            Action::Look(w) | Action::LookInVain(w) => {
+                if self.store.has(Mechanism::DatabaseFirst) {
+                    s.workers[w].looked = Store::open_attempts(s, w);
+                } else {
+                    s.workers[w].noted = Some(s.workers[w].tokens());
+                }
+            }
+            Action::Disown(w) => {
+                let worker = &mut s.workers[w];
+                let looked = std::mem::take(&mut worker.looked);
+                let (known, mut tokens) = match worker.noted.take() {
+                    None if self.curious => (worker.tokens(), looked),
+                    None => (worker.tokens(), Store::open_attempts(s, w)),
+                    Some(noted) => (noted, Store::open_attempts(s, w)),
+                };
+                for (token, known) in tokens.iter_mut().zip(known) {
+                    *token *= u8::from(known == 0);
+                }
+                self.store.disown(s, w, tokens);
+            }
             Action::Beat(w) => self.store.beat(s, w),
             Action::Retire(w) => self.store.retire(s, w),
             Action::Start(w) => s.workers[w].process = Process::Up,
-            Action::Sweep => self.store.sweep(s),
+            Action::Sweep => self.store.sweep(s, self.slots),
             Action::MarkDeliveries => {
                 if let Reconciler::Sweeping { reclaimed, due } = s.reconciler {
                     self.store.mark_deliveries(s, reclaimed, due);
@@ -400,7 +606,7 @@ impl Protocol {
                 }
             }
             Action::TakeDirectly(w, r) => {
-                s.workers[w].step = Step::Fetched(r);
+                Self::give(s, w, r);
                 if let Reconciler::Delivering { due } = s.reconciler {
                     s.reconciler = match due & !(1 << r) {
                         0 => Reconciler::Idle,
@@ -470,7 +676,9 @@ impl Model for Protocol {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State::first(self.faults)]
+        let mut first = State::first(self.faults);
+        first.queue_away = self.polling;
+        vec![first]
     }
 
     fn actions(&self, s: &State, actions: &mut Vec<Action>) {
@@ -490,13 +698,16 @@ impl Model for Protocol {
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
         let mut after = *before;
         self.apply(&mut after, action);
+        for worker in &mut after.workers {
+            worker.slots.sort_unstable();
+        }
         if after == *before {
             return None;
         }
         if action.kind() == Kind::Fault {
             after.faults -= 1;
         }
-        history::judge(before, action, &mut after);
+        history::judge(self, before, action, &mut after);
         Some(after)
     }
 

@@ -5,6 +5,9 @@
 
 /// Two worker processes.
 pub const WORKERS: usize = 2;
+/// Runs that a process works on at a time, at most; how many is said by the
+/// [`Protocol`](crate::protocol::Protocol).
+pub const SLOTS: usize = 2;
 /// Places for runs; how many are used is said by the [`Protocol`](crate::protocol::Protocol).
 pub const RUNS: usize = 2;
 /// Copies of one run's hint that wait in the queue, at most. More are the same as a lost one.
@@ -68,6 +71,10 @@ pub struct Run {
     pub last: u8,
     /// `count(*) FILTER (WHERE counted)`
     pub spent: u8,
+    /// Whether one of these ended as `worker_lost`.
+    pub lost: bool,
+    /// Attempts that were only to complete the run, and did not.
+    pub futile: u8,
     pub open: Option<Attempt>,
     /// Its producer has recorded it and is about to send the hint.
     pub unsent: bool,
@@ -78,6 +85,8 @@ pub struct Run {
     pub asked: u8,
     /// History: terminal writes, whoever made them.
     pub terminal_writes: u8,
+    /// History: attempts that count and were lost because the poison run killed their worker.
+    pub taken: u8,
 }
 
 /// `workers.beat_at`
@@ -99,19 +108,35 @@ pub enum Process {
 }
 
 /// `ports::store::Claim`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Claim {
     pub run: usize,
     pub token: u8,
     pub exhausted: bool,
+    /// Nothing of what the run holds is read.
+    pub last_resort: bool,
+    /// It was claimed as the only one of its kind in this process.
+    pub alone: bool,
 }
 
-/// Where a worker is in `Engine::process`. A process has one slot here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What `claim` answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Claimed(Claim),
+    NotClaimable,
+    NeedsToBeAlone,
+}
+
+/// Where one slot of a worker is in `Engine::process`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Step {
     Idle,
     /// It holds a hint, its lease was tested, the claim is about to be sent.
     Fetched(usize),
+    /// The run needs to be alone, and another such run is in work in this process.
+    Waiting(usize),
+    /// Only where a claim is noted when its answer is there and not before: the answer is on its way.
+    Unnoted(Claim),
     /// Only without the claim's compare-and-set: the run was seen queued.
     SeenQueued(usize),
     Claimed(Claim),
@@ -125,9 +150,17 @@ impl Step {
     /// What it holds, if it holds anything.
     pub fn claim(self) -> Option<Claim> {
         match self {
-            Self::Claimed(claim) | Self::Answered(claim) | Self::SeenCurrent(claim) => Some(claim),
-            Self::Idle | Self::Fetched(_) | Self::SeenQueued(_) => None,
+            Self::Unnoted(claim)
+            | Self::Claimed(claim)
+            | Self::Answered(claim)
+            | Self::SeenCurrent(claim) => Some(claim),
+            Self::Idle | Self::Fetched(_) | Self::Waiting(_) | Self::SeenQueued(_) => None,
         }
+    }
+
+    /// The claim that `engine::in_work` knows of.
+    pub fn noted(self) -> Option<Claim> {
+        self.claim().filter(|_| !matches!(self, Self::Unnoted(_)))
     }
 }
 
@@ -140,7 +173,29 @@ pub struct Worker {
     pub fenced: bool,
     /// It was told to stop.
     pub stopping: bool,
-    pub step: Step,
+    /// In ascending order: no slot differs from another.
+    pub slots: [Step; SLOTS],
+    /// What `open_attempts` has answered, by run, and `disown` is about to be asked for; 0: nothing.
+    pub looked: [u8; RUNS],
+    /// Only where the process looks at what it has in work before it looks at the database: that.
+    pub noted: Option<[u8; RUNS]>,
+}
+
+impl Worker {
+    /// The tokens that this process works with, by run.
+    pub fn tokens(&self) -> [u8; RUNS] {
+        let mut tokens = [0; RUNS];
+        for claim in self.slots.iter().filter_map(|step| step.noted()) {
+            tokens[claim.run] = tokens[claim.run].max(claim.token);
+        }
+        tokens
+    }
+
+    /// Whether a run that needs to be alone would be.
+    pub fn is_alone(&self) -> bool {
+        let mut held = self.slots.iter().filter_map(|step| step.claim());
+        !held.any(|claim| claim.alone)
+    }
 }
 
 /// The reconciler that holds the advisory lock, or sends what it found. One bit for each run.
@@ -167,6 +222,8 @@ pub struct Broken {
     pub written_without_token: bool,
     pub taken_over_alive: bool,
     pub wait_cut_short: bool,
+    pub claimed_too_often: bool,
+    pub taken_by_poison: bool,
 }
 
 impl Broken {
@@ -194,18 +251,23 @@ impl State {
             delivery: None,
             last: 0,
             spent: 0,
+            lost: false,
+            futile: 0,
             open: None,
             unsent: false,
             hints: 0,
             asked: 0,
             terminal_writes: 0,
+            taken: 0,
         };
         let worker = Worker {
             process: Process::Up,
             beat: Beat::Fresh,
             fenced: false,
             stopping: false,
-            step: Step::Idle,
+            slots: [Step::Idle; SLOTS],
+            looked: [0; RUNS],
+            noted: None,
         };
         Self {
             runs: [run; RUNS],
@@ -223,21 +285,17 @@ impl State {
     }
 
     /// Whether this process may take one more run.
-    pub fn is_free(&self, w: usize) -> bool {
+    pub fn is_free(&self, w: usize, slots: usize) -> bool {
         let worker = &self.workers[w];
-        worker.process == Process::Up
-            && worker.step == Step::Idle
-            && !worker.fenced
-            && !worker.stopping
+        let busy = worker.slots.iter().filter(|step| **step != Step::Idle);
+        worker.process == Process::Up && busy.count() < slots && !worker.fenced && !worker.stopping
     }
 
-    /// Whether anybody works with this token.
+    /// The worker that works with this token, if one does.
     pub fn is_held(&self, r: usize, token: u8) -> Option<usize> {
         (0..WORKERS).find(|&w| {
-            self.workers[w]
-                .step
-                .claim()
-                .is_some_and(|claim| claim.run == r && claim.token == token)
+            let mut held = self.workers[w].slots.iter().filter_map(|step| step.claim());
+            held.any(|claim| claim.run == r && claim.token == token)
         })
     }
 }

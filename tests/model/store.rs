@@ -2,8 +2,8 @@
 //! atomic as `src/store/postgres` makes it. The names in capitals are its statements.
 
 use crate::state::{
-    Attempt, Beat, Claim, Delivered, Delivery, HINTS, Holder, Process, RUNS, Reconciler, State,
-    Status, Step,
+    Answer, Attempt, Beat, Claim, Delivered, Delivery, HINTS, Holder, Process, RUNS, Reconciler,
+    SLOTS, State, Status, Step,
 };
 
 /// The functions of `RunStore` that write. A test compares them with the trait.
@@ -13,6 +13,7 @@ pub const TRANSITIONS: &[&str] = &[
     "complete",
     "release",
     "sweep",
+    "disown",
     "undeliver",
     "beat",
     "retire",
@@ -37,6 +38,12 @@ pub enum Mechanism {
     ClaimCompareAndSet,
     /// `h.spent < $4` of OPEN_ATTEMPT.
     AttemptLimit,
+    /// `h.spent >= $4 - 1 AND h.lost > 0` of OPEN_ATTEMPT.
+    LastChanceAlone,
+    /// `exhausted` in the same place.
+    ExhaustedAlone,
+    /// `h.futile < $6` of OPEN_ATTEMPT.
+    LastResort,
     /// `lease_is_dead!()` of RECLAIM.
     LeaseCheck,
     /// RECLAIM.
@@ -47,6 +54,14 @@ pub enum Mechanism {
     FirstDelivery,
     /// The condition of MARK_DELIVERIES.
     WaitKept,
+    /// OPEN_ATTEMPTS and DISOWN.
+    Disown,
+    /// `a.token = o.token` of DISOWN.
+    DisownTokenCheck,
+    /// `engine::in_work`: a run is noted before its claim is sent.
+    NotedBeforeClaim,
+    /// `engine::disown`: the database is looked at first, what is in work after it.
+    DatabaseFirst,
 }
 
 /// `AttemptEnd`, as far as a release may have it.
@@ -67,6 +82,8 @@ impl End {
 #[derive(Clone, Copy, Debug)]
 pub struct Store {
     pub max_attempts: u8,
+    /// `MAX_FUTILE_ATTEMPTS`
+    pub max_futile: u8,
     pub without: Option<Mechanism>,
 }
 
@@ -87,26 +104,41 @@ impl Store {
 
     /// TAKE_RUN, SUPERSEDE, OPEN_ATTEMPT. One step: TAKE_RUN holds the run, and those that follow
     /// begin after it.
-    pub fn claim(&self, s: &mut State, r: usize, w: usize) -> Option<Claim> {
-        let run = &mut s.runs[r];
+    pub fn claim(&self, s: &mut State, r: usize, w: usize, alone: bool) -> Answer {
+        let run = s.runs[r];
         let queued = run.status == Status::Queued || !self.has(Mechanism::ClaimCompareAndSet);
         if !queued || run.delivery.is_some_and(|delivery| delivery.waits) {
-            return None;
+            return Answer::NotClaimable;
         }
+        // SUPERSEDE ends what is still open: it counts as it was claimed.
+        let superseded = run.open.is_some_and(|open| !open.counted);
+        let futile = run.futile + u8::from(superseded);
+        let last_resort = futile >= self.max_futile && self.has(Mechanism::LastResort);
+        let limited = run.spent >= self.max_attempts && self.has(Mechanism::AttemptLimit);
+        let exhausted = limited || last_resort;
+        let last_chance = run.spent + 1 >= self.max_attempts && run.lost;
+        let needs_to_be_alone = (exhausted && self.has(Mechanism::ExhaustedAlone))
+            || (!exhausted && last_chance && self.has(Mechanism::LastChanceAlone));
+        if needs_to_be_alone && !alone {
+            return Answer::NeedsToBeAlone;
+        }
+        let run = &mut s.runs[r];
+        run.futile = futile;
         run.status = Status::Running;
-        let counted = run.spent < self.max_attempts || !self.has(Mechanism::AttemptLimit);
         run.last += 1;
-        run.spent += u8::from(counted);
+        run.spent += u8::from(!exhausted);
         run.open = Some(Attempt {
             token: run.last,
-            counted,
+            counted: !exhausted,
             holder: Holder::Process(w),
             overdue: false,
         });
-        Some(Claim {
+        Answer::Claimed(Claim {
             run: r,
             token: run.last,
-            exhausted: !counted,
+            exhausted,
+            last_resort,
+            alone,
         })
     }
 
@@ -151,12 +183,15 @@ impl Store {
             return false;
         }
         let run = &mut s.runs[claim.run];
+        let counted = run.open.is_none_or(|open| open.counted);
         if let Some(open) = run.open.take()
             && open.counted
             && !end.counts()
         {
             run.spent -= 1;
             run.asked -= u8::from(asked && run.asked > 0);
+        } else if end == End::Error && !counted {
+            run.futile += 1;
         }
         run.status = Status::Queued;
         run.delivery = Some(Delivery {
@@ -177,9 +212,9 @@ impl Store {
 
     /// The first half of a sweep, up to and with DUE. What is reclaimed is locked until the sweep
     /// commits; what is only due is not, so MARK_DELIVERIES is a step of its own.
-    pub fn sweep(&self, s: &mut State) {
+    pub fn sweep(&self, s: &mut State, slots: usize) {
         // While the queue is away the batch is the number of free slots.
-        if s.queue_away && !(0..s.workers.len()).any(|w| s.is_free(w)) {
+        if s.queue_away && !(0..s.workers.len()).any(|w| s.is_free(w, slots)) {
             return;
         }
         let reclaimed = self.reclaim(s);
@@ -189,8 +224,8 @@ impl Store {
         }
     }
 
-    /// DEAD_LEASES, LOCK_RUNS, RECLAIM, END_STRAYS, WITHOUT_LEASE, REQUEUE_WITHOUT_LEASE, and for
-    /// these runs MARK_DELIVERIES: nobody else can write them before the commit.
+    /// DEAD_LEASES, LOCK_RUNS, RECLAIM, POSTPONE, END_STRAYS, WITHOUT_LEASE, REQUEUE_WITHOUT_LEASE,
+    /// and for these runs MARK_DELIVERIES: nobody else can write them before the commit.
     fn reclaim(&self, s: &mut State) -> u8 {
         let mut reclaimed = 0;
         for r in 0..RUNS {
@@ -200,16 +235,62 @@ impl Store {
             });
             if run.status == Status::Running {
                 if (dead && self.has(Mechanism::Reclaim)) || run.open.is_none() {
-                    s.runs[r].open = None;
-                    s.runs[r].status = Status::Queued;
-                    reclaimed |= 1 << r;
+                    reclaimed |= u8::from(Self::requeue(s, r)) << r;
                 }
             } else if dead {
+                // END_STRAYS: `superseded`.
+                s.runs[r].futile += u8::from(run.open.is_some_and(|open| !open.counted));
                 s.runs[r].open = None;
             }
         }
         self.mark(s, reclaimed);
         reclaimed
+    }
+
+    /// The attempt, if one is open, ends as `worker_lost`; the run is queued. After an attempt that
+    /// was only to complete it, it waits: POSTPONE. Says whether it is due at once.
+    fn requeue(s: &mut State, r: usize) -> bool {
+        let run = &mut s.runs[r];
+        run.status = Status::Queued;
+        match run.open.take() {
+            Some(open) if !open.counted => {
+                run.futile += 1;
+                run.delivery = Some(Delivery {
+                    delivered: Delivered::Never,
+                    waits: true,
+                });
+                return false;
+            }
+            open => run.lost |= open.is_some(),
+        }
+        true
+    }
+
+    /// OPEN_ATTEMPTS: what is open of this worker's, by run.
+    pub fn open_attempts(s: &State, w: usize) -> [u8; RUNS] {
+        s.runs.map(|run| {
+            run.open
+                .filter(|open| open.holder == Holder::Process(w))
+                .map_or(0, |open| open.token)
+        })
+    }
+
+    /// LOCK_RUNS, DISOWN, POSTPONE, DUE_AT_ONCE. One step: the first holds the runs until the end.
+    pub fn disown(&self, s: &mut State, w: usize, tokens: [u8; RUNS]) {
+        for (r, &token) in tokens.iter().enumerate() {
+            let run = &s.runs[r];
+            let current = run.open.is_some_and(|open| {
+                token > 0
+                    && (!self.has(Mechanism::DisownTokenCheck)
+                        || (open.token == token && open.holder == Holder::Process(w)))
+            });
+            if current && run.status == Status::Running && Self::requeue(s, r) {
+                s.runs[r].delivery = Some(Delivery {
+                    delivered: Delivered::Never,
+                    waits: false,
+                });
+            }
+        }
     }
 
     /// DUE.
@@ -295,7 +376,9 @@ impl Store {
         worker.beat = Beat::None;
         worker.fenced = true;
         worker.stopping = false;
-        worker.step = Step::Idle;
+        worker.slots = [Step::Idle; SLOTS];
+        worker.looked = [0; RUNS];
+        worker.noted = None;
     }
 }
 

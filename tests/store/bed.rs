@@ -1,5 +1,6 @@
 //! A store to test, and a door behind it: raw SQL, in the words of either database.
 
+use crate::pgbouncer::PgBouncer;
 use crate::postgres_support::TestDatabase;
 use secrecy::SecretString;
 use serde_json::Value;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use verifyd::domain::{ConnectionId, RunId, TenantId};
 use verifyd::ports::store::Store;
-use verifyd::store::DatabaseSettings;
+use verifyd::store::{DatabaseSettings, ListenMode};
 
 /// A store on a database of its own.
 pub struct Bed {
@@ -25,6 +26,8 @@ enum Door {
 
 enum Place {
     Postgres(TestDatabase),
+    /// The store sees it through a pooler; the door behind it does not.
+    Pooled(TestDatabase, PgBouncer),
     Sqlite(tempfile::TempDir),
 }
 
@@ -37,6 +40,10 @@ pub fn settings(url: &str) -> DatabaseSettings {
         connect_timeout: Duration::from_secs(60),
         statement_timeout: Duration::from_secs(60),
         lock_timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_secs(600),
+        max_lifetime: Duration::from_secs(600),
+        listen: ListenMode::Auto,
+        listen_url: SecretString::default(),
     }
 }
 
@@ -44,6 +51,7 @@ impl Place {
     fn url(&self) -> String {
         match self {
             Self::Postgres(database) => database.url(),
+            Self::Pooled(database, pooler) => pooler.url_of(&database.url()),
             Self::Sqlite(folder) => format!("sqlite:{}", folder.path().join("test.db").display()),
         }
     }
@@ -52,6 +60,13 @@ impl Place {
 impl Bed {
     pub async fn postgres() -> Self {
         let bed = Self::empty_postgres().await;
+        bed.store.migrate().await.unwrap();
+        bed
+    }
+
+    /// Through PgBouncer in transaction mode, with fewer connections than the store has.
+    pub async fn pooled() -> Self {
+        let bed = Self::empty_pooled().await;
         bed.store.migrate().await.unwrap();
         bed
     }
@@ -67,12 +82,18 @@ impl Bed {
         Self::on(Place::Postgres(TestDatabase::create().await)).await
     }
 
+    async fn empty_pooled() -> Self {
+        let database = TestDatabase::create().await;
+        let pooler = PgBouncer::before(&database.url(), 5);
+        Self::on(Place::Pooled(database, pooler)).await
+    }
+
     async fn on(place: Place) -> Self {
         let store = verifyd::store::connect(&settings(&place.url()))
             .await
             .unwrap();
         let door = match &place {
-            Place::Postgres(database) => {
+            Place::Postgres(database) | Place::Pooled(database, _) => {
                 Door::Postgres(PgPool::connect(&database.url()).await.unwrap())
             }
             Place::Sqlite(folder) => Door::Sqlite(
@@ -92,6 +113,7 @@ impl Bed {
     pub async fn empty_sibling(&self) -> Self {
         match self.place {
             Place::Postgres(_) => Self::empty_postgres().await,
+            Place::Pooled(..) => Self::empty_pooled().await,
             Place::Sqlite(_) => Self::on(Place::Sqlite(tempfile::tempdir().unwrap())).await,
         }
     }
@@ -138,6 +160,15 @@ impl Bed {
 
     /// One number.
     pub async fn number(&self, sql: &str) -> i64 {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match &self.door {
+            Door::Postgres(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Door::Sqlite(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+        }
+    }
+
+    /// One text.
+    pub async fn text(&self, sql: &str) -> String {
         let sql = AssertSqlSafe(sql.to_owned());
         match &self.door {
             Door::Postgres(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),

@@ -4,7 +4,11 @@
 use crate::bed::{Bed, settings};
 use crate::fixtures::{SWEEP, claim, new_connection, refresh, sealed, succeeded};
 use sqlx::{AssertSqlSafe, PgPool};
+use std::time::Duration;
+use verifyd::domain::access::Binding;
+use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{RunId, RunStatus, TenantId};
+use verifyd::ports::overview::ConnectionFilter;
 use verifyd::ports::store::{NewRun, SchemaFinding};
 
 const APPLICATION: &str = r#"
@@ -240,6 +244,44 @@ async fn connections_work_in_the_applications_tables() {
     );
     // `tenants` is the application's: verifyd makes none there.
     assert_eq!(bed.dump("tenants").await, tenants);
+}
+
+#[tokio::test]
+async fn overviews_are_read_from_the_applications_tables() {
+    let bed = beside().await;
+    bed.store.migrate().await.unwrap();
+    let mut new = crate::fixtures::new_connection(7);
+    new.display_name = Some("Of the application".into());
+    let id = bed.store.add_connection(&new, None).await.unwrap();
+    let context = crate::fixtures::context(id.0);
+    let run = bed.insert(RUN_TYPE, "queued", &context).await;
+    let store = &bed.store;
+    let everything = Binding::EVERYTHING;
+    let state = store.connection_state(id, &everything).await.unwrap();
+    assert_eq!(state.unwrap().active_run_id, Some(run));
+    let held = claim(store, run, "w1").await;
+    let mut completion = succeeded();
+    completion.connection = Some(id);
+    assert!(store.complete(&held, &completion).await.unwrap());
+    let filter = ConnectionFilter {
+        overall: Some("ready".into()),
+        limit: 10,
+        ..ConnectionFilter::default()
+    };
+    let states = store.connection_states(&filter).await.unwrap();
+    assert_eq!(states.len(), 1);
+    assert_eq!(states[0].connection.id, id);
+    let trend = store.trend(&[id], 5).await.unwrap();
+    assert_eq!(trend[0].operation_run_id, run);
+    assert_eq!(trend[0].overall.as_deref(), Some("ready"));
+    // The application's own connection is counted, too.
+    let counts = store.connection_counts(&everything).await.unwrap();
+    assert_eq!((counts.ready, counts.total), (1, counts.never_checked + 1));
+    let day = Duration::from_secs(86_400);
+    let history = store.history(&everything, day, 24, 100).await.unwrap();
+    assert_eq!(history.runs, 1);
+    let waiting = store.longest_waiting(&everything, 5).await.unwrap();
+    assert_eq!(waiting, []);
 }
 
 fn subjects(findings: &[SchemaFinding], fatal: bool) -> Vec<&str> {

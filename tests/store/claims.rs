@@ -35,7 +35,7 @@ pub async fn what_is_not_queued_or_not_ours_is_not_claimed(bed: &Bed) {
     let before = bed.dump("operation_runs").await;
     for run in [foreign, running, RunId(987_654_321)] {
         let claimed = bed.store.claim(run, &worker("w1"), &POLICY).await.unwrap();
-        assert!(claimed.is_none(), "{run}");
+        assert!(claimed.claimed().is_none(), "{run}");
     }
     assert_eq!(bed.dump("operation_runs").await, before);
     assert_eq!(bed.store.run(foreign).await.unwrap(), None);
@@ -58,7 +58,7 @@ pub async fn two_workers_one_run_is_claimed_once(bed: &Bed) {
             .collect();
         let mut won = Vec::new();
         for task in tasks {
-            won.extend(task.await.unwrap().unwrap());
+            won.extend(task.await.unwrap().unwrap().claimed());
         }
         assert_eq!(won.len(), 1, "round {round}");
         let attempts = bed.store.attempts(run).await.unwrap();
@@ -86,6 +86,7 @@ pub async fn a_released_run_waits_until_not_before(bed: &Bed) {
             .claim(run, &worker("w2"), &POLICY)
             .await
             .unwrap()
+            .claimed()
             .is_none()
     );
     assert_eq!(bed.store.attempts(run).await.unwrap().len(), 1);

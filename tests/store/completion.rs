@@ -93,7 +93,7 @@ pub async fn a_completed_run_is_never_claimed_or_completed_again(bed: &Bed) {
     let before = bed.dump("operation_runs").await;
     for _ in 0..5 {
         let claimed = bed.store.claim(run, &worker("w2"), &POLICY).await.unwrap();
-        assert!(claimed.is_none());
+        assert!(claimed.claimed().is_none());
     }
     assert!(!bed.store.complete(&held, &failed()).await.unwrap());
     assert!(

@@ -45,7 +45,7 @@ async fn work(store: Arc<dyn Store>, name: String, runs: Vec<RunId>, completed: 
     let mut dice = Dice(name.len() as u64);
     while completed.load(Ordering::SeqCst) < RUNS {
         for run in &runs {
-            let Some(claim) = store.claim(*run, &me, &PATIENT).await.unwrap() else {
+            let Some(claim) = store.claim(*run, &me, &PATIENT).await.unwrap().claimed() else {
                 continue;
             };
             let thrown = dice.throw();

@@ -7,11 +7,12 @@ use serde_json::json;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{RunId, RunStatus};
 
-const GUARDS: [&str; 4] = [
+const GUARDS: [&str; 5] = [
     "verifyd_completed_has_outcome",
     "verifyd_blocked_has_report",
     "verifyd_guard_completed_run",
     "verifyd_guard_run_identity",
+    "verifyd_notify_queued",
 ];
 
 const INDEX: &str = "operation_runs_check_active";

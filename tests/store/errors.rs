@@ -57,7 +57,7 @@ pub async fn a_dropped_call_leaves_nothing_behind(bed: &Bed) {
     );
     lock.release().await;
     let held = bed.store.claim(run, &w2, &POLICY).await.unwrap();
-    assert!(held.is_some_and(|claim| claim.attempt == 1));
+    assert!(held.claimed().is_some_and(|claim| claim.attempt == 1));
 }
 
 /// A refusal names the constraint, never the row.

@@ -15,9 +15,11 @@ use verifyd::domain::{ConnectionId, Outcome, Reason, RunId, TenantId, WorkerId, 
 use verifyd::ports::store::{Beat, Claim, ClaimPolicy, Store, SweepPolicy};
 use verifyd::ports::vault::SealedCredential;
 
+/// Of a worker that works on one run at a time.
 pub const POLICY: ClaimPolicy = ClaimPolicy {
     max_attempts: 3,
     run_deadline: Duration::from_secs(600),
+    alone: true,
 };
 
 /// Long enough that nothing dies while a slow machine runs a test.
@@ -57,6 +59,7 @@ pub async fn claim(store: &Arc<dyn Store>, run: RunId, name: &str) -> Claim {
         .claim(run, &worker(name), &POLICY)
         .await
         .unwrap()
+        .claimed()
         .expect("the run can be claimed")
 }
 

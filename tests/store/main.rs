@@ -1,9 +1,14 @@
-//! The conformance suite of the stores: every case runs against PostgreSQL and against SQLite.
+//! The conformance suite of the stores: every case runs against PostgreSQL, against PostgreSQL
+//! behind PgBouncer in transaction mode, and against SQLite.
 //! What only PostgreSQL can get wrong follows after it.
 
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 
+mod access;
+mod acknowledging;
+mod acknowledging_races;
 mod bed;
+mod bounds;
 mod claims;
 mod completion;
 mod connections;
@@ -12,20 +17,28 @@ mod errors;
 mod fixtures;
 mod guards;
 mod inventory;
+mod onboarding;
+mod overview;
 mod pruning;
 mod recording;
 mod schema;
 mod sweeping;
 mod urls;
+mod webhooks;
 
 mod beside_another_application;
 mod constraints;
 mod enforcing;
 mod snapshot_trap;
 mod sqlite_file;
+mod waking;
 
+#[path = "../support/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "../support/postgres.rs"]
 mod postgres_support;
+#[path = "../support/private_postgres.rs"]
+mod private_postgres;
 
 /// One test per case and store, e.g. `postgres::two_workers_one_run_is_claimed_once`.
 macro_rules! conformance {
@@ -35,6 +48,14 @@ macro_rules! conformance {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
                     super::$group::$case(&super::bed::Bed::postgres().await).await;
+                }
+            )+)+
+        }
+        mod postgres_behind_pgbouncer {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$group::$case(&super::bed::Bed::pooled().await).await;
                 }
             )+)+
         }
@@ -100,6 +121,13 @@ conformance! {
         rows_of_another_type_are_never_touched,
         sweeps_of_two_replicas_deliver_a_run_once,
         left_over_deliveries_are_forgotten;
+    bounds:
+        the_last_chance_is_claimed_alone_only,
+        a_last_chance_without_a_lost_worker_needs_not_be_alone,
+        futile_attempts_wait_longer_and_longer_and_end_in_the_last_resort,
+        a_worker_disowns_what_it_does_not_work_on,
+        only_its_own_open_attempts_are_disowned,
+        a_context_that_cannot_be_read_does_not_keep_the_run;
     recording:
         a_recorded_run_is_queued_and_delivered,
         unless_active_returns_the_active_run,
@@ -142,6 +170,58 @@ conformance! {
         only_old_completed_runs_go_with_what_belongs_to_them,
         a_batch_is_bounded_and_goes_on_where_the_last_one_ended,
         what_is_still_pointed_to_is_kept;
+    access:
+        a_token_is_found_by_its_hash_alone,
+        a_revoked_token_is_worthless_and_its_sessions_end,
+        a_token_expires_by_the_databases_clock,
+        the_use_of_a_token_is_noted_once_a_minute,
+        a_session_lives_as_long_as_it_and_its_token,
+        a_key_is_answered_once,
+        an_abandoned_key_is_taken_over_by_the_same_request_only,
+        keys_are_forgotten_in_chunks,
+        a_key_under_many_callers_is_first_once;
+    overview:
+        a_connection_is_shown_with_its_latest_report_and_active_run,
+        connections_are_filtered_and_paged,
+        what_is_out_of_reach_is_not_shown,
+        connections_are_counted_by_their_latest_report,
+        a_trend_follows_the_chain_of_reports,
+        a_trend_bears_what_others_wrote,
+        history_counts_what_was_completed_lately,
+        the_longest_waiting_runs_come_first;
+    acknowledging:
+        an_acknowledgement_is_recorded_once_for_a_check_of_a_run,
+        only_completed_runs_of_the_type_take_one,
+        it_carries_on_while_status_and_reason_stay_the_same,
+        what_later_runs_said_decides_at_once,
+        what_a_deleted_run_said_is_not_taken_for_granted,
+        it_does_not_outlive_its_expiry_or_its_withdrawal,
+        it_stays_within_its_connection_and_tenant,
+        a_report_of_any_shape_is_survived,
+        it_changes_nothing_of_the_run,
+        acknowledgements_are_paged_and_filtered,
+        pruning_keeps_what_still_stands,
+        what_cannot_be_acknowledged_is_named;
+    acknowledging_races:
+        acknowledging_beside_completions_loses_nothing;
+    onboarding:
+        recording_points_the_session_to_the_run,
+        a_session_of_others_is_refused_and_nothing_recorded,
+        a_session_without_a_tenant_takes_those_of_its_workspace,
+        an_active_run_of_another_tenant_is_not_returned,
+        a_pointer_to_what_is_newer_stays,
+        fifty_starts_for_one_session_end_at_the_newest_run;
+    webhooks:
+        a_completion_records_a_delivery_for_each_endpoint_that_wants_it,
+        what_is_not_completed_is_told_to_nobody,
+        the_way_there_and_back_is_two_changes,
+        a_delivery_is_leased_once_until_the_lease_has_passed,
+        endpoints_take_turns_and_failing_ones_come_last,
+        a_message_is_tried_again_given_up_and_replayed,
+        an_endpoint_that_is_gone_is_left_alone_until_enabled,
+        a_rotated_secret_leaves_the_one_before_for_a_while,
+        a_secret_that_cannot_be_sealed_adds_no_endpoint,
+        what_has_ended_is_forgotten_after_its_time;
     crowd:
         a_crowd_completes_every_run_once;
 }

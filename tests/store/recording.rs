@@ -4,6 +4,7 @@ use crate::bed::Bed;
 use crate::fixtures::{beat, claim, context, failed, succeeded, worker};
 use std::sync::Arc;
 use tokio::sync::Barrier;
+use verifyd::domain::access::Binding;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, Outcome, RunId, RunStatus, TenantId, WorkspaceId};
 use verifyd::ports::store::{NewRun, RunFilter, StoreError};
@@ -14,6 +15,7 @@ pub fn new_run(connection: i64) -> NewRun {
         tenant_id: Some(TenantId(7)),
         context: context(connection),
         unless_active: None,
+        onboarding_session: None,
     }
 }
 
@@ -174,12 +176,29 @@ pub async fn runs_are_paged_and_filtered(bed: &Bed) {
         ..everything()
     };
     assert_eq!(ids(bed, by_connection).await, [running, done]);
+    let bound = |workspace, tenant| RunFilter {
+        binding: Binding {
+            workspace_id: Some(WorkspaceId(workspace)),
+            tenant_id: tenant,
+        },
+        ..everything()
+    };
     let by_tenant = RunFilter {
         tenant: Some(TenantId(8)),
         ..everything()
     };
     assert_eq!(ids(bed, by_tenant).await, [running, broken]);
+    assert_eq!(
+        ids(bed, bound(1, Some(TenantId(8)))).await,
+        [running, broken]
+    );
+    assert_eq!(
+        ids(bed, bound(1, None)).await,
+        [queued, running, broken, done]
+    );
+    assert_eq!(ids(bed, bound(2, None)).await, []);
     let all = RunFilter {
+        binding: bound(1, Some(TenantId(7))).binding,
         status: Some(RunStatus::Completed),
         outcome: Some(Outcome::Succeeded),
         connection: Some(ConnectionId(1)),

@@ -49,7 +49,7 @@ async fn during_a_takeover<T: Send + 'static>(
     stale.await.unwrap()
 }
 
-async fn wait_until_blocked_by(pool: &PgPool, holder: i32) {
+pub async fn wait_until_blocked_by(pool: &PgPool, holder: i32) {
     let blocked = async {
         loop {
             let waiting: i64 = sqlx::query_scalar(
@@ -171,7 +171,7 @@ async fn a_claim_that_waited_honours_the_new_not_before() {
     let waiting = tokio::spawn(async move { store.claim(run, &worker("w1"), &POLICY).await });
     wait_until_blocked_by(bed.pg(), holder).await;
     other.commit().await.unwrap();
-    assert!(waiting.await.unwrap().unwrap().is_none());
+    assert!(waiting.await.unwrap().unwrap().claimed().is_none());
     let stored = bed.store.run(run).await.unwrap().unwrap();
     assert_eq!(
         (stored.status, stored.outcome),
@@ -205,7 +205,7 @@ async fn a_sweep_that_waited_keeps_the_new_not_before() {
     let swept = waiting.await.unwrap().unwrap().unwrap();
     assert_eq!(swept.due, [run]);
     let early = bed.store.claim(run, &worker("w1"), &POLICY).await.unwrap();
-    assert!(early.is_none());
+    assert!(early.claimed().is_none());
     // It is found again when the wait is over.
     bed.age("verifyd.run_deliveries", "not_before", "1 = 1", 3601)
         .await;

@@ -240,6 +240,7 @@ pub async fn a_reclaimed_run_is_exhausted_when_its_attempts_are_spent(bed: &Bed)
             .claim(run, &worker("dead"), &policy)
             .await
             .unwrap()
+            .claimed()
             .unwrap();
         assert_eq!((held.counted_attempts, held.exhausted), (n, false));
         assert_eq!(sweep(bed, &SWEEP).await.reclaimed, [run]);
@@ -249,6 +250,7 @@ pub async fn a_reclaimed_run_is_exhausted_when_its_attempts_are_spent(bed: &Bed)
         .claim(run, &worker("w"), &policy)
         .await
         .unwrap()
+        .claimed()
         .unwrap();
     assert!(last.exhausted);
     assert!(bed.store.complete(&last, &failed()).await.unwrap());

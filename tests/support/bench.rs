@@ -297,12 +297,25 @@ impl Daemon {
         }
     }
 
+    /// Whether it has ended, by whatever reason.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// `GET path`: status code and body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         let answer = reqwest::get(format!("http://{}{path}", self.listening))
             .await
             .unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// The metric of this name, which has no labels; 0 before it is there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (_, all) = self.get("/metrics").await;
+        all.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+            .unwrap_or_default()
     }
 }
 

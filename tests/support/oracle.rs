@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use crate::bench::{Bench, KEY};
+use futures::TryStreamExt as _;
 use serde_json::Value;
 use sqlx::{Executor as _, PgConnection, Row as _};
 use verifyd::domain::report::schema;
@@ -157,6 +158,9 @@ impl Ended {
     }
 }
 
+/// Of what was printed, so many bytes are shown when something is wrong.
+const MOST_SHOWN: usize = 1024 * 1024;
+
 /// Looks at everything. Fails with all that it finds.
 pub async fn examine(bench: &Bench, max_attempts: i64) -> Vec<Ended> {
     let mut sql = bench.sql().await;
@@ -176,43 +180,44 @@ pub async fn examine(bench: &Bench, max_attempts: i64) -> Vec<Ended> {
             found.push("I8: a secret was printed".to_owned());
         }
     }
-    assert!(found.is_empty(), "{}\n{printed}", found.join("\n"));
+    // Of a long test the end will do.
+    let from = printed.len().saturating_sub(MOST_SHOWN);
+    let shown = String::from_utf8_lossy(&printed.as_bytes()[from..]);
+    assert!(found.is_empty(), "{}\n{shown}", found.join("\n"));
     ended
 }
 
 /// All runs, and what no statement can tell: whether their reports fit the schema.
 async fn read(sql: &mut PgConnection, found: &mut Vec<String>) -> Vec<Ended> {
-    let rows = sqlx::query(
+    let mut rows = sqlx::query(
         "SELECT r.id, r.outcome, r.context, r.failure_summary,
                 ARRAY(SELECT coalesce(a.end_reason, 'open') FROM verifyd.run_attempts a
                       WHERE a.run_id = r.id ORDER BY a.attempt) AS attempts
          FROM operation_runs r WHERE r.type = 'provider.connection.check' ORDER BY r.id",
     )
-    .fetch_all(sql)
-    .await
-    .unwrap();
-    rows.iter()
-        .map(|row| {
-            let run: i64 = row.get("id");
-            let context: Value = row.get("context");
-            if let Err(why) = schema::validate(&context["verification_report"]) {
-                found.push(format!("I6: run {run} has an invalid report: {why:?}"));
-            }
-            let failures: Value = row
-                .get::<Option<Value>, _>("failure_summary")
-                .unwrap_or_default();
-            Ended {
-                run,
-                connection: context["provider_connection_id"].as_i64().unwrap_or(0),
-                outcome: row.get::<Option<String>, _>("outcome").unwrap_or_default(),
-                failures: failures
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|f| f["reason_code"].as_str().map(ToOwned::to_owned))
-                    .collect(),
-                attempts: row.get("attempts"),
-            }
-        })
-        .collect()
+    .fetch(sql);
+    let mut ended = Vec::new();
+    while let Some(row) = rows.try_next().await.unwrap() {
+        let run: i64 = row.get("id");
+        let context: Value = row.get("context");
+        if let Err(why) = schema::validate(&context["verification_report"]) {
+            found.push(format!("I6: run {run} has an invalid report: {why:?}"));
+        }
+        let failures: Value = row
+            .get::<Option<Value>, _>("failure_summary")
+            .unwrap_or_default();
+        ended.push(Ended {
+            run,
+            connection: context["provider_connection_id"].as_i64().unwrap_or(0),
+            outcome: row.get::<Option<String>, _>("outcome").unwrap_or_default(),
+            failures: failures
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|f| f["reason_code"].as_str().map(ToOwned::to_owned))
+                .collect(),
+            attempts: row.get("attempts"),
+        });
+    }
+    ended
 }

@@ -38,6 +38,11 @@ impl TestDatabase {
         Self { server, name }
     }
 
+    /// From now on it is another server that has this database.
+    pub fn has_moved_to(&mut self, server: &str) {
+        self.server = server.parse().expect("the address is a URL");
+    }
+
     /// Its URL.
     pub fn url(&self) -> String {
         let mut url = self.server.clone();

@@ -18,6 +18,35 @@ pub struct PrivatePostgres {
 impl PrivatePostgres {
     /// Makes a cluster and starts it on a free port.
     pub fn start() -> Self {
+        let mut server = Self::empty();
+        done(
+            postgres_command("initdb")
+                .arg("--pgdata")
+                .arg(server.inside().join("data"))
+                .args(["--username", "postgres", "--auth", "trust"])
+                .args(["--encoding", "UTF8", "--locale", "C", "--no-sync"]),
+        );
+        server.resume();
+        server
+    }
+
+    /// Copies this server and starts the copy as its standby: it follows, and reads only, until
+    /// it is promoted.
+    pub fn standby(&self) -> Self {
+        let mut standby = Self::empty();
+        done(
+            postgres_command("pg_basebackup")
+                .args(["--host", "127.0.0.1", "--port", &self.port.to_string()])
+                .args(["--username", "postgres", "--checkpoint", "fast"])
+                .args(["--write-recovery-conf", "--no-sync", "--pgdata"])
+                .arg(standby.inside().join("data")),
+        );
+        standby.resume();
+        standby
+    }
+
+    /// A folder and a port.
+    fn empty() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         // Its user, when that is another one, has to pass through and owns what is inside.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711))
@@ -28,28 +57,17 @@ impl PrivatePostgres {
             let owned = Command::new("chown").arg(user).arg(&inside).status();
             assert!(owned.expect("chown").success());
         }
-        let made = postgres_command("initdb")
-            .arg("--pgdata")
-            .arg(inside.join("data"))
-            .args(["--username", "postgres", "--auth", "trust"])
-            .args(["--encoding", "UTF8", "--locale", "C", "--no-sync"])
-            .output()
-            .expect("initdb: run scripts/test, which says where it is");
-        assert!(
-            made.status.success(),
-            "{}",
-            String::from_utf8_lossy(&made.stderr)
-        );
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        drop(listener);
-        let mut server = Self {
+        Self {
             port,
             folder,
             child: None,
-        };
-        server.resume();
-        server
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL of a superuser.
@@ -120,6 +138,18 @@ impl Drop for PrivatePostgres {
     }
 }
 
+/// Runs a program of PostgreSQL's to its end.
+fn done(command: &mut Command) {
+    let made = command
+        .output()
+        .expect("a program of PostgreSQL's: run scripts/test, which says where it is");
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+}
+
 /// PostgreSQL refuses to run as root: then, the user that it runs as.
 fn other_user() -> Option<&'static str> {
     let root = Path::new("/proc/self")
@@ -142,8 +172,19 @@ fn other_user() -> Option<&'static str> {
 fn postgres_command(program: &str) -> Command {
     let folder = std::env::var("VERIFYD_TEST_PG_BIN")
         .expect("run scripts/test, which starts PostgreSQL and Redis");
+    let mut command = as_server_user("INT");
+    command
+        .arg(Path::new(&folder).join(program))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+}
+
+/// Runs the program that its arguments begin with by a user who may run servers, and ends it by
+/// this signal when the test ends.
+pub fn as_server_user(signal: &str) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "INT"]);
+    command.args(["--pdeathsig", signal]);
     if let Some(user) = other_user() {
         command.args([
             "--reuid",
@@ -153,12 +194,8 @@ fn postgres_command(program: &str) -> Command {
             "--clear-groups",
         ]);
     }
-    command
-        .arg(Path::new(&folder).join(program))
-        // A folder that every user may enter.
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
+    // A folder that every user may enter.
+    command.current_dir("/");
     command
 }
 

@@ -1,8 +1,8 @@
-//! A way to a server on loopback that can be slow, silent or cut, and that can stop at a chosen
+//! A way to a server on loopback that can be slow, silent, frozen or cut, and that can stop at a chosen
 //! statement: hold the request, hold its answer, or lose the answer.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -54,10 +54,12 @@ pub struct Rule {
 }
 
 struct Shared {
-    target: u16,
+    target: AtomicU16,
     way: watch::Sender<Way>,
     /// Moved on to end every connection that is open then.
     cuts: watch::Sender<u64>,
+    /// Moved on to let nothing pass any more on the connections that are open then.
+    freezes: watch::Sender<u64>,
     /// Moved on to let go of what is held.
     releases: watch::Sender<u64>,
     fired: watch::Sender<u32>,
@@ -76,9 +78,10 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
-            target,
+            target: AtomicU16::new(target),
             way: watch::Sender::new(Way::Open),
             cuts: watch::Sender::new(0),
+            freezes: watch::Sender::new(0),
             releases: watch::Sender::new(0),
             fired: watch::Sender::new(0),
             rules: Mutex::default(),
@@ -121,6 +124,19 @@ impl Proxy {
         self.shared.cuts.send_modify(|n| *n += 1);
     }
 
+    /// Has nothing pass any more, in either direction, on the connections that are open now, as a
+    /// firewall does that has forgotten them: no side hears of it, not even when the other one
+    /// closes. New connections work.
+    pub fn freeze(&self) {
+        self.shared.freezes.send_modify(|n| *n += 1);
+    }
+
+    /// New connections lead to another port, as after a failover; those that are open are reset.
+    pub fn lead_to(&self, target: u16) {
+        self.shared.target.store(target, Ordering::SeqCst);
+        self.cut();
+    }
+
     /// Adds a rule.
     pub fn at(&self, rule: Rule) {
         self.shared.rules.lock().unwrap().push(rule);
@@ -153,7 +169,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             let _ = near.set_zero_linger();
             continue;
         }
-        let Ok(far) = TcpStream::connect(("127.0.0.1", shared.target)).await else {
+        let Ok(far) = TcpStream::connect(("127.0.0.1", shared.target.load(Ordering::SeqCst))).await
+        else {
             continue;
         };
         let _ = near.set_nodelay(true);
@@ -165,11 +182,14 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// One connection, until either side ends it or it is cut.
 async fn join(near: TcpStream, far: TcpStream, shared: Arc<Shared>) {
     let mut cuts = shared.cuts.subscribe();
+    let mut freezes = shared.freezes.subscribe();
     let replies = Replies::default();
     let (mut near_in, mut near_out) = near.into_split();
     let (mut far_in, mut far_out) = far.into_split();
     let cut = tokio::select! {
+        biased;
         _ = cuts.changed() => true,
+        _ = freezes.changed() => cuts.changed().await.is_ok(),
         () = carry_requests(&mut near_in, &mut far_out, &shared, &replies) => false,
         () = carry_replies(&mut far_in, &mut near_out, &shared, &replies) => false,
     };

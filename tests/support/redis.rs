@@ -19,11 +19,19 @@ pub fn random_queue() -> String {
 
 /// A plain connection, to look at what is stored and to do what no client of the queue does.
 pub async fn connection(url: &str) -> redis::aio::MultiplexedConnection {
+    try_connection(url).await.expect("the test server answers")
+}
+
+/// The same where the server may be away.
+pub async fn try_connection(url: &str) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
     let client = redis::Client::open(url).expect("the URL of the test server");
+    // The default is half a second, which is little for many commands on a busy machine.
+    let patient = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(10)))
+        .set_response_timeout(Some(Duration::from_secs(30)));
     client
-        .get_multiplexed_async_connection()
+        .get_multiplexed_async_connection_with_config(&patient)
         .await
-        .expect("the test server answers")
 }
 
 /// Keys of a queue, the registry of queues not counted.

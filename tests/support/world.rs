@@ -28,6 +28,8 @@ pub fn settings(folder: &std::path::Path, simulator: &RunningSimulator) -> Setti
     let mut settings = Settings::load(Sources::default()).unwrap();
     settings.database.url =
         SecretString::from(format!("sqlite://{}", folder.join("verifyd.db").display()));
+    // Engines of tests beat once. However busy the machine is, that lasts for a test.
+    settings.worker.dead_after = Duration::from_secs(600);
     let microsoft = &mut settings.microsoft;
     microsoft.retry_base_delay = Duration::from_millis(20);
     microsoft.retry_max_delay = Duration::from_millis(200);
@@ -121,6 +123,7 @@ impl World {
             tenant_id: Some(connection.tenant_id),
             context: context_for(&connection, None),
             unless_active: None,
+            onboarding_session: None,
         };
         change(&mut new);
         self.services.store.record(&new).await.unwrap().run_id

@@ -1,6 +1,7 @@
 //! `verifyd demo`: everything in one process, with nothing installed.
 
 mod cast;
+mod keep;
 
 use super::args::DemoArgs;
 use super::{output, render, runs, simulate};
@@ -19,7 +20,7 @@ use crate::view::RunView;
 use crate::view::report::ReportState;
 use anyhow::Context as _;
 use cast::{CAST, Expected, Flaw, Part, SignsInBy};
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize as _;
 use secrecy::SecretString;
@@ -43,6 +44,10 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         args.show,
         CAST.len()
     );
+    let kept = match args.keep {
+        true => Some((keep::bind(args.listen).await?, keep::until_a_signal()?)),
+        false => None,
+    };
     let folder = tempfile::tempdir().context("no temporary folder can be made")?;
     let simulator = Simulator::start(SimulatorOptions::default()).await?;
     let services = Services::open(settings(folder.path(), &simulator)?).await?;
@@ -55,7 +60,9 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let stage = Stage::set(&services, &simulator, folder.path())?;
     let engine = services.engine();
     let stop = CancellationToken::new();
-    let worker = tokio::spawn(services.worker(engine).run(stop.clone()));
+    let worker = services.worker(engine);
+    let health = keep::health(&services, &worker, &stop);
+    let worker = tokio::spawn(worker.run(stop.clone()));
     let began = Instant::now();
     let mut ids = Vec::with_capacity(CAST.len());
     for (i, part) in CAST.iter().enumerate() {
@@ -63,8 +70,6 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     }
     let finished = watch(&services, &ids, began).await?;
     let took = began.elapsed();
-    stop.cancel();
-    worker.await?.context("the worker")?;
 
     let as_expected = show_table(&finished);
     let shown = &finished[args.show - 1];
@@ -76,12 +81,18 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         )
         .bold()
     ));
-    output::line(render::run(&RunView::of(shown)).trim_end());
+    output::line(render::run(&RunView::of(shown, &[], services.clock.now())).trim_end());
     output::line(format!(
         "\n{} runs in {:.1} s, {as_expected} as expected.",
         finished.len(),
         took.as_secs_f64(),
     ));
+    if let Some((listener, ended)) = kept {
+        stage.history().await?;
+        stage.keep(listener, health?, ended).await?;
+    }
+    stop.cancel();
+    worker.await?.context("the worker")?;
     services.store.close().await;
     simulator.shutdown().await;
     Ok(if as_expected == finished.len() {
@@ -192,6 +203,7 @@ impl<'a> Stage<'a> {
                 tenant_id: Some(connection.tenant_id),
                 context,
                 unless_active: None,
+                onboarding_session: None,
             })
             .await?;
         self.services.queue.send_runs(&[recorded.run_id]).await?;
@@ -282,13 +294,14 @@ fn show_table(finished: &[OperationRun]) -> usize {
 }
 
 fn ended_as(run: &OperationRun, expected: &Expected) -> bool {
-    let ReportState::Readable { report } = RunView::of(run).report else {
+    let ReportState::Readable { report } = RunView::of(run, &[], DateTime::UNIX_EPOCH).report
+    else {
         return false;
     };
     let found: Vec<_> = report
         .problems
         .iter()
-        .filter_map(|c| c.reason_code)
+        .filter_map(|c| c.check.reason_code)
         .collect();
     run.outcome == Some(expected.outcome)
         && report.overall == expected.overall

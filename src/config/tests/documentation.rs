@@ -42,14 +42,23 @@ fn every_key_is_needed_and_no_other_is_known_to_the_structs() {
         .try_into::<Settings>()
         .unwrap();
     for (key, _) in keys::FIXED {
-        let (section, name) = key.split_once('.').unwrap();
+        let (section, name) = key.rsplit_once('.').unwrap();
+        let table = |all: &'_ mut toml::Table, change: &dyn Fn(&mut toml::Table)| {
+            let mut sections = section.split('.');
+            let first = sections.next().unwrap();
+            let inner = sections.fold(&mut all[first], |outer, section| &mut outer[section]);
+            change(inner.as_table_mut().unwrap());
+        };
         let mut less = full.clone();
-        less[section].as_table_mut().unwrap().remove(name).unwrap();
+        table(&mut less, &|table| {
+            table.remove(name).unwrap();
+        });
         let error = toml::Value::Table(less).try_into::<Settings>().unwrap_err();
         assert!(error.to_string().contains(name), "{key}: {error}");
         let mut more = full.clone();
-        let table = more[section].as_table_mut().unwrap();
-        table.insert(format!("{name}_more"), 1.into());
+        table(&mut more, &|table| {
+            table.insert(format!("{name}_more"), 1.into());
+        });
         assert!(
             toml::Value::Table(more).try_into::<Settings>().is_err(),
             "{key}"

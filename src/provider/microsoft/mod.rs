@@ -56,6 +56,7 @@ impl MicrosoftProvider {
             roles: role_cache(settings.role_cache_entries, settings.role_cache_ttl),
             clock,
             max_pages: settings.max_pages,
+            max_resources: settings.max_resources,
         };
         Ok(Self { clouds, shared })
     }

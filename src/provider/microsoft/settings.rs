@@ -27,6 +27,8 @@ pub struct MicrosoftSettings {
     pub max_response_bytes: usize,
     /// Pages of one listing.
     pub max_pages: usize,
+    /// Resources that one application may hold roles on; each costs a call.
+    pub max_resources: usize,
     /// How often one request is sent at most, the first time included.
     pub max_attempts_per_request: u32,
     /// First wait before a request is sent again; doubles each time.
@@ -109,6 +111,9 @@ impl MicrosoftSettings {
         }
         if !(1..=1000).contains(&self.max_pages) {
             return Err(wrong("max_pages", "must be from 1 to 1000"));
+        }
+        if !(1..=1000).contains(&self.max_resources) {
+            return Err(wrong("max_resources", "must be from 1 to 1000"));
         }
         if !(1..=20).contains(&self.max_attempts_per_request) {
             return Err(wrong("max_attempts_per_request", "must be from 1 to 20"));
@@ -214,6 +219,7 @@ pub(super) mod tests {
             request_timeout = "20s"
             max_response_bytes = 1048576
             max_pages = 20
+            max_resources = 50
             max_attempts_per_request = 3
             retry_base_delay = "250ms"
             retry_max_delay = "4s"
@@ -320,6 +326,7 @@ pub(super) mod tests {
         );
         assert_eq!(bad(|s| s.max_response_bytes = 0), "max_response_bytes");
         assert_eq!(bad(|s| s.max_pages = 0), "max_pages");
+        assert_eq!(bad(|s| s.max_resources = 0), "max_resources");
         assert_eq!(
             bad(|s| s.max_attempts_per_request = 0),
             "max_attempts_per_request"

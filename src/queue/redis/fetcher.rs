@@ -67,6 +67,7 @@ impl Fetcher {
         );
         let mut held: Vec<String> = Vec::new();
         let mut first = true;
+        let mut failing = false;
         while !self.stop.is_cancelled() {
             if !first {
                 self.vitals.restarts.fetch_add(1, Ordering::Relaxed);
@@ -84,14 +85,22 @@ impl Fetcher {
                 End::Failed(reason) => {
                     if started.elapsed() > self.settings.restart_backoff_max {
                         backoff.reset();
+                        failing = false;
                     }
                     let pause = backoff.pause();
-                    tracing::warn!(
-                        worker = name,
-                        reason,
-                        pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-                        "the fetcher ended and will be started again"
-                    );
+                    let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+                    // Said once: a server may be away for hours.
+                    if failing {
+                        tracing::debug!(worker = name, reason, pause_ms, "the fetcher ended again");
+                    } else {
+                        failing = true;
+                        tracing::warn!(
+                            worker = name,
+                            reason,
+                            pause_ms,
+                            "the fetcher ended and will be started again"
+                        );
+                    }
                     tokio::select! {
                         () = self.stop.cancelled() => {}
                         () = tokio::time::sleep(pause) => {}

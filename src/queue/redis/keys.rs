@@ -19,6 +19,8 @@ pub(super) struct Keys {
     pub workers: String,
     /// Pub/sub channel: "something waits".
     pub available: String,
+    /// Pub/sub channel: "a run is completed".
+    pub completed: String,
     queue: String,
 }
 
@@ -33,6 +35,7 @@ impl Keys {
             dead: format!("{queue}:dead"),
             workers: format!("{queue}:workers"),
             available: format!("tasks:{queue}:active:available"),
+            completed: format!("{queue}:completed"),
             queue: queue.to_owned(),
         }
     }

@@ -40,13 +40,15 @@ mod fetcher;
 mod keys;
 mod link;
 mod observed;
+mod rejected;
 mod settings;
 mod work;
 
 pub use settings::{RedisSettings, RedisSettingsError};
 
 use crate::domain::job::Hint;
-use crate::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
+use crate::domain::notice::Notice;
+use crate::ports::queue::{HintHandler, Queue, QueueError, QueueHealth, RejectedHint};
 use crate::queue::pulse::Vitals;
 use async_trait::async_trait;
 use bell::{Bell, Listener};
@@ -189,8 +191,28 @@ impl Queue for RedisQueue {
         Ok(())
     }
 
+    async fn announce(&self, notices: &[Notice]) -> Result<(), QueueError> {
+        let mut pipeline = redis::pipe();
+        for notice in notices {
+            if let Ok(payload) = serde_json::to_string(notice) {
+                pipeline
+                    .cmd("PUBLISH")
+                    .arg(&self.keys.completed)
+                    .arg(payload)
+                    .ignore();
+            }
+        }
+        self.link
+            .call(async |connection| pipeline.query_async::<()>(connection).await)
+            .await
+    }
+
     fn health(&self) -> QueueHealth {
         self.vitals.health()
+    }
+
+    async fn rejected(&self, most: u32) -> Result<(u64, Vec<RejectedHint>), QueueError> {
+        rejected::look(&self.link, &self.keys, most).await
     }
 
     async fn ping(&self) -> Result<(), QueueError> {

@@ -2,9 +2,11 @@
 //!
 //! Every transition locks the run first, then its attempt.
 
-use super::{PostgresStore, Tx, commit, rollback, run_columns, run_type, seconds};
+use super::{PostgresStore, Tx, commit, futile, rollback, run_type, seconds};
 use crate::domain::{RunId, WorkerId};
-use crate::ports::store::{AttemptEnd, Claim, ClaimPolicy, StoreError};
+use crate::ports::store::{
+    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError,
+};
 use crate::store::error::from_sqlx;
 use crate::store::from_row::from_row;
 use crate::store::rows::RunRow;
@@ -13,38 +15,57 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// Waits for whoever holds the run, then takes it. `not_before` is tested again below, in a
-/// statement that begins after the wait.
+/// statement that begins after the wait. What the run holds stays where it is when reading it has
+/// led to nothing `$2` times.
 const TAKE_RUN: &str = concat!(
     "UPDATE operation_runs r SET status = 'running', started_at = coalesce(r.started_at, now()) \
-     WHERE r.id = $1 AND r.type = ",
+     FROM (SELECT count(*) < $2 AS readable FROM verifyd.run_attempts \
+           WHERE run_id = $1 AND ",
+    futile!(),
+    ") h WHERE r.id = $1 AND r.type = ",
     run_type!(),
     " AND r.status = 'queued' AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
                                            WHERE d.run_id = r.id AND d.not_before > now()) \
-     RETURNING ",
-    run_columns!()
+     RETURNING r.id, r.workspace_id, r.tenant_id, r.type, r.status, \
+         CASE WHEN h.readable THEN r.outcome END AS outcome, \
+         CASE WHEN h.readable THEN r.context END AS context, \
+         CASE WHEN h.readable THEN r.failure_summary END AS failure_summary, \
+         r.created_at::timestamptz AS created_at, r.started_at::timestamptz AS started_at, \
+         r.completed_at::timestamptz AS completed_at"
 );
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
 const SUPERSEDE: &str = "UPDATE verifyd.run_attempts SET ended_at = clock_timestamp(), end_reason = 'superseded' \
      WHERE run_id = $1 AND ended_at IS NULL";
 
-const OPEN_ATTEMPT: &str = "\
-    WITH history AS ( \
+/// `$4`: attempts that count, at most; `$6`: futile ones; `$7`: whether the run would be alone.
+const OPEN_ATTEMPT: &str = concat!(
+    "WITH history AS ( \
         SELECT clock_timestamp() AS at, coalesce(max(attempt), 0) AS last, \
-               count(*) FILTER (WHERE counted) AS spent, min(claimed_at) AS first_claimed_at \
+               count(*) FILTER (WHERE counted) AS spent, \
+               count(*) FILTER (WHERE counted AND end_reason = 'worker_lost') AS lost, \
+               count(*) FILTER (WHERE ",
+    futile!(),
+    ") AS futile, min(claimed_at) AS first_claimed_at \
         FROM verifyd.run_attempts WHERE run_id = $1 \
+    ), judged AS ( \
+        SELECT h.*, h.spent >= $4 OR h.futile >= $6 AS exhausted, \
+               EXISTS (SELECT FROM verifyd.run_deliveries d \
+                       WHERE d.run_id = $1 AND d.not_before > h.at) AS waits \
+        FROM history h \
     ), opened AS ( \
         INSERT INTO verifyd.run_attempts \
             (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at) \
-        SELECT $1, h.last + 1, $2, $3, h.spent < $4, h.at, h.at + make_interval(secs => $5) \
-        FROM history h \
-        WHERE NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
-                          WHERE d.run_id = $1 AND d.not_before > h.at) \
-        RETURNING attempt, counted, claimed_at \
+        SELECT $1, j.last + 1, $2, $3, NOT j.exhausted, j.at, j.at + make_interval(secs => $5) \
+        FROM judged j \
+        WHERE NOT j.waits \
+          AND ($7 OR NOT (j.exhausted OR j.spent + 1 >= $4 AND j.lost > 0)) \
+        RETURNING attempt, claimed_at \
     ) \
-    SELECT o.attempt, o.counted, o.claimed_at, h.spent, \
-           coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at \
-    FROM opened o CROSS JOIN history h";
+    SELECT o.attempt, o.claimed_at, j.waits, j.exhausted, j.futile >= $6 AS last_resort, j.spent, \
+           coalesce(j.first_claimed_at, o.claimed_at) AS first_claimed_at \
+    FROM judged j LEFT JOIN opened o ON true"
+);
 
 const LOCK_RUNNING: &str = concat!(
     "SELECT 1 FROM operation_runs WHERE id = $1 AND type = ",
@@ -71,12 +92,15 @@ const DUE_AGAIN: &str = "\
     ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL, not_before = excluded.not_before";
 
 from_row! {
-    struct Opened {
-        attempt: i32,
-        counted: bool,
-        claimed_at: DateTime<Utc>,
+    /// `attempt` and `claimed_at` are null where none was opened.
+    struct Judged {
+        attempt: Option<i32>,
+        claimed_at: Option<DateTime<Utc>>,
+        waits: bool,
+        exhausted: bool,
+        last_resort: bool,
         spent: i64,
-        first_claimed_at: DateTime<Utc>,
+        first_claimed_at: Option<DateTime<Utc>>,
     }
 }
 
@@ -86,18 +110,19 @@ impl PostgresStore {
         run: RunId,
         worker: &WorkerId,
         policy: &ClaimPolicy,
-    ) -> Result<Option<Claim>, StoreError> {
+    ) -> Result<ClaimAnswer, StoreError> {
         let token = Uuid::new_v4();
         let mut tx = self.begin().await?;
         let taken: Option<RunRow> = self
             .rows(TAKE_RUN)
             .bind(run.0)
+            .bind(i64::from(MAX_FUTILE_ATTEMPTS))
             .fetch_optional(&mut *tx)
             .await
             .map_err(from_sqlx)?;
         let Some(taken) = taken else {
             rollback(tx).await?;
-            return Ok(None);
+            return Ok(ClaimAnswer::NotClaimable);
         };
         // These begin after the run was locked, so they see what was committed before.
         self.sql(SUPERSEDE)
@@ -105,33 +130,40 @@ impl PostgresStore {
             .execute(&mut *tx)
             .await
             .map_err(from_sqlx)?;
-        let opened: Option<Opened> = self
+        let judged: Judged = self
             .rows(OPEN_ATTEMPT)
             .bind(run.0)
             .bind(token)
             .bind(&worker.0)
             .bind(i64::from(policy.max_attempts))
             .bind(seconds(policy.run_deadline))
-            .fetch_optional(&mut *tx)
+            .bind(i64::from(MAX_FUTILE_ATTEMPTS))
+            .bind(policy.alone)
+            .fetch_one(&mut *tx)
             .await
             .map_err(from_sqlx)?;
-        let Some(opened) = opened else {
+        let (Some(attempt), Some(claimed_at)) = (judged.attempt, judged.claimed_at) else {
             rollback(tx).await?;
-            return Ok(None);
+            return Ok(if judged.waits {
+                ClaimAnswer::NotClaimable
+            } else {
+                ClaimAnswer::NeedsToBeAlone
+            });
         };
         let run = taken.try_into()?;
         commit(tx).await?;
-        let spent = u32::try_from(opened.spent).unwrap_or(u32::MAX);
-        Ok(Some(Claim {
+        let spent = u32::try_from(judged.spent).unwrap_or(u32::MAX);
+        Ok(ClaimAnswer::Claimed(Box::new(Claim {
             run,
-            attempt: opened.attempt,
+            attempt,
             token,
             worker: worker.clone(),
-            counted_attempts: spent.saturating_add(u32::from(opened.counted)),
-            exhausted: !opened.counted,
-            first_claimed_at: opened.first_claimed_at,
-            claimed_at: opened.claimed_at,
-        }))
+            counted_attempts: spent.saturating_add(u32::from(!judged.exhausted)),
+            exhausted: judged.exhausted,
+            last_resort: judged.last_resort,
+            first_claimed_at: judged.first_claimed_at.unwrap_or(claimed_at),
+            claimed_at,
+        })))
     }
 
     /// Locks the run if it is still running. Whatever follows in this transaction sees everything

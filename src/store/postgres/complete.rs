@@ -5,11 +5,13 @@
 //! before the wait. So the run is locked by a statement of its own, and the token is tested on the
 //! attempt's row by the statement that ends it.
 
-use super::{PostgresStore, commit, rollback, run_type};
+use super::{PostgresStore, Tx, commit, rollback, run_type};
+use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::ports::store::{Claim, StoreError};
-use crate::store::completion::{context_patch, failure_summary};
+use crate::store::completion::{context_patch, event, failure_summary, message_id, notice};
 use crate::store::error::from_sqlx;
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 const COMPLETE: &str = concat!(
@@ -23,21 +25,36 @@ const COMPLETE: &str = concat!(
     FROM ended \
     WHERE r.id = ended.run_id AND r.type = ",
     run_type!(),
-    " AND r.status = 'running'"
+    " AND r.status = 'running' \
+     RETURNING now(), EXISTS (SELECT FROM verifyd.webhook_endpoints e \
+                              WHERE e.workspace_id = r.workspace_id AND e.enabled)"
 );
 
 const FORGET_DELIVERY: &str = "DELETE FROM verifyd.run_deliveries WHERE run_id = $1";
 
-/// Never moves back to a run that was completed earlier.
+/// Never moves back to a run that was completed earlier. What the report is compared with, and
+/// whether acknowledgements may have to be ended, is told by the row as it is when it is locked,
+/// whoever else completes a run of this connection meanwhile. No row: a run that was completed later
+/// came first.
 const LATEST_REPORT: &str = "\
     INSERT INTO verifyd.latest_reports AS l \
-        (connection_id, operation_run_id, fingerprint, overall, outcome, completed_at) \
-    VALUES ($1, $2, $3, $4, $5, now()) \
+        (connection_id, operation_run_id, fingerprint, overall, outcome, completed_at, changed) \
+    VALUES ($1, $2, $3, $4, $5, now(), true) \
     ON CONFLICT (connection_id) DO UPDATE \
     SET operation_run_id = excluded.operation_run_id, fingerprint = excluded.fingerprint, \
         overall = excluded.overall, outcome = excluded.outcome, \
-        completed_at = excluded.completed_at \
-    WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id)";
+        completed_at = excluded.completed_at, changed = l.fingerprint <> excluded.fingerprint \
+    WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id) \
+    RETURNING l.changed, l.acknowledged";
+
+/// For a report that came too late to be the latest.
+const DIFFERS: &str =
+    "SELECT fingerprint <> $2 FROM verifyd.latest_reports WHERE connection_id = $1";
+
+const OUTBOX: &str = "\
+    INSERT INTO verifyd.webhook_deliveries (endpoint_id, message_id, operation_run_id, payload) \
+    SELECT e.id, $2, $3, $4 FROM verifyd.webhook_endpoints e \
+    WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)";
 
 impl PostgresStore {
     pub(super) async fn complete_run(
@@ -53,22 +70,21 @@ impl PostgresStore {
             rollback(tx).await?;
             return Ok(false);
         }
-        let completed = self
-            .sql(COMPLETE)
+        let completed: Option<(DateTime<Utc>, bool)> = self
+            .rows(COMPLETE)
             .bind(run.0)
             .bind(claim.attempt)
             .bind(claim.token)
             .bind(completion.outcome.as_str())
             .bind(patch)
             .bind(failures)
-            .execute(&mut *tx)
+            .fetch_optional(&mut *tx)
             .await
-            .map_err(from_sqlx)?
-            .rows_affected();
-        if completed == 0 {
+            .map_err(from_sqlx)?;
+        let Some((completed_at, has_webhooks)) = completed else {
             rollback(tx).await?;
             return Ok(false);
-        }
+        };
         self.sql(FORGET_DELIVERY)
             .bind(run.0)
             .execute(&mut *tx)
@@ -77,18 +93,61 @@ impl PostgresStore {
         if let Some(refresh) = &completion.inventory {
             self.refresh_inventory(&mut tx, run, refresh).await?;
         }
-        if let Some(connection) = completion.connection {
-            self.sql(LATEST_REPORT)
-                .bind(connection.0)
+        let changed = self.write_latest(&mut tx, run, completion).await?;
+        let notice = notice(claim, completion, changed);
+        if has_webhooks {
+            self.sql(OUTBOX)
+                .bind(claim.run.workspace_id.map(|w| w.0))
+                .bind(message_id())
                 .bind(run.0)
-                .bind(&completion.fingerprint)
-                .bind(&completion.overall)
-                .bind(completion.outcome.as_str())
+                .bind(event(&notice, completed_at)?)
+                .bind(changed)
                 .execute(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
         }
         commit(tx).await?;
+        // Fails when nobody wants to know.
+        let _ = self.completions.send(notice);
+        if has_webhooks {
+            self.recorded.notify_one();
+        }
         Ok(true)
+    }
+
+    /// Ends acknowledgements that do not stand any more, and says whether the fingerprint differs from
+    /// that of the connection's report before.
+    async fn write_latest(
+        &self,
+        tx: &mut Tx,
+        run: RunId,
+        completion: &Completion,
+    ) -> Result<bool, StoreError> {
+        let Some(connection) = completion.connection else {
+            return Ok(true);
+        };
+        let written: Option<(bool, bool)> = self
+            .rows(LATEST_REPORT)
+            .bind(connection.0)
+            .bind(run.0)
+            .bind(&completion.fingerprint)
+            .bind(&completion.overall)
+            .bind(completion.outcome.as_str())
+            .fetch_optional(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        if written.is_none_or(|(_, acknowledged)| acknowledged) {
+            self.lapse_acknowledgements(tx, connection, run, &completion.report)
+                .await?;
+        }
+        if let Some((changed, _)) = written {
+            return Ok(changed);
+        }
+        self.scalar(DIFFERS)
+            .bind(connection.0)
+            .bind(&completion.fingerprint)
+            .fetch_one(&mut **tx)
+            .await
+            .map_err(from_sqlx)
     }
 }

@@ -18,6 +18,8 @@ macro_rules! connection_columns {
     };
 }
 
+pub(super) use connection_columns;
+
 macro_rules! credential_columns {
     () => {
         "k.kind AS credential_kind, k.payload AS credential_payload, \

@@ -185,6 +185,8 @@ impl PostgresStore {
         // What `serve` needs. The commands that add something need more, and say so themselves.
         let needed: &[&str] = match name {
             "verifyd.owned_tables" => &["SELECT"],
+            "verifyd.api_tokens" => &["SELECT", "UPDATE"],
+            "verifyd.webhook_endpoints" => &["SELECT", "UPDATE"],
             _ if own => &["SELECT", "INSERT", "UPDATE", "DELETE"],
             "operation_runs" => &["SELECT", "UPDATE"],
             "tenant_permissions" => &["SELECT", "INSERT", "UPDATE"],
@@ -242,7 +244,7 @@ fn wanted_type(family: Family) -> &'static str {
         Family::Boolean => "boolean",
         Family::Text => "text",
         Family::Time => "timestamptz",
-        Family::Json => "jsonb",
+        Family::Json | Family::AnyJson => "jsonb",
         Family::Uuid => "uuid",
     }
 }
@@ -256,6 +258,7 @@ fn accepted_types(family: Family) -> &'static [&'static str] {
         Family::Text => &["text", "varchar", "bpchar"],
         Family::Time => &["timestamptz", "timestamp"],
         Family::Json => &["jsonb"],
+        Family::AnyJson => &["jsonb", "json"],
         Family::Uuid => &["uuid"],
     }
 }

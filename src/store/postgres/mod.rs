@@ -10,41 +10,53 @@
 //! The application's columns are read through `::timestamptz`, so that both `timestamp with time
 //! zone` and Laravel's `timestamp without time zone` (taken as UTC) work.
 
+mod access;
+mod acknowledgements;
 mod claim;
 mod complete;
 mod connections;
+mod disown;
 mod guards;
 mod inspect;
 mod inventory;
+mod notices;
+mod oddities;
+mod onboarding;
+mod overview;
+mod patience;
 mod prune;
 mod runs;
 mod schema;
 mod sweep;
+mod wake;
+mod webhooks;
 mod workers;
 
-use super::DatabaseSettings;
 use super::error::from_sqlx;
+use super::settings::{DatabaseSettings, ListenMode};
 use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
+use crate::domain::notice::Notice;
 use crate::domain::permission::StoredPermission;
 use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkerId};
+use crate::ports::notices::NOTICES_KEPT;
 use crate::ports::store::{
-    AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimPolicy, ConnectionStore,
-    Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun, PrunePolicy, Pruned,
-    Recorded, RunCounts, RunFilter, RunStore, SchemaFinding, SchemaStore, Seal, StoreError,
-    SweepPolicy, Swept, WorkerRecord,
+    AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
+    ConnectionStore, Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun,
+    OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore, SchemaFinding,
+    SchemaStore, Seal, StoreError, SweepPolicy, Swept, WorkerRecord,
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
 use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
 use std::fmt;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify, broadcast};
 
 /// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
 macro_rules! run_type {
@@ -64,10 +76,19 @@ macro_rules! run_columns {
 }
 use run_columns;
 
+/// Of an attempt: it was only to complete the run, and did not.
+macro_rules! futile {
+    () => {
+        "NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
+    };
+}
+use futile;
+
 /// Keys of the advisory locks, each with "verifyd" in front (the first of two integers).
 const ADVISORY_SPACE: i32 = 0x7665_7269;
 const ADVISORY_MIGRATE: i32 = 1;
 const ADVISORY_SWEEP: i32 = 2;
+const ADVISORY_PRUNE: i32 = 3;
 
 /// How long a transaction may wait for its own process before the server ends it, beyond the
 /// statement timeout: a process that was stopped in the middle must not keep its locks.
@@ -104,10 +125,18 @@ pub(super) struct PostgresStore {
     /// connections of the pool a beat would come late, and cost the process all its runs.
     heart: Mutex<Option<PgConnection>>,
     options: PgConnectOptions,
+    /// How to open the connection that listens; null when none is to.
+    listen: Option<PgConnectOptions>,
+    /// What this process has completed.
+    completions: broadcast::Sender<Notice>,
+    /// Woken when it has recorded a delivery to a webhook.
+    recorded: Notify,
     /// `BEGIN` and the limits of every transaction.
     begin: SqlStr,
     /// Whether prepared statements have names and so outlive their transaction.
     named: bool,
+    /// Longest time for one call, but for those that change the schema.
+    call_timeout: Duration,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -122,7 +151,12 @@ impl fmt::Debug for PostgresStore {
 impl PostgresStore {
     /// Opens the pool, and one connection within `connect_timeout`.
     pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Self, StoreError> {
-        let (options, named) = options(settings.url.expose_secret())?;
+        let (options, named) = options("database.url", settings.url.expose_secret())?;
+        let listen = match (settings.listen, settings.listen_url.expose_secret()) {
+            (ListenMode::Off, _) => None,
+            (ListenMode::Auto, "") => Some(options.clone()),
+            (ListenMode::Auto, url) => Some(self::options("database.listen_url", url)?.0),
+        };
         let statement = settings.statement_timeout.as_millis();
         let lock = settings.lock_timeout.as_millis();
         let idle = (settings.statement_timeout + IDLE_GRACE).as_millis();
@@ -132,7 +166,8 @@ impl PostgresStore {
         ))
         .into_sql_str();
         // Not through the pool, which would try again until acquire_timeout and then not say why.
-        let first = tokio::time::timeout(settings.connect_timeout, options.connect())
+        let first = async { options.connect().await?.close().await };
+        tokio::time::timeout(settings.connect_timeout, first)
             .await
             .map_err(|_| {
                 StoreError::Unavailable(format!(
@@ -141,17 +176,17 @@ impl PostgresStore {
                 ))
             })?
             .map_err(from_sqlx)?;
-        first.close().await.map_err(from_sqlx)?;
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.max_connections.max(1))
-            .acquire_timeout(settings.acquire_timeout)
-            .connect_lazy_with(options.clone());
+        let pool = patience::pool_options(settings).connect_lazy_with(options.clone());
         Ok(Self {
             pool,
             heart: Mutex::new(None),
             options,
+            listen,
+            completions: broadcast::Sender::new(NOTICES_KEPT),
+            recorded: Notify::new(),
             begin,
             named,
+            call_timeout: patience::call_timeout(settings),
         })
     }
 
@@ -191,24 +226,23 @@ async fn rollback(tx: Tx) -> Result<(), StoreError> {
 }
 
 /// The driver's options, and whether prepared statements are to have names.
-fn options(url: &str) -> Result<(PgConnectOptions, bool), StoreError> {
+fn options(key: &str, url: &str) -> Result<(PgConnectOptions, bool), StoreError> {
     // The parser's own error may quote parts of the URL.
     let parsed = url::Url::parse(url).map_err(|_| {
-        StoreError::Refused(
-            "database.url is not a URL (postgres://USER:PASSWORD@HOST:PORT/DATABASE; special \
-             characters of the password in percent encoding)"
-                .into(),
-        )
+        StoreError::Refused(format!(
+            "{key} is not a URL (postgres://USER:PASSWORD@HOST:PORT/DATABASE; special characters \
+             of the password in percent encoding)"
+        ))
     })?;
     let mut named = true;
-    for (key, value) in parsed.query_pairs() {
-        if !URL_PARAMETERS.contains(&&*key) && !key.starts_with("options[") {
+    for (parameter, value) in parsed.query_pairs() {
+        if !URL_PARAMETERS.contains(&&*parameter) && !parameter.starts_with("options[") {
             return Err(StoreError::Refused(format!(
-                "database.url has the unknown parameter {key:?}, allowed: {}",
+                "{key} has the unknown parameter {parameter:?}, allowed: {}",
                 URL_PARAMETERS.join(", ")
             )));
         }
-        if key == "statement-cache-capacity" {
+        if parameter == "statement-cache-capacity" {
             named = value != "0";
         }
     }
@@ -217,7 +251,7 @@ fn options(url: &str) -> Result<(PgConnectOptions, bool), StoreError> {
         .any(|(key, _)| key == "application_name");
     let options: PgConnectOptions = url
         .parse()
-        .map_err(|_| StoreError::Refused("database.url has a parameter of a wrong value".into()))?;
+        .map_err(|_| StoreError::Refused(format!("{key} has a parameter of a wrong value")))?;
     // PgBouncer refuses startup parameters that it does not track.
     let options = options.extra_float_digits(None);
     let options = if has_name {
@@ -240,12 +274,12 @@ impl RunStore for PostgresStore {
         run: RunId,
         worker: &WorkerId,
         policy: &ClaimPolicy,
-    ) -> Result<Option<Claim>, StoreError> {
-        self.claim_run(run, worker, policy).await
+    ) -> Result<ClaimAnswer, StoreError> {
+        self.in_time(self.claim_run(run, worker, policy)).await
     }
 
     async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
-        self.complete_run(claim, completion).await
+        self.in_time(self.complete_run(claim, completion)).await
     }
 
     async fn release(
@@ -254,47 +288,59 @@ impl RunStore for PostgresStore {
         end: AttemptEnd,
         not_before: Option<Duration>,
     ) -> Result<bool, StoreError> {
-        self.release_run(claim, end, not_before).await
+        self.in_time(self.release_run(claim, end, not_before)).await
     }
 
     async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
-        self.sweep_runs(policy).await
+        self.in_time(self.sweep_runs(policy)).await
+    }
+
+    async fn open_attempts(&self, worker: &WorkerId) -> Result<Vec<OpenAttempt>, StoreError> {
+        self.in_time(self.list_open_attempts(worker)).await
+    }
+
+    async fn disown(
+        &self,
+        worker: &WorkerId,
+        attempts: &[OpenAttempt],
+    ) -> Result<Vec<RunId>, StoreError> {
+        self.in_time(self.disown_attempts(worker, attempts)).await
     }
 
     async fn undeliver(&self, runs: &[RunId]) -> Result<(), StoreError> {
-        self.undeliver_runs(runs).await
+        self.in_time(self.undeliver_runs(runs)).await
     }
 
     async fn beat(&self, beat: &Beat) -> Result<(), StoreError> {
-        self.beat_worker(beat).await
+        self.in_time(self.beat_worker(beat)).await
     }
 
     async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        self.retire_worker(worker).await
+        self.in_time(self.retire_worker(worker)).await
     }
 
     async fn record(&self, new: &NewRun) -> Result<Recorded, StoreError> {
-        self.record_run(new).await
+        self.in_time(self.record_run(new)).await
     }
 
     async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {
-        self.read_run(id).await
+        self.in_time(self.read_run(id)).await
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<OperationRun>, StoreError> {
-        self.list_runs(filter).await
+        self.in_time(self.list_runs(filter)).await
     }
 
     async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
-        self.list_attempts(run).await
+        self.in_time(self.list_attempts(run)).await
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
-        self.list_workers().await
+        self.in_time(self.list_workers()).await
     }
 
     async fn counts(&self) -> Result<RunCounts, StoreError> {
-        self.count_runs().await
+        self.in_time(self.count_runs()).await
     }
 
     async fn prune(
@@ -302,18 +348,18 @@ impl RunStore for PostgresStore {
         policy: &PrunePolicy,
         after: Option<RunId>,
     ) -> Result<Pruned, StoreError> {
-        self.prune_runs(policy, after).await
+        self.in_time(self.prune_runs(policy, after)).await
     }
 
     async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
-        self.count_prunable(older_than).await
+        self.in_time(self.count_prunable(older_than)).await
     }
 
     async fn latest_report(
         &self,
         connection: ConnectionId,
     ) -> Result<Option<LatestReport>, StoreError> {
-        self.read_latest_report(connection).await
+        self.in_time(self.read_latest_report(connection)).await
     }
 }
 
@@ -323,7 +369,7 @@ impl ConnectionStore for PostgresStore {
         &self,
         id: ConnectionId,
     ) -> Result<Option<(ProviderConnection, Option<StoredCredential>)>, StoreError> {
-        self.read_connection(id).await
+        self.in_time(self.read_connection(id)).await
     }
 
     async fn connections(
@@ -332,7 +378,8 @@ impl ConnectionStore for PostgresStore {
         after: Option<ConnectionId>,
         limit: u32,
     ) -> Result<Vec<ProviderConnection>, StoreError> {
-        self.list_connections(tenant, after, limit).await
+        self.in_time(self.list_connections(tenant, after, limit))
+            .await
     }
 
     async fn add_connection(
@@ -340,7 +387,7 @@ impl ConnectionStore for PostgresStore {
         new: &NewConnection,
         seal: Option<Seal<'_>>,
     ) -> Result<ConnectionId, AddConnectionError> {
-        self.insert_connection(new, seal).await
+        self.in_time(self.insert_connection(new, seal)).await
     }
 
     async fn set_connection_status(
@@ -348,7 +395,8 @@ impl ConnectionStore for PostgresStore {
         id: ConnectionId,
         status: ConnectionStatus,
     ) -> Result<bool, StoreError> {
-        self.update_connection_status(id, status).await
+        self.in_time(self.update_connection_status(id, status))
+            .await
     }
 
     async fn set_credential(
@@ -356,7 +404,7 @@ impl ConnectionStore for PostgresStore {
         id: ConnectionId,
         sealed: &SealedCredential,
     ) -> Result<(), StoreError> {
-        self.replace_credential(id, sealed).await
+        self.in_time(self.replace_credential(id, sealed)).await
     }
 
     async fn credentials(
@@ -364,7 +412,7 @@ impl ConnectionStore for PostgresStore {
         after: Option<ConnectionId>,
         limit: u32,
     ) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError> {
-        self.list_credentials(after, limit).await
+        self.in_time(self.list_credentials(after, limit)).await
     }
 
     async fn reseal_credential(
@@ -373,18 +421,19 @@ impl ConnectionStore for PostgresStore {
         old_payload: &str,
         new_payload: &str,
     ) -> Result<bool, StoreError> {
-        self.swap_payload(id, old_payload, new_payload).await
+        self.in_time(self.swap_payload(id, old_payload, new_payload))
+            .await
     }
 
     async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError> {
-        self.list_permissions(tenant).await
+        self.in_time(self.list_permissions(tenant)).await
     }
 
     async fn inventory_freshness(
         &self,
         tenant: TenantId,
     ) -> Result<Option<InventoryFreshness>, StoreError> {
-        self.read_freshness(tenant).await
+        self.in_time(self.read_freshness(tenant)).await
     }
 }
 
@@ -399,7 +448,7 @@ impl SchemaStore for PostgresStore {
     }
 
     async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
-        self.applied_version().await
+        self.in_time(self.applied_version()).await
     }
 
     fn wanted_schema_version(&self) -> i64 {
@@ -407,11 +456,11 @@ impl SchemaStore for PostgresStore {
     }
 
     async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
-        self.inspect_schema().await
+        self.in_time(self.inspect_schema()).await
     }
 
     async fn guards(&self) -> Result<Guards, StoreError> {
-        self.find_guards().await
+        self.in_time(self.find_guards()).await
     }
 
     async fn enforce(&self) -> Result<Enforced, StoreError> {
@@ -419,13 +468,11 @@ impl SchemaStore for PostgresStore {
     }
 
     async fn ping(&self) -> Result<String, StoreError> {
-        self.server_version().await
+        self.in_time(self.server_version()).await
     }
 
     async fn close(&self) {
-        // Nobody beats any more: dropping it closes it.
-        *self.heart.lock().await = None;
-        self.pool.close().await;
+        self.close_connections().await;
     }
 }
 
@@ -446,18 +493,21 @@ mod tests {
             "postgres://verifyd:p4ss@host/db?passwort=p4ss",
             "postgres://verifyd:p4ss@host:notaport/db",
         ] {
-            let error = options(url).unwrap_err().to_string();
+            let error = options("database.url", url).unwrap_err().to_string();
             assert!(!error.contains("p4ss"), "{error}");
         }
     }
 
     #[test]
     fn without_a_statement_cache_statements_have_no_names() {
-        assert!(options("postgres://u@h/d").unwrap().1);
+        assert!(options("database.url", "postgres://u@h/d").unwrap().1);
         assert!(
-            !options("postgres://u@h/d?statement-cache-capacity=0")
-                .unwrap()
-                .1
+            !options(
+                "database.url",
+                "postgres://u@h/d?statement-cache-capacity=0"
+            )
+            .unwrap()
+            .1
         );
     }
 }

@@ -1,12 +1,13 @@
 //! Deleting completed runs that are old enough.
 
-use super::{PostgresStore, Tx, commit, run_type, seconds};
+use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, Tx, commit, run_type, seconds};
 use crate::domain::RunId;
 use crate::ports::store::{PrunePolicy, Pruned, StoreError};
 use crate::store::error::from_sqlx;
 use std::time::Duration;
 
-/// `$1`: the age in seconds. An onboarding session points to the run that it shows.
+/// `$1`: the age in seconds. An onboarding session points to the run that it shows; an
+/// acknowledgement that still stands would go with its run.
 macro_rules! prunable {
     () => {
         concat!(
@@ -17,12 +18,20 @@ macro_rules! prunable {
               AND r.id NOT IN (SELECT operation_run_id FROM verifyd.latest_reports) \
               AND r.id::text NOT IN (SELECT s.state ->> 'verification_operation_run_id' \
                   FROM tenant_onboarding_sessions s \
-                  WHERE s.state ->> 'verification_operation_run_id' IS NOT NULL)"
+                  WHERE s.state ->> 'verification_operation_run_id' IS NOT NULL) \
+              AND NOT EXISTS (SELECT FROM verifyd.carried_acknowledgements k \
+                  JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id \
+                  WHERE k.from_run_id = r.id AND k.lapsed_at IS NULL \
+                    AND a.withdrawn_at IS NULL \
+                    AND (a.expires_at IS NULL OR a.expires_at::timestamptz > now()))"
         )
     };
 }
 
 const COUNT: &str = concat!("SELECT count(*)", prunable!());
+
+/// Nobody acknowledges while runs are being deleted: that would be left without its run.
+const ALONE: &str = "SELECT pg_advisory_xact_lock($1, $2)";
 
 /// A run that somebody else holds is left for the next time.
 const CHOOSE: &str = concat!(
@@ -32,6 +41,7 @@ const CHOOSE: &str = concat!(
 );
 
 /// Whatever may refer to the run goes before it.
+const CARRIED: &str = "DELETE FROM verifyd.carried_acknowledgements WHERE from_run_id = ANY($1)";
 const ACKNOWLEDGEMENTS: &str =
     "DELETE FROM verification_check_acknowledgements WHERE operation_run_id = ANY($1)";
 const ATTEMPTS: &str = "DELETE FROM verifyd.run_attempts WHERE run_id = ANY($1)";
@@ -60,6 +70,12 @@ impl PostgresStore {
         after: Option<RunId>,
     ) -> Result<Pruned, StoreError> {
         let mut tx = self.begin().await?;
+        self.sql(ALONE)
+            .bind(ADVISORY_SPACE)
+            .bind(ADVISORY_PRUNE)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
         let ids: Vec<i64> = self
             .scalar(CHOOSE)
             .bind(seconds(policy.older_than))
@@ -68,6 +84,7 @@ impl PostgresStore {
             .fetch_all(&mut *tx)
             .await
             .map_err(from_sqlx)?;
+        self.delete(&mut tx, CARRIED, &ids).await?;
         let pruned = Pruned {
             acknowledgements: self.delete(&mut tx, ACKNOWLEDGEMENTS, &ids).await?,
             attempts: self.delete(&mut tx, ATTEMPTS, &ids).await?,

@@ -15,6 +15,14 @@ const MIGRATIONS_TABLE: &str = "verifyd.schema_migrations";
 const UNLIMITED: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
      SET LOCAL idle_in_transaction_session_timeout = 0";
 
+/// The driver's migrator gives its statements names whatever the URL says, and leaves them behind.
+/// Behind a pooler they would be in the way of whoever is given the connection next.
+const FORGET_NAMED_STATEMENTS: &str = r"DO $$ DECLARE statement text; BEGIN
+    FOR statement IN SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\_s\_%' LOOP
+        EXECUTE format('DEALLOCATE %I', statement);
+    END LOOP;
+END $$";
+
 /// The schemas that unqualified names are looked up in, without `verifyd`: a role of that name
 /// would otherwise find it first (`"$user"`) and get the application's tables in there.
 const APPLICATION_SEARCH_PATH: &str = "\
@@ -48,6 +56,7 @@ impl PostgresStore {
             .execute(&mut *tx)
             .await
             .map_err(from_sqlx)?;
+        self.forget_named_statements(&mut tx).await?;
         let path: Option<String> = self
             .scalar(APPLICATION_SEARCH_PATH)
             .fetch_one(&mut *tx)
@@ -71,6 +80,7 @@ impl PostgresStore {
             .run_direct(None, &mut *tx, false)
             .await
             .map_err(migrations::failed)?;
+        self.forget_named_statements(&mut tx).await?;
         let after = self.applied(&mut tx).await?;
         let mut migrated = Migrated {
             applied: after.difference(&before).copied().collect(),
@@ -98,6 +108,19 @@ impl PostgresStore {
         }
         commit(tx).await?;
         Ok(migrated)
+    }
+
+    async fn forget_named_statements(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<(), StoreError> {
+        if !self.named {
+            sqlx::raw_sql(FORGET_NAMED_STATEMENTS)
+                .execute(connection)
+                .await
+                .map_err(from_sqlx)?;
+        }
+        Ok(())
     }
 
     /// Versions applied so far; empty when `migrate` has never run.

@@ -1,7 +1,7 @@
 //! What the reconciler finds: dead leases, runs without a lease, runs that nobody was told about.
 
 use super::{
-    ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, Tx, commit, rollback, run_type, seconds,
+    ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, Tx, commit, futile, rollback, run_type, seconds,
 };
 use crate::domain::RunId;
 use crate::ports::store::{StoreError, SweepPolicy, Swept};
@@ -24,13 +24,14 @@ const DEAD_LEASES: &str = concat!(
 );
 
 /// Runs that somebody is completing right now are skipped.
-const LOCK_RUNS: &str = concat!(
+pub(super) const LOCK_RUNS: &str = concat!(
     "SELECT id FROM operation_runs WHERE id = ANY($1) AND type = ",
     run_type!(),
     " ORDER BY id FOR NO KEY UPDATE SKIP LOCKED"
 );
 
-/// Begins after the runs were locked, so it sees the attempts as they are.
+/// Begins after the runs were locked, so it sees the attempts as they are. With each run it says
+/// whether the attempt counts.
 const RECLAIM: &str = concat!(
     "WITH dead AS ( \
         UPDATE verifyd.run_attempts a \
@@ -40,12 +41,12 @@ const RECLAIM: &str = concat!(
     run_type!(),
     " AND r.status = 'running' AND ",
     lease_is_dead!(),
-    " RETURNING a.run_id \
+    " RETURNING a.run_id, a.counted \
     ) \
     UPDATE operation_runs r SET status = 'queued' FROM dead \
     WHERE r.id = dead.run_id AND r.type = ",
     run_type!(),
-    " AND r.status = 'running' RETURNING r.id"
+    " AND r.status = 'running' RETURNING r.id, dead.counted"
 );
 
 /// Dead leases of runs that are not running any more, or not there any more: somebody changed them
@@ -111,15 +112,21 @@ const DUE: &str = concat!(
      ORDER BY 1 LIMIT $3"
 );
 
-/// `$1`: reclaimed and due runs, `$2`: those that are delivered now. One statement in the order of
-/// the ids, so that it cannot deadlock with UNDELIVER. A run that was claimed and given back since
-/// DUE keeps its `not_before`: it lies after the beginning of this transaction.
-const MARK_DELIVERIES: &str = "\
-    INSERT INTO verifyd.run_deliveries AS d (run_id, delivered_at) \
-    SELECT id, CASE WHEN id = ANY($2) THEN now() END FROM unnest($1::bigint[]) AS t(id) \
-    ORDER BY id \
-    ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL \
-    WHERE d.not_before IS NULL OR d.not_before <= now()";
+/// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait
+/// longer and longer after futile attempts. One statement in the order of the ids, so that it cannot
+/// deadlock with UNDELIVER. A run that was claimed and given back since DUE keeps its `not_before`:
+/// it lies after the beginning of this transaction.
+const MARK_DELIVERIES: &str = concat!(
+    "INSERT INTO verifyd.run_deliveries AS d (run_id, delivered_at, not_before) \
+     SELECT id, CASE WHEN id = ANY($2) THEN now() END, CASE WHEN id = ANY($3) THEN \
+         clock_timestamp() + (SELECT make_interval(secs => 2 ^ count(*)) \
+                              FROM verifyd.run_attempts WHERE run_id = id AND ",
+    futile!(),
+    ") END FROM unnest($1::bigint[]) AS t(id) ORDER BY id \
+     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, \
+         not_before = excluded.not_before \
+     WHERE d.not_before IS NULL OR d.not_before <= now()"
+);
 
 /// A run that was completed between DUE and MARK_DELIVERIES leaves a row behind, and so does one
 /// that its application deleted. Looks at the oldest only, so that its cost is bounded.
@@ -142,6 +149,13 @@ const UNDELIVER: &str = "\
         SELECT run_id FROM verifyd.run_deliveries WHERE run_id = ANY($1) \
         ORDER BY run_id FOR UPDATE)";
 
+/// Runs whose attempt counted, and those whose attempt was futile.
+pub(super) fn apart(queued: Vec<(i64, bool)>) -> (Vec<i64>, Vec<i64>) {
+    let (counted, futile): (Vec<_>, Vec<_>) = queued.into_iter().partition(|(_, counted)| *counted);
+    let ids = |runs: Vec<(i64, bool)>| runs.into_iter().map(|(id, _)| id).collect();
+    (ids(counted), ids(futile))
+}
+
 impl PostgresStore {
     pub(super) async fn sweep_runs(
         &self,
@@ -159,11 +173,10 @@ impl PostgresStore {
             rollback(tx).await?;
             return Ok(None);
         }
-        let mut reclaimed = self.reclaim_dead(&mut tx, policy).await?;
-        let room = i64::from(policy.batch) - reclaimed.len() as i64;
+        let (mut reclaimed, postponed) = self.reclaim_dead(&mut tx, policy).await?;
+        let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
         reclaimed.extend(self.requeue_without_lease(&mut tx, policy, room).await?);
-        reclaimed.sort_unstable();
-        let due: Vec<i64> = self
+        let mut due: Vec<i64> = self
             .scalar(DUE)
             .bind(policy.redeliver)
             .bind(seconds(policy.redeliver_after))
@@ -172,15 +185,13 @@ impl PostgresStore {
             .fetch_all(&mut *tx)
             .await
             .map_err(from_sqlx)?;
+        due.retain(|run| !postponed.contains(run));
+        reclaimed.extend(&postponed);
+        reclaimed.sort_unstable();
         let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
-        if !touched.is_empty() {
-            self.sql(MARK_DELIVERIES)
-                .bind(touched.into_iter().collect::<Vec<i64>>())
-                .bind(&due)
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-        }
+        let touched: Vec<i64> = touched.into_iter().collect();
+        self.mark_deliveries(&mut tx, &touched, &due, &postponed)
+            .await?;
         self.sql(FORGET_ORPHANS)
             .bind(i64::from(policy.batch))
             .execute(&mut *tx)
@@ -197,11 +208,33 @@ impl PostgresStore {
         }))
     }
 
+    /// Writes down when runs that are queued are to be delivered.
+    pub(super) async fn mark_deliveries(
+        &self,
+        tx: &mut Tx,
+        queued: &[i64],
+        due: &[i64],
+        postponed: &[i64],
+    ) -> Result<(), StoreError> {
+        if queued.is_empty() {
+            return Ok(());
+        }
+        self.sql(MARK_DELIVERIES)
+            .bind(queued)
+            .bind(due)
+            .bind(postponed)
+            .execute(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(())
+    }
+
+    /// The runs that are queued again, and apart those whose attempt was futile.
     async fn reclaim_dead(
         &self,
         tx: &mut Tx,
         policy: &SweepPolicy,
-    ) -> Result<Vec<i64>, StoreError> {
+    ) -> Result<(Vec<i64>, Vec<i64>), StoreError> {
         let dead_after = seconds(policy.worker_dead_after);
         let candidates: Vec<i64> = self
             .scalar(DEAD_LEASES)
@@ -211,7 +244,7 @@ impl PostgresStore {
             .await
             .map_err(from_sqlx)?;
         if candidates.is_empty() {
-            return Ok(candidates);
+            return Ok((candidates, Vec::new()));
         }
         let locked: Vec<i64> = self
             .scalar(LOCK_RUNS)
@@ -219,8 +252,8 @@ impl PostgresStore {
             .fetch_all(&mut **tx)
             .await
             .map_err(from_sqlx)?;
-        let reclaimed = self
-            .scalar(RECLAIM)
+        let reclaimed: Vec<(i64, bool)> = self
+            .rows(RECLAIM)
             .bind(dead_after)
             .bind(&locked)
             .fetch_all(&mut **tx)
@@ -233,7 +266,7 @@ impl PostgresStore {
             .execute(&mut **tx)
             .await
             .map_err(from_sqlx)?;
-        Ok(reclaimed)
+        Ok(apart(reclaimed))
     }
 
     async fn requeue_without_lease(

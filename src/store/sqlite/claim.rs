@@ -1,14 +1,31 @@
 //! `queued` → `running` and back.
 
-use super::{SqliteStore, commit, later, now, now_moved_by, rollback, run_columns, run_type};
+use super::{SqliteStore, commit, futile, later, now, now_moved_by, rollback, run_type};
 use crate::domain::{RunId, WorkerId};
-use crate::ports::store::{AttemptEnd, Claim, ClaimPolicy, StoreError};
+use crate::ports::store::{
+    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError,
+};
 use crate::store::error::from_sqlx;
 use crate::store::from_row::from_row;
 use crate::store::rows::RunRow;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 use uuid::Uuid;
+
+/// A column of the run that stays where it is when reading it has led to nothing `$2` times.
+macro_rules! content {
+    ($column:literal) => {
+        concat!(
+            "CASE WHEN (SELECT count(*) FROM verifyd_run_attempts a \
+                        WHERE a.run_id = operation_runs.id AND ",
+            futile!(),
+            ") < $2 THEN ",
+            $column,
+            " END AS ",
+            $column
+        )
+    };
+}
 
 const TAKE_RUN: &str = concat!(
     "UPDATE operation_runs SET status = 'running', started_at = coalesce(started_at, ",
@@ -18,8 +35,13 @@ const TAKE_RUN: &str = concat!(
     " AND status = 'queued' AND NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
         WHERE d.run_id = operation_runs.id AND d.not_before > ",
     now!(),
-    ") RETURNING ",
-    run_columns!()
+    ") RETURNING id, workspace_id, tenant_id, type, status, ",
+    content!("outcome"),
+    ", ",
+    content!("context"),
+    ", ",
+    content!("failure_summary"),
+    ", created_at, started_at, completed_at"
 );
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
@@ -29,10 +51,14 @@ const SUPERSEDE: &str = concat!(
     ", end_reason = 'superseded' WHERE run_id = $1 AND ended_at IS NULL"
 );
 
-const HISTORY: &str = "\
-    SELECT coalesce(max(attempt), 0) AS last, coalesce(sum(counted), 0) AS spent, \
-           min(claimed_at) AS first_claimed_at \
-    FROM verifyd_run_attempts WHERE run_id = $1";
+const HISTORY: &str = concat!(
+    "SELECT coalesce(max(attempt), 0) AS last, coalesce(sum(counted), 0) AS spent, \
+            count(*) FILTER (WHERE counted AND end_reason = 'worker_lost') AS lost, \
+            count(*) FILTER (WHERE ",
+    futile!(),
+    ") AS futile, min(claimed_at) AS first_claimed_at \
+     FROM verifyd_run_attempts WHERE run_id = $1"
+);
 
 const OPEN_ATTEMPT: &str = concat!(
     "INSERT INTO verifyd_run_attempts \
@@ -67,6 +93,8 @@ from_row! {
     struct History {
         last: i32,
         spent: i64,
+        lost: i64,
+        futile: i64,
         first_claimed_at: Option<DateTime<Utc>>,
     }
 }
@@ -77,17 +105,18 @@ impl SqliteStore {
         run: RunId,
         worker: &WorkerId,
         policy: &ClaimPolicy,
-    ) -> Result<Option<Claim>, StoreError> {
+    ) -> Result<ClaimAnswer, StoreError> {
         let token = Uuid::new_v4();
         let mut tx = self.begin().await?;
         let taken: Option<RunRow> = sqlx::query_as(TAKE_RUN)
             .bind(run.0)
+            .bind(MAX_FUTILE_ATTEMPTS)
             .fetch_optional(&mut *tx)
             .await
             .map_err(from_sqlx)?;
         let Some(taken) = taken else {
             rollback(tx).await?;
-            return Ok(None);
+            return Ok(ClaimAnswer::NotClaimable);
         };
         sqlx::query(SUPERSEDE)
             .bind(run.0)
@@ -100,13 +129,20 @@ impl SqliteStore {
             .await
             .map_err(from_sqlx)?;
         let attempt = history.last + 1;
-        let counted = history.spent < i64::from(policy.max_attempts);
+        let limit = i64::from(policy.max_attempts);
+        let last_resort = history.futile >= i64::from(MAX_FUTILE_ATTEMPTS);
+        let exhausted = history.spent >= limit || last_resort;
+        let last_chance = history.spent + 1 >= limit && history.lost > 0;
+        if (exhausted || last_chance) && !policy.alone {
+            rollback(tx).await?;
+            return Ok(ClaimAnswer::NeedsToBeAlone);
+        }
         let claimed_at: DateTime<Utc> = sqlx::query_scalar(OPEN_ATTEMPT)
             .bind(run.0)
             .bind(attempt)
             .bind(token.to_string())
             .bind(&worker.0)
-            .bind(counted)
+            .bind(!exhausted)
             .bind(later(policy.run_deadline))
             .fetch_one(&mut *tx)
             .await
@@ -114,16 +150,17 @@ impl SqliteStore {
         let run = taken.try_into()?;
         commit(tx).await?;
         let spent = u32::try_from(history.spent).unwrap_or(u32::MAX);
-        Ok(Some(Claim {
+        Ok(ClaimAnswer::Claimed(Box::new(Claim {
             run,
             attempt,
             token,
             worker: worker.clone(),
-            counted_attempts: spent.saturating_add(u32::from(counted)),
-            exhausted: !counted,
+            counted_attempts: spent.saturating_add(u32::from(!exhausted)),
+            exhausted,
+            last_resort,
             first_claimed_at: history.first_claimed_at.unwrap_or(claimed_at),
             claimed_at,
-        }))
+        })))
     }
 
     /// Ends the attempt that holds this token. False: it is not the current one.

@@ -126,6 +126,6 @@ fn same_columns(found: &[&str], wanted: &[&str]) -> bool {
 fn declared_type(family: Family) -> &'static str {
     match family {
         Family::Id | Family::Number | Family::Boolean => "INTEGER",
-        Family::Text | Family::Time | Family::Json | Family::Uuid => "TEXT",
+        Family::Text | Family::Time | Family::Json | Family::AnyJson | Family::Uuid => "TEXT",
     }
 }

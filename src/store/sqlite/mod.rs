@@ -7,16 +7,25 @@
 //!
 //! Times are texts, RFC 3339 in UTC with milliseconds, written by SQLite's own clock.
 
+mod access;
+mod acknowledgements;
 mod claim;
 mod complete;
 mod connections;
+mod disown;
 mod guards;
 mod inspect;
 mod inventory;
+mod notices;
+mod oddities;
+mod onboarding;
+mod overview;
 mod prune;
 mod runs;
 mod schema;
 mod sweep;
+mod wake;
+mod webhooks;
 mod workers;
 
 use super::DatabaseSettings;
@@ -25,13 +34,15 @@ use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
+use crate::domain::notice::Notice;
 use crate::domain::permission::StoredPermission;
 use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkerId};
+use crate::ports::notices::NOTICES_KEPT;
 use crate::ports::store::{
-    AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimPolicy, ConnectionStore,
-    Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun, PrunePolicy, Pruned,
-    Recorded, RunCounts, RunFilter, RunStore, SchemaFinding, SchemaStore, Seal, StoreError,
-    SweepPolicy, Swept, WorkerRecord,
+    AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
+    ConnectionStore, Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun,
+    OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore, SchemaFinding,
+    SchemaStore, Seal, StoreError, SweepPolicy, Swept, WorkerRecord,
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
@@ -44,6 +55,7 @@ use sqlx::{Sqlite, Transaction};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::sync::{Notify, broadcast};
 
 /// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
 macro_rules! run_type {
@@ -61,6 +73,14 @@ macro_rules! run_columns {
     };
 }
 use run_columns;
+
+/// Of an attempt: it was only to complete the run, and did not.
+macro_rules! futile {
+    () => {
+        "NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
+    };
+}
+use futile;
 
 /// The database's time; the same for all of a statement.
 macro_rules! now {
@@ -87,6 +107,10 @@ pub(super) struct SqliteStore {
     readers: SqlitePool,
     /// Held by the sweep of this process.
     sweeping: tokio::sync::Mutex<()>,
+    /// What this process has completed.
+    completions: broadcast::Sender<Notice>,
+    /// Woken when it has recorded a delivery to a webhook.
+    recorded: Notify,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -145,6 +169,8 @@ impl SqliteStore {
             writer,
             readers,
             sweeping: tokio::sync::Mutex::new(()),
+            completions: broadcast::Sender::new(NOTICES_KEPT),
+            recorded: Notify::new(),
         })
     }
 
@@ -205,7 +231,7 @@ impl RunStore for SqliteStore {
         run: RunId,
         worker: &WorkerId,
         policy: &ClaimPolicy,
-    ) -> Result<Option<Claim>, StoreError> {
+    ) -> Result<ClaimAnswer, StoreError> {
         self.claim_run(run, worker, policy).await
     }
 
@@ -224,6 +250,18 @@ impl RunStore for SqliteStore {
 
     async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
         self.sweep_runs(policy).await
+    }
+
+    async fn open_attempts(&self, worker: &WorkerId) -> Result<Vec<OpenAttempt>, StoreError> {
+        self.list_open_attempts(worker).await
+    }
+
+    async fn disown(
+        &self,
+        worker: &WorkerId,
+        attempts: &[OpenAttempt],
+    ) -> Result<Vec<RunId>, StoreError> {
+        self.disown_attempts(worker, attempts).await
     }
 
     async fn undeliver(&self, runs: &[RunId]) -> Result<(), StoreError> {

@@ -1,12 +1,13 @@
 //! Deleting completed runs that are old enough.
 
-use super::{SqliteStore, Tx, commit, earlier, id_list, now_moved_by, run_type};
+use super::{SqliteStore, Tx, commit, earlier, id_list, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::store::{PrunePolicy, Pruned, StoreError};
 use crate::store::error::from_sqlx;
 use std::time::Duration;
 
-/// `$1`: the age. An onboarding session points to the run that it shows.
+/// `$1`: the age. An onboarding session points to the run that it shows; an acknowledgement that
+/// still stands would go with its run.
 macro_rules! prunable {
     () => {
         concat!(
@@ -18,7 +19,14 @@ macro_rules! prunable {
               AND CAST(id AS TEXT) NOT IN ( \
                   SELECT CAST(state ->> 'verification_operation_run_id' AS TEXT) \
                   FROM tenant_onboarding_sessions \
-                  WHERE state ->> 'verification_operation_run_id' IS NOT NULL)"
+                  WHERE state ->> 'verification_operation_run_id' IS NOT NULL) \
+              AND NOT EXISTS (SELECT 1 FROM verifyd_carried_acknowledgements k \
+                  JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id \
+                  WHERE k.from_run_id = operation_runs.id AND k.lapsed_at IS NULL \
+                    AND a.withdrawn_at IS NULL \
+                    AND (a.expires_at IS NULL OR a.expires_at > ",
+            now!(),
+            "))"
         )
     };
 }
@@ -31,6 +39,9 @@ const CHOOSE: &str = concat!(
     " AND id > $2 ORDER BY id LIMIT $3"
 );
 
+const CARRIED: &str = "\
+    DELETE FROM verifyd_carried_acknowledgements \
+    WHERE from_run_id IN (SELECT value FROM json_each($1))";
 const ACKNOWLEDGEMENTS: &str = "\
     DELETE FROM verification_check_acknowledgements \
     WHERE operation_run_id IN (SELECT value FROM json_each($1))";
@@ -63,6 +74,7 @@ impl SqliteStore {
             .fetch_all(&mut *tx)
             .await
             .map_err(from_sqlx)?;
+        delete(&mut tx, CARRIED, &ids).await?;
         let pruned = Pruned {
             acknowledgements: delete(&mut tx, ACKNOWLEDGEMENTS, &ids).await?,
             attempts: delete(&mut tx, ATTEMPTS, &ids).await?,

@@ -1,6 +1,7 @@
 //! Recording and reading runs.
 
-use super::{SqliteStore, commit, now, rollback, run_columns, run_type};
+use super::onboarding::point_session;
+use super::{SqliteStore, commit, now, run_columns, run_type};
 use crate::domain::{ConnectionId, OperationRun, RunId};
 use crate::ports::store::{
     AttemptRecord, LatestReport, NewRun, Recorded, RunCounts, RunFilter, StoreError,
@@ -21,7 +22,7 @@ const ACTIVE_RUN: &str = concat!(
     run_type!(),
     " AND status IN ('queued', 'running') AND ",
     connection_of_context!(),
-    " = $1 ORDER BY id DESC LIMIT 1"
+    " = $1 AND workspace_id = $2 AND tenant_id IS $3 ORDER BY id DESC LIMIT 1"
 );
 
 const INSERT_RUN: &str = concat!(
@@ -43,11 +44,14 @@ const RUN: &str = concat!(
     run_type!()
 );
 
+/// Without the rows that `odd_runs` tells of: one of them must not keep the others from being listed.
 const RUNS: &str = concat!(
     "SELECT ",
     run_columns!(),
     " FROM operation_runs WHERE type = ",
-    run_type!()
+    run_type!(),
+    " AND status IN ('queued', 'running', 'completed') \
+      AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked'))"
 );
 
 const ATTEMPTS: &str = "\
@@ -74,11 +78,16 @@ impl SqliteStore {
         if let Some(connection) = new.unless_active {
             let active: Option<i64> = sqlx::query_scalar(ACTIVE_RUN)
                 .bind(connection.to_string())
+                .bind(new.workspace_id.0)
+                .bind(new.tenant_id.map(|t| t.0))
                 .fetch_optional(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
             if let Some(id) = active {
-                rollback(tx).await?;
+                if let Some(session) = new.onboarding_session {
+                    point_session(&mut tx, session, new, RunId(id), false).await?;
+                }
+                commit(tx).await?;
                 return Ok(Recorded {
                     run_id: RunId(id),
                     created: false,
@@ -97,6 +106,9 @@ impl SqliteStore {
             .execute(&mut *tx)
             .await
             .map_err(from_sqlx)?;
+        if let Some(session) = new.onboarding_session {
+            point_session(&mut tx, session, new, RunId(id), true).await?;
+        }
         commit(tx).await?;
         Ok(Recorded {
             run_id: RunId(id),
@@ -119,6 +131,12 @@ impl SqliteStore {
     ) -> Result<Vec<OperationRun>, StoreError> {
         // Only what is asked for gets into the statement, so that the planner can use the index.
         let mut query = QueryBuilder::<Sqlite>::new(RUNS);
+        if let Some(workspace) = filter.binding.workspace_id {
+            query.push(" AND workspace_id = ").push_bind(workspace.0);
+        }
+        if let Some(tenant) = filter.binding.tenant_id {
+            query.push(" AND tenant_id = ").push_bind(tenant.0);
+        }
         if let Some(status) = filter.status {
             query.push(" AND status = ").push_bind(status.as_str());
         }

@@ -1,15 +1,15 @@
 //! What the reconciler finds: dead leases, runs without a lease, runs that nobody was told about.
 
-use super::{SqliteStore, Tx, commit, earlier, id_list, now, now_moved_by, run_type};
+use super::{SqliteStore, Tx, commit, earlier, futile, id_list, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::store::{StoreError, SweepPolicy, Swept};
 use crate::store::error::from_sqlx;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// `$1` moves the time back by `worker_dead_after`.
 const DEAD_LEASES: &str = concat!(
-    "SELECT a.run_id FROM verifyd_run_attempts a \
+    "SELECT a.run_id, a.counted FROM verifyd_run_attempts a \
      WHERE a.ended_at IS NULL AND (a.deadline_at < ",
     now!(),
     " OR NOT EXISTS (SELECT 1 FROM verifyd_workers w \
@@ -19,7 +19,7 @@ const DEAD_LEASES: &str = concat!(
 );
 
 const WITHOUT_LEASE: &str = concat!(
-    "SELECT r.id FROM operation_runs r WHERE r.type = ",
+    "SELECT r.id, true FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status = 'running' \
       AND coalesce(strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(r.started_at, r.created_at)), '') < ",
@@ -59,13 +59,19 @@ const DUE: &str = concat!(
     ")))) ORDER BY r.id LIMIT $3"
 );
 
-/// `$1`: reclaimed and due runs, `$2`: those that are delivered now.
+/// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait
+/// longer and longer after futile attempts.
 const MARK_DELIVERIES: &str = concat!(
-    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at) \
-     SELECT value, CASE WHEN value IN (SELECT value FROM json_each($2)) THEN ",
+    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at, not_before) \
+     SELECT t.value, CASE WHEN t.value IN (SELECT value FROM json_each($2)) THEN ",
     now!(),
-    " END FROM json_each($1) WHERE true \
-     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL"
+    " END, CASE WHEN t.value IN (SELECT value FROM json_each($3)) THEN ",
+    "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+' || (1 << ( \
+         SELECT count(*) FROM verifyd_run_attempts WHERE run_id = t.value AND ",
+    futile!(),
+    ")) || ' seconds') END FROM json_each($1) t WHERE true \
+     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, \
+         not_before = excluded.not_before"
 );
 
 /// Of runs that were deleted. Looks at the oldest only, so that its cost is bounded.
@@ -101,7 +107,14 @@ impl SqliteStore {
         let dead = self
             .find(&mut tx, DEAD_LEASES, policy.worker_dead_after, policy.batch)
             .await?;
+        let counted: BTreeMap<i64, bool> = dead.into_iter().collect();
+        let dead: Vec<i64> = counted.keys().copied().collect();
         let mut reclaimed = requeue(&mut tx, &dead).await?;
+        let postponed: Vec<i64> = reclaimed
+            .iter()
+            .filter(|run| !counted[*run])
+            .copied()
+            .collect();
         if !dead.is_empty() {
             sqlx::query(END_DEAD)
                 .bind(id_list(&dead))
@@ -111,12 +124,15 @@ impl SqliteStore {
                 .map_err(from_sqlx)?;
         }
         let room = policy.batch.saturating_sub(reclaimed.len() as u32);
-        let without_lease = self
+        let without_lease: Vec<i64> = self
             .find(&mut tx, WITHOUT_LEASE, policy.worker_dead_after, room)
-            .await?;
+            .await?
+            .into_iter()
+            .map(|(run, _)| run)
+            .collect();
         reclaimed.extend(requeue(&mut tx, &without_lease).await?);
         reclaimed.sort_unstable();
-        let due: Vec<i64> = sqlx::query_scalar(DUE)
+        let mut due: Vec<i64> = sqlx::query_scalar(DUE)
             .bind(policy.redeliver)
             .bind(earlier(policy.redeliver_after))
             .bind(policy.batch)
@@ -124,15 +140,10 @@ impl SqliteStore {
             .fetch_all(&mut *tx)
             .await
             .map_err(from_sqlx)?;
+        due.retain(|run| !postponed.contains(run));
         let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
-        if !touched.is_empty() {
-            sqlx::query(MARK_DELIVERIES)
-                .bind(id_list(&touched.into_iter().collect::<Vec<i64>>()))
-                .bind(id_list(&due))
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-        }
+        let touched: Vec<i64> = touched.into_iter().collect();
+        mark_deliveries(&mut tx, &touched, &due, &postponed).await?;
         sqlx::query(FORGET_ORPHANS)
             .bind(policy.batch)
             .execute(&mut *tx)
@@ -155,8 +166,8 @@ impl SqliteStore {
         statement: &'static str,
         dead_after: Duration,
         limit: u32,
-    ) -> Result<Vec<i64>, StoreError> {
-        sqlx::query_scalar(statement)
+    ) -> Result<Vec<(i64, bool)>, StoreError> {
+        sqlx::query_as(statement)
             .bind(earlier(dead_after))
             .bind(limit)
             .fetch_all(&mut **tx)
@@ -179,7 +190,27 @@ impl SqliteStore {
     }
 }
 
-async fn requeue(tx: &mut Tx, runs: &[i64]) -> Result<Vec<i64>, StoreError> {
+/// Writes down when runs that are queued are to be delivered.
+pub(super) async fn mark_deliveries(
+    tx: &mut Tx,
+    queued: &[i64],
+    due: &[i64],
+    postponed: &[i64],
+) -> Result<(), StoreError> {
+    if queued.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(MARK_DELIVERIES)
+        .bind(id_list(queued))
+        .bind(id_list(due))
+        .bind(id_list(postponed))
+        .execute(&mut **tx)
+        .await
+        .map_err(from_sqlx)?;
+    Ok(())
+}
+
+pub(super) async fn requeue(tx: &mut Tx, runs: &[i64]) -> Result<Vec<i64>, StoreError> {
     if runs.is_empty() {
         return Ok(Vec::new());
     }

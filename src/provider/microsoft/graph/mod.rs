@@ -19,8 +19,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Resources that one application may hold roles on; each costs a call.
-const MAX_RESOURCES: usize = 50;
 /// Resources that are read at the same time.
 const RESOURCES_AT_ONCE: usize = 4;
 
@@ -56,7 +54,7 @@ impl Session<'_> {
         );
         let assignments: Vec<Assignment> = self.pages("app_role_assignments", url).await?;
         let resources: BTreeSet<Uuid> = assignments.iter().map(|a| a.resource_id).collect();
-        if resources.len() > MAX_RESOURCES {
+        if resources.len() > self.max_resources() {
             return Err(Fault::new(Reason::ResponseTooLarge));
         }
         let assignments = &assignments;

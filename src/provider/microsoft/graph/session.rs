@@ -28,6 +28,7 @@ pub(in super::super) struct Shared {
     pub roles: RoleCache,
     pub clock: Arc<dyn Clock>,
     pub max_pages: usize,
+    pub max_resources: usize,
 }
 
 impl std::fmt::Debug for Shared {
@@ -36,6 +37,7 @@ impl std::fmt::Debug for Shared {
             .field("caller", &self.caller)
             .field("tokens", &self.tokens)
             .field("max_pages", &self.max_pages)
+            .field("max_resources", &self.max_resources)
             .finish_non_exhaustive()
     }
 }
@@ -94,6 +96,10 @@ impl<'a> Session<'a> {
 
     pub fn client_id(&self) -> Uuid {
         self.client_id
+    }
+
+    pub fn max_resources(&self) -> usize {
+        self.shared.max_resources
     }
 
     pub fn cloud_key(&self) -> &str {

@@ -1,7 +1,6 @@
 //! Calls over HTTP with limits: addresses, times, sizes, attempts.
 
 mod backoff;
-mod guard;
 mod transport;
 
 pub(super) use backoff::bounded_wait;
@@ -11,9 +10,9 @@ use super::fault::{Fault, Retry};
 use super::settings::{MicrosoftSettings, MicrosoftSettingsError};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
+use crate::outbound::guard::AddressGuard;
 use crate::ports::clock::Clock;
 use backoff::Backoff;
-use guard::AddressGuard;
 use reqwest::header::HeaderValue;
 use serde_json::Value;
 use std::sync::Arc;

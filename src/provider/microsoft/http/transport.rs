@@ -1,9 +1,10 @@
 //! One exchange with the provider: send, receive within limits, name what failed.
 
 use super::backoff;
-use super::guard::AddressGuard;
 use super::{Answer, Caller, Payload, Request};
 use crate::domain::Reason;
+use crate::outbound::guard::AddressGuard;
+use crate::outbound::{causes, is_tls, root_cause};
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::fault::{Fault, Retry};
 use crate::provider::microsoft::settings::{MicrosoftSettings, MicrosoftSettingsError};
@@ -51,14 +52,6 @@ pub(super) fn client(
             field: "clouds".into(),
             problem: format!("no HTTP client can be made: {}", root_cause(&error)),
         })
-}
-
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// Sends the request and reads its answer.
@@ -183,35 +176,12 @@ fn failure(error: &reqwest::Error) -> Fault {
     Fault::new(Reason::ProviderUnreachable).retry(Retry::Backoff(None))
 }
 
-fn is_tls(error: &reqwest::Error) -> bool {
-    causes(error).any(|cause| {
-        cause.is::<rustls::Error>()
-            || cause
-                .downcast_ref::<std::io::Error>()
-                .is_some_and(io_holds_tls)
-    })
-}
-
-/// An I/O error hides what it was made of from the chain of causes, and may be made of another.
-fn io_holds_tls(error: &std::io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| {
-        inner.is::<rustls::Error>()
-            || inner
-                .downcast_ref::<std::io::Error>()
-                .is_some_and(io_holds_tls)
-    })
-}
-
 fn is_parse(error: &reqwest::Error) -> bool {
     causes(error).any(|cause| {
         cause
             .downcast_ref::<hyper::Error>()
             .is_some_and(hyper::Error::is_parse)
     })
-}
-
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
 }
 
 #[cfg(test)]

@@ -10,14 +10,14 @@ use url::{Host, Url};
 /// Decides at connection time, after name resolution, so that a name that changes its address
 /// between a check and a call gains nothing.
 #[derive(Clone, Debug)]
-pub(super) struct AddressGuard {
+pub struct AddressGuard {
     loopback_hosts: Arc<BTreeSet<String>>,
 }
 
 /// A name that leads to no address that may be called.
 #[derive(Debug, thiserror::Error)]
 #[error("the name resolves to no public address")]
-struct NoPublicAddress;
+pub struct NoPublicAddress;
 
 impl AddressGuard {
     /// `loopback_hosts`: hosts as they stand in the configured addresses.

@@ -1,0 +1,45 @@
+//! Arguments of `verifyd tokens`.
+
+use super::JsonArg;
+use crate::domain::access::Scope;
+use crate::domain::{TenantId, TokenId, WorkspaceId};
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub enum TokensCommand {
+    /// Make a token and print it, this once
+    Create(TokensCreateArgs),
+    /// List tokens: what they allow and when they were last used, never their text
+    List(JsonArg),
+    /// Make a token worthless at once
+    Revoke(TokenArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TokensCreateArgs {
+    /// What it is for, for people
+    #[arg(long, value_name = "TEXT")]
+    pub name: String,
+    /// What it allows: read, run or admin; repeatable, none includes another
+    #[arg(long = "scope", value_name = "SCOPE", required = true)]
+    pub scopes: Vec<Scope>,
+    /// The only workspace that it reaches; every workspace if absent
+    #[arg(long, value_name = "N")]
+    pub workspace: Option<WorkspaceId>,
+    /// The only tenant that it reaches
+    #[arg(long, value_name = "N", requires = "workspace")]
+    pub tenant: Option<TenantId>,
+    /// How long it is valid, e.g. 90d; until it is revoked if absent
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub expires: Option<std::time::Duration>,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    #[arg(value_name = "ID")]
+    pub id: TokenId,
+    #[command(flatten)]
+    pub json: JsonArg,
+}

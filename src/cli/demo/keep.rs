@@ -1,0 +1,226 @@
+//! `verifyd demo --keep`: the same data on pages, until it is stopped.
+
+use super::cast::CAST;
+use super::{CLOUD, Stage, WORKSPACE, watch};
+use crate::cli::{output, stop};
+use crate::domain::access::{Binding, Scope};
+use crate::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
+use crate::domain::credential::Credential;
+use crate::domain::{ConnectionId, RunId, TenantId, token};
+use crate::engine::acknowledge::{Request, acknowledge};
+use crate::engine::submit::submit;
+use crate::http;
+use crate::http::health::Health;
+use crate::ports::access::NewToken;
+use crate::simulator::{SIMULATED_SECRET, Scenario};
+use crate::telemetry::metrics;
+use crate::view::RunView;
+use crate::view::report::ReportState;
+use anyhow::Context as _;
+use chrono::TimeDelta;
+use owo_colors::OwoColorize as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Pause between two checks while the pages are open, so that there is something to follow.
+const PAUSE: Duration = Duration::from_secs(15);
+
+/// Of a connection whose provider answers slowly: its checks can be watched.
+const SLOW: &str = "Old Mill Brewery";
+
+impl Stage<'_> {
+    /// Checks everything several times more, with changes in between, so that the pages have a past
+    /// to show.
+    pub(super) async fn history(&self) -> anyhow::Result<()> {
+        let store = &self.services.store;
+        let slow = self.add_slow().await?;
+        self.round().await?;
+        let paused = place("Valley Builders")?;
+        store
+            .set_connection_status(paused, ConnectionStatus::Disabled)
+            .await?;
+        self.round().await?;
+        store
+            .set_connection_status(paused, ConnectionStatus::Enabled)
+            .await?;
+        self.round().await?;
+        // What was missing is there; what was there has expired.
+        self.set_secret(place("Forest Paper")?, TimeDelta::days(90))
+            .await?;
+        self.set_secret(place("Northern Schools")?, TimeDelta::days(-1))
+            .await?;
+        self.round().await?;
+        self.accept(place("Summit Railways")?).await?;
+        // One that is on its way when the first page is opened.
+        self.check(&self.row(slow).await?).await?;
+        Ok(())
+    }
+
+    async fn add_slow(&self) -> anyhow::Result<ConnectionId> {
+        let number = u32::try_from(CAST.len() + 1)?;
+        let new = NewConnection {
+            workspace_id: WORKSPACE,
+            tenant_id: TenantId(i64::from(number)),
+            provider: "microsoft".to_owned(),
+            display_name: Some(SLOW.to_owned()),
+            entra_tenant_id: Scenario::Slow.tenant_id(number),
+            client_id: format!("5c000000-0000-4000-8000-c0000000{number:04}"),
+            cloud: CLOUD.to_owned(),
+            module: Some(Scenario::Slow.expectation().module.to_owned()),
+        };
+        self.add(&new, Some(secret()), None).await
+    }
+
+    async fn row(&self, id: ConnectionId) -> anyhow::Result<ProviderConnection> {
+        let found = self.services.store.connection(id).await?;
+        Ok(found.context("a connection of the demo is gone")?.0)
+    }
+
+    async fn check(&self, connection: &ProviderConnection) -> anyhow::Result<RunId> {
+        let services = self.services;
+        let submitted = submit(
+            services.store.as_ref(),
+            Some(services.queue.as_ref()),
+            connection,
+            None,
+        )
+        .await?;
+        Ok(submitted.recorded.run_id)
+    }
+
+    /// Checks all connections once and waits for that.
+    async fn round(&self) -> anyhow::Result<()> {
+        let mut runs = Vec::new();
+        for connection in self.services.store.connections(None, None, 1_000).await? {
+            runs.push(self.check(&connection).await?);
+        }
+        watch(self.services, &runs, Instant::now()).await?;
+        Ok(())
+    }
+
+    async fn set_secret(&self, id: ConnectionId, expires_in: TimeDelta) -> anyhow::Result<()> {
+        let connection = self.row(id).await?;
+        let expires_at = self.services.clock.now() + expires_in;
+        let sealed = self
+            .services
+            .vault
+            .seal(connection.binding(), &secret(), Some(expires_at))?;
+        self.services.store.set_credential(id, &sealed).await?;
+        Ok(())
+    }
+
+    /// Acknowledges everything that is wrong with the latest run of a connection.
+    async fn accept(&self, id: ConnectionId) -> anyhow::Result<()> {
+        let store = self.services.store.as_ref();
+        let now = self.services.clock.now();
+        let latest = store.latest_report(id).await?.context("no report yet")?;
+        let run = store.run(latest.operation_run_id).await?;
+        let run = run.context("the run of the latest report is gone")?;
+        let ReportState::Readable { report } = RunView::of(&run, &[], now).report else {
+            anyhow::bail!("the report of run {} cannot be read", run.id);
+        };
+        for problem in report.problems.iter().filter(|p| p.acknowledgeable) {
+            let request = Request {
+                run: run.id,
+                check_key: problem.check.key.clone(),
+                reason: "The licences are ordered; they arrive with the new contract.".to_owned(),
+                by: "Kim of the service desk".to_owned(),
+                expires_at: Some(now + TimeDelta::days(30)),
+            };
+            acknowledge(store, &request, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Serves the pages until a signal; meanwhile a connection is checked now and then.
+    pub(super) async fn keep(
+        &self,
+        listener: TcpListener,
+        health: Arc<Health>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let address = listener.local_addr()?;
+        let token = self.token().await?;
+        let pages = self.services.pages(stop.clone());
+        let router = http::router(health, self.services.api());
+        let router = router.merge(http::pages::router(pages));
+        let settings = &self.services.settings.http;
+        let serving = tokio::spawn(http::serve(listener, router, settings, stop.clone()));
+        output::line(format!(
+            "\n{}\n\n  {}\n\nThe link logs in by itself; elsewhere log in with this token, which \
+             is worth nothing after the demo:\n\n  {}\n\n{}",
+            "The pages with all of this:".bold(),
+            format!("http://{address}/login#token={}", token.expose_secret()).cyan(),
+            token.expose_secret(),
+            "Ctrl-C ends it.".dimmed(),
+        ));
+        let connections = self.services.store.connections(None, None, 1_000).await?;
+        for connection in connections.iter().rev().cycle() {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+            // Somebody may have changed it on the command line since.
+            self.check(connection).await?;
+        }
+        serving.await?.context("the pages")?;
+        Ok(())
+    }
+
+    /// A token that may do everything, for as long as the demo's database exists.
+    async fn token(&self) -> anyhow::Result<SecretString> {
+        let token = token::fresh()?;
+        let hash = token::hash(token.expose_secret()).context("a fresh token is recognised")?;
+        self.services
+            .store
+            .add_token(&NewToken {
+                name: "demo".to_owned(),
+                hash,
+                scopes: vec![Scope::Read, Scope::Run, Scope::Admin],
+                binding: Binding::EVERYTHING,
+                expires_at: None,
+            })
+            .await?;
+        Ok(token)
+    }
+}
+
+fn secret() -> Credential {
+    Credential::ClientSecret {
+        secret: SecretString::from(SIMULATED_SECRET),
+        client_id: None,
+    }
+}
+
+/// The connection of this part: they are numbered in the order of the table.
+fn place(name: &str) -> anyhow::Result<ConnectionId> {
+    let at = CAST.iter().position(|part| part.name == name);
+    Ok(ConnectionId(
+        i64::try_from(at.context("no such part")?)? + 1,
+    ))
+}
+
+/// What the health endpoints need; set up before the worker takes the engine.
+pub(super) fn health(
+    services: &crate::app::Services,
+    worker: &crate::engine::worker::Worker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Arc<Health>> {
+    Ok(services.health(worker, metrics::install()?, stop.clone()))
+}
+
+/// Binds before anything else, so that a port that is taken shows at once.
+pub(super) async fn bind(listen: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("--listen {listen}: choose another one, such as 127.0.0.1:0"))
+}
+
+/// The token that a signal to end sets.
+pub(super) fn until_a_signal() -> anyhow::Result<CancellationToken> {
+    Ok(stop::on_signals()?)
+}

@@ -1,0 +1,159 @@
+//! `verifyd tokens`
+
+use super::args::{TokenArgs, TokensCommand, TokensCreateArgs};
+use super::{output, render};
+use crate::app;
+use crate::config::Settings;
+use crate::domain::access::{Binding, Scope};
+use crate::domain::token;
+use crate::ports::access::{NewToken, TokenRecord};
+use crate::ports::clock::{Clock, SystemClock};
+use crate::ports::store::Store;
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use std::process::ExitCode;
+
+/// Characters of a token's name, at most.
+const NAME_CHARS: usize = 200;
+
+pub async fn run(settings: &Settings, command: &TokensCommand) -> anyhow::Result<ExitCode> {
+    let store = app::open_ready_store(settings).await?;
+    let code = match command {
+        TokensCommand::Create(args) => create(store.as_ref(), args).await,
+        TokensCommand::List(args) => list(store.as_ref(), args.json).await,
+        TokensCommand::Revoke(args) => revoke(store.as_ref(), args).await,
+    }?;
+    store.close().await;
+    Ok(code)
+}
+
+/// Prints the token, alone, to standard output; there it is seen for the only time.
+async fn create(store: &dyn Store, args: &TokensCreateArgs) -> anyhow::Result<ExitCode> {
+    let name = args.name.trim();
+    anyhow::ensure!(
+        !name.is_empty() && name.chars().count() <= NAME_CHARS,
+        "--name: 1 to {NAME_CHARS} characters are allowed"
+    );
+    let expires_at = match args.expires {
+        None => None,
+        Some(lifetime) => Some(
+            chrono::Duration::from_std(lifetime)
+                .ok()
+                .and_then(|lifetime| SystemClock.now().checked_add_signed(lifetime))
+                .context("--expires: too far away")?,
+        ),
+    };
+    let text = token::fresh()?;
+    let hash = token::hash(text.expose_secret()).context("a fresh token is not recognised")?;
+    let record = store
+        .add_token(&NewToken {
+            name: name.to_owned(),
+            hash,
+            scopes: args.scopes.clone(),
+            binding: Binding {
+                workspace_id: args.workspace,
+                tenant_id: args.tenant,
+            },
+            expires_at,
+        })
+        .await?;
+    if args.json.json {
+        let mut shown = serde_json::to_value(&record)?;
+        shown["token"] = json!(text.expose_secret());
+        output::json(&shown)?;
+    } else {
+        output::line(text.expose_secret());
+        output::note(format!(
+            "token {} ({}), {}, {}; it is not shown again",
+            record.id,
+            scopes(&record.scopes),
+            reach(&record.binding),
+            expiry(record.expires_at),
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(store: &dyn Store, as_json: bool) -> anyhow::Result<ExitCode> {
+    let tokens = store.tokens().await?;
+    if as_json {
+        output::json(&tokens)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if tokens.is_empty() {
+        output::note("No tokens.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let now = SystemClock.now();
+    let mut table = output::table([
+        "Token",
+        "Name",
+        "Scopes",
+        "Reaches",
+        "State",
+        "Last used",
+        "Created",
+    ]);
+    for token in &tokens {
+        let ago = |at| format!("{} ago", output::age(now, at));
+        table.add_row([
+            token.id.to_string(),
+            render::clean(&token.name),
+            scopes(&token.scopes),
+            reach(&token.binding),
+            state(token, now),
+            token.last_used_at.map_or_else(|| "never".to_owned(), ago),
+            ago(token.created_at),
+        ]);
+    }
+    output::line(table);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn revoke(store: &dyn Store, args: &TokenArgs) -> anyhow::Result<ExitCode> {
+    let revoked = store.revoke_token(args.id).await?;
+    if !revoked {
+        let known = store.tokens().await?.iter().any(|t| t.id == args.id);
+        anyhow::ensure!(known, "token {}: no such token", args.id);
+    }
+    if args.json.json {
+        output::json(&json!({ "token_id": args.id, "revoked_now": revoked }))?;
+    } else if revoked {
+        output::line(format!("token {} is revoked", args.id));
+    } else {
+        output::line(format!("token {} was revoked before", args.id));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn scopes(scopes: &[Scope]) -> String {
+    let names: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    names.join(", ")
+}
+
+fn reach(binding: &Binding) -> String {
+    match (binding.workspace_id, binding.tenant_id) {
+        (None, _) => "every workspace".to_owned(),
+        (Some(workspace), None) => format!("workspace {workspace}"),
+        (Some(workspace), Some(tenant)) => format!("tenant {tenant} of workspace {workspace}"),
+    }
+}
+
+fn expiry(at: Option<DateTime<Utc>>) -> String {
+    at.map_or_else(
+        || "never expires".to_owned(),
+        |at| format!("expires {}", at.format("%Y-%m-%d %H:%M UTC")),
+    )
+}
+
+fn state(token: &TokenRecord, now: DateTime<Utc>) -> String {
+    if token.revoked_at.is_some() {
+        "revoked".to_owned()
+    } else if token.expires_at.is_some_and(|at| at <= now) {
+        "expired".to_owned()
+    } else {
+        expiry(token.expires_at)
+    }
+}

@@ -1,0 +1,302 @@
+//! `verifyd webhooks`
+
+use super::args::{
+    DeliveriesArgs, DeliveryArgs, EndpointArgs, ReplayArgs, RotateSecretArgs, WebhooksAddArgs,
+    WebhooksCommand, WebhooksListArgs,
+};
+use super::output;
+use crate::app::Services;
+use crate::domain::EndpointId;
+use crate::domain::report::redact;
+use crate::domain::webhook::{AttemptResult, DisabledReason, WebhookBinding};
+use crate::ports::vault::VaultError;
+use crate::ports::webhooks::{DeliveryFilter, Endpoint, NewEndpoint, Replay, SealedSecrets};
+use crate::webhooks::Transport;
+use crate::webhooks::signature;
+use anyhow::Context as _;
+use owo_colors::OwoColorize as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
+use serde_json::json;
+use std::process::ExitCode;
+use zeroize::Zeroizing;
+
+pub async fn run(services: &Services, command: WebhooksCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        WebhooksCommand::Add(args) => add(services, &args).await?,
+        WebhooksCommand::List(args) => list(services, &args).await?,
+        WebhooksCommand::RotateSecret(args) => rotate_secret(services, &args).await?,
+        WebhooksCommand::Disable(args) => {
+            set_enabled(services, &args, Some(DisabledReason::Operator)).await?;
+        }
+        WebhooksCommand::Enable(args) => set_enabled(services, &args, None).await?,
+        WebhooksCommand::Remove(args) => remove(services, &args).await?,
+        WebhooksCommand::Deliveries(args) => deliveries(services, &args).await?,
+        WebhooksCommand::Attempts(args) => attempts(services, &args).await?,
+        WebhooksCommand::Replay(args) => replay(services, &args).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn fresh_secret() -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    signature::fresh_secret()
+        .ok()
+        .context("there is no randomness for a secret")
+}
+
+async fn add(services: &Services, args: &WebhooksAddArgs) -> anyhow::Result<()> {
+    let url = Transport::new(&services.settings.webhooks)?
+        .check(&args.url)
+        .context("--url")?;
+    let secret = fresh_secret()?;
+    let new = NewEndpoint {
+        workspace_id: args.workspace,
+        url: url.into(),
+        description: args
+            .description
+            .as_deref()
+            .map(|text| redact::clean(text, 200)),
+        changed_only: args.changed_only,
+    };
+    let seal = |binding: &WebhookBinding| services.vault.seal_webhook_secret(binding, &secret);
+    let endpoint = services.store.add_endpoint(&new, &seal).await?;
+    show_secret(&endpoint, &signature::shown(&secret), args.json.json)
+}
+
+async fn rotate_secret(services: &Services, args: &RotateSecretArgs) -> anyhow::Result<()> {
+    let secret = fresh_secret()?;
+    let seal = |binding: &WebhookBinding| services.vault.seal_webhook_secret(binding, &secret);
+    let endpoint = services
+        .store
+        .rotate_secret(args.id, &seal, args.keep_previous)
+        .await?
+        .with_context(|| format!("endpoint {} does not exist", args.id))?;
+    show_secret(&endpoint, &signature::shown(&secret), args.json.json)
+}
+
+/// The only time that it is shown: what is stored is encrypted.
+fn show_secret(endpoint: &Endpoint, secret: &SecretString, json: bool) -> anyhow::Result<()> {
+    let secret = secret.expose_secret();
+    if json {
+        return output::json(&json!({ "endpoint": endpoint, "secret": secret }));
+    }
+    output::line(format!("endpoint {}", endpoint.id));
+    output::line(format!("secret   {secret}"));
+    output::note("The secret is not shown again. Give it to the receiver, which verifies with it.");
+    if let Some(until) = endpoint.previous_secret_until {
+        output::note(format!(
+            "The secret before signs as well until {}.",
+            until.to_rfc3339()
+        ));
+    }
+    Ok(())
+}
+
+async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()> {
+    let endpoints = services.store.endpoints(args.workspace).await?;
+    if args.json.json {
+        return output::json(&endpoints);
+    }
+    let mut table = output::table(["id", "workspace", "url", "told of", "state", "description"]);
+    for endpoint in endpoints {
+        let state = match (endpoint.disabled_reason, endpoint.failures) {
+            (Some(DisabledReason::Gone), _) => "disabled, gone (410)".to_owned(),
+            _ if !endpoint.enabled => "disabled".to_owned(),
+            (_, 0) => "enabled".to_owned(),
+            (_, failures) => format!("enabled, {failures} failures in a row"),
+        };
+        table.add_row([
+            endpoint.id.to_string(),
+            endpoint.workspace_id.to_string(),
+            endpoint.url,
+            if endpoint.changed_only {
+                "changes"
+            } else {
+                "all runs"
+            }
+            .to_owned(),
+            state,
+            endpoint.description.unwrap_or_default(),
+        ]);
+    }
+    output::line(table);
+    Ok(())
+}
+
+async fn set_enabled(
+    services: &Services,
+    args: &EndpointArgs,
+    disabled: Option<DisabledReason>,
+) -> anyhow::Result<()> {
+    let found = services
+        .store
+        .set_endpoint_enabled(args.id, disabled)
+        .await?;
+    anyhow::ensure!(found, "endpoint {} does not exist", args.id);
+    let state = if disabled.is_some() {
+        "disabled"
+    } else {
+        "enabled"
+    };
+    if args.json.json {
+        return output::json(&json!({ "endpoint_id": args.id, "state": state }));
+    }
+    output::line(format!("{} endpoint {} is {state}", "✓".green(), args.id));
+    Ok(())
+}
+
+async fn remove(services: &Services, args: &EndpointArgs) -> anyhow::Result<()> {
+    let found = services.store.remove_endpoint(args.id).await?;
+    anyhow::ensure!(found, "endpoint {} does not exist", args.id);
+    if args.json.json {
+        return output::json(&json!({ "endpoint_id": args.id, "state": "removed" }));
+    }
+    output::line(format!("{} endpoint {} is removed", "✓".green(), args.id));
+    Ok(())
+}
+
+fn said(result: Option<AttemptResult>, http_status: Option<u16>) -> String {
+    match (result, http_status) {
+        (Some(result), Some(status)) => format!("{result} ({status})"),
+        (Some(result), None) => result.to_string(),
+        (None, _) => String::new(),
+    }
+}
+
+async fn deliveries(services: &Services, args: &DeliveriesArgs) -> anyhow::Result<()> {
+    let found = services
+        .store
+        .deliveries(&DeliveryFilter {
+            endpoint: args.endpoint,
+            state: args.state,
+            before: args.before,
+            limit: args.limit,
+        })
+        .await?;
+    if args.json.json {
+        return output::json(&found);
+    }
+    let mut table = output::table([
+        "id",
+        "endpoint",
+        "run",
+        "state",
+        "attempts",
+        "last",
+        "recorded",
+        "next attempt",
+    ]);
+    for delivery in found {
+        table.add_row([
+            delivery.id.to_string(),
+            delivery.endpoint_id.to_string(),
+            delivery.operation_run_id.to_string(),
+            delivery.state.to_string(),
+            delivery.attempts.to_string(),
+            said(delivery.last_result, delivery.last_http_status),
+            delivery.created_at.format("%Y-%m-%d %H:%M:%S").to_string(),
+            delivery
+                .next_attempt_at
+                .map(|at| at.format("%Y-%m-%d %H:%M:%S").to_string())
+                .unwrap_or_default(),
+        ]);
+    }
+    output::line(table);
+    Ok(())
+}
+
+async fn attempts(services: &Services, args: &DeliveryArgs) -> anyhow::Result<()> {
+    let found = services.store.delivery_attempts(args.id).await?;
+    if args.json.json {
+        return output::json(&found);
+    }
+    let mut table = output::table(["attempt", "started", "took", "result"]);
+    for attempt in found {
+        table.add_row([
+            attempt.attempt.to_string(),
+            attempt.started_at.format("%Y-%m-%d %H:%M:%S").to_string(),
+            attempt
+                .duration_ms
+                .map(|ms| format!("{ms} ms"))
+                .unwrap_or_default(),
+            match attempt.result {
+                Some(_) => said(attempt.result, attempt.http_status),
+                None => "under way, or lost with its sender".to_owned(),
+            },
+        ]);
+    }
+    output::line(table);
+    Ok(())
+}
+
+async fn replay(services: &Services, args: &ReplayArgs) -> anyhow::Result<()> {
+    let which = match (args.id, args.endpoint, args.since) {
+        (Some(id), ..) => Replay::One(id),
+        (None, Some(endpoint), Some(since)) => Replay::Since {
+            endpoint,
+            since,
+            delivered_too: args.delivered_too,
+        },
+        _ => anyhow::bail!("name a delivery, or --endpoint with --since"),
+    };
+    let replayed = services.store.replay(which).await?;
+    if args.json.json {
+        return output::json(&json!({ "replayed": replayed }));
+    }
+    output::line(format!("{} {replayed} to be sent again", "✓".green()));
+    if let (Some(id), 0) = (args.id, replayed) {
+        output::note(format!(
+            "Delivery {id} does not exist, or is pending already."
+        ));
+    }
+    Ok(())
+}
+
+/// What a rotation of keys did to the secrets of webhooks.
+#[derive(Debug, Default, Serialize)]
+pub struct Resealed {
+    pub rotated: u64,
+    pub undecryptable: Vec<EndpointId>,
+}
+
+/// Seals again what another key than the writing one sealed.
+pub async fn reseal(services: &Services) -> anyhow::Result<Resealed> {
+    let vault = &services.vault;
+    let again = |binding: &WebhookBinding, payload: &str| -> Result<String, VaultError> {
+        let secret = vault.open_webhook_secret(binding, payload)?;
+        vault.seal_webhook_secret(binding, &secret)
+    };
+    let mut done = Resealed::default();
+    for (binding, old) in services.store.endpoint_secrets().await? {
+        let current = !vault.needs_rotation(&old.current)
+            && !old
+                .previous
+                .as_ref()
+                .is_some_and(|p| vault.needs_rotation(p));
+        if current {
+            continue;
+        }
+        let new = again(&binding, &old.current).and_then(|current| {
+            Ok(SealedSecrets {
+                current,
+                previous: old
+                    .previous
+                    .as_deref()
+                    .map(|previous| again(&binding, previous))
+                    .transpose()?,
+            })
+        });
+        match new {
+            Ok(new) => {
+                let swapped = services
+                    .store
+                    .reseal_secrets(binding.endpoint_id, &old, &new)
+                    .await?;
+                done.rotated += u64::from(swapped);
+            }
+            Err(VaultError::NoKey) => return Err(VaultError::NoKey.into()),
+            Err(_) => done.undecryptable.push(binding.endpoint_id),
+        }
+    }
+    Ok(done)
+}

@@ -1,0 +1,84 @@
+//! Who may do what: scopes, and the workspace or tenant that a token is bound to.
+
+use super::ids::{TenantId, WorkspaceId};
+use super::names::text_enum;
+use serde::{Deserialize, Serialize};
+
+/// What a token allows. None includes another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Read runs, reports, connections and acknowledgements.
+    Read,
+    /// Start checks, acknowledge, withdraw.
+    Run,
+    /// See workers and what is wrong with the installation.
+    Admin,
+}
+text_enum!(Scope, "scope", Read => "read", Run => "run", Admin => "admin");
+
+/// What a token is bound to. With neither set it reaches every workspace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Binding {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_id: Option<WorkspaceId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant_id: Option<TenantId>,
+}
+
+impl Binding {
+    /// Reaches everything.
+    pub const EVERYTHING: Self = Self {
+        workspace_id: None,
+        tenant_id: None,
+    };
+
+    /// Whether a row of this workspace and tenant is within reach. A row without a tenant (a
+    /// platform run) is out of reach of whoever is bound to one.
+    pub fn admits(&self, workspace: Option<WorkspaceId>, tenant: Option<TenantId>) -> bool {
+        (self.workspace_id.is_none() || self.workspace_id == workspace)
+            && (self.tenant_id.is_none() || self.tenant_id == tenant)
+    }
+}
+
+/// Scopes as they stand in the database: their names, sorted, joined by commas.
+pub fn join_scopes(scopes: &[Scope]) -> String {
+    let mut scopes = scopes.to_vec();
+    scopes.sort_unstable();
+    scopes.dedup();
+    let names: Vec<&str> = scopes.into_iter().map(Scope::as_str).collect();
+    names.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binding_admits_its_own_only() {
+        let (one, two) = (Some(WorkspaceId(1)), Some(WorkspaceId(2)));
+        let (red, blue) = (Some(TenantId(10)), Some(TenantId(20)));
+        let bound = |workspace_id, tenant_id| Binding {
+            workspace_id,
+            tenant_id,
+        };
+        assert!(Binding::EVERYTHING.admits(one, None));
+        assert!(bound(one, None).admits(one, blue));
+        assert!(bound(one, None).admits(one, None));
+        assert!(!bound(one, None).admits(two, red));
+        assert!(!bound(one, None).admits(None, red));
+        assert!(bound(one, red).admits(one, red));
+        assert!(!bound(one, red).admits(one, blue));
+        assert!(!bound(one, red).admits(two, red));
+        assert!(!bound(one, red).admits(one, None));
+    }
+
+    #[test]
+    fn scopes_are_joined_once_and_in_order() {
+        assert_eq!(
+            join_scopes(&[Scope::Run, Scope::Read, Scope::Run]),
+            "read,run"
+        );
+        assert_eq!(join_scopes(&[]), "");
+    }
+}

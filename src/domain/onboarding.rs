@@ -1,0 +1,266 @@
+//! Onboarding sessions: each points to the run that it shows.
+//!
+//! `state` belongs to the application. verifyd writes two of its members and leaves every other one
+//! as it is, byte for byte.
+
+use super::ids::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::fmt;
+
+/// Member of `state`: the session's current run.
+pub const RUN_MEMBER: &str = "verification_operation_run_id";
+/// Member of `state`: the connection that run is about.
+pub const CONNECTION_MEMBER: &str = "provider_connection_id";
+
+/// One row of `tenant_onboarding_sessions`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct OnboardingSession {
+    pub id: SessionId,
+    pub workspace_id: Option<WorkspaceId>,
+    /// Null: no tenant is known yet.
+    pub tenant_id: Option<TenantId>,
+    pub state: Value,
+}
+
+/// Why a session cannot point to a run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionMisfit {
+    #[error("onboarding session {0}: there is none")]
+    Missing(SessionId),
+    /// Does not say whose it is: ids of other tenants are nobody's business.
+    #[error(
+        "onboarding session {0} is not of the connection's workspace and tenant; allowed is one of \
+         the same workspace, and of the same tenant or of none"
+    )]
+    Foreign(SessionId),
+}
+
+impl OnboardingSession {
+    /// The run that the session points to.
+    pub fn run(&self) -> Option<RunId> {
+        integer(self.state.get(RUN_MEMBER)).map(RunId)
+    }
+
+    /// The connection that the session is about.
+    pub fn connection(&self) -> Option<ConnectionId> {
+        integer(self.state.get(CONNECTION_MEMBER)).map(ConnectionId)
+    }
+
+    /// Whether a run of this workspace and tenant may be the session's. A session without a tenant
+    /// (one that begins before there is one) takes those of every tenant of its workspace; one
+    /// without a workspace takes none.
+    pub fn admits(&self, workspace: Option<WorkspaceId>, tenant: Option<TenantId>) -> bool {
+        self.workspace_id.is_some()
+            && self.workspace_id == workspace
+            && (self.tenant_id.is_none() || self.tenant_id == tenant)
+    }
+}
+
+/// What is known about the run that a session points to when another one is to take its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pointed {
+    pub run: RunId,
+    /// None: there is no such run.
+    pub connection: Option<ConnectionId>,
+}
+
+/// Whether the pointer moves to `run`. A run that was recorded for this session never takes the
+/// place of one that was recorded after it. A run that was active already does, unless what is there
+/// is a newer one of the same connection: it was asked for just now.
+pub fn moves(
+    current: Option<Pointed>,
+    run: RunId,
+    connection: ConnectionId,
+    created: bool,
+) -> bool {
+    match current {
+        Some(current) if current.run > run => match current.connection {
+            None => true,
+            Some(_) if created => false,
+            Some(there) => there != connection,
+        },
+        _ => true,
+    }
+}
+
+fn integer(value: Option<&Value>) -> Option<i64> {
+    let value = value?;
+    value
+        .as_i64()
+        .or_else(|| value.as_str().and_then(|text| text.parse().ok()))
+}
+
+/// Sets both members in the text of `state`; everything else stays as it is written. A state that is
+/// no object is replaced by one.
+pub fn point(state: &str, run: RunId, connection: ConnectionId) -> serde_json::Result<String> {
+    let state = with_member(state, CONNECTION_MEMBER, connection.0)?;
+    with_member(&state, RUN_MEMBER, run.0)
+}
+
+fn with_member(text: &str, name: &str, value: i64) -> serde_json::Result<String> {
+    let whole: &RawValue = serde_json::from_str(text)?;
+    if !whole.get().starts_with('{') {
+        return Ok(json!({ name: value }).to_string());
+    }
+    let Members(members) = serde_json::from_str(text)?;
+    // Where in `text` a part of it begins and ends.
+    let begin = |part: &str| part.as_ptr().addr() - text.as_ptr().addr();
+    let end = |part: &str| begin(part) + part.len();
+    let value = value.to_string();
+    let mut edited = text.to_owned();
+    let mut found = false;
+    // From the end, so that what is found earlier stays where it is.
+    for (key, old) in members.iter().rev() {
+        if key == name {
+            edited.replace_range(begin(old.get())..end(old.get()), &value);
+            found = true;
+        }
+    }
+    if !found {
+        let (at, comma) = match members.last() {
+            Some((_, last)) => (end(last.get()), ","),
+            None => (begin(whole.get()) + 1, ""),
+        };
+        edited.insert_str(at, &format!("{comma}{}:{value}", json!(name)));
+    }
+    Ok(edited)
+}
+
+/// The members of an object in their order, each value as it is written.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pointed(state: &str) -> String {
+        point(state, RunId(12), ConnectionId(3)).unwrap()
+    }
+
+    #[test]
+    fn members_are_set_where_they_stand() {
+        for (before, after) in [
+            (
+                "{}",
+                r#"{"provider_connection_id":3,"verification_operation_run_id":12}"#,
+            ),
+            (
+                " { } ",
+                r#" {"provider_connection_id":3,"verification_operation_run_id":12 } "#,
+            ),
+            (
+                r#"{"verification_operation_run_id": null, "step" : 1.50e+2 }"#,
+                r#"{"verification_operation_run_id": 12, "step" : 1.50e+2,"provider_connection_id":3 }"#,
+            ),
+            (
+                "{\"a\":{\"provider_connection_id\":9},\n\t\"provider_connection_id\" : \"7\",\"b\":\"\\u00e9\\/\"}",
+                "{\"a\":{\"provider_connection_id\":9},\n\t\"provider_connection_id\" : 3,\"b\":\"\\u00e9\\/\",\"verification_operation_run_id\":12}",
+            ),
+            // Readers differ in which of two they take.
+            (
+                r#"{"provider_connection_id":1,"x":12345678901234567890123,"provider_connection_id":[2]}"#,
+                r#"{"provider_connection_id":3,"x":12345678901234567890123,"provider_connection_id":3,"verification_operation_run_id":12}"#,
+            ),
+            // The same name, written otherwise.
+            (
+                r#"{"provider\u005fconnection_id":1,"verification_operation_run_id":2}"#,
+                r#"{"provider\u005fconnection_id":3,"verification_operation_run_id":12}"#,
+            ),
+            (
+                "null",
+                r#"{"provider_connection_id":3,"verification_operation_run_id":12}"#,
+            ),
+            (
+                "[1]",
+                r#"{"provider_connection_id":3,"verification_operation_run_id":12}"#,
+            ),
+        ] {
+            assert_eq!(pointed(before), after);
+            assert_eq!(pointed(after), after, "again");
+        }
+        assert!(point("{", RunId(1), ConnectionId(1)).is_err());
+        assert!(point("{} {}", RunId(1), ConnectionId(1)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn every_other_member_is_kept(
+            state in prop::collection::btree_map("[a-z\"\\\\é]{0,6}", any::<f64>().prop_map(|n| json!([n, "x"])), 0..8),
+            run in 1i64.., connection in 1i64..,
+            pretty in any::<bool>(),
+        ) {
+            let before = json!(state);
+            let text = if pretty { format!("{before:#}") } else { before.to_string() };
+            let text = point(&text, RunId(run), ConnectionId(connection)).unwrap();
+            let mut after: Value = serde_json::from_str(&text).unwrap();
+            let members = after.as_object_mut().unwrap();
+            prop_assert_eq!(members.remove(RUN_MEMBER), Some(json!(run)));
+            prop_assert_eq!(members.remove(CONNECTION_MEMBER), Some(json!(connection)));
+            prop_assert_eq!(after, before);
+        }
+    }
+
+    #[test]
+    fn a_pointer_moves_forward() {
+        let (one, two) = (ConnectionId(1), ConnectionId(2));
+        let there = |run, connection| {
+            Some(Pointed {
+                run: RunId(run),
+                connection,
+            })
+        };
+        for created in [true, false] {
+            assert!(moves(None, RunId(5), one, created));
+            assert!(moves(there(4, Some(two)), RunId(5), one, created));
+            assert!(moves(there(5, Some(one)), RunId(5), one, created));
+            // It points to a run that does not exist.
+            assert!(moves(there(9, None), RunId(5), one, created));
+            assert!(!moves(there(9, Some(one)), RunId(5), one, created));
+        }
+        assert!(!moves(there(9, Some(two)), RunId(5), one, true));
+        assert!(moves(there(9, Some(two)), RunId(5), one, false));
+    }
+
+    #[test]
+    fn a_session_admits_its_own_workspace_and_tenant() {
+        let session = |workspace_id, tenant_id| OnboardingSession {
+            id: SessionId(1),
+            workspace_id,
+            tenant_id,
+            state: json!({"verification_operation_run_id": "7", "provider_connection_id": 2.5}),
+        };
+        let (w1, w2) = (Some(WorkspaceId(1)), Some(WorkspaceId(2)));
+        let (t1, t2) = (Some(TenantId(1)), Some(TenantId(2)));
+        assert!(session(w1, t1).admits(w1, t1));
+        assert!(session(w1, None).admits(w1, t2));
+        assert!(!session(w1, t1).admits(w1, t2));
+        assert!(!session(w1, t1).admits(w2, t1));
+        assert!(!session(w1, t1).admits(w1, None));
+        assert!(!session(None, None).admits(None, t1));
+        assert_eq!(session(w1, t1).run(), Some(RunId(7)));
+        assert_eq!(session(w1, t1).connection(), None);
+    }
+}

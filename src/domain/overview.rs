@@ -1,0 +1,209 @@
+//! What is known of many connections and runs at once.
+
+use super::connection::ProviderConnection;
+use super::ids::{ConnectionId, RunId, TenantId, WorkspaceId};
+use super::run::{Outcome, RunStatus};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use std::time::Duration;
+
+/// The latest report of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LatestReport {
+    pub operation_run_id: RunId,
+    pub fingerprint: String,
+    pub overall: String,
+    pub outcome: Outcome,
+    pub completed_at: DateTime<Utc>,
+}
+
+/// A connection and what is known of it now.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ConnectionState {
+    #[serde(flatten)]
+    pub connection: ProviderConnection,
+    /// Null: never checked.
+    pub latest_report: Option<LatestReport>,
+    /// A run of it that is queued or running.
+    pub active_run_id: Option<RunId>,
+}
+
+/// One run of a connection, for the strip of its last runs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrendPoint {
+    pub connection_id: ConnectionId,
+    pub operation_run_id: RunId,
+    pub status: RunStatus,
+    pub outcome: Option<Outcome>,
+    /// `summary.overall` of the report, as it was stored.
+    pub overall: Option<String>,
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// How many connections are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConnectionCounts {
+    pub total: u64,
+    pub disabled: u64,
+    /// Of the enabled ones, by what their latest report says.
+    pub ready: u64,
+    pub needs_attention: u64,
+    pub blocked: u64,
+    /// Those whose latest run failed, whatever its report says: they are counted above, too.
+    pub failed: u64,
+    pub never_checked: u64,
+}
+
+/// Runs completed within one slice of time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct HistorySlice {
+    pub from: DateTime<Utc>,
+    pub succeeded: u64,
+    pub failed: u64,
+    pub blocked: u64,
+}
+
+/// Throughput and latency of what was completed lately.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct History {
+    /// Oldest first, gaps included.
+    pub slices: Vec<HistorySlice>,
+    /// Runs looked at.
+    pub runs: u64,
+    /// The limit was reached: older runs of the period are not counted.
+    pub truncated: bool,
+    /// Milliseconds from recorded to completed: 50th, 95th and 99th percentile. Null without runs.
+    pub latency_ms: Option<[f64; 3]>,
+}
+
+/// A run that waits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WaitingRun {
+    pub operation_run_id: RunId,
+    pub workspace_id: Option<WorkspaceId>,
+    pub tenant_id: Option<TenantId>,
+    /// Since it was recorded.
+    pub waiting_seconds: f64,
+}
+
+impl History {
+    /// Cuts what was completed between `now - period` and `now` into slices of equal length.
+    pub fn of(
+        runs: &[CompletedRun],
+        now: DateTime<Utc>,
+        period: Duration,
+        slices: u32,
+        truncated: bool,
+    ) -> Self {
+        let slices = slices.max(1);
+        let slice = period / slices;
+        let from = now - period;
+        let mut history = Self {
+            slices: (0..slices)
+                .map(|i| HistorySlice {
+                    from: from + slice * i,
+                    succeeded: 0,
+                    failed: 0,
+                    blocked: 0,
+                })
+                .collect(),
+            runs: 0,
+            truncated,
+            latency_ms: None,
+        };
+        let mut latencies = Vec::with_capacity(runs.len());
+        for run in runs {
+            let Ok(age) = (run.completed_at - from).to_std() else {
+                continue;
+            };
+            // What was completed at this very moment belongs into the last slice.
+            let index = (age.as_nanos() / slice.as_nanos().max(1)) as usize;
+            let Some(cell) = history.slices.get_mut(index.min(slices as usize - 1)) else {
+                continue;
+            };
+            match run.outcome {
+                Outcome::Succeeded => cell.succeeded += 1,
+                Outcome::Failed => cell.failed += 1,
+                Outcome::Blocked => cell.blocked += 1,
+            }
+            history.runs += 1;
+            // The application's clock may be ahead of the database's.
+            if let Some(created) = run.created_at {
+                let ms = (run.completed_at - created).num_microseconds();
+                latencies.push(ms.unwrap_or(i64::MAX).max(0) as f64 / 1_000.0);
+            }
+        }
+        latencies.sort_by(f64::total_cmp);
+        history.latency_ms =
+            (!latencies.is_empty()).then(|| [0.5, 0.95, 0.99].map(|p| percentile(&latencies, p)));
+        history
+    }
+}
+
+/// The nearest rank: one of the values, never something in between.
+fn percentile(sorted: &[f64], p: f64) -> f64 {
+    let rank = (p * sorted.len() as f64).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}
+
+/// A completed run, as far as [`History`] looks at it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CompletedRun {
+    pub outcome: Outcome,
+    pub created_at: Option<DateTime<Utc>>,
+    pub completed_at: DateTime<Utc>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::TimeDelta;
+
+    fn run(outcome: Outcome, now: DateTime<Utc>, age: i64, took_ms: i64) -> CompletedRun {
+        let completed_at = now - TimeDelta::seconds(age);
+        CompletedRun {
+            outcome,
+            created_at: Some(completed_at - TimeDelta::milliseconds(took_ms)),
+            completed_at,
+        }
+    }
+
+    #[test]
+    fn runs_fall_into_their_slices() {
+        let now: DateTime<Utc> = "2026-01-02T03:00:00Z".parse().unwrap();
+        let runs = [
+            run(Outcome::Succeeded, now, 0, 100),
+            run(Outcome::Failed, now, 3_599, 200),
+            run(Outcome::Blocked, now, 3_601, 300),
+            run(Outcome::Succeeded, now, 7_200, 400),
+            run(Outcome::Succeeded, now, 7_201, 9_000),
+        ];
+        let history = History::of(&runs, now, Duration::from_secs(7_200), 2, false);
+        assert_eq!(history.runs, 4);
+        assert_eq!(history.slices.len(), 2);
+        let cells: Vec<_> = history
+            .slices
+            .iter()
+            .map(|s| (s.succeeded, s.failed, s.blocked))
+            .collect();
+        assert_eq!(cells, [(1, 0, 1), (1, 1, 0)]);
+        assert_eq!(history.latency_ms, Some([200.0, 400.0, 400.0]));
+    }
+
+    #[test]
+    fn without_runs_there_is_no_latency() {
+        let history = History::of(&[], DateTime::UNIX_EPOCH, Duration::from_secs(60), 6, true);
+        assert_eq!(history.latency_ms, None);
+        assert_eq!(history.slices.len(), 6);
+        assert!(history.truncated);
+    }
+
+    #[test]
+    fn percentiles_are_ranks() {
+        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(percentile(&hundred, 0.5), 50.0);
+        assert_eq!(percentile(&hundred, 0.95), 95.0);
+        assert_eq!(percentile(&hundred, 0.99), 99.0);
+        assert_eq!(percentile(&[7.0], 0.99), 7.0);
+    }
+}

@@ -1,0 +1,27 @@
+//! Everything that is known of one run or session, as it was read.
+
+use super::acknowledgement::Acknowledgement;
+use super::attempt::AttemptRecord;
+use super::onboarding::OnboardingSession;
+use super::run::OperationRun;
+
+/// A run with what belongs to it. What people are shown is made of this.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunRecord {
+    pub run: OperationRun,
+    /// Oldest first.
+    pub attempts: Vec<AttemptRecord>,
+    /// Its own, and those that it inherits; oldest first.
+    pub acknowledgements: Vec<Acknowledgement>,
+    /// The run that holds the previous report of the connection. None: there is none, or it is
+    /// gone.
+    pub previous: Option<OperationRun>,
+}
+
+/// An onboarding session with the run that it points to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionRecord {
+    pub session: OnboardingSession,
+    /// None: it points to none, or to one that is gone, or not of its workspace and tenant.
+    pub run: Option<RunRecord>,
+}

@@ -1,0 +1,357 @@
+//! Acknowledgements: list them, acknowledge a check, withdraw that.
+
+use super::auth::Caller;
+use super::idempotency::{Answer, Once};
+use super::input::{Fields, FromFields, JsonBody, Nothing, PathId, Query};
+use super::page::{self, Page};
+use super::problem::{FieldError, Kind, Problem};
+use super::{Api, json};
+use crate::domain::acknowledgement::{Acknowledgement, PERSON_CHARS, REASON_CHARS};
+use crate::domain::{AcknowledgementId, ConnectionId, RunId};
+use crate::engine::acknowledge::{AcknowledgeError, Request, acknowledge, withdraw};
+use crate::ports::acknowledgements::AcknowledgementFilter;
+use crate::view::AcknowledgementView;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+
+/// Characters of a check's key.
+const KEY_CHARS: usize = 120;
+
+/// What is acknowledged, and why.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "check_key": "permissions.organization_read_all",
+    "reason": "Granted with the next change window",
+    "acknowledged_by": "Ada",
+    "expires_at": "2030-01-31T12:00:00Z",
+}))]
+pub struct Acknowledge {
+    /// Key of a check of the run's report that failed or warns.
+    #[schema(min_length = 1, max_length = 120)]
+    pub check_key: String,
+    /// Why it is accepted.
+    #[schema(min_length = 1, max_length = 2000)]
+    pub reason: String,
+    /// The person; the token's name if absent.
+    #[schema(min_length = 1, max_length = 200)]
+    pub acknowledged_by: Option<String>,
+    /// In the future. Absent: as long as status and reason code of the check stay what they are.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+impl FromFields for Acknowledge {
+    fn from_fields(fields: &mut Fields) -> Self {
+        Self {
+            check_key: fields.required_text("check_key", KEY_CHARS),
+            reason: fields.required_text("reason", REASON_CHARS),
+            acknowledged_by: fields.text("acknowledged_by", PERSON_CHARS),
+            expires_at: fields.time("expires_at"),
+        }
+    }
+}
+
+/// Who withdraws.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Withdraw {
+    /// The person; the token's name if absent.
+    #[schema(min_length = 1, max_length = 200)]
+    pub withdrawn_by: Option<String>,
+}
+
+impl FromFields for Withdraw {
+    fn from_fields(fields: &mut Fields) -> Self {
+        Self {
+            withdrawn_by: fields.text("withdrawn_by", PERSON_CHARS),
+        }
+    }
+}
+
+/// The acknowledgement of a check.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Acknowledged {
+    /// False: there was an active one on this check of this run, and this is it.
+    pub created: bool,
+    #[schema(schema_with = acknowledgement_schema)]
+    pub acknowledgement: AcknowledgementView,
+}
+
+/// A page of acknowledgements.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AcknowledgementPage {
+    #[schema(schema_with = acknowledgements_schema)]
+    pub items: Vec<AcknowledgementView>,
+    /// Path of the next page; null on the last one.
+    #[schema(required)]
+    pub next: Option<String>,
+}
+
+fn acknowledgement_schema() -> utoipa::openapi::Ref {
+    utoipa::openapi::Ref::from_schema_name("Acknowledgement")
+}
+
+fn acknowledgements_schema() -> utoipa::openapi::schema::Array {
+    utoipa::openapi::schema::Array::new(acknowledgement_schema())
+}
+
+fn href(id: AcknowledgementId) -> String {
+    format!("/v1/acknowledgements/{id}")
+}
+
+impl From<AcknowledgeError> for Problem {
+    fn from(error: AcknowledgeError) -> Self {
+        match error {
+            AcknowledgeError::Store(error) => error.into(),
+            AcknowledgeError::NoSuchRun(_) | AcknowledgeError::NoSuchAcknowledgement(_) => {
+                Self::not_found()
+            }
+            AcknowledgeError::NotCompleted { .. } | AcknowledgeError::NoReport { .. } => {
+                Self::new(Kind::NotAcknowledgeable, error.to_string())
+            }
+            AcknowledgeError::Field { field, why } => Self::invalid(
+                Kind::InvalidBody,
+                vec![FieldError {
+                    field: field.to_owned(),
+                    problem: why,
+                    allowed: None,
+                }],
+            ),
+        }
+    }
+}
+
+/// Acknowledge a check of a completed run
+///
+/// It is carried to later runs of the connection for as long as the check's status and reason code
+/// stay what they are. It changes no status, no outcome and no fingerprint.
+#[utoipa::path(
+    post,
+    path = "/runs/{run_id}/acknowledgements",
+    tag = "acknowledgements",
+    params(
+        ("run_id" = i64, Path, minimum = 1),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+         pattern = "^[!-~]+$",
+         description = "What is asked again under the same key is answered again, not done again."),
+    ),
+    request_body = Acknowledge,
+    responses(
+        (status = 201, description = "It is acknowledged", body = Acknowledged,
+         headers(("Location" = String, description = "Path of the acknowledgement"))),
+        (status = 200, description = "It was acknowledged before", body = Acknowledged,
+         headers(("Location" = String, description = "Path of the acknowledgement"))),
+        (status = 404, description = "No such run", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The run is not completed, has no report that can be read, or a request with this key is being answered", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not JSON", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "The body is not valid, or the key was used for another request", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn acknowledge_check(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    PathId(id): PathId<RunId>,
+    once: Once,
+    body: JsonBody<Acknowledge>,
+) -> Result<Response, Problem> {
+    let run = api.store.run(id).await?.ok_or_else(Problem::not_found)?;
+    caller.admit(run.workspace_id, run.tenant_id)?;
+    let asked = Request {
+        run: id,
+        check_key: body.read.check_key,
+        reason: body.read.reason,
+        by: body.read.acknowledged_by.unwrap_or_else(|| caller.name()),
+        expires_at: body.read.expires_at,
+    };
+    let work = {
+        let api = Arc::clone(&api);
+        async move {
+            let now = api.clock.now();
+            let done = acknowledge(&*api.store, &asked, now).await?;
+            let shown = Acknowledged {
+                created: done.created,
+                acknowledgement: AcknowledgementView::of(&done.acknowledgement, id, now),
+            };
+            Ok(Answer {
+                status: if done.created {
+                    StatusCode::CREATED
+                } else {
+                    StatusCode::OK
+                },
+                location: Some(href(done.acknowledgement.id)),
+                body: serde_json::to_value(&shown)
+                    .map_err(|_| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?,
+            })
+        }
+    };
+    once.answer(&api, &caller, &body.bytes, work).await
+}
+
+/// Withdraw an acknowledgement
+///
+/// It stays as history. One that was withdrawn before is returned as it is.
+#[utoipa::path(
+    post,
+    path = "/acknowledgements/{acknowledgement_id}/withdrawal",
+    tag = "acknowledgements",
+    params(
+        ("acknowledgement_id" = i64, Path, minimum = 1),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+         pattern = "^[!-~]+$",
+         description = "What is asked again under the same key is answered again, not done again."),
+    ),
+    request_body(content = Option<Withdraw>, description = "May be left out"),
+    responses(
+        (status = 200, description = "It is withdrawn", body = ref("#/components/schemas/Acknowledgement")),
+        (status = 404, description = "No such acknowledgement", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "A request with this key is being answered", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not JSON", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "The body is not valid, or the key was used for another request", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn withdraw_acknowledgement(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    PathId(id): PathId<AcknowledgementId>,
+    once: Once,
+    body: JsonBody<Withdraw>,
+) -> Result<Response, Problem> {
+    reachable(&api, &caller, id).await?;
+    let by = body.read.withdrawn_by.unwrap_or_else(|| caller.name());
+    let work = {
+        let api = Arc::clone(&api);
+        async move {
+            let withdrawn = withdraw(&*api.store, id, &by).await?;
+            Ok(Answer {
+                status: StatusCode::OK,
+                location: None,
+                body: serde_json::to_value(shown(&withdrawn, api.clock.now()))
+                    .map_err(|_| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?,
+            })
+        }
+    };
+    once.answer(&api, &caller, &body.bytes, work).await
+}
+
+/// One acknowledgement
+#[utoipa::path(
+    get,
+    path = "/acknowledgements/{acknowledgement_id}",
+    tag = "acknowledgements",
+    params(("acknowledgement_id" = i64, Path, minimum = 1)),
+    responses(
+        (status = 200, description = "The acknowledgement", body = ref("#/components/schemas/Acknowledgement")),
+        (status = 404, description = "No such acknowledgement", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn read_acknowledgement(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    PathId(id): PathId<AcknowledgementId>,
+    _: Query<Nothing>,
+) -> Result<Response, Problem> {
+    let found = reachable(&api, &caller, id).await?;
+    json(StatusCode::OK, &shown(&found, api.clock.now()))
+}
+
+/// Which acknowledgements to list.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct AcknowledgementQuery {
+    /// Made on this run. What a run inherits stands with the run itself.
+    #[param(value_type = Option<i64>, minimum = 1)]
+    pub run: Option<RunId>,
+    /// Id of a connection.
+    #[param(value_type = Option<i64>, minimum = 1)]
+    pub connection: Option<ConnectionId>,
+    /// Only those that are neither withdrawn nor expired.
+    #[param(value_type = Option<bool>, default = false)]
+    pub active: bool,
+    /// Only acknowledgements with a smaller id: the cursor.
+    #[param(value_type = Option<i64>, minimum = 1)]
+    pub before: Option<AcknowledgementId>,
+    /// Most rows of the page.
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]
+    pub limit: u32,
+}
+
+impl FromFields for AcknowledgementQuery {
+    fn from_fields(fields: &mut Fields) -> Self {
+        Self {
+            run: fields.id("run"),
+            connection: fields.id("connection"),
+            active: fields.flag("active").unwrap_or_default(),
+            before: fields.id("before"),
+            limit: fields.limit(),
+        }
+    }
+}
+
+/// Acknowledgements, newest first
+#[utoipa::path(
+    get,
+    path = "/acknowledgements",
+    tag = "acknowledgements",
+    params(AcknowledgementQuery),
+    responses((status = 200, description = "A page of acknowledgements", body = AcknowledgementPage)),
+)]
+pub async fn list_acknowledgements(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Query(query): Query<AcknowledgementQuery>,
+) -> Result<Response, Problem> {
+    let filter = AcknowledgementFilter {
+        binding: caller.binding(),
+        run: query.run,
+        connection: query.connection,
+        active_only: query.active,
+        before: query.before,
+        limit: query.limit + 1,
+    };
+    let found = api.store.acknowledgements(&filter).await?;
+    let now = api.clock.now();
+    let items = found.iter().map(|one| shown(one, now)).collect();
+    let next = |last: &AcknowledgementView| {
+        page::href(
+            "/v1/acknowledgements",
+            &[
+                ("run", query.run.map(|id| id.to_string())),
+                ("connection", query.connection.map(|id| id.to_string())),
+                ("active", query.active.then(|| "true".to_owned())),
+                ("before", Some(last.id.to_string())),
+                ("limit", Some(query.limit.to_string())),
+            ],
+        )
+    };
+    let page = Page::of(items, query.limit, next);
+    let page = AcknowledgementPage {
+        items: page.items,
+        next: page.next,
+    };
+    json(StatusCode::OK, &page)
+}
+
+/// The acknowledgement, if its run is within reach.
+async fn reachable(
+    api: &Api,
+    caller: &Caller,
+    id: AcknowledgementId,
+) -> Result<Acknowledgement, Problem> {
+    let found = api.store.acknowledgement(id).await?;
+    let found = found.ok_or_else(Problem::not_found)?;
+    let run = api.store.run(found.operation_run_id).await?;
+    let run = run.ok_or_else(Problem::not_found)?;
+    caller.admit(run.workspace_id, run.tenant_id)?;
+    Ok(found)
+}
+
+fn shown(acknowledgement: &Acknowledgement, now: DateTime<Utc>) -> AcknowledgementView {
+    AcknowledgementView::of(acknowledgement, acknowledgement.operation_run_id, now)
+}

@@ -1,0 +1,186 @@
+//! Who calls, and whether it may.
+
+use super::Api;
+use super::problem::{Kind, Problem};
+use super::routes::Access;
+use crate::domain::access::{Binding, Scope};
+use crate::domain::{TenantId, TokenId, WorkspaceId, token};
+use crate::http::server::Peer;
+use crate::ports::access::TokenRecord;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The token of a request that was let in.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub token: TokenRecord,
+}
+
+impl Caller {
+    pub fn id(&self) -> TokenId {
+        self.token.id
+    }
+
+    pub fn binding(&self) -> Binding {
+        self.token.binding
+    }
+
+    /// What is out of reach does not exist.
+    pub fn admit(
+        &self,
+        workspace: Option<WorkspaceId>,
+        tenant: Option<TenantId>,
+    ) -> Result<(), Problem> {
+        if self.token.binding.admits(workspace, tenant) {
+            Ok(())
+        } else {
+            Err(Problem::not_found())
+        }
+    }
+
+    /// Who did it, where the request does not name a person.
+    pub fn name(&self) -> String {
+        format!("token {}", self.token.name)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let caller = parts.extensions.get::<Self>().cloned();
+        // Only a public route gets here without one, and those ask for none.
+        caller.ok_or_else(|| Problem::new(Kind::Defect, "The route names no caller."))
+    }
+}
+
+/// Lets a request in, or answers it. Around every route: see [`super::routes::Routes`].
+pub async fn admit(access: Access, mut request: Request, next: Next) -> Result<Response, Problem> {
+    let api = request.extensions().get::<Arc<Api>>().cloned();
+    let api = api.ok_or_else(|| Problem::new(Kind::Defect, "The API is not set up."))?;
+    let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    let authorization = request.headers().get(header::AUTHORIZATION).cloned();
+    match access {
+        Access::Public => anonymous(&api, address)?,
+        Access::Scope(scope) => {
+            let caller = authenticate(&api, authorization, address).await?;
+            tracing::Span::current().record("token", caller.id().0);
+            if let Err(wait) = api.by_token.take(caller.id()) {
+                return Err(too_many(wait));
+            }
+            authorize(&caller, scope)?;
+            request.extensions_mut().insert(caller);
+        }
+    }
+    Ok(next.run(request).await)
+}
+
+async fn authenticate(
+    api: &Api,
+    authorization: Option<HeaderValue>,
+    address: Option<IpAddr>,
+) -> Result<Caller, Problem> {
+    let Some(header) = authorization else {
+        anonymous(api, address)?;
+        return Err(unauthorized(
+            "No token is given.",
+            "Bearer realm=\"verifyd\"",
+        ));
+    };
+    // A typing error costs no look into the database.
+    let hash = header.to_str().ok().and_then(bearer).and_then(token::hash);
+    let found = match hash {
+        Some(hash) => api.store.token_by_hash(&hash).await?,
+        None => None,
+    };
+    match found {
+        Some(token) => Ok(Caller { token }),
+        None => {
+            anonymous(api, address)?;
+            Err(unauthorized(
+                "The token is not known, has expired or was revoked.",
+                "Bearer realm=\"verifyd\", error=\"invalid_token\"",
+            ))
+        }
+    }
+}
+
+fn authorize(caller: &Caller, scope: Scope) -> Result<(), Problem> {
+    if caller.token.scopes.contains(&scope) {
+        return Ok(());
+    }
+    let mut problem = Problem::new(
+        Kind::Forbidden,
+        format!("The scope {scope} is needed, which this token does not have."),
+    );
+    problem.authenticate = Some(format!(
+        "Bearer realm=\"verifyd\", error=\"insufficient_scope\", scope=\"{scope}\""
+    ));
+    Err(problem)
+}
+
+/// Counts a request that comes without a valid token, by the address it comes from.
+fn anonymous(api: &Api, address: Option<IpAddr>) -> Result<(), Problem> {
+    api.by_address.take(address.map(network)).map_err(too_many)
+}
+
+/// Whoever has one address of IPv6 has 64 bits of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => IpAddr::V4(v4),
+            None => {
+                let [a, b, c, d, ..] = v6.segments();
+                IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+            }
+        },
+    }
+}
+
+/// The token of `Authorization: Bearer TOKEN`.
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn unauthorized(detail: &str, authenticate: &str) -> Problem {
+    let mut problem = Problem::new(Kind::Unauthorized, detail);
+    problem.authenticate = Some(authenticate.to_owned());
+    problem
+}
+
+fn too_many(wait: Duration) -> Problem {
+    Problem::new(
+        Kind::RateLimited,
+        "More requests than allowed. Wait, then try again.",
+    )
+    .retry_after(wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_network_of_ipv6_is_one_address() {
+        let network = |text: &str| network(text.parse().unwrap()).to_string();
+        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(network("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(network("192.0.2.7"), "192.0.2.7");
+    }
+
+    #[test]
+    fn the_scheme_is_bearer_in_any_case() {
+        assert_eq!(bearer("Bearer abc"), Some("abc"));
+        assert_eq!(bearer("bearer  abc"), Some("abc"));
+        assert_eq!(bearer("Basic abc"), None);
+        assert_eq!(bearer("abc"), None);
+    }
+}

@@ -1,0 +1,96 @@
+//! The OpenAPI document, generated from the routes.
+
+use super::problem::{Kind, Problem, TYPE};
+use super::{PREFIX, json, schemas};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use serde_json::{Value, json};
+use std::sync::LazyLock;
+use utoipa::OpenApi;
+
+#[derive(OpenApi)]
+#[openapi(components(schemas(super::problem::ProblemBody, super::problem::FieldError)))]
+struct Components;
+
+/// OpenAPI 3.1, all of it.
+pub fn document() -> Value {
+    let (_, routes) = super::routes().split();
+    let mut document = json!(routes);
+    let components = json!(Components::openapi());
+    let mut all = components["components"]["schemas"].clone();
+    if let Some(all) = all.as_object_mut() {
+        all.extend(schemas::components());
+        if let Some(derived) = document["components"]["schemas"].as_object() {
+            for (name, schema) in derived {
+                all.entry(name.clone()).or_insert_with(|| schema.clone());
+            }
+        }
+    }
+    if let Some(paths) = document["paths"].as_object_mut() {
+        let under = |(path, item): (String, Value)| (format!("{PREFIX}{path}"), item);
+        *paths = std::mem::take(paths).into_iter().map(under).collect();
+    }
+    document["openapi"] = json!("3.1.0");
+    document["info"] = json!({
+        "title": "verifyd",
+        "version": env!("CARGO_PKG_VERSION"),
+        "summary": "Whether provider connections really work",
+        "description": "Start checks, read runs and reports, acknowledge. docs/api.md explains it.",
+        "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+    });
+    document["servers"] = json!([{ "url": "/" }]);
+    document["components"] = json!({
+        "schemas": all,
+        "securitySchemes": {
+            "token": {
+                "type": "http",
+                "scheme": "bearer",
+                "bearerFormat": "vfd_…",
+                "description": "`verifyd tokens create`. `x-scope` of an operation names the scope it needs.",
+            },
+        },
+    });
+    let kinds: Vec<String> = Kind::ALL
+        .iter()
+        .map(|k| format!("{TYPE}{}", k.name()))
+        .collect();
+    document["components"]["schemas"]["Problem"]["properties"]["type"]["enum"] = json!(kinds);
+    tidy(&mut document);
+    document
+}
+
+/// Takes out what says nothing, or nothing true.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|name, value| !(name == "description" && value == ""));
+            // A parameter that may be left out is never null.
+            if members.contains_key("in")
+                && let Some(kind) = members.get_mut("schema").and_then(|s| s.get_mut("type"))
+                && let Some([kind_of_value, _]) = kind.as_array().map(Vec::as_slice)
+            {
+                *kind = kind_of_value.clone();
+            }
+            members.values_mut().for_each(tidy);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+/// This document
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "api",
+    responses((status = 200, description = "OpenAPI 3.1", body = Object)),
+)]
+pub async fn read_document(
+    _: super::input::Query<super::input::Nothing>,
+) -> Result<Response, Problem> {
+    static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+    let mut response = json(StatusCode::OK, &*DOCUMENT)?;
+    let public = HeaderValue::from_static("public, max-age=300");
+    response.headers_mut().insert(header::CACHE_CONTROL, public);
+    Ok(response)
+}

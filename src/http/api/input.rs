@@ -1,0 +1,337 @@
+//! Query parameters and bodies, read strictly: what is unknown, repeated or of the wrong type is
+//! named, all of it at once.
+
+use super::problem::{FieldError, Kind, Problem};
+use crate::domain::names::UnknownName;
+use axum::RequestExt as _;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse as _;
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+/// Rows of a page when none are asked for, and at most.
+pub const PAGE: u32 = 50;
+pub const LARGEST_PAGE: u32 = 200;
+
+/// A set of parameters that a query is read into.
+pub trait FromFields: Sized {
+    /// Takes its own from the fields; what is left is unknown.
+    fn from_fields(fields: &mut Fields) -> Self;
+}
+
+/// What a request gives, by name.
+#[derive(Debug)]
+pub struct Fields {
+    given: BTreeMap<String, Value>,
+    known: Vec<&'static str>,
+    errors: Vec<FieldError>,
+    in_json: bool,
+}
+
+impl Fields {
+    fn of_query(query: &str) -> Self {
+        let mut fields = Self {
+            given: BTreeMap::new(),
+            known: Vec::new(),
+            errors: Vec::new(),
+            in_json: false,
+        };
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            let name = short(&name);
+            if fields.given.contains_key(&name) {
+                let error = FieldError::new(&name, "is given more than once", "once");
+                fields.errors.push(error);
+            }
+            fields.given.insert(name, Value::from(value.into_owned()));
+        }
+        fields
+    }
+
+    fn of_body(body: Map<String, Value>) -> Self {
+        Self {
+            given: body.into_iter().map(|(k, v)| (short(&k), v)).collect(),
+            known: Vec::new(),
+            errors: Vec::new(),
+            in_json: true,
+        }
+    }
+
+    fn take(&mut self, name: &'static str) -> Option<Value> {
+        self.known.push(name);
+        // In a body, null is the same as nothing.
+        self.given.remove(name).filter(|value| !value.is_null())
+    }
+
+    fn refuse(&mut self, name: &str, problem: &str, allowed: impl Into<String>) {
+        self.errors.push(FieldError::new(name, problem, allowed));
+    }
+
+    /// An id: a whole number above zero.
+    pub fn id<T: FromStr>(&mut self, name: &'static str) -> Option<T> {
+        let value = self.take(name)?;
+        let id = match &value {
+            Value::Number(number) if self.in_json => number.as_i64(),
+            Value::String(text) if !self.in_json => text.parse::<i64>().ok(),
+            _ => None,
+        };
+        let id = id
+            .filter(|id| *id > 0)
+            .and_then(|id| id.to_string().parse().ok());
+        if id.is_none() {
+            self.refuse(name, "is no id", "a whole number above 0");
+        }
+        id
+    }
+
+    /// One of an enumeration's names.
+    pub fn name<T: FromStr<Err = UnknownName>>(&mut self, name: &'static str) -> Option<T> {
+        let value = self.take(name)?;
+        match value.as_str().unwrap_or_default().parse() {
+            Ok(found) => Some(found),
+            Err(error) => {
+                self.errors.push(FieldError::unknown_name(name, &error));
+                None
+            }
+        }
+    }
+
+    /// One of these words.
+    pub fn word(&mut self, name: &'static str, words: &[&str]) -> Option<String> {
+        let value = self.take(name)?;
+        let word = value.as_str().filter(|text| words.contains(text));
+        if word.is_none() {
+            self.refuse(name, "is not known", words.join(", "));
+        }
+        word.map(ToOwned::to_owned)
+    }
+
+    /// A text of 1 to `most` characters, without control characters but line breaks and tabs.
+    pub fn text(&mut self, name: &'static str, most: usize) -> Option<String> {
+        let value = self.take(name)?;
+        let wrong = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+        let text = value
+            .as_str()
+            .map(str::trim)
+            .filter(|text| (1..=most).contains(&text.chars().count()) && !text.contains(wrong));
+        if text.is_none() {
+            let allowed = format!("a text of 1 to {most} characters, none of them a control one");
+            self.refuse(name, "is not allowed", allowed);
+        }
+        text.map(ToOwned::to_owned)
+    }
+
+    /// The same, and it must be there.
+    pub fn required_text(&mut self, name: &'static str, most: usize) -> String {
+        let before = self.errors.len();
+        let text = self.text(name, most);
+        if text.is_none() && self.errors.len() == before {
+            self.refuse(
+                name,
+                "is missing",
+                format!("a text of 1 to {most} characters"),
+            );
+        }
+        text.unwrap_or_default()
+    }
+
+    /// A time.
+    pub fn time(&mut self, name: &'static str) -> Option<DateTime<Utc>> {
+        let value = self.take(name)?;
+        let time = value.as_str().and_then(|text| text.parse().ok());
+        if time.is_none() {
+            self.refuse(name, "is no time", "RFC 3339, such as 2026-12-31T12:00:00Z");
+        }
+        time
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&mut self, name: &'static str) -> Option<bool> {
+        let value = self.take(name)?;
+        let flag = match &value {
+            Value::Bool(flag) if self.in_json => Some(*flag),
+            Value::String(text) if !self.in_json => text.parse().ok(),
+            _ => None,
+        };
+        if flag.is_none() {
+            self.refuse(name, "is neither true nor false", "true, false");
+        }
+        flag
+    }
+
+    /// How many rows a page is to have.
+    pub fn limit(&mut self) -> u32 {
+        let Some(value) = self.take("limit") else {
+            return PAGE;
+        };
+        let limit: Option<u32> = value.as_str().and_then(|text| text.parse().ok());
+        match limit.filter(|limit| (1..=LARGEST_PAGE).contains(limit)) {
+            Some(limit) => limit,
+            None => {
+                let allowed = format!("a whole number from 1 to {LARGEST_PAGE}");
+                self.refuse("limit", "is not allowed", allowed);
+                PAGE
+            }
+        }
+    }
+
+    fn finish(mut self, kind: Kind) -> Result<(), Problem> {
+        let allowed = match self.known.as_slice() {
+            [] => "none".to_owned(),
+            known => known.join(", "),
+        };
+        for name in std::mem::take(&mut self.given).into_keys() {
+            self.refuse(&name, "is not known", allowed.clone());
+        }
+        if self.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::invalid(kind, self.errors))
+        }
+    }
+}
+
+/// A name as it is quoted in an answer.
+fn short(name: &str) -> String {
+    name.chars().take(64).collect()
+}
+
+/// Nothing may be given.
+#[derive(Debug)]
+pub struct Nothing;
+
+impl FromFields for Nothing {
+    fn from_fields(_: &mut Fields) -> Self {
+        Self
+    }
+}
+
+/// The query of a request.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+impl<T: FromFields, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut fields = Fields::of_query(parts.uri.query().unwrap_or_default());
+        let read = T::from_fields(&mut fields);
+        fields.finish(Kind::InvalidQuery)?;
+        Ok(Self(read))
+    }
+}
+
+/// The body of a request, a JSON object or nothing, and its bytes. A body takes no query beside it.
+#[derive(Debug)]
+pub struct JsonBody<T> {
+    pub read: T,
+    pub bytes: Bytes,
+}
+
+impl<T: FromFields, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(mut request: Request, _: &S) -> Result<Self, Problem> {
+        let Query(Nothing) = request.extract_parts().await?;
+        let is_json = is_json(&request);
+        let bytes = Bytes::from_request(request, &())
+            .await
+            .map_err(|rejection| match rejection.into_response().status() {
+                StatusCode::PAYLOAD_TOO_LARGE => Problem::of_status(StatusCode::PAYLOAD_TOO_LARGE),
+                _ => Problem::new(Kind::BadRequest, "The body did not arrive whole."),
+            })?;
+        let body = if bytes.is_empty() {
+            Map::new()
+        } else if is_json {
+            match serde_json::from_slice(&bytes) {
+                Ok(Value::Object(body)) => body,
+                Ok(Value::Null) => Map::new(),
+                Ok(_) => return Err(Problem::new(Kind::MalformedBody, "It is no object.")),
+                Err(error) => {
+                    let detail = format!("Line {}, column {}.", error.line(), error.column());
+                    return Err(Problem::new(Kind::MalformedBody, detail));
+                }
+            }
+        } else {
+            return Err(Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        };
+        let mut fields = Fields::of_body(body);
+        let read = T::from_fields(&mut fields);
+        fields.finish(Kind::InvalidBody)?;
+        Ok(Self { read, bytes })
+    }
+}
+
+fn is_json(request: &Request) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|value| value.to_str().ok());
+    let kind = kind.map(|text| text.split(';').next().unwrap_or_default().trim());
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
+}
+
+/// The id at the end or in the middle of the path. What is no id is the id of nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct PathId<T>(pub T);
+
+impl<T: FromStr + Send, S: Send + Sync> FromRequestParts<S> for PathId<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::not_found())?;
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        let id = text.parse().ok().filter(|_| digits);
+        id.map(Self).ok_or_else(Problem::not_found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{ConnectionId, RunStatus};
+
+    #[test]
+    fn everything_that_is_wrong_is_named_at_once() {
+        let mut fields = Fields::of_query("status=done&connection=x&limit=0&limit=9&colour=red");
+        assert_eq!(fields.name::<RunStatus>("status"), None);
+        assert_eq!(fields.id::<ConnectionId>("connection"), None);
+        fields.limit();
+        let problem = fields.finish(Kind::InvalidQuery).unwrap_err();
+        let named: Vec<(&str, Option<&str>)> = problem
+            .errors
+            .iter()
+            .map(|e| (e.field.as_str(), e.allowed.as_deref()))
+            .collect();
+        assert_eq!(
+            named,
+            [
+                ("limit", Some("once")),
+                ("status", Some("queued, running, completed")),
+                ("connection", Some("a whole number above 0")),
+                ("colour", Some("status, connection, limit")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_body_keeps_to_the_types_of_json() {
+        let body = serde_json::json!({ "a": "7", "b": 7, "c": null, "d": "\u{7}", "e": true });
+        let Value::Object(body) = body else {
+            unreachable!()
+        };
+        let mut fields = Fields::of_body(body);
+        assert_eq!(fields.id::<ConnectionId>("a"), None);
+        assert_eq!(fields.id("b"), Some(ConnectionId(7)));
+        assert_eq!(fields.id::<ConnectionId>("c"), None);
+        assert_eq!(fields.text("d", 10), None);
+        assert_eq!(fields.flag("e"), Some(true));
+        let problem = fields.finish(Kind::InvalidBody).unwrap_err();
+        let fields: Vec<&str> = problem.errors.iter().map(|e| e.field.as_str()).collect();
+        assert_eq!(fields, ["a", "d"]);
+    }
+}

@@ -1,0 +1,245 @@
+//! The API, `/v1`: start checks, read runs and reports, acknowledge.
+//!
+//! Every answer is JSON, every error a problem (RFC 9457). What is out of a token's reach does not
+//! exist for it.
+
+mod acknowledgements;
+mod auth;
+mod connections;
+mod document;
+mod idempotency;
+mod input;
+mod onboarding;
+mod page;
+mod problem;
+mod rate;
+mod reports;
+mod routes;
+mod runs;
+mod schemas;
+mod workers;
+
+pub use document::document;
+
+use crate::domain::TokenId;
+use crate::domain::access::Scope;
+use crate::ports::clock::Clock;
+use crate::ports::provider::Providers;
+use crate::ports::queue::Queue;
+use crate::ports::store::Store;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use problem::{Kind, Problem};
+use rate::RateLimiter;
+use routes::{Access, Routes};
+use serde::Deserialize;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+use utoipa_axum::routes;
+
+/// What every path begins with.
+const PREFIX: &str = "/v1";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Characters of a request id that a caller gives.
+const REQUEST_ID_LENGTH: usize = 64;
+
+/// Section `[http.api]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiSettings {
+    pub enabled: Switch,
+    /// Of one token, and as many at once.
+    pub requests_per_minute: u32,
+    /// Without a valid token, of one address.
+    pub anonymous_requests_per_minute: u32,
+    /// Requests in work at a time; further ones wait.
+    pub max_concurrent_requests: usize,
+    /// From the head to the answer, the wait included.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    pub max_body_bytes: usize,
+    /// How long the answer to an idempotency key is kept.
+    #[serde(with = "humantime_serde")]
+    pub idempotency_keys_kept: Duration,
+}
+
+/// On or off, as it stands in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// What the API works with.
+pub struct Api {
+    pub store: Arc<dyn Store>,
+    /// The queue that workers listen to.
+    pub queue: Option<Arc<dyn Queue>>,
+    pub providers: Providers,
+    pub clock: Arc<dyn Clock>,
+    pub settings: ApiSettings,
+    by_token: RateLimiter<TokenId>,
+    by_address: RateLimiter<Option<IpAddr>>,
+    in_work: Semaphore,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api")
+            .field("store", &self.store)
+            .field("queue", &self.queue)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Api {
+    pub fn new(
+        store: Arc<dyn Store>,
+        queue: Option<Arc<dyn Queue>>,
+        providers: Providers,
+        clock: Arc<dyn Clock>,
+        settings: ApiSettings,
+    ) -> Self {
+        Self {
+            by_token: RateLimiter::per_minute(settings.requests_per_minute),
+            by_address: RateLimiter::per_minute(settings.anonymous_requests_per_minute),
+            in_work: Semaphore::new(settings.max_concurrent_requests),
+            store,
+            queue,
+            providers,
+            clock,
+            settings,
+        }
+    }
+}
+
+/// The one list of routes.
+fn routes() -> Routes {
+    const READ: Access = Access::Scope(Scope::Read);
+    const RUN: Access = Access::Scope(Scope::Run);
+    const ADMIN: Access = Access::Scope(Scope::Admin);
+    Routes::new()
+        .add(RUN, routes!(runs::start_check))
+        .add(READ, routes!(runs::list_runs))
+        .add(READ, routes!(runs::read_run))
+        .add(READ, routes!(reports::read_report))
+        .add(READ, routes!(reports::read_diff))
+        .add(RUN, routes!(acknowledgements::acknowledge_check))
+        .add(READ, routes!(acknowledgements::list_acknowledgements))
+        .add(READ, routes!(acknowledgements::read_acknowledgement))
+        .add(RUN, routes!(acknowledgements::withdraw_acknowledgement))
+        .add(READ, routes!(connections::list_connections))
+        .add(READ, routes!(connections::read_connection))
+        .add(READ, routes!(onboarding::read_onboarding_session))
+        .add(ADMIN, routes!(workers::list_workers))
+        .add(Access::Public, routes!(document::read_document))
+}
+
+/// The API under `/v1`.
+pub fn router(api: Arc<Api>) -> Router {
+    let (router, _) = routes().split();
+    let body = DefaultBodyLimit::max(api.settings.max_body_bytes);
+    let inner = router
+        .fallback(async || Problem::not_found())
+        .with_state(Arc::clone(&api));
+    Router::new()
+        .nest(PREFIX, inner)
+        .layer(body)
+        .layer(middleware::from_fn_with_state(api, finish))
+}
+
+/// Around everything: time, number in work, the request's id, the line in the log, problems.
+async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = request_id(&request);
+    let method = request.method().clone();
+    // Never the query: it may hold what people searched for.
+    let path = request.uri().path().to_owned();
+    request.extensions_mut().insert(Arc::clone(&api));
+    let span = tracing::info_span!("request", id, token = tracing::field::Empty);
+    let work = async {
+        let Ok(_place) = api.in_work.acquire().await else {
+            return Problem::of_status(StatusCode::SERVICE_UNAVAILABLE).into_response();
+        };
+        next.run(request).await
+    };
+    let worked = tokio::time::timeout(api.settings.request_timeout, work);
+    let answered = worked.instrument(span.clone()).await;
+    let response = answered.unwrap_or_else(|_| {
+        Problem::new(
+            Kind::Unavailable,
+            "It takes longer than a request may. Try again.",
+        )
+        .retry_after(Duration::from_secs(5))
+        .into_response()
+    });
+    let mut response = rendered(response, &path, &id);
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    let status = response.status().as_u16();
+    let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    span.in_scope(|| tracing::info!(%method, path, status, millis, "answered"));
+    response
+}
+
+/// The caller's own id of the request if it may stand in a log, else a fresh one.
+fn request_id(request: &Request) -> String {
+    let given = request.headers().get(REQUEST_ID);
+    let given = given.and_then(|value| value.to_str().ok());
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
+    given
+        .filter(|id| (1..=REQUEST_ID_LENGTH).contains(&id.len()) && id.bytes().all(allowed))
+        .map_or_else(
+            || uuid::Uuid::new_v4().simple().to_string(),
+            ToOwned::to_owned,
+        )
+}
+
+/// Writes the body of a problem, also of one that the router made.
+fn rendered(mut response: Response, path: &str, id: &str) -> Response {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    let problem = response.extensions_mut().remove::<Problem>();
+    let problem = problem.unwrap_or_else(|| Problem::of_status(status));
+    let mut answer = problem.render(path, id);
+    for name in [header::ALLOW, header::CONNECTION] {
+        if let Some(value) = response.headers().get(&name) {
+            answer.headers_mut().insert(name, value.clone());
+        }
+    }
+    answer
+}
+
+/// An answer with a JSON body.
+fn json<T: serde::Serialize>(status: StatusCode, body: &T) -> Result<Response, Problem> {
+    let body = serde_json::to_vec(body).map_err(|error| {
+        tracing::error!(%error, "an answer cannot be written");
+        Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+    })?;
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    Ok(response)
+}

@@ -1,0 +1,35 @@
+//! Pages of a list: rows, and the path of the next page.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A page of a list.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Path of the next page; null on the last one.
+    #[schema(required)]
+    pub next: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// Of one row more than a page has: it tells whether there is a next one.
+    pub fn of(mut rows: Vec<T>, limit: u32, next: impl Fn(&T) -> String) -> Self {
+        let limit = limit as usize;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| more).map(next);
+        Self { items: rows, next }
+    }
+}
+
+/// A path with a query of what is set.
+pub fn href(path: &str, query: &[(&str, Option<String>)]) -> String {
+    let mut text = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in query {
+        if let Some(value) = value {
+            text.append_pair(name, value);
+        }
+    }
+    format!("{path}?{}", text.finish())
+}

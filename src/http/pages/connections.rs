@@ -1,0 +1,274 @@
+//! `GET /connections`, one of them, and the button that checks it again.
+
+use super::error::{PageError, id, render};
+use super::layout::Layout;
+use super::runs::{Line, lines};
+use super::session::Visitor;
+use super::shown::{Moment, QueryText};
+use super::{Pages, ROWS};
+use crate::domain::access::Scope;
+use crate::domain::connection::ConnectionStatus;
+use crate::domain::{ConnectionId, TenantId};
+use crate::engine::submit::submit;
+use crate::ports::overview::ConnectionFilter;
+use crate::ports::store::RunFilter;
+use crate::view::overview::{ConnectionView, Standing, StripCell};
+use askama::Template;
+use axum::Form;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Redirect, Response};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// Runs in the strip of one connection.
+const STRIP: u32 = 14;
+/// Runs in the list of one connection.
+const LAST_RUNS: u32 = 20;
+
+/// What the list is narrowed to.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Filter {
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    tenant: String,
+    #[serde(default)]
+    after: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct CheckAgain {
+    #[serde(default)]
+    csrf: String,
+}
+
+/// One cell of the strip.
+struct Cell {
+    run: i64,
+    class: &'static str,
+    label: String,
+}
+
+/// One connection of the list.
+pub struct Row {
+    view: ConnectionView,
+    checked: Option<Moment>,
+    strip: Vec<Cell>,
+    /// Nothing to wait for, and enabled.
+    checkable: bool,
+}
+
+struct Choice {
+    value: &'static str,
+    words: &'static str,
+    chosen: bool,
+}
+
+#[derive(Template)]
+#[template(path = "connections.html")]
+struct ConnectionsPage {
+    page: Layout,
+    rows: Vec<Row>,
+    filter: Filter,
+    choices: Vec<Choice>,
+    filtered: bool,
+    first: Option<String>,
+    next: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "connection.html")]
+struct ConnectionPage {
+    page: Layout,
+    row: Row,
+    /// Over the latest report.
+    verdict: Option<String>,
+    runs: Vec<Line>,
+    all_runs: String,
+    /// What a person types for the same.
+    command: String,
+}
+
+const CHOICES: [Standing; 5] = [
+    Standing::Blocked,
+    Standing::NeedsAttention,
+    Standing::Ready,
+    Standing::Never,
+    Standing::Disabled,
+];
+
+fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, PageError> {
+    match text.trim() {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            PageError::Refused(format!(
+                "{what} is a whole number; the address has another."
+            ))
+        }),
+    }
+}
+
+/// `GET /connections`
+pub async fn list(
+    State(pages): State<Arc<Pages>>,
+    visitor: Visitor,
+    Query(filter): Query<Filter>,
+) -> Result<Response, PageError> {
+    let state = CHOICES.into_iter().find(|s| s.as_str() == filter.state);
+    let after: Option<ConnectionId> = parse(&filter.after, "after")?;
+    let tenant: Option<TenantId> = parse(&filter.tenant, "tenant")?;
+    let name = filter.name.trim();
+    let mut states = pages
+        .store
+        .connection_states(&ConnectionFilter {
+            binding: visitor.binding,
+            tenant,
+            status: state.map(|s| match s {
+                Standing::Disabled => ConnectionStatus::Disabled,
+                _ => ConnectionStatus::Enabled,
+            }),
+            overall: state
+                .filter(|s| *s != Standing::Disabled)
+                .map(|s| s.as_str().to_owned()),
+            name: (!name.is_empty()).then(|| name.to_owned()),
+            after,
+            limit: ROWS + 1,
+        })
+        .await?;
+    let more = states.len() > ROWS as usize;
+    states.truncate(ROWS as usize);
+    let ids: Vec<ConnectionId> = states.iter().map(|s| s.connection.id).collect();
+    let trend = pages.store.trend(&ids, STRIP).await?;
+    let now = pages.clock.now();
+    let rows: Vec<Row> = states
+        .iter()
+        .map(|state| row(ConnectionView::of(state, &trend), now))
+        .collect();
+    let query = QueryText::default()
+        .with("state", state.map(Standing::as_str))
+        .with("tenant", tenant)
+        .with("name", (!name.is_empty()).then_some(name));
+    let next = more
+        .then(|| ids.last().copied())
+        .flatten()
+        .map(|last| format!("/connections{}", query.clone().with("after", Some(last))));
+    Ok(render(&ConnectionsPage {
+        page: Layout::of(&visitor, "connections", "Connections").live("/live"),
+        rows,
+        choices: CHOICES
+            .into_iter()
+            .map(|s| Choice {
+                value: s.as_str(),
+                words: s.words(),
+                chosen: state == Some(s),
+            })
+            .collect(),
+        filtered: state.is_some() || tenant.is_some() || !name.is_empty(),
+        first: after.map(|_| format!("/connections{query}")),
+        next,
+        filter,
+    }))
+}
+
+fn row(view: ConnectionView, now: DateTime<Utc>) -> Row {
+    Row {
+        checked: Moment::maybe(view.checked_at, now),
+        strip: view.strip.iter().map(|c| cell(c, now)).collect(),
+        checkable: view.active_run_id.is_none() && view.standing != Standing::Disabled,
+        view,
+    }
+}
+
+fn cell(cell: &StripCell, now: DateTime<Utc>) -> Cell {
+    let ago =
+        Moment::maybe(cell.completed_at, now).map_or(String::new(), |m| format!(", {}", m.ago));
+    Cell {
+        run: cell.operation_run_id,
+        class: cell.standing.as_str(),
+        label: format!(
+            "Run {}: {}{ago}",
+            cell.operation_run_id,
+            cell.standing.words().to_lowercase()
+        ),
+    }
+}
+
+/// `GET /connections/{id}`
+pub async fn one(
+    State(pages): State<Arc<Pages>>,
+    visitor: Visitor,
+    path: Path<String>,
+) -> Result<Response, PageError> {
+    let id: ConnectionId = id(&path)?;
+    let state = pages
+        .store
+        .connection_state(id, &visitor.binding)
+        .await?
+        .ok_or(PageError::NotFound)?;
+    let trend = pages.store.trend(&[id], STRIP).await?;
+    let now = pages.clock.now();
+    let runs = pages
+        .store
+        .runs(&RunFilter {
+            // Runs of other tenants may name this connection; they are not its own.
+            binding: crate::domain::access::Binding {
+                workspace_id: Some(state.connection.workspace_id),
+                tenant_id: Some(state.connection.tenant_id),
+            },
+            connection: Some(id),
+            limit: LAST_RUNS,
+            ..RunFilter::default()
+        })
+        .await?;
+    let row = row(ConnectionView::of(&state, &trend), now);
+    let runs = lines(&runs, now);
+    let latest = runs
+        .iter()
+        .find(|run| Some(run.id) == row.view.latest_run_id);
+    Ok(render(&ConnectionPage {
+        page: Layout::of(&visitor, "connections", row.view.name.clone()).live("/live"),
+        verdict: latest.map(|run| run.verdict.clone()),
+        runs,
+        all_runs: format!("/runs?connection={id}"),
+        command: format!("verifyd enqueue --connection {id} --wait 60"),
+        row,
+    }))
+}
+
+/// `POST /connections/{id}/check`: the same as `verifyd enqueue`.
+pub async fn check(
+    State(pages): State<Arc<Pages>>,
+    visitor: Visitor,
+    path: Path<String>,
+    headers: HeaderMap,
+    Form(form): Form<CheckAgain>,
+) -> Result<Response, PageError> {
+    let id: ConnectionId = id(&path)?;
+    visitor.form(&headers, &form.csrf)?;
+    visitor.needs(Scope::Run)?;
+    let state = pages
+        .store
+        .connection_state(id, &visitor.binding)
+        .await?
+        .ok_or(PageError::NotFound)?;
+    if state.connection.status == ConnectionStatus::Disabled {
+        return Err(PageError::Refused(format!(
+            "The connection is disabled. \u{201c}verifyd connections enable {id}\u{201d} enables it."
+        )));
+    }
+    let submitted = submit(
+        pages.store.as_ref(),
+        pages.queue.as_deref(),
+        &state.connection,
+        None,
+    )
+    .await?;
+    if let Err(error) = &submitted.hint {
+        tracing::warn!(%error, "the hint was not sent; the sweep finds the run");
+    }
+    Ok(Redirect::to(&format!("/runs/{}", submitted.recorded.run_id)).into_response())
+}

@@ -1,0 +1,164 @@
+//! What went wrong, as a page: what it is, and what to do.
+
+use super::Pages;
+use super::assets;
+use crate::domain::access::Scope;
+use crate::ports::store::StoreError;
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use std::sync::Arc;
+
+/// Why there is no page.
+#[derive(Debug)]
+pub enum PageError {
+    /// Nobody has logged in; where to go on after that.
+    LoggedOut(Option<String>),
+    /// A link of another site was followed; the same request from here brings the cookie.
+    CookieHeldBack(String),
+    /// There is none, or it is out of reach: both look the same.
+    NotFound,
+    /// The token lacks this scope.
+    Scope(Scope),
+    /// The form does not come from a page of this session.
+    Forged,
+    /// What was asked for cannot be understood or done.
+    Refused(String),
+    /// Too many live pages.
+    TooManyStreams,
+    Store(StoreError),
+}
+
+impl From<StoreError> for PageError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+#[derive(Template)]
+#[template(path = "error.html")]
+struct ErrorPage<'a> {
+    title: &'a str,
+    text: &'a str,
+    style: &'static str,
+    script: &'static str,
+    /// Try again: leads to the same page.
+    retry: bool,
+}
+
+#[derive(Template)]
+#[template(path = "onward.html")]
+struct Onward<'a> {
+    to: &'a str,
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        let (status, title, text) = match &self {
+            Self::LoggedOut(next) => {
+                let query = super::shown::QueryText::default()
+                    .with("next", next.as_deref().filter(|n| *n != "/"));
+                return Redirect::to(&format!("/login{query}")).into_response();
+            }
+            Self::CookieHeldBack(here) => return render(&Onward { to: here }),
+            Self::NotFound => (
+                StatusCode::NOT_FOUND,
+                "There is nothing here",
+                "The address is wrong, what it led to was deleted, or your token does not reach it."
+                    .to_owned(),
+            ),
+            Self::Scope(scope) => (
+                StatusCode::FORBIDDEN,
+                "Your token does not allow this",
+                format!("It needs the scope \u{201c}{scope}\u{201d}. Log in with a token that has it."),
+            ),
+            Self::Forged => (
+                StatusCode::FORBIDDEN,
+                "This form is not valid any more",
+                "It was opened in another session, or sent from another site. Nothing was changed. \
+                 Go back, load the page again and repeat what you did."
+                    .to_owned(),
+            ),
+            Self::Refused(why) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "This cannot be done",
+                why.clone(),
+            ),
+            Self::TooManyStreams => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Too many live pages",
+                "Pages stay usable; load them again to see what is new.".to_owned(),
+            ),
+            Self::Store(error) if error.is_transient() => {
+                tracing::warn!(%error, "a page could not be read");
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "The database does not answer",
+                    "Checks go on by themselves as soon as it does. Try again in a moment."
+                        .to_owned(),
+                )
+            }
+            Self::Store(error) => {
+                tracing::error!(%error, "a page could not be read");
+                (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "This page could not be read",
+                    "The log of verifyd says why, and \u{201c}verifyd doctor\u{201d} what to do."
+                        .to_owned(),
+                )
+            }
+        };
+        let page = ErrorPage {
+            title,
+            text: &text,
+            style: assets::style(),
+            script: assets::script(),
+            retry: status.is_server_error(),
+        };
+        let mut response = (status, render(&page)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+/// A template as an answer.
+pub fn render(template: &impl Template) -> Response {
+    match template.render() {
+        Ok(html) => Html(html).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a page could not be rendered");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// Reads an id of the path; one that is no number leads nowhere.
+pub fn id<T: std::str::FromStr>(path: &Path<String>) -> Result<T, PageError> {
+    path.parse().map_err(|_| PageError::NotFound)
+}
+
+/// Links in reports may lead to paths of the surrounding application. Asked for one of them, verifyd
+/// shows its own page of the same thing.
+pub async fn not_here(State(pages): State<Arc<Pages>>, uri: Uri) -> Response {
+    let own = |pattern: &str, to: &str| -> Option<String> {
+        let (before, after) = pattern.split_once("{id}").unwrap_or((pattern, ""));
+        let rest = uri.path().strip_prefix(before)?.strip_suffix(after)?;
+        if !pattern.contains("{id}") {
+            return rest.is_empty().then(|| to.to_owned());
+        }
+        rest.parse::<i64>().ok().map(|id| format!("{to}/{id}"))
+    };
+    let links = &pages.links;
+    let found = own(&links.connection, "/connections")
+        .or_else(|| own(&links.run, "/runs"))
+        .or_else(|| own(&links.connections, "/connections"));
+    match found {
+        Some(to) if to != uri.path() => Redirect::to(&to).into_response(),
+        _ => PageError::NotFound.into_response(),
+    }
+}

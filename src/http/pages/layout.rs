@@ -1,0 +1,53 @@
+//! What all pages have in common.
+
+use super::assets;
+use super::session::Visitor;
+use crate::domain::access::Scope;
+
+/// The frame around a page.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub title: String,
+    /// Which entry of the navigation is this page's.
+    pub section: &'static str,
+    pub visitor: String,
+    pub csrf: String,
+    pub may_run: bool,
+    pub sees_workers: bool,
+    /// What the token is bound to, for people.
+    pub reach: Option<String>,
+    /// Where the script hears of something new.
+    pub live: Option<String>,
+    pub style: &'static str,
+    pub script: &'static str,
+}
+
+impl Layout {
+    pub fn of(visitor: &Visitor, section: &'static str, title: impl Into<String>) -> Self {
+        let bound = [
+            visitor
+                .binding
+                .workspace_id
+                .map(|id| format!("workspace {id}")),
+            visitor.binding.tenant_id.map(|id| format!("tenant {id}")),
+        ];
+        let bound: Vec<String> = bound.into_iter().flatten().collect();
+        Self {
+            title: title.into(),
+            section,
+            visitor: visitor.name.clone(),
+            csrf: visitor.csrf.clone(),
+            may_run: visitor.may(Scope::Run),
+            sees_workers: visitor.sees_workers(),
+            reach: (!bound.is_empty()).then(|| bound.join(", ")),
+            live: None,
+            style: assets::style(),
+            script: assets::script(),
+        }
+    }
+
+    pub fn live(mut self, address: impl Into<String>) -> Self {
+        self.live = Some(address.into());
+        self
+    }
+}

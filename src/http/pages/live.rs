@@ -1,0 +1,182 @@
+//! Live pages: the server says that something changed, the page loads itself again.
+
+use super::Pages;
+use super::error::{PageError, id};
+use super::session::Visitor;
+use crate::domain::access::Binding;
+use crate::domain::attempt::AttemptRecord;
+use crate::domain::{RunId, RunStatus};
+use crate::ports::store::{RunFilter, StoreError};
+use axum::extract::{Path, State};
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures::stream::{self, StreamExt as _};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+/// A stream ends after so long, and the browser opens another one: so a session that has ended, and
+/// a browser that has gone unnoticed, hold none for longer.
+const LIFETIME: Duration = Duration::from_secs(300);
+
+/// Runs that are looked at for something new in a list.
+const LATEST: u32 = 20;
+
+/// What a stream looks at.
+#[derive(Clone, Copy, Debug)]
+enum Watched {
+    Run(RunId),
+    Lists,
+}
+
+/// What was seen last, and whether there will be more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    mark: String,
+    over: bool,
+}
+
+struct Watch {
+    pages: Arc<Pages>,
+    visitor: Visitor,
+    watched: Watched,
+    seen: Option<Seen>,
+    until: Instant,
+    done: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+type Events = Sse<
+    axum::response::sse::KeepAliveStream<stream::BoxStream<'static, Result<Event, Infallible>>>,
+>;
+
+/// `GET /live/runs/{id}`
+pub async fn run(
+    State(pages): State<Arc<Pages>>,
+    visitor: Visitor,
+    path: Path<String>,
+) -> Result<Events, PageError> {
+    let id: RunId = id(&path)?;
+    let run = pages.store.run(id).await?;
+    run.filter(|run| visitor.admits(run))
+        .ok_or(PageError::NotFound)?;
+    open(pages, visitor, Watched::Run(id))
+}
+
+/// `GET /live`: something changed in any of the lists.
+pub async fn lists(State(pages): State<Arc<Pages>>, visitor: Visitor) -> Result<Events, PageError> {
+    open(pages, visitor, Watched::Lists)
+}
+
+fn open(pages: Arc<Pages>, visitor: Visitor, watched: Watched) -> Result<Events, PageError> {
+    let permit = Arc::clone(&pages.streams)
+        .try_acquire_owned()
+        .map_err(|_| PageError::TooManyStreams)?;
+    let heartbeat = pages.settings.heartbeat;
+    let stopping = pages.stopping.clone();
+    let watch = Watch {
+        pages,
+        visitor,
+        watched,
+        seen: None,
+        until: Instant::now() + LIFETIME,
+        done: false,
+        _permit: permit,
+    };
+    let events = stream::unfold(watch, |mut watch| async move {
+        let event = watch.next().await?;
+        Some((Ok(event), watch))
+    })
+    .take_until(stopping.cancelled_owned())
+    .boxed();
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(heartbeat)))
+}
+
+impl Watch {
+    /// The next event. None: the stream ends.
+    async fn next(&mut self) -> Option<Event> {
+        while !self.done {
+            if Instant::now() >= self.until {
+                return None;
+            }
+            // What cannot be read now may be read the next time.
+            if let Ok(now) = self.look().await {
+                let first = self.seen.is_none();
+                if now.over {
+                    self.done = true;
+                    self.seen = Some(now);
+                    return Some(Event::default().event("last").data("1"));
+                }
+                if self.seen.as_ref() != Some(&now) {
+                    let mark = now.mark.clone();
+                    self.seen = Some(now);
+                    // The page tells by the mark whether it shows this already.
+                    let name = if first { "now" } else { "changed" };
+                    return Some(Event::default().event(name).data(mark));
+                }
+            }
+            tokio::time::sleep(self.pages.settings.live_interval).await;
+        }
+        None
+    }
+
+    async fn look(&self) -> Result<Seen, StoreError> {
+        let store = &self.pages.store;
+        // Whoever has logged out, or whose token was revoked, hears nothing more.
+        if store
+            .session_by_hash(&self.visitor.session)
+            .await?
+            .is_none()
+        {
+            return Ok(Seen {
+                mark: String::new(),
+                over: true,
+            });
+        }
+        match self.watched {
+            Watched::Run(id) => run_mark(&self.pages, id).await,
+            Watched::Lists => lists_mark(&self.pages, &self.visitor.binding).await,
+        }
+    }
+}
+
+async fn run_mark(pages: &Pages, id: RunId) -> Result<Seen, StoreError> {
+    let Some(run) = pages.store.run(id).await? else {
+        return Ok(Seen {
+            mark: "gone".into(),
+            over: true,
+        });
+    };
+    let attempts = pages.store.attempts(id).await?;
+    Ok(Seen {
+        mark: mark(run.status, &attempts),
+        over: run.status == RunStatus::Completed,
+    })
+}
+
+/// What a page of the run shows of its progress.
+pub fn mark(status: RunStatus, attempts: &[AttemptRecord]) -> String {
+    let open = attempts.iter().filter(|a| a.ended_at.is_none()).count();
+    format!("{status}-{}-{open}", attempts.len())
+}
+
+async fn lists_mark(pages: &Pages, binding: &Binding) -> Result<Seen, StoreError> {
+    let runs = pages
+        .store
+        .runs(&RunFilter {
+            binding: *binding,
+            limit: LATEST,
+            ..RunFilter::default()
+        })
+        .await?;
+    let marks: Vec<String> = runs
+        .iter()
+        .map(|run| format!("{}{}", run.id, &run.status.as_str()[..1]))
+        .collect();
+    Ok(Seen {
+        mark: marks.join("."),
+        over: false,
+    })
+}

@@ -1,0 +1,173 @@
+//! Logging in with an API token, and out.
+
+use super::error::{PageError, render};
+use super::security::{forwarded_https, same_origin};
+use super::session::{COOKIE_NAME, Visitor, cookie};
+use super::shown::safe_link;
+use super::{Pages, SecureCookie, assets};
+use crate::domain::access::Scope;
+use crate::domain::token;
+use askama::Template;
+use axum::Form;
+use axum::extract::{Query, State};
+use axum::http::header::SET_COOKIE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use std::sync::Arc;
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Next {
+    #[serde(default)]
+    next: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Login {
+    token: SecretString,
+    #[serde(default)]
+    next: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Logout {
+    #[serde(default)]
+    csrf: String,
+}
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LoginPage<'a> {
+    next: &'a str,
+    problem: Option<&'a str>,
+    style: &'static str,
+    script: &'static str,
+}
+
+fn page(next: &str, problem: Option<&str>) -> Response {
+    render(&LoginPage {
+        next,
+        problem,
+        style: assets::style(),
+        script: assets::script(),
+    })
+}
+
+/// Only a path of this host: nobody is sent elsewhere after logging in.
+fn path_of_ours(next: &str) -> &str {
+    match safe_link(next) {
+        Some(path) if path.starts_with('/') => path,
+        _ => "/",
+    }
+}
+
+/// `GET /login`
+pub async fn form(visitor: Result<Visitor, PageError>, Query(next): Query<Next>) -> Response {
+    match visitor {
+        Ok(_) => Redirect::to(path_of_ours(&next.next)).into_response(),
+        Err(error @ PageError::Store(_)) => error.into_response(),
+        Err(_) => page(path_of_ours(&next.next), None),
+    }
+}
+
+/// `POST /login`
+pub async fn log_in(
+    State(pages): State<Arc<Pages>>,
+    headers: HeaderMap,
+    Form(login): Form<Login>,
+) -> Result<Response, PageError> {
+    if !same_origin(&headers) {
+        return Err(PageError::Forged);
+    }
+    let next = path_of_ours(&login.next);
+    let refused = |problem| {
+        let page = page(next, Some(problem));
+        (StatusCode::UNAUTHORIZED, page).into_response()
+    };
+    let Some(hash) = token::hash(login.token.expose_secret().trim()) else {
+        return Ok(refused(
+            "This is no token of verifyd. A token begins with vfd_ and has 51 characters.",
+        ));
+    };
+    let Some(record) = pages.store.token_by_hash(&hash).await? else {
+        return Ok(refused(
+            "This token is not valid: it was never made here, was revoked, or has expired.",
+        ));
+    };
+    if !record.scopes.contains(&Scope::Read) {
+        return Ok(refused(
+            "This token may not read. Make one with the scope read.",
+        ));
+    }
+    // A cookie of an earlier login is of no more use to anybody.
+    if let Some(old) = cookie(&headers) {
+        pages.store.close_session(&token::sha256_hex(old)).await?;
+    }
+    let secret = token::random_text();
+    let csrf = token::random_text();
+    let (Ok(secret), Ok(csrf)) = (secret, csrf) else {
+        tracing::error!("the system has no random bytes to give");
+        return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    };
+    let lifetime = pages.settings.session_lifetime;
+    pages
+        .store
+        .open_session(
+            record.id,
+            &token::sha256_hex(secret.expose_secret()),
+            csrf.expose_secret(),
+            lifetime,
+        )
+        .await?;
+    let secure = pages.settings.secure_cookie == SecureCookie::Always || forwarded_https(&headers);
+    let cookie = set_cookie(secret.expose_secret(), lifetime.as_secs(), secure);
+    Ok(([(SET_COOKIE, cookie)], Redirect::to(next)).into_response())
+}
+
+/// `POST /logout`
+pub async fn log_out(
+    State(pages): State<Arc<Pages>>,
+    visitor: Visitor,
+    headers: HeaderMap,
+    Form(form): Form<Logout>,
+) -> Result<Response, PageError> {
+    visitor.form(&headers, &form.csrf)?;
+    pages.store.close_session(&visitor.session).await?;
+    let secure = pages.settings.secure_cookie == SecureCookie::Always || forwarded_https(&headers);
+    let cookie = set_cookie("", 0, secure);
+    Ok(([(SET_COOKIE, cookie)], Redirect::to("/login")).into_response())
+}
+
+fn set_cookie(value: &str, max_age: u64, secure: bool) -> String {
+    let secure = if secure { "; Secure" } else { "" };
+    format!("{COOKIE_NAME}={value}; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Strict{secure}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_logging_in_one_stays_here() {
+        assert_eq!(path_of_ours("/runs?status=queued"), "/runs?status=queued");
+        for elsewhere in [
+            "",
+            "https://evil.example",
+            "//evil.example",
+            "/\\evil",
+            "runs",
+        ] {
+            assert_eq!(path_of_ours(elsewhere), "/");
+        }
+    }
+
+    #[test]
+    fn the_cookie_is_for_this_host_and_no_script() {
+        assert_eq!(
+            set_cookie("x", 60, true),
+            "verifyd_session=x; Path=/; Max-Age=60; HttpOnly; SameSite=Strict; Secure"
+        );
+        assert!(!set_cookie("x", 60, false).contains("Secure"));
+    }
+}

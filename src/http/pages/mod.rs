@@ -1,0 +1,113 @@
+//! The pages for people: rendered here from the view models, usable without a script.
+
+mod assets;
+mod chart;
+mod connections;
+mod error;
+mod layout;
+mod live;
+mod login;
+mod overview;
+mod run;
+mod runs;
+mod security;
+mod session;
+mod settings;
+mod shown;
+mod workers;
+
+pub use settings::{PagesSettings, SecureCookie};
+
+use crate::engine::settings::LinkSettings;
+use crate::ports::clock::Clock;
+use crate::ports::queue::Queue;
+use crate::ports::store::Store;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// Most bytes of a form.
+const FORM_BYTES: usize = 64 * 1024;
+
+/// Rows of a list on one page.
+const ROWS: u32 = 50;
+
+/// What the pages work with.
+pub struct Pages {
+    pub store: Arc<dyn Store>,
+    /// Where the hint of a new run goes, if workers listen there.
+    pub queue: Option<Arc<dyn Queue>>,
+    pub clock: Arc<dyn Clock>,
+    pub settings: PagesSettings,
+    /// Links of reports that lead to the surrounding application, where that is on this host.
+    pub links: LinkSettings,
+    /// A worker that has not beaten for so long is dead.
+    pub dead_after: Duration,
+    /// Set when the process begins to stop: live pages end.
+    pub stopping: CancellationToken,
+    streams: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pages")
+            .field("store", &self.store)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pages {
+    pub fn new(
+        store: Arc<dyn Store>,
+        queue: Option<Arc<dyn Queue>>,
+        clock: Arc<dyn Clock>,
+        settings: PagesSettings,
+        links: LinkSettings,
+        dead_after: Duration,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            streams: Arc::new(Semaphore::new(settings.max_streams)),
+            store,
+            queue,
+            clock,
+            settings,
+            links,
+            dead_after,
+            stopping,
+        }
+    }
+}
+
+/// All routes of the pages; everything else answers 404.
+pub fn router(pages: Arc<Pages>) -> Router {
+    Router::new()
+        .route("/", get(overview::page))
+        .route("/connections", get(connections::list))
+        .route("/connections/{id}", get(connections::one))
+        .route("/connections/{id}/check", post(connections::check))
+        .route("/runs", get(runs::page))
+        .route("/runs/{id}", get(run::page))
+        .route("/runs/{id}/run.json", get(run::raw))
+        .route("/runs/{id}/acknowledgements", post(run::acknowledge))
+        .route(
+            "/runs/{id}/acknowledgements/{acknowledgement}/withdraw",
+            post(run::withdraw),
+        )
+        .route("/workers", get(workers::page))
+        .route("/live", get(live::lists))
+        .route("/live/runs/{id}", get(live::run))
+        .route("/login", get(login::form).post(login::log_in))
+        .route("/logout", post(login::log_out))
+        .route("/assets/{name}", get(assets::asset))
+        .route("/favicon.ico", get(assets::icon))
+        .fallback(error::not_here)
+        .layer(DefaultBodyLimit::max(FORM_BYTES))
+        .layer(middleware::from_fn(security::headers))
+        .with_state(pages)
+}

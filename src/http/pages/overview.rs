@@ -1,0 +1,296 @@
+//! `GET /`: what needs a person now, and how it has gone lately.
+
+use super::Pages;
+use super::chart::{self, Chart};
+use super::error::{PageError, render};
+use super::layout::Layout;
+use super::session::Visitor;
+use super::shown::{Moment, Step, span};
+use crate::domain::RunId;
+use crate::domain::connection::ConnectionStatus;
+use crate::domain::overview::{ConnectionCounts, ConnectionState, History};
+use crate::ports::overview::ConnectionFilter;
+use crate::ports::store::StoreError;
+use crate::view::RunView;
+use crate::view::overview::{AttentionView, ConnectionView, Standing, headline};
+use askama::Template;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Broken connections that are told in full; the rest is a link.
+const TOLD: u32 = 12;
+
+/// Periods to look back on: value in the address, words, length.
+const HOUR: Period = Period("1h", "the last hour", Duration::from_secs(3_600));
+const DAY: Period = Period("24h", "the last 24 hours", Duration::from_secs(24 * 3_600));
+const WEEK: Period = Period("7d", "the last 7 days", Duration::from_secs(7 * 24 * 3_600));
+const SLICES: u32 = 24;
+/// Most runs that the picture is made of.
+const MOST_RUNS: u32 = 5_000;
+/// A run that waits longer than this is worth a remark.
+const LONG_WAIT_SECONDS: f64 = 60.0;
+
+#[derive(Clone, Copy)]
+struct Period(&'static str, &'static str, Duration);
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Look {
+    #[serde(default)]
+    period: String,
+}
+
+/// One connection that is not as it should be.
+struct Card {
+    view: AttentionView,
+    checked: Option<Moment>,
+    steps: Vec<Step>,
+}
+
+/// A number with its name, for the list of states.
+struct Count {
+    words: &'static str,
+    class: &'static str,
+    number: u64,
+    address: String,
+}
+
+/// Something about verifyd itself.
+struct Remark {
+    bad: bool,
+    text: String,
+    link: Option<(String, &'static str)>,
+}
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct OverviewPage {
+    page: Layout,
+    headline: String,
+    tone: &'static str,
+    remarks: Vec<Remark>,
+    broken: Vec<Card>,
+    accepted: Vec<Card>,
+    /// How many more there are than are told.
+    more_blocked: u64,
+    more_attention: u64,
+    counts: Vec<Count>,
+    empty: bool,
+    chart: Chart,
+    width: u32,
+    height: u32,
+    completed: u64,
+    truncated: bool,
+    period: &'static str,
+    periods: [(&'static str, &'static str, bool); 3],
+    latency: Option<[String; 3]>,
+    queued: u64,
+    running: u64,
+}
+
+/// `GET /`
+pub async fn page(
+    State(pages): State<Arc<Pages>>,
+    visitor: Visitor,
+    Query(look): Query<Look>,
+) -> Result<Response, PageError> {
+    let store = &pages.store;
+    let binding = visitor.binding;
+    let counts = store.connection_counts(&binding).await?;
+    let blocked = broken(&pages, &visitor, Standing::Blocked).await?;
+    let attention = broken(&pages, &visitor, Standing::NeedsAttention).await?;
+    let more_blocked = counts.blocked.saturating_sub(blocked.len() as u64);
+    let more_attention = counts
+        .needs_attention
+        .saturating_sub(attention.len() as u64);
+    let mut cards = Vec::new();
+    for state in blocked.iter().chain(&attention) {
+        cards.push(card(&pages, state).await?);
+    }
+    let (accepted, broken): (Vec<Card>, Vec<Card>) =
+        cards.into_iter().partition(|card| card.view.acknowledged);
+    let (period, history) = history(&pages, &visitor, &look.period).await?;
+    let now = pages.clock.now();
+    let (remarks, active) = remarks(&pages, &visitor).await?;
+    let tone = match () {
+        () if broken
+            .iter()
+            .any(|c| c.view.connection.standing == Standing::Blocked) =>
+        {
+            "bad"
+        }
+        () if !broken.is_empty() || more_blocked + more_attention > 0 => "attention",
+        () if !accepted.is_empty() => "neutral",
+        () if counts.ready > 0 => "good",
+        () => "neutral",
+    };
+    Ok(render(&OverviewPage {
+        page: Layout::of(&visitor, "overview", "Overview").live("/live"),
+        headline: headline(&counts),
+        tone,
+        remarks,
+        broken,
+        accepted,
+        more_blocked,
+        more_attention,
+        counts: numbers(&counts),
+        empty: counts.total == 0,
+        chart: Chart::of(&history, now, period.1),
+        width: chart::WIDTH,
+        height: chart::HEIGHT,
+        completed: history.runs,
+        truncated: history.truncated,
+        period: period.1,
+        periods: [HOUR, DAY, WEEK].map(|p| (p.0, p.1, p.0 == period.0)),
+        latency: history
+            .latency_ms
+            .map(|l| l.map(|ms| span(ms.round() as i64))),
+        queued: active[0],
+        running: active[1],
+    }))
+}
+
+/// Of the period that was asked for. Else of a day, or of an hour where all of it lies in that.
+async fn history(
+    pages: &Pages,
+    visitor: &Visitor,
+    asked: &str,
+) -> Result<(Period, History), StoreError> {
+    let read = async |period: Period| {
+        let store = &pages.store;
+        store
+            .history(&visitor.binding, period.2, SLICES, MOST_RUNS)
+            .await
+    };
+    if let Some(period) = [HOUR, DAY, WEEK].into_iter().find(|p| p.0 == asked) {
+        return Ok((period, read(period).await?));
+    }
+    let day = read(DAY).await?;
+    let earlier = day.slices.iter().rev().skip(1);
+    let nothing_earlier = earlier
+        .map(|s| s.succeeded + s.failed + s.blocked)
+        .sum::<u64>()
+        == 0;
+    if day.runs > 0 && nothing_earlier {
+        return Ok((HOUR, read(HOUR).await?));
+    }
+    Ok((DAY, day))
+}
+
+async fn broken(
+    pages: &Pages,
+    visitor: &Visitor,
+    standing: Standing,
+) -> Result<Vec<ConnectionState>, StoreError> {
+    pages
+        .store
+        .connection_states(&ConnectionFilter {
+            binding: visitor.binding,
+            status: Some(ConnectionStatus::Enabled),
+            overall: Some(standing.as_str().to_owned()),
+            limit: TOLD,
+            ..ConnectionFilter::default()
+        })
+        .await
+}
+
+async fn card(pages: &Pages, state: &ConnectionState) -> Result<Card, StoreError> {
+    let now = pages.clock.now();
+    let connection = ConnectionView::of(state, &[]);
+    let run = match connection.latest_run_id.map(RunId) {
+        Some(id) => {
+            let said = pages.store.acknowledgements_of(id).await?;
+            let run = pages.store.run(id).await?;
+            run.map(|run| RunView::of(&run, &said, now))
+        }
+        None => None,
+    };
+    let view = AttentionView::of(connection, run.as_ref());
+    Ok(Card {
+        checked: Moment::maybe(view.connection.checked_at, now),
+        steps: Step::all(&view.next_steps),
+        view,
+    })
+}
+
+fn numbers(counts: &ConnectionCounts) -> Vec<Count> {
+    [
+        (Standing::Blocked, counts.blocked),
+        (Standing::NeedsAttention, counts.needs_attention),
+        (Standing::Ready, counts.ready),
+        (Standing::Never, counts.never_checked),
+        (Standing::Disabled, counts.disabled),
+    ]
+    .into_iter()
+    .map(|(standing, number)| Count {
+        words: standing.words(),
+        class: standing.as_str(),
+        number,
+        address: format!("/connections?state={}", standing.as_str()),
+    })
+    .collect()
+}
+
+/// What is to be said of verifyd itself, and how many runs are queued and running.
+async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64; 2]), StoreError> {
+    let now = pages.clock.now();
+    let workers = pages.store.workers().await?;
+    let silent = workers
+        .iter()
+        .filter(|w| {
+            (now - w.beat_at)
+                .to_std()
+                .is_ok_and(|age| age > pages.dead_after)
+        })
+        .count();
+    let beating = workers.len() - silent;
+    let mut remarks = Vec::new();
+    let to_workers = || {
+        visitor
+            .sees_workers()
+            .then(|| ("/workers".to_owned(), "Workers"))
+    };
+    if beating == 0 {
+        remarks.push(Remark {
+            bad: true,
+            text: "No worker is at work: checks wait until one is started.".to_owned(),
+            link: to_workers(),
+        });
+    } else if silent > 0 && visitor.sees_workers() {
+        remarks.push(Remark {
+            bad: false,
+            text: match silent {
+                1 => "One worker stopped beating without saying goodbye.".to_owned(),
+                n => format!("{n} workers stopped beating without saying goodbye."),
+            },
+            link: to_workers(),
+        });
+    }
+    let waiting = pages.store.longest_waiting(&visitor.binding, 1).await?;
+    if let Some(run) = waiting
+        .first()
+        .filter(|run| run.waiting_seconds > LONG_WAIT_SECONDS)
+    {
+        remarks.push(Remark {
+            bad: false,
+            text: format!(
+                "A run has been waiting for {}.",
+                span((run.waiting_seconds * 1_000.0) as i64)
+            ),
+            link: Some((
+                format!("/runs/{}", run.operation_run_id),
+                "The run that waits",
+            )),
+        });
+    }
+    // Of everybody: only who reaches everything may see it.
+    let active = if visitor.binding == crate::domain::access::Binding::EVERYTHING {
+        let counts = pages.store.counts().await?;
+        [counts.queued, counts.running]
+    } else {
+        [0, 0]
+    };
+    Ok((remarks, active))
+}

@@ -1,0 +1,31 @@
+//! Section `[pages]`.
+
+use serde::Deserialize;
+use std::time::Duration;
+
+/// The pages for people.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PagesSettings {
+    /// How long a login lasts.
+    #[serde(with = "humantime_serde")]
+    pub session_lifetime: Duration,
+    pub secure_cookie: SecureCookie,
+    /// Most live pages of this process at a time.
+    pub max_streams: usize,
+    /// How often a live page looks for something new.
+    #[serde(with = "humantime_serde")]
+    pub live_interval: Duration,
+    /// How often a live page is told that the connection stands.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+}
+
+/// When the cookie is marked as `Secure`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecureCookie {
+    /// When a proxy says by `X-Forwarded-Proto` that the browser came over https.
+    Auto,
+    Always,
+}

@@ -1,0 +1,117 @@
+//! Tokens of the API, sessions of the pages, and answers kept for idempotency keys.
+//!
+//! Tokens and session cookies are random and long; only their SHA-256 is stored.
+
+use crate::domain::TokenId;
+use crate::domain::access::{Binding, Scope};
+use crate::ports::store::StoreError;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use std::time::Duration;
+
+/// A token to be recorded. The token itself never gets here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewToken {
+    pub name: String,
+    /// Lowercase hex of the token's SHA-256.
+    pub hash: String,
+    pub scopes: Vec<Scope>,
+    pub binding: Binding,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// A token, without anything of its text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TokenRecord {
+    pub id: TokenId,
+    pub name: String,
+    pub scopes: Vec<Scope>,
+    #[serde(flatten)]
+    pub binding: Binding,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub revoked_at: Option<DateTime<Utc>>,
+    /// Written at most once a minute.
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+/// A session of the pages: a token that has logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    pub token: TokenRecord,
+    /// What forms of this session must carry.
+    pub csrf: String,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// The first request under an idempotency key, or what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// The caller is to answer it, and to keep the answer.
+    First,
+    /// Another request under this key is being answered.
+    InProgress,
+    /// The key was used for another request.
+    Mismatch,
+    /// What was answered: HTTP status and body.
+    Answered { status: u16, body: String },
+}
+
+/// Who may call, and what was answered.
+#[async_trait]
+pub trait AccessStore: Send + Sync {
+    /// Records a token.
+    async fn add_token(&self, new: &NewToken) -> Result<TokenRecord, StoreError>;
+
+    /// All tokens, oldest first, revoked and expired ones included.
+    async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError>;
+
+    /// Revokes it, and ends its sessions. False: no such token, or revoked before.
+    async fn revoke_token(&self, id: TokenId) -> Result<bool, StoreError>;
+
+    /// The token of this hash that is neither revoked nor expired by the database's clock. Notes
+    /// that it was used, at most once a minute.
+    async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError>;
+
+    /// Opens a session, and forgets those that have expired.
+    async fn open_session(
+        &self,
+        token: TokenId,
+        session_hash: &str,
+        csrf: &str,
+        lifetime: Duration,
+    ) -> Result<(), StoreError>;
+
+    /// The session of this hash, if it and its token are valid.
+    async fn session_by_hash(
+        &self,
+        session_hash: &str,
+    ) -> Result<Option<SessionRecord>, StoreError>;
+
+    /// Ends a session.
+    async fn close_session(&self, session_hash: &str) -> Result<(), StoreError>;
+
+    /// Reserves an idempotency key of a token. A reservation that was never answered may be taken
+    /// over after `abandoned_after`; keys are forgotten after `kept_for`.
+    async fn reserve_key(
+        &self,
+        token: TokenId,
+        key: &str,
+        request_hash: &str,
+        abandoned_after: Duration,
+        kept_for: Duration,
+    ) -> Result<Reserved, StoreError>;
+
+    /// Keeps the answer.
+    async fn answer_key(
+        &self,
+        token: TokenId,
+        key: &str,
+        status: u16,
+        body: &str,
+    ) -> Result<(), StoreError>;
+
+    /// Gives a reservation up: nothing was done.
+    async fn release_key(&self, token: TokenId, key: &str) -> Result<(), StoreError>;
+}

@@ -1,0 +1,126 @@
+//! For applications in Rust: record checks, send hints, wait for results.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use verifyd::domain::ConnectionId;
+//! use verifyd::producer::Producer;
+//!
+//! let producer = Producer::connect("postgres://app@db/app", Some("redis://redis")).await?;
+//! let check = producer.check(ConnectionId(1)).await?;
+//! let run = producer.wait(check.run_id, Duration::from_secs(60)).await?;
+//! println!("{:?}", run.outcome);
+//! # Ok(())
+//! # }
+//! ```
+
+use crate::app;
+use crate::config::{Settings, Sources};
+use crate::domain::run::OperationRun;
+use crate::domain::{ConnectionId, RunId, RunStatus};
+use crate::engine::submit::submit;
+use crate::ports::queue::Queue;
+use crate::ports::store::{Store, StoreError};
+use secrecy::SecretString;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Between two looks at a run.
+const POLL: Duration = Duration::from_millis(100);
+
+/// What kept a check from being recorded, or its result from being read.
+#[derive(Debug, thiserror::Error)]
+pub enum ProducerError {
+    /// Says which URL cannot be used, and why; never quotes a password.
+    #[error("{0}")]
+    Connect(String),
+    #[error("provider connection {0}: there is none")]
+    NoSuchConnection(ConnectionId),
+    #[error("run {0}: there is none of verifyd's type")]
+    NoSuchRun(RunId),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A check that is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    pub run_id: RunId,
+    /// False: the connection had an active run already, and this is it.
+    pub created: bool,
+    /// Why the hint could not be sent; a worker's sweep finds the run all the same.
+    pub hint_not_sent: Option<String>,
+}
+
+/// Records runs and sends their hints. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Producer {
+    store: Arc<dyn Store>,
+    queue: Option<Arc<dyn Queue>>,
+}
+
+impl Producer {
+    /// Connects to the database and, where its URL is given, to Redis. The queue has its default
+    /// name. Everything that the configuration of `verifyd` can say is left at its default; neither
+    /// its files nor its environment are read.
+    pub async fn connect(
+        database_url: &str,
+        redis_url: Option<&str>,
+    ) -> Result<Self, ProducerError> {
+        let mut settings = Settings::load(Sources::default())
+            .map_err(|error| ProducerError::Connect(error.to_string()))?;
+        settings.database.url = SecretString::from(database_url.to_owned());
+        if let Some(url) = redis_url {
+            settings.redis.url = SecretString::from(url.to_owned());
+        }
+        Self::with(&settings).await
+    }
+
+    /// The same with settings of one's own: sections `database` and `redis` count.
+    pub async fn with(settings: &Settings) -> Result<Self, ProducerError> {
+        let failed = |error: anyhow::Error| ProducerError::Connect(format!("{error:#}"));
+        let store = app::open_store(settings).await.map_err(failed)?;
+        // Hints in this process would reach no worker.
+        let queue = if settings.has_redis() {
+            Some(app::open_queue(settings).map_err(failed)?)
+        } else {
+            None
+        };
+        Ok(Self { store, queue })
+    }
+
+    /// Records a check of this connection and sends its hint. An active run of the connection is
+    /// returned in place of a second one.
+    pub async fn check(&self, connection: ConnectionId) -> Result<Check, ProducerError> {
+        let (found, _) = self
+            .store
+            .connection(connection)
+            .await?
+            .ok_or(ProducerError::NoSuchConnection(connection))?;
+        let submitted = submit(self.store.as_ref(), self.queue.as_deref(), &found, None).await?;
+        Ok(Check {
+            run_id: submitted.recorded.run_id,
+            created: submitted.recorded.created,
+            hint_not_sent: submitted.hint.err().map(|error| error.to_string()),
+        })
+    }
+
+    /// The run as it stands now.
+    pub async fn run(&self, id: RunId) -> Result<OperationRun, ProducerError> {
+        let run = self.store.run(id).await?;
+        run.ok_or(ProducerError::NoSuchRun(id))
+    }
+
+    /// The run as soon as it is completed, or as it stands when `patience` is over.
+    pub async fn wait(&self, id: RunId, patience: Duration) -> Result<OperationRun, ProducerError> {
+        let until = Instant::now() + patience;
+        loop {
+            let run = self.run(id).await?;
+            if run.status == RunStatus::Completed || Instant::now() >= until {
+                return Ok(run);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}

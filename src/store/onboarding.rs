@@ -1,0 +1,109 @@
+//! Onboarding sessions as rows, for both databases, and the move of their pointer.
+
+use super::from_row::from_row;
+use crate::domain::onboarding::{OnboardingSession, Pointed, SessionMisfit, moves, point};
+use crate::domain::run::RunRequest;
+use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
+use crate::ports::store::{NewRun, StoreError};
+use serde_json::Value;
+
+from_row! {
+    /// `tenant_onboarding_sessions`; the state as text, as it is edited and not written anew
+    #[derive(Debug)]
+    pub(super) struct SessionRow {
+        id: i64,
+        workspace_id: Option<i64>,
+        tenant_id: Option<i64>,
+        pub state: Option<String>,
+    }
+}
+
+impl TryFrom<SessionRow> for OnboardingSession {
+    type Error = StoreError;
+    fn try_from(row: SessionRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: SessionId(row.id),
+            workspace_id: row.workspace_id.map(WorkspaceId),
+            tenant_id: row.tenant_id.map(TenantId),
+            state: match &row.state {
+                None => Value::Null,
+                Some(text) => serde_json::from_str(text).map_err(|_| not_json(row.id))?,
+            },
+        })
+    }
+}
+
+/// What a session that is held by the transaction is to point to.
+#[derive(Debug)]
+pub(super) struct Move {
+    session: SessionId,
+    state: String,
+    /// Where it points now.
+    pub current: Option<RunId>,
+    run: RunId,
+    connection: ConnectionId,
+    created: bool,
+}
+
+/// Tests whether this session, if there is one, may point to a run made of `new`.
+pub(super) fn prepare(
+    id: SessionId,
+    row: Option<SessionRow>,
+    new: &NewRun,
+    run: RunId,
+    created: bool,
+) -> Result<Move, StoreError> {
+    let refused = |misfit: SessionMisfit| StoreError::Refused(misfit.to_string());
+    let row = row.ok_or_else(|| refused(SessionMisfit::Missing(id)))?;
+    let state = row.state.clone().unwrap_or_else(|| "{}".to_owned());
+    let session: OnboardingSession = row.try_into()?;
+    if !session.admits(Some(new.workspace_id), new.tenant_id) {
+        return Err(refused(SessionMisfit::Foreign(id)));
+    }
+    let connection = RunRequest::from_context(&new.context)
+        .provider_connection_id
+        .ok_or_else(|| {
+            StoreError::Refused(format!(
+                "context.provider_connection_id is missing: onboarding session {id} is to point to it"
+            ))
+        })?;
+    Ok(Move {
+        session: id,
+        state,
+        current: session.run(),
+        run,
+        connection,
+        created,
+    })
+}
+
+impl Move {
+    /// The new text of `state`, unless the pointer stays. `context` is that of the run which the
+    /// session points to now, if there is such a run.
+    pub(super) fn state(&self, context: Option<&Value>) -> Result<Option<String>, StoreError> {
+        let current = self.current.map(|run| Pointed {
+            run,
+            // A run that names no connection is of none that could be asked for.
+            connection: context.map(|context| {
+                RunRequest::from_context(context)
+                    .provider_connection_id
+                    .unwrap_or(ConnectionId(0))
+            }),
+        });
+        if !moves(current, self.run, self.connection, self.created) {
+            return Ok(None);
+        }
+        point(&self.state, self.run, self.connection)
+            .map(Some)
+            .map_err(|_| not_json(self.session.0))
+    }
+}
+
+fn not_json(row: i64) -> StoreError {
+    StoreError::Corrupt {
+        table: "tenant_onboarding_sessions",
+        column: "state",
+        row: row.to_string(),
+        why: "it is not JSON".into(),
+    }
+}

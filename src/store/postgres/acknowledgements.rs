@@ -1,0 +1,396 @@
+//! Acknowledgements, and how they carry on from one completion to the next.
+//!
+//! Who acknowledges and who completes a run of the same connection take turns on the connection's
+//! row of `latest_reports`, which the completion writes anyway: whoever comes second sees what the
+//! first one did, in statements that begin after the wait.
+
+use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, Tx, commit, run_type};
+use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::{AcknowledgementId, ConnectionId, RunId};
+use crate::ports::acknowledgements::{
+    AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
+};
+use crate::ports::store::StoreError;
+use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
+use crate::store::error::from_sqlx;
+use crate::store::rows;
+use async_trait::async_trait;
+use serde_json::Value;
+use sqlx::{Postgres, QueryBuilder};
+
+/// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
+macro_rules! columns {
+    () => {
+        "a.id, a.operation_run_id, a.check_key, a.reason_code, a.reason, a.acknowledged_by, \
+         a.acknowledged_at::timestamptz AS acknowledged_at, \
+         a.expires_at::timestamptz AS expires_at, \
+         a.withdrawn_at::timestamptz AS withdrawn_at, a.withdrawn_by"
+    };
+}
+
+/// Neither withdrawn nor past its expiry.
+macro_rules! active {
+    () => {
+        "a.withdrawn_at IS NULL AND (a.expires_at IS NULL OR a.expires_at::timestamptz > now())"
+    };
+}
+
+/// Whether this JSON array of checks, if it is one, has the check as it was acknowledged.
+macro_rules! found_in {
+    ($checks:literal, $key:literal, $status:literal, $reason:literal) => {
+        concat!(
+            "EXISTS (SELECT FROM jsonb_array_elements(CASE WHEN jsonb_typeof(",
+            $checks,
+            ") = 'array' THEN ",
+            $checks,
+            " ELSE '[]' END) c WHERE c ->> 'key' = ",
+            $key,
+            " AND c ->> 'status' = ",
+            $status,
+            " AND c ->> 'reason_code' IS NOT DISTINCT FROM ",
+            $reason,
+            ")"
+        )
+    };
+}
+
+/// Not while runs are being pruned, and one at a time for each run.
+const TAKE_TURNS: &str = "\
+    SELECT pg_advisory_xact_lock_shared($1, $2), \
+           pg_advisory_xact_lock(hashtextextended('verifyd.acknowledge.' || $3::text, 0))";
+
+const ALREADY: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM verification_check_acknowledgements a \
+      WHERE a.operation_run_id = $1 AND a.check_key = $2 AND ",
+    active!(),
+    " ORDER BY a.id LIMIT 1"
+);
+
+const INSERT: &str = concat!(
+    "INSERT INTO verification_check_acknowledgements AS a \
+        (operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at, \
+         expires_at) \
+     SELECT r.id, $2, $3, $4, $5, now(), $6 FROM operation_runs r \
+     WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
+    run_type!(),
+    " RETURNING ",
+    columns!()
+);
+
+/// From here to the end of the transaction no run of the connection is completed. Without such a
+/// row verifyd has not completed any.
+const HOLD_CONNECTION: &str = "\
+    UPDATE verifyd.latest_reports SET acknowledged = true WHERE connection_id = $1";
+
+/// Ended at once by the first run completed since in which the check was found otherwise, and by
+/// one whose previous report was deleted: what that said cannot be known any more.
+const CARRY: &str = concat!(
+    "INSERT INTO verifyd.carried_acknowledgements \
+        (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id, \
+         from_completed_at, lapsed_run_id, lapsed_at) \
+     SELECT $1, $2, $3, $4, $5, f.id, f.completed_at::timestamptz, l.id, l.completed_at \
+     FROM operation_runs f LEFT JOIN LATERAL ( \
+        SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r \
+        WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'completed' AND r.context ->> 'provider_connection_id' = $2::text \
+          AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id \
+          AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id \
+          AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id) \
+          AND (NOT ",
+    found_in!(
+        "r.context -> 'verification_report' -> 'checks'",
+        "$3",
+        "$4",
+        "$5"
+    ),
+    "       OR r.context -> 'verification_report' ->> 'previous_report_id' IS NOT NULL \
+                AND NOT EXISTS (SELECT FROM operation_runs p WHERE p.id::text = \
+                    r.context -> 'verification_report' ->> 'previous_report_id')) \
+        ORDER BY r.completed_at::timestamptz, r.id LIMIT 1 \
+     ) l ON true \
+     WHERE f.id = $6 AND f.completed_at IS NOT NULL"
+);
+
+/// Of this connection, what was acknowledged on an earlier run, is still open (or was ended by a
+/// run that was completed later but committed before) and does not stand any more.
+const LAPSE: &str = concat!(
+    "UPDATE verifyd.carried_acknowledgements k SET lapsed_at = now(), lapsed_run_id = $2 \
+     WHERE k.connection_id = $1 \
+       AND (k.from_completed_at, k.from_run_id) < (now(), $2) \
+       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (now(), $2)) \
+       AND NOT (",
+    found_in!("$3", "k.check_key", "k.status", "k.reason_code"),
+    " AND EXISTS (SELECT FROM verification_check_acknowledgements a \
+                  WHERE a.id = k.acknowledgement_id AND ",
+    active!(),
+    "))"
+);
+
+const NOTHING_OPEN: &str = "\
+    UPDATE verifyd.latest_reports SET acknowledged = false WHERE connection_id = $1 \
+    AND NOT EXISTS (SELECT FROM verifyd.carried_acknowledgements \
+                    WHERE connection_id = $1 AND lapsed_at IS NULL)";
+
+const WITHDRAW: &str = concat!(
+    "UPDATE verification_check_acknowledgements a \
+     SET withdrawn_at = coalesce(a.withdrawn_at, now()), \
+         withdrawn_by = CASE WHEN a.withdrawn_at IS NULL THEN $2 ELSE a.withdrawn_by END \
+     FROM operation_runs r WHERE a.id = $1 AND r.id = a.operation_run_id AND r.type = ",
+    run_type!(),
+    " RETURNING ",
+    columns!()
+);
+
+const FROM_RUNS: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM verification_check_acknowledgements a \
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
+    run_type!(),
+    " WHERE true"
+);
+
+const ONE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM verification_check_acknowledgements a \
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
+    run_type!(),
+    " WHERE a.id = $1"
+);
+
+/// Its own; and those made on an earlier run of the same connection, tenant and workspace, that had
+/// not lapsed, been withdrawn or expired when it was completed.
+const OF_RUN: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM verification_check_acknowledgements a \
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
+    run_type!(),
+    " WHERE r.id = $1 \
+     UNION ALL SELECT ",
+    columns!(),
+    " FROM operation_runs r \
+      JOIN verifyd.carried_acknowledgements k \
+        ON k.connection_id = CASE WHEN r.context ->> 'provider_connection_id' ~ '^[0-9]{1,18}$' \
+                             THEN (r.context ->> 'provider_connection_id')::bigint END \
+       AND (k.from_completed_at, k.from_run_id) < (r.completed_at::timestamptz, r.id) \
+       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (r.completed_at::timestamptz, r.id)) \
+      JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id \
+       AND a.operation_run_id = k.from_run_id \
+       AND (a.withdrawn_at IS NULL OR a.withdrawn_at::timestamptz > r.completed_at::timestamptz) \
+       AND (a.expires_at IS NULL OR a.expires_at::timestamptz > r.completed_at::timestamptz) \
+      JOIN operation_runs f ON f.id = k.from_run_id \
+       AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id \
+       AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id \
+      WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
+    run_type!(),
+    " AND ",
+    found_in!(
+        "r.context -> 'verification_report' -> 'checks'",
+        "k.check_key",
+        "k.status",
+        "k.reason_code"
+    ),
+    " ORDER BY id"
+);
+
+impl PostgresStore {
+    /// Ends what does not stand any more. The caller holds the connection's latest report.
+    pub(super) async fn lapse_acknowledgements(
+        &self,
+        tx: &mut Tx,
+        connection: ConnectionId,
+        run: RunId,
+        report: &Value,
+    ) -> Result<(), StoreError> {
+        self.sql(LAPSE)
+            .bind(connection.0)
+            .bind(run.0)
+            .bind(report.get("checks"))
+            .execute(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        self.sql(NOTHING_OPEN)
+            .bind(connection.0)
+            .execute(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(())
+    }
+
+    async fn carry(
+        &self,
+        tx: &mut Tx,
+        id: AcknowledgementId,
+        connection: ConnectionId,
+        new: &NewAcknowledgement,
+    ) -> Result<(), StoreError> {
+        let held = self
+            .sql(HOLD_CONNECTION)
+            .bind(connection.0)
+            .execute(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        if held.rows_affected() == 0 {
+            return Ok(());
+        }
+        self.sql(CARRY)
+            .bind(id.0)
+            .bind(connection.0)
+            .bind(&new.check_key)
+            .bind(new.status.as_str())
+            .bind(new.reason_code.map(|r| r.code()))
+            .bind(new.run.0)
+            .execute(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl AcknowledgementStore for PostgresStore {
+    async fn acknowledge(
+        &self,
+        new: &NewAcknowledgement,
+    ) -> Result<(Acknowledgement, bool), StoreError> {
+        self.in_time(async {
+            let mut tx = self.begin().await?;
+            self.sql(TAKE_TURNS)
+                .bind(ADVISORY_SPACE)
+                .bind(ADVISORY_PRUNE)
+                .bind(new.run.0)
+                .execute(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            let already: Option<AcknowledgementRow> = self
+                .rows(ALREADY)
+                .bind(new.run.0)
+                .bind(&new.check_key)
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            if let Some(row) = already {
+                commit(tx).await?;
+                return Ok((row.try_into()?, false));
+            }
+            let row: Option<AcknowledgementRow> = self
+                .rows(INSERT)
+                .bind(new.run.0)
+                .bind(&new.check_key)
+                .bind(new.reason_code.map(|r| r.code()))
+                .bind(&new.reason)
+                .bind(&new.acknowledged_by)
+                .bind(new.expires_at)
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.try_into()?;
+            if let Some(connection) = new.connection {
+                self.carry(&mut tx, made.id, connection, new).await?;
+            }
+            commit(tx).await?;
+            Ok((made, true))
+        })
+        .await
+    }
+
+    async fn withdraw(
+        &self,
+        id: AcknowledgementId,
+        by: &str,
+    ) -> Result<Option<Acknowledgement>, StoreError> {
+        self.in_time(async {
+            let mut tx = self.begin().await?;
+            let row: Option<AcknowledgementRow> = self
+                .rows(WITHDRAW)
+                .bind(id.0)
+                .bind(by)
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            commit(tx).await?;
+            row.map(TryInto::try_into).transpose()
+        })
+        .await
+    }
+
+    async fn acknowledgement(
+        &self,
+        id: AcknowledgementId,
+    ) -> Result<Option<Acknowledgement>, StoreError> {
+        self.in_time(async {
+            let mut tx = self.begin().await?;
+            let row: Option<AcknowledgementRow> = self
+                .rows(ONE)
+                .bind(id.0)
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            commit(tx).await?;
+            row.map(TryInto::try_into).transpose()
+        })
+        .await
+    }
+
+    async fn acknowledgements_of(&self, run: RunId) -> Result<Vec<Acknowledgement>, StoreError> {
+        self.in_time(async {
+            let mut tx = self.begin().await?;
+            let found: Vec<AcknowledgementRow> = self
+                .rows(OF_RUN)
+                .bind(run.0)
+                .fetch_all(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            commit(tx).await?;
+            rows::all(found)
+        })
+        .await
+    }
+
+    async fn acknowledgements(
+        &self,
+        filter: &AcknowledgementFilter,
+    ) -> Result<Vec<Acknowledgement>, StoreError> {
+        self.in_time(async {
+            let mut query = QueryBuilder::<Postgres>::new(FROM_RUNS);
+            if let Some(workspace) = filter.binding.workspace_id {
+                query.push(" AND r.workspace_id = ").push_bind(workspace.0);
+            }
+            if let Some(tenant) = filter.binding.tenant_id {
+                query.push(" AND r.tenant_id = ").push_bind(tenant.0);
+            }
+            if let Some(run) = filter.run {
+                query.push(" AND a.operation_run_id = ").push_bind(run.0);
+            }
+            if let Some(connection) = filter.connection {
+                query
+                    .push(" AND r.context ->> 'provider_connection_id' = ")
+                    .push_bind(connection.to_string());
+            }
+            if filter.active_only {
+                query.push(concat!(" AND ", active!()));
+            }
+            if let Some(before) = filter.before {
+                query.push(" AND a.id < ").push_bind(before.0);
+            }
+            query
+                .push(" ORDER BY a.id DESC LIMIT ")
+                .push_bind(i64::from(filter.limit));
+            let mut tx = self.begin().await?;
+            let found: Vec<AcknowledgementRow> = query
+                .build_query_as()
+                .persistent(self.named)
+                .fetch_all(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            commit(tx).await?;
+            rows::all(found)
+        })
+        .await
+    }
+}

@@ -1,0 +1,38 @@
+//! `NOTIFY` to those who listen for completed runs.
+//!
+//! Never in the transaction that completes a run: whoever notifies holds a lock of the whole server
+//! while committing, so that all completions would queue up behind it.
+
+use super::{PostgresStore, commit};
+use crate::domain::notice::Notice;
+use crate::ports::notices::NoticeStore;
+use crate::ports::store::StoreError;
+use crate::store::error::from_sqlx;
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+
+const ANNOUNCE: &str = "SELECT pg_notify('verifyd_completed', n) FROM unnest($1::text[]) n";
+
+#[async_trait]
+impl NoticeStore for PostgresStore {
+    fn completions(&self) -> broadcast::Receiver<Notice> {
+        self.completions.subscribe()
+    }
+
+    async fn announce(&self, notices: &[Notice]) -> Result<(), StoreError> {
+        self.in_time(async {
+            let payloads: Vec<String> = notices
+                .iter()
+                .filter_map(|notice| serde_json::to_string(notice).ok())
+                .collect();
+            let mut tx = self.begin().await?;
+            self.sql(ANNOUNCE)
+                .bind(payloads)
+                .execute(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            commit(tx).await
+        })
+        .await
+    }
+}

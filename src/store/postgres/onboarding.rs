@@ -1,0 +1,88 @@
+//! Onboarding sessions. The column `state` is `jsonb` or, in another application's table, `json`.
+
+use super::{PostgresStore, Tx, commit, run_type};
+use crate::domain::onboarding::OnboardingSession;
+use crate::domain::{RunId, SessionId};
+use crate::ports::onboarding::OnboardingStore;
+use crate::ports::store::{NewRun, StoreError};
+use crate::store::error::from_sqlx;
+use crate::store::onboarding::{SessionRow, prepare};
+use async_trait::async_trait;
+use serde_json::Value;
+
+macro_rules! session {
+    () => {
+        "SELECT s.id, s.workspace_id, s.tenant_id, s.state::text AS state \
+         FROM tenant_onboarding_sessions s WHERE s.id = $1"
+    };
+}
+
+/// Whoever else moves the pointer, or writes the state, waits.
+const HOLD: &str = concat!(session!(), " FOR NO KEY UPDATE");
+
+const POINTED: &str = concat!(
+    "SELECT coalesce(r.context, 'null') FROM operation_runs r WHERE r.id = $1 AND r.type = ",
+    run_type!()
+);
+
+/// A `json` column keeps the text as it is; to `jsonb` it is cast.
+const MOVE: &str = "UPDATE tenant_onboarding_sessions SET state = $2::json WHERE id = $1";
+
+impl PostgresStore {
+    /// Points the session to the run, in the transaction that records it.
+    pub(super) async fn point_session(
+        &self,
+        tx: &mut Tx,
+        session: SessionId,
+        new: &NewRun,
+        run: RunId,
+        created: bool,
+    ) -> Result<(), StoreError> {
+        let row: Option<SessionRow> = self
+            .rows(HOLD)
+            .bind(session.0)
+            .fetch_optional(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        let pointer = prepare(session, row, new, run, created)?;
+        let context: Option<Value> = match pointer.current {
+            Some(current) => self
+                .scalar(POINTED)
+                .bind(current.0)
+                .fetch_optional(&mut **tx)
+                .await
+                .map_err(from_sqlx)?,
+            None => None,
+        };
+        if let Some(state) = pointer.state(context.as_ref())? {
+            self.sql(MOVE)
+                .bind(session.0)
+                .bind(state)
+                .execute(&mut **tx)
+                .await
+                .map_err(from_sqlx)?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl OnboardingStore for PostgresStore {
+    async fn onboarding_session(
+        &self,
+        id: SessionId,
+    ) -> Result<Option<OnboardingSession>, StoreError> {
+        self.in_time(async {
+            let mut tx = self.begin().await?;
+            let found: Option<SessionRow> = self
+                .rows(session!())
+                .bind(id.0)
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            commit(tx).await?;
+            found.map(TryInto::try_into).transpose()
+        })
+        .await
+    }
+}

@@ -1,0 +1,81 @@
+//! Limits on this side: a server that is cut off tells nobody that a connection is dead.
+//!
+//! A firewall that forgets a connection leaves it open here, with nothing passing any more. So no
+//! call waits for longer than the server may take, and no connection gets into the pool, or out of
+//! it, without having answered. One that did not is closed, and another one takes its place.
+
+use super::PostgresStore;
+use crate::ports::store::StoreError;
+use crate::store::settings::DatabaseSettings;
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnection, PgPoolOptions};
+use std::time::Duration;
+
+/// What a call may take beyond a free connection and one statement that uses up its time.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long a connection that is given back may take to answer. The server may still be busy with
+/// the statement of a caller that has gone; the connection is then closed.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection that was given back no longer ago has answered just now: under load it is not asked
+/// again.
+const JUST_NOW: Duration = Duration::from_millis(100);
+
+/// Longest time for all connections to close.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest time for one call.
+pub(super) fn call_timeout(settings: &DatabaseSettings) -> Duration {
+    settings
+        .acquire_timeout
+        .saturating_add(settings.statement_timeout)
+        .saturating_add(GRACE)
+}
+
+/// A pool that closes what does not answer.
+pub(super) fn pool_options(settings: &DatabaseSettings) -> PgPoolOptions {
+    // Leaves time to open another one.
+    let before = (settings.acquire_timeout / 2).min(RELEASE_PATIENCE);
+    PgPoolOptions::new()
+        .max_connections(settings.max_connections.max(1))
+        .acquire_timeout(settings.acquire_timeout)
+        .idle_timeout(settings.idle_timeout)
+        .max_lifetime(settings.max_lifetime)
+        // The driver's own test waits for ever.
+        .test_before_acquire(false)
+        .before_acquire(move |connection, meta| {
+            Box::pin(
+                async move { Ok(meta.idle_for < JUST_NOW || answers(connection, before).await?) },
+            )
+        })
+        .after_release(|connection, _| Box::pin(answers(connection, RELEASE_PATIENCE)))
+}
+
+/// An error has the pool close the connection without another word to the server.
+async fn answers(connection: &mut PgConnection, within: Duration) -> Result<bool, sqlx::Error> {
+    match tokio::time::timeout(within, connection.ping()).await {
+        Ok(answer) => answer.map(|()| true),
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}
+
+impl PostgresStore {
+    /// The call, within the time that the server could need. Nothing is known of what was under way.
+    pub(super) async fn in_time<T, E: From<StoreError>>(
+        &self,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        match tokio::time::timeout(self.call_timeout, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::Unavailable("no answer in time".into()).into()),
+        }
+    }
+
+    /// Closes all connections. One that is stuck ends with the process.
+    pub(super) async fn close_connections(&self) {
+        // Nobody beats any more: dropping it closes it.
+        *self.heart.lock().await = None;
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, self.pool.close()).await;
+    }
+}

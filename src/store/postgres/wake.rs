@@ -1,0 +1,266 @@
+//! `LISTEN`: hears a bare INSERT into `operation_runs`, over a connection of its own.
+//!
+//! A notification is for whoever listens at that moment. So whatever came before is rung for once
+//! listening has begun, and a connection that may have died is found by a probe: a notification to
+//! oneself, sent over the pool, which must arrive. Behind a pooler in transaction mode it never
+//! does, although every statement succeeds. Worse, the subscription stays with a connection that
+//! the pooler shares out, where its notifications break the answers of others. So it is found out
+//! first whether the connection is a direct one.
+
+use super::PostgresStore;
+use crate::ports::store::StoreError;
+use crate::ports::wake::{Bell, Listening, WakeStore};
+use crate::store::error::from_sqlx;
+use async_trait::async_trait;
+use rand::Rng as _;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// What `verifyd.notify_queued` (migration 6) notifies.
+const QUEUED: &str = "verifyd_queued";
+
+/// A setting of the session that only a direct connection can be opened with: a pooler refuses it, or
+/// passes its own connection on, without it.
+const DIRECT: &str = "verifyd.direct";
+/// How PgBouncer refuses it.
+const REFUSED_AT_STARTUP: &str = "08P01";
+
+/// How long a probe may take. Connecting and subscribing may, too.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two probes of a connection that works.
+const PROBE_EVERY: Duration = Duration::from_secs(30);
+/// Before listening is tried again: after an error, and where no notification gets through.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
+const LONGEST_AFTER_ERROR: Duration = Duration::from_secs(30);
+/// Failures in a row that are worth a line in the log.
+const SAID_AFTER: u32 = 3;
+const WHILE_DEAF: Duration = Duration::from_secs(300);
+
+/// A connection that listens.
+struct Ear {
+    listener: PgListener,
+    /// The channel of its own, on which its probes come back.
+    own: String,
+}
+
+/// Why listening ended.
+enum Ended {
+    Stopped,
+    /// No probe ever came back over this connection, or it is no direct one.
+    Deaf,
+    Broken(String),
+}
+
+impl Ear {
+    /// None: this is no direct connection.
+    async fn open(options: &PgConnectOptions) -> Result<Option<Self>, StoreError> {
+        let opening = async {
+            let pool = PgPoolOptions::new()
+                .max_connections(1)
+                .max_lifetime(None)
+                .idle_timeout(None)
+                .connect_with(options.clone().options([(DIRECT, "on")]))
+                .await?;
+            let direct: Option<String> = sqlx::query_scalar("SELECT current_setting($1, true)")
+                .bind(DIRECT)
+                .persistent(false)
+                .fetch_one(&pool)
+                .await?;
+            if direct.as_deref() != Some("on") {
+                return Ok(None);
+            }
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.eager_reconnect(false);
+            let own = format!("verifyd_probe_{}", Uuid::new_v4().simple());
+            listener.listen_all([QUEUED, own.as_str()]).await?;
+            Ok(Some(Self { listener, own }))
+        };
+        match tokio::time::timeout(PATIENCE, opening).await {
+            Err(_) => Err(StoreError::Unavailable(
+                "no connection to listen on in time".into(),
+            )),
+            Ok(Err(sqlx::Error::Database(error)))
+                if error.code().as_deref() == Some(REFUSED_AT_STARTUP) =>
+            {
+                Ok(None)
+            }
+            Ok(opened) => opened.map_err(from_sqlx),
+        }
+    }
+
+    /// The channel of the next notification.
+    async fn hear(&mut self) -> Result<String, StoreError> {
+        match self.listener.try_recv().await {
+            Ok(Some(notification)) => Ok(notification.channel().to_owned()),
+            Ok(None) => Err(StoreError::Unavailable("the connection was closed".into())),
+            Err(error) => Err(from_sqlx(error)),
+        }
+    }
+}
+
+impl PostgresStore {
+    async fn notify(&self, channel: &str) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        self.sql("SELECT pg_notify($1, '')")
+            .bind(channel)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        super::commit(tx).await
+    }
+
+    async fn listen_once(
+        &self,
+        options: &PgConnectOptions,
+        bell: &Bell,
+        stop: &CancellationToken,
+        first: impl FnOnce() + Send,
+    ) -> Ended {
+        let opened = tokio::select! {
+            () = stop.cancelled() => return Ended::Stopped,
+            opened = Ear::open(options) => opened,
+        };
+        let mut ear = match opened {
+            Ok(Some(ear)) => ear,
+            Ok(None) => return Ended::Deaf,
+            Err(error) => return Ended::Broken(error.to_string()),
+        };
+        // What came before.
+        bell.ring();
+        let mut first = Some(first);
+        let mut probe_at = Instant::now();
+        // When the probe that is under way counts as lost.
+        let mut awaited: Option<Instant> = None;
+        loop {
+            let alarm = awaited.unwrap_or(probe_at);
+            tokio::select! {
+                () = stop.cancelled() => return Ended::Stopped,
+                heard = ear.hear() => match heard {
+                    Ok(channel) if channel == ear.own => {
+                        awaited = None;
+                        if let Some(first) = first.take() {
+                            first();
+                        }
+                    }
+                    Ok(_) => {
+                        metrics::counter!("verifyd_wakeups_total").increment(1);
+                        bell.ring();
+                    }
+                    Err(error) => return Ended::Broken(error.to_string()),
+                },
+                () = tokio::time::sleep_until(alarm) => {
+                    if awaited.is_some() {
+                        return match first {
+                            Some(_) => Ended::Deaf,
+                            None => Ended::Broken("a probe did not come back".into()),
+                        };
+                    }
+                    let probing = tokio::time::timeout(PATIENCE, self.notify(&ear.own));
+                    let probed = tokio::select! {
+                        () = stop.cancelled() => return Ended::Stopped,
+                        probed = probing => probed,
+                    };
+                    match probed {
+                        Ok(Ok(())) => {
+                            probe_at = Instant::now() + PROBE_EVERY;
+                            awaited = Some(Instant::now() + PATIENCE);
+                        }
+                        // Says nothing about the ear: the pool is away or busy.
+                        Ok(Err(_)) | Err(_) => probe_at = Instant::now() + AFTER_ERROR,
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl WakeStore for PostgresStore {
+    async fn listen(&self, bell: &Bell, stop: CancellationToken) {
+        let Some(options) = &self.listen else {
+            stop.cancelled().await;
+            return;
+        };
+        let heard = AtomicBool::new(false);
+        let mut said_deaf = false;
+        let mut broken = 0;
+        let mut pause = AFTER_ERROR;
+        loop {
+            heard.store(false, Ordering::Relaxed);
+            let ended = self
+                .listen_once(options, bell, &stop, || {
+                    heard.store(true, Ordering::Relaxed);
+                    metrics::gauge!("verifyd_listening").set(1.0);
+                    tracing::info!("listening: a bare INSERT wakes this worker");
+                })
+                .await;
+            metrics::gauge!("verifyd_listening").set(0.0);
+            if heard.load(Ordering::Relaxed) {
+                said_deaf = false;
+                broken = 0;
+                pause = AFTER_ERROR;
+            }
+            let wait = match ended {
+                Ended::Stopped => return,
+                Ended::Deaf => {
+                    if !said_deaf {
+                        tracing::warn!(
+                            "notifications of the database do not arrive, there seems to be a \
+                             pooler on the way: bare INSERTs are found by the sweep only; \
+                             set database.listen_url to a direct connection, or database.listen \
+                             to off"
+                        );
+                    }
+                    said_deaf = true;
+                    WHILE_DEAF
+                }
+                Ended::Broken(why) => {
+                    broken += 1;
+                    if broken == SAID_AFTER {
+                        tracing::warn!(
+                            why,
+                            "listening fails again and again: bare INSERTs are found by the sweep \
+                             only; behind a pooler set database.listen_url to a direct connection"
+                        );
+                    }
+                    tracing::debug!(why, "not listening for a moment; the sweep goes on");
+                    let wait = pause;
+                    pause = (pause * 2).min(LONGEST_AFTER_ERROR);
+                    wait
+                }
+            };
+            let wait = wait.mul_f64(rand::rng().random_range(0.5..1.0));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn wake(&self) -> Result<(), StoreError> {
+        self.in_time(async { self.notify(QUEUED).await }).await
+    }
+
+    async fn try_listening(&self) -> Result<Listening, StoreError> {
+        let Some(options) = &self.listen else {
+            return Ok(Listening::Off);
+        };
+        let Some(mut ear) = Ear::open(options).await? else {
+            return Ok(Listening::Deaf);
+        };
+        self.notify(&ear.own).await?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match tokio::time::timeout_at(until, ear.hear()).await {
+                Ok(Ok(channel)) if channel == ear.own => return Ok(Listening::Heard),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Ok(Listening::Deaf),
+            }
+        }
+    }
+}

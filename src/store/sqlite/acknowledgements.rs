@@ -1,0 +1,370 @@
+//! Acknowledgements, and how they carry on from one completion to the next. Transactions that write
+//! take turns, so nothing comes between two statements of one.
+
+use super::{SqliteStore, Tx, commit, now, rollback, run_type};
+use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::{AcknowledgementId, ConnectionId, RunId};
+use crate::ports::acknowledgements::{
+    AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
+};
+use crate::ports::store::StoreError;
+use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
+use crate::store::error::from_sqlx;
+use crate::store::rows;
+use async_trait::async_trait;
+use chrono::SecondsFormat;
+use serde_json::Value;
+use sqlx::{QueryBuilder, Sqlite};
+
+/// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
+macro_rules! columns {
+    () => {
+        "a.id, a.operation_run_id, a.check_key, a.reason_code, a.reason, a.acknowledged_by, \
+         a.acknowledged_at, a.expires_at, a.withdrawn_at, a.withdrawn_by"
+    };
+}
+
+/// A time that somebody else may have written in another form.
+macro_rules! time {
+    ($column:literal) => {
+        concat!("strftime('%Y-%m-%dT%H:%M:%fZ', ", $column, ")")
+    };
+}
+
+/// Neither withdrawn nor past its expiry.
+macro_rules! active {
+    () => {
+        concat!(
+            "a.withdrawn_at IS NULL AND (a.expires_at IS NULL OR ",
+            time!("a.expires_at"),
+            " > ",
+            now!(),
+            ")"
+        )
+    };
+}
+
+/// Whether this list of checks (the arguments of `json_each`) has the check as it was acknowledged.
+macro_rules! found_in {
+    ($checks:literal, $key:literal, $status:literal, $reason:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM (SELECT CASE WHEN type = 'object' THEN value ELSE '{}' END AS c \
+                                    FROM json_each(",
+            $checks,
+            ")) WHERE c ->> 'key' = ",
+            $key,
+            " AND c ->> 'status' = ",
+            $status,
+            " AND c ->> 'reason_code' IS ",
+            $reason,
+            ")"
+        )
+    };
+}
+
+const ALREADY: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM verification_check_acknowledgements a \
+      WHERE a.operation_run_id = $1 AND a.check_key = $2 AND ",
+    active!(),
+    " ORDER BY a.id LIMIT 1"
+);
+
+const INSERT: &str = concat!(
+    "INSERT INTO verification_check_acknowledgements \
+        (operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at, \
+         expires_at) \
+     SELECT id, $2, $3, $4, $5, ",
+    now!(),
+    ", $6 FROM operation_runs \
+     WHERE id = $1 AND status = 'completed' AND type = ",
+    run_type!(),
+    " RETURNING id, operation_run_id, check_key, reason_code, reason, acknowledged_by, \
+      acknowledged_at, expires_at, withdrawn_at, withdrawn_by"
+);
+
+/// Without such a row verifyd has not completed a run of the connection.
+const MARK_CONNECTION: &str = "\
+    UPDATE verifyd_latest_reports SET acknowledged = 1 WHERE connection_id = $1";
+
+/// Ended at once by the first run completed since in which the check was found otherwise, and by
+/// one whose previous report was deleted: what that said cannot be known any more.
+const CARRY: &str = concat!(
+    "INSERT INTO verifyd_carried_acknowledgements \
+        (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id, \
+         from_completed_at, lapsed_run_id, lapsed_at) \
+     SELECT $1, $2, $3, $4, $5, f.id, f.completed_at, l.id, l.completed_at \
+     FROM operation_runs f LEFT JOIN operation_runs l ON l.id = ( \
+        SELECT r.id FROM operation_runs r WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'completed' \
+          AND CAST(r.context ->> 'provider_connection_id' AS TEXT) = CAST($2 AS TEXT) \
+          AND r.tenant_id IS f.tenant_id AND r.workspace_id IS f.workspace_id \
+          AND (r.completed_at, r.id) > (f.completed_at, f.id) \
+          AND (NOT ",
+    found_in!(
+        "r.context, '$.verification_report.checks'",
+        "$3",
+        "$4",
+        "$5"
+    ),
+    "       OR r.context ->> '$.verification_report.previous_report_id' IS NOT NULL \
+                AND NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = \
+                    r.context ->> '$.verification_report.previous_report_id')) \
+        ORDER BY r.completed_at, r.id LIMIT 1) \
+     WHERE f.id = $6 AND f.completed_at IS NOT NULL"
+);
+
+/// Of this connection, what was acknowledged on an earlier run, is still open (or was ended by a
+/// run that was completed later) and does not stand any more.
+const LAPSE: &str = concat!(
+    "UPDATE verifyd_carried_acknowledgements AS k SET lapsed_at = $4, lapsed_run_id = $2 \
+     WHERE k.connection_id = $1 \
+       AND (k.from_completed_at, k.from_run_id) < ($4, $2) \
+       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > ($4, $2)) \
+       AND NOT (",
+    found_in!("$3", "k.check_key", "k.status", "k.reason_code"),
+    " AND EXISTS (SELECT 1 FROM verification_check_acknowledgements a \
+                  WHERE a.id = k.acknowledgement_id AND ",
+    active!(),
+    "))"
+);
+
+const NOTHING_OPEN: &str = "\
+    UPDATE verifyd_latest_reports SET acknowledged = 0 WHERE connection_id = $1 \
+    AND NOT EXISTS (SELECT 1 FROM verifyd_carried_acknowledgements \
+                    WHERE connection_id = $1 AND lapsed_at IS NULL)";
+
+const WITHDRAW: &str = concat!(
+    "UPDATE verification_check_acknowledgements SET withdrawn_at = ",
+    now!(),
+    ", withdrawn_by = $2 WHERE id = $1 AND withdrawn_at IS NULL AND operation_run_id IN \
+        (SELECT r.id FROM operation_runs r WHERE r.id = operation_run_id AND r.type = ",
+    run_type!(),
+    ")"
+);
+
+const FROM_RUNS: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM verification_check_acknowledgements a \
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
+    run_type!(),
+    " WHERE true"
+);
+
+const ONE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM verification_check_acknowledgements a \
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
+    run_type!(),
+    " WHERE a.id = $1"
+);
+
+/// Its own; and those made on an earlier run of the same connection, tenant and workspace, that had
+/// not lapsed, been withdrawn or expired when it was completed.
+const OF_RUN: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM verification_check_acknowledgements a \
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
+    run_type!(),
+    " WHERE r.id = $1 \
+     UNION ALL SELECT ",
+    columns!(),
+    " FROM operation_runs r \
+      JOIN verifyd_carried_acknowledgements k \
+        ON k.connection_id = CAST(r.context ->> 'provider_connection_id' AS INTEGER) \
+       AND CAST(k.connection_id AS TEXT) = CAST(r.context ->> 'provider_connection_id' AS TEXT) \
+       AND (k.from_completed_at, k.from_run_id) < (r.completed_at, r.id) \
+       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (r.completed_at, r.id)) \
+      JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id \
+       AND a.operation_run_id = k.from_run_id \
+       AND (a.withdrawn_at IS NULL OR ",
+    time!("a.withdrawn_at"),
+    " > r.completed_at) AND (a.expires_at IS NULL OR ",
+    time!("a.expires_at"),
+    " > r.completed_at) \
+      JOIN operation_runs f ON f.id = k.from_run_id \
+       AND f.tenant_id IS r.tenant_id AND f.workspace_id IS r.workspace_id \
+      WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
+    run_type!(),
+    " AND ",
+    found_in!(
+        "r.context, '$.verification_report.checks'",
+        "k.check_key",
+        "k.status",
+        "k.reason_code"
+    ),
+    " ORDER BY 1"
+);
+
+/// Ends what does not stand any more.
+pub(super) async fn lapse_acknowledgements(
+    tx: &mut Tx,
+    connection: ConnectionId,
+    run: RunId,
+    completed_at: &str,
+    report: &Value,
+) -> Result<(), StoreError> {
+    sqlx::query(LAPSE)
+        .bind(connection.0)
+        .bind(run.0)
+        .bind(report.get("checks"))
+        .bind(completed_at)
+        .execute(&mut **tx)
+        .await
+        .map_err(from_sqlx)?;
+    sqlx::query(NOTHING_OPEN)
+        .bind(connection.0)
+        .execute(&mut **tx)
+        .await
+        .map_err(from_sqlx)?;
+    Ok(())
+}
+
+async fn carry(
+    tx: &mut Tx,
+    id: AcknowledgementId,
+    connection: ConnectionId,
+    new: &NewAcknowledgement,
+) -> Result<(), StoreError> {
+    let marked = sqlx::query(MARK_CONNECTION)
+        .bind(connection.0)
+        .execute(&mut **tx)
+        .await
+        .map_err(from_sqlx)?;
+    if marked.rows_affected() == 0 {
+        return Ok(());
+    }
+    sqlx::query(CARRY)
+        .bind(id.0)
+        .bind(connection.0)
+        .bind(&new.check_key)
+        .bind(new.status.as_str())
+        .bind(new.reason_code.map(|r| r.code()))
+        .bind(new.run.0)
+        .execute(&mut **tx)
+        .await
+        .map_err(from_sqlx)?;
+    Ok(())
+}
+
+#[async_trait]
+impl AcknowledgementStore for SqliteStore {
+    async fn acknowledge(
+        &self,
+        new: &NewAcknowledgement,
+    ) -> Result<(Acknowledgement, bool), StoreError> {
+        let mut tx = self.begin().await?;
+        let already: Option<AcknowledgementRow> = sqlx::query_as(ALREADY)
+            .bind(new.run.0)
+            .bind(&new.check_key)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        if let Some(row) = already {
+            rollback(tx).await?;
+            return Ok((row.try_into()?, false));
+        }
+        let expires_at = new
+            .expires_at
+            .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
+        let row: Option<AcknowledgementRow> = sqlx::query_as(INSERT)
+            .bind(new.run.0)
+            .bind(&new.check_key)
+            .bind(new.reason_code.map(|r| r.code()))
+            .bind(&new.reason)
+            .bind(&new.acknowledged_by)
+            .bind(expires_at)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.try_into()?;
+        if let Some(connection) = new.connection {
+            carry(&mut tx, made.id, connection, new).await?;
+        }
+        commit(tx).await?;
+        Ok((made, true))
+    }
+
+    async fn withdraw(
+        &self,
+        id: AcknowledgementId,
+        by: &str,
+    ) -> Result<Option<Acknowledgement>, StoreError> {
+        let mut tx = self.begin().await?;
+        sqlx::query(WITHDRAW)
+            .bind(id.0)
+            .bind(by)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let row: Option<AcknowledgementRow> = sqlx::query_as(ONE)
+            .bind(id.0)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        row.map(TryInto::try_into).transpose()
+    }
+
+    async fn acknowledgement(
+        &self,
+        id: AcknowledgementId,
+    ) -> Result<Option<Acknowledgement>, StoreError> {
+        let row: Option<AcknowledgementRow> = sqlx::query_as(ONE)
+            .bind(id.0)
+            .fetch_optional(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        row.map(TryInto::try_into).transpose()
+    }
+
+    async fn acknowledgements_of(&self, run: RunId) -> Result<Vec<Acknowledgement>, StoreError> {
+        let found: Vec<AcknowledgementRow> = sqlx::query_as(OF_RUN)
+            .bind(run.0)
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        rows::all(found)
+    }
+
+    async fn acknowledgements(
+        &self,
+        filter: &AcknowledgementFilter,
+    ) -> Result<Vec<Acknowledgement>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(FROM_RUNS);
+        if let Some(workspace) = filter.binding.workspace_id {
+            query.push(" AND r.workspace_id = ").push_bind(workspace.0);
+        }
+        if let Some(tenant) = filter.binding.tenant_id {
+            query.push(" AND r.tenant_id = ").push_bind(tenant.0);
+        }
+        if let Some(run) = filter.run {
+            query.push(" AND a.operation_run_id = ").push_bind(run.0);
+        }
+        if let Some(connection) = filter.connection {
+            query
+                .push(" AND CAST(r.context ->> 'provider_connection_id' AS TEXT) = ")
+                .push_bind(connection.to_string());
+        }
+        if filter.active_only {
+            query.push(concat!(" AND ", active!()));
+        }
+        if let Some(before) = filter.before {
+            query.push(" AND a.id < ").push_bind(before.0);
+        }
+        query
+            .push(" ORDER BY a.id DESC LIMIT ")
+            .push_bind(filter.limit);
+        let found: Vec<AcknowledgementRow> = query
+            .build_query_as()
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        rows::all(found)
+    }
+}

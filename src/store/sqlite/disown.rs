@@ -1,0 +1,73 @@
+//! A worker lets go of attempts that it does not work on.
+
+use super::sweep::{mark_deliveries, requeue};
+use super::{SqliteStore, commit, now, run_type};
+use crate::domain::{RunId, WorkerId};
+use crate::ports::store::{OpenAttempt, StoreError};
+use crate::store::error::from_sqlx;
+use uuid::Uuid;
+
+const OPEN_ATTEMPTS: &str = "\
+    SELECT run_id, token FROM verifyd_run_attempts WHERE ended_at IS NULL AND worker_id = $1 \
+    ORDER BY run_id";
+
+const DISOWN: &str = concat!(
+    "UPDATE verifyd_run_attempts SET ended_at = ",
+    now!(),
+    ", end_reason = 'worker_lost' \
+     WHERE run_id = $1 AND token = $2 AND worker_id = $3 AND ended_at IS NULL \
+       AND EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = $1 AND r.type = ",
+    run_type!(),
+    " AND r.status = 'running') RETURNING counted"
+);
+
+impl SqliteStore {
+    pub(super) async fn list_open_attempts(
+        &self,
+        worker: &WorkerId,
+    ) -> Result<Vec<OpenAttempt>, StoreError> {
+        let open: Vec<(i64, String)> = sqlx::query_as(OPEN_ATTEMPTS)
+            .bind(&worker.0)
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        open.into_iter()
+            .map(|(run, token)| {
+                let token = Uuid::parse_str(&token).map_err(|error| StoreError::Corrupt {
+                    table: "verifyd_run_attempts",
+                    column: "token",
+                    row: run.to_string(),
+                    why: error.to_string(),
+                })?;
+                Ok(OpenAttempt {
+                    run: RunId(run),
+                    token,
+                })
+            })
+            .collect()
+    }
+
+    pub(super) async fn disown_attempts(
+        &self,
+        worker: &WorkerId,
+        attempts: &[OpenAttempt],
+    ) -> Result<Vec<RunId>, StoreError> {
+        let mut tx = self.begin().await?;
+        let (mut ended, mut postponed) = (Vec::new(), Vec::new());
+        for attempt in attempts {
+            let counted: Option<bool> = sqlx::query_scalar(DISOWN)
+                .bind(attempt.run.0)
+                .bind(attempt.token.to_string())
+                .bind(&worker.0)
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            ended.extend(counted.map(|_| attempt.run.0));
+            postponed.extend(counted.filter(|counted| !counted).map(|_| attempt.run.0));
+        }
+        let queued = requeue(&mut tx, &ended).await?;
+        mark_deliveries(&mut tx, &queued, &[], &postponed).await?;
+        commit(tx).await?;
+        Ok(queued.into_iter().map(RunId).collect())
+    }
+}

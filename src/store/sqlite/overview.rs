@@ -1,0 +1,273 @@
+//! Reads over many connections and runs.
+
+use super::connections::connection_columns;
+use super::{SqliteStore, id_list, now, run_type};
+use crate::domain::ConnectionId;
+use crate::domain::access::Binding;
+use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendPoint, WaitingRun};
+use crate::ports::overview::{ConnectionFilter, OverviewStore};
+use crate::ports::store::StoreError;
+use crate::store::error::from_sqlx;
+use crate::store::overview::{
+    self, ACTIVE_RUNS, CompletedRow, ConnectionCountsRow, EndRow, StateRow, TrendRow, WaitingRow,
+};
+use crate::store::rows;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::{QueryBuilder, Sqlite};
+use std::time::Duration;
+
+/// The active runs are found by their index, once for the whole page.
+const ACTIVE: &str = concat!(
+    "WITH active AS (SELECT CAST(r.context ->> 'provider_connection_id' AS TEXT) AS connection, \
+         r.tenant_id, r.id FROM operation_runs r WHERE r.type = ",
+    run_type!(),
+    " AND r.status IN ('queued', 'running') LIMIT "
+);
+
+const STATES: &str = concat!(
+    "), latest_active AS (SELECT connection, tenant_id, max(id) AS id FROM active \
+         GROUP BY connection, tenant_id) \
+     SELECT ",
+    connection_columns!(),
+    ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint, \
+       l.overall AS latest_overall, l.outcome AS latest_outcome, \
+       l.completed_at AS latest_completed_at, a.id AS active_run_id \
+     FROM provider_connections c \
+     LEFT JOIN verifyd_latest_reports l ON l.connection_id = c.id \
+     LEFT JOIN latest_active a ON a.connection = CAST(c.id AS TEXT) AND a.tenant_id = c.tenant_id \
+     WHERE true"
+);
+
+const COUNTS: &str = "\
+    SELECT count(*) AS total, \
+        count(*) FILTER (WHERE c.status = 'disabled') AS disabled, \
+        count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'ready') AS ready, \
+        count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'needs_attention') \
+            AS needs_attention, \
+        count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'blocked') AS blocked, \
+        count(*) FILTER (WHERE c.status <> 'disabled' AND l.outcome = 'failed') AS failed, \
+        count(*) FILTER (WHERE c.status <> 'disabled' AND l.connection_id IS NULL) \
+            AS never_checked \
+    FROM provider_connections c \
+    LEFT JOIN verifyd_latest_reports l ON l.connection_id = c.id WHERE true";
+
+/// From the latest report of each to the one before, by primary keys only. What stands there may
+/// have been written by somebody else: only a run of this connection is followed to.
+const TREND: &str = concat!(
+    "WITH RECURSIVE chain AS ( \
+         SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, \
+                r.context ->> '$.verification_report.summary.overall' AS overall, \
+                r.context ->> '$.verification_report.previous_report_id' AS previous \
+         FROM verifyd_latest_reports l \
+         JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = ",
+    run_type!(),
+    "    WHERE l.connection_id IN (SELECT value FROM json_each($1)) AND $2 > 0 \
+         UNION ALL \
+         SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, \
+                r.context ->> '$.verification_report.summary.overall', \
+                r.context ->> '$.verification_report.previous_report_id' \
+         FROM chain c \
+         JOIN operation_runs r \
+             ON r.id = CASE WHEN typeof(c.previous) = 'integer' THEN c.previous END \
+             AND r.type = ",
+    run_type!(),
+    "        AND CAST(r.context ->> 'provider_connection_id' AS TEXT) \
+                 = CAST(c.connection_id AS TEXT) \
+         WHERE c.depth < $2) \
+     SELECT connection_id, id AS operation_run_id, status, outcome, \
+            CAST(overall AS TEXT) AS overall, completed_at \
+     FROM chain ORDER BY connection_id, depth DESC"
+);
+
+const END: &str = concat!(
+    "SELECT ",
+    now!(),
+    " AS now, max(id) AS newest FROM operation_runs"
+);
+
+const BELOW: &str = "SELECT created_at FROM operation_runs WHERE id <= $1 ORDER BY id DESC LIMIT 1";
+
+const COMPLETED: &str = concat!(
+    "SELECT r.outcome, r.created_at AS created_at, \
+            r.completed_at AS completed_at \
+     FROM operation_runs r WHERE r.status = 'completed' AND r.type = ",
+    run_type!()
+);
+
+const WAITING: &str = concat!(
+    "SELECT r.id, r.workspace_id, r.tenant_id, \
+            (julianday('now') - julianday(r.created_at)) * 86400.0 AS waiting_seconds \
+     FROM operation_runs r WHERE r.status = 'queued' AND r.type = ",
+    run_type!()
+);
+
+/// Narrows a query to what is within reach. The columns are the same in all tables.
+fn bound(query: &mut QueryBuilder<Sqlite>, table: &str, binding: &Binding) {
+    if let Some(workspace) = binding.workspace_id {
+        query
+            .push(" AND ")
+            .push(table)
+            .push(".workspace_id = ")
+            .push_bind(workspace.0);
+    }
+    if let Some(tenant) = binding.tenant_id {
+        query
+            .push(" AND ")
+            .push(table)
+            .push(".tenant_id = ")
+            .push_bind(tenant.0);
+    }
+}
+
+fn states(binding: &Binding) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::<Sqlite>::new(ACTIVE);
+    query.push_bind(ACTIVE_RUNS).push(STATES);
+    bound(&mut query, "c", binding);
+    query
+}
+
+#[async_trait]
+impl OverviewStore for SqliteStore {
+    async fn connection_states(
+        &self,
+        filter: &ConnectionFilter,
+    ) -> Result<Vec<ConnectionState>, StoreError> {
+        let mut query = states(&filter.binding);
+        if let Some(tenant) = filter.tenant {
+            query.push(" AND c.tenant_id = ").push_bind(tenant.0);
+        }
+        if let Some(status) = filter.status {
+            query.push(" AND c.status = ").push_bind(status.as_str());
+        }
+        match filter.overall.as_deref() {
+            None => {}
+            Some("never") => {
+                query.push(" AND l.connection_id IS NULL");
+            }
+            Some(overall) => {
+                query
+                    .push(" AND l.overall = ")
+                    .push_bind(overall.to_owned());
+            }
+        }
+        if let Some(name) = &filter.name {
+            query
+                .push(" AND c.display_name LIKE ")
+                .push_bind(overview::anywhere(name))
+                .push(r" ESCAPE '\'");
+        }
+        if let Some(after) = filter.after {
+            query.push(" AND c.id > ").push_bind(after.0);
+        }
+        query
+            .push(" ORDER BY c.id LIMIT ")
+            .push_bind(i64::from(filter.limit));
+        let found: Vec<StateRow> = query
+            .build_query_as()
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        rows::all(found)
+    }
+
+    async fn connection_state(
+        &self,
+        id: ConnectionId,
+        binding: &Binding,
+    ) -> Result<Option<ConnectionState>, StoreError> {
+        let mut query = states(binding);
+        query.push(" AND c.id = ").push_bind(id.0);
+        let found: Option<StateRow> = query
+            .build_query_as()
+            .fetch_optional(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        found.map(TryInto::try_into).transpose()
+    }
+
+    async fn connection_counts(&self, binding: &Binding) -> Result<ConnectionCounts, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(COUNTS);
+        bound(&mut query, "c", binding);
+        let found: ConnectionCountsRow = query
+            .build_query_as()
+            .fetch_one(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(found.into())
+    }
+
+    async fn trend(
+        &self,
+        connections: &[ConnectionId],
+        runs_each: u32,
+    ) -> Result<Vec<TrendPoint>, StoreError> {
+        let ids: Vec<i64> = connections.iter().map(|id| id.0).collect();
+        let found: Vec<TrendRow> = sqlx::query_as(TREND)
+            .bind(id_list(&ids))
+            .bind(runs_each)
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        rows::all(found)
+    }
+
+    async fn history(
+        &self,
+        binding: &Binding,
+        period: Duration,
+        slices: u32,
+        most: u32,
+    ) -> Result<History, StoreError> {
+        let mut reader = self.reader().await?;
+        let end: EndRow = sqlx::query_as(END)
+            .fetch_one(&mut *reader)
+            .await
+            .map_err(from_sqlx)?;
+        let floor = end.floor(most);
+        let below: Option<Option<DateTime<Utc>>> = sqlx::query_scalar(BELOW)
+            .bind(floor)
+            .fetch_optional(&mut *reader)
+            .await
+            .map_err(from_sqlx)?;
+        let mut query = QueryBuilder::<Sqlite>::new(COMPLETED);
+        bound(&mut query, "r", binding);
+        query.push(" AND r.id > ").push_bind(floor);
+        query
+            .push(" ORDER BY r.id DESC LIMIT ")
+            .push_bind(i64::from(most));
+        let found: Vec<CompletedRow> = query
+            .build_query_as()
+            .fetch_all(&mut *reader)
+            .await
+            .map_err(from_sqlx)?;
+
+        Ok(overview::history(
+            found,
+            below.flatten(),
+            end.now,
+            period,
+            slices,
+            most,
+        ))
+    }
+
+    async fn longest_waiting(
+        &self,
+        binding: &Binding,
+        limit: u32,
+    ) -> Result<Vec<WaitingRun>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(WAITING);
+        bound(&mut query, "r", binding);
+        // In the order of the index; who was recorded first has the smaller id.
+        query
+            .push(" ORDER BY r.id LIMIT ")
+            .push_bind(i64::from(limit));
+        let found: Vec<WaitingRow> = query
+            .build_query_as()
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(overview::waiting(found))
+    }
+}

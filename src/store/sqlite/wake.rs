@@ -1,0 +1,22 @@
+//! SQLite has no notifications: what another process inserts is found by the sweep.
+
+use super::SqliteStore;
+use crate::ports::store::StoreError;
+use crate::ports::wake::{Bell, Listening, WakeStore};
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+#[async_trait]
+impl WakeStore for SqliteStore {
+    async fn listen(&self, _bell: &Bell, stop: CancellationToken) {
+        stop.cancelled().await;
+    }
+
+    async fn wake(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn try_listening(&self) -> Result<Listening, StoreError> {
+        Ok(Listening::Off)
+    }
+}

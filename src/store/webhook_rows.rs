@@ -1,0 +1,218 @@
+//! Rows of webhooks as they come from either database.
+
+use super::from_row::from_row;
+use super::rows::{count, name};
+use crate::domain::webhook::WebhookBinding;
+use crate::domain::{DeliveryId, EndpointId, RunId, WorkspaceId};
+use crate::ports::store::StoreError;
+use crate::ports::webhooks::{
+    Delivery, DeliveryAttempt, DeliveryCounts, Endpoint, LeasedDelivery, SealedSecrets,
+};
+use chrono::{DateTime, Utc};
+
+from_row! {
+    /// `webhook_endpoints`, without its secrets
+    #[derive(Debug)]
+    pub(super) struct EndpointRow {
+        id: i64,
+        workspace_id: i64,
+        url: String,
+        description: Option<String>,
+        changed_only: bool,
+        enabled: bool,
+        disabled_reason: Option<String>,
+        failures: i64,
+        created_at: DateTime<Utc>,
+        previous_secret_until: Option<DateTime<Utc>>,
+    }
+}
+
+impl TryFrom<EndpointRow> for Endpoint {
+    type Error = StoreError;
+    fn try_from(row: EndpointRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: EndpointId(row.id),
+            workspace_id: WorkspaceId(row.workspace_id),
+            disabled_reason: row
+                .disabled_reason
+                .map(|text| name("webhook_endpoints", "disabled_reason", row.id, &text))
+                .transpose()?,
+            failures: count("webhook_endpoints", "failures", row.id, row.failures)?,
+            url: row.url,
+            description: row.description,
+            changed_only: row.changed_only,
+            enabled: row.enabled,
+            created_at: row.created_at,
+            previous_secret_until: row.previous_secret_until,
+        })
+    }
+}
+
+from_row! {
+    /// Where an endpoint's secrets belong, and the secrets
+    #[derive(Debug)]
+    pub(super) struct SecretsRow {
+        endpoint_id: i64,
+        workspace_id: i64,
+        url: String,
+        secret: String,
+        previous_secret: Option<String>,
+    }
+}
+
+impl From<SecretsRow> for (WebhookBinding, SealedSecrets) {
+    fn from(row: SecretsRow) -> Self {
+        let binding = WebhookBinding {
+            workspace_id: WorkspaceId(row.workspace_id),
+            endpoint_id: EndpointId(row.endpoint_id),
+            url: row.url,
+        };
+        let secrets = SealedSecrets {
+            current: row.secret,
+            previous: row.previous_secret,
+        };
+        (binding, secrets)
+    }
+}
+
+from_row! {
+    /// A leased delivery with its endpoint
+    #[derive(Debug)]
+    pub(super) struct LeasedRow {
+        id: i64,
+        message_id: String,
+        payload: String,
+        attempts: i64,
+        tries: i64,
+        failing: bool,
+        endpoint_id: i64,
+        workspace_id: i64,
+        url: String,
+        secret: String,
+        previous_secret: Option<String>,
+    }
+}
+
+impl TryFrom<LeasedRow> for LeasedDelivery {
+    type Error = StoreError;
+    fn try_from(row: LeasedRow) -> Result<Self, StoreError> {
+        let table = "webhook_deliveries";
+        let (endpoint, secrets) = SecretsRow {
+            endpoint_id: row.endpoint_id,
+            workspace_id: row.workspace_id,
+            url: row.url,
+            secret: row.secret,
+            previous_secret: row.previous_secret,
+        }
+        .into();
+        Ok(Self {
+            id: DeliveryId(row.id),
+            message_id: row.message_id,
+            payload: row.payload,
+            attempt: count(table, "attempts", row.id, row.attempts)?,
+            tries: count(table, "tries", row.id, row.tries)?,
+            endpoint,
+            secrets,
+            failing: row.failing,
+        })
+    }
+}
+
+from_row! {
+    /// `webhook_deliveries` with the last attempt's result
+    #[derive(Debug)]
+    pub(super) struct DeliveryRow {
+        id: i64,
+        endpoint_id: i64,
+        message_id: String,
+        operation_run_id: i64,
+        state: String,
+        attempts: i64,
+        next_attempt_at: DateTime<Utc>,
+        created_at: DateTime<Utc>,
+        ended_at: Option<DateTime<Utc>>,
+        result: Option<String>,
+        http_status: Option<i64>,
+    }
+}
+
+impl TryFrom<DeliveryRow> for Delivery {
+    type Error = StoreError;
+    fn try_from(row: DeliveryRow) -> Result<Self, StoreError> {
+        let table = "webhook_deliveries";
+        Ok(Self {
+            id: DeliveryId(row.id),
+            endpoint_id: EndpointId(row.endpoint_id),
+            message_id: row.message_id,
+            operation_run_id: RunId(row.operation_run_id),
+            state: name(table, "state", row.id, &row.state)?,
+            attempts: count(table, "attempts", row.id, row.attempts)?,
+            next_attempt_at: row.ended_at.is_none().then_some(row.next_attempt_at),
+            created_at: row.created_at,
+            ended_at: row.ended_at,
+            last_result: row
+                .result
+                .map(|text| name("webhook_attempts", "result", row.id, &text))
+                .transpose()?,
+            last_http_status: row
+                .http_status
+                .map(|number| count("webhook_attempts", "http_status", row.id, number))
+                .transpose()?,
+        })
+    }
+}
+
+from_row! {
+    /// `webhook_attempts`
+    #[derive(Debug)]
+    pub(super) struct DeliveryAttemptRow {
+        delivery_id: i64,
+        attempt: i64,
+        started_at: DateTime<Utc>,
+        duration_ms: Option<i64>,
+        result: Option<String>,
+        http_status: Option<i64>,
+    }
+}
+
+impl TryFrom<DeliveryAttemptRow> for DeliveryAttempt {
+    type Error = StoreError;
+    fn try_from(row: DeliveryAttemptRow) -> Result<Self, StoreError> {
+        let table = "webhook_attempts";
+        let key = format!("({}, {})", row.delivery_id, row.attempt);
+        Ok(Self {
+            attempt: count(table, "attempt", &key, row.attempt)?,
+            started_at: row.started_at,
+            duration_ms: row
+                .duration_ms
+                .map(|number| count(table, "duration_ms", &key, number))
+                .transpose()?,
+            result: row
+                .result
+                .map(|text| name(table, "result", &key, &text))
+                .transpose()?,
+            http_status: row
+                .http_status
+                .map(|number| count(table, "http_status", &key, number))
+                .transpose()?,
+        })
+    }
+}
+
+from_row! {
+    /// Counts over `webhook_deliveries`
+    #[derive(Debug)]
+    pub(super) struct DeliveryCountsRow {
+        pending: i64,
+        failed: i64,
+    }
+}
+
+impl From<DeliveryCountsRow> for DeliveryCounts {
+    fn from(row: DeliveryCountsRow) -> Self {
+        Self {
+            pending: row.pending.unsigned_abs(),
+            failed: row.failed.unsigned_abs(),
+        }
+    }
+}

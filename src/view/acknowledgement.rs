@@ -1,0 +1,112 @@
+//! An acknowledgement, as it stands now.
+
+use crate::domain::RunId;
+use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::report::Check;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+/// Whether an acknowledgement stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    Active,
+    Withdrawn,
+    Expired,
+}
+
+impl Standing {
+    /// As it stands in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Withdrawn => "withdrawn",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// An acknowledgement, ready to be shown beside a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AcknowledgementView {
+    pub id: i64,
+    pub standing: Standing,
+    /// The run on whose check it was made.
+    pub operation_run_id: i64,
+    /// Made on an earlier run than the one that is shown.
+    pub inherited: bool,
+    pub check_key: String,
+    pub reason_code: Option<String>,
+    /// Why it is accepted, in the words of the person.
+    pub reason: String,
+    pub acknowledged_by: String,
+    pub acknowledged_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub withdrawn_at: Option<DateTime<Utc>>,
+    pub withdrawn_by: Option<String>,
+}
+
+impl AcknowledgementView {
+    /// How it looks beside this run at this time.
+    pub fn of(acknowledgement: &Acknowledgement, run: RunId, now: DateTime<Utc>) -> Self {
+        let a = acknowledgement;
+        Self {
+            id: a.id.0,
+            standing: if a.withdrawn_at.is_some() {
+                Standing::Withdrawn
+            } else if a.is_active(now) {
+                Standing::Active
+            } else {
+                Standing::Expired
+            },
+            operation_run_id: a.operation_run_id.0,
+            inherited: a.operation_run_id != run,
+            check_key: a.check_key.clone(),
+            reason_code: a.reason_code.clone(),
+            reason: a.reason.clone(),
+            acknowledged_by: a.acknowledged_by.clone(),
+            acknowledged_at: a.acknowledged_at,
+            expires_at: a.expires_at,
+            withdrawn_at: a.withdrawn_at,
+            withdrawn_by: a.withdrawn_by.clone(),
+        }
+    }
+
+    /// Whether it speaks about this check as it was found. One of the shown run without a reason
+    /// code was written by another application, and means the check whatever its reason.
+    pub(super) fn stands_for(&self, check: &Check) -> bool {
+        let found = check.reason_code.map(|r| r.code());
+        self.standing == Standing::Active
+            && self.check_key == check.key
+            && (self.reason_code.as_deref() == found
+                || !self.inherited && self.reason_code.is_none())
+    }
+
+    /// Who, when, on which run, until when; without the reason.
+    pub fn summary(&self) -> String {
+        let day = |at: DateTime<Utc>| at.format("%Y-%m-%d").to_string();
+        let mut text = format!(
+            "acknowledged by {} on {}",
+            self.acknowledged_by,
+            day(self.acknowledged_at)
+        );
+        if self.inherited {
+            text.push_str(&format!(" (run {})", self.operation_run_id));
+        }
+        match (self.standing, self.expires_at) {
+            (Standing::Withdrawn, _) => {
+                text.push_str(", withdrawn");
+                if let Some(by) = &self.withdrawn_by {
+                    text.push_str(&format!(" by {by}"));
+                }
+                if let Some(at) = self.withdrawn_at {
+                    text.push_str(&format!(" on {}", day(at)));
+                }
+            }
+            (Standing::Expired, Some(at)) => text.push_str(&format!(", expired on {}", day(at))),
+            (_, Some(at)) => text.push_str(&format!(", until {}", at.format("%Y-%m-%d %H:%M UTC"))),
+            (_, None) => {}
+        }
+        text
+    }
+}

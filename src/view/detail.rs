@@ -1,0 +1,27 @@
+//! One run with all that belongs to it.
+
+use super::diff::DiffView;
+use super::report::RunView;
+use super::timeline::Timeline;
+use crate::domain::run_record::RunRecord;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+/// A run with its times and what changed against the previous report.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunDetail {
+    #[serde(flatten)]
+    pub run: RunView,
+    pub timeline: Timeline,
+    pub diff: DiffView,
+}
+
+impl RunDetail {
+    pub fn of(record: &RunRecord, now: DateTime<Utc>) -> Self {
+        Self {
+            run: RunView::of(&record.run, &record.acknowledgements, now),
+            timeline: Timeline::of(&record.run, &record.attempts, now),
+            diff: DiffView::of(&record.run, record.previous.as_ref()),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What changed against the previous report of the same connection.
+
+use super::report::{ReportState, read};
+use crate::domain::report::diff::{Change, diff};
+use crate::domain::report::{Check, Overall, Report};
+use crate::domain::run::OperationRun;
+use serde::Serialize;
+
+/// A comparison of two reports, or why there is none.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DiffView {
+    pub operation_run_id: i64,
+    pub previous_report_id: Option<i64>,
+    pub state: DiffState,
+    /// The fingerprints are equal.
+    pub unchanged: bool,
+    pub overall_before: Option<Overall>,
+    pub overall_now: Option<Overall>,
+    pub counts: ChangeCounts,
+    /// In the order of the report, then what is gone.
+    pub checks: Vec<CheckChange>,
+}
+
+/// Whether two reports could be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiffState {
+    Compared,
+    /// This is the first report of the connection.
+    First,
+    /// The run that held the previous report was deleted.
+    PreviousGone,
+    /// The previous report cannot be read.
+    PreviousUnreadable,
+    /// The run has no report that can be read.
+    Unreadable,
+}
+
+impl DiffState {
+    /// For people: what is shown in place of a comparison.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Compared => "Compared with the previous report of the connection.",
+            Self::First => "This is the first report of the connection: nothing to compare with.",
+            Self::PreviousGone => "The run that held the previous report was deleted.",
+            Self::PreviousUnreadable => "The previous report cannot be read.",
+            Self::Unreadable => "The run has no report that can be compared.",
+        }
+    }
+}
+
+/// How many checks changed how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ChangeCounts {
+    pub new: usize,
+    pub changed: usize,
+    pub gone: usize,
+    pub unchanged: usize,
+}
+
+/// One check, before and now.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CheckChange {
+    pub key: String,
+    pub change: Change,
+    pub before: Option<Check>,
+    pub now: Option<Check>,
+}
+
+impl CheckChange {
+    /// The newer of its titles.
+    pub fn title(&self) -> &str {
+        self.now
+            .as_ref()
+            .or(self.before.as_ref())
+            .map_or(self.key.as_str(), |check| check.title.as_str())
+    }
+}
+
+impl DiffView {
+    /// Compares the run's report with the one in `previous`. A run that is not of the same tenant is
+    /// no previous one, whatever the report says.
+    pub fn of(run: &OperationRun, previous: Option<&OperationRun>) -> Self {
+        let mut view = Self {
+            operation_run_id: run.id.0,
+            previous_report_id: None,
+            state: DiffState::Unreadable,
+            unchanged: false,
+            overall_before: None,
+            overall_now: None,
+            counts: ChangeCounts::default(),
+            checks: Vec::new(),
+        };
+        let Ok(now) = readable(run) else {
+            return view;
+        };
+        view.overall_now = Some(now.summary.overall);
+        view.previous_report_id = now.previous_report_id.map(|id| id.0);
+        let Some(id) = now.previous_report_id else {
+            view.state = DiffState::First;
+            return view;
+        };
+        let previous = previous.filter(|p| {
+            p.id == id && (p.workspace_id, p.tenant_id) == (run.workspace_id, run.tenant_id)
+        });
+        let Some(previous) = previous else {
+            view.state = DiffState::PreviousGone;
+            return view;
+        };
+        let Ok(before) = readable(previous) else {
+            view.state = DiffState::PreviousUnreadable;
+            return view;
+        };
+        view.compare(&before, &now);
+        view
+    }
+
+    fn compare(&mut self, before: &Report, now: &Report) {
+        self.state = DiffState::Compared;
+        self.unchanged = before.fingerprint == now.fingerprint;
+        self.overall_before = Some(before.summary.overall);
+        for row in diff(before, now) {
+            match row.change {
+                Change::New => self.counts.new += 1,
+                Change::Changed => self.counts.changed += 1,
+                Change::Gone => self.counts.gone += 1,
+                Change::Unchanged => self.counts.unchanged += 1,
+            }
+            self.checks.push(CheckChange {
+                key: row.key.to_owned(),
+                change: row.change,
+                before: row.before.cloned(),
+                now: row.now.cloned(),
+            });
+        }
+    }
+}
+
+fn readable(run: &OperationRun) -> Result<Report, ReportState> {
+    read(run)
+}

@@ -1,0 +1,117 @@
+//! When a run was recorded, claimed and completed, and what happened in between.
+
+use crate::domain::attempt::{AttemptEnd, AttemptRecord};
+use crate::domain::run::{OperationRun, RunStatus};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+
+/// The times of a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Timeline {
+    /// Null where another application's table holds none.
+    pub recorded_at: Option<DateTime<Utc>>,
+    /// The first claim.
+    pub claimed_at: Option<DateTime<Utc>>,
+    pub completed_at: Option<DateTime<Utc>>,
+    /// Milliseconds from recorded to the first claim; until now while it waits for that.
+    pub waited_ms: Option<i64>,
+    /// Milliseconds from the first claim to completed; until now while it is not.
+    pub worked_ms: Option<i64>,
+    /// Oldest first.
+    pub attempts: Vec<AttemptView>,
+}
+
+/// One attempt.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AttemptView {
+    pub attempt: i32,
+    pub worker_id: String,
+    /// Whether it uses up one of the run's attempts.
+    pub counted: bool,
+    pub claimed_at: DateTime<Utc>,
+    /// Null: in work.
+    pub ended_at: Option<DateTime<Utc>>,
+    pub end_reason: Option<AttemptEnd>,
+    /// Milliseconds that it took, or has taken so far.
+    pub took_ms: i64,
+    /// How it ended, in words.
+    pub end: &'static str,
+}
+
+impl Timeline {
+    /// Clocks may disagree where an application writes its own times: nothing gets negative.
+    pub fn of(run: &OperationRun, attempts: &[AttemptRecord], now: DateTime<Utc>) -> Self {
+        let claimed_at = attempts
+            .iter()
+            .map(|a| a.claimed_at)
+            .min()
+            .or(run.started_at);
+        let open = run.status != RunStatus::Completed;
+        let end_of_wait = claimed_at.or_else(|| open.then_some(now));
+        let end_of_work = run.completed_at.or_else(|| open.then_some(now));
+        Self {
+            recorded_at: run.created_at,
+            claimed_at,
+            completed_at: run.completed_at,
+            waited_ms: milliseconds(run.created_at, end_of_wait),
+            worked_ms: milliseconds(claimed_at, end_of_work),
+            attempts: attempts.iter().map(|a| AttemptView::of(a, now)).collect(),
+        }
+    }
+}
+
+impl AttemptView {
+    fn of(attempt: &AttemptRecord, now: DateTime<Utc>) -> Self {
+        let end = attempt.ended_at.unwrap_or(now);
+        Self {
+            attempt: attempt.attempt,
+            worker_id: attempt.worker_id.clone(),
+            counted: attempt.counted,
+            claimed_at: attempt.claimed_at,
+            ended_at: attempt.ended_at,
+            end_reason: attempt.end_reason,
+            took_ms: not_negative(end - attempt.claimed_at),
+            end: match attempt.end_reason {
+                None => "in work",
+                Some(AttemptEnd::Completed) => "completed the run",
+                Some(AttemptEnd::Throttled) => "gave it back: the provider asked to wait",
+                Some(AttemptEnd::Shutdown) => "gave it back: the worker was told to stop",
+                Some(AttemptEnd::Error) => "gave it back after an error of verifyd's own",
+                Some(AttemptEnd::WorkerLost) => {
+                    "lost it: the worker stopped beating or took too long"
+                }
+                Some(AttemptEnd::Superseded) => "lost it: somebody put the run back to the queue",
+            },
+        }
+    }
+}
+
+fn milliseconds(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> Option<i64> {
+    Some(not_negative(to? - from?))
+}
+
+fn not_negative(time: TimeDelta) -> i64 {
+    time.num_milliseconds().max(0)
+}
+
+/// A time that took so many milliseconds, for people: `340 ms`, `12 s`, `3 min`, `2 h`, `5 days`.
+pub fn span(milliseconds: i64) -> String {
+    const UNITS: &[(i64, &str)] = &[
+        (86_400_000 * 2, "days"),
+        (3_600_000 * 2, "h"),
+        (60_000 * 2, "min"),
+        (10_000, "s"),
+    ];
+    for (from, unit) in UNITS {
+        if milliseconds >= *from {
+            let of_one = match *unit {
+                "days" => 86_400_000,
+                "h" => 3_600_000,
+                "min" => 60_000,
+                _ => 1_000,
+            };
+            return format!("{} {unit}", milliseconds / of_one);
+        }
+    }
+    format!("{milliseconds} ms")
+}

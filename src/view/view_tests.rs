@@ -1,0 +1,532 @@
+//! How runs look: in progress, completed in every way, acknowledged, and as somebody else left them.
+
+use super::diff::DiffState;
+use super::report::ReportState;
+use super::timeline::span;
+use super::{
+    AcknowledgementView, CheckView, DiffView, OnboardingView, ReportView, RunDetail, RunView,
+};
+use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::attempt::{AttemptEnd, AttemptRecord};
+use crate::domain::onboarding::OnboardingSession;
+use crate::domain::report::{
+    Check, CheckStatus, Identity, NextStep, Overall, ReportDraft, Severity,
+};
+use crate::domain::run::{OperationRun, Outcome, RUN_TYPE, RunStatus};
+use crate::domain::run_record::{RunRecord, SessionRecord};
+use crate::domain::{AcknowledgementId, Reason, RunId, SessionId, TenantId, WorkspaceId};
+use crate::view::acknowledgement::Standing;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+
+fn at(second: i64) -> DateTime<Utc> {
+    "2026-03-04T05:00:00Z".parse::<DateTime<Utc>>().unwrap() + TimeDelta::seconds(second)
+}
+
+fn check(key: &str, status: CheckStatus, reason: Option<Reason>, blocking: bool) -> Check {
+    Check {
+        key: format!("x.{key}"),
+        title: format!("Title of {key}"),
+        status,
+        severity: Severity::High,
+        blocking,
+        reason_code: reason,
+        message: "A message.".into(),
+        evidence: Vec::new(),
+        next_steps: vec![NextStep {
+            label: "Look".into(),
+            url: "/look".into(),
+        }],
+    }
+}
+
+fn warning(key: &str) -> Check {
+    check(
+        key,
+        CheckStatus::Warn,
+        Some(Reason::PermissionMissing),
+        false,
+    )
+}
+
+fn document(previous: Option<i64>, checks: Vec<Check>) -> Value {
+    let finished = ReportDraft {
+        identity: Identity::default(),
+        generated_at: at(9),
+        previous_report_id: previous.map(RunId),
+        checks,
+    }
+    .finish(&[], "/");
+    assert_eq!(finished.replaced, None);
+    finished.json
+}
+
+fn run(
+    id: i64,
+    status: RunStatus,
+    outcome: Option<Outcome>,
+    report: Option<Value>,
+) -> OperationRun {
+    let mut context = json!({
+        "provider": "microsoft", "module": "core", "provider_connection_id": 3,
+        "target_scope": {"entra_tenant_name": "Contoso"},
+    });
+    if let Some(report) = report {
+        context["verification_report"] = report;
+    }
+    OperationRun {
+        id: RunId(id),
+        workspace_id: Some(WorkspaceId(1)),
+        tenant_id: Some(TenantId(2)),
+        run_type: RUN_TYPE.into(),
+        status,
+        outcome,
+        context,
+        failure_summary: json!([]),
+        created_at: Some(at(0)),
+        started_at: None,
+        completed_at: (status == RunStatus::Completed).then(|| at(10)),
+    }
+}
+
+fn completed(outcome: Outcome, checks: Vec<Check>) -> OperationRun {
+    run(
+        5,
+        RunStatus::Completed,
+        Some(outcome),
+        Some(document(None, checks)),
+    )
+}
+
+fn said(id: i64, run: i64, key: &str) -> Acknowledgement {
+    Acknowledgement {
+        id: AcknowledgementId(id),
+        operation_run_id: RunId(run),
+        check_key: format!("x.{key}"),
+        reason_code: Some("permission_missing".into()),
+        reason: "known".into(),
+        acknowledged_by: "Ann".into(),
+        acknowledged_at: at(20),
+        expires_at: None,
+        withdrawn_at: None,
+        withdrawn_by: None,
+    }
+}
+
+fn readable(view: &RunView) -> &ReportView {
+    match &view.report {
+        ReportState::Readable { report } => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn problem<'a>(view: &'a RunView, key: &str) -> &'a CheckView {
+    let key = format!("x.{key}");
+    let found = readable(view).problems.iter().find(|c| c.check.key == key);
+    found.unwrap()
+}
+
+#[test]
+fn runs_in_progress() {
+    let queued = RunView::of(&run(5, RunStatus::Queued, None, None), &[], at(30));
+    assert_eq!(queued.verdict, "Waiting for a worker.");
+    assert_eq!(queued.report, ReportState::Pending);
+    assert_eq!((queued.workspace_id, queued.tenant_id), (Some(1), Some(2)));
+    assert_eq!(queued.provider_connection_id, Some(3));
+    assert_eq!(queued.display_name.as_deref(), Some("Contoso"));
+    let running = RunView::of(&run(5, RunStatus::Running, None, None), &[], at(30));
+    assert_eq!(running.verdict, "Being checked right now.");
+    assert_eq!(running.report, ReportState::Pending);
+    // A report that is still being written, as other writers of this version may have it.
+    let checks = vec![check("a", CheckStatus::Running, None, true), warning("b")];
+    let half = run(5, RunStatus::Running, None, Some(document(None, checks)));
+    let half = RunView::of(&half, &[], at(30));
+    assert_eq!(half.verdict, "Being checked right now.");
+    assert_eq!(readable(&half).overall, Overall::Running);
+    assert_eq!(readable(&half).running.len(), 1);
+    // Nothing of a run that is not completed can be acknowledged.
+    assert!(!problem(&half, "b").acknowledgeable);
+}
+
+#[test]
+fn a_blocked_stub() {
+    let stub = vec![
+        check(
+            "connection",
+            CheckStatus::Fail,
+            Some(Reason::TenantMissing),
+            true,
+        ),
+        check(
+            "later",
+            CheckStatus::Skip,
+            Some(Reason::PermissionMissing),
+            true,
+        ),
+    ];
+    let view = RunView::of(&completed(Outcome::Blocked, stub), &[], at(30));
+    assert_eq!(
+        view.verdict,
+        "Not checked: the operation run names no tenant."
+    );
+    assert_eq!(readable(&view).skipped.len(), 1);
+    assert!(problem(&view, "connection").acknowledgeable);
+}
+
+#[test]
+fn completed_without_a_report_that_can_be_read() {
+    let of = |report| {
+        let run = run(5, RunStatus::Completed, Some(Outcome::Failed), report);
+        RunView::of(&run, &[said(1, 5, "a")], at(30))
+    };
+    let missing = of(None);
+    assert_eq!(missing.verdict, "Completed as failed without a report.");
+    assert_eq!(missing.report, ReportState::Missing);
+    // What was acknowledged does not disappear with the report.
+    assert_eq!(missing.other_acknowledgements.len(), 1);
+    for (version, known) in [
+        ("1.4.0", false),
+        ("2.0.0", false),
+        ("1.5.9", true),
+        ("new", true),
+    ] {
+        let mut document = document(None, vec![warning("a")]);
+        document["schema_version"] = json!(version);
+        document["extra"] = json!(true);
+        let view = of(Some(document));
+        match &view.report {
+            ReportState::OtherVersion { schema_version } => {
+                assert!(!known, "{version}");
+                assert_eq!(schema_version, version);
+                let wanted = format!(
+                    "Completed as failed; its report is of version {version}, which this verifyd \
+                     (1.5.0) does not read."
+                );
+                assert_eq!(view.verdict, wanted);
+            }
+            ReportState::Unreadable { problems } => {
+                assert!(known, "{version}");
+                assert!(!problems.is_empty());
+                assert_eq!(
+                    view.verdict,
+                    "Completed as failed, but its report cannot be read."
+                );
+            }
+            other => panic!("{version}: {other:?}"),
+        }
+    }
+    for corrupt in [
+        json!("text"),
+        json!([]),
+        json!({}),
+        json!({"schema_version": 1.4}),
+    ] {
+        let view = of(Some(corrupt));
+        assert!(
+            matches!(view.report, ReportState::Unreadable { .. }),
+            "{view:?}"
+        );
+    }
+    let nameless = run(5, RunStatus::Completed, None, None);
+    let view = RunView::of(&nameless, &[], at(30));
+    assert_eq!(view.verdict, "Completed without a report.");
+}
+
+#[test]
+fn a_report_that_does_not_go_with_its_row() {
+    let verdict = |outcome, checks| {
+        let report = Some(document(None, checks));
+        RunView::of(&run(5, RunStatus::Completed, outcome, report), &[], at(30)).verdict
+    };
+    let fine = || vec![check("a", CheckStatus::Pass, None, true)];
+    assert_eq!(
+        verdict(None, vec![warning("a")]),
+        "Completed without an outcome; its report says needs attention."
+    );
+    assert_eq!(
+        verdict(Some(Outcome::Failed), fine()),
+        "Completed as failed, but its report names no problem."
+    );
+    assert_eq!(
+        verdict(
+            Some(Outcome::Succeeded),
+            vec![check("a", CheckStatus::Running, None, true)]
+        ),
+        "Completed as succeeded, but its report is not finished."
+    );
+    assert_eq!(
+        verdict(Some(Outcome::Succeeded), fine()),
+        "The connection works and has every permission that it needs."
+    );
+}
+
+#[test]
+fn acknowledged_problems_are_counted_apart_and_change_nothing_else() {
+    let checks = vec![
+        warning("a"),
+        warning("b"),
+        check("c", CheckStatus::Fail, Some(Reason::Throttled), true),
+        check("d", CheckStatus::Pass, None, true),
+    ];
+    let run = completed(Outcome::Failed, checks);
+    let plain = RunView::of(&run, &[], at(30));
+    assert!(
+        plain.verdict.starts_with("The connection does not work: "),
+        "{}",
+        plain.verdict
+    );
+    assert!(
+        plain.verdict.ends_with(" 2 more things need attention."),
+        "{}",
+        plain.verdict
+    );
+    for (given, ending) in [
+        (&["a"][..], " One of the 3 is acknowledged."),
+        (&["a", "b"], " 2 of the 3 are acknowledged."),
+    ] {
+        let given: Vec<_> = (1..).zip(given).map(|(id, key)| said(id, 4, key)).collect();
+        let view = RunView::of(&run, &given, at(30));
+        assert_eq!(view.verdict, format!("{}{ending}", plain.verdict));
+        assert_eq!(readable(&view).acknowledged, given.len());
+        assert_eq!(readable(&view).overall, readable(&plain).overall);
+        let order = |view: &RunView| -> Vec<Check> {
+            let problems = &readable(view).problems;
+            problems.iter().map(|c| c.check.clone()).collect()
+        };
+        assert_eq!(order(&view), order(&plain));
+        let a = problem(&view, "a");
+        assert!(!a.acknowledgeable && problem(&view, "c").acknowledgeable);
+        let said = a.acknowledgement.as_ref().unwrap();
+        assert!(said.inherited);
+        assert_eq!(said.summary(), "acknowledged by Ann on 2026-03-04 (run 4)");
+    }
+    let mut reason = said(3, 5, "c");
+    reason.reason_code = Some("throttled".into());
+    let all = [said(1, 5, "a"), said(2, 5, "b"), reason];
+    let view = RunView::of(&run, &all, at(30));
+    assert!(
+        view.verdict.ends_with(" All 3 are acknowledged."),
+        "{}",
+        view.verdict
+    );
+    let one = completed(Outcome::Succeeded, vec![warning("a")]);
+    let view = RunView::of(&one, &[said(1, 5, "a")], at(30));
+    assert!(
+        view.verdict.ends_with(". It is acknowledged."),
+        "{}",
+        view.verdict
+    );
+    assert_eq!(readable(&view).overall, Overall::NeedsAttention);
+}
+
+#[test]
+fn withdrawn_and_expired_ones_are_history() {
+    let run = completed(Outcome::Succeeded, vec![warning("a")]);
+    let mut withdrawn = said(1, 4, "a");
+    withdrawn.withdrawn_at = Some(at(25));
+    withdrawn.withdrawn_by = Some("Bob".into());
+    let mut expired = said(2, 5, "a");
+    expired.expires_at = Some(at(30));
+    let mut active = said(3, 5, "a");
+    active.expires_at = Some(at(31));
+    let given = [withdrawn, expired, active];
+    let view = RunView::of(&run, &given, at(30));
+    let a = problem(&view, "a");
+    assert_eq!(a.acknowledgement.as_ref().unwrap().id, 3);
+    let history: Vec<_> = a.history.iter().map(|s| (s.id, s.standing)).collect();
+    assert_eq!(history, [(1, Standing::Withdrawn), (2, Standing::Expired)]);
+    let texts: Vec<String> = a.history.iter().map(AcknowledgementView::summary).collect();
+    assert_eq!(
+        texts,
+        [
+            "acknowledged by Ann on 2026-03-04 (run 4), withdrawn by Bob on 2026-03-04",
+            "acknowledged by Ann on 2026-03-04, expired on 2026-03-04",
+        ]
+    );
+    let view = RunView::of(&run, &given, at(31));
+    let a = problem(&view, "a");
+    assert_eq!((&a.acknowledgement, a.history.len()), (&None, 3));
+    assert!(a.acknowledgeable);
+    assert_eq!(readable(&view).acknowledged, 0);
+}
+
+#[test]
+fn an_acknowledgement_of_another_finding_does_not_count() {
+    let run = completed(Outcome::Succeeded, vec![warning("a")]);
+    let with = |run_id, reason_code: Option<&str>| {
+        let mut other = said(1, run_id, "a");
+        other.reason_code = reason_code.map(str::to_owned);
+        RunView::of(&run, &[other], at(30))
+    };
+    for (run_id, reason, counts) in [
+        (5, Some("throttled"), 0),
+        (4, None, 0),
+        (5, Some("a code of another build"), 0),
+        // Written by another application on this very run.
+        (5, None, 1),
+    ] {
+        let view = with(run_id, reason);
+        assert_eq!(readable(&view).acknowledged, counts, "{run_id} {reason:?}");
+        assert_eq!(problem(&view, "a").history.len(), 1 - counts);
+    }
+    let elsewhere = RunView::of(&run, &[said(1, 5, "not in the report")], at(30));
+    assert_eq!(elsewhere.other_acknowledgements.len(), 1);
+}
+
+fn attempt(number: i32, from: i64, end: Option<(i64, AttemptEnd)>) -> AttemptRecord {
+    AttemptRecord {
+        attempt: number,
+        worker_id: "w1".into(),
+        counted: end.is_none_or(|(_, why)| why.counts()),
+        claimed_at: at(from),
+        ended_at: end.map(|(to, _)| at(to)),
+        end_reason: end.map(|(_, why)| why),
+    }
+}
+
+#[test]
+fn the_timeline_of_a_run() {
+    let record = |run: OperationRun, attempts: Vec<AttemptRecord>| RunRecord {
+        run,
+        attempts,
+        acknowledgements: Vec::new(),
+        previous: None,
+    };
+    let queued = record(run(5, RunStatus::Queued, None, None), vec![]);
+    let t = RunDetail::of(&queued, at(4)).timeline;
+    assert_eq!(
+        (t.waited_ms, t.worked_ms, t.claimed_at),
+        (Some(4_000), None, None)
+    );
+    let attempts = vec![
+        attempt(1, 2, Some((3, AttemptEnd::Throttled))),
+        attempt(2, 6, Some((10, AttemptEnd::Completed))),
+    ];
+    let done = record(completed(Outcome::Succeeded, vec![warning("a")]), attempts);
+    let t = RunDetail::of(&done, at(99)).timeline;
+    assert_eq!((t.recorded_at, t.claimed_at), (Some(at(0)), Some(at(2))));
+    assert_eq!(t.completed_at, Some(at(10)));
+    assert_eq!((t.waited_ms, t.worked_ms), (Some(2_000), Some(8_000)));
+    assert_eq!(t.attempts[0].took_ms, 1_000);
+    assert!(!t.attempts[0].counted && t.attempts[1].counted);
+    assert_eq!(t.attempts[1].end, "completed the run");
+    let running = record(
+        run(5, RunStatus::Running, None, None),
+        vec![attempt(1, 2, None)],
+    );
+    let t = RunDetail::of(&running, at(5)).timeline;
+    assert_eq!((t.waited_ms, t.worked_ms), (Some(2_000), Some(3_000)));
+    assert_eq!(
+        (t.attempts[0].took_ms, t.attempts[0].end),
+        (3_000, "in work")
+    );
+    // A clock ahead of the database's, and a row without times.
+    let mut strange = run(5, RunStatus::Running, None, None);
+    strange.created_at = Some(at(50));
+    let t = RunDetail::of(&record(strange.clone(), vec![attempt(1, 2, None)]), at(1)).timeline;
+    assert_eq!((t.waited_ms, t.worked_ms), (Some(0), Some(0)));
+    strange.created_at = None;
+    let t = RunDetail::of(&record(strange, vec![]), at(1)).timeline;
+    assert_eq!((t.waited_ms, t.worked_ms), (None, None));
+}
+
+#[test]
+fn spans_are_short() {
+    for (ms, wanted) in [
+        (0, "0 ms"),
+        (9_999, "9999 ms"),
+        (10_000, "10 s"),
+        (119_999, "119 s"),
+        (120_000, "2 min"),
+        (7_200_000, "2 h"),
+        (172_800_000, "2 days"),
+    ] {
+        assert_eq!(span(ms), wanted);
+    }
+}
+
+#[test]
+fn the_comparison_with_the_previous_report() {
+    let before = run(
+        4,
+        RunStatus::Completed,
+        Some(Outcome::Succeeded),
+        Some(document(
+            None,
+            vec![warning("a"), warning("b"), warning("c")],
+        )),
+    );
+    let checks = vec![
+        warning("a"),
+        check("b", CheckStatus::Pass, None, false),
+        warning("d"),
+    ];
+    let now = run(
+        5,
+        RunStatus::Completed,
+        Some(Outcome::Succeeded),
+        Some(document(Some(4), checks)),
+    );
+    let diff = DiffView::of(&now, Some(&before));
+    assert_eq!((diff.state, diff.unchanged), (DiffState::Compared, false));
+    assert_eq!(diff.previous_report_id, Some(4));
+    let counts = diff.counts;
+    assert_eq!(
+        (counts.new, counts.changed, counts.gone, counts.unchanged),
+        (1, 1, 1, 1)
+    );
+    assert_eq!(diff.checks.last().unwrap().title(), "Title of c");
+    assert_eq!(DiffView::of(&before, None).state, DiffState::First);
+    assert_eq!(DiffView::of(&now, None).state, DiffState::PreviousGone);
+    let mut stranger = before.clone();
+    stranger.tenant_id = Some(TenantId(9));
+    assert_eq!(
+        DiffView::of(&now, Some(&stranger)).state,
+        DiffState::PreviousGone
+    );
+    let mut corrupt = before.clone();
+    corrupt.context["verification_report"]["checks"] = json!(1);
+    assert_eq!(
+        DiffView::of(&now, Some(&corrupt)).state,
+        DiffState::PreviousUnreadable
+    );
+    assert_eq!(DiffView::of(&corrupt, None).state, DiffState::Unreadable);
+    let pending = run(5, RunStatus::Queued, None, None);
+    assert_eq!(DiffView::of(&pending, None).state, DiffState::Unreadable);
+}
+
+#[test]
+fn an_onboarding_session() {
+    let session = |state: Value| OnboardingSession {
+        id: SessionId(8),
+        workspace_id: Some(WorkspaceId(1)),
+        tenant_id: None,
+        state,
+    };
+    let none = SessionRecord {
+        session: session(json!({})),
+        run: None,
+    };
+    let view = OnboardingView::of(&none, at(30));
+    assert_eq!(view.verdict, "No check has been started for this session.");
+    let gone = SessionRecord {
+        session: session(json!({"verification_operation_run_id": 77})),
+        run: None,
+    };
+    let view = OnboardingView::of(&gone, at(30));
+    assert_eq!(view.operation_run_id, Some(77));
+    assert!(view.verdict.contains("run 77"), "{}", view.verdict);
+    let pointed = SessionRecord {
+        session: session(json!({"verification_operation_run_id": 5, "provider_connection_id": 3})),
+        run: Some(RunRecord {
+            run: run(5, RunStatus::Queued, None, None),
+            attempts: Vec::new(),
+            acknowledgements: Vec::new(),
+            previous: None,
+        }),
+    };
+    let view = OnboardingView::of(&pointed, at(30));
+    assert_eq!(view.verdict, "Waiting for a worker.");
+    assert_eq!(view.provider_connection_id, Some(3));
+    assert_eq!(view.run.unwrap().timeline.waited_ms, Some(30_000));
+}

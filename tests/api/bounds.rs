@@ -1,0 +1,161 @@
+//! What is bounded, and what happens while the database is away.
+
+use crate::scene::{ALL, Scene, operations};
+use reqwest::Method;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use verifyd::domain::access::Binding;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_may_ask_so_often() {
+    let scene = Scene::postgres_with(|s| s.http.api.requests_per_minute = 5).await;
+    let one = scene.token(ALL, Binding::EVERYTHING).await;
+    let two = scene.token(ALL, Binding::EVERYTHING).await;
+    for _ in 0..5 {
+        assert_eq!(scene.get(&one, "/v1/runs").await.status, 200);
+    }
+    let refused = scene.get(&one, "/v1/runs").await;
+    assert_eq!((refused.status, refused.problem()), (429, "rate-limited"));
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=12).contains(&wait), "{wait}");
+    assert_eq!(scene.get(&two, "/v1/runs").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_token_one_may_ask_so_often() {
+    let scene = Scene::postgres_with(|s| s.http.api.anonymous_requests_per_minute = 3).await;
+    let token = scene.master().await;
+    assert_eq!(scene.get("", "/v1/openapi.json").await.status, 200);
+    assert_eq!(scene.get("", "/v1/runs").await.status, 401);
+    assert_eq!(scene.get("vfd_wrong", "/v1/runs").await.status, 401);
+    for path in ["/v1/openapi.json", "/v1/runs"] {
+        let refused = scene.get("", path).await;
+        assert_eq!(refused.status, 429, "{path}");
+        assert!(!refused.header("retry-after").is_empty());
+    }
+    // Whoever has a token is not held up by those who have none.
+    assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_every_route_says_so() {
+    let scene = Scene::postgres().await;
+    let token = scene.master().await;
+    assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
+    scene.world.services.store.close().await;
+    for (method, template, scope) in operations() {
+        let path = template
+            .split('/')
+            .map(|part| if part.starts_with('{') { "1" } else { part });
+        let path = path.collect::<Vec<_>>().join("/");
+        let answer = scene.call(method.clone(), &path, &token, None, &[]).await;
+        let wanted = if scope.is_some() { 503 } else { 200 };
+        assert_eq!(answer.status, wanted, "{method} {path}");
+        if scope.is_some() {
+            assert_eq!(answer.problem(), "unavailable");
+            assert!(!answer.header("retry-after").is_empty());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_comes_back_is_used_again() {
+    let (scene, proxy) = Scene::behind_a_proxy().await;
+    let token = scene.master().await;
+    let connection = scene.healthy(1).await;
+    let start = format!("/v1/connections/{connection}/checks");
+    let key = [("idempotency-key", "k")];
+    proxy.refuse();
+    proxy.cut();
+    for method in [Method::GET, Method::POST] {
+        let path = if method == Method::GET {
+            "/v1/runs"
+        } else {
+            &start
+        };
+        let away = scene.call(method, path, &token, None, &key).await;
+        assert_eq!((away.status, away.problem()), (503, "unavailable"));
+        assert!(!away.header("retry-after").is_empty());
+    }
+    proxy.open();
+    let started = scene.call(Method::POST, &start, &token, None, &key).await;
+    assert_eq!(started.status, 201, "{started:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_takes_too_long_is_answered() {
+    let scene = Scene::postgres_with(|s| {
+        s.http.api.request_timeout = Duration::from_secs(2);
+    })
+    .await;
+    let token = scene.master().await;
+    let mut other = scene.connection().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE operation_runs IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let answer = scene.get(&token, "/v1/runs").await;
+    assert_eq!((answer.status, answer.problem()), (503, "unavailable"));
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_does_not_come_is_not_waited_for() {
+    let scene = Scene::postgres_with(|s| {
+        s.http.header_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let address = scene.base.strip_prefix("http://").unwrap();
+    for begun in ["", "GET /v1/runs HTTP/1.1\r\nHost: x\r\n"] {
+        let mut slow = tokio::net::TcpStream::connect(address).await.unwrap();
+        slow.write_all(begun.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(60), slow.read_to_end(&mut rest));
+        assert!(ended.await.is_ok(), "the connection stays open");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_bound_wait_for_one_that_is_closed() {
+    let scene = Scene::postgres_with(|s| {
+        s.http.max_connections = 2;
+        s.http.header_timeout = Duration::from_millis(500);
+    })
+    .await;
+    let address = scene.base.strip_prefix("http://").unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        idle.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    // The idle ones are closed, two by two.
+    assert_eq!(scene.get("", "/v1/openapi.json").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_has_an_id_of_the_callers_choice() {
+    let scene = Scene::sqlite().await;
+    for (given, kept) in [("abc-1.2_3", true), ("with space", false), ("", false)] {
+        let headers = [("x-request-id", given)];
+        let answer = scene
+            .call(Method::GET, "/v1/runs", "", None, &headers)
+            .await;
+        assert_eq!(answer.header("x-request-id") == given, kept, "{given}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switched_off_it_is_not_there() {
+    let scene = Scene::postgres_with(|s| {
+        s.http.api.enabled = verifyd::http::api::Switch::Off;
+    })
+    .await;
+    for path in ["/v1/runs", "/v1/openapi.json"] {
+        let answer = reqwest::get(format!("{}{path}", scene.base)).await.unwrap();
+        assert_eq!(answer.status(), 404);
+    }
+    let alive = reqwest::get(format!("{}/healthz", scene.base))
+        .await
+        .unwrap();
+    assert_eq!(alive.status(), 200);
+}

@@ -1,0 +1,194 @@
+//! Input that is not valid: named, all at once, never obeyed in part.
+
+use crate::scene::{Scene, operations};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+fn named(body: &Value) -> Vec<(&str, &str)> {
+    let errors = body["errors"].as_array().unwrap();
+    errors
+        .iter()
+        .map(|e| {
+            (
+                e["field"].as_str().unwrap(),
+                e["allowed"].as_str().unwrap_or_default(),
+            )
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_are_read_strictly() {
+    let scene = Scene::sqlite().await;
+    let token = &scene.master().await;
+    let wrong = scene
+        .get(
+            token,
+            "/v1/runs?status=done&limit=201&before=-1&colour=red&tenant=1&tenant=2",
+        )
+        .await;
+    assert_eq!((wrong.status, wrong.problem()), (400, "invalid-query"));
+    assert_eq!(
+        named(&wrong.body),
+        [
+            ("tenant", "once"),
+            ("status", "queued, running, completed"),
+            ("before", "a whole number above 0"),
+            ("limit", "a whole number from 1 to 200"),
+            (
+                "colour",
+                "status, outcome, connection, tenant, before, limit"
+            ),
+        ]
+    );
+    // No route takes a parameter that it does not know.
+    for (method, template, _) in operations() {
+        let path = template
+            .split('/')
+            .map(|part| if part.starts_with('{') { "1" } else { part });
+        let path = format!("{}?surprise=1", path.collect::<Vec<_>>().join("/"));
+        let answer = scene.call(method.clone(), &path, token, None, &[]).await;
+        assert_eq!(answer.status, 400, "{method} {path}");
+        assert_eq!(named(&answer.body)[0].0, "surprise");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_are_read_strictly() {
+    let scene = Scene::sqlite().await;
+    let token = &scene.master().await;
+    let connection = scene.healthy(1).await;
+    let path = &format!("/v1/connections/{connection}/checks");
+    let send = async |content_type: Option<&str>, body: &str| {
+        let mut request = scene.request(Method::POST, path).bearer_auth(token);
+        if let Some(kind) = content_type {
+            request = request.header("content-type", kind);
+        }
+        scene.send(request.body(body.to_owned())).await
+    };
+    let json_type = Some("application/json; charset=utf-8");
+    for (kind, body, status, problem) in [
+        (json_type, "{", 400, "malformed-body"),
+        (json_type, "[]", 400, "malformed-body"),
+        (json_type, "\u{feff}{}", 400, "malformed-body"),
+        (Some("text/plain"), "{}", 415, "media-type"),
+        (None, "{}", 415, "media-type"),
+        (
+            json_type,
+            "{\"module\": 7, \"colour\": 1}",
+            422,
+            "invalid-body",
+        ),
+        (json_type, "{\"module\": \"nonsense\"}", 422, "invalid-body"),
+        (
+            json_type,
+            "{\"onboarding_session_id\": \"1\"}",
+            422,
+            "invalid-body",
+        ),
+    ] {
+        let answer = send(kind, body).await;
+        assert_eq!(
+            (answer.status, answer.problem()),
+            (status, problem),
+            "{body}"
+        );
+        assert!(!answer.body.to_string().contains("feff"));
+    }
+    let wrong = send(json_type, "{\"module\": 7, \"colour\": 1}").await;
+    let fields: Vec<&str> = named(&wrong.body).iter().map(|(field, _)| *field).collect();
+    assert_eq!(fields, ["module", "colour"]);
+    let deep = format!("{{\"module\": {}", "[".repeat(60_000));
+    assert_eq!(send(json_type, &deep).await.status, 400);
+    let large = format!("{{\"module\": \"{}\"}}", "x".repeat(70_000));
+    let large = send(json_type, &large).await;
+    assert_eq!((large.status, large.problem()), (413, "too-large"));
+    // Nothing of all this was done.
+    let runs = scene.get(token, "/v1/runs").await;
+    assert_eq!(runs.body["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledgements_name_what_is_missing() {
+    let scene = Scene::postgres().await;
+    scene.work();
+    let token = &scene.master().await;
+    let run = scene.checked(token, scene.lacking(1).await).await;
+    let path = &format!("/v1/runs/{run}/acknowledgements");
+    let send = async |body: Value| scene.post(token, path, body).await;
+    let empty = send(json!({})).await;
+    assert_eq!(empty.status, 422);
+    let fields: Vec<&str> = named(&empty.body).iter().map(|(field, _)| *field).collect();
+    assert_eq!(fields, ["check_key", "reason"]);
+    for (body, field) in [
+        (
+            json!({ "check_key": "no.such", "reason": "x" }),
+            "check_key",
+        ),
+        (
+            json!({ "check_key": "provider.identity", "reason": "x" }),
+            "check_key",
+        ),
+        (
+            json!({ "check_key": "a.b", "reason": "x", "expires_at": "tomorrow" }),
+            "expires_at",
+        ),
+        (
+            json!({ "check_key": "a.b", "reason": "x", "expires_at": "2001-01-01T00:00:00Z" }),
+            "expires_at",
+        ),
+        (
+            json!({ "check_key": "a.b", "reason": "x".repeat(2001) }),
+            "reason",
+        ),
+        (
+            json!({ "check_key": "a.b", "reason": "x", "acknowledged_by": "a\nb\u{0}" }),
+            "acknowledged_by",
+        ),
+    ] {
+        let refused = send(body.clone()).await;
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (422, "invalid-body"),
+            "{body}"
+        );
+        assert_eq!(named(&refused.body)[0].0, field);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_and_methods_that_do_not_exist_are_problems() {
+    let scene = Scene::sqlite().await;
+    let token = &scene.master().await;
+    for path in [
+        "/v1/nothing",
+        "/v1/runs/",
+        "/v1/runs/abc",
+        "/v1/runs/-1",
+        "/v1/runs/%2e%2e",
+        "/v1/runs/99999999999999999999",
+        "/v1/runs/1/nothing",
+        "/v1/connections/0",
+    ] {
+        let answer = scene.get(token, path).await;
+        assert_eq!(
+            (answer.status, answer.problem()),
+            (404, "not-found"),
+            "{path}"
+        );
+    }
+    for (method, path, allow) in [
+        (Method::DELETE, "/v1/runs", "GET,HEAD"),
+        (Method::PUT, "/v1/runs/1", "GET,HEAD"),
+        (Method::GET, "/v1/connections/1/checks", "POST"),
+        (Method::POST, "/v1/openapi.json", "GET,HEAD"),
+    ] {
+        let answer = scene.call(method.clone(), path, token, None, &[]).await;
+        assert_eq!(
+            (answer.status, answer.problem()),
+            (405, "method-not-allowed"),
+            "{path}"
+        );
+        assert_eq!(answer.header("allow"), allow, "{method} {path}");
+    }
+}

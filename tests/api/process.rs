@@ -1,0 +1,77 @@
+//! The real process, and tokens as they are made.
+
+use crate::bench::Bench;
+use serde_json::{Value, json};
+use verifyd::simulator::{Scenario, SimulatorOptions};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_printed_once_and_never_logged() {
+    let bench = Bench::with(SimulatorOptions::default()).await;
+    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
+    let create = ["tokens", "create", "--name", "console", "--scope", "read"];
+    let bound = [
+        "--scope",
+        "run",
+        "--workspace",
+        "1",
+        "--tenant",
+        "1",
+        "--expires",
+        "90d",
+    ];
+    let created = bench.run(&[&create[..], &bound[..]].concat(), "");
+    assert!(created.status.success(), "{created:?}");
+    let token = String::from_utf8(created.stdout).unwrap();
+    let token = token.strip_suffix('\n').unwrap();
+    assert!(
+        verifyd::domain::token::hash(token).is_some(),
+        "nothing but the token"
+    );
+    // It went to standard output, where it was asked for: only there.
+    let told = String::from_utf8(created.stderr).unwrap();
+    assert!(
+        told.contains("tenant 1 of workspace 1") && !told.contains(token),
+        "{told}"
+    );
+    bench.printed.lock().unwrap().clear();
+
+    let mut daemon = bench.serve(&[("VERIFYD__LOG__FILTER", "trace")]);
+    let client = reqwest::Client::new();
+    let path = format!(
+        "http://{}/v1/connections/{connection}/checks",
+        daemon.listening
+    );
+    let started = client.post(&path).bearer_auth(token).send().await.unwrap();
+    assert_eq!(started.status(), 201);
+    let run = started.headers()["location"].to_str().unwrap().to_owned();
+    bench.all_completed().await;
+    let run = format!("http://{}{run}", daemon.listening);
+    let shown = client.get(&run).bearer_auth(token).send().await.unwrap();
+    let id = shown.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let shown: Value = serde_json::from_str(&shown.text().await.unwrap()).unwrap();
+    assert_eq!(shown["outcome"], "succeeded");
+
+    let listed = bench.json(&["tokens", "list", "--json"], "");
+    assert_eq!(listed[0]["scopes"], json!(["read", "run"]));
+    assert!(listed[0]["last_used_at"].is_string());
+    let revoked = bench.json(&["tokens", "revoke", "1", "--json"], "");
+    assert_eq!(revoked["revoked_now"], true);
+    let again = bench.json(&["tokens", "revoke", "1", "--json"], "");
+    assert_eq!(again["revoked_now"], false);
+    assert!(!bench.run(&["tokens", "revoke", "7"], "").status.success());
+    let refused = client.get(&run).bearer_auth(token).send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended(), Some(0));
+    let printed = bench.printed.lock().unwrap().clone();
+    let line = printed
+        .lines()
+        .find(|line| line.contains(&id) && line.contains("answered"));
+    let line: Value = serde_json::from_str(line.expect("the request is logged")).unwrap();
+    assert_eq!(line["status"], 200, "{line}");
+    assert!(line["millis"].is_u64(), "{line}");
+    for secret in [token, &verifyd::domain::token::hash(token).unwrap()] {
+        assert!(!printed.contains(secret), "a token in what was printed");
+    }
+}

@@ -1,0 +1,245 @@
+//! What each route answers.
+
+use crate::scene::{Scene, operations};
+use reqwest::Method;
+use serde_json::{Value, json};
+use verifyd::domain::{RunId, SessionId};
+
+async fn every_route(scene: &Scene) {
+    scene.work();
+    let token = &scene.master().await;
+    let healthy = scene.healthy(1).await;
+    let lacking = scene.lacking(2).await;
+
+    // A check, its run, its report.
+    let first = scene.checked(token, healthy).await;
+    let run = scene.get(token, &format!("/v1/runs/{first}")).await;
+    assert_eq!(run.status, 200);
+    assert_eq!(run.body["outcome"], "succeeded");
+    assert_eq!(run.body["report"]["report"]["overall"], "ready");
+    assert_eq!(run.body["diff"]["state"], "first");
+    assert_eq!(
+        run.body["timeline"]["attempts"][0]["end_reason"],
+        "completed"
+    );
+    let report = scene.get(token, &format!("/v1/runs/{first}/report")).await;
+    let stored = scene.world.run(RunId(first)).await;
+    assert_eq!(
+        Some(&report.body),
+        stored.report(),
+        "exactly the stored document"
+    );
+    let tag = report.header("etag").to_owned();
+    let path = format!("/v1/runs/{first}/report");
+    let same = [("if-none-match", tag.as_str())];
+    let again = scene.call(Method::GET, &path, token, None, &same).await;
+    assert_eq!((again.status, again.body), (304, Value::Null));
+
+    // Acknowledgements.
+    let broken = scene.checked(token, lacking).await;
+    let run = scene.get(token, &format!("/v1/runs/{broken}")).await;
+    let problem = &run.body["report"]["report"]["problems"][0];
+    let key = problem["key"].as_str().unwrap().to_owned();
+    let path = format!("/v1/runs/{broken}/acknowledgements");
+    let body = json!({ "check_key": key, "reason": "known", "acknowledged_by": "Ada",
+                       "expires_at": "2999-01-01T00:00:00Z" });
+    let made = scene.post(token, &path, body.clone()).await;
+    assert_eq!((made.status, &made.body["created"]), (201, &json!(true)));
+    let location = made.header("location").to_owned();
+    let second = scene.post(token, &path, body).await;
+    assert_eq!(
+        (second.status, &second.body["created"]),
+        (200, &json!(false))
+    );
+    assert_eq!(second.header("location"), location);
+    let read = scene.get(token, &location).await;
+    assert_eq!(read.body["acknowledged_by"], "Ada");
+    assert_eq!(read.body, made.body["acknowledgement"]);
+    // The next run inherits it, and changes nothing.
+    let next = scene.checked(token, lacking).await;
+    let run = scene.get(token, &format!("/v1/runs/{next}")).await;
+    let inherited = &run.body["report"]["report"]["problems"][0]["acknowledgement"];
+    assert_eq!(inherited["inherited"], true);
+    let diff = scene.get(token, &format!("/v1/runs/{next}/diff")).await;
+    assert_eq!(diff.body["state"], "compared");
+    assert_eq!(diff.body["unchanged"], true);
+    assert_eq!(diff.body, run.body["diff"]);
+    let listed = scene
+        .get(
+            token,
+            &format!("/v1/acknowledgements?run={broken}&active=true"),
+        )
+        .await;
+    assert_eq!(listed.body["items"], json!([read.body]));
+    let path = format!("{location}/withdrawal");
+    let withdrawn = scene.call(Method::POST, &path, token, None, &[]).await;
+    assert_eq!(withdrawn.body["standing"], "withdrawn");
+    assert_eq!(withdrawn.body["withdrawn_by"], "token a test");
+    let again = scene
+        .post(token, &path, json!({ "withdrawn_by": "Bob" }))
+        .await;
+    assert_eq!(again.body, withdrawn.body);
+    let active = scene.get(token, "/v1/acknowledgements?active=true").await;
+    assert_eq!(active.body["items"], json!([]));
+
+    // Connections.
+    let state = scene
+        .get(token, &format!("/v1/connections/{lacking}"))
+        .await;
+    assert_eq!(state.body["latest_report"]["operation_run_id"], next);
+    assert_eq!(state.body["active_run_id"], Value::Null);
+    let some = scene
+        .get(token, "/v1/connections?overall=needs_attention")
+        .await;
+    assert_eq!(some.body["items"], json!([state.body]));
+    let runs = scene
+        .get(token, &format!("/v1/runs?connection={lacking}"))
+        .await;
+    let ids: Vec<i64> = runs.body["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| run["operation_run_id"].as_i64().unwrap())
+        .collect();
+    assert_eq!(ids, [next, broken]);
+    assert_eq!(runs.body["items"][0]["overall"], "needs_attention");
+
+    let workers = scene.get(token, "/v1/workers").await;
+    assert_eq!(workers.body["items"].as_array().unwrap().len(), 1);
+    let document = scene.get("", "/v1/openapi.json").await;
+    assert_eq!(document.body, *crate::scene::DOCUMENT);
+    assert_eq!(document.body["openapi"], "3.1.0");
+}
+
+/// All but the onboarding session, which the embedded default's tables get from nobody.
+fn every_operation_was_used(scene: &Scene, but: &[&str]) {
+    let seen = scene.seen.lock().unwrap();
+    for (method, path, _) in operations() {
+        let name = method.as_str().to_ascii_lowercase();
+        let used = seen
+            .iter()
+            .any(|(m, p, s)| *m == name && *p == path && *s < 300);
+        assert!(
+            used || but.contains(&path.as_str()),
+            "{method} {path} was never used"
+        );
+    }
+}
+
+const ONBOARDING: &str = "/v1/onboarding-sessions/{onboarding_session_id}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_answers_on_postgresql() {
+    let scene = Scene::postgres().await;
+    every_route(&scene).await;
+    onboarding(&scene).await;
+    every_operation_was_used(&scene, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_answers_on_sqlite() {
+    let scene = Scene::sqlite().await;
+    every_route(&scene).await;
+    every_operation_was_used(&scene, &[ONBOARDING]);
+}
+
+/// A check for a session moves its pointer; the session shows the run.
+async fn onboarding(scene: &Scene) {
+    let token = &scene.master().await;
+    let connection = scene.healthy(7).await;
+    let session = scene
+        .sql(
+            "INSERT INTO tenant_onboarding_sessions (workspace_id, tenant_id, state) \
+             VALUES (1, 7, '{\"step\": 3}') RETURNING id",
+        )
+        .await;
+    let path = format!("/v1/onboarding-sessions/{session}");
+    let empty = scene.get(token, &path).await;
+    assert_eq!(empty.body["run"], Value::Null);
+    let start = format!("/v1/connections/{connection}/checks");
+    let body = json!({ "onboarding_session_id": session });
+    let started = scene.post(token, &start, body).await;
+    assert_eq!(started.status, 201, "{started:?}");
+    let run = started.body["run"]["operation_run_id"].as_i64().unwrap();
+    scene.world.completed(RunId(run)).await;
+    let shown = scene.get(token, &path).await;
+    assert_eq!(shown.body["operation_run_id"], run);
+    assert_eq!(shown.body["run"]["outcome"], "succeeded");
+    let store = &scene.world.services.store;
+    let kept = store.onboarding_session(SessionId(session)).await.unwrap();
+    assert_eq!(kept.unwrap().state["step"], 3);
+    // One of another tenant is none of this connection's.
+    let other = scene.healthy(8).await;
+    let start = format!("/v1/connections/{other}/checks");
+    let refused = scene
+        .post(token, &start, json!({ "onboarding_session_id": session }))
+        .await;
+    assert_eq!(refused.status, 422);
+    let missing = scene
+        .post(token, &start, json!({ "onboarding_session_id": 999 }))
+        .await;
+    assert_eq!(missing.body["errors"], refused.body["errors"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_not_completed_has_no_report_yet() {
+    let scene = Scene::postgres().await;
+    let token = &scene.master().await;
+    let connection = scene.healthy(1).await;
+    let path = format!("/v1/connections/{connection}/checks");
+    let started = scene
+        .post(token, &path, json!({ "module": "health_check" }))
+        .await;
+    let run = started.header("location").to_owned();
+    let again = scene.call(Method::POST, &path, token, None, &[]).await;
+    assert_eq!((again.status, &again.body["created"]), (200, &json!(false)));
+    assert_eq!(again.header("location"), run, "the active run");
+    let state = scene
+        .get(token, &format!("/v1/connections/{connection}"))
+        .await;
+    assert_eq!(
+        state.body["active_run_id"],
+        started.body["run"]["operation_run_id"]
+    );
+    let shown = scene.get(token, &run).await;
+    assert_eq!(shown.body["status"], "queued");
+    assert_eq!(shown.body["report"]["state"], "pending");
+    let report = scene.get(token, &format!("{run}/report")).await;
+    assert_eq!((report.status, report.problem()), (404, "no-report"));
+    let diff = scene.get(token, &format!("{run}/diff")).await;
+    assert_eq!(diff.body["state"], "unreadable");
+    let body = json!({ "check_key": "provider.identity", "reason": "x" });
+    let refused = scene
+        .post(token, &format!("{run}/acknowledgements"), body)
+        .await;
+    assert_eq!(
+        (refused.status, refused.problem()),
+        (409, "not-acknowledgeable")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_wrote_is_shown_as_what_it_is() {
+    let scene = Scene::postgres().await;
+    let token = &scene.master().await;
+    for (report, status, state) in [
+        ("null", 404, "missing"),
+        ("{}", 409, "unreadable"),
+        ("{\"schema_version\": \"1.4.0\"}", 409, "other_version"),
+        ("\"<script>alert(1)</script>\"", 409, "unreadable"),
+    ] {
+        let run = scene
+            .sql(&format!(
+                "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, outcome, \
+                 context, completed_at) VALUES (1, 1, 'provider.connection.check', 'completed', \
+                 'failed', '{{\"verification_report\": {report}}}', now()) RETURNING id"
+            ))
+            .await;
+        let shown = scene.get(token, &format!("/v1/runs/{run}")).await;
+        assert_eq!(shown.body["report"]["state"], state, "{report}");
+        let refused = scene.get(token, &format!("/v1/runs/{run}/report")).await;
+        assert_eq!(refused.status, status, "{report}");
+    }
+    let listed = scene.get(token, "/v1/runs").await;
+    assert_eq!(listed.body["items"].as_array().unwrap().len(), 4);
+}

@@ -1,0 +1,366 @@
+//! The API over TCP, served as `verifyd serve` serves it, and a caller that holds every answer
+//! against the OpenAPI document.
+
+use crate::postgres::TestDatabase;
+use crate::proxy::Proxy;
+use crate::world::World;
+use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use verifyd::config::Settings;
+use verifyd::domain::access::{Binding, Scope};
+use verifyd::domain::{RunId, TenantId, WorkspaceId, token};
+use verifyd::ports::access::NewToken;
+use verifyd::simulator::Scenario;
+
+pub const ALL: &[Scope] = &[Scope::Read, Scope::Run, Scope::Admin];
+
+/// What the server says of itself.
+pub static DOCUMENT: LazyLock<Value> = LazyLock::new(verifyd::http::api::document);
+
+/// A server that ends with its test.
+pub struct Scene {
+    pub world: World,
+    pub base: String,
+    client: reqwest::Client,
+    stop: CancellationToken,
+    /// Method, template and status of every answer so far.
+    pub seen: Mutex<BTreeSet<(String, String, u16)>>,
+    /// Dropped after everything that is connected to it.
+    _database: Option<TestDatabase>,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Value,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name);
+        value.map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The last part of a problem's type.
+    pub fn problem(&self) -> &str {
+        let kind = self.body["type"].as_str().unwrap_or_default();
+        kind.strip_prefix("urn:verifyd:problem:")
+            .unwrap_or_default()
+    }
+}
+
+impl Scene {
+    pub async fn postgres() -> Self {
+        Self::postgres_with(|_| {}).await
+    }
+
+    pub async fn postgres_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let database = TestDatabase::create().await;
+        let url = SecretString::from(database.url());
+        let change = |settings: &mut Settings| {
+            settings.database.url = url;
+            settings.credentials.keys = key();
+            change(settings);
+        };
+        Self::on(Some(database), change).await
+    }
+
+    /// With a way to the database that can be cut.
+    pub async fn behind_a_proxy() -> (Self, Proxy) {
+        let database = TestDatabase::create().await;
+        let (proxy, url) = Proxy::before(&database.url()).await;
+        let change = |settings: &mut Settings| {
+            settings.database.url = SecretString::from(url);
+            settings.database.acquire_timeout = Duration::from_millis(500);
+            settings.credentials.keys = key();
+        };
+        (Self::on(Some(database), change).await, proxy)
+    }
+
+    pub async fn sqlite() -> Self {
+        Self::on(None, |_| {}).await
+    }
+
+    async fn on(database: Option<TestDatabase>, change: impl FnOnce(&mut Settings)) -> Self {
+        let world = World::with(|settings| {
+            settings.http.api.requests_per_minute = 1_000_000;
+            settings.http.api.anonymous_requests_per_minute = 1_000_000;
+            settings.http.api.request_timeout = Duration::from_secs(120);
+            change(settings);
+        })
+        .await;
+        world.services.store.migrate().await.unwrap();
+        let stop = CancellationToken::new();
+        let base = serve(&world, stop.clone()).await;
+        Self {
+            world,
+            base,
+            client: reqwest::Client::new(),
+            stop,
+            seen: Mutex::default(),
+            _database: database,
+        }
+    }
+
+    /// Starts a worker that takes the hints that the API sends.
+    pub fn work(&self) {
+        let services = self.world.services.clone();
+        let worker = services.worker(services.engine());
+        let stop = self.stop.clone();
+        tokio::spawn(async move { worker.run(stop).await });
+    }
+
+    pub async fn token(&self, scopes: &[Scope], binding: Binding) -> String {
+        let text = token::fresh().unwrap();
+        let new = NewToken {
+            name: "a test".into(),
+            hash: token::hash(text.expose_secret()).unwrap(),
+            scopes: scopes.to_vec(),
+            binding,
+            expires_at: None,
+        };
+        self.world.services.store.add_token(&new).await.unwrap();
+        text.expose_secret().to_owned()
+    }
+
+    /// A connection to the test's database; PostgreSQL only.
+    pub async fn connection(&self) -> sqlx::PgConnection {
+        use sqlx::Connection as _;
+        let url = self.world.services.settings.database.url.expose_secret();
+        sqlx::PgConnection::connect(url).await.unwrap()
+    }
+
+    /// A statement as another application might make it; returns one number.
+    pub async fn sql(&self, statement: &str) -> i64 {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(statement.to_owned()))
+            .fetch_one(&mut self.connection().await)
+            .await
+            .unwrap()
+    }
+
+    /// A token that may do everything, everywhere.
+    pub async fn master(&self) -> String {
+        self.token(ALL, Binding::EVERYTHING).await
+    }
+
+    /// A healthy connection of this tenant in workspace 1.
+    pub async fn healthy(&self, tenant: i64) -> i64 {
+        let entra = Scenario::Healthy.tenant_id(1);
+        self.world
+            .connection(tenant, &entra, "health_check")
+            .await
+            .0
+    }
+
+    /// A connection that lacks a permission.
+    pub async fn lacking(&self, tenant: i64) -> i64 {
+        let scenario = Scenario::ALL
+            .iter()
+            .find(|s| {
+                let expected = s.expectation();
+                expected.overall == verifyd::domain::report::Overall::NeedsAttention
+            })
+            .unwrap();
+        let (entra, module) = (scenario.tenant_id(1), scenario.expectation().module);
+        self.world.connection(tenant, &entra, module).await.0
+    }
+
+    pub async fn get(&self, token: &str, path: &str) -> Reply {
+        self.call(Method::GET, path, token, None, &[]).await
+    }
+
+    pub async fn post(&self, token: &str, path: &str, body: Value) -> Reply {
+        self.call(Method::POST, path, token, Some(body), &[]).await
+    }
+
+    /// Starts a check and waits until its run is completed.
+    pub async fn checked(&self, token: &str, connection: i64) -> i64 {
+        let path = format!("/v1/connections/{connection}/checks");
+        let started = self.post(token, &path, json!({})).await;
+        assert_eq!(started.status, 201, "{started:?}");
+        let run = started.body["run"]["operation_run_id"].as_i64().unwrap();
+        self.world.completed(RunId(run)).await;
+        run
+    }
+
+    /// Sends a request. The answer fits the OpenAPI document.
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> Reply {
+        let mut request = self
+            .client
+            .request(method.clone(), format!("{}{path}", self.base));
+        if !token.is_empty() {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request).await
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base))
+    }
+
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> Reply {
+        let request = request.build().unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let answer = self.client.execute(request).await.unwrap();
+        let status = answer.status();
+        let headers = answer.headers().clone();
+        let text = answer.text().await.unwrap();
+        let body = if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text).unwrap_or_else(|_| panic!("{path}: {text}"))
+        };
+        let reply = Reply {
+            status: status.as_u16(),
+            headers,
+            body,
+        };
+        self.fits(&method, &path, &reply);
+        reply
+    }
+
+    /// Every answer has an id; every error is a problem; every other one is as documented.
+    fn fits(&self, method: &Method, path: &str, reply: &Reply) {
+        let what = format!("{method} {path}: {reply:?}");
+        assert!(!reply.header("x-request-id").is_empty(), "{what}");
+        if reply.status >= 400 {
+            assert_eq!(
+                reply.header("content-type"),
+                "application/problem+json",
+                "{what}"
+            );
+            assert_eq!(reply.body["status"], reply.status, "{what}");
+            assert_eq!(reply.body["instance"], path, "{what}");
+            assert_eq!(
+                reply.body["request_id"],
+                reply.header("x-request-id"),
+                "{what}"
+            );
+            assert_fits(
+                &json!({ "$ref": "#/components/schemas/Problem" }),
+                &reply.body,
+                &what,
+            );
+        }
+        let Some(template) = template(path) else {
+            return;
+        };
+        let name = method.as_str().to_ascii_lowercase();
+        let operation = &DOCUMENT["paths"][&template][&name];
+        if operation.is_null() {
+            assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{what}");
+            return;
+        }
+        let documented = &operation["responses"][reply.status.to_string()];
+        assert!(documented.is_object(), "not documented: {what}");
+        let content = documented["content"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .next();
+        match content {
+            Some((kind, content)) => {
+                assert_eq!(reply.header("content-type"), kind, "{what}");
+                assert_fits(&content["schema"], &reply.body, &what);
+            }
+            None => assert_eq!(reply.body, Value::Null, "{what}"),
+        }
+        let mut seen = self.seen.lock().unwrap();
+        seen.insert((name, template, reply.status));
+    }
+}
+
+async fn serve(world: &World, stop: CancellationToken) -> String {
+    let services = &world.services;
+    let worker = services.worker(services.engine());
+    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let health = services.health(&worker, metrics.handle(), stop.clone());
+    let mut settings = services.settings.http.clone();
+    settings.listen = "127.0.0.1:0".parse().unwrap();
+    let listener = verifyd::http::bind(&settings).await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let router = verifyd::http::router(health, services.api());
+    tokio::spawn(verifyd::http::serve(listener, router, &settings, stop));
+    base
+}
+
+/// A key for credentials, as the configuration has it.
+fn key<T: serde::de::DeserializeOwned>() -> T {
+    let keys = json!([format!("test:{}", crate::bench::KEY)]);
+    serde_json::from_value(keys).unwrap()
+}
+
+/// The path of the document that stands for this one.
+fn template(path: &str) -> Option<String> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let fits = |template: &str| {
+        let wanted: Vec<&str> = template.split('/').collect();
+        wanted.len() == parts.len()
+            && wanted
+                .iter()
+                .zip(&parts)
+                .all(|(w, p)| w == p || w.starts_with('{'))
+    };
+    let paths = DOCUMENT["paths"].as_object().unwrap();
+    paths.keys().find(|template| fits(template)).cloned()
+}
+
+fn assert_fits(schema: &Value, body: &Value, what: &str) {
+    let mut whole = schema.clone();
+    whole["components"] = DOCUMENT["components"].clone();
+    let validator = jsonschema::draft202012::options()
+        .should_validate_formats(true)
+        .build(&whole)
+        .unwrap();
+    let errors: Vec<String> = validator
+        .iter_errors(body)
+        .map(|e| format!("{}: {e}", e.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{what}\n{}", errors.join("\n"));
+}
+
+/// Every operation: method, path, scope.
+pub fn operations() -> Vec<(Method, String, Option<Scope>)> {
+    let mut all = Vec::new();
+    for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let method: Method = method.to_ascii_uppercase().parse().unwrap();
+            let scope = operation["x-scope"].as_str().map(|s| s.parse().unwrap());
+            all.push((method, path.clone(), scope));
+        }
+    }
+    all
+}
+
+pub fn bound(workspace: i64, tenant: Option<i64>) -> Binding {
+    Binding {
+        workspace_id: Some(WorkspaceId(workspace)),
+        tenant_id: tenant.map(TenantId),
+    }
+}

@@ -1,0 +1,137 @@
+//! Runs that may kill their worker.
+
+use crate::world::{World, reasons};
+use serde_json::json;
+use std::time::Duration;
+use verifyd::domain::job::Hint;
+use verifyd::domain::{Outcome, RunId, RunStatus, WorkerId};
+use verifyd::engine::process::Processed;
+use verifyd::ports::store::{ClaimPolicy, MAX_FUTILE_ATTEMPTS, SweepPolicy};
+use verifyd::simulator::Scenario;
+
+/// Claims the run so often, each time with a worker that is never heard of again.
+async fn lose(world: &World, run: RunId, times: u32) {
+    let store = &world.services.store;
+    let policy = ClaimPolicy {
+        max_attempts: 3,
+        run_deadline: Duration::from_secs(60),
+        alone: true,
+    };
+    let sweep = SweepPolicy {
+        worker_dead_after: Duration::from_secs(60),
+        redeliver_after: Duration::from_secs(60),
+        redeliver: false,
+        batch: 10,
+    };
+    let dead = WorkerId("dead".to_owned());
+    for _ in 0..times {
+        let claimed = store.claim(run, &dead, &policy).await.unwrap();
+        assert!(claimed.claimed().is_some());
+        let swept = store.sweep(&sweep).await.unwrap().unwrap();
+        assert_eq!(swept.reclaimed, [run]);
+        world
+            .sql("UPDATE verifyd_run_deliveries SET not_before = NULL")
+            .await;
+    }
+}
+
+async fn healthy_run(world: &World, tenant: i64) -> RunId {
+    let entra = Scenario::Healthy.tenant_id(u32::try_from(tenant).unwrap());
+    let connection = world.connection(tenant, &entra, "health_check").await;
+    world.record(connection, |_| {}).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_resort_reads_nothing_of_the_run() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let id = healthy_run(&world, 1).await;
+    let before = world.run(id).await;
+    lose(&world, id, 3 + MAX_FUTILE_ATTEMPTS).await;
+    assert_eq!(
+        engine.process(&Hint::new(id)).await,
+        Processed::Completed(Outcome::Failed)
+    );
+    let run = world.run(id).await;
+    crate::assert_sound(&run, "last resort");
+    assert_eq!(reasons(&run, &["fail"]), ["worker_lost"]);
+    let report = run.report().unwrap();
+    assert_eq!(report["identity"], json!({}));
+    assert_eq!(report["checks"].as_array().unwrap().len(), 1);
+    // What was recorded with it is still there.
+    for (member, value) in before.context.as_object().unwrap() {
+        assert_eq!(&run.context[member], value, "{member}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_chance_waits_until_it_is_alone() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let suspect = healthy_run(&world, 1).await;
+    lose(&world, suspect, 2).await;
+    let place = engine.alone.enter().await.unwrap();
+    let waiting = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.process(&Hint::new(suspect)).await })
+    };
+    // Others are not held up.
+    let other = healthy_run(&world, 2).await;
+    assert_eq!(
+        engine.process(&Hint::new(other)).await,
+        Processed::Completed(Outcome::Succeeded)
+    );
+    assert_eq!(world.run(suspect).await.status, RunStatus::Queued);
+    assert!(!waiting.is_finished());
+    drop(place);
+    assert_eq!(
+        waiting.await.unwrap(),
+        Processed::Completed(Outcome::Succeeded)
+    );
+    // The place is free again.
+    drop(engine.alone.enter().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stops_begins_no_last_chance() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let suspect = healthy_run(&world, 1).await;
+    lose(&world, suspect, 2).await;
+    let place = engine.alone.enter().await.unwrap();
+    let waiting = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.process(&Hint::new(suspect)).await })
+    };
+    engine.alone.close();
+    assert_eq!(waiting.await.unwrap(), Processed::Deferred);
+    drop(place);
+    assert_eq!(
+        engine.process(&Hint::new(suspect)).await,
+        Processed::Deferred
+    );
+    assert_eq!(world.run(suspect).await.status, RunStatus::Queued);
+    assert_eq!(
+        world.services.store.attempts(suspect).await.unwrap().len(),
+        2
+    );
+}
+
+/// What claims and works on a run is known, and nothing else: neither while it waits nor after.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_in_work_is_noted() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let suspect = healthy_run(&world, 1).await;
+    lose(&world, suspect, 2).await;
+    let place = engine.alone.enter().await.unwrap();
+    let waiting = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.process(&Hint::new(suspect)).await })
+    };
+    drop(place);
+    waiting.await.unwrap();
+    assert!(!engine.in_work.has(suspect));
+    let store = &world.services.store;
+    assert_eq!(store.open_attempts(&engine.worker).await.unwrap(), []);
+}

@@ -1,0 +1,218 @@
+//! Acknowledgements and onboarding sessions on the command line.
+
+use super::{Desk, Serving, stderr, stdout};
+use serde_json::Value;
+use sqlx::Connection as _;
+use std::process::Stdio;
+use verifyd::simulator::{SIMULATED_SECRET, Scenario};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn problems_are_acknowledged_and_sessions_follow_their_run() {
+    let desk = Desk::new().await;
+    let failing = desk.add(
+        Scenario::SecretExpired,
+        &["--secret-stdin"],
+        SIMULATED_SECRET,
+    );
+    let _serving = Serving(
+        desk.command(&["serve"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let check = |extra: &[&str]| {
+        let mut arguments = vec![
+            "enqueue",
+            "--connection",
+            &failing,
+            "--wait",
+            "120",
+            "--json",
+        ];
+        arguments.extend(extra);
+        let output = desk.run(&arguments, "");
+        assert_eq!(output.status.code(), Some(10), "{}", stderr(&output));
+        let run: Value = serde_json::from_slice(&output.stdout).unwrap();
+        run["operation_run_id"].to_string()
+    };
+    let show = |run: &str| desk.json(&["runs", "show", run, "--json"], "")["view"].clone();
+    let first = check(&[]);
+    let view = show(&first);
+    let problem = &view["report"]["report"]["problems"][0];
+    assert_eq!(problem["acknowledgeable"], true);
+    let key = problem["key"].as_str().unwrap().to_owned();
+
+    // What cannot be is named with what is allowed.
+    let passed = view["report"]["report"]["passed"][0]["key"]
+        .as_str()
+        .unwrap();
+    let long = "x".repeat(2001);
+    for (arguments, code, words) in [
+        (
+            &["acknowledge", "999", &key, "--reason", "r"][..],
+            1,
+            "run 999: no such run",
+        ),
+        (
+            &["acknowledge", &first, "no.such", "--reason", "r"],
+            1,
+            key.as_str(),
+        ),
+        (
+            &["acknowledge", &first, passed, "--reason", "r"],
+            1,
+            "is pass; allowed are checks that are fail or warn",
+        ),
+        (
+            &["acknowledge", &first, &key, "--reason", "  "],
+            1,
+            "reason: has 0 characters, allowed: 1 to 2000",
+        ),
+        (
+            &["acknowledge", &first, &key, "--reason", &long],
+            1,
+            "reason: has 2001 characters",
+        ),
+        (
+            &["acknowledge", &first, &key, "--reason", "r", "--by", "a\nb"],
+            1,
+            "by: has a control character",
+        ),
+        (
+            &[
+                "acknowledge",
+                &first,
+                &key,
+                "--reason",
+                "r",
+                "--expires",
+                "2020-01-01T00:00:00Z",
+            ],
+            1,
+            "expires_at: allowed is a time in the future",
+        ),
+        (
+            &[
+                "acknowledge",
+                &first,
+                &key,
+                "--reason",
+                "r",
+                "--expires",
+                "soon",
+            ],
+            2,
+            "such as 30d",
+        ),
+        (
+            &["acknowledgements", "withdraw", "7"],
+            1,
+            "acknowledgement 7: there is none",
+        ),
+        (
+            &["onboarding", "show", "7"],
+            1,
+            "onboarding session 7: there is none",
+        ),
+        (
+            &[
+                "enqueue",
+                "--connection",
+                &failing,
+                "--onboarding-session",
+                "7",
+            ],
+            1,
+            "onboarding session 7: there is none",
+        ),
+    ] {
+        let output = desk.run(arguments, "");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert!(
+            stderr(&output).contains(words),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
+
+    let arguments = [
+        "acknowledge",
+        &first,
+        &key,
+        "--reason",
+        " renewal is ordered\nticket 17 ",
+        "--by",
+        "Ann",
+        "--expires",
+        "30d",
+        "--json",
+    ];
+    let made = desk.json(&arguments, "");
+    assert_eq!(made["created"], true);
+    assert_eq!(
+        made["acknowledgement"]["reason"],
+        "renewal is ordered\nticket 17"
+    );
+    let again = desk.json(&arguments, "");
+    assert_eq!(again["created"], false);
+    assert_eq!(again["acknowledgement"], made["acknowledgement"]);
+
+    // A session of the embedded database; the next run is for it, and inherits.
+    let url = format!("sqlite:{}", desk.folder.path().join("verifyd.db").display());
+    let mut door = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query(
+        "INSERT INTO tenant_onboarding_sessions (id, workspace_id, tenant_id) VALUES (7, 1, 1)",
+    )
+    .execute(&mut door)
+    .await
+    .unwrap();
+    let none = desk.run(&["onboarding", "show", "7"], "");
+    assert!(
+        stdout(&none).contains("No check has been started"),
+        "{}",
+        stdout(&none)
+    );
+    let second = check(&["--onboarding-session", "7"]);
+    let session = desk.json(&["onboarding", "show", "7", "--json"], "");
+    assert_eq!(session["verification_operation_run_id"].to_string(), second);
+    assert_eq!(session["provider_connection_id"].to_string(), failing);
+    assert_eq!(session["run"]["view"], show(&second));
+    let view = show(&second);
+    let said = &view["report"]["report"]["problems"][0]["acknowledgement"];
+    assert_eq!(
+        (said["inherited"].clone(), &said["id"]),
+        (true.into(), &made["acknowledgement"]["id"])
+    );
+    assert_eq!(view["report"]["report"]["acknowledged"], 1);
+    assert_eq!(view["outcome"], "failed");
+    let shown = stdout(&desk.run(&["runs", "show", &second], ""));
+    for words in [
+        "acknowledged.",
+        "acknowledged by Ann on",
+        "ticket 17",
+        "recorded",
+        "attempt 1 by",
+    ] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    let session = stdout(&desk.run(&["onboarding", "show", "7"], ""));
+    assert!(session.contains("acknowledged by Ann on"), "{session}");
+
+    let id = said["id"].to_string();
+    let withdrawn = desk.json(
+        &["acknowledgements", "withdraw", &id, "--by", "Bob", "--json"],
+        "",
+    );
+    assert_eq!(withdrawn["standing"], "withdrawn");
+    let listed = desk.json(&["acknowledgements", "list", "--run", &first, "--json"], "");
+    assert_eq!(listed[0]["withdrawn_by"], "Bob");
+    assert_eq!(
+        desk.json(&["acknowledgements", "list", "--active", "--json"], ""),
+        serde_json::json!([])
+    );
+    let listed = stdout(&desk.run(&["acknowledgements", "list"], ""));
+    assert!(listed.contains("withdrawn by Bob"), "{listed}");
+    let third = show(&check(&[]));
+    assert_eq!(third["report"]["report"]["acknowledged"], 0);
+}

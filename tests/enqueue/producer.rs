@@ -1,0 +1,71 @@
+//! The producer for applications in Rust.
+
+use crate::bench::Bench;
+use std::process::Command;
+use std::time::Duration;
+use verifyd::domain::{ConnectionId, Outcome, RunId, RunStatus};
+use verifyd::producer::{Producer, ProducerError};
+use verifyd::simulator::Scenario;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_example_ends_in_a_completed_run() {
+    let bench = Bench::new().await;
+    let tenant = Scenario::Healthy.tenant_id(1);
+    let connection = bench.connection(1, &tenant, "health_check");
+    let _worker = bench.serve(&[]);
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--locked", "--example", "enqueue"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("DATABASE_URL", bench.database.url())
+        // The example knows the default name of the queue only; without Redis the sweep finds it.
+        .env_remove("REDIS_URL")
+        .env("PROVIDER_CONNECTION_ID", connection.to_string())
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{printed}{said}");
+    assert_eq!(said.trim(), "succeeded");
+    assert!(printed.trim().parse::<i64>().is_ok(), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_active_run_is_returned_in_place_of_a_second_one() {
+    let bench = Bench::new().await;
+    let tenant = Scenario::Healthy.tenant_id(1);
+    let connection = ConnectionId(bench.connection(1, &tenant, "intune"));
+    let producer = Producer::connect(&bench.database.url(), None)
+        .await
+        .unwrap();
+    let first = producer.check(connection).await.unwrap();
+    let second = producer.check(connection).await.unwrap();
+    assert!(first.created && !second.created);
+    assert_eq!(first.run_id, second.run_id);
+    assert_eq!(first.hint_not_sent, None);
+
+    let patience = Duration::from_millis(1);
+    let waiting = producer.wait(first.run_id, patience).await.unwrap();
+    assert_eq!(waiting.status, RunStatus::Queued);
+    let _worker = bench.serve(&[]);
+    let done = producer.wait(first.run_id, crate::bench::PATIENCE).await;
+    assert_eq!(done.unwrap().outcome, Some(Outcome::Succeeded));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_there_is_named() {
+    let bench = Bench::new().await;
+    let producer = Producer::connect(&bench.database.url(), None)
+        .await
+        .unwrap();
+    let check = producer.check(ConnectionId(404)).await;
+    assert!(matches!(
+        check,
+        Err(ProducerError::NoSuchConnection(ConnectionId(404)))
+    ));
+    let run = producer.run(RunId(404)).await;
+    assert!(matches!(run, Err(ProducerError::NoSuchRun(RunId(404)))));
+    let nobody = Producer::connect("postgres://app:canary@127.0.0.1:1/app", None).await;
+    let why = nobody.unwrap_err().to_string();
+    assert!(why.contains("the database cannot be opened"), "{why}");
+    assert!(!why.contains("canary"), "{why}");
+}

@@ -1,0 +1,177 @@
+//! Runs each snippet against a worker on PostgreSQL and Redis.
+
+use crate::bench::{Bench, Daemon};
+use crate::page::{Snippet, snippets};
+use crate::redis_support::PrivateRedis;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use verifyd::simulator::Scenario;
+
+/// A sweep that comes this rarely starts no run while a test lasts.
+const NO_SWEEP: &[(&str, &str)] = &[
+    ("VERIFYD__RECONCILER__INTERVAL", "5m"),
+    ("VERIFYD__RECONCILER__REDELIVER_AFTER", "5m"),
+    // Nor may the notification of the statement.
+    ("VERIFYD__DATABASE__LISTEN", "off"),
+];
+
+/// A command that the machine has, and that can do what `probe` wants.
+fn able(candidates: &[&str], probe: &[&str], environment: &[(&str, &Path)]) -> String {
+    candidates
+        .iter()
+        .find(|program| {
+            Command::new(program)
+                .args(probe)
+                .envs(environment.iter().copied())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+        })
+        .unwrap_or_else(|| panic!("none of {candidates:?} passes {probe:?}: run scripts/test"))
+        .to_string()
+}
+
+/// Where scripts/test puts the packages that a Node program of an application would have.
+fn node_modules() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/producers/node_modules")
+}
+
+/// The interpreter, and the suffix of the file that it is given.
+fn interpreter(language: &str) -> (Command, &'static str) {
+    match language {
+        "sh" => {
+            let mut command = Command::new("sh");
+            command.arg("-eu");
+            (command, "sh")
+        }
+        "php" => {
+            let probe = "exit(extension_loaded('pdo_pgsql') && extension_loaded('redis') ? 0 : 1);";
+            (Command::new(able(&["php"], &["-r", probe], &[])), "php")
+        }
+        "python" => {
+            let probe = ["-c", "import psycopg, redis"];
+            (
+                Command::new(able(&["python3", "/usr/bin/python3"], &probe, &[])),
+                "py",
+            )
+        }
+        "js" => {
+            let modules = node_modules();
+            let probe = ["-e", "require('pg'); require('redis')"];
+            let node = able(&["node", "nodejs"], &probe, &[("NODE_PATH", &modules)]);
+            let mut command = Command::new(node);
+            command.env("NODE_PATH", modules);
+            (command, "cjs")
+        }
+        other => panic!("no interpreter for {other}"),
+    }
+}
+
+/// Runs the snippet as a person would who pasted it, and returns the run that it printed.
+fn paste(bench: &Bench, worker: &Daemon, snippet: &Snippet, connection: i64) -> i64 {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut command, suffix) = interpreter(&snippet.language);
+    let file = folder.path().join(format!("snippet.{suffix}"));
+    std::fs::write(&file, &snippet.text).unwrap();
+    let output = command
+        .arg(&file)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("DATABASE_URL", bench.database.url())
+        .env("REDIS_URL", &bench.environment["REDIS_URL"])
+        .env("PROVIDER_CONNECTION_ID", connection.to_string())
+        .env("VERIFYD_URL", format!("http://{}", worker.listening))
+        .env("VERIFYD_TOKEN", token(bench))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{printed}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // Nothing may have gone wrong quietly: a hint that was not sent is said there.
+    let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!complaints.contains("not sent"), "{complaints}");
+    printed
+        .trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{printed:?} is no id"))
+}
+
+/// As the page says that it is made.
+fn token(bench: &Bench) -> String {
+    let create = [
+        "tokens",
+        "create",
+        "--name",
+        "app",
+        "--scope",
+        "run",
+        "--workspace",
+        "1",
+    ];
+    let output = bench.run(&create, "");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A database, a Redis with the queue's default name, and a worker.
+async fn bench(redis: &PrivateRedis) -> Bench {
+    let mut bench = Bench::new().await;
+    bench.environment.insert("REDIS_URL".into(), redis.url());
+    bench.environment.remove("VERIFYD__REDIS__QUEUE");
+    bench
+}
+
+async fn ends_in_a_completed_run(kind: &str, language: &str) {
+    let redis = PrivateRedis::start();
+    let bench = bench(&redis).await;
+    let tenant = Scenario::Healthy.tenant_id(1);
+    let connection = bench.connection(1, &tenant, "health_check");
+    // With a hint, nothing but the hint may be what starts the run. (A statement alone may be found by
+    // the sweep.)
+    let settings: &[(&str, &str)] = if kind == "insert" { &[] } else { NO_SWEEP };
+    let worker = bench.serve(settings);
+    let snippet = snippets().remove(&format!("{language}-{kind}")).unwrap();
+
+    let run = paste(&bench, &worker, &snippet, connection);
+    bench.all_completed().await;
+    let shown = bench.json(&["runs", "show", &run.to_string(), "--json"], "");
+    assert_eq!(shown["outcome"], "succeeded", "{shown}");
+    assert_eq!(shown["context"]["provider_connection_id"], connection);
+}
+
+macro_rules! each {
+    ($($name:ident: $language:literal $kind:literal),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                ends_in_a_completed_run($kind, $language).await;
+            }
+        )+
+
+        #[test]
+        fn none_is_left_out() {
+            let mut here = vec![$(format!("{}-{}", $language, $kind)),+];
+            here.sort();
+            assert_eq!(here, snippets().into_keys().collect::<Vec<_>>());
+        }
+    };
+}
+
+each! {
+    psql_one_statement: "psql" "insert",
+    php_one_statement: "php" "insert",
+    python_one_statement: "python" "insert",
+    node_one_statement: "node" "insert",
+    redis_cli_with_a_hint: "redis-cli" "hint",
+    php_with_a_hint: "php" "hint",
+    python_with_a_hint: "python" "hint",
+    node_with_a_hint: "node" "hint",
+    curl_over_http: "curl" "http",
+    php_over_http: "php" "http",
+    python_over_http: "python" "http",
+    node_over_http: "node" "http",
+}

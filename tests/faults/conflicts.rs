@@ -1,0 +1,48 @@
+//! Another application's transaction stands in the way of a completion.
+
+use crate::postgres::TestDatabase;
+use crate::scene::{COMPLETED, Scene};
+use sqlx::{Connection as _, Executor as _};
+use verifyd::simulator::{Scenario, SimulatorOptions};
+
+/// It locks in the opposite order: PostgreSQL ends one of the two, here verifyd's.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_application_deadlocks_with_a_completion() {
+    let mut scene = Scene::empty(TestDatabase::create().await, SimulatorOptions::default()).await;
+    scene.add(Scenario::Healthy, 1);
+    // The server looks for a deadlock before this has passed.
+    scene.bench.environment.insert(
+        "VERIFYD__DATABASE__LOCK_TIMEOUT".to_owned(),
+        "20s".to_owned(),
+    );
+    let _two = scene.two();
+    scene.record(1).await;
+    scene.completed_at_least(1).await;
+    let mut sql = scene.bench.sql().await;
+    // So that the next completion has something to write.
+    sql.execute("UPDATE tenant_permissions SET status = 'missing'")
+        .await
+        .unwrap();
+    // The one that waits longer before it looks is not the victim.
+    sql.execute("SET deadlock_timeout = '60s'").await.unwrap();
+    let mut tx = sql.begin().await.unwrap();
+    tx.execute("SELECT FROM tenant_permissions FOR UPDATE")
+        .await
+        .unwrap();
+    let run = scene.record(1).await[0];
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                 AND application_name = 'verifyd' AND wait_event_type = 'Lock'";
+    scene.until(waits, |n| n > 0).await;
+    sqlx::query("UPDATE operation_runs SET context = context WHERE id = $1")
+        .bind(run)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    assert_eq!(scene.number(COMPLETED).await, 1);
+    tx.commit().await.unwrap();
+    for ended in scene.ends_as_meant().await {
+        assert_eq!(ended.attempts, ["completed"]);
+    }
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    scene.until(deadlocks, |n| n > 0).await;
+}

@@ -1,0 +1,37 @@
+//! PgBouncer in transaction mode between the workers and the database: any statement may come to
+//! any connection of the server, and a connection serves both workers in turn.
+
+use crate::pgbouncer::PgBouncer;
+use crate::postgres_faults::ready;
+use crate::scene::{COMPLETED, Scene};
+
+/// The two workers open more connections to the pooler than it has to the server.
+const CONNECTIONS: u32 = 4;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_pgbouncer_in_transaction_mode() {
+    let mut scene = Scene::new().await;
+    let mut pooler = PgBouncer::before(&scene.bench.database.url(), CONNECTIONS);
+    let url = pooler.url_of(&scene.bench.database.url());
+    scene.bench.environment.insert("DATABASE_URL".into(), url);
+    let (mut first, second) = scene.two();
+    let producer = scene.producer();
+    scene.completed_at_least(100).await;
+    let connected = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND application_name = 'verifyd'";
+    assert!(scene.number(connected).await <= i64::from(CONNECTIONS));
+    // What the dead one holds in the middle of a transaction is the pooler's to give back.
+    first.signal("KILL");
+    first.ended();
+    let third = scene.bench.serve(&[]);
+    pooler.restart();
+    let before = scene.number(COMPLETED).await;
+    scene.completed_at_least(before + 100).await;
+    producer.stop().await;
+    scene.ends_soundly().await;
+    for worker in [second, third] {
+        ready(&worker).await;
+    }
+    let doctor = scene.bench.run(&["doctor"], "");
+    assert!(doctor.status.success(), "{doctor:?}");
+}

@@ -1,0 +1,308 @@
+//! Webhooks to a receiver on loopback.
+
+use crate::bench::{Bench, PATIENCE};
+use crate::receiver::{Answer, Receiver};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use verifyd::ports::clock::{Clock as _, SystemClock};
+use verifyd::simulator::Scenario;
+
+/// Short pauses; the lease of a sender that died is seven seconds long.
+const QUICKLY: &[(&str, &str)] = &[
+    ("VERIFYD__WEBHOOKS__LOOPBACK_HOSTS", "127.0.0.1"),
+    ("VERIFYD__WEBHOOKS__CONNECT_TIMEOUT", "1s"),
+    ("VERIFYD__WEBHOOKS__REQUEST_TIMEOUT", "1s"),
+    ("VERIFYD__WEBHOOKS__POLL_INTERVAL", "100ms"),
+    ("VERIFYD__WEBHOOKS__RETRY_BASE_DELAY", "50ms"),
+    ("VERIFYD__WEBHOOKS__RETRY_MAX_DELAY", "200ms"),
+    ("VERIFYD__WEBHOOKS__MAX_ATTEMPTS", "4"),
+];
+
+async fn bench() -> (Bench, i64, Receiver) {
+    let mut bench = Bench::new().await;
+    for (key, value) in QUICKLY {
+        bench.environment.insert((*key).into(), (*value).into());
+    }
+    let connection = bench.connection(1, &Scenario::SecretExpired.tenant_id(0), "health_check");
+    (bench, connection, Receiver::start().await)
+}
+
+/// Adds an endpoint; returns its id and its secret.
+fn add(bench: &Bench, url: &str, more: &[&str]) -> (i64, String) {
+    let mut arguments = vec![
+        "webhooks",
+        "add",
+        "--workspace",
+        "1",
+        "--url",
+        url,
+        "--json",
+    ];
+    arguments.extend(more);
+    let added = bench.json(&arguments, "");
+    (
+        added["endpoint"]["id"].as_i64().unwrap(),
+        added["secret"].as_str().unwrap().to_owned(),
+    )
+}
+
+fn enqueue(bench: &Bench, connection: i64) -> i64 {
+    let id = connection.to_string();
+    let run = bench.json(&["enqueue", "--connection", &id, "--json"], "");
+    run["operation_run_id"].as_i64().unwrap()
+}
+
+fn deliveries(bench: &Bench, endpoint: i64) -> Vec<Value> {
+    let endpoint = endpoint.to_string();
+    let found = bench.json(
+        &["webhooks", "deliveries", "--endpoint", &endpoint, "--json"],
+        "",
+    );
+    found.as_array().unwrap().clone()
+}
+
+/// Waits until no message of the endpoint is pending.
+async fn ended(bench: &Bench, endpoint: i64) -> Vec<Value> {
+    let pending = format!(
+        "SELECT count(*) FROM verifyd.webhook_deliveries \
+         WHERE endpoint_id = {endpoint} AND state = 'pending'"
+    );
+    let until = Instant::now() + PATIENCE;
+    while bench.numbers(&pending).await[0] > 0 {
+        assert!(Instant::now() < until, "{:?}", deliveries(bench, endpoint));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    deliveries(bench, endpoint)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_deliver_every_event_once_and_signed() {
+    let (bench, connection, receiver) = bench().await;
+    let (all, secret) = add(&bench, &receiver.url("all"), &[]);
+    let (changes, _) = add(&bench, &receiver.url("changes"), &["--changed-only"]);
+    let _replicas = [bench.serve(&[]), bench.serve(&[])];
+    bench
+        .numbers(&format!(
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
+             SELECT workspace_id, tenant_id, 'provider.connection.check', 'queued', \
+                    jsonb_build_object('provider', 'microsoft', 'module', module, \
+                        'provider_connection_id', id, \
+                        'target_scope', jsonb_build_object('entra_tenant_id', entra_tenant_id)), \
+                    now() \
+             FROM provider_connections, generate_series(1, 40) WHERE id = {connection} RETURNING id"
+        ))
+        .await;
+    bench.all_completed().await;
+    let found = ended(&bench, all).await;
+    assert_eq!(found.len(), 40);
+    assert!(
+        found
+            .iter()
+            .all(|d| d["state"] == "delivered" && d["attempts"] == 1)
+    );
+    let requests = receiver.wait("all", 40).await;
+    assert_eq!(requests.len(), 40);
+    let ids: BTreeSet<&str> = requests.iter().map(|r| r.id()).collect();
+    let runs: BTreeSet<i64> = requests
+        .iter()
+        .map(|r| r.event().data.operation_run_id.0)
+        .collect();
+    assert_eq!((ids.len(), runs.len()), (40, 40));
+    for request in &requests {
+        assert!(request.is_signed_with(&secret));
+        assert_eq!(request.header("content-type"), "application/json");
+        let sent: i64 = request.header("webhook-timestamp").parse().unwrap();
+        assert!((SystemClock.now().timestamp() - sent).abs() < 600);
+    }
+    // The verdict was the same every time: one change.
+    assert_eq!(ended(&bench, changes).await.len(), 1);
+    assert_eq!(receiver.wait("changes", 1).await.len(), 1);
+    assert!(!bench.printed.lock().unwrap().contains(&secret[6..]) || only_once(&bench, &secret));
+}
+
+/// The command that made the secret printed it; nobody else does.
+fn only_once(bench: &Bench, secret: &str) -> bool {
+    bench.printed.lock().unwrap().matches(&secret[6..]).count() == 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_tried_again_recorded_and_replayed() {
+    let (bench, connection, receiver) = bench().await;
+    let (flaky, _) = add(&bench, &receiver.url("flaky"), &[]);
+    let (broken, _) = add(&bench, &receiver.url("broken"), &[]);
+    let (gone, _) = add(&bench, &receiver.url("gone"), &[]);
+    let (moved, _) = add(&bench, &receiver.url("moved"), &[]);
+    // A name that is not configured, and leads to loopback; and a port where nobody listens.
+    let (private, _) = add(&bench, "https://localhost/hook", &[]);
+    let (away, _) = add(&bench, "http://127.0.0.1:1/hook", &[]);
+    receiver.answers("flaky", Answer::Status(503, 2));
+    receiver.answers("broken", Answer::Status(500, 4));
+    receiver.answers("gone", Answer::Status(410, 100));
+    receiver.answers("moved", Answer::Redirect);
+    let _daemon = bench.serve(&[]);
+    enqueue(&bench, connection);
+    bench.all_completed().await;
+
+    let last = |found: &[Value]| {
+        assert_eq!(found.len(), 1);
+        (
+            found[0]["state"].as_str().unwrap().to_owned(),
+            found[0]["attempts"].as_i64().unwrap(),
+            found[0]["last_result"].as_str().unwrap().to_owned(),
+        )
+    };
+    let wanted = [
+        (flaky, "delivered", 3, "delivered"),
+        (broken, "failed", 4, "http_status"),
+        (gone, "failed", 1, "gone"),
+        (moved, "failed", 4, "redirect_refused"),
+        (private, "failed", 4, "address_refused"),
+        (away, "failed", 4, "unreachable"),
+    ];
+    for (endpoint, state, attempts, result) in wanted {
+        let found = ended(&bench, endpoint).await;
+        assert_eq!(last(&found), (state.into(), attempts, result.into()));
+    }
+    assert!(receiver.got("elsewhere").is_empty());
+    let flaky = receiver.got("flaky");
+    assert_eq!(flaky.len(), 3);
+    assert!(
+        flaky
+            .iter()
+            .all(|r| r.id() == flaky[0].id() && r.body == flaky[0].body)
+    );
+    let endpoints = bench.json(&["webhooks", "list", "--json"], "");
+    let listed = endpoints.as_array().unwrap().iter();
+    let disabled: Vec<i64> = listed
+        .filter(|e| e["enabled"] == false)
+        .map(|e| e["id"].as_i64().unwrap())
+        .collect();
+    assert_eq!(disabled, [gone]);
+
+    // Its receiver works again: the old message under its old id.
+    let delivery = deliveries(&bench, broken)[0]["id"].to_string();
+    let attempts = bench.json(&["webhooks", "attempts", &delivery, "--json"], "");
+    assert_eq!(attempts.as_array().unwrap().len(), 4);
+    assert!(
+        attempts
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|a| a["http_status"] == 500)
+    );
+    bench.json(&["webhooks", "replay", &delivery, "--json"], "");
+    let requests = receiver.wait("broken", 5).await;
+    assert_eq!(requests[4].id(), requests[0].id());
+    assert_eq!(last(&ended(&bench, broken).await).0, "delivered");
+    // The same by time.
+    let endpoint = broken.to_string();
+    let replayed = bench.json(
+        &[
+            "webhooks",
+            "replay",
+            "--endpoint",
+            &endpoint,
+            "--since",
+            "2020-01-01T00:00:00Z",
+            "--delivered-too",
+            "--json",
+        ],
+        "",
+    );
+    assert_eq!(replayed["replayed"], 1);
+    receiver.wait("broken", 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_never_answers_holds_up_nobody() {
+    let (mut bench, connection, receiver) = bench().await;
+    for (key, value) in [("CONCURRENCY", "2"), ("CONCURRENCY_PER_ENDPOINT", "2")] {
+        let key = format!("VERIFYD__WEBHOOKS__{key}");
+        bench.environment.insert(key, value.into());
+    }
+    let (slow, _) = add(&bench, &receiver.url("slow"), &[]);
+    let (other, secret) = add(&bench, &receiver.url("other"), &[]);
+    receiver.answers("slow", Answer::Never);
+    let _daemon = bench.serve(&[]);
+    // A run that is still active is not recorded a second time.
+    let runs: BTreeSet<i64> = (0..10).map(|_| enqueue(&bench, connection)).collect();
+    bench.all_completed().await;
+    // All of one, long before the other has had its four attempts of a second each.
+    assert_eq!(ended(&bench, other).await.len(), runs.len());
+    let pending = format!(
+        "SELECT count(*) FROM verifyd.webhook_deliveries \
+         WHERE endpoint_id = {slow} AND state = 'pending'"
+    );
+    assert!(bench.numbers(&pending).await[0] > 0);
+    let endpoint = other.to_string();
+    let rotated = bench.json(&["webhooks", "rotate-secret", &endpoint, "--json"], "");
+    let fresh = rotated["secret"].as_str().unwrap().to_owned();
+    enqueue(&bench, connection);
+    let requests = receiver.wait("other", runs.len() + 1).await;
+    let (before, after) = (&requests[runs.len() - 1], &requests[runs.len()]);
+    assert!(after.is_signed_with(&fresh) && after.is_signed_with(&secret));
+    assert!(!before.is_signed_with(&fresh) && before.is_signed_with(&secret));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_is_killed_before_it_knows_is_followed_by_another() {
+    let (bench, connection, receiver) = bench().await;
+    let (endpoint, _) = add(&bench, &receiver.url("held"), &[]);
+    receiver.answers("held", Answer::Never);
+    let mut first = bench.serve(&[]);
+    enqueue(&bench, connection);
+    receiver.wait("held", 1).await;
+    first.signal("KILL");
+    first.ended();
+    receiver.answers("held", Answer::Ok);
+    let _second = bench.serve(&[]);
+    let found = ended(&bench, endpoint).await;
+    assert_eq!(found[0]["state"], "delivered");
+    let requests = receiver.got("held");
+    assert!(requests.len() >= 2);
+    assert!(
+        requests
+            .iter()
+            .all(|r| r.id() == requests[0].id() && r.body == requests[0].body)
+    );
+    let delivery = found[0]["id"].to_string();
+    let attempts = bench.json(&["webhooks", "attempts", &delivery, "--json"], "");
+    let attempts = attempts.as_array().unwrap();
+    assert!(attempts[0]["result"].is_null());
+    assert_eq!(attempts.last().unwrap()["result"], "delivered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_must_not_be_called_are_not_added() {
+    let (bench, ..) = bench().await;
+    for url in [
+        "https://169.254.169.254/latest",
+        "https://10.0.0.1/",
+        "https://[::1]/",
+        "https://127.0.0.2/",
+        "http://receiver.example/",
+        "https://user:pass@receiver.example/",
+        "ftp://receiver.example/",
+        "receiver.example",
+    ] {
+        let output = bench.run(&["webhooks", "add", "--workspace", "1", "--url", url], "");
+        assert_eq!(output.status.code(), Some(1), "{url}");
+    }
+    let endpoints = bench.json(&["webhooks", "list", "--json"], "");
+    assert_eq!(endpoints, serde_json::json!([]));
+    // One that was written past the command line has no secret that opens, and gets nothing.
+    let (id, _) = add(&bench, "http://127.0.0.1:9/hook", &[]);
+    let connection = bench.connection(2, &Scenario::SecretExpired.tenant_id(1), "health_check");
+    bench
+        .numbers(&format!(
+            "UPDATE verifyd.webhook_endpoints SET url = 'https://169.254.169.254/' \
+             WHERE id = {id} RETURNING id"
+        ))
+        .await;
+    let _daemon = bench.serve(&[]);
+    enqueue(&bench, connection);
+    bench.all_completed().await;
+    let found = ended(&bench, id).await;
+    assert_eq!(found[0]["last_result"], "secret_unusable");
+}

@@ -1,0 +1,158 @@
+//! What somebody else wrote does nothing.
+
+use crate::axe;
+use crate::browser::Browser;
+use crate::site::{EVERYTHING, Site};
+use serde_json::{Value, json};
+use verifyd::domain::RunId;
+use verifyd::domain::access::Binding;
+use verifyd::domain::connection::NewConnection;
+use verifyd::domain::{TenantId, WorkspaceId};
+use verifyd::simulator::Scenario;
+
+const SCRIPT: &str = "<script>window.hit=1;alert(1)</script>";
+const IMAGE: &str = "\"><img src=x onerror=\"window.hit=1;alert(1)\">";
+/// Right to left, with signs that turn the direction of what follows.
+const TURNED: &str = "\u{202E}\u{5E9}\u{5DC}\u{5D5}\u{5DD} evil\u{2066}";
+
+/// A completed run as another program might have written it.
+async fn write(site: &Site, context: &Value) -> RunId {
+    let text = serde_json::to_string(context).unwrap().replace('\'', "''");
+    site.world
+        .sql(&format!(
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, outcome, context, \
+             completed_at) VALUES (1, 1, 'provider.connection.check', 'completed', 'failed', \
+             '{text}', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
+        ))
+        .await;
+    let filter = verifyd::ports::store::RunFilter {
+        limit: 1,
+        ..Default::default()
+    };
+    site.world.services.store.runs(&filter).await.unwrap()[0].id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_reports_names_and_words_do_nothing() {
+    let site = Site::at_work().await;
+    let id = site.connection(1, Scenario::SecretExpired).await;
+    let honest = site.checked(id).await;
+    let mut context = site.world.run(honest).await.context;
+    let name = format!("{SCRIPT}{IMAGE}{TURNED}{}", "w".repeat(10_000));
+    context["target_scope"]["entra_tenant_name"] = json!(name);
+    context["provider"] = json!(format!("{IMAGE}{}", "p".repeat(10_000)));
+    context["module"] = json!(format!("{TURNED}{SCRIPT}"));
+    // As hostile as the schema lets it be.
+    let mut bad = context.clone();
+    for check in bad["verification_report"]["checks"].as_array_mut().unwrap() {
+        check["title"] = json!(format!("{SCRIPT}{TURNED}{}", "t".repeat(120)));
+        check["message"] = json!(format!("{IMAGE}{TURNED}{}", "m".repeat(800)));
+        for step in check["next_steps"].as_array_mut().unwrap() {
+            step["label"] = json!(format!("{SCRIPT}{TURNED}"));
+            step["url"] = json!(format!("https://evil.example/{}", "u".repeat(1_500)));
+        }
+        check["evidence"] = json!([{ "kind": "found", "value": format!("{IMAGE}{TURNED}") }]);
+    }
+    // More than the schema allows: it is no report, and none of it is shown as one.
+    let mut worse = context.clone();
+    for check in worse["verification_report"]["checks"]
+        .as_array_mut()
+        .unwrap()
+    {
+        check["message"] = json!(format!("{SCRIPT}{}", "m".repeat(10_000)));
+        check["next_steps"] = json!([{ "label": "x", "url": "javascript:window.hit=1" }]);
+        check[SCRIPT] = json!(IMAGE);
+    }
+    let readable = write(&site, &bad).await;
+    let key = site.first_problem(readable).await;
+    let words = format!("{SCRIPT}{IMAGE}{TURNED}{}", "r".repeat(1_500));
+    site.accept(readable, &key, &words).await;
+    let unreadable = write(&site, &worse).await;
+    worse["verification_report"] = json!([SCRIPT, { "schema_version": IMAGE }]);
+    let odd = write(&site, &worse).await;
+    let named = site
+        .world
+        .services
+        .store
+        .add_connection(
+            &NewConnection {
+                workspace_id: WorkspaceId(1),
+                tenant_id: TenantId(1),
+                provider: format!("microsoft{SCRIPT}"),
+                display_name: Some(name),
+                entra_tenant_id: IMAGE.into(),
+                client_id: TURNED.into(),
+                cloud: SCRIPT.into(),
+                module: Some(IMAGE.into()),
+            },
+            None,
+        )
+        .await
+        .unwrap();
+
+    let token = site
+        .token(
+            &format!("{SCRIPT}{IMAGE}{TURNED}"),
+            &EVERYTHING,
+            Binding::EVERYTHING,
+        )
+        .await;
+    let browser = Browser::start().await;
+    browser.log_in(&site.base, &token).await;
+    let mut wrong = Vec::new();
+    for page in [
+        "/".to_owned(),
+        "/connections".to_owned(),
+        format!(
+            "/connections?name={}",
+            "%22%3E%3Cscript%3Ewindow.hit%3D1%3C/script%3E"
+        ),
+        format!("/connections/{named}"),
+        "/runs".to_owned(),
+        format!("/runs/{readable}"),
+        format!("/runs/{readable}/run.json"),
+        format!("/runs/{unreadable}"),
+        format!("/runs/{odd}"),
+        "/login?next=javascript:window.hit=1".to_owned(),
+    ] {
+        for width in [1280, 390] {
+            browser.size(width, 900).await;
+            browser.go(&format!("{}{page}", site.base)).await;
+            assert!(!browser.dialog().await, "{page} opens a dialog");
+            let found = browser
+                .js("return [window.hit ?? null, \
+                     document.querySelectorAll('main script, main img, a[href^=\"javascript\" i]').length]")
+                .await;
+            assert_eq!(found, json!([null, 0]), "{page}");
+            let wide = browser
+                .js("return document.documentElement.scrollWidth - innerWidth")
+                .await;
+            if wide.as_i64().unwrap() > 0 && !page.ends_with(".json") {
+                wrong.push(format!("{page} at {width}: {wide} pixels too wide"));
+            }
+        }
+        if !page.ends_with(".json") {
+            let found = axe::findings(&browser).await;
+            wrong.extend(found.into_iter().map(|f| format!("{page}: {f}")));
+        }
+        let said = browser.console().await;
+        wrong.extend(said.into_iter().map(|line| format!("{page}: {line}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Every text of others is kept apart from the direction of the page.
+    browser.go(&format!("{}/runs/{readable}", site.base)).await;
+    let loose = browser
+        .js("const all = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT); \
+             let n = 0; while (all.nextNode()) { const t = all.currentNode; \
+             if (t.data.includes('\\u202E') && !t.parentElement.closest('bdi, textarea, option')) n += 1; } return n")
+        .await;
+    assert_eq!(loose, 0);
+    let links = browser
+        .js(
+            "return [...document.querySelectorAll('a[target=_blank]')].every(\
+             a => a.rel.includes('noopener') && a.protocol === 'https:')",
+        )
+        .await;
+    assert_eq!(links, true);
+    browser.close().await;
+}

@@ -1,0 +1,445 @@
+//! Without a browser: status codes, headers, who sees what, what is refused.
+
+use crate::site::{EVERYTHING, Site, location, tenant};
+use reqwest::Method;
+use reqwest::header::{HeaderMap, HeaderValue, SET_COOKIE};
+use std::time::Duration;
+use verifyd::domain::access::{Binding, Scope};
+use verifyd::simulator::Scenario;
+
+/// Guards against hanging only.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_not_logged_in_is_led_to_the_login() {
+    let site = Site::new().await;
+    let nobody = site.nobody().await;
+    for (path, next) in [
+        ("/", "/login"),
+        ("/runs?state=failed", "/login?next=%2Fruns%3Fstate%3Dfailed"),
+        ("/runs/1", "/login?next=%2Fruns%2F1"),
+        ("/connections", "/login?next=%2Fconnections"),
+        ("/workers", "/login?next=%2Fworkers"),
+        ("/live", "/login?next=%2Flive"),
+    ] {
+        let answer = nobody.get(path).await;
+        assert_eq!(answer.status(), 303, "{path}");
+        assert_eq!(location(&answer), next);
+    }
+    for path in [
+        "/connections/1/check",
+        "/logout",
+        "/runs/1/acknowledgements",
+    ] {
+        let form = [("csrf", "x"), ("check_key", "a"), ("reason", "b")];
+        let answer = nobody.post(path, &form).await;
+        assert_eq!(answer.status(), 303, "{path}");
+        assert_eq!(location(&answer), "/login");
+    }
+    let page = nobody.page("/login?next=/runs/7").await;
+    assert!(page.contains("value=\"/runs/7\""));
+    let page = nobody.page("/login?next=//evil.example").await;
+    assert!(!page.contains("evil"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_has_the_headers() {
+    let site = Site::new().await;
+    let person = site.operator().await;
+    for path in ["/", "/login", "/nowhere", "/assets/icon.svg", "/runs/1"] {
+        let answer = person.get(path).await;
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        let policy = header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none';"), "{path}");
+        assert!(!policy.contains("unsafe"), "{path}");
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        assert_eq!(header("x-frame-options"), "DENY");
+        assert_eq!(header("referrer-policy"), "same-origin");
+        let stored = path.starts_with("/assets");
+        assert_eq!(header("cache-control") == "no-store", !stored, "{path}");
+    }
+    // Nothing inline that the policy would have to allow.
+    let page = person.page("/").await;
+    assert!(!page.contains("style=\"") && !page.contains("<script>"));
+    assert!(!page.contains("onclick=") && !page.contains("<style"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logging_in_and_out() {
+    let site = Site::new().await;
+    let token = site.token("ops", &EVERYTHING, Binding::EVERYTHING).await;
+    let mut person = site.nobody().await;
+    for wrong in ["", "vfd_x", &format!("{token}x"), &token[..50]] {
+        let answer = person.log_in(wrong).await;
+        assert_eq!(answer.status(), 401);
+        assert!(!answer.headers().contains_key(SET_COOKIE));
+        let page = answer.text().await.unwrap();
+        assert!(
+            wrong.is_empty() || !page.contains(wrong),
+            "a token is repeated"
+        );
+    }
+    let blind = site
+        .token("blind", &[Scope::Run], Binding::EVERYTHING)
+        .await;
+    assert_eq!(person.log_in(&blind).await.status(), 401);
+
+    let answer = person.log_in(&format!(" {token} ")).await;
+    assert_eq!(answer.status(), 303);
+    let cookie = answer.headers()[SET_COOKIE].to_str().unwrap().to_owned();
+    for part in ["HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=43200"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    assert!(!cookie.contains("Secure"), "{cookie}");
+    person.keep_cookie(&answer);
+    assert!(person.page("/").await.contains("ops"));
+    // The session is not kept as it is.
+    let value = person.cookie.split('=').nth(1).unwrap();
+    let database = site.world.folder.path().join("verifyd.db");
+    for file in [database.clone(), database.with_extension("db-wal")] {
+        let bytes = std::fs::read(file).unwrap_or_default();
+        let found = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+        assert!(!found(value) && !found(&token));
+    }
+
+    let csrf = person.csrf().await;
+    let answer = person.post("/logout", &[("csrf", "wrong")]).await;
+    assert_eq!(answer.status(), 403);
+    assert!(person.page("/").await.contains("ops"));
+    let answer = person.post("/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(answer.status(), 303);
+    assert_eq!(person.get("/").await.status(), 303);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_https_the_cookie_is_secure() {
+    let site = Site::new().await;
+    let token = site.token("ops", &EVERYTHING, Binding::EVERYTHING).await;
+    let person = site.nobody().await;
+    let mut headers = HeaderMap::new();
+    headers.insert("sec-fetch-site", HeaderValue::from_static("same-origin"));
+    headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+    let form = [("token", token.as_str())];
+    let answer = person.send(Method::POST, "/login", headers, &form).await;
+    let cookie = answer.headers()[SET_COOKIE].to_str().unwrap();
+    assert!(cookie.ends_with("; Secure"), "{cookie}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_token_ends_its_sessions() {
+    let site = Site::new().await;
+    let person = site.operator().await;
+    assert_eq!(person.get("/").await.status(), 200);
+    let store = &site.world.services.store;
+    let id = store.tokens().await.unwrap()[0].id;
+    assert!(store.revoke_token(id).await.unwrap());
+    assert_eq!(person.get("/").await.status(), 303);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forms_of_other_sites_change_nothing() {
+    let site = Site::new().await;
+    let connection = site.connection(1, Scenario::Healthy).await;
+    let person = site.operator().await;
+    let csrf = person.csrf().await;
+    let path = format!("/connections/{connection}/check");
+    let cross = |name: &'static str, value: &str| {
+        HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())])
+    };
+    for headers in [
+        cross("origin", "https://evil.example"),
+        cross("origin", "null"),
+        cross("sec-fetch-site", "cross-site"),
+        HeaderMap::new(),
+    ] {
+        let form = [("csrf", csrf.as_str())];
+        let answer = person.send(Method::POST, &path, headers, &form).await;
+        assert_eq!(answer.status(), 403);
+    }
+    // Of another session of the same person.
+    let other = site.operator().await.csrf().await;
+    for csrf in ["", "x", &other] {
+        assert_eq!(person.post(&path, &[("csrf", csrf)]).await.status(), 403);
+    }
+    let counts = site.world.services.store.counts().await.unwrap();
+    assert_eq!(counts.queued, 0);
+    let answer = person.post(&path, &[("csrf", &csrf)]).await;
+    assert_eq!(answer.status(), 303);
+    let first = location(&answer).to_owned();
+    assert_eq!(person.get(&first).await.status(), 200);
+    // An active run is shown in place of a second one.
+    let answer = person.post(&path, &[("csrf", &csrf)]).await;
+    assert_eq!(location(&answer), first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_tenant_is_not_there() {
+    let site = Site::at_work().await;
+    let mine = site.connection(1, Scenario::SecretExpired).await;
+    let theirs = site.connection(2, Scenario::SecretExpired).await;
+    let my_run = site.checked(mine).await;
+    let their_run = site.checked(theirs).await;
+    let key = site.first_problem(their_run).await;
+    site.accept(their_run, &key, "private words").await;
+    let person = site.person(&EVERYTHING, tenant(1)).await;
+    let csrf = person.csrf().await;
+    for path in [
+        format!("/connections/{theirs}"),
+        format!("/runs/{their_run}"),
+        format!("/runs/{their_run}/run.json"),
+        format!("/live/runs/{their_run}"),
+        "/workers".to_owned(),
+        "/runs/999999".to_owned(),
+        "/runs/x".to_owned(),
+        "/runs/-1".to_owned(),
+        "/runs/99999999999999999999".to_owned(),
+        "/connections/0".to_owned(),
+    ] {
+        assert_eq!(person.get(&path).await.status(), 404, "{path}");
+    }
+    let form = [
+        ("csrf", csrf.as_str()),
+        ("check_key", "sign_in"),
+        ("reason", "x"),
+    ];
+    for path in [
+        format!("/connections/{theirs}/check"),
+        format!("/runs/{their_run}/acknowledgements"),
+        format!("/runs/{their_run}/acknowledgements/1/withdraw"),
+        format!("/runs/{my_run}/acknowledgements/1/withdraw"),
+    ] {
+        assert_eq!(person.post(&path, &form).await.status(), 404, "{path}");
+    }
+    for path in [
+        "/",
+        "/connections",
+        "/runs",
+        "/runs?tenant=2",
+        "/connections?tenant=2",
+    ] {
+        let page = person.page(path).await;
+        assert!(!page.contains("Tenant 2"), "{path}");
+        assert!(!page.contains("private words"), "{path}");
+        assert!(!page.contains(&format!("/runs/{their_run}\"")), "{path}");
+    }
+    assert!(person.page("/connections").await.contains("Tenant 1"));
+    assert_eq!(person.get(&format!("/runs/{my_run}")).await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scopes_decide_what_is_shown_and_done() {
+    let site = Site::at_work().await;
+    let connection = site.connection(1, Scenario::SecretExpired).await;
+    let run = site.checked(connection).await;
+    let reader = site.person(&[Scope::Read], Binding::EVERYTHING).await;
+    for path in ["/", "/connections", &format!("/runs/{run}")] {
+        let page = reader.page(path).await;
+        assert!(!page.contains("Check again"), "{path}");
+        assert!(!page.contains("/acknowledgements\""), "{path}");
+        assert!(!page.contains("/workers"), "{path}");
+    }
+    let csrf = reader.csrf().await;
+    let form = [
+        ("csrf", csrf.as_str()),
+        ("check_key", "sign_in"),
+        ("reason", "x"),
+    ];
+    for path in [
+        format!("/connections/{connection}/check"),
+        format!("/runs/{run}/acknowledgements"),
+    ] {
+        assert_eq!(reader.post(&path, &form).await.status(), 403, "{path}");
+    }
+    assert_eq!(reader.get("/workers").await.status(), 403);
+    let operator = site.operator().await;
+    assert!(operator.page("/workers").await.contains("Beating"));
+    assert!(operator.page("/").await.contains("Check again"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_understood_is_refused_with_a_page() {
+    let site = Site::new().await;
+    let connection = site.connection(1, Scenario::Healthy).await;
+    let person = site.operator().await;
+    for path in [
+        "/runs?before=x",
+        "/connections?after=1.5",
+        "/runs?tenant=a'b",
+    ] {
+        let answer = person.get(path).await;
+        assert_eq!(answer.status(), 422, "{path}");
+        assert!(answer.text().await.unwrap().contains("whole number"));
+    }
+    // Unknown words narrow nothing.
+    assert!(
+        person
+            .page("/connections?state=%3Cb%3E")
+            .await
+            .contains("Tenant 1")
+    );
+    let csrf = person.csrf().await;
+    let run = site.submit(connection).await;
+    let form = [
+        ("csrf", csrf.as_str()),
+        ("check_key", "sign_in"),
+        ("reason", "x"),
+    ];
+    let path = format!("/runs/{run}/acknowledgements");
+    let answer = person.post(&path, &form).await;
+    assert_eq!(answer.status(), 422);
+    assert!(answer.text().await.unwrap().contains("completed"));
+    let page = person.page("/connections?name=nobody").await;
+    assert!(page.contains("No connection is like this"));
+    // Links of reports to the surrounding application lead to the page of the same thing.
+    let answer = person
+        .get(&format!("/provider-connections/{connection}"))
+        .await;
+    assert_eq!(location(&answer), format!("/connections/{connection}"));
+    let answer = person.get(&format!("/operation-runs/{run}")).await;
+    assert_eq!(location(&answer), format!("/runs/{run}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_are_paged_and_keep_their_filter() {
+    let site = Site::new().await;
+    let connection = site.connection(1, Scenario::Healthy).await;
+    for _ in 0..53 {
+        site.world.record(connection, |_| {}).await;
+    }
+    let person = site.operator().await;
+    let page = person.page("/runs?state=queued").await;
+    assert_eq!(page.matches("data-label=\"Run\"").count(), 50);
+    let (_, rest) = page
+        .split_once("href=\"/runs?state=queued&#38;before=")
+        .unwrap();
+    let before = rest.split('"').next().unwrap();
+    let page = person
+        .page(&format!("/runs?state=queued&before={before}"))
+        .await;
+    assert_eq!(page.matches("data-label=\"Run\"").count(), 3);
+    assert!(page.contains("href=\"/runs?state=queued\""));
+    assert!(!page.contains("rel=\"next\""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_pages_are_bounded_and_end_with_the_process() {
+    let site = Site::with(|settings| {
+        settings.pages.max_streams = 2;
+        settings.pages.heartbeat = Duration::from_secs(1);
+    })
+    .await;
+    let connection = site.connection(1, Scenario::Healthy).await;
+    let person = site.operator().await;
+    let mut first = person.get("/live").await;
+    assert_eq!(first.headers()["content-type"], "text/event-stream");
+    let second = person.get("/live").await;
+    assert_eq!(second.status(), 200);
+    let refused = person.get("/live").await;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(person.get("/").await.status(), 200);
+    let event = first.chunk().await.unwrap().unwrap();
+    assert!(event.starts_with(b"event: now"), "{event:?}");
+    let run = site.submit(connection).await;
+    loop {
+        let event = first.chunk().await.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&event).into_owned();
+        if text.starts_with("event: changed") {
+            assert!(text.contains(&run.to_string()), "{text}");
+            break;
+        }
+        // A comment that keeps the connection.
+        assert!(text.starts_with(':'), "{text}");
+    }
+    site.stopping.cancel();
+    let rest = async { while first.chunk().await.unwrap().is_some() {} };
+    let ended = tokio::time::timeout(PATIENCE, rest).await;
+    ended.expect("the stream ends with the process");
+    drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_page_ends_with_its_session() {
+    let site = Site::new().await;
+    let person = site.operator().await;
+    let mut stream = person.get("/live").await;
+    let csrf = person.csrf().await;
+    person.post("/logout", &[("csrf", &csrf)]).await;
+    let mut all = String::new();
+    let rest = async {
+        while let Some(chunk) = stream.chunk().await.unwrap() {
+            all.push_str(&String::from_utf8_lossy(&chunk));
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, rest).await;
+    ended.expect("the stream ends with the session");
+    assert!(all.contains("event: last"), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_from_elsewhere_brings_its_cookie_in_a_second_step() {
+    let site = Site::new().await;
+    let nobody = site.nobody().await;
+    let followed = |site: &'static str| {
+        HeaderMap::from_iter([
+            (
+                "sec-fetch-site".parse().unwrap(),
+                HeaderValue::from_static(site),
+            ),
+            (
+                "sec-fetch-mode".parse().unwrap(),
+                HeaderValue::from_static("navigate"),
+            ),
+        ])
+    };
+    let answer = nobody
+        .send(Method::GET, "/runs/7?a=%22b", followed("cross-site"), &[])
+        .await;
+    assert_eq!(answer.status(), 200);
+    let page = answer.text().await.unwrap();
+    assert!(page.contains("content=\"0;url=/runs/7?a=%22b\""), "{page}");
+    let answer = nobody
+        .send(Method::GET, "/runs/7", followed("same-origin"), &[])
+        .await;
+    assert_eq!(answer.status(), 303);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_database_there_is_a_page_that_says_so() {
+    let site = Site::new().await;
+    let person = site.operator().await;
+    site.world.services.store.close().await;
+    for path in ["/", "/runs/1", "/login?next=/", "/live"] {
+        let answer = person.get(path).await;
+        assert_eq!(answer.status(), 503, "{path}");
+        assert!(answer.headers().contains_key("retry-after"));
+        assert!(answer.headers().contains_key("content-security-policy"));
+        let page = answer.text().await.unwrap();
+        assert!(page.contains("The database does not answer"), "{page}");
+        assert!(!page.contains("connections are closed"), "{page}");
+    }
+}
+
+/// Where no constraint refuses it, as on another application's table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_nobody_can_work_on_is_shown_and_breaks_no_list() {
+    let site = Site::at_work().await;
+    let connection = site.connection(1, Scenario::Healthy).await;
+    let run = site.checked(connection).await;
+    site.world
+        .sql(
+            "PRAGMA ignore_check_constraints = ON; \
+             INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
+             VALUES (1, 1, 'provider.connection.check', '<b>pending</b>', '{}')",
+        )
+        .await;
+    let person = site.operator().await;
+    let workers = person.page("/workers").await;
+    assert!(
+        workers.contains("operation_runs.status of run 2"),
+        "{workers}"
+    );
+    assert!(workers.contains("&lt;b&gt;pending") || workers.contains("&#60;b&#62;pending"));
+    let runs = person.page("/runs").await;
+    assert!(runs.contains(&format!("/runs/{run}")), "{runs}");
+}

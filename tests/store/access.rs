@@ -1,0 +1,208 @@
+//! Tokens, sessions of the pages, idempotency keys.
+
+use crate::bed::Bed;
+use std::time::Duration;
+use verifyd::domain::access::{Binding, Scope};
+use verifyd::domain::{TenantId, TokenId, WorkspaceId, token};
+use verifyd::ports::access::{NewToken, Reserved, TokenRecord};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn new_token(name: &str, hash: &str) -> NewToken {
+    NewToken {
+        name: name.into(),
+        hash: hash.into(),
+        scopes: vec![Scope::Run, Scope::Read],
+        binding: Binding {
+            workspace_id: Some(WorkspaceId(3)),
+            tenant_id: Some(TenantId(4)),
+        },
+        expires_at: None,
+    }
+}
+
+/// The hash of a token, as different as the text is.
+fn hash(text: &str) -> String {
+    token::sha256_hex(text)
+}
+
+async fn token(bed: &Bed, text: &str) -> TokenRecord {
+    let new = new_token(text, &hash(text));
+    bed.store.add_token(&new).await.unwrap()
+}
+
+/// The time of the database, moved by a number of seconds.
+async fn expiring(bed: &Bed, text: &str, seconds: i64) -> TokenRecord {
+    let created = token(bed, &format!("{text} clock")).await.created_at;
+    let mut new = new_token(text, &hash(text));
+    new.expires_at = Some(created + chrono::Duration::seconds(seconds));
+    bed.store.add_token(&new).await.unwrap()
+}
+
+pub async fn a_token_is_found_by_its_hash_alone(bed: &Bed) {
+    let added = token(bed, "one").await;
+    assert_eq!(added.scopes, [Scope::Read, Scope::Run]);
+    assert_eq!(added.binding, new_token("", "").binding);
+    let found = bed.store.token_by_hash(&hash("one")).await.unwrap();
+    let found = found.expect("it is valid");
+    assert_eq!((found.id, found.name), (added.id, added.name));
+    assert_eq!(found.scopes, added.scopes);
+    assert_eq!(found.binding, added.binding);
+    let unknown = bed.store.token_by_hash(&hash("two")).await.unwrap();
+    assert_eq!(unknown, None);
+    let again = bed.store.add_token(&new_token("other", &hash("one"))).await;
+    assert!(again.is_err(), "two tokens with one hash");
+}
+
+pub async fn a_revoked_token_is_worthless_and_its_sessions_end(bed: &Bed) {
+    let (one, two) = (token(bed, "one").await, token(bed, "two").await);
+    for (owner, session) in [(one.id, "s1"), (two.id, "s2")] {
+        let session = hash(session);
+        let opened = bed.store.open_session(owner, &session, "csrf", DAY);
+        opened.await.unwrap();
+    }
+    assert!(bed.store.revoke_token(one.id).await.unwrap());
+    assert!(!bed.store.revoke_token(one.id).await.unwrap());
+    assert!(!bed.store.revoke_token(TokenId(999)).await.unwrap());
+    let by_hash = async |text: &str| bed.store.token_by_hash(&hash(text)).await.unwrap();
+    assert_eq!(by_hash("one").await, None);
+    assert!(by_hash("two").await.is_some());
+    let session = async |text: &str| bed.store.session_by_hash(&hash(text)).await.unwrap();
+    assert_eq!(session("s1").await, None);
+    assert!(session("s2").await.is_some());
+    let all = bed.store.tokens().await.unwrap();
+    assert_eq!(
+        all.iter().map(|t| t.id).collect::<Vec<_>>(),
+        [one.id, two.id]
+    );
+    assert!(all[0].revoked_at.is_some() && all[1].revoked_at.is_none());
+}
+
+pub async fn a_token_expires_by_the_databases_clock(bed: &Bed) {
+    expiring(bed, "later", 3600).await;
+    expiring(bed, "over", -1).await;
+    let later = bed.store.token_by_hash(&hash("later")).await.unwrap();
+    assert!(later.is_some());
+    let over = bed.store.token_by_hash(&hash("over")).await.unwrap();
+    assert_eq!(over, None);
+    assert_eq!(bed.store.tokens().await.unwrap().len(), 4);
+}
+
+pub async fn the_use_of_a_token_is_noted_once_a_minute(bed: &Bed) {
+    let added = token(bed, "one").await;
+    assert_eq!(added.last_used_at, None);
+    let last_used = async || bed.store.tokens().await.unwrap()[0].last_used_at;
+    let use_it = async || bed.store.token_by_hash(&hash("one")).await.unwrap();
+    use_it().await;
+    let first = last_used().await.expect("the use is noted");
+    use_it().await;
+    assert_eq!(last_used().await, Some(first), "noted twice in a minute");
+    let tokens = bed.own("api_tokens");
+    bed.age(&tokens, "last_used_at", "1 = 1", 61).await;
+    use_it().await;
+    assert!(last_used().await.expect("noted again") >= first);
+}
+
+pub async fn a_session_lives_as_long_as_it_and_its_token(bed: &Bed) {
+    let one = token(bed, "one").await;
+    let soon = expiring(bed, "soon", 3600).await;
+    let open = async |owner, session: &str| {
+        let hash = hash(session);
+        let opened = bed.store.open_session(owner, &hash, session, DAY);
+        opened.await.unwrap();
+    };
+    let find = async |session: &str| bed.store.session_by_hash(&hash(session)).await.unwrap();
+    open(one.id, "s1").await;
+    open(soon.id, "s2").await;
+    let found = find("s1").await.expect("it is open");
+    assert_eq!((found.token.id, found.csrf.as_str()), (one.id, "s1"));
+    assert!(found.expires_at > found.token.created_at);
+    let tokens = bed.own("api_tokens");
+    bed.age(&tokens, "expires_at", "expires_at IS NOT NULL", 3601)
+        .await;
+    assert_eq!(find("s2").await, None, "its token has expired");
+    let sessions = bed.own("page_sessions");
+    bed.age(&sessions, "expires_at", "1 = 1", 25 * 3600).await;
+    assert_eq!(find("s1").await, None, "it has expired");
+    // The next one clears them away.
+    open(one.id, "s3").await;
+    let left = format!("SELECT count(*) FROM {sessions}");
+    assert_eq!(bed.number(&left).await, 1);
+    bed.store.close_session(&hash("s3")).await.unwrap();
+    assert_eq!(find("s3").await, None);
+}
+
+async fn reserve(bed: &Bed, owner: TokenId, key: &str, request: &str) -> Reserved {
+    let reserved = bed.store.reserve_key(owner, key, request, MINUTE, DAY);
+    reserved.await.unwrap()
+}
+
+pub async fn a_key_is_answered_once(bed: &Bed) {
+    let (one, two) = (token(bed, "one").await.id, token(bed, "two").await.id);
+    assert_eq!(reserve(bed, one, "k", "a").await, Reserved::First);
+    assert_eq!(reserve(bed, one, "k", "a").await, Reserved::InProgress);
+    assert_eq!(reserve(bed, one, "k", "b").await, Reserved::Mismatch);
+    // Another token's key is another key.
+    assert_eq!(reserve(bed, two, "k", "b").await, Reserved::First);
+    let store = &bed.store;
+    store.answer_key(one, "k", 201, "{}").await.unwrap();
+    store.answer_key(one, "k", 500, "no").await.unwrap();
+    let answered = Reserved::Answered {
+        status: 201,
+        body: "{}".into(),
+    };
+    assert_eq!(reserve(bed, one, "k", "a").await, answered);
+    assert_eq!(reserve(bed, one, "k", "b").await, Reserved::Mismatch);
+    store.release_key(one, "k").await.unwrap();
+    assert_eq!(reserve(bed, one, "k", "a").await, answered);
+    store.release_key(two, "k").await.unwrap();
+    assert_eq!(reserve(bed, two, "k", "c").await, Reserved::First);
+}
+
+pub async fn an_abandoned_key_is_taken_over_by_the_same_request_only(bed: &Bed) {
+    let one = token(bed, "one").await.id;
+    assert_eq!(reserve(bed, one, "k", "a").await, Reserved::First);
+    let keys = bed.own("idempotency_keys");
+    bed.age(&keys, "reserved_at", "1 = 1", 61).await;
+    assert_eq!(reserve(bed, one, "k", "b").await, Reserved::Mismatch);
+    assert_eq!(reserve(bed, one, "k", "a").await, Reserved::First);
+    assert_eq!(reserve(bed, one, "k", "a").await, Reserved::InProgress);
+}
+
+pub async fn keys_are_forgotten_in_chunks(bed: &Bed) {
+    let one = token(bed, "one").await.id;
+    for n in 0..150 {
+        let key = format!("k{n}");
+        assert_eq!(reserve(bed, one, &key, "a").await, Reserved::First);
+        bed.store.answer_key(one, &key, 200, "old").await.unwrap();
+    }
+    let keys = bed.own("idempotency_keys");
+    bed.age(&keys, "reserved_at", "1 = 1", 24 * 3600 + 1).await;
+    // One that is over may be used anew, for another request.
+    assert_eq!(reserve(bed, one, "k0", "b").await, Reserved::First);
+    let count = format!("SELECT count(*) FROM {keys}");
+    assert_eq!(bed.number(&count).await, 50);
+    assert_eq!(reserve(bed, one, "new", "a").await, Reserved::First);
+    assert_eq!(bed.number(&count).await, 2);
+}
+
+pub async fn a_key_under_many_callers_is_first_once(bed: &Bed) {
+    let one = token(bed, "one").await.id;
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let store = bed.store.clone();
+        callers.spawn(async move {
+            let reserved = store.reserve_key(one, "k", "a", MINUTE, DAY);
+            reserved.await.unwrap()
+        });
+    }
+    let answers = callers.join_all().await;
+    let first = answers.iter().filter(|a| **a == Reserved::First).count();
+    assert_eq!(first, 1, "{answers:?}");
+    assert!(
+        answers
+            .iter()
+            .all(|a| matches!(a, Reserved::First | Reserved::InProgress))
+    );
+}

@@ -1,0 +1,554 @@
+//! Acknowledgements, and how they carry on.
+
+use crate::bed::Bed;
+use crate::fixtures::{claim, context};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use verifyd::domain::access::Binding;
+use verifyd::domain::acknowledgement::Acknowledgement;
+use verifyd::domain::completion::Completion;
+use verifyd::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
+use verifyd::domain::run::RUN_TYPE;
+use verifyd::domain::{
+    AcknowledgementId, ConnectionId, Outcome, Reason, RunId, TenantId, WorkspaceId,
+};
+use verifyd::engine::acknowledge::{Request, acknowledge, withdraw};
+use verifyd::ports::acknowledgements::{AcknowledgementFilter, NewAcknowledgement};
+use verifyd::ports::clock::{Clock as _, SystemClock};
+use verifyd::ports::store::{PrunePolicy, Store, StoreError};
+
+/// The time of this process; everything else is the database's.
+pub fn now() -> DateTime<Utc> {
+    SystemClock.now()
+}
+
+/// What a check says: its key, and how it ended.
+pub type Said = (&'static str, CheckStatus, Option<Reason>);
+
+pub const BROKEN: Said = (
+    "permissions.x",
+    CheckStatus::Fail,
+    Some(Reason::PermissionMissing),
+);
+pub const FINE: Said = ("permissions.x", CheckStatus::Pass, None);
+/// Another status for the same reason.
+const MILDER: Said = (
+    "permissions.x",
+    CheckStatus::Warn,
+    Some(Reason::PermissionMissing),
+);
+/// The same status for another reason.
+const OTHERWISE: Said = ("permissions.x", CheckStatus::Fail, Some(Reason::Throttled));
+const BESIDE: Said = (
+    "permissions.y",
+    CheckStatus::Warn,
+    Some(Reason::PermissionMissing),
+);
+
+pub fn report(connection: i64, previous: Option<RunId>, said: &[Said]) -> Completion {
+    let checks = said
+        .iter()
+        .map(|(key, status, reason_code)| Check {
+            key: (*key).into(),
+            title: "A check".into(),
+            status: *status,
+            severity: Severity::High,
+            blocking: false,
+            reason_code: *reason_code,
+            message: "A message.".into(),
+            evidence: Vec::new(),
+            next_steps: vec![NextStep {
+                label: "Look".into(),
+                url: "/look".into(),
+            }],
+        })
+        .collect();
+    let finished = ReportDraft {
+        identity: Identity {
+            provider_connection_id: Some(ConnectionId(connection)),
+            ..Identity::default()
+        },
+        generated_at: "2026-01-02T03:04:05Z".parse::<DateTime<Utc>>().unwrap(),
+        previous_report_id: previous,
+        checks,
+    }
+    .finish(&[], "/");
+    assert_eq!(finished.replaced, None);
+    Completion {
+        outcome: Outcome::Succeeded,
+        fingerprint: finished.report.fingerprint.clone(),
+        overall: finished.report.summary.overall.as_str().into(),
+        report: finished.json,
+        failure_summary: Vec::new(),
+        blocked: None,
+        inventory: None,
+        connection: Some(ConnectionId(connection)),
+    }
+}
+
+/// A completed run of tenant 7 whose report says so, after that of `previous`.
+async fn checked_after(
+    bed: &Bed,
+    connection: i64,
+    previous: Option<RunId>,
+    said: &[Said],
+) -> RunId {
+    let run = bed.insert(RUN_TYPE, "queued", &context(connection)).await;
+    let held = claim(&bed.store, run, "w1").await;
+    let completion = report(connection, previous, said);
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    run
+}
+
+pub async fn checked(bed: &Bed, connection: i64, said: &[Said]) -> RunId {
+    checked_after(bed, connection, None, said).await
+}
+
+pub fn accept(run: RunId, connection: i64, said: Said) -> NewAcknowledgement {
+    NewAcknowledgement {
+        run,
+        connection: Some(ConnectionId(connection)),
+        check_key: said.0.into(),
+        status: said.1,
+        reason_code: said.2,
+        reason: "it is planned".into(),
+        acknowledged_by: "Ann".into(),
+        expires_at: None,
+    }
+}
+
+async fn accepted(bed: &Bed, run: RunId, connection: i64, said: Said) -> AcknowledgementId {
+    let (made, created) = bed
+        .store
+        .acknowledge(&accept(run, connection, said))
+        .await
+        .unwrap();
+    assert!(created);
+    made.id
+}
+
+pub async fn of(store: &Arc<dyn Store>, run: RunId) -> Vec<AcknowledgementId> {
+    let found = store.acknowledgements_of(run).await.unwrap();
+    found.into_iter().map(|a| a.id).collect()
+}
+
+pub async fn an_acknowledgement_is_recorded_once_for_a_check_of_a_run(bed: &Bed) {
+    let run = checked(bed, 1, &[BROKEN, BESIDE]).await;
+    let mut new = accept(run, 1, BROKEN);
+    new.expires_at = Some("2999-12-31T23:59:59.999Z".parse().unwrap());
+    let (made, created) = bed.store.acknowledge(&new).await.unwrap();
+    assert!(created);
+    assert_eq!(made.operation_run_id, run);
+    assert_eq!(made.check_key, "permissions.x");
+    assert_eq!(made.reason_code.as_deref(), Some("permission_missing"));
+    assert_eq!(
+        (made.reason.as_str(), made.acknowledged_by.as_str()),
+        ("it is planned", "Ann")
+    );
+    assert_eq!((made.expires_at, made.withdrawn_at), (new.expires_at, None));
+    assert!((now() - made.acknowledged_at).abs() < TimeDelta::hours(1));
+    let again = bed
+        .store
+        .acknowledge(&accept(run, 1, BROKEN))
+        .await
+        .unwrap();
+    assert_eq!(again, (made.clone(), false));
+    let beside = accepted(bed, run, 1, BESIDE).await;
+    assert_eq!(of(&bed.store, run).await, [made.id, beside]);
+    assert_eq!(
+        bed.store.acknowledgement(made.id).await.unwrap(),
+        Some(made.clone())
+    );
+    // Once it is withdrawn, there may be another one.
+    bed.store.withdraw(made.id, "Bob").await.unwrap().unwrap();
+    let anew = accepted(bed, run, 1, BROKEN).await;
+    assert_eq!(of(&bed.store, run).await, [made.id, beside, anew]);
+}
+
+pub async fn only_completed_runs_of_the_type_take_one(bed: &Bed) {
+    let queued = bed.queued().await;
+    let other = bed.insert("backup.restore", "completed", &context(1)).await;
+    for run in [queued, other, RunId(987_654)] {
+        let refused = bed.store.acknowledge(&accept(run, 1, BROKEN)).await;
+        let Err(StoreError::Refused(why)) = &refused else {
+            panic!("{run}: {refused:?}");
+        };
+        assert!(why.contains(&run.to_string()), "{why}");
+    }
+    // One that somebody else inserted there is none of verifyd's.
+    bed.exec(&format!(
+        "INSERT INTO verification_check_acknowledgements \
+             (id, operation_run_id, check_key, reason, acknowledged_by) \
+         VALUES (4711, {other}, 'permissions.x', 'known', 'somebody')"
+    ))
+    .await;
+    let id = AcknowledgementId(4711);
+    assert_eq!(bed.store.acknowledgement(id).await.unwrap(), None);
+    assert_eq!(bed.store.withdraw(id, "Bob").await.unwrap(), None);
+    assert_eq!(of(&bed.store, other).await, []);
+}
+
+pub async fn it_carries_on_while_status_and_reason_stay_the_same(bed: &Bed) {
+    for (connection, end) in [
+        (1, &[FINE, BESIDE][..]),
+        (2, &[MILDER, BESIDE]),
+        (3, &[OTHERWISE, BESIDE]),
+        (4, &[BESIDE]),
+    ] {
+        let first = checked(bed, connection, &[BROKEN, BESIDE]).await;
+        let ack = accepted(bed, first, connection, BROKEN).await;
+        let second = checked(bed, connection, &[BROKEN, BESIDE]).await;
+        let third = checked(bed, connection, &[BROKEN]).await;
+        let ended = checked(bed, connection, end).await;
+        let back = checked(bed, connection, &[BROKEN, BESIDE]).await;
+        for run in [first, second, third] {
+            assert_eq!(of(&bed.store, run).await, [ack], "{connection}: {run}");
+        }
+        for run in [ended, back] {
+            assert_eq!(of(&bed.store, run).await, [], "{connection}: {run}");
+        }
+        // What came back is acknowledged anew.
+        let anew = accepted(bed, back, connection, BROKEN).await;
+        let last = checked(bed, connection, &[BROKEN]).await;
+        assert_eq!(of(&bed.store, last).await, [anew]);
+    }
+    // Once nothing is open any more, a completion does not look for it.
+    let first = checked(bed, 9, &[BROKEN]).await;
+    let marks = format!(
+        "SELECT count(*) FROM {} WHERE connection_id = 9 AND CAST(acknowledged AS INTEGER) = 1",
+        bed.own("latest_reports")
+    );
+    assert_eq!(bed.number(&marks).await, 0);
+    accepted(bed, first, 9, BROKEN).await;
+    assert_eq!(bed.number(&marks).await, 1);
+    checked(bed, 9, &[BROKEN]).await;
+    assert_eq!(bed.number(&marks).await, 1);
+    checked(bed, 9, &[FINE]).await;
+    assert_eq!(bed.number(&marks).await, 0);
+}
+
+pub async fn what_later_runs_said_decides_at_once(bed: &Bed) {
+    let first = checked(bed, 1, &[BROKEN]).await;
+    let second = checked(bed, 1, &[BROKEN]).await;
+    let ended = checked(bed, 1, &[FINE]).await;
+    let back = checked(bed, 1, &[BROKEN]).await;
+    let ack = accepted(bed, first, 1, BROKEN).await;
+    for (run, wanted) in [
+        (first, &[ack][..]),
+        (second, &[ack]),
+        (ended, &[]),
+        (back, &[]),
+    ] {
+        assert_eq!(of(&bed.store, run).await, wanted, "{run}");
+    }
+    let later = checked(bed, 1, &[BROKEN]).await;
+    assert_eq!(of(&bed.store, later).await, []);
+}
+
+pub async fn what_a_deleted_run_said_is_not_taken_for_granted(bed: &Bed) {
+    let first = checked(bed, 1, &[BROKEN]).await;
+    let ack = accepted(bed, first, 1, BROKEN).await;
+    let ended = checked_after(bed, 1, Some(first), &[FINE]).await;
+    let back = checked_after(bed, 1, Some(ended), &[BROKEN]).await;
+    bed.exec(&format!("DELETE FROM operation_runs WHERE id = {ended}"))
+        .await;
+    // It was ended for good, and so is one that is made only now.
+    assert_eq!(of(&bed.store, back).await, []);
+    bed.store.withdraw(ack, "Ann").await.unwrap();
+    let anew = accepted(bed, first, 1, BROKEN).await;
+    assert_eq!(of(&bed.store, back).await, []);
+    assert_eq!(of(&bed.store, first).await, [ack, anew]);
+    let later = checked_after(bed, 1, Some(back), &[BROKEN]).await;
+    assert_eq!(of(&bed.store, later).await, []);
+}
+
+pub async fn it_does_not_outlive_its_expiry_or_its_withdrawal(bed: &Bed) {
+    let first = checked(bed, 1, &[BROKEN, BESIDE]).await;
+    let expiring = accepted(bed, first, 1, BROKEN).await;
+    let withdrawn = accepted(bed, first, 1, BESIDE).await;
+    let second = checked(bed, 1, &[BROKEN, BESIDE]).await;
+    assert_eq!(of(&bed.store, second).await, [expiring, withdrawn]);
+    let completed_at = bed.store.run(second).await.unwrap().unwrap().completed_at;
+    let expiry = completed_at.unwrap() + TimeDelta::milliseconds(1);
+    bed.exec(&format!(
+        "UPDATE verification_check_acknowledgements SET expires_at = '{}' WHERE id = {expiring}",
+        expiry.to_rfc3339()
+    ))
+    .await;
+    let taken_back = bed.store.withdraw(withdrawn, "Bob").await.unwrap().unwrap();
+    assert!(taken_back.withdrawn_at.is_some());
+    assert_eq!(taken_back.withdrawn_by.as_deref(), Some("Bob"));
+    let again = bed.store.withdraw(withdrawn, "Eve").await.unwrap().unwrap();
+    assert_eq!(again, taken_back);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let third = checked(bed, 1, &[BROKEN, BESIDE]).await;
+    assert_eq!(of(&bed.store, third).await, []);
+    // What was accepted then, was accepted then.
+    assert_eq!(of(&bed.store, second).await, [expiring, withdrawn]);
+    assert_eq!(of(&bed.store, first).await, [expiring, withdrawn]);
+    // An expired one makes room for another one on the same run.
+    let anew = accepted(bed, first, 1, BROKEN).await;
+    assert_eq!(of(&bed.store, third).await, [anew]);
+    assert_eq!(
+        bed.store
+            .withdraw(AcknowledgementId(999), "Bob")
+            .await
+            .unwrap(),
+        None
+    );
+}
+
+pub async fn it_stays_within_its_connection_and_tenant(bed: &Bed) {
+    let run = checked(bed, 1, &[BROKEN]).await;
+    let ack = accepted(bed, run, 1, BROKEN).await;
+    let other = checked(bed, 11, &[BROKEN]).await;
+    assert_eq!(of(&bed.store, other).await, []);
+    // A stranger names the connection; his run says the same, and is none of its runs.
+    let stranger = bed
+        .insert_for(TenantId(8), RUN_TYPE, "queued", &context(1))
+        .await;
+    let held = claim(&bed.store, stranger, "w1").await;
+    let mut completion = report(1, None, &[BROKEN]);
+    completion.connection = None;
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    assert_eq!(of(&bed.store, stranger).await, []);
+    let next = checked(bed, 1, &[BROKEN]).await;
+    assert_eq!(of(&bed.store, next).await, [ack]);
+    // One made without a connection stays where it is, and so does one that somebody else inserts.
+    let mut alone = accept(other, 11, BROKEN);
+    alone.connection = None;
+    let (alone, _) = bed.store.acknowledge(&alone).await.unwrap();
+    bed.exec(&format!(
+        "INSERT INTO verification_check_acknowledgements \
+             (id, operation_run_id, check_key, reason, acknowledged_by) \
+         VALUES (4711, {other}, 'permissions.x', 'known', 'somebody')"
+    ))
+    .await;
+    assert_eq!(
+        of(&bed.store, other).await,
+        [alone.id, AcknowledgementId(4711)]
+    );
+    let next = checked(bed, 11, &[BROKEN]).await;
+    assert_eq!(of(&bed.store, next).await, []);
+}
+
+pub async fn a_report_of_any_shape_is_survived(bed: &Bed) {
+    let first = checked(bed, 1, &[BROKEN]).await;
+    let ack = accepted(bed, first, 1, BROKEN).await;
+    for checks in [
+        json!("none"),
+        json!({"permissions.x": {"status": "fail"}}),
+        json!([1, "text", null, [], {"key": ["permissions.x"]}]),
+        json!(null),
+    ] {
+        let mut strange = context(1);
+        strange["verification_report"] = json!({"checks": checks});
+        let run = bed.insert(RUN_TYPE, "queued", &strange).await;
+        bed.exec(&format!(
+            "UPDATE operation_runs SET status = 'completed', outcome = 'succeeded', \
+             completed_at = created_at WHERE id = {run}"
+        ))
+        .await;
+        assert_eq!(of(&bed.store, run).await, []);
+    }
+    let next = checked(bed, 1, &[BROKEN]).await;
+    assert_eq!(of(&bed.store, next).await, [ack]);
+    // They are later runs of the connection, and say nothing of the check.
+    bed.store.withdraw(ack, "Ann").await.unwrap();
+    accepted(bed, first, 1, BROKEN).await;
+    assert_eq!(of(&bed.store, next).await, [ack]);
+}
+
+pub async fn it_changes_nothing_of_the_run(bed: &Bed) {
+    let run = checked(bed, 1, &[BROKEN]).await;
+    let before = bed.dump("operation_runs").await;
+    let latest = bed.store.latest_report(ConnectionId(1)).await.unwrap();
+    let ack = accepted(bed, run, 1, BROKEN).await;
+    bed.store.withdraw(ack, "Bob").await.unwrap();
+    let after = bed.dump("operation_runs").await;
+    assert_eq!(
+        bed.store.latest_report(ConnectionId(1)).await.unwrap(),
+        latest
+    );
+    assert_eq!(before, after);
+}
+
+pub async fn acknowledgements_are_paged_and_filtered(bed: &Bed) {
+    let (one, two) = (
+        checked(bed, 1, &[BROKEN, BESIDE]).await,
+        checked(bed, 2, &[BROKEN]).await,
+    );
+    let a = accepted(bed, one, 1, BROKEN).await;
+    let b = accepted(bed, one, 1, BESIDE).await;
+    let c = accepted(bed, two, 2, BROKEN).await;
+    bed.store.withdraw(b, "Bob").await.unwrap();
+    let foreign = bed
+        .insert_for(TenantId(8), RUN_TYPE, "queued", &context(1))
+        .await;
+    let held = claim(&bed.store, foreign, "w1").await;
+    let completion = report(3, None, &[BROKEN]);
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    let d = accepted(bed, foreign, 3, BROKEN).await;
+    let all = AcknowledgementFilter {
+        limit: 100,
+        ..AcknowledgementFilter::default()
+    };
+    let bound = |workspace, tenant: Option<i64>| AcknowledgementFilter {
+        binding: Binding {
+            workspace_id: Some(WorkspaceId(workspace)),
+            tenant_id: tenant.map(TenantId),
+        },
+        ..all.clone()
+    };
+    for (filter, wanted) in [
+        (all.clone(), &[d, c, b, a][..]),
+        (
+            AcknowledgementFilter {
+                limit: 2,
+                ..all.clone()
+            },
+            &[d, c],
+        ),
+        (
+            AcknowledgementFilter {
+                before: Some(c),
+                ..all.clone()
+            },
+            &[b, a],
+        ),
+        (
+            AcknowledgementFilter {
+                run: Some(one),
+                ..all.clone()
+            },
+            &[b, a],
+        ),
+        (
+            AcknowledgementFilter {
+                connection: Some(ConnectionId(2)),
+                ..all.clone()
+            },
+            &[c],
+        ),
+        (
+            AcknowledgementFilter {
+                active_only: true,
+                ..all.clone()
+            },
+            &[d, c, a],
+        ),
+        (bound(1, None), &[d, c, b, a]),
+        (bound(1, Some(7)), &[c, b, a]),
+        (bound(1, Some(8)), &[d]),
+        (bound(2, None), &[]),
+    ] {
+        let found: Vec<Acknowledgement> = bed.store.acknowledgements(&filter).await.unwrap();
+        let found: Vec<AcknowledgementId> = found.into_iter().map(|a| a.id).collect();
+        assert_eq!(found, wanted, "{filter:?}");
+    }
+}
+
+pub async fn pruning_keeps_what_still_stands(bed: &Bed) {
+    let first = checked(bed, 1, &[BROKEN]).await;
+    let ack = accepted(bed, first, 1, BROKEN).await;
+    let between = checked(bed, 1, &[BROKEN]).await;
+    let last = checked(bed, 1, &[BROKEN]).await;
+    let carried = bed.own("carried_acknowledgements");
+    bed.age("operation_runs", "completed_at", "true", 10_000)
+        .await;
+    bed.age(&carried, "from_completed_at", "true", 10_000).await;
+    let policy = PrunePolicy {
+        older_than: Duration::from_secs(1000),
+        batch: 10,
+    };
+    assert_eq!(bed.store.prunable(policy.older_than).await.unwrap(), 1);
+    let pruned = bed.store.prune(&policy, None).await.unwrap();
+    assert_eq!((pruned.runs, pruned.last), (1, Some(between)));
+    assert_eq!(of(&bed.store, last).await, [ack]);
+    bed.store.withdraw(ack, "Ann").await.unwrap();
+    let pruned = bed.store.prune(&policy, None).await.unwrap();
+    assert_eq!((pruned.runs, pruned.acknowledgements), (1, 1));
+    for table in ["verification_check_acknowledgements", &carried] {
+        assert_eq!(
+            bed.number(&format!("SELECT count(*) FROM {table}")).await,
+            0,
+            "{table}"
+        );
+    }
+}
+
+/// The way of every surface: `engine::acknowledge`.
+pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
+    let store = bed.store.as_ref();
+    let connection = store
+        .add_connection(&crate::fixtures::new_connection(7), None)
+        .await
+        .unwrap();
+    let ask = |run: RunId| Request {
+        run,
+        check_key: "permissions.x".into(),
+        reason: "it is planned".into(),
+        by: "Ann".into(),
+        expires_at: None,
+    };
+    let refused = async |request: Request| {
+        let refused = acknowledge(store, &request, now()).await;
+        refused.unwrap_err().to_string()
+    };
+    let queued = bed.insert(RUN_TYPE, "queued", &context(1)).await;
+    assert_eq!(
+        refused(ask(queued)).await,
+        format!("run {queued} is queued: only a check of a completed run can be acknowledged")
+    );
+    let held = claim(&bed.store, queued, "w1").await;
+    let why = refused(ask(queued)).await;
+    assert!(why.contains("is running"), "{why}");
+    let mut unreadable = report(1, None, &[BROKEN]);
+    unreadable.report["checks"][0]["status"] = json!("odd");
+    assert!(bed.store.complete(&held, &unreadable).await.unwrap());
+    let why = refused(ask(queued)).await;
+    assert!(
+        why.contains("has no report that can be read: /checks/0/status"),
+        "{why}"
+    );
+    assert_eq!(
+        refused(ask(RunId(999_999))).await,
+        format!("run 999999: no such run of type {RUN_TYPE}")
+    );
+    let run = checked(bed, connection.0, &[BROKEN, BESIDE]).await;
+    let mut other = ask(run);
+    other.check_key = "permissions.z".into();
+    let why = refused(other).await;
+    assert!(
+        why.starts_with("check_key: ") && why.ends_with(": permissions.x, permissions.y"),
+        "{why}"
+    );
+
+    let made = acknowledge(store, &ask(run), now()).await.unwrap();
+    assert!(made.created);
+    let next = checked(bed, connection.0, &[BROKEN]).await;
+    assert_eq!(of(&bed.store, next).await, [made.acknowledgement.id]);
+    // The connection is of tenant 7: what is said on a stranger's run stays there.
+    let stranger = bed
+        .insert_for(TenantId(8), RUN_TYPE, "queued", &context(connection.0))
+        .await;
+    let held = claim(&bed.store, stranger, "w1").await;
+    let mut completion = report(connection.0, None, &[BROKEN]);
+    completion.connection = None;
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    let theirs = acknowledge(store, &ask(stranger), now()).await.unwrap();
+    let carried = bed.own("carried_acknowledgements");
+    assert_eq!(
+        bed.number(&format!("SELECT count(*) FROM {carried}")).await,
+        1
+    );
+    assert_eq!(of(&bed.store, stranger).await, [theirs.acknowledgement.id]);
+
+    let id = made.acknowledgement.id;
+    let error = withdraw(store, id, " ").await.unwrap_err().to_string();
+    assert_eq!(error, "by: has 0 characters, allowed: 1 to 200");
+    let withdrawn = withdraw(store, id, " Bob ").await.unwrap();
+    assert_eq!(withdrawn.withdrawn_by.as_deref(), Some("Bob"));
+}

@@ -1,0 +1,237 @@
+//! Runs that kill their worker, and attempts that nobody works on: what bounds them.
+
+use crate::bed::Bed;
+use crate::fixtures::{POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
+use serde_json::Value;
+use std::time::Duration;
+use verifyd::domain::{RunId, RunStatus};
+use verifyd::ports::store::{
+    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, OpenAttempt, Swept,
+};
+
+/// Of a worker that has another run in work which needs to be alone.
+const BESIDE_OTHERS: ClaimPolicy = ClaimPolicy {
+    alone: false,
+    ..POLICY
+};
+
+async fn sweep(bed: &Bed) -> Swept {
+    bed.store.sweep(&SWEEP).await.unwrap().unwrap()
+}
+
+/// Claims a run and loses it with its worker.
+async fn lose(bed: &Bed, run: RunId) -> Claim {
+    let held = claim(&bed.store, run, "dead").await;
+    assert_eq!(sweep(bed).await.reclaimed, [run]);
+    held
+}
+
+/// What a claim beside others is answered with; it has written nothing if it claimed nothing.
+async fn answer(bed: &Bed, run: RunId) -> ClaimAnswer {
+    let before = dump(bed).await;
+    let answer = bed.store.claim(run, &worker("w"), &BESIDE_OTHERS).await;
+    let answer = answer.unwrap();
+    if !matches!(answer, ClaimAnswer::Claimed(_)) {
+        assert_eq!(dump(bed).await, before);
+    }
+    answer
+}
+
+async fn dump(bed: &Bed) -> Vec<Vec<String>> {
+    let mut tables = Vec::new();
+    for table in ["run_attempts", "run_deliveries"] {
+        tables.push(contents(bed, &bed.own(table)).await);
+    }
+    tables.push(contents(bed, "operation_runs").await);
+    tables
+}
+
+/// Without the place and age of the row's versions: a rolled back UPDATE leaves its mark in `xmax`.
+async fn contents(bed: &Bed, table: &str) -> Vec<String> {
+    let rows = bed.dump(table).await;
+    rows.into_iter()
+        .map(|row| match row.rsplit_once('}') {
+            Some((content, _)) if row.starts_with('{') => content.to_owned(),
+            _ => row,
+        })
+        .collect()
+}
+
+pub async fn the_last_chance_is_claimed_alone_only(bed: &Bed) {
+    let run = bed.queued().await;
+    let first = answer(bed, run).await.claimed().unwrap();
+    assert_eq!((first.attempt, first.exhausted), (1, false));
+    assert_eq!(sweep(bed).await.reclaimed, [run]);
+    let second = answer(bed, run).await.claimed().unwrap();
+    assert_eq!((second.attempt, second.exhausted), (2, false));
+    assert_eq!(sweep(bed).await.reclaimed, [run]);
+    // One is left.
+    assert!(matches!(
+        answer(bed, run).await,
+        ClaimAnswer::NeedsToBeAlone
+    ));
+    let last = lose(bed, run).await;
+    assert_eq!((last.attempt, last.exhausted), (3, false));
+    // None is left.
+    assert!(matches!(
+        answer(bed, run).await,
+        ClaimAnswer::NeedsToBeAlone
+    ));
+    let end = claim(&bed.store, run, "w").await;
+    assert!(end.exhausted && !end.last_resort);
+    assert!(bed.store.complete(&end, &failed()).await.unwrap());
+    assert!(matches!(answer(bed, run).await, ClaimAnswer::NotClaimable));
+}
+
+pub async fn a_last_chance_without_a_lost_worker_needs_not_be_alone(bed: &Bed) {
+    let run = bed.queued().await;
+    for end in [AttemptEnd::Error, AttemptEnd::Throttled, AttemptEnd::Error] {
+        let held = answer(bed, run).await.claimed().unwrap();
+        assert!(bed.store.release(&held, end, None).await.unwrap());
+    }
+    let last = answer(bed, run).await.claimed().unwrap();
+    assert_eq!((last.counted_attempts, last.exhausted), (3, false));
+    // With a single attempt allowed, a run that was never tried is no suspect.
+    let other = bed.queued().await;
+    let once = ClaimPolicy {
+        max_attempts: 1,
+        ..BESIDE_OTHERS
+    };
+    let only = bed.store.claim(other, &worker("w"), &once).await.unwrap();
+    assert!(only.claimed().is_some());
+}
+
+pub async fn futile_attempts_wait_longer_and_longer_and_end_in_the_last_resort(bed: &Bed) {
+    let run = bed.queued().await;
+    for _ in 0..POLICY.max_attempts {
+        lose(bed, run).await;
+    }
+    for n in 1..=MAX_FUTILE_ATTEMPTS {
+        let held = claim(&bed.store, run, "dead").await;
+        assert!(held.exhausted && !held.last_resort);
+        assert_eq!(held.run.context, context(1));
+        // One is lost with its worker, one is let go of, one fails.
+        match n {
+            1 => {
+                let swept = sweep(bed).await;
+                assert_eq!((swept.reclaimed, swept.due), (vec![run], vec![]));
+            }
+            2 => assert_eq!(disown(bed, &held).await, [run]),
+            _ => {
+                let wait = Some(Duration::from_secs(60));
+                let end = AttemptEnd::Error;
+                assert!(bed.store.release(&held, end, wait).await.unwrap());
+            }
+        }
+        assert_eq!(sweep(bed).await, Swept::default());
+        assert!(matches!(answer(bed, run).await, ClaimAnswer::NotClaimable));
+        let deliveries = bed.own("run_deliveries");
+        if n < 3 {
+            // Not over before 2 and 4 seconds, as far as a slow machine can say.
+            bed.age(&deliveries, "not_before", "1 = 1", 1 << n).await;
+        } else {
+            bed.age(&deliveries, "not_before", "1 = 1", 60).await;
+        }
+        assert_eq!(sweep(bed).await.due, [run]);
+    }
+    assert!(matches!(
+        answer(bed, run).await,
+        ClaimAnswer::NeedsToBeAlone
+    ));
+    // More attempts, allowed later, do not lead back.
+    let patient = ClaimPolicy {
+        max_attempts: 10,
+        ..POLICY
+    };
+    let last = bed.store.claim(run, &worker("w"), &patient).await.unwrap();
+    let last = last.claimed().unwrap();
+    assert!(last.exhausted && last.last_resort);
+    assert_eq!((last.attempt, last.counted_attempts), (7, 3));
+    assert_eq!(last.run.context, Value::Null);
+    assert!(bed.store.complete(&last, &failed()).await.unwrap());
+    let stored = bed.store.run(run).await.unwrap().unwrap();
+    assert_eq!(stored.status, RunStatus::Completed);
+    assert_eq!(stored.context["note"], context(1)["note"]);
+}
+
+/// Valid for the database, and too much for whoever reads numbers of double precision.
+pub async fn a_context_that_cannot_be_read_does_not_keep_the_run(bed: &Bed) {
+    let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    for context in [r#"{"n": 1e999}"#.to_owned(), format!(r#"{{"n": {deep}}}"#)] {
+        bed.exec(&format!(
+            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
+             VALUES (1, 7, 'provider.connection.check', 'queued', '{context}')"
+        ))
+        .await;
+        let run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
+        let held = claim(&bed.store, run, "w").await;
+        assert_eq!(held.run.context, Value::Null);
+        assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+        let stored = bed.store.run(run).await.unwrap().unwrap();
+        assert_eq!(stored.status, RunStatus::Completed);
+    }
+}
+
+async fn disown(bed: &Bed, held: &Claim) -> Vec<RunId> {
+    let attempt = OpenAttempt {
+        run: held.run.id,
+        token: held.token,
+    };
+    let disowned = bed.store.disown(&held.worker, &[attempt]).await;
+    disowned.unwrap()
+}
+
+pub async fn a_worker_disowns_what_it_does_not_work_on(bed: &Bed) {
+    bed.store.beat(&beat("w1")).await.unwrap();
+    bed.store.beat(&beat("w2")).await.unwrap();
+    let (lost, kept, others) = (bed.queued().await, bed.queued().await, bed.queued().await);
+    assert_eq!(sweep(bed).await.due, [lost, kept, others]);
+    let first = claim(&bed.store, lost, "w1").await;
+    let second = claim(&bed.store, kept, "w1").await;
+    let third = claim(&bed.store, others, "w2").await;
+    let open = bed.store.open_attempts(&worker("w1")).await.unwrap();
+    let expected = [&first, &second].map(|held| OpenAttempt {
+        run: held.run.id,
+        token: held.token,
+    });
+    assert_eq!(open, expected);
+    assert_eq!(sweep(bed).await, Swept::default());
+
+    assert_eq!(disown(bed, &first).await, [lost]);
+    let attempts = bed.store.attempts(lost).await.unwrap();
+    assert_eq!(attempts[0].end_reason, Some(AttemptEnd::WorkerLost));
+    assert!(attempts[0].counted);
+    assert!(!bed.store.complete(&first, &succeeded()).await.unwrap());
+    let swept = sweep(bed).await;
+    assert_eq!((swept.reclaimed, swept.due), (vec![], vec![lost]));
+    for held in [&second, &third] {
+        assert!(bed.store.complete(held, &succeeded()).await.unwrap());
+    }
+}
+
+pub async fn only_its_own_open_attempts_are_disowned(bed: &Bed) {
+    let (run, done) = (bed.queued().await, bed.queued().await);
+    let old = lose(bed, run).await;
+    let current = claim(&bed.store, run, "w1").await;
+    let completed = claim(&bed.store, done, "w1").await;
+    assert!(bed.store.complete(&completed, &succeeded()).await.unwrap());
+    let foreign = Claim {
+        worker: worker("w2"),
+        ..current.clone()
+    };
+    let before = dump(bed).await;
+    for held in [&old, &completed, &foreign] {
+        assert_eq!(disown(bed, held).await, []);
+    }
+    assert_eq!(bed.store.disown(&worker("w1"), &[]).await.unwrap(), []);
+    assert_eq!(dump(bed).await, before);
+    // Somebody else has ended the run: that is not undone.
+    bed.exec(&format!(
+        "UPDATE operation_runs SET status = 'completed', outcome = 'failed', \
+         completed_at = started_at WHERE id = {run}"
+    ))
+    .await;
+    assert_eq!(disown(bed, &current).await, []);
+    let stored = bed.store.run(run).await.unwrap().unwrap();
+    assert_eq!(stored.status, RunStatus::Completed);
+}

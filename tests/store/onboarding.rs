@@ -1,0 +1,256 @@
+//! Onboarding sessions, and the run that each points to.
+
+use crate::bed::Bed;
+use crate::fixtures::{claim, context, succeeded};
+use crate::recording::new_run;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::sync::Barrier;
+use verifyd::domain::run::RUN_TYPE;
+use verifyd::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
+use verifyd::ports::store::{NewRun, Recorded, StoreError};
+
+const SESSION: SessionId = SessionId(40);
+
+/// In the workspace and tenant of `new_run`.
+async fn session(bed: &Bed, state: &str) {
+    session_of(bed, 40, 1, "7", state).await;
+}
+
+async fn session_of(bed: &Bed, id: i64, workspace: i64, tenant: &str, state: &str) {
+    bed.exec(&format!(
+        "INSERT INTO tenant_onboarding_sessions (id, workspace_id, tenant_id, state) \
+         VALUES ({id}, {workspace}, {tenant}, '{state}')"
+    ))
+    .await;
+}
+
+fn for_session(connection: i64) -> NewRun {
+    NewRun {
+        unless_active: Some(ConnectionId(connection)),
+        onboarding_session: Some(SESSION),
+        ..new_run(connection)
+    }
+}
+
+async fn record(bed: &Bed, new: &NewRun) -> Recorded {
+    bed.store.record(new).await.unwrap()
+}
+
+async fn pointer(bed: &Bed) -> (Option<RunId>, Option<ConnectionId>) {
+    let session = bed
+        .store
+        .onboarding_session(SESSION)
+        .await
+        .unwrap()
+        .unwrap();
+    (session.run(), session.connection())
+}
+
+async fn complete(bed: &Bed, run: RunId) {
+    let held = claim(&bed.store, run, "w1").await;
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+}
+
+pub async fn recording_points_the_session_to_the_run(bed: &Bed) {
+    let state = r#"{"step": 3, "verification_operation_run_id": null, "notes": {"é": [1.50, "\\u00e9\\/", 12345678901234567890123]}}"#;
+    session(bed, state).await;
+    let others = "SELECT count(*) FROM tenant_onboarding_sessions WHERE state IS NULL";
+    assert_eq!(bed.number(others).await, 0);
+    let text = "SELECT CAST(state AS text) FROM tenant_onboarding_sessions WHERE id = 40";
+    let before = bed.text(text).await;
+    let first = record(bed, &for_session(1)).await;
+    assert!(first.created);
+    assert_eq!(
+        pointer(bed).await,
+        (Some(first.run_id), Some(ConnectionId(1)))
+    );
+    // With both members taken out again, it is what it was.
+    let after = bed.text(text).await;
+    let run = format!("\"verification_operation_run_id\": {}", first.run_id);
+    let restored = after.replace(&run, "\"verification_operation_run_id\": null");
+    let restored = restored
+        .replace(", \"provider_connection_id\": 1", "")
+        .replace("\"provider_connection_id\": 1, ", "")
+        .replace(",\"provider_connection_id\":1", "");
+    assert_eq!(restored, before);
+    let found = bed
+        .store
+        .onboarding_session(SESSION)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(found.workspace_id, Some(WorkspaceId(1)));
+    assert_eq!(found.tenant_id, Some(TenantId(7)));
+    assert_eq!(found.state["step"], json!(3));
+    assert_eq!(
+        bed.store.onboarding_session(SessionId(9)).await.unwrap(),
+        None
+    );
+
+    // An active run is returned, and stays the pointer.
+    let again = record(bed, &for_session(1)).await;
+    assert_eq!((again.run_id, again.created), (first.run_id, false));
+    assert_eq!(pointer(bed).await.0, Some(first.run_id));
+    complete(bed, first.run_id).await;
+    // A run that was not started for the session does not move it, one that was does.
+    record(bed, &new_run(1)).await;
+    assert_eq!(pointer(bed).await.0, Some(first.run_id));
+    let taken = record(bed, &for_session(1)).await;
+    assert!(!taken.created);
+    assert_eq!(pointer(bed).await.0, Some(taken.run_id));
+    let other = record(bed, &for_session(2)).await;
+    assert!(other.created);
+    assert_eq!(
+        pointer(bed).await,
+        (Some(other.run_id), Some(ConnectionId(2)))
+    );
+    // Back to the connection whose older run is still active: it was asked for just now.
+    let back = record(bed, &for_session(1)).await;
+    assert_eq!((back.run_id, back.created), (taken.run_id, false));
+    assert_eq!(
+        pointer(bed).await,
+        (Some(taken.run_id), Some(ConnectionId(1)))
+    );
+}
+
+pub async fn a_session_of_others_is_refused_and_nothing_recorded(bed: &Bed) {
+    session_of(bed, 41, 2, "7", "{}").await;
+    session_of(bed, 42, 1, "8", "{}").await;
+    session_of(bed, 43, 2, "NULL", "{}").await;
+    let active = record(bed, &new_run(2)).await.run_id;
+    for (id, connection) in [(41, 1), (42, 1), (43, 1), (44, 1), (42, 2)] {
+        let new = NewRun {
+            onboarding_session: Some(SessionId(id)),
+            ..for_session(connection)
+        };
+        let refused = bed.store.record(&new).await;
+        let Err(StoreError::Refused(why)) = &refused else {
+            panic!("{id}: {refused:?}");
+        };
+        assert!(why.contains(&format!("onboarding session {id}")), "{why}");
+    }
+    let mut nameless = for_session(1);
+    nameless.context = json!({});
+    session(bed, "{}").await;
+    assert!(matches!(
+        bed.store.record(&nameless).await,
+        Err(StoreError::Refused(_))
+    ));
+    let moved = "SELECT count(*) FROM tenant_onboarding_sessions WHERE CAST(state AS text) <> '{}'";
+    assert_eq!(bed.number(moved).await, 0);
+    let runs = bed
+        .store
+        .runs(&crate::recording::everything())
+        .await
+        .unwrap();
+    assert_eq!(runs.iter().map(|r| r.id).collect::<Vec<_>>(), [active]);
+}
+
+/// It begins before there is a tenant.
+pub async fn a_session_without_a_tenant_takes_those_of_its_workspace(bed: &Bed) {
+    session_of(bed, 40, 1, "NULL", "{}").await;
+    let run = record(bed, &for_session(1)).await.run_id;
+    assert_eq!(pointer(bed).await.0, Some(run));
+}
+
+pub async fn an_active_run_of_another_tenant_is_not_returned(bed: &Bed) {
+    let theirs = bed
+        .insert_for(TenantId(8), RUN_TYPE, "queued", &context(1))
+        .await;
+    let ours = record(
+        bed,
+        &NewRun {
+            onboarding_session: None,
+            ..for_session(1)
+        },
+    )
+    .await;
+    assert!(ours.created);
+    assert_ne!(ours.run_id, theirs);
+}
+
+pub async fn a_pointer_to_what_is_newer_stays(bed: &Bed) {
+    let older = record(bed, &new_run(1)).await.run_id;
+    let newer = record(bed, &new_run(1)).await.run_id;
+    complete(bed, newer).await;
+    for (state, wanted) in [
+        (json!({"verification_operation_run_id": newer}), newer),
+        // Readers of JSON differ in what they make of numbers.
+        (
+            json!({"verification_operation_run_id": newer.to_string()}),
+            newer,
+        ),
+        (json!({"verification_operation_run_id": 987_654}), older),
+        (
+            json!({"verification_operation_run_id": {"id": newer}}),
+            older,
+        ),
+        (json!([newer]), older),
+        (Value::Null, older),
+    ] {
+        bed.exec("DELETE FROM tenant_onboarding_sessions").await;
+        session(bed, &state.to_string()).await;
+        let returned = record(bed, &for_session(1)).await;
+        assert_eq!((returned.run_id, returned.created), (older, false));
+        assert_eq!(pointer(bed).await.0, Some(wanted), "{state}");
+    }
+}
+
+/// Whoever commits last: the pointer ends at the newest run.
+pub async fn fifty_starts_for_one_session_end_at_the_newest_run(bed: &Bed) {
+    session(bed, r#"{"a": {"b": 1}}"#).await;
+    let stores = [bed.store.clone(), bed.replica().await];
+    let barrier = Arc::new(Barrier::new(50));
+    let mut starting = tokio::task::JoinSet::new();
+    for n in 1..=50_usize {
+        let (store, barrier) = (stores[n % 2].clone(), barrier.clone());
+        starting.spawn(async move {
+            barrier.wait().await;
+            store.record(&for_session(n as i64)).await.unwrap().run_id
+        });
+    }
+    let runs = starting.join_all().await;
+    let newest = *runs.iter().max().unwrap();
+    let request = bed.store.run(newest).await.unwrap().unwrap().request();
+    assert_eq!(
+        pointer(bed).await,
+        (Some(newest), request.provider_connection_id)
+    );
+    let found = bed
+        .store
+        .onboarding_session(SESSION)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(found.state["a"], json!({"b": 1}));
+}
+
+/// Another application's table may keep its JSON as text.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_json_column_is_edited_as_text() {
+    let bed = Bed::empty_postgres().await;
+    bed.exec(
+        "CREATE TABLE tenant_onboarding_sessions \
+             (id bigint PRIMARY KEY, workspace_id bigint, tenant_id bigint, state json)",
+    )
+    .await;
+    bed.store.migrate().await.unwrap();
+    assert_eq!(bed.store.inspect().await.unwrap(), []);
+    session(
+        &bed,
+        "{ \"provider_connection_id\" : \"9\",\n  \"n\": 1.50, \"n\": \"\\u00e9\" }",
+    )
+    .await;
+    let run = record(&bed, &for_session(1)).await.run_id;
+    let text = bed
+        .text("SELECT state::text FROM tenant_onboarding_sessions WHERE id = 40")
+        .await;
+    assert_eq!(
+        text,
+        format!(
+            "{{ \"provider_connection_id\" : 1,\n  \"n\": 1.50, \"n\": \"\\u00e9\",\
+             \"verification_operation_run_id\":{run} }}"
+        )
+    );
+}

@@ -1,0 +1,340 @@
+//! What pages and the API show of many connections and runs at once.
+
+use crate::bed::Bed;
+use crate::fixtures::{blocked, claim, context, failed, new_connection, succeeded};
+use serde_json::{Value, json};
+use std::time::Duration;
+use verifyd::domain::access::Binding;
+use verifyd::domain::completion::Completion;
+use verifyd::domain::connection::ConnectionStatus;
+use verifyd::domain::run::RUN_TYPE;
+use verifyd::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
+use verifyd::ports::overview::{ConnectionFilter, ConnectionState, TrendPoint};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn add(bed: &Bed, tenant: i64, name: &str) -> ConnectionId {
+    let mut new = new_connection(tenant);
+    new.display_name = Some(name.into());
+    bed.store.add_connection(&new, None).await.unwrap()
+}
+
+/// A run of this connection, completed so, whose report names the one before as told.
+async fn complete(
+    bed: &Bed,
+    connection: ConnectionId,
+    tenant: i64,
+    mut completion: Completion,
+    previous: Value,
+) -> RunId {
+    let run = bed
+        .insert_for(TenantId(tenant), RUN_TYPE, "queued", &context(connection.0))
+        .await;
+    let held = claim(&bed.store, run, "w1").await;
+    completion.connection = Some(connection);
+    completion.report["previous_report_id"] = previous;
+    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    run
+}
+
+async fn states(bed: &Bed, change: impl FnOnce(&mut ConnectionFilter)) -> Vec<ConnectionState> {
+    let mut filter = ConnectionFilter {
+        limit: 100,
+        ..ConnectionFilter::default()
+    };
+    change(&mut filter);
+    bed.store.connection_states(&filter).await.unwrap()
+}
+
+fn ids(states: &[ConnectionState]) -> Vec<ConnectionId> {
+    states.iter().map(|s| s.connection.id).collect()
+}
+
+fn tenant_of_workspace_1(tenant: i64) -> Binding {
+    Binding {
+        workspace_id: Some(WorkspaceId(1)),
+        tenant_id: Some(TenantId(tenant)),
+    }
+}
+
+pub async fn a_connection_is_shown_with_its_latest_report_and_active_run(bed: &Bed) {
+    let one = add(bed, 7, "One").await;
+    let two = add(bed, 8, "Two").await;
+    let run = complete(bed, one, 7, failed(), Value::Null).await;
+    let found = states(bed, |_| {}).await;
+    assert_eq!(ids(&found), [one, two]);
+    let latest = found[0].latest_report.as_ref().unwrap();
+    assert_eq!(latest.operation_run_id, run);
+    assert_eq!(latest.outcome, Outcome::Failed);
+    assert_eq!(latest.overall, "blocked");
+    assert_eq!(found[0].active_run_id, None);
+    assert_eq!(found[1].latest_report, None);
+
+    bed.insert("another.type", "queued", &context(one.0)).await;
+    // A run of another tenant that names this connection is not the connection's own.
+    bed.insert_for(TenantId(8), RUN_TYPE, "queued", &context(one.0))
+        .await;
+    assert_eq!(states(bed, |_| {}).await[0].active_run_id, None);
+    bed.insert_for(TenantId(7), RUN_TYPE, "queued", &context(one.0))
+        .await;
+    // The number as a text, as PHP may write it.
+    let mut as_text = context(one.0);
+    as_text["provider_connection_id"] = json!(one.to_string());
+    let newest = bed
+        .insert_for(TenantId(7), RUN_TYPE, "queued", &as_text)
+        .await;
+    let found = states(bed, |_| {}).await;
+    assert_eq!(found[0].active_run_id, Some(newest));
+    assert_eq!(found[1].active_run_id, None);
+    let alone = bed
+        .store
+        .connection_state(one, &Binding::EVERYTHING)
+        .await
+        .unwrap();
+    assert_eq!(alone.as_ref(), found.first());
+}
+
+pub async fn connections_are_filtered_and_paged(bed: &Bed) {
+    let ready = add(bed, 7, "Ready Ltd").await;
+    let broken = add(bed, 7, "Broken 50% off").await;
+    let never = add(bed, 8, "never_checked").await;
+    let disabled = add(bed, 8, "Disabled \\ Co").await;
+    complete(bed, ready, 7, succeeded(), Value::Null).await;
+    complete(bed, broken, 7, blocked(), Value::Null).await;
+    bed.store
+        .set_connection_status(disabled, ConnectionStatus::Disabled)
+        .await
+        .unwrap();
+    let overall = |text: &str| Some(text.to_owned());
+    let found = states(bed, |f| f.overall = overall("ready")).await;
+    assert_eq!(ids(&found), [ready]);
+    let found = states(bed, |f| f.overall = overall("blocked")).await;
+    assert_eq!(ids(&found), [broken]);
+    let found = states(bed, |f| f.overall = overall("never")).await;
+    assert_eq!(ids(&found), [never, disabled]);
+    let found = states(bed, |f| f.status = Some(ConnectionStatus::Disabled)).await;
+    assert_eq!(ids(&found), [disabled]);
+    let found = states(bed, |f| f.tenant = Some(TenantId(8))).await;
+    assert_eq!(ids(&found), [never, disabled]);
+    for (name, expected) in [
+        ("READY", vec![ready]),
+        ("0%", vec![broken]),
+        ("%", vec![broken]),
+        ("_", vec![never]),
+        ("\\", vec![disabled]),
+        ("nobody", vec![]),
+        ("' OR true --", vec![]),
+    ] {
+        let found = states(bed, |f| f.name = Some(name.to_owned())).await;
+        assert_eq!(ids(&found), expected, "{name}");
+    }
+    let first = states(bed, |f| f.limit = 3).await;
+    assert_eq!(ids(&first), [ready, broken, never]);
+    let rest = states(bed, |f| f.after = Some(never)).await;
+    assert_eq!(ids(&rest), [disabled]);
+}
+
+pub async fn what_is_out_of_reach_is_not_shown(bed: &Bed) {
+    let mine = add(bed, 7, "Mine").await;
+    let theirs = add(bed, 8, "Theirs").await;
+    complete(bed, mine, 7, failed(), Value::Null).await;
+    complete(bed, theirs, 8, failed(), Value::Null).await;
+    bed.insert_for(TenantId(8), RUN_TYPE, "queued", &context(theirs.0))
+        .await;
+    let elsewhere = Binding {
+        workspace_id: Some(WorkspaceId(2)),
+        tenant_id: None,
+    };
+    for (binding, count) in [
+        (Binding::EVERYTHING, 2),
+        (tenant_of_workspace_1(7), 1),
+        (tenant_of_workspace_1(9), 0),
+        (elsewhere, 0),
+    ] {
+        let store = &bed.store;
+        let found = states(bed, |f| f.binding = binding).await;
+        assert_eq!(found.len(), count, "{binding:?}");
+        let counts = store.connection_counts(&binding).await.unwrap();
+        assert_eq!(counts.total, count as u64);
+        assert_eq!(counts.failed, count as u64);
+        let history = store.history(&binding, HOUR, 4, 100).await.unwrap();
+        assert_eq!(history.runs, count as u64);
+        let waiting = store.longest_waiting(&binding, 10).await.unwrap();
+        assert_eq!(waiting.len(), usize::from(count == 2));
+        let one = store.connection_state(theirs, &binding).await.unwrap();
+        assert_eq!(one.is_some(), count == 2);
+    }
+}
+
+pub async fn connections_are_counted_by_their_latest_report(bed: &Bed) {
+    let counts = || async {
+        bed.store
+            .connection_counts(&Binding::EVERYTHING)
+            .await
+            .unwrap()
+    };
+    assert_eq!(counts().await, Default::default());
+    let mut all = Vec::new();
+    for name in ["ready", "failed", "blocked", "never", "off", "off, failed"] {
+        all.push(add(bed, 7, name).await);
+    }
+    complete(bed, all[0], 7, succeeded(), Value::Null).await;
+    complete(bed, all[1], 7, failed(), Value::Null).await;
+    complete(bed, all[2], 7, blocked(), Value::Null).await;
+    complete(bed, all[5], 7, failed(), Value::Null).await;
+    for off in &all[4..] {
+        bed.store
+            .set_connection_status(*off, ConnectionStatus::Disabled)
+            .await
+            .unwrap();
+    }
+    let found = counts().await;
+    assert_eq!((found.total, found.disabled), (6, 2));
+    assert_eq!((found.ready, found.needs_attention), (1, 0));
+    assert_eq!((found.blocked, found.failed), (2, 1));
+    assert_eq!(found.never_checked, 1);
+}
+
+pub async fn a_trend_follows_the_chain_of_reports(bed: &Bed) {
+    let one = add(bed, 7, "One").await;
+    let two = add(bed, 7, "Two").await;
+    let never = add(bed, 7, "Never").await;
+    let mut of_one = Vec::new();
+    let mut previous = Value::Null;
+    for completion in [succeeded(), failed(), blocked(), succeeded()] {
+        let run = complete(bed, one, 7, completion, previous).await;
+        previous = json!(run);
+        of_one.push(run);
+    }
+    // A report that names a run of another connection as the one before.
+    let lone = complete(bed, two, 7, failed(), json!(of_one[0])).await;
+    let runs = |points: &[TrendPoint], of: ConnectionId| -> Vec<RunId> {
+        points
+            .iter()
+            .filter(|p| p.connection_id == of)
+            .map(|p| p.operation_run_id)
+            .collect()
+    };
+    let all = [one, two, never];
+    let found = bed.store.trend(&all, 10).await.unwrap();
+    assert_eq!(runs(&found, one), of_one);
+    assert_eq!(runs(&found, two), [lone]);
+    assert_eq!(runs(&found, never), []);
+    assert_eq!(found[1].outcome, Some(Outcome::Failed));
+    assert_eq!(found[0].overall.as_deref(), Some("ready"));
+    assert!(found[0].completed_at.is_some());
+    let found = bed.store.trend(&all, 2).await.unwrap();
+    assert_eq!(runs(&found, one), of_one[2..]);
+    assert_eq!(bed.store.trend(&all, 0).await.unwrap(), []);
+    assert_eq!(bed.store.trend(&[], 5).await.unwrap(), []);
+}
+
+pub async fn a_trend_bears_what_others_wrote(bed: &Bed) {
+    for odd in [
+        json!("99999999999999999999"),
+        json!(9.5e30),
+        json!("none"),
+        json!({ "id": 1 }),
+        json!(-1),
+        json!(true),
+    ] {
+        let connection = add(bed, 7, "Odd").await;
+        let run = complete(bed, connection, 7, succeeded(), odd).await;
+        let found = bed.store.trend(&[connection], 5).await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].operation_run_id, run);
+    }
+    // A chain that leads back to itself ends all the same.
+    let connection = add(bed, 7, "Round").await;
+    let run = complete(bed, connection, 7, succeeded(), Value::Null).await;
+    bed.unguard().await;
+    bed.exec(&format!(
+        "UPDATE operation_runs SET context = '{}' WHERE id = {run}",
+        json!({
+            "provider_connection_id": connection,
+            "verification_report": { "previous_report_id": run },
+        })
+    ))
+    .await;
+    let found = bed.store.trend(&[connection], 5).await.unwrap();
+    assert!(found.len() <= 5, "{found:?}");
+}
+
+pub async fn history_counts_what_was_completed_lately(bed: &Bed) {
+    let store = &bed.store;
+    let everything = Binding::EVERYTHING;
+    let none = store.history(&everything, HOUR, 4, 100).await.unwrap();
+    assert_eq!((none.runs, none.slices.len()), (0, 4));
+    assert_eq!(none.latency_ms, None);
+    let connection = add(bed, 7, "One").await;
+    let long_ago = complete(bed, connection, 7, succeeded(), Value::Null).await;
+    let earlier = complete(bed, connection, 7, failed(), Value::Null).await;
+    let now = complete(bed, connection, 7, succeeded(), Value::Null).await;
+    bed.insert("another.type", "completed", &json!({})).await;
+    bed.queued().await;
+    for (run, seconds) in [(long_ago, 7_200), (earlier, 2_000), (now, 2)] {
+        bed.age(
+            "operation_runs",
+            "created_at",
+            &format!("id = {run}"),
+            seconds,
+        )
+        .await;
+    }
+    for (run, seconds) in [(long_ago, 7_200), (earlier, 1_990)] {
+        bed.age(
+            "operation_runs",
+            "completed_at",
+            &format!("id = {run}"),
+            seconds,
+        )
+        .await;
+    }
+    let history = store.history(&everything, HOUR, 4, 100).await.unwrap();
+    assert_eq!(history.runs, 2);
+    assert!(!history.truncated);
+    let succeeded: Vec<u64> = history.slices.iter().map(|s| s.succeeded).collect();
+    let failed: Vec<u64> = history.slices.iter().map(|s| s.failed).collect();
+    assert_eq!(succeeded, [0, 0, 0, 1]);
+    assert_eq!(failed, [0, 1, 0, 0]);
+    let step = history.slices[1].from - history.slices[0].from;
+    assert_eq!(step.num_seconds(), 900);
+    let [p50, p95, p99] = history.latency_ms.unwrap();
+    assert!((1_900.0..60_000.0).contains(&p50), "{p50}");
+    assert!((9_900.0..60_000.0).contains(&p95), "{p95}");
+    assert_eq!(p95, p99);
+
+    let last = store.history(&everything, HOUR, 4, 1).await.unwrap();
+    assert_eq!(last.runs, 1);
+    assert!(last.truncated);
+}
+
+pub async fn the_longest_waiting_runs_come_first(bed: &Bed) {
+    let store = &bed.store;
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(bed.queued().await);
+    }
+    bed.insert("another.type", "queued", &json!({})).await;
+    bed.age(
+        "operation_runs",
+        "created_at",
+        &format!("id = {}", runs[1]),
+        500,
+    )
+    .await;
+    let found = store
+        .longest_waiting(&Binding::EVERYTHING, 10)
+        .await
+        .unwrap();
+    assert_eq!(found.len(), 3);
+    assert_eq!(found[0].operation_run_id, runs[1]);
+    assert!((499.0..900.0).contains(&found[0].waiting_seconds));
+    assert_eq!(found[0].tenant_id, Some(TenantId(7)));
+    assert_eq!(found[0].workspace_id, Some(WorkspaceId(1)));
+    let found = store
+        .longest_waiting(&Binding::EVERYTHING, 2)
+        .await
+        .unwrap();
+    assert_eq!(found.len(), 2);
+}

@@ -1,0 +1,193 @@
+//! PostgreSQL's notifications: who is woken by what, and when nothing arrives.
+
+use crate::bed::{Bed, settings};
+use crate::fixtures::context;
+use secrecy::SecretString;
+use sqlx::postgres::PgListener;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use verifyd::domain::run::RUN_TYPE;
+use verifyd::ports::store::Store;
+use verifyd::ports::wake::{Bell, Listening};
+use verifyd::store::ListenMode;
+
+/// Guards against hanging only.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn rung(bell: &Bell) {
+    tokio::time::timeout(PATIENCE, bell.rung())
+        .await
+        .expect("the bell rings");
+}
+
+fn listening(store: &Arc<dyn Store>) -> (Arc<Bell>, CancellationToken) {
+    let (bell, stop) = (Arc::new(Bell::default()), CancellationToken::new());
+    let (store, rings, until) = (Arc::clone(store), Arc::clone(&bell), stop.clone());
+    tokio::spawn(async move { store.listen(&rings, until).await });
+    (bell, stop)
+}
+
+/// The notifications up to a mark that is sent last.
+async fn heard(bed: &Bed, listener: &mut PgListener) -> usize {
+    bed.exec("NOTIFY verifyd_queued, 'mark'").await;
+    let mut before = 0;
+    loop {
+        let next = tokio::time::timeout(PATIENCE, listener.recv()).await;
+        match next.unwrap().unwrap().payload() {
+            "mark" => return before,
+            "" => before += 1,
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_queued_runs_of_verifyds_type_notify_and_once_a_transaction() {
+    let bed = Bed::postgres().await;
+    let mut listener = PgListener::connect(&bed.url()).await.unwrap();
+    listener.listen("verifyd_queued").await.unwrap();
+    for (kind, status) in [("backup.restore", "queued"), (RUN_TYPE, "running")] {
+        bed.insert(kind, status, &context(1)).await;
+    }
+    bed.exec("INSERT INTO operation_runs (type, status, context) SELECT type, status, context FROM operation_runs WHERE false").await;
+    assert_eq!(heard(&bed, &mut listener).await, 0);
+    bed.queued().await;
+    assert_eq!(heard(&bed, &mut listener).await, 1);
+    let many = format!(
+        "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
+         SELECT 1, 7, '{RUN_TYPE}', 'queued', '{{}}' FROM generate_series(1, 1000);"
+    );
+    bed.exec(&format!("BEGIN; {many} {many} COMMIT")).await;
+    assert_eq!(heard(&bed, &mut listener).await, 1);
+    bed.exec(&format!("BEGIN; {many} ROLLBACK")).await;
+    assert_eq!(heard(&bed, &mut listener).await, 0);
+    // Whoever sends a hint besides asks for none; so does verifyd itself.
+    bed.exec(&format!(
+        "BEGIN; SET LOCAL verifyd.told = 'on'; {many} COMMIT"
+    ))
+    .await;
+    bed.store
+        .record(&crate::recording::new_run(1))
+        .await
+        .unwrap();
+    assert_eq!(heard(&bed, &mut listener).await, 0);
+    bed.queued().await;
+    bed.store.wake().await.unwrap();
+    assert_eq!(heard(&bed, &mut listener).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bare_insert_rings_and_so_does_what_happens_while_the_connection_is_away() {
+    let bed = Bed::postgres().await;
+    let (bell, stop) = listening(&bed.store);
+    // Whatever came before.
+    rung(&bell).await;
+    bed.queued().await;
+    rung(&bell).await;
+    for _ in 0..2 {
+        let ended = bed
+            .number(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND query LIKE 'LISTEN%'",
+            )
+            .await;
+        assert_eq!(ended, 1);
+        bed.queued().await;
+        rung(&bell).await;
+        // It listens again when the next one is heard, too.
+        let until = std::time::Instant::now() + PATIENCE;
+        while bed.number("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'").await != 1 {
+            assert!(std::time::Instant::now() < until);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bed.queued().await;
+        rung(&bell).await;
+    }
+    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listening_is_tried_and_can_be_turned_off() {
+    let bed = Bed::postgres().await;
+    assert_eq!(bed.store.try_listening().await.unwrap(), Listening::Heard);
+    let mut off = settings(&bed.url());
+    off.listen = ListenMode::Off;
+    let store = verifyd::store::connect(&off).await.unwrap();
+    assert_eq!(store.try_listening().await.unwrap(), Listening::Off);
+    let sqlite = Bed::sqlite().await;
+    assert_eq!(sqlite.store.try_listening().await.unwrap(), Listening::Off);
+}
+
+/// A server's messages without notifications: what a client sees behind a pooler that shares
+/// connections out by transaction.
+async fn deaf(
+    mut from: impl tokio::io::AsyncRead + Unpin,
+    mut to: impl tokio::io::AsyncWrite + Unpin,
+) {
+    loop {
+        let mut head = [0; 5];
+        if from.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let mut body = vec![0; length - 4];
+        if from.read_exact(&mut body).await.is_err() {
+            return;
+        }
+        if head[0] != b'A'
+            && (to.write_all(&head).await.is_err() || to.write_all(&body).await.is_err())
+        {
+            return;
+        }
+    }
+}
+
+async fn deaf_proxy(server: &url::Url) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let to = format!("127.0.0.1:{}", server.port().unwrap());
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&to).await.unwrap();
+            let (mut client_read, client_write) = client.into_split();
+            let (server_read, mut server_write) = server.into_split();
+            tokio::spawn(async move {
+                let _ = tokio::io::copy(&mut client_read, &mut server_write).await;
+            });
+            tokio::spawn(deaf(server_read, client_write));
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_transaction_pooler_nothing_arrives_and_a_direct_connection_helps() {
+    let bed = Bed::postgres().await;
+    let direct: url::Url = bed.url().parse().unwrap();
+    let mut pooler = direct.clone();
+    pooler.set_port(Some(deaf_proxy(&direct).await)).unwrap();
+    pooler.set_query(Some("sslmode=disable"));
+    let store = verifyd::store::connect(&settings(pooler.as_str()))
+        .await
+        .unwrap();
+    assert_eq!(store.try_listening().await.unwrap(), Listening::Deaf);
+    // Everything else works.
+    bed.queued().await;
+    assert_eq!(store.counts().await.unwrap().queued, 1);
+
+    let mut beside = settings(pooler.as_str());
+    beside.listen_url = SecretString::from(direct.to_string());
+    let store = verifyd::store::connect(&beside).await.unwrap();
+    assert_eq!(store.try_listening().await.unwrap(), Listening::Heard);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_pgbouncer_nothing_is_taken_for_heard() {
+    let bed = Bed::pooled().await;
+    // Without a subscription that would stay with a connection of the pooler's.
+    let tried = bed.store.try_listening().await.unwrap();
+    assert_eq!(tried, Listening::Deaf);
+}
