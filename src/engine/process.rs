@@ -58,6 +58,31 @@ enum Work {
     Release(AttemptEnd, Option<Duration>),
 }
 
+/// Longer and longer pauses, until a moment that is not passed.
+struct Patience {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn until(until: Instant) -> Self {
+        Self {
+            until,
+            pause: Duration::from_millis(50),
+        }
+    }
+
+    /// Waits; false, at once, when there is no time left to.
+    async fn wait(&mut self) -> bool {
+        if Instant::now() + self.pause >= self.until {
+            return false;
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(Duration::from_secs(2));
+        true
+    }
+}
+
 /// Counts a run as long as it is in work, also when its task is dropped.
 struct InFlight<'a>(&'a AtomicU32);
 
@@ -187,13 +212,25 @@ impl Engine {
     }
 
     async fn work_and_write(&self, claim: &Claim, began: Instant) -> Processed {
-        match self.work(claim, began).await {
-            Ok(Work::Complete(completion)) => self.write(claim, &completion, began).await,
-            Ok(Work::Release(end, not_before)) => self.give_back(claim, end, not_before).await,
-            Err(error) => {
-                tracing::warn!(%error, "the run is left for later");
-                self.give_back_after_error(claim).await
+        let mut patience = Patience::until(began + self.settings.run_deadline);
+        loop {
+            let error = match self.work(claim, began).await {
+                Ok(Work::Complete(completion)) => {
+                    return self.write(claim, &completion, began).await;
+                }
+                Ok(Work::Release(end, not_before)) => {
+                    return self.give_back(claim, end, not_before).await;
+                }
+                Err(error) => error,
+            };
+            // Nothing but reading fails here, and that comes before the provider is asked. The
+            // database being away for a moment costs the run no attempt.
+            if error.is_transient() && patience.wait().await {
+                tracing::debug!(%error, "what the run needs is read again");
+                continue;
             }
+            tracing::warn!(%error, "the run is left for later");
+            return self.give_back_after_error(claim).await;
         }
     }
 
@@ -332,8 +369,7 @@ impl Engine {
 
     /// Writes the result; the database being away for a moment does not lose it.
     async fn write(&self, claim: &Claim, completion: &Completion, began: Instant) -> Processed {
-        let until = began + self.settings.run_deadline;
-        let mut pause = Duration::from_millis(50);
+        let mut patience = Patience::until(began + self.settings.run_deadline);
         loop {
             let error = match self.store.complete(claim, completion).await {
                 Ok(true) => {
@@ -355,11 +391,9 @@ impl Engine {
             if !error.is_transient() {
                 return self.give_back_after_error(claim).await;
             }
-            if Instant::now() + pause >= until {
+            if !patience.wait().await {
                 return Processed::Deferred;
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
         }
     }
 

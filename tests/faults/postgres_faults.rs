@@ -122,6 +122,27 @@ async fn the_reply_to_a_commit_is_lost() {
     assert!(ended.iter().any(|run| run.attempts.len() > 1));
 }
 
+/// The connection breaks between claim and provider, again and again. What the run needs is read
+/// once more; no attempt is spent.
+#[tokio::test(flavor = "multi_thread")]
+async fn preparing_a_run_survives_lost_replies() {
+    let scene = Scene::new().await;
+    let (way, url) = Proxy::before(&scene.bench.database.url()).await;
+    let lost = 12;
+    way.at(Rule {
+        after: "",
+        on: "LEFT JOIN provider_credentials",
+        act: Act::LoseReply,
+        times: lost,
+    });
+    let _worker = scene.serve_by("DATABASE_URL", &url);
+    scene.record(4).await;
+    way.has_acted(lost).await;
+    for run in scene.ends_as_meant().await {
+        assert!(!run.attempts.contains(&"error".to_owned()), "{run:?}");
+    }
+}
+
 /// And a statement holds that connection for longer than the others' patience with a worker that
 /// does not beat.
 #[tokio::test(flavor = "multi_thread")]
