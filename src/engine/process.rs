@@ -272,7 +272,7 @@ impl Engine {
         let run = &claim.run;
         let request = run.request();
         let stored = match request.provider_connection_id {
-            Some(id) => match self.store.connection(id).await {
+            Some(id) => match self.store.starting_point(id).await {
                 Ok(stored) => stored,
                 Err(StoreError::Corrupt {
                     table, column, why, ..
@@ -294,16 +294,13 @@ impl Engine {
             },
             None => None,
         };
-        let surveyed = self.preflight(run, &request, stored);
-        let previous = match &surveyed.connection {
-            Some(connection) => self
-                .store
-                .latest_report(connection.id)
-                .await?
-                .map(|latest| latest.operation_run_id)
-                .filter(|id| *id != run.id),
-            None => None,
+        let (stored, latest_run) = match stored {
+            Some(start) => (Some((start.connection, start.credential)), start.latest_run),
+            None => (None, None),
         };
+        let surveyed = self.preflight(run, &request, stored);
+        // Of a stranger's connection nothing is told.
+        let previous = latest_run.filter(|id| surveyed.connection.is_some() && *id != run.id);
         let conclude = |credential, ending| {
             Work::Complete(Box::new(
                 self.conclude(run, &request, &surveyed, credential, previous, ending),

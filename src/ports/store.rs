@@ -172,6 +172,15 @@ pub struct Recorded {
     pub created: bool,
 }
 
+/// What a check starts from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StartingPoint {
+    pub connection: ProviderConnection,
+    pub credential: Option<StoredCredential>,
+    /// The run of the connection's latest report.
+    pub latest_run: Option<RunId>,
+}
+
 /// Which runs to list. Newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunFilter {
@@ -353,6 +362,9 @@ pub trait ConnectionStore: Send + Sync {
         &self,
         id: ConnectionId,
     ) -> Result<Option<(ProviderConnection, Option<StoredCredential>)>, StoreError>;
+
+    /// What a check of this connection starts from, read together.
+    async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError>;
 
     /// Connections in the order of their ids, after `after`.
     async fn connections(

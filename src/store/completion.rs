@@ -1,26 +1,45 @@
 //! What a completion writes into the run's row: the same JSON for both kinds of database.
 
+use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::domain::notice::{Event, Notice};
 use crate::domain::permission::{InventoryEntry, InventoryRefresh};
 use crate::ports::store::{Claim, StoreError};
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
+/// JSON that is written once and then only copied.
+pub(super) type Json = sqlx::types::Json<Box<RawValue>>;
+
+/// How long a digest stands for the rows: after that they are compared anyway, so that what another
+/// writer has done to them does not stay for ever. Seconds.
+pub(super) const DIGEST_STANDS_SECONDS: f64 = 3600.0;
+
 /// The members that are put into `context`; all others stay as they are.
-pub(super) fn context_patch(completion: &Completion) -> Result<Map<String, Value>, StoreError> {
-    let mut patch = Map::new();
-    patch.insert("verification_report".into(), completion.report.clone());
+pub(super) fn context_members(
+    completion: &Completion,
+) -> Result<Vec<(&'static str, Json)>, StoreError> {
+    let mut members = vec![("verification_report", to_json(&completion.report)?)];
     if let Some(blocked) = &completion.blocked {
-        patch.insert("reason_code".into(), json!(blocked.reason_code.code()));
-        patch.insert("next_steps".into(), to_json(&blocked.next_steps)?);
+        members.push(("reason_code", to_json(blocked.reason_code.code())?));
+        members.push(("next_steps", to_json(&blocked.next_steps)?));
     }
-    Ok(patch)
+    Ok(members)
+}
+
+/// The same as one object.
+pub(super) fn context_patch(completion: &Completion) -> Result<Json, StoreError> {
+    let members = context_members(completion)?;
+    let object: std::collections::BTreeMap<_, _> =
+        members.iter().map(|(name, json)| (name, &json.0)).collect();
+    to_json(&object)
 }
 
 /// `failure_summary`
-pub(super) fn failure_summary(completion: &Completion) -> Result<Value, StoreError> {
+pub(super) fn failure_summary(completion: &Completion) -> Result<Json, StoreError> {
     to_json(&completion.failure_summary)
 }
 
@@ -48,31 +67,61 @@ pub(super) fn message_id() -> String {
     format!("msg_{}", Uuid::now_v7().simple())
 }
 
-/// The inventory as a JSON array of `permission_key`, `status` and `details`.
-pub(super) fn inventory_entries(refresh: &InventoryRefresh) -> Result<Value, StoreError> {
-    refresh
-        .entries
-        .iter()
-        .map(|(key, entry)| {
-            Ok(json!({
-                "permission_key": key,
-                "status": entry.status.as_str(),
-                "details": inventory_details(entry)?,
-            }))
+/// A tenant's inventory, ready to be written.
+#[derive(Debug)]
+pub(super) struct InventoryRow {
+    pub tenant: i64,
+    pub run: i64,
+    pub source: &'static str,
+    /// A JSON array of `permission_key`, `status` and `details`, in the order of the keys.
+    pub entries: Json,
+    /// Of `entries`: while it stays the same, so do the rows.
+    pub digest: String,
+}
+
+#[derive(Serialize)]
+struct EntryJson<'a> {
+    permission_key: &'a str,
+    status: &'a str,
+    details: &'a crate::domain::permission::PermissionDetails,
+}
+
+impl InventoryRow {
+    pub fn new(run: RunId, refresh: &InventoryRefresh) -> Result<Self, StoreError> {
+        let entries: Vec<EntryJson<'_>> = refresh
+            .entries
+            .iter()
+            .map(|(key, entry)| EntryJson {
+                permission_key: key,
+                status: entry.status.as_str(),
+                details: &entry.details,
+            })
+            .collect();
+        let entries = to_json(&entries)?;
+        let digest =
+            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, entries.0.get().as_bytes());
+        Ok(Self {
+            tenant: refresh.tenant_id.0,
+            run: run.0,
+            source: refresh.source.as_str(),
+            digest: hex::encode(digest),
+            entries,
         })
-        .collect()
+    }
 }
 
 /// `tenant_permissions.details`
 pub(super) fn inventory_details(entry: &InventoryEntry) -> Result<Map<String, Value>, StoreError> {
-    match to_json(&entry.details)? {
-        Value::Object(details) => Ok(details),
+    match serde_json::to_value(&entry.details) {
+        Ok(Value::Object(details)) => Ok(details),
         _ => Err(not_json()),
     }
 }
 
-fn to_json(value: &impl serde::Serialize) -> Result<Value, StoreError> {
-    serde_json::to_value(value).map_err(|_| not_json())
+fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Json, StoreError> {
+    to_raw_value(value)
+        .map(sqlx::types::Json)
+        .map_err(|_| not_json())
 }
 
 fn not_json() -> StoreError {

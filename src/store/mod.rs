@@ -31,9 +31,7 @@ use std::sync::Arc;
 /// has started reconnects by itself. Does not migrate.
 pub async fn connect(settings: &DatabaseSettings) -> Result<Arc<dyn Store>, StoreError> {
     match scheme(settings.url.expose_secret()) {
-        "postgres" | "postgresql" => {
-            Ok(Arc::new(postgres::PostgresStore::connect(settings).await?))
-        }
+        "postgres" | "postgresql" => Ok(postgres::PostgresStore::connect(settings).await?),
         "sqlite" => Ok(Arc::new(sqlite::SqliteStore::connect(settings).await?)),
         // What stands where a scheme should be may be a password: it is never quoted.
         _ => Err(StoreError::Refused(

@@ -15,7 +15,6 @@ use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
 use crate::store::error::from_sqlx;
 use crate::store::rows;
 use async_trait::async_trait;
-use serde_json::Value;
 use sqlx::{Postgres, QueryBuilder};
 
 /// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
@@ -122,7 +121,12 @@ const LAPSE: &str = concat!(
        AND (k.from_completed_at, k.from_run_id) < (now(), $2) \
        AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (now(), $2)) \
        AND NOT (",
-    found_in!("$3", "k.check_key", "k.status", "k.reason_code"),
+    found_in!(
+        "(SELECT r.context #> '{verification_report,checks}' FROM operation_runs r WHERE r.id = $2)",
+        "k.check_key",
+        "k.status",
+        "k.reason_code"
+    ),
     " AND EXISTS (SELECT FROM verification_check_acknowledgements a \
                   WHERE a.id = k.acknowledgement_id AND ",
     active!(),
@@ -205,12 +209,10 @@ impl PostgresStore {
         tx: &mut Tx,
         connection: ConnectionId,
         run: RunId,
-        report: &Value,
     ) -> Result<(), StoreError> {
         self.sql(LAPSE)
             .bind(connection.0)
             .bind(run.0)
-            .bind(report.get("checks"))
             .execute(&mut **tx)
             .await
             .map_err(from_sqlx)?;

@@ -2,6 +2,7 @@
 //!
 //! Every transition locks the run first, then its attempt.
 
+use super::together::ClaimRequest;
 use super::{PostgresStore, Tx, commit, futile, rollback, run_type, seconds};
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{
@@ -106,6 +107,25 @@ from_row! {
 
 impl PostgresStore {
     pub(super) async fn claim_run(
+        &self,
+        run: RunId,
+        worker: &WorkerId,
+        policy: &ClaimPolicy,
+    ) -> Result<ClaimAnswer, StoreError> {
+        if !policy.alone {
+            let request = ClaimRequest {
+                run,
+                worker: worker.clone(),
+                policy: *policy,
+            };
+            if let Some(claim) = self.together(request).await {
+                return Ok(ClaimAnswer::Claimed(claim));
+            }
+        }
+        self.claim_alone(run, worker, policy).await
+    }
+
+    async fn claim_alone(
         &self,
         run: RunId,
         worker: &WorkerId,

@@ -5,14 +5,17 @@
 //! before the wait. So the run is locked by a statement of its own, and the token is tested on the
 //! attempt's row by the statement that ends it.
 
+use super::together::CompletionRequest;
 use super::{PostgresStore, Tx, commit, rollback, run_type};
-use crate::domain::RunId;
 use crate::domain::completion::Completion;
+use crate::domain::notice::Notice;
+use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::{Claim, StoreError};
-use crate::store::completion::{context_patch, event, failure_summary, message_id, notice};
+use crate::store::completion::{
+    InventoryRow, context_patch, event, failure_summary, message_id, notice,
+};
 use crate::store::error::from_sqlx;
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 
 const COMPLETE: &str = concat!(
     "WITH ended AS ( \
@@ -62,9 +65,26 @@ impl PostgresStore {
         claim: &Claim,
         completion: &Completion,
     ) -> Result<bool, StoreError> {
+        let request = CompletionRequest::new(claim, completion)?;
+        if self.together(request).await.is_some() {
+            return Ok(true);
+        }
+        self.complete_alone(claim, completion).await
+    }
+
+    async fn complete_alone(
+        &self,
+        claim: &Claim,
+        completion: &Completion,
+    ) -> Result<bool, StoreError> {
         let run = claim.run.id;
-        let patch = Value::Object(context_patch(completion)?);
+        let patch = context_patch(completion)?;
         let failures = failure_summary(completion)?;
+        let inventory = completion
+            .inventory
+            .as_ref()
+            .map(|refresh| InventoryRow::new(run, refresh))
+            .transpose()?;
         let mut tx = self.begin().await?;
         if !self.lock_running(&mut tx, run).await? {
             rollback(tx).await?;
@@ -90,21 +110,12 @@ impl PostgresStore {
             .execute(&mut *tx)
             .await
             .map_err(from_sqlx)?;
-        if let Some(refresh) = &completion.inventory {
-            self.refresh_inventory(&mut tx, run, refresh).await?;
-        }
+        self.refresh_inventories(&mut tx, inventory.as_slice())
+            .await?;
         let changed = self.write_latest(&mut tx, run, completion).await?;
         let notice = notice(claim, completion, changed);
         if has_webhooks {
-            self.sql(OUTBOX)
-                .bind(claim.run.workspace_id.map(|w| w.0))
-                .bind(message_id())
-                .bind(run.0)
-                .bind(event(&notice, completed_at)?)
-                .bind(changed)
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            self.put_into_outbox(&mut tx, &notice, completed_at).await?;
         }
         commit(tx).await?;
         // Fails when nobody wants to know.
@@ -137,17 +148,44 @@ impl PostgresStore {
             .await
             .map_err(from_sqlx)?;
         if written.is_none_or(|(_, acknowledged)| acknowledged) {
-            self.lapse_acknowledgements(tx, connection, run, &completion.report)
-                .await?;
+            self.lapse_acknowledgements(tx, connection, run).await?;
         }
         if let Some((changed, _)) = written {
             return Ok(changed);
         }
+        self.differs_from_latest(tx, connection, &completion.fingerprint)
+            .await
+    }
+
+    pub(super) async fn differs_from_latest(
+        &self,
+        tx: &mut Tx,
+        connection: ConnectionId,
+        fingerprint: &str,
+    ) -> Result<bool, StoreError> {
         self.scalar(DIFFERS)
             .bind(connection.0)
-            .bind(&completion.fingerprint)
+            .bind(fingerprint)
             .fetch_one(&mut **tx)
             .await
             .map_err(from_sqlx)
+    }
+
+    pub(super) async fn put_into_outbox(
+        &self,
+        tx: &mut Tx,
+        notice: &Notice,
+        at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        self.sql(OUTBOX)
+            .bind(notice.workspace_id.map(|w| w.0))
+            .bind(message_id())
+            .bind(notice.operation_run_id.0)
+            .bind(event(notice, at)?)
+            .bind(notice.changed)
+            .execute(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(())
     }
 }

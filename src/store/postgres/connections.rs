@@ -1,11 +1,12 @@
 //! Provider connections and their credentials.
 
+use super::together::StartRequest;
 use super::{PostgresStore, Tx, commit, rollback};
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
 };
 use crate::domain::{ConnectionId, TenantId};
-use crate::ports::store::{AddConnectionError, Seal, StoreError};
+use crate::ports::store::{AddConnectionError, Seal, StartingPoint, StoreError};
 use crate::ports::vault::SealedCredential;
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
@@ -27,6 +28,8 @@ macro_rules! credential_columns {
          k.updated_at::timestamptz AS credential_updated_at"
     };
 }
+
+pub(super) use credential_columns;
 
 /// The newest, where another application's table allows several.
 const CONNECTION: &str = concat!(
@@ -106,6 +109,24 @@ impl PostgresStore {
             .map_err(from_sqlx)?;
         commit(tx).await?;
         found.map(TryInto::try_into).transpose()
+    }
+
+    pub(super) async fn read_starting_point(
+        &self,
+        id: ConnectionId,
+    ) -> Result<Option<StartingPoint>, StoreError> {
+        if let Some(found) = self.together(StartRequest(id)).await {
+            return Ok(found);
+        }
+        let Some((connection, credential)) = self.read_connection(id).await? else {
+            return Ok(None);
+        };
+        let latest = self.read_latest_report(id).await?;
+        Ok(Some(StartingPoint {
+            connection,
+            credential,
+            latest_run: latest.map(|latest| latest.operation_run_id),
+        }))
     }
 
     pub(super) async fn list_connections(

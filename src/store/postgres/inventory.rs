@@ -1,54 +1,69 @@
 //! The permission inventory: what changed is written, and one row per tenant that says how fresh
-//! the whole is.
+//! the whole is, and by a digest whether anything can have changed.
 
 use super::{PostgresStore, Tx, commit};
-use crate::domain::permission::{InventoryRefresh, StoredPermission};
-use crate::domain::{RunId, TenantId};
+use crate::domain::TenantId;
+use crate::domain::permission::StoredPermission;
 use crate::ports::store::{InventoryFreshness, StoreError};
-use crate::store::completion::inventory_entries;
+use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow, Json};
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
+use std::borrow::Borrow;
+use std::collections::HashSet;
 
 /// Comes first: its row lock makes refreshes of one tenant take turns, so that the statement after
-/// it sees the inventory as the one before left it.
+/// it sees the inventory as the one before left it. In the order of the tenants, as everybody locks
+/// them. Says which inventories have to be compared with what is stored: those of another digest than
+/// the last one, and now and then (`$5`, seconds) all, as others may write the rows, too.
 const FRESHNESS: &str = "\
-    INSERT INTO verifyd.tenant_inventory (tenant_id, operation_run_id, refreshed_at, source) \
-    VALUES ($1, $2, now(), $3) \
+    INSERT INTO verifyd.tenant_inventory AS i \
+        (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at) \
+    SELECT d.tenant_id, d.run_id, now(), d.source, d.digest, now() \
+    FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) \
+        AS d (tenant_id, run_id, source, digest) \
+    ORDER BY d.tenant_id \
     ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id, \
-        refreshed_at = excluded.refreshed_at, source = excluded.source";
+        refreshed_at = excluded.refreshed_at, source = excluded.source, digest = excluded.digest, \
+        compared_at = CASE WHEN i.digest = excluded.digest \
+                                AND i.compared_at > now() - make_interval(secs => $5) \
+                           THEN i.compared_at ELSE now() END \
+    RETURNING i.tenant_id, i.compared_at = now()";
 
 /// Only rows that differ get as far as the INSERT; `ON CONFLICT` alone would lock, and so write,
 /// all of them. `removed_at` is no difference: it says since when a grant has been gone, is set
 /// when it goes, kept while it stays away, and dropped when it comes back.
 const REFRESH: &str = "\
-    WITH stored AS ( \
-        SELECT permission_key, status, \
+    WITH fresh AS ( \
+        SELECT d.tenant_id, f.permission_key, f.status, f.details \
+        FROM unnest($1::bigint[], $2::jsonb[]) AS d (tenant_id, entries), \
+             jsonb_to_recordset(d.entries) AS f(permission_key text, status text, details jsonb) \
+    ), stored AS ( \
+        SELECT tenant_id, permission_key, status, \
                CASE WHEN jsonb_typeof(details) = 'object' THEN details ELSE '{}' END AS details \
-        FROM tenant_permissions WHERE tenant_id = $1 \
-    ), fresh AS ( \
-        SELECT permission_key, status, details \
-        FROM jsonb_to_recordset($2) AS f(permission_key text, status text, details jsonb) \
+        FROM tenant_permissions WHERE tenant_id = ANY($1) \
     ), removal AS ( \
         SELECT jsonb_build_object('removed_at', \
             to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')) AS mark \
     ), changed AS ( \
-        SELECT f.permission_key, f.status, \
+        SELECT f.tenant_id, f.permission_key, f.status, \
                CASE WHEN f.status <> 'missing' THEN f.details \
                     WHEN s.status = 'granted' THEN f.details || removal.mark \
                     WHEN s.details ? 'removed_at' \
                         THEN f.details || jsonb_build_object('removed_at', s.details -> 'removed_at') \
                     ELSE f.details END AS details \
-        FROM fresh f CROSS JOIN removal LEFT JOIN stored s USING (permission_key) \
+        FROM fresh f CROSS JOIN removal LEFT JOIN stored s USING (tenant_id, permission_key) \
         WHERE s.permission_key IS NULL OR s.status IS DISTINCT FROM f.status \
               OR s.details - 'removed_at' <> f.details \
         UNION ALL \
-        SELECT s.permission_key, 'missing', s.details || removal.mark \
+        SELECT s.tenant_id, s.permission_key, 'missing', s.details || removal.mark \
         FROM stored s CROSS JOIN removal \
         WHERE s.status = 'granted' \
-              AND NOT EXISTS (SELECT FROM fresh f WHERE f.permission_key = s.permission_key) \
+              AND NOT EXISTS (SELECT FROM fresh f WHERE f.tenant_id = s.tenant_id \
+                                                    AND f.permission_key = s.permission_key) \
     ) \
     INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at) \
-    SELECT $1, permission_key, status, details, now() FROM changed ORDER BY permission_key \
+    SELECT tenant_id, permission_key, status, details, now() FROM changed \
+    ORDER BY tenant_id, permission_key \
     ON CONFLICT (tenant_id, permission_key) DO UPDATE \
     SET status = excluded.status, details = excluded.details, \
         last_checked_at = excluded.last_checked_at";
@@ -63,22 +78,37 @@ const READ_FRESHNESS: &str = "\
     FROM verifyd.tenant_inventory WHERE tenant_id = $1";
 
 impl PostgresStore {
-    pub(super) async fn refresh_inventory(
+    /// At most one for each tenant.
+    pub(super) async fn refresh_inventories<R: Borrow<InventoryRow>>(
         &self,
         tx: &mut Tx,
-        run: RunId,
-        refresh: &InventoryRefresh,
+        rows: &[R],
     ) -> Result<(), StoreError> {
-        self.sql(FRESHNESS)
-            .bind(refresh.tenant_id.0)
-            .bind(run.0)
-            .bind(refresh.source.as_str())
-            .execute(&mut **tx)
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let rows = || rows.iter().map(Borrow::borrow);
+        let compared: Vec<(i64, bool)> = self
+            .rows(FRESHNESS)
+            .bind(rows().map(|r| r.tenant).collect::<Vec<i64>>())
+            .bind(rows().map(|r| r.run).collect::<Vec<i64>>())
+            .bind(rows().map(|r| r.source).collect::<Vec<&str>>())
+            .bind(rows().map(|r| r.digest.as_str()).collect::<Vec<&str>>())
+            .bind(DIGEST_STANDS_SECONDS)
+            .fetch_all(&mut **tx)
             .await
             .map_err(from_sqlx)?;
+        let due: HashSet<i64> = compared
+            .into_iter()
+            .filter_map(|(tenant, due)| due.then_some(tenant))
+            .collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let due = || rows().filter(|r| due.contains(&r.tenant));
         self.sql(REFRESH)
-            .bind(refresh.tenant_id.0)
-            .bind(inventory_entries(refresh)?)
+            .bind(due().map(|r| r.tenant).collect::<Vec<i64>>())
+            .bind(due().map(|r| &r.entries).collect::<Vec<&Json>>())
             .execute(&mut **tx)
             .await
             .map_err(from_sqlx)?;

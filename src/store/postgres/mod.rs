@@ -28,6 +28,7 @@ mod prune;
 mod runs;
 mod schema;
 mod sweep;
+mod together;
 mod wake;
 mod webhooks;
 mod workers;
@@ -46,7 +47,7 @@ use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
     ConnectionStore, Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun,
     OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore, SchemaFinding,
-    SchemaStore, Seal, StoreError, SweepPolicy, Swept, WorkerRecord,
+    SchemaStore, Seal, StartingPoint, StoreError, SweepPolicy, Swept, WorkerRecord,
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
@@ -55,7 +56,9 @@ use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow}
 use sqlx::query::{Query, QueryAs, QueryScalar};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
 use std::fmt;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+use together::{ClaimRequest, CompletionRequest, Group, StartRequest};
 use tokio::sync::{Mutex, Notify, broadcast};
 
 /// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
@@ -133,6 +136,13 @@ pub(super) struct PostgresStore {
     recorded: Notify,
     /// `BEGIN` and the limits of every transaction.
     begin: SqlStr,
+    /// The same for a batch of calls.
+    begin_together: SqlStr,
+    claims: Group<ClaimRequest>,
+    starts: Group<StartRequest>,
+    completing: Group<CompletionRequest>,
+    /// Itself, for the tasks that run the batches.
+    me: Weak<Self>,
     /// Whether prepared statements have names and so outlive their transaction.
     named: bool,
     /// Longest time for one call, but for those that change the schema.
@@ -150,7 +160,7 @@ impl fmt::Debug for PostgresStore {
 
 impl PostgresStore {
     /// Opens the pool, and one connection within `connect_timeout`.
-    pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Self, StoreError> {
+    pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Arc<Self>, StoreError> {
         let (options, named) = options("database.url", settings.url.expose_secret())?;
         let listen = match (settings.listen, settings.listen_url.expose_secret()) {
             (ListenMode::Off, _) => None,
@@ -160,11 +170,11 @@ impl PostgresStore {
         let statement = settings.statement_timeout.as_millis();
         let lock = settings.lock_timeout.as_millis();
         let idle = (settings.statement_timeout + IDLE_GRACE).as_millis();
-        let begin = AssertSqlSafe(format!(
+        let begin = format!(
             "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
              SET LOCAL idle_in_transaction_session_timeout = {idle}"
-        ))
-        .into_sql_str();
+        );
+        let begin_together = format!("{begin}; {}", together::PLANNING);
         // Not through the pool, which would try again until acquire_timeout and then not say why.
         let first = async { options.connect().await?.close().await };
         tokio::time::timeout(settings.connect_timeout, first)
@@ -177,17 +187,22 @@ impl PostgresStore {
             })?
             .map_err(from_sqlx)?;
         let pool = patience::pool_options(settings).connect_lazy_with(options.clone());
-        Ok(Self {
+        Ok(Arc::new_cyclic(|me| Self {
             pool,
             heart: Mutex::new(None),
             options,
             listen,
             completions: broadcast::Sender::new(NOTICES_KEPT),
             recorded: Notify::new(),
-            begin,
+            begin: AssertSqlSafe(begin).into_sql_str(),
+            begin_together: AssertSqlSafe(begin_together).into_sql_str(),
+            claims: Group::default(),
+            starts: Group::default(),
+            completing: Group::default(),
+            me: me.clone(),
             named,
             call_timeout: patience::call_timeout(settings),
-        })
+        }))
     }
 
     /// A transaction with its limits set. Dropped without a commit, it is rolled back.
@@ -370,6 +385,10 @@ impl ConnectionStore for PostgresStore {
         id: ConnectionId,
     ) -> Result<Option<(ProviderConnection, Option<StoredCredential>)>, StoreError> {
         self.in_time(self.read_connection(id)).await
+    }
+
+    async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError> {
+        self.in_time(self.read_starting_point(id)).await
     }
 
     async fn connections(

@@ -5,7 +5,7 @@ use super::{SqliteStore, Tx, commit, now, rollback, run_type};
 use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::ports::store::{AttemptEnd, Claim, StoreError};
-use crate::store::completion::{context_patch, event, failure_summary, message_id, notice};
+use crate::store::completion::{context_members, event, failure_summary, message_id, notice};
 use crate::store::error::from_sqlx;
 use chrono::{DateTime, Utc};
 
@@ -57,7 +57,7 @@ impl SqliteStore {
         completion: &Completion,
     ) -> Result<bool, StoreError> {
         let run = claim.run.id;
-        let patch = context_patch(completion)?;
+        let members = context_members(completion)?;
         let mut tx = self.begin().await?;
         if !self
             .end_attempt(&mut tx, claim, AttemptEnd::Completed)
@@ -71,8 +71,8 @@ impl SqliteStore {
             .bind(completion.outcome.as_str())
             .bind(failure_summary(completion)?);
         // A member that is set twice to the same value fills a place that is not needed.
-        debug_assert!(patch.len() <= MEMBERS);
-        for (member, value) in patch.iter().cycle().take(MEMBERS) {
+        debug_assert!(members.len() <= MEMBERS);
+        for (member, value) in members.iter().cycle().take(MEMBERS) {
             update = update.bind(format!("$.{member}")).bind(value);
         }
         let completed: Option<(String, DateTime<Utc>, bool)> =

@@ -1,21 +1,29 @@
 //! The permission inventory: what changed is written, and one row per tenant that says how fresh
-//! the whole is.
+//! the whole is, and by a digest whether anything can have changed.
 
 use super::{SqliteStore, Tx};
 use crate::domain::permission::{InventoryRefresh, PermissionStatus, StoredPermission};
 use crate::domain::{RunId, TenantId};
 use crate::ports::store::{InventoryFreshness, StoreError};
-use crate::store::completion::inventory_details;
+use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow, inventory_details};
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+/// Says whether the inventory has to be compared with what is stored: its digest is another one, or
+/// it has not been compared for long (`$6`, seconds), as others may write the rows, too.
 const FRESHNESS: &str = "\
-    INSERT INTO verifyd_tenant_inventory (tenant_id, operation_run_id, refreshed_at, source) \
-    VALUES ($1, $2, $3, $4) \
+    INSERT INTO verifyd_tenant_inventory \
+        (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at) \
+    VALUES ($1, $2, $3, $4, $5, $3) \
     ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id, \
-        refreshed_at = excluded.refreshed_at, source = excluded.source";
+        refreshed_at = excluded.refreshed_at, source = excluded.source, \
+        digest = excluded.digest, \
+        compared_at = CASE WHEN digest = excluded.digest \
+                                AND julianday(compared_at) > julianday($3) - $6 / 86400.0 \
+                           THEN compared_at ELSE $3 END \
+    RETURNING compared_at = $3";
 
 const WRITE: &str = "\
     INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at) \
@@ -50,14 +58,20 @@ impl SqliteStore {
         refresh: &InventoryRefresh,
         now: &str,
     ) -> Result<(), StoreError> {
-        sqlx::query(FRESHNESS)
-            .bind(refresh.tenant_id.0)
-            .bind(run.0)
+        let row = InventoryRow::new(run, refresh)?;
+        let due: bool = sqlx::query_scalar(FRESHNESS)
+            .bind(row.tenant)
+            .bind(row.run)
             .bind(now)
-            .bind(refresh.source.as_str())
-            .execute(&mut **tx)
+            .bind(row.source)
+            .bind(row.digest)
+            .bind(DIGEST_STANDS_SECONDS)
+            .fetch_one(&mut **tx)
             .await
             .map_err(from_sqlx)?;
+        if !due {
+            return Ok(());
+        }
         let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
             .bind(refresh.tenant_id.0)
             .fetch_all(&mut **tx)

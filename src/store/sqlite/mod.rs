@@ -42,7 +42,7 @@ use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
     ConnectionStore, Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun,
     OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore, SchemaFinding,
-    SchemaStore, Seal, StoreError, SweepPolicy, Swept, WorkerRecord,
+    SchemaStore, Seal, StartingPoint, StoreError, SweepPolicy, Swept, WorkerRecord,
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
@@ -327,6 +327,18 @@ impl ConnectionStore for SqliteStore {
         id: ConnectionId,
     ) -> Result<Option<(ProviderConnection, Option<StoredCredential>)>, StoreError> {
         self.read_connection(id).await
+    }
+
+    async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError> {
+        let Some((connection, credential)) = self.read_connection(id).await? else {
+            return Ok(None);
+        };
+        let latest = self.latest_report(id).await?;
+        Ok(Some(StartingPoint {
+            connection,
+            credential,
+            latest_run: latest.map(|latest| latest.operation_run_id),
+        }))
     }
 
     async fn connections(

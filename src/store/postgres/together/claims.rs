@@ -1,0 +1,131 @@
+//! `queued` → `running`, many at a time.
+
+use super::{Group, Together};
+use crate::domain::{RunId, WorkerId};
+use crate::ports::store::{Claim, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError};
+use crate::store::error::from_sqlx;
+use crate::store::postgres::{PostgresStore, commit, futile, run_type, seconds};
+use crate::store::rows::RunRow;
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow as _, Row as _};
+use std::collections::HashMap;
+use uuid::Uuid;
+
+/// One statement is enough here, though the others may have committed between its snapshot and its
+/// locks: a run that is locked is queued in its newest version, and whoever brought it there left an
+/// attempt that is open in the snapshot, or one whose number collides with the new one.
+///
+/// `$6`: futile attempts, at most. Runs that are exhausted or need to be alone are left.
+const CLAIM: &str = concat!(
+    "WITH wanted AS ( \
+        SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::float8[]) \
+            AS w (id, token, worker_id, most, deadline) \
+    ), locked AS MATERIALIZED ( \
+        SELECT r.id FROM operation_runs r \
+        WHERE r.id = ANY($1) AND r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED \
+    ), history AS ( \
+        SELECT l.id, h.* FROM locked l CROSS JOIN LATERAL ( \
+            SELECT coalesce(max(attempt), 0) AS last, \
+                   count(*) FILTER (WHERE counted) AS spent, \
+                   count(*) FILTER (WHERE counted AND end_reason = 'worker_lost') AS lost, \
+                   count(*) FILTER (WHERE ended_at IS NULL) AS open, \
+                   count(*) FILTER (WHERE ",
+    futile!(),
+    ") AS futile, min(claimed_at) AS first_claimed_at \
+            FROM verifyd.run_attempts WHERE run_id = l.id \
+        ) h \
+    ), opened AS ( \
+        INSERT INTO verifyd.run_attempts \
+            (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at) \
+        SELECT h.id, h.last + 1, w.token, w.worker_id, true, c.at, \
+               c.at + make_interval(secs => w.deadline) \
+        FROM history h JOIN wanted w USING (id) CROSS JOIN (SELECT clock_timestamp() AS at) c \
+        WHERE h.open = 0 AND h.spent < w.most AND h.futile < $6 \
+              AND NOT (h.spent + 1 >= w.most AND h.lost > 0) \
+              AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
+                              WHERE d.run_id = h.id AND d.not_before > c.at) \
+        RETURNING run_id, attempt, claimed_at \
+    ) \
+    UPDATE operation_runs r SET status = 'running', started_at = coalesce(r.started_at, now()) \
+    FROM opened o JOIN history h ON h.id = o.run_id \
+    WHERE r.id = o.run_id AND r.type = ",
+    run_type!(),
+    " RETURNING r.id, r.workspace_id, r.tenant_id, r.type, r.status, r.outcome, r.context, \
+         r.failure_summary, r.created_at::timestamptz AS created_at, \
+         r.started_at::timestamptz AS started_at, r.completed_at::timestamptz AS completed_at, \
+         o.attempt, o.claimed_at, h.spent, coalesce(h.first_claimed_at, o.claimed_at) AS first"
+);
+
+pub(in crate::store::postgres) struct ClaimRequest {
+    pub run: RunId,
+    pub worker: WorkerId,
+    pub policy: ClaimPolicy,
+}
+
+impl Together for ClaimRequest {
+    type Answer = Box<Claim>;
+    const NAME: &'static str = "claim";
+    const LANES: usize = 1;
+
+    fn keys(&self) -> Vec<(&'static str, i64)> {
+        vec![("run", self.run.0)]
+    }
+
+    fn group(store: &PostgresStore) -> &Group<Self> {
+        &store.claims
+    }
+
+    async fn run(
+        store: &PostgresStore,
+        calls: Vec<Self>,
+    ) -> Result<Vec<Option<Box<Claim>>>, StoreError> {
+        let tokens: Vec<Uuid> = calls.iter().map(|_| Uuid::new_v4()).collect();
+        let column = |of: fn(&Self) -> i64| calls.iter().map(of).collect::<Vec<i64>>();
+        let workers: Vec<&str> = calls.iter().map(|c| c.worker.0.as_str()).collect();
+        let deadlines: Vec<f64> = calls
+            .iter()
+            .map(|c| seconds(c.policy.run_deadline))
+            .collect();
+        let mut tx = store.begin_together().await?;
+        let rows = store
+            .sql(CLAIM)
+            .bind(column(|c| c.run.0))
+            .bind(&tokens)
+            .bind(workers)
+            .bind(column(|c| i64::from(c.policy.max_attempts)))
+            .bind(deadlines)
+            .bind(i64::from(MAX_FUTILE_ATTEMPTS))
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        let places: HashMap<i64, usize> = calls
+            .iter()
+            .enumerate()
+            .map(|(place, call)| (call.run.0, place))
+            .collect();
+        let mut answers: Vec<Option<Box<Claim>>> = calls.iter().map(|_| None).collect();
+        for row in rows {
+            let run = RunRow::from_row(&row).map_err(from_sqlx)?;
+            let Some(place) = places.get(&run.id).copied() else {
+                continue;
+            };
+            let get = |column| row.try_get::<DateTime<Utc>, _>(column).map_err(from_sqlx);
+            let spent: i64 = row.try_get("spent").map_err(from_sqlx)?;
+            answers[place] = Some(Box::new(Claim {
+                attempt: row.try_get("attempt").map_err(from_sqlx)?,
+                token: tokens[place],
+                worker: calls[place].worker.clone(),
+                counted_attempts: u32::try_from(spent).unwrap_or(u32::MAX).saturating_add(1),
+                exhausted: false,
+                last_resort: false,
+                first_claimed_at: get("first")?,
+                claimed_at: get("claimed_at")?,
+                run: run.try_into()?,
+            }));
+        }
+        commit(tx).await?;
+        Ok(answers)
+    }
+}
