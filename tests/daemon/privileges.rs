@@ -132,8 +132,7 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
     .await
     .unwrap();
     bench.all_completed().await;
-    let (status, body) = daemon.get("/readyz").await;
-    assert_eq!(status, 200, "{body}");
+    daemon.ready().await;
     let outcome: String = sqlx::query_scalar("SELECT outcome FROM operation_runs WHERE id = $1")
         .bind(recorded)
         .fetch_one(&mut producer)

@@ -3,7 +3,6 @@
 use crate::bench::Bench;
 use serde_json::Value;
 use sqlx::Row as _;
-use std::time::Duration;
 use verifyd::domain::Outcome;
 use verifyd::domain::report::schema;
 use verifyd::simulator::Scenario;
@@ -136,8 +135,7 @@ async fn every_run_is_completed_once_however_it_was_recorded() {
     assert_eq!(bench.numbers(&untouched).await, [1]);
 
     for daemon in [&mut first, &mut second] {
-        let (status, body) = daemon.get("/readyz").await;
-        assert_eq!(status, 200, "{body}");
+        daemon.ready().await;
         assert_eq!(daemon.get("/healthz").await.0, 200);
         let (_, metrics) = daemon.get("/metrics").await;
         assert!(
@@ -193,9 +191,7 @@ async fn without_redis_the_database_is_polled() {
         .await
         .unwrap();
     bench.all_completed().await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let (status, body) = daemon.get("/readyz").await;
-    assert_eq!(status, 200, "{body}");
+    daemon.ready().await;
     assert!(id > 0);
 }
 

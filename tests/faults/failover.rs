@@ -2,7 +2,6 @@
 
 use crate::bench::PATIENCE;
 use crate::postgres::TestDatabase;
-use crate::postgres_faults::ready;
 use crate::private_postgres::PrivatePostgres;
 use crate::proxy::Proxy;
 use crate::scene::{COMPLETED, Scene};
@@ -61,7 +60,7 @@ async fn a_standby_takes_over_from_the_primary() {
     }
     assert!(scene.number(COMPLETED).await >= i64::try_from(recorded).unwrap());
     for worker in [&first, &second] {
-        ready(worker).await;
+        worker.ready().await;
     }
     drop(scene);
 }

@@ -2,7 +2,6 @@
 //! any connection of the server, and a connection serves both workers in turn.
 
 use crate::pgbouncer::PgBouncer;
-use crate::postgres_faults::ready;
 use crate::scene::{COMPLETED, Scene};
 
 /// The two workers open more connections to the pooler than it has to the server.
@@ -30,7 +29,7 @@ async fn through_pgbouncer_in_transaction_mode() {
     producer.stop().await;
     scene.ends_soundly().await;
     for worker in [second, third] {
-        ready(&worker).await;
+        worker.ready().await;
     }
     let doctor = scene.bench.run(&["doctor"], "");
     assert!(doctor.status.success(), "{doctor:?}");

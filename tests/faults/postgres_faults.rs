@@ -24,21 +24,8 @@ async fn postgresql_crashes_and_comes_back() {
     }
     producer.stop().await;
     scene.ends_soundly().await;
-    ready(&first).await;
+    first.ready().await;
     drop(scene);
-}
-
-/// Waits until the process says that it can claim runs.
-pub async fn ready(daemon: &crate::bench::Daemon) {
-    let until = Instant::now() + crate::bench::PATIENCE;
-    loop {
-        let (status, body) = daemon.get("/readyz").await;
-        if status == 200 {
-            return;
-        }
-        assert!(Instant::now() < until, "{body}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// Ends all sessions of verifyd's in this database.
@@ -58,8 +45,8 @@ async fn sessions_are_terminated_in_a_loop() {
     assert!(ended > 25);
     producer.stop().await;
     scene.ends_soundly().await;
-    ready(&first).await;
-    ready(&second).await;
+    first.ready().await;
+    second.ready().await;
 }
 
 /// As on a former primary after a failover.
@@ -80,7 +67,7 @@ async fn the_database_is_read_only_for_a_while() {
     scene.completed_at_least(before + 20).await;
     producer.stop().await;
     scene.ends_soundly().await;
-    ready(&first).await;
+    first.ready().await;
 }
 
 async fn read_only(bench: &Bench, on: bool) {
@@ -168,7 +155,7 @@ async fn the_pool_is_exhausted() {
     for run in scene.ends_as_meant().await {
         assert!(!run.attempts.contains(&"worker_lost".to_owned()), "{run:?}");
     }
-    ready(&first).await;
+    first.ready().await;
 }
 
 /// As a careless migration of the other application takes it.
@@ -187,7 +174,7 @@ async fn somebody_locks_the_table_for_long() {
     tx.rollback().await.unwrap();
     producer.stop().await;
     scene.ends_as_meant().await;
-    ready(&first).await;
+    first.ready().await;
 }
 
 /// One of two workers is cut off while it works; what it sent meanwhile arrives later.
@@ -204,7 +191,7 @@ async fn one_worker_is_partitioned_from_the_database() {
         assert_eq!(run.attempts, ["worker_lost", "completed"]);
     }
     way.open();
-    ready(&cut_off).await;
+    cut_off.ready().await;
     // It works again, and what came late has changed nothing.
     other.signal("STOP");
     scene.record(4).await;
@@ -233,7 +220,7 @@ async fn nothing_passes_on_open_connections_any_more() {
     for run in scene.ends_as_meant().await {
         assert!(run.at_once(), "{run:?}");
     }
-    ready(&worker).await;
+    worker.ready().await;
     let producer = scene.producer();
     for _ in 0..2 {
         let before = scene.number(COMPLETED).await;
@@ -242,7 +229,7 @@ async fn nothing_passes_on_open_connections_any_more() {
     }
     producer.stop().await;
     scene.ends_soundly().await;
-    ready(&worker).await;
+    worker.ready().await;
 }
 
 /// The heartbeat gets through and the loops turn, but whatever the sweep asks is never answered.
@@ -307,5 +294,5 @@ async fn fifty_race_for_each_run() {
     scene.ends_soundly().await;
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(scene.number(deadlocks).await, 0);
-    ready(&first).await;
+    first.ready().await;
 }

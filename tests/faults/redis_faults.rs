@@ -63,7 +63,7 @@ async fn redis_is_down_at_the_start_and_comes_later() {
     // From now on hints start runs: a hint for a run that was completed is looked at, too.
     hint(&redis.url(), &scene.bench.queue, &runs).await;
     until_taken(&redis.url(), &scene.bench.queue).await;
-    assert_eq!(first.get("/readyz").await.0, 200);
+    first.ready().await;
     scene.record(5).await;
     scene.ends_as_meant().await;
 }
@@ -87,7 +87,7 @@ async fn redis_is_down_for_a_while_and_back() {
     hint(&redis.url(), &scene.bench.queue, &[1; 50]).await;
     until_taken(&redis.url(), &scene.bench.queue).await;
     for daemon in [first, second] {
-        assert_eq!(daemon.get("/readyz").await.0, 200);
+        daemon.ready().await;
     }
 }
 
@@ -180,7 +180,7 @@ async fn nothing_passes_on_open_connections_to_redis_any_more() {
         }
         scene.ends_as_meant().await;
     }
-    assert_eq!(worker.get("/readyz").await.0, 200);
+    worker.ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,7 +209,7 @@ async fn redis_has_no_memory_left() {
             assert!(std::time::Instant::now() < until, "it polls for ever");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert_eq!(daemon.get("/readyz").await.0, 200);
+        daemon.ready().await;
         for said in ["the queue is away", "the queue is back"] {
             let lines = daemon.lines.lock().unwrap().clone();
             let times = lines.iter().filter(|line| line.contains(said)).count();
@@ -256,7 +256,7 @@ async fn a_consumer_that_cannot_be_revived_ends_the_process() {
     let again = scene.bench.serve(&[]);
     scene.record(5).await;
     scene.ends_as_meant().await;
-    assert_eq!(again.get("/readyz").await.0, 200);
+    again.ready().await;
 }
 
 async fn set_max_memory(plain: &mut redis::aio::MultiplexedConnection, bytes: &str) {
@@ -388,7 +388,7 @@ async fn entries_are_forged_and_malformed() {
     for run in &ended {
         assert!(run.at_once(), "{run:?}");
     }
-    assert_eq!(first.get("/readyz").await.0, 200);
+    first.ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

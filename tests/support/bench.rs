@@ -302,6 +302,19 @@ impl Daemon {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// Waits until the process says that it can claim runs.
+    pub async fn ready(&self) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let (status, body) = self.get("/readyz").await;
+            if status == 200 {
+                return;
+            }
+            assert!(Instant::now() < until, "{body}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// `GET path`: status code and body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         let answer = reqwest::get(format!("http://{}{path}", self.listening))
