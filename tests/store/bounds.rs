@@ -1,18 +1,12 @@
 //! Runs that kill their worker, and attempts that nobody works on: what bounds them.
 
 use crate::bed::Bed;
-use crate::fixtures::{POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
+use crate::fixtures::{ALONE, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
 use serde_json::Value;
 use std::time::Duration;
 use verifyd::domain::{RunId, RunStatus};
 use verifyd::ports::store::{
     AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, OpenAttempt, Swept,
-};
-
-/// Of a worker that has another run in work which needs to be alone.
-const BESIDE_OTHERS: ClaimPolicy = ClaimPolicy {
-    alone: false,
-    ..POLICY
 };
 
 async fn sweep(bed: &Bed) -> Swept {
@@ -29,7 +23,7 @@ async fn lose(bed: &Bed, run: RunId) -> Claim {
 /// What a claim beside others is answered with; it has written nothing if it claimed nothing.
 async fn answer(bed: &Bed, run: RunId) -> ClaimAnswer {
     let before = dump(bed).await;
-    let answer = bed.store.claim(run, &worker("w"), &BESIDE_OTHERS).await;
+    let answer = bed.store.claim(run, &worker("w"), &POLICY).await;
     let answer = answer.unwrap();
     if !matches!(answer, ClaimAnswer::Claimed(_)) {
         assert_eq!(dump(bed).await, before);
@@ -95,7 +89,7 @@ pub async fn a_last_chance_without_a_lost_worker_needs_not_be_alone(bed: &Bed) {
     let other = bed.queued().await;
     let once = ClaimPolicy {
         max_attempts: 1,
-        ..BESIDE_OTHERS
+        ..POLICY
     };
     let only = bed.store.claim(other, &worker("w"), &once).await.unwrap();
     assert!(only.claimed().is_some());
@@ -141,7 +135,7 @@ pub async fn futile_attempts_wait_longer_and_longer_and_end_in_the_last_resort(b
     // More attempts, allowed later, do not lead back.
     let patient = ClaimPolicy {
         max_attempts: 10,
-        ..POLICY
+        ..ALONE
     };
     let last = bed.store.claim(run, &worker("w"), &patient).await.unwrap();
     let last = last.claimed().unwrap();

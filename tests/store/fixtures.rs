@@ -12,14 +12,20 @@ use verifyd::domain::permission::{
 };
 use verifyd::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
 use verifyd::domain::{ConnectionId, Outcome, Reason, RunId, TenantId, WorkerId, WorkspaceId};
-use verifyd::ports::store::{Beat, Claim, ClaimPolicy, Store, SweepPolicy};
+use verifyd::ports::store::{Beat, Claim, ClaimAnswer, ClaimPolicy, Store, SweepPolicy};
 use verifyd::ports::vault::SealedCredential;
 
-/// Of a worker that works on one run at a time.
+/// Of a worker that works on many runs at the same time.
 pub const POLICY: ClaimPolicy = ClaimPolicy {
     max_attempts: 3,
     run_deadline: Duration::from_secs(600),
+    alone: false,
+};
+
+/// Of a worker that works on one run at a time.
+pub const ALONE: ClaimPolicy = ClaimPolicy {
     alone: true,
+    ..POLICY
 };
 
 /// Long enough that nothing dies while a slow machine runs a test.
@@ -53,14 +59,14 @@ pub fn context(connection: i64) -> Value {
     })
 }
 
-/// Claims a run that must be there to claim.
+/// Claims a run that must be there to claim; alone where it needs to be, as a worker does.
 pub async fn claim(store: &Arc<dyn Store>, run: RunId, name: &str) -> Claim {
-    store
-        .claim(run, &worker(name), &POLICY)
-        .await
-        .unwrap()
-        .claimed()
-        .expect("the run can be claimed")
+    let me = worker(name);
+    let answer = match store.claim(run, &me, &POLICY).await.unwrap() {
+        ClaimAnswer::NeedsToBeAlone => store.claim(run, &me, &ALONE).await.unwrap(),
+        answer => answer,
+    };
+    answer.claimed().expect("the run can be claimed")
 }
 
 fn check(status: CheckStatus, reason: Option<Reason>) -> Check {

@@ -23,6 +23,7 @@ mod pruning;
 mod recording;
 mod schema;
 mod sweeping;
+mod together;
 mod urls;
 mod webhooks;
 
@@ -222,6 +223,11 @@ conformance! {
         a_rotated_secret_leaves_the_one_before_for_a_while,
         a_secret_that_cannot_be_sealed_adds_no_endpoint,
         what_has_ended_is_forgotten_after_its_time;
+    together:
+        many_are_claimed_and_completed_each_as_if_alone,
+        each_claim_of_many_has_its_own_answer,
+        one_that_is_refused_takes_no_other_with_it,
+        an_inventory_is_compared_again_after_a_while;
     crowd:
         a_crowd_completes_every_run_once;
 }

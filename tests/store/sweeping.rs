@@ -1,7 +1,7 @@
 //! What the reconciler finds.
 
 use crate::bed::Bed;
-use crate::fixtures::{POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
+use crate::fixtures::{ALONE, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Barrier;
@@ -232,7 +232,7 @@ pub async fn a_reclaimed_run_is_exhausted_when_its_attempts_are_spent(bed: &Bed)
     let run = bed.queued().await;
     let policy = ClaimPolicy {
         max_attempts: 2,
-        ..POLICY
+        ..ALONE
     };
     for n in 1..=2 {
         let held = bed

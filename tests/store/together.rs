@@ -1,0 +1,213 @@
+//! Calls that come at the same time, which the store may send together: each is answered as if it had
+//! come alone, and none takes others down with it.
+
+use crate::bed::Bed;
+use crate::fixtures::{POLICY, blocked, claim, refresh, succeeded, worker};
+use futures::future::join_all;
+use std::collections::HashSet;
+use std::time::Duration;
+use verifyd::domain::completion::Completion;
+use verifyd::domain::permission::PermissionStatus;
+use verifyd::domain::{ConnectionId, Outcome, RunId, RunStatus, TenantId};
+use verifyd::ports::store::{AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, StoreError};
+
+const MANY: usize = 150;
+
+async fn recorded(bed: &Bed, number: usize) -> Vec<RunId> {
+    let mut runs = Vec::with_capacity(number);
+    for _ in 0..number {
+        runs.push(bed.queued().await);
+    }
+    runs
+}
+
+async fn claimed(bed: &Bed, runs: &[RunId]) -> Vec<Claim> {
+    let me = worker("w1");
+    join_all(runs.iter().map(|run| bed.store.claim(*run, &me, &POLICY)))
+        .await
+        .into_iter()
+        .map(|answer| answer.unwrap().claimed().expect("it can be claimed"))
+        .collect()
+}
+
+/// Completes each with a connection and a tenant that several of them share.
+async fn completed(bed: &Bed, claims: &[Claim]) -> Vec<Result<bool, StoreError>> {
+    completed_as(bed, claims, |_| succeeded()).await
+}
+
+async fn completed_as(
+    bed: &Bed,
+    claims: &[Claim],
+    completion: fn(usize) -> Completion,
+) -> Vec<Result<bool, StoreError>> {
+    join_all(claims.iter().enumerate().map(|(i, claim)| async move {
+        let id = claim.run.id.0;
+        let mut completion = completion(i);
+        completion.connection = Some(ConnectionId(1 + id % 10));
+        completion.inventory = Some(refresh(1 + id % 5, &[("A.Read", true), ("B.Read", false)]));
+        bed.store.complete(claim, &completion).await
+    }))
+    .await
+}
+
+pub async fn many_are_claimed_and_completed_each_as_if_alone(bed: &Bed) {
+    let runs = recorded(bed, MANY).await;
+    let claims = claimed(bed, &runs).await;
+    let tokens: HashSet<_> = claims.iter().map(|c| c.token).collect();
+    assert_eq!(tokens.len(), MANY);
+    for (run, claim) in runs.iter().zip(&claims) {
+        assert_eq!((claim.run.id, claim.attempt), (*run, 1));
+        assert_eq!((claim.counted_attempts, claim.exhausted), (1, false));
+        assert_eq!(claim.run.status, RunStatus::Running);
+        assert_eq!(claim.claimed_at, claim.first_claimed_at);
+        assert!(claim.run.started_at.is_some());
+        assert_eq!(claim.run.context["provider"], "microsoft");
+    }
+    for answer in completed(bed, &claims).await {
+        assert!(answer.unwrap());
+    }
+    for run in &runs {
+        let found = bed.store.run(*run).await.unwrap().unwrap();
+        assert_eq!(found.outcome, Some(Outcome::Succeeded));
+        assert!(found.report().is_some());
+        let attempts = bed.store.attempts(*run).await.unwrap();
+        assert_eq!(attempts.len(), 1);
+        assert_eq!(attempts[0].end_reason, Some(AttemptEnd::Completed));
+    }
+    for tenant in 1..=5 {
+        let stored = bed.store.permissions(TenantId(tenant)).await.unwrap();
+        assert_eq!(stored.len(), 2);
+    }
+    for connection in 1..=10 {
+        let id = ConnectionId(connection);
+        let latest = bed.store.latest_report(id).await.unwrap().unwrap();
+        assert_eq!(1 + latest.operation_run_id.0 % 10, connection);
+    }
+}
+
+/// Queued and not, due and not, exhausted and not, somebody else's and not there.
+pub async fn each_claim_of_many_has_its_own_answer(bed: &Bed) {
+    let runs = recorded(bed, 12).await;
+    let done = claim(&bed.store, runs[1], "w0").await;
+    assert!(bed.store.complete(&done, &succeeded()).await.unwrap());
+    claim(&bed.store, runs[2], "w0").await;
+    let later = claim(&bed.store, runs[3], "w0").await;
+    bed.store
+        .release(
+            &later,
+            AttemptEnd::Throttled,
+            Some(Duration::from_secs(600)),
+        )
+        .await
+        .unwrap();
+    let again = claim(&bed.store, runs[4], "w0").await;
+    bed.store
+        .release(&again, AttemptEnd::Error, None)
+        .await
+        .unwrap();
+    let once = ClaimPolicy {
+        max_attempts: 1,
+        ..POLICY
+    };
+    let me = worker("w1");
+    let nowhere = RunId(runs[11].0 + 1000);
+    let answers = join_all(
+        runs.iter()
+            .chain([&nowhere, &runs[0]])
+            .enumerate()
+            .map(|(i, run)| {
+                let policy = if i == 4 { &once } else { &POLICY };
+                bed.store.claim(*run, &me, policy)
+            }),
+    )
+    .await;
+    let answers: Vec<ClaimAnswer> = answers.into_iter().map(Result::unwrap).collect();
+    for (i, answer) in answers.iter().enumerate() {
+        match i {
+            1..=3 | 12 => assert!(
+                matches!(answer, ClaimAnswer::NotClaimable),
+                "{i}: {answer:?}"
+            ),
+            4 => assert!(matches!(answer, ClaimAnswer::NeedsToBeAlone), "{answer:?}"),
+            // Two asked for the first.
+            0 | 13 => {}
+            _ => assert!(matches!(answer, ClaimAnswer::Claimed(_)), "{i}: {answer:?}"),
+        }
+    }
+    let first = [&answers[0], &answers[13]];
+    let won = first
+        .iter()
+        .filter(|answer| matches!(answer, ClaimAnswer::Claimed(_)));
+    assert_eq!(won.count(), 1);
+}
+
+pub async fn one_that_is_refused_takes_no_other_with_it(bed: &Bed) {
+    let runs = recorded(bed, 20).await;
+    let mut claims = claimed(bed, &runs).await;
+    claims[7].token = uuid::Uuid::new_v4();
+    // The database does not let a run be blocked without a reason.
+    let completion = |i| {
+        let mut completion = if i == 3 { blocked() } else { succeeded() };
+        completion.blocked = None;
+        completion
+    };
+    let answers = completed_as(bed, &claims, completion).await;
+    for (i, answer) in answers.into_iter().enumerate() {
+        match i {
+            3 => assert!(matches!(answer, Err(StoreError::Refused(_))), "{answer:?}"),
+            7 => assert!(!answer.unwrap()),
+            _ => assert!(answer.unwrap(), "{i}"),
+        }
+    }
+}
+
+/// What others have done to the rows is put right, if not at once.
+pub async fn an_inventory_is_compared_again_after_a_while(bed: &Bed) {
+    let complete = async || {
+        let claim = claim(&bed.store, bed.queued().await, "w1").await;
+        let mut completion = succeeded();
+        completion.inventory = Some(refresh(7, &[("A.Read", true)]));
+        assert!(bed.store.complete(&claim, &completion).await.unwrap());
+        let stored = bed.store.permissions(TenantId(7)).await.unwrap();
+        stored[0].status
+    };
+    assert_eq!(complete().await, PermissionStatus::Granted);
+    bed.exec("UPDATE tenant_permissions SET status = 'missing'")
+        .await;
+    assert_eq!(complete().await, PermissionStatus::Missing);
+    let own = bed.own("tenant_inventory");
+    bed.exec(&format!(
+        "UPDATE {own} SET compared_at = '2020-01-01T00:00:00.000Z'"
+    ))
+    .await;
+    assert_eq!(complete().await, PermissionStatus::Granted);
+}
+
+/// PostgreSQL: another transaction holds one of the rows. The others do not wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_run_holds_up_no_other() {
+    let bed = Bed::postgres().await;
+    let runs = recorded(&bed, 20).await;
+    let mut other = bed.pg().begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM operation_runs WHERE id = ANY($1) FOR UPDATE")
+        .bind(vec![runs[3].0, runs[4].0])
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let free: Vec<RunId> = runs
+        .iter()
+        .copied()
+        .filter(|run| *run != runs[3] && *run != runs[4])
+        .collect();
+    let store = bed.store.clone();
+    let held = runs[3];
+    let waiting =
+        tokio::spawn(async move { store.claim(held, &worker("w1"), &POLICY).await.unwrap() });
+    let claims = claimed(&bed, &free).await;
+    for answer in completed(&bed, &claims).await {
+        assert!(answer.unwrap());
+    }
+    assert!(!waiting.is_finished());
+    other.commit().await.unwrap();
+    assert!(waiting.await.unwrap().claimed().is_some());
+}
