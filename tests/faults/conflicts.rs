@@ -19,10 +19,13 @@ async fn another_application_deadlocks_with_a_completion() {
     scene.record(1).await;
     scene.completed_at_least(1).await;
     let mut sql = scene.bench.sql().await;
-    // So that the next completion has something to write.
-    sql.execute("UPDATE tenant_permissions SET status = 'missing'")
-        .await
-        .unwrap();
+    // So that the next completion has something to compare, and to write.
+    for statement in [
+        "UPDATE tenant_permissions SET status = 'missing'",
+        "UPDATE verifyd.tenant_inventory SET digest = NULL",
+    ] {
+        sql.execute(statement).await.unwrap();
+    }
     // The one that waits longer before it looks is not the victim.
     sql.execute("SET deadlock_timeout = '60s'").await.unwrap();
     let mut tx = sql.begin().await.unwrap();

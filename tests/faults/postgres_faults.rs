@@ -118,7 +118,7 @@ async fn preparing_a_run_survives_lost_replies() {
     let lost = 12;
     way.at(Rule {
         after: "",
-        on: "LEFT JOIN provider_credentials",
+        on: "AS credential_payload",
         act: Act::LoseReply,
         times: lost,
     });

@@ -4,6 +4,7 @@
 //! a fresh name (a name that was seen lately is refused) and a fresh connection (the old one may
 //! lead to a former primary), and what the worker held goes back into the queue.
 
+use super::ahead::Ahead;
 use super::backoff::Backoff;
 use super::bell::{Bell, BellOrTick};
 use super::custody;
@@ -28,7 +29,7 @@ use futures::future::BoxFuture;
 use redis::aio::ConnectionManager;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +55,8 @@ pub(super) struct Fetcher {
     pub vitals: Arc<Vitals>,
     /// One permit for each hint in work, over all fetchers of the consumer.
     pub slots: Arc<Semaphore>,
+    /// Hints that wait for a slot in this process, over all fetchers of the consumer.
+    pub fetched_ahead: Arc<AtomicUsize>,
     pub work: Work,
     pub stop: CancellationToken,
 }
@@ -197,6 +200,11 @@ impl Fetcher {
             bell: Arc::clone(&self.bell),
             pulse: Arc::clone(&pulse),
             vitals: Arc::clone(&self.vitals),
+            ahead: Arc::new(Ahead::new(
+                Arc::clone(&self.slots),
+                Arc::clone(&self.fetched_ahead),
+            )),
+            keys: Arc::new(self.keys.clone()),
         };
         let context = WorkerContext::new(name);
         let run = AssertUnwindSafe(self.worker(&context, observed)).catch_unwind();
@@ -262,7 +270,8 @@ impl Fetcher {
     ) -> BoxFuture<'static, Result<(), WorkerError>> {
         let config = Config::default()
             .queue(&self.settings.queue)
-            // Anything fetched and not yet running would stop heartbeats and acknowledgements.
+            // Anything fetched and not yet running would stop heartbeats and acknowledgements, so
+            // nothing of that kind is known here (see `ahead`).
             .batch_size(1)
             .heartbeat_interval(self.settings.heartbeat_interval)
             .missed_heartbeats(self.settings.missed_heartbeats)

@@ -15,7 +15,7 @@
 //! |---|---|
 //! | `push` sends every job through a sorted set that wedges the queue at 8,000 due entries, and so do retries | the script appends to the list of waiting ids; a handler's error is always an `AbortError`, never a retry |
 //! | any error ends the worker; nothing, or a loop without pause, starts it again | `Fetcher`: pause with jitter, fresh name, fresh connection, deliveries handed back |
-//! | a prefetched job stops heartbeats and acknowledgements | `batch_size(1)`, handlers in tasks of their own, several fetchers |
+//! | a prefetched job stops heartbeats and acknowledgements | `batch_size(1)`, handlers in tasks of their own, several fetchers, each `Ahead` of apalis by as many as have a free slot |
 //! | polling by interval loses wake-ups; without it an idle worker waits for its heartbeat | `BellOrTick`, and `Observed` for rings during a fetch |
 //! | a payload that does not decode ends the worker and comes back | `RawBytes`; `Work` decodes |
 //! | 500 ms to answer | `Link`'s own limits |
@@ -31,6 +31,7 @@
 //! | the text of a panic is stored as the job's result | a fixed text |
 //! | a Redis Cluster is not served | one primary for each queue |
 
+mod ahead;
 mod backoff;
 mod bell;
 mod cleaner;
@@ -57,6 +58,7 @@ use fetcher::Fetcher;
 use keys::Keys;
 use link::Link;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -101,6 +103,7 @@ impl RedisQueue {
         &self,
         bell: &Arc<Bell>,
         slots: &Arc<Semaphore>,
+        fetched_ahead: &Arc<AtomicUsize>,
         work: &Work,
         stop: &CancellationToken,
     ) -> Fetcher {
@@ -112,6 +115,7 @@ impl RedisQueue {
             bell: Arc::clone(bell),
             vitals: Arc::clone(&self.vitals),
             slots: Arc::clone(slots),
+            fetched_ahead: Arc::clone(fetched_ahead),
             work: work.clone(),
             stop: stop.clone(),
         }
@@ -144,6 +148,7 @@ impl Queue for RedisQueue {
     ) -> Result<(), QueueError> {
         let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let slots = Arc::new(Semaphore::new(concurrency));
+        let fetched_ahead = Arc::new(AtomicUsize::new(0));
         let work = Work::new(handler, Arc::clone(&self.vitals));
         // An idle fetcher keeps a permit ready, so more of them would only wait for each other.
         let bells: Vec<Arc<Bell>> = (0..self.settings.fetchers.min(concurrency))
@@ -165,7 +170,10 @@ impl Queue for RedisQueue {
 
         let mut fetchers = JoinSet::new();
         for bell in &bells {
-            fetchers.spawn(self.fetcher(bell, &slots, &work, &stop).run());
+            fetchers.spawn(
+                self.fetcher(bell, &slots, &fetched_ahead, &work, &stop)
+                    .run(),
+            );
         }
         tracing::info!(
             queue = self.settings.queue,
@@ -179,7 +187,10 @@ impl Queue for RedisQueue {
                 && let Some(bell) = bells.first()
             {
                 tracing::error!("a fetcher's supervisor panicked; it is started again");
-                fetchers.spawn(self.fetcher(bell, &slots, &work, &stop).run());
+                fetchers.spawn(
+                    self.fetcher(bell, &slots, &fetched_ahead, &work, &stop)
+                        .run(),
+                );
             }
         }
         // Handlers of workers that ended early still run.

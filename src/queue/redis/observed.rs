@@ -3,7 +3,9 @@
 //! Whether a consumer lives is told by answers to its own commands (registration, heartbeats,
 //! fetches, acknowledgements) and by nothing else: a worker that ended leaves its process there.
 
+use super::ahead::{Ahead, is_fetch};
 use super::bell::Bell;
+use super::keys::Keys;
 use crate::queue::pulse::{Pulse, Vitals};
 use futures::FutureExt;
 use redis::aio::{ConnectionLike, ConnectionManager};
@@ -11,7 +13,8 @@ use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Notes every answer, and rings the bell that rang during a command once more at its end.
+/// Notes every answer, fetches ahead, and rings the bell that rang during a command once more at its
+/// end.
 #[derive(Clone)]
 pub(super) struct Observed {
     pub connection: ConnectionManager,
@@ -20,6 +23,9 @@ pub(super) struct Observed {
     pub pulse: Arc<Pulse>,
     /// Of the whole consumer.
     pub vitals: Arc<Vitals>,
+    /// Of this worker.
+    pub ahead: Arc<Ahead>,
+    pub keys: Arc<Keys>,
 }
 
 impl std::fmt::Debug for Observed {
@@ -47,8 +53,18 @@ impl Observed {
 impl ConnectionLike for Observed {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
+            let fetches = is_fetch(cmd, &self.keys);
+            if fetches && let Some(next) = self.ahead.next() {
+                return Ok(next);
+            }
             self.bell.silence();
-            let result = self.connection.req_packed_command(cmd).await;
+            let result = if fetches {
+                let wide = self.ahead.widened(cmd);
+                let result = self.connection.req_packed_command(&wide).await;
+                result.map(|fetched| self.ahead.keep(fetched))
+            } else {
+                self.connection.req_packed_command(cmd).await
+            };
             self.note(&result);
             result
         }
