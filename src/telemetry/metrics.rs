@@ -7,10 +7,17 @@ const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
+/// Buckets of batch sizes, calls.
+const CALLS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+
 /// Installs the recorder of this process and describes what it records.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
+        .set_buckets_for_metric(
+            Matcher::Full("verifyd_database_batch_calls".to_owned()),
+            CALLS,
+        )?
         .install_recorder()?;
     metrics::describe_counter!(
         "verifyd_runs_processed_total",
@@ -28,6 +35,14 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     metrics::describe_counter!(
         "verifyd_runs_reclaimed_total",
         "Runs taken back from lost workers"
+    );
+    metrics::describe_histogram!(
+        "verifyd_database_batch_calls",
+        "Calls that went to the database in one transaction"
+    );
+    metrics::describe_counter!(
+        "verifyd_database_batches_failed_total",
+        "Batches whose calls had to go alone"
     );
     metrics::describe_counter!(
         "verifyd_deliveries_by_sweep_total",

@@ -2,7 +2,8 @@
 
 use crate::bench::Bench;
 use crate::postgres::TestDatabase;
-use crate::scene::{RUNNING, Scene, hint};
+use crate::redis_support::hint;
+use crate::scene::{RUNNING, Scene};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 

@@ -4,7 +4,8 @@ use crate::bench::Bench;
 use crate::postgres::TestDatabase;
 use crate::private_postgres::PrivatePostgres;
 use crate::proxy::{Act, Proxy, Rule};
-use crate::scene::{COMPLETED, COMPLETING, RUNNING, Scene, hint};
+use crate::redis_support::hint;
+use crate::scene::{COMPLETED, COMPLETING, RUNNING, Scene};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::time::{Duration, Instant};
 

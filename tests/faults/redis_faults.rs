@@ -1,8 +1,9 @@
 //! Redis fails in every way. No run is lost, and nobody has to act.
 
 use crate::proxy::Proxy;
+use crate::redis_support::hint;
 use crate::redis_support::{self, PrivateRedis};
-use crate::scene::{COMPLETED, Scene, hint, long};
+use crate::scene::{COMPLETED, Scene, long};
 use std::time::Duration;
 
 /// How long a server is away, where it is away for a while.

@@ -3,7 +3,6 @@
 use crate::bench::{Bench, Daemon, PATIENCE};
 use crate::oracle::{self, Ended};
 use crate::postgres::TestDatabase;
-use crate::redis_support;
 use sqlx::{Connection as _, PgConnection};
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -279,31 +278,4 @@ impl Producer {
         self.stop.store(true, Ordering::SeqCst);
         self.task.await.unwrap()
     }
-}
-
-/// Sends hints with the published script, as another application does: one for each entry.
-pub async fn hint(redis_url: &str, queue: &str, runs: &[i64]) {
-    try_hint(redis_url, queue, runs).await.unwrap();
-}
-
-/// The same where Redis may be away.
-pub async fn try_hint(redis_url: &str, queue: &str, runs: &[i64]) -> redis::RedisResult<()> {
-    let mut redis = redis_support::try_connection(redis_url).await?;
-    let script = redis::Script::new(include_str!("../../contracts/enqueue.lua"));
-    script.prepare_invoke().load_async(&mut redis).await?;
-    for part in runs.chunks(500) {
-        let mut pipeline = redis::pipe();
-        for run in part {
-            pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(4);
-            for key in ["data", "active", "signal", "meta"] {
-                pipeline.arg(format!("{queue}:{key}"));
-            }
-            pipeline
-                .arg(uuid::Uuid::new_v4().to_string())
-                .arg(format!(r#"{{"v":1,"operation_run_id":{run}}}"#))
-                .arg(1);
-        }
-        pipeline.exec_async(&mut redis).await?;
-    }
-    Ok(())
 }

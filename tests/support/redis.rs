@@ -34,6 +34,33 @@ pub async fn try_connection(url: &str) -> redis::RedisResult<redis::aio::Multipl
         .await
 }
 
+/// Sends hints with the published script, as another application does: one for each entry.
+pub async fn hint(redis_url: &str, queue: &str, runs: &[i64]) {
+    try_hint(redis_url, queue, runs).await.unwrap();
+}
+
+/// The same where Redis may be away.
+pub async fn try_hint(redis_url: &str, queue: &str, runs: &[i64]) -> redis::RedisResult<()> {
+    let mut redis = try_connection(redis_url).await?;
+    let script = redis::Script::new(include_str!("../../contracts/enqueue.lua"));
+    script.prepare_invoke().load_async(&mut redis).await?;
+    for part in runs.chunks(500) {
+        let mut pipeline = redis::pipe();
+        for run in part {
+            pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(4);
+            for key in ["data", "active", "signal", "meta"] {
+                pipeline.arg(format!("{queue}:{key}"));
+            }
+            pipeline
+                .arg(uuid::Uuid::new_v4().to_string())
+                .arg(format!(r#"{{"v":1,"operation_run_id":{run}}}"#))
+                .arg(1);
+        }
+        pipeline.exec_async(&mut redis).await?;
+    }
+    Ok(())
+}
+
 /// Keys of a queue, the registry of queues not counted.
 pub async fn keys_of(url: &str, queue: &str) -> Vec<String> {
     let mut connection = connection(url).await;

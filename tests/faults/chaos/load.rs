@@ -1,7 +1,8 @@
 //! Runs without pause, as two producers record them: one leaves the hint to the sweep, one sends
 //! it.
 
-use crate::scene::{Scene, record, try_hint};
+use crate::redis_support::try_hint;
+use crate::scene::{Scene, record};
 use sqlx::{Connection as _, PgConnection};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,0 +1,210 @@
+//! Counts what the servers did between two moments.
+
+use crate::bench::Bench;
+use crate::postgres::TestDatabase;
+use crate::private_postgres::PrivatePostgres;
+use crate::redis_support::{self, PrivateRedis};
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use verifyd::simulator::{Scenario, SimulatorOptions};
+
+/// A bare row for each connection of `$1`, `$2` times, as another application inserts it.
+const INSERT: &str = "
+    INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+    SELECT c.workspace_id, c.tenant_id, 'provider.connection.check', 'queued',
+           jsonb_build_object(
+               'provider', 'microsoft', 'module', c.module, 'provider_connection_id', c.id,
+               'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)),
+           now()
+    FROM generate_series(1, $2::bigint), provider_connections c WHERE c.id = ANY($1) RETURNING id";
+
+/// The statements that are made for runs, by a part of their text: not the heartbeat, not the sweep,
+/// whose number is a matter of time.
+const FOR_RUNS: &str = "
+    SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements
+    WHERE query ~ 'run_attempts|provider_credentials|tenant_inventory|INTO tenant_permissions|latest_reports AS l'
+      AND query !~ 'pg_try_advisory|worker_dead|w.beat_at'
+      AND query !~ '^SELECT run_id, token'";
+
+/// Each batch, and each call that goes alone, begins with its limits.
+const TRANSACTIONS: &str = "
+    SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE query ~ 'SET LOCAL jit'";
+
+/// What runs cost, each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    pub statements: f64,
+    /// Transactions of batches.
+    pub transactions: f64,
+    pub wal_bytes: f64,
+    /// Scripts and other commands that clients send.
+    pub redis_commands: f64,
+    /// Both directions.
+    pub redis_bytes: f64,
+}
+
+impl Cost {
+    pub fn at_most(&self, bound: &Self) {
+        for (what, is, most) in [
+            ("statements", self.statements, bound.statements),
+            ("transactions", self.transactions, bound.transactions),
+            ("wal_bytes", self.wal_bytes, bound.wal_bytes),
+            ("redis_commands", self.redis_commands, bound.redis_commands),
+            ("redis_bytes", self.redis_bytes, bound.redis_bytes),
+        ] {
+            assert!(is > 0.0, "nothing was counted: {what}");
+            assert!(is <= most, "{what} for each run: {is}, bound: {most}");
+        }
+    }
+}
+
+/// Servers that count.
+pub struct Counting {
+    postgres: PrivatePostgres,
+    redis: PrivateRedis,
+}
+
+#[derive(Clone, Copy)]
+struct Counts {
+    statements: i64,
+    transactions: i64,
+    wal_bytes: i64,
+    redis_commands: i64,
+    redis_bytes: i64,
+}
+
+impl Counting {
+    pub async fn start() -> Self {
+        let mut postgres = PrivatePostgres::start();
+        let mut admin = PgConnection::connect(&postgres.url()).await.unwrap();
+        for setting in [
+            "shared_preload_libraries = 'pg_stat_statements'",
+            // A page that is written whole after a checkpoint would be a matter of time.
+            "full_page_writes = off",
+            "autovacuum = off",
+        ] {
+            let setting = sqlx::AssertSqlSafe(format!("ALTER SYSTEM SET {setting}"));
+            admin.execute(setting).await.unwrap();
+        }
+        drop(admin);
+        postgres.resume();
+        Self {
+            postgres,
+            redis: PrivateRedis::start(),
+        }
+    }
+
+    /// So many connections, each of a tenant of its own.
+    pub async fn bench(&self, number: u32) -> (Bench, Vec<i64>) {
+        let database = TestDatabase::create_on(&self.postgres.url()).await;
+        let mut bench = Bench::on(database, SimulatorOptions::default()).await;
+        bench.redis_url = self.redis.url();
+        bench
+            .environment
+            .insert("REDIS_URL".to_owned(), self.redis.url());
+        let mut sql = bench.sql().await;
+        sql.execute("CREATE EXTENSION pg_stat_statements")
+            .await
+            .unwrap();
+        let connections = (1..=number)
+            .map(|n| {
+                let tenant = Scenario::Healthy.tenant_id(n);
+                bench.connection(i64::from(n), &tenant, "health_check")
+            })
+            .collect();
+        (bench, connections)
+    }
+
+    /// Records so many runs of each connection with their hints, and waits for their end.
+    pub async fn complete(&self, bench: &Bench, connections: &[i64], of_each: i64) -> usize {
+        let mut sql = bench.sql().await;
+        // Nothing but the hints wakes the worker.
+        let mut tx = sql.begin().await.unwrap();
+        let runs: Vec<i64> = sqlx::query_scalar(INSERT)
+            .bind(connections)
+            .bind(of_each)
+            .fetch_all(&mut *tx)
+            .await
+            .unwrap();
+        sqlx::query(
+            "INSERT INTO verifyd.run_deliveries (run_id, delivered_at) SELECT unnest($1), now()",
+        )
+        .bind(&runs)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+        redis_support::hint(&self.redis.url(), &bench.queue, &runs).await;
+        bench.all_completed().await;
+        runs.len()
+    }
+
+    /// What each of so many runs costs, from its hint to its end. Recording them is not counted.
+    pub async fn cost_of(&self, bench: &Bench, connections: &[i64], of_each: i64) -> Cost {
+        let mut sql = bench.sql().await;
+        let before = self.counts(&mut sql).await;
+        let wal: i64 = {
+            // The rows' own: so many are recorded, and not counted below.
+            let start: i64 = wal(&mut sql).await;
+            let mut tx = sql.begin().await.unwrap();
+            sqlx::query(INSERT)
+                .bind(connections)
+                .bind(of_each)
+                .execute(&mut *tx)
+                .await
+                .unwrap();
+            tx.rollback().await.unwrap();
+            wal(&mut sql).await - start
+        };
+        let runs = self.complete(bench, connections, of_each).await;
+        let after = self.counts(&mut sql).await;
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let each = |a: i64, b: i64| (b - a) as f64 / runs as f64;
+        Cost {
+            statements: each(before.statements, after.statements),
+            transactions: each(before.transactions, after.transactions),
+            wal_bytes: each(before.wal_bytes + 2 * wal, after.wal_bytes),
+            redis_commands: each(before.redis_commands, after.redis_commands),
+            redis_bytes: each(before.redis_bytes, after.redis_bytes),
+        }
+    }
+
+    async fn counts(&self, sql: &mut PgConnection) -> Counts {
+        let mut number = async |statement: &'static str| {
+            sqlx::query_scalar::<_, i64>(statement)
+                .fetch_one(&mut *sql)
+                .await
+                .unwrap()
+        };
+        let (statements, transactions) = (number(FOR_RUNS).await, number(TRANSACTIONS).await);
+        let wal_bytes = wal(sql).await;
+        let mut redis = redis_support::connection(&self.redis.url()).await;
+        let info: String = redis::cmd("INFO")
+            .arg("all")
+            .query_async(&mut redis)
+            .await
+            .unwrap();
+        let of = |name: &str| -> i64 {
+            let line = info.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim().parse().ok()).unwrap()
+        };
+        let scripts = info
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="))
+            .and_then(|line| line.split(',').next()?.parse().ok())
+            .unwrap_or(0);
+        Counts {
+            statements,
+            transactions,
+            wal_bytes,
+            redis_commands: scripts,
+            redis_bytes: of("total_net_input_bytes:") + of("total_net_output_bytes:"),
+        }
+    }
+}
+
+async fn wal(sql: &mut PgConnection) -> i64 {
+    sqlx::query_scalar("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
+        .fetch_one(sql)
+        .await
+        .unwrap()
+}

@@ -1,0 +1,68 @@
+//! What a run costs PostgreSQL and Redis, counted: a regression shows on any machine, however fast it
+//! is. The bounds are the numbers of docs/performance.md.
+//!
+//! The real binary, a PostgreSQL that counts statements (`pg_stat_statements`), a Redis of its own.
+#![cfg(feature = "simulator")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../support/bench.rs"]
+mod bench;
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[path = "../support/private_postgres.rs"]
+mod private_postgres;
+#[path = "../support/proxy.rs"]
+mod proxy;
+#[path = "../support/redis.rs"]
+mod redis_support;
+
+mod counted;
+
+use counted::{Cost, Counting};
+use proxy::Proxy;
+use std::time::Duration;
+
+/// One run after the other: each statement and each transaction for itself. This is also what an
+/// operator waits for who starts a single check.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_comes_alone() {
+    let counting = Counting::start().await;
+    let (bench, connections) = counting.bench(2).await;
+    let _worker = bench.serve(&[("VERIFYD__WORKER__CONCURRENCY", "1")]);
+    // Tokens, role names and the inventory are known after the first.
+    counting.complete(&bench, &connections, 2).await;
+    let cost = counting.cost_of(&bench, &connections, 30).await;
+    println!("alone: {cost:#?}");
+    // Claim, what the check starts from, completion, freshness of the inventory, latest report.
+    cost.at_most(&Cost {
+        statements: 5.0,
+        transactions: 3.0,
+        wal_bytes: 9_000.0,
+        redis_commands: 3.2,
+        redis_bytes: 2_500.0,
+    });
+}
+
+/// Many at the same time, and a server that is a little far away: what comes while a batch is under
+/// way goes together.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_come_together() {
+    let counting = Counting::start().await;
+    let (bench, connections) = counting.bench(16).await;
+    let (way, url) = Proxy::before(&bench.database.url()).await;
+    way.slow(Duration::from_millis(3));
+    let _worker = bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", "64"),
+        ("DATABASE_URL", &url),
+    ]);
+    counting.complete(&bench, &connections, 1).await;
+    let cost = counting.cost_of(&bench, &connections, 30).await;
+    println!("together: {cost:#?}");
+    cost.at_most(&Cost {
+        statements: 1.5,
+        transactions: 0.9,
+        wal_bytes: 8_000.0,
+        redis_commands: 2.5,
+        redis_bytes: 2_500.0,
+    });
+}
