@@ -234,7 +234,7 @@ ORDER BY total_exec_time DESC LIMIT 25"""
 def patch_observation(harness, options):
     """pg_stat_statements and perf, while the candidate drains. Both cost time: not for figures."""
     worker, drain = harness.Worker, harness.drain
-    number = [0]
+    number, seen = [0], []
 
     class Watched(worker):
         def __init__(self, sv, name, *args, **kwargs):
@@ -242,6 +242,7 @@ def patch_observation(harness, options):
                 sv.own.execute("SELECT pg_stat_statements_reset()")
             super().__init__(sv, name, *args, **kwargs)
             self.perf = None
+            self.statements_of = sv if name == CANDIDATE and options.statements else None
             if name == CANDIDATE and options.perf:
                 number[0] += 1
                 self.data = os.path.join(options.perf, f"perf-{number[0]}.data")
@@ -254,6 +255,8 @@ def patch_observation(harness, options):
                 self.perf.send_signal(signal.SIGINT)
                 self.perf.wait()
             super().stop()
+            if self.statements_of is not None:  # before the harness's own checks add theirs
+                seen[:] = self.statements_of.own.execute(STATEMENTS).fetchall()
             if self.perf:
                 with open(self.data + ".txt", "wb") as out:
                     subprocess.run(["perf", "report", "-i", self.data, "--stdio", "--no-children", "-g", "none",
@@ -263,10 +266,9 @@ def patch_observation(harness, options):
     def drained(sv, name, n, *args, **kwargs):
         result = drain(sv, name, n, *args, **kwargs)
         if name == CANDIDATE and options.statements:
-            rows = sv.own.execute(STATEMENTS).fetchall()
             print(f"\n### Statements of {n} runs\n\n| calls / run | ms in all | µs each | rows each | buffers each "
                   "| WAL bytes / run | statement |\n|---|---|---|---|---|---|---|")
-            for calls, total, each, count, hit, wal, query in rows:
+            for calls, total, each, count, hit, wal, query in seen:
                 print(f"| {calls / n:.3f} | {total} | {each} | {count} | {hit} | {wal / n:.0f} | `{query[:160]}` |")
             print(flush=True)
         return result
