@@ -18,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import types
 
 import jsonschema
@@ -312,6 +311,7 @@ def main():
     ap.add_argument("--perf", metavar="FOLDER", help="a CPU profile of verifyd in each measurement, by perf record")
     ap.add_argument("--perf-args", type=shlex.split, default=[], help="further arguments, such as '--call-graph dwarf'")
     ap.add_argument("--keep-log", metavar="FILE", help="copy verifyd's log there")
+    ap.add_argument("--fresh-credentials", action="store_true", help="seal the credentials again, with a new key")
     options, rest = ap.parse_known_args(given)
     if {"-h", "--help"} & set(rest):
         ap.print_help()
@@ -326,10 +326,15 @@ def main():
     patch_observation(harness, options)
     patch_tables(harness, options, given)
 
-    state = tempfile.mkdtemp(prefix="verifyd-bench-")
+    # The key, and the credentials that setup seals with it: kept from one invocation to the next.
+    state = os.path.join(harness.CACHE, "verifyd")
+    if options.fresh_credentials:
+        shutil.rmtree(state, ignore_errors=True)
+    os.makedirs(state, mode=0o700, exist_ok=True)
     keys = os.path.join(state, "keys")
-    with open(os.open(keys, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as file:
-        file.write(f"bench:{base64.b64encode(secrets.token_bytes(32)).decode()}\n")
+    if not os.path.exists(keys):
+        with open(os.open(keys, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as file:
+            file.write(f"bench:{base64.b64encode(secrets.token_bytes(32)).decode()}\n")
     os.environ["VERIFYD_BENCH_KEYS"] = keys
     os.environ["VERIFYD_BENCH_GUARDS"] = "off" if options.no_guards else "on"
     os.environ.setdefault("VERIFYD_BENCH_HTTP_PORT", str(harness.HTTP_PORT + 4))
@@ -347,10 +352,7 @@ def main():
     sys.argv = [os.path.join(folder, "harness.py"), "--candidate", shlex.quote(os.path.join(HERE, "candidate")),
                 "--candidate-enqueue", shlex.quote(os.environ["VERIFYD_BENCH_ENQUEUE"]),
                 "--candidate-setup", setup, *rest]
-    try:
-        harness.main()
-    finally:
-        shutil.rmtree(state, ignore_errors=True)
+    harness.main()
 
 
 if __name__ == "__main__":
