@@ -17,6 +17,9 @@ const QUEUED_UP: f64 = 3.0;
 #[derive(Clone, Debug)]
 pub struct Load {
     pub runs: u32,
+    /// From the first start to the last completion.
+    pub runs_per_second: f64,
+    /// How long all of it was watched, the worker's start included.
     pub seconds: f64,
     pub concurrency: usize,
     /// Processors that this process may use.
@@ -114,7 +117,7 @@ impl Load {
     /// The limit in words, with the figures that it was told from.
     pub fn sentence(&self) -> String {
         let shares = self.shares();
-        let rate = f64::from(self.runs) / self.seconds;
+        let rate = self.runs_per_second;
         let provider_ms = self.provider_seconds / f64::from(self.runs) * 1_000.0;
         let (idle, loaded) = self.database_round_trip;
         let mut text = match self.limit() {
@@ -196,6 +199,7 @@ mod tests {
     fn load() -> Load {
         Load {
             runs: 1_000,
+            runs_per_second: 101.0,
             seconds: 10.0,
             concurrency: 64,
             cores: 4.0,

@@ -211,7 +211,7 @@ impl Phases<'_> {
         let per_1000 = |seconds: f64| seconds * 1_000.0 / f64::from(runs);
         let load = Load {
             runs,
-            // What is set against the processors' time covers the worker's start.
+            runs_per_second: f64::from(runs) / seconds,
             seconds: waited,
             concurrency: self.services.settings.worker.concurrency,
             cores: std::thread::available_parallelism()?.get() as f64,
@@ -227,7 +227,7 @@ impl Phases<'_> {
         let drain = Drain {
             runs,
             seconds,
-            runs_per_second: f64::from(runs) / seconds,
+            runs_per_second: load.runs_per_second,
             cpu_seconds_per_1000_runs: cpu.map(|cpu| per_1000(cpu.own)),
             simulator_cpu_seconds_per_1000_runs: cpu.map(|cpu| per_1000(cpu.simulator)),
             in_flight_mean: load.in_flight(),
