@@ -55,7 +55,7 @@ fn measuring(bench: &Bench, arguments: &[&str]) -> Command {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_measurement_leaves_the_servers_as_they_were() {
     let bench = Bench::new().await;
-    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "directory");
+    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
     let waiting = bench.json(
         &["enqueue", "--json", "--connection", &connection.to_string()],
         "",
