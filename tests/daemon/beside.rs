@@ -140,3 +140,31 @@ async fn a_user_that_may_make_no_database_is_told_what_to_do() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("CREATEDB"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_of_redis_that_may_use_no_other_queue_is_told_what_to_do() {
+    let bench = Bench::new().await;
+    let mut connection = redis_support::connection(&bench.redis_url).await;
+    let user = format!("narrow_{:016x}", rand::random::<u64>());
+    redis::cmd("ACL")
+        .arg(&["SETUSER", &user, "on", ">canary", "+@all", "~verifyd:*"])
+        .query_async::<()>(&mut connection)
+        .await
+        .unwrap();
+    let mut url = url::Url::parse(&bench.redis_url).unwrap();
+    url.set_username(&user).unwrap();
+    url.set_password(Some("canary")).unwrap();
+    let output = measuring(&bench, &["--runs", "1"])
+        .env("REDIS_URL", url.as_str())
+        .output()
+        .unwrap();
+    redis::cmd("ACL")
+        .arg(&["DELUSER", &user])
+        .query_async::<()>(&mut connection)
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("~verifyd-bench-*"), "{said}");
+    assert!(!said.contains("canary"), "{said}");
+}

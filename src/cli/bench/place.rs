@@ -3,7 +3,7 @@
 use crate::cli::output;
 use crate::config::Settings;
 use crate::credentials::KeyEntry;
-use crate::queue::redis::remove_queue;
+use crate::queue::redis::{remove_queue, try_queue};
 use crate::store::Private;
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -33,7 +33,7 @@ impl Place {
         settings.redis.queue = format!("verifyd-bench-{:08x}", rand::random::<u32>());
         if settings.has_redis() {
             // Shows at once when it is not there, or not allowed.
-            remove_queue(&settings.redis)
+            try_queue(&settings.redis)
                 .await
                 .with_context(|| queue_refused(&settings.redis.queue))?;
         }

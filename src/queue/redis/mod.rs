@@ -45,7 +45,7 @@ mod removal;
 mod settings;
 mod work;
 
-pub use removal::{RemovalError, remove_queue};
+pub use removal::{RemovalError, remove_queue, try_queue};
 pub use settings::{RedisSettings, RedisSettingsError};
 
 use crate::domain::job::Hint;

@@ -1,4 +1,4 @@
-//! Removing a whole queue, with all that it left in Redis.
+//! A queue for a while: whether it may be used, and removing it with all that it left in Redis.
 
 use super::keys::{Keys, QUEUES};
 use super::link::Link;
@@ -10,7 +10,24 @@ use std::sync::Arc;
 /// Keys looked at in one step of the scan; meanwhile Redis does nothing else.
 const STEP: usize = 1000;
 
-/// Why a queue was not removed.
+/// Fails unless the user of the settings may write keys of their queue and speak on its channels.
+/// Leaves nothing. For queues that nobody uses yet.
+pub async fn try_queue(settings: &RedisSettings) -> Result<(), RemovalError> {
+    settings.validate()?;
+    let link = Link::new(settings, Arc::new(Vitals::new(false)))?;
+    let keys = Keys::new(&settings.queue);
+    let mut trial = redis::pipe();
+    trial.cmd("RPUSH").arg(&keys.active).arg("").ignore();
+    trial.cmd("UNLINK").arg(&keys.active).ignore();
+    for channel in [&keys.available, &keys.completed] {
+        trial.cmd("PUBLISH").arg(channel).arg("").ignore();
+    }
+    link.call(async |connection| trial.query_async::<()>(connection).await)
+        .await?;
+    Ok(())
+}
+
+/// Why a queue was not tried or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemovalError {
     #[error(transparent)]
