@@ -11,6 +11,8 @@ use verifyd::simulator::{
 
 #[path = "cli/acknowledging.rs"]
 mod acknowledging;
+#[path = "cli/measuring.rs"]
+mod measuring;
 
 #[test]
 fn help_texts() {

@@ -40,6 +40,9 @@ pub enum Command {
     /// Show everything in one process: simulator, embedded database, a dozen connections, a report
     #[cfg(feature = "simulator")]
     Demo(DemoArgs),
+    /// Measure drain, latency and enqueue rate on your own database and queue, beside your data
+    #[cfg(feature = "simulator")]
+    Bench(BenchArgs),
     /// Run the daemon: workers, reconciler, health endpoints and metrics
     Serve(ServeArgs),
     /// Create verifyd's tables, or bring them up to date
@@ -90,6 +93,12 @@ impl Command {
             Self::Serve(serve) => Overrides::default()
                 .with_optional("--listen", "http.listen", serve.listen)
                 .with_optional("--concurrency", "worker.concurrency", serve.concurrency),
+            #[cfg(feature = "simulator")]
+            Self::Bench(bench) => Overrides::default().with_optional(
+                "--concurrency",
+                "worker.concurrency",
+                bench.concurrency,
+            ),
             _ => Overrides::default(),
         }
     }
@@ -114,6 +123,28 @@ pub struct DemoArgs {
     /// Where the pages are, with --keep; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464")]
     pub listen: std::net::SocketAddr,
+}
+
+#[cfg(feature = "simulator")]
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Runs to drain
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub runs: u32,
+    /// Runs in work at a time, in place of worker.concurrency
+    #[arg(long, value_name = "N")]
+    pub concurrency: Option<usize>,
+    /// Tenants that the runs are spread over, with a connection each
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub tenants: u32,
+    /// Single runs on an idle system, for the latency
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub latency_samples: u32,
+    /// Time that the simulated provider adds to every answer, e.g. 100ms
+    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = humantime::parse_duration)]
+    pub provider_delay: std::time::Duration,
+    #[command(flatten)]
+    pub json: JsonArg,
 }
 
 #[cfg(feature = "simulator")]

@@ -2,6 +2,8 @@
 
 mod acknowledgements;
 mod args;
+#[cfg(feature = "simulator")]
+mod bench;
 mod config;
 mod connections;
 #[cfg(feature = "simulator")]
@@ -19,6 +21,8 @@ mod runs;
 mod serve;
 #[cfg(feature = "simulator")]
 mod simulate;
+#[cfg(feature = "simulator")]
+mod simulated;
 mod stop;
 mod tokens;
 mod webhooks;
@@ -68,6 +72,8 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "simulator")]
+    let logs_chosen = cli.log.is_some();
     let overrides = cli
         .command
         .overrides()
@@ -87,6 +93,16 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         #[cfg(feature = "simulator")]
         Command::Demo(command) => return demo::run(&command).await,
+        #[cfg(feature = "simulator")]
+        Command::Bench(command) => {
+            let mut settings = load()?;
+            if !logs_chosen {
+                // A line for each run would bury the result.
+                settings.log.filter = "warn".to_owned();
+            }
+            logs::init(&settings.log)?;
+            return bench::run(settings, &command).await;
+        }
         Command::Healthcheck(command) => return healthcheck::run(&load()?, &command).await,
         _ => {}
     }
@@ -118,6 +134,6 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Report(_) | Command::Healthcheck(_) => Ok(ExitCode::SUCCESS),
         #[cfg(feature = "simulator")]
-        Command::Simulate(_) | Command::Demo(_) => Ok(ExitCode::SUCCESS),
+        Command::Simulate(_) | Command::Demo(_) | Command::Bench(_) => Ok(ExitCode::SUCCESS),
     }
 }

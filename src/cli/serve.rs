@@ -3,6 +3,7 @@
 use super::stop;
 use crate::app::Services;
 use crate::config::Settings;
+use crate::engine::worker::{Worker, WorkerError};
 use crate::http;
 use crate::telemetry::metrics;
 use anyhow::Context as _;
@@ -41,9 +42,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let engine = services.engine();
     let worker = services.worker(engine.clone());
     let health = services.health(&worker, metrics, stop.clone());
-    let beside = CancellationToken::new();
-    let announcing = tokio::spawn(services.announcer().run(beside.clone()));
-    let sending = tokio::spawn(send_webhooks(services.clone(), stop.clone()));
     let api = services.api();
     // The endpoints answer until the very end, so that a drain can be watched.
     let closing = CancellationToken::new();
@@ -60,17 +58,31 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         %listening,
         "ready for runs"
     );
-    let worked = worker.run(stop.clone()).await;
-    // What was completed last is told, too.
-    beside.cancel();
-    stop.cancel();
-    let _ = tokio::join!(announcing, sending);
+    let worked = work(&services, worker, stop).await;
     closing.cancel();
     serving.await?.context("the HTTP endpoints")?;
     services.store.close().await;
     worked.context("the worker cannot go on; restart it")?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The worker, and what tells others of its completions. Until `stop`, or until the worker cannot go
+/// on.
+pub async fn work(
+    services: &Services,
+    worker: Worker,
+    stop: CancellationToken,
+) -> Result<(), WorkerError> {
+    let beside = CancellationToken::new();
+    let announcing = tokio::spawn(services.announcer().run(beside.clone()));
+    let sending = tokio::spawn(send_webhooks(services.clone(), stop.clone()));
+    let worked = worker.run(stop.clone()).await;
+    // What was completed last is told, too.
+    beside.cancel();
+    stop.cancel();
+    let _ = tokio::join!(announcing, sending);
+    worked
 }
 
 /// Sends webhooks until `stop`. Runs do not depend on it, so a defect does not end the process.

@@ -164,6 +164,19 @@ pub struct NewRun {
     pub onboarding_session: Option<SessionId>,
 }
 
+impl NewRun {
+    /// Refuses what can only be recorded on its own.
+    pub fn plain(several: &[Self]) -> Result<(), StoreError> {
+        let special = |new: &Self| new.unless_active.is_some() || new.onboarding_session.is_some();
+        if several.iter().any(special) {
+            return Err(StoreError::Refused(
+                "runs with unless_active or onboarding_session are recorded one by one".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// The answer to recording a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recorded {
@@ -304,6 +317,11 @@ pub trait RunStore: Send + Sync {
 
     /// Records a run as `queued` and marks it as delivered: the caller sends the hint.
     async fn record(&self, new: &NewRun) -> Result<Recorded, StoreError>;
+
+    /// Records several runs in one transaction, as [`RunStore::record`] does with one, in the order
+    /// of the ids that are returned. They are recorded whatever is active, and for no onboarding
+    /// session: one that asks for either is refused with all others.
+    async fn record_many(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError>;
 
     /// One run of verifyd's type.
     async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError>;

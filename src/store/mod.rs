@@ -41,6 +41,40 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<Arc<dyn Store>, Stor
     }
 }
 
+/// A database of one's own on the PostgreSQL server that the settings name, made now. Nothing of the
+/// database that they name is read or written.
+///
+/// It is there until [`Private::remove`], so that a measurement on a server in use leaves nothing.
+#[derive(Debug)]
+pub struct Private(postgres::PrivateDatabase);
+
+impl Private {
+    /// Makes it. Needs the right to make databases.
+    pub async fn make(settings: &DatabaseSettings) -> Result<Self, StoreError> {
+        Ok(Self(postgres::PrivateDatabase::make(settings).await?))
+    }
+
+    /// The settings, leading to it.
+    pub fn settings(&self) -> &DatabaseSettings {
+        self.0.settings()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// Others of the kind that nobody is connected to: left by a process that was killed.
+    pub async fn left_over(&self) -> Result<Vec<String>, StoreError> {
+        self.0.left_over().await
+    }
+
+    /// Removes it, with whoever is connected to it.
+    pub async fn remove(&self) -> Result<(), StoreError> {
+        self.0.remove().await
+    }
+}
+
 fn scheme(url: &str) -> &str {
     url.split_once(':').map_or("", |(scheme, _)| scheme)
 }

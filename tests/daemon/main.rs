@@ -9,6 +9,7 @@ mod postgres;
 #[path = "../support/redis.rs"]
 mod redis_support;
 
+mod beside;
 mod drain;
 mod memory;
 mod privileges;

@@ -131,6 +131,7 @@ conformance! {
         a_context_that_cannot_be_read_does_not_keep_the_run;
     recording:
         a_recorded_run_is_queued_and_delivered,
+        several_runs_are_recorded_in_their_order_or_none,
         unless_active_returns_the_active_run,
         unless_active_under_many_callers_records_one,
         runs_are_paged_and_filtered,

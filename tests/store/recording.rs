@@ -56,6 +56,36 @@ pub async fn a_recorded_run_is_queued_and_delivered(bed: &Bed) {
     assert_eq!(bed.store.run(id).await.unwrap().unwrap().tenant_id, None);
 }
 
+pub async fn several_runs_are_recorded_in_their_order_or_none(bed: &Bed) {
+    let mut several: Vec<NewRun> = (1..=30).rev().map(new_run).collect();
+    several[4].tenant_id = None;
+    let ids = bed.store.record_many(&several).await.unwrap();
+    assert_eq!(ids.len(), several.len());
+    assert!(ids.is_sorted());
+    for (id, new) in ids.iter().zip(&several) {
+        let run = bed.store.run(*id).await.unwrap().unwrap();
+        assert_eq!(run.status, RunStatus::Queued);
+        assert_eq!(run.context, new.context);
+        assert_eq!(run.workspace_id, Some(new.workspace_id));
+        assert_eq!(run.tenant_id, new.tenant_id);
+        assert!(run.created_at.is_some());
+    }
+    let deliveries = format!(
+        "SELECT count(*) FROM {} WHERE delivered_at IS NOT NULL",
+        bed.own("run_deliveries")
+    );
+    assert_eq!(bed.number(&deliveries).await, 30);
+    assert_eq!(bed.store.record_many(&[]).await.unwrap(), []);
+
+    several[29].unless_active = Some(ConnectionId(1));
+    let refused = bed.store.record_many(&several).await;
+    assert!(
+        matches!(refused, Err(StoreError::Refused(_))),
+        "{refused:?}"
+    );
+    assert_eq!(bed.store.counts().await.unwrap().queued, 30);
+}
+
 pub async fn unless_active_returns_the_active_run(bed: &Bed) {
     let once = |connection| NewRun {
         unless_active: Some(ConnectionId(connection)),

@@ -1,18 +1,17 @@
 //! `verifyd demo --keep`: the same data on pages, until it is stopped.
 
 use super::cast::CAST;
-use super::{CLOUD, Stage, WORKSPACE, watch};
-use crate::cli::{output, stop};
+use super::{Stage, watch};
+use crate::cli::{output, simulated, stop};
 use crate::domain::access::{Binding, Scope};
-use crate::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
-use crate::domain::credential::Credential;
-use crate::domain::{ConnectionId, RunId, TenantId, token};
+use crate::domain::connection::{ConnectionStatus, ProviderConnection};
+use crate::domain::{ConnectionId, RunId, token};
 use crate::engine::acknowledge::{Request, acknowledge};
 use crate::engine::submit::submit;
 use crate::http;
 use crate::http::health::Health;
 use crate::ports::access::NewToken;
-use crate::simulator::{SIMULATED_SECRET, Scenario};
+use crate::simulator::Scenario;
 use crate::telemetry::metrics;
 use crate::view::RunView;
 use crate::view::report::ReportState;
@@ -62,17 +61,8 @@ impl Stage<'_> {
 
     async fn add_slow(&self) -> anyhow::Result<ConnectionId> {
         let number = u32::try_from(CAST.len() + 1)?;
-        let new = NewConnection {
-            workspace_id: WORKSPACE,
-            tenant_id: TenantId(i64::from(number)),
-            provider: "microsoft".to_owned(),
-            display_name: Some(SLOW.to_owned()),
-            entra_tenant_id: Scenario::Slow.tenant_id(number),
-            client_id: format!("5c000000-0000-4000-8000-c0000000{number:04}"),
-            cloud: CLOUD.to_owned(),
-            module: Some(Scenario::Slow.expectation().module.to_owned()),
-        };
-        self.add(&new, Some(secret()), None).await
+        let new = simulated::connection(number, SLOW, Scenario::Slow);
+        simulated::add(self.services, &new, Some(simulated::secret()), None).await
     }
 
     async fn row(&self, id: ConnectionId) -> anyhow::Result<ProviderConnection> {
@@ -105,10 +95,11 @@ impl Stage<'_> {
     async fn set_secret(&self, id: ConnectionId, expires_in: TimeDelta) -> anyhow::Result<()> {
         let connection = self.row(id).await?;
         let expires_at = self.services.clock.now() + expires_in;
-        let sealed = self
-            .services
-            .vault
-            .seal(connection.binding(), &secret(), Some(expires_at))?;
+        let sealed = self.services.vault.seal(
+            connection.binding(),
+            &simulated::secret(),
+            Some(expires_at),
+        )?;
         self.services.store.set_credential(id, &sealed).await?;
         Ok(())
     }
@@ -186,13 +177,6 @@ impl Stage<'_> {
             })
             .await?;
         Ok(token)
-    }
-}
-
-fn secret() -> Credential {
-    Credential::ClientSecret {
-        secret: SecretString::from(SIMULATED_SECRET),
-        client_id: None,
     }
 }
 

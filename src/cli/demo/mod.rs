@@ -4,23 +4,22 @@ mod cast;
 mod keep;
 
 use super::args::DemoArgs;
-use super::{output, render, runs, simulate};
+use super::{output, render, runs, simulate, simulated};
 use crate::app::Services;
 use crate::config::{Settings, Sources};
 use crate::credentials::credential_from_pem;
-use crate::domain::connection::{ConnectionStatus, NewConnection};
+use crate::domain::connection::ConnectionStatus;
 use crate::domain::credential::Credential;
 use crate::domain::run::OperationRun;
-use crate::domain::{ConnectionId, RunId, RunStatus, TenantId, WorkspaceId};
+use crate::domain::{RunId, RunStatus};
 use crate::engine::submit::{context_for, submit};
 use crate::ports::store::NewRun;
-use crate::provider::microsoft::CloudSettings;
-use crate::simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
+use crate::simulator::{RunningSimulator, Simulator, SimulatorOptions};
 use crate::view::RunView;
 use crate::view::report::ReportState;
 use anyhow::Context as _;
 use cast::{CAST, Expected, Flaw, Part, SignsInBy};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta};
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize as _;
 use secrecy::SecretString;
@@ -33,9 +32,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Guards against hanging; the demo takes a few seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-const CLOUD: &str = "simulated";
-const WORKSPACE: WorkspaceId = WorkspaceId(1);
 
 pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(
@@ -107,14 +103,7 @@ fn settings(folder: &Path, simulator: &RunningSimulator) -> anyhow::Result<Setti
     let mut settings = Settings::load(Sources::default())?;
     settings.database.url =
         SecretString::from(format!("sqlite://{}", folder.join("demo.db").display()));
-    settings.microsoft.clouds.insert(
-        CLOUD.to_owned(),
-        CloudSettings {
-            login: simulator.base_url.clone(),
-            graph: simulator.base_url.clone(),
-            portal: "https://entra.microsoft.com".to_owned(),
-        },
-    );
+    simulated::add_cloud(&mut settings, simulator);
     Ok(settings)
 }
 
@@ -153,10 +142,7 @@ impl<'a> Stage<'a> {
             return None;
         }
         Some(match part.signs_in_by {
-            SignsInBy::Secret => Credential::ClientSecret {
-                secret: SecretString::from(SIMULATED_SECRET),
-                client_id: None,
-            },
+            SignsInBy::Secret => simulated::secret(),
             SignsInBy::Certificate => self.certificate.clone(),
             SignsInBy::FederatedToken => self.federated.clone(),
         })
@@ -168,17 +154,9 @@ impl<'a> Stage<'a> {
         let number = u32::try_from(i + 1)?;
         let expires_at = (part.flaw == Some(Flaw::CredentialExpired))
             .then(|| self.services.clock.now() - TimeDelta::days(12));
-        let new = NewConnection {
-            workspace_id: WORKSPACE,
-            tenant_id: TenantId(i64::from(number)),
-            provider: "microsoft".to_owned(),
-            display_name: Some(part.name.to_owned()),
-            entra_tenant_id: part.scenario.tenant_id(number),
-            client_id: format!("5c000000-0000-4000-8000-c0000000{number:04}"),
-            cloud: CLOUD.to_owned(),
-            module: Some(part.scenario.expectation().module.to_owned()),
-        };
-        let id = self.add(&new, self.credential(part), expires_at).await?;
+        let new = simulated::connection(number, part.name, part.scenario);
+        let credential = self.credential(part);
+        let id = simulated::add(self.services, &new, credential, expires_at).await?;
         if part.flaw == Some(Flaw::Disabled) {
             store
                 .set_connection_status(id, ConnectionStatus::Disabled)
@@ -199,7 +177,7 @@ impl<'a> Stage<'a> {
         context["target_scope"]["entra_tenant_id"] = json!("contoso.example");
         let recorded = store
             .record(&NewRun {
-                workspace_id: WORKSPACE,
+                workspace_id: simulated::WORKSPACE,
                 tenant_id: Some(connection.tenant_id),
                 context,
                 unless_active: None,
@@ -208,21 +186,6 @@ impl<'a> Stage<'a> {
             .await?;
         self.services.queue.send_runs(&[recorded.run_id]).await?;
         Ok(recorded.run_id)
-    }
-
-    async fn add(
-        &self,
-        new: &NewConnection,
-        credential: Option<Credential>,
-        expires_at: Option<chrono::DateTime<Utc>>,
-    ) -> anyhow::Result<ConnectionId> {
-        let store = &self.services.store;
-        let Some(credential) = credential else {
-            return Ok(store.add_connection(new, None).await?);
-        };
-        let vault = &self.services.vault;
-        let seal = |binding| vault.seal(binding, &credential, expires_at);
-        Ok(store.add_connection(new, Some(&seal)).await?)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::domain::completion::{BlockedBy, FailureEntry};
 use crate::domain::reason::Reason;
 use crate::domain::run::RUN_TYPE;
-use crate::domain::{Outcome, RunId};
+use crate::domain::{ConnectionId, Outcome, RunId};
 use chrono::{DateTime, SecondsFormat, Utc};
 use secrecy::SecretString;
 use serde_json::Value;
@@ -38,13 +38,23 @@ impl ReportDraft {
     ///
     /// `fallback_link` is the next step of that report: `https://…` or `/…`.
     pub fn finish(self, secrets: &[SecretString], fallback_link: &str) -> FinishedReport {
-        match self.clone().assemble().and_then(|r| verify(r, secrets)) {
+        let known = Known {
+            connection: self.identity.provider_connection_id,
+            generated_at: self.generated_at,
+            previous_report_id: self.previous_report_id,
+            first_failure: self
+                .checks
+                .iter()
+                .filter(|c| c.status == CheckStatus::Fail)
+                .find_map(|c| c.reason_code),
+        };
+        match self.assemble().and_then(|r| verify(r, secrets)) {
             Ok((report, json)) => FinishedReport {
                 report,
                 json,
                 replaced: None,
             },
-            Err(why) => self.fallback(secrets, fallback_link, why),
+            Err(why) => known.fallback(secrets, fallback_link, why),
         }
     }
 
@@ -68,7 +78,17 @@ impl ReportDraft {
             checks: self.checks,
         })
     }
+}
 
+/// Of a draft: what is left of it when it cannot be used.
+struct Known {
+    connection: Option<ConnectionId>,
+    generated_at: DateTime<Utc>,
+    previous_report_id: Option<RunId>,
+    first_failure: Option<Reason>,
+}
+
+impl Known {
     /// Holds nothing but what is known to be valid: the first failing reason, and why the draft
     /// could not be used.
     fn fallback(
@@ -97,12 +117,7 @@ impl ReportDraft {
             evidence: vec![Evidence::new(EvidenceKind::SchemaError, &why)],
             next_steps: vec![step("Look at the run and its log")],
         }];
-        if let Some(reason) = self
-            .checks
-            .iter()
-            .filter(|c| c.status == CheckStatus::Fail)
-            .find_map(|c| c.reason_code)
-        {
+        if let Some(reason) = self.first_failure {
             checks.push(Check {
                 key: "report.original_reason".into(),
                 title: "What the run ended with".into(),
@@ -115,15 +130,16 @@ impl ReportDraft {
                 next_steps: vec![step(reason.steps()[0].0)],
             });
         }
-        let draft = Self {
+        let draft = ReportDraft {
             identity: Identity {
-                provider_connection_id: self.identity.provider_connection_id,
+                provider_connection_id: self.connection,
                 ..Identity::default()
             },
+            generated_at: self.generated_at,
+            previous_report_id: self.previous_report_id,
             checks,
-            ..self
         };
-        let attempt = |draft: Self| draft.assemble().and_then(|r| verify(r, secrets));
+        let attempt = |draft: ReportDraft| draft.assemble().and_then(|r| verify(r, secrets));
         let mut bare = draft.clone();
         bare.checks[0].evidence.clear();
         bare.previous_report_id = None;
@@ -142,13 +158,13 @@ impl ReportDraft {
 
 /// Cuts what is too long; what is malformed beyond that is for the schema to refuse.
 fn tidy(check: &mut Check) {
-    check.title = redact::clean(&check.title, limits::TITLE_CHARS);
-    check.message = redact::clean(&check.message, limits::MESSAGE_CHARS);
+    redact::tidy(&mut check.title, limits::TITLE_CHARS);
+    redact::tidy(&mut check.message, limits::MESSAGE_CHARS);
     check.evidence.truncate(limits::EVIDENCE_ITEMS);
     check.evidence.retain(|e| !e.value.is_empty());
     check.next_steps.truncate(limits::NEXT_STEPS);
     for step in &mut check.next_steps {
-        step.label = redact::clean(&step.label, limits::TITLE_CHARS);
+        redact::tidy(&mut step.label, limits::TITLE_CHARS);
     }
 }
 
@@ -157,7 +173,7 @@ fn verify(report: Report, secrets: &[SecretString]) -> Result<(Report, Value), S
     if let Some(path) = redact::find_secret(&json, secrets) {
         return Err(format!("{path}: looks like a secret"));
     }
-    schema::validate(&json).map_err(|problems| problems.join("; "))?;
+    schema::validate_built(&report, &json).map_err(|problems| problems.join("; "))?;
     Ok((report, json))
 }
 

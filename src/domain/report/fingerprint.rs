@@ -1,25 +1,56 @@
 //! Equal fingerprints mean "nothing changed".
 
 use super::{Check, Evidence, Identity};
+use crate::domain::ConnectionId;
 use serde::Serialize;
-use std::fmt::Write as _;
 
+/// Members in the order of their names, all of them: then what serde writes is canonical already.
 #[derive(Serialize)]
 struct Stable<'a> {
-    schema_version: &'a str,
-    flow: &'a str,
-    target: &'a Identity,
     checks: Vec<StableCheck<'a>>,
+    flow: &'a str,
+    schema_version: &'a str,
+    target: Target<'a>,
 }
 
 #[derive(Serialize)]
 struct StableCheck<'a> {
-    key: &'a str,
-    status: super::CheckStatus,
-    severity: super::Severity,
     blocking: bool,
+    evidence: Vec<StableEvidence<'a>>,
+    key: &'a str,
     reason_code: Option<super::Reason>,
-    evidence: Vec<&'a Evidence>,
+    severity: super::Severity,
+    status: super::CheckStatus,
+}
+
+#[derive(Serialize)]
+struct StableEvidence<'a> {
+    kind: super::EvidenceKind,
+    value: &'a str,
+}
+
+#[derive(Serialize)]
+struct Target<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cloud: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entra_tenant_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_connection_id: Option<ConnectionId>,
+}
+
+/// Beyond it a number in canonical JSON is not written as the integer that it is.
+const LARGEST_PLAIN: i64 = 1 << 53;
+
+/// RFC 8785 for a document of strings, booleans, nulls and small integers whose members are declared
+/// in order: serde_json escapes strings as it demands.
+fn canonical(stable: &Stable<'_>) -> Result<Vec<u8>, serde_json::Error> {
+    match stable.target.provider_connection_id {
+        Some(id) if id.0.abs() > LARGEST_PLAIN => serde_json_canonicalizer::to_vec(stable),
+        _ => serde_json::to_vec(stable),
+    }
 }
 
 /// SHA-256, in lowercase hex, over the RFC 8785 canonical JSON of what stays the same as long as
@@ -41,28 +72,73 @@ pub fn fingerprint(
                 .collect();
             evidence.sort();
             StableCheck {
-                key: &check.key,
-                status: check.status,
-                severity: check.severity,
                 blocking: check.blocking,
+                evidence: evidence
+                    .into_iter()
+                    .map(|e| StableEvidence {
+                        kind: e.kind,
+                        value: &e.value,
+                    })
+                    .collect(),
+                key: &check.key,
                 reason_code: check.reason_code,
-                evidence,
+                severity: check.severity,
+                status: check.status,
             }
         })
         .collect();
     stable.sort_by(|a, b| a.key.cmp(b.key));
-    let canonical = serde_json_canonicalizer::to_vec(&Stable {
-        schema_version,
-        flow,
-        target,
+    let canonical = canonical(&Stable {
         checks: stable,
+        flow,
+        schema_version,
+        target: Target {
+            client_id: target.client_id.as_deref(),
+            cloud: target.cloud.as_deref(),
+            entra_tenant_id: target.entra_tenant_id.as_deref(),
+            provider_connection_id: target.provider_connection_id,
+        },
     })?;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &canonical);
-    Ok(digest
-        .as_ref()
-        .iter()
-        .fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        }))
+    Ok(hex::encode(digest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::report::{CheckStatus, EvidenceKind, Severity};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_hashed_is_canonical(
+            text in ".{0,40}",
+            id in proptest::option::of(any::<i64>()),
+            cloud in proptest::option::of(".{0,10}"),
+        ) {
+            let check = StableCheck {
+                blocking: true,
+                evidence: vec![StableEvidence { kind: EvidenceKind::Count, value: &text }],
+                key: &text,
+                reason_code: None,
+                severity: Severity::High,
+                status: CheckStatus::Pass,
+            };
+            let stable = Stable {
+                checks: vec![check],
+                flow: &text,
+                schema_version: "1",
+                target: Target {
+                    client_id: None,
+                    cloud: cloud.as_deref(),
+                    entra_tenant_id: Some(&text),
+                    provider_connection_id: id.map(ConnectionId),
+                },
+            };
+            prop_assert_eq!(
+                canonical(&stable).unwrap(),
+                serde_json_canonicalizer::to_vec(&stable).unwrap()
+            );
+        }
+    }
 }

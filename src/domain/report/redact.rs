@@ -11,6 +11,13 @@ pub fn clean(text: &str, max: usize) -> String {
         .collect()
 }
 
+/// The same in place; most texts are clean and short enough.
+pub fn tidy(text: &mut String, max: usize) {
+    if text.len() > max || text.chars().any(is_hostile) {
+        *text = clean(text, max);
+    }
+}
+
 /// Characters that can hide or reorder what a reader sees.
 fn is_hostile(c: char) -> bool {
     c.is_control()
@@ -32,23 +39,24 @@ pub fn holds_jwt(text: &str) -> bool {
 
 /// The path of the first string in `value` that holds a JWT or one of the secrets.
 pub fn find_secret(value: &Value, secrets: &[SecretString]) -> Option<String> {
-    fn walk(value: &Value, path: &str, secrets: &[SecretString]) -> Option<String> {
+    // The path is put together on the way back from what was found.
+    fn walk(value: &Value, secrets: &[SecretString]) -> Option<String> {
         match value {
-            Value::String(text) => leaks(text, secrets).then(|| path.to_owned()),
+            Value::String(text) => leaks(text, secrets).then(String::new),
             Value::Array(items) => items
                 .iter()
                 .enumerate()
-                .find_map(|(i, item)| walk(item, &format!("{path}/{i}"), secrets)),
+                .find_map(|(i, item)| Some(format!("/{i}{}", walk(item, secrets)?))),
             Value::Object(map) => map.iter().find_map(|(key, item)| {
                 if leaks(key, secrets) {
-                    return Some(path.to_owned());
+                    return Some(String::new());
                 }
-                walk(item, &format!("{path}/{key}"), secrets)
+                Some(format!("/{key}{}", walk(item, secrets)?))
             }),
             _ => None,
         }
     }
-    walk(value, "", secrets)
+    walk(value, secrets)
 }
 
 fn leaks(text: &str, secrets: &[SecretString]) -> bool {

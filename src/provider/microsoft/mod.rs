@@ -22,6 +22,7 @@ mod sign_in;
 
 pub use settings::{CloudSettings, MicrosoftSettings, MicrosoftSettingsError};
 
+use crate::domain::Reason;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
 use crate::domain::permission::RequiredPermission;
@@ -60,6 +61,16 @@ impl MicrosoftProvider {
         };
         Ok(Self { clouds, shared })
     }
+}
+
+/// What an answer of the token endpoint means whose status is not success.
+pub fn token_error_reason(status: u16, body: &[u8]) -> Reason {
+    aadsts::fault(status, serde_json::from_slice(body).ok().as_ref(), None).reason
+}
+
+/// What an answer of Graph means whose status is not success.
+pub fn graph_error_reason(status: u16, body: &[u8]) -> Reason {
+    graph_error::fault(status, serde_json::from_slice(body).ok().as_ref(), None).reason
 }
 
 #[async_trait]

@@ -1,5 +1,8 @@
 //! The names of the queue's keys, as apalis-redis 1.0 makes them.
 
+/// Sorted set of all queues of the server, by the key of their workers.
+pub(super) const QUEUES: &str = "core:apalis:queues:list";
+
 /// All keys of one queue.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
@@ -38,6 +41,11 @@ impl Keys {
             completed: format!("{queue}:completed"),
             queue: queue.to_owned(),
         }
+    }
+
+    /// What matches all keys of the queue. Names of queues hold nothing that a pattern would read.
+    pub fn pattern(&self) -> String {
+        format!("{}:*", self.queue)
     }
 
     /// Set of the ids that a worker holds.

@@ -42,9 +42,11 @@ mod keys;
 mod link;
 mod observed;
 mod rejected;
+mod removal;
 mod settings;
 mod work;
 
+pub use removal::{RemovalError, remove_queue, try_queue};
 pub use settings::{RedisSettings, RedisSettingsError};
 
 use crate::domain::job::Hint;

@@ -24,6 +24,7 @@ mod oddities;
 mod onboarding;
 mod overview;
 mod patience;
+mod private;
 mod prune;
 mod runs;
 mod schema;
@@ -32,6 +33,8 @@ mod together;
 mod wake;
 mod webhooks;
 mod workers;
+
+pub(super) use private::PrivateDatabase;
 
 use super::error::from_sqlx;
 use super::settings::{DatabaseSettings, ListenMode};
@@ -336,6 +339,10 @@ impl RunStore for PostgresStore {
 
     async fn record(&self, new: &NewRun) -> Result<Recorded, StoreError> {
         self.in_time(self.record_run(new)).await
+    }
+
+    async fn record_many(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError> {
+        self.in_time(self.record_runs(new)).await
     }
 
     async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {

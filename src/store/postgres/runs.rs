@@ -7,6 +7,7 @@ use crate::ports::store::{
 };
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
+use sqlx::types::Json;
 use sqlx::{Postgres, QueryBuilder};
 
 /// Held until the transaction ends, so that callers for one connection take turns.
@@ -27,6 +28,20 @@ const INSERT_RUN: &str = concat!(
      SELECT $1, $2, ",
     run_type!(),
     ", 'queued', $3, now() FROM set_config('verifyd.told', 'on', true) RETURNING id"
+);
+
+const INSERT_RUNS: &str = concat!(
+    "WITH recorded AS (INSERT INTO operation_runs \
+         (workspace_id, tenant_id, type, status, context, created_at) \
+     SELECT n.workspace_id, n.tenant_id, ",
+    run_type!(),
+    ", 'queued', n.context, now() FROM set_config('verifyd.told', 'on', true), \
+         unnest($1::bigint[], $2::bigint[], $3::jsonb[]) WITH ORDINALITY \
+             AS n(workspace_id, tenant_id, context, place) \
+     ORDER BY n.place RETURNING id), \
+     delivered AS (INSERT INTO verifyd.run_deliveries (run_id, delivered_at) \
+     SELECT id, now() FROM recorded) \
+     SELECT id FROM recorded ORDER BY id"
 );
 
 const DELIVERED: &str =
@@ -118,6 +133,25 @@ impl PostgresStore {
             run_id: RunId(id),
             created: true,
         })
+    }
+
+    pub(super) async fn record_runs(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError> {
+        NewRun::plain(new)?;
+        let workspaces: Vec<i64> = new.iter().map(|n| n.workspace_id.0).collect();
+        let tenants: Vec<Option<i64>> = new.iter().map(|n| n.tenant_id.map(|t| t.0)).collect();
+        let contexts: Vec<Json<&serde_json::Value>> =
+            new.iter().map(|n| Json(&n.context)).collect();
+        let mut tx = self.begin().await?;
+        let ids: Vec<i64> = self
+            .scalar(INSERT_RUNS)
+            .bind(workspaces)
+            .bind(tenants)
+            .bind(contexts)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        Ok(ids.into_iter().map(RunId).collect())
     }
 
     pub(super) async fn read_run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {

@@ -280,6 +280,10 @@ impl RunStore for SqliteStore {
         self.record_run(new).await
     }
 
+    async fn record_many(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError> {
+        self.record_runs(new).await
+    }
+
     async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {
         self.read_run(id).await
     }

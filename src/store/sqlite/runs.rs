@@ -116,6 +116,29 @@ impl SqliteStore {
         })
     }
 
+    pub(super) async fn record_runs(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError> {
+        NewRun::plain(new)?;
+        let mut tx = self.begin().await?;
+        let mut ids = Vec::with_capacity(new.len());
+        for new in new {
+            let id: i64 = sqlx::query_scalar(INSERT_RUN)
+                .bind(new.workspace_id.0)
+                .bind(new.tenant_id.map(|t| t.0))
+                .bind(&new.context)
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            sqlx::query(DELIVERED)
+                .bind(id)
+                .execute(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            ids.push(RunId(id));
+        }
+        commit(tx).await?;
+        Ok(ids)
+    }
+
     pub(super) async fn read_run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {
         let found: Option<RunRow> = sqlx::query_as(RUN)
             .bind(id.0)

@@ -1,0 +1,64 @@
+//! What the commands with a simulator of their own have in common: its cloud, and connections to it.
+
+use crate::app::Services;
+use crate::config::Settings;
+use crate::domain::connection::NewConnection;
+use crate::domain::credential::Credential;
+use crate::domain::{ConnectionId, TenantId, WorkspaceId};
+use crate::provider::microsoft::CloudSettings;
+use crate::simulator::{RunningSimulator, SIMULATED_SECRET, Scenario};
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+
+const CLOUD: &str = "simulated";
+pub const WORKSPACE: WorkspaceId = WorkspaceId(1);
+
+/// Makes the simulator one more cloud.
+pub fn add_cloud(settings: &mut Settings, simulator: &RunningSimulator) {
+    settings.microsoft.clouds.insert(
+        CLOUD.to_owned(),
+        CloudSettings {
+            login: simulator.base_url.clone(),
+            graph: simulator.base_url.clone(),
+            portal: "https://entra.microsoft.com".to_owned(),
+        },
+    );
+}
+
+/// A connection of the tenant with this number, which behaves as the scenario says.
+pub fn connection(number: u32, name: &str, scenario: Scenario) -> NewConnection {
+    NewConnection {
+        workspace_id: WORKSPACE,
+        tenant_id: TenantId(i64::from(number)),
+        provider: "microsoft".to_owned(),
+        display_name: Some(name.to_owned()),
+        entra_tenant_id: scenario.tenant_id(number),
+        client_id: format!("5c000000-0000-4000-8000-c000{number:08}"),
+        cloud: CLOUD.to_owned(),
+        module: Some(scenario.expectation().module.to_owned()),
+    }
+}
+
+/// The secret that every simulated app has.
+pub fn secret() -> Credential {
+    Credential::ClientSecret {
+        secret: SecretString::from(SIMULATED_SECRET),
+        client_id: None,
+    }
+}
+
+/// Adds a connection, with its credential if there is one.
+pub async fn add(
+    services: &Services,
+    new: &NewConnection,
+    credential: Option<Credential>,
+    expires_at: Option<DateTime<Utc>>,
+) -> anyhow::Result<ConnectionId> {
+    let store = &services.store;
+    let Some(credential) = credential else {
+        return Ok(store.add_connection(new, None).await?);
+    };
+    let vault = &services.vault;
+    let seal = |binding| vault.seal(binding, &credential, expires_at);
+    Ok(store.add_connection(new, Some(&seal)).await?)
+}

@@ -1,0 +1,85 @@
+//! A queue for a while: whether it may be used, and removing it with all that it left in Redis.
+
+use super::keys::{Keys, QUEUES};
+use super::link::Link;
+use super::settings::{RedisSettings, RedisSettingsError};
+use crate::ports::queue::QueueError;
+use crate::queue::pulse::Vitals;
+use std::sync::Arc;
+
+/// Keys looked at in one step of the scan; meanwhile Redis does nothing else.
+const STEP: usize = 1000;
+
+/// Fails unless the user of the settings may write keys of their queue and speak on its channels.
+/// Leaves nothing. For queues that nobody uses yet.
+pub async fn try_queue(settings: &RedisSettings) -> Result<(), RemovalError> {
+    settings.validate()?;
+    let link = Link::new(settings, Arc::new(Vitals::new(false)))?;
+    let keys = Keys::new(&settings.queue);
+    let mut trial = redis::pipe();
+    trial.cmd("RPUSH").arg(&keys.active).arg("").ignore();
+    trial.cmd("UNLINK").arg(&keys.active).ignore();
+    for channel in [&keys.available, &keys.completed] {
+        trial.cmd("PUBLISH").arg(channel).arg("").ignore();
+    }
+    link.call(async |connection| trial.query_async::<()>(connection).await)
+        .await?;
+    Ok(())
+}
+
+/// Why a queue was not tried or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemovalError {
+    #[error(transparent)]
+    Settings(#[from] RedisSettingsError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+/// Removes every key of the queue that the settings name, whoever wrote it. For queues that nobody
+/// uses any more. Returns how many there were.
+pub async fn remove_queue(settings: &RedisSettings) -> Result<u64, RemovalError> {
+    settings.validate()?;
+    let link = Link::new(settings, Arc::new(Vitals::new(false)))?;
+    let keys = Keys::new(&settings.queue);
+    let mut removed = 0;
+    let mut cursor = 0_u64;
+    loop {
+        let (next, found): (u64, Vec<String>) = link
+            .call(async |connection| {
+                redis::cmd("SCAN")
+                    .arg(cursor)
+                    .arg("MATCH")
+                    .arg(keys.pattern())
+                    .arg("COUNT")
+                    .arg(STEP)
+                    .query_async(connection)
+                    .await
+            })
+            .await?;
+        if !found.is_empty() {
+            removed += link
+                .call(async |connection| {
+                    redis::cmd("UNLINK")
+                        .arg(&found)
+                        .query_async::<u64>(connection)
+                        .await
+                })
+                .await?;
+        }
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    // The list of queues that apalis-redis keeps: by the key of their workers.
+    link.call(async |connection| {
+        redis::cmd("ZREM")
+            .arg(QUEUES)
+            .arg(&keys.workers)
+            .query_async::<u64>(connection)
+            .await
+    })
+    .await?;
+    Ok(removed)
+}

@@ -1,0 +1,149 @@
+//! A database of one's own beside the one that the settings name.
+//!
+//! A schema of one's own would not do: verifyd's own state is in the schema `verifyd` of whatever
+//! database it works on.
+
+use super::options;
+use crate::ports::store::StoreError;
+use crate::store::error::from_sqlx;
+use crate::store::settings::DatabaseSettings;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use std::time::Duration;
+
+/// What all names begin with; no other character than of these and hexadecimal digits.
+const PREFIX: &str = "verifyd_bench_";
+
+/// Making and removing a database copies and deletes files.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const LEFT_OVER: &str = "\
+    SELECT datname::text FROM pg_database d WHERE datname ~ ('^' || $1 || '[0-9a-f]{16}$') \
+    AND datname <> $2 AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid) \
+    ORDER BY 1";
+
+#[derive(Debug)]
+pub(in crate::store) struct PrivateDatabase {
+    server: DatabaseSettings,
+    private: DatabaseSettings,
+    name: String,
+}
+
+impl PrivateDatabase {
+    pub(in crate::store) async fn make(server: &DatabaseSettings) -> Result<Self, StoreError> {
+        let name = format!("{PREFIX}{:016x}", rand::random::<u64>());
+        let mut private = server.clone();
+        private.url = leading_to(&name, &server.url);
+        private.listen_url = leading_to(&name, &server.listen_url);
+        let made = Self {
+            server: server.clone(),
+            private,
+            name,
+        };
+        // Of template1 an installation may have made something of its own.
+        made.execute(format!("CREATE DATABASE {} TEMPLATE template0", made.name))
+            .await?;
+        Ok(made)
+    }
+
+    pub(in crate::store) fn settings(&self) -> &DatabaseSettings {
+        &self.private
+    }
+
+    pub(in crate::store) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(in crate::store) async fn left_over(&self) -> Result<Vec<String>, StoreError> {
+        let mut connection = self.connect().await?;
+        let found = sqlx::query_scalar(LEFT_OVER)
+            .persistent(false)
+            .bind(PREFIX)
+            .bind(&self.name)
+            .fetch_all(&mut connection)
+            .await
+            .map_err(from_sqlx)?;
+        let _ = connection.close().await;
+        Ok(found)
+    }
+
+    pub(in crate::store) async fn remove(&self) -> Result<(), StoreError> {
+        self.execute(format!(
+            "DROP DATABASE IF EXISTS {} WITH (FORCE)",
+            self.name
+        ))
+        .await
+    }
+
+    /// A connection to the database of the settings: to which other ones the user may connect is
+    /// not known.
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let (options, _) = options("database.url", self.server.url.expose_secret())?;
+        tokio::time::timeout(self.server.connect_timeout, options.connect())
+            .await
+            .map_err(|_| StoreError::Unavailable("no connection within connect_timeout".into()))?
+            .map_err(from_sqlx)
+    }
+
+    /// Outside of a transaction, as the server demands for these statements.
+    async fn execute(&self, statement: String) -> Result<(), StoreError> {
+        let mut connection = self.connect().await?;
+        let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection);
+        let done = tokio::time::timeout(PATIENCE, done)
+            .await
+            .map_err(|_| StoreError::Unavailable(format!("no answer within {PATIENCE:?}")))?;
+        let _ = connection.close().await;
+        match done {
+            Ok(_) => Ok(()),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => {
+                Err(StoreError::Refused(
+                    "the user of database.url may not make databases. Give another user in \
+                     DATABASE_URL, or the right for as long as it is needed: \
+                     ALTER ROLE … CREATEDB"
+                        .into(),
+                ))
+            }
+            Err(error) => Err(from_sqlx(error)),
+        }
+    }
+}
+
+/// The same address with another database; an empty one stays empty.
+fn leading_to(name: &str, url: &SecretString) -> SecretString {
+    let Ok(mut parsed) = url::Url::parse(url.expose_secret()) else {
+        return url.clone();
+    };
+    let others: Vec<(String, String)> = parsed
+        .query_pairs()
+        .filter(|(key, _)| key != "dbname")
+        .map(|(key, value)| (key.into_owned(), value.into_owned()))
+        .collect();
+    parsed.set_path(name);
+    parsed.set_query(None);
+    if !others.is_empty() {
+        parsed.query_pairs_mut().extend_pairs(others);
+    }
+    SecretString::from(String::from(parsed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn led(url: &str) -> String {
+        leading_to("mine", &SecretString::from(url))
+            .expose_secret()
+            .to_owned()
+    }
+
+    #[test]
+    fn only_the_database_of_the_address_changes() {
+        assert_eq!(led(""), "");
+        assert_eq!(led("postgres://h/app"), "postgres://h/mine");
+        assert_eq!(led("postgres://h"), "postgres://h/mine");
+        assert_eq!(
+            led("postgres://u:p%40ss@h:6432/app?dbname=other&sslmode=require"),
+            "postgres://u:p%40ss@h:6432/mine?sslmode=require"
+        );
+    }
+}
