@@ -4,7 +4,7 @@
 //! row of `latest_reports`, which the completion writes anyway: whoever comes second sees what the
 //! first one did, in statements that begin after the wait.
 
-use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, Tx, commit, run_type};
+use super::{ADVISORY_PRUNE, ADVISORY_SPACE, InTx, PostgresStore, Tx, commit, run_type};
 use crate::domain::acknowledgement::Acknowledgement;
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use crate::ports::acknowledgements::{
@@ -206,7 +206,7 @@ impl PostgresStore {
     /// Ends what does not stand any more. The caller holds the connection's latest report.
     pub(super) async fn lapse_acknowledgements(
         &self,
-        tx: &mut Tx,
+        tx: &mut InTx<'_>,
         connection: ConnectionId,
         run: RunId,
     ) -> Result<(), StoreError> {

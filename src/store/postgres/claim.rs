@@ -118,8 +118,8 @@ impl PostgresStore {
                 worker: worker.clone(),
                 policy: *policy,
             };
-            if let Some(claim) = self.together(request).await {
-                return Ok(ClaimAnswer::Claimed(claim));
+            if let Some(answer) = self.together(request).await {
+                return Ok(answer);
             }
         }
         self.claim_alone(run, worker, policy).await

@@ -6,7 +6,7 @@
 //! attempt's row by the statement that ends it.
 
 use super::together::CompletionRequest;
-use super::{PostgresStore, Tx, commit, rollback, run_type};
+use super::{InTx, PostgresStore, Tx, commit, rollback, run_type};
 use crate::domain::completion::Completion;
 use crate::domain::notice::Notice;
 use crate::domain::{ConnectionId, RunId};
@@ -159,7 +159,7 @@ impl PostgresStore {
 
     pub(super) async fn differs_from_latest(
         &self,
-        tx: &mut Tx,
+        tx: &mut InTx<'_>,
         connection: ConnectionId,
         fingerprint: &str,
     ) -> Result<bool, StoreError> {
@@ -173,7 +173,7 @@ impl PostgresStore {
 
     pub(super) async fn put_into_outbox(
         &self,
-        tx: &mut Tx,
+        tx: &mut InTx<'_>,
         notice: &Notice,
         at: DateTime<Utc>,
     ) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! The permission inventory: what changed is written, and one row per tenant that says how fresh
 //! the whole is, and by a digest whether anything can have changed.
 
-use super::{PostgresStore, Tx, commit};
+use super::{InTx, PostgresStore, commit};
 use crate::domain::TenantId;
 use crate::domain::permission::StoredPermission;
 use crate::ports::store::{InventoryFreshness, StoreError};
@@ -81,7 +81,7 @@ impl PostgresStore {
     /// At most one for each tenant.
     pub(super) async fn refresh_inventories<R: Borrow<InventoryRow>>(
         &self,
-        tx: &mut Tx,
+        tx: &mut InTx<'_>,
         rows: &[R],
     ) -> Result<(), StoreError> {
         if rows.is_empty() {

@@ -123,6 +123,8 @@ const URL_PARAMETERS: &[&str] = &[
 ];
 
 type Tx = Transaction<'static, Postgres>;
+/// On a connection that its caller keeps.
+type InTx<'c> = Transaction<'c, Postgres>;
 
 /// A PostgreSQL database.
 pub(super) struct PostgresStore {
@@ -235,11 +237,11 @@ impl PostgresStore {
     }
 }
 
-async fn commit(tx: Tx) -> Result<(), StoreError> {
+async fn commit(tx: InTx<'_>) -> Result<(), StoreError> {
     tx.commit().await.map_err(from_sqlx)
 }
 
-async fn rollback(tx: Tx) -> Result<(), StoreError> {
+async fn rollback(tx: InTx<'_>) -> Result<(), StoreError> {
     tx.rollback().await.map_err(from_sqlx)
 }
 

@@ -47,8 +47,9 @@ pub(super) async fn read(session: &Session<'_>) -> Read {
 /// Has a token from an earlier check replaced when it differs from the assignments: then only a
 /// difference that is left in a new token is worth a warning.
 pub(super) async fn compare(session: &Session<'_>, read: Read) -> Read {
-    if let (Some(Ok(grants)), Some(roles)) = (&read.grants, session.claims().await.roles)
-        && grants.graph_names() != roles
+    let token = session.token().await;
+    if let (Some(Ok(grants)), Some(roles)) = (&read.grants, &token.claims.roles)
+        && !grants.graph.keys().eq(roles)
     {
         session.renew_if_cached().await;
     }

@@ -50,8 +50,8 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
         }
     };
     // Nothing is asked with a token that says it is another directory's.
-    let claims = session.claims().await;
-    if let Some(tid) = claims.tid
+    let token = session.token().await;
+    if let Some(tid) = token.claims.tid
         && tid != session.tenant()
     {
         connection::signed_in(&mut sheet);
@@ -62,17 +62,19 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
     let (organization, read, early) = tokio::join!(
         session.organization(),
         inventory::read(&session),
-        probes::early(&session, module, &claims),
+        probes::early(&session, module, &token.claims),
     );
     let inventory = inventory::compare(&session, read).await;
-    let claims = session.claims().await;
+    // It may have been replaced.
+    let token = session.token().await;
+    let claims = &token.claims;
 
     if let Some(fault) = session.sign_in_fault().await {
         sheet.fail(AUTHENTICATION, &fault);
         return sheet.finish(None);
     }
     connection::signed_in(&mut sheet);
-    connection::judge_identity(&mut sheet, session.tenant(), &claims, organization);
+    connection::judge_identity(&mut sheet, session.tenant(), claims, organization);
     if !sheet.is_healthy() {
         return sheet.finish(None);
     }
@@ -80,7 +82,7 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
     if !sheet.is_healthy() {
         return sheet.finish(None);
     }
-    let Some(granted) = inventory::judge(&mut sheet, inventory, &claims) else {
+    let Some(granted) = inventory::judge(&mut sheet, inventory, claims) else {
         return sheet.finish(None);
     };
     let refresh = inventory::judge_permissions(&mut sheet, module, &granted, &target.connection);

@@ -48,7 +48,8 @@ pub(super) async fn run(
         .copied()
         .filter(|probe| !answers.contains_key(probe.key));
     answers.extend(ask(session, open).await);
-    let claims = session.claims().await;
+    let token = session.token().await;
+    let claims = &token.claims;
     for probe in allowed {
         let reaches_token = claims
             .roles

@@ -6,7 +6,6 @@ use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
 use crate::ports::clock::Clock;
 use crate::ports::provider::Target;
-use crate::provider::microsoft::claims::Claims;
 use crate::provider::microsoft::cloud::Cloud;
 use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::graph_error;
@@ -118,9 +117,9 @@ impl<'a> Session<'a> {
         url
     }
 
-    /// Claims of the token in use.
-    pub async fn claims(&self) -> Claims {
-        self.state.lock().await.obtained.token.claims.clone()
+    /// The token in use.
+    pub async fn token(&self) -> Arc<AccessToken> {
+        self.state.lock().await.obtained.token.clone()
     }
 
     /// Why signing in again failed, if it was needed and did.
@@ -131,14 +130,14 @@ impl<'a> Session<'a> {
     /// Replaces a token that an earlier check got, because what it says differs from what else was
     /// read: grants reach only tokens that are issued after them.
     pub async fn renew_if_cached(&self) {
-        let used = self.state.lock().await.obtained.token.clone();
+        let used = self.token().await;
         self.renew(&used, false).await;
     }
 
     /// The answer's JSON. A token that Graph does not accept is replaced once; so is one from an
     /// earlier check when Graph refuses the call, which may have been allowed since.
     pub async fn get(&self, call: &'static str, url: Url) -> Result<Value, Fault> {
-        let token = self.state.lock().await.obtained.token.clone();
+        let token = self.token().await;
         let fault = match self.get_with(call, &url, &token).await {
             Err(fault) if fault.status == Some(401) || is_refusal(&fault) => fault,
             other => return other,

@@ -2,12 +2,12 @@
 
 use super::{Group, Together};
 use crate::domain::{RunId, WorkerId};
-use crate::ports::store::{Claim, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError};
+use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError};
 use crate::store::error::from_sqlx;
 use crate::store::postgres::{PostgresStore, commit, futile, run_type, seconds};
 use crate::store::rows::RunRow;
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow as _, Row as _};
+use sqlx::{FromRow as _, PgConnection, Row as _};
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -58,6 +58,13 @@ const CLAIM: &str = concat!(
          o.attempt, o.claimed_at, h.spent, coalesce(h.first_claimed_at, o.claimed_at) AS first"
 );
 
+/// Of those that were not claimed: the ones that may yet be, or are in the way of somebody else.
+const STILL_QUEUED: &str = concat!(
+    "SELECT r.id FROM operation_runs r WHERE r.id = ANY($1) AND r.type = ",
+    run_type!(),
+    " AND r.status = 'queued'"
+);
+
 pub(in crate::store::postgres) struct ClaimRequest {
     pub run: RunId,
     pub worker: WorkerId,
@@ -65,7 +72,7 @@ pub(in crate::store::postgres) struct ClaimRequest {
 }
 
 impl Together for ClaimRequest {
-    type Answer = Box<Claim>;
+    type Answer = ClaimAnswer;
     const NAME: &'static str = "claim";
     const LANES: usize = 1;
 
@@ -79,8 +86,9 @@ impl Together for ClaimRequest {
 
     async fn run(
         store: &PostgresStore,
+        connection: &mut PgConnection,
         calls: Vec<Self>,
-    ) -> Result<Vec<Option<Box<Claim>>>, StoreError> {
+    ) -> Result<Vec<Option<ClaimAnswer>>, StoreError> {
         let tokens: Vec<Uuid> = calls.iter().map(|_| Uuid::new_v4()).collect();
         let column = |of: fn(&Self) -> i64| calls.iter().map(of).collect::<Vec<i64>>();
         let workers: Vec<&str> = calls.iter().map(|c| c.worker.0.as_str()).collect();
@@ -88,7 +96,7 @@ impl Together for ClaimRequest {
             .iter()
             .map(|c| seconds(c.policy.run_deadline))
             .collect();
-        let mut tx = store.begin_together().await?;
+        let mut tx = store.begin_together(connection).await?;
         let rows = store
             .sql(CLAIM)
             .bind(column(|c| c.run.0))
@@ -105,7 +113,7 @@ impl Together for ClaimRequest {
             .enumerate()
             .map(|(place, call)| (call.run.0, place))
             .collect();
-        let mut answers: Vec<Option<Box<Claim>>> = calls.iter().map(|_| None).collect();
+        let mut answers: Vec<Option<ClaimAnswer>> = calls.iter().map(|_| None).collect();
         for row in rows {
             let run = RunRow::from_row(&row).map_err(from_sqlx)?;
             let Some(place) = places.get(&run.id).copied() else {
@@ -113,7 +121,7 @@ impl Together for ClaimRequest {
             };
             let get = |column| row.try_get::<DateTime<Utc>, _>(column).map_err(from_sqlx);
             let spent: i64 = row.try_get("spent").map_err(from_sqlx)?;
-            answers[place] = Some(Box::new(Claim {
+            answers[place] = Some(ClaimAnswer::Claimed(Box::new(Claim {
                 attempt: row.try_get("attempt").map_err(from_sqlx)?,
                 token: tokens[place],
                 worker: calls[place].worker.clone(),
@@ -123,7 +131,26 @@ impl Together for ClaimRequest {
                 first_claimed_at: get("first")?,
                 claimed_at: get("claimed_at")?,
                 run: run.try_into()?,
-            }));
+            })));
+        }
+        let left: Vec<i64> = calls
+            .iter()
+            .zip(&answers)
+            .filter_map(|(call, answer)| answer.is_none().then_some(call.run.0))
+            .collect();
+        if !left.is_empty() {
+            // Copies of hints, mostly. A run that is being given back just now is delivered again.
+            let queued: Vec<i64> = store
+                .scalar(STILL_QUEUED)
+                .bind(left)
+                .fetch_all(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            for (call, answer) in calls.iter().zip(&mut answers) {
+                if answer.is_none() && !queued.contains(&call.run.0) {
+                    *answer = Some(ClaimAnswer::NotClaimable);
+                }
+            }
         }
         commit(tx).await?;
         Ok(answers)

@@ -7,8 +7,9 @@ use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::{Claim, StoreError};
 use crate::store::completion::{InventoryRow, Json, context_patch, failure_summary, notice};
 use crate::store::error::from_sqlx;
-use crate::store::postgres::{PostgresStore, Tx, commit, run_type};
+use crate::store::postgres::{InTx, PostgresStore, commit, run_type};
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
@@ -122,8 +123,12 @@ impl Together for CompletionRequest {
         &store.completing
     }
 
-    async fn run(store: &PostgresStore, calls: Vec<Self>) -> Result<Vec<Option<()>>, StoreError> {
-        let mut tx = store.begin_together().await?;
+    async fn run(
+        store: &PostgresStore,
+        connection: &mut PgConnection,
+        calls: Vec<Self>,
+    ) -> Result<Vec<Option<()>>, StoreError> {
+        let mut tx = store.begin_together(connection).await?;
         let completed = store.complete_runs(&mut tx, &calls).await?;
         let inventories: Vec<&InventoryRow> = completed
             .values()
@@ -156,7 +161,7 @@ impl PostgresStore {
     /// By run. What is missing was somebody else's, or is locked.
     async fn complete_runs<'a>(
         &self,
-        tx: &mut Tx,
+        tx: &mut InTx<'_>,
         calls: &'a [CompletionRequest],
     ) -> Result<BTreeMap<i64, Completed<'a>>, StoreError> {
         let runs: Vec<i64> = calls.iter().map(|c| c.run.0).collect();
@@ -197,7 +202,7 @@ impl PostgresStore {
     /// What is to be told of each of them. As for a single one; the rare cases one by one.
     async fn write_latest_reports(
         &self,
-        tx: &mut Tx,
+        tx: &mut InTx<'_>,
         completed: &BTreeMap<i64, Completed<'_>>,
     ) -> Result<Vec<Notice>, StoreError> {
         let with_connection: Vec<(i64, &Notice)> = completed

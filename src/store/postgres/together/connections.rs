@@ -7,7 +7,7 @@ use crate::store::error::from_sqlx;
 use crate::store::postgres::connections::{connection_columns, credential_columns};
 use crate::store::postgres::{PostgresStore, commit};
 use crate::store::rows::ConnectionWithCredentialRow;
-use sqlx::{FromRow as _, Row as _};
+use sqlx::{FromRow as _, PgConnection, Row as _};
 use std::collections::HashMap;
 
 /// The newest credential, where another application's table allows several.
@@ -42,12 +42,13 @@ impl Together for StartRequest {
 
     async fn run(
         store: &PostgresStore,
+        connection: &mut PgConnection,
         calls: Vec<Self>,
     ) -> Result<Vec<Option<Self::Answer>>, StoreError> {
         let mut ids: Vec<i64> = calls.iter().map(|c| c.0.0).collect();
         ids.sort_unstable();
         ids.dedup();
-        let mut tx = store.begin_together().await?;
+        let mut tx = store.begin_together(connection).await?;
         let rows = store
             .sql(START)
             .bind(ids)

@@ -2,10 +2,9 @@
 //! one. No timer: a call that comes alone is sent at once, and the more there are at the same time,
 //! the less each costs.
 //!
-//! A batch does the ordinary case only, and never waits for a lock that somebody else holds on a run.
+//! A batch does the ordinary cases only, and never waits for a lock that somebody else holds on a run.
 //! Whatever is not ordinary, and every call of a batch that failed, is answered with None: its caller
-//! goes alone, so that no row takes others down with it. What one goes through alone decides; a batch
-//! never answers anything else.
+//! goes alone, so that no row takes others down with it.
 
 mod claims;
 mod completions;
@@ -15,15 +14,22 @@ pub(super) use claims::ClaimRequest;
 pub(super) use completions::CompletionRequest;
 pub(super) use connections::StartRequest;
 
-use super::{PostgresStore, Tx};
+use super::{InTx, PostgresStore};
 use crate::ports::store::StoreError;
 use crate::store::error::from_sqlx;
+use sqlx::{Connection as _, PgConnection};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 /// Most calls in one batch.
 const MOST: usize = 128;
+
+/// Connections that the pool must have for lanes to keep theirs.
+const KEEPING_TAKES: u32 = 8;
+
+/// Batches for which a connection is kept at most.
+const KEPT_FOR: u32 = 256;
 
 /// Plans are made once, and always for long tables: one that was made while a table was short would
 /// read all of it for ever. (A plan that cannot do without reading a table costs so much on paper that
@@ -47,6 +53,7 @@ pub(super) trait Together: Sized + Send + 'static {
     /// One transaction for all of them. An answer for each, in their order.
     fn run(
         store: &PostgresStore,
+        connection: &mut PgConnection,
         calls: Vec<Self>,
     ) -> impl Future<Output = Result<Vec<Option<Self::Answer>>, StoreError>> + Send;
 }
@@ -147,12 +154,26 @@ impl PostgresStore {
 
     async fn lane<C: Together>(&self) {
         let mut lane = Lane(C::group(self), false);
+        let mut kept = None;
+        let mut batches = 0;
         while let Some(batch) = lane.0.next() {
             let (calls, answers): (Vec<C>, Vec<_>) =
                 batch.into_iter().map(|w| (w.call, w.answer)).unzip();
             metrics::histogram!("verifyd_database_batch_calls", "call" => C::NAME)
                 .record(answers.len() as f64);
-            match self.in_time(C::run(self, calls)).await {
+            let run = async {
+                let mut connection = match kept.take() {
+                    Some(connection) => connection,
+                    None => self.pool.acquire().await.map_err(from_sqlx)?,
+                };
+                let answers = C::run(self, &mut connection, calls).await?;
+                batches += 1;
+                if self.may_keep(batches) {
+                    kept = Some(connection);
+                }
+                Ok::<_, StoreError>(answers)
+            };
+            match self.in_time(run).await {
                 Ok(found) => {
                     for (answer, found) in answers.into_iter().zip(found) {
                         // The caller may have gone meanwhile.
@@ -169,9 +190,20 @@ impl PostgresStore {
         lane.1 = true;
     }
 
+    /// Whether a lane keeps its connection for the next batch: the pool asks one that is given back
+    /// whether it answers. Not where there are hardly more than lanes, and not for ever, so that an old
+    /// one is replaced.
+    fn may_keep(&self, batches: u32) -> bool {
+        self.pool.options().get_max_connections() >= KEEPING_TAKES
+            && !batches.is_multiple_of(KEPT_FOR)
+    }
+
     /// A transaction for a batch.
-    async fn begin_together(&self) -> Result<Tx, StoreError> {
-        self.pool
+    async fn begin_together<'c>(
+        &self,
+        connection: &'c mut PgConnection,
+    ) -> Result<InTx<'c>, StoreError> {
+        connection
             .begin_with(self.begin_together.clone())
             .await
             .map_err(from_sqlx)
