@@ -23,7 +23,7 @@ const FOR_RUNS: &str = "
     SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements
     WHERE query ~ 'run_attempts|provider_credentials|tenant_inventory|INTO tenant_permissions|latest_reports AS l'
       AND query !~ 'pg_try_advisory|worker_dead|w.beat_at'
-      AND query !~ '^SELECT run_id, token'";
+      AND query !~ '^SELECT run_id, token|coalesce.r.started_at::timestamptz'";
 
 /// Each batch, and each call that goes alone, begins with its limits.
 const TRANSACTIONS: &str = "

@@ -3,7 +3,7 @@
 
 use crate::postgres::TestDatabase;
 use crate::proxy::{Act, Proxy, Rule};
-use crate::scene::{COMPLETING, MAX_ATTEMPTS, RUNNING, Scene};
+use crate::scene::{COMPLETING, MAX_ATTEMPTS, Scene};
 use verifyd::ports::store::MAX_FUTILE_ATTEMPTS;
 use verifyd::simulator::{Endpoint, Scenario, SimulatorOptions};
 
@@ -20,7 +20,12 @@ async fn a_poison_run_never_costs_others_all_their_attempts() {
     for attempt in 1..=MAX_ATTEMPTS {
         let mut dying = scene.bench.serve(&[]);
         if attempt < MAX_ATTEMPTS {
-            scene.until(RUNNING, |n| n == 6).await;
+            // All in danger: those of the process before are still running until they are reclaimed.
+            let claimed = format!(
+                "SELECT count(*) FROM verifyd.run_attempts
+                 WHERE attempt = {attempt} AND ended_at IS NULL"
+            );
+            scene.until(&claimed, |n| n == 6).await;
         }
         scene.until(&held, |n| n == attempt).await;
         dying.signal("KILL");

@@ -232,6 +232,8 @@ fn the_transitions_have_the_names_of_the_stores_functions() {
     ];
     // Retention deletes what has long been completed: no state of the protocol is left there.
     let retention = ["prune", "prunable"];
+    // `record` for several runs at once.
+    let several = ["record_many"];
     let source =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/ports/store.rs"))
             .unwrap();
@@ -247,6 +249,7 @@ fn the_transitions_have_the_names_of_the_stores_functions() {
         .copied()
         .chain(reads)
         .chain(retention)
+        .chain(several)
         .collect();
     assert_eq!(functions, known);
 }

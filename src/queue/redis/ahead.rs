@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
-/// Most deliveries in one answer: Redis does nothing else meanwhile.
-const MOST: usize = 128;
+/// Most deliveries in one answer. More would hardly save anything, and the other processes that are
+/// free at the same time shall have their share of a burst.
+const MOST: usize = 16;
 
 /// The fetch of apalis-redis 1.0: `EVALSHA sha 7 workers active inflight data signal meta scheduled
 /// time COUNT worker`.
