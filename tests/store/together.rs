@@ -211,3 +211,43 @@ async fn a_locked_run_holds_up_no_other() {
     other.commit().await.unwrap();
     assert!(waiting.await.unwrap().claimed().is_some());
 }
+
+/// PostgreSQL: somebody holds what one tenant's completions have to write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_inventory_holds_up_its_own_tenant_only() {
+    let bed = Bed::postgres().await;
+    let complete = async |tenants: std::ops::RangeInclusive<i64>| {
+        let mut tasks = Vec::new();
+        for tenant in tenants {
+            let held = claim(&bed.store, bed.queued().await, "w1").await;
+            let store = bed.store.clone();
+            let mut completion = succeeded();
+            completion.inventory = Some(refresh(tenant, &[("A.Read", true)]));
+            tasks.push(tokio::spawn(async move {
+                store.complete(&held, &completion).await.unwrap()
+            }));
+        }
+        tasks
+    };
+    for task in complete(1..=8).await {
+        assert!(task.await.unwrap());
+    }
+    let mut other = bed.pg().begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM verifyd.tenant_inventory WHERE tenant_id = 1 FOR UPDATE")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let mut tasks = complete(1..=8).await;
+    let waiting = tasks.remove(0);
+    // Well before the lock is given up: that takes a minute.
+    let others = tokio::time::timeout(Duration::from_secs(45), join_all(tasks));
+    for done in others
+        .await
+        .expect("they wait for a row that they do not need")
+    {
+        assert!(done.unwrap());
+    }
+    assert!(!waiting.is_finished());
+    other.commit().await.unwrap();
+    assert!(waiting.await.unwrap());
+}

@@ -179,7 +179,7 @@ impl PostgresStore {
             "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
              SET LOCAL idle_in_transaction_session_timeout = {idle}"
         );
-        let begin_together = format!("{begin}; {}", together::PLANNING);
+        let begin_together = format!("{begin}; {}", together::SETTINGS);
         // Not through the pool, which would try again until acquire_timeout and then not say why.
         let first = async { options.connect().await?.close().await };
         tokio::time::timeout(settings.connect_timeout, first)

@@ -31,10 +31,16 @@ const KEEPING_TAKES: u32 = 8;
 /// Batches for which a connection is kept at most.
 const KEPT_FOR: u32 = 256;
 
+/// What a batch sets besides the limits of every transaction.
+///
+/// It does not wait for long where somebody holds a row that one of its calls needs: then each goes
+/// alone, and only that one waits.
+///
 /// Plans are made once, and always for long tables: one that was made while a table was short would
 /// read all of it for ever. (A plan that cannot do without reading a table costs so much on paper that
 /// it would be compiled.)
-pub(super) const PLANNING: &str = "SET LOCAL enable_seqscan = off; SET LOCAL jit = off; \
+pub(super) const SETTINGS: &str = "SET LOCAL lock_timeout = 250; \
+                                   SET LOCAL enable_seqscan = off; SET LOCAL jit = off; \
                                    SET LOCAL plan_cache_mode = force_generic_plan";
 
 /// A kind of call that can go with others of its kind.
