@@ -4,6 +4,7 @@
 //! The real binary, a PostgreSQL that counts statements (`pg_stat_statements`), a Redis of its own.
 #![cfg(feature = "simulator")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "what was counted")]
 
 #[path = "../support/bench.rs"]
 mod bench;
