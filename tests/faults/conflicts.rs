@@ -15,10 +15,18 @@ async fn another_application_deadlocks_with_a_completion() {
         "VERIFYD__DATABASE__LOCK_TIMEOUT".to_owned(),
         "20s".to_owned(),
     );
+    let mut sql = scene.bench.sql().await;
+    // verifyd's sessions look once: late enough that both wait by then.
+    sql.execute(
+        "DO $$ BEGIN
+             EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = 4000', current_database());
+         END $$",
+    )
+    .await
+    .unwrap();
     let _two = scene.two();
     scene.record(1).await;
     scene.completed_at_least(1).await;
-    let mut sql = scene.bench.sql().await;
     // So that the next completion has something to compare, and to write.
     for statement in [
         "UPDATE tenant_permissions SET status = 'missing'",
