@@ -9,6 +9,7 @@ use crate::engine::announcer::Announcer;
 use crate::engine::in_work::InWork;
 use crate::engine::lease::Lease;
 use crate::engine::reconciler::ReconcilerState;
+use crate::engine::turns::Turns;
 use crate::engine::worker::Worker;
 use crate::http::api::{Api, Switch};
 use crate::http::health::Health;
@@ -93,6 +94,7 @@ impl Services {
                 self.settings.worker.concurrency,
                 self.settings.reconciler.redeliver_after,
             )),
+            turns: Arc::new(Turns::new(self.settings.worker.concurrency)),
             release_now: CancellationToken::new(),
         }
     }

@@ -3,7 +3,8 @@
 //! `worker` takes hints from the queue and hands each to `process`: claim → `preflight` → the
 //! provider's checks → `outcome` (report and completion) → complete. Beside it run `lease` (the
 //! heartbeat) and `reconciler` (what the queue lost, and what this process has lost sight of:
-//! `in_work`). `alone` keeps runs apart that may kill their worker.
+//! `in_work`). `alone` keeps runs apart that may kill their worker, `turns` sees to it that no tenant waits
+//! behind all runs of another.
 
 pub mod acknowledge;
 pub mod alone;
@@ -18,6 +19,7 @@ pub mod reading;
 pub mod reconciler;
 pub mod settings;
 pub mod submit;
+pub mod turns;
 pub mod worker;
 
 use crate::domain::WorkerId;
@@ -34,6 +36,7 @@ use settings::{LinkSettings, WorkerSettings};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use tokio_util::sync::CancellationToken;
+use turns::Turns;
 
 /// Everything that working on a run needs. One per process, shared by all its runs.
 #[derive(Clone)]
@@ -53,6 +56,8 @@ pub struct Engine {
     pub in_work: Arc<InWork>,
     /// For runs that need to be alone.
     pub alone: Arc<Alone>,
+    /// Tenants in work, and those that come before the hints.
+    pub turns: Arc<Turns>,
     /// Fires when the grace period is over: what is still in work goes back to the queue.
     pub release_now: CancellationToken,
 }

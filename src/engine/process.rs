@@ -127,7 +127,9 @@ impl Engine {
             trace_id = hint.traceparent.as_deref().and_then(|t| t.get(3..35)),
         );
         let in_flight = InFlight::one_more(&self.in_flight);
+        let working = self.turns.working(claim.run.tenant_id);
         let processed = self.work_claimed(claim, began).instrument(span).await;
+        drop(working);
         drop(in_flight);
         drop(taken);
         metrics::counter!("verifyd_runs_processed_total", "result" => processed.label())

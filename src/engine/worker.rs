@@ -5,6 +5,7 @@ use super::lease;
 use super::process::Processed;
 use super::reconciler::{Deaf, Reconciler, ReconcilerState};
 use super::settings::ReconcilerSettings;
+use super::turns;
 use crate::domain::job::Hint;
 use crate::ports::queue::{Handled, HintHandler, Queue, QueueError};
 use async_trait::async_trait;
@@ -90,14 +91,14 @@ impl HintHandler for Handler {
         self.state.untaken.note(false);
         let until = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;
-        while self.engine.process(&hint).await == Processed::Deferred
-            && Instant::now() + pause < until
-        {
+        let mut processed = self.engine.process_in_turn(&hint, &self.stop).await;
+        while processed == Processed::Deferred && Instant::now() + pause < until {
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 () = tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>())) => {}
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
+            processed = self.engine.process(&hint).await;
         }
         self.state.untaken.note(false);
         Handled::Done
@@ -139,6 +140,14 @@ impl Worker {
             let part = async move { Ok(reconciler.run(until).await?) };
             supervised("reconciler", part, stop.clone(), stop.clone())
         };
+        let turns = {
+            let keeping = turns::keep(engine.clone(), Arc::clone(&self.queue), stop.clone());
+            let part = async move {
+                keeping.await;
+                Ok(())
+            };
+            supervised("keeper of turns", part, stop.clone(), stop.clone())
+        };
         let grace = {
             let stop = stop.clone();
             let release_now = engine.release_now.clone();
@@ -174,6 +183,7 @@ impl Worker {
         // Also when the consumer gave up by itself.
         stop.cancel();
         let swept = joined("reconciler", sweeps).await;
+        let kept = joined("keeper of turns", turns).await;
         grace.abort();
         beating.cancel();
         let beaten = joined("heartbeat", beats).await;
@@ -183,7 +193,7 @@ impl Worker {
         // What made it stop comes first.
         match swept {
             Err(error @ WorkerError::Deaf(_)) => Err(error),
-            swept => consumed.and(swept).and(beaten),
+            swept => consumed.and(swept).and(kept).and(beaten),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::ports::notices::NoticeStore;
 use crate::ports::oddities::OddityStore;
 use crate::ports::onboarding::OnboardingStore;
 use crate::ports::overview::OverviewStore;
+use crate::ports::turns::TurnStore;
 use crate::ports::vault::SealedCredential;
 use crate::ports::wake::WakeStore;
 use crate::ports::webhooks::WebhookStore;
@@ -535,6 +536,7 @@ pub trait Store:
     + OddityStore
     + OnboardingStore
     + OverviewStore
+    + TurnStore
     + AccessStore
     + WakeStore
     + NoticeStore
@@ -550,6 +552,7 @@ impl<T> Store for T where
         + OddityStore
         + OnboardingStore
         + OverviewStore
+        + TurnStore
         + AccessStore
         + WakeStore
         + NoticeStore

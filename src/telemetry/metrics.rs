@@ -123,6 +123,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "Hints of runs that need to be alone, left because others were before them"
     );
     metrics::describe_counter!(
+        "verifyd_turns_total",
+        "Runs taken ahead of the queue's order, for tenants with nothing in work here"
+    );
+    metrics::describe_counter!(
         "verifyd_last_resorts_total",
         "Runs that were completed from nothing but their id"
     );

@@ -15,3 +15,4 @@ mod memory;
 mod privileges;
 mod replicas;
 mod secrets;
+mod turns;

@@ -315,7 +315,7 @@ async fn guards_are_added_to_another_application_s_table_by_its_owner_s_right() 
          DROP TRIGGER verifyd_guard_run_identity ON operation_runs;
          ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_check_outcome,
              DROP CONSTRAINT operation_runs_check_blocked;
-         DROP INDEX operation_runs_check_active;"
+         DROP INDEX operation_runs_check_active, operation_runs_check_turns;"
     );
     root.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(unguarded)))
         .await

@@ -15,7 +15,7 @@ const GUARDS: [&str; 5] = [
     "verifyd_notify_queued",
 ];
 
-const INDEX: &str = "operation_runs_check_active";
+const INDEXES: [&str; 2] = ["operation_runs_check_active", "operation_runs_check_turns"];
 
 async fn migrated() -> Bed {
     let bed = beside().await;
@@ -52,7 +52,7 @@ async fn only_enforce_guards_the_table_of_another_application() {
     let before = rows(&bed).await;
     let enforced = bed.store.enforce().await.unwrap();
     let mut all = GUARDS.map(String::from).to_vec();
-    all.push(INDEX.into());
+    all.extend(INDEXES.map(String::from));
     assert_eq!(sorted(enforced.added), sorted(all.clone()));
     assert_eq!((enforced.in_place, enforced.refused), (vec![], vec![]));
     assert_eq!(rows(&bed).await, before);
@@ -221,8 +221,9 @@ async fn what_an_interruption_left_is_finished() {
     bed.exec(&format!(
         "ALTER TABLE operation_runs DROP CONSTRAINT verifyd_blocked_has_report, \
          ADD CONSTRAINT verifyd_blocked_has_report CHECK (true) NOT VALID; \
-         UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{INDEX}'::regclass; \
-         ALTER TABLE operation_runs DISABLE TRIGGER verifyd_guard_run_identity"
+         UPDATE pg_index SET indisvalid = false WHERE indexrelid IN ('{}'::regclass, '{}'::regclass); \
+         ALTER TABLE operation_runs DISABLE TRIGGER verifyd_guard_run_identity",
+        INDEXES[0], INDEXES[1]
     ))
     .await;
     let missing = bed.store.guards().await.unwrap().missing;
@@ -230,7 +231,11 @@ async fn what_an_interruption_left_is_finished() {
     let enforced = bed.store.enforce().await.unwrap();
     assert_eq!(
         sorted(enforced.added),
-        sorted(vec![GUARDS[1].into(), GUARDS[3].into(), INDEX.into()])
+        sorted(
+            [GUARDS[1], GUARDS[3], INDEXES[0], INDEXES[1]]
+                .map(String::from)
+                .to_vec()
+        )
     );
     assert_eq!(
         bed.store.guards().await.unwrap().missing,

@@ -24,6 +24,7 @@ mod recording;
 mod schema;
 mod sweeping;
 mod together;
+mod turns;
 mod urls;
 mod webhooks;
 
@@ -231,4 +232,7 @@ conformance! {
         an_inventory_is_compared_again_after_a_while;
     crowd:
         a_crowd_completes_every_run_once;
+    turns:
+        each_tenant_has_its_oldest_run_next,
+        only_runs_that_are_due_and_ours_have_a_turn;
 }

@@ -4,7 +4,7 @@
 //! again: behind a statement that waits for a table, all others wait. Constraints are added `NOT
 //! VALID`, which reads no row, and validated under a lock that lets everybody read and write.
 
-use super::inspect::ACTIVE_INDEX;
+use super::indexes::{self, Index};
 use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore, Tx, commit, run_type};
 use crate::domain::RunId;
 use crate::ports::store::{Enforced, Guards, RefusedGuard, StoreError};
@@ -16,8 +16,6 @@ use std::time::Duration;
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(1);
-
-const ACTIVE_INDEX_NAME: &str = "operation_runs_check_active";
 
 /// A constraint, in SQL and in words.
 struct Check {
@@ -189,8 +187,10 @@ impl PostgresStore {
         for check in &CHECKS {
             self.enforce_check(&table, check, &mut enforced).await?;
         }
-        let added = again(|| self.add_index(&table)).await?;
-        note(&mut enforced, ACTIVE_INDEX_NAME, added);
+        for index in indexes::ALL {
+            let added = again(|| self.add_index(&table, index)).await?;
+            note(&mut enforced, index.name, added);
+        }
         Ok(enforced)
     }
 
@@ -360,18 +360,18 @@ impl PostgresStore {
 
     /// `CONCURRENTLY` cannot be part of a transaction, so this statement has the limits of the
     /// role. One that was interrupted leaves an index that nobody can use: it goes first.
-    async fn add_index(&self, table: &RunsTable) -> Result<bool, StoreError> {
+    async fn add_index(&self, table: &RunsTable, index: &Index) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let there: bool = self
-            .scalar(ACTIVE_INDEX)
-            .bind(table.oid)
+            .scalar(index.there)
+            .bind(&table.name)
             .fetch_one(&mut *tx)
             .await
             .map_err(from_sqlx)?;
         let broken: bool = self
             .scalar(INVALID_INDEX)
             .bind(table.oid)
-            .bind(ACTIVE_INDEX_NAME)
+            .bind(index.name)
             .fetch_one(&mut *tx)
             .await
             .map_err(from_sqlx)?;
@@ -383,19 +383,16 @@ impl PostgresStore {
         if broken {
             let home = table.home.replace('"', "\"\"");
             sqlx::raw_sql(AssertSqlSafe(format!(
-                "DROP INDEX CONCURRENTLY IF EXISTS \"{home}\".{ACTIVE_INDEX_NAME}"
+                "DROP INDEX CONCURRENTLY IF EXISTS \"{home}\".{}",
+                index.name
             )))
             .execute(&mut *connection)
             .await
             .map_err(from_sqlx)?;
         }
         sqlx::raw_sql(AssertSqlSafe(format!(
-            concat!(
-                "CREATE INDEX CONCURRENTLY IF NOT EXISTS {} ON {} (status, id) WHERE type = ",
-                run_type!(),
-                " AND status IN ('queued', 'running')"
-            ),
-            ACTIVE_INDEX_NAME, table.name
+            "CREATE INDEX CONCURRENTLY IF NOT EXISTS {} ON {} {}",
+            index.name, table.name, index.on
         )))
         .execute(&mut *connection)
         .await

@@ -1,5 +1,6 @@
 //! Does the schema fit? Names what is missing, what has another type, and what would be faster.
 
+use super::indexes::{self, Index};
 use super::{PostgresStore, Tx, commit};
 use crate::ports::store::{SchemaFinding, StoreError};
 use crate::store::error::from_sqlx;
@@ -26,16 +27,6 @@ const UNIQUE: &str = "\
              FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k \
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k) \
             = (SELECT array_agg(c ORDER BY c) FROM unnest($2::text[]) c))";
-
-/// Any valid index whose predicate names verifyd's type, or whose first column is status.
-pub(super) const ACTIVE_INDEX: &str = "\
-    SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisvalid \
-        AND (pg_get_expr(i.indpred, i.indrelid) LIKE '%provider.connection.check%' \
-             AND pg_get_expr(i.indpred, i.indrelid) LIKE '%queued%'))";
-
-const ACTIVE_INDEX_REMEDY: &str = "\
-    CREATE INDEX CONCURRENTLY operation_runs_check_active ON operation_runs (status, id) \
-    WHERE type = 'provider.connection.check' AND status IN ('queued', 'running');";
 
 /// UPDATE may be granted on some columns only, as deploy/postgres-grants.sql does.
 const PRIVILEGES: &str = "\
@@ -73,8 +64,10 @@ impl PostgresStore {
             let oid = self
                 .inspect_table(&mut tx, table.name, table, false, &mut findings)
                 .await?;
-            if let Some(oid) = oid.filter(|_| table.name == "operation_runs") {
-                self.advise_index(&mut tx, oid, &mut findings).await?;
+            if oid.is_some() && table.name == "operation_runs" {
+                for index in indexes::ALL {
+                    self.advise_index(&mut tx, index, &mut findings).await?;
+                }
             }
         }
         commit(tx).await?;
@@ -214,12 +207,12 @@ impl PostgresStore {
     async fn advise_index(
         &self,
         tx: &mut Tx,
-        oid: i64,
+        index: &Index,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
         let there: bool = self
-            .scalar(ACTIVE_INDEX)
-            .bind(oid)
+            .scalar(index.there)
+            .bind("operation_runs")
             .fetch_one(&mut **tx)
             .await
             .map_err(from_sqlx)?;
@@ -227,10 +220,8 @@ impl PostgresStore {
             findings.push(SchemaFinding {
                 fatal: false,
                 subject: "operation_runs".into(),
-                problem: "no partial index finds the runs that are queued or running, so that \
-                          every sweep reads the whole table"
-                    .into(),
-                remedy: ACTIVE_INDEX_REMEDY.into(),
+                problem: index.problem.into(),
+                remedy: index.remedy.into(),
             });
         }
         Ok(())

@@ -24,6 +24,7 @@ mod prune;
 mod runs;
 mod schema;
 mod sweep;
+mod turns;
 mod wake;
 mod webhooks;
 mod workers;

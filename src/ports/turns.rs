@@ -1,0 +1,27 @@
+//! Whose turn it is: tenants that wait while another one's runs fill the queue.
+
+use crate::domain::{RunId, TenantId};
+use crate::ports::store::StoreError;
+use async_trait::async_trait;
+
+/// The oldest queued run of a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub tenant: TenantId,
+    pub run: RunId,
+}
+
+/// Reads in the order of tenants, at a cost that depends on how many of them wait and not on how many
+/// runs do.
+#[async_trait]
+pub trait TurnStore: Send + Sync {
+    /// One run of each tenant that has any queued and due, but for those in `except`; in the order of
+    /// the tenants' ids, `most` of them, beginning after `after`. Nothing where the database lacks the
+    /// index for it: `inspect` says so. A run without a tenant is never among them.
+    async fn turns(
+        &self,
+        after: Option<TenantId>,
+        except: &[TenantId],
+        most: u32,
+    ) -> Result<Vec<Turn>, StoreError>;
+}

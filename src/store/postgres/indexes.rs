@@ -1,0 +1,61 @@
+//! The indexes on `operation_runs` that verifyd works better with. Its own table has them; for another
+//! application's `inspect` proposes them and `enforce` builds them.
+
+use super::run_type;
+
+/// One of them.
+pub(super) struct Index {
+    pub name: &'static str,
+    /// Key and predicate, as they follow the name of the table.
+    pub on: &'static str,
+    /// Whether the table whose name is `$1` has it, or another one that does for it.
+    pub there: &'static str,
+    /// What its absence means.
+    pub problem: &'static str,
+    /// The statement that makes it.
+    pub remedy: &'static str,
+}
+
+/// Any valid index whose predicate names verifyd's type and both states.
+pub(super) const ACTIVE: Index = Index {
+    name: "operation_runs_check_active",
+    on: concat!(
+        "(status, id) WHERE type = ",
+        run_type!(),
+        " AND status IN ('queued', 'running')"
+    ),
+    there: "\
+        SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisvalid \
+            AND (pg_get_expr(i.indpred, i.indrelid) LIKE '%provider.connection.check%' \
+                 AND pg_get_expr(i.indpred, i.indrelid) LIKE '%queued%' \
+                 AND pg_get_expr(i.indpred, i.indrelid) LIKE '%running%'))",
+    problem: "no partial index finds the runs that are queued or running, so that every sweep reads \
+              the whole table",
+    remedy: "CREATE INDEX CONCURRENTLY operation_runs_check_active ON operation_runs (status, id) \
+             WHERE type = 'provider.connection.check' AND status IN ('queued', 'running');",
+};
+
+/// Any valid index that begins with the tenant and the id, and whose predicate names verifyd's type and
+/// that a run is queued.
+pub(super) const TURNS: Index = Index {
+    name: "operation_runs_check_turns",
+    on: concat!(
+        "(tenant_id, id) WHERE type = ",
+        run_type!(),
+        " AND status = 'queued'"
+    ),
+    there: "\
+        SELECT EXISTS (SELECT FROM pg_index i \
+            JOIN pg_attribute t ON t.attrelid = i.indrelid AND t.attnum = i.indkey[0] \
+            JOIN pg_attribute r ON r.attrelid = i.indrelid AND r.attnum = i.indkey[1] \
+            WHERE i.indrelid = to_regclass($1) AND i.indisvalid \
+            AND t.attname = 'tenant_id' AND r.attname = 'id' \
+            AND pg_get_expr(i.indpred, i.indrelid) LIKE '%provider.connection.check%' \
+            AND pg_get_expr(i.indpred, i.indrelid) LIKE '%queued%')",
+    problem: "no partial index leads from tenant to tenant among what is queued, so that a tenant \
+              with many queued runs is not made to wait for the others",
+    remedy: "CREATE INDEX CONCURRENTLY operation_runs_check_turns ON operation_runs (tenant_id, id) \
+             WHERE type = 'provider.connection.check' AND status = 'queued';",
+};
+
+pub(super) const ALL: [&Index; 2] = [&ACTIVE, &TURNS];

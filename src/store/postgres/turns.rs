@@ -1,0 +1,74 @@
+//! Whose turn it is.
+
+use super::indexes::TURNS;
+use super::{PostgresStore, commit, run_type};
+use crate::domain::{RunId, TenantId};
+use crate::ports::store::StoreError;
+use crate::ports::turns::{Turn, TurnStore};
+use crate::store::error::from_sqlx;
+use async_trait::async_trait;
+
+/// Goes from tenant to tenant along the index, `$1`: the one to begin after, `$2`: those to leave out,
+/// `$3`: how many. Where a tenant's first runs are not due yet, a few more are looked at, not all.
+const WHOSE_TURN: &str = concat!(
+    "WITH RECURSIVE waiting (tenant) AS ( \
+        SELECT (SELECT r.tenant_id FROM operation_runs r WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' AND r.tenant_id > $1 ORDER BY r.tenant_id LIMIT 1) \
+        UNION ALL \
+        SELECT (SELECT r.tenant_id FROM operation_runs r WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' AND r.tenant_id > w.tenant ORDER BY r.tenant_id LIMIT 1) \
+        FROM waiting w WHERE w.tenant IS NOT NULL \
+    ) \
+    SELECT w.tenant, f.id FROM waiting w CROSS JOIN LATERAL ( \
+        SELECT first.id FROM (SELECT r.id FROM operation_runs r WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 8) first \
+        WHERE NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
+                          WHERE d.run_id = first.id AND d.not_before > now()) \
+        ORDER BY first.id LIMIT 1 \
+    ) f WHERE w.tenant IS NOT NULL AND w.tenant <> ALL($2) LIMIT $3"
+);
+
+#[async_trait]
+impl TurnStore for PostgresStore {
+    async fn turns(
+        &self,
+        after: Option<TenantId>,
+        except: &[TenantId],
+        most: u32,
+    ) -> Result<Vec<Turn>, StoreError> {
+        let except: Vec<i64> = except.iter().map(|tenant| tenant.0).collect();
+        self.in_time(async {
+            let mut tx = self.begin().await?;
+            // Without it every step would read all that is queued.
+            let indexed: bool = self
+                .scalar(TURNS.there)
+                .bind("operation_runs")
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            let mut found: Vec<(i64, i64)> = Vec::new();
+            if indexed {
+                found = self
+                    .rows(WHOSE_TURN)
+                    .bind(after.map_or(i64::MIN, |tenant| tenant.0))
+                    .bind(&except)
+                    .bind(i64::from(most))
+                    .fetch_all(&mut *tx)
+                    .await
+                    .map_err(from_sqlx)?;
+            }
+            commit(tx).await?;
+            Ok(found
+                .into_iter()
+                .map(|(tenant, run)| Turn {
+                    tenant: TenantId(tenant),
+                    run: RunId(run),
+                })
+                .collect())
+        })
+        .await
+    }
+}

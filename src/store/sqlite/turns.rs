@@ -1,0 +1,59 @@
+//! Whose turn it is.
+
+use super::{SqliteStore, now, run_type};
+use crate::domain::{RunId, TenantId};
+use crate::ports::store::StoreError;
+use crate::ports::turns::{Turn, TurnStore};
+use crate::store::error::from_sqlx;
+use async_trait::async_trait;
+
+/// Goes from tenant to tenant along the index, `$1`: the one to begin after, `$2`: those to leave out, as
+/// JSON, `$3`: how many. Where a tenant's first runs are not due yet, a few more are looked at, not all.
+const WHOSE_TURN: &str = concat!(
+    "WITH RECURSIVE waiting (tenant) AS ( \
+        SELECT (SELECT r.tenant_id FROM operation_runs r WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' AND r.tenant_id > $1 ORDER BY r.tenant_id LIMIT 1) \
+        UNION ALL \
+        SELECT (SELECT r.tenant_id FROM operation_runs r WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' AND r.tenant_id > w.tenant ORDER BY r.tenant_id LIMIT 1) \
+        FROM waiting w WHERE w.tenant IS NOT NULL \
+    ) \
+    SELECT tenant, run FROM (SELECT w.tenant AS tenant, (SELECT first.id FROM ( \
+            SELECT r.id FROM operation_runs r WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 8) first \
+        WHERE NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
+                          WHERE d.run_id = first.id AND d.not_before > ",
+    now!(),
+    ") ORDER BY first.id LIMIT 1) AS run FROM waiting w \
+        WHERE w.tenant IS NOT NULL AND w.tenant NOT IN (SELECT value FROM json_each($2))) \
+    WHERE run IS NOT NULL LIMIT $3"
+);
+
+#[async_trait]
+impl TurnStore for SqliteStore {
+    async fn turns(
+        &self,
+        after: Option<TenantId>,
+        except: &[TenantId],
+        most: u32,
+    ) -> Result<Vec<Turn>, StoreError> {
+        let except: Vec<i64> = except.iter().map(|tenant| tenant.0).collect();
+        let found: Vec<(i64, i64)> = sqlx::query_as(WHOSE_TURN)
+            .bind(after.map_or(i64::MIN, |tenant| tenant.0))
+            .bind(serde_json::Value::from(except).to_string())
+            .bind(i64::from(most))
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(found
+            .into_iter()
+            .map(|(tenant, run)| Turn {
+                tenant: TenantId(tenant),
+                run: RunId(run),
+            })
+            .collect())
+    }
+}

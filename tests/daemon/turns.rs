@@ -1,0 +1,98 @@
+//! Tenants take turns.
+
+use crate::bench::Bench;
+use std::io::Write as _;
+use std::time::Duration;
+use verifyd::simulator::{Scenario, SimulatorOptions};
+
+/// So many bare rows of one connection. The sweep sends their hints.
+fn many(connection: i64, runs: i64) -> String {
+    format!(
+        "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+         SELECT c.workspace_id, c.tenant_id, 'provider.connection.check', 'queued',
+                jsonb_build_object(
+                    'provider', 'microsoft', 'module', c.module, 'provider_connection_id', c.id,
+                    'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)),
+                now()
+         FROM provider_connections c, generate_series(1, {runs}) WHERE c.id = {connection}
+         RETURNING id"
+    )
+}
+
+async fn until(bench: &Bench, statement: &str, wanted: impl Fn(i64) -> bool) {
+    let until = std::time::Instant::now() + crate::bench::PATIENCE;
+    while !wanted(bench.numbers(statement).await[0]) {
+        assert!(std::time::Instant::now() < until, "{statement}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Without turns the others would be the last of all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
+    const MANY: i64 = 10_000;
+    let bench = Bench::new().await;
+    let [large, small @ ..] = [1, 2, 3, 4].map(|tenant| {
+        let entra = Scenario::Healthy.tenant_id(tenant);
+        bench.connection(i64::from(tenant), &entra, "health_check")
+    });
+    bench.numbers(&many(large, MANY)).await;
+    let _daemon = bench.serve(&[("VERIFYD__WORKER__CONCURRENCY", "16")]);
+    let hinted = "SELECT count(*) FROM verifyd.run_deliveries d
+        JOIN operation_runs r ON r.id = d.run_id WHERE r.tenant_id = 1 AND delivered_at IS NOT NULL";
+    let undelivered = "SELECT count(*) FROM operation_runs r WHERE status = 'queued' AND NOT EXISTS
+        (SELECT FROM verifyd.run_deliveries d WHERE d.run_id = r.id)";
+    until(&bench, undelivered, |n| n == 0).await;
+    until(&bench, hinted, |n| n > 0).await;
+    let waiting = "SELECT count(*) FROM operation_runs WHERE tenant_id = 1 AND status = 'queued'";
+    let before = bench.numbers(waiting).await[0];
+    for connection in small {
+        bench.numbers(&many(connection, 1)).await;
+    }
+    let theirs = "SELECT count(*) FROM operation_runs WHERE tenant_id > 1 AND status = 'completed'";
+    until(&bench, theirs, |n| n == 3).await;
+    let after = bench.numbers(waiting).await[0];
+    assert!(
+        after > before / 2 && before > 1000,
+        "{before} runs were before them, {after} are left"
+    );
+    let waited = bench
+        .numbers(
+            "SELECT (1000 * max(extract(epoch FROM started_at - created_at)))::bigint
+             FROM operation_runs WHERE tenant_id > 1",
+        )
+        .await[0];
+    let _ = writeln!(
+        std::io::stderr(),
+        "measured: behind {before} runs of another tenant, three tenants waited {waited} ms at most, \
+         {} runs long",
+        before - after
+    );
+}
+
+/// All places for hints are taken by runs that are slow, and stay so.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_runs_of_one_tenant_leave_a_place_for_the_others() {
+    let options = SimulatorOptions {
+        slow_answer: Duration::from_secs(600),
+        ..SimulatorOptions::default()
+    };
+    let bench = Bench::with(options).await;
+    let slow = bench.connection(1, &Scenario::Slow.tenant_id(1), "health_check");
+    let quick = bench.connection(2, &Scenario::Healthy.tenant_id(2), "health_check");
+    bench.numbers(&many(slow, 20)).await;
+    let daemon = bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", "2"),
+        ("VERIFYD__WORKER__RUN_DEADLINE", "15m"),
+        ("VERIFYD__WORKER__TOTAL_DEADLINE", "30m"),
+        ("VERIFYD__MICROSOFT__READ_TIMEOUT", "1m"),
+        ("VERIFYD__MICROSOFT__REQUEST_TIMEOUT", "2m"),
+    ]);
+    bench.count_is("running", 2).await;
+    bench.numbers(&many(quick, 1)).await;
+    let theirs = "SELECT count(*) FROM operation_runs WHERE tenant_id = 2 AND status = 'completed'";
+    until(&bench, theirs, |n| n == 1).await;
+    let first = "SELECT count(*) FROM verifyd.run_attempts WHERE ended_at IS NULL AND attempt = 1";
+    assert_eq!(bench.numbers(first).await, [2]);
+    assert!(daemon.metric("verifyd_turns_total").await >= 1.0);
+}

@@ -1,0 +1,80 @@
+//! Whose turn it is.
+
+use crate::bed::Bed;
+use crate::beside_another_application::beside;
+use crate::fixtures::{claim, context, succeeded};
+use std::time::Duration;
+use verifyd::domain::run::RUN_TYPE;
+use verifyd::domain::{RunId, TenantId};
+use verifyd::ports::store::AttemptEnd;
+
+const TENANTS: [i64; 3] = [3, 7, 9];
+
+async fn queued(bed: &Bed, tenant: i64) -> RunId {
+    bed.insert_for(TenantId(tenant), RUN_TYPE, "queued", &context(1))
+        .await
+}
+
+async fn turns(bed: &Bed, after: Option<i64>, except: &[i64], most: u32) -> Vec<(i64, RunId)> {
+    let except: Vec<TenantId> = except.iter().copied().map(TenantId).collect();
+    let found = bed.store.turns(after.map(TenantId), &except, most).await;
+    let found = found.unwrap().into_iter();
+    found.map(|turn| (turn.tenant.0, turn.run)).collect()
+}
+
+pub async fn each_tenant_has_its_oldest_run_next(bed: &Bed) {
+    assert_eq!(turns(bed, None, &[], 10).await, []);
+    let mut firsts = Vec::new();
+    for _ in 0..3 {
+        for tenant in TENANTS {
+            let run = queued(bed, tenant).await;
+            firsts.push((tenant, run));
+        }
+    }
+    let first = &firsts[..3];
+    assert_eq!(turns(bed, None, &[], 10).await, first);
+    assert_eq!(turns(bed, None, &[], 2).await, first[..2]);
+    assert_eq!(turns(bed, Some(3), &[], 10).await, first[1..]);
+    assert_eq!(turns(bed, Some(9), &[], 10).await, []);
+    assert_eq!(turns(bed, None, &[7, 4], 10).await, [first[0], first[2]]);
+    // Leaving one out takes no place.
+    assert_eq!(turns(bed, None, &[3], 2).await, first[1..]);
+
+    let held = claim(&bed.store, first[0].1, "w1").await;
+    assert_eq!(turns(bed, None, &[], 1).await, [firsts[3]]);
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+    assert_eq!(turns(bed, None, &[], 1).await, [firsts[3]]);
+}
+
+pub async fn only_runs_that_are_due_and_ours_have_a_turn(bed: &Bed) {
+    let waiting = queued(bed, 3).await;
+    bed.insert_for(TenantId(4), "inventory.sync", "queued", &context(1))
+        .await;
+    bed.insert_for(TenantId(5), RUN_TYPE, "running", &context(1))
+        .await;
+    let held = claim(&bed.store, waiting, "w1").await;
+    let later = Some(Duration::from_secs(3600));
+    let released = bed.store.release(&held, AttemptEnd::Throttled, later).await;
+    assert!(released.unwrap());
+    assert_eq!(turns(bed, None, &[], 10).await, []);
+    // What waits does not hold up what came after it.
+    let next = queued(bed, 3).await;
+    assert_eq!(turns(bed, None, &[], 10).await, [(3, next)]);
+}
+
+/// Reading all that is queued for each tenant would cost more than waiting.
+#[tokio::test]
+async fn without_the_index_nobody_has_a_turn() {
+    let bed = beside().await;
+    bed.store.migrate().await.unwrap();
+    let run = bed.queued().await;
+    assert_eq!(turns(&bed, None, &[], 10).await, []);
+    let found = bed.store.inspect().await.unwrap();
+    let advice = found
+        .iter()
+        .find(|finding| finding.remedy.contains("operation_runs_check_turns"))
+        .unwrap();
+    assert!(!advice.fatal);
+    bed.exec(advice.remedy.trim_end_matches(';')).await;
+    assert_eq!(turns(&bed, None, &[], 10).await, [(7, run)]);
+}
