@@ -166,6 +166,10 @@ async fn hints_wait(engine: &Engine, queue: &dyn Queue) -> bool {
 /// Asks whose turn it is, beginning after a tenant; answers where to begin the next time.
 async fn look(engine: &Engine, after: Option<TenantId>) -> Result<Option<TenantId>, StoreError> {
     let except = engine.turns.tenants_in_work();
+    if except.is_empty() {
+        // Between two runs; whoever waits is next.
+        return Ok(after);
+    }
     let found = engine.store.turns(after, &except, MOST);
     let found = tokio::time::timeout(LOOK_PATIENCE, found)
         .await
