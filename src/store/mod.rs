@@ -17,6 +17,7 @@ mod rows;
 mod settings;
 mod sqlite;
 mod tables;
+mod together;
 mod webhook_rows;
 
 pub use settings::{DatabaseSettings, ListenMode};

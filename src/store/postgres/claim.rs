@@ -11,6 +11,7 @@ use crate::ports::store::{
 use crate::store::error::from_sqlx;
 use crate::store::from_row::from_row;
 use crate::store::rows::RunRow;
+use crate::store::together::together;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 use uuid::Uuid;
@@ -118,7 +119,7 @@ impl PostgresStore {
                 worker: worker.clone(),
                 policy: *policy,
             };
-            if let Some(answer) = self.together(request).await {
+            if let Some(answer) = together(self, request).await {
                 return Ok(answer);
             }
         }

@@ -15,6 +15,7 @@ use crate::store::completion::{
     InventoryRow, context_patch, event, failure_summary, message_id, notice,
 };
 use crate::store::error::from_sqlx;
+use crate::store::together::together;
 use chrono::{DateTime, Utc};
 
 const COMPLETE: &str = concat!(
@@ -66,7 +67,7 @@ impl PostgresStore {
         completion: &Completion,
     ) -> Result<bool, StoreError> {
         let request = CompletionRequest::new(claim, completion)?;
-        if self.together(request).await.is_some() {
+        if together(self, request).await.is_some() {
             return Ok(true);
         }
         self.complete_alone(claim, completion).await

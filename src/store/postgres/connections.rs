@@ -10,6 +10,7 @@ use crate::ports::store::{AddConnectionError, Seal, StartingPoint, StoreError};
 use crate::ports::vault::SealedCredential;
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
+use crate::store::together::together;
 
 macro_rules! connection_columns {
     () => {
@@ -115,7 +116,7 @@ impl PostgresStore {
         &self,
         id: ConnectionId,
     ) -> Result<Option<StartingPoint>, StoreError> {
-        if let Some(found) = self.together(StartRequest(id)).await {
+        if let Some(found) = together(self, StartRequest(id)).await {
             return Ok(found);
         }
         let Some((connection, credential)) = self.read_connection(id).await? else {

@@ -40,6 +40,7 @@ pub(super) use private::PrivateDatabase;
 
 use super::error::from_sqlx;
 use super::settings::{DatabaseSettings, ListenMode};
+use super::together::Group;
 use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
@@ -63,7 +64,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlS
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use together::{ClaimRequest, CompletionRequest, Group, StartRequest};
+use together::{ClaimRequest, CompletionRequest, StartRequest};
 use tokio::sync::{Mutex, Notify, broadcast};
 
 /// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
@@ -145,9 +146,9 @@ pub(super) struct PostgresStore {
     begin: SqlStr,
     /// The same for a batch of calls.
     begin_together: SqlStr,
-    claims: Group<ClaimRequest>,
-    starts: Group<StartRequest>,
-    completing: Group<CompletionRequest>,
+    claims: Group<ClaimRequest, ClaimAnswer>,
+    starts: Group<StartRequest, Option<StartingPoint>>,
+    completing: Group<CompletionRequest, ()>,
     /// Itself, for the tasks that run the batches.
     me: Weak<Self>,
     /// Whether prepared statements have names and so outlive their transaction.

@@ -1,13 +1,14 @@
 //! `queued` → `running`, many at a time.
 
-use super::{Group, Together};
 use crate::domain::{RunId, WorkerId};
-use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError};
+use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS};
 use crate::store::error::from_sqlx;
 use crate::store::postgres::{PostgresStore, commit, futile, run_type, seconds};
 use crate::store::rows::RunRow;
+use crate::store::together::{Group, Ran, Together};
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow as _, PgConnection, Row as _};
+use sqlx::pool::PoolConnection;
+use sqlx::{FromRow as _, Postgres, Row as _};
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -71,8 +72,9 @@ pub(in crate::store::postgres) struct ClaimRequest {
     pub policy: ClaimPolicy,
 }
 
-impl Together for ClaimRequest {
+impl Together<PostgresStore> for ClaimRequest {
     type Answer = ClaimAnswer;
+    type On = PoolConnection<Postgres>;
     const NAME: &'static str = "claim";
     const LANES: usize = 1;
 
@@ -80,15 +82,15 @@ impl Together for ClaimRequest {
         vec![("run", self.run.0)]
     }
 
-    fn group(store: &PostgresStore) -> &Group<Self> {
+    fn group(store: &PostgresStore) -> &Group<Self, Self::Answer> {
         &store.claims
     }
 
     async fn run(
         store: &PostgresStore,
-        connection: &mut PgConnection,
+        mut connection: PoolConnection<Postgres>,
         calls: Vec<Self>,
-    ) -> Result<Vec<Option<ClaimAnswer>>, StoreError> {
+    ) -> Ran<PostgresStore, Self> {
         let tokens: Vec<Uuid> = calls.iter().map(|_| Uuid::new_v4()).collect();
         let column = |of: fn(&Self) -> i64| calls.iter().map(of).collect::<Vec<i64>>();
         let workers: Vec<&str> = calls.iter().map(|c| c.worker.0.as_str()).collect();
@@ -96,7 +98,7 @@ impl Together for ClaimRequest {
             .iter()
             .map(|c| seconds(c.policy.run_deadline))
             .collect();
-        let mut tx = store.begin_together(connection).await?;
+        let mut tx = store.begin_together(&mut connection).await?;
         let rows = store
             .sql(CLAIM)
             .bind(column(|c| c.run.0))
@@ -153,6 +155,6 @@ impl Together for ClaimRequest {
             }
         }
         commit(tx).await?;
-        Ok(answers)
+        Ok((answers, Some(connection)))
     }
 }

@@ -1,6 +1,5 @@
 //! `running` → `completed`, many in one transaction: a group commit.
 
-use super::{Group, Together};
 use crate::domain::completion::Completion;
 use crate::domain::notice::Notice;
 use crate::domain::{ConnectionId, RunId};
@@ -8,8 +7,10 @@ use crate::ports::store::{Claim, StoreError};
 use crate::store::completion::{InventoryRow, Json, context_patch, failure_summary, notice};
 use crate::store::error::from_sqlx;
 use crate::store::postgres::{InTx, PostgresStore, commit, run_type};
+use crate::store::together::{Group, Ran, Together};
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
@@ -103,9 +104,10 @@ struct Completed<'a> {
     has_webhooks: bool,
 }
 
-impl Together for CompletionRequest {
+impl Together<PostgresStore> for CompletionRequest {
     /// It is completed.
     type Answer = ();
+    type On = PoolConnection<Postgres>;
     const NAME: &'static str = "complete";
     const LANES: usize = 1;
 
@@ -119,16 +121,16 @@ impl Together for CompletionRequest {
             .collect()
     }
 
-    fn group(store: &PostgresStore) -> &Group<Self> {
+    fn group(store: &PostgresStore) -> &Group<Self, Self::Answer> {
         &store.completing
     }
 
     async fn run(
         store: &PostgresStore,
-        connection: &mut PgConnection,
+        mut connection: PoolConnection<Postgres>,
         calls: Vec<Self>,
-    ) -> Result<Vec<Option<()>>, StoreError> {
-        let mut tx = store.begin_together(connection).await?;
+    ) -> Ran<PostgresStore, Self> {
+        let mut tx = store.begin_together(&mut connection).await?;
         let completed = store.complete_runs(&mut tx, &calls).await?;
         let inventories: Vec<&InventoryRow> = completed
             .values()
@@ -150,10 +152,11 @@ impl Together for CompletionRequest {
             // Fails when nobody wants to know.
             let _ = store.completions.send(notice);
         }
-        Ok(calls
+        let answers = calls
             .iter()
             .map(|call| completed.contains_key(&call.run.0).then_some(()))
-            .collect())
+            .collect();
+        Ok((answers, Some(connection)))
     }
 }
 

@@ -1,13 +1,14 @@
 //! What checks start from, many at a time.
 
-use super::{Group, Together};
 use crate::domain::{ConnectionId, RunId};
-use crate::ports::store::{StartingPoint, StoreError};
+use crate::ports::store::StartingPoint;
 use crate::store::error::from_sqlx;
 use crate::store::postgres::connections::{connection_columns, credential_columns};
 use crate::store::postgres::{PostgresStore, commit};
 use crate::store::rows::ConnectionWithCredentialRow;
-use sqlx::{FromRow as _, PgConnection, Row as _};
+use crate::store::together::{Group, Ran, Together};
+use sqlx::pool::PoolConnection;
+use sqlx::{FromRow as _, Postgres, Row as _};
 use std::collections::HashMap;
 
 /// The newest credential, where another application's table allows several.
@@ -26,9 +27,10 @@ const START: &str = concat!(
 
 pub(in crate::store::postgres) struct StartRequest(pub ConnectionId);
 
-impl Together for StartRequest {
+impl Together<PostgresStore> for StartRequest {
     /// None: there is no such connection.
     type Answer = Option<StartingPoint>;
+    type On = PoolConnection<Postgres>;
     const NAME: &'static str = "starting_point";
     const LANES: usize = 1;
 
@@ -36,19 +38,19 @@ impl Together for StartRequest {
         Vec::new()
     }
 
-    fn group(store: &PostgresStore) -> &Group<Self> {
+    fn group(store: &PostgresStore) -> &Group<Self, Self::Answer> {
         &store.starts
     }
 
     async fn run(
         store: &PostgresStore,
-        connection: &mut PgConnection,
+        mut connection: PoolConnection<Postgres>,
         calls: Vec<Self>,
-    ) -> Result<Vec<Option<Self::Answer>>, StoreError> {
+    ) -> Ran<PostgresStore, Self> {
         let mut ids: Vec<i64> = calls.iter().map(|c| c.0.0).collect();
         ids.sort_unstable();
         ids.dedup();
-        let mut tx = store.begin_together(connection).await?;
+        let mut tx = store.begin_together(&mut connection).await?;
         let rows = store
             .sql(START)
             .bind(ids)
@@ -68,9 +70,10 @@ impl Together for StartRequest {
             };
             found.insert(start.connection.id.0, start);
         }
-        Ok(calls
+        let answers = calls
             .iter()
             .map(|c| Some(found.get(&c.0.0).cloned()))
-            .collect())
+            .collect();
+        Ok((answers, Some(connection)))
     }
 }
