@@ -274,6 +274,7 @@ impl Engine {
         let run = &claim.run;
         let request = run.request();
         let stored = match request.provider_connection_id {
+            Some(_) if claim.start.is_some() => claim.start.clone(),
             Some(id) => match self.store.starting_point(id).await {
                 Ok(stored) => stored,
                 Err(StoreError::Corrupt {

@@ -125,6 +125,8 @@ pub struct Claim {
     pub first_claimed_at: DateTime<Utc>,
     /// When this attempt was claimed, by the database's clock.
     pub claimed_at: DateTime<Utc>,
+    /// What the check starts from, where it was read together with the claim. None: ask for it.
+    pub start: Option<StartingPoint>,
 }
 
 /// How the reconciler sweeps.
@@ -382,7 +384,7 @@ pub trait ConnectionStore: Send + Sync {
         id: ConnectionId,
     ) -> Result<Option<(ProviderConnection, Option<StoredCredential>)>, StoreError>;
 
-    /// What a check of this connection starts from, read together.
+    /// What a check of this connection starts from.
     async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError>;
 
     /// Connections in the order of their ids, after `after`.

@@ -35,10 +35,10 @@ async fn a_run_that_comes_alone() {
     counting.complete(&bench, &connections, 2).await;
     let cost = counting.cost_of(&bench, &connections, 60).await;
     println!("alone: {cost:#?}");
-    // Claim, what the check starts from, completion, freshness of the inventory, latest report.
+    // Claim and what the check starts from; completion, freshness of the inventory, latest report.
     cost.at_most(&Cost {
         statements: 5.0,
-        transactions: 3.0,
+        transactions: 2.0,
         wal_bytes: 5_000.0,
         // Two fetchers look once a second, too, however slow the machine is.
         redis_commands: 4.0,

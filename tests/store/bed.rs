@@ -321,6 +321,20 @@ impl Bed {
         }
     }
 
+    /// Gives a connection a status that verifyd does not know.
+    pub async fn corrupt_connection(&self, id: ConnectionId) {
+        let update = format!("UPDATE provider_connections SET status = 'odd' WHERE id = {id}");
+        self.exec(&match &self.door {
+            Door::Postgres(_) => format!(
+                "ALTER TABLE provider_connections DROP CONSTRAINT provider_connections_status; {update}"
+            ),
+            Door::Sqlite(_) => format!(
+                "PRAGMA ignore_check_constraints = ON; {update}; PRAGMA ignore_check_constraints = OFF"
+            ),
+        })
+        .await;
+    }
+
     /// Makes every later credential collide with that of this connection.
     pub async fn collide_credentials(&self, id: ConnectionId) {
         match &self.door {

@@ -229,6 +229,7 @@ conformance! {
         many_are_claimed_and_completed_each_as_if_alone,
         each_claim_of_many_has_its_own_answer,
         one_that_is_refused_takes_no_other_with_it,
+        what_comes_with_a_claim_is_what_asking_would_give,
         an_inventory_is_compared_again_after_a_while;
     crowd:
         a_crowd_completes_every_run_once;

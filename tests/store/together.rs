@@ -2,12 +2,15 @@
 //! come alone, and none takes others down with it.
 
 use crate::bed::Bed;
-use crate::fixtures::{POLICY, blocked, claim, refresh, succeeded, worker};
+use crate::fixtures::{
+    POLICY, blocked, claim, context, new_connection, refresh, sealed, succeeded, worker,
+};
 use futures::future::join_all;
 use std::collections::HashSet;
 use std::time::Duration;
 use verifyd::domain::completion::Completion;
 use verifyd::domain::permission::PermissionStatus;
+use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, Outcome, RunId, RunStatus, TenantId};
 use verifyd::ports::store::{AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, StoreError};
 
@@ -159,6 +162,46 @@ pub async fn one_that_is_refused_takes_no_other_with_it(bed: &Bed) {
             _ => assert!(answer.unwrap(), "{i}"),
         }
     }
+}
+
+/// A claim may bring what the check starts from: then it is what asking for it would have given. Of a
+/// connection that cannot be read it brings nothing, and is there all the same.
+pub async fn what_comes_with_a_claim_is_what_asking_would_give(bed: &Bed) {
+    let mut connections = Vec::new();
+    for tenant in 1..=3 {
+        let new = new_connection(tenant);
+        connections.push(bed.store.add_connection(&new, None).await.unwrap());
+    }
+    bed.store
+        .set_credential(connections[0], &sealed(connections[0], "sealed"))
+        .await
+        .unwrap();
+    let mut runs = Vec::new();
+    let [first, second, broken] = [connections[0], connections[1], connections[2]];
+    let nowhere = ConnectionId(broken.0 + 1);
+    for connection in [first, first, second, broken, nowhere] {
+        let run = bed.insert(RUN_TYPE, "queued", &context(connection.0)).await;
+        runs.push(run);
+    }
+    let done = claim(&bed.store, runs[0], "w0").await;
+    let mut completion = succeeded();
+    completion.connection = Some(first);
+    assert!(bed.store.complete(&done, &completion).await.unwrap());
+    bed.corrupt_connection(broken).await;
+
+    for claim in claimed(bed, &runs[1..]).await {
+        let id = claim.run.request().provider_connection_id.unwrap();
+        let Some(start) = claim.start else { continue };
+        assert_ne!(id, broken);
+        assert_ne!(id, nowhere);
+        assert_eq!(start.connection.id, id);
+        assert_eq!(start.latest_run, (id == first).then_some(runs[0]));
+        assert_eq!(start.credential.is_some(), id == first);
+        let asked = bed.store.starting_point(id).await.unwrap();
+        assert_eq!(asked, Some(start));
+    }
+    assert!(bed.store.starting_point(broken).await.is_err());
+    assert_eq!(bed.store.starting_point(nowhere).await.unwrap(), None);
 }
 
 /// What others have done to the rows is put right, if not at once.

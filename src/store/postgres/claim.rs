@@ -175,6 +175,7 @@ impl PostgresStore {
         commit(tx).await?;
         let spent = u32::try_from(judged.spent).unwrap_or(u32::MAX);
         Ok(ClaimAnswer::Claimed(Box::new(Claim {
+            start: None,
             run,
             attempt,
             token,

@@ -1,16 +1,16 @@
 //! Provider connections and their credentials.
 
-use super::together::StartRequest;
 use super::{PostgresStore, Tx, commit, rollback};
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
 };
-use crate::domain::{ConnectionId, TenantId};
+use crate::domain::{ConnectionId, RunId, TenantId};
 use crate::ports::store::{AddConnectionError, Seal, StartingPoint, StoreError};
 use crate::ports::vault::SealedCredential;
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
-use crate::store::together::together;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow as _, PgConnection, Row as _};
 
 macro_rules! connection_columns {
     () => {
@@ -29,8 +29,6 @@ macro_rules! credential_columns {
          k.updated_at::timestamptz AS credential_updated_at"
     };
 }
-
-pub(super) use credential_columns;
 
 /// The newest, where another application's table allows several.
 const CONNECTION: &str = concat!(
@@ -96,6 +94,20 @@ const SWAP_PAYLOAD: &str = "\
     UPDATE provider_credentials SET payload = $3, updated_at = now() \
     WHERE provider_connection_id = $1 AND payload = $2";
 
+/// The newest credential, where another application's table allows several.
+const START: &str = concat!(
+    "SELECT ",
+    connection_columns!(),
+    ", ",
+    credential_columns!(),
+    ", l.operation_run_id AS latest_run_id \
+      FROM provider_connections c \
+      LEFT JOIN LATERAL (SELECT * FROM provider_credentials n \
+                         WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true \
+      LEFT JOIN verifyd.latest_reports l ON l.connection_id = c.id \
+      WHERE c.id = ANY($1)"
+);
+
 impl PostgresStore {
     pub(super) async fn read_connection(
         &self,
@@ -116,18 +128,36 @@ impl PostgresStore {
         &self,
         id: ConnectionId,
     ) -> Result<Option<StartingPoint>, StoreError> {
-        if let Some(found) = together(self, StartRequest(id)).await {
-            return Ok(found);
-        }
-        let Some((connection, credential)) = self.read_connection(id).await? else {
-            return Ok(None);
+        let mut tx = self.begin().await?;
+        let found = self.starting_points(&mut tx, &[id.0]).await?.pop();
+        commit(tx).await?;
+        found.transpose()
+    }
+
+    /// What checks of these connections start from, as far as they are there; one that cannot be read is
+    /// an error of its own.
+    pub(super) async fn starting_points(
+        &self,
+        connection: &mut PgConnection,
+        ids: &[i64],
+    ) -> Result<Vec<Result<StartingPoint, StoreError>>, StoreError> {
+        let rows = self
+            .sql(START)
+            .bind(ids)
+            .fetch_all(connection)
+            .await
+            .map_err(from_sqlx)?;
+        let read = |row: &PgRow| {
+            let latest: Option<i64> = row.try_get("latest_run_id").map_err(from_sqlx)?;
+            let row = ConnectionWithCredentialRow::from_row(row).map_err(from_sqlx)?;
+            let (connection, credential) = row.try_into()?;
+            Ok(StartingPoint {
+                connection,
+                credential,
+                latest_run: latest.map(RunId),
+            })
         };
-        let latest = self.read_latest_report(id).await?;
-        Ok(Some(StartingPoint {
-            connection,
-            credential,
-            latest_run: latest.map(|latest| latest.operation_run_id),
-        }))
+        Ok(rows.iter().map(read).collect())
     }
 
     pub(super) async fn list_connections(

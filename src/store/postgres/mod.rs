@@ -64,7 +64,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlS
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use together::{ClaimRequest, CompletionRequest, StartRequest};
+use together::{ClaimRequest, CompletionRequest};
 use tokio::sync::{Mutex, Notify, broadcast};
 
 /// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
@@ -147,7 +147,6 @@ pub(super) struct PostgresStore {
     /// The same for a batch of calls.
     begin_together: SqlStr,
     claims: Group<ClaimRequest, ClaimAnswer>,
-    starts: Group<StartRequest, Option<StartingPoint>>,
     completing: Group<CompletionRequest, ()>,
     /// Itself, for the tasks that run the batches.
     me: Weak<Self>,
@@ -205,7 +204,6 @@ impl PostgresStore {
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_together: AssertSqlSafe(begin_together).into_sql_str(),
             claims: Group::default(),
-            starts: Group::default(),
             completing: Group::default(),
             me: me.clone(),
             named,

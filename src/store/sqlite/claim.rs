@@ -151,6 +151,7 @@ impl SqliteStore {
         commit(tx).await?;
         let spent = u32::try_from(history.spent).unwrap_or(u32::MAX);
         Ok(ClaimAnswer::Claimed(Box::new(Claim {
+            start: None,
             run,
             attempt,
             token,

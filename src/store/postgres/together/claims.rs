@@ -1,9 +1,9 @@
 //! `queued` → `running`, many at a time.
 
 use crate::domain::{RunId, WorkerId};
-use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS};
+use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError};
 use crate::store::error::from_sqlx;
-use crate::store::postgres::{PostgresStore, commit, futile, run_type, seconds};
+use crate::store::postgres::{InTx, PostgresStore, commit, futile, run_type, seconds};
 use crate::store::rows::RunRow;
 use crate::store::together::{Group, Ran, Together};
 use chrono::{DateTime, Utc};
@@ -133,8 +133,10 @@ impl Together<PostgresStore> for ClaimRequest {
                 first_claimed_at: get("first")?,
                 claimed_at: get("claimed_at")?,
                 run: run.try_into()?,
+                start: None,
             })));
         }
+        store.add_starting_points(&mut tx, &mut answers).await?;
         let left: Vec<i64> = calls
             .iter()
             .zip(&answers)
@@ -156,5 +158,34 @@ impl Together<PostgresStore> for ClaimRequest {
         }
         commit(tx).await?;
         Ok((answers, Some(connection)))
+    }
+}
+
+impl PostgresStore {
+    /// What the checks of these runs start from, while a connection is at hand. Where that cannot be read
+    /// the check itself asks for it, and says so.
+    async fn add_starting_points(
+        &self,
+        tx: &mut InTx<'_>,
+        answers: &mut [Option<ClaimAnswer>],
+    ) -> Result<(), StoreError> {
+        let mut wanted: HashMap<i64, Vec<&mut Claim>> = HashMap::new();
+        for answer in answers {
+            if let Some(ClaimAnswer::Claimed(claim)) = answer
+                && let Some(id) = claim.run.request().provider_connection_id
+            {
+                wanted.entry(id.0).or_default().push(claim);
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = wanted.keys().copied().collect();
+        for start in self.starting_points(tx, &ids).await?.into_iter().flatten() {
+            for claim in wanted.remove(&start.connection.id.0).unwrap_or_default() {
+                claim.start = Some(start.clone());
+            }
+        }
+        Ok(())
     }
 }

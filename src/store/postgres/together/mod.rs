@@ -4,11 +4,9 @@
 
 mod claims;
 mod completions;
-mod connections;
 
 pub(super) use claims::ClaimRequest;
 pub(super) use completions::CompletionRequest;
-pub(super) use connections::StartRequest;
 
 use super::{InTx, PostgresStore};
 use crate::ports::store::StoreError;
