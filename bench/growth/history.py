@@ -28,6 +28,9 @@ REQUESTS = [
     ("overview page: `GET /`", "/", None),
     ("… token of a workspace that has not checked for long", "/", QUIET),
 ]
+# Statements of a drain and of the sweep whose plans are shown, in their order.
+PLANS = ("claim", "starting point", "completion", "latest report", "inventory: freshness", "sweep: dead leases",
+         "sweep: running without a lease", "sweep: due", "sweep: forget orphans")
 BACKGROUND = ("sweep", "background", "transactions")
 
 
@@ -89,12 +92,25 @@ def requests(place, db, name, connections, times):
 
 
 def plans(place, db, name, connections, runs):
-    """The plans of everything that was measured."""
+    """The plans of everything that was measured; of a request, that of its dearest statement."""
     with Plans(place, name) as seen:
         drain(place, db, name, runs, connections)
         sweeps(place, db, name, 2)
-        requests(place, db, name, connections, 3)
-        return seen.found()
+        found = {what: (ms, plan) for what, (ms, plan, _) in seen.found().items() if what in PLANS}
+        found = {what: found[what] for what in PLANS if what in found}
+        worker = place.serve(name, HTTP__API__REQUESTS_PER_MINUTE=1000000).ready()
+        asking = Asking(place, name, worker)
+        for what, path, workspace in REQUESTS:
+            path = path.replace("@QUIET@", str(connections))
+            for _ in range(6):
+                asking.ask(path, workspace)
+            seen.begin()
+            asking.ask(path, workspace)
+            dearest = max((ms, plan) for called, ms, plan, _ in seen.entries() if called[0] not in BACKGROUND)
+            if dearest[1] not in [plan for _, plan in found.values()]:
+                found[f"{path}, {what}"] = dearest
+        worker.stop()
+    return found
 
 
 def measure(place, options, base, connections):

@@ -8,9 +8,9 @@ from place import ROLE
 # By a part of the text, blanks as one, in which no constant stands; the first that fits counts.
 LABELS = [
     ("claim", "claim", "WITH wanted AS ("),
-    ("claim", "claim: what is left over", "SELECT r.id FROM operation_runs r WHERE r.id = ANY($1)"),
     ("start", "starting point", "l.operation_run_id AS latest_run_id FROM provider_connections"),
     ("completion", "completion", "WITH locked AS MATERIALIZED"),
+    ("claim", "claim: what is left over", "SELECT r.id FROM operation_runs r WHERE r.id = ANY($1)"),
     ("completion", "latest report", "INSERT INTO verifyd.latest_reports"),
     ("completion", "inventory: freshness", "INSERT INTO verifyd.tenant_inventory"),
     ("completion", "inventory: permissions", "WITH fresh AS ("),
@@ -102,32 +102,41 @@ class Plans:
         sql += [f"ALTER DATABASE {self.database} SET auto_explain.{k} = '{v}'" for k, v in self.SETTINGS.items()]
         self.place.admin.rows("LOAD 'auto_explain'")
         self.place.admin.rows(";\n".join(sql))
-        with open(self.place.log_of_postgres(), "rb") as file:
-            self.start = file.seek(0, 2)
+        self.begin()
         return self
 
     def __exit__(self, *_):
         self.place.admin.rows(f"ALTER DATABASE {self.database} RESET ALL")
 
-    def found(self):
-        """Of each statement, the plan of the median duration among the later half, and its text."""
+    def begin(self):
+        """Forgets what was logged until now."""
+        with open(self.place.log_of_postgres(), "rb") as file:
+            self.start = file.seek(0, 2)
+
+    def entries(self):
+        """((part, name), ms, plan, text) of each statement that was logged."""
         with open(self.place.log_of_postgres(), "rb") as file:
             file.seek(self.start)
             text = file.read().decode(errors="replace")
-        by_name = {}
+        found = []
         for entry in re.split(r"^(?=\d{4}-\d\d-\d\d )", text, flags=re.M):
             # verifyd's statements are one line each.
             match = re.search(r"duration: ([0-9.]+) ms  plan:\n\tQuery Text: ([^\n]*)\n(\t.*)", entry, flags=re.S)
             if match:
-                name = label(match[2])[1]
                 plan = "\n".join(line.removeprefix("\t") for line in match[3].rstrip().split("\n"))
-                by_name.setdefault(name, []).append((float(match[1]), plan, match[2]))
+                found.append((label(match[2]), float(match[1]), shorter(plan), match[2]))
+        return found
+
+    def found(self):
+        """Of each statement, the plan of the median duration among the later half, and its text."""
+        by_name = {}
+        for (_, name), ms, plan, query in self.entries():
+            by_name.setdefault(name, []).append((ms, plan, query))
         chosen = {}
         for name, plans in by_name.items():
             later = plans[len(plans) // 2:]
             at = statistics.median_low([p[0] for p in later])
-            ms, plan, query = next(p for p in later if p[0] == at)
-            chosen[name] = (ms, shorter(plan), query)
+            chosen[name] = next(p for p in later if p[0] == at)
         return chosen
 
 
