@@ -113,18 +113,23 @@ def plans(place, db, name, connections, runs):
     return found
 
 
-def measure(place, options, base, connections):
-    sizes = [int(n * options.scale) for n in (0, 100_000, 1_000_000)]
+def prepare(place, options, base, connections):
+    """A database for each length of the history: length, name, session, bytes of the runs."""
     places = []
-    for size in sizes:
+    for size in (int(n * options.scale) for n in (0, 100_000, 1_000_000)):
         name = f"history_{size}"
         log(f"history of {size:,}")
         db = place.make(name, base)
         began = time.monotonic()
         data.fill(db, size, connections)
-        width, runs = db.rows("SELECT pg_total_relation_size('operation_runs'), count(*) FROM operation_runs")[0]
-        log(f"  {int(width) / 1e6:,.0f} MB of operation_runs, {runs} rows, {time.monotonic() - began:.0f} s")
-        places.append((size, name, db, int(width)))
+        width = db.number("SELECT pg_total_relation_size('operation_runs')")
+        log(f"  {width / 1e6:,.0f} MB of operation_runs, {time.monotonic() - began:.0f} s")
+        places.append((size, name, db, width))
+    return places
+
+
+def measure(place, options, places, connections):
+    sizes = [size for size, *_ in places]
     drains = {size: [] for size in sizes}
     swept = {size: [] for size in sizes}
     asked = {size: [] for size in sizes}

@@ -16,7 +16,7 @@ import reports
 import waiting
 from place import Place, log
 
-PARTS = ("history", "queue", "reports", "replicas")
+PARTS = {"history": history, "queue": waiting, "reports": reports, "replicas": replicas}
 BASE = "base"
 
 
@@ -52,15 +52,15 @@ def main():
     sections, plans = [], {}
     try:
         data.base(place, BASE, options.connections)
-        if "history" in options.only:
-            text, plans = history.measure(place, options, BASE, options.connections)
-            sections.append(("history", text))
-        if "queue" in options.only:
-            sections.append(("queue", waiting.measure(place, options, BASE, options.connections)))
-        if "reports" in options.only:
-            sections.append(("reports", reports.measure(place, options, BASE, options.connections)))
-        if "replicas" in options.only:
-            sections.append(("replicas", replicas.measure(place, options, BASE, options.connections)))
+        asked = {name: part for name, part in PARTS.items() if name in options.only}
+        places = {name: part.prepare(place, options, BASE, options.connections) for name, part in asked.items()}
+        prepared()
+        for name, part in asked.items():
+            text = part.measure(place, options, places[name], options.connections)
+            if name == "history":
+                text, plans = text
+            sections.append((name, text))
+            print(f"\n## {name}\n\n{text}\n", flush=True)
     finally:
         place.close()
     if plans:
@@ -73,10 +73,15 @@ def main():
                      f"{platform.python_version()}; medians of {options.reps} alternating rounds, "
                      f"{options.connections:,} connections, drains of {options.runs:,} runs;\n"
                      f"`{shlex.join(['bench/growth/run', *given()])}`."))
-    for name, text in sections:
+    for name, text in sections[len(asked):]:
         print(f"\n## {name}\n\n{text}")
     if options.write:
         write(options.write, sections)
+
+
+def prepared():
+    """All data is there, and nothing is measured yet."""
+    log("measuring")
 
 
 def given():

@@ -82,9 +82,12 @@ def complete(db, report, runs):
             array("jsonb", [f"$json${failures}$json$"] * len(batch))]) + "); COMMIT")
 
 
-def measure(place, options, base, connections):
+def prepare(place, _options, base, _connections):
+    return place.make("reports", base)
+
+
+def measure(place, options, db, connections):
     times, reports = micro(place)
-    db = place.make("reports", base)
     text = text_of_completion(place, db, connections)
     # As verifyd, so that it is told from what is made ready here.
     writer = Db(place.url("reports", ROLE))

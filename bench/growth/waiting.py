@@ -56,7 +56,6 @@ class Round:
 
 def steady(place, db, name, length, connections, runs, seconds):
     found = Round()
-    place.redis.call("CONFIG", "RESETSTAT")
     db.rows("CHECKPOINT")
     worker = place.serve(name).ready()
     before = place.waiting(name)
@@ -79,30 +78,38 @@ def steady(place, db, name, length, connections, runs, seconds):
         found.seen, found.count = Seen(db), count
         worker.stop()
         # One run at a time and a provider that takes its time: the queue stays as long as it is.
-        found.sweeps = sweeps(place, db, name, seconds, "2s", WORKER__CONCURRENCY=1,
-                              MICROSOFT__TOKEN_REFRESH_MARGIN="0s")
+        found.sweeps = sweeps(place, db, name, seconds, "2s", WORKER__CONCURRENCY=1)
     finally:
         producer.close()
     return found
 
 
-def measure(place, options, base, connections):
+def prepare(place, options, base, connections):
+    """A database for each length of the queue: length, name, session, Redis' bytes per hint."""
     lengths = [LEAST] + [max(LEAST * (n + 2), int(length * options.scale))
                          for n, length in enumerate((10_000, 100_000))]
-    places, bytes_each = [], {}
+    places = []
     for length in lengths:
         name = f"queue_{length}"
         log(f"queue of {length:,}")
         db = place.make(name, base)
         runs = data.record(db, length, connections)
+        # A connection's buffers count, too: they grow with the first hints.
+        place.send("warm_up", runs[:1000])
+        place.redis.pipeline([("DEL", key) for key in place.redis.call("KEYS", "warm_up:*")])
         before = place.redis.memory()
         place.send(name, runs)
-        bytes_each[length] = (place.redis.memory() - before) / length
+        each = (place.redis.memory() - before) / length
         db.rows("VACUUM ANALYZE")
-        places.append((length, name, db))
+        places.append((length, name, db, each))
+    return places
+
+
+def measure(place, options, places, connections):
+    lengths = [length for length, *_ in places]
     found = {length: [] for length in lengths}
     for around in range(options.reps + 1):
-        for length, name, db in places:
+        for length, name, db, _ in places:
             one = steady(place, db, name, length, connections, options.runs, options.seconds)
             log(f"round {around}, queue {length:,}: {one.rate:,.0f} runs/s, sweep {one.sweeps[1]:,.0f} µs")
             if around:
@@ -124,11 +131,10 @@ def measure(place, options, base, connections):
     ]
     for name in sorted({n for length in lengths for o in found[length] for n in o.sweeps[0]}):
         rows.append(line("… " + name.removeprefix("sweep: "), over(lambda o, n=name: o.sweeps[0].get(n, 0))))
-    rows.append(line("Redis, bytes per hint", [bytes_each[length] for length in lengths]))
-    for _, name, db in places:
+    rows.append(line("Redis, bytes per hint", [each for *_, each in places]))
+    for _, name, db, _ in places:
         db.close()
         if not options.keep:
             place.drop(name)
-        place.redis.call("FLUSHALL")
     head = ["waiting"] + [f"{length:,}" for length in lengths] + ["last ÷ first", "last ÷ middle"]
     return table(head, rows)
