@@ -31,7 +31,7 @@ REQUESTS = [
 # Statements of a drain and of the sweep whose plans are shown, in their order.
 PLANS = ("claim", "starting point", "completion", "latest report", "inventory: freshness", "sweep: dead leases",
          "sweep: running without a lease", "sweep: due", "sweep: forget orphans")
-BACKGROUND = ("sweep", "background", "transactions")
+BACKGROUND = ("sweep", "background", "transactions", "turns")
 
 
 class Asking:

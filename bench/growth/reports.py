@@ -28,15 +28,18 @@ def micro(place):
     folder = os.path.join(place.folder, "reports")
     os.makedirs(folder, exist_ok=True)
     log("micro-benchmark")
+    home = os.path.join(place.folder, "criterion")
     target = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
-    subprocess.run([os.path.join(ROOT, "bench", "micro"), "report/"], check=True, stdout=subprocess.DEVNULL,
-                   env={**os.environ, "VERIFYD_MICRO_REPORTS": folder, "CARGO_TARGET_DIR": target})
+    built = os.environ.get("VERIFYD_BENCH_MICRO")
+    command = [built, "--bench"] if built else [os.path.join(ROOT, "bench", "micro")]
+    if not built:
+        home = os.path.join(target, "criterion")
+    subprocess.run([*command, "report/"], check=True, stdout=subprocess.DEVNULL,
+                   env={**os.environ, "VERIFYD_MICRO_REPORTS": folder, "CRITERION_HOME": home})
     times = {}
     for what in ("finish", "fingerprint", "validate"):
         for checks in CHECKS:
-            file = os.path.join(target, "criterion", f"report_{what}", str(checks), "new", "estimates.json")
-            if not os.path.exists(file):
-                file = os.path.join(target, "criterion", f"report_{what}_{checks}", "new", "estimates.json")
+            file = os.path.join(home, f"report_{what}_{checks}", "new", "estimates.json")
             with open(file, encoding="utf-8") as estimates:
                 times[what, checks] = json.load(estimates)["median"]["point_estimate"] / 1000
     reports = {}

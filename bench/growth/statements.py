@@ -21,6 +21,8 @@ LABELS = [
     ("sweep", "sweep: mark deliveries", "INSERT INTO verifyd.run_deliveries AS d"),
     ("sweep", "sweep: forget orphans", "DELETE FROM verifyd.run_deliveries d USING ("),
     ("sweep", "sweep: forget workers", "DELETE FROM verifyd.workers WHERE beat_at"),
+    ("turns", "turns", "WITH RECURSIVE waiting (tenant)"),
+    ("turns", "turns: whether they are indexed", "pg_get_expr(i.indpred, i.indrelid)"),
     ("background", "undeliver", "UPDATE verifyd.run_deliveries SET delivered_at = NULL"),
     ("background", "own open attempts", "SELECT run_id, token FROM verifyd.run_attempts"),
     ("background", "heartbeat", "INSERT INTO verifyd.workers"),
