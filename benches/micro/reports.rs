@@ -13,8 +13,13 @@ use verifyd::domain::report::{
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, RunId};
 
-/// Checks of a small report, of one for a module with many permissions, and of a very large one.
-const SIZES: [usize; 3] = [10, 30, 100];
+/// Checks of a small report, of one for a module with many permissions, of two such, and of a very
+/// large one.
+const SIZES: [usize; 4] = [10, 25, 50, 100];
+
+/// A folder into which the measured reports are written, for whoever measures more of them
+/// (`bench/growth/run`).
+const WRITE_INTO: &str = "VERIFYD_MICRO_REPORTS";
 
 pub fn measure(suite: &mut Suite) {
     let secrets = [SecretString::from(
@@ -24,6 +29,10 @@ pub fn measure(suite: &mut Suite) {
         let draft = draft(size);
         let finished = draft.clone().finish(&secrets, "/operation-runs/42");
         assert_eq!(finished.replaced, None, "the draft is valid");
+        if let Some(folder) = std::env::var_os(WRITE_INTO) {
+            let file = std::path::Path::new(&folder).join(format!("{size}.json"));
+            std::fs::write(file, finished.json.to_string()).unwrap();
+        }
         suite.measure(&format!("report/finish/{size}"), |b| {
             b.iter_batched(
                 || draft.clone(),

@@ -1,5 +1,6 @@
 //! `queued` → `running`, many at a time.
 
+use super::status;
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError};
 use crate::store::error::from_sqlx;
@@ -17,6 +18,8 @@ use uuid::Uuid;
 /// attempt that is open in the snapshot, or one whose number collides with the new one.
 ///
 /// `$6`: futile attempts, at most. Runs that are exhausted or need to be alone are left.
+///
+/// Runs are found by their ids alone, also in the statements beside: see `together::status`.
 const CLAIM: &str = concat!(
     "WITH wanted AS ( \
         SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::float8[]) \
@@ -25,7 +28,9 @@ const CLAIM: &str = concat!(
         SELECT r.id FROM operation_runs r \
         WHERE r.id = ANY($1) AND r.type = ",
     run_type!(),
-    " AND r.status = 'queued' ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED \
+    " AND ",
+    status!(),
+    " = 'queued' ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED \
     ), history AS ( \
         SELECT l.id, h.* FROM locked l CROSS JOIN LATERAL ( \
             SELECT coalesce(max(attempt), 0) AS last, \
@@ -63,7 +68,9 @@ const CLAIM: &str = concat!(
 const STILL_QUEUED: &str = concat!(
     "SELECT r.id FROM operation_runs r WHERE r.id = ANY($1) AND r.type = ",
     run_type!(),
-    " AND r.status = 'queued'"
+    " AND ",
+    status!(),
+    " = 'queued'"
 );
 
 pub(in crate::store::postgres) struct ClaimRequest {

@@ -1,5 +1,6 @@
 //! `running` → `completed`, many in one transaction: a group commit.
 
+use super::status;
 use crate::domain::completion::Completion;
 use crate::domain::notice::Notice;
 use crate::domain::{ConnectionId, RunId};
@@ -22,7 +23,9 @@ const COMPLETE: &str = concat!(
         SELECT r.id FROM operation_runs r \
         WHERE r.id = ANY($1) AND r.type = ",
     run_type!(),
-    " AND r.status = 'running' ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED \
+    " AND ",
+    status!(),
+    " = 'running' ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED \
     ), ended AS ( \
         UPDATE verifyd.run_attempts a \
         SET ended_at = clock_timestamp(), end_reason = 'completed' \
@@ -43,7 +46,9 @@ const COMPLETE: &str = concat!(
         JOIN ended e ON e.run_id = d.id \
     WHERE r.id = d.id AND r.type = ",
     run_type!(),
-    " AND r.status = 'running' \
+    " AND ",
+    status!(),
+    " = 'running' \
      RETURNING r.id, now(), EXISTS (SELECT FROM verifyd.webhook_endpoints e \
                                     WHERE e.workspace_id = r.workspace_id AND e.enabled)"
 );
