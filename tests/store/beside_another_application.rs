@@ -290,14 +290,15 @@ fn subjects(findings: &[SchemaFinding], fatal: bool) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn inspect_names_what_is_missing_and_proposes_the_index() {
+async fn inspect_names_what_is_missing_and_proposes_the_indexes() {
     let bed = beside().await;
     bed.store.migrate().await.unwrap();
     let findings = bed.store.inspect().await.unwrap();
     assert_eq!(subjects(&findings, true), Vec::<&str>::new());
-    assert_eq!(subjects(&findings, false), ["operation_runs"]);
-    let remedy = findings[0].remedy.replace(" CONCURRENTLY", "");
-    bed.exec(&remedy).await;
+    assert_eq!(subjects(&findings, false), ["operation_runs"; 2]);
+    for finding in findings {
+        bed.exec(&finding.remedy.replace(" CONCURRENTLY", "")).await;
+    }
     assert_eq!(bed.store.inspect().await.unwrap(), []);
 
     bed.exec(
