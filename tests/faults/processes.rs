@@ -223,10 +223,11 @@ async fn terminated_in_the_middle_of_much_work() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn terminated_twice_in_the_middle_of_much_work() {
-    let scene = Scene::slow(3.0).await;
+    let scene = Scene::slow(4.0).await;
     let (mut first, _second) = scene.two();
-    scene.record(40).await;
-    scene.until(RUNNING, |n| n >= 20).await;
+    // So many that both have some, whichever was there first.
+    scene.record(120).await;
+    scene.until(RUNNING, |n| n >= 80).await;
     first.signal("TERM");
     first.wait_for("told to stop");
     first.signal("TERM");
