@@ -34,8 +34,11 @@ def micro(place):
     command = [built, "--bench"] if built else [os.path.join(ROOT, "bench", "micro")]
     if not built:
         home = os.path.join(target, "criterion")
-    subprocess.run([*command, "report/"], check=True, stdout=subprocess.DEVNULL,
-                   env={**os.environ, "VERIFYD_MICRO_REPORTS": folder, "CRITERION_HOME": home})
+    done = subprocess.run([*command, "report/"], check=False, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT,
+                          env={**os.environ, "VERIFYD_MICRO_REPORTS": folder, "CRITERION_HOME": home})
+    if done.returncode != 0:
+        raise RuntimeError(f"the micro-benchmark failed: {done.stdout[-3000:]}")
     times = {}
     for what in ("finish", "fingerprint", "validate"):
         for checks in CHECKS:

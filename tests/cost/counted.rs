@@ -29,6 +29,17 @@ const FOR_RUNS: &str = "
 const TRANSACTIONS: &str = "
     SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE query ~ 'SET LOCAL jit'";
 
+const BLOCKS: &str = "
+    SELECT sum(shared_blks_hit + shared_blks_read)::float8 / sum(rows)::float8, sum(rows)::bigint
+    FROM pg_stat_statements WHERE query ~ $1";
+
+const DELIVERED: &str =
+    "INSERT INTO verifyd.run_deliveries (run_id, delivered_at) SELECT unnest($1), now()";
+
+const NOT_YET: &str = "
+    INSERT INTO verifyd.run_deliveries (run_id, delivered_at, not_before)
+    SELECT unnest($1), now(), now() + interval '1 hour'";
+
 /// What runs cost, each.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
@@ -116,26 +127,43 @@ impl Counting {
 
     /// Records so many runs of each connection with their hints, and waits for their end.
     pub async fn complete(&self, bench: &Bench, connections: &[i64], of_each: i64) -> usize {
+        let runs = self.send(bench, connections, of_each).await;
+        bench.all_completed().await;
+        runs
+    }
+
+    /// Records so many runs of each connection, and sends their hints.
+    pub async fn send(&self, bench: &Bench, connections: &[i64], of_each: i64) -> usize {
+        let runs = recorded(bench, connections, of_each, DELIVERED).await;
+        redis_support::hint(&self.redis.url(), &bench.queue, &runs).await;
+        runs.len()
+    }
+
+    /// Records so many runs of each connection that nobody delivers for an hour.
+    pub async fn leave_waiting(&self, bench: &Bench, connections: &[i64], of_each: i64) {
+        recorded(bench, connections, of_each, NOT_YET).await;
+    }
+
+    /// Has the server learn how much there is, which it does by itself only now and then.
+    pub async fn analyze(&self, bench: &Bench) {
+        bench.sql().await.execute("VACUUM ANALYZE").await.unwrap();
+    }
+
+    /// Blocks that the statements whose text matches have looked at for each row, and their rows.
+    pub async fn blocks_for_each(&self, bench: &Bench, matching: &str) -> (f64, i64) {
+        sqlx::query_as(BLOCKS)
+            .bind(matching)
+            .fetch_one(&mut bench.sql().await)
+            .await
+            .unwrap()
+    }
+
+    /// Forgets what was counted of statements.
+    pub async fn forget(&self, bench: &Bench) {
         let mut sql = bench.sql().await;
-        // Nothing but the hints wakes the worker.
-        let mut tx = sql.begin().await.unwrap();
-        let runs: Vec<i64> = sqlx::query_scalar(INSERT)
-            .bind(connections)
-            .bind(of_each)
-            .fetch_all(&mut *tx)
+        sql.execute("SELECT pg_stat_statements_reset()")
             .await
             .unwrap();
-        sqlx::query(
-            "INSERT INTO verifyd.run_deliveries (run_id, delivered_at) SELECT unnest($1), now()",
-        )
-        .bind(&runs)
-        .execute(&mut *tx)
-        .await
-        .unwrap();
-        tx.commit().await.unwrap();
-        redis_support::hint(&self.redis.url(), &bench.queue, &runs).await;
-        bench.all_completed().await;
-        runs.len()
     }
 
     /// What each of so many runs costs, from its hint to its end. Recording them is not counted.
@@ -200,6 +228,30 @@ impl Counting {
             redis_bytes: of("total_net_input_bytes:") + of("total_net_output_bytes:"),
         }
     }
+}
+
+/// Rows of runs with those that say what is known of their hints; nothing but hints wakes the worker.
+async fn recorded(
+    bench: &Bench,
+    connections: &[i64],
+    of_each: i64,
+    deliveries: &'static str,
+) -> Vec<i64> {
+    let mut sql = bench.sql().await;
+    let mut tx = sql.begin().await.unwrap();
+    let runs: Vec<i64> = sqlx::query_scalar(INSERT)
+        .bind(connections)
+        .bind(of_each)
+        .fetch_all(&mut *tx)
+        .await
+        .unwrap();
+    sqlx::query(deliveries)
+        .bind(&runs)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    runs
 }
 
 async fn wal(sql: &mut PgConnection) -> i64 {

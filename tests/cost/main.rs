@@ -23,6 +23,9 @@ use counted::{Cost, Counting};
 use proxy::Proxy;
 use std::time::Duration;
 
+/// Runs that wait, and that nobody is to work on.
+const LONG_QUEUE: i64 = 20_000;
+
 /// One run after the other: each statement and each transaction for itself. This is also what an
 /// operator waits for who starts a single check.
 #[tokio::test(flavor = "multi_thread")]
@@ -68,4 +71,29 @@ async fn runs_that_come_together() {
         redis_commands: 2.2,
         redis_bytes: 1_800.0,
     });
+}
+
+/// A burst: the server's statistics are of a time when nothing was queued, as they are mostly. What a
+/// run's statements look at must not grow with what waits besides.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_beside_a_long_queue() {
+    let counting = Counting::start().await;
+    let (bench, connections) = counting.bench(2).await;
+    let _worker = bench.serve(&[("VERIFYD__WORKER__CONCURRENCY", "1")]);
+    counting.complete(&bench, &connections, 2).await;
+    counting.analyze(&bench).await;
+    counting
+        .leave_waiting(&bench, &connections, LONG_QUEUE / 2)
+        .await;
+    counting.forget(&bench).await;
+    let runs = counting.send(&bench, &connections, 10).await as i64;
+    bench.count_is("completed", runs + 4).await;
+    // Claim and completion: rows by their keys, in some indexes each. All that is queued has more than
+    // five hundred.
+    for statement in ["WITH wanted AS", "^WITH locked AS MATERIALIZED"] {
+        let (blocks, rows) = counting.blocks_for_each(&bench, statement).await;
+        println!("{statement}: {blocks} blocks for each run");
+        assert_eq!(rows, runs, "{statement}");
+        assert!(blocks <= 150.0, "{statement}: {blocks} blocks for each run");
+    }
 }
