@@ -24,12 +24,14 @@ mod prune;
 mod runs;
 mod schema;
 mod sweep;
+mod together;
 mod wake;
 mod webhooks;
 mod workers;
 
 use super::DatabaseSettings;
 use super::error::from_sqlx;
+use super::together::Group;
 use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
@@ -54,7 +56,9 @@ use sqlx::sqlite::{
 use sqlx::{Sqlite, Transaction};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+use together::{ClaimRequest, CompletionRequest, StartRequest};
 use tokio::sync::{Notify, broadcast};
 
 /// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
@@ -111,6 +115,11 @@ pub(super) struct SqliteStore {
     completions: broadcast::Sender<Notice>,
     /// Woken when it has recorded a delivery to a webhook.
     recorded: Notify,
+    claims: Group<ClaimRequest, ClaimAnswer>,
+    starts: Group<StartRequest, Option<StartingPoint>>,
+    completing: Group<CompletionRequest, bool>,
+    /// Itself, for the tasks that run the batches.
+    me: Weak<Self>,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -123,7 +132,7 @@ impl fmt::Debug for SqliteStore {
 
 impl SqliteStore {
     /// Opens the file, and makes it where it is missing (mode 0600: it holds credentials).
-    pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Self, StoreError> {
+    pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Arc<Self>, StoreError> {
         let url = settings.url.expose_secret();
         if url.contains(":memory:") || url.contains("mode=memory") {
             return Err(StoreError::Refused(
@@ -149,11 +158,14 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(settings.lock_timeout);
+        // Nobody but this process can end a connection to a file: none is asked whether it lives.
         let writer = SqlitePoolOptions::new()
+            .test_before_acquire(false)
             .max_connections(1)
             .acquire_timeout(settings.acquire_timeout)
             .connect_lazy_with(options.clone());
         let readers = SqlitePoolOptions::new()
+            .test_before_acquire(false)
             .max_connections(settings.max_connections.max(1))
             .acquire_timeout(settings.acquire_timeout)
             .connect_lazy_with(options.pragma("query_only", "on"));
@@ -164,14 +176,18 @@ impl SqliteStore {
                 StoreError::Unavailable("the file was not opened within connect_timeout".into())
             })?
             .map_err(from_sqlx)?;
-        Ok(Self {
+        Ok(Arc::new_cyclic(|me| Self {
             file,
             writer,
             readers,
             sweeping: tokio::sync::Mutex::new(()),
             completions: broadcast::Sender::new(NOTICES_KEPT),
             recorded: Notify::new(),
-        })
+            claims: Group::default(),
+            starts: Group::default(),
+            completing: Group::default(),
+            me: me.clone(),
+        }))
     }
 
     /// A transaction that may write, alone until it ends. Dropped without a commit, it is rolled
@@ -334,15 +350,7 @@ impl ConnectionStore for SqliteStore {
     }
 
     async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError> {
-        let Some((connection, credential)) = self.read_connection(id).await? else {
-            return Ok(None);
-        };
-        let latest = self.latest_report(id).await?;
-        Ok(Some(StartingPoint {
-            connection,
-            credential,
-            latest_run: latest.map(|latest| latest.operation_run_id),
-        }))
+        self.read_starting_point(id).await
     }
 
     async fn connections(
