@@ -1,9 +1,9 @@
 //! SQLite: the embedded default.
 //!
-//! One connection writes, in transactions that begin with `BEGIN IMMEDIATE`; so they take turns,
-//! also with other processes, which `busy_timeout` waits for. The others read (WAL). What
-//! PostgreSQL needs locks and rechecks for cannot happen here: nothing changes between two
-//! statements of a transaction that writes.
+//! One connection writes, in transactions that begin with `BEGIN IMMEDIATE`; so they take turns, in the
+//! order in which they asked, and with other processes, which `busy_timeout` waits for. The others read
+//! (WAL). What PostgreSQL needs locks and rechecks for cannot happen here: nothing changes between two
+//! statements of a transaction that writes. Calls that come at the same time share one: `together`.
 //!
 //! Times are texts, RFC 3339 in UTC with milliseconds, written by SQLite's own clock.
 
@@ -457,6 +457,41 @@ impl SchemaStore for SqliteStore {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::store::settings::ListenMode;
+
+    /// What docs/operating.md promises of a machine that loses power.
+    #[tokio::test]
+    async fn a_commit_waits_for_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("test.db").display());
+        let limit = Duration::from_secs(60);
+        let store = SqliteStore::connect(&DatabaseSettings {
+            url: url.into(),
+            max_connections: 2,
+            acquire_timeout: limit,
+            connect_timeout: limit,
+            statement_timeout: limit,
+            lock_timeout: limit,
+            idle_timeout: limit,
+            max_lifetime: limit,
+            listen: ListenMode::Off,
+            listen_url: String::new().into(),
+        })
+        .await
+        .unwrap();
+        let mut writer = store.writer.acquire().await.unwrap();
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
+            .fetch_one(&mut *writer)
+            .await
+            .unwrap();
+        let full: i64 = sqlx::query_scalar("PRAGMA synchronous")
+            .fetch_one(&mut *writer)
+            .await
+            .unwrap();
+        assert_eq!((journal.as_str(), full), ("wal", 2));
+    }
+
     #[test]
     fn the_literal_is_the_domains_type() {
         assert_eq!(run_type!(), format!("'{}'", crate::domain::run::RUN_TYPE));
