@@ -4,6 +4,8 @@ use super::options::SimulatorError;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 /// A key of the simulator's own. ES256, since signing with it costs next to nothing beside what is
 /// measured or demonstrated; the real services sign with RSA.
@@ -11,7 +13,12 @@ pub(crate) struct Signer {
     encoding: EncodingKey,
     decoding: DecodingKey,
     key_id: String,
+    /// Access tokens whose signature was found good: to verify one takes longer than to answer.
+    known: Mutex<HashMap<String, AccessClaims>>,
 }
+
+/// Most tokens that are known at a time; then it begins anew.
+const KNOWN: usize = 10_000;
 
 impl Signer {
     /// A key that nobody else has.
@@ -22,6 +29,7 @@ impl Signer {
             encoding: EncodingKey::from_ec_der(&pair.serialize_der()),
             decoding: DecodingKey::from_ec_der(pair.public_key_raw()),
             key_id: uuid::Uuid::new_v4().simple().to_string(),
+            known: Mutex::default(),
         })
     }
 
@@ -35,6 +43,21 @@ impl Signer {
     /// The claims, when this key has signed them. Times and audience are for the caller to judge.
     pub(crate) fn read<T: DeserializeOwned>(&self, token: &str) -> Option<T> {
         verified(token, &self.decoding, Algorithm::ES256)
+    }
+
+    /// The same of an access token, which comes with many calls.
+    pub(crate) fn read_access(&self, token: &str) -> Option<AccessClaims> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(claims) = known().get(token) {
+            return Some(claims.clone());
+        }
+        let claims: AccessClaims = self.read(token)?;
+        let mut known = known();
+        if known.len() >= KNOWN {
+            known.clear();
+        }
+        known.insert(token.to_owned(), claims.clone());
+        Some(claims)
     }
 }
 

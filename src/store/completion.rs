@@ -3,12 +3,11 @@
 use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::domain::notice::{Event, Notice};
-use crate::domain::permission::{InventoryEntry, InventoryRefresh};
+use crate::domain::permission::InventoryRefresh;
 use crate::ports::store::{Claim, StoreError};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
 /// JSON that is written once and then only copied.
@@ -107,14 +106,6 @@ impl InventoryRow {
             digest: hex::encode(digest),
             entries,
         })
-    }
-}
-
-/// `tenant_permissions.details`
-pub(super) fn inventory_details(entry: &InventoryEntry) -> Result<Map<String, Value>, StoreError> {
-    match serde_json::to_value(&entry.details) {
-        Ok(Value::Object(details)) => Ok(details),
-        _ => Err(not_json()),
     }
 }
 

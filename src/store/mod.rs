@@ -33,7 +33,7 @@ use std::sync::Arc;
 pub async fn connect(settings: &DatabaseSettings) -> Result<Arc<dyn Store>, StoreError> {
     match scheme(settings.url.expose_secret()) {
         "postgres" | "postgresql" => Ok(postgres::PostgresStore::connect(settings).await?),
-        "sqlite" => Ok(Arc::new(sqlite::SqliteStore::connect(settings).await?)),
+        "sqlite" => Ok(sqlite::SqliteStore::connect(settings).await?),
         // What stands where a scheme should be may be a password: it is never quoted.
         _ => Err(StoreError::Refused(
             "the scheme of database.url is not known, allowed: postgres://, postgresql://, sqlite:"

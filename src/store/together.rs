@@ -26,17 +26,17 @@ pub(super) trait Batching: Send + Sync + Sized + 'static {
 }
 
 /// A store whose batches run on an `On`: a connection, or a transaction.
-pub(super) trait Turns<On>: Batching {
+pub(super) trait Places<On>: Batching {
     /// One that is free. Which calls go together is decided when it is there: so those whose callers
     /// have gone meanwhile do nothing, and those that have come meanwhile need not wait again.
-    fn turn(&self) -> impl Future<Output = Result<On, StoreError>> + Send;
+    fn place(&self) -> impl Future<Output = Result<On, StoreError>> + Send;
 
     /// Whether a lane keeps it after so many batches, if it can be used again.
     fn keeps(&self, batches: u32) -> bool;
 }
 
 /// A kind of call that can go with others of its kind.
-pub(super) trait Together<S: Turns<Self::On>>: Sized + Send + 'static {
+pub(super) trait Together<S: Places<Self::On>>: Sized + Send + 'static {
     type Answer: Send + 'static;
     type On: Send;
     /// For the metrics.
@@ -154,7 +154,7 @@ impl<C, A> Drop for Lane<'_, C, A> {
 /// Sends the call with others of its kind. None: go alone.
 pub(super) async fn together<S, C>(store: &S, call: C) -> Option<C::Answer>
 where
-    S: Turns<C::On>,
+    S: Places<C::On>,
     C: Together<S>,
 {
     let group = C::group(store);
@@ -171,7 +171,7 @@ where
 
 async fn lane<S, C>(store: &S)
 where
-    S: Turns<C::On>,
+    S: Places<C::On>,
     C: Together<S>,
 {
     let mut lane = Lane {
@@ -185,7 +185,7 @@ where
         let run = async {
             let on = match kept.take() {
                 Some(on) => on,
-                None => store.turn().await?,
+                None => store.place().await?,
             };
             let batch = lane.group.next(C::keys);
             if batch.is_empty() {
@@ -255,8 +255,8 @@ mod tests {
         }
     }
 
-    impl Turns<()> for Doubling {
-        async fn turn(&self) -> Result<(), StoreError> {
+    impl Places<()> for Doubling {
+        async fn place(&self) -> Result<(), StoreError> {
             self.turns.acquire().await.unwrap().forget();
             Ok(())
         }

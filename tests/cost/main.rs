@@ -1,5 +1,5 @@
-//! What a run costs PostgreSQL and Redis, counted: a regression shows on any machine, however fast it
-//! is. The bounds are the numbers of docs/performance.md.
+//! What a run costs PostgreSQL and Redis, or the embedded database, counted: a regression shows on any
+//! machine, however fast it is. The bounds are the numbers of docs/performance.md.
 //!
 //! The real binary, a PostgreSQL that counts statements (`pg_stat_statements`), a Redis of its own.
 #![cfg(feature = "simulator")]
@@ -18,8 +18,10 @@ mod proxy;
 mod redis_support;
 
 mod counted;
+mod embedded;
 
 use counted::{Cost, Counting};
+use embedded::Embedded;
 use proxy::Proxy;
 use std::time::Duration;
 
@@ -96,4 +98,33 @@ async fn runs_beside_a_long_queue() {
         assert_eq!(rows, runs, "{statement}");
         assert!(blocks <= 150.0, "{statement}: {blocks} blocks for each run");
     }
+}
+
+/// The embedded default, one run after the other: one transaction that claims and one that completes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_comes_alone_on_the_embedded_database() {
+    let embedded = Embedded::new(2, Duration::ZERO).await;
+    let _worker = embedded.serve(&[("VERIFYD__WORKER__CONCURRENCY", "1")]);
+    embedded.complete(2).await;
+    let cost = embedded.cost_of(30).await;
+    println!("embedded, alone: {cost:#?}");
+    cost.at_most(&embedded::Cost {
+        // The runs themselves, the heartbeat and the sweep write, too.
+        transactions: 2.4,
+        bytes: 95_000.0,
+    });
+}
+
+/// Many at the same time, of which each waits a little for the provider.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_come_together_on_the_embedded_database() {
+    let embedded = Embedded::new(16, Duration::from_millis(50)).await;
+    let _worker = embedded.serve(&[("VERIFYD__WORKER__CONCURRENCY", "64")]);
+    embedded.complete(1).await;
+    let cost = embedded.cost_of(30).await;
+    println!("embedded, together: {cost:#?}");
+    cost.at_most(&embedded::Cost {
+        transactions: 0.8,
+        bytes: 40_000.0,
+    });
 }

@@ -36,7 +36,7 @@ pub(super) fn bearer(shared: &Simulated, headers: &HeaderMap) -> Result<AccessCl
     };
     shared
         .signer
-        .read(token)
+        .read_access(token)
         .ok_or_else(|| GraphError::invalid_token("Invalid signature or form."))
 }
 

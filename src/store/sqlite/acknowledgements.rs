@@ -13,7 +13,6 @@ use crate::store::error::from_sqlx;
 use crate::store::rows;
 use async_trait::async_trait;
 use chrono::SecondsFormat;
-use serde_json::Value;
 use sqlx::{QueryBuilder, Sqlite};
 
 /// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
@@ -117,14 +116,19 @@ const CARRY: &str = concat!(
 );
 
 /// Of this connection, what was acknowledged on an earlier run, is still open (or was ended by a
-/// run that was completed later) and does not stand any more.
+/// run that was completed later) and does not stand any more, by the report of run `$2`.
 const LAPSE: &str = concat!(
-    "UPDATE verifyd_carried_acknowledgements AS k SET lapsed_at = $4, lapsed_run_id = $2 \
+    "UPDATE verifyd_carried_acknowledgements AS k SET lapsed_at = $3, lapsed_run_id = $2 \
      WHERE k.connection_id = $1 \
-       AND (k.from_completed_at, k.from_run_id) < ($4, $2) \
-       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > ($4, $2)) \
+       AND (k.from_completed_at, k.from_run_id) < ($3, $2) \
+       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > ($3, $2)) \
        AND NOT (",
-    found_in!("$3", "k.check_key", "k.status", "k.reason_code"),
+    found_in!(
+        "(SELECT context FROM operation_runs WHERE id = $2), '$.verification_report.checks'",
+        "k.check_key",
+        "k.status",
+        "k.reason_code"
+    ),
     " AND EXISTS (SELECT 1 FROM verification_check_acknowledgements a \
                   WHERE a.id = k.acknowledgement_id AND ",
     active!(),
@@ -201,18 +205,16 @@ const OF_RUN: &str = concat!(
     " ORDER BY 1"
 );
 
-/// Ends what does not stand any more.
+/// Ends what does not stand any more. The report is written already.
 pub(super) async fn lapse_acknowledgements(
     tx: &mut Tx,
     connection: ConnectionId,
     run: RunId,
     completed_at: &str,
-    report: &Value,
 ) -> Result<(), StoreError> {
     sqlx::query(LAPSE)
         .bind(connection.0)
         .bind(run.0)
-        .bind(report.get("checks"))
         .bind(completed_at)
         .execute(&mut **tx)
         .await

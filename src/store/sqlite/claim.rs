@@ -1,5 +1,6 @@
 //! `queued` → `running` and back.
 
+use super::together::ClaimRequest;
 use super::{SqliteStore, commit, futile, later, now, now_moved_by, rollback, run_type};
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{
@@ -8,6 +9,7 @@ use crate::ports::store::{
 use crate::store::error::from_sqlx;
 use crate::store::from_row::from_row;
 use crate::store::rows::RunRow;
+use crate::store::together::together;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 use uuid::Uuid;
@@ -101,6 +103,25 @@ from_row! {
 
 impl SqliteStore {
     pub(super) async fn claim_run(
+        &self,
+        run: RunId,
+        worker: &WorkerId,
+        policy: &ClaimPolicy,
+    ) -> Result<ClaimAnswer, StoreError> {
+        if !policy.alone {
+            let request = ClaimRequest {
+                run,
+                worker: worker.clone(),
+                policy: *policy,
+            };
+            if let Some(answer) = together(self, request).await {
+                return Ok(answer);
+            }
+        }
+        self.claim_alone(run, worker, policy).await
+    }
+
+    async fn claim_alone(
         &self,
         run: RunId,
         worker: &WorkerId,

@@ -1,14 +1,16 @@
 //! Provider connections and their credentials.
 
+use super::together::StartRequest;
 use super::{SqliteStore, Tx, commit, now, rollback};
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
 };
 use crate::domain::{ConnectionId, TenantId};
-use crate::ports::store::{AddConnectionError, Seal, StoreError};
+use crate::ports::store::{AddConnectionError, Seal, StartingPoint, StoreError};
 use crate::ports::vault::SealedCredential;
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
+use crate::store::together::together;
 
 macro_rules! connection_columns {
     () => {
@@ -27,6 +29,8 @@ macro_rules! credential_columns {
          k.updated_at AS credential_updated_at"
     };
 }
+
+pub(super) use credential_columns;
 
 const CONNECTION: &str = concat!(
     "SELECT ",
@@ -113,6 +117,24 @@ impl SqliteStore {
             .await
             .map_err(from_sqlx)?;
         found.map(TryInto::try_into).transpose()
+    }
+
+    pub(super) async fn read_starting_point(
+        &self,
+        id: ConnectionId,
+    ) -> Result<Option<StartingPoint>, StoreError> {
+        if let Some(found) = together(self, StartRequest(id)).await {
+            return Ok(found);
+        }
+        let Some((connection, credential)) = self.read_connection(id).await? else {
+            return Ok(None);
+        };
+        let latest = self.read_latest_report(id).await?;
+        Ok(Some(StartingPoint {
+            connection,
+            credential,
+            latest_run: latest.map(|latest| latest.operation_run_id),
+        }))
     }
 
     pub(super) async fn list_connections(

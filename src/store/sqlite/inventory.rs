@@ -1,33 +1,37 @@
 //! The permission inventory: what changed is written, and one row per tenant that says how fresh
 //! the whole is, and by a digest whether anything can have changed.
 
+use super::together::list;
 use super::{SqliteStore, Tx};
-use crate::domain::permission::{InventoryRefresh, PermissionStatus, StoredPermission};
-use crate::domain::{RunId, TenantId};
+use crate::domain::TenantId;
+use crate::domain::permission::{PermissionStatus, StoredPermission};
 use crate::ports::store::{InventoryFreshness, StoreError};
-use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow, inventory_details};
+use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// Says whether the inventory has to be compared with what is stored: its digest is another one, or
-/// it has not been compared for long (`$6`, seconds), as others may write the rows, too.
+/// `$1`: tenant, run, source, digest; `$2`: the time. Says whether the inventory has to be compared with
+/// what is stored: its digest is another one, or it has not been compared for long (`$3`, seconds), as
+/// others may write the rows, too.
 const FRESHNESS: &str = "\
     INSERT INTO verifyd_tenant_inventory \
         (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at) \
-    VALUES ($1, $2, $3, $4, $5, $3) \
+    SELECT value ->> 0, value ->> 1, $2, value ->> 2, value ->> 3, $2 FROM json_each($1) WHERE true \
     ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id, \
         refreshed_at = excluded.refreshed_at, source = excluded.source, \
         digest = excluded.digest, \
         compared_at = CASE WHEN digest = excluded.digest \
-                                AND julianday(compared_at) > julianday($3) - $6 / 86400.0 \
-                           THEN compared_at ELSE $3 END \
-    RETURNING compared_at = $3";
+                                AND julianday(compared_at) > julianday($2) - $3 / 86400.0 \
+                           THEN compared_at ELSE $2 END \
+    RETURNING tenant_id, compared_at = $2";
 
+/// `$2`: permission, status, details.
 const WRITE: &str = "\
     INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at) \
-    VALUES ($1, $2, $3, $4, $5) \
+    SELECT $1, value ->> 0, value ->> 1, value -> 2, $3 FROM json_each($2) WHERE true \
     ON CONFLICT (tenant_id, permission_key) DO UPDATE SET status = excluded.status, \
         details = excluded.details, last_checked_at = excluded.last_checked_at";
 
@@ -49,44 +53,39 @@ struct Change {
     details: Map<String, Value>,
 }
 
+/// One of `InventoryRow::entries`.
+#[derive(Deserialize)]
+struct Entry {
+    permission_key: String,
+    status: PermissionStatus,
+    details: Map<String, Value>,
+}
+
 impl SqliteStore {
-    /// `now` is the database's time.
-    pub(super) async fn refresh_inventory(
+    /// At most one for each tenant. `now` is the database's time.
+    pub(super) async fn refresh_inventories(
         &self,
         tx: &mut Tx,
-        run: RunId,
-        refresh: &InventoryRefresh,
+        fresh: &[&InventoryRow],
         now: &str,
     ) -> Result<(), StoreError> {
-        let row = InventoryRow::new(run, refresh)?;
-        let due: bool = sqlx::query_scalar(FRESHNESS)
-            .bind(row.tenant)
-            .bind(row.run)
-            .bind(now)
-            .bind(row.source)
-            .bind(row.digest)
-            .bind(DIGEST_STANDS_SECONDS)
-            .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
-        if !due {
+        if fresh.is_empty() {
             return Ok(());
         }
-        let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
-            .bind(refresh.tenant_id.0)
+        let read = fresh
+            .iter()
+            .map(|row| (row.tenant, row.run, row.source, &row.digest));
+        let compared: Vec<(i64, bool)> = sqlx::query_as(FRESHNESS)
+            .bind(list(read)?)
+            .bind(now)
+            .bind(DIGEST_STANDS_SECONDS)
             .fetch_all(&mut **tx)
             .await
             .map_err(from_sqlx)?;
-        for change in changes(rows::all(found)?, refresh, now)? {
-            sqlx::query(WRITE)
-                .bind(refresh.tenant_id.0)
-                .bind(change.key)
-                .bind(change.status.as_str())
-                .bind(Value::Object(change.details))
-                .bind(now)
-                .execute(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+        for row in fresh {
+            if compared.contains(&(row.tenant, true)) {
+                write_what_differs(tx, row, now).await?;
+            }
         }
         Ok(())
     }
@@ -116,20 +115,45 @@ impl SqliteStore {
     }
 }
 
-/// What has to be written so that the stored inventory is the fresh one.
-fn changes(
-    stored: Vec<StoredPermission>,
-    refresh: &InventoryRefresh,
+async fn write_what_differs(
+    tx: &mut Tx,
+    fresh: &InventoryRow,
     now: &str,
-) -> Result<Vec<Change>, StoreError> {
+) -> Result<(), StoreError> {
+    let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
+        .bind(fresh.tenant)
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(from_sqlx)?;
+    let entries: Vec<Entry> = serde_json::from_str(fresh.entries.0.get())
+        .map_err(|_| StoreError::Refused("the inventory cannot be read again".into()))?;
+    let changes = changes(rows::all(found)?, entries, now);
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let written = changes
+        .iter()
+        .map(|change| (&change.key, change.status, &change.details));
+    sqlx::query(WRITE)
+        .bind(fresh.tenant)
+        .bind(list(written)?)
+        .bind(now)
+        .execute(&mut **tx)
+        .await
+        .map_err(from_sqlx)?;
+    Ok(())
+}
+
+/// What has to be written so that the stored inventory is the fresh one.
+fn changes(stored: Vec<StoredPermission>, entries: Vec<Entry>, now: &str) -> Vec<Change> {
     let mut stored: BTreeMap<String, StoredPermission> = stored
         .into_iter()
         .map(|row| (row.permission_key.clone(), row))
         .collect();
     let mut changes = Vec::new();
-    for (key, entry) in &refresh.entries {
-        let mut details = inventory_details(entry)?;
-        if let Some(row) = stored.remove(key) {
+    for entry in entries {
+        let mut details = entry.details;
+        if let Some(row) = stored.remove(&entry.permission_key) {
             let mut before = object(row.details);
             let removed_at = before.remove(REMOVED_AT);
             if row.status == entry.status && before == details {
@@ -145,7 +169,7 @@ fn changes(
             }
         }
         changes.push(Change {
-            key: key.clone(),
+            key: entry.permission_key,
             status: entry.status,
             details,
         });
@@ -161,7 +185,7 @@ fn changes(
             });
         }
     }
-    Ok(changes)
+    changes
 }
 
 fn object(value: Value) -> Map<String, Value> {

@@ -1,9 +1,9 @@
 //! SQLite: the embedded default.
 //!
-//! One connection writes, in transactions that begin with `BEGIN IMMEDIATE`; so they take turns,
-//! also with other processes, which `busy_timeout` waits for. The others read (WAL). What
-//! PostgreSQL needs locks and rechecks for cannot happen here: nothing changes between two
-//! statements of a transaction that writes.
+//! One connection writes, in transactions that begin with `BEGIN IMMEDIATE`; so they take turns, in the
+//! order in which they asked, and with other processes, which `busy_timeout` waits for. The others read
+//! (WAL). What PostgreSQL needs locks and rechecks for cannot happen here: nothing changes between two
+//! statements of a transaction that writes. Calls that come at the same time share one: `together`.
 //!
 //! Times are texts, RFC 3339 in UTC with milliseconds, written by SQLite's own clock.
 
@@ -24,6 +24,7 @@ mod prune;
 mod runs;
 mod schema;
 mod sweep;
+mod together;
 mod turns;
 mod wake;
 mod webhooks;
@@ -31,6 +32,7 @@ mod workers;
 
 use super::DatabaseSettings;
 use super::error::from_sqlx;
+use super::together::Group;
 use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
@@ -55,7 +57,9 @@ use sqlx::sqlite::{
 use sqlx::{Sqlite, Transaction};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+use together::{ClaimRequest, CompletionRequest, StartRequest};
 use tokio::sync::{Notify, broadcast};
 
 /// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
@@ -112,6 +116,11 @@ pub(super) struct SqliteStore {
     completions: broadcast::Sender<Notice>,
     /// Woken when it has recorded a delivery to a webhook.
     recorded: Notify,
+    claims: Group<ClaimRequest, ClaimAnswer>,
+    starts: Group<StartRequest, Option<StartingPoint>>,
+    completing: Group<CompletionRequest, bool>,
+    /// Itself, for the tasks that run the batches.
+    me: Weak<Self>,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -124,7 +133,7 @@ impl fmt::Debug for SqliteStore {
 
 impl SqliteStore {
     /// Opens the file, and makes it where it is missing (mode 0600: it holds credentials).
-    pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Self, StoreError> {
+    pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Arc<Self>, StoreError> {
         let url = settings.url.expose_secret();
         if url.contains(":memory:") || url.contains("mode=memory") {
             return Err(StoreError::Refused(
@@ -150,11 +159,14 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(settings.lock_timeout);
+        // Nobody but this process can end a connection to a file: none is asked whether it lives.
         let writer = SqlitePoolOptions::new()
+            .test_before_acquire(false)
             .max_connections(1)
             .acquire_timeout(settings.acquire_timeout)
             .connect_lazy_with(options.clone());
         let readers = SqlitePoolOptions::new()
+            .test_before_acquire(false)
             .max_connections(settings.max_connections.max(1))
             .acquire_timeout(settings.acquire_timeout)
             .connect_lazy_with(options.pragma("query_only", "on"));
@@ -165,14 +177,18 @@ impl SqliteStore {
                 StoreError::Unavailable("the file was not opened within connect_timeout".into())
             })?
             .map_err(from_sqlx)?;
-        Ok(Self {
+        Ok(Arc::new_cyclic(|me| Self {
             file,
             writer,
             readers,
             sweeping: tokio::sync::Mutex::new(()),
             completions: broadcast::Sender::new(NOTICES_KEPT),
             recorded: Notify::new(),
-        })
+            claims: Group::default(),
+            starts: Group::default(),
+            completing: Group::default(),
+            me: me.clone(),
+        }))
     }
 
     /// A transaction that may write, alone until it ends. Dropped without a commit, it is rolled
@@ -335,15 +351,7 @@ impl ConnectionStore for SqliteStore {
     }
 
     async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError> {
-        let Some((connection, credential)) = self.read_connection(id).await? else {
-            return Ok(None);
-        };
-        let latest = self.latest_report(id).await?;
-        Ok(Some(StartingPoint {
-            connection,
-            credential,
-            latest_run: latest.map(|latest| latest.operation_run_id),
-        }))
+        self.read_starting_point(id).await
     }
 
     async fn connections(
@@ -450,6 +458,41 @@ impl SchemaStore for SqliteStore {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::store::settings::ListenMode;
+
+    /// What docs/operating.md promises of a machine that loses power.
+    #[tokio::test]
+    async fn a_commit_waits_for_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("test.db").display());
+        let limit = Duration::from_secs(60);
+        let store = SqliteStore::connect(&DatabaseSettings {
+            url: url.into(),
+            max_connections: 2,
+            acquire_timeout: limit,
+            connect_timeout: limit,
+            statement_timeout: limit,
+            lock_timeout: limit,
+            idle_timeout: limit,
+            max_lifetime: limit,
+            listen: ListenMode::Off,
+            listen_url: String::new().into(),
+        })
+        .await
+        .unwrap();
+        let mut writer = store.writer.acquire().await.unwrap();
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
+            .fetch_one(&mut *writer)
+            .await
+            .unwrap();
+        let full: i64 = sqlx::query_scalar("PRAGMA synchronous")
+            .fetch_one(&mut *writer)
+            .await
+            .unwrap();
+        assert_eq!((journal.as_str(), full), ("wal", 2));
+    }
+
     #[test]
     fn the_literal_is_the_domains_type() {
         assert_eq!(run_type!(), format!("'{}'", crate::domain::run::RUN_TYPE));

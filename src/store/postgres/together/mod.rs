@@ -11,7 +11,7 @@ pub(super) use completions::CompletionRequest;
 use super::{InTx, PostgresStore};
 use crate::ports::store::StoreError;
 use crate::store::error::from_sqlx;
-use crate::store::together::{Batching, Turns};
+use crate::store::together::{Batching, Places};
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgConnection, Postgres};
 use std::sync::Arc;
@@ -58,8 +58,8 @@ impl Batching for PostgresStore {
     }
 }
 
-impl Turns<PoolConnection<Postgres>> for PostgresStore {
-    async fn turn(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+impl Places<PoolConnection<Postgres>> for PostgresStore {
+    async fn place(&self) -> Result<PoolConnection<Postgres>, StoreError> {
         self.pool.acquire().await.map_err(from_sqlx)
     }
 

@@ -1,0 +1,74 @@
+//! What checks start from, many at a time.
+
+use super::list;
+use crate::domain::{ConnectionId, RunId};
+use crate::ports::store::StartingPoint;
+use crate::store::error::from_sqlx;
+use crate::store::rows::ConnectionWithCredentialRow;
+use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::connections::{connection_columns, credential_columns};
+use crate::store::together::{Group, Ran, Together};
+use sqlx::pool::PoolConnection;
+use sqlx::{FromRow as _, Row as _, Sqlite};
+use std::collections::HashMap;
+
+const START: &str = concat!(
+    "SELECT ",
+    connection_columns!(),
+    ", ",
+    credential_columns!(),
+    ", l.operation_run_id AS latest_run_id \
+      FROM json_each($1) w CROSS JOIN provider_connections c ON c.id = w.value \
+      LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id \
+      LEFT JOIN verifyd_latest_reports l ON l.connection_id = c.id"
+);
+
+pub(in crate::store::sqlite) struct StartRequest(pub ConnectionId);
+
+impl Together<SqliteStore> for StartRequest {
+    /// None: there is no such connection.
+    type Answer = Option<StartingPoint>;
+    type On = PoolConnection<Sqlite>;
+    const NAME: &'static str = "starting_point";
+    const LANES: usize = 1;
+
+    fn keys(&self) -> Vec<(&'static str, i64)> {
+        Vec::new()
+    }
+
+    fn group(store: &SqliteStore) -> &Group<Self, Self::Answer> {
+        &store.starts
+    }
+
+    async fn run(
+        _: &SqliteStore,
+        mut connection: PoolConnection<Sqlite>,
+        calls: Vec<Self>,
+    ) -> Ran<SqliteStore, Self> {
+        let mut ids: Vec<i64> = calls.iter().map(|c| c.0.0).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let rows = sqlx::query(START)
+            .bind(list(ids.iter())?)
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(from_sqlx)?;
+        let mut found: HashMap<i64, StartingPoint> = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let latest: Option<i64> = row.try_get("latest_run_id").map_err(from_sqlx)?;
+            let row = ConnectionWithCredentialRow::from_row(&row).map_err(from_sqlx)?;
+            let (connection, credential) = row.try_into()?;
+            let start = StartingPoint {
+                connection,
+                credential,
+                latest_run: latest.map(RunId),
+            };
+            found.insert(start.connection.id.0, start);
+        }
+        let answers = calls
+            .iter()
+            .map(|c| Some(found.get(&c.0.0).cloned()))
+            .collect();
+        Ok((answers, Some(connection)))
+    }
+}
