@@ -1,5 +1,6 @@
 //! What is read of Graph's answers. Members that are not named here are ignored.
 
+use super::skim::{AtOnce, at_once};
 use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::http::Body;
 use serde::Deserialize;
@@ -98,35 +99,82 @@ impl Answered for Value {
     }
 }
 
-/// Answers that are one object.
-macro_rules! answered {
-    ($($type:ty),+) => { $(
-        impl Answered for $type {
-            fn at_once(body: &Body) -> Option<Self> {
-                body.members()
-            }
-
-            fn from_tree(tree: Value) -> Result<Self, Fault> {
-                serde_json::from_value(tree).map_err(|_| Fault::invalid(200))
-            }
-        }
-    )+ };
+fn one<T: DeserializeOwned>(tree: Value) -> Result<T, Fault> {
+    serde_json::from_value(tree).map_err(|_| Fault::invalid(200))
 }
-answered!(ServicePrincipal, Resource);
 
-impl<T: DeserializeOwned> Answered for Page<T> {
+impl Answered for ServicePrincipal {
     fn at_once(body: &Body) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Members<T> {
-            value: Vec<T>,
-            #[serde(rename = "@odata.nextLink", default)]
-            next: Option<String>,
+        body.read::<AtOnce<Self>>().map(|AtOnce(found)| found)
+    }
+
+    fn from_tree(tree: Value) -> Result<Self, Fault> {
+        one(tree)
+    }
+}
+
+impl Answered for Resource {
+    /// Read rarely, and all of it counts.
+    fn at_once(_: &Body) -> Option<Self> {
+        None
+    }
+
+    fn from_tree(tree: Value) -> Result<Self, Fault> {
+        one(tree)
+    }
+}
+
+impl<T> Page<T> {
+    fn read_at_once(items: Vec<AtOnce<T>>, next: Option<String>) -> Self {
+        Self {
+            items: items.into_iter().map(|AtOnce(item)| item).collect(),
+            next: next.map_or(Next::None, Next::Link),
         }
-        let members: Members<T> = body.members()?;
-        Some(Self {
-            items: members.value,
-            next: members.next.map_or(Next::None, Next::Link),
-        })
+    }
+}
+
+at_once!(Page<T>, Page::read_at_once { value: "value"; next: "@odata.nextLink" } for T);
+at_once!(Organization, Organization::new { id: "id" });
+at_once!(ServicePrincipal, ServicePrincipal::new { id: "id"; account_enabled: "accountEnabled" });
+at_once!(
+    Assignment,
+    Assignment::new {
+        app_role_id: "appRoleId",
+        resource_id: "resourceId"
+    }
+);
+
+impl Organization {
+    fn new(id: Uuid) -> Self {
+        Self { id }
+    }
+}
+
+impl ServicePrincipal {
+    fn new(id: Uuid, account_enabled: Option<bool>) -> Self {
+        Self {
+            id,
+            account_enabled,
+        }
+    }
+}
+
+impl Assignment {
+    fn new(app_role_id: Uuid, resource_id: Uuid) -> Self {
+        Self {
+            app_role_id,
+            resource_id,
+        }
+    }
+}
+
+impl<T> Answered for Page<T>
+where
+    T: DeserializeOwned,
+    AtOnce<T>: DeserializeOwned,
+{
+    fn at_once(body: &Body) -> Option<Self> {
+        body.read::<AtOnce<Self>>().map(|AtOnce(page)| page)
     }
 
     fn from_tree(mut tree: Value) -> Result<Self, Fault> {
@@ -181,7 +229,7 @@ mod tests {
     fn what_is_odd_is_told_by_the_tree() {
         let (at_once, page) = read::<Page<Organization>>("{\"value\":[],\"@odata.nextLink\":7}");
         assert!(!at_once && matches!(page.unwrap().unwrap().next, Next::Odd));
-        // The last of two counts.
+        // The last of two counts, also where the first is not what is expected.
         let (at_once, page) = read::<Page<Organization>>("{\"value\":7,\"value\":[]}");
         assert!(!at_once && page.unwrap().unwrap().items.is_empty());
         for text in ["{}", "{\"value\":{}}", "{\"value\":[{\"id\":\"x\"}]}"] {

@@ -3,6 +3,7 @@
 mod answers;
 mod roles;
 mod session;
+mod skim;
 
 pub(super) use answers::ServicePrincipal;
 pub(super) use roles::{Grants, role_cache};
@@ -52,7 +53,9 @@ impl Session<'_> {
             &format!("/v1.0/servicePrincipals/{service_principal}/appRoleAssignments"),
             "",
         );
-        let assignments: Vec<Assignment> = self.pages("app_role_assignments", url).await?;
+        let assignments = self
+            .pages::<Assignment>("app_role_assignments", url)
+            .await?;
         let resources: BTreeSet<Uuid> = assignments.iter().map(|a| a.resource_id).collect();
         if resources.len() > self.max_resources() {
             return Err(Fault::new(Reason::ResponseTooLarge));

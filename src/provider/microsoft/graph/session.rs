@@ -13,7 +13,6 @@ use crate::provider::microsoft::http::{Answer, Caller, Payload, Request, Scope};
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
-use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 use url::Url;
@@ -161,11 +160,10 @@ impl<'a> Session<'a> {
 
     /// All pages of a listing. A link to the next one is followed as given, but only to Graph
     /// itself.
-    pub(super) async fn pages<T: DeserializeOwned>(
-        &self,
-        call: &'static str,
-        first: Url,
-    ) -> Result<Vec<T>, Fault> {
+    pub(super) async fn pages<T>(&self, call: &'static str, first: Url) -> Result<Vec<T>, Fault>
+    where
+        Page<T>: Answered,
+    {
         let mut items = Vec::new();
         let mut url = first;
         for _ in 0..self.shared.max_pages {
