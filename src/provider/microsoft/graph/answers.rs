@@ -1,6 +1,8 @@
 //! What is read of Graph's answers. Members that are not named here are ignored.
 
+use super::skim::{AtOnce, at_once};
 use crate::provider::microsoft::fault::Fault;
+use crate::provider::microsoft::http::Body;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -41,16 +43,202 @@ pub(super) struct AppRole {
     pub value: Option<String>,
 }
 
-/// The answer as one object of this type.
-pub(super) fn one<T: DeserializeOwned>(answer: Value) -> Result<T, Fault> {
-    serde_json::from_value(answer).map_err(|_| Fault::invalid(200))
+/// One page of a listing.
+pub(super) struct Page<T> {
+    pub items: Vec<T>,
+    pub next: Next,
+}
+
+/// Where the page after this one is.
+pub(super) enum Next {
+    None,
+    Link(String),
+    /// Not a text.
+    Odd,
+}
+
+/// What a call's answer is read as.
+pub(super) trait Answered: Sized {
+    /// From the text at once, where it is as it should be. Null says nothing.
+    fn at_once(body: &Body) -> Option<Self>;
+
+    /// From all of it, which also tells that it is not what was expected.
+    fn from_tree(tree: Value) -> Result<Self, Fault>;
+}
+
+/// An answer that is an object.
+pub(super) enum Read<T> {
+    AtOnce(T),
+    Tree(Value),
+}
+
+impl<T: Answered> Read<T> {
+    /// Null when the body is no object.
+    pub fn of(body: &Body) -> Option<Self> {
+        T::at_once(body)
+            .map(Self::AtOnce)
+            .or_else(|| body.tree().filter(Value::is_object).map(Self::Tree))
+    }
+
+    /// What it says, or that it is not what was expected.
+    pub fn finish(self) -> Result<T, Fault> {
+        match self {
+            Self::AtOnce(answer) => Ok(answer),
+            Self::Tree(tree) => T::from_tree(tree),
+        }
+    }
+}
+
+impl Answered for Value {
+    fn at_once(_: &Body) -> Option<Self> {
+        None
+    }
+
+    fn from_tree(tree: Value) -> Result<Self, Fault> {
+        Ok(tree)
+    }
+}
+
+fn one<T: DeserializeOwned>(tree: Value) -> Result<T, Fault> {
+    serde_json::from_value(tree).map_err(|_| Fault::invalid(200))
+}
+
+impl Answered for ServicePrincipal {
+    fn at_once(body: &Body) -> Option<Self> {
+        body.read::<AtOnce<Self>>().map(|AtOnce(found)| found)
+    }
+
+    fn from_tree(tree: Value) -> Result<Self, Fault> {
+        one(tree)
+    }
+}
+
+impl Answered for Resource {
+    /// Read rarely, and all of it counts.
+    fn at_once(_: &Body) -> Option<Self> {
+        None
+    }
+
+    fn from_tree(tree: Value) -> Result<Self, Fault> {
+        one(tree)
+    }
+}
+
+impl<T> Page<T> {
+    fn read_at_once(items: Vec<AtOnce<T>>, next: Option<String>) -> Self {
+        Self {
+            items: items.into_iter().map(|AtOnce(item)| item).collect(),
+            next: next.map_or(Next::None, Next::Link),
+        }
+    }
+}
+
+at_once!(Page<T>, Page::read_at_once { value: "value"; next: "@odata.nextLink" } for T);
+at_once!(Organization, Organization::new { id: "id" });
+at_once!(ServicePrincipal, ServicePrincipal::new { id: "id"; account_enabled: "accountEnabled" });
+at_once!(
+    Assignment,
+    Assignment::new {
+        app_role_id: "appRoleId",
+        resource_id: "resourceId"
+    }
+);
+
+impl Organization {
+    fn new(id: Uuid) -> Self {
+        Self { id }
+    }
+}
+
+impl ServicePrincipal {
+    fn new(id: Uuid, account_enabled: Option<bool>) -> Self {
+        Self {
+            id,
+            account_enabled,
+        }
+    }
+}
+
+impl Assignment {
+    fn new(app_role_id: Uuid, resource_id: Uuid) -> Self {
+        Self {
+            app_role_id,
+            resource_id,
+        }
+    }
+}
+
+impl<T> Answered for Page<T>
+where
+    T: DeserializeOwned,
+    AtOnce<T>: DeserializeOwned,
+{
+    fn at_once(body: &Body) -> Option<Self> {
+        body.read::<AtOnce<Self>>().map(|AtOnce(page)| page)
+    }
+
+    fn from_tree(mut tree: Value) -> Result<Self, Fault> {
+        Ok(Self {
+            items: list(&tree)?,
+            next: match tree.get_mut("@odata.nextLink").map(Value::take) {
+                None | Some(Value::Null) => Next::None,
+                Some(Value::String(link)) => Next::Link(link),
+                Some(_) => Next::Odd,
+            },
+        })
+    }
 }
 
 /// The members of the answer's `value`.
-pub(super) fn list<T: DeserializeOwned>(answer: &Value) -> Result<Vec<T>, Fault> {
+fn list<T: DeserializeOwned>(answer: &Value) -> Result<Vec<T>, Fault> {
     answer
         .get("value")
         .and_then(Value::as_array)
         .and_then(|items| items.iter().map(|item| T::deserialize(item).ok()).collect())
         .ok_or_else(|| Fault::invalid(200))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Read at once where it can be, and always as its tree is.
+    fn read<T: Answered>(text: &str) -> (bool, Option<Result<T, Fault>>) {
+        let body = Body::from(text);
+        let at_once = T::at_once(&body).is_some();
+        (at_once, Read::of(&body).map(Read::finish))
+    }
+
+    #[test]
+    fn a_page_is_read_at_once() {
+        let text = json!({
+            "@odata.context": "x",
+            "value": [{"appRoleId": Uuid::nil(), "resourceId": Uuid::max(), "other": [{}]}],
+            "@odata.nextLink": "https://graph.example.com/2",
+        })
+        .to_string();
+        let (at_once, page) = read::<Page<Assignment>>(&text);
+        let page = page.unwrap().unwrap();
+        assert!(at_once);
+        assert_eq!(page.items[0].resource_id, Uuid::max());
+        assert!(matches!(page.next, Next::Link(link) if link.ends_with("/2")));
+    }
+
+    #[test]
+    fn what_is_odd_is_told_by_the_tree() {
+        let (at_once, page) = read::<Page<Organization>>("{\"value\":[],\"@odata.nextLink\":7}");
+        assert!(!at_once && matches!(page.unwrap().unwrap().next, Next::Odd));
+        // The last of two counts, also where the first is not what is expected.
+        let (at_once, page) = read::<Page<Organization>>("{\"value\":7,\"value\":[]}");
+        assert!(!at_once && page.unwrap().unwrap().items.is_empty());
+        for text in ["{}", "{\"value\":{}}", "{\"value\":[{\"id\":\"x\"}]}"] {
+            let (at_once, page) = read::<Page<Organization>>(text);
+            let fault = page.unwrap().err().unwrap();
+            assert!(!at_once && fault == Fault::invalid(200), "{text}");
+        }
+        for text in ["", "[]", "[[]]", "7", "{\"value\":[],\"x\":1e999}"] {
+            assert!(read::<Page<Organization>>(text).1.is_none(), "{text}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod roles;
 mod session;
+mod skim;
 
 pub(super) use answers::ServicePrincipal;
 pub(super) use roles::{Grants, role_cache};
@@ -11,7 +12,7 @@ pub(super) use session::{Session, Shared};
 use super::fault::Fault;
 use super::modules::Probe;
 use crate::domain::Reason;
-use answers::{Assignment, Organization, Resource};
+use answers::{Assignment, Organization, Page, Resource};
 use futures::{StreamExt, TryStreamExt, stream};
 use roles::ResourceRoles;
 use serde_json::Value;
@@ -29,8 +30,8 @@ impl Session<'_> {
             "/v1.0/organization",
             "$select=id,displayName,verifiedDomains,assignedPlans",
         );
-        let answer = self.get("organization", url).await?;
-        let found: Vec<Organization> = answers::list(&answer)?;
+        let page: Page<Organization> = self.get("organization", url).await?;
+        let found = page.items;
         if found.is_empty() {
             return Err(Fault::invalid(200));
         }
@@ -43,7 +44,7 @@ impl Session<'_> {
             &format!("/v1.0/servicePrincipals(appId='{}')", self.client_id()),
             "$select=id,accountEnabled,appOwnerOrganizationId",
         );
-        answers::one(self.get("service_principal", url).await?)
+        self.get("service_principal", url).await
     }
 
     /// What is granted to the service principal, with names.
@@ -52,7 +53,9 @@ impl Session<'_> {
             &format!("/v1.0/servicePrincipals/{service_principal}/appRoleAssignments"),
             "",
         );
-        let assignments: Vec<Assignment> = self.pages("app_role_assignments", url).await?;
+        let assignments = self
+            .pages::<Assignment>("app_role_assignments", url)
+            .await?;
         let resources: BTreeSet<Uuid> = assignments.iter().map(|a| a.resource_id).collect();
         if resources.len() > self.max_resources() {
             return Err(Fault::new(Reason::ResponseTooLarge));
@@ -91,9 +94,8 @@ impl Session<'_> {
             &format!("/v1.0/servicePrincipals/{resource}"),
             "$select=appId,appRoles",
         );
-        match self.get("resource_roles", url).await {
+        match self.get::<Resource>("resource_roles", url).await {
             Ok(answer) => {
-                let answer: Resource = answers::one(answer)?;
                 let read = Arc::new(ResourceRoles::from(answer));
                 self.roles().insert(key, read.clone()).await;
                 Ok(Some(read))

@@ -1,6 +1,6 @@
 //! A signed-in conversation with Graph for the length of one check.
 
-use super::answers;
+use super::answers::{Answered, Next, Page, Read};
 use super::roles::RoleCache;
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
@@ -13,8 +13,6 @@ use crate::provider::microsoft::http::{Answer, Caller, Payload, Request, Scope};
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 use url::Url;
@@ -134,9 +132,13 @@ impl<'a> Session<'a> {
         self.renew(&used, false).await;
     }
 
-    /// The answer's JSON. A token that Graph does not accept is replaced once; so is one from an
+    /// What the answer says. A token that Graph does not accept is replaced once; so is one from an
     /// earlier check when Graph refuses the call, which may have been allowed since.
-    pub async fn get(&self, call: &'static str, url: Url) -> Result<Value, Fault> {
+    pub(super) async fn get<T: Answered>(&self, call: &'static str, url: Url) -> Result<T, Fault> {
+        self.read(call, url).await?.finish()
+    }
+
+    async fn read<T: Answered>(&self, call: &'static str, url: Url) -> Result<Read<T>, Fault> {
         let token = self.token().await;
         let fault = match self.get_with(call, &url, &token).await {
             Err(fault) if fault.status == Some(401) || is_refusal(&fault) => fault,
@@ -158,20 +160,19 @@ impl<'a> Session<'a> {
 
     /// All pages of a listing. A link to the next one is followed as given, but only to Graph
     /// itself.
-    pub async fn pages<T: DeserializeOwned>(
-        &self,
-        call: &'static str,
-        first: Url,
-    ) -> Result<Vec<T>, Fault> {
+    pub(super) async fn pages<T>(&self, call: &'static str, first: Url) -> Result<Vec<T>, Fault>
+    where
+        Page<T>: Answered,
+    {
         let mut items = Vec::new();
         let mut url = first;
         for _ in 0..self.shared.max_pages {
-            let page = self.get(call, url).await?;
-            items.append(&mut answers::list(&page)?);
-            url = match page.get("@odata.nextLink") {
-                None | Some(Value::Null) => return Ok(items),
-                Some(Value::String(link)) => self.next(link)?,
-                Some(_) => return Err(self.graph_fault(Reason::ResponseInvalid)),
+            let mut page: Page<T> = self.get(call, url).await?;
+            items.append(&mut page.items);
+            url = match page.next {
+                Next::None => return Ok(items),
+                Next::Link(link) => self.next(&link)?,
+                Next::Odd => return Err(self.graph_fault(Reason::ResponseInvalid)),
             };
         }
         Err(self
@@ -192,16 +193,16 @@ impl<'a> Session<'a> {
         Fault::new(reason).with_some(EvidenceKind::Host, self.cloud.graph.host_str())
     }
 
-    async fn get_with(
+    async fn get_with<T: Answered>(
         &self,
         call: &'static str,
         url: &Url,
         token: &AccessToken,
-    ) -> Result<Value, Fault> {
+    ) -> Result<Read<T>, Fault> {
         let request = || {
             Ok(Request {
                 url: url.clone(),
-                payload: Payload::Bearer(token.authorization()?),
+                payload: Payload::Bearer(token.authorization()),
             })
         };
         self.shared
@@ -276,10 +277,10 @@ async fn obtain(
     shared.tokens.obtain(key, target.deadline, request).await
 }
 
-fn judge(answer: Answer) -> Result<Value, Fault> {
+fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
     let status = answer.status;
     if !(200..300).contains(&status) {
-        let fault = graph_error::fault(status, answer.body.as_ref(), answer.retry_after);
+        let fault = graph_error::fault(status, answer.tree().as_ref(), answer.retry_after);
         let known = fault
             .evidence
             .iter()
@@ -289,7 +290,8 @@ fn judge(answer: Answer) -> Result<Value, Fault> {
     }
     answer
         .body
-        .filter(Value::is_object)
+        .as_ref()
+        .and_then(Read::of)
         .ok_or_else(|| Fault::invalid(status))
 }
 

@@ -1,9 +1,11 @@
 //! Calls over HTTP with limits: addresses, times, sizes, attempts.
 
 mod backoff;
+mod body;
 mod transport;
 
 pub(super) use backoff::bounded_wait;
+pub(super) use body::Body;
 
 use super::cloud::Clouds;
 use super::fault::{Fault, Retry};
@@ -51,12 +53,19 @@ pub(super) struct Scope {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub status: u16,
-    /// Null when the body is not JSON.
-    pub body: Option<Value>,
+    /// Null when it does not say that it is JSON.
+    pub body: Option<Body>,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
     /// Id that the provider gave to the request.
     pub request_id: Option<Uuid>,
+}
+
+impl Answer {
+    /// The body's JSON, all of it; null when it is none.
+    pub fn tree(&self) -> Option<Value> {
+        self.body.as_ref().and_then(Body::tree)
+    }
 }
 
 /// The one HTTP client of the provider.

@@ -146,7 +146,7 @@ mod tests {
 
     fn token(lifetime: Duration) -> AccessToken {
         AccessToken {
-            value: "t".to_owned().into(),
+            authorization: AccessToken::header("t").unwrap(),
             claims: Claims::default(),
             lifetime,
         }

@@ -11,8 +11,9 @@ use super::claims::Claims;
 use super::cloud::Cloud;
 use super::fault::Fault;
 use super::http::{Answer, Caller, Payload, Request, Scope};
-use crate::domain::{ConnectionId, Reason};
+use crate::domain::ConnectionId;
 use crate::ports::clock::Clock;
+use bytes::Bytes;
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -23,6 +24,8 @@ use zeroize::Zeroizing;
 
 /// Lifetimes beyond a day are not believed.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+const SCHEME: &str = "Bearer ";
 
 /// What a token is for. Two that differ in any member never share a token.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -66,20 +69,27 @@ impl std::fmt::Debug for TokenKey {
 /// An access token. `Debug` never shows it.
 #[derive(Debug)]
 pub(super) struct AccessToken {
-    value: SecretString,
+    authorization: HeaderValue,
     pub claims: Claims,
     /// As the provider said when it issued it.
     pub lifetime: Duration,
 }
 
 impl AccessToken {
-    /// The `Authorization` header, marked so that no library prints it.
-    pub fn authorization(&self) -> Result<HeaderValue, Fault> {
-        let text = Zeroizing::new(format!("Bearer {}", self.value.expose_secret()));
-        let mut header =
-            HeaderValue::from_str(&text).map_err(|_| Fault::new(Reason::ResponseInvalid))?;
+    /// The `Authorization` header, marked so that no library prints it. All requests share the one
+    /// text, which is overwritten when the last of them is done.
+    pub fn authorization(&self) -> HeaderValue {
+        self.authorization.clone()
+    }
+
+    /// A token that fits no header is none.
+    fn header(token: &str) -> Option<HeaderValue> {
+        let mut text = Zeroizing::new(Vec::with_capacity(SCHEME.len() + token.len()));
+        text.extend_from_slice(SCHEME.as_bytes());
+        text.extend_from_slice(token.as_bytes());
+        let mut header = HeaderValue::from_maybe_shared(Bytes::from_owner(text)).ok()?;
         header.set_sensitive(true);
-        Ok(header)
+        Some(header)
     }
 }
 
@@ -114,16 +124,16 @@ pub(super) async fn request_token(
     caller.call(scope, request, judge).await
 }
 
-fn judge(mut answer: Answer) -> Result<AccessToken, Fault> {
+fn judge(answer: Answer) -> Result<AccessToken, Fault> {
     if !(200..300).contains(&answer.status) {
         return Err(aadsts::fault(
             answer.status,
-            answer.body.as_ref(),
+            answer.tree().as_ref(),
             answer.retry_after,
         ));
     }
     let invalid = || Fault::invalid(answer.status);
-    let body = answer.body.as_mut().ok_or_else(invalid)?;
+    let mut body = answer.tree().ok_or_else(invalid)?;
     let is_bearer = body
         .get("token_type")
         .and_then(Value::as_str)
@@ -141,25 +151,24 @@ fn judge(mut answer: Answer) -> Result<AccessToken, Fault> {
     let (true, Some(lifetime)) = (is_bearer, lifetime) else {
         return Err(invalid());
     };
-    let token = AccessToken {
+    Ok(AccessToken {
+        authorization: AccessToken::header(value.expose_secret()).ok_or_else(invalid)?,
         claims: Claims::read(value.expose_secret()),
-        value,
         lifetime: Duration::from_secs(lifetime).min(LONGEST_LIFETIME),
-    };
-    // A token that fits no header is none.
-    token.authorization().map_err(|_| invalid())?;
-    Ok(token)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Reason;
+    use crate::provider::microsoft::http::Body;
     use serde_json::json;
 
     fn answer(status: u16, body: Option<Value>) -> Answer {
         Answer {
             status,
-            body,
+            body: body.as_ref().map(Body::from),
             retry_after: None,
             request_id: None,
         }
@@ -171,7 +180,7 @@ mod tests {
             let body = json!({"token_type": "bearer", "expires_in": expires, "access_token": "t"});
             let token = judge(answer(200, Some(body))).unwrap();
             assert_eq!(token.lifetime, Duration::from_secs(3599));
-            let header = token.authorization().unwrap();
+            let header = token.authorization();
             assert_eq!(header.to_str().unwrap(), "Bearer t");
             assert!(header.is_sensitive());
         }

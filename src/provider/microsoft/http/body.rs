@@ -1,0 +1,112 @@
+//! The body of an answer: bytes, and what can be made of them.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use zeroize::Zeroize;
+
+/// What was received, within the limit. `Debug` shows nothing of it.
+pub(in super::super) struct Body {
+    bytes: Vec<u8>,
+    /// Overwritten when it is dropped: it may hold an access token.
+    secret: bool,
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Body")
+            .field("bytes", &self.bytes.len())
+            .field("secret", &self.secret)
+            .finish()
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if self.secret {
+            self.bytes.zeroize();
+        }
+    }
+}
+
+impl Body {
+    /// Nothing yet, with room for so many bytes: a body that grows leaves copies behind.
+    pub(super) fn with_capacity(bytes: usize, secret: bool) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            secret,
+        }
+    }
+
+    /// Adds what came next; false, and nothing is added, when it would be more than `limit`.
+    pub(super) fn add(&mut self, chunk: &[u8], limit: usize) -> bool {
+        let fits = self.bytes.len() + chunk.len() <= limit;
+        if fits {
+            self.bytes.extend_from_slice(chunk);
+        }
+        fits
+    }
+
+    fn text(&self) -> &[u8] {
+        self.bytes
+            .strip_prefix(b"\xEF\xBB\xBF")
+            .unwrap_or(&self.bytes)
+    }
+
+    /// All of it; null when it is not JSON. The depth is bounded by the parser (128 levels), the
+    /// length by the body's limit.
+    pub fn tree(&self) -> Option<Value> {
+        self.read()
+    }
+
+    /// What `T` reads; null when it does not.
+    pub fn read<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(self.text()).ok()
+    }
+}
+
+#[cfg(test)]
+impl From<&Value> for Body {
+    fn from(tree: &Value) -> Self {
+        Self::from(tree.to_string().as_str())
+    }
+}
+
+#[cfg(test)]
+impl From<&str> for Body {
+    fn from(text: &str) -> Self {
+        Self::from(text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+impl From<&[u8]> for Body {
+    fn from(bytes: &[u8]) -> Self {
+        Self {
+            bytes: bytes.to_vec(),
+            secret: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn depth_is_bounded() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        assert_eq!(Body::from(deep.as_str()).tree(), None);
+        assert_eq!(Body::from("\u{FEFF}{}").tree(), Some(json!({})));
+    }
+
+    #[test]
+    fn more_than_the_limit_is_not_taken() {
+        let mut body = Body::with_capacity(4, true);
+        assert!(body.add(b"ab", 3));
+        assert!(!body.add(b"cd", 3));
+        assert!(body.add(b"c", 3));
+        assert_eq!(body.text(), b"abc");
+        assert!(!format!("{body:?}").contains("abc"));
+    }
+}
