@@ -165,7 +165,7 @@ mod tests {
     at_once!(Named, named { a: "a"; b: "b" });
 
     fn read(text: &str) -> Option<Named> {
-        Body::from(text).read().map(|AtOnce(named)| named)
+        Body::from(text).read().map(|AtOnce::<Named>(named)| named)
     }
 
     #[test]
