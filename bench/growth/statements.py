@@ -130,12 +130,14 @@ class Plans:
         return found
 
     def found(self):
-        """Of each statement, the plan of the median duration among the later half, and its text."""
+        """Of each statement, the plan of the median duration among the later half of those that found
+        something (of all, where none did), and its text."""
         by_name = {}
         for (_, name), ms, plan, query in self.entries():
             by_name.setdefault(name, []).append((ms, plan, query))
         chosen = {}
         for name, plans in by_name.items():
+            plans = [p for p in plans if " rows=0 " not in p[1].partition("\n")[0]] or plans
             later = plans[len(plans) // 2:]
             at = statistics.median_low([p[0] for p in later])
             chosen[name] = next(p for p in later if p[0] == at)
