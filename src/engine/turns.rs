@@ -16,7 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +89,13 @@ impl Turns {
         lock(&self.next).len()
     }
 
+    /// As many as are of use, taken.
+    fn free_places(&self) -> Vec<OwnedSemaphorePermit> {
+        (0..self.known())
+            .map_while(|_| Arc::clone(&self.places).try_acquire_owned().ok())
+            .collect()
+    }
+
     fn tenants_in_work(&self) -> Vec<TenantId> {
         lock(&self.in_work).keys().copied().collect()
     }
@@ -134,9 +141,7 @@ pub(super) async fn keep(engine: Engine, queue: Arc<dyn Queue>, stop: Cancellati
             // The sweep says so, too, and more loudly.
             Err(error) => tracing::debug!(%error, "whose turn it is cannot be read"),
         }
-        while engine.turns.known() > 0
-            && let Ok(place) = Arc::clone(&engine.turns.places).try_acquire_owned()
-        {
+        for place in engine.turns.free_places() {
             let (engine, stop) = (engine.clone(), stop.clone());
             taken.spawn(async move {
                 while !stop.is_cancelled()
@@ -146,7 +151,6 @@ pub(super) async fn keep(engine: Engine, queue: Arc<dyn Queue>, stop: Cancellati
                 }
                 drop(place);
             });
-            tokio::task::yield_now().await;
         }
     }
     while taken.join_next().await.is_some() {}
@@ -198,5 +202,19 @@ mod tests {
         drop(none);
         assert_eq!(turns.tenants_in_work(), []);
         assert_eq!(turns.take(), None);
+    }
+
+    #[test]
+    fn places_are_taken_for_runs_that_wait_and_no_more_than_there_are() {
+        let turns = Turns::new(64);
+        assert_eq!(turns.free_places().len(), 0);
+        lock(&turns.next).extend((0..3).map(RunId));
+        assert_eq!(turns.free_places().len(), 3);
+        lock(&turns.next).extend((3..50).map(RunId));
+        let all = turns.free_places();
+        assert_eq!((all.len(), turns.free_places().len()), (8, 0));
+        drop(all);
+        assert_eq!(turns.free_places().len(), 8);
+        assert_eq!(turns.take(), Some(RunId(0)));
     }
 }

@@ -3,7 +3,6 @@
 mod answers;
 mod roles;
 mod session;
-mod skim;
 
 pub(super) use answers::ServicePrincipal;
 pub(super) use roles::{Grants, role_cache};

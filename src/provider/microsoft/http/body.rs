@@ -55,12 +55,17 @@ impl Body {
     /// All of it; null when it is not JSON. The depth is bounded by the parser (128 levels), the
     /// length by the body's limit.
     pub fn tree(&self) -> Option<Value> {
-        self.read()
+        serde_json::from_slice(self.text()).ok()
     }
 
-    /// What `T` reads; null when it does not.
-    pub fn read<T: DeserializeOwned>(&self) -> Option<T> {
-        serde_json::from_slice(self.text()).ok()
+    /// What `T` takes of an object; null when it is none, or not as `T` expects it. Members that `T` does
+    /// not name are passed over.
+    pub fn object<T: DeserializeOwned>(&self) -> Option<T> {
+        let text = self.text().trim_ascii_start();
+        // A list would do for a struct, too.
+        text.starts_with(b"{")
+            .then(|| serde_json::from_slice(text).ok())
+            .flatten()
     }
 }
 
