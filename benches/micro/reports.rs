@@ -13,9 +13,8 @@ use verifyd::domain::report::{
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, RunId};
 
-/// Checks of a small report, of one for a module with many permissions, of two such, and of a very
-/// large one.
-const SIZES: [usize; 4] = [10, 25, 50, 100];
+/// Checks of a small report, of ones for a module with many permissions, and of a very large one.
+const SIZES: [usize; 5] = [10, 25, 30, 50, 100];
 
 /// A folder into which the measured reports are written, for whoever measures more of them
 /// (`bench/growth/run`).

@@ -86,9 +86,7 @@ const REQUEUE_WITHOUT_LEASE: &str = concat!(
 
 /// What is queued and was never heard of, what was not delivered, what was delivered too long ago
 /// (`$1` says whether, `$2` how many seconds), and `$4`: what was reclaimed just now. Each part has
-/// an index to itself; in one condition they would need all deliveries to be read. The second and the
-/// third begin with the deliveries: with the status as a text that no index is about (see
-/// `together::status`) they cannot begin with all that is queued.
+/// an index to itself; in one condition they would need all deliveries to be read.
 const DUE: &str = concat!(
     "(SELECT r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
@@ -100,13 +98,13 @@ const DUE: &str = concat!(
       WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= now()) \
       AND r.type = ",
     run_type!(),
-    " AND r.status || '' = 'queued' ORDER BY r.id LIMIT $3) \
+    " AND r.status = 'queued' ORDER BY r.id LIMIT $3) \
      UNION \
      (SELECT r.id FROM verifyd.run_deliveries d JOIN operation_runs r ON r.id = d.run_id \
       WHERE $1 AND d.delivered_at < now() - make_interval(secs => $2) \
       AND (d.not_before IS NULL OR d.not_before <= now()) AND r.type = ",
     run_type!(),
-    " AND r.status || '' = 'queued' ORDER BY r.id LIMIT $3) \
+    " AND r.status = 'queued' ORDER BY r.id LIMIT $3) \
      UNION \
      SELECT r.id FROM operation_runs r WHERE r.id = ANY($4) AND r.type = ",
     run_type!(),
