@@ -65,7 +65,8 @@ killed! {
     killed_after_the_fetch_and_before_the_claim: CLAIMING, "", HoldRequest => AT_ONCE, 1;
     killed_before_the_commit_of_the_claim: CLAIMING, "COMMIT", HoldRequest => AT_ONCE, 1;
     killed_after_the_claim: CLAIMING, "COMMIT", HoldReply => LOST, 1;
-    killed_before_the_provider_is_asked: "FROM provider_connections", "", HoldReply => LOST, 1;
+    /// Part of the claim's transaction.
+    killed_while_it_reads_the_connection: "FROM provider_connections", "", HoldReply => AT_ONCE, 1;
     killed_after_the_provider_and_before_the_completion: COMPLETING, "", HoldRequest => LOST, 2;
     killed_before_the_commit_of_the_completion: COMPLETING, "COMMIT", HoldRequest => LOST, 2;
     /// The hint comes again.
