@@ -123,7 +123,8 @@ impl PostgresStore {
                 return Ok(answer);
             }
         }
-        self.claim_alone(run, worker, policy).await
+        // Rarely needed, and thirty times as large as the rest: not to be carried by every call.
+        Box::pin(self.claim_alone(run, worker, policy)).await
     }
 
     async fn claim_alone(

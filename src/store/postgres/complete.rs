@@ -70,7 +70,8 @@ impl PostgresStore {
         if together(self, request).await.is_some() {
             return Ok(true);
         }
-        self.complete_alone(claim, completion).await
+        // As in `claim_run`.
+        Box::pin(self.complete_alone(claim, completion)).await
     }
 
     async fn complete_alone(
