@@ -6,7 +6,8 @@ use super::reason::Reason;
 use super::report::NextStep;
 use super::run::Outcome;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
+use std::sync::Arc;
 
 /// One entry of `operation_runs.failure_summary`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +23,7 @@ pub struct FailureEntry {
 pub struct Completion {
     pub outcome: Outcome,
     /// The validated report, exactly as it is to be stored.
-    pub report: Value,
+    pub report: Box<RawValue>,
     /// Same as the report's `fingerprint`.
     pub fingerprint: String,
     /// Same as the report's `summary.overall`.
@@ -31,7 +32,7 @@ pub struct Completion {
     /// Set when the outcome is `blocked`: `context.reason_code` and `context.next_steps`.
     pub blocked: Option<BlockedBy>,
     /// Set when the provider told what it has granted; null keeps the last known inventory.
-    pub inventory: Option<InventoryRefresh>,
+    pub inventory: Option<Arc<InventoryRefresh>>,
     /// The connection whose latest report this is. Null when the run named no connection of its
     /// own tenant, so that a stranger's connection is never written to.
     pub connection: Option<ConnectionId>,

@@ -13,6 +13,7 @@ use crate::domain::report::{
 use crate::domain::run::{OperationRun, RunRequest};
 use crate::domain::{Outcome, RunId};
 use crate::ports::provider::{CheckSpec, Findings};
+use std::sync::Arc;
 
 /// How the work on a run ended.
 #[derive(Debug)]
@@ -75,7 +76,7 @@ impl Engine {
             Ending::Checked(findings) => {
                 checks.extend(findings.checks);
                 let succeeded = findings.healthy && findings.inventory.is_some();
-                inventory = findings.inventory;
+                inventory = findings.inventory.map(Arc::new);
                 if succeeded {
                     (Outcome::Succeeded, None)
                 } else {

@@ -3,11 +3,13 @@
 use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::domain::notice::{Event, Notice};
-use crate::domain::permission::InventoryRefresh;
+use crate::domain::permission::{InventoryEntry, InventoryRefresh, PermissionDetails};
 use crate::ports::store::{Claim, StoreError};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// JSON that is written once and then only copied.
@@ -21,7 +23,8 @@ pub(super) const DIGEST_STANDS_SECONDS: f64 = 3600.0;
 pub(super) fn context_members(
     completion: &Completion,
 ) -> Result<Vec<(&'static str, Json)>, StoreError> {
-    let mut members = vec![("verification_report", to_json(&completion.report)?)];
+    let report = sqlx::types::Json(completion.report.clone());
+    let mut members = vec![("verification_report", report)];
     if let Some(blocked) = &completion.blocked {
         members.push(("reason_code", to_json(blocked.reason_code.code())?));
         members.push(("next_steps", to_json(&blocked.next_steps)?));
@@ -32,8 +35,7 @@ pub(super) fn context_members(
 /// The same as one object.
 pub(super) fn context_patch(completion: &Completion) -> Result<Json, StoreError> {
     let members = context_members(completion)?;
-    let object: std::collections::BTreeMap<_, _> =
-        members.iter().map(|(name, json)| (name, &json.0)).collect();
+    let object: BTreeMap<_, _> = members.iter().map(|(name, json)| (name, &json.0)).collect();
     to_json(&object)
 }
 
@@ -66,28 +68,39 @@ pub(super) fn message_id() -> String {
     format!("msg_{}", Uuid::now_v7().simple())
 }
 
-/// A tenant's inventory, ready to be written.
+/// A tenant's inventory: what is always written, and what only when it has changed.
 #[derive(Debug)]
 pub(super) struct InventoryRow {
     pub tenant: i64,
     pub run: i64,
     pub source: &'static str,
-    /// A JSON array of `permission_key`, `status` and `details`, in the order of the keys.
-    pub entries: Json,
-    /// Of `entries`: while it stays the same, so do the rows.
+    /// Of the entries: while it stays the same, so do the rows.
     pub digest: String,
+    refresh: Arc<InventoryRefresh>,
 }
 
 #[derive(Serialize)]
 struct EntryJson<'a> {
     permission_key: &'a str,
     status: &'a str,
-    details: &'a crate::domain::permission::PermissionDetails,
+    details: &'a PermissionDetails,
 }
 
 impl InventoryRow {
-    pub fn new(run: RunId, refresh: &InventoryRefresh) -> Result<Self, StoreError> {
-        let entries: Vec<EntryJson<'_>> = refresh
+    pub fn new(run: RunId, refresh: &Arc<InventoryRefresh>) -> Self {
+        Self {
+            tenant: refresh.tenant_id.0,
+            run: run.0,
+            source: refresh.source.as_str(),
+            digest: digest(&refresh.entries),
+            refresh: Arc::clone(refresh),
+        }
+    }
+
+    /// A JSON array of `permission_key`, `status` and `details`, in the order of the keys.
+    pub fn entries(&self) -> Result<Json, StoreError> {
+        let entries: Vec<EntryJson<'_>> = self
+            .refresh
             .entries
             .iter()
             .map(|(key, entry)| EntryJson {
@@ -96,17 +109,35 @@ impl InventoryRow {
                 details: &entry.details,
             })
             .collect();
-        let entries = to_json(&entries)?;
-        let digest =
-            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, entries.0.get().as_bytes());
-        Ok(Self {
-            tenant: refresh.tenant_id.0,
-            run: run.0,
-            source: refresh.source.as_str(),
-            digest: hex::encode(digest),
-            entries,
-        })
+        to_json(&entries)
     }
+}
+
+/// SHA-256, in lowercase hex, over all that is stored of them. Not over their JSON, which hardly any run
+/// needs and which costs several times as much.
+fn digest(entries: &BTreeMap<String, InventoryEntry>) -> String {
+    let mut all = Vec::with_capacity(4 * 1024);
+    let mut add = |text: Option<&str>| {
+        // No text can be taken for another, or for two.
+        all.extend_from_slice(&text.map_or(u64::MAX, |t| t.len() as u64).to_le_bytes());
+        all.extend_from_slice(text.unwrap_or_default().as_bytes());
+    };
+    for (key, entry) in entries {
+        let InventoryEntry { status, details } = entry;
+        let PermissionDetails {
+            required,
+            app_role_id,
+            satisfied_by,
+            source,
+        } = details;
+        add(Some(key));
+        add(Some(status.as_str()));
+        add(required.then_some("required"));
+        add(app_role_id.as_deref());
+        add(satisfied_by.as_deref());
+        add(source.map(|s| s.as_str()));
+    }
+    hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &all))
 }
 
 fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Json, StoreError> {
@@ -117,4 +148,44 @@ fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Json, StoreError> {
 
 fn not_json() -> StoreError {
     StoreError::Refused("what is to be stored is not JSON of the expected kind".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::permission::{InventorySource, PermissionStatus};
+
+    #[test]
+    fn whatever_is_stored_counts_for_the_digest() {
+        let entries = |key: &str, status, details: PermissionDetails| {
+            BTreeMap::from([(key.to_owned(), InventoryEntry { status, details })])
+        };
+        let details = |required, role: Option<&str>, by: Option<&str>, source| PermissionDetails {
+            required,
+            app_role_id: role.map(Into::into),
+            satisfied_by: by.map(Into::into),
+            source,
+        };
+        use InventorySource::{AppRoleAssignments, TokenRoles};
+        use PermissionStatus::{Granted, Missing};
+        let all = [
+            entries("a", Granted, details(false, None, None, None)),
+            entries("b", Granted, details(false, None, None, None)),
+            entries("a", Missing, details(false, None, None, None)),
+            entries("a", Granted, details(true, None, None, None)),
+            entries("a", Granted, details(false, Some("xy"), None, None)),
+            entries("a", Granted, details(false, Some("x"), Some("y"), None)),
+            entries("a", Granted, details(false, None, Some("xy"), None)),
+            entries("a", Granted, details(false, None, None, Some(TokenRoles))),
+            entries(
+                "a",
+                Granted,
+                details(false, None, None, Some(AppRoleAssignments)),
+            ),
+            BTreeMap::new(),
+        ];
+        let digests: std::collections::BTreeSet<String> = all.iter().map(digest).collect();
+        assert_eq!(digests.len(), all.len());
+        assert_eq!(digest(&all[5]), digest(&all[5].clone()));
+    }
 }

@@ -1,7 +1,7 @@
 //! Acknowledgements, and how they carry on.
 
 use crate::bed::Bed;
-use crate::fixtures::{claim, context};
+use crate::fixtures::{change_report, claim, context};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use std::sync::Arc;
@@ -506,7 +506,9 @@ pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
     let why = refused(ask(queued)).await;
     assert!(why.contains("is running"), "{why}");
     let mut unreadable = report(1, None, &[BROKEN]);
-    unreadable.report["checks"][0]["status"] = json!("odd");
+    change_report(&mut unreadable, |report| {
+        report["checks"][0]["status"] = json!("odd")
+    });
     assert!(bed.store.complete(&held, &unreadable).await.unwrap());
     let why = refused(ask(queued)).await;
     assert!(

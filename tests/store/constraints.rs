@@ -1,7 +1,7 @@
 //! What the tables that verifyd owns refuse, whoever writes.
 
 use crate::bed::Bed;
-use crate::fixtures::{blocked, context};
+use crate::fixtures::{blocked, context, report_of};
 use serde_json::{Value, json};
 use verifyd::domain::run::RUN_TYPE;
 
@@ -15,9 +15,9 @@ async fn refused(bed: &Bed, change: &str) -> bool {
 
 fn blocked_context() -> Value {
     let completion = blocked();
-    let by = completion.blocked.unwrap();
+    let by = completion.blocked.as_ref().unwrap();
     let mut context = context(1);
-    context["verification_report"] = completion.report;
+    context["verification_report"] = report_of(&completion);
     context["reason_code"] = json!(by.reason_code.code());
     context["next_steps"] = json!([]);
     context

@@ -1,6 +1,7 @@
 //! Things to store.
 
 use chrono::{DateTime, Utc};
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -107,6 +108,18 @@ fn finished(check: Check, outcome: Outcome) -> Completion {
     }
 }
 
+/// What is stored of it.
+pub fn report_of(completion: &Completion) -> Value {
+    serde_json::from_str(completion.report.get()).unwrap()
+}
+
+/// The same completion with another report.
+pub fn change_report(completion: &mut Completion, change: impl FnOnce(&mut Value)) {
+    let mut report = report_of(completion);
+    change(&mut report);
+    completion.report = to_raw_value(&report).unwrap();
+}
+
 pub fn succeeded() -> Completion {
     finished(check(CheckStatus::Pass, None), Outcome::Succeeded)
 }
@@ -140,7 +153,7 @@ pub fn blocked() -> Completion {
 }
 
 /// An inventory of (key, granted) pairs.
-pub fn refresh(tenant: i64, permissions: &[(&str, bool)]) -> InventoryRefresh {
+pub fn refresh(tenant: i64, permissions: &[(&str, bool)]) -> Arc<InventoryRefresh> {
     let entries: BTreeMap<String, InventoryEntry> = permissions
         .iter()
         .map(|(key, granted)| {
@@ -160,12 +173,12 @@ pub fn refresh(tenant: i64, permissions: &[(&str, bool)]) -> InventoryRefresh {
             ((*key).to_owned(), entry)
         })
         .collect();
-    InventoryRefresh {
+    Arc::new(InventoryRefresh {
         workspace_id: Some(WorkspaceId(1)),
         tenant_id: TenantId(tenant),
         source: InventorySource::AppRoleAssignments,
         entries,
-    }
+    })
 }
 
 pub fn new_connection(tenant: i64) -> NewConnection {

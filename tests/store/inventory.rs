@@ -117,7 +117,8 @@ pub async fn a_removed_grant_is_marked_and_the_mark_is_kept(bed: &Bed) {
     let held = claim(&bed.store, run, "w1").await;
     let mut completion = succeeded();
     let mut changed = refresh(7, &[("A.Read", false)]);
-    changed.entries.get_mut("A.Read").unwrap().details.required = false;
+    let entries = &mut Arc::get_mut(&mut changed).unwrap().entries;
+    entries.get_mut("A.Read").unwrap().details.required = false;
     completion.inventory = Some(changed);
     assert!(bed.store.complete(&held, &completion).await.unwrap());
     let later = one(bed, "A.Read").await;

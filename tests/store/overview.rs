@@ -1,7 +1,7 @@
 //! What pages and the API show of many connections and runs at once.
 
 use crate::bed::Bed;
-use crate::fixtures::{blocked, claim, context, failed, new_connection, succeeded};
+use crate::fixtures::{blocked, change_report, claim, context, failed, new_connection, succeeded};
 use serde_json::{Value, json};
 use std::time::Duration;
 use verifyd::domain::access::Binding;
@@ -32,7 +32,9 @@ async fn complete(
         .await;
     let held = claim(&bed.store, run, "w1").await;
     completion.connection = Some(connection);
-    completion.report["previous_report_id"] = previous;
+    change_report(&mut completion, |report| {
+        report["previous_report_id"] = previous
+    });
     assert!(bed.store.complete(&held, &completion).await.unwrap());
     run
 }

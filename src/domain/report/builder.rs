@@ -12,7 +12,7 @@ use crate::domain::run::RUN_TYPE;
 use crate::domain::{ConnectionId, Outcome, RunId};
 use chrono::{DateTime, SecondsFormat, Utc};
 use secrecy::SecretString;
-use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 /// Everything a report is made of.
 #[derive(Clone, Debug)]
@@ -27,7 +27,8 @@ pub struct ReportDraft {
 #[derive(Clone, Debug)]
 pub struct FinishedReport {
     pub report: Report,
-    pub json: Value,
+    /// The same as text.
+    pub json: Box<RawValue>,
     /// Why the draft was replaced by the fallback report, if it was: paths and rules only.
     pub replaced: Option<String>,
 }
@@ -168,13 +169,17 @@ fn tidy(check: &mut Check) {
     }
 }
 
-fn verify(report: Report, secrets: &[SecretString]) -> Result<(Report, Value), String> {
-    let json = serde_json::to_value(&report).map_err(|e| format!("serialise: {e}"))?;
-    if let Some(path) = redact::find_secret(&json, secrets) {
+fn verify(report: Report, secrets: &[SecretString]) -> Result<(Report, Box<RawValue>), String> {
+    let not_json = |e: serde_json::Error| format!("serialise: {e}");
+    let text = to_raw_value(&report).map_err(not_json)?;
+    let tree = serde_json::to_value(&report).map_err(not_json)?;
+    if redact::may_hold_secret(text.get(), secrets)
+        && let Some(path) = redact::find_secret(&tree, secrets)
+    {
         return Err(format!("{path}: looks like a secret"));
     }
-    schema::validate_built(&report, &json).map_err(|problems| problems.join("; "))?;
-    Ok((report, json))
+    schema::validate_built(&report, &tree).map_err(|problems| problems.join("; "))?;
+    Ok((report, text))
 }
 
 /// Whether a report may hold this address.

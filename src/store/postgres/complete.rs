@@ -85,8 +85,7 @@ impl PostgresStore {
         let inventory = completion
             .inventory
             .as_ref()
-            .map(|refresh| InventoryRow::new(run, refresh))
-            .transpose()?;
+            .map(|refresh| InventoryRow::new(run, refresh));
         let mut tx = self.begin().await?;
         if !self.lock_running(&mut tx, run).await? {
             rollback(tx).await?;

@@ -5,7 +5,7 @@ use super::{InTx, PostgresStore, commit};
 use crate::domain::TenantId;
 use crate::domain::permission::StoredPermission;
 use crate::ports::store::{InventoryFreshness, StoreError};
-use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow, Json};
+use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
 use std::borrow::Borrow;
@@ -106,9 +106,10 @@ impl PostgresStore {
             return Ok(());
         }
         let due = || rows().filter(|r| due.contains(&r.tenant));
+        let entries: Vec<_> = due().map(InventoryRow::entries).collect::<Result<_, _>>()?;
         self.sql(REFRESH)
             .bind(due().map(|r| r.tenant).collect::<Vec<i64>>())
-            .bind(due().map(|r| &r.entries).collect::<Vec<&Json>>())
+            .bind(entries)
             .execute(&mut **tx)
             .await
             .map_err(from_sqlx)?;

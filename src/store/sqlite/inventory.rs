@@ -125,7 +125,7 @@ async fn write_what_differs(
         .fetch_all(&mut **tx)
         .await
         .map_err(from_sqlx)?;
-    let entries: Vec<Entry> = serde_json::from_str(fresh.entries.0.get())
+    let entries: Vec<Entry> = serde_json::from_str(fresh.entries()?.0.get())
         .map_err(|_| StoreError::Refused("the inventory cannot be read again".into()))?;
     let changes = changes(rows::all(found)?, entries, now);
     if changes.is_empty() {

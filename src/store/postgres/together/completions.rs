@@ -68,7 +68,8 @@ const LATEST_REPORTS: &str = "\
     WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id) \
     RETURNING l.connection_id, l.changed, l.acknowledged";
 
-/// What is written, made ready by the caller; nothing is serialised while the transaction is open.
+/// What is written, made ready by the caller: nothing but an inventory that has changed is serialised
+/// while the transaction is open.
 pub(in crate::store::postgres) struct CompletionRequest {
     run: RunId,
     attempt: i32,
@@ -94,8 +95,7 @@ impl CompletionRequest {
             inventory: completion
                 .inventory
                 .as_ref()
-                .map(|refresh| InventoryRow::new(claim.run.id, refresh))
-                .transpose()?,
+                .map(|refresh| InventoryRow::new(claim.run.id, refresh)),
             connection: completion.connection,
             notice: notice(claim, completion, true),
         })

@@ -9,7 +9,8 @@ use crate::store::sqlite::{SqliteStore, Tx};
 use crate::store::together::{Group, Ran, Together};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-/// What is written, made ready by the caller; nothing is serialised while the transaction is open.
+/// What is written, made ready by the caller: nothing but an inventory that has changed is serialised
+/// while the transaction is open.
 pub(in crate::store::sqlite) struct CompletionRequest {
     pub run: RunId,
     pub attempt: i32,
@@ -48,8 +49,7 @@ impl CompletionRequest {
             inventory: completion
                 .inventory
                 .as_ref()
-                .map(|refresh| InventoryRow::new(claim.run.id, refresh))
-                .transpose()?,
+                .map(|refresh| InventoryRow::new(claim.run.id, refresh)),
             connection: completion.connection,
             notice: notice(claim, completion, true),
         })
