@@ -9,6 +9,7 @@
 pub mod acknowledge;
 pub mod alone;
 pub mod announcer;
+pub mod hinted;
 pub mod in_work;
 pub mod lease;
 pub mod motion;

@@ -5,6 +5,7 @@
 //! hands due runs to this process directly.
 
 use super::Engine;
+use super::hinted::Hinted;
 use super::motion::{Motion, Since};
 use super::process::Processed;
 use super::settings::ReconcilerSettings;
@@ -26,6 +27,13 @@ const SWEEP_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two sweeps, however often the bell rings.
 const BETWEEN_RINGS: Duration = Duration::from_millis(50);
 
+/// Where producers send hints, what they have just recorded has so long to be claimed before a sweep
+/// sends another hint for it.
+const HINTS_LEAD: Duration = Duration::from_millis(25);
+
+/// Between two looks at a queue that was too long to be given more.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
 /// What readiness wants to know of the reconciler.
 #[derive(Debug, Default)]
 pub struct ReconcilerState {
@@ -40,6 +48,8 @@ pub struct ReconcilerState {
     pub bell: Bell,
     /// Hints wait, and this process has neither taken nor finished one.
     pub untaken: Since,
+    /// Hints that arrive here and were not sent from here.
+    pub hinted: Hinted,
     /// Sweeps get no answer, though the heartbeat gets through.
     pub cut_off: Since,
     /// The queue takes hints, and this process's consumer shows no sign of life.
@@ -65,6 +75,7 @@ impl ReconcilerState {
             last_sweep_ms: AtomicI64::new(-1),
             motion: Motion::default(),
             untaken: Since::default(),
+            hinted: Hinted::default(),
             cut_off: Since::default(),
             deaf: Since::default(),
             bell: Bell::default(),
@@ -75,6 +86,17 @@ impl ReconcilerState {
     pub fn last_sweep_ms(&self) -> Option<i64> {
         Some(self.last_sweep_ms.load(Ordering::Relaxed)).filter(|ms| *ms >= 0)
     }
+}
+
+/// What comes after a sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing, for the usual time.
+    Pause,
+    /// There may be more to deliver right away.
+    More,
+    /// There is more, once the queue is shorter.
+    MoreLater,
 }
 
 /// Sweeps, delivers, and polls when the queue is away.
@@ -141,12 +163,14 @@ impl Reconciler {
                 stop.cancel();
                 break;
             }
+            let mut queue_is_long = false;
             match swept {
-                Ok(more) => {
+                Ok(next) => {
                     failing = false;
+                    queue_is_long = next == Next::MoreLater;
                     let now = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
                     self.state.last_sweep_ms.store(now, Ordering::Relaxed);
-                    if more && !stop.is_cancelled() {
+                    if next == Next::More && !stop.is_cancelled() {
                         tokio::task::yield_now().await;
                         continue;
                     }
@@ -167,7 +191,8 @@ impl Reconciler {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
-                () = self.rung_in_moderation(swept_at) => {}
+                () = self.rung_in_moderation(swept_at), if !queue_is_long => {}
+                () = self.queue_is_shorter(), if queue_is_long => {}
             }
         }
         let _ = listening.await;
@@ -214,23 +239,40 @@ impl Reconciler {
         tokio::spawn(async move { store.listen(&state.bell, stop).await })
     }
 
-    /// Waits for a ring: the first after a silence counts at once, of a storm one now and then.
+    /// Waits for a ring: the first after a silence counts at once, of a storm one now and then. Where
+    /// hints come by themselves they have the lead.
     async fn rung_in_moderation(&self, swept_at: tokio::time::Instant) {
         self.state.bell.rung().await;
-        tokio::time::sleep_until(swept_at + BETWEEN_RINGS).await;
+        let lead = match self.state.hinted.lately() {
+            true => HINTS_LEAD,
+            false => Duration::ZERO,
+        };
+        let soonest = tokio::time::Instant::now() + lead;
+        tokio::time::sleep_until(soonest.max(swept_at + BETWEEN_RINGS)).await;
+    }
+
+    /// Waits until the queue may be given more. One that says nothing is the next sweep's to find out.
+    async fn queue_is_shorter(&self) {
+        loop {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            match self.queue.depth().await {
+                Ok(depth) if depth >= self.settings.deliver_below => {}
+                _ => return,
+            }
+        }
     }
 
     /// One sweep, given up when there is no answer for long: of a server that is cut off nobody
     /// hears that a connection is dead. Dropped halfway it leaves nothing behind but marks of
     /// delivery, which age.
-    async fn sweep_in_time(&self, direct: &mut JoinSet<()>) -> Result<bool, StoreError> {
+    async fn sweep_in_time(&self, direct: &mut JoinSet<()>) -> Result<Next, StoreError> {
         tokio::time::timeout(SWEEP_PATIENCE, self.sweep(direct))
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())))
     }
 
-    /// One sweep. True when there is more to deliver right away.
-    async fn sweep(&self, direct: &mut JoinSet<()>) -> Result<bool, StoreError> {
+    /// One sweep.
+    async fn sweep(&self, direct: &mut JoinSet<()>) -> Result<Next, StoreError> {
         let polling = self.state.polling.load(Ordering::Relaxed);
         let deaf = self.consumer_silent_for() > self.engine.settings.consumer_silent_after();
         let answered = if polling || deaf {
@@ -261,7 +303,7 @@ impl Reconciler {
             batch,
         };
         let Some(swept) = self.engine.store.sweep(&policy).await? else {
-            return Ok(false);
+            return Ok(Next::Pause);
         };
         if !swept.reclaimed.is_empty() {
             metrics::counter!("verifyd_runs_reclaimed_total")
@@ -269,15 +311,18 @@ impl Reconciler {
             tracing::warn!(runs = ?ids(&swept.reclaimed), "reclaimed from lost workers");
         }
         if swept.due.is_empty() {
-            return Ok(false);
+            return Ok(Next::Pause);
         }
+        let is_all = (swept.due.len() as u64) < u64::from(batch);
         metrics::counter!("verifyd_deliveries_by_sweep_total").increment(swept.due.len() as u64);
         *self.sample() = swept.due.first().copied();
         if full {
             tracing::debug!(depth, "the queue is long, nothing is added to it");
         } else if depth.is_some() {
+            self.state.hinted.sent(swept.due.len());
             match self.queue.send_runs(&swept.due).await {
-                Ok(()) => return Ok(swept.due.len() as u64 >= u64::from(batch)),
+                Ok(()) if is_all => return Ok(Next::Pause),
+                Ok(()) => return Ok(Next::More),
                 Err(error) => self.begin_polling(&error.to_string()),
             }
         } else {
@@ -287,7 +332,10 @@ impl Reconciler {
             });
         }
         self.take_directly(swept.due, direct).await?;
-        Ok(false)
+        Ok(match full && !is_all {
+            true => Next::MoreLater,
+            false => Next::Pause,
+        })
     }
 
     /// How many runs this process can take from the database at once. While its consumer works on

@@ -89,6 +89,7 @@ impl HintHandler for Handler {
     /// Holds on to the hint while the database is away: fetching more would only lose more.
     async fn handle(&self, hint: Hint) -> Handled {
         self.state.untaken.note(false);
+        self.state.hinted.arrived();
         let until = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;
         let mut processed = self.engine.process_in_turn(&hint, &self.stop).await;

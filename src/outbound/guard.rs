@@ -1,11 +1,18 @@
 //! Which network addresses may be called. Tokens and secrets go to public addresses only; loopback
 //! is open to the hosts that the configuration names as loopback, and to nobody else.
 
+use futures::future::BoxFuture;
+use http::Uri;
+use hyper_util::client::legacy::connect::dns;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use tower_service::Service;
 use url::{Host, Url};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Decides at connection time, after name resolution, so that a name that changes its address
 /// between a check and a call gains nothing.
@@ -47,22 +54,50 @@ impl AddressGuard {
             None => false,
         }
     }
+
+    /// The same for an address in the form that hyper takes. What it takes for a literal address is
+    /// taken for one here; any other spelling of one is a name, and decided when it is resolved.
+    pub fn admits_uri(&self, uri: &Uri) -> bool {
+        let Some(host) = uri.host() else { return false };
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        match literal.parse() {
+            Ok(ip) => self.admits(host, ip),
+            Err(_) => true,
+        }
+    }
+
+    /// The addresses behind a name that may be called; an error when there is none.
+    async fn admitted(self, name: String) -> Result<std::vec::IntoIter<SocketAddr>, BoxError> {
+        let host = name.to_ascii_lowercase();
+        let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
+        let admitted: Vec<SocketAddr> = found
+            .filter(|address| self.admits(&host, address.ip()))
+            .collect();
+        if admitted.is_empty() {
+            return Err(NoPublicAddress.into());
+        }
+        Ok(admitted.into_iter())
+    }
 }
 
 impl Resolve for AddressGuard {
     fn resolve(&self, name: Name) -> Resolving {
-        let guard = self.clone();
-        Box::pin(async move {
-            let host = name.as_str().to_ascii_lowercase();
-            let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
-            let admitted: Vec<SocketAddr> = found
-                .filter(|address| guard.admits(&host, address.ip()))
-                .collect();
-            if admitted.is_empty() {
-                return Err(NoPublicAddress.into());
-            }
-            Ok(Box::new(admitted.into_iter()) as Addrs)
-        })
+        let admitted = self.clone().admitted(name.as_str().to_owned());
+        Box::pin(async move { Ok(Box::new(admitted.await?) as Addrs) })
+    }
+}
+
+impl Service<dns::Name> for AddressGuard {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: dns::Name) -> Self::Future {
+        Box::pin(self.clone().admitted(name.as_str().to_owned()))
     }
 }
 
@@ -188,6 +223,18 @@ mod tests {
         assert!(!guard.admits_url(&url("https://127.0.0.2/")));
         assert!(!guard.admits_url(&url("https://[::1]/")));
         assert!(!guard.admits_url(&url("https://169.254.169.254/")));
+        for (text, admitted) in [
+            ("http://127.0.0.1:9/", true),
+            ("https://127.0.0.2/", false),
+            ("https://[::1]/", false),
+            ("https://[::ffff:169.254.169.254]/", false),
+            ("https://169.254.169.254/", false),
+            ("https://20.190.128.1/", true),
+            ("/no/host", false),
+        ] {
+            let uri: Uri = text.parse().unwrap();
+            assert_eq!(guard.admits_uri(&uri), admitted, "{text}");
+        }
         assert!(guard.admits("localhost", Ipv4Addr::LOCALHOST.into()));
         // A configured loopback name that leads elsewhere is refused as well.
         assert!(!guard.admits("localhost", Ipv4Addr::new(20, 190, 128, 1).into()));
@@ -204,5 +251,8 @@ mod tests {
         };
         assert!(resolve(BTreeSet::new()).await.is_err());
         assert!(resolve(["localhost".into()].into()).await.unwrap() > 0);
+        // Another spelling of an address is a name to hyper.
+        let odd = AddressGuard::new(BTreeSet::new()).call("0x7f.1".parse().unwrap());
+        assert!(odd.await.is_err());
     }
 }

@@ -1,10 +1,11 @@
 //! Is a document a verification report v1.5?
 
 use super::{Check, Report, SCHEMA_VERSION};
+use aws_lc_rs::digest;
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::BTreeSet;
-use std::sync::LazyLock;
+use std::collections::HashSet;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// The published schema.
 pub const SCHEMA: &str = include_str!("../../../contracts/verification-report.v1_5.schema.json");
@@ -34,9 +35,69 @@ pub fn validate(document: &Value) -> Result<(), Vec<String>> {
 }
 
 /// The same for a report that was just built, and its JSON.
-pub(super) fn validate_built(report: &Report, json: &Value) -> Result<(), Vec<String>> {
-    schema_allows(json)?;
-    adds_up(report)
+///
+/// Most reports repeat the one before, but for their time and the report that they follow. What the
+/// schema says of these two is looked at by itself, and a rest that it has allowed before it allows.
+pub(super) fn validate_built(report: &Report, json: &str) -> Result<(), Vec<String>> {
+    adds_up(report)?;
+    let rest = rest_of(report, json);
+    if rest.is_some_and(|rest| allowed().contains(&rest)) {
+        return Ok(());
+    }
+    let document = serde_json::from_str(json).map_err(|e| vec![format!("/: not JSON: {e}")])?;
+    schema_allows(&document)?;
+    if let Some(rest) = rest {
+        let mut allowed = allowed();
+        if allowed.len() >= MAX_ALLOWED {
+            allowed.clear();
+        }
+        allowed.insert(rest);
+    }
+    Ok(())
+}
+
+/// At most so many rests of reports are remembered, 32 bytes each; then it begins anew.
+const MAX_ALLOWED: usize = 16_384;
+
+/// SHA-256 over what the schema has allowed beside time and previous report.
+static ALLOWED: LazyLock<Mutex<HashSet<[u8; 32]>>> = LazyLock::new(Mutex::default);
+
+fn allowed() -> std::sync::MutexGuard<'static, HashSet<[u8; 32]>> {
+    ALLOWED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// SHA-256 over the JSON without the values of `generated_at` and `previous_report_id`; null unless
+/// the schema allows these two.
+fn rest_of(report: &Report, json: &str) -> Option<[u8; 32]> {
+    if !is_utc_in_milliseconds(&report.generated_at)
+        || report.previous_report_id.is_some_and(|id| id.0 < 1)
+    {
+        return None;
+    }
+    // The members stand in this order, and nothing but constants before the first of them.
+    let (before, json) = json.split_once(r#""generated_at":""#)?;
+    let (between, json) = json
+        .strip_prefix(report.generated_at.as_str())?
+        .split_once(r#""previous_report_id":"#)?;
+    let previous = report.previous_report_id.map(|id| id.0.to_string());
+    let after = json.strip_prefix(previous.as_deref().unwrap_or("null"))?;
+    let mut rest = digest::Context::new(&digest::SHA256);
+    for part in [before, between, after] {
+        rest.update(&(part.len() as u64).to_le_bytes());
+        rest.update(part.as_bytes());
+    }
+    rest.finish().as_ref().try_into().ok()
+}
+
+/// `2026-11-25T04:05:06.789Z`: of the forms that the schema allows, the one that reports are given.
+fn is_utc_in_milliseconds(time: &str) -> bool {
+    const FORM: &[u8; 24] = b"0000-00-00T00:00:00.000Z";
+    time.len() == FORM.len()
+        && time.bytes().zip(FORM).all(|(found, form)| match form {
+            b'0' => found.is_ascii_digit(),
+            mark => found == *mark,
+        })
+        && chrono::DateTime::parse_from_rfc3339(time).is_ok()
 }
 
 fn schema_allows(document: &Value) -> Result<(), Vec<String>> {
@@ -61,7 +122,7 @@ fn schema_allows(document: &Value) -> Result<(), Vec<String>> {
 /// What a schema cannot say.
 fn adds_up(report: &Report) -> Result<(), Vec<String>> {
     let mut problems = Vec::new();
-    let mut keys = BTreeSet::new();
+    let mut keys = HashSet::with_capacity(report.checks.len());
     for (i, Check { key, .. }) in report.checks.iter().enumerate() {
         if !keys.insert(key.as_str()) {
             problems.push(format!("/checks/{i}/key: occurs twice"));
@@ -91,4 +152,59 @@ pub fn fingerprint_matches(document: &Value) -> Result<bool, serde_json::Error> 
         &report.identity,
         &report.checks,
     )? == report.fingerprint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::RunId;
+
+    fn example() -> (Report, String) {
+        let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+        let report = Report::deserialize(&schema["examples"][1]).unwrap();
+        let json = serde_json::to_string(&report).unwrap();
+        (report, json)
+    }
+
+    #[test]
+    fn a_rest_that_was_allowed_is_told_from_any_other() {
+        let (report, json) = example();
+        let rest = rest_of(&report, &json).expect("the example is an ordinary one");
+        let later = |id: Option<i64>, time: &str| {
+            let mut later = report.clone();
+            later.previous_report_id = id.map(RunId);
+            later.generated_at = time.to_owned();
+            let json = serde_json::to_string(&later).unwrap();
+            rest_of(&later, &json)
+        };
+        assert_eq!(later(None, "2027-01-31T23:59:59.999Z"), Some(rest));
+        assert_eq!(later(Some(i64::MAX), "2027-01-31T23:59:59.999Z"), Some(rest));
+        // What the schema says of these two is not passed over.
+        for (id, time) in [
+            (Some(0), "2027-01-31T23:59:59.999Z"),
+            (Some(-1), "2027-01-31T23:59:59.999Z"),
+            (None, "2027-01-31T23:59:59.999+00:00"),
+            (None, "2027-02-31T23:59:59.999Z"),
+            (None, "+12027-01-31T23:59:59.999Z"),
+            (None, ""),
+        ] {
+            assert_eq!(later(id, time), None, "{id:?} {time}");
+        }
+        let mut other = report.clone();
+        other.checks[0].title.push('.');
+        let json = serde_json::to_string(&other).unwrap();
+        assert_ne!(rest_of(&other, &json), Some(rest));
+    }
+
+    #[test]
+    fn what_was_not_allowed_is_refused_each_time() {
+        let (mut report, json) = example();
+        assert_eq!(validate_built(&report, &json), Ok(()));
+        report.checks[0].title = String::new();
+        let json = serde_json::to_string(&report).unwrap();
+        for _ in 0..2 {
+            let problems = validate_built(&report, &json).unwrap_err();
+            assert!(problems[0].starts_with("/checks/0/title"), "{problems:?}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! The clouds that this installation knows: data from the configuration, checked.
 
 use super::settings::is_loopback;
+use http::Uri;
+use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use std::collections::{BTreeMap, BTreeSet};
 use url::Url;
 
@@ -11,14 +13,30 @@ pub(super) struct Cloud {
     pub login: Url,
     pub graph: Url,
     pub portal: Url,
+    /// Of `graph`: addresses on it are put together, not parsed.
+    pub graph_origin: (Scheme, Authority),
+}
+
+/// Scheme, host and port in the form that requests are made of; null for an address without a host.
+pub(super) fn origin(url: &Url) -> Option<(Scheme, Authority)> {
+    let parts = url.as_str().parse::<Uri>().ok()?.into_parts();
+    Some((parts.scheme?, parts.authority?))
 }
 
 impl Cloud {
     /// `{login}/{tenant}/oauth2/v2.0/token`
-    pub fn token_url(&self, tenant: uuid::Uuid) -> Url {
-        let mut url = self.login.clone();
-        url.set_path(&format!("/{tenant}/oauth2/v2.0/token"));
-        url
+    pub fn token_url(&self, tenant: uuid::Uuid) -> String {
+        format!("{}/{tenant}/oauth2/v2.0/token", base(&self.login))
+    }
+
+    /// An address on Graph. Null when path and query are none.
+    pub fn graph_uri(&self, path_and_query: String) -> Option<Uri> {
+        let mut parts = Parts::default();
+        let (scheme, authority) = self.graph_origin.clone();
+        parts.scheme = Some(scheme);
+        parts.authority = Some(authority);
+        parts.path_and_query = Some(PathAndQuery::from_maybe_shared(path_and_query).ok()?);
+        Uri::from_parts(parts).ok()
     }
 
     /// `{graph}/.default`

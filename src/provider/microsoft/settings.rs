@@ -1,6 +1,6 @@
 //! The section `[microsoft]` of the configuration.
 
-use super::cloud::{Cloud, Clouds};
+use super::cloud::{self, Cloud, Clouds};
 use crate::domain::connection::is_cloud_key;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -137,12 +137,15 @@ impl MicrosoftSettings {
                     ));
                 }
                 let at = |member: &str| format!("clouds.{key}.{member}");
+                let graph = base_address(&at("graph"), &settings.graph, true)?;
                 Ok((
                     key.clone(),
                     Cloud {
                         key: key.clone(),
                         login: base_address(&at("login"), &settings.login, true)?,
-                        graph: base_address(&at("graph"), &settings.graph, true)?,
+                        graph_origin: cloud::origin(&graph)
+                            .ok_or_else(|| wrong(at("graph"), "is not an address"))?,
+                        graph,
                         portal: base_address(&at("portal"), &settings.portal, false)?,
                     },
                 ))

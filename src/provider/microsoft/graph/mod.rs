@@ -25,11 +25,10 @@ const RESOURCES_AT_ONCE: usize = 4;
 impl Session<'_> {
     /// Ids of the directories that the token opens: one, by Graph's contract.
     pub async fn organization(&self) -> Result<Vec<Uuid>, Fault> {
-        let url = self.url(
-            "/v1.0/organization",
-            "$select=id,displayName,verifiedDomains,assignedPlans",
-        );
-        let page: Page<Organization> = self.get("organization", url).await?;
+        let uri = self.uri(
+            "/v1.0/organization?$select=id,displayName,verifiedDomains,assignedPlans".to_owned(),
+        )?;
+        let page: Page<Organization> = self.get("organization", uri).await?;
         let found = page.items;
         if found.is_empty() {
             return Err(Fault::invalid(200));
@@ -39,21 +38,20 @@ impl Session<'_> {
 
     /// The application's own service principal.
     pub async fn service_principal(&self) -> Result<ServicePrincipal, Fault> {
-        let url = self.url(
-            &format!("/v1.0/servicePrincipals(appId='{}')", self.client_id()),
-            "$select=id,accountEnabled,appOwnerOrganizationId",
-        );
-        self.get("service_principal", url).await
+        let uri = self.uri(format!(
+            "/v1.0/servicePrincipals(appId='{}')?$select=id,accountEnabled,appOwnerOrganizationId",
+            self.client_id()
+        ))?;
+        self.get("service_principal", uri).await
     }
 
     /// What is granted to the service principal, with names.
     pub async fn grants(&self, service_principal: Uuid) -> Result<Grants, Fault> {
-        let url = self.url(
-            &format!("/v1.0/servicePrincipals/{service_principal}/appRoleAssignments"),
-            "",
-        );
+        let uri = self.uri(format!(
+            "/v1.0/servicePrincipals/{service_principal}/appRoleAssignments"
+        ))?;
         let assignments = self
-            .pages::<Assignment>("app_role_assignments", url)
+            .pages::<Assignment>("app_role_assignments", uri)
             .await?;
         let resources: BTreeSet<Uuid> = assignments.iter().map(|a| a.resource_id).collect();
         if resources.len() > self.max_resources() {
@@ -89,11 +87,10 @@ impl Session<'_> {
         {
             return Ok(Some(cached));
         }
-        let url = self.url(
-            &format!("/v1.0/servicePrincipals/{resource}"),
-            "$select=appId,appRoles",
-        );
-        match self.get::<Resource>("resource_roles", url).await {
+        let uri = self.uri(format!(
+            "/v1.0/servicePrincipals/{resource}?$select=appId,appRoles"
+        ))?;
+        match self.get::<Resource>("resource_roles", uri).await {
             Ok(answer) => {
                 let read = Arc::new(ResourceRoles::from(answer));
                 self.roles().insert(key, read.clone()).await;
@@ -107,6 +104,7 @@ impl Session<'_> {
 
     /// The answer to a probe, unjudged.
     pub async fn probe(&self, probe: &Probe) -> Result<Value, Fault> {
-        self.get(probe.key, self.url(probe.path, probe.query)).await
+        let uri = self.uri(format!("{}?{}", probe.path, probe.query))?;
+        self.get(probe.key, uri).await
     }
 }

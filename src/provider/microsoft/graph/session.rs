@@ -13,6 +13,7 @@ use crate::provider::microsoft::http::{Answer, Caller, Payload, Request, Scope};
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
+use http::Uri;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 use url::Url;
@@ -107,12 +108,11 @@ impl<'a> Session<'a> {
         &self.shared.roles
     }
 
-    /// An address on Graph.
-    pub fn url(&self, path: &str, query: &str) -> Url {
-        let mut url = self.cloud.graph.clone();
-        url.set_path(path);
-        url.set_query((!query.is_empty()).then_some(query));
-        url
+    /// An address on Graph, of a path with its query.
+    pub fn uri(&self, path_and_query: String) -> Result<Uri, Fault> {
+        self.cloud
+            .graph_uri(path_and_query)
+            .ok_or_else(|| Fault::new(Reason::RequestMalformed))
     }
 
     /// The token in use.
@@ -134,13 +134,13 @@ impl<'a> Session<'a> {
 
     /// What the answer says. A token that Graph does not accept is replaced once; so is one from an
     /// earlier check when Graph refuses the call, which may have been allowed since.
-    pub(super) async fn get<T: Answered>(&self, call: &'static str, url: Url) -> Result<T, Fault> {
-        self.read(call, url).await?.finish()
+    pub(super) async fn get<T: Answered>(&self, call: &'static str, uri: Uri) -> Result<T, Fault> {
+        self.read(call, uri).await?.finish()
     }
 
-    async fn read<T: Answered>(&self, call: &'static str, url: Url) -> Result<Read<T>, Fault> {
+    async fn read<T: Answered>(&self, call: &'static str, uri: Uri) -> Result<Read<T>, Fault> {
         let token = self.token().await;
-        let fault = match self.get_with(call, &url, &token).await {
+        let fault = match self.get_with(call, &uri, &token).await {
             Err(fault) if fault.status == Some(401) || is_refusal(&fault) => fault,
             other => return other,
         };
@@ -148,7 +148,7 @@ impl<'a> Session<'a> {
         let Some(fresh) = self.renew(&token, rejected).await else {
             return Err(fault);
         };
-        let result = self.get_with(call, &url, &fresh).await;
+        let result = self.get_with(call, &uri, &fresh).await;
         if let Err(fault) = &result
             && fault.status == Some(401)
         {
@@ -160,16 +160,16 @@ impl<'a> Session<'a> {
 
     /// All pages of a listing. A link to the next one is followed as given, but only to Graph
     /// itself.
-    pub(super) async fn pages<T>(&self, call: &'static str, first: Url) -> Result<Vec<T>, Fault>
+    pub(super) async fn pages<T>(&self, call: &'static str, first: Uri) -> Result<Vec<T>, Fault>
     where
         Page<T>: Answered,
     {
         let mut items = Vec::new();
-        let mut url = first;
+        let mut uri = first;
         for _ in 0..self.shared.max_pages {
-            let mut page: Page<T> = self.get(call, url).await?;
+            let mut page: Page<T> = self.get(call, uri).await?;
             items.append(&mut page.items);
-            url = match page.next {
+            uri = match page.next {
                 Next::None => return Ok(items),
                 Next::Link(link) => self.next(&link)?,
                 Next::Odd => return Err(self.graph_fault(Reason::ResponseInvalid)),
@@ -180,10 +180,11 @@ impl<'a> Session<'a> {
             .with(EvidenceKind::Count, self.shared.max_pages))
     }
 
-    fn next(&self, link: &str) -> Result<Url, Fault> {
-        let url = Url::parse(link).map_err(|_| self.graph_fault(Reason::ResponseInvalid))?;
+    fn next(&self, link: &str) -> Result<Uri, Fault> {
+        let invalid = || self.graph_fault(Reason::ResponseInvalid);
+        let url = Url::parse(link).map_err(|_| invalid())?;
         if is_same_origin(&url, &self.cloud.graph) {
-            Ok(url)
+            url.as_str().parse().map_err(|_| invalid())
         } else {
             Err(self.graph_fault(Reason::RedirectRefused))
         }
@@ -196,12 +197,12 @@ impl<'a> Session<'a> {
     async fn get_with<T: Answered>(
         &self,
         call: &'static str,
-        url: &Url,
+        uri: &Uri,
         token: &AccessToken,
     ) -> Result<Read<T>, Fault> {
         let request = || {
             Ok(Request {
-                url: url.clone(),
+                uri: uri.clone(),
                 payload: Payload::Bearer(token.authorization()),
             })
         };

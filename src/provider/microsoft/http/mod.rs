@@ -15,12 +15,12 @@ use crate::domain::report::EvidenceKind;
 use crate::outbound::guard::AddressGuard;
 use crate::ports::clock::Clock;
 use backoff::Backoff;
-use reqwest::header::HeaderValue;
+use http::{HeaderValue, Uri};
 use serde_json::Value;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::time::Instant;
-use url::Url;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -34,7 +34,7 @@ pub(super) enum Payload {
 
 /// One request, made afresh for every attempt.
 pub(super) struct Request {
-    pub url: Url,
+    pub uri: Uri,
     pub payload: Payload,
 }
 
@@ -73,17 +73,20 @@ impl Answer {
 /// Proxies of the environment are not used: they would resolve names in the guard's place. No
 /// compression is asked for, so that the bytes counted are the bytes there are.
 pub(super) struct Caller {
-    pooled: reqwest::Client,
+    pooled: transport::Client,
     /// Opens a connection for each request: for a second try after a 503, which a gateway may
     /// otherwise answer on the same connection again.
-    unpooled: reqwest::Client,
+    unpooled: transport::Client,
     guard: AddressGuard,
     backoff: Backoff,
     clock: Arc<dyn Clock>,
     request_timeout: Duration,
+    read_timeout: Duration,
     max_response_bytes: usize,
     max_attempts: u32,
     defer_after: Duration,
+    /// By the name of the call.
+    recorders: RwLock<HashMap<&'static str, Recorders>>,
 }
 
 impl std::fmt::Debug for Caller {
@@ -104,9 +107,10 @@ impl Caller {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, MicrosoftSettingsError> {
         let guard = AddressGuard::new(clouds.loopback_hosts());
+        let tls = transport::tls()?;
         Ok(Self {
-            pooled: transport::client(settings, &guard, true)?,
-            unpooled: transport::client(settings, &guard, false)?,
+            pooled: transport::client(settings, &guard, &tls, true),
+            unpooled: transport::client(settings, &guard, &tls, false),
             guard,
             backoff: Backoff {
                 base: settings.retry_base_delay,
@@ -114,9 +118,11 @@ impl Caller {
             },
             clock,
             request_timeout: settings.request_timeout,
+            read_timeout: settings.read_timeout,
             max_response_bytes: settings.max_response_bytes,
             max_attempts: settings.max_attempts_per_request,
             defer_after: settings.defer_after,
+            recorders: RwLock::default(),
         })
     }
 
@@ -132,12 +138,13 @@ impl Caller {
         let mut client = &self.pooled;
         loop {
             let request = request()?;
-            let host = request.url.host_str().unwrap_or_default().to_owned();
+            let uri = request.uri.clone();
+            let host = uri.host().unwrap_or_default();
             let started = Instant::now();
             let result = self.send(client, scope, request).await.and_then(&judge);
-            record(
+            self.record(
                 scope,
-                &host,
+                host,
                 attempt,
                 started.elapsed(),
                 result.as_ref().err(),
@@ -187,37 +194,105 @@ impl Caller {
 
     async fn send(
         &self,
-        client: &reqwest::Client,
+        client: &transport::Client,
         scope: Scope,
         request: Request,
     ) -> Result<Answer, Fault> {
-        if !self.guard.admits_url(&request.url) {
+        if !self.guard.admits_uri(&request.uri) {
             return Err(Fault::new(Reason::ProviderUnreachable));
         }
-        let own_limit = Instant::now() + self.request_timeout;
-        let exchange = transport::exchange(client, request, scope.correlation_id, self);
-        match tokio::time::timeout_at(own_limit.min(scope.deadline), exchange).await {
-            Ok(answer) => answer,
-            Err(_) if scope.deadline <= own_limit => Err(Fault::new(Reason::DeadlineExceeded)),
-            Err(_) => Err(Fault::new(Reason::ProviderTimeout)),
+        let limits = Limits {
+            deadline: scope.deadline,
+            own: Instant::now() + self.request_timeout,
+            read: self.read_timeout,
+        };
+        transport::exchange(client, request, scope.correlation_id, limits, self).await
+    }
+}
+
+/// How long one exchange may take.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Of the whole check.
+    deadline: Instant,
+    /// Of this exchange.
+    own: Instant,
+    /// Of each wait for something to arrive.
+    read: Duration,
+}
+
+impl Limits {
+    /// What arrives next, if it does in time.
+    async fn wait<T>(&self, next: impl Future<Output = T>) -> Result<T, Fault> {
+        let until = self.own.min(self.deadline).min(Instant::now() + self.read);
+        tokio::time::timeout_at(until, next)
+            .await
+            .map_err(|_| match self.deadline <= until {
+                true => Fault::new(Reason::DeadlineExceeded),
+                false => Fault::new(Reason::ProviderTimeout),
+            })
+    }
+}
+
+/// The metrics of one call that went well, looked up once.
+#[derive(Clone)]
+struct Recorders {
+    well: metrics::Counter,
+    took: metrics::Histogram,
+}
+
+impl Recorders {
+    fn of(call: &'static str) -> Self {
+        Self {
+            well: metrics::counter!("verifyd_provider_requests_total", "provider" => "microsoft", "call" => call, "result" => "ok"),
+            took: metrics::histogram!("verifyd_provider_request_duration_seconds", "provider" => "microsoft", "call" => call),
         }
     }
 }
 
-fn record(scope: Scope, host: &str, attempt: u32, took: Duration, fault: Option<&Fault>) {
-    let result = fault.map_or("ok", |f| f.reason.code());
-    metrics::counter!("verifyd_provider_requests_total", "provider" => "microsoft", "call" => scope.call, "result" => result)
-        .increment(1);
-    metrics::histogram!("verifyd_provider_request_duration_seconds", "provider" => "microsoft", "call" => scope.call)
-        .record(took.as_secs_f64());
-    tracing::debug!(
-        call = scope.call,
-        host,
-        attempt,
-        result,
-        status = fault.and_then(|f| f.status),
-        took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        client_request_id = %scope.correlation_id,
-        "provider call"
-    );
+impl Caller {
+    fn recorders(&self, call: &'static str) -> Recorders {
+        let known = self.recorders.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(recorders) = known.get(call) {
+            return recorders.clone();
+        }
+        drop(known);
+        let mut known = self.recorders.write().unwrap_or_else(PoisonError::into_inner);
+        let recorders = known.entry(call).or_insert_with(|| Recorders::of(call));
+        recorders.clone()
+    }
+
+    fn record(
+        &self,
+        scope: Scope,
+        host: &str,
+        attempt: u32,
+        took: Duration,
+        fault: Option<&Fault>,
+    ) {
+        let recorders = self.recorders(scope.call);
+        recorders.took.record(took.as_secs_f64());
+        let result = match fault {
+            None => {
+                recorders.well.increment(1);
+                "ok"
+            }
+            Some(fault) => {
+                let result = fault.reason.code();
+                metrics::counter!("verifyd_provider_requests_total", "provider" => "microsoft", "call" => scope.call, "result" => result)
+                    .increment(1);
+                result
+            }
+        };
+        tracing::debug!(
+            call = scope.call,
+            host,
+            attempt,
+            result,
+            status = fault.and_then(|f| f.status),
+            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            client_request_id = %scope.correlation_id,
+            "provider call"
+        );
+    }
 }

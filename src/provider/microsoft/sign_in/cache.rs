@@ -138,7 +138,7 @@ mod tests {
         TokenKey {
             connection: ConnectionId(connection),
             credential: [7; 32],
-            token_url: "https://login.example.com/".parse().unwrap(),
+            token_url: "https://login.example.com/".into(),
             client_id: Uuid::nil(),
             scope: "s".into(),
         }

@@ -12,13 +12,13 @@ use super::cloud::Cloud;
 use super::fault::Fault;
 use super::http::{Answer, Caller, Payload, Request, Scope};
 use crate::domain::ConnectionId;
+use crate::domain::Reason;
 use crate::ports::clock::Clock;
 use bytes::Bytes;
-use reqwest::header::HeaderValue;
+use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::time::Duration;
-use url::Url;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -33,7 +33,7 @@ pub(super) struct TokenKey {
     connection: ConnectionId,
     /// Of the credential, so that a replaced one is never answered from the cache.
     credential: [u8; 32],
-    token_url: Url,
+    token_url: String,
     client_id: Uuid,
     scope: String,
 }
@@ -111,13 +111,12 @@ pub(super) async fn request_token(
             ),
         ];
         // Afresh for each attempt: an assertion is used once.
-        fields.extend(material.fields(
-            key.token_url.as_str(),
-            &key.client_id.to_string(),
-            clock.now(),
-        )?);
+        fields.extend(material.fields(&key.token_url, &key.client_id.to_string(), clock.now())?);
         Ok(Request {
-            url: key.token_url.clone(),
+            uri: key
+                .token_url
+                .parse()
+                .map_err(|_| Fault::new(Reason::RequestMalformed))?,
             payload: Payload::Form(fields),
         })
     };
