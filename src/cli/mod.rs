@@ -34,6 +34,7 @@ use anyhow::Context as _;
 pub use args::Cli;
 use args::Command;
 use clap::Parser as _;
+use std::num::NonZero;
 use std::process::ExitCode;
 
 /// What a command ends with, besides an error (1) and wrong usage (2).
@@ -46,13 +47,24 @@ mod exit {
     pub const NOT_IN_TIME: u8 = 12;
 }
 
+/// Where it is set tokio itself reads it.
+const RUNTIME_THREADS: &str = "TOKIO_WORKER_THREADS";
+
+/// Threads of the runtime: half of the processors. The others are for the servers that it calls, or for
+/// other replicas; and threads that hand each other small pieces of work lose more by it than they gain.
+fn runtime_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    processors.div_ceil(2)
+}
+
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os(RUNTIME_THREADS).is_none() {
+        builder.worker_threads(runtime_threads());
+    }
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             output::error(&anyhow::Error::new(error).context("the runtime cannot be started"));

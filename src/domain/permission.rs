@@ -5,6 +5,8 @@ use super::{TenantId, WorkspaceId};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 /// `tenant_permissions.status`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -16,7 +18,7 @@ pub enum PermissionStatus {
 text_enum!(PermissionStatus, "status", Granted => "granted", Missing => "missing");
 
 /// Where it was read what is granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InventorySource {
     /// The service principal's app role assignments.
@@ -67,13 +69,78 @@ pub struct PermissionDetails {
     pub source: Option<InventorySource>,
 }
 
-/// What one check read of the tenant's permissions, by permission key.
+/// Entries by permission key. Checks that read the same share one.
+#[derive(Debug, Default)]
+pub struct Inventory {
+    entries: BTreeMap<String, InventoryEntry>,
+    digest: OnceLock<String>,
+}
+
+impl From<BTreeMap<String, InventoryEntry>> for Inventory {
+    fn from(entries: BTreeMap<String, InventoryEntry>) -> Self {
+        Self {
+            entries,
+            digest: OnceLock::new(),
+        }
+    }
+}
+
+impl Deref for Inventory {
+    type Target = BTreeMap<String, InventoryEntry>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.entries
+    }
+}
+
+impl PartialEq for Inventory {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl Eq for Inventory {}
+
+impl Inventory {
+    /// SHA-256, in lowercase hex, over all that is stored of them. Not over their JSON, which hardly any
+    /// run needs and which costs several times as much.
+    pub fn digest(&self) -> &str {
+        self.digest.get_or_init(|| digest(&self.entries))
+    }
+}
+
+fn digest(entries: &BTreeMap<String, InventoryEntry>) -> String {
+    let mut all = Vec::with_capacity(4 * 1024);
+    let mut add = |text: Option<&str>| {
+        // No text can be taken for another, or for two.
+        all.extend_from_slice(&text.map_or(u64::MAX, |t| t.len() as u64).to_le_bytes());
+        all.extend_from_slice(text.unwrap_or_default().as_bytes());
+    };
+    for (key, entry) in entries {
+        let InventoryEntry { status, details } = entry;
+        let PermissionDetails {
+            required,
+            app_role_id,
+            satisfied_by,
+            source,
+        } = details;
+        add(Some(key));
+        add(Some(status.as_str()));
+        add(required.then_some("required"));
+        add(app_role_id.as_deref());
+        add(satisfied_by.as_deref());
+        add(source.map(|s| s.as_str()));
+    }
+    hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &all))
+}
+
+/// What one check read of the tenant's permissions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InventoryRefresh {
     pub workspace_id: Option<WorkspaceId>,
     pub tenant_id: TenantId,
     pub source: InventorySource,
-    pub entries: BTreeMap<String, InventoryEntry>,
+    pub entries: Arc<Inventory>,
 }
 
 /// One row of `tenant_permissions` as stored.
@@ -101,4 +168,43 @@ pub fn satisfied_by<'a>(
                 .find_map(|name| granted.get(*name))
         })
         .map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_stored_counts_for_the_digest() {
+        let entries = |key: &str, status, details: PermissionDetails| {
+            BTreeMap::from([(key.to_owned(), InventoryEntry { status, details })])
+        };
+        let details = |required, role: Option<&str>, by: Option<&str>, source| PermissionDetails {
+            required,
+            app_role_id: role.map(Into::into),
+            satisfied_by: by.map(Into::into),
+            source,
+        };
+        use InventorySource::{AppRoleAssignments, TokenRoles};
+        use PermissionStatus::{Granted, Missing};
+        let all = [
+            entries("a", Granted, details(false, None, None, None)),
+            entries("b", Granted, details(false, None, None, None)),
+            entries("a", Missing, details(false, None, None, None)),
+            entries("a", Granted, details(true, None, None, None)),
+            entries("a", Granted, details(false, Some("xy"), None, None)),
+            entries("a", Granted, details(false, Some("x"), Some("y"), None)),
+            entries("a", Granted, details(false, None, Some("xy"), None)),
+            entries("a", Granted, details(false, None, None, Some(TokenRoles))),
+            entries(
+                "a",
+                Granted,
+                details(false, None, None, Some(AppRoleAssignments)),
+            ),
+            BTreeMap::new(),
+        ];
+        let digests: std::collections::BTreeSet<String> = all.iter().map(digest).collect();
+        assert_eq!(digests.len(), all.len());
+        assert_eq!(digest(&all[5]), digest(&all[5].clone()));
+    }
 }

@@ -3,7 +3,7 @@
 use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::domain::notice::{Event, Notice};
-use crate::domain::permission::{InventoryEntry, InventoryRefresh, PermissionDetails};
+use crate::domain::permission::{InventoryRefresh, PermissionDetails};
 use crate::ports::store::{Claim, StoreError};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -74,8 +74,6 @@ pub(super) struct InventoryRow {
     pub tenant: i64,
     pub run: i64,
     pub source: &'static str,
-    /// Of the entries: while it stays the same, so do the rows.
-    pub digest: String,
     refresh: Arc<InventoryRefresh>,
 }
 
@@ -92,9 +90,13 @@ impl InventoryRow {
             tenant: refresh.tenant_id.0,
             run: run.0,
             source: refresh.source.as_str(),
-            digest: digest(&refresh.entries),
             refresh: Arc::clone(refresh),
         }
+    }
+
+    /// Of the entries: while it stays the same, so do the rows.
+    pub fn digest(&self) -> &str {
+        self.refresh.entries.digest()
     }
 
     /// A JSON array of `permission_key`, `status` and `details`, in the order of the keys.
@@ -113,33 +115,6 @@ impl InventoryRow {
     }
 }
 
-/// SHA-256, in lowercase hex, over all that is stored of them. Not over their JSON, which hardly any run
-/// needs and which costs several times as much.
-fn digest(entries: &BTreeMap<String, InventoryEntry>) -> String {
-    let mut all = Vec::with_capacity(4 * 1024);
-    let mut add = |text: Option<&str>| {
-        // No text can be taken for another, or for two.
-        all.extend_from_slice(&text.map_or(u64::MAX, |t| t.len() as u64).to_le_bytes());
-        all.extend_from_slice(text.unwrap_or_default().as_bytes());
-    };
-    for (key, entry) in entries {
-        let InventoryEntry { status, details } = entry;
-        let PermissionDetails {
-            required,
-            app_role_id,
-            satisfied_by,
-            source,
-        } = details;
-        add(Some(key));
-        add(Some(status.as_str()));
-        add(required.then_some("required"));
-        add(app_role_id.as_deref());
-        add(satisfied_by.as_deref());
-        add(source.map(|s| s.as_str()));
-    }
-    hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &all))
-}
-
 fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Json, StoreError> {
     to_raw_value(value)
         .map(sqlx::types::Json)
@@ -148,44 +123,4 @@ fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Json, StoreError> {
 
 fn not_json() -> StoreError {
     StoreError::Refused("what is to be stored is not JSON of the expected kind".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::permission::{InventorySource, PermissionStatus};
-
-    #[test]
-    fn whatever_is_stored_counts_for_the_digest() {
-        let entries = |key: &str, status, details: PermissionDetails| {
-            BTreeMap::from([(key.to_owned(), InventoryEntry { status, details })])
-        };
-        let details = |required, role: Option<&str>, by: Option<&str>, source| PermissionDetails {
-            required,
-            app_role_id: role.map(Into::into),
-            satisfied_by: by.map(Into::into),
-            source,
-        };
-        use InventorySource::{AppRoleAssignments, TokenRoles};
-        use PermissionStatus::{Granted, Missing};
-        let all = [
-            entries("a", Granted, details(false, None, None, None)),
-            entries("b", Granted, details(false, None, None, None)),
-            entries("a", Missing, details(false, None, None, None)),
-            entries("a", Granted, details(true, None, None, None)),
-            entries("a", Granted, details(false, Some("xy"), None, None)),
-            entries("a", Granted, details(false, Some("x"), Some("y"), None)),
-            entries("a", Granted, details(false, None, Some("xy"), None)),
-            entries("a", Granted, details(false, None, None, Some(TokenRoles))),
-            entries(
-                "a",
-                Granted,
-                details(false, None, None, Some(AppRoleAssignments)),
-            ),
-            BTreeMap::new(),
-        ];
-        let digests: std::collections::BTreeSet<String> = all.iter().map(digest).collect();
-        assert_eq!(digests.len(), all.len());
-        assert_eq!(digest(&all[5]), digest(&all[5].clone()));
-    }
 }

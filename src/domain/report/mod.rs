@@ -1,4 +1,7 @@
 //! The verification report v1.5: the product of every run.
+//!
+//! Members stand in the order in which PostgreSQL keeps them, by the length of their names and then by
+//! the alphabet: it sorts what comes in another order, for each check anew.
 
 pub mod builder;
 pub mod diff;
@@ -144,9 +147,9 @@ impl Evidence {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NextStep {
-    pub label: String,
     /// `https://…` or `/…`
     pub url: String,
+    pub label: String,
 }
 
 /// One line of a report.
@@ -157,25 +160,25 @@ pub struct Check {
     pub key: String,
     pub title: String,
     pub status: CheckStatus,
-    pub severity: Severity,
+    pub message: String,
     /// A failure of this check makes the whole report `blocked`.
     pub blocking: bool,
+    pub evidence: Vec<Evidence>,
+    pub severity: Severity,
+    pub next_steps: Vec<NextStep>,
     /// Null only on pass and running.
     pub reason_code: Option<Reason>,
-    pub message: String,
-    pub evidence: Vec<Evidence>,
-    pub next_steps: Vec<NextStep>,
 }
 
 /// How many checks ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counts {
-    pub total: u32,
-    pub pass: u32,
     pub fail: u32,
-    pub warn: u32,
+    pub pass: u32,
     pub skip: u32,
+    pub warn: u32,
+    pub total: u32,
     pub running: u32,
 }
 
@@ -183,8 +186,8 @@ pub struct Counts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Summary {
-    pub overall: Overall,
     pub counts: Counts,
+    pub overall: Overall,
 }
 
 /// Whom the report is about.
@@ -192,30 +195,30 @@ pub struct Summary {
 #[serde(deny_unknown_fields)]
 pub struct Identity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub provider_connection_id: Option<ConnectionId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entra_tenant_id: Option<String>,
+    pub cloud: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cloud: Option<String>,
+    pub entra_tenant_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_connection_id: Option<ConnectionId>,
 }
 
 /// A verification report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
-    pub schema_version: String,
     /// The run's type.
     pub flow: String,
+    pub checks: Vec<Check>,
+    pub summary: Summary,
+    pub identity: Identity,
+    pub fingerprint: String,
     /// RFC 3339, UTC.
     pub generated_at: String,
-    pub fingerprint: String,
+    pub schema_version: String,
     /// The run that holds the previous report of the same connection.
     pub previous_report_id: Option<RunId>,
-    pub identity: Identity,
-    pub summary: Summary,
-    pub checks: Vec<Check>,
 }
 
 /// The most that a report holds; the same numbers stand in the schema.

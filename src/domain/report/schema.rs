@@ -74,7 +74,7 @@ fn rest_of(report: &Report, json: &str) -> Option<[u8; 32]> {
     {
         return None;
     }
-    // The members stand in this order, and nothing but constants before the first of them.
+    // In this order. Inside of a text the quotes would be escaped, so no text is taken for a member.
     let (before, json) = json.split_once(r#""generated_at":""#)?;
     let (between, json) = json
         .strip_prefix(report.generated_at.as_str())?
@@ -178,7 +178,10 @@ mod tests {
             rest_of(&later, &json)
         };
         assert_eq!(later(None, "2027-01-31T23:59:59.999Z"), Some(rest));
-        assert_eq!(later(Some(i64::MAX), "2027-01-31T23:59:59.999Z"), Some(rest));
+        assert_eq!(
+            later(Some(i64::MAX), "2027-01-31T23:59:59.999Z"),
+            Some(rest)
+        );
         // What the schema says of these two is not passed over.
         for (id, time) in [
             (Some(0), "2027-01-31T23:59:59.999Z"),

@@ -30,7 +30,7 @@ use crate::ports::clock::Clock;
 use crate::ports::provider::{CheckSpec, Findings, Provider, Target, Unmet};
 use async_trait::async_trait;
 use cloud::{Cloud, Clouds};
-use graph::{Shared, role_cache};
+use graph::Shared;
 use http::Caller;
 use modules::{MODULES, Module};
 use sign_in::TokenCache;
@@ -54,7 +54,9 @@ impl MicrosoftProvider {
         let shared = Shared {
             caller: Caller::new(settings, &clouds, clock.clone())?,
             tokens: TokenCache::new(settings.token_cache_entries, settings.token_refresh_margin),
-            roles: role_cache(settings.role_cache_entries, settings.role_cache_ttl),
+            roles: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
+            grants: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
+            principals: graph::cache(settings.token_cache_entries, settings.role_cache_ttl),
             clock,
             max_pages: settings.max_pages,
             max_resources: settings.max_resources,

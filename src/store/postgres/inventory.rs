@@ -93,7 +93,7 @@ impl PostgresStore {
             .bind(rows().map(|r| r.tenant).collect::<Vec<i64>>())
             .bind(rows().map(|r| r.run).collect::<Vec<i64>>())
             .bind(rows().map(|r| r.source).collect::<Vec<&str>>())
-            .bind(rows().map(|r| r.digest.as_str()).collect::<Vec<&str>>())
+            .bind(rows().map(InventoryRow::digest).collect::<Vec<&str>>())
             .bind(DIGEST_STANDS_SECONDS)
             .fetch_all(&mut **tx)
             .await

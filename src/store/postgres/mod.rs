@@ -181,10 +181,14 @@ impl PostgresStore {
             "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
              SET LOCAL idle_in_transaction_session_timeout = {idle}"
         );
-        let begin_together = format!("{begin}; {}", together::SETTINGS);
         // Not through the pool, which would try again until acquire_timeout and then not say why.
-        let first = async { options.connect().await?.close().await };
-        tokio::time::timeout(settings.connect_timeout, first)
+        let first = async {
+            let mut connection = options.connect().await?;
+            let lz4 = together::may_compress_with_lz4(&mut connection).await?;
+            connection.close().await?;
+            Ok(lz4)
+        };
+        let lz4 = tokio::time::timeout(settings.connect_timeout, first)
             .await
             .map_err(|_| {
                 StoreError::Unavailable(format!(
@@ -193,6 +197,10 @@ impl PostgresStore {
                 ))
             })?
             .map_err(from_sqlx)?;
+        let mut begin_together = format!("{begin}; {}", together::SETTINGS);
+        if lz4 {
+            begin_together += together::COMPRESSION;
+        }
         let pool = patience::pool_options(settings).connect_lazy_with(options.clone());
         Ok(Arc::new_cyclic(|me| Self {
             pool,

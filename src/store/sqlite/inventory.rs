@@ -74,7 +74,7 @@ impl SqliteStore {
         }
         let read = fresh
             .iter()
-            .map(|row| (row.tenant, row.run, row.source, &row.digest));
+            .map(|row| (row.tenant, row.run, row.source, row.digest()));
         let compared: Vec<(i64, bool)> = sqlx::query_as(FRESHNESS)
             .bind(list(read)?)
             .bind(now)

@@ -10,32 +10,41 @@ use crate::domain::permission::{
 use crate::domain::report::{Evidence, EvidenceKind, Severity};
 use crate::provider::microsoft::claims::Claims;
 use crate::provider::microsoft::fault::Fault;
-use crate::provider::microsoft::graph::{Grants, ServicePrincipal, Session};
+use crate::provider::microsoft::graph::{Grants, KnownGrants, ServicePrincipal, Session};
 use crate::provider::microsoft::modules::{INVENTORY, Module, check_key};
 use std::collections::{BTreeMap, BTreeSet};
-use uuid::Uuid;
+use std::sync::Arc;
 
 /// What Graph said of the service principal and its grants.
 pub(super) struct Read {
     pub service_principal: Result<ServicePrincipal, Fault>,
     /// Null when there was no service principal to ask for.
-    pub grants: Option<Result<Grants, Fault>>,
+    pub grants: Option<Result<Arc<KnownGrants>, Fault>>,
 }
 
 /// What is granted, and where that was read.
 pub(super) struct Granted {
     pub source: InventorySource,
-    /// Names on Graph: these satisfy requirements.
-    pub graph: BTreeSet<String>,
-    /// All names with their role ids, as far as they are known.
-    all: BTreeMap<String, Option<Uuid>>,
+    known: Arc<KnownGrants>,
 }
 
-/// Reads the service principal, then its grants.
+/// Reads the service principal and its grants: at the same time where an earlier check has read its id,
+/// else one after the other.
 pub(super) async fn read(session: &Session<'_>) -> Read {
-    let service_principal = session.service_principal().await;
+    let expected = session.expected_principal().await;
+    let early = async {
+        match expected {
+            Some(id) => Some(session.grants(id).await),
+            None => None,
+        }
+    };
+    let (service_principal, early) = tokio::join!(session.service_principal(), early);
     let grants = match &service_principal {
-        Ok(found) => Some(session.grants(found.id).await),
+        Ok(found) if expected == Some(found.id) => early,
+        Ok(found) => {
+            session.expect_principal(found.id).await;
+            Some(session.grants(found.id).await)
+        }
         Err(_) => None,
     };
     Read {
@@ -49,7 +58,7 @@ pub(super) async fn read(session: &Session<'_>) -> Read {
 pub(super) async fn compare(session: &Session<'_>, read: Read) -> Read {
     let token = session.token().await;
     if let (Some(Ok(grants)), Some(roles)) = (&read.grants, &token.claims.roles)
-        && !grants.graph.keys().eq(roles)
+        && grants.grants.graph != *roles
     {
         session.renew_if_cached().await;
     }
@@ -60,7 +69,10 @@ pub(super) async fn compare(session: &Session<'_>, read: Read) -> Read {
 pub(super) fn judge(sheet: &mut Sheet<'_>, read: Read, claims: &Claims) -> Option<Granted> {
     let fault = match (read.grants, read.service_principal) {
         (Some(Ok(grants)), _) => {
-            let granted = Granted::by_assignments(grants);
+            let granted = Granted {
+                source: InventorySource::AppRoleAssignments,
+                known: grants,
+            };
             warn_or_pass(sheet, &granted, claims);
             return Some(granted);
         }
@@ -96,7 +108,7 @@ fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
     let differing: Vec<&String> = claims
         .roles
         .iter()
-        .flat_map(|roles| granted.graph.symmetric_difference(roles))
+        .flat_map(|roles| granted.graph().symmetric_difference(roles))
         .collect();
     if differing.is_empty() {
         let message = "The granted permissions were read.";
@@ -119,62 +131,39 @@ fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
 }
 
 impl Granted {
-    fn by_assignments(grants: Grants) -> Self {
-        Self {
-            source: InventorySource::AppRoleAssignments,
-            graph: grants.graph_names(),
-            all: grants
-                .graph
-                .into_iter()
-                .chain(grants.other)
-                .map(|(name, id)| (name, Some(id)))
-                .collect(),
-        }
-    }
-
     fn by_token(roles: &BTreeSet<String>) -> Self {
         Self {
             source: InventorySource::TokenRoles,
-            graph: roles.clone(),
-            all: roles.iter().map(|name| (name.clone(), None)).collect(),
+            known: Arc::new(KnownGrants::new(Grants::of_token(roles), Vec::new())),
         }
+    }
+
+    /// Names on Graph: these satisfy requirements.
+    pub fn graph(&self) -> &BTreeSet<String> {
+        &self.known.grants.graph
     }
 
     fn evidence(&self) -> Vec<Evidence> {
         vec![
             Evidence::new(EvidenceKind::Source, self.source),
-            Evidence::new(EvidenceKind::Count, self.all.len()),
+            Evidence::new(EvidenceKind::Count, self.known.grants.all.len()),
         ]
     }
 }
 
-/// A check for each required permission, and what is to be stored: every permission that is
-/// granted, and every required one.
+/// A check for each required permission, and what is to be stored.
 pub(super) fn judge_permissions(
     sheet: &mut Sheet<'_>,
     module: &Module,
     granted: &Granted,
     connection: &ProviderConnection,
 ) -> InventoryRefresh {
-    let mut entries: BTreeMap<String, InventoryEntry> = granted
-        .all
-        .iter()
-        .map(|(name, id)| {
-            let details = PermissionDetails {
-                required: false,
-                app_role_id: id.map(|id| id.to_string()),
-                satisfied_by: None,
-                source: Some(granted.source),
-            };
-            (name.clone(), entry(PermissionStatus::Granted, details))
-        })
-        .collect();
     for permission in module.permissions {
         let key = check_key(permission.key);
-        let by = satisfied_by(permission, &granted.graph);
+        let by = satisfied_by(permission, granted.graph());
         let stand_in = by.filter(|name| *name != permission.key);
         let mut evidence = vec![Evidence::new(EvidenceKind::Permission, permission.key)];
-        let status = match by {
+        match by {
             Some(_) => {
                 let message = match stand_in {
                     Some(name) => {
@@ -187,7 +176,6 @@ pub(super) fn judge_permissions(
                     None => format!("{} is granted.", permission.key),
                 };
                 sheet.pass(&key, &message, evidence);
-                PermissionStatus::Granted
             }
             None => {
                 evidence.push(Evidence::new(
@@ -201,23 +189,51 @@ pub(super) fn judge_permissions(
                     permission.needed_for
                 );
                 sheet.missing(&key, message, evidence);
-                PermissionStatus::Missing
             }
-        };
-        let details = PermissionDetails {
-            required: true,
-            app_role_id: Some(permission.app_role_id.to_owned()),
-            satisfied_by: stand_in.map(str::to_owned),
-            source: Some(granted.source),
-        };
-        entries.insert(permission.key.to_owned(), entry(status, details));
+        }
     }
     InventoryRefresh {
         workspace_id: Some(connection.workspace_id),
         tenant_id: connection.tenant_id,
         source: granted.source,
-        entries,
+        entries: granted
+            .known
+            .inventory(module.key, granted.source, || entries(module, granted)),
     }
+}
+
+/// What is to be stored: every permission that is granted, and every required one.
+fn entries(module: &Module, granted: &Granted) -> BTreeMap<String, InventoryEntry> {
+    let mut entries: BTreeMap<String, InventoryEntry> = granted
+        .known
+        .grants
+        .all
+        .iter()
+        .map(|(name, id)| {
+            let details = PermissionDetails {
+                required: false,
+                app_role_id: id.map(|id| id.to_string()),
+                satisfied_by: None,
+                source: Some(granted.source),
+            };
+            (name.clone(), entry(PermissionStatus::Granted, details))
+        })
+        .collect();
+    for permission in module.permissions {
+        let by = satisfied_by(permission, granted.graph());
+        let details = PermissionDetails {
+            required: true,
+            app_role_id: Some(permission.app_role_id.to_owned()),
+            satisfied_by: by.filter(|name| *name != permission.key).map(str::to_owned),
+            source: Some(granted.source),
+        };
+        let status = match by {
+            Some(_) => PermissionStatus::Granted,
+            None => PermissionStatus::Missing,
+        };
+        entries.insert(permission.key.to_owned(), entry(status, details));
+    }
+    entries
 }
 
 fn entry(status: PermissionStatus, details: PermissionDetails) -> InventoryEntry {

@@ -41,7 +41,7 @@ pub(super) async fn run(
     let allowed: Vec<&Probe> = module
         .probes
         .iter()
-        .filter(|probe| is_allowed(module, probe, &granted.graph))
+        .filter(|probe| is_allowed(module, probe, granted.graph()))
         .collect();
     let open = allowed
         .iter()

@@ -58,8 +58,8 @@ pub(super) enum Next {
 
 /// What a call's answer is read as.
 pub(super) trait Answered: Sized {
-    /// From the text at once, where it is as it should be. Null says nothing.
-    fn at_once(body: &Body) -> Option<Self>;
+    /// From the text at once, where it is as it should be. Giving it back says nothing.
+    fn at_once(body: Body) -> Result<Self, Body>;
 
     /// From all of it, which also tells that it is not what was expected.
     fn from_tree(tree: Value) -> Result<Self, Fault>;
@@ -73,10 +73,11 @@ pub(super) enum Read<T> {
 
 impl<T: Answered> Read<T> {
     /// Null when the body is no object.
-    pub fn of(body: &Body) -> Option<Self> {
-        T::at_once(body)
-            .map(Self::AtOnce)
-            .or_else(|| body.tree().filter(Value::is_object).map(Self::Tree))
+    pub fn of(body: Body) -> Option<Self> {
+        match T::at_once(body) {
+            Ok(answer) => Some(Self::AtOnce(answer)),
+            Err(body) => body.tree().filter(Value::is_object).map(Self::Tree),
+        }
     }
 
     /// What it says, or that it is not what was expected.
@@ -88,9 +89,36 @@ impl<T: Answered> Read<T> {
     }
 }
 
+/// An answer that nobody has read yet.
+pub(super) struct Unread(Body);
+
+impl Unread {
+    /// SHA-256 over its bytes.
+    pub fn digest(&self) -> [u8; 32] {
+        self.0.digest()
+    }
+
+    /// What it says, or that it is not what was expected.
+    pub fn read<T: Answered>(self) -> Result<T, Fault> {
+        Read::of(self.0)
+            .ok_or_else(|| Fault::invalid(200))?
+            .finish()
+    }
+}
+
+impl Answered for Unread {
+    fn at_once(body: Body) -> Result<Self, Body> {
+        Ok(Self(body))
+    }
+
+    fn from_tree(_: Value) -> Result<Self, Fault> {
+        Err(Fault::invalid(200))
+    }
+}
+
 impl Answered for Value {
-    fn at_once(_: &Body) -> Option<Self> {
-        None
+    fn at_once(body: Body) -> Result<Self, Body> {
+        Err(body)
     }
 
     fn from_tree(tree: Value) -> Result<Self, Fault> {
@@ -103,8 +131,8 @@ fn one<T: DeserializeOwned>(tree: Value) -> Result<T, Fault> {
 }
 
 impl Answered for ServicePrincipal {
-    fn at_once(body: &Body) -> Option<Self> {
-        body.object()
+    fn at_once(body: Body) -> Result<Self, Body> {
+        body.object().ok_or(body)
     }
 
     fn from_tree(tree: Value) -> Result<Self, Fault> {
@@ -114,8 +142,8 @@ impl Answered for ServicePrincipal {
 
 impl Answered for Resource {
     /// Read rarely, and all of it counts.
-    fn at_once(_: &Body) -> Option<Self> {
-        None
+    fn at_once(body: Body) -> Result<Self, Body> {
+        Err(body)
     }
 
     fn from_tree(tree: Value) -> Result<Self, Fault> {
@@ -132,9 +160,9 @@ struct OrdinaryPage<T> {
 }
 
 impl<T: DeserializeOwned> Answered for Page<T> {
-    fn at_once(body: &Body) -> Option<Self> {
-        let page: OrdinaryPage<T> = body.object()?;
-        Some(Self {
+    fn at_once(body: Body) -> Result<Self, Body> {
+        let page: OrdinaryPage<T> = body.object().ok_or(body)?;
+        Ok(Self {
             items: page.value,
             next: page.next.map_or(Next::None, Next::Link),
         })
@@ -168,9 +196,8 @@ mod tests {
 
     /// Read at once where it can be, and always as its tree is.
     fn read<T: Answered>(text: &str) -> (bool, Option<Result<T, Fault>>) {
-        let body = Body::from(text);
-        let at_once = T::at_once(&body).is_some();
-        (at_once, Read::of(&body).map(Read::finish))
+        let at_once = T::at_once(Body::from(text)).is_ok();
+        (at_once, Read::of(Body::from(text)).map(Read::finish))
     }
 
     #[test]

@@ -5,19 +5,22 @@ mod roles;
 mod session;
 
 pub(super) use answers::ServicePrincipal;
-pub(super) use roles::{Grants, role_cache};
+pub(super) use roles::{Grants, KnownGrants, cache};
 pub(super) use session::{Session, Shared};
 
 use super::fault::Fault;
 use super::modules::Probe;
 use crate::domain::Reason;
-use answers::{Assignment, Organization, Page, Resource};
+use answers::{Assignment, Next, Organization, Page, Resource, Unread};
 use futures::{StreamExt, TryStreamExt, stream};
 use roles::ResourceRoles;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use uuid::Uuid;
+
+/// Name of the call that lists grants, each page.
+const ASSIGNMENTS: &str = "app_role_assignments";
 
 /// Resources that are read at the same time.
 const RESOURCES_AT_ONCE: usize = 4;
@@ -46,19 +49,28 @@ impl Session<'_> {
     }
 
     /// What is granted to the service principal, with names.
-    pub async fn grants(&self, service_principal: Uuid) -> Result<Grants, Fault> {
+    pub async fn grants(&self, service_principal: Uuid) -> Result<Arc<KnownGrants>, Fault> {
         let uri = self.uri(format!(
             "/v1.0/servicePrincipals/{service_principal}/appRoleAssignments"
         ))?;
-        let assignments = self
-            .pages::<Assignment>("app_role_assignments", uri)
-            .await?;
+        let listing: Unread = self.get(ASSIGNMENTS, uri).await?;
+        let key = (self.cloud_key().to_owned(), self.tenant(), listing.digest());
+        if let Some(known) = self.known_grants().get(&key).await
+            && known
+                .is_current(self.roles(), self.cloud_key(), self.tenant())
+                .await
+        {
+            return Ok(known);
+        }
+        let first: Page<Assignment> = listing.read()?;
+        let is_all = matches!(first.next, Next::None);
+        let assignments = self.pages(ASSIGNMENTS, first).await?;
         let resources: BTreeSet<Uuid> = assignments.iter().map(|a| a.resource_id).collect();
         if resources.len() > self.max_resources() {
             return Err(Fault::new(Reason::ResponseTooLarge));
         }
         let assignments = &assignments;
-        let named: Vec<Grants> = stream::iter(resources)
+        let named: Vec<(Grants, Option<(Uuid, Arc<ResourceRoles>)>)> = stream::iter(resources)
             .map(|resource| async move {
                 let wanted: Vec<Uuid> = assignments
                     .iter()
@@ -66,12 +78,24 @@ impl Session<'_> {
                     .map(|a| a.app_role_id)
                     .collect();
                 let roles = self.resource_roles(resource, &wanted).await?;
-                Ok::<_, Fault>(roles.map(|roles| roles.name(&wanted)).unwrap_or_default())
+                Ok::<_, Fault>(match roles {
+                    Some(roles) => (roles.name(&wanted), Some((resource, roles))),
+                    None => (Grants::default(), None),
+                })
             })
             .buffer_unordered(RESOURCES_AT_ONCE)
             .try_collect()
             .await?;
-        Ok(named.into_iter().fold(Grants::default(), Grants::merge))
+        let (named, used): (Vec<Grants>, Vec<_>) = named.into_iter().unzip();
+        let grants = named.into_iter().fold(Grants::default(), Grants::merge);
+        // A resource that is gone may come back.
+        let used: Option<Vec<(Uuid, Arc<ResourceRoles>)>> = used.into_iter().collect();
+        let keeps = is_all && used.is_some();
+        let known = Arc::new(KnownGrants::new(grants, used.unwrap_or_default()));
+        if keeps {
+            self.known_grants().insert(key, Arc::clone(&known)).await;
+        }
+        Ok(known)
     }
 
     /// The roles that a resource offers; null when it is gone. A cached answer that does not know

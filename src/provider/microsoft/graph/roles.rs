@@ -1,19 +1,31 @@
 //! From role ids to names. What a resource offers changes rarely, so it is kept in memory.
 
 use super::answers::Resource;
+use crate::domain::permission::{Inventory, InventoryEntry, InventorySource};
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::modules::GRAPH_APP_ID;
 use moka::future::Cache;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use uuid::Uuid;
 
 /// Role names by (cloud, directory, resource).
 pub(in super::super) type RoleCache = Cache<(String, Uuid, Uuid), Arc<ResourceRoles>>;
 
+/// Cloud, directory, application.
+pub(in super::super) type PrincipalKey = (String, Uuid, Uuid);
+
+/// Ids of service principals.
+pub(in super::super) type PrincipalCache = Cache<PrincipalKey, Uuid>;
+
 /// An empty cache.
-pub(in super::super) fn role_cache(entries: u64, ttl: Duration) -> RoleCache {
+pub(in super::super) fn cache<K, V>(entries: u64, ttl: Duration) -> Cache<K, V>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
     Cache::builder()
         .max_capacity(entries)
         .time_to_live(ttl)
@@ -57,12 +69,13 @@ impl ResourceRoles {
     pub fn name(&self, roles: &[Uuid]) -> Grants {
         let named = roles
             .iter()
-            .filter_map(|id| Some((self.names.get(id)?.clone()?, *id)));
+            .filter_map(|id| Some((self.names.get(id)?.clone()?, Some(*id))));
         let mut grants = Grants::default();
         if self.app_id == GRAPH_APP_ID {
-            grants.graph = named.collect();
+            grants.all = named.collect();
+            grants.graph = grants.all.keys().cloned().collect();
         } else {
-            grants.other = named
+            grants.all = named
                 .map(|(name, id)| (format!("{}/{name}", self.app_id), id))
                 .collect();
         }
@@ -70,29 +83,84 @@ impl ResourceRoles {
     }
 }
 
-/// Granted application permissions, by name, with their role ids.
+/// Granted application permissions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Grants {
-    /// On Microsoft Graph. Only these satisfy what a module requires.
-    pub graph: BTreeMap<String, Uuid>,
-    /// On other resources, as `<appId of the resource>/<role>`, so that no foreign role can pass
-    /// for one of Graph's.
-    pub other: BTreeMap<String, Uuid>,
+    /// Names of those on Microsoft Graph. Only these satisfy what a module requires.
+    pub graph: BTreeSet<String>,
+    /// All names, with the ids of their roles as far as they are known. Those on other resources as
+    /// `<appId of the resource>/<role>`, so that no foreign role can pass for one of Graph's.
+    pub all: BTreeMap<String, Option<Uuid>>,
 }
 
 impl Grants {
+    /// What a token says is granted on Graph.
+    pub fn of_token(roles: &BTreeSet<String>) -> Self {
+        Self {
+            graph: roles.clone(),
+            all: roles.iter().map(|name| (name.clone(), None)).collect(),
+        }
+    }
+
     /// Both together.
     pub fn merge(mut self, more: Self) -> Self {
         self.graph.extend(more.graph);
-        self.other.extend(more.other);
+        self.all.extend(more.all);
         self
     }
+}
 
-    /// Names of the permissions on Graph.
-    pub fn graph_names(&self) -> BTreeSet<String> {
-        self.graph.keys().cloned().collect()
+/// Grants as they were read, with what has been made of them. Where the next check reads the same, byte
+/// for byte, it takes this.
+#[derive(Debug)]
+pub(in super::super) struct KnownGrants {
+    pub grants: Grants,
+    /// What the names were taken from: as long as these are the ones in memory the names are the same.
+    resources: Vec<(Uuid, Arc<ResourceRoles>)>,
+    /// By module and source.
+    inventories: Mutex<BTreeMap<(&'static str, InventorySource), Arc<Inventory>>>,
+}
+
+impl KnownGrants {
+    pub fn new(grants: Grants, resources: Vec<(Uuid, Arc<ResourceRoles>)>) -> Self {
+        Self {
+            grants,
+            resources,
+            inventories: Mutex::default(),
+        }
+    }
+
+    /// Whether the names would be the same if they were looked up now.
+    pub async fn is_current(&self, roles: &RoleCache, cloud: &str, tenant: Uuid) -> bool {
+        for (resource, used) in &self.resources {
+            let cached = roles.get(&(cloud.to_owned(), tenant, *resource)).await;
+            if !cached.is_some_and(|cached| Arc::ptr_eq(&cached, used)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The inventory for a module, made once.
+    pub fn inventory(
+        &self,
+        module: &'static str,
+        source: InventorySource,
+        make: impl FnOnce() -> BTreeMap<String, InventoryEntry>,
+    ) -> Arc<Inventory> {
+        let mut known = self
+            .inventories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let made = known
+            .entry((module, source))
+            .or_insert_with(|| Arc::new(make().into()));
+        Arc::clone(made)
     }
 }
+
+/// What is known of grants, by cloud, directory, and the SHA-256 of the answer that listed them.
+pub(in super::super) type GrantCache = Cache<(String, Uuid, [u8; 32]), Arc<KnownGrants>>;
 
 #[cfg(test)]
 mod tests {
@@ -119,12 +187,12 @@ mod tests {
     #[test]
     fn only_roles_of_graph_itself_are_graph_permissions() {
         let graph = resource(GRAPH_APP_ID).name(&ids());
-        assert_eq!(graph.graph_names(), ["Directory.Read.All".into()].into());
-        assert!(graph.other.is_empty());
+        assert_eq!(graph.graph, ["Directory.Read.All".into()].into());
+        assert!(graph.all.keys().eq(&graph.graph));
         let foreign = resource(Uuid::from_u128(9)).name(&ids());
         assert!(foreign.graph.is_empty());
         assert_eq!(
-            foreign.other.keys().next().unwrap(),
+            foreign.all.keys().next().unwrap(),
             "00000000-0000-0000-0000-000000000009/Directory.Read.All"
         );
     }

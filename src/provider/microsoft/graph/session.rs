@@ -1,7 +1,7 @@
 //! A signed-in conversation with Graph for the length of one check.
 
 use super::answers::{Answered, Next, Page, Read};
-use super::roles::RoleCache;
+use super::roles::{GrantCache, PrincipalCache, PrincipalKey, RoleCache};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
 use crate::ports::clock::Clock;
@@ -24,6 +24,8 @@ pub(in super::super) struct Shared {
     pub caller: Caller,
     pub tokens: TokenCache,
     pub roles: RoleCache,
+    pub principals: PrincipalCache,
+    pub grants: GrantCache,
     pub clock: Arc<dyn Clock>,
     pub max_pages: usize,
     pub max_resources: usize,
@@ -108,6 +110,23 @@ impl<'a> Session<'a> {
         &self.shared.roles
     }
 
+    fn principal_key(&self) -> PrincipalKey {
+        (self.cloud.key.clone(), self.tenant, self.client_id)
+    }
+
+    /// Id of the application's service principal as an earlier check has read it: what is asked by it
+    /// need not wait for the answer that tells it again, but has to be asked anew when that differs.
+    pub async fn expected_principal(&self) -> Option<Uuid> {
+        self.shared.principals.get(&self.principal_key()).await
+    }
+
+    pub async fn expect_principal(&self, id: Uuid) {
+        self.shared
+            .principals
+            .insert(self.principal_key(), id)
+            .await;
+    }
+
     /// An address on Graph, of a path with its query.
     pub fn uri(&self, path_and_query: String) -> Result<Uri, Fault> {
         self.cloud
@@ -158,26 +177,37 @@ impl<'a> Session<'a> {
         result
     }
 
-    /// All pages of a listing. A link to the next one is followed as given, but only to Graph
-    /// itself.
-    pub(super) async fn pages<T>(&self, call: &'static str, first: Uri) -> Result<Vec<T>, Fault>
+    /// All pages of a listing, from the first one on. A link to the next one is followed as given, but only
+    /// to Graph itself.
+    pub(super) async fn pages<T>(&self, call: &'static str, first: Page<T>) -> Result<Vec<T>, Fault>
     where
         Page<T>: Answered,
     {
-        let mut items = Vec::new();
-        let mut uri = first;
-        for _ in 0..self.shared.max_pages {
-            let mut page: Page<T> = self.get(call, uri).await?;
-            items.append(&mut page.items);
-            uri = match page.next {
+        let Page {
+            mut items,
+            mut next,
+        } = first;
+        let mut pages = 1;
+        loop {
+            let uri = match next {
                 Next::None => return Ok(items),
                 Next::Link(link) => self.next(&link)?,
                 Next::Odd => return Err(self.graph_fault(Reason::ResponseInvalid)),
             };
+            if pages == self.shared.max_pages {
+                return Err(self
+                    .graph_fault(Reason::ResponseTooLarge)
+                    .with(EvidenceKind::Count, self.shared.max_pages));
+            }
+            let mut page: Page<T> = self.get(call, uri).await?;
+            items.append(&mut page.items);
+            next = page.next;
+            pages += 1;
         }
-        Err(self
-            .graph_fault(Reason::ResponseTooLarge)
-            .with(EvidenceKind::Count, self.shared.max_pages))
+    }
+
+    pub(super) fn known_grants(&self) -> &GrantCache {
+        &self.shared.grants
     }
 
     fn next(&self, link: &str) -> Result<Uri, Fault> {
@@ -291,7 +321,6 @@ fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
     }
     answer
         .body
-        .as_ref()
         .and_then(Read::of)
         .ok_or_else(|| Fault::invalid(status))
 }

@@ -52,6 +52,14 @@ impl Body {
             .unwrap_or(&self.bytes)
     }
 
+    /// SHA-256 over all of it.
+    pub fn digest(&self) -> [u8; 32] {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.bytes);
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest.as_ref());
+        bytes
+    }
+
     /// All of it; null when it is not JSON. The depth is bounded by the parser (128 levels), the
     /// length by the body's limit.
     pub fn tree(&self) -> Option<Value> {

@@ -252,12 +252,18 @@ impl Recorders {
 
 impl Caller {
     fn recorders(&self, call: &'static str) -> Recorders {
-        let known = self.recorders.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self
+            .recorders
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(recorders) = known.get(call) {
             return recorders.clone();
         }
         drop(known);
-        let mut known = self.recorders.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .recorders
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let recorders = known.entry(call).or_insert_with(|| Recorders::of(call));
         recorders.clone()
     }
