@@ -31,6 +31,8 @@ mod webhooks;
 mod beside_another_application;
 mod constraints;
 mod enforcing;
+mod interleaved;
+mod serializable;
 mod snapshot_trap;
 mod sqlite_file;
 mod waking;
