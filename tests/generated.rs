@@ -66,7 +66,7 @@ fn example(checks: Vec<Check>, previous: Option<i64>) -> Value {
     }
     .finish(&[], "/operation-runs/42");
     assert_eq!(finished.replaced, None);
-    finished.json
+    serde_json::from_str(finished.json.get()).unwrap()
 }
 
 /// Ready, needs attention, blocked, and the report of a failed run.
@@ -250,4 +250,56 @@ fn every_test_that_the_security_page_names_is_there() {
         }
     }
     assert!(named > 20, "only {named} tests are named");
+}
+
+/// `docs/testing.md` says which line to break and what then fails: line, place and test are there.
+#[test]
+fn every_mechanism_that_the_page_of_tests_breaks_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/testing.md")).unwrap();
+    let mut tests = String::new();
+    for folder in ["tests/faults", "tests/store"] {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            tests.push_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default());
+        }
+    }
+    let (_, table) = page.split_once("| in `src/store/postgres` |").unwrap();
+    let rows = table.lines().skip(2).take_while(|row| row.starts_with('|'));
+    let mut broken = 0;
+    for row in rows {
+        let row = row.replace("\\|", "\u{1}");
+        let cells: Vec<&str> = row.split('|').collect();
+        let [_, place, what, test, _] = cells[..] else {
+            panic!("four cells: {row}")
+        };
+        let quoted = |cell: &str| -> Vec<String> {
+            let odd = cell.split('`').skip(1).step_by(2);
+            odd.map(|text| text.replace('\u{1}', "|")).collect()
+        };
+        let (place, what, test) = (quoted(place), quoted(what), quoted(test));
+        let source = root.join("src/store/postgres").join(&place[0]);
+        let source = std::fs::read_to_string(source).unwrap();
+        let item = [format!("const {}:", place[1]), format!("fn {}", place[1])];
+        let (_, body) = item
+            .iter()
+            .find_map(|item| source.split_once(item.as_str()))
+            .unwrap_or_else(|| panic!("{place:?} is not there"));
+        // Up to the next item; strings that go on in the next line are one.
+        let end = ["\nconst ", "\nimpl ", "\n    pub", "\n///"];
+        let end = end.iter().filter_map(|end| body.find(end)).min();
+        let body = &body[..end.unwrap_or(body.len())];
+        let words: Vec<&str> = body.split_whitespace().filter(|w| *w != "\\").collect();
+        assert!(
+            words.join(" ").contains(&what[0]),
+            "{place:?} has no {:?}",
+            what[0]
+        );
+        assert!(
+            tests.contains(&format!("fn {}(", test[0])),
+            "no test {}",
+            test[0]
+        );
+        broken += 1;
+    }
+    assert!(broken >= 9, "only {broken} lines are named");
 }

@@ -19,7 +19,7 @@ LABELS = [
     ("sweep", "sweep: running without a lease", "FOR NO KEY UPDATE OF r SKIP LOCKED"),
     ("sweep", "sweep: due", "UNION (SELECT r.id FROM verifyd.run_deliveries d JOIN"),
     ("sweep", "sweep: mark deliveries", "INSERT INTO verifyd.run_deliveries AS d"),
-    ("sweep", "sweep: forget orphans", "DELETE FROM verifyd.run_deliveries d USING ("),
+    ("sweep", "sweep: forget orphans", "DELETE FROM verifyd.run_deliveries WHERE run_id = ANY(ARRAY("),
     ("sweep", "sweep: forget workers", "DELETE FROM verifyd.workers WHERE beat_at"),
     ("turns", "turns", "WITH RECURSIVE waiting (tenant)"),
     ("turns", "turns: whether they are indexed", "pg_get_expr(i.indpred, i.indrelid)"),

@@ -8,6 +8,7 @@ use crate::engine::alone::Alone;
 use crate::engine::announcer::Announcer;
 use crate::engine::in_work::InWork;
 use crate::engine::lease::Lease;
+use crate::engine::motion::Failing;
 use crate::engine::reconciler::ReconcilerState;
 use crate::engine::turns::Turns;
 use crate::engine::worker::Worker;
@@ -89,6 +90,7 @@ impl Services {
             links: self.settings.links.clone(),
             in_flight: Arc::new(AtomicU32::new(0)),
             in_work: Arc::new(InWork::default()),
+            unclaimed: Arc::new(Failing::default()),
             // A hint that is older may have a successor already.
             alone: Arc::new(Alone::new(
                 self.settings.worker.concurrency,
@@ -173,7 +175,7 @@ impl Services {
             engine,
             queue: Arc::clone(&self.queue),
             reconciler: self.settings.reconciler.clone(),
-            reconciler_state: Arc::new(ReconcilerState::new()),
+            reconciler_state: Arc::new(ReconcilerState::default()),
         }
     }
 }

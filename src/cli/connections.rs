@@ -17,11 +17,12 @@ use anyhow::Context as _;
 use owo_colors::OwoColorize as _;
 use secrecy::SecretString;
 use serde_json::json;
-use std::io::Read as _;
+use std::io::Read;
 use std::process::ExitCode;
+use zeroize::Zeroizing;
 
 /// A secret is far shorter; what is longer is not read.
-const MAX_SECRET_BYTES: u64 = 64 * 1024;
+const MAX_SECRET_BYTES: usize = 64 * 1024;
 
 /// Credentials that a rotation reads at a time.
 const ROTATION_PAGE: u32 = 200;
@@ -43,32 +44,36 @@ pub async fn run(services: &Services, command: ConnectionsCommand) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is read within the limit, overwritten when it is dropped. It has its whole room from the start: a
+/// text that grows leaves copies behind.
+fn secret_text(source: impl Read) -> std::io::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET_BYTES));
+    source
+        .take(MAX_SECRET_BYTES as u64)
+        .read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// The credential that the arguments point to, if they point to one.
 fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
     let source = &args.source;
     if source.secret_stdin {
-        let mut text = String::new();
-        std::io::stdin()
-            .take(MAX_SECRET_BYTES)
-            .read_to_string(&mut text)
-            .context("--secret-stdin: standard input is not text")?;
+        let text =
+            secret_text(std::io::stdin()).context("--secret-stdin: standard input is not text")?;
         let secret = text.trim_end_matches(['\r', '\n']);
         anyhow::ensure!(
             !secret.is_empty(),
             "--secret-stdin: standard input is empty"
         );
         return Ok(Some(Credential::ClientSecret {
-            secret: SecretString::from(secret.to_owned()),
+            secret: SecretString::from(secret),
             client_id: None,
         }));
     }
     if let Some(file) = &source.certificate {
         let at = || format!("--certificate {}", file.display());
-        let mut pem = String::new();
-        std::fs::File::open(file)
-            .with_context(at)?
-            .take(MAX_SECRET_BYTES)
-            .read_to_string(&mut pem)
+        let pem = std::fs::File::open(file)
+            .and_then(secret_text)
             .with_context(at)?;
         return Ok(Some(credential_from_pem(&pem).with_context(at)?));
     }
@@ -457,4 +462,18 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             .join(", ")
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_read_into_the_room_that_it_has_from_the_start() {
+        for length in [1, 40, MAX_SECRET_BYTES, 2 * MAX_SECRET_BYTES] {
+            let text = secret_text("s".repeat(length).as_bytes()).unwrap();
+            assert_eq!(text.len(), length.min(MAX_SECRET_BYTES));
+            assert_eq!(text.capacity(), MAX_SECRET_BYTES, "it has grown");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use owo_colors::OwoColorize as _;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Runs deleted in one transaction: few enough to hold nobody up.
+/// Runs, or attempts whose run is not there, deleted in one transaction: few enough to hold nobody up.
 const BATCH: u32 = 500;
 
 pub async fn run(settings: &Settings, args: &PruneArgs) -> anyhow::Result<ExitCode> {
@@ -32,10 +32,15 @@ pub async fn run(settings: &Settings, args: &PruneArgs) -> anyhow::Result<ExitCo
     let mut after = None;
     loop {
         let pruned = store.prune(&policy, after).await?;
-        all.runs += pruned.runs;
-        all.attempts += pruned.attempts;
-        all.deliveries += pruned.deliveries;
-        all.acknowledgements += pruned.acknowledgements;
+        all.add(&pruned);
+        after = pruned.last;
+        if after.is_none() {
+            break;
+        }
+    }
+    loop {
+        let pruned = store.prune_stray_attempts(BATCH, after).await?;
+        all.add(&pruned);
         after = pruned.last;
         if after.is_none() {
             break;

@@ -33,6 +33,7 @@ use crate::ports::vault::Vault;
 use alone::Alone;
 use in_work::InWork;
 use lease::Lease;
+use motion::Failing;
 use settings::{LinkSettings, WorkerSettings};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -55,6 +56,8 @@ pub struct Engine {
     pub in_flight: Arc<AtomicU32>,
     /// Which runs these are, and those that are being claimed.
     pub in_work: Arc<InWork>,
+    /// For how long no claim has been answered.
+    pub unclaimed: Arc<Failing>,
     /// For runs that need to be alone.
     pub alone: Arc<Alone>,
     /// Tenants in work, and those that come before the hints.

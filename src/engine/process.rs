@@ -152,7 +152,12 @@ impl Engine {
                 alone: alone.is_some(),
             };
             let noted = self.in_work.note(run);
-            match self.store.claim(run, &self.worker, &policy).await {
+            let answer = self.store.claim(run, &self.worker, &policy).await;
+            match &answer {
+                Ok(_) => self.unclaimed.answered(),
+                Err(_) => self.unclaimed.failed(run),
+            }
+            match answer {
                 Ok(ClaimAnswer::Claimed(claim)) => {
                     return Ok(Taken {
                         claim,

@@ -14,7 +14,7 @@ use crate::domain::job::Hint;
 use crate::ports::queue::Queue;
 use crate::ports::store::{OpenAttempt, StoreError, SweepPolicy};
 use crate::ports::wake::Bell;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -39,9 +39,6 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 pub struct ReconcilerState {
     /// Set while the queue is away and runs are taken from the database directly.
     pub polling: AtomicBool,
-    /// Milliseconds since the process began at the last sweep that the database answered; -1
-    /// before the first.
-    last_sweep_ms: AtomicI64,
     /// Of the loop that sweeps.
     pub motion: Motion,
     /// Rung when a sweep may find something before its time.
@@ -65,27 +62,6 @@ pub struct ReconcilerState {
 pub struct Deaf {
     seconds: u64,
     restarts: u64,
-}
-
-impl ReconcilerState {
-    /// Before the first sweep.
-    pub fn new() -> Self {
-        Self {
-            polling: AtomicBool::new(false),
-            last_sweep_ms: AtomicI64::new(-1),
-            motion: Motion::default(),
-            untaken: Since::default(),
-            hinted: Hinted::default(),
-            cut_off: Since::default(),
-            deaf: Since::default(),
-            bell: Bell::default(),
-        }
-    }
-
-    /// Milliseconds on the scale of `now_ms` at the last answered sweep.
-    pub fn last_sweep_ms(&self) -> Option<i64> {
-        Some(self.last_sweep_ms.load(Ordering::Relaxed)).filter(|ms| *ms >= 0)
-    }
 }
 
 /// What comes after a sweep.
@@ -168,8 +144,6 @@ impl Reconciler {
                 Ok(next) => {
                     failing = false;
                     queue_is_long = next == Next::MoreLater;
-                    let now = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
-                    self.state.last_sweep_ms.store(now, Ordering::Relaxed);
                     if next == Next::More && !stop.is_cancelled() {
                         tokio::task::yield_now().await;
                         continue;

@@ -23,7 +23,7 @@ pub struct Health {
     pub metrics: PrometheusHandle,
     /// An answer of the database that takes longer counts as none.
     pub check_timeout: Duration,
-    /// How long a loop may stand still, and sweeps may go without an answer.
+    /// How long a loop may stand still, and sweeps and claims may go without an answer.
     pub stuck_after: Duration,
     /// How long hints may wait while this process takes none: longer than it can be busy.
     pub untaken_after: Duration,
@@ -108,6 +108,11 @@ impl Health {
                 after,
             ),
             (
+                "the heartbeat gets through, but no claim has been answered",
+                self.engine.unclaimed.lasted(),
+                after,
+            ),
+            (
                 "hints have been waiting and none was taken",
                 reconciler.untaken.lasted(),
                 self.untaken_after,
@@ -147,6 +152,9 @@ impl Health {
         };
         let lease = (!self.engine.lease.is_alive())
             .then(|| "the heartbeat does not get through".to_owned());
+        let unclaimed = self.engine.unclaimed.lasted();
+        let claims = (unclaimed > self.engine.settings.dead_after)
+            .then(|| format!("none was answered for {} s", unclaimed.as_secs()));
         let draining = self
             .stopping
             .is_cancelled()
@@ -156,6 +164,7 @@ impl Health {
             ("schema", schema),
             ("consumer", consumer),
             ("lease", lease),
+            ("claims", claims),
             ("draining", draining),
         ]
     }

@@ -255,9 +255,28 @@ pub struct Pruned {
     pub attempts: u64,
     pub deliveries: u64,
     pub acknowledgements: u64,
-    /// The last run looked at, where to go on; None when there is nothing left to delete.
+    /// Where to go on: nothing is left to delete up to this run. None when nothing is left at all.
     #[serde(skip)]
     pub last: Option<RunId>,
+}
+
+impl Pruned {
+    /// Counts these, too.
+    pub fn add(&mut self, more: &Self) {
+        self.runs += more.runs;
+        self.attempts += more.attempts;
+        self.deliveries += more.deliveries;
+        self.acknowledgements += more.acknowledgements;
+    }
+
+    /// Attempts of runs that were not there, by their runs. The last run may have more of them.
+    pub(crate) fn stray_attempts(runs: &[i64]) -> Self {
+        Self {
+            attempts: runs.len() as u64,
+            last: runs.iter().max().map(|id| RunId(id - 1)),
+            ..Self::default()
+        }
+    }
 }
 
 /// How many runs of verifyd's type there are, and how long the oldest has been waiting.
@@ -346,6 +365,14 @@ pub trait RunStore: Send + Sync {
     /// a run that an onboarding session points to.
     async fn prune(&self, policy: &PrunePolicy, after: Option<RunId>)
     -> Result<Pruned, StoreError>;
+
+    /// Deletes up to so many ended attempts of runs with an id above `after` that are not there any more:
+    /// whoever deleted the runs does not know of them.
+    async fn prune_stray_attempts(
+        &self,
+        batch: u32,
+        after: Option<RunId>,
+    ) -> Result<Pruned, StoreError>;
 
     /// How many runs `prune` would delete.
     async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError>;

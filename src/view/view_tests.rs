@@ -58,7 +58,7 @@ fn document(previous: Option<i64>, checks: Vec<Check>) -> Value {
     }
     .finish(&[], "/");
     assert_eq!(finished.replaced, None);
-    finished.json
+    serde_json::from_str(finished.json.get()).unwrap()
 }
 
 fn run(

@@ -3,14 +3,17 @@
 use crate::world::World;
 use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::RunId;
 use verifyd::domain::job::Hint;
+use verifyd::engine::Engine;
 use verifyd::engine::worker::WorkerError;
 use verifyd::http::{self, health::Health};
 use verifyd::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
@@ -28,6 +31,10 @@ enum Defect {
     ConsumeFails,
     /// Hints wait, and its consumer looks alive and takes none.
     TakesNothing,
+    /// Its consumer has not begun.
+    NotStarted,
+    /// Its consumer has shown no sign of life for an hour.
+    Silent,
     /// Not even when it is told to.
     NeverStops,
 }
@@ -71,7 +78,12 @@ impl Queue for DefectiveQueue {
             Defect::ConsumeReturns => return Ok(()),
             Defect::ConsumeFails => return Err(QueueError::Unavailable("on purpose".into())),
             Defect::NeverStops => std::future::pending().await,
-            Defect::None | Defect::DepthPanics | Defect::DepthHangs | Defect::TakesNothing => {}
+            Defect::None
+            | Defect::DepthPanics
+            | Defect::DepthHangs
+            | Defect::TakesNothing
+            | Defect::NotStarted
+            | Defect::Silent => {}
         }
         stop.cancelled().await;
         self.drained.store(true, Ordering::Relaxed);
@@ -80,7 +92,11 @@ impl Queue for DefectiveQueue {
 
     fn health(&self) -> QueueHealth {
         QueueHealth {
-            last_tick: Some(Duration::ZERO),
+            last_tick: match self.defect {
+                Defect::NotStarted => None,
+                Defect::Silent => Some(Duration::from_secs(3600)),
+                _ => Some(Duration::ZERO),
+            },
             connected: true,
             restarts: 0,
             rejected: 0,
@@ -92,13 +108,17 @@ impl Queue for DefectiveQueue {
     }
 }
 
+fn defective(defect: Defect) -> Arc<DefectiveQueue> {
+    Arc::new(DefectiveQueue {
+        defect,
+        drained: AtomicBool::new(false),
+    })
+}
+
 /// How the worker ends, told to or not, and whether its consumer could drain.
 async fn end(defect: Defect, told: bool) -> (Result<(), WorkerError>, bool) {
     let world = World::new().await;
-    let queue = Arc::new(DefectiveQueue {
-        defect,
-        drained: AtomicBool::new(false),
-    });
+    let queue = defective(defect);
     let mut worker = world.services.worker(world.services.engine());
     worker.queue = queue.clone();
     let stop = CancellationToken::new();
@@ -150,10 +170,7 @@ async fn loops_turn_while_everything_else_is_away() {
     let world = World::new().await;
     let engine = world.services.engine();
     let mut worker = world.services.worker(engine.clone());
-    worker.queue = Arc::new(DefectiveQueue {
-        defect: Defect::DepthHangs,
-        drained: AtomicBool::new(false),
-    });
+    worker.queue = defective(Defect::DepthHangs);
     let sweeps = Arc::clone(&worker.reconciler_state);
     world.services.store.close().await;
     tokio::time::pause();
@@ -177,10 +194,7 @@ async fn loops_turn_while_everything_else_is_away() {
 async fn a_consumer_that_does_not_stop_is_left_behind() {
     let world = World::new().await;
     let mut worker = world.services.worker(world.services.engine());
-    worker.queue = Arc::new(DefectiveQueue {
-        defect: Defect::NeverStops,
-        drained: AtomicBool::new(false),
-    });
+    worker.queue = defective(Defect::NeverStops);
     world.services.store.close().await;
     tokio::time::pause();
     let stop = CancellationToken::new();
@@ -188,6 +202,49 @@ async fn a_consumer_that_does_not_stop_is_left_behind() {
     let ended = tokio::time::timeout(Duration::from_secs(600), worker.run(stop)).await;
     let error = ended.expect("the worker ends").unwrap_err();
     assert_eq!(error.to_string(), "the consumer of hints does not stop");
+}
+
+/// With times that no test reaches.
+fn health(engine: Engine, queue: Arc<dyn Queue>) -> Health {
+    let long = Duration::from_secs(600);
+    Health {
+        engine,
+        queue,
+        reconciler: Arc::default(),
+        metrics: PrometheusBuilder::new().build_recorder().handle(),
+        check_timeout: Duration::from_secs(30),
+        stuck_after: long,
+        untaken_after: long,
+        stopping: CancellationToken::new(),
+    }
+}
+
+/// The health endpoints over HTTP.
+struct Served {
+    address: SocketAddr,
+    closing: CancellationToken,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Served {
+    async fn new(world: &World, health: Health) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let closing = CancellationToken::new();
+        let router = http::router(Arc::new(health), None);
+        let settings = &world.services.settings.http;
+        let serving = tokio::spawn(http::serve(listener, router, settings, closing.clone()));
+        Self {
+            address,
+            closing,
+            serving,
+        }
+    }
+
+    async fn end(self) {
+        self.closing.cancel();
+        self.serving.await.unwrap().unwrap();
+    }
 }
 
 /// Asks over HTTP until it answers with this status.
@@ -214,28 +271,14 @@ async fn a_worker_that_leaves_hints_waiting_is_not_alive() {
         let engine = world.services.engine();
         let mut worker = world.services.worker(engine.clone());
         if let Some(defect) = defect {
-            worker.queue = Arc::new(DefectiveQueue {
-                defect,
-                drained: AtomicBool::new(false),
-            });
+            worker.queue = defective(defect);
         }
         let second = Duration::from_secs(1);
-        let health = Health {
-            engine,
-            queue: Arc::clone(&worker.queue),
-            reconciler: Arc::clone(&worker.reconciler_state),
-            metrics: PrometheusBuilder::new().build_recorder().handle(),
-            check_timeout: second,
-            stuck_after: 600 * second,
-            untaken_after: 2 * second,
-            stopping: CancellationToken::new(),
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let closing = CancellationToken::new();
-        let router = http::router(Arc::new(health), None);
-        let settings = &world.services.settings.http;
-        let serving = tokio::spawn(http::serve(listener, router, settings, closing.clone()));
+        let mut health = health(engine, Arc::clone(&worker.queue));
+        health.reconciler = Arc::clone(&worker.reconciler_state);
+        health.untaken_after = 2 * second;
+        let served = Served::new(&world, health).await;
+        let address = served.address;
         let stop = CancellationToken::new();
         let running = tokio::spawn(worker.run(stop.clone()));
         if status == 200 {
@@ -252,7 +295,106 @@ async fn a_worker_that_leaves_hints_waiting_is_not_alive() {
         }
         stop.cancel();
         running.await.unwrap().unwrap();
-        closing.cancel();
-        serving.await.unwrap().unwrap();
+        served.end().await;
     }
+}
+
+/// What `/readyz` and `/healthz` say; the former with what is in the way, by part.
+async fn said(world: &World, health: Health) -> (u16, Vec<String>, u16, String) {
+    let served = Served::new(world, health).await;
+    let get = async |path: &str| {
+        let answer = reqwest::get(format!("http://{}{path}", served.address));
+        let answer = answer.await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (ready, body) = get("/readyz").await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    let bad = body["checks"].as_object().unwrap().iter();
+    let bad = bad
+        .filter(|(_, said)| **said != "ok")
+        .map(|(part, said)| format!("{part}: {}", said.as_str().unwrap()))
+        .collect();
+    let (alive, why) = get("/healthz").await;
+    served.end().await;
+    (ready, bad, alive, why)
+}
+
+/// Each part that a claim needs, bad by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_names_the_part_that_is_in_the_way() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let fine = || defective(Defect::None);
+    let (ready, bad, alive, _) = said(&world, health(engine.clone(), fine())).await;
+    assert_eq!((ready, bad, alive), (200, vec![], 200));
+
+    for (defect, wanted) in [
+        (Defect::NotStarted, "consumer: not started yet"),
+        (Defect::Silent, "consumer: no sign of life for 3600 s"),
+    ] {
+        let (ready, bad, alive, _) = said(&world, health(engine.clone(), defective(defect))).await;
+        assert_eq!((ready, bad, alive), (503, vec![wanted.to_owned()], 200));
+        // A queue that is away is no obstacle: runs are taken from the database.
+        let polling = health(engine.clone(), defective(defect));
+        polling.reconciler.polling.store(true, Ordering::Relaxed);
+        assert_eq!(said(&world, polling).await.0, 200);
+    }
+
+    let never_beat = health(world.services.engine(), fine());
+    let (ready, bad, ..) = said(&world, never_beat).await;
+    let wanted = "lease: the heartbeat does not get through".to_owned();
+    assert_eq!((ready, bad), (503, vec![wanted]));
+
+    let stopping = health(engine.clone(), fine());
+    stopping.stopping.cancel();
+    let (ready, bad, alive, _) = said(&world, stopping).await;
+    let wanted = "draining: the process is stopping".to_owned();
+    assert_eq!((ready, bad, alive), (503, vec![wanted], 200));
+
+    world
+        .sql("DELETE FROM verifyd_schema_migrations WHERE version > 1")
+        .await;
+    let (ready, bad, alive, _) = said(&world, health(engine.clone(), fine())).await;
+    assert_eq!((ready, alive), (503, 200));
+    assert!(bad[0].starts_with("schema: version 1, needed "), "{bad:?}");
+
+    world.services.store.close().await;
+    let (ready, bad, alive, _) = said(&world, health(engine, fine())).await;
+    assert_eq!((ready, bad.len(), alive), (503, 2, 200), "{bad:?}");
+}
+
+/// Whatever is tried to claim fails, though the heartbeat gets through. One answer is enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_all_fail_show_in_readiness_and_then_in_liveness() {
+    let world = World::new().await;
+    let mut engine = world.engine().await;
+    engine.settings.dead_after = Duration::ZERO;
+    world
+        .sql("ALTER TABLE verifyd_run_attempts RENAME TO verifyd_away")
+        .await;
+    let hints = [Hint::new(RunId(1)), Hint::new(RunId(2))];
+    let observed = || health(engine.clone(), defective(Defect::None));
+    engine.process(&hints[0]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    engine.process(&hints[0]).await;
+    assert_eq!(said(&world, observed()).await.0, 200, "that run's trouble");
+    engine.process(&hints[1]).await;
+    let (ready, bad, alive, _) = said(&world, observed()).await;
+    assert_eq!((ready, alive), (503, 200));
+    assert_eq!(bad, ["claims: none was answered for 2 s"]);
+    let mut impatient = observed();
+    impatient.stuck_after = Duration::from_millis(1900);
+    // The loops turn in a worker only.
+    engine.lease.motion.moved();
+    impatient.reconciler.motion.moved();
+    let (_, _, alive, why) = said(&world, impatient).await;
+    assert_eq!(alive, 503);
+    assert!(why.contains("no claim has been answered"), "{why}");
+
+    world
+        .sql("ALTER TABLE verifyd_away RENAME TO verifyd_run_attempts")
+        .await;
+    engine.process(&hints[0]).await;
+    let (ready, _, alive, _) = said(&world, observed()).await;
+    assert_eq!((ready, alive), (200, 200));
 }

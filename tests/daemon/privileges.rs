@@ -176,6 +176,20 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
         assert!(std::time::Instant::now() < until, "nothing was deleted");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
+    // Somebody else deletes a run: its attempts go with the next pruning.
+    owner
+        .execute(sqlx::raw_sql(
+            "DELETE FROM verification_check_acknowledgements; DELETE FROM operation_runs",
+        ))
+        .await
+        .unwrap();
+    let strays = bench.json(&["prune", "--older-than", "1h", "--json"], "");
+    assert_eq!(strays["runs"], 0);
+    assert!(strays["attempts"].as_i64().unwrap() >= 2, "{strays}");
+    let left = bench
+        .numbers("SELECT count(*) FROM verifyd.run_attempts")
+        .await;
+    assert_eq!(left, [0]);
     let printed = bench.printed.lock().unwrap().clone();
     assert!(!printed.contains("permission denied"), "{printed}");
 

@@ -3,7 +3,7 @@
 
 use crate::postgres::TestDatabase;
 use crate::proxy::{Act, Proxy, Rule};
-use crate::scene::{COMPLETING, MAX_ATTEMPTS, Scene};
+use crate::scene::{CLAIMING, COMPLETING, MAX_ATTEMPTS, Scene};
 use verifyd::ports::store::MAX_FUTILE_ATTEMPTS;
 use verifyd::simulator::{Endpoint, Scenario, SimulatorOptions};
 
@@ -100,7 +100,7 @@ async fn the_reply_to_the_only_claim_is_lost() {
     scene.add(Scenario::Healthy, 1);
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     way.at(Rule {
-        after: "SET status = 'running'",
+        after: CLAIMING,
         on: "COMMIT",
         act: Act::LoseReply,
         times: 1,

@@ -166,3 +166,38 @@ async fn completed_now(scene: &Scene, run: i64) {
         )
         .await;
 }
+
+/// With the guards, which `migrate --enforce` adds at the request of the table's owner, it is as if the report
+/// had not been saved over.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_context_is_overwritten_after_the_completion_of_a_guarded_run() {
+    let mut scene = Scene::empty(of_another_application().await, Default::default()).await;
+    let enforced = scene.bench.run(&["migrate", "--enforce"], "");
+    assert!(enforced.status.success(), "{enforced:?}");
+    scene.add(verifyd::simulator::Scenario::Healthy, 1);
+    let run = scene.record(1).await[0];
+    let mut older = context(&scene.bench, run).await;
+    let _two = scene.two();
+    scene.ends_as_meant().await;
+    let completed = context(&scene.bench, run).await;
+    older["note"] = json!("saved by the application");
+    save(&scene.bench, run, &older).await;
+    save(&scene.bench, run, &json!({})).await;
+    older["verification_report"] = json!("somebody else's");
+    save(&scene.bench, run, &older).await;
+    hint(
+        &scene.bench.redis_url,
+        &scene.bench.queue,
+        &fifty_of_each(&[run]),
+    )
+    .await;
+    crate::redis_faults::until_taken(&scene.bench.redis_url, &scene.bench.queue).await;
+    let mut stored = context(&scene.bench, run).await;
+    assert_eq!(
+        stored["verification_report"],
+        completed["verification_report"]
+    );
+    assert_eq!(stored["note"].take(), "saved by the application");
+    let ended = scene.ends_as_meant().await;
+    assert!(ended[0].at_once(), "{ended:?}");
+}

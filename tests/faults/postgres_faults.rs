@@ -5,7 +5,7 @@ use crate::postgres::TestDatabase;
 use crate::private_postgres::PrivatePostgres;
 use crate::proxy::{Act, Proxy, Rule};
 use crate::redis_support::hint;
-use crate::scene::{COMPLETED, COMPLETING, RUNNING, Scene};
+use crate::scene::{CLAIMING, COMPLETED, COMPLETING, RUNNING, Scene};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::time::{Duration, Instant};
 
@@ -92,7 +92,7 @@ async fn the_reply_to_a_commit_is_lost() {
     let scene = Scene::new().await;
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     let lost = 12;
-    for after in ["SET status = 'running'", COMPLETING] {
+    for after in [CLAIMING, COMPLETING] {
         way.at(Rule {
             after,
             on: "COMMIT",
@@ -267,6 +267,47 @@ async fn a_worker_that_moves_nothing_says_so() {
         WHERE type = 'provider.connection.check' AND status = 'queued'";
     assert_eq!(scene.number(queued).await, i64::try_from(runs).unwrap());
     // What started it would now end it: another one does the work.
+    drop(worker);
+    let other = scene.bench.serve(&[]);
+    scene.ends_as_meant().await;
+    assert_eq!(other.get("/healthz").await.0, 200);
+}
+
+/// Heartbeat and sweep get through, but no claim is ever answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_claims_all_hang_says_so() {
+    let scene = Scene::new().await;
+    let (way, url) = Proxy::before(&scene.bench.database.url()).await;
+    let worker = scene.bench.serve(&[
+        ("DATABASE_URL", &url),
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "1s"),
+        ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "1s"),
+        ("VERIFYD__HTTP__STUCK_AFTER", "90s"),
+    ]);
+    scene.record(1).await;
+    scene.ends_as_meant().await;
+    assert_eq!(worker.get("/readyz").await.0, 200);
+    way.at(Rule {
+        after: "",
+        on: CLAIMING,
+        act: Act::HoldRequest,
+        times: u32::MAX,
+    });
+    scene.record(1).await;
+    let said = async |path: &str, wanted: &str| {
+        let until = Instant::now() + 2 * crate::bench::PATIENCE;
+        loop {
+            let (status, body) = worker.get(path).await;
+            if status == 503 && body.contains(wanted) {
+                return;
+            }
+            assert!(Instant::now() < until, "{path}: {body}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    said("/readyz", "none was answered").await;
+    assert_eq!(worker.get("/healthz").await.0, 200);
+    said("/healthz", "no claim has been answered").await;
     drop(worker);
     let other = scene.bench.serve(&[]);
     scene.ends_as_meant().await;

@@ -2,7 +2,7 @@
 
 use crate::bench::PATIENCE;
 use crate::proxy::{Act, Proxy, Rule};
-use crate::scene::{COMPLETED, COMPLETING, MAX_ATTEMPTS, RUNNING, Scene};
+use crate::scene::{CLAIMING, COMPLETED, COMPLETING, MAX_ATTEMPTS, RUNNING, Scene};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use verifyd::simulator::{Endpoint, Scenario};
@@ -75,7 +75,41 @@ killed! {
 
 const AT_ONCE: [&str; 1] = ["completed"];
 const LOST: [&str; 2] = ["worker_lost", "completed"];
-const CLAIMING: &str = "SET status = 'running'";
+
+/// It knows that it has claimed the run, and nothing of it has reached the provider.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_the_claim_and_before_the_provider_is_asked() {
+    let mut scene = Scene::empty(
+        crate::postgres::TestDatabase::create().await,
+        verifyd::simulator::SimulatorOptions::default(),
+    )
+    .await;
+    let connection = scene.add(Scenario::Healthy, 1);
+    let (way, url) = Proxy::before(&scene.bench.simulator.base_url).await;
+    way.at(Rule {
+        after: "",
+        on: "",
+        act: Act::HoldRequest,
+        times: 1,
+    });
+    let url = url.trim_end_matches('/');
+    let mut killed = scene.bench.serve(&[
+        ("VERIFYD__MICROSOFT__CLOUDS__SIMULATED__LOGIN", url),
+        ("VERIFYD__MICROSOFT__CLOUDS__SIMULATED__GRAPH", url),
+    ]);
+    scene.record(1).await;
+    way.has_acted(1).await;
+    assert_eq!(scene.number(RUNNING).await, 1);
+    killed.signal("KILL");
+    assert_eq!(killed.ended(), None);
+    way.cut();
+    let tenant = &scene.members[&connection].entra_tenant_id;
+    let calls = || scene.bench.simulator.calls(tenant);
+    assert_eq!(calls().total, 0, "nothing has reached the provider");
+    let _other = scene.bench.serve(&[]);
+    assert_eq!(scene.ends_as_meant().await[0].attempts, LOST);
+    assert_eq!(calls().of(Endpoint::Organization), 1);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_the_provider_is_asked() {

@@ -39,6 +39,9 @@ const QUICK: [(&str, &str); 15] = [
 pub const COMPLETED: &str = "SELECT count(*) FROM operation_runs WHERE status = 'completed'";
 pub const RUNNING: &str = "SELECT count(*) FROM operation_runs WHERE status = 'running'";
 
+/// In the statements that claim a run, and in no other.
+pub const CLAIMING: &str = "SET status = 'running'";
+
 /// In the statement that completes a run, and in no other.
 pub const COMPLETING: &str = "end_reason = 'completed'";
 

@@ -231,7 +231,7 @@ fn the_transitions_have_the_names_of_the_stores_functions() {
         "latest_report",
     ];
     // Retention deletes what has long been completed: no state of the protocol is left there.
-    let retention = ["prune", "prunable"];
+    let retention = ["prune", "prunable", "prune_stray_attempts"];
     // `record` for several runs at once.
     let several = ["record_many"];
     let source =
@@ -252,4 +252,31 @@ fn the_transitions_have_the_names_of_the_stores_functions() {
         .chain(several)
         .collect();
     assert_eq!(functions, known);
+}
+
+/// And the statements that the transitions name are those of the store.
+#[test]
+fn the_statements_that_the_model_names_are_there() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+    let mut sources = String::new();
+    for entry in std::fs::read_dir(format!("{root}src/store/postgres")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            sources.push_str(&read(&path));
+        }
+    }
+    sources.push_str(&read(format!("{root}src/ports/store.rs").as_ref()));
+    let model = read(format!("{root}tests/model/store.rs").as_ref());
+    let comments = model.lines().filter_map(|line| line.split_once("//"));
+    let mut named = BTreeSet::new();
+    for (_, comment) in comments {
+        // Of single words only what stands alone is a name: these are short.
+        let words = comment.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+        named.extend(words.filter(|word| word.contains('_') && word.len() > 3));
+    }
+    assert!(named.len() > 12, "{named:?}");
+    for name in named {
+        assert!(sources.contains(&format!("const {name}: ")), "{name}");
+    }
 }

@@ -1,5 +1,7 @@
 //! The transitions of `ports::store::RunStore`, under the names that they have there, each as
-//! atomic as `src/store/postgres` makes it. The names in capitals are its statements.
+//! atomic as `src/store/postgres` makes it. The names in capitals are its statements: those of a call that
+//! goes alone. What goes with others is the same, less what is not ordinary, in one statement each
+//! (`together`).
 
 use crate::state::{
     Answer, Attempt, Beat, Claim, Delivered, Delivery, HINTS, Holder, Process, RUNS, Reconciler,
@@ -36,13 +38,13 @@ pub enum Mechanism {
     StatusCheckOfRelease,
     /// `status = 'queued'` of TAKE_RUN, tested on the row that it changes.
     ClaimCompareAndSet,
-    /// `h.spent < $4` of OPEN_ATTEMPT.
+    /// `h.spent >= $4` of OPEN_ATTEMPT.
     AttemptLimit,
-    /// `h.spent >= $4 - 1 AND h.lost > 0` of OPEN_ATTEMPT.
+    /// `j.spent + 1 >= $4 AND j.lost > 0` of OPEN_ATTEMPT.
     LastChanceAlone,
     /// `exhausted` in the same place.
     ExhaustedAlone,
-    /// `h.futile < $6` of OPEN_ATTEMPT.
+    /// `h.futile >= $6` of OPEN_ATTEMPT.
     LastResort,
     /// `lease_is_dead!()` of RECLAIM.
     LeaseCheck,
@@ -224,8 +226,8 @@ impl Store {
         }
     }
 
-    /// DEAD_LEASES, LOCK_RUNS, RECLAIM, POSTPONE, END_STRAYS, WITHOUT_LEASE, REQUEUE_WITHOUT_LEASE,
-    /// and for these runs MARK_DELIVERIES: nobody else can write them before the commit.
+    /// DEAD_LEASES, LOCK_RUNS, RECLAIM, END_STRAYS, WITHOUT_LEASE, REQUEUE_WITHOUT_LEASE, and for
+    /// these runs MARK_DELIVERIES: nobody else can write them before the commit.
     fn reclaim(&self, s: &mut State) -> u8 {
         let mut reclaimed = 0;
         for r in 0..RUNS {
@@ -248,7 +250,7 @@ impl Store {
     }
 
     /// The attempt, if one is open, ends as `worker_lost`; the run is queued. After an attempt that
-    /// was only to complete it, it waits: POSTPONE. Says whether it is due at once.
+    /// was only to complete it, it waits (`$3` of MARK_DELIVERIES). Says whether it is due at once.
     fn requeue(s: &mut State, r: usize) -> bool {
         let run = &mut s.runs[r];
         run.status = Status::Queued;
@@ -275,7 +277,7 @@ impl Store {
         })
     }
 
-    /// LOCK_RUNS, DISOWN, POSTPONE, DUE_AT_ONCE. One step: the first holds the runs until the end.
+    /// LOCK_RUNS, DISOWN, MARK_DELIVERIES. One step: the first holds the runs until the end.
     pub fn disown(&self, s: &mut State, w: usize, tokens: [u8; RUNS]) {
         for (r, &token) in tokens.iter().enumerate() {
             let run = &s.runs[r];

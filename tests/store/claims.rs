@@ -1,7 +1,7 @@
 //! `queued` → `running` and back.
 
 use crate::bed::Bed;
-use crate::fixtures::{POLICY, claim, context, succeeded, worker};
+use crate::fixtures::{ALONE, POLICY, claim, context, succeeded, worker};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Barrier;
@@ -33,9 +33,12 @@ pub async fn what_is_not_queued_or_not_ours_is_not_claimed(bed: &Bed) {
     let foreign = bed.insert("backup.restore", "queued", &context(1)).await;
     let running = bed.insert(RUN_TYPE, "running", &context(1)).await;
     let before = bed.dump("operation_runs").await;
-    for run in [foreign, running, RunId(987_654_321)] {
-        let claimed = bed.store.claim(run, &worker("w1"), &POLICY).await.unwrap();
-        assert!(claimed.claimed().is_none(), "{run}");
+    // What is sent with others, and what goes alone, are statements of their own.
+    for policy in [POLICY, ALONE] {
+        for run in [foreign, running, RunId(987_654_321)] {
+            let claimed = bed.store.claim(run, &worker("w1"), &policy).await.unwrap();
+            assert!(claimed.claimed().is_none(), "{run}, {policy:?}");
+        }
     }
     assert_eq!(bed.dump("operation_runs").await, before);
     assert_eq!(bed.store.run(foreign).await.unwrap(), None);

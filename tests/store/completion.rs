@@ -2,7 +2,8 @@
 
 use crate::bed::Bed;
 use crate::fixtures::{
-    POLICY, SWEEP, beat, blocked, claim, context, failed, refresh, report_of, succeeded, worker,
+    ALONE, POLICY, SWEEP, beat, blocked, claim, context, failed, refresh, report_of, succeeded,
+    worker,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -91,9 +92,9 @@ pub async fn a_completed_run_is_never_claimed_or_completed_again(bed: &Bed) {
     let held = claim(&bed.store, run, "w1").await;
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
     let before = bed.dump("operation_runs").await;
-    for _ in 0..5 {
-        let claimed = bed.store.claim(run, &worker("w2"), &POLICY).await.unwrap();
-        assert!(claimed.claimed().is_none());
+    for policy in [POLICY, ALONE, POLICY, ALONE] {
+        let claimed = bed.store.claim(run, &worker("w2"), &policy).await.unwrap();
+        assert!(claimed.claimed().is_none(), "{policy:?}");
     }
     assert!(!bed.store.complete(&held, &failed()).await.unwrap());
     assert!(

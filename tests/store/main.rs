@@ -31,6 +31,8 @@ mod webhooks;
 mod beside_another_application;
 mod constraints;
 mod enforcing;
+mod interleaved;
+mod serializable;
 mod snapshot_trap;
 mod sqlite_file;
 mod waking;
@@ -122,7 +124,8 @@ conformance! {
         a_reclaimed_run_is_exhausted_when_its_attempts_are_spent,
         rows_of_another_type_are_never_touched,
         sweeps_of_two_replicas_deliver_a_run_once,
-        left_over_deliveries_are_forgotten;
+        left_over_deliveries_are_forgotten,
+        left_over_deliveries_that_wait_are_forgotten;
     bounds:
         the_last_chance_is_claimed_alone_only,
         a_last_chance_without_a_lost_worker_needs_not_be_alone,
@@ -172,7 +175,8 @@ conformance! {
     pruning:
         only_old_completed_runs_go_with_what_belongs_to_them,
         a_batch_is_bounded_and_goes_on_where_the_last_one_ended,
-        what_is_still_pointed_to_is_kept;
+        what_is_still_pointed_to_is_kept,
+        attempts_of_runs_that_others_deleted_go;
     access:
         a_token_is_found_by_its_hash_alone,
         a_revoked_token_is_worthless_and_its_sessions_end,

@@ -4,7 +4,7 @@ use crate::bed::Bed;
 use crate::fixtures::{claim, context, succeeded};
 use std::time::Duration;
 use verifyd::domain::{ConnectionId, RunId};
-use verifyd::ports::store::{PrunePolicy, Pruned};
+use verifyd::ports::store::{AttemptEnd, PrunePolicy, Pruned};
 
 const DAY: u32 = 24 * 3600;
 
@@ -141,4 +141,46 @@ pub async fn what_is_still_pointed_to_is_kept(bed: &Bed) {
     }
     let report = bed.store.latest_report(ConnectionId(1)).await.unwrap();
     assert_eq!(report.unwrap().operation_run_id, latest);
+}
+
+/// Whoever deletes a run does not know of its attempts. They go in chunks; what is in work stays.
+pub async fn attempts_of_runs_that_others_deleted_go(bed: &Bed) {
+    let mut gone = Vec::new();
+    for _ in 0..5 {
+        let run = bed.queued().await;
+        let first = claim(&bed.store, run, "w1").await;
+        let released = bed.store.release(&first, AttemptEnd::Error, None).await;
+        assert!(released.unwrap());
+        let second = claim(&bed.store, run, "w1").await;
+        assert!(bed.store.complete(&second, &succeeded()).await.unwrap());
+        gone.push(run);
+    }
+    let kept = gone.remove(2);
+    let open = bed.queued().await;
+    claim(&bed.store, open, "w1").await;
+    let ids: Vec<String> = gone
+        .iter()
+        .chain([&open])
+        .map(ToString::to_string)
+        .collect();
+    bed.exec(&format!(
+        "DELETE FROM operation_runs WHERE id IN ({})",
+        ids.join(", ")
+    ))
+    .await;
+    let (mut after, mut chunks) = (None, Vec::new());
+    loop {
+        let pruned = bed.store.prune_stray_attempts(3, after).await.unwrap();
+        chunks.push(pruned.attempts);
+        after = pruned.last;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(chunks, [3, 3, 2, 0]);
+    let attempts = bed.own("run_attempts");
+    assert_eq!(rows_of(bed, &attempts, "run_id", kept).await, 2);
+    assert_eq!(rows_of(bed, &attempts, "run_id", open).await, 1);
+    let all = format!("SELECT count(*) FROM {attempts}");
+    assert_eq!(bed.number(&all).await, 3);
 }

@@ -372,3 +372,43 @@ pub async fn left_over_deliveries_are_forgotten(bed: &Bed) {
     let workers = format!("SELECT count(*) FROM {}", bed.own("workers"));
     assert_eq!(bed.number(&workers).await, 0);
 }
+
+/// Given back or refused by the queue, and then completed or deleted by somebody else: nothing is delivered
+/// any more.
+pub async fn left_over_deliveries_that_wait_are_forgotten(bed: &Bed) {
+    let table = bed.own("run_deliveries");
+    let mut runs = Vec::new();
+    for _ in 0..6 {
+        let run = bed.queued().await;
+        let held = claim(&bed.store, run, "w1").await;
+        let wait = Some(Duration::from_secs(60));
+        let released = bed.store.release(&held, AttemptEnd::Throttled, wait).await;
+        assert!(released.unwrap());
+        runs.push(run);
+    }
+    let [completed, deleted, at_once, waiting, due, later] = runs[..] else {
+        unreachable!()
+    };
+    bed.exec(&format!(
+        "UPDATE {table} SET not_before = NULL WHERE run_id = {at_once}; \
+         DELETE FROM operation_runs WHERE id IN ({deleted}, {at_once}, {later}); \
+         UPDATE operation_runs SET status = 'completed', outcome = 'failed', \
+             completed_at = created_at WHERE id = {completed}"
+    ))
+    .await;
+    let old = format!("run_id IN ({completed}, {deleted}, {due})");
+    bed.age(&table, "not_before", &old, 90_000).await;
+    assert_eq!(sweep(bed, &SWEEP).await.due, [due]);
+    for (run, left) in [
+        (completed, 0),
+        (deleted, 0),
+        (at_once, 0),
+        (waiting, 1),
+        (due, 1),
+        // Not for ever: for a day after its time.
+        (later, 1),
+    ] {
+        let rows = format!("SELECT count(*) FROM {table} WHERE run_id = {run}");
+        assert_eq!(bed.number(&rows).await, left, "{run} of {runs:?}");
+    }
+}

@@ -384,6 +384,14 @@ impl RunStore for PostgresStore {
         self.in_time(self.prune_runs(policy, after)).await
     }
 
+    async fn prune_stray_attempts(
+        &self,
+        batch: u32,
+        after: Option<RunId>,
+    ) -> Result<Pruned, StoreError> {
+        self.in_time(self.delete_stray_attempts(batch, after)).await
+    }
+
     async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
         self.in_time(self.count_prunable(older_than)).await
     }

@@ -51,7 +51,34 @@ const RUNS: &str = concat!(
     run_type!()
 );
 
+/// Runs that are not there, whatever type they were of. An open attempt is ended by the sweep first.
+const STRAY_ATTEMPTS: &str = "\
+    DELETE FROM verifyd.run_attempts a USING ( \
+        SELECT s.run_id, s.attempt FROM verifyd.run_attempts s \
+        WHERE s.run_id > $1 AND s.ended_at IS NOT NULL \
+              AND NOT EXISTS (SELECT FROM operation_runs r WHERE r.id = s.run_id) \
+        ORDER BY s.run_id, s.attempt LIMIT $2 \
+    ) s \
+    WHERE a.run_id = s.run_id AND a.attempt = s.attempt RETURNING a.run_id";
+
 impl PostgresStore {
+    pub(super) async fn delete_stray_attempts(
+        &self,
+        batch: u32,
+        after: Option<RunId>,
+    ) -> Result<Pruned, StoreError> {
+        let mut tx = self.begin().await?;
+        let gone: Vec<i64> = self
+            .scalar(STRAY_ATTEMPTS)
+            .bind(after.map_or(i64::MIN, |id| id.0))
+            .bind(i64::from(batch))
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        Ok(Pruned::stray_attempts(&gone))
+    }
+
     pub(super) async fn count_prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
         let mut tx = self.begin().await?;
         let count: i64 = self

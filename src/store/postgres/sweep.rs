@@ -129,16 +129,23 @@ const MARK_DELIVERIES: &str = concat!(
 );
 
 /// A run that was completed between DUE and MARK_DELIVERIES leaves a row behind, and so does one
-/// that its application deleted. Looks at the oldest only, so that its cost is bounded.
+/// that its application completed or deleted itself. Looks at the oldest only, and at what this sweep has
+/// not delivered though it was due, so that its cost is bounded: each run is looked up by its id, and no plan
+/// reads all deliveries or all active runs for it.
 const FORGET_ORPHANS: &str = concat!(
-    "DELETE FROM verifyd.run_deliveries d USING ( \
-        SELECT run_id FROM verifyd.run_deliveries \
-        WHERE delivered_at < now() - interval '1 day' ORDER BY delivered_at LIMIT $1 \
-     ) old \
-     WHERE d.run_id = old.run_id AND NOT EXISTS (SELECT FROM operation_runs r \
-        WHERE r.id = d.run_id AND r.type = ",
+    "DELETE FROM verifyd.run_deliveries WHERE run_id = ANY(ARRAY( \
+        SELECT o.run_id FROM ( \
+            (SELECT run_id FROM verifyd.run_deliveries \
+             WHERE delivered_at < now() - interval '1 day' ORDER BY delivered_at LIMIT $1) \
+            UNION ALL \
+            (SELECT run_id FROM verifyd.run_deliveries \
+             WHERE delivered_at IS NULL \
+             AND (not_before IS NULL OR not_before < now() - interval '1 day') LIMIT $1) \
+        ) o \
+        WHERE (SELECT r.status IN ('queued', 'running') FROM operation_runs r \
+               WHERE r.id = o.run_id AND r.type = ",
     run_type!(),
-    " AND r.status IN ('queued', 'running'))"
+    ") IS NOT TRUE))"
 );
 
 const FORGET_WORKERS: &str = "DELETE FROM verifyd.workers WHERE beat_at < now() - interval '1 day'";

@@ -329,6 +329,14 @@ impl RunStore for SqliteStore {
         self.prune_runs(policy, after).await
     }
 
+    async fn prune_stray_attempts(
+        &self,
+        batch: u32,
+        after: Option<RunId>,
+    ) -> Result<Pruned, StoreError> {
+        self.delete_stray_attempts(batch, after).await
+    }
+
     async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
         self.count_prunable(older_than).await
     }

@@ -51,7 +51,32 @@ const DELIVERIES: &str =
     "DELETE FROM verifyd_run_deliveries WHERE run_id IN (SELECT value FROM json_each($1))";
 const RUNS: &str = "DELETE FROM operation_runs WHERE id IN (SELECT value FROM json_each($1))";
 
+/// Runs that are not there, whatever type they were of. An open attempt is ended by the sweep first.
+const STRAY_ATTEMPTS: &str = "\
+    DELETE FROM verifyd_run_attempts WHERE (run_id, attempt) IN ( \
+        SELECT s.run_id, s.attempt FROM verifyd_run_attempts s \
+        WHERE s.run_id > $1 AND s.ended_at IS NOT NULL \
+              AND NOT EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = s.run_id) \
+        ORDER BY s.run_id, s.attempt LIMIT $2) \
+    RETURNING run_id";
+
 impl SqliteStore {
+    pub(super) async fn delete_stray_attempts(
+        &self,
+        batch: u32,
+        after: Option<RunId>,
+    ) -> Result<Pruned, StoreError> {
+        let mut tx = self.begin().await?;
+        let gone: Vec<i64> = sqlx::query_scalar(STRAY_ATTEMPTS)
+            .bind(after.map_or(i64::MIN, |id| id.0))
+            .bind(i64::from(batch))
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        Ok(Pruned::stray_attempts(&gone))
+    }
+
     pub(super) async fn count_prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
         let count: i64 = sqlx::query_scalar(COUNT)
             .bind(earlier(older_than))

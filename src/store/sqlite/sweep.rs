@@ -74,12 +74,18 @@ const MARK_DELIVERIES: &str = concat!(
          not_before = excluded.not_before"
 );
 
-/// Of runs that were deleted. Looks at the oldest only, so that its cost is bounded.
+/// Of runs that were completed or deleted by others. Looks at the oldest only, and at what this sweep has
+/// not delivered though it was due, so that its cost is bounded.
 const FORGET_ORPHANS: &str = concat!(
     "DELETE FROM verifyd_run_deliveries WHERE run_id IN ( \
-        SELECT d.run_id FROM verifyd_run_deliveries d WHERE d.delivered_at < ",
+        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d WHERE d.delivered_at < ",
     now_moved_by!("'-1 day'"),
     " ORDER BY d.delivered_at LIMIT $1) \
+        UNION ALL \
+        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d \
+        WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before < ",
+    now_moved_by!("'-1 day'"),
+    ") LIMIT $1)) \
      AND NOT EXISTS (SELECT 1 FROM operation_runs r \
         WHERE r.id = verifyd_run_deliveries.run_id AND r.type = ",
     run_type!(),

@@ -41,9 +41,22 @@ impl Body {
     pub(super) fn add(&mut self, chunk: &[u8], limit: usize) -> bool {
         let fits = self.bytes.len() + chunk.len() <= limit;
         if fits {
+            self.make_room(chunk.len(), limit);
             self.bytes.extend_from_slice(chunk);
         }
         fits
+    }
+
+    /// A vector that grows by itself leaves what it held where it was.
+    fn make_room(&mut self, more: usize, limit: usize) {
+        let needed = self.bytes.len() + more;
+        if !self.secret || needed <= self.bytes.capacity() {
+            return;
+        }
+        let capacity = (2 * self.bytes.capacity()).min(limit).max(needed);
+        let mut larger = Vec::with_capacity(capacity);
+        larger.extend_from_slice(&self.bytes);
+        std::mem::replace(&mut self.bytes, larger).zeroize();
     }
 
     fn text(&self) -> &[u8] {
@@ -121,5 +134,20 @@ mod tests {
         assert!(body.add(b"c", 3));
         assert_eq!(body.text(), b"abc");
         assert!(!format!("{body:?}").contains("abc"));
+    }
+
+    /// By `make_room`, which overwrites what is left behind, and never by the vector itself.
+    #[test]
+    fn a_secret_that_grows_is_moved_within_its_room() {
+        let (text, limit) = ("abcdefghi".repeat(100), 1000);
+        let mut body = Body::with_capacity(0, true);
+        for chunk in text.as_bytes().chunks(7) {
+            body.make_room(chunk.len(), limit);
+            let room = (body.bytes.as_ptr(), body.bytes.capacity());
+            assert!(body.add(chunk, limit));
+            assert_eq!(room, (body.bytes.as_ptr(), body.bytes.capacity()));
+            assert!(body.bytes.capacity() <= limit);
+        }
+        assert_eq!(body.text(), text.as_bytes());
     }
 }

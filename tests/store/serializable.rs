@@ -1,0 +1,96 @@
+//! PostgreSQL where every conflict is an error: one call wins, the others are told so or told to come
+//! again, and none fails otherwise.
+
+use crate::bed::Bed;
+use crate::fixtures::{ALONE, failed, succeeded, worker};
+use sqlx::{AssertSqlSafe, Executor as _};
+use std::sync::Arc;
+use tokio::sync::Barrier;
+use verifyd::domain::RunStatus;
+use verifyd::ports::store::{Claim, Store, StoreError};
+
+const CALLS: usize = 50;
+const ROUNDS: usize = 6;
+
+/// Two replicas whose transactions are all serializable.
+async fn serializable(bed: &Bed) -> [Arc<dyn Store>; 2] {
+    let url = bed.url();
+    let name = url.rsplit('/').next().unwrap();
+    bed.pg()
+        .execute(AssertSqlSafe(format!(
+            "ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"
+        )))
+        .await
+        .unwrap();
+    [bed.replica().await, bed.replica().await]
+}
+
+/// Fifty calls at the same moment, by turns of either replica.
+async fn race<T, F>(
+    stores: &[Arc<dyn Store>; 2],
+    call: impl Fn(Arc<dyn Store>, usize) -> F,
+) -> Vec<Result<T, StoreError>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, StoreError>> + Send + 'static,
+{
+    let barrier = Arc::new(Barrier::new(CALLS));
+    let tasks: Vec<_> = (0..CALLS)
+        .map(|n| {
+            let (barrier, call) = (barrier.clone(), call(stores[n % 2].clone(), n));
+            tokio::spawn(async move {
+                barrier.wait().await;
+                call.await
+            })
+        })
+        .collect();
+    let mut answers = Vec::with_capacity(CALLS);
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    answers
+}
+
+/// How many were told to come again. Nothing else may go wrong.
+fn contended<T>(answers: &[Result<T, StoreError>]) -> usize {
+    let errors = answers.iter().filter_map(|answer| answer.as_ref().err());
+    errors
+        .inspect(|error| assert!(matches!(error, StoreError::Contended(_)), "{error}"))
+        .count()
+}
+
+/// Calls that go alone, as those of one process for one run would otherwise come one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_race_for_a_run_and_fifty_to_complete_it() {
+    let bed = Bed::postgres().await;
+    let stores = serializable(&bed).await;
+    let mut conflicts = 0;
+    for round in 0..ROUNDS {
+        let run = bed.queued().await;
+        let answers = race(&stores, |store, n| async move {
+            store.claim(run, &worker(&format!("w{n}")), &ALONE).await
+        })
+        .await;
+        conflicts += contended(&answers);
+        let won: Vec<Claim> = answers
+            .into_iter()
+            .filter_map(|answer| answer.ok()?.claimed())
+            .collect();
+        assert_eq!(won.len(), 1, "round {round}");
+        assert_eq!(bed.store.attempts(run).await.unwrap().len(), 1);
+
+        let held = Arc::new(won.into_iter().next().unwrap());
+        let answers = race(&stores, |store, n| {
+            let held = held.clone();
+            let completion = if n % 3 == 0 { failed() } else { succeeded() };
+            async move { store.complete(&held, &completion).await }
+        })
+        .await;
+        conflicts += contended(&answers);
+        let wrote = answers.iter().filter(|answer| matches!(answer, Ok(true)));
+        assert_eq!(wrote.count(), 1, "round {round}");
+        let stored = bed.store.run(run).await.unwrap().unwrap();
+        assert_eq!(stored.status, RunStatus::Completed);
+    }
+    assert!(conflicts > 0, "nobody met anybody");
+}
