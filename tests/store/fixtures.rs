@@ -177,7 +177,7 @@ pub fn refresh(tenant: i64, permissions: &[(&str, bool)]) -> Arc<InventoryRefres
         workspace_id: Some(WorkspaceId(1)),
         tenant_id: TenantId(tenant),
         source: InventorySource::AppRoleAssignments,
-        entries,
+        entries: Arc::new(entries.into()),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use crate::bed::Bed;
 use crate::fixtures::{claim, refresh, succeeded};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Barrier;
 use verifyd::domain::permission::{PermissionStatus, StoredPermission};
@@ -117,8 +118,9 @@ pub async fn a_removed_grant_is_marked_and_the_mark_is_kept(bed: &Bed) {
     let held = claim(&bed.store, run, "w1").await;
     let mut completion = succeeded();
     let mut changed = refresh(7, &[("A.Read", false)]);
-    let entries = &mut Arc::get_mut(&mut changed).unwrap().entries;
+    let mut entries = BTreeMap::clone(&changed.entries);
     entries.get_mut("A.Read").unwrap().details.required = false;
+    Arc::get_mut(&mut changed).unwrap().entries = Arc::new(entries.into());
     completion.inventory = Some(changed);
     assert!(bed.store.complete(&held, &completion).await.unwrap());
     let later = one(bed, "A.Read").await;
