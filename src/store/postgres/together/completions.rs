@@ -114,7 +114,7 @@ impl Together<PostgresStore> for CompletionRequest {
     type Answer = ();
     type On = PoolConnection<Postgres>;
     const NAME: &'static str = "complete";
-    const LANES: usize = 2;
+    const LANES: usize = 1;
 
     /// Each row is written by one of them: a statement may not touch a row twice.
     fn keys(&self) -> Vec<(&'static str, i64)> {
