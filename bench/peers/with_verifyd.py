@@ -67,7 +67,7 @@ def access_token(number, permissions):
 
 def verifyd_servers(harness, slow_ports):
     """nginx's answers to verifyd's Microsoft adapter, on ports of their own: the adapter asks for the
-    service principal before its assignments, for the roles of Graph, and it looks whether the
+    service principal beside its assignments, for the roles of Graph, and it looks whether the
     directory that answers is the one of the connection."""
     with open(os.path.join(harness.SPEC, "permissions.json"), encoding="utf-8") as file:
         permissions = json.load(file)

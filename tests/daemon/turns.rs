@@ -37,7 +37,11 @@ async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
         bench.connection(i64::from(tenant), &entra, "health_check")
     });
     bench.numbers(&many(large, MANY)).await;
-    let _daemon = bench.serve(&[("VERIFYD__WORKER__CONCURRENCY", "16")]);
+    // So that all of their hints are in the queue, before the others'.
+    let _daemon = bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", "16"),
+        ("VERIFYD__RECONCILER__DELIVER_BELOW", "20000"),
+    ]);
     let hinted = "SELECT count(*) FROM verifyd.run_deliveries d
         JOIN operation_runs r ON r.id = d.run_id WHERE r.tenant_id = 1 AND delivered_at IS NOT NULL";
     let undelivered = "SELECT count(*) FROM operation_runs r WHERE status = 'queued' AND NOT EXISTS
