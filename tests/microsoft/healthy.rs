@@ -1,7 +1,8 @@
 //! What a sound connection looks like, on the wire and in the findings.
 
 use crate::directory::{
-    CLIENT, Directory, HEALTH, INTUNE, OTHER_APP, Reply, SERVICE_PRINCIPAL, TENANT,
+    CLIENT, Directory, GRAPH_RESOURCE, HEALTH, INTUNE, OTHER_APP, ROLES, Reply, SERVICE_PRINCIPAL,
+    TENANT,
 };
 use crate::fixture::{provider, run, target};
 use serde_json::json;
@@ -147,4 +148,62 @@ async fn probes_tell_what_intune_says() {
         found.evidence(service, EvidenceKind::GraphCode),
         ["BadRequest"]
     );
+}
+
+/// A listing of one page, which is remembered.
+fn listing(names: &[&str]) -> Reply {
+    let all: Vec<serde_json::Value> = names
+        .iter()
+        .map(|name| {
+            let (_, id) = ROLES.iter().find(|(known, _)| known == name).unwrap();
+            json!({"appRoleId": id, "resourceId": GRAPH_RESOURCE})
+        })
+        .collect();
+    Reply::json(200, &json!({ "value": all }))
+}
+
+#[tokio::test]
+async fn what_was_read_before_counts_only_as_long_as_it_is_the_same() {
+    const ANOTHER: &str = "0a0a0a0a-0000-4000-8000-00000000000a";
+    let directory = Directory::start(HEALTH).await;
+    let provider = provider(&directory);
+    directory.script(|seen| (seen.call == "assignments").then(|| listing(HEALTH)));
+    let first = run(&provider, &target("health_check")).await;
+    let second = run(&provider, &target("health_check")).await;
+    assert!(second.0.healthy);
+    assert_eq!(second.0.inventory, first.0.inventory);
+    assert_eq!(second.0.checks, first.0.checks);
+    assert_eq!(directory.count("assignments"), 2, "it is asked each time");
+
+    directory.script(|seen| (seen.call == "assignments").then(|| listing(&HEALTH[..2])));
+    let fewer = run(&provider, &target("health_check"))
+        .await
+        .0
+        .inventory
+        .unwrap();
+    let gone = &fewer.entries["Directory.Read.All"];
+    assert_eq!(gone.status, PermissionStatus::Missing);
+
+    // The application was removed and added again.
+    directory.script(|seen| match seen.call.as_str() {
+        "service_principal" => Some(Reply::json(
+            200,
+            &json!({"id": ANOTHER, "accountEnabled": true}),
+        )),
+        "assignments" if seen.uri.path().contains(ANOTHER) => Some(listing(HEALTH)),
+        "assignments" => Some(Reply::graph_error(404, "Request_ResourceNotFound", "gone")),
+        _ => None,
+    });
+    for _ in 0..2 {
+        let added = run(&provider, &target("health_check")).await;
+        assert!(added.0.healthy);
+        assert_eq!(added.0.inventory, first.0.inventory);
+    }
+    let asked: Vec<String> = directory
+        .seen("assignments")
+        .iter()
+        .skip(3)
+        .map(|seen| seen.uri.path().split('/').nth(3).unwrap().to_owned())
+        .collect();
+    assert_eq!(asked, [SERVICE_PRINCIPAL, ANOTHER, ANOTHER]);
 }
