@@ -29,6 +29,7 @@ mod urls;
 mod webhooks;
 
 mod beside_another_application;
+mod compression;
 mod constraints;
 mod enforcing;
 mod interleaved;

@@ -65,7 +65,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use together::{ClaimRequest, CompletionRequest};
-use tokio::sync::{Mutex, Notify, broadcast};
+use tokio::sync::{Mutex, Notify, OnceCell, broadcast};
 
 /// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
 macro_rules! run_type {
@@ -145,7 +145,8 @@ pub(super) struct PostgresStore {
     /// `BEGIN` and the limits of every transaction.
     begin: SqlStr,
     /// The same for a batch of calls.
-    begin_together: SqlStr,
+    /// For batches; known once the server has been asked what it can do.
+    begin_together: OnceCell<SqlStr>,
     claims: Group<ClaimRequest, ClaimAnswer>,
     completing: Group<CompletionRequest, ()>,
     /// Itself, for the tasks that run the batches.
@@ -182,13 +183,8 @@ impl PostgresStore {
              SET LOCAL idle_in_transaction_session_timeout = {idle}"
         );
         // Not through the pool, which would try again until acquire_timeout and then not say why.
-        let first = async {
-            let mut connection = options.connect().await?;
-            let lz4 = together::may_compress_with_lz4(&mut connection).await?;
-            connection.close().await?;
-            Ok(lz4)
-        };
-        let lz4 = tokio::time::timeout(settings.connect_timeout, first)
+        let first = async { options.connect().await?.close().await };
+        tokio::time::timeout(settings.connect_timeout, first)
             .await
             .map_err(|_| {
                 StoreError::Unavailable(format!(
@@ -197,10 +193,6 @@ impl PostgresStore {
                 ))
             })?
             .map_err(from_sqlx)?;
-        let mut begin_together = format!("{begin}; {}", together::SETTINGS);
-        if lz4 {
-            begin_together += together::COMPRESSION;
-        }
         let pool = patience::pool_options(settings).connect_lazy_with(options.clone());
         Ok(Arc::new_cyclic(|me| Self {
             pool,
@@ -210,7 +202,7 @@ impl PostgresStore {
             completions: broadcast::Sender::new(NOTICES_KEPT),
             recorded: Notify::new(),
             begin: AssertSqlSafe(begin).into_sql_str(),
-            begin_together: AssertSqlSafe(begin_together).into_sql_str(),
+            begin_together: OnceCell::new(),
             claims: Group::default(),
             completing: Group::default(),
             me: me.clone(),

@@ -13,7 +13,7 @@ use super::modules::Probe;
 use crate::domain::Reason;
 use answers::{Assignment, Next, Organization, Page, Resource, Unread};
 use futures::{StreamExt, TryStreamExt, stream};
-use roles::ResourceRoles;
+use roles::{Offer, ResourceRoles};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ impl Session<'_> {
             return Err(Fault::new(Reason::ResponseTooLarge));
         }
         let assignments = &assignments;
-        let named: Vec<(Grants, Option<(Uuid, Arc<ResourceRoles>)>)> = stream::iter(resources)
+        let named: Vec<(Grants, Option<Offer>)> = stream::iter(resources)
             .map(|resource| async move {
                 let wanted: Vec<Uuid> = assignments
                     .iter()
@@ -89,7 +89,7 @@ impl Session<'_> {
         let (named, used): (Vec<Grants>, Vec<_>) = named.into_iter().unzip();
         let grants = named.into_iter().fold(Grants::default(), Grants::merge);
         // A resource that is gone may come back.
-        let used: Option<Vec<(Uuid, Arc<ResourceRoles>)>> = used.into_iter().collect();
+        let used: Option<Vec<Offer>> = used.into_iter().collect();
         let keeps = is_all && used.is_some();
         let known = Arc::new(KnownGrants::new(grants, used.unwrap_or_default()));
         if keeps {

@@ -110,19 +110,22 @@ impl Grants {
     }
 }
 
+/// A resource, with the roles that it offers.
+pub(in super::super) type Offer = (Uuid, Arc<ResourceRoles>);
+
 /// Grants as they were read, with what has been made of them. Where the next check reads the same, byte
 /// for byte, it takes this.
 #[derive(Debug)]
 pub(in super::super) struct KnownGrants {
     pub grants: Grants,
     /// What the names were taken from: as long as these are the ones in memory the names are the same.
-    resources: Vec<(Uuid, Arc<ResourceRoles>)>,
+    resources: Vec<Offer>,
     /// By module and source.
     inventories: Mutex<BTreeMap<(&'static str, InventorySource), Arc<Inventory>>>,
 }
 
 impl KnownGrants {
-    pub fn new(grants: Grants, resources: Vec<(Uuid, Arc<ResourceRoles>)>) -> Self {
+    pub fn new(grants: Grants, resources: Vec<Offer>) -> Self {
         Self {
             grants,
             resources,

@@ -13,7 +13,7 @@ use crate::ports::store::StoreError;
 use crate::store::error::from_sqlx;
 use crate::store::together::{Batching, Places};
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection as _, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, SqlSafeStr as _, SqlStr};
 use std::sync::Arc;
 
 /// Connections that the pool must have for lanes to keep theirs.
@@ -30,18 +30,16 @@ const KEPT_FOR: u32 = 256;
 /// Plans are made once, and always for long tables: one that was made while a table was short would
 /// read all of it for ever. (A plan that cannot do without reading a table costs so much on paper that
 /// it would be compiled.)
-pub(super) const SETTINGS: &str = "SET LOCAL lock_timeout = 250; \
+const SETTINGS: &str = "SET LOCAL lock_timeout = 250; \
                                    SET LOCAL enable_seqscan = off; SET LOCAL jit = off; \
                                    SET LOCAL plan_cache_mode = force_generic_plan";
 
 /// Reports are compressed by PostgreSQL. With its other method that is a fifth of what a claim and a
 /// completion cost. A column's own setting counts for more than this.
-pub(super) const COMPRESSION: &str = "; SET LOCAL default_toast_compression = lz4";
+const COMPRESSION: &str = "; SET LOCAL default_toast_compression = lz4";
 
 /// Whether the server has the method, and nobody has chosen another one.
-pub(super) async fn may_compress_with_lz4(
-    connection: &mut PgConnection,
-) -> Result<bool, sqlx::Error> {
+async fn may_compress_with_lz4(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let may: Option<bool> = sqlx::query_scalar(
         "SELECT 'lz4' = ANY(enumvals) AND source = 'default' FROM pg_settings \
          WHERE name = 'default_toast_compression'",
@@ -95,9 +93,25 @@ impl PostgresStore {
         &self,
         connection: &'c mut PgConnection,
     ) -> Result<InTx<'c>, StoreError> {
-        connection
-            .begin_with(self.begin_together.clone())
+        // Not when the store is opened: behind a busy pooler that would have to wait for a connection.
+        let begin = self
+            .begin_together
+            .get_or_try_init(|| self.together_beginning(connection))
             .await
-            .map_err(from_sqlx)
+            .map_err(from_sqlx)?
+            .clone();
+        connection.begin_with(begin).await.map_err(from_sqlx)
+    }
+
+    async fn together_beginning(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<SqlStr, sqlx::Error> {
+        let compression = match may_compress_with_lz4(connection).await? {
+            true => COMPRESSION,
+            false => "",
+        };
+        let begin = format!("{}; {SETTINGS}{compression}", self.begin.as_str());
+        Ok(AssertSqlSafe(begin).into_sql_str())
     }
 }
