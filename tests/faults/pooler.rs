@@ -23,6 +23,8 @@ async fn through_pgbouncer_in_transaction_mode() {
     first.signal("KILL");
     first.ended();
     let third = scene.bench.serve(&[]);
+    // A worker that finds no database at its start ends.
+    third.ready().await;
     pooler.restart();
     let before = scene.number(COMPLETED).await;
     scene.completed_at_least(before + 100).await;
