@@ -5,7 +5,7 @@ use crate::postgres_support::TestDatabase;
 use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
-use sqlx::{AssertSqlSafe, PgPool, Postgres, Row, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Executor as _, PgPool, Postgres, Row, Sqlite, Transaction};
 use std::sync::Arc;
 use std::time::Duration;
 use verifyd::domain::{ConnectionId, RunId, TenantId};
@@ -135,6 +135,14 @@ impl Bed {
             Door::Postgres(pool) => pool,
             Door::Sqlite(_) => panic!("this test is about PostgreSQL"),
         }
+    }
+
+    /// A setting of this PostgreSQL database, for connections that are opened from now on.
+    pub async fn set(&self, setting: &str) {
+        let url = self.url();
+        let name = url.rsplit('/').next().unwrap();
+        let statement = AssertSqlSafe(format!("ALTER DATABASE {name} SET {setting}"));
+        self.pg().execute(statement).await.unwrap();
     }
 
     /// The name of one of verifyd's own tables.

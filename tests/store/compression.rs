@@ -3,7 +3,6 @@
 use crate::bed::Bed;
 use crate::fixtures::{change_report, claim, succeeded};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Executor as _};
 use verifyd::domain::RunId;
 
 /// The method that a completion through a new replica has used.
@@ -28,13 +27,6 @@ async fn method(bed: &Bed) -> Option<String> {
 async fn reports_are_compressed_by_lz4_where_nobody_has_chosen_otherwise() {
     let bed = Bed::postgres().await;
     assert_eq!(method(&bed).await.as_deref(), Some("lz4"));
-    let url = bed.url();
-    let name = url.rsplit('/').next().unwrap();
-    bed.pg()
-        .execute(AssertSqlSafe(format!(
-            "ALTER DATABASE {name} SET default_toast_compression = 'pglz'"
-        )))
-        .await
-        .unwrap();
+    bed.set("default_toast_compression = 'pglz'").await;
     assert_eq!(method(&bed).await.as_deref(), Some("pglz"));
 }

@@ -3,7 +3,6 @@
 
 use crate::bed::Bed;
 use crate::fixtures::{ALONE, failed, succeeded, worker};
-use sqlx::{AssertSqlSafe, Executor as _};
 use std::sync::Arc;
 use tokio::sync::Barrier;
 use verifyd::domain::RunStatus;
@@ -14,14 +13,8 @@ const ROUNDS: usize = 6;
 
 /// Two replicas whose transactions are all serializable.
 async fn serializable(bed: &Bed) -> [Arc<dyn Store>; 2] {
-    let url = bed.url();
-    let name = url.rsplit('/').next().unwrap();
-    bed.pg()
-        .execute(AssertSqlSafe(format!(
-            "ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"
-        )))
-        .await
-        .unwrap();
+    bed.set("default_transaction_isolation = 'serializable'")
+        .await;
     [bed.replica().await, bed.replica().await]
 }
 
