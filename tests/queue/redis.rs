@@ -60,6 +60,25 @@ async fn nine_thousand_hints_at_once_all_arrive() {
     remove_queue(&url, &name).await;
 }
 
+/// Neither does a fetcher that has nothing to do keep a place, nor does one that has fetched wait for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_hints_as_places_are_all_in_work_whoever_fetches_them() {
+    let url = redis_url();
+    // Who fetches how many differs from time to time.
+    for _ in 0..25 {
+        let name = random_queue();
+        let queue = open(&settings(&url, &name));
+        let probe = Probe::new();
+        probe.close_gate();
+        let consumer = Consumer::start(&queue, &probe, 3);
+        queue.send(&hints(1..=3)).await.unwrap();
+        until("three are in work", || probe.in_work() == 3).await;
+        probe.open_gate();
+        consumer.stop().await;
+        remove_queue(&url, &name).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_number_of_keys_stays_flat() {
     let (url, name) = (redis_url(), random_queue());

@@ -1,202 +1,207 @@
-//! Fetches more than one delivery at a time.
+//! The backend of a fetcher's worker: apalis' own, but that it fetches more than one delivery at a time.
 //!
-//! A delivery that apalis has fetched and not yet started keeps it from heartbeats and
-//! acknowledgements, so it is told to fetch one by one. That costs a round trip for each, and is the
-//! limit under load. So its command is widened on the way to the server, to as many as the consumer
-//! has free slots, and what comes beyond the first waits here for its next commands. The server has
-//! noted all of them as held by this worker: when it ends, they go back with the others (`custody`).
+//! As shipped, a delivery that has been fetched and not yet started keeps a worker from heartbeats and
+//! acknowledgements, so it would have to fetch one by one. That costs a round trip for each, and is the
+//! limit under load. So fetching is apart here: `RedisStorage` registers, beats and acknowledges and is
+//! never asked for a delivery; its own query brings as many as there are places, and what comes beyond
+//! the first waits here. The server has noted all of them as held by this worker: when it ends, they go
+//! back with the others (`custody`).
 
-use super::keys::Keys;
-use redis::{Arg, Cmd, Value};
+use super::bell::Bell;
+use super::observed::Observed;
+use apalis_core::backend::future::BoxSyncFuture;
+use apalis_core::backend::{Backend, BackendConfig};
+use apalis_core::worker::context::WorkerContext;
+use apalis_redis::{Config, Error, RedisStorage, RedisTask, queries};
+use futures::FutureExt;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::Semaphore;
+use std::task::{Context, Poll};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Most deliveries in one answer. More would hardly save anything, and the other processes that are
 /// free at the same time shall have their share of a burst.
 const MOST: usize = 16;
 
-/// The fetch of apalis-redis 1.0: `EVALSHA sha 7 workers active inflight data signal meta scheduled
-/// time COUNT worker`.
-const ARGUMENTS: usize = 13;
-const COUNT: usize = 11;
+type Storage = RedisStorage<Vec<u8>, Observed>;
 
-/// What one worker has fetched ahead.
-#[derive(Debug)]
+/// The place of one delivery. It is there before the delivery is fetched, so that none waits in this
+/// process while an idle fetcher has a place that it does not need.
+#[derive(Clone, Debug)]
+pub(super) struct Place(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Place {
+    /// For the handler, which keeps it as long as it works, also when its worker ends before.
+    pub fn take(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// At least one place, and as many as are free, up to `MOST`.
+async fn places(slots: Arc<Semaphore>) -> OwnedSemaphorePermit {
+    #[expect(clippy::expect_used, reason = "nobody closes this semaphore")]
+    let mut first = Arc::clone(&slots)
+        .acquire_owned()
+        .await
+        .expect("an open semaphore");
+    let free = slots.available_permits().min(MOST - 1);
+    if let Ok(free) = slots.try_acquire_many_owned(u32::try_from(free).unwrap_or(0)) {
+        first.merge(free);
+    }
+    first
+}
+
+/// The backend of one worker.
 pub(super) struct Ahead {
-    waiting: Mutex<VecDeque<(Value, Value)>>,
-    /// The same over all workers of the consumer.
-    all: Arc<AtomicUsize>,
+    storage: Storage,
+    connection: Observed,
+    config: Config,
+    bell: Arc<Bell>,
+    /// One permit for each delivery that is fetched or in work, over all workers of the consumer.
     slots: Arc<Semaphore>,
+    waiting: VecDeque<RedisTask>,
+    fetch: Option<BoxSyncFuture<Result<VecDeque<RedisTask>, Error>>>,
 }
 
 impl Ahead {
-    /// `slots`: one permit for each delivery in work. `all`: shared by all workers that share them.
-    pub fn new(slots: Arc<Semaphore>, all: Arc<AtomicUsize>) -> Self {
+    pub fn new(
+        config: Config,
+        connection: Observed,
+        bell: Arc<Bell>,
+        slots: Arc<Semaphore>,
+    ) -> Self {
+        // Its batches are those of acknowledgements only.
+        let config = config.batch_size(MOST);
         Self {
-            waiting: Mutex::default(),
-            all,
+            storage: RedisStorage::new(connection.clone()).with_config(config.clone()),
+            connection,
+            config,
+            bell,
             slots,
+            waiting: VecDeque::new(),
+            fetch: None,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(Value, Value)>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The answer to a fetch, when something waits for it.
-    pub fn next(&self) -> Option<Value> {
-        let (data, meta) = self.lock().pop_front()?;
-        self.all.fetch_sub(1, Ordering::Relaxed);
-        Some(answer(data, meta))
-    }
-
-    /// The same command, for as many as can be worked on right away.
-    pub fn widened(&self, fetch: &Cmd) -> Cmd {
-        let spoken_for = self.all.load(Ordering::Relaxed);
-        let free = self.slots.available_permits().saturating_sub(spoken_for);
-        let count = free.clamp(1, MOST).to_string();
-        let mut wide = Cmd::new();
-        for (i, argument) in fetch.args_iter().enumerate() {
-            match argument {
-                Arg::Simple(_) if i == COUNT => wide.arg(&count),
-                Arg::Simple(bytes) => wide.arg(bytes),
-                _ => return fetch.clone(),
-            };
+    fn fetch(&self, worker: &WorkerContext) -> BoxSyncFuture<Result<VecDeque<RedisTask>, Error>> {
+        let (slots, bell) = (Arc::clone(&self.slots), Arc::clone(&self.bell));
+        let (config, worker) = (self.config.clone(), worker.clone());
+        let mut connection = self.connection.clone();
+        async move {
+            let mut places = places(slots).await;
+            let config = config.batch_size(places.num_permits());
+            bell.silence();
+            let fetched = queries::fetch_next(&mut connection, &worker, &config).await?;
+            let placed = fetched.into_iter().map(|mut delivery| {
+                let place = Place(Arc::new(Mutex::new(places.split(1))));
+                delivery.inject_data(place);
+                delivery
+            });
+            Ok(placed.collect())
         }
-        wide
+        .boxed()
+        .into()
+    }
+}
+
+impl Backend for Ahead {
+    type Task = RedisTask;
+    type Error = Error;
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerContext,
+    ) -> Poll<Result<(), Error>> {
+        self.storage.poll_ready(cx, worker)
     }
 
-    /// Keeps all but the first. An answer of another shape is passed on as it is.
-    pub fn keep(&self, fetched: Value) -> Value {
-        let Value::Array(parts) = fetched else {
-            return fetched;
-        };
-        match <[Value; 2]>::try_from(parts) {
-            Ok([Value::Array(data), Value::Array(meta)])
-                if data.len() == meta.len() && data.len() > 1 =>
-            {
-                let mut both = data.into_iter().zip(meta);
-                let first = both.next();
-                let mut waiting = self.lock();
-                let before = waiting.len();
-                waiting.extend(both);
-                self.all
-                    .fetch_add(waiting.len() - before, Ordering::Relaxed);
-                first.map_or(Value::Nil, |(data, meta)| answer(data, meta))
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerContext,
+    ) -> Poll<Option<Result<RedisTask, Error>>> {
+        loop {
+            if let Some(next) = self.waiting.pop_front() {
+                return Poll::Ready(Some(Ok(next)));
             }
-            Ok(parts) => Value::Array(parts.into()),
-            Err(parts) => Value::Array(parts),
+            let mut fetch = match self.fetch.take() {
+                Some(fetch) => fetch,
+                None => self.fetch(worker),
+            };
+            let Poll::Ready(fetched) = fetch.poll_unpin(cx) else {
+                self.fetch = Some(fetch);
+                return Poll::Pending;
+            };
+            match fetched {
+                Ok(none) if none.is_empty() => {
+                    if !self.bell.has_rung(cx) {
+                        return Poll::Pending;
+                    }
+                }
+                Ok(fetched) => self.waiting = fetched,
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
         }
     }
-}
 
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        let waiting = self.lock().len();
-        self.all.fetch_sub(waiting, Ordering::Relaxed);
+    /// What waits here, and what a fetch still brings, is handed back by whoever ended the worker.
+    fn poll_close(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerContext,
+    ) -> Poll<Result<(), Error>> {
+        self.storage.poll_close(cx, worker)
     }
 }
 
-fn answer(data: Value, meta: Value) -> Value {
-    Value::Array(vec![Value::Array(vec![data]), Value::Array(vec![meta])])
-}
+impl BackendConfig for Ahead {
+    type Args = <Storage as BackendConfig>::Args;
+    type Id = <Storage as BackendConfig>::Id;
+    type Kind = <Storage as BackendConfig>::Kind;
+    type Config = <Storage as BackendConfig>::Config;
+    type Layer = <Storage as BackendConfig>::Layer;
 
-/// Whether this is apalis' command to fetch from this queue.
-pub(super) fn is_fetch(command: &Cmd, keys: &Keys) -> bool {
-    let mut arguments = command.args_iter();
-    let mut is = |at: usize, wanted: &str| matches!(arguments.nth(at), Some(Arg::Simple(found)) if found == wanted.as_bytes());
-    // Counted from the one before.
-    is(0, "EVALSHA")
-        && is(1, "7")
-        && is(0, &keys.workers)
-        && is(0, &keys.active)
-        && arguments.count() == ARGUMENTS - 5
+    fn config(&self) -> &Config {
+        self.storage.config()
+    }
+
+    fn middleware(&mut self, worker: &mut WorkerContext) -> Self::Layer {
+        self.storage.middleware(worker)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn fetch(keys: &Keys) -> Cmd {
-        let mut command = redis::cmd("EVALSHA");
-        command
-            .arg("sha")
-            .arg(7)
-            .arg(&keys.workers)
-            .arg(&keys.active);
-        for rest in [
-            "inflight",
-            "data",
-            "signal",
-            "meta",
-            "scheduled",
-            "17",
-            "1",
-            "me",
-        ] {
-            command.arg(rest);
-        }
-        command
-    }
-
-    fn text(text: &str) -> Value {
-        Value::BulkString(text.into())
-    }
-
-    fn fetched(ids: &[&str]) -> Value {
-        Value::Array(vec![
-            Value::Array(ids.iter().map(|id| text(id)).collect()),
-            Value::Array(ids.iter().map(|id| Value::Array(vec![text(id)])).collect()),
-        ])
+    #[tokio::test]
+    async fn a_fetch_has_as_many_places_as_are_free_and_one_at_least() {
+        let slots = Arc::new(Semaphore::new(20));
+        let many = places(Arc::clone(&slots)).await;
+        assert_eq!(many.num_permits(), MOST);
+        let rest = places(Arc::clone(&slots)).await;
+        assert_eq!(rest.num_permits(), 4);
+        let none = places(Arc::clone(&slots));
+        tokio::pin!(none);
+        assert!(futures::poll!(none.as_mut()).is_pending());
+        drop(rest);
+        assert_eq!(none.await.num_permits(), 4);
     }
 
     #[test]
-    fn a_fetch_is_told_from_other_commands() {
-        let keys = Keys::new("q");
-        assert!(is_fetch(&fetch(&keys), &keys));
-        assert!(!is_fetch(&fetch(&Keys::new("other")), &keys));
-        let mut longer = fetch(&keys);
-        longer.arg("more");
-        assert!(!is_fetch(&longer, &keys));
-        assert!(!is_fetch(&redis::cmd("PING"), &keys));
-    }
-
-    #[test]
-    fn a_fetch_asks_for_as_many_as_have_a_slot() {
-        let keys = Keys::new("q");
-        let slots = Arc::new(Semaphore::new(5));
-        let all = Arc::new(AtomicUsize::new(0));
-        let ahead = Ahead::new(Arc::clone(&slots), Arc::clone(&all));
-        let asked = |ahead: &Ahead| {
-            let wide = ahead.widened(&fetch(&keys));
-            assert!(is_fetch(&wide, &keys));
-            let Some(Arg::Simple(count)) = wide.args_iter().nth(COUNT) else {
-                panic!("no count");
-            };
-            String::from_utf8(count.to_vec()).unwrap()
-        };
-        assert_eq!(asked(&ahead), "5");
-        // What another worker has fetched ahead is spoken for.
-        let other = Ahead::new(slots.clone(), all);
-        assert_eq!(other.keep(fetched(&["a", "b", "c"])), fetched(&["a"]));
-        assert_eq!(asked(&ahead), "3");
-        drop(other);
-        assert_eq!(asked(&ahead), "5");
-        let _all = slots.try_acquire_many(5).unwrap();
-        assert_eq!(asked(&ahead), "1");
-    }
-
-    #[test]
-    fn what_is_kept_answers_the_next_fetches() {
-        let ahead = Ahead::new(Arc::new(Semaphore::new(9)), Arc::default());
-        assert_eq!(ahead.keep(fetched(&["a", "b", "c"])), fetched(&["a"]));
-        assert_eq!(ahead.next(), Some(fetched(&["b"])));
-        assert_eq!(ahead.next(), Some(fetched(&["c"])));
-        assert_eq!(ahead.next(), None);
-        for other in [fetched(&[]), Value::Nil, Value::Array(vec![text("x")])] {
-            assert_eq!(ahead.keep(other.clone()), other);
-        }
+    fn a_place_is_free_when_whoever_has_taken_it_has_ended() {
+        let slots = Arc::new(Semaphore::new(2));
+        let mut places = Arc::clone(&slots).try_acquire_many_owned(2).unwrap();
+        let taken = Place(Arc::new(Mutex::new(places.split(1))));
+        let never_taken = Place(Arc::new(Mutex::new(Some(places))));
+        let held = taken.take().unwrap();
+        assert!(taken.take().is_none(), "only once");
+        drop(taken);
+        assert_eq!(slots.available_permits(), 0);
+        drop(held);
+        assert_eq!(slots.available_permits(), 1);
+        drop(never_taken);
+        assert_eq!(slots.available_permits(), 2);
     }
 }

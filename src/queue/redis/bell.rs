@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 /// Rung when something may wait.
 ///
 /// A ring must not be lost while the answer "nothing there" is still on its way: it stays
-/// remembered until the next command starts, and whoever ends a command looks whether it rang
-/// meanwhile (see `Observed`).
+/// remembered until the next fetch starts, and a fetch that ends with nothing looks whether it rang
+/// meanwhile (see `Ahead`).
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     rung: AtomicBool,
@@ -30,16 +30,16 @@ impl Bell {
         self.waker.wake();
     }
 
-    /// A command starts that will see everything up to now.
+    /// A fetch starts that will see everything up to now.
     pub fn silence(&self) {
         self.rung.store(false, Ordering::Release);
     }
 
-    /// A command has ended: poll again if it rang meanwhile.
-    pub fn echo(&self) {
-        if self.rung.load(Ordering::Acquire) {
-            self.waker.wake();
-        }
+    /// Whether it rang since. If not, the next ring wakes the task.
+    pub fn has_rung(&self, cx: &Context<'_>) -> bool {
+        // First, so that no ring falls in between.
+        self.waker.register(cx.waker());
+        self.rung.load(Ordering::Acquire)
     }
 }
 
@@ -160,26 +160,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_ring_during_a_command_is_heard_when_it_ends() {
+    async fn a_ring_during_a_fetch_is_remembered_and_a_later_one_wakes() {
         let bell = Arc::new(Bell::default());
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
+        let cx = &mut Context::from_waker(&waker);
         let mut strategy = BellOrTick::new(Arc::clone(&bell), Duration::from_secs(3600));
         let snapshot = PollSnapshot::new();
 
-        let _ = strategy.poll_drive(&mut Context::from_waker(&waker), &snapshot);
+        // The worker waits for its fetch when it rings…
         bell.silence();
+        let _ = strategy.poll_drive(cx, &snapshot);
         bell.ring();
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
-        // The worker polls, finds the command still running and waits again…
-        let _ = strategy.poll_drive(&mut Context::from_waker(&waker), &snapshot);
-        // …so the end of the command has to wake it.
-        bell.echo();
-        assert_eq!(count.0.load(Ordering::SeqCst), 2);
+        // …looks, and waits again: the end of the fetch has to tell.
+        let _ = strategy.poll_drive(cx, &snapshot);
+        assert!(bell.has_rung(cx));
 
-        let _ = strategy.poll_drive(&mut Context::from_waker(&waker), &snapshot);
+        // Nothing rang during the next one, and nothing is lost between its end and the wait.
         bell.silence();
-        bell.echo();
+        assert!(!bell.has_rung(cx));
+        bell.ring();
         assert_eq!(count.0.load(Ordering::SeqCst), 2);
     }
 

@@ -4,7 +4,7 @@
 //! a fresh name (a name that was seen lately is refused) and a fresh connection (the old one may
 //! lead to a former primary), and what the worker held goes back into the queue.
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Place};
 use super::backoff::Backoff;
 use super::bell::{Bell, BellOrTick};
 use super::custody;
@@ -16,20 +16,20 @@ use super::work::{RawBytes, Work};
 use crate::domain::WorkerId;
 use crate::queue::pulse::{Pulse, Vitals};
 use apalis::layers::catch_panic::CatchPanicLayer;
-use apalis::layers::limit::GlobalConcurrencyLimitLayer;
 use apalis_core::backend::ext::BackendExt;
 use apalis_core::error::{AbortError, WorkerError};
+use apalis_core::task::data::Data;
 use apalis_core::worker::builder::WorkerBuilder;
 use apalis_core::worker::context::WorkerContext;
 use apalis_core::worker::ext::event_listener::EventListenerExt;
 use apalis_core::worker::ext::parallelize::ParallelizeExt;
-use apalis_redis::{Config, RedisStorage};
+use apalis_redis::Config;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use redis::aio::ConnectionManager;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -53,10 +53,8 @@ pub(super) struct Fetcher {
     pub host: String,
     pub bell: Arc<Bell>,
     pub vitals: Arc<Vitals>,
-    /// One permit for each hint in work, over all fetchers of the consumer.
+    /// One permit for each hint that is fetched or in work, over all fetchers of the consumer.
     pub slots: Arc<Semaphore>,
-    /// Hints that wait for a slot in this process, over all fetchers of the consumer.
-    pub fetched_ahead: Arc<AtomicUsize>,
     pub work: Work,
     pub stop: CancellationToken,
 }
@@ -197,14 +195,8 @@ impl Fetcher {
         pulse.beat();
         let observed = Observed {
             connection: connection.clone(),
-            bell: Arc::clone(&self.bell),
             pulse: Arc::clone(&pulse),
             vitals: Arc::clone(&self.vitals),
-            ahead: Arc::new(Ahead::new(
-                Arc::clone(&self.slots),
-                Arc::clone(&self.fetched_ahead),
-            )),
-            keys: Arc::new(self.keys.clone()),
         };
         let context = WorkerContext::new(name);
         let run = AssertUnwindSafe(self.worker(&context, observed)).catch_unwind();
@@ -270,9 +262,6 @@ impl Fetcher {
     ) -> BoxFuture<'static, Result<(), WorkerError>> {
         let config = Config::default()
             .queue(&self.settings.queue)
-            // Anything fetched and not yet running would stop heartbeats and acknowledgements, so
-            // nothing of that kind is known here (see `ahead`).
-            .batch_size(1)
             .heartbeat_interval(self.settings.heartbeat_interval)
             .missed_heartbeats(self.settings.missed_heartbeats)
             // Leases are in the database.
@@ -281,8 +270,8 @@ impl Fetcher {
             .persist_results(true)
             .emit_events(false)
             .idempotency_ttl(Some(Duration::from_secs(3600)));
-        let backend = RedisStorage::<Vec<u8>, Observed>::new(connection)
-            .with_config(config)
+        let bell = Arc::clone(&self.bell);
+        let backend = Ahead::new(config, connection, bell, Arc::clone(&self.slots))
             .with_codec(RawBytes)
             .poll_with_strategy(BellOrTick::new(
                 Arc::clone(&self.bell),
@@ -291,12 +280,7 @@ impl Fetcher {
         let work = self.work.clone();
         WorkerBuilder::new(context)
             .backend(backend)
-            // Outermost, so that the permit below lives as long as the handler even when the
-            // worker ends before it.
             .parallelize(tokio::spawn)
-            .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(
-                &self.slots,
-            )))
             // The text of a panic may hold anything, and the queue stores the error's text.
             .layer(CatchPanicLayer::with_panic_handler(
                 |_: &Box<dyn std::any::Any + Send>| {
@@ -306,9 +290,12 @@ impl Fetcher {
                 },
             ))
             .on_event(|_, event| tracing::trace!(?event, "worker event"))
-            .build(move |payload: Vec<u8>| {
+            .build(move |payload: Vec<u8>, place: Data<Place>| {
                 let work = work.clone();
-                async move { work.handle(&payload).await }
+                async move {
+                    let _place = place.take();
+                    work.handle(&payload).await
+                }
             })
             .run()
             .boxed()

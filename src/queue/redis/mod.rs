@@ -4,8 +4,8 @@
 //! database decides.
 //!
 //! A delivery's way: `contracts/enqueue.lua` writes it (`enqueue`) and publishes → the `Listener`
-//! rings the `Bell` of every `Fetcher` → its worker fetches one at a time, as long as the consumer
-//! has a free slot → `Work` decodes and calls the handler → acknowledged into `done`, or into `dead`
+//! rings the `Bell` of every `Fetcher` → its worker fetches as many as the consumer has places
+//! (`Ahead`) → `Work` decodes and calls the handler → acknowledged into `done`, or into `dead`
 //! when it was no hint → the `Cleaner` removes it. What a worker held when it ended goes back
 //! (`custody`).
 //!
@@ -15,8 +15,8 @@
 //! |---|---|
 //! | `push` sends every job through a sorted set that wedges the queue at 8,000 due entries, and so do retries | the script appends to the list of waiting ids; a handler's error is always an `AbortError`, never a retry |
 //! | any error ends the worker; nothing, or a loop without pause, starts it again | `Fetcher`: pause with jitter, fresh name, fresh connection, deliveries handed back |
-//! | a prefetched job stops heartbeats and acknowledgements | `batch_size(1)`, handlers in tasks of their own, several fetchers, each `Ahead` of apalis by as many as have a free slot |
-//! | polling by interval loses wake-ups; without it an idle worker waits for its heartbeat | `BellOrTick`, and `Observed` for rings during a fetch |
+//! | a prefetched job stops heartbeats and acknowledgements | handlers in tasks of their own, several fetchers, and `Ahead`: what was fetched waits outside of apalis' own state |
+//! | polling by interval loses wake-ups; without it an idle worker waits for its heartbeat | `BellOrTick`, and `Ahead` for rings during a fetch |
 //! | a payload that does not decode ends the worker and comes back | `RawBytes`; `Work` decodes |
 //! | 500 ms to answer | `Link`'s own limits |
 //! | a name that was seen lately is refused; a stopped worker is left on the list | a fresh name at every start; `custody::hand_back` removes it |
@@ -60,7 +60,6 @@ use fetcher::Fetcher;
 use keys::Keys;
 use link::Link;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -105,7 +104,6 @@ impl RedisQueue {
         &self,
         bell: &Arc<Bell>,
         slots: &Arc<Semaphore>,
-        fetched_ahead: &Arc<AtomicUsize>,
         work: &Work,
         stop: &CancellationToken,
     ) -> Fetcher {
@@ -117,7 +115,6 @@ impl RedisQueue {
             bell: Arc::clone(bell),
             vitals: Arc::clone(&self.vitals),
             slots: Arc::clone(slots),
-            fetched_ahead: Arc::clone(fetched_ahead),
             work: work.clone(),
             stop: stop.clone(),
         }
@@ -150,9 +147,8 @@ impl Queue for RedisQueue {
     ) -> Result<(), QueueError> {
         let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let slots = Arc::new(Semaphore::new(concurrency));
-        let fetched_ahead = Arc::new(AtomicUsize::new(0));
         let work = Work::new(handler, Arc::clone(&self.vitals));
-        // An idle fetcher keeps a permit ready, so more of them would only wait for each other.
+        // More of them than places would only wait for each other.
         let bells: Vec<Arc<Bell>> = (0..self.settings.fetchers.min(concurrency))
             .map(|_| Arc::new(Bell::default()))
             .collect();
@@ -172,10 +168,7 @@ impl Queue for RedisQueue {
 
         let mut fetchers = JoinSet::new();
         for bell in &bells {
-            fetchers.spawn(
-                self.fetcher(bell, &slots, &fetched_ahead, &work, &stop)
-                    .run(),
-            );
+            fetchers.spawn(self.fetcher(bell, &slots, &work, &stop).run());
         }
         tracing::info!(
             queue = self.settings.queue,
@@ -189,10 +182,7 @@ impl Queue for RedisQueue {
                 && let Some(bell) = bells.first()
             {
                 tracing::error!("a fetcher's supervisor panicked; it is started again");
-                fetchers.spawn(
-                    self.fetcher(bell, &slots, &fetched_ahead, &work, &stop)
-                        .run(),
-                );
+                fetchers.spawn(self.fetcher(bell, &slots, &work, &stop).run());
             }
         }
         // Handlers of workers that ended early still run.

@@ -144,8 +144,7 @@ pub(super) struct PostgresStore {
     recorded: Notify,
     /// `BEGIN` and the limits of every transaction.
     begin: SqlStr,
-    /// The same for a batch of calls.
-    /// For batches; known once the server has been asked what it can do.
+    /// The same for a batch of calls; known once the server has been asked what it can do.
     begin_together: OnceCell<SqlStr>,
     claims: Group<ClaimRequest, ClaimAnswer>,
     completing: Group<CompletionRequest, ()>,
