@@ -8,10 +8,15 @@
 use crate::ports::store::StoreError;
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::oneshot;
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
 
 /// Most calls in one batch.
 const MOST: usize = 128;
+
+/// How long a lane with nothing to do keeps what it runs on: runs that come one by one shall not wait
+/// for the pool, which asks a connection that is given back whether it answers.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// A store that sends calls together.
 pub(super) trait Batching: Send + Sync + Sized + 'static {
@@ -65,6 +70,8 @@ pub(super) type Ran<S, C> = Result<
 /// The calls of one kind that wait.
 pub(super) struct Group<C, A> {
     state: Mutex<State<C, A>>,
+    /// A call has come and opened no lane.
+    arrived: Notify,
 }
 
 struct State<C, A> {
@@ -84,6 +91,7 @@ impl<C, A> Default for Group<C, A> {
                 waiting: VecDeque::new(),
                 lanes: 0,
             }),
+            arrived: Notify::new(),
         }
     }
 }
@@ -100,11 +108,24 @@ impl<C, A> Group<C, A> {
         state.waiting.push_back(Waiting { call, answer });
         let opens = state.lanes < lanes;
         state.lanes += usize::from(opens);
+        drop(state);
+        if !opens {
+            self.arrived.notify_one();
+        }
         (answered, opens)
     }
 
-    /// Whether anything waits. If not, the lane is closed.
-    fn goes_on(&self) -> bool {
+    /// Whether anything waits, or comes before the lane has waited for so long. If not, it is closed.
+    async fn goes_on(&self, linger: Option<Duration>) -> bool {
+        if let Some(linger) = linger {
+            let comes = async {
+                // What has arrived may be a call that is done by now.
+                while self.lock().waiting.is_empty() {
+                    self.arrived.notified().await;
+                }
+            };
+            let _ = tokio::time::timeout(linger, comes).await;
+        }
         let mut state = self.lock();
         let goes_on = !state.waiting.is_empty();
         state.lanes -= usize::from(!goes_on);
@@ -180,7 +201,7 @@ where
     };
     let mut kept = None;
     let mut batches: u32 = 0;
-    while lane.group.goes_on() {
+    while lane.group.goes_on(kept.is_some().then_some(LINGER)).await {
         let mut answers = Vec::new();
         let run = async {
             let on = match kept.take() {
@@ -228,7 +249,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::sync::Semaphore;
 
     /// Doubles numbers. Zero is not ordinary, a negative one spoils its batch.
@@ -237,6 +258,9 @@ mod tests {
         group: Group<Number, i64>,
         /// One for each batch that may run.
         turns: Semaphore,
+        keeps: bool,
+        /// How often a place was asked for.
+        places: AtomicUsize,
         batches: Mutex<Vec<Vec<i64>>>,
     }
 
@@ -257,12 +281,13 @@ mod tests {
 
     impl Places<()> for Doubling {
         async fn place(&self) -> Result<(), StoreError> {
+            self.places.fetch_add(1, Ordering::Relaxed);
             self.turns.acquire().await.unwrap().forget();
             Ok(())
         }
 
         fn keeps(&self, _batches: u32) -> bool {
-            false
+            self.keeps
         }
     }
 
@@ -288,15 +313,21 @@ mod tests {
                 return Err(StoreError::Refused("negative".into()));
             }
             let answers = numbers.iter().map(|n| (*n != 0).then_some(2 * n)).collect();
-            Ok((answers, None))
+            Ok((answers, Some(())))
         }
     }
 
     fn doubling() -> Arc<Doubling> {
+        doubling_that(false)
+    }
+
+    fn doubling_that(keeps: bool) -> Arc<Doubling> {
         Arc::new_cyclic(|me| Doubling {
             me: me.clone(),
             group: Group::default(),
             turns: Semaphore::new(0),
+            keeps,
+            places: AtomicUsize::new(0),
             batches: Mutex::default(),
         })
     }
@@ -354,6 +385,20 @@ mod tests {
         let store = doubling();
         assert_eq!(ask(&store, &[4, -1]).await, [None, None]);
         assert_eq!(ask(&store, &[4]).await, [Some(8)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_keeps_its_place_for_a_while() {
+        let store = doubling_that(true);
+        for number in 1..=5 {
+            assert_eq!(ask(&store, &[number]).await, [Some(2 * number)]);
+            tokio::time::sleep(LINGER / 2).await;
+        }
+        assert_eq!(store.places.load(Ordering::Relaxed), 1);
+        tokio::time::sleep(2 * LINGER).await;
+        assert_eq!(store.group.lock().lanes, 0, "it is closed");
+        assert_eq!(ask(&store, &[6, 7]).await, [Some(12), Some(14)]);
+        assert_eq!(store.places.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]

@@ -51,6 +51,12 @@ async fn places(slots: Arc<Semaphore>) -> OwnedSemaphorePermit {
     first
 }
 
+struct Fetched {
+    deliveries: VecDeque<RedisTask>,
+    /// As many as were asked for.
+    is_full: bool,
+}
+
 /// The backend of one worker.
 pub(super) struct Ahead {
     storage: Storage,
@@ -60,7 +66,9 @@ pub(super) struct Ahead {
     /// One permit for each delivery that is fetched or in work, over all workers of the consumer.
     slots: Arc<Semaphore>,
     waiting: VecDeque<RedisTask>,
-    fetch: Option<BoxSyncFuture<Result<VecDeque<RedisTask>, Error>>>,
+    /// There may be more: the last fetch was full, or there was none yet. If not, the bell tells.
+    more: bool,
+    fetch: Option<BoxSyncFuture<Result<Fetched, Error>>>,
 }
 
 impl Ahead {
@@ -79,11 +87,12 @@ impl Ahead {
             bell,
             slots,
             waiting: VecDeque::new(),
+            more: true,
             fetch: None,
         }
     }
 
-    fn fetch(&self, worker: &WorkerContext) -> BoxSyncFuture<Result<VecDeque<RedisTask>, Error>> {
+    fn fetch(&self, worker: &WorkerContext) -> BoxSyncFuture<Result<Fetched, Error>> {
         let (slots, bell) = (Arc::clone(&self.slots), Arc::clone(&self.bell));
         let (config, worker) = (self.config.clone(), worker.clone());
         let mut connection = self.connection.clone();
@@ -92,12 +101,16 @@ impl Ahead {
             let config = config.batch_size(places.num_permits());
             bell.silence();
             let fetched = queries::fetch_next(&mut connection, &worker, &config).await?;
+            let is_full = fetched.len() == config.batch_size;
             let placed = fetched.into_iter().map(|mut delivery| {
                 let place = Place(Arc::new(Mutex::new(places.split(1))));
                 delivery.inject_data(place);
                 delivery
             });
-            Ok(placed.collect())
+            Ok(Fetched {
+                deliveries: placed.collect(),
+                is_full,
+            })
         }
         .boxed()
         .into()
@@ -127,19 +140,18 @@ impl Backend for Ahead {
             }
             let mut fetch = match self.fetch.take() {
                 Some(fetch) => fetch,
-                None => self.fetch(worker),
+                None if self.more || self.bell.has_rung(cx) => self.fetch(worker),
+                None => return Poll::Pending,
             };
             let Poll::Ready(fetched) = fetch.poll_unpin(cx) else {
                 self.fetch = Some(fetch);
                 return Poll::Pending;
             };
             match fetched {
-                Ok(none) if none.is_empty() => {
-                    if !self.bell.has_rung(cx) {
-                        return Poll::Pending;
-                    }
+                Ok(fetched) => {
+                    self.waiting = fetched.deliveries;
+                    self.more = fetched.is_full;
                 }
-                Ok(fetched) => self.waiting = fetched,
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
         }

@@ -16,8 +16,7 @@ use tokio_util::sync::CancellationToken;
 /// Rung when something may wait.
 ///
 /// A ring must not be lost while the answer "nothing there" is still on its way: it stays
-/// remembered until the next fetch starts, and a fetch that ends with nothing looks whether it rang
-/// meanwhile (see `Ahead`).
+/// remembered until the next fetch starts (see `Ahead`).
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     rung: AtomicBool,
@@ -35,7 +34,7 @@ impl Bell {
         self.rung.store(false, Ordering::Release);
     }
 
-    /// Whether it rang since. If not, the next ring wakes the task.
+    /// Whether it rang since then. If not, the next ring wakes the task.
     pub fn has_rung(&self, cx: &Context<'_>) -> bool {
         // First, so that no ring falls in between.
         self.waker.register(cx.waker());
@@ -43,7 +42,7 @@ impl Bell {
     }
 }
 
-/// Wakes the worker by its bell and by a tick.
+/// Wakes the worker by its bell, which also rings at every tick.
 #[derive(Debug)]
 pub(super) struct BellOrTick {
     bell: Arc<Bell>,
@@ -62,10 +61,12 @@ impl BellOrTick {
 
 impl PollStrategy for BellOrTick {
     fn poll_drive(&mut self, cx: &mut Context<'_>, _: &PollSnapshot) -> Poll<Option<()>> {
-        self.bell.waker.register(cx.waker());
         // Until pending: only then is the waker bound to the next tick. Stopping at a tick that is
         // due loses wake-ups.
-        while self.tick.poll_tick(cx).is_ready() {}
+        while self.tick.poll_tick(cx).is_ready() {
+            self.bell.ring();
+        }
+        self.bell.waker.register(cx.waker());
         Poll::Pending
     }
 }
