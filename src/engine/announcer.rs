@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 /// Most notices in one statement or pipeline.
 const BATCH: usize = 256;
 /// Under load, time for a batch to fill.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(50);
 /// Longest time for telling one batch to one server.
 const PATIENCE: Duration = Duration::from_secs(5);
 
