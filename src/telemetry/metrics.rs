@@ -1,6 +1,7 @@
 //! Metrics in the Prometheus text format.
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use std::time::Duration;
 
 /// Buckets of durations, seconds.
 const SECONDS: &[f64] = &[
@@ -10,7 +11,12 @@ const SECONDS: &[f64] = &[
 /// Buckets of batch sizes, calls.
 const CALLS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
-/// Installs the recorder of this process and describes what it records.
+/// What histograms have been told since then is kept one by one.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Installs the recorder of this process and describes what it records. Call it within a Tokio
+/// runtime: there it sorts what histograms have been told into their buckets, whether or not anybody
+/// ever asks for the metrics.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
@@ -19,6 +25,13 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
             CALLS,
         )?
         .install_recorder()?;
+    let kept_up = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            kept_up.run_upkeep();
+        }
+    });
     metrics::describe_counter!(
         "verifyd_runs_processed_total",
         "Claimed runs by how the work on them ended"
