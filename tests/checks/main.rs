@@ -7,6 +7,8 @@ mod acme;
 mod bounds;
 #[path = "hostile/main.rs"]
 mod hostile;
+#[path = "../support/hostile/mod.rs"]
+mod hostile_server;
 mod parts;
 mod snapshots;
 mod tenants;

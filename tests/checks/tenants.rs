@@ -2,8 +2,8 @@
 //! where all of them are one tenant's is the provider asked and anything written.
 
 use crate::assert_sound;
-use crate::hostile::server::{At, Hostile, HostileServer, answer};
 use crate::hostile::{checked, cloud};
+use crate::hostile_server::{At, Hostile, HostileServer, answer};
 use crate::world::{World, reasons};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

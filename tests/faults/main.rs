@@ -4,6 +4,8 @@
 
 #[path = "../support/bench.rs"]
 mod bench;
+#[path = "../support/hostile/mod.rs"]
+mod hostile_server;
 #[path = "../support/oracle.rs"]
 mod oracle;
 #[path = "../support/pgbouncer.rs"]
@@ -25,6 +27,8 @@ mod failover;
 mod pooler;
 mod postgres_faults;
 mod processes;
+mod providers;
 mod recovery;
 mod redis_faults;
 mod scene;
+mod tenants;

@@ -136,13 +136,24 @@ impl Bench {
         module: &str,
         secret: &str,
     ) -> i64 {
-        let tenant = tenant.to_string();
+        self.connection_of((1, tenant), entra_tenant_id, module, secret)
+    }
+
+    /// Of this workspace and tenant.
+    pub fn connection_of(
+        &self,
+        (workspace, tenant): (i64, i64),
+        entra_tenant_id: &str,
+        module: &str,
+        secret: &str,
+    ) -> i64 {
+        let (workspace, tenant) = (workspace.to_string(), tenant.to_string());
         let added = self.json(
             &[
                 "connections",
                 "add",
                 "--workspace",
-                "1",
+                &workspace,
                 "--tenant",
                 &tenant,
                 "--entra-tenant-id",

@@ -17,6 +17,17 @@ macro_rules! lease_is_dead {
     };
 }
 
+/// The run of delivery `d`.
+macro_rules! is_queued {
+    () => {
+        concat!(
+            "(SELECT r.status = 'queued' FROM operation_runs r WHERE r.id = d.run_id AND r.type = ",
+            run_type!(),
+            ")"
+        )
+    };
+}
+
 const DEAD_LEASES: &str = concat!(
     "SELECT a.run_id FROM verifyd.run_attempts a WHERE ",
     lease_is_dead!(),
@@ -87,6 +98,9 @@ const REQUEUE_WITHOUT_LEASE: &str = concat!(
 /// What is queued and was never heard of, what was not delivered, what was delivered too long ago
 /// (`$1` says whether, `$2` how many seconds), and `$4`: what was reclaimed just now. Each part has
 /// an index to itself; in one condition they would need all deliveries to be read.
+///
+/// Of a delivery the run is looked up by its id, in a subquery of its own: a join would begin with all
+/// that is queued where the server's statistics are of a time when that was hardly anything.
 const DUE: &str = concat!(
     "(SELECT r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
@@ -94,17 +108,16 @@ const DUE: &str = concat!(
       AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d WHERE d.run_id = r.id) \
       ORDER BY r.id LIMIT $3) \
      UNION \
-     (SELECT r.id FROM verifyd.run_deliveries d JOIN operation_runs r ON r.id = d.run_id \
-      WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= now()) \
-      AND r.type = ",
-    run_type!(),
-    " AND r.status = 'queued' ORDER BY r.id LIMIT $3) \
+     (SELECT d.run_id FROM verifyd.run_deliveries d \
+      WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= now()) AND ",
+    is_queued!(),
+    " ORDER BY d.run_id LIMIT $3) \
      UNION \
-     (SELECT r.id FROM verifyd.run_deliveries d JOIN operation_runs r ON r.id = d.run_id \
+     (SELECT d.run_id FROM verifyd.run_deliveries d \
       WHERE $1 AND d.delivered_at < now() - make_interval(secs => $2) \
-      AND (d.not_before IS NULL OR d.not_before <= now()) AND r.type = ",
-    run_type!(),
-    " AND r.status = 'queued' ORDER BY r.id LIMIT $3) \
+      AND (d.not_before IS NULL OR d.not_before <= now()) AND ",
+    is_queued!(),
+    " ORDER BY d.run_id LIMIT $3) \
      UNION \
      SELECT r.id FROM operation_runs r WHERE r.id = ANY($4) AND r.type = ",
     run_type!(),

@@ -1,4 +1,7 @@
-//! A server on loopback that takes part in HTTP as far as a test wants it to.
+//! A server on loopback that takes part in HTTP as far as a test wants it to, and all that it can do.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod tls;
 
 use serde_json::json;
 use std::net::SocketAddr;
@@ -7,6 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use verifyd::domain::reason::Reason;
+
+/// 16 MiB of valid JSON in 16 KiB.
+const GZIP_BOMB: &[u8] = include_bytes!("bomb.json.gz");
+
+/// The address that gives out a machine's own credentials in many clouds.
+const LINK_LOCAL: &str = "http://169.254.169.254/latest/meta-data/";
 
 /// Whose answers are hostile; the calls before them are answered well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,4 +175,138 @@ fn well(path: &str, at: At, tenant: &str) -> Option<serde_json::Value> {
         json!({"id": "0a0a0a0a-0000-4000-8000-000000000001", "accountEnabled": true,
                "appId": "00000003-0000-0000-c000-000000000000", "appRoles": []})
     })
+}
+
+/// Every way to answer, by name, and the reason in which it must end.
+pub fn hostilities() -> Vec<(&'static str, Vec<At>, Hostile, Reason)> {
+    let tick = Duration::from_millis(50);
+    let both = || vec![At::Token, At::Graph];
+    let head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n".to_vec();
+    let begun = [head.clone(), b"transfer-encoding: chunked\r\n\r\n".to_vec()].concat();
+    let cut = [
+        head.clone(),
+        b"content-length: 99\r\n\r\n{\"value\":".to_vec(),
+    ]
+    .concat();
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let link = |target: &str| {
+        let body = serde_json::json!({"value": [], "@odata.nextLink": target});
+        Hostile::Bytes(answer("200 OK", "", body.to_string().as_bytes()))
+    };
+    let redirect = |status: &str| {
+        let location = format!("location: {LINK_LOCAL}\r\n");
+        Hostile::Bytes(answer(status, &location, b"{}"))
+    };
+    vec![
+        (
+            "the headers come byte by byte",
+            both(),
+            Hostile::Endless(head.clone(), b"x".to_vec(), tick),
+            Reason::ProviderTimeout,
+        ),
+        (
+            "the body comes byte by byte",
+            both(),
+            Hostile::Endless(begun.clone(), b"1\r\n \r\n".to_vec(), tick),
+            Reason::ProviderTimeout,
+        ),
+        (
+            "always another interim answer",
+            both(),
+            Hostile::Endless(
+                Vec::new(),
+                b"HTTP/1.1 100 Continue\r\n\r\n".to_vec(),
+                tick / 50,
+            ),
+            Reason::ProviderTimeout,
+        ),
+        (
+            "headers without an end",
+            both(),
+            Hostile::Endless(head.clone(), b"x: y\r\n".repeat(1000), Duration::ZERO),
+            Reason::ResponseInvalid,
+        ),
+        (
+            "one header without an end",
+            both(),
+            Hostile::Endless(head, b"x".repeat(8192), Duration::ZERO),
+            Reason::ResponseInvalid,
+        ),
+        (
+            "a body without an end",
+            both(),
+            Hostile::Endless(
+                begun,
+                [b"1000\r\n".to_vec(), b" ".repeat(4096), b"\r\n".to_vec()].concat(),
+                Duration::ZERO,
+            ),
+            Reason::ResponseTooLarge,
+        ),
+        (
+            "a gzip bomb",
+            both(),
+            Hostile::Bytes(answer("200 OK", "content-encoding: gzip\r\n", GZIP_BOMB)),
+            Reason::ResponseInvalid,
+        ),
+        (
+            "arrays in arrays",
+            both(),
+            Hostile::Bytes(answer("200 OK", "", deep.as_bytes())),
+            Reason::ResponseInvalid,
+        ),
+        (
+            "JSON that ends in the middle",
+            both(),
+            Hostile::Bytes(answer("200 OK", "", b"{\"token_type\": \"Bea")),
+            Reason::ResponseInvalid,
+        ),
+        (
+            "half-closed before the answer",
+            both(),
+            Hostile::HalfClosed(Vec::new()),
+            Reason::ProviderUnreachable,
+        ),
+        (
+            "half-closed in the middle of the answer",
+            both(),
+            Hostile::HalfClosed(cut),
+            Reason::ProviderUnreachable,
+        ),
+        (
+            "closed with the request unread",
+            both(),
+            Hostile::Unread,
+            Reason::ProviderUnreachable,
+        ),
+        (
+            "a redirect to a link-local address",
+            both(),
+            redirect("302 Found"),
+            Reason::RedirectRefused,
+        ),
+        (
+            "a redirect to a link-local address that keeps the form",
+            both(),
+            redirect("307 Temporary Redirect"),
+            Reason::RedirectRefused,
+        ),
+        (
+            "a next link to a link-local address",
+            vec![At::Grants],
+            link(LINK_LOCAL),
+            Reason::RedirectRefused,
+        ),
+        (
+            "a next link to another host",
+            vec![At::Grants],
+            link("https://graph.example.com/v1.0/servicePrincipals?$skiptoken=x"),
+            Reason::RedirectRefused,
+        ),
+        (
+            "a next link with the host as its user name",
+            vec![At::Grants],
+            link("http://127.0.0.1@169.254.169.254/v1.0/servicePrincipals"),
+            Reason::RedirectRefused,
+        ),
+    ]
 }
