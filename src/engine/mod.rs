@@ -9,6 +9,7 @@
 pub mod acknowledge;
 pub mod alone;
 pub mod announcer;
+pub mod finished;
 pub mod hinted;
 pub mod in_work;
 pub mod lease;
@@ -31,6 +32,7 @@ use crate::ports::provider::{Provider, Providers};
 use crate::ports::store::Store;
 use crate::ports::vault::Vault;
 use alone::Alone;
+use finished::Finished;
 use in_work::InWork;
 use lease::Lease;
 use motion::Failing;
@@ -62,6 +64,8 @@ pub struct Engine {
     pub alone: Arc<Alone>,
     /// Tenants in work, and those that come before the hints.
     pub turns: Arc<Turns>,
+    /// Runs whose further hints need no look.
+    pub finished: Arc<Finished>,
     /// Fires when the grace period is over: what is still in work goes back to the queue.
     pub release_now: CancellationToken,
 }

@@ -129,6 +129,9 @@ impl Engine {
         let in_flight = InFlight::one_more(&self.in_flight);
         let working = self.turns.working(claim.run.tenant_id);
         let processed = self.work_claimed(claim, began).instrument(span).await;
+        if let Processed::Completed(_) = processed {
+            self.finished.note(claim.run.id);
+        }
         drop(working);
         drop(in_flight);
         drop(taken);

@@ -4,7 +4,7 @@
 //! database is asked every now and then which tenants wait; of each that has nothing in work in this
 //! process the oldest run is taken ahead of the hints. Whoever takes a hint takes such a run first, and a
 //! few places besides those for hints are kept for them, in case all are taken by runs that are slow. The
-//! hint of a run that had its turn finds nothing to do.
+//! hint of a run that had its turn finds nothing to do (`finished`).
 
 use super::Engine;
 use super::process::Processed;
@@ -113,6 +113,10 @@ impl Engine {
             && let Some(run) = self.turns.take()
         {
             self.process(&Hint::new(run)).await;
+        }
+        if self.finished.lately(hint.operation_run_id) {
+            metrics::counter!("verifyd_hints_without_claim_total").increment(1);
+            return Processed::NotClaimable;
         }
         self.process(hint).await
     }

@@ -1,5 +1,6 @@
 //! What the reconciler finds: dead leases, runs without a lease, runs that nobody was told about.
 
+use super::together::status;
 use super::{
     ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, Tx, commit, futile, rollback, run_type, seconds,
 };
@@ -100,7 +101,8 @@ const REQUEUE_WITHOUT_LEASE: &str = concat!(
 /// an index to itself; in one condition they would need all deliveries to be read.
 ///
 /// Of a delivery the run is looked up by its id, in a subquery of its own: a join would begin with all
-/// that is queued where the server's statistics are of a time when that was hardly anything.
+/// that is queued where the server's statistics are of a time when that was hardly anything. The same goes
+/// for what was reclaimed (see `together::status`).
 const DUE: &str = concat!(
     "(SELECT r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
@@ -121,7 +123,9 @@ const DUE: &str = concat!(
      UNION \
      SELECT r.id FROM operation_runs r WHERE r.id = ANY($4) AND r.type = ",
     run_type!(),
-    " AND r.status = 'queued' \
+    " AND ",
+    status!(),
+    " = 'queued' \
      ORDER BY 1 LIMIT $3"
 );
 

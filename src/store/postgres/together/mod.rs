@@ -59,7 +59,7 @@ macro_rules! status {
     };
 }
 
-use status;
+pub(super) use status;
 
 impl Batching for PostgresStore {
     fn me(&self) -> Option<Arc<Self>> {
