@@ -57,6 +57,8 @@ def sweeps(place, db, name, seconds=6, latency="0ms", **settings):
     time.sleep(seconds)
     seen = Seen(db)
     worker.stop()
-    count = max(1, seen.sweeps())
+    count = seen.sweeps()
+    if not count:
+        raise RuntimeError("no sweep was seen: does statements.py know its statement?")
     by_name = {n: us / count for n, us in seen.us.items() if n.startswith("sweep")}
     return by_name, seen.of("sweep") / count

@@ -17,7 +17,7 @@ LABELS = [
     ("sweep", "sweep: only one at a time", "pg_try_advisory_xact_lock($1, $2)"),
     ("sweep", "sweep: dead leases", "SELECT a.run_id FROM verifyd.run_attempts a WHERE"),
     ("sweep", "sweep: running without a lease", "FOR NO KEY UPDATE OF r SKIP LOCKED"),
-    ("sweep", "sweep: due", "UNION (SELECT r.id FROM verifyd.run_deliveries d JOIN"),
+    ("sweep", "sweep: due", "UNION (SELECT d.run_id FROM verifyd.run_deliveries d WHERE"),
     ("sweep", "sweep: mark deliveries", "INSERT INTO verifyd.run_deliveries AS d"),
     ("sweep", "sweep: forget orphans", "DELETE FROM verifyd.run_deliveries WHERE run_id = ANY(ARRAY("),
     ("sweep", "sweep: forget workers", "DELETE FROM verifyd.workers WHERE beat_at"),

@@ -1,6 +1,5 @@
 //! What the reconciler finds: dead leases, runs without a lease, runs that nobody was told about.
 
-use super::together::status;
 use super::{
     ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, Tx, commit, futile, rollback, run_type, seconds,
 };
@@ -18,7 +17,7 @@ macro_rules! lease_is_dead {
     };
 }
 
-/// The run of delivery `d`.
+/// Whether the run of `d.run_id` is.
 macro_rules! is_queued {
     () => {
         concat!(
@@ -102,7 +101,7 @@ const REQUEUE_WITHOUT_LEASE: &str = concat!(
 ///
 /// Of a delivery the run is looked up by its id, in a subquery of its own: a join would begin with all
 /// that is queued where the server's statistics are of a time when that was hardly anything. The same goes
-/// for what was reclaimed (see `together::status`).
+/// for what was reclaimed.
 const DUE: &str = concat!(
     "(SELECT r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
@@ -121,12 +120,9 @@ const DUE: &str = concat!(
     is_queued!(),
     " ORDER BY d.run_id LIMIT $3) \
      UNION \
-     SELECT r.id FROM operation_runs r WHERE r.id = ANY($4) AND r.type = ",
-    run_type!(),
-    " AND ",
-    status!(),
-    " = 'queued' \
-     ORDER BY 1 LIMIT $3"
+     SELECT d.run_id FROM unnest($4::bigint[]) AS d (run_id) WHERE ",
+    is_queued!(),
+    " ORDER BY 1 LIMIT $3"
 );
 
 /// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait

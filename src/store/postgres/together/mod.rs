@@ -59,7 +59,7 @@ macro_rules! status {
     };
 }
 
-pub(super) use status;
+use status;
 
 impl Batching for PostgresStore {
     fn me(&self) -> Option<Arc<Self>> {
