@@ -23,14 +23,15 @@ pub struct Finished {
 
 #[derive(Debug, Default)]
 struct Runs {
+    /// Until when each is remembered, the oldest first.
     in_order: VecDeque<(Instant, RunId)>,
     known: HashSet<RunId>,
 }
 
 impl Runs {
-    fn forget(&mut self, before: Instant) {
-        while let Some((at, run)) = self.in_order.front()
-            && (*at < before || self.in_order.len() > MOST)
+    fn forget(&mut self, now: Instant) {
+        while let Some((until, run)) = self.in_order.front()
+            && (*until < now || self.in_order.len() > MOST)
         {
             self.known.remove(run);
             self.in_order.pop_front();
@@ -48,19 +49,15 @@ impl Finished {
         let mut runs = self.lock();
         let now = Instant::now();
         if runs.known.insert(run) {
-            runs.in_order.push_back((now, run));
+            runs.in_order.push_back((now + LATELY, run));
         }
-        if let Some(before) = now.checked_sub(LATELY) {
-            runs.forget(before);
-        }
+        runs.forget(now);
     }
 
     /// Whether it was completed here a short while ago.
     pub fn lately(&self, run: RunId) -> bool {
         let mut runs = self.lock();
-        if let Some(before) = Instant::now().checked_sub(LATELY) {
-            runs.forget(before);
-        }
+        runs.forget(Instant::now());
         runs.known.contains(&run)
     }
 }
@@ -72,8 +69,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_run_is_remembered_for_a_while() {
         let finished = Finished::default();
-        // The clock may begin at zero.
-        tokio::time::advance(2 * LATELY).await;
         assert!(!finished.lately(RunId(1)));
         finished.note(RunId(1));
         tokio::time::advance(LATELY / 2).await;

@@ -1,4 +1,4 @@
-//! Providers that are hostile on the wire, all at once, beside one that is well. What each of them does
+//! Providers that are hostile on the wire, all at once, beside one that is well and some of the simulator's. What each of them does
 //! to a single check is shown in `tests/checks`; here two workers of the real binary have them all.
 
 use crate::bench::Daemon;
@@ -109,7 +109,22 @@ fn most_mib(worker: &Daemon) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_provider_is_hostile_at_once() {
     let mut scene = Scene::empty(TestDatabase::create().await, SimulatorOptions::default()).await;
-    let well = scene.add(Scenario::Healthy, 1);
+    // What takes many whole answers to show is the simulator's.
+    let simulated = BTreeMap::from([
+        (scene.add(Scenario::Healthy, 1), None),
+        (
+            scene.add(Scenario::ResponseTooLargePages, 2),
+            Some(Reason::ResponseTooLarge),
+        ),
+        (
+            scene.add(Scenario::ResponseTooLargeCircle, 3),
+            Some(Reason::ResponseTooLarge),
+        ),
+        (
+            scene.add(Scenario::ResponseTooLarge, 4),
+            Some(Reason::ResponseTooLarge),
+        ),
+    ]);
     for (key, value) in SHORT {
         scene.bench.environment.insert(key.into(), value.into());
     }
@@ -144,16 +159,19 @@ async fn every_provider_is_hostile_at_once() {
     let workers = scene.two();
     scene.record(2).await;
     let ended = scene.ends_as_meant().await;
-    assert_eq!(ended.len(), 2 * (providers.len() + 1));
+    assert_eq!(ended.len(), 2 * (providers.len() + simulated.len()));
     let mut problems = Vec::new();
     for run in &ended {
-        if run.connection == well {
-            continue;
-        }
-        let Provider { what, reason, .. } = hostile[&run.connection];
-        let only = run.failures.iter().all(|code| code == reason.code());
-        if run.failures.is_empty() || !only {
-            problems.push(format!("{what}: {:?}, wanted {reason}", run.failures));
+        let (what, reason) = match hostile.get(&run.connection) {
+            Some(provider) => (provider.what.as_str(), Some(provider.reason)),
+            None => ("simulated", simulated[&run.connection]),
+        };
+        let only = run
+            .failures
+            .iter()
+            .all(|code| Some(code.as_str()) == reason.map(Reason::code));
+        if run.failures.is_empty() != reason.is_none() || !only {
+            problems.push(format!("{what}: {:?}, wanted {reason:?}", run.failures));
         }
     }
     assert!(problems.is_empty(), "{problems:#?}");

@@ -261,6 +261,15 @@ pub fn hostilities() -> Vec<(&'static str, Vec<At>, Hostile, Reason)> {
             Reason::ResponseInvalid,
         ),
         (
+            "a page of a web site",
+            both(),
+            Hostile::Bytes(
+                b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 15\r\n\r\n<html>no</html>"
+                    .to_vec(),
+            ),
+            Reason::ResponseInvalid,
+        ),
+        (
             "half-closed before the answer",
             both(),
             Hostile::HalfClosed(Vec::new()),
