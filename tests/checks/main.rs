@@ -11,6 +11,8 @@ mod hostile;
 mod hostile_server;
 mod parts;
 mod snapshots;
+#[path = "../support/tenant_combinations.rs"]
+mod tenant_combinations;
 mod tenants;
 #[path = "../support/world.rs"]
 mod world;

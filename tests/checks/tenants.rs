@@ -4,6 +4,7 @@
 use crate::assert_sound;
 use crate::hostile::{checked, cloud};
 use crate::hostile_server::{At, Hostile, HostileServer, answer};
+use crate::tenant_combinations::{Combination, OWNERS, TOKENS, entra};
 use crate::world::{World, reasons};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,15 +19,6 @@ use verifyd::domain::{ConnectionId, Outcome, TenantId, WorkspaceId};
 use verifyd::engine::process::Processed;
 use verifyd::ports::vault::SealedCredential;
 use verifyd::simulator::{SIMULATED_SECRET, Scenario};
-
-/// Who owns something: two tenants of one workspace, and one of another.
-const OWNERS: [(i64, i64); 3] = [(1, 1), (1, 2), (2, 3)];
-/// Every owner has a connection whose tokens are its own, and one whose tokens are a stranger's.
-const TOKENS: [Scenario; 2] = [Scenario::Healthy, Scenario::IdentityMismatchToken];
-
-fn entra(owner: usize, tokens: Scenario) -> String {
-    tokens.tenant_id(u32::try_from(owner).unwrap() + 1)
-}
 
 fn client(owner: usize) -> String {
     format!("5c000000-0000-4000-8000-c0000000000{owner}")
@@ -59,62 +51,6 @@ async fn connection(world: &World, owner: usize, tokens: Scenario, cloud: &str) 
     let seal = |binding| vault.seal(binding, &secret(), None);
     let store = &world.services.store;
     store.add_connection(&new, Some(&seal)).await.unwrap()
-}
-
-/// One combination.
-#[derive(Clone, Copy, Debug)]
-struct Combination {
-    run: usize,
-    connection: usize,
-    credential: usize,
-    target: usize,
-    tokens: Scenario,
-}
-
-impl Combination {
-    fn all() -> Vec<Self> {
-        let mut all = Vec::new();
-        for run in 0..OWNERS.len() {
-            for connection in 0..OWNERS.len() {
-                for credential in 0..OWNERS.len() {
-                    for target in 0..OWNERS.len() {
-                        for tokens in TOKENS {
-                            all.push(Self {
-                                run,
-                                connection,
-                                credential,
-                                target,
-                                tokens,
-                            });
-                        }
-                    }
-                }
-            }
-        }
-        all
-    }
-
-    fn same_workspace(self) -> bool {
-        OWNERS[self.run].0 == OWNERS[self.connection].0
-    }
-
-    /// How it must end; the prerequisites are tested in this order.
-    fn expected(self) -> (Outcome, Option<Reason>) {
-        let blocked = |reason| (Outcome::Blocked, Some(reason));
-        if !self.same_workspace() {
-            blocked(Reason::ConnectionWorkspaceMismatch)
-        } else if self.run != self.connection {
-            blocked(Reason::ConnectionTenantMismatch)
-        } else if self.target != self.connection {
-            blocked(Reason::TargetScopeMismatch)
-        } else if self.credential != self.connection {
-            blocked(Reason::CredentialUndecryptable)
-        } else if self.tokens == Scenario::IdentityMismatchToken {
-            (Outcome::Failed, Some(Reason::IdentityMismatch))
-        } else {
-            (Outcome::Succeeded, None)
-        }
-    }
 }
 
 /// Requests of any kind, by owner and scenario.

@@ -31,4 +31,6 @@ mod providers;
 mod recovery;
 mod redis_faults;
 mod scene;
+#[path = "../support/tenant_combinations.rs"]
+mod tenant_combinations;
 mod tenants;

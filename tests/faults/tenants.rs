@@ -4,92 +4,29 @@
 use crate::bench::Bench;
 use crate::postgres::TestDatabase;
 use crate::scene::Scene;
+use crate::tenant_combinations::{Combination, OWNERS, TOKENS, entra};
 use std::collections::BTreeMap;
+use verifyd::domain::Outcome;
 use verifyd::domain::reason::Reason;
-use verifyd::simulator::{SIMULATED_SECRET, Scenario, SimulatorOptions};
+use verifyd::simulator::{SIMULATED_SECRET, SimulatorOptions};
 
-/// By tenant: its workspace. Two share one.
-const WORKSPACES: [(i64, i64); 3] = [(1, 1), (2, 1), (3, 2)];
-/// Of each tenant: whose tokens it gets.
-const TOKENS: [Scenario; 2] = [Scenario::Healthy, Scenario::IdentityMismatchToken];
+type Connections = BTreeMap<(usize, usize, &'static str), i64>;
 
-fn workspace(tenant: i64) -> i64 {
-    WORKSPACES.iter().find(|(t, _)| *t == tenant).unwrap().1
-}
-
-fn entra(tenant: i64, tokens: Scenario) -> String {
-    tokens.tenant_id(u32::try_from(tenant).unwrap())
-}
-
-/// One run, as it is recorded.
-#[derive(Clone, Copy, Debug)]
-struct Combination {
-    run: i64,
-    connection: i64,
-    credential: i64,
-    target: i64,
-    tokens: Scenario,
-}
-
-impl Combination {
-    fn all() -> Vec<Self> {
-        let tenants = || WORKSPACES.iter().map(|(tenant, _)| *tenant);
-        let mut all = Vec::new();
-        for run in tenants() {
-            for connection in tenants() {
-                for credential in tenants() {
-                    for target in tenants() {
-                        all.extend(TOKENS.map(|tokens| Self {
-                            run,
-                            connection,
-                            credential,
-                            target,
-                            tokens,
-                        }));
-                    }
-                }
-            }
-        }
-        all
-    }
-
-    /// Outcome and reason; the prerequisites are tested in this order.
-    fn expected(self) -> (&'static str, Option<Reason>) {
-        let reason = if workspace(self.run) != workspace(self.connection) {
-            Reason::ConnectionWorkspaceMismatch
-        } else if self.run != self.connection {
-            Reason::ConnectionTenantMismatch
-        } else if self.target != self.connection {
-            Reason::TargetScopeMismatch
-        } else if self.credential != self.connection {
-            Reason::CredentialUndecryptable
-        } else if self.tokens == Scenario::IdentityMismatchToken {
-            return ("failed", Some(Reason::IdentityMismatch));
-        } else {
-            return ("succeeded", None);
-        };
-        ("blocked", Some(reason))
-    }
-}
-
-type Connections = BTreeMap<(i64, i64, &'static str), i64>;
-
-/// A connection for each tenant, each kind of token, and each whose credential lies in its row.
+/// A connection for each owner, each kind of token, and each whose credential lies in its row.
 async fn connections(bench: &Bench) -> Connections {
     let mut all = Connections::new();
-    for (tenant, workspace) in WORKSPACES {
-        for (credential, _) in WORKSPACES {
+    for owner in 0..OWNERS.len() {
+        for credential in 0..OWNERS.len() {
             for tokens in TOKENS {
-                let entra = entra(tenant, tokens);
-                let owner = (workspace, tenant);
-                let id = bench.connection_of(owner, &entra, "health_check", SIMULATED_SECRET);
-                all.insert((tenant, credential, tokens.name()), id);
+                let (entra, whose) = (entra(owner, tokens), OWNERS[owner]);
+                let id = bench.connection_of(whose, &entra, "health_check", SIMULATED_SECRET);
+                all.insert((owner, credential, tokens.name()), id);
             }
         }
     }
     // The ciphertexts themselves are moved, as whoever writes to the database could.
-    for (&(tenant, credential, tokens), &id) in &all {
-        if tenant != credential {
+    for (&(owner, credential, tokens), &id) in &all {
+        if owner != credential {
             let source = all[&(credential, credential, tokens)];
             let move_it = format!(
                 "UPDATE provider_credentials c SET payload = s.payload FROM provider_credentials s
@@ -112,14 +49,14 @@ async fn record(bench: &Bench, connections: &Connections, combination: Combinati
         tokens,
     } = combination;
     let id = connections[&(connection, credential, tokens.name())];
+    let (workspace, tenant) = OWNERS[run];
     let insert = format!(
         "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
-         VALUES ({}, {run}, 'provider.connection.check', 'queued',
+         VALUES ({workspace}, {tenant}, 'provider.connection.check', 'queued',
                  jsonb_build_object('provider', 'microsoft', 'module', 'health_check',
                      'provider_connection_id', {id}::bigint,
                      'target_scope', jsonb_build_object('entra_tenant_id', '{}')),
                  now()) RETURNING id",
-        workspace(run),
         entra(target, tokens)
     );
     bench.numbers(&insert).await[0]
@@ -127,8 +64,7 @@ async fn record(bench: &Bench, connections: &Connections, combination: Combinati
 
 /// Requests of any kind about any tenant.
 fn requests(bench: &Bench) -> u64 {
-    let tenants = WORKSPACES.iter().map(|(tenant, _)| *tenant);
-    let entra = tenants.flat_map(|tenant| TOKENS.map(|tokens| entra(tenant, tokens)));
+    let entra = (0..OWNERS.len()).flat_map(|owner| TOKENS.map(|tokens| entra(owner, tokens)));
     entra.map(|id| bench.simulator.calls(&id).total).sum()
 }
 
@@ -139,7 +75,7 @@ async fn no_combination_of_tenants_crosses_over_on_two_workers() {
     let _two = scene.two();
     let (blocked, rest): (Vec<_>, Vec<_>) = Combination::all()
         .into_iter()
-        .partition(|combination| combination.expected().0 == "blocked");
+        .partition(|combination| combination.expected().0 == Outcome::Blocked);
     assert_eq!((blocked.len(), rest.len()), (156, 6));
     let mut recorded = BTreeMap::new();
     for (combinations, anyone_is_asked) in [(blocked, false), (rest, true)] {
@@ -153,7 +89,7 @@ async fn no_combination_of_tenants_crosses_over_on_two_workers() {
             let combination = recorded[&run.run];
             let (outcome, reason) = combination.expected();
             let what = format!("{combination:?}: {run:?}");
-            assert_eq!(run.outcome, outcome, "{what}");
+            assert_eq!(run.outcome, outcome.as_str(), "{what}");
             assert_eq!(
                 run.failures.first().map(String::as_str),
                 reason.map(Reason::code),
