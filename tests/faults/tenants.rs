@@ -15,10 +15,10 @@ type Connections = BTreeMap<(usize, usize, &'static str), i64>;
 /// A connection for each owner, each kind of token, and each whose credential lies in its row.
 async fn connections(bench: &Bench) -> Connections {
     let mut all = Connections::new();
-    for owner in 0..OWNERS.len() {
+    for (owner, whose) in OWNERS.into_iter().enumerate() {
         for credential in 0..OWNERS.len() {
             for tokens in TOKENS {
-                let (entra, whose) = (entra(owner, tokens), OWNERS[owner]);
+                let entra = entra(owner, tokens);
                 let id = bench.connection_of(whose, &entra, "health_check", SIMULATED_SECRET);
                 all.insert((owner, credential, tokens.name()), id);
             }
