@@ -12,7 +12,7 @@ use super::settings::ReconcilerSettings;
 use crate::domain::RunId;
 use crate::domain::job::Hint;
 use crate::ports::queue::Queue;
-use crate::ports::store::{OpenAttempt, StoreError, SweepPolicy};
+use crate::ports::store::{OpenAttempt, StoreError, SweepCursor, SweepPolicy};
 use crate::ports::wake::Bell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Longest time for one sweep.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Most queued runs that a sweep looks at ahead of where the last one left off, and behind it: a few
+/// milliseconds each.
+pub const LOOK_AT: u32 = 2_048;
 
 /// Between two sweeps, however often the bell rings.
 const BETWEEN_RINGS: Duration = Duration::from_millis(50);
@@ -85,6 +89,8 @@ pub struct Reconciler {
     /// A run that was due lately. Its hint is sent once more to find out whether the queue takes
     /// hints; that one tells its length means little: a full server does, and takes nothing.
     sample: Mutex<Option<RunId>>,
+    /// Where the next sweep looks.
+    cursor: Mutex<SweepCursor>,
     /// Payloads that were no hints, as of the last look.
     rejected: AtomicU64,
     /// Bounds the runs that are taken from the database directly.
@@ -107,6 +113,7 @@ impl Reconciler {
             settings,
             state,
             sample: Mutex::new(None),
+            cursor: Mutex::default(),
             rejected: AtomicU64::new(0),
             slots,
             began: tokio::time::Instant::now(),
@@ -275,19 +282,25 @@ impl Reconciler {
             redeliver_after: self.settings.redeliver_after,
             redeliver: depth.is_none_or(|d| d < self.settings.redeliver_below),
             batch,
+            window: LOOK_AT.max(batch),
+            from: *self.cursor(),
         };
         let Some(swept) = self.engine.store.sweep(&policy).await? else {
             return Ok(Next::Pause);
         };
+        *self.cursor() = swept.next;
         if !swept.reclaimed.is_empty() {
             metrics::counter!("verifyd_runs_reclaimed_total")
                 .increment(swept.reclaimed.len() as u64);
             tracing::warn!(runs = ?ids(&swept.reclaimed), "reclaimed from lost workers");
         }
         if swept.due.is_empty() {
-            return Ok(Next::Pause);
+            return Ok(match swept.more {
+                true => Next::More,
+                false => Next::Pause,
+            });
         }
-        let is_all = (swept.due.len() as u64) < u64::from(batch);
+        let is_all = (swept.due.len() as u64) < u64::from(batch) && !swept.more;
         metrics::counter!("verifyd_deliveries_by_sweep_total").increment(swept.due.len() as u64);
         *self.sample() = swept.due.first().copied();
         if full {
@@ -369,6 +382,10 @@ impl Reconciler {
 
     fn sample(&self) -> MutexGuard<'_, Option<RunId>> {
         self.sample.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cursor(&self) -> MutexGuard<'_, SweepCursor> {
+        self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Works on as many as there are slots for; the others are found by the next sweep.

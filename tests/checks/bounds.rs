@@ -6,7 +6,7 @@ use std::time::Duration;
 use verifyd::domain::job::Hint;
 use verifyd::domain::{Outcome, RunId, RunStatus, WorkerId};
 use verifyd::engine::process::Processed;
-use verifyd::ports::store::{ClaimPolicy, MAX_FUTILE_ATTEMPTS, SweepPolicy};
+use verifyd::ports::store::{ClaimPolicy, MAX_FUTILE_ATTEMPTS, SweepCursor, SweepPolicy};
 use verifyd::simulator::Scenario;
 
 /// Claims the run so often, each time with a worker that is never heard of again.
@@ -22,6 +22,8 @@ async fn lose(world: &World, run: RunId, times: u32) {
         redeliver_after: Duration::from_secs(60),
         redeliver: false,
         batch: 10,
+        window: 10,
+        from: SweepCursor::START,
     };
     let dead = WorkerId("dead".to_owned());
     for _ in 0..times {

@@ -3,6 +3,7 @@
 use crate::bench::Bench;
 use std::io::Write as _;
 use std::time::Duration;
+use verifyd::engine::reconciler::LOOK_AT;
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
 /// So many bare rows of one connection. The sweep sends their hints.
@@ -17,14 +18,6 @@ fn many(connection: i64, runs: i64) -> String {
          FROM provider_connections c, generate_series(1, {runs}) WHERE c.id = {connection}
          RETURNING id"
     )
-}
-
-async fn until(bench: &Bench, statement: &str, wanted: impl Fn(i64) -> bool) {
-    let until = std::time::Instant::now() + crate::bench::PATIENCE;
-    while !wanted(bench.numbers(statement).await[0]) {
-        assert!(std::time::Instant::now() < until, "{statement}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Without turns the others would be the last of all.
@@ -46,15 +39,15 @@ async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
         JOIN operation_runs r ON r.id = d.run_id WHERE r.tenant_id = 1 AND delivered_at IS NOT NULL";
     let undelivered = "SELECT count(*) FROM operation_runs r WHERE status = 'queued' AND NOT EXISTS
         (SELECT FROM verifyd.run_deliveries d WHERE d.run_id = r.id)";
-    until(&bench, undelivered, |n| n == 0).await;
-    until(&bench, hinted, |n| n > 0).await;
+    bench.until(undelivered, |n| n == 0).await;
+    bench.until(hinted, |n| n > 0).await;
     let waiting = "SELECT count(*) FROM operation_runs WHERE tenant_id = 1 AND status = 'queued'";
     let before = bench.numbers(waiting).await[0];
     for connection in small {
         bench.numbers(&many(connection, 1)).await;
     }
     let theirs = "SELECT count(*) FROM operation_runs WHERE tenant_id > 1 AND status = 'completed'";
-    until(&bench, theirs, |n| n == 3).await;
+    bench.until(theirs, |n| n == 3).await;
     let after = bench.numbers(waiting).await[0];
     assert!(
         after > before / 2 && before > 1000,
@@ -72,6 +65,38 @@ async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
          {} runs long",
         before - after
     );
+}
+
+/// Of thousands that wait their hints were lost, and nobody sends them again for a while: sweeps pass them a
+/// window at a time. One that nobody was told about comes after them, and another, in a transaction that took
+/// long, lies among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_was_told_about_is_found_behind_thousands_that_wait() {
+    const MANY: i64 = 3 * LOOK_AT as i64 + 100;
+    let bench = Bench::new().await;
+    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
+    bench.numbers(&many(connection, MANY)).await;
+    bench
+        .numbers(
+            "INSERT INTO verifyd.run_deliveries (run_id, delivered_at)
+             SELECT id, now() FROM operation_runs RETURNING run_id",
+        )
+        .await;
+    let _daemon = bench.serve(&[
+        ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
+        ("VERIFYD__RECONCILER__INTERVAL", "50ms"),
+    ]);
+    let after = bench.numbers(&many(connection, 1)).await[0];
+    let among = after - MANY / 2;
+    let completed = |run| {
+        format!("SELECT (status = 'completed')::int::bigint FROM operation_runs WHERE id = {run}")
+    };
+    bench.until(&completed(after), |n| n == 1).await;
+    let forget =
+        format!("DELETE FROM verifyd.run_deliveries WHERE run_id = {among} RETURNING run_id");
+    bench.numbers(&forget).await;
+    bench.until(&completed(among), |n| n == 1).await;
+    bench.count_is("queued", MANY - 1).await;
 }
 
 /// All places for hints are taken by runs that are slow, and stay so.
@@ -95,7 +120,7 @@ async fn slow_runs_of_one_tenant_leave_a_place_for_the_others() {
     bench.count_is("running", 2).await;
     bench.numbers(&many(quick, 1)).await;
     let theirs = "SELECT count(*) FROM operation_runs WHERE tenant_id = 2 AND status = 'completed'";
-    until(&bench, theirs, |n| n == 1).await;
+    bench.until(theirs, |n| n == 1).await;
     let first = "SELECT count(*) FROM verifyd.run_attempts WHERE ended_at IS NULL AND attempt = 1";
     assert_eq!(bench.numbers(first).await, [2]);
     assert!(daemon.metric("verifyd_turns_total").await >= 1.0);

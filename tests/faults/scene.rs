@@ -1,6 +1,6 @@
 //! What every scenario begins and ends with.
 
-use crate::bench::{Bench, Daemon, PATIENCE};
+use crate::bench::{Bench, Daemon};
 use crate::oracle::{self, Ended};
 use crate::postgres::TestDatabase;
 use sqlx::{Connection as _, PgConnection};
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 use verifyd::simulator::{Scenario, SimulatorOptions};
@@ -217,15 +217,7 @@ impl Scene {
 
     /// Waits until the first number of the statement is as wanted.
     pub async fn until(&self, statement: &str, wanted: impl Fn(i64) -> bool) {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let number = self.number(statement).await;
-            if wanted(number) {
-                return;
-            }
-            assert!(Instant::now() < until, "still {number}: {statement}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.bench.until(statement, wanted).await;
     }
 
     /// Waits until so many runs of verifyd's are completed.

@@ -13,7 +13,9 @@ use verifyd::domain::permission::{
 };
 use verifyd::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
 use verifyd::domain::{ConnectionId, Outcome, Reason, RunId, TenantId, WorkerId, WorkspaceId};
-use verifyd::ports::store::{Beat, Claim, ClaimAnswer, ClaimPolicy, Store, SweepPolicy};
+use verifyd::ports::store::{
+    Beat, Claim, ClaimAnswer, ClaimPolicy, Store, SweepCursor, SweepPolicy,
+};
 use verifyd::ports::vault::SealedCredential;
 
 /// Of a worker that works on many runs at the same time.
@@ -35,6 +37,8 @@ pub const SWEEP: SweepPolicy = SweepPolicy {
     redeliver_after: Duration::from_secs(300),
     redeliver: false,
     batch: 100,
+    window: 1000,
+    from: SweepCursor::START,
 };
 
 pub fn worker(name: &str) -> WorkerId {

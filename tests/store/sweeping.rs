@@ -86,6 +86,89 @@ pub async fn oldest_first_and_no_more_than_the_batch(bed: &Bed) {
     assert_eq!(sweep(bed, &small).await.reclaimed, runs[2..4]);
 }
 
+/// What a sweep delivers, and whether more is to be looked at; the next one goes on from there.
+async fn go_on(bed: &Bed, policy: &mut SweepPolicy) -> (Vec<RunId>, bool) {
+    let swept = sweep(bed, policy).await;
+    policy.from = swept.next;
+    (swept.due, swept.more)
+}
+
+/// Runs that somebody was told about, and that nobody has claimed.
+async fn told(bed: &Bed, count: usize) -> Vec<RunId> {
+    let new = vec![crate::recording::new_run(1); count];
+    bed.store.record_many(&new).await.unwrap()
+}
+
+pub async fn what_waits_and_was_delivered_is_passed_a_window_at_a_time(bed: &Bed) {
+    let delivered = told(bed, 7).await;
+    let bare = bed.queued().await;
+    let mut policy = SweepPolicy { window: 3, ..SWEEP };
+    assert_eq!(go_on(bed, &mut policy).await, (vec![], true));
+    assert_eq!(policy.from.up_to, delivered[2]);
+    assert_eq!(go_on(bed, &mut policy).await, (vec![], true));
+    assert_eq!(policy.from.up_to, delivered[5]);
+    assert_eq!(go_on(bed, &mut policy).await, (vec![bare], false));
+    // What comes from now on is found at once.
+    let bare = bed.queued().await;
+    assert_eq!(go_on(bed, &mut policy).await.0, [bare]);
+}
+
+pub async fn a_run_that_was_committed_late_is_found_behind(bed: &Bed) {
+    let delivered = told(bed, 8).await;
+    let mut policy = SweepPolicy { window: 3, ..SWEEP };
+    for _ in 0..3 {
+        assert_eq!(go_on(bed, &mut policy).await.0, []);
+    }
+    assert_eq!(policy.from.up_to, delivered[5]);
+    let deliveries = bed.own("run_deliveries");
+    for late in [delivered[5], delivered[1], delivered[4]] {
+        bed.exec(&format!("DELETE FROM {deliveries} WHERE run_id = {late}"))
+            .await;
+        let mut found = Vec::new();
+        // Once round, in windows of three, begins anywhere.
+        for _ in 0..3 {
+            found.extend(go_on(bed, &mut policy).await.0);
+        }
+        assert_eq!(found, [late]);
+    }
+}
+
+pub async fn what_a_sweep_has_no_room_for_is_the_next_ones(bed: &Bed) {
+    let mut runs = told(bed, 2).await;
+    for _ in 0..7 {
+        runs.push(bed.queued().await);
+    }
+    // Queued again by its worker, and so due whatever the windows show.
+    let held = claim(&bed.store, runs[7], "w1").await;
+    assert!(
+        bed.store
+            .release(&held, AttemptEnd::Shutdown, None)
+            .await
+            .unwrap()
+    );
+    for window in [1, 2, 4, 100] {
+        let mut policy = SweepPolicy {
+            window,
+            batch: 2,
+            ..SWEEP
+        };
+        let mut found = Vec::new();
+        for _ in 0..12 {
+            let (due, _) = go_on(bed, &mut policy).await;
+            assert!(due.len() <= 2);
+            found.extend(due);
+        }
+        found.sort_unstable();
+        assert_eq!(found, runs[2..], "a window of {window}");
+        let deliveries = bed.own("run_deliveries");
+        bed.exec(&format!(
+            "DELETE FROM {deliveries} WHERE run_id > {}",
+            runs[1]
+        ))
+        .await;
+    }
+}
+
 pub async fn not_before_holds_back_a_delivery(bed: &Bed) {
     let run = bed.queued().await;
     let held = claim(&bed.store, run, "w1").await;
@@ -280,7 +363,7 @@ pub async fn rows_of_another_type_are_never_touched(bed: &Bed) {
         worker_dead_after: Duration::ZERO,
         redeliver_after: Duration::ZERO,
         redeliver: true,
-        batch: 100,
+        ..SWEEP
     };
     for _ in 0..2 {
         assert_eq!(sweep(bed, &eager).await, Swept::default());

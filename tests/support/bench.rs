@@ -212,41 +212,62 @@ impl Bench {
 
     /// Runs a statement as another application might, and returns the numbers of its first column.
     pub async fn numbers(&self, statement: &str) -> Vec<i64> {
-        let mut connection = self.sql().await;
-        sqlx::query_scalar(AssertSqlSafe(statement.to_owned()))
-            .fetch_all(&mut connection)
-            .await
-            .unwrap()
+        numbers(&mut self.sql().await, statement).await.unwrap()
+    }
+
+    /// Waits until the first number of the statement is as wanted, as long as it moves: a long queue takes
+    /// its time on a busy machine.
+    pub async fn until(&self, statement: &str, wanted: impl Fn(i64) -> bool) {
+        let mut moved = (Instant::now(), None);
+        let mut sql = self.sql().await;
+        loop {
+            let number = match numbers(&mut sql, statement).await {
+                Ok(found) => found[0],
+                // Connections are cut here and there.
+                Err(_) => {
+                    sql = self.sql().await;
+                    numbers(&mut sql, statement).await.unwrap()[0]
+                }
+            };
+            if wanted(number) {
+                return;
+            }
+            if moved.1 != Some(number) {
+                moved = (Instant::now(), Some(number));
+            }
+            assert!(
+                moved.0.elapsed() < PATIENCE,
+                "still {number}: {statement}\n{}",
+                self.printed_last()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits until no run is left to do.
     pub async fn all_completed(&self) {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let open = self
-                .numbers("SELECT count(*) FROM operation_runs WHERE status <> 'completed'")
-                .await[0];
-            if open == 0 {
-                return;
-            }
-            assert!(
-                Instant::now() < until,
-                "{open} runs are not completed: {}",
-                self.printed.lock().unwrap()
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let open = "SELECT count(*) FROM operation_runs WHERE status <> 'completed'";
+        self.until(open, |n| n == 0).await;
     }
 
     /// Waits until this many runs have this status.
     pub async fn count_is(&self, status: &str, wanted: i64) {
-        let until = Instant::now() + PATIENCE;
         let statement = format!("SELECT count(*) FROM operation_runs WHERE status = '{status}'");
-        while self.numbers(&statement).await[0] != wanted {
-            assert!(Instant::now() < until, "never {wanted} runs {status}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.until(&statement, |n| n == wanted).await;
     }
+
+    /// The last lines that any process has printed.
+    fn printed_last(&self) -> String {
+        let printed = self.printed.lock().unwrap();
+        let lines: Vec<&str> = printed.lines().collect();
+        lines[lines.len().saturating_sub(200)..].join("\n")
+    }
+}
+
+async fn numbers(sql: &mut PgConnection, statement: &str) -> Result<Vec<i64>, sqlx::Error> {
+    sqlx::query_scalar(AssertSqlSafe(statement.to_owned()))
+        .fetch_all(sql)
+        .await
 }
 
 /// A process of `verifyd serve`. Killed when it is dropped.

@@ -95,34 +95,82 @@ const REQUEUE_WITHOUT_LEASE: &str = concat!(
       RETURNING r.id"
 );
 
-/// What is queued and was never heard of, what was not delivered, what was delivered too long ago
-/// (`$1` says whether, `$2` how many seconds), and `$4`: what was reclaimed just now. Each part has
-/// an index to itself; in one condition they would need all deliveries to be read.
+/// Whether nobody was told about the run of `w.id`.
+macro_rules! is_untold {
+    () => {
+        "(SELECT true FROM verifyd.run_deliveries d WHERE d.run_id = w.id) IS NULL"
+    };
+}
+
+/// Queued runs that nobody was told about: ahead of where the sweeps have looked (`$5`), and behind it, after
+/// `$6`. No more than `$7` are looked at on either side, so that the cost does not grow with what waits and
+/// was delivered, and no more than it takes to find `$3`.
+macro_rules! windows {
+    () => {
+        concat!(
+            "WITH ahead AS MATERIALIZED (SELECT r.id FROM operation_runs r WHERE r.type = ",
+            run_type!(),
+            " AND r.status = 'queued' AND r.id > $5 ORDER BY r.id LIMIT $7), \
+             behind AS MATERIALIZED (SELECT r.id FROM operation_runs r WHERE r.type = ",
+            run_type!(),
+            " AND r.status = 'queued' AND r.id > $6 AND r.id <= $5 ORDER BY r.id LIMIT $7), \
+             untold_ahead AS MATERIALIZED (SELECT w.id FROM ahead w WHERE ",
+            is_untold!(),
+            " LIMIT $3), \
+             untold_behind AS MATERIALIZED (SELECT w.id FROM behind w WHERE ",
+            is_untold!(),
+            " LIMIT $3)"
+        )
+    };
+}
+
+/// The last run of a window that was looked at, if there may be more after it.
+macro_rules! left_at {
+    ($window:literal) => {
+        concat!(
+            "CASE WHEN (SELECT count(*) FROM untold_",
+            $window,
+            ") = $3 THEN (SELECT max(id) FROM untold_",
+            $window,
+            ") WHEN (SELECT count(*) FROM ",
+            $window,
+            ") = $7 THEN (SELECT max(id) FROM ",
+            $window,
+            ") END"
+        )
+    };
+}
+
+/// What nobody was told about, what was not delivered, what was delivered too long ago (`$1` says whether,
+/// `$2` how many seconds), and `$4`: what was reclaimed just now. Each part has an index to itself; in one
+/// condition they would need all deliveries to be read. With them where each window was left if there may be
+/// more.
 ///
 /// Of a delivery the run is looked up by its id, in a subquery of its own: a join would begin with all
 /// that is queued where the server's statistics are of a time when that was hardly anything. The same goes
-/// for what was reclaimed.
+/// for what was reclaimed, and for a run's delivery.
 const DUE: &str = concat!(
-    "(SELECT r.id FROM operation_runs r WHERE r.type = ",
-    run_type!(),
-    " AND r.status = 'queued' \
-      AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d WHERE d.run_id = r.id) \
-      ORDER BY r.id LIMIT $3) \
-     UNION \
-     (SELECT d.run_id FROM verifyd.run_deliveries d \
-      WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= now()) AND ",
+    windows!(),
+    " SELECT ARRAY( \
+        SELECT id FROM untold_ahead UNION SELECT id FROM untold_behind \
+        UNION \
+        (SELECT d.run_id FROM verifyd.run_deliveries d \
+         WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= now()) AND ",
     is_queued!(),
     " ORDER BY d.run_id LIMIT $3) \
-     UNION \
-     (SELECT d.run_id FROM verifyd.run_deliveries d \
-      WHERE $1 AND d.delivered_at < now() - make_interval(secs => $2) \
-      AND (d.not_before IS NULL OR d.not_before <= now()) AND ",
+        UNION \
+        (SELECT d.run_id FROM verifyd.run_deliveries d \
+         WHERE $1 AND d.delivered_at < now() - make_interval(secs => $2) \
+         AND (d.not_before IS NULL OR d.not_before <= now()) AND ",
     is_queued!(),
     " ORDER BY d.run_id LIMIT $3) \
-     UNION \
-     SELECT d.run_id FROM unnest($4::bigint[]) AS d (run_id) WHERE ",
+        UNION \
+        SELECT d.run_id FROM unnest($4::bigint[]) AS d (run_id) WHERE ",
     is_queued!(),
-    " ORDER BY 1 LIMIT $3"
+    " ORDER BY 1 LIMIT $3), ",
+    left_at!("ahead"),
+    ", ",
+    left_at!("behind")
 );
 
 /// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait
@@ -196,15 +244,8 @@ impl PostgresStore {
         let (mut reclaimed, postponed) = self.reclaim_dead(&mut tx, policy).await?;
         let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
         reclaimed.extend(self.requeue_without_lease(&mut tx, policy, room).await?);
-        let mut due: Vec<i64> = self
-            .scalar(DUE)
-            .bind(policy.redeliver)
-            .bind(seconds(policy.redeliver_after))
-            .bind(i64::from(policy.batch))
-            .bind(&reclaimed)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        let (mut due, ahead, behind) = self.find_due(&mut tx, policy, &reclaimed).await?;
+        let next = policy.after(&due, ahead, behind);
         due.retain(|run| !postponed.contains(run));
         reclaimed.extend(&postponed);
         reclaimed.sort_unstable();
@@ -225,7 +266,29 @@ impl PostgresStore {
         Ok(Some(Swept {
             reclaimed: reclaimed.into_iter().map(RunId).collect(),
             due: due.into_iter().map(RunId).collect(),
+            next,
+            more: ahead.is_some(),
         }))
+    }
+
+    /// See [`DUE`].
+    async fn find_due(
+        &self,
+        tx: &mut Tx,
+        policy: &SweepPolicy,
+        reclaimed: &[i64],
+    ) -> Result<(Vec<i64>, Option<i64>, Option<i64>), StoreError> {
+        self.rows(DUE)
+            .bind(policy.redeliver)
+            .bind(seconds(policy.redeliver_after))
+            .bind(i64::from(policy.batch))
+            .bind(reclaimed)
+            .bind(policy.from.up_to.0)
+            .bind(policy.from.again_after.0)
+            .bind(i64::from(policy.window))
+            .fetch_one(&mut **tx)
+            .await
+            .map_err(from_sqlx)
     }
 
     /// Writes down when runs that are queued are to be delivered.

@@ -4,6 +4,7 @@ use super::{SqliteStore, Tx, commit, earlier, futile, id_list, now, now_moved_by
 use crate::domain::RunId;
 use crate::ports::store::{StoreError, SweepPolicy, Swept};
 use crate::store::error::from_sqlx;
+use sqlx::types::Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -46,17 +47,87 @@ const END_DEAD: &str = concat!(
      WHERE run_id IN (SELECT value FROM json_each($1)) AND ended_at IS NULL"
 );
 
-/// `$4`: runs reclaimed just now, due whatever was delivered before.
+/// Whether the run of `d.run_id` is.
+macro_rules! is_queued {
+    () => {
+        concat!(
+            "(SELECT r.status = 'queued' FROM operation_runs r WHERE r.id = d.run_id AND r.type = ",
+            run_type!(),
+            ")"
+        )
+    };
+}
+
+/// Those of queued runs between two ids that nobody was told about, as PostgreSQL's statement of the same
+/// name looks for them.
+macro_rules! window {
+    ($name:literal, $between:literal) => {
+        concat!(
+            $name,
+            " AS MATERIALIZED (SELECT r.id FROM operation_runs r WHERE r.type = ",
+            run_type!(),
+            " AND r.status = 'queued' AND ",
+            $between,
+            " ORDER BY r.id LIMIT $7), untold_",
+            $name,
+            " AS MATERIALIZED (SELECT w.id FROM ",
+            $name,
+            " w WHERE NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d WHERE d.run_id = w.id) \
+               ORDER BY w.id LIMIT $3)"
+        )
+    };
+}
+
+/// The last run of a window that was looked at, if there may be more after it.
+macro_rules! left_at {
+    ($window:literal) => {
+        concat!(
+            "CASE WHEN (SELECT count(*) FROM untold_",
+            $window,
+            ") = $3 THEN (SELECT max(id) FROM untold_",
+            $window,
+            ") WHEN (SELECT count(*) FROM ",
+            $window,
+            ") = $7 THEN (SELECT max(id) FROM ",
+            $window,
+            ") END"
+        )
+    };
+}
+
+/// What nobody was told about ahead of `$5` and behind it after `$6`, what was not delivered, what was
+/// delivered too long ago (`$1` says whether, `$2` by how much), and `$4`: what was reclaimed just now. With
+/// them where each window was left if there may be more.
 const DUE: &str = concat!(
-    "SELECT r.id FROM operation_runs r LEFT JOIN verifyd_run_deliveries d ON d.run_id = r.id \
-     WHERE r.type = ",
-    run_type!(),
-    " AND r.status = 'queued' AND (r.id IN (SELECT value FROM json_each($4)) OR ( \
-          (d.not_before IS NULL OR d.not_before <= ",
+    "WITH ",
+    window!("ahead", "r.id > $5"),
+    ", ",
+    window!("behind", "r.id > $6 AND r.id <= $5"),
+    ", due AS (SELECT * FROM untold_ahead UNION SELECT * FROM untold_behind \
+        UNION \
+        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d \
+         WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= ",
     now!(),
-    ") AND (d.delivered_at IS NULL OR ($1 AND d.delivered_at < ",
+    ") AND ",
+    is_queued!(),
+    " ORDER BY d.run_id LIMIT $3) \
+        UNION \
+        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d \
+         WHERE $1 AND d.delivered_at < ",
     now_moved_by!("$2"),
-    ")))) ORDER BY r.id LIMIT $3"
+    " AND (d.not_before IS NULL OR d.not_before <= ",
+    now!(),
+    ") AND ",
+    is_queued!(),
+    " ORDER BY d.run_id LIMIT $3) \
+        UNION \
+        SELECT d.run_id FROM (SELECT value AS run_id FROM json_each($4)) d WHERE ",
+    is_queued!(),
+    " ORDER BY 1 LIMIT $3) \
+     SELECT (SELECT json_group_array(id) FROM due), ",
+    left_at!("ahead"),
+    ", ",
+    left_at!("behind")
 );
 
 /// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait
@@ -138,14 +209,8 @@ impl SqliteStore {
             .collect();
         reclaimed.extend(requeue(&mut tx, &without_lease).await?);
         reclaimed.sort_unstable();
-        let mut due: Vec<i64> = sqlx::query_scalar(DUE)
-            .bind(policy.redeliver)
-            .bind(earlier(policy.redeliver_after))
-            .bind(policy.batch)
-            .bind(id_list(&reclaimed))
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        let (mut due, ahead, behind) = find_due(&mut tx, policy, &reclaimed).await?;
+        let next = policy.after(&due, ahead, behind);
         due.retain(|run| !postponed.contains(run));
         let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
         let touched: Vec<i64> = touched.into_iter().collect();
@@ -163,6 +228,8 @@ impl SqliteStore {
         Ok(Some(Swept {
             reclaimed: reclaimed.into_iter().map(RunId).collect(),
             due: due.into_iter().map(RunId).collect(),
+            next,
+            more: ahead.is_some(),
         }))
     }
 
@@ -194,6 +261,26 @@ impl SqliteStore {
             .map_err(from_sqlx)?;
         commit(tx).await
     }
+}
+
+/// See [`DUE`].
+async fn find_due(
+    tx: &mut Tx,
+    policy: &SweepPolicy,
+    reclaimed: &[i64],
+) -> Result<(Vec<i64>, Option<i64>, Option<i64>), StoreError> {
+    let (Json(due), ahead, behind) = sqlx::query_as(DUE)
+        .bind(policy.redeliver)
+        .bind(earlier(policy.redeliver_after))
+        .bind(policy.batch)
+        .bind(id_list(reclaimed))
+        .bind(policy.from.up_to.0)
+        .bind(policy.from.again_after.0)
+        .bind(policy.window)
+        .fetch_one(&mut **tx)
+        .await
+        .map_err(from_sqlx)?;
+    Ok((due, ahead, behind))
 }
 
 /// Writes down when runs that are queued are to be delivered.
