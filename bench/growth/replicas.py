@@ -39,7 +39,7 @@ def measure(place, options, db, connections):
             line("workers' CPU, µs per run", over(lambda d: d.worker_ms * 1000)),
             line("PostgreSQL's CPU, µs per run", over(lambda d: d.postgres_ms * 1000)),
             line("statements' time in PostgreSQL, µs per run", over(lambda d: d.seen.all() / d.runs)),
-            line("claims that found nothing, per 1,000 runs", over(lambda d: d.conflicts / d.runs * 1000), 1),
+            line("hints that led to no claim, per 1,000 runs", over(lambda d: d.conflicts / d.runs * 1000), 1),
             line("calls in a transaction, on average", over(lambda d: d.batches), 1),
         ]
         head = [f"provider's delay {delay}", *(f"{count}" for count in COUNTS), "2 ÷ 1", "4 ÷ 1"]
