@@ -11,6 +11,7 @@ pub mod overview;
 pub mod provider;
 pub mod queue;
 pub mod store;
+pub mod sweep;
 pub mod turns;
 pub mod vault;
 pub mod wake;
