@@ -104,7 +104,8 @@ macro_rules! is_untold {
 
 /// Queued runs that nobody was told about: ahead of where the sweeps have looked (`$5`), and behind it, after
 /// `$6`. No more than `$7` are looked at on either side, so that the cost does not grow with what waits and
-/// was delivered, and no more than it takes to find `$3`.
+/// was delivered, and no more than it takes to find `$3`: a window is read in the order in which it was made, and
+/// an `ORDER BY` after it would have all of it read.
 macro_rules! windows {
     () => {
         concat!(
