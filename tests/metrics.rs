@@ -1,48 +1,94 @@
-//! Metrics in a process that runs for years, and that nobody asks for them.
+//! Histograms in a process that runs for years: every measurement is counted, and none is kept.
 //!
-//! A process of its own: what is measured is its memory.
+//! A process of its own: its allocator counts.
 
-#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::time::{Duration, Instant};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
+use verifyd::telemetry::metrics::{Metrics, install};
 
-/// Measurements at a time; a histogram that keeps them needs eight bytes and more for each.
-const BURST: usize = 8_000_000;
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Guards against hanging only.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// The recorder and the allocator belong to the whole process: one test at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn resident_mib() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib / 1024
+/// So many that some would be lost if any could be.
+const MEASUREMENTS: u64 = 1_000_000;
+
+/// So many that they could not be kept unnoticed.
+const UNASKED: u64 = 100_000;
+
+fn installed() -> &'static Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS.get_or_init(|| install().unwrap())
 }
 
-fn burst() {
-    let histogram = metrics::histogram!("verifyd_run_duration_seconds");
-    for n in 0..BURST {
-        histogram.record(f64::from(u32::try_from(n % 100).unwrap()) / 100.0);
-    }
+fn value_of(text: &str, line: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|l| l.strip_prefix(line)?.strip_prefix(' ')?.parse().ok())
 }
 
-/// After each burst it waits until what was kept has been sorted in, which leaves its memory to the next
-/// one: some 130 MiB all the time. Kept for ever, the four of them take up 500.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn measurements_that_nobody_asks_for_are_not_kept() {
-    let handle = verifyd::telemetry::metrics::install().unwrap();
-    let mut most = 0;
-    for _ in 0..4 {
-        burst();
-        most = most.max(resident_mib());
-        tokio::time::sleep(Duration::from_secs(6)).await;
+#[test]
+fn every_measurement_is_counted_however_often_the_metrics_are_asked_for() {
+    let _guard = ONE_AT_A_TIME.lock();
+    let metrics = installed();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let histogram = metrics::histogram!("verifyd_webhook_attempt_duration_seconds");
+                    for _ in 0..MEASUREMENTS {
+                        histogram.record(0.5);
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                metrics.render();
+            }
+        });
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let text = metrics.render();
+    let name = "verifyd_webhook_attempt_duration_seconds";
+    let all = Some(3 * MEASUREMENTS);
+    assert_eq!(value_of(&text, &format!("{name}_count")), all);
+    for (bound, wanted) in [("0.25", Some(0)), ("0.5", all), ("60", all), ("+Inf", all)] {
+        let line = format!("{name}_bucket{{le=\"{bound}\"}}");
+        assert_eq!(value_of(&text, &line), wanted, "{line}");
     }
-    assert!(most < 300, "{most} MiB");
-    let began = Instant::now();
-    let all = format!("verifyd_run_duration_seconds_count {}", 4 * BURST);
-    while !handle.render().contains(&all) {
-        assert!(began.elapsed() < PATIENCE, "not all were counted");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    // Halves add up without a rounding error.
+    assert_eq!(value_of(&text, &format!("{name}_sum")), all.map(|n| n / 2));
+}
+
+#[test]
+fn measurements_that_nobody_asks_for_are_not_kept() {
+    let _guard = ONE_AT_A_TIME.lock();
+    installed();
+    let record = || {
+        metrics::histogram!("verifyd_database_batch_calls", "call" => "claim").record(3.0);
+    };
+    record();
+    let region = Region::new(ALLOCATOR);
+    for _ in 0..UNASKED {
+        record();
     }
+    // The runner of the tests allocates a little on its own threads.
+    let change = region.change();
+    let kept = change
+        .bytes_allocated
+        .saturating_sub(change.bytes_deallocated);
+    assert!(
+        kept < 64 * 1024,
+        "{kept} bytes are kept of {UNASKED} measurements"
+    );
 }

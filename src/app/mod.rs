@@ -24,9 +24,9 @@ use crate::provider::microsoft::MicrosoftProvider;
 use crate::queue::in_process::InProcessQueue;
 use crate::queue::redis::RedisQueue;
 use crate::store;
+use crate::telemetry::metrics::Metrics;
 use crate::webhooks::Sender;
 use anyhow::Context as _;
-use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use tokio_util::sync::CancellationToken;
@@ -122,7 +122,7 @@ impl Services {
     pub fn health(
         &self,
         worker: &Worker,
-        metrics: PrometheusHandle,
+        metrics: Metrics,
         stopping: CancellationToken,
     ) -> Arc<Health> {
         let settings = &self.settings;

@@ -3,11 +3,11 @@
 use crate::engine::Engine;
 use crate::engine::reconciler::ReconcilerState;
 use crate::ports::queue::Queue;
+use crate::telemetry::metrics::Metrics;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ pub struct Health {
     pub engine: Engine,
     pub queue: Arc<dyn Queue>,
     pub reconciler: Arc<ReconcilerState>,
-    pub metrics: PrometheusHandle,
+    pub metrics: Metrics,
     /// An answer of the database that takes longer counts as none.
     pub check_timeout: Duration,
     /// How long a loop may stand still, and sweeps and claims may go without an answer.
@@ -79,7 +79,6 @@ pub async fn metrics(State(health): State<Arc<Health>>) -> String {
     }
     metrics::gauge!("verifyd_runs_in_flight")
         .set(f64::from(health.engine.in_flight.load(Ordering::Relaxed)));
-    health.metrics.run_upkeep();
     health.metrics.render()
 }
 

@@ -1,37 +1,76 @@
 //! Metrics in the Prometheus text format.
 
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use std::time::Duration;
+use super::histograms::Histograms;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use std::sync::Arc;
 
-/// Buckets of durations, seconds.
-const SECONDS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-];
+/// What this process has recorded.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Counters and gauges.
+    numbers: PrometheusHandle,
+    histograms: Arc<Histograms>,
+}
 
-/// Buckets of batch sizes, calls.
-const CALLS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+impl Metrics {
+    /// Everything in the Prometheus text format.
+    pub fn render(&self) -> String {
+        let mut text = self.numbers.render();
+        self.histograms.render(&mut text);
+        text
+    }
+}
 
-/// What histograms have been told since then is kept one by one.
-const UPKEEP: Duration = Duration::from_secs(5);
+/// Counters and gauges go to the library's recorder, histograms to verifyd's own.
+struct Split {
+    numbers: PrometheusRecorder,
+    histograms: Arc<Histograms>,
+}
 
-/// Installs the recorder of this process and describes what it records. Call it within a Tokio
-/// runtime: there it sorts what histograms have been told into their buckets, whether or not anybody
-/// ever asks for the metrics.
-pub fn install() -> Result<PrometheusHandle, BuildError> {
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
-        .set_buckets_for_metric(
-            Matcher::Full("verifyd_database_batch_calls".to_owned()),
-            CALLS,
-        )?
-        .install_recorder()?;
-    let kept_up = handle.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(UPKEEP).await;
-            kept_up.run_upkeep();
-        }
-    });
+impl Recorder for Split {
+    fn describe_counter(&self, name: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.numbers.describe_counter(name, unit, description);
+    }
+
+    fn describe_gauge(&self, name: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.numbers.describe_gauge(name, unit, description);
+    }
+
+    fn describe_histogram(&self, name: KeyName, _: Option<Unit>, description: SharedString) {
+        self.histograms.describe(name.as_str(), &description);
+    }
+
+    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
+        self.numbers.register_counter(key, metadata)
+    }
+
+    fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
+        self.numbers.register_gauge(key, metadata)
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        self.histograms.of(key)
+    }
+}
+
+/// Installs the recorder of this process and describes what it records.
+pub fn install() -> anyhow::Result<Metrics> {
+    let numbers = PrometheusBuilder::new().build_recorder();
+    let installed = Metrics {
+        numbers: numbers.handle(),
+        histograms: Arc::default(),
+    };
+    let histograms = Arc::clone(&installed.histograms);
+    metrics::set_global_recorder(Split {
+        numbers,
+        histograms,
+    })?;
+    describe();
+    Ok(installed)
+}
+
+fn describe() {
     metrics::describe_counter!(
         "verifyd_runs_processed_total",
         "Claimed runs by how the work on them ended"
@@ -156,5 +195,4 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "Age of the oldest queued run"
     );
     metrics::describe_gauge!("verifyd_runs_in_flight", "Runs in work in this process");
-    Ok(handle)
 }

@@ -1,4 +1,5 @@
 //! Logs and metrics.
 
+mod histograms;
 pub mod logs;
 pub mod metrics;

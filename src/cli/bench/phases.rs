@@ -15,9 +15,9 @@ use crate::engine::submit::{context_for, submit};
 use crate::engine::worker::WorkerError;
 use crate::ports::store::{NewRun, RunFilter};
 use crate::simulator::Scenario;
+use crate::telemetry::metrics::Metrics;
 use anyhow::Context as _;
 use indicatif::ProgressBar;
-use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -43,7 +43,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub struct Phases<'a> {
     pub services: &'a Services,
     pub provider: &'a Timed,
-    pub metrics: &'a PrometheusHandle,
+    pub metrics: &'a Metrics,
     pub args: &'a BenchArgs,
     /// Fires when the measurement ends, however it does.
     pub end: &'a CancellationToken,
