@@ -4,7 +4,7 @@
 use chrono::{TimeZone as _, Utc};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use verifyd::domain::link::LinkContext;
 use verifyd::domain::reason::{Reason, Stage};
 use verifyd::domain::report::{
@@ -252,54 +252,155 @@ fn every_test_that_the_security_page_names_is_there() {
     assert!(named > 20, "only {named} tests are named");
 }
 
+/// All sources below this folder, each with its path.
+fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    found
+}
+
 /// `docs/testing.md` says which line to break and what then fails: line, place and test are there.
+/// Its tables of mechanisms are those whose first heading is "in `FOLDER`".
 #[test]
 fn every_mechanism_that_the_page_of_tests_breaks_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("docs/testing.md")).unwrap();
     let mut tests = String::new();
-    for folder in ["tests/faults", "tests/store"] {
-        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
-            tests.push_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default());
+    for (_, text) in ["tests", "src"].iter().flat_map(|f| sources(&root.join(f))) {
+        tests.push_str(&text);
+    }
+    let mut broken = 0;
+    for table in page.split("\n| in `").skip(1) {
+        let (folder, table) = table.split_once('`').unwrap();
+        let rows = table.lines().skip(2).take_while(|row| row.starts_with('|'));
+        for row in rows {
+            mechanism_is_there(&root.join(folder), row, &tests);
+            broken += 1;
         }
     }
-    let (_, table) = page.split_once("| in `src/store/postgres` |").unwrap();
-    let rows = table.lines().skip(2).take_while(|row| row.starts_with('|'));
-    let mut broken = 0;
-    for row in rows {
-        let row = row.replace("\\|", "\u{1}");
-        let cells: Vec<&str> = row.split('|').collect();
-        let [_, place, what, test, _] = cells[..] else {
-            panic!("four cells: {row}")
-        };
-        let quoted = |cell: &str| -> Vec<String> {
-            let odd = cell.split('`').skip(1).step_by(2);
-            odd.map(|text| text.replace('\u{1}', "|")).collect()
-        };
-        let (place, what, test) = (quoted(place), quoted(what), quoted(test));
-        let source = root.join("src/store/postgres").join(&place[0]);
-        let source = std::fs::read_to_string(source).unwrap();
-        let item = [format!("const {}:", place[1]), format!("fn {}", place[1])];
-        let (_, body) = item
-            .iter()
-            .find_map(|item| source.split_once(item.as_str()))
-            .unwrap_or_else(|| panic!("{place:?} is not there"));
-        // Up to the next item; strings that go on in the next line are one.
-        let end = ["\nconst ", "\nimpl ", "\n    pub", "\n///"];
-        let end = end.iter().filter_map(|end| body.find(end)).min();
-        let body = &body[..end.unwrap_or(body.len())];
-        let words: Vec<&str> = body.split_whitespace().filter(|w| *w != "\\").collect();
-        assert!(
-            words.join(" ").contains(&what[0]),
-            "{place:?} has no {:?}",
-            what[0]
-        );
-        assert!(
-            tests.contains(&format!("fn {}(", test[0])),
-            "no test {}",
-            test[0]
-        );
-        broken += 1;
-    }
     assert!(broken >= 9, "only {broken} lines are named");
+}
+
+/// A row: the file and the item in it, what is to be broken there, and the test that then fails.
+fn mechanism_is_there(folder: &Path, row: &str, tests: &str) {
+    let row = row.replace("\\|", "\u{1}");
+    let cells: Vec<&str> = row.split('|').collect();
+    let [_, place, what, test, _] = cells[..] else {
+        panic!("four cells: {row}")
+    };
+    let quoted = |cell: &str| -> Vec<String> {
+        let odd = cell.split('`').skip(1).step_by(2);
+        odd.map(|text| text.replace('\u{1}', "|")).collect()
+    };
+    let (place, what, test) = (quoted(place), quoted(what), quoted(test));
+    let source = folder.join(&place[0]);
+    let source = std::fs::read_to_string(&source).unwrap_or_else(|e| panic!("{place:?}: {e}"));
+    let item = [format!("const {}:", place[1]), format!("fn {}", place[1])];
+    let (_, body) = item
+        .iter()
+        .find_map(|item| source.split_once(item.as_str()))
+        .unwrap_or_else(|| panic!("{place:?} is not there"));
+    // Up to the next item; strings that go on in the next line are one.
+    let end = ["\nconst ", "\nimpl ", "\n    pub", "\n///"];
+    let end = end.iter().filter_map(|end| body.find(end)).min();
+    let body = &body[..end.unwrap_or(body.len())];
+    let words: Vec<&str> = body.split_whitespace().filter(|w| *w != "\\").collect();
+    assert!(
+        words.join(" ").contains(&what[0]),
+        "{place:?} has no {:?}",
+        what[0]
+    );
+    assert!(
+        tests.contains(&format!("fn {}(", test[0])),
+        "no test {}",
+        test[0]
+    );
+}
+
+/// What `cargo test` prints when tests fail, one of them with output that looks like more of it, and
+/// when a suite is ended by a signal.
+const PRINTED: &str = "\
+   Compiling verifyd v0.1.0
+     Running unittests src/lib.rs (target/debug/deps/verifyd-1)
+test domain::good ... ok
+test result: ok. 1 passed; 0 failed; 0 ignored
+     Running tests/one.rs (target/debug/deps/one-1)
+test part::first ... FAILED
+failures:
+
+---- part::first stdout ----
+    text of the test
+failures:
+    not_a_test
+
+failures:
+    part::first
+    second
+
+test result: FAILED. 0 passed; 2 failed; 0 ignored
+\u{1b}[1m\u{1b}[31merror\u{1b}[0m: test failed, to rerun pass `--test one`
+     Running tests/daemon/main.rs (target/debug/deps/daemon-1)
+running 3 tests
+error: test failed, to rerun pass `--test daemon`
+     Running tests/two.rs (target/debug/deps/two-1)
+test result: ok. 7 passed; 0 failed; 0 ignored
+";
+
+/// With a `cargo` that only prints, and keeps what it was asked for.
+#[test]
+fn the_test_command_runs_everything_and_names_what_failed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let (printed, asked) = (folder.path().join("printed"), folder.path().join("asked"));
+    std::fs::write(&printed, PRINTED).unwrap();
+    let cargo = folder.path().join("cargo");
+    std::fs::write(
+        &cargo,
+        format!(
+            "#!/bin/sh\necho \"$*\" >'{}'\ncat '{}'\nexit 101\n",
+            asked.display(),
+            printed.display()
+        ),
+    )
+    .unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&cargo, mode).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    for (given, wanted) in [
+        (
+            &["--lib", "--", "a b"][..],
+            "test --locked --no-fail-fast --lib -- a b",
+        ),
+        (
+            &["--lib", "--no-fail-fast"],
+            "test --locked --lib --no-fail-fast",
+        ),
+    ] {
+        let output = std::process::Command::new(root.join("scripts/test"))
+            .args(given)
+            .env("PATH", format!("{}:{path}", folder.path().display()))
+            .env("VERIFYD_TEST_NO_INSTALL", "yes")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(101), "{output:?}");
+        assert_eq!(std::fs::read_to_string(&asked).unwrap().trim_end(), wanted);
+        let (runner, end) = said.split_once("\nscripts/test: ").unwrap();
+        assert!(runner.contains("7 passed"), "{said}");
+        assert_eq!(
+            end,
+            "failed (exit code 101):\n  \
+             tests/one.rs: part::first\n  \
+             tests/one.rs: second\n  \
+             tests/daemon/main.rs: ended before its last test, by a signal or by itself\n"
+        );
+    }
 }
