@@ -16,6 +16,7 @@ use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::{RunId, TenantId, WorkspaceId, token};
 use verifyd::ports::access::NewToken;
 use verifyd::simulator::Scenario;
+use verifyd::telemetry::metrics::Metrics;
 
 pub const ALL: &[Scope] = &[Scope::Read, Scope::Run, Scope::Admin];
 
@@ -299,8 +300,7 @@ impl Scene {
 async fn serve(world: &World, stop: CancellationToken) -> String {
     let services = &world.services;
     let worker = services.worker(services.engine());
-    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-    let health = services.health(&worker, metrics.handle(), stop.clone());
+    let health = services.health(&worker, Metrics::detached(), stop.clone());
     let mut settings = services.settings.http.clone();
     settings.listen = "127.0.0.1:0".parse().unwrap();
     let listener = verifyd::http::bind(&settings).await.unwrap();

@@ -32,7 +32,7 @@ use verifyd::domain::{Outcome, RunId, RunStatus, TenantId, WorkspaceId};
 use verifyd::engine::process::Processed;
 use verifyd::ports::store::AttemptEnd;
 use verifyd::simulator::Scenario;
-use world::{World, check, reasons};
+use world::{World, check, impatient, reasons};
 
 /// What holds for every completed run.
 fn assert_sound(run: &OperationRun, what: &str) {
@@ -73,13 +73,22 @@ fn assert_sound(run: &OperationRun, what: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_scenario_ends_as_it_says() {
-    let world = Arc::new(World::new().await);
-    let engine = world.engine().await;
+    let patient = Arc::new(World::new().await);
+    let impatient = Arc::new(World::with(impatient).await);
     let problems: Arc<Mutex<Vec<String>>> = Arc::default();
     let produced: Arc<Mutex<BTreeSet<Reason>>> = Arc::default();
     let mut tasks = tokio::task::JoinSet::new();
     for (i, scenario) in Scenario::ALL.iter().copied().enumerate() {
-        let (world, engine) = (Arc::clone(&world), engine.clone());
+        let stalls = [
+            Scenario::ProviderTimeout,
+            Scenario::ProviderTimeoutSignIn,
+            Scenario::ProviderTimeoutInBody,
+        ];
+        let world = match stalls.contains(&scenario) {
+            true => Arc::clone(&impatient),
+            false => Arc::clone(&patient),
+        };
+        let engine = world.engine().await;
         let (problems, produced) = (Arc::clone(&problems), Arc::clone(&produced));
         tasks.spawn(async move {
             let expected = scenario.expectation();
@@ -536,7 +545,7 @@ async fn a_worker_finds_runs_that_nobody_announced_and_drains_on_stop() {
 
     let second = world.record(connection, |_| {}).await;
     world.services.queue.send_runs(&[second]).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(30), async {
+    tokio::time::timeout(Duration::from_secs(180), async {
         while world.run(second).await.status == RunStatus::Queued {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -2,7 +2,6 @@
 
 use crate::world::World;
 use async_trait::async_trait;
-use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use verifyd::engine::Engine;
 use verifyd::engine::worker::WorkerError;
 use verifyd::http::{self, health::Health};
 use verifyd::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
+use verifyd::telemetry::metrics::Metrics;
 
 /// How a queue ends one part of its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ async fn end(defect: Defect, told: bool) -> (Result<(), WorkerError>, bool) {
         stop.cancel();
     }
     // Guards against hanging only.
-    let ended = tokio::time::timeout(Duration::from_secs(60), worker.run(stop)).await;
+    let ended = tokio::time::timeout(Duration::from_secs(180), worker.run(stop)).await;
     (
         ended.expect("the worker ends"),
         queue.drained.load(Ordering::Relaxed),
@@ -211,7 +211,7 @@ fn health(engine: Engine, queue: Arc<dyn Queue>) -> Health {
         engine,
         queue,
         reconciler: Arc::default(),
-        metrics: PrometheusBuilder::new().build_recorder().handle(),
+        metrics: Metrics::detached(),
         check_timeout: Duration::from_secs(30),
         stuck_after: long,
         untaken_after: long,
@@ -249,7 +249,7 @@ impl Served {
 
 /// Asks over HTTP until it answers with this status.
 async fn alive_is(address: SocketAddr, wanted: u16) -> String {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_secs(180);
     loop {
         let answer = reqwest::get(format!("http://{address}/healthz")).await;
         let answer = answer.unwrap();
@@ -381,7 +381,11 @@ async fn claims_that_all_fail_show_in_readiness_and_then_in_liveness() {
     engine.process(&hints[1]).await;
     let (ready, bad, alive, _) = said(&world, observed()).await;
     assert_eq!((ready, alive), (503, 200));
-    assert_eq!(bad, ["claims: none was answered for 2 s"]);
+    let lasted: u64 = bad[0]
+        .strip_prefix("claims: none was answered for ")
+        .and_then(|rest| rest.strip_suffix(" s")?.parse().ok())
+        .unwrap_or_else(|| panic!("{bad:?}"));
+    assert!(bad.len() == 1 && lasted >= 2, "{bad:?}");
     let mut impatient = observed();
     impatient.stuck_after = Duration::from_millis(1900);
     // The loops turn in a worker only.

@@ -35,7 +35,11 @@ async fn a_run_that_comes_alone() {
     let counting = Counting::start().await;
     // Of two tenants one would have its turn now and then, and its hint be looked at for nothing.
     let (bench, connections) = counting.bench(1).await;
-    let _worker = bench.serve(&[("VERIFYD__WORKER__CONCURRENCY", "1")]);
+    let _worker = bench.serve(&[
+        ("VERIFYD__WORKER__CONCURRENCY", "1"),
+        // What is done by the clock would be more on a slow machine.
+        ("VERIFYD__REDIS__POLL_INTERVAL", "1m"),
+    ]);
     // Tokens, role names and the inventory are known after the first.
     counting.complete(&bench, &connections, 2).await;
     let cost = counting.cost_of(&bench, &connections, 60).await;
@@ -45,8 +49,7 @@ async fn a_run_that_comes_alone() {
         statements: 5.0,
         transactions: 2.0,
         wal_bytes: 5_000.0,
-        // Two fetchers look once a second, too, however slow the machine is.
-        redis_commands: 4.0,
+        redis_commands: 3.5,
         redis_bytes: 3_000.0,
     });
 }

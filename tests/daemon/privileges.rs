@@ -537,7 +537,7 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
     set_user(&mut bench, "verifyd_producer");
     for _ in 0..5 {
         let output = bench.run(
-            &["enqueue", "--connection", &id.to_string(), "--wait", "60"],
+            &["enqueue", "--connection", &id.to_string(), "--wait", "180"],
             "",
         );
         assert!(output.status.success(), "{output:?}");

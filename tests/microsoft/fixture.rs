@@ -27,9 +27,9 @@ impl Clock for Still {
 pub fn settings(login: &str, graph: &str) -> MicrosoftSettings {
     MicrosoftSettings {
         default_cloud: "test".into(),
-        connect_timeout: Duration::from_secs(5),
-        read_timeout: Duration::from_secs(10),
-        request_timeout: Duration::from_secs(20),
+        connect_timeout: Duration::from_secs(60),
+        read_timeout: Duration::from_secs(60),
+        request_timeout: Duration::from_secs(120),
         max_response_bytes: 100_000,
         max_pages: 20,
         max_resources: 50,
@@ -99,7 +99,7 @@ pub fn target(module: &str) -> Target {
             entra_tenant_id: Some(TENANT.into()),
             client_id: Some(CLIENT.into()),
         },
-        deadline: tokio::time::Instant::now() + Duration::from_secs(120),
+        deadline: tokio::time::Instant::now() + Duration::from_secs(600),
         correlation_id: Uuid::from_u128(0xC0),
     }
 }

@@ -136,7 +136,7 @@ async fn what_is_not_json_is_invalid() {
 async fn silence_ends_at_the_limits() {
     let directory = Directory::start(HEALTH).await;
     let mut settings = settings(directory.base(), directory.base());
-    settings.read_timeout = Duration::from_millis(200);
+    settings.read_timeout = Duration::from_secs(1);
     let timeout = (CheckStatus::Fail, Some(Reason::ProviderTimeout));
     // Nothing at all, then a body that stops in the middle.
     let mut half = Reply::text(200, "application/json", "{\"value\":");
@@ -151,7 +151,7 @@ async fn silence_ends_at_the_limits() {
     }
     // Never silent for long, but never done.
     settings.read_timeout = Duration::from_secs(60);
-    settings.request_timeout = Duration::from_millis(200);
+    settings.request_timeout = Duration::from_secs(1);
     let found = run(&provider_with(&settings), &target("health_check")).await;
     assert_eq!(found.status(IDENTITY), timeout);
 }
@@ -164,7 +164,7 @@ async fn the_deadline_ends_everything() {
         (seen.call == "organization").then(slow)
     });
     let mut target = target("health_check");
-    target.deadline = tokio::time::Instant::now() + Duration::from_millis(400);
+    target.deadline = tokio::time::Instant::now() + Duration::from_secs(3);
     let found = run(&provider(&directory), &target).await;
     assert_eq!(
         found.status(IDENTITY),
@@ -186,7 +186,8 @@ async fn raw_server(bytes: &'static [u8]) -> std::net::SocketAddr {
 }
 
 async fn sign_in_reason(login: &str) -> (Reason, Vec<String>) {
-    let settings = settings(login, "https://graph.example.com");
+    let mut settings = settings(login, "https://graph.example.com");
+    settings.connect_timeout = Duration::from_secs(120);
     let found = run(&provider_with(&settings), &target("health_check")).await;
     let hosts = found.evidence(AUTHENTICATION, EvidenceKind::Host);
     let hosts = hosts.into_iter().map(str::to_owned).collect();
@@ -232,7 +233,7 @@ async fn private_addresses_are_never_called() {
         let (reason, _) = sign_in_reason(login).await;
         assert_eq!(reason, Reason::ProviderUnreachable, "{login}");
         // Refused, not tried until the limit for connecting.
-        assert!(started.elapsed() < Duration::from_secs(5), "{login}");
+        assert!(started.elapsed() < Duration::from_secs(100), "{login}");
     }
 }
 

@@ -49,7 +49,7 @@ impl Demo {
             .status();
         assert!(sent.unwrap().success());
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(60) {
+        while begun.elapsed() < Duration::from_secs(180) {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code();
             }

@@ -8,7 +8,7 @@ use verifyd::domain::access::{Binding, Scope};
 use verifyd::simulator::Scenario;
 
 /// Guards against hanging only.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_not_logged_in_is_led_to_the_login() {

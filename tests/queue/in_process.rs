@@ -17,6 +17,7 @@ async fn subject() -> (Subject, impl Future<Output = ()>) {
 }
 
 every_conformance_test!(subject());
+conformance!(subject(); an_idle_consumer_is_woken);
 
 #[tokio::test]
 async fn a_full_queue_says_so_and_takes_more_once_there_is_room() {

@@ -13,7 +13,7 @@ use verifyd::domain::job::Hint;
 use verifyd::ports::queue::{Handled, HintHandler, Queue};
 
 /// Guards only against hanging.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Remembers what it was given.
 #[derive(Debug)]

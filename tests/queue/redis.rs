@@ -14,8 +14,8 @@ pub fn settings(url: &str, queue: &str) -> RedisSettings {
         url: url.into(),
         queue: queue.into(),
         fetchers: 2,
-        connect_timeout: Duration::from_secs(2),
-        response_timeout: Duration::from_secs(5),
+        connect_timeout: Duration::from_secs(5),
+        response_timeout: Duration::from_secs(20),
         retries: 6,
         retry_max_delay: Duration::from_secs(2),
         poll_interval: Duration::from_secs(1),
@@ -44,6 +44,20 @@ async fn subject() -> (Subject, impl Future<Output = ()>) {
 }
 
 every_conformance_test!(subject());
+
+/// Nothing but a wake-up is quick.
+async fn rarely_looked_at() -> (Subject, impl Future<Output = ()>) {
+    let (url, name) = (redis_url(), random_queue());
+    let mut settings = settings(&url, &name);
+    settings.poll_interval = Duration::from_secs(60);
+    let subject = Subject {
+        queue: open(&settings),
+        other: open(&settings),
+    };
+    (subject, async move { remove_queue(&url, &name).await })
+}
+
+conformance!(rarely_looked_at(); an_idle_consumer_is_woken);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nine_thousand_hints_at_once_all_arrive() {

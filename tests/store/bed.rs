@@ -36,10 +36,10 @@ pub fn settings(url: &str) -> DatabaseSettings {
     DatabaseSettings {
         url: SecretString::from(url.to_owned()),
         max_connections: 8,
-        acquire_timeout: Duration::from_secs(60),
-        connect_timeout: Duration::from_secs(60),
-        statement_timeout: Duration::from_secs(60),
-        lock_timeout: Duration::from_secs(60),
+        acquire_timeout: Duration::from_secs(300),
+        connect_timeout: Duration::from_secs(300),
+        statement_timeout: Duration::from_secs(300),
+        lock_timeout: Duration::from_secs(300),
         idle_timeout: Duration::from_secs(600),
         max_lifetime: Duration::from_secs(600),
         listen: ListenMode::Auto,
@@ -100,7 +100,7 @@ impl Bed {
                 SqlitePool::connect_with(
                     SqliteConnectOptions::new()
                         .filename(folder.path().join("test.db"))
-                        .busy_timeout(Duration::from_secs(60)),
+                        .busy_timeout(Duration::from_secs(300)),
                 )
                 .await
                 .unwrap(),

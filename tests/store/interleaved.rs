@@ -49,7 +49,7 @@ async fn behind<T: Send + 'static>(
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), there)
+    tokio::time::timeout(Duration::from_secs(180), there)
         .await
         .expect("the call comes to the gate");
     bed.exec(&format!("BEGIN; {change}; COMMIT")).await;

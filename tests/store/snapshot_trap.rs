@@ -65,7 +65,7 @@ pub async fn wait_until_blocked_by(pool: &PgPool, holder: i32) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), blocked)
+    tokio::time::timeout(Duration::from_secs(180), blocked)
         .await
         .expect("the stale worker waits for the lock");
 }

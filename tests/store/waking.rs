@@ -15,7 +15,7 @@ use verifyd::ports::wake::{Bell, Listening};
 use verifyd::store::ListenMode;
 
 /// Guards against hanging only.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 async fn rung(bell: &Bell) {
     tokio::time::timeout(PATIENCE, bell.rung())

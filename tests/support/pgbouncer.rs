@@ -83,7 +83,7 @@ impl PgBouncer {
             .spawn()
             .expect("PgBouncer starts");
         self.child = Some(child);
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + Duration::from_secs(180);
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             assert!(
                 Instant::now() < until,

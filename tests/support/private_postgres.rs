@@ -87,7 +87,7 @@ impl PrivatePostgres {
             let _ = Command::new("kill")
                 .args(["-s", "QUIT", &child.id().to_string()])
                 .status();
-            let until = Instant::now() + Duration::from_secs(20);
+            let until = Instant::now() + Duration::from_secs(180);
             while Instant::now() < until && matches!(child.try_wait(), Ok(None)) {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -114,7 +114,7 @@ impl PrivatePostgres {
             .spawn()
             .expect("postgres: run scripts/test, which says where it is");
         self.child = Some(child);
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(180);
         while !self.is_ready() {
             assert!(
                 Instant::now() < until,

@@ -27,8 +27,8 @@ pub async fn try_connection(url: &str) -> redis::RedisResult<redis::aio::Multipl
     let client = redis::Client::open(url).expect("the URL of the test server");
     // The default is half a second, which is little for many commands on a busy machine.
     let patient = redis::AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(Duration::from_secs(10)))
-        .set_response_timeout(Some(Duration::from_secs(30)));
+        .set_connection_timeout(Some(Duration::from_secs(120)))
+        .set_response_timeout(Some(Duration::from_secs(120)));
     client
         .get_multiplexed_async_connection_with_config(&patient)
         .await
@@ -162,7 +162,7 @@ impl PrivateRedis {
             .spawn()
             .expect("redis-server: run scripts/test, which starts PostgreSQL and Redis");
         self.child = Some(child);
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(180);
         while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             assert!(
                 Instant::now() < deadline,
