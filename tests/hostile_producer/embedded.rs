@@ -1,0 +1,265 @@
+//! On SQLite, where whoever may write the file may write anything, past the table's own rules too.
+
+use crate::bench::{Bench, PATIENCE};
+use crate::scene::{MEMORY_KIB, token};
+use crate::shapes::{self, Database, Mistake, Target};
+use crate::surfaces::Visitor;
+use crate::{Draw, rounds};
+use proptest::prelude::*;
+use proptest::sample::select;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use verifyd::domain::report::schema;
+use verifyd::simulator::{Scenario, SimulatorOptions};
+
+const ROWS: usize = 60;
+const RIGHT: usize = 9;
+
+/// What may be claimed. The table's own rules hold for what verifyd writes: a row that breaks them
+/// already cannot be changed.
+const CLAIMABLE: &str = "type = 'provider.connection.check' AND status IN ('queued', 'running')
+    AND outcome IS NULL AND completed_at IS NULL AND json_valid(context)
+    AND (failure_summary IS NULL OR json_valid(failure_summary))";
+
+/// What the table's rules forbid.
+fn forbidden() -> impl Strategy<Value = Mistake> {
+    let text = |all: &[&str]| all.iter().map(|t| (*t).to_owned()).collect::<Vec<String>>();
+    let times = || {
+        let mut times = Database::Sqlite.times();
+        times.push("NULL".into());
+        select(times)
+    };
+    prop_oneof![
+        select(text(&["'pending'", "'failed'", "'succeeded'", "''", "12"]))
+            .prop_map(|o| Mistake::Column("outcome", o)),
+        select(text(&["'completed'", "'pending'", "''", "12"]))
+            .prop_map(|s| Mistake::Column("status", s)),
+        times().prop_map(|t| Mistake::Column("started_at", t)),
+        times().prop_map(|t| Mistake::Column("completed_at", t)),
+        // What the functions of SQLite read as JSON, and nobody else does.
+        Just(Mistake::Column(
+            "context",
+            "'{provider: ''microsoft'', a: +1, b: .5,}'".into()
+        )),
+        select(text(&[
+            "'{}'",
+            "'12'",
+            "'[null, 1, {}]'",
+            "'[1e400]'",
+            "'no JSON'"
+        ]))
+        .prop_map(|s| Mistake::Column("failure_summary", s)),
+        select(text(&[
+            "9223372036854775807",
+            "-9223372036854775808",
+            "0",
+            "-1"
+        ]))
+        .prop_map(|id| Mistake::Column("id", id)),
+        select(text(&["x'00ff'", "1.5", "'abc'"])).prop_map(|id| Mistake::Column("tenant_id", id)),
+    ]
+}
+
+struct File {
+    bench: Bench,
+    sql: SqliteConnection,
+    targets: Vec<Target>,
+    healthy: Vec<i64>,
+    left_alone: BTreeMap<i64, String>,
+    _folder: tempfile::TempDir,
+}
+
+/// A row as one text.
+const ROW: &str = "json_array(workspace_id, tenant_id, type, status, outcome, hex(context),
+    hex(failure_summary), created_at, started_at, completed_at)";
+
+impl File {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("verifyd.db");
+        let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
+        bench.environment.remove("REDIS_URL");
+        for (key, value) in [
+            (
+                "DATABASE_URL",
+                format!("sqlite:{}", file.display()).as_str(),
+            ),
+            ("VERIFYD__WORKER__BEAT_INTERVAL", "500ms"),
+            ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
+            ("VERIFYD__RECONCILER__INTERVAL", "200ms"),
+            ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
+            ("VERIFYD__HTTP__API__REQUESTS_PER_MINUTE", "1000000"),
+            (
+                "VERIFYD__HTTP__API__ANONYMOUS_REQUESTS_PER_MINUTE",
+                "1000000",
+            ),
+        ] {
+            bench.environment.insert(key.into(), value.into());
+        }
+        let migrated = bench.run(&["migrate"], "");
+        assert!(migrated.status.success(), "{migrated:?}");
+        let targets = (1..=3)
+            .map(|tenant| {
+                let entra = Scenario::Healthy.tenant_id(tenant);
+                let tenant = i64::from(tenant);
+                Target {
+                    tenant,
+                    connection: bench.connection(tenant, &entra, "health_check"),
+                    entra_tenant_id: entra,
+                }
+            })
+            .collect();
+        let options = SqliteConnectOptions::new()
+            .filename(&file)
+            .busy_timeout(PATIENCE);
+        let mut sql = SqliteConnection::connect_with(&options).await.unwrap();
+        for never in [
+            "UPDATE provider_credentials SET expires_at = 'infinity' WHERE provider_connection_id = 1",
+            "UPDATE provider_connections SET created_at = 'never', updated_at = '' WHERE id = 2",
+        ] {
+            sql.execute(never).await.unwrap();
+        }
+        Self {
+            bench,
+            sql,
+            targets,
+            healthy: Vec::new(),
+            left_alone: BTreeMap::new(),
+            _folder: folder,
+        }
+    }
+
+    async fn write(&mut self, number: usize, mistakes: &[Mistake]) -> Option<i64> {
+        let target = &self.targets[number % self.targets.len()];
+        let row = shapes::row(Database::Sqlite, target, mistakes);
+        let insert = AssertSqlSafe(shapes::insert(&row));
+        match sqlx::query_scalar(insert).fetch_one(&mut self.sql).await {
+            Ok(id) => Some(id),
+            Err(sqlx::Error::Database(_)) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn round(&mut self, mistakes: &[Vec<Mistake>], visitor: &mut Visitor, pid: u32) {
+        for (number, mistakes) in mistakes.iter().enumerate() {
+            self.write(number, mistakes).await;
+        }
+        let not_claimable = format!(
+            "SELECT id, {ROW} FROM operation_runs WHERE NOT coalesce({CLAIMABLE}, 0)
+             AND NOT (type = 'provider.connection.check' AND status = 'completed')"
+        );
+        let found: Vec<(i64, String)> = sqlx::query_as(AssertSqlSafe(not_claimable))
+            .fetch_all(&mut self.sql)
+            .await
+            .unwrap();
+        for (id, row) in found {
+            self.left_alone.entry(id).or_insert(row);
+        }
+        for number in 0..RIGHT {
+            let id = self.write(number, &[]).await;
+            self.healthy.push(id.expect("a right row is taken"));
+        }
+        self.completed().await;
+        self.all_is_well().await;
+        let runs: Vec<i64> = sqlx::query_scalar("SELECT id FROM operation_runs ORDER BY id")
+            .fetch_all(&mut self.sql)
+            .await
+            .unwrap();
+        let connections: Vec<i64> = self.targets.iter().map(|t| t.connection).collect();
+        visitor.everything(&runs, &connections).await;
+        visitor.commands(&self.bench, &runs);
+        let doctor = self.bench.run(&["doctor"], "");
+        assert!(matches!(doctor.status.code(), Some(0 | 1)), "{doctor:?}");
+        if let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) {
+            let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+            let peak: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+            assert!(peak < MEMORY_KIB, "the process took {peak} KiB");
+        }
+    }
+
+    /// Waits until nothing is left that can be claimed, as long as there is less and less.
+    async fn completed(&mut self) {
+        let open = format!("SELECT count(*) FROM operation_runs WHERE {CLAIMABLE}");
+        let mut moved = (Instant::now(), i64::MAX);
+        loop {
+            let left: i64 = sqlx::query_scalar(AssertSqlSafe(open.clone()))
+                .fetch_one(&mut self.sql)
+                .await
+                .unwrap();
+            if left == 0 {
+                return;
+            }
+            if left != moved.1 {
+                moved = (Instant::now(), left);
+            }
+            assert!(moved.0.elapsed() < PATIENCE, "{left} runs are left");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn all_is_well(&mut self) {
+        let rows: Vec<(i64, String, Option<String>)> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT id, {ROW}, json_extract(context, '$.verification_report')
+             FROM operation_runs WHERE id NOT IN (
+                SELECT id FROM operation_runs WHERE NOT json_valid(context))"
+        )))
+        .fetch_all(&mut self.sql)
+        .await
+        .unwrap();
+        for (id, row, report) in rows {
+            if let Some(before) = self.left_alone.get(&id) {
+                assert_eq!(before, &row, "verifyd changed what it can never claim");
+                continue;
+            }
+            let parts: serde_json::Value = serde_json::from_str(&row).unwrap();
+            assert_eq!(parts[3], "completed", "{row}");
+            let report = serde_json::from_str(&report.expect("a report")).unwrap();
+            assert_eq!(schema::validate(&report), Ok(()), "{row}");
+            if self.healthy.contains(&id) {
+                assert_eq!(parts[4], "succeeded", "{row}");
+            }
+        }
+        let many: Vec<i64> = sqlx::query_scalar(
+            "SELECT run_id FROM verifyd_run_attempts WHERE counted GROUP BY run_id
+             HAVING count(*) > 3",
+        )
+        .fetch_all(&mut self.sql)
+        .await
+        .unwrap();
+        assert!(many.is_empty(), "more attempts than allowed: {many:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_written_into_the_file_of_the_embedded_database() {
+    let mut draw = Draw::new("hostile producer, embedded");
+    let mut file = File::new().await;
+    let token = token(&file.bench);
+    let mut daemon = file.bench.serve(&[]);
+    let mut visitor = Visitor::new(&daemon.listening, &token).await;
+    let catalogue: Vec<Vec<Mistake>> = shapes::catalogue(Database::Sqlite)
+        .into_iter()
+        .map(|mistake| vec![mistake])
+        .collect();
+    file.round(&catalogue, &mut visitor, daemon.pid()).await;
+    // From here on past the table's own rules.
+    file.sql
+        .execute("PRAGMA ignore_check_constraints = ON")
+        .await
+        .unwrap();
+    for _ in 0..rounds() {
+        let mut drawn = draw.some(ROWS / 2, &shapes::mistakes(Database::Sqlite));
+        drawn.extend(draw.some(ROWS / 2, &prop::collection::vec(forbidden(), 1..3)));
+        // A context of 50 MB, as long as the file takes it.
+        let large = "json_object('provider', 'microsoft', 'padding',
+            replace(hex(zeroblob(25 * 1024 * 1024)), '0', 'x'))";
+        drawn.push(vec![Mistake::Column("context", large.into())]);
+        file.round(&drawn, &mut visitor, daemon.pid()).await;
+    }
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended(), Some(0));
+    let printed = file.bench.printed.lock().unwrap();
+    assert!(!printed.contains("panicked"), "{printed}");
+}

@@ -1,0 +1,412 @@
+//! verifyd under the roles of `deploy/`, a producer with the producer's rights, and an owner who looks.
+
+use crate::bench::{Bench, Daemon};
+use crate::oracle;
+use crate::redis_support::{self, PrivateRedis};
+use crate::shapes::{self, Database, Mistake, Target};
+use crate::surfaces::Visitor;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use std::collections::BTreeMap;
+use verifyd::simulator::{Scenario, SimulatorOptions};
+
+const GRANTS: &str = include_str!("../../deploy/postgres-grants.sql");
+const ACL: &str = include_str!("../../deploy/redis.acl");
+
+/// Most memory that a worker takes, whatever a producer writes.
+pub const MEMORY_KIB: u64 = 128 * 1024;
+
+/// The longest that a healthy run takes from its INSERT to its end: "seconds", on a busy machine.
+/// Behind rows that cannot be claimed it was 81 seconds for ten of them.
+const HEALTHY_SECONDS: i64 = 60;
+
+/// The queue that `deploy/redis.acl` is for.
+pub const QUEUE: &str = "verifyd";
+
+const MAX_ATTEMPTS: i64 = 3;
+
+/// Leases are short, so that runs which say that they are being worked on are soon taken back. The
+/// limits of the API are not what is tried here.
+const SETTINGS: &[(&str, &str)] = &[
+    ("VERIFYD__WORKER__BEAT_INTERVAL", "500ms"),
+    ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
+    ("VERIFYD__RECONCILER__INTERVAL", "200ms"),
+    ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
+    ("VERIFYD__REDIS__CLEAN_INTERVAL", "1s"),
+    ("VERIFYD__HTTP__API__REQUESTS_PER_MINUTE", "1000000"),
+    (
+        "VERIFYD__HTTP__API__ANONYMOUS_REQUESTS_PER_MINUTE",
+        "1000000",
+    ),
+];
+
+/// A table of another application's: nothing is forbidden, nothing is required, and times have no
+/// time zone.
+const OTHER_APPLICATION: &str = "
+    CREATE TABLE operation_runs (
+        id bigserial PRIMARY KEY, workspace_id bigint, tenant_id bigint, type varchar(255),
+        status varchar(255) DEFAULT 'queued', outcome varchar(255), context jsonb,
+        failure_summary jsonb, created_at timestamp, started_at timestamp, completed_at timestamp)";
+
+/// What the producer wrote. Nobody but verifyd changes it afterwards, and verifyd must not.
+const REMEMBER: &str = "
+    CREATE TABLE audit.originals (run_id bigint PRIMARY KEY, context jsonb);
+    CREATE FUNCTION audit.remember() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+        IF pg_column_size(NEW.context) < 1000000 THEN
+            INSERT INTO audit.originals VALUES (NEW.id, NEW.context);
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER remember AFTER INSERT ON operation_runs
+        FOR EACH ROW EXECUTE FUNCTION audit.remember();
+    GRANT USAGE ON SCHEMA audit TO verifyd_serve, verifyd_operator;
+    GRANT INSERT ON ALL TABLES IN SCHEMA audit TO verifyd_serve, verifyd_operator;
+    GRANT USAGE ON ALL SEQUENCES IN SCHEMA audit TO verifyd_serve, verifyd_operator;";
+
+/// Completed runs of which something is missing that the producer wrote.
+const LOST: &str = "
+    SELECT r.id FROM operation_runs r JOIN audit.originals o ON o.run_id = r.id
+    WHERE r.type = 'provider.connection.check' AND r.status = 'completed' AND o.context IS NOT NULL
+    AND CASE WHEN jsonb_typeof(o.context) = 'object'
+        THEN EXISTS (SELECT FROM jsonb_each(o.context) m
+            WHERE m.key NOT IN ('verification_report', 'reason_code', 'next_steps')
+            AND r.context -> m.key IS DISTINCT FROM m.value)
+        ELSE NOT EXISTS (SELECT FROM jsonb_each(r.context) m
+            WHERE m.value IN (o.context, to_jsonb(o.context::text)))
+        END";
+
+/// What may be claimed, or taken back and claimed. The rest is nobody's to complete.
+const CLAIMABLE: &str = "type = 'provider.connection.check' AND status IN ('queued', 'running')
+    AND outcome IS NULL AND completed_at IS NULL";
+
+/// A run that says that it runs, and that nobody works on, is put back without an attempt that ends.
+const FORGIVE: &str = "
+    DELETE FROM audit.runs c WHERE c.was = 'running' AND c.became = 'queued' AND NOT EXISTS (
+        SELECT FROM audit.attempts e WHERE e.run_id = c.run_id AND e.moment < c.moment)";
+
+pub struct Scene {
+    pub bench: Bench,
+    pub redis: PrivateRedis,
+    pub daemon: Daemon,
+    /// With the rights of whoever records runs: of the role of producers, or of the table's owner.
+    producer: PgConnection,
+    owner: PgConnection,
+    pub targets: Vec<Target>,
+    pub visitor: Visitor,
+    healthy: Vec<i64>,
+    /// Rows that nobody may touch, as they were written.
+    left_alone: BTreeMap<i64, String>,
+    pub refused: usize,
+    /// Earlier runs have been shown before. Lists have them all.
+    seen: i64,
+}
+
+/// The database's URL for this role.
+fn url(bench: &Bench, role: &str) -> String {
+    let mut url: url::Url = bench.database.url().parse().unwrap();
+    url.set_username(role).unwrap();
+    url.set_password(None).unwrap();
+    url.into()
+}
+
+impl Scene {
+    /// On verifyd's own tables.
+    pub async fn own_tables() -> Self {
+        Self::set(false).await
+    }
+
+    /// On the table of another application, which writes every column of it.
+    pub async fn beside_another_application() -> Self {
+        Self::set(true).await
+    }
+
+    async fn set(other: bool) -> Self {
+        let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
+        let mut owner = bench.sql().await;
+        if other {
+            owner.execute(OTHER_APPLICATION).await.unwrap();
+        }
+        owner.execute(sqlx::raw_sql(GRANTS)).await.unwrap();
+        become_role(&mut bench, "verifyd_migrate");
+        let migrated = bench.run(&["migrate"], "");
+        assert!(migrated.status.success(), "{migrated:?}");
+        owner.execute(sqlx::raw_sql(GRANTS)).await.unwrap();
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("users.acl");
+        let users = ACL.replace("resetpass", ">secret");
+        std::fs::write(&file, format!("{users}user admin on >secret ~* &* +@all\n")).unwrap();
+        let redis = PrivateRedis::start_with(&["--aclfile", &file.to_string_lossy()]);
+        bench
+            .environment
+            .insert("VERIFYD__REDIS__QUEUE".into(), QUEUE.into());
+        let address = redis_url(&redis, "verifyd_serve");
+        bench
+            .environment
+            .insert("REDIS_URL".into(), address.clone());
+        bench.redis_url = address;
+        for (key, value) in SETTINGS {
+            bench.environment.insert((*key).into(), (*value).into());
+        }
+
+        become_role(&mut bench, "verifyd_operator");
+        let targets: Vec<Target> = (1..=3)
+            .map(|tenant| {
+                let entra = Scenario::Healthy.tenant_id(tenant);
+                let tenant = i64::from(tenant);
+                Target {
+                    tenant,
+                    connection: bench.connection(tenant, &entra, "health_check"),
+                    entra_tenant_id: entra,
+                }
+            })
+            .collect();
+        // What "never" often looks like, in columns that the application writes.
+        for never in [
+            "UPDATE provider_credentials SET expires_at = 'infinity' WHERE provider_connection_id = 1",
+            "UPDATE provider_connections SET created_at = '-infinity', updated_at = 'infinity' WHERE id = 2",
+        ] {
+            owner.execute(never).await.unwrap();
+        }
+        oracle::watch(&bench).await;
+        owner.execute(REMEMBER).await.unwrap();
+        let producer = if other {
+            bench.sql().await
+        } else {
+            PgConnection::connect(&url(&bench, "verifyd_producer"))
+                .await
+                .unwrap()
+        };
+        let token = token(&bench);
+        become_role(&mut bench, "verifyd_serve");
+        let daemon = bench.serve(&[]);
+        let visitor = Visitor::new(&daemon.listening, &token).await;
+        Self {
+            bench,
+            redis,
+            daemon,
+            producer,
+            owner,
+            targets,
+            visitor,
+            healthy: Vec::new(),
+            left_alone: BTreeMap::new(),
+            refused: 0,
+            seen: 0,
+        }
+    }
+
+    /// What the producer writes. `None` when the database refuses it, which is as good as any end.
+    pub async fn write(&mut self, statement: &str) -> Option<i64> {
+        let statement = AssertSqlSafe(statement.to_owned());
+        let written = sqlx::query_scalar(statement).fetch_one(&mut self.producer);
+        match written.await {
+            Ok(id) => Some(id),
+            Err(sqlx::Error::Database(_)) => {
+                self.refused += 1;
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Writes a row for one of the connections with these mistakes.
+    pub async fn hostile(&mut self, number: usize, mistakes: &[Mistake]) -> Option<i64> {
+        let target = &self.targets[number % self.targets.len()];
+        let row = shapes::row(Database::Postgres, target, mistakes);
+        self.write(&shapes::insert(&row)).await
+    }
+
+    /// Writes so many right rows.
+    pub async fn right(&mut self, number: usize) -> Vec<i64> {
+        let mut runs = Vec::new();
+        for n in 0..number {
+            runs.push(self.hostile(n, &[]).await.expect("a right row is taken"));
+        }
+        self.healthy.extend(&runs);
+        runs
+    }
+
+    async fn texts(&mut self, statement: &str) -> Vec<(i64, String)> {
+        sqlx::query_as(AssertSqlSafe(statement.to_owned()))
+            .fetch_all(&mut self.owner)
+            .await
+            .unwrap()
+    }
+
+    async fn ids(&mut self, statement: &str) -> Vec<i64> {
+        sqlx::query_scalar(AssertSqlSafe(statement.to_owned()))
+            .fetch_all(&mut self.owner)
+            .await
+            .unwrap()
+    }
+
+    /// Notes what nobody may touch. Before verifyd has had time to: no worker looks at such rows.
+    pub async fn note_what_is_left_alone(&mut self) {
+        let not_claimable = format!(
+            "SELECT id, md5(r::text) FROM operation_runs r WHERE NOT coalesce({CLAIMABLE}, false)
+             AND NOT (type = 'provider.connection.check' AND status = 'completed'
+                      AND id IN (SELECT run_id FROM audit.runs))"
+        );
+        for (id, row) in self.texts(&not_claimable).await {
+            self.left_alone.entry(id).or_insert(row);
+        }
+    }
+
+    /// Waits until everything that can be claimed is completed, and looks at all of it.
+    pub async fn round_ends_well(&mut self) {
+        let open = format!("SELECT count(*) FROM operation_runs WHERE {CLAIMABLE}");
+        self.bench.until(&open, |n| n == 0).await;
+        self.healthy_runs_were_not_held_up().await;
+        self.everything_is_shown().await;
+        self.nothing_was_overwritten().await;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.daemon.pid()));
+        // Only Linux tells.
+        if let Ok(status) = status {
+            let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+            let peak: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+            assert!(peak < MEMORY_KIB, "the worker took {peak} KiB");
+        }
+        self.nothing_has_panicked();
+    }
+
+    async fn healthy_runs_were_not_held_up(&mut self) {
+        let ids: Vec<String> = self.healthy.iter().map(i64::to_string).collect();
+        let wrong = format!(
+            "SELECT id, format('%s after %s', coalesce(outcome, status), completed_at - created_at)
+             FROM operation_runs r WHERE id IN ({})
+             AND (outcome = 'succeeded'
+                  AND completed_at - created_at < interval '{HEALTHY_SECONDS} seconds') IS NOT TRUE",
+            ids.join(",")
+        );
+        let wrong = self.texts(&wrong).await;
+        assert!(wrong.is_empty(), "healthy runs: {wrong:?}");
+        let disturbed = format!(
+            "SELECT run_id, end_reason FROM verifyd.run_attempts
+             WHERE run_id IN ({}) AND end_reason NOT IN ('completed', 'worker_lost')",
+            ids.join(",")
+        );
+        let disturbed = self.texts(&disturbed).await;
+        assert!(disturbed.is_empty(), "healthy runs: {disturbed:?}");
+    }
+
+    async fn everything_is_shown(&mut self) {
+        let newest = format!(
+            "SELECT id FROM operation_runs WHERE id > {} OR id <= 0 ORDER BY id",
+            self.seen
+        );
+        let runs = self.ids(&newest).await;
+        self.seen = self.healthy.last().copied().unwrap_or_default();
+        let connections: Vec<i64> = self.targets.iter().map(|t| t.connection).collect();
+        self.visitor.everything(&runs, &connections).await;
+        become_role(&mut self.bench, "verifyd_operator");
+        self.visitor.commands(&self.bench, &runs);
+        become_role(&mut self.bench, "verifyd_serve");
+        for arguments in [&["doctor"][..], &["doctor", "--json"]] {
+            let output = self.bench.run(arguments, "");
+            assert!(
+                matches!(output.status.code(), Some(0 | 1)),
+                "{arguments:?}: {output:?}"
+            );
+        }
+    }
+
+    async fn nothing_was_overwritten(&mut self) {
+        let now: BTreeMap<i64, String> = self
+            .texts("SELECT id, md5(r::text) FROM operation_runs r")
+            .await
+            .into_iter()
+            .collect();
+        let touched: Vec<i64> = self
+            .left_alone
+            .iter()
+            .filter(|(id, row)| now.get(id) != Some(row))
+            .map(|(id, _)| *id)
+            .collect();
+        let ids: Vec<String> = touched.iter().map(i64::to_string).collect();
+        let shown = match ids.is_empty() {
+            true => Vec::new(),
+            false => {
+                self.texts(&format!(
+                    "SELECT id, left(r::text, 300) FROM operation_runs r WHERE id IN ({})",
+                    ids.join(",")
+                ))
+                .await
+            }
+        };
+        assert!(
+            shown.is_empty(),
+            "verifyd changed what is not its own: {shown:#?}"
+        );
+        let lost = self.ids(LOST).await;
+        let what = self
+            .texts(&format!(
+                "SELECT run_id, left(context::text, 200) FROM audit.originals
+                 WHERE run_id = ANY('{{{}}}')",
+                lost.iter()
+                    .map(i64::to_string)
+                    .collect::<Vec<_>>()
+                    .join(",")
+            ))
+            .await;
+        assert!(
+            what.is_empty(),
+            "what the producer wrote is lost: {what:#?}"
+        );
+    }
+
+    fn nothing_has_panicked(&mut self) {
+        assert!(!self.daemon.has_ended(), "the worker has ended");
+        let printed = self.bench.printed.lock().unwrap().clone();
+        let panics: Vec<&str> = printed
+            .lines()
+            .filter(|line| line.contains("panicked"))
+            .collect();
+        assert!(panics.is_empty(), "{panics:#?}");
+    }
+
+    /// The oracle over all that could be claimed, and a clean end.
+    pub async fn ends(mut self) {
+        let ids: Vec<String> = self.left_alone.keys().map(i64::to_string).collect();
+        // Those of other types stay: that they were not touched is one of its rules.
+        let remove = format!(
+            "DELETE FROM operation_runs WHERE type = 'provider.connection.check'
+             AND id = ANY('{{{}}}')",
+            ids.join(",")
+        );
+        let remove = AssertSqlSafe(remove);
+        self.owner.execute(remove).await.unwrap();
+        self.owner.execute(FORGIVE).await.unwrap();
+        oracle::examine(&self.bench, MAX_ATTEMPTS).await;
+        self.daemon.signal("TERM");
+        assert_eq!(self.daemon.ended(), Some(0));
+        self.nothing_has_panicked_at_all();
+    }
+
+    fn nothing_has_panicked_at_all(&self) {
+        let printed = self.bench.printed.lock().unwrap();
+        assert!(!printed.contains("panicked"), "a panic while it ended");
+    }
+}
+
+pub fn redis_url(redis: &PrivateRedis, user: &str) -> String {
+    format!("redis://{user}:secret@127.0.0.1:{}", redis.port())
+}
+
+/// Who may look at all keys.
+pub async fn admin(redis: &PrivateRedis) -> redis::aio::MultiplexedConnection {
+    redis_support::connection(&redis_url(redis, "admin")).await
+}
+
+/// From now on commands and processes connect as this role.
+fn become_role(bench: &mut Bench, role: &str) {
+    let url = url(bench, role);
+    bench.environment.insert("DATABASE_URL".into(), url);
+}
+
+/// A token for everything.
+pub fn token(bench: &Bench) -> String {
+    let mut arguments = vec!["tokens", "create", "--name", "person", "--json"];
+    arguments.extend(["read", "run", "admin"].iter().flat_map(|s| ["--scope", s]));
+    let made = bench.json(&arguments, "");
+    made["token"].as_str().unwrap().to_owned()
+}
