@@ -27,6 +27,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::io::Write as _;
 
 /// Draws values of strategies, the same ones for the same seed.
+#[derive(Debug)]
 pub struct Draw(TestRunner);
 
 impl Draw {
