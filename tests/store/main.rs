@@ -7,6 +7,7 @@
 mod access;
 mod acknowledging;
 mod acknowledging_races;
+mod batches;
 mod bed;
 mod bounds;
 mod claims;
@@ -37,6 +38,11 @@ mod serializable;
 mod snapshot_trap;
 mod sqlite_file;
 mod waking;
+
+/// What `src/store/together.rs` names: see `batches`.
+mod ports {
+    pub use verifyd::ports::store;
+}
 
 #[path = "../support/pgbouncer.rs"]
 mod pgbouncer;
@@ -222,6 +228,8 @@ conformance! {
         an_active_run_of_another_tenant_is_not_returned,
         a_pointer_to_what_is_newer_stays,
         fifty_starts_for_one_session_end_at_the_newest_run;
+    batches:
+        behind_a_batch_that_loses_its_connection_the_next_one_starts;
     webhooks:
         a_completion_records_a_delivery_for_each_endpoint_that_wants_it,
         what_is_not_completed_is_told_to_nobody,

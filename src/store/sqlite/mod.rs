@@ -52,9 +52,10 @@ use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
-use sqlx::{Sqlite, Transaction};
+use sqlx::{Connection as _, Sqlite, Transaction};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -162,6 +163,7 @@ impl SqliteStore {
         // Nobody but this process can end a connection to a file: none is asked whether it lives.
         let writer = SqlitePoolOptions::new()
             .test_before_acquire(false)
+            .after_release(|connection, _| Box::pin(has_no_transaction(connection)))
             .max_connections(1)
             .acquire_timeout(settings.acquire_timeout)
             .connect_lazy_with(options.clone());
@@ -211,6 +213,14 @@ async fn commit(tx: Tx) -> Result<(), StoreError> {
 
 async fn rollback(tx: Tx) -> Result<(), StoreError> {
     tx.rollback().await.map_err(from_sqlx)
+}
+
+/// Whether the writer can be used again. SQLite itself rolls a transaction back when the disk is full,
+/// for example. The driver does not notice, and would refuse every later one on this connection.
+async fn has_no_transaction(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // Behind the rollback of a transaction that was dropped.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// The write-ahead log and the shared memory beside it get the same mode from SQLite.
