@@ -108,7 +108,11 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     );
     metrics::describe_counter!(
         "verifyd_queue_malformed_total",
-        "Entries of the queue without data or meta that were removed"
+        "Entries of the queue without data or meta that were repaired or removed"
+    );
+    metrics::describe_counter!(
+        "verifyd_hints_too_large_total",
+        "Payloads longer than 4096 bytes that were removed from the queue unread"
     );
     metrics::describe_counter!(
         "verifyd_queue_cleaned_total",

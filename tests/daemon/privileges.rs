@@ -534,6 +534,12 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
         seen(&["RPUSH", "verifyd:active", id]).await;
     }
     seen(&["HSET", "verifyd:data", "no-meta", "{}"]).await;
+    // Too long, waiting and not.
+    let large = "x".repeat(100_000);
+    for id in ["large", "large-and-alone"] {
+        seen(&["HSET", "verifyd:data", id, &large]).await;
+    }
+    seen(&["RPUSH", "verifyd:active", "large"]).await;
     set_user(&mut bench, "verifyd_producer");
     for _ in 0..5 {
         let output = bench.run(

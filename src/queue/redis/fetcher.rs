@@ -163,23 +163,14 @@ impl Fetcher {
         while let Some(worker) = held.last() {
             let back = custody::hand_back(connection, &self.keys, worker).await?;
             found.returned += back.returned;
-            found.dropped += back.dropped;
+            found.malformed.dropped += back.malformed.dropped;
+            found.malformed.too_large += back.malformed.too_large;
             held.pop();
         }
         if !self.stop.is_cancelled() {
-            let sifted = custody::sift(connection, &self.keys).await?;
-            found.repaired += sifted.repaired;
-            found.dropped += sifted.dropped;
+            found.malformed.keys += custody::heal(connection, &self.keys).await?;
         }
-        if found.dropped + found.repaired > 0 {
-            metrics::counter!("verifyd_queue_malformed_total")
-                .increment(found.dropped + found.repaired);
-            tracing::warn!(
-                repaired = found.repaired,
-                dropped = found.dropped,
-                "the queue held entries that were not written by the enqueue script"
-            );
-        }
+        found.malformed.note();
         if found.returned > 0 {
             tracing::info!(
                 returned = found.returned,
@@ -271,7 +262,8 @@ impl Fetcher {
             .emit_events(false)
             .idempotency_ttl(Some(Duration::from_secs(3600)));
         let bell = Arc::clone(&self.bell);
-        let backend = Ahead::new(config, connection, bell, Arc::clone(&self.slots))
+        let keys = self.keys.clone();
+        let backend = Ahead::new(config, keys, connection, bell, Arc::clone(&self.slots))
             .with_codec(RawBytes)
             .poll_with_strategy(BellOrTick::new(
                 Arc::clone(&self.bell),

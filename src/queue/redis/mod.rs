@@ -5,7 +5,7 @@
 //!
 //! A delivery's way: `contracts/enqueue.lua` writes it (`enqueue`) and publishes → the `Listener`
 //! rings the `Bell` of every `Fetcher` → its worker fetches as many as the consumer has places
-//! (`Ahead`) → `Work` decodes and calls the handler → acknowledged into `done`, or into `dead`
+//! (`Ahead`, `next`) → `Work` decodes and calls the handler → acknowledged into `done`, or into `dead`
 //! when it was no hint → the `Cleaner` removes it. What a worker held when it ended goes back
 //! (`custody`).
 //!
@@ -26,7 +26,9 @@
 //! | attempts are not counted where a job ends its process | attempts and leases are in the database |
 //! | defaults that differ from their documentation | every setting is given |
 //! | an id that was used before is dropped silently | a new UUIDv7 for each delivery |
-//! | an entry without data or meta, or an id that is read as a number or ULID and written back differently (`007`), ends every worker that gets it | refused by the script; of other writers, repaired or removed by `custody` |
+//! | an entry without data or meta, or an id that is read as a number or ULID and written back differently (`007`), ends every worker that gets it | refused by the script; of other writers, repaired or removed when it is fetched (`next`) |
+//! | payloads and metas of any size are fetched | `next` looks at the length first: what is longer than any hint is removed unread |
+//! | 8,000 entries that are due in the sorted set wedge the queue | `next` moves 500 at a time |
 //! | the bound on concurrency counts only jobs whose worker lives | the permit is held by the handler's own task |
 //! | the text of a panic is stored as the job's result | a fixed text |
 //! | a Redis Cluster is not served | one primary for each queue |
@@ -40,6 +42,7 @@ mod enqueue;
 mod fetcher;
 mod keys;
 mod link;
+mod next;
 mod observed;
 mod rejected;
 mod removal;
