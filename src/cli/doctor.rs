@@ -1,5 +1,7 @@
 //! `verifyd doctor`: a line for each part, and what to do where it fails.
 
+mod webhooks;
+
 use super::args::JsonArg;
 use super::output;
 use crate::app;
@@ -253,24 +255,7 @@ async fn listening(store: &dyn Store, lines: &mut Vec<Line>) {
             "check database.listen_url and that the user may connect once more",
         ),
     });
-    match store.delivery_counts().await {
-        Ok(counts) if counts.failed > 0 => lines.push(bad(
-            "webhooks",
-            State::Warning,
-            format!("{} pending, {} given up", counts.pending, counts.failed),
-            "see `verifyd webhooks deliveries --state failed`, then `verifyd webhooks replay`",
-        )),
-        Ok(counts) => lines.push(ok(
-            "webhooks",
-            format!("{} pending, none given up", counts.pending),
-        )),
-        Err(error) => lines.push(bad(
-            "webhooks",
-            State::Failed,
-            error.to_string(),
-            "run `verifyd migrate`",
-        )),
-    }
+    lines.push(webhooks::check(store).await);
 }
 
 /// What is waiting, and who works.

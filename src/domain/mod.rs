@@ -3,6 +3,7 @@
 pub mod access;
 pub mod acknowledgement;
 pub mod attempt;
+pub mod circuit;
 pub mod completion;
 pub mod connection;
 pub mod credential;

@@ -88,6 +88,23 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     );
     metrics::describe_gauge!("verifyd_webhooks_pending", "Webhooks to be sent");
     metrics::describe_gauge!("verifyd_webhooks_given_up", "Webhooks that were given up");
+    metrics::describe_gauge!(
+        "verifyd_webhook_oldest_pending_seconds",
+        metrics::Unit::Seconds,
+        "How long the oldest pending webhook waits; 0 when none is pending"
+    );
+    metrics::describe_gauge!(
+        "verifyd_webhook_circuits_open",
+        "Enabled endpoints to which nothing but a probe is sent"
+    );
+    metrics::describe_counter!(
+        "verifyd_webhook_circuits_opened_total",
+        "Circuits of webhook endpoints that opened after failures in a row"
+    );
+    metrics::describe_counter!(
+        "verifyd_webhooks_given_up_total",
+        "Webhooks given up by reason: attempts, age, gone"
+    );
     metrics::describe_counter!("verifyd_sweep_failures_total", "Sweeps that failed");
     metrics::describe_counter!(
         "verifyd_reports_replaced_total",

@@ -25,24 +25,25 @@ async fn break_on(bed: &Bed, run: RunId) {
             "CREATE OR REPLACE FUNCTION break_it() RETURNS trigger LANGUAGE plpgsql AS \
              'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); \
               PERFORM pg_sleep(60); RETURN new; END'; \
-             CREATE TRIGGER a_break_it BEFORE UPDATE ON operation_runs FOR EACH ROW \
+             CREATE TRIGGER a_break_it_{run} BEFORE UPDATE ON operation_runs FOR EACH ROW \
              WHEN (new.id = {run}) EXECUTE FUNCTION break_it()"
         ))
         .await;
     } else {
         bed.exec(&format!(
-            "CREATE TRIGGER break_it BEFORE UPDATE ON operation_runs WHEN new.id = {run} \
+            "CREATE TRIGGER break_it_{run} BEFORE UPDATE ON operation_runs WHEN new.id = {run} \
              BEGIN SELECT RAISE(ROLLBACK, 'gone'); END"
         ))
         .await;
     }
 }
 
-async fn mend(bed: &Bed) {
+async fn mend(bed: &Bed, run: RunId) {
     if bed.own("x") == "verifyd.x" {
-        bed.exec("DROP TRIGGER a_break_it ON operation_runs").await;
+        bed.exec(&format!("DROP TRIGGER a_break_it_{run} ON operation_runs"))
+            .await;
     } else {
-        bed.exec("DROP TRIGGER break_it").await;
+        bed.exec(&format!("DROP TRIGGER break_it_{run}")).await;
     }
 }
 
@@ -71,7 +72,7 @@ pub async fn behind_a_batch_that_loses_its_connection_the_next_one_starts(bed: &
         }
     }
     assert_eq!(claims.len(), MANY - 1);
-    mend(bed).await;
+    mend(bed, runs[0]).await;
 
     let broken = claims[0].run.id;
     break_on(bed, broken).await;

@@ -10,6 +10,7 @@ mod acknowledging_races;
 mod batches;
 mod bed;
 mod bounds;
+mod circuits;
 mod claims;
 mod completion;
 mod connections;
@@ -241,6 +242,13 @@ conformance! {
         a_rotated_secret_leaves_the_one_before_for_a_while,
         a_secret_that_cannot_be_sealed_adds_no_endpoint,
         what_has_ended_is_forgotten_after_its_time;
+    circuits:
+        a_circuit_opens_records_without_trying_and_closes_after_a_probe,
+        a_probe_whose_sender_died_is_followed_by_another,
+        attempts_that_were_under_way_when_it_opened_leave_the_circuit_alone,
+        an_open_circuit_holds_up_no_other_endpoint,
+        what_is_pending_for_too_long_is_given_up,
+        what_was_given_up_while_it_was_sent_and_arrived_is_delivered;
     together:
         many_are_claimed_and_completed_each_as_if_alone,
         each_claim_of_many_has_its_own_answer,

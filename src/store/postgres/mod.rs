@@ -23,6 +23,7 @@ mod inventory;
 mod notices;
 mod oddities;
 mod onboarding;
+mod outbox;
 mod overview;
 mod patience;
 mod private;

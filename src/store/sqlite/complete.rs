@@ -78,10 +78,14 @@ const LATEST_REPORTS: &str = "\
 const DIFFERS: &str =
     "SELECT fingerprint <> $2 FROM verifyd_latest_reports WHERE connection_id = $1";
 
-const OUTBOX: &str = "\
-    INSERT INTO verifyd_webhook_deliveries (endpoint_id, message_id, operation_run_id, payload) \
-    SELECT e.id, $2, $3, $4 FROM verifyd_webhook_endpoints e \
-    WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)";
+const OUTBOX: &str = concat!(
+    "INSERT INTO verifyd_webhook_deliveries \
+        (endpoint_id, message_id, operation_run_id, payload, pending_since) \
+     SELECT e.id, $2, $3, $4, ",
+    now!(),
+    " FROM verifyd_webhook_endpoints e \
+      WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)"
+);
 
 /// What a transaction has completed.
 struct Completed<'a> {

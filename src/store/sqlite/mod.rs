@@ -19,6 +19,7 @@ mod inventory;
 mod notices;
 mod oddities;
 mod onboarding;
+mod outbox;
 mod overview;
 mod prune;
 mod runs;
