@@ -83,6 +83,12 @@ BEGIN
     -- Webhooks: `serve` records and sends, only an operator adds an endpoint.
     IF to_regclass('verifyd.webhook_endpoints') IS NOT NULL THEN
         GRANT UPDATE (enabled, disabled_reason, failures) ON verifyd.webhook_endpoints TO verifyd_serve;
+        -- The circuit of an endpoint, once its columns are there.
+        IF EXISTS (SELECT FROM pg_attribute WHERE attname = 'circuit_probe_at'
+                   AND attrelid = to_regclass('verifyd.webhook_endpoints')) THEN
+            GRANT UPDATE (circuit_pauses, circuit_opened_at, circuit_probe_at)
+                ON verifyd.webhook_endpoints TO verifyd_serve;
+        END IF;
         GRANT INSERT, UPDATE, DELETE ON verifyd.webhook_deliveries, verifyd.webhook_attempts
             TO verifyd_serve;
         GRANT INSERT, UPDATE, DELETE ON verifyd.webhook_endpoints TO verifyd_operator;
