@@ -50,8 +50,9 @@ impl Circuit {
     ) -> AfterFailure {
         self.failures = self.failures.saturating_add(1);
         let opens = !self.is_open() && self.failures >= policy.open_after;
+        let probe_failed = self.is_open() && is_probe;
         // Attempts that were under way when it opened say nothing new.
-        if !opens && !(self.is_open() && is_probe) {
+        if !(opens || probe_failed) {
             return AfterFailure::Unchanged;
         }
         let factor = 2_u32.saturating_pow(self.pauses);

@@ -91,6 +91,9 @@ struct State<C, A> {
     lanes: usize,
 }
 
+/// Where the answers to the calls of a batch go, in their order.
+type Answers<A> = Vec<oneshot::Sender<Option<A>>>;
+
 struct Waiting<C, A> {
     call: C,
     answer: oneshot::Sender<Option<A>>,
@@ -312,7 +315,7 @@ impl<S: Places<C::On>, C: Together<S>> Lane<S, C> {
         goes_on
     }
 
-    fn next(&self) -> (Vec<C>, Vec<oneshot::Sender<Option<C::Answer>>>) {
+    fn next(&self) -> (Vec<C>, Answers<C::Answer>) {
         let batch = self.group().next(C::keys);
         batch.into_iter().map(|w| (w.call, w.answer)).unzip()
     }
