@@ -5,6 +5,7 @@ use chrono::{TimeZone as _, Utc};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
+use verifyd::domain::credential_cause::Cause;
 use verifyd::domain::link::LinkContext;
 use verifyd::domain::reason::{Reason, Stage};
 use verifyd::domain::report::{
@@ -209,6 +210,20 @@ fn the_page_of_reasons_is_current() {
                 let _ = writeln!(page, "- {label}: <{}>", links.resolve(*link));
             }
         }
+    }
+    page.push_str(
+        "\n## Causes of a credential that cannot be used\n\n\
+         Checks with `credential_undecryptable` or `credential_malformed` have one of these as evidence of\n\
+         kind `cause`, in the words of the log, and its step first. The list is closed, generated from\n\
+         `src/domain/credential_cause.rs`.\n\n| cause | reason | what to do |\n|---|---|---|\n",
+    );
+    for cause in Cause::ALL {
+        let reason = if cause.before_decryption() {
+            Reason::CredentialUndecryptable
+        } else {
+            Reason::CredentialMalformed
+        };
+        let _ = writeln!(page, "| {} | `{reason}` | {} |", cause.text(), cause.step());
     }
     page.push_str(
         "\nLinks that begin with a slash lead into the surrounding application, see `[links]` in\n\

@@ -2,16 +2,21 @@
 
 pub mod access;
 pub mod acknowledgement;
+pub mod address;
 pub mod attempt;
+pub mod client_secret;
 pub mod completion;
 pub mod connection;
 pub mod credential;
+pub mod credential_cause;
 pub mod ids;
 pub mod job;
 pub mod link;
+pub mod moment;
 pub mod names;
 pub mod notice;
 pub mod onboarding;
+pub mod outside_text;
 pub mod overview;
 pub mod permission;
 pub mod reason;

@@ -175,13 +175,17 @@ reasons! {
         "The credential of the connection has expired by its own date.",
         "The provider refuses expired credentials.",
         [("Create a new credential", AppCredentials), ("Store it for the connection", Connection)];
+    CertificateNotYetValid = "certificate_not_yet_valid", Preflight, Critical,
+        "The certificate of the connection is not valid yet.",
+        "The provider refuses it until its first day; the evidence says when that is.",
+        [("Create a certificate that is valid now", AppCredentials), ("Store it for the connection", Connection)];
     CredentialUndecryptable = "credential_undecryptable", Preflight, Critical,
         "The stored credential cannot be decrypted with the keys of this installation.",
-        "Either its key is missing here, or the row was changed or copied from elsewhere.",
+        "Its key is missing here, or the row is damaged or copied; the evidence says which.",
         [("Store the credential again", Connection)];
     CredentialMalformed = "credential_malformed", Preflight, Critical,
-        "The stored credential was decrypted, but is not a secret, certificate or token file that can be used.",
-        "Nothing can sign in to the tenant.",
+        "The stored credential is not a secret, certificate or token file that can be used.",
+        "Nothing can sign in to the tenant; the evidence says what is wrong with it.",
         [("Store the credential again", Connection)];
 
     // Sign-in.

@@ -3,9 +3,10 @@
 use super::Engine;
 use crate::domain::connection::{ConnectionStatus, ProviderConnection, StoredCredential};
 use crate::domain::credential::Credential;
-use crate::domain::link::{LinkContext, is_guid};
+use crate::domain::credential_cause::{Cause, Flaw};
+use crate::domain::link::{Link, LinkContext, is_guid};
 use crate::domain::reason::Reason;
-use crate::domain::report::{Check, Evidence, EvidenceKind, Severity};
+use crate::domain::report::{Check, Evidence, EvidenceKind, NextStep, Severity};
 use crate::domain::run::{OperationRun, RunRequest};
 use crate::ports::provider::{CheckSpec, Provider, Unmet};
 use crate::ports::vault::VaultError;
@@ -137,7 +138,9 @@ impl Engine {
             },
             Err((step, unmet)) => {
                 let reason = unmet.reason;
-                checks[step as usize] = step.spec().fail(reason, &links, unmet.evidence);
+                let mut check = step.spec().fail(reason, &links, unmet.evidence);
+                step_of_cause(&mut check, &links);
+                checks[step as usize] = check;
                 Verdict::Blocked(reason)
             }
         };
@@ -229,6 +232,7 @@ impl Engine {
                 let step = match unmet.reason {
                     Reason::CredentialMalformed
                     | Reason::CredentialExpired
+                    | Reason::CertificateNotYetValid
                     | Reason::CredentialMissing => Step::Credential,
                     _ => Step::Provider,
                 };
@@ -351,9 +355,24 @@ impl Engine {
                             Reason::CredentialUndecryptable
                         }
                     },
-                    evidence: Vec::new(),
+                    evidence: error.flaw().map(Flaw::evidence).unwrap_or_default(),
                 }
             })
+    }
+}
+
+/// Puts what mends the cause in front of what the reason says for all of its causes.
+fn step_of_cause(check: &mut Check, links: &LinkContext) {
+    let cause = check
+        .evidence
+        .iter()
+        .find(|evidence| evidence.kind == EvidenceKind::Cause)
+        .and_then(|evidence| Cause::of(&evidence.value));
+    if let Some(cause) = cause {
+        check.next_steps.retain(|step| step.label != cause.step());
+        let url = links.resolve(Link::Connection);
+        let label = cause.step().to_owned();
+        check.next_steps.insert(0, NextStep { url, label });
     }
 }
 

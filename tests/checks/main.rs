@@ -5,6 +5,7 @@
 
 mod acme;
 mod bounds;
+mod causes;
 #[path = "hostile/main.rs"]
 mod hostile;
 #[path = "../support/hostile/mod.rs"]
@@ -334,6 +335,18 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
     store.set_credential(other, &sealed).await.unwrap();
     let id = world.record(other, |_| {}).await;
     expect(id, Reason::CredentialMalformed).await;
+
+    let sealed = vault
+        .seal(binding, &causes::certificate(3000), None)
+        .unwrap();
+    store.set_credential(other, &sealed).await.unwrap();
+    let id = world.record(other, |_| {}).await;
+    let run = expect(id, Reason::CertificateNotYetValid).await;
+    let evidence = &check(&run, "preflight.credential")["evidence"][0];
+    assert_eq!(
+        *evidence,
+        json!({"kind": "valid_from", "value": "3000-01-01T00:00:00Z"})
+    );
 
     let missing: Vec<_> = Reason::ALL
         .iter()
