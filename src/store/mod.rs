@@ -5,6 +5,7 @@
 
 mod access_rows;
 mod acknowledgements;
+mod address;
 mod completion;
 mod error;
 mod from_row;
@@ -20,6 +21,7 @@ mod tables;
 mod together;
 mod webhook_rows;
 
+pub use address::problem as address_problem;
 pub use settings::{DatabaseSettings, ListenMode};
 
 use crate::ports::store::{Store, StoreError};

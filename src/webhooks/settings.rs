@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 /// How webhooks are sent. Defaults stand in `config/default.toml`.
@@ -50,6 +51,11 @@ impl WebhookSettings {
             .split(',')
             .map(|host| host.trim().to_ascii_lowercase())
             .filter(|host| !host.is_empty())
+            // As it stands in a URL.
+            .map(|host| match host.parse::<Ipv6Addr>() {
+                Ok(address) => format!("[{address}]"),
+                Err(_) => host,
+            })
             .collect()
     }
 

@@ -23,6 +23,7 @@ mod inventory;
 mod notices;
 mod oddities;
 mod onboarding;
+mod options;
 mod overview;
 mod patience;
 mod private;
@@ -103,28 +104,6 @@ const ADVISORY_PRUNE: i32 = 3;
 /// statement timeout: a process that was stopped in the middle must not keep its locks.
 const IDLE_GRACE: Duration = Duration::from_secs(10);
 
-/// What may stand behind `?` in the URL. The driver would ignore, and log, anything else.
-const URL_PARAMETERS: &[&str] = &[
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "statement-cache-capacity",
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-];
-
 type Tx = Transaction<'static, Postgres>;
 /// On a connection that its caller keeps.
 type InTx<'c> = Transaction<'c, Postgres>;
@@ -168,11 +147,11 @@ impl fmt::Debug for PostgresStore {
 impl PostgresStore {
     /// Opens the pool, and one connection within `connect_timeout`.
     pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Arc<Self>, StoreError> {
-        let (options, named) = options("database.url", settings.url.expose_secret())?;
+        let (options, named) = options::read("database.url", settings.url.expose_secret())?;
         let listen = match (settings.listen, settings.listen_url.expose_secret()) {
             (ListenMode::Off, _) => None,
             (ListenMode::Auto, "") => Some(options.clone()),
-            (ListenMode::Auto, url) => Some(self::options("database.listen_url", url)?.0),
+            (ListenMode::Auto, url) => Some(options::read("database.listen_url", url)?.0),
         };
         let statement = settings.statement_timeout.as_millis();
         let lock = settings.lock_timeout.as_millis();
@@ -243,43 +222,6 @@ async fn commit(tx: InTx<'_>) -> Result<(), StoreError> {
 
 async fn rollback(tx: InTx<'_>) -> Result<(), StoreError> {
     tx.rollback().await.map_err(from_sqlx)
-}
-
-/// The driver's options, and whether prepared statements are to have names.
-fn options(key: &str, url: &str) -> Result<(PgConnectOptions, bool), StoreError> {
-    // The parser's own error may quote parts of the URL.
-    let parsed = url::Url::parse(url).map_err(|_| {
-        StoreError::Refused(format!(
-            "{key} is not a URL (postgres://USER:PASSWORD@HOST:PORT/DATABASE; special characters \
-             of the password in percent encoding)"
-        ))
-    })?;
-    let mut named = true;
-    for (parameter, value) in parsed.query_pairs() {
-        if !URL_PARAMETERS.contains(&&*parameter) && !parameter.starts_with("options[") {
-            return Err(StoreError::Refused(format!(
-                "{key} has the unknown parameter {parameter:?}, allowed: {}",
-                URL_PARAMETERS.join(", ")
-            )));
-        }
-        if parameter == "statement-cache-capacity" {
-            named = value != "0";
-        }
-    }
-    let has_name = parsed
-        .query_pairs()
-        .any(|(key, _)| key == "application_name");
-    let options: PgConnectOptions = url
-        .parse()
-        .map_err(|_| StoreError::Refused(format!("{key} has a parameter of a wrong value")))?;
-    // PgBouncer refuses startup parameters that it does not track.
-    let options = options.extra_float_digits(None);
-    let options = if has_name {
-        options
-    } else {
-        options.application_name("verifyd")
-    };
-    Ok((options, named))
 }
 
 /// Seconds for `make_interval(secs => $n)`.
@@ -514,36 +456,9 @@ impl SchemaStore for PostgresStore {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
 
     #[test]
     fn the_literal_is_the_domains_type() {
         assert_eq!(run_type!(), format!("'{}'", crate::domain::run::RUN_TYPE));
-    }
-
-    #[test]
-    fn a_wrong_url_is_refused_without_quoting_the_password() {
-        for url in [
-            "postgres://verifyd:p4ss/word@host/db",
-            "postgres://verifyd:p4ss@host/db?sslmode=p4ss",
-            "postgres://verifyd:p4ss@host/db?passwort=p4ss",
-            "postgres://verifyd:p4ss@host:notaport/db",
-        ] {
-            let error = options("database.url", url).unwrap_err().to_string();
-            assert!(!error.contains("p4ss"), "{error}");
-        }
-    }
-
-    #[test]
-    fn without_a_statement_cache_statements_have_no_names() {
-        assert!(options("database.url", "postgres://u@h/d").unwrap().1);
-        assert!(
-            !options(
-                "database.url",
-                "postgres://u@h/d?statement-cache-capacity=0"
-            )
-            .unwrap()
-            .1
-        );
     }
 }
