@@ -24,5 +24,7 @@ mod frozen_link;
 mod in_process;
 #[path = "queue/redis.rs"]
 mod redis;
+#[path = "queue/redis_causes.rs"]
+mod redis_causes;
 #[path = "queue/redis_faults.rs"]
 mod redis_faults;

@@ -7,6 +7,7 @@
 use super::ahead::{Ahead, Place};
 use super::backoff::Backoff;
 use super::bell::{Bell, BellOrTick};
+use super::cause;
 use super::custody;
 use super::keys::Keys;
 use super::link::Link;
@@ -79,7 +80,7 @@ impl Fetcher {
             let name = WorkerId::fresh(&self.host).0;
             let end = match self.start(&name, &mut held).await {
                 Ok(end) => end,
-                Err(error) => End::Failed(error.to_string()),
+                Err(error) => End::Failed(cause::words(&error)),
             };
             match end {
                 End::Stopped => break,

@@ -31,9 +31,11 @@
 //! | the text of a panic is stored as the job's result | a fixed text |
 //! | a Redis Cluster is not served | one primary for each queue |
 
+mod address;
 mod ahead;
 mod backoff;
 mod bell;
+mod cause;
 mod cleaner;
 mod custody;
 mod enqueue;
@@ -46,6 +48,7 @@ mod removal;
 mod settings;
 mod work;
 
+pub use address::problem as address_problem;
 pub use removal::{RemovalError, remove_queue, try_queue};
 pub use settings::{RedisSettings, RedisSettingsError};
 
@@ -165,6 +168,7 @@ impl Queue for RedisQueue {
         companions.spawn(listener.run(beside.clone()));
         let cleaner = Cleaner::new(Arc::clone(&self.link), self.keys.clone(), &self.settings);
         companions.spawn(cleaner.run(beside.clone()));
+        companions.spawn(say_what_is_wrong(Arc::clone(&self.link), beside.clone()));
 
         let mut fetchers = JoinSet::new();
         for bell in &bells {
@@ -223,5 +227,17 @@ impl Queue for RedisQueue {
         self.link
             .call(async |connection| ping.query_async::<()>(connection).await)
             .await
+    }
+}
+
+/// Logs at once why the server cannot be used when the consumer starts. The fetchers retry, and say so
+/// only after their last attempt.
+async fn say_what_is_wrong(link: Arc<Link>, stop: CancellationToken) {
+    let contact = tokio::select! {
+        () = stop.cancelled() => return,
+        contact = link.first_contact() => contact,
+    };
+    if let Err(error) = contact {
+        tracing::warn!(%error, "no hints arrive; runs are taken from the database until the queue can be used");
     }
 }
