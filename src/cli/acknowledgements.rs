@@ -1,4 +1,4 @@
-//! `verifyd acknowledge` and `verifyd acknowledgements`
+//! `verifyd acknowledgements`; `verifyd acknowledge` is its `add`.
 
 use super::args::{
     AcknowledgeArgs, AcknowledgementsCommand, AcknowledgementsListArgs, Expiry, WithdrawArgs,
@@ -56,6 +56,7 @@ pub async fn run(
     command: &AcknowledgementsCommand,
 ) -> anyhow::Result<ExitCode> {
     match command {
+        AcknowledgementsCommand::Add(args) => return add(services, args).await,
         AcknowledgementsCommand::List(args) => list(services, args).await?,
         AcknowledgementsCommand::Withdraw(args) => take_back(services, args).await?,
     }

@@ -136,8 +136,9 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         );
     }
 
-    let arguments = [
-        "acknowledge",
+    let mut arguments = vec![
+        "acknowledgements",
+        "add",
         &first,
         &key,
         "--reason",
@@ -154,6 +155,8 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         made["acknowledgement"]["reason"],
         "renewal is ordered\nticket 17"
     );
+    // The command's former name.
+    arguments.splice(..2, ["acknowledge"]);
     let again = desk.json(&arguments, "");
     assert_eq!(again["created"], false);
     assert_eq!(again["acknowledgement"], made["acknowledgement"]);
