@@ -318,3 +318,42 @@ fn every_mechanism_that_the_page_of_tests_breaks_is_there() {
     }
     assert!(broken >= 9, "only {broken} lines are named");
 }
+
+/// The same for the table of what is brought from outside.
+#[test]
+fn every_mechanism_against_what_comes_from_outside_is_there() {
+    fn sources(folder: &Path, found: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                found.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = String::new();
+    sources(&root.join("src"), &mut all);
+    sources(&root.join("tests"), &mut all);
+    let page = std::fs::read_to_string(root.join("docs/testing.md")).unwrap();
+    let (_, table) = page.split_once("| in `src` |").unwrap();
+    let rows = table.lines().skip(2).take_while(|row| row.starts_with('|'));
+    let mut broken = 0;
+    for row in rows {
+        let quoted: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
+        let [file, fragment, .., test] = quoted[..] else {
+            panic!("a file, a fragment and a test: {row}")
+        };
+        let source = std::fs::read_to_string(root.join("src").join(file)).unwrap();
+        // However the formatter breaks it.
+        let dense = |text: &str| text.split_whitespace().collect::<String>();
+        assert!(
+            dense(&source).contains(&dense(fragment)),
+            "{file} has no {fragment:?}"
+        );
+        assert!(all.contains(&format!("fn {test}(")), "no test {test}");
+        broken += 1;
+    }
+    assert!(broken >= 13, "only {broken} lines are named");
+}

@@ -129,7 +129,8 @@ async fn take_back(services: &Services, args: &WithdrawArgs) -> anyhow::Result<(
 }
 
 impl Expiry {
-    fn at(self, now: DateTime<Utc>) -> DateTime<Utc> {
+    /// The time that it means.
+    pub fn at(self, now: DateTime<Utc>) -> DateTime<Utc> {
         match self {
             Self::At(at) => at,
             Self::After(time) => TimeDelta::from_std(time)

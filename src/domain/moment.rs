@@ -8,7 +8,7 @@ pub const FORMS: &str = "2026-12-31 (in UTC), 2026-12-31 14:00 (in UTC), or RFC 
 
 const FIRST_YEAR: i32 = 1970;
 /// Four digits are the most that every reader of RFC 3339 takes.
-const LAST_YEAR: i32 = 9999;
+pub const LAST_YEAR: i32 = 9999;
 
 /// The text is not a time of the [`FORMS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -25,14 +25,14 @@ pub struct AcknowledgeArgs {
     pub json: JsonArg,
 }
 
-/// When an acknowledgement expires.
+/// When an acknowledgement or a token expires.
 #[derive(Clone, Copy, Debug)]
 pub enum Expiry {
     At(chrono::DateTime<chrono::Utc>),
     After(std::time::Duration),
 }
 
-fn expiry(text: &str) -> Result<Expiry, String> {
+pub(super) fn expiry(text: &str) -> Result<Expiry, String> {
     if let Ok(at) = moment::until(text) {
         return Ok(Expiry::At(at));
     }

@@ -266,3 +266,12 @@ fn files_are_read_as_windows_writes_them() {
     let key = settings.credentials.laravel_keys[0].expose_secret();
     assert!(key.starts_with("k1:"), "{key:?}");
 }
+
+#[test]
+fn hosts_may_be_ipv6_addresses_with_or_without_brackets() {
+    let hosts = "::1, [::1], 127.0.0.1,Localhost";
+    let settings = load(&[("VERIFYD__WEBHOOKS__LOOPBACK_HOSTS", hosts)]).unwrap();
+    let hosts: Vec<String> = settings.webhooks.loopback_hosts().into_iter().collect();
+    assert_eq!(hosts, ["127.0.0.1", "[::1]", "localhost"]);
+    assert!(load(&[("VERIFYD__WEBHOOKS__LOOPBACK_HOSTS", "::z")]).is_err());
+}
