@@ -55,7 +55,7 @@ fn utf8(bytes: &[u8]) -> Result<Zeroizing<String>, TextError> {
 
 /// UTF-16 without its mark: as long as all is ASCII, every other byte is zero.
 fn without_mark(bytes: &[u8]) -> Option<Order> {
-    if bytes.len() < 4 || bytes.len() % 2 != 0 {
+    if bytes.len() < 4 || !bytes.len().is_multiple_of(2) {
         return None;
     }
     let ascii = |high: usize| {
@@ -85,7 +85,7 @@ fn utf16(bytes: &[u8], order: Order) -> Result<Zeroizing<String>, TextError> {
         at += 2 * character.len_utf16();
         text.push(character);
     }
-    if bytes.len() % 2 != 0 {
+    if !bytes.len().is_multiple_of(2) {
         return Err(TextError::NotUtf16 { at: bytes.len() });
     }
     Ok(text)
