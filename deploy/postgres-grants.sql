@@ -105,6 +105,11 @@ BEGIN
         GRANT SELECT, DELETE ON verifyd.carried_acknowledgements TO verifyd_prune;
         GRANT UPDATE (acknowledged) ON verifyd.latest_reports TO verifyd_operator;
     END IF;
+    -- Who acknowledged and withdrew is added and never changed.
+    IF to_regclass('verifyd.acknowledgement_actors') IS NOT NULL THEN
+        GRANT INSERT ON verifyd.acknowledgement_actors TO verifyd_serve, verifyd_operator;
+        GRANT SELECT, DELETE ON verifyd.acknowledgement_actors TO verifyd_prune;
+    END IF;
 END
 $own$;
 

@@ -1,11 +1,10 @@
 //! Recording a run and sending its hint, as a producer does.
 
-use crate::domain::SessionId;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::job::Hint;
 use crate::domain::onboarding::SessionMisfit;
 use crate::ports::queue::{Queue, QueueError};
-use crate::ports::store::{NewRun, Recorded, Store, StoreError};
+use crate::ports::store::{ForSession, NewRun, Recorded, Store, StoreError};
 use serde_json::{Value, json};
 
 /// A recorded run, and whether its hint could be sent. Without a hint the sweep finds it.
@@ -43,16 +42,17 @@ pub async fn submit_for_session(
     queue: Option<&dyn Queue>,
     connection: &ProviderConnection,
     module: Option<&str>,
-    session: SessionId,
+    session: ForSession,
 ) -> Result<Submitted, SubmitError> {
     // The store tests it again, in its transaction.
     store
-        .onboarding_session(session)
+        .onboarding_session(session.id)
         .await?
-        .ok_or(SessionMisfit::Missing(session))?
+        .filter(|found| session.reach.admits(found.workspace_id, found.tenant_id))
+        .ok_or(SessionMisfit::Missing(session.id))?
         .admits(Some(connection.workspace_id), Some(connection.tenant_id))
         .then_some(())
-        .ok_or(SessionMisfit::Foreign(session))?;
+        .ok_or(SessionMisfit::Foreign(session.id))?;
     Ok(record_and_hint(store, queue, connection, module, Some(session)).await?)
 }
 
@@ -61,7 +61,7 @@ async fn record_and_hint(
     queue: Option<&dyn Queue>,
     connection: &ProviderConnection,
     module: Option<&str>,
-    onboarding_session: Option<SessionId>,
+    onboarding_session: Option<ForSession>,
 ) -> Result<Submitted, StoreError> {
     let recorded = store
         .record(&NewRun {

@@ -141,9 +141,17 @@ pub struct NewRun {
     /// same workspace and tenant.
     pub unless_active: Option<ConnectionId>,
     /// The onboarding session that the run is for: in the same transaction it is pointed to the run,
-    /// or to the active run that is returned. One of another workspace or tenant is refused, and
-    /// nothing is recorded.
-    pub onboarding_session: Option<SessionId>,
+    /// or to the active run that is returned. One of another workspace or tenant, or out of reach of
+    /// whoever asks, is refused, and nothing is recorded.
+    pub onboarding_session: Option<ForSession>,
+}
+
+/// The onboarding session that a run is recorded for, and who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForSession {
+    pub id: SessionId,
+    /// What whoever asks for it may reach: a session out of it does not exist.
+    pub reach: Binding,
 }
 
 impl NewRun {

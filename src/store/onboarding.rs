@@ -4,7 +4,7 @@ use super::from_row::from_row;
 use crate::domain::onboarding::{OnboardingSession, Pointed, SessionMisfit, moves, point};
 use crate::domain::run::RunRequest;
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
-use crate::ports::store::{NewRun, StoreError};
+use crate::ports::store::{ForSession, NewRun, StoreError};
 use serde_json::Value;
 
 from_row! {
@@ -45,18 +45,23 @@ pub(super) struct Move {
     created: bool,
 }
 
-/// Tests whether this session, if there is one, may point to a run made of `new`.
+/// Tests whether this session, if there is one within reach, may point to a run made of `new`. Every
+/// pointer that verifyd moves is tested here.
 pub(super) fn prepare(
-    id: SessionId,
+    asked: ForSession,
     row: Option<SessionRow>,
     new: &NewRun,
     run: RunId,
     created: bool,
 ) -> Result<Move, StoreError> {
     let refused = |misfit: SessionMisfit| StoreError::Refused(misfit.to_string());
+    let ForSession { id, reach } = asked;
     let row = row.ok_or_else(|| refused(SessionMisfit::Missing(id)))?;
     let state = row.state.clone().unwrap_or_else(|| "{}".to_owned());
     let session: OnboardingSession = row.try_into()?;
+    if !reach.admits(session.workspace_id, session.tenant_id) {
+        return Err(refused(SessionMisfit::Missing(id)));
+    }
     if !session.admits(Some(new.workspace_id), new.tenant_id) {
         return Err(refused(SessionMisfit::Foreign(id)));
     }

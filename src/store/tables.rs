@@ -247,6 +247,19 @@ pub(super) const OWN: &[Table] = &[
         unique: &["acknowledgement_id"],
     },
     Table {
+        name: "acknowledgement_actors",
+        columns: &[
+            ("acknowledgement_id", Id),
+            ("operation_run_id", Id),
+            ("action", Text),
+            ("at", Time),
+            ("surface", Text),
+            ("token_id", Id),
+            ("name", Text),
+        ],
+        unique: &["acknowledgement_id", "action", "at"],
+    },
+    Table {
         name: "webhook_endpoints",
         columns: &[
             ("id", Id),

@@ -144,6 +144,26 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "Runs that were completed from nothing but their id"
     );
     metrics::describe_counter!("verifyd_panics_total", "Checks that panicked");
+    metrics::describe_counter!(
+        "verifyd_http_panics_total",
+        "Handlers of HTTP requests that panicked"
+    );
+    metrics::describe_counter!(
+        "verifyd_http_connections_evicted_total",
+        "Connections without a whole request that made room for others"
+    );
+    metrics::describe_counter!(
+        "verifyd_http_connections_refused_total",
+        "Connections closed at once because all others were being answered"
+    );
+    metrics::describe_counter!(
+        "verifyd_http_slow_bodies_total",
+        "Requests whose body did not arrive in time"
+    );
+    metrics::describe_counter!(
+        "verifyd_http_slow_readers_total",
+        "Connections closed because their peer did not read its answer"
+    );
     metrics::describe_gauge!(
         "verifyd_polling",
         "1 while the queue is away and runs are taken from the database"

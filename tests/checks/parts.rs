@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::Value;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -216,6 +216,7 @@ fn health(engine: Engine, queue: Arc<dyn Queue>) -> Health {
         stuck_after: long,
         untaken_after: long,
         stopping: CancellationToken::new(),
+        logged: Mutex::default(),
     }
 }
 

@@ -189,7 +189,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
     let shown = stdout(&desk.run(&["runs", "show", &second], ""));
     for words in [
         "acknowledged.",
-        "acknowledged by Ann on",
+        "acknowledged by Ann (command line, ",
         "ticket 17",
         "recorded",
         "attempt 1 by",
@@ -197,7 +197,10 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     let session = stdout(&desk.run(&["onboarding", "show", "7"], ""));
-    assert!(session.contains("acknowledged by Ann on"), "{session}");
+    assert!(
+        session.contains("acknowledged by Ann (command line, "),
+        "{session}"
+    );
 
     let id = said["id"].to_string();
     let withdrawn = desk.json(

@@ -7,6 +7,7 @@
 mod access;
 mod acknowledging;
 mod acknowledging_races;
+mod actors;
 mod bed;
 mod bounds;
 mod claims;
@@ -213,11 +214,16 @@ conformance! {
         acknowledgements_are_paged_and_filtered,
         pruning_keeps_what_still_stands,
         what_cannot_be_acknowledged_is_named;
+    actors:
+        who_did_it_is_kept_and_read_in_every_way,
+        what_was_noted_for_an_earlier_row_of_the_id_does_not_count,
+        it_goes_with_its_run;
     acknowledging_races:
         acknowledging_beside_completions_loses_nothing;
     onboarding:
         recording_points_the_session_to_the_run,
         a_session_of_others_is_refused_and_nothing_recorded,
+        a_session_out_of_reach_does_not_exist,
         a_session_without_a_tenant_takes_those_of_its_workspace,
         an_active_run_of_another_tenant_is_not_returned,
         a_pointer_to_what_is_newer_stays,

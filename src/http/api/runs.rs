@@ -6,13 +6,15 @@ use super::input::{Fields, FromFields, JsonBody, Nothing, PathId, Query};
 use super::page::{self, Page};
 use super::problem::{FieldError, Kind, Problem};
 use super::{Api, json};
+use crate::domain::access::Binding;
 use crate::domain::connection::ProviderConnection;
+use crate::domain::onboarding::SessionMisfit;
 use crate::domain::report::Overall;
 use crate::domain::run::{OperationRun, Outcome, RunStatus};
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId};
 use crate::engine::reading::run_record;
 use crate::engine::submit::{SubmitError, submit, submit_for_session};
-use crate::ports::store::RunFilter;
+use crate::ports::store::{ForSession, RunFilter};
 use crate::view::report::ReportState;
 use crate::view::{RunDetail, RunView};
 use axum::extract::State;
@@ -156,7 +158,7 @@ pub struct CheckStarted {
          headers(("Location" = String, description = "Path of the run"))),
         (status = 200, description = "A run of the connection is active", body = CheckStarted,
          headers(("Location" = String, description = "Path of the run"))),
-        (status = 404, description = "No such connection", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such connection, or no such onboarding session", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "A request with this key is being answered", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON", body = super::problem::ProblemBody, content_type = "application/problem+json"),
@@ -173,7 +175,8 @@ pub async fn start_check(
     let connection = api.store.connection_state(id, &caller.binding()).await?;
     let connection = connection.ok_or_else(Problem::not_found)?.connection;
     module_is_known(&api, &connection, body.read.module.as_deref())?;
-    let work = start(Arc::clone(&api), connection, body.read);
+    let reach = caller.binding();
+    let work = start(Arc::clone(&api), connection, reach, body.read);
     once.answer(&api, &caller, &body.bytes, work).await
 }
 
@@ -196,15 +199,19 @@ fn module_is_known(
 async fn start(
     api: Arc<Api>,
     connection: ProviderConnection,
+    reach: Binding,
     asked: StartCheck,
 ) -> Result<Answer, Problem> {
     let module = asked.module.as_deref();
     let (store, queue) = (&*api.store, api.queue.as_deref());
     let submitted = match asked.onboarding_session_id {
         None => submit(store, queue, &connection, module).await?,
-        Some(id) => submit_for_session(store, queue, &connection, module, id)
-            .await
-            .map_err(not_started)?,
+        Some(id) => {
+            let session = ForSession { id, reach };
+            submit_for_session(store, queue, &connection, module, session)
+                .await
+                .map_err(not_started)?
+        }
     };
     if let Err(error) = &submitted.hint {
         tracing::warn!(%error, "a hint could not be sent; the sweep finds its run");
@@ -228,15 +235,15 @@ async fn start(
     })
 }
 
-/// A session that is out of the token's reach is told no apart from one that does not exist: it is
-/// not the connection's either way.
+/// A session that is out of the token's reach is answered as one that does not exist.
 fn not_started(error: SubmitError) -> Problem {
     match error {
         SubmitError::Store(error) => error.into(),
-        SubmitError::Session(_) => Problem::field(
+        SubmitError::Session(SessionMisfit::Missing(_)) => Problem::not_found(),
+        SubmitError::Session(SessionMisfit::Foreign(_)) => Problem::field(
             Kind::InvalidBody,
             "onboarding_session_id",
-            "there is no such session for this connection",
+            "is not for this connection",
             "a session of the connection's workspace, and of its tenant or of none",
         ),
     }

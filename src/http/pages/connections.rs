@@ -22,6 +22,8 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use std::sync::Arc;
 
+/// Characters of a part of a name.
+const NAME_CHARS: usize = 100;
 /// Runs in the strip of one connection.
 const STRIP: u32 = 14;
 /// Runs in the list of one connection.
@@ -122,6 +124,11 @@ pub async fn list(
     let after: Option<ConnectionId> = parse(&filter.after, "after")?;
     let tenant: Option<TenantId> = parse(&filter.tenant, "tenant")?;
     let name = filter.name.trim();
+    if name.chars().any(char::is_control) || name.chars().count() > NAME_CHARS {
+        return Err(PageError::Refused(format!(
+            "A part of a name has at most {NAME_CHARS} characters, none of them a control one."
+        )));
+    }
     let mut states = pages
         .store
         .connection_states(&ConnectionFilter {

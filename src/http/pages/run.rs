@@ -423,12 +423,11 @@ pub struct AcknowledgeForm {
     until: String,
 }
 
-/// Who did it: the token, and the person behind it if one says so.
+/// The person, if one says so. The token is kept beside it.
 fn person(visitor: &Visitor, by: &str) -> String {
     match by.trim() {
-        "" => visitor.name.clone(),
-        by if by == visitor.name => by.to_owned(),
-        by => format!("{by} ({})", visitor.name),
+        "" => format!("token {}", visitor.name),
+        by => by.to_owned(),
     }
 }
 
@@ -463,6 +462,7 @@ pub async fn acknowledge(
         check_key: form.check_key,
         reason: form.reason,
         by: person(&visitor, &form.by),
+        through: visitor.actor(),
         expires_at: end_of_day(&form.until)?,
     };
     let done = acknowledge::acknowledge(pages.store.as_ref(), &request, pages.clock.now()).await?;
@@ -494,7 +494,8 @@ pub async fn withdraw(
         .iter()
         .find(|a| a.id == acknowledgement)
         .ok_or(PageError::NotFound)?;
-    acknowledge::withdraw(pages.store.as_ref(), acknowledgement, &visitor.name).await?;
+    let by = person(&visitor, "");
+    acknowledge::withdraw(pages.store.as_ref(), acknowledgement, &by, &visitor.actor()).await?;
     Ok(back_to(run, &found.check_key))
 }
 

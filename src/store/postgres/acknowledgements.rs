@@ -5,7 +5,7 @@
 //! first one did, in statements that begin after the wait.
 
 use super::{ADVISORY_PRUNE, ADVISORY_SPACE, InTx, PostgresStore, Tx, commit, run_type};
-use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use crate::ports::acknowledgements::{
     AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
@@ -140,12 +140,9 @@ const NOTHING_OPEN: &str = "\
 
 const WITHDRAW: &str = concat!(
     "UPDATE verification_check_acknowledgements a \
-     SET withdrawn_at = coalesce(a.withdrawn_at, now()), \
-         withdrawn_by = CASE WHEN a.withdrawn_at IS NULL THEN $2 ELSE a.withdrawn_by END \
-     FROM operation_runs r WHERE a.id = $1 AND r.id = a.operation_run_id AND r.type = ",
-    run_type!(),
-    " RETURNING ",
-    columns!()
+     SET withdrawn_at = now(), withdrawn_by = $2 FROM operation_runs r \
+     WHERE a.id = $1 AND a.withdrawn_at IS NULL AND r.id = a.operation_run_id AND r.type = ",
+    run_type!()
 );
 
 const FROM_RUNS: &str = concat!(
@@ -224,6 +221,23 @@ impl PostgresStore {
         Ok(())
     }
 
+    async fn one_acknowledgement(
+        &self,
+        tx: &mut InTx<'_>,
+        id: AcknowledgementId,
+    ) -> Result<Option<Acknowledgement>, StoreError> {
+        let row: Option<AcknowledgementRow> = self
+            .rows(ONE)
+            .bind(id.0)
+            .fetch_optional(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        match row {
+            Some(row) => Ok(Some(self.with_actor(tx, row.try_into()?).await?)),
+            None => Ok(None),
+        }
+    }
+
     async fn carry(
         &self,
         tx: &mut Tx,
@@ -277,8 +291,9 @@ impl AcknowledgementStore for PostgresStore {
                 .await
                 .map_err(from_sqlx)?;
             if let Some(row) = already {
+                let found = self.with_actor(&mut tx, row.try_into()?).await?;
                 commit(tx).await?;
-                return Ok((row.try_into()?, false));
+                return Ok((found, false));
             }
             let row: Option<AcknowledgementRow> = self
                 .rows(INSERT)
@@ -295,6 +310,9 @@ impl AcknowledgementStore for PostgresStore {
             if let Some(connection) = new.connection {
                 self.carry(&mut tx, made.id, connection, new).await?;
             }
+            self.note_acknowledged(&mut tx, made.id, &new.through)
+                .await?;
+            let made = self.with_actor(&mut tx, made).await?;
             commit(tx).await?;
             Ok((made, true))
         })
@@ -305,18 +323,23 @@ impl AcknowledgementStore for PostgresStore {
         &self,
         id: AcknowledgementId,
         by: &str,
+        through: &Actor,
     ) -> Result<Option<Acknowledgement>, StoreError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            let row: Option<AcknowledgementRow> = self
-                .rows(WITHDRAW)
+            let withdrawn = self
+                .sql(WITHDRAW)
                 .bind(id.0)
                 .bind(by)
-                .fetch_optional(&mut *tx)
+                .execute(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
+            if withdrawn.rows_affected() > 0 {
+                self.note_withdrawn(&mut tx, id, through).await?;
+            }
+            let found = self.one_acknowledgement(&mut tx, id).await?;
             commit(tx).await?;
-            row.map(TryInto::try_into).transpose()
+            Ok(found)
         })
         .await
     }
@@ -327,14 +350,9 @@ impl AcknowledgementStore for PostgresStore {
     ) -> Result<Option<Acknowledgement>, StoreError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            let row: Option<AcknowledgementRow> = self
-                .rows(ONE)
-                .bind(id.0)
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            let found = self.one_acknowledgement(&mut tx, id).await?;
             commit(tx).await?;
-            row.map(TryInto::try_into).transpose()
+            Ok(found)
         })
         .await
     }
@@ -348,8 +366,9 @@ impl AcknowledgementStore for PostgresStore {
                 .fetch_all(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
+            let found = self.with_actors(&mut tx, rows::all(found)?).await?;
             commit(tx).await?;
-            rows::all(found)
+            Ok(found)
         })
         .await
     }
@@ -390,8 +409,9 @@ impl AcknowledgementStore for PostgresStore {
                 .fetch_all(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
+            let found = self.with_actors(&mut tx, rows::all(found)?).await?;
             commit(tx).await?;
-            rows::all(found)
+            Ok(found)
         })
         .await
     }

@@ -178,6 +178,7 @@ impl PostgresStore {
         // What `serve` needs. The commands that add something need more, and say so themselves.
         let needed: &[&str] = match name {
             "verifyd.owned_tables" => &["SELECT"],
+            "verifyd.acknowledgement_actors" => &["SELECT", "INSERT"],
             "verifyd.api_tokens" => &["SELECT", "UPDATE"],
             "verifyd.webhook_endpoints" => &["SELECT", "UPDATE"],
             _ if own => &["SELECT", "INSERT", "UPDATE", "DELETE"],

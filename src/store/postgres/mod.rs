@@ -12,6 +12,7 @@
 
 mod access;
 mod acknowledgements;
+mod actors;
 mod claim;
 mod complete;
 mod connections;

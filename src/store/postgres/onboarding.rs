@@ -4,7 +4,7 @@ use super::{PostgresStore, Tx, commit, run_type};
 use crate::domain::onboarding::OnboardingSession;
 use crate::domain::{RunId, SessionId};
 use crate::ports::onboarding::OnboardingStore;
-use crate::ports::store::{NewRun, StoreError};
+use crate::ports::store::{ForSession, NewRun, StoreError};
 use crate::store::error::from_sqlx;
 use crate::store::onboarding::{SessionRow, prepare};
 use async_trait::async_trait;
@@ -33,14 +33,14 @@ impl PostgresStore {
     pub(super) async fn point_session(
         &self,
         tx: &mut Tx,
-        session: SessionId,
+        session: ForSession,
         new: &NewRun,
         run: RunId,
         created: bool,
     ) -> Result<(), StoreError> {
         let row: Option<SessionRow> = self
             .rows(HOLD)
-            .bind(session.0)
+            .bind(session.id.0)
             .fetch_optional(&mut **tx)
             .await
             .map_err(from_sqlx)?;
@@ -56,7 +56,7 @@ impl PostgresStore {
         };
         if let Some(state) = pointer.state(context.as_ref())? {
             self.sql(MOVE)
-                .bind(session.0)
+                .bind(session.id.0)
                 .bind(state)
                 .execute(&mut **tx)
                 .await

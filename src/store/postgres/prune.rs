@@ -42,6 +42,7 @@ const CHOOSE: &str = concat!(
 
 /// Whatever may refer to the run goes before it.
 const CARRIED: &str = "DELETE FROM verifyd.carried_acknowledgements WHERE from_run_id = ANY($1)";
+const ACTORS: &str = "DELETE FROM verifyd.acknowledgement_actors WHERE operation_run_id = ANY($1)";
 const ACKNOWLEDGEMENTS: &str =
     "DELETE FROM verification_check_acknowledgements WHERE operation_run_id = ANY($1)";
 const ATTEMPTS: &str = "DELETE FROM verifyd.run_attempts WHERE run_id = ANY($1)";
@@ -112,6 +113,7 @@ impl PostgresStore {
             .await
             .map_err(from_sqlx)?;
         self.delete(&mut tx, CARRIED, &ids).await?;
+        self.delete(&mut tx, ACTORS, &ids).await?;
         let pruned = Pruned {
             acknowledgements: self.delete(&mut tx, ACKNOWLEDGEMENTS, &ids).await?,
             attempts: self.delete(&mut tx, ATTEMPTS, &ids).await?,

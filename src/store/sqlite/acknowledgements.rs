@@ -1,8 +1,9 @@
 //! Acknowledgements, and how they carry on from one completion to the next. Transactions that write
 //! take turns, so nothing comes between two statements of one.
 
+use super::actors::{note_acknowledged, note_withdrawn, with_actors};
 use super::{SqliteStore, Tx, commit, now, rollback, run_type};
-use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use crate::ports::acknowledgements::{
     AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
@@ -13,7 +14,7 @@ use crate::store::error::from_sqlx;
 use crate::store::rows;
 use async_trait::async_trait;
 use chrono::SecondsFormat;
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 /// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
 macro_rules! columns {
@@ -227,6 +228,30 @@ pub(super) async fn lapse_acknowledgements(
     Ok(())
 }
 
+async fn one(
+    connection: &mut SqliteConnection,
+    id: AcknowledgementId,
+) -> Result<Option<Acknowledgement>, StoreError> {
+    let row: Option<AcknowledgementRow> = sqlx::query_as(ONE)
+        .bind(id.0)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(from_sqlx)?;
+    match row {
+        Some(row) => Ok(Some(with_actor(connection, row.try_into()?).await?)),
+        None => Ok(None),
+    }
+}
+
+async fn with_actor(
+    connection: &mut SqliteConnection,
+    one: Acknowledgement,
+) -> Result<Acknowledgement, StoreError> {
+    let found = with_actors(connection, vec![one]).await?;
+    let found = found.into_iter().next();
+    found.ok_or_else(|| StoreError::Refused("an acknowledgement is gone".into()))
+}
+
 async fn carry(
     tx: &mut Tx,
     id: AcknowledgementId,
@@ -268,8 +293,9 @@ impl AcknowledgementStore for SqliteStore {
             .await
             .map_err(from_sqlx)?;
         if let Some(row) = already {
+            let found = with_actor(&mut tx, row.try_into()?).await?;
             rollback(tx).await?;
-            return Ok((row.try_into()?, false));
+            return Ok((found, false));
         }
         let expires_at = new
             .expires_at
@@ -288,6 +314,8 @@ impl AcknowledgementStore for SqliteStore {
         if let Some(connection) = new.connection {
             carry(&mut tx, made.id, connection, new).await?;
         }
+        note_acknowledged(&mut tx, made.id, &new.through).await?;
+        let made = with_actor(&mut tx, made).await?;
         commit(tx).await?;
         Ok((made, true))
     }
@@ -296,42 +324,38 @@ impl AcknowledgementStore for SqliteStore {
         &self,
         id: AcknowledgementId,
         by: &str,
+        through: &Actor,
     ) -> Result<Option<Acknowledgement>, StoreError> {
         let mut tx = self.begin().await?;
-        sqlx::query(WITHDRAW)
+        let withdrawn = sqlx::query(WITHDRAW)
             .bind(id.0)
             .bind(by)
             .execute(&mut *tx)
             .await
             .map_err(from_sqlx)?;
-        let row: Option<AcknowledgementRow> = sqlx::query_as(ONE)
-            .bind(id.0)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        if withdrawn.rows_affected() > 0 {
+            note_withdrawn(&mut tx, id, through).await?;
+        }
+        let found = one(&mut tx, id).await?;
         commit(tx).await?;
-        row.map(TryInto::try_into).transpose()
+        Ok(found)
     }
 
     async fn acknowledgement(
         &self,
         id: AcknowledgementId,
     ) -> Result<Option<Acknowledgement>, StoreError> {
-        let row: Option<AcknowledgementRow> = sqlx::query_as(ONE)
-            .bind(id.0)
-            .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
-        row.map(TryInto::try_into).transpose()
+        one(&mut *self.reader().await?, id).await
     }
 
     async fn acknowledgements_of(&self, run: RunId) -> Result<Vec<Acknowledgement>, StoreError> {
+        let mut reader = self.reader().await?;
         let found: Vec<AcknowledgementRow> = sqlx::query_as(OF_RUN)
             .bind(run.0)
-            .fetch_all(&mut *self.reader().await?)
+            .fetch_all(&mut *reader)
             .await
             .map_err(from_sqlx)?;
-        rows::all(found)
+        with_actors(&mut reader, rows::all(found)?).await
     }
 
     async fn acknowledgements(
@@ -362,11 +386,12 @@ impl AcknowledgementStore for SqliteStore {
         query
             .push(" ORDER BY a.id DESC LIMIT ")
             .push_bind(filter.limit);
+        let mut reader = self.reader().await?;
         let found: Vec<AcknowledgementRow> = query
             .build_query_as()
-            .fetch_all(&mut *self.reader().await?)
+            .fetch_all(&mut *reader)
             .await
             .map_err(from_sqlx)?;
-        rows::all(found)
+        with_actors(&mut reader, rows::all(found)?).await
     }
 }

@@ -9,6 +9,7 @@
 
 mod access;
 mod acknowledgements;
+mod actors;
 mod claim;
 mod complete;
 mod connections;

@@ -4,7 +4,7 @@ use super::{SqliteStore, Tx, run_type};
 use crate::domain::onboarding::OnboardingSession;
 use crate::domain::{RunId, SessionId};
 use crate::ports::onboarding::OnboardingStore;
-use crate::ports::store::{NewRun, StoreError};
+use crate::ports::store::{ForSession, NewRun, StoreError};
 use crate::store::error::from_sqlx;
 use crate::store::onboarding::{SessionRow, prepare};
 use async_trait::async_trait;
@@ -23,13 +23,13 @@ const MOVE: &str = "UPDATE tenant_onboarding_sessions SET state = $2 WHERE id = 
 /// Points the session to the run, in the transaction that records it.
 pub(super) async fn point_session(
     tx: &mut Tx,
-    session: SessionId,
+    session: ForSession,
     new: &NewRun,
     run: RunId,
     created: bool,
 ) -> Result<(), StoreError> {
     let row: Option<SessionRow> = sqlx::query_as(SESSION)
-        .bind(session.0)
+        .bind(session.id.0)
         .fetch_optional(&mut **tx)
         .await
         .map_err(from_sqlx)?;
@@ -44,7 +44,7 @@ pub(super) async fn point_session(
     };
     if let Some(state) = pointer.state(context.as_ref())? {
         sqlx::query(MOVE)
-            .bind(session.0)
+            .bind(session.id.0)
             .bind(state)
             .execute(&mut **tx)
             .await

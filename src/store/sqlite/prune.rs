@@ -42,6 +42,9 @@ const CHOOSE: &str = concat!(
 const CARRIED: &str = "\
     DELETE FROM verifyd_carried_acknowledgements \
     WHERE from_run_id IN (SELECT value FROM json_each($1))";
+const ACTORS: &str = "\
+    DELETE FROM verifyd_acknowledgement_actors \
+    WHERE operation_run_id IN (SELECT value FROM json_each($1))";
 const ACKNOWLEDGEMENTS: &str = "\
     DELETE FROM verification_check_acknowledgements \
     WHERE operation_run_id IN (SELECT value FROM json_each($1))";
@@ -100,6 +103,7 @@ impl SqliteStore {
             .await
             .map_err(from_sqlx)?;
         delete(&mut tx, CARRIED, &ids).await?;
+        delete(&mut tx, ACTORS, &ids).await?;
         let pruned = Pruned {
             acknowledgements: delete(&mut tx, ACKNOWLEDGEMENTS, &ids).await?,
             attempts: delete(&mut tx, ATTEMPTS, &ids).await?,
