@@ -46,14 +46,12 @@ async fn unknown_tokens_are_counted_before_they_are_looked_up() {
     assert_eq!(scene.get(&known, "/v1/runs").await.status, 200);
     // The same wrong token again and again is looked up once, and locks out no token of others.
     let revoked = unknown();
-    let mut answers = Vec::new();
-    for _ in 0..60 {
-        answers.push(scene.get(&revoked, "/v1/runs").await.status);
+    let mut tried = 0;
+    while scene.get(&revoked, "/v1/runs").await.status == 401 {
+        tried += 1;
+        assert!(tried < 10_000, "nothing is refused");
     }
-    assert!(
-        answers.contains(&401) && answers.contains(&429),
-        "{answers:?}"
-    );
+    assert!(tried >= 20, "only {tried} were let in");
     assert_eq!(scene.get(&fresh, "/v1/runs").await.status, 200);
     // Ever other ones use up what the address may look up.
     let begun = std::time::Instant::now();
@@ -66,14 +64,15 @@ async fn unknown_tokens_are_counted_before_they_are_looked_up() {
             429 => refused += 1,
             other => panic!("{other}"),
         }
+        // Beside the allowance of the minute that begins, one comes back every three seconds.
+        let allowed = 21.0 + begun.elapsed().as_secs_f64() / 3.0;
+        assert!(
+            f64::from(let_in) <= allowed,
+            "{let_in} were let in, {allowed} allowed"
+        );
         // A token that was valid a moment ago is not locked out.
         assert_eq!(scene.get(&known, "/v1/runs").await.status, 200);
     }
-    let allowed = 20.0 + begun.elapsed().as_secs_f64() / 3.0 + 1.0;
-    assert!(
-        f64::from(let_in) <= allowed,
-        "{let_in} were let in, {allowed} allowed"
-    );
     // One that this process has never seen has to wait, and is then let in.
     let begun = std::time::Instant::now();
     loop {

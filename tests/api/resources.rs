@@ -185,8 +185,8 @@ async fn the_token_is_kept_beside_what_the_caller_says() {
         assert_eq!(withdrawn["withdrawn_through"], second);
         let store = &scene.world.services.store;
         let kept = store.acknowledgement(AcknowledgementId(id)).await.unwrap();
-        let view =
-            verifyd::view::AcknowledgementView::of(&kept.unwrap(), RunId(run), chrono::Utc::now());
+        let now = scene.world.services.clock.now();
+        let view = verifyd::view::AcknowledgementView::of(&kept.unwrap(), RunId(run), now);
         let said = view.summary();
         assert!(
             said.starts_with("acknowledged by the board (token a test) on "),

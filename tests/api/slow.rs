@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use verifyd::domain::access::Binding;
 
 /// Guards against hanging only.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// Times out nothing by itself while a test runs.
 const LONG: Duration = Duration::from_secs(600);
 
@@ -60,7 +60,7 @@ const LOGIN: &str = "POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: applicatio
 async fn no_number_of_slow_connections_keeps_a_probe_from_its_answer() {
     let scene = Scene::postgres_with(|s| {
         s.http.max_connections = 64;
-        s.http.max_connections_per_peer = 64;
+        s.http.max_connections_per_peer = 128;
         s.http.header_timeout = LONG;
         s.http.body_timeout = LONG;
     })
@@ -113,6 +113,10 @@ async fn while_every_connection_is_being_answered_health_still_is() {
     let scene = Scene::postgres_with(|s| {
         s.http.max_connections = 2;
         s.http.header_timeout = LONG;
+        s.http.api.request_timeout = LONG;
+        // They wait for a lock until they are let go.
+        s.database.statement_timeout = LONG;
+        s.database.lock_timeout = LONG;
     })
     .await;
     let token = scene.master().await;
@@ -185,6 +189,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 async fn open_bodies_of_a_token_hold_up_nobody() {
     let scene = Scene::postgres_with(|s| {
         s.http.body_timeout = LONG;
+        s.http.api.request_timeout = LONG;
         s.http.api.max_concurrent_requests = 6;
         s.http.api.max_concurrent_requests_per_token = 6;
     })
@@ -203,7 +208,9 @@ async fn open_bodies_of_a_token_hold_up_nobody() {
         open.push(stream);
     }
     for token in [&one, &scene.token(ALL, Binding::EVERYTHING).await] {
-        assert_eq!(scene.get(token, "/v1/runs").await.status, 200);
+        let answer = tokio::time::timeout(PATIENCE, scene.get(token, "/v1/runs"));
+        let answer = answer.await.expect("it waits for the bodies of others");
+        assert_eq!(answer.status, 200);
     }
 }
 

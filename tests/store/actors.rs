@@ -43,7 +43,7 @@ pub async fn who_did_it_is_kept_and_read_in_every_way(bed: &Bed) {
     assert_eq!(everywhere().await, made);
     let later = checked(bed, 1, &[BROKEN]).await;
     let inherited = store.acknowledgements_of(later).await.unwrap();
-    assert_eq!(inherited, [made.clone()]);
+    assert_eq!(inherited, std::slice::from_ref(&made));
 
     let by = terminal();
     let withdrawn = store.withdraw(made.id, "Bob", &by).await.unwrap();
