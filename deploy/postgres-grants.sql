@@ -88,9 +88,9 @@ BEGIN
         GRANT INSERT, UPDATE, DELETE ON verifyd.webhook_endpoints TO verifyd_operator;
         GRANT UPDATE, DELETE ON verifyd.webhook_deliveries TO verifyd_operator;
     END IF;
-    -- `enqueue` notes that it has sent the hint.
+    -- `enqueue` notes that it has sent the hint, also where an earlier run of the same id left a row.
     IF to_regclass('verifyd.run_deliveries') IS NOT NULL THEN
-        GRANT INSERT ON verifyd.run_deliveries TO verifyd_operator;
+        GRANT INSERT, UPDATE ON verifyd.run_deliveries TO verifyd_operator;
     END IF;
     -- `tokens` makes and revokes them; the daemon notes when one was last used, and can make none.
     IF to_regclass('verifyd.api_tokens') IS NOT NULL THEN

@@ -1,4 +1,5 @@
-//! Whose turn it is: tenants that wait while another one's runs fill the queue.
+//! Whose turn it is: tenants that wait while another one's runs fill the queue. And whether a run waits at
+//! all.
 
 use crate::domain::{RunId, TenantId};
 use crate::ports::store::StoreError;
@@ -24,4 +25,7 @@ pub trait TurnStore: Send + Sync {
         except: &[TenantId],
         most: u32,
     ) -> Result<Vec<Turn>, StoreError>;
+
+    /// Which of these are queued.
+    async fn still_queued(&self, runs: &[RunId]) -> Result<Vec<RunId>, StoreError>;
 }

@@ -5,7 +5,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 /// The version that this build needs.
-pub(super) const WANTED_VERSION: i64 = 9;
+pub(super) const WANTED_VERSION: i64 = 13;
 
 macro_rules! migrations {
     ($folder:literal: $($version:literal $name:literal),+ $(,)?) => {
@@ -27,7 +27,8 @@ pub(super) fn postgres() -> Vec<Source> {
         "postgres": 1 "0001_verifyd_state", 2 "0002_application_tables", 3 "0003_guards",
         4 "0004_access", 5 "0005_acknowledgements", 6 "0006_notices",
         7 "0007_inventory_digest", 8 "0008_turns",
-        9 "0009_workspace"
+        9 "0009_workspace",
+        13 "0013_earlier_runs"
     )
 }
 
@@ -36,7 +37,8 @@ pub(super) fn sqlite() -> Vec<Source> {
         "sqlite": 1 "0001_verifyd_state", 2 "0002_application_tables", 3 "0003_guards",
         4 "0004_access", 5 "0005_acknowledgements", 6 "0006_notices",
         7 "0007_inventory_digest", 8 "0008_turns",
-        9 "0009_workspace"
+        9 "0009_workspace",
+        13 "0013_earlier_runs"
     )
 }
 

@@ -11,6 +11,7 @@ mod redis_support;
 
 mod beside;
 mod drain;
+mod given_again;
 mod memory;
 mod privileges;
 mod replicas;

@@ -213,6 +213,18 @@ impl Bed {
         }
     }
 
+    /// All runs go, and ids begin anew.
+    pub async fn restart_runs(&self) {
+        self.exec(match &self.door {
+            Door::Postgres(_) => "TRUNCATE operation_runs RESTART IDENTITY",
+            Door::Sqlite(_) => {
+                "DELETE FROM operation_runs; \
+                 DELETE FROM sqlite_sequence WHERE name = 'operation_runs'"
+            }
+        })
+        .await;
+    }
+
     /// Takes the guards of a run's identity and of completed runs away, as only the table's owner
     /// can.
     pub async fn unguard(&self) {

@@ -15,6 +15,7 @@ mod connections;
 mod crowd;
 mod errors;
 mod fixtures;
+mod given_again;
 mod guards;
 mod inventory;
 mod onboarding;
@@ -86,6 +87,20 @@ conformance! {
         a_run_put_back_from_outside_supersedes_the_open_attempt,
         a_release_needs_the_current_token,
         a_release_cannot_end_as_completed;
+    given_again:
+        attempts_of_an_earlier_run_never_count,
+        an_open_attempt_of_an_earlier_run_is_worth_nothing,
+        an_attempt_of_its_own_counts_without_the_time_of_the_first_claim,
+        a_restored_backup_begins_with_no_attempt,
+        a_start_that_a_producer_wrote_is_not_taken_for_a_claim,
+        what_an_earlier_run_waited_for_is_over,
+        a_hint_of_an_earlier_run_is_not_taken_for_its_own,
+        recording_bears_what_an_earlier_run_has_left,
+        a_report_is_compared_with_none_of_an_earlier_run,
+        a_connection_s_id_that_another_tenant_gets_has_no_report,
+        acknowledgements_of_an_earlier_run_are_not_its_own,
+        an_inventory_that_an_earlier_run_has_read_is_written_again,
+        what_is_queued_is_told;
     completion:
         a_completion_writes_run_report_and_attempt,
         other_keys_of_context_are_kept,

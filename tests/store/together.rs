@@ -180,7 +180,8 @@ pub async fn what_comes_with_a_claim_is_what_asking_would_give(bed: &Bed) {
     let [first, second, broken] = [connections[0], connections[1], connections[2]];
     let nowhere = ConnectionId(broken.0 + 1);
     for connection in [first, first, second, broken, nowhere] {
-        let run = bed.insert(RUN_TYPE, "queued", &context(connection.0)).await;
+        let (tenant, context) = (TenantId(connection.0), context(connection.0));
+        let run = bed.insert_for(tenant, RUN_TYPE, "queued", &context).await;
         runs.push(run);
     }
     let done = claim(&bed.store, runs[0], "w0").await;

@@ -53,6 +53,16 @@ macro_rules! found_in {
     };
 }
 
+/// Whether `a` was made on the completed run that `r` is now, and not on an earlier run of the same id.
+macro_rules! is_of_this_run {
+    () => {
+        concat!(
+            "extract(epoch FROM a.acknowledged_at::timestamptz) + 1 \
+                 >= extract(epoch FROM r.completed_at::timestamptz)"
+        )
+    };
+}
+
 /// Not while runs are being pruned, and one at a time for each run.
 const TAKE_TURNS: &str = "\
     SELECT pg_advisory_xact_lock_shared($1, $2), \
@@ -61,8 +71,10 @@ const TAKE_TURNS: &str = "\
 const ALREADY: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a \
+    " FROM verification_check_acknowledgements a JOIN operation_runs r ON r.id = a.operation_run_id \
       WHERE a.operation_run_id = $1 AND a.check_key = $2 AND ",
+    is_of_this_run!(),
+    " AND ",
     active!(),
     " ORDER BY a.id LIMIT 1"
 );
@@ -144,6 +156,8 @@ const WITHDRAW: &str = concat!(
          withdrawn_by = CASE WHEN a.withdrawn_at IS NULL THEN $2 ELSE a.withdrawn_by END \
      FROM operation_runs r WHERE a.id = $1 AND r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " RETURNING ",
     columns!()
 );
@@ -154,6 +168,8 @@ const FROM_RUNS: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " WHERE true"
 );
 
@@ -163,6 +179,8 @@ const ONE: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " WHERE a.id = $1"
 );
 
@@ -174,6 +192,8 @@ const OF_RUN: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " WHERE r.id = $1 \
      UNION ALL SELECT ",
     columns!(),
@@ -188,6 +208,8 @@ const OF_RUN: &str = concat!(
        AND (a.withdrawn_at IS NULL OR a.withdrawn_at::timestamptz > r.completed_at::timestamptz) \
        AND (a.expires_at IS NULL OR a.expires_at::timestamptz > r.completed_at::timestamptz) \
       JOIN operation_runs f ON f.id = k.from_run_id \
+       AND abs(extract(epoch FROM f.completed_at::timestamptz) \
+               - extract(epoch FROM k.from_completed_at)) <= 1 \
        AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id \
        AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id \
       WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",

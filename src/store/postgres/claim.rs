@@ -16,18 +16,27 @@ use chrono::{DateTime, Utc};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Waits for whoever holds the run, then takes it. `not_before` is tested again below, in a
+/// Waits for whoever holds the run.
+const LOCK_QUEUED: &str = concat!(
+    "SELECT 1 FROM operation_runs WHERE id = $1 AND type = ",
+    run_type!(),
+    " AND status = 'queued' FOR NO KEY UPDATE"
+);
+
+/// Takes the run, which is locked. `not_before` is tested again below, in a
 /// statement that begins after the wait. What the run holds stays where it is when reading it has
 /// led to nothing `$2` times.
 const TAKE_RUN: &str = concat!(
-    "UPDATE operation_runs r SET status = 'running', started_at = coalesce(r.started_at, now()) \
-     FROM (SELECT count(*) < $2 AS readable FROM verifyd.run_attempts \
-           WHERE run_id = $1 AND ",
+    "UPDATE operation_runs r SET status = 'running', \
+         started_at = CASE WHEN h.own > 0 THEN coalesce(r.started_at, now()) ELSE now() END \
+     FROM (SELECT count(*) FILTER (WHERE ",
     futile!(),
-    ") h WHERE r.id = $1 AND r.type = ",
+    ") < $2 AS readable, count(*) FILTER (WHERE NOT earlier) AS own \
+           FROM verifyd.run_attempts WHERE run_id = $1) h WHERE r.id = $1 AND r.type = ",
     run_type!(),
-    " AND r.status = 'queued' AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
-                                           WHERE d.run_id = r.id AND d.not_before > now()) \
+    " AND r.status = 'queued' AND (h.own = 0 \
+         OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
+                        WHERE d.run_id = r.id AND d.not_before > now())) \
      RETURNING r.id, r.workspace_id, r.tenant_id, r.type, r.status, \
          CASE WHEN h.readable THEN r.outcome END AS outcome, \
          CASE WHEN h.readable THEN r.context END AS context, \
@@ -44,16 +53,18 @@ const SUPERSEDE: &str = "UPDATE verifyd.run_attempts SET ended_at = clock_timest
 const OPEN_ATTEMPT: &str = concat!(
     "WITH history AS ( \
         SELECT clock_timestamp() AS at, coalesce(max(attempt), 0) AS last, \
-               count(*) FILTER (WHERE counted) AS spent, \
-               count(*) FILTER (WHERE counted AND end_reason = 'worker_lost') AS lost, \
+               count(*) FILTER (WHERE NOT earlier) AS own, \
+               count(*) FILTER (WHERE NOT earlier AND counted) AS spent, \
+               count(*) FILTER (WHERE NOT earlier AND counted \
+                                      AND end_reason = 'worker_lost') AS lost, \
                count(*) FILTER (WHERE ",
     futile!(),
-    ") AS futile, min(claimed_at) AS first_claimed_at \
+    ") AS futile, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at \
         FROM verifyd.run_attempts WHERE run_id = $1 \
     ), judged AS ( \
         SELECT h.*, h.spent >= $4 OR h.futile >= $6 AS exhausted, \
-               EXISTS (SELECT FROM verifyd.run_deliveries d \
-                       WHERE d.run_id = $1 AND d.not_before > h.at) AS waits \
+               h.own > 0 AND EXISTS (SELECT FROM verifyd.run_deliveries d \
+                                     WHERE d.run_id = $1 AND d.not_before > h.at) AS waits \
         FROM history h \
     ), opened AS ( \
         INSERT INTO verifyd.run_attempts \
@@ -135,6 +146,18 @@ impl PostgresStore {
     ) -> Result<ClaimAnswer, StoreError> {
         let token = Uuid::new_v4();
         let mut tx = self.begin().await?;
+        let locked = self
+            .scalar::<i32>(LOCK_QUEUED)
+            .bind(run.0)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        if locked.is_none() {
+            rollback(tx).await?;
+            return Ok(ClaimAnswer::NotClaimable);
+        }
+        // These begin after the run was locked, so they see what was committed before.
+        self.set_aside(&mut tx, run).await?;
         let taken: Option<RunRow> = self
             .rows(TAKE_RUN)
             .bind(run.0)
@@ -146,7 +169,6 @@ impl PostgresStore {
             rollback(tx).await?;
             return Ok(ClaimAnswer::NotClaimable);
         };
-        // These begin after the run was locked, so they see what was committed before.
         self.sql(SUPERSEDE)
             .bind(run.0)
             .execute(&mut *tx)

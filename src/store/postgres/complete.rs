@@ -5,6 +5,7 @@
 //! before the wait. So the run is locked by a statement of its own, and the token is tested on the
 //! attempt's row by the statement that ends it.
 
+use super::earlier::FirstReport;
 use super::together::CompletionRequest;
 use super::{InTx, PostgresStore, Tx, commit, rollback, run_type};
 use crate::domain::completion::Completion;
@@ -112,6 +113,9 @@ impl PostgresStore {
             .await
             .map_err(from_sqlx)?;
         self.refresh_inventories(&mut tx, inventory.as_slice())
+            .await?;
+        let first = FirstReport::of(claim, completion.connection);
+        self.forget_latest_reports(&mut tx, first.as_slice())
             .await?;
         let changed = self.write_latest(&mut tx, run, completion).await?;
         let notice = notice(claim, completion, changed);

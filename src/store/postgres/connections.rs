@@ -1,5 +1,6 @@
 //! Provider connections and their credentials.
 
+use super::earlier::{carries_fingerprint, latest_report_of_connection};
 use super::{PostgresStore, Tx, commit, rollback};
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
@@ -104,8 +105,9 @@ const START: &str = concat!(
       FROM provider_connections c \
       LEFT JOIN LATERAL (SELECT * FROM provider_credentials n \
                          WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true \
-      LEFT JOIN verifyd.latest_reports l ON l.connection_id = c.id \
-      WHERE c.id = ANY($1)"
+      LEFT JOIN ",
+    latest_report_of_connection!(carries_fingerprint!()),
+    " WHERE c.id = ANY($1)"
 );
 
 impl PostgresStore {

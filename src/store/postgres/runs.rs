@@ -1,5 +1,6 @@
 //! Recording and reading runs.
 
+use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
 use super::{PostgresStore, commit, run_columns, run_type};
 use crate::domain::{ConnectionId, OperationRun, RunId};
 use crate::ports::store::{
@@ -40,12 +41,15 @@ const INSERT_RUNS: &str = concat!(
              AS n(workspace_id, tenant_id, context, place) \
      ORDER BY n.place RETURNING id), \
      delivered AS (INSERT INTO verifyd.run_deliveries (run_id, delivered_at) \
-     SELECT id, now() FROM recorded) \
+     SELECT id, now() FROM recorded \
+     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL) \
      SELECT id FROM recorded ORDER BY id"
 );
 
-const DELIVERED: &str =
-    "INSERT INTO verifyd.run_deliveries (run_id, delivered_at) VALUES ($1, now())";
+/// An earlier run of the same id may have left a row.
+const DELIVERED: &str = "\
+    INSERT INTO verifyd.run_deliveries (run_id, delivered_at) VALUES ($1, now()) \
+    ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL";
 
 const RUN: &str = concat!(
     "SELECT ",
@@ -64,10 +68,6 @@ const RUNS: &str = concat!(
       AND (r.outcome IS NULL OR r.outcome IN ('succeeded', 'failed', 'blocked'))"
 );
 
-const ATTEMPTS: &str = "\
-    SELECT run_id, attempt, worker_id, counted, claimed_at, ended_at, end_reason \
-    FROM verifyd.run_attempts WHERE run_id = $1 ORDER BY attempt";
-
 const COUNTS: &str = concat!(
     "SELECT count(*) FILTER (WHERE status = 'queued') AS queued, \
             count(*) FILTER (WHERE status = 'running') AS running, \
@@ -78,9 +78,16 @@ const COUNTS: &str = concat!(
     " AND status IN ('queued', 'running')"
 );
 
-const READ_LATEST_REPORT: &str = "\
-    SELECT connection_id, operation_run_id, fingerprint, overall, outcome, completed_at \
-    FROM verifyd.latest_reports WHERE connection_id = $1";
+const READ_LATEST_REPORT: &str = concat!(
+    "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at \
+     FROM verifyd.latest_reports l LEFT JOIN provider_connections c ON c.id = l.connection_id \
+     WHERE l.connection_id = $1 AND ",
+    is_of_its_run!(
+        "coalesce(c.workspace_id, p.workspace_id)",
+        "coalesce(c.tenant_id, p.tenant_id)",
+        ""
+    )
+);
 
 impl PostgresStore {
     pub(super) async fn record_run(&self, new: &NewRun) -> Result<Recorded, StoreError> {
@@ -212,7 +219,7 @@ impl PostgresStore {
     pub(super) async fn list_attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
         let mut tx = self.begin().await?;
         let found: Vec<AttemptRow> = self
-            .rows(ATTEMPTS)
+            .rows(OWN_ATTEMPTS)
             .bind(run.0)
             .fetch_all(&mut *tx)
             .await

@@ -1,6 +1,7 @@
 //! Acknowledgements, and how they carry on from one completion to the next. Transactions that write
 //! take turns, so nothing comes between two statements of one.
 
+use super::earlier::{a_second_after, is_about, time};
 use super::{SqliteStore, Tx, commit, now, rollback, run_type};
 use crate::domain::acknowledgement::Acknowledgement;
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
@@ -23,13 +24,6 @@ macro_rules! columns {
     };
 }
 
-/// A time that somebody else may have written in another form.
-macro_rules! time {
-    ($column:literal) => {
-        concat!("strftime('%Y-%m-%dT%H:%M:%fZ', ", $column, ")")
-    };
-}
-
 /// Neither withdrawn nor past its expiry.
 macro_rules! active {
     () => {
@@ -39,6 +33,17 @@ macro_rules! active {
             " > ",
             now!(),
             ")"
+        )
+    };
+}
+
+/// Whether `a` was made on the completed run that `r` is now, and not on an earlier run of the same id.
+macro_rules! is_of_this_run {
+    () => {
+        concat!(
+            a_second_after!("a.acknowledged_at"),
+            " >= ",
+            time!("r.completed_at")
         )
     };
 }
@@ -64,8 +69,10 @@ macro_rules! found_in {
 const ALREADY: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a \
+    " FROM verification_check_acknowledgements a JOIN operation_runs r ON r.id = a.operation_run_id \
       WHERE a.operation_run_id = $1 AND a.check_key = $2 AND ",
+    is_of_this_run!(),
+    " AND ",
     active!(),
     " ORDER BY a.id LIMIT 1"
 );
@@ -146,6 +153,10 @@ const WITHDRAW: &str = concat!(
     ", withdrawn_by = $2 WHERE id = $1 AND withdrawn_at IS NULL AND operation_run_id IN \
         (SELECT r.id FROM operation_runs r WHERE r.id = operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    a_second_after!("acknowledged_at"),
+    " >= ",
+    time!("r.completed_at"),
     ")"
 );
 
@@ -155,6 +166,8 @@ const FROM_RUNS: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " WHERE true"
 );
 
@@ -164,6 +177,8 @@ const ONE: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " WHERE a.id = $1"
 );
 
@@ -175,6 +190,8 @@ const OF_RUN: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " WHERE r.id = $1 \
      UNION ALL SELECT ",
     columns!(),
@@ -191,7 +208,9 @@ const OF_RUN: &str = concat!(
     " > r.completed_at) AND (a.expires_at IS NULL OR ",
     time!("a.expires_at"),
     " > r.completed_at) \
-      JOIN operation_runs f ON f.id = k.from_run_id \
+      JOIN operation_runs f ON f.id = k.from_run_id AND ",
+    is_about!("f.completed_at", "k.from_completed_at"),
+    " \
        AND f.tenant_id IS r.tenant_id AND f.workspace_id IS r.workspace_id \
       WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
     run_type!(),

@@ -29,15 +29,29 @@ macro_rules! content {
     };
 }
 
+/// Whether the run has attempts: those of an earlier run of its id are not its own.
+macro_rules! has_attempts {
+    () => {
+        "EXISTS (SELECT 1 FROM verifyd_run_attempts o \
+                 WHERE o.run_id = operation_runs.id AND NOT o.earlier)"
+    };
+}
+
 const TAKE_RUN: &str = concat!(
-    "UPDATE operation_runs SET status = 'running', started_at = coalesce(started_at, ",
+    "UPDATE operation_runs SET status = 'running', started_at = CASE WHEN ",
+    has_attempts!(),
+    " THEN coalesce(started_at, ",
     now!(),
-    ") WHERE id = $1 AND type = ",
+    ") ELSE ",
+    now!(),
+    " END WHERE id = $1 AND type = ",
     run_type!(),
-    " AND status = 'queued' AND NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
+    " AND status = 'queued' AND NOT (",
+    has_attempts!(),
+    " AND EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
         WHERE d.run_id = operation_runs.id AND d.not_before > ",
     now!(),
-    ") RETURNING id, workspace_id, tenant_id, type, status, ",
+    ")) RETURNING id, workspace_id, tenant_id, type, status, ",
     content!("outcome"),
     ", ",
     content!("context"),
@@ -54,11 +68,11 @@ const SUPERSEDE: &str = concat!(
 );
 
 const HISTORY: &str = concat!(
-    "SELECT coalesce(max(attempt), 0) AS last, coalesce(sum(counted), 0) AS spent, \
-            count(*) FILTER (WHERE counted AND end_reason = 'worker_lost') AS lost, \
+    "SELECT coalesce(max(attempt), 0) AS last, count(*) FILTER (WHERE counted AND NOT earlier) AS spent, \
+            count(*) FILTER (WHERE counted AND NOT earlier AND end_reason = 'worker_lost') AS lost, \
             count(*) FILTER (WHERE ",
     futile!(),
-    ") AS futile, min(claimed_at) AS first_claimed_at \
+    ") AS futile, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at \
      FROM verifyd_run_attempts WHERE run_id = $1"
 );
 
@@ -129,6 +143,7 @@ impl SqliteStore {
     ) -> Result<ClaimAnswer, StoreError> {
         let token = Uuid::new_v4();
         let mut tx = self.begin().await?;
+        self.set_aside(&mut tx, run).await?;
         let taken: Option<RunRow> = sqlx::query_as(TAKE_RUN)
             .bind(run.0)
             .bind(MAX_FUTILE_ATTEMPTS)

@@ -145,6 +145,9 @@ impl SqliteStore {
             .collect();
         self.refresh_inventories(&mut tx, &inventories, &completed.at_text)
             .await?;
+        let reports = completed.calls.values();
+        let reports = reports.filter_map(|call| Some((call.connection?, call.run)));
+        self.forget_latest_reports(&mut tx, reports).await?;
         let notices = write_latest(&mut tx, &completed).await?;
         for notice in &notices {
             if completed.with_webhooks.contains(&notice.operation_run_id.0) {

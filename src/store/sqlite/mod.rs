@@ -13,6 +13,7 @@ mod claim;
 mod complete;
 mod connections;
 mod disown;
+mod earlier;
 mod guards;
 mod inspect;
 mod inventory;
@@ -79,10 +80,10 @@ macro_rules! run_columns {
 }
 use run_columns;
 
-/// Of an attempt: it was only to complete the run, and did not.
+/// Of an attempt: it was only to complete the run, and did not. One of an earlier run does not count.
 macro_rules! futile {
     () => {
-        "NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
+        "NOT earlier AND NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
     };
 }
 use futile;

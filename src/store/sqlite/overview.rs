@@ -1,6 +1,7 @@
 //! Reads over many connections and runs.
 
 use super::connections::connection_columns;
+use super::earlier::latest_report_of_connection;
 use super::{SqliteStore, id_list, now, run_type};
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
@@ -34,13 +35,14 @@ const STATES: &str = concat!(
        l.overall AS latest_overall, l.outcome AS latest_outcome, \
        l.completed_at AS latest_completed_at, a.id AS active_run_id \
      FROM provider_connections c \
-     LEFT JOIN verifyd_latest_reports l ON l.connection_id = c.id \
-     LEFT JOIN latest_active a ON a.connection = CAST(c.id AS TEXT) AND a.tenant_id = c.tenant_id \
+     LEFT JOIN ",
+    latest_report_of_connection!(""),
+    " LEFT JOIN latest_active a ON a.connection = CAST(c.id AS TEXT) AND a.tenant_id = c.tenant_id \
      WHERE true"
 );
 
-const COUNTS: &str = "\
-    SELECT count(*) AS total, \
+const COUNTS: &str = concat!(
+    "SELECT count(*) AS total, \
         count(*) FILTER (WHERE c.status = 'disabled') AS disabled, \
         count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'ready') AS ready, \
         count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'needs_attention') \
@@ -49,8 +51,10 @@ const COUNTS: &str = "\
         count(*) FILTER (WHERE c.status <> 'disabled' AND l.outcome = 'failed') AS failed, \
         count(*) FILTER (WHERE c.status <> 'disabled' AND l.connection_id IS NULL) \
             AS never_checked \
-    FROM provider_connections c \
-    LEFT JOIN verifyd_latest_reports l ON l.connection_id = c.id WHERE true";
+    FROM provider_connections c LEFT JOIN ",
+    latest_report_of_connection!(""),
+    " WHERE true"
+);
 
 /// From the latest report of each to the one before, by primary keys only. What stands there may
 /// have been written by somebody else: only a run of this connection is followed to.
@@ -58,15 +62,18 @@ const TREND: &str = concat!(
     "WITH RECURSIVE chain AS ( \
          SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, \
                 r.context ->> '$.verification_report.summary.overall' AS overall, \
-                r.context ->> '$.verification_report.previous_report_id' AS previous \
-         FROM verifyd_latest_reports l \
-         JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = ",
+                r.context ->> '$.verification_report.previous_report_id' AS previous, \
+                r.workspace_id, r.tenant_id \
+         FROM provider_connections c JOIN ",
+    latest_report_of_connection!(""),
+    "    JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = ",
     run_type!(),
-    "    WHERE l.connection_id IN (SELECT value FROM json_each($1)) AND $2 > 0 \
+    "    WHERE c.id IN (SELECT value FROM json_each($1)) AND $2 > 0 \
          UNION ALL \
          SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, \
                 r.context ->> '$.verification_report.summary.overall', \
-                r.context ->> '$.verification_report.previous_report_id' \
+                r.context ->> '$.verification_report.previous_report_id', \
+                r.workspace_id, r.tenant_id \
          FROM chain c \
          JOIN operation_runs r \
              ON r.id = CASE WHEN typeof(c.previous) = 'integer' THEN c.previous END \
@@ -74,6 +81,8 @@ const TREND: &str = concat!(
     run_type!(),
     "        AND CAST(r.context ->> 'provider_connection_id' AS TEXT) \
                  = CAST(c.connection_id AS TEXT) \
+             AND r.workspace_id = c.workspace_id AND r.tenant_id = c.tenant_id \
+             AND r.completed_at <= c.completed_at \
          WHERE c.depth < $2) \
      SELECT connection_id, id AS operation_run_id, status, outcome, \
             CAST(overall AS TEXT) AS overall, completed_at \

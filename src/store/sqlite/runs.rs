@@ -1,5 +1,6 @@
 //! Recording and reading runs.
 
+use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
 use super::onboarding::point_session;
 use super::{SqliteStore, commit, now, run_columns, run_type};
 use crate::domain::{ConnectionId, OperationRun, RunId};
@@ -31,10 +32,11 @@ const INSERT_RUN: &str = concat!(
     ", 'queued', $3) RETURNING id"
 );
 
+/// An earlier run of the same id may have left a row.
 const DELIVERED: &str = concat!(
     "INSERT INTO verifyd_run_deliveries (run_id, delivered_at) VALUES ($1, ",
     now!(),
-    ")"
+    ") ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL"
 );
 
 const RUN: &str = concat!(
@@ -54,10 +56,6 @@ const RUNS: &str = concat!(
       AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked'))"
 );
 
-const ATTEMPTS: &str = "\
-    SELECT run_id, attempt, worker_id, counted, claimed_at, ended_at, end_reason \
-    FROM verifyd_run_attempts WHERE run_id = $1 ORDER BY attempt";
-
 const COUNTS: &str = concat!(
     "SELECT count(*) FILTER (WHERE status = 'queued') AS queued, \
             count(*) FILTER (WHERE status = 'running') AS running, \
@@ -68,9 +66,16 @@ const COUNTS: &str = concat!(
     " AND status IN ('queued', 'running')"
 );
 
-const READ_LATEST_REPORT: &str = "\
-    SELECT connection_id, operation_run_id, fingerprint, overall, outcome, completed_at \
-    FROM verifyd_latest_reports WHERE connection_id = $1";
+const READ_LATEST_REPORT: &str = concat!(
+    "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at \
+     FROM verifyd_latest_reports l LEFT JOIN provider_connections c ON c.id = l.connection_id \
+     WHERE l.connection_id = $1 AND ",
+    is_of_its_run!(
+        "coalesce(c.workspace_id, p.workspace_id)",
+        "coalesce(c.tenant_id, p.tenant_id)",
+        ""
+    )
+);
 
 impl SqliteStore {
     pub(super) async fn record_run(&self, new: &NewRun) -> Result<Recorded, StoreError> {
@@ -189,7 +194,7 @@ impl SqliteStore {
     }
 
     pub(super) async fn list_attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
-        let found: Vec<AttemptRow> = sqlx::query_as(ATTEMPTS)
+        let found: Vec<AttemptRow> = sqlx::query_as(OWN_ATTEMPTS)
             .bind(run.0)
             .fetch_all(&mut *self.reader().await?)
             .await

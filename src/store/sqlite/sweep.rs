@@ -1,5 +1,6 @@
 //! What the reconciler finds: dead leases, runs without a lease, runs that nobody was told about.
 
+use super::earlier::is_delivery_of_earlier;
 use super::{SqliteStore, Tx, commit, earlier, futile, id_list, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::store::{StoreError, SweepPolicy, Swept};
@@ -64,7 +65,7 @@ macro_rules! window {
     ($name:literal, $between:literal) => {
         concat!(
             $name,
-            " AS MATERIALIZED (SELECT r.id FROM operation_runs r WHERE r.type = ",
+            " AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = ",
             run_type!(),
             " AND r.status = 'queued' AND ",
             $between,
@@ -72,7 +73,10 @@ macro_rules! window {
             $name,
             " AS MATERIALIZED (SELECT w.id FROM ",
             $name,
-            " w WHERE NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d WHERE d.run_id = w.id) \
+            " w WHERE NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
+                                  WHERE d.run_id = w.id AND NOT (",
+            is_delivery_of_earlier!(),
+            ")) \
                ORDER BY w.id LIMIT $3)"
         )
     };

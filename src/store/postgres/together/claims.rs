@@ -4,6 +4,7 @@ use super::status;
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError};
 use crate::store::error::from_sqlx;
+use crate::store::postgres::earlier::is_before_start;
 use crate::store::postgres::{InTx, PostgresStore, commit, futile, run_type, seconds};
 use crate::store::rows::RunRow;
 use crate::store::together::{Group, Ran, Together};
@@ -17,7 +18,8 @@ use uuid::Uuid;
 /// locks: a run that is locked is queued in its newest version, and whoever brought it there left an
 /// attempt that is open in the snapshot, or one whose number collides with the new one.
 ///
-/// `$6`: futile attempts, at most. Runs that are exhausted or need to be alone are left.
+/// `$6`: futile attempts, at most. Runs that are exhausted or need to be alone are left, and those with
+/// attempts of an earlier run, which have to be set aside first.
 ///
 /// Runs are found by their ids alone, also in the statements beside: see `together::status`.
 const CLAIM: &str = concat!(
@@ -25,7 +27,7 @@ const CLAIM: &str = concat!(
         SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::float8[]) \
             AS w (id, token, worker_id, most, deadline) \
     ), locked AS MATERIALIZED ( \
-        SELECT r.id FROM operation_runs r \
+        SELECT r.id, r.started_at FROM operation_runs r \
         WHERE r.id = ANY($1) AND r.type = ",
     run_type!(),
     " AND ",
@@ -34,13 +36,18 @@ const CLAIM: &str = concat!(
     ), history AS ( \
         SELECT l.id, h.* FROM locked l CROSS JOIN LATERAL ( \
             SELECT coalesce(max(attempt), 0) AS last, \
-                   count(*) FILTER (WHERE counted) AS spent, \
-                   count(*) FILTER (WHERE counted AND end_reason = 'worker_lost') AS lost, \
-                   count(*) FILTER (WHERE ended_at IS NULL) AS open, \
+                   count(*) FILTER (WHERE NOT earlier) AS own, \
+                   count(*) FILTER (WHERE NOT earlier AND counted) AS spent, \
+                   count(*) FILTER (WHERE NOT earlier AND counted \
+                                          AND end_reason = 'worker_lost') AS lost, \
+                   count(*) FILTER (WHERE ended_at IS NULL \
+                       OR NOT earlier AND (end_reason = 'completed' OR ",
+    is_before_start!("a", "l"),
+    ")) AS other, \
                    count(*) FILTER (WHERE ",
     futile!(),
-    ") AS futile, min(claimed_at) AS first_claimed_at \
-            FROM verifyd.run_attempts WHERE run_id = l.id \
+    ") AS futile, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at \
+            FROM verifyd.run_attempts a WHERE run_id = l.id \
         ) h \
     ), opened AS ( \
         INSERT INTO verifyd.run_attempts \
@@ -48,13 +55,14 @@ const CLAIM: &str = concat!(
         SELECT h.id, h.last + 1, w.token, w.worker_id, true, c.at, \
                c.at + make_interval(secs => w.deadline) \
         FROM history h JOIN wanted w USING (id) CROSS JOIN (SELECT clock_timestamp() AS at) c \
-        WHERE h.open = 0 AND h.spent < w.most AND h.futile < $6 \
+        WHERE h.other = 0 AND h.spent < w.most AND h.futile < $6 \
               AND NOT (h.spent + 1 >= w.most AND h.lost > 0) \
-              AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
-                              WHERE d.run_id = h.id AND d.not_before > c.at) \
+              AND (h.own = 0 OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
+                                            WHERE d.run_id = h.id AND d.not_before > c.at)) \
         RETURNING run_id, attempt, claimed_at \
     ) \
-    UPDATE operation_runs r SET status = 'running', started_at = coalesce(r.started_at, now()) \
+    UPDATE operation_runs r SET status = 'running', \
+        started_at = CASE WHEN h.own > 0 THEN coalesce(r.started_at, now()) ELSE now() END \
     FROM opened o JOIN history h ON h.id = o.run_id \
     WHERE r.id = o.run_id AND r.type = ",
     run_type!(),

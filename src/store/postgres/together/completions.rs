@@ -7,6 +7,7 @@ use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::{Claim, StoreError};
 use crate::store::completion::{InventoryRow, Json, context_patch, failure_summary, notice};
 use crate::store::error::from_sqlx;
+use crate::store::postgres::earlier::FirstReport;
 use crate::store::postgres::{InTx, PostgresStore, commit, run_type};
 use crate::store::together::{Group, Ran, Together};
 use chrono::{DateTime, Utc};
@@ -79,6 +80,7 @@ pub(in crate::store::postgres) struct CompletionRequest {
     failures: Json,
     inventory: Option<InventoryRow>,
     connection: Option<ConnectionId>,
+    first: Option<FirstReport>,
     /// `changed` is not known yet.
     notice: Notice,
 }
@@ -97,6 +99,7 @@ impl CompletionRequest {
                 .as_ref()
                 .map(|refresh| InventoryRow::new(claim.run.id, refresh)),
             connection: completion.connection,
+            first: FirstReport::of(claim, completion.connection),
             notice: notice(claim, completion, true),
         })
     }
@@ -217,6 +220,9 @@ impl PostgresStore {
             .values()
             .filter_map(|done| Some((done.call.connection?.0, &done.call.notice)))
             .collect();
+        let first = completed.values().filter_map(|done| done.call.first);
+        let first: Vec<FirstReport> = first.collect();
+        self.forget_latest_reports(tx, &first).await?;
         let mut written: HashMap<i64, (bool, bool)> = HashMap::new();
         if !with_connection.is_empty() {
             let connections: Vec<i64> = with_connection.iter().map(|(c, _)| *c).collect();

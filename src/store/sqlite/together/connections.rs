@@ -7,6 +7,7 @@ use crate::store::error::from_sqlx;
 use crate::store::rows::ConnectionWithCredentialRow;
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::connections::{connection_columns, credential_columns};
+use crate::store::sqlite::earlier::{carries_fingerprint, latest_report_of_connection};
 use crate::store::together::{Group, Ran, Together};
 use sqlx::pool::PoolConnection;
 use sqlx::{FromRow as _, Row as _, Sqlite};
@@ -20,7 +21,8 @@ const START: &str = concat!(
     ", l.operation_run_id AS latest_run_id \
       FROM json_each($1) w CROSS JOIN provider_connections c ON c.id = w.value \
       LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id \
-      LEFT JOIN verifyd_latest_reports l ON l.connection_id = c.id"
+      LEFT JOIN ",
+    latest_report_of_connection!(carries_fingerprint!()),
 );
 
 pub(in crate::store::sqlite) struct StartRequest(pub ConnectionId);
