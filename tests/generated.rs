@@ -258,7 +258,7 @@ fn every_mechanism_that_the_page_of_tests_breaks_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("docs/testing.md")).unwrap();
     let mut tests = String::new();
-    for folder in ["tests/faults", "tests/store"] {
+    for folder in ["tests/daemon", "tests/faults", "tests/store"] {
         for entry in std::fs::read_dir(root.join(folder)).unwrap() {
             tests.push_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default());
         }

@@ -97,6 +97,7 @@ impl Services {
                 self.settings.reconciler.redeliver_after,
             )),
             turns: Arc::new(Turns::new(self.settings.worker.concurrency)),
+            schema: Arc::default(),
             finished: Arc::default(),
             release_now: CancellationToken::new(),
         }

@@ -19,6 +19,7 @@ pub mod preflight;
 pub mod process;
 pub mod reading;
 pub mod reconciler;
+pub mod schema;
 pub mod settings;
 pub mod submit;
 pub mod turns;
@@ -36,6 +37,7 @@ use finished::Finished;
 use in_work::InWork;
 use lease::Lease;
 use motion::Failing;
+use schema::SchemaWatch;
 use settings::{LinkSettings, WorkerSettings};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -64,7 +66,9 @@ pub struct Engine {
     pub alone: Arc<Alone>,
     /// Tenants in work, and those that come before the hints.
     pub turns: Arc<Turns>,
-    /// Runs whose further hints need no look.
+    /// Whether the database's schema fits.
+    pub schema: Arc<SchemaWatch>,
+    /// Runs whose further hints need no claim.
     pub finished: Arc<Finished>,
     /// Fires when the grace period is over: what is still in work goes back to the queue.
     pub release_now: CancellationToken,

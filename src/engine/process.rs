@@ -5,6 +5,7 @@ use super::alone::NotAlone;
 use super::in_work::Noted;
 use super::outcome::Ending;
 use super::preflight::Verdict;
+use super::schema::SchemaState;
 use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::domain::job::Hint;
@@ -145,7 +146,7 @@ impl Engine {
     async fn take(&self, run: RunId) -> Result<Taken<'_>, Processed> {
         let mut alone = None;
         loop {
-            if !self.lease.is_alive() || self.release_now.is_cancelled() {
+            if !self.lease.is_alive() || self.release_now.is_cancelled() || !self.schema.fits() {
                 return Err(Processed::Deferred);
             }
             let began = Instant::now();
@@ -157,7 +158,7 @@ impl Engine {
             let noted = self.in_work.note(run);
             let answer = self.store.claim(run, &self.worker, &policy).await;
             match &answer {
-                Ok(_) => self.unclaimed.answered(),
+                Ok(_) | Err(StoreError::Schema(_)) => self.unclaimed.answered(),
                 Err(_) => self.unclaimed.failed(run),
             }
             match answer {
@@ -176,6 +177,7 @@ impl Engine {
                 Ok(ClaimAnswer::NeedsToBeAlone) => {}
                 Err(error) => {
                     tracing::warn!(run = run.0, %error, "the run cannot be claimed now");
+                    self.schema_after(&error).await;
                     return Err(Processed::Deferred);
                 }
             }
@@ -235,11 +237,16 @@ impl Engine {
             };
             // Nothing but reading fails here, and that comes before the provider is asked. The
             // database being away for a moment costs the run no attempt.
-            if error.is_transient() && patience.wait().await {
+            let schema = self.schema_after(&error).await;
+            let again = error.is_transient() || schema == Some(SchemaState::Changed);
+            if again && patience.wait().await {
                 tracing::debug!(%error, "what the run needs is read again");
                 continue;
             }
             tracing::warn!(%error, "the run is left for later");
+            if schema == Some(SchemaState::Unfit) {
+                return self.give_back_uncounted(claim, patience).await;
+            }
             return self.give_back_after_error(claim).await;
         }
     }
@@ -396,8 +403,40 @@ impl Engine {
                 Err(error) => error,
             };
             tracing::warn!(%error, "the result cannot be written");
-            if !error.is_transient() {
-                return self.give_back_after_error(claim).await;
+            match self.schema_after(&error).await {
+                Some(SchemaState::Unfit) => return self.give_back_uncounted(claim, patience).await,
+                Some(SchemaState::Changed) => {}
+                _ if error.is_transient() => {}
+                _ => return self.give_back_after_error(claim).await,
+            }
+            if !patience.wait().await {
+                return Processed::Deferred;
+            }
+        }
+    }
+
+    /// Whether the schema fits, after an error that says it does not. None: another error.
+    async fn schema_after(&self, error: &StoreError) -> Option<SchemaState> {
+        match error {
+            StoreError::Schema(_) => Some(self.schema.state(self.store.as_ref()).await),
+            _ => None,
+        }
+    }
+
+    /// What failed because the schema was changed uses up no attempt. Giving back may have to wait until
+    /// the schema fits.
+    async fn give_back_uncounted(&self, claim: &Claim, mut patience: Patience) -> Processed {
+        loop {
+            let released = self.store.release(claim, AttemptEnd::Shutdown, None).await;
+            match released {
+                Ok(true) => {
+                    tracing::info!("released: the schema does not fit");
+                    return Processed::Released(AttemptEnd::Shutdown);
+                }
+                Ok(false) => return Processed::Discarded,
+                Err(error) => {
+                    tracing::debug!(%error, "the run cannot be released yet");
+                }
             }
             if !patience.wait().await {
                 return Processed::Deferred;

@@ -132,7 +132,9 @@ impl Health {
             Some("unknown, the database does not answer".to_owned())
         } else {
             match tokio::time::timeout(self.check_timeout, store.schema_version()).await {
-                Ok(Ok(Some(version))) if version >= store.wanted_schema_version() => None,
+                Ok(Ok(Some(version))) if version >= store.wanted_schema_version() => {
+                    self.engine.schema.problem()
+                }
                 Ok(Ok(version)) => Some(format!(
                     "version {}, needed {}: run `verifyd migrate`",
                     version.map_or("none".to_owned(), |v| v.to_string()),

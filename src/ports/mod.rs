@@ -8,6 +8,7 @@ pub mod notices;
 pub mod oddities;
 pub mod onboarding;
 pub mod overview;
+pub mod probe;
 pub mod provider;
 pub mod queue;
 pub mod store;

@@ -18,6 +18,7 @@ use crate::ports::notices::NoticeStore;
 use crate::ports::oddities::OddityStore;
 use crate::ports::onboarding::OnboardingStore;
 use crate::ports::overview::OverviewStore;
+use crate::ports::probe::ProbeStore;
 pub use crate::ports::sweep::{SweepCursor, SweepPolicy, Swept};
 use crate::ports::turns::TurnStore;
 use crate::ports::vault::SealedCredential;
@@ -466,6 +467,8 @@ pub struct Migrated {
 pub struct SchemaFinding {
     /// True: verifyd cannot work. False: advice.
     pub fatal: bool,
+    /// It is the user of `database.url` who lacks a right; the schema may fit for another one.
+    pub privilege: bool,
     /// `operation_runs.context`
     pub subject: String,
     pub problem: String,
@@ -519,8 +522,12 @@ pub trait SchemaStore: Send + Sync {
     /// The version that this build needs.
     fn wanted_schema_version(&self) -> i64;
 
-    /// Names every missing table and column and every wrong type.
+    /// Names every missing table and column and every wrong type. With anything fatal among it nothing is
+    /// served.
     async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError>;
+
+    /// A text that changes whenever what `inspect` finds may have changed, for the price of one query.
+    async fn schema_mark(&self) -> Result<String, StoreError>;
 
     /// Which guards are there. Without a table of runs, all are missing.
     async fn guards(&self) -> Result<Guards, StoreError>;
@@ -544,6 +551,7 @@ pub trait Store:
     + OddityStore
     + OnboardingStore
     + OverviewStore
+    + ProbeStore
     + TurnStore
     + AccessStore
     + WakeStore
@@ -560,6 +568,7 @@ impl<T> Store for T where
         + OddityStore
         + OnboardingStore
         + OverviewStore
+        + ProbeStore
         + TurnStore
         + AccessStore
         + WakeStore

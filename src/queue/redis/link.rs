@@ -3,8 +3,8 @@
 use super::settings::{RedisSettings, RedisSettingsError};
 use crate::ports::queue::QueueError;
 use crate::queue::pulse::Vitals;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, PubSub};
-use redis::{Client, RedisError, RedisResult, ServerErrorKind};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub};
+use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, ServerErrorKind};
 use secrecy::ExposeSecret;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,6 +86,27 @@ impl Link {
             .connected
             .store(result.is_ok(), Ordering::Relaxed);
         result
+    }
+
+    /// Runs one short exchange over a connection of its own, which is tried once.
+    pub async fn once<T, F>(&self, exchange: F) -> Result<T, QueueError>
+    where
+        F: AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
+    {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(Some(self.call_timeout));
+        let exchange = async {
+            let connection = self
+                .client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?;
+            exchange(connection).await
+        };
+        match tokio::time::timeout(self.call_timeout, exchange).await {
+            Ok(answer) => answer.map_err(|error| unavailable(&error)),
+            Err(_) => Err(QueueError::Unavailable("no answer in time".into())),
+        }
     }
 
     fn shared(&self) -> Result<ConnectionManager, QueueError> {

@@ -41,6 +41,7 @@ mod fetcher;
 mod keys;
 mod link;
 mod observed;
+mod probe;
 mod rejected;
 mod removal;
 mod settings;
@@ -208,6 +209,10 @@ impl Queue for RedisQueue {
         self.link
             .call(async |connection| pipeline.query_async::<()>(connection).await)
             .await
+    }
+
+    async fn try_sending(&self) -> Result<(), QueueError> {
+        probe::put_and_take_back(&self.link, &self.keys).await
     }
 
     fn health(&self) -> QueueHealth {

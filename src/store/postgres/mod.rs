@@ -27,6 +27,7 @@ mod onboarding;
 mod overview;
 mod patience;
 mod private;
+mod probe;
 mod prune;
 mod runs;
 mod schema;
@@ -147,6 +148,9 @@ pub(super) struct PostgresStore {
     begin: SqlStr,
     /// The same for a batch of calls; known once the server has been asked what it can do.
     begin_together: OnceCell<SqlStr>,
+    /// Of the schema, as it was when it was last asked for.
+    mark: Mutex<Option<String>>,
+    renewal: Arc<patience::Renewal>,
     claims: Group<ClaimRequest, ClaimAnswer>,
     completing: Group<CompletionRequest, ()>,
     /// Itself, for the tasks that run the batches.
@@ -193,7 +197,8 @@ impl PostgresStore {
                 ))
             })?
             .map_err(from_sqlx)?;
-        let pool = patience::pool_options(settings).connect_lazy_with(options.clone());
+        let renewal = Arc::new(patience::Renewal::default());
+        let pool = patience::pool_options(settings, &renewal).connect_lazy_with(options.clone());
         Ok(Arc::new_cyclic(|me| Self {
             pool,
             heart: Mutex::new(None),
@@ -203,6 +208,8 @@ impl PostgresStore {
             recorded: Notify::new(),
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_together: OnceCell::new(),
+            mark: Mutex::new(None),
+            renewal,
             claims: Group::default(),
             completing: Group::default(),
             me: me.clone(),
@@ -494,6 +501,10 @@ impl SchemaStore for PostgresStore {
 
     async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
         self.in_time(self.inspect_schema()).await
+    }
+
+    async fn schema_mark(&self) -> Result<String, StoreError> {
+        self.in_time(self.read_schema_mark()).await
     }
 
     async fn guards(&self) -> Result<Guards, StoreError> {

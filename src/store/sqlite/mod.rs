@@ -21,6 +21,7 @@ mod notices;
 mod oddities;
 mod onboarding;
 mod overview;
+mod probe;
 mod prune;
 mod runs;
 mod schema;
@@ -445,6 +446,10 @@ impl SchemaStore for SqliteStore {
 
     async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
         self.inspect_schema().await
+    }
+
+    async fn schema_mark(&self) -> Result<String, StoreError> {
+        self.read_schema_mark().await
     }
 
     async fn guards(&self) -> Result<Guards, StoreError> {
