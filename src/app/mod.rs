@@ -148,6 +148,7 @@ impl Services {
         Arc::new(Pages::new(
             Arc::clone(&self.store),
             Some(Arc::clone(&self.queue)),
+            self.providers.clone(),
             Arc::clone(&self.clock),
             self.settings.pages.clone(),
             self.settings.links.clone(),
@@ -183,7 +184,7 @@ impl Services {
 
 /// The database that the settings name.
 pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
-    store::connect(&settings.database)
+    store::connect_with(&settings.database, settings.limits)
         .await
         .context("the database cannot be opened")
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// A part that answers no sooner counts as away.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Rows of `operation_runs` that are looked through, and oddities that are shown.
+/// Rows of `operation_runs` that are looked through, and invalid runs that are shown.
 const LATEST_ROWS: u32 = 10_000;
 const SHOWN: u32 = 5;
 
@@ -187,15 +187,15 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
     guards(store, lines).await;
     listening(store, lines).await;
     activity(store, lines).await;
-    odd_runs(store, lines).await;
+    invalid_runs(store, lines).await;
 }
 
-/// Rows that a producer got wrong so that no worker will ever claim them.
-async fn odd_runs(store: &dyn Store, lines: &mut Vec<Line>) {
-    match store.odd_runs(LATEST_ROWS, SHOWN).await {
-        Ok(odd) => lines.extend(odd.into_iter().map(|run| {
+/// Rows that a producer got wrong.
+async fn invalid_runs(store: &dyn Store, lines: &mut Vec<Line>) {
+    match store.invalid_runs(LATEST_ROWS, SHOWN).await {
+        Ok(invalid) => lines.extend(invalid.into_iter().map(|run| {
             bad(
-                "runs",
+                "invalid runs",
                 State::Warning,
                 format!(
                     "operation_runs.{} of run {}: {}",

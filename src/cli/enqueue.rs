@@ -34,10 +34,17 @@ pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<Exit
     let (store, queue) = (services.store.as_ref(), services.shared_queue());
     let module = args.module.as_deref();
     let submitted = match args.onboarding_session {
-        Some(session) => submit_for_session(store, queue, &connection, module, session)
-            .await
-            .context("--onboarding-session")?,
-        None => submit(store, queue, &connection, module).await?,
+        Some(session) => submit_for_session(
+            store,
+            queue,
+            &services.providers,
+            &connection,
+            module,
+            session,
+        )
+        .await
+        .context("--onboarding-session")?,
+        None => submit(store, queue, &services.providers, &connection, module).await?,
     };
     if let Err(error) = &submitted.hint {
         output::note(format!(

@@ -39,6 +39,7 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("redis.clean_chunk", Integer(1, 1000)),
     ("redis.dead_keep", Integer(0, 1_000_000)),
     ("in_process_queue.capacity", Integer(1, 10_000_000)),
+    ("limits.context_bytes", Integer(1024, 1_048_576)),
     ("worker.concurrency", Integer(1, 4096)),
     ("worker.max_attempts", Integer(1, 100)),
     ("worker.run_deadline", Duration("1s", "1h")),

@@ -16,6 +16,7 @@ pub mod overview;
 pub mod permission;
 pub mod reason;
 pub mod report;
+pub mod request;
 pub mod run;
 pub mod run_record;
 pub mod severity;
@@ -27,4 +28,4 @@ pub use ids::{
     WorkerId, WorkspaceId,
 };
 pub use reason::Reason;
-pub use run::{OperationRun, Outcome, RunStatus};
+pub use run::{OperationRun, Outcome, RunStatus, RunSummary};

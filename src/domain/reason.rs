@@ -119,6 +119,14 @@ reasons! {
         "The operation run names no tenant.",
         "Without a tenant it cannot be told whose connection may be checked.",
         [("Start the check again from the tenant's connection", Connections)];
+    ContextMalformed = "context_malformed", Preflight, High,
+        "The context of the operation run, or a member of it, is not what it must be.",
+        "It cannot be told what is to be checked; what the producer wrote is kept.",
+        [("Correct whoever records the run, then start the check again", Connections)];
+    ContextTooLarge = "context_too_large", Preflight, High,
+        "The context of the operation run is larger than allowed.",
+        "It was not read, so it cannot be told what is to be checked.",
+        [("Leave out of the context what verifyd does not need, then start the check again", Connections)];
     ConnectionMissing = "connection_missing", Preflight, Critical,
         "The operation run names no provider connection that exists.",
         "There is nothing that could be checked.",
@@ -135,6 +143,10 @@ reasons! {
         "The provider connection belongs to another workspace than the operation run.",
         "Credentials of one workspace are never used for another.",
         [("Start the check from the workspace that owns the connection", Connections)];
+    ConnectionMalformed = "connection_malformed", Preflight, High,
+        "The row of the provider connection, or of its credential, holds a value that cannot be used.",
+        "Nothing can be checked until the value that the evidence names is corrected.",
+        [("Correct the connection, then check again", Connection)];
     ProviderUnknown = "provider_unknown", Preflight, High,
         "The provider is not one that this installation knows.",
         "No check can be made without knowing how to talk to the provider.",

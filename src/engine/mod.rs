@@ -12,6 +12,7 @@ pub mod announcer;
 pub mod finished;
 pub mod hinted;
 pub mod in_work;
+pub mod invalid;
 pub mod lease;
 pub mod motion;
 pub mod outcome;
@@ -26,7 +27,7 @@ pub mod worker;
 
 use crate::domain::WorkerId;
 use crate::domain::link::LinkContext;
-use crate::domain::run::{OperationRun, RunRequest};
+use crate::domain::run::{ClaimedRun, RunRequest};
 use crate::ports::clock::Clock;
 use crate::ports::provider::{Provider, Providers};
 use crate::ports::store::Store;
@@ -84,7 +85,7 @@ impl Engine {
     /// Where next steps lead for this run, as far as its connection is known and its own.
     fn links_for(
         &self,
-        run: &OperationRun,
+        run: &ClaimedRun,
         request: &RunRequest,
         connection: Option<&crate::domain::connection::ProviderConnection>,
         provider: Option<&dyn Provider>,

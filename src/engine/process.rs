@@ -9,7 +9,6 @@ use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::domain::job::Hint;
 use crate::domain::reason::Reason;
-use crate::domain::report::{Evidence, EvidenceKind};
 use crate::domain::run::{Outcome, RunRequest};
 use crate::ports::provider::{Disposition, Target};
 use crate::ports::store::{AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, StoreError};
@@ -117,7 +116,7 @@ impl Engine {
             Err(processed) => return processed,
         };
         let (claim, began) = (&taken.claim, taken.began);
-        let request = claim.run.request();
+        let request = &claim.run.request;
         let span = tracing::info_span!(
             "run",
             run = claim.run.id.0,
@@ -248,11 +247,11 @@ impl Engine {
     async fn after_panic(&self, claim: &Claim, began: Instant) -> Processed {
         tracing::error!("the check panicked");
         metrics::counter!("verifyd_panics_total").increment(1);
-        let request = claim.run.request();
-        let surveyed = self.unsurveyed(&claim.run, &request);
+        let request = &claim.run.request;
+        let surveyed = self.unsurveyed(&claim.run, request);
         let completion = self.conclude(
             &claim.run,
-            &request,
+            request,
             &surveyed,
             None,
             None,
@@ -280,25 +279,27 @@ impl Engine {
             return Ok(Work::Complete(Box::new(self.last_resort(claim))));
         }
         let run = &claim.run;
-        let request = run.request();
+        let request = &run.request;
         let stored = match request.provider_connection_id {
             Some(_) if claim.start.is_some() => claim.start.clone(),
             Some(id) => match self.store.starting_point(id).await {
                 Ok(stored) => stored,
+                // Preflight ends at the tenant, before it looks at the connection.
+                Err(StoreError::Corrupt { .. }) if run.tenant_id.is_none() => None,
                 Err(StoreError::Corrupt {
                     table, column, why, ..
                 }) => {
                     tracing::error!(table, column, %why, "the connection cannot be read");
-                    let surveyed = self.unsurveyed(run, &request);
-                    let evidence = vec![
-                        Evidence::new(EvidenceKind::Field, format!("{table}.{column}")),
-                        Evidence::new(EvidenceKind::Expected, why),
-                    ];
-                    let ending = Ending::Broken {
-                        reason: Reason::InternalError,
-                        evidence,
+                    // What was found stays untold: it may be a stranger's.
+                    let allowed = why.split_once("allowed: ").map(|(_, allowed)| allowed);
+                    let allowed = allowed.unwrap_or("a value that is not NULL");
+                    let column = format!("{table}.{column}");
+                    let surveyed = self.unreadable_connection(run, &column, allowed);
+                    let ending = match claim.exhausted {
+                        true => Self::worker_lost(claim.counted_attempts),
+                        false => Ending::Blocked(Reason::ConnectionMalformed),
                     };
-                    let completion = self.conclude(run, &request, &surveyed, None, None, ending);
+                    let completion = self.conclude(run, request, &surveyed, None, None, ending);
                     return Ok(Work::Complete(Box::new(completion)));
                 }
                 Err(error) => return Err(error),
@@ -309,12 +310,12 @@ impl Engine {
             Some(start) => (Some((start.connection, start.credential)), start.latest_run),
             None => (None, None),
         };
-        let surveyed = self.preflight(run, &request, stored);
+        let surveyed = self.preflight(run, request, stored);
         // Of a stranger's connection nothing is told.
         let previous = latest_run.filter(|id| surveyed.connection.is_some() && *id != run.id);
         let conclude = |credential, ending| {
             Work::Complete(Box::new(
-                self.conclude(run, &request, &surveyed, credential, previous, ending),
+                self.conclude(run, request, &surveyed, credential, previous, ending),
             ))
         };
         if claim.exhausted {

@@ -6,6 +6,7 @@
 
 use super::Engine;
 use super::hinted::Hinted;
+use super::invalid::InvalidRuns;
 use super::motion::{Motion, Since};
 use super::process::Processed;
 use super::settings::ReconcilerSettings;
@@ -128,6 +129,7 @@ impl Reconciler {
         let mut failing = false;
         let mut gave_up = Ok(());
         let mut look_at = self.began;
+        let mut invalid_runs = InvalidRuns::default();
         loop {
             self.state.motion.moved();
             let swept_at = tokio::time::Instant::now();
@@ -141,6 +143,9 @@ impl Reconciler {
             let unanswered = matches!(swept, Err(StoreError::Unavailable(_)));
             let cut_off = unanswered && self.engine.lease.is_alive();
             self.state.cut_off.note(cut_off);
+            if swept.is_ok() {
+                invalid_runs.look(&*self.engine.store).await;
+            }
             if let Some(deaf) = self.beyond_revival() {
                 gave_up = Err(deaf);
                 stop.cancel();

@@ -4,6 +4,7 @@ use crate::domain::SessionId;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::job::Hint;
 use crate::domain::onboarding::SessionMisfit;
+use crate::ports::provider::Providers;
 use crate::ports::queue::{Queue, QueueError};
 use crate::ports::store::{NewRun, Recorded, Store, StoreError};
 use serde_json::{Value, json};
@@ -21,10 +22,12 @@ pub struct Submitted {
 pub async fn submit(
     store: &dyn Store,
     queue: Option<&dyn Queue>,
+    providers: &Providers,
     connection: &ProviderConnection,
     module: Option<&str>,
 ) -> Result<Submitted, StoreError> {
-    record_and_hint(store, queue, connection, module, None).await
+    let context = context_for(providers, connection, module);
+    record_and_hint(store, queue, connection, context, None).await
 }
 
 /// Why a check was not started for an onboarding session.
@@ -41,6 +44,7 @@ pub enum SubmitError {
 pub async fn submit_for_session(
     store: &dyn Store,
     queue: Option<&dyn Queue>,
+    providers: &Providers,
     connection: &ProviderConnection,
     module: Option<&str>,
     session: SessionId,
@@ -53,21 +57,22 @@ pub async fn submit_for_session(
         .admits(Some(connection.workspace_id), Some(connection.tenant_id))
         .then_some(())
         .ok_or(SessionMisfit::Foreign(session))?;
-    Ok(record_and_hint(store, queue, connection, module, Some(session)).await?)
+    let context = context_for(providers, connection, module);
+    Ok(record_and_hint(store, queue, connection, context, Some(session)).await?)
 }
 
 async fn record_and_hint(
     store: &dyn Store,
     queue: Option<&dyn Queue>,
     connection: &ProviderConnection,
-    module: Option<&str>,
+    context: Value,
     onboarding_session: Option<SessionId>,
 ) -> Result<Submitted, StoreError> {
     let recorded = store
         .record(&NewRun {
             workspace_id: connection.workspace_id,
             tenant_id: Some(connection.tenant_id),
-            context: context_for(connection, module),
+            context,
             unless_active: Some(connection.id),
             onboarding_session,
         })
@@ -92,16 +97,21 @@ async fn record_and_hint(
     Ok(Submitted { recorded, hint })
 }
 
-/// `operation_runs.context` of a check of this connection.
-pub fn context_for(connection: &ProviderConnection, module: Option<&str>) -> Value {
+/// `operation_runs.context` of a check of this connection: whole, with the module that is checked when
+/// none is named.
+pub fn context_for(
+    providers: &Providers,
+    connection: &ProviderConnection,
+    module: Option<&str>,
+) -> Value {
+    let default = || Some(*providers.get(&connection.provider)?.modules().first()?);
+    let module = module.or(connection.module.as_deref()).or_else(default);
     let mut context = json!({
         "provider": connection.provider,
+        "module": module,
         "provider_connection_id": connection.id,
         "target_scope": { "entra_tenant_id": connection.entra_tenant_id },
     });
-    if let Some(module) = module.or(connection.module.as_deref()) {
-        context["module"] = json!(module);
-    }
     if let Some(name) = &connection.display_name {
         context["target_scope"]["entra_tenant_name"] = json!(name);
     }

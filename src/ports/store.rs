@@ -10,12 +10,12 @@ use crate::domain::connection::{
 };
 pub use crate::domain::overview::LatestReport;
 use crate::domain::permission::StoredPermission;
-use crate::domain::run::{OperationRun, Outcome, RunStatus};
+use crate::domain::run::{ClaimedRun, OperationRun, Outcome, RunState, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkerId, WorkspaceId};
 use crate::ports::access::AccessStore;
 use crate::ports::acknowledgements::AcknowledgementStore;
+use crate::ports::invalid_runs::InvalidRunStore;
 use crate::ports::notices::NoticeStore;
-use crate::ports::oddities::OddityStore;
 use crate::ports::onboarding::OnboardingStore;
 use crate::ports::overview::OverviewStore;
 pub use crate::ports::sweep::{SweepCursor, SweepPolicy, Swept};
@@ -105,10 +105,25 @@ pub struct OpenAttempt {
     pub token: Uuid,
 }
 
+/// What was found about the size of a run's context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContextSize {
+    /// The completion's members are added to it, along with other runs'.
+    Small,
+    /// They are added to it in a transaction of its own.
+    Large,
+    /// It is replaced: the database cannot be asked to copy it.
+    Huge,
+    /// It was not looked at; it is replaced unless it is small.
+    Unknown,
+}
+
 /// The right to work on a run, proven by the token.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    pub run: OperationRun,
+    pub run: ClaimedRun,
+    /// How the completion is to write the run's context.
+    pub context: ContextSize,
     /// Number of this attempt, from 1, the uncounted ones included.
     pub attempt: i32,
     /// Random; compared for equality by every later transition.
@@ -119,8 +134,8 @@ pub struct Claim {
     /// All counted attempts were spent before this claim. The provider must not be called again:
     /// the run is to be completed as `worker_lost`. This attempt does not count.
     pub exhausted: bool,
-    /// Completing it failed [`MAX_FUTILE_ATTEMPTS`] times, too. Outcome, context and failure summary
-    /// of `run` were not read: it is to be completed from its id alone.
+    /// Completing it failed [`MAX_FUTILE_ATTEMPTS`] times, too. The context of the run was not read: it
+    /// is to be completed from its id alone.
     pub last_resort: bool,
     /// When the run was first claimed, by the database's clock.
     pub first_claimed_at: DateTime<Utc>,
@@ -324,11 +339,21 @@ pub trait RunStore: Send + Sync {
     /// session: one that asks for either is refused with all others.
     async fn record_many(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError>;
 
-    /// One run of verifyd's type.
+    /// One run of verifyd's type. Of a context that is too large the report is read, and of the rest
+    /// what is needed to tell what the run was about.
     async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError>;
 
-    /// Runs of verifyd's type, newest first.
-    async fn runs(&self, filter: &RunFilter) -> Result<Vec<OperationRun>, StoreError>;
+    /// Runs of verifyd's type as lists show them, newest first.
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError>;
+
+    /// One run as lists show it.
+    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError>;
+
+    /// How far one run is.
+    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError>;
+
+    /// How far the latest runs are, newest first.
+    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError>;
 
     /// The attempts of a run, oldest first.
     async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError>;
@@ -541,7 +566,7 @@ pub trait Store:
     RunStore
     + ConnectionStore
     + AcknowledgementStore
-    + OddityStore
+    + InvalidRunStore
     + OnboardingStore
     + OverviewStore
     + TurnStore
@@ -557,7 +582,7 @@ impl<T> Store for T where
     T: RunStore
         + ConnectionStore
         + AcknowledgementStore
-        + OddityStore
+        + InvalidRunStore
         + OnboardingStore
         + OverviewStore
         + TurnStore

@@ -148,6 +148,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "verifyd_polling",
         "1 while the queue is away and runs are taken from the database"
     );
+    metrics::describe_gauge!(
+        "verifyd_invalid_runs",
+        "Runs among the latest 10,000 rows that verifyd cannot work on, 1,000 at most"
+    );
     metrics::describe_gauge!("verifyd_runs_queued", "Runs with status queued");
     metrics::describe_gauge!("verifyd_runs_running", "Runs with status running");
     metrics::describe_gauge!(

@@ -88,7 +88,8 @@ impl Site {
         let connection = self.world.row(id).await;
         let services = &self.world.services;
         let queue = services.queue.as_ref();
-        submit(services.store.as_ref(), Some(queue), &connection, None)
+        let (store, providers) = (services.store.as_ref(), &services.providers);
+        submit(store, Some(queue), providers, &connection, None)
             .await
             .unwrap()
             .recorded

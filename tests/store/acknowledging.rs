@@ -84,6 +84,7 @@ pub fn report(connection: i64, previous: Option<RunId>, said: &[Said]) -> Comple
         failure_summary: Vec::new(),
         blocked: None,
         inventory: None,
+        checked: None,
         connection: Some(ConnectionId(connection)),
     }
 }

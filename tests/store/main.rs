@@ -16,6 +16,7 @@ mod crowd;
 mod errors;
 mod fixtures;
 mod guards;
+mod hostile_rows;
 mod inventory;
 mod onboarding;
 mod overview;
@@ -89,7 +90,7 @@ conformance! {
     completion:
         a_completion_writes_run_report_and_attempt,
         other_keys_of_context_are_kept,
-        a_context_that_is_no_object_is_replaced,
+        a_context_that_is_no_object_is_kept_beside_the_report,
         a_blocked_run_names_reason_and_next_steps,
         a_completed_run_is_never_claimed_or_completed_again,
         a_stale_worker_cannot_complete_after_a_takeover,
@@ -137,6 +138,13 @@ conformance! {
         a_worker_disowns_what_it_does_not_work_on,
         only_its_own_open_attempts_are_disowned,
         a_context_that_cannot_be_read_does_not_keep_the_run;
+    hostile_rows:
+        a_time_that_is_none_stops_nothing,
+        a_credential_until_infinity_never_expires,
+        what_can_never_be_claimed_costs_nobody_anything,
+        a_context_of_any_shape_ends_and_is_kept,
+        a_large_context_is_refused_when_it_is_recorded,
+        a_connection_that_cannot_be_read_is_named_and_hides_no_other;
     recording:
         a_recorded_run_is_queued_and_delivered,
         several_runs_are_recorded_in_their_order_or_none,

@@ -75,6 +75,7 @@ impl Stage<'_> {
         let submitted = submit(
             services.store.as_ref(),
             Some(services.queue.as_ref()),
+            &services.providers,
             connection,
             None,
         )

@@ -8,13 +8,12 @@ use super::problem::{FieldError, Kind, Problem};
 use super::{Api, json};
 use crate::domain::connection::ProviderConnection;
 use crate::domain::report::Overall;
-use crate::domain::run::{OperationRun, Outcome, RunStatus};
+use crate::domain::run::{Outcome, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId};
 use crate::engine::reading::run_record;
 use crate::engine::submit::{SubmitError, submit, submit_for_session};
 use crate::ports::store::RunFilter;
-use crate::view::report::ReportState;
-use crate::view::{RunDetail, RunView};
+use crate::view::RunDetail;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -50,7 +49,8 @@ pub struct RunItem {
     pub recorded_at: Option<DateTime<Utc>>,
     #[schema(required)]
     pub completed_at: Option<DateTime<Utc>>,
-    /// `pending`, `missing`, `other_version`, `unreadable` or `readable`.
+    /// `pending`, `missing`, `other_version`, `unreadable` or `readable`. A list does not validate
+    /// reports: the run itself says whether its report is valid.
     pub report: &'static str,
     /// Null without a report that can be read.
     #[schema(required)]
@@ -61,42 +61,31 @@ pub struct RunItem {
     #[schema(required)]
     pub main_reason: Option<String>,
     /// Checks that failed or warn.
-    pub problems: usize,
+    pub problems: u64,
     /// Path of the run.
     pub href: String,
 }
 
-impl RunItem {
-    pub fn of(run: &OperationRun, now: DateTime<Utc>) -> Self {
-        let view = RunView::of(run, &[], now);
-        let (report, readable) = match &view.report {
-            ReportState::Pending => ("pending", None),
-            ReportState::Missing => ("missing", None),
-            ReportState::OtherVersion { .. } => ("other_version", None),
-            ReportState::Unreadable { .. } => ("unreadable", None),
-            ReportState::Readable { report } => ("readable", Some(report)),
-        };
-        let main = readable.and_then(|report| report.main_problem());
+impl From<RunSummary> for RunItem {
+    fn from(run: RunSummary) -> Self {
         Self {
-            report,
-            overall: readable.map(|report| report.overall),
-            fingerprint: readable.map(|report| report.fingerprint.clone()),
-            main_reason: main
-                .and_then(|c| c.reason_code)
-                .map(|r| r.code().to_owned()),
-            problems: readable.map_or(0, |report| report.problems.len()),
+            operation_run_id: run.id.0,
+            workspace_id: run.workspace_id.map(|id| id.0),
+            tenant_id: run.tenant_id.map(|id| id.0),
+            provider_connection_id: run.provider_connection_id.map(|id| id.0),
+            provider: run.provider,
+            module: run.module,
+            display_name: run.display_name,
+            status: run.status,
+            outcome: run.outcome,
+            recorded_at: run.created_at,
+            completed_at: run.completed_at,
+            report: run.report.as_str(),
+            overall: run.overall,
+            fingerprint: run.fingerprint,
+            main_reason: run.reason_code,
+            problems: run.problems,
             href: href(run.id),
-            operation_run_id: view.operation_run_id,
-            workspace_id: view.workspace_id,
-            tenant_id: view.tenant_id,
-            provider_connection_id: view.provider_connection_id,
-            provider: view.provider,
-            module: view.module,
-            display_name: view.display_name,
-            status: view.status,
-            outcome: view.outcome,
-            recorded_at: view.recorded_at,
-            completed_at: view.completed_at,
         }
     }
 }
@@ -201,8 +190,8 @@ async fn start(
     let module = asked.module.as_deref();
     let (store, queue) = (&*api.store, api.queue.as_deref());
     let submitted = match asked.onboarding_session_id {
-        None => submit(store, queue, &connection, module).await?,
-        Some(id) => submit_for_session(store, queue, &connection, module, id)
+        None => submit(store, queue, &api.providers, &connection, module).await?,
+        Some(id) => submit_for_session(store, queue, &api.providers, &connection, module, id)
             .await
             .map_err(not_started)?,
     };
@@ -210,11 +199,11 @@ async fn start(
         tracing::warn!(%error, "a hint could not be sent; the sweep finds its run");
     }
     let recorded = submitted.recorded;
-    let run = api.store.run(recorded.run_id).await?;
+    let run = api.store.run_summary(recorded.run_id).await?;
     let run = run.ok_or_else(Problem::not_found)?;
     let started = CheckStarted {
         created: recorded.created,
-        run: RunItem::of(&run, api.clock.now()),
+        run: RunItem::from(run),
     };
     Ok(Answer {
         status: if recorded.created {
@@ -300,8 +289,7 @@ pub async fn list_runs(
         limit: query.limit + 1,
     };
     let runs = api.store.runs(&filter).await?;
-    let now = api.clock.now();
-    let items: Vec<RunItem> = runs.iter().map(|run| RunItem::of(run, now)).collect();
+    let items: Vec<RunItem> = runs.into_iter().map(RunItem::from).collect();
     let next = |last: &RunItem| {
         page::href(
             "/v1/runs",

@@ -225,7 +225,7 @@ pub async fn one(
         })
         .await?;
     let row = row(ConnectionView::of(&state, &trend), now);
-    let runs = lines(&runs, now);
+    let runs = lines(runs, now);
     let latest = runs
         .iter()
         .find(|run| Some(run.id) == row.view.latest_run_id);
@@ -263,6 +263,7 @@ pub async fn check(
     let submitted = submit(
         pages.store.as_ref(),
         pages.queue.as_deref(),
+        &pages.providers,
         &state.connection,
         None,
     )

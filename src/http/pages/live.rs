@@ -6,7 +6,7 @@ use super::session::Visitor;
 use crate::domain::access::Binding;
 use crate::domain::attempt::AttemptRecord;
 use crate::domain::{RunId, RunStatus};
-use crate::ports::store::{RunFilter, StoreError};
+use crate::ports::store::StoreError;
 use axum::extract::{Path, State};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
@@ -59,8 +59,8 @@ pub async fn run(
     path: Path<String>,
 ) -> Result<Events, PageError> {
     let id: RunId = id(&path)?;
-    let run = pages.store.run(id).await?;
-    run.filter(|run| visitor.admits(run))
+    let run = pages.store.run_state(id).await?;
+    run.filter(|run| visitor.binding.admits(run.workspace_id, run.tenant_id))
         .ok_or(PageError::NotFound)?;
     open(pages, visitor, Watched::Run(id))
 }
@@ -143,7 +143,7 @@ impl Watch {
 }
 
 async fn run_mark(pages: &Pages, id: RunId) -> Result<Seen, StoreError> {
-    let Some(run) = pages.store.run(id).await? else {
+    let Some(run) = pages.store.run_state(id).await? else {
         return Ok(Seen {
             mark: "gone".into(),
             over: true,
@@ -163,14 +163,7 @@ pub fn mark(status: RunStatus, attempts: &[AttemptRecord]) -> String {
 }
 
 async fn lists_mark(pages: &Pages, binding: &Binding) -> Result<Seen, StoreError> {
-    let runs = pages
-        .store
-        .runs(&RunFilter {
-            binding: *binding,
-            limit: LATEST,
-            ..RunFilter::default()
-        })
-        .await?;
+    let runs = pages.store.run_states(binding, LATEST).await?;
     let marks: Vec<String> = runs
         .iter()
         .map(|run| format!("{}{}", run.id, &run.status.as_str()[..1]))

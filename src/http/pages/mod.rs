@@ -20,6 +20,7 @@ pub use settings::{PagesSettings, SecureCookie};
 
 use crate::engine::settings::LinkSettings;
 use crate::ports::clock::Clock;
+use crate::ports::provider::Providers;
 use crate::ports::queue::Queue;
 use crate::ports::store::Store;
 use axum::extract::DefaultBodyLimit;
@@ -41,6 +42,7 @@ pub struct Pages {
     pub store: Arc<dyn Store>,
     /// Where the hint of a new run goes, if workers listen there.
     pub queue: Option<Arc<dyn Queue>>,
+    pub providers: Providers,
     pub clock: Arc<dyn Clock>,
     pub settings: PagesSettings,
     /// Links of reports that lead to the surrounding application, where that is on this host.
@@ -62,9 +64,14 @@ impl std::fmt::Debug for Pages {
 }
 
 impl Pages {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of its own, and there is one caller"
+    )]
     pub fn new(
         store: Arc<dyn Store>,
         queue: Option<Arc<dyn Queue>>,
+        providers: Providers,
         clock: Arc<dyn Clock>,
         settings: PagesSettings,
         links: LinkSettings,
@@ -75,6 +82,7 @@ impl Pages {
             streams: Arc::new(Semaphore::new(settings.max_streams)),
             store,
             queue,
+            providers,
             clock,
             settings,
             links,

@@ -52,10 +52,10 @@ const SHOWN: u32 = 20;
 /// A queue that does not answer within this is left out.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Odd rows of the table of runs, and payloads that were put aside.
+/// Invalid rows of the table of runs, and payloads that were put aside.
 async fn mistakes(pages: &Pages) -> Result<(Vec<Mistake>, u64), PageError> {
-    let odd = pages.store.odd_runs(LATEST_ROWS, SHOWN).await?;
-    let mut mistakes: Vec<Mistake> = odd
+    let invalid = pages.store.invalid_runs(LATEST_ROWS, SHOWN).await?;
+    let mut mistakes: Vec<Mistake> = invalid
         .into_iter()
         .map(|run| Mistake {
             place: format!(

@@ -20,10 +20,11 @@ use sqlx::{Postgres, QueryBuilder};
 /// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
 macro_rules! columns {
     () => {
-        "a.id, a.operation_run_id, a.check_key, a.reason_code, a.reason, a.acknowledged_by, \
-         a.acknowledged_at::timestamptz AS acknowledged_at, \
-         a.expires_at::timestamptz AS expires_at, \
-         a.withdrawn_at::timestamptz AS withdrawn_at, a.withdrawn_by"
+        "a.id, a.operation_run_id, left(a.check_key, 300) AS check_key, \
+         left(a.reason_code, 300) AS reason_code, left(a.reason, 4000) AS reason, \
+         left(a.acknowledged_by, 300) AS acknowledged_by, \
+         a.acknowledged_at::timestamptz AS acknowledged_at, a.expires_at::timestamptz AS expires_at, \
+         a.withdrawn_at::timestamptz AS withdrawn_at, left(a.withdrawn_by, 300) AS withdrawn_by"
     };
 }
 
@@ -154,7 +155,8 @@ const FROM_RUNS: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
-    " WHERE true"
+    " WHERE a.check_key IS NOT NULL AND a.reason IS NOT NULL AND a.acknowledged_by IS NOT NULL \
+      AND a.acknowledged_at IS NOT NULL"
 );
 
 const ONE: &str = concat!(

@@ -2,23 +2,34 @@
 //!
 //! Every transition locks the run first, then its attempt.
 
+use super::bounds::{context_columns, is_claimable, is_small};
 use super::together::ClaimRequest;
 use super::{PostgresStore, Tx, commit, futile, rollback, run_type, seconds};
+use crate::domain::run::RunRequest;
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{
-    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError,
+    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, ContextSize, MAX_FUTILE_ATTEMPTS, StoreError,
 };
+use crate::store::claims::{self, ContextRow, TakenRow};
 use crate::store::error::from_sqlx;
 use crate::store::from_row::from_row;
-use crate::store::rows::RunRow;
 use crate::store::together::together;
 use chrono::{DateTime, Utc};
+use sqlx::{Connection as _, FromRow as _, Row as _};
 use std::time::Duration;
 use uuid::Uuid;
 
+/// Whether the context of the run can be read beside others.
+const IS_SMALL: &str = concat!(
+    "SELECT ",
+    is_small!("r.context"),
+    " FROM operation_runs r WHERE r.id = $1 AND r.type = ",
+    run_type!()
+);
+
 /// Waits for whoever holds the run, then takes it. `not_before` is tested again below, in a
-/// statement that begins after the wait. What the run holds stays where it is when reading it has
-/// led to nothing `$2` times.
+/// statement that begins after the wait. `readable` is false when reading the run's context has led to
+/// nothing `$2` times.
 const TAKE_RUN: &str = concat!(
     "UPDATE operation_runs r SET status = 'running', started_at = coalesce(r.started_at, now()) \
      FROM (SELECT count(*) < $2 AS readable FROM verifyd.run_attempts \
@@ -26,14 +37,18 @@ const TAKE_RUN: &str = concat!(
     futile!(),
     ") h WHERE r.id = $1 AND r.type = ",
     run_type!(),
-    " AND r.status = 'queued' AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
-                                           WHERE d.run_id = r.id AND d.not_before > now()) \
-     RETURNING r.id, r.workspace_id, r.tenant_id, r.type, r.status, \
-         CASE WHEN h.readable THEN r.outcome END AS outcome, \
-         CASE WHEN h.readable THEN r.context END AS context, \
-         CASE WHEN h.readable THEN r.failure_summary END AS failure_summary, \
-         r.created_at::timestamptz AS created_at, r.started_at::timestamptz AS started_at, \
-         r.completed_at::timestamptz AS completed_at"
+    " AND r.status = 'queued' AND ",
+    is_claimable!(),
+    " AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
+                      WHERE d.run_id = r.id AND d.not_before > now()) \
+     RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at, h.readable"
+);
+
+/// `$2`: most bytes of the context.
+const CONTEXT: &str = concat!(
+    "SELECT ",
+    context_columns!("$2"),
+    " FROM operation_runs r WHERE r.id = $1"
 );
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
@@ -134,9 +149,13 @@ impl PostgresStore {
         policy: &ClaimPolicy,
     ) -> Result<ClaimAnswer, StoreError> {
         let token = Uuid::new_v4();
+        let _one_at_a_time = match self.is_small(run).await? {
+            false => Some(self.large_contexts.lock().await),
+            true => None,
+        };
         let mut tx = self.begin().await?;
-        let taken: Option<RunRow> = self
-            .rows(TAKE_RUN)
+        let taken = self
+            .sql(TAKE_RUN)
             .bind(run.0)
             .bind(i64::from(MAX_FUTILE_ATTEMPTS))
             .fetch_optional(&mut *tx)
@@ -146,6 +165,8 @@ impl PostgresStore {
             rollback(tx).await?;
             return Ok(ClaimAnswer::NotClaimable);
         };
+        let readable: bool = taken.try_get("readable").map_err(from_sqlx)?;
+        let taken = TakenRow::from_row(&taken).map_err(from_sqlx)?;
         // These begin after the run was locked, so they see what was committed before.
         self.sql(SUPERSEDE)
             .bind(run.0)
@@ -172,12 +193,16 @@ impl PostgresStore {
                 ClaimAnswer::NeedsToBeAlone
             });
         };
-        let run = taken.try_into()?;
+        let (request, context) = match readable {
+            true => self.read_context(&mut tx, run).await?,
+            false => (RunRequest::default(), ContextSize::Unknown),
+        };
         commit(tx).await?;
         let spent = u32::try_from(judged.spent).unwrap_or(u32::MAX);
         Ok(ClaimAnswer::Claimed(Box::new(Claim {
             start: None,
-            run,
+            run: taken.with(request),
+            context,
             attempt,
             token,
             worker: worker.clone(),
@@ -187,6 +212,47 @@ impl PostgresStore {
             first_claimed_at: judged.first_claimed_at.unwrap_or(claimed_at),
             claimed_at,
         })))
+    }
+
+    /// True where there is no such run, too.
+    async fn is_small(&self, run: RunId) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let small: Option<bool> = self
+            .scalar(IS_SMALL)
+            .bind(run.0)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        Ok(small.unwrap_or(true))
+    }
+
+    /// What the server cannot show is told as such: the run must come to its end.
+    async fn read_context(
+        &self,
+        tx: &mut Tx,
+        run: RunId,
+    ) -> Result<(RunRequest, ContextSize), StoreError> {
+        let mut inner = tx.begin().await.map_err(from_sqlx)?;
+        let read: Result<ContextRow, StoreError> = self
+            .rows(CONTEXT)
+            .bind(run.0)
+            .bind(self.context_bytes)
+            .fetch_one(&mut *inner)
+            .await
+            .map_err(from_sqlx);
+        match read {
+            Ok(row) => {
+                commit(inner).await?;
+                Ok(row.read(self.context_bytes))
+            }
+            Err(error) if error.is_transient() => Err(error),
+            Err(error) => {
+                rollback(inner).await?;
+                tracing::warn!(run = run.0, %error, "the context of a run cannot be read");
+                Ok((claims::unreadable(), ContextSize::Large))
+            }
+        }
     }
 
     /// Locks the run if it is still running. Whatever follows in this transaction sees everything

@@ -1,6 +1,7 @@
 //! The permission inventory: what changed is written, and one row per tenant that says how fresh
 //! the whole is, and by a digest whether anything can have changed.
 
+use super::bounds::fits;
 use super::{InTx, PostgresStore, commit};
 use crate::domain::TenantId;
 use crate::domain::permission::StoredPermission;
@@ -68,10 +69,14 @@ const REFRESH: &str = "\
     SET status = excluded.status, details = excluded.details, \
         last_checked_at = excluded.last_checked_at";
 
-const PERMISSIONS: &str = "\
-    SELECT tenant_id, permission_key, status, details, \
-           last_checked_at::timestamptz AS last_checked_at \
-    FROM tenant_permissions WHERE tenant_id = $1 ORDER BY permission_key COLLATE \"C\"";
+/// Rows that verifyd can tell nothing of are left out, and so are details that are too large.
+const PERMISSIONS: &str = concat!(
+    "SELECT tenant_id, permission_key, status, CASE WHEN ",
+    fits!("details", "65536"),
+    " THEN details END AS details, last_checked_at::timestamptz AS last_checked_at \
+     FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing') \
+         AND octet_length(permission_key) <= 300 ORDER BY permission_key COLLATE \"C\" LIMIT 1000"
+);
 
 const READ_FRESHNESS: &str = "\
     SELECT tenant_id, operation_run_id, refreshed_at, source \

@@ -12,6 +12,7 @@
 
 mod access;
 mod acknowledgements;
+mod bounds;
 mod claim;
 mod complete;
 mod connections;
@@ -19,9 +20,9 @@ mod disown;
 mod guards;
 mod indexes;
 mod inspect;
+mod invalid_runs;
 mod inventory;
 mod notices;
-mod oddities;
 mod onboarding;
 mod overview;
 mod patience;
@@ -29,6 +30,7 @@ mod private;
 mod prune;
 mod runs;
 mod schema;
+mod summaries;
 mod sweep;
 mod together;
 mod turns;
@@ -39,15 +41,17 @@ mod workers;
 pub(super) use private::PrivateDatabase;
 
 use super::error::from_sqlx;
-use super::settings::{DatabaseSettings, ListenMode};
+use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
 use super::together::Group;
+use crate::domain::access::Binding;
 use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
 use crate::domain::notice::Notice;
 use crate::domain::permission::StoredPermission;
-use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkerId};
+use crate::domain::run::RunState;
+use crate::domain::{ConnectionId, OperationRun, RunId, RunSummary, TenantId, WorkerId};
 use crate::ports::notices::NOTICES_KEPT;
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
@@ -74,16 +78,6 @@ macro_rules! run_type {
     };
 }
 use run_type;
-
-/// The columns of a `RunRow`, of `operation_runs r`.
-macro_rules! run_columns {
-    () => {
-        "r.id, r.workspace_id, r.tenant_id, r.type, r.status, r.outcome, r.context, \
-         r.failure_summary, r.created_at::timestamptz AS created_at, \
-         r.started_at::timestamptz AS started_at, r.completed_at::timestamptz AS completed_at"
-    };
-}
-use run_columns;
 
 /// Of an attempt: it was only to complete the run, and did not.
 macro_rules! futile {
@@ -148,6 +142,11 @@ pub(super) struct PostgresStore {
     begin_together: OnceCell<SqlStr>,
     claims: Group<ClaimRequest, ClaimAnswer>,
     completing: Group<CompletionRequest, ()>,
+    /// `limits.context_bytes`
+    context_bytes: i64,
+    /// Held while a context that is not small is read or written: one at a time, so that many of them
+    /// take neither the server's memory nor the pool from the others.
+    large_contexts: Mutex<()>,
     /// Itself, for the tasks that run the batches.
     me: Weak<Self>,
     /// Whether prepared statements have names and so outlive their transaction.
@@ -167,7 +166,10 @@ impl fmt::Debug for PostgresStore {
 
 impl PostgresStore {
     /// Opens the pool, and one connection within `connect_timeout`.
-    pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Arc<Self>, StoreError> {
+    pub(super) async fn connect(
+        settings: &DatabaseSettings,
+        limits: LimitSettings,
+    ) -> Result<Arc<Self>, StoreError> {
         let (options, named) = options("database.url", settings.url.expose_secret())?;
         let listen = match (settings.listen, settings.listen_url.expose_secret()) {
             (ListenMode::Off, _) => None,
@@ -204,6 +206,8 @@ impl PostgresStore {
             begin_together: OnceCell::new(),
             claims: Group::default(),
             completing: Group::default(),
+            context_bytes: i64::from(limits.context_bytes),
+            large_contexts: Mutex::new(()),
             me: me.clone(),
             named,
             call_timeout: patience::call_timeout(settings),
@@ -351,8 +355,20 @@ impl RunStore for PostgresStore {
         self.in_time(self.read_run(id)).await
     }
 
-    async fn runs(&self, filter: &RunFilter) -> Result<Vec<OperationRun>, StoreError> {
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
         self.in_time(self.list_runs(filter)).await
+    }
+
+    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
+        self.in_time(self.summarise_run(id)).await
+    }
+
+    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
+        self.in_time(self.read_run_state(id)).await
+    }
+
+    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError> {
+        self.in_time(self.list_run_states(binding, limit)).await
     }
 
     async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {

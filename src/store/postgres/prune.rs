@@ -1,5 +1,6 @@
 //! Deleting completed runs that are old enough.
 
+use super::bounds::time;
 use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, Tx, commit, run_type, seconds};
 use crate::domain::RunId;
 use crate::ports::store::{PrunePolicy, Pruned, StoreError};
@@ -13,8 +14,9 @@ macro_rules! prunable {
         concat!(
             " FROM operation_runs r WHERE r.type = ",
             run_type!(),
-            " AND r.status = 'completed' \
-              AND r.completed_at::timestamptz < now() - make_interval(secs => $1) \
+            " AND r.status = 'completed' AND (",
+            time!("r.completed_at"),
+            ") < now() - make_interval(secs => $1) \
               AND r.id NOT IN (SELECT operation_run_id FROM verifyd.latest_reports) \
               AND r.id::text NOT IN (SELECT s.state ->> 'verification_operation_run_id' \
                   FROM tenant_onboarding_sessions s \

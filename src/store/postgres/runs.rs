@@ -1,14 +1,13 @@
 //! Recording and reading runs.
 
-use super::{PostgresStore, commit, run_columns, run_type};
+use super::bounds::{fits, is_claimable, member, short, time};
+use super::{PostgresStore, commit, rollback, run_type};
 use crate::domain::{ConnectionId, OperationRun, RunId};
-use crate::ports::store::{
-    AttemptRecord, LatestReport, NewRun, Recorded, RunCounts, RunFilter, StoreError,
-};
+use crate::ports::store::{AttemptRecord, LatestReport, NewRun, Recorded, RunCounts, StoreError};
 use crate::store::error::from_sqlx;
+use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 use sqlx::types::Json;
-use sqlx::{Postgres, QueryBuilder};
 
 /// Held until the transaction ends, so that callers for one connection take turns.
 const LOCK_CONNECTION: &str =
@@ -47,21 +46,48 @@ const INSERT_RUNS: &str = concat!(
 const DELIVERED: &str =
     "INSERT INTO verifyd.run_deliveries (run_id, delivered_at) VALUES ($1, now())";
 
+/// `$2`: most bytes of the context. A context that is too large, or NULL, is NULL.
 const RUN: &str = concat!(
-    "SELECT ",
-    run_columns!(),
-    " FROM operation_runs r WHERE r.id = $1 AND r.type = ",
+    "SELECT r.id, r.workspace_id, r.tenant_id, r.type, ",
+    short!("r.status"),
+    " AS status, ",
+    short!("r.outcome"),
+    " AS outcome, CASE WHEN ",
+    fits!("r.context", "$2"),
+    " THEN r.context END AS context, CASE WHEN ",
+    fits!("r.failure_summary", "262144"),
+    " THEN r.failure_summary END AS failure_summary, r.created_at::timestamptz AS created_at, \
+      r.started_at::timestamptz AS started_at, r.completed_at::timestamptz AS completed_at \
+     FROM operation_runs r WHERE r.id = $1 AND r.type = ",
     run_type!()
 );
 
-/// Without the rows that `odd_runs` tells of: one of them must not keep the others from being listed.
-const RUNS: &str = concat!(
-    "SELECT ",
-    run_columns!(),
-    " FROM operation_runs r WHERE r.type = ",
-    run_type!(),
-    " AND r.status IN ('queued', 'running', 'completed') \
-      AND (r.outcome IS NULL OR r.outcome IN ('succeeded', 'failed', 'blocked'))"
+/// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote
+/// beside it, or of that what tells what the run was about.
+const PARTS: &str = concat!(
+    "WITH whole AS MATERIALIZED (SELECT r.context #> '{}' AS j FROM operation_runs r \
+         WHERE r.id = $1 AND jsonb_typeof(r.context) = 'object'), \
+     parts AS MATERIALIZED (SELECT j, j - 'verification_report' AS rest, \
+         j -> 'verification_report' AS report FROM whole) \
+     SELECT CASE WHEN ",
+    fits!("p.report", "$3"),
+    " THEN p.report END AS report, CASE WHEN ",
+    fits!("p.rest", "$2"),
+    " THEN p.rest ELSE jsonb_strip_nulls(jsonb_build_object('provider', ",
+    member!("p.rest", "{provider}"),
+    ", 'module', ",
+    member!("p.rest", "{module}"),
+    ", 'provider_connection_id', ",
+    member!("p.rest", "{provider_connection_id}"),
+    ", 'target_scope', jsonb_build_object('entra_tenant_id', ",
+    member!("p.rest", "{target_scope,entra_tenant_id}"),
+    ", 'entra_tenant_name', ",
+    member!("p.rest", "{target_scope,entra_tenant_name}"),
+    "), 'reason_code', ",
+    member!("p.rest", "{reason_code}"),
+    ", 'next_steps', CASE WHEN ",
+    fits!("(p.rest -> 'next_steps')", "65536"),
+    " THEN p.rest -> 'next_steps' END)) END AS rest FROM parts p"
 );
 
 const ATTEMPTS: &str = "\
@@ -71,11 +97,14 @@ const ATTEMPTS: &str = "\
 const COUNTS: &str = concat!(
     "SELECT count(*) FILTER (WHERE status = 'queued') AS queued, \
             count(*) FILTER (WHERE status = 'running') AS running, \
-            extract(epoch FROM now() - min(created_at::timestamptz) \
-                FILTER (WHERE status = 'queued'))::float8 AS oldest_queued_seconds \
-     FROM operation_runs WHERE type = ",
+            extract(epoch FROM now() - min(",
+    time!("r.created_at"),
+    ") FILTER (WHERE status = 'queued'))::float8 AS oldest_queued_seconds \
+     FROM operation_runs r WHERE r.type = ",
     run_type!(),
-    " AND status IN ('queued', 'running')"
+    " AND r.status IN ('queued', 'running') AND (r.status = 'running' OR ",
+    is_claimable!(),
+    ")"
 );
 
 const READ_LATEST_REPORT: &str = "\
@@ -159,54 +188,44 @@ impl PostgresStore {
         let found: Option<RunRow> = self
             .rows(RUN)
             .bind(id.0)
+            .bind(self.context_bytes)
             .fetch_optional(&mut *tx)
             .await
             .map_err(from_sqlx)?;
         commit(tx).await?;
-        found.map(TryInto::try_into).transpose()
+        let run: Option<OperationRun> = found.map(TryInto::try_into).transpose()?;
+        match run {
+            Some(run) if run.context.is_null() => self.read_parts(run).await.map(Some),
+            run => Ok(run),
+        }
     }
 
-    pub(super) async fn list_runs(
-        &self,
-        filter: &RunFilter,
-    ) -> Result<Vec<OperationRun>, StoreError> {
-        // Only what is asked for gets into the statement, so that the planner can use the index.
-        let mut query = QueryBuilder::<Postgres>::new(RUNS);
-        if let Some(workspace) = filter.binding.workspace_id {
-            query.push(" AND r.workspace_id = ").push_bind(workspace.0);
-        }
-        if let Some(tenant) = filter.binding.tenant_id {
-            query.push(" AND r.tenant_id = ").push_bind(tenant.0);
-        }
-        if let Some(status) = filter.status {
-            query.push(" AND r.status = ").push_bind(status.as_str());
-        }
-        if let Some(outcome) = filter.outcome {
-            query.push(" AND r.outcome = ").push_bind(outcome.as_str());
-        }
-        if let Some(connection) = filter.connection {
-            query
-                .push(" AND r.context ->> 'provider_connection_id' = ")
-                .push_bind(connection.to_string());
-        }
-        if let Some(tenant) = filter.tenant {
-            query.push(" AND r.tenant_id = ").push_bind(tenant.0);
-        }
-        if let Some(before) = filter.before {
-            query.push(" AND r.id < ").push_bind(before.0);
-        }
-        query
-            .push(" ORDER BY r.id DESC LIMIT ")
-            .push_bind(i64::from(filter.limit));
+    /// The context of a run that is too large as a whole, in parts. Where the server cannot take it
+    /// apart the run is read without.
+    async fn read_parts(&self, mut run: OperationRun) -> Result<OperationRun, StoreError> {
+        let _alone = self.large_contexts.lock().await;
         let mut tx = self.begin().await?;
-        let found: Vec<RunRow> = query
-            .build_query_as()
-            .persistent(self.named)
-            .fetch_all(&mut *tx)
+        let parts: Result<Option<(Option<Lenient>, Option<Lenient>)>, _> = self
+            .rows(PARTS)
+            .bind(run.id.0)
+            .bind(self.context_bytes)
+            .bind(rows::REPORT_BYTES)
+            .fetch_optional(&mut *tx)
             .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        rows::all(found)
+            .map_err(from_sqlx);
+        match parts {
+            Ok(parts) => {
+                commit(tx).await?;
+                let (report, rest) = parts.unwrap_or_default();
+                run.context = rows::context_of(report, rest);
+            }
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => {
+                tracing::warn!(run = run.id.0, %error, "the context of a run cannot be read");
+                rollback(tx).await?;
+            }
+        }
+        Ok(run)
     }
 
     pub(super) async fn list_attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {

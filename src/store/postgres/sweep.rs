@@ -1,5 +1,6 @@
 //! What the reconciler finds: dead leases, runs without a lease, runs that nobody was told about.
 
+use super::bounds::is_claimable;
 use super::{
     ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, Tx, commit, futile, rollback, run_type, seconds,
 };
@@ -17,11 +18,13 @@ macro_rules! lease_is_dead {
     };
 }
 
-/// Whether the run of `d.run_id` is.
+/// Whether the run of `d.run_id` is, and may be claimed.
 macro_rules! is_queued {
     () => {
         concat!(
-            "(SELECT r.status = 'queued' FROM operation_runs r WHERE r.id = d.run_id AND r.type = ",
+            "(SELECT r.status = 'queued' AND ",
+            is_claimable!(),
+            " FROM operation_runs r WHERE r.id = d.run_id AND r.type = ",
             run_type!(),
             ")"
         )
@@ -75,12 +78,14 @@ const END_STRAYS: &str = concat!(
     " AND r.status = 'running')"
 );
 
+/// A time of the future, as `infinity`, does not keep a run.
 const WITHOUT_LEASE: &str = concat!(
     "SELECT r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status = 'running' \
-      AND coalesce(r.started_at::timestamptz, r.created_at::timestamptz, '-infinity') \
-          < now() - make_interval(secs => $1) \
+      AND (coalesce(r.started_at, r.created_at)::timestamptz \
+           BETWEEN now() - make_interval(secs => $1) AND now() + make_interval(secs => $1)) \
+          IS NOT TRUE \
       AND NOT EXISTS (SELECT FROM verifyd.run_attempts a \
                       WHERE a.run_id = r.id AND a.ended_at IS NULL) \
       ORDER BY r.id LIMIT $2 FOR NO KEY UPDATE OF r SKIP LOCKED"
@@ -95,10 +100,16 @@ const REQUEUE_WITHOUT_LEASE: &str = concat!(
       RETURNING r.id"
 );
 
-/// Whether nobody was told about the run of `w.id`.
+/// Whether nobody was told about the run of `w.id`, and somebody may claim it. Only of a run that nobody
+/// was told about the row is read.
 macro_rules! is_untold {
     () => {
-        "(SELECT true FROM verifyd.run_deliveries d WHERE d.run_id = w.id) IS NULL"
+        concat!(
+            "CASE WHEN (SELECT true FROM verifyd.run_deliveries d WHERE d.run_id = w.id) THEN false \
+                  ELSE (SELECT ",
+            is_claimable!(),
+            " FROM operation_runs r WHERE r.id = w.id) END"
+        )
     };
 }
 

@@ -1,5 +1,6 @@
 //! Whose turn it is.
 
+use super::bounds::is_claimable;
 use super::indexes::TURNS;
 use super::{PostgresStore, commit, run_type};
 use crate::domain::{RunId, TenantId};
@@ -22,10 +23,12 @@ const WHOSE_TURN: &str = concat!(
         FROM waiting w WHERE w.tenant IS NOT NULL \
     ) \
     SELECT w.tenant, f.id FROM waiting w CROSS JOIN LATERAL ( \
-        SELECT first.id FROM (SELECT r.id FROM operation_runs r WHERE r.type = ",
+        SELECT first.id FROM (SELECT r.id, ",
+    is_claimable!(),
+    " AS is_claimable FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 8) first \
-        WHERE NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
+        WHERE first.is_claimable AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
                           WHERE d.run_id = first.id AND d.not_before > now()) \
         ORDER BY first.id LIMIT 1 \
     ) f WHERE w.tenant IS NOT NULL AND w.tenant <> ALL($2) LIMIT $3"

@@ -18,8 +18,11 @@ use sqlx::{QueryBuilder, Sqlite};
 /// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
 macro_rules! columns {
     () => {
-        "a.id, a.operation_run_id, a.check_key, a.reason_code, a.reason, a.acknowledged_by, \
-         a.acknowledged_at, a.expires_at, a.withdrawn_at, a.withdrawn_by"
+        "a.id, a.operation_run_id, substr(a.check_key, 1, 300) AS check_key, \
+         substr(a.reason_code, 1, 300) AS reason_code, substr(a.reason, 1, 4000) AS reason, \
+         substr(a.acknowledged_by, 1, 300) AS acknowledged_by, \
+         a.acknowledged_at AS acknowledged_at, a.expires_at AS expires_at, \
+         a.withdrawn_at AS withdrawn_at, substr(a.withdrawn_by, 1, 300) AS withdrawn_by"
     };
 }
 

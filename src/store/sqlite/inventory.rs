@@ -36,7 +36,8 @@ const WRITE: &str = "\
         details = excluded.details, last_checked_at = excluded.last_checked_at";
 
 const PERMISSIONS: &str = "\
-    SELECT tenant_id, permission_key, status, details, last_checked_at \
+    SELECT tenant_id, permission_key, status, \
+        CASE WHEN octet_length(details) <= 65536 THEN details END AS details, last_checked_at \
     FROM tenant_permissions WHERE tenant_id = $1 ORDER BY permission_key";
 
 const READ_FRESHNESS: &str = "\

@@ -1,5 +1,6 @@
 //! Onboarding sessions. The column `state` is a text; it is edited as one.
 
+use super::bounds::{is_listed, member};
 use super::{SqliteStore, Tx, run_type};
 use crate::domain::onboarding::OnboardingSession;
 use crate::domain::{RunId, SessionId};
@@ -8,13 +9,19 @@ use crate::ports::store::{NewRun, StoreError};
 use crate::store::error::from_sqlx;
 use crate::store::onboarding::{SessionRow, prepare};
 use async_trait::async_trait;
-use serde_json::Value;
 
 const SESSION: &str = "\
-    SELECT id, workspace_id, tenant_id, state FROM tenant_onboarding_sessions WHERE id = $1";
+    SELECT id, workspace_id, tenant_id, \
+        CASE WHEN octet_length(state) <= 1048576 THEN state END AS state, \
+        octet_length(state) > 1048576 AS state_is_large \
+    FROM tenant_onboarding_sessions WHERE id = $1";
 
 const POINTED: &str = concat!(
-    "SELECT context FROM operation_runs WHERE id = $1 AND type = ",
+    "SELECT CASE WHEN ",
+    is_listed!("context"),
+    " THEN ",
+    member!("context", "$.provider_connection_id"),
+    " END FROM operation_runs WHERE id = $1 AND type = ",
     run_type!()
 );
 
@@ -34,7 +41,7 @@ pub(super) async fn point_session(
         .await
         .map_err(from_sqlx)?;
     let pointer = prepare(session, row, new, run, created)?;
-    let context: Option<Value> = match pointer.current {
+    let connection: Option<Option<String>> = match pointer.current {
         Some(current) => sqlx::query_scalar(POINTED)
             .bind(current.0)
             .fetch_optional(&mut **tx)
@@ -42,7 +49,7 @@ pub(super) async fn point_session(
             .map_err(from_sqlx)?,
         None => None,
     };
-    if let Some(state) = pointer.state(context.as_ref())? {
+    if let Some(state) = pointer.state(connection.as_ref().map(Option::as_deref))? {
         sqlx::query(MOVE)
             .bind(session.0)
             .bind(state)

@@ -1,5 +1,6 @@
 //! Deleting completed runs that are old enough.
 
+use super::bounds::time;
 use super::{SqliteStore, Tx, commit, earlier, id_list, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::store::{PrunePolicy, Pruned, StoreError};
@@ -13,7 +14,9 @@ macro_rules! prunable {
         concat!(
             " FROM operation_runs WHERE type = ",
             run_type!(),
-            " AND status = 'completed' AND completed_at < ",
+            " AND status = 'completed' AND ",
+            time!("completed_at"),
+            " < ",
             now_moved_by!("$1"),
             " AND id NOT IN (SELECT operation_run_id FROM verifyd_latest_reports) \
               AND CAST(id AS TEXT) NOT IN ( \

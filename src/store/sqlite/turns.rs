@@ -1,5 +1,6 @@
 //! Whose turn it is.
 
+use super::bounds::is_claimable;
 use super::{SqliteStore, now, run_type};
 use crate::domain::{RunId, TenantId};
 use crate::ports::store::StoreError;
@@ -21,10 +22,12 @@ const WHOSE_TURN: &str = concat!(
         FROM waiting w WHERE w.tenant IS NOT NULL \
     ) \
     SELECT tenant, run FROM (SELECT w.tenant AS tenant, (SELECT first.id FROM ( \
-            SELECT r.id FROM operation_runs r WHERE r.type = ",
+            SELECT r.id, ",
+    is_claimable!(),
+    " AS is_claimable FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 8) first \
-        WHERE NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
+        WHERE first.is_claimable AND NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
                           WHERE d.run_id = first.id AND d.not_before > ",
     now!(),
     ") ORDER BY first.id LIMIT 1) AS run FROM waiting w \

@@ -3,11 +3,10 @@
 use super::list;
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS};
+use crate::store::claims::{ContextRow, TakenRow};
 use crate::store::error::from_sqlx;
-use crate::store::rows::RunRow;
-use crate::store::sqlite::{
-    SqliteStore, Tx, commit, futile, later, now, now_moved_by, run_columns, run_type,
-};
+use crate::store::sqlite::bounds::{context_columns, is_claimable};
+use crate::store::sqlite::{SqliteStore, Tx, commit, futile, later, now, now_moved_by, run_type};
 use crate::store::together::{Group, Ran, Together};
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow as _, Row as _};
@@ -45,6 +44,8 @@ const OPEN_ATTEMPTS: &str = concat!(
         WHERE r.type = ",
     run_type!(),
     " AND r.status = 'queued' AND ",
+    is_claimable!(),
+    " AND ",
     due!(),
     " GROUP BY w.id \
     ) \
@@ -65,8 +66,8 @@ const TAKE_RUNS: &str = concat!(
     now!(),
     ") WHERE id IN (SELECT value FROM json_each($1)) AND type = ",
     run_type!(),
-    " AND status = 'queued' RETURNING ",
-    run_columns!(),
+    " AND status = 'queued' RETURNING id, workspace_id, tenant_id, created_at, ",
+    context_columns!("$2"),
     ", (SELECT count(*) FROM verifyd_run_attempts a \
         WHERE a.run_id = operation_runs.id AND a.counted) AS counted_attempts, \
        (SELECT min(claimed_at) FROM verifyd_run_attempts a \
@@ -78,6 +79,8 @@ const STILL_QUEUED: &str = concat!(
     "SELECT r.id FROM json_each($1) w CROSS JOIN operation_runs r ON r.id = w.value WHERE r.type = ",
     run_type!(),
     " AND r.status = 'queued' AND ",
+    is_claimable!(),
+    " AND ",
     due!()
 );
 
@@ -101,7 +104,7 @@ impl Together<SqliteStore> for ClaimRequest {
         &store.claims
     }
 
-    async fn run(_: &SqliteStore, mut tx: Tx, calls: Vec<Self>) -> Ran<SqliteStore, Self> {
+    async fn run(store: &SqliteStore, mut tx: Tx, calls: Vec<Self>) -> Ran<SqliteStore, Self> {
         let tokens: Vec<Uuid> = calls.iter().map(|_| Uuid::new_v4()).collect();
         let wanted = calls.iter().zip(&tokens).map(|(call, token)| {
             (
@@ -120,6 +123,7 @@ impl Together<SqliteStore> for ClaimRequest {
             .map_err(from_sqlx)?;
         let rows = sqlx::query(TAKE_RUNS)
             .bind(list(opened.iter().map(|(run, ..)| run))?)
+            .bind(store.context_bytes)
             .fetch_all(&mut *tx)
             .await
             .map_err(from_sqlx)?;
@@ -134,12 +138,14 @@ impl Together<SqliteStore> for ClaimRequest {
             .collect();
         let mut answers: Vec<Option<ClaimAnswer>> = calls.iter().map(|_| None).collect();
         for row in rows {
-            let run = RunRow::from_row(&row).map_err(from_sqlx)?;
+            let run = TakenRow::from_row(&row).map_err(from_sqlx)?;
             let (Some(place), Some((attempt, claimed_at))) =
                 (places.get(&run.id).copied(), opened.get(&run.id).copied())
             else {
                 continue;
             };
+            let context = ContextRow::from_row(&row).map_err(from_sqlx)?;
+            let (request, context) = context.read(store.context_bytes);
             let counted: i64 = row.try_get("counted_attempts").map_err(from_sqlx)?;
             answers[place] = Some(ClaimAnswer::Claimed(Box::new(Claim {
                 start: None,
@@ -151,7 +157,8 @@ impl Together<SqliteStore> for ClaimRequest {
                 last_resort: false,
                 first_claimed_at: row.try_get("first_claimed_at").map_err(from_sqlx)?,
                 claimed_at,
-                run: run.try_into()?,
+                run: run.with(request),
+                context,
             })));
         }
         let left: Vec<i64> = calls
