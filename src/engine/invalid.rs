@@ -1,20 +1,20 @@
-//! Counts the runs that verifyd cannot work on, so that getting them wrong is seen.
+//! Reports the runs that verifyd cannot work on, so that getting them wrong is seen.
 
 use crate::ports::store::Store;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Between two looks.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
+/// Between two looks for the log.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(600);
 
 /// Longest time for one look.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Rows of `operation_runs` that are looked through, and invalid runs that are counted at most.
-const LATEST_ROWS: u32 = 10_000;
-const COUNTED: u32 = 1_000;
+pub const LATEST_ROWS: u32 = 10_000;
+pub const COUNTED: u32 = 1_000;
 
-/// Keeps `verifyd_invalid_runs` up to date.
+/// What was reported of them.
 #[derive(Debug, Default)]
 pub struct InvalidRuns {
     next_look: Option<Instant>,
@@ -39,8 +39,6 @@ impl InvalidRuns {
             }
             Err(_) => return,
         };
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        metrics::gauge!("verifyd_invalid_runs").set(found.len() as f64);
         let reported = self.newest;
         let new = found
             .iter()

@@ -1,6 +1,7 @@
 //! Is the process alive, and can it claim runs?
 
 use crate::engine::Engine;
+use crate::engine::invalid::{COUNTED, LATEST_ROWS};
 use crate::engine::reconciler::ReconcilerState;
 use crate::ports::queue::Queue;
 use axum::Json;
@@ -76,6 +77,11 @@ pub async fn metrics(State(health): State<Arc<Health>>) -> String {
         }
         metrics::gauge!("verifyd_oldest_queued_seconds")
             .set(counts.oldest_queued_seconds.unwrap_or(0.0));
+    }
+    let invalid = health.engine.store.invalid_runs(LATEST_ROWS, COUNTED);
+    if let Ok(Ok(invalid)) = tokio::time::timeout(health.check_timeout, invalid).await {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        metrics::gauge!("verifyd_invalid_runs").set(invalid.len() as f64);
     }
     metrics::gauge!("verifyd_runs_in_flight")
         .set(f64::from(health.engine.in_flight.load(Ordering::Relaxed)));
