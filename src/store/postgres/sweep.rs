@@ -83,7 +83,7 @@ const WITHOUT_LEASE: &str = concat!(
     "SELECT r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status = 'running' \
-      AND (coalesce(r.started_at, r.created_at)::timestamptz \
+      AND (coalesce(r.started_at::timestamptz, r.created_at::timestamptz) \
            BETWEEN now() - make_interval(secs => $1) AND now() + make_interval(secs => $1)) \
           IS NOT TRUE \
       AND NOT EXISTS (SELECT FROM verifyd.run_attempts a \
