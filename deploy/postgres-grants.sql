@@ -83,14 +83,20 @@ BEGIN
     -- Webhooks: `serve` records and sends, only an operator adds an endpoint.
     IF to_regclass('verifyd.webhook_endpoints') IS NOT NULL THEN
         GRANT UPDATE (enabled, disabled_reason, failures) ON verifyd.webhook_endpoints TO verifyd_serve;
+        -- The circuit of an endpoint, once its columns are there.
+        IF EXISTS (SELECT FROM pg_attribute WHERE attname = 'circuit_probe_at'
+                   AND attrelid = to_regclass('verifyd.webhook_endpoints')) THEN
+            GRANT UPDATE (circuit_pauses, circuit_opened_at, circuit_probe_at)
+                ON verifyd.webhook_endpoints TO verifyd_serve;
+        END IF;
         GRANT INSERT, UPDATE, DELETE ON verifyd.webhook_deliveries, verifyd.webhook_attempts
             TO verifyd_serve;
         GRANT INSERT, UPDATE, DELETE ON verifyd.webhook_endpoints TO verifyd_operator;
         GRANT UPDATE, DELETE ON verifyd.webhook_deliveries TO verifyd_operator;
     END IF;
-    -- `enqueue` notes that it has sent the hint.
+    -- `enqueue` notes that it has sent the hint, also where an earlier run of the same id left a row.
     IF to_regclass('verifyd.run_deliveries') IS NOT NULL THEN
-        GRANT INSERT ON verifyd.run_deliveries TO verifyd_operator;
+        GRANT INSERT, UPDATE ON verifyd.run_deliveries TO verifyd_operator;
     END IF;
     -- `tokens` makes and revokes them; the daemon notes when one was last used, and can make none.
     IF to_regclass('verifyd.api_tokens') IS NOT NULL THEN
@@ -104,6 +110,11 @@ BEGIN
         GRANT INSERT ON verifyd.carried_acknowledgements TO verifyd_operator;
         GRANT SELECT, DELETE ON verifyd.carried_acknowledgements TO verifyd_prune;
         GRANT UPDATE (acknowledged) ON verifyd.latest_reports TO verifyd_operator;
+    END IF;
+    -- Who acknowledged and withdrew is added and never changed.
+    IF to_regclass('verifyd.acknowledgement_actors') IS NOT NULL THEN
+        GRANT INSERT ON verifyd.acknowledgement_actors TO verifyd_serve, verifyd_operator;
+        GRANT SELECT, DELETE ON verifyd.acknowledgement_actors TO verifyd_prune;
     END IF;
 END
 $own$;

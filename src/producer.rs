@@ -19,6 +19,8 @@ use crate::config::{Settings, Sources};
 use crate::domain::run::OperationRun;
 use crate::domain::{ConnectionId, RunId, RunStatus};
 use crate::engine::submit::submit;
+use crate::ports::clock::SystemClock;
+use crate::ports::provider::Providers;
 use crate::ports::queue::Queue;
 use crate::ports::store::{Store, StoreError};
 use secrecy::SecretString;
@@ -58,6 +60,8 @@ pub struct Check {
 pub struct Producer {
     store: Arc<dyn Store>,
     queue: Option<Arc<dyn Queue>>,
+    /// For the module that is recorded when the connection has none.
+    providers: Providers,
 }
 
 impl Producer {
@@ -87,7 +91,12 @@ impl Producer {
         } else {
             None
         };
-        Ok(Self { store, queue })
+        let providers = app::open_providers(settings, Arc::new(SystemClock)).map_err(failed)?;
+        Ok(Self {
+            store,
+            queue,
+            providers,
+        })
     }
 
     /// Records a check of this connection and sends its hint. An active run of the connection is
@@ -98,7 +107,14 @@ impl Producer {
             .connection(connection)
             .await?
             .ok_or(ProducerError::NoSuchConnection(connection))?;
-        let submitted = submit(self.store.as_ref(), self.queue.as_deref(), &found, None).await?;
+        let submitted = submit(
+            self.store.as_ref(),
+            self.queue.as_deref(),
+            &self.providers,
+            &found,
+            None,
+        )
+        .await?;
         Ok(Check {
             run_id: submitted.recorded.run_id,
             created: submitted.recorded.created,

@@ -11,6 +11,8 @@ use verifyd::simulator::{
 
 #[path = "cli/acknowledging.rs"]
 mod acknowledging;
+#[path = "cli/credentials.rs"]
+mod credentials;
 #[path = "cli/measuring.rs"]
 mod measuring;
 
@@ -94,7 +96,11 @@ impl Desk {
     }
 }
 
-fn finish(mut command: Command, input: &str) -> Output {
+fn finish(command: Command, input: &str) -> Output {
+    finish_with(command, input.as_bytes())
+}
+
+fn finish_with(mut command: Command, input: &[u8]) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -102,7 +108,7 @@ fn finish(mut command: Command, input: &str) -> Output {
         .spawn()
         .unwrap();
     // A command that does not read its input closes it early.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
 

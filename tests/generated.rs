@@ -5,6 +5,7 @@ use chrono::{TimeZone as _, Utc};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use verifyd::domain::credential_cause::Cause;
 use verifyd::domain::link::LinkContext;
 use verifyd::domain::reason::{Reason, Stage};
 use verifyd::domain::report::{
@@ -211,6 +212,20 @@ fn the_page_of_reasons_is_current() {
         }
     }
     page.push_str(
+        "\n## Causes of a credential that cannot be used\n\n\
+         Checks with `credential_undecryptable` or `credential_malformed` have one of these as evidence of\n\
+         kind `cause`, in the words of the log, and its step first. The list is closed, generated from\n\
+         `src/domain/credential_cause.rs`.\n\n| cause | reason | what to do |\n|---|---|---|\n",
+    );
+    for cause in Cause::ALL {
+        let reason = if cause.before_decryption() {
+            Reason::CredentialUndecryptable
+        } else {
+            Reason::CredentialMalformed
+        };
+        let _ = writeln!(page, "| {} | `{reason}` | {} |", cause.text(), cause.step());
+    }
+    page.push_str(
         "\nLinks that begin with a slash lead into the surrounding application, see `[links]` in\n\
          [configuration](configuration.md). The others are shown for an example tenant.\n",
     );
@@ -303,18 +318,24 @@ fn mechanism_is_there(folder: &Path, row: &str, tests: &str) {
     let (place, what, test) = (quoted(place), quoted(what), quoted(test));
     let source = folder.join(&place[0]);
     let source = std::fs::read_to_string(&source).unwrap_or_else(|e| panic!("{place:?}: {e}"));
-    let item = [format!("const {}:", place[1]), format!("fn {}", place[1])];
-    let (_, body) = item
-        .iter()
-        .find_map(|item| source.split_once(item.as_str()))
-        .unwrap_or_else(|| panic!("{place:?} is not there"));
-    // Up to the next item; strings that go on in the next line are one.
-    let end = ["\nconst ", "\nimpl ", "\n    pub", "\n///"];
-    let end = end.iter().filter_map(|end| body.find(end)).min();
-    let body = &body[..end.unwrap_or(body.len())];
-    let words: Vec<&str> = body.split_whitespace().filter(|w| *w != "\\").collect();
+    // Only in this item, where one is named.
+    let body = place.get(1).map_or(source.as_str(), |item| {
+        let item = [format!("const {item}:"), format!("fn {item}")];
+        let (_, body) = item
+            .iter()
+            .find_map(|item| source.split_once(item.as_str()))
+            .unwrap_or_else(|| panic!("{place:?} is not there"));
+        let end = ["\nconst ", "\nimpl ", "\n    pub", "\n///"];
+        let end = end.iter().filter_map(|end| body.find(end)).min();
+        &body[..end.unwrap_or(body.len())]
+    });
+    // However the formatter breaks it, and with strings that go on in the next line as one.
+    let dense = |text: &str| -> String {
+        let words = text.split_whitespace().filter(|w| *w != "\\");
+        words.collect()
+    };
     assert!(
-        words.join(" ").contains(&what[0]),
+        dense(body).contains(&dense(&what[0])),
         "{place:?} has no {:?}",
         what[0]
     );

@@ -9,6 +9,9 @@
 #[path = "support/redis.rs"]
 mod redis_support;
 
+#[path = "support/proxy.rs"]
+mod proxy;
+
 #[path = "queue/probe.rs"]
 mod probe;
 
@@ -20,9 +23,13 @@ mod conformance;
 mod contract;
 #[path = "queue/frozen_link.rs"]
 mod frozen_link;
+#[path = "queue/hostile_entries.rs"]
+mod hostile_entries;
 #[path = "queue/in_process.rs"]
 mod in_process;
 #[path = "queue/redis.rs"]
 mod redis;
+#[path = "queue/redis_causes.rs"]
+mod redis_causes;
 #[path = "queue/redis_faults.rs"]
 mod redis_faults;

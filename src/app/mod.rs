@@ -13,6 +13,7 @@ use crate::engine::reconciler::ReconcilerState;
 use crate::engine::turns::Turns;
 use crate::engine::worker::Worker;
 use crate::http::api::{Api, Switch};
+use crate::http::gate::Gate;
 use crate::http::health::Health;
 use crate::http::pages::Pages;
 use crate::ports::clock::{Clock, SystemClock};
@@ -27,8 +28,8 @@ use crate::store;
 use crate::telemetry::metrics::Metrics;
 use crate::webhooks::Sender;
 use anyhow::Context as _;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 
 /// Everything that a command works with.
@@ -40,6 +41,8 @@ pub struct Services {
     pub vault: Arc<dyn Vault>,
     pub providers: Providers,
     pub clock: Arc<dyn Clock>,
+    /// What API and pages share of the database.
+    pub gate: Arc<Gate>,
 }
 
 impl std::fmt::Debug for Services {
@@ -62,6 +65,7 @@ impl Services {
         let queue = open_queue(&settings)?;
         let providers = open_providers(&settings, Arc::clone(&clock))?;
         Ok(Self {
+            gate: Arc::new(Gate::new(&settings.http)),
             settings,
             store,
             queue,
@@ -97,6 +101,7 @@ impl Services {
                 self.settings.reconciler.redeliver_after,
             )),
             turns: Arc::new(Turns::new(self.settings.worker.concurrency)),
+            schema: Arc::default(),
             finished: Arc::default(),
             release_now: CancellationToken::new(),
         }
@@ -140,6 +145,7 @@ impl Services {
             stuck_after: settings.http.stuck_after,
             untaken_after: settings.http.stuck_after.max(2 * busy),
             stopping,
+            logged: Mutex::default(),
         })
     }
 
@@ -148,7 +154,9 @@ impl Services {
         Arc::new(Pages::new(
             Arc::clone(&self.store),
             Some(Arc::clone(&self.queue)),
+            self.providers.clone(),
             Arc::clone(&self.clock),
+            Arc::clone(&self.gate),
             self.settings.pages.clone(),
             self.settings.links.clone(),
             self.settings.worker.dead_after,
@@ -165,6 +173,7 @@ impl Services {
                 Some(Arc::clone(&self.queue)),
                 self.providers.clone(),
                 Arc::clone(&self.clock),
+                Arc::clone(&self.gate),
                 settings.clone(),
             ))
         })
@@ -183,7 +192,7 @@ impl Services {
 
 /// The database that the settings name.
 pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
-    store::connect(&settings.database)
+    store::connect_with(&settings.database, settings.limits)
         .await
         .context("the database cannot be opened")
 }

@@ -1,4 +1,4 @@
-//! `verifyd acknowledge` and `verifyd acknowledgements`
+//! `verifyd acknowledgements`; `verifyd acknowledge` is its `add`.
 
 use super::args::{
     AcknowledgeArgs, AcknowledgementsCommand, AcknowledgementsListArgs, Expiry, WithdrawArgs,
@@ -6,6 +6,7 @@ use super::args::{
 use super::{output, render};
 use crate::app::Services;
 use crate::domain::access::Binding;
+use crate::domain::acknowledgement::{Actor, PERSON_CHARS, Surface};
 use crate::engine::acknowledge::{Request, acknowledge, withdraw};
 use crate::ports::acknowledgements::AcknowledgementFilter;
 use crate::view::AcknowledgementView;
@@ -24,6 +25,7 @@ pub async fn add(services: &Services, args: &AcknowledgeArgs) -> anyhow::Result<
             check_key: args.check.clone(),
             reason: args.reason.clone(),
             by: person(args.by.as_deref()),
+            through: terminal(),
             expires_at: args.expires.map(|expiry| expiry.at(now)),
         },
         now,
@@ -56,6 +58,7 @@ pub async fn run(
     command: &AcknowledgementsCommand,
 ) -> anyhow::Result<ExitCode> {
     match command {
+        AcknowledgementsCommand::Add(args) => return add(services, args).await,
         AcknowledgementsCommand::List(args) => list(services, args).await?,
         AcknowledgementsCommand::Withdraw(args) => take_back(services, args).await?,
     }
@@ -112,7 +115,7 @@ async fn list(services: &Services, args: &AcknowledgementsListArgs) -> anyhow::R
 
 async fn take_back(services: &Services, args: &WithdrawArgs) -> anyhow::Result<()> {
     let by = person(args.by.as_deref());
-    let withdrawn = withdraw(services.store.as_ref(), args.id, &by).await?;
+    let withdrawn = withdraw(services.store.as_ref(), args.id, &by, &terminal()).await?;
     let run = withdrawn.operation_run_id;
     let view = AcknowledgementView::of(&withdrawn, run, services.clock.now());
     if args.json.json {
@@ -128,7 +131,8 @@ async fn take_back(services: &Services, args: &WithdrawArgs) -> anyhow::Result<(
 }
 
 impl Expiry {
-    fn at(self, now: DateTime<Utc>) -> DateTime<Utc> {
+    /// The time that it means.
+    pub fn at(self, now: DateTime<Utc>) -> DateTime<Utc> {
         match self {
             Self::At(at) => at,
             Self::After(time) => TimeDelta::from_std(time)
@@ -142,10 +146,42 @@ impl Expiry {
 /// Who is at the terminal, unless the arguments say so.
 fn person(by: Option<&str>) -> String {
     by.map(str::to_owned)
-        .or_else(|| {
-            ["USER", "LOGNAME"]
-                .iter()
-                .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
-        })
+        .or_else(user)
         .unwrap_or_else(|| "command line".to_owned())
+}
+
+/// The system's user by the environment, which may say anything.
+fn user() -> Option<String> {
+    ["USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
+}
+
+/// The system's user by its number, which only the system gives, and by the name that the
+/// environment has for it.
+pub(super) fn terminal() -> Actor {
+    let uid = uid().map(|uid| format!("uid {uid}"));
+    let known: Vec<String> = user().into_iter().chain(uid).collect();
+    let name: String = known.join(", ").chars().take(PERSON_CHARS).collect();
+    Actor {
+        surface: Surface::Cli,
+        token_id: None,
+        name: if name.is_empty() {
+            "unknown user".to_owned()
+        } else {
+            name
+        },
+    }
+}
+
+/// Of this process.
+#[cfg(unix)]
+fn uid() -> Option<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").ok().map(|own| own.uid())
+}
+
+#[cfg(not(unix))]
+fn uid() -> Option<u32> {
+    None
 }

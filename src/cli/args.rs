@@ -1,15 +1,16 @@
 //! The commands and their arguments.
 
+mod acknowledgements;
 mod tokens;
 mod webhooks;
 
+pub use acknowledgements::*;
 pub use tokens::*;
 pub use webhooks::*;
 
 use crate::config::Overrides;
-use crate::domain::{
-    AcknowledgementId, ConnectionId, Outcome, RunId, RunStatus, SessionId, TenantId, WorkspaceId,
-};
+use crate::domain::moment;
+use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, SessionId, TenantId, WorkspaceId};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -54,11 +55,12 @@ pub enum Command {
     /// List and show runs and their reports
     #[command(subcommand)]
     Runs(RunsCommand),
-    /// Accept what a check of a completed run says, for now; changes no status and no outcome
-    Acknowledge(AcknowledgeArgs),
-    /// List and withdraw acknowledgements
+    /// Accept what checks of completed runs say, for now: add, list and withdraw acknowledgements
     #[command(subcommand)]
     Acknowledgements(AcknowledgementsCommand),
+    /// The same as `acknowledgements add`
+    #[command(hide = true)]
+    Acknowledge(AcknowledgeArgs),
     /// Look at onboarding sessions
     #[command(subcommand)]
     Onboarding(OnboardingCommand),
@@ -256,84 +258,6 @@ pub struct RunArgs {
     pub json: JsonArg,
 }
 
-#[derive(Debug, Args)]
-pub struct AcknowledgeArgs {
-    #[arg(value_name = "RUN")]
-    pub run: RunId,
-    /// Key of a check that is fail or warn, as in the report
-    #[arg(value_name = "CHECK")]
-    pub check: String,
-    /// Why it is accepted
-    #[arg(long, value_name = "TEXT")]
-    pub reason: String,
-    /// Who accepts it; the user at the terminal if absent
-    #[arg(long, value_name = "PERSON")]
-    pub by: Option<String>,
-    /// Until when: a time (RFC 3339), or how long from now, e.g. 30d
-    #[arg(long, value_name = "TIME", value_parser = expiry)]
-    pub expires: Option<Expiry>,
-    #[command(flatten)]
-    pub json: JsonArg,
-}
-
-/// When an acknowledgement expires.
-#[derive(Clone, Copy, Debug)]
-pub enum Expiry {
-    At(chrono::DateTime<chrono::Utc>),
-    After(std::time::Duration),
-}
-
-fn expiry(text: &str) -> Result<Expiry, String> {
-    if let Ok(at) = chrono::DateTime::parse_from_rfc3339(text) {
-        return Ok(Expiry::At(at.to_utc()));
-    }
-    humantime::parse_duration(text)
-        .map(Expiry::After)
-        .map_err(|_| {
-            "allowed is a time such as 2030-01-31T12:00:00Z, or a duration such as 30d".to_owned()
-        })
-}
-
-#[derive(Debug, Subcommand)]
-pub enum AcknowledgementsCommand {
-    /// List acknowledgements, newest first, withdrawn and expired ones included
-    List(AcknowledgementsListArgs),
-    /// Withdraw an acknowledgement; it stays as history
-    Withdraw(WithdrawArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct AcknowledgementsListArgs {
-    /// Only those made on this run
-    #[arg(long, value_name = "ID")]
-    pub run: Option<RunId>,
-    /// Only those made on runs of this connection
-    #[arg(long, value_name = "ID")]
-    pub connection: Option<ConnectionId>,
-    /// Neither withdrawn nor expired
-    #[arg(long)]
-    pub active: bool,
-    /// Only those with a smaller id
-    #[arg(long, value_name = "ID")]
-    pub before: Option<AcknowledgementId>,
-    /// Most acknowledgements to list
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub limit: u32,
-    #[command(flatten)]
-    pub json: JsonArg,
-}
-
-#[derive(Debug, Args)]
-pub struct WithdrawArgs {
-    #[arg(value_name = "ID")]
-    pub id: AcknowledgementId,
-    /// Who withdraws it; the user at the terminal if absent
-    #[arg(long, value_name = "PERSON")]
-    pub by: Option<String>,
-    #[command(flatten)]
-    pub json: JsonArg,
-}
-
 #[derive(Debug, Subcommand)]
 pub enum OnboardingCommand {
     /// Show a session: the run that it points to, and its report
@@ -401,7 +325,7 @@ pub struct CredentialSource {
     /// Read the client secret from standard input
     #[arg(long)]
     pub secret_stdin: bool,
-    /// File (PEM) with certificate and private key
+    /// File with certificate and private key: PEM, PKCS#12 (.pfx), or DER with --private-key
     #[arg(long, value_name = "FILE")]
     pub certificate: Option<PathBuf>,
     /// File with the external issuer's token, read afresh at each sign-in
@@ -413,8 +337,21 @@ pub struct CredentialSource {
 pub struct CredentialArgs {
     #[command(flatten)]
     pub source: CredentialSource,
-    /// When the client secret expires, RFC 3339; a certificate's own date is read from it
-    #[arg(long, value_name = "TIME")]
+    /// File with the certificate's private key (PEM or DER), where the certificate's file holds none
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub private_key: Option<PathBuf>,
+    /// File with the password that protects the certificate's file or key
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub certificate_password_file: Option<PathBuf>,
+    /// Read that password from standard input
+    #[arg(
+        long,
+        requires = "certificate",
+        conflicts_with = "certificate_password_file"
+    )]
+    pub certificate_password_stdin: bool,
+    /// When the client secret expires, e.g. 2026-12-31 or RFC 3339; a certificate's own date is read from it
+    #[arg(long, value_name = "TIME", value_parser = moment::until)]
     pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
 }
 

@@ -6,23 +6,27 @@ use super::args::{
 };
 use super::{output, render};
 use crate::app::Services;
-use crate::credentials::credential_from_pem;
 use crate::credentials::envelope::is_envelope;
+use crate::credentials::{NamedFile, credential_from_files, validity};
+use crate::domain::client_secret;
 use crate::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
 use crate::domain::credential::Credential;
 use crate::domain::link::is_guid;
+use crate::domain::outside_text;
 use crate::domain::permission::PermissionStatus;
 use crate::domain::{ConnectionId, report::redact};
 use anyhow::Context as _;
+use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
 use secrecy::SecretString;
 use serde_json::json;
 use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 use zeroize::Zeroizing;
 
-/// A secret is far shorter; what is longer is not read.
-const MAX_SECRET_BYTES: usize = 64 * 1024;
+/// Secrets, passwords and certificates with their chains are shorter; what is longer is refused.
+const MAX_FILE_BYTES: usize = 64 * 1024;
 
 /// Credentials that a rotation reads at a time.
 const ROTATION_PAGE: u32 = 200;
@@ -45,37 +49,41 @@ pub async fn run(services: &Services, command: ConnectionsCommand) -> anyhow::Re
 }
 
 /// What is read within the limit, overwritten when it is dropped. It has its whole room from the start: a
-/// text that grows leaves copies behind.
-fn secret_text(source: impl Read) -> std::io::Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET_BYTES));
+/// buffer that grows leaves copies behind.
+fn limited(source: impl Read) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES + 1));
     source
-        .take(MAX_SECRET_BYTES as u64)
-        .read_to_string(&mut text)?;
-    Ok(text)
+        .take(MAX_FILE_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    anyhow::ensure!(
+        bytes.len() <= MAX_FILE_BYTES,
+        "it is longer than {MAX_FILE_BYTES} bytes"
+    );
+    Ok(bytes)
+}
+
+/// The text of a secret or a password, without the line end behind it.
+fn secret_line(source: impl Read) -> anyhow::Result<Zeroizing<String>> {
+    let text = outside_text::decode(&limited(source)?)?;
+    Ok(match outside_text::without_line_end(&text) {
+        line if line.len() == text.len() => text,
+        line => Zeroizing::new(line.to_owned()),
+    })
 }
 
 /// The credential that the arguments point to, if they point to one.
 fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
     let source = &args.source;
     if source.secret_stdin {
-        let text =
-            secret_text(std::io::stdin()).context("--secret-stdin: standard input is not text")?;
-        let secret = text.trim_end_matches(['\r', '\n']);
-        anyhow::ensure!(
-            !secret.is_empty(),
-            "--secret-stdin: standard input is empty"
-        );
+        let secret = secret_line(std::io::stdin()).context("--secret-stdin: standard input")?;
+        client_secret::check(&secret).context("--secret-stdin: standard input")?;
         return Ok(Some(Credential::ClientSecret {
-            secret: SecretString::from(secret),
+            secret: SecretString::from(secret.as_str()),
             client_id: None,
         }));
     }
     if let Some(file) = &source.certificate {
-        let at = || format!("--certificate {}", file.display());
-        let pem = std::fs::File::open(file)
-            .and_then(secret_text)
-            .with_context(at)?;
-        return Ok(Some(credential_from_pem(&pem).with_context(at)?));
+        return certificate(file, args).map(Some);
     }
     if let Some(file) = &source.federated_token_file {
         anyhow::ensure!(
@@ -86,6 +94,65 @@ fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
         return Ok(Some(Credential::FederatedTokenFile { path: file.clone() }));
     }
     Ok(None)
+}
+
+fn certificate(file: &Path, args: &CredentialArgs) -> anyhow::Result<Credential> {
+    let read = |flag: &str, path: &Path| {
+        std::fs::File::open(path)
+            .map_err(anyhow::Error::from)
+            .and_then(limited)
+            .with_context(|| format!("{flag} {}", path.display()))
+    };
+    let bytes = read("--certificate", file)?;
+    let key = match &args.private_key {
+        Some(path) => Some((path.display().to_string(), read("--private-key", path)?)),
+        None => None,
+    };
+    let password = if let Some(path) = &args.certificate_password_file {
+        let at = || format!("--certificate-password-file {}", path.display());
+        let file = std::fs::File::open(path).with_context(at)?;
+        Some(secret_line(file).with_context(at)?)
+    } else if args.certificate_password_stdin {
+        Some(
+            secret_line(std::io::stdin())
+                .context("--certificate-password-stdin: standard input")?,
+        )
+    } else {
+        None
+    };
+    let name = file.display().to_string();
+    let password = password.map(|password| SecretString::from(password.as_str()));
+    credential_from_files(
+        NamedFile {
+            name: &name,
+            bytes: &bytes,
+        },
+        key.as_ref().map(|(name, bytes)| NamedFile { name, bytes }),
+        password.as_ref(),
+    )
+    .with_context(|| match &key {
+        Some((key, _)) => format!("--certificate {name} --private-key {key}"),
+        None => format!("--certificate {name}"),
+    })
+}
+
+/// Says what will block the connection's runs: dates that are past, or not yet there.
+fn note_dates(services: &Services, credential: &Credential, expires_at: Option<DateTime<Utc>>) {
+    let now = services.clock.now();
+    let what = credential.kind();
+    let validity = validity(credential);
+    let until = expires_at.or(validity.map(|validity| validity.until));
+    if let Some(until) = until.filter(|until| *until <= now) {
+        output::note(format!(
+            "The {what} has expired: it was valid until {}; its runs end blocked.",
+            until.format("%Y-%m-%d %H:%M UTC")
+        ));
+    } else if let Some(validity) = validity.filter(|validity| validity.from > now) {
+        output::note(format!(
+            "The {what} is not valid yet: it is valid from {} on; until then its runs end blocked.",
+            validity.from.format("%Y-%m-%d %H:%M UTC")
+        ));
+    }
 }
 
 async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()> {
@@ -129,6 +196,9 @@ async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()
         module: args.module,
     };
     let expires_at = args.credential.expires_at;
+    if let Some(credential) = &credential {
+        note_dates(services, credential, expires_at);
+    }
     let id = match &credential {
         None => services.store.add_connection(&new, None).await?,
         Some(credential) => {
@@ -232,9 +302,11 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         .store
         .inventory_freshness(connection.tenant_id)
         .await?;
-    let opens = credential
+    let opened = credential
         .as_ref()
-        .map(|stored| services.vault.open(connection.binding(), stored).is_ok());
+        .map(|stored| services.vault.open(connection.binding(), stored));
+    let opens = opened.as_ref().map(Result::is_ok);
+    let why = opened.and_then(Result::err);
     if args.json.json {
         return output::json(&json!({
             "connection": connection,
@@ -243,6 +315,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                 "expires_at": c.expires_at,
                 "updated_at": c.updated_at,
                 "decryptable": opens,
+                "problem": why.as_ref().map(ToString::to_string),
                 "needs_rotation": services.vault.needs_rotation(&c.payload),
             })),
             "latest": latest,
@@ -274,17 +347,15 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     line(
         "credential",
         match (&credential, opens) {
-            (Some(c), Some(opens)) => format!(
+            (Some(c), Some(_)) => format!(
                 "{}{}{}",
                 c.kind,
                 c.expires_at
                     .map(|at| format!(", expires {}", at.format("%Y-%m-%d")))
                     .unwrap_or_default(),
-                if opens {
-                    ""
-                } else {
-                    ", cannot be decrypted here"
-                }
+                why.as_ref()
+                    .map(|why| format!("; {why}"))
+                    .unwrap_or_default()
             ),
             _ => "none".to_owned(),
         },
@@ -358,6 +429,7 @@ async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow
         args.credential.expires_at,
     )?;
     services.store.set_credential(args.id, &sealed).await?;
+    note_dates(services, &credential, args.credential.expires_at);
     if args.json.json {
         return output::json(&json!({
             "provider_connection_id": args.id,
@@ -470,10 +542,25 @@ mod tests {
 
     #[test]
     fn a_secret_is_read_into_the_room_that_it_has_from_the_start() {
-        for length in [1, 40, MAX_SECRET_BYTES, 2 * MAX_SECRET_BYTES] {
-            let text = secret_text("s".repeat(length).as_bytes()).unwrap();
-            assert_eq!(text.len(), length.min(MAX_SECRET_BYTES));
-            assert_eq!(text.capacity(), MAX_SECRET_BYTES, "it has grown");
+        for length in [1, 40, MAX_FILE_BYTES] {
+            let bytes = limited("s".repeat(length).as_bytes()).unwrap();
+            assert_eq!(bytes.len(), length);
+            assert_eq!(bytes.capacity(), MAX_FILE_BYTES + 1, "it has grown");
         }
+        assert!(limited("s".repeat(MAX_FILE_BYTES + 1).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_secret_is_the_same_however_it_was_written() {
+        for written in [
+            &b"s3cr3t"[..],
+            b"s3cr3t\n",
+            b"s3cr3t\r\n",
+            b"\xef\xbb\xbfs3cr3t\r\n",
+            b"\xff\xfes\x003\0c\0r\x003\0t\0\r\0\n\0",
+        ] {
+            assert_eq!(secret_line(written).unwrap().as_str(), "s3cr3t");
+        }
+        assert_eq!(secret_line(&b" a\n\n"[..]).unwrap().as_str(), " a\n");
     }
 }

@@ -1,12 +1,15 @@
 //! `verifyd doctor`: a line for each part, and what to do where it fails.
 
+mod webhooks;
+
 use super::args::JsonArg;
-use super::output;
+use super::{output, remedy};
 use crate::app;
 use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
+use crate::ports::probe::Pooling;
 use crate::ports::queue::{QueueError, RejectedHint};
-use crate::ports::store::Store;
+use crate::ports::store::{Store, StoreError};
 use crate::ports::wake::Listening;
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
@@ -17,7 +20,13 @@ use std::time::Duration;
 /// A part that answers no sooner counts as away.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Rows of `operation_runs` that are looked through, and oddities that are shown.
+/// Clocks that are further apart are worth a line.
+const CLOCK_SECONDS: f64 = 5.0;
+
+/// Less room on the disk of an embedded database is worth a line.
+const LITTLE_SPACE: u64 = 512 * 1024 * 1024;
+
+/// Rows of `operation_runs` that are looked through, and invalid runs that are shown.
 const LATEST_ROWS: u32 = 10_000;
 const SHOWN: u32 = 5;
 
@@ -61,29 +70,78 @@ fn bad(
     }
 }
 
+/// What failed, with a remedy only where that is the remedy.
+fn failed(part: &'static str, state: State, found: String, remedy: Option<&'static str>) -> Line {
+    Line {
+        part,
+        state,
+        found,
+        remedy: remedy.map(str::to_owned),
+    }
+}
+
+/// A call that failed.
+fn error(part: &'static str, error: &StoreError) -> Line {
+    let remedy = remedy::of_store(error);
+    failed(part, State::Failed, error.to_string(), remedy)
+}
+
+/// Within the time that a part has. The lines that it has found by then stay.
+async fn in_time(
+    part: &'static str,
+    lines: &mut Vec<Line>,
+    looks: impl AsyncFnOnce(&mut Vec<Line>),
+) {
+    if tokio::time::timeout(PATIENCE, looks(lines)).await.is_err() {
+        lines.push(bad(
+            part,
+            State::Failed,
+            format!("no answer within {} s", PATIENCE.as_secs()),
+            "look at locks and load in the database",
+        ));
+    }
+}
+
 pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode> {
     let mut lines = vec![ok("config", settings.summary())];
     let store = tokio::time::timeout(PATIENCE, database(settings, &mut lines)).await;
     match store {
         Ok(Some(store)) => {
-            if tokio::time::timeout(PATIENCE, schema(store.as_ref(), &mut lines))
-                .await
-                .is_err()
-            {
-                lines.push(bad(
-                    "schema",
-                    State::Failed,
-                    "no answer in time",
-                    "look at locks in the database",
-                ));
+            let store = store.as_ref();
+            in_time("schema", &mut lines, async |lines| {
+                schema(store, lines).await
+            })
+            .await;
+            // What is written needs the schema.
+            let fits = !lines
+                .iter()
+                .any(|l| l.part == "schema" && l.state == State::Failed);
+            if fits {
+                in_time("writing", &mut lines, async |lines| {
+                    writing(store, lines).await
+                })
+                .await;
+                in_time("listening", &mut lines, async |lines| {
+                    listening(store, lines).await
+                })
+                .await;
+                in_time("runs", &mut lines, async |lines| {
+                    guards(store, lines).await;
+                    lines.push(webhooks::check(store).await);
+                    activity(store, lines).await;
+                    invalid_runs(store, lines).await;
+                })
+                .await;
             }
+            in_time("clock", &mut lines, async |lines| clock(store, lines).await).await;
+            disk(store, &mut lines);
             store.close().await;
         }
         Ok(None) => {}
         Err(_) => lines.push(bad(
             "database",
             State::Failed,
-            "no answer in time",
+            format!("no answer within {} s", PATIENCE.as_secs()),
             "check database.url and that the server accepts connections",
         )),
     }
@@ -123,13 +181,36 @@ async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn 
             return None;
         }
     };
+    // Everything else uses statements that a pooler may lose.
+    match store.try_pooling().await {
+        Ok(Pooling::None) => {}
+        Ok(Pooling::Transaction) => lines.push(ok(
+            "pooler",
+            "in transaction mode, and statements get through",
+        )),
+        Ok(Pooling::TransactionWithLostStatements) => {
+            lines.push(bad(
+                "pooler",
+                State::Failed,
+                "in transaction mode: a statement that was prepared in one session is executed in another, \
+                 where it is not known",
+                "add statement-cache-capacity=0 to the parameters of database.url (DATABASE_URL), and set \
+                 database.listen_url to an address without the pooler",
+            ));
+            return None;
+        }
+        Err(failure) => {
+            lines.push(error("database", &failure));
+            return None;
+        }
+    }
     match store.ping().await {
         Ok(version) => {
             lines.push(ok("database", format!("{} {version}", store.kind())));
             Some(store)
         }
-        Err(error) => {
-            lines.push(bad("database", State::Failed, error.to_string(), REMEDY));
+        Err(failure) => {
+            lines.push(error("database", &failure));
             None
         }
     }
@@ -153,13 +234,8 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
             ));
             return;
         }
-        Err(error) => {
-            lines.push(bad(
-                "schema",
-                State::Failed,
-                error.to_string(),
-                "run `verifyd migrate`",
-            ));
+        Err(failure) => {
+            lines.push(error("schema", &failure));
             return;
         }
     }
@@ -177,25 +253,64 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
                 finding.remedy,
             )
         })),
-        Err(error) => lines.push(bad(
-            "schema",
-            State::Failed,
-            error.to_string(),
-            "let the user of database.url read the catalogue",
-        )),
+        Err(failure) => lines.push(error("schema", &failure)),
     }
-    guards(store, lines).await;
-    listening(store, lines).await;
-    activity(store, lines).await;
-    odd_runs(store, lines).await;
 }
 
-/// Rows that a producer got wrong so that no worker will ever claim them.
-async fn odd_runs(store: &dyn Store, lines: &mut Vec<Line>) {
-    match store.odd_runs(LATEST_ROWS, SHOWN).await {
-        Ok(odd) => lines.extend(odd.into_iter().map(|run| {
+/// What `serve` writes, rolled back.
+async fn writing(store: &dyn Store, lines: &mut Vec<Line>) {
+    lines.push(match store.try_writing().await {
+        Ok(()) => ok("writing", "what serve writes is accepted"),
+        Err(failure) => error("writing", &failure),
+    });
+}
+
+/// Leases, waits and expiries go by the database's clock, tokens and certificates by this machine's.
+async fn clock(store: &dyn Store, lines: &mut Vec<Line>) {
+    match store.clock_ahead().await {
+        Ok(ahead) if ahead.abs() > CLOCK_SECONDS => {
+            let apart = ahead.abs().round();
+            let side = if ahead > 0.0 { "ahead of" } else { "behind" };
+            lines.push(bad(
+                "clock",
+                State::Warning,
+                format!("the database's clock is {apart} s {side} this machine's"),
+                "synchronise both clocks (NTP)",
+            ));
+        }
+        Ok(_) => {}
+        Err(failure) => lines.push(error("clock", &failure)),
+    }
+}
+
+fn disk(store: &dyn Store, lines: &mut Vec<Line>) {
+    match store.disk_space() {
+        Ok(None) => {}
+        Ok(Some(space)) => {
+            let free = format!(
+                "{} MiB free beside the database's file",
+                space.free_bytes >> 20
+            );
+            lines.push(match space.free_bytes {
+                0..LITTLE_SPACE => bad(
+                    "disk",
+                    State::Warning,
+                    free,
+                    "make room, or move the file to a larger disk (database.url)",
+                ),
+                _ => ok("disk", free),
+            });
+        }
+        Err(failure) => lines.push(error("disk", &failure)),
+    }
+}
+
+/// Rows that a producer got wrong.
+async fn invalid_runs(store: &dyn Store, lines: &mut Vec<Line>) {
+    match store.invalid_runs(LATEST_ROWS, SHOWN).await {
+        Ok(invalid) => lines.extend(invalid.into_iter().map(|run| {
             bad(
-                "runs",
+                "invalid runs",
                 State::Warning,
                 format!(
                     "operation_runs.{} of run {}: {}",
@@ -204,12 +319,7 @@ async fn odd_runs(store: &dyn Store, lines: &mut Vec<Line>) {
                 "correct whoever wrote it (docs/enqueue.md says what a row must hold)",
             )
         })),
-        Err(error) => lines.push(bad(
-            "runs",
-            State::Failed,
-            error.to_string(),
-            "let the user of database.url read operation_runs",
-        )),
+        Err(failure) => lines.push(error("runs", &failure)),
     }
 }
 
@@ -225,12 +335,7 @@ async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
             format!("not on operation_runs: {}", guards.missing.join(", ")),
             "run `verifyd migrate --enforce` as the table's owner",
         ),
-        Err(error) => bad(
-            "guards",
-            State::Failed,
-            error.to_string(),
-            "let the user of database.url read the catalogue",
-        ),
+        Err(failure) => error("guards", &failure),
     });
 }
 
@@ -240,37 +345,19 @@ async fn listening(store: &dyn Store, lines: &mut Vec<Line>) {
     lines.push(match store.try_listening().await {
         Ok(Listening::Heard) => ok(part, "notifications arrive: a bare INSERT wakes a worker"),
         Ok(Listening::Off) => ok(part, "off: bare INSERTs are found by the sweep"),
-        Ok(Listening::Deaf) => bad(
+        Ok(Listening::NotHeard) => bad(
             part,
             State::Warning,
             "notifications do not arrive, so that bare INSERTs are found by the sweep only",
             "set database.listen_url to a connection without a pooler in transaction mode",
         ),
-        Err(error) => bad(
+        Err(failure) => bad(
             part,
             State::Warning,
-            format!("bare INSERTs are found by the sweep only: {error}"),
+            format!("bare INSERTs are found by the sweep only: {failure}"),
             "check database.listen_url and that the user may connect once more",
         ),
     });
-    match store.delivery_counts().await {
-        Ok(counts) if counts.failed > 0 => lines.push(bad(
-            "webhooks",
-            State::Warning,
-            format!("{} pending, {} given up", counts.pending, counts.failed),
-            "see `verifyd webhooks deliveries --state failed`, then `verifyd webhooks replay`",
-        )),
-        Ok(counts) => lines.push(ok(
-            "webhooks",
-            format!("{} pending, none given up", counts.pending),
-        )),
-        Err(error) => lines.push(bad(
-            "webhooks",
-            State::Failed,
-            error.to_string(),
-            "run `verifyd migrate`",
-        )),
-    }
 }
 
 /// What is waiting, and who works.
@@ -278,13 +365,8 @@ async fn activity(store: &dyn Store, lines: &mut Vec<Line>) {
     let now = SystemClock.now();
     let (counts, workers) = match (store.counts().await, store.workers().await) {
         (Ok(counts), Ok(workers)) => (counts, workers),
-        (Err(error), _) | (_, Err(error)) => {
-            lines.push(bad(
-                "runs",
-                State::Failed,
-                error.to_string(),
-                "run `verifyd migrate`",
-            ));
+        (Err(failure), _) | (_, Err(failure)) => {
+            lines.push(error("runs", &failure));
             return;
         }
     };
@@ -341,26 +423,29 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
         return;
     }
     let answer = tokio::time::timeout(PATIENCE, async {
-        queue.ping().await?;
+        queue.try_sending().await?;
         Ok((queue.depth().await?, queue.rejected(SHOWN).await?))
     })
     .await;
-    const REMEDY: &str = "check redis.url (REDIS_URL); until then workers poll the database";
     match answer {
         Ok(Ok((depth, (count, sample)))) => {
             lines.push(ok(
                 "queue",
-                format!("{}, {depth} hints waiting", queue.kind()),
+                format!("{}, takes hints, {depth} waiting", queue.kind()),
             ));
             lines.extend(rejected(count, &sample));
         }
-        Ok(Err(error)) => lines.push(bad(
+        Ok(Err(failure)) => {
+            let said = QueueError::to_string(&failure);
+            let remedy = remedy::of_queue(&said);
+            lines.push(failed("queue", State::Failed, said, Some(remedy)));
+        }
+        Err(_) => lines.push(bad(
             "queue",
             State::Failed,
-            QueueError::to_string(&error),
-            REMEDY,
+            format!("no answer within {} s", PATIENCE.as_secs()),
+            remedy::of_queue(""),
         )),
-        Err(_) => lines.push(bad("queue", State::Failed, "no answer in time", REMEDY)),
     }
 }
 

@@ -3,8 +3,10 @@
 use super::args::EnqueueArgs;
 use super::{exit, output, render};
 use crate::app::Services;
+use crate::domain::access::Binding;
 use crate::domain::run::{OperationRun, Outcome, RunStatus};
 use crate::engine::submit::{submit, submit_for_session};
+use crate::ports::store::ForSession;
 use crate::view::RunView;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -32,12 +34,16 @@ pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<Exit
         );
     }
     let (store, queue) = (services.store.as_ref(), services.shared_queue());
-    let module = args.module.as_deref();
+    let (providers, module) = (&services.providers, args.module.as_deref());
     let submitted = match args.onboarding_session {
-        Some(session) => submit_for_session(store, queue, &connection, module, session)
-            .await
-            .context("--onboarding-session")?,
-        None => submit(store, queue, &connection, module).await?,
+        Some(id) => {
+            let reach = Binding::EVERYTHING;
+            let session = ForSession { id, reach };
+            submit_for_session(store, queue, providers, &connection, module, session)
+                .await
+                .context("--onboarding-session")?
+        }
+        None => submit(store, queue, providers, &connection, module).await?,
     };
     if let Err(error) = &submitted.hint {
         output::note(format!(

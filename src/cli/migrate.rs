@@ -1,10 +1,10 @@
 //! `verifyd migrate`
 
 use super::args::MigrateArgs;
-use super::output;
+use super::{output, remedy};
 use crate::app;
 use crate::config::Settings;
-use crate::ports::store::{Enforced, Migrated, Store, StoreError};
+use crate::ports::store::{Enforced, Migrated, SchemaFinding, Store, StoreError};
 use anyhow::Context as _;
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
@@ -18,6 +18,8 @@ use tokio::time::Instant;
 struct Done<'a> {
     #[serde(flatten)]
     migrated: &'a Migrated,
+    /// Advice.
+    findings: &'a [SchemaFinding],
     #[serde(skip_serializing_if = "Option::is_none")]
     guards: Option<&'a Enforced>,
 }
@@ -25,6 +27,12 @@ struct Done<'a> {
 pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
     let store = wait_for(settings, args.wait_for).await?;
     let migrated = store.migrate().await?;
+    if let Some(unfit) = remedy::unfit(findings(store.as_ref()).await?.iter()) {
+        if !args.json.json {
+            print_migrated(store.as_ref(), &migrated, args.enforce);
+        }
+        anyhow::bail!(unfit);
+    }
     let enforced = if args.enforce {
         let enforced = store.enforce().await.context(
             "the schema is up to date, but not all guards could be added; they need the rights of \
@@ -34,13 +42,16 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     } else {
         None
     };
+    let findings = findings(store.as_ref()).await?;
     if args.json.json {
         output::json(&Done {
             migrated: &migrated,
+            findings: &findings,
             guards: enforced.as_ref(),
         })?;
     } else {
-        print_migrated(store.as_ref(), &migrated, args.enforce).await?;
+        print_migrated(store.as_ref(), &migrated, args.enforce);
+        print_findings(&findings);
         if let Some(enforced) = &enforced {
             print_enforced(enforced);
         }
@@ -54,11 +65,14 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     })
 }
 
-async fn print_migrated(
-    store: &dyn Store,
-    migrated: &Migrated,
-    enforced: bool,
-) -> anyhow::Result<()> {
+/// The rights of the user who serves are another matter: `doctor` looks at them.
+async fn findings(store: &dyn Store) -> Result<Vec<SchemaFinding>, StoreError> {
+    let mut findings = store.inspect().await?;
+    findings.retain(|finding| !finding.privilege);
+    Ok(findings)
+}
+
+fn print_migrated(store: &dyn Store, migrated: &Migrated, enforced: bool) {
     let done = match migrated.applied.len() {
         0 => "nothing to do".to_owned(),
         n => format!("{n} applied"),
@@ -69,26 +83,26 @@ async fn print_migrated(
         migrated.version,
         store.kind()
     ));
-    if migrated.foreign.is_empty() {
-        return Ok(());
-    }
-    output::line(format!(
-        "  {}another application's: {}",
-        if enforced { "" } else { "left as they were, " },
-        migrated.foreign.join(", ")
-    ));
-    for finding in store.inspect().await? {
-        let mark = if finding.fatal {
-            "✗".red().to_string()
-        } else {
-            "!".yellow().to_string()
-        };
+    if !migrated.foreign.is_empty() {
         output::line(format!(
-            "  {mark} {}: {}. {}",
-            finding.subject, finding.problem, finding.remedy
+            "  {}another application's: {}",
+            if enforced { "" } else { "left as they were, " },
+            migrated.foreign.join(", ")
         ));
     }
-    Ok(())
+}
+
+/// Advice. What is fatal is the command's error.
+fn print_findings(findings: &[SchemaFinding]) {
+    for finding in findings.iter().filter(|finding| !finding.fatal) {
+        output::line(format!(
+            "  {} {}: {}. {}",
+            "!".yellow(),
+            finding.subject,
+            finding.problem,
+            finding.remedy
+        ));
+    }
 }
 
 fn print_enforced(enforced: &Enforced) {

@@ -15,6 +15,7 @@ mod migrate;
 mod onboarding;
 mod output;
 mod prune;
+mod remedy;
 mod render;
 mod report;
 mod runs;

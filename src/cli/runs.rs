@@ -5,15 +5,13 @@ use super::{output, render};
 use crate::app::Services;
 use crate::domain::RunId;
 use crate::domain::access::Binding;
-use crate::domain::run::OperationRun;
+use crate::domain::run::{ReportPresence, RunSummary};
 use crate::domain::run_record::RunRecord;
 use crate::engine::reading::run_record;
 use crate::ports::store::RunFilter;
 use crate::view::diff::DiffState;
-use crate::view::report::ReportState;
-use crate::view::{DiffView, RunDetail, RunView};
+use crate::view::{DiffView, RunDetail};
 use anyhow::Context as _;
-use chrono::DateTime;
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -58,8 +56,7 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
         let (overall, wrong) = summary(run);
         table.add_row([
             run.id.to_string(),
-            run.request()
-                .provider_connection_id
+            run.provider_connection_id
                 .map_or_else(|| "–".to_owned(), |id| id.to_string()),
             run.tenant_id
                 .map_or_else(|| "–".to_owned(), |id| id.to_string()),
@@ -82,28 +79,20 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
 }
 
 /// Overall and the main reason, for a line of a table.
-pub fn summary(run: &OperationRun) -> (String, String) {
-    // Overall and reason do not depend on what people have accepted, nor on the time.
-    match RunView::of(run, &[], DateTime::UNIX_EPOCH).report {
-        ReportState::Readable { report } => {
-            let wrong = report
-                .main_problem()
-                .and_then(|c| c.reason_code)
-                .map(|reason| match report.problems.len() {
-                    1 => reason.to_string(),
-                    n => format!("{reason} (+{})", n - 1),
-                })
-                .unwrap_or_default();
-            (report.overall.to_string(), wrong)
-        }
-        ReportState::Pending => (String::new(), String::new()),
-        ReportState::Missing => (String::new(), "no report".to_owned()),
-        ReportState::OtherVersion { schema_version } => (
-            String::new(),
-            format!("report of version {}", render::clean(&schema_version)),
-        ),
-        ReportState::Unreadable { .. } => (String::new(), "report unreadable".to_owned()),
-    }
+pub fn summary(run: &RunSummary) -> (String, String) {
+    let overall = run.overall.map(|overall| overall.to_string());
+    let wrong = match run.report {
+        ReportPresence::Readable => match (&run.reason_code, run.problems) {
+            (None, _) => String::new(),
+            (Some(reason), 0 | 1) => render::clean(reason),
+            (Some(reason), n) => format!("{} (+{})", render::clean(reason), n - 1),
+        },
+        ReportPresence::Pending => String::new(),
+        ReportPresence::Missing => "no report".to_owned(),
+        ReportPresence::OtherVersion => "report of another version".to_owned(),
+        ReportPresence::Unreadable => "report unreadable".to_owned(),
+    };
+    (overall.unwrap_or_default(), wrong)
 }
 
 async fn find(services: &Services, id: RunId) -> anyhow::Result<RunRecord> {

@@ -1,6 +1,6 @@
 //! `verifyd serve`
 
-use super::stop;
+use super::{remedy, stop};
 use crate::app::Services;
 use crate::config::Settings;
 use crate::engine::worker::{Worker, WorkerError};
@@ -32,6 +32,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         "the database's schema has version {}, this build needs {wanted}: run `verifyd migrate`",
         version.map_or_else(|| "none".to_owned(), |v| v.to_string()),
     );
+    let findings = services.store.inspect().await?;
+    if let Some(unfit) = remedy::unfit(findings.iter()) {
+        anyhow::bail!(unfit);
+    }
     if services.queue.kind() == "in_process" && services.store.kind() == "postgres" {
         tracing::warn!(
             "no redis.url: hints stay in this process, and runs recorded elsewhere are found by a \

@@ -2,6 +2,7 @@
 
 use super::args::SimulateArgs;
 use super::{output, stop};
+use crate::domain::outside_text;
 use crate::simulator::{FEDERATED_SUBJECT, RunningSimulator, Simulator, SimulatorOptions};
 use anyhow::Context as _;
 use std::path::Path;
@@ -15,9 +16,10 @@ pub async fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     let stop = stop::on_signals()?;
     let mut certificates_pem = Vec::with_capacity(args.certificates.len());
     for file in &args.certificates {
-        let pem = std::fs::read_to_string(file)
-            .with_context(|| format!("--certificate {}", file.display()))?;
-        certificates_pem.push(pem);
+        let at = || format!("--certificate {}", file.display());
+        let bytes = std::fs::read(file).with_context(at)?;
+        let pem = outside_text::decode(&bytes).with_context(at)?;
+        certificates_pem.push(pem.to_string());
     }
     let simulator = Simulator::start(SimulatorOptions {
         port: args.port,

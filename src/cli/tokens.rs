@@ -5,12 +5,13 @@ use super::{output, render};
 use crate::app;
 use crate::config::Settings;
 use crate::domain::access::{Binding, Scope};
+use crate::domain::moment;
 use crate::domain::token;
 use crate::ports::access::{NewToken, TokenRecord};
 use crate::ports::clock::{Clock, SystemClock};
 use crate::ports::store::Store;
 use anyhow::Context as _;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 use std::process::ExitCode;
@@ -36,15 +37,12 @@ async fn create(store: &dyn Store, args: &TokensCreateArgs) -> anyhow::Result<Ex
         !name.is_empty() && name.chars().count() <= NAME_CHARS,
         "--name: 1 to {NAME_CHARS} characters are allowed"
     );
-    let expires_at = match args.expires {
-        None => None,
-        Some(lifetime) => Some(
-            chrono::Duration::from_std(lifetime)
-                .ok()
-                .and_then(|lifetime| SystemClock.now().checked_add_signed(lifetime))
-                .context("--expires: too far away")?,
-        ),
-    };
+    let now = SystemClock.now();
+    let expires_at = args.expires.map(|expiry| expiry.at(now));
+    if let Some(at) = expires_at {
+        anyhow::ensure!(at > now, "--expires: allowed is a time in the future");
+        anyhow::ensure!(at.year() <= moment::LAST_YEAR, "--expires: too far away");
+    }
     let text = token::fresh()?;
     let hash = token::hash(text.expose_secret()).context("a fresh token is not recognised")?;
     let record = store

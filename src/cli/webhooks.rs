@@ -7,8 +7,10 @@ use super::args::{
 use super::output;
 use crate::app::Services;
 use crate::domain::EndpointId;
+use crate::domain::circuit::CircuitState;
 use crate::domain::report::redact;
 use crate::domain::webhook::{AttemptResult, DisabledReason, WebhookBinding};
+use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::vault::VaultError;
 use crate::ports::webhooks::{DeliveryFilter, Endpoint, NewEndpoint, Replay, SealedSecrets};
 use crate::webhooks::Transport;
@@ -97,14 +99,22 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
     if args.json.json {
         return output::json(&endpoints);
     }
-    let mut table = output::table(["id", "workspace", "url", "told of", "state", "description"]);
+    let mut table = output::table([
+        "id",
+        "workspace",
+        "url",
+        "told of",
+        "state",
+        "oldest pending",
+        "description",
+    ]);
+    let now = SystemClock.now();
     for endpoint in endpoints {
-        let state = match (endpoint.disabled_reason, endpoint.failures) {
-            (Some(DisabledReason::Gone), _) => "disabled, gone (410)".to_owned(),
-            _ if !endpoint.enabled => "disabled".to_owned(),
-            (_, 0) => "enabled".to_owned(),
-            (_, failures) => format!("enabled, {failures} failures in a row"),
-        };
+        let state = state(&endpoint);
+        let oldest = endpoint
+            .oldest_pending_since
+            .map(|since| output::age(now, since))
+            .unwrap_or_default();
         table.add_row([
             endpoint.id.to_string(),
             endpoint.workspace_id.to_string(),
@@ -116,11 +126,35 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
             }
             .to_owned(),
             state,
+            oldest,
             endpoint.description.unwrap_or_default(),
         ]);
     }
     output::line(table);
     Ok(())
+}
+
+fn state(endpoint: &Endpoint) -> String {
+    if !endpoint.enabled {
+        return match endpoint.disabled_reason {
+            Some(DisabledReason::Gone) => "disabled, gone (410)".to_owned(),
+            _ => "disabled".to_owned(),
+        };
+    }
+    let mut state = "enabled".to_owned();
+    if endpoint.failures > 0 {
+        state += &format!(", {} failures in a row", endpoint.failures);
+    }
+    match (endpoint.circuit, endpoint.circuit_probe_at) {
+        (CircuitState::Closed, _) | (_, None) => {}
+        (circuit, Some(probe)) => {
+            state += &format!(
+                ", circuit {circuit}, next probe at {}",
+                probe.format("%Y-%m-%d %H:%M:%S")
+            );
+        }
+    }
+    state
 }
 
 async fn set_enabled(
@@ -191,7 +225,10 @@ async fn deliveries(services: &Services, args: &DeliveriesArgs) -> anyhow::Resul
             delivery.id.to_string(),
             delivery.endpoint_id.to_string(),
             delivery.operation_run_id.to_string(),
-            delivery.state.to_string(),
+            match delivery.give_up_reason {
+                Some(reason) => format!("{} ({reason})", delivery.state),
+                None => delivery.state.to_string(),
+            },
             delivery.attempts.to_string(),
             said(delivery.last_result, delivery.last_http_status),
             delivery.created_at.format("%Y-%m-%d %H:%M:%S").to_string(),

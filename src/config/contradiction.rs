@@ -115,6 +115,13 @@ pub(super) fn find(settings: &Settings) -> Vec<Problem> {
             "connecting is a part of the attempt",
         ),
         (
+            webhooks.circuit_pause <= webhooks.circuit_max_pause,
+            "webhooks.circuit_pause",
+            "at most",
+            "webhooks.circuit_max_pause",
+            "the pauses grow from the one to the other",
+        ),
+        (
             webhooks.retry_base_delay <= webhooks.retry_max_delay,
             "webhooks.retry_base_delay",
             "at most",

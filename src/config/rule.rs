@@ -1,8 +1,9 @@
 //! What is allowed as the value of a key, in one place: checked, and worded for messages and docs.
 
+use crate::domain::outside_text;
 use config::{Value, ValueKind};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use url::{Host, Url};
 
@@ -71,6 +72,7 @@ impl Rule {
     /// understood stays text, and [`Rule::check`] refuses it.
     pub(super) fn read(self, origin: &str, text: &str) -> Value {
         let origin = origin.to_owned();
+        let text = outside_text::without_byte_order_mark(text);
         let kind = match self {
             Self::Integer(..) => match text.trim().parse::<i64>() {
                 Ok(number) => ValueKind::I64(number),
@@ -103,10 +105,26 @@ impl Rule {
                     .enumerate()
                     .try_for_each(|(index, item)| self.check_item(index, item));
             }
-            (rule, ValueKind::String(text)) => rule.allows_text(text),
+            (rule, ValueKind::String(text)) => {
+                if let Some(problem) = rule.address_problem(text) {
+                    return Err(format!("one that cannot be read: {problem}"));
+                }
+                rule.allows_text(text)
+            }
             _ => false,
         };
         if ok { Ok(()) } else { Err(self.found(value)) }
+    }
+
+    /// Why an address of the right scheme cannot be read. Never quotes any of it.
+    fn address_problem(self, text: &str) -> Option<String> {
+        match (self, text.split_once(':')?.0) {
+            (Self::DatabaseUrl | Self::PostgresUrl, "postgres" | "postgresql") => {
+                crate::store::address_problem(text)
+            }
+            (Self::RedisUrl, "redis" | "rediss") => crate::queue::redis::address_problem(text),
+            _ => None,
+        }
     }
 
     fn check_item(self, index: usize, item: &Value) -> Result<(), String> {
@@ -166,7 +184,11 @@ impl Rule {
             }
             Self::Path => !text.contains('\0'),
             Self::Hosts => {
-                text.is_empty() || text.split(',').all(|host| Host::parse(host.trim()).is_ok())
+                text.is_empty()
+                    || text.split(',').map(str::trim).all(|host| {
+                        // An IPv6 address stands in brackets in a URL, and alone elsewhere.
+                        host.parse::<Ipv6Addr>().is_ok() || Host::parse(host).is_ok()
+                    })
             }
             Self::Link => is_link(text),
             Self::LinkWithId => text.contains("{id}") && is_link(&text.replace("{id}", "1")),

@@ -8,7 +8,7 @@ use crate::http::pages::PagesSettings;
 use crate::provider::microsoft::MicrosoftSettings;
 use crate::queue::in_process::InProcessSettings;
 use crate::queue::redis::RedisSettings;
-use crate::store::DatabaseSettings;
+use crate::store::{DatabaseSettings, LimitSettings};
 use crate::telemetry::logs::LogSettings;
 use crate::webhooks::WebhookSettings;
 use secrecy::ExposeSecret;
@@ -27,6 +27,7 @@ pub struct Settings {
     /// The address is empty when there is no Redis: see [`Settings::has_redis`].
     pub redis: RedisSettings,
     pub in_process_queue: InProcessSettings,
+    pub limits: LimitSettings,
     pub worker: WorkerSettings,
     pub reconciler: ReconcilerSettings,
     pub http: HttpSettings,

@@ -4,6 +4,7 @@
 use super::error::{ConfigError, Problem};
 use super::keys::{self, rule};
 use super::rule::Rule;
+use crate::domain::outside_text;
 use config::{Map, Source, Value, ValueKind};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -325,9 +326,10 @@ fn from_secret_file(
     layer: &mut Layer,
     problems: &mut Vec<Problem>,
 ) {
+    let path = outside_text::without_byte_order_mark(outside_text::without_line_end(path));
     match read_file(Path::new(path)) {
         Ok(text) => {
-            let text = text.trim_end_matches(['\r', '\n']);
+            let text = outside_text::without_line_end(&text);
             let origin = format!("the file that {} names", variable(name));
             layer.0.push((key.to_owned(), rule.read(&origin, text)));
         }
@@ -339,13 +341,13 @@ fn from_secret_file(
 }
 
 fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::new());
+    let mut bytes = Zeroizing::new(Vec::new());
     let file = std::fs::File::open(path)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE_BYTES {
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(io::Error::other("it is larger than 1 MiB"));
     }
-    Ok(text)
+    outside_text::decode(&bytes).map_err(io::Error::other)
 }
 
 fn from_flags(overrides: &Overrides, problems: &mut Vec<Problem>) -> Layer {

@@ -11,6 +11,8 @@
 
 use super::key_ring::{KeyRing, is_key_id};
 use crate::domain::connection::CredentialBinding;
+use crate::domain::credential_cause::{Cause, Flaw};
+use crate::domain::outside_text;
 use crate::domain::webhook::WebhookBinding;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
@@ -28,6 +30,7 @@ const TAG_BYTES: usize = 16;
 
 /// Whether the payload claims to be an envelope of this program, of any version.
 pub fn is_envelope(payload: &str) -> bool {
+    let payload = outside_text::without_byte_order_mark(payload).trim_start();
     payload.starts_with(FAMILY) && payload.contains('.')
 }
 
@@ -87,7 +90,7 @@ pub(super) fn seal(
     let nonce = key
         .cipher
         .seal_in_place_append_tag(Aad::from(associated_data(&key.id, place)), &mut *in_out)
-        .map_err(|_| VaultError::Malformed("it cannot be encrypted"))?;
+        .map_err(|_| Cause::NotWritable)?;
     Ok(format!(
         "{VERSION}.{}.{}.{}",
         key.id,
@@ -102,27 +105,34 @@ pub(super) fn open(
     place: &dyn Place,
     payload: &str,
 ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-    let bad = VaultError::Undecryptable;
     if payload.len() > MAX_BYTES {
-        return Err(bad("the envelope is too long"));
+        return Err(Cause::TooLong.into());
+    }
+    if outside_text::without_byte_order_mark(payload).trim() != payload {
+        return Err(Cause::Surrounded.into());
     }
     let parts: Vec<&str> = payload.split('.').collect();
-    let [version, id, nonce, ciphertext] = parts[..] else {
-        return Err(bad("the envelope is damaged"));
-    };
-    if version != VERSION {
-        return Err(bad("the envelope's version is unknown to this program"));
+    if parts[0] != VERSION {
+        return Err(Cause::EnvelopeVersion.into());
     }
-    let key = ring
-        .key(id)
-        .ok_or(bad("the key that it was sealed with is not configured"))?;
-    let damaged = |_| bad("the envelope is damaged");
+    let [_, id, nonce, ciphertext] = parts[..] else {
+        return Err(Cause::EnvelopeDamaged.into());
+    };
+    let key = ring.key(id).ok_or_else(|| Flaw {
+        cause: Cause::KeyNotConfigured,
+        // An id is no secret. What does not have its form may be one.
+        found: is_key_id(id).then(|| format!("the key {id}")),
+    })?;
+    let damaged = |_| Cause::EnvelopeDamaged;
     let nonce: [u8; NONCE_LEN] = URL_SAFE_NO_PAD
         .decode(nonce)
         .map_err(damaged)?
         .try_into()
-        .map_err(|_| bad("the envelope is damaged"))?;
+        .map_err(|_| Cause::EnvelopeDamaged)?;
     let mut in_out = Zeroizing::new(URL_SAFE_NO_PAD.decode(ciphertext).map_err(damaged)?);
+    if in_out.len() < TAG_BYTES {
+        return Err(Cause::EnvelopeDamaged.into());
+    }
     let length = key
         .cipher
         .open_in_place(
@@ -130,9 +140,7 @@ pub(super) fn open(
             Aad::from(associated_data(id, place)),
             &mut in_out,
         )
-        .map_err(|_| {
-            bad("it was changed, was sealed for another place, or its key is another one")
-        })?
+        .map_err(|_| Cause::NotAuthentic)?
         .len();
     in_out.truncate(length);
     Ok(in_out)

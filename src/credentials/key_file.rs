@@ -1,6 +1,7 @@
 //! The key file of the embedded default.
 
 use super::key_ring::{KEY_BYTES, KeyError, KeyRing};
+use crate::domain::outside_text;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::fs::{File, OpenOptions};
@@ -37,9 +38,17 @@ impl KeyRing {
 fn read_private(path: &Path) -> io::Result<Zeroizing<String>> {
     let file = File::open(path)?;
     refuse_if_shared(&file)?;
-    let mut text = Zeroizing::new(String::new());
-    file.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
-    Ok(text)
+    read_text(file)
+}
+
+/// The text of a file with keys.
+pub(super) fn read_text(file: File) -> io::Result<Zeroizing<String>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other("it is larger than 64 KiB"));
+    }
+    outside_text::decode(&bytes).map_err(io::Error::other)
 }
 
 /// Looks at the opened file, not at the path, so that it cannot be exchanged in between.
@@ -216,5 +225,24 @@ mod tests {
             assert!(error.contains(expected), "{error}");
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_line_ends_of_windows_do_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("verifyd.key");
+        let line = format!("k1:{}", STANDARD.encode([1; 32]));
+        std::fs::write(&path, format!("\u{feff}{line}\r\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let mut ring = empty_ring();
+        ring.load_or_create(&path, false).unwrap();
+        assert_eq!(ring.ids(), ["k1"]);
+        let settings = CredentialsSettings {
+            keys: Vec::new(),
+            keys_file: path,
+            key_file: PathBuf::new(),
+            laravel_keys: Vec::new(),
+        };
+        assert_eq!(KeyRing::from_settings(&settings).unwrap().ids(), ["k1"]);
     }
 }

@@ -1,5 +1,6 @@
 //! The keys: one writes, all read.
 
+use super::key_file;
 use super::laravel::LaravelKey;
 use super::settings::{CredentialsSettings, KeyEntry};
 use aws_lc_rs::aead::{AES_256_GCM, RandomizedNonceKey};
@@ -7,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -83,8 +85,8 @@ impl KeyRing {
     }
 
     fn add_file(&mut self, setting: &'static str, path: &Path) -> Result<(), KeyError> {
-        let text = std::fs::read_to_string(path)
-            .map(Zeroizing::new)
+        let text = File::open(path)
+            .and_then(key_file::read_text)
             .map_err(|error| KeyError::File {
                 setting,
                 path: path.to_owned(),

@@ -12,6 +12,8 @@ use super::pem::credential_from_pem;
 use super::php::{self, Php};
 use crate::domain::connection::CredentialKind;
 use crate::domain::credential::Credential;
+use crate::domain::credential_cause::Cause;
+use crate::domain::outside_text;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_256, DecryptionContext, PaddedBlockDecryptingKey, UnboundCipherKey};
@@ -29,9 +31,6 @@ const MAX_BYTES: usize = 256 * 1024;
 const CBC_IV_BYTES: usize = 16;
 const GCM_TAG_BYTES: usize = 16;
 const MAC_BYTES: usize = 32;
-
-const DAMAGED: VaultError =
-    VaultError::Undecryptable("it is neither an envelope of verifyd nor a Laravel payload");
 
 /// A Laravel application's key.
 pub(super) struct LaravelKey(Zeroizing<[u8; KEY_BYTES]>);
@@ -69,26 +68,34 @@ pub(super) fn decrypt(
     payload: &str,
 ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
     if payload.len() > MAX_BYTES {
-        return Err(VaultError::Undecryptable("the Laravel payload is too long"));
+        return Err(Cause::TooLong.into());
     }
-    let json = STANDARD.decode(payload.trim()).map_err(|_| DAMAGED)?;
-    let payload: Payload<'_> = serde_json::from_slice(&json).map_err(|_| DAMAGED)?;
+    let payload = outside_text::without_byte_order_mark(payload).trim();
+    if payload.is_empty() {
+        return Err(Cause::Empty.into());
+    }
+    // Base64 of `{"iv":`, as every payload begins.
+    let begins_like_one = payload.starts_with("eyJpdiI6");
+    let json = STANDARD.decode(payload).map_err(|_| match payload {
+        _ if begins_like_one => Cause::LaravelDamaged,
+        _ => Cause::PlainText,
+    })?;
+    let payload: Payload<'_> = serde_json::from_slice(&json).map_err(|_| match json.first() {
+        Some(b'{') => Cause::LaravelDamaged,
+        _ => Cause::NeitherForm,
+    })?;
     if keys.is_empty() {
-        return Err(VaultError::Undecryptable(
-            "it is a Laravel payload, and credentials.laravel_keys holds no key",
-        ));
+        return Err(Cause::LaravelNoKey.into());
     }
-    let iv = STANDARD.decode(payload.iv.as_ref()).map_err(|_| DAMAGED)?;
+    let iv = STANDARD
+        .decode(payload.iv.as_ref())
+        .map_err(|_| Cause::LaravelDamaged)?;
     match iv.len() {
         CBC_IV_BYTES => decrypt_cbc(keys, &payload, &iv),
         NONCE_LEN => decrypt_gcm(keys, &payload, &iv),
-        _ => Err(DAMAGED),
+        _ => Err(Cause::LaravelDamaged.into()),
     }
 }
-
-const NO_KEY_FITS: VaultError = VaultError::Undecryptable(
-    "it was changed, or none of credentials.laravel_keys is the key it was made with",
-);
 
 fn decrypt_cbc(
     keys: &[LaravelKey],
@@ -96,14 +103,12 @@ fn decrypt_cbc(
     iv: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
     if !payload.tag.is_empty() {
-        return Err(VaultError::Undecryptable(
-            "the Laravel payload has a tag, which its cipher does not know",
-        ));
+        return Err(Cause::LaravelTag.into());
     }
     let mut mac = [0; MAC_BYTES];
     let lowercase = !payload.mac.bytes().any(|b| b.is_ascii_uppercase());
     if !lowercase || hex::decode_to_slice(payload.mac.as_bytes(), &mut mac).is_err() {
-        return Err(DAMAGED);
+        return Err(Cause::LaravelDamaged.into());
     }
     let signed = [payload.iv.as_bytes(), payload.value.as_bytes()].concat();
     // The comparison takes the same time wherever the codes differ; nothing is decrypted before.
@@ -113,13 +118,13 @@ fn decrypt_cbc(
             let key = hmac::Key::new(hmac::HMAC_SHA256, &key.0[..]);
             hmac::verify(&key, &signed, &mac).is_ok()
         })
-        .ok_or(NO_KEY_FITS)?;
+        .ok_or(Cause::LaravelOtherKey)?;
     let mut in_out = Zeroizing::new(
         STANDARD
             .decode(payload.value.as_ref())
-            .map_err(|_| DAMAGED)?,
+            .map_err(|_| Cause::LaravelDamaged)?,
     );
-    let iv = FixedLength::<CBC_IV_BYTES>::try_from(iv).map_err(|_| DAMAGED)?;
+    let iv = FixedLength::<CBC_IV_BYTES>::try_from(iv).map_err(|_| Cause::LaravelDamaged)?;
     let length = UnboundCipherKey::new(&AES_256, &key.0[..])
         .and_then(PaddedBlockDecryptingKey::cbc_pkcs7)
         .and_then(|cipher| {
@@ -127,7 +132,7 @@ fn decrypt_cbc(
                 .decrypt(&mut in_out, DecryptionContext::Iv128(iv))
                 .map(|plain| plain.len())
         })
-        .map_err(|_| NO_KEY_FITS)?;
+        .map_err(|_| Cause::LaravelOtherKey)?;
     in_out.truncate(length);
     Ok(in_out)
 }
@@ -137,18 +142,20 @@ fn decrypt_gcm(
     payload: &Payload<'_>,
     iv: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-    let tag = STANDARD.decode(payload.tag.as_ref()).map_err(|_| DAMAGED)?;
+    let tag = STANDARD
+        .decode(payload.tag.as_ref())
+        .map_err(|_| Cause::LaravelDamaged)?;
     // A shorter tag would be easier to forge.
     if tag.len() != GCM_TAG_BYTES || !payload.mac.is_empty() {
-        return Err(DAMAGED);
+        return Err(Cause::LaravelDamaged.into());
     }
     let mut sealed = STANDARD
         .decode(payload.value.as_ref())
-        .map_err(|_| DAMAGED)?;
+        .map_err(|_| Cause::LaravelDamaged)?;
     sealed.extend_from_slice(&tag);
     for key in keys {
         let mut in_out = Zeroizing::new(sealed.clone());
-        let nonce = Nonce::try_assume_unique_for_key(iv).map_err(|_| DAMAGED)?;
+        let nonce = Nonce::try_assume_unique_for_key(iv).map_err(|_| Cause::LaravelDamaged)?;
         let opened = UnboundKey::new(&AES_256_GCM, &key.0[..])
             .map(LessSafeKey::new)
             .and_then(|key| {
@@ -160,13 +167,8 @@ fn decrypt_gcm(
             return Ok(in_out);
         }
     }
-    Err(NO_KEY_FITS)
+    Err(Cause::LaravelOtherKey.into())
 }
-
-const UNKNOWN_CONTENT: VaultError = VaultError::Malformed(
-    "the Laravel payload must hold a secret, a combined PEM text, or an array with client_secret \
-     (and client_id) or with private_key and certificate",
-);
 
 /// The members that are looked at; others are the application's own business.
 #[derive(Default, Deserialize)]
@@ -180,10 +182,10 @@ struct Fields {
 /// Makes a credential of this kind from what was decrypted.
 pub(super) fn interpret(plain: &[u8], kind: CredentialKind) -> Result<Credential, VaultError> {
     if php::looks_serialised(plain) {
-        return match php::unserialize(plain).map_err(|_| UNKNOWN_CONTENT)? {
+        return match php::unserialize(plain).map_err(|_| Cause::LaravelContent)? {
             Php::Text(range) => interpret_text(&plain[range], kind),
             Php::Array(entries) => from_fields(php_fields(plain, &entries)?, kind),
-            Php::Null | Php::Bool(_) | Php::Int(_) => Err(UNKNOWN_CONTENT),
+            Php::Null | Php::Bool(_) | Php::Int(_) => Err(Cause::LaravelContent.into()),
         };
     }
     interpret_text(plain, kind)
@@ -192,15 +194,18 @@ pub(super) fn interpret(plain: &[u8], kind: CredentialKind) -> Result<Credential
 fn interpret_text(plain: &[u8], kind: CredentialKind) -> Result<Credential, VaultError> {
     let json = plain.trim_ascii();
     if json.starts_with(b"{") {
-        let fields = serde_json::from_slice(json).map_err(|_| UNKNOWN_CONTENT)?;
+        let fields = serde_json::from_slice(json).map_err(|_| Cause::LaravelContent)?;
         return from_fields(fields, kind);
     }
-    let text = std::str::from_utf8(plain).map_err(|_| UNKNOWN_CONTENT)?;
+    let text = std::str::from_utf8(plain).map_err(|_| Cause::LaravelContent)?;
     match kind {
+        CredentialKind::ClientSecret if text.trim_start().starts_with("-----BEGIN ") => {
+            Err(Cause::OtherKind.into())
+        }
         CredentialKind::ClientSecret => {
             // The `encrypted:json` cast of a string puts it in quotes.
             let secret = if json.starts_with(b"\"") {
-                serde_json::from_slice(json).map_err(|_| UNKNOWN_CONTENT)?
+                serde_json::from_slice(json).map_err(|_| Cause::LaravelContent)?
             } else {
                 SecretString::from(text)
             };
@@ -210,7 +215,7 @@ fn interpret_text(plain: &[u8], kind: CredentialKind) -> Result<Credential, Vaul
             })
         }
         CredentialKind::Certificate => credential_from_pem(text),
-        CredentialKind::FederatedTokenFile => Err(UNKNOWN_CONTENT),
+        CredentialKind::FederatedTokenFile => Err(Cause::LaravelContent.into()),
     }
 }
 
@@ -227,7 +232,8 @@ fn php_fields(plain: &[u8], entries: &[(Php, Php)]) -> Result<Fields, VaultError
         ) {
             continue;
         }
-        let value = std::str::from_utf8(&plain[value.clone()]).map_err(|_| UNKNOWN_CONTENT)?;
+        let value =
+            std::str::from_utf8(&plain[value.clone()]).map_err(|_| Cause::LaravelContent)?;
         match key {
             b"client_id" => fields.client_id = Some(value.to_owned()),
             b"client_secret" => fields.client_secret = Some(value.into()),
@@ -262,6 +268,13 @@ fn from_fields(fields: Fields, kind: CredentialKind) -> Result<Credential, Vault
             let both = Zeroizing::new(format!("{}\n{certificate}", key.expose_secret()));
             credential_from_pem(&both)
         }
-        _ => Err(UNKNOWN_CONTENT),
+        // What another kind of credential needs.
+        (CredentialKind::ClientSecret, fields) if fields.private_key.is_some() => {
+            Err(Cause::OtherKind.into())
+        }
+        (CredentialKind::Certificate, fields) if fields.client_secret.is_some() => {
+            Err(Cause::OtherKind.into())
+        }
+        _ => Err(Cause::LaravelContent.into()),
     }
 }

@@ -7,6 +7,7 @@
 //! - what Laravel's `Crypt` wrote, read-only ([`laravel`]). Laravel binds it to nothing, so a copied
 //!   row opens wherever it is put; sealing it again (`rotate-keys`) ends that.
 
+mod certificate_file;
 pub mod envelope;
 mod key_file;
 mod key_ring;
@@ -17,7 +18,8 @@ mod plaintext;
 mod settings;
 mod vault;
 
+pub use certificate_file::{FileError, NamedFile, credential_from_files};
 pub use key_ring::{KeyError, KeyRing};
-pub use pem::credential_from_pem;
+pub use pem::{Validity, credential_from_pem, validity};
 pub use settings::{CredentialsSettings, KeyEntry};
 pub use vault::{KeyRingVault, open_vault};

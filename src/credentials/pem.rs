@@ -1,6 +1,8 @@
 //! Certificates and their private keys in PEM.
 
 use crate::domain::credential::Credential;
+use crate::domain::credential_cause::Cause;
+use crate::domain::outside_text;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::rsa::KeyPair;
 use aws_lc_rs::signature::KeyPair as _;
@@ -8,18 +10,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 /// Far more than a key and a chain of certificates need.
 const MAX_PEM_BYTES: usize = 64 * 1024;
-
-const NO_KEY: VaultError = VaultError::Malformed(
-    "the PEM text holds no private key; it must hold one RSA private key and its certificate",
-);
-const NO_CERTIFICATE: VaultError = VaultError::Malformed(
-    "the PEM text holds no certificate; it must hold one RSA private key and its certificate",
-);
 
 /// One block between `-----BEGIN …-----` and `-----END …-----`.
 struct Block<'a> {
@@ -36,18 +31,16 @@ pub fn credential_from_pem(pem: &str) -> Result<Credential, VaultError> {
     let mut keys = blocks
         .iter()
         .filter(|block| block.label.ends_with("PRIVATE KEY"));
-    let key = keys.next().ok_or(NO_KEY)?;
+    let key = keys.next().ok_or(Cause::NoPrivateKey)?;
     if keys.next().is_some() {
-        return Err(VaultError::Malformed(
-            "the PEM text holds more than one private key",
-        ));
+        return Err(Cause::SeveralKeys.into());
     }
     let pair = rsa_key(key)?;
     let mut certificates = blocks
         .iter()
         .filter(|b| b.label == "CERTIFICATE")
         .peekable();
-    certificates.peek().ok_or(NO_CERTIFICATE)?;
+    certificates.peek().ok_or(Cause::NoCertificate)?;
     for certificate in certificates {
         if certifies(&parse_certificate(&certificate.der)?, &pair) {
             return Ok(Credential::Certificate {
@@ -56,31 +49,51 @@ pub fn credential_from_pem(pem: &str) -> Result<Credential, VaultError> {
             });
         }
     }
-    Err(MISMATCH)
+    Err(Cause::KeyMismatch.into())
 }
 
-const MISMATCH: VaultError =
-    VaultError::Malformed("the certificate is not the private key's: their public keys differ");
+/// When a certificate is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    pub from: DateTime<Utc>,
+    pub until: DateTime<Utc>,
+}
 
-/// Checks that key and certificate parse and belong together; returns when the certificate expires.
+/// The validity of the credential's certificate; `None` for other kinds, and for what is no certificate.
+pub fn validity(credential: &Credential) -> Option<Validity> {
+    let Credential::Certificate {
+        private_key_pem,
+        certificate_pem,
+    } = credential
+    else {
+        return None;
+    };
+    check(private_key_pem, certificate_pem).ok()
+}
+
+/// Checks that key and certificate parse and belong together; returns when the certificate is valid.
 pub(super) fn check(
     private_key_pem: &SecretString,
     certificate_pem: &str,
-) -> Result<DateTime<Utc>, VaultError> {
+) -> Result<Validity, VaultError> {
     let keys = blocks(private_key_pem.expose_secret())?;
-    let pair = rsa_key(keys.first().ok_or(NO_KEY)?)?;
+    let pair = rsa_key(keys.first().ok_or(Cause::NoPrivateKey)?)?;
     let certificates = blocks(certificate_pem)?;
-    let certificate = certificates.first().ok_or(NO_CERTIFICATE)?;
+    let certificate = certificates.first().ok_or(Cause::NoCertificate)?;
     if certificate.label != "CERTIFICATE" {
-        return Err(NO_CERTIFICATE);
+        return Err(Cause::NoCertificate.into());
     }
     let certificate = parse_certificate(&certificate.der)?;
     if !certifies(&certificate, &pair) {
-        return Err(MISMATCH);
+        return Err(Cause::KeyMismatch.into());
     }
-    DateTime::from_timestamp(certificate.validity().not_after.timestamp(), 0).ok_or(
-        VaultError::Malformed("the certificate's end of validity cannot be read"),
-    )
+    let at = |time: ASN1Time| {
+        DateTime::from_timestamp(time.timestamp(), 0).ok_or(Cause::CertificateUnreadable)
+    };
+    Ok(Validity {
+        from: at(certificate.validity().not_before)?,
+        until: at(certificate.validity().not_after)?,
+    })
 }
 
 fn rsa_key(block: &Block<'_>) -> Result<KeyPair, VaultError> {
@@ -88,25 +101,18 @@ fn rsa_key(block: &Block<'_>) -> Result<KeyPair, VaultError> {
         "PRIVATE KEY" => KeyPair::from_pkcs8(&block.der),
         "RSA PRIVATE KEY" => KeyPair::from_der(&block.der),
         "ENCRYPTED PRIVATE KEY" => {
-            return Err(VaultError::Malformed(
-                "the private key is protected by a password; store it without one (it is encrypted \
-                 here)",
-            ));
+            return Err(Cause::KeyProtected.into());
         }
-        label if label.ends_with("PRIVATE KEY") => return Err(NOT_RSA),
-        _ => return Err(NO_KEY),
+        label if label.ends_with("PRIVATE KEY") => return Err(Cause::KeyNotRsa.into()),
+        _ => return Err(Cause::NoPrivateKey.into()),
     };
-    pair.map_err(|_| NOT_RSA)
+    pair.map_err(|_| Cause::KeyNotRsa.into())
 }
-
-const NOT_RSA: VaultError = VaultError::Malformed(
-    "the private key must be an RSA key of 2048 to 8192 bits, as PKCS#8 or PKCS#1",
-);
 
 fn parse_certificate(der: &[u8]) -> Result<X509Certificate<'_>, VaultError> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
-        _ => Err(VaultError::Malformed("the certificate cannot be parsed")),
+        _ => Err(Cause::CertificateUnreadable.into()),
     }
 }
 
@@ -116,12 +122,13 @@ fn certifies(certificate: &X509Certificate<'_>, pair: &KeyPair) -> bool {
 }
 
 fn blocks(pem: &str) -> Result<Vec<Block<'_>>, VaultError> {
-    const DAMAGED: VaultError = VaultError::Malformed("the PEM text is damaged");
     if pem.len() > MAX_PEM_BYTES {
-        return Err(VaultError::Malformed("the PEM text is too long"));
+        return Err(Cause::PemTooLong.into());
     }
     let mut found = Vec::new();
-    let mut lines = pem.lines().map(str::trim);
+    let mut lines = outside_text::without_byte_order_mark(pem)
+        .lines()
+        .map(str::trim);
     while let Some(line) = lines.next() {
         let Some(label) = between(line, "-----BEGIN ") else {
             continue;
@@ -132,23 +139,22 @@ fn blocks(pem: &str) -> Result<Vec<Block<'_>>, VaultError> {
         text.push_str(line);
         text.push('\n');
         loop {
-            let line = lines.next().ok_or(DAMAGED)?;
+            let line = lines.next().ok_or(Cause::PemDamaged)?;
             if line.contains(':') {
                 // Headers inside of a block exist only where a password protects it.
-                return Err(VaultError::Malformed(
-                    "the private key is protected by a password; store it without one (it is \
-                     encrypted here)",
-                ));
+                return Err(Cause::KeyProtected.into());
             }
             text.push_str(line);
             text.push('\n');
             match between(line, "-----END ") {
                 Some(end) if end == label => break,
-                Some(_) => return Err(DAMAGED),
+                Some(_) => return Err(Cause::PemDamaged.into()),
                 None => base64.push_str(line),
             }
         }
-        let der = STANDARD.decode(base64.as_bytes()).map_err(|_| DAMAGED)?;
+        let der = STANDARD
+            .decode(base64.as_bytes())
+            .map_err(|_| Cause::PemDamaged)?;
         found.push(Block {
             label,
             text,
@@ -208,8 +214,9 @@ pub(super) mod tests {
                 key.trim().replace("\r", "")
             );
             assert_eq!(certificate_pem.trim(), certificate.trim().replace("\r", ""));
-            let end = check(&private_key_pem, &certificate_pem).unwrap();
-            assert_eq!(end.to_rfc3339(), "2031-12-31T00:00:00+00:00");
+            let validity = check(&private_key_pem, &certificate_pem).unwrap();
+            assert_eq!(validity.from.to_rfc3339(), "2020-01-01T00:00:00+00:00");
+            assert_eq!(validity.until.to_rfc3339(), "2031-12-31T00:00:00+00:00");
         }
     }
 

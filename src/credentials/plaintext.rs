@@ -1,6 +1,7 @@
 //! What is encrypted: JSON by kind.
 
 use crate::domain::credential::Credential;
+use crate::domain::credential_cause::Cause;
 use crate::ports::vault::VaultError;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -48,24 +49,20 @@ pub(super) fn write(credential: &Credential) -> Result<Zeroizing<Vec<u8>>, Vault
             private_key_pem.expose_secret().len() + certificate_pem.len(),
         ),
         Credential::FederatedTokenFile { path } => {
-            let path = path
-                .to_str()
-                .ok_or(VaultError::Malformed("the path is not UTF-8"))?;
+            let path = path.to_str().ok_or(Cause::PathNotText)?;
             (Plain::FederatedTokenFile { path: path.into() }, path.len())
         }
     };
     // Six bytes for one is the most that JSON's escapes take: the buffer never grows, so that no
     // freed memory keeps a part of the secret.
     let mut json = Zeroizing::new(Vec::with_capacity(6 * length + 128));
-    serde_json::to_writer(&mut *json, &plain)
-        .map_err(|_| VaultError::Malformed("it cannot be written as JSON"))?;
+    serde_json::to_writer(&mut *json, &plain).map_err(|_| Cause::NotWritable)?;
     Ok(json)
 }
 
 /// The credential of a JSON that [`write`] made.
 pub(super) fn read(json: &[u8]) -> Result<Credential, VaultError> {
-    let plain: Plain<'_> = serde_json::from_slice(json)
-        .map_err(|_| VaultError::Malformed("its content is of an unknown form"))?;
+    let plain: Plain<'_> = serde_json::from_slice(json).map_err(|_| Cause::UnknownContent)?;
     Ok(match plain {
         Plain::ClientSecret {
             client_secret,

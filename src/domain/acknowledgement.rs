@@ -3,7 +3,8 @@
 //! It never changes a status, an outcome or a fingerprint. It carries on to later runs of the same
 //! connection for as long as that check's status and reason code stay what they were.
 
-use super::ids::{AcknowledgementId, RunId};
+use super::ids::{AcknowledgementId, RunId, TokenId};
+use super::names::text_enum;
 use super::reason::Reason;
 use super::report::{Check, CheckStatus};
 use chrono::{DateTime, Utc};
@@ -12,6 +13,36 @@ use serde::{Deserialize, Serialize};
 /// Most characters of `reason`, and of the name of a person.
 pub const REASON_CHARS: usize = 2_000;
 pub const PERSON_CHARS: usize = 200;
+
+/// Where somebody acknowledges or withdraws.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Surface {
+    Api,
+    Pages,
+    Cli,
+}
+text_enum!(Surface, "surface", Api => "api", Pages => "pages", Cli => "cli");
+
+/// Who did it by what verifyd itself knows, beside the name that the person gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    pub surface: Surface,
+    /// The token that was used; null on the command line.
+    pub token_id: Option<TokenId>,
+    /// The token's name when it was used; on the command line the system's user.
+    pub name: String,
+}
+
+impl Actor {
+    /// In words, to stand behind the name of a person.
+    pub fn words(&self) -> String {
+        match self.surface {
+            Surface::Api | Surface::Pages => format!("token {}", self.name),
+            Surface::Cli => format!("command line, {}", self.name),
+        }
+    }
+}
 
 /// One row of `verification_check_acknowledgements`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,11 +56,15 @@ pub struct Acknowledgement {
     pub reason_code: Option<String>,
     /// Why it is accepted, in the words of the person.
     pub reason: String,
+    /// As the person says.
     pub acknowledged_by: String,
+    /// `None`: not through verifyd, or through one that did not note it yet.
+    pub acknowledged_through: Option<Actor>,
     pub acknowledged_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
     pub withdrawn_at: Option<DateTime<Utc>>,
     pub withdrawn_by: Option<String>,
+    pub withdrawn_through: Option<Actor>,
 }
 
 impl Acknowledgement {

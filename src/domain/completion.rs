@@ -31,11 +31,20 @@ pub struct Completion {
     pub failure_summary: Vec<FailureEntry>,
     /// Set when the outcome is `blocked`: `context.reason_code` and `context.next_steps`.
     pub blocked: Option<BlockedBy>,
+    /// What was checked, where that is known: added to `context` where the producer left it out.
+    pub checked: Option<CheckedTarget>,
     /// Set when the provider told what it has granted; null keeps the last known inventory.
     pub inventory: Option<Arc<InventoryRefresh>>,
     /// The connection whose latest report this is. Null when the run named no connection of its
     /// own tenant, so that a stranger's connection is never written to.
     pub connection: Option<ConnectionId>,
+}
+
+/// `context.provider` and `context.module`, as they were checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CheckedTarget {
+    pub provider: String,
+    pub module: String,
 }
 
 /// `context.reason_code` and `context.next_steps` of a blocked run.

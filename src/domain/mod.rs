@@ -2,20 +2,27 @@
 
 pub mod access;
 pub mod acknowledgement;
+pub mod address;
 pub mod attempt;
+pub mod circuit;
+pub mod client_secret;
 pub mod completion;
 pub mod connection;
 pub mod credential;
+pub mod credential_cause;
 pub mod ids;
 pub mod job;
 pub mod link;
+pub mod moment;
 pub mod names;
 pub mod notice;
 pub mod onboarding;
+pub mod outside_text;
 pub mod overview;
 pub mod permission;
 pub mod reason;
 pub mod report;
+pub mod request;
 pub mod run;
 pub mod run_record;
 pub mod severity;
@@ -27,4 +34,4 @@ pub use ids::{
     WorkerId, WorkspaceId,
 };
 pub use reason::Reason;
-pub use run::{OperationRun, Outcome, RunStatus};
+pub use run::{OperationRun, Outcome, RunStatus, RunSummary};

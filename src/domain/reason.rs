@@ -119,6 +119,14 @@ reasons! {
         "The operation run names no tenant.",
         "Without a tenant it cannot be told whose connection may be checked.",
         [("Start the check again from the tenant's connection", Connections)];
+    ContextMalformed = "context_malformed", Preflight, High,
+        "The context of the operation run, or a member of it, is not what it must be.",
+        "It cannot be told what is to be checked; what the producer wrote is kept.",
+        [("Correct whoever records the run, then start the check again", Connections)];
+    ContextTooLarge = "context_too_large", Preflight, High,
+        "The context of the operation run is larger than allowed.",
+        "It was not read, so it cannot be told what is to be checked.",
+        [("Leave out of the context what verifyd does not need, then start the check again", Connections)];
     ConnectionMissing = "connection_missing", Preflight, Critical,
         "The operation run names no provider connection that exists.",
         "There is nothing that could be checked.",
@@ -135,6 +143,10 @@ reasons! {
         "The provider connection belongs to another workspace than the operation run.",
         "Credentials of one workspace are never used for another.",
         [("Start the check from the workspace that owns the connection", Connections)];
+    ConnectionMalformed = "connection_malformed", Preflight, High,
+        "The row of the provider connection, or of its credential, holds a value that cannot be used.",
+        "Nothing can be checked until the value that the evidence names is corrected.",
+        [("Correct the connection, then check again", Connection)];
     ProviderUnknown = "provider_unknown", Preflight, High,
         "The provider is not one that this installation knows.",
         "No check can be made without knowing how to talk to the provider.",
@@ -175,13 +187,17 @@ reasons! {
         "The credential of the connection has expired by its own date.",
         "The provider refuses expired credentials.",
         [("Create a new credential", AppCredentials), ("Store it for the connection", Connection)];
+    CertificateNotYetValid = "certificate_not_yet_valid", Preflight, Critical,
+        "The certificate of the connection is not valid yet.",
+        "The provider refuses it until its first day; the evidence says when that is.",
+        [("Create a certificate that is valid now", AppCredentials), ("Store it for the connection", Connection)];
     CredentialUndecryptable = "credential_undecryptable", Preflight, Critical,
         "The stored credential cannot be decrypted with the keys of this installation.",
-        "Either its key is missing here, or the row was changed or copied from elsewhere.",
+        "Its key is missing here, or the row is damaged or copied; the evidence says which.",
         [("Store the credential again", Connection)];
     CredentialMalformed = "credential_malformed", Preflight, Critical,
-        "The stored credential was decrypted, but is not a secret, certificate or token file that can be used.",
-        "Nothing can sign in to the tenant.",
+        "The stored credential is not a secret, certificate or token file that can be used.",
+        "Nothing can sign in to the tenant; the evidence says what is wrong with it.",
         [("Store the credential again", Connection)];
 
     // Sign-in.

@@ -2,6 +2,8 @@
 
 use super::ids::{ConnectionId, RunId, TenantId, WorkspaceId};
 use super::names::text_enum;
+use super::report::Overall;
+pub use super::request::{ContextProblem, RunRequest, TargetScope};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -62,80 +64,73 @@ impl OperationRun {
     }
 }
 
-/// What a producer put into `context`. Every member is optional here: what is missing or of the
-/// wrong type is preflight's to name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RunRequest {
+/// A run that was claimed: what working on it needs. Its context is not kept, however large it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimedRun {
+    pub id: RunId,
+    pub workspace_id: Option<WorkspaceId>,
+    /// None for platform runs.
+    pub tenant_id: Option<TenantId>,
+    /// What the producer asked for, as far as `context` can be understood.
+    pub request: RunRequest,
+    /// None where it is no time that can be a run's.
+    pub created_at: Option<DateTime<Utc>>,
+}
+
+/// What a list says of a run's report. Nothing is validated: that is for whoever opens the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportPresence {
+    /// The run is not completed yet.
+    Pending,
+    /// A completed run without a report: somebody else completed it.
+    Missing,
+    /// A report of a version that this build does not read.
+    OtherVersion,
+    /// A document that is no report, or a row that is too large for a list.
+    Unreadable,
+    Readable,
+}
+text_enum!(
+    ReportPresence, "report",
+    Pending => "pending", Missing => "missing", OtherVersion => "other_version",
+    Unreadable => "unreadable", Readable => "readable",
+);
+
+/// A run as lists show it: a few columns and members, none of them longer than people read.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunSummary {
+    pub id: RunId,
+    pub workspace_id: Option<WorkspaceId>,
+    /// None for platform runs.
+    pub tenant_id: Option<TenantId>,
+    #[serde(rename = "type")]
+    pub run_type: &'static str,
+    pub status: RunStatus,
+    pub outcome: Option<Outcome>,
+    /// As the producer named it; whether it is the tenant's own is the report's to say.
+    pub provider_connection_id: Option<ConnectionId>,
     pub provider: Option<String>,
     pub module: Option<String>,
-    pub provider_connection_id: Option<ConnectionId>,
-    pub target_scope: Option<TargetScope>,
-    /// Members that are there but of the wrong type: (path, what is allowed).
-    pub malformed: Vec<(&'static str, &'static str)>,
+    pub display_name: Option<String>,
+    pub report: ReportPresence,
+    /// `summary.overall` of the report, where it is one of the four words.
+    pub overall: Option<Overall>,
+    pub fingerprint: Option<String>,
+    /// Reason code of the most important problem.
+    pub reason_code: Option<String>,
+    /// Checks that failed or warn, as the report counts them.
+    pub problems: u64,
+    pub created_at: Option<DateTime<Utc>>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub completed_at: Option<DateTime<Utc>>,
 }
 
-/// `context.target_scope`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TargetScope {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entra_tenant_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entra_tenant_name: Option<String>,
-}
-
-impl RunRequest {
-    /// Reads `context` leniently; never fails.
-    pub fn from_context(context: &Value) -> Self {
-        let mut request = Self::default();
-        let mut text = |value: Option<&Value>, path: &'static str| -> Option<String> {
-            match value {
-                None | Some(Value::Null) => None,
-                Some(Value::String(s)) if s.trim().is_empty() => None,
-                Some(Value::String(s)) => Some(s.clone()),
-                Some(_) => {
-                    request.malformed.push((path, "a text"));
-                    None
-                }
-            }
-        };
-        let provider = text(context.get("provider"), "context.provider");
-        let module = text(context.get("module"), "context.module");
-        let scope = match context.get("target_scope") {
-            None | Some(Value::Null) => None,
-            Some(Value::Object(scope)) => Some(TargetScope {
-                entra_tenant_id: text(
-                    scope.get("entra_tenant_id"),
-                    "context.target_scope.entra_tenant_id",
-                ),
-                entra_tenant_name: text(
-                    scope.get("entra_tenant_name"),
-                    "context.target_scope.entra_tenant_name",
-                ),
-            }),
-            Some(_) => {
-                request
-                    .malformed
-                    .push(("context.target_scope", "an object"));
-                None
-            }
-        };
-        request.provider = provider;
-        request.module = module;
-        request.target_scope = scope;
-        request.provider_connection_id = match context.get("provider_connection_id") {
-            None | Some(Value::Null) => None,
-            Some(value) => {
-                let id = value
-                    .as_i64()
-                    .or_else(|| value.as_str().and_then(|s| s.parse().ok()));
-                if id.is_none() {
-                    request
-                        .malformed
-                        .push(("context.provider_connection_id", "an integer"));
-                }
-                id.map(ConnectionId)
-            }
-        };
-        request
-    }
+/// What is read of runs whose progress is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunState {
+    pub id: RunId,
+    pub workspace_id: Option<WorkspaceId>,
+    pub tenant_id: Option<TenantId>,
+    pub status: RunStatus,
 }

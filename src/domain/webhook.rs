@@ -31,6 +31,22 @@ pub enum DisabledReason {
 }
 text_enum!(DisabledReason, "disabled_reason", Operator => "operator", Gone => "gone");
 
+/// `webhook_deliveries.give_up_reason`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GiveUpReason {
+    /// `webhooks.max_attempts` have failed.
+    Attempts,
+    /// It was pending for `webhooks.give_up_after`.
+    Age,
+    /// The receiver answered 410.
+    Gone,
+}
+text_enum!(
+    GiveUpReason, "give_up_reason",
+    Attempts => "attempts", Age => "age", Gone => "gone",
+);
+
 /// How one attempt ended: `webhook_attempts.result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

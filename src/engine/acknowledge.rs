@@ -1,7 +1,8 @@
-//! Acknowledging a check of a run, and withdrawing that.
+//! Acknowledging a check of a run, and withdrawing that: the one way of every surface, so that none
+//! forgets to say who did it.
 
 use crate::domain::acknowledgement::{
-    Acknowledgement, PERSON_CHARS, REASON_CHARS, may_be_acknowledged,
+    Acknowledgement, Actor, PERSON_CHARS, REASON_CHARS, may_be_acknowledged,
 };
 use crate::domain::report::{Report, redact, schema};
 use crate::domain::run::{OperationRun, RUN_TYPE};
@@ -23,8 +24,10 @@ pub struct Request {
     pub check_key: String,
     /// Why it is accepted. White space around it does not count.
     pub reason: String,
-    /// Who accepts it.
+    /// Who accepts it, in the words of the person.
     pub by: String,
+    /// Who that is by what the surface knows.
+    pub through: Actor,
     /// None: for as long as status and reason code of the check stay what they are.
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -102,6 +105,7 @@ pub async fn acknowledge(
             reason_code: check.reason_code,
             reason,
             acknowledged_by: by,
+            through: request.through.clone(),
             expires_at: request.expires_at,
         })
         .await?;
@@ -117,10 +121,11 @@ pub async fn withdraw(
     store: &dyn Store,
     id: AcknowledgementId,
     by: &str,
+    through: &Actor,
 ) -> Result<Acknowledgement, AcknowledgeError> {
     let by = text("by", by, PERSON_CHARS, false)?;
     store
-        .withdraw(id, &by)
+        .withdraw(id, &by, through)
         .await?
         .ok_or(AcknowledgeError::NoSuchAcknowledgement(id))
 }

@@ -12,6 +12,7 @@ pub mod announcer;
 pub mod finished;
 pub mod hinted;
 pub mod in_work;
+pub mod invalid;
 pub mod lease;
 pub mod motion;
 pub mod outcome;
@@ -19,6 +20,7 @@ pub mod preflight;
 pub mod process;
 pub mod reading;
 pub mod reconciler;
+pub mod schema;
 pub mod settings;
 pub mod submit;
 pub mod turns;
@@ -26,7 +28,7 @@ pub mod worker;
 
 use crate::domain::WorkerId;
 use crate::domain::link::LinkContext;
-use crate::domain::run::{OperationRun, RunRequest};
+use crate::domain::run::{ClaimedRun, RunRequest};
 use crate::ports::clock::Clock;
 use crate::ports::provider::{Provider, Providers};
 use crate::ports::store::Store;
@@ -36,6 +38,7 @@ use finished::Finished;
 use in_work::InWork;
 use lease::Lease;
 use motion::Failing;
+use schema::SchemaWatch;
 use settings::{LinkSettings, WorkerSettings};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -64,7 +67,9 @@ pub struct Engine {
     pub alone: Arc<Alone>,
     /// Tenants in work, and those that come before the hints.
     pub turns: Arc<Turns>,
-    /// Runs whose further hints need no look.
+    /// Whether the database's schema fits.
+    pub schema: Arc<SchemaWatch>,
+    /// Runs whose further hints need no claim.
     pub finished: Arc<Finished>,
     /// Fires when the grace period is over: what is still in work goes back to the queue.
     pub release_now: CancellationToken,
@@ -84,7 +89,7 @@ impl Engine {
     /// Where next steps lead for this run, as far as its connection is known and its own.
     fn links_for(
         &self,
-        run: &OperationRun,
+        run: &ClaimedRun,
         request: &RunRequest,
         connection: Option<&crate::domain::connection::ProviderConnection>,
         provider: Option<&dyn Provider>,

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::preflight::Surveyed;
-use crate::domain::completion::{Completion, FailureEntry};
+use crate::domain::completion::{CheckedTarget, Completion, FailureEntry};
 use crate::domain::connection::is_cloud_key;
 use crate::domain::credential::Credential;
 use crate::domain::link::{Link, is_guid};
@@ -10,7 +10,7 @@ use crate::domain::reason::Reason;
 use crate::domain::report::{
     Check, CheckStatus, Evidence, EvidenceKind, Identity, ReportDraft, Severity,
 };
-use crate::domain::run::{OperationRun, RunRequest};
+use crate::domain::run::{ClaimedRun, RunRequest};
 use crate::domain::{Outcome, RunId};
 use crate::ports::provider::{CheckSpec, Findings};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl Engine {
     /// Builds, validates and wraps up what the run ends with.
     pub fn conclude(
         &self,
-        run: &OperationRun,
+        run: &ClaimedRun,
         request: &RunRequest,
         surveyed: &Surveyed,
         credential: Option<&Credential>,
@@ -119,6 +119,14 @@ impl Engine {
             overall: finished.report.summary.overall.as_str().to_owned(),
             report: finished.json,
             failure_summary,
+            checked: surveyed
+                .provider
+                .as_ref()
+                .zip(surveyed.module.as_ref())
+                .map(|(provider, module)| CheckedTarget {
+                    provider: provider.key().to_owned(),
+                    module: module.clone(),
+                }),
             inventory,
             connection: surveyed.connection.as_ref().map(|c| c.id),
         }

@@ -3,10 +3,11 @@
 use super::Engine;
 use crate::domain::connection::{ConnectionStatus, ProviderConnection, StoredCredential};
 use crate::domain::credential::Credential;
-use crate::domain::link::{LinkContext, is_guid};
+use crate::domain::credential_cause::{Cause, Flaw};
+use crate::domain::link::{Link, LinkContext, is_guid};
 use crate::domain::reason::Reason;
-use crate::domain::report::{Check, Evidence, EvidenceKind, Severity};
-use crate::domain::run::{OperationRun, RunRequest};
+use crate::domain::report::{Check, Evidence, EvidenceKind, NextStep, Severity};
+use crate::domain::run::{ClaimedRun, ContextProblem, RunRequest};
 use crate::ports::provider::{CheckSpec, Provider, Unmet};
 use crate::ports::vault::VaultError;
 use chrono::{DateTime, Utc};
@@ -106,7 +107,7 @@ impl Engine {
     /// Tests the prerequisites of a run against what the database holds. Calls nobody.
     pub fn preflight(
         &self,
-        run: &OperationRun,
+        run: &ClaimedRun,
         request: &RunRequest,
         stored: Option<(ProviderConnection, Option<StoredCredential>)>,
     ) -> Surveyed {
@@ -137,7 +138,9 @@ impl Engine {
             },
             Err((step, unmet)) => {
                 let reason = unmet.reason;
-                checks[step as usize] = step.spec().fail(reason, &links, unmet.evidence);
+                let mut check = step.spec().fail(reason, &links, unmet.evidence);
+                step_of_cause(&mut check, &links);
+                checks[step as usize] = check;
                 Verdict::Blocked(reason)
             }
         };
@@ -152,7 +155,7 @@ impl Engine {
     }
 
     /// What is known of a run whose prerequisites could not even be looked at.
-    pub fn unsurveyed(&self, run: &OperationRun, request: &RunRequest) -> Surveyed {
+    pub fn unsurveyed(&self, run: &ClaimedRun, request: &RunRequest) -> Surveyed {
         Surveyed {
             checks: Vec::new(),
             links: self.links_for(run, request, None, None),
@@ -163,9 +166,29 @@ impl Engine {
         }
     }
 
+    /// What is known of a run whose connection's row holds a value that cannot be used. Nothing is told
+    /// of that row but which column it is: it may be a stranger's.
+    pub fn unreadable_connection(&self, run: &ClaimedRun, column: &str, allowed: &str) -> Surveyed {
+        let mut surveyed = self.unsurveyed(run, &run.request);
+        let unmet = Unmet::field(Reason::ConnectionMalformed, column, allowed);
+        surveyed.checks = Step::ALL
+            .into_iter()
+            .map(|step| match step {
+                Step::Tenant => step.spec().pass(step.passed(), Vec::new()),
+                Step::Connection => {
+                    step.spec()
+                        .fail(unmet.reason, &surveyed.links, unmet.evidence.clone())
+                }
+                _ => step.spec().skip(&surveyed.links),
+            })
+            .collect();
+        surveyed.verdict = Verdict::Blocked(unmet.reason);
+        surveyed
+    }
+
     fn walk(
         &self,
-        run: &OperationRun,
+        run: &ClaimedRun,
         request: &RunRequest,
         stored: Option<(ProviderConnection, Option<StoredCredential>)>,
         found: &mut Found,
@@ -178,6 +201,12 @@ impl Engine {
         })?;
 
         let at = |unmet: Unmet| (Step::Connection, unmet);
+        if let Some(problem) = &request.problem {
+            return Err(at(context_problem(problem)));
+        }
+        if let Some(unmet) = malformed(request, "context.provider_connection_id") {
+            return Err(at(unmet));
+        }
         let (connection, credential) = match (request.provider_connection_id, stored) {
             (Some(_), Some(stored)) => stored,
             (named, _) => {
@@ -229,6 +258,7 @@ impl Engine {
                 let step = match unmet.reason {
                     Reason::CredentialMalformed
                     | Reason::CredentialExpired
+                    | Reason::CertificateNotYetValid
                     | Reason::CredentialMissing => Step::Credential,
                     _ => Step::Provider,
                 };
@@ -254,15 +284,9 @@ impl Engine {
             }
             at(unmet)
         };
-        let malformed = |path: &str| request.malformed.iter().any(|(at, _)| *at == path);
         let known = self.providers.keys().join(", ");
-        if malformed("context.provider") {
-            return Err(named(
-                Reason::ProviderUnknown,
-                "context.provider",
-                known,
-                None,
-            ));
+        if let Some(unmet) = malformed(request, "context.provider") {
+            return Err(at(unmet));
         }
         let provider = self.providers.get(&connection.provider).ok_or_else(|| {
             named(
@@ -293,13 +317,8 @@ impl Engine {
             _ => {}
         }
         let modules = provider.modules();
-        if malformed("context.module") {
-            return Err(named(
-                Reason::ModuleUnknown,
-                "context.module",
-                modules.join(", "),
-                None,
-            ));
+        if let Some(unmet) = malformed(request, "context.module") {
+            return Err(at(unmet));
         }
         let module = request
             .module
@@ -351,20 +370,53 @@ impl Engine {
                             Reason::CredentialUndecryptable
                         }
                     },
-                    evidence: Vec::new(),
+                    evidence: error.flaw().map(Flaw::evidence).unwrap_or_default(),
                 }
             })
     }
 }
 
+/// Puts what mends the cause in front of what the reason says for all of its causes.
+fn step_of_cause(check: &mut Check, links: &LinkContext) {
+    let cause = check
+        .evidence
+        .iter()
+        .find(|evidence| evidence.kind == EvidenceKind::Cause)
+        .and_then(|evidence| Cause::of(&evidence.value));
+    if let Some(cause) = cause {
+        check.next_steps.retain(|step| step.label != cause.step());
+        let url = links.resolve(Link::Connection);
+        let label = cause.step().to_owned();
+        check.next_steps.insert(0, NextStep { url, label });
+    }
+}
+
+/// A member of the context that is there, but of a wrong type.
+fn malformed(request: &RunRequest, path: &str) -> Option<Unmet> {
+    let (path, allowed) = request.malformed.iter().find(|(at, _)| *at == path)?;
+    Some(Unmet::field(Reason::ContextMalformed, path, allowed))
+}
+
+/// A context of which nothing can be read.
+fn context_problem(problem: &ContextProblem) -> Unmet {
+    let reason = match problem {
+        ContextProblem::TooLarge { .. } => Reason::ContextTooLarge,
+        _ => Reason::ContextMalformed,
+    };
+    let mut unmet = Unmet::field(reason, "context", &problem.allowed());
+    unmet
+        .evidence
+        .push(Evidence::new(EvidenceKind::Found, problem.found()));
+    unmet
+}
+
 fn target_scope(request: &RunRequest, connection: &ProviderConnection) -> Result<String, Unmet> {
     const PATH: &str = "context.target_scope.entra_tenant_id";
-    let malformed = request
-        .malformed
-        .iter()
-        .find(|(path, _)| path.starts_with("context.target_scope"));
-    if let Some((path, allowed)) = malformed {
-        return Err(Unmet::field(Reason::TargetScopeMalformed, path, allowed));
+    if let Some(unmet) = malformed(request, "context.target_scope") {
+        return Err(unmet);
+    }
+    if malformed(request, PATH).is_some() {
+        return Err(Unmet::field(Reason::TargetScopeMalformed, PATH, "a GUID"));
     }
     let asked = request
         .target_scope

@@ -5,11 +5,11 @@ use super::alone::NotAlone;
 use super::in_work::Noted;
 use super::outcome::Ending;
 use super::preflight::Verdict;
+use super::schema::SchemaState;
 use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::domain::job::Hint;
 use crate::domain::reason::Reason;
-use crate::domain::report::{Evidence, EvidenceKind};
 use crate::domain::run::{Outcome, RunRequest};
 use crate::ports::provider::{Disposition, Target};
 use crate::ports::store::{AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, StoreError};
@@ -117,7 +117,7 @@ impl Engine {
             Err(processed) => return processed,
         };
         let (claim, began) = (&taken.claim, taken.began);
-        let request = claim.run.request();
+        let request = &claim.run.request;
         let span = tracing::info_span!(
             "run",
             run = claim.run.id.0,
@@ -145,7 +145,7 @@ impl Engine {
     async fn take(&self, run: RunId) -> Result<Taken<'_>, Processed> {
         let mut alone = None;
         loop {
-            if !self.lease.is_alive() || self.release_now.is_cancelled() {
+            if !self.lease.is_alive() || self.release_now.is_cancelled() || !self.schema.fits() {
                 return Err(Processed::Deferred);
             }
             let began = Instant::now();
@@ -157,7 +157,7 @@ impl Engine {
             let noted = self.in_work.note(run);
             let answer = self.store.claim(run, &self.worker, &policy).await;
             match &answer {
-                Ok(_) => self.unclaimed.answered(),
+                Ok(_) | Err(StoreError::Schema(_)) => self.unclaimed.answered(),
                 Err(_) => self.unclaimed.failed(run),
             }
             match answer {
@@ -176,6 +176,7 @@ impl Engine {
                 Ok(ClaimAnswer::NeedsToBeAlone) => {}
                 Err(error) => {
                     tracing::warn!(run = run.0, %error, "the run cannot be claimed now");
+                    self.schema_after(&error).await;
                     return Err(Processed::Deferred);
                 }
             }
@@ -235,11 +236,16 @@ impl Engine {
             };
             // Nothing but reading fails here, and that comes before the provider is asked. The
             // database being away for a moment costs the run no attempt.
-            if error.is_transient() && patience.wait().await {
+            let schema = self.schema_after(&error).await;
+            let again = error.is_transient() || schema == Some(SchemaState::Changed);
+            if again && patience.wait().await {
                 tracing::debug!(%error, "what the run needs is read again");
                 continue;
             }
             tracing::warn!(%error, "the run is left for later");
+            if schema == Some(SchemaState::Unfit) {
+                return self.give_back_uncounted(claim, patience).await;
+            }
             return self.give_back_after_error(claim).await;
         }
     }
@@ -248,11 +254,11 @@ impl Engine {
     async fn after_panic(&self, claim: &Claim, began: Instant) -> Processed {
         tracing::error!("the check panicked");
         metrics::counter!("verifyd_panics_total").increment(1);
-        let request = claim.run.request();
-        let surveyed = self.unsurveyed(&claim.run, &request);
+        let request = &claim.run.request;
+        let surveyed = self.unsurveyed(&claim.run, request);
         let completion = self.conclude(
             &claim.run,
-            &request,
+            request,
             &surveyed,
             None,
             None,
@@ -280,25 +286,27 @@ impl Engine {
             return Ok(Work::Complete(Box::new(self.last_resort(claim))));
         }
         let run = &claim.run;
-        let request = run.request();
+        let request = &run.request;
         let stored = match request.provider_connection_id {
             Some(_) if claim.start.is_some() => claim.start.clone(),
             Some(id) => match self.store.starting_point(id).await {
                 Ok(stored) => stored,
+                // Preflight ends at the tenant, before it looks at the connection.
+                Err(StoreError::Corrupt { .. }) if run.tenant_id.is_none() => None,
                 Err(StoreError::Corrupt {
                     table, column, why, ..
                 }) => {
                     tracing::error!(table, column, %why, "the connection cannot be read");
-                    let surveyed = self.unsurveyed(run, &request);
-                    let evidence = vec![
-                        Evidence::new(EvidenceKind::Field, format!("{table}.{column}")),
-                        Evidence::new(EvidenceKind::Expected, why),
-                    ];
-                    let ending = Ending::Broken {
-                        reason: Reason::InternalError,
-                        evidence,
+                    // What was found stays untold: it may be a stranger's.
+                    let allowed = why.split_once("allowed: ").map(|(_, allowed)| allowed);
+                    let allowed = allowed.unwrap_or("a value that is not NULL");
+                    let column = format!("{table}.{column}");
+                    let surveyed = self.unreadable_connection(run, &column, allowed);
+                    let ending = match claim.exhausted {
+                        true => Self::worker_lost(claim.counted_attempts),
+                        false => Ending::Blocked(Reason::ConnectionMalformed),
                     };
-                    let completion = self.conclude(run, &request, &surveyed, None, None, ending);
+                    let completion = self.conclude(run, request, &surveyed, None, None, ending);
                     return Ok(Work::Complete(Box::new(completion)));
                 }
                 Err(error) => return Err(error),
@@ -309,12 +317,12 @@ impl Engine {
             Some(start) => (Some((start.connection, start.credential)), start.latest_run),
             None => (None, None),
         };
-        let surveyed = self.preflight(run, &request, stored);
+        let surveyed = self.preflight(run, request, stored);
         // Of a stranger's connection nothing is told.
         let previous = latest_run.filter(|id| surveyed.connection.is_some() && *id != run.id);
         let conclude = |credential, ending| {
             Work::Complete(Box::new(
-                self.conclude(run, &request, &surveyed, credential, previous, ending),
+                self.conclude(run, request, &surveyed, credential, previous, ending),
             ))
         };
         if claim.exhausted {
@@ -396,8 +404,40 @@ impl Engine {
                 Err(error) => error,
             };
             tracing::warn!(%error, "the result cannot be written");
-            if !error.is_transient() {
-                return self.give_back_after_error(claim).await;
+            match self.schema_after(&error).await {
+                Some(SchemaState::Unfit) => return self.give_back_uncounted(claim, patience).await,
+                Some(SchemaState::Changed) => {}
+                _ if error.is_transient() => {}
+                _ => return self.give_back_after_error(claim).await,
+            }
+            if !patience.wait().await {
+                return Processed::Deferred;
+            }
+        }
+    }
+
+    /// Whether the schema fits, after an error that says it does not. None: another error.
+    async fn schema_after(&self, error: &StoreError) -> Option<SchemaState> {
+        match error {
+            StoreError::Schema(_) => Some(self.schema.state(self.store.as_ref()).await),
+            _ => None,
+        }
+    }
+
+    /// What failed because the schema was changed uses up no attempt. Giving back may have to wait until
+    /// the schema fits.
+    async fn give_back_uncounted(&self, claim: &Claim, mut patience: Patience) -> Processed {
+        loop {
+            let released = self.store.release(claim, AttemptEnd::Shutdown, None).await;
+            match released {
+                Ok(true) => {
+                    tracing::info!("released: the schema does not fit");
+                    return Processed::Released(AttemptEnd::Shutdown);
+                }
+                Ok(false) => return Processed::Discarded,
+                Err(error) => {
+                    tracing::debug!(%error, "the run cannot be released yet");
+                }
             }
             if !patience.wait().await {
                 return Processed::Deferred;

@@ -18,9 +18,11 @@ pub async fn run_record(store: &dyn Store, id: RunId) -> Result<Option<RunRecord
         Some(previous) => store.run(RunId(previous)).await?,
         None => None,
     };
-    // A report that somebody else wrote may name anyone's run.
-    let previous =
-        previous.filter(|p| (p.workspace_id, p.tenant_id) == (run.workspace_id, run.tenant_id));
+    // A report that somebody else wrote may name anyone's run, and an id may be given to a later one.
+    let previous = previous.filter(|p| {
+        (p.workspace_id, p.tenant_id) == (run.workspace_id, run.tenant_id)
+            && p.completed_at <= run.completed_at
+    });
     Ok(Some(RunRecord {
         attempts: store.attempts(id).await?,
         acknowledgements: store.acknowledgements_of(id).await?,

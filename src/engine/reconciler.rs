@@ -6,6 +6,7 @@
 
 use super::Engine;
 use super::hinted::Hinted;
+use super::invalid::InvalidRuns;
 use super::motion::{Motion, Since};
 use super::process::Processed;
 use super::settings::ReconcilerSettings;
@@ -128,19 +129,40 @@ impl Reconciler {
         let mut failing = false;
         let mut gave_up = Ok(());
         let mut look_at = self.began;
+        let mut invalid_runs = InvalidRuns::default();
         loop {
             self.state.motion.moved();
             let swept_at = tokio::time::Instant::now();
             while direct.try_join_next().is_some() {}
-            if tokio::time::Instant::now() >= look_at {
+            let looks = tokio::time::Instant::now() >= look_at;
+            if looks || !self.engine.schema.fits() {
+                self.look_at_schema().await;
+                self.state.motion.moved();
+            }
+            if !self.engine.schema.fits() {
+                // Nothing is claimed, so nothing of what waits is amiss.
+                self.state.untaken.note(false);
+                self.state.cut_off.note(false);
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = tokio::time::sleep(self.settings.interval) => continue,
+                }
+            }
+            if looks {
                 look_at = tokio::time::Instant::now() + self.engine.settings.beat_interval;
                 self.disown_in_time().await;
                 self.state.motion.moved();
             }
             let swept = self.sweep_in_time(&mut direct).await;
+            if matches!(swept, Err(StoreError::Schema(_))) {
+                self.look_at_schema().await;
+            }
             let unanswered = matches!(swept, Err(StoreError::Unavailable(_)));
             let cut_off = unanswered && self.engine.lease.is_alive();
             self.state.cut_off.note(cut_off);
+            if swept.is_ok() {
+                invalid_runs.look(&*self.engine.store).await;
+            }
             if let Some(deaf) = self.beyond_revival() {
                 gave_up = Err(deaf);
                 stop.cancel();
@@ -179,6 +201,22 @@ impl Reconciler {
         let _ = listening.await;
         while direct.join_next().await.is_some() {}
         gave_up
+    }
+
+    /// Whether the schema fits. Where it was changed, ids may have begun anew, behind where sweeps have looked.
+    async fn look_at_schema(&self) {
+        let schema = &self.engine.schema;
+        let before = schema.changed_at();
+        let looked = schema.look(self.engine.store.as_ref());
+        match tokio::time::timeout(SWEEP_PATIENCE, looked).await {
+            Ok(Ok(())) => {}
+            // The sweep says so, too, and more loudly.
+            Ok(Err(error)) => tracing::debug!(%error, "the schema cannot be looked at"),
+            Err(_) => tracing::debug!("no answer in time about the schema"),
+        }
+        if schema.changed_at() != before {
+            *self.cursor() = SweepCursor::START;
+        }
     }
 
     /// Lets go of what this process has lost sight of: a claim whose answer was lost, a run that was

@@ -1,11 +1,11 @@
 //! Recording a run and sending its hint, as a producer does.
 
-use crate::domain::SessionId;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::job::Hint;
 use crate::domain::onboarding::SessionMisfit;
+use crate::ports::provider::Providers;
 use crate::ports::queue::{Queue, QueueError};
-use crate::ports::store::{NewRun, Recorded, Store, StoreError};
+use crate::ports::store::{ForSession, NewRun, Recorded, Store, StoreError};
 use serde_json::{Value, json};
 
 /// A recorded run, and whether its hint could be sent. Without a hint the sweep finds it.
@@ -21,10 +21,12 @@ pub struct Submitted {
 pub async fn submit(
     store: &dyn Store,
     queue: Option<&dyn Queue>,
+    providers: &Providers,
     connection: &ProviderConnection,
     module: Option<&str>,
 ) -> Result<Submitted, StoreError> {
-    record_and_hint(store, queue, connection, module, None).await
+    let context = context_for(providers, connection, module);
+    record_and_hint(store, queue, connection, context, None).await
 }
 
 /// Why a check was not started for an onboarding session.
@@ -41,33 +43,36 @@ pub enum SubmitError {
 pub async fn submit_for_session(
     store: &dyn Store,
     queue: Option<&dyn Queue>,
+    providers: &Providers,
     connection: &ProviderConnection,
     module: Option<&str>,
-    session: SessionId,
+    session: ForSession,
 ) -> Result<Submitted, SubmitError> {
     // The store tests it again, in its transaction.
     store
-        .onboarding_session(session)
+        .onboarding_session(session.id)
         .await?
-        .ok_or(SessionMisfit::Missing(session))?
+        .filter(|found| session.reach.admits(found.workspace_id, found.tenant_id))
+        .ok_or(SessionMisfit::Missing(session.id))?
         .admits(Some(connection.workspace_id), Some(connection.tenant_id))
         .then_some(())
-        .ok_or(SessionMisfit::Foreign(session))?;
-    Ok(record_and_hint(store, queue, connection, module, Some(session)).await?)
+        .ok_or(SessionMisfit::Foreign(session.id))?;
+    let context = context_for(providers, connection, module);
+    Ok(record_and_hint(store, queue, connection, context, Some(session)).await?)
 }
 
 async fn record_and_hint(
     store: &dyn Store,
     queue: Option<&dyn Queue>,
     connection: &ProviderConnection,
-    module: Option<&str>,
-    onboarding_session: Option<SessionId>,
+    context: Value,
+    onboarding_session: Option<ForSession>,
 ) -> Result<Submitted, StoreError> {
     let recorded = store
         .record(&NewRun {
             workspace_id: connection.workspace_id,
             tenant_id: Some(connection.tenant_id),
-            context: context_for(connection, module),
+            context,
             unless_active: Some(connection.id),
             onboarding_session,
         })
@@ -92,16 +97,21 @@ async fn record_and_hint(
     Ok(Submitted { recorded, hint })
 }
 
-/// `operation_runs.context` of a check of this connection.
-pub fn context_for(connection: &ProviderConnection, module: Option<&str>) -> Value {
+/// `operation_runs.context` of a check of this connection: whole, with the module that is checked when
+/// none is named.
+pub fn context_for(
+    providers: &Providers,
+    connection: &ProviderConnection,
+    module: Option<&str>,
+) -> Value {
+    let default = || Some(*providers.get(&connection.provider)?.modules().first()?);
+    let module = module.or(connection.module.as_deref()).or_else(default);
     let mut context = json!({
         "provider": connection.provider,
+        "module": module,
         "provider_connection_id": connection.id,
         "target_scope": { "entra_tenant_id": connection.entra_tenant_id },
     });
-    if let Some(module) = module.or(connection.module.as_deref()) {
-        context["module"] = json!(module);
-    }
     if let Some(name) = &connection.display_name {
         context["target_scope"]["entra_tenant_name"] = json!(name);
     }

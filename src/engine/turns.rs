@@ -114,7 +114,8 @@ impl Engine {
         {
             self.process(&Hint::new(run)).await;
         }
-        if self.finished.lately(hint.operation_run_id) {
+        let run = hint.operation_run_id;
+        if self.finished.lately(run) && !self.finished.is_queued_again(&self.store, run).await {
             metrics::counter!("verifyd_hints_without_claim_total").increment(1);
             return Processed::NotClaimable;
         }

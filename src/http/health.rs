@@ -1,16 +1,18 @@
 //! Is the process alive, and can it claim runs?
 
 use crate::engine::Engine;
+use crate::engine::invalid::{COUNTED, LATEST_ROWS};
 use crate::engine::reconciler::ReconcilerState;
 use crate::ports::queue::Queue;
+use crate::ports::store::StoreError;
 use crate::telemetry::metrics::Metrics;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +31,8 @@ pub struct Health {
     pub untaken_after: Duration,
     /// Set while the process drains.
     pub stopping: CancellationToken,
+    /// The message of the last error of the database that was logged.
+    pub logged: Mutex<String>,
 }
 
 /// `GET /healthz`: 200 while the loops of this process turn and it moves what it could move, else
@@ -77,6 +81,11 @@ pub async fn metrics(State(health): State<Arc<Health>>) -> String {
         metrics::gauge!("verifyd_oldest_queued_seconds")
             .set(counts.oldest_queued_seconds.unwrap_or(0.0));
     }
+    let invalid = health.engine.store.invalid_runs(LATEST_ROWS, COUNTED);
+    if let Ok(Ok(invalid)) = tokio::time::timeout(health.check_timeout, invalid).await {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        metrics::gauge!("verifyd_invalid_runs").set(invalid.len() as f64);
+    }
     metrics::gauge!("verifyd_runs_in_flight")
         .set(f64::from(health.engine.in_flight.load(Ordering::Relaxed)));
     health.metrics.render()
@@ -119,25 +128,45 @@ impl Health {
         ])
     }
 
+    /// The class of an error of the database. Its message may name what is nobody's business: it goes
+    /// to the log, once for each change.
+    fn class(&self, error: &StoreError) -> String {
+        let class = match error {
+            StoreError::Unavailable(_) => "unavailable",
+            StoreError::Contended(_) => "busy",
+            StoreError::Schema(_) => "the schema does not fit",
+            StoreError::Corrupt { .. } | StoreError::Refused(_) => "refused",
+        };
+        let message = error.to_string();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if *logged != message {
+            tracing::warn!(%error, "not ready: the database does not answer as it should");
+            *logged = message;
+        }
+        format!("{class}; the log says why")
+    }
+
     /// What each part says: its name, and what is wrong with it.
     async fn readiness(&self) -> Vec<(&'static str, Option<String>)> {
         let store = &self.engine.store;
         let database = match tokio::time::timeout(self.check_timeout, store.ping()).await {
             Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error.to_string()),
+            Ok(Err(error)) => Some(self.class(&error)),
             Err(_) => Some("no answer in time".to_owned()),
         };
         let schema = if database.is_some() {
             Some("unknown, the database does not answer".to_owned())
         } else {
             match tokio::time::timeout(self.check_timeout, store.schema_version()).await {
-                Ok(Ok(Some(version))) if version >= store.wanted_schema_version() => None,
+                Ok(Ok(Some(version))) if version >= store.wanted_schema_version() => {
+                    self.engine.schema.problem()
+                }
                 Ok(Ok(version)) => Some(format!(
                     "version {}, needed {}: run `verifyd migrate`",
                     version.map_or("none".to_owned(), |v| v.to_string()),
                     store.wanted_schema_version()
                 )),
-                Ok(Err(error)) => Some(error.to_string()),
+                Ok(Err(error)) => Some(self.class(&error)),
                 Err(_) => Some("no answer in time".to_owned()),
             }
         };

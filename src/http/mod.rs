@@ -1,9 +1,15 @@
 //! The HTTP surface: liveness, readiness, metrics, the API, and pages for people.
 
 pub mod api;
+pub mod body;
+pub mod gate;
 pub mod health;
 pub mod pages;
+pub mod panics;
+pub mod places;
+pub mod rate;
 pub mod server;
+pub mod stall;
 
 use api::{Api, ApiSettings};
 use axum::Router;
@@ -29,9 +35,17 @@ pub struct HttpSettings {
     #[serde(with = "humantime_serde")]
     pub check_timeout: Duration,
     pub max_connections: usize,
+    /// Of one address. Behind a proxy, all connections have the proxy's.
+    pub max_connections_per_peer: usize,
     /// How long a connection may take for the head of its next request.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
+    /// How long the body of a request may take to arrive.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    /// How long an answer may wait for a peer that does not read it.
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
     pub api: ApiSettings,
 }
 
@@ -63,7 +77,10 @@ pub fn serve(
 ) -> impl Future<Output = std::io::Result<()>> + Send + use<> {
     let bounds = server::Bounds {
         connections: settings.max_connections,
+        connections_per_peer: settings.max_connections_per_peer,
         head: settings.header_timeout,
+        body: settings.body_timeout,
+        write: settings.write_timeout,
     };
     server::serve(listener, router, bounds, stop)
 }

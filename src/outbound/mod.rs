@@ -3,6 +3,7 @@
 //! A leaf beside the adapters: they use it, it uses none of them.
 
 pub mod guard;
+pub mod retry_after;
 
 /// The innermost cause, whose text names what really happened.
 pub fn root_cause(error: &dyn std::error::Error) -> String {

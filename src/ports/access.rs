@@ -4,7 +4,7 @@
 
 use crate::domain::TokenId;
 use crate::domain::access::{Binding, Scope};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::Serialize;

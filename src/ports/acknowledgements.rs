@@ -1,10 +1,10 @@
 //! Acknowledgements: what people have seen and accepted.
 
 use crate::domain::access::Binding;
-use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::report::CheckStatus;
 use crate::domain::{AcknowledgementId, ConnectionId, Reason, RunId};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
@@ -19,6 +19,7 @@ pub struct NewAcknowledgement {
     pub reason_code: Option<Reason>,
     pub reason: String,
     pub acknowledged_by: String,
+    pub through: Actor,
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -51,6 +52,7 @@ pub trait AcknowledgementStore: Send + Sync {
         &self,
         id: AcknowledgementId,
         by: &str,
+        through: &Actor,
     ) -> Result<Option<Acknowledgement>, StoreError>;
 
     /// One acknowledgement.

@@ -4,13 +4,15 @@
 pub mod access;
 pub mod acknowledgements;
 pub mod clock;
+pub mod invalid_runs;
 pub mod notices;
-pub mod oddities;
 pub mod onboarding;
 pub mod overview;
+pub mod probe;
 pub mod provider;
 pub mod queue;
 pub mod store;
+pub mod store_error;
 pub mod sweep;
 pub mod turns;
 pub mod vault;

@@ -1,7 +1,7 @@
 //! What is said when a run is completed, after the commit. At most once; nobody may rely on it.
 
 use crate::domain::notice::Notice;
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 

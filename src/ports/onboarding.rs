@@ -3,7 +3,7 @@
 
 use crate::domain::SessionId;
 use crate::domain::onboarding::OnboardingSession;
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 
 /// Reads sessions.

@@ -7,7 +7,7 @@ pub use crate::domain::overview::{
     ConnectionCounts, ConnectionState, History, HistorySlice, LatestReport, TrendPoint, WaitingRun,
 };
 use crate::domain::{ConnectionId, TenantId};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use std::time::Duration;
 

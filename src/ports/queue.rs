@@ -93,6 +93,12 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     /// One round trip to the server.
     async fn ping(&self) -> Result<(), QueueError>;
 
+    /// Sends a hint and takes it back before anybody can see it, over a connection of its own. Fails with the
+    /// server's own answer, at once.
+    async fn try_sending(&self) -> Result<(), QueueError> {
+        Ok(())
+    }
+
     /// Tells those who listen to the server of completed runs. Does nothing where nobody can.
     async fn announce(&self, _notices: &[Notice]) -> Result<(), QueueError> {
         Ok(())

@@ -10,14 +10,16 @@ use crate::domain::connection::{
 };
 pub use crate::domain::overview::LatestReport;
 use crate::domain::permission::StoredPermission;
-use crate::domain::run::{OperationRun, Outcome, RunStatus};
+use crate::domain::run::{ClaimedRun, OperationRun, Outcome, RunState, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkerId, WorkspaceId};
 use crate::ports::access::AccessStore;
 use crate::ports::acknowledgements::AcknowledgementStore;
+use crate::ports::invalid_runs::InvalidRunStore;
 use crate::ports::notices::NoticeStore;
-use crate::ports::oddities::OddityStore;
 use crate::ports::onboarding::OnboardingStore;
 use crate::ports::overview::OverviewStore;
+use crate::ports::probe::ProbeStore;
+pub use crate::ports::store_error::StoreError;
 pub use crate::ports::sweep::{SweepCursor, SweepPolicy, Swept};
 use crate::ports::turns::TurnStore;
 use crate::ports::vault::SealedCredential;
@@ -28,38 +30,6 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::time::Duration;
 use uuid::Uuid;
-
-/// What kept the database from doing its work.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Not reachable, or it ended the connection. Nothing is known of what was under way.
-    #[error("the database is not available: {0}")]
-    Unavailable(String),
-    /// A deadlock, a serialization failure or a lock that was not granted in time: try again.
-    #[error("the database is contended: {0}")]
-    Contended(String),
-    /// A row holds what it must not hold.
-    #[error("{table}.{column} of row {row}: {why}")]
-    Corrupt {
-        table: &'static str,
-        column: &'static str,
-        row: String,
-        why: String,
-    },
-    /// A table or column is missing or of another type; `verifyd doctor` names it.
-    #[error("the database's schema does not fit: {0}")]
-    Schema(String),
-    /// The database refused the statement.
-    #[error("the database refused: {0}")]
-    Refused(String),
-}
-
-impl StoreError {
-    /// Whether the same call may work later, with nothing changed by a person.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Contended(_))
-    }
-}
 
 /// Attempts that were only to complete a run and did not; after so many the next claim is the last
 /// resort.
@@ -105,10 +75,25 @@ pub struct OpenAttempt {
     pub token: Uuid,
 }
 
+/// What was found about the size of a run's context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContextSize {
+    /// The completion's members are added to it, along with other runs'.
+    Small,
+    /// They are added to it in a transaction of its own.
+    Large,
+    /// It is replaced: the database cannot be asked to copy it.
+    Huge,
+    /// It was not looked at; it is replaced unless it is small.
+    Unknown,
+}
+
 /// The right to work on a run, proven by the token.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    pub run: OperationRun,
+    pub run: ClaimedRun,
+    /// How the completion is to write the run's context.
+    pub context: ContextSize,
     /// Number of this attempt, from 1, the uncounted ones included.
     pub attempt: i32,
     /// Random; compared for equality by every later transition.
@@ -119,8 +104,8 @@ pub struct Claim {
     /// All counted attempts were spent before this claim. The provider must not be called again:
     /// the run is to be completed as `worker_lost`. This attempt does not count.
     pub exhausted: bool,
-    /// Completing it failed [`MAX_FUTILE_ATTEMPTS`] times, too. Outcome, context and failure summary
-    /// of `run` were not read: it is to be completed from its id alone.
+    /// Completing it failed [`MAX_FUTILE_ATTEMPTS`] times, too. The context of the run was not read: it
+    /// is to be completed from its id alone.
     pub last_resort: bool,
     /// When the run was first claimed, by the database's clock.
     pub first_claimed_at: DateTime<Utc>,
@@ -141,9 +126,17 @@ pub struct NewRun {
     /// same workspace and tenant.
     pub unless_active: Option<ConnectionId>,
     /// The onboarding session that the run is for: in the same transaction it is pointed to the run,
-    /// or to the active run that is returned. One of another workspace or tenant is refused, and
-    /// nothing is recorded.
-    pub onboarding_session: Option<SessionId>,
+    /// or to the active run that is returned. One of another workspace or tenant, or out of reach of
+    /// whoever asks, is refused, and nothing is recorded.
+    pub onboarding_session: Option<ForSession>,
+}
+
+/// The onboarding session that a run is recorded for, and who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForSession {
+    pub id: SessionId,
+    /// What whoever asks for it may reach: a session out of it does not exist.
+    pub reach: Binding,
 }
 
 impl NewRun {
@@ -324,11 +317,21 @@ pub trait RunStore: Send + Sync {
     /// session: one that asks for either is refused with all others.
     async fn record_many(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError>;
 
-    /// One run of verifyd's type.
+    /// One run of verifyd's type. Of a context that is too large the report is read, and of the rest
+    /// what is needed to tell what the run was about.
     async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError>;
 
-    /// Runs of verifyd's type, newest first.
-    async fn runs(&self, filter: &RunFilter) -> Result<Vec<OperationRun>, StoreError>;
+    /// Runs of verifyd's type as lists show them, newest first.
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError>;
+
+    /// One run as lists show it.
+    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError>;
+
+    /// How far one run is.
+    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError>;
+
+    /// How far the latest runs are, newest first.
+    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError>;
 
     /// The attempts of a run, oldest first.
     async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError>;
@@ -466,6 +469,8 @@ pub struct Migrated {
 pub struct SchemaFinding {
     /// True: verifyd cannot work. False: advice.
     pub fatal: bool,
+    /// It is the user of `database.url` who lacks a right; the schema may fit for another one.
+    pub privilege: bool,
     /// `operation_runs.context`
     pub subject: String,
     pub problem: String,
@@ -519,8 +524,12 @@ pub trait SchemaStore: Send + Sync {
     /// The version that this build needs.
     fn wanted_schema_version(&self) -> i64;
 
-    /// Names every missing table and column and every wrong type.
+    /// Names every missing table and column and every wrong type. With anything fatal among it nothing is
+    /// served.
     async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError>;
+
+    /// A text that changes whenever what `inspect` finds may have changed, for the price of one query.
+    async fn schema_mark(&self) -> Result<String, StoreError>;
 
     /// Which guards are there. Without a table of runs, all are missing.
     async fn guards(&self) -> Result<Guards, StoreError>;
@@ -541,9 +550,10 @@ pub trait Store:
     RunStore
     + ConnectionStore
     + AcknowledgementStore
-    + OddityStore
+    + InvalidRunStore
     + OnboardingStore
     + OverviewStore
+    + ProbeStore
     + TurnStore
     + AccessStore
     + WakeStore
@@ -557,9 +567,10 @@ impl<T> Store for T where
     T: RunStore
         + ConnectionStore
         + AcknowledgementStore
-        + OddityStore
+        + InvalidRunStore
         + OnboardingStore
         + OverviewStore
+        + ProbeStore
         + TurnStore
         + AccessStore
         + WakeStore

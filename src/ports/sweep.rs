@@ -32,10 +32,10 @@ pub struct SweepCursor {
 }
 
 impl SweepCursor {
-    /// Before all runs.
+    /// Before all runs: ids are positive, and what is not is no run that can be named in a hint.
     pub const START: Self = Self {
-        up_to: RunId(i64::MIN),
-        again_after: RunId(i64::MIN),
+        up_to: RunId(0),
+        again_after: RunId(0),
     };
 }
 

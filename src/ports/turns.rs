@@ -1,7 +1,8 @@
-//! Whose turn it is: tenants that wait while another one's runs fill the queue.
+//! Whose turn it is: tenants that wait while another one's runs fill the queue. And whether a run waits at
+//! all.
 
 use crate::domain::{RunId, TenantId};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 
 /// The oldest queued run of a tenant.
@@ -24,4 +25,7 @@ pub trait TurnStore: Send + Sync {
         except: &[TenantId],
         most: u32,
     ) -> Result<Vec<Turn>, StoreError>;
+
+    /// Which of these are queued.
+    async fn still_queued(&self, runs: &[RunId]) -> Result<Vec<RunId>, StoreError>;
 }

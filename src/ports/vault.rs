@@ -2,6 +2,7 @@
 
 use crate::domain::connection::{CredentialBinding, CredentialKind, StoredCredential};
 use crate::domain::credential::Credential;
+use crate::domain::credential_cause::{Cause, Flaw};
 use crate::domain::webhook::WebhookBinding;
 use chrono::{DateTime, Utc};
 use zeroize::Zeroizing;
@@ -11,13 +12,39 @@ use zeroize::Zeroizing;
 pub enum VaultError {
     /// No key opens it, it was changed, or it belongs to another place.
     #[error("the credential cannot be decrypted: {0}")]
-    Undecryptable(&'static str),
+    Undecryptable(Flaw),
     /// It is not what its kind promises: after decryption, or already before it was sealed.
     #[error("the credential is not usable: {0}")]
-    Malformed(&'static str),
+    Malformed(Flaw),
     /// This installation has no key to write with.
     #[error("no key is configured to encrypt credentials with")]
     NoKey,
+}
+
+impl VaultError {
+    /// The cause that log and report tell; `None` where a key to write with is missing.
+    pub fn flaw(&self) -> Option<&Flaw> {
+        match self {
+            Self::Undecryptable(flaw) | Self::Malformed(flaw) => Some(flaw),
+            Self::NoKey => None,
+        }
+    }
+}
+
+impl From<Cause> for VaultError {
+    fn from(cause: Cause) -> Self {
+        Flaw::from(cause).into()
+    }
+}
+
+impl From<Flaw> for VaultError {
+    fn from(flaw: Flaw) -> Self {
+        if flaw.cause.before_decryption() {
+            Self::Undecryptable(flaw)
+        } else {
+            Self::Malformed(flaw)
+        }
+    }
 }
 
 /// A credential ready to be stored.

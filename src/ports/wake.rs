@@ -1,6 +1,6 @@
 //! What wakes the reconciler between two sweeps.
 
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -29,7 +29,7 @@ pub enum Listening {
     /// A notification to oneself arrived.
     Heard,
     /// None arrived: there is a pooler in between that shares connections out.
-    Deaf,
+    NotHeard,
     /// Turned off, or a database that has no notifications.
     Off,
 }

@@ -1,8 +1,11 @@
 //! Endpoints of webhooks, and what is on its way to them.
 
-use crate::domain::webhook::{AttemptResult, DeliveryState, DisabledReason, WebhookBinding};
+use crate::domain::circuit::{AfterFailure, CircuitPolicy, CircuitState};
+use crate::domain::webhook::{
+    AttemptResult, DeliveryState, DisabledReason, GiveUpReason, WebhookBinding,
+};
 use crate::domain::{DeliveryId, EndpointId, RunId, WorkspaceId};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::ports::vault::VaultError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -31,6 +34,14 @@ pub struct Endpoint {
     pub disabled_reason: Option<DisabledReason>,
     /// Attempts that failed since the last one that did not.
     pub failures: u32,
+    /// What is let through after failures in a row.
+    pub circuit: CircuitState,
+    /// Since when the circuit is not closed.
+    pub circuit_opened_at: Option<DateTime<Utc>>,
+    /// When the next probe may go, or the one that is under way counts as lost.
+    pub circuit_probe_at: Option<DateTime<Utc>>,
+    /// Since when the oldest delivery is pending.
+    pub oldest_pending_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     /// Until then messages are signed with the previous secret, too.
     pub previous_secret_until: Option<DateTime<Utc>>,
@@ -59,6 +70,8 @@ pub struct LeasedDelivery {
     pub secrets: SealedSecrets,
     /// Whether the endpoint's last attempt failed.
     pub failing: bool,
+    /// Whether it is the one delivery that an open circuit lets through.
+    pub is_probe: bool,
 }
 
 /// What to lease.
@@ -83,6 +96,17 @@ pub enum Next {
     GiveUp,
 }
 
+impl Next {
+    /// The state of the delivery, and how much later it is due.
+    pub fn state_and_wait(self) -> (&'static str, Duration) {
+        match self {
+            Self::Delivered => ("delivered", Duration::ZERO),
+            Self::Retry(wait) => ("pending", wait),
+            Self::GiveUp => ("failed", Duration::ZERO),
+        }
+    }
+}
+
 /// How an attempt went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttemptOutcome {
@@ -90,6 +114,47 @@ pub struct AttemptOutcome {
     pub http_status: Option<u16>,
     pub duration: Duration,
     pub next: Next,
+    /// How long the receiver asks to wait.
+    pub retry_after: Duration,
+    pub circuit: CircuitPolicy,
+}
+
+impl AttemptOutcome {
+    /// Why the delivery is given up, if it is.
+    pub fn give_up_reason(&self) -> Option<GiveUpReason> {
+        (self.next == Next::GiveUp).then_some(match self.result {
+            AttemptResult::Gone => GiveUpReason::Gone,
+            _ => GiveUpReason::Attempts,
+        })
+    }
+}
+
+/// What recording an attempt has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptRecorded {
+    /// False: the lease had passed on, only the attempt itself was recorded.
+    pub is_current: bool,
+    pub circuit: CircuitChange,
+}
+
+/// What an attempt has done to the circuit of its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CircuitChange {
+    Unchanged,
+    Opened(Duration),
+    /// The probe failed; the next one comes after so long.
+    StaysOpen(Duration),
+    Closed,
+}
+
+impl From<AfterFailure> for CircuitChange {
+    fn from(after: AfterFailure) -> Self {
+        match after {
+            AfterFailure::Unchanged => Self::Unchanged,
+            AfterFailure::Opens(pause) => Self::Opened(pause),
+            AfterFailure::StaysOpen(pause) => Self::StaysOpen(pause),
+        }
+    }
 }
 
 /// A message to one endpoint.
@@ -105,6 +170,8 @@ pub struct Delivery {
     pub next_attempt_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
+    /// Why it was given up; null when it was not, or by a version that did not say.
+    pub give_up_reason: Option<GiveUpReason>,
     /// Of the last attempt; null before the first, and while it is being made.
     pub last_result: Option<AttemptResult>,
     pub last_http_status: Option<u16>,
@@ -143,11 +210,17 @@ pub enum Replay {
     },
 }
 
-/// How many messages there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// How many messages there are, and how long they wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct DeliveryCounts {
     pub pending: u64,
     pub failed: u64,
+    /// Of those that were given up by their age.
+    pub failed_by_age: u64,
+    /// How long the oldest pending one waits; null when none is pending.
+    pub oldest_pending_seconds: Option<f64>,
+    /// Endpoints whose circuit is not closed.
+    pub open_circuits: u64,
 }
 
 /// Makes the sealed secret for an endpoint whose id has just become known.
@@ -208,17 +281,22 @@ pub trait WebhookStore: Send + Sync {
     async fn delivery_recorded(&self);
 
     /// Takes what is due of enabled endpoints, healthy ones first, and begins an attempt of each.
+    /// Of an endpoint whose circuit is open nothing; after its pause one delivery, the probe, over
+    /// all replicas.
     async fn lease_deliveries(
         &self,
         policy: &LeasePolicy,
     ) -> Result<Vec<LeasedDelivery>, StoreError>;
 
-    /// Ends an attempt. False: the lease had passed on; only the attempt itself was recorded.
+    /// Ends an attempt, and opens or closes the circuit of its endpoint.
     async fn record_attempt(
         &self,
         delivery: &LeasedDelivery,
         outcome: &AttemptOutcome,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<AttemptRecorded, StoreError>;
+
+    /// Gives up what is pending for so long, at most `batch`. Returns how many.
+    async fn give_up_deliveries(&self, after: Duration, batch: u32) -> Result<u64, StoreError>;
 
     /// By filter, newest first.
     async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>, StoreError>;

@@ -1,8 +1,11 @@
 //! Acknowledgements as rows, for both databases, and what a completion is compared with.
 
 use super::from_row::from_row;
-use crate::domain::acknowledgement::Acknowledgement;
-use crate::domain::{AcknowledgementId, RunId};
+use super::lenient::{Text, Time};
+use super::rows::there;
+use crate::domain::acknowledgement::{Acknowledgement, Actor};
+use crate::domain::names::UnknownName;
+use crate::domain::{AcknowledgementId, RunId, TokenId};
 use crate::ports::store::StoreError;
 use chrono::{DateTime, Utc};
 
@@ -12,38 +15,89 @@ from_row! {
     pub(super) struct AcknowledgementRow {
         id: i64,
         operation_run_id: i64,
-        check_key: String,
-        reason_code: Option<String>,
-        reason: String,
-        acknowledged_by: String,
-        acknowledged_at: Option<DateTime<Utc>>,
-        expires_at: Option<DateTime<Utc>>,
-        withdrawn_at: Option<DateTime<Utc>>,
-        withdrawn_by: Option<String>,
+        check_key: Option<Text>,
+        reason_code: Option<Text>,
+        reason: Option<Text>,
+        acknowledged_by: Option<Text>,
+        acknowledged_at: Option<Time>,
+        expires_at: Option<Time>,
+        withdrawn_at: Option<Time>,
+        withdrawn_by: Option<Text>,
     }
 }
 
 impl TryFrom<AcknowledgementRow> for Acknowledgement {
     type Error = StoreError;
     fn try_from(row: AcknowledgementRow) -> Result<Self, StoreError> {
+        const TABLE: &str = "verification_check_acknowledgements";
+        let id = row.id;
+        let text = |text: Option<Text>| text.map(|text| text.0);
         Ok(Self {
-            id: AcknowledgementId(row.id),
+            id: AcknowledgementId(id),
             operation_run_id: RunId(row.operation_run_id),
-            check_key: row.check_key,
-            reason_code: row.reason_code,
-            reason: row.reason,
-            acknowledged_by: row.acknowledged_by,
-            acknowledged_at: row.acknowledged_at.ok_or_else(|| StoreError::Corrupt {
-                table: "verification_check_acknowledgements",
-                column: "acknowledged_at",
-                row: row.id.to_string(),
-                why: "it is null".into(),
-            })?,
-            expires_at: row.expires_at,
-            withdrawn_at: row.withdrawn_at,
-            withdrawn_by: row.withdrawn_by,
+            check_key: there(row.check_key, TABLE, "check_key", id)?.0,
+            reason_code: text(row.reason_code),
+            reason: there(row.reason, TABLE, "reason", id)?.0,
+            acknowledged_by: there(row.acknowledged_by, TABLE, "acknowledged_by", id)?.0,
+            acknowledged_through: None,
+            acknowledged_at: there(row.acknowledged_at, TABLE, "acknowledged_at", id)?.happened(),
+            expires_at: row.expires_at.and_then(Time::expiry),
+            withdrawn_at: row.withdrawn_at.map(Time::happened),
+            withdrawn_by: text(row.withdrawn_by),
+            withdrawn_through: None,
         })
     }
+}
+
+from_row! {
+    /// `acknowledgement_actors`
+    #[derive(Debug)]
+    pub(super) struct ActorRow {
+        acknowledgement_id: i64,
+        operation_run_id: i64,
+        action: String,
+        at: DateTime<Utc>,
+        surface: String,
+        token_id: Option<i64>,
+        name: String,
+    }
+}
+
+/// What is done with an acknowledgement.
+pub(super) const ACKNOWLEDGED: &str = "acknowledged";
+pub(super) const WITHDRAWN: &str = "withdrawn";
+
+/// Says of each acknowledgement through whom it was made and withdrawn. Ids may be given again (the
+/// table may be another application's, and emptied by it), so what was noted counts only for the run
+/// and the time that it was noted for.
+pub(super) fn attach(all: &mut [Acknowledgement], noted: Vec<ActorRow>) -> Result<(), StoreError> {
+    for row in noted {
+        let surface = row
+            .surface
+            .parse()
+            .map_err(|e: UnknownName| StoreError::Corrupt {
+                table: "acknowledgement_actors",
+                column: "surface",
+                row: row.acknowledgement_id.to_string(),
+                why: e.to_string(),
+            })?;
+        let actor = Actor {
+            surface,
+            token_id: row.token_id.map(TokenId),
+            name: row.name,
+        };
+        let of = |a: &&mut Acknowledgement| {
+            a.id.0 == row.acknowledgement_id && a.operation_run_id.0 == row.operation_run_id
+        };
+        for found in all.iter_mut().filter(of) {
+            if row.action == ACKNOWLEDGED && found.acknowledged_at == row.at {
+                found.acknowledged_through = Some(actor.clone());
+            } else if row.action == WITHDRAWN && found.withdrawn_at == Some(row.at) {
+                found.withdrawn_through = Some(actor.clone());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Somebody pruned the run in the meantime, or put it back.

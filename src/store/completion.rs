@@ -4,7 +4,7 @@ use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::domain::notice::{Event, Notice};
 use crate::domain::permission::{InventoryRefresh, PermissionDetails};
-use crate::ports::store::{Claim, StoreError};
+use crate::ports::store::{Claim, ContextSize, StoreError};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -31,6 +31,27 @@ pub(super) fn context_members(
     }
     Ok(members)
 }
+
+/// Members that are put into `context` only where the producer left them out.
+pub(super) fn context_defaults(completion: &Completion) -> Result<Json, StoreError> {
+    match &completion.checked {
+        Some(checked) => to_json(checked),
+        None => to_json(&BTreeMap::<&str, &str>::new()),
+    }
+}
+
+/// Most bytes of a context that stays; one that is larger is replaced by a member that says so.
+/// `merged`: the most that the database can be asked to copy.
+pub(super) fn kept_bytes(size: ContextSize, merged: i64) -> i64 {
+    match size {
+        ContextSize::Small | ContextSize::Large => merged,
+        ContextSize::Huge => NOTHING_KEPT,
+        ContextSize::Unknown => 32_768,
+    }
+}
+
+/// No context stays.
+pub(super) const NOTHING_KEPT: i64 = -1;
 
 /// The same as one object.
 pub(super) fn context_patch(completion: &Completion) -> Result<Json, StoreError> {

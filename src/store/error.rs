@@ -57,6 +57,14 @@ fn from_sqlstate(code: &str, message: &str) -> StoreError {
         "42P01" | "42703" | "42883" | "42804" | "42P10" | "3F000" | "42704" | "42P07" | "42701" => {
             StoreError::Schema(text())
         }
+        // feature_not_supported: a statement that was prepared before a column changed
+        "0A000" if message.starts_with("cached plan") => StoreError::Schema(text()),
+        // invalid_sql_statement_name, duplicate_prepared_statement
+        "26000" | "42P05" => StoreError::Refused(format!(
+            "{}; behind a pooler in transaction mode add statement-cache-capacity=0 to the URL's \
+             parameters",
+            text()
+        )),
         _ => match code.get(..2).unwrap_or_default() {
             // connection exception, insufficient resources, operator intervention, system error
             "08" | "53" | "57" | "58" => StoreError::Unavailable(text()),

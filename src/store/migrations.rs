@@ -5,7 +5,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 /// The version that this build needs.
-pub(super) const WANTED_VERSION: i64 = 9;
+pub(super) const WANTED_VERSION: i64 = 13;
 
 macro_rules! migrations {
     ($folder:literal: $($version:literal $name:literal),+ $(,)?) => {
@@ -18,7 +18,10 @@ macro_rules! migrations {
 }
 
 /// The guards of a SQLite file. They may be applied again: each is made only where it is missing.
-pub(super) const SQLITE_GUARDS: &str = include_str!("../../migrations/sqlite/0003_guards.sql");
+pub(super) const SQLITE_GUARDS: &str = concat!(
+    include_str!("../../migrations/sqlite/0003_guards.sql"),
+    include_str!("../../migrations/sqlite/0010_context_size.sql")
+);
 
 type Source = (i64, &'static str, &'static str);
 
@@ -27,7 +30,8 @@ pub(super) fn postgres() -> Vec<Source> {
         "postgres": 1 "0001_verifyd_state", 2 "0002_application_tables", 3 "0003_guards",
         4 "0004_access", 5 "0005_acknowledgements", 6 "0006_notices",
         7 "0007_inventory_digest", 8 "0008_turns",
-        9 "0009_workspace"
+        9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
+        12 "0012_webhook_circuits", 13 "0013_earlier_runs"
     )
 }
 
@@ -36,7 +40,8 @@ pub(super) fn sqlite() -> Vec<Source> {
         "sqlite": 1 "0001_verifyd_state", 2 "0002_application_tables", 3 "0003_guards",
         4 "0004_access", 5 "0005_acknowledgements", 6 "0006_notices",
         7 "0007_inventory_digest", 8 "0008_turns",
-        9 "0009_workspace"
+        9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
+        12 "0012_webhook_circuits", 13 "0013_earlier_runs"
     )
 }
 

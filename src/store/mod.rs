@@ -5,22 +5,27 @@
 
 mod access_rows;
 mod acknowledgements;
+mod address;
+mod claims;
 mod completion;
 mod error;
 mod from_row;
+mod invalid_runs;
+mod lenient;
 mod migrations;
-mod oddities;
 mod onboarding;
 mod overview;
 mod postgres;
 mod rows;
 mod settings;
 mod sqlite;
+mod summaries;
 mod tables;
 mod together;
 mod webhook_rows;
 
-pub use settings::{DatabaseSettings, ListenMode};
+pub use address::problem as address_problem;
+pub use settings::{DatabaseSettings, LimitSettings, ListenMode};
 
 use crate::ports::store::{Store, StoreError};
 use secrecy::ExposeSecret;
@@ -31,9 +36,17 @@ use std::sync::Arc;
 /// Opens one connection, within `connect_timeout`, so that a wrong URL shows at once; a pool that
 /// has started reconnects by itself. Does not migrate.
 pub async fn connect(settings: &DatabaseSettings) -> Result<Arc<dyn Store>, StoreError> {
+    connect_with(settings, LimitSettings::default()).await
+}
+
+/// The same with limits of one's own.
+pub async fn connect_with(
+    settings: &DatabaseSettings,
+    limits: LimitSettings,
+) -> Result<Arc<dyn Store>, StoreError> {
     match scheme(settings.url.expose_secret()) {
-        "postgres" | "postgresql" => Ok(postgres::PostgresStore::connect(settings).await?),
-        "sqlite" => Ok(sqlite::SqliteStore::connect(settings).await?),
+        "postgres" | "postgresql" => Ok(postgres::PostgresStore::connect(settings, limits).await?),
+        "sqlite" => Ok(sqlite::SqliteStore::connect(settings, limits).await?),
         // What stands where a scheme should be may be a password: it is never quoted.
         _ => Err(StoreError::Refused(
             "the scheme of database.url is not known, allowed: postgres://, postgresql://, sqlite:"

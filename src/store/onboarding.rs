@@ -1,33 +1,47 @@
 //! Onboarding sessions as rows, for both databases, and the move of their pointer.
 
 use super::from_row::from_row;
+use super::lenient::Text;
 use crate::domain::onboarding::{OnboardingSession, Pointed, SessionMisfit, moves, point};
 use crate::domain::run::RunRequest;
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
-use crate::ports::store::{NewRun, StoreError};
+use crate::ports::store::{ForSession, NewRun, StoreError};
 use serde_json::Value;
 
+/// Most bytes of a state that is read.
+const STATE_BYTES: u32 = 1_048_576;
+
 from_row! {
-    /// `tenant_onboarding_sessions`; the state as text, as it is edited and not written anew
+    /// `tenant_onboarding_sessions`; the state as text, as it is edited and not written anew. One that is
+    /// too large is NULL, and `state_is_large` is true.
     #[derive(Debug)]
     pub(super) struct SessionRow {
         id: i64,
         workspace_id: Option<i64>,
         tenant_id: Option<i64>,
-        pub state: Option<String>,
+        pub state: Option<Text>,
+        state_is_large: bool,
     }
 }
 
 impl TryFrom<SessionRow> for OnboardingSession {
     type Error = StoreError;
     fn try_from(row: SessionRow) -> Result<Self, StoreError> {
+        if row.state_is_large {
+            return Err(StoreError::Corrupt {
+                table: "tenant_onboarding_sessions",
+                column: "state",
+                row: row.id.to_string(),
+                why: format!("it is too large, allowed: at most {STATE_BYTES} bytes"),
+            });
+        }
         Ok(Self {
             id: SessionId(row.id),
             workspace_id: row.workspace_id.map(WorkspaceId),
             tenant_id: row.tenant_id.map(TenantId),
             state: match &row.state {
                 None => Value::Null,
-                Some(text) => serde_json::from_str(text).map_err(|_| not_json(row.id))?,
+                Some(text) => serde_json::from_str(&text.0).map_err(|_| not_json(row.id))?,
             },
         })
     }
@@ -45,18 +59,26 @@ pub(super) struct Move {
     created: bool,
 }
 
-/// Tests whether this session, if there is one, may point to a run made of `new`.
+/// Tests whether this session, if there is one within reach, may point to a run made of `new`. Every
+/// pointer that verifyd moves is tested here.
 pub(super) fn prepare(
-    id: SessionId,
+    asked: ForSession,
     row: Option<SessionRow>,
     new: &NewRun,
     run: RunId,
     created: bool,
 ) -> Result<Move, StoreError> {
     let refused = |misfit: SessionMisfit| StoreError::Refused(misfit.to_string());
+    let ForSession { id, reach } = asked;
     let row = row.ok_or_else(|| refused(SessionMisfit::Missing(id)))?;
-    let state = row.state.clone().unwrap_or_else(|| "{}".to_owned());
+    let state = row
+        .state
+        .clone()
+        .map_or_else(|| "{}".to_owned(), |text| text.0);
     let session: OnboardingSession = row.try_into()?;
+    if !reach.admits(session.workspace_id, session.tenant_id) {
+        return Err(refused(SessionMisfit::Missing(id)));
+    }
     if !session.admits(Some(new.workspace_id), new.tenant_id) {
         return Err(refused(SessionMisfit::Foreign(id)));
     }
@@ -78,16 +100,18 @@ pub(super) fn prepare(
 }
 
 impl Move {
-    /// The new text of `state`, unless the pointer stays. `context` is that of the run which the
-    /// session points to now, if there is such a run.
-    pub(super) fn state(&self, context: Option<&Value>) -> Result<Option<String>, StoreError> {
+    /// The new text of `state`, unless the pointer stays. `connection` is what the run which the session
+    /// points to now says of its connection, if there is such a run.
+    pub(super) fn state(
+        &self,
+        connection: Option<Option<&str>>,
+    ) -> Result<Option<String>, StoreError> {
         let current = self.current.map(|run| Pointed {
             run,
             // A run that names no connection is of none that could be asked for.
-            connection: context.map(|context| {
-                RunRequest::from_context(context)
-                    .provider_connection_id
-                    .unwrap_or(ConnectionId(0))
+            connection: connection.map(|connection| {
+                let id = connection.and_then(|id| id.parse().ok());
+                id.unwrap_or(ConnectionId(0))
             }),
         });
         if !moves(current, self.run, self.connection, self.created) {

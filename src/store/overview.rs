@@ -1,6 +1,7 @@
 //! What both databases share of the reads over many rows.
 
 use super::from_row::from_row;
+use super::lenient::{Text, Time};
 use super::rows::{ConnectionRow, name};
 use crate::domain::overview::{
     CompletedRun, ConnectionCounts, ConnectionState, History, LatestReport, TrendPoint, WaitingRun,
@@ -112,10 +113,10 @@ from_row! {
     pub(super) struct TrendRow {
         connection_id: i64,
         operation_run_id: i64,
-        status: String,
-        outcome: Option<String>,
-        overall: Option<String>,
-        completed_at: Option<DateTime<Utc>>,
+        status: Text,
+        outcome: Option<Text>,
+        overall: Option<Text>,
+        completed_at: Option<Time>,
     }
 }
 
@@ -126,13 +127,13 @@ impl TryFrom<TrendRow> for TrendPoint {
         Ok(Self {
             connection_id: ConnectionId(row.connection_id),
             operation_run_id: RunId(id),
-            status: name("operation_runs", "status", id, &row.status)?,
+            status: name("operation_runs", "status", id, &row.status.0)?,
             outcome: row
                 .outcome
-                .map(|text| name("operation_runs", "outcome", id, &text))
+                .map(|text| name("operation_runs", "outcome", id, &text.0))
                 .transpose()?,
-            overall: row.overall,
-            completed_at: row.completed_at,
+            overall: row.overall.map(|text| text.0),
+            completed_at: row.completed_at.and_then(Time::known),
         })
     }
 }
@@ -159,9 +160,9 @@ impl EndRow {
 from_row! {
     #[derive(Debug)]
     pub(super) struct CompletedRow {
-        outcome: Option<String>,
-        created_at: Option<DateTime<Utc>>,
-        completed_at: Option<DateTime<Utc>>,
+        outcome: Option<Text>,
+        created_at: Option<Time>,
+        completed_at: Option<Time>,
     }
 }
 
@@ -169,14 +170,15 @@ from_row! {
 /// too old to be looked at, if there is one.
 pub(super) fn history(
     rows: Vec<CompletedRow>,
-    below: Option<DateTime<Utc>>,
+    below: Option<Time>,
     now: DateTime<Utc>,
     period: Duration,
     slices: u32,
     most: u32,
 ) -> History {
     let from = now - period;
-    let oldest = rows.last().and_then(|row| row.created_at);
+    let oldest = rows.last().and_then(|row| row.created_at?.known());
+    let below = below.and_then(Time::known);
     let full = rows.len() >= most as usize;
     let truncated =
         (full && oldest.is_some_and(|at| at > from)) || below.is_some_and(|at| at > from);
@@ -186,9 +188,9 @@ pub(super) fn history(
         .into_iter()
         .filter_map(|row| {
             Some(CompletedRun {
-                outcome: row.outcome?.parse::<Outcome>().ok()?,
-                created_at: row.created_at,
-                completed_at: row.completed_at?,
+                outcome: row.outcome?.0.parse::<Outcome>().ok()?,
+                created_at: row.created_at.and_then(Time::known),
+                completed_at: row.completed_at?.known()?,
             })
         })
         // A column without fractions of a second rounds up: that is now, too.

@@ -3,6 +3,7 @@
 //! A row that holds what it must not hold is named by table, column and row.
 
 use super::from_row::from_row;
+use super::lenient::{Lenient, Text, Time};
 use crate::domain::connection::{ProviderConnection, StoredCredential};
 use crate::domain::names::UnknownName;
 use crate::domain::permission::StoredPermission;
@@ -12,8 +13,7 @@ use crate::ports::store::{
 };
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::error::BoxDynError;
-use sqlx::{Database, Decode, FromRow, Row, Type};
+use sqlx::{FromRow, Row};
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -48,48 +48,51 @@ pub(super) fn count<T: TryFrom<i64>>(
     })
 }
 
-/// JSON that another application wrote. The database takes numbers and depths that verifyd cannot
-/// read; that must not keep a run from its end, so it counts as null.
-#[derive(Debug)]
-pub(super) struct Lenient(Value);
+/// Most bytes of a stored credential that are read.
+pub(super) const PAYLOAD_BYTES: i64 = 262_144;
 
-impl<DB: Database> Type<DB> for Lenient
-where
-    Value: Type<DB>,
-{
-    fn type_info() -> DB::TypeInfo {
-        Value::type_info()
-    }
+/// Most bytes of a report that is read from a context that is too large as a whole.
+pub(super) const REPORT_BYTES: i64 = 1_048_576;
 
-    fn compatible(ty: &DB::TypeInfo) -> bool {
-        Value::compatible(ty)
+/// A context that was read in parts.
+pub(super) fn context_of(report: Option<Lenient>, rest: Option<Lenient>) -> Value {
+    let mut context = rest.map_or(Value::Null, |rest| rest.0);
+    if let (Some(members), Some(report)) = (context.as_object_mut(), report) {
+        members.insert("verification_report".to_owned(), report.0);
     }
+    context
 }
 
-impl<'r, DB: Database> Decode<'r, DB> for Lenient
-where
-    Value: Decode<'r, DB>,
-{
-    fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
-        Ok(Self(Value::decode(value).unwrap_or(Value::Null)))
-    }
+/// A value that must not be NULL, in a table where another application may allow it.
+pub(super) fn there<T>(
+    value: Option<T>,
+    table: &'static str,
+    column: &'static str,
+    row: impl Display,
+) -> Result<T, StoreError> {
+    value.ok_or_else(|| StoreError::Corrupt {
+        table,
+        column,
+        row: row.to_string(),
+        why: "it is NULL".to_owned(),
+    })
 }
 
 from_row! {
-    /// `operation_runs`
+    /// `operation_runs`, the context and the failures as far as they are not too large.
     #[derive(Debug)]
     pub(super) struct RunRow {
         pub id: i64,
         workspace_id: Option<i64>,
         tenant_id: Option<i64>,
         run_type as "type": String,
-        status: String,
-        outcome: Option<String>,
+        status: Text,
+        outcome: Option<Text>,
         context: Option<Lenient>,
         failure_summary: Option<Lenient>,
-        created_at: Option<DateTime<Utc>>,
-        started_at: Option<DateTime<Utc>>,
-        completed_at: Option<DateTime<Utc>>,
+        created_at: Option<Time>,
+        started_at: Option<Time>,
+        completed_at: Option<Time>,
     }
 }
 
@@ -102,18 +105,18 @@ impl TryFrom<RunRow> for OperationRun {
             workspace_id: row.workspace_id.map(WorkspaceId),
             tenant_id: row.tenant_id.map(TenantId),
             run_type: row.run_type,
-            status: name("operation_runs", "status", id, &row.status)?,
+            status: name("operation_runs", "status", id, &row.status.0)?,
             outcome: row
                 .outcome
-                .map(|text| name("operation_runs", "outcome", id, &text))
+                .map(|text| name("operation_runs", "outcome", id, &text.0))
                 .transpose()?,
             context: row.context.map_or(Value::Null, |json| json.0),
             failure_summary: row
                 .failure_summary
                 .map_or_else(|| Value::Array(vec![]), |json| json.0),
-            created_at: row.created_at,
-            started_at: row.started_at,
-            completed_at: row.completed_at,
+            created_at: row.created_at.and_then(Time::known),
+            started_at: row.started_at.and_then(Time::known),
+            completed_at: row.completed_at.and_then(Time::known),
         })
     }
 }
@@ -229,36 +232,40 @@ from_row! {
     #[derive(Debug)]
     pub(super) struct ConnectionRow {
         pub id: i64,
-        workspace_id: i64,
-        tenant_id: i64,
-        provider: String,
-        display_name: Option<String>,
-        status: String,
-        entra_tenant_id: Option<String>,
-        client_id: Option<String>,
-        cloud: Option<String>,
-        module: Option<String>,
-        created_at: Option<DateTime<Utc>>,
-        updated_at: Option<DateTime<Utc>>,
+        workspace_id: Option<i64>,
+        tenant_id: Option<i64>,
+        provider: Option<Text>,
+        display_name: Option<Text>,
+        status: Option<Text>,
+        entra_tenant_id: Option<Text>,
+        client_id: Option<Text>,
+        cloud: Option<Text>,
+        module: Option<Text>,
+        created_at: Option<Time>,
+        updated_at: Option<Time>,
     }
 }
 
 impl TryFrom<ConnectionRow> for ProviderConnection {
     type Error = StoreError;
     fn try_from(row: ConnectionRow) -> Result<Self, StoreError> {
+        const TABLE: &str = "provider_connections";
+        let id = row.id;
+        let text = |text: Option<Text>| text.map(|text| text.0);
+        let status = there(row.status, TABLE, "status", id)?;
         Ok(Self {
-            id: ConnectionId(row.id),
-            workspace_id: WorkspaceId(row.workspace_id),
-            tenant_id: TenantId(row.tenant_id),
-            provider: row.provider,
-            display_name: row.display_name,
-            status: name("provider_connections", "status", row.id, &row.status)?,
-            entra_tenant_id: row.entra_tenant_id,
-            client_id: row.client_id,
-            cloud: row.cloud,
-            module: row.module,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
+            id: ConnectionId(id),
+            workspace_id: WorkspaceId(there(row.workspace_id, TABLE, "workspace_id", id)?),
+            tenant_id: TenantId(there(row.tenant_id, TABLE, "tenant_id", id)?),
+            provider: there(row.provider, TABLE, "provider", id)?.0,
+            display_name: text(row.display_name),
+            status: name(TABLE, "status", id, &status.0)?,
+            entra_tenant_id: text(row.entra_tenant_id),
+            client_id: text(row.client_id),
+            cloud: text(row.cloud),
+            module: text(row.module),
+            created_at: row.created_at.and_then(Time::known),
+            updated_at: row.updated_at.and_then(Time::known),
         })
     }
 }
@@ -273,10 +280,41 @@ pub(super) struct ConnectionWithCredentialRow {
 from_row! {
     #[derive(Debug)]
     struct CredentialPart {
-        credential_kind: Option<String>,
-        credential_payload: Option<String>,
-        credential_expires_at: Option<DateTime<Utc>>,
-        credential_updated_at: Option<DateTime<Utc>>,
+        credential_id: Option<i64>,
+        credential_kind: Option<Text>,
+        credential_payload: Option<Text>,
+        credential_bytes: Option<i64>,
+        credential_expires_at: Option<Time>,
+        credential_updated_at: Option<Time>,
+    }
+}
+
+impl CredentialPart {
+    /// None: there is no such row.
+    fn read(self, connection: i64) -> Result<Option<StoredCredential>, StoreError> {
+        const TABLE: &str = "provider_credentials";
+        if self.credential_id.is_none() {
+            return Ok(None);
+        }
+        let kind = there(self.credential_kind, TABLE, "kind", connection)?;
+        let payload = match (self.credential_payload, self.credential_bytes) {
+            (None, Some(bytes)) => {
+                return Err(StoreError::Corrupt {
+                    table: TABLE,
+                    column: "payload",
+                    row: connection.to_string(),
+                    why: format!("{bytes} bytes, allowed: at most {PAYLOAD_BYTES}"),
+                });
+            }
+            (payload, _) => there(payload, TABLE, "payload", connection)?,
+        };
+        Ok(Some(StoredCredential {
+            connection_id: ConnectionId(connection),
+            kind: name(TABLE, "kind", connection, &kind.0)?,
+            payload: payload.0,
+            expires_at: self.credential_expires_at.and_then(Time::expiry),
+            updated_at: self.credential_updated_at.and_then(Time::known),
+        }))
     }
 }
 
@@ -297,18 +335,7 @@ impl TryFrom<ConnectionWithCredentialRow> for (ProviderConnection, Option<Stored
     type Error = StoreError;
     fn try_from(row: ConnectionWithCredentialRow) -> Result<Self, StoreError> {
         let id = row.connection.id;
-        let part = row.credential;
-        let credential = match (part.credential_kind, part.credential_payload) {
-            (Some(kind), Some(payload)) => Some(StoredCredential {
-                connection_id: ConnectionId(id),
-                kind: name("provider_credentials", "kind", id, &kind)?,
-                payload,
-                expires_at: part.credential_expires_at,
-                updated_at: part.credential_updated_at,
-            }),
-            _ => None,
-        };
-        Ok((row.connection.try_into()?, credential))
+        Ok((row.connection.try_into()?, row.credential.read(id)?))
     }
 }
 
@@ -317,23 +344,23 @@ from_row! {
     #[derive(Debug)]
     pub(super) struct PermissionRow {
         tenant_id: i64,
-        permission_key: String,
-        status: String,
-        details: Option<Value>,
-        last_checked_at: Option<DateTime<Utc>>,
+        permission_key: Text,
+        status: Text,
+        details: Option<Lenient>,
+        last_checked_at: Option<Time>,
     }
 }
 
 impl TryFrom<PermissionRow> for StoredPermission {
     type Error = StoreError;
     fn try_from(row: PermissionRow) -> Result<Self, StoreError> {
-        let key = format!("({}, {})", row.tenant_id, row.permission_key);
+        let key = format!("({}, {})", row.tenant_id, row.permission_key.0);
         Ok(Self {
-            status: name("tenant_permissions", "status", key, &row.status)?,
+            status: name("tenant_permissions", "status", key, &row.status.0)?,
             tenant_id: TenantId(row.tenant_id),
-            permission_key: row.permission_key,
-            details: row.details.unwrap_or(Value::Null),
-            last_checked_at: row.last_checked_at,
+            permission_key: row.permission_key.0,
+            details: row.details.map_or(Value::Null, |json| json.0),
+            last_checked_at: row.last_checked_at.and_then(Time::known),
         })
     }
 }

@@ -36,6 +36,22 @@ pub struct DatabaseSettings {
     pub listen_url: SecretString,
 }
 
+/// The section `[limits]`: how much of what another application wrote is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Most bytes of `operation_runs.context`, without verifyd's report, as JSON text.
+    pub context_bytes: u32,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            context_bytes: 262_144,
+        }
+    }
+}
+
 /// `database.listen`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

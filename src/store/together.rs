@@ -4,15 +4,27 @@
 //!
 //! A batch does the ordinary cases only. Whatever is not ordinary, and every call of a batch that
 //! failed, is answered with None: its caller goes alone, so that no row takes others down with it.
+//!
+//! A batch that fails never keeps the calls behind it waiting. After an error or a panic the lane
+//! sends the next batch at once. While a batch gets no answer, another lane takes over what waits.
+//! A lane whose task is cancelled gives the calls back: each goes alone.
 
 use crate::ports::store::StoreError;
+use futures::FutureExt as _;
 use std::collections::{HashSet, VecDeque};
+use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 /// Most calls in one batch.
-const MOST: usize = 128;
+const MAX_BATCH_SIZE: usize = 128;
+
+/// A batch that has run for so long has lost its connection, most likely: another lane then sends
+/// what waits behind it. A batch waits for a lock a quarter of a second at most.
+const TAKEOVER_AFTER: Duration = Duration::from_secs(2);
 
 /// How long a lane with nothing to do keeps what it runs on: runs that come one by one shall not wait
 /// for the pool, which asks a connection that is given back whether it answers.
@@ -79,6 +91,9 @@ struct State<C, A> {
     lanes: usize,
 }
 
+/// Where the answers to the calls of a batch go, in their order.
+type Answers<A> = Vec<oneshot::Sender<Option<A>>>;
+
 struct Waiting<C, A> {
     call: C,
     answer: oneshot::Sender<Option<A>>,
@@ -132,13 +147,33 @@ impl<C, A> Group<C, A> {
         goes_on
     }
 
+    /// Closes a lane. What waits is given back when there is no other lane to send it.
+    fn close(&self) -> VecDeque<Waiting<C, A>> {
+        let mut state = self.lock();
+        state.lanes -= 1;
+        if state.lanes == 0 {
+            std::mem::take(&mut state.waiting)
+        } else {
+            VecDeque::new()
+        }
+    }
+
+    /// Closes a lane that goes on without being counted. Whether another one is to be opened in its
+    /// place, which is counted then.
+    fn hand_over(&self) -> bool {
+        let mut state = self.lock();
+        let opens = !state.waiting.is_empty();
+        state.lanes -= usize::from(!opens);
+        opens
+    }
+
     /// The next batch, in the order of arrival, without those whose caller has gone.
     fn next(&self, keys: impl Fn(&C) -> Vec<(&'static str, i64)>) -> Vec<Waiting<C, A>> {
         let mut state = self.lock();
         let mut batch: Vec<Waiting<C, A>> = Vec::new();
         let mut taken = HashSet::new();
         let mut later = VecDeque::new();
-        while batch.len() < MOST
+        while batch.len() < MAX_BATCH_SIZE
             && let Some(next) = state.waiting.pop_front()
         {
             if next.answer.is_closed() {
@@ -158,16 +193,26 @@ impl<C, A> Group<C, A> {
     }
 }
 
-/// Closes the lane also when its task panics.
-struct Lane<'a, C, A> {
-    group: &'a Group<C, A>,
-    closed: bool,
+/// One lane: its task sends batch after batch. It counts as open from its creation, also while its
+/// task has not begun.
+struct Lane<S: Places<C::On>, C: Together<S>> {
+    store: Arc<S>,
+    is_open: bool,
+    call: PhantomData<fn(C)>,
 }
 
-impl<C, A> Drop for Lane<'_, C, A> {
+/// Closes the lane also when its task is cancelled. Calls that nobody would send then go alone.
+impl<S: Places<C::On>, C: Together<S>> Drop for Lane<S, C> {
     fn drop(&mut self) {
-        if !self.closed {
-            self.group.lock().lanes -= 1;
+        if self.is_open {
+            let left = self.group().close();
+            if !left.is_empty() {
+                tracing::debug!(
+                    call = C::NAME,
+                    calls = left.len(),
+                    "a lane was cancelled, each goes alone"
+                );
+            }
         }
     }
 }
@@ -182,234 +227,113 @@ where
     let (answered, opens) = group.add(call, C::LANES);
     if opens {
         match store.me() {
-            // A task of its own: it must not end with the caller that happened to come first.
-            Some(store) => drop(tokio::spawn(async move { lane::<S, C>(&store).await })),
-            None => group.lock().lanes -= 1,
+            Some(store) => Lane::<S, C>::open(store),
+            None => drop(group.close()),
         }
     }
     answered.await.ok().flatten()
 }
 
-async fn lane<S, C>(store: &S)
-where
-    S: Places<C::On>,
-    C: Together<S>,
-{
-    let mut lane = Lane {
-        group: C::group(store),
-        closed: false,
-    };
-    let mut kept = None;
-    let mut batches: u32 = 0;
-    while lane.group.goes_on(kept.is_some().then_some(LINGER)).await {
-        let mut answers = Vec::new();
-        let run = async {
-            let on = match kept.take() {
-                Some(on) => on,
-                None => store.place().await?,
+impl<S: Places<C::On>, C: Together<S>> Lane<S, C> {
+    /// Starts the task of a lane that the group counts already. A task of its own: it must not end
+    /// with the caller that happened to come first.
+    fn open(store: Arc<S>) {
+        let lane = Self {
+            store,
+            is_open: true,
+            call: PhantomData,
+        };
+        drop(tokio::spawn(lane.run()));
+    }
+
+    fn group(&self) -> &Group<C, C::Answer> {
+        C::group(&self.store)
+    }
+
+    /// Sends batches until nothing waits, or until another lane has taken over.
+    async fn run(mut self) {
+        let mut kept = None;
+        let mut batches: u32 = 0;
+        while self.is_open && self.goes_on(kept.is_some()).await {
+            let place = async {
+                match kept.take() {
+                    Some(on) => Ok(on),
+                    None => self.store.place().await,
+                }
             };
-            let batch = lane.group.next(C::keys);
-            if batch.is_empty() {
-                return Ok((Vec::new(), None));
+            let on = match unpanicked(self.store.in_time(place)).await {
+                Ok(on) => on,
+                Err(error) => {
+                    // There was nothing to run on: each finds out for itself.
+                    let (_, answers) = self.next();
+                    if !answers.is_empty() {
+                        Self::failed(answers.len(), &error);
+                    }
+                    continue;
+                }
+            };
+            let (calls, answers) = self.next();
+            if answers.is_empty() {
+                continue;
             }
-            let calls: Vec<C>;
-            (calls, answers) = batch.into_iter().map(|w| (w.call, w.answer)).unzip();
             metrics::histogram!("verifyd_database_batch_calls", "call" => C::NAME)
                 .record(answers.len() as f64);
-            C::run(store, on, calls).await
-        };
-        match store.in_time(run).await {
-            Ok((found, on)) => {
-                batches = batches.wrapping_add(1);
-                kept = on.filter(|_| store.keeps(batches));
-                for (answer, found) in answers.into_iter().zip(found) {
-                    // The caller may have gone meanwhile.
-                    let _ = answer.send(found);
+            match self.send(on, calls).await {
+                Ok((found, on)) => {
+                    batches = batches.wrapping_add(1);
+                    kept = on.filter(|_| self.store.keeps(batches));
+                    for (answer, found) in answers.into_iter().zip(found) {
+                        // The caller may have gone meanwhile.
+                        let _ = answer.send(found);
+                    }
                 }
-            }
-            Err(error) => {
-                if answers.is_empty() {
-                    // There was nothing to run on: each finds out for itself.
-                    answers = lane
-                        .group
-                        .next(C::keys)
-                        .into_iter()
-                        .map(|w| w.answer)
-                        .collect();
-                }
-                metrics::counter!("verifyd_database_batches_failed_total", "call" => C::NAME)
-                    .increment(1);
-                tracing::debug!(call = C::NAME, calls = answers.len(), %error, "a batch failed, each goes alone");
+                // Their callers hear of it as the answers are dropped.
+                Err(error) => Self::failed(answers.len(), &error),
             }
         }
     }
-    lane.closed = true;
+
+    /// Runs one batch. When it takes too long, another lane goes on with what waits.
+    async fn send(&mut self, on: C::On, calls: Vec<C>) -> Ran<S, C> {
+        let store = Arc::clone(&self.store);
+        let mut batch = pin!(unpanicked(store.in_time(C::run(&store, on, calls))));
+        tokio::select! {
+            biased;
+            ran = &mut batch => return ran,
+            () = tokio::time::sleep(TAKEOVER_AFTER) => {}
+        }
+        self.is_open = false;
+        if self.group().hand_over() {
+            Self::open(Arc::clone(&store));
+        }
+        batch.await
+    }
+
+    async fn goes_on(&mut self, lingers: bool) -> bool {
+        let goes_on = self.group().goes_on(lingers.then_some(LINGER)).await;
+        self.is_open = goes_on;
+        goes_on
+    }
+
+    fn next(&self) -> (Vec<C>, Answers<C::Answer>) {
+        let batch = self.group().next(C::keys);
+        batch.into_iter().map(|w| (w.call, w.answer)).unzip()
+    }
+
+    fn failed(calls: usize, error: &StoreError) {
+        metrics::counter!("verifyd_database_batches_failed_total", "call" => C::NAME).increment(1);
+        tracing::debug!(call = C::NAME, calls, %error, "a batch failed, each goes alone");
+    }
+}
+
+/// A panic as an error: its text may quote a row, so it is not passed on.
+async fn unpanicked<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    match AssertUnwindSafe(call).catch_unwind().await {
+        Ok(answer) => answer,
+        Err(_) => Err(StoreError::Refused("a batch panicked".into())),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use tokio::sync::Semaphore;
-
-    /// Doubles numbers. Zero is not ordinary, a negative one spoils its batch.
-    struct Doubling {
-        me: std::sync::Weak<Self>,
-        group: Group<Number, i64>,
-        /// One for each batch that may run.
-        turns: Semaphore,
-        keeps: bool,
-        /// How often a place was asked for.
-        places: AtomicUsize,
-        batches: Mutex<Vec<Vec<i64>>>,
-    }
-
-    struct Number(i64);
-
-    impl Batching for Doubling {
-        fn me(&self) -> Option<Arc<Self>> {
-            self.me.upgrade()
-        }
-
-        async fn in_time<T: Send>(
-            &self,
-            call: impl Future<Output = Result<T, StoreError>> + Send,
-        ) -> Result<T, StoreError> {
-            call.await
-        }
-    }
-
-    impl Places<()> for Doubling {
-        async fn place(&self) -> Result<(), StoreError> {
-            self.places.fetch_add(1, Ordering::Relaxed);
-            self.turns.acquire().await.unwrap().forget();
-            Ok(())
-        }
-
-        fn keeps(&self, _batches: u32) -> bool {
-            self.keeps
-        }
-    }
-
-    impl Together<Doubling> for Number {
-        type Answer = i64;
-        type On = ();
-        const NAME: &'static str = "double";
-        const LANES: usize = 1;
-
-        fn keys(&self) -> Vec<(&'static str, i64)> {
-            vec![("number", self.0)]
-        }
-
-        fn group(store: &Doubling) -> &Group<Self, i64> {
-            &store.group
-        }
-
-        async fn run(store: &Doubling, (): (), calls: Vec<Self>) -> Ran<Doubling, Self> {
-            let numbers: Vec<i64> = calls.iter().map(|n| n.0).collect();
-            store.batches.lock().unwrap().push(numbers.clone());
-            assert!(!numbers.contains(&-1), "a defect");
-            if numbers.iter().any(|n| *n < 0) {
-                return Err(StoreError::Refused("negative".into()));
-            }
-            let answers = numbers.iter().map(|n| (*n != 0).then_some(2 * n)).collect();
-            Ok((answers, Some(())))
-        }
-    }
-
-    fn doubling() -> Arc<Doubling> {
-        doubling_that(false)
-    }
-
-    fn doubling_that(keeps: bool) -> Arc<Doubling> {
-        Arc::new_cyclic(|me| Doubling {
-            me: me.clone(),
-            group: Group::default(),
-            turns: Semaphore::new(0),
-            keeps,
-            places: AtomicUsize::new(0),
-            batches: Mutex::default(),
-        })
-    }
-
-    /// Asks for all of them before anything runs, and lets it run then.
-    async fn ask(store: &Arc<Doubling>, numbers: &[i64]) -> Vec<Option<i64>> {
-        let asked =
-            futures::future::join_all(numbers.iter().map(|n| together(&**store, Number(*n))));
-        let go = async {
-            tokio::task::yield_now().await;
-            store.turns.add_permits(1_000);
-        };
-        let within = Duration::from_secs(60);
-        let (answers, ()) = tokio::time::timeout(within, async { tokio::join!(asked, go) })
-            .await
-            .expect("nobody is left without an answer");
-        answers
-    }
-
-    #[tokio::test]
-    async fn what_comes_at_the_same_time_goes_together_and_is_bounded() {
-        let store = doubling();
-        let numbers: Vec<i64> = (1..=300).collect();
-        let answers = ask(&store, &numbers).await;
-        assert!(answers.iter().zip(&numbers).all(|(a, n)| *a == Some(2 * n)));
-        let sizes: Vec<usize> = store.batches.lock().unwrap().iter().map(Vec::len).collect();
-        assert_eq!(sizes, [128, 128, 44]);
-        // The lane is closed, and opens again.
-        assert_eq!(ask(&store, &[7]).await, [Some(14)]);
-    }
-
-    #[tokio::test]
-    async fn those_that_share_a_key_go_one_after_the_other() {
-        let store = doubling();
-        assert_eq!(
-            ask(&store, &[5, 5, 6, 5]).await,
-            [Some(10), Some(10), Some(12), Some(10)]
-        );
-        assert_eq!(
-            *store.batches.lock().unwrap(),
-            [vec![5, 6], vec![5], vec![5]]
-        );
-    }
-
-    #[tokio::test]
-    async fn what_is_not_ordinary_and_what_was_in_a_failed_batch_goes_alone() {
-        let store = doubling();
-        assert_eq!(ask(&store, &[1, 0, 2]).await, [Some(2), None, Some(4)]);
-        assert_eq!(ask(&store, &[1, -2, 2]).await, [None, None, None]);
-        assert_eq!(ask(&store, &[3]).await, [Some(6)]);
-    }
-
-    #[tokio::test]
-    async fn a_batch_that_panics_leaves_no_closed_door() {
-        let store = doubling();
-        assert_eq!(ask(&store, &[4, -1]).await, [None, None]);
-        assert_eq!(ask(&store, &[4]).await, [Some(8)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lane_keeps_its_place_for_a_while() {
-        let store = doubling_that(true);
-        for number in 1..=5 {
-            assert_eq!(ask(&store, &[number]).await, [Some(2 * number)]);
-            tokio::time::sleep(LINGER / 2).await;
-        }
-        assert_eq!(store.places.load(Ordering::Relaxed), 1);
-        tokio::time::sleep(2 * LINGER).await;
-        assert_eq!(store.group.lock().lanes, 0, "it is closed");
-        assert_eq!(ask(&store, &[6, 7]).await, [Some(12), Some(14)]);
-        assert_eq!(store.places.load(Ordering::Relaxed), 2);
-    }
-
-    #[tokio::test]
-    async fn a_caller_that_has_gone_before_its_turn_does_nothing() {
-        let store = doubling();
-        {
-            let gone = together(&*store, Number(9));
-            tokio::pin!(gone);
-            assert!(futures::poll!(gone.as_mut()).is_pending());
-        }
-        assert_eq!(ask(&store, &[1]).await, [Some(2)]);
-        assert_eq!(*store.batches.lock().unwrap(), [vec![1]]);
-    }
-}
+#[path = "together_tests.rs"]
+mod tests;

@@ -2,6 +2,7 @@
 
 use super::from_row::from_row;
 use super::rows::{count, name};
+use crate::domain::circuit::{Circuit, CircuitState};
 use crate::domain::webhook::WebhookBinding;
 use crate::domain::{DeliveryId, EndpointId, RunId, WorkspaceId};
 use crate::ports::store::StoreError;
@@ -24,6 +25,10 @@ from_row! {
         failures: i64,
         created_at: DateTime<Utc>,
         previous_secret_until: Option<DateTime<Utc>>,
+        circuit_opened_at: Option<DateTime<Utc>>,
+        circuit_probe_at: Option<DateTime<Utc>>,
+        circuit_may_probe: bool,
+        oldest_pending_since: Option<DateTime<Utc>>,
     }
 }
 
@@ -38,12 +43,41 @@ impl TryFrom<EndpointRow> for Endpoint {
                 .map(|text| name("webhook_endpoints", "disabled_reason", row.id, &text))
                 .transpose()?,
             failures: count("webhook_endpoints", "failures", row.id, row.failures)?,
+            circuit: match row.circuit_probe_at {
+                None => CircuitState::Closed,
+                Some(_) if row.circuit_may_probe => CircuitState::HalfOpen,
+                Some(_) => CircuitState::Open,
+            },
+            circuit_opened_at: row.circuit_opened_at,
+            circuit_probe_at: row.circuit_probe_at,
+            oldest_pending_since: row.oldest_pending_since,
             url: row.url,
             description: row.description,
             changed_only: row.changed_only,
             enabled: row.enabled,
             created_at: row.created_at,
             previous_secret_until: row.previous_secret_until,
+        })
+    }
+}
+
+from_row! {
+    /// The circuit of an endpoint
+    #[derive(Debug)]
+    pub(super) struct CircuitRow {
+        id: i64,
+        failures: i64,
+        circuit_pauses: i64,
+    }
+}
+
+impl TryFrom<CircuitRow> for Circuit {
+    type Error = StoreError;
+    fn try_from(row: CircuitRow) -> Result<Self, StoreError> {
+        let table = "webhook_endpoints";
+        Ok(Self {
+            failures: count(table, "failures", row.id, row.failures)?,
+            pauses: count(table, "circuit_pauses", row.id, row.circuit_pauses)?,
         })
     }
 }
@@ -85,6 +119,7 @@ from_row! {
         attempts: i64,
         tries: i64,
         failing: bool,
+        is_probe: bool,
         endpoint_id: i64,
         workspace_id: i64,
         url: String,
@@ -114,6 +149,7 @@ impl TryFrom<LeasedRow> for LeasedDelivery {
             endpoint,
             secrets,
             failing: row.failing,
+            is_probe: row.is_probe,
         })
     }
 }
@@ -131,6 +167,7 @@ from_row! {
         next_attempt_at: DateTime<Utc>,
         created_at: DateTime<Utc>,
         ended_at: Option<DateTime<Utc>>,
+        give_up_reason: Option<String>,
         result: Option<String>,
         http_status: Option<i64>,
     }
@@ -150,6 +187,10 @@ impl TryFrom<DeliveryRow> for Delivery {
             next_attempt_at: row.ended_at.is_none().then_some(row.next_attempt_at),
             created_at: row.created_at,
             ended_at: row.ended_at,
+            give_up_reason: row
+                .give_up_reason
+                .map(|text| name(table, "give_up_reason", row.id, &text))
+                .transpose()?,
             last_result: row
                 .result
                 .map(|text| name("webhook_attempts", "result", row.id, &text))
@@ -205,6 +246,9 @@ from_row! {
     pub(super) struct DeliveryCountsRow {
         pending: i64,
         failed: i64,
+        failed_by_age: i64,
+        oldest_pending_seconds: Option<f64>,
+        open_circuits: i64,
     }
 }
 
@@ -213,6 +257,9 @@ impl From<DeliveryCountsRow> for DeliveryCounts {
         Self {
             pending: row.pending.unsigned_abs(),
             failed: row.failed.unsigned_abs(),
+            failed_by_age: row.failed_by_age.unsigned_abs(),
+            oldest_pending_seconds: row.oldest_pending_seconds.map(|seconds| seconds.max(0.0)),
+            open_circuits: row.open_circuits.unsigned_abs(),
         }
     }
 }

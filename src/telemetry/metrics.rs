@@ -135,6 +135,23 @@ fn describe() {
     );
     metrics::describe_gauge!("verifyd_webhooks_pending", "Webhooks to be sent");
     metrics::describe_gauge!("verifyd_webhooks_given_up", "Webhooks that were given up");
+    metrics::describe_gauge!(
+        "verifyd_webhook_oldest_pending_seconds",
+        metrics::Unit::Seconds,
+        "How long the oldest pending webhook waits; 0 when none is pending"
+    );
+    metrics::describe_gauge!(
+        "verifyd_webhook_circuits_open",
+        "Enabled endpoints to which nothing but a probe is sent"
+    );
+    metrics::describe_counter!(
+        "verifyd_webhook_circuits_opened_total",
+        "Circuits of webhook endpoints that opened after failures in a row"
+    );
+    metrics::describe_counter!(
+        "verifyd_webhooks_given_up_total",
+        "Webhooks given up by reason: attempts, age, gone"
+    );
     metrics::describe_counter!("verifyd_sweep_failures_total", "Sweeps that failed");
     metrics::describe_counter!(
         "verifyd_reports_replaced_total",
@@ -155,7 +172,11 @@ fn describe() {
     );
     metrics::describe_counter!(
         "verifyd_queue_malformed_total",
-        "Entries of the queue without data or meta that were removed"
+        "Entries of the queue without data or meta that were repaired or removed"
+    );
+    metrics::describe_counter!(
+        "verifyd_hints_too_large_total",
+        "Payloads longer than 4096 bytes that were removed from the queue unread"
     );
     metrics::describe_counter!(
         "verifyd_queue_cleaned_total",
@@ -191,9 +212,33 @@ fn describe() {
         "Runs that were completed from nothing but their id"
     );
     metrics::describe_counter!("verifyd_panics_total", "Checks that panicked");
+    metrics::describe_counter!(
+        "verifyd_http_panics_total",
+        "Handlers of HTTP requests that panicked"
+    );
+    metrics::describe_counter!(
+        "verifyd_http_connections_evicted_total",
+        "Connections without a whole request that made room for others"
+    );
+    metrics::describe_counter!(
+        "verifyd_http_connections_refused_total",
+        "Connections closed at once because all others were being answered"
+    );
+    metrics::describe_counter!(
+        "verifyd_http_slow_bodies_total",
+        "Requests whose body did not arrive in time"
+    );
+    metrics::describe_counter!(
+        "verifyd_http_slow_readers_total",
+        "Connections closed because their peer did not read its answer"
+    );
     metrics::describe_gauge!(
         "verifyd_polling",
         "1 while the queue is away and runs are taken from the database"
+    );
+    metrics::describe_gauge!(
+        "verifyd_invalid_runs",
+        "Runs among the latest 10,000 rows that verifyd cannot work on, 1,000 at most"
     );
     metrics::describe_gauge!("verifyd_runs_queued", "Runs with status queued");
     metrics::describe_gauge!("verifyd_runs_running", "Runs with status running");

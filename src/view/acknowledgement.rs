@@ -1,7 +1,7 @@
 //! An acknowledgement, as it stands now.
 
 use crate::domain::RunId;
-use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::report::Check;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -39,11 +39,15 @@ pub struct AcknowledgementView {
     pub reason_code: Option<String>,
     /// Why it is accepted, in the words of the person.
     pub reason: String,
+    /// As the person says.
     pub acknowledged_by: String,
+    /// Who it was by what verifyd knows; null where it does not.
+    pub acknowledged_through: Option<Actor>,
     pub acknowledged_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
     pub withdrawn_at: Option<DateTime<Utc>>,
     pub withdrawn_by: Option<String>,
+    pub withdrawn_through: Option<Actor>,
 }
 
 impl AcknowledgementView {
@@ -65,10 +69,12 @@ impl AcknowledgementView {
             reason_code: a.reason_code.clone(),
             reason: a.reason.clone(),
             acknowledged_by: a.acknowledged_by.clone(),
+            acknowledged_through: a.acknowledged_through.clone(),
             acknowledged_at: a.acknowledged_at,
             expires_at: a.expires_at,
             withdrawn_at: a.withdrawn_at,
             withdrawn_by: a.withdrawn_by.clone(),
+            withdrawn_through: a.withdrawn_through.clone(),
         }
     }
 
@@ -87,7 +93,7 @@ impl AcknowledgementView {
         let day = |at: DateTime<Utc>| at.format("%Y-%m-%d").to_string();
         let mut text = format!(
             "acknowledged by {} on {}",
-            self.acknowledged_by,
+            who(&self.acknowledged_by, self.acknowledged_through.as_ref()),
             day(self.acknowledged_at)
         );
         if self.inherited {
@@ -97,6 +103,7 @@ impl AcknowledgementView {
             (Standing::Withdrawn, _) => {
                 text.push_str(", withdrawn");
                 if let Some(by) = &self.withdrawn_by {
+                    let by = who(by, self.withdrawn_through.as_ref());
                     text.push_str(&format!(" by {by}"));
                 }
                 if let Some(at) = self.withdrawn_at {
@@ -108,5 +115,13 @@ impl AcknowledgementView {
             (_, None) => {}
         }
         text
+    }
+}
+
+/// The person, and the token or the system's user behind the name.
+fn who(person: &str, through: Option<&Actor>) -> String {
+    match through.map(Actor::words) {
+        Some(words) if words != person => format!("{person} ({words})"),
+        _ => person.to_owned(),
     }
 }

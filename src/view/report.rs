@@ -7,7 +7,7 @@ use crate::domain::reason::Reason;
 use crate::domain::report::{
     Check, CheckStatus, EvidenceKind, Overall, Report, SCHEMA_VERSION, Severity, redact, schema,
 };
-use crate::domain::run::{OperationRun, Outcome, RunStatus};
+use crate::domain::run::{OperationRun, Outcome, ReportPresence, RunStatus, RunSummary};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
@@ -238,7 +238,16 @@ fn verdict(run: &OperationRun, report: &ReportState) -> String {
     match (run.status, report) {
         (RunStatus::Queued, _) => "Waiting for a worker.".to_owned(),
         (RunStatus::Running, _) => "Being checked right now.".to_owned(),
-        (RunStatus::Completed, ReportState::Readable { report }) => sentence(run.outcome, report),
+        (RunStatus::Completed, ReportState::Readable { report }) => {
+            let what = report.main_problem().map(what_is_wrong).unwrap_or_default();
+            sentence(
+                run.outcome,
+                report.overall,
+                report.problems.len(),
+                &what,
+                report.acknowledged,
+            )
+        }
         (RunStatus::Completed, ReportState::OtherVersion { schema_version }) => format!(
             "Completed{}; its report is of version {schema_version}, which this verifyd \
              ({SCHEMA_VERSION}) does not read.",
@@ -256,6 +265,42 @@ fn verdict(run: &OperationRun, report: &ReportState) -> String {
     }
 }
 
+/// The verdict over a run of which only a summary was read. Names no permission, and does not know what
+/// people have accepted.
+pub fn verdict_in_list(run: &RunSummary) -> String {
+    match (run.status, run.report, run.overall) {
+        (RunStatus::Queued, ..) => "Waiting for a worker.".to_owned(),
+        (RunStatus::Running, ..) => "Being checked right now.".to_owned(),
+        (RunStatus::Completed, ReportPresence::Readable, Some(overall)) => {
+            let reason = run
+                .reason_code
+                .as_deref()
+                .and_then(|code| code.parse::<Reason>().ok());
+            let count = usize::try_from(run.problems).unwrap_or(usize::MAX);
+            sentence(
+                run.outcome,
+                overall,
+                count,
+                reason.map_or("", Reason::what),
+                0,
+            )
+        }
+        (RunStatus::Completed, ReportPresence::OtherVersion, _) => format!(
+            "Completed{}; this verifyd does not read the version of its report.",
+            outcome_word(run.outcome)
+        ),
+        (RunStatus::Completed, ReportPresence::Unreadable | ReportPresence::Readable, _) => {
+            format!(
+                "Completed{}, but its report cannot be read in a list.",
+                outcome_word(run.outcome)
+            )
+        }
+        (RunStatus::Completed, ..) => {
+            format!("Completed{} without a report.", outcome_word(run.outcome))
+        }
+    }
+}
+
 /// What the row says, where the report says nothing.
 fn outcome_word(outcome: Option<Outcome>) -> String {
     outcome
@@ -264,23 +309,26 @@ fn outcome_word(outcome: Option<Outcome>) -> String {
 }
 
 /// The verdict over a readable report.
-fn sentence(outcome: Option<Outcome>, report: &ReportView) -> String {
-    let count = report.problems.len();
-    let what = report.main_problem().map(what_is_wrong).unwrap_or_default();
-    let what = what.as_str();
+fn sentence(
+    outcome: Option<Outcome>,
+    overall: Overall,
+    count: usize,
+    what: &str,
+    accepted: usize,
+) -> String {
     let more = match count.saturating_sub(1) {
         0 => String::new(),
         1 => " One more thing needs attention.".to_owned(),
         n => format!(" {n} more things need attention."),
     };
-    let more = more + &acknowledged(count, report.acknowledged);
+    let more = more + &acknowledged(count, accepted);
     match outcome {
         // The next three are no run of verifyd's: whoever wrote it left something out.
         None => format!(
             "Completed without an outcome; its report says {}.",
-            report.overall.as_str().replace('_', " ")
+            overall.as_str().replace('_', " ")
         ),
-        Some(_) if report.overall == Overall::Running => {
+        Some(_) if overall == Overall::Running => {
             format!(
                 "Completed{}, but its report is not finished.",
                 outcome_word(outcome)
@@ -294,10 +342,10 @@ fn sentence(outcome: Option<Outcome>, report: &ReportView) -> String {
         Some(Outcome::Failed) => {
             format!("The connection does not work: {}{more}", lower_first(what))
         }
-        _ if report.problems.is_empty() => {
+        _ if count == 0 => {
             "The connection works and has every permission that it needs.".to_owned()
         }
-        _ if report.overall == Overall::Blocked => format!(
+        _ if overall == Overall::Blocked => format!(
             "The connection answers, but what matters does not work: {}{more}",
             lower_first(what)
         ),

@@ -106,10 +106,12 @@ fn said(id: i64, run: i64, key: &str) -> Acknowledgement {
         reason_code: Some("permission_missing".into()),
         reason: "known".into(),
         acknowledged_by: "Ann".into(),
+        acknowledged_through: None,
         acknowledged_at: at(20),
         expires_at: None,
         withdrawn_at: None,
         withdrawn_by: None,
+        withdrawn_through: None,
     }
 }
 

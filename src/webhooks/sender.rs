@@ -8,7 +8,7 @@ use crate::domain::webhook::AttemptResult;
 use crate::ports::clock::Clock;
 use crate::ports::store::{Store, StoreError};
 use crate::ports::vault::{Vault, VaultError};
-use crate::ports::webhooks::{AttemptOutcome, LeasePolicy, LeasedDelivery, Next};
+use crate::ports::webhooks::{AttemptOutcome, CircuitChange, LeasePolicy, LeasedDelivery, Next};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two looks for what is due, however much is recorded meanwhile.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
-/// Between two rounds that forget what is old, and how many rows go in one transaction.
+/// At most between two rounds that give up and forget what is old, and how many rows go in one
+/// transaction.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 const CHUNK: u32 = 500;
 /// What was sent is recorded although the database is away for a moment.
@@ -85,7 +86,9 @@ impl Sender {
     /// Sends until `stop`, then waits for what is being sent.
     pub async fn run(mut self, stop: CancellationToken) {
         let work = Arc::clone(&self.work);
-        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        // So that nothing is pending for much longer than it may be.
+        let every = HOUSEKEEPING.min(work.settings.give_up_after / 10);
+        let mut housekeeping = tokio::time::interval(every.max(BETWEEN_LOOKS));
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut failing = false;
         while !stop.is_cancelled() {
@@ -121,7 +124,8 @@ impl Sender {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// Healthy endpoints first; those that do not answer may hold half of the slots.
+    /// Healthy endpoints first; those that do not answer may hold half of the slots, and none more
+    /// than half. What waits for an endpoint whose circuit is open is not asked for.
     async fn send_what_is_due(&mut self) -> Result<(), StoreError> {
         let slots = self.work.settings.concurrency;
         loop {
@@ -150,7 +154,7 @@ impl Sender {
             return Ok(0);
         }
         let settings = &self.work.settings;
-        let full = |busy: &Busy| busy.failing || busy.sending >= settings.concurrency_per_endpoint;
+        let full = |busy: &Busy| busy.failing || busy.sending >= settings.per_endpoint();
         let policy = LeasePolicy {
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
             lease: settings.lease(),
@@ -168,7 +172,7 @@ impl Sender {
             let endpoint = delivery.endpoint.endpoint_id;
             let busy = self.busy.entry(endpoint).or_default();
             busy.sending += 1;
-            busy.failing = delivery.failing;
+            busy.failing = delivery.failing || delivery.is_probe;
             let work = Arc::clone(&self.work);
             let task = self
                 .tasks
@@ -200,6 +204,8 @@ impl Work {
             http_status: answer.http_status,
             duration: began.elapsed(),
             next: self.next(&delivery, answer),
+            retry_after: answer.retry_after.unwrap_or_default(),
+            circuit: self.settings.circuit(),
         };
         metrics::counter!("verifyd_webhook_attempts_total", "result" => outcome.result.as_str())
             .increment(1);
@@ -208,17 +214,21 @@ impl Work {
         let endpoint = delivery.endpoint.endpoint_id.0;
         match (outcome.next, outcome.result) {
             (_, AttemptResult::Gone) => {
+                given_up("gone", 1);
                 tracing::warn!(
                     endpoint,
                     "the receiver is gone (410), the endpoint is disabled"
                 );
             }
-            (Next::GiveUp, result) => tracing::warn!(
-                endpoint,
-                delivery = delivery.id.0,
-                %result,
-                "a webhook is given up; `verifyd webhooks replay` sends it again"
-            ),
+            (Next::GiveUp, result) => {
+                given_up("attempts", 1);
+                tracing::warn!(
+                    endpoint,
+                    delivery = delivery.id.0,
+                    %result,
+                    "a webhook is given up; `verifyd webhooks replay` sends it again"
+                );
+            }
             (_, result) => tracing::debug!(
                 endpoint,
                 delivery = delivery.id.0,
@@ -251,13 +261,16 @@ impl Work {
             &delivery.payload,
         );
         self.transport
-            .send(Request {
-                url: &delivery.endpoint.url,
-                id: &delivery.message_id,
-                timestamp,
-                signature,
-                body: delivery.payload.clone(),
-            })
+            .send(
+                Request {
+                    url: &delivery.endpoint.url,
+                    id: &delivery.message_id,
+                    timestamp,
+                    signature,
+                    body: delivery.payload.clone(),
+                },
+                &*self.clock,
+            )
             .await
     }
 
@@ -292,7 +305,10 @@ impl Work {
         let mut pause = RECORD_PAUSE;
         for _ in 0..RECORD_TRIES {
             match self.store.record_attempt(delivery, outcome).await {
-                Ok(_) => return,
+                Ok(recorded) => {
+                    note(delivery, recorded.circuit);
+                    return;
+                }
                 Err(error) => tracing::debug!(%error, "the attempt cannot be recorded"),
             }
             tokio::time::sleep(pause).await;
@@ -306,6 +322,34 @@ impl Work {
 
     async fn keep_house(&self) {
         let settings = &self.settings;
+        let mut old = 0;
+        loop {
+            match self
+                .store
+                .give_up_deliveries(settings.give_up_after, CHUNK)
+                .await
+            {
+                Ok(done) => {
+                    old += done;
+                    if done < u64::from(CHUNK) {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "old webhooks stay pending for now");
+                    break;
+                }
+            }
+        }
+        if old > 0 {
+            given_up("age", old);
+            tracing::warn!(
+                deliveries = old,
+                pending_for = ?settings.give_up_after,
+                "webhooks are given up because of their age; `verifyd webhooks replay` sends them again"
+            );
+        }
         loop {
             let pruned = self
                 .store
@@ -325,7 +369,39 @@ impl Work {
             {
                 metrics::gauge!("verifyd_webhooks_pending").set(counts.pending as f64);
                 metrics::gauge!("verifyd_webhooks_given_up").set(counts.failed as f64);
+                metrics::gauge!("verifyd_webhook_circuits_open").set(counts.open_circuits as f64);
             }
+            metrics::gauge!("verifyd_webhook_oldest_pending_seconds")
+                .set(counts.oldest_pending_seconds.unwrap_or(0.0));
+        }
+    }
+}
+
+fn given_up(reason: &'static str, deliveries: u64) {
+    metrics::counter!("verifyd_webhooks_given_up_total", "reason" => reason).increment(deliveries);
+}
+
+/// Says what an attempt has done to the circuit of its endpoint.
+fn note(delivery: &LeasedDelivery, change: CircuitChange) {
+    let endpoint = delivery.endpoint.endpoint_id.0;
+    match change {
+        CircuitChange::Unchanged => {}
+        CircuitChange::Opened(pause) => {
+            metrics::counter!("verifyd_webhook_circuits_opened_total").increment(1);
+            tracing::warn!(
+                endpoint,
+                probe_in = ?pause,
+                "the circuit of a webhook endpoint opens: deliveries are recorded, and one is tried after the pause"
+            );
+        }
+        CircuitChange::StaysOpen(pause) => {
+            tracing::debug!(endpoint, probe_in = ?pause, "the probe of a webhook endpoint failed");
+        }
+        CircuitChange::Closed => {
+            tracing::info!(
+                endpoint,
+                "the circuit of a webhook endpoint is closed again"
+            );
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Section `[webhooks]`.
 
+use crate::domain::circuit::CircuitPolicy;
 use serde::Deserialize;
 use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 /// How webhooks are sent. Defaults stand in `config/default.toml`.
@@ -28,6 +30,17 @@ pub struct WebhookSettings {
     /// ...and never longer than this.
     #[serde(with = "humantime_serde")]
     pub retry_max_delay: Duration,
+    /// A message that is pending for so long is given up, however often it was tried.
+    #[serde(with = "humantime_serde")]
+    pub give_up_after: Duration,
+    /// After so many failures in a row an endpoint's circuit opens.
+    pub circuit_failures: u32,
+    /// Before the first probe of an open circuit; twice as long before each further one...
+    #[serde(with = "humantime_serde")]
+    pub circuit_pause: Duration,
+    /// ...and never longer than this.
+    #[serde(with = "humantime_serde")]
+    pub circuit_max_pause: Duration,
     /// How long messages are kept that were delivered...
     #[serde(with = "humantime_serde")]
     pub keep_delivered: Duration,
@@ -44,12 +57,36 @@ impl WebhookSettings {
         2 * self.request_timeout + Duration::from_secs(5)
     }
 
+    /// Messages to one endpoint at the same time: never more than half of all, so that no endpoint
+    /// holds every place.
+    pub fn per_endpoint(&self) -> usize {
+        self.concurrency_per_endpoint
+            .min(self.concurrency / 2)
+            .max(1)
+    }
+
+    /// When circuits open and probe. The pauses are longer by up to a fifth, by chance, so that
+    /// circuits that opened together do not probe together.
+    pub fn circuit(&self) -> CircuitPolicy {
+        let chance = 1.0 + 0.2 * rand::random::<f64>();
+        CircuitPolicy {
+            open_after: self.circuit_failures,
+            pause: self.circuit_pause.mul_f64(chance),
+            max_pause: self.circuit_max_pause.mul_f64(chance),
+        }
+    }
+
     /// `loopback_hosts`, one by one.
     pub fn loopback_hosts(&self) -> BTreeSet<String> {
         self.loopback_hosts
             .split(',')
             .map(|host| host.trim().to_ascii_lowercase())
             .filter(|host| !host.is_empty())
+            // As it stands in a URL.
+            .map(|host| match host.parse::<Ipv6Addr>() {
+                Ok(address) => format!("[{address}]"),
+                Err(_) => host,
+            })
             .collect()
     }
 
@@ -59,5 +96,48 @@ impl WebhookSettings {
         self.retry_base_delay
             .saturating_mul(factor)
             .min(self.retry_max_delay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(concurrency: usize, concurrency_per_endpoint: usize) -> WebhookSettings {
+        let seconds = Duration::from_secs;
+        WebhookSettings {
+            concurrency,
+            concurrency_per_endpoint,
+            connect_timeout: seconds(1),
+            request_timeout: seconds(1),
+            poll_interval: seconds(1),
+            max_attempts: 3,
+            retry_base_delay: seconds(5),
+            retry_max_delay: seconds(3600),
+            give_up_after: seconds(86_400),
+            circuit_failures: 5,
+            circuit_pause: seconds(30),
+            circuit_max_pause: seconds(900),
+            keep_delivered: seconds(1),
+            keep_failed: seconds(1),
+            loopback_hosts: String::new(),
+        }
+    }
+
+    #[test]
+    fn no_endpoint_holds_every_place() {
+        for (all, each, wanted) in [(16, 4, 4), (4, 4, 2), (2, 2, 1), (1, 1, 1), (5, 5, 2)] {
+            assert_eq!(settings(all, each).per_endpoint(), wanted, "{all}, {each}");
+        }
+    }
+
+    #[test]
+    fn pauses_of_circuits_are_longer_by_a_fifth_at_most() {
+        for _ in 0..100 {
+            let circuit = settings(16, 4).circuit();
+            assert_eq!(circuit.open_after, 5);
+            assert!((30.0..=36.0).contains(&circuit.pause.as_secs_f64()));
+            assert!((900.0..=1080.0).contains(&circuit.max_pause.as_secs_f64()));
+        }
     }
 }

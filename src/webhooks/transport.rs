@@ -3,7 +3,9 @@
 use super::settings::WebhookSettings;
 use crate::domain::webhook::AttemptResult;
 use crate::outbound::guard::{AddressGuard, NoPublicAddress};
+use crate::outbound::retry_after::retry_after;
 use crate::outbound::{causes, is_tls, root_cause};
+use crate::ports::clock::Clock;
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use std::collections::BTreeSet;
@@ -127,7 +129,7 @@ impl Transport {
     }
 
     /// Sends it. The body of the answer is not read.
-    pub(super) async fn send(&self, request: Request<'_>) -> Answer {
+    pub(super) async fn send(&self, request: Request<'_>, clock: &dyn Clock) -> Answer {
         let Ok(url) = self.check(request.url) else {
             return Answer::failed(AttemptResult::AddressRefused);
         };
@@ -148,8 +150,7 @@ impl Transport {
                 let retry_after = response
                     .headers()
                     .get(RETRY_AFTER)
-                    .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-                    .map(Duration::from_secs);
+                    .and_then(|value| retry_after(value.to_str().ok()?, clock.now()));
                 Answer {
                     result: meaning(status),
                     http_status: Some(status.as_u16()),

@@ -38,6 +38,65 @@ async fn without_a_token_one_may_ask_so_often() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn unknown_tokens_are_counted_before_they_are_looked_up() {
+    // A minute's allowance comes back within a minute, so the machine may be slow.
+    let scene = Scene::postgres_with(|s| s.http.api.anonymous_requests_per_minute = 20).await;
+    let (known, fresh) = (scene.master().await, scene.master().await);
+    let late = scene.master().await;
+    assert_eq!(scene.get(&known, "/v1/runs").await.status, 200);
+    // The same wrong token again and again is looked up once, and locks out no token of others.
+    let revoked = unknown();
+    let mut tried = 0;
+    while scene.get(&revoked, "/v1/runs").await.status == 401 {
+        tried += 1;
+        assert!(tried < 10_000, "nothing is refused");
+    }
+    assert!(tried >= 20, "only {tried} were let in");
+    assert_eq!(scene.get(&fresh, "/v1/runs").await.status, 200);
+    // Ever other ones use up what the address may look up.
+    let begun = std::time::Instant::now();
+    let mut let_in = 0;
+    let mut refused = 0;
+    while refused < 100 {
+        let answer = scene.get(&unknown(), "/v1/runs").await;
+        match answer.status {
+            401 => let_in += 1,
+            429 => refused += 1,
+            other => panic!("{other}"),
+        }
+        // Beside the allowance of the minute that begins, one comes back every three seconds.
+        let allowed = 21.0 + begun.elapsed().as_secs_f64() / 3.0;
+        assert!(
+            f64::from(let_in) <= allowed,
+            "{let_in} were let in, {allowed} allowed"
+        );
+        // A token that was valid a moment ago is not locked out.
+        assert_eq!(scene.get(&known, "/v1/runs").await.status, 200);
+    }
+    // One that this process has never seen has to wait, and is then let in.
+    let begun = std::time::Instant::now();
+    loop {
+        let answer = scene.get(&late, "/v1/runs").await;
+        if answer.status == 200 {
+            break;
+        }
+        assert_eq!(answer.status, 429, "{answer:?}");
+        let wait: u64 = answer.header("retry-after").parse().unwrap();
+        assert!(
+            begun.elapsed() < Duration::from_secs(600),
+            "it is never let in"
+        );
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+    }
+}
+
+/// A token that has the form of one.
+fn unknown() -> String {
+    let text = verifyd::domain::token::fresh().unwrap();
+    secrecy::ExposeSecret::expose_secret(&text).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_database_is_away_every_route_says_so() {
     let scene = Scene::postgres().await;
     let token = scene.master().await;
@@ -121,22 +180,6 @@ async fn a_head_that_does_not_come_is_not_waited_for() {
         let ended = tokio::time::timeout(Duration::from_secs(180), slow.read_to_end(&mut rest));
         assert!(ended.await.is_ok(), "the connection stays open");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn connections_beyond_the_bound_wait_for_one_that_is_closed() {
-    let scene = Scene::postgres_with(|s| {
-        s.http.max_connections = 2;
-        s.http.header_timeout = Duration::from_millis(500);
-    })
-    .await;
-    let address = scene.base.strip_prefix("http://").unwrap();
-    let mut idle = Vec::new();
-    for _ in 0..4 {
-        idle.push(tokio::net::TcpStream::connect(address).await.unwrap());
-    }
-    // The idle ones are closed, two by two.
-    assert_eq!(scene.get("", "/v1/openapi.json").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use crate::scene::{Scene, operations};
 use reqwest::Method;
 use serde_json::{Value, json};
-use verifyd::domain::{RunId, SessionId};
+use verifyd::domain::{AcknowledgementId, RunId, SessionId};
 
 async fn every_route(scene: &Scene) {
     scene.work();
@@ -143,6 +143,62 @@ async fn every_route_answers_on_sqlite() {
     every_operation_was_used(&scene, &[ONBOARDING]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_is_kept_beside_what_the_caller_says() {
+    for scene in [Scene::postgres().await, Scene::sqlite().await] {
+        scene.work();
+        let token = &scene.master().await;
+        let connection = scene.lacking(1).await;
+        let run = scene.checked(token, connection).await;
+        let path = format!("/v1/runs/{run}");
+        let shown = scene.get(token, &path).await;
+        let problem = |body: &Value| body["report"]["report"]["problems"][0].clone();
+        let body = json!({
+            "check_key": problem(&shown.body)["key"],
+            "reason": "known",
+            "acknowledged_by": "the board",
+        });
+        let made = scene
+            .post(token, &format!("{path}/acknowledgements"), body)
+            .await;
+        let made = &made.body["acknowledgement"];
+        let actor = json!({ "surface": "api", "token_id": 1, "name": "a test" });
+        assert_eq!(made["acknowledged_by"], "the board");
+        assert_eq!(made["acknowledged_through"], actor);
+        assert_eq!(made["withdrawn_through"], Value::Null);
+        let id = made["id"].as_i64().unwrap();
+        let read = scene
+            .get(token, &format!("/v1/acknowledgements/{id}"))
+            .await;
+        let listed = scene.get(token, "/v1/acknowledgements").await;
+        let shown = scene.get(token, &path).await;
+        assert_eq!(&read.body, made);
+        assert_eq!(&listed.body["items"][0], made);
+        assert_eq!(&problem(&shown.body)["acknowledgement"], made);
+        // Another token withdraws, in the name of somebody else.
+        let other = &scene.master().await;
+        let withdrawal = format!("/v1/acknowledgements/{id}/withdrawal");
+        let body = json!({ "withdrawn_by": "the board" });
+        let withdrawn = scene.post(other, &withdrawal, body).await.body;
+        let second = json!({ "surface": "api", "token_id": 2, "name": "a test" });
+        assert_eq!(withdrawn["acknowledged_through"], actor);
+        assert_eq!(withdrawn["withdrawn_through"], second);
+        let store = &scene.world.services.store;
+        let kept = store.acknowledgement(AcknowledgementId(id)).await.unwrap();
+        let now = scene.world.services.clock.now();
+        let view = verifyd::view::AcknowledgementView::of(&kept.unwrap(), RunId(run), now);
+        let said = view.summary();
+        assert!(
+            said.starts_with("acknowledged by the board (token a test) on "),
+            "{said}"
+        );
+        assert!(
+            said.contains("withdrawn by the board (token a test) on "),
+            "{said}"
+        );
+    }
+}
+
 /// A check for a session moves its pointer; the session shows the run.
 async fn onboarding(scene: &Scene) {
     let token = &scene.master().await;
@@ -178,7 +234,7 @@ async fn onboarding(scene: &Scene) {
     let missing = scene
         .post(token, &start, json!({ "onboarding_session_id": 999 }))
         .await;
-    assert_eq!(missing.body["errors"], refused.body["errors"]);
+    assert_eq!((missing.status, missing.problem()), (404, "not-found"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use verifyd::app::Services;
 use verifyd::config::Settings;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::{RunId, TenantId, WorkspaceId, token};
@@ -92,20 +93,26 @@ impl Scene {
     }
 
     pub async fn sqlite() -> Self {
-        Self::on(None, |_| {}).await
+        Self::sqlite_with(|_| {}).await
+    }
+
+    pub async fn sqlite_with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::on(None, change).await
     }
 
     async fn on(database: Option<TestDatabase>, change: impl FnOnce(&mut Settings)) -> Self {
         let world = World::with(|settings| {
             settings.http.api.requests_per_minute = 1_000_000;
             settings.http.api.anonymous_requests_per_minute = 1_000_000;
+            settings.pages.anonymous_requests_per_minute = 1_000_000;
+            settings.pages.logins_per_minute = 1_000_000;
             settings.http.api.request_timeout = Duration::from_secs(120);
             change(settings);
         })
         .await;
         world.services.store.migrate().await.unwrap();
         let stop = CancellationToken::new();
-        let base = serve(&world, stop.clone()).await;
+        let base = serve(&world.services, stop.clone()).await;
         Self {
             world,
             base,
@@ -150,6 +157,15 @@ impl Scene {
             .fetch_one(&mut self.connection().await)
             .await
             .unwrap()
+    }
+
+    /// An onboarding session of this workspace and tenant, which may be NULL.
+    pub async fn session(&self, workspace: &str, tenant: &str) -> i64 {
+        self.sql(&format!(
+            "INSERT INTO tenant_onboarding_sessions (workspace_id, tenant_id, state) \
+             VALUES ({workspace}, {tenant}, '{{}}') RETURNING id"
+        ))
+        .await
     }
 
     /// A token that may do everything, everywhere.
@@ -225,6 +241,10 @@ impl Scene {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
+    pub fn request_to(&self, method: Method, url: reqwest::Url) -> reqwest::RequestBuilder {
+        self.client.request(method, url)
+    }
+
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Reply {
         let request = request.build().unwrap();
         let (method, path) = (request.method().clone(), request.url().path().to_owned());
@@ -297,15 +317,15 @@ impl Scene {
     }
 }
 
-async fn serve(world: &World, stop: CancellationToken) -> String {
-    let services = &world.services;
+pub async fn serve(services: &Services, stop: CancellationToken) -> String {
     let worker = services.worker(services.engine());
     let health = services.health(&worker, Metrics::detached(), stop.clone());
     let mut settings = services.settings.http.clone();
     settings.listen = "127.0.0.1:0".parse().unwrap();
     let listener = verifyd::http::bind(&settings).await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
-    let router = verifyd::http::router(health, services.api());
+    let pages = verifyd::http::pages::router(services.pages(stop.clone()));
+    let router = verifyd::http::router(health, services.api()).merge(pages);
     tokio::spawn(verifyd::http::serve(listener, router, &settings, stop));
     base
 }

@@ -5,6 +5,7 @@
 
 mod acme;
 mod bounds;
+mod causes;
 #[path = "hostile/main.rs"]
 mod hostile;
 #[path = "../support/hostile/mod.rs"]
@@ -215,23 +216,68 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
     let id = world.record(good, |new| new.tenant_id = None).await;
     expect(id, Reason::TenantMissing).await;
 
-    for context in [
-        json!({}),
-        json!([]),
-        json!({"provider_connection_id": 424_242}),
-        json!({"provider_connection_id": "x"}),
-        json!({"provider_connection_id": [1]}),
-        json!({"provider_connection_id": -4}),
-        json!({"provider_connection_id": 1e30}),
+    for (context, reason) in [
+        (json!({}), Reason::ConnectionMissing),
+        (
+            json!({"provider_connection_id": 424_242}),
+            Reason::ConnectionMissing,
+        ),
+        (
+            json!({"provider_connection_id": -4}),
+            Reason::ConnectionMissing,
+        ),
+        (
+            json!({"provider_connection_id": "x"}),
+            Reason::ContextMalformed,
+        ),
+        (
+            json!({"provider_connection_id": [1]}),
+            Reason::ContextMalformed,
+        ),
+        (
+            json!({"provider_connection_id": 1e30}),
+            Reason::ContextMalformed,
+        ),
     ] {
         let id = world.record(good, |new| new.context = context).await;
-        let run = expect(id, Reason::ConnectionMissing).await;
+        let run = expect(id, reason).await;
         let check = check(&run, "preflight.connection");
         assert_eq!(
             check["evidence"][0]["value"],
             "context.provider_connection_id"
         );
     }
+
+    let twice = json!(json!({"provider": "microsoft"}).to_string());
+    for (context, found) in [
+        (json!([1]), "an array, an object is needed"),
+        (json!("text"), "a text, an object is needed"),
+        (twice, "a JSON text, an object is needed: encoded twice?"),
+    ] {
+        let kept = context.clone();
+        let id = world.record(good, |new| new.context = context).await;
+        let run = expect(id, Reason::ContextMalformed).await;
+        let check = check(&run, "preflight.connection");
+        let evidence = check["evidence"].as_array().unwrap();
+        let values: Vec<&str> = evidence
+            .iter()
+            .map(|e| e["value"].as_str().unwrap())
+            .collect();
+        assert_eq!(values, ["context", "a JSON object", found]);
+        assert_eq!(run.context["producer_context"], kept);
+    }
+    let large = "x".repeat(200_000);
+    let id = world
+        .record(good, |new| new.context["more"] = json!(large))
+        .await;
+    world
+        .sql(&format!(
+            "UPDATE operation_runs SET context = json_set(context, '$.more', \
+        printf('%.*c', 262144, 'x')), started_at = '2026-01-02T03:04:05Z' WHERE id = {id}"
+        ))
+        .await;
+    let run = expect(id, Reason::ContextTooLarge).await;
+    assert_eq!(run.context["provider"], "microsoft");
 
     let id = world
         .record(good, |new| new.tenant_id = Some(TenantId(2)))
@@ -248,12 +294,12 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
 
     for (path, value, reason) in [
         ("provider", json!("acme"), Reason::ProviderUnknown),
-        ("provider", json!(7), Reason::ProviderUnknown),
+        ("provider", json!(7), Reason::ContextMalformed),
         ("module", json!("teleport"), Reason::ModuleUnknown),
-        ("module", json!({}), Reason::ModuleUnknown),
+        ("module", json!({}), Reason::ContextMalformed),
         ("target_scope", Value::Null, Reason::TargetScopeMissing),
         ("target_scope", json!({}), Reason::TargetScopeMissing),
-        ("target_scope", json!("x"), Reason::TargetScopeMalformed),
+        ("target_scope", json!("x"), Reason::ContextMalformed),
         (
             "target_scope",
             json!({"entra_tenant_id": "contoso.example"}),
@@ -290,6 +336,24 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
         .unwrap();
     let id = world.record(good, |_| {}).await;
     expect(id, Reason::ConnectionDisabled).await;
+
+    let id = world.connection(1, &tenant, "health_check").await;
+    world
+        .sql(&format!(
+            "PRAGMA ignore_check_constraints = ON; \
+             UPDATE provider_connections SET status = 'paused' WHERE id = {id}; \
+             PRAGMA ignore_check_constraints = OFF"
+        ))
+        .await;
+    let broken = world
+        .record(good, |new| {
+            new.context["provider_connection_id"] = json!(id)
+        })
+        .await;
+    let run = expect(broken, Reason::ConnectionMalformed).await;
+    let evidence = &check(&run, "preflight.connection")["evidence"];
+    assert_eq!(evidence[0]["value"], "provider_connections.status");
+    assert_eq!(evidence[1]["value"], "enabled, disabled");
 
     // What only the connection's own row can hold: written as another application might.
     for (column, value, reason) in [
@@ -343,6 +407,18 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
     store.set_credential(other, &sealed).await.unwrap();
     let id = world.record(other, |_| {}).await;
     expect(id, Reason::CredentialMalformed).await;
+
+    let sealed = vault
+        .seal(binding, &causes::certificate(3000), None)
+        .unwrap();
+    store.set_credential(other, &sealed).await.unwrap();
+    let id = world.record(other, |_| {}).await;
+    let run = expect(id, Reason::CertificateNotYetValid).await;
+    let evidence = &check(&run, "preflight.credential")["evidence"][0];
+    assert_eq!(
+        *evidence,
+        json!({"kind": "valid_from", "value": "3000-01-01T00:00:00Z"})
+    );
 
     let missing: Vec<_> = Reason::ALL
         .iter()

@@ -4,8 +4,8 @@ use crate::world::World;
 use async_trait::async_trait;
 use serde_json::Value;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -16,6 +16,7 @@ use verifyd::engine::Engine;
 use verifyd::engine::worker::WorkerError;
 use verifyd::http::{self, health::Health};
 use verifyd::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
+use verifyd::simulator::Scenario;
 use verifyd::telemetry::metrics::Metrics;
 
 /// How a queue ends one part of its worker.
@@ -216,6 +217,7 @@ fn health(engine: Engine, queue: Arc<dyn Queue>) -> Health {
         stuck_after: long,
         untaken_after: long,
         stopping: CancellationToken::new(),
+        logged: Mutex::default(),
     }
 }
 
@@ -369,10 +371,19 @@ async fn claims_that_all_fail_show_in_readiness_and_then_in_liveness() {
     let world = World::new().await;
     let mut engine = world.engine().await;
     engine.settings.dead_after = Duration::ZERO;
+    let directory = Scenario::Healthy.tenant_id(1);
+    let id = world.connection(1, &directory, "health_check").await;
+    let runs = [
+        world.record(id, |_| {}).await,
+        world.record(id, |_| {}).await,
+    ];
     world
-        .sql("ALTER TABLE verifyd_run_attempts RENAME TO verifyd_away")
+        .sql(
+            "CREATE TRIGGER refused BEFORE INSERT ON verifyd_run_attempts \
+             BEGIN SELECT raise(ABORT, 'refused'); END",
+        )
         .await;
-    let hints = [Hint::new(RunId(1)), Hint::new(RunId(2))];
+    let hints = runs.map(Hint::new);
     let observed = || health(engine.clone(), defective(Defect::None));
     engine.process(&hints[0]).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -395,9 +406,7 @@ async fn claims_that_all_fail_show_in_readiness_and_then_in_liveness() {
     assert_eq!(alive, 503);
     assert!(why.contains("no claim has been answered"), "{why}");
 
-    world
-        .sql("ALTER TABLE verifyd_away RENAME TO verifyd_run_attempts")
-        .await;
+    world.sql("DROP TRIGGER refused").await;
     engine.process(&hints[0]).await;
     let (ready, _, alive, _) = said(&world, observed()).await;
     assert_eq!((ready, alive), (200, 200));

@@ -136,8 +136,9 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         );
     }
 
-    let arguments = [
-        "acknowledge",
+    let mut arguments = vec![
+        "acknowledgements",
+        "add",
         &first,
         &key,
         "--reason",
@@ -154,6 +155,8 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         made["acknowledgement"]["reason"],
         "renewal is ordered\nticket 17"
     );
+    // The command's former name.
+    arguments.splice(..2, ["acknowledge"]);
     let again = desk.json(&arguments, "");
     assert_eq!(again["created"], false);
     assert_eq!(again["acknowledgement"], made["acknowledgement"]);
@@ -189,7 +192,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
     let shown = stdout(&desk.run(&["runs", "show", &second], ""));
     for words in [
         "acknowledged.",
-        "acknowledged by Ann on",
+        "acknowledged by Ann (command line, ",
         "ticket 17",
         "recorded",
         "attempt 1 by",
@@ -197,7 +200,10 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     let session = stdout(&desk.run(&["onboarding", "show", "7"], ""));
-    assert!(session.contains("acknowledged by Ann on"), "{session}");
+    assert!(
+        session.contains("acknowledged by Ann (command line, "),
+        "{session}"
+    );
 
     let id = said["id"].to_string();
     let withdrawn = desk.json(

@@ -36,7 +36,12 @@ const BLOCKS: &str = "
 const DELIVERED: &str =
     "INSERT INTO verifyd.run_deliveries (run_id, delivered_at) SELECT unnest($1), now()";
 
+/// As runs are that the provider has throttled.
 const NOT_YET: &str = "
+    WITH started AS (UPDATE operation_runs SET started_at = now() WHERE id = ANY($1) RETURNING id),
+    attempts AS (INSERT INTO verifyd.run_attempts (run_id, attempt, token, worker_id, counted, claimed_at,
+            deadline_at, ended_at, end_reason)
+        SELECT id, 1, gen_random_uuid(), 'gone', false, now(), now(), now(), 'throttled' FROM started)
     INSERT INTO verifyd.run_deliveries (run_id, delivered_at, not_before)
     SELECT unnest($1), now(), now() + interval '1 hour'";
 

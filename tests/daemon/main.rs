@@ -4,15 +4,22 @@
 
 #[path = "../support/bench.rs"]
 mod bench;
+#[path = "../support/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "../support/postgres.rs"]
 mod postgres;
+#[path = "../support/private_postgres.rs"]
+mod private_postgres;
 #[path = "../support/redis.rs"]
 mod redis_support;
 
 mod beside;
+mod doctor;
 mod drain;
+mod given_again;
 mod memory;
 mod privileges;
 mod replicas;
+mod schema;
 mod secrets;
 mod turns;

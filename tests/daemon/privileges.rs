@@ -218,6 +218,8 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
                 "DELETE FROM tenant_permissions",
                 "UPDATE verification_check_acknowledgements SET reason = 'x'",
                 "DELETE FROM verification_check_acknowledgements",
+                "UPDATE verifyd.acknowledgement_actors SET name = 'x'",
+                "DELETE FROM verifyd.acknowledgement_actors",
                 "UPDATE tenant_onboarding_sessions SET tenant_id = 2",
                 "INSERT INTO tenants (workspace_id) VALUES (1)",
                 "UPDATE verifyd.schema_migrations SET success = false",
@@ -243,6 +245,8 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
                 "DELETE FROM provider_connections",
                 "UPDATE verification_check_acknowledgements SET reason = 'x'",
                 "DELETE FROM verification_check_acknowledgements",
+                "UPDATE verifyd.acknowledgement_actors SET name = 'x'",
+                "DELETE FROM verifyd.acknowledgement_actors",
                 "DELETE FROM verifyd.carried_acknowledgements",
                 "UPDATE verifyd.latest_reports SET fingerprint = 'x'",
                 "UPDATE tenant_onboarding_sessions SET tenant_id = 2",
@@ -534,6 +538,12 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
         seen(&["RPUSH", "verifyd:active", id]).await;
     }
     seen(&["HSET", "verifyd:data", "no-meta", "{}"]).await;
+    // Too long, waiting and not.
+    let large = "x".repeat(100_000);
+    for id in ["large", "large-and-alone"] {
+        seen(&["HSET", "verifyd:data", id, &large]).await;
+    }
+    seen(&["RPUSH", "verifyd:active", "large"]).await;
     set_user(&mut bench, "verifyd_producer");
     for _ in 0..5 {
         let output = bench.run(

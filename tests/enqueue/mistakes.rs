@@ -93,7 +93,7 @@ async fn rows_that_contradict_themselves_are_shown_where_nothing_refuses_them() 
     }
     // A doctor shows five, the newest first.
     let odd = || {
-        let said = doctor(&bench, "runs").into_iter();
+        let said = doctor(&bench, "invalid runs").into_iter();
         said.filter(|line| line.starts_with("operation_runs."))
             .collect::<Vec<_>>()
     };
@@ -113,7 +113,7 @@ async fn rows_that_contradict_themselves_are_shown_where_nothing_refuses_them() 
         .await
         .unwrap();
     assert_eq!(
-        doctor(&bench, "runs"),
+        doctor(&bench, "invalid runs"),
         [
             "operation_runs.status of run 1: \"pending\", allowed: queued, running, completed; no worker claims it"
         ]
@@ -153,6 +153,7 @@ async fn a_context_that_lacks_something_ends_blocked_and_says_what() {
     assert_eq!(runs.len(), contexts.len());
     for run in runs {
         assert_eq!(run["outcome"], "blocked", "{run}");
+        let run = bench.json(&["runs", "show", &run["id"].to_string(), "--json"], "");
         let checks = run["context"]["verification_report"]["checks"]
             .as_array()
             .unwrap();

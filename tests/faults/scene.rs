@@ -43,7 +43,7 @@ pub const RUNNING: &str = "SELECT count(*) FROM operation_runs WHERE status = 'r
 pub const CLAIMING: &str = "SET status = 'running'";
 
 /// In the statement that completes a run, and in no other.
-pub const COMPLETING: &str = "end_reason = 'completed'";
+pub const COMPLETING: &str = "SET status = 'completed'";
 
 /// A bare row for each connection of `$1`, as another application inserts it.
 const INSERT: &str = "

@@ -13,17 +13,27 @@ pub enum Scope {
     Crashes,
     /// The other application completes a run while this one gives it back.
     Outside,
+    /// An id is given to another run, whatever became of the one before.
+    GivenAgain,
 }
 
 impl Scope {
     pub fn has(self, fault: Action) -> bool {
         match self {
-            Self::Any => true,
+            Self::Any => !matches!(fault, Action::GivenAgain(_)),
             Self::Attempts => matches!(
                 fault,
                 Action::Crash(_) | Action::Pause(_) | Action::CompleteReplyLost(_)
             ),
             Self::Crashes => matches!(fault, Action::Crash(_)),
+            Self::GivenAgain => matches!(
+                fault,
+                Action::GivenAgain(_)
+                    | Action::Crash(_)
+                    | Action::Pause(_)
+                    | Action::Throttle(_)
+                    | Action::HintDuplicated(_)
+            ),
             Self::Outside => matches!(fault, Action::CompletedOutside(_) | Action::Fail(_)),
         }
     }
@@ -55,6 +65,9 @@ impl Protocol {
                     steps.extend([Action::RequeuedOutside(r), Action::CompletedOutside(r)]);
                 }
                 Status::Absent | Status::Completed => {}
+            }
+            if run.status != Status::Absent {
+                steps.push(Action::GivenAgain(r));
             }
         }
         if s.reconciler != Reconciler::Idle {

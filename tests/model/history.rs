@@ -13,6 +13,7 @@ pub const ATTEMPTS: &str = "the provider is asked at most N times";
 pub const WAIT: &str = "a wait that was asked for is kept";
 pub const CLAIMS: &str = "a run is claimed a bounded number of times";
 pub const SPARED: &str = "a poison run never costs another one all its attempts";
+pub const EARLIER: &str = "what belongs to an earlier run of the same id never counts";
 pub const QUIESCENT: &str = "a quiescent state is terminal";
 
 pub const ALL_SPENT: &str = "all attempts are spent";
@@ -30,15 +31,18 @@ pub fn judge(model: &Protocol, before: &State, action: Action, after: &mut State
         let (old, new) = (&before.runs[r], &after.runs[r]);
         let writer = writer(before, action, r);
         broken.completed_twice |= new.terminal_writes > 1;
-        broken.left_completed |= old.status == Status::Completed && new.status != Status::Completed;
+        let given_again = action == Action::GivenAgain(r);
+        broken.left_completed |=
+            old.status == Status::Completed && new.status != Status::Completed && !given_again;
 
         // A worker that ends its own work, and not by a claim.
         let moved = old.status != new.status || old.terminal_writes != new.terminal_writes;
         if let Some(token) = writer
             && moved
         {
-            broken.written_without_token |=
-                token != old.last || old.open.map(|open| open.token) != Some(token);
+            broken.written_without_token |= token != old.last
+                || token <= old.base
+                || old.open.map(|open| open.token) != Some(token);
         }
 
         // A claim or a sweep ended the lease.
@@ -46,13 +50,24 @@ pub fn judge(model: &Protocol, before: &State, action: Action, after: &mut State
             && new.open.map(|now| now.token) != Some(open.token)
             && writer.is_none()
             && old.status == Status::Running
+            && !given_again
         {
             let given_up = matches!(action, Action::Disown(w) if open.holder == Holder::Process(w))
                 && before.is_held(r, open.token).is_none();
             broken.taken_over_alive |= !given_up && !lease_has_ended(before, open);
         }
 
-        let waited = old.delivery.is_some_and(|delivery| delivery.waits);
+        // A claim of its own is what ends the attempts of a run.
+        let exhausted = after.workers.iter().flat_map(|worker| worker.slots);
+        let exhausted = exhausted
+            .filter_map(|step| step.claim())
+            .any(|claim| claim.run == r && claim.exhausted && claim.token == new.last);
+        broken.counted_earlier |=
+            exhausted && new.last > old.last && old.last - old.base < model.store.max_attempts;
+
+        let waited = old
+            .delivery
+            .is_some_and(|delivery| delivery.waits && !delivery.earlier);
         let waits = new.delivery.is_some_and(|delivery| delivery.waits);
         broken.wait_cut_short |= waited
             && !waits
@@ -63,7 +78,7 @@ pub fn judge(model: &Protocol, before: &State, action: Action, after: &mut State
         // may give back as many as it has slots.
         let limit = model.store.max_attempts + model.store.max_futile + 1;
         let met = (model.faults - after.faults) * u8::try_from(model.slots).unwrap();
-        broken.claimed_too_often |= new.last > limit + met;
+        broken.claimed_too_often |= new.last - new.base > limit + met;
         broken.taken_by_poison |= new.taken >= model.store.max_attempts;
     }
     after.broken = broken;
@@ -132,6 +147,7 @@ pub fn promises() -> Vec<Property<Protocol>> {
         }),
         Property::always(CLAIMS, |_, s: &State| !s.broken.claimed_too_often),
         Property::always(SPARED, |_, s: &State| !s.broken.taken_by_poison),
+        Property::always(EARLIER, |_, s: &State| !s.broken.counted_earlier),
         Property::always(WAIT, |_, s: &State| !s.broken.wait_cut_short),
         Property::always(QUIESCENT, |m: &Protocol, s: &State| {
             s.broken.any() || m.is_terminal(s) || !m.is_quiescent(s)

@@ -13,8 +13,9 @@ mod store;
 
 use faults::Scope;
 use history::{
-    ALL_SPENT, ATTEMPTS, CLAIMS, CURRENT_TOKEN, LAST_RESORT, LEFT_ALIVE, ONE_TERMINAL_WRITE,
-    OVERTAKEN, QUEUE_AWAY, QUIESCENT, SPARED, TAKEOVER, TERMINAL_IS_FINAL, TOO_LATE, WAIT, WAITING,
+    ALL_SPENT, ATTEMPTS, CLAIMS, CURRENT_TOKEN, EARLIER, LAST_RESORT, LEFT_ALIVE,
+    ONE_TERMINAL_WRITE, OVERTAKEN, QUEUE_AWAY, QUIESCENT, SPARED, TAKEOVER, TERMINAL_IS_FINAL,
+    TOO_LATE, WAIT, WAITING,
 };
 use protocol::{Poison, Protocol};
 use stateright::{Checker, Expectation, Model};
@@ -142,11 +143,24 @@ fn beside_poison(poison: Poison) -> Protocol {
     protocol.polling().poisoned(poison)
 }
 
+/// An id is given to another run: after TRUNCATE … RESTART IDENTITY, in a restored backup. One attempt, so
+/// that those of the earlier run would be all.
+fn given_again() -> Protocol {
+    let protocol = Protocol::new(1, 2).attempts(1, 1);
+    protocol.only(Scope::GivenAgain)
+}
+
+#[test]
+fn every_promise_holds_for_an_id_that_is_given_again() {
+    assert_holds("given again", given_again(), &[QUEUE_AWAY]);
+}
+
 #[test]
 fn nothing_goes_on_for_ever() {
     for (name, protocol) in [
         ("any faults", Protocol::new(1, 2)),
         ("lost attempts", Protocol::new(1, 3).only(Scope::Attempts)),
+        ("given again", given_again()),
         ("poison", Protocol::new(1, 0).poisoned(Poison::Completed)),
     ] {
         let edges = progress::sure_steps(&protocol);
@@ -170,8 +184,8 @@ fn without_its_mechanism_a_promise_is_broken() {
     use Mechanism::{
         AttemptLimit, ClaimCompareAndSet, DatabaseFirst, Disown, DisownTokenCheck, ExhaustedAlone,
         FirstDelivery, LastChanceAlone, LastResort, LeaseCheck, LockBeforeTokenCheck,
-        NotedBeforeClaim, Reclaim, Redelivery, StatusCheckOfComplete, StatusCheckOfRelease,
-        TokenCheck, WaitKept,
+        NotedBeforeClaim, Reclaim, Redelivery, SetAside, StatusCheckOfComplete,
+        StatusCheckOfRelease, TokenCheck, WaitKept,
     };
     let any = Protocol::new(1, 1);
     let outside = Protocol::new(1, 2).only(Scope::Outside);
@@ -194,6 +208,7 @@ fn without_its_mechanism_a_promise_is_broken() {
         (LastChanceAlone, beside_asked, &[SPARED]),
         (ExhaustedAlone, beside_completed, &[SPARED]),
         (LastResort, deadly, &[CLAIMS]),
+        (SetAside, given_again(), &[EARLIER]),
         (Disown, any, &[QUIESCENT]),
         (DisownTokenCheck, any.curious(), &[TAKEOVER]),
         (NotedBeforeClaim, any.curious(), &[TAKEOVER]),

@@ -100,6 +100,8 @@ pub enum Action {
     StartedOutside(usize),
     /// The other application ends the run itself.
     CompletedOutside(usize),
+    /// It makes its table anew, or a backup is restored: another run gets the same id.
+    GivenAgain(usize),
 }
 
 /// Why a step happens.
@@ -466,7 +468,8 @@ impl Protocol {
             }
             (Action::GiveUp(_) | Action::WaitTooLong(_), Step::Waiting(_)) => Step::Idle,
             (Action::Ask(_), Step::Claimed(claim)) => {
-                s.runs[claim.run].asked += 1;
+                let run = &mut s.runs[claim.run];
+                run.asked += u8::from(claim.token > run.base);
                 Step::Answered(claim)
             }
             (Action::Complete(_), Step::Claimed(claim) | Step::Answered(claim))
@@ -660,6 +663,16 @@ impl Protocol {
                 run.status = Status::Completed;
                 run.terminal_writes += 1;
                 run.delivery = None;
+            }
+            Action::GivenAgain(r) => {
+                let run = &mut s.runs[r];
+                run.status = Status::Queued;
+                run.started = false;
+                run.base = run.last;
+                if let Some(delivery) = &mut run.delivery {
+                    delivery.earlier = true;
+                }
+                (run.asked, run.terminal_writes, run.taken) = (0, 0, 0);
             }
         }
     }

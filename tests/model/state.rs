@@ -38,6 +38,8 @@ pub struct Delivery {
     pub delivered: Delivered,
     /// `not_before` lies ahead.
     pub waits: bool,
+    /// Written for an earlier run of the same id.
+    pub earlier: bool,
 }
 
 /// `run_attempts.worker_id`: a process, which has a new id after every start.
@@ -69,6 +71,10 @@ pub struct Run {
     pub delivery: Option<Delivery>,
     /// `max(attempt)`
     pub last: u8,
+    /// `started_at` is set.
+    pub started: bool,
+    /// Attempts up to this one are an earlier run's, of the same id.
+    pub base: u8,
     /// `count(*) FILTER (WHERE counted)`
     pub spent: u8,
     /// Whether one of these ended as `worker_lost`.
@@ -224,6 +230,7 @@ pub struct Broken {
     pub wait_cut_short: bool,
     pub claimed_too_often: bool,
     pub taken_by_poison: bool,
+    pub counted_earlier: bool,
 }
 
 impl Broken {
@@ -250,6 +257,8 @@ impl State {
             status: Status::Absent,
             delivery: None,
             last: 0,
+            started: false,
+            base: 0,
             spent: 0,
             lost: false,
             futile: 0,

@@ -62,6 +62,8 @@ pub enum Mechanism {
     DisownTokenCheck,
     /// `engine::in_work`: a run is noted before its claim is sent.
     NotedBeforeClaim,
+    /// SET_ASIDE: what belongs to an earlier run of the same id.
+    SetAside,
     /// `engine::disown`: the database is looked at first, what is in work after it.
     DatabaseFirst,
 }
@@ -101,14 +103,25 @@ impl Store {
         s.runs[r].delivery = Some(Delivery {
             delivered: Delivered::Lately,
             waits: false,
+            earlier: false,
         });
     }
 
-    /// TAKE_RUN, SUPERSEDE, OPEN_ATTEMPT. One step: TAKE_RUN holds the run, and those that follow
-    /// begin after it.
+    /// LOCK_QUEUED, SET_ASIDE, TAKE_RUN, SUPERSEDE, OPEN_ATTEMPT. One step: the first holds the run, and
+    /// those that follow begin after it.
     pub fn claim(&self, s: &mut State, r: usize, w: usize, alone: bool) -> Answer {
-        let run = s.runs[r];
+        let mut run = s.runs[r];
         let queued = run.status == Status::Queued || !self.has(Mechanism::ClaimCompareAndSet);
+        if !run.started && self.has(Mechanism::SetAside) {
+            run.spent = 0;
+            run.lost = false;
+            run.futile = 0;
+            run.open = None;
+            // FORGET_WAIT
+            if let Some(delivery) = &mut run.delivery {
+                delivery.waits = false;
+            }
+        }
         if !queued || run.delivery.is_some_and(|delivery| delivery.waits) {
             return Answer::NotClaimable;
         }
@@ -124,8 +137,10 @@ impl Store {
         if needs_to_be_alone && !alone {
             return Answer::NeedsToBeAlone;
         }
+        s.runs[r] = run;
         let run = &mut s.runs[r];
         run.futile = futile;
+        run.started = true;
         run.status = Status::Running;
         run.last += 1;
         run.spent += u8::from(!exhausted);
@@ -199,6 +214,7 @@ impl Store {
         run.delivery = Some(Delivery {
             delivered: Delivered::Never,
             waits: end != End::Shutdown,
+            earlier: false,
         });
         true
     }
@@ -260,6 +276,7 @@ impl Store {
                 run.delivery = Some(Delivery {
                     delivered: Delivered::Never,
                     waits: true,
+                    earlier: false,
                 });
                 return false;
             }
@@ -290,6 +307,7 @@ impl Store {
                 s.runs[r].delivery = Some(Delivery {
                     delivered: Delivered::Never,
                     waits: false,
+                    earlier: false,
                 });
             }
         }
@@ -302,6 +320,7 @@ impl Store {
         for (r, run) in s.runs.iter().enumerate() {
             let found = match run.delivery {
                 None => self.has(Mechanism::FirstDelivery),
+                Some(row) if row.earlier && !run.started => self.has(Mechanism::FirstDelivery),
                 Some(row) => {
                     self.has(Mechanism::Redelivery)
                         && !row.waits
@@ -329,13 +348,16 @@ impl Store {
                 // A row of a completed run is an orphan: FORGET_ORPHANS.
                 continue;
             }
-            let waits = run.delivery.is_some_and(|delivery| delivery.waits);
+            let waits = run
+                .delivery
+                .is_some_and(|delivery| delivery.waits && (run.started || !delivery.earlier));
             if waits && self.has(Mechanism::WaitKept) {
                 continue;
             }
             run.delivery = Some(Delivery {
                 delivered: Delivered::Lately,
                 waits: false,
+                earlier: false,
             });
         }
     }

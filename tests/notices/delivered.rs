@@ -19,7 +19,7 @@ const QUICKLY: &[(&str, &str)] = &[
     ("VERIFYD__WEBHOOKS__MAX_ATTEMPTS", "4"),
 ];
 
-async fn bench() -> (Bench, i64, Receiver) {
+pub async fn bench() -> (Bench, i64, Receiver) {
     let mut bench = Bench::new().await;
     for (key, value) in QUICKLY {
         bench.environment.insert((*key).into(), (*value).into());
@@ -29,7 +29,7 @@ async fn bench() -> (Bench, i64, Receiver) {
 }
 
 /// Adds an endpoint; returns its id and its secret.
-fn add(bench: &Bench, url: &str, more: &[&str]) -> (i64, String) {
+pub fn add(bench: &Bench, url: &str, more: &[&str]) -> (i64, String) {
     let mut arguments = vec![
         "webhooks",
         "add",
@@ -47,13 +47,13 @@ fn add(bench: &Bench, url: &str, more: &[&str]) -> (i64, String) {
     )
 }
 
-fn enqueue(bench: &Bench, connection: i64) -> i64 {
+pub fn enqueue(bench: &Bench, connection: i64) -> i64 {
     let id = connection.to_string();
     let run = bench.json(&["enqueue", "--connection", &id, "--json"], "");
     run["operation_run_id"].as_i64().unwrap()
 }
 
-fn deliveries(bench: &Bench, endpoint: i64) -> Vec<Value> {
+pub fn deliveries(bench: &Bench, endpoint: i64) -> Vec<Value> {
     let endpoint = endpoint.to_string();
     let found = bench.json(
         &["webhooks", "deliveries", "--endpoint", &endpoint, "--json"],
@@ -63,7 +63,7 @@ fn deliveries(bench: &Bench, endpoint: i64) -> Vec<Value> {
 }
 
 /// Waits until no message of the endpoint is pending.
-async fn ended(bench: &Bench, endpoint: i64) -> Vec<Value> {
+pub async fn ended(bench: &Bench, endpoint: i64) -> Vec<Value> {
     let pending = format!(
         "SELECT count(*) FROM verifyd.webhook_deliveries \
          WHERE endpoint_id = {endpoint} AND state = 'pending'"

@@ -15,6 +15,7 @@ mod postgres;
 mod redis_support;
 
 mod announced;
+mod circuits;
 mod delivered;
 mod receiver;
 mod woken;

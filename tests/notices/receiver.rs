@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use verifyd::domain::notice::Event;
+use verifyd::ports::clock::{Clock as _, SystemClock};
 
 /// How a path answers.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,10 @@ pub enum Answer {
     Ok,
     /// This status, so often; then 200.
     Status(u16, usize),
+    /// 429 with `Retry-After` in seconds.
+    WaitSeconds(u64),
+    /// 429 with `Retry-After` as a date so many seconds from now.
+    WaitUntil(u64),
     /// 302 to the path `/elsewhere`.
     Redirect,
     /// No answer at all.
@@ -130,6 +135,11 @@ impl Receiver {
     }
 }
 
+fn wait(retry_after: String) -> Response {
+    let headers = [("retry-after", retry_after)];
+    (StatusCode::TOO_MANY_REQUESTS, headers).into_response()
+}
+
 async fn receive(
     State(receiver): State<Receiver>,
     Path(path): Path<String>,
@@ -156,6 +166,11 @@ async fn receive(
     match answer {
         Answer::Ok => "thank you".into_response(),
         Answer::Status(status, _) => StatusCode::from_u16(status).unwrap().into_response(),
+        Answer::WaitSeconds(seconds) => wait(seconds.to_string()),
+        Answer::WaitUntil(seconds) => {
+            let now = SystemClock.now() + Duration::from_secs(seconds);
+            wait(httpdate::fmt_http_date(now.into()))
+        }
         Answer::Redirect => (StatusCode::FOUND, [("location", "/elsewhere")]).into_response(),
         Answer::Never => std::future::pending().await,
     }

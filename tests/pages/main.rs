@@ -10,6 +10,7 @@ mod axe;
 mod browser;
 mod demo;
 mod hostile;
+mod limits;
 mod plain;
 mod screenshots;
 mod site;

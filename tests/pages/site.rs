@@ -8,6 +8,7 @@ use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 use verifyd::config::Settings;
 use verifyd::domain::access::{Binding, Scope};
+use verifyd::domain::acknowledgement::{Actor, Surface};
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId, token};
 use verifyd::engine::acknowledge::{Request, acknowledge};
 use verifyd::engine::submit::submit;
@@ -39,6 +40,11 @@ impl Site {
     pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let world = World::with(|settings| {
             settings.pages.live_interval = std::time::Duration::from_millis(100);
+            // Whoever tests the limits sets them.
+            settings.pages.requests_per_minute = 1_000_000;
+            settings.pages.anonymous_requests_per_minute = 1_000_000;
+            settings.pages.logins_per_minute = 1_000_000;
+            settings.http.api.anonymous_requests_per_minute = 1_000_000;
             change(settings);
         })
         .await;
@@ -88,7 +94,8 @@ impl Site {
         let connection = self.world.row(id).await;
         let services = &self.world.services;
         let queue = services.queue.as_ref();
-        submit(services.store.as_ref(), Some(queue), &connection, None)
+        let (store, providers) = (services.store.as_ref(), &services.providers);
+        submit(store, Some(queue), providers, &connection, None)
             .await
             .unwrap()
             .recorded
@@ -108,6 +115,11 @@ impl Site {
             check_key: check_key.into(),
             reason: reason.into(),
             by: "Kim".into(),
+            through: Actor {
+                surface: Surface::Pages,
+                token_id: None,
+                name: "ops".into(),
+            },
             expires_at: None,
         };
         acknowledge(self.world.services.store.as_ref(), &request, now)

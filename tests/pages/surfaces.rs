@@ -93,6 +93,7 @@ fn facts(view: &Value) -> Vec<String> {
         if let Some(said) = problem["acknowledgement"].as_object() {
             facts.push(text(&said["reason"]));
             facts.push(text(&said["acknowledged_by"]));
+            facts.push(text(&said["acknowledged_through"]["name"]));
         }
     }
     for list in ["passed", "skipped"] {

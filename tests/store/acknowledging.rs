@@ -7,12 +7,12 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use verifyd::domain::access::Binding;
-use verifyd::domain::acknowledgement::Acknowledgement;
+use verifyd::domain::acknowledgement::{Acknowledgement, Actor, Surface};
 use verifyd::domain::completion::Completion;
 use verifyd::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{
-    AcknowledgementId, ConnectionId, Outcome, Reason, RunId, TenantId, WorkspaceId,
+    AcknowledgementId, ConnectionId, Outcome, Reason, RunId, TenantId, TokenId, WorkspaceId,
 };
 use verifyd::engine::acknowledge::{Request, acknowledge, withdraw};
 use verifyd::ports::acknowledgements::{AcknowledgementFilter, NewAcknowledgement};
@@ -84,6 +84,7 @@ pub fn report(connection: i64, previous: Option<RunId>, said: &[Said]) -> Comple
         failure_summary: Vec::new(),
         blocked: None,
         inventory: None,
+        checked: None,
         connection: Some(ConnectionId(connection)),
     }
 }
@@ -106,6 +107,15 @@ pub async fn checked(bed: &Bed, connection: i64, said: &[Said]) -> RunId {
     checked_after(bed, connection, None, said).await
 }
 
+/// A token of the API.
+pub fn through() -> Actor {
+    Actor {
+        surface: Surface::Api,
+        token_id: Some(TokenId(7)),
+        name: "console".into(),
+    }
+}
+
 pub fn accept(run: RunId, connection: i64, said: Said) -> NewAcknowledgement {
     NewAcknowledgement {
         run,
@@ -115,6 +125,7 @@ pub fn accept(run: RunId, connection: i64, said: Said) -> NewAcknowledgement {
         reason_code: said.2,
         reason: "it is planned".into(),
         acknowledged_by: "Ann".into(),
+        through: through(),
         expires_at: None,
     }
 }
@@ -162,7 +173,11 @@ pub async fn an_acknowledgement_is_recorded_once_for_a_check_of_a_run(bed: &Bed)
         Some(made.clone())
     );
     // Once it is withdrawn, there may be another one.
-    bed.store.withdraw(made.id, "Bob").await.unwrap().unwrap();
+    bed.store
+        .withdraw(made.id, "Bob", &through())
+        .await
+        .unwrap()
+        .unwrap();
     let anew = accepted(bed, run, 1, BROKEN).await;
     assert_eq!(of(&bed.store, run).await, [made.id, beside, anew]);
 }
@@ -186,7 +201,10 @@ pub async fn only_completed_runs_of_the_type_take_one(bed: &Bed) {
     .await;
     let id = AcknowledgementId(4711);
     assert_eq!(bed.store.acknowledgement(id).await.unwrap(), None);
-    assert_eq!(bed.store.withdraw(id, "Bob").await.unwrap(), None);
+    assert_eq!(
+        bed.store.withdraw(id, "Bob", &through()).await.unwrap(),
+        None
+    );
     assert_eq!(of(&bed.store, other).await, []);
 }
 
@@ -256,7 +274,7 @@ pub async fn what_a_deleted_run_said_is_not_taken_for_granted(bed: &Bed) {
         .await;
     // It was ended for good, and so is one that is made only now.
     assert_eq!(of(&bed.store, back).await, []);
-    bed.store.withdraw(ack, "Ann").await.unwrap();
+    bed.store.withdraw(ack, "Ann", &through()).await.unwrap();
     let anew = accepted(bed, first, 1, BROKEN).await;
     assert_eq!(of(&bed.store, back).await, []);
     assert_eq!(of(&bed.store, first).await, [ack, anew]);
@@ -277,10 +295,20 @@ pub async fn it_does_not_outlive_its_expiry_or_its_withdrawal(bed: &Bed) {
         expiry.to_rfc3339()
     ))
     .await;
-    let taken_back = bed.store.withdraw(withdrawn, "Bob").await.unwrap().unwrap();
+    let taken_back = bed
+        .store
+        .withdraw(withdrawn, "Bob", &through())
+        .await
+        .unwrap()
+        .unwrap();
     assert!(taken_back.withdrawn_at.is_some());
     assert_eq!(taken_back.withdrawn_by.as_deref(), Some("Bob"));
-    let again = bed.store.withdraw(withdrawn, "Eve").await.unwrap().unwrap();
+    let again = bed
+        .store
+        .withdraw(withdrawn, "Eve", &through())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(again, taken_back);
     tokio::time::sleep(Duration::from_millis(5)).await;
     let third = checked(bed, 1, &[BROKEN, BESIDE]).await;
@@ -293,7 +321,7 @@ pub async fn it_does_not_outlive_its_expiry_or_its_withdrawal(bed: &Bed) {
     assert_eq!(of(&bed.store, third).await, [anew]);
     assert_eq!(
         bed.store
-            .withdraw(AcknowledgementId(999), "Bob")
+            .withdraw(AcknowledgementId(999), "Bob", &through())
             .await
             .unwrap(),
         None
@@ -356,7 +384,7 @@ pub async fn a_report_of_any_shape_is_survived(bed: &Bed) {
     let next = checked(bed, 1, &[BROKEN]).await;
     assert_eq!(of(&bed.store, next).await, [ack]);
     // They are later runs of the connection, and say nothing of the check.
-    bed.store.withdraw(ack, "Ann").await.unwrap();
+    bed.store.withdraw(ack, "Ann", &through()).await.unwrap();
     accepted(bed, first, 1, BROKEN).await;
     assert_eq!(of(&bed.store, next).await, [ack]);
 }
@@ -366,7 +394,7 @@ pub async fn it_changes_nothing_of_the_run(bed: &Bed) {
     let before = bed.dump("operation_runs").await;
     let latest = bed.store.latest_report(ConnectionId(1)).await.unwrap();
     let ack = accepted(bed, run, 1, BROKEN).await;
-    bed.store.withdraw(ack, "Bob").await.unwrap();
+    bed.store.withdraw(ack, "Bob", &through()).await.unwrap();
     let after = bed.dump("operation_runs").await;
     assert_eq!(
         bed.store.latest_report(ConnectionId(1)).await.unwrap(),
@@ -383,7 +411,7 @@ pub async fn acknowledgements_are_paged_and_filtered(bed: &Bed) {
     let a = accepted(bed, one, 1, BROKEN).await;
     let b = accepted(bed, one, 1, BESIDE).await;
     let c = accepted(bed, two, 2, BROKEN).await;
-    bed.store.withdraw(b, "Bob").await.unwrap();
+    bed.store.withdraw(b, "Bob", &through()).await.unwrap();
     let foreign = bed
         .insert_for(TenantId(8), RUN_TYPE, "queued", &context(1))
         .await;
@@ -467,7 +495,7 @@ pub async fn pruning_keeps_what_still_stands(bed: &Bed) {
     let pruned = bed.store.prune(&policy, None).await.unwrap();
     assert_eq!((pruned.runs, pruned.last), (1, Some(between)));
     assert_eq!(of(&bed.store, last).await, [ack]);
-    bed.store.withdraw(ack, "Ann").await.unwrap();
+    bed.store.withdraw(ack, "Ann", &through()).await.unwrap();
     let pruned = bed.store.prune(&policy, None).await.unwrap();
     assert_eq!((pruned.runs, pruned.acknowledgements), (1, 1));
     for table in ["verification_check_acknowledgements", &carried] {
@@ -491,6 +519,7 @@ pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
         check_key: "permissions.x".into(),
         reason: "it is planned".into(),
         by: "Ann".into(),
+        through: through(),
         expires_at: None,
     };
     let refused = async |request: Request| {
@@ -549,8 +578,11 @@ pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
     assert_eq!(of(&bed.store, stranger).await, [theirs.acknowledgement.id]);
 
     let id = made.acknowledgement.id;
-    let error = withdraw(store, id, " ").await.unwrap_err().to_string();
+    let error = withdraw(store, id, " ", &through())
+        .await
+        .unwrap_err()
+        .to_string();
     assert_eq!(error, "by: has 0 characters, allowed: 1 to 200");
-    let withdrawn = withdraw(store, id, " Bob ").await.unwrap();
+    let withdrawn = withdraw(store, id, " Bob ", &through()).await.unwrap();
     assert_eq!(withdrawn.withdrawn_by.as_deref(), Some("Bob"));
 }

@@ -213,6 +213,18 @@ impl Bed {
         }
     }
 
+    /// All runs go, and ids begin anew.
+    pub async fn restart_runs(&self) {
+        self.exec(match &self.door {
+            Door::Postgres(_) => "TRUNCATE operation_runs RESTART IDENTITY",
+            Door::Sqlite(_) => {
+                "DELETE FROM operation_runs; \
+                 DELETE FROM sqlite_sequence WHERE name = 'operation_runs'"
+            }
+        })
+        .await;
+    }
+
     /// Takes the guards of a run's identity and of completed runs away, as only the table's owner
     /// can.
     pub async fn unguard(&self) {
@@ -309,6 +321,49 @@ impl Bed {
                 .await;
             }
         }
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.door, Door::Postgres(_))
+    }
+
+    /// Makes `operation_runs` as another application's table: without verifyd's constraints.
+    pub async fn lift_constraints(&self) {
+        if self.is_postgres() {
+            for name in ["status", "outcome", "context_size"] {
+                self.exec(&format!(
+                    "ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_check_{name}"
+                ))
+                .await;
+            }
+            return;
+        }
+        for name in ["context_size", "context_size_kept"] {
+            self.exec(&format!("DROP TRIGGER verifyd_guard_{name}"))
+                .await;
+        }
+    }
+
+    /// Runs statements that SQLite's constraints, which cannot be dropped, would refuse.
+    pub async fn unchecked(&self, sql: &str) {
+        match self.is_postgres() {
+            true => self.exec(sql).await,
+            false => {
+                self.exec(&format!(
+                    "PRAGMA ignore_check_constraints = ON; {sql}; \
+                     PRAGMA ignore_check_constraints = OFF"
+                ))
+                .await;
+            }
+        }
+    }
+
+    /// The text of a run's context, as the database has it.
+    pub async fn context_of(&self, run: RunId) -> String {
+        self.text(&format!(
+            "SELECT CAST(context AS text) FROM operation_runs WHERE id = {run}"
+        ))
+        .await
     }
 
     /// Holds a run as another transaction would: PostgreSQL its row, SQLite the whole file.

@@ -7,9 +7,10 @@ use serde_json::json;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{RunId, RunStatus};
 
-const GUARDS: [&str; 5] = [
+const GUARDS: [&str; 6] = [
     "verifyd_completed_has_outcome",
     "verifyd_blocked_has_report",
+    "verifyd_context_size",
     "verifyd_guard_completed_run",
     "verifyd_guard_run_identity",
     "verifyd_notify_queued",
@@ -227,12 +228,12 @@ async fn what_an_interruption_left_is_finished() {
     ))
     .await;
     let missing = bed.store.guards().await.unwrap().missing;
-    assert_eq!(missing, [GUARDS[1], GUARDS[3]]);
+    assert_eq!(missing, [GUARDS[1], GUARDS[4]]);
     let enforced = bed.store.enforce().await.unwrap();
     assert_eq!(
         sorted(enforced.added),
         sorted(
-            [GUARDS[1], GUARDS[3], INDEXES[0], INDEXES[1]]
+            [GUARDS[1], GUARDS[4], INDEXES[0], INDEXES[1]]
                 .map(String::from)
                 .to_vec()
         )

@@ -108,6 +108,7 @@ fn finished(check: Check, outcome: Outcome) -> Completion {
         failure_summary: Vec::new(),
         blocked: None,
         inventory: None,
+        checked: None,
         connection: None,
     }
 }

@@ -153,7 +153,8 @@ pub async fn a_queued_run_may_be_changed(bed: &Bed) {
     claim(&bed.store, run, "w1").await;
     save(bed, run, "status = 'queued', context = '{\"a\": 1}'").await;
     let held = claim(&bed.store, run, "w2").await;
-    assert_eq!(held.run.context, json!({ "a": 1 }));
+    let stored = read(bed, held.run.id).await;
+    assert_eq!(stored.context, json!({ "a": 1 }));
 }
 
 pub async fn guards_that_were_removed_are_added_again(bed: &Bed) {

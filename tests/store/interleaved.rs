@@ -59,7 +59,8 @@ async fn behind<T: Send + 'static>(
 
 fn taken(run: RunId, attempt: u32) -> String {
     format!(
-        "UPDATE operation_runs SET status = 'running' WHERE id = {run}; \
+        "UPDATE operation_runs SET status = 'running', started_at = coalesce(started_at, now()) \
+         WHERE id = {run}; \
          INSERT INTO verifyd.run_attempts \
              (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at) \
          VALUES ({run}, {attempt}, gen_random_uuid(), 'other', true, now(), now() + interval '1 hour')"

@@ -7,15 +7,20 @@
 mod access;
 mod acknowledging;
 mod acknowledging_races;
+mod actors;
+mod batches;
 mod bed;
 mod bounds;
+mod circuits;
 mod claims;
 mod completion;
 mod connections;
 mod crowd;
 mod errors;
 mod fixtures;
+mod given_again;
 mod guards;
+mod hostile_rows;
 mod inventory;
 mod onboarding;
 mod overview;
@@ -37,6 +42,11 @@ mod serializable;
 mod snapshot_trap;
 mod sqlite_file;
 mod waking;
+
+/// What `src/store/together.rs` names: see `batches`.
+mod ports {
+    pub use verifyd::ports::store;
+}
 
 #[path = "../support/pgbouncer.rs"]
 mod pgbouncer;
@@ -86,10 +96,24 @@ conformance! {
         a_run_put_back_from_outside_supersedes_the_open_attempt,
         a_release_needs_the_current_token,
         a_release_cannot_end_as_completed;
+    given_again:
+        attempts_of_an_earlier_run_never_count,
+        an_open_attempt_of_an_earlier_run_is_worth_nothing,
+        an_attempt_of_its_own_counts_without_the_time_of_the_first_claim,
+        a_restored_backup_begins_with_no_attempt,
+        a_start_that_a_producer_wrote_is_not_taken_for_a_claim,
+        what_an_earlier_run_waited_for_is_over,
+        a_hint_of_an_earlier_run_is_not_taken_for_its_own,
+        recording_bears_what_an_earlier_run_has_left,
+        a_report_is_compared_with_none_of_an_earlier_run,
+        a_connection_s_id_that_another_tenant_gets_has_no_report,
+        acknowledgements_of_an_earlier_run_are_not_its_own,
+        an_inventory_that_an_earlier_run_has_read_is_written_again,
+        what_is_queued_is_told;
     completion:
         a_completion_writes_run_report_and_attempt,
         other_keys_of_context_are_kept,
-        a_context_that_is_no_object_is_replaced,
+        a_context_that_is_no_object_is_kept_beside_the_report,
         a_blocked_run_names_reason_and_next_steps,
         a_completed_run_is_never_claimed_or_completed_again,
         a_stale_worker_cannot_complete_after_a_takeover,
@@ -137,6 +161,13 @@ conformance! {
         a_worker_disowns_what_it_does_not_work_on,
         only_its_own_open_attempts_are_disowned,
         a_context_that_cannot_be_read_does_not_keep_the_run;
+    hostile_rows:
+        a_time_that_is_none_stops_nothing,
+        a_credential_until_infinity_never_expires,
+        what_can_never_be_claimed_costs_nobody_anything,
+        a_context_of_any_shape_ends_and_is_kept,
+        a_large_context_is_refused_when_it_is_recorded,
+        a_connection_that_cannot_be_read_is_named_and_hides_no_other;
     recording:
         a_recorded_run_is_queued_and_delivered,
         several_runs_are_recorded_in_their_order_or_none,
@@ -213,15 +244,22 @@ conformance! {
         acknowledgements_are_paged_and_filtered,
         pruning_keeps_what_still_stands,
         what_cannot_be_acknowledged_is_named;
+    actors:
+        who_did_it_is_kept_and_read_in_every_way,
+        what_was_noted_for_an_earlier_row_of_the_id_does_not_count,
+        it_goes_with_its_run;
     acknowledging_races:
         acknowledging_beside_completions_loses_nothing;
     onboarding:
         recording_points_the_session_to_the_run,
         a_session_of_others_is_refused_and_nothing_recorded,
+        a_session_out_of_reach_does_not_exist,
         a_session_without_a_tenant_takes_those_of_its_workspace,
         an_active_run_of_another_tenant_is_not_returned,
         a_pointer_to_what_is_newer_stays,
         fifty_starts_for_one_session_end_at_the_newest_run;
+    batches:
+        behind_a_batch_that_loses_its_connection_the_next_one_starts;
     webhooks:
         a_completion_records_a_delivery_for_each_endpoint_that_wants_it,
         what_is_not_completed_is_told_to_nobody,
@@ -233,6 +271,13 @@ conformance! {
         a_rotated_secret_leaves_the_one_before_for_a_while,
         a_secret_that_cannot_be_sealed_adds_no_endpoint,
         what_has_ended_is_forgotten_after_its_time;
+    circuits:
+        a_circuit_opens_records_without_trying_and_closes_after_a_probe,
+        a_probe_whose_sender_died_is_followed_by_another,
+        attempts_that_were_under_way_when_it_opened_leave_the_circuit_alone,
+        an_open_circuit_holds_up_no_other_endpoint,
+        what_is_pending_for_too_long_is_given_up,
+        what_was_given_up_while_it_was_sent_and_arrived_is_delivered;
     together:
         many_are_claimed_and_completed_each_as_if_alone,
         each_claim_of_many_has_its_own_answer,

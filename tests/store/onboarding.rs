@@ -6,9 +6,10 @@ use crate::recording::new_run;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::Barrier;
+use verifyd::domain::access::Binding;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
-use verifyd::ports::store::{NewRun, Recorded, StoreError};
+use verifyd::ports::store::{ForSession, NewRun, Recorded, StoreError};
 
 const SESSION: SessionId = SessionId(40);
 
@@ -25,10 +26,16 @@ async fn session_of(bed: &Bed, id: i64, workspace: i64, tenant: &str, state: &st
     .await;
 }
 
+/// Asked for by somebody who may reach everything.
+fn everywhere(id: SessionId) -> ForSession {
+    let reach = Binding::EVERYTHING;
+    ForSession { id, reach }
+}
+
 fn for_session(connection: i64) -> NewRun {
     NewRun {
         unless_active: Some(ConnectionId(connection)),
-        onboarding_session: Some(SESSION),
+        onboarding_session: Some(everywhere(SESSION)),
         ..new_run(connection)
     }
 }
@@ -114,6 +121,31 @@ pub async fn recording_points_the_session_to_the_run(bed: &Bed) {
     );
 }
 
+/// Whoever is bound to a tenant reaches no session without one, though the session would take the run.
+pub async fn a_session_out_of_reach_does_not_exist(bed: &Bed) {
+    session_of(bed, 40, 1, "NULL", "{}").await;
+    let bound = |workspace: i64, tenant: Option<i64>| Binding {
+        workspace_id: Some(WorkspaceId(workspace)),
+        tenant_id: tenant.map(TenantId),
+    };
+    let ask = |reach| NewRun {
+        onboarding_session: Some(ForSession { id: SESSION, reach }),
+        ..for_session(1)
+    };
+    for reach in [bound(1, Some(7)), bound(1, Some(8)), bound(2, None)] {
+        let refused = bed.store.record(&ask(reach)).await;
+        let Err(StoreError::Refused(why)) = &refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(why, "onboarding session 40: there is none");
+        let runs = "SELECT count(*) FROM operation_runs";
+        assert_eq!(bed.number(runs).await, 0, "nothing is recorded");
+        assert_eq!(pointer(bed).await, (None, None));
+    }
+    let run = record(bed, &ask(bound(1, None))).await.run_id;
+    assert_eq!(pointer(bed).await, (Some(run), Some(ConnectionId(1))));
+}
+
 pub async fn a_session_of_others_is_refused_and_nothing_recorded(bed: &Bed) {
     session_of(bed, 41, 2, "7", "{}").await;
     session_of(bed, 42, 1, "8", "{}").await;
@@ -121,7 +153,7 @@ pub async fn a_session_of_others_is_refused_and_nothing_recorded(bed: &Bed) {
     let active = record(bed, &new_run(2)).await.run_id;
     for (id, connection) in [(41, 1), (42, 1), (43, 1), (44, 1), (42, 2)] {
         let new = NewRun {
-            onboarding_session: Some(SessionId(id)),
+            onboarding_session: Some(everywhere(SessionId(id))),
             ..for_session(connection)
         };
         let refused = bed.store.record(&new).await;

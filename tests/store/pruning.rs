@@ -30,6 +30,13 @@ async fn aged(bed: &Bed, run: RunId, days: u32) {
         days * DAY,
     )
     .await;
+    bed.age(
+        &bed.own("latest_reports"),
+        "completed_at",
+        &format!("operation_run_id = {run}"),
+        days * DAY,
+    )
+    .await;
 }
 
 async fn rows_of(bed: &Bed, table: &str, column: &str, run: RunId) -> i64 {

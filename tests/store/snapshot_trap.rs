@@ -145,6 +145,12 @@ async fn the_guarded_release_refuses_in_the_same_interleaving() {
     assert_eq!(run.status, RunStatus::Running);
 }
 
+/// An attempt of another worker that is over.
+const THROTTLED: &str = "\
+    INSERT INTO verifyd.run_attempts (run_id, attempt, token, worker_id, counted, claimed_at, \
+        deadline_at, ended_at, end_reason) \
+    VALUES ($1, 1, gen_random_uuid(), 'w2', false, now(), now(), now(), 'throttled')";
+
 /// A claim that waited sees the `not_before` that was committed meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_waited_honours_the_new_not_before() {
@@ -158,6 +164,7 @@ async fn a_claim_that_waited_honours_the_new_not_before() {
     // Claimed and released by another worker, seen from here as one change.
     for statement in [
         "UPDATE operation_runs SET started_at = now() WHERE id = $1",
+        THROTTLED,
         "INSERT INTO verifyd.run_deliveries (run_id, not_before) \
          VALUES ($1, now() + interval '1 hour')",
     ] {
@@ -177,7 +184,7 @@ async fn a_claim_that_waited_honours_the_new_not_before() {
         (stored.status, stored.outcome),
         (RunStatus::Queued, None::<Outcome>)
     );
-    assert!(bed.store.attempts(run).await.unwrap().is_empty());
+    assert_eq!(bed.store.attempts(run).await.unwrap().len(), 1);
 }
 
 /// A run that was due when the sweep looked, and was throttled before the sweep marked it.
@@ -190,14 +197,18 @@ async fn a_sweep_that_waited_keeps_the_new_not_before() {
         .fetch_one(&mut *other)
         .await
         .unwrap();
-    sqlx::query(
+    for statement in [
+        "UPDATE operation_runs SET started_at = now() WHERE id = $1",
+        THROTTLED,
         "INSERT INTO verifyd.run_deliveries (run_id, not_before) \
          VALUES ($1, now() + interval '1 hour')",
-    )
-    .bind(run.0)
-    .execute(&mut *other)
-    .await
-    .unwrap();
+    ] {
+        sqlx::query(statement)
+            .bind(run.0)
+            .execute(&mut *other)
+            .await
+            .unwrap();
+    }
     let store = bed.store.clone();
     let waiting = tokio::spawn(async move { store.sweep(&crate::fixtures::SWEEP).await });
     wait_until_blocked_by(bed.pg(), holder).await;

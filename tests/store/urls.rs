@@ -23,3 +23,45 @@ async fn a_server_that_is_not_there_is_unavailable() {
     assert!(error.is_transient(), "{error}");
     assert!(!error.to_string().contains("p4ss"), "{error}");
 }
+
+/// Passes what comes to an IPv6 address on to the server of the tests.
+async fn behind_ipv6(server: std::net::SocketAddr) -> std::io::Result<std::net::SocketAddr> {
+    let listener = tokio::net::TcpListener::bind("[::1]:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut inner, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut outer = tokio::net::TcpStream::connect(server).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut inner, &mut outer).await;
+            });
+        }
+    });
+    Ok(address)
+}
+
+#[tokio::test]
+async fn an_ipv6_address_is_connected_to_and_not_looked_up() {
+    for url in ["postgres://u@[::1]:1/d", "postgres://u@h:1/d?host=[::1]"] {
+        let error = verifyd::store::connect(&settings(url)).await.unwrap_err();
+        assert!(error.is_transient(), "{url}: {error}");
+        assert!(!error.to_string().contains("lookup"), "{url}: {error}");
+    }
+    let mut url = url::Url::parse(&std::env::var("VERIFYD_TEST_DATABASE_URL").unwrap()).unwrap();
+    let host = url.host_str().unwrap().to_owned();
+    let server = tokio::net::lookup_host((host, url.port().unwrap_or(5432)))
+        .await
+        .unwrap()
+        .next()
+        .unwrap();
+    // A machine without IPv6 has shown above what it can.
+    let Ok(address) = behind_ipv6(server).await else {
+        return;
+    };
+    url.set_host(Some("[::1]")).unwrap();
+    url.set_port(Some(address.port())).unwrap();
+    let store = verifyd::store::connect(&settings(url.as_str()))
+        .await
+        .unwrap();
+    store.ping().await.unwrap();
+    store.close().await;
+}

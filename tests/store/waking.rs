@@ -173,7 +173,7 @@ async fn behind_a_transaction_pooler_nothing_arrives_and_a_direct_connection_hel
     let store = verifyd::store::connect(&settings(pooler.as_str()))
         .await
         .unwrap();
-    assert_eq!(store.try_listening().await.unwrap(), Listening::Deaf);
+    assert_eq!(store.try_listening().await.unwrap(), Listening::NotHeard);
     // Everything else works.
     bed.queued().await;
     assert_eq!(store.counts().await.unwrap().queued, 1);
@@ -189,5 +189,5 @@ async fn behind_pgbouncer_nothing_is_taken_for_heard() {
     let bed = Bed::pooled().await;
     // Without a subscription that would stay with a connection of the pooler's.
     let tried = bed.store.try_listening().await.unwrap();
-    assert_eq!(tried, Listening::Deaf);
+    assert_eq!(tried, Listening::NotHeard);
 }

@@ -4,9 +4,12 @@ use crate::bed::Bed;
 use crate::fixtures::{blocked, claim, failed, succeeded};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use verifyd::domain::circuit::CircuitPolicy;
 use verifyd::domain::completion::Completion;
 use verifyd::domain::notice::Event;
-use verifyd::domain::webhook::{AttemptResult, DeliveryState, DisabledReason, WebhookBinding};
+use verifyd::domain::webhook::{
+    AttemptResult, DeliveryState, DisabledReason, GiveUpReason, WebhookBinding,
+};
 use verifyd::domain::{ConnectionId, DeliveryId, EndpointId, RunId, WorkspaceId};
 use verifyd::ports::vault::VaultError;
 use verifyd::ports::webhooks::{
@@ -14,7 +17,14 @@ use verifyd::ports::webhooks::{
     NewEndpoint, Next, Replay, SealedSecrets,
 };
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+/// Opens after three failures in a row. No test waits for its pauses: it moves the times.
+pub const CIRCUIT: CircuitPolicy = CircuitPolicy {
+    open_after: 3,
+    pause: Duration::from_secs(600),
+    max_pause: Duration::from_secs(1800),
+};
 
 fn place(binding: &WebhookBinding) -> Result<String, VaultError> {
     Ok(format!(
@@ -23,7 +33,7 @@ fn place(binding: &WebhookBinding) -> Result<String, VaultError> {
     ))
 }
 
-async fn endpoint(bed: &Bed, workspace: i64, changed_only: bool) -> Endpoint {
+pub async fn endpoint(bed: &Bed, workspace: i64, changed_only: bool) -> Endpoint {
     let new = NewEndpoint {
         workspace_id: WorkspaceId(workspace),
         url: "https://receiver.example/hook".into(),
@@ -34,7 +44,7 @@ async fn endpoint(bed: &Bed, workspace: i64, changed_only: bool) -> Endpoint {
 }
 
 /// Completes a run about connection 1 of workspace 1.
-async fn completed(bed: &Bed, mut completion: Completion) -> RunId {
+pub async fn completed(bed: &Bed, mut completion: Completion) -> RunId {
     completion.connection = Some(ConnectionId(1));
     let run = bed.queued().await;
     let held = claim(&bed.store, run, "w1").await;
@@ -42,7 +52,7 @@ async fn completed(bed: &Bed, mut completion: Completion) -> RunId {
     run
 }
 
-fn policy(lease: Duration) -> LeasePolicy {
+pub fn policy(lease: Duration) -> LeasePolicy {
     LeasePolicy {
         limit: 100,
         lease,
@@ -51,31 +61,33 @@ fn policy(lease: Duration) -> LeasePolicy {
     }
 }
 
-async fn leased(bed: &Bed) -> Vec<LeasedDelivery> {
+pub async fn leased(bed: &Bed) -> Vec<LeasedDelivery> {
     bed.store.lease_deliveries(&policy(HOUR)).await.unwrap()
 }
 
-async fn lease_one(bed: &Bed) -> LeasedDelivery {
+pub async fn lease_one(bed: &Bed) -> LeasedDelivery {
     let mut all = leased(bed).await;
     assert_eq!(all.len(), 1);
     all.remove(0)
 }
 
-fn outcome(result: AttemptResult, next: Next) -> AttemptOutcome {
+pub fn outcome(result: AttemptResult, next: Next) -> AttemptOutcome {
     AttemptOutcome {
         result,
         http_status: (result == AttemptResult::HttpStatus).then_some(503),
         duration: Duration::from_millis(12),
         next,
+        retry_after: Duration::ZERO,
+        circuit: CIRCUIT,
     }
 }
 
-async fn state(bed: &Bed, id: DeliveryId) -> DeliveryState {
+pub async fn state(bed: &Bed, id: DeliveryId) -> DeliveryState {
     let all = bed.store.deliveries(&everything()).await.unwrap();
     all.into_iter().find(|d| d.id == id).unwrap().state
 }
 
-fn everything() -> DeliveryFilter {
+pub fn everything() -> DeliveryFilter {
     DeliveryFilter {
         limit: 1000,
         ..DeliveryFilter::default()
@@ -196,13 +208,31 @@ pub async fn a_delivery_is_leased_once_until_the_lease_has_passed(bed: &Bed) {
 
     // It did not die. That it failed is of no consequence any more; that it succeeded is.
     let late = outcome(AttemptResult::Timeout, Next::GiveUp);
-    assert!(!bed.store.record_attempt(&first, &late).await.unwrap());
+    assert!(
+        !bed.store
+            .record_attempt(&first, &late)
+            .await
+            .unwrap()
+            .is_current
+    );
     assert_eq!(state(bed, first.id).await, DeliveryState::Pending);
     let late = outcome(AttemptResult::Delivered, Next::Delivered);
-    assert!(bed.store.record_attempt(&first, &late).await.unwrap());
+    assert!(
+        bed.store
+            .record_attempt(&first, &late)
+            .await
+            .unwrap()
+            .is_current
+    );
     assert_eq!(state(bed, first.id).await, DeliveryState::Delivered);
     let failed = outcome(AttemptResult::Timeout, Next::Retry(Duration::ZERO));
-    assert!(!bed.store.record_attempt(&second, &failed).await.unwrap());
+    assert!(
+        !bed.store
+            .record_attempt(&second, &failed)
+            .await
+            .unwrap()
+            .is_current
+    );
     assert_eq!(state(bed, first.id).await, DeliveryState::Delivered);
 }
 
@@ -232,7 +262,13 @@ pub async fn endpoints_take_turns_and_failing_ones_come_last(bed: &Bed) {
         .find(|d| d.endpoint.endpoint_id == busy)
         .unwrap();
     let failed = outcome(AttemptResult::HttpStatus, Next::Retry(HOUR));
-    assert!(bed.store.record_attempt(bad, &failed).await.unwrap());
+    assert!(
+        bed.store
+            .record_attempt(bad, &failed)
+            .await
+            .unwrap()
+            .is_current
+    );
     let healthy = LeasePolicy {
         healthy_only: true,
         ..policy(HOUR)
@@ -247,7 +283,13 @@ pub async fn endpoints_take_turns_and_failing_ones_come_last(bed: &Bed) {
     assert_eq!(failures, [1, 0]);
     // One that works again is healthy at once.
     let worked = outcome(AttemptResult::Delivered, Next::Delivered);
-    assert!(bed.store.record_attempt(&rest, &worked).await.unwrap());
+    assert!(
+        bed.store
+            .record_attempt(&rest, &worked)
+            .await
+            .unwrap()
+            .is_current
+    );
     assert!(!lease_one(bed).await.failing);
 }
 
@@ -256,17 +298,30 @@ pub async fn a_message_is_tried_again_given_up_and_replayed(bed: &Bed) {
     completed(bed, succeeded()).await;
     let first = lease_one(bed).await;
     let again = outcome(AttemptResult::HttpStatus, Next::Retry(HOUR));
-    assert!(bed.store.record_attempt(&first, &again).await.unwrap());
+    assert!(
+        bed.store
+            .record_attempt(&first, &again)
+            .await
+            .unwrap()
+            .is_current
+    );
     assert_eq!(leased(bed).await, []);
     let table = bed.own("webhook_deliveries");
     bed.age(&table, "next_attempt_at", "true", 3601).await;
     let second = lease_one(bed).await;
     assert_eq!((second.attempt, second.tries), (2, 2));
     let enough = outcome(AttemptResult::Unreachable, Next::GiveUp);
-    assert!(bed.store.record_attempt(&second, &enough).await.unwrap());
+    assert!(
+        bed.store
+            .record_attempt(&second, &enough)
+            .await
+            .unwrap()
+            .is_current
+    );
     let found = bed.store.deliveries(&everything()).await.unwrap();
     assert_eq!(found[0].state, DeliveryState::Failed);
     assert_eq!(found[0].last_result, Some(AttemptResult::Unreachable));
+    assert_eq!(found[0].give_up_reason, Some(GiveUpReason::Attempts));
     assert_eq!((found[0].next_attempt_at, found[0].attempts), (None, 2));
     assert!(found[0].ended_at.is_some());
     let counts = bed.store.delivery_counts().await.unwrap();
@@ -289,7 +344,13 @@ pub async fn a_message_is_tried_again_given_up_and_replayed(bed: &Bed) {
     assert_eq!((third.attempt, third.tries), (3, 1));
     assert_eq!(third.message_id, first.message_id);
     let worked = outcome(AttemptResult::Delivered, Next::Delivered);
-    assert!(bed.store.record_attempt(&third, &worked).await.unwrap());
+    assert!(
+        bed.store
+            .record_attempt(&third, &worked)
+            .await
+            .unwrap()
+            .is_current
+    );
     let attempts = bed.store.delivery_attempts(first.id).await.unwrap();
     let results: Vec<_> = attempts.iter().map(|a| (a.result, a.http_status)).collect();
     assert_eq!(
@@ -318,7 +379,13 @@ pub async fn an_endpoint_that_is_gone_is_left_alone_until_enabled(bed: &Bed) {
     completed(bed, succeeded()).await;
     let first = lease_one(bed).await;
     let gone = outcome(AttemptResult::Gone, Next::GiveUp);
-    assert!(bed.store.record_attempt(&first, &gone).await.unwrap());
+    assert!(
+        bed.store
+            .record_attempt(&first, &gone)
+            .await
+            .unwrap()
+            .is_current
+    );
     let listed = bed.store.endpoints(None).await.unwrap();
     assert!(!listed[0].enabled);
     assert_eq!(listed[0].disabled_reason, Some(DisabledReason::Gone));

@@ -2,7 +2,7 @@
 //! statement: hold the request, hold its answer, or lose the answer.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -64,6 +64,8 @@ struct Shared {
     releases: watch::Sender<u64>,
     fired: watch::Sender<u32>,
     rules: Mutex<Vec<Rule>>,
+    /// Bytes that the server has sent.
+    returned: AtomicU64,
 }
 
 /// The way. Its connections end with the test's runtime.
@@ -85,6 +87,7 @@ impl Proxy {
             releases: watch::Sender::new(0),
             fired: watch::Sender::new(0),
             rules: Mutex::default(),
+            returned: AtomicU64::new(0),
         });
         tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { port, shared }
@@ -145,6 +148,11 @@ impl Proxy {
     /// Lets go of what is held.
     pub fn release(&self) {
         self.shared.releases.send_modify(|n| *n += 1);
+    }
+
+    /// Bytes that have come from the server, over all connections.
+    pub fn returned_bytes(&self) -> u64 {
+        self.shared.returned.load(Ordering::SeqCst)
     }
 
     /// How often a rule has acted.
@@ -251,6 +259,7 @@ async fn carry_replies(
     let mut buffer = vec![0; 16 * 1024];
     let mut releases = shared.releases.subscribe();
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        shared.returned.fetch_add(n as u64, Ordering::SeqCst);
         if replies.lose.load(Ordering::SeqCst) {
             return;
         }

@@ -128,7 +128,7 @@ impl World {
         let mut new = NewRun {
             workspace_id: connection.workspace_id,
             tenant_id: Some(connection.tenant_id),
-            context: context_for(&connection, None),
+            context: context_for(&self.services.providers, &connection, None),
             unless_active: None,
             onboarding_session: None,
         };

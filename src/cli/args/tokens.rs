@@ -1,6 +1,7 @@
 //! Arguments of `verifyd tokens`.
 
-use super::JsonArg;
+use super::acknowledgements::expiry;
+use super::{Expiry, JsonArg};
 use crate::domain::access::Scope;
 use crate::domain::{TenantId, TokenId, WorkspaceId};
 use clap::{Args, Subcommand};
@@ -29,9 +30,9 @@ pub struct TokensCreateArgs {
     /// The only tenant that it reaches
     #[arg(long, value_name = "N", requires = "workspace")]
     pub tenant: Option<TenantId>,
-    /// How long it is valid, e.g. 90d; until it is revoked if absent
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub expires: Option<std::time::Duration>,
+    /// Until when it is valid, e.g. 2026-12-31, or how long, e.g. 90d; until it is revoked if absent
+    #[arg(long, value_name = "TIME", value_parser = expiry)]
+    pub expires: Option<Expiry>,
     #[command(flatten)]
     pub json: JsonArg,
 }

@@ -1,6 +1,7 @@
 //! Arguments of `verifyd webhooks`.
 
 use super::JsonArg;
+use crate::domain::moment;
 use crate::domain::webhook::DeliveryState;
 use crate::domain::{DeliveryId, EndpointId, WorkspaceId};
 use clap::{Args, Subcommand};
@@ -107,8 +108,8 @@ pub struct ReplayArgs {
     /// All messages of this endpoint that were given up
     #[arg(long, value_name = "ID", requires = "since")]
     pub endpoint: Option<EndpointId>,
-    /// Only those recorded since then, RFC 3339
-    #[arg(long, value_name = "TIME", requires = "endpoint")]
+    /// Only those recorded since then, e.g. 2026-12-31 or RFC 3339
+    #[arg(long, value_name = "TIME", requires = "endpoint", value_parser = moment::since)]
     pub since: Option<chrono::DateTime<chrono::Utc>>,
     /// Also those that were delivered
     #[arg(long, requires = "endpoint")]

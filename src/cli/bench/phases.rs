@@ -13,6 +13,7 @@ use crate::domain::notice::Notice;
 use crate::domain::{Outcome, RunId, TenantId};
 use crate::engine::submit::{context_for, submit};
 use crate::engine::worker::WorkerError;
+use crate::ports::provider::Providers;
 use crate::ports::store::{NewRun, RunFilter};
 use crate::simulator::Scenario;
 use crate::telemetry::metrics::Metrics;
@@ -114,7 +115,10 @@ impl Phases<'_> {
     async fn warm_up(&self, connections: &[ProviderConnection]) -> anyhow::Result<()> {
         let mut completions = self.services.store.completions();
         for part in connections.chunks(BULK) {
-            let runs: Vec<NewRun> = part.iter().map(new_run).collect();
+            let runs: Vec<NewRun> = part
+                .iter()
+                .map(|connection| new_run(&self.services.providers, connection))
+                .collect();
             self.record_many(&runs).await?;
         }
         completed(&mut completions, connections.len(), |_| {}).await
@@ -133,6 +137,7 @@ impl Phases<'_> {
             let submitted = submit(
                 services.store.as_ref(),
                 Some(services.queue.as_ref()),
+                &services.providers,
                 connection,
                 None,
             )
@@ -156,7 +161,7 @@ impl Phases<'_> {
             .iter()
             .cycle()
             .take(self.args.runs as usize)
-            .map(new_run)
+            .map(|connection| new_run(&self.services.providers, connection))
             .collect();
         let (single, bulk) = runs.split_at(runs.len().div_ceil(5).min(SINGLE));
         let mut first = None;
@@ -254,7 +259,7 @@ impl Phases<'_> {
                     run.outcome == Some(Outcome::Succeeded),
                     "run {} ended otherwise than the simulator's scenario: {}",
                     run.id,
-                    run.failure_summary
+                    run.reason_code.as_deref().unwrap_or("no reason")
                 );
                 started = started.into_iter().chain(run.started_at).min();
                 ended = ended.into_iter().chain(run.completed_at).max();
@@ -321,11 +326,11 @@ fn sum_of(metrics: &str, name: &str) -> Option<f64> {
         .find_map(|line| line.strip_prefix(name)?.strip_prefix("_sum ")?.parse().ok())
 }
 
-fn new_run(connection: &ProviderConnection) -> NewRun {
+fn new_run(providers: &Providers, connection: &ProviderConnection) -> NewRun {
     NewRun {
         workspace_id: connection.workspace_id,
         tenant_id: Some(TenantId(connection.tenant_id.0)),
-        context: context_for(connection, None),
+        context: context_for(providers, connection, None),
         unless_active: None,
         onboarding_session: None,
     }

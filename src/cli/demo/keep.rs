@@ -4,6 +4,7 @@ use super::cast::CAST;
 use super::{Stage, watch};
 use crate::cli::{output, simulated, stop};
 use crate::domain::access::{Binding, Scope};
+use crate::domain::acknowledgement::{Actor, Surface};
 use crate::domain::connection::{ConnectionStatus, ProviderConnection};
 use crate::domain::{ConnectionId, RunId, token};
 use crate::engine::acknowledge::{Request, acknowledge};
@@ -75,6 +76,7 @@ impl Stage<'_> {
         let submitted = submit(
             services.store.as_ref(),
             Some(services.queue.as_ref()),
+            &services.providers,
             connection,
             None,
         )
@@ -120,6 +122,11 @@ impl Stage<'_> {
                 check_key: problem.check.key.clone(),
                 reason: "The licences are ordered; they arrive with the new contract.".to_owned(),
                 by: "Kim of the service desk".to_owned(),
+                through: Actor {
+                    surface: Surface::Cli,
+                    token_id: None,
+                    name: "demo".to_owned(),
+                },
                 expires_at: Some(now + TimeDelta::days(30)),
             };
             acknowledge(store, &request, now).await?;

@@ -4,7 +4,7 @@ mod cast;
 mod keep;
 
 use super::args::DemoArgs;
-use super::{output, render, runs, simulate, simulated};
+use super::{output, render, simulate, simulated};
 use crate::app::Services;
 use crate::config::{Settings, Sources};
 use crate::credentials::credential_from_pem;
@@ -167,13 +167,14 @@ impl<'a> Stage<'a> {
             let submitted = submit(
                 store.as_ref(),
                 Some(self.services.queue.as_ref()),
+                &self.services.providers,
                 &connection,
                 None,
             )
             .await?;
             return Ok(submitted.recorded.run_id);
         }
-        let mut context = context_for(&connection, None);
+        let mut context = context_for(&self.services.providers, &connection, None);
         context["target_scope"]["entra_tenant_id"] = json!("contoso.example");
         let recorded = store
             .record(&NewRun {
@@ -235,7 +236,7 @@ fn show_table(finished: &[OperationRun]) -> usize {
     ]);
     let mut as_expected = 0;
     for (i, (run, part)) in finished.iter().zip(CAST).enumerate() {
-        let (overall, wrong) = runs::summary(run);
+        let (overall, wrong) = summary(run);
         let right = ended_as(run, &part.expected());
         as_expected += usize::from(right);
         table.add_row([
@@ -254,6 +255,22 @@ fn show_table(finished: &[OperationRun]) -> usize {
     }
     output::line(table);
     as_expected
+}
+
+/// Overall and the main reason.
+fn summary(run: &OperationRun) -> (String, String) {
+    let ReportState::Readable { report } = RunView::of(run, &[], DateTime::UNIX_EPOCH).report
+    else {
+        return (String::new(), "no report".to_owned());
+    };
+    let wrong = report
+        .main_problem()
+        .and_then(|check| check.reason_code)
+        .map(|reason| match report.problems.len() {
+            1 => reason.to_string(),
+            n => format!("{reason} (+{})", n - 1),
+        });
+    (report.overall.to_string(), wrong.unwrap_or_default())
 }
 
 fn ended_as(run: &OperationRun, expected: &Expected) -> bool {

@@ -229,3 +229,49 @@ fn the_key_file_of_the_embedded_default_lies_beside_its_database() {
         );
     }
 }
+
+#[test]
+fn files_are_read_as_windows_writes_them() {
+    let url = "postgres://u:p@h/db";
+    let utf16: Vec<u8> = std::iter::once(0xfeff)
+        .chain(format!("{url}\r\n").encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    for content in [
+        url.as_bytes().to_vec(),
+        format!("{url}\n").into(),
+        format!("\u{feff}{url}\r\n").into(),
+        utf16,
+    ] {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&content).unwrap();
+        let settings = load(&[("DATABASE_URL_FILE", path(&file))]).unwrap();
+        assert_eq!(settings.database.url.expose_secret(), url, "{content:?}");
+    }
+    let marked = format!("\u{feff}{url}");
+    let settings = load(&[("DATABASE_URL", &marked)]).unwrap();
+    assert_eq!(settings.database.url.expose_secret(), url);
+    let toml = file("\u{feff}[worker]\r\nconcurrency = 3\r\n");
+    let mut all = sources(&[]);
+    all.file = Some(toml.path().to_owned());
+    assert_eq!(Settings::load(all).unwrap().worker.concurrency, 3);
+
+    let mut broken = tempfile::NamedTempFile::new().unwrap();
+    broken.write_all(b"postgres://u:p\xff@h/db").unwrap();
+    let error = errors(&[("DATABASE_URL_FILE", path(&broken))]);
+    assert!(error.contains("byte 15 is not UTF-8"), "{error}");
+
+    let keys = file(&format!("\u{feff}k1:{}\r\n", "QUFB".repeat(10)));
+    let settings = load(&[("VERIFYD__CREDENTIALS__LARAVEL_KEYS_FILE", path(&keys))]).unwrap();
+    let key = settings.credentials.laravel_keys[0].expose_secret();
+    assert!(key.starts_with("k1:"), "{key:?}");
+}
+
+#[test]
+fn hosts_may_be_ipv6_addresses_with_or_without_brackets() {
+    let hosts = "::1, [::1], 127.0.0.1,Localhost";
+    let settings = load(&[("VERIFYD__WEBHOOKS__LOOPBACK_HOSTS", hosts)]).unwrap();
+    let hosts: Vec<String> = settings.webhooks.loopback_hosts().into_iter().collect();
+    assert_eq!(hosts, ["127.0.0.1", "[::1]", "localhost"]);
+    assert!(load(&[("VERIFYD__WEBHOOKS__LOOPBACK_HOSTS", "::z")]).is_err());
+}

@@ -268,3 +268,64 @@ fn files_that_cannot_be_read_or_parsed_are_named() {
     );
     assert!(!error.contains(CANARY), "{error}");
 }
+
+#[test]
+fn an_address_that_cannot_be_read_says_what_to_change_and_never_the_password() {
+    for (name, url, words) in [
+        (
+            "DATABASE_URL",
+            "postgres://u:canaryS3cr3t#x@h/db",
+            "percent-encode # as %23 in the password",
+        ),
+        (
+            "DATABASE_URL",
+            "postgres://u:canaryS3cr3t/x@h/db",
+            "percent-encode / as %2F in the password",
+        ),
+        (
+            "DATABASE_URL",
+            "postgres://u:canaryS3cr3t?x@h/db",
+            "percent-encode ? as %3F in the password",
+        ),
+        (
+            "DATABASE_URL",
+            "postgres://u:canaryS3cr3t@h/db?sslmode=no-verify",
+            "the parameter sslmode has another value, allowed: disable, allow, prefer, require, \
+             verify-ca, verify-full",
+        ),
+        (
+            "DATABASE_URL",
+            "postgres://u@::1:5432/db",
+            "an IPv6 address stands in brackets",
+        ),
+        (
+            "VERIFYD__DATABASE__LISTEN_URL",
+            "postgres://u:canaryS3cr3t#@h/db",
+            "percent-encode # as %23",
+        ),
+        (
+            "REDIS_URL",
+            "redis://:canaryS3cr3t#x@h",
+            "percent-encode # as %23 in the password",
+        ),
+        (
+            "REDIS_URL",
+            "redis://canaryS3cr3t@h",
+            "redis://:PASSWORD@HOST",
+        ),
+        ("REDIS_URL", "redis://h/first", "the number of a database"),
+        (
+            "REDIS_URL",
+            "rediss://h?db=1",
+            "the parameter \"db\" is not known",
+        ),
+    ] {
+        let error = errors(&[(name, url)]);
+        assert!(
+            error.contains(words) && error.contains(name),
+            "{url}: {error}"
+        );
+        assert!(!error.contains("canaryS3cr3t"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}

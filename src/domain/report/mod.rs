@@ -65,6 +65,10 @@ pub enum EvidenceKind {
     AppRoleId,
     /// When a credential expires, RFC 3339
     ExpiresAt,
+    /// From when on a certificate is valid, RFC 3339
+    ValidFrom,
+    /// Why a stored credential cannot be used: a text of the closed list of causes
+    Cause,
     /// What was expected, where the value is no secret (an id, a name from a list)
     Expected,
     /// What was found in its place
@@ -87,7 +91,8 @@ text_enum!(
     AadstsCode => "aadsts_code", OauthError => "oauth_error", HttpStatus => "http_status",
     GraphCode => "graph_code", RequestId => "request_id", CorrelationId => "correlation_id",
     TraceId => "trace_id", Permission => "permission", SatisfiedBy => "satisfied_by",
-    AppRoleId => "app_role_id", ExpiresAt => "expires_at", Expected => "expected", Found => "found",
+    AppRoleId => "app_role_id", ExpiresAt => "expires_at",
+    ValidFrom => "valid_from", Cause => "cause", Expected => "expected", Found => "found",
     Field => "field", Source => "source", Count => "count", Attempts => "attempts",
     Host => "host", SchemaError => "schema_error",
 );
@@ -106,6 +111,8 @@ impl EvidenceKind {
         Self::SatisfiedBy,
         Self::AppRoleId,
         Self::ExpiresAt,
+        Self::ValidFrom,
+        Self::Cause,
         Self::Expected,
         Self::Found,
         Self::Field,

@@ -38,7 +38,7 @@ pub struct Acknowledge {
     /// Why it is accepted.
     #[schema(min_length = 1, max_length = 2000)]
     pub reason: String,
-    /// The person; the token's name if absent.
+    /// The person; the token's name if absent. The token is kept beside it either way.
     #[schema(min_length = 1, max_length = 200)]
     pub acknowledged_by: Option<String>,
     /// In the future. Absent: as long as status and reason code of the check stay what they are.
@@ -60,7 +60,7 @@ impl FromFields for Acknowledge {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Withdraw {
-    /// The person; the token's name if absent.
+    /// The person; the token's name if absent. The token is kept beside it either way.
     #[schema(min_length = 1, max_length = 200)]
     pub withdrawn_by: Option<String>,
 }
@@ -167,6 +167,7 @@ pub async fn acknowledge_check(
         check_key: body.read.check_key,
         reason: body.read.reason,
         by: body.read.acknowledged_by.unwrap_or_else(|| caller.name()),
+        through: caller.actor(),
         expires_at: body.read.expires_at,
     };
     let work = {
@@ -225,10 +226,11 @@ pub async fn withdraw_acknowledgement(
 ) -> Result<Response, Problem> {
     reachable(&api, &caller, id).await?;
     let by = body.read.withdrawn_by.unwrap_or_else(|| caller.name());
+    let through = caller.actor();
     let work = {
         let api = Arc::clone(&api);
         async move {
-            let withdrawn = withdraw(&*api.store, id, &by).await?;
+            let withdrawn = withdraw(&*api.store, id, &by, &through).await?;
             Ok(Answer {
                 status: StatusCode::OK,
                 location: None,

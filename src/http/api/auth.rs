@@ -4,12 +4,16 @@ use super::Api;
 use super::problem::{Kind, Problem};
 use super::routes::Access;
 use crate::domain::access::{Binding, Scope};
+use crate::domain::acknowledgement::{Actor, Surface};
 use crate::domain::{TenantId, TokenId, WorkspaceId, token};
+use crate::http::body::{self, Unread};
+use crate::http::gate::NotLookedUp;
+use crate::http::places::network;
 use crate::http::server::Peer;
 use crate::ports::access::TokenRecord;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use std::net::IpAddr;
@@ -44,6 +48,15 @@ impl Caller {
         }
     }
 
+    /// Who did it, whatever the request says.
+    pub fn actor(&self) -> Actor {
+        Actor {
+            surface: Surface::Api,
+            token_id: Some(self.token.id),
+            name: self.token.name.clone(),
+        }
+    }
+
     /// Who did it, where the request does not name a person.
     pub fn name(&self) -> String {
         format!("token {}", self.token.name)
@@ -60,25 +73,36 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// Lets a request in, or answers it. Around every route: see [`super::routes::Routes`].
+/// Lets a request in, or answers it. Around every route: see [`super::routes::Routes`]. What a request
+/// takes from others is taken after all of it is here.
 pub async fn admit(access: Access, mut request: Request, next: Next) -> Result<Response, Problem> {
     let api = request.extensions().get::<Arc<Api>>().cloned();
     let api = api.ok_or_else(|| Problem::new(Kind::Defect, "The API is not set up."))?;
     let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     let authorization = request.headers().get(header::AUTHORIZATION).cloned();
-    match access {
-        Access::Public => anonymous(&api, address)?,
-        Access::Scope(scope) => {
-            let caller = authenticate(&api, authorization, address).await?;
-            tracing::Span::current().record("token", caller.id().0);
-            if let Err(wait) = api.by_token.take(caller.id()) {
-                return Err(too_many(wait));
-            }
-            authorize(&caller, scope)?;
-            request.extensions_mut().insert(caller);
+    let Access::Scope(scope) = access else {
+        anonymous(&api, address)?;
+        return Ok(next.run(request).await);
+    };
+    let caller = authenticate(&api, authorization, address).await?;
+    tracing::Span::current().record("token", caller.id().0);
+    authorize(&caller, scope)?;
+    let owner = caller.id();
+    request.extensions_mut().insert(caller);
+    let request = body::whole(request, api.settings.max_body_bytes).await?;
+    let place = api.gate.enter(Some(owner)).await;
+    let _place = place.ok_or_else(|| Problem::of_status(StatusCode::SERVICE_UNAVAILABLE))?;
+    Ok(next.run(request).await)
+}
+
+impl From<Unread> for Problem {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::TooSlow => Self::of_status(StatusCode::REQUEST_TIMEOUT),
+            Unread::TooLarge => Self::of_status(StatusCode::PAYLOAD_TOO_LARGE),
+            Unread::Broken => Self::new(Kind::BadRequest, "The body did not arrive whole."),
         }
     }
-    Ok(next.run(request).await)
 }
 
 async fn authenticate(
@@ -96,7 +120,25 @@ async fn authenticate(
     // A typing error costs no look into the database.
     let hash = header.to_str().ok().and_then(bearer).and_then(token::hash);
     let found = match hash {
-        Some(hash) => api.store.token_by_hash(&hash).await?,
+        Some(hash) => {
+            let known = api.gate.known(&hash).await;
+            if let Some(id) = known {
+                api.by_token.take(id).map_err(too_many)?;
+            }
+            let ask = api.store.token_by_hash(&hash);
+            let found = api
+                .gate
+                .look_up(&hash, address, ask, |token| token.id)
+                .await;
+            let found = found.map_err(|error| match error {
+                NotLookedUp::TooMany(wait) => too_many(wait),
+                NotLookedUp::Store(error) => error.into(),
+            })?;
+            if let (Some(token), None) = (&found, known) {
+                api.by_token.take(token.id).map_err(too_many)?;
+            }
+            found
+        }
         None => None,
     };
     match found {
@@ -130,20 +172,6 @@ fn anonymous(api: &Api, address: Option<IpAddr>) -> Result<(), Problem> {
     api.by_address.take(address.map(network)).map_err(too_many)
 }
 
-/// Whoever has one address of IPv6 has 64 bits of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => IpAddr::V4(v4),
-            None => {
-                let [a, b, c, d, ..] = v6.segments();
-                IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-            }
-        },
-    }
-}
-
 /// The token of `Authorization: Bearer TOKEN`.
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
@@ -167,14 +195,6 @@ fn too_many(wait: Duration) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_network_of_ipv6_is_one_address() {
-        let network = |text: &str| network(text.parse().unwrap()).to_string();
-        assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(network("::ffff:192.0.2.7"), "192.0.2.7");
-        assert_eq!(network("192.0.2.7"), "192.0.2.7");
-    }
 
     #[test]
     fn the_scheme_is_bearer_in_any_case() {

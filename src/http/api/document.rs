@@ -56,7 +56,26 @@ pub fn document() -> Value {
         .collect();
     document["components"]["schemas"]["Problem"]["properties"]["type"]["enum"] = json!(kinds);
     tidy(&mut document);
+    name_items(&mut document["components"]["schemas"]);
     document
+}
+
+/// Refers to the schemas of a page's rows by their names: a generated client then has one type for
+/// them, however they are read.
+fn name_items(schemas: &mut Value) {
+    let Some(schemas) = schemas.as_object_mut() else {
+        return;
+    };
+    let names: Vec<String> = schemas.keys().cloned().collect();
+    for (name, schema) in schemas {
+        let of = name
+            .strip_prefix("Page_")
+            .filter(|of| names.iter().any(|n| n == of));
+        if let Some(of) = of {
+            schema["properties"]["items"]["items"] =
+                json!({ "$ref": format!("#/components/schemas/{of}") });
+        }
+    }
 }
 
 /// Takes out what says nothing, or nothing true.
@@ -70,6 +89,17 @@ fn tidy(value: &mut Value) {
                 && let Some([kind_of_value, _]) = kind.as_array().map(Vec::as_slice)
             {
                 *kind = kind_of_value.clone();
+            }
+            // A body that may be left out is never null either: a generated client would have to
+            // be given one.
+            if let Some(Value::Object(body)) = members.get_mut("requestBody")
+                && body.get("required") != Some(&Value::Bool(true))
+                && let Some(schema) = body
+                    .get_mut("content")
+                    .and_then(|c| c.get_mut("application/json"))
+                && let Some([one, _]) = schema["schema"]["oneOf"].as_array().map(Vec::as_slice)
+            {
+                schema["schema"] = one.clone();
             }
             members.values_mut().for_each(tidy);
         }

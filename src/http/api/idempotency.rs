@@ -5,6 +5,7 @@ use super::auth::Caller;
 use super::problem::{Kind, Problem};
 use super::{json, problem};
 use crate::domain::token::sha256_hex;
+use crate::http::panics;
 use crate::ports::access::Reserved;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -127,8 +128,10 @@ impl Once {
             }
         };
         let done = tokio::spawn(tracing::Instrument::instrument(done, span));
-        done.await
-            .unwrap_or_else(|_| Err(Problem::new(Kind::Defect, "The work on it panicked.")))
+        done.await.unwrap_or_else(|_| {
+            panics::count();
+            Err(Problem::new(Kind::Defect, "The work on it panicked."))
+        })
     }
 }
 

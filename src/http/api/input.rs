@@ -2,6 +2,7 @@
 //! named, all of it at once.
 
 use super::problem::{FieldError, Kind, Problem};
+use crate::domain::moment;
 use crate::domain::names::UnknownName;
 use axum::RequestExt as _;
 use axum::body::Bytes;
@@ -139,12 +140,12 @@ impl Fields {
         text.unwrap_or_default()
     }
 
-    /// A time.
+    /// A time until which something holds: a date alone is the end of that day.
     pub fn time(&mut self, name: &'static str) -> Option<DateTime<Utc>> {
         let value = self.take(name)?;
-        let time = value.as_str().and_then(|text| text.parse().ok());
+        let time = value.as_str().and_then(|text| moment::until(text).ok());
         if time.is_none() {
-            self.refuse(name, "is no time", "RFC 3339, such as 2026-12-31T12:00:00Z");
+            self.refuse(name, "is no time", moment::FORMS);
         }
         time
     }
@@ -333,5 +334,22 @@ mod tests {
         let problem = fields.finish(Kind::InvalidBody).unwrap_err();
         let fields: Vec<&str> = problem.errors.iter().map(|e| e.field.as_str()).collect();
         assert_eq!(fields, ["a", "d"]);
+    }
+
+    #[test]
+    fn times_are_read_as_everywhere_else() {
+        let mut fields = Fields::of_query("a=2026-12-31&b=2026-12-31T14:00:00%2B01:00&c=infinity");
+        let at = |time: Option<DateTime<Utc>>| time.map(|time| time.to_rfc3339());
+        assert_eq!(
+            at(fields.time("a")).as_deref(),
+            Some("2026-12-31T23:59:59+00:00")
+        );
+        assert_eq!(
+            at(fields.time("b")).as_deref(),
+            Some("2026-12-31T13:00:00+00:00")
+        );
+        assert_eq!(fields.time("c"), None);
+        let problem = fields.finish(Kind::InvalidQuery).unwrap_err();
+        assert_eq!(problem.errors[0].allowed.as_deref(), Some(moment::FORMS));
     }
 }

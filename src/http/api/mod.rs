@@ -12,7 +12,6 @@ mod input;
 mod onboarding;
 mod page;
 mod problem;
-mod rate;
 mod reports;
 mod routes;
 mod runs;
@@ -23,6 +22,9 @@ pub use document::document;
 
 use crate::domain::TokenId;
 use crate::domain::access::Scope;
+use crate::http::gate::Gate;
+use crate::http::panics;
+use crate::http::rate::RateLimiter;
 use crate::ports::clock::Clock;
 use crate::ports::provider::Providers;
 use crate::ports::queue::Queue;
@@ -33,20 +35,19 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::any;
 use problem::{Kind, Problem};
-use rate::RateLimiter;
 use routes::{Access, Routes};
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 use utoipa_axum::routes;
 
 /// What every path begins with.
-const PREFIX: &str = "/v1";
+pub const PREFIX: &str = "/v1";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of a request id that a caller gives.
 const REQUEST_ID_LENGTH: usize = 64;
@@ -60,8 +61,10 @@ pub struct ApiSettings {
     pub requests_per_minute: u32,
     /// Without a valid token, of one address.
     pub anonymous_requests_per_minute: u32,
-    /// Requests in work at a time; further ones wait.
+    /// Requests in work at a time, those of the pages included; further ones wait.
     pub max_concurrent_requests: usize,
+    /// Of one token.
+    pub max_concurrent_requests_per_token: usize,
     /// From the head to the answer, the wait included.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
@@ -87,9 +90,9 @@ pub struct Api {
     pub providers: Providers,
     pub clock: Arc<dyn Clock>,
     pub settings: ApiSettings,
+    gate: Arc<Gate>,
     by_token: RateLimiter<TokenId>,
     by_address: RateLimiter<Option<IpAddr>>,
-    in_work: Semaphore,
 }
 
 impl std::fmt::Debug for Api {
@@ -108,12 +111,13 @@ impl Api {
         queue: Option<Arc<dyn Queue>>,
         providers: Providers,
         clock: Arc<dyn Clock>,
+        gate: Arc<Gate>,
         settings: ApiSettings,
     ) -> Self {
         Self {
             by_token: RateLimiter::per_minute(settings.requests_per_minute),
             by_address: RateLimiter::per_minute(settings.anonymous_requests_per_minute),
-            in_work: Semaphore::new(settings.max_concurrent_requests),
+            gate,
             store,
             queue,
             providers,
@@ -154,11 +158,13 @@ pub fn router(api: Arc<Api>) -> Router {
         .with_state(Arc::clone(&api));
     Router::new()
         .nest(PREFIX, inner)
+        // Or else the pages would answer it.
+        .route("/v1/", any(async || Problem::not_found()))
         .layer(body)
         .layer(middleware::from_fn_with_state(api, finish))
 }
 
-/// Around everything: time, number in work, the request's id, the line in the log, problems.
+/// Around everything: time, panics, the request's id, the line in the log, problems.
 async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = request_id(&request);
@@ -167,12 +173,9 @@ async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -
     let path = request.uri().path().to_owned();
     request.extensions_mut().insert(Arc::clone(&api));
     let span = tracing::info_span!("request", id, token = tracing::field::Empty);
-    let work = async {
-        let Ok(_place) = api.in_work.acquire().await else {
-            return Problem::of_status(StatusCode::SERVICE_UNAVAILABLE).into_response();
-        };
-        next.run(request).await
-    };
+    let work = panics::caught(next.run(request), || {
+        Problem::new(Kind::Defect, "The work on it panicked; the log says where.").into_response()
+    });
     let worked = tokio::time::timeout(api.settings.request_timeout, work);
     let answered = worked.instrument(span.clone()).await;
     let response = answered.unwrap_or_else(|_| {
@@ -229,6 +232,19 @@ fn rendered(mut response: Response, path: &str, id: &str) -> Response {
         }
     }
     answer
+}
+
+/// What a request is answered for which there is no connection but a reserved one.
+pub fn all_in_use(path: &str) -> Response {
+    let problem = Problem::new(Kind::Unavailable, "All connections are in use. Try again.");
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let mut response = problem
+        .retry_after(Duration::from_secs(5))
+        .render(path, &id);
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
 }
 
 /// An answer with a JSON body.

@@ -38,6 +38,9 @@ impl Routes {
             for operation in operations(item) {
                 describe(operation, access);
             }
+            for operation in [&mut item.put, &mut item.post, &mut item.patch] {
+                operation.iter_mut().for_each(takes_a_body);
+            }
         }
         let router =
             router.route_layer(middleware::from_fn(move |request: Request, next: Next| {
@@ -98,6 +101,14 @@ fn describe(operation: &mut Operation, access: Access) {
     } else {
         operation.security = Some(vec![]);
     }
+}
+
+/// What a route answers whose body does not arrive.
+fn takes_a_body(operation: &mut Operation) {
+    let status = Kind::Timeout.status().as_u16().to_string();
+    let response = RefOr::T(problem("The body did not arrive in time"));
+    let all = &mut operation.responses.responses;
+    all.entry(status).or_insert(response);
 }
 
 fn problem(when: &str) -> Response {

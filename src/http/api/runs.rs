@@ -6,15 +6,16 @@ use super::input::{Fields, FromFields, JsonBody, Nothing, PathId, Query};
 use super::page::{self, Page};
 use super::problem::{FieldError, Kind, Problem};
 use super::{Api, json};
+use crate::domain::access::Binding;
 use crate::domain::connection::ProviderConnection;
+use crate::domain::onboarding::SessionMisfit;
 use crate::domain::report::Overall;
-use crate::domain::run::{OperationRun, Outcome, RunStatus};
+use crate::domain::run::{Outcome, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId};
 use crate::engine::reading::run_record;
 use crate::engine::submit::{SubmitError, submit, submit_for_session};
-use crate::ports::store::RunFilter;
-use crate::view::report::ReportState;
-use crate::view::{RunDetail, RunView};
+use crate::ports::store::{ForSession, RunFilter};
+use crate::view::RunDetail;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -50,7 +51,8 @@ pub struct RunItem {
     pub recorded_at: Option<DateTime<Utc>>,
     #[schema(required)]
     pub completed_at: Option<DateTime<Utc>>,
-    /// `pending`, `missing`, `other_version`, `unreadable` or `readable`.
+    /// `pending`, `missing`, `other_version`, `unreadable` or `readable`. A list does not validate
+    /// reports: the run itself says whether its report is valid.
     pub report: &'static str,
     /// Null without a report that can be read.
     #[schema(required)]
@@ -61,42 +63,31 @@ pub struct RunItem {
     #[schema(required)]
     pub main_reason: Option<String>,
     /// Checks that failed or warn.
-    pub problems: usize,
+    pub problems: u64,
     /// Path of the run.
     pub href: String,
 }
 
-impl RunItem {
-    pub fn of(run: &OperationRun, now: DateTime<Utc>) -> Self {
-        let view = RunView::of(run, &[], now);
-        let (report, readable) = match &view.report {
-            ReportState::Pending => ("pending", None),
-            ReportState::Missing => ("missing", None),
-            ReportState::OtherVersion { .. } => ("other_version", None),
-            ReportState::Unreadable { .. } => ("unreadable", None),
-            ReportState::Readable { report } => ("readable", Some(report)),
-        };
-        let main = readable.and_then(|report| report.main_problem());
+impl From<RunSummary> for RunItem {
+    fn from(run: RunSummary) -> Self {
         Self {
-            report,
-            overall: readable.map(|report| report.overall),
-            fingerprint: readable.map(|report| report.fingerprint.clone()),
-            main_reason: main
-                .and_then(|c| c.reason_code)
-                .map(|r| r.code().to_owned()),
-            problems: readable.map_or(0, |report| report.problems.len()),
+            operation_run_id: run.id.0,
+            workspace_id: run.workspace_id.map(|id| id.0),
+            tenant_id: run.tenant_id.map(|id| id.0),
+            provider_connection_id: run.provider_connection_id.map(|id| id.0),
+            provider: run.provider,
+            module: run.module,
+            display_name: run.display_name,
+            status: run.status,
+            outcome: run.outcome,
+            recorded_at: run.created_at,
+            completed_at: run.completed_at,
+            report: run.report.as_str(),
+            overall: run.overall,
+            fingerprint: run.fingerprint,
+            main_reason: run.reason_code,
+            problems: run.problems,
             href: href(run.id),
-            operation_run_id: view.operation_run_id,
-            workspace_id: view.workspace_id,
-            tenant_id: view.tenant_id,
-            provider_connection_id: view.provider_connection_id,
-            provider: view.provider,
-            module: view.module,
-            display_name: view.display_name,
-            status: view.status,
-            outcome: view.outcome,
-            recorded_at: view.recorded_at,
-            completed_at: view.completed_at,
         }
     }
 }
@@ -156,7 +147,7 @@ pub struct CheckStarted {
          headers(("Location" = String, description = "Path of the run"))),
         (status = 200, description = "A run of the connection is active", body = CheckStarted,
          headers(("Location" = String, description = "Path of the run"))),
-        (status = 404, description = "No such connection", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such connection, or no such onboarding session", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "A request with this key is being answered", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON", body = super::problem::ProblemBody, content_type = "application/problem+json"),
@@ -173,7 +164,8 @@ pub async fn start_check(
     let connection = api.store.connection_state(id, &caller.binding()).await?;
     let connection = connection.ok_or_else(Problem::not_found)?.connection;
     module_is_known(&api, &connection, body.read.module.as_deref())?;
-    let work = start(Arc::clone(&api), connection, body.read);
+    let reach = caller.binding();
+    let work = start(Arc::clone(&api), connection, reach, body.read);
     once.answer(&api, &caller, &body.bytes, work).await
 }
 
@@ -196,25 +188,29 @@ fn module_is_known(
 async fn start(
     api: Arc<Api>,
     connection: ProviderConnection,
+    reach: Binding,
     asked: StartCheck,
 ) -> Result<Answer, Problem> {
     let module = asked.module.as_deref();
     let (store, queue) = (&*api.store, api.queue.as_deref());
     let submitted = match asked.onboarding_session_id {
-        None => submit(store, queue, &connection, module).await?,
-        Some(id) => submit_for_session(store, queue, &connection, module, id)
-            .await
-            .map_err(not_started)?,
+        None => submit(store, queue, &api.providers, &connection, module).await?,
+        Some(id) => {
+            let session = ForSession { id, reach };
+            submit_for_session(store, queue, &api.providers, &connection, module, session)
+                .await
+                .map_err(not_started)?
+        }
     };
     if let Err(error) = &submitted.hint {
         tracing::warn!(%error, "a hint could not be sent; the sweep finds its run");
     }
     let recorded = submitted.recorded;
-    let run = api.store.run(recorded.run_id).await?;
+    let run = api.store.run_summary(recorded.run_id).await?;
     let run = run.ok_or_else(Problem::not_found)?;
     let started = CheckStarted {
         created: recorded.created,
-        run: RunItem::of(&run, api.clock.now()),
+        run: RunItem::from(run),
     };
     Ok(Answer {
         status: if recorded.created {
@@ -228,15 +224,15 @@ async fn start(
     })
 }
 
-/// A session that is out of the token's reach is told no apart from one that does not exist: it is
-/// not the connection's either way.
+/// A session that is out of the token's reach is answered as one that does not exist.
 fn not_started(error: SubmitError) -> Problem {
     match error {
         SubmitError::Store(error) => error.into(),
-        SubmitError::Session(_) => Problem::field(
+        SubmitError::Session(SessionMisfit::Missing(_)) => Problem::not_found(),
+        SubmitError::Session(SessionMisfit::Foreign(_)) => Problem::field(
             Kind::InvalidBody,
             "onboarding_session_id",
-            "there is no such session for this connection",
+            "is not for this connection",
             "a session of the connection's workspace, and of its tenant or of none",
         ),
     }
@@ -300,8 +296,7 @@ pub async fn list_runs(
         limit: query.limit + 1,
     };
     let runs = api.store.runs(&filter).await?;
-    let now = api.clock.now();
-    let items: Vec<RunItem> = runs.iter().map(|run| RunItem::of(run, now)).collect();
+    let items: Vec<RunItem> = runs.into_iter().map(RunItem::from).collect();
     let next = |last: &RunItem| {
         page::href(
             "/v1/runs",

@@ -93,10 +93,26 @@ pub fn components() -> Map<String, Value> {
                 "reason_code": text_or_null(),
                 "reason": text(),
                 "acknowledged_by": text(),
+                "acknowledged_through": or_null(component("Actor")),
                 "acknowledged_at": time(),
                 "expires_at": time_or_null(),
                 "withdrawn_at": time_or_null(),
                 "withdrawn_by": text_or_null(),
+                "withdrawn_through": or_null(component("Actor")),
+            }),
+        ),
+    );
+    add(
+        "Actor",
+        object(
+            "Who did something by what verifyd knows, beside the name that the person gives.",
+            json!({
+                "surface": { "type": "string", "enum": ["api", "pages", "cli"] },
+                "token_id": id_or_null(),
+                "name": {
+                    "type": "string",
+                    "description": "The token's name; on the command line the system's user.",
+                },
             }),
         ),
     );

@@ -8,7 +8,12 @@ pub const HEIGHT: u32 = 168;
 /// Where the bars stand on, and how high they may get.
 const BASE: f64 = 140.0;
 const TALL: f64 = 124.0;
-const LEFT: f64 = 28.0;
+/// Between the labels of the lines and the bars.
+const GAP: f64 = 6.0;
+/// Room for the widest label: three digits, unless there is a longer one.
+const LABEL_WIDTH: f64 = 22.0;
+/// Widest digit of any font, in the picture's units: 0.65 em of the axis' font size of 11.
+const DIGIT_WIDTH: f64 = 7.15;
 
 #[derive(Clone, Debug)]
 pub struct Part {
@@ -39,6 +44,9 @@ pub struct Mark {
 #[derive(Clone, Debug)]
 pub struct Chart {
     pub bars: Vec<Bar>,
+    /// Where the labels of the lines end, and where the lines and bars begin.
+    pub labels_end: String,
+    pub left: String,
     /// Lines at round numbers of runs.
     pub lines: Vec<Mark>,
     /// Times below the bars.
@@ -58,7 +66,9 @@ impl Chart {
         let most = slices.iter().map(total).max().unwrap_or(0);
         let top = round_up(most);
         let count = slices.len().max(1) as f64;
-        let step = (f64::from(WIDTH) - LEFT) / count;
+        let labels_end = LABEL_WIDTH.max(top.to_string().len() as f64 * DIGIT_WIDTH);
+        let left = labels_end + GAP;
+        let step = (f64::from(WIDTH) - left) / count;
         let scale = TALL / top as f64;
         let long = slices
             .first()
@@ -86,7 +96,7 @@ impl Chart {
             }
             let to = slices.get(i + 1).map_or(until, |next| next.from);
             bars.push(Bar {
-                x: number(LEFT + step * i as f64 + step * 0.12),
+                x: number(left + step * i as f64 + step * 0.12),
                 width: number(step * 0.76),
                 parts,
                 label: format!("{} to {}", time(slice.from), time(to)),
@@ -108,7 +118,7 @@ impl Chart {
             .enumerate()
             .filter(|(i, _)| i % (slices.len() / 3).max(1) == 0)
             .map(|(i, slice)| Mark {
-                at: number(LEFT + step * i as f64),
+                at: number(left + step * i as f64),
                 label: time(slice.from).to_string(),
             })
             .collect();
@@ -118,6 +128,8 @@ impl Chart {
             (sum(|s| s.succeeded), sum(|s| s.failed), sum(|s| s.blocked));
         Self {
             bars,
+            labels_end: number(labels_end),
+            left: number(left),
             lines,
             times,
             succeeded,
@@ -152,7 +164,7 @@ fn number(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::overview::{CompletedRun, History};
+    use crate::domain::overview::{CompletedRun, History, HistorySlice};
     use crate::domain::run::Outcome;
     use std::time::Duration;
 
@@ -196,6 +208,43 @@ mod tests {
         }
         assert!(chart.description.contains("17 succeeded"));
         assert!(!chart.lines.is_empty() && !chart.times.is_empty());
+    }
+
+    #[test]
+    fn the_axis_has_room_for_its_labels() {
+        let from: DateTime<Utc> = "2026-01-02T11:00:00Z".parse().unwrap();
+        for (runs, widest) in [
+            (0, 1),
+            (7, 2),
+            (100, 3),
+            (1_000, 4),
+            (10_000, 5),
+            (1_000_000, 7),
+            (3_999_999_999, 10),
+        ] {
+            let history = History {
+                slices: vec![HistorySlice {
+                    from,
+                    succeeded: runs,
+                    failed: 0,
+                    blocked: 0,
+                }],
+                ..History::of(&[], from, Duration::from_secs(3_600), 1, false)
+            };
+            let chart = Chart::of(&history, from + Duration::from_secs(3_600), "an hour");
+            let longest = chart.lines.iter().map(|line| line.label.len()).max();
+            assert_eq!(longest, Some(widest), "{runs}");
+            let read = |text: &str| text.parse::<f64>().unwrap();
+            // The label ends there and grows to the left: it begins inside of the picture.
+            assert!(
+                read(&chart.labels_end) >= widest as f64 * DIGIT_WIDTH - 0.1,
+                "{runs}"
+            );
+            assert!(read(&chart.left) > read(&chart.labels_end));
+            let bar = &chart.bars[0];
+            assert!(read(&bar.x) >= read(&chart.left));
+            assert!(read(&bar.x) + read(&bar.width) <= f64::from(WIDTH));
+        }
     }
 
     #[test]

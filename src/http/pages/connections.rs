@@ -22,6 +22,8 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use std::sync::Arc;
 
+/// Characters of a part of a name.
+const NAME_CHARS: usize = 100;
 /// Runs in the strip of one connection.
 const STRIP: u32 = 14;
 /// Runs in the list of one connection.
@@ -122,6 +124,11 @@ pub async fn list(
     let after: Option<ConnectionId> = parse(&filter.after, "after")?;
     let tenant: Option<TenantId> = parse(&filter.tenant, "tenant")?;
     let name = filter.name.trim();
+    if name.chars().any(char::is_control) || name.chars().count() > NAME_CHARS {
+        return Err(PageError::Refused(format!(
+            "A part of a name has at most {NAME_CHARS} characters, none of them a control one."
+        )));
+    }
     let mut states = pages
         .store
         .connection_states(&ConnectionFilter {
@@ -225,7 +232,7 @@ pub async fn one(
         })
         .await?;
     let row = row(ConnectionView::of(&state, &trend), now);
-    let runs = lines(&runs, now);
+    let runs = lines(runs, now);
     let latest = runs
         .iter()
         .find(|run| Some(run.id) == row.view.latest_run_id);
@@ -263,6 +270,7 @@ pub async fn check(
     let submitted = submit(
         pages.store.as_ref(),
         pages.queue.as_deref(),
+        &pages.providers,
         &state.connection,
         None,
     )

@@ -1,6 +1,7 @@
 //! What went wrong, as a page: what it is, and what to do.
 
 use super::Pages;
+use super::admit::seconds;
 use super::assets;
 use crate::domain::access::Scope;
 use crate::ports::store::StoreError;
@@ -9,6 +10,7 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why there is no page.
 #[derive(Debug)]
@@ -27,6 +29,15 @@ pub enum PageError {
     Refused(String),
     /// Too many live pages.
     TooManyStreams,
+    /// Too many requests; when to try again.
+    TooMany(Duration),
+    /// The form did not arrive in time.
+    TooSlow,
+    TooLarge,
+    /// It took longer than a request may.
+    TooLate,
+    /// A handler panicked.
+    Defect,
     Store(StoreError),
 }
 
@@ -90,6 +101,32 @@ impl IntoResponse for PageError {
                 "Too many live pages",
                 "Pages stay usable; load them again to see what is new.".to_owned(),
             ),
+            Self::TooMany(wait) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many requests",
+                format!("Try again in {} s.", seconds(*wait)),
+            ),
+            Self::TooSlow => (
+                StatusCode::REQUEST_TIMEOUT,
+                "This form did not arrive in time",
+                "Nothing was changed. Send it again.".to_owned(),
+            ),
+            Self::TooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "This form is too large",
+                "Nothing was changed.".to_owned(),
+            ),
+            Self::TooLate => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This takes too long",
+                "Others are being served, or the database is slow. Try again in a moment."
+                    .to_owned(),
+            ),
+            Self::Defect => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "This page could not be made",
+                "This is a defect of verifyd. Its log says where.".to_owned(),
+            ),
             Self::Store(error) if error.is_transient() => {
                 tracing::warn!(%error, "a page could not be read");
                 (
@@ -109,18 +146,23 @@ impl IntoResponse for PageError {
                 )
             }
         };
+        let retry_after = match &self {
+            Self::TooMany(wait) => Some(seconds(*wait)),
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => Some(5),
+            _ => None,
+        };
         let page = ErrorPage {
             title,
             text: &text,
             style: assets::style(),
             script: assets::script(),
-            retry: status.is_server_error(),
+            retry: status.is_server_error() || retry_after.is_some(),
         };
         let mut response = (status, render(&page)).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if let Some(wait) = retry_after {
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+                .insert(header::RETRY_AFTER, header::HeaderValue::from(wait));
         }
         response
     }

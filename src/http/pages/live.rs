@@ -3,18 +3,21 @@
 use super::Pages;
 use super::error::{PageError, id};
 use super::session::Visitor;
+use super::streams::StreamPlace;
 use crate::domain::access::Binding;
 use crate::domain::attempt::AttemptRecord;
 use crate::domain::{RunId, RunStatus};
-use crate::ports::store::{RunFilter, StoreError};
+use crate::http::panics;
+use crate::ports::store::StoreError;
 use axum::extract::{Path, State};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
+use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _};
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// A stream ends after so long, and the browser opens another one: so a session that has ended, and
@@ -45,7 +48,7 @@ struct Watch {
     seen: Option<Seen>,
     until: Instant,
     done: bool,
-    _permit: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 type Events = Sse<
@@ -59,8 +62,8 @@ pub async fn run(
     path: Path<String>,
 ) -> Result<Events, PageError> {
     let id: RunId = id(&path)?;
-    let run = pages.store.run(id).await?;
-    run.filter(|run| visitor.admits(run))
+    let run = pages.store.run_state(id).await?;
+    run.filter(|run| visitor.binding.admits(run.workspace_id, run.tenant_id))
         .ok_or(PageError::NotFound)?;
     open(pages, visitor, Watched::Run(id))
 }
@@ -71,9 +74,8 @@ pub async fn lists(State(pages): State<Arc<Pages>>, visitor: Visitor) -> Result<
 }
 
 fn open(pages: Arc<Pages>, visitor: Visitor, watched: Watched) -> Result<Events, PageError> {
-    let permit = Arc::clone(&pages.streams)
-        .try_acquire_owned()
-        .map_err(|_| PageError::TooManyStreams)?;
+    let place = pages.streams.take(&visitor);
+    let place = place.ok_or(PageError::TooManyStreams)?;
     let heartbeat = pages.settings.heartbeat;
     let stopping = pages.stopping.clone();
     let watch = Watch {
@@ -83,10 +85,15 @@ fn open(pages: Arc<Pages>, visitor: Visitor, watched: Watched) -> Result<Events,
         seen: None,
         until: Instant::now() + LIFETIME,
         done: false,
-        _permit: permit,
+        _place: place,
     };
     let events = stream::unfold(watch, |mut watch| async move {
-        let event = watch.next().await?;
+        // A panic ends the stream, not its connection.
+        let event = AssertUnwindSafe(watch.next()).catch_unwind().await;
+        let event = event.unwrap_or_else(|_| {
+            panics::count();
+            None
+        })?;
         Some((Ok(event), watch))
     })
     .take_until(stopping.cancelled_owned())
@@ -143,7 +150,7 @@ impl Watch {
 }
 
 async fn run_mark(pages: &Pages, id: RunId) -> Result<Seen, StoreError> {
-    let Some(run) = pages.store.run(id).await? else {
+    let Some(run) = pages.store.run_state(id).await? else {
         return Ok(Seen {
             mark: "gone".into(),
             over: true,
@@ -163,14 +170,7 @@ pub fn mark(status: RunStatus, attempts: &[AttemptRecord]) -> String {
 }
 
 async fn lists_mark(pages: &Pages, binding: &Binding) -> Result<Seen, StoreError> {
-    let runs = pages
-        .store
-        .runs(&RunFilter {
-            binding: *binding,
-            limit: LATEST,
-            ..RunFilter::default()
-        })
-        .await?;
+    let runs = pages.store.run_states(binding, LATEST).await?;
     let marks: Vec<String> = runs
         .iter()
         .map(|run| format!("{}{}", run.id, &run.status.as_str()[..1]))

@@ -7,12 +7,13 @@ use super::shown::safe_link;
 use super::{Pages, SecureCookie, assets};
 use crate::domain::access::Scope;
 use crate::domain::token;
+use crate::http::server::Peer;
 use askama::Template;
-use axum::Form;
 use axum::extract::{Query, State};
 use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
+use axum::{Extension, Form};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -66,7 +67,6 @@ fn path_of_ours(next: &str) -> &str {
 pub async fn form(visitor: Result<Visitor, PageError>, Query(next): Query<Next>) -> Response {
     match visitor {
         Ok(_) => Redirect::to(path_of_ours(&next.next)).into_response(),
-        Err(error @ PageError::Store(_)) => error.into_response(),
         Err(_) => page(path_of_ours(&next.next), None),
     }
 }
@@ -74,6 +74,7 @@ pub async fn form(visitor: Result<Visitor, PageError>, Query(next): Query<Next>)
 /// `POST /login`
 pub async fn log_in(
     State(pages): State<Arc<Pages>>,
+    peer: Option<Extension<Peer>>,
     headers: HeaderMap,
     Form(login): Form<Login>,
 ) -> Result<Response, PageError> {
@@ -90,7 +91,13 @@ pub async fn log_in(
             "This is no token of verifyd. A token begins with vfd_ and has 51 characters.",
         ));
     };
-    let Some(record) = pages.store.token_by_hash(&hash).await? else {
+    let address = peer.map(|peer| peer.0.0.ip());
+    let ask = pages.store.token_by_hash(&hash);
+    let Some(record) = pages
+        .gate
+        .look_up(&hash, address, ask, |token| token.id)
+        .await?
+    else {
         return Ok(refused(
             "This token is not valid: it was never made here, was revoked, or has expired.",
         ));

@@ -1,5 +1,6 @@
 //! The pages for people: rendered here from the view models, usable without a script.
 
+mod admit;
 mod assets;
 mod chart;
 mod connections;
@@ -14,20 +15,24 @@ mod security;
 mod session;
 mod settings;
 mod shown;
+mod streams;
 mod workers;
 
 pub use settings::{PagesSettings, SecureCookie};
 
 use crate::engine::settings::LinkSettings;
+use crate::http::gate::Gate;
 use crate::ports::clock::Clock;
+use crate::ports::provider::Providers;
 use crate::ports::queue::Queue;
 use crate::ports::store::Store;
+use admit::Limits;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use streams::Streams;
 use tokio_util::sync::CancellationToken;
 
 /// Most bytes of a form.
@@ -41,6 +46,7 @@ pub struct Pages {
     pub store: Arc<dyn Store>,
     /// Where the hint of a new run goes, if workers listen there.
     pub queue: Option<Arc<dyn Queue>>,
+    pub providers: Providers,
     pub clock: Arc<dyn Clock>,
     pub settings: PagesSettings,
     /// Links of reports that lead to the surrounding application, where that is on this host.
@@ -49,7 +55,9 @@ pub struct Pages {
     pub dead_after: Duration,
     /// Set when the process begins to stop: live pages end.
     pub stopping: CancellationToken,
-    streams: Arc<Semaphore>,
+    gate: Arc<Gate>,
+    limits: Limits,
+    streams: Arc<Streams>,
 }
 
 impl std::fmt::Debug for Pages {
@@ -62,19 +70,28 @@ impl std::fmt::Debug for Pages {
 }
 
 impl Pages {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the composition root calls it, once"
+    )]
     pub fn new(
         store: Arc<dyn Store>,
         queue: Option<Arc<dyn Queue>>,
+        providers: Providers,
         clock: Arc<dyn Clock>,
+        gate: Arc<Gate>,
         settings: PagesSettings,
         links: LinkSettings,
         dead_after: Duration,
         stopping: CancellationToken,
     ) -> Self {
         Self {
-            streams: Arc::new(Semaphore::new(settings.max_streams)),
+            streams: Arc::new(Streams::new(&settings)),
+            limits: Limits::new(&settings),
+            gate,
             store,
             queue,
+            providers,
             clock,
             settings,
             links,
@@ -104,6 +121,10 @@ pub fn router(pages: Arc<Pages>) -> Router {
         .route("/live/runs/{id}", get(live::run))
         .route("/login", get(login::form).post(login::log_in))
         .route("/logout", post(login::log_out))
+        .route_layer(middleware::from_fn_with_state(
+            Arc::clone(&pages),
+            admit::admit,
+        ))
         .route("/assets/{name}", get(assets::asset))
         .route("/favicon.ico", get(assets::icon))
         .fallback(error::not_here)

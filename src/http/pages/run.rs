@@ -9,6 +9,7 @@ use super::shown::{Moment, Step, span};
 use crate::domain::access::Scope;
 use crate::domain::acknowledgement::may_be_acknowledged;
 use crate::domain::connection::ConnectionStatus;
+use crate::domain::moment;
 use crate::domain::report::diff::Change;
 use crate::domain::report::{Check, CheckStatus};
 use crate::domain::run::RunStatus;
@@ -25,7 +26,7 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Redirect, Response};
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -423,27 +424,22 @@ pub struct AcknowledgeForm {
     until: String,
 }
 
-/// Who did it: the token, and the person behind it if one says so.
+/// The person, if one says so. The token is kept beside it.
 fn person(visitor: &Visitor, by: &str) -> String {
     match by.trim() {
-        "" => visitor.name.clone(),
-        by if by == visitor.name => by.to_owned(),
-        by => format!("{by} ({})", visitor.name),
+        "" => format!("token {}", visitor.name),
+        by => by.to_owned(),
     }
 }
 
-/// The end of that day.
-fn end_of_day(until: &str) -> Result<Option<DateTime<Utc>>, PageError> {
-    let until = until.trim();
-    if until.is_empty() {
+/// When it expires, if it does.
+fn expiry(until: &str) -> Result<Option<DateTime<Utc>>, PageError> {
+    if until.trim().is_empty() {
         return Ok(None);
     }
-    let day: NaiveDate = until.parse().map_err(|_| {
-        PageError::Refused("\u{201c}until\u{201d} is a day, written as 2026-12-31.".to_owned())
-    })?;
-    Ok(day
-        .and_hms_opt(0, 0, 0)
-        .and_then(|start| start.and_utc().checked_add_signed(TimeDelta::days(1))))
+    let words = |error| format!("\u{201c}until\u{201d}: {error}.");
+    let at = moment::until(until).map_err(|error| PageError::Refused(words(error)))?;
+    Ok(Some(at))
 }
 
 /// `POST /runs/{id}/acknowledgements`
@@ -463,7 +459,8 @@ pub async fn acknowledge(
         check_key: form.check_key,
         reason: form.reason,
         by: person(&visitor, &form.by),
-        expires_at: end_of_day(&form.until)?,
+        through: visitor.actor(),
+        expires_at: expiry(&form.until)?,
     };
     let done = acknowledge::acknowledge(pages.store.as_ref(), &request, pages.clock.now()).await?;
     Ok(back_to(id, &done.acknowledgement.check_key))
@@ -494,7 +491,8 @@ pub async fn withdraw(
         .iter()
         .find(|a| a.id == acknowledgement)
         .ok_or(PageError::NotFound)?;
-    acknowledge::withdraw(pages.store.as_ref(), acknowledgement, &visitor.name).await?;
+    let by = person(&visitor, "");
+    acknowledge::withdraw(pages.store.as_ref(), acknowledgement, &by, &visitor.actor()).await?;
     Ok(back_to(run, &found.check_key))
 }
 

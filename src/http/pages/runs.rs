@@ -5,12 +5,11 @@ use super::layout::Layout;
 use super::session::Visitor;
 use super::shown::{Moment, QueryText, span};
 use super::{Pages, ROWS};
-use crate::domain::run::{OperationRun, Outcome, RunStatus};
+use crate::domain::run::{Outcome, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, TenantId};
 use crate::ports::store::RunFilter;
-use crate::view::RunView;
 use crate::view::overview::Standing;
-use crate::view::report::ReportState;
+use crate::view::report::verdict_in_list;
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
@@ -90,41 +89,32 @@ pub fn badge(status: RunStatus, outcome: Option<Outcome>) -> (&'static str, &'st
 }
 
 /// Runs as lines of a list.
-pub fn lines(runs: &[OperationRun], now: DateTime<Utc>) -> Vec<Line> {
-    runs.iter().map(|run| line(run, now)).collect()
+pub fn lines(runs: Vec<RunSummary>, now: DateTime<Utc>) -> Vec<Line> {
+    runs.into_iter().map(|run| line(run, now)).collect()
 }
 
-fn line(run: &OperationRun, now: DateTime<Utc>) -> Line {
-    let view = RunView::of(run, &[], now);
+fn line(run: RunSummary, now: DateTime<Utc>) -> Line {
     let (word, class) = badge(run.status, run.outcome);
-    let reason = match &view.report {
-        ReportState::Readable { report } => report
-            .main_problem()
-            .and_then(|check| check.reason_code)
-            .map(|reason| reason.to_string()),
-        _ => None,
-    };
-    let standing = match &view.report {
-        ReportState::Readable { report } => Some(Standing::of_overall(report.overall.as_str())),
-        _ => None,
-    };
+    let verdict = verdict_in_list(&run);
+    let standing = run
+        .overall
+        .map(|overall| Standing::of_overall(overall.as_str()));
     Line {
         standing: standing
             .filter(|s| run.outcome == Some(Outcome::Succeeded) && *s != Standing::Ready),
-        id: view.operation_run_id,
-        name: view
+        id: run.id.0,
+        name: run
             .display_name
-            .filter(|name| !name.trim().is_empty())
-            .unwrap_or_else(|| match view.provider_connection_id {
+            .unwrap_or_else(|| match run.provider_connection_id {
                 Some(id) => format!("Connection {id}"),
                 None => "No connection".to_owned(),
             }),
-        connection: view.provider_connection_id,
-        tenant: view.tenant_id,
+        connection: run.provider_connection_id.map(|id| id.0),
+        tenant: run.tenant_id.map(|id| id.0),
         word,
         class,
-        verdict: view.verdict,
-        reason,
+        verdict,
+        reason: run.reason_code,
         recorded: Moment::maybe(run.created_at, now),
         took: run
             .created_at
@@ -178,7 +168,7 @@ pub async fn page(
         .map(|last| format!("/runs{}", query.clone().with("before", Some(last))));
     Ok(render(&RunsPage {
         page: Layout::of(&visitor, "runs", "Runs").live("/live"),
-        runs: lines(&runs, pages.clock.now()),
+        runs: lines(runs, pages.clock.now()),
         choices: CHOICES
             .iter()
             .map(|(value, words)| Choice {

@@ -1,9 +1,11 @@
 //! Headers of every answer, and whether a form comes from a page of ours.
 
+use super::error::PageError;
+use crate::http::panics;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 
 /// Nothing but our own files: no inline script or style, no frame, no other host.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -30,9 +32,10 @@ const HEADERS: [(HeaderName, &str); 7] = [
     ),
 ];
 
-/// Adds the headers. What is not an asset is never stored.
+/// Answers where a handler panics, and adds the headers. What is not an asset is never stored.
 pub async fn headers(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+    let mut response =
+        panics::caught(next.run(request), || PageError::Defect.into_response()).await;
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));

@@ -1,16 +1,16 @@
 //! Who looks at the page: a token that has logged in, and what it may do.
 
-use super::Pages;
 use super::error::PageError;
 use super::security::{equal, followed_from_elsewhere, same_origin};
+use crate::domain::TokenId;
 use crate::domain::access::{Binding, Scope};
+use crate::domain::acknowledgement::{Actor, Surface};
 use crate::domain::run::OperationRun;
-use crate::domain::token::sha256_hex;
+use crate::ports::access::SessionRecord;
 use axum::extract::FromRequestParts;
 use axum::http::header::COOKIE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
-use std::sync::Arc;
 
 /// Name of the cookie.
 pub const COOKIE_NAME: &str = "verifyd_session";
@@ -18,6 +18,7 @@ pub const COOKIE_NAME: &str = "verifyd_session";
 /// Whoever has logged in.
 #[derive(Clone, Debug)]
 pub struct Visitor {
+    pub token: TokenId,
     /// Name of the token.
     pub name: String,
     pub binding: Binding,
@@ -43,6 +44,15 @@ impl Visitor {
             Ok(())
         } else {
             Err(PageError::Scope(scope))
+        }
+    }
+
+    /// Who does what is done with the token.
+    pub fn actor(&self) -> Actor {
+        Actor {
+            surface: Surface::Pages,
+            token_id: Some(self.token),
+            name: self.name.clone(),
         }
     }
 
@@ -73,34 +83,37 @@ pub fn cookie(headers: &HeaderMap) -> Option<&str> {
         .map(|(_, value)| value)
 }
 
-impl FromRequestParts<Arc<Pages>> for Visitor {
-    type Rejection = PageError;
-
-    async fn from_request_parts(parts: &mut Parts, pages: &Arc<Pages>) -> Result<Self, PageError> {
-        let here = parts.uri.path_and_query();
-        let here = here.map_or("/", |p| p.as_str()).to_owned();
-        let Some(cookie) = cookie(&parts.headers) else {
-            let get = parts.method == Method::GET;
-            return Err(if get && followed_from_elsewhere(&parts.headers) {
-                PageError::CookieHeldBack(here)
-            } else {
-                PageError::LoggedOut(get.then_some(here))
-            });
-        };
-        let session = sha256_hex(cookie);
-        let Some(found) = pages.store.session_by_hash(&session).await? else {
-            let get = parts.method == Method::GET;
-            return Err(PageError::LoggedOut(get.then_some(here)));
-        };
-        let visitor = Self {
+impl From<(SessionRecord, String)> for Visitor {
+    fn from((found, session): (SessionRecord, String)) -> Self {
+        Self {
+            token: found.token.id,
             name: found.token.name,
             binding: found.token.binding,
             scopes: found.token.scopes,
             csrf: found.csrf,
             session,
-        };
-        visitor.needs(Scope::Read)?;
-        Ok(visitor)
+        }
+    }
+}
+
+/// Whoever has logged in, as [`super::admit::admit`] has found it.
+impl<S: Send + Sync> FromRequestParts<S> for Visitor {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, PageError> {
+        if let Some(visitor) = parts.extensions.get::<Self>() {
+            visitor.needs(Scope::Read)?;
+            return Ok(visitor.clone());
+        }
+        let here = parts.uri.path_and_query();
+        let here = here.map_or("/", |p| p.as_str()).to_owned();
+        let get = parts.method == Method::GET;
+        let held_back = cookie(&parts.headers).is_none() && followed_from_elsewhere(&parts.headers);
+        Err(if get && held_back {
+            PageError::CookieHeldBack(here)
+        } else {
+            PageError::LoggedOut(get.then_some(here))
+        })
     }
 }
 

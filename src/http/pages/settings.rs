@@ -11,8 +11,17 @@ pub struct PagesSettings {
     #[serde(with = "humantime_serde")]
     pub session_lifetime: Duration,
     pub secure_cookie: SecureCookie,
+    /// Of all sessions of one token, and as many at once.
+    pub requests_per_minute: u32,
+    /// Without a login, of one address.
+    pub anonymous_requests_per_minute: u32,
+    /// Of one address.
+    pub logins_per_minute: u32,
     /// Most live pages of this process at a time.
     pub max_streams: usize,
+    /// Of one session, and of all sessions of one token.
+    pub max_streams_per_session: usize,
+    pub max_streams_per_token: usize,
     /// How often a live page looks for something new.
     #[serde(with = "humantime_serde")]
     pub live_interval: Duration,

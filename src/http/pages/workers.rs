@@ -1,14 +1,16 @@
-//! `GET /workers`: replicas with their load, and what producers got wrong.
+//! `GET /workers`: replicas with their load, webhooks that wait, and what producers got wrong.
 
 use super::Pages;
 use super::error::{PageError, render};
 use super::layout::Layout;
 use super::session::Visitor;
-use super::shown::Moment;
+use super::shown::{Moment, span};
 use crate::domain::access::Scope;
+use crate::domain::{EndpointId, WorkspaceId};
 use askama::Template;
 use axum::extract::State;
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use std::sync::Arc;
 
 struct Row {
@@ -34,10 +36,70 @@ struct WorkersPage {
     queued: u64,
     running: u64,
     versions: usize,
+    webhooks: Webhooks,
     /// What producers got wrong, so that nobody will ever work on it.
     mistakes: Vec<Mistake>,
     /// Payloads in the queue that are no hints.
     rejected: u64,
+}
+
+/// What waits for webhooks.
+struct Webhooks {
+    pending: u64,
+    given_up: u64,
+    oldest: Option<String>,
+    failing: Vec<FailingEndpoint>,
+    more: usize,
+}
+
+/// An endpoint whose circuit is not closed. Its address may hold a secret, so it is not shown.
+struct FailingEndpoint {
+    id: EndpointId,
+    workspace: WorkspaceId,
+    failures: u32,
+    opened: Moment,
+    probe: Moment,
+}
+
+impl Webhooks {
+    fn is_quiet(&self) -> bool {
+        self.pending == 0 && self.given_up == 0 && self.failing.is_empty()
+    }
+}
+
+async fn webhooks(pages: &Pages, now: DateTime<Utc>) -> Result<Webhooks, PageError> {
+    let counts = pages.store.delivery_counts().await?;
+    let mut failing = Vec::new();
+    if counts.open_circuits > 0 {
+        for endpoint in pages.store.endpoints(None).await? {
+            if let (true, Some(opened), Some(probe)) = (
+                endpoint.enabled,
+                endpoint.circuit_opened_at,
+                endpoint.circuit_probe_at,
+            ) {
+                failing.push(FailingEndpoint {
+                    id: endpoint.id,
+                    workspace: endpoint.workspace_id,
+                    failures: endpoint.failures,
+                    opened: Moment::of(opened, now),
+                    probe: Moment::of(probe, now),
+                });
+            }
+        }
+    }
+    let more = failing.len().saturating_sub(SHOWN as usize);
+    failing.truncate(SHOWN as usize);
+    #[expect(clippy::cast_possible_truncation, reason = "it is rounded to be shown")]
+    let oldest = counts
+        .oldest_pending_seconds
+        .map(|seconds| span((seconds * 1_000.0) as i64));
+    Ok(Webhooks {
+        pending: counts.pending,
+        given_up: counts.failed,
+        oldest,
+        failing,
+        more,
+    })
 }
 
 struct Mistake {
@@ -52,10 +114,10 @@ const SHOWN: u32 = 20;
 /// A queue that does not answer within this is left out.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Odd rows of the table of runs, and payloads that were put aside.
+/// Invalid rows of the table of runs, and payloads that were put aside.
 async fn mistakes(pages: &Pages) -> Result<(Vec<Mistake>, u64), PageError> {
-    let odd = pages.store.odd_runs(LATEST_ROWS, SHOWN).await?;
-    let mut mistakes: Vec<Mistake> = odd
+    let invalid = pages.store.invalid_runs(LATEST_ROWS, SHOWN).await?;
+    let mut mistakes: Vec<Mistake> = invalid
         .into_iter()
         .map(|run| Mistake {
             place: format!(
@@ -92,6 +154,7 @@ pub async fn page(
     let counts = pages.store.counts().await?;
     let (mistakes, rejected) = mistakes(&pages).await?;
     let now = pages.clock.now();
+    let webhooks = webhooks(&pages, now).await?;
     let rows: Vec<Row> = workers
         .into_iter()
         .map(|w| Row {
@@ -117,6 +180,7 @@ pub async fn page(
         in_flight: alive().map(|r| r.in_flight).sum(),
         concurrency: alive().map(|r| r.concurrency).sum(),
         versions: versions.len(),
+        webhooks,
         mistakes,
         rejected,
         queued: counts.queued,

@@ -33,7 +33,8 @@ pub(super) struct SigningCertificate {
     pub key: EncodingKey,
     /// SHA-256 over the certificate's DER.
     pub thumbprint: [u8; 32],
-    /// The certificate's own end.
+    /// The certificate's own start and end.
+    pub not_before: DateTime<Utc>,
     pub not_after: DateTime<Utc>,
 }
 
@@ -66,15 +67,17 @@ impl SigningCertificate {
         if public.as_ref() != spki.subject_public_key.data.as_ref() {
             return Err(PAIR);
         }
-        let not_after = DateTime::from_timestamp(certificate.validity().not_after.timestamp(), 0)
-            .ok_or(CERTIFICATE)?;
+        let validity = certificate.validity();
+        let [not_before, not_after] = [validity.not_before, validity.not_after]
+            .map(|at| DateTime::from_timestamp(at.timestamp(), 0));
         let mut thumbprint = [0; 32];
         thumbprint
             .copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der).as_ref());
         Ok(Self {
             key,
             thumbprint,
-            not_after,
+            not_before: not_before.ok_or(CERTIFICATE)?,
+            not_after: not_after.ok_or(CERTIFICATE)?,
         })
     }
 }

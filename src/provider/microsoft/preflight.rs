@@ -3,17 +3,20 @@
 use super::certificate::{SigningCertificate, Unusable};
 use super::cloud::{Cloud, Clouds};
 use crate::domain::Reason;
+use crate::domain::client_secret;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
+use crate::domain::credential_cause::Flaw;
 use crate::domain::link::is_guid;
 use crate::domain::report::{Evidence, EvidenceKind};
 use crate::ports::provider::Unmet;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
-/// More than this is no client secret.
-const MAX_SECRET_BYTES: usize = 4096;
+/// A certificate that is valid from a moment ago or soon is the provider's to judge: clocks differ, and
+/// one that was made just now is often used at once.
+const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::minutes(5);
 
 /// The connection's cloud, and the client id to sign in with.
 pub(super) fn check<'a>(
@@ -84,16 +87,10 @@ fn usable(credential: &Credential, now: DateTime<Utc>) -> Result<(), Unmet> {
     let malformed = |field, expected| Unmet::field(Reason::CredentialMalformed, field, expected);
     match credential {
         Credential::ClientSecret { secret, .. } => {
-            let secret = secret.expose_secret();
-            if secret.trim().is_empty()
-                || secret.len() > MAX_SECRET_BYTES
-                || secret.chars().any(char::is_control)
-            {
-                return Err(malformed(
-                    "credential.client_secret",
-                    "a text of at most 4096 bytes without control characters",
-                ));
-            }
+            client_secret::check(secret.expose_secret()).map_err(|error| Unmet {
+                reason: Reason::CredentialMalformed,
+                evidence: Flaw::from(error).evidence(),
+            })?;
         }
         Credential::Certificate {
             private_key_pem,
@@ -101,13 +98,22 @@ fn usable(credential: &Credential, now: DateTime<Utc>) -> Result<(), Unmet> {
         } => {
             let parsed = SigningCertificate::parse(private_key_pem, certificate_pem)
                 .map_err(|Unusable { field, expected }| malformed(field, expected))?;
+            let at = |kind, at: DateTime<Utc>| {
+                Evidence::new(kind, at.to_rfc3339_opts(SecondsFormat::Secs, true))
+            };
             if parsed.not_after <= now {
                 return Err(Unmet {
                     reason: Reason::CredentialExpired,
-                    evidence: vec![Evidence::new(
-                        EvidenceKind::ExpiresAt,
-                        parsed.not_after.to_rfc3339_opts(SecondsFormat::Secs, true),
-                    )],
+                    evidence: vec![at(EvidenceKind::ExpiresAt, parsed.not_after)],
+                });
+            }
+            if parsed.not_before - CLOCK_DIFFERENCE > now {
+                return Err(Unmet {
+                    reason: Reason::CertificateNotYetValid,
+                    evidence: vec![
+                        at(EvidenceKind::ValidFrom, parsed.not_before),
+                        at(EvidenceKind::ExpiresAt, parsed.not_after),
+                    ],
                 });
             }
         }
@@ -219,6 +225,8 @@ mod tests {
         };
         malformed(&secret("  ", None));
         malformed(&secret("a\nb", None));
+        malformed(&secret("\u{feff}ab", None));
+        malformed(&secret("ab\u{a0}", None));
         malformed(&secret(&"x".repeat(5000), None));
         malformed(&Credential::FederatedTokenFile {
             path: "relative/token".into(),
@@ -239,5 +247,19 @@ mod tests {
         let unmet = run_at(&connection(), &credential, "2040-01-02T00:00:00Z").unwrap_err();
         assert_eq!(unmet.reason, Reason::CredentialExpired);
         assert_eq!(unmet.evidence[0].value, "2040-01-02T00:00:00Z");
+    }
+
+    #[test]
+    fn a_certificate_before_its_own_date_is_not_yet_valid() {
+        let credential = Credential::Certificate {
+            private_key_pem: RSA[0].key_pem.clone(),
+            certificate_pem: RSA[0].certificate_pem.clone(),
+        };
+        let unmet = run_at(&connection(), &credential, "2019-12-25T00:00:00Z").unwrap_err();
+        assert_eq!(unmet.reason, Reason::CertificateNotYetValid);
+        assert_eq!(unmet.evidence[0].kind, EvidenceKind::ValidFrom);
+        assert_eq!(unmet.evidence[0].value, "2020-01-01T00:00:00Z");
+        // Clocks differ.
+        run_at(&connection(), &credential, "2019-12-31T23:58:00Z").unwrap();
     }
 }

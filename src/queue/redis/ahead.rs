@@ -3,16 +3,18 @@
 //! As shipped, a delivery that has been fetched and not yet started keeps a worker from heartbeats and
 //! acknowledgements, so it would have to fetch one by one. That costs a round trip for each, and is the
 //! limit under load. So fetching is apart here: `RedisStorage` registers, beats and acknowledges and is
-//! never asked for a delivery; its own query brings as many as there are places, and what comes beyond
-//! the first waits here. The server has noted all of them as held by this worker: when it ends, they go
-//! back with the others (`custody`).
+//! never asked for a delivery; a script of verifyd's (`next`) brings as many as there are places, and
+//! what comes beyond the first waits here. The server has noted all of them as held by this worker: when
+//! it ends, they go back with the others (`custody`).
 
 use super::bell::Bell;
+use super::keys::Keys;
+use super::next;
 use super::observed::Observed;
 use apalis_core::backend::future::BoxSyncFuture;
 use apalis_core::backend::{Backend, BackendConfig};
 use apalis_core::worker::context::WorkerContext;
-use apalis_redis::{Config, Error, RedisStorage, RedisTask, queries};
+use apalis_redis::{Config, Error, RedisStorage, RedisTask};
 use futures::FutureExt;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,7 +63,7 @@ struct Fetched {
 pub(super) struct Ahead {
     storage: Storage,
     connection: Observed,
-    config: Config,
+    keys: Keys,
     bell: Arc<Bell>,
     /// One permit for each delivery that is fetched or in work, over all workers of the consumer.
     slots: Arc<Semaphore>,
@@ -74,6 +76,7 @@ pub(super) struct Ahead {
 impl Ahead {
     pub fn new(
         config: Config,
+        keys: Keys,
         connection: Observed,
         bell: Arc<Bell>,
         slots: Arc<Semaphore>,
@@ -81,9 +84,9 @@ impl Ahead {
         // Its batches are those of acknowledgements only.
         let config = config.batch_size(MOST);
         Self {
-            storage: RedisStorage::new(connection.clone()).with_config(config.clone()),
+            storage: RedisStorage::new(connection.clone()).with_config(config),
             connection,
-            config,
+            keys,
             bell,
             slots,
             waiting: VecDeque::new(),
@@ -94,15 +97,15 @@ impl Ahead {
 
     fn fetch(&self, worker: &WorkerContext) -> BoxSyncFuture<Result<Fetched, Error>> {
         let (slots, bell) = (Arc::clone(&self.slots), Arc::clone(&self.bell));
-        let (config, worker) = (self.config.clone(), worker.clone());
+        let (keys, worker) = (self.keys.clone(), worker.name().to_owned());
         let mut connection = self.connection.clone();
         async move {
             let mut places = places(slots).await;
-            let config = config.batch_size(places.num_permits());
             bell.silence();
-            let fetched = queries::fetch_next(&mut connection, &worker, &config).await?;
-            let is_full = fetched.len() == config.batch_size;
-            let placed = fetched.into_iter().map(|mut delivery| {
+            let most = places.num_permits();
+            let next = next::fetch(&mut connection, &keys, &worker, most).await?;
+            let is_full = next.looked_at == most;
+            let placed = next.deliveries.into_iter().map(|mut delivery| {
                 let place = Place(Arc::new(Mutex::new(places.split(1))));
                 delivery.inject_data(place);
                 delivery

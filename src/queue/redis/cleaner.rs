@@ -2,14 +2,17 @@
 //!
 //! - `done`: every acknowledged delivery, its payload and its meta.
 //! - `dead`: rejected ones beyond `dead_keep`, the oldest of a sample first.
+//! - `data`: payloads longer than any hint, also those that no entry leads to.
 //! - `workers:metadata:*` of workers that are on the list no more (a killed process), a few keys at
 //!   a time.
 //!
 //! Each step is one atomic script over a bounded chunk, so any number of replicas may clean.
 
+use super::custody::Malformed;
 use super::keys::Keys;
 use super::link::Link;
 use super::settings::RedisSettings;
+use crate::domain::job::MAX_PAYLOAD_BYTES;
 use crate::ports::queue::QueueError;
 use rand::Rng;
 use redis::Script;
@@ -21,8 +24,13 @@ static CLEAN_DONE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("lua/clean_done.lua")));
 static CLEAN_DEAD: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("lua/clean_dead.lua")));
+static CLEAN_LARGE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("lua/clean_large.lua")));
 static FORGET_WORKER: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("lua/forget_worker.lua")));
+
+/// Payloads whose length is looked at in one round.
+const SAMPLED: usize = 100;
 
 /// Keys that one step of SCAN looks at.
 const SCANNED: usize = 200;
@@ -90,8 +98,27 @@ impl Cleaner {
                 break;
             }
         }
+        let large = self.clean_large().await?;
+        Malformed {
+            too_large: large,
+            ..Malformed::default()
+        }
+        .note();
         self.forget_workers().await?;
-        Ok(removed)
+        Ok(removed + large)
+    }
+
+    async fn clean_large(&self) -> Result<u64, QueueError> {
+        let mut script = CLEAN_LARGE.prepare_invoke();
+        script
+            .key(&self.keys.data)
+            .key(&self.keys.meta)
+            .key(&self.keys.dead)
+            .arg(SAMPLED)
+            .arg(MAX_PAYLOAD_BYTES);
+        self.link
+            .call(async |connection| script.invoke_async(connection).await)
+            .await
     }
 
     async fn clean_done(&self) -> Result<u64, QueueError> {

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use uuid::Uuid;
 
 /// The script that other producers use, too.
-const ENQUEUE: &str = include_str!("../../../contracts/enqueue.lua");
+pub(super) const ENQUEUE: &str = include_str!("../../../contracts/enqueue.lua");
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(ENQUEUE));
 
 /// Hints in one round trip.

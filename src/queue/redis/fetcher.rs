@@ -7,6 +7,7 @@
 use super::ahead::{Ahead, Place};
 use super::backoff::Backoff;
 use super::bell::{Bell, BellOrTick};
+use super::cause;
 use super::custody;
 use super::keys::Keys;
 use super::link::Link;
@@ -79,7 +80,7 @@ impl Fetcher {
             let name = WorkerId::fresh(&self.host).0;
             let end = match self.start(&name, &mut held).await {
                 Ok(end) => end,
-                Err(error) => End::Failed(error.to_string()),
+                Err(error) => End::Failed(cause::words(&error)),
             };
             match end {
                 End::Stopped => break,
@@ -163,23 +164,14 @@ impl Fetcher {
         while let Some(worker) = held.last() {
             let back = custody::hand_back(connection, &self.keys, worker).await?;
             found.returned += back.returned;
-            found.dropped += back.dropped;
+            found.malformed.dropped += back.malformed.dropped;
+            found.malformed.too_large += back.malformed.too_large;
             held.pop();
         }
         if !self.stop.is_cancelled() {
-            let sifted = custody::sift(connection, &self.keys).await?;
-            found.repaired += sifted.repaired;
-            found.dropped += sifted.dropped;
+            found.malformed.keys += custody::heal(connection, &self.keys).await?;
         }
-        if found.dropped + found.repaired > 0 {
-            metrics::counter!("verifyd_queue_malformed_total")
-                .increment(found.dropped + found.repaired);
-            tracing::warn!(
-                repaired = found.repaired,
-                dropped = found.dropped,
-                "the queue held entries that were not written by the enqueue script"
-            );
-        }
+        found.malformed.note();
         if found.returned > 0 {
             tracing::info!(
                 returned = found.returned,
@@ -271,7 +263,8 @@ impl Fetcher {
             .emit_events(false)
             .idempotency_ttl(Some(Duration::from_secs(3600)));
         let bell = Arc::clone(&self.bell);
-        let backend = Ahead::new(config, connection, bell, Arc::clone(&self.slots))
+        let keys = self.keys.clone();
+        let backend = Ahead::new(config, keys, connection, bell, Arc::clone(&self.slots))
             .with_codec(RawBytes)
             .poll_with_strategy(BellOrTick::new(
                 Arc::clone(&self.bell),

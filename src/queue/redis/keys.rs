@@ -14,6 +14,8 @@ pub(super) struct Keys {
     pub signal: String,
     /// Prefix of one hash per delivery: attempts, max_attempts, status.
     pub meta: String,
+    /// Sorted set: ids that others have scheduled, by the second when they are due.
+    pub scheduled: String,
     /// Set of acknowledged ids.
     pub done: String,
     /// Set of rejected ids.
@@ -34,6 +36,7 @@ impl Keys {
             active: format!("{queue}:active"),
             signal: format!("{queue}:signal"),
             meta: format!("{queue}:meta"),
+            scheduled: format!("{queue}:scheduled"),
             done: format!("{queue}:done"),
             dead: format!("{queue}:dead"),
             workers: format!("{queue}:workers"),

@@ -1,12 +1,13 @@
 //! Connections to the one Redis server.
 
+use super::cause;
 use super::settings::{RedisSettings, RedisSettingsError};
 use crate::ports::queue::QueueError;
 use crate::queue::pulse::Vitals;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, PubSub};
-use redis::{Client, RedisError, RedisResult, ServerErrorKind};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub};
+use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, ServerErrorKind};
 use secrecy::ExposeSecret;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,10 @@ pub(super) struct Link {
     client: Client,
     config: ConnectionManagerConfig,
     shared: Mutex<Option<ConnectionManager>>,
+    /// Whether the server has been reached since this process started.
+    reached: AtomicBool,
     connect_timeout: Duration,
+    response_timeout: Duration,
     call_timeout: Duration,
     vitals: Arc<Vitals>,
 }
@@ -31,7 +35,7 @@ impl Link {
     /// Connects to nothing yet.
     pub fn new(settings: &RedisSettings, vitals: Arc<Vitals>) -> Result<Self, RedisSettingsError> {
         let client = Client::open(settings.url.expose_secret())
-            .map_err(|_| RedisSettingsError::Url("the client does not accept it"))?;
+            .map_err(|_| RedisSettingsError::Url("the client does not accept it".to_owned()))?;
         // apalis_redis::connect waits 500 ms for an answer, and one slow answer ends a worker.
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(settings.connect_timeout))
@@ -42,7 +46,9 @@ impl Link {
             client,
             config,
             shared: Mutex::new(None),
+            reached: AtomicBool::new(false),
             connect_timeout: settings.connect_timeout,
+            response_timeout: settings.response_timeout,
             call_timeout: settings.call_timeout(),
             vitals,
         })
@@ -62,11 +68,32 @@ impl Link {
         }
     }
 
+    /// Whether the server can be used, tried once. A connection that retries says no more, in the end,
+    /// than that there was no answer in time. Does nothing once the server has been reached: what is
+    /// wrong later may pass, and is retried.
+    pub async fn first_contact(&self) -> Result<(), QueueError> {
+        if self.reached.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let tried =
+            cause::try_to_connect(&self.client, self.connect_timeout, self.response_timeout);
+        let result = match tokio::time::timeout(self.call_timeout, tried).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("no answer within {:?}", self.call_timeout)),
+        };
+        self.vitals
+            .connected
+            .store(result.is_ok(), Ordering::Relaxed);
+        self.reached.store(result.is_ok(), Ordering::Relaxed);
+        result.map_err(QueueError::Unavailable)
+    }
+
     /// Runs one short exchange over the shared connection, within connect and response timeout.
     pub async fn call<T, F>(&self, exchange: F) -> Result<T, QueueError>
     where
         F: AsyncFnOnce(&mut ConnectionManager) -> RedisResult<T>,
     {
+        self.first_contact().await?;
         let mut connection = self.shared()?;
         let answer = tokio::time::timeout(self.call_timeout, exchange(&mut connection)).await;
         let (result, renew) = match answer {
@@ -86,6 +113,27 @@ impl Link {
             .connected
             .store(result.is_ok(), Ordering::Relaxed);
         result
+    }
+
+    /// Runs one short exchange over a connection of its own, which is tried once.
+    pub async fn once<T, F>(&self, exchange: F) -> Result<T, QueueError>
+    where
+        F: AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
+    {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(Some(self.call_timeout));
+        let exchange = async {
+            let connection = self
+                .client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?;
+            exchange(connection).await
+        };
+        match tokio::time::timeout(self.call_timeout, exchange).await {
+            Ok(answer) => answer.map_err(|error| unavailable(&error)),
+            Err(_) => Err(QueueError::Unavailable("no answer in time".into())),
+        }
     }
 
     fn shared(&self) -> Result<ConnectionManager, QueueError> {
@@ -109,5 +157,5 @@ fn outlived(error: &RedisError) -> bool {
 /// Says what went wrong. The client's messages name commands and the server's answer, never the
 /// URL.
 pub(super) fn unavailable(error: &RedisError) -> QueueError {
-    QueueError::Unavailable(error.to_string())
+    QueueError::Unavailable(cause::words(error))
 }

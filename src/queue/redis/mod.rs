@@ -5,7 +5,7 @@
 //!
 //! A delivery's way: `contracts/enqueue.lua` writes it (`enqueue`) and publishes → the `Listener`
 //! rings the `Bell` of every `Fetcher` → its worker fetches as many as the consumer has places
-//! (`Ahead`) → `Work` decodes and calls the handler → acknowledged into `done`, or into `dead`
+//! (`Ahead`, `next`) → `Work` decodes and calls the handler → acknowledged into `done`, or into `dead`
 //! when it was no hint → the `Cleaner` removes it. What a worker held when it ended goes back
 //! (`custody`).
 //!
@@ -26,26 +26,33 @@
 //! | attempts are not counted where a job ends its process | attempts and leases are in the database |
 //! | defaults that differ from their documentation | every setting is given |
 //! | an id that was used before is dropped silently | a new UUIDv7 for each delivery |
-//! | an entry without data or meta, or an id that is read as a number or ULID and written back differently (`007`), ends every worker that gets it | refused by the script; of other writers, repaired or removed by `custody` |
+//! | an entry without data or meta, or an id that is read as a number or ULID and written back differently (`007`), ends every worker that gets it | refused by the script; of other writers, repaired or removed when it is fetched (`next`) |
+//! | payloads and metas of any size are fetched | `next` looks at the length first: what is longer than any hint is removed unread |
+//! | 8,000 entries that are due in the sorted set wedge the queue | `next` moves 500 at a time |
 //! | the bound on concurrency counts only jobs whose worker lives | the permit is held by the handler's own task |
 //! | the text of a panic is stored as the job's result | a fixed text |
 //! | a Redis Cluster is not served | one primary for each queue |
 
+mod address;
 mod ahead;
 mod backoff;
 mod bell;
+mod cause;
 mod cleaner;
 mod custody;
 mod enqueue;
 mod fetcher;
 mod keys;
 mod link;
+mod next;
 mod observed;
+mod probe;
 mod rejected;
 mod removal;
 mod settings;
 mod work;
 
+pub use address::problem as address_problem;
 pub use removal::{RemovalError, remove_queue, try_queue};
 pub use settings::{RedisSettings, RedisSettingsError};
 
@@ -165,6 +172,7 @@ impl Queue for RedisQueue {
         companions.spawn(listener.run(beside.clone()));
         let cleaner = Cleaner::new(Arc::clone(&self.link), self.keys.clone(), &self.settings);
         companions.spawn(cleaner.run(beside.clone()));
+        companions.spawn(say_what_is_wrong(Arc::clone(&self.link), beside.clone()));
 
         let mut fetchers = JoinSet::new();
         for bell in &bells {
@@ -210,6 +218,10 @@ impl Queue for RedisQueue {
             .await
     }
 
+    async fn try_sending(&self) -> Result<(), QueueError> {
+        probe::put_and_take_back(&self.link, &self.keys).await
+    }
+
     fn health(&self) -> QueueHealth {
         self.vitals.health()
     }
@@ -223,5 +235,17 @@ impl Queue for RedisQueue {
         self.link
             .call(async |connection| ping.query_async::<()>(connection).await)
             .await
+    }
+}
+
+/// Logs at once why the server cannot be used when the consumer starts. The fetchers retry, and say so
+/// only after their last attempt.
+async fn say_what_is_wrong(link: Arc<Link>, stop: CancellationToken) {
+    let contact = tokio::select! {
+        () = stop.cancelled() => return,
+        contact = link.first_contact() => contact,
+    };
+    if let Err(error) = contact {
+        tracing::warn!(%error, "no hints arrive; runs are taken from the database until the queue can be used");
     }
 }

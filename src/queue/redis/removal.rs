@@ -5,7 +5,10 @@ use super::link::Link;
 use super::settings::{RedisSettings, RedisSettingsError};
 use crate::ports::queue::QueueError;
 use crate::queue::pulse::Vitals;
-use std::sync::Arc;
+use redis::Script;
+use std::sync::{Arc, LazyLock};
+
+static REMOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/remove.lua")));
 
 /// Keys looked at in one step of the scan; meanwhile Redis does nothing else.
 const STEP: usize = 1000;
@@ -45,28 +48,12 @@ pub async fn remove_queue(settings: &RedisSettings) -> Result<u64, RemovalError>
     let mut removed = 0;
     let mut cursor = 0_u64;
     loop {
-        let (next, found): (u64, Vec<String>) = link
-            .call(async |connection| {
-                redis::cmd("SCAN")
-                    .arg(cursor)
-                    .arg("MATCH")
-                    .arg(keys.pattern())
-                    .arg("COUNT")
-                    .arg(STEP)
-                    .query_async(connection)
-                    .await
-            })
+        let mut script = REMOVE.prepare_invoke();
+        script.arg(cursor).arg(keys.pattern()).arg(STEP);
+        let (next, step): (u64, u64) = link
+            .call(async |connection| script.invoke_async(connection).await)
             .await?;
-        if !found.is_empty() {
-            removed += link
-                .call(async |connection| {
-                    redis::cmd("UNLINK")
-                        .arg(&found)
-                        .query_async::<u64>(connection)
-                        .await
-                })
-                .await?;
-        }
+        removed += step;
         cursor = next;
         if cursor == 0 {
             break;

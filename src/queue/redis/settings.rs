@@ -1,5 +1,6 @@
 //! The section `[redis]`.
 
+use super::address;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::time::Duration;
@@ -53,8 +54,8 @@ pub struct RedisSettings {
 /// What is wrong with the section `[redis]`. Never quotes the URL: it holds the password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisSettingsError {
-    #[error("redis.url is not redis://… or rediss://…: {0}")]
-    Url(&'static str),
+    #[error("redis.url cannot be used: {0}; allowed is redis://… or rediss://…")]
+    Url(String),
     #[error(
         "redis.queue is {0:?}, allowed: 1 to 64 letters, digits, `_`, `-` and `.` (Redis keys and channels are made from it)"
     )]
@@ -70,13 +71,14 @@ pub enum RedisSettingsError {
 impl RedisSettings {
     /// Refuses what cannot work.
     pub fn validate(&self) -> Result<(), RedisSettingsError> {
-        let url = url::Url::parse(self.url.expose_secret())
-            .map_err(|_| RedisSettingsError::Url("it cannot be parsed"))?;
-        if !matches!(url.scheme(), "redis" | "rediss") {
-            return Err(RedisSettingsError::Url("another scheme"));
+        let url = self.url.expose_secret();
+        if !matches!(url.split_once(':'), Some(("redis" | "rediss", _))) {
+            return Err(RedisSettingsError::Url(
+                "its scheme is not known".to_owned(),
+            ));
         }
-        if url.host_str().is_none_or(str::is_empty) {
-            return Err(RedisSettingsError::Url("no host"));
+        if let Some(problem) = address::problem(url) {
+            return Err(RedisSettingsError::Url(problem));
         }
         let name = &self.queue;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
@@ -192,7 +194,12 @@ mod tests {
 
     #[test]
     fn an_unusable_url_is_refused_without_being_quoted() {
-        for url in ["http://u:canary@h", "redis://", "canary"] {
+        for url in [
+            "http://u:canary@h",
+            "redis://",
+            "canary",
+            "redis://:can/canary@h",
+        ] {
             let error = settings(url).validate().unwrap_err();
             assert!(matches!(error, RedisSettingsError::Url(_)));
             assert!(!error.to_string().contains("canary"), "{error}");

@@ -5,7 +5,7 @@
 //! first one did, in statements that begin after the wait.
 
 use super::{ADVISORY_PRUNE, ADVISORY_SPACE, InTx, PostgresStore, Tx, commit, run_type};
-use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use crate::ports::acknowledgements::{
     AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
@@ -20,10 +20,11 @@ use sqlx::{Postgres, QueryBuilder};
 /// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
 macro_rules! columns {
     () => {
-        "a.id, a.operation_run_id, a.check_key, a.reason_code, a.reason, a.acknowledged_by, \
-         a.acknowledged_at::timestamptz AS acknowledged_at, \
-         a.expires_at::timestamptz AS expires_at, \
-         a.withdrawn_at::timestamptz AS withdrawn_at, a.withdrawn_by"
+        "a.id, a.operation_run_id, left(a.check_key, 300) AS check_key, \
+         left(a.reason_code, 300) AS reason_code, left(a.reason, 4000) AS reason, \
+         left(a.acknowledged_by, 300) AS acknowledged_by, \
+         a.acknowledged_at::timestamptz AS acknowledged_at, a.expires_at::timestamptz AS expires_at, \
+         a.withdrawn_at::timestamptz AS withdrawn_at, left(a.withdrawn_by, 300) AS withdrawn_by"
     };
 }
 
@@ -53,6 +54,16 @@ macro_rules! found_in {
     };
 }
 
+/// Whether `a` was made on the completed run that `r` is now, and not on an earlier run of the same id.
+macro_rules! is_of_this_run {
+    () => {
+        concat!(
+            "extract(epoch FROM a.acknowledged_at::timestamptz) + 1 \
+                 >= extract(epoch FROM r.completed_at::timestamptz)"
+        )
+    };
+}
+
 /// Not while runs are being pruned, and one at a time for each run.
 const TAKE_TURNS: &str = "\
     SELECT pg_advisory_xact_lock_shared($1, $2), \
@@ -61,8 +72,10 @@ const TAKE_TURNS: &str = "\
 const ALREADY: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a \
+    " FROM verification_check_acknowledgements a JOIN operation_runs r ON r.id = a.operation_run_id \
       WHERE a.operation_run_id = $1 AND a.check_key = $2 AND ",
+    is_of_this_run!(),
+    " AND ",
     active!(),
     " ORDER BY a.id LIMIT 1"
 );
@@ -140,12 +153,11 @@ const NOTHING_OPEN: &str = "\
 
 const WITHDRAW: &str = concat!(
     "UPDATE verification_check_acknowledgements a \
-     SET withdrawn_at = coalesce(a.withdrawn_at, now()), \
-         withdrawn_by = CASE WHEN a.withdrawn_at IS NULL THEN $2 ELSE a.withdrawn_by END \
-     FROM operation_runs r WHERE a.id = $1 AND r.id = a.operation_run_id AND r.type = ",
+     SET withdrawn_at = now(), withdrawn_by = $2 FROM operation_runs r \
+     WHERE a.id = $1 AND a.withdrawn_at IS NULL AND r.id = a.operation_run_id AND r.type = ",
     run_type!(),
-    " RETURNING ",
-    columns!()
+    " AND ",
+    is_of_this_run!()
 );
 
 const FROM_RUNS: &str = concat!(
@@ -154,7 +166,10 @@ const FROM_RUNS: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
-    " WHERE true"
+    " AND ",
+    is_of_this_run!(),
+    " WHERE a.check_key IS NOT NULL AND a.reason IS NOT NULL AND a.acknowledged_by IS NOT NULL \
+      AND a.acknowledged_at IS NOT NULL"
 );
 
 const ONE: &str = concat!(
@@ -163,6 +178,8 @@ const ONE: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " WHERE a.id = $1"
 );
 
@@ -174,6 +191,8 @@ const OF_RUN: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " WHERE r.id = $1 \
      UNION ALL SELECT ",
     columns!(),
@@ -188,6 +207,8 @@ const OF_RUN: &str = concat!(
        AND (a.withdrawn_at IS NULL OR a.withdrawn_at::timestamptz > r.completed_at::timestamptz) \
        AND (a.expires_at IS NULL OR a.expires_at::timestamptz > r.completed_at::timestamptz) \
       JOIN operation_runs f ON f.id = k.from_run_id \
+       AND abs(extract(epoch FROM f.completed_at::timestamptz) \
+               - extract(epoch FROM k.from_completed_at)) <= 1 \
        AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id \
        AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id \
       WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
@@ -222,6 +243,23 @@ impl PostgresStore {
             .await
             .map_err(from_sqlx)?;
         Ok(())
+    }
+
+    async fn one_acknowledgement(
+        &self,
+        tx: &mut InTx<'_>,
+        id: AcknowledgementId,
+    ) -> Result<Option<Acknowledgement>, StoreError> {
+        let row: Option<AcknowledgementRow> = self
+            .rows(ONE)
+            .bind(id.0)
+            .fetch_optional(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        match row {
+            Some(row) => Ok(Some(self.with_actor(tx, row.try_into()?).await?)),
+            None => Ok(None),
+        }
     }
 
     async fn carry(
@@ -277,8 +315,9 @@ impl AcknowledgementStore for PostgresStore {
                 .await
                 .map_err(from_sqlx)?;
             if let Some(row) = already {
+                let found = self.with_actor(&mut tx, row.try_into()?).await?;
                 commit(tx).await?;
-                return Ok((row.try_into()?, false));
+                return Ok((found, false));
             }
             let row: Option<AcknowledgementRow> = self
                 .rows(INSERT)
@@ -295,6 +334,9 @@ impl AcknowledgementStore for PostgresStore {
             if let Some(connection) = new.connection {
                 self.carry(&mut tx, made.id, connection, new).await?;
             }
+            self.note_acknowledged(&mut tx, made.id, &new.through)
+                .await?;
+            let made = self.with_actor(&mut tx, made).await?;
             commit(tx).await?;
             Ok((made, true))
         })
@@ -305,18 +347,23 @@ impl AcknowledgementStore for PostgresStore {
         &self,
         id: AcknowledgementId,
         by: &str,
+        through: &Actor,
     ) -> Result<Option<Acknowledgement>, StoreError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            let row: Option<AcknowledgementRow> = self
-                .rows(WITHDRAW)
+            let withdrawn = self
+                .sql(WITHDRAW)
                 .bind(id.0)
                 .bind(by)
-                .fetch_optional(&mut *tx)
+                .execute(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
+            if withdrawn.rows_affected() > 0 {
+                self.note_withdrawn(&mut tx, id, through).await?;
+            }
+            let found = self.one_acknowledgement(&mut tx, id).await?;
             commit(tx).await?;
-            row.map(TryInto::try_into).transpose()
+            Ok(found)
         })
         .await
     }
@@ -327,14 +374,9 @@ impl AcknowledgementStore for PostgresStore {
     ) -> Result<Option<Acknowledgement>, StoreError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            let row: Option<AcknowledgementRow> = self
-                .rows(ONE)
-                .bind(id.0)
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            let found = self.one_acknowledgement(&mut tx, id).await?;
             commit(tx).await?;
-            row.map(TryInto::try_into).transpose()
+            Ok(found)
         })
         .await
     }
@@ -348,8 +390,9 @@ impl AcknowledgementStore for PostgresStore {
                 .fetch_all(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
+            let found = self.with_actors(&mut tx, rows::all(found)?).await?;
             commit(tx).await?;
-            rows::all(found)
+            Ok(found)
         })
         .await
     }
@@ -390,8 +433,9 @@ impl AcknowledgementStore for PostgresStore {
                 .fetch_all(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
+            let found = self.with_actors(&mut tx, rows::all(found)?).await?;
             commit(tx).await?;
-            rows::all(found)
+            Ok(found)
         })
         .await
     }

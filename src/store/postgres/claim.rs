@@ -2,38 +2,60 @@
 //!
 //! Every transition locks the run first, then its attempt.
 
+use super::bounds::{context_columns, is_claimable, is_small};
 use super::together::ClaimRequest;
 use super::{PostgresStore, Tx, commit, futile, rollback, run_type, seconds};
+use crate::domain::run::RunRequest;
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{
-    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError,
+    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, ContextSize, MAX_FUTILE_ATTEMPTS, StoreError,
 };
+use crate::store::claims::{self, ContextRow, TakenRow};
 use crate::store::error::from_sqlx;
 use crate::store::from_row::from_row;
-use crate::store::rows::RunRow;
 use crate::store::together::together;
 use chrono::{DateTime, Utc};
+use sqlx::{Connection as _, FromRow as _, Row as _};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Waits for whoever holds the run, then takes it. `not_before` is tested again below, in a
-/// statement that begins after the wait. What the run holds stays where it is when reading it has
-/// led to nothing `$2` times.
-const TAKE_RUN: &str = concat!(
-    "UPDATE operation_runs r SET status = 'running', started_at = coalesce(r.started_at, now()) \
-     FROM (SELECT count(*) < $2 AS readable FROM verifyd.run_attempts \
-           WHERE run_id = $1 AND ",
-    futile!(),
-    ") h WHERE r.id = $1 AND r.type = ",
+/// Whether the context of the run can be read beside others.
+const IS_SMALL: &str = concat!(
+    "SELECT ",
+    is_small!("r.context"),
+    " FROM operation_runs r WHERE r.id = $1 AND r.type = ",
+    run_type!()
+);
+
+/// Waits for whoever holds the run.
+const LOCK_QUEUED: &str = concat!(
+    "SELECT 1 FROM operation_runs WHERE id = $1 AND type = ",
     run_type!(),
-    " AND r.status = 'queued' AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
-                                           WHERE d.run_id = r.id AND d.not_before > now()) \
-     RETURNING r.id, r.workspace_id, r.tenant_id, r.type, r.status, \
-         CASE WHEN h.readable THEN r.outcome END AS outcome, \
-         CASE WHEN h.readable THEN r.context END AS context, \
-         CASE WHEN h.readable THEN r.failure_summary END AS failure_summary, \
-         r.created_at::timestamptz AS created_at, r.started_at::timestamptz AS started_at, \
-         r.completed_at::timestamptz AS completed_at"
+    " AND status = 'queued' FOR NO KEY UPDATE"
+);
+
+/// Takes the run, which is locked. `not_before` is tested again below. `readable` is false when reading
+/// the run's context has led to nothing `$2` times.
+const TAKE_RUN: &str = concat!(
+    "UPDATE operation_runs r SET status = 'running', \
+         started_at = CASE WHEN h.own > 0 THEN coalesce(r.started_at, now()) ELSE now() END \
+     FROM (SELECT count(*) FILTER (WHERE ",
+    futile!(),
+    ") < $2 AS readable, count(*) FILTER (WHERE NOT earlier) AS own \
+           FROM verifyd.run_attempts WHERE run_id = $1) h WHERE r.id = $1 AND r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' AND ",
+    is_claimable!(),
+    " AND (h.own = 0 OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
+                                    WHERE d.run_id = r.id AND d.not_before > now())) \
+     RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at, h.readable"
+);
+
+/// `$2`: most bytes of the context.
+const CONTEXT: &str = concat!(
+    "SELECT ",
+    context_columns!("$2"),
+    " FROM operation_runs r WHERE r.id = $1"
 );
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
@@ -44,16 +66,18 @@ const SUPERSEDE: &str = "UPDATE verifyd.run_attempts SET ended_at = clock_timest
 const OPEN_ATTEMPT: &str = concat!(
     "WITH history AS ( \
         SELECT clock_timestamp() AS at, coalesce(max(attempt), 0) AS last, \
-               count(*) FILTER (WHERE counted) AS spent, \
-               count(*) FILTER (WHERE counted AND end_reason = 'worker_lost') AS lost, \
+               count(*) FILTER (WHERE NOT earlier) AS own, \
+               count(*) FILTER (WHERE NOT earlier AND counted) AS spent, \
+               count(*) FILTER (WHERE NOT earlier AND counted \
+                                      AND end_reason = 'worker_lost') AS lost, \
                count(*) FILTER (WHERE ",
     futile!(),
-    ") AS futile, min(claimed_at) AS first_claimed_at \
+    ") AS futile, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at \
         FROM verifyd.run_attempts WHERE run_id = $1 \
     ), judged AS ( \
         SELECT h.*, h.spent >= $4 OR h.futile >= $6 AS exhausted, \
-               EXISTS (SELECT FROM verifyd.run_deliveries d \
-                       WHERE d.run_id = $1 AND d.not_before > h.at) AS waits \
+               h.own > 0 AND EXISTS (SELECT FROM verifyd.run_deliveries d \
+                                     WHERE d.run_id = $1 AND d.not_before > h.at) AS waits \
         FROM history h \
     ), opened AS ( \
         INSERT INTO verifyd.run_attempts \
@@ -134,9 +158,25 @@ impl PostgresStore {
         policy: &ClaimPolicy,
     ) -> Result<ClaimAnswer, StoreError> {
         let token = Uuid::new_v4();
+        let _one_at_a_time = match self.is_small(run).await? {
+            false => Some(self.large_contexts.lock().await),
+            true => None,
+        };
         let mut tx = self.begin().await?;
-        let taken: Option<RunRow> = self
-            .rows(TAKE_RUN)
+        let locked = self
+            .scalar::<i32>(LOCK_QUEUED)
+            .bind(run.0)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        if locked.is_none() {
+            rollback(tx).await?;
+            return Ok(ClaimAnswer::NotClaimable);
+        }
+        // These begin after the run was locked, so they see what was committed before.
+        self.set_aside(&mut tx, run).await?;
+        let taken = self
+            .sql(TAKE_RUN)
             .bind(run.0)
             .bind(i64::from(MAX_FUTILE_ATTEMPTS))
             .fetch_optional(&mut *tx)
@@ -146,7 +186,8 @@ impl PostgresStore {
             rollback(tx).await?;
             return Ok(ClaimAnswer::NotClaimable);
         };
-        // These begin after the run was locked, so they see what was committed before.
+        let readable: bool = taken.try_get("readable").map_err(from_sqlx)?;
+        let taken = TakenRow::from_row(&taken).map_err(from_sqlx)?;
         self.sql(SUPERSEDE)
             .bind(run.0)
             .execute(&mut *tx)
@@ -172,12 +213,16 @@ impl PostgresStore {
                 ClaimAnswer::NeedsToBeAlone
             });
         };
-        let run = taken.try_into()?;
+        let (request, context) = match readable {
+            true => self.read_context(&mut tx, run).await?,
+            false => (RunRequest::default(), ContextSize::Unknown),
+        };
         commit(tx).await?;
         let spent = u32::try_from(judged.spent).unwrap_or(u32::MAX);
         Ok(ClaimAnswer::Claimed(Box::new(Claim {
             start: None,
-            run,
+            run: taken.with(request),
+            context,
             attempt,
             token,
             worker: worker.clone(),
@@ -187,6 +232,47 @@ impl PostgresStore {
             first_claimed_at: judged.first_claimed_at.unwrap_or(claimed_at),
             claimed_at,
         })))
+    }
+
+    /// True where there is no such run, too.
+    async fn is_small(&self, run: RunId) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let small: Option<bool> = self
+            .scalar(IS_SMALL)
+            .bind(run.0)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        Ok(small.unwrap_or(true))
+    }
+
+    /// What the server cannot show is told as such: the run must come to its end.
+    async fn read_context(
+        &self,
+        tx: &mut Tx,
+        run: RunId,
+    ) -> Result<(RunRequest, ContextSize), StoreError> {
+        let mut inner = tx.begin().await.map_err(from_sqlx)?;
+        let read: Result<ContextRow, StoreError> = self
+            .rows(CONTEXT)
+            .bind(run.0)
+            .bind(self.context_bytes)
+            .fetch_one(&mut *inner)
+            .await
+            .map_err(from_sqlx);
+        match read {
+            Ok(row) => {
+                commit(inner).await?;
+                Ok(row.read(self.context_bytes))
+            }
+            Err(error) if error.is_transient() => Err(error),
+            Err(error) => {
+                rollback(inner).await?;
+                tracing::warn!(run = run.0, %error, "the context of a run cannot be read");
+                Ok((claims::unreadable(), ContextSize::Large))
+            }
+        }
     }
 
     /// Locks the run if it is still running. Whatever follows in this transaction sees everything

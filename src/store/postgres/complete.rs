@@ -5,19 +5,38 @@
 //! before the wait. So the run is locked by a statement of its own, and the token is tested on the
 //! attempt's row by the statement that ends it.
 
+use super::bounds::MERGED_BYTES;
+use super::earlier::FirstReport;
 use super::together::CompletionRequest;
 use super::{InTx, PostgresStore, Tx, commit, rollback, run_type};
 use crate::domain::completion::Completion;
 use crate::domain::notice::Notice;
 use crate::domain::{ConnectionId, RunId};
-use crate::ports::store::{Claim, StoreError};
+use crate::ports::store::{Claim, ContextSize, StoreError};
 use crate::store::completion::{
-    InventoryRow, context_patch, event, failure_summary, message_id, notice,
+    InventoryRow, NOTHING_KEPT, context_defaults, context_patch, event, failure_summary,
+    kept_bytes, message_id, notice,
 };
 use crate::store::error::from_sqlx;
 use crate::store::together::together;
 use chrono::{DateTime, Utc};
 
+/// What the run's context becomes. What a producer wrote stays: members that verifyd does not write as
+/// they are, and what is no object as the member `producer_context`.
+macro_rules! completed_context {
+    ($defaults:literal, $patch:literal) => {
+        concat!(
+            $defaults,
+            " || (CASE coalesce(jsonb_typeof(r.context), 'null') WHEN 'object' THEN r.context \
+                  WHEN 'null' THEN '{}' \
+                  ELSE jsonb_build_object('producer_context', r.context) END) || ",
+            $patch
+        )
+    };
+}
+pub(super) use completed_context;
+
+/// `$8`: a context of more bytes is replaced.
 const COMPLETE: &str = concat!(
     "WITH ended AS ( \
         UPDATE verifyd.run_attempts SET ended_at = clock_timestamp(), end_reason = 'completed' \
@@ -25,8 +44,10 @@ const COMPLETE: &str = concat!(
     ) \
     UPDATE operation_runs r \
     SET status = 'completed', outcome = $4, completed_at = now(), failure_summary = $6, \
-        context = CASE WHEN jsonb_typeof(r.context) = 'object' THEN r.context ELSE '{}' END || $5 \
-    FROM ended \
+        context = CASE WHEN pg_column_size(r.context) > $8 \
+            THEN $7::jsonb || '{\"producer_context_dropped\": true}' || $5::jsonb ELSE ",
+    completed_context!("$7::jsonb", "$5::jsonb"),
+    " END FROM ended \
     WHERE r.id = ended.run_id AND r.type = ",
     run_type!(),
     " AND r.status = 'running' \
@@ -66,18 +87,43 @@ impl PostgresStore {
         claim: &Claim,
         completion: &Completion,
     ) -> Result<bool, StoreError> {
-        let request = CompletionRequest::new(claim, completion)?;
-        if together(self, request).await.is_some() {
-            return Ok(true);
+        if claim.context == ContextSize::Small {
+            let request = CompletionRequest::new(claim, completion)?;
+            if together(self, request).await.is_some() {
+                return Ok(true);
+            }
         }
         // As in `claim_run`.
-        Box::pin(self.complete_alone(claim, completion)).await
+        Box::pin(self.complete_by_itself(claim, completion)).await
+    }
+
+    /// A context that the server refuses to copy does not keep the run from its end.
+    async fn complete_by_itself(
+        &self,
+        claim: &Claim,
+        completion: &Completion,
+    ) -> Result<bool, StoreError> {
+        let _one_at_a_time = match claim.context {
+            ContextSize::Large => Some(self.large_contexts.lock().await),
+            _ => None,
+        };
+        let kept = kept_bytes(claim.context, MERGED_BYTES);
+        match self.complete_alone(claim, completion, kept).await {
+            Err(StoreError::Refused(why)) if kept != NOTHING_KEPT => {
+                tracing::warn!(%why, "the context of the run cannot be kept");
+                let dropped = self.complete_alone(claim, completion, NOTHING_KEPT).await;
+                // What is refused for another reason is told with that.
+                dropped.map_err(|_| StoreError::Refused(why))
+            }
+            completed => completed,
+        }
     }
 
     async fn complete_alone(
         &self,
         claim: &Claim,
         completion: &Completion,
+        kept: i64,
     ) -> Result<bool, StoreError> {
         let run = claim.run.id;
         let patch = context_patch(completion)?;
@@ -99,6 +145,8 @@ impl PostgresStore {
             .bind(completion.outcome.as_str())
             .bind(patch)
             .bind(failures)
+            .bind(context_defaults(completion)?)
+            .bind(kept)
             .fetch_optional(&mut *tx)
             .await
             .map_err(from_sqlx)?;
@@ -112,6 +160,9 @@ impl PostgresStore {
             .await
             .map_err(from_sqlx)?;
         self.refresh_inventories(&mut tx, inventory.as_slice())
+            .await?;
+        let first = FirstReport::of(claim, completion.connection);
+        self.forget_latest_reports(&mut tx, first.as_slice())
             .await?;
         let changed = self.write_latest(&mut tx, run, completion).await?;
         let notice = notice(claim, completion, changed);

@@ -1,5 +1,7 @@
 //! Provider connections and their credentials.
 
+use super::bounds::{is_valid_connection, short};
+use super::earlier::{carries_fingerprint, latest_report_of_connection};
 use super::{PostgresStore, Tx, commit, rollback};
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
@@ -14,19 +16,48 @@ use sqlx::{FromRow as _, PgConnection, Row as _};
 
 macro_rules! connection_columns {
     () => {
-        "c.id, c.workspace_id, c.tenant_id, c.provider, c.display_name, c.status, \
-         c.entra_tenant_id, c.client_id, c.cloud, c.module, \
-         c.created_at::timestamptz AS created_at, c.updated_at::timestamptz AS updated_at"
+        concat!(
+            "c.id, c.workspace_id, c.tenant_id",
+            ", ",
+            short!("c.provider"),
+            " AS provider",
+            ", ",
+            short!("c.display_name"),
+            " AS display_name",
+            ", ",
+            short!("c.status"),
+            " AS status",
+            ", ",
+            short!("c.entra_tenant_id"),
+            " AS entra_tenant_id",
+            ", ",
+            short!("c.client_id"),
+            " AS client_id",
+            ", ",
+            short!("c.cloud"),
+            " AS cloud",
+            ", ",
+            short!("c.module"),
+            " AS module",
+            ", c.created_at::timestamptz AS created_at, c.updated_at::timestamptz AS updated_at"
+        )
     };
 }
 
 pub(super) use connection_columns;
 
+/// Of `provider_credentials k`. A payload that is too large is NULL, and its length is told.
 macro_rules! credential_columns {
     () => {
-        "k.kind AS credential_kind, k.payload AS credential_payload, \
-         k.expires_at::timestamptz AS credential_expires_at, \
-         k.updated_at::timestamptz AS credential_updated_at"
+        concat!(
+            "k.id AS credential_id, ",
+            short!("k.kind"),
+            " AS credential_kind, \
+             CASE WHEN octet_length(k.payload) <= 262144 THEN k.payload END AS credential_payload, \
+             octet_length(k.payload)::bigint AS credential_bytes, \
+             k.expires_at::timestamptz AS credential_expires_at, \
+             k.updated_at::timestamptz AS credential_updated_at"
+        )
     };
 }
 
@@ -45,8 +76,9 @@ const CONNECTIONS: &str = concat!(
     "SELECT ",
     connection_columns!(),
     " FROM provider_connections c \
-      WHERE ($1::bigint IS NULL OR c.tenant_id = $1) AND ($2::bigint IS NULL OR c.id > $2) \
-      ORDER BY c.id LIMIT $3"
+      WHERE ($1::bigint IS NULL OR c.tenant_id = $1) AND ($2::bigint IS NULL OR c.id > $2) AND ",
+    is_valid_connection!(),
+    " ORDER BY c.id LIMIT $3"
 );
 
 const CREDENTIALS: &str = concat!(
@@ -104,8 +136,9 @@ const START: &str = concat!(
       FROM provider_connections c \
       LEFT JOIN LATERAL (SELECT * FROM provider_credentials n \
                          WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true \
-      LEFT JOIN verifyd.latest_reports l ON l.connection_id = c.id \
-      WHERE c.id = ANY($1)"
+      LEFT JOIN ",
+    latest_report_of_connection!(carries_fingerprint!()),
+    " WHERE c.id = ANY($1)"
 );
 
 impl PostgresStore {

@@ -27,7 +27,7 @@ struct Check {
     holds: &'static str,
 }
 
-const CHECKS: [Check; 2] = [
+const CHECKS: [Check; 3] = [
     Check {
         name: "verifyd_completed_has_outcome",
         own: "operation_runs_check_outcome",
@@ -58,6 +58,19 @@ const CHECKS: [Check; 2] = [
                 AND context #>> '{verification_report,flow}' = type \
                 AND context #>> '{verification_report,fingerprint}' ~ '^[0-9a-f]{64}$' \
                 AND jsonb_typeof(context #> '{verification_report,checks}') = 'array')) IS TRUE"
+        ),
+    },
+    // Of what is queued for the first time: a run on its way, and a completion, are never refused.
+    Check {
+        name: "verifyd_context_size",
+        own: "operation_runs_check_context_size",
+        demands: "the context of a queued run has at most 262144 bytes",
+        holds: concat!(
+            "(type IS DISTINCT FROM ",
+            run_type!(),
+            " OR status IS DISTINCT FROM 'queued' OR started_at IS NOT NULL OR context IS NULL \
+              OR CASE WHEN pg_column_size(context) > 1048576 THEN false \
+                      ELSE octet_length(context::text) <= 262144 END) IS TRUE"
         ),
     },
 ];

@@ -16,8 +16,23 @@ const SERVER_VERSION: &str = "SELECT current_setting('server_version_num')::int"
 const FIND: &str = "SELECT to_regclass($1)::oid::bigint";
 
 const COLUMNS: &str = "\
-    SELECT a.attname::text, t.typname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+    SELECT a.attname::text, t.typname::text, pg_get_expr(d.adbin, d.adrelid) \
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+        AND a.attgenerated = '' \
     WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped";
+
+/// `$1`: names of tables, as they are looked up. Changes when a table is made anew, renamed or emptied by
+/// TRUNCATE, when a column, a unique index or a privilege changes. Nothing but catalogues is read.
+const MARK: &str = "\
+    SELECT md5(string_agg(concat_ws(' ', t.name, c.oid, c.relfilenode, c.relkind, c.relowner, c.relacl, \
+        (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attacl), ',' \
+                           ORDER BY a.attnum) \
+         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
+        (SELECT string_agg(concat_ws(' ', i.indexrelid, i.indkey), ',' ORDER BY i.indexrelid) \
+         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid)), ';' \
+        ORDER BY t.name)) \
+    FROM unnest($1::text[]) AS t(name) LEFT JOIN pg_class c ON c.oid = to_regclass(t.name)";
 
 /// An index that holds for all rows and has exactly these key columns, in any order.
 const UNIQUE: &str = "\
@@ -46,6 +61,7 @@ impl PostgresStore {
         if server < MIN_SERVER_VERSION {
             findings.push(SchemaFinding {
                 fatal: true,
+                privilege: false,
                 subject: "server".into(),
                 problem: format!(
                     "PostgreSQL {}, needed: {} or later",
@@ -55,14 +71,22 @@ impl PostgresStore {
                 remedy: "use a newer PostgreSQL".into(),
             });
         }
+        // Where it has been applied, `migrate` makes nothing a second time.
+        let migrated = self
+            .applied(&mut tx)
+            .await?
+            .last()
+            .is_some_and(|version| *version >= WANTED_VERSION);
         for table in OWN {
             let name = format!("verifyd.{}", table.name);
-            self.inspect_table(&mut tx, &name, table, true, &mut findings)
+            let owner = Owner::Verifyd { migrated };
+            self.inspect_table(&mut tx, &name, table, owner, &mut findings)
                 .await?;
         }
         for table in APPLICATION {
+            let owner = Owner::Application { migrated };
             let oid = self
-                .inspect_table(&mut tx, table.name, table, false, &mut findings)
+                .inspect_table(&mut tx, table.name, table, owner, &mut findings)
                 .await?;
             if oid.is_some() && table.name == "operation_runs" {
                 for index in indexes::ALL {
@@ -78,6 +102,7 @@ impl PostgresStore {
         {
             findings.push(SchemaFinding {
                 fatal: true,
+                privilege: false,
                 subject: "verifyd.schema_migrations".into(),
                 problem: format!("version {version}, needed: {WANTED_VERSION}"),
                 remedy: "run: verifyd migrate".into(),
@@ -92,7 +117,7 @@ impl PostgresStore {
         tx: &mut Tx,
         name: &str,
         table: &Table,
-        own: bool,
+        owner: Owner,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<Option<i64>, StoreError> {
         let oid: Option<i64> = self
@@ -104,13 +129,14 @@ impl PostgresStore {
         let Some(oid) = oid else {
             findings.push(SchemaFinding {
                 fatal: true,
+                privilege: false,
                 subject: name.to_owned(),
                 problem: "the table is missing".into(),
-                remedy: "run: verifyd migrate".into(),
+                remedy: owner.missing_table().into(),
             });
             return Ok(None);
         };
-        let columns: Vec<(String, String)> = self
+        let columns: Vec<(String, String, Option<String>)> = self
             .rows(COLUMNS)
             .bind(oid)
             .fetch_all(&mut **tx)
@@ -118,9 +144,10 @@ impl PostgresStore {
             .map_err(from_sqlx)?;
         for (column, family) in table.columns {
             let subject = format!("{name}.{column}");
-            match columns.iter().find(|(found, _)| found == column) {
+            match columns.iter().find(|(found, ..)| found == column) {
                 None => findings.push(SchemaFinding {
                     fatal: true,
+                    privilege: false,
                     subject,
                     problem: "the column is missing".into(),
                     remedy: format!(
@@ -128,17 +155,13 @@ impl PostgresStore {
                         wanted_type(*family)
                     ),
                 }),
-                Some((_, found)) if !accepted_types(*family).contains(&found.as_str()) => {
+                Some((_, found, default)) if !accepted_types(*family).contains(&found.as_str()) => {
                     findings.push(SchemaFinding {
                         fatal: true,
+                        privilege: false,
                         subject,
                         problem: format!("the type is {found}, needed: {}", wanted_type(*family)),
-                        remedy: format!(
-                            "change the type in the application that owns the table: \
-                             ALTER TABLE {name} ALTER COLUMN {column} TYPE {wanted} \
-                             USING {column}::{wanted};",
-                            wanted = wanted_type(*family)
-                        ),
+                        remedy: change_of_type(name, column, found, *family, default.as_deref()),
                     });
                 }
                 Some(_) => {}
@@ -156,15 +179,41 @@ impl PostgresStore {
                 let key = table.unique.join(", ");
                 findings.push(SchemaFinding {
                     fatal: true,
+                    privilege: false,
                     subject: format!("{name} ({key})"),
                     problem: "the unique key is missing".into(),
                     remedy: format!("CREATE UNIQUE INDEX CONCURRENTLY ON {name} ({key});"),
                 });
             }
         }
+        let own = matches!(owner, Owner::Verifyd { .. });
         self.inspect_privileges(tx, name, oid, own, findings)
             .await?;
         Ok(Some(oid))
+    }
+
+    /// See [`MARK`]. When it has changed, connections are opened anew: their statements were prepared for
+    /// another schema.
+    pub(super) async fn read_schema_mark(&self) -> Result<String, StoreError> {
+        let names: Vec<String> = OWN
+            .iter()
+            .map(|table| format!("verifyd.{}", table.name))
+            .chain(["verifyd.schema_migrations".to_owned()])
+            .chain(APPLICATION.iter().map(|table| table.name.to_owned()))
+            .collect();
+        let mut tx = self.begin().await?;
+        let now: String = self
+            .scalar(MARK)
+            .bind(names)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        commit(tx).await?;
+        let before = self.mark.lock().await.replace(now.clone());
+        if before.is_some_and(|before| before != now) {
+            self.renewal.begin();
+        }
+        Ok(now)
     }
 
     async fn inspect_privileges(
@@ -178,6 +227,7 @@ impl PostgresStore {
         // What `serve` needs. The commands that add something need more, and say so themselves.
         let needed: &[&str] = match name {
             "verifyd.owned_tables" => &["SELECT"],
+            "verifyd.acknowledgement_actors" => &["SELECT", "INSERT"],
             "verifyd.api_tokens" => &["SELECT", "UPDATE"],
             "verifyd.webhook_endpoints" => &["SELECT", "UPDATE"],
             _ if own => &["SELECT", "INSERT", "UPDATE", "DELETE"],
@@ -196,6 +246,7 @@ impl PostgresStore {
             let missing = missing.join(", ");
             findings.push(SchemaFinding {
                 fatal: true,
+                privilege: true,
                 subject: name.to_owned(),
                 problem: format!("the privilege is missing: {missing}"),
                 remedy: format!("GRANT {missing} ON {name} TO CURRENT_USER; as the table's owner"),
@@ -219,12 +270,68 @@ impl PostgresStore {
         if !there {
             findings.push(SchemaFinding {
                 fatal: false,
+                privilege: false,
                 subject: "operation_runs".into(),
                 problem: index.problem.into(),
                 remedy: index.remedy.into(),
             });
         }
         Ok(())
+    }
+}
+
+/// Who makes a table, and whether `migrate` has been run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Verifyd { migrated: bool },
+    Application { migrated: bool },
+}
+
+impl Owner {
+    fn missing_table(self) -> &'static str {
+        match self {
+            Self::Verifyd { migrated: false } | Self::Application { migrated: false } => {
+                "run: verifyd migrate"
+            }
+            Self::Verifyd { migrated: true } => {
+                "restore it from a backup; or, to begin anew without attempts, reports, tokens and webhooks: \
+                 DROP SCHEMA verifyd CASCADE; and then: verifyd migrate"
+            }
+            Self::Application { migrated: true } => {
+                "give the table its name back, or restore it from a backup"
+            }
+        }
+    }
+}
+
+/// The statement that gives a column its type, and its default that type's.
+fn change_of_type(
+    table: &str,
+    column: &str,
+    found: &str,
+    family: Family,
+    default: Option<&str>,
+) -> String {
+    let wanted = wanted_type(family);
+    let value = match (found, family) {
+        ("uuid", Family::Id | Family::Number) => {
+            return format!(
+                "no statement makes numbers of {found}: give the table a column {column} of type {wanted}"
+            );
+        }
+        ("int2" | "int4" | "int8" | "numeric" | "float8", Family::Time) => {
+            format!("to_timestamp({column})")
+        }
+        _ => format!("{column}::{wanted}"),
+    };
+    let alter = format!("ALTER COLUMN {column} TYPE {wanted} USING {value}");
+    match default {
+        // A sequence counts in either type.
+        Some(default) if family != Family::Time && !default.starts_with("nextval(") => format!(
+            "ALTER TABLE {table} ALTER COLUMN {column} DROP DEFAULT, {alter}, \
+             ALTER COLUMN {column} SET DEFAULT ({default})::{wanted};"
+        ),
+        _ => format!("ALTER TABLE {table} {alter};"),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The permission inventory: what changed is written, and one row per tenant that says how fresh
 //! the whole is, and by a digest whether anything can have changed.
 
-use super::{InTx, PostgresStore, commit};
+use super::bounds::fits;
+use super::earlier::slack;
+use super::{InTx, PostgresStore, commit, run_type};
 use crate::domain::TenantId;
 use crate::domain::permission::StoredPermission;
 use crate::ports::store::{InventoryFreshness, StoreError};
@@ -11,12 +13,30 @@ use crate::store::rows::{self, FreshnessRow, PermissionRow};
 use std::borrow::Borrow;
 use std::collections::HashSet;
 
+/// Whether `i`, what is known of a tenant's inventory, was read by the run that it names. An id may have been
+/// given a second time, to a tenant or to a run.
+macro_rules! is_of_its_run {
+    () => {
+        concat!(
+            "EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id AND p.type = ",
+            run_type!(),
+            " AND p.tenant_id = i.tenant_id AND p.completed_at::timestamptz \
+                  BETWEEN i.refreshed_at - ",
+            slack!(),
+            " AND i.refreshed_at + ",
+            slack!(),
+            ")"
+        )
+    };
+}
+
 /// Comes first: its row lock makes refreshes of one tenant take turns, so that the statement after
 /// it sees the inventory as the one before left it. In the order of the tenants, as everybody locks
 /// them. Says which inventories have to be compared with what is stored: those of another digest than
-/// the last one, and now and then (`$5`, seconds) all, as others may write the rows, too.
-const FRESHNESS: &str = "\
-    INSERT INTO verifyd.tenant_inventory AS i \
+/// the last one, those that a run has read which is not there any more, and now and then (`$5`, seconds) all,
+/// as others may write the rows, too.
+const FRESHNESS: &str = concat!(
+    "INSERT INTO verifyd.tenant_inventory AS i \
         (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at) \
     SELECT d.tenant_id, d.run_id, now(), d.source, d.digest, now() \
     FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) \
@@ -25,9 +45,12 @@ const FRESHNESS: &str = "\
     ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id, \
         refreshed_at = excluded.refreshed_at, source = excluded.source, digest = excluded.digest, \
         compared_at = CASE WHEN i.digest = excluded.digest \
-                                AND i.compared_at > now() - make_interval(secs => $5) \
+                                AND i.operation_run_id <> excluded.operation_run_id AND ",
+    is_of_its_run!(),
+    "                          AND i.compared_at > now() - make_interval(secs => $5) \
                            THEN i.compared_at ELSE now() END \
-    RETURNING i.tenant_id, i.compared_at = now()";
+    RETURNING i.tenant_id, i.compared_at = now()"
+);
 
 /// Only rows that differ get as far as the INSERT; `ON CONFLICT` alone would lock, and so write,
 /// all of them. `removed_at` is no difference: it says since when a grant has been gone, is set
@@ -68,14 +91,22 @@ const REFRESH: &str = "\
     SET status = excluded.status, details = excluded.details, \
         last_checked_at = excluded.last_checked_at";
 
-const PERMISSIONS: &str = "\
-    SELECT tenant_id, permission_key, status, details, \
-           last_checked_at::timestamptz AS last_checked_at \
-    FROM tenant_permissions WHERE tenant_id = $1 ORDER BY permission_key COLLATE \"C\"";
+/// Rows that verifyd can tell nothing of are left out, and so are details that are too large.
+const PERMISSIONS: &str = concat!(
+    "SELECT tenant_id, permission_key, status, CASE WHEN ",
+    fits!("details", "65536"),
+    " THEN details END AS details, last_checked_at::timestamptz AS last_checked_at \
+     FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing') \
+         AND octet_length(permission_key) <= 300 ORDER BY permission_key COLLATE \"C\" LIMIT 1000"
+);
 
-const READ_FRESHNESS: &str = "\
-    SELECT tenant_id, operation_run_id, refreshed_at, source \
-    FROM verifyd.tenant_inventory WHERE tenant_id = $1";
+/// Its run may have been pruned. One that was completed at another time is not its run.
+const READ_FRESHNESS: &str = concat!(
+    "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source \
+     FROM verifyd.tenant_inventory i WHERE i.tenant_id = $1 AND (",
+    is_of_its_run!(),
+    " OR NOT EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id))"
+);
 
 impl PostgresStore {
     /// At most one for each tenant.

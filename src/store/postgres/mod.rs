@@ -12,23 +12,30 @@
 
 mod access;
 mod acknowledgements;
+mod actors;
+mod bounds;
 mod claim;
 mod complete;
 mod connections;
 mod disown;
+mod earlier;
 mod guards;
 mod indexes;
 mod inspect;
+mod invalid_runs;
 mod inventory;
 mod notices;
-mod oddities;
 mod onboarding;
+mod options;
+mod outbox;
 mod overview;
 mod patience;
 mod private;
+mod probe;
 mod prune;
 mod runs;
 mod schema;
+mod summaries;
 mod sweep;
 mod together;
 mod turns;
@@ -39,15 +46,17 @@ mod workers;
 pub(super) use private::PrivateDatabase;
 
 use super::error::from_sqlx;
-use super::settings::{DatabaseSettings, ListenMode};
+use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
 use super::together::Group;
+use crate::domain::access::Binding;
 use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
 use crate::domain::notice::Notice;
 use crate::domain::permission::StoredPermission;
-use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkerId};
+use crate::domain::run::RunState;
+use crate::domain::{ConnectionId, OperationRun, RunId, RunSummary, TenantId, WorkerId};
 use crate::ports::notices::NOTICES_KEPT;
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
@@ -75,20 +84,10 @@ macro_rules! run_type {
 }
 use run_type;
 
-/// The columns of a `RunRow`, of `operation_runs r`.
-macro_rules! run_columns {
-    () => {
-        "r.id, r.workspace_id, r.tenant_id, r.type, r.status, r.outcome, r.context, \
-         r.failure_summary, r.created_at::timestamptz AS created_at, \
-         r.started_at::timestamptz AS started_at, r.completed_at::timestamptz AS completed_at"
-    };
-}
-use run_columns;
-
-/// Of an attempt: it was only to complete the run, and did not.
+/// Of an attempt: it was only to complete the run, and did not. One of an earlier run does not count.
 macro_rules! futile {
     () => {
-        "NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
+        "NOT earlier AND NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
     };
 }
 use futile;
@@ -102,28 +101,6 @@ const ADVISORY_PRUNE: i32 = 3;
 /// How long a transaction may wait for its own process before the server ends it, beyond the
 /// statement timeout: a process that was stopped in the middle must not keep its locks.
 const IDLE_GRACE: Duration = Duration::from_secs(10);
-
-/// What may stand behind `?` in the URL. The driver would ignore, and log, anything else.
-const URL_PARAMETERS: &[&str] = &[
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "statement-cache-capacity",
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-];
 
 type Tx = Transaction<'static, Postgres>;
 /// On a connection that its caller keeps.
@@ -146,8 +123,16 @@ pub(super) struct PostgresStore {
     begin: SqlStr,
     /// The same for a batch of calls; known once the server has been asked what it can do.
     begin_together: OnceCell<SqlStr>,
+    /// Of the schema, as it was when it was last asked for.
+    mark: Mutex<Option<String>>,
+    renewal: Arc<patience::Renewal>,
     claims: Group<ClaimRequest, ClaimAnswer>,
     completing: Group<CompletionRequest, ()>,
+    /// `limits.context_bytes`
+    context_bytes: i64,
+    /// Held while a context that is not small is read or written: one at a time, so that many of them
+    /// take neither the server's memory nor the pool from the others.
+    large_contexts: Mutex<()>,
     /// Itself, for the tasks that run the batches.
     me: Weak<Self>,
     /// Whether prepared statements have names and so outlive their transaction.
@@ -167,12 +152,15 @@ impl fmt::Debug for PostgresStore {
 
 impl PostgresStore {
     /// Opens the pool, and one connection within `connect_timeout`.
-    pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Arc<Self>, StoreError> {
-        let (options, named) = options("database.url", settings.url.expose_secret())?;
+    pub(super) async fn connect(
+        settings: &DatabaseSettings,
+        limits: LimitSettings,
+    ) -> Result<Arc<Self>, StoreError> {
+        let (options, named) = options::read("database.url", settings.url.expose_secret())?;
         let listen = match (settings.listen, settings.listen_url.expose_secret()) {
             (ListenMode::Off, _) => None,
             (ListenMode::Auto, "") => Some(options.clone()),
-            (ListenMode::Auto, url) => Some(self::options("database.listen_url", url)?.0),
+            (ListenMode::Auto, url) => Some(options::read("database.listen_url", url)?.0),
         };
         let statement = settings.statement_timeout.as_millis();
         let lock = settings.lock_timeout.as_millis();
@@ -192,7 +180,8 @@ impl PostgresStore {
                 ))
             })?
             .map_err(from_sqlx)?;
-        let pool = patience::pool_options(settings).connect_lazy_with(options.clone());
+        let renewal = Arc::new(patience::Renewal::default());
+        let pool = patience::pool_options(settings, &renewal).connect_lazy_with(options.clone());
         Ok(Arc::new_cyclic(|me| Self {
             pool,
             heart: Mutex::new(None),
@@ -202,8 +191,12 @@ impl PostgresStore {
             recorded: Notify::new(),
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_together: OnceCell::new(),
+            mark: Mutex::new(None),
+            renewal,
             claims: Group::default(),
             completing: Group::default(),
+            context_bytes: i64::from(limits.context_bytes),
+            large_contexts: Mutex::new(()),
             me: me.clone(),
             named,
             call_timeout: patience::call_timeout(settings),
@@ -243,43 +236,6 @@ async fn commit(tx: InTx<'_>) -> Result<(), StoreError> {
 
 async fn rollback(tx: InTx<'_>) -> Result<(), StoreError> {
     tx.rollback().await.map_err(from_sqlx)
-}
-
-/// The driver's options, and whether prepared statements are to have names.
-fn options(key: &str, url: &str) -> Result<(PgConnectOptions, bool), StoreError> {
-    // The parser's own error may quote parts of the URL.
-    let parsed = url::Url::parse(url).map_err(|_| {
-        StoreError::Refused(format!(
-            "{key} is not a URL (postgres://USER:PASSWORD@HOST:PORT/DATABASE; special characters \
-             of the password in percent encoding)"
-        ))
-    })?;
-    let mut named = true;
-    for (parameter, value) in parsed.query_pairs() {
-        if !URL_PARAMETERS.contains(&&*parameter) && !parameter.starts_with("options[") {
-            return Err(StoreError::Refused(format!(
-                "{key} has the unknown parameter {parameter:?}, allowed: {}",
-                URL_PARAMETERS.join(", ")
-            )));
-        }
-        if parameter == "statement-cache-capacity" {
-            named = value != "0";
-        }
-    }
-    let has_name = parsed
-        .query_pairs()
-        .any(|(key, _)| key == "application_name");
-    let options: PgConnectOptions = url
-        .parse()
-        .map_err(|_| StoreError::Refused(format!("{key} has a parameter of a wrong value")))?;
-    // PgBouncer refuses startup parameters that it does not track.
-    let options = options.extra_float_digits(None);
-    let options = if has_name {
-        options
-    } else {
-        options.application_name("verifyd")
-    };
-    Ok((options, named))
 }
 
 /// Seconds for `make_interval(secs => $n)`.
@@ -351,8 +307,20 @@ impl RunStore for PostgresStore {
         self.in_time(self.read_run(id)).await
     }
 
-    async fn runs(&self, filter: &RunFilter) -> Result<Vec<OperationRun>, StoreError> {
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
         self.in_time(self.list_runs(filter)).await
+    }
+
+    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
+        self.in_time(self.summarise_run(id)).await
+    }
+
+    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
+        self.in_time(self.read_run_state(id)).await
+    }
+
+    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError> {
+        self.in_time(self.list_run_states(binding, limit)).await
     }
 
     async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
@@ -495,6 +463,10 @@ impl SchemaStore for PostgresStore {
         self.in_time(self.inspect_schema()).await
     }
 
+    async fn schema_mark(&self) -> Result<String, StoreError> {
+        self.in_time(self.read_schema_mark()).await
+    }
+
     async fn guards(&self) -> Result<Guards, StoreError> {
         self.in_time(self.find_guards()).await
     }
@@ -514,36 +486,9 @@ impl SchemaStore for PostgresStore {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
 
     #[test]
     fn the_literal_is_the_domains_type() {
         assert_eq!(run_type!(), format!("'{}'", crate::domain::run::RUN_TYPE));
-    }
-
-    #[test]
-    fn a_wrong_url_is_refused_without_quoting_the_password() {
-        for url in [
-            "postgres://verifyd:p4ss/word@host/db",
-            "postgres://verifyd:p4ss@host/db?sslmode=p4ss",
-            "postgres://verifyd:p4ss@host/db?passwort=p4ss",
-            "postgres://verifyd:p4ss@host:notaport/db",
-        ] {
-            let error = options("database.url", url).unwrap_err().to_string();
-            assert!(!error.contains("p4ss"), "{error}");
-        }
-    }
-
-    #[test]
-    fn without_a_statement_cache_statements_have_no_names() {
-        assert!(options("database.url", "postgres://u@h/d").unwrap().1);
-        assert!(
-            !options(
-                "database.url",
-                "postgres://u@h/d?statement-cache-capacity=0"
-            )
-            .unwrap()
-            .1
-        );
     }
 }

@@ -1,18 +1,22 @@
 //! Onboarding sessions. The column `state` is `jsonb` or, in another application's table, `json`.
 
+use super::bounds::{is_listed, member};
 use super::{PostgresStore, Tx, commit, run_type};
 use crate::domain::onboarding::OnboardingSession;
 use crate::domain::{RunId, SessionId};
 use crate::ports::onboarding::OnboardingStore;
-use crate::ports::store::{NewRun, StoreError};
+use crate::ports::store::{ForSession, NewRun, StoreError};
 use crate::store::error::from_sqlx;
 use crate::store::onboarding::{SessionRow, prepare};
 use async_trait::async_trait;
-use serde_json::Value;
 
 macro_rules! session {
     () => {
-        "SELECT s.id, s.workspace_id, s.tenant_id, s.state::text AS state \
+        "SELECT s.id, s.workspace_id, s.tenant_id, \
+             CASE WHEN pg_column_size(s.state) <= 262144 \
+                      AND octet_length(s.state::text) <= 1048576 THEN s.state::text END AS state, \
+             NOT coalesce(pg_column_size(s.state) <= 262144 \
+                      AND octet_length(s.state::text) <= 1048576, true) AS state_is_large \
          FROM tenant_onboarding_sessions s WHERE s.id = $1"
     };
 }
@@ -21,7 +25,11 @@ macro_rules! session {
 const HOLD: &str = concat!(session!(), " FOR NO KEY UPDATE");
 
 const POINTED: &str = concat!(
-    "SELECT coalesce(r.context, 'null') FROM operation_runs r WHERE r.id = $1 AND r.type = ",
+    "SELECT CASE WHEN ",
+    is_listed!("r.context"),
+    " THEN ",
+    member!("r.context", "{provider_connection_id}"),
+    " END FROM operation_runs r WHERE r.id = $1 AND r.type = ",
     run_type!()
 );
 
@@ -33,19 +41,19 @@ impl PostgresStore {
     pub(super) async fn point_session(
         &self,
         tx: &mut Tx,
-        session: SessionId,
+        session: ForSession,
         new: &NewRun,
         run: RunId,
         created: bool,
     ) -> Result<(), StoreError> {
         let row: Option<SessionRow> = self
             .rows(HOLD)
-            .bind(session.0)
+            .bind(session.id.0)
             .fetch_optional(&mut **tx)
             .await
             .map_err(from_sqlx)?;
         let pointer = prepare(session, row, new, run, created)?;
-        let context: Option<Value> = match pointer.current {
+        let connection: Option<Option<String>> = match pointer.current {
             Some(current) => self
                 .scalar(POINTED)
                 .bind(current.0)
@@ -54,9 +62,9 @@ impl PostgresStore {
                 .map_err(from_sqlx)?,
             None => None,
         };
-        if let Some(state) = pointer.state(context.as_ref())? {
+        if let Some(state) = pointer.state(connection.as_ref().map(Option::as_deref))? {
             self.sql(MOVE)
-                .bind(session.0)
+                .bind(session.id.0)
                 .bind(state)
                 .execute(&mut **tx)
                 .await

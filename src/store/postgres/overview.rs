@@ -1,6 +1,8 @@
 //! Reads over many connections and runs.
 
+use super::bounds::{is_claimable, is_listed, is_valid_connection, member, short, time};
 use super::connections::connection_columns;
+use super::earlier::latest_report_of_connection;
 use super::{PostgresStore, commit, run_type};
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
@@ -8,19 +10,22 @@ use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendP
 use crate::ports::overview::{ConnectionFilter, OverviewStore};
 use crate::ports::store::StoreError;
 use crate::store::error::from_sqlx;
+use crate::store::lenient::Time;
 use crate::store::overview::{
     self, ACTIVE_RUNS, CompletedRow, ConnectionCountsRow, EndRow, StateRow, TrendRow, WaitingRow,
 };
 use crate::store::rows;
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use sqlx::{Postgres, QueryBuilder};
 use std::time::Duration;
 
 /// The active runs are found by their index, once for the whole page.
 const ACTIVE: &str = concat!(
-    "WITH active AS MATERIALIZED (SELECT r.context ->> 'provider_connection_id' AS connection, \
-         r.tenant_id, r.id FROM operation_runs r WHERE r.type = ",
+    "WITH active AS MATERIALIZED (SELECT CASE WHEN ",
+    is_listed!("r.context"),
+    " THEN ",
+    member!("r.context", "{provider_connection_id}"),
+    " END AS connection, r.tenant_id, r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status IN ('queued', 'running') LIMIT "
 );
@@ -34,13 +39,15 @@ const STATES: &str = concat!(
        l.overall AS latest_overall, l.outcome AS latest_outcome, \
        l.completed_at AS latest_completed_at, a.id AS active_run_id \
      FROM provider_connections c \
-     LEFT JOIN verifyd.latest_reports l ON l.connection_id = c.id \
-     LEFT JOIN latest_active a ON a.connection = c.id::text AND a.tenant_id = c.tenant_id \
-     WHERE true"
+     LEFT JOIN ",
+    latest_report_of_connection!(""),
+    " LEFT JOIN latest_active a ON a.connection = c.id::text AND a.tenant_id = c.tenant_id \
+     WHERE ",
+    is_valid_connection!()
 );
 
-const COUNTS: &str = "\
-    SELECT count(*) AS total, \
+const COUNTS: &str = concat!(
+    "SELECT count(*) AS total, \
         count(*) FILTER (WHERE c.status = 'disabled') AS disabled, \
         count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'ready') AS ready, \
         count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'needs_attention') \
@@ -49,34 +56,62 @@ const COUNTS: &str = "\
         count(*) FILTER (WHERE c.status <> 'disabled' AND l.outcome = 'failed') AS failed, \
         count(*) FILTER (WHERE c.status <> 'disabled' AND l.connection_id IS NULL) \
             AS never_checked \
-    FROM provider_connections c \
-    LEFT JOIN verifyd.latest_reports l ON l.connection_id = c.id WHERE true";
+    FROM provider_connections c LEFT JOIN ",
+    latest_report_of_connection!(""),
+    " WHERE ",
+    is_valid_connection!()
+);
+
+/// What a run's report says for the chain below. One that is too large for a list says nothing.
+macro_rules! told {
+    () => {
+        concat!(
+            "CASE WHEN ",
+            is_listed!("r.context"),
+            " THEN ",
+            member!("r.context", "{verification_report,summary,overall}"),
+            " END AS overall, CASE WHEN ",
+            is_listed!("r.context"),
+            " THEN ",
+            member!("r.context", "{verification_report,previous_report_id}"),
+            " END AS previous"
+        )
+    };
+}
 
 /// From the latest report of each to the one before, by primary keys only. What stands there may
 /// have been written by somebody else: only a run of this connection is followed to.
 const TREND: &str = concat!(
     "WITH RECURSIVE chain AS ( \
-         SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, \
-                r.context #>> '{verification_report,summary,overall}' AS overall, \
-                r.context #>> '{verification_report,previous_report_id}' AS previous \
-         FROM verifyd.latest_reports l \
-         JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = ",
+         SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, ",
+    told!(),
+    ", r.workspace_id, r.tenant_id \
+         FROM provider_connections c JOIN ",
+    latest_report_of_connection!(""),
+    "    JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = ",
     run_type!(),
-    "    WHERE l.connection_id = ANY($1) AND $2 > 0 \
+    "    WHERE c.id = ANY($1) AND $2 > 0 \
          UNION ALL \
-         SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, \
-                r.context #>> '{verification_report,summary,overall}', \
-                r.context #>> '{verification_report,previous_report_id}' \
-         FROM chain c \
+         SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, ",
+    told!(),
+    ", r.workspace_id, r.tenant_id FROM chain c \
          JOIN operation_runs r \
              ON r.id = CASE WHEN c.previous ~ '^[0-9]{1,18}$' THEN c.previous::bigint END \
              AND r.type = ",
     run_type!(),
-    "        AND r.context ->> 'provider_connection_id' = c.connection_id::text \
+    "        AND CASE WHEN ",
+    is_listed!("r.context"),
+    " THEN ",
+    member!("r.context", "{provider_connection_id}"),
+    " END = c.connection_id::text \
+             AND r.workspace_id = c.workspace_id AND r.tenant_id = c.tenant_id \
+             AND r.completed_at <= c.completed_at \
          WHERE c.depth < $2) \
      SELECT connection_id, id AS operation_run_id, status, outcome, overall, \
             completed_at::timestamptz AS completed_at \
-     FROM chain ORDER BY connection_id, depth DESC"
+     FROM chain WHERE status IN ('queued', 'running', 'completed') \
+         AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked')) \
+     ORDER BY connection_id, depth DESC"
 );
 
 const END: &str = "SELECT now() AS now, max(id) AS newest FROM operation_runs";
@@ -85,7 +120,9 @@ const BELOW: &str = "\
     SELECT created_at::timestamptz FROM operation_runs WHERE id <= $1 ORDER BY id DESC LIMIT 1";
 
 const COMPLETED: &str = concat!(
-    "SELECT r.outcome, r.created_at::timestamptz AS created_at, \
+    "SELECT ",
+    short!("r.outcome"),
+    " AS outcome, r.created_at::timestamptz AS created_at, \
             r.completed_at::timestamptz AS completed_at \
      FROM operation_runs r WHERE r.status = 'completed' AND r.type = ",
     run_type!()
@@ -93,9 +130,13 @@ const COMPLETED: &str = concat!(
 
 const WAITING: &str = concat!(
     "SELECT r.id, r.workspace_id, r.tenant_id, \
-            extract(epoch FROM now() - r.created_at::timestamptz)::float8 AS waiting_seconds \
+            extract(epoch FROM now() - ",
+    time!("r.created_at"),
+    ")::float8 AS waiting_seconds \
      FROM operation_runs r WHERE r.status = 'queued' AND r.type = ",
-    run_type!()
+    run_type!(),
+    " AND ",
+    is_claimable!()
 );
 
 /// Narrows a query to what is within reach. The columns are the same in all tables.
@@ -247,7 +288,7 @@ impl OverviewStore for PostgresStore {
                 .await
                 .map_err(from_sqlx)?;
             let floor = end.floor(most);
-            let below: Option<Option<DateTime<Utc>>> = self
+            let below: Option<Option<Time>> = self
                 .scalar(BELOW)
                 .bind(floor)
                 .fetch_optional(&mut *tx)

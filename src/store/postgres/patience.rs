@@ -9,7 +9,8 @@ use crate::ports::store::StoreError;
 use crate::store::settings::DatabaseSettings;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What a call may take beyond a free connection and one statement that uses up its time.
 const GRACE: Duration = Duration::from_secs(5);
@@ -25,6 +26,32 @@ const JUST_NOW: Duration = Duration::from_millis(100);
 /// Longest time for all connections to close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// By then every connection was given back to the pool once, also by those who keep one.
+const RENEWED_WITHIN: Duration = Duration::from_secs(60);
+
+/// When connections were last to be opened anew: statements that were prepared before the schema changed
+/// may fail for ever.
+#[derive(Debug, Default)]
+pub(super) struct Renewal(Mutex<Option<Instant>>);
+
+impl Renewal {
+    pub fn begin(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether it began within the last moments.
+    pub fn is_recent(&self) -> bool {
+        let begun = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.is_some_and(|at| at.elapsed() < RENEWED_WITHIN)
+    }
+
+    /// Whether a connection of this age was opened before that.
+    pub fn is_before(&self, age: Duration) -> bool {
+        let begun = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.is_some_and(|at| age >= at.elapsed())
+    }
+}
+
 /// Longest time for one call.
 pub(super) fn call_timeout(settings: &DatabaseSettings) -> Duration {
     settings
@@ -34,7 +61,8 @@ pub(super) fn call_timeout(settings: &DatabaseSettings) -> Duration {
 }
 
 /// A pool that closes what does not answer.
-pub(super) fn pool_options(settings: &DatabaseSettings) -> PgPoolOptions {
+pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) -> PgPoolOptions {
+    let renewal = Arc::clone(renewal);
     // Leaves time to open another one.
     let before = (settings.acquire_timeout / 2).min(RELEASE_PATIENCE);
     PgPoolOptions::new()
@@ -45,9 +73,10 @@ pub(super) fn pool_options(settings: &DatabaseSettings) -> PgPoolOptions {
         // The driver's own test waits for ever.
         .test_before_acquire(false)
         .before_acquire(move |connection, meta| {
-            Box::pin(
-                async move { Ok(meta.idle_for < JUST_NOW || answers(connection, before).await?) },
-            )
+            let old = renewal.is_before(meta.age);
+            Box::pin(async move {
+                Ok(!old && (meta.idle_for < JUST_NOW || answers(connection, before).await?))
+            })
         })
         .after_release(|connection, _| Box::pin(answers(connection, RELEASE_PATIENCE)))
 }

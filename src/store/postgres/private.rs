@@ -78,7 +78,7 @@ impl PrivateDatabase {
     /// A connection to the database of the settings: to which other ones the user may connect is
     /// not known.
     async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let (options, _) = options("database.url", self.server.url.expose_secret())?;
+        let (options, _) = options::read("database.url", self.server.url.expose_secret())?;
         tokio::time::timeout(self.server.connect_timeout, options.connect())
             .await
             .map_err(|_| StoreError::Unavailable("no connection within connect_timeout".into()))?

@@ -1,5 +1,6 @@
 //! Deleting completed runs that are old enough.
 
+use super::bounds::time;
 use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, Tx, commit, run_type, seconds};
 use crate::domain::RunId;
 use crate::ports::store::{PrunePolicy, Pruned, StoreError};
@@ -13,8 +14,9 @@ macro_rules! prunable {
         concat!(
             " FROM operation_runs r WHERE r.type = ",
             run_type!(),
-            " AND r.status = 'completed' \
-              AND r.completed_at::timestamptz < now() - make_interval(secs => $1) \
+            " AND r.status = 'completed' AND (",
+            time!("r.completed_at"),
+            ") < now() - make_interval(secs => $1) \
               AND r.id NOT IN (SELECT operation_run_id FROM verifyd.latest_reports) \
               AND r.id::text NOT IN (SELECT s.state ->> 'verification_operation_run_id' \
                   FROM tenant_onboarding_sessions s \
@@ -42,6 +44,7 @@ const CHOOSE: &str = concat!(
 
 /// Whatever may refer to the run goes before it.
 const CARRIED: &str = "DELETE FROM verifyd.carried_acknowledgements WHERE from_run_id = ANY($1)";
+const ACTORS: &str = "DELETE FROM verifyd.acknowledgement_actors WHERE operation_run_id = ANY($1)";
 const ACKNOWLEDGEMENTS: &str =
     "DELETE FROM verification_check_acknowledgements WHERE operation_run_id = ANY($1)";
 const ATTEMPTS: &str = "DELETE FROM verifyd.run_attempts WHERE run_id = ANY($1)";
@@ -112,6 +115,7 @@ impl PostgresStore {
             .await
             .map_err(from_sqlx)?;
         self.delete(&mut tx, CARRIED, &ids).await?;
+        self.delete(&mut tx, ACTORS, &ids).await?;
         let pruned = Pruned {
             acknowledgements: self.delete(&mut tx, ACKNOWLEDGEMENTS, &ids).await?,
             attempts: self.delete(&mut tx, ATTEMPTS, &ids).await?,

@@ -1,14 +1,14 @@
 //! Recording and reading runs.
 
-use super::{PostgresStore, commit, run_columns, run_type};
+use super::bounds::{fits, is_claimable, member, short, time};
+use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
+use super::{PostgresStore, commit, rollback, run_type};
 use crate::domain::{ConnectionId, OperationRun, RunId};
-use crate::ports::store::{
-    AttemptRecord, LatestReport, NewRun, Recorded, RunCounts, RunFilter, StoreError,
-};
+use crate::ports::store::{AttemptRecord, LatestReport, NewRun, Recorded, RunCounts, StoreError};
 use crate::store::error::from_sqlx;
+use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 use sqlx::types::Json;
-use sqlx::{Postgres, QueryBuilder};
 
 /// Held until the transaction ends, so that callers for one connection take turns.
 const LOCK_CONNECTION: &str =
@@ -40,47 +40,83 @@ const INSERT_RUNS: &str = concat!(
              AS n(workspace_id, tenant_id, context, place) \
      ORDER BY n.place RETURNING id), \
      delivered AS (INSERT INTO verifyd.run_deliveries (run_id, delivered_at) \
-     SELECT id, now() FROM recorded) \
+     SELECT id, now() FROM recorded \
+     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL) \
      SELECT id FROM recorded ORDER BY id"
 );
 
-const DELIVERED: &str =
-    "INSERT INTO verifyd.run_deliveries (run_id, delivered_at) VALUES ($1, now())";
+/// An earlier run of the same id may have left a row.
+const DELIVERED: &str = "\
+    INSERT INTO verifyd.run_deliveries (run_id, delivered_at) VALUES ($1, now()) \
+    ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL";
 
+/// `$2`: most bytes of the context. A context that is too large, or NULL, is NULL.
 const RUN: &str = concat!(
-    "SELECT ",
-    run_columns!(),
-    " FROM operation_runs r WHERE r.id = $1 AND r.type = ",
+    "SELECT r.id, r.workspace_id, r.tenant_id, r.type, ",
+    short!("r.status"),
+    " AS status, ",
+    short!("r.outcome"),
+    " AS outcome, CASE WHEN ",
+    fits!("r.context", "$2"),
+    " THEN r.context END AS context, CASE WHEN ",
+    fits!("r.failure_summary", "262144"),
+    " THEN r.failure_summary END AS failure_summary, r.created_at::timestamptz AS created_at, \
+      r.started_at::timestamptz AS started_at, r.completed_at::timestamptz AS completed_at \
+     FROM operation_runs r WHERE r.id = $1 AND r.type = ",
     run_type!()
 );
 
-/// Without the rows that `odd_runs` tells of: one of them must not keep the others from being listed.
-const RUNS: &str = concat!(
-    "SELECT ",
-    run_columns!(),
-    " FROM operation_runs r WHERE r.type = ",
-    run_type!(),
-    " AND r.status IN ('queued', 'running', 'completed') \
-      AND (r.outcome IS NULL OR r.outcome IN ('succeeded', 'failed', 'blocked'))"
+/// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote
+/// beside it, or of that what tells what the run was about.
+const PARTS: &str = concat!(
+    "WITH whole AS MATERIALIZED (SELECT r.context #> '{}' AS j FROM operation_runs r \
+         WHERE r.id = $1 AND jsonb_typeof(r.context) = 'object'), \
+     parts AS MATERIALIZED (SELECT j, j - 'verification_report' AS rest, \
+         j -> 'verification_report' AS report FROM whole) \
+     SELECT CASE WHEN ",
+    fits!("p.report", "$3"),
+    " THEN p.report END AS report, CASE WHEN ",
+    fits!("p.rest", "$2"),
+    " THEN p.rest ELSE jsonb_strip_nulls(jsonb_build_object('provider', ",
+    member!("p.rest", "{provider}"),
+    ", 'module', ",
+    member!("p.rest", "{module}"),
+    ", 'provider_connection_id', ",
+    member!("p.rest", "{provider_connection_id}"),
+    ", 'target_scope', jsonb_build_object('entra_tenant_id', ",
+    member!("p.rest", "{target_scope,entra_tenant_id}"),
+    ", 'entra_tenant_name', ",
+    member!("p.rest", "{target_scope,entra_tenant_name}"),
+    "), 'reason_code', ",
+    member!("p.rest", "{reason_code}"),
+    ", 'next_steps', CASE WHEN ",
+    fits!("(p.rest -> 'next_steps')", "65536"),
+    " THEN p.rest -> 'next_steps' END)) END AS rest FROM parts p"
 );
-
-const ATTEMPTS: &str = "\
-    SELECT run_id, attempt, worker_id, counted, claimed_at, ended_at, end_reason \
-    FROM verifyd.run_attempts WHERE run_id = $1 ORDER BY attempt";
 
 const COUNTS: &str = concat!(
     "SELECT count(*) FILTER (WHERE status = 'queued') AS queued, \
             count(*) FILTER (WHERE status = 'running') AS running, \
-            extract(epoch FROM now() - min(created_at::timestamptz) \
-                FILTER (WHERE status = 'queued'))::float8 AS oldest_queued_seconds \
-     FROM operation_runs WHERE type = ",
+            extract(epoch FROM now() - min(",
+    time!("r.created_at"),
+    ") FILTER (WHERE status = 'queued'))::float8 AS oldest_queued_seconds \
+     FROM operation_runs r WHERE r.type = ",
     run_type!(),
-    " AND status IN ('queued', 'running')"
+    " AND r.status IN ('queued', 'running') AND (r.status = 'running' OR ",
+    is_claimable!(),
+    ")"
 );
 
-const READ_LATEST_REPORT: &str = "\
-    SELECT connection_id, operation_run_id, fingerprint, overall, outcome, completed_at \
-    FROM verifyd.latest_reports WHERE connection_id = $1";
+const READ_LATEST_REPORT: &str = concat!(
+    "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at \
+     FROM verifyd.latest_reports l LEFT JOIN provider_connections c ON c.id = l.connection_id \
+     WHERE l.connection_id = $1 AND ",
+    is_of_its_run!(
+        "coalesce(c.workspace_id, p.workspace_id)",
+        "coalesce(c.tenant_id, p.tenant_id)",
+        ""
+    )
+);
 
 impl PostgresStore {
     pub(super) async fn record_run(&self, new: &NewRun) -> Result<Recorded, StoreError> {
@@ -159,60 +195,50 @@ impl PostgresStore {
         let found: Option<RunRow> = self
             .rows(RUN)
             .bind(id.0)
+            .bind(self.context_bytes)
             .fetch_optional(&mut *tx)
             .await
             .map_err(from_sqlx)?;
         commit(tx).await?;
-        found.map(TryInto::try_into).transpose()
+        let run: Option<OperationRun> = found.map(TryInto::try_into).transpose()?;
+        match run {
+            Some(run) if run.context.is_null() => self.read_parts(run).await.map(Some),
+            run => Ok(run),
+        }
     }
 
-    pub(super) async fn list_runs(
-        &self,
-        filter: &RunFilter,
-    ) -> Result<Vec<OperationRun>, StoreError> {
-        // Only what is asked for gets into the statement, so that the planner can use the index.
-        let mut query = QueryBuilder::<Postgres>::new(RUNS);
-        if let Some(workspace) = filter.binding.workspace_id {
-            query.push(" AND r.workspace_id = ").push_bind(workspace.0);
-        }
-        if let Some(tenant) = filter.binding.tenant_id {
-            query.push(" AND r.tenant_id = ").push_bind(tenant.0);
-        }
-        if let Some(status) = filter.status {
-            query.push(" AND r.status = ").push_bind(status.as_str());
-        }
-        if let Some(outcome) = filter.outcome {
-            query.push(" AND r.outcome = ").push_bind(outcome.as_str());
-        }
-        if let Some(connection) = filter.connection {
-            query
-                .push(" AND r.context ->> 'provider_connection_id' = ")
-                .push_bind(connection.to_string());
-        }
-        if let Some(tenant) = filter.tenant {
-            query.push(" AND r.tenant_id = ").push_bind(tenant.0);
-        }
-        if let Some(before) = filter.before {
-            query.push(" AND r.id < ").push_bind(before.0);
-        }
-        query
-            .push(" ORDER BY r.id DESC LIMIT ")
-            .push_bind(i64::from(filter.limit));
+    /// The context of a run that is too large as a whole, in parts. Where the server cannot take it
+    /// apart the run is read without.
+    async fn read_parts(&self, mut run: OperationRun) -> Result<OperationRun, StoreError> {
+        let _alone = self.large_contexts.lock().await;
         let mut tx = self.begin().await?;
-        let found: Vec<RunRow> = query
-            .build_query_as()
-            .persistent(self.named)
-            .fetch_all(&mut *tx)
+        let parts: Result<Option<(Option<Lenient>, Option<Lenient>)>, _> = self
+            .rows(PARTS)
+            .bind(run.id.0)
+            .bind(self.context_bytes)
+            .bind(rows::REPORT_BYTES)
+            .fetch_optional(&mut *tx)
             .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        rows::all(found)
+            .map_err(from_sqlx);
+        match parts {
+            Ok(parts) => {
+                commit(tx).await?;
+                let (report, rest) = parts.unwrap_or_default();
+                run.context = rows::context_of(report, rest);
+            }
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => {
+                tracing::warn!(run = run.id.0, %error, "the context of a run cannot be read");
+                rollback(tx).await?;
+            }
+        }
+        Ok(run)
     }
 
     pub(super) async fn list_attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
         let mut tx = self.begin().await?;
         let found: Vec<AttemptRow> = self
-            .rows(ATTEMPTS)
+            .rows(OWN_ATTEMPTS)
             .bind(run.0)
             .fetch_all(&mut *tx)
             .await

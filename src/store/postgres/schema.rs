@@ -17,7 +17,7 @@ const UNLIMITED: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout
 
 /// The driver's migrator gives its statements names whatever the URL says, and leaves them behind.
 /// Behind a pooler they would be in the way of whoever is given the connection next.
-const FORGET_NAMED_STATEMENTS: &str = r"DO $$ DECLARE statement text; BEGIN
+pub(super) const FORGET_NAMED_STATEMENTS: &str = r"DO $$ DECLARE statement text; BEGIN
     FOR statement IN SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\_s\_%' LOOP
         EXECUTE format('DEALLOCATE %I', statement);
     END LOOP;
@@ -124,7 +124,10 @@ impl PostgresStore {
     }
 
     /// Versions applied so far; empty when `migrate` has never run.
-    async fn applied(&self, connection: &mut PgConnection) -> Result<BTreeSet<i64>, StoreError> {
+    pub(super) async fn applied(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<BTreeSet<i64>, StoreError> {
         let there: bool = self
             .scalar("SELECT to_regclass('verifyd.schema_migrations') IS NOT NULL")
             .fetch_one(&mut *connection)

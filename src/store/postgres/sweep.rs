@@ -1,5 +1,7 @@
 //! What the reconciler finds: dead leases, runs without a lease, runs that nobody was told about.
 
+use super::bounds::is_claimable;
+use super::earlier::is_delivery_of_earlier;
 use super::{
     ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, Tx, commit, futile, rollback, run_type, seconds,
 };
@@ -17,11 +19,13 @@ macro_rules! lease_is_dead {
     };
 }
 
-/// Whether the run of `d.run_id` is.
+/// Whether the run of `d.run_id` is, and may be claimed.
 macro_rules! is_queued {
     () => {
         concat!(
-            "(SELECT r.status = 'queued' FROM operation_runs r WHERE r.id = d.run_id AND r.type = ",
+            "(SELECT r.status = 'queued' AND ",
+            is_claimable!(),
+            " FROM operation_runs r WHERE r.id = d.run_id AND r.type = ",
             run_type!(),
             ")"
         )
@@ -75,12 +79,14 @@ const END_STRAYS: &str = concat!(
     " AND r.status = 'running')"
 );
 
+/// A time of the future, as `infinity`, does not keep a run.
 const WITHOUT_LEASE: &str = concat!(
     "SELECT r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status = 'running' \
-      AND coalesce(r.started_at::timestamptz, r.created_at::timestamptz, '-infinity') \
-          < now() - make_interval(secs => $1) \
+      AND (coalesce(r.started_at::timestamptz, r.created_at::timestamptz) \
+           BETWEEN now() - make_interval(secs => $1) AND now() + make_interval(secs => $1)) \
+          IS NOT TRUE \
       AND NOT EXISTS (SELECT FROM verifyd.run_attempts a \
                       WHERE a.run_id = r.id AND a.ended_at IS NULL) \
       ORDER BY r.id LIMIT $2 FOR NO KEY UPDATE OF r SKIP LOCKED"
@@ -95,10 +101,17 @@ const REQUEUE_WITHOUT_LEASE: &str = concat!(
       RETURNING r.id"
 );
 
-/// Whether nobody was told about the run of `w.id`.
+/// Whether nobody was told about the run `w`, and somebody may claim it. What was told about an earlier run of
+/// its id does not count. Whether it may be claimed is read only of a run that nobody was told about.
 macro_rules! is_untold {
     () => {
-        "(SELECT true FROM verifyd.run_deliveries d WHERE d.run_id = w.id) IS NULL"
+        concat!(
+            "CASE WHEN (SELECT true FROM verifyd.run_deliveries d WHERE d.run_id = w.id AND (",
+            is_delivery_of_earlier!(),
+            ") IS NOT TRUE) THEN false ELSE (SELECT ",
+            is_claimable!(),
+            " FROM operation_runs r WHERE r.id = w.id) END"
+        )
     };
 }
 
@@ -109,10 +122,10 @@ macro_rules! is_untold {
 macro_rules! windows {
     () => {
         concat!(
-            "WITH ahead AS MATERIALIZED (SELECT r.id FROM operation_runs r WHERE r.type = ",
+            "WITH ahead AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = ",
             run_type!(),
             " AND r.status = 'queued' AND r.id > $5 ORDER BY r.id LIMIT $7), \
-             behind AS MATERIALIZED (SELECT r.id FROM operation_runs r WHERE r.type = ",
+             behind AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = ",
             run_type!(),
             " AND r.status = 'queued' AND r.id > $6 AND r.id <= $5 ORDER BY r.id LIMIT $7), \
              untold_ahead AS MATERIALIZED (SELECT w.id FROM ahead w WHERE ",
@@ -177,9 +190,14 @@ const DUE: &str = concat!(
 /// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait
 /// longer and longer after futile attempts. One statement in the order of the ids, so that it cannot
 /// deadlock with UNDELIVER. A run that was claimed and given back since DUE keeps its `not_before`:
-/// it lies after the beginning of this transaction.
+/// it lies after the beginning of this transaction. What a run that was never claimed waits for is an earlier
+/// run's, as long as it is the same as when that was seen.
 const MARK_DELIVERIES: &str = concat!(
-    "INSERT INTO verifyd.run_deliveries AS d (run_id, delivered_at, not_before) \
+    "WITH left_over AS MATERIALIZED ( \
+        SELECT d.run_id, d.not_before FROM verifyd.run_deliveries d \
+        WHERE d.run_id = ANY($1) AND d.not_before > now() \
+          AND (SELECT r.started_at IS NULL FROM operation_runs r WHERE r.id = d.run_id)) \
+     INSERT INTO verifyd.run_deliveries AS d (run_id, delivered_at, not_before) \
      SELECT id, CASE WHEN id = ANY($2) THEN now() END, CASE WHEN id = ANY($3) THEN \
          clock_timestamp() + (SELECT make_interval(secs => 2 ^ count(*)) \
                               FROM verifyd.run_attempts WHERE run_id = id AND ",
@@ -187,7 +205,8 @@ const MARK_DELIVERIES: &str = concat!(
     ") END FROM unnest($1::bigint[]) AS t(id) ORDER BY id \
      ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, \
          not_before = excluded.not_before \
-     WHERE d.not_before IS NULL OR d.not_before <= now()"
+     WHERE d.not_before IS NULL OR d.not_before <= now() \
+        OR d.not_before = (SELECT o.not_before FROM left_over o WHERE o.run_id = d.run_id)"
 );
 
 /// A run that was completed between DUE and MARK_DELIVERIES leaves a row behind, and so does one

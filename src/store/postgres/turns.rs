@@ -1,5 +1,6 @@
 //! Whose turn it is.
 
+use super::bounds::is_claimable;
 use super::indexes::TURNS;
 use super::{PostgresStore, commit, run_type};
 use crate::domain::{RunId, TenantId};
@@ -22,17 +23,42 @@ const WHOSE_TURN: &str = concat!(
         FROM waiting w WHERE w.tenant IS NOT NULL \
     ) \
     SELECT w.tenant, f.id FROM waiting w CROSS JOIN LATERAL ( \
-        SELECT first.id FROM (SELECT r.id FROM operation_runs r WHERE r.type = ",
+        SELECT first.id FROM (SELECT r.id, r.started_at, ",
+    is_claimable!(),
+    " AS is_claimable FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 8) first \
-        WHERE NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
-                          WHERE d.run_id = first.id AND d.not_before > now()) \
+        WHERE first.is_claimable AND (first.started_at IS NULL \
+            OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
+                          WHERE d.run_id = first.id AND d.not_before > now())) \
         ORDER BY first.id LIMIT 1 \
     ) f WHERE w.tenant IS NOT NULL AND w.tenant <> ALL($2) LIMIT $3"
 );
 
+/// The runs are known by their ids: no index of what is queued is to be read for them.
+const STILL_QUEUED: &str = concat!(
+    "SELECT r.id FROM operation_runs r WHERE r.id = ANY($1) AND r.type = ",
+    run_type!(),
+    " AND r.status || '' = 'queued'"
+);
+
 #[async_trait]
 impl TurnStore for PostgresStore {
+    async fn still_queued(&self, runs: &[RunId]) -> Result<Vec<RunId>, StoreError> {
+        self.in_time(async {
+            let mut tx = self.begin().await?;
+            let queued: Vec<i64> = self
+                .scalar(STILL_QUEUED)
+                .bind(runs.iter().map(|run| run.0).collect::<Vec<i64>>())
+                .fetch_all(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            commit(tx).await?;
+            Ok(queued.into_iter().map(RunId).collect())
+        })
+        .await
+    }
+
     async fn turns(
         &self,
         after: Option<TenantId>,

@@ -250,7 +250,7 @@ impl WakeStore for PostgresStore {
             return Ok(Listening::Off);
         };
         let Some(mut ear) = Ear::open(options).await? else {
-            return Ok(Listening::Deaf);
+            return Ok(Listening::NotHeard);
         };
         self.notify(&ear.own).await?;
         let until = Instant::now() + PATIENCE;
@@ -259,7 +259,7 @@ impl WakeStore for PostgresStore {
                 Ok(Ok(channel)) if channel == ear.own => return Ok(Listening::Heard),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(error),
-                Err(_) => return Ok(Listening::Deaf),
+                Err(_) => return Ok(Listening::NotHeard),
             }
         }
     }

@@ -1,19 +1,18 @@
-//! Endpoints of webhooks and the deliveries to them. `complete` writes the deliveries.
+//! Endpoints of webhooks and the deliveries to them. `complete` writes the deliveries, `outbox` has
+//! what becomes of them.
 
 use super::{PostgresStore, commit, rollback, seconds};
-use crate::domain::webhook::{AttemptResult, DisabledReason, WebhookBinding};
+use crate::domain::webhook::{DisabledReason, WebhookBinding};
 use crate::domain::{DeliveryId, EndpointId, WorkspaceId};
 use crate::ports::store::StoreError;
 use crate::ports::webhooks::{
-    AttemptOutcome, Delivery, DeliveryAttempt, DeliveryCounts, DeliveryFilter, Endpoint,
-    EndpointError, LeasePolicy, LeasedDelivery, NewEndpoint, Next, Replay, SealSecret,
+    AttemptOutcome, AttemptRecorded, Delivery, DeliveryAttempt, DeliveryCounts, DeliveryFilter,
+    Endpoint, EndpointError, LeasePolicy, LeasedDelivery, NewEndpoint, Replay, SealSecret,
     SealedSecrets, WebhookStore,
 };
 use crate::store::error::from_sqlx;
 use crate::store::rows;
-use crate::store::webhook_rows::{
-    DeliveryAttemptRow, DeliveryCountsRow, DeliveryRow, EndpointRow, LeasedRow, SecretsRow,
-};
+use crate::store::webhook_rows::{DeliveryAttemptRow, DeliveryRow, EndpointRow, SecretsRow};
 use async_trait::async_trait;
 use std::time::Duration;
 
@@ -23,7 +22,11 @@ macro_rules! endpoint_columns {
         "id, workspace_id, url, description, changed_only, enabled, disabled_reason, \
          failures::bigint AS failures, created_at, \
          CASE WHEN previous_secret_until > now() THEN previous_secret_until END \
-             AS previous_secret_until"
+             AS previous_secret_until, circuit_opened_at, circuit_probe_at, \
+         coalesce(circuit_probe_at <= now(), false) AS circuit_may_probe, \
+         (SELECT min(d.pending_since) FROM verifyd.webhook_deliveries d \
+          WHERE d.endpoint_id = webhook_endpoints.id AND d.state = 'pending') \
+             AS oldest_pending_since"
     };
 }
 
@@ -55,7 +58,8 @@ const ROTATE: &str = concat!(
 
 const SET_ENABLED: &str = "\
     UPDATE verifyd.webhook_endpoints \
-    SET enabled = $2::text IS NULL, disabled_reason = $2, failures = 0 WHERE id = $1";
+    SET enabled = $2::text IS NULL, disabled_reason = $2, failures = 0, circuit_pauses = 0, \
+        circuit_opened_at = NULL, circuit_probe_at = NULL WHERE id = $1";
 
 const PENDING_NOW: &str = "\
     UPDATE verifyd.webhook_deliveries SET next_attempt_at = now() \
@@ -78,57 +82,10 @@ const RESEAL: &str = "\
     UPDATE verifyd.webhook_endpoints SET secret = $4, previous_secret = $5 \
     WHERE id = $1 AND secret = $2 AND previous_secret IS NOT DISTINCT FROM $3";
 
-/// `$1`: most of them, `$2`: seconds of the lease, `$3`: endpoints to leave out, `$4`: leave out
-/// failing ones. One of each endpoint, so that none crowds out the others; among equals the order is
-/// left to chance.
-const LEASE: &str = "\
-    WITH due AS ( \
-        SELECT d.id FROM verifyd.webhook_endpoints e \
-        CROSS JOIN LATERAL ( \
-            SELECT d.id FROM verifyd.webhook_deliveries d \
-            WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.next_attempt_at <= now() \
-            ORDER BY d.next_attempt_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) d \
-        WHERE e.enabled AND e.id <> ALL($3) AND NOT ($4 AND e.failures > 0) \
-        ORDER BY e.failures > 0, random() LIMIT $1 \
-    ), begun AS ( \
-        UPDATE verifyd.webhook_deliveries d SET attempts = attempts + 1, tries = tries + 1, \
-            next_attempt_at = clock_timestamp() + make_interval(secs => $2) \
-        FROM due WHERE d.id = due.id \
-        RETURNING d.id, d.endpoint_id, d.message_id, d.payload, d.attempts, d.tries \
-    ), noted AS ( \
-        INSERT INTO verifyd.webhook_attempts (delivery_id, attempt) \
-        SELECT id, attempts FROM begun \
-    ) \
-    SELECT b.id, b.message_id, b.payload, b.attempts::bigint AS attempts, \
-           b.tries::bigint AS tries, e.failures > 0 AS failing, e.id AS endpoint_id, \
-           e.workspace_id, e.url, e.secret, \
-           CASE WHEN e.previous_secret_until > now() THEN e.previous_secret END AS previous_secret \
-    FROM begun b JOIN verifyd.webhook_endpoints e ON e.id = b.endpoint_id";
-
-const END_ATTEMPT: &str = "\
-    UPDATE verifyd.webhook_attempts SET duration_ms = $3, result = $4, http_status = $5 \
-    WHERE delivery_id = $1 AND attempt = $2";
-
-/// What was delivered is delivered, also when another attempt has begun by now.
-const END_DELIVERY: &str = "\
-    UPDATE verifyd.webhook_deliveries \
-    SET state = $3, ended_at = CASE WHEN $3 <> 'pending' THEN now() END, \
-        next_attempt_at = now() + make_interval(secs => $4) \
-    WHERE id = $1 AND state = 'pending' AND (attempts = $2 OR $3 = 'delivered')";
-
-const WORKED: &str =
-    "UPDATE verifyd.webhook_endpoints SET failures = 0 WHERE id = $1 AND failures > 0";
-const DID_NOT_WORK: &str =
-    "UPDATE verifyd.webhook_endpoints SET failures = failures + 1 WHERE id = $1";
-const GONE: &str = "\
-    UPDATE verifyd.webhook_endpoints \
-    SET failures = failures + 1, enabled = false, disabled_reason = 'gone' \
-    WHERE id = $1 AND enabled";
-
 const DELIVERIES: &str = "\
     SELECT d.id, d.endpoint_id, d.message_id, d.operation_run_id, d.state, \
            d.attempts::bigint AS attempts, d.next_attempt_at, d.created_at, d.ended_at, \
-           a.result, a.http_status::bigint AS http_status \
+           d.give_up_reason, a.result, a.http_status::bigint AS http_status \
     FROM verifyd.webhook_deliveries d LEFT JOIN verifyd.webhook_attempts a \
         ON a.delivery_id = d.id AND a.attempt = d.attempts \
     WHERE ($1::bigint IS NULL OR d.endpoint_id = $1) AND ($2::text IS NULL OR d.state = $2) \
@@ -141,30 +98,15 @@ const ATTEMPTS: &str = "\
 
 const REPLAY_ONE: &str = "\
     UPDATE verifyd.webhook_deliveries \
-    SET state = 'pending', ended_at = NULL, tries = 0, next_attempt_at = now() \
+    SET state = 'pending', ended_at = NULL, tries = 0, next_attempt_at = now(), \
+        pending_since = now(), give_up_reason = NULL \
     WHERE id = $1 AND state <> 'pending'";
 
 const REPLAY_SINCE: &str = "\
     UPDATE verifyd.webhook_deliveries \
-    SET state = 'pending', ended_at = NULL, tries = 0, next_attempt_at = now() \
+    SET state = 'pending', ended_at = NULL, tries = 0, next_attempt_at = now(), \
+        pending_since = now(), give_up_reason = NULL \
     WHERE endpoint_id = $1 AND created_at >= $2 AND (state = 'failed' OR $3 AND state = 'delivered')";
-
-const PRUNE: &str = "\
-    DELETE FROM verifyd.webhook_deliveries WHERE id IN ( \
-        SELECT id FROM verifyd.webhook_deliveries \
-        WHERE state = $1 AND ended_at < now() - make_interval(secs => $2) \
-        ORDER BY ended_at LIMIT $3 FOR UPDATE SKIP LOCKED)";
-
-/// Recorded by a run that was completed while its endpoint was being removed.
-const PRUNE_ORPHANS: &str = "\
-    DELETE FROM verifyd.webhook_deliveries WHERE id IN ( \
-        SELECT d.id FROM verifyd.webhook_deliveries d WHERE d.state = 'pending' \
-        AND NOT EXISTS (SELECT FROM verifyd.webhook_endpoints e WHERE e.id = d.endpoint_id) \
-        LIMIT $1 FOR UPDATE SKIP LOCKED)";
-
-const COUNTS: &str = "\
-    SELECT (SELECT count(*) FROM verifyd.webhook_deliveries WHERE state = 'pending') AS pending, \
-           (SELECT count(*) FROM verifyd.webhook_deliveries WHERE state = 'failed') AS failed";
 
 #[async_trait]
 impl WebhookStore for PostgresStore {
@@ -373,69 +315,20 @@ impl WebhookStore for PostgresStore {
         &self,
         policy: &LeasePolicy,
     ) -> Result<Vec<LeasedDelivery>, StoreError> {
-        self.in_time(async {
-            let busy: Vec<i64> = policy.busy.iter().map(|id| id.0).collect();
-            let mut tx = self.begin().await?;
-            let found: Vec<LeasedRow> = self
-                .rows(LEASE)
-                .bind(i64::from(policy.limit))
-                .bind(seconds(policy.lease))
-                .bind(busy)
-                .bind(policy.healthy_only)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            commit(tx).await?;
-            rows::all(found)
-        })
-        .await
+        self.in_time(self.lease_due(policy)).await
     }
 
     async fn record_attempt(
         &self,
         delivery: &LeasedDelivery,
         outcome: &AttemptOutcome,
-    ) -> Result<bool, StoreError> {
-        self.in_time(async {
-            let attempt = i32::try_from(delivery.attempt).unwrap_or(i32::MAX);
-            let (state, wait) = match outcome.next {
-                Next::Delivered => ("delivered", Duration::ZERO),
-                Next::Retry(wait) => ("pending", wait),
-                Next::GiveUp => ("failed", Duration::ZERO),
-            };
-            let mut tx = self.begin().await?;
-            self.sql(END_ATTEMPT)
-                .bind(delivery.id.0)
-                .bind(attempt)
-                .bind(i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX))
-                .bind(outcome.result.as_str())
-                .bind(outcome.http_status.map(i32::from))
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            let ended = self
-                .sql(END_DELIVERY)
-                .bind(delivery.id.0)
-                .bind(attempt)
-                .bind(state)
-                .bind(seconds(wait))
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?
-                .rows_affected();
-            self.sql(match outcome.result {
-                AttemptResult::Delivered => WORKED,
-                AttemptResult::Gone => GONE,
-                _ => DID_NOT_WORK,
-            })
-            .bind(delivery.endpoint.endpoint_id.0)
-            .execute(&mut *tx)
+    ) -> Result<AttemptRecorded, StoreError> {
+        self.in_time(self.end_delivery_attempt(delivery, outcome))
             .await
-            .map_err(from_sqlx)?;
-            commit(tx).await?;
-            Ok(ended > 0)
-        })
-        .await
+    }
+
+    async fn give_up_deliveries(&self, after: Duration, batch: u32) -> Result<u64, StoreError> {
+        self.in_time(self.give_up(after, batch)).await
     }
 
     async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>, StoreError> {
@@ -503,46 +396,11 @@ impl WebhookStore for PostgresStore {
         keep_failed: Duration,
         batch: u32,
     ) -> Result<u64, StoreError> {
-        self.in_time(async {
-            let mut deleted = 0;
-            for (state, keep) in [("delivered", keep_delivered), ("failed", keep_failed)] {
-                let mut tx = self.begin().await?;
-                deleted += self
-                    .sql(PRUNE)
-                    .bind(state)
-                    .bind(seconds(keep))
-                    .bind(i64::from(batch))
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?
-                    .rows_affected();
-                commit(tx).await?;
-            }
-            let mut tx = self.begin().await?;
-            deleted += self
-                .sql(PRUNE_ORPHANS)
-                .bind(i64::from(batch))
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?
-                .rows_affected();
-            commit(tx).await?;
-            Ok(deleted)
-        })
-        .await
+        self.in_time(self.forget_ended(keep_delivered, keep_failed, batch))
+            .await
     }
 
     async fn delivery_counts(&self) -> Result<DeliveryCounts, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
-            let row: DeliveryCountsRow = self
-                .rows(COUNTS)
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            commit(tx).await?;
-            Ok(row.into())
-        })
-        .await
+        self.in_time(self.count_deliveries()).await
     }
 }

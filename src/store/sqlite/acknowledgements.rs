@@ -1,8 +1,10 @@
 //! Acknowledgements, and how they carry on from one completion to the next. Transactions that write
 //! take turns, so nothing comes between two statements of one.
 
+use super::actors::{note_acknowledged, note_withdrawn, with_actors};
+use super::earlier::{a_second_after, is_about, time};
 use super::{SqliteStore, Tx, commit, now, rollback, run_type};
-use crate::domain::acknowledgement::Acknowledgement;
+use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use crate::ports::acknowledgements::{
     AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
@@ -13,20 +15,16 @@ use crate::store::error::from_sqlx;
 use crate::store::rows;
 use async_trait::async_trait;
 use chrono::SecondsFormat;
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 /// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
 macro_rules! columns {
     () => {
-        "a.id, a.operation_run_id, a.check_key, a.reason_code, a.reason, a.acknowledged_by, \
-         a.acknowledged_at, a.expires_at, a.withdrawn_at, a.withdrawn_by"
-    };
-}
-
-/// A time that somebody else may have written in another form.
-macro_rules! time {
-    ($column:literal) => {
-        concat!("strftime('%Y-%m-%dT%H:%M:%fZ', ", $column, ")")
+        "a.id, a.operation_run_id, substr(a.check_key, 1, 300) AS check_key, \
+         substr(a.reason_code, 1, 300) AS reason_code, substr(a.reason, 1, 4000) AS reason, \
+         substr(a.acknowledged_by, 1, 300) AS acknowledged_by, \
+         a.acknowledged_at AS acknowledged_at, a.expires_at AS expires_at, \
+         a.withdrawn_at AS withdrawn_at, substr(a.withdrawn_by, 1, 300) AS withdrawn_by"
     };
 }
 
@@ -39,6 +37,17 @@ macro_rules! active {
             " > ",
             now!(),
             ")"
+        )
+    };
+}
+
+/// Whether `a` was made on the completed run that `r` is now, and not on an earlier run of the same id.
+macro_rules! is_of_this_run {
+    () => {
+        concat!(
+            a_second_after!("a.acknowledged_at"),
+            " >= ",
+            time!("r.completed_at")
         )
     };
 }
@@ -64,8 +73,10 @@ macro_rules! found_in {
 const ALREADY: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a \
+    " FROM verification_check_acknowledgements a JOIN operation_runs r ON r.id = a.operation_run_id \
       WHERE a.operation_run_id = $1 AND a.check_key = $2 AND ",
+    is_of_this_run!(),
+    " AND ",
     active!(),
     " ORDER BY a.id LIMIT 1"
 );
@@ -146,6 +157,10 @@ const WITHDRAW: &str = concat!(
     ", withdrawn_by = $2 WHERE id = $1 AND withdrawn_at IS NULL AND operation_run_id IN \
         (SELECT r.id FROM operation_runs r WHERE r.id = operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    a_second_after!("acknowledged_at"),
+    " >= ",
+    time!("r.completed_at"),
     ")"
 );
 
@@ -155,6 +170,8 @@ const FROM_RUNS: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " WHERE true"
 );
 
@@ -164,6 +181,8 @@ const ONE: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " WHERE a.id = $1"
 );
 
@@ -175,6 +194,8 @@ const OF_RUN: &str = concat!(
     " FROM verification_check_acknowledgements a \
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
+    " AND ",
+    is_of_this_run!(),
     " WHERE r.id = $1 \
      UNION ALL SELECT ",
     columns!(),
@@ -191,7 +212,9 @@ const OF_RUN: &str = concat!(
     " > r.completed_at) AND (a.expires_at IS NULL OR ",
     time!("a.expires_at"),
     " > r.completed_at) \
-      JOIN operation_runs f ON f.id = k.from_run_id \
+      JOIN operation_runs f ON f.id = k.from_run_id AND ",
+    is_about!("f.completed_at", "k.from_completed_at"),
+    " \
        AND f.tenant_id IS r.tenant_id AND f.workspace_id IS r.workspace_id \
       WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
     run_type!(),
@@ -225,6 +248,30 @@ pub(super) async fn lapse_acknowledgements(
         .await
         .map_err(from_sqlx)?;
     Ok(())
+}
+
+async fn one(
+    connection: &mut SqliteConnection,
+    id: AcknowledgementId,
+) -> Result<Option<Acknowledgement>, StoreError> {
+    let row: Option<AcknowledgementRow> = sqlx::query_as(ONE)
+        .bind(id.0)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(from_sqlx)?;
+    match row {
+        Some(row) => Ok(Some(with_actor(connection, row.try_into()?).await?)),
+        None => Ok(None),
+    }
+}
+
+async fn with_actor(
+    connection: &mut SqliteConnection,
+    one: Acknowledgement,
+) -> Result<Acknowledgement, StoreError> {
+    let found = with_actors(connection, vec![one]).await?;
+    let found = found.into_iter().next();
+    found.ok_or_else(|| StoreError::Refused("an acknowledgement is gone".into()))
 }
 
 async fn carry(
@@ -268,8 +315,9 @@ impl AcknowledgementStore for SqliteStore {
             .await
             .map_err(from_sqlx)?;
         if let Some(row) = already {
+            let found = with_actor(&mut tx, row.try_into()?).await?;
             rollback(tx).await?;
-            return Ok((row.try_into()?, false));
+            return Ok((found, false));
         }
         let expires_at = new
             .expires_at
@@ -288,6 +336,8 @@ impl AcknowledgementStore for SqliteStore {
         if let Some(connection) = new.connection {
             carry(&mut tx, made.id, connection, new).await?;
         }
+        note_acknowledged(&mut tx, made.id, &new.through).await?;
+        let made = with_actor(&mut tx, made).await?;
         commit(tx).await?;
         Ok((made, true))
     }
@@ -296,42 +346,38 @@ impl AcknowledgementStore for SqliteStore {
         &self,
         id: AcknowledgementId,
         by: &str,
+        through: &Actor,
     ) -> Result<Option<Acknowledgement>, StoreError> {
         let mut tx = self.begin().await?;
-        sqlx::query(WITHDRAW)
+        let withdrawn = sqlx::query(WITHDRAW)
             .bind(id.0)
             .bind(by)
             .execute(&mut *tx)
             .await
             .map_err(from_sqlx)?;
-        let row: Option<AcknowledgementRow> = sqlx::query_as(ONE)
-            .bind(id.0)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        if withdrawn.rows_affected() > 0 {
+            note_withdrawn(&mut tx, id, through).await?;
+        }
+        let found = one(&mut tx, id).await?;
         commit(tx).await?;
-        row.map(TryInto::try_into).transpose()
+        Ok(found)
     }
 
     async fn acknowledgement(
         &self,
         id: AcknowledgementId,
     ) -> Result<Option<Acknowledgement>, StoreError> {
-        let row: Option<AcknowledgementRow> = sqlx::query_as(ONE)
-            .bind(id.0)
-            .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
-        row.map(TryInto::try_into).transpose()
+        one(&mut *self.reader().await?, id).await
     }
 
     async fn acknowledgements_of(&self, run: RunId) -> Result<Vec<Acknowledgement>, StoreError> {
+        let mut reader = self.reader().await?;
         let found: Vec<AcknowledgementRow> = sqlx::query_as(OF_RUN)
             .bind(run.0)
-            .fetch_all(&mut *self.reader().await?)
+            .fetch_all(&mut *reader)
             .await
             .map_err(from_sqlx)?;
-        rows::all(found)
+        with_actors(&mut reader, rows::all(found)?).await
     }
 
     async fn acknowledgements(
@@ -362,11 +408,12 @@ impl AcknowledgementStore for SqliteStore {
         query
             .push(" ORDER BY a.id DESC LIMIT ")
             .push_bind(filter.limit);
+        let mut reader = self.reader().await?;
         let found: Vec<AcknowledgementRow> = query
             .build_query_as()
-            .fetch_all(&mut *self.reader().await?)
+            .fetch_all(&mut *reader)
             .await
             .map_err(from_sqlx)?;
-        rows::all(found)
+        with_actors(&mut reader, rows::all(found)?).await
     }
 }

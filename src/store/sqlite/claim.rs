@@ -1,49 +1,57 @@
 //! `queued` → `running` and back.
 
+use super::bounds::context_columns;
 use super::together::ClaimRequest;
 use super::{SqliteStore, commit, futile, later, now, now_moved_by, rollback, run_type};
+use crate::domain::run::RunRequest;
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{
-    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError,
+    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, ContextSize, MAX_FUTILE_ATTEMPTS, StoreError,
 };
+use crate::store::claims::{ContextRow, TakenRow};
 use crate::store::error::from_sqlx;
 use crate::store::from_row::from_row;
-use crate::store::rows::RunRow;
 use crate::store::together::together;
 use chrono::{DateTime, Utc};
+use sqlx::{FromRow as _, Row as _};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// A column of the run that stays where it is when reading it has led to nothing `$2` times.
-macro_rules! content {
-    ($column:literal) => {
-        concat!(
-            "CASE WHEN (SELECT count(*) FROM verifyd_run_attempts a \
-                        WHERE a.run_id = operation_runs.id AND ",
-            futile!(),
-            ") < $2 THEN ",
-            $column,
-            " END AS ",
-            $column
-        )
+/// Whether the run has attempts: those of an earlier run of its id are not its own.
+macro_rules! has_attempts {
+    () => {
+        "EXISTS (SELECT 1 FROM verifyd_run_attempts o \
+                 WHERE o.run_id = operation_runs.id AND NOT o.earlier)"
     };
 }
 
+/// `readable` is false when reading the run's context has led to nothing `$2` times.
 const TAKE_RUN: &str = concat!(
-    "UPDATE operation_runs SET status = 'running', started_at = coalesce(started_at, ",
+    "UPDATE operation_runs SET status = 'running', started_at = CASE WHEN ",
+    has_attempts!(),
+    " THEN coalesce(started_at, ",
     now!(),
-    ") WHERE id = $1 AND type = ",
+    ") ELSE ",
+    now!(),
+    " END WHERE id = $1 AND type = ",
     run_type!(),
-    " AND status = 'queued' AND NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
-        WHERE d.run_id = operation_runs.id AND d.not_before > ",
+    " AND status = 'queued' AND outcome IS NULL AND completed_at IS NULL AND id > 0 \
+      AND NOT (",
+    has_attempts!(),
+    " AND EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
+                  WHERE d.run_id = operation_runs.id AND d.not_before > ",
     now!(),
-    ") RETURNING id, workspace_id, tenant_id, type, status, ",
-    content!("outcome"),
-    ", ",
-    content!("context"),
-    ", ",
-    content!("failure_summary"),
-    ", created_at, started_at, completed_at"
+    ")) RETURNING id, workspace_id, tenant_id, created_at, \
+       (SELECT count(*) < $2 FROM verifyd_run_attempts a WHERE a.run_id = operation_runs.id AND ",
+    futile!(),
+    ") AS readable"
+);
+
+/// `$2`: most bytes of the context.
+const CONTEXT: &str = concat!(
+    "SELECT ",
+    context_columns!("$2"),
+    " FROM operation_runs WHERE id = $1"
 );
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
@@ -54,11 +62,11 @@ const SUPERSEDE: &str = concat!(
 );
 
 const HISTORY: &str = concat!(
-    "SELECT coalesce(max(attempt), 0) AS last, coalesce(sum(counted), 0) AS spent, \
-            count(*) FILTER (WHERE counted AND end_reason = 'worker_lost') AS lost, \
+    "SELECT coalesce(max(attempt), 0) AS last, count(*) FILTER (WHERE counted AND NOT earlier) AS spent, \
+            count(*) FILTER (WHERE counted AND NOT earlier AND end_reason = 'worker_lost') AS lost, \
             count(*) FILTER (WHERE ",
     futile!(),
-    ") AS futile, min(claimed_at) AS first_claimed_at \
+    ") AS futile, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at \
      FROM verifyd_run_attempts WHERE run_id = $1"
 );
 
@@ -129,7 +137,8 @@ impl SqliteStore {
     ) -> Result<ClaimAnswer, StoreError> {
         let token = Uuid::new_v4();
         let mut tx = self.begin().await?;
-        let taken: Option<RunRow> = sqlx::query_as(TAKE_RUN)
+        self.set_aside(&mut tx, run).await?;
+        let taken = sqlx::query(TAKE_RUN)
             .bind(run.0)
             .bind(MAX_FUTILE_ATTEMPTS)
             .fetch_optional(&mut *tx)
@@ -139,6 +148,8 @@ impl SqliteStore {
             rollback(tx).await?;
             return Ok(ClaimAnswer::NotClaimable);
         };
+        let readable: bool = taken.try_get("readable").map_err(from_sqlx)?;
+        let taken = TakenRow::from_row(&taken).map_err(from_sqlx)?;
         sqlx::query(SUPERSEDE)
             .bind(run.0)
             .execute(&mut *tx)
@@ -168,12 +179,24 @@ impl SqliteStore {
             .fetch_one(&mut *tx)
             .await
             .map_err(from_sqlx)?;
-        let run = taken.try_into()?;
+        let (request, context) = match readable {
+            false => (RunRequest::default(), ContextSize::Unknown),
+            true => {
+                let row: ContextRow = sqlx::query_as(CONTEXT)
+                    .bind(run.0)
+                    .bind(self.context_bytes)
+                    .fetch_one(&mut *tx)
+                    .await
+                    .map_err(from_sqlx)?;
+                row.read(self.context_bytes)
+            }
+        };
         commit(tx).await?;
         let spent = u32::try_from(history.spent).unwrap_or(u32::MAX);
         Ok(ClaimAnswer::Claimed(Box::new(Claim {
             start: None,
-            run,
+            run: taken.with(request),
+            context,
             attempt,
             token,
             worker: worker.clone(),

@@ -7,7 +7,7 @@ use super::{SqliteStore, Tx, commit, now, rollback, run_type};
 use crate::domain::completion::Completion;
 use crate::domain::notice::Notice;
 use crate::ports::store::{Claim, StoreError};
-use crate::store::completion::{InventoryRow, event, message_id};
+use crate::store::completion::{InventoryRow, NOTHING_KEPT, event, message_id};
 use crate::store::error::from_sqlx;
 use crate::store::together::together;
 use chrono::{DateTime, Utc};
@@ -26,29 +26,49 @@ const END_ATTEMPTS: &str = concat!(
     " AND r.status = 'running') RETURNING run_id"
 );
 
-/// The context of the run, if it is one that can have members.
-macro_rules! object {
+/// The context of the run as it stays: members that verifyd does not write as they are, and what is no
+/// object as the member `producer_context`.
+macro_rules! kept {
     () => {
-        "CASE WHEN json_type(context) = 'object' THEN context ELSE '{}' END"
+        "CASE WHEN octet_length(context) > d.kept THEN '{\"producer_context_dropped\":true}' \
+              WHEN json_type(context) = 'object' THEN context \
+              WHEN json_type(context) = 'null' THEN '{}' \
+              ELSE json_object('producer_context', json(context)) END"
     };
 }
 
-/// `$1`: run, outcome, failures, members of `context`, whose others stay as they are written.
+/// The same with what was checked, where the producer left it out.
+macro_rules! with_checked {
+    () => {
+        concat!(
+            "CASE WHEN d.module IS NULL THEN ",
+            kept!(),
+            " ELSE json_insert(",
+            kept!(),
+            ", '$.provider', d.provider, '$.module', d.module) END"
+        )
+    };
+}
+
+/// `$1`: run, outcome, failures, members of `context`, whose others stay as they are written, the
+/// members that are added where they are missing, and how many bytes stay.
 const COMPLETE: &str = concat!(
     "UPDATE operation_runs SET status = 'completed', outcome = d.ending, completed_at = ",
     now!(),
     ", failure_summary = d.failures, context = CASE WHEN d.reason_code IS NULL \
         THEN json_set(",
-    object!(),
+    with_checked!(),
     ", '$.verification_report', json(d.report)) \
         ELSE json_set(",
-    object!(),
+    with_checked!(),
     ", '$.verification_report', json(d.report), '$.reason_code', d.reason_code, \
            '$.next_steps', json(d.next_steps)) END \
      FROM (SELECT value ->> 0 AS run, value ->> 1 AS ending, value -> 2 AS failures, \
                   value -> '$[3].verification_report' AS report, \
                   value ->> '$[3].reason_code' AS reason_code, \
-                  value -> '$[3].next_steps' AS next_steps FROM json_each($1)) AS d \
+                  value -> '$[3].next_steps' AS next_steps, \
+                  value ->> '$[4].provider' AS provider, value ->> '$[4].module' AS module, \
+                  value ->> 5 AS kept FROM json_each($1)) AS d \
      WHERE id = d.run AND type = ",
     run_type!(),
     " AND status = 'running' RETURNING id, completed_at, completed_at, EXISTS ( \
@@ -78,10 +98,14 @@ const LATEST_REPORTS: &str = "\
 const DIFFERS: &str =
     "SELECT fingerprint <> $2 FROM verifyd_latest_reports WHERE connection_id = $1";
 
-const OUTBOX: &str = "\
-    INSERT INTO verifyd_webhook_deliveries (endpoint_id, message_id, operation_run_id, payload) \
-    SELECT e.id, $2, $3, $4 FROM verifyd_webhook_endpoints e \
-    WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)";
+const OUTBOX: &str = concat!(
+    "INSERT INTO verifyd_webhook_deliveries \
+        (endpoint_id, message_id, operation_run_id, payload, pending_since) \
+     SELECT e.id, $2, $3, $4, ",
+    now!(),
+    " FROM verifyd_webhook_endpoints e \
+      WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)"
+);
 
 /// What a transaction has completed.
 struct Completed<'a> {
@@ -103,9 +127,20 @@ impl SqliteStore {
         if let Some(completed) = together(self, request).await {
             return Ok(completed);
         }
-        let request = CompletionRequest::new(claim, completion)?;
+        let mut request = CompletionRequest::new(claim, completion)?;
         let tx = self.begin().await?;
-        let completed = self.complete_all(tx, &[request]).await?;
+        let completed = match self.complete_all(tx, std::slice::from_ref(&request)).await {
+            // A context that cannot be copied does not keep the run from its end.
+            Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
+                tracing::warn!(%why, "the context of the run cannot be kept");
+                request.kept = NOTHING_KEPT;
+                let tx = self.begin().await?;
+                let dropped = self.complete_all(tx, &[request]).await;
+                // What is refused for another reason is told with that.
+                dropped.map_err(|_| StoreError::Refused(why))?
+            }
+            completed => completed?,
+        };
         Ok(completed.is_some_and(|completed| completed[0]))
     }
 
@@ -145,6 +180,9 @@ impl SqliteStore {
             .collect();
         self.refresh_inventories(&mut tx, &inventories, &completed.at_text)
             .await?;
+        let reports = completed.calls.values();
+        let reports = reports.filter_map(|call| Some((call.connection?, call.run)));
+        self.forget_latest_reports(&mut tx, reports).await?;
         let notices = write_latest(&mut tx, &completed).await?;
         for notice in &notices {
             if completed.with_webhooks.contains(&notice.operation_run_id.0) {
@@ -168,9 +206,16 @@ async fn write_runs<'a>(
     tx: &mut Tx,
     calls: impl Iterator<Item = &'a CompletionRequest> + Clone,
 ) -> Result<Option<Completed<'a>>, StoreError> {
-    let rows = calls
-        .clone()
-        .map(|c| (c.run.0, c.outcome, &c.failures, &c.context));
+    let rows = calls.clone().map(|c| {
+        (
+            c.run.0,
+            c.outcome,
+            &c.failures,
+            &c.context,
+            &c.defaults,
+            c.kept,
+        )
+    });
     let rows: Vec<(i64, String, DateTime<Utc>, bool)> = sqlx::query_as(COMPLETE)
         .bind(list(rows)?)
         .fetch_all(&mut **tx)

@@ -1,5 +1,6 @@
 //! Provider connections and their credentials.
 
+use super::bounds::{is_valid_connection, short};
 use super::together::StartRequest;
 use super::{SqliteStore, Tx, commit, now, rollback};
 use crate::domain::connection::{
@@ -14,19 +15,48 @@ use crate::store::together::together;
 
 macro_rules! connection_columns {
     () => {
-        "c.id, c.workspace_id, c.tenant_id, c.provider, c.display_name, c.status, \
-         c.entra_tenant_id, c.client_id, c.cloud, c.module, \
-         c.created_at, c.updated_at"
+        concat!(
+            "c.id, c.workspace_id, c.tenant_id",
+            ", ",
+            short!("c.provider"),
+            " AS provider",
+            ", ",
+            short!("c.display_name"),
+            " AS display_name",
+            ", ",
+            short!("c.status"),
+            " AS status",
+            ", ",
+            short!("c.entra_tenant_id"),
+            " AS entra_tenant_id",
+            ", ",
+            short!("c.client_id"),
+            " AS client_id",
+            ", ",
+            short!("c.cloud"),
+            " AS cloud",
+            ", ",
+            short!("c.module"),
+            " AS module",
+            ", c.created_at AS created_at, c.updated_at AS updated_at"
+        )
     };
 }
 
 pub(super) use connection_columns;
 
+/// Of `provider_credentials k`. A payload that is too large is NULL, and its length is told.
 macro_rules! credential_columns {
     () => {
-        "k.kind AS credential_kind, k.payload AS credential_payload, \
-         k.expires_at AS credential_expires_at, \
-         k.updated_at AS credential_updated_at"
+        concat!(
+            "k.id AS credential_id, ",
+            short!("k.kind"),
+            " AS credential_kind, \
+             CASE WHEN octet_length(k.payload) <= 262144 THEN k.payload END AS credential_payload, \
+             octet_length(k.payload) AS credential_bytes, \
+             k.expires_at AS credential_expires_at, \
+             k.updated_at AS credential_updated_at"
+        )
     };
 }
 
@@ -46,8 +76,9 @@ const CONNECTIONS: &str = concat!(
     "SELECT ",
     connection_columns!(),
     " FROM provider_connections c \
-      WHERE ($1 IS NULL OR c.tenant_id = $1) AND ($2 IS NULL OR c.id > $2) \
-      ORDER BY c.id LIMIT $3"
+      WHERE ($1 IS NULL OR c.tenant_id = $1) AND ($2 IS NULL OR c.id > $2) AND ",
+    is_valid_connection!(),
+    " ORDER BY c.id LIMIT $3"
 );
 
 const CREDENTIALS: &str = concat!(

@@ -7,11 +7,13 @@ use crate::store::error::from_sqlx;
 use crate::store::migrations;
 use sqlx::SqliteConnection;
 
-/// The triggers of migration 3. (The rest is in the table's definition, which SQLite cannot alter.)
-const TRIGGERS: [&str; 3] = [
+/// The triggers of migrations 3 and 10. (The rest is in the table's definition, which SQLite cannot alter.)
+const TRIGGERS: [&str; 5] = [
     "verifyd_guard_completed_run",
     "verifyd_guard_run_identity",
     "verifyd_guard_run_recorded",
+    "verifyd_guard_context_size",
+    "verifyd_guard_context_size_kept",
 ];
 
 const FIND: &str = "\

@@ -42,12 +42,23 @@ impl SqliteStore {
         {
             findings.push(SchemaFinding {
                 fatal: true,
+                privilege: false,
                 subject: "verifyd_schema_migrations".into(),
                 problem: format!("version {version}, needed: {WANTED_VERSION}"),
                 remedy: "run: verifyd migrate".into(),
             });
         }
         Ok(findings)
+    }
+}
+
+impl SqliteStore {
+    /// Changes with every statement that changes the schema.
+    pub(super) async fn read_schema_mark(&self) -> Result<String, StoreError> {
+        sqlx::query_scalar("SELECT CAST(schema_version AS TEXT) FROM pragma_schema_version")
+            .fetch_one(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)
     }
 }
 
@@ -65,6 +76,7 @@ async fn inspect_table(
     let mut find = |subject: String, problem: String, remedy: &str| {
         findings.push(SchemaFinding {
             fatal: true,
+            privilege: false,
             subject,
             problem,
             remedy: remedy.to_owned(),

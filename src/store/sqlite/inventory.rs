@@ -2,7 +2,7 @@
 //! the whole is, and by a digest whether anything can have changed.
 
 use super::together::list;
-use super::{SqliteStore, Tx};
+use super::{SqliteStore, Tx, run_type};
 use crate::domain::TenantId;
 use crate::domain::permission::{PermissionStatus, StoredPermission};
 use crate::ports::store::{InventoryFreshness, StoreError};
@@ -13,20 +13,42 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+/// Whether what is known of a tenant's inventory was read by the run that it names.
+macro_rules! is_of_its_run {
+    ($i:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = ",
+            $i,
+            ".operation_run_id AND p.type = ",
+            run_type!(),
+            " AND p.tenant_id = ",
+            $i,
+            ".tenant_id AND abs(julianday(p.completed_at) - julianday(",
+            $i,
+            ".refreshed_at)) <= 1.0 / 86400.0)"
+        )
+    };
+}
+
 /// `$1`: tenant, run, source, digest; `$2`: the time. Says whether the inventory has to be compared with
-/// what is stored: its digest is another one, or it has not been compared for long (`$3`, seconds), as
+/// what is stored: its digest is another one, the run that read it is not there any more, or it has not been compared for long (`$3`, seconds), as
 /// others may write the rows, too.
-const FRESHNESS: &str = "\
-    INSERT INTO verifyd_tenant_inventory \
+const FRESHNESS: &str = concat!(
+    "INSERT INTO verifyd_tenant_inventory \
         (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at) \
     SELECT value ->> 0, value ->> 1, $2, value ->> 2, value ->> 3, $2 FROM json_each($1) WHERE true \
     ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id, \
         refreshed_at = excluded.refreshed_at, source = excluded.source, \
         digest = excluded.digest, \
         compared_at = CASE WHEN digest = excluded.digest \
+             AND verifyd_tenant_inventory.operation_run_id <> excluded.operation_run_id \
+             AND ",
+    is_of_its_run!("verifyd_tenant_inventory"),
+    " \
                                 AND julianday(compared_at) > julianday($2) - $3 / 86400.0 \
                            THEN compared_at ELSE $2 END \
-    RETURNING tenant_id, compared_at = $2";
+    RETURNING tenant_id, compared_at = $2"
+);
 
 /// `$2`: permission, status, details.
 const WRITE: &str = "\
@@ -36,12 +58,17 @@ const WRITE: &str = "\
         details = excluded.details, last_checked_at = excluded.last_checked_at";
 
 const PERMISSIONS: &str = "\
-    SELECT tenant_id, permission_key, status, details, last_checked_at \
+    SELECT tenant_id, permission_key, status, \
+        CASE WHEN octet_length(details) <= 65536 THEN details END AS details, last_checked_at \
     FROM tenant_permissions WHERE tenant_id = $1 ORDER BY permission_key";
 
-const READ_FRESHNESS: &str = "\
-    SELECT tenant_id, operation_run_id, refreshed_at, source \
-    FROM verifyd_tenant_inventory WHERE tenant_id = $1";
+/// Its run may have been pruned. One that was completed at another time is not its run.
+const READ_FRESHNESS: &str = concat!(
+    "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source \
+     FROM verifyd_tenant_inventory i WHERE i.tenant_id = $1 AND (",
+    is_of_its_run!("i"),
+    " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))"
+);
 
 /// Says since when a grant has been gone: set when it goes, kept while it stays away, dropped when
 /// it comes back. No difference by itself.

@@ -9,20 +9,26 @@
 
 mod access;
 mod acknowledgements;
+mod actors;
+mod bounds;
 mod claim;
 mod complete;
 mod connections;
 mod disown;
+mod earlier;
 mod guards;
 mod inspect;
+mod invalid_runs;
 mod inventory;
 mod notices;
-mod oddities;
 mod onboarding;
+mod outbox;
 mod overview;
+mod probe;
 mod prune;
 mod runs;
 mod schema;
+mod summaries;
 mod sweep;
 mod together;
 mod turns;
@@ -30,16 +36,18 @@ mod wake;
 mod webhooks;
 mod workers;
 
-use super::DatabaseSettings;
 use super::error::from_sqlx;
 use super::together::Group;
+use super::{DatabaseSettings, LimitSettings};
+use crate::domain::access::Binding;
 use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
 use crate::domain::notice::Notice;
 use crate::domain::permission::StoredPermission;
-use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkerId};
+use crate::domain::run::RunState;
+use crate::domain::{ConnectionId, OperationRun, RunId, RunSummary, TenantId, WorkerId};
 use crate::ports::notices::NOTICES_KEPT;
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
@@ -52,9 +60,10 @@ use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
-use sqlx::{Sqlite, Transaction};
+use sqlx::{Connection as _, Sqlite, Transaction};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -70,19 +79,10 @@ macro_rules! run_type {
 }
 use run_type;
 
-/// The columns of a `RunRow`.
-macro_rules! run_columns {
-    () => {
-        "id, workspace_id, tenant_id, type, status, outcome, context, failure_summary, \
-         created_at, started_at, completed_at"
-    };
-}
-use run_columns;
-
-/// Of an attempt: it was only to complete the run, and did not.
+/// Of an attempt: it was only to complete the run, and did not. One of an earlier run does not count.
 macro_rules! futile {
     () => {
-        "NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
+        "NOT earlier AND NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
     };
 }
 use futile;
@@ -119,6 +119,8 @@ pub(super) struct SqliteStore {
     claims: Group<ClaimRequest, ClaimAnswer>,
     starts: Group<StartRequest, Option<StartingPoint>>,
     completing: Group<CompletionRequest, bool>,
+    /// `limits.context_bytes`
+    context_bytes: i64,
     /// Itself, for the tasks that run the batches.
     me: Weak<Self>,
 }
@@ -133,7 +135,10 @@ impl fmt::Debug for SqliteStore {
 
 impl SqliteStore {
     /// Opens the file, and makes it where it is missing (mode 0600: it holds credentials).
-    pub(super) async fn connect(settings: &DatabaseSettings) -> Result<Arc<Self>, StoreError> {
+    pub(super) async fn connect(
+        settings: &DatabaseSettings,
+        limits: LimitSettings,
+    ) -> Result<Arc<Self>, StoreError> {
         let url = settings.url.expose_secret();
         if url.contains(":memory:") || url.contains("mode=memory") {
             return Err(StoreError::Refused(
@@ -162,6 +167,7 @@ impl SqliteStore {
         // Nobody but this process can end a connection to a file: none is asked whether it lives.
         let writer = SqlitePoolOptions::new()
             .test_before_acquire(false)
+            .after_release(|connection, _| Box::pin(has_no_transaction(connection)))
             .max_connections(1)
             .acquire_timeout(settings.acquire_timeout)
             .connect_lazy_with(options.clone());
@@ -187,6 +193,7 @@ impl SqliteStore {
             claims: Group::default(),
             starts: Group::default(),
             completing: Group::default(),
+            context_bytes: i64::from(limits.context_bytes),
             me: me.clone(),
         }))
     }
@@ -211,6 +218,14 @@ async fn commit(tx: Tx) -> Result<(), StoreError> {
 
 async fn rollback(tx: Tx) -> Result<(), StoreError> {
     tx.rollback().await.map_err(from_sqlx)
+}
+
+/// Whether the writer can be used again. SQLite itself rolls a transaction back when the disk is full,
+/// for example. The driver does not notice, and would refuse every later one on this connection.
+async fn has_no_transaction(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // Behind the rollback of a transaction that was dropped.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// The write-ahead log and the shared memory beside it get the same mode from SQLite.
@@ -305,8 +320,20 @@ impl RunStore for SqliteStore {
         self.read_run(id).await
     }
 
-    async fn runs(&self, filter: &RunFilter) -> Result<Vec<OperationRun>, StoreError> {
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
         self.list_runs(filter).await
+    }
+
+    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
+        self.summarise_run(id).await
+    }
+
+    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
+        self.read_run_state(id).await
+    }
+
+    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError> {
+        self.list_run_states(binding, limit).await
     }
 
     async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
@@ -446,6 +473,10 @@ impl SchemaStore for SqliteStore {
         self.inspect_schema().await
     }
 
+    async fn schema_mark(&self) -> Result<String, StoreError> {
+        self.read_schema_mark().await
+    }
+
     async fn guards(&self) -> Result<Guards, StoreError> {
         self.find_guards().await
     }
@@ -475,18 +506,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("test.db").display());
         let limit = Duration::from_secs(60);
-        let store = SqliteStore::connect(&DatabaseSettings {
-            url: url.into(),
-            max_connections: 2,
-            acquire_timeout: limit,
-            connect_timeout: limit,
-            statement_timeout: limit,
-            lock_timeout: limit,
-            idle_timeout: limit,
-            max_lifetime: limit,
-            listen: ListenMode::Off,
-            listen_url: String::new().into(),
-        })
+        let store = SqliteStore::connect(
+            &DatabaseSettings {
+                url: url.into(),
+                max_connections: 2,
+                acquire_timeout: limit,
+                connect_timeout: limit,
+                statement_timeout: limit,
+                lock_timeout: limit,
+                idle_timeout: limit,
+                max_lifetime: limit,
+                listen: ListenMode::Off,
+                listen_url: String::new().into(),
+            },
+            LimitSettings::default(),
+        )
         .await
         .unwrap();
         let mut writer = store.writer.acquire().await.unwrap();

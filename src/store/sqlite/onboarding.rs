@@ -1,20 +1,27 @@
 //! Onboarding sessions. The column `state` is a text; it is edited as one.
 
+use super::bounds::{is_listed, member};
 use super::{SqliteStore, Tx, run_type};
 use crate::domain::onboarding::OnboardingSession;
 use crate::domain::{RunId, SessionId};
 use crate::ports::onboarding::OnboardingStore;
-use crate::ports::store::{NewRun, StoreError};
+use crate::ports::store::{ForSession, NewRun, StoreError};
 use crate::store::error::from_sqlx;
 use crate::store::onboarding::{SessionRow, prepare};
 use async_trait::async_trait;
-use serde_json::Value;
 
 const SESSION: &str = "\
-    SELECT id, workspace_id, tenant_id, state FROM tenant_onboarding_sessions WHERE id = $1";
+    SELECT id, workspace_id, tenant_id, \
+        CASE WHEN octet_length(state) <= 1048576 THEN state END AS state, \
+        octet_length(state) > 1048576 AS state_is_large \
+    FROM tenant_onboarding_sessions WHERE id = $1";
 
 const POINTED: &str = concat!(
-    "SELECT context FROM operation_runs WHERE id = $1 AND type = ",
+    "SELECT CASE WHEN ",
+    is_listed!("context"),
+    " THEN ",
+    member!("context", "$.provider_connection_id"),
+    " END FROM operation_runs WHERE id = $1 AND type = ",
     run_type!()
 );
 
@@ -23,18 +30,18 @@ const MOVE: &str = "UPDATE tenant_onboarding_sessions SET state = $2 WHERE id = 
 /// Points the session to the run, in the transaction that records it.
 pub(super) async fn point_session(
     tx: &mut Tx,
-    session: SessionId,
+    session: ForSession,
     new: &NewRun,
     run: RunId,
     created: bool,
 ) -> Result<(), StoreError> {
     let row: Option<SessionRow> = sqlx::query_as(SESSION)
-        .bind(session.0)
+        .bind(session.id.0)
         .fetch_optional(&mut **tx)
         .await
         .map_err(from_sqlx)?;
     let pointer = prepare(session, row, new, run, created)?;
-    let context: Option<Value> = match pointer.current {
+    let connection: Option<Option<String>> = match pointer.current {
         Some(current) => sqlx::query_scalar(POINTED)
             .bind(current.0)
             .fetch_optional(&mut **tx)
@@ -42,9 +49,9 @@ pub(super) async fn point_session(
             .map_err(from_sqlx)?,
         None => None,
     };
-    if let Some(state) = pointer.state(context.as_ref())? {
+    if let Some(state) = pointer.state(connection.as_ref().map(Option::as_deref))? {
         sqlx::query(MOVE)
-            .bind(session.0)
+            .bind(session.id.0)
             .bind(state)
             .execute(&mut **tx)
             .await

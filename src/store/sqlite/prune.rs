@@ -1,5 +1,6 @@
 //! Deleting completed runs that are old enough.
 
+use super::bounds::time;
 use super::{SqliteStore, Tx, commit, earlier, id_list, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::store::{PrunePolicy, Pruned, StoreError};
@@ -13,7 +14,9 @@ macro_rules! prunable {
         concat!(
             " FROM operation_runs WHERE type = ",
             run_type!(),
-            " AND status = 'completed' AND completed_at < ",
+            " AND status = 'completed' AND ",
+            time!("completed_at"),
+            " < ",
             now_moved_by!("$1"),
             " AND id NOT IN (SELECT operation_run_id FROM verifyd_latest_reports) \
               AND CAST(id AS TEXT) NOT IN ( \
@@ -42,6 +45,9 @@ const CHOOSE: &str = concat!(
 const CARRIED: &str = "\
     DELETE FROM verifyd_carried_acknowledgements \
     WHERE from_run_id IN (SELECT value FROM json_each($1))";
+const ACTORS: &str = "\
+    DELETE FROM verifyd_acknowledgement_actors \
+    WHERE operation_run_id IN (SELECT value FROM json_each($1))";
 const ACKNOWLEDGEMENTS: &str = "\
     DELETE FROM verification_check_acknowledgements \
     WHERE operation_run_id IN (SELECT value FROM json_each($1))";
@@ -100,6 +106,7 @@ impl SqliteStore {
             .await
             .map_err(from_sqlx)?;
         delete(&mut tx, CARRIED, &ids).await?;
+        delete(&mut tx, ACTORS, &ids).await?;
         let pruned = Pruned {
             acknowledgements: delete(&mut tx, ACKNOWLEDGEMENTS, &ids).await?,
             attempts: delete(&mut tx, ATTEMPTS, &ids).await?,

@@ -1,14 +1,14 @@
 //! Recording and reading runs.
 
+use super::bounds::{is_claimable, member, short};
+use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
 use super::onboarding::point_session;
-use super::{SqliteStore, commit, now, run_columns, run_type};
+use super::{SqliteStore, commit, now, run_type};
 use crate::domain::{ConnectionId, OperationRun, RunId};
-use crate::ports::store::{
-    AttemptRecord, LatestReport, NewRun, Recorded, RunCounts, RunFilter, StoreError,
-};
+use crate::ports::store::{AttemptRecord, LatestReport, NewRun, Recorded, RunCounts, StoreError};
 use crate::store::error::from_sqlx;
+use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
-use sqlx::{QueryBuilder, Sqlite};
 
 /// As it stands in the index: a number and the same number as a text are equal.
 macro_rules! connection_of_context {
@@ -16,6 +16,7 @@ macro_rules! connection_of_context {
         "CAST(context ->> 'provider_connection_id' AS TEXT)"
     };
 }
+pub(super) use connection_of_context;
 
 const ACTIVE_RUN: &str = concat!(
     "SELECT id FROM operation_runs WHERE type = ",
@@ -31,46 +32,71 @@ const INSERT_RUN: &str = concat!(
     ", 'queued', $3) RETURNING id"
 );
 
+/// An earlier run of the same id may have left a row.
 const DELIVERED: &str = concat!(
     "INSERT INTO verifyd_run_deliveries (run_id, delivered_at) VALUES ($1, ",
     now!(),
-    ")"
+    ") ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL"
 );
 
+/// `$2`: most bytes of the context. A context that is too large is NULL.
 const RUN: &str = concat!(
-    "SELECT ",
-    run_columns!(),
-    " FROM operation_runs WHERE id = $1 AND type = ",
+    "SELECT id, workspace_id, tenant_id, type, ",
+    short!("status"),
+    " AS status, ",
+    short!("outcome"),
+    " AS outcome, CASE WHEN octet_length(context) <= $2 THEN context END AS context, \
+      CASE WHEN octet_length(failure_summary) <= 262144 THEN failure_summary END \
+          AS failure_summary, created_at, started_at, completed_at \
+     FROM operation_runs WHERE id = $1 AND type = ",
     run_type!()
 );
 
-/// Without the rows that `odd_runs` tells of: one of them must not keep the others from being listed.
-const RUNS: &str = concat!(
-    "SELECT ",
-    run_columns!(),
-    " FROM operation_runs WHERE type = ",
-    run_type!(),
-    " AND status IN ('queued', 'running', 'completed') \
-      AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked'))"
+/// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote
+/// beside it, or of that what tells what the run was about.
+const PARTS: &str = concat!(
+    "WITH parts AS MATERIALIZED (SELECT json_remove(context, '$.verification_report') AS rest, \
+         context -> '$.verification_report' AS report FROM operation_runs \
+         WHERE id = $1 AND json_type(context) = 'object') \
+     SELECT CASE WHEN octet_length(report) <= $3 THEN report END AS report, \
+         CASE WHEN octet_length(rest) <= $2 THEN rest ELSE json_object('provider', ",
+    member!("rest", "$.provider"),
+    ", 'module', ",
+    member!("rest", "$.module"),
+    ", 'provider_connection_id', ",
+    member!("rest", "$.provider_connection_id"),
+    ", 'target_scope', json_object('entra_tenant_id', ",
+    member!("rest", "$.target_scope.entra_tenant_id"),
+    ", 'entra_tenant_name', ",
+    member!("rest", "$.target_scope.entra_tenant_name"),
+    "), 'reason_code', ",
+    member!("rest", "$.reason_code"),
+    ", 'next_steps', CASE WHEN octet_length(rest -> '$.next_steps') <= 65536 \
+                          THEN rest -> '$.next_steps' END) END AS rest FROM parts"
 );
-
-const ATTEMPTS: &str = "\
-    SELECT run_id, attempt, worker_id, counted, claimed_at, ended_at, end_reason \
-    FROM verifyd_run_attempts WHERE run_id = $1 ORDER BY attempt";
 
 const COUNTS: &str = concat!(
     "SELECT count(*) FILTER (WHERE status = 'queued') AS queued, \
             count(*) FILTER (WHERE status = 'running') AS running, \
-            (julianday('now') - min(julianday(created_at)) FILTER (WHERE status = 'queued')) \
+            (julianday('now') - min(julianday(r.created_at)) FILTER (WHERE status = 'queued')) \
                 * 86400.0 AS oldest_queued_seconds \
-     FROM operation_runs WHERE type = ",
+     FROM operation_runs r WHERE r.type = ",
     run_type!(),
-    " AND status IN ('queued', 'running')"
+    " AND r.status IN ('queued', 'running') AND (r.status = 'running' OR ",
+    is_claimable!(),
+    ")"
 );
 
-const READ_LATEST_REPORT: &str = "\
-    SELECT connection_id, operation_run_id, fingerprint, overall, outcome, completed_at \
-    FROM verifyd_latest_reports WHERE connection_id = $1";
+const READ_LATEST_REPORT: &str = concat!(
+    "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at \
+     FROM verifyd_latest_reports l LEFT JOIN provider_connections c ON c.id = l.connection_id \
+     WHERE l.connection_id = $1 AND ",
+    is_of_its_run!(
+        "coalesce(c.workspace_id, p.workspace_id)",
+        "coalesce(c.tenant_id, p.tenant_id)",
+        ""
+    )
+);
 
 impl SqliteStore {
     pub(super) async fn record_run(&self, new: &NewRun) -> Result<Recorded, StoreError> {
@@ -140,56 +166,31 @@ impl SqliteStore {
     }
 
     pub(super) async fn read_run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {
+        let mut reader = self.reader().await?;
         let found: Option<RunRow> = sqlx::query_as(RUN)
             .bind(id.0)
-            .fetch_optional(&mut *self.reader().await?)
+            .bind(self.context_bytes)
+            .fetch_optional(&mut *reader)
             .await
             .map_err(from_sqlx)?;
-        found.map(TryInto::try_into).transpose()
-    }
-
-    pub(super) async fn list_runs(
-        &self,
-        filter: &RunFilter,
-    ) -> Result<Vec<OperationRun>, StoreError> {
-        // Only what is asked for gets into the statement, so that the planner can use the index.
-        let mut query = QueryBuilder::<Sqlite>::new(RUNS);
-        if let Some(workspace) = filter.binding.workspace_id {
-            query.push(" AND workspace_id = ").push_bind(workspace.0);
+        let run: Option<OperationRun> = found.map(TryInto::try_into).transpose()?;
+        let Some(mut run) = run else { return Ok(None) };
+        if run.context.is_null() {
+            let parts: Option<(Option<Lenient>, Option<Lenient>)> = sqlx::query_as(PARTS)
+                .bind(id.0)
+                .bind(self.context_bytes)
+                .bind(rows::REPORT_BYTES)
+                .fetch_optional(&mut *reader)
+                .await
+                .map_err(from_sqlx)?;
+            let (report, rest) = parts.unwrap_or_default();
+            run.context = rows::context_of(report, rest);
         }
-        if let Some(tenant) = filter.binding.tenant_id {
-            query.push(" AND tenant_id = ").push_bind(tenant.0);
-        }
-        if let Some(status) = filter.status {
-            query.push(" AND status = ").push_bind(status.as_str());
-        }
-        if let Some(outcome) = filter.outcome {
-            query.push(" AND outcome = ").push_bind(outcome.as_str());
-        }
-        if let Some(connection) = filter.connection {
-            query
-                .push(concat!(" AND ", connection_of_context!(), " = "))
-                .push_bind(connection.to_string());
-        }
-        if let Some(tenant) = filter.tenant {
-            query.push(" AND tenant_id = ").push_bind(tenant.0);
-        }
-        if let Some(before) = filter.before {
-            query.push(" AND id < ").push_bind(before.0);
-        }
-        query
-            .push(" ORDER BY id DESC LIMIT ")
-            .push_bind(filter.limit);
-        let found: Vec<RunRow> = query
-            .build_query_as()
-            .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
-        rows::all(found)
+        Ok(Some(run))
     }
 
     pub(super) async fn list_attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
-        let found: Vec<AttemptRow> = sqlx::query_as(ATTEMPTS)
+        let found: Vec<AttemptRow> = sqlx::query_as(OWN_ATTEMPTS)
             .bind(run.0)
             .fetch_all(&mut *self.reader().await?)
             .await

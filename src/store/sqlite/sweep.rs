@@ -1,5 +1,7 @@
 //! What the reconciler finds: dead leases, runs without a lease, runs that nobody was told about.
 
+use super::bounds::{is_claimable, time};
+use super::earlier::is_delivery_of_earlier;
 use super::{SqliteStore, Tx, commit, earlier, futile, id_list, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::store::{StoreError, SweepPolicy, Swept};
@@ -19,13 +21,18 @@ const DEAD_LEASES: &str = concat!(
     ")) ORDER BY a.run_id LIMIT $2"
 );
 
+/// A time of the future does not keep a run.
 const WITHOUT_LEASE: &str = concat!(
     "SELECT r.id, true FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status = 'running' \
-      AND coalesce(strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(r.started_at, r.created_at)), '') < ",
+      AND (",
+    time!("coalesce(r.started_at, r.created_at)"),
+    " BETWEEN ",
     now_moved_by!("$1"),
-    " AND NOT EXISTS (SELECT 1 FROM verifyd_run_attempts a \
+    " AND ",
+    now_moved_by!("'+1 minute'"),
+    ") IS NOT TRUE AND NOT EXISTS (SELECT 1 FROM verifyd_run_attempts a \
                       WHERE a.run_id = r.id AND a.ended_at IS NULL) \
       ORDER BY r.id LIMIT $2"
 );
@@ -47,11 +54,13 @@ const END_DEAD: &str = concat!(
      WHERE run_id IN (SELECT value FROM json_each($1)) AND ended_at IS NULL"
 );
 
-/// Whether the run of `d.run_id` is.
+/// Whether the run of `d.run_id` is, and may be claimed.
 macro_rules! is_queued {
     () => {
         concat!(
-            "(SELECT r.status = 'queued' FROM operation_runs r WHERE r.id = d.run_id AND r.type = ",
+            "(SELECT r.status = 'queued' AND ",
+            is_claimable!(),
+            " FROM operation_runs r WHERE r.id = d.run_id AND r.type = ",
             run_type!(),
             ")"
         )
@@ -64,7 +73,7 @@ macro_rules! window {
     ($name:literal, $between:literal) => {
         concat!(
             $name,
-            " AS MATERIALIZED (SELECT r.id FROM operation_runs r WHERE r.type = ",
+            " AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = ",
             run_type!(),
             " AND r.status = 'queued' AND ",
             $between,
@@ -72,8 +81,12 @@ macro_rules! window {
             $name,
             " AS MATERIALIZED (SELECT w.id FROM ",
             $name,
-            " w WHERE NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d WHERE d.run_id = w.id) \
-               ORDER BY w.id LIMIT $3)"
+            " w WHERE NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
+                                  WHERE d.run_id = w.id AND NOT (",
+            is_delivery_of_earlier!(),
+            ")) AND (SELECT ",
+            is_claimable!(),
+            " FROM operation_runs r WHERE r.id = w.id) ORDER BY w.id LIMIT $3)"
         )
     };
 }

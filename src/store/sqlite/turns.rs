@@ -1,5 +1,6 @@
 //! Whose turn it is.
 
+use super::bounds::is_claimable;
 use super::{SqliteStore, now, run_type};
 use crate::domain::{RunId, TenantId};
 use crate::ports::store::StoreError;
@@ -21,19 +22,38 @@ const WHOSE_TURN: &str = concat!(
         FROM waiting w WHERE w.tenant IS NOT NULL \
     ) \
     SELECT tenant, run FROM (SELECT w.tenant AS tenant, (SELECT first.id FROM ( \
-            SELECT r.id FROM operation_runs r WHERE r.type = ",
+            SELECT r.id, r.started_at, ",
+    is_claimable!(),
+    " AS is_claimable FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 8) first \
-        WHERE NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
+        WHERE first.is_claimable AND (first.started_at IS NULL \
+            OR NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
                           WHERE d.run_id = first.id AND d.not_before > ",
     now!(),
-    ") ORDER BY first.id LIMIT 1) AS run FROM waiting w \
+    ")) ORDER BY first.id LIMIT 1) AS run FROM waiting w \
         WHERE w.tenant IS NOT NULL AND w.tenant NOT IN (SELECT value FROM json_each($2))) \
     WHERE run IS NOT NULL LIMIT $3"
 );
 
+const STILL_QUEUED: &str = concat!(
+    "SELECT r.id FROM json_each($1) w CROSS JOIN operation_runs r ON r.id = w.value \
+     WHERE r.status = 'queued' AND r.type = ",
+    run_type!()
+);
+
 #[async_trait]
 impl TurnStore for SqliteStore {
+    async fn still_queued(&self, runs: &[RunId]) -> Result<Vec<RunId>, StoreError> {
+        let runs: Vec<i64> = runs.iter().map(|run| run.0).collect();
+        let queued: Vec<i64> = sqlx::query_scalar(STILL_QUEUED)
+            .bind(serde_json::Value::from(runs).to_string())
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(queued.into_iter().map(RunId).collect())
+    }
+
     async fn turns(
         &self,
         after: Option<TenantId>,

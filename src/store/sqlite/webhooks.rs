@@ -1,19 +1,18 @@
-//! Endpoints of webhooks and the deliveries to them. `complete` writes the deliveries.
+//! Endpoints of webhooks and the deliveries to them. `complete` writes the deliveries, `outbox` has
+//! what becomes of them.
 
-use super::{SqliteStore, commit, earlier, id_list, later, now, now_moved_by, rollback};
-use crate::domain::webhook::{AttemptResult, DisabledReason, WebhookBinding};
+use super::{SqliteStore, commit, later, now, now_moved_by, rollback};
+use crate::domain::webhook::{DisabledReason, WebhookBinding};
 use crate::domain::{DeliveryId, EndpointId, WorkspaceId};
 use crate::ports::store::StoreError;
 use crate::ports::webhooks::{
-    AttemptOutcome, Delivery, DeliveryAttempt, DeliveryCounts, DeliveryFilter, Endpoint,
-    EndpointError, LeasePolicy, LeasedDelivery, NewEndpoint, Next, Replay, SealSecret,
+    AttemptOutcome, AttemptRecorded, Delivery, DeliveryAttempt, DeliveryCounts, DeliveryFilter,
+    Endpoint, EndpointError, LeasePolicy, LeasedDelivery, NewEndpoint, Replay, SealSecret,
     SealedSecrets, WebhookStore,
 };
 use crate::store::error::from_sqlx;
 use crate::store::rows;
-use crate::store::webhook_rows::{
-    DeliveryAttemptRow, DeliveryCountsRow, DeliveryRow, EndpointRow, LeasedRow, SecretsRow,
-};
+use crate::store::webhook_rows::{DeliveryAttemptRow, DeliveryRow, EndpointRow, SecretsRow};
 use async_trait::async_trait;
 use chrono::SecondsFormat;
 use std::time::Duration;
@@ -25,7 +24,13 @@ macro_rules! endpoint_columns {
             "id, workspace_id, url, description, changed_only, enabled, disabled_reason, \
              failures, created_at, CASE WHEN previous_secret_until > ",
             now!(),
-            " THEN previous_secret_until END AS previous_secret_until"
+            " THEN previous_secret_until END AS previous_secret_until, \
+             circuit_opened_at, circuit_probe_at, coalesce(circuit_probe_at <= ",
+            now!(),
+            ", 0) AS circuit_may_probe, \
+             (SELECT min(d.pending_since) FROM verifyd_webhook_deliveries d \
+              WHERE d.endpoint_id = verifyd_webhook_endpoints.id AND d.state = 'pending') \
+                 AS oldest_pending_since"
         )
     };
 }
@@ -59,7 +64,8 @@ const ROTATE: &str = concat!(
 
 const SET_ENABLED: &str = "\
     UPDATE verifyd_webhook_endpoints \
-    SET enabled = $2 IS NULL, disabled_reason = $2, failures = 0 WHERE id = $1";
+    SET enabled = $2 IS NULL, disabled_reason = $2, failures = 0, circuit_pauses = 0, \
+        circuit_opened_at = NULL, circuit_probe_at = NULL WHERE id = $1";
 
 const PENDING_NOW: &str = concat!(
     "UPDATE verifyd_webhook_deliveries SET next_attempt_at = ",
@@ -79,66 +85,9 @@ const RESEAL: &str = "\
     UPDATE verifyd_webhook_endpoints SET secret = $4, previous_secret = $5 \
     WHERE id = $1 AND secret = $2 AND previous_secret IS $3";
 
-/// `$1`: most of them, `$2`: endpoints to leave out, `$3`: leave out failing ones. One of each
-/// endpoint, so that none crowds out the others; among equals the order is left to chance.
-const DUE: &str = concat!(
-    "SELECT id FROM ( \
-        SELECT d.id, e.failures > 0 AS failing, row_number() OVER ( \
-            PARTITION BY d.endpoint_id ORDER BY d.next_attempt_at, d.id) AS place \
-        FROM verifyd_webhook_deliveries d \
-        JOIN verifyd_webhook_endpoints e ON e.id = d.endpoint_id \
-        WHERE e.enabled AND d.state = 'pending' AND d.next_attempt_at <= ",
-    now!(),
-    " AND e.id NOT IN (SELECT value FROM json_each($2)) AND NOT ($3 AND e.failures > 0) \
-     ) WHERE place = 1 ORDER BY failing, random() LIMIT $1"
-);
-
-const BEGIN: &str = concat!(
-    "UPDATE verifyd_webhook_deliveries SET attempts = attempts + 1, tries = tries + 1, \
-        next_attempt_at = ",
-    now_moved_by!("$2"),
-    " WHERE id IN (SELECT value FROM json_each($1))"
-);
-
-const NOTE: &str = "\
-    INSERT INTO verifyd_webhook_attempts (delivery_id, attempt) \
-    SELECT id, attempts FROM verifyd_webhook_deliveries \
-    WHERE id IN (SELECT value FROM json_each($1))";
-
-const LEASED: &str = concat!(
-    "SELECT d.id, d.message_id, d.payload, d.attempts, d.tries, e.failures > 0 AS failing, \
-            e.id AS endpoint_id, e.workspace_id, e.url, e.secret, \
-            CASE WHEN e.previous_secret_until > ",
-    now!(),
-    " THEN e.previous_secret END AS previous_secret \
-     FROM verifyd_webhook_deliveries d JOIN verifyd_webhook_endpoints e ON e.id = d.endpoint_id \
-     WHERE d.id IN (SELECT value FROM json_each($1))"
-);
-
-const END_ATTEMPT: &str = "\
-    UPDATE verifyd_webhook_attempts SET duration_ms = $3, result = $4, http_status = $5 \
-    WHERE delivery_id = $1 AND attempt = $2";
-
-/// What was delivered is delivered, also when another attempt has begun by now.
-const END_DELIVERY: &str = concat!(
-    "UPDATE verifyd_webhook_deliveries SET state = $3, ended_at = CASE WHEN $3 <> 'pending' THEN ",
-    now!(),
-    " END, next_attempt_at = ",
-    now_moved_by!("$4"),
-    " WHERE id = $1 AND state = 'pending' AND (attempts = $2 OR $3 = 'delivered')"
-);
-
-const WORKED: &str =
-    "UPDATE verifyd_webhook_endpoints SET failures = 0 WHERE id = $1 AND failures > 0";
-const DID_NOT_WORK: &str =
-    "UPDATE verifyd_webhook_endpoints SET failures = failures + 1 WHERE id = $1";
-const GONE: &str = "\
-    UPDATE verifyd_webhook_endpoints \
-    SET failures = failures + 1, enabled = 0, disabled_reason = 'gone' WHERE id = $1 AND enabled";
-
 const DELIVERIES: &str = "\
     SELECT d.id, d.endpoint_id, d.message_id, d.operation_run_id, d.state, d.attempts, \
-           d.next_attempt_at, d.created_at, d.ended_at, a.result, a.http_status \
+           d.next_attempt_at, d.created_at, d.ended_at, d.give_up_reason, a.result, a.http_status \
     FROM verifyd_webhook_deliveries d LEFT JOIN verifyd_webhook_attempts a \
         ON a.delivery_id = d.id AND a.attempt = d.attempts \
     WHERE ($1 IS NULL OR d.endpoint_id = $1) AND ($2 IS NULL OR d.state = $2) \
@@ -150,29 +99,24 @@ const ATTEMPTS: &str = "\
 
 const REPLAY_ONE: &str = concat!(
     "UPDATE verifyd_webhook_deliveries \
-     SET state = 'pending', ended_at = NULL, tries = 0, next_attempt_at = ",
+     SET state = 'pending', ended_at = NULL, tries = 0, give_up_reason = NULL, \
+         next_attempt_at = ",
+    now!(),
+    ", pending_since = ",
     now!(),
     " WHERE id = $1 AND state <> 'pending'"
 );
 
 const REPLAY_SINCE: &str = concat!(
     "UPDATE verifyd_webhook_deliveries \
-     SET state = 'pending', ended_at = NULL, tries = 0, next_attempt_at = ",
+     SET state = 'pending', ended_at = NULL, tries = 0, give_up_reason = NULL, \
+         next_attempt_at = ",
+    now!(),
+    ", pending_since = ",
     now!(),
     " WHERE endpoint_id = $1 AND created_at >= $2 \
       AND (state = 'failed' OR $3 AND state = 'delivered')"
 );
-
-const PRUNE: &str = concat!(
-    "DELETE FROM verifyd_webhook_deliveries WHERE id IN ( \
-        SELECT id FROM verifyd_webhook_deliveries WHERE state = $1 AND ended_at < ",
-    now_moved_by!("$2"),
-    " ORDER BY ended_at LIMIT $3)"
-);
-
-const COUNTS: &str = "\
-    SELECT (SELECT count(*) FROM verifyd_webhook_deliveries WHERE state = 'pending') AS pending, \
-           (SELECT count(*) FROM verifyd_webhook_deliveries WHERE state = 'failed') AS failed";
 
 #[async_trait]
 impl WebhookStore for SqliteStore {
@@ -338,84 +282,19 @@ impl WebhookStore for SqliteStore {
         &self,
         policy: &LeasePolicy,
     ) -> Result<Vec<LeasedDelivery>, StoreError> {
-        let busy: Vec<i64> = policy.busy.iter().map(|id| id.0).collect();
-        let due = || {
-            sqlx::query_scalar::<_, i64>(DUE)
-                .bind(policy.limit)
-                .bind(id_list(&busy))
-                .bind(policy.healthy_only)
-        };
-        // Writing holds everybody else up, so only when there is something to write.
-        let anything = due()
-            .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
-        if anything.is_none() {
-            return Ok(Vec::new());
-        }
-        let mut tx = self.begin().await?;
-        let ids: Vec<i64> = due().fetch_all(&mut *tx).await.map_err(from_sqlx)?;
-        let ids = id_list(&ids);
-        sqlx::query(BEGIN)
-            .bind(&ids)
-            .bind(later(policy.lease))
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        sqlx::query(NOTE)
-            .bind(&ids)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let found: Vec<LeasedRow> = sqlx::query_as(LEASED)
-            .bind(&ids)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        rows::all(found)
+        self.lease_due(policy).await
     }
 
     async fn record_attempt(
         &self,
         delivery: &LeasedDelivery,
         outcome: &AttemptOutcome,
-    ) -> Result<bool, StoreError> {
-        let (state, wait) = match outcome.next {
-            Next::Delivered => ("delivered", Duration::ZERO),
-            Next::Retry(wait) => ("pending", wait),
-            Next::GiveUp => ("failed", Duration::ZERO),
-        };
-        let mut tx = self.begin().await?;
-        sqlx::query(END_ATTEMPT)
-            .bind(delivery.id.0)
-            .bind(delivery.attempt)
-            .bind(i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX))
-            .bind(outcome.result.as_str())
-            .bind(outcome.http_status)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let ended = sqlx::query(END_DELIVERY)
-            .bind(delivery.id.0)
-            .bind(delivery.attempt)
-            .bind(state)
-            .bind(later(wait))
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
-            .rows_affected();
-        sqlx::query(match outcome.result {
-            AttemptResult::Delivered => WORKED,
-            AttemptResult::Gone => GONE,
-            _ => DID_NOT_WORK,
-        })
-        .bind(delivery.endpoint.endpoint_id.0)
-        .execute(&mut *tx)
-        .await
-        .map_err(from_sqlx)?;
-        commit(tx).await?;
-        Ok(ended > 0)
+    ) -> Result<AttemptRecorded, StoreError> {
+        self.end_delivery_attempt(delivery, outcome).await
+    }
+
+    async fn give_up_deliveries(&self, after: Duration, batch: u32) -> Result<u64, StoreError> {
+        self.give_up(after, batch).await
     }
 
     async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>, StoreError> {
@@ -467,27 +346,10 @@ impl WebhookStore for SqliteStore {
         keep_failed: Duration,
         batch: u32,
     ) -> Result<u64, StoreError> {
-        let mut tx = self.begin().await?;
-        let mut deleted = 0;
-        for (state, keep) in [("delivered", keep_delivered), ("failed", keep_failed)] {
-            deleted += sqlx::query(PRUNE)
-                .bind(state)
-                .bind(earlier(keep))
-                .bind(batch)
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?
-                .rows_affected();
-        }
-        commit(tx).await?;
-        Ok(deleted)
+        self.forget_ended(keep_delivered, keep_failed, batch).await
     }
 
     async fn delivery_counts(&self) -> Result<DeliveryCounts, StoreError> {
-        let row: DeliveryCountsRow = sqlx::query_as(COUNTS)
-            .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
-        Ok(row.into())
+        self.count_deliveries().await
     }
 }

@@ -1,9 +1,9 @@
 //! One exchange with the provider: send, receive within limits, name what failed.
 
-use super::backoff;
 use super::{Answer, Body, Caller, Limits, Payload, Request};
 use crate::domain::Reason;
 use crate::outbound::guard::AddressGuard;
+use crate::outbound::retry_after::retry_after;
 use crate::outbound::{causes, is_tls, root_cause};
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::fault::{Fault, Retry};
@@ -161,7 +161,7 @@ pub(super) async fn exchange(
         return Err(Fault::new(Reason::RedirectRefused).status(status.as_u16()));
     }
     let retry_after = header(headers, RETRY_AFTER.as_str())
-        .and_then(|value| backoff::retry_after(value, caller.clock.now()));
+        .and_then(|value| retry_after(value, caller.clock.now()));
     let request_id = ["request-id", "x-ms-request-id"]
         .iter()
         .find_map(|name| evidence::guid(header(headers, name)));

@@ -2,6 +2,7 @@
 
 use crate::domain::Reason;
 use crate::domain::credential::Credential;
+use crate::domain::outside_text;
 use crate::domain::report::EvidenceKind;
 use crate::provider::microsoft::assertion;
 use crate::provider::microsoft::certificate::SigningCertificate;
@@ -143,7 +144,8 @@ async fn read_token(path: &Path) -> Option<SecretString> {
     if bytes.len() as u64 > MAX_TOKEN_FILE_BYTES {
         return None;
     }
-    let token = std::str::from_utf8(&bytes).ok()?.trim();
+    let text = outside_text::decode(&bytes).ok()?;
+    let token = text.trim();
     is_jwt(token).then(|| SecretString::from(token.to_owned()))
 }
 
@@ -184,6 +186,14 @@ mod tests {
         let fields = first.fields("u", "c", DateTime::UNIX_EPOCH).unwrap();
         assert_eq!(fields[1].1.as_str(), "aa.bb.cc");
         assert!(!format!("{first:?}").contains("aa.bb"));
+        for written in [
+            "\u{feff}aa.bb.cc\r\n".as_bytes(),
+            b"\xff\xfea\0a\0.\0b\0b\0.\0c\0c\0\r\0\n\0",
+        ] {
+            std::fs::write(&path, written).unwrap();
+            let same = load(&path).await.unwrap();
+            assert_eq!(first.fingerprint(), same.fingerprint());
+        }
         std::fs::write(&path, "aa.bb.dd").unwrap();
         let second = load(&path).await.unwrap();
         assert_ne!(first.fingerprint(), second.fingerprint());

@@ -3,17 +3,23 @@
 -- KEYS     Q:inflight:<worker>, Q:active, Q:data, Q:meta, Q:workers, Q:workers:metadata:<worker>
 -- ARGV[1]  worker
 -- ARGV[2]  most entries per call
--- Returns  {handed back, dropped, left for the next call}
+-- ARGV[3]  most bytes of a payload
+-- Returns  {handed back, dropped, too large, left for the next call}
 
 local ids = redis.call('SPOP', KEYS[1], tonumber(ARGV[2]))
-local back, dropped = 0, 0
+local back, dropped, large = 0, 0, 0
 for _, id in ipairs(ids) do
-  local name = renew(KEYS[3], KEYS[4], id)
-  if name then
-    redis.call('RPUSH', KEYS[2], name)
-    back = back + 1
+  if not length(KEYS[3], id, ARGV[3]) then
+    forget(KEYS[3], KEYS[4], id)
+    large = large + 1
   else
-    dropped = dropped + 1
+    local name = renew(KEYS[3], KEYS[4], id)
+    if name then
+      redis.call('RPUSH', KEYS[2], name)
+      back = back + 1
+    else
+      dropped = dropped + 1
+    end
   end
 end
 redis.call('ZREM', KEYS[5], ARGV[1])
@@ -21,4 +27,4 @@ redis.call('DEL', KEYS[6])
 if back > 0 then
   redis.call('PUBLISH', 'tasks:' .. KEYS[2] .. ':available', ARGV[1])
 end
-return { back, dropped, redis.call('SCARD', KEYS[1]) }
+return { back, dropped, large, redis.call('SCARD', KEYS[1]) }

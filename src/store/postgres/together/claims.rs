@@ -3,9 +3,11 @@
 use super::status;
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError};
+use crate::store::claims::{ContextRow, TakenRow};
 use crate::store::error::from_sqlx;
+use crate::store::postgres::bounds::{context_columns, is_claimable, is_small};
+use crate::store::postgres::earlier::is_before_start;
 use crate::store::postgres::{InTx, PostgresStore, commit, futile, run_type, seconds};
-use crate::store::rows::RunRow;
 use crate::store::together::{Group, Ran, Together};
 use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
@@ -17,7 +19,9 @@ use uuid::Uuid;
 /// locks: a run that is locked is queued in its newest version, and whoever brought it there left an
 /// attempt that is open in the snapshot, or one whose number collides with the new one.
 ///
-/// `$6`: futile attempts, at most. Runs that are exhausted or need to be alone are left.
+/// `$6`: futile attempts, at most; `$7`: bytes of a context. Runs that are exhausted or need to be
+/// alone are left, and so are those whose context is not small (reading it may take long, or fail), and
+/// those with attempts of an earlier run, which have to be set aside first.
 ///
 /// Runs are found by their ids alone, also in the statements beside: see `together::status`.
 const CLAIM: &str = concat!(
@@ -25,22 +29,31 @@ const CLAIM: &str = concat!(
         SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::float8[]) \
             AS w (id, token, worker_id, most, deadline) \
     ), locked AS MATERIALIZED ( \
-        SELECT r.id FROM operation_runs r \
+        SELECT r.id, r.started_at FROM operation_runs r \
         WHERE r.id = ANY($1) AND r.type = ",
     run_type!(),
     " AND ",
     status!(),
-    " = 'queued' ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED \
+    " = 'queued' AND ",
+    is_claimable!(),
+    " AND ",
+    is_small!("r.context"),
+    " ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED \
     ), history AS ( \
         SELECT l.id, h.* FROM locked l CROSS JOIN LATERAL ( \
             SELECT coalesce(max(attempt), 0) AS last, \
-                   count(*) FILTER (WHERE counted) AS spent, \
-                   count(*) FILTER (WHERE counted AND end_reason = 'worker_lost') AS lost, \
-                   count(*) FILTER (WHERE ended_at IS NULL) AS open, \
+                   count(*) FILTER (WHERE NOT earlier) AS own, \
+                   count(*) FILTER (WHERE NOT earlier AND counted) AS spent, \
+                   count(*) FILTER (WHERE NOT earlier AND counted \
+                                          AND end_reason = 'worker_lost') AS lost, \
+                   count(*) FILTER (WHERE ended_at IS NULL \
+                       OR NOT earlier AND (end_reason = 'completed' OR ",
+    is_before_start!("a", "l"),
+    ")) AS other, \
                    count(*) FILTER (WHERE ",
     futile!(),
-    ") AS futile, min(claimed_at) AS first_claimed_at \
-            FROM verifyd.run_attempts WHERE run_id = l.id \
+    ") AS futile, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at \
+            FROM verifyd.run_attempts a WHERE run_id = l.id \
         ) h \
     ), opened AS ( \
         INSERT INTO verifyd.run_attempts \
@@ -48,20 +61,20 @@ const CLAIM: &str = concat!(
         SELECT h.id, h.last + 1, w.token, w.worker_id, true, c.at, \
                c.at + make_interval(secs => w.deadline) \
         FROM history h JOIN wanted w USING (id) CROSS JOIN (SELECT clock_timestamp() AS at) c \
-        WHERE h.open = 0 AND h.spent < w.most AND h.futile < $6 \
+        WHERE h.other = 0 AND h.spent < w.most AND h.futile < $6 \
               AND NOT (h.spent + 1 >= w.most AND h.lost > 0) \
-              AND NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
-                              WHERE d.run_id = h.id AND d.not_before > c.at) \
+              AND (h.own = 0 OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
+                                            WHERE d.run_id = h.id AND d.not_before > c.at)) \
         RETURNING run_id, attempt, claimed_at \
     ) \
-    UPDATE operation_runs r SET status = 'running', started_at = coalesce(r.started_at, now()) \
+    UPDATE operation_runs r SET status = 'running', \
+        started_at = CASE WHEN h.own > 0 THEN coalesce(r.started_at, now()) ELSE now() END \
     FROM opened o JOIN history h ON h.id = o.run_id \
     WHERE r.id = o.run_id AND r.type = ",
     run_type!(),
-    " RETURNING r.id, r.workspace_id, r.tenant_id, r.type, r.status, r.outcome, r.context, \
-         r.failure_summary, r.created_at::timestamptz AS created_at, \
-         r.started_at::timestamptz AS started_at, r.completed_at::timestamptz AS completed_at, \
-         o.attempt, o.claimed_at, h.spent, coalesce(h.first_claimed_at, o.claimed_at) AS first"
+    " RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at, ",
+    context_columns!("$7"),
+    ", o.attempt, o.claimed_at, h.spent, coalesce(h.first_claimed_at, o.claimed_at) AS first"
 );
 
 /// Of those that were not claimed: the ones that may yet be, or are in the way of somebody else.
@@ -70,7 +83,8 @@ const STILL_QUEUED: &str = concat!(
     run_type!(),
     " AND ",
     status!(),
-    " = 'queued'"
+    " = 'queued' AND ",
+    is_claimable!()
 );
 
 pub(in crate::store::postgres) struct ClaimRequest {
@@ -114,6 +128,7 @@ impl Together<PostgresStore> for ClaimRequest {
             .bind(column(|c| i64::from(c.policy.max_attempts)))
             .bind(deadlines)
             .bind(i64::from(MAX_FUTILE_ATTEMPTS))
+            .bind(store.context_bytes)
             .fetch_all(&mut *tx)
             .await
             .map_err(from_sqlx)?;
@@ -124,11 +139,13 @@ impl Together<PostgresStore> for ClaimRequest {
             .collect();
         let mut answers: Vec<Option<ClaimAnswer>> = calls.iter().map(|_| None).collect();
         for row in rows {
-            let run = RunRow::from_row(&row).map_err(from_sqlx)?;
+            let run = TakenRow::from_row(&row).map_err(from_sqlx)?;
             let Some(place) = places.get(&run.id).copied() else {
                 continue;
             };
             let get = |column| row.try_get::<DateTime<Utc>, _>(column).map_err(from_sqlx);
+            let context = ContextRow::from_row(&row).map_err(from_sqlx)?;
+            let (request, context) = context.read(store.context_bytes);
             let spent: i64 = row.try_get("spent").map_err(from_sqlx)?;
             answers[place] = Some(ClaimAnswer::Claimed(Box::new(Claim {
                 attempt: row.try_get("attempt").map_err(from_sqlx)?,
@@ -139,7 +156,8 @@ impl Together<PostgresStore> for ClaimRequest {
                 last_resort: false,
                 first_claimed_at: get("first")?,
                 claimed_at: get("claimed_at")?,
-                run: run.try_into()?,
+                run: run.with(request),
+                context,
                 start: None,
             })));
         }
@@ -179,7 +197,7 @@ impl PostgresStore {
         let mut wanted: HashMap<i64, Vec<&mut Claim>> = HashMap::new();
         for answer in answers {
             if let Some(ClaimAnswer::Claimed(claim)) = answer
-                && let Some(id) = claim.run.request().provider_connection_id
+                && let Some(id) = claim.run.request.provider_connection_id
             {
                 wanted.entry(id.0).or_default().push(claim);
             }

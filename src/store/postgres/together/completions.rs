@@ -5,8 +5,12 @@ use crate::domain::completion::Completion;
 use crate::domain::notice::Notice;
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::{Claim, StoreError};
-use crate::store::completion::{InventoryRow, Json, context_patch, failure_summary, notice};
+use crate::store::completion::{
+    InventoryRow, Json, context_defaults, context_patch, failure_summary, notice,
+};
 use crate::store::error::from_sqlx;
+use crate::store::postgres::complete::completed_context;
+use crate::store::postgres::earlier::FirstReport;
 use crate::store::postgres::{InTx, PostgresStore, commit, run_type};
 use crate::store::together::{Group, Ran, Together};
 use chrono::{DateTime, Utc};
@@ -40,9 +44,10 @@ const COMPLETE: &str = concat!(
     UPDATE operation_runs r \
     SET status = 'completed', outcome = d.outcome, completed_at = now(), \
         failure_summary = d.failures, \
-        context = CASE WHEN jsonb_typeof(r.context) = 'object' THEN r.context ELSE '{}' END || d.patch \
-    FROM unnest($1::bigint[], $4::text[], $5::jsonb[], $6::jsonb[]) \
-            AS d (id, outcome, patch, failures) \
+        context = ",
+    completed_context!("d.defaults", "d.patch"),
+    " FROM unnest($1::bigint[], $4::text[], $5::jsonb[], $6::jsonb[], $7::jsonb[]) \
+            AS d (id, outcome, patch, failures, defaults) \
         JOIN ended e ON e.run_id = d.id \
     WHERE r.id = d.id AND r.type = ",
     run_type!(),
@@ -77,8 +82,10 @@ pub(in crate::store::postgres) struct CompletionRequest {
     outcome: &'static str,
     patch: Json,
     failures: Json,
+    defaults: Json,
     inventory: Option<InventoryRow>,
     connection: Option<ConnectionId>,
+    first: Option<FirstReport>,
     /// `changed` is not known yet.
     notice: Notice,
 }
@@ -92,11 +99,13 @@ impl CompletionRequest {
             outcome: completion.outcome.as_str(),
             patch: context_patch(completion)?,
             failures: failure_summary(completion)?,
+            defaults: context_defaults(completion)?,
             inventory: completion
                 .inventory
                 .as_ref()
                 .map(|refresh| InventoryRow::new(claim.run.id, refresh)),
             connection: completion.connection,
+            first: FirstReport::of(claim, completion.connection),
             notice: notice(claim, completion, true),
         })
     }
@@ -178,6 +187,7 @@ impl PostgresStore {
         let outcomes: Vec<&str> = calls.iter().map(|c| c.outcome).collect();
         let patches: Vec<&Json> = calls.iter().map(|c| &c.patch).collect();
         let failures: Vec<&Json> = calls.iter().map(|c| &c.failures).collect();
+        let defaults: Vec<&Json> = calls.iter().map(|c| &c.defaults).collect();
         let rows: Vec<(i64, DateTime<Utc>, bool)> = sqlx::query_as(COMPLETE)
             .persistent(self.named)
             .bind(runs)
@@ -186,6 +196,7 @@ impl PostgresStore {
             .bind(outcomes)
             .bind(patches)
             .bind(failures)
+            .bind(defaults)
             .fetch_all(&mut **tx)
             .await
             .map_err(from_sqlx)?;
@@ -217,6 +228,9 @@ impl PostgresStore {
             .values()
             .filter_map(|done| Some((done.call.connection?.0, &done.call.notice)))
             .collect();
+        let first = completed.values().filter_map(|done| done.call.first);
+        let first: Vec<FirstReport> = first.collect();
+        self.forget_latest_reports(tx, &first).await?;
         let mut written: HashMap<i64, (bool, bool)> = HashMap::new();
         if !with_connection.is_empty() {
             let connections: Vec<i64> = with_connection.iter().map(|(c, _)| *c).collect();

@@ -84,6 +84,7 @@ impl Places<PoolConnection<Postgres>> for PostgresStore {
     fn keeps(&self, batches: u32) -> bool {
         self.pool.options().get_max_connections() >= KEEPING_TAKES
             && !batches.is_multiple_of(KEPT_FOR)
+            && !self.renewal.is_recent()
     }
 }
 

@@ -3,40 +3,45 @@
 use super::list;
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS};
+use crate::store::claims::{ContextRow, TakenRow};
 use crate::store::error::from_sqlx;
-use crate::store::rows::RunRow;
-use crate::store::sqlite::{
-    SqliteStore, Tx, commit, futile, later, now, now_moved_by, run_columns, run_type,
-};
+use crate::store::sqlite::bounds::{context_columns, is_claimable};
+use crate::store::sqlite::earlier::is_before_start;
+use crate::store::sqlite::{SqliteStore, Tx, commit, futile, later, now, now_moved_by, run_type};
 use crate::store::together::{Group, Ran, Together};
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow as _, Row as _};
 use std::collections::HashMap;
 use uuid::Uuid;
 
-/// `r` may be claimed as far as its deliveries say.
+/// `r` may be claimed as far as its deliveries say: before its first claim nothing waits.
 macro_rules! due {
     () => {
         concat!(
-            "NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
-                         WHERE d.run_id = r.id AND d.not_before > ",
+            "(NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
+                          WHERE d.run_id = r.id AND d.not_before > ",
             now!(),
-            ")"
+            ") OR r.started_at IS NULL OR NOT EXISTS (SELECT 1 FROM verifyd_run_attempts o \
+                                                      WHERE o.run_id = r.id AND NOT o.earlier))"
         )
     };
 }
 
-/// Runs that are exhausted, need to be alone or have an open attempt are left. `$2`: futile attempts,
-/// at most.
+/// Runs that are exhausted, need to be alone or have an open attempt are left, and those with attempts of an
+/// earlier run, which have to be set aside first. `$2`: futile attempts, at most.
 const OPEN_ATTEMPTS: &str = concat!(
     "WITH wanted AS MATERIALIZED ( \
         SELECT value ->> 0 AS id, value ->> 1 AS token, value ->> 2 AS worker_id, \
                value ->> 3 AS most, value ->> 4 AS deadline FROM json_each($1) \
     ), history AS MATERIALIZED ( \
         SELECT w.*, coalesce(max(a.attempt), 0) AS last, \
-               count(*) FILTER (WHERE a.counted) AS spent, \
-               count(*) FILTER (WHERE a.counted AND a.end_reason = 'worker_lost') AS lost, \
-               count(*) FILTER (WHERE a.attempt IS NOT NULL AND a.ended_at IS NULL) AS open, \
+               count(*) FILTER (WHERE a.counted AND NOT a.earlier) AS spent, \
+               count(*) FILTER (WHERE a.counted AND NOT a.earlier \
+                                      AND a.end_reason = 'worker_lost') AS lost, \
+               count(*) FILTER (WHERE a.attempt IS NOT NULL AND (a.ended_at IS NULL \
+                   OR NOT a.earlier AND (a.end_reason = 'completed' OR ",
+    is_before_start!(),
+    "))) AS other, \
                count(*) FILTER (WHERE ",
     futile!(),
     ") AS futile \
@@ -45,6 +50,8 @@ const OPEN_ATTEMPTS: &str = concat!(
         WHERE r.type = ",
     run_type!(),
     " AND r.status = 'queued' AND ",
+    is_claimable!(),
+    " AND ",
     due!(),
     " GROUP BY w.id \
     ) \
@@ -54,23 +61,28 @@ const OPEN_ATTEMPTS: &str = concat!(
     now!(),
     ", ",
     now_moved_by!("deadline"),
-    " FROM history WHERE open = 0 AND spent < most AND futile < $2 \
+    " FROM history WHERE other = 0 AND spent < most AND futile < $2 \
                          AND NOT (spent + 1 >= most AND lost > 0) \
      RETURNING run_id, attempt, claimed_at"
 );
 
 /// With what the rest of a claim is made of: the attempts, the new one included.
 const TAKE_RUNS: &str = concat!(
-    "UPDATE operation_runs SET status = 'running', started_at = coalesce(started_at, ",
+    "UPDATE operation_runs SET status = 'running', started_at = CASE WHEN ( \
+        SELECT count(*) FROM verifyd_run_attempts a \
+        WHERE a.run_id = operation_runs.id AND NOT a.earlier) > 1 \
+     THEN coalesce(started_at, ",
     now!(),
-    ") WHERE id IN (SELECT value FROM json_each($1)) AND type = ",
+    ") ELSE ",
+    now!(),
+    " END WHERE id IN (SELECT value FROM json_each($1)) AND type = ",
     run_type!(),
-    " AND status = 'queued' RETURNING ",
-    run_columns!(),
+    " AND status = 'queued' RETURNING id, workspace_id, tenant_id, created_at, ",
+    context_columns!("$2"),
     ", (SELECT count(*) FROM verifyd_run_attempts a \
-        WHERE a.run_id = operation_runs.id AND a.counted) AS counted_attempts, \
+        WHERE a.run_id = operation_runs.id AND a.counted AND NOT a.earlier) AS counted_attempts, \
        (SELECT min(claimed_at) FROM verifyd_run_attempts a \
-        WHERE a.run_id = operation_runs.id) AS first_claimed_at"
+        WHERE a.run_id = operation_runs.id AND NOT a.earlier) AS first_claimed_at"
 );
 
 /// Of those that were not claimed: the ones that may yet be.
@@ -78,6 +90,8 @@ const STILL_QUEUED: &str = concat!(
     "SELECT r.id FROM json_each($1) w CROSS JOIN operation_runs r ON r.id = w.value WHERE r.type = ",
     run_type!(),
     " AND r.status = 'queued' AND ",
+    is_claimable!(),
+    " AND ",
     due!()
 );
 
@@ -101,7 +115,7 @@ impl Together<SqliteStore> for ClaimRequest {
         &store.claims
     }
 
-    async fn run(_: &SqliteStore, mut tx: Tx, calls: Vec<Self>) -> Ran<SqliteStore, Self> {
+    async fn run(store: &SqliteStore, mut tx: Tx, calls: Vec<Self>) -> Ran<SqliteStore, Self> {
         let tokens: Vec<Uuid> = calls.iter().map(|_| Uuid::new_v4()).collect();
         let wanted = calls.iter().zip(&tokens).map(|(call, token)| {
             (
@@ -120,6 +134,7 @@ impl Together<SqliteStore> for ClaimRequest {
             .map_err(from_sqlx)?;
         let rows = sqlx::query(TAKE_RUNS)
             .bind(list(opened.iter().map(|(run, ..)| run))?)
+            .bind(store.context_bytes)
             .fetch_all(&mut *tx)
             .await
             .map_err(from_sqlx)?;
@@ -134,12 +149,14 @@ impl Together<SqliteStore> for ClaimRequest {
             .collect();
         let mut answers: Vec<Option<ClaimAnswer>> = calls.iter().map(|_| None).collect();
         for row in rows {
-            let run = RunRow::from_row(&row).map_err(from_sqlx)?;
+            let run = TakenRow::from_row(&row).map_err(from_sqlx)?;
             let (Some(place), Some((attempt, claimed_at))) =
                 (places.get(&run.id).copied(), opened.get(&run.id).copied())
             else {
                 continue;
             };
+            let context = ContextRow::from_row(&row).map_err(from_sqlx)?;
+            let (request, context) = context.read(store.context_bytes);
             let counted: i64 = row.try_get("counted_attempts").map_err(from_sqlx)?;
             answers[place] = Some(ClaimAnswer::Claimed(Box::new(Claim {
                 start: None,
@@ -151,7 +168,8 @@ impl Together<SqliteStore> for ClaimRequest {
                 last_resort: false,
                 first_claimed_at: row.try_get("first_claimed_at").map_err(from_sqlx)?,
                 claimed_at,
-                run: run.try_into()?,
+                run: run.with(request),
+                context,
             })));
         }
         let left: Vec<i64> = calls

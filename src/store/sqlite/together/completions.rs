@@ -4,7 +4,10 @@ use crate::domain::completion::Completion;
 use crate::domain::notice::Notice;
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::{Claim, StoreError};
-use crate::store::completion::{InventoryRow, Json, context_members, failure_summary, notice};
+use crate::store::completion::{
+    InventoryRow, Json, context_defaults, context_members, failure_summary, kept_bytes, notice,
+};
+use crate::store::sqlite::bounds::MERGED_BYTES;
 use crate::store::sqlite::{SqliteStore, Tx};
 use crate::store::together::{Group, Ran, Together};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -18,6 +21,10 @@ pub(in crate::store::sqlite) struct CompletionRequest {
     pub outcome: &'static str,
     pub context: Members,
     pub failures: Json,
+    /// Members that are set where they are missing.
+    pub defaults: Json,
+    /// Bytes of a context that stays.
+    pub kept: i64,
     pub inventory: Option<InventoryRow>,
     pub connection: Option<ConnectionId>,
     /// `changed` is not known yet.
@@ -46,6 +53,8 @@ impl CompletionRequest {
             outcome: completion.outcome.as_str(),
             context: Members(context_members(completion)?),
             failures: failure_summary(completion)?,
+            defaults: context_defaults(completion)?,
+            kept: kept_bytes(claim.context, MERGED_BYTES),
             inventory: completion
                 .inventory
                 .as_ref()

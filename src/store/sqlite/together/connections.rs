@@ -2,15 +2,17 @@
 
 use super::list;
 use crate::domain::{ConnectionId, RunId};
-use crate::ports::store::StartingPoint;
+use crate::ports::store::{StartingPoint, StoreError};
 use crate::store::error::from_sqlx;
 use crate::store::rows::ConnectionWithCredentialRow;
 use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::bounds::short;
 use crate::store::sqlite::connections::{connection_columns, credential_columns};
+use crate::store::sqlite::earlier::{carries_fingerprint, latest_report_of_connection};
 use crate::store::together::{Group, Ran, Together};
 use sqlx::pool::PoolConnection;
 use sqlx::{FromRow as _, Row as _, Sqlite};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 const START: &str = concat!(
     "SELECT ",
@@ -20,7 +22,8 @@ const START: &str = concat!(
     ", l.operation_run_id AS latest_run_id \
       FROM json_each($1) w CROSS JOIN provider_connections c ON c.id = w.value \
       LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id \
-      LEFT JOIN verifyd_latest_reports l ON l.connection_id = c.id"
+      LEFT JOIN ",
+    latest_report_of_connection!(carries_fingerprint!()),
 );
 
 pub(in crate::store::sqlite) struct StartRequest(pub ConnectionId);
@@ -54,20 +57,30 @@ impl Together<SqliteStore> for StartRequest {
             .await
             .map_err(from_sqlx)?;
         let mut found: HashMap<i64, StartingPoint> = HashMap::with_capacity(rows.len());
+        let mut unreadable: HashSet<i64> = HashSet::new();
         for row in rows {
+            let id: i64 = row.try_get("id").map_err(from_sqlx)?;
             let latest: Option<i64> = row.try_get("latest_run_id").map_err(from_sqlx)?;
             let row = ConnectionWithCredentialRow::from_row(&row).map_err(from_sqlx)?;
-            let (connection, credential) = row.try_into()?;
-            let start = StartingPoint {
-                connection,
-                credential,
-                latest_run: latest.map(RunId),
-            };
-            found.insert(start.connection.id.0, start);
+            match row.try_into() {
+                Ok((connection, credential)) => {
+                    let start = StartingPoint {
+                        connection,
+                        credential,
+                        latest_run: latest.map(RunId),
+                    };
+                    found.insert(id, start);
+                }
+                // Asked for alone it is told what is wrong.
+                Err(StoreError::Corrupt { .. }) => {
+                    unreadable.insert(id);
+                }
+                Err(error) => return Err(error),
+            }
         }
         let answers = calls
             .iter()
-            .map(|c| Some(found.get(&c.0.0).cloned()))
+            .map(|c| (!unreadable.contains(&c.0.0)).then(|| found.get(&c.0.0).cloned()))
             .collect();
         Ok((answers, Some(connection)))
     }

@@ -85,6 +85,16 @@ impl<K: Eq + Hash> RateLimiter<K> {
         Ok(())
     }
 
+    /// Takes back what was counted for a request that turned out not to count.
+    pub fn give_back(&self, caller: &K) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State {
+            buckets, overflow, ..
+        } = &mut *state;
+        let bucket = buckets.get_mut(caller).unwrap_or(overflow);
+        bucket.left = (bucket.left + 1.0).min(self.burst);
+    }
+
     fn level(&self, bucket: &Bucket, now: Instant) -> f64 {
         let since = (now - bucket.at).as_secs_f64();
         (bucket.left + since * self.per_second).min(self.burst)
@@ -106,6 +116,19 @@ mod tests {
         tokio::time::advance(wait + Duration::from_millis(1)).await;
         assert_eq!(limiter.take("a"), Ok(()));
         assert!(limiter.take("a").is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_back_may_be_taken_again() {
+        let limiter = RateLimiter::per_minute(2);
+        for _ in 0..10 {
+            assert_eq!(limiter.take("a"), Ok(()));
+            limiter.give_back(&"a");
+        }
+        limiter.give_back(&"a");
+        assert_eq!(limiter.take("a"), Ok(()));
+        assert_eq!(limiter.take("a"), Ok(()));
+        assert!(limiter.take("a").is_err(), "never more than the burst");
     }
 
     #[tokio::test(start_paused = true)]

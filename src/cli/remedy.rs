@@ -1,0 +1,54 @@
+//! What to do about a failure, where its text tells. Another advice is worse than none.
+
+use crate::ports::store::{SchemaFinding, StoreError};
+
+/// By the server's code, which stands in the text.
+pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
+    let text = error.to_string();
+    let has = |code: &str| text.contains(&format!("SQLSTATE {code}"));
+    if has("25006") {
+        Some("connect to the primary (database.url), or let the server write again")
+    } else if has("42501") {
+        Some("apply deploy/postgres-grants.sql again, as the owner of the tables")
+    } else if has("53100") {
+        Some("make room on the server's disk")
+    } else if has("53300") {
+        Some("allow more connections (max_connections), or lower database.max_connections")
+    } else if text.contains("readonly database") {
+        Some("let this user write the database's file and its folder")
+    } else {
+        None
+    }
+}
+
+/// By what Redis, or the network, says. Meanwhile nothing is lost.
+pub(super) fn of_queue(said: &str) -> &'static str {
+    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if has(&["OOM"]) {
+        "raise maxmemory, or let Redis remove something else; until then workers poll the database"
+    } else if has(&["READONLY", "read only replica"]) {
+        "let redis.url (REDIS_URL) name the primary; until then workers poll the database"
+    } else if has(&["NOPERM", "ACL failure", "No permissions"]) {
+        "give the user the rights of deploy/redis.acl; until then workers poll the database"
+    } else if has(&["WRONGPASS", "NOAUTH", "uthentication"]) {
+        "correct user and password of redis.url (REDIS_URL); until then workers poll the database"
+    } else if has(&["MISCONF"]) {
+        "mend what keeps Redis from saving (its log names it); until then workers poll the database"
+    } else {
+        "check redis.url (REDIS_URL) and that Redis runs; until then workers poll the database"
+    }
+}
+
+/// Why nothing is served: what `doctor` calls fatal, each with what mends it. None: nothing is.
+pub(super) fn unfit<'a>(findings: impl Iterator<Item = &'a SchemaFinding>) -> Option<String> {
+    let fatal: Vec<String> = findings
+        .filter(|finding| finding.fatal)
+        .map(|f| format!("{}: {}. {}", f.subject, f.problem, f.remedy))
+        .collect();
+    (!fatal.is_empty()).then(|| {
+        format!(
+            "the database's schema does not fit:\n  {}",
+            fatal.join("\n  ")
+        )
+    })
+}

@@ -1,0 +1,232 @@
+//! Every way in which a stored credential cannot be used has its cause.
+
+use super::*;
+use crate::credentials::{CredentialsSettings, KeyEntry, laravel};
+use crate::domain::connection::CredentialKind;
+use crate::domain::{ConnectionId, TenantId, WorkspaceId};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use proptest::prelude::*;
+use std::path::PathBuf;
+
+const SECRET: &str = "canary-S3cr3t~Q.x_9";
+/// The key that made the payload below.
+const APP_KEY: &str = "base64:mOSMz11V5Jhy6/9tYTREYrZWt66SWyDm0AoQlPkg5AU=";
+const LARAVEL: &str = "eyJpdiI6IlRUaVRTUHBZVSsvS3dRL1Q1dFQvc3c9PSIsInZhbHVlIjoiT0dLRlZzMnVuSU9wMGt0dHVSRDNEZz09IiwibWFjIjoiZWQ3Y2IyYWM5ZmI1OGNkNjM3OGFmYzMzMzM2NGQ2YzI3MmQ3NzJkNDUxODQ0NWMxMTgzMTdkODU3NzgxYmZmYyIsInRhZyI6IiJ9";
+
+fn vault(key: &str, byte: u8, laravel_keys: &[String]) -> KeyRingVault {
+    let settings = CredentialsSettings {
+        keys: vec![KeyEntry::parse(&format!(
+            "{key}:{}",
+            STANDARD.encode([byte; 32])
+        ))],
+        keys_file: PathBuf::new(),
+        key_file: PathBuf::new(),
+        laravel_keys: laravel_keys.iter().map(|key| key.as_str().into()).collect(),
+    };
+    open_vault(&settings, None).unwrap()
+}
+
+const PLACE: CredentialBinding = CredentialBinding {
+    workspace_id: WorkspaceId(1),
+    tenant_id: TenantId(2),
+    connection_id: ConnectionId(3),
+};
+
+fn open(
+    vault: &KeyRingVault,
+    kind: CredentialKind,
+    payload: &str,
+) -> Result<Credential, VaultError> {
+    let stored = StoredCredential {
+        connection_id: PLACE.connection_id,
+        kind,
+        payload: payload.to_owned(),
+        expires_at: None,
+        updated_at: None,
+    };
+    vault.open(PLACE, &stored)
+}
+
+fn flaw(vault: &KeyRingVault, payload: &str) -> Flaw {
+    let error = open(vault, CredentialKind::ClientSecret, payload).unwrap_err();
+    let undecryptable = matches!(error, VaultError::Undecryptable(_));
+    let flaw = error.flaw().unwrap().clone();
+    assert_eq!(undecryptable, flaw.cause.before_decryption(), "{payload}");
+    // The log and the report say the same.
+    assert!(error.to_string().contains(flaw.cause.text()), "{error}");
+    assert_eq!(flaw.evidence()[0].value, flaw.cause.text());
+    flaw
+}
+
+fn sealed(vault: &KeyRingVault, plain: &[u8]) -> String {
+    envelope::seal(&vault.ring, &PLACE, plain).unwrap()
+}
+
+#[test]
+fn every_payload_that_cannot_be_decrypted_has_its_cause() {
+    let ours = vault("k1", 1, &[APP_KEY.to_owned()]);
+    let secret = Credential::ClientSecret {
+        secret: SECRET.into(),
+        client_id: None,
+    };
+    let good = ours.seal(PLACE, &secret, None).unwrap().payload;
+    let elsewhere = CredentialBinding {
+        tenant_id: TenantId(9),
+        ..PLACE
+    };
+    let copied = ours.seal(elsewhere, &secret, None).unwrap().payload;
+    let other_key = vault("k2", 1, &[])
+        .seal(PLACE, &secret, None)
+        .unwrap()
+        .payload;
+    let other_bytes = vault("k1", 7, &[])
+        .seal(PLACE, &secret, None)
+        .unwrap()
+        .payload;
+    let last_dot = good.rfind('.').unwrap();
+    // Cut off where base64 allows it.
+    let whole_groups = &good[..last_dot + 1 + (good.len() - last_dot - 2) / 4 * 4];
+    let array = STANDARD.encode("[1]");
+    let no_payload = STANDARD.encode("{\"iv\": 5}");
+    for (payload, cause) in [
+        ("", Cause::Empty),
+        (" \r\n", Cause::Empty),
+        ("\u{feff}", Cause::Empty),
+        (&format!("{good}\n"), Cause::Surrounded),
+        (&format!("{good}\r\n"), Cause::Surrounded),
+        (&format!(" {good}"), Cause::Surrounded),
+        (&format!("\u{feff}{good}"), Cause::Surrounded),
+        (&good[..last_dot], Cause::EnvelopeDamaged),
+        (&good[..last_dot + 9], Cause::EnvelopeDamaged),
+        (&good[..good.len() - 1], Cause::EnvelopeDamaged),
+        (&format!("{good}.x"), Cause::EnvelopeDamaged),
+        (whole_groups, Cause::NotAuthentic),
+        (&copied, Cause::NotAuthentic),
+        (&other_bytes, Cause::NotAuthentic),
+        (&other_key, Cause::KeyNotConfigured),
+        (&good.replace("vfd1.", "vfd2."), Cause::EnvelopeVersion),
+        (&format!("vfd1.k1.{}", "A".repeat(200_000)), Cause::TooLong),
+        (SECRET, Cause::PlainText),
+        ("{\"client_secret\": \"x\"}", Cause::PlainText),
+        ("-----BEGIN CERTIFICATE-----", Cause::PlainText),
+        (&array, Cause::NeitherForm),
+        (&no_payload, Cause::LaravelDamaged),
+        (&LARAVEL[..60], Cause::LaravelDamaged),
+        (&LARAVEL[..61], Cause::LaravelDamaged),
+    ] {
+        assert_eq!(flaw(&ours, payload).cause, cause, "{payload}");
+    }
+    assert_eq!(flaw(&ours, &other_key).found.as_deref(), Some("the key k2"));
+
+    // A line end around a Laravel payload changes nothing: base64 ignores it.
+    open(
+        &ours,
+        CredentialKind::ClientSecret,
+        &format!("{LARAVEL}\r\n"),
+    )
+    .unwrap();
+    let of_another = format!("base64:{}", STANDARD.encode([9; 32]));
+    let other = vault("k1", 1, &[of_another]);
+    assert_eq!(flaw(&other, LARAVEL).cause, Cause::LaravelOtherKey);
+    assert_eq!(
+        flaw(&vault("k1", 1, &[]), LARAVEL).cause,
+        Cause::LaravelNoKey
+    );
+}
+
+#[test]
+fn every_content_that_cannot_be_used_has_its_cause() {
+    let ours = vault("k1", 1, &[]);
+    let secret =
+        |text: &str| serde_json::json!({"client_secret": {"client_secret": text}}).to_string();
+    for (plain, cause, found) in [
+        ("{}".to_owned(), Cause::UnknownContent, None),
+        ("\"text\"".to_owned(), Cause::UnknownContent, None),
+        (
+            r#"{"client_secret": {"secret": "x"}}"#.to_owned(),
+            Cause::UnknownContent,
+            None,
+        ),
+        (
+            r#"{"api_key": {"client_secret": "x"}}"#.to_owned(),
+            Cause::UnknownContent,
+            None,
+        ),
+        (
+            r#"{"federated_token_file": {"path": "/token"}}"#.to_owned(),
+            Cause::OtherKind,
+            None,
+        ),
+        (secret(""), Cause::SecretEmpty, None),
+        (secret(&"x".repeat(5000)), Cause::SecretTooLong, None),
+        (secret("ab "), Cause::SecretSpace, Some("byte 3")),
+        (
+            secret("ab\n"),
+            Cause::SecretCharacter,
+            Some("byte 3 is U+000A LINE FEED"),
+        ),
+        (
+            secret("\u{feff}ab"),
+            Cause::SecretCharacter,
+            Some("byte 1 is U+FEFF"),
+        ),
+        (
+            secret("a\u{a0}b"),
+            Cause::SecretCharacter,
+            Some("byte 2 is U+00A0 NO-BREAK SPACE"),
+        ),
+    ] {
+        let flaw = flaw(&ours, &sealed(&ours, plain.as_bytes()));
+        assert_eq!(flaw.cause, cause, "{plain}");
+        let told = flaw.found.unwrap_or_default();
+        assert!(told.contains(found.unwrap_or_default()), "{plain}: {told}");
+    }
+
+    use CredentialKind::{Certificate, ClientSecret};
+    for (plain, kind, cause) in [
+        (r#"{"secret": "x"}"#, ClientSecret, Cause::LaravelContent),
+        (
+            r#"{"client_secret": 5}"#,
+            ClientSecret,
+            Cause::LaravelContent,
+        ),
+        (
+            r#"{"private_key": "x", "certificate": "y"}"#,
+            ClientSecret,
+            Cause::OtherKind,
+        ),
+        (
+            "-----BEGIN CERTIFICATE-----",
+            ClientSecret,
+            Cause::OtherKind,
+        ),
+        (r#"{"client_secret": "x"}"#, Certificate, Cause::OtherKind),
+        ("bare secret", Certificate, Cause::NoPrivateKey),
+        ("i:5;", ClientSecret, Cause::LaravelContent),
+    ] {
+        let error = laravel::interpret(plain.as_bytes(), kind).unwrap_err();
+        assert_eq!(error.flaw().map(|flaw| flaw.cause), Some(cause), "{plain}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_cause_quotes_the_payload(secret in "[a-zA-Z0-9~._-]{8,40}", junk in "[ -~\u{a0}-\u{ff}]{0,3}") {
+        let ours = vault("k1", 1, &[APP_KEY.to_owned()]);
+        for payload in [
+            format!("{secret}{junk}"),
+            format!("vfd1.{secret}.{junk}.{secret}"),
+            format!("vfd1.k1.{secret}.{secret}"),
+            sealed(&ours, format!(r#"{{"client_secret": {{"client_secret": "{secret}\u00a0"}}}}"#).as_bytes()),
+        ] {
+            if let Err(error) = open(&ours, CredentialKind::ClientSecret, &payload) {
+                let evidence = error.flaw().map(Flaw::evidence).unwrap_or_default();
+                let told = format!("{error} {evidence:?}");
+                // What stands where the id of a key does is an id.
+                let is_id = payload.starts_with(&format!("vfd1.{secret}."));
+                prop_assert!(is_id || !told.contains(&secret), "{}", told);
+            }
+        }
+    }
+}

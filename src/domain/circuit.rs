@@ -1,0 +1,138 @@
+//! The circuit of a webhook endpoint: after several failures in a row nothing is tried any more, but
+//! one delivery after a pause, the probe, until one succeeds.
+
+use serde::Serialize;
+use std::time::Duration;
+
+/// When a circuit opens, and when it probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitPolicy {
+    /// It opens after so many failures in a row.
+    pub open_after: u32,
+    /// Before the first probe; twice as long before each further one...
+    pub pause: Duration,
+    /// ...and never longer than this.
+    pub max_pause: Duration,
+}
+
+/// What is kept of an endpoint's circuit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Circuit {
+    /// Attempts that failed since the last one that did not.
+    pub failures: u32,
+    /// Pauses since it was closed. 0: it is closed.
+    pub pauses: u32,
+}
+
+/// What a failed attempt does to a circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// It stays as it is: closed, or open because of another attempt.
+    Unchanged,
+    /// It opens, and probes after so long.
+    Opens(Duration),
+    /// The probe failed; the next one comes after so long.
+    StaysOpen(Duration),
+}
+
+impl Circuit {
+    pub fn is_open(self) -> bool {
+        self.pauses > 0
+    }
+
+    /// Counts a failure. `is_probe`: of the attempt that an open circuit has let through. `asked`: how
+    /// long the receiver asks to wait.
+    pub fn fail(
+        &mut self,
+        is_probe: bool,
+        asked: Duration,
+        policy: &CircuitPolicy,
+    ) -> AfterFailure {
+        self.failures = self.failures.saturating_add(1);
+        let opens = !self.is_open() && self.failures >= policy.open_after;
+        let probe_failed = self.is_open() && is_probe;
+        // Attempts that were under way when it opened say nothing new.
+        if !(opens || probe_failed) {
+            return AfterFailure::Unchanged;
+        }
+        let factor = 2_u32.saturating_pow(self.pauses);
+        let pause = policy.pause.saturating_mul(factor).min(policy.max_pause);
+        self.pauses = self.pauses.saturating_add(1);
+        let pause = pause.max(asked.min(policy.max_pause));
+        if opens {
+            AfterFailure::Opens(pause)
+        } else {
+            AfterFailure::StaysOpen(pause)
+        }
+    }
+}
+
+/// What an endpoint's circuit lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CircuitState {
+    /// Everything.
+    Closed,
+    /// Nothing: deliveries are recorded.
+    Open,
+    /// One delivery, the probe, may go.
+    HalfOpen,
+}
+
+impl std::fmt::Display for CircuitState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: CircuitPolicy = CircuitPolicy {
+        open_after: 3,
+        pause: Duration::from_secs(10),
+        max_pause: Duration::from_secs(35),
+    };
+
+    fn fail(circuit: &mut Circuit, is_probe: bool) -> AfterFailure {
+        circuit.fail(is_probe, Duration::ZERO, &POLICY)
+    }
+
+    #[test]
+    fn it_opens_after_failures_in_a_row_and_its_pauses_grow_to_their_limit() {
+        let mut circuit = Circuit::default();
+        assert_eq!(fail(&mut circuit, false), AfterFailure::Unchanged);
+        assert_eq!(fail(&mut circuit, false), AfterFailure::Unchanged);
+        assert!(!circuit.is_open());
+        let seconds = Duration::from_secs;
+        assert_eq!(fail(&mut circuit, false), AfterFailure::Opens(seconds(10)));
+        for pause in [20, 35, 35] {
+            // One that was under way when it opened.
+            assert_eq!(fail(&mut circuit, false), AfterFailure::Unchanged);
+            let after = fail(&mut circuit, true);
+            assert_eq!(after, AfterFailure::StaysOpen(seconds(pause)));
+        }
+        circuit.pauses = u32::MAX;
+        assert_eq!(
+            fail(&mut circuit, true),
+            AfterFailure::StaysOpen(seconds(35))
+        );
+    }
+
+    #[test]
+    fn it_waits_as_long_as_the_receiver_asks_for_within_its_limit() {
+        for (asked, pause) in [(5, 10), (20, 20), (86_400, 35)] {
+            let mut circuit = Circuit {
+                failures: 2,
+                pauses: 0,
+            };
+            let after = circuit.fail(false, Duration::from_secs(asked), &POLICY);
+            assert_eq!(after, AfterFailure::Opens(Duration::from_secs(pause)));
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! What a producer asks for: `operation_runs.context`, read without trust.
+//!
+//! The text is read member by member, and only the members that a check needs are kept. A member that
+//! nobody asks for may be of any depth, size and number; it costs nothing.
+
+use super::ids::ConnectionId;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Serialize, ser::SerializeStruct as _};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::fmt;
+
+/// Most bytes of a name that a producer gives (provider, module, Entra tenant id).
+pub const NAME_BYTES: usize = 300;
+
+/// Most characters of a tenant's name that are kept.
+pub const DISPLAY_NAME_CHARS: usize = 300;
+
+/// Why nothing of a context can be understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContextProblem {
+    /// More bytes than `limits.context_bytes`; it was not read.
+    TooLarge {
+        limit: u64,
+        /// It is so large that the completion leaves it out.
+        dropped: bool,
+    },
+    /// The database could not show it, or it is no JSON that can be read.
+    Unreadable,
+    /// JSON of another type, in words.
+    NotAnObject(&'static str),
+    /// A JSON text that holds JSON.
+    EncodedTwice,
+}
+
+impl ContextProblem {
+    /// What was found, in words that name no value.
+    pub fn found(&self) -> String {
+        match self {
+            Self::TooLarge {
+                limit,
+                dropped: false,
+            } => format!("more than {limit} bytes"),
+            Self::TooLarge {
+                limit,
+                dropped: true,
+            } => {
+                format!("more than {limit} bytes, so many that it was removed from the run")
+            }
+            Self::Unreadable => "JSON that cannot be read: too deep, or a broken text".to_owned(),
+            Self::NotAnObject(kind) => format!("{kind}, an object is needed"),
+            Self::EncodedTwice => "a JSON text, an object is needed: encoded twice?".to_owned(),
+        }
+    }
+
+    /// What is allowed.
+    pub fn allowed(&self) -> String {
+        match self {
+            Self::TooLarge { limit, .. } => format!("at most {limit} bytes (limits.context_bytes)"),
+            _ => "a JSON object".to_owned(),
+        }
+    }
+}
+
+/// What a producer put into `context`. Every member is optional here: what is missing or of the
+/// wrong type is preflight's to name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunRequest {
+    pub provider: Option<String>,
+    pub module: Option<String>,
+    pub provider_connection_id: Option<ConnectionId>,
+    pub target_scope: Option<TargetScope>,
+    /// Members that are there but of the wrong type: (path, what is allowed).
+    pub malformed: Vec<(&'static str, &'static str)>,
+    /// Set when nothing of the context could be read.
+    pub problem: Option<ContextProblem>,
+}
+
+/// `context.target_scope`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TargetScope {
+    pub entra_tenant_id: Option<String>,
+    /// For people only: one of another type counts as absent.
+    pub entra_tenant_name: Option<String>,
+}
+
+impl Serialize for TargetScope {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut scope = serializer.serialize_struct("TargetScope", 2)?;
+        if let Some(id) = &self.entra_tenant_id {
+            scope.serialize_field("entra_tenant_id", id)?;
+        }
+        if let Some(name) = &self.entra_tenant_name {
+            scope.serialize_field("entra_tenant_name", name)?;
+        }
+        scope.end()
+    }
+}
+
+/// The members that are looked at, each as it is written.
+#[derive(Default)]
+struct Members<'a> {
+    provider: Option<&'a RawValue>,
+    module: Option<&'a RawValue>,
+    provider_connection_id: Option<&'a RawValue>,
+    target_scope: Option<&'a RawValue>,
+    entra_tenant_id: Option<&'a RawValue>,
+    entra_tenant_name: Option<&'a RawValue>,
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Known;
+        impl<'de> Visitor<'de> for Known {
+            type Value = Members<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Members::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    let place = match name.as_str() {
+                        "provider" => &mut members.provider,
+                        "module" => &mut members.module,
+                        "provider_connection_id" => &mut members.provider_connection_id,
+                        "target_scope" => &mut members.target_scope,
+                        "entra_tenant_id" => &mut members.entra_tenant_id,
+                        "entra_tenant_name" => &mut members.entra_tenant_name,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                    };
+                    *place = Some(map.next_value()?);
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Known)
+    }
+}
+
+/// The type of a JSON value, by how it begins.
+fn kind(json: &str) -> &'static str {
+    match json.trim_start().bytes().next() {
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b'"') => "a text",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        Some(b'-' | b'0'..=b'9') => "a number",
+        _ => "nothing",
+    }
+}
+
+impl RunRequest {
+    /// Reads the text of a context; never fails.
+    pub fn from_json(text: &str) -> Self {
+        let text = text.trim_start();
+        let problem = match kind(text) {
+            "an object" => match serde_json::from_str::<Members<'_>>(text) {
+                Ok(members) => return Self::from_members(&members),
+                Err(_) => ContextProblem::Unreadable,
+            },
+            "a text" => match serde_json::from_str::<String>(text) {
+                Ok(inner) if matches!(kind(&inner), "an object" | "an array" | "a text") => {
+                    ContextProblem::EncodedTwice
+                }
+                _ => ContextProblem::NotAnObject("a text"),
+            },
+            "nothing" => ContextProblem::Unreadable,
+            other => ContextProblem::NotAnObject(other),
+        };
+        Self::unreadable(problem)
+    }
+
+    /// The same for a context that was read already.
+    pub fn from_context(context: &Value) -> Self {
+        Self::from_json(&context.to_string())
+    }
+
+    /// A request of which nothing is known.
+    pub fn unreadable(problem: ContextProblem) -> Self {
+        Self {
+            problem: Some(problem),
+            ..Self::default()
+        }
+    }
+
+    fn from_members(members: &Members<'_>) -> Self {
+        let mut malformed = Vec::new();
+        let mut text = |member: Option<&RawValue>, path: &'static str| -> Option<String> {
+            let member = member?.get();
+            match kind(member) {
+                "null" => None,
+                "a text" => match serde_json::from_str::<String>(member) {
+                    Ok(text) if text.trim().is_empty() => None,
+                    Ok(text) if text.len() <= NAME_BYTES => Some(text),
+                    Ok(_) => {
+                        malformed.push((path, "a text of at most 300 bytes"));
+                        None
+                    }
+                    Err(_) => {
+                        malformed.push((path, "a text of Unicode characters"));
+                        None
+                    }
+                },
+                _ => {
+                    malformed.push((path, "a text"));
+                    None
+                }
+            }
+        };
+        let provider = text(members.provider, "context.provider");
+        let module = text(members.module, "context.module");
+        let scope = members.target_scope.map(RawValue::get);
+        let target_scope = match scope.map(|scope| (scope, kind(scope))) {
+            None | Some((_, "null")) => None,
+            Some((scope, "an object")) => match serde_json::from_str::<Members<'_>>(scope) {
+                Ok(scope) => Some(TargetScope {
+                    entra_tenant_id: text(
+                        scope.entra_tenant_id,
+                        "context.target_scope.entra_tenant_id",
+                    ),
+                    entra_tenant_name: display_name(scope.entra_tenant_name),
+                }),
+                Err(_) => {
+                    malformed.push(("context.target_scope", "an object that can be read"));
+                    None
+                }
+            },
+            Some(_) => {
+                malformed.push(("context.target_scope", "an object"));
+                None
+            }
+        };
+        let connection = members.provider_connection_id.map(RawValue::get);
+        let provider_connection_id = match connection.map(|id| (id, kind(id))) {
+            None | Some((_, "null")) => None,
+            Some((id, kind)) => {
+                let number = match kind {
+                    "a text" => serde_json::from_str::<String>(id)
+                        .ok()
+                        .and_then(|id| id.parse().ok()),
+                    _ => serde_json::from_str::<i64>(id).ok(),
+                };
+                if number.is_none() {
+                    malformed.push(("context.provider_connection_id", "an integer of 64 bits"));
+                }
+                number.map(ConnectionId)
+            }
+        };
+        Self {
+            provider,
+            module,
+            provider_connection_id,
+            target_scope,
+            malformed,
+            problem: None,
+        }
+    }
+}
+
+/// A name for people: cut, and absent where it is none.
+fn display_name(member: Option<&RawValue>) -> Option<String> {
+    let name: String = serde_json::from_str(member?.get()).ok()?;
+    (!name.trim().is_empty()).then(|| name.chars().take(DISPLAY_NAME_CHARS).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    const GUID: &str = "8f14e45f-ceea-4e7b-8f5c-0d3c0c5b7a11";
+
+    fn problem(text: &str) -> Option<ContextProblem> {
+        RunRequest::from_json(text).problem
+    }
+
+    #[test]
+    fn a_context_that_is_no_object_is_named() {
+        let twice = json!(json!({"provider": "microsoft"}).to_string()).to_string();
+        assert_eq!(problem(&twice), Some(ContextProblem::EncodedTwice));
+        let thrice = json!(twice).to_string();
+        assert_eq!(problem(&thrice), Some(ContextProblem::EncodedTwice));
+        for (text, kind) in [
+            ("[]", "an array"),
+            ("\"x\"", "a text"),
+            ("12", "a number"),
+            ("-1e400", "a number"),
+            ("true", "a boolean"),
+            ("null", "null"),
+        ] {
+            assert_eq!(
+                problem(text),
+                Some(ContextProblem::NotAnObject(kind)),
+                "{text}"
+            );
+        }
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(
+            problem(&deep),
+            Some(ContextProblem::NotAnObject("an array"))
+        );
+        for text in ["", "{", "{\"a\":}", r#"{"\ud800":1}"#] {
+            assert_eq!(problem(text), Some(ContextProblem::Unreadable), "{text}");
+        }
+        assert_eq!(
+            ContextProblem::EncodedTwice.found(),
+            "a JSON text, an object is needed: encoded twice?"
+        );
+    }
+
+    #[test]
+    fn members_that_nobody_needs_may_be_of_any_depth_and_number() {
+        let deep = format!("{}{}", "[".repeat(50_000), "]".repeat(50_000));
+        let text = format!(
+            r#"{{"other":{deep},"big":1e400,"half":"\ud800","provider":"microsoft",
+                "provider_connection_id":"7","target_scope":{{"x":{deep},"entra_tenant_id":"{GUID}",
+                "entra_tenant_name":12}}}}"#
+        );
+        let request = RunRequest::from_json(&text);
+        assert_eq!(request.problem, None);
+        assert_eq!(request.malformed, []);
+        assert_eq!(request.provider.as_deref(), Some("microsoft"));
+        assert_eq!(request.provider_connection_id, Some(ConnectionId(7)));
+        let scope = request.target_scope.unwrap();
+        assert_eq!(scope.entra_tenant_id.as_deref(), Some(GUID));
+        assert_eq!(scope.entra_tenant_name, None);
+    }
+
+    #[test]
+    fn a_wrong_member_is_named_by_its_path() {
+        let long = "x".repeat(NAME_BYTES + 1);
+        for (member, value, path) in [
+            ("provider", json!(12), "context.provider"),
+            ("provider", json!(long), "context.provider"),
+            ("module", json!([]), "context.module"),
+            ("target_scope", json!("{}"), "context.target_scope"),
+            (
+                "target_scope",
+                json!({"entra_tenant_id": 12}),
+                "context.target_scope.entra_tenant_id",
+            ),
+            (
+                "provider_connection_id",
+                json!(1.5),
+                "context.provider_connection_id",
+            ),
+            (
+                "provider_connection_id",
+                json!("9223372036854775808"),
+                "context.provider_connection_id",
+            ),
+        ] {
+            let request = RunRequest::from_context(&json!({ member: value }));
+            let paths: Vec<&str> = request.malformed.iter().map(|(path, _)| *path).collect();
+            assert_eq!(paths, [path], "{member}: {value}");
+        }
+        let ends = RunRequest::from_json(r#"{"provider_connection_id":-9223372036854775808}"#);
+        assert_eq!(ends.provider_connection_id, Some(ConnectionId(i64::MIN)));
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(|n| json!(n)),
+            ".{0,20}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::btree_map(
+                    prop_oneof![
+                        Just("provider".to_owned()),
+                        Just("module".to_owned()),
+                        Just("provider_connection_id".to_owned()),
+                        Just("target_scope".to_owned()),
+                        Just("entra_tenant_id".to_owned()),
+                        "[a-z]{0,6}",
+                    ],
+                    inner,
+                    0..6
+                )
+                .prop_map(|map| json!(map)),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Every member is read, absent, or named; and everything but an object is named.
+        #[test]
+        fn any_json_is_read_or_named(context in any_json()) {
+            let request = RunRequest::from_context(&context);
+            prop_assert_eq!(request.problem.is_none(), context.is_object());
+            let named = |path| request.malformed.iter().any(|(at, _)| *at == path);
+            for (member, path, read) in [
+                ("provider", "context.provider", request.provider.is_some()),
+                ("module", "context.module", request.module.is_some()),
+                ("target_scope", "context.target_scope", request.target_scope.is_some()),
+                ("provider_connection_id", "context.provider_connection_id",
+                 request.provider_connection_id.is_some()),
+            ] {
+                let blank = match context.get(member) {
+                    None | Some(Value::Null) => true,
+                    Some(Value::String(text)) => {
+                        member != "provider_connection_id" && member != "target_scope"
+                            && text.trim().is_empty()
+                    }
+                    Some(_) => false,
+                };
+                prop_assert_eq!(blank, !read && !named(path), "{}", member);
+            }
+        }
+    }
+}

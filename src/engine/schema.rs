@@ -1,0 +1,142 @@
+//! Whether the database's schema is one that this process can work with.
+//!
+//! It fitted when the process started. A migration of the application may change it later: then nothing is
+//! claimed, and the process is not ready, until it fits again. What fits is said by
+//! [`SchemaStore::inspect`](crate::ports::store::SchemaStore::inspect), the rule of `doctor`, `migrate` and
+//! the start of `serve`, too. That takes many queries; a mark that changes with the schema takes one.
+
+use crate::ports::store::{SchemaFinding, Store, StoreError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// So long after a change a statement may still fail that was prepared before it.
+const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+pub struct SchemaWatch {
+    seen: Mutex<Seen>,
+    /// One looks at a time; the others wait for what it finds.
+    looking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Of the schema that was inspected last, and fitted.
+    mark: Option<String>,
+    problem: Option<SchemaFinding>,
+    changed_at: Option<Instant>,
+}
+
+/// What an error about the schema means for the run that met it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaState {
+    /// It fits, and has for a while: the error is the statement's.
+    Fits,
+    /// It fits, and was changed a moment ago: the same statement may work now.
+    Changed,
+    /// Nothing works before somebody mends it.
+    Unfit,
+}
+
+impl SchemaWatch {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether runs may be claimed.
+    pub fn fits(&self) -> bool {
+        self.seen().problem.is_none()
+    }
+
+    /// What does not fit, and what is needed.
+    pub fn problem(&self) -> Option<String> {
+        let seen = self.seen();
+        let problem = seen.problem.as_ref()?;
+        Some(format!("{}: {}", problem.subject, problem.problem))
+    }
+
+    /// When the schema was last seen to have changed.
+    pub fn changed_at(&self) -> Option<Instant> {
+        self.seen().changed_at
+    }
+
+    /// Looks at the schema, and in detail only where its mark is not the one that fitted.
+    pub async fn look(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let _alone = self.looking.lock().await;
+        // First the mark: what changes after it is found by the next look.
+        let mark = store.schema_mark().await?;
+        if self.fits() && self.seen().mark.as_ref() == Some(&mark) {
+            return Ok(());
+        }
+        let findings = store.inspect().await?;
+        self.found(mark, findings.into_iter().find(|finding| finding.fatal));
+        Ok(())
+    }
+
+    fn found(&self, mark: String, problem: Option<SchemaFinding>) {
+        let mut seen = self.seen();
+        match (&seen.problem, &problem) {
+            (before, Some(now)) if before.as_ref() != Some(now) => tracing::error!(
+                subject = now.subject,
+                problem = now.problem,
+                remedy = now.remedy,
+                "the database's schema does not fit any more; no runs are claimed until it does"
+            ),
+            (Some(_), None) => tracing::info!("the database's schema fits again"),
+            _ => {}
+        }
+        if problem.is_none() {
+            if seen.mark.as_ref().is_some_and(|before| *before != mark) {
+                seen.changed_at = Some(Instant::now());
+            }
+            seen.mark = Some(mark);
+        }
+        seen.problem = problem;
+    }
+
+    /// To be asked after a statement failed because of the schema.
+    pub async fn state(&self, store: &dyn Store) -> SchemaState {
+        if let Err(error) = self.look(store).await {
+            tracing::debug!(%error, "the schema cannot be looked at");
+        }
+        let seen = self.seen();
+        if seen.problem.is_some() {
+            return SchemaState::Unfit;
+        }
+        match seen.changed_at {
+            Some(at) if at.elapsed() < SETTLES_WITHIN => SchemaState::Changed,
+            _ => SchemaState::Fits,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(subject: &str) -> SchemaFinding {
+        SchemaFinding {
+            fatal: true,
+            privilege: false,
+            subject: subject.into(),
+            problem: "the column is missing".into(),
+            remedy: String::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_named_until_it_does() {
+        let watch = SchemaWatch::default();
+        watch.found("a".into(), None);
+        assert!(watch.fits());
+        assert_eq!(watch.changed_at(), None);
+        watch.found("b".into(), Some(finding("operation_runs.context")));
+        assert!(!watch.fits());
+        let problem = watch.problem().unwrap();
+        assert_eq!(problem, "operation_runs.context: the column is missing");
+        watch.found("c".into(), None);
+        assert!(watch.fits());
+        assert!(watch.changed_at().is_some());
+    }
+}

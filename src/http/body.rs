@@ -1,0 +1,167 @@
+//! Bodies with a limit on the time in which they arrive, and connections that know when a request is
+//! whole and when its answer is out.
+
+use super::places::Place;
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::Method;
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Sleep;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body did not arrive in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body did not arrive in time")]
+struct TooSlow;
+
+/// Why a body could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    TooSlow,
+    TooLarge,
+    /// The connection ended, or what it sent is no HTTP.
+    Broken,
+}
+
+/// The body of a request, within a time.
+#[derive(Debug)]
+pub struct TimedBody {
+    inner: Incoming,
+    late: Pin<Box<Sleep>>,
+    /// Until it is whole.
+    place: Option<Arc<Place>>,
+}
+
+impl TimedBody {
+    /// The body as axum takes it. Its connection works from its end on.
+    pub fn of(inner: Incoming, limit: Duration, place: &Arc<Place>) -> Body {
+        if inner.is_end_stream() {
+            place.works();
+            return Body::empty();
+        }
+        Body::new(Self {
+            inner,
+            late: Box::pin(tokio::time::sleep(limit)),
+            place: Some(Arc::clone(place)),
+        })
+    }
+
+    fn end(&mut self) {
+        if let Some(place) = self.place.take() {
+            place.works();
+        }
+    }
+}
+
+impl Drop for TimedBody {
+    /// Nobody reads more of it: the request is as whole as it needs to be.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl hyper::body::Body for TimedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
+            if frame.is_none() || self.inner.is_end_stream() {
+                self.end();
+            }
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        if self.late.as_mut().poll(cx).is_ready() {
+            metrics::counter!("verifyd_http_slow_bodies_total").increment(1);
+            return Poll::Ready(Some(Err(TooSlow.into())));
+        }
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The body of an answer. Its connection waits for the next request from its end on.
+#[derive(Debug)]
+pub struct AnswerBody {
+    inner: Body,
+    place: Arc<Place>,
+}
+
+impl AnswerBody {
+    pub fn of(inner: Body, place: &Arc<Place>) -> Self {
+        Self {
+            inner,
+            place: Arc::clone(place),
+        }
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.place.waits();
+    }
+}
+
+impl hyper::body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The request with its whole body in memory, so that nothing is held for it while it arrives. A
+/// request that has none by its method is left as it is.
+pub async fn whole(request: Request, most: usize) -> Result<Request, Unread> {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let read = axum::body::to_bytes(body, most).await;
+    let bytes = read.map_err(|error| {
+        let error: BoxError = error.into();
+        why(&*error)
+    })?;
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+fn why(error: &(dyn std::error::Error + 'static)) -> Unread {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<TooSlow>() {
+            return Unread::TooSlow;
+        }
+        if error.is::<http_body_util::LengthLimitError>() {
+            return Unread::TooLarge;
+        }
+        next = error.source();
+    }
+    Unread::Broken
+}

@@ -1,0 +1,25 @@
+//! A panic in a handler is answered, counted, and costs its connection nothing.
+
+use axum::response::Response;
+use futures::FutureExt as _;
+use std::panic::AssertUnwindSafe;
+
+/// The answer, or that of `otherwise` where a handler panics.
+pub async fn caught(
+    answer: impl Future<Output = Response>,
+    otherwise: impl FnOnce() -> Response,
+) -> Response {
+    match AssertUnwindSafe(answer).catch_unwind().await {
+        Ok(answer) => answer,
+        Err(_) => {
+            count();
+            otherwise()
+        }
+    }
+}
+
+/// Counts a panic of a handler.
+pub fn count() {
+    metrics::counter!("verifyd_http_panics_total").increment(1);
+    tracing::error!("a handler of HTTP panicked; its request is answered with 500");
+}

@@ -1,0 +1,38 @@
+//! What `doctor` tries, so that it need not be found out by `serve`.
+
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+
+/// How the connections of `database.url` reach the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Each has a session of its own.
+    None,
+    /// A pooler in transaction mode shares sessions out, and statements are sent without names.
+    Transaction,
+    /// The same, with statements whose names the pooler does not know: one that was prepared in one session is
+    /// executed in another.
+    TransactionWithLostStatements,
+}
+
+/// Room on the disk of an embedded database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    pub free_bytes: u64,
+}
+
+/// Leaves nothing behind.
+#[async_trait]
+pub trait ProbeStore: Send + Sync {
+    /// Finds out what is between here and the server. Works behind every pooler.
+    async fn try_pooling(&self) -> Result<Pooling, StoreError>;
+
+    /// Writes what `serve` writes, as the user of `database.url`, and rolls back.
+    async fn try_writing(&self) -> Result<(), StoreError>;
+
+    /// By how many seconds the database's clock is ahead of this machine's.
+    async fn clock_ahead(&self) -> Result<f64, StoreError>;
+
+    /// None: the database is not on a disk of this machine.
+    fn disk_space(&self) -> Result<Option<DiskSpace>, StoreError>;
+}

@@ -1,0 +1,33 @@
+//! What keeps a database from doing its work, for every port that a store implements.
+
+/// What kept the database from doing its work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not reachable, or it ended the connection. Nothing is known of what was under way.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// A deadlock, a serialization failure or a lock that was not granted in time: try again.
+    #[error("the database is contended: {0}")]
+    Contended(String),
+    /// A row holds what it must not hold.
+    #[error("{table}.{column} of row {row}: {why}")]
+    Corrupt {
+        table: &'static str,
+        column: &'static str,
+        row: String,
+        why: String,
+    },
+    /// A table or column is missing or of another type; `verifyd doctor` names it.
+    #[error("the database's schema does not fit: {0}")]
+    Schema(String),
+    /// The database refused the statement.
+    #[error("the database refused: {0}")]
+    Refused(String),
+}
+
+impl StoreError {
+    /// Whether the same call may work later, with nothing changed by a person.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Contended(_))
+    }
+}

@@ -1,0 +1,90 @@
+//! What is wrong with the address of a Redis server.
+
+use crate::domain::address;
+use url::{Host, Url};
+
+/// What is wrong with `redis://…` or `rediss://…`; `None` if the client can read it. Never quotes user or
+/// password.
+pub fn problem(text: &str) -> Option<String> {
+    if let Some(problem) = address::problem(text) {
+        return Some(problem);
+    }
+    // Just read.
+    let url = Url::parse(text).ok()?;
+    let says = |problem: &str| Some(problem.to_owned());
+    if !url.username().is_empty() && url.password().is_none() {
+        return says(
+            "it has a user and no password; a password alone stands behind a colon, as in redis://:PASSWORD@HOST",
+        );
+    }
+    let everywhere = match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_unspecified(),
+        Some(Host::Ipv6(ip)) => ip.is_unspecified(),
+        Some(Host::Domain(name)) => name == "0.0.0.0",
+        None => false,
+    };
+    if everywhere {
+        return says("0.0.0.0 and [::] are addresses to listen on, not to connect to");
+    }
+    let database = url.path().trim_matches('/');
+    if !database.is_empty() && database.parse::<u32>().is_err() {
+        return says("the path is not the number of a database, such as /0");
+    }
+    url.query_pairs().find_map(|(name, value)| match &*name {
+        "protocol" if ["2", "3", "resp2", "resp3"].contains(&&*value) => None,
+        "protocol" => says("the parameter protocol has another value, allowed: 2, 3, resp2, resp3"),
+        // It may be a part of a password with a question mark in it.
+        unknown if !unknown.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') || unknown.len() > 40 => {
+            says(
+                "behind the ? stands no known parameter; percent-encode ? as %3F in the password, allowed as \
+                 parameter: protocol",
+            )
+        }
+        unknown => Some(format!(
+            "the parameter {unknown:?} is not known, allowed: protocol (the database's number is the path, TLS \
+             the scheme rediss)"
+        )),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::Client;
+
+    #[test]
+    fn what_is_wrong_is_named_and_what_is_not_the_client_takes() {
+        for (address, words) in [
+            ("redis://:ab#cd@h", "percent-encode # as %23"),
+            ("redis://:ab/cd@h:6379/0", "percent-encode / as %2F"),
+            ("redis://S3cret@h", "redis://:PASSWORD@HOST"),
+            ("redis://h/db0", "the number of a database"),
+            ("redis://h/-1", "the number of a database"),
+            ("redis://h/0/1", "the number of a database"),
+            ("redis://0.0.0.0", "to listen on"),
+            ("redis://[::]:6379", "to listen on"),
+            (
+                "redis://h?db=2",
+                "the parameter \"db\" is not known, allowed: protocol",
+            ),
+            ("redis://h?ssl=true", "TLS the scheme rediss"),
+            ("redis://h?protocol=4", "allowed: 2, 3, resp2, resp3"),
+            ("redis://h?S3cret!", "percent-encode ? as %3F"),
+            ("redis://::1:6379", "an IPv6 address stands in brackets"),
+            ("redis://", "the host is missing"),
+        ] {
+            let problem = problem(address).unwrap_or_default();
+            assert!(problem.contains(words), "{address}: {problem}");
+            assert!(!problem.contains("S3cret"), "{problem}");
+        }
+        for address in [
+            "redis://h",
+            "redis://[::1]:6379/2",
+            "rediss://user:p%23w@h:6380/1?protocol=resp3",
+            "redis://:p@10.0.0.1",
+        ] {
+            assert_eq!(problem(address), None, "{address}");
+            Client::open(address).unwrap();
+        }
+    }
+}

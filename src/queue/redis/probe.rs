@@ -1,0 +1,45 @@
+//! A hint that is put and taken back in one step of the server: what `serve` needs, and nothing is left.
+
+use super::enqueue::ENQUEUE;
+use super::keys::Keys;
+use super::link::Link;
+use crate::domain::RunId;
+use crate::domain::job::Hint;
+use crate::ports::queue::QueueError;
+use redis::Script;
+use uuid::Uuid;
+
+/// Between the script of the wire format and its removal nobody else gets a turn.
+const TAKE_BACK: &str = "
+local done, answer = pcall(put)
+redis.pcall('LREM', KEYS[2], -1, ARGV[1])
+redis.pcall('HDEL', KEYS[1], ARGV[1])
+redis.pcall('UNLINK', KEYS[4] .. ':' .. ARGV[1])
+if done then return answer end
+if type(answer) == 'table' then return answer end
+return redis.error_reply(answer)
+";
+
+/// Over a connection of its own, which fails with the server's answer where the one that is kept would try
+/// again.
+pub(super) async fn put_and_take_back(link: &Link, keys: &Keys) -> Result<(), QueueError> {
+    let script = Script::new(&format!(
+        "local function put()\n{ENQUEUE}\nend\n{TAKE_BACK}"
+    ));
+    // No run has this id.
+    let payload = Hint::new(RunId(0)).encode();
+    link.once(async |mut connection| {
+        script
+            .key(&keys.data)
+            .key(&keys.active)
+            .key(&keys.signal)
+            .key(&keys.meta)
+            .arg(Uuid::now_v7().to_string())
+            .arg(payload)
+            .arg(1)
+            .invoke_async::<i64>(&mut connection)
+            .await
+    })
+    .await?;
+    Ok(())
+}

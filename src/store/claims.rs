@@ -1,0 +1,72 @@
+//! What a claim reads of a run, for both databases.
+
+use super::from_row::from_row;
+use super::lenient::{Request, Text, Time};
+use crate::domain::run::{ClaimedRun, ContextProblem, RunRequest};
+use crate::domain::{RunId, TenantId, WorkspaceId};
+use crate::ports::store::ContextSize;
+
+from_row! {
+    /// A run that was taken. Its context is not among it: see [`ContextRow`].
+    #[derive(Debug)]
+    pub(super) struct TakenRow {
+        pub id: i64,
+        workspace_id: Option<i64>,
+        tenant_id: Option<i64>,
+        created_at: Option<Time>,
+    }
+}
+
+from_row! {
+    /// The context of a run, as far as it fits. Its state is `fits`, `null`, `large`, `huge` or
+    /// `unreadable`; one that is small can be read and written beside others.
+    #[derive(Debug)]
+    pub(super) struct ContextRow {
+        context: Option<Request>,
+        context_state: Text,
+        context_is_small: bool,
+    }
+}
+
+impl TakenRow {
+    pub fn with(self, request: RunRequest) -> ClaimedRun {
+        ClaimedRun {
+            id: RunId(self.id),
+            workspace_id: self.workspace_id.map(WorkspaceId),
+            tenant_id: self.tenant_id.map(TenantId),
+            request,
+            created_at: self.created_at.and_then(Time::known),
+        }
+    }
+}
+
+impl ContextRow {
+    /// What is asked for, and how the completion is to treat the context. `limit`: its bytes, at most.
+    pub fn read(self, limit: i64) -> (RunRequest, ContextSize) {
+        let too_large = |dropped| {
+            RunRequest::unreadable(ContextProblem::TooLarge {
+                limit: limit.unsigned_abs(),
+                dropped,
+            })
+        };
+        let size = match self.context_is_small {
+            true => ContextSize::Small,
+            false => ContextSize::Large,
+        };
+        match (self.context_state.0.as_str(), self.context) {
+            ("huge", _) => (too_large(true), ContextSize::Huge),
+            ("large", _) => (too_large(false), size),
+            ("fits", Some(context)) => (context.0, size),
+            ("null", _) => {
+                let null = ContextProblem::NotAnObject("null");
+                (RunRequest::unreadable(null), size)
+            }
+            _ => (unreadable(), size),
+        }
+    }
+}
+
+/// A context that the database cannot show.
+pub(super) fn unreadable() -> RunRequest {
+    RunRequest::unreadable(ContextProblem::Unreadable)
+}

@@ -1,0 +1,164 @@
+//! What `doctor` tries. Every statement is sent without a name, so that it works behind every pooler.
+
+use super::PostgresStore;
+use crate::ports::clock::{Clock as _, SystemClock};
+use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
+use crate::ports::store::StoreError;
+use crate::store::error::from_sqlx;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgConnection;
+use sqlx::{ConnectOptions as _, Connection as _};
+use uuid::Uuid;
+
+/// How often two connections are compared: under load a pooler may serve them by two sessions.
+const ROUNDS: usize = 8;
+
+/// Statements of the driver that the server knows by the driver's own names. A pooler that keeps track
+/// gives them names of its own.
+const OWN_NAMES: &str = r"SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'sqlx\_s\_%'";
+
+/// What `serve` writes of verifyd's own, and with it the room on the server's disk. `$1` is nobody's.
+const WRITTEN: [&str; 3] = [
+    "INSERT INTO verifyd.workers (worker_id, version, concurrency, in_flight, started_at, beat_at) \
+     VALUES ($1, 'doctor', 0, 0, now(), now())",
+    "UPDATE verifyd.workers SET beat_at = now() WHERE worker_id = $1",
+    "DELETE FROM verifyd.workers WHERE worker_id = $1",
+];
+
+/// The other statements that need a right of their own. They change nothing, and are refused as those of
+/// `serve` would be.
+const ALLOWED: [&str; 9] = [
+    "INSERT INTO verifyd.run_attempts SELECT * FROM verifyd.run_attempts WHERE false",
+    "UPDATE verifyd.run_attempts SET ended_at = ended_at, end_reason = end_reason WHERE false",
+    "INSERT INTO verifyd.run_deliveries SELECT * FROM verifyd.run_deliveries WHERE false \
+     ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL",
+    "DELETE FROM verifyd.run_deliveries WHERE false",
+    "INSERT INTO verifyd.latest_reports SELECT * FROM verifyd.latest_reports WHERE false \
+     ON CONFLICT (connection_id) DO UPDATE SET fingerprint = excluded.fingerprint",
+    "INSERT INTO verifyd.tenant_inventory SELECT * FROM verifyd.tenant_inventory WHERE false \
+     ON CONFLICT (tenant_id) DO UPDATE SET refreshed_at = excluded.refreshed_at",
+    "UPDATE operation_runs SET status = status, outcome = outcome, context = context, \
+         failure_summary = failure_summary, started_at = started_at, completed_at = completed_at \
+     WHERE false",
+    "INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at) \
+     SELECT tenant_id, permission_key, status, details, last_checked_at FROM tenant_permissions \
+     WHERE false ON CONFLICT (tenant_id, permission_key) DO UPDATE SET status = excluded.status",
+    "SELECT 1 FROM operation_runs WHERE false FOR NO KEY UPDATE",
+];
+
+async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
+    sqlx::query_scalar("SELECT pg_backend_pid()")
+        .persistent(false)
+        .fetch_one(connection)
+        .await
+        .map_err(from_sqlx)
+}
+
+/// Whether two connections are served by one session in turn. Without a pooler, and with one in session
+/// mode, each has a session for as long as it is open.
+async fn share_a_session(
+    first: &mut PgConnection,
+    second: &mut PgConnection,
+) -> Result<bool, StoreError> {
+    for _ in 0..ROUNDS {
+        if session(first).await? == session(second).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the server gets to see the driver's own names.
+async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let mut tx = connection.begin().await.map_err(from_sqlx)?;
+    let prepared: Result<i32, sqlx::Error> =
+        sqlx::query_scalar("SELECT 1").fetch_one(&mut *tx).await;
+    // Another client's statement of this name is there.
+    if let Err(sqlx::Error::Database(error)) = &prepared
+        && matches!(error.code().as_deref(), Some("42P05" | "26000"))
+    {
+        return Ok(true);
+    }
+    prepared.map_err(from_sqlx)?;
+    let seen: i64 = sqlx::query_scalar(OWN_NAMES)
+        .persistent(false)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(from_sqlx)?;
+    // Nobody else is to find it.
+    sqlx::raw_sql(super::schema::FORGET_NAMED_STATEMENTS)
+        .execute(&mut *tx)
+        .await
+        .map_err(from_sqlx)?;
+    tx.commit().await.map_err(from_sqlx)?;
+    Ok(seen > 0)
+}
+
+#[async_trait]
+impl ProbeStore for PostgresStore {
+    async fn try_pooling(&self) -> Result<Pooling, StoreError> {
+        self.in_time(async {
+            let mut first = self.options.connect().await.map_err(from_sqlx)?;
+            let mut second = self.options.connect().await.map_err(from_sqlx)?;
+            let shared = share_a_session(&mut first, &mut second).await?;
+            let pooling = match (shared, self.named) {
+                (false, _) => Pooling::None,
+                (true, false) => Pooling::Transaction,
+                (true, true) if loses_statements(&mut first).await? => {
+                    Pooling::TransactionWithLostStatements
+                }
+                (true, true) => Pooling::Transaction,
+            };
+            let _ = first.close().await;
+            let _ = second.close().await;
+            Ok(pooling)
+        })
+        .await
+    }
+
+    async fn try_writing(&self) -> Result<(), StoreError> {
+        self.in_time(async {
+            let nobody = format!("doctor-{}", Uuid::new_v4().simple());
+            let mut tx = self.begin().await?;
+            for statement in WRITTEN {
+                sqlx::query(statement)
+                    .persistent(false)
+                    .bind(&nobody)
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(from_sqlx)?;
+            }
+            for statement in ALLOWED {
+                sqlx::query(statement)
+                    .persistent(false)
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(from_sqlx)?;
+            }
+            super::rollback(tx).await
+        })
+        .await
+    }
+
+    async fn clock_ahead(&self) -> Result<f64, StoreError> {
+        self.in_time(async {
+            let mut tx = self.begin().await?;
+            let asked = SystemClock.now();
+            let there: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
+                .persistent(false)
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(from_sqlx)?;
+            let answered = SystemClock.now();
+            super::commit(tx).await?;
+            let here = asked + (answered - asked) / 2;
+            Ok((there - here).as_seconds_f64())
+        })
+        .await
+    }
+
+    fn disk_space(&self) -> Result<Option<DiskSpace>, StoreError> {
+        Ok(None)
+    }
+}

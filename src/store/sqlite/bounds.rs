@@ -1,0 +1,78 @@
+//! What may be computed with, and what may be loaded, of columns that another application writes: one
+//! rule for times, sizes and texts, as SQL. `octet_length` of a column does not read what it holds.
+
+/// A time in the form in which verifyd writes it; NULL where it is none.
+macro_rules! time {
+    ($column:literal) => {
+        concat!("strftime('%Y-%m-%dT%H:%M:%fZ', ", $column, ")")
+    };
+}
+pub(super) use time;
+
+/// The beginning of a text: more than any name that means something.
+macro_rules! short {
+    ($column:literal) => {
+        concat!("substr(", $column, ", 1, 300)")
+    };
+}
+pub(super) use short;
+
+/// Bytes above which a context is not merged with a report, but left out.
+pub(super) const MERGED_BYTES: i64 = 16 * 1024 * 1024;
+
+/// Whether a list may look into a JSON text.
+macro_rules! is_listed {
+    ($json:literal) => {
+        concat!("(octet_length(", $json, ") <= 1048576)")
+    };
+}
+pub(super) use is_listed;
+
+/// A text or number in a JSON text as a short text; NULL where it is anything else.
+macro_rules! member {
+    ($json:literal, $path:literal) => {
+        concat!(
+            "CASE WHEN json_type(",
+            $json,
+            ", '",
+            $path,
+            "') IN ('text', 'integer', 'real') THEN substr(CAST(",
+            $json,
+            " ->> '",
+            $path,
+            "' AS TEXT), 1, 300) END"
+        )
+    };
+}
+pub(super) use member;
+
+/// Of a queued run: whether it may ever be claimed. What is not is told by `invalid_runs`.
+macro_rules! is_claimable {
+    () => {
+        "r.outcome IS NULL AND r.completed_at IS NULL AND r.id > 0"
+    };
+}
+pub(super) use is_claimable;
+
+/// Of a connection: whether its row holds what it must.
+macro_rules! is_valid_connection {
+    () => {
+        "c.status IN ('enabled', 'disabled')"
+    };
+}
+pub(super) use is_valid_connection;
+
+/// The columns of a `ContextRow`, of `operation_runs`: `$bytes` is the parameter of the most bytes.
+macro_rules! context_columns {
+    ($bytes:literal) => {
+        concat!(
+            "CASE WHEN octet_length(context) <= ",
+            $bytes,
+            " THEN context END AS context, CASE WHEN octet_length(context) <= ",
+            $bytes,
+            " THEN 'fits' WHEN octet_length(context) <= 16777216 THEN 'large' ELSE 'huge' END \
+              AS context_state, octet_length(context) <= 32768 AS context_is_small"
+        )
+    };
+}
+pub(super) use context_columns;

@@ -1,0 +1,44 @@
+//! What `doctor` tries.
+
+use super::{SqliteStore, now, rollback};
+use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
+use crate::ports::store::StoreError;
+use crate::store::error::from_sqlx;
+use async_trait::async_trait;
+
+const WRITTEN: &str = concat!(
+    "INSERT INTO verifyd_workers (worker_id, version, concurrency, in_flight, started_at, beat_at) \
+     VALUES ('doctor', 'doctor', 0, 0, ",
+    now!(),
+    ", ",
+    now!(),
+    ")"
+);
+
+#[async_trait]
+impl ProbeStore for SqliteStore {
+    async fn try_pooling(&self) -> Result<Pooling, StoreError> {
+        Ok(Pooling::None)
+    }
+
+    async fn try_writing(&self) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        sqlx::query(WRITTEN)
+            .execute(&mut *tx)
+            .await
+            .map_err(from_sqlx)?;
+        rollback(tx).await
+    }
+
+    async fn clock_ahead(&self) -> Result<f64, StoreError> {
+        Ok(0.0)
+    }
+
+    fn disk_space(&self) -> Result<Option<DiskSpace>, StoreError> {
+        let space = rustix::fs::statvfs(&self.file)
+            .map_err(|e| StoreError::Unavailable(format!("{}: {e}", self.file.display())))?;
+        Ok(Some(DiskSpace {
+            free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
+        }))
+    }
+}

@@ -1,0 +1,162 @@
+//! Runs as lists and live streams read them: a few columns and members, never a whole context.
+
+use super::bounds::{is_listed, member};
+use super::runs::connection_of_context;
+use super::{SqliteStore, run_type};
+use crate::domain::access::Binding;
+use crate::domain::run::RunState;
+use crate::domain::{RunId, RunSummary};
+use crate::ports::store::{RunFilter, StoreError};
+use crate::store::error::from_sqlx;
+use crate::store::rows;
+use crate::store::summaries::{StateRow, SummaryRow};
+use sqlx::{QueryBuilder, Sqlite};
+
+/// Before the statement that chooses the rows of a page...
+const SUMMARIES: &str = concat!(
+    "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at, \
+            p.completed_at, p.listed, ",
+    member!("p.context", "$.provider_connection_id"),
+    " AS connection, ",
+    member!("p.context", "$.provider"),
+    " AS provider, ",
+    member!("p.context", "$.module"),
+    " AS module, ",
+    member!("p.context", "$.target_scope.entra_tenant_name"),
+    " AS display_name, json_type(p.context, '$.verification_report') AS report_type, ",
+    member!("p.context", "$.verification_report.schema_version"),
+    " AS schema_version, ",
+    member!("p.context", "$.verification_report.summary.overall"),
+    " AS overall, ",
+    member!("p.context", "$.verification_report.fingerprint"),
+    " AS fingerprint, ",
+    member!("p.context", "$.verification_report.summary.counts.fail"),
+    " AS failed, ",
+    member!("p.context", "$.verification_report.summary.counts.warn"),
+    " AS warned, \
+     (SELECT substr(CAST(k.value ->> 'reason_code' AS TEXT), 1, 300) \
+      FROM json_each(p.context, '$.verification_report.checks') k \
+      WHERE k.type = 'object' AND json_type(p.context, '$.verification_report.checks') = 'array' \
+        AND k.value ->> 'status' IN ('fail', 'warn') \
+        AND json_type(k.value, '$.reason_code') = 'text' \
+      ORDER BY k.value ->> 'status' <> 'fail', \
+               k.value ->> 'status' = 'fail' AND json_type(k.value, '$.blocking') = 'true' DESC, \
+               CASE k.value ->> 'severity' WHEN 'critical' THEN 1 WHEN 'high' THEN 2 \
+                   WHEN 'medium' THEN 3 WHEN 'low' THEN 4 WHEN 'info' THEN 5 ELSE 6 END, \
+               k.key LIMIT 1) AS main_reason \
+     FROM (SELECT *, CASE WHEN listed THEN stored END AS context FROM ("
+);
+
+/// ...and after it.
+const OF_PAGE: &str = ")) p ORDER BY p.id DESC";
+
+/// Without the rows that `invalid_runs` tells of: one of them must not keep the others from being
+/// listed.
+macro_rules! listed {
+    () => {
+        concat!(
+            " FROM operation_runs WHERE type = ",
+            run_type!(),
+            " AND status IN ('queued', 'running', 'completed') \
+              AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked'))"
+        )
+    };
+}
+
+const RUNS: &str = concat!(
+    "SELECT id, workspace_id, tenant_id, status, outcome, ",
+    is_listed!("context"),
+    " AS listed, CASE WHEN ",
+    is_listed!("context"),
+    " THEN context END AS stored, created_at, started_at, completed_at",
+    listed!()
+);
+
+const STATES: &str = concat!("SELECT id, workspace_id, tenant_id, status", listed!());
+
+fn bound(query: &mut QueryBuilder<Sqlite>, binding: &Binding) {
+    if let Some(workspace) = binding.workspace_id {
+        query.push(" AND workspace_id = ").push_bind(workspace.0);
+    }
+    if let Some(tenant) = binding.tenant_id {
+        query.push(" AND tenant_id = ").push_bind(tenant.0);
+    }
+}
+
+impl SqliteStore {
+    pub(super) async fn list_runs(
+        &self,
+        filter: &RunFilter,
+    ) -> Result<Vec<RunSummary>, StoreError> {
+        // Only what is asked for gets into the statement, so that the planner can use the index.
+        let mut query = QueryBuilder::<Sqlite>::new(SUMMARIES);
+        query.push(RUNS);
+        bound(&mut query, &filter.binding);
+        if let Some(status) = filter.status {
+            query.push(" AND status = ").push_bind(status.as_str());
+        }
+        if let Some(outcome) = filter.outcome {
+            query.push(" AND outcome = ").push_bind(outcome.as_str());
+        }
+        if let Some(connection) = filter.connection {
+            query
+                .push(concat!(" AND ", connection_of_context!(), " = "))
+                .push_bind(connection.to_string());
+        }
+        if let Some(tenant) = filter.tenant {
+            query.push(" AND tenant_id = ").push_bind(tenant.0);
+        }
+        if let Some(before) = filter.before {
+            query.push(" AND id < ").push_bind(before.0);
+        }
+        query
+            .push(" ORDER BY id DESC LIMIT ")
+            .push_bind(filter.limit);
+        self.summarise(query).await
+    }
+
+    pub(super) async fn summarise_run(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(SUMMARIES);
+        query.push(RUNS).push(" AND id = ").push_bind(id.0);
+        Ok(self.summarise(query).await?.pop())
+    }
+
+    async fn summarise(
+        &self,
+        mut query: QueryBuilder<Sqlite>,
+    ) -> Result<Vec<RunSummary>, StoreError> {
+        let found: Vec<SummaryRow> = query
+            .push(OF_PAGE)
+            .build_query_as()
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        rows::all(found)
+    }
+
+    pub(super) async fn read_run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(STATES);
+        query.push(" AND id = ").push_bind(id.0);
+        Ok(self.states(query).await?.pop())
+    }
+
+    pub(super) async fn list_run_states(
+        &self,
+        binding: &Binding,
+        limit: u32,
+    ) -> Result<Vec<RunState>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(STATES);
+        bound(&mut query, binding);
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
+        self.states(query).await
+    }
+
+    async fn states(&self, mut query: QueryBuilder<Sqlite>) -> Result<Vec<RunState>, StoreError> {
+        let found: Vec<StateRow> = query
+            .build_query_as()
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(from_sqlx)?;
+        rows::all(found)
+    }
+}

@@ -1,0 +1,281 @@
+//! Batches of a store that only doubles numbers.
+
+use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Semaphore;
+
+/// Doubles numbers. Zero is not ordinary, a negative one spoils its batch.
+struct Doubling {
+    me: std::sync::Weak<Self>,
+    group: Group<Number, i64>,
+    /// One for each batch that may run.
+    turns: Semaphore,
+    keeps: bool,
+    /// How often a place was asked for.
+    places: AtomicUsize,
+    batches: Mutex<Vec<Vec<i64>>>,
+    /// Lets go of a batch that hangs.
+    hanging: Notify,
+}
+
+/// The batch with it gets no answer.
+const HANGS: i64 = 1_000;
+
+struct Number(i64);
+
+impl Batching for Doubling {
+    fn me(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
+    }
+
+    async fn in_time<T: Send>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        call.await
+    }
+}
+
+impl Places<()> for Doubling {
+    async fn place(&self) -> Result<(), StoreError> {
+        self.places.fetch_add(1, Ordering::Relaxed);
+        self.turns.acquire().await.unwrap().forget();
+        Ok(())
+    }
+
+    fn keeps(&self, _batches: u32) -> bool {
+        self.keeps
+    }
+}
+
+impl Together<Doubling> for Number {
+    type Answer = i64;
+    type On = ();
+    const NAME: &'static str = "double";
+    const LANES: usize = 1;
+
+    fn keys(&self) -> Vec<(&'static str, i64)> {
+        vec![("number", self.0)]
+    }
+
+    fn group(store: &Doubling) -> &Group<Self, i64> {
+        &store.group
+    }
+
+    async fn run(store: &Doubling, (): (), calls: Vec<Self>) -> Ran<Doubling, Self> {
+        let numbers: Vec<i64> = calls.iter().map(|n| n.0).collect();
+        store.batches.lock().unwrap().push(numbers.clone());
+        assert!(!numbers.contains(&-1), "a defect");
+        if numbers.contains(&HANGS) {
+            store.hanging.notified().await;
+        }
+        if numbers.iter().any(|n| *n < 0) {
+            return Err(StoreError::Refused("negative".into()));
+        }
+        let answers = numbers.iter().map(|n| (*n != 0).then_some(2 * n)).collect();
+        Ok((answers, Some(())))
+    }
+}
+
+fn doubling() -> Arc<Doubling> {
+    doubling_that(false)
+}
+
+fn doubling_that(keeps: bool) -> Arc<Doubling> {
+    Arc::new_cyclic(|me| Doubling {
+        me: me.clone(),
+        group: Group::default(),
+        turns: Semaphore::new(0),
+        keeps,
+        places: AtomicUsize::new(0),
+        batches: Mutex::default(),
+        hanging: Notify::new(),
+    })
+}
+
+/// Asks for all of them before anything runs, and lets it run then.
+async fn ask(store: &Arc<Doubling>, numbers: &[i64]) -> Vec<Option<i64>> {
+    let asked = futures::future::join_all(numbers.iter().map(|n| together(&**store, Number(*n))));
+    let go = async {
+        tokio::task::yield_now().await;
+        store.turns.add_permits(1_000);
+    };
+    let within = Duration::from_secs(60);
+    let (answers, ()) = tokio::time::timeout(within, async { tokio::join!(asked, go) })
+        .await
+        .expect("nobody is left without an answer");
+    answers
+}
+
+#[tokio::test]
+async fn what_comes_at_the_same_time_goes_together_and_is_bounded() {
+    let store = doubling();
+    let numbers: Vec<i64> = (1..=300).collect();
+    let answers = ask(&store, &numbers).await;
+    assert!(answers.iter().zip(&numbers).all(|(a, n)| *a == Some(2 * n)));
+    let sizes: Vec<usize> = store.batches.lock().unwrap().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [128, 128, 44]);
+    // The lane is closed, and opens again.
+    assert_eq!(ask(&store, &[7]).await, [Some(14)]);
+}
+
+#[tokio::test]
+async fn those_that_share_a_key_go_one_after_the_other() {
+    let store = doubling();
+    assert_eq!(
+        ask(&store, &[5, 5, 6, 5]).await,
+        [Some(10), Some(10), Some(12), Some(10)]
+    );
+    assert_eq!(
+        *store.batches.lock().unwrap(),
+        [vec![5, 6], vec![5], vec![5]]
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_ordinary_and_what_was_in_a_failed_batch_goes_alone() {
+    let store = doubling();
+    assert_eq!(ask(&store, &[1, 0, 2]).await, [Some(2), None, Some(4)]);
+    assert_eq!(ask(&store, &[1, -2, 2]).await, [None, None, None]);
+    assert_eq!(ask(&store, &[3]).await, [Some(6)]);
+}
+
+#[tokio::test]
+async fn a_batch_that_panics_leaves_no_closed_door() {
+    let store = doubling();
+    assert_eq!(ask(&store, &[4, -1]).await, [None, None]);
+    assert_eq!(ask(&store, &[4]).await, [Some(8)]);
+}
+
+/// More than one batch, and one of the same key.
+fn with_some_behind(first: i64) -> Vec<i64> {
+    let mut numbers: Vec<i64> = (1..=300).collect();
+    numbers.insert(0, first);
+    numbers.push(1);
+    numbers
+}
+
+/// The answers to those in the failed batch, and to those behind it.
+fn assert_only_the_first_batch_failed(numbers: &[i64], answers: &[Option<i64>]) {
+    let (failed, behind) = answers.split_at(MAX_BATCH_SIZE);
+    assert!(failed.iter().all(Option::is_none), "{failed:?}");
+    for (number, answer) in numbers[MAX_BATCH_SIZE..].iter().zip(behind) {
+        assert_eq!(*answer, Some(2 * number));
+    }
+}
+
+#[tokio::test]
+async fn behind_a_batch_that_panics_the_next_one_starts() {
+    let store = doubling();
+    let numbers = with_some_behind(-1);
+    let answers = ask(&store, &numbers).await;
+    assert_only_the_first_batch_failed(&numbers, &answers);
+    assert_eq!(store.batches.lock().unwrap().len(), 3);
+    assert_eq!(store.group.lock().lanes, 0);
+}
+
+#[tokio::test]
+async fn behind_a_batch_that_fails_the_next_one_starts() {
+    let store = doubling();
+    let numbers = with_some_behind(-2);
+    let answers = ask(&store, &numbers).await;
+    assert_only_the_first_batch_failed(&numbers, &answers);
+    assert_eq!(store.group.lock().lanes, 0);
+}
+
+/// As when its connection passes nothing any more: time stands still but where everybody waits.
+#[tokio::test(start_paused = true)]
+async fn behind_a_batch_that_gets_no_answer_another_lane_goes_on() {
+    let store = doubling();
+    let numbers = with_some_behind(HANGS);
+    let asked = futures::future::join_all(
+        numbers[MAX_BATCH_SIZE..]
+            .iter()
+            .map(|n| together(&*store, Number(*n))),
+    );
+    let hanging = futures::future::join_all(
+        numbers[..MAX_BATCH_SIZE]
+            .iter()
+            .map(|n| together(&*store, Number(*n))),
+    );
+    tokio::pin!(hanging);
+    store.turns.add_permits(1_000);
+    assert!(futures::poll!(hanging.as_mut()).is_pending());
+    let answers = tokio::time::timeout(2 * TAKEOVER_AFTER, asked)
+        .await
+        .expect("what waits behind it is sent");
+    for (number, answer) in numbers[MAX_BATCH_SIZE..].iter().zip(answers) {
+        assert_eq!(answer, Some(2 * number));
+    }
+    assert!(futures::poll!(hanging.as_mut()).is_pending());
+    store.hanging.notify_one();
+    let answers = hanging.await;
+    assert!(answers.iter().zip(&numbers).all(|(a, n)| *a == Some(2 * n)));
+    assert_eq!(store.group.lock().lanes, 0);
+}
+
+/// The lane runs where the first caller was, which ends.
+#[test]
+fn the_calls_of_a_lane_that_is_cancelled_go_alone() {
+    let store = doubling();
+    let numbers = with_some_behind(HANGS);
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    for begun in [true, false] {
+        let there = runtime();
+        let mut asked = Box::pin(futures::future::join_all(
+            numbers.iter().map(|n| together(&*store, Number(*n))),
+        ));
+        there.block_on(async {
+            assert!(futures::poll!(asked.as_mut()).is_pending());
+            if begun {
+                store.turns.add_permits(1);
+                while store.batches.lock().unwrap().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        drop(there);
+        let here = runtime();
+        let answers = here.block_on(async {
+            let within = Duration::from_secs(120);
+            tokio::time::timeout(within, asked)
+                .await
+                .expect("nobody is left without an answer")
+        });
+        assert!(answers.iter().all(Option::is_none));
+        here.block_on(async {
+            assert_eq!(ask(&store, &[7]).await, [Some(14)]);
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_keeps_its_place_for_a_while() {
+    let store = doubling_that(true);
+    for number in 1..=5 {
+        assert_eq!(ask(&store, &[number]).await, [Some(2 * number)]);
+        tokio::time::sleep(LINGER / 2).await;
+    }
+    assert_eq!(store.places.load(Ordering::Relaxed), 1);
+    tokio::time::sleep(2 * LINGER).await;
+    assert_eq!(store.group.lock().lanes, 0, "it is closed");
+    assert_eq!(ask(&store, &[6, 7]).await, [Some(12), Some(14)]);
+    assert_eq!(store.places.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_caller_that_has_gone_before_its_turn_does_nothing() {
+    let store = doubling();
+    {
+        let gone = together(&*store, Number(9));
+        tokio::pin!(gone);
+        assert!(futures::poll!(gone.as_mut()).is_pending());
+    }
+    assert_eq!(ask(&store, &[1]).await, [Some(2)]);
+    assert_eq!(*store.batches.lock().unwrap(), [vec![1]]);
+}

@@ -1,0 +1,305 @@
+//! Whatever stands in a path, a query, a header, a form or a body: an answer that is no failure.
+
+use crate::scene::{DOCUMENT, Scene, operations};
+use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, COOKIE, LOCATION, ORIGIN, SET_COOKIE};
+
+/// Percent-encoded, as they stand in an address or a form.
+fn values() -> Vec<String> {
+    let mut all: Vec<String> = [
+        "",
+        "%00",
+        "a%00b",
+        "%FF%FE",
+        "%C3%28",
+        "%ED%A0%80",
+        "%F0%9F%92%A9",
+        "%E2%80%AE",
+        "%0D%0A",
+        "%7F",
+        "%",
+        "%zz",
+        "'",
+        "%22%3B--",
+        "%25",
+        "_",
+        "%5C",
+        "%5C%5C%25",
+        "..%2F..",
+        "*",
+        "-1",
+        "0",
+        "00001",
+        "%2B1",
+        "1.0",
+        "1e3",
+        "1e400",
+        "NaN",
+        "Infinity",
+        "true",
+        "null",
+        "9223372036854775807",
+        "9223372036854775808",
+        "-9223372036854775808",
+        "-9223372036854775809",
+        "18446744073709551616",
+        "2026-12-31",
+        "%2B262142-12-31",
+        "9999-12-31",
+        "10000-01-01",
+        "infinity",
+        "queued",
+        "ready",
+        "%EF%BB%BF1",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    all.push("9".repeat(400));
+    all.push("a".repeat(8_000));
+    all.push("%F0%9F%92%A9".repeat(600));
+    all
+}
+
+/// Bodies as they may come: by themselves, and as the value of each member.
+fn bodies() -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = [
+        "",
+        "{",
+        "[]",
+        "null",
+        "0",
+        "\"\"",
+        "{}",
+        "{\"\":1}",
+        "{\"\\u0000\":\"\\u0000\"}",
+        "{\"a\":1e400}",
+        "{\"a\":\"\\ud800\"}",
+        "\u{feff}{}",
+        "{}{}",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec();
+    all.push(vec![0xff, 0xfe, 0x00]);
+    all.push(b"{\"a\":\"\xff\"}".to_vec());
+    all.push(format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)).into_bytes());
+    all.push(vec![b' '; 70_000]);
+    let names = [
+        "module",
+        "onboarding_session_id",
+        "check_key",
+        "reason",
+        "acknowledged_by",
+        "expires_at",
+        "withdrawn_by",
+    ];
+    let values = [
+        "null",
+        "0",
+        "-1",
+        "1e400",
+        "1e-400",
+        "9223372036854775808",
+        "1.5",
+        "true",
+        "[]",
+        "{}",
+        "\"\"",
+        "\"\\u0000\"",
+        "\"a\\u0000b\"",
+        "\"\\u202e\"",
+        "\"\\ud800\"",
+        "\"\u{10ffff}\"",
+        "\"+262142-12-31T23:59:59Z\"",
+        "\"9999-12-31T23:59:59.999999999Z\"",
+        "\"infinity\"",
+    ];
+    for name in names {
+        for value in values {
+            let more = "\"check_key\":\"a.b\",\"reason\":\"x\"";
+            all.push(format!("{{\"{name}\":{value}}}").into_bytes());
+            all.push(format!("{{{more},\"{name}\":{value}}}").into_bytes());
+        }
+        all.push(format!("{{\"{name}\":\"{}\"}}", "é".repeat(20_000)).into_bytes());
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_input_of_the_api_is_a_failure() {
+    for scene in [Scene::postgres().await, Scene::sqlite().await] {
+        let token = scene.master().await;
+        scene.healthy(1).await;
+        let mut tried = 0;
+        for (method, template, _) in operations() {
+            let operation = &DOCUMENT["paths"][&template][method.as_str().to_ascii_lowercase()];
+            let fill = |id: &str| {
+                let parts = template.split('/');
+                let parts = parts.map(|part| if part.starts_with('{') { id } else { part });
+                parts.collect::<Vec<_>>().join("/")
+            };
+            let mut paths: Vec<String> = Vec::new();
+            let declared = operation["parameters"].as_array().into_iter().flatten();
+            let declared = declared.filter(|p| p["in"] == "query");
+            let names = declared.map(|p| p["name"].as_str().unwrap());
+            let names: Vec<&str> = names.chain(["", "unknown", "%00"]).collect();
+            for value in values() {
+                if template.contains('{') && !value.is_empty() {
+                    paths.push(fill(&value));
+                }
+                paths.extend(
+                    names
+                        .iter()
+                        .map(|name| format!("{}?{name}={value}", fill("1"))),
+                );
+            }
+            for path in paths {
+                tried += 1;
+                let url = format!("{}{path}", scene.base);
+                // The client refuses or mends what a browser would not send; the server sees the rest.
+                let Ok(url) = reqwest::Url::parse(&url) else {
+                    continue;
+                };
+                let request = scene.request_to(method.clone(), url).bearer_auth(&token);
+                let answer = request.send().await.unwrap();
+                assert!(
+                    answer.status().as_u16() < 500,
+                    "{method} {path}: {answer:?}"
+                );
+            }
+            if method != Method::POST {
+                continue;
+            }
+            for body in bodies() {
+                for kind in [
+                    "application/json",
+                    "text/plain",
+                    "application/json; charset=utf-16",
+                ] {
+                    tried += 1;
+                    let request = scene
+                        .request(method.clone(), &fill("1"))
+                        .bearer_auth(&token)
+                        .header(CONTENT_TYPE, kind)
+                        .body(body.clone());
+                    let answer = request.send().await.unwrap();
+                    let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+                    assert!(
+                        answer.status().as_u16() < 500,
+                        "{method} {template}: {text}"
+                    );
+                }
+            }
+        }
+        assert!(tried > 1_000, "only {tried} requests");
+        for key in ["", " ", "é", "a\tb", &"k".repeat(10_000)] {
+            let request = scene.request(Method::POST, "/v1/connections/1/checks");
+            let request = request.bearer_auth(&token).header("idempotency-key", key);
+            let answer = request.send().await.unwrap();
+            assert!(answer.status().as_u16() < 500, "{key}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_input_of_a_page_is_a_failure() {
+    for scene in [
+        Scene::postgres_with(|s| s.pages.requests_per_minute = 1_000_000).await,
+        Scene::sqlite_with(|s| s.pages.requests_per_minute = 1_000_000).await,
+    ] {
+        let token = scene.master().await;
+        scene.healthy(1).await;
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
+        let login = client
+            .post(format!("{}/login", scene.base))
+            .header(ORIGIN, &scene.base)
+            .form(&[("token", &token)])
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(
+            (login.status().as_u16(), &login.headers()[LOCATION]),
+            (303, &"/".parse().unwrap())
+        );
+        let cookie = login.headers()[SET_COOKIE].to_str().unwrap();
+        let cookie = cookie.split(';').next().unwrap().to_owned();
+        let page = client
+            .get(format!("{}/", scene.base))
+            .header(COOKIE, &cookie);
+        let page = page.send().await.unwrap().text().await.unwrap();
+        let (_, csrf) = page.split_once("name=\"csrf\" value=\"").unwrap();
+        let csrf = csrf.split('"').next().unwrap();
+
+        let queries = [
+            ("/", &["days", "x"][..]),
+            ("/connections", &["state", "name", "tenant", "after"]),
+            ("/connections/1", &["x"]),
+            ("/runs", &["state", "connection", "tenant", "before"]),
+            ("/runs/1", &["x"]),
+            ("/workers", &["x"]),
+            ("/login", &["next"]),
+        ];
+        for value in values() {
+            let mut paths = Vec::new();
+            for (path, names) in queries {
+                paths.extend(names.iter().map(|name| format!("{path}?{name}={value}")));
+            }
+            for path in ["/connections/", "/runs/", "/live/runs/", "/assets/", "/"] {
+                paths.push(format!("{path}{value}"));
+            }
+            paths.push(format!("/runs/{value}/run.json"));
+            for path in paths {
+                // A stream of events has no end.
+                let answer = client
+                    .get(format!("{}{path}", scene.base))
+                    .header(COOKIE, &cookie);
+                let answer = answer.send().await.unwrap();
+                assert!(answer.status().as_u16() < 500, "GET {path}: {answer:?}");
+            }
+            let forms = [
+                ("/connections/1/check".to_owned(), &[][..]),
+                (
+                    "/runs/1/acknowledgements".to_owned(),
+                    &["check_key", "reason", "by", "until"],
+                ),
+                ("/runs/1/acknowledgements/1/withdraw".to_owned(), &[]),
+                (format!("/runs/1/acknowledgements/{value}/withdraw"), &[]),
+                (format!("/connections/{value}/check"), &[]),
+                ("/login".to_owned(), &["token", "next"]),
+            ];
+            for (path, names) in forms {
+                for name in names.iter().chain(&["csrf", "unknown"]) {
+                    let mut form = format!("csrf={csrf}&check_key=a.b&reason=x&token=x");
+                    form = form.replace(&format!("{name}="), &format!("{name}_="));
+                    form.push_str(&format!("&{name}={value}"));
+                    let request = client
+                        .post(format!("{}{path}", scene.base))
+                        .header(ORIGIN, &scene.base)
+                        .header(COOKIE, &cookie)
+                        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                        .body(form.clone());
+                    let answer = request.send().await.unwrap();
+                    assert!(
+                        answer.status().as_u16() < 500,
+                        "POST {path} {form}: {answer:?}"
+                    );
+                }
+            }
+        }
+        for wrong in [
+            "verifyd_session=%00",
+            "verifyd_session=\u{e9}",
+            "verifyd_session",
+            ";;;=",
+        ] {
+            let request = client.get(format!("{}/", scene.base)).header(COOKIE, wrong);
+            let answer = request.send().await.unwrap();
+            assert!(answer.status().as_u16() < 500, "{wrong}");
+        }
+        let named = client.get(format!("{}/connections?name=%00", scene.base));
+        let named = named.header(COOKIE, &cookie).send().await.unwrap();
+        assert_eq!(named.status().as_u16(), 422);
+    }
+}

@@ -1,0 +1,287 @@
+//! Peers that send or read slowly, in great number, and what they cannot keep from others.
+
+use crate::scene::{ALL, Scene};
+use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use verifyd::domain::access::Binding;
+
+/// Guards against hanging only.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Times out nothing by itself while a test runs.
+const LONG: Duration = Duration::from_secs(600);
+
+async fn connect(scene: &Scene) -> TcpStream {
+    let address = scene.base.strip_prefix("http://").unwrap();
+    TcpStream::connect(address).await.unwrap()
+}
+
+/// A connection that has sent this and sends no more.
+async fn begun(scene: &Scene, text: &str) -> TcpStream {
+    let mut stream = connect(scene).await;
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Waits for the end of the connection; returns what came before.
+async fn rest(mut stream: TcpStream) -> String {
+    let mut all = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut all));
+    let _ = ended.await.expect("the connection stays open");
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// Waits for this in what the server sends.
+async fn expect(stream: &mut TcpStream, wanted: &str) {
+    let mut all = Vec::new();
+    let found = tokio::time::timeout(PATIENCE, async {
+        while !String::from_utf8_lossy(&all).contains(wanted) {
+            all.push(stream.read_u8().await.expect("the connection ends"));
+        }
+    });
+    found.await.expect("it is not said");
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+const LOGIN: &str = "POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+                     Content-Length: 100\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_number_of_slow_connections_keeps_a_probe_from_its_answer() {
+    let scene = Scene::postgres_with(|s| {
+        s.http.max_connections = 64;
+        s.http.max_connections_per_peer = 128;
+        s.http.header_timeout = LONG;
+        s.http.body_timeout = LONG;
+    })
+    .await;
+    let healthz = format!("{}/healthz", scene.base);
+    let done = Arc::new(AtomicBool::new(false));
+    let probes = Arc::new(AtomicUsize::new(0));
+    let probing = {
+        let (done, probes) = (Arc::clone(&done), Arc::clone(&probes));
+        tokio::spawn(async move {
+            let client = reqwest::Client::builder()
+                .pool_max_idle_per_host(0)
+                .timeout(PATIENCE)
+                .build()
+                .unwrap();
+            while !done.load(Ordering::Relaxed) {
+                let answer = client
+                    .get(&healthz)
+                    .send()
+                    .await
+                    .expect("a probe is answered");
+                assert_eq!(answer.status(), 200);
+                probes.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    let mut slow = Vec::new();
+    for round in 0..100 {
+        let seen = probes.load(Ordering::Relaxed);
+        for text in ["", "GET /v1/runs HTTP/1.1\r\nHost: x\r\n", LOGIN] {
+            slow.push(begun(&scene, text).await);
+        }
+        until("the probe stands still", async || {
+            probing.is_finished() || probes.load(Ordering::Relaxed) > seen
+        })
+        .await;
+        assert!(!probing.is_finished(), "a probe failed in round {round}");
+    }
+    assert_eq!(scene.get("", "/v1/openapi.json").await.status, 200);
+    done.store(true, Ordering::Relaxed);
+    probing.await.unwrap();
+    // The oldest made room.
+    for stream in slow.drain(..150) {
+        assert_eq!(rest(stream).await, "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_every_connection_is_being_answered_health_still_is() {
+    let scene = Scene::postgres_with(|s| {
+        s.http.max_connections = 2;
+        s.http.header_timeout = LONG;
+        s.http.api.request_timeout = LONG;
+        // They wait for a lock until they are let go.
+        s.database.statement_timeout = LONG;
+        s.database.lock_timeout = LONG;
+    })
+    .await;
+    let token = scene.master().await;
+    assert_eq!(scene.get(&token, "/v1/workers").await.status, 200);
+    let mut other = scene.connection().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE operation_runs IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let ask = format!("GET /v1/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let mut busy = [begun(&scene, &ask).await, begun(&scene, &ask).await];
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'";
+    until("they do not wait", async || scene.sql(waiting).await == 2).await;
+    let client = reqwest::Client::builder()
+        .pool_max_idle_per_host(0)
+        .build()
+        .unwrap();
+    let get = async |path: &str| {
+        let answer = client
+            .get(format!("{}{path}", scene.base))
+            .send()
+            .await
+            .unwrap();
+        let retry = answer.headers().contains_key("retry-after");
+        (
+            answer.status().as_u16(),
+            retry,
+            answer.text().await.unwrap(),
+        )
+    };
+    for _ in 0..40 {
+        assert_eq!(get("/healthz").await.0, 200);
+        let (status, retry, text) = get("/v1/openapi.json").await;
+        let body: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, retry), (503, true));
+        assert_eq!(body["type"], "urn:verifyd:problem:unavailable");
+        let (status, retry, _) = get("/login").await;
+        assert_eq!((status, retry), (503, true));
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    for stream in &mut busy {
+        expect(stream, "HTTP/1.1 200").await;
+    }
+    until("no connection is free again", async || {
+        get("/login").await.0 == 200
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let scene = Scene::postgres_with(|s| s.http.body_timeout = Duration::from_millis(300)).await;
+    let token = scene.master().await;
+    let connection = scene.healthy(1).await;
+    let check = format!(
+        "POST /v1/connections/{connection}/checks HTTP/1.1\r\nHost: x\r\n\
+         Authorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{{"
+    );
+    let answer = rest(begun(&scene, &check).await).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("urn:verifyd:problem:timeout"), "{answer}");
+    let answer = rest(begun(&scene, LOGIN).await).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("did not arrive in time"), "{answer}");
+    let runs = "SELECT count(*) FROM operation_runs";
+    assert_eq!(scene.sql(runs).await, 0, "nothing was begun");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_bodies_of_a_token_hold_up_nobody() {
+    let scene = Scene::postgres_with(|s| {
+        s.http.body_timeout = LONG;
+        s.http.api.request_timeout = LONG;
+        s.http.api.max_concurrent_requests = 6;
+        s.http.api.max_concurrent_requests_per_token = 6;
+    })
+    .await;
+    let one = scene.master().await;
+    let connection = scene.healthy(1).await;
+    let check = format!(
+        "POST /v1/connections/{connection}/checks HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
+         Authorization: Bearer {one}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    );
+    let mut open = Vec::new();
+    for _ in 0..6 {
+        let mut stream = begun(&scene, &check).await;
+        // From now on the server waits for the body.
+        expect(&mut stream, "100 Continue\r\n\r\n").await;
+        open.push(stream);
+    }
+    for token in [&one, &scene.token(ALL, Binding::EVERYTHING).await] {
+        let answer = tokio::time::timeout(PATIENCE, scene.get(token, "/v1/runs"));
+        let answer = answer.await.expect("it waits for the bodies of others");
+        assert_eq!(answer.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_read_is_given_up() {
+    let scene = Scene::postgres_with(|s| {
+        s.http.write_timeout = Duration::from_millis(500);
+        s.http.header_timeout = LONG;
+    })
+    .await;
+    let mut lazy = connect(&scene).await;
+    // More than the buffers of both sides take.
+    let many = "GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(400);
+    let sent = tokio::time::timeout(PATIENCE, async {
+        loop {
+            // Fails once the server has closed the connection.
+            if lazy.write_all(many.as_bytes()).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    sent.await.expect("the connection stays open");
+}
+
+/// Whether the server lets anybody into this database; its refusal names the database.
+async fn allow_connections(database: &str, allowed: bool) {
+    use sqlx::Connection as _;
+    let server = std::env::var("VERIFYD_TEST_DATABASE_URL").unwrap();
+    let mut admin = sqlx::PgConnection::connect(&server).await.unwrap();
+    let statement = format!("ALTER DATABASE {database} WITH ALLOW_CONNECTIONS {allowed}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+        .execute(&mut admin)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_says_a_class_and_no_message() {
+    let (scene, proxy) = Scene::behind_a_proxy().await;
+    let ready = async || {
+        let answer = reqwest::get(format!("{}/readyz", scene.base))
+            .await
+            .unwrap();
+        let body: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        body["checks"]["database"].clone()
+    };
+    assert_eq!(ready().await, "ok");
+    // The server's own message would name the database and the role.
+    let name = {
+        let mut own = scene.connection().await;
+        let name: String = sqlx::query_scalar("SELECT current_database()::text")
+            .fetch_one(&mut own)
+            .await
+            .unwrap();
+        name
+    };
+    let token = scene.master().await;
+    assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
+    allow_connections(&name, false).await;
+    proxy.cut();
+    until("it stays ready", async || ready().await != "ok").await;
+    let said = ready().await;
+    let allowed = [
+        "unavailable; the log says why",
+        "refused; the log says why",
+        "no answer in time",
+    ];
+    assert!(allowed.contains(&said.as_str().unwrap()), "{said}");
+    assert!(!said.to_string().contains(&name));
+    allow_connections(&name, true).await;
+    until("it is not ready again", async || ready().await == "ok").await;
+    assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
+}

@@ -1,0 +1,213 @@
+//! Secrets, certificates, dates and addresses as people have them.
+
+use super::{Desk, Serving, finish, finish_with, stderr};
+use serde_json::Value;
+use std::process::{Output, Stdio};
+use verifyd::simulator::{SIMULATED_SECRET, Scenario};
+
+const PFX: &[u8] = include_bytes!("../../src/credentials/testdata/aes256.pfx");
+const CERTIFICATE: &str = include_str!("../../src/credentials/testdata/cert.pem");
+const KEY: &str = include_str!("../../src/credentials/testdata/key.pem");
+const PASSWORD: &str = "pässword 1";
+
+impl Desk {
+    /// Replaces the credential of connection 1, with a file of these bytes in place of `FILE`.
+    fn set_credential(&self, file: &[u8], arguments: &[&str], input: &[u8]) -> Output {
+        let path = self.folder.path().join("certificate");
+        std::fs::write(&path, file).unwrap();
+        let mut all = vec!["connections", "set-credential", "1", "--json"];
+        all.extend(arguments.iter().map(|argument| match *argument {
+            "FILE" => path.to_str().unwrap(),
+            other => other,
+        }));
+        finish_with(self.command(&all), input)
+    }
+}
+
+fn expires_at(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", stderr(output));
+    serde_json::from_slice::<Value>(&output.stdout).unwrap()["expires_at"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_sent_as_it_is_however_it_came() {
+    let desk = Desk::new().await;
+    let _serving = Serving(
+        desk.command(&["serve"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let id = desk.add(Scenario::Healthy, &[], "");
+    assert_eq!(id, "1");
+    let utf16: Vec<u8> = std::iter::once(0xfeff)
+        .chain(format!("{SIMULATED_SECRET}\r\n").encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    for input in [
+        format!("\u{feff}{SIMULATED_SECRET}\r\n").into_bytes(),
+        format!("{SIMULATED_SECRET}\n").into_bytes(),
+        utf16,
+    ] {
+        let output = desk.set_credential(b"", &["--secret-stdin"], &input);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let run = desk.run(&["enqueue", "--connection", "1", "--wait", "300"], "");
+        assert_eq!(run.status.code(), Some(0), "{}", stderr(&run));
+    }
+    for (input, words) in [
+        (&b""[..], "standard input: it is empty"),
+        (b"\n", "standard input: it is empty"),
+        (
+            "s3cr3t\u{a0}\n".as_bytes(),
+            "byte 7 is U+00A0 NO-BREAK SPACE",
+        ),
+        (b"s3cr3t\n\n", "byte 7 is U+000A LINE FEED"),
+        (b"s3cr3t ", "byte 7 is a space"),
+        (b"s3cr3t\xff", "byte 7 is not UTF-8"),
+        (&[b'x'; 70_000], "longer than 65536 bytes"),
+    ] {
+        let output = desk.set_credential(b"", &["--secret-stdin"], input);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(words) && said.contains("--secret-stdin"),
+            "{words}: {said}"
+        );
+        assert!(!said.contains("s3cr3t"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_taken_in_every_form_and_dates_are_told() {
+    let desk = Desk::new().await;
+    desk.add(Scenario::Healthy, &[], "");
+    let key = desk.folder.path().join("key.pem");
+    std::fs::write(&key, KEY).unwrap();
+    let key = key.to_str().unwrap();
+    let password = desk.folder.path().join("password");
+    std::fs::write(&password, format!("\u{feff}{PASSWORD}\r\n")).unwrap();
+    let password = password.to_str().unwrap();
+    let from_file = [
+        "--certificate",
+        "FILE",
+        "--certificate-password-file",
+        password,
+    ];
+    let first = expires_at(&desk.set_credential(PFX, &from_file, b""));
+    let from_stdin = ["--certificate", "FILE", "--certificate-password-stdin"];
+    let output = desk.set_credential(PFX, &from_stdin, PASSWORD.as_bytes());
+    assert_eq!(expires_at(&output), first);
+    let two_files = ["--certificate", "FILE", "--private-key", key];
+    let output = desk.set_credential(CERTIFICATE.as_bytes(), &two_files, b"");
+    assert_eq!(expires_at(&output), first);
+
+    let one_file = ["--certificate", "FILE"];
+    for (file, arguments, words) in [
+        (PFX, &one_file[..], "--certificate-password-file FILE"),
+        (CERTIFICATE.as_bytes(), &one_file, "--private-key FILE"),
+        (
+            b"\xfe\xed\xfe\xed\0\0\0\x02",
+            &one_file,
+            "keytool -importkeystore",
+        ),
+        (b"nothing", &one_file, "neither PEM, nor DER, nor PKCS#12"),
+    ] {
+        let output = desk.set_credential(file, arguments, b"");
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let output = desk.set_credential(PFX, &from_stdin, b"wrong\n");
+    assert!(
+        stderr(&output).contains("the password does not open it"),
+        "{}",
+        stderr(&output)
+    );
+
+    // Accepted, as it may be rotated in ahead of time, and told.
+    for (from, until, words) in [
+        (3000, 3001, "not valid yet: it is valid from 3000-01-01"),
+        (2001, 2002, "has expired: it was valid until 2002-01-01"),
+    ] {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let mut parameters = rcgen::CertificateParams::new(["cli.invalid".to_owned()]).unwrap();
+        parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let certificate = parameters.self_signed(&key).unwrap();
+        let pem = format!("\u{feff}{}{}", certificate.pem(), key.serialize_pem());
+        let output = desk.set_credential(pem.as_bytes(), &one_file, b"");
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    }
+
+    for (written, at) in [
+        ("2126-12-31", "2126-12-31T23:59:59Z"),
+        ("2126-12-31 14:00", "2126-12-31T14:00:00Z"),
+        ("2126-12-31T14:00:00+01:00", "2126-12-31T13:00:00Z"),
+    ] {
+        let output =
+            desk.set_credential(b"", &["--secret-stdin", "--expires-at", written], b"s3cr3t");
+        assert_eq!(expires_at(&output), at, "{written}");
+    }
+    for written in ["infinity", "31.12.2126", "10000-01-01", "2126-02-30"] {
+        let output =
+            desk.set_credential(b"", &["--secret-stdin", "--expires-at", written], b"s3cr3t");
+        assert_eq!(output.status.code(), Some(2), "{written}");
+        assert!(
+            stderr(&output).contains("allowed is 2026-12-31"),
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_or_a_server_that_cannot_be_used_is_told_by_its_cause() {
+    let desk = Desk::new().await;
+    let id = desk.add(Scenario::Healthy, &[], "");
+    let with = |name: &str, value: &str, arguments: &[&str]| {
+        let mut command = desk.command(arguments);
+        command.env(name, value);
+        finish(command, "")
+    };
+    let output = with(
+        "DATABASE_URL",
+        "postgres://u:p4ss#x@h/db",
+        &["runs", "list"],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(
+        said.contains("percent-encode # as %23 in the password"),
+        "{said}"
+    );
+    assert!(!said.contains("p4ss"), "{said}");
+
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let redis = format!("redis://:p4ss@127.0.0.1:{port}");
+    let output = with("REDIS_URL", &redis, &["doctor", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let parts = told["parts"].as_array().unwrap();
+    let queue = parts.iter().find(|part| part["part"] == "queue").unwrap();
+    assert!(
+        queue["found"]
+            .as_str()
+            .unwrap()
+            .contains("nobody listens there"),
+        "{queue}"
+    );
+    let output = with("REDIS_URL", &redis, &["enqueue", "--connection", &id]);
+    assert!(output.status.success());
+    assert!(
+        stderr(&output).contains("nobody listens there"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!stderr(&output).contains("p4ss"));
+}

@@ -1,0 +1,111 @@
+//! `verifyd doctor` tries what `serve` needs, and says what the servers say.
+
+use crate::bench::Bench;
+use crate::pgbouncer::PgBouncer;
+use crate::redis_support::{self, PrivateRedis};
+use serde_json::Value;
+
+/// The exit code, and the parts that failed or warn: name, what was found, what to do.
+fn examined(bench: &Bench) -> (i32, Vec<(String, String, String)>) {
+    let output = bench.run(&["doctor", "--json"], "");
+    let answer: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let text = |part: &Value, member: &str| part[member].as_str().unwrap_or_default().to_owned();
+    let parts = answer["parts"].as_array().unwrap().iter();
+    let bad = parts
+        .filter(|part| part["state"] != "ok")
+        .map(|part| {
+            (
+                text(part, "part"),
+                text(part, "found"),
+                text(part, "remedy"),
+            )
+        })
+        .collect();
+    (output.status.code().unwrap(), bad)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_only_reads_is_found_out() {
+    let bench = Bench::new().await;
+    assert_eq!(examined(&bench), (0, vec![]));
+    let url = bench.database.url();
+    let name = url.rsplit('/').next().unwrap();
+    let setting = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
+    sqlx::query(sqlx::AssertSqlSafe(setting))
+        .execute(&mut bench.sql().await)
+        .await
+        .unwrap();
+    let (code, bad) = examined(&bench);
+    assert_eq!(code, 1);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!(part, "writing");
+    assert!(found.contains("in a read-only transaction"), "{found}");
+    assert!(remedy.contains("primary"), "{remedy}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_that_loses_statements_is_named_with_what_to_set() {
+    let mut bench = Bench::new().await;
+    let direct = bench.database.url();
+    let pooler = PgBouncer::before(&direct, 2);
+    let unnamed = pooler.url_of(&direct);
+    let mut plain: url::Url = unnamed.parse().unwrap();
+    plain.set_query(None);
+    bench
+        .environment
+        .insert("DATABASE_URL".into(), plain.into());
+    let (code, bad) = examined(&bench);
+    assert_eq!(code, 1);
+    assert_eq!(bad.len(), 1, "{bad:?}");
+    assert_eq!(bad[0].0, "pooler");
+    assert!(bad[0].2.contains("statement-cache-capacity=0"), "{bad:?}");
+    assert!(bad[0].2.contains("database.listen_url"), "{bad:?}");
+
+    bench.environment.insert("DATABASE_URL".into(), unnamed);
+    let (code, bad) = examined(&bench);
+    // Notifications do not get through, and that is no reason not to serve.
+    let parts: Vec<&str> = bad.iter().map(|(part, ..)| part.as_str()).collect();
+    assert_eq!((code, &parts[..]), (0, &["listening"][..]), "{bad:?}");
+    let listen = "VERIFYD__DATABASE__LISTEN_URL";
+    bench.environment.insert(listen.into(), direct);
+    assert_eq!(examined(&bench), (0, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_that_takes_no_hints_says_why() {
+    let mut bench = Bench::new().await;
+    let primary = PrivateRedis::start_with(&["--requirepass", "right"]);
+    let at = |password: &str| format!("redis://:{password}@127.0.0.1:{}", primary.port());
+    let small = PrivateRedis::start_with(&["--maxmemory", "1"]);
+    let port = primary.port().to_string();
+    let replica =
+        PrivateRedis::start_with(&["--replicaof", "127.0.0.1", &port, "--masterauth", "right"]);
+    let away = PrivateRedis::stopped();
+    for (url, said, advice) in [
+        (at("wrong"), "pass", "password"),
+        (small.url(), "oom", "maxmemory"),
+        (replica.url(), "readonly", "primary"),
+        (away.url(), "refused", "Redis runs"),
+    ] {
+        bench.environment.insert("REDIS_URL".into(), url);
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{said}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (1, "queue"));
+        assert!(found.to_lowercase().contains(said), "{said}: {found}");
+        assert!(remedy.contains(advice), "{advice}: {remedy}");
+    }
+    bench.environment.insert("REDIS_URL".into(), at("right"));
+    assert_eq!(examined(&bench), (0, vec![]));
+    // Nothing of what it tried is left.
+    let left = redis_support::keys_of(&at("right"), &bench.queue).await;
+    assert_eq!(left, Vec::<String>::new());
+    for table in ["workers", "run_attempts", "run_deliveries"] {
+        let rows = format!("SELECT count(*) FROM verifyd.{table}");
+        assert_eq!(bench.numbers(&rows).await, [0], "{table}");
+    }
+}

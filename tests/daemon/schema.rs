@@ -1,0 +1,215 @@
+//! A schema that does not fit is never served, and one that stops fitting is not served until it fits again.
+
+use crate::bench::{Bench, PATIENCE};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Executor as _};
+use std::process::Output;
+use std::time::{Duration, Instant};
+use verifyd::simulator::{Scenario, SimulatorOptions};
+
+async fn execute(bench: &Bench, statements: &str) {
+    let mut sql = bench.sql().await;
+    sql.execute(sqlx::raw_sql(AssertSqlSafe(statements.to_owned())))
+        .await
+        .unwrap();
+}
+
+fn said(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// The remedies for this part, as `doctor` prints them.
+fn remedies(bench: &Bench, subject: &str) -> Vec<String> {
+    let doctor = bench.run(&["doctor", "--json"], "");
+    assert_eq!(doctor.status.code(), Some(1), "{doctor:?}");
+    let answer: Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let parts = answer["parts"].as_array().unwrap().iter();
+    parts
+        .filter(|part| part["part"] == "schema" && part["state"] == "failed")
+        .filter(|part| part["found"].as_str().unwrap().starts_with(subject))
+        .map(|part| part["remedy"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_doctor_calls_fatal_is_neither_migrated_nor_served() {
+    let bench = Bench::new().await;
+    // Of another application these constraints would not be there.
+    execute(
+        &bench,
+        "ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_check_blocked; \
+         DROP TRIGGER verifyd_guard_completed_run ON operation_runs; \
+         DROP TRIGGER verifyd_guard_run_identity ON operation_runs; \
+         DROP INDEX operation_runs_check_connection",
+    )
+    .await;
+    for (broken, subject, problem) in [
+        (
+            "ALTER TABLE operation_runs ALTER COLUMN context DROP DEFAULT, \
+             ALTER COLUMN context TYPE json, ALTER COLUMN context SET DEFAULT '{}'",
+            "operation_runs.context",
+            "the type is json, needed: jsonb",
+        ),
+        (
+            "ALTER TABLE operation_runs DROP COLUMN started_at",
+            "operation_runs.started_at",
+            "the column is missing",
+        ),
+        (
+            "ALTER TABLE tenant_onboarding_sessions ALTER COLUMN workspace_id TYPE text",
+            "tenant_onboarding_sessions.workspace_id",
+            "the type is text, needed: bigint",
+        ),
+        (
+            "ALTER TABLE provider_connections ALTER COLUMN tenant_id TYPE integer",
+            "provider_connections.tenant_id",
+            "the type is int4, needed: bigint",
+        ),
+        (
+            "ALTER TABLE verifyd.tenant_inventory ALTER COLUMN compared_at TYPE text",
+            "verifyd.tenant_inventory.compared_at",
+            "the type is text, needed: timestamptz",
+        ),
+    ] {
+        execute(&bench, broken).await;
+        for command in ["migrate", "serve"] {
+            let output = bench.run(&[command], "");
+            let text = said(&output);
+            assert_eq!(output.status.code(), Some(1), "{command}: {text}");
+            assert!(text.contains(&format!("{subject}: {problem}")), "{text}");
+            let remedy = &remedies(&bench, subject)[0];
+            assert!(text.contains(remedy), "{remedy}: {text}");
+        }
+        let claims = bench
+            .numbers("SELECT count(*) FROM verifyd.run_attempts")
+            .await;
+        assert_eq!(claims, [0]);
+        // What is printed mends it.
+        execute(&bench, &remedies(&bench, subject)[0]).await;
+        let doctor = bench.run(&["doctor"], "");
+        assert!(doctor.status.success(), "{subject}: {}", said(&doctor));
+    }
+    execute(
+        &bench,
+        "ALTER TABLE operation_runs ALTER COLUMN id DROP IDENTITY; \
+         ALTER TABLE operation_runs ALTER COLUMN id TYPE uuid USING gen_random_uuid()",
+    )
+    .await;
+    let output = bench.run(&["serve"], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("operation_runs.id: the type is uuid, needed: bigint"));
+    execute(&bench, "DROP SCHEMA verifyd CASCADE").await;
+    let output = bench.run(&["serve"], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("run `verifyd migrate`"));
+}
+
+/// Waits until readiness is as wanted, and returns what it says of the schema.
+async fn readiness(daemon: &crate::bench::Daemon, wanted: u16) -> String {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (status, body) = daemon.get("/readyz").await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let schema = body["checks"]["schema"].as_str().unwrap().to_owned();
+        if status == wanted && (wanted == 200) == (schema == "ok") {
+            return schema;
+        }
+        assert!(Instant::now() < until, "still {status}: {body}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_claimed_while_the_schema_does_not_fit() {
+    let bench = Bench::new().await;
+    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
+    let connection = connection.to_string();
+    let enqueue = ["enqueue", "--connection", &connection, "--json"];
+    let daemon = bench.serve(&[]);
+    daemon.ready().await;
+    bench.json(&enqueue, "");
+    bench.all_completed().await;
+    for (broken, mended, named) in [
+        (
+            "ALTER TABLE operation_runs RENAME COLUMN failure_summary TO failures",
+            "ALTER TABLE operation_runs RENAME COLUMN failures TO failure_summary",
+            "operation_runs.failure_summary: the column is missing",
+        ),
+        (
+            "ALTER TABLE tenant_permissions ALTER COLUMN tenant_id TYPE integer",
+            "ALTER TABLE tenant_permissions ALTER COLUMN tenant_id TYPE bigint",
+            "tenant_permissions.tenant_id: the type is int4, needed: bigint",
+        ),
+        (
+            "ALTER TABLE verifyd.run_attempts RENAME TO attempts",
+            "ALTER TABLE verifyd.attempts RENAME TO run_attempts",
+            "verifyd.run_attempts: the table is missing",
+        ),
+    ] {
+        execute(&bench, broken).await;
+        assert_eq!(readiness(&daemon, 503).await, named);
+        bench.json(&enqueue, "");
+        // The hint is fetched, and held.
+        let mut redis = crate::redis_support::connection(&bench.redis_url).await;
+        let active = format!("{}:active", bench.queue);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let waiting: i64 = redis::cmd("LLEN")
+                .arg(&active)
+                .query_async(&mut redis)
+                .await
+                .unwrap();
+            if waiting == 0 {
+                break;
+            }
+            assert!(Instant::now() < until, "the hint is not fetched");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let queued = "SELECT count(*) FROM operation_runs WHERE status = 'queued'";
+        assert_eq!(bench.numbers(queued).await, [1]);
+        execute(&bench, mended).await;
+        readiness(&daemon, 200).await;
+        bench.all_completed().await;
+    }
+    let attempts = "SELECT count(*) FROM verifyd.run_attempts
+        WHERE counted AND end_reason = 'completed'";
+    assert_eq!(bench.numbers(attempts).await, [4]);
+    let all = "SELECT count(*) FROM verifyd.run_attempts";
+    assert_eq!(bench.numbers(all).await, [4]);
+}
+
+/// The check was under way when its result could not be written any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_the_schema_ended_does_not_count() {
+    let bench = Bench::with(SimulatorOptions {
+        slow_answer: Duration::from_millis(700),
+        ..SimulatorOptions::default()
+    })
+    .await;
+    let connection = bench.connection(1, &Scenario::Slow.tenant_id(1), "health_check");
+    // The watch itself looks too late.
+    let daemon = bench.serve(&[
+        ("VERIFYD__WORKER__BEAT_INTERVAL", "10s"),
+        ("VERIFYD__WORKER__DEAD_AFTER", "60s"),
+    ]);
+    daemon.ready().await;
+    let connection = connection.to_string();
+    bench.json(&["enqueue", "--connection", &connection, "--json"], "");
+    bench.count_is("running", 1).await;
+    let rename = "ALTER TABLE operation_runs RENAME COLUMN";
+    execute(&bench, &format!("{rename} failure_summary TO failures")).await;
+    bench.count_is("queued", 1).await;
+    assert!(!readiness(&daemon, 503).await.is_empty());
+    execute(&bench, &format!("{rename} failures TO failure_summary")).await;
+    bench.all_completed().await;
+    readiness(&daemon, 200).await;
+    let counted = "SELECT count(*) FROM verifyd.run_attempts WHERE counted";
+    assert_eq!(bench.numbers(counted).await, [1]);
+    let uncounted = "SELECT count(*) FROM verifyd.run_attempts
+        WHERE NOT counted AND end_reason = 'shutdown'";
+    assert_eq!(bench.numbers(uncounted).await, [1]);
+}

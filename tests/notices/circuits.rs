@@ -1,0 +1,280 @@
+//! Receivers that fail for long: circuits, ages, and waits that they ask for.
+
+use crate::bench::{Bench, Daemon, PATIENCE};
+use crate::delivered::{add, bench, deliveries, ended, enqueue};
+use crate::receiver::Answer;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+fn set(bench: &mut Bench, settings: &[(&str, &str)]) {
+    for (key, value) in settings {
+        let key = format!("VERIFYD__WEBHOOKS__{key}");
+        bench.environment.insert(key, (*value).into());
+    }
+}
+
+fn listed(bench: &Bench, endpoint: i64) -> Value {
+    let all = bench.json(&["webhooks", "list", "--json"], "");
+    let found = all.as_array().unwrap().iter().find(|e| e["id"] == endpoint);
+    found.unwrap().clone()
+}
+
+async fn until_circuit_is(bench: &Bench, endpoint: i64, wanted: &str) {
+    let until = Instant::now() + PATIENCE;
+    while listed(bench, endpoint)["circuit"] != wanted {
+        assert!(Instant::now() < until, "{}", listed(bench, endpoint));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn record(bench: &Bench, connection: i64, runs: usize) {
+    for _ in 0..runs {
+        enqueue(bench, connection);
+        bench.all_completed().await;
+    }
+}
+
+fn webhooks_line(bench: &Bench) -> Value {
+    let output = bench.run(&["doctor", "--json"], "");
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lines = said["parts"].as_array().unwrap();
+    lines
+        .iter()
+        .find(|line| line["part"] == "webhooks")
+        .unwrap()
+        .clone()
+}
+
+/// A receiver that accepts and never answers. What is recorded for it is not tried, by two replicas,
+/// and costs the other endpoint nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_circuit_records_without_trying() {
+    let (mut bench, connection, receiver) = bench().await;
+    set(
+        &mut bench,
+        &[
+            ("CONCURRENCY", "4"),
+            ("CONCURRENCY_PER_ENDPOINT", "4"),
+            ("MAX_ATTEMPTS", "100"),
+            ("CIRCUIT_FAILURES", "3"),
+            ("CIRCUIT_PAUSE", "1h"),
+            ("CIRCUIT_MAX_PAUSE", "1h"),
+        ],
+    );
+    let (silent, _) = add(&bench, &receiver.url("silent"), &[]);
+    let (other, _) = add(&bench, &receiver.url("other"), &[]);
+    receiver.answers("silent", Answer::Never);
+    let _replicas = [bench.serve(&[]), bench.serve(&[])];
+    record(&bench, connection, 4).await;
+    until_circuit_is(&bench, silent, "open").await;
+    // Those that were on their way when it opened have ended.
+    bench
+        .until(
+            "SELECT count(*) FROM verifyd.webhook_attempts WHERE result IS NULL",
+            |left| left == 0,
+        )
+        .await;
+    let tried = receiver.got("silent").len();
+
+    record(&bench, connection, 6).await;
+    let arrived = ended(&bench, other).await;
+    assert_eq!(arrived.len(), 10);
+    assert!(
+        arrived
+            .iter()
+            .all(|d| d["state"] == "delivered" && d["attempts"] == 1)
+    );
+    assert_eq!(receiver.got("silent").len(), tried, "nothing more is tried");
+    let waiting = deliveries(&bench, silent);
+    assert_eq!(waiting.len(), 10);
+    assert!(waiting.iter().all(|d| d["state"] == "pending"));
+    // Newest first: they have used up nothing.
+    assert!(
+        waiting[..6].iter().all(|d| d["attempts"] == 0),
+        "{waiting:?}"
+    );
+    let shown = listed(&bench, silent);
+    assert!(shown["failures"].as_i64().unwrap() >= 3, "{shown}");
+    assert!(!shown["circuit_probe_at"].is_null() && !shown["oldest_pending_since"].is_null());
+    assert_eq!(listed(&bench, other)["circuit"], "closed");
+    let line = webhooks_line(&bench);
+    assert_eq!(line["state"], "warning");
+    let found = line["found"].as_str().unwrap();
+    assert!(
+        found.contains("10 pending") && found.contains("1 endpoints with an open circuit"),
+        "{found}"
+    );
+
+    // The operator knows that it works again.
+    receiver.answers("silent", Answer::Ok);
+    bench.json(&["webhooks", "enable", &silent.to_string(), "--json"], "");
+    let arrived = ended(&bench, silent).await;
+    assert!(arrived.iter().all(|d| d["state"] == "delivered"));
+    assert_eq!(webhooks_line(&bench)["state"], "ok");
+}
+
+/// It probes after its pauses, also after a restart of the only replica, and closes by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_circuit_probes_and_closes_when_the_receiver_answers_again() {
+    let (mut bench, connection, receiver) = bench().await;
+    set(
+        &mut bench,
+        &[
+            ("MAX_ATTEMPTS", "100"),
+            ("CIRCUIT_FAILURES", "2"),
+            ("CIRCUIT_PAUSE", "200ms"),
+            ("CIRCUIT_MAX_PAUSE", "400ms"),
+        ],
+    );
+    let (broken, _) = add(&bench, &receiver.url("broken"), &[]);
+    receiver.answers("broken", Answer::Status(500, usize::MAX));
+    let mut first = bench.serve(&[]);
+    record(&bench, connection, 3).await;
+    bench
+        .until(
+            "SELECT circuit_pauses::bigint FROM verifyd.webhook_endpoints",
+            |pauses| pauses >= 3,
+        )
+        .await;
+    first.signal("KILL");
+    first.ended();
+    receiver.answers("broken", Answer::Ok);
+    let _second = bench.serve(&[]);
+    let arrived = ended(&bench, broken).await;
+    assert_eq!(arrived.len(), 3);
+    assert!(arrived.iter().all(|d| d["state"] == "delivered"));
+    until_circuit_is(&bench, broken, "closed").await;
+    assert_eq!(listed(&bench, broken)["failures"], 0);
+}
+
+/// What is recorded for a receiver that never answers is bounded by its age.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_too_long_is_given_up_counted_and_listed() {
+    let (mut bench, connection, receiver) = bench().await;
+    set(
+        &mut bench,
+        &[
+            ("MAX_ATTEMPTS", "100"),
+            ("CIRCUIT_FAILURES", "1"),
+            ("CIRCUIT_PAUSE", "1h"),
+            ("CIRCUIT_MAX_PAUSE", "1h"),
+            ("GIVE_UP_AFTER", "2s"),
+        ],
+    );
+    let (silent, _) = add(&bench, &receiver.url("silent"), &[]);
+    receiver.answers("silent", Answer::Never);
+    let daemon = bench.serve(&[]);
+    record(&bench, connection, 3).await;
+    let given_up = ended(&bench, silent).await;
+    assert_eq!(given_up.len(), 3);
+    for delivery in &given_up {
+        assert_eq!(
+            (&delivery["state"], &delivery["give_up_reason"]),
+            (&"failed".into(), &"age".into())
+        );
+    }
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (_, all) = daemon.get("/metrics").await;
+        let by_age = "verifyd_webhooks_given_up_total{reason=\"age\"} 3";
+        if all.contains(by_age)
+            && all.contains("verifyd_webhook_oldest_pending_seconds 0")
+            && all.contains("verifyd_webhook_circuits_open 1")
+        {
+            break;
+        }
+        assert!(Instant::now() < until, "{all}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let line = webhooks_line(&bench);
+    let found = line["found"].as_str().unwrap();
+    assert!(found.contains("3 given up, 3 of them by age"), "{found}");
+}
+
+/// In both forms.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_is_not_tried_again_before_it_asks_for_it() {
+    let (mut bench, connection, receiver) = bench().await;
+    set(&mut bench, &[("RETRY_MAX_DELAY", "2h")]);
+    let endpoints = [
+        ("seconds", Answer::WaitSeconds(3600)),
+        ("date", Answer::WaitUntil(3600)),
+    ];
+    let mut ids = Vec::new();
+    for (path, answer) in endpoints {
+        receiver.answers(path, answer);
+        ids.push((path, add(&bench, &receiver.url(path), &[]).0));
+    }
+    let _daemon = bench.serve(&[]);
+    record(&bench, connection, 1).await;
+    bench
+        .until(
+            "SELECT count(*) FROM verifyd.webhook_attempts WHERE result = 'http_status'",
+            |answered| answered == 2,
+        )
+        .await;
+    for (path, id) in ids {
+        let wait = bench
+            .numbers(&format!(
+                "SELECT extract(epoch FROM next_attempt_at - created_at)::bigint \
+                 FROM verifyd.webhook_deliveries WHERE endpoint_id = {id}"
+            ))
+            .await[0];
+        // An hour, and up to a fifth more.
+        assert!((3590..=4600).contains(&wait), "{path}: {wait}");
+        assert_eq!(receiver.got(path).len(), 1);
+    }
+}
+
+/// `/workers`, as somebody sees it who has signed in.
+async fn workers_page(bench: &Bench, daemon: &Daemon) -> String {
+    let mut arguments = vec!["tokens", "create", "--name", "person", "--json"];
+    arguments.extend(["read", "run", "admin"].iter().flat_map(|s| ["--scope", s]));
+    let made = bench.json(&arguments, "");
+    let base = format!("http://{}", daemon.listening);
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap();
+    let answer = client
+        .post(format!("{base}/login"))
+        .header("origin", &base)
+        .form(&[("token", made["token"].as_str().unwrap())])
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 303);
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+    let page = client
+        .get(format!("{base}/workers"))
+        .header("cookie", cookie.split(';').next().unwrap())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(page.status(), 200);
+    page.text().await.unwrap()
+}
+
+/// An address may hold a secret: it is not shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_the_workers_shows_what_waits() {
+    let (mut bench, connection, receiver) = bench().await;
+    set(
+        &mut bench,
+        &[
+            ("CIRCUIT_FAILURES", "1"),
+            ("CIRCUIT_PAUSE", "1h"),
+            ("CIRCUIT_MAX_PAUSE", "1h"),
+        ],
+    );
+    let (silent, _) = add(&bench, &receiver.url("hidden-path"), &[]);
+    receiver.answers("hidden-path", Answer::Status(500, usize::MAX));
+    let daemon = bench.serve(&[]);
+    record(&bench, connection, 2).await;
+    until_circuit_is(&bench, silent, "open").await;
+    let page = workers_page(&bench, &daemon).await;
+    assert!(page.contains("Oldest pending"), "{page}");
+    let row = format!("Endpoint {silent} of workspace 1: 1 failures in a row");
+    assert!(page.contains(&row), "{page}");
+    assert!(!page.contains("hidden-path"), "{page}");
+}

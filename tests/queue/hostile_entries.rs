@@ -1,0 +1,259 @@
+//! What a producer may write into Redis, of any size and type: it stays there, and is removed.
+
+use crate::probe::{Consumer, PATIENCE, Probe, hints, until};
+use crate::proxy::Proxy;
+use crate::redis::{open, settings};
+use crate::redis_support::{PrivateRedis, connection};
+use redis::aio::MultiplexedConnection;
+use std::time::{Duration, Instant};
+
+const HUGE: usize = 100 * 1024 * 1024;
+const LARGE: usize = 4 * 1024 * 1024;
+
+/// What all that a consumer is told of small things stays far below.
+const LITTLE: u64 = 2 * 1024 * 1024;
+
+async fn number(plain: &mut MultiplexedConnection, command: &[&str]) -> u64 {
+    let mut cmd = redis::cmd(command[0]);
+    cmd.arg(&command[1..]);
+    cmd.query_async(plain).await.unwrap()
+}
+
+/// Waits until no payload is left in Redis, nor anything that belongs to one.
+async fn until_nothing_is_left(plain: &mut MultiplexedConnection) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut left = Vec::new();
+        for (command, key) in [
+            ("HLEN", "q:data"),
+            ("LLEN", "q:active"),
+            ("SCARD", "q:done"),
+            ("SCARD", "q:dead"),
+            ("ZCARD", "q:scheduled"),
+        ] {
+            left.push((key, number(plain, &[command, key]).await));
+        }
+        let metas: Vec<String> = redis::cmd("EVAL")
+            .arg("return redis.call('KEYS', 'q:meta:*')")
+            .arg(0)
+            .query_async(plain)
+            .await
+            .unwrap();
+        left.push(("q:meta:*", metas.len() as u64));
+        if left.iter().all(|(_, number)| *number == 0) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{left:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// An entry as the script writes it, with a payload of any size.
+async fn entry(plain: &mut MultiplexedConnection, id: &str, payload: &[u8]) {
+    let meta = ["attempts", "0", "max_attempts", "1", "status", "Pending"];
+    redis::pipe()
+        .cmd("HSET")
+        .arg("q:data")
+        .arg(id)
+        .arg(payload)
+        .cmd("HSET")
+        .arg(format!("q:meta:{id}"))
+        .arg(&meta)
+        .query_async::<()>(plain)
+        .await
+        .unwrap();
+}
+
+async fn waits(plain: &mut MultiplexedConnection, id: &str) {
+    number(plain, &["RPUSH", "q:active", id]).await;
+}
+
+/// Over every way by which a payload gets to a worker: fetched at first, scheduled, in the hands of
+/// a consumer that has died, and without any entry at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payload_that_is_too_long_never_leaves_redis() {
+    let server = PrivateRedis::start();
+    let (proxy, url) = Proxy::before(&server.url()).await;
+    let queue = open(&settings(&url, "q"));
+    let mut plain = connection(&server.url()).await;
+    let large = vec![b'x'; LARGE];
+
+    entry(&mut plain, "huge", &vec![b'x'; HUGE]).await;
+    waits(&mut plain, "huge").await;
+    // A byte more than is allowed.
+    entry(&mut plain, "over", &vec![b' '; 4097]).await;
+    waits(&mut plain, "over").await;
+    entry(&mut plain, "scheduled", &large).await;
+    number(&mut plain, &["ZADD", "q:scheduled", "1", "scheduled"]).await;
+    entry(&mut plain, "orphan", &large).await;
+    number(&mut plain, &["SADD", "q:inflight:dead-worker", "orphan"]).await;
+    number(&mut plain, &["ZADD", "q:workers", "1", "dead-worker"]).await;
+    entry(&mut plain, "without-entry", &large).await;
+    queue.send(&hints(1..=50)).await.unwrap();
+
+    let probe = Probe::new();
+    let consumer = Consumer::start(&queue, &probe, 4);
+    until("the neighbours arrive", || probe.runs().len() == 50).await;
+    until_nothing_is_left(&mut plain).await;
+    assert_eq!(probe.runs(), (1..=50).collect());
+    let health = queue.health();
+    assert_eq!((health.restarts, health.rejected), (0, 0));
+    assert_eq!(queue.rejected(10).await.unwrap().0, 0);
+    consumer.stop().await;
+    let returned = proxy.returned_bytes();
+    assert!(returned < LITTLE, "{returned} bytes have left Redis");
+}
+
+/// Ids and metas of any size and bytes. Where the payload is a hint it is delivered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_and_metas_of_any_size_stay_in_redis() {
+    let server = PrivateRedis::start();
+    let (proxy, url) = Proxy::before(&server.url()).await;
+    let queue = open(&settings(&url, "q"));
+    let mut plain = connection(&server.url()).await;
+    let hint = |run: i64| format!(r#"{{"v":1,"operation_run_id":{run}}}"#).into_bytes();
+
+    entry(&mut plain, "large-meta", &hint(1)).await;
+    let large = "x".repeat(LARGE);
+    for field in ["more", "status", "attempts"] {
+        number(&mut plain, &["HSET", "q:meta:large-meta", field, &large]).await;
+    }
+    waits(&mut plain, "large-meta").await;
+    entry(&mut plain, "many-fields", &hint(2)).await;
+    for n in 0..2_000 {
+        let field = format!("f{n}");
+        number(&mut plain, &["HSET", "q:meta:many-fields", &field, "x"]).await;
+    }
+    waits(&mut plain, "many-fields").await;
+    let long = "i".repeat(LARGE);
+    entry(&mut plain, &long, &hint(99)).await;
+    waits(&mut plain, &long).await;
+    for (run, id) in [
+        (3, &b"\xff\xfe\x00\r\n"[..]),
+        (4, "ä b".as_bytes()),
+        (5, b""),
+    ] {
+        redis::pipe()
+            .cmd("HSET")
+            .arg("q:data")
+            .arg(id)
+            .arg(hint(run))
+            .cmd("RPUSH")
+            .arg("q:active")
+            .arg(id)
+            .query_async::<()>(&mut plain)
+            .await
+            .unwrap();
+    }
+    // The same one several times.
+    entry(&mut plain, "copied", &hint(6)).await;
+    for _ in 0..5 {
+        waits(&mut plain, "copied").await;
+    }
+    queue.send(&hints(10..=20)).await.unwrap();
+
+    let probe = Probe::new();
+    let consumer = Consumer::start(&queue, &probe, 4);
+    until("all that are hints arrive", || probe.runs().len() == 17).await;
+    until_nothing_is_left(&mut plain).await;
+    assert_eq!(probe.runs(), (1..=6).chain(10..=20).collect());
+    assert_eq!(queue.health().restarts, 0);
+    consumer.stop().await;
+    let returned = proxy.returned_bytes();
+    assert!(returned < LITTLE, "{returned} bytes have left Redis");
+}
+
+/// It is written when the worker has fetched the hint already, or when the hint was put aside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payload_that_grows_later_never_leaves_redis() {
+    let server = PrivateRedis::start();
+    let (proxy, url) = Proxy::before(&server.url()).await;
+    // Nothing is cleaned meanwhile.
+    let mut slow = settings(&url, "q");
+    slow.clean_interval = Duration::from_secs(600);
+    let queue = open(&slow);
+    let mut plain = connection(&server.url()).await;
+    let large = vec![b'x'; LARGE];
+
+    let probe = Probe::new();
+    probe.reject(7);
+    let consumer = Consumer::start(&queue, &probe, 4);
+    queue.send(&hints(7..=7)).await.unwrap();
+    until("it is put aside", || queue.health().rejected == 1).await;
+    let deadline = Instant::now() + PATIENCE;
+    while number(&mut plain, &["SCARD", "q:dead"]).await == 0 {
+        assert!(Instant::now() < deadline, "it is not acknowledged");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let id: Vec<String> = redis::cmd("SMEMBERS")
+        .arg("q:dead")
+        .query_async(&mut plain)
+        .await
+        .unwrap();
+    entry(&mut plain, &id[0], &large).await;
+    let (total, shown) = queue.rejected(10).await.unwrap();
+    assert_eq!((total, shown.len()), (1, 1));
+    assert!(
+        shown[0].reason.contains("4194304 bytes"),
+        "{}",
+        shown[0].reason
+    );
+
+    probe.close_gate();
+    queue.send(&hints(8..=8)).await.unwrap();
+    until("it is in work", || probe.in_work() == 1).await;
+    let ids: Vec<String> = redis::cmd("HKEYS")
+        .arg("q:data")
+        .query_async(&mut plain)
+        .await
+        .unwrap();
+    let held = ids.iter().find(|other| **other != id[0]).unwrap();
+    entry(&mut plain, held, &large).await;
+    redis::cmd("CLIENT")
+        .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .query_async::<u64>(&mut plain)
+        .await
+        .unwrap();
+    // What the ended worker held is not put back.
+    let deadline = Instant::now() + PATIENCE;
+    while number(&mut plain, &["HEXISTS", "q:data", held]).await == 1 {
+        assert!(Instant::now() < deadline, "it is kept");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(number(&mut plain, &["LLEN", "q:active"]).await, 0);
+    probe.open_gate();
+    consumer.stop().await;
+
+    // And a cleaner finds the one that is kept as rejected.
+    let quick = open(&settings(&url, "q"));
+    let consumer = Consumer::start(&quick, &probe, 4);
+    until_nothing_is_left(&mut plain).await;
+    consumer.stop().await;
+    let returned = proxy.returned_bytes();
+    assert!(returned < LITTLE, "{returned} bytes have left Redis");
+}
+
+/// A producer may write three keys of the queue itself, and so make them anything where they are
+/// not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_another_type_are_removed() {
+    let server = PrivateRedis::start();
+    let queue = open(&settings(&server.url(), "q"));
+    let mut plain = connection(&server.url()).await;
+    let probe = Probe::new();
+    for command in [
+        ["HSET", "q:active", "a", "b"],
+        ["RPUSH", "q:data", "a", "b"],
+        ["HSET", "q:signal", "a", "b"],
+    ] {
+        number(&mut plain, &command).await;
+    }
+    let consumer = Consumer::start(&queue, &probe, 4);
+    let deadline = Instant::now() + PATIENCE;
+    while queue.send(&hints(1..=1)).await.is_err() {
+        assert!(Instant::now() < deadline, "nothing can be sent");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    until("the hint arrives", || probe.times(1) > 0).await;
+    consumer.stop().await;
+}

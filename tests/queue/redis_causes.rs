@@ -1,0 +1,181 @@
+//! Why Redis cannot be used is told by its first answer. Retries are set so long that a queue which
+//! retried first would not answer within the test.
+
+use crate::redis::settings;
+use crate::redis_support::PrivateRedis;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use verifyd::domain::RunId;
+use verifyd::ports::queue::Queue;
+use verifyd::queue::redis::{RedisQueue, RedisSettings};
+
+/// Guards against hanging only.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn patient(url: &str) -> RedisSettings {
+    let mut settings = settings(url, "q");
+    settings.connect_timeout = Duration::from_secs(60);
+    settings.response_timeout = Duration::from_secs(60);
+    settings.retries = 100;
+    settings.retry_max_delay = Duration::from_secs(60);
+    settings
+}
+
+async fn ping(url: &str) -> String {
+    let queue = RedisQueue::connect(&patient(url), "host").unwrap();
+    let answer = tokio::time::timeout(PATIENCE, queue.ping()).await;
+    answer.expect("an answer").unwrap_err().to_string()
+}
+
+async fn send(url: &str) -> String {
+    let queue = RedisQueue::connect(&patient(url), "host").unwrap();
+    let answer = tokio::time::timeout(PATIENCE, queue.send_runs(&[RunId(1)])).await;
+    answer.expect("an answer").unwrap_err().to_string()
+}
+
+fn assert_says(error: &str, words: &[&str]) {
+    for word in words {
+        assert!(error.contains(word), "{word}: {error}");
+    }
+    assert!(!error.contains("p4ss"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_listens_or_the_name_is_unknown() {
+    let server = PrivateRedis::stopped();
+    assert_says(&ping(&server.url()).await, &["nobody listens there"]);
+    assert_says(
+        &ping("redis://nowhere.invalid").await,
+        &["the host's name cannot be resolved"],
+    );
+    // Not a look-up of the name `[::1]`, whether there is IPv6 here or not.
+    let error = ping(&format!("redis://[::1]:{}", server.port())).await;
+    assert!(!error.contains("resolved"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_sign_in_is_told_in_the_servers_words() {
+    let server = PrivateRedis::start_with(&["--requirepass", "right-p4ss"]);
+    let with = |user: &str| format!("redis://{user}127.0.0.1:{}", server.port());
+    assert_says(
+        &ping(&with(":wrong-p4ss@")).await,
+        &["WRONGPASS", "invalid username-password pair"],
+    );
+    assert_says(&ping(&with("nobody:p4ss@")).await, &["WRONGPASS"]);
+    assert_says(&ping(&with("")).await, &["NOAUTH"]);
+    let queue = RedisQueue::connect(&patient(&with(":right-p4ss@")), "host").unwrap();
+    queue.ping().await.unwrap();
+
+    let open = PrivateRedis::start();
+    let url = format!("redis://:p4ss@127.0.0.1:{}", open.port());
+    assert_says(
+        &ping(&url).await,
+        &["the server answers ERR", "without any password configured"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_does_not_do_is_told_in_its_words() {
+    let limited =
+        PrivateRedis::start_with(&["--user", "limited", "on", ">p4ss", "~*", "+ping", "+client"]);
+    let url = format!("redis://limited:p4ss@127.0.0.1:{}", limited.port());
+    assert_says(&send(&url).await, &["NOPERM"]);
+    let replica = PrivateRedis::start_with(&["--replicaof", "127.0.0.1 1"]);
+    assert_says(&send(&replica.url()).await, &["READONLY"]);
+    let full = PrivateRedis::start_with(&["--maxmemory", "1"]);
+    assert_says(&send(&full.url()).await, &["OOM"]);
+    let database = format!("{}/99", PrivateRedis::url(&full));
+    assert_says(&ping(&database).await, &["DB index is out of range"]);
+}
+
+/// Answers everything with one line.
+fn answering(line: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(1..) = stream.read(&mut buffer) {
+                    // Commands may come together: an answer for each.
+                    let commands = buffer.iter().filter(|byte| **byte == b'*').count();
+                    let answers = line.repeat(commands.max(1));
+                    buffer = [0; 4096];
+                    if stream.write_all(answers.as_bytes()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_loading_says_so() {
+    let port = answering("-LOADING Redis is loading the dataset in memory\r\n");
+    let error = ping(&format!("redis://127.0.0.1:{port}")).await;
+    assert_says(&error, &["LOADING Redis is loading the dataset in memory"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_failures_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        Path::to_string_lossy(&path).into_owned()
+    };
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["localhost".to_owned()])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
+    let (key, certificate) = (
+        write("key.pem", key.serialize_pem()),
+        write("cert.pem", certificate.pem()),
+    );
+    let tls_port = PrivateRedis::stopped().port();
+    let server = PrivateRedis::start_with(&[
+        "--tls-port",
+        &tls_port.to_string(),
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &certificate,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let error = ping(&format!("rediss://localhost:{tls_port}")).await;
+    assert_says(
+        &error,
+        &["the server's certificate is not accepted", "UnknownIssuer"],
+    );
+    // It waits for the rest of what it takes for a command.
+    let mut settings = patient(&format!("rediss://localhost:{}", server.port()));
+    settings.connect_timeout = Duration::from_secs(1);
+    let queue = RedisQueue::connect(&settings, "host").unwrap();
+    let error = queue.ping().await.unwrap_err().to_string();
+    assert_says(&error, &["may speak no TLS"]);
+}
+
+/// Once it has been reached, what is wrong may pass: it is waited for as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_reached_is_waited_for() {
+    let mut server = PrivateRedis::start();
+    let queue: Arc<dyn Queue> = RedisQueue::connect(&patient(&server.url()), "host").unwrap();
+    queue.ping().await.unwrap();
+    server.restart();
+    let answer = tokio::time::timeout(PATIENCE, async {
+        // The command that meets the closed connection may fail with it.
+        while let Err(error) = queue.ping().await {
+            assert!(!error.to_string().contains("no answer"), "{error}");
+        }
+    });
+    answer.await.expect("it is reached again");
+}
