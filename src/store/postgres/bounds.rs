@@ -123,6 +123,16 @@ macro_rules! member {
 }
 pub(super) use member;
 
+/// Whether surfaces show the row as a run: its id is one that callers may name, status and outcome are words
+/// that verifyd knows. `invalid_runs` tells of the others.
+macro_rules! is_shown {
+    () => {
+        "id > 0 AND status IN ('queued', 'running', 'completed') \
+         AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked'))"
+    };
+}
+pub(super) use is_shown;
+
 /// Of a queued run: whether it may ever be claimed. What is not is told by `invalid_runs`.
 macro_rules! is_claimable {
     () => {

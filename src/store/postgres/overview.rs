@@ -1,6 +1,6 @@
 //! Reads over many connections and runs.
 
-use super::bounds::{is_claimable, is_listed, is_valid_connection, member, short, time};
+use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short, time};
 use super::connections::connection_columns;
 use super::earlier::latest_report_of_connection;
 use super::{PostgresStore, commit, run_type};
@@ -109,9 +109,9 @@ const TREND: &str = concat!(
          WHERE c.depth < $2) \
      SELECT connection_id, id AS operation_run_id, status, outcome, overall, \
             completed_at::timestamptz AS completed_at \
-     FROM chain WHERE status IN ('queued', 'running', 'completed') \
-         AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked')) \
-     ORDER BY connection_id, depth DESC"
+     FROM chain WHERE ",
+    is_shown!(),
+    " ORDER BY connection_id, depth DESC"
 );
 
 const END: &str = "SELECT now() AS now, max(id) AS newest FROM operation_runs";

@@ -1,6 +1,6 @@
 //! Recording and reading runs.
 
-use super::bounds::{fits, is_claimable, member, short, time};
+use super::bounds::{fits, is_claimable, is_shown, member, short, time};
 use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
 use super::{PostgresStore, commit, rollback, run_type};
 use crate::domain::{ConnectionId, OperationRun, RunId};
@@ -63,7 +63,9 @@ const RUN: &str = concat!(
     " THEN r.failure_summary END AS failure_summary, r.created_at::timestamptz AS created_at, \
       r.started_at::timestamptz AS started_at, r.completed_at::timestamptz AS completed_at \
      FROM operation_runs r WHERE r.id = $1 AND r.type = ",
-    run_type!()
+    run_type!(),
+    " AND ",
+    is_shown!()
 );
 
 /// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote

@@ -1,6 +1,6 @@
 //! Runs as lists and live streams read them: a few columns and members, never a whole context.
 
-use super::bounds::{is_listed, member};
+use super::bounds::{is_listed, is_shown, member};
 use super::{PostgresStore, commit, run_type};
 use crate::domain::access::Binding;
 use crate::domain::run::RunState;
@@ -63,8 +63,8 @@ macro_rules! listed {
         concat!(
             " FROM operation_runs r WHERE r.type = ",
             run_type!(),
-            " AND r.status IN ('queued', 'running', 'completed') \
-              AND (r.outcome IS NULL OR r.outcome IN ('succeeded', 'failed', 'blocked'))"
+            " AND ",
+            is_shown!()
         )
     };
 }

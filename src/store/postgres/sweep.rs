@@ -83,8 +83,9 @@ const END_STRAYS: &str = concat!(
 const WITHOUT_LEASE: &str = concat!(
     "SELECT r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
-    " AND r.status = 'running' \
-      AND (coalesce(r.started_at::timestamptz, r.created_at::timestamptz) \
+    " AND r.status = 'running' AND ",
+    is_claimable!(),
+    " AND (coalesce(r.started_at::timestamptz, r.created_at::timestamptz) \
            BETWEEN now() - make_interval(secs => $1) AND now() + make_interval(secs => $1)) \
           IS NOT TRUE \
       AND NOT EXISTS (SELECT FROM verifyd.run_attempts a \

@@ -1,6 +1,6 @@
 //! Reads over many connections and runs.
 
-use super::bounds::{is_claimable, is_listed, is_valid_connection, member, short};
+use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short};
 use super::connections::connection_columns;
 use super::earlier::latest_report_of_connection;
 use super::{SqliteStore, id_list, now, run_type};
@@ -105,7 +105,9 @@ const TREND: &str = concat!(
              AND r.completed_at <= c.completed_at \
          WHERE c.depth < $2) \
      SELECT connection_id, id AS operation_run_id, status, outcome, overall, completed_at \
-     FROM chain ORDER BY connection_id, depth DESC"
+     FROM chain WHERE ",
+    is_shown!(),
+    " ORDER BY connection_id, depth DESC"
 );
 
 const END: &str = concat!(

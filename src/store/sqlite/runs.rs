@@ -1,6 +1,6 @@
 //! Recording and reading runs.
 
-use super::bounds::{is_claimable, member, short};
+use super::bounds::{is_claimable, is_shown, member, short};
 use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
 use super::onboarding::point_session;
 use super::{SqliteStore, commit, now, run_type};
@@ -49,7 +49,9 @@ const RUN: &str = concat!(
       CASE WHEN octet_length(failure_summary) <= 262144 THEN failure_summary END \
           AS failure_summary, created_at, started_at, completed_at \
      FROM operation_runs WHERE id = $1 AND type = ",
-    run_type!()
+    run_type!(),
+    " AND ",
+    is_shown!()
 );
 
 /// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote

@@ -1,6 +1,6 @@
 //! Runs as lists and live streams read them: a few columns and members, never a whole context.
 
-use super::bounds::{is_listed, member};
+use super::bounds::{is_listed, is_shown, member};
 use super::runs::connection_of_context;
 use super::{SqliteStore, run_type};
 use crate::domain::access::Binding;
@@ -57,8 +57,8 @@ macro_rules! listed {
         concat!(
             " FROM operation_runs WHERE type = ",
             run_type!(),
-            " AND status IN ('queued', 'running', 'completed') \
-              AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked'))"
+            " AND ",
+            is_shown!()
         )
     };
 }

@@ -25,8 +25,9 @@ const DEAD_LEASES: &str = concat!(
 const WITHOUT_LEASE: &str = concat!(
     "SELECT r.id, true FROM operation_runs r WHERE r.type = ",
     run_type!(),
-    " AND r.status = 'running' \
-      AND (",
+    " AND r.status = 'running' AND ",
+    is_claimable!(),
+    " AND (",
     time!("coalesce(r.started_at, r.created_at)"),
     " BETWEEN ",
     now_moved_by!("$1"),
