@@ -14,3 +14,10 @@ WHEN new.type = 'provider.connection.check' AND new.status = 'queued' AND new.st
 BEGIN
     SELECT RAISE(ABORT, 'the context of a run has more than 262144 bytes');
 END;
+
+-- After the largest id SQLite gives no other: one such row would keep every later one out.
+CREATE TRIGGER IF NOT EXISTS verifyd_guard_run_id BEFORE INSERT ON operation_runs
+WHEN new.id > 4611686018427387904
+BEGIN
+    SELECT RAISE(ABORT, 'the id of a run is at most 4611686018427387904');
+END;

@@ -67,7 +67,7 @@ async fn a_panic_is_answered_and_counted_and_the_connection_lives() {
     let requests = [
         (
             format!(
-                "GET /v1/runs HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n"
+                "GET /v1/acknowledgements HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n"
             ),
             "urn:verifyd:problem:defect",
         ),

@@ -143,7 +143,7 @@ impl File {
         let insert = AssertSqlSafe(shapes::insert(&row));
         match sqlx::query_scalar(insert).fetch_one(&mut self.sql).await {
             Ok(id) => Some(id),
-            Err(sqlx::Error::Database(_)) => None,
+            Err(sqlx::Error::Database(_)) if !mistakes.is_empty() => None,
             Err(error) => panic!("{error}"),
         }
     }

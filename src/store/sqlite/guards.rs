@@ -14,6 +14,7 @@ const TRIGGERS: [&str; 5] = [
     "verifyd_guard_run_recorded",
     "verifyd_guard_context_size",
     "verifyd_guard_context_size_kept",
+    "verifyd_guard_run_id",
 ];
 
 const FIND: &str = "\
