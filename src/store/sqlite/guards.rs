@@ -8,7 +8,7 @@ use crate::store::migrations;
 use sqlx::SqliteConnection;
 
 /// The triggers of migrations 3 and 10. (The rest is in the table's definition, which SQLite cannot alter.)
-const TRIGGERS: [&str; 5] = [
+const TRIGGERS: [&str; 6] = [
     "verifyd_guard_completed_run",
     "verifyd_guard_run_identity",
     "verifyd_guard_run_recorded",
