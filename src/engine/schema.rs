@@ -49,13 +49,6 @@ impl SchemaWatch {
         self.seen().problem.is_none()
     }
 
-    /// What does not fit, and what is needed.
-    pub fn problem(&self) -> Option<String> {
-        let seen = self.seen();
-        let problem = seen.problem.as_ref()?;
-        Some(format!("{}: {}", problem.subject, problem.problem))
-    }
-
     /// When the schema was last seen to have changed.
     pub fn changed_at(&self) -> Option<Instant> {
         self.seen().changed_at
@@ -133,8 +126,8 @@ mod tests {
         assert_eq!(watch.changed_at(), None);
         watch.found("b".into(), Some(finding("operation_runs.context")));
         assert!(!watch.fits());
-        let problem = watch.problem().unwrap();
-        assert_eq!(problem, "operation_runs.context: the column is missing");
+        let problem = watch.seen().problem.clone().unwrap();
+        assert_eq!(problem.subject, "operation_runs.context");
         watch.found("c".into(), None);
         assert!(watch.fits());
         assert!(watch.changed_at().is_some());

@@ -16,6 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// What readiness says where the schema is not the one that is needed.
+const SCHEMA_UNFIT: &str = "the schema does not fit";
+
 /// What the health endpoints look at.
 #[derive(Debug)]
 pub struct Health {
@@ -134,7 +137,7 @@ impl Health {
         let class = match error {
             StoreError::Unavailable(_) => "unavailable",
             StoreError::Contended(_) => "busy",
-            StoreError::Schema(_) => "the schema does not fit",
+            StoreError::Schema(_) => SCHEMA_UNFIT,
             StoreError::Corrupt { .. } | StoreError::Refused(_) => "refused",
         };
         let message = error.to_string();
@@ -159,7 +162,8 @@ impl Health {
         } else {
             match tokio::time::timeout(self.check_timeout, store.schema_version()).await {
                 Ok(Ok(Some(version))) if version >= store.wanted_schema_version() => {
-                    self.engine.schema.problem()
+                    let unfit = !self.engine.schema.fits();
+                    unfit.then(|| format!("{SCHEMA_UNFIT}; the log says why"))
                 }
                 Ok(Ok(version)) => Some(format!(
                     "version {}, needed {}: run `verifyd migrate`",

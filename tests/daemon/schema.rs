@@ -151,7 +151,13 @@ async fn nothing_is_claimed_while_the_schema_does_not_fit() {
         ),
     ] {
         execute(&bench, broken).await;
-        assert_eq!(readiness(&daemon, 503).await, named);
+        // Everybody may ask, so the answer names nothing; the log does.
+        let unfit = "the schema does not fit; the log says why";
+        assert_eq!(readiness(&daemon, 503).await, unfit);
+        let (subject, problem) = named.split_once(": ").unwrap();
+        let subject = format!("\"subject\":\"{subject}\",\"problem\":\"{problem}\"");
+        let lines = daemon.lines.lock().unwrap().join("\n");
+        assert!(lines.contains(&subject), "{subject}: {lines}");
         bench.json(&enqueue, "");
         // The hint is fetched, and held.
         let mut redis = crate::redis_support::connection(&bench.redis_url).await;

@@ -239,6 +239,9 @@ fn the_transitions_have_the_names_of_the_stores_functions() {
     let reads = [
         "run",
         "runs",
+        "run_summary",
+        "run_state",
+        "run_states",
         "attempts",
         "open_attempts",
         "workers",

@@ -115,11 +115,13 @@ impl Link {
         result
     }
 
-    /// Runs one short exchange over a connection of its own, which is tried once.
+    /// Runs one short exchange over a connection of its own, which is tried once. A server that cannot be
+    /// used is told by its cause.
     pub async fn once<T, F>(&self, exchange: F) -> Result<T, QueueError>
     where
         F: AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
     {
+        self.first_contact().await?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.call_timeout));
