@@ -141,7 +141,8 @@ fn note_dates(services: &Services, credential: &Credential, expires_at: Option<D
     let now = services.clock.now();
     let what = credential.kind();
     let validity = validity(credential);
-    let until = expires_at.or(validity.map(|validity| validity.until));
+    let until = [expires_at, validity.map(|validity| validity.until)];
+    let until = until.into_iter().flatten().min();
     if let Some(until) = until.filter(|until| *until <= now) {
         output::note(format!(
             "The {what} has expired: it was valid until {}; its runs end blocked.",

@@ -64,7 +64,8 @@ impl Vault for KeyRingVault {
         Ok(SealedCredential {
             kind: credential.kind(),
             payload: envelope::seal(&self.ring, &binding, &plaintext::write(credential)?)?,
-            expires_at: expires_at.or(certificate_end),
+            // Neither date makes the other one later.
+            expires_at: [expires_at, certificate_end].into_iter().flatten().min(),
         })
     }
 

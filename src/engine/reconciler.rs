@@ -303,6 +303,9 @@ impl Reconciler {
         let depth = answered.filter(|_| !deaf);
         if polling && depth.is_some() {
             self.end_polling();
+        } else if answered.is_none() {
+            // Also while nothing is due: readiness goes by it.
+            self.begin_polling("no answer");
         }
         let waiting = depth.is_some_and(|depth| depth > 0);
         // What is no hint never reaches a handler.
@@ -351,10 +354,8 @@ impl Reconciler {
                 Err(error) => self.begin_polling(&error.to_string()),
             }
         } else {
-            self.begin_polling(match deaf {
-                true => "its consumer shows no sign of life",
-                false => "no answer",
-            });
+            // Without an answer it has begun above.
+            self.begin_polling("its consumer shows no sign of life");
         }
         self.take_directly(swept.due, direct).await?;
         Ok(match full && !is_all {

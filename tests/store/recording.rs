@@ -116,6 +116,14 @@ pub async fn unless_active_returns_the_active_run(bed: &Bed) {
         bed.store.record(&once(1)).await.unwrap().run_id,
         newest.run_id
     );
+    // What nobody will ever claim is not waited for.
+    let invalid = format!(
+        "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context)
+         VALUES (-7, 1, 7, '{RUN_TYPE}', 'queued', '{}')",
+        context(3).to_string().replace('\'', "''")
+    );
+    bed.exec(&invalid).await;
+    assert!(bed.store.record(&once(3)).await.unwrap().created);
 }
 
 pub async fn unless_active_under_many_callers_records_one(bed: &Bed) {

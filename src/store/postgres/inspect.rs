@@ -244,12 +244,17 @@ impl PostgresStore {
             .map_err(from_sqlx)?;
         if !missing.is_empty() {
             let missing = missing.join(", ");
+            let user: String = self
+                .scalar("SELECT quote_ident(current_user)")
+                .fetch_one(&mut **tx)
+                .await
+                .map_err(from_sqlx)?;
             findings.push(SchemaFinding {
                 fatal: true,
                 privilege: true,
                 subject: name.to_owned(),
                 problem: format!("the privilege is missing: {missing}"),
-                remedy: format!("GRANT {missing} ON {name} TO CURRENT_USER; as the table's owner"),
+                remedy: format!("as the table's owner: GRANT {missing} ON {name} TO {user};"),
             });
         }
         Ok(())

@@ -14,11 +14,14 @@ use sqlx::types::Json;
 const LOCK_CONNECTION: &str =
     "SELECT pg_advisory_xact_lock(hashtextextended('verifyd.record.' || $1::text, 0))";
 
+/// An invalid run, which nobody will complete, is not waited for.
 const ACTIVE_RUN: &str = concat!(
-    "SELECT id FROM operation_runs WHERE type = ",
+    "SELECT r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
-    " AND status IN ('queued', 'running') AND context ->> 'provider_connection_id' = $1 \
-      AND workspace_id = $2 AND tenant_id IS NOT DISTINCT FROM $3 ORDER BY id DESC LIMIT 1"
+    " AND r.status IN ('queued', 'running') AND ",
+    is_claimable!(),
+    " AND r.context ->> 'provider_connection_id' = $1 \
+      AND r.workspace_id = $2 AND r.tenant_id IS NOT DISTINCT FROM $3 ORDER BY r.id DESC LIMIT 1"
 );
 
 /// Its hint is sent by whoever records it, so nobody needs to be notified (migration 6): transactions

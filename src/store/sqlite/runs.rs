@@ -18,10 +18,13 @@ macro_rules! connection_of_context {
 }
 pub(super) use connection_of_context;
 
+/// An invalid run, which nobody will complete, is not waited for.
 const ACTIVE_RUN: &str = concat!(
-    "SELECT id FROM operation_runs WHERE type = ",
+    "SELECT id FROM operation_runs AS r WHERE type = ",
     run_type!(),
     " AND status IN ('queued', 'running') AND ",
+    is_claimable!(),
+    " AND ",
     connection_of_context!(),
     " = $1 AND workspace_id = $2 AND tenant_id IS $3 ORDER BY id DESC LIMIT 1"
 );
