@@ -184,6 +184,8 @@ async fn without_redis_the_database_is_polled() {
         .port();
     let url = format!("redis://127.0.0.1:{port}");
     let daemon = bench.serve(&[("REDIS_URL", &url)]);
+    // Before there is anything to do, too.
+    daemon.ready().await;
     let mut sql = bench.sql().await;
     sqlx::query(INSERT)
         .bind(20i64)
@@ -191,7 +193,6 @@ async fn without_redis_the_database_is_polled() {
         .await
         .unwrap();
     bench.all_completed().await;
-    daemon.ready().await;
     assert!(id > 0);
 }
 
