@@ -165,6 +165,10 @@ fn from_pem(
 ) -> Result<Contents, FileError> {
     let mut contents = Contents::default();
     let mut lines = text.lines().map(str::trim);
+    let beside = match text.contains("-----BEGIN CERTIFICATE-----") {
+        true => Beside::Certificate,
+        false => Beside::Nothing,
+    };
     while let Some(line) = lines.next() {
         let Some(label) = line
             .strip_prefix("-----BEGIN ")
@@ -191,7 +195,7 @@ fn from_pem(
             };
             // Headers inside of a block exist only where a password protects it.
             if line.contains(':') {
-                return Err(plain_key(name));
+                return Err(plain_key(name, beside));
             }
             block.push_str(line);
             block.push('\n');
@@ -205,7 +209,7 @@ fn from_pem(
                 .decode(base64.as_bytes())
                 .map(Zeroizing::new)
                 .map_err(|_| VaultError::from(Cause::PemDamaged))?;
-            let key = decrypt_key(name, &der, password)?;
+            let key = decrypt_key(name, &der, password, beside)?;
             contents.add("PRIVATE KEY", &key);
         } else if label.ends_with("PRIVATE KEY") {
             contents.keys.push(block);
@@ -231,7 +235,7 @@ fn from_der(file: NamedFile<'_>, password: Option<&SecretString>) -> Result<Cont
         [0x02, 0x01, 0x01, 0x04, ..] => contents.add("EC PRIVATE KEY", file.bytes),
         [0x06, 0x09, rest @ ..] if rest.starts_with(PKCS7) => return Err(FileError::Pkcs7),
         [0x30, ..] => {
-            let key = decrypt_key(file.name, file.bytes, password)?;
+            let key = decrypt_key(file.name, file.bytes, password, Beside::Nothing)?;
             contents.add("PRIVATE KEY", &key);
         }
         _ => return Err(FileError::UnknownFormat),
@@ -274,6 +278,7 @@ fn decrypt_key(
     name: &str,
     der: &[u8],
     password: Option<&SecretString>,
+    beside: Beside,
 ) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let (algorithm, encrypted) = body_of(der)
         .and_then(|body| {
@@ -282,12 +287,12 @@ fn decrypt_key(
             (octets[0] == 0x04 && rest.is_empty()).then_some((algorithm, body_of(octets)?))
         })
         .ok_or(FileError::UnknownFormat)?;
-    let scheme = EncryptionScheme::try_from(algorithm).map_err(|_| plain_key(name))?;
+    let scheme = EncryptionScheme::try_from(algorithm).map_err(|_| plain_key(name, beside))?;
     let given = password.ok_or(FileError::PasswordNeeded)?.expose_secret();
     match scheme.decrypt(given, encrypted) {
         Ok(key) => Ok(Zeroizing::new(key)),
         Err(pkcs5::Error::DecryptFailed) => Err(wrong_password(password)),
-        Err(_) => Err(plain_key(name)),
+        Err(_) => Err(plain_key(name, beside)),
     }
 }
 
@@ -298,11 +303,24 @@ fn wrong_password(password: Option<&SecretString>) -> FileError {
     }
 }
 
+/// What a file holds beside a key, and what the file that is made of it has to hold, too.
+#[derive(Clone, Copy)]
+enum Beside {
+    Nothing,
+    Certificate,
+}
+
 /// For keys that are encrypted in a way that is not read here.
-fn plain_key(name: &str) -> FileError {
+fn plain_key(name: &str, beside: Beside) -> FileError {
+    let name = quoted(name);
     FileError::Convert {
         what: "a private key that is protected by a password in this form",
-        command: format!("openssl pkey -in {0} -out {0}.plain.pem", quoted(name)),
+        command: match beside {
+            Beside::Nothing => format!("openssl pkey -in {name} -out {name}.plain.pem"),
+            Beside::Certificate => {
+                format!("(openssl x509 -in {name}; openssl pkey -in {name}) > {name}.plain.pem")
+            }
+        },
     }
 }
 

@@ -181,7 +181,7 @@ fn what_cannot_be_read_says_why_and_how_to_convert_it() {
         (
             with(KEY_PBES1),
             Some(PASSWORD),
-            "openssl pkey -in x.pfx -out x.pfx.plain.pem",
+            "(openssl x509 -in x.pfx; openssl pkey -in x.pfx) > x.pfx.plain.pem",
         ),
         (
             with(KEY_TRADITIONAL),
