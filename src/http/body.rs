@@ -5,6 +5,7 @@ use super::places::Place;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::Method;
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -143,12 +144,21 @@ pub async fn whole(request: Request, most: usize) -> Result<Request, Unread> {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(request);
     }
-    let (parts, body) = request.into_parts();
-    let read = axum::body::to_bytes(body, most).await;
-    let bytes = read.map_err(|error| {
-        let error: BoxError = error.into();
-        why(&*error)
-    })?;
+    let (parts, mut body) = request.into_parts();
+    if body.size_hint().lower() > most as u64 {
+        return Err(Unread::TooLarge);
+    }
+    // Copied: each piece, however short, would hold the buffer that its connection read it into.
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| why(&error))?;
+        if let Ok(piece) = frame.into_data() {
+            if bytes.len() + piece.len() > most {
+                return Err(Unread::TooLarge);
+            }
+            bytes.extend_from_slice(&piece);
+        }
+    }
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
@@ -158,10 +168,48 @@ fn why(error: &(dyn std::error::Error + 'static)) -> Unread {
         if error.is::<TooSlow>() {
             return Unread::TooSlow;
         }
-        if error.is::<http_body_util::LengthLimitError>() {
-            return Unread::TooLarge;
-        }
         next = error.source();
     }
     Unread::Broken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::{StreamExt as _, stream};
+
+    fn post(pieces: &[Bytes], ends: bool) -> Request {
+        let pieces: Vec<Result<Bytes, BoxError>> = pieces.iter().cloned().map(Ok).collect();
+        let pieces = stream::iter(pieces);
+        let body = match ends {
+            true => Body::from_stream(pieces),
+            false => Body::from_stream(pieces.chain(stream::pending())),
+        };
+        let request = Request::builder().method(Method::POST);
+        request.body(body).expect("a request")
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_whole_holds_no_buffer_of_its_connection() {
+        let read: Vec<Bytes> = (0..100).map(|_| Bytes::from(vec![b'a'; 8_192])).collect();
+        let pieces: Vec<Bytes> = read.iter().map(|buffer| buffer.slice(..1)).collect();
+        let mut waiting = Box::pin(whole(post(&pieces, false), 1_000));
+        drop(pieces);
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        assert!(read.iter().all(Bytes::is_unique));
+    }
+
+    #[tokio::test]
+    async fn a_body_is_joined_and_bounded() {
+        let pieces = [Bytes::from_static(b"ab"), Bytes::from_static(b"cd")];
+        let request = whole(post(&pieces, true), 4).await.expect("it fits");
+        let bytes = axum::body::to_bytes(request.into_body(), 4).await;
+        assert_eq!(bytes.expect("in memory"), "abcd");
+        let refused = whole(post(&pieces, true), 3).await.expect_err("too large");
+        assert_eq!(refused, Unread::TooLarge);
+        let announced = Request::builder().method(Method::POST);
+        let announced = announced.body(Body::from("abcd")).expect("a request");
+        let refused = whole(announced, 3).await.expect_err("too large");
+        assert_eq!(refused, Unread::TooLarge);
+    }
 }

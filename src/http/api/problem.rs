@@ -249,6 +249,13 @@ impl From<StoreError> for Problem {
         }
         // What the database said is for the log: it may name what is none of the caller's business.
         tracing::error!(%error, "a request failed");
+        if matches!(error, StoreError::Schema(_)) {
+            return Self::new(
+                Kind::Unavailable,
+                "The database's schema does not fit; the log says why, under this request's id.",
+            )
+            .retry_after(RETRY);
+        }
         Self::new(
             Kind::Defect,
             "The database refused; the log says why, under this request's id.",

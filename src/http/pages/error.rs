@@ -127,6 +127,14 @@ impl IntoResponse for PageError {
                 "This page could not be made",
                 "This is a defect of verifyd. Its log says where.".to_owned(),
             ),
+            Self::Store(error @ StoreError::Schema(_)) => {
+                tracing::error!(%error, "a page could not be made");
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "The database's schema does not fit",
+                    "The log says what is missing. Pages work again once it is mended.".to_owned(),
+                )
+            }
             Self::Store(error) if error.is_transient() => {
                 tracing::warn!(%error, "a page could not be read");
                 (
