@@ -237,7 +237,7 @@ pub async fn what_can_never_be_claimed_costs_nobody_anything(bed: &Bed) {
         "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context) VALUES \
          (-5, 1, 7, '{RUN_TYPE}', 'queued', '{CONTEXT}'), \
          (-9223372036854775807, 1, 7, '{RUN_TYPE}', 'queued', '{CONTEXT}'), \
-         (9223372036854775806, -9223372036854775807, 9223372036854775807, '{RUN_TYPE}', 'queued', \
+         (4611686018427387904, -9223372036854775807, 9223372036854775807, '{RUN_TYPE}', 'queued', \
           '{CONTEXT}')"
     ));
     bed.unchecked(&invalid.join("; ")).await;
@@ -250,7 +250,7 @@ pub async fn what_can_never_be_claimed_costs_nobody_anything(bed: &Bed) {
         .await;
     }
     let mut expected = healthy.clone();
-    expected.push(RunId(9_223_372_036_854_775_806));
+    expected.push(RunId(4_611_686_018_427_387_904));
     // A sweep that may deliver no more than the healthy ones delivers them all, and no other.
     let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
     assert_eq!(swept.due, expected);
