@@ -288,5 +288,6 @@ conformance! {
         a_crowd_completes_every_run_once;
     turns:
         each_tenant_has_its_oldest_run_next,
-        only_runs_that_are_due_and_ours_have_a_turn;
+        only_runs_that_are_due_and_ours_have_a_turn,
+        tenants_without_a_connection_share_one_turn;
 }
