@@ -15,6 +15,7 @@ use crate::domain::link::is_guid;
 use crate::domain::outside_text;
 use crate::domain::permission::PermissionStatus;
 use crate::domain::{ConnectionId, report::redact};
+use crate::ports::overview::ConnectionFilter;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
@@ -234,19 +235,24 @@ async fn find(services: &Services, id: ConnectionId) -> anyhow::Result<ProviderC
 }
 
 async fn list(services: &Services, args: &ConnectionsListArgs) -> anyhow::Result<()> {
-    let connections = services
-        .store
-        .connections(args.tenant, args.after, args.limit)
-        .await?;
-    let mut rows = Vec::with_capacity(connections.len());
-    for connection in connections {
-        let latest = services.store.latest_report(connection.id).await?;
-        rows.push((connection, latest));
-    }
+    let filter = ConnectionFilter {
+        tenant: args.tenant,
+        after: args.after,
+        limit: args.limit,
+        ..ConnectionFilter::default()
+    };
+    let rows = services.store.connection_states(&filter).await?;
     if args.json.json {
         let rows: Vec<_> = rows
             .iter()
-            .map(|(connection, latest)| json!({ "connection": connection, "latest": latest }))
+            .map(|state| {
+                let mut row =
+                    json!({ "connection": state.connection, "latest": state.latest_report });
+                if let Some(problem) = &state.problem {
+                    row["problem"] = json!(problem);
+                }
+                row
+            })
             .collect();
         return output::json(&rows);
     }
@@ -265,7 +271,8 @@ async fn list(services: &Services, args: &ConnectionsListArgs) -> anyhow::Result
         "Latest",
         "Checked",
     ]);
-    for (connection, latest) in &rows {
+    for state in &rows {
+        let (connection, latest) = (&state.connection, &state.latest_report);
         table.add_row([
             connection.id.to_string(),
             render::clean(connection.display_name.as_deref().unwrap_or("–")),
@@ -283,10 +290,19 @@ async fn list(services: &Services, args: &ConnectionsListArgs) -> anyhow::Result
         ]);
     }
     output::line(table);
+    for state in &rows {
+        if let Some(problem) = &state.problem {
+            output::note(format!(
+                "Connection {} cannot be used: {}",
+                state.connection.id,
+                render::clean(problem)
+            ));
+        }
+    }
     if rows.len() == args.limit as usize
-        && let Some((last, _)) = rows.last()
+        && let Some(last) = rows.last()
     {
-        output::note(format!("More: --after {}", last.id));
+        output::note(format!("More: --after {}", last.connection.id));
     }
     Ok(())
 }
@@ -454,13 +470,22 @@ async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow
 /// somebody else changes meanwhile is left as they made it.
 async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()> {
     let (mut rotated, mut current, mut changed, mut laravel) = (0u64, 0u64, 0u64, 0u64);
+    let mut undecryptable = Vec::new();
     let mut unreadable = Vec::new();
     let mut after = None;
     loop {
         let page = services.store.credentials(after, ROTATION_PAGE).await?;
-        let Some((last, _)) = page.last() else { break };
-        after = Some(last.id);
-        for (connection, stored) in &page {
+        let Some(last) = page.last() else { break };
+        after = Some(last.connection_id);
+        for found in page {
+            let id = found.connection_id;
+            let (binding, stored) = match found.credential {
+                Ok(credential) => credential,
+                Err(error) => {
+                    unreadable.push((id, error.to_string()));
+                    continue;
+                }
+            };
             if !services.vault.needs_rotation(&stored.payload) {
                 current += 1;
                 continue;
@@ -469,9 +494,8 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
                 laravel += 1;
                 continue;
             }
-            let binding = connection.binding();
-            let Ok(credential) = services.vault.open(binding, stored) else {
-                unreadable.push(connection.id);
+            let Ok(credential) = services.vault.open(binding, &stored) else {
+                undecryptable.push(id);
                 continue;
             };
             let sealed = services
@@ -479,7 +503,7 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
                 .seal(binding, &credential, stored.expires_at)?;
             let replaced = services
                 .store
-                .reseal_credential(connection.id, &stored.payload, &sealed.payload)
+                .reseal_credential(id, &stored.payload, &sealed.payload)
                 .await?;
             if replaced {
                 rotated += 1;
@@ -495,7 +519,11 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             "left_to_laravel": laravel,
             "current": current,
             "changed_meanwhile": changed,
-            "undecryptable": unreadable,
+            "undecryptable": undecryptable,
+            "unreadable": unreadable
+                .iter()
+                .map(|(id, why)| json!({ "provider_connection_id": id, "problem": why }))
+                .collect::<Vec<_>>(),
             "webhooks": webhooks,
         }))?;
     } else {
@@ -515,10 +543,16 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             ));
         }
     }
+    for (id, why) in &unreadable {
+        output::note(format!(
+            "connection {id} was left out: {}",
+            render::clean(why)
+        ));
+    }
     anyhow::ensure!(
-        unreadable.is_empty(),
+        undecryptable.is_empty(),
         "cannot be decrypted with any key here: connections {}",
-        unreadable
+        undecryptable
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()
@@ -531,6 +565,15 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             .undecryptable
             .iter()
             .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
+    anyhow::ensure!(
+        unreadable.is_empty(),
+        "left out, as their rows cannot be read: connections {}; correct the rows and repeat the command",
+        unreadable
+            .iter()
+            .map(|(id, _)| id.to_string())
             .collect::<Vec<_>>()
             .join(", ")
     );

@@ -1,5 +1,6 @@
 //! `verifyd doctor`: a line for each part, and what to do where it fails.
 
+mod connections;
 mod webhooks;
 
 use super::args::JsonArg;
@@ -123,6 +124,10 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
                 .await;
                 in_time("listening", &mut lines, async |lines| {
                     listening(store, lines).await
+                })
+                .await;
+                in_time("connections", &mut lines, async |lines| {
+                    connections::check(store, settings, lines).await;
                 })
                 .await;
                 in_time("runs", &mut lines, async |lines| {
@@ -482,7 +487,7 @@ fn keys(settings: &Settings, lines: &mut Vec<Line>) {
             "keys",
             State::Failed,
             format!("{error:#}"),
-            "set credentials.keys or credentials.keys_file",
+            "correct what is named: a key is `id:base64 of 32 bytes`, in a file one on each line",
         ),
     });
 }

@@ -22,6 +22,9 @@ pub struct LatestReport {
 pub struct ConnectionState {
     #[serde(flatten)]
     pub connection: ProviderConnection,
+    /// Why it cannot be used: the column, what it holds and what is allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// Null: never checked.
     pub latest_report: Option<LatestReport>,
     /// A run of it that is queued or running.
@@ -45,6 +48,8 @@ pub struct TrendPoint {
 pub struct ConnectionCounts {
     pub total: u64,
     pub disabled: u64,
+    /// Those whose row holds what it must not hold.
+    pub unusable: u64,
     /// Of the enabled ones, by what their latest report says.
     pub ready: u64,
     pub needs_attention: u64,

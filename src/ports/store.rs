@@ -6,7 +6,7 @@ use crate::domain::access::Binding;
 pub use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 use crate::domain::completion::Completion;
 use crate::domain::connection::{
-    ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
+    ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
 };
 pub use crate::domain::overview::LatestReport;
 use crate::domain::permission::StoredPermission;
@@ -384,6 +384,13 @@ pub enum AddConnectionError {
     Vault(#[from] crate::ports::vault::VaultError),
 }
 
+/// A stored credential with what it is bound to, or why it cannot be read.
+#[derive(Debug)]
+pub struct FoundCredential {
+    pub connection_id: ConnectionId,
+    pub credential: Result<(CredentialBinding, StoredCredential), StoreError>,
+}
+
 /// Connections, credentials and inventories.
 #[async_trait]
 pub trait ConnectionStore: Send + Sync {
@@ -426,12 +433,12 @@ pub trait ConnectionStore: Send + Sync {
         sealed: &SealedCredential,
     ) -> Result<(), StoreError>;
 
-    /// Credentials with their connections, in the order of the connections' ids, after `after`.
+    /// Credentials in the order of the connections' ids, after `after`; those that cannot be read, too.
     async fn credentials(
         &self,
         after: Option<ConnectionId>,
         limit: u32,
-    ) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError>;
+    ) -> Result<Vec<FoundCredential>, StoreError>;
 
     /// Replaces the payload if it is still the old one. False: somebody else changed it.
     async fn reseal_credential(

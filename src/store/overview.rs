@@ -73,8 +73,10 @@ impl TryFrom<StateRow> for ConnectionState {
             }
             _ => None,
         };
+        let (connection, problem) = row.connection.listed();
         Ok(Self {
-            connection: row.connection.try_into()?,
+            connection,
+            problem,
             latest_report,
             active_run_id: part.active_run_id.map(RunId),
         })
@@ -86,6 +88,7 @@ from_row! {
     pub(super) struct ConnectionCountsRow {
         total: i64,
         disabled: i64,
+        unusable: i64,
         ready: i64,
         needs_attention: i64,
         blocked: i64,
@@ -99,6 +102,7 @@ impl From<ConnectionCountsRow> for ConnectionCounts {
         Self {
             total: row.total.unsigned_abs(),
             disabled: row.disabled.unsigned_abs(),
+            unusable: row.unusable.unsigned_abs(),
             ready: row.ready.unsigned_abs(),
             needs_attention: row.needs_attention.unsigned_abs(),
             blocked: row.blocked.unsigned_abs(),

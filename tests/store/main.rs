@@ -20,6 +20,7 @@ mod errors;
 mod fixtures;
 mod given_again;
 mod guards;
+mod hostile_connections;
 mod hostile_rows;
 mod inventory;
 mod onboarding;
@@ -161,6 +162,8 @@ conformance! {
         a_worker_disowns_what_it_does_not_work_on,
         only_its_own_open_attempts_are_disowned,
         a_context_that_cannot_be_read_does_not_keep_the_run;
+    hostile_connections:
+        a_connection_that_cannot_be_used_is_listed_with_its_reason;
     hostile_rows:
         a_time_that_is_none_stops_nothing,
         a_credential_until_infinity_never_expires,
@@ -251,6 +254,7 @@ conformance! {
     acknowledging_races:
         acknowledging_beside_completions_loses_nothing;
     onboarding:
+        a_state_that_cannot_be_read_is_named,
         recording_points_the_session_to_the_run,
         a_session_of_others_is_refused_and_nothing_recorded,
         a_session_out_of_reach_does_not_exist,

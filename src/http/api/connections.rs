@@ -32,6 +32,10 @@ pub struct Connection {
     #[schema(required)]
     pub display_name: Option<String>,
     pub status: ConnectionStatus,
+    /// Of an unusable connection: which column of its row holds what it must not hold. An id that is not
+    /// there is 0.
+    #[schema(required)]
+    pub problem: Option<String>,
     #[schema(required)]
     pub entra_tenant_id: Option<String>,
     #[schema(required)]
@@ -77,6 +81,7 @@ impl From<ConnectionState> for Connection {
             provider: connection.provider,
             display_name: connection.display_name,
             status: connection.status,
+            problem: state.problem,
             entra_tenant_id: connection.entra_tenant_id,
             client_id: connection.client_id,
             cloud: connection.cloud,

@@ -30,7 +30,7 @@ names! {
     RunStatus: Queued, Running, Completed;
     Outcome: Succeeded, Failed, Blocked;
     Overall: Running, Blocked, NeedsAttention, Ready;
-    ConnectionStatus: Enabled, Disabled;
+    ConnectionStatus: Enabled, Disabled, Unusable;
 }
 
 /// An object of which every member is there.

@@ -95,12 +95,13 @@ struct ConnectionPage {
     command: String,
 }
 
-const CHOICES: [Standing; 5] = [
+const CHOICES: [Standing; 6] = [
     Standing::Blocked,
     Standing::NeedsAttention,
     Standing::Ready,
     Standing::Never,
     Standing::Disabled,
+    Standing::Unusable,
 ];
 
 fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, PageError> {
@@ -136,10 +137,11 @@ pub async fn list(
             tenant,
             status: state.map(|s| match s {
                 Standing::Disabled => ConnectionStatus::Disabled,
+                Standing::Unusable => ConnectionStatus::Unusable,
                 _ => ConnectionStatus::Enabled,
             }),
             overall: state
-                .filter(|s| *s != Standing::Disabled)
+                .filter(|s| !matches!(s, Standing::Disabled | Standing::Unusable))
                 .map(|s| s.as_str().to_owned()),
             name: (!name.is_empty()).then(|| name.to_owned()),
             after,
@@ -185,7 +187,8 @@ fn row(view: ConnectionView, now: DateTime<Utc>) -> Row {
     Row {
         checked: Moment::maybe(view.checked_at, now),
         strip: view.strip.iter().map(|c| cell(c, now)).collect(),
-        checkable: view.active_run_id.is_none() && view.standing != Standing::Disabled,
+        checkable: view.active_run_id.is_none()
+            && !matches!(view.standing, Standing::Disabled | Standing::Unusable),
         view,
     }
 }
@@ -262,6 +265,11 @@ pub async fn check(
         .connection_state(id, &visitor.binding)
         .await?
         .ok_or(PageError::NotFound)?;
+    if let Some(problem) = &state.problem {
+        return Err(PageError::Refused(format!(
+            "The connection cannot be used: {problem}. Correct its row."
+        )));
+    }
     if state.connection.status == ConnectionStatus::Disabled {
         return Err(PageError::Refused(format!(
             "The connection is disabled. \u{201c}verifyd connections enable {id}\u{201d} enables it."

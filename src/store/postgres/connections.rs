@@ -7,7 +7,7 @@ use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
 };
 use crate::domain::{ConnectionId, RunId, TenantId};
-use crate::ports::store::{AddConnectionError, Seal, StartingPoint, StoreError};
+use crate::ports::store::{AddConnectionError, FoundCredential, Seal, StartingPoint, StoreError};
 use crate::ports::vault::SealedCredential;
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
@@ -216,7 +216,7 @@ impl PostgresStore {
         &self,
         after: Option<ConnectionId>,
         limit: u32,
-    ) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError> {
+    ) -> Result<Vec<FoundCredential>, StoreError> {
         let mut tx = self.begin().await?;
         let found: Vec<ConnectionWithCredentialRow> = self
             .rows(CREDENTIALS)
@@ -226,7 +226,7 @@ impl PostgresStore {
             .await
             .map_err(from_sqlx)?;
         commit(tx).await?;
-        rows::with_credentials(found)
+        Ok(rows::credentials(found))
     }
 
     pub(super) async fn insert_connection(

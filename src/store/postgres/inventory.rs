@@ -97,6 +97,7 @@ const PERMISSIONS: &str = concat!(
     fits!("details", "65536"),
     " THEN details END AS details, last_checked_at::timestamptz AS last_checked_at \
      FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing') \
+         AND permission_key IS NOT NULL \
          AND octet_length(permission_key) <= 300 ORDER BY permission_key COLLATE \"C\" LIMIT 1000"
 );
 

@@ -60,7 +60,8 @@ const WRITE: &str = "\
 const PERMISSIONS: &str = "\
     SELECT tenant_id, permission_key, status, \
         CASE WHEN octet_length(details) <= 65536 THEN details END AS details, last_checked_at \
-    FROM tenant_permissions WHERE tenant_id = $1 ORDER BY permission_key";
+    FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing') \
+        AND permission_key IS NOT NULL ORDER BY permission_key";
 
 /// Its run may have been pruned. One that was completed at another time is not its run.
 const READ_FRESHNESS: &str = concat!(

@@ -51,9 +51,9 @@ use crate::domain::{ConnectionId, OperationRun, RunId, RunSummary, TenantId, Wor
 use crate::ports::notices::NOTICES_KEPT;
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
-    ConnectionStore, Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun,
-    OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore, SchemaFinding,
-    SchemaStore, Seal, StartingPoint, StoreError, SweepPolicy, Swept, WorkerRecord,
+    ConnectionStore, Enforced, FoundCredential, Guards, InventoryFreshness, LatestReport, Migrated,
+    NewRun, OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore,
+    SchemaFinding, SchemaStore, Seal, StartingPoint, StoreError, SweepPolicy, Swept, WorkerRecord,
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
@@ -426,7 +426,7 @@ impl ConnectionStore for SqliteStore {
         &self,
         after: Option<ConnectionId>,
         limit: u32,
-    ) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError> {
+    ) -> Result<Vec<FoundCredential>, StoreError> {
         self.list_credentials(after, limit).await
     }
 

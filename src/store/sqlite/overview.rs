@@ -6,6 +6,7 @@ use super::earlier::latest_report_of_connection;
 use super::{SqliteStore, id_list, now, run_type};
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
+use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendPoint, WaitingRun};
 use crate::ports::overview::{ConnectionFilter, OverviewStore};
 use crate::ports::store::StoreError;
@@ -42,24 +43,28 @@ const STATES: &str = concat!(
      LEFT JOIN ",
     latest_report_of_connection!(""),
     " LEFT JOIN latest_active a ON a.connection = CAST(c.id AS TEXT) AND a.tenant_id = c.tenant_id \
-     WHERE ",
-    is_valid_connection!()
+     WHERE true"
 );
 
 const COUNTS: &str = concat!(
-    "SELECT count(*) AS total, \
-        count(*) FILTER (WHERE c.status = 'disabled') AS disabled, \
-        count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'ready') AS ready, \
-        count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'needs_attention') \
-            AS needs_attention, \
-        count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'blocked') AS blocked, \
-        count(*) FILTER (WHERE c.status <> 'disabled' AND l.outcome = 'failed') AS failed, \
-        count(*) FILTER (WHERE c.status <> 'disabled' AND l.connection_id IS NULL) \
-            AS never_checked \
-    FROM provider_connections c LEFT JOIN ",
+    "SELECT count(*) AS total, count(*) FILTER (WHERE NOT c.valid) AS unusable, \
+        count(*) FILTER (WHERE c.valid AND c.status = 'disabled') AS disabled, \
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'ready') AS ready, \
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'needs_attention') AS needs_attention, \
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'blocked') AS blocked, \
+        count(*) FILTER (WHERE c.enabled AND l.outcome = 'failed') AS failed, \
+        count(*) FILTER (WHERE c.enabled AND l.connection_id IS NULL) AS never_checked \
+    FROM (SELECT c.id, c.workspace_id, c.tenant_id, c.status, (",
+    is_valid_connection!(),
+    ") IS TRUE AS valid, (c.status = 'enabled' AND ",
+    is_valid_connection!(),
+    ") IS TRUE AS enabled FROM provider_connections c) c LEFT JOIN ",
     latest_report_of_connection!(""),
     " WHERE true"
 );
+
+const USABLE: &str = concat!(" AND ", is_valid_connection!());
+const UNUSABLE: &str = concat!(" AND (", is_valid_connection!(), ") IS NOT TRUE");
 
 /// What a run's report says for the chain below. One that is too large for a list says nothing.
 macro_rules! told {
@@ -170,7 +175,13 @@ impl OverviewStore for SqliteStore {
             query.push(" AND c.tenant_id = ").push_bind(tenant.0);
         }
         if let Some(status) = filter.status {
-            query.push(" AND c.status = ").push_bind(status.as_str());
+            match status {
+                ConnectionStatus::Unusable => query.push(UNUSABLE),
+                status => query
+                    .push(" AND c.status = ")
+                    .push_bind(status.as_str())
+                    .push(USABLE),
+            };
         }
         match filter.overall.as_deref() {
             None => {}

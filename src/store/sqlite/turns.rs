@@ -20,7 +20,7 @@ macro_rules! has_connection {
 ///
 /// A producer may write any tenant. Between two tenants that have a connection at most one that has none
 /// is met, however many there are, and only the first of all such tenants has a turn; none has where a run
-/// of one is in work. The file keeps texts in the column, too, which come after all numbers.
+/// of one is in work.
 const WHOSE_TURN: &str = concat!(
     "WITH RECURSIVE waiting (tenant, strangers) AS ( \
         SELECT $1, (SELECT count(*) FROM json_each($2) e \
@@ -33,8 +33,7 @@ const WHOSE_TURN: &str = concat!(
     has_connection!(),
     " THEN w.tenant \
             ELSE (SELECT c.tenant_id - 1 FROM provider_connections c WHERE c.tenant_id > w.tenant \
-                  ORDER BY c.tenant_id LIMIT 1) END \
-            AND r.tenant_id <= 9223372036854775807 ORDER BY r.tenant_id LIMIT 1), \
+                  ORDER BY c.tenant_id LIMIT 1) END ORDER BY r.tenant_id LIMIT 1), \
             w.strangers + CASE WHEN w.tenant = $1 OR ",
     has_connection!(),
     " THEN 0 ELSE 1 END \
@@ -51,7 +50,7 @@ const WHOSE_TURN: &str = concat!(
                           WHERE d.run_id = first.id AND d.not_before > ",
     now!(),
     ")) ORDER BY first.id LIMIT 1) AS run FROM waiting w \
-        WHERE w.tenant > $1 AND typeof(w.tenant) = 'integer' AND (w.strangers = 0 OR ",
+        WHERE w.tenant > $1 AND (w.strangers = 0 OR ",
     has_connection!(),
     ") AND w.tenant NOT IN (SELECT value FROM json_each($2))) \
     WHERE run IS NOT NULL LIMIT $3"
