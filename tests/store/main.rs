@@ -11,6 +11,7 @@ mod actors;
 mod batches;
 mod bed;
 mod bounds;
+mod cancelled;
 mod circuits;
 mod claims;
 mod completion;
@@ -55,6 +56,8 @@ mod pgbouncer;
 mod postgres_support;
 #[path = "../support/private_postgres.rs"]
 mod private_postgres;
+#[path = "../support/proxy.rs"]
+mod proxy;
 
 /// One test per case and store, e.g. `postgres::two_workers_one_run_is_claimed_once`.
 macro_rules! conformance {
