@@ -15,6 +15,8 @@ mod acknowledging;
 mod credentials;
 #[path = "cli/measuring.rs"]
 mod measuring;
+#[path = "cli/refusing.rs"]
+mod refusing;
 
 #[test]
 fn help_texts() {

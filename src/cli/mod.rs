@@ -79,6 +79,9 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             output::error(&error);
+            if let Some(remedy) = remedy::of(&error) {
+                output::note(format!("→ {remedy}"));
+            }
             ExitCode::FAILURE
         }
     }

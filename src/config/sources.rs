@@ -4,12 +4,13 @@
 use super::error::{ConfigError, Problem};
 use super::keys::{self, rule};
 use super::rule::Rule;
+use crate::credentials::file;
 use crate::domain::outside_text;
 use config::{Map, Source, Value, ValueKind};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -18,7 +19,7 @@ const FILE_VARIABLE: &str = "VERIFYD_CONFIG";
 /// Names that other programs use, too. They lose against `VERIFYD__…`.
 const PLAIN: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")];
 /// Largest file that is read, in bytes.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
+const MAX_FILE_BYTES: usize = 1024 * 1024;
 
 /// Everything that settings are made of, besides the defaults.
 #[derive(Clone, Default)]
@@ -341,12 +342,7 @@ fn from_secret_file(
 }
 
 fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
-    let mut bytes = Zeroizing::new(Vec::new());
-    let file = std::fs::File::open(path)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other("it is larger than 1 MiB"));
-    }
+    let bytes = file::read(path, MAX_FILE_BYTES)?;
     outside_text::decode(&bytes).map_err(io::Error::other)
 }
 
