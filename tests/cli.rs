@@ -412,7 +412,7 @@ async fn bad_input_is_named_with_what_is_allowed() {
     assert!(add("--cloud", "moon").contains("global"));
     assert!(add("--module", "teleport").contains("health_check"));
     assert!(add("--provider", "acme").contains("microsoft"));
-    assert!(add("--workspace", "one").contains("invalid digit"));
+    assert!(add("--workspace", "one").contains("a whole number from 1 to"));
     assert!(add("--federated-token-file", "relative/path").contains("absolute"));
     add("--certificate", "does-not-exist.pem");
 
