@@ -26,6 +26,11 @@ pub enum Link {
     FindTenantId,
     ServiceHealth,
     IntuneLicences,
+    IntuneRoles,
+    MdmAuthority,
+    EntraLicences,
+    DirectoryLimits,
+    GraphAuthErrors,
 }
 
 /// What links are made of: the run's target, and where the surrounding application has its pages.
@@ -102,6 +107,13 @@ impl LinkContext {
             Link::FindTenantId => learn("/entra/fundamentals/how-to-find-tenant"),
             Link::ServiceHealth => "https://admin.microsoft.com/#/servicehealth".to_owned(),
             Link::IntuneLicences => learn("/mem/intune/fundamentals/licenses"),
+            Link::IntuneRoles => learn("/mem/intune/fundamentals/role-based-access-control"),
+            Link::MdmAuthority => learn("/mem/intune/fundamentals/mdm-authority-set"),
+            Link::EntraLicences => learn("/entra/fundamentals/licensing"),
+            Link::DirectoryLimits => {
+                learn("/entra/identity/users/directory-service-limits-restrictions")
+            }
+            Link::GraphAuthErrors => learn("/graph/resolve-auth-errors"),
         }
     }
 }

@@ -224,7 +224,7 @@ reasons! {
     ServicePrincipalMissing = "service_principal_missing", Provider, Critical,
         "The application has no service principal in the tenant.",
         "A token alone opens nothing: the tenant's administrator has to consent first.",
-        [("Grant admin consent", AdminConsent)];
+        [("Grant admin consent", AdminConsent), ("Check again some minutes after the consent", Run)];
     AppDisabled = "app_disabled", Provider, Critical,
         "The application is disabled in the tenant.",
         "Sign-in is refused as long as the enterprise application is disabled.",
@@ -294,7 +294,7 @@ reasons! {
         "The external issuer's token is read afresh for each sign-in.",
         [("Mount the projected token where the connection expects it", WorkloadFederation), ("Correct the path", Connection)];
     ConditionalAccessBlocked = "conditional_access_blocked", Provider, High,
-        "A Conditional Access policy of the tenant blocks the sign-in.",
+        "A Conditional Access policy of the tenant blocks the application.",
         "The policy applies to workload identities, for example by location.",
         [("Exclude the application or allow the worker's address", ConditionalAccess)];
     AuthUnknown = "auth_unknown", Provider, High,
@@ -331,6 +331,10 @@ reasons! {
         "The provider's answer is larger than allowed.",
         "It was cut off to protect the worker.",
         [("Check again", Run), ("How the API pages its answers", GraphPaging)];
+    PagingLoop = "paging_loop", Provider, High,
+        "The provider's pages lead back to one that was read already.",
+        "The list has no end, so it is not known what belongs to it.",
+        [("Check again", Run), ("How the API pages its answers", GraphPaging)];
     RedirectRefused = "redirect_refused", Provider, High,
         "The provider's answer points to another address.",
         "Credentials and tokens are only ever sent to the cloud's own hosts.",
@@ -345,10 +349,32 @@ reasons! {
         "Microsoft Graph does not accept the token that Microsoft Entra issued.",
         "Usually login and Graph addresses belong to different clouds.",
         [("Check the cloud of the connection", Connection), ("Which cloud has which addresses", NationalClouds)];
+    TokenTimeInvalid = "token_time_invalid", Provider, High,
+        "Microsoft Graph finds a token that was issued just now expired, or not yet valid.",
+        "A clock is wrong: that of the worker, or one of the provider's.",
+        [("Set the clock of the worker (NTP)", GraphAuthErrors), ("See the service health", ServiceHealth), ("Check again", Run)];
     PermissionDenied = "permission_denied", Provider, High,
         "Microsoft Graph refuses the call for lack of rights.",
         "What the module needs to read cannot be read.",
         [("Grant the permission", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    PermissionNotEffective = "permission_not_effective", Provider, High,
+        "Microsoft Graph refuses a call although its permission is granted.",
+        "Consent is not what is missing: a licence, a role within the service, or the service itself stands in the way.",
+        [("Check the licence of the service in the tenant", IntuneLicences),
+         ("Check roles and scopes within the service, in Intune its role-based access control", IntuneRoles),
+         ("See the service health", ServiceHealth), ("Check again", Run)];
+    ConsentPropagating = "consent_propagating", Provider, Medium,
+        "The application's service principal is not known everywhere in the tenant yet.",
+        "A consent takes some minutes to reach every part of the provider; until then some of its parts know nobody.",
+        [("Check again in a few minutes", Run)];
+    ResourceNotFound = "resource_not_found", Provider, High,
+        "Microsoft Graph finds nothing at the address that was called.",
+        "What was asked for is gone, or this cloud or tenant does not offer it.",
+        [("Compare what each cloud offers", NationalClouds), ("Look the error up", GraphErrors), ("Check again", Run)];
+    QuotaExceeded = "quota_exceeded", Provider, High,
+        "The tenant has used up a quota of its directory.",
+        "The directory answers the call no more until there is room again.",
+        [("Review the limits of the directory", DirectoryLimits), ("Check again", Run)];
     GraphUnknown = "graph_unknown", Provider, High,
         "Microsoft Graph answered with an error that is not in the list.",
         "The call that the module relies on does not work.",
@@ -357,6 +383,22 @@ reasons! {
         "The tenant has no Intune licence.",
         "Microsoft Graph answers no Intune call for this tenant.",
         [("Assign an Intune licence in the tenant", IntuneLicences)];
+    EntraNotLicensed = "entra_not_licensed", Provider, High,
+        "The tenant has no Microsoft Entra ID P1 or P2 licence, which the call needs.",
+        "Microsoft Graph answers it only in tenants that have one.",
+        [("Review the Microsoft Entra licences of the tenant", EntraLicences), ("Check again", Run)];
+    ServiceNotLicensed = "service_not_licensed", Provider, High,
+        "The tenant has no licence for the service that the call belongs to.",
+        "Microsoft Graph answers no call of this service for this tenant.",
+        [("Look the error up", GraphErrors), ("Check again", Run)];
+    ServiceNotProvisioned = "service_not_provisioned", Provider, High,
+        "The service that the call belongs to is not set up in the tenant.",
+        "It may be licensed, but nobody has opened it yet; Intune also needs its MDM authority to be set.",
+        [("Set the service up, in Intune the MDM authority", MdmAuthority), ("Check again", Run)];
+    ServiceDisabled = "service_disabled", Provider, High,
+        "The service that the call belongs to is switched off in the tenant.",
+        "Microsoft Graph answers none of its calls until it is switched on.",
+        [("Enable the service, or its enterprise application", EnterpriseApp), ("See the service health", ServiceHealth), ("Check again", Run)];
     IntuneInactive = "intune_inactive", Provider, High,
         "The tenant's Intune subscription is not active.",
         "Devices and policies cannot be managed while it is not.",

@@ -116,10 +116,7 @@ async fn every_provider_is_hostile_at_once() {
             scene.add(Scenario::ResponseTooLargePages, 2),
             Some(Reason::ResponseTooLarge),
         ),
-        (
-            scene.add(Scenario::ResponseTooLargeCircle, 3),
-            Some(Reason::ResponseTooLarge),
-        ),
+        (scene.add(Scenario::PagingLoop, 3), Some(Reason::PagingLoop)),
         (
             scene.add(Scenario::ResponseTooLarge, 4),
             Some(Reason::ResponseTooLarge),

@@ -85,6 +85,8 @@ pub enum EvidenceKind {
     Host,
     /// Where in a report its schema was violated
     SchemaError,
+    /// When to check again, RFC 3339
+    RetryAt,
 }
 text_enum!(
     EvidenceKind, "kind",
@@ -95,6 +97,7 @@ text_enum!(
     ValidFrom => "valid_from", Cause => "cause", Expected => "expected", Found => "found",
     Field => "field", Source => "source", Count => "count", Attempts => "attempts",
     Host => "host", SchemaError => "schema_error",
+    RetryAt => "retry_at",
 );
 
 impl EvidenceKind {
@@ -121,13 +124,14 @@ impl EvidenceKind {
         Self::Attempts,
         Self::Host,
         Self::SchemaError,
+        Self::RetryAt,
     ];
 
     /// Whether equal findings have equal values, so that it counts for the fingerprint.
     pub const fn is_stable(self) -> bool {
         !matches!(
             self,
-            Self::RequestId | Self::CorrelationId | Self::TraceId | Self::Attempts
+            Self::RequestId | Self::CorrelationId | Self::TraceId | Self::Attempts | Self::RetryAt
         )
     }
 }

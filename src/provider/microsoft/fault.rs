@@ -69,6 +69,13 @@ impl Fault {
         Self::new(Reason::ResponseInvalid).status(status)
     }
 
+    /// Whether Graph has named this error.
+    pub fn has_code(&self, code: &str) -> bool {
+        self.evidence
+            .iter()
+            .any(|e| e.kind == EvidenceKind::GraphCode && e.value.eq_ignore_ascii_case(code))
+    }
+
     /// Whether it says nothing about the connection: the provider or the way to it is at fault.
     pub fn is_transient(&self) -> bool {
         matches!(

@@ -72,7 +72,13 @@ pub fn token_error_reason(status: u16, body: &[u8]) -> Reason {
 
 /// What an answer of Graph means whose status is not success.
 pub fn graph_error_reason(status: u16, body: &[u8]) -> Reason {
-    graph_error::fault(status, serde_json::from_slice(body).ok().as_ref(), None).reason
+    graph_error::fault(
+        status,
+        serde_json::from_slice(body).ok().as_ref(),
+        None,
+        false,
+    )
+    .reason
 }
 
 #[async_trait]

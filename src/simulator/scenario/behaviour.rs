@@ -164,6 +164,12 @@ pub(crate) enum What {
     Forbidden,
     /// Graph: 401, the token is not valid.
     TokenRejected,
+    /// Graph: an error of this status, code and message.
+    Error(u16, &'static str, &'static str),
+    /// The same as Intune reports it: with JSON in the message.
+    IntuneError(u16, &'static str, &'static str),
+    /// Graph: 401, a token with other claims is needed.
+    ClaimsChallenge,
 }
 
 /// What is wrong with the pages of a list.

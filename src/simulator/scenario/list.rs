@@ -118,6 +118,18 @@ scenarios! {
         ready(HEALTH_CHECK), Behaviour::faulty(&[Fault::once(At::Token, What::Unavailable(503))]);
     Slow = 11, "slow", "Every answer takes some hundred milliseconds.",
         ready(HEALTH_CHECK), Behaviour { slow: true, ..Behaviour::HEALTHY };
+    HealthyAfterConsent = 12, "healthy_after_consent",
+        "An administrator has consented a moment ago: the service principal is found by the third look-up.",
+        ready(HEALTH_CHECK),
+        Behaviour::faulty(&[Fault {
+            at: At::Only(Endpoint::ServicePrincipalByAppId),
+            what: What::NotFound,
+            times: 2,
+        }]);
+    HealthyNewClaims = 13, "healthy_new_claims",
+        "Continuous access evaluation rejects a token once, and accepts the next one.",
+        ready(HEALTH_CHECK),
+        Behaviour::faulty(&[Fault::once(At::Only(Endpoint::Organization), What::ClaimsChallenge)]);
 
     // Entra refuses the sign-in.
     SecretInvalid = 101, "secret_invalid", "The app's secret is not the one that is sent.",
@@ -286,9 +298,9 @@ scenarios! {
             At::Only(Endpoint::AppRoleAssignments),
             What::Pages(Pages::Endless),
         )]);
-    ResponseTooLargeCircle = 219, "response_too_large_circle",
+    PagingLoop = 219, "paging_loop",
         "The next link of the list of grants leads back to the same page.",
-        failed(&[Reason::ResponseTooLarge]),
+        failed(&[Reason::PagingLoop]),
         Behaviour::faulty(&[Fault::always(
             At::Only(Endpoint::AppRoleAssignments),
             What::Pages(Pages::Circular),
@@ -319,9 +331,9 @@ scenarios! {
     TokenRejected = 303, "token_rejected", "Graph does not accept Entra's tokens.",
         failed(&[Reason::TokenRejected]),
         Behaviour::faulty(&[Fault::always(At::Graph, What::TokenRejected)]);
-    PermissionDenied = 304, "permission_denied",
+    PermissionNotEffective = 304, "permission_not_effective",
         "Intune refuses a call that the granted permission should open.",
-        failed_module(INTUNE, &[Reason::PermissionDenied]),
+        failed_module(INTUNE, &[Reason::PermissionNotEffective]),
         Behaviour::faulty(&[Fault::always(At::Only(Endpoint::DeviceManagement), What::Forbidden)]);
     PermissionDeniedIdentity = 305, "permission_denied_identity",
         "The app may read applications, but not the organization: only its token names the directory.",
@@ -346,9 +358,9 @@ scenarios! {
             token_roles: &[],
             ..Behaviour::HEALTHY
         };
-    ServicePrincipalMissingLookUp = 308, "service_principal_missing_look_up",
-        "The service principal has just been deleted: the token still works, the look-up finds nobody.",
-        failed(&[Reason::ServicePrincipalMissing]),
+    ConsentPropagating = 308, "consent_propagating",
+        "An administrator has consented a moment ago: the token has the permissions, the look-up of the service principal finds nobody.",
+        exhausted(&[Reason::ConsentPropagating]),
         Behaviour::faulty(&[Fault::always(
             At::Only(Endpoint::ServicePrincipalByAppId),
             What::NotFound,
@@ -366,6 +378,82 @@ scenarios! {
         "The tenant's Intune subscription is about to end, but still works.",
         succeeded(INTUNE, Overall::NeedsAttention, &[Reason::IntuneInactive]),
         Behaviour { intune: Intune::State("warning"), ..Behaviour::HEALTHY };
+    PermissionNotEffectiveIdentity = 313, "permission_not_effective_identity",
+        "Graph refuses to show the organization without saying why; the permission is in the token.",
+        succeeded(HEALTH_CHECK, Overall::NeedsAttention, &[Reason::PermissionNotEffective]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::Organization),
+            What::Error(403, "UnknownError", ""),
+        )]);
+    TokenTimeInvalid = 314, "token_time_invalid",
+        "Graph finds each token expired, however new it is.",
+        failed(&[Reason::TokenTimeInvalid]),
+        Behaviour::faulty(&[Fault::always(
+            At::Graph,
+            What::Error(401, "InvalidAuthenticationToken",
+                "Lifetime validation failed, the token is expired."),
+        )]);
+    WrongCloudAudience = 315, "wrong_cloud_audience",
+        "Graph gets tokens that were issued for another cloud's Graph.",
+        failed(&[Reason::WrongCloud]),
+        Behaviour::faulty(&[Fault::always(
+            At::Graph,
+            What::Error(401, "InvalidAuthenticationToken",
+                "Access token validation failure. Invalid audience."),
+        )]);
+    ConditionalAccessBlockedGraph = 316, "conditional_access_blocked_graph",
+        "Graph asks for other claims, whatever token it gets.",
+        failed(&[Reason::ConditionalAccessBlocked]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::ClaimsChallenge)]);
+    ResourceNotFound = 317, "resource_not_found",
+        "Graph finds nothing at the address of Intune.",
+        failed_module(INTUNE, &[Reason::ResourceNotFound]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::Error(404, "ResourceNotFound", "Resource not found."),
+        )]);
+    QuotaExceeded = 318, "quota_exceeded", "The directory has used up its quota.",
+        failed(&[Reason::QuotaExceeded]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::Organization),
+            What::Error(403, "Directory_QuotaExceeded", "The quota is used up."),
+        )]);
+    EntraNotLicensed = 319, "entra_not_licensed",
+        "Graph answers a call only in tenants with a premium licence of Microsoft Entra.",
+        failed_module(INTUNE, &[Reason::EntraNotLicensed]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::Error(403, "Authentication_RequestFromNonPremiumTenantOrB2CTenant",
+                "Neither tenant is B2C or tenant doesn't have premium license"),
+        )]);
+    ServiceNotLicensed = 320, "service_not_licensed",
+        "Graph answers a call only in tenants with a licence of the service behind it.",
+        failed_module(INTUNE, &[Reason::ServiceNotLicensed]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::Error(403, "Forbidden", "The tenant does not have the license that is needed."),
+        )]);
+    ServiceNotProvisioned = 321, "service_not_provisioned",
+        "Intune's MDM authority is not set.",
+        failed_module(INTUNE, &[Reason::ServiceNotProvisioned]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::IntuneError(403, "Forbidden", "The MDM authority is not set."),
+        )]);
+    ServiceDisabled = 322, "service_disabled", "Intune is switched off in the tenant.",
+        failed_module(INTUNE, &[Reason::ServiceDisabled]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::IntuneError(403, "Forbidden", "The service is disabled for this tenant."),
+        )]);
+    IntuneNotLicensedRefused = 323, "intune_not_licensed_refused",
+        "Intune refuses with 403 and names the missing licence.",
+        failed_module(INTUNE, &[Reason::IntuneNotLicensed]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::IntuneError(403, "Forbidden",
+                "Tenant does not have a valid Intune license/subscription."),
+        )]);
 
     // The permission inventory.
     PermissionMissing = 401, "permission_missing",
@@ -407,6 +495,10 @@ scenarios! {
             ],
             ..Behaviour::HEALTHY
         };
+    PermissionPropagatingList = 407, "permission_propagating_list",
+        "Permissions were granted a moment ago: they are in the token, but not yet in the list of grants.",
+        succeeded(HEALTH_CHECK, Overall::NeedsAttention, &[Reason::PermissionPropagating]),
+        Behaviour { granted: &[], other_grants: 0, ..Behaviour::HEALTHY };
     InventoryFromToken = 405, "inventory_from_token",
         "The app may not read its own grants, only its token names them.",
         succeeded(

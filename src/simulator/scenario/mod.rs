@@ -188,9 +188,12 @@ mod tests {
                 let fits = match fault.what {
                     What::Pages(_) => fault.at == At::Only(Endpoint::AppRoleAssignments),
                     What::Forbidden => matches!(fault.at, At::Only(e) if e.is_intune()),
-                    What::UndocumentedError | What::TokenRejected | What::NotFound => {
-                        fault.at != At::Token
-                    }
+                    What::IntuneError(..) => matches!(fault.at, At::Only(e) if e.is_intune()),
+                    What::UndocumentedError
+                    | What::TokenRejected
+                    | What::NotFound
+                    | What::Error(..)
+                    | What::ClaimsChallenge => fault.at != At::Token,
                     _ => true,
                 };
                 assert!(fits, "{scenario}");

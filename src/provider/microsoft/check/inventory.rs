@@ -1,5 +1,6 @@
 //! What is granted, compared with the token's view and with what the module needs.
 
+use super::refusal::{Rights, is_refusal};
 use super::sheet::Sheet;
 use crate::domain::Reason;
 use crate::domain::connection::ProviderConnection;
@@ -25,7 +26,12 @@ pub(super) struct Read {
 /// What is granted, and where that was read.
 pub(super) struct Granted {
     pub source: InventorySource,
+    /// What is stored of it.
     known: Arc<KnownGrants>,
+    /// As the directory lists it.
+    listed: Arc<KnownGrants>,
+    /// Names on Graph, with what only a token of just now carries: these satisfy requirements. None: as listed.
+    usable: Option<BTreeSet<String>>,
 }
 
 /// Reads the service principal and its grants: at the same time where an earlier check has read its id,
@@ -55,31 +61,34 @@ pub(super) async fn read(session: &Session<'_>) -> Read {
 
 /// Has a token from an earlier check replaced when it differs from the assignments: then only a
 /// difference that is left in a new token is worth a warning.
-pub(super) async fn compare(session: &Session<'_>, read: Read) -> Read {
+pub(super) async fn compare(session: &Session<'_>, read: &Read) {
     let token = session.token().await;
     if let (Some(Ok(grants)), Some(roles)) = (&read.grants, &token.claims.roles)
         && grants.grants.graph != *roles
     {
         session.renew_if_cached().await;
     }
-    read
 }
 
-/// What is granted by the assignments, else by the token; null when neither can be read.
-pub(super) fn judge(sheet: &mut Sheet<'_>, read: Read, claims: &Claims) -> Option<Granted> {
+/// What is granted by the assignments, else by the token; None when neither can be read.
+pub(super) fn judge(
+    sheet: &mut Sheet<'_>,
+    read: Read,
+    claims: &Claims,
+    rights: &Rights<'_>,
+    is_fresh: bool,
+) -> Option<Granted> {
     let fault = match (read.grants, read.service_principal) {
         (Some(Ok(grants)), _) => {
-            let granted = Granted {
-                source: InventorySource::AppRoleAssignments,
-                known: grants,
-            };
+            let newer = claims.roles.as_ref().filter(|_| is_fresh);
+            let granted = Granted::by_assignments(grants, newer);
             warn_or_pass(sheet, &granted, claims);
             return Some(granted);
         }
-        (Some(Err(fault)), _) | (None, Err(fault)) => fault,
+        (Some(Err(fault)), _) | (None, Err(fault)) => rights.meaning_of_grants(fault),
         (None, Ok(_)) => Fault::new(Reason::InventoryUnreadable),
     };
-    if fault.reason != Reason::PermissionDenied {
+    if !is_refusal(&fault) {
         sheet.fail(INVENTORY, &fault);
         return None;
     }
@@ -92,15 +101,14 @@ pub(super) fn judge(sheet: &mut Sheet<'_>, read: Read, claims: &Claims) -> Optio
         return None;
     };
     let granted = Granted::by_token(roles);
+    // Where the permission is there, granting it would not help.
+    let (reason, remark) = match fault.reason {
+        Reason::PermissionDenied => (Reason::InventoryFromToken, ""),
+        other => (other, "What is granted was read from the token."),
+    };
     let mut evidence = fault.evidence;
     evidence.extend(granted.evidence());
-    sheet.warn(
-        INVENTORY,
-        Reason::InventoryFromToken,
-        Reason::InventoryFromToken.severity(),
-        "",
-        evidence,
-    );
+    sheet.warn(INVENTORY, reason, Severity::Low, remark, evidence);
     Some(granted)
 }
 
@@ -108,7 +116,7 @@ fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
     let differing: Vec<&String> = claims
         .roles
         .iter()
-        .flat_map(|roles| granted.graph().symmetric_difference(roles))
+        .flat_map(|roles| granted.listed.grants.graph.symmetric_difference(roles))
         .collect();
     if differing.is_empty() {
         let message = "The granted permissions were read.";
@@ -132,15 +140,37 @@ fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
 
 impl Granted {
     fn by_token(roles: &BTreeSet<String>) -> Self {
+        let known = Arc::new(KnownGrants::new(Grants::of_token(roles), Vec::new()));
         Self {
             source: InventorySource::TokenRoles,
-            known: Arc::new(KnownGrants::new(Grants::of_token(roles), Vec::new())),
+            listed: Arc::clone(&known),
+            known,
+            usable: None,
+        }
+    }
+
+    /// What a token of just now carries is granted, too, though it is not listed yet: a list replicates. An
+    /// empty list says nothing beside such a token.
+    fn by_assignments(listed: Arc<KnownGrants>, newer: Option<&BTreeSet<String>>) -> Self {
+        let more = newer.filter(|roles| !roles.is_subset(&listed.grants.graph));
+        let (source, known) = match more {
+            Some(roles) if listed.grants.all.is_empty() => (
+                InventorySource::TokenRoles,
+                Arc::new(KnownGrants::new(Grants::of_token(roles), Vec::new())),
+            ),
+            _ => (InventorySource::AppRoleAssignments, Arc::clone(&listed)),
+        };
+        Self {
+            source,
+            known,
+            usable: more.map(|roles| roles.union(&listed.grants.graph).cloned().collect()),
+            listed,
         }
     }
 
     /// Names on Graph: these satisfy requirements.
     pub fn graph(&self) -> &BTreeSet<String> {
-        &self.known.grants.graph
+        self.usable.as_ref().unwrap_or(&self.listed.grants.graph)
     }
 
     fn evidence(&self) -> Vec<Evidence> {
@@ -163,7 +193,15 @@ pub(super) fn judge_permissions(
         let by = satisfied_by(permission, granted.graph());
         let stand_in = by.filter(|name| *name != permission.key);
         let mut evidence = vec![Evidence::new(EvidenceKind::Permission, permission.key)];
+        let is_listed = satisfied_by(permission, &granted.listed.grants.graph).is_some();
         match by {
+            Some(_) if !is_listed => sheet.warn(
+                &key,
+                Reason::PermissionPropagating,
+                Severity::Low,
+                "The token carries it, the list of grants does not yet.",
+                evidence,
+            ),
             Some(_) => {
                 let message = match stand_in {
                     Some(name) => {
@@ -220,7 +258,7 @@ fn entries(module: &Module, granted: &Granted) -> BTreeMap<String, InventoryEntr
         })
         .collect();
     for permission in module.permissions {
-        let by = satisfied_by(permission, granted.graph());
+        let by = satisfied_by(permission, &granted.known.grants.graph);
         let details = PermissionDetails {
             required: true,
             app_role_id: Some(permission.app_role_id.to_owned()),

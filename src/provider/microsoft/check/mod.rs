@@ -1,9 +1,12 @@
 //! One check of one connection: sign in, ask what can be asked at the same time, then judge the
 //! answers in the order of the planned checks.
 
+mod asking;
 mod connection;
 mod inventory;
+mod patience;
 mod probes;
+mod refusal;
 mod sheet;
 
 use super::cloud::Clouds;
@@ -12,23 +15,13 @@ use super::graph::{Session, Shared};
 use super::modules::{self, AUTHENTICATION};
 use super::preflight;
 use crate::domain::Reason;
-use crate::domain::credential::Credential;
 use crate::domain::link::is_guid;
 use crate::domain::report::EvidenceKind;
 use crate::ports::provider::{Disposition, Findings, Target, Unmet};
-use chrono::TimeDelta;
+use patience::Patience;
+use refusal::Rights;
 use sheet::Sheet;
-use std::time::Duration;
-use tokio::time::Instant;
 use uuid::Uuid;
-
-/// So long after it was replaced a certificate may still be unknown to the provider.
-const ROTATION: TimeDelta = TimeDelta::minutes(10);
-const ROTATION_WAITS: [Duration; 3] = [
-    Duration::from_secs(1),
-    Duration::from_secs(4),
-    Duration::from_secs(10),
-];
 
 /// Never fails: every error is a finding.
 pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Findings {
@@ -59,12 +52,11 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
         return sheet.finish(None);
     }
 
-    let (organization, read, early) = tokio::join!(
-        session.organization(),
-        inventory::read(&session),
-        probes::early(&session, module, &token.claims),
-    );
-    let inventory = inventory::compare(&session, read).await;
+    let clock = shared.clock.as_ref();
+    let is_new = patience::is_connection_new(target, clock);
+    let patience = Patience::new(shared.caller.longest_wait(), target.deadline);
+    let asked = asking::patiently(&session, module, is_new, patience).await;
+    inventory::compare(&session, &asked.read).await;
     // It may have been replaced.
     let token = session.token().await;
     let claims = &token.claims;
@@ -74,48 +66,73 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
         return sheet.finish(None);
     }
     connection::signed_in(&mut sheet);
-    connection::judge_identity(&mut sheet, session.tenant(), claims, organization);
+    let rights = Rights::of(&asked, claims, is_new, clock.now());
+    connection::judge_identity(
+        &mut sheet,
+        session.tenant(),
+        claims,
+        &rights,
+        asked.organization,
+    );
     if !sheet.is_healthy() {
         return sheet.finish(None);
     }
-    connection::judge_service_principal(&mut sheet, &inventory.service_principal);
+    connection::judge_service_principal(&mut sheet, &rights, &asked.read.service_principal);
     if !sheet.is_healthy() {
         return sheet.finish(None);
     }
-    let Some(granted) = inventory::judge(&mut sheet, inventory, claims) else {
+    let is_fresh = session.is_token_fresh().await;
+    let Some(granted) = inventory::judge(&mut sheet, asked.read, claims, &rights, is_fresh) else {
         return sheet.finish(None);
     };
     let refresh = inventory::judge_permissions(&mut sheet, module, &granted, &target.connection);
-    probes::run(&mut sheet, &session, module, &granted, early).await;
+    probes::run(&mut sheet, &session, module, &granted, &rights, asked.early).await;
     sheet.finish(Some(refresh))
 }
 
-/// A certificate that was registered just now is not known to every server of the provider yet, so
-/// one that was replaced lately is tried again, as far as the run's deadline allows.
+/// What a credential that was replaced a short while ago may be refused with until it is known everywhere.
+fn may_be_too_new(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::CertificateNotRegistered
+            | Reason::SecretInvalid
+            | Reason::SecretExpired
+            | Reason::FederationMismatch
+            | Reason::FederationNotConfigured
+    )
+}
+
+/// What an application that was consented to a short while ago may be refused with.
+fn may_be_unknown_yet(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::AppNotFound | Reason::ServicePrincipalMissing | Reason::ConsentMissing
+    )
+}
+
+/// A credential, or a consent, of just now is not known to every server of the provider yet: the sign-in is
+/// tried again, as far as the run's deadline allows.
 async fn sign_in_patiently<'a>(
     shared: &'a Shared,
     clouds: &'a Clouds,
     target: &'a Target,
 ) -> Result<Session<'a>, Fault> {
-    let rotated = matches!(target.credential, Credential::Certificate { .. })
-        && target
-            .credential_changed_at
-            .is_some_and(|at| shared.clock.now() - at < ROTATION);
-    let mut waits = ROTATION_WAITS.into_iter();
+    let clock = shared.clock.as_ref();
+    let mut patience = Patience::new(shared.caller.longest_wait(), target.deadline);
     loop {
-        let result = sign_in(shared, clouds, target).await;
-        let unregistered = matches!(
-            &result,
-            Err(fault) if fault.reason == Reason::CertificateNotRegistered
-        );
-        match waits.next() {
-            Some(wait)
-                if rotated && unregistered && Instant::now() + 2 * wait < target.deadline =>
-            {
-                tracing::debug!("the certificate was replaced lately: trying again");
-                tokio::time::sleep(wait).await;
-            }
-            _ => return result,
+        let fault = match sign_in(shared, clouds, target).await {
+            Ok(session) => return Ok(session),
+            Err(fault) => fault,
+        };
+        let again = (may_be_too_new(fault.reason)
+            && patience::is_credential_new(target, clock)
+            && patience.wait_for_credential().await)
+            || (may_be_unknown_yet(fault.reason)
+                && patience::is_connection_new(target, clock)
+                && patience.wait_for_consent(false).await);
+        if !again {
+            let tried = patience.attempts();
+            return Err(fault.with_some(EvidenceKind::Attempts, (tried > 1).then_some(tried)));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Calls that show whether a module's services answer.
 
 use super::inventory::Granted;
+use super::refusal::Rights;
 use super::sheet::Sheet;
 use crate::domain::Reason;
 use crate::domain::permission::satisfied_by;
@@ -36,6 +37,7 @@ pub(super) async fn run(
     session: &Session<'_>,
     module: &Module,
     granted: &Granted,
+    rights: &Rights<'_>,
     mut answers: Answers,
 ) {
     let allowed: Vec<&Probe> = module
@@ -48,33 +50,36 @@ pub(super) async fn run(
         .copied()
         .filter(|probe| !answers.contains_key(probe.key));
     answers.extend(ask(session, open).await);
-    let token = session.token().await;
-    let claims = &token.claims;
     for probe in allowed {
-        let reaches_token = claims
-            .roles
-            .as_ref()
-            .is_none_or(|roles| is_allowed(module, probe, roles));
         match answers.remove(probe.key) {
             Some(Ok(answer)) => judge(sheet, probe, &answer),
-            Some(Err(fault)) if fault.reason == Reason::PermissionDenied => {
-                let fault = fault.with(EvidenceKind::Permission, probe.permission);
-                if reaches_token {
-                    sheet.fail(probe.key, &fault);
+            Some(Err(fault)) => {
+                let fault = rights.meaning(fault, &opened_by(module, probe));
+                if fault.reason == Reason::PermissionPropagating {
+                    let severity = fault.reason.severity();
+                    sheet.warn(probe.key, fault.reason, severity, "", fault.evidence);
                 } else {
-                    sheet.warn(
-                        probe.key,
-                        Reason::PermissionPropagating,
-                        Severity::Low,
-                        "",
-                        fault.evidence,
-                    );
+                    sheet.fail(probe.key, &fault);
                 }
             }
-            Some(Err(fault)) => sheet.fail(probe.key, &fault),
             None => {}
         }
     }
+}
+
+/// The permissions that open the probe, its own one first.
+fn opened_by(module: &Module, probe: &Probe) -> Vec<&'static str> {
+    let required = module
+        .permissions
+        .iter()
+        .find(|p| p.key == probe.permission);
+    std::iter::once(probe.permission)
+        .chain(
+            required
+                .into_iter()
+                .flat_map(|p| p.satisfied_by.iter().copied()),
+        )
+        .collect()
 }
 
 async fn ask<'p>(session: &Session<'_>, probes: impl Iterator<Item = &'p Probe>) -> Answers {

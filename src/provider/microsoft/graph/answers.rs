@@ -52,8 +52,18 @@ pub(super) struct Page<T> {
 pub(super) enum Next {
     None,
     Link(String),
-    /// Not a text.
+    /// Not a text, or an empty one.
     Odd,
+}
+
+impl Next {
+    /// An empty link leads nowhere, and does not say that this is the last page.
+    fn of(link: String) -> Self {
+        match link.trim().is_empty() {
+            true => Self::Odd,
+            false => Self::Link(link),
+        }
+    }
 }
 
 /// What a call's answer is read as.
@@ -164,7 +174,7 @@ impl<T: DeserializeOwned> Answered for Page<T> {
         let page: OrdinaryPage<T> = body.object().ok_or(body)?;
         Ok(Self {
             items: page.value,
-            next: page.next.map_or(Next::None, Next::Link),
+            next: page.next.map_or(Next::None, Next::of),
         })
     }
 
@@ -173,7 +183,7 @@ impl<T: DeserializeOwned> Answered for Page<T> {
             items: list(&tree)?,
             next: match tree.get_mut("@odata.nextLink").map(Value::take) {
                 None | Some(Value::Null) => Next::None,
-                Some(Value::String(link)) => Next::Link(link),
+                Some(Value::String(link)) => Next::of(link),
                 Some(_) => Next::Odd,
             },
         })

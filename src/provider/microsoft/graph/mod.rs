@@ -1,6 +1,7 @@
 //! The calls to Microsoft Graph that a check makes.
 
 mod answers;
+mod paging;
 mod roles;
 mod session;
 
@@ -45,7 +46,14 @@ impl Session<'_> {
             "/v1.0/servicePrincipals(appId='{}')?$select=id,accountEnabled,appOwnerOrganizationId",
             self.client_id()
         ))?;
-        self.get("service_principal", uri).await
+        let answer = self.get("service_principal", uri).await;
+        answer.map_err(|fault: Fault| match (fault.reason, fault.status) {
+            (Reason::ResourceNotFound, Some(404)) => Fault {
+                reason: Reason::ServicePrincipalMissing,
+                ..fault
+            },
+            _ => fault,
+        })
     }
 
     /// What is granted to the service principal, with names.
@@ -53,7 +61,7 @@ impl Session<'_> {
         let uri = self.uri(format!(
             "/v1.0/servicePrincipals/{service_principal}/appRoleAssignments"
         ))?;
-        let listing: Unread = self.get(ASSIGNMENTS, uri).await?;
+        let listing: Unread = self.get(ASSIGNMENTS, uri.clone()).await?;
         let key = (self.cloud_key().to_owned(), self.tenant(), listing.digest());
         if let Some(known) = self.known_grants().get(&key).await
             && known
@@ -64,7 +72,7 @@ impl Session<'_> {
         }
         let first: Page<Assignment> = listing.read()?;
         let is_all = matches!(first.next, Next::None);
-        let assignments = self.pages(ASSIGNMENTS, first).await?;
+        let assignments = self.pages(ASSIGNMENTS, &uri, first).await?;
         let resources: BTreeSet<Uuid> = assignments.iter().map(|a| a.resource_id).collect();
         if resources.len() > self.max_resources() {
             return Err(Fault::new(Reason::ResponseTooLarge));

@@ -1,6 +1,7 @@
 //! A signed-in conversation with Graph for the length of one check.
 
 use super::answers::{Answered, Next, Page, Read};
+use super::paging;
 use super::roles::{GrantCache, PrincipalCache, PrincipalKey, RoleCache};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
@@ -8,15 +9,15 @@ use crate::ports::clock::Clock;
 use crate::ports::provider::Target;
 use crate::provider::microsoft::cloud::Cloud;
 use crate::provider::microsoft::fault::Fault;
-use crate::provider::microsoft::graph_error;
+use crate::provider::microsoft::graph_error::{self, EXPIRED_PAGE};
 use crate::provider::microsoft::http::{Answer, Caller, Payload, Request, Scope};
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
 use http::Uri;
+use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::Mutex;
-use url::Url;
 use uuid::Uuid;
 
 /// What all sessions share.
@@ -146,9 +147,23 @@ impl<'a> Session<'a> {
 
     /// Replaces a token that an earlier check got, because what it says differs from what else was
     /// read: grants reach only tokens that are issued after them.
-    pub async fn renew_if_cached(&self) {
+    ///
+    /// True when there is another token now.
+    pub async fn renew_if_cached(&self) -> bool {
         let used = self.token().await;
-        self.renew(&used, false).await;
+        self.renew(&used, false).await.is_some()
+    }
+
+    /// Replaces the token, however new it is: it was issued before what it has to carry.
+    pub async fn renew_again(&self) {
+        self.state.lock().await.renewed = false;
+        let used = self.token().await;
+        self.renew(&used, true).await;
+    }
+
+    /// Whether the token was issued for this check.
+    pub async fn is_token_fresh(&self) -> bool {
+        self.state.lock().await.obtained.fresh
     }
 
     /// What the answer says. A token that Graph does not accept is replaced once; so is one from an
@@ -177,9 +192,31 @@ impl<'a> Session<'a> {
         result
     }
 
-    /// All pages of a listing, from the first one on. A link to the next one is followed as given, but only
-    /// to Graph itself.
-    pub(super) async fn pages<T>(&self, call: &'static str, first: Page<T>) -> Result<Vec<T>, Fault>
+    /// All pages of a listing, from the first one on, which stood at `start`. A link to the next one is
+    /// followed as given, but only to Graph itself, and never twice. A listing whose links have become too
+    /// old is read from its beginning, once.
+    pub(super) async fn pages<T>(
+        &self,
+        call: &'static str,
+        start: &Uri,
+        first: Page<T>,
+    ) -> Result<Vec<T>, Fault>
+    where
+        Page<T>: Answered,
+    {
+        let restarted = match self.pages_after(call, start, first).await {
+            Err(fault) if fault.has_code(EXPIRED_PAGE) => self.get(call, start.clone()).await?,
+            other => return other,
+        };
+        self.pages_after(call, start, restarted).await
+    }
+
+    async fn pages_after<T>(
+        &self,
+        call: &'static str,
+        start: &Uri,
+        first: Page<T>,
+    ) -> Result<Vec<T>, Fault>
     where
         Page<T>: Answered,
     {
@@ -187,37 +224,37 @@ impl<'a> Session<'a> {
             mut items,
             mut next,
         } = first;
-        let mut pages = 1;
+        let mut here = paging::address(start).map_err(|reason| self.graph_fault(reason))?;
+        let mut seen = HashSet::from([here.clone()]);
         loop {
-            let uri = match next {
+            let url = match &next {
                 Next::None => return Ok(items),
-                Next::Link(link) => self.next(&link)?,
-                Next::Odd => return Err(self.graph_fault(Reason::ResponseInvalid)),
+                Next::Link(link) => paging::next(link, &here, &self.cloud.graph),
+                Next::Odd => Err(Reason::ResponseInvalid),
             };
-            if pages == self.shared.max_pages {
+            let url = url.map_err(|reason| self.graph_fault(reason))?;
+            let reason = match seen.len() {
+                _ if seen.contains(&url) => Some(Reason::PagingLoop),
+                pages if pages == self.shared.max_pages => Some(Reason::ResponseTooLarge),
+                _ => None,
+            };
+            if let Some(reason) = reason {
                 return Err(self
-                    .graph_fault(Reason::ResponseTooLarge)
-                    .with(EvidenceKind::Count, self.shared.max_pages));
+                    .graph_fault(reason)
+                    .with(EvidenceKind::Count, seen.len()));
             }
+            let uri = url.as_str().parse();
+            let uri = uri.map_err(|_| self.graph_fault(Reason::ResponseInvalid))?;
             let mut page: Page<T> = self.get(call, uri).await?;
             items.append(&mut page.items);
             next = page.next;
-            pages += 1;
+            seen.insert(url.clone());
+            here = url;
         }
     }
 
     pub(super) fn known_grants(&self) -> &GrantCache {
         &self.shared.grants
-    }
-
-    fn next(&self, link: &str) -> Result<Uri, Fault> {
-        let invalid = || self.graph_fault(Reason::ResponseInvalid);
-        let url = Url::parse(link).map_err(|_| invalid())?;
-        if is_same_origin(&url, &self.cloud.graph) {
-            url.as_str().parse().map_err(|_| invalid())
-        } else {
-            Err(self.graph_fault(Reason::RedirectRefused))
-        }
     }
 
     fn graph_fault(&self, reason: Reason) -> Fault {
@@ -273,13 +310,10 @@ impl<'a> Session<'a> {
 fn is_refusal(fault: &Fault) -> bool {
     matches!(
         fault.reason,
-        Reason::PermissionDenied | Reason::ServicePrincipalMissing
+        Reason::PermissionDenied
+            | Reason::ServicePrincipalMissing
+            | Reason::ConditionalAccessBlocked
     )
-}
-
-/// Same scheme, host and port, and no user name or password.
-fn is_same_origin(url: &Url, base: &Url) -> bool {
-    url.origin() == base.origin() && url.username().is_empty() && url.password().is_none()
 }
 
 fn scope(target: &Target, call: &'static str) -> Scope {
@@ -311,7 +345,12 @@ async fn obtain(
 fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
     let status = answer.status;
     if !(200..300).contains(&status) {
-        let fault = graph_error::fault(status, answer.tree().as_ref(), answer.retry_after);
+        let fault = graph_error::fault(
+            status,
+            answer.tree().as_ref(),
+            answer.retry_after,
+            answer.challenged,
+        );
         let known = fault
             .evidence
             .iter()
@@ -323,29 +362,4 @@ fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
         .body
         .and_then(Read::of)
         .ok_or_else(|| Fault::invalid(status))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_next_page_is_on_graph_itself() {
-        let base: Url = "https://graph.microsoft.com".parse().unwrap();
-        let same = |link: &str| is_same_origin(&link.parse().unwrap(), &base);
-        assert!(same("https://graph.microsoft.com/v1.0/x?$skiptoken=a"));
-        assert!(same("https://GRAPH.microsoft.com:443/x"));
-        for other in [
-            "http://graph.microsoft.com/x",
-            "https://graph.microsoft.com:444/x",
-            "https://graph.microsoft.com.evil.example/x",
-            "https://evil.example/graph.microsoft.com",
-            "https://graph.microsoft.com@evil.example/",
-            "https://user@graph.microsoft.com/",
-            "file:///etc/passwd",
-            "data:application/json,{}",
-        ] {
-            assert!(!same(other), "{other}");
-        }
-    }
 }

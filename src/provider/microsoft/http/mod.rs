@@ -59,6 +59,8 @@ pub(super) struct Answer {
     pub retry_after: Option<Duration>,
     /// Id that the provider gave to the request.
     pub request_id: Option<Uuid>,
+    /// It asks for a token with other claims (`WWW-Authenticate`).
+    pub challenged: bool,
 }
 
 impl Answer {
@@ -124,6 +126,11 @@ impl Caller {
             defer_after: settings.defer_after,
             recorders: RwLock::default(),
         })
+    }
+
+    /// The longest wait that is chosen here.
+    pub fn longest_wait(&self) -> Duration {
+        self.backoff.max
     }
 
     /// Sends the request, lets `judge` decide what its answer means, and sends it again as long as

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER, USER_AGENT,
+    RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
 };
 use http::{Method, Uri};
 use http_body_util::{BodyExt as _, Full};
@@ -165,6 +165,7 @@ pub(super) async fn exchange(
     let request_id = ["request-id", "x-ms-request-id"]
         .iter()
         .find_map(|name| evidence::guid(header(headers, name)));
+    let challenged = is_challenged(headers);
     let is_json = header(headers, CONTENT_TYPE.as_str()).is_some_and(is_json);
     let body = body(response, caller.max_response_bytes, secret, limits).await?;
     Ok(Answer {
@@ -172,6 +173,7 @@ pub(super) async fn exchange(
         body: is_json.then_some(body),
         retry_after,
         request_id,
+        challenged,
     })
 }
 
@@ -210,6 +212,16 @@ fn form(fields: &[(&'static str, Zeroizing<String>)]) -> Bytes {
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Whether a token with other claims is asked for: Conditional Access, or continuous access evaluation.
+fn is_challenged(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(WWW_AUTHENTICATE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .map(str::to_ascii_lowercase)
+        .any(|value| value.contains("insufficient_claims") || value.contains("claims="))
 }
 
 /// `application/json`, or a type with the suffix `+json`, with any parameters.

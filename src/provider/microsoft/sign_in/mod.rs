@@ -170,6 +170,7 @@ mod tests {
             body: body.as_ref().map(Body::from),
             retry_after: None,
             request_id: None,
+            challenged: false,
         }
     }
 
