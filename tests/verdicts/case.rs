@@ -47,6 +47,7 @@ pub struct Connection {
     /// Days for which the certificate is valid from the case's day on.
     pub certificate_valid_days: i64,
     pub credential_changed_seconds_ago: Option<i64>,
+    pub created_seconds_ago: Option<i64>,
     pub federated_token: FederatedToken,
     pub deadline_seconds: u64,
 }
@@ -61,6 +62,7 @@ impl Default for Connection {
             opaque_token: false,
             certificate_valid_days: 700,
             credential_changed_seconds_ago: None,
+            created_seconds_ago: None,
             federated_token: FederatedToken::default(),
             deadline_seconds: 600,
         }

@@ -37,6 +37,11 @@ pub fn kind_of_link(url: &str) -> String {
         ("servicehealth", "service_health"),
         ("/intune/fundamentals/licenses", "intune_licences"),
         ("tenant-restrictions", "tenant_restrictions"),
+        ("/intune/fundamentals/role-based", "intune_roles"),
+        ("/intune/fundamentals/mdm-authority", "mdm_authority"),
+        ("/entra/fundamentals/licensing", "entra_licences"),
+        ("directory-service-limits", "directory_limits"),
+        ("/graph/resolve-auth-errors", "graph_auth_errors"),
     ];
     match url {
         "/connections" => "connections".to_owned(),

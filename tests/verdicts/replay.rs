@@ -114,7 +114,7 @@ fn federated(case: &Case, folder: &std::path::Path) -> Credential {
 }
 
 fn target(case: &Case, credential: Credential) -> Target {
-    let changed = case.connection.credential_changed_seconds_ago;
+    let ago = |seconds: Option<i64>| seconds.map(|ago| text::now() - TimeDelta::seconds(ago));
     let deadline = Duration::from_secs(case.connection.deadline_seconds);
     Target {
         run_id: RunId(1),
@@ -129,11 +129,11 @@ fn target(case: &Case, credential: Credential) -> Target {
             client_id: Some(CLIENT.into()),
             cloud: None,
             module: None,
-            created_at: None,
+            created_at: ago(case.connection.created_seconds_ago),
             updated_at: None,
         },
         credential,
-        credential_changed_at: changed.map(|ago| text::now() - TimeDelta::seconds(ago)),
+        credential_changed_at: ago(case.connection.credential_changed_seconds_ago),
         entra_tenant_id: TENANT.into(),
         module: case.connection.module.clone(),
         links: LinkContext {
