@@ -6,7 +6,6 @@ use crate::tenant::{Tenant, jwt};
 use crate::text;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use uuid::Uuid;
@@ -41,12 +40,20 @@ pub struct Got {
     pub token_requests: usize,
 }
 
+/// Asked for modules only: the provider of the replays needs their servers first.
+static CATALOGUE: LazyLock<MicrosoftProvider> =
+    LazyLock::new(|| provider(std::iter::once("http://127.0.0.1:1".to_owned())));
+
+fn provider(bases: impl Iterator<Item = String>) -> MicrosoftProvider {
+    MicrosoftProvider::new(&settings(bases), Arc::new(Still)).unwrap()
+}
+
 static KEY: LazyLock<rcgen::KeyPair> =
     LazyLock::new(|| rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap());
 
-fn settings(base: &str) -> MicrosoftSettings {
+fn settings(bases: impl Iterator<Item = String>) -> MicrosoftSettings {
     MicrosoftSettings {
-        default_cloud: "test".into(),
+        default_cloud: cloud(0),
         connect_timeout: Duration::from_secs(120),
         read_timeout: Duration::from_secs(120),
         request_timeout: Duration::from_secs(240),
@@ -61,15 +68,23 @@ fn settings(base: &str) -> MicrosoftSettings {
         token_cache_entries: 100,
         role_cache_entries: 100,
         role_cache_ttl: Duration::from_secs(3600),
-        clouds: BTreeMap::from([(
-            "test".into(),
-            CloudSettings {
-                login: base.into(),
-                graph: base.into(),
-                portal: "https://portal.example.com".into(),
-            },
-        )]),
+        clouds: bases
+            .enumerate()
+            .map(|(at, base)| {
+                let settings = CloudSettings {
+                    login: base.clone(),
+                    graph: base,
+                    portal: "https://portal.example.com".into(),
+                };
+                (cloud(at), settings)
+            })
+            .collect(),
     }
+}
+
+/// Each replay has a cloud of its own, so that it shares no token and nothing else that is kept.
+fn cloud(at: usize) -> String {
+    format!("case_{at}")
 }
 
 fn certificate(valid_days: i64) -> Credential {
@@ -154,8 +169,48 @@ fn target(case: &Case, credential: Credential) -> Target {
     }
 }
 
-/// Replays the case from the beginning: a server, a provider and a connection of its own.
-pub async fn replay(case: &Case) -> Got {
+/// A provider with a server for each of some cases. Making one reads all trusted certificates, so it is
+/// not made for each case.
+pub struct Stage {
+    provider: MicrosoftProvider,
+    servers: Vec<Server>,
+}
+
+impl Stage {
+    pub async fn open(cases: &[Case]) -> Self {
+        let mut servers = Vec::new();
+        for case in cases {
+            servers.push(Server::start(case, tenant(case)).await);
+        }
+        Self {
+            provider: provider(servers.iter().map(|server| server.base().to_owned())),
+            servers,
+        }
+    }
+
+    /// Replays the case at this place.
+    pub async fn replay(&self, at: usize, case: &Case) -> Got {
+        replay(&self.provider, &self.servers[at], cloud(at), case).await
+    }
+}
+
+/// With what its module needs, unless the case says otherwise.
+fn tenant(case: &Case) -> Tenant {
+    let connection = &case.connection;
+    let required = CATALOGUE
+        .required_permissions(&connection.module)
+        .iter()
+        .map(|permission| permission.key.to_owned())
+        .collect();
+    let granted: Vec<String> = connection.granted.clone().unwrap_or(required);
+    Tenant {
+        token_roles: connection.token_roles.clone().unwrap_or(granted.clone()),
+        granted,
+        opaque_token: connection.opaque_token,
+    }
+}
+
+async fn replay(provider: &MicrosoftProvider, server: &Server, cloud: String, case: &Case) -> Got {
     let folder = tempfile::tempdir().unwrap();
     let credential = match case.connection.credential {
         Kind::Secret => Credential::ClientSecret {
@@ -165,28 +220,9 @@ pub async fn replay(case: &Case) -> Got {
         Kind::Certificate => certificate(case.connection.certificate_valid_days),
         Kind::Federated => federated(case, folder.path()),
     };
-    let target = target(case, credential);
-    // The tenant of a case is known only with the provider's modules, the provider only with the server.
+    let mut target = target(case, credential);
+    target.connection.cloud = Some(cloud);
     let module = &case.connection.module;
-    let required = MicrosoftProvider::new(&settings("http://127.0.0.1:1"), Arc::new(Still))
-        .unwrap()
-        .required_permissions(module)
-        .iter()
-        .map(|permission| permission.key.to_owned())
-        .collect();
-    let granted: Vec<String> = case.connection.granted.clone().unwrap_or(required);
-    let tenant = Tenant {
-        token_roles: case
-            .connection
-            .token_roles
-            .clone()
-            .unwrap_or(granted.clone()),
-        granted,
-        opaque_token: case.connection.opaque_token,
-    };
-    let server = Server::start(case, tenant).await;
-    let provider = MicrosoftProvider::new(&settings(server.base()), Arc::new(Still)).unwrap();
-
     let planned = provider.planned_checks(module);
     let (outcome, checks, later) = match provider.preflight(&target.connection, &target.credential)
     {
