@@ -231,6 +231,15 @@ fn the_page_of_reasons_is_current() {
         let _ = writeln!(page, "| {} | `{reason}` | {} |", cause.text(), cause.step());
     }
     page.push_str(
+        "\n## Codes of a refused sign-in\n\n\
+         What an AADSTS code means for a connection with each kind of credential, generated from\n\
+         `src/provider/microsoft/aadsts/codes.toml`. Where an answer names several codes the class decides: the\n\
+         first of tenant, application, credential, policy, resource, temporary, generic, request. Every other code\n\
+         leads to the login service's own look-up. \"seen\": not in Microsoft's reference, known from public\n\
+         threads. \"again\": whether the request is sent again.\n\n",
+    );
+    page.push_str(&verifyd::provider::microsoft::sign_in_codes());
+    page.push_str(
         "\nLinks that begin with a slash lead into the surrounding application, see `[links]` in\n\
          [configuration](configuration.md). The others are shown for an example tenant.\n",
     );

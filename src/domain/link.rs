@@ -32,6 +32,7 @@ pub enum Link {
     CertificateCredentials,
     ConditionalAccess,
     WorkloadFederation,
+    TenantRestrictions,
     NationalClouds,
     FindTenantId,
     ServiceHealth,
@@ -165,6 +166,9 @@ impl LinkContext {
                 learn("/entra/identity/conditional-access/workload-identity")
             }
             Link::WorkloadFederation => learn("/entra/workload-id/workload-identity-federation"),
+            Link::TenantRestrictions => {
+                learn("/entra/identity/enterprise-apps/tenant-restrictions")
+            }
             Link::NationalClouds => learn("/graph/deployments"),
             Link::FindTenantId => learn("/entra/fundamentals/how-to-find-tenant"),
             Link::ServiceHealth => "https://admin.microsoft.com/#/servicehealth".to_owned(),

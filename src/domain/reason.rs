@@ -269,6 +269,10 @@ reasons! {
         "The subject of the certificate is not one that the application allows.",
         "The application trusts only certain subject names and issuers.",
         [("Use a certificate with an allowed subject", CertificateCredentials)];
+    CertificateOutsideValidity = "certificate_outside_validity", Provider, Critical,
+        "Microsoft Entra finds the certificate outside its validity.",
+        "By the provider's clock it has expired or is not valid yet.",
+        [("Upload a certificate that is valid now", AppCredentials), ("Store it for the connection", Connection)];
     AssertionTimeInvalid = "assertion_time_invalid", Provider, High,
         "The signed assertion is outside its time range.",
         "The clock of the worker is most likely wrong.",
@@ -293,6 +297,26 @@ reasons! {
         "The file with the federated token cannot be read, or holds no token.",
         "The external issuer's token is read afresh for each sign-in.",
         [("Mount the projected token where the connection expects it", WorkloadFederation), ("Correct the path", Connection)];
+    FederatedTokenExpired = "federated_token_expired", Provider, Critical,
+        "The token in the file of the federated credential has expired.",
+        "Whatever writes the file has stopped to renew it; nothing can sign in until it does.",
+        [("Renew the token in the file: see to its issuer or to the volume that projects it", WorkloadFederation), ("Compare the path with the connection's", Connection)];
+    FederatedTokenRejected = "federated_token_rejected", Provider, Critical,
+        "Microsoft Entra does not accept the token in the file as a credential.",
+        "Its signature, form or kind is not what a federated credential needs.",
+        [("Compare the token with the federated credential", AppFederation), ("How federation works", WorkloadFederation)];
+    FederationIssuerUnreachable = "federation_issuer_unreachable", Provider, High,
+        "Microsoft Entra cannot get the key of the token's issuer.",
+        "The issuer's discovery document or key set does not answer on the internet, or lacks the key that signed the token.",
+        [("Publish the issuer's discovery document and its signing keys", WorkloadFederation), ("Check again", Run)];
+    TenantRestricted = "tenant_restricted", Provider, High,
+        "A proxy between the worker and Microsoft Entra allows no sign-in to this tenant.",
+        "It adds a list of the allowed tenants to each request, and this one is not on it.",
+        [("Add the tenant to the proxy's list, or let the worker's requests pass unchanged", TenantRestrictions)];
+    SignInDenied = "sign_in_denied", Provider, High,
+        "Microsoft Entra denies the sign-in of the application.",
+        "A rule of the tenant or of the resource forbids it, though the credential may be right.",
+        [("Look at the sign-in logs of the enterprise application", EnterpriseApp), ("What the error means", ErrorCodes)];
     ConditionalAccessBlocked = "conditional_access_blocked", Provider, High,
         "A Conditional Access policy of the tenant blocks the sign-in.",
         "The policy applies to workload identities, for example by location.",
@@ -323,6 +347,10 @@ reasons! {
         "No trusted TLS connection to the provider could be made.",
         "Its certificate is not trusted here; something may be intercepting the traffic.",
         [("Check proxies and the trusted certificates of the worker", NationalClouds)];
+    ProxyRefused = "proxy_refused", Provider, High,
+        "A proxy or a network's login page answers in the provider's place.",
+        "It asks for a login of its own before anything passes.",
+        [("Let the worker reach the provider's hosts without a login", NationalClouds), ("Check again", Run)];
     ResponseInvalid = "response_invalid", Provider, High,
         "The provider's answer is not what its interface promises.",
         "An answer that cannot be understood proves nothing; a proxy may have answered instead.",

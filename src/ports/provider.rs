@@ -2,7 +2,7 @@
 
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
-use crate::domain::link::{LinkBases, LinkContext};
+use crate::domain::link::{Link, LinkBases, LinkContext};
 use crate::domain::permission::{InventoryRefresh, RequiredPermission};
 use crate::domain::report::{Check, CheckStatus, Evidence, EvidenceKind, Severity};
 use crate::domain::{Reason, RunId};
@@ -57,12 +57,21 @@ impl CheckSpec {
             blocking: self.blocking,
             reason_code: Some(reason),
             message: reason.message(),
-            evidence,
             next_steps: reason
                 .steps()
                 .iter()
-                .map(|(label, link)| links.step(label, *link))
+                .map(|(label, link)| {
+                    let mut step = links.step(label, *link);
+                    // The reference lists a part of the codes only, the look-up knows all.
+                    if *link == Link::ErrorCodes
+                        && let Some(code) = aadsts_code(&evidence)
+                    {
+                        step.url = links.error_lookup(code);
+                    }
+                    step
+                })
                 .collect(),
+            evidence,
         }
     }
 
@@ -75,6 +84,13 @@ impl CheckSpec {
     pub fn skip(&self, links: &LinkContext) -> Check {
         self.reason(CheckStatus::Skip, Reason::NotEvaluated, links, Vec::new())
     }
+}
+
+fn aadsts_code(evidence: &[Evidence]) -> Option<u64> {
+    evidence
+        .iter()
+        .find(|e| e.kind == EvidenceKind::AadstsCode)
+        .and_then(|e| e.value.strip_prefix("AADSTS")?.parse().ok())
 }
 
 /// A prerequisite that the provider misses in the connection or the run.

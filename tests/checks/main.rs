@@ -128,6 +128,7 @@ async fn every_scenario_ends_as_it_says() {
         Reason::TlsFailed,
         Reason::ProviderUnreachable,
         Reason::FederatedTokenUnreadable,
+        Reason::FederatedTokenExpired,
     ];
     let produced = produced.lock().unwrap();
     let missing: Vec<_> = Reason::ALL
@@ -474,24 +475,30 @@ async fn what_only_the_callers_side_can_produce() {
         assert_sound(&run, cloud);
         assert_eq!(reasons(&run, &["fail"])[0], reason.code(), "{cloud}");
     }
-    let connection = world
-        .connection_with(
-            2,
-            &Scenario::Healthy.tenant_id(2),
-            "health_check",
-            Some(Credential::FederatedTokenFile {
-                path: world.folder.path().join("not-mounted"),
-            }),
-        )
-        .await;
-    let id = world.record(connection, |_| {}).await;
-    engine.process(&Hint::new(id)).await;
-    let run = world.run(id).await;
-    assert_sound(&run, "federated");
-    assert_eq!(
-        reasons(&run, &["fail"])[0],
-        Reason::FederatedTokenUnreadable.code()
-    );
+    let stale = world.folder.path().join("stale");
+    // Issued and expired in 1970.
+    std::fs::write(&stale, "e30.eyJleHAiOjM2MDB9.c2ln").unwrap();
+    let missing = world.folder.path().join("not-mounted");
+    for (tenant, path, reason) in [
+        (2, missing, Reason::FederatedTokenUnreadable),
+        (3, stale, Reason::FederatedTokenExpired),
+    ] {
+        let credential = Credential::FederatedTokenFile { path };
+        let directory = Scenario::Healthy.tenant_id(tenant);
+        let connection = world
+            .connection_with(
+                i64::from(tenant),
+                &directory,
+                "health_check",
+                Some(credential),
+            )
+            .await;
+        let id = world.record(connection, |_| {}).await;
+        engine.process(&Hint::new(id)).await;
+        let run = world.run(id).await;
+        assert_sound(&run, "federated");
+        assert_eq!(reasons(&run, &["fail"])[0], reason.code());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,6 +85,14 @@ pub enum EvidenceKind {
     Host,
     /// Where in a report its schema was violated
     SchemaError,
+    /// `iss` of a federated token
+    TokenIssuer,
+    /// `sub` of a federated token
+    TokenSubject,
+    /// `aud` of a federated token
+    TokenAudience,
+    /// When a federated token that is renewed again and again expires, RFC 3339
+    TokenExpiresAt,
 }
 text_enum!(
     EvidenceKind, "kind",
@@ -95,6 +103,8 @@ text_enum!(
     ValidFrom => "valid_from", Cause => "cause", Expected => "expected", Found => "found",
     Field => "field", Source => "source", Count => "count", Attempts => "attempts",
     Host => "host", SchemaError => "schema_error",
+    TokenIssuer => "token_issuer", TokenSubject => "token_subject",
+    TokenAudience => "token_audience", TokenExpiresAt => "token_expires_at",
 );
 
 impl EvidenceKind {
@@ -121,13 +131,21 @@ impl EvidenceKind {
         Self::Attempts,
         Self::Host,
         Self::SchemaError,
+        Self::TokenIssuer,
+        Self::TokenSubject,
+        Self::TokenAudience,
+        Self::TokenExpiresAt,
     ];
 
     /// Whether equal findings have equal values, so that it counts for the fingerprint.
     pub const fn is_stable(self) -> bool {
         !matches!(
             self,
-            Self::RequestId | Self::CorrelationId | Self::TraceId | Self::Attempts
+            Self::RequestId
+                | Self::CorrelationId
+                | Self::TraceId
+                | Self::Attempts
+                | Self::TokenExpiresAt
         )
     }
 }

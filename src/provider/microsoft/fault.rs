@@ -24,6 +24,10 @@ pub(super) struct Fault {
     pub status: Option<u16>,
     /// The provider wants the caller to wait this long, which is too long to wait here.
     pub later: Option<Duration>,
+    /// What the reason alone does not say: one sentence of ours.
+    pub remark: Option<String>,
+    /// An AADSTS code that is not known here, for people to look up.
+    pub look_up: Option<u64>,
 }
 
 impl Fault {
@@ -35,6 +39,8 @@ impl Fault {
             retry: Retry::Never,
             status: None,
             later: None,
+            remark: None,
+            look_up: None,
         }
     }
 

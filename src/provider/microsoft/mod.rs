@@ -23,7 +23,7 @@ mod sign_in;
 pub use settings::{CloudSettings, MicrosoftSettings, MicrosoftSettingsError};
 
 use crate::domain::Reason;
-use crate::domain::connection::ProviderConnection;
+use crate::domain::connection::{CredentialKind, ProviderConnection};
 use crate::domain::credential::Credential;
 use crate::domain::link::LinkBases;
 use crate::domain::permission::RequiredPermission;
@@ -68,7 +68,22 @@ impl MicrosoftProvider {
 
 /// What an answer of the token endpoint means whose status is not success.
 pub fn token_error_reason(status: u16, body: &[u8]) -> Reason {
-    aadsts::fault(status, serde_json::from_slice(body).ok().as_ref(), None).reason
+    let refusal = aadsts::Refusal {
+        status,
+        body,
+        retry_after: None,
+    };
+    let by = aadsts::SignIn {
+        kind: CredentialKind::ClientSecret,
+        federated: None,
+        now: chrono::DateTime::UNIX_EPOCH,
+    };
+    aadsts::fault(refusal, by).reason
+}
+
+/// The table of sign-in codes for `docs/reasons.md`.
+pub fn sign_in_codes() -> String {
+    aadsts::document()
 }
 
 /// What an answer of Graph means whose status is not success.

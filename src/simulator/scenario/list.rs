@@ -122,7 +122,11 @@ scenarios! {
     // Entra refuses the sign-in.
     SecretInvalid = 101, "secret_invalid", "The app's secret is not the one that is sent.",
         failed(&[Reason::SecretInvalid]),
-        Behaviour::refused(&[&aadsts::SECRET_INVALID, &aadsts::CREDENTIALS_INVALID]);
+        Behaviour::refused(&[
+            &aadsts::SECRET_INVALID,
+            &aadsts::CREDENTIALS_INVALID,
+            &aadsts::SIGNATURE_INVALID,
+        ]);
     SecretExpired = 102, "secret_expired", "The app's secret has expired.",
         failed(&[Reason::SecretExpired]), Behaviour::refused(&[&aadsts::SECRET_EXPIRED]);
     CredentialNotAccepted = 103, "credential_not_accepted",
@@ -170,7 +174,7 @@ scenarios! {
     CertificateNotRegistered = 115, "certificate_not_registered",
         "The app does not know the certificate.",
         failed(&[Reason::CertificateNotRegistered]),
-        Behaviour::refused(&[&aadsts::KEY_NOT_FOUND, &aadsts::SIGNATURE_INVALID]);
+        Behaviour::refused(&[&aadsts::KEY_NOT_FOUND]);
     CertificateExpired = 116, "certificate_expired", "The app's certificate has expired.",
         failed(&[Reason::CertificateExpired]), Behaviour::refused(&[&aadsts::KEY_EXPIRED]);
     CertificateSubjectRejected = 117, "certificate_subject_rejected",
@@ -210,6 +214,26 @@ scenarios! {
         Behaviour::refused(&[&aadsts::CONDITIONAL_ACCESS, &aadsts::SECURITY_POLICY]);
     AuthUnknown = 124, "auth_unknown", "Entra refuses with a code that no list has.",
         failed(&[Reason::AuthUnknown]), Behaviour::refused(&[&aadsts::UNLISTED]);
+    CertificateOutsideValidity = 125, "certificate_outside_validity",
+        "By Entra's clock the certificate is not valid.",
+        failed(&[Reason::CertificateOutsideValidity]),
+        Behaviour::refused(&[&aadsts::CERTIFICATE_VALIDITY]);
+    FederatedTokenRejected = 126, "federated_token_rejected",
+        "Entra does not take the external token for a credential.",
+        failed(&[Reason::FederatedTokenRejected]),
+        Behaviour::refused(&[&aadsts::FEDERATION_OF_ENTRA, &aadsts::FEDERATION_OF_USER]);
+    FederationIssuerUnreachable = 127, "federation_issuer_unreachable",
+        "Entra cannot get the keys of the external issuer.",
+        failed(&[Reason::FederationIssuerUnreachable]),
+        Behaviour::refused(&[&aadsts::FEDERATION_ENDPOINT, &aadsts::FEDERATION_KEY]);
+    TenantRestricted = 128, "tenant_restricted", "A proxy allows other tenants only.",
+        failed(&[Reason::TenantRestricted]), Behaviour::refused(&[&aadsts::TENANT_RESTRICTED]);
+    SignInDenied = 129, "sign_in_denied", "The resource is for assigned applications only.",
+        failed(&[Reason::SignInDenied]), Behaviour::refused(&[&aadsts::NOT_ASSIGNED]);
+    ProxyRefused = 130, "proxy_refused",
+        "A proxy answers in Entra's place and asks for its own credentials.",
+        failed(&[Reason::ProxyRefused]),
+        Behaviour::faulty(&[Fault::always(At::Token, What::GatewayPage(407))]);
 
     // Any call.
     Throttled = 201, "throttled", "Graph answers 429 to every call and asks to wait long.",

@@ -157,12 +157,13 @@ mod tests {
         }
     }
 
-    /// Those that no server can produce once it is connected to over plain http, and the one that
-    /// a missing file on the caller's side produces.
-    const NOT_PRODUCIBLE: [Reason; 3] = [
+    /// Those that no server can produce once it is connected to over plain http, and those that
+    /// a missing or stale file on the caller's side produces.
+    const NOT_PRODUCIBLE: [Reason; 4] = [
         Reason::TlsFailed,
         Reason::ProviderUnreachable,
         Reason::FederatedTokenUnreadable,
+        Reason::FederatedTokenExpired,
     ];
 
     #[test]

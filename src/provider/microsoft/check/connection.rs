@@ -9,11 +9,11 @@ use crate::provider::microsoft::graph::ServicePrincipal;
 use crate::provider::microsoft::modules::{AUTHENTICATION, IDENTITY, SERVICE_PRINCIPAL};
 use uuid::Uuid;
 
-pub(super) fn signed_in(sheet: &mut Sheet<'_>) {
+pub(super) fn signed_in(sheet: &mut Sheet<'_>, evidence: Vec<Evidence>) {
     sheet.pass(
         AUTHENTICATION,
         "Microsoft Entra accepts the credential.",
-        Vec::new(),
+        evidence,
     );
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
     if let Some(tid) = token.claims.tid
         && tid != session.tenant()
     {
-        connection::signed_in(&mut sheet);
+        connection::signed_in(&mut sheet, session.credential_evidence());
         connection::another_directory(&mut sheet, session.tenant(), tid);
         return sheet.finish(None);
     }
@@ -81,7 +81,7 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
         sheet.fail(AUTHENTICATION, &fault);
         return sheet.finish(None);
     }
-    connection::signed_in(&mut sheet);
+    connection::signed_in(&mut sheet, session.credential_evidence());
     connection::judge_identity(&mut sheet, session.tenant(), claims, organization);
     if !sheet.is_healthy() {
         return sheet.finish(None);

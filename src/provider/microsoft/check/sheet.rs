@@ -3,7 +3,7 @@
 use crate::domain::Reason;
 use crate::domain::link::LinkContext;
 use crate::domain::permission::InventoryRefresh;
-use crate::domain::report::{Check, CheckStatus, Evidence, Severity};
+use crate::domain::report::{Check, CheckStatus, Evidence, NextStep, Severity};
 use crate::ports::provider::{CheckSpec, Disposition, Findings, Target};
 use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::graph::KnownPrincipal;
@@ -70,7 +70,18 @@ impl<'a> Sheet<'a> {
         self.settled |= !fault.is_transient();
         self.later = self.later.max(fault.later);
         self.set(key, |spec, links| {
-            spec.fail(fault.reason, links, fault.evidence.clone())
+            let mut check = spec.fail(fault.reason, links, fault.evidence.clone());
+            if let Some(remark) = &fault.remark {
+                check.message = format!("{} {remark}", check.message);
+            }
+            if let Some(code) = fault.look_up {
+                let url = links.error_lookup(code);
+                if !check.next_steps.iter().any(|step| step.url == url) {
+                    let label = format!("Look up AADSTS{code}");
+                    check.next_steps.push(NextStep { url, label });
+                }
+            }
+            check
         });
     }
 

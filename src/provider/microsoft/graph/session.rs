@@ -4,7 +4,7 @@ use super::answers::ServicePrincipal;
 use super::answers::{Answered, Next, Page, Read};
 use super::roles::{GrantCache, KnownPrincipal, PrincipalCache, PrincipalKey, RoleCache};
 use crate::domain::Reason;
-use crate::domain::report::EvidenceKind;
+use crate::domain::report::{Evidence, EvidenceKind};
 use crate::ports::clock::Clock;
 use crate::ports::provider::Target;
 use crate::provider::microsoft::cloud::Cloud;
@@ -72,7 +72,8 @@ impl<'a> Session<'a> {
         tenant: Uuid,
         client_id: Uuid,
     ) -> Result<Self, Fault> {
-        let material = Material::load(&target.credential, target.deadline).await?;
+        let material =
+            Material::load(&target.credential, target.deadline, shared.clock.now()).await?;
         let key = TokenKey::new(target.connection.id, &material, cloud, tenant, client_id);
         let obtained = obtain(shared, target, &key, &material).await?;
         Ok(Self {
@@ -89,6 +90,11 @@ impl<'a> Session<'a> {
                 sign_in_fault: None,
             }),
         })
+    }
+
+    /// What the credential says of itself that a report may hold.
+    pub fn credential_evidence(&self) -> Vec<Evidence> {
+        self.material.evidence()
     }
 
     pub fn tenant(&self) -> Uuid {

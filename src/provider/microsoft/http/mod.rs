@@ -55,6 +55,8 @@ pub(super) struct Answer {
     pub status: u16,
     /// Null when it does not say that it is JSON.
     pub body: Option<Body>,
+    /// The body of a sign-in's answer that does not say so: it may hold an error all the same.
+    pub undeclared: Option<Body>,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
     /// Id that the provider gave to the request.

@@ -157,7 +157,8 @@ pub(super) async fn exchange(
         .map_err(|error| failure(&error))?;
     let status = response.status();
     let headers = response.headers();
-    if status.is_redirection() {
+    // That of a sign-in may say why.
+    if status.is_redirection() && !secret {
         return Err(Fault::new(Reason::RedirectRefused).status(status.as_u16()));
     }
     let retry_after = header(headers, RETRY_AFTER.as_str())
@@ -167,9 +168,14 @@ pub(super) async fn exchange(
         .find_map(|name| evidence::guid(header(headers, name)));
     let is_json = header(headers, CONTENT_TYPE.as_str()).is_some_and(is_json);
     let body = body(response, caller.max_response_bytes, secret, limits).await?;
+    let (body, undeclared) = match is_json {
+        true => (Some(body), None),
+        false => (None, secret.then_some(body)),
+    };
     Ok(Answer {
         status: status.as_u16(),
-        body: is_json.then_some(body),
+        body,
+        undeclared,
         retry_after,
         request_id,
     })
