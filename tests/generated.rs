@@ -234,8 +234,8 @@ fn the_page_of_reasons_is_current() {
         "\n## Codes of a refused sign-in\n\n\
          What an AADSTS code means for a connection with each kind of credential, generated from\n\
          `src/provider/microsoft/aadsts/codes.toml`. Where an answer names several codes the class decides: the\n\
-         first of tenant, application, credential, policy, resource, temporary, generic, request. Every other code\n\
-         leads to the login service's own look-up. \"seen\": not in Microsoft's reference, known from public\n\
+         first of tenant, application, credential, policy, resource, temporary, generic, request,\n\
+         and within a class the more specific code. Every other code leads to the login service's own look-up. \"seen\": not in Microsoft's reference, known from public\n\
          threads. \"again\": whether the request is sent again.\n\n",
     );
     page.push_str(&verifyd::provider::microsoft::sign_in_codes());

@@ -72,6 +72,7 @@ pub fn token_error_reason(status: u16, body: &[u8]) -> Reason {
         status,
         body,
         retry_after: None,
+        request_id: None,
     };
     let by = aadsts::SignIn {
         kind: CredentialKind::ClientSecret,

@@ -16,6 +16,7 @@ use chrono::{DateTime, Utc};
 use reading::Reading;
 use std::time::Duration;
 use table::{Claim, Class, CodeRow, Table};
+use uuid::Uuid;
 
 /// A proxy asks for its own credentials, or a network for a login.
 const IN_BETWEEN: [u16; 2] = [407, 511];
@@ -35,6 +36,8 @@ pub(super) struct Refusal<'a> {
     pub status: u16,
     pub body: &'a [u8],
     pub retry_after: Option<Duration>,
+    /// Id that the answer's headers give to the request.
+    pub request_id: Option<Uuid>,
 }
 
 /// The fault that a token answer other than success stands for.
@@ -73,6 +76,12 @@ fn judge(refusal: Refusal<'_>, reading: &Reading, by: SignIn<'_>) -> Fault {
         )
         .with_some(EvidenceKind::OauthError, reading.error.as_deref())
         .with_some(EvidenceKind::TraceId, reading.trace_id)
+        .with_some(
+            EvidenceKind::RequestId,
+            refusal
+                .request_id
+                .filter(|id| reading.trace_id != Some(*id)),
+        )
         .with_some(EvidenceKind::CorrelationId, reading.correlation_id)
         .retry(retry);
     if known.is_none() {
@@ -89,23 +98,22 @@ fn judge(refusal: Refusal<'_>, reading: &Reading, by: SignIn<'_>) -> Fault {
     }
 }
 
-/// The code that decides: the first class of `error_codes`. What texts quote counts where that says
-/// nothing, or only that something is wrong.
+/// The code that decides: the first of `error_codes` by class and row. What texts quote counts where that
+/// says nothing, or only that something is wrong.
 fn known(reading: &Reading) -> Option<(u64, &'static CodeRow)> {
     let table = Table::get();
-    let first = |codes: &[u64]| {
+    let first = |codes: &mut dyn Iterator<Item = &u64>| {
         codes
-            .iter()
-            .filter_map(|code| table.row(*code).map(|row| (*code, row)))
-            .min_by_key(|(_, row)| row.class)
+            .filter_map(|code| table.rank(*code).map(|rank| (rank, *code)))
+            .min()
+            .map(|(_, code)| code)
     };
-    match first(&reading.listed) {
-        Some(listed) if listed.1.class < Class::Generic => Some(listed),
-        listed => [listed, first(&reading.quoted)]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(_, row)| row.class),
-    }
+    let listed = first(&mut reading.listed.iter());
+    let code = match listed.and_then(|code| table.row(code)) {
+        Some(row) if row.class < Class::Generic => listed,
+        _ => first(&mut reading.listed.iter().chain(&reading.quoted)),
+    }?;
+    table.row(code).map(|row| (code, row))
 }
 
 fn by_code(code: u64, row: &CodeRow, reading: &Reading, by: SignIn<'_>) -> (Reason, Retry) {

@@ -141,6 +141,15 @@ impl Table {
         self.code.iter().find(|row| row.numbers.contains(&code))
     }
 
+    /// Where a code stands among several: by its class, then by its row.
+    pub fn rank(&self, code: u64) -> Option<(Class, usize)> {
+        let at = self
+            .code
+            .iter()
+            .position(|row| row.numbers.contains(&code))?;
+        Some((self.code[at].class, at))
+    }
+
     /// What the description says beyond the code. `text` is in lower case.
     pub fn by_phrase(&self, code: u64, kind: CredentialKind, text: &str) -> Option<Reason> {
         self.phrase

@@ -31,6 +31,7 @@ fn fault_of(kind: CredentialKind, status: u16, body: &[u8]) -> Fault {
         status,
         body,
         retry_after: None,
+        request_id: None,
     };
     fault(refusal, by(kind))
 }
@@ -141,6 +142,11 @@ fn of_several_codes_the_class_decides_and_not_the_order() {
         (SECRET, [65001, 700016], Reason::AppNotFound),
         (FEDERATED, [70002, 700213], Reason::FederationMismatch),
         (SECRET, [1, 53003], Reason::ConditionalAccessBlocked),
+        (SECRET, [7000215, 7000222], Reason::SecretExpired),
+        (SECRET, [90002, 90038], Reason::WrongCloud),
+        (SECRET, [500011, 90094], Reason::ConsentMissing),
+        (CERTIFICATE, [50012, 700024], Reason::AssertionTimeInvalid),
+        (FEDERATED, [70021, 700213], Reason::FederationMismatch),
     ] {
         let [one, two] = codes;
         for codes in [[one, two], [two, one]] {
@@ -188,6 +194,7 @@ fn a_stale_token_is_told_from_a_wrong_clock() {
             status: 401,
             body: body.as_bytes(),
             retry_after: None,
+            request_id: None,
         };
         fault(
             refusal,
@@ -251,7 +258,7 @@ fn fallbacks_go_by_the_oauth_error_and_then_to_unknown() {
         ("access_denied", &[9_999_999], Reason::SignInDenied),
         (
             "interaction_required",
-            &[50_079],
+            &[50_097],
             Reason::ConditionalAccessBlocked,
         ),
         ("invalid_request", &[9_999_999], Reason::RequestMalformed),
@@ -281,6 +288,7 @@ fn without_an_error_the_status_decides() {
         status: 429,
         body: b"",
         retry_after: wait,
+        request_id: None,
     };
     let throttled = fault(refusal, by(SECRET));
     assert_eq!(throttled.reason, Reason::Throttled);

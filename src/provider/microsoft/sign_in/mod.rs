@@ -135,6 +135,7 @@ fn judge(answer: Answer, by: SignIn<'_>) -> Result<AccessToken, Fault> {
         status: answer.status,
         body: body.map(Body::bytes).unwrap_or_default(),
         retry_after: answer.retry_after,
+        request_id: answer.request_id,
     };
     match answer.status {
         // Pages and gateways answer so, too. What may hold a token is looked at no further.
