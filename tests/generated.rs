@@ -235,8 +235,9 @@ fn the_page_of_reasons_is_current() {
          What an AADSTS code means for a connection with each kind of credential, generated from\n\
          `src/provider/microsoft/aadsts/codes.toml`. Where an answer names several codes the class decides: the\n\
          first of tenant, application, credential, policy, resource, temporary, generic, request,\n\
-         and within a class the more specific code. Every other code leads to the login service's own look-up. \"seen\": not in Microsoft's reference, known from public\n\
-         threads. \"again\": whether the request is sent again.\n\n",
+         and within a class the more specific code. Every other code leads to the login service's own\n\
+         look-up. \"seen\": not in Microsoft's reference, known from public threads. \"again\": whether the\n\
+         request is sent again.\n\n",
     );
     page.push_str(&verifyd::provider::microsoft::sign_in_codes());
     page.push_str(

@@ -299,7 +299,7 @@ reasons! {
         [("Mount the projected token where the connection expects it", WorkloadFederation), ("Correct the path", Connection)];
     FederatedTokenExpired = "federated_token_expired", Provider, Critical,
         "The token in the file of the federated credential has expired.",
-        "Whatever writes the file has stopped to renew it; nothing can sign in until it does.",
+        "Whatever writes the file no longer renews it; nothing can sign in until it does.",
         [("Renew the token in the file: see to its issuer or to the volume that projects it", WorkloadFederation), ("Compare the path with the connection's", Connection)];
     FederatedTokenRejected = "federated_token_rejected", Provider, Critical,
         "Microsoft Entra does not accept the token in the file as a credential.",

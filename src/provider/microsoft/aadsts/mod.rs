@@ -48,9 +48,7 @@ pub(super) fn fault(refusal: Refusal<'_>, by: SignIn<'_>) -> Fault {
 /// The same where the answer says by itself that the sign-in is refused, whatever its status.
 pub(super) fn stated_fault(refusal: Refusal<'_>, by: SignIn<'_>) -> Option<Fault> {
     let reading = Reading::of(refusal.body);
-    reading
-        .says_something()
-        .then(|| judge(refusal, &reading, by))
+    reading.is_certain().then(|| judge(refusal, &reading, by))
 }
 
 fn judge(refusal: Refusal<'_>, reading: &Reading, by: SignIn<'_>) -> Fault {

@@ -3,6 +3,8 @@
 //!
 //! Only codes, names and ids come out. The text is kept for the phrases of the table and goes no further.
 
+use super::table::Table;
+use crate::domain::connection::CredentialKind;
 use crate::provider::microsoft::evidence;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -10,6 +12,14 @@ use uuid::Uuid;
 
 /// More codes than this are not looked at.
 const MAX_CODES: usize = 1000;
+
+/// What a code stands behind: its prefix, and the login services' own look-up.
+const MARKS: [&str; 4] = [
+    "AADSTS",
+    "MICROSOFTONLINE.COM/ERROR?CODE=",
+    "MICROSOFTONLINE.US/ERROR?CODE=",
+    "MICROSOFTONLINE.CN/ERROR?CODE=",
+];
 
 /// Depth to which lists and objects are looked into.
 const MAX_DEPTH: usize = 8;
@@ -49,6 +59,8 @@ impl Reading {
                 if reading.error.is_none() {
                     reading.error = error_of_text(&text);
                 }
+                // A page of anybody may hold such a word.
+                reading.error = reading.error.filter(|error| is_known(error));
                 quoted(&text, &mut reading.quoted);
                 reading
             }
@@ -59,7 +71,16 @@ impl Reading {
 
     /// Whether it says anything by which a refused sign-in can be told.
     pub fn says_something(&self) -> bool {
-        self.error.is_some() || !self.listed.is_empty() || !self.quoted.is_empty()
+        self.error.is_some() || self.has_codes()
+    }
+
+    /// Whether nobody but the login service says so.
+    pub fn is_certain(&self) -> bool {
+        self.has_codes() || self.error.as_deref().is_some_and(is_known)
+    }
+
+    fn has_codes(&self) -> bool {
+        !self.listed.is_empty() || !self.quoted.is_empty()
     }
 
     fn of_object(object: &Value) -> Self {
@@ -196,9 +217,16 @@ fn numbers(value: &Value, depth: usize, found: &mut Vec<u64>) {
     }
 }
 
-/// Four to ten digits: the codes there are have five to eight.
+/// Whether it is one of the errors that the table knows.
+fn is_known(error: &str) -> bool {
+    Table::get()
+        .by_error(error, CredentialKind::ClientSecret)
+        .is_some()
+}
+
+/// Five to ten digits: the codes there are have five to eight.
 fn is_code(code: u64) -> bool {
-    (1_000..10_000_000_000).contains(&code)
+    (10_000..10_000_000_000).contains(&code)
 }
 
 /// The codes that strings of the value quote.
@@ -224,7 +252,7 @@ fn strings(value: &Value, depth: usize, found: &mut Vec<u64>) {
 fn quoted(text: &str, found: &mut Vec<u64>) -> bool {
     let before = found.len();
     let upper = text.to_ascii_uppercase();
-    for mark in ["AADSTS", "/ERROR?CODE="] {
+    for mark in MARKS {
         for (at, _) in upper.match_indices(mark) {
             if found.len() >= MAX_CODES {
                 return true;
@@ -267,7 +295,8 @@ mod tests {
         let (listed, quoted) =
             codes(r#"{"error_description":"AADSTS70002: x AADSTS50012: y","error_codes":[]}"#);
         assert_eq!((listed, quoted), (vec![], vec![70_002, 50_012]));
-        let (_, quoted) = codes(r#"{"error_uri":"https://login.example.com/error?code=53003"}"#);
+        let (_, quoted) =
+            codes(r#"{"error_uri":"https://login.microsoftonline.us/error?code=53003"}"#);
         assert_eq!(quoted, [53_003]);
     }
 
@@ -296,6 +325,16 @@ mod tests {
         }
         let cut = Reading::of(&body.as_bytes()[..30]);
         assert_eq!(cut.error.as_deref(), Some("invalid_client"));
+        for foreign in [
+            "<a href=\"/login?error=timeout&x=1\">",
+            "<a href=\"/error?code=123456\">",
+            "<script>var state = {\"error\": \"none\"};</script>",
+        ] {
+            assert!(
+                !Reading::of(foreign.as_bytes()).says_something(),
+                "{foreign}"
+            );
+        }
         let page = Reading::of(b"<p>AADSTS7000222&#58; expired</p>");
         assert_eq!((page.error, page.quoted), (None, vec![7_000_222]));
     }
