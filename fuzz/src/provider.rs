@@ -201,6 +201,7 @@ fn settings(base: &str) -> MicrosoftSettings {
         token_cache_entries: 10,
         role_cache_entries: 10,
         role_cache_ttl: Duration::from_secs(3600),
+        modules_dir: std::path::PathBuf::new(),
         clouds: BTreeMap::from([(
             "test".into(),
             CloudSettings {

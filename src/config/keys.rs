@@ -124,6 +124,7 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("microsoft.token_cache_entries", Integer(1, 1_000_000)),
     ("microsoft.role_cache_entries", Integer(1, 1_000_000)),
     ("microsoft.role_cache_ttl", Duration("1s", "7d")),
+    ("microsoft.modules_dir", Path),
 ];
 
 /// What is allowed for this key; null if there is no such key.

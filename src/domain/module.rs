@@ -2,6 +2,7 @@
 
 use super::permission::RequiredPermission;
 use super::reason::Reason;
+use std::fmt;
 
 /// What a probe expects of a successful answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +40,55 @@ pub struct Probe {
     pub reason: Reason,
 }
 
+/// What granted permissions that nothing needs do to a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExcessPolicy {
+    /// They are listed; the check passes.
+    #[default]
+    Info,
+    /// The check warns.
+    Warn,
+}
+
+impl ExcessPolicy {
+    /// As module files write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warn => "warn",
+        }
+    }
+}
+
 /// A module: the permissions that it needs, and the calls that show that its services answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
     pub key: String,
     pub title: String,
+    pub excess: ExcessPolicy,
     pub permissions: Vec<RequiredPermission>,
     pub probes: Vec<Probe>,
+    /// The file that it was read from; `None` for a module that is part of verifyd.
+    pub file: Option<String>,
+}
+
+/// One thing that is wrong in a module's file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModuleProblem {
+    /// From 1.
+    pub line: usize,
+    /// Path of the field, e.g. `permissions[2].role`; empty for the file as a whole.
+    pub field: String,
+    /// What is wrong, and what is allowed.
+    pub problem: String,
+}
+
+impl fmt::Display for ModuleProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.line)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.problem)
+    }
 }

@@ -362,6 +362,11 @@ reasons! {
         "Devices and policies cannot be managed while it is not.",
         [("Review the subscription", IntuneLicences)];
 
+    ProbeUnexpected = "probe_unexpected", Provider, High,
+        "The service answers, but not as the module expects.",
+        "What the module does with the service may not work for this tenant.",
+        [("Look at the state of the service", ServiceHealth)];
+
     // The permission inventory.
     PermissionMissing = "permission_missing", Permission, High,
         "A required permission is not granted.",
@@ -375,6 +380,14 @@ reasons! {
         "The granted permissions could only be read from the token.",
         "Without Application.Read.All the assignments themselves stay hidden.",
         [("Grant Application.Read.All", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    PermissionUnknown = "permission_unknown", Permission, Low,
+        "It is unknown whether a required permission is granted.",
+        "The token names permissions on Microsoft Graph only; those on other APIs stand in the assignments.",
+        [("Grant Application.Read.All", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    PermissionExcess = "permission_excess", Permission, Low,
+        "Permissions are granted that no module of the connection needs.",
+        "Who gets hold of the credential can do whatever is granted.",
+        [("Remove the permissions that nothing needs", ApiPermissions)];
     InventoryUnreadable = "inventory_unreadable", Provider, High,
         "The granted permissions could not be read.",
         "It is unknown what works for this tenant; the last known inventory is kept.",

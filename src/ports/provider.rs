@@ -3,11 +3,13 @@
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
 use crate::domain::link::LinkContext;
+use crate::domain::module::Module;
 use crate::domain::permission::{InventoryRefresh, RequiredPermission};
 use crate::domain::report::{Check, CheckStatus, Evidence, EvidenceKind, NextStep, Severity};
 use crate::domain::{Reason, RunId};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -149,6 +151,16 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
 
     /// The modules it knows, the default one first.
     fn modules(&self) -> Vec<&str>;
+
+    /// A module that it knows.
+    fn module(&self, _key: &str) -> Option<Arc<Module>> {
+        None
+    }
+
+    /// The module of a file, or what is wrong there: a line for each problem.
+    fn read_module(&self, _file: &Path) -> Result<Module, Vec<String>> {
+        Err(vec![format!("{} knows no modules of files", self.key())])
+    }
 
     /// The permissions that a module needs. Empty for an unknown module.
     fn required_permissions(&self, module: &str) -> &[RequiredPermission];

@@ -41,6 +41,7 @@ pub fn settings(login: &str, graph: &str) -> MicrosoftSettings {
         token_cache_entries: 100,
         role_cache_entries: 100,
         role_cache_ttl: Duration::from_secs(3600),
+        modules_dir: std::path::PathBuf::new(),
         clouds: BTreeMap::from([(
             "test".into(),
             CloudSettings {

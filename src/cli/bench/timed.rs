@@ -2,9 +2,11 @@
 
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
+use crate::domain::module::Module;
 use crate::domain::permission::RequiredPermission;
 use crate::ports::provider::{CheckSpec, Findings, Provider, Target, Unmet};
 use async_trait::async_trait;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::Instant;
@@ -38,6 +40,14 @@ impl Provider for Timed {
 
     fn modules(&self) -> Vec<&str> {
         self.inner.modules()
+    }
+
+    fn module(&self, key: &str) -> Option<Arc<Module>> {
+        self.inner.module(key)
+    }
+
+    fn read_module(&self, file: &Path) -> Result<Module, Vec<String>> {
+        self.inner.read_module(file)
     }
 
     fn required_permissions(&self, module: &str) -> &[RequiredPermission] {

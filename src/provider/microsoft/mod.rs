@@ -20,11 +20,13 @@ mod preflight;
 mod settings;
 mod sign_in;
 
+pub use modules::schema as module_schema;
 pub use settings::{CloudSettings, MicrosoftSettings, MicrosoftSettingsError};
 
 use crate::domain::Reason;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
+use crate::domain::module::Module;
 use crate::domain::permission::RequiredPermission;
 use crate::ports::clock::Clock;
 use crate::ports::provider::{CheckSpec, Findings, Provider, Target, Unmet};
@@ -34,6 +36,7 @@ use graph::Shared;
 use http::Caller;
 use modules::Modules;
 use sign_in::TokenCache;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The provider `microsoft`. Holds tokens and role names in memory; `Debug` shows none of them.
@@ -52,6 +55,13 @@ impl MicrosoftProvider {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, MicrosoftSettingsError> {
         let clouds = settings.validate()?;
+        let modules = Modules::with_folder(&settings.modules_dir).map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            MicrosoftSettingsError {
+                field: "modules_dir".to_owned(),
+                problem: problems.join("\n"),
+            }
+        })?;
         let shared = Shared {
             caller: Caller::new(settings, &clouds, clock.clone())?,
             tokens: TokenCache::new(settings.token_cache_entries, settings.token_refresh_margin),
@@ -64,10 +74,15 @@ impl MicrosoftProvider {
         };
         Ok(Self {
             clouds,
-            modules: Modules::built_in(),
+            modules,
             shared,
         })
     }
+}
+
+/// The module of a file, or what is wrong there: `file:line: field: problem` for each problem.
+pub fn read_module_file(file: &Path) -> Result<Module, Vec<String>> {
+    modules::read_file(file).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
 /// What an answer of the token endpoint means whose status is not success.
@@ -88,6 +103,14 @@ impl Provider for MicrosoftProvider {
 
     fn modules(&self) -> Vec<&str> {
         self.modules.keys()
+    }
+
+    fn module(&self, key: &str) -> Option<Arc<Module>> {
+        self.modules.get(key).cloned()
+    }
+
+    fn read_module(&self, file: &Path) -> Result<Module, Vec<String>> {
+        read_module_file(file)
     }
 
     fn required_permissions(&self, module: &str) -> &[RequiredPermission] {

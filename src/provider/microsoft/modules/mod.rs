@@ -1,0 +1,300 @@
+//! Modules as data: the permissions that each needs, and what it probes.
+//!
+//! The modules of verifyd itself are the TOML files of this folder. `satisfied_by` holds only what
+//! Microsoft documents as a higher privileged permission for the calls that are meant.
+
+mod fields;
+mod folder;
+mod read;
+#[cfg(test)]
+mod read_tests;
+mod rules;
+mod schema;
+
+pub(super) use crate::domain::module::{Expect, Module, Probe};
+pub use folder::{FolderProblem, read_file};
+pub use schema::schema;
+
+use crate::domain::permission::RequiredPermission;
+use crate::domain::report::Severity;
+use crate::ports::provider::CheckSpec;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use uuid::Uuid;
+
+/// `appId` of Microsoft Graph, the same in every cloud.
+pub(super) const GRAPH_APP_ID: Uuid = Uuid::from_u128(0x00000003_0000_0000_c000_000000000000);
+
+pub(super) const AUTHENTICATION: &str = "provider.authentication";
+pub(super) const IDENTITY: &str = "provider.identity";
+pub(super) const SERVICE_PRINCIPAL: &str = "provider.service_principal";
+pub(super) const INVENTORY: &str = "permissions.inventory";
+
+/// Files of the modules that are part of verifyd, the default one first.
+const BUILT_IN: [(&str, &str); 3] = [
+    ("health_check.toml", include_str!("health_check.toml")),
+    ("intune.toml", include_str!("intune.toml")),
+    (
+        "conditional_access.toml",
+        include_str!("conditional_access.toml"),
+    ),
+];
+
+/// App ids of other APIs that modules often need, with the names that Microsoft gives them.
+const RESOURCES: [(Uuid, &str); 6] = [
+    (
+        Uuid::from_u128(0x00000002_0000_0ff1_ce00_000000000000),
+        "Office 365 Exchange Online",
+    ),
+    (
+        Uuid::from_u128(0x00000003_0000_0ff1_ce00_000000000000),
+        "Office 365 SharePoint Online",
+    ),
+    (
+        Uuid::from_u128(0x00000002_0000_0000_c000_000000000000),
+        "Azure Active Directory Graph",
+    ),
+    (
+        Uuid::from_u128(0xfc780465_2017_40d4_a0c5_307022471b92),
+        "WindowsDefenderATP",
+    ),
+    (
+        Uuid::from_u128(0x8ee8fdad_f234_4243_8f3b_15c294843740),
+        "Microsoft Threat Protection",
+    ),
+    (
+        Uuid::from_u128(0xc5393580_f805_4401_95e8_94b7a6ef2fc2),
+        "Office 365 Management APIs",
+    ),
+];
+
+#[expect(
+    clippy::expect_used,
+    reason = "the files are part of the program; a test reads them"
+)]
+static BUILT_IN_MODULES: LazyLock<Vec<Arc<Module>>> = LazyLock::new(|| {
+    BUILT_IN
+        .iter()
+        .map(|(name, text)| Arc::new(read::read(text).expect(name)))
+        .collect()
+});
+
+/// The modules that this installation knows, the default one first.
+#[derive(Clone, Debug)]
+pub(super) struct Modules(Vec<Arc<Module>>);
+
+impl Modules {
+    /// Those that are part of verifyd.
+    pub fn built_in() -> Self {
+        Self(BUILT_IN_MODULES.clone())
+    }
+
+    /// Those, and the ones of a folder; an empty path stands for none.
+    pub fn with_folder(folder: &Path) -> Result<Self, Vec<FolderProblem>> {
+        let mut modules = Self::built_in();
+        if folder.as_os_str().is_empty() {
+            return Ok(modules);
+        }
+        modules.0.extend(folder::read_folder(folder)?);
+        Ok(modules)
+    }
+
+    /// The module with this key.
+    pub fn get(&self, key: &str) -> Option<&Arc<Module>> {
+        self.0.iter().find(|module| module.key == key)
+    }
+
+    /// All keys, the default one first.
+    pub fn keys(&self) -> Vec<&str> {
+        self.0.iter().map(|module| module.key.as_str()).collect()
+    }
+
+    /// Every permission that any module requires or takes in place of a required one.
+    pub fn permissions(&self) -> impl Iterator<Item = &RequiredPermission> {
+        self.0.iter().flat_map(|module| &module.permissions)
+    }
+}
+
+/// Keys of the modules that are part of verifyd.
+fn built_in_keys() -> BTreeSet<&'static str> {
+    BUILT_IN_MODULES.iter().map(|m| m.key.as_str()).collect()
+}
+
+/// The checks of a module in their order.
+pub(super) fn planned_checks(module: &Module) -> Vec<CheckSpec> {
+    let connection = [
+        (AUTHENTICATION, "Sign-in"),
+        (IDENTITY, "Identity of the directory"),
+        (SERVICE_PRINCIPAL, "Service principal"),
+        // Without it nothing can be said of what works, and the run ends failed.
+        (INVENTORY, "Permission inventory"),
+    ]
+    .map(|(key, title)| CheckSpec {
+        key: key.to_owned(),
+        title: title.to_owned(),
+        blocking: true,
+        severity: Severity::Critical,
+    });
+    let permissions = module.permissions.iter().map(|permission| CheckSpec {
+        key: check_key(permission),
+        title: title(permission),
+        blocking: permission.blocking,
+        severity: severity(permission.blocking),
+    });
+    let probes = module.probes.iter().map(|probe| CheckSpec {
+        key: probe.key.clone(),
+        title: probe.title.clone(),
+        blocking: probe.blocking,
+        severity: severity(probe.blocking),
+    });
+    connection
+        .into_iter()
+        .chain(permissions)
+        .chain(probes)
+        .collect()
+}
+
+fn severity(blocking: bool) -> Severity {
+    if blocking {
+        Severity::Critical
+    } else {
+        Severity::High
+    }
+}
+
+/// Name of a resource that is not Graph, for people: Microsoft's, or its app id.
+pub(super) fn resource_name(resource: Uuid) -> String {
+    RESOURCES
+        .iter()
+        .find(|(id, _)| *id == resource)
+        .map_or_else(|| resource.to_string(), |(_, name)| (*name).to_owned())
+}
+
+fn title(permission: &RequiredPermission) -> String {
+    let role = permission.role();
+    match permission.resource {
+        Some(resource) => format!("Permission {role} on {}", resource_name(resource)),
+        None => format!("Permission {role}"),
+    }
+}
+
+/// Key of the check of a required permission: `permissions.organization_read_all` for
+/// `Organization.Read.All`, and with the app id of the resource before the role where that is not Graph.
+pub(super) fn check_key(permission: &RequiredPermission) -> String {
+    let role = words(permission.role());
+    match permission.resource {
+        Some(resource) => {
+            let resource = resource.to_string().replace('-', "_");
+            format!("permissions.{resource}.{role}")
+        }
+        None => format!("permissions.{role}"),
+    }
+}
+
+/// `organization_read_all` for `Organization.Read.All`.
+fn words(permission: &str) -> String {
+    let mut key = String::new();
+    let mut previous: Option<char> = None;
+    let mut rest = permission.chars().peekable();
+    while let Some(c) = rest.next() {
+        if !c.is_ascii_alphanumeric() {
+            key.push('_');
+        } else {
+            let word_starts = c.is_ascii_uppercase()
+                && previous.is_some_and(|p| {
+                    p.is_ascii_lowercase()
+                        || p.is_ascii_digit()
+                        || (p.is_ascii_uppercase()
+                            && rest.peek().is_some_and(char::is_ascii_lowercase))
+                });
+            if word_starts {
+                key.push('_');
+            }
+            key.push(c.to_ascii_lowercase());
+        }
+        previous = Some(c);
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn keys_of_checks_are_dotted_words() {
+        for (permission, key) in [
+            ("Organization.Read.All", "organization_read_all"),
+            (
+                "DeviceManagementConfiguration.Read.All",
+                "device_management_configuration_read_all",
+            ),
+            (
+                "DeviceManagementRBAC.Read.All",
+                "device_management_rbac_read_all",
+            ),
+            (
+                "Policy.ReadWrite.ConditionalAccess",
+                "policy_read_write_conditional_access",
+            ),
+            ("RBACRole.Read", "rbac_role_read"),
+            ("full_access-as:app", "full_access_as_app"),
+        ] {
+            assert_eq!(words(permission), key);
+        }
+    }
+
+    #[test]
+    fn the_check_of_a_role_elsewhere_names_its_resource() {
+        let exchange = RESOURCES[0].0;
+        let role = RequiredPermission {
+            key: format!("{exchange}/Exchange.ManageAsApp"),
+            resource: Some(exchange),
+            app_role_id: None,
+            blocking: false,
+            needed_for: String::new(),
+            satisfied_by: Vec::new(),
+        };
+        assert_eq!(
+            check_key(&role),
+            "permissions.00000002_0000_0ff1_ce00_000000000000.exchange_manage_as_app"
+        );
+        assert_eq!(
+            title(&role),
+            "Permission Exchange.ManageAsApp on Office 365 Exchange Online"
+        );
+    }
+
+    #[test]
+    fn every_module_is_consistent() {
+        let built_in = Modules::built_in();
+        assert_eq!(
+            built_in.keys(),
+            ["health_check", "intune", "conditional_access"]
+        );
+        let mut ids: BTreeMap<&str, &str> = BTreeMap::new();
+        for (module, (name, _)) in built_in.0.iter().zip(BUILT_IN) {
+            assert_eq!(format!("{}.toml", module.key), name);
+            let keys: BTreeSet<String> =
+                planned_checks(module).into_iter().map(|c| c.key).collect();
+            assert_eq!(keys.len(), planned_checks(module).len(), "{}", module.key);
+            for permission in &module.permissions {
+                let id = permission.app_role_id.as_deref().unwrap();
+                let known = ids.insert(id, &permission.key);
+                assert!(known.is_none_or(|k| k == permission.key));
+            }
+        }
+    }
+
+    #[test]
+    fn write_permissions_include_the_read_ones() {
+        for permission in Modules::built_in().permissions() {
+            if permission.key.starts_with("DeviceManagement") {
+                let write = permission.key.replace(".Read.", ".ReadWrite.");
+                assert!(permission.satisfied_by.contains(&write));
+            }
+        }
+    }
+}
