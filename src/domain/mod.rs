@@ -10,6 +10,7 @@ pub mod completion;
 pub mod connection;
 pub mod credential;
 pub mod credential_cause;
+pub mod excess;
 pub mod ids;
 pub mod job;
 pub mod link;

@@ -380,6 +380,11 @@ reasons! {
         "The granted permissions could only be read from the token.",
         "Without Application.Read.All the assignments themselves stay hidden.",
         [("Grant Application.Read.All", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    PermissionNotOffered = "permission_not_offered", Permission, High,
+        "The API does not offer a required permission in this directory.",
+        "It cannot be granted: the module names a role that the API does not have, or the directory has no \
+         service principal of the API.",
+        [("Compare the module with the permissions that the API offers", ApiPermissions)];
     PermissionUnknown = "permission_unknown", Permission, Low,
         "It is unknown whether a required permission is granted.",
         "The token names permissions on Microsoft Graph only; those on other APIs stand in the assignments.",

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 /// Microsoft Graph's application id, the same in every tenant.
 pub(crate) const GRAPH_APP_ID: &str = "00000003-0000-0000-c000-000000000000";
+/// Application id of the other API, the same in every tenant.
+pub const LINE_OF_BUSINESS_APP_ID: &str = "5c0000a0-0000-4000-8000-000000000001";
 /// Owner of Microsoft's own applications.
 const MICROSOFT_TENANT_ID: &str = "f8cdef31-a31e-4b4a-93e4-5f571e91255a";
 /// When everything in a simulated directory was created.
@@ -118,14 +120,14 @@ pub(crate) fn graph_service_principal(tenant_id: &str) -> Value {
     )
 }
 
-/// The other API's service principal, with as many roles as there are assignments.
+/// The other API's service principal, with a role more than there are assignments.
 pub(crate) fn line_of_business_service_principal(tenant_id: &str, roles: usize) -> Value {
     resource(
         &line_of_business_id(tenant_id),
-        &derived_id(&["line of business app", tenant_id]),
+        LINE_OF_BUSINESS_APP_ID,
         tenant_id,
         "Line of business API",
-        (0..roles).map(|n| {
+        (0..=roles).map(|n| {
             (
                 line_of_business_role(tenant_id, n),
                 format!("Records.{n}.Read"),

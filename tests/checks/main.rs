@@ -128,6 +128,11 @@ async fn every_scenario_ends_as_it_says() {
         Reason::TlsFailed,
         Reason::ProviderUnreachable,
         Reason::FederatedTokenUnreadable,
+        // Only a module of a file leads to these.
+        Reason::ProbeUnexpected,
+        Reason::PermissionNotOffered,
+        Reason::PermissionUnknown,
+        Reason::PermissionExcess,
     ];
     let produced = produced.lock().unwrap();
     let missing: Vec<_> = Reason::ALL

@@ -147,7 +147,11 @@ pub async fn run(provider: &MicrosoftProvider, target: &Target) -> Found {
         .collect();
     assert_eq!(made, planned, "every planned check once, in order");
     let sick = findings.checks.iter().any(|check| {
-        check.status == CheckStatus::Fail && check.reason_code != Some(Reason::PermissionMissing)
+        check.status == CheckStatus::Fail
+            && !matches!(
+                check.reason_code,
+                Some(Reason::PermissionMissing | Reason::PermissionNotOffered)
+            )
     });
     // An unknown module has no checks and is never healthy.
     assert_eq!(

@@ -209,7 +209,7 @@ async fn an_inventory_that_nobody_tells_is_unreadable() {
     );
     assert!(found.0.inventory.is_none());
     assert_eq!(found.with(CheckStatus::Fail), [INVENTORY]);
-    assert_eq!(found.with(CheckStatus::Skip).len(), 11);
+    assert_eq!(found.with(CheckStatus::Skip).len(), 12);
     assert_eq!(directory.count("/v1.0/deviceManagement"), 0);
 }
 

@@ -85,6 +85,12 @@ pub enum EvidenceKind {
     Host,
     /// Where in a report its schema was violated
     SchemaError,
+    /// Name of a granted permission that no module of the connection needs
+    Unneeded,
+    /// A granted permission, and after a colon those that would do in its place
+    LeastPrivilege,
+    /// Name of a granted permission that amounts to control of the directory
+    DirectoryControl,
 }
 text_enum!(
     EvidenceKind, "kind",
@@ -95,6 +101,8 @@ text_enum!(
     ValidFrom => "valid_from", Cause => "cause", Expected => "expected", Found => "found",
     Field => "field", Source => "source", Count => "count", Attempts => "attempts",
     Host => "host", SchemaError => "schema_error",
+    Unneeded => "unneeded", LeastPrivilege => "least_privilege",
+    DirectoryControl => "directory_control",
 );
 
 impl EvidenceKind {
@@ -121,6 +129,9 @@ impl EvidenceKind {
         Self::Attempts,
         Self::Host,
         Self::SchemaError,
+        Self::Unneeded,
+        Self::LeastPrivilege,
+        Self::DirectoryControl,
     ];
 
     /// Whether equal findings have equal values, so that it counts for the fingerprint.

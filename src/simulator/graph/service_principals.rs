@@ -14,6 +14,9 @@ pub(super) fn by_app_id(call: &Call<'_>, app_id: &str) -> Result<Value, GraphErr
         own(call)
     } else if app_id == directory::GRAPH_APP_ID {
         directory::graph_service_principal(call.tenant)
+    } else if app_id == directory::LINE_OF_BUSINESS_APP_ID {
+        let roles = call.behaviour.other_grants;
+        directory::line_of_business_service_principal(call.tenant, roles)
     } else {
         return Err(GraphError::not_found(app_id));
     };

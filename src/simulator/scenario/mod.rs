@@ -159,10 +159,15 @@ mod tests {
 
     /// Those that no server can produce once it is connected to over plain http, and the one that
     /// a missing file on the caller's side produces.
-    const NOT_PRODUCIBLE: [Reason; 3] = [
+    const NOT_PRODUCIBLE: [Reason; 7] = [
         Reason::TlsFailed,
         Reason::ProviderUnreachable,
         Reason::FederatedTokenUnreadable,
+        // Only a module of a file leads to these.
+        Reason::ProbeUnexpected,
+        Reason::PermissionNotOffered,
+        Reason::PermissionUnknown,
+        Reason::PermissionExcess,
     ];
 
     #[test]

@@ -1,17 +1,20 @@
 //! What is granted, compared with the token's view and with what the module needs.
 
+use super::offers::Offered;
 use super::sheet::Sheet;
 use crate::domain::Reason;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::permission::{
     InventoryEntry, InventoryRefresh, InventorySource, PermissionDetails, PermissionStatus,
-    satisfied_by,
+    RequiredPermission, satisfied_by,
 };
 use crate::domain::report::{Evidence, EvidenceKind, Severity};
 use crate::provider::microsoft::claims::Claims;
 use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::graph::{Grants, KnownGrants, ServicePrincipal, Session};
-use crate::provider::microsoft::modules::{INVENTORY, Module, check_key};
+use crate::provider::microsoft::modules::{
+    GRAPH_APP_ID, INVENTORY, Module, check_key, name, resource_name,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -143,6 +146,26 @@ impl Granted {
         &self.known.grants.graph
     }
 
+    /// Keys of everything that is granted, on other APIs too.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.known.grants.all.keys()
+    }
+
+    /// The granted permission that satisfies a required one, on whatever API.
+    pub fn satisfying<'p>(&'p self, required: &'p RequiredPermission) -> Option<&'p str> {
+        if required.resource.is_none() {
+            return satisfied_by(required, self.graph());
+        }
+        let all = &self.known.grants.all;
+        let mut able = std::iter::once(&required.key).chain(&required.satisfied_by);
+        able.find(|key| all.contains_key(*key)).map(String::as_str)
+    }
+
+    /// Whether it can be told if a permission is granted: a token names those on Graph only.
+    fn knows(&self, required: &RequiredPermission) -> bool {
+        required.resource.is_none() || self.source == InventorySource::AppRoleAssignments
+    }
+
     fn evidence(&self) -> Vec<Evidence> {
         vec![
             Evidence::new(EvidenceKind::Source, self.source),
@@ -156,35 +179,43 @@ pub(super) fn judge_permissions(
     sheet: &mut Sheet<'_>,
     module: &Module,
     granted: &Granted,
+    offered: &BTreeMap<String, Offered>,
     connection: &ProviderConnection,
 ) -> InventoryRefresh {
     for permission in &module.permissions {
         let key = check_key(permission);
-        let by = satisfied_by(permission, granted.graph());
+        let named = name(permission);
+        let by = granted.satisfying(permission);
         let stand_in = by.filter(|name| *name != permission.key);
         let mut evidence = vec![Evidence::new(EvidenceKind::Permission, &permission.key)];
         match by {
             Some(_) => {
                 let message = match stand_in {
-                    Some(name) => {
-                        evidence.push(Evidence::new(EvidenceKind::SatisfiedBy, name));
-                        format!(
-                            "{} is included in {name}, which is granted.",
-                            permission.key
-                        )
+                    Some(other) => {
+                        evidence.push(Evidence::new(EvidenceKind::SatisfiedBy, other));
+                        format!("{named} is included in {other}, which is granted.")
                     }
-                    None => format!("{} is granted.", permission.key),
+                    None => format!("{named} is granted."),
                 };
                 sheet.pass(&key, &message, evidence);
             }
+            None if !granted.knows(permission) => {
+                let reason = Reason::PermissionUnknown;
+                sheet.warn(&key, reason, reason.severity(), "", evidence);
+            }
             None => {
-                if let Some(id) = &permission.app_role_id {
+                let offer = offered.get(&permission.key);
+                let id = role_id(permission, offer);
+                if let Some(lacking) = not_offered(permission, offer) {
+                    sheet.not_offered(&key, lacking, evidence);
+                    continue;
+                }
+                if let Some(id) = &id {
                     evidence.push(Evidence::new(EvidenceKind::AppRoleId, id));
                 }
                 let message = format!(
-                    "{} {} is missing: without it, {}.",
+                    "{} {named} is missing: without it, {}.",
                     Reason::PermissionMissing.what(),
-                    permission.key,
                     permission.needed_for
                 );
                 sheet.missing(&key, message, evidence);
@@ -199,6 +230,31 @@ pub(super) fn judge_permissions(
             .known
             .inventory(&module.key, granted.source, || entries(module, granted)),
     }
+}
+
+/// The id that the module or the API itself knows.
+fn role_id(permission: &RequiredPermission, offer: Option<&Offered>) -> Option<String> {
+    permission.app_role_id.clone().or_else(|| match offer {
+        Some(Offered::Role(id)) => Some(id.to_string()),
+        _ => None,
+    })
+}
+
+/// Why a permission cannot be granted at all.
+fn not_offered(permission: &RequiredPermission, offer: Option<&Offered>) -> Option<String> {
+    let resource = permission.resource.unwrap_or(GRAPH_APP_ID);
+    let resource = resource_name(resource);
+    let lacking = match offer? {
+        Offered::Role(_) => return None,
+        Offered::NoRole => format!("{resource} has no application role of this name"),
+        Offered::NoResource => format!("the directory has no service principal of {resource}"),
+    };
+    Some(format!(
+        "{} {}: {lacking}. Without it, {}.",
+        Reason::PermissionNotOffered.what(),
+        permission.role(),
+        permission.needed_for
+    ))
 }
 
 /// What is to be stored: every permission that is granted, and every required one.
@@ -218,8 +274,8 @@ fn entries(module: &Module, granted: &Granted) -> BTreeMap<String, InventoryEntr
             (name.clone(), entry(PermissionStatus::Granted, details))
         })
         .collect();
-    for permission in &module.permissions {
-        let by = satisfied_by(permission, granted.graph());
+    for permission in module.permissions.iter().filter(|p| granted.knows(p)) {
+        let by = granted.satisfying(permission);
         let details = PermissionDetails {
             required: true,
             app_role_id: permission.app_role_id.clone().or_else(|| {

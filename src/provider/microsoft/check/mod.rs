@@ -2,7 +2,9 @@
 //! answers in the order of the planned checks.
 
 mod connection;
+mod excess;
 mod inventory;
+mod offers;
 mod probes;
 mod sheet;
 
@@ -90,7 +92,11 @@ pub(super) async fn run(
     let Some(granted) = inventory::judge(&mut sheet, inventory, claims) else {
         return sheet.finish(None);
     };
-    let refresh = inventory::judge_permissions(&mut sheet, module, &granted, &target.connection);
+    let offered = offers::of_missing(&session, module, &granted).await;
+    let connection = &target.connection;
+    let refresh = inventory::judge_permissions(&mut sheet, module, &granted, &offered, connection);
+    let own = connection.module.as_deref();
+    excess::judge(&mut sheet, modules, module, own, &granted);
     probes::run(&mut sheet, &session, module, &granted, early).await;
     sheet.finish(Some(refresh))
 }

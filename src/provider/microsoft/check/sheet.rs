@@ -86,6 +86,17 @@ impl<'a> Sheet<'a> {
         });
     }
 
+    /// A required permission can not be granted; the outcome stays as it is.
+    pub fn not_offered(&mut self, key: &str, message: String, evidence: Vec<Evidence>) {
+        let links = &self.target.links;
+        self.set(key, |spec| {
+            let mut check = spec.fail(Reason::PermissionNotOffered, links, evidence);
+            check.severity = spec.severity;
+            check.message = message;
+            check
+        });
+    }
+
     /// False as soon as one of the connection's own checks failed.
     pub fn is_healthy(&self) -> bool {
         self.healthy

@@ -126,6 +126,26 @@ impl Session<'_> {
         }
     }
 
+    /// The roles that an API offers in the directory; null when it has no service principal there.
+    pub async fn offer(&self, app_id: Uuid) -> Result<Option<Arc<ResourceRoles>>, Fault> {
+        let key = (self.cloud_key().to_owned(), self.tenant(), app_id);
+        if let Some(cached) = self.roles().get(&key).await {
+            return Ok(Some(cached));
+        }
+        let uri = self.uri(format!(
+            "/v1.0/servicePrincipals(appId='{app_id}')?$select=appId,appRoles"
+        ))?;
+        match self.get::<Resource>("resource_roles", uri).await {
+            Ok(answer) => {
+                let read = Arc::new(ResourceRoles::from(answer));
+                self.roles().insert(key, read.clone()).await;
+                Ok(Some(read))
+            }
+            Err(fault) if fault.status == Some(404) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// The answer to a probe, unjudged.
     pub async fn probe(&self, probe: &Probe) -> Result<Value, Fault> {
         let uri = self.uri(format!("{}?{}", probe.path, probe.query))?;

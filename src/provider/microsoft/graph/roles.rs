@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Role names by (cloud, directory, resource).
+/// Role names by (cloud, directory, resource): the id of its service principal, or its app id.
 pub(in super::super) type RoleCache = Cache<(String, Uuid, Uuid), Arc<ResourceRoles>>;
 
 /// Cloud, directory, application.
@@ -62,6 +62,13 @@ impl ResourceRoles {
         roles
             .iter()
             .all(|id| id.is_nil() || self.names.contains_key(id))
+    }
+
+    /// The id of the role with this name.
+    pub fn id_of(&self, name: &str) -> Option<Uuid> {
+        let is_it = |known: &&Option<String>| known.as_deref() == Some(name);
+        let mut ids = self.names.iter().filter(|(_, known)| is_it(known));
+        ids.next().map(|(id, _)| *id)
     }
 
     /// The grants that these roles are. A role without a name is none: it opens nothing that a

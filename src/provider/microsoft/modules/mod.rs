@@ -18,7 +18,7 @@ pub use schema::schema;
 use crate::domain::permission::RequiredPermission;
 use crate::domain::report::Severity;
 use crate::ports::provider::CheckSpec;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use uuid::Uuid;
@@ -30,6 +30,7 @@ pub(super) const AUTHENTICATION: &str = "provider.authentication";
 pub(super) const IDENTITY: &str = "provider.identity";
 pub(super) const SERVICE_PRINCIPAL: &str = "provider.service_principal";
 pub(super) const INVENTORY: &str = "permissions.inventory";
+pub(super) const EXCESS: &str = "permissions.excess";
 
 /// Files of the modules that are part of verifyd, the default one first.
 const BUILT_IN: [(&str, &str); 3] = [
@@ -110,10 +111,31 @@ impl Modules {
         self.0.iter().map(|module| module.key.as_str()).collect()
     }
 
-    /// Every permission that any module requires or takes in place of a required one.
-    pub fn permissions(&self) -> impl Iterator<Item = &RequiredPermission> {
-        self.0.iter().flat_map(|module| &module.permissions)
+    /// Permissions that a check itself makes use of, whatever the module.
+    pub fn of_verifyd(&self) -> impl Iterator<Item = &RequiredPermission> {
+        const OWN: [&str; 2] = ["Organization.Read.All", "Application.Read.All"];
+        let health = self.0.first();
+        health
+            .into_iter()
+            .flat_map(|module| &module.permissions)
+            .filter(|permission| OWN.contains(&permission.key.as_str()))
     }
+}
+
+/// Names of permissions on Graph that amount to control of the directory.
+#[expect(
+    clippy::expect_used,
+    reason = "the file is part of the program; a test reads it"
+)]
+static DIRECTORY_CONTROL: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let by_source: BTreeMap<String, Vec<String>> =
+        toml::from_str(include_str!("directory_control.toml")).expect("directory_control.toml");
+    by_source.into_values().flatten().collect()
+});
+
+/// Whether a permission amounts to control of the directory. Those on other APIs have other keys.
+pub(super) fn controls_directory(key: &str) -> bool {
+    DIRECTORY_CONTROL.contains(key)
 }
 
 /// Keys of the modules that are part of verifyd.
@@ -138,10 +160,16 @@ pub(super) fn planned_checks(module: &Module) -> Vec<CheckSpec> {
     });
     let permissions = module.permissions.iter().map(|permission| CheckSpec {
         key: check_key(permission),
-        title: title(permission),
+        title: format!("Permission {}", name(permission)),
         blocking: permission.blocking,
         severity: severity(permission.blocking),
     });
+    let excess = CheckSpec {
+        key: EXCESS.to_owned(),
+        title: "Permissions beyond what is needed".to_owned(),
+        blocking: false,
+        severity: Severity::Low,
+    };
     let probes = module.probes.iter().map(|probe| CheckSpec {
         key: probe.key.clone(),
         title: probe.title.clone(),
@@ -151,6 +179,7 @@ pub(super) fn planned_checks(module: &Module) -> Vec<CheckSpec> {
     connection
         .into_iter()
         .chain(permissions)
+        .chain([excess])
         .chain(probes)
         .collect()
 }
@@ -171,11 +200,12 @@ pub(super) fn resource_name(resource: Uuid) -> String {
         .map_or_else(|| resource.to_string(), |(_, name)| (*name).to_owned())
 }
 
-fn title(permission: &RequiredPermission) -> String {
+/// A permission for people: its role, and the API where that is not Graph.
+pub(super) fn name(permission: &RequiredPermission) -> String {
     let role = permission.role();
     match permission.resource {
-        Some(resource) => format!("Permission {role} on {}", resource_name(resource)),
-        None => format!("Permission {role}"),
+        Some(resource) => format!("{role} on {}", resource_name(resource)),
+        None => role.to_owned(),
     }
 }
 
@@ -221,7 +251,6 @@ fn words(permission: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
     #[test]
     fn keys_of_checks_are_dotted_words() {
@@ -262,8 +291,8 @@ mod tests {
             "permissions.00000002_0000_0ff1_ce00_000000000000.exchange_manage_as_app"
         );
         assert_eq!(
-            title(&role),
-            "Permission Exchange.ManageAsApp on Office 365 Exchange Online"
+            name(&role),
+            "Exchange.ManageAsApp on Office 365 Exchange Online"
         );
     }
 
@@ -289,8 +318,19 @@ mod tests {
     }
 
     #[test]
+    fn permissions_with_control_of_the_directory_are_known() {
+        assert!(controls_directory("RoleManagement.ReadWrite.Directory"));
+        assert!(controls_directory("Directory.ReadWrite.All"));
+        assert!(!controls_directory("Directory.Read.All"));
+        let elsewhere = format!("{}/Directory.ReadWrite.All", RESOURCES[2].0);
+        assert!(!controls_directory(&elsewhere));
+        assert!(DIRECTORY_CONTROL.iter().all(|name| rules::is_role(name)));
+        assert_eq!(Modules::built_in().of_verifyd().count(), 2);
+    }
+
+    #[test]
     fn write_permissions_include_the_read_ones() {
-        for permission in Modules::built_in().permissions() {
+        for permission in Modules::built_in().0.iter().flat_map(|m| &m.permissions) {
             if permission.key.starts_with("DeviceManagement") {
                 let write = permission.key.replace(".Read.", ".ReadWrite.");
                 assert!(permission.satisfied_by.contains(&write));

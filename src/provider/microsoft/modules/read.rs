@@ -120,6 +120,10 @@ fn is_unique(
 ) {
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for (permission, item) in permissions {
+        if check_key(permission).len() > rules::CHECK_KEY {
+            let problem = "is too long for the key of a check";
+            problems.add(&format!("{}.role", item.field), &item.span, problem);
+        }
         if let Some(first) = seen.insert(check_key(permission), &item.field) {
             let problem = format!("{} is the {what} of {first}, too", permission.role());
             problems.add(&format!("{}.role", item.field), &item.span, problem);

@@ -24,6 +24,8 @@ pub(super) const NEEDED_FOR: usize = 200;
 pub(super) const KEY: usize = 64;
 /// Characters of a probe's key.
 pub(super) const PROBE_KEY: usize = 100;
+/// Characters of the key of a check.
+pub(super) const CHECK_KEY: usize = 120;
 /// Characters of a role's name.
 pub(super) const ROLE: usize = 120;
 /// Characters of a member's name, and of one of its values.
