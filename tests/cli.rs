@@ -15,6 +15,8 @@ mod acknowledging;
 mod credentials;
 #[path = "cli/measuring.rs"]
 mod measuring;
+#[path = "cli/modules.rs"]
+mod modules;
 
 #[test]
 fn help_texts() {

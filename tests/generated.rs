@@ -13,10 +13,12 @@ use verifyd::domain::report::{
 };
 use verifyd::domain::{ConnectionId, RunId};
 use verifyd::ports::provider::CheckSpec;
+use verifyd::provider::microsoft::module_schema;
 
 const SCHEMA: &str = "contracts/verification-report.v1_5.schema.json";
 const REASONS: &str = "docs/reasons.md";
 const OPENAPI: &str = "contracts/openapi.v1.json";
+const MODULES: &str = "contracts/module.v1.schema.json";
 
 fn assert_current(path: &str, wanted: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -165,6 +167,13 @@ fn the_schema_lists_what_the_code_knows_and_has_examples() {
     for example in examples() {
         assert_eq!(schema::validate(&example), Ok(()));
     }
+}
+
+#[test]
+fn the_schema_of_modules_is_current() {
+    let mut text = serde_json::to_string_pretty(&module_schema()).unwrap();
+    text.push('\n');
+    assert_current(MODULES, &text);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! The commands and their arguments.
 
 mod acknowledgements;
+mod modules;
 mod tokens;
 mod webhooks;
 
 pub use acknowledgements::*;
+pub use modules::*;
 pub use tokens::*;
 pub use webhooks::*;
 
@@ -67,6 +69,13 @@ pub enum Command {
     /// Manage provider connections and their credentials
     #[command(subcommand)]
     Connections(ConnectionsCommand),
+    /// List, show and validate modules: what connections are checked for
+    #[command(subcommand)]
+    Modules(ModulesCommand),
+    /// Compare a module with the stored inventories: which connections it would break, and why
+    ///
+    /// Exit code 0: none would break; 1: some would; 2: an error
+    Plan(PlanArgs),
     /// Manage webhooks: who is told of completed runs
     #[command(subcommand)]
     Webhooks(WebhooksCommand),

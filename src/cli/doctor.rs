@@ -1,5 +1,6 @@
 //! `verifyd doctor`: a line for each part, and what to do where it fails.
 
+mod modules;
 mod webhooks;
 
 use super::args::JsonArg;
@@ -147,6 +148,7 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
     }
     queue(settings, &mut lines).await;
     keys(settings, &mut lines);
+    lines.push(modules::check(settings));
 
     let failed = lines.iter().any(|l| l.state == State::Failed);
     if args.json {

@@ -22,6 +22,7 @@ pub mod onboarding;
 pub mod outside_text;
 pub mod overview;
 pub mod permission;
+pub mod plan;
 pub mod reason;
 pub mod report;
 pub mod request;

@@ -16,6 +16,7 @@ pub mod invalid;
 pub mod lease;
 pub mod motion;
 pub mod outcome;
+pub mod plan;
 pub mod preflight;
 pub mod process;
 pub mod reading;

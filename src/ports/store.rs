@@ -18,6 +18,7 @@ use crate::ports::invalid_runs::InvalidRunStore;
 use crate::ports::notices::NoticeStore;
 use crate::ports::onboarding::OnboardingStore;
 use crate::ports::overview::OverviewStore;
+use crate::ports::plan::PlanStore;
 use crate::ports::probe::ProbeStore;
 pub use crate::ports::store_error::StoreError;
 pub use crate::ports::sweep::{SweepCursor, SweepPolicy, Swept};
@@ -553,6 +554,7 @@ pub trait Store:
     + InvalidRunStore
     + OnboardingStore
     + OverviewStore
+    + PlanStore
     + ProbeStore
     + TurnStore
     + AccessStore
@@ -570,6 +572,7 @@ impl<T> Store for T where
         + InvalidRunStore
         + OnboardingStore
         + OverviewStore
+        + PlanStore
         + ProbeStore
         + TurnStore
         + AccessStore

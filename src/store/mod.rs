@@ -15,6 +15,7 @@ mod lenient;
 mod migrations;
 mod onboarding;
 mod overview;
+mod plan;
 mod postgres;
 mod rows;
 mod settings;

@@ -246,6 +246,13 @@ from_row! {
     }
 }
 
+impl ConnectionRow {
+    /// Its tenant, if it names one.
+    pub fn tenant(&self) -> Option<i64> {
+        self.tenant_id
+    }
+}
+
 impl TryFrom<ConnectionRow> for ProviderConnection {
     type Error = StoreError;
     fn try_from(row: ConnectionRow) -> Result<Self, StoreError> {

@@ -24,6 +24,7 @@ mod hostile_rows;
 mod inventory;
 mod onboarding;
 mod overview;
+mod plan;
 mod pruning;
 mod recording;
 mod schema;
@@ -132,6 +133,11 @@ conformance! {
         other_tenants_are_not_touched,
         no_inventory_keeps_the_last_known_one,
         refreshes_of_one_tenant_take_turns;
+    plan:
+        a_plan_reads_what_is_granted_itself_and_through_whom,
+        an_inventory_of_another_run_of_the_same_id_is_none,
+        a_plan_sees_its_own_reach_and_provider_only,
+        a_plan_comes_in_pages_whatever_stands_in_the_rows;
     sweeping:
         a_bare_insert_is_found,
         what_was_delivered_is_not_delivered_again_too_early,

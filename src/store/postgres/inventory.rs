@@ -29,6 +29,7 @@ macro_rules! is_of_its_run {
         )
     };
 }
+pub(super) use is_of_its_run;
 
 /// Comes first: its row lock makes refreshes of one tenant take turns, so that the statement after
 /// it sees the inventory as the one before left it. In the order of the tenants, as everybody locks

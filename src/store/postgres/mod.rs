@@ -30,6 +30,7 @@ mod options;
 mod outbox;
 mod overview;
 mod patience;
+mod plan;
 mod private;
 mod probe;
 mod prune;

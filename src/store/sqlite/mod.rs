@@ -24,6 +24,7 @@ mod notices;
 mod onboarding;
 mod outbox;
 mod overview;
+mod plan;
 mod probe;
 mod prune;
 mod runs;
