@@ -39,8 +39,12 @@ fn links() -> LinkContext {
         connection_id: Some(7),
         portal: "https://entra.microsoft.com".into(),
         login: "https://login.microsoftonline.com".into(),
+        graph: "https://graph.microsoft.com".into(),
         entra_tenant_id: Some("5c000000-0000-4000-8000-000000000001".into()),
         client_id: Some("5c000000-0000-4000-8000-00000000000a".into()),
+        owner_tenant_id: Some("5c000000-0000-4000-8000-000000000002".into()),
+        service_principal_id: Some("5c000000-0000-4000-8000-00000000000b".into()),
+        consent_redirect: None,
     }
 }
 
@@ -207,7 +211,8 @@ fn the_page_of_reasons_is_current() {
                 reason.severity()
             );
             for (label, link) in reason.steps() {
-                let _ = writeln!(page, "- {label}: <{}>", links.resolve(*link));
+                let step = links.step(label, *link);
+                let _ = writeln!(page, "- {}: <{}>", step.label, step.url);
             }
         }
     }

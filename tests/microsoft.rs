@@ -14,6 +14,8 @@ mod healthy;
 mod identity;
 #[path = "microsoft/limits.rs"]
 mod limits;
+#[path = "microsoft/links.rs"]
+mod links;
 #[path = "microsoft/permissions.rs"]
 mod permissions;
 #[path = "microsoft/sign_in.rs"]

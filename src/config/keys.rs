@@ -3,7 +3,7 @@
 use super::rule::{Rule, is_cloud_name};
 use Rule::{
     CloudBase, CloudName, DatabaseUrl, Duration, Filter, Hosts, Integer, Keys, LaravelKeys, Link,
-    LinkWithId, Listen, OneOf, Path, Portal, PostgresUrl, QueueName, RedisUrl,
+    LinkWithId, Listen, OneOf, Path, Portal, PostgresUrl, QueueName, RedirectUri, RedisUrl,
 };
 
 /// Where a cloud's keys stand.
@@ -94,6 +94,7 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("links.connections", Link),
     ("links.connection", LinkWithId),
     ("links.run", LinkWithId),
+    ("links.consent_redirect", RedirectUri),
     ("webhooks.concurrency", Integer(1, 1024)),
     ("webhooks.concurrency_per_endpoint", Integer(1, 1024)),
     ("webhooks.connect_timeout", Duration("100ms", "1m")),

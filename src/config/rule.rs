@@ -22,6 +22,7 @@ pub(super) enum Rule {
     Hosts,
     Link,
     LinkWithId,
+    RedirectUri,
     CloudName,
     CloudBase,
     Portal,
@@ -45,6 +46,9 @@ impl fmt::Display for Rule {
             Self::Hosts => "names or addresses of hosts, separated by commas, or empty",
             Self::Link => "an https address, or a path that begins with /",
             Self::LinkWithId => "an https address, or a path that begins with /, with {id} in it",
+            Self::RedirectUri => {
+                "an https address without a fragment (http only for loopback), or empty"
+            }
             Self::CloudName => "the name of a cloud under microsoft.clouds",
             Self::CloudBase => "an https address without a path (http only for loopback)",
             Self::Portal => "an https address without a path",
@@ -192,6 +196,7 @@ impl Rule {
             }
             Self::Link => is_link(text),
             Self::LinkWithId => text.contains("{id}") && is_link(&text.replace("{id}", "1")),
+            Self::RedirectUri => text.is_empty() || is_redirect_uri(text),
             Self::CloudName => is_cloud_name(text),
             Self::CloudBase => is_cloud_base(text),
             Self::Portal => text.starts_with("https://") && is_cloud_base(text),
@@ -244,7 +249,25 @@ fn is_cloud_base(text: &str) -> bool {
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none();
-    let safe = match url.scheme() {
+    bare && is_https_or_loopback(&url)
+}
+
+/// As Microsoft Entra takes them at a registration; 500 characters leave the link room in a report,
+/// percent-encoded.
+fn is_redirect_uri(text: &str) -> bool {
+    let plain = text.len() <= 500 && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+    let Ok(url) = Url::parse(text) else {
+        return false;
+    };
+    plain
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && is_https_or_loopback(&url)
+}
+
+fn is_https_or_loopback(url: &Url) -> bool {
+    match url.scheme() {
         "https" => url.has_host(),
         "http" => match url.host() {
             Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
@@ -253,8 +276,7 @@ fn is_cloud_base(text: &str) -> bool {
             None => false,
         },
         _ => false,
-    };
-    bare && safe
+    }
 }
 
 fn is_server_url(text: &str, schemes: &[&str]) -> bool {

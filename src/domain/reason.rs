@@ -228,7 +228,7 @@ reasons! {
     AppDisabled = "app_disabled", Provider, Critical,
         "The application is disabled in the tenant.",
         "Sign-in is refused as long as the enterprise application is disabled.",
-        [("Enable the enterprise application", EnterpriseApp), ("What the error means", ErrorCodes)];
+        [("Enable the enterprise application", EnterpriseAppProperties), ("What the error means", ErrorCodes)];
     ConsentMissing = "consent_missing", Provider, Critical,
         "No administrator of the tenant has consented to the application.",
         "Without consent no permission is granted.",
@@ -280,11 +280,11 @@ reasons! {
     FederationMismatch = "federation_mismatch", Provider, Critical,
         "No federated credential of the application matches the token's issuer, subject or audience.",
         "The external token is refused.",
-        [("Compare issuer, subject and audience", AppCredentials), ("How federation works", WorkloadFederation)];
+        [("Compare issuer, subject and audience", AppFederation), ("How federation works", WorkloadFederation)];
     FederationNotConfigured = "federation_not_configured", Provider, Critical,
         "The application has no federated credential.",
         "An external token cannot be exchanged without one.",
-        [("Add a federated credential", AppCredentials), ("How federation works", WorkloadFederation)];
+        [("Add a federated credential", AppFederation), ("How federation works", WorkloadFederation)];
     FederationBlocked = "federation_blocked", Provider, Critical,
         "The tenant forbids this federated credential.",
         "A policy restricts which issuers may be trusted.",

@@ -27,7 +27,7 @@ pub mod turns;
 pub mod worker;
 
 use crate::domain::WorkerId;
-use crate::domain::link::LinkContext;
+use crate::domain::link::{LinkBases, LinkContext};
 use crate::domain::run::{ClaimedRun, RunRequest};
 use crate::ports::clock::Clock;
 use crate::ports::provider::{Provider, Providers};
@@ -98,18 +98,25 @@ impl Engine {
             p.link_bases(connection.and_then(|c| c.cloud.as_deref()))
                 .or_else(|| p.link_bases(None))
         });
-        let (portal, login) =
-            bases.unwrap_or_else(|| ("https://entra.microsoft.com".to_owned(), String::new()));
+        let bases = bases.unwrap_or_else(|| LinkBases {
+            portal: "https://entra.microsoft.com".to_owned(),
+            ..LinkBases::default()
+        });
         LinkContext {
             connections: self.links.connections.clone(),
             connection: self.links.connection.clone(),
             run: self.links.run.clone(),
             run_id: run.id.0,
             connection_id: request.provider_connection_id.map(|id| id.0),
-            portal,
-            login,
+            portal: bases.portal,
+            login: bases.login,
+            graph: bases.graph,
             entra_tenant_id: connection.and_then(|c| c.entra_tenant_id.clone()),
             client_id: connection.and_then(|c| c.client_id.clone()),
+            owner_tenant_id: None,
+            service_principal_id: None,
+            consent_redirect: Some(self.links.consent_redirect.clone())
+                .filter(|url| !url.is_empty()),
         }
     }
 }

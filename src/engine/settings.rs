@@ -78,4 +78,6 @@ pub struct LinkSettings {
     pub connection: String,
     /// The same for one run; `{id}` stands for its id.
     pub run: String,
+    /// Where the page of admin consent leads back to; empty for none.
+    pub consent_redirect: String,
 }

@@ -2,9 +2,9 @@
 
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
-use crate::domain::link::LinkContext;
+use crate::domain::link::{LinkBases, LinkContext};
 use crate::domain::permission::{InventoryRefresh, RequiredPermission};
-use crate::domain::report::{Check, CheckStatus, Evidence, EvidenceKind, NextStep, Severity};
+use crate::domain::report::{Check, CheckStatus, Evidence, EvidenceKind, Severity};
 use crate::domain::{Reason, RunId};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -61,10 +61,7 @@ impl CheckSpec {
             next_steps: reason
                 .steps()
                 .iter()
-                .map(|(label, link)| NextStep {
-                    label: (*label).to_owned(),
-                    url: links.resolve(*link),
-                })
+                .map(|(label, link)| links.step(label, *link))
                 .collect(),
         }
     }
@@ -157,8 +154,8 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     /// a blocked run's report can show them as skipped. Empty for an unknown module.
     fn planned_checks(&self, module: &str) -> Vec<CheckSpec>;
 
-    /// Base addresses of portal and login of the connection's cloud, for links; null if unknown.
-    fn link_bases(&self, cloud: Option<&str>) -> Option<(String, String)>;
+    /// Base addresses of the connection's cloud, for links; `None` if it is unknown.
+    fn link_bases(&self, cloud: Option<&str>) -> Option<LinkBases>;
 
     /// The cloud that a connection with none is in.
     fn default_cloud(&self) -> String;

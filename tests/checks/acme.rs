@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use verifyd::domain::connection::ProviderConnection;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::job::Hint;
+use verifyd::domain::link::LinkBases;
 use verifyd::domain::permission::RequiredPermission;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::report::{Evidence, EvidenceKind, Severity};
@@ -56,7 +57,7 @@ impl Provider for Acme {
         vec![spec("acme.answers")]
     }
 
-    fn link_bases(&self, _cloud: Option<&str>) -> Option<(String, String)> {
+    fn link_bases(&self, _cloud: Option<&str>) -> Option<LinkBases> {
         None
     }
 

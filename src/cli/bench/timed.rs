@@ -2,6 +2,7 @@
 
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
+use crate::domain::link::LinkBases;
 use crate::domain::permission::RequiredPermission;
 use crate::ports::provider::{CheckSpec, Findings, Provider, Target, Unmet};
 use async_trait::async_trait;
@@ -48,7 +49,7 @@ impl Provider for Timed {
         self.inner.planned_checks(module)
     }
 
-    fn link_bases(&self, cloud: Option<&str>) -> Option<(String, String)> {
+    fn link_bases(&self, cloud: Option<&str>) -> Option<LinkBases> {
         self.inner.link_bases(cloud)
     }
 

@@ -1,6 +1,7 @@
 //! The clouds that this installation knows: data from the configuration, checked.
 
 use super::settings::is_loopback;
+use crate::domain::link::LinkBases;
 use http::Uri;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,9 +45,13 @@ impl Cloud {
         format!("{}/.default", base(&self.graph))
     }
 
-    /// Portal and login without a slash at the end, as links are made of them.
-    pub fn link_bases(&self) -> (String, String) {
-        (base(&self.portal), base(&self.login))
+    /// Base addresses without a slash at the end, as links are made of them.
+    pub fn link_bases(&self) -> LinkBases {
+        LinkBases {
+            portal: base(&self.portal),
+            login: base(&self.login),
+            graph: base(&self.graph),
+        }
     }
 }
 

@@ -25,6 +25,7 @@ pub use settings::{CloudSettings, MicrosoftSettings, MicrosoftSettingsError};
 use crate::domain::Reason;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
+use crate::domain::link::LinkBases;
 use crate::domain::permission::RequiredPermission;
 use crate::ports::clock::Clock;
 use crate::ports::provider::{CheckSpec, Findings, Provider, Target, Unmet};
@@ -93,7 +94,7 @@ impl Provider for MicrosoftProvider {
         modules::module(module).map_or_else(Vec::new, Module::planned_checks)
     }
 
-    fn link_bases(&self, cloud: Option<&str>) -> Option<(String, String)> {
+    fn link_bases(&self, cloud: Option<&str>) -> Option<LinkBases> {
         self.clouds.get(cloud).map(Cloud::link_bases)
     }
 

@@ -34,15 +34,15 @@ pub(super) async fn read(session: &Session<'_>) -> Read {
     let expected = session.expected_principal().await;
     let early = async {
         match expected {
-            Some(id) => Some(session.grants(id).await),
+            Some(known) => Some(session.grants(known.id).await),
             None => None,
         }
     };
     let (service_principal, early) = tokio::join!(session.service_principal(), early);
     let grants = match &service_principal {
-        Ok(found) if expected == Some(found.id) => early,
+        Ok(found) if expected.is_some_and(|known| known.id == found.id) => early,
         Ok(found) => {
-            session.expect_principal(found.id).await;
+            session.expect_principal(found).await;
             Some(session.grants(found.id).await)
         }
         Err(_) => None,

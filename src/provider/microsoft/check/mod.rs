@@ -6,9 +6,9 @@ mod inventory;
 mod probes;
 mod sheet;
 
-use super::cloud::Clouds;
+use super::cloud::{Cloud, Clouds};
 use super::fault::Fault;
-use super::graph::{Session, Shared};
+use super::graph::{KnownPrincipal, Session, Shared};
 use super::modules::{self, AUTHENTICATION};
 use super::preflight;
 use crate::domain::Reason;
@@ -42,6 +42,9 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
         };
     };
     let mut sheet = Sheet::new(module, target);
+    if let Some(known) = known_principal(shared, clouds, target).await {
+        sheet.learn(known);
+    }
     let session = match sign_in_patiently(shared, clouds, target).await {
         Ok(session) => session,
         Err(fault) => {
@@ -65,6 +68,11 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
         probes::early(&session, module, &token.claims),
     );
     let inventory = inventory::compare(&session, read).await;
+    match &inventory.service_principal {
+        Ok(found) => sheet.learn(found.into()),
+        Err(fault) if fault.status == Some(404) => sheet.forget_principal(),
+        Err(_) => {}
+    }
     // It may have been replaced.
     let token = session.token().await;
     let claims = &token.claims;
@@ -88,6 +96,18 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
     let refresh = inventory::judge_permissions(&mut sheet, module, &granted, &target.connection);
     probes::run(&mut sheet, &session, module, &granted, early).await;
     sheet.finish(Some(refresh))
+}
+
+/// What an earlier check has read of the application's service principal: links lead to the right place
+/// also where this one cannot sign in.
+async fn known_principal(
+    shared: &Shared,
+    clouds: &Clouds,
+    target: &Target,
+) -> Option<KnownPrincipal> {
+    let (cloud, tenant, client_id) = addressed(clouds, target).ok()?;
+    let key = (cloud.key.clone(), tenant, client_id);
+    shared.principals.get(&key).await
 }
 
 /// A certificate that was registered just now is not known to every server of the provider yet, so
@@ -125,6 +145,12 @@ async fn sign_in<'a>(
     clouds: &'a Clouds,
     target: &'a Target,
 ) -> Result<Session<'a>, Fault> {
+    let (cloud, tenant, client_id) = addressed(clouds, target)?;
+    Session::open(shared, target, cloud, tenant, client_id).await
+}
+
+/// Cloud, directory and application.
+fn addressed<'a>(clouds: &'a Clouds, target: &Target) -> Result<(&'a Cloud, Uuid, Uuid), Fault> {
     let unmet = |unmet: Unmet| Fault {
         evidence: unmet.evidence,
         ..Fault::new(unmet.reason)
@@ -138,5 +164,5 @@ async fn sign_in<'a>(
         .ok_or_else(|| {
             Fault::new(Reason::TargetScopeMalformed).with(EvidenceKind::Expected, "a GUID")
         })?;
-    Session::open(shared, target, cloud, tenant, client_id).await
+    Ok((cloud, tenant, client_id))
 }

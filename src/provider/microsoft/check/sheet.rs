@@ -1,18 +1,22 @@
 //! The checks of one run while they are being filled in.
 
 use crate::domain::Reason;
+use crate::domain::link::LinkContext;
 use crate::domain::permission::InventoryRefresh;
 use crate::domain::report::{Check, CheckStatus, Evidence, Severity};
 use crate::ports::provider::{CheckSpec, Disposition, Findings, Target};
 use crate::provider::microsoft::fault::Fault;
+use crate::provider::microsoft::graph::KnownPrincipal;
 use crate::provider::microsoft::modules::Module;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
 /// Keeps the planned order and leaves no check out: what is never filled in is skipped.
 pub(super) struct Sheet<'a> {
     planned: Vec<CheckSpec>,
-    target: &'a Target,
+    /// With what the check has learnt.
+    links: Cow<'a, LinkContext>,
     done: HashMap<String, Check>,
     healthy: bool,
     later: Option<Duration>,
@@ -25,7 +29,7 @@ impl<'a> Sheet<'a> {
     pub fn new(module: &Module, target: &'a Target) -> Self {
         Self {
             planned: module.planned_checks(),
-            target,
+            links: Cow::Borrowed(&target.links),
             done: HashMap::new(),
             healthy: true,
             later: None,
@@ -33,24 +37,39 @@ impl<'a> Sheet<'a> {
         }
     }
 
-    fn set(&mut self, key: &str, make: impl FnOnce(&CheckSpec) -> Check) {
+    /// What the links of checks that are judged from here on are made of, too.
+    pub fn learn(&mut self, principal: KnownPrincipal) {
+        let links = self.links.to_mut();
+        links.service_principal_id = Some(principal.id.to_string());
+        if let Some(owner) = principal.owner {
+            links.owner_tenant_id = Some(owner.to_string());
+        }
+    }
+
+    /// What an earlier check has read is gone: no link leads there.
+    pub fn forget_principal(&mut self) {
+        if self.links.service_principal_id.is_some() {
+            self.links.to_mut().service_principal_id = None;
+        }
+    }
+
+    fn set(&mut self, key: &str, make: impl FnOnce(&CheckSpec, &LinkContext) -> Check) {
         if let Some(spec) = self.planned.iter().find(|spec| spec.key == key) {
-            self.done.insert(key.to_owned(), make(spec));
+            self.done.insert(key.to_owned(), make(spec, &self.links));
         }
     }
 
     /// The check is passed.
     pub fn pass(&mut self, key: &str, message: &str, evidence: Vec<Evidence>) {
-        self.set(key, |spec| spec.pass(message, evidence));
+        self.set(key, |spec, _| spec.pass(message, evidence));
     }
 
     /// One of the connection's own checks failed: the run ends failed.
     pub fn fail(&mut self, key: &str, fault: &Fault) {
-        let links = &self.target.links;
         self.healthy = false;
         self.settled |= !fault.is_transient();
         self.later = self.later.max(fault.later);
-        self.set(key, |spec| {
+        self.set(key, |spec, links| {
             spec.fail(fault.reason, links, fault.evidence.clone())
         });
     }
@@ -64,8 +83,7 @@ impl<'a> Sheet<'a> {
         remark: &str,
         evidence: Vec<Evidence>,
     ) {
-        let links = &self.target.links;
-        self.set(key, |spec| {
+        self.set(key, |spec, links| {
             let mut check = spec.reason(CheckStatus::Warn, reason, links, evidence);
             check.severity = severity;
             if !remark.is_empty() {
@@ -77,8 +95,7 @@ impl<'a> Sheet<'a> {
 
     /// A required permission is not granted; the outcome stays as it is.
     pub fn missing(&mut self, key: &str, message: String, evidence: Vec<Evidence>) {
-        let links = &self.target.links;
-        self.set(key, |spec| {
+        self.set(key, |spec, links| {
             let mut check = spec.fail(Reason::PermissionMissing, links, evidence);
             check.severity = spec.severity;
             check.message = message;
@@ -99,7 +116,7 @@ impl<'a> Sheet<'a> {
             .map(|spec| {
                 self.done
                     .remove(&spec.key)
-                    .unwrap_or_else(|| spec.skip(&self.target.links))
+                    .unwrap_or_else(|| spec.skip(&self.links))
             })
             .collect();
         Findings {

@@ -19,6 +19,17 @@ pub(in super::super) struct ServicePrincipal {
     pub id: Uuid,
     #[serde(default)]
     pub account_enabled: Option<bool>,
+    /// The directory that the application is registered in.
+    #[serde(default, deserialize_with = "guid_or_none")]
+    pub app_owner_organization_id: Option<Uuid>,
+}
+
+/// A member that a check can do without: what is no GUID is taken for absent.
+fn guid_or_none<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Uuid>, D::Error> {
+    let found = Value::deserialize(deserializer)?;
+    Ok(found.as_str().and_then(|text| Uuid::try_parse(text).ok()))
 }
 
 #[derive(Deserialize)]

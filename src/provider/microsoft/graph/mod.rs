@@ -5,7 +5,7 @@ mod roles;
 mod session;
 
 pub(super) use answers::ServicePrincipal;
-pub(super) use roles::{Grants, KnownGrants, cache};
+pub(super) use roles::{Grants, KnownGrants, KnownPrincipal, cache};
 pub(super) use session::{Session, Shared};
 
 use super::fault::Fault;

@@ -1,6 +1,6 @@
 //! From role ids to names. What a resource offers changes rarely, so it is kept in memory.
 
-use super::answers::Resource;
+use super::answers::{Resource, ServicePrincipal};
 use crate::domain::permission::{Inventory, InventoryEntry, InventorySource};
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::modules::GRAPH_APP_ID;
@@ -17,8 +17,26 @@ pub(in super::super) type RoleCache = Cache<(String, Uuid, Uuid), Arc<ResourceRo
 /// Cloud, directory, application.
 pub(in super::super) type PrincipalKey = (String, Uuid, Uuid);
 
-/// Ids of service principals.
-pub(in super::super) type PrincipalCache = Cache<PrincipalKey, Uuid>;
+/// What an earlier check has learnt of an application's service principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct KnownPrincipal {
+    /// Its object id.
+    pub id: Uuid,
+    /// The directory that the application is registered in.
+    pub owner: Option<Uuid>,
+}
+
+impl From<&ServicePrincipal> for KnownPrincipal {
+    fn from(read: &ServicePrincipal) -> Self {
+        Self {
+            id: read.id,
+            owner: read.app_owner_organization_id,
+        }
+    }
+}
+
+/// Service principals that earlier checks have read.
+pub(in super::super) type PrincipalCache = Cache<PrincipalKey, KnownPrincipal>;
 
 /// An empty cache.
 pub(in super::super) fn cache<K, V>(entries: u64, ttl: Duration) -> Cache<K, V>

@@ -1,7 +1,8 @@
 //! A signed-in conversation with Graph for the length of one check.
 
+use super::answers::ServicePrincipal;
 use super::answers::{Answered, Next, Page, Read};
-use super::roles::{GrantCache, PrincipalCache, PrincipalKey, RoleCache};
+use super::roles::{GrantCache, KnownPrincipal, PrincipalCache, PrincipalKey, RoleCache};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
 use crate::ports::clock::Clock;
@@ -114,16 +115,16 @@ impl<'a> Session<'a> {
         (self.cloud.key.clone(), self.tenant, self.client_id)
     }
 
-    /// Id of the application's service principal as an earlier check has read it: what is asked by it
+    /// The application's service principal as an earlier check has read it: what is asked by its id
     /// need not wait for the answer that tells it again, but has to be asked anew when that differs.
-    pub async fn expected_principal(&self) -> Option<Uuid> {
+    pub async fn expected_principal(&self) -> Option<KnownPrincipal> {
         self.shared.principals.get(&self.principal_key()).await
     }
 
-    pub async fn expect_principal(&self, id: Uuid) {
+    pub async fn expect_principal(&self, read: &ServicePrincipal) {
         self.shared
             .principals
-            .insert(self.principal_key(), id)
+            .insert(self.principal_key(), read.into())
             .await;
     }
 
