@@ -13,6 +13,7 @@ pub mod credential_cause;
 pub mod ids;
 pub mod job;
 pub mod link;
+pub mod module;
 pub mod moment;
 pub mod names;
 pub mod notice;

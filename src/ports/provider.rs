@@ -145,10 +145,10 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     fn key(&self) -> &'static str;
 
     /// The modules it knows, the default one first.
-    fn modules(&self) -> Vec<&'static str>;
+    fn modules(&self) -> Vec<&str>;
 
     /// The permissions that a module needs. Empty for an unknown module.
-    fn required_permissions(&self, module: &str) -> &'static [RequiredPermission];
+    fn required_permissions(&self, module: &str) -> &[RequiredPermission];
 
     /// The checks that it will make for a module, in order. Known without calling anyone, so that
     /// a blocked run's report can show them as skipped. Empty for an unknown module.

@@ -38,7 +38,7 @@ impl Provider for Acme {
         "acme"
     }
 
-    fn modules(&self) -> Vec<&'static str> {
+    fn modules(&self) -> Vec<&str> {
         vec![
             "panics",
             "panics_before",
@@ -49,7 +49,7 @@ impl Provider for Acme {
         ]
     }
 
-    fn required_permissions(&self, _module: &str) -> &'static [RequiredPermission] {
+    fn required_permissions(&self, _module: &str) -> &[RequiredPermission] {
         &[]
     }
 

@@ -144,8 +144,10 @@ fn target(case: &Case, credential: Credential) -> Target {
             connection_id: Some(7),
             portal: "https://portal.example.com".into(),
             login: "https://login.example.com".into(),
+            graph: "https://graph.example.com".into(),
             entra_tenant_id: Some(TENANT.into()),
             client_id: Some(CLIENT.into()),
+            ..LinkContext::default()
         },
         deadline: tokio::time::Instant::now() + deadline,
         correlation_id: Uuid::from_u128(0xC0),

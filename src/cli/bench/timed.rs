@@ -37,11 +37,11 @@ impl Provider for Timed {
         self.inner.key()
     }
 
-    fn modules(&self) -> Vec<&'static str> {
+    fn modules(&self) -> Vec<&str> {
         self.inner.modules()
     }
 
-    fn required_permissions(&self, module: &str) -> &'static [RequiredPermission] {
+    fn required_permissions(&self, module: &str) -> &[RequiredPermission] {
         self.inner.required_permissions(module)
     }
 

@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use cloud::{Cloud, Clouds};
 use graph::Shared;
 use http::Caller;
-use modules::{MODULES, Module};
+use modules::Modules;
 use sign_in::TokenCache;
 use std::sync::Arc;
 
@@ -41,6 +41,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct MicrosoftProvider {
     clouds: Clouds,
+    modules: Modules,
     shared: Shared,
 }
 
@@ -62,7 +63,11 @@ impl MicrosoftProvider {
             max_pages: settings.max_pages,
             max_resources: settings.max_resources,
         };
-        Ok(Self { clouds, shared })
+        Ok(Self {
+            clouds,
+            modules: Modules::built_in(),
+            shared,
+        })
     }
 }
 
@@ -82,16 +87,20 @@ impl Provider for MicrosoftProvider {
         "microsoft"
     }
 
-    fn modules(&self) -> Vec<&'static str> {
-        MODULES.iter().map(|module| module.key).collect()
+    fn modules(&self) -> Vec<&str> {
+        self.modules.keys()
     }
 
-    fn required_permissions(&self, module: &str) -> &'static [RequiredPermission] {
-        modules::module(module).map_or(&[], |module| module.permissions)
+    fn required_permissions(&self, module: &str) -> &[RequiredPermission] {
+        self.modules
+            .get(module)
+            .map_or(&[], |module| &module.permissions)
     }
 
     fn planned_checks(&self, module: &str) -> Vec<CheckSpec> {
-        modules::module(module).map_or_else(Vec::new, Module::planned_checks)
+        self.modules
+            .get(module)
+            .map_or_else(Vec::new, |module| modules::planned_checks(module))
     }
 
     fn link_bases(&self, cloud: Option<&str>) -> Option<LinkBases> {
@@ -121,6 +130,6 @@ impl Provider for MicrosoftProvider {
     }
 
     async fn check(&self, target: &Target) -> Findings {
-        check::run(&self.shared, &self.clouds, target).await
+        check::run(&self.shared, &self.clouds, &self.modules, target).await
     }
 }

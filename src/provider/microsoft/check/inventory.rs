@@ -158,11 +158,11 @@ pub(super) fn judge_permissions(
     granted: &Granted,
     connection: &ProviderConnection,
 ) -> InventoryRefresh {
-    for permission in module.permissions {
-        let key = check_key(permission.key);
+    for permission in &module.permissions {
+        let key = check_key(permission);
         let by = satisfied_by(permission, granted.graph());
         let stand_in = by.filter(|name| *name != permission.key);
-        let mut evidence = vec![Evidence::new(EvidenceKind::Permission, permission.key)];
+        let mut evidence = vec![Evidence::new(EvidenceKind::Permission, &permission.key)];
         match by {
             Some(_) => {
                 let message = match stand_in {
@@ -178,10 +178,9 @@ pub(super) fn judge_permissions(
                 sheet.pass(&key, &message, evidence);
             }
             None => {
-                evidence.push(Evidence::new(
-                    EvidenceKind::AppRoleId,
-                    permission.app_role_id,
-                ));
+                if let Some(id) = &permission.app_role_id {
+                    evidence.push(Evidence::new(EvidenceKind::AppRoleId, id));
+                }
                 let message = format!(
                     "{} {} is missing: without it, {}.",
                     Reason::PermissionMissing.what(),
@@ -198,7 +197,7 @@ pub(super) fn judge_permissions(
         source: granted.source,
         entries: granted
             .known
-            .inventory(module.key, granted.source, || entries(module, granted)),
+            .inventory(&module.key, granted.source, || entries(module, granted)),
     }
 }
 
@@ -219,11 +218,14 @@ fn entries(module: &Module, granted: &Granted) -> BTreeMap<String, InventoryEntr
             (name.clone(), entry(PermissionStatus::Granted, details))
         })
         .collect();
-    for permission in module.permissions {
+    for permission in &module.permissions {
         let by = satisfied_by(permission, granted.graph());
         let details = PermissionDetails {
             required: true,
-            app_role_id: Some(permission.app_role_id.to_owned()),
+            app_role_id: permission.app_role_id.clone().or_else(|| {
+                let id = granted.known.grants.all.get(&permission.key)?;
+                id.map(|id| id.to_string())
+            }),
             satisfied_by: by.filter(|name| *name != permission.key).map(str::to_owned),
             source: Some(granted.source),
         };
@@ -231,7 +233,7 @@ fn entries(module: &Module, granted: &Granted) -> BTreeMap<String, InventoryEntr
             Some(_) => PermissionStatus::Granted,
             None => PermissionStatus::Missing,
         };
-        entries.insert(permission.key.to_owned(), entry(status, details));
+        entries.insert(permission.key.clone(), entry(status, details));
     }
     entries
 }

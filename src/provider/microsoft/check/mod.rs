@@ -9,7 +9,7 @@ mod sheet;
 use super::cloud::{Cloud, Clouds};
 use super::fault::Fault;
 use super::graph::{KnownPrincipal, Session, Shared};
-use super::modules::{self, AUTHENTICATION};
+use super::modules::{AUTHENTICATION, Modules};
 use super::preflight;
 use crate::domain::Reason;
 use crate::domain::credential::Credential;
@@ -31,8 +31,13 @@ const ROTATION_WAITS: [Duration; 3] = [
 ];
 
 /// Never fails: every error is a finding.
-pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Findings {
-    let Some(module) = modules::module(&target.module) else {
+pub(super) async fn run(
+    shared: &Shared,
+    clouds: &Clouds,
+    modules: &Modules,
+    target: &Target,
+) -> Findings {
+    let Some(module) = modules.get(&target.module) else {
         // Preflight refuses it; there is no check to show.
         return Findings {
             checks: Vec::new(),

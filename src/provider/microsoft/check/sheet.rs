@@ -7,7 +7,7 @@ use crate::domain::report::{Check, CheckStatus, Evidence, Severity};
 use crate::ports::provider::{CheckSpec, Disposition, Findings, Target};
 use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::graph::KnownPrincipal;
-use crate::provider::microsoft::modules::Module;
+use crate::provider::microsoft::modules::{self, Module};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl<'a> Sheet<'a> {
     /// Nothing is filled in yet.
     pub fn new(module: &Module, target: &'a Target) -> Self {
         Self {
-            planned: module.planned_checks(),
+            planned: modules::planned_checks(module),
             links: Cow::Borrowed(&target.links),
             done: HashMap::new(),
             healthy: true,

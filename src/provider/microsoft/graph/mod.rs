@@ -129,6 +129,6 @@ impl Session<'_> {
     /// The answer to a probe, unjudged.
     pub async fn probe(&self, probe: &Probe) -> Result<Value, Fault> {
         let uri = self.uri(format!("{}?{}", probe.path, probe.query))?;
-        self.get(probe.key, uri).await
+        self.get("probe", uri).await
     }
 }

@@ -139,7 +139,7 @@ pub(in super::super) struct KnownGrants {
     /// What the names were taken from: as long as these are the ones in memory the names are the same.
     resources: Vec<Offer>,
     /// By module and source.
-    inventories: Mutex<BTreeMap<(&'static str, InventorySource), Arc<Inventory>>>,
+    inventories: Mutex<BTreeMap<(String, InventorySource), Arc<Inventory>>>,
 }
 
 impl KnownGrants {
@@ -165,7 +165,7 @@ impl KnownGrants {
     /// The inventory for a module, made once.
     pub fn inventory(
         &self,
-        module: &'static str,
+        module: &str,
         source: InventorySource,
         make: impl FnOnce() -> BTreeMap<String, InventoryEntry>,
     ) -> Arc<Inventory> {
@@ -174,7 +174,7 @@ impl KnownGrants {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let made = known
-            .entry((module, source))
+            .entry((module.to_owned(), source))
             .or_insert_with(|| Arc::new(make().into()));
         Arc::clone(made)
     }
