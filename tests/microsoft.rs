@@ -8,6 +8,8 @@ mod fixture;
 
 #[path = "microsoft/any_answer.rs"]
 mod any_answer;
+#[path = "microsoft/expiry.rs"]
+mod expiry;
 #[path = "microsoft/healthy.rs"]
 mod healthy;
 #[path = "microsoft/identity.rs"]
@@ -20,5 +22,9 @@ mod links;
 mod permissions;
 #[path = "microsoft/sign_in.rs"]
 mod sign_in;
+#[path = "microsoft/tenant.rs"]
+mod tenant;
 #[path = "microsoft/throttling.rs"]
 mod throttling;
+#[path = "microsoft/why.rs"]
+mod why;

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 use verifyd::domain::connection::{ConnectionStatus, ProviderConnection};
+use verifyd::domain::connection_facts::ConnectionFacts;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::link::LinkContext;
 use verifyd::domain::report::{ReportDraft, schema};
@@ -234,6 +235,8 @@ fn target() -> Target {
             client_id: None,
         },
         credential_changed_at: None,
+        credential_expires_at: None,
+        known: ConnectionFacts::default(),
         entra_tenant_id: TENANT.into(),
         module: "intune".into(),
         links: LinkContext {

@@ -11,6 +11,7 @@ pub use webhooks::*;
 use crate::config::Overrides;
 use crate::domain::moment;
 use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, SessionId, TenantId, WorkspaceId};
+use crate::ports::overview::ConnectionSort;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -359,7 +360,10 @@ pub struct CredentialArgs {
 pub struct ConnectionsListArgs {
     #[arg(long, value_name = "ID")]
     pub tenant: Option<TenantId>,
-    /// Only connections with a greater id
+    /// `id`, or `expiry`: by when their credentials expire, the earliest first
+    #[arg(long, value_name = "ORDER", default_value = "id")]
+    pub sort: ConnectionSort,
+    /// Only connections that come after this one in that order
     #[arg(long, value_name = "ID")]
     pub after: Option<ConnectionId>,
     /// Most connections to list

@@ -1,13 +1,16 @@
 //! `verifyd connections`
 
+mod list;
+
 use super::args::{
-    ConnectionArgs, ConnectionsAddArgs, ConnectionsCommand, ConnectionsListArgs, CredentialArgs,
-    RotateKeysArgs, SetCredentialArgs,
+    ConnectionArgs, ConnectionsAddArgs, ConnectionsCommand, CredentialArgs, RotateKeysArgs,
+    SetCredentialArgs,
 };
 use super::{output, render};
 use crate::app::Services;
 use crate::credentials::envelope::is_envelope;
 use crate::credentials::{NamedFile, credential_from_files, validity};
+use crate::domain::access::Binding;
 use crate::domain::client_secret;
 use crate::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
 use crate::domain::credential::Credential;
@@ -34,7 +37,7 @@ const ROTATION_PAGE: u32 = 200;
 pub async fn run(services: &Services, command: ConnectionsCommand) -> anyhow::Result<ExitCode> {
     match command {
         ConnectionsCommand::Add(args) => add(services, args).await?,
-        ConnectionsCommand::List(args) => list(services, &args).await?,
+        ConnectionsCommand::List(args) => list::list(services, &args).await?,
         ConnectionsCommand::Show(args) => show(services, &args).await?,
         ConnectionsCommand::Disable(args) => {
             set_status(services, &args, ConnectionStatus::Disabled).await?;
@@ -233,64 +236,6 @@ async fn find(services: &Services, id: ConnectionId) -> anyhow::Result<ProviderC
         .0)
 }
 
-async fn list(services: &Services, args: &ConnectionsListArgs) -> anyhow::Result<()> {
-    let connections = services
-        .store
-        .connections(args.tenant, args.after, args.limit)
-        .await?;
-    let mut rows = Vec::with_capacity(connections.len());
-    for connection in connections {
-        let latest = services.store.latest_report(connection.id).await?;
-        rows.push((connection, latest));
-    }
-    if args.json.json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(connection, latest)| json!({ "connection": connection, "latest": latest }))
-            .collect();
-        return output::json(&rows);
-    }
-    if rows.is_empty() {
-        output::note("No connections. Add one with: verifyd connections add");
-        return Ok(());
-    }
-    let now = services.clock.now();
-    let mut table = output::table([
-        "Connection",
-        "Name",
-        "Tenant",
-        "Provider",
-        "Cloud",
-        "Status",
-        "Latest",
-        "Checked",
-    ]);
-    for (connection, latest) in &rows {
-        table.add_row([
-            connection.id.to_string(),
-            render::clean(connection.display_name.as_deref().unwrap_or("–")),
-            connection.tenant_id.to_string(),
-            render::clean(&connection.provider),
-            render::clean(connection.cloud.as_deref().unwrap_or("–")),
-            connection.status.to_string(),
-            latest
-                .as_ref()
-                .map_or_else(|| "–".to_owned(), |l| render::overall(&l.overall)),
-            latest.as_ref().map_or_else(
-                || "never".to_owned(),
-                |l| format!("{} ago", output::age(now, l.completed_at)),
-            ),
-        ]);
-    }
-    output::line(table);
-    if rows.len() == args.limit as usize
-        && let Some((last, _)) = rows.last()
-    {
-        output::note(format!("More: --after {}", last.id));
-    }
-    Ok(())
-}
-
 async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> {
     let (connection, credential) = services
         .store
@@ -338,9 +283,21 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         ),
     );
     line("provider", render::clean(&connection.provider));
+    let state = services
+        .store
+        .connection_state(args.id, &Binding::default())
+        .await?;
+    let learnt = state.map(|state| state.learnt).unwrap_or_default();
     line(
         "Entra tenant",
-        or_dash(connection.entra_tenant_id.as_deref()),
+        match &learnt.entra_tenant_name {
+            Some(name) => format!(
+                "{} ({})",
+                render::clean(name),
+                or_dash(connection.entra_tenant_id.as_deref())
+            ),
+            None => or_dash(connection.entra_tenant_id.as_deref()),
+        },
     );
     line("client id", or_dash(connection.client_id.as_deref()));
     line("cloud", or_dash(connection.cloud.as_deref()));
@@ -359,6 +316,13 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                     .unwrap_or_default()
             ),
             _ => "none".to_owned(),
+        },
+    );
+    line(
+        "expires",
+        match learnt.credential_expiry_source {
+            Some(source) => format!("{} ({source})", list::expires(&learnt)),
+            None => list::expires(&learnt),
         },
     );
     line(

@@ -8,6 +8,7 @@ pub mod circuit;
 pub mod client_secret;
 pub mod completion;
 pub mod connection;
+pub mod connection_facts;
 pub mod credential;
 pub mod credential_cause;
 pub mod ids;

@@ -86,6 +86,17 @@ macro_rules! reasons {
 }
 
 impl Reason {
+    /// Whether it says that a required permission is not granted, with or without why.
+    pub const fn is_missing_permission(self) -> bool {
+        matches!(
+            self,
+            Self::PermissionMissing
+                | Self::PermissionNotRequested
+                | Self::PermissionNotConsented
+                | Self::PermissionDelegatedOnly
+        )
+    }
+
     /// What is wrong and why it matters, as the message of a check.
     pub fn message(self) -> String {
         format!("{} {}", self.what(), self.why())
@@ -367,6 +378,18 @@ reasons! {
         "A required permission is not granted.",
         "What needs it does not work for this tenant.",
         [("Add the permission to the app registration", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    PermissionNotRequested = "permission_not_requested", Permission, High,
+        "A required permission is not granted, and the app registration does not ask for it.",
+        "Consent grants only what the registration asks for.",
+        [("Add the permission to the app registration", ApiPermissions), ("Then grant admin consent", AdminConsent)];
+    PermissionNotConsented = "permission_not_consented", Permission, High,
+        "A required permission is asked for by the app registration, but not granted in this directory.",
+        "An administrator of the customer has to consent to it.",
+        [("Grant admin consent", AdminConsent)];
+    PermissionDelegatedOnly = "permission_delegated_only", Permission, High,
+        "A required permission is there as a delegated permission only.",
+        "An application that signs in by itself needs it as an application permission.",
+        [("Add it to the app registration as an application permission", ApiPermissions), ("Then grant admin consent", AdminConsent)];
     PermissionPropagating = "permission_propagating", Permission, Low,
         "The granted permissions and those in the token differ.",
         "A change of grants takes some minutes to reach every part of the provider.",
@@ -379,6 +402,12 @@ reasons! {
         "The granted permissions could not be read.",
         "It is unknown what works for this tenant; the last known inventory is kept.",
         [("Grant Application.Read.All", ApiPermissions), ("Grant admin consent", AdminConsent)];
+
+    // What is about to happen.
+    CredentialExpiring = "credential_expiring", Permission, Low,
+        "The credential expires soon.",
+        "Nothing can sign in from then on; the severity grows 14, 7 and 1 days before.",
+        [("Create a new secret or certificate", AppCredentials), ("Store it for the connection", Connection)];
 
     // verifyd itself.
     WorkerLost = "worker_lost", Engine, High,
@@ -397,6 +426,10 @@ reasons! {
         "The report of this run was not valid and has been replaced by this one.",
         "This is a defect of verifyd; the outcome of the run stands.",
         [("Look at the run and its log", Run)];
+    CredentialExpiryUnknown = "credential_expiry_unknown", Skipped, Info,
+        "It is not known when the credential expires.",
+        "The registration cannot be read here, and no date is recorded with the credential.",
+        [("Look the date up at the registration", AppCredentials), ("Record it with the credential", Connection)];
     NotEvaluated = "not_evaluated", Skipped, Info,
         "This was not checked.",
         "An earlier check has to pass first.",

@@ -1,6 +1,7 @@
 //! Providers: who is asked whether a connection works.
 
 use crate::domain::connection::ProviderConnection;
+use crate::domain::connection_facts::ConnectionFacts;
 use crate::domain::credential::Credential;
 use crate::domain::link::{LinkBases, LinkContext};
 use crate::domain::permission::{InventoryRefresh, RequiredPermission};
@@ -105,6 +106,10 @@ pub struct Target {
     pub credential: Credential,
     /// When it was last replaced; what was replaced just now may not be known everywhere yet.
     pub credential_changed_at: Option<chrono::DateTime<chrono::Utc>>,
+    /// When it expires, as it was recorded with it.
+    pub credential_expires_at: Option<chrono::DateTime<chrono::Utc>>,
+    /// What earlier checks have learnt of the connection, as far as it still counts.
+    pub known: ConnectionFacts,
     /// From the run; preflight has made sure that it is a GUID and the connection's.
     pub entra_tenant_id: String,
     /// A known module.
@@ -136,6 +141,8 @@ pub struct Findings {
     /// What is granted; null when it could not be read (the run ends `failed`).
     pub inventory: Option<InventoryRefresh>,
     pub disposition: Disposition,
+    /// What was learnt besides, for later checks and for people.
+    pub facts: ConnectionFacts,
 }
 
 /// A provider.

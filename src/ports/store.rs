@@ -8,6 +8,7 @@ use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
+use crate::domain::connection_facts::KeptFacts;
 pub use crate::domain::overview::LatestReport;
 use crate::domain::permission::StoredPermission;
 use crate::domain::run::{ClaimedRun, OperationRun, Outcome, RunState, RunStatus, RunSummary};
@@ -167,6 +168,8 @@ pub struct StartingPoint {
     pub credential: Option<StoredCredential>,
     /// The run of the connection's latest report.
     pub latest_run: Option<RunId>,
+    /// What earlier checks have learnt of it.
+    pub facts: Option<KeptFacts>,
 }
 
 /// Which runs to list. Newest first.
@@ -395,6 +398,9 @@ pub trait ConnectionStore: Send + Sync {
 
     /// What a check of this connection starts from.
     async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError>;
+
+    /// Keeps what a check has learnt, in place of what was kept before.
+    async fn keep_facts(&self, kept: &KeptFacts) -> Result<(), StoreError>;
 
     /// Connections in the order of their ids, after `after`.
     async fn connections(

@@ -9,6 +9,7 @@ mod address;
 mod claims;
 mod completion;
 mod error;
+mod facts;
 mod from_row;
 mod invalid_runs;
 mod lenient;

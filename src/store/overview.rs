@@ -1,10 +1,13 @@
 //! What both databases share of the reads over many rows.
 
+use super::facts::FactsPart;
 use super::from_row::from_row;
 use super::lenient::{Text, Time};
 use super::rows::{ConnectionRow, name};
+use crate::domain::connection::ProviderConnection;
 use crate::domain::overview::{
-    CompletedRun, ConnectionCounts, ConnectionState, History, LatestReport, TrendPoint, WaitingRun,
+    CompletedRun, ConnectionCounts, ConnectionState, History, LatestReport, Learnt, TrendPoint,
+    WaitingRun,
 };
 use crate::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
 use crate::ports::store::StoreError;
@@ -23,6 +26,7 @@ const ROWS_PER_RUN: i64 = 20;
 pub(super) struct StateRow {
     connection: ConnectionRow,
     latest: LatestPart,
+    facts: FactsPart,
 }
 
 from_row! {
@@ -41,11 +45,13 @@ impl<'r, R: Row> FromRow<'r, R> for StateRow
 where
     ConnectionRow: FromRow<'r, R>,
     LatestPart: FromRow<'r, R>,
+    FactsPart: FromRow<'r, R>,
 {
     fn from_row(row: &'r R) -> sqlx::Result<Self> {
         Ok(Self {
             connection: ConnectionRow::from_row(row)?,
             latest: LatestPart::from_row(row)?,
+            facts: FactsPart::from_row(row)?,
         })
     }
 }
@@ -73,8 +79,11 @@ impl TryFrom<StateRow> for ConnectionState {
             }
             _ => None,
         };
+        let connection: ProviderConnection = row.connection.try_into()?;
+        let kept = row.facts.kept(connection.id)?;
         Ok(Self {
-            connection: row.connection.try_into()?,
+            learnt: Learnt::of(&connection, kept),
+            connection,
             latest_report,
             active_run_id: part.active_run_id.map(RunId),
         })

@@ -2,6 +2,7 @@
 
 use super::report::{ReportState, RunView};
 use crate::domain::connection::ConnectionStatus;
+use crate::domain::connection_facts::ExpirySource;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, TrendPoint};
 use crate::domain::report::NextStep;
 use crate::domain::run::{Outcome, RunStatus};
@@ -89,6 +90,10 @@ pub struct ConnectionView {
     pub module: Option<String>,
     pub cloud: Option<String>,
     pub entra_tenant_id: Option<String>,
+    /// Name of the directory, as it says itself.
+    pub entra_tenant_name: Option<String>,
+    pub credential_expires_at: Option<DateTime<Utc>>,
+    pub credential_expiry_source: Option<ExpirySource>,
     pub client_id: Option<String>,
     pub standing: Standing,
     pub outcome: Option<Outcome>,
@@ -118,6 +123,9 @@ impl ConnectionView {
             module: c.module.clone(),
             cloud: c.cloud.clone(),
             entra_tenant_id: c.entra_tenant_id.clone(),
+            entra_tenant_name: state.learnt.entra_tenant_name.clone(),
+            credential_expires_at: state.learnt.credential_expires_at,
+            credential_expiry_source: state.learnt.credential_expiry_source,
             client_id: c.client_id.clone(),
             standing: Standing::of(state),
             outcome: latest.map(|l| l.outcome),

@@ -374,7 +374,7 @@ fn what_is_wrong(check: &Check) -> String {
         .iter()
         .find(|e| e.kind == EvidenceKind::Permission);
     match (check.reason_code, permission) {
-        (Some(Reason::PermissionMissing), Some(permission)) => {
+        (Some(reason), Some(permission)) if reason.is_missing_permission() => {
             format!("The permission {} is not granted.", permission.value)
         }
         (Some(reason), _) => reason.what().to_owned(),

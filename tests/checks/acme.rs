@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::connection::ProviderConnection;
+use verifyd::domain::connection_facts::ConnectionFacts;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::job::Hint;
 use verifyd::domain::link::LinkBases;
@@ -97,6 +98,7 @@ impl Provider for Acme {
             healthy: false,
             inventory: None,
             disposition: Disposition::Finished,
+            facts: ConnectionFacts::default(),
         }
     }
 }

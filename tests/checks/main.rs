@@ -10,6 +10,7 @@ mod causes;
 mod hostile;
 #[path = "../support/hostile/mod.rs"]
 mod hostile_server;
+mod learnt;
 mod parts;
 mod snapshots;
 #[path = "../support/tenant_combinations.rs"]

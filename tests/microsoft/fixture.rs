@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 use verifyd::domain::connection::{ConnectionStatus, ProviderConnection};
+use verifyd::domain::connection_facts::ConnectionFacts;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::link::LinkContext;
 use verifyd::domain::report::{Check, CheckStatus, EvidenceKind};
@@ -86,6 +87,8 @@ pub fn target(module: &str) -> Target {
         },
         credential: secret("canary-secret-value"),
         credential_changed_at: None,
+        credential_expires_at: None,
+        known: ConnectionFacts::default(),
         entra_tenant_id: TENANT.into(),
         module: module.into(),
         links: LinkContext {
@@ -148,7 +151,8 @@ pub async fn run(provider: &MicrosoftProvider, target: &Target) -> Found {
         .collect();
     assert_eq!(made, planned, "every planned check once, in order");
     let sick = findings.checks.iter().any(|check| {
-        check.status == CheckStatus::Fail && check.reason_code != Some(Reason::PermissionMissing)
+        check.status == CheckStatus::Fail
+            && !check.reason_code.is_some_and(Reason::is_missing_permission)
     });
     // An unknown module has no checks and is never healthy.
     assert_eq!(

@@ -361,6 +361,7 @@ pub async fn a_context_of_any_shape_ends_and_is_kept(bed: &Bed) {
             by.reason_code = Reason::ContextMalformed;
         }
         completion.checked = Some(CheckedTarget {
+            target_scope: None,
             provider: "another".into(),
             module: "core".into(),
         });

@@ -17,6 +17,7 @@ mod completion;
 mod connections;
 mod crowd;
 mod errors;
+mod facts;
 mod fixtures;
 mod given_again;
 mod guards;
@@ -122,6 +123,11 @@ conformance! {
         a_refused_completion_writes_nothing,
         the_latest_report_never_moves_back,
         without_a_connection_no_latest_report_is_written;
+    facts:
+        what_was_learnt_is_kept_and_read_with_the_start_of_a_check,
+        facts_of_what_is_another_now_do_not_count,
+        connections_are_sorted_by_expiry_page_by_page,
+        the_directorys_name_is_added_where_the_producer_left_it_out;
     inventory:
         a_first_refresh_stores_everything,
         an_unchanged_refresh_writes_no_row,

@@ -47,6 +47,8 @@ pub struct Connection {
     /// Days for which the certificate is valid from the case's day on.
     pub certificate_valid_days: i64,
     pub credential_changed_seconds_ago: Option<i64>,
+    /// `expires_at` as it is recorded with the credential, in days from the case's time on.
+    pub credential_expires_in_days: Option<i64>,
     pub federated_token: FederatedToken,
     pub deadline_seconds: u64,
 }
@@ -61,6 +63,7 @@ impl Default for Connection {
             opaque_token: false,
             certificate_valid_days: 700,
             credential_changed_seconds_ago: None,
+            credential_expires_in_days: None,
             federated_token: FederatedToken::default(),
             deadline_seconds: 600,
         }

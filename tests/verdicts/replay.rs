@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use uuid::Uuid;
 use verifyd::domain::connection::{ConnectionStatus, ProviderConnection};
+use verifyd::domain::connection_facts::ConnectionFacts;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::link::LinkContext;
 use verifyd::domain::report::{Identity, Report, ReportDraft, Severity, schema};
@@ -115,6 +116,7 @@ fn federated(case: &Case, folder: &std::path::Path) -> Credential {
 
 fn target(case: &Case, credential: Credential) -> Target {
     let changed = case.connection.credential_changed_seconds_ago;
+    let expires = case.connection.credential_expires_in_days;
     let deadline = Duration::from_secs(case.connection.deadline_seconds);
     Target {
         run_id: RunId(1),
@@ -134,6 +136,8 @@ fn target(case: &Case, credential: Credential) -> Target {
         },
         credential,
         credential_changed_at: changed.map(|ago| text::now() - TimeDelta::seconds(ago)),
+        credential_expires_at: expires.map(|days| text::now() + TimeDelta::days(days)),
+        known: ConnectionFacts::default(),
         entra_tenant_id: TENANT.into(),
         module: case.connection.module.clone(),
         links: LinkContext {

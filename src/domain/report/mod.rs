@@ -85,6 +85,10 @@ pub enum EvidenceKind {
     Host,
     /// Where in a report its schema was violated
     SchemaError,
+    /// How many secrets of the registration could be the connection's
+    Candidates,
+    /// A service plan that is assigned to the tenant, with its status
+    ServicePlan,
 }
 text_enum!(
     EvidenceKind, "kind",
@@ -94,7 +98,8 @@ text_enum!(
     AppRoleId => "app_role_id", ExpiresAt => "expires_at",
     ValidFrom => "valid_from", Cause => "cause", Expected => "expected", Found => "found",
     Field => "field", Source => "source", Count => "count", Attempts => "attempts",
-    Host => "host", SchemaError => "schema_error",
+    Host => "host", SchemaError => "schema_error", Candidates => "candidates",
+    ServicePlan => "service_plan",
 );
 
 impl EvidenceKind {
@@ -121,13 +126,21 @@ impl EvidenceKind {
         Self::Attempts,
         Self::Host,
         Self::SchemaError,
+        Self::Candidates,
+        Self::ServicePlan,
     ];
 
     /// Whether equal findings have equal values, so that it counts for the fingerprint.
     pub const fn is_stable(self) -> bool {
         !matches!(
             self,
-            Self::RequestId | Self::CorrelationId | Self::TraceId | Self::Attempts
+            Self::RequestId
+                | Self::CorrelationId
+                | Self::TraceId
+                | Self::Attempts
+                // The steps of its severity tell of it.
+                | Self::ExpiresAt
+                | Self::Candidates
         )
     }
 }

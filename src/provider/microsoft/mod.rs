@@ -36,6 +36,14 @@ use http::Caller;
 use modules::Modules;
 use sign_in::TokenCache;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// So long what a registration says of its secrets counts, and all of it where another directory owns it.
+const APPLICATION_TTL: Duration = Duration::from_secs(15 * 60);
+
+/// So long nobody tries again to read a registration that another directory owns and that could not be
+/// read there.
+const UNREADABLE_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// The provider `microsoft`. Holds tokens and role names in memory; `Debug` shows none of them.
 #[derive(Debug)]
@@ -59,6 +67,9 @@ impl MicrosoftProvider {
             roles: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
             grants: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
             principals: graph::cache(settings.token_cache_entries, settings.role_cache_ttl),
+            offers: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
+            applications: graph::cache(settings.role_cache_entries, APPLICATION_TTL),
+            unreadable: graph::cache(settings.role_cache_entries, UNREADABLE_TTL),
             clock,
             max_pages: settings.max_pages,
             max_resources: settings.max_resources,

@@ -19,6 +19,7 @@ pub(super) const AUTHENTICATION: &str = "provider.authentication";
 pub(super) const IDENTITY: &str = "provider.identity";
 pub(super) const SERVICE_PRINCIPAL: &str = "provider.service_principal";
 pub(super) const INVENTORY: &str = "permissions.inventory";
+pub(super) const EXPIRY: &str = "credential.expiry";
 
 fn organization_read() -> RequiredPermission {
     RequiredPermission {
@@ -281,6 +282,13 @@ pub(super) fn planned_checks(module: &Module) -> Vec<CheckSpec> {
         blocking: true,
         severity: Severity::Critical,
     });
+    let expiry = CheckSpec {
+        key: EXPIRY.to_owned(),
+        title: "Expiry of the credential".to_owned(),
+        // On the day itself it is the sign-in that fails.
+        blocking: false,
+        severity: Severity::Medium,
+    };
     let permissions = module.permissions.iter().map(|permission| CheckSpec {
         key: check_key(permission),
         title: format!("Permission {}", permission.key),
@@ -295,6 +303,7 @@ pub(super) fn planned_checks(module: &Module) -> Vec<CheckSpec> {
     });
     connection
         .into_iter()
+        .chain([expiry])
         .chain(permissions)
         .chain(probes)
         .collect()
@@ -375,7 +384,7 @@ mod tests {
                 planned_checks(module).into_iter().map(|c| c.key).collect();
             assert_eq!(
                 keys.len(),
-                4 + module.permissions.len() + module.probes.len(),
+                5 + module.permissions.len() + module.probes.len(),
                 "{}",
                 module.key
             );

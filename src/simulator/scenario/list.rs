@@ -1,12 +1,29 @@
 //! Every scenario. `docs/simulator.md` has this list as a table.
 
-use super::behaviour::{At, Behaviour, Fault, Intune, Pages, RetryAfter, TokenForm, What};
+use super::behaviour::{
+    At, Behaviour, Fault, Intune, Owner, Pages, Registration, RetryAfter, Secret, TokenForm, What,
+};
 use super::{Entry, Expectation};
 use crate::domain::report::Overall;
 use crate::domain::{Outcome, Reason};
 use crate::simulator::app_roles as role;
 use crate::simulator::calls::Endpoint;
 use crate::simulator::login::error as aadsts;
+
+/// What `conditional_access` needs but for the one that it cannot do without.
+const WITHOUT_POLICY: &[role::AppRole] = &[
+    role::ORGANIZATION_READ,
+    role::DIRECTORY_READ,
+    role::APPLICATION_READ,
+    role::CONFIGURATION_READ,
+    role::APPS_READ,
+    role::MANAGED_DEVICES_READ,
+    role::RBAC_READ,
+    role::SERVICE_CONFIG_READ,
+    role::GROUP_READ,
+    role::USER_READ,
+    role::ROLE_MANAGEMENT_READ,
+];
 
 const HEALTH_CHECK: &str = "health_check";
 const INTUNE: &str = "intune";
@@ -328,7 +345,7 @@ scenarios! {
         succeeded(
             HEALTH_CHECK,
             Overall::Blocked,
-            &[Reason::PermissionDenied, Reason::PermissionMissing],
+            &[Reason::PermissionDenied, Reason::PermissionNotConsented],
         ),
         Behaviour::granted(&[role::APPLICATION_READ]);
     GraphUnknown = 306, "graph_unknown", "Graph answers with an error that nobody documented.",
@@ -371,29 +388,27 @@ scenarios! {
     PermissionMissing = 401, "permission_missing",
         "A permission without which the module cannot work is not granted.",
         succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionMissing]),
-        Behaviour::granted(&[
-            role::ORGANIZATION_READ, role::DIRECTORY_READ, role::APPLICATION_READ,
-            role::CONFIGURATION_READ, role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
-            role::SERVICE_CONFIG_READ, role::GROUP_READ, role::USER_READ,
-            role::ROLE_MANAGEMENT_READ,
-        ]);
+        Behaviour {
+            registration: Registration::UNREADABLE,
+            ..Behaviour::granted(WITHOUT_POLICY)
+        };
     PermissionMissingOptional = 402, "permission_missing_optional",
         "A permission is not granted without which the module can do less.",
         succeeded(INTUNE, Overall::NeedsAttention, &[Reason::PermissionMissing]),
-        Behaviour::granted(&[
+        Behaviour { registration: Registration::UNREADABLE, ..Behaviour::granted(&[
             role::ORGANIZATION_READ, role::DIRECTORY_READ, role::APPLICATION_READ,
             role::CONFIGURATION_READ, role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
             role::GROUP_READ, role::POLICY_READ, role::USER_READ, role::ROLE_MANAGEMENT_READ,
-        ]);
+        ]) };
     PermissionMissingIntune = 403, "permission_missing_intune",
         "The permission is not granted that a probe of Intune needs.",
         succeeded(INTUNE, Overall::Blocked, &[Reason::PermissionMissing]),
-        Behaviour::granted(&[
+        Behaviour { registration: Registration::UNREADABLE, ..Behaviour::granted(&[
             role::ORGANIZATION_READ, role::DIRECTORY_READ, role::APPLICATION_READ,
             role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
             role::SERVICE_CONFIG_READ, role::GROUP_READ, role::POLICY_READ, role::USER_READ,
             role::ROLE_MANAGEMENT_READ,
-        ]);
+        ]) };
     PermissionPropagating = 404, "permission_propagating",
         "A permission was granted a moment ago: it is assigned, but not yet in the token.",
         succeeded(HEALTH_CHECK, Overall::NeedsAttention, &[Reason::PermissionPropagating]),
@@ -426,4 +441,53 @@ scenarios! {
             token_form: TokenForm::Opaque,
             ..Behaviour::granted(&[role::ORGANIZATION_READ])
         };
+    PermissionNotRequested = 407, "permission_not_requested",
+        "A permission is not granted, and the registration in the tenant does not ask for it.",
+        succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionNotRequested]),
+        Behaviour {
+            registration: Registration { roles: WITHOUT_POLICY, ..Registration::OWN },
+            ..Behaviour::granted(WITHOUT_POLICY)
+        };
+    PermissionNotRequestedElsewhere = 408, "permission_not_requested_elsewhere",
+        "The same, with the registration in another directory: that of 407 with the same instance.",
+        succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionNotRequested]),
+        Behaviour {
+            registration: Registration { owner: Owner::TenantOf(407), ..Registration::OWN },
+            ..Behaviour::granted(WITHOUT_POLICY)
+        };
+    PermissionNotConsented = 409, "permission_not_consented",
+        "The registration asks for a permission that nobody has consented to in the tenant.",
+        succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionNotConsented]),
+        Behaviour::granted(WITHOUT_POLICY);
+    PermissionDelegatedOnly = 410, "permission_delegated_only",
+        "A permission is asked for and granted as a delegated one.",
+        succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionDelegatedOnly]),
+        Behaviour {
+            registration: Registration {
+                roles: WITHOUT_POLICY,
+                scopes: &[role::POLICY_READ],
+                delegated: &[role::POLICY_READ],
+                ..Registration::OWN
+            },
+            ..Behaviour::granted(WITHOUT_POLICY)
+        };
+
+    // The credential's end.
+    CredentialExpiring = 420, "credential_expiring", "The secret ends within a week.",
+        succeeded(HEALTH_CHECK, Overall::NeedsAttention, &[Reason::CredentialExpiring]),
+        Behaviour {
+            registration: Registration {
+                secrets: &[
+                    Secret { hint: "old", ends_in_days: 200 },
+                    Secret { hint: "sim", ends_in_days: -30 },
+                    Secret { hint: "sim", ends_in_days: 6 },
+                ],
+                ..Registration::OWN
+            },
+            ..Behaviour::HEALTHY
+        };
+    CredentialExpiryUnknown = 421, "credential_expiry_unknown",
+        "The registration is in a directory that nobody can sign in to, so no end of the secret is known.",
+        ready(HEALTH_CHECK),
+        Behaviour { registration: Registration::UNREADABLE, ..Behaviour::HEALTHY };
 }

@@ -93,6 +93,12 @@ impl Scenario {
             .collect()
     }
 
+    /// The tenant of the scenario with this number that has the instance of another tenant.
+    pub(crate) fn sibling(tenant_id: &str, number: u16) -> String {
+        let instance = Self::and_instance(tenant_id).map_or(0, |(_, instance)| instance);
+        format!("{TENANT_PREFIX}{instance:08}{number:04}")
+    }
+
     pub(crate) fn behaviour(self) -> &'static Behaviour {
         &self.entry().behaviour
     }

@@ -19,6 +19,7 @@ mod complete;
 mod connections;
 mod disown;
 mod earlier;
+mod facts;
 mod guards;
 mod indexes;
 mod inspect;
@@ -53,6 +54,7 @@ use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
+use crate::domain::connection_facts::KeptFacts;
 use crate::domain::notice::Notice;
 use crate::domain::permission::StoredPermission;
 use crate::domain::run::RunState;
@@ -374,6 +376,10 @@ impl ConnectionStore for PostgresStore {
 
     async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError> {
         self.in_time(self.read_starting_point(id)).await
+    }
+
+    async fn keep_facts(&self, kept: &KeptFacts) -> Result<(), StoreError> {
+        self.in_time(self.write_facts(kept)).await
     }
 
     async fn connections(

@@ -165,6 +165,8 @@ impl SqliteStore {
             connection,
             credential,
             latest_run: latest.map(|latest| latest.operation_run_id),
+            // What is learnt again is kept again.
+            facts: None,
         }))
     }
 
@@ -290,7 +292,9 @@ impl SqliteStore {
             return Err(StoreError::Refused(format!("there is no connection {id}")));
         }
         self.write_credential(&mut tx, id, sealed).await?;
-        commit(tx).await
+        commit(tx).await?;
+        self.forget_expiry(id).await;
+        Ok(())
     }
 
     async fn write_credential(

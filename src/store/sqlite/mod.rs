@@ -16,6 +16,7 @@ mod complete;
 mod connections;
 mod disown;
 mod earlier;
+mod facts;
 mod guards;
 mod inspect;
 mod invalid_runs;
@@ -44,6 +45,7 @@ use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
+use crate::domain::connection_facts::KeptFacts;
 use crate::domain::notice::Notice;
 use crate::domain::permission::StoredPermission;
 use crate::domain::run::RunState;
@@ -387,6 +389,10 @@ impl ConnectionStore for SqliteStore {
 
     async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError> {
         self.read_starting_point(id).await
+    }
+
+    async fn keep_facts(&self, kept: &KeptFacts) -> Result<(), StoreError> {
+        self.write_facts(kept).await
     }
 
     async fn connections(

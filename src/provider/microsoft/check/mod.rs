@@ -1,10 +1,14 @@
 //! One check of one connection: sign in, ask what can be asked at the same time, then judge the
 //! answers in the order of the planned checks.
 
+mod application;
 mod connection;
+mod expiry;
 mod inventory;
+mod licences;
 mod probes;
 mod sheet;
+mod why;
 
 use super::cloud::{Cloud, Clouds};
 use super::fault::Fault;
@@ -12,15 +16,18 @@ use super::graph::{KnownPrincipal, Session, Shared};
 use super::modules::{AUTHENTICATION, Modules};
 use super::preflight;
 use crate::domain::Reason;
+use crate::domain::connection_facts::ConnectionFacts;
 use crate::domain::credential::Credential;
 use crate::domain::link::is_guid;
 use crate::domain::report::EvidenceKind;
 use crate::ports::provider::{Disposition, Findings, Target, Unmet};
+use application::Question;
 use chrono::TimeDelta;
 use sheet::Sheet;
 use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
+use why::Explanation;
 
 /// So long after it was replaced a certificate may still be unknown to the provider.
 const ROTATION: TimeDelta = TimeDelta::minutes(10);
@@ -44,11 +51,17 @@ pub(super) async fn run(
             healthy: false,
             inventory: None,
             disposition: Disposition::Finished,
+            facts: ConnectionFacts::default(),
         };
     };
     let mut sheet = Sheet::new(module, target);
-    if let Some(known) = known_principal(shared, clouds, target).await {
-        sheet.learn(known);
+    // Links lead to the right place also where this check cannot sign in.
+    if let Ok((cloud, tenant, client_id)) = addressed(clouds, target) {
+        sheet.know_client(client_id);
+        let key = (cloud.key.clone(), tenant, client_id);
+        if let Some(known) = shared.principals.get(&key).await {
+            sheet.learn(known);
+        }
     }
     let session = match sign_in_patiently(shared, clouds, target).await {
         Ok(session) => session,
@@ -87,32 +100,76 @@ pub(super) async fn run(
         return sheet.finish(None);
     }
     connection::signed_in(&mut sheet);
+    let now = shared.clock.now();
+    let known = expiry::known(target);
+    if known.is_some() {
+        expiry::judge(&mut sheet, known, now);
+    }
+    let plans = organization.as_ref().ok().map(|found| found.plans.clone());
+    let name = organization
+        .as_ref()
+        .ok()
+        .and_then(|found| found.name.clone());
+    let organization = organization.map(|found| found.ids);
     connection::judge_identity(&mut sheet, session.tenant(), claims, organization);
     if !sheet.is_healthy() {
         return sheet.finish(None);
     }
+    // Of another directory not even the name is kept.
+    sheet.facts().entra_tenant_name = name;
     connection::judge_service_principal(&mut sheet, &inventory.service_principal);
     if !sheet.is_healthy() {
         return sheet.finish(None);
     }
+    let principal = inventory.service_principal.as_ref().ok();
+    let principal = principal.map(KnownPrincipal::from);
     let Some(granted) = inventory::judge(&mut sheet, inventory, claims) else {
         return sheet.finish(None);
     };
     let refresh = inventory::judge_permissions(&mut sheet, module, &granted, &target.connection);
-    probes::run(&mut sheet, &session, module, &granted, early).await;
+    let missing = why::missing(&sheet, module);
+    let question = question(shared, clouds, target, &session, principal);
+    let explaining = async {
+        match (&question, known) {
+            _ if !missing.is_empty() => {
+                let (id, deadline) = (principal.map(|p| p.id), Question::deadline(target));
+                why::read(&session, id, question.as_ref(), &missing, deadline).await
+            }
+            (Some(question), None) => Explanation::of(question.ask(false).await),
+            _ => Explanation::default(),
+        }
+    };
+    let ((), explanation) = tokio::join!(
+        probes::run(&mut sheet, &session, module, &granted, early),
+        explaining,
+    );
+    why::explain(&mut sheet, &missing, &explanation);
+    licences::attach(&mut sheet, module, plans.as_deref());
+    let registered = explanation
+        .application()
+        .and_then(|application| expiry::registered(target, application, now));
+    let known = expiry::combine(known, registered, target.known.expiry, now);
+    expiry::judge(&mut sheet, known, now);
     sheet.finish(Some(refresh))
 }
 
-/// What an earlier check has read of the application's service principal: links lead to the right place
-/// also where this one cannot sign in.
-async fn known_principal(
-    shared: &Shared,
-    clouds: &Clouds,
-    target: &Target,
-) -> Option<KnownPrincipal> {
-    let (cloud, tenant, client_id) = addressed(clouds, target).ok()?;
-    let key = (cloud.key.clone(), tenant, client_id);
-    shared.principals.get(&key).await
+/// Whom to ask about the registration; nobody while its owner is unknown.
+fn question<'a>(
+    shared: &'a Shared,
+    clouds: &'a Clouds,
+    target: &'a Target,
+    session: &'a Session<'a>,
+    principal: Option<KnownPrincipal>,
+) -> Option<Question<'a>> {
+    let known = target.known.owner_tenant_id.as_deref();
+    let known = known.and_then(|text| Uuid::try_parse(text).ok());
+    Some(Question {
+        shared,
+        cloud: addressed(clouds, target).ok()?.0,
+        target,
+        session,
+        owner: principal.and_then(|principal| principal.owner).or(known)?,
+    })
 }
 
 /// A certificate that was registered just now is not known to every server of the provider yet, so

@@ -1,6 +1,7 @@
 //! The checks of one run while they are being filled in.
 
 use crate::domain::Reason;
+use crate::domain::connection_facts::ConnectionFacts;
 use crate::domain::link::LinkContext;
 use crate::domain::permission::InventoryRefresh;
 use crate::domain::report::{Check, CheckStatus, Evidence, Severity};
@@ -11,12 +12,14 @@ use crate::provider::microsoft::modules::{self, Module};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Keeps the planned order and leaves no check out: what is never filled in is skipped.
 pub(super) struct Sheet<'a> {
     planned: Vec<CheckSpec>,
     /// With what the check has learnt.
     links: Cow<'a, LinkContext>,
+    facts: ConnectionFacts,
     done: HashMap<String, Check>,
     healthy: bool,
     later: Option<Duration>,
@@ -30,6 +33,7 @@ impl<'a> Sheet<'a> {
         Self {
             planned: modules::planned_checks(module),
             links: Cow::Borrowed(&target.links),
+            facts: ConnectionFacts::default(),
             done: HashMap::new(),
             healthy: true,
             later: None,
@@ -41,8 +45,17 @@ impl<'a> Sheet<'a> {
     pub fn learn(&mut self, principal: KnownPrincipal) {
         let links = self.links.to_mut();
         links.service_principal_id = Some(principal.id.to_string());
+        self.facts.service_principal_id = links.service_principal_id.clone();
         if let Some(owner) = principal.owner {
             links.owner_tenant_id = Some(owner.to_string());
+            self.facts.owner_tenant_id = links.owner_tenant_id.clone();
+        }
+    }
+
+    /// The application that signs in, where the connection does not name it.
+    pub fn know_client(&mut self, client_id: Uuid) {
+        if self.links.client_id.is_none() {
+            self.links.to_mut().client_id = Some(client_id.to_string());
         }
     }
 
@@ -103,6 +116,45 @@ impl<'a> Sheet<'a> {
         });
     }
 
+    /// The same with why it is missing; severity and evidence stay.
+    pub fn explain(&mut self, key: &str, reason: Reason, message: String) {
+        let links = &self.links;
+        if let Some(check) = self.done.get_mut(key) {
+            check.reason_code = Some(reason);
+            check.message = message;
+            let steps = reason.steps().iter();
+            check.next_steps = steps
+                .map(|(label, link)| links.step(label, *link))
+                .collect();
+        }
+    }
+
+    /// Could not be told, for a reason that is no fault of the connection.
+    pub fn skip(&mut self, key: &str, reason: Reason, evidence: Vec<Evidence>) {
+        self.set(key, |spec, links| {
+            spec.reason(CheckStatus::Skip, reason, links, evidence)
+        });
+    }
+
+    /// More evidence for a check that did not pass.
+    pub fn add_evidence(&mut self, key: &str, evidence: &[Evidence]) {
+        if let Some(check) = self.done.get_mut(key)
+            && check.status != CheckStatus::Pass
+        {
+            check.evidence.extend_from_slice(evidence);
+        }
+    }
+
+    /// The reason of a check so far.
+    pub fn reason(&self, key: &str) -> Option<Reason> {
+        self.done.get(key)?.reason_code
+    }
+
+    /// The facts that findings take along.
+    pub fn facts(&mut self) -> &mut ConnectionFacts {
+        &mut self.facts
+    }
+
     /// False as soon as one of the connection's own checks failed.
     pub fn is_healthy(&self) -> bool {
         self.healthy
@@ -123,6 +175,7 @@ impl<'a> Sheet<'a> {
             checks,
             healthy: self.healthy,
             inventory,
+            facts: self.facts,
             disposition: match self.later {
                 Some(wait) if !self.settled => Disposition::Later(wait),
                 _ => Disposition::Finished,

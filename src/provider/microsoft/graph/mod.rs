@@ -1,10 +1,14 @@
 //! The calls to Microsoft Graph that a check makes.
 
 mod answers;
+mod application;
 mod roles;
 mod session;
 
-pub(super) use answers::ServicePrincipal;
+pub(super) use answers::{Plan, ServicePrincipal};
+#[cfg(test)]
+pub(super) use application::Requested;
+pub(super) use application::{Application, Offered};
 pub(super) use roles::{Grants, KnownGrants, KnownPrincipal, cache};
 pub(super) use session::{Session, Shared};
 
@@ -19,6 +23,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// What the directory says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Organizations {
+    pub ids: Vec<Uuid>,
+    /// For people: bounded and clean.
+    pub name: Option<String>,
+    pub plans: Vec<Plan>,
+}
+
 /// Name of the call that lists grants, each page.
 const ASSIGNMENTS: &str = "app_role_assignments";
 
@@ -26,8 +39,8 @@ const ASSIGNMENTS: &str = "app_role_assignments";
 const RESOURCES_AT_ONCE: usize = 4;
 
 impl Session<'_> {
-    /// Ids of the directories that the token opens: one, by Graph's contract.
-    pub async fn organization(&self) -> Result<Vec<Uuid>, Fault> {
+    /// The directories that the token opens: one, by Graph's contract.
+    pub async fn organization(&self) -> Result<Organizations, Fault> {
         let uri = self.uri(
             "/v1.0/organization?$select=id,displayName,verifiedDomains,assignedPlans".to_owned(),
         )?;
@@ -36,7 +49,12 @@ impl Session<'_> {
         if found.is_empty() {
             return Err(Fault::invalid(200));
         }
-        Ok(found.into_iter().map(|o| o.id).collect())
+        let ids = found.iter().map(|o| o.id).collect();
+        let first = found.into_iter().next();
+        let (name, plans) = first
+            .map(|o| (o.display_name, o.assigned_plans))
+            .unwrap_or_default();
+        Ok(Organizations { ids, name, plans })
     }
 
     /// The application's own service principal.

@@ -2,6 +2,7 @@
 
 use super::answers::ServicePrincipal;
 use super::answers::{Answered, Next, Page, Read};
+use super::application::{Application, Offered};
 use super::roles::{GrantCache, KnownPrincipal, PrincipalCache, PrincipalKey, RoleCache};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
@@ -15,10 +16,20 @@ use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
 use http::Uri;
+use moka::future::Cache;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 use url::Url;
 use uuid::Uuid;
+
+/// What a resource offers, by (cloud, directory, app id of the resource).
+pub(in super::super) type OfferCache = Cache<(String, Uuid, Uuid), Arc<Offered>>;
+
+/// Registrations by (cloud, application, directory that owns it).
+pub(in super::super) type ApplicationCache = Cache<PrincipalKey, Arc<Application>>;
+
+/// The same where they cannot be read.
+pub(in super::super) type UnreadableCache = Cache<PrincipalKey, ()>;
 
 /// What all sessions share.
 pub(in super::super) struct Shared {
@@ -27,6 +38,12 @@ pub(in super::super) struct Shared {
     pub roles: RoleCache,
     pub principals: PrincipalCache,
     pub grants: GrantCache,
+    /// What resources offer, for explanations.
+    pub offers: OfferCache,
+    /// Registrations that were read lately.
+    pub applications: ApplicationCache,
+    /// Registrations that could not be read, and until when nobody tries again.
+    pub unreadable: UnreadableCache,
     pub clock: Arc<dyn Clock>,
     pub max_pages: usize,
     pub max_resources: usize,
@@ -156,6 +173,20 @@ impl<'a> Session<'a> {
     /// earlier check when Graph refuses the call, which may have been allowed since.
     pub(super) async fn get<T: Answered>(&self, call: &'static str, uri: Uri) -> Result<T, Fault> {
         self.read(call, uri).await?.finish()
+    }
+
+    /// The same for what only explains: no token is replaced for it.
+    pub(super) async fn get_quietly<T: Answered>(
+        &self,
+        call: &'static str,
+        uri: Uri,
+    ) -> Result<T, Fault> {
+        let token = self.token().await;
+        self.get_with(call, &uri, &token).await?.finish()
+    }
+
+    pub(super) fn offers(&self) -> &OfferCache {
+        &self.shared.offers
     }
 
     async fn read<T: Answered>(&self, call: &'static str, uri: Uri) -> Result<Read<T>, Fault> {
