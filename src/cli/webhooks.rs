@@ -13,7 +13,7 @@ use crate::domain::webhook::{AttemptResult, DisabledReason, WebhookBinding};
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::vault::VaultError;
 use crate::ports::webhooks::{DeliveryFilter, Endpoint, NewEndpoint, Replay, SealedSecrets};
-use crate::webhooks::Transport;
+use crate::webhooks::AddressRule;
 use crate::webhooks::signature;
 use anyhow::Context as _;
 use owo_colors::OwoColorize as _;
@@ -47,7 +47,7 @@ fn fresh_secret() -> anyhow::Result<Zeroizing<Vec<u8>>> {
 }
 
 async fn add(services: &Services, args: &WebhooksAddArgs) -> anyhow::Result<()> {
-    let url = Transport::new(&services.settings.webhooks)?
+    let url = AddressRule::new(&services.settings.webhooks)
         .check(&args.url)
         .context("--url")?;
     let secret = fresh_secret()?;

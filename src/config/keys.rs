@@ -3,7 +3,7 @@
 use super::rule::{Rule, is_cloud_name};
 use Rule::{
     CloudBase, CloudName, DatabaseUrl, Duration, Filter, Hosts, Integer, Keys, LaravelKeys, Link,
-    LinkWithId, Listen, OneOf, Path, Portal, PostgresUrl, QueueName, RedisUrl,
+    LinkWithId, Listen, NoProxy, OneOf, Path, Portal, PostgresUrl, ProxyUrl, QueueName, RedisUrl,
 };
 
 /// Where a cloud's keys stand.
@@ -109,6 +109,8 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("webhooks.keep_delivered", Duration("0s", "365d")),
     ("webhooks.keep_failed", Duration("0s", "365d")),
     ("webhooks.loopback_hosts", Hosts),
+    ("outbound.proxy", ProxyUrl),
+    ("outbound.no_proxy", NoProxy),
     ("microsoft.default_cloud", CloudName),
     ("microsoft.connect_timeout", Duration("100ms", "5m")),
     ("microsoft.read_timeout", Duration("100ms", "5m")),

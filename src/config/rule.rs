@@ -28,6 +28,8 @@ pub(super) enum Rule {
     DatabaseUrl,
     PostgresUrl,
     RedisUrl,
+    ProxyUrl,
+    NoProxy,
     Keys,
     LaravelKeys,
 }
@@ -51,6 +53,10 @@ impl fmt::Display for Rule {
             Self::DatabaseUrl => "a postgres://, postgresql:// or sqlite: address, or empty",
             Self::PostgresUrl => "a postgres:// or postgresql:// address, or empty",
             Self::RedisUrl => "a redis:// or rediss:// address, or empty",
+            Self::ProxyUrl => "an http:// or https:// address, none, or empty",
+            Self::NoProxy => {
+                "names, addresses and networks, each with a port or without, separated by commas, or empty"
+            }
             Self::Keys => {
                 "a list of keys, each \"id:base64 of 32 bytes\" or { id = \"…\", key = \"…\" }"
             }
@@ -64,7 +70,12 @@ impl Rule {
     pub(super) fn is_secret(self) -> bool {
         matches!(
             self,
-            Self::DatabaseUrl | Self::PostgresUrl | Self::RedisUrl | Self::Keys | Self::LaravelKeys
+            Self::DatabaseUrl
+                | Self::PostgresUrl
+                | Self::RedisUrl
+                | Self::ProxyUrl
+                | Self::Keys
+                | Self::LaravelKeys
         )
     }
 
@@ -118,6 +129,10 @@ impl Rule {
 
     /// Why an address of the right scheme cannot be read. Never quotes any of it.
     fn address_problem(self, text: &str) -> Option<String> {
+        if self == Self::ProxyUrl {
+            return crate::outbound::proxy::address_problem(text)
+                .map(|problem| problem.to_string());
+        }
         match (self, text.split_once(':')?.0) {
             (Self::DatabaseUrl | Self::PostgresUrl, "postgres" | "postgresql") => {
                 crate::store::address_problem(text)
@@ -203,6 +218,9 @@ impl Rule {
             Self::PostgresUrl => {
                 text.is_empty() || is_server_url(text, &["postgres", "postgresql"])
             }
+            // See `address_problem`.
+            Self::ProxyUrl => true,
+            Self::NoProxy => !text.chars().any(char::is_control),
             Self::RedisUrl => text.is_empty() || is_server_url(text, &["redis", "rediss"]),
             Self::Integer(..) | Self::Keys | Self::LaravelKeys => false,
         }

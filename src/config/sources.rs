@@ -17,6 +17,15 @@ const PREFIX: &str = "VERIFYD__";
 const FILE_VARIABLE: &str = "VERIFYD_CONFIG";
 /// Names that other programs use, too. They lose against `VERIFYD__…`.
 const PLAIN: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")];
+/// Names that programs share for the proxy on the way out, the first that is not empty counts. They only
+/// fill in what nothing else sets.
+const PROXY: [(&str, &[&str]); 2] = [
+    (
+        "outbound.proxy",
+        &["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
+    ),
+    ("outbound.no_proxy", &["NO_PROXY", "no_proxy"]),
+];
 /// Largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
@@ -65,7 +74,10 @@ fn environment(
         let plain = name.strip_suffix("_FILE").unwrap_or(&name);
         let ours = name.starts_with(PREFIX)
             || name == FILE_VARIABLE
-            || PLAIN.iter().any(|(known, _)| *known == plain);
+            || PLAIN.iter().any(|(known, _)| *known == plain)
+            || PROXY
+                .iter()
+                .any(|(_, names)| names.contains(&name.as_str()));
         if !ours {
             continue;
         }
@@ -164,7 +176,35 @@ pub(super) fn layers(
     }
     layers.push(from_environment(&sources.environment, problems));
     layers.push(from_flags(&sources.overrides, problems));
+    let proxy = proxy_of_environment(&sources.environment, &layers);
+    layers.push(proxy);
     Ok(layers)
+}
+
+/// What the environment says of proxies, where no layer says anything.
+fn proxy_of_environment(environment: &BTreeMap<String, String>, layers: &[Layer]) -> Layer {
+    let is_set = |key: &str| {
+        let set = layers
+            .iter()
+            .rev()
+            .find_map(|layer| layer.0.iter().find(|(known, _)| known == key));
+        set.is_some_and(
+            |(_, value)| !matches!(&value.kind, ValueKind::String(text) if text.is_empty()),
+        )
+    };
+    let mut layer = Layer::default();
+    for (key, names) in PROXY {
+        let named = names.iter().find_map(|name| {
+            let value = environment.get(*name)?.trim();
+            (!value.is_empty()).then_some((*name, value))
+        });
+        if let (Some((name, value)), Some(rule), false) = (named, rule(key), is_set(key)) {
+            layer
+                .0
+                .push((key.to_owned(), rule.read(&variable(name), value)));
+        }
+    }
+    layer
 }
 
 fn parse_toml(text: &str, origin: &str, problems: &mut Vec<Problem>) -> Result<Layer, ConfigError> {

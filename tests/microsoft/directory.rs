@@ -198,6 +198,14 @@ pub struct Directory(Arc<Inner>);
 impl Directory {
     pub async fn start(granted: &[&'static str]) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let (directory, router) = Self::behind(base, granted);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        directory
+    }
+
+    /// For another server at this address, which answers by the router.
+    pub fn behind(base: String, granted: &[&'static str]) -> (Self, Router) {
         let directory = Self(Arc::new(Inner {
             facts: Mutex::new(Facts {
                 granted: granted.to_vec(),
@@ -207,11 +215,10 @@ impl Directory {
             }),
             script: Mutex::new(Box::new(|_| None)),
             seen: Mutex::new(Vec::new()),
-            base: format!("http://{}", listener.local_addr().unwrap()),
+            base,
         }));
         let router = Router::new().fallback(answer).with_state(directory.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        directory
+        (directory, router)
     }
 
     /// Address of both login and Graph.

@@ -85,6 +85,8 @@ pub enum EvidenceKind {
     Host,
     /// Where in a report its schema was violated
     SchemaError,
+    /// Host and port of the proxy that the call went through
+    Proxy,
 }
 text_enum!(
     EvidenceKind, "kind",
@@ -94,7 +96,7 @@ text_enum!(
     AppRoleId => "app_role_id", ExpiresAt => "expires_at",
     ValidFrom => "valid_from", Cause => "cause", Expected => "expected", Found => "found",
     Field => "field", Source => "source", Count => "count", Attempts => "attempts",
-    Host => "host", SchemaError => "schema_error",
+    Host => "host", SchemaError => "schema_error", Proxy => "proxy",
 );
 
 impl EvidenceKind {
@@ -121,6 +123,7 @@ impl EvidenceKind {
         Self::Attempts,
         Self::Host,
         Self::SchemaError,
+        Self::Proxy,
     ];
 
     /// Whether equal findings have equal values, so that it counts for the fingerprint.

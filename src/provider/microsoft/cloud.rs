@@ -82,6 +82,15 @@ impl Clouds {
         self.by_key.keys().cloned().collect()
     }
 
+    /// Hosts of logins and of Graph: whom the provider calls.
+    pub fn hosts(&self) -> BTreeSet<String> {
+        self.by_key
+            .values()
+            .flat_map(|cloud| [&cloud.login, &cloud.graph])
+            .filter_map(|url| url.host_str().map(str::to_owned))
+            .collect()
+    }
+
     /// Hosts that were configured as loopback: the only ones that may have a non-global address.
     pub fn loopback_hosts(&self) -> BTreeSet<String> {
         self.by_key

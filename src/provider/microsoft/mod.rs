@@ -26,6 +26,7 @@ use crate::domain::Reason;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
 use crate::domain::permission::RequiredPermission;
+use crate::outbound::Outbound;
 use crate::ports::clock::Clock;
 use crate::ports::provider::{CheckSpec, Findings, Provider, Target, Unmet};
 use async_trait::async_trait;
@@ -44,15 +45,28 @@ pub struct MicrosoftProvider {
 }
 
 impl MicrosoftProvider {
-    /// A provider with these settings. `clock` dates assertions, and tells whether a certificate
-    /// has expired and how long a `Retry-After` date is away.
+    /// A provider with these settings that uses no proxy. `clock` dates assertions, and tells whether
+    /// a certificate has expired and how long a `Retry-After` date is away.
     pub fn new(
         settings: &MicrosoftSettings,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, MicrosoftSettingsError> {
+        let outbound = Outbound::direct().map_err(|error| MicrosoftSettingsError {
+            field: "clouds".into(),
+            problem: error.to_string(),
+        })?;
+        Self::with_outbound(settings, clock, &outbound)
+    }
+
+    /// The same, with calls that leave as `outbound` says.
+    pub fn with_outbound(
+        settings: &MicrosoftSettings,
+        clock: Arc<dyn Clock>,
+        outbound: &Outbound,
+    ) -> Result<Self, MicrosoftSettingsError> {
         let clouds = settings.validate()?;
         let shared = Shared {
-            caller: Caller::new(settings, &clouds, clock.clone())?,
+            caller: Caller::new(settings, &clouds, clock.clone(), outbound),
             tokens: TokenCache::new(settings.token_cache_entries, settings.token_refresh_margin),
             roles: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
             grants: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),

@@ -215,10 +215,10 @@ pub fn hostilities() -> Vec<(&'static str, Vec<At>, Hostile, Reason)> {
             both(),
             Hostile::Endless(
                 Vec::new(),
-                b"HTTP/1.1 100 Continue\r\n\r\n".to_vec(),
-                tick / 50,
+                b"HTTP/1.1 100 Continue\r\n\r\n".repeat(1000),
+                Duration::ZERO,
             ),
-            Reason::ProviderTimeout,
+            Reason::ResponseInvalid,
         ),
         (
             "headers without an end",
