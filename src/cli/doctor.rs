@@ -1,5 +1,6 @@
 //! `verifyd doctor`: a line for each part, and what to do where it fails.
 
+mod outbound;
 mod webhooks;
 
 use super::args::JsonArg;
@@ -147,6 +148,7 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
     }
     queue(settings, &mut lines).await;
     keys(settings, &mut lines);
+    outbound::check(settings, &mut lines).await;
 
     let failed = lines.iter().any(|l| l.state == State::Failed);
     if args.json {
