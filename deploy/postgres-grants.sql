@@ -68,8 +68,8 @@ BEGIN
     GRANT USAGE ON SCHEMA verifyd TO verifyd_serve, verifyd_operator, verifyd_prune;
     -- Which migrations were applied, and what verifyd made: only `migrate` writes these.
     GRANT SELECT ON ALL TABLES IN SCHEMA verifyd TO verifyd_serve, verifyd_operator;
-    FOREACH state IN ARRAY ARRAY['run_attempts', 'workers', 'run_deliveries', 'latest_reports', 'tenant_inventory',
-                               'carried_acknowledgements', 'page_sessions', 'idempotency_keys']
+    FOREACH state IN ARRAY ARRAY['run_attempts', 'workers', 'run_deliveries', 'latest_reports', 'connection_facts',
+                               'tenant_inventory', 'carried_acknowledgements', 'page_sessions', 'idempotency_keys']
     LOOP
         IF to_regclass('verifyd.' || state) IS NOT NULL THEN
             EXECUTE format('GRANT INSERT, UPDATE, DELETE ON verifyd.%I TO verifyd_serve', state);
@@ -79,6 +79,10 @@ BEGIN
     IF to_regclass('verifyd.run_attempts') IS NOT NULL THEN
         GRANT SELECT, DELETE ON verifyd.run_attempts, verifyd.run_deliveries TO verifyd_prune;
         GRANT SELECT ON verifyd.latest_reports TO verifyd_prune;
+    END IF;
+    -- What is known of a credential that an operator replaces.
+    IF to_regclass('verifyd.connection_facts') IS NOT NULL THEN
+        GRANT UPDATE ON verifyd.connection_facts TO verifyd_operator;
     END IF;
     -- Webhooks: `serve` records and sends, only an operator adds an endpoint.
     IF to_regclass('verifyd.webhook_endpoints') IS NOT NULL THEN

@@ -19,6 +19,7 @@ use crate::config::{Settings, Sources};
 use crate::domain::run::OperationRun;
 use crate::domain::{ConnectionId, RunId, RunStatus};
 use crate::engine::submit::submit;
+use crate::outbound::Outbound;
 use crate::ports::clock::SystemClock;
 use crate::ports::provider::Providers;
 use crate::ports::queue::Queue;
@@ -91,7 +92,10 @@ impl Producer {
         } else {
             None
         };
-        let providers = app::open_providers(settings, Arc::new(SystemClock)).map_err(failed)?;
+        let outbound = Outbound::new(&settings.outbound)
+            .map_err(|error| ProducerError::Connect(error.to_string()))?;
+        let providers =
+            app::open_providers(settings, Arc::new(SystemClock), &outbound).map_err(failed)?;
         Ok(Self {
             store,
             queue,

@@ -15,6 +15,10 @@ mod acknowledging;
 mod credentials;
 #[path = "cli/measuring.rs"]
 mod measuring;
+#[path = "cli/modules.rs"]
+mod modules;
+#[path = "cli/refusing.rs"]
+mod refusing;
 
 #[test]
 fn help_texts() {
@@ -44,6 +48,7 @@ impl Desk {
             .env_clear()
             .env("VERIFYD__LOG__FILTER", "warn")
             .env("VERIFYD__HTTP__LISTEN", "127.0.0.1:0")
+            .env("VERIFYD__MICROSOFT__RETRY_MAX_DELAY", "500ms")
             .env(
                 "VERIFYD__MICROSOFT__CLOUDS__SIMULATED__LOGIN",
                 &self.simulator.base_url,
@@ -410,7 +415,7 @@ async fn bad_input_is_named_with_what_is_allowed() {
     assert!(add("--cloud", "moon").contains("global"));
     assert!(add("--module", "teleport").contains("health_check"));
     assert!(add("--provider", "acme").contains("microsoft"));
-    assert!(add("--workspace", "one").contains("invalid digit"));
+    assert!(add("--workspace", "one").contains("a whole number from 1 to"));
     assert!(add("--federated-token-file", "relative/path").contains("absolute"));
     add("--certificate", "does-not-exist.pem");
 

@@ -13,10 +13,12 @@ use verifyd::domain::report::{
 };
 use verifyd::domain::{ConnectionId, RunId};
 use verifyd::ports::provider::CheckSpec;
+use verifyd::provider::microsoft::module_schema;
 
 const SCHEMA: &str = "contracts/verification-report.v1_5.schema.json";
 const REASONS: &str = "docs/reasons.md";
 const OPENAPI: &str = "contracts/openapi.v1.json";
+const MODULES: &str = "contracts/module.v1.schema.json";
 
 fn assert_current(path: &str, wanted: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -39,8 +41,12 @@ fn links() -> LinkContext {
         connection_id: Some(7),
         portal: "https://entra.microsoft.com".into(),
         login: "https://login.microsoftonline.com".into(),
+        graph: "https://graph.microsoft.com".into(),
         entra_tenant_id: Some("5c000000-0000-4000-8000-000000000001".into()),
         client_id: Some("5c000000-0000-4000-8000-00000000000a".into()),
+        owner_tenant_id: Some("5c000000-0000-4000-8000-000000000002".into()),
+        service_principal_id: Some("5c000000-0000-4000-8000-00000000000b".into()),
+        consent_redirect: None,
     }
 }
 
@@ -168,6 +174,13 @@ fn the_schema_lists_what_the_code_knows_and_has_examples() {
 }
 
 #[test]
+fn the_schema_of_modules_is_current() {
+    let mut text = serde_json::to_string_pretty(&module_schema()).unwrap();
+    text.push('\n');
+    assert_current(MODULES, &text);
+}
+
+#[test]
 fn the_openapi_document_is_current() {
     let mut text = serde_json::to_string_pretty(&verifyd::http::api::document()).unwrap();
     text.push('\n');
@@ -207,7 +220,8 @@ fn the_page_of_reasons_is_current() {
                 reason.severity()
             );
             for (label, link) in reason.steps() {
-                let _ = writeln!(page, "- {label}: <{}>", links.resolve(*link));
+                let step = links.step(label, *link);
+                let _ = writeln!(page, "- {}: <{}>", step.label, step.url);
             }
         }
     }
@@ -225,6 +239,16 @@ fn the_page_of_reasons_is_current() {
         };
         let _ = writeln!(page, "| {} | `{reason}` | {} |", cause.text(), cause.step());
     }
+    page.push_str(
+        "\n## Codes of a refused sign-in\n\n\
+         What an AADSTS code means for a connection with each kind of credential, generated from\n\
+         `src/provider/microsoft/aadsts/codes.toml`. Where an answer names several codes the class decides: the\n\
+         first of tenant, application, credential, policy, resource, temporary, generic, request,\n\
+         and within a class the more specific code. Every other code leads to the login service's own\n\
+         look-up. \"seen\": not in Microsoft's reference, known from public threads. \"again\": whether the\n\
+         request is sent again.\n\n",
+    );
+    page.push_str(&verifyd::provider::microsoft::sign_in_codes());
     page.push_str(
         "\nLinks that begin with a slash lead into the surrounding application, see `[links]` in\n\
          [configuration](configuration.md). The others are shown for an example tenant.\n",

@@ -212,8 +212,8 @@ fn a_library_outside_of_its_folder_is_caught() {
     );
     refused(
         "src/simulator/mod.rs",
-        "extern crate reqwest;",
-        "reqwest belongs in outbound, provider, webhooks, cli",
+        "extern crate h2;",
+        "h2 belongs in outbound",
     );
     refused(
         "src/domain/run.rs",

@@ -92,3 +92,21 @@ fn measurements_that_nobody_asks_for_are_not_kept() {
         "{kept} bytes are kept of {UNASKED} measurements"
     );
 }
+
+#[test]
+fn counters_are_there_before_their_first_event() {
+    let _guard = ONE_AT_A_TIME.lock();
+    let text = installed().render();
+    for line in [
+        "verifyd_panics_total",
+        "verifyd_last_resorts_total",
+        "verifyd_hints_too_large_total",
+        "verifyd_http_panics_total",
+        "verifyd_sweep_failures_total",
+        "verifyd_webhooks_given_up_total{reason=\"age\"}",
+        "verifyd_notices_lost_total{channel=\"redis\"}",
+        "verifyd_runs_processed_total{result=\"failed\"}",
+    ] {
+        assert_eq!(value_of(&text, line), Some(0), "{line}: {text}");
+    }
+}

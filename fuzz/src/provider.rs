@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 use verifyd::domain::connection::{ConnectionStatus, ProviderConnection};
+use verifyd::domain::connection_facts::ConnectionFacts;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::link::LinkContext;
 use verifyd::domain::report::{ReportDraft, schema};
@@ -201,6 +202,7 @@ fn settings(base: &str) -> MicrosoftSettings {
         token_cache_entries: 10,
         role_cache_entries: 10,
         role_cache_ttl: Duration::from_secs(3600),
+        modules_dir: std::path::PathBuf::new(),
         clouds: BTreeMap::from([(
             "test".into(),
             CloudSettings {
@@ -234,6 +236,8 @@ fn target() -> Target {
             client_id: None,
         },
         credential_changed_at: None,
+        credential_expires_at: None,
+        known: ConnectionFacts::default(),
         entra_tenant_id: TENANT.into(),
         module: "intune".into(),
         links: LinkContext {
@@ -244,8 +248,10 @@ fn target() -> Target {
             connection_id: Some(7),
             portal: "https://portal.example.com".into(),
             login: "https://login.example.com".into(),
+            graph: "https://graph.example.com".into(),
             entra_tenant_id: Some(TENANT.into()),
             client_id: Some(CLIENT.into()),
+            ..LinkContext::default()
         },
         deadline: tokio::time::Instant::now() + Duration::from_secs(120),
         correlation_id: Uuid::from_u128(0xC0),

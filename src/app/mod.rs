@@ -16,6 +16,7 @@ use crate::http::api::{Api, Switch};
 use crate::http::gate::Gate;
 use crate::http::health::Health;
 use crate::http::pages::Pages;
+use crate::outbound::Outbound;
 use crate::ports::clock::{Clock, SystemClock};
 use crate::ports::provider::{Provider, Providers};
 use crate::ports::queue::Queue;
@@ -41,6 +42,8 @@ pub struct Services {
     pub vault: Arc<dyn Vault>,
     pub providers: Providers,
     pub clock: Arc<dyn Clock>,
+    /// The way of all calls to the outside.
+    pub outbound: Outbound,
     /// What API and pages share of the database.
     pub gate: Arc<Gate>,
 }
@@ -63,8 +66,11 @@ impl Services {
         let store = open_ready_store(&settings).await?;
         let vault = open_vault(&settings)?;
         let queue = open_queue(&settings)?;
-        let providers = open_providers(&settings, Arc::clone(&clock))?;
+        let outbound =
+            Outbound::new(&settings.outbound).context("calls to the outside cannot be set up")?;
+        let providers = open_providers(&settings, Arc::clone(&clock), &outbound)?;
         Ok(Self {
+            outbound,
             gate: Arc::new(Gate::new(&settings.http)),
             settings,
             store,
@@ -113,14 +119,14 @@ impl Services {
     }
 
     /// Sends webhooks.
-    pub fn webhook_sender(&self) -> anyhow::Result<Sender> {
+    pub fn webhook_sender(&self) -> Sender {
         Sender::new(
             Arc::clone(&self.store),
             Arc::clone(&self.vault),
             Arc::clone(&self.clock),
             self.settings.webhooks.clone(),
+            &self.outbound,
         )
-        .context("webhooks cannot be sent")
     }
 
     /// What the health endpoints of this worker look at.
@@ -230,10 +236,20 @@ pub fn open_queue(settings: &Settings) -> anyhow::Result<Arc<dyn Queue>> {
 }
 
 /// All providers there are: a new one is a folder in `provider` and a line here.
-pub fn open_providers(settings: &Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Providers> {
-    let microsoft = MicrosoftProvider::new(&settings.microsoft, clock)
+pub fn open_providers(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    outbound: &Outbound,
+) -> anyhow::Result<Providers> {
+    let microsoft = MicrosoftProvider::with_outbound(&settings.microsoft, clock, outbound)
         .context("the provider microsoft cannot be set up")?;
     Ok(Providers::new([Arc::new(microsoft) as Arc<dyn Provider>]))
+}
+
+/// The same for commands that only ask what a provider knows and call nobody.
+pub fn providers_offline(settings: &Settings) -> anyhow::Result<Providers> {
+    let outbound = Outbound::direct().context("calls to the outside cannot be set up")?;
+    open_providers(settings, Arc::new(SystemClock), &outbound)
 }
 
 /// The machine's name, for people; it need not be unique.

@@ -1,16 +1,19 @@
 //! The commands and their arguments.
 
 mod acknowledgements;
+mod modules;
 mod tokens;
 mod webhooks;
 
 pub use acknowledgements::*;
+pub use modules::*;
 pub use tokens::*;
 pub use webhooks::*;
 
 use crate::config::Overrides;
 use crate::domain::moment;
 use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, SessionId, TenantId, WorkspaceId};
+use crate::ports::overview::ConnectionSort;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -67,6 +70,13 @@ pub enum Command {
     /// Manage provider connections and their credentials
     #[command(subcommand)]
     Connections(ConnectionsCommand),
+    /// List, show and validate modules: what connections are checked for
+    #[command(subcommand)]
+    Modules(ModulesCommand),
+    /// Compare a module with the stored inventories: which connections it would break, and why
+    ///
+    /// Exit code 0: none would break; 1: some would; 2: an error
+    Plan(PlanArgs),
     /// Manage webhooks: who is told of completed runs
     #[command(subcommand)]
     Webhooks(WebhooksCommand),
@@ -106,6 +116,13 @@ impl Command {
     }
 }
 
+/// A length of time, as people write it.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    humantime::parse_duration(text).map_err(|_| {
+        "allowed: whole numbers, each with a unit, such as 90s, 24h or 1h 30m".to_owned()
+    })
+}
+
 #[derive(Debug, Args)]
 pub struct JsonArg {
     /// Print JSON
@@ -143,7 +160,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub latency_samples: u32,
     /// Time that the simulated provider adds to every answer, e.g. 100ms
-    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = duration)]
     pub provider_delay: std::time::Duration,
     #[command(flatten)]
     pub json: JsonArg,
@@ -156,7 +173,7 @@ pub struct SimulateArgs {
     #[arg(long, default_value_t = 8480)]
     pub port: u16,
     /// Time added to every answer, e.g. 50ms
-    #[arg(long, default_value = "0ms", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "0ms", value_parser = duration)]
     pub latency: std::time::Duration,
     /// Certificate (PEM) to register for all simulated applications; repeatable
     #[arg(long = "certificate", value_name = "FILE")]
@@ -179,7 +196,7 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
     /// Wait so long for the database to answer, e.g. 60s
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub wait_for: std::time::Duration,
     /// Add the guards for runs of verifyd's type to operation_runs, even if it is another application's
     #[arg(long)]
@@ -191,7 +208,7 @@ pub struct MigrateArgs {
 #[derive(Debug, Args)]
 pub struct PruneArgs {
     /// Delete runs that were completed longer ago than this, e.g. 90d
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub older_than: std::time::Duration,
     /// Only count them
     #[arg(long)]
@@ -359,7 +376,10 @@ pub struct CredentialArgs {
 pub struct ConnectionsListArgs {
     #[arg(long, value_name = "ID")]
     pub tenant: Option<TenantId>,
-    /// Only connections with a greater id
+    /// `id`, or `expiry`: by when their credentials expire, the earliest first
+    #[arg(long, value_name = "ORDER", default_value = "id")]
+    pub sort: ConnectionSort,
+    /// Only connections that come after this one in that order
     #[arg(long, value_name = "ID")]
     pub after: Option<ConnectionId>,
     /// Most connections to list

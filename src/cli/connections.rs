@@ -1,13 +1,16 @@
 //! `verifyd connections`
 
+mod list;
+
 use super::args::{
-    ConnectionArgs, ConnectionsAddArgs, ConnectionsCommand, ConnectionsListArgs, CredentialArgs,
-    RotateKeysArgs, SetCredentialArgs,
+    ConnectionArgs, ConnectionsAddArgs, ConnectionsCommand, CredentialArgs, RotateKeysArgs,
+    SetCredentialArgs,
 };
 use super::{output, render};
 use crate::app::Services;
 use crate::credentials::envelope::is_envelope;
-use crate::credentials::{NamedFile, credential_from_files, validity};
+use crate::credentials::{NamedFile, credential_from_files, file, validity};
+use crate::domain::access::Binding;
 use crate::domain::client_secret;
 use crate::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
 use crate::domain::credential::Credential;
@@ -20,7 +23,6 @@ use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
 use secrecy::SecretString;
 use serde_json::json;
-use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 use zeroize::Zeroizing;
@@ -34,7 +36,7 @@ const ROTATION_PAGE: u32 = 200;
 pub async fn run(services: &Services, command: ConnectionsCommand) -> anyhow::Result<ExitCode> {
     match command {
         ConnectionsCommand::Add(args) => add(services, args).await?,
-        ConnectionsCommand::List(args) => list(services, &args).await?,
+        ConnectionsCommand::List(args) => list::list(services, &args).await?,
         ConnectionsCommand::Show(args) => show(services, &args).await?,
         ConnectionsCommand::Disable(args) => {
             set_status(services, &args, ConnectionStatus::Disabled).await?;
@@ -48,23 +50,9 @@ pub async fn run(services: &Services, command: ConnectionsCommand) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is read within the limit, overwritten when it is dropped. It has its whole room from the start: a
-/// buffer that grows leaves copies behind.
-fn limited(source: impl Read) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES + 1));
-    source
-        .take(MAX_FILE_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)?;
-    anyhow::ensure!(
-        bytes.len() <= MAX_FILE_BYTES,
-        "it is longer than {MAX_FILE_BYTES} bytes"
-    );
-    Ok(bytes)
-}
-
 /// The text of a secret or a password, without the line end behind it.
-fn secret_line(source: impl Read) -> anyhow::Result<Zeroizing<String>> {
-    let text = outside_text::decode(&limited(source)?)?;
+fn secret_line(bytes: &[u8]) -> anyhow::Result<Zeroizing<String>> {
+    let text = outside_text::decode(bytes)?;
     Ok(match outside_text::without_line_end(&text) {
         line if line.len() == text.len() => text,
         line => Zeroizing::new(line.to_owned()),
@@ -75,7 +63,10 @@ fn secret_line(source: impl Read) -> anyhow::Result<Zeroizing<String>> {
 fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
     let source = &args.source;
     if source.secret_stdin {
-        let secret = secret_line(std::io::stdin()).context("--secret-stdin: standard input")?;
+        let secret = file::limited(std::io::stdin(), MAX_FILE_BYTES)
+            .map_err(anyhow::Error::from)
+            .and_then(|bytes| secret_line(&bytes))
+            .context("--secret-stdin: standard input")?;
         client_secret::check(&secret).context("--secret-stdin: standard input")?;
         return Ok(Some(Credential::ClientSecret {
             secret: SecretString::from(secret.as_str()),
@@ -96,31 +87,30 @@ fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
     Ok(None)
 }
 
-fn certificate(file: &Path, args: &CredentialArgs) -> anyhow::Result<Credential> {
+fn certificate(path: &Path, args: &CredentialArgs) -> anyhow::Result<Credential> {
     let read = |flag: &str, path: &Path| {
-        std::fs::File::open(path)
-            .map_err(anyhow::Error::from)
-            .and_then(limited)
-            .with_context(|| format!("{flag} {}", path.display()))
+        file::read(path, MAX_FILE_BYTES).with_context(|| format!("{flag} {}", path.display()))
     };
-    let bytes = read("--certificate", file)?;
+    let bytes = read("--certificate", path)?;
     let key = match &args.private_key {
         Some(path) => Some((path.display().to_string(), read("--private-key", path)?)),
         None => None,
     };
     let password = if let Some(path) = &args.certificate_password_file {
         let at = || format!("--certificate-password-file {}", path.display());
-        let file = std::fs::File::open(path).with_context(at)?;
-        Some(secret_line(file).with_context(at)?)
+        let bytes = file::read(path, MAX_FILE_BYTES).with_context(at)?;
+        Some(secret_line(&bytes).with_context(at)?)
     } else if args.certificate_password_stdin {
         Some(
-            secret_line(std::io::stdin())
+            file::limited(std::io::stdin(), MAX_FILE_BYTES)
+                .map_err(anyhow::Error::from)
+                .and_then(|bytes| secret_line(&bytes))
                 .context("--certificate-password-stdin: standard input")?,
         )
     } else {
         None
     };
-    let name = file.display().to_string();
+    let name = path.display().to_string();
     let password = password.map(|password| SecretString::from(password.as_str()));
     credential_from_files(
         NamedFile {
@@ -233,64 +223,6 @@ async fn find(services: &Services, id: ConnectionId) -> anyhow::Result<ProviderC
         .0)
 }
 
-async fn list(services: &Services, args: &ConnectionsListArgs) -> anyhow::Result<()> {
-    let connections = services
-        .store
-        .connections(args.tenant, args.after, args.limit)
-        .await?;
-    let mut rows = Vec::with_capacity(connections.len());
-    for connection in connections {
-        let latest = services.store.latest_report(connection.id).await?;
-        rows.push((connection, latest));
-    }
-    if args.json.json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(connection, latest)| json!({ "connection": connection, "latest": latest }))
-            .collect();
-        return output::json(&rows);
-    }
-    if rows.is_empty() {
-        output::note("No connections. Add one with: verifyd connections add");
-        return Ok(());
-    }
-    let now = services.clock.now();
-    let mut table = output::table([
-        "Connection",
-        "Name",
-        "Tenant",
-        "Provider",
-        "Cloud",
-        "Status",
-        "Latest",
-        "Checked",
-    ]);
-    for (connection, latest) in &rows {
-        table.add_row([
-            connection.id.to_string(),
-            render::clean(connection.display_name.as_deref().unwrap_or("–")),
-            connection.tenant_id.to_string(),
-            render::clean(&connection.provider),
-            render::clean(connection.cloud.as_deref().unwrap_or("–")),
-            connection.status.to_string(),
-            latest
-                .as_ref()
-                .map_or_else(|| "–".to_owned(), |l| render::overall(&l.overall)),
-            latest.as_ref().map_or_else(
-                || "never".to_owned(),
-                |l| format!("{} ago", output::age(now, l.completed_at)),
-            ),
-        ]);
-    }
-    output::line(table);
-    if rows.len() == args.limit as usize
-        && let Some((last, _)) = rows.last()
-    {
-        output::note(format!("More: --after {}", last.id));
-    }
-    Ok(())
-}
-
 async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> {
     let (connection, credential) = services
         .store
@@ -338,9 +270,21 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         ),
     );
     line("provider", render::clean(&connection.provider));
+    let state = services
+        .store
+        .connection_state(args.id, &Binding::default())
+        .await?;
+    let learnt = state.map(|state| state.learnt).unwrap_or_default();
     line(
         "Entra tenant",
-        or_dash(connection.entra_tenant_id.as_deref()),
+        match &learnt.entra_tenant_name {
+            Some(name) => format!(
+                "{} ({})",
+                render::clean(name),
+                or_dash(connection.entra_tenant_id.as_deref())
+            ),
+            None => or_dash(connection.entra_tenant_id.as_deref()),
+        },
     );
     line("client id", or_dash(connection.client_id.as_deref()));
     line("cloud", or_dash(connection.cloud.as_deref()));
@@ -359,6 +303,13 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                     .unwrap_or_default()
             ),
             _ => "none".to_owned(),
+        },
+    );
+    line(
+        "expires",
+        match learnt.credential_expiry_source {
+            Some(source) => format!("{} ({source})", list::expires(&learnt)),
+            None => list::expires(&learnt),
         },
     );
     line(
@@ -454,13 +405,22 @@ async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow
 /// somebody else changes meanwhile is left as they made it.
 async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()> {
     let (mut rotated, mut current, mut changed, mut laravel) = (0u64, 0u64, 0u64, 0u64);
+    let mut undecryptable = Vec::new();
     let mut unreadable = Vec::new();
     let mut after = None;
     loop {
         let page = services.store.credentials(after, ROTATION_PAGE).await?;
-        let Some((last, _)) = page.last() else { break };
-        after = Some(last.id);
-        for (connection, stored) in &page {
+        let Some(last) = page.last() else { break };
+        after = Some(last.connection_id);
+        for found in page {
+            let id = found.connection_id;
+            let (binding, stored) = match found.credential {
+                Ok(credential) => credential,
+                Err(error) => {
+                    unreadable.push((id, error.to_string()));
+                    continue;
+                }
+            };
             if !services.vault.needs_rotation(&stored.payload) {
                 current += 1;
                 continue;
@@ -469,9 +429,8 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
                 laravel += 1;
                 continue;
             }
-            let binding = connection.binding();
-            let Ok(credential) = services.vault.open(binding, stored) else {
-                unreadable.push(connection.id);
+            let Ok(credential) = services.vault.open(binding, &stored) else {
+                undecryptable.push(id);
                 continue;
             };
             let sealed = services
@@ -479,7 +438,7 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
                 .seal(binding, &credential, stored.expires_at)?;
             let replaced = services
                 .store
-                .reseal_credential(connection.id, &stored.payload, &sealed.payload)
+                .reseal_credential(id, &stored.payload, &sealed.payload)
                 .await?;
             if replaced {
                 rotated += 1;
@@ -495,7 +454,11 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             "left_to_laravel": laravel,
             "current": current,
             "changed_meanwhile": changed,
-            "undecryptable": unreadable,
+            "undecryptable": undecryptable,
+            "unreadable": unreadable
+                .iter()
+                .map(|(id, why)| json!({ "provider_connection_id": id, "problem": why }))
+                .collect::<Vec<_>>(),
             "webhooks": webhooks,
         }))?;
     } else {
@@ -515,10 +478,16 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             ));
         }
     }
+    for (id, why) in &unreadable {
+        output::note(format!(
+            "connection {id} was left out: {}",
+            render::clean(why)
+        ));
+    }
     anyhow::ensure!(
-        unreadable.is_empty(),
+        undecryptable.is_empty(),
         "cannot be decrypted with any key here: connections {}",
-        unreadable
+        undecryptable
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()
@@ -534,22 +503,21 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
             .collect::<Vec<_>>()
             .join(", ")
     );
+    anyhow::ensure!(
+        unreadable.is_empty(),
+        "left out, as their rows cannot be read: connections {}; correct the rows and repeat the command",
+        unreadable
+            .iter()
+            .map(|(id, _)| id.to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_secret_is_read_into_the_room_that_it_has_from_the_start() {
-        for length in [1, 40, MAX_FILE_BYTES] {
-            let bytes = limited("s".repeat(length).as_bytes()).unwrap();
-            assert_eq!(bytes.len(), length);
-            assert_eq!(bytes.capacity(), MAX_FILE_BYTES + 1, "it has grown");
-        }
-        assert!(limited("s".repeat(MAX_FILE_BYTES + 1).as_bytes()).is_err());
-    }
 
     #[test]
     fn a_secret_is_the_same_however_it_was_written() {

@@ -1,5 +1,8 @@
 //! `verifyd doctor`: a line for each part, and what to do where it fails.
 
+mod connections;
+mod modules;
+mod outbound;
 mod webhooks;
 
 use super::args::JsonArg;
@@ -125,6 +128,10 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
                     listening(store, lines).await
                 })
                 .await;
+                in_time("connections", &mut lines, async |lines| {
+                    connections::check(store, settings, lines).await;
+                })
+                .await;
                 in_time("runs", &mut lines, async |lines| {
                     guards(store, lines).await;
                     lines.push(webhooks::check(store).await);
@@ -147,6 +154,8 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
     }
     queue(settings, &mut lines).await;
     keys(settings, &mut lines);
+    lines.push(modules::check(settings));
+    outbound::check(settings, &mut lines).await;
 
     let failed = lines.iter().any(|l| l.state == State::Failed);
     if args.json {
@@ -482,7 +491,7 @@ fn keys(settings: &Settings, lines: &mut Vec<Line>) {
             "keys",
             State::Failed,
             format!("{error:#}"),
-            "set credentials.keys or credentials.keys_file",
+            "correct what is named: a key is `id:base64 of 32 bytes`, in a file one on each line",
         ),
     });
 }

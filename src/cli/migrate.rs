@@ -29,7 +29,8 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     let migrated = store.migrate().await?;
     if let Some(unfit) = remedy::unfit(findings(store.as_ref()).await?.iter()) {
         if !args.json.json {
-            print_migrated(store.as_ref(), &migrated, args.enforce);
+            let mark = "✗".red().to_string();
+            print_migrated(store.as_ref(), &migrated, args.enforce, &mark);
         }
         anyhow::bail!(unfit);
     }
@@ -50,7 +51,8 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
             guards: enforced.as_ref(),
         })?;
     } else {
-        print_migrated(store.as_ref(), &migrated, args.enforce);
+        let mark = "✓".green().to_string();
+        print_migrated(store.as_ref(), &migrated, args.enforce, &mark);
         print_findings(&findings);
         if let Some(enforced) = &enforced {
             print_enforced(enforced);
@@ -72,14 +74,13 @@ async fn findings(store: &dyn Store) -> Result<Vec<SchemaFinding>, StoreError> {
     Ok(findings)
 }
 
-fn print_migrated(store: &dyn Store, migrated: &Migrated, enforced: bool) {
+fn print_migrated(store: &dyn Store, migrated: &Migrated, enforced: bool, mark: &str) {
     let done = match migrated.applied.len() {
         0 => "nothing to do".to_owned(),
         n => format!("{n} applied"),
     };
     output::line(format!(
-        "{} schema version {} ({}), {done}",
-        "✓".green(),
+        "{mark} schema version {} ({}), {done}",
         migrated.version,
         store.kind()
     ));

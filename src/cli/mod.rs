@@ -12,8 +12,10 @@ mod doctor;
 mod enqueue;
 mod healthcheck;
 mod migrate;
+mod modules;
 mod onboarding;
 mod output;
+mod plan;
 mod prune;
 mod remedy;
 mod render;
@@ -40,6 +42,10 @@ use std::process::ExitCode;
 
 /// What a command ends with, besides an error (1) and wrong usage (2).
 mod exit {
+    /// `plan`: the module would break some connections.
+    pub const BREAKS: u8 = 1;
+    /// `plan`: an error, since 1 says something else there.
+    pub const PLAN_FAILED: u8 = 2;
     /// `enqueue --wait`: the run failed.
     pub const FAILED: u8 = 10;
     /// `enqueue --wait`: the run is blocked.
@@ -79,6 +85,9 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             output::error(&error);
+            if let Some(remedy) = remedy::of(&error) {
+                output::note(format!("→ {remedy}"));
+            }
             ExitCode::FAILURE
         }
     }
@@ -99,6 +108,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     match cli.command {
         Command::Report(command) => return report::run(&command),
+        Command::Modules(ref command) => {
+            if let Some(code) = modules::run_alone(command)? {
+                return Ok(code);
+            }
+        }
+        Command::Plan(ref command) => return Ok(plan::run(load, command).await),
         #[cfg(feature = "simulator")]
         Command::Simulate(command) => {
             logs::init(&load()?.log)?;
@@ -126,6 +141,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(_) => serve::run(settings).await,
         Command::Migrate(command) => migrate::run(&settings, &command).await,
         Command::Prune(command) => prune::run(&settings, &command).await,
+        Command::Modules(command) => modules::run(&settings, &command),
         Command::Tokens(command) => tokens::run(&settings, &command).await,
         Command::Doctor(command) => doctor::run(&settings, &command).await,
         Command::Connections(command) => {
@@ -145,7 +161,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Onboarding(command) => {
             onboarding::run(&Services::open(settings).await?, &command).await
         }
-        Command::Report(_) | Command::Healthcheck(_) => Ok(ExitCode::SUCCESS),
+        Command::Report(_) | Command::Healthcheck(_) | Command::Plan(_) => Ok(ExitCode::SUCCESS),
         #[cfg(feature = "simulator")]
         Command::Simulate(_) | Command::Demo(_) | Command::Bench(_) => Ok(ExitCode::SUCCESS),
     }

@@ -10,6 +10,11 @@ pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
         Some("connect to the primary (database.url), or let the server write again")
     } else if has("42501") {
         Some("apply deploy/postgres-grants.sql again, as the owner of the tables")
+    } else if has("23502") {
+        Some(
+            "give the column a default, or let it be NULL: verifyd's own INSERT does not name it \
+             (docs/enqueue.md says which columns it does)",
+        )
     } else if has("53100") {
         Some("make room on the server's disk")
     } else if has("53300") {
@@ -21,6 +26,12 @@ pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
     }
 }
 
+/// Of a command that failed.
+pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
+    let mut causes = error.chain();
+    causes.find_map(|cause| of_store(cause.downcast_ref::<StoreError>()?))
+}
+
 /// By what Redis, or the network, says. Meanwhile nothing is lost.
 pub(super) fn of_queue(said: &str) -> &'static str {
     let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
@@ -28,6 +39,9 @@ pub(super) fn of_queue(said: &str) -> &'static str {
         "raise maxmemory, or let Redis remove something else; until then workers poll the database"
     } else if has(&["READONLY", "read only replica"]) {
         "let redis.url (REDIS_URL) name the primary; until then workers poll the database"
+    } else if has(&["'select'"]) {
+        "let redis.url (REDIS_URL) name no database (`/2`), or give the user +select; until then workers \
+         poll the database"
     } else if has(&["NOPERM", "ACL failure", "No permissions"]) {
         "give the user the rights of deploy/redis.acl; until then workers poll the database"
     } else if has(&["WRONGPASS", "NOAUTH", "uthentication"]) {
@@ -51,4 +65,16 @@ pub(super) fn unfit<'a>(findings: impl Iterator<Item = &'a SchemaFinding>) -> Op
             fatal.join("\n  ")
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_right_that_a_number_in_the_address_needs_is_named() {
+        let said = "NOPERM: User verifyd_serve has no permissions to run the 'select' command";
+        assert!(of_queue(said).contains("+select"));
+        assert!(of_queue("NOPERM: the 'hset' command").contains("deploy/redis.acl"));
+    }
 }

@@ -1,7 +1,7 @@
 //! A run for people on a terminal: what is wrong first, then what to do.
 
 use crate::domain::report::diff::Change;
-use crate::domain::report::{Check, CheckStatus, Overall};
+use crate::domain::report::{Check, CheckStatus, EvidenceKind, Overall};
 use crate::domain::run::{Outcome, RunStatus};
 use crate::view::diff::DiffState;
 use crate::view::report::{ReportState, severity_word};
@@ -203,7 +203,7 @@ fn list(out: &mut String, title: &str, mark: String, checks: &[CheckView]) {
         let stands_in = check
             .evidence
             .iter()
-            .find(|e| e.kind == crate::domain::report::EvidenceKind::SatisfiedBy)
+            .find(|e| e.kind == EvidenceKind::SatisfiedBy)
             .map(|e| format!("  by {}", clean(&e.value)))
             .unwrap_or_default();
         let _ = writeln!(
@@ -212,6 +212,9 @@ fn list(out: &mut String, title: &str, mark: String, checks: &[CheckView]) {
             clean(&check.title),
             stands_in.dimmed()
         );
+        if let Some(listed) = view.listed() {
+            let _ = writeln!(out, "{}", wrapped(&listed, 4).dimmed());
+        }
         for said in view.acknowledgement.iter().chain(&view.history) {
             acknowledgement(out, said);
         }

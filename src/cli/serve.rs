@@ -43,6 +43,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         );
     }
 
+    if let Some(proxy) = services.outbound.proxy() {
+        tracing::info!(
+            %proxy,
+            set_by = services.settings.origin("outbound.proxy"),
+            no_proxy = services.settings.outbound.no_proxy,
+            "calls to the outside go through a proxy"
+        );
+    }
+
     let engine = services.engine();
     let worker = services.worker(engine.clone());
     let health = services.health(&worker, metrics, stop.clone());
@@ -92,14 +101,7 @@ pub async fn work(
 /// Sends webhooks until `stop`. Runs do not depend on it, so a defect does not end the process.
 async fn send_webhooks(services: Services, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let sender = match services.webhook_sender() {
-            Ok(sender) => sender,
-            Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "webhooks stay where they are");
-                return;
-            }
-        };
-        let ended = AssertUnwindSafe(sender.run(stop.clone()))
+        let ended = AssertUnwindSafe(services.webhook_sender().run(stop.clone()))
             .catch_unwind()
             .await;
         if ended.is_err() {

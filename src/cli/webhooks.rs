@@ -6,16 +6,17 @@ use super::args::{
 };
 use super::output;
 use crate::app::Services;
-use crate::domain::EndpointId;
 use crate::domain::circuit::CircuitState;
 use crate::domain::report::redact;
-use crate::domain::webhook::{AttemptResult, DisabledReason, WebhookBinding};
+use crate::domain::webhook::{self, AttemptResult, DisabledReason, WebhookBinding};
+use crate::domain::{DeliveryId, EndpointId};
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::vault::VaultError;
 use crate::ports::webhooks::{DeliveryFilter, Endpoint, NewEndpoint, Replay, SealedSecrets};
-use crate::webhooks::Transport;
+use crate::webhooks::AddressRule;
 use crate::webhooks::signature;
 use anyhow::Context as _;
+use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
@@ -47,7 +48,7 @@ fn fresh_secret() -> anyhow::Result<Zeroizing<Vec<u8>>> {
 }
 
 async fn add(services: &Services, args: &WebhooksAddArgs) -> anyhow::Result<()> {
-    let url = Transport::new(&services.settings.webhooks)?
+    let url = AddressRule::new(&services.settings.webhooks)
         .check(&args.url)
         .context("--url")?;
     let secret = fresh_secret()?;
@@ -110,7 +111,7 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
     ]);
     let now = SystemClock.now();
     for endpoint in endpoints {
-        let state = state(&endpoint);
+        let state = state(&endpoint, now);
         let oldest = endpoint
             .oldest_pending_since
             .map(|since| output::age(now, since))
@@ -118,7 +119,7 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
         table.add_row([
             endpoint.id.to_string(),
             endpoint.workspace_id.to_string(),
-            endpoint.url,
+            webhook::shown_url(&endpoint.url),
             if endpoint.changed_only {
                 "changes"
             } else {
@@ -134,7 +135,7 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
     Ok(())
 }
 
-fn state(endpoint: &Endpoint) -> String {
+fn state(endpoint: &Endpoint, now: DateTime<Utc>) -> String {
     if !endpoint.enabled {
         return match endpoint.disabled_reason {
             Some(DisabledReason::Gone) => "disabled, gone (410)".to_owned(),
@@ -147,6 +148,9 @@ fn state(endpoint: &Endpoint) -> String {
     }
     match (endpoint.circuit, endpoint.circuit_probe_at) {
         (CircuitState::Closed, _) | (_, None) => {}
+        (circuit, Some(probe)) if probe <= now => {
+            state += &format!(", circuit {circuit}, a probe goes with the next message");
+        }
         (circuit, Some(probe)) => {
             state += &format!(
                 ", circuit {circuit}, next probe at {}",
@@ -276,17 +280,29 @@ async fn replay(services: &Services, args: &ReplayArgs) -> anyhow::Result<()> {
         },
         _ => anyhow::bail!("name a delivery, or --endpoint with --since"),
     };
+    if let Some(id) = args.id {
+        anyhow::ensure!(exists(services, id).await?, "delivery {id} does not exist");
+    }
     let replayed = services.store.replay(which).await?;
     if args.json.json {
         return output::json(&json!({ "replayed": replayed }));
     }
     output::line(format!("{} {replayed} to be sent again", "✓".green()));
     if let (Some(id), 0) = (args.id, replayed) {
-        output::note(format!(
-            "Delivery {id} does not exist, or is pending already."
-        ));
+        output::note(format!("Delivery {id} is pending already."));
     }
     Ok(())
+}
+
+async fn exists(services: &Services, id: DeliveryId) -> anyhow::Result<bool> {
+    let filter = DeliveryFilter {
+        endpoint: None,
+        state: None,
+        before: Some(DeliveryId(id.0.saturating_add(1))),
+        limit: 1,
+    };
+    let found = services.store.deliveries(&filter).await?;
+    Ok(found.first().is_some_and(|delivery| delivery.id == id))
 }
 
 /// What a rotation of keys did to the secrets of webhooks.

@@ -3,7 +3,8 @@
 use super::rule::{Rule, is_cloud_name};
 use Rule::{
     CloudBase, CloudName, DatabaseUrl, Duration, Filter, Hosts, Integer, Keys, LaravelKeys, Link,
-    LinkWithId, Listen, OneOf, Path, Portal, PostgresUrl, QueueName, RedisUrl,
+    LinkWithId, Listen, NoProxy, OneOf, Path, Portal, PostgresUrl, ProxyUrl, QueueName,
+    RedirectUri, RedisUrl,
 };
 
 /// Where a cloud's keys stand.
@@ -94,6 +95,7 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("links.connections", Link),
     ("links.connection", LinkWithId),
     ("links.run", LinkWithId),
+    ("links.consent_redirect", RedirectUri),
     ("webhooks.concurrency", Integer(1, 1024)),
     ("webhooks.concurrency_per_endpoint", Integer(1, 1024)),
     ("webhooks.connect_timeout", Duration("100ms", "1m")),
@@ -109,6 +111,8 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("webhooks.keep_delivered", Duration("0s", "365d")),
     ("webhooks.keep_failed", Duration("0s", "365d")),
     ("webhooks.loopback_hosts", Hosts),
+    ("outbound.proxy", ProxyUrl),
+    ("outbound.no_proxy", NoProxy),
     ("microsoft.default_cloud", CloudName),
     ("microsoft.connect_timeout", Duration("100ms", "5m")),
     ("microsoft.read_timeout", Duration("100ms", "5m")),
@@ -124,6 +128,7 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("microsoft.token_cache_entries", Integer(1, 1_000_000)),
     ("microsoft.role_cache_entries", Integer(1, 1_000_000)),
     ("microsoft.role_cache_ttl", Duration("1s", "7d")),
+    ("microsoft.modules_dir", Path),
 ];
 
 /// What is allowed for this key; null if there is no such key.

@@ -90,6 +90,7 @@ fn shown(rule: Rule, value: &Value) -> String {
         (ValueKind::String(url), Rule::DatabaseUrl | Rule::PostgresUrl | Rule::RedisUrl) => {
             quoted(&mask(url))
         }
+        (ValueKind::String(url), Rule::ProxyUrl) => quoted(&crate::outbound::proxy::masked(url)),
         (ValueKind::Array(items), _) if rule.is_secret() => {
             let masks = vec![quoted(MASK); items.len()];
             format!("[{}]", masks.join(", "))

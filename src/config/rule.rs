@@ -22,12 +22,15 @@ pub(super) enum Rule {
     Hosts,
     Link,
     LinkWithId,
+    RedirectUri,
     CloudName,
     CloudBase,
     Portal,
     DatabaseUrl,
     PostgresUrl,
     RedisUrl,
+    ProxyUrl,
+    NoProxy,
     Keys,
     LaravelKeys,
 }
@@ -45,12 +48,19 @@ impl fmt::Display for Rule {
             Self::Hosts => "names or addresses of hosts, separated by commas, or empty",
             Self::Link => "an https address, or a path that begins with /",
             Self::LinkWithId => "an https address, or a path that begins with /, with {id} in it",
+            Self::RedirectUri => {
+                "an https address without a fragment (http only for loopback), or empty"
+            }
             Self::CloudName => "the name of a cloud under microsoft.clouds",
             Self::CloudBase => "an https address without a path (http only for loopback)",
             Self::Portal => "an https address without a path",
             Self::DatabaseUrl => "a postgres://, postgresql:// or sqlite: address, or empty",
             Self::PostgresUrl => "a postgres:// or postgresql:// address, or empty",
             Self::RedisUrl => "a redis:// or rediss:// address, or empty",
+            Self::ProxyUrl => "an http:// or https:// address, none, or empty",
+            Self::NoProxy => {
+                "names, addresses and networks, each with a port or without, separated by commas, or empty"
+            }
             Self::Keys => {
                 "a list of keys, each \"id:base64 of 32 bytes\" or { id = \"…\", key = \"…\" }"
             }
@@ -64,7 +74,12 @@ impl Rule {
     pub(super) fn is_secret(self) -> bool {
         matches!(
             self,
-            Self::DatabaseUrl | Self::PostgresUrl | Self::RedisUrl | Self::Keys | Self::LaravelKeys
+            Self::DatabaseUrl
+                | Self::PostgresUrl
+                | Self::RedisUrl
+                | Self::ProxyUrl
+                | Self::Keys
+                | Self::LaravelKeys
         )
     }
 
@@ -118,6 +133,10 @@ impl Rule {
 
     /// Why an address of the right scheme cannot be read. Never quotes any of it.
     fn address_problem(self, text: &str) -> Option<String> {
+        if self == Self::ProxyUrl {
+            return crate::outbound::proxy::address_problem(text)
+                .map(|problem| problem.to_string());
+        }
         match (self, text.split_once(':')?.0) {
             (Self::DatabaseUrl | Self::PostgresUrl, "postgres" | "postgresql") => {
                 crate::store::address_problem(text)
@@ -192,6 +211,7 @@ impl Rule {
             }
             Self::Link => is_link(text),
             Self::LinkWithId => text.contains("{id}") && is_link(&text.replace("{id}", "1")),
+            Self::RedirectUri => text.is_empty() || is_redirect_uri(text),
             Self::CloudName => is_cloud_name(text),
             Self::CloudBase => is_cloud_base(text),
             Self::Portal => text.starts_with("https://") && is_cloud_base(text),
@@ -203,6 +223,9 @@ impl Rule {
             Self::PostgresUrl => {
                 text.is_empty() || is_server_url(text, &["postgres", "postgresql"])
             }
+            // See `address_problem`.
+            Self::ProxyUrl => true,
+            Self::NoProxy => !text.chars().any(char::is_control),
             Self::RedisUrl => text.is_empty() || is_server_url(text, &["redis", "rediss"]),
             Self::Integer(..) | Self::Keys | Self::LaravelKeys => false,
         }
@@ -244,7 +267,25 @@ fn is_cloud_base(text: &str) -> bool {
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none();
-    let safe = match url.scheme() {
+    bare && is_https_or_loopback(&url)
+}
+
+/// As Microsoft Entra takes them at a registration; 500 characters leave the link room in a report,
+/// percent-encoded.
+fn is_redirect_uri(text: &str) -> bool {
+    let plain = text.len() <= 500 && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+    let Ok(url) = Url::parse(text) else {
+        return false;
+    };
+    plain
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && is_https_or_loopback(&url)
+}
+
+fn is_https_or_loopback(url: &Url) -> bool {
+    match url.scheme() {
         "https" => url.has_host(),
         "http" => match url.host() {
             Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
@@ -253,8 +294,7 @@ fn is_cloud_base(text: &str) -> bool {
             None => false,
         },
         _ => false,
-    };
-    bare && safe
+    }
 }
 
 fn is_server_url(text: &str, schemes: &[&str]) -> bool {

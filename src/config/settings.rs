@@ -5,6 +5,7 @@ use crate::credentials::CredentialsSettings;
 use crate::engine::settings::{LinkSettings, ReconcilerSettings, WorkerSettings};
 use crate::http::HttpSettings;
 use crate::http::pages::PagesSettings;
+use crate::outbound::OutboundSettings;
 use crate::provider::microsoft::MicrosoftSettings;
 use crate::queue::in_process::InProcessSettings;
 use crate::queue::redis::RedisSettings;
@@ -36,6 +37,7 @@ pub struct Settings {
     pub credentials: CredentialsSettings,
     pub links: LinkSettings,
     pub webhooks: WebhookSettings,
+    pub outbound: OutboundSettings,
     pub microsoft: MicrosoftSettings,
     /// What [`Settings::print`] shows, already masked.
     #[serde(skip)]
@@ -46,6 +48,12 @@ impl Settings {
     /// Whether the store is SQLite, by the scheme of its address.
     pub fn is_embedded(&self) -> bool {
         self.database.url.expose_secret().starts_with("sqlite:")
+    }
+
+    /// Where the value of this key comes from.
+    pub fn origin(&self, key: &str) -> &str {
+        let shown = self.shown.iter().find(|shown| shown.key == key);
+        shown.map_or("default", |shown| &shown.origin)
     }
 
     /// Whether hints go through Redis.

@@ -4,12 +4,13 @@
 use super::error::{ConfigError, Problem};
 use super::keys::{self, rule};
 use super::rule::Rule;
+use crate::credentials::file;
 use crate::domain::outside_text;
 use config::{Map, Source, Value, ValueKind};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -17,8 +18,17 @@ const PREFIX: &str = "VERIFYD__";
 const FILE_VARIABLE: &str = "VERIFYD_CONFIG";
 /// Names that other programs use, too. They lose against `VERIFYD__…`.
 const PLAIN: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")];
+/// Names that programs share for the proxy on the way out, the first that is not empty counts. They only
+/// fill in what nothing else sets.
+const PROXY: [(&str, &[&str]); 2] = [
+    (
+        "outbound.proxy",
+        &["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
+    ),
+    ("outbound.no_proxy", &["NO_PROXY", "no_proxy"]),
+];
 /// Largest file that is read, in bytes.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
+const MAX_FILE_BYTES: usize = 1024 * 1024;
 
 /// Everything that settings are made of, besides the defaults.
 #[derive(Clone, Default)]
@@ -65,7 +75,10 @@ fn environment(
         let plain = name.strip_suffix("_FILE").unwrap_or(&name);
         let ours = name.starts_with(PREFIX)
             || name == FILE_VARIABLE
-            || PLAIN.iter().any(|(known, _)| *known == plain);
+            || PLAIN.iter().any(|(known, _)| *known == plain)
+            || PROXY
+                .iter()
+                .any(|(_, names)| names.contains(&name.as_str()));
         if !ours {
             continue;
         }
@@ -164,7 +177,35 @@ pub(super) fn layers(
     }
     layers.push(from_environment(&sources.environment, problems));
     layers.push(from_flags(&sources.overrides, problems));
+    let proxy = proxy_of_environment(&sources.environment, &layers);
+    layers.push(proxy);
     Ok(layers)
+}
+
+/// What the environment says of proxies, where no layer says anything.
+fn proxy_of_environment(environment: &BTreeMap<String, String>, layers: &[Layer]) -> Layer {
+    let is_set = |key: &str| {
+        let set = layers
+            .iter()
+            .rev()
+            .find_map(|layer| layer.0.iter().find(|(known, _)| known == key));
+        set.is_some_and(
+            |(_, value)| !matches!(&value.kind, ValueKind::String(text) if text.is_empty()),
+        )
+    };
+    let mut layer = Layer::default();
+    for (key, names) in PROXY {
+        let named = names.iter().find_map(|name| {
+            let value = environment.get(*name)?.trim();
+            (!value.is_empty()).then_some((*name, value))
+        });
+        if let (Some((name, value)), Some(rule), false) = (named, rule(key), is_set(key)) {
+            layer
+                .0
+                .push((key.to_owned(), rule.read(&variable(name), value)));
+        }
+    }
+    layer
 }
 
 fn parse_toml(text: &str, origin: &str, problems: &mut Vec<Problem>) -> Result<Layer, ConfigError> {
@@ -341,12 +382,7 @@ fn from_secret_file(
 }
 
 fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
-    let mut bytes = Zeroizing::new(Vec::new());
-    let file = std::fs::File::open(path)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other("it is larger than 1 MiB"));
-    }
+    let bytes = file::read(path, MAX_FILE_BYTES)?;
     outside_text::decode(&bytes).map_err(io::Error::other)
 }
 

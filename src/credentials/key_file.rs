@@ -1,17 +1,18 @@
 //! The key file of the embedded default.
 
+use super::file;
 use super::key_ring::{KEY_BYTES, KeyError, KeyRing};
 use crate::domain::outside_text;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use zeroize::Zeroizing;
 
 const SETTING: &str = "credentials.key_file";
 /// Far more than any key ring needs.
-const MAX_FILE_BYTES: u64 = 64 * 1024;
+const MAX_FILE_BYTES: usize = 64 * 1024;
 
 impl KeyRing {
     /// Adds the keys of this file, which only its owner may read. Where there is none and `create`
@@ -36,18 +37,19 @@ impl KeyRing {
 }
 
 fn read_private(path: &Path) -> io::Result<Zeroizing<String>> {
+    // Opening a pipe would wait for a writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
     let file = File::open(path)?;
     refuse_if_shared(&file)?;
-    read_text(file)
+    let bytes = file::limited(file, MAX_FILE_BYTES)?;
+    outside_text::decode(&bytes).map_err(io::Error::other)
 }
 
 /// The text of a file with keys.
-pub(super) fn read_text(file: File) -> io::Result<Zeroizing<String>> {
-    let mut bytes = Zeroizing::new(Vec::new());
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other("it is larger than 64 KiB"));
-    }
+pub(super) fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
+    let bytes = file::read(path, MAX_FILE_BYTES)?;
     outside_text::decode(&bytes).map_err(io::Error::other)
 }
 

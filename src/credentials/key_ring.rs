@@ -8,7 +8,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -85,13 +84,11 @@ impl KeyRing {
     }
 
     fn add_file(&mut self, setting: &'static str, path: &Path) -> Result<(), KeyError> {
-        let text = File::open(path)
-            .and_then(key_file::read_text)
-            .map_err(|error| KeyError::File {
-                setting,
-                path: path.to_owned(),
-                problem: format!("cannot be read: {error}"),
-            })?;
+        let text = key_file::read_text(path).map_err(|error| KeyError::File {
+            setting,
+            path: path.to_owned(),
+            problem: format!("cannot be read: {error}"),
+        })?;
         self.add_lines(setting, path, &text)
     }
 

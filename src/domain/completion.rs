@@ -1,5 +1,6 @@
 //! What a run ends with.
 
+use super::connection_facts::KeptFacts;
 use super::ids::ConnectionId;
 use super::permission::InventoryRefresh;
 use super::reason::Reason;
@@ -38,13 +39,24 @@ pub struct Completion {
     /// The connection whose latest report this is. Null when the run named no connection of its
     /// own tenant, so that a stranger's connection is never written to.
     pub connection: Option<ConnectionId>,
+    /// What the check has learnt, where it is not kept yet. Written after the completion, on its own.
+    pub facts: Option<KeptFacts>,
 }
 
-/// `context.provider` and `context.module`, as they were checked.
+/// `context.provider` and `context.module`, as they were checked, and the directory's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CheckedTarget {
     pub provider: String,
     pub module: String,
+    /// A member of `target_scope` that is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_scope: Option<CheckedScope>,
+}
+
+/// `context.target_scope.entra_tenant_name`, where the producer left it out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CheckedScope {
+    pub entra_tenant_name: String,
 }
 
 /// `context.reason_code` and `context.next_steps` of a blocked run.

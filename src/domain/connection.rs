@@ -11,8 +11,25 @@ use serde::{Deserialize, Serialize};
 pub enum ConnectionStatus {
     Enabled,
     Disabled,
+    /// Only in lists: the row holds what it must not hold, and its runs end blocked.
+    Unusable,
 }
-text_enum!(ConnectionStatus, "status", Enabled => "enabled", Disabled => "disabled");
+text_enum!(
+    ConnectionStatus, "status",
+    Enabled => "enabled",
+    Disabled => "disabled",
+    Unusable => "unusable",
+);
+
+impl ConnectionStatus {
+    /// What a row may hold.
+    pub const STORED: &str = "enabled, disabled";
+
+    /// As it stands in a row.
+    pub fn stored(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|status| *status != Self::Unusable)
+    }
+}
 
 /// One row of `provider_connections`: a tenant's registration with a provider.
 #[derive(Clone, Debug, PartialEq, Serialize)]

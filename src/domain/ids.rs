@@ -3,6 +3,11 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// A text that is no id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("allowed: a whole number from 1 to {}", i64::MAX)]
+pub struct InvalidId;
+
 macro_rules! row_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -17,9 +22,12 @@ macro_rules! row_id {
         }
 
         impl std::str::FromStr for $name {
-            type Err = std::num::ParseIntError;
+            type Err = InvalidId;
             fn from_str(s: &str) -> Result<Self, Self::Err> {
-                s.parse().map(Self)
+                match s.parse() {
+                    Ok(id @ 1..) => Ok(Self(id)),
+                    _ => Err(InvalidId),
+                }
             }
         }
     };

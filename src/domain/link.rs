@@ -1,4 +1,7 @@
-//! Where a next step leads.
+//! Where a next step leads. Every form of link stands in this file, with a test for each.
+
+use super::report::NextStep;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// A place that helps. Resolved against the run's own target by [`LinkContext`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,8 +15,15 @@ pub enum Link {
     AppOverview,
     AppCredentials,
     AppAuthentication,
+    /// Federated credentials of the registration: a tab of the page of secrets and certificates.
+    AppFederation,
     ApiPermissions,
+    /// Overview of the enterprise application.
     EnterpriseApp,
+    EnterpriseAppPermissions,
+    EnterpriseAppUsers,
+    /// Where the enterprise application is enabled and disabled.
+    EnterpriseAppProperties,
     AdminConsent,
     ErrorCodes,
     GraphErrors,
@@ -22,14 +32,68 @@ pub enum Link {
     CertificateCredentials,
     ConditionalAccess,
     WorkloadFederation,
+    TenantRestrictions,
     NationalClouds,
     FindTenantId,
     ServiceHealth,
     IntuneLicences,
+    InaccessibleTenant,
+    IntuneRoles,
+    MdmAuthority,
+    EntraLicences,
+    DirectoryLimits,
+    GraphAuthErrors,
 }
 
-/// What links are made of: the run's target, and where the surrounding application has its pages.
-#[derive(Clone, Debug)]
+/// Whose directory a link opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Directory {
+    /// The one that the application is registered in.
+    Owner,
+    /// The one that the connection checks.
+    Customer,
+}
+
+impl Directory {
+    /// What a step says after its label, so that the right person takes it.
+    pub const fn as_words(self) -> &'static str {
+        match self {
+            Self::Owner => "in the directory that owns the application",
+            Self::Customer => "in the customer's directory",
+        }
+    }
+}
+
+impl Link {
+    /// The directory that it opens; `None` where it opens none.
+    pub const fn directory(self) -> Option<Directory> {
+        match self {
+            Self::AppOverview
+            | Self::AppCredentials
+            | Self::AppAuthentication
+            | Self::AppFederation
+            | Self::ApiPermissions => Some(Directory::Owner),
+            Self::EnterpriseApp
+            | Self::EnterpriseAppPermissions
+            | Self::EnterpriseAppUsers
+            | Self::EnterpriseAppProperties
+            | Self::AdminConsent => Some(Directory::Customer),
+            _ => None,
+        }
+    }
+}
+
+/// Base addresses of one cloud, each without a slash at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkBases {
+    pub portal: String,
+    pub login: String,
+    pub graph: String,
+}
+
+/// What links are made of: the run's target, what the check has learnt of it, and where the
+/// surrounding application has its pages.
+#[derive(Clone, Debug, Default)]
 pub struct LinkContext {
     /// Path or `https` address of the list of connections.
     pub connections: String,
@@ -43,26 +107,40 @@ pub struct LinkContext {
     pub portal: String,
     /// Base address of the cloud's login, without a slash at the end.
     pub login: String,
+    /// Base address of the cloud's Graph, without a slash at the end.
+    pub graph: String,
+    /// The customer's directory.
     pub entra_tenant_id: Option<String>,
     pub client_id: Option<String>,
+    /// The directory that owns the application (`appOwnerOrganizationId`), where it is known.
+    pub owner_tenant_id: Option<String>,
+    /// Object id of the application's service principal in the customer's directory, where it is known.
+    pub service_principal_id: Option<String>,
+    /// Where the consent page leads back to; `None` where nothing is configured.
+    pub consent_redirect: Option<String>,
 }
 
 const LEARN: &str = "https://learn.microsoft.com";
 
+/// Everything that RFC 3986 does not call unreserved.
+const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
 impl LinkContext {
+    /// A next step: its label with whose directory it is for, and its address.
+    pub fn step(&self, label: &str, link: Link) -> NextStep {
+        NextStep {
+            label: labelled(label, link),
+            url: self.resolve(link),
+        }
+    }
+
     /// The address that a link leads to: `https://…`, or a path of the surrounding application.
     pub fn resolve(&self, link: Link) -> String {
         let learn = |path: &str| format!("{LEARN}{path}");
-        let app = |blade: &str| match &self.client_id {
-            Some(id) if is_guid(id) => format!(
-                "{}/#view/Microsoft_AAD_RegisteredApps/ApplicationMenuBlade/~/{blade}/appId/{id}",
-                self.portal
-            ),
-            _ => format!(
-                "{}/#view/Microsoft_AAD_RegisteredApps/ApplicationsListBlade",
-                self.portal
-            ),
-        };
         match link {
             Link::Connections => self.connections.clone(),
             Link::Connection => match self.connection_id {
@@ -70,23 +148,19 @@ impl LinkContext {
                 None => self.connections.clone(),
             },
             Link::Run => self.run.replace("{id}", &self.run_id.to_string()),
-            Link::AppOverview => app("Overview"),
-            Link::AppCredentials => app("Credentials"),
-            Link::AppAuthentication => app("Authentication"),
-            Link::ApiPermissions => app("CallAnAPI"),
-            Link::EnterpriseApp => format!(
-                "{}/#view/Microsoft_AAD_IAM/StartboardApplicationsMenuBlade/~/AppAppsPreview",
-                self.portal
-            ),
-            Link::AdminConsent => match (&self.entra_tenant_id, &self.client_id) {
-                // A login on loopback (simulator) has no page for people.
-                (Some(tenant), Some(client))
-                    if is_guid(tenant) && is_guid(client) && self.login.starts_with("https://") =>
-                {
-                    format!("{}/{tenant}/adminconsent?client_id={client}", self.login)
-                }
-                _ => app("CallAnAPI"),
-            },
+            Link::AppOverview => self.registration("Overview", ""),
+            // Federated credentials have no address of their own.
+            Link::AppCredentials | Link::AppFederation => self.registration("Credentials", ""),
+            Link::AppAuthentication => self.registration("Authentication", ""),
+            Link::ApiPermissions => self.registration("CallAnAPI", "/isMSAApp~/false"),
+            Link::EnterpriseApp => self.enterprise_app("Overview"),
+            Link::EnterpriseAppPermissions => self.enterprise_app("Permissions"),
+            Link::EnterpriseAppUsers => self.enterprise_app("Users"),
+            Link::EnterpriseAppProperties => self.enterprise_app("Properties"),
+            // The page of permissions has a button for it, too.
+            Link::AdminConsent => self
+                .consent()
+                .unwrap_or_else(|| self.enterprise_app("Permissions")),
             Link::ErrorCodes => learn("/entra/identity-platform/reference-error-codes"),
             Link::GraphErrors => learn("/graph/errors"),
             Link::GraphPaging => learn("/graph/paging"),
@@ -98,15 +172,369 @@ impl LinkContext {
                 learn("/entra/identity/conditional-access/workload-identity")
             }
             Link::WorkloadFederation => learn("/entra/workload-id/workload-identity-federation"),
+            Link::TenantRestrictions => {
+                learn("/entra/identity/enterprise-apps/tenant-restrictions")
+            }
             Link::NationalClouds => learn("/graph/deployments"),
             Link::FindTenantId => learn("/entra/fundamentals/how-to-find-tenant"),
             Link::ServiceHealth => "https://admin.microsoft.com/#/servicehealth".to_owned(),
+            Link::InaccessibleTenant => learn("/entra/fundamentals/inaccessible-tenant"),
             Link::IntuneLicences => learn("/mem/intune/fundamentals/licenses"),
+            Link::IntuneRoles => learn("/mem/intune/fundamentals/role-based-access-control"),
+            Link::MdmAuthority => learn("/mem/intune/fundamentals/mdm-authority-set"),
+            Link::EntraLicences => learn("/entra/fundamentals/licensing"),
+            Link::DirectoryLimits => {
+                learn("/entra/identity/users/directory-service-limits-restrictions")
+            }
+            Link::GraphAuthErrors => learn("/graph/resolve-auth-errors"),
         }
     }
+
+    /// The login service's own page on an AADSTS code.
+    pub fn error_lookup(&self, code: u64) -> String {
+        if self.has_login_pages() {
+            format!("{}/error?code={code}", self.login)
+        } else {
+            self.resolve(Link::ErrorCodes)
+        }
+    }
+
+    /// A page of the registration, in the directory that owns it. Where that is not known the address
+    /// names no directory: the one that somebody is signed in to may be right, a guessed one is not.
+    fn registration(&self, page: &str, more: &str) -> String {
+        let base = self.portal_of(self.owner_tenant_id.as_deref());
+        match guid(self.client_id.as_deref()) {
+            Some(client) => format!(
+                "{base}/#view/Microsoft_AAD_RegisteredApps/ApplicationMenuBlade/~/{page}/appId/{client}{more}"
+            ),
+            None => format!("{base}/#view/Microsoft_AAD_RegisteredApps/ApplicationsListBlade"),
+        }
+    }
+
+    /// A page of the enterprise application in the customer's directory, else the list of them there.
+    fn enterprise_app(&self, page: &str) -> String {
+        let base = self.portal_of(self.entra_tenant_id.as_deref());
+        let object = guid(self.service_principal_id.as_deref());
+        match object.zip(guid(self.client_id.as_deref())) {
+            Some((object, client)) => format!(
+                "{base}/#view/Microsoft_AAD_IAM/ManagedAppMenuBlade/~/{page}/objectId/{object}/appId/{client}"
+            ),
+            None => format!(
+                "{base}/#view/Microsoft_AAD_IAM/StartboardApplicationsMenuBlade/~/AppAppsPreview"
+            ),
+        }
+    }
+
+    fn portal_of(&self, directory: Option<&str>) -> String {
+        match guid(directory) {
+            Some(directory) => format!("{}/{directory}", self.portal),
+            None => self.portal.clone(),
+        }
+    }
+
+    /// The page where an administrator of the customer consents to what the registration asks for.
+    ///
+    /// `state` names the connection and nothing else, so it is the same in every report. It tells whoever
+    /// answers at the redirect what to check again; it proves nothing.
+    fn consent(&self) -> Option<String> {
+        let tenant = guid(self.entra_tenant_id.as_deref())?;
+        let client = guid(self.client_id.as_deref())?;
+        if !self.has_login_pages() {
+            return None;
+        }
+        let encode = |text: &str| utf8_percent_encode(text, COMPONENT).to_string();
+        let scope = encode(&format!("{}/.default", self.graph));
+        let mut url = format!(
+            "{}/{tenant}/v2.0/adminconsent?client_id={client}&scope={scope}",
+            self.login
+        );
+        if let Some(redirect) = &self.consent_redirect {
+            url.push_str("&redirect_uri=");
+            url.push_str(&encode(redirect));
+            if let Some(id) = self.connection_id {
+                url.push_str(&format!("&state=connection-{id}"));
+            }
+        }
+        Some(url)
+    }
+
+    /// A login on loopback (simulator) has no page for people.
+    fn has_login_pages(&self) -> bool {
+        self.login.starts_with("https://")
+    }
+}
+
+/// A step's label with whose directory it is for.
+pub fn labelled(label: &str, link: Link) -> String {
+    match link.directory() {
+        Some(directory) => format!("{label}, {}", directory.as_words()),
+        None => label.to_owned(),
+    }
+}
+
+fn guid(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| is_guid(text))
 }
 
 /// Whether the text is a GUID in its usual form of 36 characters.
 pub fn is_guid(text: &str) -> bool {
     text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CUSTOMER: &str = "5c000000-0000-4000-8000-000000000001";
+    const OWNER: &str = "5c000000-0000-4000-8000-000000000002";
+    const CLIENT: &str = "5c000000-0000-4000-8000-00000000000a";
+    const OBJECT: &str = "5c000000-0000-4000-8000-00000000000b";
+
+    fn links() -> LinkContext {
+        LinkContext {
+            connections: "/connections".into(),
+            connection: "/connections/{id}".into(),
+            run: "/runs/{id}".into(),
+            run_id: 42,
+            connection_id: Some(7),
+            portal: "https://entra.microsoft.com".into(),
+            login: "https://login.microsoftonline.com".into(),
+            graph: "https://graph.microsoft.com".into(),
+            entra_tenant_id: Some(CUSTOMER.into()),
+            client_id: Some(CLIENT.into()),
+            owner_tenant_id: Some(OWNER.into()),
+            service_principal_id: Some(OBJECT.into()),
+            consent_redirect: None,
+        }
+    }
+
+    #[test]
+    fn the_applications_own_pages() {
+        assert_eq!(links().resolve(Link::Connections), "/connections");
+        assert_eq!(links().resolve(Link::Connection), "/connections/7");
+        assert_eq!(links().resolve(Link::Run), "/runs/42");
+        let none = LinkContext {
+            connection_id: None,
+            ..links()
+        };
+        assert_eq!(none.resolve(Link::Connection), "/connections");
+    }
+
+    #[test]
+    fn pages_of_the_registration_open_in_the_directory_that_owns_it() {
+        let base = format!(
+            "https://entra.microsoft.com/{OWNER}/#view/Microsoft_AAD_RegisteredApps/ApplicationMenuBlade/~"
+        );
+        for (link, page) in [
+            (Link::AppOverview, format!("Overview/appId/{CLIENT}")),
+            (Link::AppCredentials, format!("Credentials/appId/{CLIENT}")),
+            (Link::AppFederation, format!("Credentials/appId/{CLIENT}")),
+            (
+                Link::AppAuthentication,
+                format!("Authentication/appId/{CLIENT}"),
+            ),
+            (
+                Link::ApiPermissions,
+                format!("CallAnAPI/appId/{CLIENT}/isMSAApp~/false"),
+            ),
+        ] {
+            assert_eq!(links().resolve(link), format!("{base}/{page}"));
+            assert_eq!(link.directory(), Some(Directory::Owner));
+        }
+    }
+
+    #[test]
+    fn without_a_known_owner_no_directory_is_guessed() {
+        for owner in [
+            None,
+            Some("contoso.com".to_owned()),
+            Some("../x".to_owned()),
+        ] {
+            let unknown = LinkContext {
+                owner_tenant_id: owner,
+                ..links()
+            };
+            assert_eq!(
+                unknown.resolve(Link::AppCredentials),
+                format!(
+                    "https://entra.microsoft.com/#view/Microsoft_AAD_RegisteredApps/ApplicationMenuBlade/~/Credentials/appId/{CLIENT}"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_client_id_the_list_of_registrations_opens() {
+        let unknown = LinkContext {
+            client_id: Some("not a guid".into()),
+            ..links()
+        };
+        assert_eq!(
+            unknown.resolve(Link::ApiPermissions),
+            format!(
+                "https://entra.microsoft.com/{OWNER}/#view/Microsoft_AAD_RegisteredApps/ApplicationsListBlade"
+            )
+        );
+    }
+
+    #[test]
+    fn pages_of_the_enterprise_application_open_in_the_customers_directory() {
+        let base = format!(
+            "https://entra.microsoft.com/{CUSTOMER}/#view/Microsoft_AAD_IAM/ManagedAppMenuBlade/~"
+        );
+        for (link, page) in [
+            (Link::EnterpriseApp, "Overview"),
+            (Link::EnterpriseAppPermissions, "Permissions"),
+            (Link::EnterpriseAppUsers, "Users"),
+            (Link::EnterpriseAppProperties, "Properties"),
+        ] {
+            assert_eq!(
+                links().resolve(link),
+                format!("{base}/{page}/objectId/{OBJECT}/appId/{CLIENT}")
+            );
+            assert_eq!(link.directory(), Some(Directory::Customer));
+        }
+    }
+
+    #[test]
+    fn without_its_object_id_the_list_of_enterprise_applications_opens() {
+        let list = format!(
+            "https://entra.microsoft.com/{CUSTOMER}/#view/Microsoft_AAD_IAM/StartboardApplicationsMenuBlade/~/AppAppsPreview"
+        );
+        for unknown in [
+            LinkContext {
+                service_principal_id: None,
+                ..links()
+            },
+            LinkContext {
+                client_id: None,
+                ..links()
+            },
+        ] {
+            assert_eq!(unknown.resolve(Link::EnterpriseAppProperties), list);
+        }
+    }
+
+    #[test]
+    fn consent_is_asked_for_in_the_customers_directory() {
+        assert_eq!(
+            links().resolve(Link::AdminConsent),
+            format!(
+                "https://login.microsoftonline.com/{CUSTOMER}/v2.0/adminconsent?client_id={CLIENT}&scope=https%3A%2F%2Fgraph.microsoft.com%2F.default"
+            )
+        );
+    }
+
+    #[test]
+    fn consent_leads_back_where_a_redirect_is_configured() {
+        let back = LinkContext {
+            consent_redirect: Some("https://app.example/consent?a=1&b=ü".into()),
+            ..links()
+        };
+        let url = back.resolve(Link::AdminConsent);
+        let tail = "&redirect_uri=https%3A%2F%2Fapp.example%2Fconsent%3Fa%3D1%26b%3D%C3%BC&state=connection-7";
+        assert!(url.ends_with(tail), "{url}");
+        // Read as a browser's server reads it.
+        let read: std::collections::HashMap<_, _> = url::Url::parse(&url)
+            .unwrap()
+            .query_pairs()
+            .into_owned()
+            .collect();
+        assert_eq!(read["redirect_uri"], "https://app.example/consent?a=1&b=ü");
+        assert_eq!(read["scope"], "https://graph.microsoft.com/.default");
+        assert_eq!(read["state"], "connection-7");
+        // The same in every report.
+        assert_eq!(url, back.resolve(Link::AdminConsent));
+    }
+
+    #[test]
+    fn a_login_without_pages_leads_to_the_portal() {
+        let simulated = LinkContext {
+            login: "http://127.0.0.1:1".into(),
+            ..links()
+        };
+        assert_eq!(
+            simulated.resolve(Link::AdminConsent),
+            simulated.resolve(Link::EnterpriseAppPermissions)
+        );
+        assert_eq!(
+            simulated.error_lookup(7_000_215),
+            simulated.resolve(Link::ErrorCodes)
+        );
+    }
+
+    #[test]
+    fn an_error_is_looked_up_at_the_login_service() {
+        assert_eq!(
+            links().error_lookup(50_058),
+            "https://login.microsoftonline.com/error?code=50058"
+        );
+    }
+
+    #[test]
+    fn each_cloud_has_its_own_addresses() {
+        let china = LinkContext {
+            portal: "https://portal.azure.cn".into(),
+            login: "https://login.partner.microsoftonline.cn".into(),
+            graph: "https://microsoftgraph.chinacloudapi.cn".into(),
+            ..links()
+        };
+        assert_eq!(
+            china.resolve(Link::AdminConsent),
+            format!(
+                "https://login.partner.microsoftonline.cn/{CUSTOMER}/v2.0/adminconsent?client_id={CLIENT}&scope=https%3A%2F%2Fmicrosoftgraph.chinacloudapi.cn%2F.default"
+            )
+        );
+        assert!(
+            china
+                .resolve(Link::EnterpriseApp)
+                .starts_with(&format!("https://portal.azure.cn/{CUSTOMER}/#view/"))
+        );
+        assert_eq!(
+            china.error_lookup(90_002),
+            "https://login.partner.microsoftonline.cn/error?code=90002"
+        );
+    }
+
+    #[test]
+    fn steps_say_in_whose_directory_they_are_taken() {
+        let label = |link| links().step("Do it", link).label;
+        assert_eq!(
+            label(Link::AppCredentials),
+            "Do it, in the directory that owns the application"
+        );
+        assert_eq!(
+            label(Link::AdminConsent),
+            "Do it, in the customer's directory"
+        );
+        assert_eq!(label(Link::Connection), "Do it");
+    }
+
+    #[test]
+    fn documentation_is_microsofts() {
+        for link in [
+            Link::ErrorCodes,
+            Link::GraphErrors,
+            Link::GraphPaging,
+            Link::Throttling,
+            Link::CertificateCredentials,
+            Link::ConditionalAccess,
+            Link::WorkloadFederation,
+            Link::NationalClouds,
+            Link::FindTenantId,
+            Link::IntuneLicences,
+            Link::InaccessibleTenant,
+        ] {
+            assert!(
+                links()
+                    .resolve(link)
+                    .starts_with("https://learn.microsoft.com/")
+            );
+            assert_eq!(link.directory(), None);
+        }
+        assert_eq!(
+            links().resolve(Link::ServiceHealth),
+            "https://admin.microsoft.com/#/servicehealth"
+        );
+    }
 }

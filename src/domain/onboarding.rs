@@ -21,7 +21,11 @@ pub struct OnboardingSession {
     pub workspace_id: Option<WorkspaceId>,
     /// Null: no tenant is known yet.
     pub tenant_id: Option<TenantId>,
+    /// Null where it cannot be read.
     pub state: Value,
+    /// Why `state` cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Why a session cannot point to a run.
@@ -35,6 +39,8 @@ pub enum SessionMisfit {
          the same workspace, and of the same tenant or of none"
     )]
     Foreign(SessionId),
+    #[error("onboarding session {0}: its state cannot be read: {1}")]
+    Unreadable(SessionId, String),
 }
 
 impl OnboardingSession {
@@ -250,6 +256,7 @@ mod tests {
             id: SessionId(1),
             workspace_id,
             tenant_id,
+            problem: None,
             state: json!({"verification_operation_run_id": "7", "provider_connection_id": 2.5}),
         };
         let (w1, w2) = (Some(WorkspaceId(1)), Some(WorkspaceId(2)));

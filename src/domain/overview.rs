@@ -1,6 +1,7 @@
 //! What is known of many connections and runs at once.
 
 use super::connection::ProviderConnection;
+use super::connection_facts::{ExpirySource, KeptFacts};
 use super::ids::{ConnectionId, RunId, TenantId, WorkspaceId};
 use super::run::{Outcome, RunStatus};
 use chrono::{DateTime, Utc};
@@ -22,10 +23,44 @@ pub struct LatestReport {
 pub struct ConnectionState {
     #[serde(flatten)]
     pub connection: ProviderConnection,
+    /// Why it cannot be used: the column, what it holds and what is allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// Null: never checked.
     pub latest_report: Option<LatestReport>,
     /// A run of it that is queued or running.
     pub active_run_id: Option<RunId>,
+    /// What checks have learnt of it.
+    #[serde(flatten)]
+    pub learnt: Learnt,
+}
+
+/// What checks have learnt of a connection, as it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Learnt {
+    /// Name of the directory.
+    pub entra_tenant_name: Option<String>,
+    /// When the credential expires. Null: never, where there is a source; else unknown.
+    pub credential_expires_at: Option<DateTime<Utc>>,
+    pub credential_expiry_source: Option<ExpirySource>,
+    pub credential_expiry_found_at: Option<DateTime<Utc>>,
+}
+
+impl Learnt {
+    /// What of the kept facts still counts for the connection.
+    pub fn of(connection: &ProviderConnection, kept: Option<KeptFacts>) -> Self {
+        let Some(kept) = kept else {
+            return Self::default();
+        };
+        let (changed, found_at) = (kept.credential_changed_at, kept.expiry_found_at);
+        let facts = kept.still_true(connection, changed);
+        Self {
+            entra_tenant_name: facts.entra_tenant_name,
+            credential_expires_at: facts.expiry.and_then(|expiry| expiry.expires_at),
+            credential_expiry_source: facts.expiry.map(|expiry| expiry.source),
+            credential_expiry_found_at: facts.expiry.and(found_at),
+        }
+    }
 }
 
 /// One run of a connection, for the strip of its last runs.
@@ -45,6 +80,8 @@ pub struct TrendPoint {
 pub struct ConnectionCounts {
     pub total: u64,
     pub disabled: u64,
+    /// Those whose row holds what it must not hold.
+    pub unusable: u64,
     /// Of the enabled ones, by what their latest report says.
     pub ready: u64,
     pub needs_attention: u64,

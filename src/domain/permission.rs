@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
+use uuid::Uuid;
 
 /// `tenant_permissions.status`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,16 +36,29 @@ text_enum!(
 /// A permission that a module needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequiredPermission {
-    /// The permission's name, e.g. `Organization.Read.All`; `tenant_permissions.permission_key`.
-    pub key: &'static str,
-    /// The app role id on the resource.
-    pub app_role_id: &'static str,
+    /// Key in the inventory, `tenant_permissions.permission_key`: the role's name, e.g.
+    /// `Organization.Read.All`; `{app id}/{role}` on any resource but the provider's main one.
+    pub key: String,
+    /// App id of the resource that offers the role; `None` for the provider's main one.
+    pub resource: Option<Uuid>,
+    /// The app role id on the resource, as far as it is known without asking the resource.
+    pub app_role_id: Option<String>,
     /// Without it the module cannot work at all.
     pub blocking: bool,
     /// What the module cannot do without it, as the end of "Without it, …".
-    pub needed_for: &'static str,
-    /// Names of permissions that include this one.
-    pub satisfied_by: &'static [&'static str],
+    pub needed_for: String,
+    /// Keys of permissions that include this one, the least privileged first.
+    pub satisfied_by: Vec<String>,
+}
+
+impl RequiredPermission {
+    /// The role's name on its resource.
+    pub fn role(&self) -> &str {
+        match self.resource {
+            Some(_) => self.key.split_once('/').map_or(&self.key, |(_, role)| role),
+            None => &self.key,
+        }
+    }
 }
 
 /// What is stored of one permission. Equal entries are not written again.
@@ -160,12 +174,12 @@ pub fn satisfied_by<'a>(
     granted: &'a std::collections::BTreeSet<String>,
 ) -> Option<&'a str> {
     granted
-        .get(required.key)
+        .get(&required.key)
         .or_else(|| {
             required
                 .satisfied_by
                 .iter()
-                .find_map(|name| granted.get(*name))
+                .find_map(|name| granted.get(name))
         })
         .map(String::as_str)
 }

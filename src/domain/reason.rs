@@ -86,6 +86,17 @@ macro_rules! reasons {
 }
 
 impl Reason {
+    /// Whether it says that a required permission is not granted, with or without why.
+    pub const fn is_missing_permission(self) -> bool {
+        matches!(
+            self,
+            Self::PermissionMissing
+                | Self::PermissionNotRequested
+                | Self::PermissionNotConsented
+                | Self::PermissionDelegatedOnly
+        )
+    }
+
     /// What is wrong and why it matters, as the message of a check.
     pub fn message(self) -> String {
         format!("{} {}", self.what(), self.why())
@@ -224,11 +235,11 @@ reasons! {
     ServicePrincipalMissing = "service_principal_missing", Provider, Critical,
         "The application has no service principal in the tenant.",
         "A token alone opens nothing: the tenant's administrator has to consent first.",
-        [("Grant admin consent", AdminConsent)];
+        [("Grant admin consent", AdminConsent), ("Check again some minutes after the consent", Run)];
     AppDisabled = "app_disabled", Provider, Critical,
         "The application is disabled in the tenant.",
         "Sign-in is refused as long as the enterprise application is disabled.",
-        [("Enable the enterprise application", EnterpriseApp), ("What the error means", ErrorCodes)];
+        [("Enable the enterprise application", EnterpriseAppProperties), ("What the error means", ErrorCodes)];
     ConsentMissing = "consent_missing", Provider, Critical,
         "No administrator of the tenant has consented to the application.",
         "Without consent no permission is granted.",
@@ -251,8 +262,8 @@ reasons! {
         [("Correct the tenant id", Connection), ("How to find the tenant id", FindTenantId)];
     TenantUnavailable = "tenant_unavailable", Provider, Critical,
         "The tenant exists but is not available.",
-        "It may be suspended, blocked or deleted.",
-        [("Confirm with the customer that the tenant exists", FindTenantId)];
+        "It may be suspended, blocked for inactivity, or deleted; a tenant that is inactive can be reactivated for a short time only.",
+        [("Ask the customer whether the tenant still exists, and to reactivate it", InaccessibleTenant)];
     WrongCloud = "wrong_cloud", Provider, Critical,
         "The tenant lives in another national cloud than the connection says.",
         "Each cloud signs in only its own tenants.",
@@ -269,22 +280,26 @@ reasons! {
         "The subject of the certificate is not one that the application allows.",
         "The application trusts only certain subject names and issuers.",
         [("Use a certificate with an allowed subject", CertificateCredentials)];
+    CertificateOutsideValidity = "certificate_outside_validity", Provider, Critical,
+        "Microsoft Entra finds the certificate outside its validity.",
+        "By the provider's clock it has expired or is not valid yet.",
+        [("Upload a certificate that is valid now", AppCredentials), ("Store it for the connection", Connection)];
     AssertionTimeInvalid = "assertion_time_invalid", Provider, High,
         "The signed assertion is outside its time range.",
         "The clock of the worker is most likely wrong.",
         [("Set the clock of the worker (NTP)", CertificateCredentials)];
     RequestMalformed = "request_malformed", Provider, High,
         "The provider rejected the request as malformed.",
-        "This is a defect of verifyd or of its configuration, not of the tenant.",
+        "Most likely this is a defect of verifyd or of its configuration, not of the tenant; the error code tells more.",
         [("What the error means", ErrorCodes)];
     FederationMismatch = "federation_mismatch", Provider, Critical,
         "No federated credential of the application matches the token's issuer, subject or audience.",
         "The external token is refused.",
-        [("Compare issuer, subject and audience", AppCredentials), ("How federation works", WorkloadFederation)];
+        [("Compare issuer, subject and audience", AppFederation), ("How federation works", WorkloadFederation)];
     FederationNotConfigured = "federation_not_configured", Provider, Critical,
         "The application has no federated credential.",
         "An external token cannot be exchanged without one.",
-        [("Add a federated credential", AppCredentials), ("How federation works", WorkloadFederation)];
+        [("Add a federated credential", AppFederation), ("How federation works", WorkloadFederation)];
     FederationBlocked = "federation_blocked", Provider, Critical,
         "The tenant forbids this federated credential.",
         "A policy restricts which issuers may be trusted.",
@@ -293,8 +308,28 @@ reasons! {
         "The file with the federated token cannot be read, or holds no token.",
         "The external issuer's token is read afresh for each sign-in.",
         [("Mount the projected token where the connection expects it", WorkloadFederation), ("Correct the path", Connection)];
+    FederatedTokenExpired = "federated_token_expired", Provider, Critical,
+        "The token in the file of the federated credential has expired.",
+        "Whatever writes the file no longer renews it; nothing can sign in until it does.",
+        [("Renew the token in the file: see to its issuer or to the volume that projects it", WorkloadFederation), ("Compare the path with the connection's", Connection)];
+    FederatedTokenRejected = "federated_token_rejected", Provider, Critical,
+        "Microsoft Entra does not accept the token in the file as a credential.",
+        "Its signature, form or kind is not what a federated credential needs.",
+        [("Compare the token with the federated credential", AppFederation), ("How federation works", WorkloadFederation)];
+    FederationIssuerUnreachable = "federation_issuer_unreachable", Provider, High,
+        "Microsoft Entra cannot get the key of the token's issuer.",
+        "The issuer's discovery document or key set does not answer on the internet, or lacks the key that signed the token.",
+        [("Publish the issuer's discovery document and its signing keys", WorkloadFederation), ("Check again", Run)];
+    TenantRestricted = "tenant_restricted", Provider, High,
+        "A proxy between the worker and Microsoft Entra allows no sign-in to this tenant.",
+        "It adds a list of the allowed tenants to each request, and this one is not on it.",
+        [("Add the tenant to the proxy's list, or let the worker's requests pass unchanged", TenantRestrictions)];
+    SignInDenied = "sign_in_denied", Provider, High,
+        "Microsoft Entra denies the sign-in of the application.",
+        "A rule of the tenant or of the resource forbids it, though the credential may be right.",
+        [("Look at the sign-in logs of the enterprise application", EnterpriseApp), ("What the error means", ErrorCodes)];
     ConditionalAccessBlocked = "conditional_access_blocked", Provider, High,
-        "A Conditional Access policy of the tenant blocks the sign-in.",
+        "A Conditional Access policy of the tenant blocks the application.",
         "The policy applies to workload identities, for example by location.",
         [("Exclude the application or allow the worker's address", ConditionalAccess)];
     AuthUnknown = "auth_unknown", Provider, High,
@@ -323,13 +358,21 @@ reasons! {
         "No trusted TLS connection to the provider could be made.",
         "Its certificate is not trusted here; something may be intercepting the traffic.",
         [("Check proxies and the trusted certificates of the worker", NationalClouds)];
+    ProxyRefused = "proxy_refused", Provider, High,
+        "A proxy or a network's login page answers in the provider's place.",
+        "It lets nothing pass, or asks for a login of its own first.",
+        [("Let the worker reach the provider's hosts, without a login", NationalClouds), ("Check again", Run)];
     ResponseInvalid = "response_invalid", Provider, High,
         "The provider's answer is not what its interface promises.",
         "An answer that cannot be understood proves nothing; a proxy may have answered instead.",
-        [("See the service health", ServiceHealth), ("Check again", Run)];
+        [("Check proxies between worker and provider", NationalClouds), ("See the service health", ServiceHealth), ("Check again", Run)];
     ResponseTooLarge = "response_too_large", Provider, High,
         "The provider's answer is larger than allowed.",
         "It was cut off to protect the worker.",
+        [("Check again", Run), ("How the API pages its answers", GraphPaging)];
+    PagingLoop = "paging_loop", Provider, High,
+        "The provider's pages lead back to one that was read already.",
+        "The list has no end, so it is not known what belongs to it.",
         [("Check again", Run), ("How the API pages its answers", GraphPaging)];
     RedirectRefused = "redirect_refused", Provider, High,
         "The provider's answer points to another address.",
@@ -345,10 +388,32 @@ reasons! {
         "Microsoft Graph does not accept the token that Microsoft Entra issued.",
         "Usually login and Graph addresses belong to different clouds.",
         [("Check the cloud of the connection", Connection), ("Which cloud has which addresses", NationalClouds)];
+    TokenTimeInvalid = "token_time_invalid", Provider, High,
+        "Microsoft Graph finds a token that was issued just now expired, or not yet valid.",
+        "A clock is wrong: that of the worker, or one of the provider's.",
+        [("Set the clock of the worker (NTP)", GraphAuthErrors), ("See the service health", ServiceHealth), ("Check again", Run)];
     PermissionDenied = "permission_denied", Provider, High,
         "Microsoft Graph refuses the call for lack of rights.",
         "What the module needs to read cannot be read.",
         [("Grant the permission", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    PermissionNotEffective = "permission_not_effective", Provider, High,
+        "Microsoft Graph refuses a call although its permission is granted.",
+        "Consent is not what is missing: a licence, a role within the service, or the service itself stands in the way.",
+        [("Check the licence of the service in the tenant", IntuneLicences),
+         ("Check roles and scopes within the service, in Intune its role-based access control", IntuneRoles),
+         ("See the service health", ServiceHealth), ("Check again", Run)];
+    ConsentPropagating = "consent_propagating", Provider, Medium,
+        "The application's service principal is not known everywhere in the tenant yet.",
+        "A consent takes some minutes to reach every part of the provider; until then some of its parts know nobody.",
+        [("Check again in a few minutes", Run)];
+    ResourceNotFound = "resource_not_found", Provider, High,
+        "Microsoft Graph finds nothing at the address that was called.",
+        "What was asked for is gone, or this cloud or tenant does not offer it.",
+        [("Compare what each cloud offers", NationalClouds), ("Look the error up", GraphErrors), ("Check again", Run)];
+    QuotaExceeded = "quota_exceeded", Provider, High,
+        "The tenant has used up a quota of its directory.",
+        "The directory answers the call no more until there is room again.",
+        [("Review the limits of the directory", DirectoryLimits), ("Check again", Run)];
     GraphUnknown = "graph_unknown", Provider, High,
         "Microsoft Graph answered with an error that is not in the list.",
         "The call that the module relies on does not work.",
@@ -357,28 +422,80 @@ reasons! {
         "The tenant has no Intune licence.",
         "Microsoft Graph answers no Intune call for this tenant.",
         [("Assign an Intune licence in the tenant", IntuneLicences)];
+    EntraNotLicensed = "entra_not_licensed", Provider, High,
+        "The tenant has no Microsoft Entra ID P1 or P2 licence, which the call needs.",
+        "Microsoft Graph answers it only in tenants that have one.",
+        [("Review the Microsoft Entra licences of the tenant", EntraLicences), ("Check again", Run)];
+    ServiceNotLicensed = "service_not_licensed", Provider, High,
+        "The tenant has no licence for the service that the call belongs to.",
+        "Microsoft Graph answers no call of this service for this tenant.",
+        [("Look the error up", GraphErrors), ("Check again", Run)];
+    ServiceNotProvisioned = "service_not_provisioned", Provider, High,
+        "The service that the call belongs to is not set up in the tenant.",
+        "It may be licensed, but nobody has opened it yet; Intune also needs its MDM authority to be set.",
+        [("Set the service up, in Intune the MDM authority", MdmAuthority), ("Check again", Run)];
+    ServiceDisabled = "service_disabled", Provider, High,
+        "The service that the call belongs to is switched off in the tenant.",
+        "Microsoft Graph answers none of its calls until it is switched on.",
+        [("Enable the service, or its enterprise application", EnterpriseApp), ("See the service health", ServiceHealth), ("Check again", Run)];
     IntuneInactive = "intune_inactive", Provider, High,
         "The tenant's Intune subscription is not active.",
         "Devices and policies cannot be managed while it is not.",
         [("Review the subscription", IntuneLicences)];
+
+    ProbeUnexpected = "probe_unexpected", Provider, High,
+        "The service answers, but not as the module expects.",
+        "What the module does with the service may not work for this tenant.",
+        [("Look at the state of the service", ServiceHealth)];
 
     // The permission inventory.
     PermissionMissing = "permission_missing", Permission, High,
         "A required permission is not granted.",
         "What needs it does not work for this tenant.",
         [("Add the permission to the app registration", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    PermissionNotRequested = "permission_not_requested", Permission, High,
+        "A required permission is not granted, and the app registration does not ask for it.",
+        "Consent grants only what the registration asks for.",
+        [("Add the permission to the app registration", ApiPermissions), ("Then grant admin consent", AdminConsent)];
+    PermissionNotConsented = "permission_not_consented", Permission, High,
+        "A required permission is asked for by the app registration, but not granted in this directory.",
+        "An administrator of the customer has to consent to it.",
+        [("Grant admin consent", AdminConsent)];
+    PermissionDelegatedOnly = "permission_delegated_only", Permission, High,
+        "A required permission is there as a delegated permission only.",
+        "An application that signs in by itself needs it as an application permission.",
+        [("Add it to the app registration as an application permission", ApiPermissions), ("Then grant admin consent", AdminConsent)];
     PermissionPropagating = "permission_propagating", Permission, Low,
         "The granted permissions and those in the token differ.",
         "A change of grants takes some minutes to reach every part of the provider.",
-        [("Check again in a few minutes", Run), ("Review the API permissions", ApiPermissions)];
+        [("Check again in a few minutes", Run), ("Review what is granted to the application", EnterpriseAppPermissions)];
     InventoryFromToken = "inventory_from_token", Permission, Low,
         "The granted permissions could only be read from the token.",
         "Without Application.Read.All the assignments themselves stay hidden.",
         [("Grant Application.Read.All", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    PermissionNotOffered = "permission_not_offered", Permission, High,
+        "The API does not offer a required permission in this directory.",
+        "It cannot be granted: the module names a role that the API does not have, or the directory has no \
+         service principal of the API.",
+        [("Compare the module with the permissions that the API offers", ApiPermissions)];
+    PermissionUnknown = "permission_unknown", Permission, Low,
+        "It is unknown whether a required permission is granted.",
+        "The token names permissions on Microsoft Graph only; those on other APIs stand in the assignments.",
+        [("Grant Application.Read.All", ApiPermissions), ("Grant admin consent", AdminConsent)];
+    PermissionExcess = "permission_excess", Permission, Low,
+        "Permissions are granted that no module of the connection needs.",
+        "Who gets hold of the credential can do whatever is granted.",
+        [("Remove the permissions that nothing needs", ApiPermissions)];
     InventoryUnreadable = "inventory_unreadable", Provider, High,
         "The granted permissions could not be read.",
         "It is unknown what works for this tenant; the last known inventory is kept.",
         [("Grant Application.Read.All", ApiPermissions), ("Grant admin consent", AdminConsent)];
+
+    // What is about to happen.
+    CredentialExpiring = "credential_expiring", Permission, Low,
+        "The credential expires soon.",
+        "Nothing can sign in from then on; the severity grows 14, 7 and 1 days before.",
+        [("Create a new secret or certificate", AppCredentials), ("Store it for the connection", Connection)];
 
     // verifyd itself.
     WorkerLost = "worker_lost", Engine, High,
@@ -397,6 +514,10 @@ reasons! {
         "The report of this run was not valid and has been replaced by this one.",
         "This is a defect of verifyd; the outcome of the run stands.",
         [("Look at the run and its log", Run)];
+    CredentialExpiryUnknown = "credential_expiry_unknown", Skipped, Info,
+        "It is not known when the credential expires.",
+        "The registration cannot be read here, and no date is recorded with the credential.",
+        [("Look the date up at the registration", AppCredentials), ("Record it with the credential", Connection)];
     NotEvaluated = "not_evaluated", Skipped, Info,
         "This was not checked.",
         "An earlier check has to pass first.",

@@ -4,6 +4,14 @@ use super::ids::{EndpointId, WorkspaceId};
 use super::names::text_enum;
 use serde::{Deserialize, Serialize};
 
+/// An endpoint's address as it is shown: what stands in its query may be a secret of the receiver's.
+pub fn shown_url(url: &str) -> String {
+    match url.split_once(['?', '#']) {
+        Some((before, _)) => format!("{before}?…"),
+        None => url.to_owned(),
+    }
+}
+
 /// `webhook_deliveries.state`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -85,4 +93,23 @@ pub struct WebhookBinding {
     pub workspace_id: WorkspaceId,
     pub endpoint_id: EndpointId,
     pub url: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_not_shown() {
+        for (url, shown) in [
+            ("https://a.example/hook", "https://a.example/hook"),
+            (
+                "https://a.example/hook?token=s3cr3t",
+                "https://a.example/hook?…",
+            ),
+            ("https://a.example/#s3cr3t", "https://a.example/?…"),
+        ] {
+            assert_eq!(shown_url(url), shown);
+        }
+    }
 }

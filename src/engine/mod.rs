@@ -16,6 +16,7 @@ pub mod invalid;
 pub mod lease;
 pub mod motion;
 pub mod outcome;
+pub mod plan;
 pub mod preflight;
 pub mod process;
 pub mod reading;
@@ -94,22 +95,13 @@ impl Engine {
         connection: Option<&crate::domain::connection::ProviderConnection>,
         provider: Option<&dyn Provider>,
     ) -> LinkContext {
-        let bases = provider.and_then(|p| {
-            p.link_bases(connection.and_then(|c| c.cloud.as_deref()))
-                .or_else(|| p.link_bases(None))
-        });
-        let (portal, login) =
-            bases.unwrap_or_else(|| ("https://entra.microsoft.com".to_owned(), String::new()));
+        let cloud = connection.and_then(|c| c.cloud.as_deref());
         LinkContext {
-            connections: self.links.connections.clone(),
-            connection: self.links.connection.clone(),
-            run: self.links.run.clone(),
             run_id: run.id.0,
             connection_id: request.provider_connection_id.map(|id| id.0),
-            portal,
-            login,
             entra_tenant_id: connection.and_then(|c| c.entra_tenant_id.clone()),
             client_id: connection.and_then(|c| c.client_id.clone()),
+            ..self.links.context(provider, cloud)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::preflight::Surveyed;
-use crate::domain::completion::{CheckedTarget, Completion, FailureEntry};
+use crate::domain::completion::{CheckedScope, CheckedTarget, Completion, FailureEntry};
 use crate::domain::connection::is_cloud_key;
 use crate::domain::credential::Credential;
 use crate::domain::link::{Link, is_guid};
@@ -63,6 +63,7 @@ impl Engine {
         };
         let mut checks = surveyed.checks.clone();
         let mut inventory = None;
+        let mut name = surveyed.known.entra_tenant_name.clone();
         let (outcome, blocked_by) = match ending {
             Ending::Blocked(reason) => {
                 checks.extend(planned());
@@ -75,6 +76,7 @@ impl Engine {
             }
             Ending::Checked(findings) => {
                 checks.extend(findings.checks);
+                name = findings.facts.entra_tenant_name.or(name);
                 let succeeded = findings.healthy && findings.inventory.is_some();
                 inventory = findings.inventory.map(Arc::new);
                 if succeeded {
@@ -126,9 +128,13 @@ impl Engine {
                 .map(|(provider, module)| CheckedTarget {
                     provider: provider.key().to_owned(),
                     module: module.clone(),
+                    target_scope: name
+                        .filter(|_| lacks_name(request, surveyed))
+                        .map(|entra_tenant_name| CheckedScope { entra_tenant_name }),
                 }),
             inventory,
             connection: surveyed.connection.as_ref().map(|c| c.id),
+            facts: None,
         }
     }
 
@@ -139,6 +145,21 @@ impl Engine {
             evidence: vec![Evidence::new(EvidenceKind::Attempts, attempts)],
         }
     }
+}
+
+/// Whether the run names the connection's directory by its id only.
+fn lacks_name(request: &RunRequest, surveyed: &Surveyed) -> bool {
+    let own = surveyed
+        .connection
+        .as_ref()
+        .and_then(|c| c.entra_tenant_id.as_deref());
+    request.target_scope.as_ref().is_some_and(|scope| {
+        let id = scope.entra_tenant_id.as_deref();
+        scope.entra_tenant_name.is_none()
+            && id
+                .zip(own)
+                .is_some_and(|(id, own)| id.eq_ignore_ascii_case(own))
+    })
 }
 
 /// Whom the report is about: of the connection only when it is the run's own.

@@ -2,6 +2,7 @@
 
 use super::Engine;
 use crate::domain::connection::{ConnectionStatus, ProviderConnection, StoredCredential};
+use crate::domain::connection_facts::{ConnectionFacts, KeptFacts};
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::{Cause, Flaw};
 use crate::domain::link::{Link, LinkContext, is_guid};
@@ -75,6 +76,8 @@ pub struct Surveyed {
     pub links: LinkContext,
     /// Null when the run names none of its own tenant.
     pub connection: Option<ProviderConnection>,
+    /// What earlier checks have learnt of it, as far as it still counts.
+    pub known: ConnectionFacts,
     pub provider: Option<Arc<dyn Provider>>,
     /// Null when it is not known.
     pub module: Option<String>,
@@ -88,6 +91,8 @@ pub enum Verdict {
         credential: Credential,
         /// When the credential was last replaced.
         credential_changed_at: Option<DateTime<Utc>>,
+        /// When it expires, as it was recorded with it.
+        credential_expires_at: Option<DateTime<Utc>>,
         entra_tenant_id: String,
     },
     Blocked(Reason),
@@ -110,18 +115,27 @@ impl Engine {
         run: &ClaimedRun,
         request: &RunRequest,
         stored: Option<(ProviderConnection, Option<StoredCredential>)>,
+        kept: Option<KeptFacts>,
     ) -> Surveyed {
         let mut found = Found::default();
-        let credential_changed_at = stored
+        let credential = stored
             .as_ref()
-            .and_then(|(_, credential)| credential.as_ref()?.updated_at);
+            .and_then(|(_, credential)| credential.as_ref());
+        let credential_changed_at = credential.and_then(|credential| credential.updated_at);
+        let credential_expires_at = credential.and_then(|credential| credential.expires_at);
         let result = self.walk(run, request, stored, &mut found);
-        let links = self.links_for(
+        let known = match (&found.connection, kept) {
+            (Some(connection), Some(kept)) => kept.still_true(connection, credential_changed_at),
+            _ => ConnectionFacts::default(),
+        };
+        let mut links = self.links_for(
             run,
             request,
             found.connection.as_ref(),
             found.provider.as_deref(),
         );
+        links.owner_tenant_id = known.owner_tenant_id.clone();
+        links.service_principal_id = known.service_principal_id.clone();
         let stopped_at = result.as_ref().err().map(|(step, _)| *step);
         let mut checks: Vec<Check> = Step::ALL
             .into_iter()
@@ -134,6 +148,7 @@ impl Engine {
             Ok((credential, entra_tenant_id)) => Verdict::Ready {
                 credential,
                 credential_changed_at,
+                credential_expires_at,
                 entra_tenant_id,
             },
             Err((step, unmet)) => {
@@ -148,6 +163,7 @@ impl Engine {
             checks,
             links,
             connection: found.connection,
+            known,
             provider: found.provider,
             module: found.module,
             verdict,
@@ -160,6 +176,7 @@ impl Engine {
             checks: Vec::new(),
             links: self.links_for(run, request, None, None),
             connection: None,
+            known: ConnectionFacts::default(),
             provider: None,
             module: None,
             verdict: Verdict::Blocked(Reason::InternalError),

@@ -8,6 +8,7 @@ use super::preflight::Verdict;
 use super::schema::SchemaState;
 use crate::domain::RunId;
 use crate::domain::completion::Completion;
+use crate::domain::connection_facts::KeptFacts;
 use crate::domain::job::Hint;
 use crate::domain::reason::Reason;
 use crate::domain::run::{Outcome, RunRequest};
@@ -313,11 +314,14 @@ impl Engine {
             },
             None => None,
         };
-        let (stored, latest_run) = match stored {
-            Some(start) => (Some((start.connection, start.credential)), start.latest_run),
-            None => (None, None),
+        let (stored, latest_run, kept) = match stored {
+            Some(start) => {
+                let stored = (start.connection, start.credential);
+                (Some(stored), start.latest_run, start.facts)
+            }
+            None => (None, None, None),
         };
-        let surveyed = self.preflight(run, request, stored);
+        let surveyed = self.preflight(run, request, stored, kept);
         // Of a stranger's connection nothing is told.
         let previous = latest_run.filter(|id| surveyed.connection.is_some() && *id != run.id);
         let conclude = |credential, ending| {
@@ -328,13 +332,19 @@ impl Engine {
         if claim.exhausted {
             return Ok(conclude(None, Self::worker_lost(claim.counted_attempts)));
         }
-        let (credential, changed_at, entra_tenant_id) = match &surveyed.verdict {
+        let (credential, changed_at, expires_at, entra_tenant_id) = match &surveyed.verdict {
             Verdict::Blocked(reason) => return Ok(conclude(None, Ending::Blocked(*reason))),
             Verdict::Ready {
                 credential,
                 credential_changed_at,
+                credential_expires_at,
                 entra_tenant_id,
-            } => (credential, *credential_changed_at, entra_tenant_id),
+            } => (
+                credential,
+                *credential_changed_at,
+                *credential_expires_at,
+                entra_tenant_id,
+            ),
         };
         let (Some(connection), Some(provider), Some(module)) =
             (&surveyed.connection, &surveyed.provider, &surveyed.module)
@@ -348,6 +358,8 @@ impl Engine {
             connection: connection.clone(),
             credential: credential.clone(),
             credential_changed_at: changed_at,
+            credential_expires_at: expires_at,
+            known: surveyed.known.clone(),
             entra_tenant_id: entra_tenant_id.clone(),
             module: module.clone(),
             links: surveyed.links.clone(),
@@ -372,7 +384,27 @@ impl Engine {
                 Ending::Checked(Box::new(findings))
             }
         };
-        Ok(conclude(Some(credential), ending))
+        let learnt = match &ending {
+            Ending::Checked(findings) => findings.facts.clone().or(&surveyed.known),
+            _ => surveyed.known.clone(),
+        };
+        let mut work = conclude(Some(credential), ending);
+        if let Work::Complete(completion) = &mut work
+            && learnt != surveyed.known
+        {
+            completion.facts = Some(KeptFacts::of(connection, changed_at, learnt));
+        }
+        Ok(work)
+    }
+
+    /// Keeps what the check has learnt, where it is new. Nothing depends on it: what is not kept is learnt
+    /// again.
+    async fn keep_facts(&self, completion: &Completion) {
+        if let Some(facts) = &completion.facts
+            && let Err(error) = self.store.keep_facts(facts).await
+        {
+            tracing::warn!(%error, "what the check has learnt is not kept; the next one tries again");
+        }
     }
 
     /// Whether the run's total deadline leaves room for such a wait and one more attempt.
@@ -395,6 +427,7 @@ impl Engine {
                         reason = completion.failure_summary.first().map(|f| f.reason_code.code()),
                         "completed"
                     );
+                    self.keep_facts(completion).await;
                     return Processed::Completed(completion.outcome);
                 }
                 Ok(false) => {

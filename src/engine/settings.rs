@@ -1,5 +1,7 @@
 //! How a worker works. Defaults stand in `config/default.toml`.
 
+use crate::domain::link::{LinkBases, LinkContext};
+use crate::ports::provider::Provider;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -78,4 +80,28 @@ pub struct LinkSettings {
     pub connection: String,
     /// The same for one run; `{id}` stands for its id.
     pub run: String,
+    /// Where the page of admin consent leads back to; empty for none.
+    pub consent_redirect: String,
+}
+
+impl LinkSettings {
+    /// What links are made of, as far as the application's pages and a cloud's addresses tell.
+    pub fn context(&self, provider: Option<&dyn Provider>, cloud: Option<&str>) -> LinkContext {
+        let bases = provider
+            .and_then(|p| p.link_bases(cloud).or_else(|| p.link_bases(None)))
+            .unwrap_or_else(|| LinkBases {
+                portal: "https://entra.microsoft.com".to_owned(),
+                ..LinkBases::default()
+            });
+        LinkContext {
+            connections: self.connections.clone(),
+            connection: self.connection.clone(),
+            run: self.run.clone(),
+            portal: bases.portal,
+            login: bases.login,
+            graph: bases.graph,
+            consent_redirect: Some(self.consent_redirect.clone()).filter(|url| !url.is_empty()),
+            ..LinkContext::default()
+        }
+    }
 }

@@ -49,14 +49,17 @@ pub async fn submit_for_session(
     session: ForSession,
 ) -> Result<Submitted, SubmitError> {
     // The store tests it again, in its transaction.
-    store
+    let found = store
         .onboarding_session(session.id)
         .await?
         .filter(|found| session.reach.admits(found.workspace_id, found.tenant_id))
-        .ok_or(SessionMisfit::Missing(session.id))?
-        .admits(Some(connection.workspace_id), Some(connection.tenant_id))
-        .then_some(())
-        .ok_or(SessionMisfit::Foreign(session.id))?;
+        .ok_or(SessionMisfit::Missing(session.id))?;
+    if !found.admits(Some(connection.workspace_id), Some(connection.tenant_id)) {
+        return Err(SessionMisfit::Foreign(session.id).into());
+    }
+    if let Some(problem) = found.problem {
+        return Err(SessionMisfit::Unreadable(session.id, problem).into());
+    }
     let context = context_for(providers, connection, module);
     Ok(record_and_hint(store, queue, connection, context, Some(session)).await?)
 }

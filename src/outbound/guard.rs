@@ -4,7 +4,6 @@
 use futures::future::BoxFuture;
 use http::Uri;
 use hyper_util::client::legacy::connect::dns;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -43,6 +42,11 @@ impl AddressGuard {
         }
     }
 
+    /// Whether the configuration names this host as one on loopback.
+    pub fn is_loopback_host(&self, host: &str) -> bool {
+        self.loopback_hosts.contains(&host.to_ascii_lowercase())
+    }
+
     /// Whether the address may be called as far as its text tells: names are decided when they are
     /// resolved, literal addresses never are and so are decided here.
     pub fn admits_url(&self, url: &Url) -> bool {
@@ -77,13 +81,6 @@ impl AddressGuard {
             return Err(NoPublicAddress.into());
         }
         Ok(admitted.into_iter())
-    }
-}
-
-impl Resolve for AddressGuard {
-    fn resolve(&self, name: Name) -> Resolving {
-        let admitted = self.clone().admitted(name.as_str().to_owned());
-        Box::pin(async move { Ok(Box::new(admitted.await?) as Addrs) })
     }
 }
 
@@ -245,7 +242,7 @@ mod tests {
     async fn a_name_that_leads_to_loopback_is_refused_unless_configured() {
         let resolve = |hosts: BTreeSet<String>| async move {
             AddressGuard::new(hosts)
-                .resolve("localhost".parse().unwrap())
+                .call("localhost".parse().unwrap())
                 .await
                 .map(Iterator::count)
         };

@@ -1,9 +1,162 @@
-//! Calls to the outside: what every adapter that makes them must hold to.
+//! Calls to the outside: the one HTTP client of verifyd, and what every call must hold to.
 //!
-//! A leaf beside the adapters: they use it, it uses none of them.
+//! `guard` (which addresses) and `proxy` (which way) → `connect` (TCP and TLS) → `pool` (which
+//! connection) → `client` (one exchange). A leaf beside the adapters: they use it, it uses none of
+//! them.
 
+mod bounded;
+mod client;
+mod connect;
+pub mod failure;
 pub mod guard;
+mod pool;
+mod pooled;
+pub mod proxy;
 pub mod retry_after;
+mod settings;
+
+pub use client::{AnswerBody, Client, Resend, Resends, Reuse};
+pub use settings::OutboundSettings;
+
+use guard::AddressGuard;
+use http::{HeaderValue, Uri};
+use proxy::{Proxies, Proxy, ProxyAddressError, ProxyTrouble};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// `User-Agent` of every call.
+pub const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("verifyd/", env!("CARGO_PKG_VERSION")));
+
+/// What kept calls to the outside from being set up.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboundError {
+    #[error("no HTTP client can be made: {0}")]
+    Tls(String),
+    #[error("outbound.proxy: {0}")]
+    Proxy(#[from] ProxyAddressError),
+}
+
+/// Names that may be called through a proxy, which resolves them in the guard's place.
+#[derive(Clone, Debug)]
+pub enum ProxiedHosts {
+    /// These only.
+    Only(BTreeSet<String>),
+    /// All names of more than one label, but those of `localhost`.
+    Qualified,
+}
+
+impl ProxiedHosts {
+    fn admit(&self, host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        match self {
+            Self::Only(hosts) => hosts.contains(&host),
+            Self::Qualified => {
+                let name = host.trim_end_matches('.');
+                name.contains('.') && !name.ends_with(".localhost")
+            }
+        }
+    }
+}
+
+/// What calls of all adapters have in common: the proxy, and whom TLS trusts.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    proxies: Arc<Proxies>,
+    tls: Arc<ClientConfig>,
+}
+
+impl Outbound {
+    /// Trusts whom the machine trusts.
+    ///
+    /// A machine without any trusted root certificate still gets clients, which trust nobody: plain
+    /// http on loopback works (the demo needs no more), and https fails.
+    pub fn new(settings: &OutboundSettings) -> Result<Self, OutboundError> {
+        let unusable = |error: rustls::Error| OutboundError::Tls(root_cause(&error));
+        let tls = match tls_builder().map_err(unusable)?.with_platform_verifier() {
+            Ok(trusting) => trusting.with_no_client_auth(),
+            Err(error) => {
+                tracing::warn!(
+                    error = %root_cause(&error),
+                    "no trusted root certificates: https calls will fail with tls_failed"
+                );
+                tls_builder()
+                    .map_err(unusable)?
+                    .with_root_certificates(RootCertStore::empty())
+                    .with_no_client_auth()
+            }
+        };
+        Ok(Self {
+            proxies: Arc::new(Proxies::new(settings)?),
+            tls: Arc::new(tls),
+        })
+    }
+
+    /// Without a proxy.
+    pub fn direct() -> Result<Self, OutboundError> {
+        Self::new(&OutboundSettings::default())
+    }
+
+    /// Trusts these root certificates, and not those of the machine.
+    pub fn trusting(mut self, roots: RootCertStore) -> Result<Self, OutboundError> {
+        let builder = tls_builder().map_err(|error| OutboundError::Tls(root_cause(&error)))?;
+        let tls = builder.with_root_certificates(roots).with_no_client_auth();
+        self.tls = Arc::new(tls);
+        Ok(self)
+    }
+
+    /// A client. Hosts in `loopback` are on this machine and never go through a proxy.
+    pub fn client(
+        &self,
+        loopback: BTreeSet<String>,
+        proxied: ProxiedHosts,
+        connect_timeout: Duration,
+    ) -> Client {
+        Client::new(connect::Connector::new(
+            AddressGuard::new(loopback),
+            Arc::clone(&self.proxies),
+            proxied,
+            &self.tls,
+            connect_timeout,
+        ))
+    }
+
+    /// The proxy that is configured.
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.proxies.proxy()
+    }
+
+    /// The proxy for calls to this address, which is not on loopback.
+    pub fn proxy_of(&self, uri: &Uri) -> Option<&Proxy> {
+        self.proxies.route(uri)
+    }
+
+    /// Asks the proxy for a way to this address, and closes it again.
+    pub async fn try_proxy(
+        &self,
+        proxy: &Proxy,
+        uri: &Uri,
+        limit: Duration,
+    ) -> Result<(), ProxyTrouble> {
+        let connector = connect::Connector::new(
+            AddressGuard::new(BTreeSet::new()),
+            Arc::clone(&self.proxies),
+            ProxiedHosts::Only(BTreeSet::new()),
+            &self.tls,
+            limit,
+        );
+        connector.try_proxy(proxy, uri).await
+    }
+}
+
+fn tls_builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, rustls::Error>
+{
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
+}
 
 /// The innermost cause, whose text names what really happened.
 pub fn root_cause(error: &dyn std::error::Error) -> String {
@@ -39,4 +192,26 @@ fn io_holds_tls(error: &std::io::Error) -> bool {
                 .downcast_ref::<std::io::Error>()
                 .is_some_and(io_holds_tls)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_proxy_may_resolve() {
+        for (host, admitted) in [
+            ("hooks.example.com", true),
+            ("hooks.example.com.", true),
+            ("localhost", false),
+            ("a.localhost", false),
+            ("metadata", false),
+            ("metadata.", false),
+        ] {
+            assert_eq!(ProxiedHosts::Qualified.admit(host), admitted, "{host}");
+        }
+        let only = ProxiedHosts::Only(["graph.microsoft.com".to_owned()].into());
+        assert!(only.admit("Graph.Microsoft.com"));
+        assert!(!only.admit("hooks.example.com"));
+    }
 }

@@ -8,6 +8,7 @@ pub mod invalid_runs;
 pub mod notices;
 pub mod onboarding;
 pub mod overview;
+pub mod plan;
 pub mod probe;
 pub mod provider;
 pub mod queue;

@@ -3,6 +3,7 @@
 
 use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
+use crate::domain::names::text_enum;
 pub use crate::domain::overview::{
     ConnectionCounts, ConnectionState, History, HistorySlice, LatestReport, TrendPoint, WaitingRun,
 };
@@ -11,7 +12,18 @@ use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use std::time::Duration;
 
-/// Which connections to list, in the order of their ids.
+/// In which order connections are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConnectionSort {
+    /// By their ids.
+    #[default]
+    Id,
+    /// By when their credentials expire, the earliest first; what never does, or is unknown, last.
+    Expiry,
+}
+text_enum!(ConnectionSort, "sort", Id => "id", Expiry => "expiry");
+
+/// Which connections to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionFilter {
     pub binding: Binding,
@@ -22,7 +34,8 @@ pub struct ConnectionFilter {
     pub overall: Option<String>,
     /// Part of the display name, in any case (with SQLite: of ASCII letters).
     pub name: Option<String>,
-    /// Only ids above this one (paging).
+    pub sort: ConnectionSort,
+    /// Only what comes after this connection in that order (paging).
     pub after: Option<ConnectionId>,
     pub limit: u32,
 }

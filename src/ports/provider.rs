@@ -1,13 +1,16 @@
 //! Providers: who is asked whether a connection works.
 
 use crate::domain::connection::ProviderConnection;
+use crate::domain::connection_facts::ConnectionFacts;
 use crate::domain::credential::Credential;
-use crate::domain::link::LinkContext;
+use crate::domain::link::{Link, LinkBases, LinkContext};
+use crate::domain::module::Module;
 use crate::domain::permission::{InventoryRefresh, RequiredPermission};
-use crate::domain::report::{Check, CheckStatus, Evidence, EvidenceKind, NextStep, Severity};
+use crate::domain::report::{Check, CheckStatus, Evidence, EvidenceKind, Severity};
 use crate::domain::{Reason, RunId};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -57,15 +60,18 @@ impl CheckSpec {
             blocking: self.blocking,
             reason_code: Some(reason),
             message: reason.message(),
-            evidence,
             next_steps: reason
                 .steps()
                 .iter()
-                .map(|(label, link)| NextStep {
-                    label: (*label).to_owned(),
-                    url: links.resolve(*link),
+                .filter_map(|(label, link)| {
+                    let mut step = links.step(label, *link);
+                    if *link == Link::ErrorCodes {
+                        step.url = error_page(reason, links, &evidence)?;
+                    }
+                    Some(step)
                 })
                 .collect(),
+            evidence,
         }
     }
 
@@ -78,6 +84,27 @@ impl CheckSpec {
     pub fn skip(&self, links: &LinkContext) -> Check {
         self.reason(CheckStatus::Skip, Reason::NotEvaluated, links, Vec::new())
     }
+}
+
+/// The page that explains the error of this evidence; `None` where there is no error to explain and the
+/// reason has another step. The reference of sign-in errors lists a part of the codes, the look-up all.
+fn error_page(reason: Reason, links: &LinkContext, evidence: &[Evidence]) -> Option<String> {
+    let has = |kind| evidence.iter().any(|e| e.kind == kind);
+    if let Some(code) = aadsts_code(evidence) {
+        return Some(links.error_lookup(code));
+    }
+    if has(EvidenceKind::GraphCode) {
+        return Some(links.resolve(Link::GraphErrors));
+    }
+    let is_needed = has(EvidenceKind::OauthError) || reason.steps().len() == 1;
+    is_needed.then(|| links.resolve(Link::ErrorCodes))
+}
+
+fn aadsts_code(evidence: &[Evidence]) -> Option<u64> {
+    evidence
+        .iter()
+        .find(|e| e.kind == EvidenceKind::AadstsCode)
+        .and_then(|e| e.value.strip_prefix("AADSTS")?.parse().ok())
 }
 
 /// A prerequisite that the provider misses in the connection or the run.
@@ -108,6 +135,10 @@ pub struct Target {
     pub credential: Credential,
     /// When it was last replaced; what was replaced just now may not be known everywhere yet.
     pub credential_changed_at: Option<chrono::DateTime<chrono::Utc>>,
+    /// When it expires, as it was recorded with it.
+    pub credential_expires_at: Option<chrono::DateTime<chrono::Utc>>,
+    /// What earlier checks have learnt of the connection, as far as it still counts.
+    pub known: ConnectionFacts,
     /// From the run; preflight has made sure that it is a GUID and the connection's.
     pub entra_tenant_id: String,
     /// A known module.
@@ -139,6 +170,8 @@ pub struct Findings {
     /// What is granted; null when it could not be read (the run ends `failed`).
     pub inventory: Option<InventoryRefresh>,
     pub disposition: Disposition,
+    /// What was learnt besides, for later checks and for people.
+    pub facts: ConnectionFacts,
 }
 
 /// A provider.
@@ -148,17 +181,27 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     fn key(&self) -> &'static str;
 
     /// The modules it knows, the default one first.
-    fn modules(&self) -> Vec<&'static str>;
+    fn modules(&self) -> Vec<&str>;
+
+    /// A module that it knows.
+    fn module(&self, _key: &str) -> Option<Arc<Module>> {
+        None
+    }
+
+    /// The module of a file, or what is wrong there: a line for each problem.
+    fn read_module(&self, _file: &Path) -> Result<Module, Vec<String>> {
+        Err(vec![format!("{} knows no modules of files", self.key())])
+    }
 
     /// The permissions that a module needs. Empty for an unknown module.
-    fn required_permissions(&self, module: &str) -> &'static [RequiredPermission];
+    fn required_permissions(&self, module: &str) -> &[RequiredPermission];
 
     /// The checks that it will make for a module, in order. Known without calling anyone, so that
     /// a blocked run's report can show them as skipped. Empty for an unknown module.
     fn planned_checks(&self, module: &str) -> Vec<CheckSpec>;
 
-    /// Base addresses of portal and login of the connection's cloud, for links; null if unknown.
-    fn link_bases(&self, cloud: Option<&str>) -> Option<(String, String)>;
+    /// Base addresses of the connection's cloud, for links; `None` if it is unknown.
+    fn link_bases(&self, cloud: Option<&str>) -> Option<LinkBases>;
 
     /// The cloud that a connection with none is in.
     fn default_cloud(&self) -> String;

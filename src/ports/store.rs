@@ -6,8 +6,9 @@ use crate::domain::access::Binding;
 pub use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 use crate::domain::completion::Completion;
 use crate::domain::connection::{
-    ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
+    ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
 };
+use crate::domain::connection_facts::KeptFacts;
 pub use crate::domain::overview::LatestReport;
 use crate::domain::permission::StoredPermission;
 use crate::domain::run::{ClaimedRun, OperationRun, Outcome, RunState, RunStatus, RunSummary};
@@ -18,6 +19,7 @@ use crate::ports::invalid_runs::InvalidRunStore;
 use crate::ports::notices::NoticeStore;
 use crate::ports::onboarding::OnboardingStore;
 use crate::ports::overview::OverviewStore;
+use crate::ports::plan::PlanStore;
 use crate::ports::probe::ProbeStore;
 pub use crate::ports::store_error::StoreError;
 pub use crate::ports::sweep::{SweepCursor, SweepPolicy, Swept};
@@ -167,6 +169,8 @@ pub struct StartingPoint {
     pub credential: Option<StoredCredential>,
     /// The run of the connection's latest report.
     pub latest_run: Option<RunId>,
+    /// What earlier checks have learnt of it.
+    pub facts: Option<KeptFacts>,
 }
 
 /// Which runs to list. Newest first.
@@ -384,6 +388,13 @@ pub enum AddConnectionError {
     Vault(#[from] crate::ports::vault::VaultError),
 }
 
+/// A stored credential with what it is bound to, or why it cannot be read.
+#[derive(Debug)]
+pub struct FoundCredential {
+    pub connection_id: ConnectionId,
+    pub credential: Result<(CredentialBinding, StoredCredential), StoreError>,
+}
+
 /// Connections, credentials and inventories.
 #[async_trait]
 pub trait ConnectionStore: Send + Sync {
@@ -395,6 +406,9 @@ pub trait ConnectionStore: Send + Sync {
 
     /// What a check of this connection starts from.
     async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError>;
+
+    /// Keeps what a check has learnt, in place of what was kept before.
+    async fn keep_facts(&self, kept: &KeptFacts) -> Result<(), StoreError>;
 
     /// Connections in the order of their ids, after `after`.
     async fn connections(
@@ -426,12 +440,12 @@ pub trait ConnectionStore: Send + Sync {
         sealed: &SealedCredential,
     ) -> Result<(), StoreError>;
 
-    /// Credentials with their connections, in the order of the connections' ids, after `after`.
+    /// Credentials in the order of the connections' ids, after `after`; those that cannot be read, too.
     async fn credentials(
         &self,
         after: Option<ConnectionId>,
         limit: u32,
-    ) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError>;
+    ) -> Result<Vec<FoundCredential>, StoreError>;
 
     /// Replaces the payload if it is still the old one. False: somebody else changed it.
     async fn reseal_credential(
@@ -553,6 +567,7 @@ pub trait Store:
     + InvalidRunStore
     + OnboardingStore
     + OverviewStore
+    + PlanStore
     + ProbeStore
     + TurnStore
     + AccessStore
@@ -570,6 +585,7 @@ impl<T> Store for T where
         + InvalidRunStore
         + OnboardingStore
         + OverviewStore
+        + PlanStore
         + ProbeStore
         + TurnStore
         + AccessStore

@@ -19,6 +19,8 @@ pub trait TurnStore: Send + Sync {
     /// One run of each tenant that has any queued and due, but for those in `except`; in the order of
     /// the tenants' ids, `most` of them, beginning after `after`. Nothing where the database lacks the
     /// index for it: `inspect` says so. A run without a tenant is never among them.
+    ///
+    /// All tenants that have no connection count as one: who records runs may invent them.
     async fn turns(
         &self,
         after: Option<TenantId>,

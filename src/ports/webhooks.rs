@@ -2,7 +2,7 @@
 
 use crate::domain::circuit::{AfterFailure, CircuitPolicy, CircuitState};
 use crate::domain::webhook::{
-    AttemptResult, DeliveryState, DisabledReason, GiveUpReason, WebhookBinding,
+    AttemptResult, DeliveryState, DisabledReason, GiveUpReason, WebhookBinding, shown_url,
 };
 use crate::domain::{DeliveryId, EndpointId, RunId, WorkspaceId};
 use crate::ports::store_error::StoreError;
@@ -27,6 +27,8 @@ pub struct NewEndpoint {
 pub struct Endpoint {
     pub id: EndpointId,
     pub workspace_id: WorkspaceId,
+    /// Shown without its query, which may hold a secret of the receiver's.
+    #[serde(serialize_with = "shown")]
     pub url: String,
     pub description: Option<String>,
     pub changed_only: bool,
@@ -45,6 +47,10 @@ pub struct Endpoint {
     pub created_at: DateTime<Utc>,
     /// Until then messages are signed with the previous secret, too.
     pub previous_secret_until: Option<DateTime<Utc>>,
+}
+
+fn shown<S: serde::Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&shown_url(url))
 }
 
 /// An endpoint's secrets, sealed.

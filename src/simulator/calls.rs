@@ -17,6 +17,10 @@ pub enum Endpoint {
     ServicePrincipal,
     /// `GET /v1.0/servicePrincipals/{id}/appRoleAssignments`, each page
     AppRoleAssignments,
+    /// `GET /v1.0/servicePrincipals/{id}/oauth2PermissionGrants`
+    Oauth2PermissionGrants,
+    /// `GET /v1.0/applications(appId='…')`
+    ApplicationByAppId,
     /// `GET /v1.0/deviceManagement`
     DeviceManagement,
     /// `GET /v1.0/deviceManagement/deviceConfigurations`

@@ -2,11 +2,15 @@
 //! calls, or two simulators, tell the same of it.
 
 use super::app_roles::{self, AppRole};
+use super::scenario::behaviour::Registration;
 use aws_lc_rs::digest;
+use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 
 /// Microsoft Graph's application id, the same in every tenant.
 pub(crate) const GRAPH_APP_ID: &str = "00000003-0000-0000-c000-000000000000";
+/// Application id of the other API, the same in every tenant.
+pub const LINE_OF_BUSINESS_APP_ID: &str = "5c0000a0-0000-4000-8000-000000000001";
 /// Owner of Microsoft's own applications.
 const MICROSOFT_TENANT_ID: &str = "f8cdef31-a31e-4b4a-93e4-5f571e91255a";
 /// When everything in a simulated directory was created.
@@ -87,15 +91,93 @@ pub(crate) fn organization(tenant_id: &str, name: &str, licensed: bool) -> Value
     })
 }
 
+/// An owner of apps that is no simulated tenant.
+pub(crate) fn unknown_owner_id(client_id: &str) -> String {
+    derived_id(&["owner", client_id])
+}
+
+/// A delegated permission of Graph.
+fn scope_id(role: &AppRole) -> String {
+    derived_id(&["scope", role.name])
+}
+
+/// The app's registration. `now`: seconds since 1970.
+pub(crate) fn application(client_id: &str, registration: &Registration, now: i64) -> Value {
+    let access = |id: &str, kind: &str| json!({"id": id, "type": kind});
+    let roles = registration
+        .roles
+        .iter()
+        .map(|role| access(role.id, "Role"));
+    let scopes = registration
+        .scopes
+        .iter()
+        .map(|scope| access(&scope_id(scope), "Scope"));
+    let requested: Vec<Value> = roles.chain(scopes).collect();
+    let today = now - now.rem_euclid(86_400);
+    let secrets: Vec<Value> = registration
+        .secrets
+        .iter()
+        .enumerate()
+        .map(|(place, secret)| {
+            let ends = DateTime::from_timestamp(today + 86_400 * secret.ends_in_days, 0);
+            json!({
+                "customKeyIdentifier": null,
+                "displayName": format!("worker {place}"),
+                "endDateTime": ends.map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true)),
+                "hint": secret.hint,
+                "keyId": derived_id(&["secret", client_id, &place.to_string()]),
+                "secretText": null,
+                "startDateTime": CREATED,
+            })
+        })
+        .collect();
+    json!({
+        "id": derived_id(&["application", client_id]),
+        "deletedDateTime": null,
+        "appId": client_id,
+        "createdDateTime": CREATED,
+        "displayName": "Simulated app",
+        "keyCredentials": [],
+        "passwordCredentials": secrets,
+        "requiredResourceAccess": [{"resourceAppId": GRAPH_APP_ID, "resourceAccess": requested}],
+        "signInAudience": "AzureADMultipleOrgs",
+    })
+}
+
+/// What is granted to the app on behalf of all users; nothing where the list is empty.
+pub(crate) fn delegated_grant(
+    tenant_id: &str,
+    client_id: &str,
+    scopes: &[AppRole],
+) -> Option<Value> {
+    let names: Vec<&str> = scopes.iter().map(|scope| scope.name).collect();
+    let client = service_principal_id(tenant_id, client_id);
+    (!names.is_empty()).then(|| {
+        json!({
+            "id": derived_id(&["delegated grant", &client]),
+            "clientId": client,
+            "consentType": "AllPrincipals",
+            "principalId": null,
+            "resourceId": graph_service_principal_id(tenant_id),
+            "scope": names.join(" "),
+        })
+    })
+}
+
 /// The app's own service principal.
-pub(crate) fn own_service_principal(tenant_id: &str, client_id: &str, enabled: bool) -> Value {
+pub(crate) fn own_service_principal(
+    tenant_id: &str,
+    client_id: &str,
+    owner: &str,
+    enabled: bool,
+) -> Value {
     json!({
         "id": service_principal_id(tenant_id, client_id),
         "deletedDateTime": null,
         "accountEnabled": enabled,
         "appDisplayName": "Simulated app",
         "appId": client_id,
-        "appOwnerOrganizationId": derived_id(&["owner", client_id]),
+        "appOwnerOrganizationId": owner,
         "appRoles": [],
         "createdDateTime": CREATED,
         "displayName": "Simulated app",
@@ -109,23 +191,28 @@ pub(crate) fn graph_service_principal(tenant_id: &str) -> Value {
     let roles = app_roles::OFFERED
         .iter()
         .map(|role| (role.id.to_owned(), role.name.to_owned()));
-    resource(
+    let mut graph = resource(
         &graph_service_principal_id(tenant_id),
         GRAPH_APP_ID,
         MICROSOFT_TENANT_ID,
         "Microsoft Graph",
         roles,
-    )
+    );
+    let scopes = app_roles::OFFERED.iter().map(|role| {
+        json!({"id": scope_id(role), "isEnabled": true, "type": "Admin", "value": role.name})
+    });
+    graph["oauth2PermissionScopes"] = scopes.collect();
+    graph
 }
 
-/// The other API's service principal, with as many roles as there are assignments.
+/// The other API's service principal, with a role more than there are assignments.
 pub(crate) fn line_of_business_service_principal(tenant_id: &str, roles: usize) -> Value {
     resource(
         &line_of_business_id(tenant_id),
-        &derived_id(&["line of business app", tenant_id]),
+        LINE_OF_BUSINESS_APP_ID,
         tenant_id,
         "Line of business API",
-        (0..roles).map(|n| {
+        (0..=roles).map(|n| {
             (
                 line_of_business_role(tenant_id, n),
                 format!("Records.{n}.Read"),
@@ -168,6 +255,7 @@ fn resource(
         "appRoles": roles,
         "createdDateTime": CREATED,
         "displayName": name,
+        "oauth2PermissionScopes": [],
         "servicePrincipalNames": [app_id],
         "servicePrincipalType": "Application",
     })

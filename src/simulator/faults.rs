@@ -82,8 +82,16 @@ pub(super) async fn show(
         What::NotFound => GraphError::not_found("simulated").answer(shared, request),
         What::Forbidden => GraphError::intune_forbidden(endpoint).answer(shared, request),
         What::TokenRejected => {
-            GraphError::invalid_token("Invalid audience.").answer(shared, request)
+            GraphError::invalid_token("CompactToken parsing failed with error code: 80049217")
+                .answer(shared, request)
         }
+        What::Error(status, code, message) => {
+            GraphError::new(status, code, message).answer(shared, request)
+        }
+        What::IntuneError(status, code, message) => {
+            GraphError::intune(status, code, message).answer(shared, request)
+        }
+        What::ClaimsChallenge => GraphError::claims_challenge().answer(shared, request),
         // Pages need the list: it is made where the list is.
         What::Pages(_) => own(500),
     }

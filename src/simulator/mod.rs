@@ -26,7 +26,7 @@ mod tenants;
 mod tokens;
 
 pub use calls::{Calls, Endpoint};
-pub use directory::{graph_service_principal_id, service_principal_id};
+pub use directory::{LINE_OF_BUSINESS_APP_ID, graph_service_principal_id, service_principal_id};
 pub use federation::{FEDERATED_AUDIENCE, FEDERATED_SUBJECT};
 pub use options::{RateLimit, SIMULATED_SECRET, SimulatorError, SimulatorOptions, ThrottleLimits};
 pub use scenario::{Expectation, Scenario};

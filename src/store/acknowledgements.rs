@@ -2,7 +2,6 @@
 
 use super::from_row::from_row;
 use super::lenient::{Text, Time};
-use super::rows::there;
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::names::UnknownName;
 use crate::domain::{AcknowledgementId, RunId, TokenId};
@@ -26,26 +25,26 @@ from_row! {
     }
 }
 
-impl TryFrom<AcknowledgementRow> for Acknowledgement {
-    type Error = StoreError;
-    fn try_from(row: AcknowledgementRow) -> Result<Self, StoreError> {
-        const TABLE: &str = "verification_check_acknowledgements";
-        let id = row.id;
+/// In a table of another application a text may be NULL: it is then empty, and the rest is shown.
+impl From<AcknowledgementRow> for Acknowledgement {
+    fn from(row: AcknowledgementRow) -> Self {
         let text = |text: Option<Text>| text.map(|text| text.0);
-        Ok(Self {
-            id: AcknowledgementId(id),
+        let needed = |needed: Option<Text>| text(needed).unwrap_or_default();
+        let at = row.acknowledged_at.unwrap_or(Time::Unknown);
+        Self {
+            id: AcknowledgementId(row.id),
             operation_run_id: RunId(row.operation_run_id),
-            check_key: there(row.check_key, TABLE, "check_key", id)?.0,
+            check_key: needed(row.check_key),
             reason_code: text(row.reason_code),
-            reason: there(row.reason, TABLE, "reason", id)?.0,
-            acknowledged_by: there(row.acknowledged_by, TABLE, "acknowledged_by", id)?.0,
+            reason: needed(row.reason),
+            acknowledged_by: needed(row.acknowledged_by),
             acknowledged_through: None,
-            acknowledged_at: there(row.acknowledged_at, TABLE, "acknowledged_at", id)?.happened(),
+            acknowledged_at: at.happened(),
             expires_at: row.expires_at.and_then(Time::expiry),
             withdrawn_at: row.withdrawn_at.map(Time::happened),
             withdrawn_by: text(row.withdrawn_by),
             withdrawn_through: None,
-        })
+        }
     }
 }
 

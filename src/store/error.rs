@@ -54,9 +54,9 @@ fn from_sqlstate(code: &str, message: &str) -> StoreError {
         "40001" | "40P01" | "55P03" | "57014" => StoreError::Contended(text()),
         // read_only_sql_transaction: a former primary after a failover
         "25006" | "25P03" | "25P04" => StoreError::Unavailable(text()),
-        "42P01" | "42703" | "42883" | "42804" | "42P10" | "3F000" | "42704" | "42P07" | "42701" => {
-            StoreError::Schema(text())
-        }
+        // not_null_violation: a column that verifyd's statements do not name
+        "42P01" | "23502" | "42703" | "42883" | "42804" | "42P10" | "3F000" | "42704" | "42P07"
+        | "42701" => StoreError::Schema(text()),
         // feature_not_supported: a statement that was prepared before a column changed
         "0A000" if message.starts_with("cached plan") => StoreError::Schema(text()),
         // invalid_sql_statement_name, duplicate_prepared_statement

@@ -252,7 +252,7 @@ pub(super) struct Lenient(pub Value);
 
 from_text!(Lenient, Value, |text| Self(read(&text)));
 
-fn read(text: &str) -> Value {
+pub(super) fn read(text: &str) -> Value {
     if let Ok(value) = serde_json::from_str(text) {
         return value;
     }

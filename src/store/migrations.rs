@@ -5,7 +5,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 /// The version that this build needs.
-pub(super) const WANTED_VERSION: i64 = 13;
+pub(super) const WANTED_VERSION: i64 = 14;
 
 macro_rules! migrations {
     ($folder:literal: $($version:literal $name:literal),+ $(,)?) => {
@@ -31,7 +31,7 @@ pub(super) fn postgres() -> Vec<Source> {
         4 "0004_access", 5 "0005_acknowledgements", 6 "0006_notices",
         7 "0007_inventory_digest", 8 "0008_turns",
         9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
-        12 "0012_webhook_circuits", 13 "0013_earlier_runs"
+        12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts"
     )
 }
 
@@ -41,7 +41,7 @@ pub(super) fn sqlite() -> Vec<Source> {
         4 "0004_access", 5 "0005_acknowledgements", 6 "0006_notices",
         7 "0007_inventory_digest", 8 "0008_turns",
         9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
-        12 "0012_webhook_circuits", 13 "0013_earlier_runs"
+        12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts"
     )
 }
 

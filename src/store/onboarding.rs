@@ -1,12 +1,13 @@
 //! Onboarding sessions as rows, for both databases, and the move of their pointer.
 
 use super::from_row::from_row;
-use super::lenient::Text;
+use super::lenient::{self, Text};
 use crate::domain::onboarding::{OnboardingSession, Pointed, SessionMisfit, moves, point};
 use crate::domain::run::RunRequest;
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
 use crate::ports::store::{ForSession, NewRun, StoreError};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Most bytes of a state that is read.
 const STATE_BYTES: u32 = 1_048_576;
@@ -24,26 +25,28 @@ from_row! {
     }
 }
 
-impl TryFrom<SessionRow> for OnboardingSession {
-    type Error = StoreError;
-    fn try_from(row: SessionRow) -> Result<Self, StoreError> {
-        if row.state_is_large {
-            return Err(StoreError::Corrupt {
-                table: "tenant_onboarding_sessions",
-                column: "state",
-                row: row.id.to_string(),
-                why: format!("it is too large, allowed: at most {STATE_BYTES} bytes"),
-            });
-        }
-        Ok(Self {
+impl From<SessionRow> for OnboardingSession {
+    fn from(row: SessionRow) -> Self {
+        let (state, problem) = match row.state {
+            _ if row.state_is_large => (
+                Value::Null,
+                Some(format!(
+                    "it is too large, allowed: at most {STATE_BYTES} bytes"
+                )),
+            ),
+            None => (Value::Null, None),
+            Some(text) if serde_json::from_str::<&RawValue>(&text.0).is_err() => {
+                (Value::Null, Some("it is not JSON".to_owned()))
+            }
+            Some(text) => (lenient::read(&text.0), None),
+        };
+        Self {
             id: SessionId(row.id),
             workspace_id: row.workspace_id.map(WorkspaceId),
             tenant_id: row.tenant_id.map(TenantId),
-            state: match &row.state {
-                None => Value::Null,
-                Some(text) => serde_json::from_str(&text.0).map_err(|_| not_json(row.id))?,
-            },
-        })
+            state,
+            problem,
+        }
     }
 }
 
@@ -75,12 +78,15 @@ pub(super) fn prepare(
         .state
         .clone()
         .map_or_else(|| "{}".to_owned(), |text| text.0);
-    let session: OnboardingSession = row.try_into()?;
+    let session = OnboardingSession::from(row);
     if !reach.admits(session.workspace_id, session.tenant_id) {
         return Err(refused(SessionMisfit::Missing(id)));
     }
     if !session.admits(Some(new.workspace_id), new.tenant_id) {
         return Err(refused(SessionMisfit::Foreign(id)));
+    }
+    if let Some(problem) = session.problem {
+        return Err(refused(SessionMisfit::Unreadable(id, problem)));
     }
     let connection = RunRequest::from_context(&new.context)
         .provider_connection_id

@@ -1,10 +1,12 @@
 //! What both databases share of the reads over many rows.
 
+use super::facts::FactsPart;
 use super::from_row::from_row;
 use super::lenient::{Text, Time};
 use super::rows::{ConnectionRow, name};
 use crate::domain::overview::{
-    CompletedRun, ConnectionCounts, ConnectionState, History, LatestReport, TrendPoint, WaitingRun,
+    CompletedRun, ConnectionCounts, ConnectionState, History, LatestReport, Learnt, TrendPoint,
+    WaitingRun,
 };
 use crate::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
 use crate::ports::store::StoreError;
@@ -23,6 +25,7 @@ const ROWS_PER_RUN: i64 = 20;
 pub(super) struct StateRow {
     connection: ConnectionRow,
     latest: LatestPart,
+    facts: FactsPart,
 }
 
 from_row! {
@@ -41,11 +44,13 @@ impl<'r, R: Row> FromRow<'r, R> for StateRow
 where
     ConnectionRow: FromRow<'r, R>,
     LatestPart: FromRow<'r, R>,
+    FactsPart: FromRow<'r, R>,
 {
     fn from_row(row: &'r R) -> sqlx::Result<Self> {
         Ok(Self {
             connection: ConnectionRow::from_row(row)?,
             latest: LatestPart::from_row(row)?,
+            facts: FactsPart::from_row(row)?,
         })
     }
 }
@@ -73,8 +78,12 @@ impl TryFrom<StateRow> for ConnectionState {
             }
             _ => None,
         };
+        let (connection, problem) = row.connection.listed();
+        let kept = row.facts.kept(connection.id)?;
         Ok(Self {
-            connection: row.connection.try_into()?,
+            learnt: Learnt::of(&connection, kept),
+            connection,
+            problem,
             latest_report,
             active_run_id: part.active_run_id.map(RunId),
         })
@@ -86,6 +95,7 @@ from_row! {
     pub(super) struct ConnectionCountsRow {
         total: i64,
         disabled: i64,
+        unusable: i64,
         ready: i64,
         needs_attention: i64,
         blocked: i64,
@@ -99,6 +109,7 @@ impl From<ConnectionCountsRow> for ConnectionCounts {
         Self {
             total: row.total.unsigned_abs(),
             disabled: row.disabled.unsigned_abs(),
+            unusable: row.unusable.unsigned_abs(),
             ready: row.ready.unsigned_abs(),
             needs_attention: row.needs_attention.unsigned_abs(),
             blocked: row.blocked.unsigned_abs(),

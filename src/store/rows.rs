@@ -4,12 +4,16 @@
 
 use super::from_row::from_row;
 use super::lenient::{Lenient, Text, Time};
-use crate::domain::connection::{ProviderConnection, StoredCredential};
+use crate::domain::connection::{
+    ConnectionStatus, CredentialBinding, ProviderConnection, StoredCredential,
+};
 use crate::domain::names::UnknownName;
 use crate::domain::permission::StoredPermission;
+use crate::domain::report::redact;
 use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkspaceId};
 use crate::ports::store::{
-    AttemptRecord, InventoryFreshness, LatestReport, RunCounts, StoreError, WorkerRecord,
+    AttemptRecord, FoundCredential, InventoryFreshness, LatestReport, RunCounts, StoreError,
+    WorkerRecord,
 };
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -246,27 +250,85 @@ from_row! {
     }
 }
 
+impl ConnectionRow {
+    /// The column that holds what it must not hold, and why.
+    fn problem(&self) -> Option<(&'static str, String)> {
+        let null = || "it is NULL".to_owned();
+        match &self.status {
+            None => return Some(("status", null())),
+            Some(status) if ConnectionStatus::stored(&status.0).is_none() => {
+                let found = redact::clean(&status.0, 60);
+                let allowed = ConnectionStatus::STORED;
+                return Some(("status", format!("status is {found:?}, allowed: {allowed}")));
+            }
+            Some(_) => {}
+        }
+        let missing = [
+            ("workspace_id", self.workspace_id.is_none()),
+            ("tenant_id", self.tenant_id.is_none()),
+            ("provider", self.provider.is_none()),
+        ];
+        let (column, _) = missing.into_iter().find(|(_, missing)| *missing)?;
+        Some((column, null()))
+    }
+
+    /// For lists: as much of it as can be read, and why it cannot be used. An id that is not there is 0,
+    /// a provider an empty text.
+    pub fn listed(self) -> (ProviderConnection, Option<String>) {
+        let problem = self
+            .problem()
+            .map(|(column, why)| format!("provider_connections.{column}: {why}"));
+        let text = |text: Option<Text>| text.map(|text| text.0);
+        let id = |id: Option<i64>| id.unwrap_or_default();
+        let status = match (&problem, &self.status) {
+            (None, Some(status)) => ConnectionStatus::stored(&status.0),
+            _ => None,
+        };
+        let connection = ProviderConnection {
+            id: ConnectionId(self.id),
+            workspace_id: WorkspaceId(id(self.workspace_id)),
+            tenant_id: TenantId(id(self.tenant_id)),
+            provider: text(self.provider).unwrap_or_default(),
+            display_name: text(self.display_name),
+            status: status.unwrap_or(ConnectionStatus::Unusable),
+            entra_tenant_id: text(self.entra_tenant_id),
+            client_id: text(self.client_id),
+            cloud: text(self.cloud),
+            module: text(self.module),
+            created_at: self.created_at.and_then(Time::known),
+            updated_at: self.updated_at.and_then(Time::known),
+        };
+        (connection, problem)
+    }
+
+    /// What its credential is bound to.
+    fn binding(&self) -> Result<CredentialBinding, StoreError> {
+        const TABLE: &str = "provider_connections";
+        Ok(CredentialBinding {
+            workspace_id: WorkspaceId(there(self.workspace_id, TABLE, "workspace_id", self.id)?),
+            tenant_id: TenantId(there(self.tenant_id, TABLE, "tenant_id", self.id)?),
+            connection_id: ConnectionId(self.id),
+        })
+    }
+
+    /// Its tenant, if it names one.
+    pub fn tenant(&self) -> Option<i64> {
+        self.tenant_id
+    }
+}
+
 impl TryFrom<ConnectionRow> for ProviderConnection {
     type Error = StoreError;
     fn try_from(row: ConnectionRow) -> Result<Self, StoreError> {
-        const TABLE: &str = "provider_connections";
-        let id = row.id;
-        let text = |text: Option<Text>| text.map(|text| text.0);
-        let status = there(row.status, TABLE, "status", id)?;
-        Ok(Self {
-            id: ConnectionId(id),
-            workspace_id: WorkspaceId(there(row.workspace_id, TABLE, "workspace_id", id)?),
-            tenant_id: TenantId(there(row.tenant_id, TABLE, "tenant_id", id)?),
-            provider: there(row.provider, TABLE, "provider", id)?.0,
-            display_name: text(row.display_name),
-            status: name(TABLE, "status", id, &status.0)?,
-            entra_tenant_id: text(row.entra_tenant_id),
-            client_id: text(row.client_id),
-            cloud: text(row.cloud),
-            module: text(row.module),
-            created_at: row.created_at.and_then(Time::known),
-            updated_at: row.updated_at.and_then(Time::known),
-        })
+        match row.problem() {
+            Some((column, why)) => Err(StoreError::Corrupt {
+                table: "provider_connections",
+                column,
+                row: row.id.to_string(),
+                why,
+            }),
+            None => Ok(row.listed().0),
+        }
     }
 }
 
@@ -395,13 +457,21 @@ where
     rows.into_iter().map(T::try_from).collect()
 }
 
-/// Connections that have a credential.
-pub(super) fn with_credentials(
-    rows: Vec<ConnectionWithCredentialRow>,
-) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError> {
-    let pairs: Vec<(ProviderConnection, Option<StoredCredential>)> = all(rows)?;
-    Ok(pairs
-        .into_iter()
-        .filter_map(|(connection, credential)| Some((connection, credential?)))
-        .collect())
+/// Credentials with what each is bound to. One that cannot be read is an error of its own.
+pub(super) fn credentials(rows: Vec<ConnectionWithCredentialRow>) -> Vec<FoundCredential> {
+    let read = |row: ConnectionWithCredentialRow| {
+        let stored = row.credential.read(row.connection.id)?;
+        let binding = row.connection.binding()?;
+        Ok(stored.map(|stored| (binding, stored)))
+    };
+    rows.into_iter()
+        .filter_map(|row| {
+            let connection_id = ConnectionId(row.connection.id);
+            let credential = read(row).transpose()?;
+            Some(FoundCredential {
+                connection_id,
+                credential,
+            })
+        })
+        .collect()
 }

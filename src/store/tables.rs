@@ -184,6 +184,24 @@ pub(super) const OWN: &[Table] = &[
         unique: &["connection_id"],
     },
     Table {
+        name: "connection_facts",
+        columns: &[
+            ("connection_id", Id),
+            ("tenant_id", Id),
+            ("entra_tenant_id", Text),
+            ("client_id", Text),
+            ("owner_tenant_id", Text),
+            ("service_principal_id", Text),
+            ("entra_tenant_name", Text),
+            ("credential_changed_at", Time),
+            ("credential_expires_at", Time),
+            ("expiry_source", Text),
+            ("expiry_found_at", Time),
+            ("found_at", Time),
+        ],
+        unique: &["connection_id"],
+    },
+    Table {
         name: "tenant_inventory",
         columns: &[
             ("tenant_id", Id),

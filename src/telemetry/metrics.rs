@@ -78,6 +78,14 @@ pub fn install() -> anyhow::Result<Metrics> {
     Ok(installed)
 }
 
+/// A counter without labels: it is there from the start, so that its first event is an increase.
+macro_rules! counter {
+    ($name:literal, $description:literal $(,)?) => {
+        metrics::describe_counter!($name, $description);
+        metrics::counter!($name).increment(0);
+    };
+}
+
 fn describe() {
     metrics::describe_counter!(
         "verifyd_runs_processed_total",
@@ -88,11 +96,11 @@ fn describe() {
         metrics::Unit::Seconds,
         "Time from claim to completion or release"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_hints_without_claim_total",
         "Hints for runs that were not queued or not due"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_runs_reclaimed_total",
         "Runs taken back from lost workers"
     );
@@ -104,15 +112,15 @@ fn describe() {
         "verifyd_database_batches_failed_total",
         "Batches whose calls had to go alone"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_deliveries_by_sweep_total",
         "Due runs that the sweep delivered"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_heartbeat_failures_total",
         "Heartbeats that did not get through"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_wakeups_total",
         "Notifications that something may be queued"
     );
@@ -144,7 +152,7 @@ fn describe() {
         "verifyd_webhook_circuits_open",
         "Enabled endpoints to which nothing but a probe is sent"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_webhook_circuits_opened_total",
         "Circuits of webhook endpoints that opened after failures in a row"
     );
@@ -152,33 +160,33 @@ fn describe() {
         "verifyd_webhooks_given_up_total",
         "Webhooks given up by reason: attempts, age, gone"
     );
-    metrics::describe_counter!("verifyd_sweep_failures_total", "Sweeps that failed");
-    metrics::describe_counter!(
+    counter!("verifyd_sweep_failures_total", "Sweeps that failed");
+    counter!(
         "verifyd_reports_replaced_total",
         "Reports that were not valid and were replaced by the fallback report"
     );
-    metrics::describe_counter!("verifyd_hints_sent_total", "Hints that were sent");
-    metrics::describe_counter!(
+    counter!("verifyd_hints_sent_total", "Hints that were sent");
+    counter!(
         "verifyd_hints_rejected_total",
         "Payloads that were not hints"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_hint_panics_total",
         "Handlers of hints that panicked"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_queue_restarts_total",
         "How often a fetcher of the queue had to be started again"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_queue_malformed_total",
         "Entries of the queue without data or meta that were repaired or removed"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_hints_too_large_total",
         "Payloads longer than 4096 bytes that were removed from the queue unread"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_queue_cleaned_total",
         "Acknowledged deliveries that were removed from the queue"
     );
@@ -195,40 +203,40 @@ fn describe() {
         "verifyd_provider_token_cache_total",
         "Sign-ins by whether a token was in memory"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_runs_disowned_total",
         "Runs that this process had claimed, lost sight of, and put back"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_runs_postponed_total",
         "Hints of runs that need to be alone, left because others were before them"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_turns_total",
         "Runs taken ahead of the queue's order, for tenants with nothing in work here"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_last_resorts_total",
         "Runs that were completed from nothing but their id"
     );
-    metrics::describe_counter!("verifyd_panics_total", "Checks that panicked");
-    metrics::describe_counter!(
+    counter!("verifyd_panics_total", "Checks that panicked");
+    counter!(
         "verifyd_http_panics_total",
         "Handlers of HTTP requests that panicked"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_http_connections_evicted_total",
         "Connections without a whole request that made room for others"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_http_connections_refused_total",
         "Connections closed at once because all others were being answered"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_http_slow_bodies_total",
         "Requests whose body did not arrive in time"
     );
-    metrics::describe_counter!(
+    counter!(
         "verifyd_http_slow_readers_total",
         "Connections closed because their peer did not read its answer"
     );
@@ -248,4 +256,25 @@ fn describe() {
         "Age of the oldest queued run"
     );
     metrics::describe_gauge!("verifyd_runs_in_flight", "Runs in work in this process");
+    with_labels();
+}
+
+/// The same for counters whose labels are few and known.
+fn with_labels() {
+    for result in ["succeeded", "failed", "blocked", "released", "discarded"] {
+        metrics::counter!("verifyd_runs_processed_total", "result" => result).increment(0);
+    }
+    for call in ["claim", "complete"] {
+        metrics::counter!("verifyd_database_batches_failed_total", "call" => call).increment(0);
+    }
+    for channel in ["all", "postgres", "redis"] {
+        metrics::counter!("verifyd_notices_lost_total", "channel" => channel).increment(0);
+    }
+    for reason in ["attempts", "age", "gone"] {
+        metrics::counter!("verifyd_webhooks_given_up_total", "reason" => reason).increment(0);
+    }
+    for result in ["hit", "miss"] {
+        metrics::counter!("verifyd_provider_token_cache_total", "provider" => "microsoft", "result" => result)
+            .increment(0);
+    }
 }

@@ -4,6 +4,7 @@
 pub mod acknowledgement;
 pub mod detail;
 pub mod diff;
+pub mod module;
 pub mod onboarding;
 pub mod overview;
 pub mod report;
@@ -12,6 +13,7 @@ pub mod timeline;
 pub use acknowledgement::AcknowledgementView;
 pub use detail::RunDetail;
 pub use diff::DiffView;
+pub use module::ModuleView;
 pub use onboarding::OnboardingView;
 pub use report::{CheckView, ReportView, RunView};
 pub use timeline::Timeline;

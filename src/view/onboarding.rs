@@ -25,6 +25,10 @@ impl OnboardingView {
         let run = record.run.as_ref().map(|run| RunDetail::of(run, now));
         let verdict = match (&run, session.run()) {
             (Some(run), _) => run.run.verdict.clone(),
+            (None, None) if session.problem.is_some() => format!(
+                "The session's state cannot be read: {}.",
+                session.problem.as_deref().unwrap_or_default()
+            ),
             (None, None) => "No check has been started for this session.".to_owned(),
             (None, Some(id)) => format!(
                 "The session points to run {id}, which is not there or not of its workspace and \

@@ -2,6 +2,7 @@
 
 use super::report::{ReportState, RunView};
 use crate::domain::connection::ConnectionStatus;
+use crate::domain::connection_facts::ExpirySource;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, TrendPoint};
 use crate::domain::report::NextStep;
 use crate::domain::run::{Outcome, RunStatus};
@@ -19,6 +20,8 @@ pub enum Standing {
     Never,
     /// Nobody wants it checked.
     Disabled,
+    /// Its row holds what it must not hold.
+    Unusable,
     /// A report of another writer, with a word that this build does not know.
     Unknown,
 }
@@ -27,6 +30,7 @@ impl Standing {
     /// Of a connection.
     pub fn of(state: &ConnectionState) -> Self {
         match &state.latest_report {
+            _ if state.problem.is_some() => Self::Unusable,
             _ if state.connection.status == ConnectionStatus::Disabled => Self::Disabled,
             None => Self::Never,
             Some(report) => Self::of_overall(&report.overall),
@@ -51,6 +55,7 @@ impl Standing {
             Self::Blocked => "Blocked",
             Self::Never => "Never checked",
             Self::Disabled => "Disabled",
+            Self::Unusable => "Cannot be used",
             Self::Unknown => "Unknown",
         }
     }
@@ -63,6 +68,7 @@ impl Standing {
             Self::Blocked => "blocked",
             Self::Never => "never",
             Self::Disabled => "disabled",
+            Self::Unusable => "unusable",
             Self::Unknown => "unknown",
         }
     }
@@ -89,8 +95,14 @@ pub struct ConnectionView {
     pub module: Option<String>,
     pub cloud: Option<String>,
     pub entra_tenant_id: Option<String>,
+    /// Name of the directory, as it says itself.
+    pub entra_tenant_name: Option<String>,
+    pub credential_expires_at: Option<DateTime<Utc>>,
+    pub credential_expiry_source: Option<ExpirySource>,
     pub client_id: Option<String>,
     pub standing: Standing,
+    /// Why it cannot be used.
+    pub problem: Option<String>,
     pub outcome: Option<Outcome>,
     /// The run of the latest report, and when it was completed.
     pub latest_run_id: Option<i64>,
@@ -118,8 +130,12 @@ impl ConnectionView {
             module: c.module.clone(),
             cloud: c.cloud.clone(),
             entra_tenant_id: c.entra_tenant_id.clone(),
+            entra_tenant_name: state.learnt.entra_tenant_name.clone(),
+            credential_expires_at: state.learnt.credential_expires_at,
+            credential_expiry_source: state.learnt.credential_expiry_source,
             client_id: c.client_id.clone(),
             standing: Standing::of(state),
+            problem: state.problem.clone(),
             outcome: latest.map(|l| l.outcome),
             latest_run_id: latest.map(|l| l.operation_run_id.0),
             checked_at: latest.map(|l| l.completed_at),
@@ -192,7 +208,10 @@ impl AttentionView {
 
 /// The state of all connections in one sentence.
 pub fn headline(counts: &ConnectionCounts) -> String {
-    let enabled = counts.total - counts.disabled.min(counts.total);
+    let enabled = counts
+        .total
+        .saturating_sub(counts.disabled)
+        .saturating_sub(counts.unusable);
     let one = |n: u64, verb: [&str; 2], what: &str| match n {
         0 => None,
         1 => Some(format!("1 {} {what}", verb[0])),
@@ -201,13 +220,14 @@ pub fn headline(counts: &ConnectionCounts) -> String {
     let wrong: Vec<String> = [
         one(counts.blocked, ["is", "are"], "blocked"),
         one(counts.needs_attention, ["needs", "need"], "attention"),
+        one(counts.unusable, ["cannot", "cannot"], "be used"),
     ]
     .into_iter()
     .flatten()
     .collect();
     match (counts.total, enabled, wrong.is_empty()) {
         (0, ..) => "There are no connections yet.".to_owned(),
-        (_, 0, _) => "All connections are disabled.".to_owned(),
+        (_, 0, true) => "All connections are disabled.".to_owned(),
         (.., true) if counts.never_checked == enabled => {
             "No connection has been checked yet.".to_owned()
         }
@@ -222,11 +242,14 @@ pub fn headline(counts: &ConnectionCounts) -> String {
             }
         ),
         (_, n, true) => format!("All {n} connections work."),
-        (_, n, false) => format!(
-            "Of {n} connection{}, {}.",
-            if n == 1 { "" } else { "s" },
-            wrong.join(" and ")
-        ),
+        (.., false) => {
+            let n = enabled + counts.unusable;
+            format!(
+                "Of {n} connection{}, {}.",
+                if n == 1 { "" } else { "s" },
+                wrong.join(" and ")
+            )
+        }
     }
 }
 
@@ -239,6 +262,7 @@ mod tests {
         let counts = |total, disabled, ready, needs_attention, blocked| ConnectionCounts {
             total,
             disabled,
+            unusable: 0,
             ready,
             needs_attention,
             blocked,
@@ -265,6 +289,21 @@ mod tests {
             ),
             (counts(1, 0, 0, 0, 1), "Of 1 connection, 1 is blocked."),
         ] {
+            assert_eq!(headline(&given), expected);
+        }
+        let unusable = |unusable, ready| ConnectionCounts {
+            unusable,
+            ..counts(ready + unusable, 0, ready, 0, 0)
+        };
+        for (given, expected) in [
+            (unusable(1, 4), "Of 5 connections, 1 cannot be used."),
+            (unusable(1, 0), "Of 1 connection, 1 cannot be used."),
+        ] {
+            let never_checked = 0;
+            let given = ConnectionCounts {
+                never_checked,
+                ..given
+            };
             assert_eq!(headline(&given), expected);
         }
     }

@@ -162,6 +162,23 @@ fn major_and_minor(version: &str) -> Option<(u32, u32)> {
 }
 
 impl CheckView {
+    /// What a passed check lists for information, in words: its message does not repeat the names.
+    pub fn listed(&self) -> Option<String> {
+        let of = |kind: EvidenceKind| {
+            let of_kind = self.check.evidence.iter().filter(|e| e.kind == kind);
+            let values: Vec<&str> = of_kind.map(|e| e.value.as_str()).collect();
+            (!values.is_empty()).then(|| values.join(", "))
+        };
+        let parts = [
+            of(EvidenceKind::Unneeded),
+            of(EvidenceKind::LeastPrivilege).map(|names| format!("less would do for {names}")),
+            of(EvidenceKind::DirectoryControl)
+                .map(|names| format!("control of the directory: {names}")),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
     /// Takes what was said about this check out of `said`.
     fn of(check: Check, completed: bool, said: &mut Vec<AcknowledgementView>) -> Self {
         let mut history: Vec<AcknowledgementView> =
@@ -374,7 +391,7 @@ fn what_is_wrong(check: &Check) -> String {
         .iter()
         .find(|e| e.kind == EvidenceKind::Permission);
     match (check.reason_code, permission) {
-        (Some(Reason::PermissionMissing), Some(permission)) => {
+        (Some(reason), Some(permission)) if reason.is_missing_permission() => {
             format!("The permission {} is not granted.", permission.value)
         }
         (Some(reason), _) => reason.what().to_owned(),

@@ -504,6 +504,7 @@ fn an_onboarding_session() {
         workspace_id: Some(WorkspaceId(1)),
         tenant_id: None,
         state,
+        problem: None,
     };
     let none = SessionRecord {
         session: session(json!({})),

@@ -12,4 +12,4 @@ mod transport;
 
 pub use sender::Sender;
 pub use settings::WebhookSettings;
-pub use transport::{AddressError, Transport, TransportError};
+pub use transport::{AddressError, AddressRule};

@@ -2,9 +2,10 @@
 
 use super::settings::WebhookSettings;
 use super::signature;
-use super::transport::{Answer, Request, Transport, TransportError};
+use super::transport::{Answer, Request, Transport};
 use crate::domain::EndpointId;
 use crate::domain::webhook::AttemptResult;
+use crate::outbound::Outbound;
 use crate::ports::clock::Clock;
 use crate::ports::store::{Store, StoreError};
 use crate::ports::vault::{Vault, VaultError};
@@ -61,15 +62,16 @@ impl std::fmt::Debug for Work {
 }
 
 impl Sender {
-    /// Fails only if no HTTP client can be made.
+    /// A sender whose calls leave as `outbound` says.
     pub fn new(
         store: Arc<dyn Store>,
         vault: Arc<dyn Vault>,
         clock: Arc<dyn Clock>,
         settings: WebhookSettings,
-    ) -> Result<Self, TransportError> {
-        let transport = Transport::new(&settings)?;
-        Ok(Self {
+        outbound: &Outbound,
+    ) -> Self {
+        let transport = Transport::new(&settings, outbound);
+        Self {
             work: Arc::new(Work {
                 store,
                 vault,
@@ -80,7 +82,7 @@ impl Sender {
             busy: HashMap::new(),
             tasks: JoinSet::new(),
             endpoints: HashMap::new(),
-        })
+        }
     }
 
     /// Sends until `stop`, then waits for what is being sent.

@@ -2,17 +2,18 @@
 
 use super::settings::WebhookSettings;
 use crate::domain::webhook::AttemptResult;
-use crate::outbound::guard::{AddressGuard, NoPublicAddress};
+use crate::outbound::failure::FailureKind;
+use crate::outbound::guard::AddressGuard;
 use crate::outbound::retry_after::retry_after;
-use crate::outbound::{causes, is_tls, root_cause};
+use crate::outbound::{AGENT, Client, Outbound, ProxiedHosts, Resend, Resends, Reuse};
 use crate::ports::clock::Clock;
-use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http_body_util::Full;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use url::Url;
-
-const USER_AGENT: &str = concat!("verifyd/", env!("CARGO_PKG_VERSION"));
 
 /// Longest address, in bytes.
 const MAX_URL_BYTES: usize = 2048;
@@ -29,11 +30,6 @@ pub enum AddressError {
     #[error("it is no public address (loopback only for hosts in webhooks.loopback_hosts)")]
     NotPublic,
 }
-
-/// What kept the HTTP client from being made.
-#[derive(Debug, thiserror::Error)]
-#[error("no HTTP client can be made: {0}")]
-pub struct TransportError(String);
 
 /// What is sent.
 pub(super) struct Request<'a> {
@@ -63,47 +59,20 @@ impl Answer {
     }
 }
 
-/// The HTTP client for webhooks.
-#[derive(Debug)]
-pub struct Transport {
-    client: reqwest::Client,
+/// Which addresses endpoints may have.
+#[derive(Clone, Debug)]
+pub struct AddressRule {
     guard: AddressGuard,
     loopback_hosts: BTreeSet<String>,
-    request_timeout: Duration,
 }
 
-impl Transport {
-    /// Fails only if no TLS client can be made at all. Without any trusted root certificate nobody is
-    /// trusted, and https ends as `tls_failed`.
-    pub fn new(settings: &WebhookSettings) -> Result<Self, TransportError> {
+impl AddressRule {
+    pub fn new(settings: &WebhookSettings) -> Self {
         let loopback_hosts = settings.loopback_hosts();
-        let guard = AddressGuard::new(loopback_hosts.clone());
-        // Proxies of the environment are not used: they would resolve names in the guard's place.
-        let builder = || {
-            reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .no_proxy()
-                .referer(false)
-                .user_agent(USER_AGENT)
-                .dns_resolver(guard.clone())
-                .connect_timeout(settings.connect_timeout)
-        };
-        let client = builder()
-            .build()
-            .or_else(|error| {
-                tracing::warn!(
-                    error = %root_cause(&error),
-                    "no trusted root certificates: webhooks over https will fail with tls_failed"
-                );
-                builder().tls_certs_only([]).build()
-            })
-            .map_err(|error| TransportError(root_cause(&error)))?;
-        Ok(Self {
-            client,
-            guard,
+        Self {
+            guard: AddressGuard::new(loopback_hosts.clone()),
             loopback_hosts,
-            request_timeout: settings.request_timeout,
-        })
+        }
     }
 
     /// Whether this may be an endpoint's address, as far as its text tells. Where its name leads to is
@@ -127,24 +96,59 @@ impl Transport {
         }
         Ok(url)
     }
+}
+
+/// The HTTP client for webhooks.
+#[derive(Debug)]
+pub(super) struct Transport {
+    client: Client,
+    rule: AddressRule,
+    request_timeout: Duration,
+}
+
+impl Transport {
+    /// Names are called through a proxy when they are more than one label.
+    pub(super) fn new(settings: &WebhookSettings, outbound: &Outbound) -> Self {
+        let rule = AddressRule::new(settings);
+        Self {
+            client: outbound.client(
+                rule.loopback_hosts.clone(),
+                ProxiedHosts::Qualified,
+                settings.connect_timeout,
+            ),
+            rule,
+            request_timeout: settings.request_timeout,
+        }
+    }
 
     /// Sends it. The body of the answer is not read.
     pub(super) async fn send(&self, request: Request<'_>, clock: &dyn Clock) -> Answer {
-        let Ok(url) = self.check(request.url) else {
+        let Ok(url) = self.rule.check(request.url) else {
             return Answer::failed(AttemptResult::AddressRefused);
         };
-        let sending = self
-            .client
-            .post(url)
+        let message = http::Request::post(url.as_str())
+            .header(USER_AGENT, AGENT)
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", request.id)
             .header("webhook-timestamp", request.timestamp)
             .header("webhook-signature", request.signature)
-            .body(request.body)
-            .send();
+            .body(Full::new(Bytes::from(request.body)));
+        let Ok(message) = message else {
+            return Answer::failed(AttemptResult::AddressRefused);
+        };
+        // A receiver that may have begun with it gets it again as another attempt only.
+        let mut resends = Resends::default();
+        let sending = self
+            .client
+            .send(message, Resend::NotProcessed, Reuse::Allowed, &mut resends);
         match tokio::time::timeout(self.request_timeout, sending).await {
             Err(_) => Answer::failed(AttemptResult::Timeout),
-            Ok(Err(error)) => Answer::failed(failure(&error)),
+            Ok(Err(failure)) => {
+                if let Some(proxy) = &failure.proxy {
+                    tracing::debug!(proxy, cause = %failure.kind, "a webhook did not get through");
+                }
+                Answer::failed(failed(failure.kind))
+            }
             Ok(Ok(response)) => {
                 let status = response.status();
                 let retry_after = response
@@ -173,19 +177,16 @@ fn meaning(status: StatusCode) -> AttemptResult {
     }
 }
 
-/// The error itself may quote the address, so only its kind is used.
-fn failure(error: &reqwest::Error) -> AttemptResult {
-    if causes(error).any(|cause| cause.is::<NoPublicAddress>()) {
-        return AttemptResult::AddressRefused;
+fn failed(kind: FailureKind) -> AttemptResult {
+    match kind {
+        FailureKind::AddressRefused => AttemptResult::AddressRefused,
+        FailureKind::Tls => AttemptResult::TlsFailed,
+        FailureKind::ConnectTimeout | FailureKind::Timeout => AttemptResult::Timeout,
+        FailureKind::Unreachable | FailureKind::Proxy(_) => AttemptResult::Unreachable,
+        FailureKind::NotProcessed
+        | FailureKind::Lost
+        | FailureKind::Reset
+        | FailureKind::NotHttp
+        | FailureKind::EndlessHead => AttemptResult::ResponseInvalid,
     }
-    if is_tls(error) {
-        return AttemptResult::TlsFailed;
-    }
-    if error.is_timeout() {
-        return AttemptResult::Timeout;
-    }
-    if error.is_connect() {
-        return AttemptResult::Unreachable;
-    }
-    AttemptResult::ResponseInvalid
 }

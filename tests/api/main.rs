@@ -28,3 +28,4 @@ mod process;
 mod python;
 mod resources;
 mod slow;
+mod unusable;

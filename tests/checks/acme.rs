@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::connection::ProviderConnection;
+use verifyd::domain::connection_facts::ConnectionFacts;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::job::Hint;
+use verifyd::domain::link::LinkBases;
 use verifyd::domain::permission::RequiredPermission;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::report::{Evidence, EvidenceKind, Severity};
@@ -37,7 +39,7 @@ impl Provider for Acme {
         "acme"
     }
 
-    fn modules(&self) -> Vec<&'static str> {
+    fn modules(&self) -> Vec<&str> {
         vec![
             "panics",
             "panics_before",
@@ -48,7 +50,7 @@ impl Provider for Acme {
         ]
     }
 
-    fn required_permissions(&self, _module: &str) -> &'static [RequiredPermission] {
+    fn required_permissions(&self, _module: &str) -> &[RequiredPermission] {
         &[]
     }
 
@@ -56,7 +58,7 @@ impl Provider for Acme {
         vec![spec("acme.answers")]
     }
 
-    fn link_bases(&self, _cloud: Option<&str>) -> Option<(String, String)> {
+    fn link_bases(&self, _cloud: Option<&str>) -> Option<LinkBases> {
         None
     }
 
@@ -96,6 +98,7 @@ impl Provider for Acme {
             healthy: false,
             inventory: None,
             disposition: Disposition::Finished,
+            facts: ConnectionFacts::default(),
         }
     }
 }

@@ -65,6 +65,7 @@ async fn the_report_says_the_cause_and_what_mends_it() {
         .seal(binding, &credential, None)
         .unwrap()
         .payload;
+    let (head, body) = sealed.rsplit_once('.').unwrap();
     let mut parts: Vec<&str> = sealed.split('.').collect();
     parts[1] = "another-key";
     let laravel = "eyJpdiI6IlRUaVRTUHBZVSsvS3dRL1Q1dFQvc3c9PSIsInZhbHVlIjoiT0dLRlZzMnVuSU9wMGt0dHVSRDNEZz09IiwibWFjIjoiZWQ3Y2IyYWM5ZmI1OGNkNjM3OGFmYzMzMzM2NGQ2YzI3MmQ3NzJkNDUxODQ0NWMxMTgzMTdkODU3NzgxYmZmYyIsInRhZyI6IiJ9";
@@ -82,7 +83,8 @@ async fn the_report_says_the_cause_and_what_mends_it() {
             None,
         ),
         (
-            sealed[..sealed.len() / 2].to_owned(),
+            // Of a length that base64 never has: cut elsewhere, it may still be read.
+            format!("{head}.{}", &body[..body.len() / 8 * 4 + 1]),
             Cause::EnvelopeDamaged,
             None,
         ),

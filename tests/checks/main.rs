@@ -10,6 +10,7 @@ mod causes;
 mod hostile;
 #[path = "../support/hostile/mod.rs"]
 mod hostile_server;
+mod learnt;
 mod parts;
 mod snapshots;
 #[path = "../support/tenant_combinations.rs"]
@@ -128,6 +129,12 @@ async fn every_scenario_ends_as_it_says() {
         Reason::TlsFailed,
         Reason::ProviderUnreachable,
         Reason::FederatedTokenUnreadable,
+        Reason::FederatedTokenExpired,
+        // Only a module of a file leads to these.
+        Reason::ProbeUnexpected,
+        Reason::PermissionNotOffered,
+        Reason::PermissionUnknown,
+        Reason::PermissionExcess,
     ];
     let produced = produced.lock().unwrap();
     let missing: Vec<_> = Reason::ALL
@@ -474,24 +481,30 @@ async fn what_only_the_callers_side_can_produce() {
         assert_sound(&run, cloud);
         assert_eq!(reasons(&run, &["fail"])[0], reason.code(), "{cloud}");
     }
-    let connection = world
-        .connection_with(
-            2,
-            &Scenario::Healthy.tenant_id(2),
-            "health_check",
-            Some(Credential::FederatedTokenFile {
-                path: world.folder.path().join("not-mounted"),
-            }),
-        )
-        .await;
-    let id = world.record(connection, |_| {}).await;
-    engine.process(&Hint::new(id)).await;
-    let run = world.run(id).await;
-    assert_sound(&run, "federated");
-    assert_eq!(
-        reasons(&run, &["fail"])[0],
-        Reason::FederatedTokenUnreadable.code()
-    );
+    let stale = world.folder.path().join("stale");
+    // Issued and expired in 1970.
+    std::fs::write(&stale, "e30.eyJleHAiOjM2MDB9.c2ln").unwrap();
+    let missing = world.folder.path().join("not-mounted");
+    for (tenant, path, reason) in [
+        (2, missing, Reason::FederatedTokenUnreadable),
+        (3, stale, Reason::FederatedTokenExpired),
+    ] {
+        let credential = Credential::FederatedTokenFile { path };
+        let directory = Scenario::Healthy.tenant_id(tenant);
+        let connection = world
+            .connection_with(
+                i64::from(tenant),
+                &directory,
+                "health_check",
+                Some(credential),
+            )
+            .await;
+        let id = world.record(connection, |_| {}).await;
+        engine.process(&Hint::new(id)).await;
+        let run = world.run(id).await;
+        assert_sound(&run, "federated");
+        assert_eq!(reasons(&run, &["fail"])[0], reason.code());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

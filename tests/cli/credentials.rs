@@ -65,7 +65,7 @@ async fn a_secret_is_sent_as_it_is_however_it_came() {
         (b"s3cr3t\n\n", "byte 7 is U+000A LINE FEED"),
         (b"s3cr3t ", "byte 7 is a space"),
         (b"s3cr3t\xff", "byte 7 is not UTF-8"),
-        (&[b'x'; 70_000], "longer than 65536 bytes"),
+        (&[b'x'; 70_000], "longer than 64 KiB"),
     ] {
         let output = desk.set_credential(b"", &["--secret-stdin"], input);
         let said = stderr(&output);

@@ -48,7 +48,7 @@ async fn a_run_that_comes_alone() {
     cost.at_most(&Cost {
         statements: 5.0,
         transactions: 2.0,
-        wal_bytes: 5_000.0,
+        wal_bytes: 5_500.0,
         redis_commands: 3.5,
         redis_bytes: 3_000.0,
     });
@@ -72,7 +72,7 @@ async fn runs_that_come_together() {
     cost.at_most(&Cost {
         statements: 1.0,
         transactions: 0.7,
-        wal_bytes: 5_000.0,
+        wal_bytes: 5_500.0,
         redis_commands: 2.2,
         redis_bytes: 1_800.0,
     });

@@ -109,3 +109,32 @@ async fn redis_that_takes_no_hints_says_why() {
         assert_eq!(bench.numbers(&rows).await, [0], "{table}");
     }
 }
+
+/// The application has added a column that every INSERT must name. Runs of its own are worked on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_verifyd_does_not_name_is_found() {
+    let bench = Bench::new().await;
+    let tenant = verifyd::simulator::Scenario::Healthy.tenant_id(1);
+    let connection = bench.connection(1, &tenant, "health_check");
+    sqlx::query("ALTER TABLE operation_runs ADD COLUMN team bigint NOT NULL")
+        .execute(&mut bench.sql().await)
+        .await
+        .unwrap();
+    let (code, bad) = examined(&bench);
+    assert_eq!(code, 1, "{bad:?}");
+    let part = |name: &str| {
+        let part = bad.iter().find(|(part, ..)| part == name);
+        part.unwrap_or_else(|| panic!("{name}: {bad:?}"))
+    };
+    let (_, found, remedy) = part("schema");
+    assert!(found.contains("operation_runs.team: NOT NULL"), "{found}");
+    assert!(remedy.contains("ALTER COLUMN team SET DEFAULT"), "{remedy}");
+    let (_, found, remedy) = part("writing");
+    assert!(found.contains("\"team\""), "{found}");
+    assert!(remedy.contains("give the column a default"), "{remedy}");
+    let output = bench.run(&["enqueue", "--connection", &connection.to_string()], "");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("schema does not fit"), "{said}");
+    assert!(said.contains("→ give the column a default"), "{said}");
+}

@@ -4,6 +4,10 @@
 
 #[path = "../support/bench.rs"]
 mod bench;
+#[path = "../support/connect_proxy.rs"]
+mod connect_proxy;
+#[path = "../support/identity_of_tls.rs"]
+mod identity_of_tls;
 #[path = "../support/pgbouncer.rs"]
 mod pgbouncer;
 #[path = "../support/postgres.rs"]
@@ -19,6 +23,7 @@ mod drain;
 mod given_again;
 mod memory;
 mod privileges;
+mod proxy;
 mod replicas;
 mod schema;
 mod secrets;

@@ -14,7 +14,7 @@ const HOSTILE: [Scenario; 5] = [
     Scenario::ResponseTooLarge,
     Scenario::ResponseTooLargeSignIn,
     Scenario::ResponseTooLargePages,
-    Scenario::ResponseTooLargeCircle,
+    Scenario::PagingLoop,
     Scenario::ResponseInvalidDeep,
 ];
 

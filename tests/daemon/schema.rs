@@ -83,6 +83,8 @@ async fn what_doctor_calls_fatal_is_neither_migrated_nor_served() {
             assert!(text.contains(&format!("{subject}: {problem}")), "{text}");
             let remedy = &remedies(&bench, subject)[0];
             assert!(text.contains(remedy), "{remedy}: {text}");
+            let shown = String::from_utf8_lossy(&output.stdout);
+            assert!(!shown.contains('✓'), "{shown}");
         }
         let claims = bench
             .numbers("SELECT count(*) FROM verifyd.run_attempts")

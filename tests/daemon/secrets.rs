@@ -31,7 +31,7 @@ async fn canaries_stay_where_they_belong() {
         Scenario::RedirectRefused,
         Scenario::RedirectRefusedNextLink,
         Scenario::ResponseInvalid,
-        Scenario::PermissionDenied,
+        Scenario::PermissionNotEffective,
         Scenario::GraphUnknown,
     ] {
         connections.push(bench.connection(

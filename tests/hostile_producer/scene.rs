@@ -85,7 +85,11 @@ const LOST: &str = "
     AND CASE WHEN jsonb_typeof(o.context) = 'object'
         THEN EXISTS (SELECT FROM jsonb_each(o.context) m
             WHERE m.key NOT IN ('verification_report', 'reason_code', 'next_steps')
-            AND r.context -> m.key IS DISTINCT FROM m.value)
+            AND r.context -> m.key IS DISTINCT FROM m.value
+            -- The completion adds the directory's name where there is none.
+            AND (m.key <> 'target_scope' OR jsonb_typeof(m.value) <> 'object'
+                OR m.value ? 'entra_tenant_name'
+                OR (r.context -> m.key) - 'entra_tenant_name' IS DISTINCT FROM m.value))
         ELSE NOT EXISTS (SELECT FROM jsonb_each(
                 CASE WHEN jsonb_typeof(r.context) = 'object' THEN r.context ELSE '{}' END) m
             WHERE m.value IN (o.context, to_jsonb(o.context::text)))

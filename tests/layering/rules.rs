@@ -43,8 +43,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("apalis_redis", &["queue"]),
     ("redis", &["queue"]),
     ("axum", &["http", "simulator"]),
-    // In the CLI for `verifyd healthcheck`.
-    ("reqwest", &["outbound", "provider", "webhooks", "cli"]),
+    ("h2", &["outbound"]),
+    ("tokio_rustls", &["outbound"]),
     ("clap", &["cli", "config"]),
     ("comfy_table", &["cli"]),
     ("indicatif", &["cli"]),

@@ -33,6 +33,15 @@ fn json_value() -> impl Strategy<Value = Value> {
             Just("access_token"),
             Just("@odata.nextLink"),
             Just("subscriptionState"),
+            Just("appOwnerOrganizationId"),
+            Just("displayName"),
+            Just("assignedPlans"),
+            Just("requiredResourceAccess"),
+            Just("resourceAccess"),
+            Just("passwordCredentials"),
+            Just("hint"),
+            Just("endDateTime"),
+            Just("scope"),
         ];
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),

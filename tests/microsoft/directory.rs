@@ -79,7 +79,8 @@ pub const HEALTH: &[&str] = &[
 /// One request as it came in.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// `token`, `organization`, `service_principal`, `assignments`, `resource`, or the path.
+    /// `token`, `organization`, `service_principal`, `assignments`, `resource`, `application`, `delegated`,
+    /// `offered`, or the path.
     pub call: String,
     pub method: Method,
     pub uri: Uri,
@@ -182,6 +183,42 @@ pub struct Facts {
     /// The token cannot be read.
     pub opaque: bool,
     pub subscription: &'static str,
+    /// `appOwnerOrganizationId`
+    pub owner: Option<&'static str>,
+    /// The registration, told in the directory that owns it.
+    pub application: Value,
+    /// Delegated permissions on Graph that are granted.
+    pub delegated: Vec<&'static str>,
+    pub organization: Value,
+}
+
+/// Id of the delegated permission with the name of an application permission.
+pub fn scope_id(name: &str) -> String {
+    let (_, id) = ROLES.iter().find(|(n, _)| *n == name).unwrap();
+    format!("5c09e{}", &id[5..])
+}
+
+/// A registration that asks for these application permissions, with these secrets: hint and end.
+pub fn application(roles: &[&str], scopes: &[&str], secrets: &[(&str, &str)]) -> Value {
+    let role = |name: &&str| {
+        let (_, id) = ROLES.iter().find(|(n, _)| n == name).unwrap();
+        json!({"id": id, "type": "Role"})
+    };
+    let scope = |name: &&str| json!({"id": scope_id(name), "type": "Scope"});
+    let asked: Vec<Value> = roles
+        .iter()
+        .map(role)
+        .chain(scopes.iter().map(scope))
+        .collect();
+    let secrets: Vec<Value> = secrets
+        .iter()
+        .map(|(hint, end)| json!({"hint": hint, "endDateTime": end}))
+        .collect();
+    json!({
+        "requiredResourceAccess": [
+            {"resourceAppId": "00000003-0000-0000-c000-000000000000", "resourceAccess": asked}],
+        "passwordCredentials": secrets,
+    })
 }
 
 struct Inner {
@@ -198,20 +235,31 @@ pub struct Directory(Arc<Inner>);
 impl Directory {
     pub async fn start(granted: &[&'static str]) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let (directory, router) = Self::behind(base, granted);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        directory
+    }
+
+    /// For another server at this address, which answers by the router.
+    pub fn behind(base: String, granted: &[&'static str]) -> (Self, Router) {
         let directory = Self(Arc::new(Inner {
             facts: Mutex::new(Facts {
                 granted: granted.to_vec(),
                 in_token: None,
                 opaque: false,
                 subscription: "active",
+                owner: Some(TENANT),
+                application: application(&[], &[], &[("can", "2027-06-01T00:00:00Z")]),
+                delegated: Vec::new(),
+                organization: json!({"id": TENANT}),
             }),
             script: Mutex::new(Box::new(|_| None)),
             seen: Mutex::new(Vec::new()),
-            base: format!("http://{}", listener.local_addr().unwrap()),
+            base,
         }));
         let router = Router::new().fallback(answer).with_state(directory.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        directory
+        (directory, router)
     }
 
     /// Address of both login and Graph.
@@ -270,11 +318,31 @@ impl Directory {
                     &json!({"tid": TENANT, "roles": roles, "n": seen.before}),
                 ))
             }
-            "organization" => Reply::json(200, &json!({"value": [{"id": TENANT}]})),
+            "organization" => Reply::json(200, &json!({"value": [facts.organization]})),
             "service_principal" => Reply::json(
                 200,
-                &json!({"id": SERVICE_PRINCIPAL, "accountEnabled": true}),
+                &json!({"id": SERVICE_PRINCIPAL, "accountEnabled": true,
+                    "appOwnerOrganizationId": facts.owner}),
             ),
+            "application" => Reply::json(200, &facts.application),
+            "delegated" => {
+                let grant = json!({"resourceId": GRAPH_RESOURCE, "consentType": "AllPrincipals",
+                    "scope": facts.delegated.join(" ")});
+                Reply::json(200, &json!({"value": [grant]}))
+            }
+            "offered" => {
+                let named = |id: &dyn Fn(&str, &str) -> String| -> Vec<Value> {
+                    let all = ROLES.iter();
+                    all.map(|(name, role)| json!({"id": id(name, role), "value": name}))
+                        .collect()
+                };
+                Reply::json(
+                    200,
+                    &json!({"id": GRAPH_RESOURCE,
+                        "appRoles": named(&|_, role| role.to_owned()),
+                        "oauth2PermissionScopes": named(&|name, _| scope_id(name))}),
+                )
+            }
             "assignments" => {
                 let all = assignments();
                 let skip: usize = seen
@@ -313,7 +381,10 @@ fn call_of(path: &str) -> String {
     match path {
         p if p.ends_with("/oauth2/v2.0/token") => "token".into(),
         "/v1.0/organization" => "organization".into(),
-        p if p.starts_with(&format!("{principals}(")) => "service_principal".into(),
+        p if p.starts_with("/v1.0/applications(") => "application".into(),
+        p if p.ends_with("/oauth2PermissionGrants") => "delegated".into(),
+        p if p.starts_with(&format!("{principals}(appId='{CLIENT}'")) => "service_principal".into(),
+        p if p.starts_with(&format!("{principals}(")) => "offered".into(),
         p if p.ends_with("/appRoleAssignments") => "assignments".into(),
         p if p.starts_with(principals) => "resource".into(),
         p => p.into(),

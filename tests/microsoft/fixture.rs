@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 use verifyd::domain::connection::{ConnectionStatus, ProviderConnection};
+use verifyd::domain::connection_facts::ConnectionFacts;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::link::LinkContext;
 use verifyd::domain::report::{Check, CheckStatus, EvidenceKind};
@@ -41,6 +42,7 @@ pub fn settings(login: &str, graph: &str) -> MicrosoftSettings {
         token_cache_entries: 100,
         role_cache_entries: 100,
         role_cache_ttl: Duration::from_secs(3600),
+        modules_dir: std::path::PathBuf::new(),
         clouds: BTreeMap::from([(
             "test".into(),
             CloudSettings {
@@ -86,6 +88,8 @@ pub fn target(module: &str) -> Target {
         },
         credential: secret("canary-secret-value"),
         credential_changed_at: None,
+        credential_expires_at: None,
+        known: ConnectionFacts::default(),
         entra_tenant_id: TENANT.into(),
         module: module.into(),
         links: LinkContext {
@@ -96,8 +100,10 @@ pub fn target(module: &str) -> Target {
             connection_id: Some(7),
             portal: "https://portal.example.com".into(),
             login: "https://login.example.com".into(),
+            graph: "https://graph.example.com".into(),
             entra_tenant_id: Some(TENANT.into()),
             client_id: Some(CLIENT.into()),
+            ..LinkContext::default()
         },
         deadline: tokio::time::Instant::now() + Duration::from_secs(600),
         correlation_id: Uuid::from_u128(0xC0),
@@ -146,7 +152,10 @@ pub async fn run(provider: &MicrosoftProvider, target: &Target) -> Found {
         .collect();
     assert_eq!(made, planned, "every planned check once, in order");
     let sick = findings.checks.iter().any(|check| {
-        check.status == CheckStatus::Fail && check.reason_code != Some(Reason::PermissionMissing)
+        check.status == CheckStatus::Fail
+            && !check.reason_code.is_some_and(|reason| {
+                reason.is_missing_permission() || reason == Reason::PermissionNotOffered
+            })
     });
     // An unknown module has no checks and is never healthy.
     assert_eq!(

@@ -48,7 +48,12 @@ async fn the_next_page_is_asked_of_graph_only() {
             Reason::RedirectRefused
         );
     }
-    for link in [json!("/relative"), json!(7), json!("")] {
+    for link in [
+        json!(7),
+        json!(""),
+        json!("https://"),
+        json!("x".repeat(70_000)),
+    ] {
         let reply = Reply::json(200, &json!({"value": [], "@odata.nextLink": link}));
         assert_eq!(
             reason("assignments", INVENTORY, reply).await,
@@ -63,7 +68,7 @@ async fn pages_have_an_end() {
     let directory = Directory::start(HEALTH).await;
     let base = directory.base().to_owned();
     directory.script(move |seen| {
-        let link = format!("{base}{}?again", seen.uri.path());
+        let link = format!("{base}{}?more={}", seen.uri.path(), seen.before);
         (seen.call == "assignments")
             .then(|| Reply::json(200, &json!({"value": [], "@odata.nextLink": link})))
     });
@@ -73,6 +78,41 @@ async fn pages_have_an_end() {
         (CheckStatus::Fail, Some(Reason::ResponseTooLarge))
     );
     assert_eq!(directory.count("assignments"), 20);
+}
+
+#[tokio::test]
+async fn a_page_that_was_read_already_is_a_loop() {
+    // To itself, and by way of two others.
+    for (length, asked) in [(1, 2), (3, 4)] {
+        let directory = Directory::start(HEALTH).await;
+        directory.script(move |seen| {
+            let link = format!("?page={}", seen.before % length);
+            (seen.call == "assignments")
+                .then(|| Reply::json(200, &json!({"value": [], "@odata.nextLink": link})))
+        });
+        let found = run(&provider(&directory), &target("health_check")).await;
+        assert_eq!(
+            found.status(INVENTORY),
+            (CheckStatus::Fail, Some(Reason::PagingLoop))
+        );
+        assert_eq!(directory.count("assignments"), asked);
+    }
+}
+
+#[tokio::test]
+async fn a_listing_whose_links_are_too_old_is_read_again_once() {
+    for (times, reason) in [(1, None), (2, Some(Reason::ResponseInvalid))] {
+        let directory = Directory::start(HEALTH).await;
+        let refusals = std::sync::atomic::AtomicUsize::new(0);
+        directory.script(move |seen| {
+            let later = seen.call == "assignments" && seen.uri.query().is_some();
+            let count = || refusals.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            (later && count() < times)
+                .then(|| Reply::graph_error(400, "Directory_ExpiredPageToken", "too old"))
+        });
+        let found = run(&provider(&directory), &target("health_check")).await;
+        assert_eq!(found.status(INVENTORY).1, reason);
+    }
 }
 
 #[tokio::test]
@@ -127,7 +167,12 @@ async fn what_is_not_json_is_invalid() {
         for (call, key) in [("token", AUTHENTICATION), ("organization", IDENTITY)] {
             let body = String::from_utf8_lossy(&reply.body).into_owned();
             let found = reason(call, key, reply.clone()).await;
-            assert_eq!(found, Reason::ResponseInvalid, "{call} {body:.40}");
+            // The login service never refuses without a word of its own.
+            let expected = match (call, reply.status) {
+                ("token", 403) => Reason::ProxyRefused,
+                _ => Reason::ResponseInvalid,
+            };
+            assert_eq!(found, expected, "{call} {body:.40}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::directory::{Directory, HEALTH, INTUNE, OTHER_RESOURCE, Reply};
 use crate::fixture::{provider, run, target};
+use serde_json::json;
 use verifyd::domain::Reason;
 use verifyd::domain::permission::{InventorySource, PermissionStatus};
 use verifyd::domain::report::{CheckStatus, EvidenceKind, Severity};
@@ -16,6 +17,7 @@ fn without(all: &[&'static str], gone: &str) -> Vec<&'static str> {
 async fn a_missing_permission_fails_its_check_and_spares_its_probe() {
     let gone = "DeviceManagementConfiguration.Read.All";
     let directory = Directory::start(&without(INTUNE, gone)).await;
+    directory.change(|facts| facts.owner = None);
     let found = run(&provider(&directory), &target("intune")).await;
     assert!(
         found.0.healthy,
@@ -140,7 +142,7 @@ async fn a_call_that_an_old_token_may_not_make_is_tried_with_a_new_one() {
     let found = run(&provider, &target("health_check")).await;
     assert_eq!(
         found.status("provider.identity"),
-        (CheckStatus::Warn, Some(Reason::PermissionDenied))
+        (CheckStatus::Warn, Some(Reason::PermissionNotEffective))
     );
     assert_eq!(directory.count("token"), 3);
 }
@@ -155,7 +157,7 @@ async fn a_probe_that_is_refused_in_spite_of_its_permission_fails() {
     let found = run(&provider(&directory), &target("intune")).await;
     assert_eq!(
         found.status("intune.rbac"),
-        (CheckStatus::Fail, Some(Reason::PermissionDenied))
+        (CheckStatus::Fail, Some(Reason::PermissionNotEffective))
     );
     assert!(!found.0.healthy);
     assert!(found.0.inventory.is_some(), "what was read is kept");
@@ -163,38 +165,60 @@ async fn a_probe_that_is_refused_in_spite_of_its_permission_fails() {
 
 #[tokio::test]
 async fn the_token_stands_in_for_assignments_that_may_not_be_read() {
-    for call in ["service_principal", "assignments", "resource"] {
-        let directory = Directory::start(&without(HEALTH, "Application.Read.All")).await;
-        directory.script(move |seen| (seen.call == call).then(Reply::denied));
-        let found = run(&provider(&directory), &target("health_check")).await;
-        assert!(found.0.healthy, "{call}");
-        assert_eq!(
-            found.status(INVENTORY),
-            (CheckStatus::Warn, Some(Reason::InventoryFromToken)),
-            "{call}"
-        );
-        assert_eq!(
-            found.evidence(INVENTORY, EvidenceKind::Source),
-            ["token_roles"]
-        );
-        let principal = found.status("provider.service_principal");
-        if call == "service_principal" {
+    const MISSING: (CheckStatus, Option<Reason>) =
+        (CheckStatus::Warn, Some(Reason::InventoryFromToken));
+    const REFUSED: (CheckStatus, Option<Reason>) =
+        (CheckStatus::Warn, Some(Reason::PermissionNotEffective));
+    // Directory.Read.All includes it: then it is no missing permission that keeps the grants from being read.
+    for (granted, expected) in [
+        (&["Organization.Read.All"] as &[&str], MISSING),
+        (&["Organization.Read.All", "Directory.Read.All"], REFUSED),
+        (HEALTH, REFUSED),
+    ] {
+        for call in ["service_principal", "assignments", "resource"] {
+            let directory = Directory::start(granted).await;
+            directory.script(move |seen| (seen.call == call).then(Reply::denied));
+            let found = run(&provider(&directory), &target("health_check")).await;
+            assert!(found.0.healthy, "{call}");
+            assert_eq!(found.status(INVENTORY), expected, "{call} {granted:?}");
             assert_eq!(
-                principal,
-                (CheckStatus::Warn, Some(Reason::PermissionDenied))
+                found.evidence(INVENTORY, EvidenceKind::Source),
+                ["token_roles"]
             );
-        } else {
-            assert_eq!(principal, (CheckStatus::Pass, None));
+            let principal = found.status("provider.service_principal");
+            let reason = match expected {
+                MISSING => Reason::PermissionDenied,
+                _ => Reason::PermissionNotEffective,
+            };
+            let refused = (CheckStatus::Warn, Some(reason));
+            let passed = (CheckStatus::Pass, None);
+            let looks_up = call == "service_principal";
+            assert_eq!(principal, if looks_up { refused } else { passed });
+            let inventory = found.0.inventory.unwrap();
+            assert_eq!(inventory.source, InventorySource::TokenRoles);
         }
-        // Directory.Read.All includes it.
-        let stand_in = "permissions.application_read_all";
-        assert_eq!(
-            found.evidence(stand_in, EvidenceKind::SatisfiedBy),
-            ["Directory.Read.All"]
-        );
-        let inventory = found.0.inventory.unwrap();
-        assert_eq!(inventory.source, InventorySource::TokenRoles);
     }
+}
+
+#[tokio::test]
+async fn an_empty_list_beside_a_new_token_with_roles_is_propagating() {
+    let directory = Directory::start(INTUNE).await;
+    directory.script(|seen| {
+        let empty = || Reply::json(200, &json!({"value": []}));
+        (seen.call == "assignments").then(empty)
+    });
+    let found = run(&provider(&directory), &target("intune")).await;
+    assert!(found.0.healthy);
+    assert_eq!(found.with(CheckStatus::Fail), [] as [&str; 0]);
+    let propagating = (CheckStatus::Warn, Some(Reason::PermissionPropagating));
+    assert_eq!(found.status(INVENTORY), propagating);
+    let key = "permissions.device_management_rbac_read_all";
+    assert_eq!(found.status(key), propagating);
+    assert_eq!(found.check("intune.rbac").status, CheckStatus::Pass);
+    let inventory = found.0.inventory.unwrap();
+    assert_eq!(inventory.source, InventorySource::TokenRoles);
+    let granted = &inventory.entries["DeviceManagementRBAC.Read.All"];
+    assert_eq!(granted.status, PermissionStatus::Granted);
 }
 
 #[tokio::test]
@@ -209,7 +233,7 @@ async fn an_inventory_that_nobody_tells_is_unreadable() {
     );
     assert!(found.0.inventory.is_none());
     assert_eq!(found.with(CheckStatus::Fail), [INVENTORY]);
-    assert_eq!(found.with(CheckStatus::Skip).len(), 11);
+    assert_eq!(found.with(CheckStatus::Skip).len(), 13);
     assert_eq!(directory.count("/v1.0/deviceManagement"), 0);
 }
 

@@ -115,7 +115,8 @@ async fn a_refused_sign_in_tells_why_and_nothing_else_is_asked() {
             53003,
             Reason::ConditionalAccessBlocked,
         ),
-        (400, "invalid_grant", 424_242, Reason::AuthUnknown),
+        (400, "invalid_grant", 424_242, Reason::CredentialNotAccepted),
+        (400, "brand_new", 424_242, Reason::AuthUnknown),
     ] {
         let directory = Directory::start(INTUNE).await;
         directory.script(move |seen| {
@@ -233,9 +234,10 @@ async fn a_check_replaces_its_token_at_most_once() {
         (first || seen.call == "/v1.0/deviceManagement").then(rejected)
     });
     let found = run(&provider(&directory), &target("intune")).await;
+    // Other calls were answered with this very token: it is the service that refuses.
     assert_eq!(
         found.status("intune.service"),
-        (CheckStatus::Fail, Some(Reason::TokenRejected))
+        (CheckStatus::Fail, Some(Reason::PermissionNotEffective))
     );
     assert_eq!(found.with(CheckStatus::Fail), ["intune.service"]);
     assert_eq!(directory.count("token"), 2);
@@ -352,4 +354,30 @@ async fn a_certificate_that_was_replaced_lately_is_tried_again() {
         Some(Reason::CertificateNotRegistered)
     );
     assert_eq!(directory.seen("token").len(), 1);
+}
+
+#[tokio::test]
+async fn a_secret_that_was_replaced_lately_is_tried_again() {
+    for (code, reason) in [
+        (7000215, Reason::SecretInvalid),
+        (7000222, Reason::SecretExpired),
+    ] {
+        for (minutes, refusals, expected, asked) in [
+            (3, 2, None, 3),
+            (3, usize::MAX, Some(reason), 6),
+            (180, usize::MAX, Some(reason), 1),
+        ] {
+            let directory = Directory::start(HEALTH).await;
+            directory.script(move |seen| {
+                let refused = || Reply::token_error(401, "invalid_client", code);
+                (seen.call == "token" && seen.before < refusals).then(refused)
+            });
+            let mut target = target("health_check");
+            let changed = Still.now() - chrono::TimeDelta::minutes(minutes);
+            target.credential_changed_at = Some(changed);
+            let found = run(&provider(&directory), &target).await;
+            assert_eq!(found.check(AUTHENTICATION).reason_code, expected);
+            assert_eq!(directory.count("token"), asked, "{code} {minutes}");
+        }
+    }
 }

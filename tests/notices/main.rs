@@ -17,5 +17,6 @@ mod redis_support;
 mod announced;
 mod circuits;
 mod delivered;
+mod endless;
 mod receiver;
 mod woken;

@@ -11,6 +11,7 @@ mod browser;
 mod demo;
 mod hostile;
 mod limits;
+mod modules;
 mod plain;
 mod screenshots;
 mod site;

@@ -19,6 +19,11 @@ async fn whoever_has_not_logged_in_is_led_to_the_login() {
         ("/runs?state=failed", "/login?next=%2Fruns%3Fstate%3Dfailed"),
         ("/runs/1", "/login?next=%2Fruns%2F1"),
         ("/connections", "/login?next=%2Fconnections"),
+        ("/modules", "/login?next=%2Fmodules"),
+        (
+            "/modules/intune/plan",
+            "/login?next=%2Fmodules%2Fintune%2Fplan",
+        ),
         ("/workers", "/login?next=%2Fworkers"),
         ("/live", "/login?next=%2Flive"),
     ] {

@@ -43,6 +43,8 @@ pub async fn furnished() -> (Site, Vec<String>) {
         "/connections/2",
         "/runs",
         "/runs?state=failed",
+        "/modules",
+        "/modules/conditional_access/plan",
         "/workers",
         "/nowhere",
     ]

@@ -148,7 +148,7 @@ async fn answers_are_broken_in_every_way() {
     assert_eq!(page.status, 200);
     assert!(page.header("content-type").starts_with("text/html"));
     let page = caller
-        .sign_in(&Scenario::ResponseInvalidSignIn.tenant_id(0))
+        .sign_in(&Scenario::ProxyRefusedPage.tenant_id(0))
         .await;
     assert_eq!(page.status, 200);
     assert!(page.text.starts_with("<!DOCTYPE html>"));
@@ -232,7 +232,7 @@ async fn lists_lead_elsewhere_or_nowhere() {
         assert!(seen.insert(link));
     }
 
-    let scenario = Scenario::ResponseTooLargeCircle;
+    let scenario = Scenario::PagingLoop;
     let link = next(scenario, &first(scenario)).await;
     let path = link.strip_prefix(own.as_str()).unwrap();
     assert_eq!(next(scenario, path).await, link);

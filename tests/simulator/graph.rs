@@ -360,7 +360,7 @@ async fn a_token_of_another_directory_opens_nothing() {
 #[tokio::test]
 async fn intune_may_refuse_what_the_roles_would_open() {
     let caller = Caller::new().await;
-    let scenario = Scenario::PermissionDenied;
+    let scenario = Scenario::PermissionNotEffective;
     let roles = token_roles(&caller, &scenario.tenant_id(0)).await;
     assert!(roles.contains("DeviceManagementApps.Read.All"));
     let refused = caller.ask(scenario, DEVICE_MANAGEMENT).await;
@@ -372,9 +372,9 @@ async fn intune_may_refuse_what_the_roles_would_open() {
 }
 
 #[tokio::test]
-async fn a_deleted_service_principal_is_not_found() {
+async fn a_service_principal_of_just_now_is_not_found() {
     let caller = Caller::new().await;
-    let scenario = Scenario::ServicePrincipalMissingLookUp;
+    let scenario = Scenario::ConsentPropagating;
     assert_eq!(caller.ask(scenario, ORGANIZATION).await.status, 200);
     let answer = caller.ask(scenario, &own_principal()).await;
     assert_eq!(

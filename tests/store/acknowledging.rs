@@ -86,6 +86,7 @@ pub fn report(connection: i64, previous: Option<RunId>, said: &[Said]) -> Comple
         inventory: None,
         checked: None,
         connection: Some(ConnectionId(connection)),
+        facts: None,
     }
 }
 

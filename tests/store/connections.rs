@@ -208,11 +208,16 @@ pub async fn credentials_are_paged_with_their_connections(bed: &Bed) {
         .unwrap();
     let second = add(bed, 8, "b").await;
     let all = bed.store.credentials(None, 10).await.unwrap();
-    let seen: Vec<_> = all.iter().map(|(c, k)| (c.id, k.connection_id)).collect();
-    assert_eq!(seen, [(first, first), (second, second)]);
-    assert_eq!(all[1].1.payload, sealed(second, "b").payload);
+    let seen: Vec<_> = all.iter().map(|found| found.connection_id).collect();
+    assert_eq!(seen, [first, second]);
+    let (binding, stored) = all[1].credential.as_ref().unwrap();
+    assert_eq!(
+        (binding.connection_id, stored.connection_id),
+        (second, second)
+    );
+    assert_eq!(stored.payload, sealed(second, "b").payload);
     assert_eq!(bed.store.credentials(None, 1).await.unwrap().len(), 1);
     let rest = bed.store.credentials(Some(first), 10).await.unwrap();
     assert_eq!(rest.len(), 1);
-    assert_eq!(rest[0].0.id, second);
+    assert_eq!(rest[0].connection_id, second);
 }

@@ -110,6 +110,7 @@ fn finished(check: Check, outcome: Outcome) -> Completion {
         inventory: None,
         checked: None,
         connection: None,
+        facts: None,
     }
 }
 

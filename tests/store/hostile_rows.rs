@@ -13,7 +13,7 @@ use verifyd::ports::overview::ConnectionFilter;
 use verifyd::ports::store::{ContextSize, RunFilter, StoreError};
 
 /// Reads everything that lists, pages, metrics and `doctor` are made of.
-async fn every_surface(bed: &Bed, what: &str) {
+pub async fn every_surface(bed: &Bed, what: &str) {
     let store = &bed.store;
     let binding = Binding::EVERYTHING;
     let day = Duration::from_secs(86_400);
@@ -50,10 +50,12 @@ async fn every_surface(bed: &Bed, what: &str) {
     store.trend(&ids, 5).await.unwrap();
     store.connection_counts(&binding).await.unwrap();
     store.connections(None, None, 200).await.unwrap();
-    for id in &ids {
-        store.connection(*id).await.unwrap();
-        store.starting_point(*id).await.unwrap();
+    for state in shown.iter().filter(|state| state.problem.is_none()) {
+        let id = state.connection.id;
+        store.connection(id).await.unwrap();
+        store.starting_point(id).await.unwrap();
     }
+    store.credentials(None, 200).await.unwrap();
     let history = store.history(&binding, day, 24, 100).await;
     history.unwrap_or_else(|e| panic!("{what}: {e}"));
     let waiting = store.longest_waiting(&binding, 200).await;
@@ -361,6 +363,7 @@ pub async fn a_context_of_any_shape_ends_and_is_kept(bed: &Bed) {
             by.reason_code = Reason::ContextMalformed;
         }
         completion.checked = Some(CheckedTarget {
+            target_scope: None,
             provider: "another".into(),
             module: "core".into(),
         });

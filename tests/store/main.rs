@@ -11,19 +11,23 @@ mod actors;
 mod batches;
 mod bed;
 mod bounds;
+mod cancelled;
 mod circuits;
 mod claims;
 mod completion;
 mod connections;
 mod crowd;
 mod errors;
+mod facts;
 mod fixtures;
 mod given_again;
 mod guards;
+mod hostile_connections;
 mod hostile_rows;
 mod inventory;
 mod onboarding;
 mod overview;
+mod plan;
 mod pruning;
 mod recording;
 mod schema;
@@ -54,6 +58,8 @@ mod pgbouncer;
 mod postgres_support;
 #[path = "../support/private_postgres.rs"]
 mod private_postgres;
+#[path = "../support/proxy.rs"]
+mod proxy;
 
 /// One test per case and store, e.g. `postgres::two_workers_one_run_is_claimed_once`.
 macro_rules! conformance {
@@ -122,6 +128,11 @@ conformance! {
         a_refused_completion_writes_nothing,
         the_latest_report_never_moves_back,
         without_a_connection_no_latest_report_is_written;
+    facts:
+        what_was_learnt_is_kept_and_read_with_the_start_of_a_check,
+        facts_of_what_is_another_now_do_not_count,
+        connections_are_sorted_by_expiry_page_by_page,
+        the_directorys_name_is_added_where_the_producer_left_it_out;
     inventory:
         a_first_refresh_stores_everything,
         an_unchanged_refresh_writes_no_row,
@@ -132,6 +143,11 @@ conformance! {
         other_tenants_are_not_touched,
         no_inventory_keeps_the_last_known_one,
         refreshes_of_one_tenant_take_turns;
+    plan:
+        a_plan_reads_what_is_granted_itself_and_through_whom,
+        an_inventory_of_another_run_of_the_same_id_is_none,
+        a_plan_sees_its_own_reach_and_provider_only,
+        a_plan_comes_in_pages_whatever_stands_in_the_rows;
     sweeping:
         a_bare_insert_is_found,
         what_was_delivered_is_not_delivered_again_too_early,
@@ -161,6 +177,8 @@ conformance! {
         a_worker_disowns_what_it_does_not_work_on,
         only_its_own_open_attempts_are_disowned,
         a_context_that_cannot_be_read_does_not_keep_the_run;
+    hostile_connections:
+        a_connection_that_cannot_be_used_is_listed_with_its_reason;
     hostile_rows:
         a_time_that_is_none_stops_nothing,
         a_credential_until_infinity_never_expires,
@@ -251,6 +269,7 @@ conformance! {
     acknowledging_races:
         acknowledging_beside_completions_loses_nothing;
     onboarding:
+        a_state_that_cannot_be_read_is_named,
         recording_points_the_session_to_the_run,
         a_session_of_others_is_refused_and_nothing_recorded,
         a_session_out_of_reach_does_not_exist,
@@ -288,5 +307,6 @@ conformance! {
         a_crowd_completes_every_run_once;
     turns:
         each_tenant_has_its_oldest_run_next,
-        only_runs_that_are_due_and_ours_have_a_turn;
+        only_runs_that_are_due_and_ours_have_a_turn,
+        tenants_without_a_connection_share_one_turn;
 }

@@ -286,3 +286,38 @@ async fn a_json_column_is_edited_as_text() {
         )
     );
 }
+
+/// A state that another application has made too large, deep, or full of numbers that take megabytes.
+pub async fn a_state_that_cannot_be_read_is_named(bed: &Bed) {
+    session(bed, &format!(r#"{{"x": "{}"}}"#, "a".repeat(1_048_576))).await;
+    let numbers = vec!["1e100000"; 2_000].join(",");
+    session_of(bed, 41, 1, "7", &format!("[{numbers}]")).await;
+    let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    let deep = format!(r#"{{"verification_operation_run_id": 12, "x": {deep}}}"#);
+    session_of(bed, 42, 1, "7", &deep).await;
+    let found = async |id| {
+        let found = bed.store.onboarding_session(SessionId(id)).await;
+        found.unwrap().unwrap()
+    };
+    let large = found(40).await;
+    assert_eq!(large.state, Value::Null);
+    let problem = large.problem.unwrap();
+    assert!(problem.contains("at most 1048576 bytes"), "{problem}");
+    if bed.is_postgres() {
+        assert!(found(41).await.problem.is_some());
+    }
+    let deep = found(42).await;
+    assert_eq!((deep.run(), deep.problem), (Some(RunId(12)), None));
+    let refused = bed.store.record(&for_session(1)).await;
+    assert!(
+        matches!(&refused, Err(StoreError::Refused(why)) if why.contains("too large")),
+        "{refused:?}"
+    );
+    let new = NewRun {
+        onboarding_session: Some(everywhere(SessionId(42))),
+        ..new_run(1)
+    };
+    let run = record(bed, &new).await.run_id;
+    assert_eq!(found(42).await.connection(), Some(ConnectionId(1)));
+    assert!(run.0 > 0);
+}

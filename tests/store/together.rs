@@ -203,6 +203,27 @@ pub async fn what_comes_with_a_claim_is_what_asking_would_give(bed: &Bed) {
     assert_eq!(bed.store.starting_point(nowhere).await.unwrap(), None);
 }
 
+/// A context that is not small is read by itself, one at a time: many of them in one batch would take
+/// memory and time from all. What comes with a claim of a batch says which way it went.
+#[tokio::test]
+async fn a_run_whose_context_is_not_small_is_claimed_by_itself() {
+    let bed = Bed::postgres().await;
+    let new = new_connection(1);
+    let connection = bed.store.add_connection(&new, None).await.unwrap();
+    let mut runs = Vec::new();
+    for size in [10, 100_000] {
+        let mut context = context(connection.0);
+        context["large"] = "a".repeat(size).into();
+        let run = bed
+            .insert_for(TenantId(1), RUN_TYPE, "queued", &context)
+            .await;
+        runs.push(run);
+    }
+    let claims = claimed(&bed, &runs).await;
+    let together: Vec<bool> = claims.iter().map(|claim| claim.start.is_some()).collect();
+    assert_eq!(together, [true, false]);
+}
+
 /// What others have done to the rows is put right, if not at once.
 pub async fn an_inventory_is_compared_again_after_a_while(bed: &Bed) {
     let complete = async || {

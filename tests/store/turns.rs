@@ -15,6 +15,17 @@ async fn queued(bed: &Bed, tenant: i64) -> RunId {
         .await
 }
 
+/// A connection for each of these tenants.
+async fn connected(bed: &Bed, tenants: &[i64]) {
+    for tenant in tenants {
+        bed.exec(&format!(
+            "INSERT INTO provider_connections (workspace_id, tenant_id, provider, status)
+             VALUES (1, {tenant}, 'microsoft', 'enabled')"
+        ))
+        .await;
+    }
+}
+
 async fn turns(bed: &Bed, after: Option<i64>, except: &[i64], most: u32) -> Vec<(i64, RunId)> {
     let except: Vec<TenantId> = except.iter().copied().map(TenantId).collect();
     let found = bed.store.turns(after.map(TenantId), &except, most).await;
@@ -23,6 +34,7 @@ async fn turns(bed: &Bed, after: Option<i64>, except: &[i64], most: u32) -> Vec<
 }
 
 pub async fn each_tenant_has_its_oldest_run_next(bed: &Bed) {
+    connected(bed, &TENANTS).await;
     assert_eq!(turns(bed, None, &[], 10).await, []);
     let mut firsts = Vec::new();
     for _ in 0..3 {
@@ -47,6 +59,7 @@ pub async fn each_tenant_has_its_oldest_run_next(bed: &Bed) {
 }
 
 pub async fn only_runs_that_are_due_and_ours_have_a_turn(bed: &Bed) {
+    connected(bed, &[3, 4, 5]).await;
     let waiting = queued(bed, 3).await;
     bed.insert_for(TenantId(4), "inventory.sync", "queued", &context(1))
         .await;
@@ -62,12 +75,43 @@ pub async fn only_runs_that_are_due_and_ours_have_a_turn(bed: &Bed) {
     assert_eq!(turns(bed, None, &[], 10).await, [(3, next)]);
 }
 
+/// A producer may write any tenant into its rows. Two tenants that have a connection wait behind thousands
+/// that it invents, around theirs and with several runs each.
+pub async fn tenants_without_a_connection_share_one_turn(bed: &Bed) {
+    const INVENTED: i64 = 1_000;
+    const OWN: [i64; 2] = [500, 700];
+    connected(bed, &OWN).await;
+    bed.exec(&format!(
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2 * {INVENTED})
+         INSERT INTO operation_runs (workspace_id, tenant_id, type, status)
+         SELECT 1, n % {INVENTED} + 1 + CASE WHEN n % {INVENTED} + 1 IN (500, 700) THEN 5000 ELSE 0 END,
+                '{RUN_TYPE}', 'queued' FROM n"
+    ))
+    .await;
+    let mut own = Vec::new();
+    for tenant in OWN {
+        own.push((tenant, queued(bed, tenant).await));
+    }
+    let found = turns(bed, None, &[], 64).await;
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(own.iter().all(|turn| found.contains(turn)), "{found:?}");
+    // A run of one that is in work takes the turn of all of them.
+    assert_eq!(turns(bed, None, &[3], 64).await, own);
+    assert_eq!(turns(bed, Some(500), &[], 64).await.last(), Some(&own[1]));
+    // They have it where nobody else waits.
+    for (_, run) in own {
+        claim(&bed.store, run, "w1").await;
+    }
+    assert_eq!(turns(bed, None, &[], 64).await.len(), 1);
+}
+
 /// Reading all that is queued for each tenant would cost more than waiting.
 #[tokio::test]
 async fn without_the_index_nobody_has_a_turn() {
     let bed = beside().await;
     bed.store.migrate().await.unwrap();
     let run = bed.queued().await;
+    connected(&bed, &[7]).await;
     assert_eq!(turns(&bed, None, &[], 10).await, []);
     let found = bed.store.inspect().await.unwrap();
     let advice = found

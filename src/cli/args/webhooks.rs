@@ -1,6 +1,6 @@
 //! Arguments of `verifyd webhooks`.
 
-use super::JsonArg;
+use super::{JsonArg, duration};
 use crate::domain::moment;
 use crate::domain::webhook::DeliveryState;
 use crate::domain::{DeliveryId, EndpointId, WorkspaceId};
@@ -65,7 +65,7 @@ pub struct RotateSecretArgs {
     #[arg(value_name = "ENDPOINT")]
     pub id: EndpointId,
     /// How long the secret before signs as well, e.g. 24h
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub keep_previous: std::time::Duration,
     #[command(flatten)]
     pub json: JsonArg,

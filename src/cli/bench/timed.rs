@@ -2,9 +2,12 @@
 
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
+use crate::domain::link::LinkBases;
+use crate::domain::module::Module;
 use crate::domain::permission::RequiredPermission;
 use crate::ports::provider::{CheckSpec, Findings, Provider, Target, Unmet};
 use async_trait::async_trait;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::Instant;
@@ -36,11 +39,19 @@ impl Provider for Timed {
         self.inner.key()
     }
 
-    fn modules(&self) -> Vec<&'static str> {
+    fn modules(&self) -> Vec<&str> {
         self.inner.modules()
     }
 
-    fn required_permissions(&self, module: &str) -> &'static [RequiredPermission] {
+    fn module(&self, key: &str) -> Option<Arc<Module>> {
+        self.inner.module(key)
+    }
+
+    fn read_module(&self, file: &Path) -> Result<Module, Vec<String>> {
+        self.inner.read_module(file)
+    }
+
+    fn required_permissions(&self, module: &str) -> &[RequiredPermission] {
         self.inner.required_permissions(module)
     }
 
@@ -48,7 +59,7 @@ impl Provider for Timed {
         self.inner.planned_checks(module)
     }
 
-    fn link_bases(&self, cloud: Option<&str>) -> Option<(String, String)> {
+    fn link_bases(&self, cloud: Option<&str>) -> Option<LinkBases> {
         self.inner.link_bases(cloud)
     }
 

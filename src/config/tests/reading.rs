@@ -275,3 +275,63 @@ fn hosts_may_be_ipv6_addresses_with_or_without_brackets() {
     assert_eq!(hosts, ["127.0.0.1", "[::1]", "localhost"]);
     assert!(load(&[("VERIFYD__WEBHOOKS__LOOPBACK_HOSTS", "::z")]).is_err());
 }
+
+#[test]
+fn the_proxy_of_the_environment_fills_in_what_nothing_else_sets() {
+    let proxy = |text: Option<&str>, environment: &[(&str, &str)]| {
+        let settings = match text {
+            Some(text) => with_file(text, environment),
+            None => load(environment),
+        };
+        let settings = settings.unwrap();
+        let outbound = &settings.outbound;
+        (
+            outbound.proxy.expose_secret().to_owned(),
+            outbound.no_proxy.clone(),
+            settings.origin("outbound.proxy").to_owned(),
+        )
+    };
+    let shared = [
+        ("HTTP_PROXY", "http://plain:1"),
+        ("HTTPS_PROXY", ""),
+        ("https_proxy", "http://lower:2"),
+        ("ALL_PROXY", "http://all:3"),
+        ("NO_PROXY", "a.example"),
+    ];
+    let variable = "environment variable https_proxy";
+    assert_eq!(
+        proxy(None, &shared),
+        ("http://lower:2".into(), "a.example".into(), variable.into())
+    );
+    assert_eq!(proxy(None, &shared[..1]).0, "");
+    assert_eq!(proxy(None, &shared[3..]).0, "http://all:3");
+    // The setting wins wherever it stands, and an empty one says nothing.
+    let file = "[outbound]\nproxy = \"http://file:4\"\nno_proxy = \"b.example\"\n";
+    let (found, no_proxy, _) = proxy(Some(file), &shared);
+    assert_eq!((&*found, &*no_proxy), ("http://file:4", "b.example"));
+    let none = "[outbound]\nproxy = \"none\"\n";
+    assert_eq!(proxy(Some(none), &shared).0, "none");
+    let empty = "[outbound]\nproxy = \"\"\n";
+    assert_eq!(proxy(Some(empty), &shared).0, "http://lower:2");
+    let own = [shared[2], ("VERIFYD__OUTBOUND__PROXY", "http://own:5")];
+    assert_eq!(proxy(Some(none), &own).0, "http://own:5");
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_refused_by_name_and_never_shown() {
+    let error = load(&[("ALL_PROXY", "socks5://u:canary@proxy.example:1080")]).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("environment variable ALL_PROXY"), "{text}");
+    assert!(
+        text.contains("only proxies over http:// and https://"),
+        "{text}"
+    );
+    assert!(!text.contains("canary"), "{text}");
+    let settings = load(&[("HTTPS_PROXY", "u:canary@proxy.example:3128")]).unwrap();
+    let printed = settings.print();
+    assert!(
+        printed.contains("http://***@proxy.example:3128"),
+        "{printed}"
+    );
+    assert!(!format!("{printed}{settings:?}").contains("canary"));
+}

@@ -134,6 +134,14 @@ fn wrong_types_and_ranges_name_key_source_found_and_allowed() {
         ("[links]\nrun = \"/runs\"", "with {id} in it"),
         ("[links]\nrun = \"//evil/{id}\"", "links.run must be"),
         (
+            "[links]\nconsent_redirect = \"http://app.example/back\"",
+            "links.consent_redirect must be",
+        ),
+        (
+            "[links]\nconsent_redirect = \"https://app.example/#back\"",
+            "links.consent_redirect must be",
+        ),
+        (
             "[links]\nconnections = \"http://x\"",
             "links.connections must be",
         ),

@@ -85,6 +85,30 @@ pub enum EvidenceKind {
     Host,
     /// Where in a report its schema was violated
     SchemaError,
+    /// When to check again, RFC 3339
+    RetryAt,
+    /// `iss` of a federated token
+    TokenIssuer,
+    /// `sub` of a federated token
+    TokenSubject,
+    /// `aud` of a federated token
+    TokenAudience,
+    /// When a federated token that is renewed again and again expires, RFC 3339
+    TokenExpiresAt,
+    /// Name of a granted permission that no module of the connection needs
+    Unneeded,
+    /// A granted permission, and after a colon those that would do in its place
+    LeastPrivilege,
+    /// Name of a granted permission that amounts to control of the directory
+    DirectoryControl,
+    /// Host and port of the proxy that the call went through
+    Proxy,
+    /// When a credential that works will end, RFC 3339
+    EndsAt,
+    /// How many secrets of the registration could be the connection's
+    Candidates,
+    /// A service plan that is assigned to the tenant, with its status
+    ServicePlan,
 }
 text_enum!(
     EvidenceKind, "kind",
@@ -95,6 +119,13 @@ text_enum!(
     ValidFrom => "valid_from", Cause => "cause", Expected => "expected", Found => "found",
     Field => "field", Source => "source", Count => "count", Attempts => "attempts",
     Host => "host", SchemaError => "schema_error",
+    RetryAt => "retry_at",
+    TokenIssuer => "token_issuer", TokenSubject => "token_subject",
+    TokenAudience => "token_audience", TokenExpiresAt => "token_expires_at",
+    Unneeded => "unneeded", LeastPrivilege => "least_privilege",
+    DirectoryControl => "directory_control",
+    Proxy => "proxy",
+    EndsAt => "ends_at", Candidates => "candidates", ServicePlan => "service_plan",
 );
 
 impl EvidenceKind {
@@ -121,13 +152,33 @@ impl EvidenceKind {
         Self::Attempts,
         Self::Host,
         Self::SchemaError,
+        Self::RetryAt,
+        Self::TokenIssuer,
+        Self::TokenSubject,
+        Self::TokenAudience,
+        Self::TokenExpiresAt,
+        Self::Unneeded,
+        Self::LeastPrivilege,
+        Self::DirectoryControl,
+        Self::Proxy,
+        Self::EndsAt,
+        Self::Candidates,
+        Self::ServicePlan,
     ];
 
     /// Whether equal findings have equal values, so that it counts for the fingerprint.
     pub const fn is_stable(self) -> bool {
         !matches!(
             self,
-            Self::RequestId | Self::CorrelationId | Self::TraceId | Self::Attempts
+            Self::RequestId
+                | Self::CorrelationId
+                | Self::TraceId
+                | Self::Attempts
+                | Self::RetryAt
+                | Self::TokenExpiresAt
+                // The steps of its severity tell of it.
+                | Self::EndsAt
+                | Self::Candidates
         )
     }
 }

@@ -6,9 +6,10 @@ use super::page::{self, Page};
 use super::problem::Problem;
 use super::{Api, json};
 use crate::domain::connection::ConnectionStatus;
+use crate::domain::connection_facts::ExpirySource;
 use crate::domain::run::Outcome;
 use crate::domain::{ConnectionId, TenantId};
-use crate::ports::overview::{ConnectionFilter, ConnectionState};
+use crate::ports::overview::{ConnectionFilter, ConnectionSort, ConnectionState};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -22,6 +23,9 @@ const NAME_CHARS: usize = 100;
 /// What `overall` may be asked for.
 const OVERALL: &[&str] = &["ready", "needs_attention", "blocked", "never"];
 
+/// What connections may be sorted by.
+const SORTS: &[&str] = &["id", "expiry"];
+
 /// A connection and its latest state.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Connection {
@@ -32,6 +36,10 @@ pub struct Connection {
     #[schema(required)]
     pub display_name: Option<String>,
     pub status: ConnectionStatus,
+    /// Of an unusable connection: which column of its row holds what it must not hold. An id that is not
+    /// there is 0.
+    #[schema(required)]
+    pub problem: Option<String>,
     #[schema(required)]
     pub entra_tenant_id: Option<String>,
     #[schema(required)]
@@ -50,6 +58,18 @@ pub struct Connection {
     /// A run of it that is queued or running.
     #[schema(required)]
     pub active_run_id: Option<i64>,
+    /// Name of the directory, as it says itself.
+    #[schema(required)]
+    pub entra_tenant_name: Option<String>,
+    /// When the credential expires. Null: never, where there is a source; else it is not known.
+    #[schema(required)]
+    pub credential_expires_at: Option<DateTime<Utc>>,
+    /// Where that was found. Null: it is not known.
+    #[schema(required)]
+    pub credential_expiry_source: Option<ExpirySource>,
+    /// When a check found it first.
+    #[schema(required)]
+    pub credential_expiry_found_at: Option<DateTime<Utc>>,
     /// Path of the connection.
     pub href: String,
 }
@@ -77,6 +97,7 @@ impl From<ConnectionState> for Connection {
             provider: connection.provider,
             display_name: connection.display_name,
             status: connection.status,
+            problem: state.problem,
             entra_tenant_id: connection.entra_tenant_id,
             client_id: connection.client_id,
             cloud: connection.cloud,
@@ -92,6 +113,10 @@ impl From<ConnectionState> for Connection {
                 completed_at: latest.completed_at,
             }),
             active_run_id: state.active_run_id.map(|id| id.0),
+            entra_tenant_name: state.learnt.entra_tenant_name,
+            credential_expires_at: state.learnt.credential_expires_at,
+            credential_expiry_source: state.learnt.credential_expiry_source,
+            credential_expiry_found_at: state.learnt.credential_expiry_found_at,
             href: format!("/v1/connections/{}", connection.id),
         }
     }
@@ -117,7 +142,11 @@ pub struct ConnectionQuery {
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\u0000-\u001f\u007f-\u009f\s][^\u0000-\u001f\u007f-\u009f]*$"
     )]
     pub name: Option<String>,
-    /// Only connections with a greater id: the cursor.
+    /// `id`, the default; or `expiry`: by when their credentials expire, the earliest first, those that never
+    /// do or of which it is not known last.
+    #[param(pattern = "^(id|expiry)$")]
+    pub sort: Option<String>,
+    /// Id of a connection: only those that come after it in that order. The cursor.
     #[param(value_type = Option<i64>, minimum = 1)]
     pub after: Option<ConnectionId>,
     /// Most rows of the page.
@@ -132,13 +161,14 @@ impl FromFields for ConnectionQuery {
             status: fields.name("status"),
             overall: fields.word("overall", OVERALL),
             name: fields.text("name", NAME_CHARS),
+            sort: fields.word("sort", SORTS),
             after: fields.id("after"),
             limit: fields.limit(),
         }
     }
 }
 
-/// Connections with their latest state, in the order of their ids
+/// Connections with their latest state, in the order of their ids or of the expiry of their credentials
 #[utoipa::path(
     get,
     path = "/connections",
@@ -157,6 +187,10 @@ pub async fn list_connections(
         status: query.status,
         overall: query.overall.clone(),
         name: query.name.clone(),
+        sort: match query.sort.as_deref() {
+            Some("expiry") => ConnectionSort::Expiry,
+            _ => ConnectionSort::Id,
+        },
         after: query.after,
         limit: query.limit + 1,
     };
@@ -170,6 +204,7 @@ pub async fn list_connections(
                 ("status", query.status.map(|s| s.to_string())),
                 ("overall", query.overall.clone()),
                 ("name", query.name.clone()),
+                ("sort", query.sort.clone()),
                 ("after", Some(last.provider_connection_id.to_string())),
                 ("limit", Some(query.limit.to_string())),
             ],

@@ -54,6 +54,7 @@ kinds! {
     Timeout REQUEST_TIMEOUT "timeout" "The request did not arrive in time";
     InProgress CONFLICT "in-progress" "A request with this key is being answered";
     UnreadableReport CONFLICT "unreadable-report" "The stored report cannot be read";
+    Unusable CONFLICT "unusable" "The connection cannot be used";
     NotAcknowledgeable CONFLICT "not-acknowledgeable" "There is nothing to acknowledge";
     TooLarge PAYLOAD_TOO_LARGE "too-large" "The body is too large";
     MediaType UNSUPPORTED_MEDIA_TYPE "media-type" "The body must be application/json";

@@ -148,7 +148,7 @@ pub struct CheckStarted {
         (status = 200, description = "A run of the connection is active", body = CheckStarted,
          headers(("Location" = String, description = "Path of the run"))),
         (status = 404, description = "No such connection, or no such onboarding session", body = super::problem::ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "A request with this key is being answered", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "A request with this key is being answered, or the connection cannot be used", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "The body is not valid, or the key was used for another request", body = super::problem::ProblemBody, content_type = "application/problem+json"),
@@ -162,7 +162,14 @@ pub async fn start_check(
     body: JsonBody<StartCheck>,
 ) -> Result<Response, Problem> {
     let connection = api.store.connection_state(id, &caller.binding()).await?;
-    let connection = connection.ok_or_else(Problem::not_found)?.connection;
+    let connection = connection.ok_or_else(Problem::not_found)?;
+    if let Some(problem) = connection.problem {
+        return Err(Problem::new(
+            Kind::Unusable,
+            format!("The connection's row cannot be used: {problem}."),
+        ));
+    }
+    let connection = connection.connection;
     module_is_known(&api, &connection, body.read.module.as_deref())?;
     let reach = caller.binding();
     let work = start(Arc::clone(&api), connection, reach, body.read);
@@ -234,6 +241,12 @@ fn not_started(error: SubmitError) -> Problem {
             "onboarding_session_id",
             "is not for this connection",
             "a session of the connection's workspace, and of its tenant or of none",
+        ),
+        SubmitError::Session(SessionMisfit::Unreadable(_, problem)) => Problem::field(
+            Kind::InvalidBody,
+            "onboarding_session_id",
+            &format!("names a session whose state cannot be read: {problem}"),
+            "a session whose state verifyd can read and write",
         ),
     }
 }

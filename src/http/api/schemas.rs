@@ -4,6 +4,7 @@
 //! answer against them; members that are not named are not allowed, so that none is forgotten.
 
 use crate::domain::connection::ConnectionStatus;
+use crate::domain::connection_facts::ExpirySource;
 use crate::domain::report::{Overall, schema};
 use crate::domain::run::{Outcome, RunStatus};
 use serde_json::{Map, Value, json};
@@ -30,7 +31,8 @@ names! {
     RunStatus: Queued, Running, Completed;
     Outcome: Succeeded, Failed, Blocked;
     Overall: Running, Blocked, NeedsAttention, Ready;
-    ConnectionStatus: Enabled, Disabled;
+    ConnectionStatus: Enabled, Disabled, Unusable;
+    ExpirySource: Certificate, Recorded, Registration, FederatedToken;
 }
 
 /// An object of which every member is there.
@@ -77,6 +79,7 @@ pub fn components() -> Map<String, Value> {
         ("Outcome", Outcome::schema()),
         ("Overall", Overall::schema()),
         ("ConnectionStatus", ConnectionStatus::schema()),
+        ("ExpirySource", ExpirySource::schema()),
     ] {
         add(name, json!(of));
     }

@@ -10,7 +10,7 @@ use crate::domain::access::Scope;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::{ConnectionId, TenantId};
 use crate::engine::submit::submit;
-use crate::ports::overview::ConnectionFilter;
+use crate::ports::overview::{ConnectionFilter, ConnectionSort};
 use crate::ports::store::RunFilter;
 use crate::view::overview::{ConnectionView, Standing, StripCell};
 use askama::Template;
@@ -39,6 +39,8 @@ pub struct Filter {
     #[serde(default)]
     tenant: String,
     #[serde(default)]
+    sort: String,
+    #[serde(default)]
     after: String,
 }
 
@@ -59,6 +61,10 @@ struct Cell {
 pub struct Row {
     view: ConnectionView,
     checked: Option<Moment>,
+    /// When the credential expires.
+    expires: Option<Moment>,
+    /// In place of a date.
+    expiry_words: &'static str,
     strip: Vec<Cell>,
     /// Nothing to wait for, and enabled.
     checkable: bool,
@@ -77,6 +83,7 @@ struct ConnectionsPage {
     rows: Vec<Row>,
     filter: Filter,
     choices: Vec<Choice>,
+    by_expiry: bool,
     filtered: bool,
     first: Option<String>,
     next: Option<String>,
@@ -95,12 +102,13 @@ struct ConnectionPage {
     command: String,
 }
 
-const CHOICES: [Standing; 5] = [
+const CHOICES: [Standing; 6] = [
     Standing::Blocked,
     Standing::NeedsAttention,
     Standing::Ready,
     Standing::Never,
     Standing::Disabled,
+    Standing::Unusable,
 ];
 
 fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, PageError> {
@@ -123,6 +131,10 @@ pub async fn list(
     let state = CHOICES.into_iter().find(|s| s.as_str() == filter.state);
     let after: Option<ConnectionId> = parse(&filter.after, "after")?;
     let tenant: Option<TenantId> = parse(&filter.tenant, "tenant")?;
+    let sort = match filter.sort.as_str() {
+        "expiry" => ConnectionSort::Expiry,
+        _ => ConnectionSort::Id,
+    };
     let name = filter.name.trim();
     if name.chars().any(char::is_control) || name.chars().count() > NAME_CHARS {
         return Err(PageError::Refused(format!(
@@ -136,12 +148,14 @@ pub async fn list(
             tenant,
             status: state.map(|s| match s {
                 Standing::Disabled => ConnectionStatus::Disabled,
+                Standing::Unusable => ConnectionStatus::Unusable,
                 _ => ConnectionStatus::Enabled,
             }),
             overall: state
-                .filter(|s| *s != Standing::Disabled)
+                .filter(|s| !matches!(s, Standing::Disabled | Standing::Unusable))
                 .map(|s| s.as_str().to_owned()),
             name: (!name.is_empty()).then(|| name.to_owned()),
+            sort,
             after,
             limit: ROWS + 1,
         })
@@ -158,7 +172,8 @@ pub async fn list(
     let query = QueryText::default()
         .with("state", state.map(Standing::as_str))
         .with("tenant", tenant)
-        .with("name", (!name.is_empty()).then_some(name));
+        .with("name", (!name.is_empty()).then_some(name))
+        .with("sort", (sort == ConnectionSort::Expiry).then_some(sort));
     let next = more
         .then(|| ids.last().copied())
         .flatten()
@@ -174,6 +189,7 @@ pub async fn list(
                 chosen: state == Some(s),
             })
             .collect(),
+        by_expiry: sort == ConnectionSort::Expiry,
         filtered: state.is_some() || tenant.is_some() || !name.is_empty(),
         first: after.map(|_| format!("/connections{query}")),
         next,
@@ -184,8 +200,15 @@ pub async fn list(
 fn row(view: ConnectionView, now: DateTime<Utc>) -> Row {
     Row {
         checked: Moment::maybe(view.checked_at, now),
+        expires: Moment::maybe(view.credential_expires_at, now),
+        expiry_words: match (view.credential_expires_at, view.credential_expiry_source) {
+            (Some(_), _) => "",
+            (None, Some(_)) => "never",
+            (None, None) => "unknown",
+        },
         strip: view.strip.iter().map(|c| cell(c, now)).collect(),
-        checkable: view.active_run_id.is_none() && view.standing != Standing::Disabled,
+        checkable: view.active_run_id.is_none()
+            && !matches!(view.standing, Standing::Disabled | Standing::Unusable),
         view,
     }
 }
@@ -262,6 +285,11 @@ pub async fn check(
         .connection_state(id, &visitor.binding)
         .await?
         .ok_or(PageError::NotFound)?;
+    if let Some(problem) = &state.problem {
+        return Err(PageError::Refused(format!(
+            "The connection cannot be used: {problem}. Correct its row."
+        )));
+    }
     if state.connection.status == ConnectionStatus::Disabled {
         return Err(PageError::Refused(format!(
             "The connection is disabled. \u{201c}verifyd connections enable {id}\u{201d} enables it."

@@ -8,6 +8,7 @@ mod error;
 mod layout;
 mod live;
 mod login;
+mod modules;
 mod overview;
 mod run;
 mod runs;
@@ -116,6 +117,8 @@ pub fn router(pages: Arc<Pages>) -> Router {
             "/runs/{id}/acknowledgements/{acknowledgement}/withdraw",
             post(run::withdraw),
         )
+        .route("/modules", get(modules::list))
+        .route("/modules/{key}/plan", get(modules::plan))
         .route("/workers", get(workers::page))
         .route("/live", get(live::lists))
         .route("/live/runs/{id}", get(live::run))

@@ -222,8 +222,10 @@ fn numbers(counts: &ConnectionCounts) -> Vec<Count> {
         (Standing::Ready, counts.ready),
         (Standing::Never, counts.never_checked),
         (Standing::Disabled, counts.disabled),
+        (Standing::Unusable, counts.unusable),
     ]
     .into_iter()
+    .filter(|(standing, number)| *standing != Standing::Unusable || *number > 0)
     .map(|(standing, number)| Count {
         words: standing.words(),
         class: standing.as_str(),

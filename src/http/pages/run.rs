@@ -229,7 +229,12 @@ impl CheckRow {
             severity: severity_word(check.severity),
             blocking: check.blocking && check.status == CheckStatus::Fail,
             reason_code: check.reason_code.map(|r| r.code()),
-            message: check.message.clone(),
+            message: match view.listed() {
+                Some(listed) if check.status == CheckStatus::Pass => {
+                    format!("{} {listed}", check.message)
+                }
+                _ => check.message.clone(),
+            },
             evidence: check
                 .evidence
                 .iter()

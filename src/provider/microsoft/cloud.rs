@@ -1,6 +1,7 @@
 //! The clouds that this installation knows: data from the configuration, checked.
 
 use super::settings::is_loopback;
+use crate::domain::link::LinkBases;
 use http::Uri;
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,9 +45,13 @@ impl Cloud {
         format!("{}/.default", base(&self.graph))
     }
 
-    /// Portal and login without a slash at the end, as links are made of them.
-    pub fn link_bases(&self) -> (String, String) {
-        (base(&self.portal), base(&self.login))
+    /// Base addresses without a slash at the end, as links are made of them.
+    pub fn link_bases(&self) -> LinkBases {
+        LinkBases {
+            portal: base(&self.portal),
+            login: base(&self.login),
+            graph: base(&self.graph),
+        }
     }
 }
 
@@ -80,6 +85,15 @@ impl Clouds {
     /// All keys, sorted.
     pub fn keys(&self) -> Vec<String> {
         self.by_key.keys().cloned().collect()
+    }
+
+    /// Hosts of logins and of Graph: whom the provider calls.
+    pub fn hosts(&self) -> BTreeSet<String> {
+        self.by_key
+            .values()
+            .flat_map(|cloud| [&cloud.login, &cloud.graph])
+            .filter_map(|url| url.host_str().map(str::to_owned))
+            .collect()
     }
 
     /// Hosts that were configured as loopback: the only ones that may have a non-global address.

@@ -20,10 +20,16 @@ pub(super) struct Fault {
     pub reason: Reason,
     pub evidence: Vec<Evidence>,
     pub retry: Retry,
+    /// Permissions of which the answer asks for one.
+    pub asks_for: Box<[String]>,
     /// Status of the answer, when there was one.
     pub status: Option<u16>,
     /// The provider wants the caller to wait this long, which is too long to wait here.
     pub later: Option<Duration>,
+    /// What the reason alone does not say: one sentence of ours.
+    pub remark: Option<String>,
+    /// An AADSTS code that is not known here, for people to look up.
+    pub look_up: Option<u64>,
 }
 
 impl Fault {
@@ -33,8 +39,11 @@ impl Fault {
             reason,
             evidence: Vec::new(),
             retry: Retry::Never,
+            asks_for: Box::default(),
             status: None,
             later: None,
+            remark: None,
+            look_up: None,
         }
     }
 
@@ -67,6 +76,13 @@ impl Fault {
     /// An answer that is not what the interface promises.
     pub fn invalid(status: u16) -> Self {
         Self::new(Reason::ResponseInvalid).status(status)
+    }
+
+    /// Whether Graph has named this error.
+    pub fn has_code(&self, code: &str) -> bool {
+        self.evidence
+            .iter()
+            .any(|e| e.kind == EvidenceKind::GraphCode && e.value.eq_ignore_ascii_case(code))
     }
 
     /// Whether it says nothing about the connection: the provider or the way to it is at fault.

@@ -20,59 +20,127 @@ mod preflight;
 mod settings;
 mod sign_in;
 
+pub use modules::schema as module_schema;
 pub use settings::{CloudSettings, MicrosoftSettings, MicrosoftSettingsError};
 
 use crate::domain::Reason;
-use crate::domain::connection::ProviderConnection;
+use crate::domain::connection::{CredentialKind, ProviderConnection};
 use crate::domain::credential::Credential;
+use crate::domain::link::LinkBases;
+use crate::domain::module::Module;
 use crate::domain::permission::RequiredPermission;
+use crate::outbound::Outbound;
 use crate::ports::clock::Clock;
 use crate::ports::provider::{CheckSpec, Findings, Provider, Target, Unmet};
 use async_trait::async_trait;
 use cloud::{Cloud, Clouds};
 use graph::Shared;
 use http::Caller;
-use modules::{MODULES, Module};
+use modules::Modules;
 use sign_in::TokenCache;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// So long what a registration says of its secrets counts, and all of it where another directory owns it.
+const APPLICATION_TTL: Duration = Duration::from_secs(15 * 60);
+
+/// So long nobody tries again to read a registration that another directory owns and that could not be
+/// read there.
+const UNREADABLE_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// The provider `microsoft`. Holds tokens and role names in memory; `Debug` shows none of them.
 #[derive(Debug)]
 pub struct MicrosoftProvider {
     clouds: Clouds,
+    modules: Modules,
     shared: Shared,
 }
 
 impl MicrosoftProvider {
-    /// A provider with these settings. `clock` dates assertions, and tells whether a certificate
-    /// has expired and how long a `Retry-After` date is away.
+    /// A provider with these settings that uses no proxy. `clock` dates assertions, and tells whether
+    /// a certificate has expired and how long a `Retry-After` date is away.
     pub fn new(
         settings: &MicrosoftSettings,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, MicrosoftSettingsError> {
+        let outbound = Outbound::direct().map_err(|error| MicrosoftSettingsError {
+            field: "clouds".into(),
+            problem: error.to_string(),
+        })?;
+        Self::with_outbound(settings, clock, &outbound)
+    }
+
+    /// The same, with calls that leave as `outbound` says.
+    pub fn with_outbound(
+        settings: &MicrosoftSettings,
+        clock: Arc<dyn Clock>,
+        outbound: &Outbound,
+    ) -> Result<Self, MicrosoftSettingsError> {
         let clouds = settings.validate()?;
+        let modules = Modules::with_folder(&settings.modules_dir).map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            MicrosoftSettingsError {
+                field: "modules_dir".to_owned(),
+                problem: problems.join("\n"),
+            }
+        })?;
         let shared = Shared {
-            caller: Caller::new(settings, &clouds, clock.clone())?,
+            caller: Caller::new(settings, &clouds, clock.clone(), outbound),
             tokens: TokenCache::new(settings.token_cache_entries, settings.token_refresh_margin),
             roles: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
             grants: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
             principals: graph::cache(settings.token_cache_entries, settings.role_cache_ttl),
+            offers: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
+            applications: graph::cache(settings.role_cache_entries, APPLICATION_TTL),
+            unreadable: graph::cache(settings.role_cache_entries, UNREADABLE_TTL),
             clock,
             max_pages: settings.max_pages,
             max_resources: settings.max_resources,
         };
-        Ok(Self { clouds, shared })
+        Ok(Self {
+            clouds,
+            modules,
+            shared,
+        })
     }
+}
+
+/// The module of a file, or what is wrong there: `file:line: field: problem` for each problem.
+pub fn read_module_file(file: &Path) -> Result<Module, Vec<String>> {
+    modules::read_file(file).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
 /// What an answer of the token endpoint means whose status is not success.
 pub fn token_error_reason(status: u16, body: &[u8]) -> Reason {
-    aadsts::fault(status, serde_json::from_slice(body).ok().as_ref(), None).reason
+    let refusal = aadsts::Refusal {
+        status,
+        body,
+        retry_after: None,
+        request_id: None,
+    };
+    let by = aadsts::SignIn {
+        kind: CredentialKind::ClientSecret,
+        federated: None,
+        now: chrono::DateTime::UNIX_EPOCH,
+    };
+    aadsts::fault(refusal, by).reason
+}
+
+/// The table of sign-in codes for `docs/reasons.md`.
+pub fn sign_in_codes() -> String {
+    aadsts::document()
 }
 
 /// What an answer of Graph means whose status is not success.
 pub fn graph_error_reason(status: u16, body: &[u8]) -> Reason {
-    graph_error::fault(status, serde_json::from_slice(body).ok().as_ref(), None).reason
+    graph_error::fault(
+        status,
+        serde_json::from_slice(body).ok().as_ref(),
+        None,
+        false,
+    )
+    .reason
 }
 
 #[async_trait]
@@ -81,19 +149,31 @@ impl Provider for MicrosoftProvider {
         "microsoft"
     }
 
-    fn modules(&self) -> Vec<&'static str> {
-        MODULES.iter().map(|module| module.key).collect()
+    fn modules(&self) -> Vec<&str> {
+        self.modules.keys()
     }
 
-    fn required_permissions(&self, module: &str) -> &'static [RequiredPermission] {
-        modules::module(module).map_or(&[], |module| module.permissions)
+    fn module(&self, key: &str) -> Option<Arc<Module>> {
+        self.modules.get(key).cloned()
+    }
+
+    fn read_module(&self, file: &Path) -> Result<Module, Vec<String>> {
+        read_module_file(file)
+    }
+
+    fn required_permissions(&self, module: &str) -> &[RequiredPermission] {
+        self.modules
+            .get(module)
+            .map_or(&[], |module| &module.permissions)
     }
 
     fn planned_checks(&self, module: &str) -> Vec<CheckSpec> {
-        modules::module(module).map_or_else(Vec::new, Module::planned_checks)
+        self.modules
+            .get(module)
+            .map_or_else(Vec::new, |module| modules::planned_checks(module))
     }
 
-    fn link_bases(&self, cloud: Option<&str>) -> Option<(String, String)> {
+    fn link_bases(&self, cloud: Option<&str>) -> Option<LinkBases> {
         self.clouds.get(cloud).map(Cloud::link_bases)
     }
 
@@ -120,6 +200,6 @@ impl Provider for MicrosoftProvider {
     }
 
     async fn check(&self, target: &Target) -> Findings {
-        check::run(&self.shared, &self.clouds, target).await
+        check::run(&self.shared, &self.clouds, &self.modules, target).await
     }
 }

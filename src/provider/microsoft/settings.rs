@@ -5,6 +5,7 @@ use crate::domain::connection::is_cloud_key;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 use url::{Host, Url};
 
@@ -50,6 +51,8 @@ pub struct MicrosoftSettings {
     /// How long role names are kept.
     #[serde(with = "humantime_serde")]
     pub role_cache_ttl: Duration,
+    /// Folder with the files of more modules; empty: there are none.
+    pub modules_dir: PathBuf,
     /// The clouds by key, `^[a-z0-9][a-z0-9_]{0,63}$`.
     pub clouds: BTreeMap<String, CloudSettings>,
 }
@@ -231,6 +234,7 @@ pub(super) mod tests {
             token_cache_entries = 100
             role_cache_entries = 100
             role_cache_ttl = "1h"
+            modules_dir = ""
             [clouds.global]
             login = "https://login.microsoftonline.com"
             graph = "https://graph.microsoft.com"

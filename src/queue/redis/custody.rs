@@ -1,10 +1,14 @@
 //! What becomes of the deliveries that a worker held, and of keys that would end any worker.
 
 use super::keys::Keys;
+use super::quiet::Quiet;
 use crate::domain::job::MAX_PAYLOAD_BYTES;
 use redis::aio::ConnectionLike;
 use redis::{RedisResult, Script};
 use std::sync::LazyLock;
+
+static TOO_LARGE: Quiet = Quiet::new();
+static MALFORMED: Quiet = Quiet::new();
 
 static HAND_BACK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
@@ -45,18 +49,25 @@ impl Malformed {
         } = *self;
         if too_large > 0 {
             metrics::counter!("verifyd_hints_too_large_total").increment(too_large);
-            tracing::warn!(
-                removed = too_large,
-                limit = MAX_PAYLOAD_BYTES,
-                "removed payloads that are longer than the limit, unread"
-            );
+            if let Some(left_out) = TOO_LARGE.line() {
+                tracing::warn!(
+                    removed = too_large,
+                    limit = MAX_PAYLOAD_BYTES,
+                    left_out,
+                    "removed payloads that are longer than the limit, unread"
+                );
+            }
         }
         if repaired + dropped + keys > 0 {
             metrics::counter!("verifyd_queue_malformed_total").increment(repaired + dropped + keys);
+            let Some(left_out) = MALFORMED.line() else {
+                return;
+            };
             tracing::warn!(
                 repaired,
                 dropped,
                 keys,
+                left_out,
                 "the queue held entries that were not written by the enqueue script"
             );
         }

@@ -47,6 +47,7 @@ mod link;
 mod next;
 mod observed;
 mod probe;
+mod quiet;
 mod rejected;
 mod removal;
 mod settings;

@@ -1,5 +1,6 @@
 //! What a worker does with a payload.
 
+use super::quiet::Quiet;
 use crate::domain::job::Hint;
 use crate::ports::queue::{Handled, HintHandler};
 use crate::queue::pulse::Vitals;
@@ -8,6 +9,9 @@ use apalis_core::error::AbortError;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+static NO_HINT: Quiet = Quiet::new();
+static REJECTED: Quiet = Quiet::new();
 
 /// Passes payloads on as they are: one that a codec refuses ends the worker and comes back for
 /// ever.
@@ -74,7 +78,9 @@ impl Work {
             Ok(hint) => hint,
             Err(error) => {
                 self.vitals.reject();
-                tracing::warn!(reason = %error, "put aside a payload that is not a hint");
+                if let Some(left_out) = NO_HINT.line() {
+                    tracing::warn!(reason = %error, left_out, "put aside a payload that is not a hint");
+                }
                 return Err(AbortError::new(error));
             }
         };
@@ -83,7 +89,9 @@ impl Work {
             Handled::Done => Ok(()),
             Handled::Rejected => {
                 self.vitals.reject();
-                tracing::warn!(operation_run_id = run.0, "put aside a hint");
+                if let Some(left_out) = REJECTED.line() {
+                    tracing::warn!(operation_run_id = run.0, left_out, "put aside a hint");
+                }
                 Err(AbortError::new("the hint was rejected"))
             }
         }

@@ -65,7 +65,9 @@ pub(super) fn opened_by(endpoint: Endpoint) -> &'static [AppRole] {
         Endpoint::Organization => &[role::ORGANIZATION_READ, role::DIRECTORY_READ],
         Endpoint::ServicePrincipalByAppId
         | Endpoint::ServicePrincipal
-        | Endpoint::AppRoleAssignments => &[role::APPLICATION_READ, role::DIRECTORY_READ],
+        | Endpoint::AppRoleAssignments
+        | Endpoint::ApplicationByAppId => &[role::APPLICATION_READ, role::DIRECTORY_READ],
+        Endpoint::Oauth2PermissionGrants => &[role::DIRECTORY_READ],
         Endpoint::DeviceManagement => &[role::APPS_READ, role::APPS_READ_WRITE],
         Endpoint::DeviceConfigurations => {
             &[role::CONFIGURATION_READ, role::CONFIGURATION_READ_WRITE]

@@ -19,6 +19,8 @@ pub(crate) struct GraphError {
     /// The message is itself JSON, with this id in it.
     nested: bool,
     retry_after: Option<Duration>,
+    /// It asks for a token with other claims.
+    challenge: bool,
 }
 
 impl GraphError {
@@ -29,11 +31,12 @@ impl GraphError {
             message: message.into(),
             nested: false,
             retry_after: None,
+            challenge: false,
         }
     }
 
     /// As Intune reports errors: JSON within the message.
-    pub(super) fn intune(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn intune(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             nested: true,
             ..Self::new(status, code, message)
@@ -57,6 +60,19 @@ impl GraphError {
             "InvalidAuthenticationToken",
             format!("Access token validation failure. {why}"),
         )
+    }
+
+    /// Continuous access evaluation does not accept the token any more.
+    pub(crate) fn claims_challenge() -> Self {
+        Self {
+            challenge: true,
+            ..Self::new(
+                401,
+                "InvalidAuthenticationToken",
+                "Continuous access evaluation resulted in challenge with result: \
+                 InteractionRequired and code: LocationConditionEvaluationSatisfied",
+            )
+        }
     }
 
     pub(crate) fn not_found(what: &str) -> Self {
@@ -128,8 +144,12 @@ impl GraphError {
             }
         }
         if self.status == 401 {
+            let claims = match self.challenge {
+                true => ", error=\"insufficient_claims\", claims=\"eyJhY2Nlc3NfdG9rZW4iOnt9fQ==\"",
+                false => "",
+            };
             let challenge = format!(
-                "Bearer realm=\"\", authorization_uri=\"{}/common/oauth2/authorize\"",
+                "Bearer realm=\"\", authorization_uri=\"{}/common/oauth2/authorize\"{claims}",
                 shared.origin
             );
             if let Ok(challenge) = HeaderValue::try_from(challenge) {

@@ -1,5 +1,6 @@
 //! The Graph calls that a check makes: `GET /v1.0/…`.
 
+mod applications;
 mod authorize;
 pub(crate) mod error;
 mod intune;
@@ -28,6 +29,8 @@ enum Resource {
     ServicePrincipalByAppId(String),
     ServicePrincipal(String),
     AppRoleAssignments(String),
+    Oauth2PermissionGrants(String),
+    ApplicationByAppId(String),
     DeviceManagement,
     DeviceConfigurations,
     RoleDefinitions,
@@ -44,15 +47,25 @@ impl Resource {
             ["servicePrincipals", id, "appRoleAssignments"] => {
                 Self::AppRoleAssignments((*id).to_owned())
             }
+            ["servicePrincipals", id, "oauth2PermissionGrants"] => {
+                Self::Oauth2PermissionGrants((*id).to_owned())
+            }
             ["deviceManagement"] => Self::DeviceManagement,
             ["deviceManagement", "deviceConfigurations"] => Self::DeviceConfigurations,
             ["deviceManagement", "roleDefinitions"] => Self::RoleDefinitions,
-            [one] => one
-                .strip_prefix("servicePrincipals(appId='")
-                .and_then(|rest| rest.strip_suffix("')"))
-                .map_or(Self::Unknown, |id| {
-                    Self::ServicePrincipalByAppId(id.to_ascii_lowercase())
-                }),
+            [one] => {
+                let by_app_id = |kind: &str| {
+                    let rest = one.strip_prefix(kind)?.strip_prefix("(appId='")?;
+                    Some(rest.strip_suffix("')")?.to_ascii_lowercase())
+                };
+                if let Some(id) = by_app_id("servicePrincipals") {
+                    Self::ServicePrincipalByAppId(id)
+                } else if let Some(id) = by_app_id("applications") {
+                    Self::ApplicationByAppId(id)
+                } else {
+                    Self::Unknown
+                }
+            }
             _ => Self::Unknown,
         }
     }
@@ -63,6 +76,8 @@ impl Resource {
             Self::ServicePrincipalByAppId(_) => Endpoint::ServicePrincipalByAppId,
             Self::ServicePrincipal(_) => Endpoint::ServicePrincipal,
             Self::AppRoleAssignments(_) => Endpoint::AppRoleAssignments,
+            Self::Oauth2PermissionGrants(_) => Endpoint::Oauth2PermissionGrants,
+            Self::ApplicationByAppId(_) => Endpoint::ApplicationByAppId,
             Self::DeviceManagement => Endpoint::DeviceManagement,
             Self::DeviceConfigurations => Endpoint::DeviceConfigurations,
             Self::RoleDefinitions => Endpoint::RoleDefinitions,
@@ -153,6 +168,10 @@ async fn answer_call(
         Resource::ServicePrincipalByAppId(app_id) => service_principals::by_app_id(&call, app_id),
         Resource::ServicePrincipal(id) => service_principals::by_id(&call, id),
         Resource::AppRoleAssignments(id) => service_principals::app_role_assignments(&call, id),
+        Resource::Oauth2PermissionGrants(id) => {
+            service_principals::oauth2_permission_grants(&call, id)
+        }
+        Resource::ApplicationByAppId(app_id) => applications::by_app_id(&call, app_id),
         Resource::DeviceManagement => intune::device_management(&call),
         Resource::DeviceConfigurations => intune::device_configurations(&call),
         Resource::RoleDefinitions => intune::role_definitions(&call),
@@ -239,6 +258,14 @@ mod tests {
         assert_eq!(
             of("servicePrincipals/x/appRoleAssignments"),
             Resource::AppRoleAssignments("x".to_owned())
+        );
+        assert_eq!(
+            of("servicePrincipals/x/oauth2PermissionGrants"),
+            Resource::Oauth2PermissionGrants("x".to_owned())
+        );
+        assert_eq!(
+            of("applications(appId='ABC')"),
+            Resource::ApplicationByAppId("abc".to_owned())
         );
         assert_eq!(of("servicePrincipals(appId=abc)"), Resource::Unknown);
         assert_eq!(of("deviceManagement/other"), Resource::Unknown);

@@ -2,7 +2,8 @@
 
 use super::error::GraphError;
 use super::{Call, context, single};
-use crate::simulator::scenario::behaviour::Pages;
+use crate::simulator::scenario::Scenario;
+use crate::simulator::scenario::behaviour::{Owner, Pages};
 use crate::simulator::{directory, faults};
 use serde_json::{Value, json};
 
@@ -14,6 +15,9 @@ pub(super) fn by_app_id(call: &Call<'_>, app_id: &str) -> Result<Value, GraphErr
         own(call)
     } else if app_id == directory::GRAPH_APP_ID {
         directory::graph_service_principal(call.tenant)
+    } else if app_id == directory::LINE_OF_BUSINESS_APP_ID {
+        let roles = call.behaviour.other_grants;
+        directory::line_of_business_service_principal(call.tenant, roles)
     } else {
         return Err(GraphError::not_found(app_id));
     };
@@ -68,10 +72,39 @@ pub(super) fn app_role_assignments(call: &Call<'_>, id: &str) -> Result<Value, G
     Ok(body)
 }
 
+pub(super) fn oauth2_permission_grants(call: &Call<'_>, id: &str) -> Result<Value, GraphError> {
+    if id != own_id(call) {
+        return Err(GraphError::not_found(id));
+    }
+    let delegated = call.behaviour.registration.delegated;
+    let grant = directory::delegated_grant(call.tenant, call.client_id, delegated);
+    let grants: Vec<Value> = grant
+        .into_iter()
+        .map(|item| {
+            call.query
+                .select("microsoft.graph.oAuth2PermissionGrant", item)
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(json!({
+        "@odata.context": context(call, "oauth2PermissionGrants"),
+        "value": call.query.first(grants),
+    }))
+}
+
 fn own_id(call: &Call<'_>) -> String {
     directory::service_principal_id(call.tenant, call.client_id)
 }
 
 fn own(call: &Call<'_>) -> Value {
-    directory::own_service_principal(call.tenant, call.client_id, call.behaviour.enabled)
+    let owner = owner(call);
+    directory::own_service_principal(call.tenant, call.client_id, &owner, call.behaviour.enabled)
+}
+
+/// The directory that owns the app.
+fn owner(call: &Call<'_>) -> String {
+    match call.behaviour.registration.owner {
+        Owner::Itself => call.tenant.to_owned(),
+        Owner::Unknown => directory::unknown_owner_id(call.client_id),
+        Owner::TenantOf(number) => Scenario::sibling(call.tenant, number),
+    }
 }

@@ -104,6 +104,15 @@ entra_errors! {
     RETRYABLE_DATABASE = 50033, "server_error", 400, Directory, "A transient error of the database has occurred.";
     DELEGATION_FAILED = 90090, "temporarily_unavailable", 400, Directory, "The service could not reach Graph to evaluate the request.";
 
+    // Rarely seen.
+    CERTIFICATE_VALIDITY = 1000502, "invalid_client", 401, Credential, "The certificate is not within its validity.";
+    FEDERATION_OF_ENTRA = 700222, "invalid_client", 401, Credential, "Tokens that Entra issues are not taken as federated credentials.";
+    FEDERATION_OF_USER = 700229, "invalid_client", 401, Credential, "Only tokens of applications are taken as federated credentials.";
+    FEDERATION_ENDPOINT = 50166, "invalid_request", 400, Credential, "The external OIDC endpoint did not answer.";
+    FEDERATION_KEY = 7000272, "invalid_client", 401, Credential, "The key of the federated credential is not in the issuer's metadata.";
+    TENANT_RESTRICTED = 500021, "access_denied", 400, Directory, "Access to the tenant is denied.";
+    NOT_ASSIGNED = 501051, "access_denied", 400, Directory, "The application is not assigned to a role of the resource.";
+
     // Not in any list.
-    UNLISTED = 7999999, "unauthorized_client", 400, Directory, "An error that no list mentions has occurred.";
+    UNLISTED = 7999999, "unlisted_error", 400, Directory, "An error that no list mentions has occurred.";
 }

@@ -22,6 +22,8 @@ pub(crate) struct Behaviour {
     /// `accountEnabled` of the app's service principal.
     pub enabled: bool,
     pub intune: Intune,
+    /// How the app is registered.
+    pub registration: Registration,
     /// Every answer takes `SimulatorOptions::slow_answer` longer.
     pub slow: bool,
 }
@@ -38,6 +40,7 @@ impl Behaviour {
         another_directory: false,
         enabled: true,
         intune: Intune::State("active"),
+        registration: Registration::OWN,
         slow: false,
     };
 
@@ -65,6 +68,58 @@ impl Behaviour {
             ..Self::HEALTHY
         }
     }
+}
+
+/// How an app is registered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registration {
+    pub owner: Owner,
+    /// Application permissions on Graph that it asks for.
+    pub roles: &'static [AppRole],
+    /// Delegated permissions on Graph that it asks for.
+    pub scopes: &'static [AppRole],
+    /// Delegated permissions on Graph that are granted to it.
+    pub delegated: &'static [AppRole],
+    pub secrets: &'static [Secret],
+}
+
+impl Registration {
+    /// In the tenant itself, with everything that is granted in healthy tenants, and a secret that lasts.
+    pub(crate) const OWN: Self = Self {
+        owner: Owner::Itself,
+        roles: ALL_READ,
+        scopes: &[],
+        delegated: &[],
+        secrets: &[Secret {
+            hint: "sim",
+            ends_in_days: 400,
+        }],
+    };
+
+    /// In a directory that nobody can sign in to.
+    pub(crate) const UNREADABLE: Self = Self {
+        owner: Owner::Unknown,
+        ..Self::OWN
+    };
+}
+
+/// Which directory owns an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Itself,
+    /// One that is not simulated.
+    Unknown,
+    /// The tenant of the scenario with this number and of the same instance.
+    TenantOf(u16),
+}
+
+/// A client secret of a registration, without its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Secret {
+    /// Its first three characters.
+    pub hint: &'static str,
+    /// At the beginning of that day, in UTC, counted from the day of the call.
+    pub ends_in_days: i64,
 }
 
 /// What access tokens look like.
@@ -164,6 +219,12 @@ pub(crate) enum What {
     Forbidden,
     /// Graph: 401, the token is not valid.
     TokenRejected,
+    /// Graph: an error of this status, code and message.
+    Error(u16, &'static str, &'static str),
+    /// The same as Intune reports it: with JSON in the message.
+    IntuneError(u16, &'static str, &'static str),
+    /// Graph: 401, a token with other claims is needed.
+    ClaimsChallenge,
 }
 
 /// What is wrong with the pages of a list.

@@ -1,56 +1,32 @@
 //! Every scenario. `docs/simulator.md` has this list as a table.
 
-use super::behaviour::{At, Behaviour, Fault, Intune, Pages, RetryAfter, TokenForm, What};
-use super::{Entry, Expectation};
+use super::Entry;
+use super::behaviour::{
+    At, Behaviour, Fault, Intune, Owner, Pages, Registration, RetryAfter, Secret, TokenForm, What,
+};
+use super::expected::{
+    CONDITIONAL_ACCESS, HEALTH_CHECK, INTUNE, exhausted, failed, failed_module, ready, succeeded,
+};
+use crate::domain::Reason;
 use crate::domain::report::Overall;
-use crate::domain::{Outcome, Reason};
 use crate::simulator::app_roles as role;
 use crate::simulator::calls::Endpoint;
 use crate::simulator::login::error as aadsts;
 
-const HEALTH_CHECK: &str = "health_check";
-const INTUNE: &str = "intune";
-const CONDITIONAL_ACCESS: &str = "conditional_access";
-
-const fn ready(module: &'static str) -> Expectation {
-    succeeded(module, Overall::Ready, &[])
-}
-
-const fn succeeded(
-    module: &'static str,
-    overall: Overall,
-    reasons: &'static [Reason],
-) -> Expectation {
-    Expectation {
-        module,
-        outcome: Outcome::Succeeded,
-        overall,
-        reasons,
-        exhausts_limits: false,
-    }
-}
-
-const fn failed(reasons: &'static [Reason]) -> Expectation {
-    failed_module(HEALTH_CHECK, reasons)
-}
-
-const fn failed_module(module: &'static str, reasons: &'static [Reason]) -> Expectation {
-    Expectation {
-        module,
-        outcome: Outcome::Failed,
-        overall: Overall::Blocked,
-        reasons,
-        exhausts_limits: false,
-    }
-}
-
-/// Failed, but only after everything that verifyd tries against it.
-const fn exhausted(reasons: &'static [Reason]) -> Expectation {
-    Expectation {
-        exhausts_limits: true,
-        ..failed(reasons)
-    }
-}
+/// What `conditional_access` needs but for the one that it cannot do without.
+const WITHOUT_POLICY: &[role::AppRole] = &[
+    role::ORGANIZATION_READ,
+    role::DIRECTORY_READ,
+    role::APPLICATION_READ,
+    role::CONFIGURATION_READ,
+    role::APPS_READ,
+    role::MANAGED_DEVICES_READ,
+    role::RBAC_READ,
+    role::SERVICE_CONFIG_READ,
+    role::GROUP_READ,
+    role::USER_READ,
+    role::ROLE_MANAGEMENT_READ,
+];
 
 macro_rules! scenarios {
     ($(
@@ -118,11 +94,27 @@ scenarios! {
         ready(HEALTH_CHECK), Behaviour::faulty(&[Fault::once(At::Token, What::Unavailable(503))]);
     Slow = 11, "slow", "Every answer takes some hundred milliseconds.",
         ready(HEALTH_CHECK), Behaviour { slow: true, ..Behaviour::HEALTHY };
+    HealthyAfterConsent = 12, "healthy_after_consent",
+        "An administrator has consented a moment ago: the service principal is found by the third look-up.",
+        ready(HEALTH_CHECK),
+        Behaviour::faulty(&[Fault {
+            at: At::Only(Endpoint::ServicePrincipalByAppId),
+            what: What::NotFound,
+            times: 2,
+        }]);
+    HealthyNewClaims = 13, "healthy_new_claims",
+        "Continuous access evaluation rejects a token once, and accepts the next one.",
+        ready(HEALTH_CHECK),
+        Behaviour::faulty(&[Fault::once(At::Only(Endpoint::Organization), What::ClaimsChallenge)]);
 
     // Entra refuses the sign-in.
     SecretInvalid = 101, "secret_invalid", "The app's secret is not the one that is sent.",
         failed(&[Reason::SecretInvalid]),
-        Behaviour::refused(&[&aadsts::SECRET_INVALID, &aadsts::CREDENTIALS_INVALID]);
+        Behaviour::refused(&[
+            &aadsts::SECRET_INVALID,
+            &aadsts::CREDENTIALS_INVALID,
+            &aadsts::SIGNATURE_INVALID,
+        ]);
     SecretExpired = 102, "secret_expired", "The app's secret has expired.",
         failed(&[Reason::SecretExpired]), Behaviour::refused(&[&aadsts::SECRET_EXPIRED]);
     CredentialNotAccepted = 103, "credential_not_accepted",
@@ -170,7 +162,7 @@ scenarios! {
     CertificateNotRegistered = 115, "certificate_not_registered",
         "The app does not know the certificate.",
         failed(&[Reason::CertificateNotRegistered]),
-        Behaviour::refused(&[&aadsts::KEY_NOT_FOUND, &aadsts::SIGNATURE_INVALID]);
+        Behaviour::refused(&[&aadsts::KEY_NOT_FOUND]);
     CertificateExpired = 116, "certificate_expired", "The app's certificate has expired.",
         failed(&[Reason::CertificateExpired]), Behaviour::refused(&[&aadsts::KEY_EXPIRED]);
     CertificateSubjectRejected = 117, "certificate_subject_rejected",
@@ -210,6 +202,26 @@ scenarios! {
         Behaviour::refused(&[&aadsts::CONDITIONAL_ACCESS, &aadsts::SECURITY_POLICY]);
     AuthUnknown = 124, "auth_unknown", "Entra refuses with a code that no list has.",
         failed(&[Reason::AuthUnknown]), Behaviour::refused(&[&aadsts::UNLISTED]);
+    CertificateOutsideValidity = 125, "certificate_outside_validity",
+        "By Entra's clock the certificate is not valid.",
+        failed(&[Reason::CertificateOutsideValidity]),
+        Behaviour::refused(&[&aadsts::CERTIFICATE_VALIDITY]);
+    FederatedTokenRejected = 126, "federated_token_rejected",
+        "Entra does not take the external token for a credential.",
+        failed(&[Reason::FederatedTokenRejected]),
+        Behaviour::refused(&[&aadsts::FEDERATION_OF_ENTRA, &aadsts::FEDERATION_OF_USER]);
+    FederationIssuerUnreachable = 127, "federation_issuer_unreachable",
+        "Entra cannot get the keys of the external issuer.",
+        failed(&[Reason::FederationIssuerUnreachable]),
+        Behaviour::refused(&[&aadsts::FEDERATION_ENDPOINT, &aadsts::FEDERATION_KEY]);
+    TenantRestricted = 128, "tenant_restricted", "A proxy allows other tenants only.",
+        failed(&[Reason::TenantRestricted]), Behaviour::refused(&[&aadsts::TENANT_RESTRICTED]);
+    SignInDenied = 129, "sign_in_denied", "The resource is for assigned applications only.",
+        failed(&[Reason::SignInDenied]), Behaviour::refused(&[&aadsts::NOT_ASSIGNED]);
+    ProxyRefused = 130, "proxy_refused",
+        "A proxy answers in Entra's place and asks for its own credentials.",
+        failed(&[Reason::ProxyRefused]),
+        Behaviour::faulty(&[Fault::always(At::Token, What::GatewayPage(407))]);
 
     // Any call.
     Throttled = 201, "throttled", "Graph answers 429 to every call and asks to wait long.",
@@ -268,9 +280,9 @@ scenarios! {
         "Graph's JSON has members of other types than promised.",
         failed(&[Reason::ResponseInvalid]),
         Behaviour::faulty(&[Fault::always(At::Graph, What::WrongShape)]);
-    ResponseInvalidSignIn = 215, "response_invalid_sign_in",
+    ProxyRefusedPage = 215, "proxy_refused_page",
         "A proxy answers for the token endpoint with a page of its own and status 200.",
-        failed(&[Reason::ResponseInvalid]),
+        failed(&[Reason::ProxyRefused]),
         Behaviour::faulty(&[Fault::always(At::Token, What::HtmlPage)]);
     ResponseTooLarge = 216, "response_too_large", "Graph sends 64 MiB without saying so before.",
         failed(&[Reason::ResponseTooLarge]),
@@ -286,9 +298,9 @@ scenarios! {
             At::Only(Endpoint::AppRoleAssignments),
             What::Pages(Pages::Endless),
         )]);
-    ResponseTooLargeCircle = 219, "response_too_large_circle",
+    PagingLoop = 219, "paging_loop",
         "The next link of the list of grants leads back to the same page.",
-        failed(&[Reason::ResponseTooLarge]),
+        failed(&[Reason::PagingLoop]),
         Behaviour::faulty(&[Fault::always(
             At::Only(Endpoint::AppRoleAssignments),
             What::Pages(Pages::Circular),
@@ -319,16 +331,16 @@ scenarios! {
     TokenRejected = 303, "token_rejected", "Graph does not accept Entra's tokens.",
         failed(&[Reason::TokenRejected]),
         Behaviour::faulty(&[Fault::always(At::Graph, What::TokenRejected)]);
-    PermissionDenied = 304, "permission_denied",
+    PermissionNotEffective = 304, "permission_not_effective",
         "Intune refuses a call that the granted permission should open.",
-        failed_module(INTUNE, &[Reason::PermissionDenied]),
+        failed_module(INTUNE, &[Reason::PermissionNotEffective]),
         Behaviour::faulty(&[Fault::always(At::Only(Endpoint::DeviceManagement), What::Forbidden)]);
     PermissionDeniedIdentity = 305, "permission_denied_identity",
         "The app may read applications, but not the organization: only its token names the directory.",
         succeeded(
             HEALTH_CHECK,
             Overall::Blocked,
-            &[Reason::PermissionDenied, Reason::PermissionMissing],
+            &[Reason::PermissionDenied, Reason::PermissionNotConsented],
         ),
         Behaviour::granted(&[role::APPLICATION_READ]);
     GraphUnknown = 306, "graph_unknown", "Graph answers with an error that nobody documented.",
@@ -346,9 +358,9 @@ scenarios! {
             token_roles: &[],
             ..Behaviour::HEALTHY
         };
-    ServicePrincipalMissingLookUp = 308, "service_principal_missing_look_up",
-        "The service principal has just been deleted: the token still works, the look-up finds nobody.",
-        failed(&[Reason::ServicePrincipalMissing]),
+    ConsentPropagating = 308, "consent_propagating",
+        "An administrator has consented a moment ago: the token has the permissions, the look-up of the service principal finds nobody.",
+        exhausted(&[Reason::ConsentPropagating]),
         Behaviour::faulty(&[Fault::always(
             At::Only(Endpoint::ServicePrincipalByAppId),
             What::NotFound,
@@ -366,34 +378,108 @@ scenarios! {
         "The tenant's Intune subscription is about to end, but still works.",
         succeeded(INTUNE, Overall::NeedsAttention, &[Reason::IntuneInactive]),
         Behaviour { intune: Intune::State("warning"), ..Behaviour::HEALTHY };
+    PermissionNotEffectiveIdentity = 313, "permission_not_effective_identity",
+        "Graph refuses to show the organization without saying why; the permission is in the token.",
+        succeeded(HEALTH_CHECK, Overall::NeedsAttention, &[Reason::PermissionNotEffective]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::Organization),
+            What::Error(403, "UnknownError", ""),
+        )]);
+    TokenTimeInvalid = 314, "token_time_invalid",
+        "Graph finds each token expired, however new it is.",
+        failed(&[Reason::TokenTimeInvalid]),
+        Behaviour::faulty(&[Fault::always(
+            At::Graph,
+            What::Error(401, "InvalidAuthenticationToken",
+                "Lifetime validation failed, the token is expired."),
+        )]);
+    WrongCloudAudience = 315, "wrong_cloud_audience",
+        "Graph gets tokens that were issued for another cloud's Graph.",
+        failed(&[Reason::WrongCloud]),
+        Behaviour::faulty(&[Fault::always(
+            At::Graph,
+            What::Error(401, "InvalidAuthenticationToken",
+                "Access token validation failure. Invalid audience."),
+        )]);
+    ConditionalAccessBlockedGraph = 316, "conditional_access_blocked_graph",
+        "Graph asks for other claims, whatever token it gets.",
+        failed(&[Reason::ConditionalAccessBlocked]),
+        Behaviour::faulty(&[Fault::always(At::Graph, What::ClaimsChallenge)]);
+    ResourceNotFound = 317, "resource_not_found",
+        "Graph finds nothing at the address of Intune.",
+        failed_module(INTUNE, &[Reason::ResourceNotFound]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::Error(404, "ResourceNotFound", "Resource not found."),
+        )]);
+    QuotaExceeded = 318, "quota_exceeded", "The directory has used up its quota.",
+        failed(&[Reason::QuotaExceeded]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::Organization),
+            What::Error(403, "Directory_QuotaExceeded", "The quota is used up."),
+        )]);
+    EntraNotLicensed = 319, "entra_not_licensed",
+        "Graph answers a call only in tenants with a premium licence of Microsoft Entra.",
+        failed_module(INTUNE, &[Reason::EntraNotLicensed]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::Error(403, "Authentication_RequestFromNonPremiumTenantOrB2CTenant",
+                "Neither tenant is B2C or tenant doesn't have premium license"),
+        )]);
+    ServiceNotLicensed = 320, "service_not_licensed",
+        "Graph answers a call only in tenants with a licence of the service behind it.",
+        failed_module(INTUNE, &[Reason::ServiceNotLicensed]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::Error(403, "Forbidden", "The tenant does not have the license that is needed."),
+        )]);
+    ServiceNotProvisioned = 321, "service_not_provisioned",
+        "Intune's MDM authority is not set.",
+        failed_module(INTUNE, &[Reason::ServiceNotProvisioned]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::IntuneError(403, "Forbidden", "The MDM authority is not set."),
+        )]);
+    ServiceDisabled = 322, "service_disabled", "Intune is switched off in the tenant.",
+        failed_module(INTUNE, &[Reason::ServiceDisabled]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::IntuneError(403, "Forbidden", "The service is disabled for this tenant."),
+        )]);
+    IntuneNotLicensedRefused = 323, "intune_not_licensed_refused",
+        "Intune refuses with 403 and names the missing licence.",
+        failed_module(INTUNE, &[Reason::IntuneNotLicensed]),
+        Behaviour::faulty(&[Fault::always(
+            At::Only(Endpoint::DeviceManagement),
+            What::IntuneError(403, "Forbidden",
+                "Tenant does not have a valid Intune license/subscription."),
+        )]);
 
     // The permission inventory.
     PermissionMissing = 401, "permission_missing",
         "A permission without which the module cannot work is not granted.",
         succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionMissing]),
-        Behaviour::granted(&[
-            role::ORGANIZATION_READ, role::DIRECTORY_READ, role::APPLICATION_READ,
-            role::CONFIGURATION_READ, role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
-            role::SERVICE_CONFIG_READ, role::GROUP_READ, role::USER_READ,
-            role::ROLE_MANAGEMENT_READ,
-        ]);
+        Behaviour {
+            registration: Registration::UNREADABLE,
+            ..Behaviour::granted(WITHOUT_POLICY)
+        };
     PermissionMissingOptional = 402, "permission_missing_optional",
         "A permission is not granted without which the module can do less.",
         succeeded(INTUNE, Overall::NeedsAttention, &[Reason::PermissionMissing]),
-        Behaviour::granted(&[
+        Behaviour { registration: Registration::UNREADABLE, ..Behaviour::granted(&[
             role::ORGANIZATION_READ, role::DIRECTORY_READ, role::APPLICATION_READ,
             role::CONFIGURATION_READ, role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
             role::GROUP_READ, role::POLICY_READ, role::USER_READ, role::ROLE_MANAGEMENT_READ,
-        ]);
+        ]) };
     PermissionMissingIntune = 403, "permission_missing_intune",
         "The permission is not granted that a probe of Intune needs.",
         succeeded(INTUNE, Overall::Blocked, &[Reason::PermissionMissing]),
-        Behaviour::granted(&[
+        Behaviour { registration: Registration::UNREADABLE, ..Behaviour::granted(&[
             role::ORGANIZATION_READ, role::DIRECTORY_READ, role::APPLICATION_READ,
             role::APPS_READ, role::MANAGED_DEVICES_READ, role::RBAC_READ,
             role::SERVICE_CONFIG_READ, role::GROUP_READ, role::POLICY_READ, role::USER_READ,
             role::ROLE_MANAGEMENT_READ,
-        ]);
+        ]) };
     PermissionPropagating = 404, "permission_propagating",
         "A permission was granted a moment ago: it is assigned, but not yet in the token.",
         succeeded(HEALTH_CHECK, Overall::NeedsAttention, &[Reason::PermissionPropagating]),
@@ -407,6 +493,10 @@ scenarios! {
             ],
             ..Behaviour::HEALTHY
         };
+    PermissionPropagatingList = 411, "permission_propagating_list",
+        "Permissions were granted a moment ago: they are in the token, but not yet in the list of grants.",
+        succeeded(HEALTH_CHECK, Overall::NeedsAttention, &[Reason::PermissionPropagating]),
+        Behaviour { granted: &[], other_grants: 0, ..Behaviour::HEALTHY };
     InventoryFromToken = 405, "inventory_from_token",
         "The app may not read its own grants, only its token names them.",
         succeeded(
@@ -426,4 +516,53 @@ scenarios! {
             token_form: TokenForm::Opaque,
             ..Behaviour::granted(&[role::ORGANIZATION_READ])
         };
+    PermissionNotRequested = 407, "permission_not_requested",
+        "A permission is not granted, and the registration in the tenant does not ask for it.",
+        succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionNotRequested]),
+        Behaviour {
+            registration: Registration { roles: WITHOUT_POLICY, ..Registration::OWN },
+            ..Behaviour::granted(WITHOUT_POLICY)
+        };
+    PermissionNotRequestedElsewhere = 408, "permission_not_requested_elsewhere",
+        "The same, with the registration in another directory: that of 407 with the same instance.",
+        succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionNotRequested]),
+        Behaviour {
+            registration: Registration { owner: Owner::TenantOf(407), ..Registration::OWN },
+            ..Behaviour::granted(WITHOUT_POLICY)
+        };
+    PermissionNotConsented = 409, "permission_not_consented",
+        "The registration asks for a permission that nobody has consented to in the tenant.",
+        succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionNotConsented]),
+        Behaviour::granted(WITHOUT_POLICY);
+    PermissionDelegatedOnly = 410, "permission_delegated_only",
+        "A permission is asked for and granted as a delegated one.",
+        succeeded(CONDITIONAL_ACCESS, Overall::Blocked, &[Reason::PermissionDelegatedOnly]),
+        Behaviour {
+            registration: Registration {
+                roles: WITHOUT_POLICY,
+                scopes: &[role::POLICY_READ],
+                delegated: &[role::POLICY_READ],
+                ..Registration::OWN
+            },
+            ..Behaviour::granted(WITHOUT_POLICY)
+        };
+
+    // The credential's end.
+    CredentialExpiring = 420, "credential_expiring", "The secret ends within a week.",
+        succeeded(HEALTH_CHECK, Overall::NeedsAttention, &[Reason::CredentialExpiring]),
+        Behaviour {
+            registration: Registration {
+                secrets: &[
+                    Secret { hint: "old", ends_in_days: 200 },
+                    Secret { hint: "sim", ends_in_days: -30 },
+                    Secret { hint: "sim", ends_in_days: 6 },
+                ],
+                ..Registration::OWN
+            },
+            ..Behaviour::HEALTHY
+        };
+    CredentialExpiryUnknown = 421, "credential_expiry_unknown",
+        "The registration is in a directory that nobody can sign in to, so no end of the secret is known.",
+        ready(HEALTH_CHECK),
+        Behaviour { registration: Registration::UNREADABLE, ..Behaviour::HEALTHY };
 }

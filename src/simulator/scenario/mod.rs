@@ -1,6 +1,7 @@
 //! Scenarios: the tenant id decides what its directory is like and what goes wrong in it.
 
 pub(crate) mod behaviour;
+mod expected;
 mod list;
 
 pub use list::Scenario;
@@ -93,6 +94,12 @@ impl Scenario {
             .collect()
     }
 
+    /// The tenant of the scenario with this number that has the instance of another tenant.
+    pub(crate) fn sibling(tenant_id: &str, number: u16) -> String {
+        let instance = Self::and_instance(tenant_id).map_or(0, |(_, instance)| instance);
+        format!("{TENANT_PREFIX}{instance:08}{number:04}")
+    }
+
     pub(crate) fn behaviour(self) -> &'static Behaviour {
         &self.entry().behaviour
     }
@@ -157,12 +164,18 @@ mod tests {
         }
     }
 
-    /// Those that no server can produce once it is connected to over plain http, and the one that
-    /// a missing file on the caller's side produces.
-    const NOT_PRODUCIBLE: [Reason; 3] = [
+    /// Those that no server can produce once it is connected to over plain http, and those that
+    /// a missing or stale file on the caller's side produces.
+    const NOT_PRODUCIBLE: [Reason; 8] = [
         Reason::TlsFailed,
         Reason::ProviderUnreachable,
         Reason::FederatedTokenUnreadable,
+        Reason::FederatedTokenExpired,
+        // Only a module of a file leads to these.
+        Reason::ProbeUnexpected,
+        Reason::PermissionNotOffered,
+        Reason::PermissionUnknown,
+        Reason::PermissionExcess,
     ];
 
     #[test]
@@ -188,9 +201,12 @@ mod tests {
                 let fits = match fault.what {
                     What::Pages(_) => fault.at == At::Only(Endpoint::AppRoleAssignments),
                     What::Forbidden => matches!(fault.at, At::Only(e) if e.is_intune()),
-                    What::UndocumentedError | What::TokenRejected | What::NotFound => {
-                        fault.at != At::Token
-                    }
+                    What::IntuneError(..) => matches!(fault.at, At::Only(e) if e.is_intune()),
+                    What::UndocumentedError
+                    | What::TokenRejected
+                    | What::NotFound
+                    | What::Error(..)
+                    | What::ClaimsChallenge => fault.at != At::Token,
                     _ => true,
                 };
                 assert!(fits, "{scenario}");

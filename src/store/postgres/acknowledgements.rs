@@ -13,7 +13,6 @@ use crate::ports::acknowledgements::{
 use crate::ports::store::StoreError;
 use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
 use crate::store::error::from_sqlx;
-use crate::store::rows;
 use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 
@@ -257,7 +256,7 @@ impl PostgresStore {
             .await
             .map_err(from_sqlx)?;
         match row {
-            Some(row) => Ok(Some(self.with_actor(tx, row.try_into()?).await?)),
+            Some(row) => Ok(Some(self.with_actor(tx, row.into()).await?)),
             None => Ok(None),
         }
     }
@@ -315,7 +314,7 @@ impl AcknowledgementStore for PostgresStore {
                 .await
                 .map_err(from_sqlx)?;
             if let Some(row) = already {
-                let found = self.with_actor(&mut tx, row.try_into()?).await?;
+                let found = self.with_actor(&mut tx, row.into()).await?;
                 commit(tx).await?;
                 return Ok((found, false));
             }
@@ -330,7 +329,7 @@ impl AcknowledgementStore for PostgresStore {
                 .fetch_optional(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
-            let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.try_into()?;
+            let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
             if let Some(connection) = new.connection {
                 self.carry(&mut tx, made.id, connection, new).await?;
             }
@@ -390,7 +389,9 @@ impl AcknowledgementStore for PostgresStore {
                 .fetch_all(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
-            let found = self.with_actors(&mut tx, rows::all(found)?).await?;
+            let found = self
+                .with_actors(&mut tx, found.into_iter().map(Into::into).collect())
+                .await?;
             commit(tx).await?;
             Ok(found)
         })
@@ -433,7 +434,9 @@ impl AcknowledgementStore for PostgresStore {
                 .fetch_all(&mut *tx)
                 .await
                 .map_err(from_sqlx)?;
-            let found = self.with_actors(&mut tx, rows::all(found)?).await?;
+            let found = self
+                .with_actors(&mut tx, found.into_iter().map(Into::into).collect())
+                .await?;
             commit(tx).await?;
             Ok(found)
         })

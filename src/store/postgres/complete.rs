@@ -26,8 +26,16 @@ use chrono::{DateTime, Utc};
 macro_rules! completed_context {
     ($defaults:literal, $patch:literal) => {
         concat!(
+            "(",
             $defaults,
-            " || (CASE coalesce(jsonb_typeof(r.context), 'null') WHEN 'object' THEN r.context \
+            " - 'target_scope') || (CASE coalesce(jsonb_typeof(r.context), 'null') WHEN 'object' THEN r.context || \
+                      CASE WHEN jsonb_typeof(r.context -> 'target_scope') = 'object' \
+                                AND jsonb_typeof(",
+            $defaults,
+            " -> 'target_scope') = 'object' \
+                      THEN jsonb_build_object('target_scope', (",
+            $defaults,
+            " -> 'target_scope') || (r.context -> 'target_scope')) ELSE '{}' END \
                   WHEN 'null' THEN '{}' \
                   ELSE jsonb_build_object('producer_context', r.context) END) || ",
             $patch
@@ -45,7 +53,7 @@ const COMPLETE: &str = concat!(
     UPDATE operation_runs r \
     SET status = 'completed', outcome = $4, completed_at = now(), failure_summary = $6, \
         context = CASE WHEN pg_column_size(r.context) > $8 \
-            THEN $7::jsonb || '{\"producer_context_dropped\": true}' || $5::jsonb ELSE ",
+            THEN ($7::jsonb - 'target_scope') || '{\"producer_context_dropped\": true}' || $5::jsonb ELSE ",
     completed_context!("$7::jsonb", "$5::jsonb"),
     " END FROM ended \
     WHERE r.id = ended.run_id AND r.type = ",

@@ -7,9 +7,10 @@ use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
 };
 use crate::domain::{ConnectionId, RunId, TenantId};
-use crate::ports::store::{AddConnectionError, Seal, StartingPoint, StoreError};
+use crate::ports::store::{AddConnectionError, FoundCredential, Seal, StartingPoint, StoreError};
 use crate::ports::vault::SealedCredential;
 use crate::store::error::from_sqlx;
+use crate::store::facts::{FactsPart, facts_columns};
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow as _, PgConnection, Row as _};
@@ -132,13 +133,14 @@ const START: &str = concat!(
     connection_columns!(),
     ", ",
     credential_columns!(),
-    ", l.operation_run_id AS latest_run_id \
-      FROM provider_connections c \
+    ", l.operation_run_id AS latest_run_id, ",
+    facts_columns!(),
+    " FROM provider_connections c \
       LEFT JOIN LATERAL (SELECT * FROM provider_credentials n \
                          WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true \
       LEFT JOIN ",
     latest_report_of_connection!(carries_fingerprint!()),
-    " WHERE c.id = ANY($1)"
+    " LEFT JOIN verifyd.connection_facts f ON f.connection_id = c.id WHERE c.id = ANY($1)"
 );
 
 impl PostgresStore {
@@ -182,9 +184,11 @@ impl PostgresStore {
             .map_err(from_sqlx)?;
         let read = |row: &PgRow| {
             let latest: Option<i64> = row.try_get("latest_run_id").map_err(from_sqlx)?;
+            let facts = FactsPart::from_row(row).map_err(from_sqlx)?;
             let row = ConnectionWithCredentialRow::from_row(row).map_err(from_sqlx)?;
             let (connection, credential) = row.try_into()?;
             Ok(StartingPoint {
+                facts: facts.kept(connection.id)?,
                 connection,
                 credential,
                 latest_run: latest.map(RunId),
@@ -216,7 +220,7 @@ impl PostgresStore {
         &self,
         after: Option<ConnectionId>,
         limit: u32,
-    ) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError> {
+    ) -> Result<Vec<FoundCredential>, StoreError> {
         let mut tx = self.begin().await?;
         let found: Vec<ConnectionWithCredentialRow> = self
             .rows(CREDENTIALS)
@@ -226,7 +230,7 @@ impl PostgresStore {
             .await
             .map_err(from_sqlx)?;
         commit(tx).await?;
-        rows::with_credentials(found)
+        Ok(rows::credentials(found))
     }
 
     pub(super) async fn insert_connection(
@@ -334,7 +338,9 @@ impl PostgresStore {
             return Err(StoreError::Refused(format!("there is no connection {id}")));
         }
         self.write_credential(&mut tx, id, sealed).await?;
-        commit(tx).await
+        commit(tx).await?;
+        self.forget_expiry(id).await;
+        Ok(())
     }
 
     async fn write_credential(

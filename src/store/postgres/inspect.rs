@@ -22,6 +22,14 @@ const COLUMNS: &str = "\
         AND a.attgenerated = '' \
     WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped";
 
+/// Columns that an INSERT must name, and that verifyd's own does not.
+const UNNAMED: &str = "\
+    SELECT a.attname::text FROM pg_attribute a \
+    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull \
+      AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = '' \
+      AND a.attname <> ALL ('{workspace_id,tenant_id,type,status,context,created_at}') \
+    ORDER BY a.attnum";
+
 /// `$1`: names of tables, as they are looked up. Changes when a table is made anew, renamed or emptied by
 /// TRUNCATE, when a column, a unique index or a privilege changes. Nothing but catalogues is read.
 const MARK: &str = "\
@@ -88,7 +96,10 @@ impl PostgresStore {
             let oid = self
                 .inspect_table(&mut tx, table.name, table, owner, &mut findings)
                 .await?;
-            if oid.is_some() && table.name == "operation_runs" {
+            if let Some(oid) = oid
+                && table.name == "operation_runs"
+            {
+                self.advise_columns(&mut tx, oid, &mut findings).await?;
                 for index in indexes::ALL {
                     self.advise_index(&mut tx, index, &mut findings).await?;
                 }
@@ -190,6 +201,33 @@ impl PostgresStore {
         self.inspect_privileges(tx, name, oid, own, findings)
             .await?;
         Ok(Some(oid))
+    }
+
+    /// See [`UNNAMED`]. Runs of other producers are worked on all the same.
+    async fn advise_columns(
+        &self,
+        tx: &mut Tx,
+        oid: i64,
+        findings: &mut Vec<SchemaFinding>,
+    ) -> Result<(), StoreError> {
+        let unnamed: Vec<String> = self
+            .scalar(UNNAMED)
+            .bind(oid)
+            .fetch_all(&mut **tx)
+            .await
+            .map_err(from_sqlx)?;
+        findings.extend(unnamed.into_iter().map(|column| SchemaFinding {
+            fatal: false,
+            privilege: false,
+            subject: format!("operation_runs.{column}"),
+            problem: "NOT NULL and without a default, so that verifyd's own INSERT is refused: no check \
+                      can be started by command line, API or page"
+                .into(),
+            remedy: format!(
+                "ALTER TABLE operation_runs ALTER COLUMN {column} SET DEFAULT …; or DROP NOT NULL"
+            ),
+        }));
+        Ok(())
     }
 
     /// See [`MARK`]. When it has changed, connections are opened anew: their statements were prepared for

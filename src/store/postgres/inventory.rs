@@ -29,6 +29,7 @@ macro_rules! is_of_its_run {
         )
     };
 }
+pub(super) use is_of_its_run;
 
 /// Comes first: its row lock makes refreshes of one tenant take turns, so that the statement after
 /// it sees the inventory as the one before left it. In the order of the tenants, as everybody locks
@@ -97,6 +98,7 @@ const PERMISSIONS: &str = concat!(
     fits!("details", "65536"),
     " THEN details END AS details, last_checked_at::timestamptz AS last_checked_at \
      FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing') \
+         AND permission_key IS NOT NULL \
          AND octet_length(permission_key) <= 300 ORDER BY permission_key COLLATE \"C\" LIMIT 1000"
 );
 

@@ -19,6 +19,7 @@ mod complete;
 mod connections;
 mod disown;
 mod earlier;
+mod facts;
 mod guards;
 mod indexes;
 mod inspect;
@@ -30,6 +31,7 @@ mod options;
 mod outbox;
 mod overview;
 mod patience;
+mod plan;
 mod private;
 mod probe;
 mod prune;
@@ -53,6 +55,7 @@ use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
+use crate::domain::connection_facts::KeptFacts;
 use crate::domain::notice::Notice;
 use crate::domain::permission::StoredPermission;
 use crate::domain::run::RunState;
@@ -60,9 +63,9 @@ use crate::domain::{ConnectionId, OperationRun, RunId, RunSummary, TenantId, Wor
 use crate::ports::notices::NOTICES_KEPT;
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
-    ConnectionStore, Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun,
-    OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore, SchemaFinding,
-    SchemaStore, Seal, StartingPoint, StoreError, SweepPolicy, Swept, WorkerRecord,
+    ConnectionStore, Enforced, FoundCredential, Guards, InventoryFreshness, LatestReport, Migrated,
+    NewRun, OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore,
+    SchemaFinding, SchemaStore, Seal, StartingPoint, StoreError, SweepPolicy, Swept, WorkerRecord,
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
@@ -376,6 +379,10 @@ impl ConnectionStore for PostgresStore {
         self.in_time(self.read_starting_point(id)).await
     }
 
+    async fn keep_facts(&self, kept: &KeptFacts) -> Result<(), StoreError> {
+        self.in_time(self.write_facts(kept)).await
+    }
+
     async fn connections(
         &self,
         tenant: Option<TenantId>,
@@ -415,7 +422,7 @@ impl ConnectionStore for PostgresStore {
         &self,
         after: Option<ConnectionId>,
         limit: u32,
-    ) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError> {
+    ) -> Result<Vec<FoundCredential>, StoreError> {
         self.in_time(self.list_credentials(after, limit)).await
     }
 

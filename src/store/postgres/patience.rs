@@ -7,8 +7,8 @@
 use super::PostgresStore;
 use crate::ports::store::StoreError;
 use crate::store::settings::DatabaseSettings;
-use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
+use sqlx::{Connection as _, Executor as _, Row as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -78,7 +78,28 @@ pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) 
                 Ok(!old && (meta.idle_for < JUST_NOW || answers(connection, before).await?))
             })
         })
-        .after_release(|connection, _| Box::pin(answers(connection, RELEASE_PATIENCE)))
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                match tokio::time::timeout(RELEASE_PATIENCE, settle(connection)).await {
+                    Ok(settled) => settled.map(|()| true),
+                    Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+                }
+            })
+        })
+}
+
+/// Has the connection answer, and leaves no transaction open on it. The driver rolls back what it knows to
+/// have begun; of a `BEGIN` whose caller has gone before the answer it does not know.
+///
+/// A statement that is sent by itself begins its transaction: both times are the same, but within one that
+/// was begun earlier.
+async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    const IS_OPEN: &str = "SELECT now() < statement_timestamp()";
+    let row = connection.fetch_one(sqlx::raw_sql(IS_OPEN)).await?;
+    if row.try_get(0)? {
+        connection.execute(sqlx::raw_sql("ROLLBACK")).await?;
+    }
+    Ok(())
 }
 
 /// An error has the pool close the connection without another word to the server.

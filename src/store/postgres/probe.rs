@@ -1,6 +1,7 @@
 //! What `doctor` tries. Every statement is sent without a name, so that it works behind every pooler.
 
-use super::PostgresStore;
+use super::bounds::is_valid_connection;
+use super::{PostgresStore, run_type};
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
 use crate::ports::store::StoreError;
@@ -46,6 +47,22 @@ const ALLOWED: [&str; 9] = [
      WHERE false ON CONFLICT (tenant_id, permission_key) DO UPDATE SET status = excluded.status",
     "SELECT 1 FROM operation_runs WHERE false FOR NO KEY UPDATE",
 ];
+
+/// A check as the API records it, of any connection there is: for what the table asks of its rows.
+const RECORDED: &str = concat!(
+    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
+     SELECT c.workspace_id, c.tenant_id, ",
+    run_type!(),
+    ", 'queued', jsonb_build_object('provider', c.provider, 'module', c.module, \
+         'provider_connection_id', c.id, \
+         'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)), now() \
+     FROM provider_connections c WHERE ",
+    is_valid_connection!(),
+    " ORDER BY c.id LIMIT 1"
+);
+
+/// insufficient_privilege: another finding, where the right is needed.
+const MAY_NOT: &str = "42501";
 
 async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
     sqlx::query_scalar("SELECT pg_backend_pid()")
@@ -135,6 +152,15 @@ impl ProbeStore for PostgresStore {
                     .execute(&mut *tx)
                     .await
                     .map_err(from_sqlx)?;
+            }
+            let recorded = sqlx::query(RECORDED)
+                .persistent(false)
+                .execute(&mut *tx)
+                .await;
+            if let Err(error) = recorded
+                && error.as_database_error().and_then(|e| e.code()).as_deref() != Some(MAY_NOT)
+            {
+                return Err(from_sqlx(error));
             }
             super::rollback(tx).await
         })

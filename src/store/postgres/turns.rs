@@ -9,17 +9,35 @@ use crate::ports::turns::{Turn, TurnStore};
 use crate::store::error::from_sqlx;
 use async_trait::async_trait;
 
+/// Whether the tenant has a connection: what a producer cannot write.
+macro_rules! has_connection {
+    () => {
+        "EXISTS (SELECT FROM provider_connections c WHERE c.tenant_id = w.tenant)"
+    };
+}
+
 /// Goes from tenant to tenant along the index, `$1`: the one to begin after, `$2`: those to leave out,
 /// `$3`: how many. Where a tenant's first runs are not due yet, a few more are looked at, not all.
+///
+/// A producer may write any tenant. Between two tenants that have a connection at most one that has none
+/// is met, however many there are, and only the first of all such tenants has a turn; none has where a run
+/// of one is in work.
 const WHOSE_TURN: &str = concat!(
-    "WITH RECURSIVE waiting (tenant) AS ( \
-        SELECT (SELECT r.tenant_id FROM operation_runs r WHERE r.type = ",
-    run_type!(),
-    " AND r.status = 'queued' AND r.tenant_id > $1 ORDER BY r.tenant_id LIMIT 1) \
+    "WITH RECURSIVE waiting (tenant, strangers) AS ( \
+        SELECT $1::bigint, (SELECT count(*) FROM unnest($2::bigint[]) AS e (tenant) \
+                            WHERE NOT EXISTS (SELECT FROM provider_connections c \
+                                              WHERE c.tenant_id = e.tenant)) \
         UNION ALL \
         SELECT (SELECT r.tenant_id FROM operation_runs r WHERE r.type = ",
     run_type!(),
-    " AND r.status = 'queued' AND r.tenant_id > w.tenant ORDER BY r.tenant_id LIMIT 1) \
+    " AND r.status = 'queued' AND r.tenant_id > CASE WHEN w.tenant = $1 OR ",
+    has_connection!(),
+    " THEN w.tenant \
+            ELSE (SELECT c.tenant_id - 1 FROM provider_connections c WHERE c.tenant_id > w.tenant \
+                  ORDER BY c.tenant_id LIMIT 1) END ORDER BY r.tenant_id LIMIT 1), \
+            w.strangers + CASE WHEN w.tenant = $1 OR ",
+    has_connection!(),
+    " THEN 0 ELSE 1 END \
         FROM waiting w WHERE w.tenant IS NOT NULL \
     ) \
     SELECT w.tenant, f.id FROM waiting w CROSS JOIN LATERAL ( \
@@ -32,7 +50,9 @@ const WHOSE_TURN: &str = concat!(
             OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
                           WHERE d.run_id = first.id AND d.not_before > now())) \
         ORDER BY first.id LIMIT 1 \
-    ) f WHERE w.tenant IS NOT NULL AND w.tenant <> ALL($2) LIMIT $3"
+    ) f WHERE w.tenant > $1 AND (w.strangers = 0 OR ",
+    has_connection!(),
+    ") AND w.tenant <> ALL($2) LIMIT $3"
 );
 
 /// The runs are known by their ids: no index of what is queued is to be read for them.

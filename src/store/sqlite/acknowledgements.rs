@@ -12,7 +12,6 @@ use crate::ports::acknowledgements::{
 use crate::ports::store::StoreError;
 use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
 use crate::store::error::from_sqlx;
-use crate::store::rows;
 use async_trait::async_trait;
 use chrono::SecondsFormat;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
@@ -260,7 +259,7 @@ async fn one(
         .await
         .map_err(from_sqlx)?;
     match row {
-        Some(row) => Ok(Some(with_actor(connection, row.try_into()?).await?)),
+        Some(row) => Ok(Some(with_actor(connection, row.into()).await?)),
         None => Ok(None),
     }
 }
@@ -315,7 +314,7 @@ impl AcknowledgementStore for SqliteStore {
             .await
             .map_err(from_sqlx)?;
         if let Some(row) = already {
-            let found = with_actor(&mut tx, row.try_into()?).await?;
+            let found = with_actor(&mut tx, row.into()).await?;
             rollback(tx).await?;
             return Ok((found, false));
         }
@@ -332,7 +331,7 @@ impl AcknowledgementStore for SqliteStore {
             .fetch_optional(&mut *tx)
             .await
             .map_err(from_sqlx)?;
-        let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.try_into()?;
+        let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
         if let Some(connection) = new.connection {
             carry(&mut tx, made.id, connection, new).await?;
         }
@@ -377,7 +376,7 @@ impl AcknowledgementStore for SqliteStore {
             .fetch_all(&mut *reader)
             .await
             .map_err(from_sqlx)?;
-        with_actors(&mut reader, rows::all(found)?).await
+        with_actors(&mut reader, found.into_iter().map(Into::into).collect()).await
     }
 
     async fn acknowledgements(
@@ -414,6 +413,6 @@ impl AcknowledgementStore for SqliteStore {
             .fetch_all(&mut *reader)
             .await
             .map_err(from_sqlx)?;
-        with_actors(&mut reader, rows::all(found)?).await
+        with_actors(&mut reader, found.into_iter().map(Into::into).collect()).await
     }
 }

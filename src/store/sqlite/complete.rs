@@ -45,7 +45,10 @@ macro_rules! with_checked {
             kept!(),
             " ELSE json_insert(",
             kept!(),
-            ", '$.provider', d.provider, '$.module', d.module) END"
+            ", '$.provider', d.provider, '$.module', d.module, \
+                 CASE WHEN d.tenant_name IS NOT NULL AND json_type(context, '$.target_scope') = 'object' \
+                      THEN '$.target_scope.entra_tenant_name' ELSE '$.provider' END, \
+                 coalesce(d.tenant_name, d.provider)) END"
         )
     };
 }
@@ -68,6 +71,7 @@ const COMPLETE: &str = concat!(
                   value ->> '$[3].reason_code' AS reason_code, \
                   value -> '$[3].next_steps' AS next_steps, \
                   value ->> '$[4].provider' AS provider, value ->> '$[4].module' AS module, \
+                  value ->> '$[4].target_scope.entra_tenant_name' AS tenant_name, \
                   value ->> 5 AS kept FROM json_each($1)) AS d \
      WHERE id = d.run AND type = ",
     run_type!(),

@@ -7,7 +7,7 @@ use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
 };
 use crate::domain::{ConnectionId, TenantId};
-use crate::ports::store::{AddConnectionError, Seal, StartingPoint, StoreError};
+use crate::ports::store::{AddConnectionError, FoundCredential, Seal, StartingPoint, StoreError};
 use crate::ports::vault::SealedCredential;
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
@@ -165,6 +165,8 @@ impl SqliteStore {
             connection,
             credential,
             latest_run: latest.map(|latest| latest.operation_run_id),
+            // What is learnt again is kept again.
+            facts: None,
         }))
     }
 
@@ -188,14 +190,14 @@ impl SqliteStore {
         &self,
         after: Option<ConnectionId>,
         limit: u32,
-    ) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError> {
+    ) -> Result<Vec<FoundCredential>, StoreError> {
         let found: Vec<ConnectionWithCredentialRow> = sqlx::query_as(CREDENTIALS)
             .bind(after.map(|c| c.0))
             .bind(i64::from(limit))
             .fetch_all(&mut *self.reader().await?)
             .await
             .map_err(from_sqlx)?;
-        rows::with_credentials(found)
+        Ok(rows::credentials(found))
     }
 
     pub(super) async fn insert_connection(
@@ -290,7 +292,9 @@ impl SqliteStore {
             return Err(StoreError::Refused(format!("there is no connection {id}")));
         }
         self.write_credential(&mut tx, id, sealed).await?;
-        commit(tx).await
+        commit(tx).await?;
+        self.forget_expiry(id).await;
+        Ok(())
     }
 
     async fn write_credential(

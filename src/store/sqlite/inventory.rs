@@ -29,6 +29,7 @@ macro_rules! is_of_its_run {
         )
     };
 }
+pub(super) use is_of_its_run;
 
 /// `$1`: tenant, run, source, digest; `$2`: the time. Says whether the inventory has to be compared with
 /// what is stored: its digest is another one, the run that read it is not there any more, or it has not been compared for long (`$3`, seconds), as
@@ -60,7 +61,8 @@ const WRITE: &str = "\
 const PERMISSIONS: &str = "\
     SELECT tenant_id, permission_key, status, \
         CASE WHEN octet_length(details) <= 65536 THEN details END AS details, last_checked_at \
-    FROM tenant_permissions WHERE tenant_id = $1 ORDER BY permission_key";
+    FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing') \
+        AND permission_key IS NOT NULL ORDER BY permission_key";
 
 /// Its run may have been pruned. One that was completed at another time is not its run.
 const READ_FRESHNESS: &str = concat!(

@@ -16,6 +16,7 @@ mod complete;
 mod connections;
 mod disown;
 mod earlier;
+mod facts;
 mod guards;
 mod inspect;
 mod invalid_runs;
@@ -24,6 +25,7 @@ mod notices;
 mod onboarding;
 mod outbox;
 mod overview;
+mod plan;
 mod probe;
 mod prune;
 mod runs;
@@ -44,6 +46,7 @@ use crate::domain::completion::Completion;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
+use crate::domain::connection_facts::KeptFacts;
 use crate::domain::notice::Notice;
 use crate::domain::permission::StoredPermission;
 use crate::domain::run::RunState;
@@ -51,9 +54,9 @@ use crate::domain::{ConnectionId, OperationRun, RunId, RunSummary, TenantId, Wor
 use crate::ports::notices::NOTICES_KEPT;
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
-    ConnectionStore, Enforced, Guards, InventoryFreshness, LatestReport, Migrated, NewRun,
-    OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore, SchemaFinding,
-    SchemaStore, Seal, StartingPoint, StoreError, SweepPolicy, Swept, WorkerRecord,
+    ConnectionStore, Enforced, FoundCredential, Guards, InventoryFreshness, LatestReport, Migrated,
+    NewRun, OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore,
+    SchemaFinding, SchemaStore, Seal, StartingPoint, StoreError, SweepPolicy, Swept, WorkerRecord,
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
@@ -389,6 +392,10 @@ impl ConnectionStore for SqliteStore {
         self.read_starting_point(id).await
     }
 
+    async fn keep_facts(&self, kept: &KeptFacts) -> Result<(), StoreError> {
+        self.write_facts(kept).await
+    }
+
     async fn connections(
         &self,
         tenant: Option<TenantId>,
@@ -426,7 +433,7 @@ impl ConnectionStore for SqliteStore {
         &self,
         after: Option<ConnectionId>,
         limit: u32,
-    ) -> Result<Vec<(ProviderConnection, StoredCredential)>, StoreError> {
+    ) -> Result<Vec<FoundCredential>, StoreError> {
         self.list_credentials(after, limit).await
     }
 

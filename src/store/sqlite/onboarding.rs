@@ -71,6 +71,6 @@ impl OnboardingStore for SqliteStore {
             .fetch_optional(&mut *self.reader().await?)
             .await
             .map_err(from_sqlx)?;
-        found.map(TryInto::try_into).transpose()
+        Ok(found.map(Into::into))
     }
 }

@@ -6,10 +6,12 @@ use super::earlier::latest_report_of_connection;
 use super::{SqliteStore, id_list, now, run_type};
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
+use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendPoint, WaitingRun};
-use crate::ports::overview::{ConnectionFilter, OverviewStore};
+use crate::ports::overview::{ConnectionFilter, ConnectionSort, OverviewStore};
 use crate::ports::store::StoreError;
 use crate::store::error::from_sqlx;
+use crate::store::facts::facts_columns;
 use crate::store::lenient::Time;
 use crate::store::overview::{
     self, ACTIVE_RUNS, CompletedRow, ConnectionCountsRow, EndRow, StateRow, TrendRow, WaitingRow,
@@ -37,29 +39,54 @@ const STATES: &str = concat!(
     connection_columns!(),
     ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint, \
        l.overall AS latest_overall, l.outcome AS latest_outcome, \
-       l.completed_at AS latest_completed_at, a.id AS active_run_id \
-     FROM provider_connections c \
+       l.completed_at AS latest_completed_at, a.id AS active_run_id, ",
+    facts_columns!(),
+    " FROM provider_connections c \
+     LEFT JOIN verifyd_connection_facts f ON f.connection_id = c.id \
      LEFT JOIN ",
     latest_report_of_connection!(""),
     " LEFT JOIN latest_active a ON a.connection = CAST(c.id AS TEXT) AND a.tenant_id = c.tenant_id \
-     WHERE ",
-    is_valid_connection!()
+     WHERE true"
 );
 
 const COUNTS: &str = concat!(
-    "SELECT count(*) AS total, \
-        count(*) FILTER (WHERE c.status = 'disabled') AS disabled, \
-        count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'ready') AS ready, \
-        count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'needs_attention') \
-            AS needs_attention, \
-        count(*) FILTER (WHERE c.status <> 'disabled' AND l.overall = 'blocked') AS blocked, \
-        count(*) FILTER (WHERE c.status <> 'disabled' AND l.outcome = 'failed') AS failed, \
-        count(*) FILTER (WHERE c.status <> 'disabled' AND l.connection_id IS NULL) \
-            AS never_checked \
-    FROM provider_connections c LEFT JOIN ",
+    "SELECT count(*) AS total, count(*) FILTER (WHERE NOT c.valid) AS unusable, \
+        count(*) FILTER (WHERE c.valid AND c.status = 'disabled') AS disabled, \
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'ready') AS ready, \
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'needs_attention') AS needs_attention, \
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'blocked') AS blocked, \
+        count(*) FILTER (WHERE c.enabled AND l.outcome = 'failed') AS failed, \
+        count(*) FILTER (WHERE c.enabled AND l.connection_id IS NULL) AS never_checked \
+    FROM (SELECT c.id, c.workspace_id, c.tenant_id, c.status, (",
+    is_valid_connection!(),
+    ") IS TRUE AS valid, (c.status = 'enabled' AND ",
+    is_valid_connection!(),
+    ") IS TRUE AS enabled FROM provider_connections c) c LEFT JOIN ",
     latest_report_of_connection!(""),
     " WHERE true"
 );
+
+const USABLE: &str = concat!(" AND ", is_valid_connection!());
+const UNUSABLE: &str = concat!(" AND (", is_valid_connection!(), ") IS NOT TRUE");
+/// After every date.
+macro_rules! never {
+    () => {
+        "'~'"
+    };
+}
+
+/// When the credential expires; what never does, and what is unknown, comes last.
+macro_rules! expires {
+    ($facts:literal) => {
+        concat!(
+            "coalesce(",
+            $facts,
+            ".credential_expires_at, ",
+            never!(),
+            ")"
+        )
+    };
+}
 
 /// What a run's report says for the chain below. One that is too large for a list says nothing.
 macro_rules! told {
@@ -159,6 +186,36 @@ fn states(binding: &Binding) -> QueryBuilder<Sqlite> {
     query
 }
 
+/// The order, and where the page begins. Of the connection that the page before ended with only the id is
+/// named: where it is gone, what has no date is left.
+fn push_page(query: &mut QueryBuilder<Sqlite>, filter: &ConnectionFilter) {
+    match (filter.sort, filter.after) {
+        (ConnectionSort::Id, None) => {}
+        (ConnectionSort::Id, Some(after)) => {
+            query.push(" AND c.id > ").push_bind(after.0);
+        }
+        (ConnectionSort::Expiry, None) => {}
+        (ConnectionSort::Expiry, Some(after)) => {
+            query
+                .push(concat!(
+                    " AND (",
+                    expires!("f"),
+                    ", c.id) > (coalesce((SELECT ",
+                    expires!("x"),
+                    " FROM verifyd_connection_facts x WHERE x.connection_id = "
+                ))
+                .push_bind(after.0)
+                .push(concat!("), ", never!(), "), "))
+                .push_bind(after.0)
+                .push(")");
+        }
+    }
+    query.push(match filter.sort {
+        ConnectionSort::Id => " ORDER BY c.id",
+        ConnectionSort::Expiry => concat!(" ORDER BY ", expires!("f"), ", c.id"),
+    });
+}
+
 #[async_trait]
 impl OverviewStore for SqliteStore {
     async fn connection_states(
@@ -170,7 +227,13 @@ impl OverviewStore for SqliteStore {
             query.push(" AND c.tenant_id = ").push_bind(tenant.0);
         }
         if let Some(status) = filter.status {
-            query.push(" AND c.status = ").push_bind(status.as_str());
+            match status {
+                ConnectionStatus::Unusable => query.push(UNUSABLE),
+                status => query
+                    .push(" AND c.status = ")
+                    .push_bind(status.as_str())
+                    .push(USABLE),
+            };
         }
         match filter.overall.as_deref() {
             None => {}
@@ -189,12 +252,8 @@ impl OverviewStore for SqliteStore {
                 .push_bind(overview::anywhere(name))
                 .push(r" ESCAPE '\'");
         }
-        if let Some(after) = filter.after {
-            query.push(" AND c.id > ").push_bind(after.0);
-        }
-        query
-            .push(" ORDER BY c.id LIMIT ")
-            .push_bind(i64::from(filter.limit));
+        push_page(&mut query, filter);
+        query.push(" LIMIT ").push_bind(i64::from(filter.limit));
         let found: Vec<StateRow> = query
             .build_query_as()
             .fetch_all(&mut *self.reader().await?)

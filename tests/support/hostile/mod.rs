@@ -177,6 +177,9 @@ fn well(path: &str, at: At, tenant: &str) -> Option<serde_json::Value> {
     })
 }
 
+const WEB_PAGE: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 15\r\n\r\n<html>no</html>";
+
 /// Every way to answer, by name, and the reason in which it must end.
 pub fn hostilities() -> Vec<(&'static str, Vec<At>, Hostile, Reason)> {
     let tick = Duration::from_millis(50);
@@ -215,10 +218,10 @@ pub fn hostilities() -> Vec<(&'static str, Vec<At>, Hostile, Reason)> {
             both(),
             Hostile::Endless(
                 Vec::new(),
-                b"HTTP/1.1 100 Continue\r\n\r\n".to_vec(),
-                tick / 50,
+                b"HTTP/1.1 100 Continue\r\n\r\n".repeat(1000),
+                Duration::ZERO,
             ),
-            Reason::ProviderTimeout,
+            Reason::ResponseInvalid,
         ),
         (
             "headers without an end",
@@ -261,12 +264,15 @@ pub fn hostilities() -> Vec<(&'static str, Vec<At>, Hostile, Reason)> {
             Reason::ResponseInvalid,
         ),
         (
+            "a page of a web site in place of a token",
+            vec![At::Token],
+            Hostile::Bytes(WEB_PAGE.to_vec()),
+            Reason::ProxyRefused,
+        ),
+        (
             "a page of a web site",
-            both(),
-            Hostile::Bytes(
-                b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 15\r\n\r\n<html>no</html>"
-                    .to_vec(),
-            ),
+            vec![At::Graph],
+            Hostile::Bytes(WEB_PAGE.to_vec()),
             Reason::ResponseInvalid,
         ),
         (

@@ -1,5 +1,6 @@
 //! Sign-in, identity of the directory, service principal.
 
+use super::refusal::{READS_APPLICATIONS, READS_ORGANIZATION, Rights, is_refusal};
 use super::sheet::Sheet;
 use crate::domain::Reason;
 use crate::domain::report::{Evidence, EvidenceKind, Severity};
@@ -9,11 +10,11 @@ use crate::provider::microsoft::graph::ServicePrincipal;
 use crate::provider::microsoft::modules::{AUTHENTICATION, IDENTITY, SERVICE_PRINCIPAL};
 use uuid::Uuid;
 
-pub(super) fn signed_in(sheet: &mut Sheet<'_>) {
+pub(super) fn signed_in(sheet: &mut Sheet<'_>, evidence: Vec<Evidence>) {
     sheet.pass(
         AUTHENTICATION,
         "Microsoft Entra accepts the credential.",
-        Vec::new(),
+        evidence,
     );
 }
 
@@ -26,77 +27,68 @@ pub(super) fn another_directory(sheet: &mut Sheet<'_>, expected: Uuid, found: Uu
     );
 }
 
-/// The directory must be the expected one. Where it may not be read, the token's own word is taken
-/// with a warning: that permission is missing, which its own check says, not the connection broken.
+/// The directory must be the expected one. Where it may not be read, the token's own word is taken with a
+/// warning that says why it may not: the connection itself is not broken.
 pub(super) fn judge_identity(
     sheet: &mut Sheet<'_>,
     expected: Uuid,
     claims: &Claims,
+    rights: &Rights<'_>,
     organization: Result<Vec<Uuid>, Fault>,
 ) {
-    match organization {
-        Ok(found) => match found.iter().find(|id| **id != expected) {
-            None if !found.is_empty() => sheet.pass(
-                IDENTITY,
-                "The directory that answers is the one of the connection.",
-                Vec::new(),
-            ),
-            Some(other) => another_directory(sheet, expected, *other),
-            None => sheet.fail(IDENTITY, &Fault::invalid(200)),
-        },
-        Err(fault) if fault.reason == Reason::PermissionDenied && claims.tid == Some(expected) => {
-            let mut evidence = fault.evidence;
-            evidence.push(Evidence::new(
-                EvidenceKind::Permission,
-                "Organization.Read.All",
-            ));
-            sheet.warn(
-                IDENTITY,
-                Reason::PermissionDenied,
-                Severity::Medium,
-                "The token names the directory of the connection, which is taken in its place.",
-                evidence,
-            );
+    let fault = match organization {
+        Ok(found) => {
+            return match found.iter().find(|id| **id != expected) {
+                None if !found.is_empty() => sheet.pass(
+                    IDENTITY,
+                    "The directory that answers is the one of the connection.",
+                    Vec::new(),
+                ),
+                Some(other) => another_directory(sheet, expected, *other),
+                None => sheet.fail(IDENTITY, &Fault::invalid(200)),
+            };
         }
-        Err(fault) => sheet.fail(IDENTITY, &fault),
+        Err(fault) => rights.meaning(fault, READS_ORGANIZATION),
+    };
+    if is_refusal(&fault) && claims.tid == Some(expected) {
+        sheet.warn(
+            IDENTITY,
+            fault.reason,
+            fault.reason.severity().min(Severity::Medium),
+            "The token names the directory of the connection, which is taken in its place.",
+            fault.evidence,
+        );
+    } else {
+        sheet.fail(IDENTITY, &fault);
     }
 }
 
 /// A service principal that may not be read is no failure: the token shows that there is one.
 pub(super) fn judge_service_principal(
     sheet: &mut Sheet<'_>,
+    rights: &Rights<'_>,
     answer: &Result<ServicePrincipal, Fault>,
 ) {
-    match answer {
-        Ok(found) if found.account_enabled == Some(false) => {
-            sheet.fail(SERVICE_PRINCIPAL, &Fault::new(Reason::AppDisabled));
-        }
-        Ok(_) => sheet.pass(
-            SERVICE_PRINCIPAL,
-            "The application has an enabled service principal in the directory.",
-            Vec::new(),
-        ),
-        Err(fault) if fault.status == Some(404) && fault.reason != Reason::ResponseInvalid => {
-            let missing = Fault {
-                reason: Reason::ServicePrincipalMissing,
-                ..fault.clone()
-            };
-            sheet.fail(SERVICE_PRINCIPAL, &missing);
-        }
-        Err(fault) if fault.reason == Reason::PermissionDenied => {
-            let mut evidence = fault.evidence.clone();
-            evidence.push(Evidence::new(
-                EvidenceKind::Permission,
-                "Application.Read.All",
-            ));
-            sheet.warn(
+    let fault = match answer {
+        Ok(found) if found.account_enabled == Some(false) => Fault::new(Reason::AppDisabled),
+        Ok(_) => {
+            return sheet.pass(
                 SERVICE_PRINCIPAL,
-                Reason::PermissionDenied,
-                Severity::Low,
-                "Whether it is enabled is only known from the sign-in.",
-                evidence,
+                "The application has an enabled service principal in the directory.",
+                Vec::new(),
             );
         }
-        Err(fault) => sheet.fail(SERVICE_PRINCIPAL, fault),
+        Err(fault) => rights.meaning(fault.clone(), READS_APPLICATIONS),
+    };
+    if is_refusal(&fault) {
+        sheet.warn(
+            SERVICE_PRINCIPAL,
+            fault.reason,
+            Severity::Low,
+            "Whether it is enabled is only known from the sign-in.",
+            fault.evidence,
+        );
+    } else {
+        sheet.fail(SERVICE_PRINCIPAL, &fault);
     }
 }

@@ -1,17 +1,21 @@
 //! What is granted, compared with the token's view and with what the module needs.
 
+use super::offers::Offered;
+use super::refusal::{Rights, is_refusal};
 use super::sheet::Sheet;
 use crate::domain::Reason;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::permission::{
     InventoryEntry, InventoryRefresh, InventorySource, PermissionDetails, PermissionStatus,
-    satisfied_by,
+    RequiredPermission, satisfied_by,
 };
 use crate::domain::report::{Evidence, EvidenceKind, Severity};
 use crate::provider::microsoft::claims::Claims;
 use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::graph::{Grants, KnownGrants, ServicePrincipal, Session};
-use crate::provider::microsoft::modules::{INVENTORY, Module, check_key};
+use crate::provider::microsoft::modules::{
+    GRAPH_APP_ID, INVENTORY, Module, check_key, name, resource_name,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,7 +29,12 @@ pub(super) struct Read {
 /// What is granted, and where that was read.
 pub(super) struct Granted {
     pub source: InventorySource,
+    /// What is stored of it.
     known: Arc<KnownGrants>,
+    /// As the directory lists it.
+    listed: Arc<KnownGrants>,
+    /// Names on Graph, with what only a token of just now carries: these satisfy requirements. None: as listed.
+    usable: Option<BTreeSet<String>>,
 }
 
 /// Reads the service principal and its grants: at the same time where an earlier check has read its id,
@@ -34,15 +43,15 @@ pub(super) async fn read(session: &Session<'_>) -> Read {
     let expected = session.expected_principal().await;
     let early = async {
         match expected {
-            Some(id) => Some(session.grants(id).await),
+            Some(known) => Some(session.grants(known.id).await),
             None => None,
         }
     };
     let (service_principal, early) = tokio::join!(session.service_principal(), early);
     let grants = match &service_principal {
-        Ok(found) if expected == Some(found.id) => early,
+        Ok(found) if expected.is_some_and(|known| known.id == found.id) => early,
         Ok(found) => {
-            session.expect_principal(found.id).await;
+            session.expect_principal(found).await;
             Some(session.grants(found.id).await)
         }
         Err(_) => None,
@@ -55,31 +64,34 @@ pub(super) async fn read(session: &Session<'_>) -> Read {
 
 /// Has a token from an earlier check replaced when it differs from the assignments: then only a
 /// difference that is left in a new token is worth a warning.
-pub(super) async fn compare(session: &Session<'_>, read: Read) -> Read {
+pub(super) async fn compare(session: &Session<'_>, read: &Read) {
     let token = session.token().await;
     if let (Some(Ok(grants)), Some(roles)) = (&read.grants, &token.claims.roles)
         && grants.grants.graph != *roles
     {
         session.renew_if_cached().await;
     }
-    read
 }
 
-/// What is granted by the assignments, else by the token; null when neither can be read.
-pub(super) fn judge(sheet: &mut Sheet<'_>, read: Read, claims: &Claims) -> Option<Granted> {
+/// What is granted by the assignments, else by the token; None when neither can be read.
+pub(super) fn judge(
+    sheet: &mut Sheet<'_>,
+    read: Read,
+    claims: &Claims,
+    rights: &Rights<'_>,
+    is_fresh: bool,
+) -> Option<Granted> {
     let fault = match (read.grants, read.service_principal) {
         (Some(Ok(grants)), _) => {
-            let granted = Granted {
-                source: InventorySource::AppRoleAssignments,
-                known: grants,
-            };
+            let newer = claims.roles.as_ref().filter(|_| is_fresh);
+            let granted = Granted::by_assignments(grants, newer);
             warn_or_pass(sheet, &granted, claims);
             return Some(granted);
         }
-        (Some(Err(fault)), _) | (None, Err(fault)) => fault,
+        (Some(Err(fault)), _) | (None, Err(fault)) => rights.meaning_of_grants(fault),
         (None, Ok(_)) => Fault::new(Reason::InventoryUnreadable),
     };
-    if fault.reason != Reason::PermissionDenied {
+    if !is_refusal(&fault) {
         sheet.fail(INVENTORY, &fault);
         return None;
     }
@@ -92,15 +104,14 @@ pub(super) fn judge(sheet: &mut Sheet<'_>, read: Read, claims: &Claims) -> Optio
         return None;
     };
     let granted = Granted::by_token(roles);
+    // Where the permission is there, granting it would not help.
+    let (reason, remark) = match fault.reason {
+        Reason::PermissionDenied => (Reason::InventoryFromToken, ""),
+        other => (other, "What is granted was read from the token."),
+    };
     let mut evidence = fault.evidence;
     evidence.extend(granted.evidence());
-    sheet.warn(
-        INVENTORY,
-        Reason::InventoryFromToken,
-        Reason::InventoryFromToken.severity(),
-        "",
-        evidence,
-    );
+    sheet.warn(INVENTORY, reason, Severity::Low, remark, evidence);
     Some(granted)
 }
 
@@ -108,7 +119,7 @@ fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
     let differing: Vec<&String> = claims
         .roles
         .iter()
-        .flat_map(|roles| granted.graph().symmetric_difference(roles))
+        .flat_map(|roles| granted.listed.grants.graph.symmetric_difference(roles))
         .collect();
     if differing.is_empty() {
         let message = "The granted permissions were read.";
@@ -132,15 +143,52 @@ fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
 
 impl Granted {
     fn by_token(roles: &BTreeSet<String>) -> Self {
+        let known = Arc::new(KnownGrants::new(Grants::of_token(roles), Vec::new()));
         Self {
             source: InventorySource::TokenRoles,
-            known: Arc::new(KnownGrants::new(Grants::of_token(roles), Vec::new())),
+            listed: Arc::clone(&known),
+            known,
+            usable: None,
+        }
+    }
+
+    /// What a token of just now carries is granted, too, though it is not listed yet: a list replicates. An
+    /// empty list says nothing beside such a token.
+    fn by_assignments(listed: Arc<KnownGrants>, newer: Option<&BTreeSet<String>>) -> Self {
+        let more = newer.filter(|roles| !roles.is_subset(&listed.grants.graph));
+        let (source, known) = match more {
+            Some(roles) if listed.grants.all.is_empty() => (
+                InventorySource::TokenRoles,
+                Arc::new(KnownGrants::new(Grants::of_token(roles), Vec::new())),
+            ),
+            _ => (InventorySource::AppRoleAssignments, Arc::clone(&listed)),
+        };
+        Self {
+            source,
+            known,
+            usable: more.map(|roles| roles.union(&listed.grants.graph).cloned().collect()),
+            listed,
         }
     }
 
     /// Names on Graph: these satisfy requirements.
     pub fn graph(&self) -> &BTreeSet<String> {
-        &self.known.grants.graph
+        self.usable.as_ref().unwrap_or(&self.listed.grants.graph)
+    }
+
+    /// Keys of everything that is granted, on other APIs too.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.known.grants.all.keys()
+    }
+
+    /// The granted permission that satisfies a required one, on whatever API.
+    pub fn satisfying<'p>(&'p self, required: &'p RequiredPermission) -> Option<&'p str> {
+        satisfying(required, self.graph(), &self.known.grants)
+    }
+
+    /// Whether it can be told if a permission is granted: a token names those on Graph only.
+    fn knows(&self, required: &RequiredPermission) -> bool {
+        required.resource.is_none() || self.source == InventorySource::AppRoleAssignments
     }
 
     fn evidence(&self) -> Vec<Evidence> {
@@ -151,41 +199,72 @@ impl Granted {
     }
 }
 
+/// The granted permission that satisfies a required one: among `graph` where it is one of Graph, else among
+/// all that is granted.
+fn satisfying<'p>(
+    required: &'p RequiredPermission,
+    graph: &'p BTreeSet<String>,
+    grants: &'p Grants,
+) -> Option<&'p str> {
+    if required.resource.is_none() {
+        return satisfied_by(required, graph);
+    }
+    let mut able = std::iter::once(&required.key).chain(&required.satisfied_by);
+    able.find(|key| grants.all.contains_key(*key))
+        .map(String::as_str)
+}
+
 /// A check for each required permission, and what is to be stored.
 pub(super) fn judge_permissions(
     sheet: &mut Sheet<'_>,
     module: &Module,
     granted: &Granted,
+    offered: &BTreeMap<String, Offered>,
     connection: &ProviderConnection,
 ) -> InventoryRefresh {
-    for permission in module.permissions {
-        let key = check_key(permission.key);
-        let by = satisfied_by(permission, granted.graph());
+    for permission in &module.permissions {
+        let key = check_key(permission);
+        let named = name(permission);
+        let by = granted.satisfying(permission);
         let stand_in = by.filter(|name| *name != permission.key);
-        let mut evidence = vec![Evidence::new(EvidenceKind::Permission, permission.key)];
+        let mut evidence = vec![Evidence::new(EvidenceKind::Permission, &permission.key)];
+        let listed = &granted.listed.grants;
+        let is_listed = satisfying(permission, &listed.graph, listed).is_some();
         match by {
+            Some(_) if !is_listed => sheet.warn(
+                &key,
+                Reason::PermissionPropagating,
+                Severity::Low,
+                "The token carries it, the list of grants does not yet.",
+                evidence,
+            ),
             Some(_) => {
                 let message = match stand_in {
-                    Some(name) => {
-                        evidence.push(Evidence::new(EvidenceKind::SatisfiedBy, name));
-                        format!(
-                            "{} is included in {name}, which is granted.",
-                            permission.key
-                        )
+                    Some(other) => {
+                        evidence.push(Evidence::new(EvidenceKind::SatisfiedBy, other));
+                        format!("{named} is included in {other}, which is granted.")
                     }
-                    None => format!("{} is granted.", permission.key),
+                    None => format!("{named} is granted."),
                 };
                 sheet.pass(&key, &message, evidence);
             }
+            None if !granted.knows(permission) => {
+                let reason = Reason::PermissionUnknown;
+                sheet.warn(&key, reason, reason.severity(), "", evidence);
+            }
             None => {
-                evidence.push(Evidence::new(
-                    EvidenceKind::AppRoleId,
-                    permission.app_role_id,
-                ));
+                let offer = offered.get(&permission.key);
+                let id = role_id(permission, offer);
+                if let Some(lacking) = not_offered(permission, offer) {
+                    sheet.not_offered(&key, lacking, evidence);
+                    continue;
+                }
+                if let Some(id) = &id {
+                    evidence.push(Evidence::new(EvidenceKind::AppRoleId, id));
+                }
                 let message = format!(
-                    "{} {} is missing: without it, {}.",
+                    "{} {named} is missing: without it, {}.",
                     Reason::PermissionMissing.what(),
-                    permission.key,
                     permission.needed_for
                 );
                 sheet.missing(&key, message, evidence);
@@ -198,8 +277,33 @@ pub(super) fn judge_permissions(
         source: granted.source,
         entries: granted
             .known
-            .inventory(module.key, granted.source, || entries(module, granted)),
+            .inventory(&module.key, granted.source, || entries(module, granted)),
     }
+}
+
+/// The id that the module or the API itself knows.
+fn role_id(permission: &RequiredPermission, offer: Option<&Offered>) -> Option<String> {
+    permission.app_role_id.clone().or_else(|| match offer {
+        Some(Offered::Role(id)) => Some(id.to_string()),
+        _ => None,
+    })
+}
+
+/// Why a permission cannot be granted at all.
+fn not_offered(permission: &RequiredPermission, offer: Option<&Offered>) -> Option<String> {
+    let resource = permission.resource.unwrap_or(GRAPH_APP_ID);
+    let resource = resource_name(resource);
+    let lacking = match offer? {
+        Offered::Role(_) => return None,
+        Offered::NoRole => format!("{resource} has no application role of this name"),
+        Offered::NoResource => format!("the directory has no service principal of {resource}"),
+    };
+    Some(format!(
+        "{} {}: {lacking}. Without it, {}.",
+        Reason::PermissionNotOffered.what(),
+        permission.role(),
+        permission.needed_for
+    ))
 }
 
 /// What is to be stored: every permission that is granted, and every required one.
@@ -219,11 +323,16 @@ fn entries(module: &Module, granted: &Granted) -> BTreeMap<String, InventoryEntr
             (name.clone(), entry(PermissionStatus::Granted, details))
         })
         .collect();
-    for permission in module.permissions {
-        let by = satisfied_by(permission, granted.graph());
+    for permission in module.permissions.iter().filter(|p| granted.knows(p)) {
+        // Not what the token adds: checks with other tokens share these entries.
+        let known = &granted.known.grants;
+        let by = satisfying(permission, &known.graph, known);
         let details = PermissionDetails {
             required: true,
-            app_role_id: Some(permission.app_role_id.to_owned()),
+            app_role_id: permission.app_role_id.clone().or_else(|| {
+                let id = granted.known.grants.all.get(&permission.key)?;
+                id.map(|id| id.to_string())
+            }),
             satisfied_by: by.filter(|name| *name != permission.key).map(str::to_owned),
             source: Some(granted.source),
         };
@@ -231,7 +340,7 @@ fn entries(module: &Module, granted: &Granted) -> BTreeMap<String, InventoryEntr
             Some(_) => PermissionStatus::Granted,
             None => PermissionStatus::Missing,
         };
-        entries.insert(permission.key.to_owned(), entry(status, details));
+        entries.insert(permission.key.clone(), entry(status, details));
     }
     entries
 }

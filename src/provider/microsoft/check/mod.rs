@@ -1,47 +1,63 @@
 //! One check of one connection: sign in, ask what can be asked at the same time, then judge the
 //! answers in the order of the planned checks.
 
+mod application;
+mod asking;
 mod connection;
+mod excess;
+mod expiry;
 mod inventory;
+mod licences;
+mod offers;
+mod patience;
 mod probes;
+mod refusal;
 mod sheet;
+mod why;
 
-use super::cloud::Clouds;
+use super::cloud::{Cloud, Clouds};
 use super::fault::Fault;
-use super::graph::{Session, Shared};
-use super::modules::{self, AUTHENTICATION};
+use super::graph::{KnownPrincipal, Session, Shared};
+use super::modules::{AUTHENTICATION, Modules};
 use super::preflight;
 use crate::domain::Reason;
-use crate::domain::credential::Credential;
+use crate::domain::connection_facts::ConnectionFacts;
 use crate::domain::link::is_guid;
 use crate::domain::report::EvidenceKind;
 use crate::ports::provider::{Disposition, Findings, Target, Unmet};
-use chrono::TimeDelta;
+use application::Question;
+use patience::Patience;
+use refusal::Rights;
 use sheet::Sheet;
-use std::time::Duration;
-use tokio::time::Instant;
 use uuid::Uuid;
-
-/// So long after it was replaced a certificate may still be unknown to the provider.
-const ROTATION: TimeDelta = TimeDelta::minutes(10);
-const ROTATION_WAITS: [Duration; 3] = [
-    Duration::from_secs(1),
-    Duration::from_secs(4),
-    Duration::from_secs(10),
-];
+use why::Explanation;
 
 /// Never fails: every error is a finding.
-pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Findings {
-    let Some(module) = modules::module(&target.module) else {
+pub(super) async fn run(
+    shared: &Shared,
+    clouds: &Clouds,
+    modules: &Modules,
+    target: &Target,
+) -> Findings {
+    let Some(module) = modules.get(&target.module) else {
         // Preflight refuses it; there is no check to show.
         return Findings {
             checks: Vec::new(),
             healthy: false,
             inventory: None,
             disposition: Disposition::Finished,
+            facts: ConnectionFacts::default(),
         };
     };
     let mut sheet = Sheet::new(module, target);
+    // Links lead to the right place also where this check cannot sign in.
+    if let Ok((cloud, tenant, client_id)) = addressed(clouds, target) {
+        sheet.know_client(client_id);
+        let key = (cloud.key.clone(), tenant, client_id);
+        if let Some(known) = shared.principals.get(&key).await {
+            sheet.learn(known);
+        }
+    }
     let session = match sign_in_patiently(shared, clouds, target).await {
         Ok(session) => session,
         Err(fault) => {
@@ -54,17 +70,21 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
     if let Some(tid) = token.claims.tid
         && tid != session.tenant()
     {
-        connection::signed_in(&mut sheet);
+        connection::signed_in(&mut sheet, session.credential_evidence());
         connection::another_directory(&mut sheet, session.tenant(), tid);
         return sheet.finish(None);
     }
 
-    let (organization, read, early) = tokio::join!(
-        session.organization(),
-        inventory::read(&session),
-        probes::early(&session, module, &token.claims),
-    );
-    let inventory = inventory::compare(&session, read).await;
+    let clock = shared.clock.as_ref();
+    let is_new = patience::is_connection_new(target, clock);
+    let patience = Patience::new(shared.caller.longest_wait(), target.deadline);
+    let asked = asking::patiently(&session, module, is_new, patience).await;
+    inventory::compare(&session, &asked.read).await;
+    match &asked.read.service_principal {
+        Ok(found) => sheet.learn(found.into()),
+        Err(fault) if fault.status == Some(404) => sheet.forget_principal(),
+        Err(_) => {}
+    }
     // It may have been replaced.
     let token = session.token().await;
     let claims = &token.claims;
@@ -73,49 +93,126 @@ pub(super) async fn run(shared: &Shared, clouds: &Clouds, target: &Target) -> Fi
         sheet.fail(AUTHENTICATION, &fault);
         return sheet.finish(None);
     }
-    connection::signed_in(&mut sheet);
-    connection::judge_identity(&mut sheet, session.tenant(), claims, organization);
+    connection::signed_in(&mut sheet, session.credential_evidence());
+    let now = clock.now();
+    let known = expiry::known(target);
+    if known.is_some() {
+        expiry::judge(&mut sheet, known, now);
+    }
+    let rights = Rights::of(&asked, claims, is_new, now);
+    let (organization, plans, name) = match asked.organization {
+        Ok(found) => (Ok(found.ids), Some(found.plans), found.name),
+        Err(fault) => (Err(fault), None, None),
+    };
+    connection::judge_identity(&mut sheet, session.tenant(), claims, &rights, organization);
     if !sheet.is_healthy() {
         return sheet.finish(None);
     }
-    connection::judge_service_principal(&mut sheet, &inventory.service_principal);
+    // Of another directory not even the name is kept.
+    sheet.facts().entra_tenant_name = name;
+    connection::judge_service_principal(&mut sheet, &rights, &asked.read.service_principal);
     if !sheet.is_healthy() {
         return sheet.finish(None);
     }
-    let Some(granted) = inventory::judge(&mut sheet, inventory, claims) else {
+    let is_fresh = session.is_token_fresh().await;
+    let principal = asked.read.service_principal.as_ref().ok();
+    let principal = principal.map(KnownPrincipal::from);
+    let Some(granted) = inventory::judge(&mut sheet, asked.read, claims, &rights, is_fresh) else {
         return sheet.finish(None);
     };
-    let refresh = inventory::judge_permissions(&mut sheet, module, &granted, &target.connection);
-    probes::run(&mut sheet, &session, module, &granted, early).await;
+    let offered = offers::of_missing(&session, module, &granted).await;
+    let connection = &target.connection;
+    let refresh = inventory::judge_permissions(&mut sheet, module, &granted, &offered, connection);
+    let own = connection.module.as_deref();
+    excess::judge(&mut sheet, modules, module, own, &granted);
+    let missing = why::missing(&sheet, module);
+    let question = question(shared, clouds, target, &session, principal);
+    let explaining = async {
+        match (&question, known) {
+            _ if !missing.is_empty() => {
+                let (id, deadline) = (principal.map(|p| p.id), Question::deadline(target));
+                why::read(&session, id, question.as_ref(), &missing, deadline).await
+            }
+            (Some(question), None) => Explanation::of(question.ask(false).await),
+            _ => Explanation::default(),
+        }
+    };
+    let ((), explanation) = tokio::join!(
+        probes::run(&mut sheet, &session, module, &granted, &rights, asked.early),
+        explaining,
+    );
+    why::explain(&mut sheet, &missing, &explanation);
+    licences::attach(&mut sheet, module, plans.as_deref());
+    let registered = explanation
+        .application()
+        .and_then(|application| expiry::registered(target, application, now));
+    let known = expiry::combine(known, registered, target.known.expiry, now);
+    expiry::judge(&mut sheet, known, now);
     sheet.finish(Some(refresh))
 }
 
-/// A certificate that was registered just now is not known to every server of the provider yet, so
-/// one that was replaced lately is tried again, as far as the run's deadline allows.
+/// Whom to ask about the registration; nobody while its owner is unknown.
+fn question<'a>(
+    shared: &'a Shared,
+    clouds: &'a Clouds,
+    target: &'a Target,
+    session: &'a Session<'a>,
+    principal: Option<KnownPrincipal>,
+) -> Option<Question<'a>> {
+    let known = target.known.owner_tenant_id.as_deref();
+    let known = known.and_then(|text| Uuid::try_parse(text).ok());
+    Some(Question {
+        shared,
+        cloud: addressed(clouds, target).ok()?.0,
+        target,
+        session,
+        owner: principal.and_then(|principal| principal.owner).or(known)?,
+    })
+}
+
+/// What a credential that was replaced a short while ago may be refused with until it is known everywhere.
+fn may_be_too_new(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::CertificateNotRegistered
+            | Reason::SecretInvalid
+            | Reason::SecretExpired
+            | Reason::FederationMismatch
+            | Reason::FederationNotConfigured
+    )
+}
+
+/// What an application that was consented to a short while ago may be refused with.
+fn may_be_unknown_yet(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::AppNotFound | Reason::ServicePrincipalMissing | Reason::ConsentMissing
+    )
+}
+
+/// A credential, or a consent, of just now is not known to every server of the provider yet: the sign-in is
+/// tried again, as far as the run's deadline allows.
 async fn sign_in_patiently<'a>(
     shared: &'a Shared,
     clouds: &'a Clouds,
     target: &'a Target,
 ) -> Result<Session<'a>, Fault> {
-    let rotated = matches!(target.credential, Credential::Certificate { .. })
-        && target
-            .credential_changed_at
-            .is_some_and(|at| shared.clock.now() - at < ROTATION);
-    let mut waits = ROTATION_WAITS.into_iter();
+    let clock = shared.clock.as_ref();
+    let mut patience = Patience::new(shared.caller.longest_wait(), target.deadline);
     loop {
-        let result = sign_in(shared, clouds, target).await;
-        let unregistered = matches!(
-            &result,
-            Err(fault) if fault.reason == Reason::CertificateNotRegistered
-        );
-        match waits.next() {
-            Some(wait)
-                if rotated && unregistered && Instant::now() + 2 * wait < target.deadline =>
-            {
-                tracing::debug!("the certificate was replaced lately: trying again");
-                tokio::time::sleep(wait).await;
-            }
-            _ => return result,
+        let fault = match sign_in(shared, clouds, target).await {
+            Ok(session) => return Ok(session),
+            Err(fault) => fault,
+        };
+        let again = (may_be_too_new(fault.reason)
+            && patience::is_credential_new(target, clock)
+            && patience.wait_for_credential().await)
+            || (may_be_unknown_yet(fault.reason)
+                && patience::is_connection_new(target, clock)
+                && patience.wait_for_consent(false).await);
+        if !again {
+            let tried = patience.attempts();
+            return Err(fault.with_some(EvidenceKind::Attempts, (tried > 1).then_some(tried)));
         }
     }
 }
@@ -125,6 +222,12 @@ async fn sign_in<'a>(
     clouds: &'a Clouds,
     target: &'a Target,
 ) -> Result<Session<'a>, Fault> {
+    let (cloud, tenant, client_id) = addressed(clouds, target)?;
+    Session::open(shared, target, cloud, tenant, client_id).await
+}
+
+/// Cloud, directory and application.
+fn addressed<'a>(clouds: &'a Clouds, target: &Target) -> Result<(&'a Cloud, Uuid, Uuid), Fault> {
     let unmet = |unmet: Unmet| Fault {
         evidence: unmet.evidence,
         ..Fault::new(unmet.reason)
@@ -138,5 +241,5 @@ async fn sign_in<'a>(
         .ok_or_else(|| {
             Fault::new(Reason::TargetScopeMalformed).with(EvidenceKind::Expected, "a GUID")
         })?;
-    Session::open(shared, target, cloud, tenant, client_id).await
+    Ok((cloud, tenant, client_id))
 }

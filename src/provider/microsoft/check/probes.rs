@@ -1,6 +1,7 @@
 //! Calls that show whether a module's services answer.
 
 use super::inventory::Granted;
+use super::refusal::Rights;
 use super::sheet::Sheet;
 use crate::domain::Reason;
 use crate::domain::permission::satisfied_by;
@@ -15,7 +16,7 @@ use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 
 /// Answers by the probe's key.
-pub(super) type Answers = HashMap<&'static str, Result<Value, Fault>>;
+pub(super) type Answers = HashMap<String, Result<Value, Fault>>;
 
 /// Makes the probes that the token says are allowed, while the inventory is still being read.
 pub(super) async fn early(session: &Session<'_>, module: &Module, claims: &Claims) -> Answers {
@@ -36,6 +37,7 @@ pub(super) async fn run(
     session: &Session<'_>,
     module: &Module,
     granted: &Granted,
+    rights: &Rights<'_>,
     mut answers: Answers,
 ) {
     let allowed: Vec<&Probe> = module
@@ -46,39 +48,42 @@ pub(super) async fn run(
     let open = allowed
         .iter()
         .copied()
-        .filter(|probe| !answers.contains_key(probe.key));
+        .filter(|probe| !answers.contains_key(&probe.key));
     answers.extend(ask(session, open).await);
-    let token = session.token().await;
-    let claims = &token.claims;
     for probe in allowed {
-        let reaches_token = claims
-            .roles
-            .as_ref()
-            .is_none_or(|roles| is_allowed(module, probe, roles));
-        match answers.remove(probe.key) {
+        match answers.remove(&probe.key) {
             Some(Ok(answer)) => judge(sheet, probe, &answer),
-            Some(Err(fault)) if fault.reason == Reason::PermissionDenied => {
-                let fault = fault.with(EvidenceKind::Permission, probe.permission);
-                if reaches_token {
-                    sheet.fail(probe.key, &fault);
+            Some(Err(fault)) => {
+                let fault = rights.meaning(fault, &opened_by(module, probe));
+                if fault.reason == Reason::PermissionPropagating {
+                    let severity = fault.reason.severity();
+                    sheet.warn(&probe.key, fault.reason, severity, "", fault.evidence);
                 } else {
-                    sheet.warn(
-                        probe.key,
-                        Reason::PermissionPropagating,
-                        Severity::Low,
-                        "",
-                        fault.evidence,
-                    );
+                    sheet.fail(&probe.key, &fault);
                 }
             }
-            Some(Err(fault)) => sheet.fail(probe.key, &fault),
             None => {}
         }
     }
 }
 
+/// The permissions that open the probe, its own one first.
+fn opened_by<'m>(module: &'m Module, probe: &'m Probe) -> Vec<&'m str> {
+    let required = module
+        .permissions
+        .iter()
+        .find(|p| p.key == probe.permission);
+    std::iter::once(probe.permission.as_str())
+        .chain(
+            required
+                .into_iter()
+                .flat_map(|p| p.satisfied_by.iter().map(String::as_str)),
+        )
+        .collect()
+}
+
 async fn ask<'p>(session: &Session<'_>, probes: impl Iterator<Item = &'p Probe>) -> Answers {
-    let calls = probes.map(|probe| async move { (probe.key, session.probe(probe).await) });
+    let calls = probes.map(|probe| async move { (probe.key.clone(), session.probe(probe).await) });
     join_all(calls).await.into_iter().collect()
 }
 
@@ -91,47 +96,67 @@ fn is_allowed(module: &Module, probe: &Probe, granted: &BTreeSet<String>) -> boo
 }
 
 fn judge(sheet: &mut Sheet<'_>, probe: &Probe, answer: &Value) {
-    match probe.expect {
-        Expect::List => {
-            if answer.get("value").is_some_and(Value::is_array) {
-                sheet.pass(probe.key, "The service answers.", Vec::new());
-            } else {
-                sheet.fail(probe.key, &Fault::invalid(200));
-            }
-        }
-        Expect::ActiveSubscription => {
-            let Some(state) = evidence::code(answer.get("subscriptionState")) else {
-                sheet.fail(probe.key, &Fault::invalid(200));
+    let value = answer.get("value").and_then(Value::as_array);
+    match &probe.expect {
+        Expect::Object if answer.is_object() => answers(sheet, probe),
+        Expect::List if value.is_some() => answers(sheet, probe),
+        Expect::NotEmpty => match value {
+            Some(list) if list.is_empty() => unexpected(sheet, probe, "at least one", "none"),
+            Some(_) => answers(sheet, probe),
+            None => sheet.fail(&probe.key, &Fault::invalid(200)),
+        },
+        Expect::Object | Expect::List => sheet.fail(&probe.key, &Fault::invalid(200)),
+        Expect::Member {
+            name,
+            one_of,
+            tolerated,
+        } => {
+            let Some(found) = member(answer, name) else {
+                sheet.fail(&probe.key, &Fault::invalid(200));
                 return;
             };
-            let found = |state| {
-                vec![
-                    Evidence::new(EvidenceKind::Expected, "active"),
-                    Evidence::new(EvidenceKind::Found, state),
-                ]
-            };
-            match state {
-                "active" => sheet.pass(
-                    probe.key,
-                    "The tenant's Intune subscription is active.",
-                    Vec::new(),
-                ),
-                // The period of grace: it still works.
-                "warning" => sheet.warn(
-                    probe.key,
-                    Reason::IntuneInactive,
+            if one_of.contains(&found) {
+                let message = format!("The service answers: {name} is {found}.");
+                sheet.pass(&probe.key, &message, Vec::new());
+            } else if tolerated.contains(&found) {
+                sheet.warn(
+                    &probe.key,
+                    probe.reason,
                     Severity::Medium,
                     "It is about to end, but still works.",
-                    found(state),
-                ),
-                other => {
-                    let inactive = Fault {
-                        evidence: found(other),
-                        ..Fault::new(Reason::IntuneInactive)
-                    };
-                    sheet.fail(probe.key, &inactive);
-                }
+                    compared(&one_of.join(", "), &found),
+                );
+            } else {
+                unexpected(sheet, probe, &one_of.join(", "), &found);
             }
         }
+    }
+}
+
+fn answers(sheet: &mut Sheet<'_>, probe: &Probe) {
+    sheet.pass(&probe.key, "The service answers.", Vec::new());
+}
+
+fn unexpected(sheet: &mut Sheet<'_>, probe: &Probe, expected: &str, found: &str) {
+    let fault = Fault {
+        evidence: compared(expected, found),
+        ..Fault::new(probe.reason)
+    };
+    sheet.fail(&probe.key, &fault);
+}
+
+fn compared(expected: &str, found: &str) -> Vec<Evidence> {
+    vec![
+        Evidence::new(EvidenceKind::Expected, expected),
+        Evidence::new(EvidenceKind::Found, found),
+    ]
+}
+
+/// A member as evidence may show it: a code, a number, or true or false.
+fn member(answer: &Value, name: &str) -> Option<String> {
+    let found = answer.get(name)?;
+    match found {
+        Value::Bool(_) | Value::Number(_) => Some(found.to_string()),
+        _ => evidence::code(Some(found)).map(str::to_owned),
     }
 }

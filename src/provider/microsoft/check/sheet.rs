@@ -1,19 +1,29 @@
 //! The checks of one run while they are being filled in.
 
+use super::licences;
 use crate::domain::Reason;
+use crate::domain::connection_facts::ConnectionFacts;
+use crate::domain::link::{Link, LinkContext};
 use crate::domain::permission::InventoryRefresh;
-use crate::domain::report::{Check, CheckStatus, Evidence, Severity};
+use crate::domain::report::{Check, CheckStatus, Evidence, EvidenceKind, NextStep, Severity};
 use crate::ports::provider::{CheckSpec, Disposition, Findings, Target};
 use crate::provider::microsoft::fault::Fault;
-use crate::provider::microsoft::modules::Module;
-use std::collections::HashMap;
+use crate::provider::microsoft::graph::KnownPrincipal;
+use crate::provider::microsoft::modules::{self, Module};
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Keeps the planned order and leaves no check out: what is never filled in is skipped.
 pub(super) struct Sheet<'a> {
     planned: Vec<CheckSpec>,
-    target: &'a Target,
+    /// With what the check has learnt.
+    links: Cow<'a, LinkContext>,
+    facts: ConnectionFacts,
     done: HashMap<String, Check>,
+    /// Keys of the probes of Intune.
+    intune: HashSet<String>,
     healthy: bool,
     later: Option<Duration>,
     /// A failure that waiting does not change: the run must not go back to the queue.
@@ -24,34 +34,73 @@ impl<'a> Sheet<'a> {
     /// Nothing is filled in yet.
     pub fn new(module: &Module, target: &'a Target) -> Self {
         Self {
-            planned: module.planned_checks(),
-            target,
+            planned: modules::planned_checks(module),
+            links: Cow::Borrowed(&target.links),
+            facts: ConnectionFacts::default(),
             done: HashMap::new(),
+            intune: licences::probes_of_intune(module)
+                .map(|probe| probe.key.clone())
+                .collect(),
             healthy: true,
             later: None,
             settled: false,
         }
     }
 
-    fn set(&mut self, key: &str, make: impl FnOnce(&CheckSpec) -> Check) {
+    /// What the links of checks that are judged from here on are made of, too.
+    pub fn learn(&mut self, principal: KnownPrincipal) {
+        let links = self.links.to_mut();
+        links.service_principal_id = Some(principal.id.to_string());
+        self.facts.service_principal_id = links.service_principal_id.clone();
+        if let Some(owner) = principal.owner {
+            links.owner_tenant_id = Some(owner.to_string());
+            self.facts.owner_tenant_id = links.owner_tenant_id.clone();
+        }
+    }
+
+    /// The application that signs in, where the connection does not name it.
+    pub fn know_client(&mut self, client_id: Uuid) {
+        if self.links.client_id.is_none() {
+            self.links.to_mut().client_id = Some(client_id.to_string());
+        }
+    }
+
+    /// What an earlier check has read is gone: no link leads there.
+    pub fn forget_principal(&mut self) {
+        if self.links.service_principal_id.is_some() {
+            self.links.to_mut().service_principal_id = None;
+        }
+    }
+
+    fn set(&mut self, key: &str, make: impl FnOnce(&CheckSpec, &LinkContext) -> Check) {
         if let Some(spec) = self.planned.iter().find(|spec| spec.key == key) {
-            self.done.insert(key.to_owned(), make(spec));
+            self.done.insert(key.to_owned(), make(spec, &self.links));
         }
     }
 
     /// The check is passed.
     pub fn pass(&mut self, key: &str, message: &str, evidence: Vec<Evidence>) {
-        self.set(key, |spec| spec.pass(message, evidence));
+        self.set(key, |spec, _| spec.pass(message, evidence));
     }
 
     /// One of the connection's own checks failed: the run ends failed.
     pub fn fail(&mut self, key: &str, fault: &Fault) {
-        let links = &self.target.links;
         self.healthy = false;
         self.settled |= !fault.is_transient();
         self.later = self.later.max(fault.later);
-        self.set(key, |spec| {
-            spec.fail(fault.reason, links, fault.evidence.clone())
+        self.set(key, |spec, links| {
+            let mut check = spec.fail(fault.reason, links, fault.evidence.clone());
+            if let Some(remark) = &fault.remark {
+                check.message = format!("{} {remark}", check.message);
+            }
+            if let Some(code) = fault.look_up {
+                let url = links.error_lookup(code);
+                if !check.next_steps.iter().any(|step| step.url == url) {
+                    let label = format!("Look up AADSTS{code}");
+                    check.next_steps.push(NextStep { url, label });
+                }
+            }
+            check
         });
     }
 
@@ -64,8 +113,7 @@ impl<'a> Sheet<'a> {
         remark: &str,
         evidence: Vec<Evidence>,
     ) {
-        let links = &self.target.links;
-        self.set(key, |spec| {
+        self.set(key, |spec, links| {
             let mut check = spec.reason(CheckStatus::Warn, reason, links, evidence);
             check.severity = severity;
             if !remark.is_empty() {
@@ -77,8 +125,7 @@ impl<'a> Sheet<'a> {
 
     /// A required permission is not granted; the outcome stays as it is.
     pub fn missing(&mut self, key: &str, message: String, evidence: Vec<Evidence>) {
-        let links = &self.target.links;
-        self.set(key, |spec| {
+        self.set(key, |spec, links| {
             let mut check = spec.fail(Reason::PermissionMissing, links, evidence);
             check.severity = spec.severity;
             check.message = message;
@@ -86,26 +133,110 @@ impl<'a> Sheet<'a> {
         });
     }
 
+    /// A required permission can not be granted; the outcome stays as it is.
+    pub fn not_offered(&mut self, key: &str, message: String, evidence: Vec<Evidence>) {
+        self.set(key, |spec, links| {
+            let mut check = spec.fail(Reason::PermissionNotOffered, links, evidence);
+            check.severity = spec.severity;
+            check.message = message;
+            check
+        });
+    }
+
+    /// The same with why it is missing; severity and evidence stay.
+    pub fn explain(&mut self, key: &str, reason: Reason, message: String) {
+        let links = &self.links;
+        if let Some(check) = self.done.get_mut(key) {
+            check.reason_code = Some(reason);
+            check.message = message;
+            let steps = reason.steps().iter();
+            check.next_steps = steps
+                .map(|(label, link)| links.step(label, *link))
+                .collect();
+        }
+    }
+
+    /// Could not be told, for a reason that is no fault of the connection.
+    pub fn skip(&mut self, key: &str, reason: Reason, evidence: Vec<Evidence>) {
+        self.set(key, |spec, links| {
+            spec.reason(CheckStatus::Skip, reason, links, evidence)
+        });
+    }
+
+    /// More evidence for a check that did not pass.
+    pub fn add_evidence(&mut self, key: &str, evidence: &[Evidence]) {
+        if let Some(check) = self.done.get_mut(key)
+            && check.status != CheckStatus::Pass
+        {
+            check.evidence.extend_from_slice(evidence);
+        }
+    }
+
+    /// The reason of a check so far.
+    pub fn reason(&self, key: &str) -> Option<Reason> {
+        self.done.get(key)?.reason_code
+    }
+
+    /// The facts that findings take along.
+    pub fn facts(&mut self) -> &mut ConnectionFacts {
+        &mut self.facts
+    }
+
     /// False as soon as one of the connection's own checks failed.
     pub fn is_healthy(&self) -> bool {
         self.healthy
     }
 
+    /// No step asks for what another check says is done, or leads to a service that was not asked.
+    fn remove_futile_steps(&mut self) {
+        let leads_to = |links: &[Link]| -> Vec<String> {
+            links.iter().map(|link| self.links.resolve(*link)).collect()
+        };
+        let of_intune = leads_to(&[Link::IntuneLicences, Link::IntuneRoles]);
+        let of_registration = leads_to(&[Link::ApiPermissions]);
+        let permission = |check: &Check| {
+            let mut named = check.evidence.iter();
+            named
+                .find(|e| e.kind == EvidenceKind::Permission)
+                .map(|e| e.value.clone())
+        };
+        let requested: HashSet<String> = self
+            .done
+            .values()
+            .filter(|check| check.reason_code == Some(Reason::PermissionNotConsented))
+            .filter_map(permission)
+            .collect();
+        for (key, check) in &mut self.done {
+            let futile = match check.reason_code {
+                Some(Reason::PermissionNotEffective) if !self.intune.contains(key) => &of_intune,
+                Some(Reason::PermissionDenied)
+                    if permission(check).is_some_and(|name| requested.contains(&name)) =>
+                {
+                    &of_registration
+                }
+                _ => continue,
+            };
+            check.next_steps.retain(|step| !futile.contains(&step.url));
+        }
+    }
+
     /// The findings, in the planned order.
     pub fn finish(mut self, inventory: Option<InventoryRefresh>) -> Findings {
+        self.remove_futile_steps();
         let checks = self
             .planned
             .iter()
             .map(|spec| {
                 self.done
                     .remove(&spec.key)
-                    .unwrap_or_else(|| spec.skip(&self.target.links))
+                    .unwrap_or_else(|| spec.skip(&self.links))
             })
             .collect();
         Findings {
             checks,
             healthy: self.healthy,
             inventory,
+            facts: self.facts,
             disposition: match self.later {
                 Some(wait) if !self.settled => Disposition::Later(wait),
                 _ => Disposition::Finished,

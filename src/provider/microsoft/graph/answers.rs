@@ -1,15 +1,54 @@
 //! What is read of Graph's answers. Members that are not named here are ignored.
 
+use crate::domain::connection_facts::tenant_name;
+use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::http::Body;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use uuid::Uuid;
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Organization {
     pub id: Uuid,
+    #[serde(default, deserialize_with = "name_or_none")]
+    pub display_name: Option<String>,
+    #[serde(default, deserialize_with = "plans_or_none")]
+    pub assigned_plans: Vec<Plan>,
+}
+
+/// A service plan that is assigned to a directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in super::super) struct Plan {
+    /// A code such as `SCO`.
+    pub service: String,
+    /// A code such as `Enabled`.
+    pub status: String,
+    pub id: Option<Uuid>,
+}
+
+/// Most plans that are looked at.
+const MAX_PLANS: usize = 2_000;
+
+fn name_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let found = Value::deserialize(deserializer)?;
+    Ok(found.as_str().and_then(tenant_name))
+}
+
+fn plans_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Plan>, D::Error> {
+    let found = Value::deserialize(deserializer)?;
+    let plans = found.as_array().into_iter().flatten().take(MAX_PLANS);
+    Ok(plans
+        .filter_map(|plan| {
+            Some(Plan {
+                service: evidence::code(plan.get("service"))?.to_owned(),
+                status: evidence::code(plan.get("capabilityStatus"))?.to_owned(),
+                id: evidence::guid(plan.get("servicePlanId").and_then(Value::as_str)),
+            })
+        })
+        .collect())
 }
 
 /// An application's presence in a directory.
@@ -19,6 +58,15 @@ pub(in super::super) struct ServicePrincipal {
     pub id: Uuid,
     #[serde(default)]
     pub account_enabled: Option<bool>,
+    /// The directory that the application is registered in.
+    #[serde(default, deserialize_with = "guid_or_none")]
+    pub app_owner_organization_id: Option<Uuid>,
+}
+
+/// A member that a check can do without: what is no GUID is taken for absent.
+fn guid_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Uuid>, D::Error> {
+    let found = Value::deserialize(deserializer)?;
+    Ok(found.as_str().and_then(|text| Uuid::try_parse(text).ok()))
 }
 
 #[derive(Deserialize)]
@@ -52,8 +100,18 @@ pub(super) struct Page<T> {
 pub(super) enum Next {
     None,
     Link(String),
-    /// Not a text.
+    /// Not a text, or an empty one.
     Odd,
+}
+
+impl Next {
+    /// An empty link leads nowhere, and does not say that this is the last page.
+    fn of(link: String) -> Self {
+        match link.trim().is_empty() {
+            true => Self::Odd,
+            false => Self::Link(link),
+        }
+    }
 }
 
 /// What a call's answer is read as.
@@ -164,7 +222,7 @@ impl<T: DeserializeOwned> Answered for Page<T> {
         let page: OrdinaryPage<T> = body.object().ok_or(body)?;
         Ok(Self {
             items: page.value,
-            next: page.next.map_or(Next::None, Next::Link),
+            next: page.next.map_or(Next::None, Next::of),
         })
     }
 
@@ -173,7 +231,7 @@ impl<T: DeserializeOwned> Answered for Page<T> {
             items: list(&tree)?,
             next: match tree.get_mut("@odata.nextLink").map(Value::take) {
                 None | Some(Value::Null) => Next::None,
-                Some(Value::String(link)) => Next::Link(link),
+                Some(Value::String(link)) => Next::of(link),
                 Some(_) => Next::Odd,
             },
         })

@@ -1,11 +1,16 @@
 //! The calls to Microsoft Graph that a check makes.
 
 mod answers;
+mod application;
+mod paging;
 mod roles;
 mod session;
 
-pub(super) use answers::ServicePrincipal;
-pub(super) use roles::{Grants, KnownGrants, cache};
+pub(super) use answers::{Plan, ServicePrincipal};
+#[cfg(test)]
+pub(super) use application::Requested;
+pub(super) use application::{Application, Offered};
+pub(super) use roles::{Grants, KnownGrants, KnownPrincipal, cache};
 pub(super) use session::{Session, Shared};
 
 use super::fault::Fault;
@@ -19,6 +24,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// What the directory says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Organizations {
+    pub ids: Vec<Uuid>,
+    /// For people: bounded and clean.
+    pub name: Option<String>,
+    pub plans: Vec<Plan>,
+}
+
 /// Name of the call that lists grants, each page.
 const ASSIGNMENTS: &str = "app_role_assignments";
 
@@ -26,8 +40,8 @@ const ASSIGNMENTS: &str = "app_role_assignments";
 const RESOURCES_AT_ONCE: usize = 4;
 
 impl Session<'_> {
-    /// Ids of the directories that the token opens: one, by Graph's contract.
-    pub async fn organization(&self) -> Result<Vec<Uuid>, Fault> {
+    /// The directories that the token opens: one, by Graph's contract.
+    pub async fn organization(&self) -> Result<Organizations, Fault> {
         let uri = self.uri(
             "/v1.0/organization?$select=id,displayName,verifiedDomains,assignedPlans".to_owned(),
         )?;
@@ -36,7 +50,12 @@ impl Session<'_> {
         if found.is_empty() {
             return Err(Fault::invalid(200));
         }
-        Ok(found.into_iter().map(|o| o.id).collect())
+        let ids = found.iter().map(|o| o.id).collect();
+        let first = found.into_iter().next();
+        let (name, plans) = first
+            .map(|o| (o.display_name, o.assigned_plans))
+            .unwrap_or_default();
+        Ok(Organizations { ids, name, plans })
     }
 
     /// The application's own service principal.
@@ -45,7 +64,14 @@ impl Session<'_> {
             "/v1.0/servicePrincipals(appId='{}')?$select=id,accountEnabled,appOwnerOrganizationId",
             self.client_id()
         ))?;
-        self.get("service_principal", uri).await
+        let answer = self.get("service_principal", uri).await;
+        answer.map_err(|fault: Fault| match (fault.reason, fault.status) {
+            (Reason::ResourceNotFound, Some(404)) => Fault {
+                reason: Reason::ServicePrincipalMissing,
+                ..fault
+            },
+            _ => fault,
+        })
     }
 
     /// What is granted to the service principal, with names.
@@ -53,7 +79,7 @@ impl Session<'_> {
         let uri = self.uri(format!(
             "/v1.0/servicePrincipals/{service_principal}/appRoleAssignments"
         ))?;
-        let listing: Unread = self.get(ASSIGNMENTS, uri).await?;
+        let listing: Unread = self.get(ASSIGNMENTS, uri.clone()).await?;
         let key = (self.cloud_key().to_owned(), self.tenant(), listing.digest());
         if let Some(known) = self.known_grants().get(&key).await
             && known
@@ -64,7 +90,7 @@ impl Session<'_> {
         }
         let first: Page<Assignment> = listing.read()?;
         let is_all = matches!(first.next, Next::None);
-        let assignments = self.pages(ASSIGNMENTS, first).await?;
+        let assignments = self.pages(ASSIGNMENTS, &uri, first).await?;
         let resources: BTreeSet<Uuid> = assignments.iter().map(|a| a.resource_id).collect();
         if resources.len() > self.max_resources() {
             return Err(Fault::new(Reason::ResponseTooLarge));
@@ -126,9 +152,29 @@ impl Session<'_> {
         }
     }
 
+    /// The roles that an API offers in the directory; null when it has no service principal there.
+    pub async fn offer(&self, app_id: Uuid) -> Result<Option<Arc<ResourceRoles>>, Fault> {
+        let key = (self.cloud_key().to_owned(), self.tenant(), app_id);
+        if let Some(cached) = self.roles().get(&key).await {
+            return Ok(Some(cached));
+        }
+        let uri = self.uri(format!(
+            "/v1.0/servicePrincipals(appId='{app_id}')?$select=appId,appRoles"
+        ))?;
+        match self.get::<Resource>("resource_roles", uri).await {
+            Ok(answer) => {
+                let read = Arc::new(ResourceRoles::from(answer));
+                self.roles().insert(key, read.clone()).await;
+                Ok(Some(read))
+            }
+            Err(fault) if fault.status == Some(404) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// The answer to a probe, unjudged.
     pub async fn probe(&self, probe: &Probe) -> Result<Value, Fault> {
         let uri = self.uri(format!("{}?{}", probe.path, probe.query))?;
-        self.get(probe.key, uri).await
+        self.get("probe", uri).await
     }
 }

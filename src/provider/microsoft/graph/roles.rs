@@ -1,6 +1,6 @@
 //! From role ids to names. What a resource offers changes rarely, so it is kept in memory.
 
-use super::answers::Resource;
+use super::answers::{Resource, ServicePrincipal};
 use crate::domain::permission::{Inventory, InventoryEntry, InventorySource};
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::modules::GRAPH_APP_ID;
@@ -11,14 +11,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Role names by (cloud, directory, resource).
+/// Role names by (cloud, directory, resource): the id of its service principal, or its app id.
 pub(in super::super) type RoleCache = Cache<(String, Uuid, Uuid), Arc<ResourceRoles>>;
 
 /// Cloud, directory, application.
 pub(in super::super) type PrincipalKey = (String, Uuid, Uuid);
 
-/// Ids of service principals.
-pub(in super::super) type PrincipalCache = Cache<PrincipalKey, Uuid>;
+/// What an earlier check has learnt of an application's service principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct KnownPrincipal {
+    /// Its object id.
+    pub id: Uuid,
+    /// The directory that the application is registered in.
+    pub owner: Option<Uuid>,
+}
+
+impl From<&ServicePrincipal> for KnownPrincipal {
+    fn from(read: &ServicePrincipal) -> Self {
+        Self {
+            id: read.id,
+            owner: read.app_owner_organization_id,
+        }
+    }
+}
+
+/// Service principals that earlier checks have read.
+pub(in super::super) type PrincipalCache = Cache<PrincipalKey, KnownPrincipal>;
 
 /// An empty cache.
 pub(in super::super) fn cache<K, V>(entries: u64, ttl: Duration) -> Cache<K, V>
@@ -62,6 +80,13 @@ impl ResourceRoles {
         roles
             .iter()
             .all(|id| id.is_nil() || self.names.contains_key(id))
+    }
+
+    /// The id of the role with this name.
+    pub fn id_of(&self, name: &str) -> Option<Uuid> {
+        let is_it = |known: &&Option<String>| known.as_deref() == Some(name);
+        let mut ids = self.names.iter().filter(|(_, known)| is_it(known));
+        ids.next().map(|(id, _)| *id)
     }
 
     /// The grants that these roles are. A role without a name is none: it opens nothing that a
@@ -121,7 +146,7 @@ pub(in super::super) struct KnownGrants {
     /// What the names were taken from: as long as these are the ones in memory the names are the same.
     resources: Vec<Offer>,
     /// By module and source.
-    inventories: Mutex<BTreeMap<(&'static str, InventorySource), Arc<Inventory>>>,
+    inventories: Mutex<BTreeMap<(String, InventorySource), Arc<Inventory>>>,
 }
 
 impl KnownGrants {
@@ -147,7 +172,7 @@ impl KnownGrants {
     /// The inventory for a module, made once.
     pub fn inventory(
         &self,
-        module: &'static str,
+        module: &str,
         source: InventorySource,
         make: impl FnOnce() -> BTreeMap<String, InventoryEntry>,
     ) -> Arc<Inventory> {
@@ -156,7 +181,7 @@ impl KnownGrants {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let made = known
-            .entry((module, source))
+            .entry((module.to_owned(), source))
             .or_insert_with(|| Arc::new(make().into()));
         Arc::clone(made)
     }

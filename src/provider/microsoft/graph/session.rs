@@ -1,23 +1,36 @@
 //! A signed-in conversation with Graph for the length of one check.
 
+use super::answers::ServicePrincipal;
 use super::answers::{Answered, Next, Page, Read};
-use super::roles::{GrantCache, PrincipalCache, PrincipalKey, RoleCache};
+use super::application::{Application, Offered};
+use super::paging;
+use super::roles::{GrantCache, KnownPrincipal, PrincipalCache, PrincipalKey, RoleCache};
 use crate::domain::Reason;
-use crate::domain::report::EvidenceKind;
+use crate::domain::report::{Evidence, EvidenceKind};
 use crate::ports::clock::Clock;
 use crate::ports::provider::Target;
 use crate::provider::microsoft::cloud::Cloud;
 use crate::provider::microsoft::fault::Fault;
-use crate::provider::microsoft::graph_error;
+use crate::provider::microsoft::graph_error::{self, EXPIRED_PAGE};
 use crate::provider::microsoft::http::{Answer, Caller, Payload, Request, Scope};
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
 use http::Uri;
+use moka::future::Cache;
+use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::Mutex;
-use url::Url;
 use uuid::Uuid;
+
+/// What a resource offers, by (cloud, directory, app id of the resource).
+pub(in super::super) type OfferCache = Cache<(String, Uuid, Uuid), Arc<Offered>>;
+
+/// Registrations by (cloud, application, directory that owns it).
+pub(in super::super) type ApplicationCache = Cache<PrincipalKey, Arc<Application>>;
+
+/// The same where they cannot be read.
+pub(in super::super) type UnreadableCache = Cache<PrincipalKey, ()>;
 
 /// What all sessions share.
 pub(in super::super) struct Shared {
@@ -26,6 +39,12 @@ pub(in super::super) struct Shared {
     pub roles: RoleCache,
     pub principals: PrincipalCache,
     pub grants: GrantCache,
+    /// What resources offer, for explanations.
+    pub offers: OfferCache,
+    /// Registrations that were read lately.
+    pub applications: ApplicationCache,
+    /// Registrations that could not be read, and until when nobody tries again.
+    pub unreadable: UnreadableCache,
     pub clock: Arc<dyn Clock>,
     pub max_pages: usize,
     pub max_resources: usize,
@@ -71,7 +90,8 @@ impl<'a> Session<'a> {
         tenant: Uuid,
         client_id: Uuid,
     ) -> Result<Self, Fault> {
-        let material = Material::load(&target.credential, target.deadline).await?;
+        let material =
+            Material::load(&target.credential, target.deadline, shared.clock.now()).await?;
         let key = TokenKey::new(target.connection.id, &material, cloud, tenant, client_id);
         let obtained = obtain(shared, target, &key, &material).await?;
         Ok(Self {
@@ -88,6 +108,11 @@ impl<'a> Session<'a> {
                 sign_in_fault: None,
             }),
         })
+    }
+
+    /// What the credential says of itself that a report may hold.
+    pub fn credential_evidence(&self) -> Vec<Evidence> {
+        self.material.evidence()
     }
 
     pub fn tenant(&self) -> Uuid {
@@ -114,16 +139,16 @@ impl<'a> Session<'a> {
         (self.cloud.key.clone(), self.tenant, self.client_id)
     }
 
-    /// Id of the application's service principal as an earlier check has read it: what is asked by it
+    /// The application's service principal as an earlier check has read it: what is asked by its id
     /// need not wait for the answer that tells it again, but has to be asked anew when that differs.
-    pub async fn expected_principal(&self) -> Option<Uuid> {
+    pub async fn expected_principal(&self) -> Option<KnownPrincipal> {
         self.shared.principals.get(&self.principal_key()).await
     }
 
-    pub async fn expect_principal(&self, id: Uuid) {
+    pub async fn expect_principal(&self, read: &ServicePrincipal) {
         self.shared
             .principals
-            .insert(self.principal_key(), id)
+            .insert(self.principal_key(), read.into())
             .await;
     }
 
@@ -146,15 +171,43 @@ impl<'a> Session<'a> {
 
     /// Replaces a token that an earlier check got, because what it says differs from what else was
     /// read: grants reach only tokens that are issued after them.
-    pub async fn renew_if_cached(&self) {
+    ///
+    /// True when there is another token now.
+    pub async fn renew_if_cached(&self) -> bool {
         let used = self.token().await;
-        self.renew(&used, false).await;
+        self.renew(&used, false).await.is_some()
+    }
+
+    /// Replaces the token, however new it is: it was issued before what it has to carry.
+    pub async fn renew_again(&self) {
+        self.state.lock().await.renewed = false;
+        let used = self.token().await;
+        self.renew(&used, true).await;
+    }
+
+    /// Whether the token was issued for this check.
+    pub async fn is_token_fresh(&self) -> bool {
+        self.state.lock().await.obtained.fresh
     }
 
     /// What the answer says. A token that Graph does not accept is replaced once; so is one from an
     /// earlier check when Graph refuses the call, which may have been allowed since.
     pub(super) async fn get<T: Answered>(&self, call: &'static str, uri: Uri) -> Result<T, Fault> {
         self.read(call, uri).await?.finish()
+    }
+
+    /// The same for what only explains: no token is replaced for it.
+    pub(super) async fn get_quietly<T: Answered>(
+        &self,
+        call: &'static str,
+        uri: Uri,
+    ) -> Result<T, Fault> {
+        let token = self.token().await;
+        self.get_with(call, &uri, &token).await?.finish()
+    }
+
+    pub(super) fn offers(&self) -> &OfferCache {
+        &self.shared.offers
     }
 
     async fn read<T: Answered>(&self, call: &'static str, uri: Uri) -> Result<Read<T>, Fault> {
@@ -177,9 +230,31 @@ impl<'a> Session<'a> {
         result
     }
 
-    /// All pages of a listing, from the first one on. A link to the next one is followed as given, but only
-    /// to Graph itself.
-    pub(super) async fn pages<T>(&self, call: &'static str, first: Page<T>) -> Result<Vec<T>, Fault>
+    /// All pages of a listing, from the first one on, which stood at `start`. A link to the next one is
+    /// followed as given, but only to Graph itself, and never twice. A listing whose links have become too
+    /// old is read from its beginning, once.
+    pub(super) async fn pages<T>(
+        &self,
+        call: &'static str,
+        start: &Uri,
+        first: Page<T>,
+    ) -> Result<Vec<T>, Fault>
+    where
+        Page<T>: Answered,
+    {
+        let restarted = match self.pages_after(call, start, first).await {
+            Err(fault) if fault.has_code(EXPIRED_PAGE) => self.get(call, start.clone()).await?,
+            other => return other,
+        };
+        self.pages_after(call, start, restarted).await
+    }
+
+    async fn pages_after<T>(
+        &self,
+        call: &'static str,
+        start: &Uri,
+        first: Page<T>,
+    ) -> Result<Vec<T>, Fault>
     where
         Page<T>: Answered,
     {
@@ -187,37 +262,37 @@ impl<'a> Session<'a> {
             mut items,
             mut next,
         } = first;
-        let mut pages = 1;
+        let mut here = paging::address(start).map_err(|reason| self.graph_fault(reason))?;
+        let mut seen = HashSet::from([here.clone()]);
         loop {
-            let uri = match next {
+            let url = match &next {
                 Next::None => return Ok(items),
-                Next::Link(link) => self.next(&link)?,
-                Next::Odd => return Err(self.graph_fault(Reason::ResponseInvalid)),
+                Next::Link(link) => paging::next(link, &here, &self.cloud.graph),
+                Next::Odd => Err(Reason::ResponseInvalid),
             };
-            if pages == self.shared.max_pages {
+            let url = url.map_err(|reason| self.graph_fault(reason))?;
+            let reason = match seen.len() {
+                _ if seen.contains(&url) => Some(Reason::PagingLoop),
+                pages if pages == self.shared.max_pages => Some(Reason::ResponseTooLarge),
+                _ => None,
+            };
+            if let Some(reason) = reason {
                 return Err(self
-                    .graph_fault(Reason::ResponseTooLarge)
-                    .with(EvidenceKind::Count, self.shared.max_pages));
+                    .graph_fault(reason)
+                    .with(EvidenceKind::Count, seen.len()));
             }
+            let uri = url.as_str().parse();
+            let uri = uri.map_err(|_| self.graph_fault(Reason::ResponseInvalid))?;
             let mut page: Page<T> = self.get(call, uri).await?;
             items.append(&mut page.items);
             next = page.next;
-            pages += 1;
+            seen.insert(url.clone());
+            here = url;
         }
     }
 
     pub(super) fn known_grants(&self) -> &GrantCache {
         &self.shared.grants
-    }
-
-    fn next(&self, link: &str) -> Result<Uri, Fault> {
-        let invalid = || self.graph_fault(Reason::ResponseInvalid);
-        let url = Url::parse(link).map_err(|_| invalid())?;
-        if is_same_origin(&url, &self.cloud.graph) {
-            url.as_str().parse().map_err(|_| invalid())
-        } else {
-            Err(self.graph_fault(Reason::RedirectRefused))
-        }
     }
 
     fn graph_fault(&self, reason: Reason) -> Fault {
@@ -273,13 +348,10 @@ impl<'a> Session<'a> {
 fn is_refusal(fault: &Fault) -> bool {
     matches!(
         fault.reason,
-        Reason::PermissionDenied | Reason::ServicePrincipalMissing
+        Reason::PermissionDenied
+            | Reason::ServicePrincipalMissing
+            | Reason::ConditionalAccessBlocked
     )
-}
-
-/// Same scheme, host and port, and no user name or password.
-fn is_same_origin(url: &Url, base: &Url) -> bool {
-    url.origin() == base.origin() && url.username().is_empty() && url.password().is_none()
 }
 
 fn scope(target: &Target, call: &'static str) -> Scope {
@@ -311,7 +383,12 @@ async fn obtain(
 fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
     let status = answer.status;
     if !(200..300).contains(&status) {
-        let fault = graph_error::fault(status, answer.tree().as_ref(), answer.retry_after);
+        let fault = graph_error::fault(
+            status,
+            answer.object().as_ref(),
+            answer.retry_after,
+            answer.challenged,
+        );
         let known = fault
             .evidence
             .iter()
@@ -323,29 +400,4 @@ fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
         .body
         .and_then(Read::of)
         .ok_or_else(|| Fault::invalid(status))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_next_page_is_on_graph_itself() {
-        let base: Url = "https://graph.microsoft.com".parse().unwrap();
-        let same = |link: &str| is_same_origin(&link.parse().unwrap(), &base);
-        assert!(same("https://graph.microsoft.com/v1.0/x?$skiptoken=a"));
-        assert!(same("https://GRAPH.microsoft.com:443/x"));
-        for other in [
-            "http://graph.microsoft.com/x",
-            "https://graph.microsoft.com:444/x",
-            "https://graph.microsoft.com.evil.example/x",
-            "https://evil.example/graph.microsoft.com",
-            "https://graph.microsoft.com@evil.example/",
-            "https://user@graph.microsoft.com/",
-            "file:///etc/passwd",
-            "data:application/json,{}",
-        ] {
-            assert!(!same(other), "{other}");
-        }
-    }
 }

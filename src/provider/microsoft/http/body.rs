@@ -65,6 +65,11 @@ impl Body {
             .unwrap_or(&self.bytes)
     }
 
+    /// As it was received.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// SHA-256 over all of it.
     pub fn digest(&self) -> [u8; 32] {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.bytes);

@@ -3,16 +3,17 @@
 mod backoff;
 mod body;
 mod transport;
+pub(super) mod undeclared;
 
 pub(super) use backoff::bounded_wait;
 pub(super) use body::Body;
 
 use super::cloud::Clouds;
 use super::fault::{Fault, Retry};
-use super::settings::{MicrosoftSettings, MicrosoftSettingsError};
+use super::settings::MicrosoftSettings;
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
-use crate::outbound::guard::AddressGuard;
+use crate::outbound::{Client, Outbound, ProxiedHosts, Resends, Reuse};
 use crate::ports::clock::Clock;
 use backoff::Backoff;
 use http::{HeaderValue, Uri};
@@ -55,10 +56,15 @@ pub(super) struct Answer {
     pub status: u16,
     /// Null when it does not say that it is JSON.
     pub body: Option<Body>,
+    /// The body of an answer to a sign-in, or of an error, that does not say so: it may hold an error all
+    /// the same.
+    pub undeclared: Option<Body>,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
     /// Id that the provider gave to the request.
     pub request_id: Option<Uuid>,
+    /// It asks for a token with other claims (`WWW-Authenticate`).
+    pub challenged: bool,
 }
 
 impl Answer {
@@ -66,18 +72,19 @@ impl Answer {
     pub fn tree(&self) -> Option<Value> {
         self.body.as_ref().and_then(Body::tree)
     }
+
+    /// The body's object, whatever type and encoding it declares; `None` when it holds none.
+    pub fn object(&self) -> Option<Value> {
+        let body = self.body.as_ref().or(self.undeclared.as_ref())?;
+        undeclared::object(&undeclared::decode(body.bytes()))
+    }
 }
 
 /// The one HTTP client of the provider.
 ///
-/// Proxies of the environment are not used: they would resolve names in the guard's place. No
-/// compression is asked for, so that the bytes counted are the bytes there are.
+/// No compression is asked for, so that the bytes counted are the bytes there are.
 pub(super) struct Caller {
-    pooled: transport::Client,
-    /// Opens a connection for each request: for a second try after a 503, which a gateway may
-    /// otherwise answer on the same connection again.
-    unpooled: transport::Client,
-    guard: AddressGuard,
+    client: Client,
     backoff: Backoff,
     clock: Arc<dyn Clock>,
     request_timeout: Duration,
@@ -92,7 +99,6 @@ pub(super) struct Caller {
 impl std::fmt::Debug for Caller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Caller")
-            .field("guard", &self.guard)
             .field("request_timeout", &self.request_timeout)
             .field("max_attempts", &self.max_attempts)
             .finish_non_exhaustive()
@@ -100,18 +106,19 @@ impl std::fmt::Debug for Caller {
 }
 
 impl Caller {
-    /// Fails only if no TLS client can be made at all.
+    /// Calls the hosts of these clouds, and no others.
     pub fn new(
         settings: &MicrosoftSettings,
         clouds: &Clouds,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, MicrosoftSettingsError> {
-        let guard = AddressGuard::new(clouds.loopback_hosts());
-        let tls = transport::tls()?;
-        Ok(Self {
-            pooled: transport::client(settings, &guard, &tls, true),
-            unpooled: transport::client(settings, &guard, &tls, false),
-            guard,
+        outbound: &Outbound,
+    ) -> Self {
+        Self {
+            client: outbound.client(
+                clouds.loopback_hosts(),
+                ProxiedHosts::Only(clouds.hosts()),
+                settings.connect_timeout,
+            ),
             backoff: Backoff {
                 base: settings.retry_base_delay,
                 max: settings.retry_max_delay,
@@ -123,7 +130,12 @@ impl Caller {
             max_attempts: settings.max_attempts_per_request,
             defer_after: settings.defer_after,
             recorders: RwLock::default(),
-        })
+        }
+    }
+
+    /// The longest wait that is chosen here.
+    pub fn longest_wait(&self) -> Duration {
+        self.backoff.max
     }
 
     /// Sends the request, lets `judge` decide what its answer means, and sends it again as long as
@@ -135,13 +147,17 @@ impl Caller {
         judge: impl Fn(Answer) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let mut attempt = 1;
-        let mut client = &self.pooled;
+        let mut reuse = Reuse::Allowed;
+        let mut resends = Resends::default();
         loop {
             let request = request()?;
             let uri = request.uri.clone();
             let host = uri.host().unwrap_or_default();
             let started = Instant::now();
-            let result = self.send(client, scope, request).await.and_then(&judge);
+            let result = self
+                .send(reuse, &mut resends, scope, request)
+                .await
+                .and_then(&judge);
             self.record(
                 scope,
                 host,
@@ -163,7 +179,8 @@ impl Caller {
                 }
             };
             if fault.status == Some(503) {
-                client = &self.unpooled;
+                // A gateway may answer on the same connection as before.
+                reuse = Reuse::Never;
             }
             attempt += 1;
             tokio::time::sleep(wait).await;
@@ -194,19 +211,18 @@ impl Caller {
 
     async fn send(
         &self,
-        client: &transport::Client,
+        reuse: Reuse,
+        resends: &mut Resends,
         scope: Scope,
         request: Request,
     ) -> Result<Answer, Fault> {
-        if !self.guard.admits_uri(&request.uri) {
-            return Err(Fault::new(Reason::ProviderUnreachable));
-        }
         let limits = Limits {
             deadline: scope.deadline,
             own: Instant::now() + self.request_timeout,
             read: self.read_timeout,
         };
-        transport::exchange(client, request, scope.correlation_id, limits, self).await
+        let id = scope.correlation_id;
+        transport::exchange(&self.client, reuse, resends, request, id, limits, self).await
     }
 }
 

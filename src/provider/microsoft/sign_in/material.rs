@@ -1,9 +1,12 @@
 //! What a connection signs in with, ready to be put into a token request.
 
+use super::federated::FederatedClaims;
 use crate::domain::Reason;
+use crate::domain::connection::CredentialKind;
 use crate::domain::credential::Credential;
 use crate::domain::outside_text;
-use crate::domain::report::EvidenceKind;
+use crate::domain::report::{Evidence, EvidenceKind};
+use crate::provider::microsoft::aadsts::SignIn;
 use crate::provider::microsoft::assertion;
 use crate::provider::microsoft::certificate::SigningCertificate;
 use crate::provider::microsoft::fault::Fault;
@@ -27,13 +30,21 @@ pub(in super::super) enum Material {
         private_key_pem: SecretString,
         certificate_pem: String,
     },
-    /// What the file held when it was read.
-    Federated(SecretString),
+    /// What the file held when it was read, and what that says of itself.
+    Federated {
+        token: SecretString,
+        claims: FederatedClaims,
+    },
 }
 
 impl Material {
-    /// Takes it from the credential; a federated token is read from its file, every time.
-    pub async fn load(credential: &Credential, deadline: Instant) -> Result<Self, Fault> {
+    /// Takes it from the credential; a federated token is read from its file, every time. One that has
+    /// expired is refused here.
+    pub async fn load(
+        credential: &Credential,
+        deadline: Instant,
+        now: DateTime<Utc>,
+    ) -> Result<Self, Fault> {
         Ok(match credential {
             Credential::ClientSecret { secret, .. } => Self::Secret(secret.clone()),
             Credential::Certificate {
@@ -46,13 +57,42 @@ impl Material {
             Credential::FederatedTokenFile { path } => {
                 // A file system that hangs must not hold the run beyond its deadline.
                 let read = tokio::time::timeout_at(deadline, read_token(path)).await;
-                Self::Federated(
-                    read.ok()
-                        .flatten()
-                        .ok_or_else(|| Fault::new(Reason::FederatedTokenUnreadable))?,
-                )
+                let token = read
+                    .ok()
+                    .flatten()
+                    .ok_or_else(|| Fault::new(Reason::FederatedTokenUnreadable))?;
+                let claims = FederatedClaims::read(token.expose_secret());
+                if let Some(expired) = claims.expired(now) {
+                    return Err(expired);
+                }
+                Self::Federated { token, claims }
             }
         })
+    }
+
+    /// Who signs in with it.
+    pub fn sign_in(&self, now: DateTime<Utc>) -> SignIn<'_> {
+        let (kind, federated) = match self {
+            Self::Secret(_) => (CredentialKind::ClientSecret, None),
+            Self::Certificate { .. } => (CredentialKind::Certificate, None),
+            Self::Federated { claims, .. } => (CredentialKind::FederatedTokenFile, Some(claims)),
+        };
+        SignIn {
+            kind,
+            federated,
+            now,
+        }
+    }
+
+    /// What it says of itself that a report may hold.
+    pub fn evidence(&self) -> Vec<Evidence> {
+        let Self::Federated { claims, .. } = self else {
+            return Vec::new();
+        };
+        let evidence = claims.evidence().into_iter();
+        evidence
+            .map(|(kind, value)| Evidence::new(kind, value))
+            .collect()
     }
 
     /// SHA-256 that tells credentials apart. Never leaves the process.
@@ -76,7 +116,7 @@ impl Material {
                 part(private_key_pem.expose_secret().as_bytes());
                 part(certificate_pem.as_bytes());
             }
-            Self::Federated(token) => {
+            Self::Federated { token, .. } => {
                 part(b"federated");
                 part(token.expose_secret().as_bytes());
             }
@@ -124,7 +164,7 @@ impl Material {
                     .ok_or_else(|| Fault::new(Reason::CredentialMalformed))?;
                 Ok(assertion(&jwt))
             }
-            Self::Federated(token) => Ok(assertion(token)),
+            Self::Federated { token, .. } => Ok(assertion(token)),
         }
     }
 }
@@ -168,7 +208,8 @@ mod tests {
 
     async fn load(path: &Path) -> Result<Material, Reason> {
         let credential = Credential::FederatedTokenFile { path: path.into() };
-        Material::load(&credential, Instant::now() + Duration::from_secs(30))
+        let deadline = Instant::now() + Duration::from_secs(30);
+        Material::load(&credential, deadline, DateTime::UNIX_EPOCH)
             .await
             .map_err(|fault| fault.reason)
     }
@@ -220,7 +261,11 @@ mod tests {
     #[test]
     fn fingerprints_tell_credentials_apart() {
         let secret = |text: &str| Material::Secret(text.to_owned().into()).fingerprint();
-        let federated = Material::Federated("a".to_owned().into()).fingerprint();
+        let federated = Material::Federated {
+            token: "a".to_owned().into(),
+            claims: FederatedClaims::default(),
+        }
+        .fingerprint();
         assert_eq!(secret("a"), secret("a"));
         assert_ne!(secret("a"), secret("b"));
         assert_ne!(secret("a"), federated);

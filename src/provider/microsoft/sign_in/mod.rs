@@ -1,21 +1,24 @@
 //! Access tokens by the client credentials grant.
 
 mod cache;
+mod federated;
 mod material;
 
 pub(super) use cache::{Obtained, TokenCache};
+pub(super) use federated::FederatedClaims;
 pub(super) use material::Material;
 
-use super::aadsts;
+use super::aadsts::{self, Refusal, SignIn};
 use super::claims::Claims;
 use super::cloud::Cloud;
 use super::fault::Fault;
-use super::http::{Answer, Caller, Payload, Request, Scope};
+use super::http::{Answer, Body, Caller, Payload, Request, Scope, undeclared};
 use crate::domain::ConnectionId;
 use crate::domain::Reason;
 use crate::ports::clock::Clock;
 use bytes::Bytes;
 use http::HeaderValue;
+use memchr::memmem;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::time::Duration;
@@ -120,17 +123,45 @@ pub(super) async fn request_token(
             payload: Payload::Form(fields),
         })
     };
-    caller.call(scope, request, judge).await
+    let by = material.sign_in(clock.now());
+    caller
+        .call(scope, request, |answer| judge(answer, by))
+        .await
 }
 
-fn judge(answer: Answer) -> Result<AccessToken, Fault> {
-    if !(200..300).contains(&answer.status) {
-        return Err(aadsts::fault(
-            answer.status,
-            answer.tree().as_ref(),
-            answer.retry_after,
-        ));
+fn judge(answer: Answer, by: SignIn<'_>) -> Result<AccessToken, Fault> {
+    let body = answer.body.as_ref().or(answer.undeclared.as_ref());
+    let refusal = Refusal {
+        status: answer.status,
+        body: body.map(Body::bytes).unwrap_or_default(),
+        retry_after: answer.retry_after,
+        request_id: answer.request_id,
+    };
+    match answer.status {
+        // Pages and gateways answer so, too. What may hold a token is looked at no further.
+        200..300 => token(&answer).map_err(|fault| {
+            let stated = memmem::find(refusal.body, b"access_token").is_none();
+            let stated = stated.then(|| aadsts::stated_fault(refusal, by)).flatten();
+            let is_between = refusal.request_id.is_none() && is_page(refusal.body);
+            let page = || Fault::new(Reason::ProxyRefused).status(answer.status);
+            stated.or_else(|| is_between.then(page)).unwrap_or(fault)
+        }),
+        300..400 => Err(aadsts::stated_fault(refusal, by)
+            .unwrap_or_else(|| Fault::new(Reason::RedirectRefused).status(answer.status))),
+        _ => Err(aadsts::fault(refusal, by)),
     }
+}
+
+/// Whether it is a page for people.
+fn is_page(body: &[u8]) -> bool {
+    let text = undeclared::decode(body);
+    let start: String = text.trim_start().chars().take(14).collect();
+    let start = start.to_ascii_lowercase();
+    start.starts_with("<!doctype html") || start.starts_with("<html")
+}
+
+/// The token of an answer that says that it is one.
+fn token(answer: &Answer) -> Result<AccessToken, Fault> {
     let invalid = || Fault::invalid(answer.status);
     let mut body = answer.tree().ok_or_else(invalid)?;
     let is_bearer = body
@@ -160,16 +191,23 @@ fn judge(answer: Answer) -> Result<AccessToken, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Reason;
-    use crate::provider::microsoft::http::Body;
+    use crate::domain::connection::CredentialKind;
     use serde_json::json;
+
+    const BY: SignIn<'_> = SignIn {
+        kind: CredentialKind::ClientSecret,
+        federated: None,
+        now: chrono::DateTime::UNIX_EPOCH,
+    };
 
     fn answer(status: u16, body: Option<Value>) -> Answer {
         Answer {
             status,
             body: body.as_ref().map(Body::from),
+            undeclared: None,
             retry_after: None,
             request_id: None,
+            challenged: false,
         }
     }
 
@@ -177,7 +215,7 @@ mod tests {
     fn a_token_answer_is_read() {
         for expires in [json!(3599), json!("3599")] {
             let body = json!({"token_type": "bearer", "expires_in": expires, "access_token": "t"});
-            let token = judge(answer(200, Some(body))).unwrap();
+            let token = judge(answer(200, Some(body)), BY).unwrap();
             assert_eq!(token.lifetime, Duration::from_secs(3599));
             let header = token.authorization();
             assert_eq!(header.to_str().unwrap(), "Bearer t");
@@ -188,7 +226,7 @@ mod tests {
     #[test]
     fn a_token_is_never_printed() {
         let body = json!({"token_type": "Bearer", "expires_in": 1, "access_token": "canary-token"});
-        let token = judge(answer(200, Some(body))).unwrap();
+        let token = judge(answer(200, Some(body)), BY).unwrap();
         assert!(!format!("{token:?}").contains("canary-token"));
     }
 
@@ -205,7 +243,7 @@ mod tests {
             Some(json!({"token_type": "Bearer", "expires_in": 1, "access_token": "a\r\nb"})),
             Some(json!({"token_type": "Bearer", "expires_in": 1, "access_token": {"a": 1}})),
         ] {
-            let fault = judge(answer(200, body.clone())).unwrap_err();
+            let fault = judge(answer(200, body.clone()), BY).unwrap_err();
             assert_eq!(fault.reason, Reason::ResponseInvalid, "{body:?}");
         }
     }

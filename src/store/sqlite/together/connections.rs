@@ -4,6 +4,7 @@ use super::list;
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::{StartingPoint, StoreError};
 use crate::store::error::from_sqlx;
+use crate::store::facts::{FactsPart, facts_columns};
 use crate::store::rows::ConnectionWithCredentialRow;
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::bounds::short;
@@ -19,9 +20,12 @@ const START: &str = concat!(
     connection_columns!(),
     ", ",
     credential_columns!(),
-    ", l.operation_run_id AS latest_run_id \
+    ", l.operation_run_id AS latest_run_id, ",
+    facts_columns!(),
+    " \
       FROM json_each($1) w CROSS JOIN provider_connections c ON c.id = w.value \
       LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id \
+      LEFT JOIN verifyd_connection_facts f ON f.connection_id = c.id \
       LEFT JOIN ",
     latest_report_of_connection!(carries_fingerprint!()),
 );
@@ -61,10 +65,12 @@ impl Together<SqliteStore> for StartRequest {
         for row in rows {
             let id: i64 = row.try_get("id").map_err(from_sqlx)?;
             let latest: Option<i64> = row.try_get("latest_run_id").map_err(from_sqlx)?;
+            let facts = FactsPart::from_row(&row).map_err(from_sqlx)?;
             let row = ConnectionWithCredentialRow::from_row(&row).map_err(from_sqlx)?;
             match row.try_into() {
                 Ok((connection, credential)) => {
                     let start = StartingPoint {
+                        facts: facts.kept(ConnectionId(id))?,
                         connection,
                         credential,
                         latest_run: latest.map(RunId),

@@ -1,0 +1,26 @@
+//! Whether the modules of `microsoft.modules_dir` can be read.
+
+use super::{Line, State, bad, ok};
+use crate::app;
+use crate::cli::modules;
+use crate::config::Settings;
+
+pub fn check(settings: &Settings) -> Line {
+    match app::providers_offline(settings) {
+        Ok(providers) => {
+            let modules = modules::all(&providers);
+            let files = modules.iter().filter(|(_, m)| m.file.is_some()).count();
+            let found = match files {
+                0 => format!("{} modules", modules.len()),
+                files => format!("{} modules, {files} of files", modules.len()),
+            };
+            ok("modules", found)
+        }
+        Err(error) => bad(
+            "modules",
+            State::Failed,
+            format!("{error:#}"),
+            "correct the files of microsoft.modules_dir; `verifyd modules validate FILE` tests one",
+        ),
+    }
+}

@@ -1,0 +1,113 @@
+//! Which way calls to the outside take, and whether the proxy opens it.
+
+use super::{Line, State, bad, ok};
+use crate::config::Settings;
+use crate::outbound::Outbound;
+use crate::outbound::proxy::{Proxy, ProxyTrouble};
+use http::Uri;
+use std::collections::BTreeSet;
+
+const PART: &str = "outbound";
+
+/// A line for each host of the default cloud that is called through a proxy, which is tried, and one
+/// for all others.
+pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
+    let outbound = match Outbound::new(&settings.outbound) {
+        Ok(outbound) => outbound,
+        Err(error) => {
+            let remedy = "correct outbound.proxy (HTTPS_PROXY)";
+            lines.push(bad(PART, State::Failed, error.to_string(), remedy));
+            return;
+        }
+    };
+    let Some(configured) = outbound.proxy() else {
+        lines.push(ok(PART, "without a proxy"));
+        return;
+    };
+    let set_by = settings.origin("outbound.proxy");
+    lines.push(ok(PART, format!("proxy {configured} ({set_by})")));
+    let microsoft = &settings.microsoft;
+    let mut directly = BTreeSet::new();
+    let mut untried = BTreeSet::new();
+    let clouds = microsoft.clouds.iter();
+    for (key, address) in clouds.flat_map(|(key, c)| [(key, &c.login), (key, &c.graph)]) {
+        let Ok(uri) = address.parse::<Uri>() else {
+            continue;
+        };
+        let host = uri.host().unwrap_or_default().to_owned();
+        match outbound.proxy_of(&uri) {
+            Some(proxy) if !is_loopback(&host) && *key == microsoft.default_cloud => {
+                let limit = microsoft.connect_timeout;
+                let tried = outbound.try_proxy(proxy, &uri, limit).await;
+                lines.push(line(&host, proxy, tried));
+            }
+            Some(_) if !is_loopback(&host) => {
+                untried.insert(host);
+            }
+            _ => {
+                directly.insert(host);
+            }
+        }
+    }
+    if !untried.is_empty() {
+        let hosts = joined(&untried);
+        lines.push(ok(
+            PART,
+            format!("{hosts}: through {configured}, not tried"),
+        ));
+    }
+    if !directly.is_empty() {
+        lines.push(ok(PART, format!("{}: directly", joined(&directly))));
+    }
+}
+
+fn line(host: &str, proxy: &Proxy, tried: Result<(), ProxyTrouble>) -> Line {
+    match tried {
+        Ok(()) => ok(
+            PART,
+            format!("{host}: through {proxy}, which opens the way"),
+        ),
+        Err(trouble) => bad(
+            PART,
+            State::Failed,
+            format!("{host}: through {proxy}: {trouble}"),
+            remedy(trouble),
+        ),
+    }
+}
+
+fn remedy(trouble: ProxyTrouble) -> &'static str {
+    match trouble {
+        ProxyTrouble::AsksForCredentials => {
+            "put user and password into the address of the proxy (percent-encoded), in outbound.proxy or in \
+             the file that VERIFYD__OUTBOUND__PROXY_FILE names"
+        }
+        ProxyTrouble::RefusesCredentials => {
+            "correct user and password in the address of the proxy; reserved characters are percent-encoded"
+        }
+        ProxyTrouble::RefusesHost => "allow CONNECT to this host in the proxy",
+        ProxyTrouble::Status(_) => "look at the log of the proxy: it could not reach the host",
+        ProxyTrouble::Unreachable | ProxyTrouble::Timeout => {
+            "check host and port of outbound.proxy (HTTPS_PROXY), and that this machine may connect to them"
+        }
+        ProxyTrouble::Tls => {
+            "let this machine trust the certificate of the proxy, or use http:// for it"
+        }
+        ProxyTrouble::NotHttp => {
+            "check that host and port of outbound.proxy are those of an HTTP proxy"
+        }
+    }
+}
+
+fn joined(hosts: &BTreeSet<String>) -> String {
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    hosts.join(", ")
+}
+
+fn is_loopback(host: &str) -> bool {
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || literal
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}

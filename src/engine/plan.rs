@@ -1,0 +1,111 @@
+//! Plans: what a module would mean for the connections there are.
+
+use super::settings::LinkSettings;
+use crate::domain::ConnectionId;
+use crate::domain::access::Binding;
+use crate::domain::connection::{ConnectionStatus, ProviderConnection};
+use crate::domain::link::{Link, LinkContext};
+use crate::domain::module::Module;
+use crate::domain::plan::{self, PlanCounts, PlanLine};
+use crate::ports::plan::PlanFilter;
+use crate::ports::provider::Provider;
+use crate::ports::store::{Store, StoreError};
+
+/// Connections that are read at a time.
+pub const PAGE: u32 = 200;
+
+/// A module that is compared with stored inventories.
+#[derive(Debug)]
+pub struct Planner<'a> {
+    pub store: &'a dyn Store,
+    pub provider: &'a dyn Provider,
+    pub links: &'a LinkSettings,
+    pub module: &'a Module,
+    /// Only these connections.
+    pub binding: Binding,
+}
+
+/// Some connections, in the order of their ids.
+#[derive(Debug)]
+pub struct PlanPage {
+    pub lines: Vec<PlanLine>,
+    /// Disabled connections among them, which have no line.
+    pub disabled: u64,
+    /// Where the next page begins; `None` after the last one.
+    pub next: Option<ConnectionId>,
+}
+
+impl Planner<'_> {
+    /// Up to `limit` connections after `after`.
+    pub async fn page(
+        &self,
+        after: Option<ConnectionId>,
+        limit: u32,
+    ) -> Result<PlanPage, StoreError> {
+        let filter = PlanFilter {
+            binding: self.binding,
+            provider: self.provider.key().to_owned(),
+            keys: plan::keys(self.module),
+            after,
+            limit: limit.saturating_add(1),
+        };
+        let mut subjects = self.store.plan_subjects(&filter).await?;
+        let more = subjects.len() > limit as usize;
+        subjects.truncate(limit as usize);
+        let next = subjects
+            .last()
+            .filter(|_| more)
+            .map(|subject| subject.connection.id);
+        let all = subjects.len();
+        let lines: Vec<PlanLine> = subjects
+            .into_iter()
+            .filter(|subject| subject.connection.status == ConnectionStatus::Enabled)
+            .map(|subject| {
+                let links = self.links_of(&subject.connection);
+                PlanLine::of(self.module, subject, || links.resolve(Link::AdminConsent))
+            })
+            .collect();
+        Ok(PlanPage {
+            disabled: (all - lines.len()) as u64,
+            lines,
+            next,
+        })
+    }
+
+    /// Counts up to `most` connections; false: there are more.
+    pub async fn counts(&self, most: u32) -> Result<(PlanCounts, bool), StoreError> {
+        let mut counts = PlanCounts::default();
+        let mut after = None;
+        let mut left = most;
+        while left > 0 {
+            let page = self.page(after, left.min(PAGE)).await?;
+            page.add_to(&mut counts);
+            after = page.next;
+            left = left.saturating_sub(PAGE);
+            if after.is_none() {
+                return Ok((counts, true));
+            }
+        }
+        Ok((counts, false))
+    }
+
+    fn links_of(&self, connection: &ProviderConnection) -> LinkContext {
+        let cloud = connection.cloud.as_deref();
+        LinkContext {
+            connection_id: Some(connection.id.0),
+            entra_tenant_id: connection.entra_tenant_id.clone(),
+            client_id: connection.client_id.clone(),
+            ..self.links.context(Some(self.provider), cloud)
+        }
+    }
+}
+
+impl PlanPage {
+    /// Adds what is on this page.
+    pub fn add_to(&self, counts: &mut PlanCounts) {
+        counts.disabled += self.disabled;
+        for line in &self.lines {
+            counts.count(line);
+        }
+    }
+}

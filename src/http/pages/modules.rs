@@ -1,0 +1,167 @@
+//! `GET /modules`, and what one of them would mean for the connections within reach.
+
+use super::error::{PageError, render};
+use super::layout::Layout;
+use super::session::Visitor;
+use super::shown::{Moment, QueryText, safe_link};
+use super::{Pages, ROWS};
+use crate::domain::ConnectionId;
+use crate::domain::module::Module;
+use crate::domain::plan::{PlanCounts, PlanLine, Verdict};
+use crate::engine::plan::Planner;
+use crate::view::ModuleView;
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// Connections that are counted for one page; beyond them the command tells.
+const COUNTED: u32 = 2_000;
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Paging {
+    #[serde(default)]
+    after: String,
+}
+
+#[derive(Template)]
+#[template(path = "modules.html")]
+struct ModulesPage {
+    page: Layout,
+    modules: Vec<ModuleView>,
+}
+
+/// One connection of the plan.
+struct Row {
+    line: PlanLine,
+    name: String,
+    /// Of the badge.
+    class: &'static str,
+    words: &'static str,
+    unknown: Option<&'static str>,
+    read: Option<Moment>,
+    consent: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "plan.html")]
+struct PlanPage {
+    page: Layout,
+    module: ModuleView,
+    counts: PlanCounts,
+    /// There are more connections than were counted.
+    cut: bool,
+    rows: Vec<Row>,
+    first: Option<String>,
+    next: Option<String>,
+    /// What a person types for the same.
+    command: String,
+}
+
+/// Every module, with the key of its provider.
+fn all(pages: &Pages) -> Vec<(&'static str, Arc<Module>)> {
+    let keys = pages.providers.keys().into_iter();
+    keys.filter_map(|key| Some((key, pages.providers.get(key)?)))
+        .flat_map(|(key, provider)| {
+            let modules = provider.modules().into_iter();
+            let known: Vec<Arc<Module>> = modules.filter_map(|m| provider.module(m)).collect();
+            known.into_iter().map(move |module| (key, module))
+        })
+        .collect()
+}
+
+/// Without the path of its file, which is about the machine.
+fn view(provider: &str, module: &Module) -> ModuleView {
+    let mut view = ModuleView::of(provider, module);
+    view.file = view.file.map(|_| "a file".to_owned());
+    view
+}
+
+/// `GET /modules`
+pub async fn list(
+    State(pages): State<Arc<Pages>>,
+    visitor: Visitor,
+) -> Result<Response, PageError> {
+    let modules = all(&pages);
+    Ok(render(&ModulesPage {
+        page: Layout::of(&visitor, "modules", "Modules"),
+        modules: modules.iter().map(|(p, m)| view(p, m)).collect(),
+    }))
+}
+
+/// `GET /modules/{key}/plan`
+pub async fn plan(
+    State(pages): State<Arc<Pages>>,
+    visitor: Visitor,
+    Path(key): Path<String>,
+    Query(paging): Query<Paging>,
+) -> Result<Response, PageError> {
+    let modules = all(&pages);
+    let (provider_key, module) = modules
+        .iter()
+        .find(|(_, module)| module.key == key)
+        .ok_or(PageError::NotFound)?;
+    let provider = pages
+        .providers
+        .get(provider_key)
+        .ok_or(PageError::NotFound)?;
+    let after = match paging.after.trim() {
+        "" => None,
+        text => Some(text.parse::<i64>().map(ConnectionId).map_err(|_| {
+            PageError::Refused("after is a whole number; the address has another.".to_owned())
+        })?),
+    };
+    let planner = Planner {
+        store: pages.store.as_ref(),
+        provider: provider.as_ref(),
+        links: &pages.links,
+        module,
+        binding: visitor.binding,
+    };
+    let (counts, complete) = planner.counts(COUNTED).await?;
+    let found = planner.page(after, ROWS).await?;
+    let now = pages.clock.now();
+    let address = format!("/modules/{key}/plan");
+    let next = found
+        .next
+        .map(|id| format!("{address}{}", QueryText::default().with("after", Some(id))));
+    Ok(render(&PlanPage {
+        page: Layout::of(&visitor, "modules", format!("Plan: {}", module.title)),
+        module: view(provider_key, module),
+        counts,
+        cut: !complete,
+        rows: found.lines.into_iter().map(|line| row(line, now)).collect(),
+        first: after.map(|_| address.clone()),
+        next,
+        command: format!("verifyd plan --module {key}"),
+    }))
+}
+
+fn row(line: PlanLine, now: DateTime<Utc>) -> Row {
+    let (class, words) = match (line.verdict, line.missing.iter().any(|m| m.blocking)) {
+        (Verdict::Works, _) => ("ready", "Works"),
+        (Verdict::Breaks, true) => ("blocked", "Breaks"),
+        (Verdict::Breaks, false) => ("needs_attention", "Breaks in part"),
+        (Verdict::Unknown, _) => ("never", "Unknown"),
+    };
+    let name = line
+        .display_name
+        .clone()
+        .filter(|name| !name.trim().is_empty())
+        .unwrap_or_else(|| format!("Connection {}", line.connection_id));
+    Row {
+        name,
+        class,
+        words,
+        unknown: line.unknown.map(|unknown| unknown.words()),
+        read: Moment::maybe(line.inventory_read_at, now),
+        consent: line
+            .consent_url
+            .as_deref()
+            .and_then(safe_link)
+            .map(ToOwned::to_owned),
+        line,
+    }
+}

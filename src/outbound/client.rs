@@ -1,0 +1,138 @@
+//! One exchange: a request and the head of its answer, sent again where that is certainly right.
+
+pub use super::pooled::AnswerBody;
+
+use super::connect::Connector;
+use super::failure::{Failure, FailureKind};
+use super::pool::Pool;
+use super::pooled::Message;
+use super::proxy::Proxy;
+use http::{Response, Uri, Version};
+use rand::Rng as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often one call is sent again at most.
+const MOST_RESENDS: u32 = 10;
+
+/// How often after a connection was lost that no other request had been sent on: a server that hangs up
+/// on the request itself will do so again.
+const MOST_LOST_ALONE: u32 = 2;
+
+/// So often on a connection that others use, too; then on one of its own, which nobody else wears out.
+const SHARED_RESENDS: u32 = 3;
+
+/// Before a request is sent again that was often lost.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// When a request is sent again although nobody knows what the peer did with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resend {
+    /// Only when the peer has certainly not begun with it.
+    NotProcessed,
+    /// Also when the connection was lost: doing it twice is the same as doing it once.
+    Lost,
+}
+
+/// Which connection a request takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    Allowed,
+    /// One of its own.
+    Never,
+}
+
+/// How often a call was sent again. One for all attempts of a call.
+#[derive(Debug, Default)]
+pub struct Resends {
+    all: u32,
+    lost_alone: u32,
+}
+
+impl Resends {
+    /// Whether it is sent again after this; waits when it was lost often.
+    async fn take(&mut self, kind: FailureKind, rule: Resend, was_alone: bool) -> bool {
+        let is_safe = match kind {
+            FailureKind::NotProcessed => true,
+            FailureKind::Lost => {
+                rule == Resend::Lost && !(was_alone && self.lost_alone >= MOST_LOST_ALONE)
+            }
+            _ => false,
+        };
+        if !is_safe || self.all >= MOST_RESENDS {
+            return false;
+        }
+        self.all += 1;
+        self.lost_alone += u32::from(was_alone && kind == FailureKind::Lost);
+        tracing::trace!(resend = self.all, cause = %kind, "sent again on another connection");
+        if self.all > SHARED_RESENDS {
+            let factor = 1 << (self.all - SHARED_RESENDS - 1);
+            let chance = rand::rng().random_range(1.0..2.0);
+            tokio::time::sleep((PAUSE * factor).mul_f64(chance)).await;
+        }
+        true
+    }
+}
+
+/// The HTTP client. It follows no redirect, asks for no compression and reads no environment.
+#[derive(Clone)]
+pub struct Client {
+    pool: Arc<Pool>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    pub(super) fn new(connector: Connector) -> Self {
+        Self {
+            pool: Pool::new(connector),
+        }
+    }
+
+    /// The proxy that a call to this address goes through.
+    pub fn proxy(&self, uri: &Uri) -> Option<&Proxy> {
+        self.pool.connector().proxy(uri)
+    }
+
+    /// Whether the request is sent again whose answer broke off in its body. Only over HTTP/2, where a
+    /// connection ends for reasons of others.
+    pub async fn resends_broken(answer: Version, kind: FailureKind, resends: &mut Resends) -> bool {
+        answer == Version::HTTP_2 && resends.take(kind, Resend::Lost, false).await
+    }
+
+    /// Sends the request, again where `rule` allows it, and returns the head of the answer.
+    pub async fn send(
+        &self,
+        request: Message,
+        rule: Resend,
+        reuse: Reuse,
+        resends: &mut Resends,
+    ) -> Result<Response<AnswerBody>, Failure> {
+        let uri = request.uri();
+        self.pool.connector().admit(uri)?;
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+            return Err(FailureKind::AddressRefused.into());
+        };
+        let origin = (scheme.clone(), authority.clone());
+        let proxy = self.proxy(uri).map(ToString::to_string);
+        loop {
+            let is_shared = reuse == Reuse::Allowed && resends.all <= SHARED_RESENDS;
+            let lease = match is_shared {
+                true => self.pool.lease(&origin).await?,
+                false => self.pool.fresh(&origin).await?,
+            };
+            let is_alone = lease.is_untouched();
+            let kind = match lease.send(request.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(kind) => kind,
+            };
+            if !resends.take(kind, rule, is_alone).await {
+                return Err(Failure { kind, proxy });
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Which connection carries a request.
+//!
+//! Of HTTP/2 a host has a few connections: a request goes to one with room, and another one is opened
+//! when more requests wait than the open ones, and those that are being opened, can carry. Until the
+//! first connection to a host has told which protocol it speaks, only one is opened. Of HTTP/1 each
+//! request has a connection of its own, and idle ones are used again.
+
+use super::connect::Connector;
+use super::failure::{Failure, FailureKind};
+use super::pooled::{Lease, MOST_STREAMS, Multiplexed, Opened, Single};
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// An idle connection is closed after so long.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// Connections of HTTP/2 to one host: enough for 1,024 requests where each carries 32.
+const MOST_CONNECTIONS: usize = 32;
+
+/// Of these so many are opened at a time.
+const MOST_OPENING: usize = 4;
+
+/// Scheme, host and port.
+pub(super) type Origin = (Scheme, Authority);
+
+/// The connections to all hosts.
+pub(super) struct Pool {
+    connector: Connector,
+    hosts: Mutex<Hosts>,
+}
+
+#[derive(Default)]
+struct Hosts {
+    by_origin: HashMap<Origin, Host>,
+    is_swept: bool,
+}
+
+/// The connections to one host.
+#[derive(Default)]
+struct Host {
+    /// `None` until a connection was opened.
+    speaks_h2: Option<bool>,
+    multiplexed: Vec<(Multiplexed, Instant)>,
+    idle: Vec<(Single, Instant)>,
+    opening: usize,
+    waiting: VecDeque<oneshot::Sender<Result<Granted, Failure>>>,
+}
+
+/// What a request waited for.
+enum Granted {
+    Lease(Lease),
+    /// The host speaks HTTP/1: a connection of its own.
+    OpenYourself,
+}
+
+impl Host {
+    /// Drops what is closed or was idle for long.
+    fn prune(&mut self, now: Instant) {
+        let is_fresh = |used: Instant| now.duration_since(used) < IDLE;
+        self.multiplexed
+            .retain(|(one, used)| one.is_usable() && (!one.is_idle() || is_fresh(*used)));
+        self.idle
+            .retain(|(one, used)| one.is_usable() && is_fresh(*used));
+        self.waiting.retain(|waiting| !waiting.is_closed());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.multiplexed.is_empty()
+            && self.idle.is_empty()
+            && self.opening == 0
+            && self.waiting.is_empty()
+    }
+
+    /// The first connection with room, so that others become idle when there is little to do.
+    fn lease(&mut self, pool: &Arc<Pool>, origin: &Origin, now: Instant) -> Option<Lease> {
+        for (connection, used) in &mut self.multiplexed {
+            if let Some(lease) = connection.place(pool, origin) {
+                *used = now;
+                return Some(lease);
+            }
+        }
+        let (connection, _) = self.idle.pop()?;
+        Some(Lease::Own {
+            connection,
+            is_new: false,
+            home: Some((Arc::clone(pool), origin.clone())),
+        })
+    }
+
+    /// How many more connections of HTTP/2 are worth opening for what waits.
+    fn wanted(&self) -> usize {
+        let carried = self
+            .multiplexed
+            .first()
+            .map_or(MOST_STREAMS, |(one, _)| one.expected());
+        let most = match self.speaks_h2 {
+            Some(_) => MOST_OPENING,
+            None => 1,
+        };
+        let room = MOST_CONNECTIONS.saturating_sub(self.multiplexed.len());
+        // What connections will carry that have not yet heard how much they may.
+        let spare: usize = self.multiplexed.iter().map(|(one, _)| one.spare()).sum();
+        let waiting = self.waiting.len().saturating_sub(spare);
+        let wanted = waiting.div_ceil(carried).min(most).min(room);
+        wanted.saturating_sub(self.opening)
+    }
+}
+
+impl Pool {
+    pub(super) fn new(connector: Connector) -> Arc<Self> {
+        Arc::new(Self {
+            connector,
+            hosts: Mutex::default(),
+        })
+    }
+
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, Hosts> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection for one request.
+    pub(super) async fn lease(self: &Arc<Self>, origin: &Origin) -> Result<Lease, Failure> {
+        let waiting = {
+            let mut hosts = self.hosts();
+            self.keep_swept(&mut hosts);
+            let host = hosts.by_origin.entry(origin.clone()).or_default();
+            let now = Instant::now();
+            host.prune(now);
+            // Nobody overtakes those that wait.
+            let lease = match host.waiting.is_empty() {
+                true => host.lease(self, origin, now),
+                false => None,
+            };
+            if let Some(lease) = lease {
+                return Ok(lease);
+            }
+            if host.speaks_h2 == Some(false) || origin.0 == Scheme::HTTP {
+                None
+            } else {
+                let (granted, waiting) = oneshot::channel();
+                host.waiting.push_back(granted);
+                self.open_wanted(host, origin);
+                Some(waiting)
+            }
+        };
+        let granted = match waiting {
+            Some(waiting) => waiting.await.unwrap_or(Err(FailureKind::Lost.into()))?,
+            None => Granted::OpenYourself,
+        };
+        match granted {
+            Granted::Lease(lease) => Ok(lease),
+            Granted::OpenYourself => self.open_own(origin).await,
+        }
+    }
+
+    /// A connection that no other request has used.
+    pub(super) async fn fresh(self: &Arc<Self>, origin: &Origin) -> Result<Lease, Failure> {
+        match self.open(origin).await? {
+            Opened::Single(connection) => Ok(Lease::Own {
+                connection,
+                is_new: true,
+                home: None,
+            }),
+            Opened::Multiplexed(connection) => connection
+                .place(self, origin)
+                .map(Lease::alone)
+                .ok_or_else(|| FailureKind::Lost.into()),
+        }
+    }
+
+    async fn open(self: &Arc<Self>, origin: &Origin) -> Result<Opened, Failure> {
+        let uri = address(origin);
+        let connected = self.connector.connect(&uri).await?;
+        let (pool, settled) = (Arc::downgrade(self), origin.clone());
+        let settled = move || {
+            if let Some(pool) = pool.upgrade() {
+                pool.released(&settled);
+            }
+        };
+        let opened = Opened::new(connected, settled).await;
+        opened.map_err(|kind| Failure {
+            kind,
+            proxy: self.connector.proxy(&uri).map(ToString::to_string),
+        })
+    }
+
+    /// For hosts that speak HTTP/1.
+    async fn open_own(self: &Arc<Self>, origin: &Origin) -> Result<Lease, Failure> {
+        match self.open(origin).await? {
+            Opened::Single(connection) => Ok(Lease::Own {
+                connection,
+                is_new: true,
+                home: Some((Arc::clone(self), origin.clone())),
+            }),
+            // It has learnt HTTP/2 meanwhile.
+            Opened::Multiplexed(connection) => {
+                let lease = connection.place(self, origin);
+                let mut hosts = self.hosts();
+                let host = hosts.by_origin.entry(origin.clone()).or_default();
+                host.speaks_h2 = Some(true);
+                host.multiplexed.push((connection, Instant::now()));
+                lease.ok_or_else(|| FailureKind::Lost.into())
+            }
+        }
+    }
+
+    /// Opens connections for what waits. Each in a task: a request that is given up leaves it to others.
+    fn open_wanted(self: &Arc<Self>, host: &mut Host, origin: &Origin) {
+        for _ in 0..host.wanted() {
+            host.opening += 1;
+            let (pool, origin) = (Arc::clone(self), origin.clone());
+            tokio::spawn(async move {
+                let opened = pool.open(&origin).await;
+                pool.opened(&origin, opened);
+            });
+        }
+    }
+
+    fn opened(self: &Arc<Self>, origin: &Origin, opened: Result<Opened, Failure>) {
+        let now = Instant::now();
+        let mut hosts = self.hosts();
+        let host = hosts.by_origin.entry(origin.clone()).or_default();
+        host.opening = host.opening.saturating_sub(1);
+        host.prune(now);
+        match opened {
+            Ok(Opened::Multiplexed(connection)) => {
+                host.speaks_h2 = Some(true);
+                host.multiplexed.push((connection, now));
+            }
+            Ok(Opened::Single(connection)) => {
+                host.speaks_h2 = Some(false);
+                host.idle.push((connection, now));
+            }
+            Err(failure) => {
+                // With others open or on their way what waits has a chance.
+                if host.multiplexed.is_empty() && host.opening == 0 {
+                    for waiting in host.waiting.drain(..) {
+                        let _ = waiting.send(Err(failure.clone()));
+                    }
+                }
+                return;
+            }
+        }
+        self.serve(host, origin, now);
+    }
+
+    /// Gives what is free to those that wait, and opens what is missing.
+    fn serve(self: &Arc<Self>, host: &mut Host, origin: &Origin, now: Instant) {
+        let mut unused = Vec::new();
+        while let Some(waiting) = host.waiting.pop_front() {
+            if waiting.is_closed() {
+                continue;
+            }
+            let granted = match host.lease(self, origin, now) {
+                Some(lease) => Granted::Lease(lease),
+                None if host.speaks_h2 == Some(false) => Granted::OpenYourself,
+                None => {
+                    host.waiting.push_front(waiting);
+                    break;
+                }
+            };
+            // Given up in this moment: what it would have got goes to the next one.
+            unused.extend(waiting.send(Ok(granted)).err());
+        }
+        self.open_wanted(host, origin);
+        if !unused.is_empty() {
+            // A place that is dropped asks for the lock.
+            tokio::spawn(async move { drop(unused) });
+        }
+    }
+
+    /// A place on a shared connection is free.
+    pub(super) fn released(self: &Arc<Self>, origin: &Origin) {
+        // Where a runtime has ended, nobody waits.
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let mut hosts = self.hosts();
+        if let Some(host) = hosts.by_origin.get_mut(origin) {
+            let now = Instant::now();
+            host.prune(now);
+            self.serve(host, origin, now);
+        }
+    }
+
+    /// A connection of HTTP/1 is free.
+    pub(super) fn give_back(self: &Arc<Self>, origin: &Origin, connection: Single) {
+        let mut hosts = self.hosts();
+        self.keep_swept(&mut hosts);
+        let host = hosts.by_origin.entry(origin.clone()).or_default();
+        host.idle.push((connection, Instant::now()));
+    }
+
+    /// Closes what is idle although nobody calls that host again.
+    fn keep_swept(self: &Arc<Self>, hosts: &mut Hosts) {
+        if std::mem::replace(&mut hosts.is_swept, true) {
+            return;
+        }
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(IDLE / 3).await;
+                let Some(pool) = pool.upgrade() else { return };
+                let mut hosts = pool.hosts();
+                let now = Instant::now();
+                hosts.by_origin.retain(|_, host| {
+                    host.prune(now);
+                    !host.is_empty()
+                });
+                if hosts.by_origin.is_empty() {
+                    hosts.is_swept = false;
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// An address at this origin.
+fn address((scheme, authority): &Origin) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(scheme.clone());
+    parts.authority = Some(authority.clone());
+    parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+    Uri::from_parts(parts).unwrap_or_default()
+}

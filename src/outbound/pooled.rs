@@ -1,0 +1,380 @@
+//! One connection as a request uses it, and the body of its answer.
+
+use super::bounded::{Allowance, Bounded, HEAD_BYTES};
+use super::connect::Connected;
+use super::failure::FailureKind;
+use super::pool::{Origin, Pool};
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue};
+use http::uri::{PathAndQuery, Uri};
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
+
+pub(super) type Message = Request<Full<Bytes>>;
+
+/// Requests that one connection of HTTP/2 carries at a time at most, whatever the peer allows.
+pub(super) const MOST_STREAMS: usize = 100;
+
+/// The same until the peer has said what it allows: streams above that would be refused. A number that
+/// no server chooses.
+const FIRST_STREAMS: usize = 17;
+
+/// Between two looks whether the peer has said it; twice as long each time.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LONGEST_LOOK: Duration = Duration::from_millis(200);
+
+/// Bytes of bodies that wait for their reader, for a connection and for one of its streams.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Bytes that HTTP/2 may take until an answer begins or a piece of a body is read.
+const PROGRESS_BYTES: usize = CONNECTION_WINDOW as usize + 256 * 1024;
+
+/// A connection that carries one request at a time.
+pub(super) struct Single {
+    sender: http1::SendRequest<Full<Bytes>>,
+    allowance: Allowance,
+}
+
+/// A connection that carries several requests at a time (HTTP/2).
+pub(super) struct Multiplexed {
+    sender: http2::SendRequest<Full<Bytes>>,
+    load: Arc<Load>,
+}
+
+/// What is known of a [`Multiplexed`] connection.
+struct Load {
+    in_flight: AtomicUsize,
+    /// Streams that the peer allows; 0 until it has said so.
+    allowed: AtomicUsize,
+    /// A request was given up without an answer: the connection may be dead.
+    is_doubtful: AtomicBool,
+    allowance: Allowance,
+}
+
+/// A connection that is open.
+pub(super) enum Opened {
+    Single(Single),
+    Multiplexed(Multiplexed),
+}
+
+impl Opened {
+    /// `settled` is called when the peer has said how many requests it takes at a time.
+    pub(super) async fn new(
+        connected: Connected,
+        settled: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, FailureKind> {
+        let allowance = Allowance::unbounded();
+        let stream = TokioIo::new(Bounded::new(connected.stream, allowance.clone()));
+        let lost = |error: hyper::Error| FailureKind::of_exchange(&error, false);
+        if !connected.is_h2 {
+            let (sender, connection) = http1::handshake(stream).await.map_err(lost)?;
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::trace!(%error, "a connection is lost");
+                }
+            });
+            return Ok(Self::Single(Single { sender, allowance }));
+        }
+        allowance.set(PROGRESS_BYTES);
+        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_max_send_streams(FIRST_STREAMS)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .handshake(stream)
+            .await
+            .map_err(lost)?;
+        let load = Arc::new(Load {
+            in_flight: AtomicUsize::new(0),
+            allowed: AtomicUsize::new(0),
+            is_doubtful: AtomicBool::new(false),
+            allowance,
+        });
+        let noted = Arc::clone(&load);
+        tokio::spawn(async move {
+            let mut pause = FIRST_LOOK;
+            let mut look = Box::pin(tokio::time::sleep(pause));
+            let mut settled = Some(settled);
+            let ended = std::future::poll_fn(|cx| {
+                let polled = Pin::new(&mut connection).poll(cx);
+                if polled.is_ready() {
+                    return polled;
+                }
+                let allowed = connection.current_max_send_streams();
+                if allowed != FIRST_STREAMS {
+                    noted.allowed.store(allowed.clamp(1, MOST_STREAMS), Relaxed);
+                    if let Some(settled) = settled.take() {
+                        settled();
+                    }
+                }
+                // Nothing else wakes this task when the peer's settings arrive.
+                while settled.is_some() && look.as_mut().poll(cx).is_ready() {
+                    pause = (2 * pause).min(LONGEST_LOOK);
+                    look.as_mut().reset(tokio::time::Instant::now() + pause);
+                }
+                polled
+            });
+            if let Err(error) = ended.await {
+                tracing::trace!(%error, "a connection is lost");
+            }
+        });
+        Ok(Self::Multiplexed(Multiplexed { sender, load }))
+    }
+}
+
+impl Single {
+    pub(super) fn is_usable(&self) -> bool {
+        !self.sender.is_closed()
+    }
+}
+
+impl Multiplexed {
+    pub(super) fn is_usable(&self) -> bool {
+        self.sender.is_ready() && !self.load.is_doubtful.load(Relaxed)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.load.in_flight.load(Relaxed) == 0
+    }
+
+    /// Requests that it is expected to carry at a time.
+    pub(super) fn expected(&self) -> usize {
+        match self.load.allowed.load(Relaxed) {
+            0 => MOST_STREAMS,
+            allowed => allowed,
+        }
+    }
+
+    /// Requests that it is expected to carry besides.
+    pub(super) fn spare(&self) -> usize {
+        let in_flight = self.load.in_flight.load(Relaxed);
+        self.expected().saturating_sub(in_flight)
+    }
+
+    /// A place for one more request, if there is room.
+    pub(super) fn place(&self, pool: &Arc<Pool>, origin: &Origin) -> Option<Lease> {
+        let room = match self.load.allowed.load(Relaxed) {
+            0 => FIRST_STREAMS,
+            allowed => allowed,
+        };
+        if self.load.in_flight.load(Relaxed) >= room {
+            return None;
+        }
+        // Only ever raised under the lock of the pool.
+        self.load.in_flight.fetch_add(1, Relaxed);
+        Some(Lease::Shared {
+            sender: self.sender.clone(),
+            is_alone: false,
+            place: Place {
+                load: Arc::clone(&self.load),
+                pool: Arc::clone(pool),
+                origin: origin.clone(),
+                is_unanswered: false,
+            },
+        })
+    }
+}
+
+/// A request's place on a connection that it shares with others.
+pub(super) struct Place {
+    load: Arc<Load>,
+    pool: Arc<Pool>,
+    origin: Origin,
+    /// Sent, and nothing came back.
+    is_unanswered: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_unanswered {
+            self.load.is_doubtful.store(true, Relaxed);
+        }
+        self.load.in_flight.fetch_sub(1, Relaxed);
+        self.pool.released(&self.origin);
+    }
+}
+
+/// A connection, or a place on one, for one request.
+pub(super) enum Lease {
+    Own {
+        connection: Single,
+        /// No request was sent on it before.
+        is_new: bool,
+        /// Where it goes afterwards; `None` closes it.
+        home: Option<(Arc<Pool>, Origin)>,
+    },
+    Shared {
+        sender: http2::SendRequest<Full<Bytes>>,
+        place: Place,
+        /// No other request is on it.
+        is_alone: bool,
+    },
+}
+
+impl Lease {
+    /// Whether no other request can be to blame when the connection is lost.
+    pub(super) fn is_untouched(&self) -> bool {
+        match self {
+            Self::Own { is_new, .. } => *is_new,
+            Self::Shared { is_alone, .. } => *is_alone,
+        }
+    }
+
+    /// On a connection that was opened for this request.
+    pub(super) fn alone(mut self) -> Self {
+        if let Self::Shared { is_alone, .. } = &mut self {
+            *is_alone = true;
+        }
+        self
+    }
+
+    pub(super) async fn send(
+        self,
+        mut request: Message,
+    ) -> Result<Response<AnswerBody>, FailureKind> {
+        match self {
+            Self::Own {
+                mut connection,
+                home,
+                ..
+            } => {
+                origin_form(&mut request);
+                connection.allowance.set(HEAD_BYTES);
+                let sent = connection.sender.try_send_request(request).await;
+                let response = sent.map_err(|error| failed(&error, &connection.allowance))?;
+                connection.allowance.lift();
+                Ok(response.map(|body| AnswerBody::new(body, Held::Own { connection, home })))
+            }
+            Self::Shared {
+                mut sender,
+                mut place,
+                ..
+            } => {
+                place.is_unanswered = true;
+                let sent = sender.try_send_request(request).await;
+                place.is_unanswered = false;
+                let response = sent.map_err(|error| failed(&error, &place.load.allowance))?;
+                place.load.allowance.set(PROGRESS_BYTES);
+                Ok(response.map(|body| AnswerBody::new(body, Held::Place(place))))
+            }
+        }
+    }
+}
+
+fn failed(error: &TrySendError<Message>, allowance: &Allowance) -> FailureKind {
+    // What a library makes of an error of the stream does not always keep its cause.
+    match allowance.is_used_up() {
+        true => FailureKind::EndlessHead,
+        false => FailureKind::of_exchange(error.error(), error.message().is_some()),
+    }
+}
+
+/// What HTTP/1 sends: the path, and the host as a header.
+fn origin_form(request: &mut Message) {
+    if let Some(authority) = request.uri().authority() {
+        let host = match (request.uri().scheme_str(), authority.port_u16()) {
+            (Some("https"), Some(443)) | (Some("http"), Some(80)) => authority.host(),
+            _ => authority.as_str(),
+        };
+        if let Ok(host) = HeaderValue::from_str(host) {
+            request.headers_mut().insert(HOST, host);
+        }
+    }
+    let path = request
+        .uri()
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from(path);
+}
+
+/// What an answer holds until its body has been read.
+enum Held {
+    Own {
+        connection: Single,
+        home: Option<(Arc<Pool>, Origin)>,
+    },
+    Place(Place),
+}
+
+/// The body of an answer. The connection is used again once all of it was read.
+pub struct AnswerBody {
+    incoming: Incoming,
+    held: Option<Held>,
+}
+
+impl std::fmt::Debug for AnswerBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AnswerBody").finish_non_exhaustive()
+    }
+}
+
+impl AnswerBody {
+    fn new(incoming: Incoming, held: Held) -> Self {
+        let mut body = Self {
+            incoming,
+            held: Some(held),
+        };
+        if body.incoming.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    /// The next piece; `None` at the end.
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, FailureKind> {
+        loop {
+            let Some(frame) = self.incoming.frame().await else {
+                self.finish();
+                return Ok(None);
+            };
+            let frame = frame.map_err(|error| FailureKind::of_exchange(&error, false))?;
+            if let Some(Held::Place(place)) = &self.held {
+                place.load.allowance.set(PROGRESS_BYTES);
+            }
+            // Anything else is trailers.
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        let Some(Held::Own {
+            mut connection,
+            home: Some((pool, origin)),
+        }) = self.held.take()
+        else {
+            return;
+        };
+        if connection.sender.is_ready() {
+            pool.give_back(&origin, connection);
+            return;
+        }
+        // It is ready once its task has seen the end of the body.
+        tokio::spawn(async move {
+            let ready = std::future::poll_fn(|cx| connection.sender.poll_ready(cx));
+            if ready.await.is_ok() {
+                pool.give_back(&origin, connection);
+            }
+        });
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Own { .. } => "Own",
+            Self::Shared { .. } => "Shared",
+        })
+    }
+}

@@ -1,0 +1,15 @@
+//! Section `[outbound]`.
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+/// How calls leave the network. Loading fills in what the environment says where a key is empty.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutboundSettings {
+    /// Address of the proxy, with user and password; `none`, or empty, means no proxy.
+    pub proxy: SecretString,
+    /// Hosts that are called directly: names with all names below them, addresses, networks, each
+    /// with a port or without; separated by commas.
+    pub no_proxy: String,
+}

@@ -1,0 +1,180 @@
+//! What Microsoft Entra's token errors mean for a connection with a certain kind of credential.
+//!
+//! `codes.toml` is the data, `table` reads it, `reading` takes codes out of answers.
+
+mod reading;
+mod table;
+
+pub(super) use table::document;
+
+use super::fault::{Fault, Retry};
+use super::sign_in::FederatedClaims;
+use crate::domain::Reason;
+use crate::domain::connection::CredentialKind;
+use crate::domain::report::EvidenceKind;
+use chrono::{DateTime, Utc};
+use reading::Reading;
+use std::time::Duration;
+use table::{Claim, Class, CodeRow, Table};
+use uuid::Uuid;
+
+/// A proxy asks for its own credentials, or a network for a login.
+const IN_BETWEEN: [u16; 2] = [407, 511];
+
+/// Statuses by which a proxy or a gateway refuses in its own words.
+const REFUSALS: [u16; 2] = [401, 403];
+
+/// Who signs in, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SignIn<'a> {
+    pub kind: CredentialKind,
+    /// Of the token in the file.
+    pub federated: Option<&'a FederatedClaims>,
+    pub now: DateTime<Utc>,
+}
+
+/// A token answer without a token.
+#[derive(Clone, Copy)]
+pub(super) struct Refusal<'a> {
+    pub status: u16,
+    pub body: &'a [u8],
+    pub retry_after: Option<Duration>,
+    /// Id that the answer's headers give to the request.
+    pub request_id: Option<Uuid>,
+}
+
+/// The fault that a token answer other than success stands for.
+pub(super) fn fault(refusal: Refusal<'_>, by: SignIn<'_>) -> Fault {
+    judge(refusal, &Reading::of(refusal.body), by)
+}
+
+/// The same where the answer says by itself that the sign-in is refused, whatever its status.
+pub(super) fn stated_fault(refusal: Refusal<'_>, by: SignIn<'_>) -> Option<Fault> {
+    let reading = Reading::of(refusal.body);
+    reading.is_certain().then(|| judge(refusal, &reading, by))
+}
+
+fn judge(refusal: Refusal<'_>, reading: &Reading, by: SignIn<'_>) -> Fault {
+    let status = refusal.status;
+    let known = known(reading);
+    let (reason, retry) = match known {
+        Some((code, row)) => by_code(code, row, reading, by),
+        None => by_error(refusal, reading, by.kind),
+    };
+    let retry = match retry {
+        Retry::Backoff(_) => Retry::Backoff(refusal.retry_after),
+        other => other,
+    };
+    let code = known
+        .map(|(code, _)| code)
+        .or(reading.listed.first().copied())
+        .or(reading.quoted.first().copied());
+    let mut fault = Fault::new(reason)
+        .status(status)
+        .with_some(
+            EvidenceKind::AadstsCode,
+            code.map(|code| format!("AADSTS{code}")),
+        )
+        .with_some(EvidenceKind::OauthError, reading.error.as_deref())
+        .with_some(EvidenceKind::TraceId, reading.trace_id)
+        .with_some(
+            EvidenceKind::RequestId,
+            refusal
+                .request_id
+                .filter(|id| reading.trace_id != Some(*id)),
+        )
+        .with_some(EvidenceKind::CorrelationId, reading.correlation_id)
+        .retry(retry);
+    fault.look_up = match known {
+        None => code,
+        // A code that says little does not hide one that nobody here knows.
+        Some((_, row)) if row.class == Class::Generic => reading.first_unknown(),
+        Some(_) => None,
+    };
+    if reason == Reason::FederationMismatch
+        && let Some(claim) = known.and_then(|(_, row)| row.claim)
+    {
+        fault = mismatch(fault, claim);
+    }
+    match by.federated {
+        Some(claims) if !fault.is_transient() => claims.add_to(fault),
+        _ => fault,
+    }
+}
+
+/// The code that decides: the first of `error_codes` by class and row. What texts quote counts where that
+/// says nothing, or only that something is wrong.
+fn known(reading: &Reading) -> Option<(u64, &'static CodeRow)> {
+    let table = Table::get();
+    let first = |codes: &mut dyn Iterator<Item = &u64>| {
+        codes
+            .filter_map(|code| table.rank(*code).map(|rank| (rank, *code)))
+            .min()
+            .map(|(_, code)| code)
+    };
+    let listed = first(&mut reading.listed.iter());
+    let code = match listed.and_then(|code| table.row(code)) {
+        Some(row) if row.class < Class::Generic => listed,
+        _ => first(&mut reading.listed.iter().chain(&reading.quoted)),
+    }?;
+    table.row(code).map(|row| (code, row))
+}
+
+fn by_code(code: u64, row: &CodeRow, reading: &Reading, by: SignIn<'_>) -> (Reason, Retry) {
+    // Some answers list the general code only; the phrase may belong to another one that they quote.
+    let phrase = Table::get().by_phrase(code, by.kind, &reading.text);
+    let reason = phrase.unwrap_or_else(|| row.reason(by.kind));
+    let expires_at = by.federated.and_then(|claims| claims.expires_at);
+    match reason {
+        // The clocks differ: by this one the token is valid.
+        Reason::FederatedTokenExpired if expires_at.is_some_and(|at| at > by.now) => {
+            (Reason::AssertionTimeInvalid, Retry::Never)
+        }
+        _ => (reason, row.retry(by.kind)),
+    }
+}
+
+/// Where no code is known: the error of OAuth, and only then the status.
+fn by_error(refusal: Refusal<'_>, reading: &Reading, kind: CredentialKind) -> (Reason, Retry) {
+    let status = refusal.status;
+    let is_foreign = refusal.request_id.is_none() && reading.is_foreign();
+    let table = Table::get();
+    let wait = Retry::Backoff(None);
+    let error = reading.error.as_deref();
+    let by_error = error.and_then(|error| table.by_error(error, kind));
+    let by_suberror = reading
+        .suberror
+        .as_deref()
+        .and_then(|suberror| table.by_suberror(suberror, kind));
+    match by_error {
+        Some(temporary @ (_, Retry::Backoff(_))) => temporary,
+        _ if status == 429 => (Reason::Throttled, wait),
+        _ if is_foreign && REFUSALS.contains(&status) => (Reason::ProxyRefused, Retry::Never),
+        _ if by_suberror.is_some() => by_suberror.unwrap_or((Reason::AuthUnknown, Retry::Never)),
+        _ if reading.challenged => (Reason::ConditionalAccessBlocked, Retry::Never),
+        Some(found) => found,
+        None if IN_BETWEEN.contains(&status) => (Reason::ProxyRefused, Retry::Never),
+        None if status >= 500 => (Reason::ProviderUnavailable, wait),
+        // Not the token endpoint's own answer: it always names its error.
+        None if !reading.says_something() => (Reason::ResponseInvalid, Retry::Never),
+        None => (Reason::AuthUnknown, Retry::Never),
+    }
+}
+
+fn mismatch(fault: Fault, claim: Claim) -> Fault {
+    let (name, remark) = match claim {
+        Claim::Issuer => ("issuer", "Its issuer does not match."),
+        Claim::Subject => ("subject", "Its subject does not match."),
+        Claim::SubjectCase => (
+            "subject",
+            "Its subject matches in all but upper and lower case.",
+        ),
+        Claim::Audience => ("audience", "Its audience does not match."),
+    };
+    let mut fault = fault.with(EvidenceKind::Field, name);
+    fault.remark = Some(remark.to_owned());
+    fault
+}
+
+#[cfg(test)]
+mod tests;

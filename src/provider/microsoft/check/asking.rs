@@ -1,0 +1,84 @@
+//! What Graph is asked about the connection itself, and again while a consent may be on its way.
+
+use super::inventory;
+use super::patience::Patience;
+use super::probes;
+use crate::domain::Reason;
+use crate::provider::microsoft::fault::Fault;
+use crate::provider::microsoft::graph::{Organizations, Session};
+use crate::provider::microsoft::modules::Module;
+
+/// What Graph answered.
+pub(super) struct Asked {
+    /// The directories that the token opens.
+    pub organization: Result<Organizations, Fault>,
+    pub read: inventory::Read,
+    /// Of the probes that the token says are allowed.
+    pub early: probes::Answers,
+    /// How often all of it was asked.
+    pub attempts: u32,
+}
+
+impl Asked {
+    /// Whether a part of Graph does not know the application.
+    fn is_application_unknown(&self) -> bool {
+        let is_missing = |fault: &Fault| fault.reason == Reason::ServicePrincipalMissing;
+        let is_absent =
+            |fault: &Fault| is_missing(fault) || fault.reason == Reason::ResourceNotFound;
+        let read = &self.read;
+        self.organization.as_ref().is_err_and(is_missing)
+            || read.service_principal.as_ref().is_err_and(is_missing)
+            || matches!(&read.grants, Some(Err(fault)) if is_absent(fault))
+            || self
+                .early
+                .values()
+                .any(|answer| answer.as_ref().is_err_and(is_missing))
+    }
+}
+
+/// Asks everything at the same time.
+async fn once(session: &Session<'_>, module: &Module, attempts: u32) -> Asked {
+    let token = session.token().await;
+    let (organization, read, early) = tokio::join!(
+        session.organization(),
+        inventory::read(session),
+        probes::early(session, module, &token.claims),
+    );
+    Asked {
+        organization,
+        read,
+        early,
+        attempts,
+    }
+}
+
+/// Asks, and asks again while Graph does not know the application though the token carries its permissions,
+/// or the connection is new. A new sign-in decides first: Microsoft Entra issues no token with permissions
+/// to an application that is gone for good.
+pub(super) async fn patiently(
+    session: &Session<'_>,
+    module: &Module,
+    is_new: bool,
+    mut patience: Patience,
+) -> Asked {
+    loop {
+        let asked = once(session, module, patience.attempts()).await;
+        if !asked.is_application_unknown() || session.sign_in_fault().await.is_some() {
+            return asked;
+        }
+        if session.renew_if_cached().await {
+            continue;
+        }
+        let token = session.token().await;
+        let roles = token.claims.roles.as_ref();
+        let has_roles = roles.is_some_and(|roles| !roles.is_empty());
+        let may_arrive = session.sign_in_fault().await.is_none() && (has_roles || is_new);
+        if !may_arrive || !patience.wait_for_consent(has_roles).await {
+            return asked;
+        }
+        // A token that was issued before the consent never carries its permissions.
+        if !has_roles {
+            session.renew_again().await;
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! When the credential expires, before it does.
+
+use super::sheet::Sheet;
+use crate::domain::Reason;
+use crate::domain::connection_facts::{CredentialExpiry, ExpirySource};
+use crate::domain::credential::Credential;
+use crate::domain::report::{Evidence, EvidenceKind, Severity};
+use crate::ports::provider::Target;
+use crate::provider::microsoft::certificate::SigningCertificate;
+use crate::provider::microsoft::graph::Application;
+use crate::provider::microsoft::modules::EXPIRY;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use secrecy::ExposeSecret;
+
+/// Characters of a secret that its registration tells.
+const HINT_CHARS: usize = 3;
+
+/// From so many days before the end on it is a warning, and how severe.
+const STEPS: [(i64, Severity); 4] = [
+    (1, Severity::Critical),
+    (7, Severity::High),
+    (14, Severity::Medium),
+    (30, Severity::Low),
+];
+
+/// What is known of the end, and among how many secrets of the registration it was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub expiry: CredentialExpiry,
+    pub candidates: Option<usize>,
+}
+
+impl Known {
+    fn of(source: ExpirySource, expires_at: Option<DateTime<Utc>>) -> Self {
+        Self {
+            expiry: CredentialExpiry { expires_at, source },
+            candidates: None,
+        }
+    }
+}
+
+/// What is known without asking anybody.
+pub(super) fn known(target: &Target) -> Option<Known> {
+    let recorded = target.credential_expires_at;
+    match &target.credential {
+        Credential::FederatedTokenFile { .. } => {
+            Some(Known::of(ExpirySource::FederatedToken, None))
+        }
+        Credential::Certificate {
+            private_key_pem,
+            certificate_pem,
+        } => {
+            let certificate = SigningCertificate::parse(private_key_pem, certificate_pem).ok();
+            let own = certificate.map(|certificate| certificate.not_after);
+            match (own, recorded) {
+                (Some(own), Some(recorded)) if recorded < own => {
+                    Some(Known::of(ExpirySource::Recorded, Some(recorded)))
+                }
+                (Some(own), _) => Some(Known::of(ExpirySource::Certificate, Some(own))),
+                (None, recorded) => recorded.map(|at| Known::of(ExpirySource::Recorded, Some(at))),
+            }
+        }
+        Credential::ClientSecret { .. } => {
+            recorded.map(|at| Known::of(ExpirySource::Recorded, Some(at)))
+        }
+    }
+}
+
+/// The end of the connection's secret as the registration has it. Secrets are told apart by their first
+/// characters only: of several the latest that has not ended counts. One whose end is the recorded date is
+/// the one.
+pub(super) fn registered(
+    target: &Target,
+    application: &Application,
+    now: DateTime<Utc>,
+) -> Option<Known> {
+    let Credential::ClientSecret { secret, .. } = &target.credential else {
+        return None;
+    };
+    let hint: String = secret.expose_secret().chars().take(HINT_CHARS).collect();
+    let ends = |hint: Option<&str>| -> Vec<DateTime<Utc>> {
+        let matching = application
+            .secrets
+            .iter()
+            .filter(|s| s.hint.as_deref() == hint)
+            // One that does not count yet cannot have signed in.
+            .filter(|s| s.starts.is_none_or(|at| at <= now));
+        matching.filter_map(|secret| secret.ends).collect()
+    };
+    let mut candidates = ends(Some(&hint));
+    if candidates.is_empty() {
+        // Secrets of long ago have no hint.
+        candidates = ends(None);
+    }
+    let is_recorded = |end: &&DateTime<Utc>| {
+        let recorded = target.credential_expires_at;
+        recorded.is_some_and(|at| (at - **end).abs() <= TimeDelta::days(1))
+    };
+    let latest = || candidates.iter().filter(|end| **end > now).max();
+    let end = candidates
+        .iter()
+        .find(is_recorded)
+        .or_else(latest)
+        .or_else(|| candidates.iter().max())?;
+    let known = Known::of(ExpirySource::Registration, Some(*end));
+    Some(Known {
+        candidates: (candidates.len() > 1).then_some(candidates.len()),
+        ..known
+    })
+}
+
+/// The earlier of what is known and what the registration says: preflight stops at a recorded date, the
+/// provider at its own. Where nobody says anything now, what an earlier check has read.
+pub(super) fn combine(
+    known: Option<Known>,
+    registered: Option<Known>,
+    remembered: Option<CredentialExpiry>,
+    now: DateTime<Utc>,
+) -> Option<Known> {
+    let earlier = known.into_iter().chain(registered);
+    let earlier = earlier.min_by_key(|known| {
+        let end = known.expiry.expires_at.unwrap_or(DateTime::<Utc>::MAX_UTC);
+        (end, known.expiry.source)
+    });
+    let remembered = remembered
+        .filter(|expiry| expiry.expires_at.is_some_and(|end| end > now))
+        .filter(|expiry| expiry.source == ExpirySource::Registration)
+        .map(|expiry| Known {
+            expiry,
+            candidates: None,
+        });
+    earlier.or(remembered)
+}
+
+/// Judges what is known. An end that nobody knows is said, and costs nothing.
+pub(super) fn judge(sheet: &mut Sheet<'_>, known: Option<Known>, now: DateTime<Utc>) {
+    let Some(known) = known else {
+        sheet.skip(EXPIRY, Reason::CredentialExpiryUnknown, Vec::new());
+        return;
+    };
+    sheet.facts().expiry = Some(known.expiry);
+    let mut evidence = vec![Evidence::new(EvidenceKind::Source, known.expiry.source)];
+    let Some(expires_at) = known.expiry.expires_at else {
+        let message = "A federated token does not expire here: a new one is read at each sign-in.";
+        sheet.pass(EXPIRY, message, evidence);
+        return;
+    };
+    let date = expires_at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    evidence.push(Evidence::new(EvidenceKind::EndsAt, &date));
+    let mut remark = String::new();
+    if let Some(candidates) = known.candidates {
+        evidence.push(Evidence::new(EvidenceKind::Candidates, candidates));
+        remark = format!(
+            " {candidates} secrets of the registration begin alike: the one that lasts longest is taken for it."
+        );
+    }
+    let left = expires_at - now;
+    let step = STEPS
+        .iter()
+        .find(|(days, _)| left <= TimeDelta::days(*days));
+    match step {
+        None => {
+            let message = format!(
+                "The credential expires on {}.{remark}",
+                expires_at.date_naive()
+            );
+            sheet.pass(EXPIRY, &message, evidence);
+        }
+        Some((_, severity)) => {
+            let when = match left.num_days() {
+                _ if left <= TimeDelta::zero() => "It has ended.".to_owned(),
+                0 => "Less than a day is left.".to_owned(),
+                1 => "One day is left.".to_owned(),
+                days => format!("{days} days are left."),
+            };
+            let remark = format!("{when}{remark}");
+            sheet.warn(
+                EXPIRY,
+                Reason::CredentialExpiring,
+                *severity,
+                &remark,
+                evidence,
+            );
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What a refusal by Graph means. The answer alone does not tell: whether the permission is granted, and
+//! whether the token carries it, decides. This is the only place that judges it.
+
+use super::asking::Asked;
+use super::patience::AGAIN_AFTER;
+use crate::domain::Reason;
+use crate::domain::report::EvidenceKind;
+use crate::provider::microsoft::claims::Claims;
+use crate::provider::microsoft::fault::Fault;
+use crate::provider::microsoft::graph::KnownGrants;
+use chrono::{DateTime, SecondsFormat, Utc};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What opens `/organization`, the least privilege first.
+pub(super) const READS_ORGANIZATION: &[&str] = &[
+    "Organization.Read.All",
+    "Organization.ReadWrite.All",
+    "Directory.Read.All",
+    "Directory.ReadWrite.All",
+];
+/// What opens service principals and their assignments, the least privilege first.
+pub(super) const READS_APPLICATIONS: &[&str] = &[
+    "Application.Read.All",
+    "Application.ReadWrite.All",
+    "Directory.Read.All",
+    "Directory.ReadWrite.All",
+];
+
+/// What one check knows of the application's rights when it judges a refusal.
+pub(super) struct Rights<'a> {
+    /// By the assignments, where these could be read.
+    granted: Option<Arc<KnownGrants>>,
+    /// By the token, where it can be read.
+    in_token: Option<&'a BTreeSet<String>>,
+    /// Graph has answered a call with this token.
+    is_accepted: bool,
+    /// The directory knows the application.
+    is_known: bool,
+    /// Somebody has consented: the token says so, or the connection is so new that it may not yet.
+    is_consented: bool,
+    attempts: u32,
+    now: DateTime<Utc>,
+}
+
+impl<'a> Rights<'a> {
+    /// From what was asked and the token in use.
+    pub fn of(asked: &Asked, claims: &'a Claims, is_new: bool, now: DateTime<Utc>) -> Self {
+        let is_known = asked.read.service_principal.is_ok();
+        Self {
+            granted: match &asked.read.grants {
+                Some(Ok(grants)) => Some(Arc::clone(grants)),
+                _ => None,
+            },
+            in_token: claims.roles.as_ref(),
+            is_accepted: is_known || asked.organization.is_ok(),
+            is_known,
+            is_consented: match &claims.roles {
+                Some(roles) => !roles.is_empty(),
+                None => is_new,
+            },
+            attempts: asked.attempts,
+            now,
+        }
+    }
+
+    /// The fault with the reason that it has in the light of these rights. One of `opened_by`, the least
+    /// privilege first, opens the call.
+    pub fn meaning(&self, fault: Fault, opened_by: &[&str]) -> Fault {
+        match fault.reason {
+            Reason::PermissionDenied => self.refused(fault, opened_by),
+            // Other calls were answered with this very token.
+            Reason::TokenRejected if self.is_accepted => self.refused(fault, opened_by),
+            Reason::ServicePrincipalMissing => self.unknown(fault),
+            _ => fault,
+        }
+    }
+
+    /// The fault of a list of grants: the directory that knows the application may not know its grants yet.
+    pub fn meaning_of_grants(&self, fault: Fault) -> Fault {
+        match fault.reason {
+            Reason::ResourceNotFound if self.is_consented => self.unknown(fault),
+            _ => self.meaning(fault, READS_APPLICATIONS),
+        }
+    }
+
+    fn refused(&self, fault: Fault, opened_by: &[&str]) -> Fault {
+        // The service knows best what it wants.
+        let asked: Vec<&str> = fault.asks_for.iter().map(String::as_str).collect();
+        let opened_by = if asked.is_empty() { opened_by } else { &asked };
+        let opens = |names: &BTreeSet<String>| opened_by.iter().any(|name| names.contains(*name));
+        let in_token = self.in_token.map(opens);
+        let granted = self
+            .granted
+            .as_ref()
+            .map(|known| opens(&known.grants.graph));
+        let reason = match (in_token, granted) {
+            // One of the two has not heard of the change yet.
+            (Some(true), Some(false)) | (Some(false), Some(true)) => Reason::PermissionPropagating,
+            (Some(true), _) | (None, Some(true)) => Reason::PermissionNotEffective,
+            _ => Reason::PermissionDenied,
+        };
+        let permission = opened_by.first().map(|name| (*name).to_owned());
+        let fault = Fault { reason, ..fault };
+        fault.with_some(EvidenceKind::Permission, permission)
+    }
+
+    fn unknown(&self, fault: Fault) -> Fault {
+        let tried = (self.attempts > 1).then_some(self.attempts);
+        let has_attempts = fault
+            .evidence
+            .iter()
+            .any(|e| e.kind == EvidenceKind::Attempts);
+        let fault = fault.with_some(EvidenceKind::Attempts, tried.filter(|_| !has_attempts));
+        if !self.is_consented && !self.is_known {
+            return fault;
+        }
+        let again = (self.now + AGAIN_AFTER).to_rfc3339_opts(SecondsFormat::Secs, true);
+        Fault {
+            reason: Reason::ConsentPropagating,
+            ..fault
+        }
+        .with(EvidenceKind::RetryAt, again)
+    }
+}
+
+/// Whether the call was refused, for whatever reason: the token's own word may stand in for the answer.
+pub(super) fn is_refusal(fault: &Fault) -> bool {
+    matches!(
+        fault.reason,
+        Reason::PermissionDenied | Reason::PermissionNotEffective | Reason::PermissionPropagating
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::microsoft::graph::Grants;
+
+    fn names(all: &[&str]) -> BTreeSet<String> {
+        all.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn reason(granted: Option<&[&str]>, in_token: Option<&[&str]>, refused: Reason) -> Reason {
+        let in_token = in_token.map(names);
+        let rights = Rights {
+            granted: granted
+                .map(|all| Arc::new(KnownGrants::new(Grants::of_token(&names(all)), Vec::new()))),
+            in_token: in_token.as_ref(),
+            is_accepted: true,
+            is_known: false,
+            is_consented: in_token.as_ref().is_some_and(|roles| !roles.is_empty()),
+            attempts: 3,
+            now: DateTime::UNIX_EPOCH,
+        };
+        rights
+            .meaning(Fault::new(refused), &["A.Read", "B.Read"])
+            .reason
+    }
+
+    #[test]
+    fn a_refusal_means_what_the_rights_make_of_it() {
+        use Reason::*;
+        let (a, b, none): (&[&str], &[&str], &[&str]) = (&["A.Read"], &["B.Read"], &[]);
+        for (granted, in_token, expected) in [
+            (Some(a), Some(a), PermissionNotEffective),
+            (Some(b), Some(a), PermissionNotEffective),
+            (Some(none), Some(b), PermissionPropagating),
+            (None, Some(a), PermissionNotEffective),
+            (Some(a), None, PermissionNotEffective),
+            (Some(a), Some(none), PermissionPropagating),
+            (Some(b), Some(none), PermissionPropagating),
+            (Some(none), Some(none), PermissionDenied),
+            (None, Some(none), PermissionDenied),
+            (Some(none), None, PermissionDenied),
+            (None, None, PermissionDenied),
+        ] {
+            for refused in [PermissionDenied, TokenRejected] {
+                let found = reason(granted, in_token, refused);
+                assert_eq!(found, expected, "{granted:?} {in_token:?} {refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_says_more_is_left_alone() {
+        for exact in [
+            Reason::IntuneNotLicensed,
+            Reason::ConditionalAccessBlocked,
+            Reason::ProviderUnavailable,
+        ] {
+            assert_eq!(reason(None, Some(&["A.Read"]), exact), exact);
+        }
+    }
+
+    #[test]
+    fn an_unknown_application_with_roles_is_a_consent_on_its_way() {
+        let missing = Reason::ServicePrincipalMissing;
+        let consented = reason(None, Some(&["A.Read"]), missing);
+        assert_eq!(consented, Reason::ConsentPropagating);
+        assert_eq!(reason(None, Some(&[]), missing), missing);
+    }
+}

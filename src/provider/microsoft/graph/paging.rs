@@ -1,0 +1,85 @@
+//! Where the next page of a listing is.
+
+use crate::domain::Reason;
+use http::Uri;
+use url::Url;
+
+/// The address of the page that was asked for.
+pub(super) fn address(uri: &Uri) -> Result<Url, Reason> {
+    Url::parse(&uri.to_string()).map_err(|_| Reason::RequestMalformed)
+}
+
+/// The address that a link on the page at `here` leads to: a relative one is resolved, and whatever comes out
+/// has to be on Graph itself.
+pub(super) fn next(link: &str, here: &Url, graph: &Url) -> Result<Url, Reason> {
+    let mut url = here.join(link).map_err(|_| Reason::ResponseInvalid)?;
+    // Never sent, so no part of what was asked.
+    url.set_fragment(None);
+    match is_same_origin(&url, graph) {
+        true => Ok(url),
+        false => Err(Reason::RedirectRefused),
+    }
+}
+
+/// Same scheme, host and port, and no user name or password.
+fn is_same_origin(url: &Url, base: &Url) -> bool {
+    url.origin() == base.origin() && url.username().is_empty() && url.password().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: &str =
+        "https://graph.microsoft.com/v1.0/servicePrincipals/1/appRoleAssignments?a=1";
+
+    fn found(link: &str) -> Result<String, Reason> {
+        let graph: Url = "https://graph.microsoft.com".parse().unwrap();
+        next(link, &HERE.parse().unwrap(), &graph).map(String::from)
+    }
+
+    #[test]
+    fn the_next_page_is_on_graph_itself() {
+        for same in [
+            "https://graph.microsoft.com/v1.0/x?$skiptoken=a",
+            "https://GRAPH.microsoft.com:443/x",
+            "//graph.microsoft.com/x",
+        ] {
+            assert!(found(same).is_ok(), "{same}");
+        }
+        for other in [
+            "http://graph.microsoft.com/x",
+            "https://graph.microsoft.com:444/x",
+            "https://graph.microsoft.com.evil.example/x",
+            "https://evil.example/graph.microsoft.com",
+            "https://graph.microsoft.com@evil.example/",
+            "https://user@graph.microsoft.com/",
+            "//evil.example/v1.0/x",
+            "\\\\evil.example/x",
+            "file:///etc/passwd",
+            "data:application/json,{}",
+        ] {
+            assert_eq!(found(other), Err(Reason::RedirectRefused), "{other}");
+        }
+        assert_eq!(found("https://"), Err(Reason::ResponseInvalid));
+    }
+
+    #[test]
+    fn a_relative_link_is_resolved_against_its_page() {
+        let principal = "https://graph.microsoft.com/v1.0/servicePrincipals/1";
+        for (link, address) in [
+            (
+                "?$skiptoken=2",
+                format!("{principal}/appRoleAssignments?$skiptoken=2"),
+            ),
+            (
+                "appRoleAssignments?$skiptoken=2",
+                format!("{principal}/appRoleAssignments?$skiptoken=2"),
+            ),
+            ("/v1.0/servicePrincipals/1/x", format!("{principal}/x")),
+            ("#more", HERE.to_owned()),
+        ] {
+            assert_eq!(found(link), Ok(address), "{link}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What Microsoft Graph's errors mean: codes, then what the messages say, then the status.
+//!
+//! Whether a refusal means that a permission is missing is not told by the answer alone: see
+//! `check::refusal`.
+
+mod codes;
+mod told;
+
+pub(super) use codes::EXPIRED_PAGE;
+
+use super::evidence;
+use super::fault::{Fault, Retry};
+use crate::domain::Reason;
+use crate::domain::report::EvidenceKind;
+use codes::{CODES, NO, VAGUE, by_code, by_status, by_words};
+use serde_json::Value;
+use std::time::Duration;
+use told::Told;
+
+/// The fault that a Graph answer other than success stands for. `body` is None when it was no JSON;
+/// `challenged`: the answer asks for a token with other claims.
+pub(super) fn fault(
+    status: u16,
+    body: Option<&Value>,
+    retry_after: Option<Duration>,
+    challenged: bool,
+) -> Fault {
+    let told = Told::of(body);
+    let (reason, retry) = meaning(status, told.as_ref(), challenged);
+    let told = told.unwrap_or_default();
+    let retry = match retry {
+        Retry::Backoff(_) => Retry::Backoff(retry_after.or(told.retry_after)),
+        other => other,
+    };
+    let error = told::error(body);
+    let inner = error.and_then(|e| e.get("innerError").or_else(|| e.get("innererror")));
+    let id =
+        |member: &str| evidence::guid(inner.and_then(|i| i.get(member)).and_then(Value::as_str));
+    let outer = evidence::code(error.and_then(|e| e.get("code")));
+    // The service's own code, where it says more.
+    let exact = told.codes.iter().rev().find(|code| {
+        let known = CODES.iter().chain(VAGUE);
+        let mut named = known.filter(|(name, ..)| name.eq_ignore_ascii_case(code));
+        Some(code.as_str()) != outer && named.any(|(_, known, _)| *known == reason)
+    });
+    let asks_for = told.asks_for.clone().into_boxed_slice();
+    let fault = Fault::new(reason)
+        .status(status)
+        .with_some(EvidenceKind::GraphCode, outer)
+        .with_some(EvidenceKind::GraphCode, exact)
+        .with_some(EvidenceKind::RequestId, id("request-id"))
+        .with_some(EvidenceKind::CorrelationId, id("client-request-id"))
+        .retry(retry);
+    Fault { asks_for, ..fault }
+}
+
+fn meaning(status: u16, told: Option<&Told>, challenged: bool) -> (Reason, Retry) {
+    let Some(told) = told else {
+        return match challenged {
+            true => (Reason::ConditionalAccessBlocked, NO),
+            false => by_status(status, false),
+        };
+    };
+    if status == 429 {
+        return by_status(status, true);
+    }
+    if let Some(known) = by_code(CODES, told) {
+        return known;
+    }
+    // A server in trouble: what it says of the tenant is not relied on.
+    if status >= 500 {
+        return by_status(status, true);
+    }
+    if let Some(known) = by_words(told) {
+        return known;
+    }
+    if challenged {
+        return (Reason::ConditionalAccessBlocked, NO);
+    }
+    // Graph has passed the token on to the service that refuses.
+    if status == 401 && told.nested {
+        return (Reason::PermissionDenied, NO);
+    }
+    by_code(VAGUE, told).unwrap_or_else(|| by_status(status, true))
+}
+
+#[cfg(test)]
+mod tests;

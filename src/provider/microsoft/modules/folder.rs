@@ -1,0 +1,127 @@
+//! Modules of files.
+
+use super::{built_in_keys, read, rules};
+use crate::domain::module::{Module, ModuleProblem};
+use std::fmt;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is wrong with a folder of modules, or with one of its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderProblem {
+    pub path: PathBuf,
+    pub problem: ModuleProblem,
+}
+
+impl fmt::Display for FolderProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problem.line {
+            0 => write!(f, "{}: {}", self.path.display(), self.problem.problem),
+            _ => write!(f, "{}:{}", self.path.display(), self.problem),
+        }
+    }
+}
+
+/// A problem of no line.
+fn whole(path: &Path, problem: impl Into<String>) -> FolderProblem {
+    FolderProblem {
+        path: path.to_owned(),
+        problem: ModuleProblem {
+            line: 0,
+            field: String::new(),
+            problem: problem.into(),
+        },
+    }
+}
+
+/// The module of a file. Its key must not be that of a module of verifyd itself.
+pub fn read_file(path: &Path) -> Result<Module, Vec<FolderProblem>> {
+    let text = text_of(path).map_err(|problem| vec![whole(path, problem)])?;
+    let wrong = |problem: ModuleProblem| FolderProblem {
+        path: path.to_owned(),
+        problem,
+    };
+    let module = read::read(&text)
+        .map_err(|problems| problems.into_iter().map(wrong).collect::<Vec<_>>())?;
+    if built_in_keys().contains(module.key.as_str()) {
+        let at = text
+            .lines()
+            .position(|line| line.trim_start().starts_with("key"));
+        return Err(vec![wrong(ModuleProblem {
+            line: at.map_or(1, |at| at + 1),
+            field: "key".to_owned(),
+            problem: format!(
+                "{} is a module of verifyd itself: choose another key",
+                module.key
+            ),
+        })]);
+    }
+    Ok(Module {
+        file: Some(path.display().to_string()),
+        ..module
+    })
+}
+
+fn text_of(path: &Path) -> Result<String, String> {
+    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    let most = u64::try_from(rules::FILE_BYTES).unwrap_or(u64::MAX);
+    file.take(most + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if bytes.len() > rules::FILE_BYTES {
+        return Err(format!(
+            "has more than {} bytes, which is the most of a module",
+            rules::FILE_BYTES
+        ));
+    }
+    String::from_utf8(bytes).map_err(|_| "must be UTF-8 text".to_owned())
+}
+
+/// The modules of a folder, in the order of their files' names. Files without the ending `.toml`
+/// are left alone.
+pub(super) fn read_folder(folder: &Path) -> Result<Vec<Arc<Module>>, Vec<FolderProblem>> {
+    let unreadable =
+        |error: std::io::Error| vec![whole(folder, format!("cannot be read: {error}"))];
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.extension().is_some_and(|ending| ending == "toml") {
+            files.push(path);
+        }
+        if files.len() > rules::MODULES {
+            let problem = format!("holds more than {} modules", rules::MODULES);
+            return Err(vec![whole(folder, problem)]);
+        }
+    }
+    files.sort();
+    let mut modules: Vec<Arc<Module>> = Vec::new();
+    let mut problems = Vec::new();
+    for path in files {
+        match read_file(&path) {
+            Ok(module) => match modules.iter().find(|known| known.key == module.key) {
+                Some(known) => {
+                    let file = known.file.as_deref().unwrap_or_default();
+                    let problem = format!("{} is the key of {file}, too", module.key);
+                    problems.push(FolderProblem {
+                        path,
+                        problem: ModuleProblem {
+                            line: 1,
+                            field: "key".to_owned(),
+                            problem,
+                        },
+                    });
+                }
+                None => modules.push(Arc::new(module)),
+            },
+            Err(found) => problems.extend(found),
+        }
+    }
+    if problems.is_empty() {
+        Ok(modules)
+    } else {
+        Err(problems)
+    }
+}

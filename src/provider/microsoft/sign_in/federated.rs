@@ -1,0 +1,172 @@
+//! What the token of a federated credential says of itself. It is evidence, never trusted: no signature
+//! is checked, and only what has the form of such a claim is kept.
+
+use crate::domain::Reason;
+use crate::domain::report::EvidenceKind;
+use crate::domain::report::redact::holds_jwt;
+use crate::provider::microsoft::claims::payload;
+use crate::provider::microsoft::fault::Fault;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde_json::Value;
+
+/// Microsoft Entra bears so much difference between clocks.
+const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::minutes(5);
+
+/// More audiences are not shown: a federated credential has one.
+const MAX_AUDIENCES: usize = 3;
+
+const MAX_CLAIM_CHARS: usize = 255;
+
+/// Claims of the token in a file, as far as they can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct FederatedClaims {
+    pub issuer: Option<String>,
+    pub subject: Option<String>,
+    pub audiences: Vec<String>,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+impl FederatedClaims {
+    /// Reads what it can; an opaque token has no claims.
+    pub fn read(token: &str) -> Self {
+        let Some(body) = payload(token) else {
+            return Self::default();
+        };
+        let audiences = match body.get("aud") {
+            Some(Value::Array(all)) => all.iter().filter_map(claim).take(MAX_AUDIENCES).collect(),
+            one => one.and_then(claim).into_iter().collect(),
+        };
+        Self {
+            issuer: body.get("iss").and_then(claim),
+            subject: body.get("sub").and_then(claim),
+            audiences,
+            expires_at: body.get("exp").and_then(moment),
+        }
+    }
+
+    /// The fault of a token that has expired by its own date, for longer than clocks differ: nobody needs
+    /// to be asked.
+    pub fn expired(&self, now: DateTime<Utc>) -> Option<Fault> {
+        let is_past = self.expires_at.is_some_and(|at| {
+            at.checked_add_signed(CLOCK_DIFFERENCE)
+                .is_some_and(|at| at <= now)
+        });
+        is_past.then(|| self.add_to(Fault::new(Reason::FederatedTokenExpired)))
+    }
+
+    /// What there is to compare, as evidence.
+    pub fn evidence(&self) -> Vec<(EvidenceKind, String)> {
+        let mut evidence = Vec::new();
+        let issuer = self.issuer.iter().map(|v| (EvidenceKind::TokenIssuer, v));
+        let subject = self.subject.iter().map(|v| (EvidenceKind::TokenSubject, v));
+        let audiences = self
+            .audiences
+            .iter()
+            .map(|v| (EvidenceKind::TokenAudience, v));
+        for (kind, value) in issuer.chain(subject).chain(audiences) {
+            evidence.push((kind, value.clone()));
+        }
+        if let Some(at) = self.expires_at {
+            let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+            evidence.push((EvidenceKind::TokenExpiresAt, at));
+        }
+        evidence
+    }
+
+    /// The fault with what the token says of itself.
+    pub fn add_to(&self, mut fault: Fault) -> Fault {
+        for (kind, value) in self.evidence() {
+            // A token that has expired stays the same: its date counts for what has changed.
+            let kind = match (fault.reason, kind) {
+                (Reason::FederatedTokenExpired, EvidenceKind::TokenExpiresAt) => {
+                    fault.remark = Some(format!("The token in the file expired at {value}."));
+                    EvidenceKind::ExpiresAt
+                }
+                (_, kind) => kind,
+            };
+            fault = fault.with(kind, value);
+        }
+        fault
+    }
+}
+
+/// An issuer, subject or audience: printable ASCII of a bounded length, nothing that could be markup, a
+/// token or a name with a password.
+fn claim(value: &Value) -> Option<String> {
+    let text = value.as_str()?;
+    let is_plain = |b: u8| matches!(b, b' '..=b'~') && !b"\"'<>\\`".contains(&b);
+    let fits = (1..=MAX_CLAIM_CHARS).contains(&text.len()) && text.bytes().all(is_plain);
+    let has_password = text.split_once("://").is_some_and(|(_, rest)| {
+        rest.split('/')
+            .next()
+            .is_some_and(|host| host.contains('@'))
+    });
+    (fits && !has_password && !holds_jwt(text)).then(|| text.to_owned())
+}
+
+/// Seconds since 1970, as a number or its text.
+fn moment(value: &Value) -> Option<DateTime<Utc>> {
+    let seconds = value
+        .as_i64()
+        .or_else(|| value.as_f64().map(|seconds| seconds as i64))
+        .or_else(|| value.as_str().and_then(|text| text.trim().parse().ok()))?;
+    // Later years have no form in RFC 3339.
+    DateTime::from_timestamp(seconds, 0).filter(|at| (0..253_402_300_800).contains(&at.timestamp()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde_json::json;
+
+    fn read(claims: &Value) -> FederatedClaims {
+        FederatedClaims::read(&format!(
+            "e30.{}.c2ln",
+            URL_SAFE_NO_PAD.encode(claims.to_string())
+        ))
+    }
+
+    #[test]
+    fn what_has_the_form_of_a_claim_is_kept() {
+        let claims = read(&json!({
+            "iss": "https://issuer.example.com/a", "sub": "system:serviceaccount:a:b",
+            "aud": ["api://AzureADTokenExchange", 7, "x\ny"], "exp": 1_767_225_600,
+        }));
+        assert_eq!(
+            claims.issuer.as_deref(),
+            Some("https://issuer.example.com/a")
+        );
+        assert_eq!(claims.subject.as_deref(), Some("system:serviceaccount:a:b"));
+        assert_eq!(claims.audiences, ["api://AzureADTokenExchange"]);
+        let evidence = claims.evidence();
+        assert_eq!(evidence[3].1, "2026-01-01T00:00:00Z");
+        for odd in [
+            json!(7),
+            json!(""),
+            json!("a\u{202e}b"),
+            json!("<script>"),
+            json!("x".repeat(256)),
+            json!("https://user:password@issuer.example.com"),
+            json!("eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0.c2ln"),
+        ] {
+            let claims = read(&json!({"iss": odd, "sub": odd, "aud": odd, "exp": 1e300}));
+            assert_eq!(claims, FederatedClaims::default(), "{odd}");
+        }
+        assert_eq!(FederatedClaims::read("opaque"), FederatedClaims::default());
+    }
+
+    #[test]
+    fn a_token_past_its_date_is_expired_as_far_as_clocks_agree() {
+        let claims = read(&json!({"exp": 1_767_225_600}));
+        let now: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(claims.expired(now), None);
+        assert_eq!(claims.expired(now + TimeDelta::minutes(4)), None);
+        let fault = claims.expired(now + TimeDelta::minutes(5)).unwrap();
+        assert_eq!(fault.reason, Reason::FederatedTokenExpired);
+        assert_eq!(fault.evidence[0].kind, EvidenceKind::ExpiresAt);
+        assert!(fault.remark.unwrap().contains("2026-01-01T00:00:00Z"));
+        assert_eq!(read(&json!({})).expired(now), None);
+    }
+}

@@ -1,0 +1,72 @@
+//! What checks have learnt of connections, as both databases keep it.
+
+use super::from_row::from_row;
+use super::rows::name;
+use crate::domain::connection_facts::{ConnectionFacts, CredentialExpiry, KeptFacts};
+use crate::domain::{ConnectionId, TenantId};
+use crate::ports::store::StoreError;
+use chrono::{DateTime, Utc};
+
+/// Columns of the table `f`, all NULL where a connection has no row.
+macro_rules! facts_columns {
+    () => {
+        "f.tenant_id AS facts_tenant_id, f.entra_tenant_id AS facts_entra_tenant_id, \
+         f.client_id AS facts_client_id, f.owner_tenant_id AS facts_owner_tenant_id, \
+         f.service_principal_id AS facts_service_principal_id, \
+         f.entra_tenant_name AS facts_entra_tenant_name, \
+         f.credential_changed_at AS facts_credential_changed_at, \
+         f.credential_expires_at AS facts_credential_expires_at, \
+         f.expiry_source AS facts_expiry_source, f.expiry_found_at AS facts_expiry_found_at"
+    };
+}
+pub(super) use facts_columns;
+
+from_row! {
+    #[derive(Debug)]
+    pub(super) struct FactsPart {
+        facts_tenant_id: Option<i64>,
+        facts_entra_tenant_id: Option<String>,
+        facts_client_id: Option<String>,
+        facts_owner_tenant_id: Option<String>,
+        facts_service_principal_id: Option<String>,
+        facts_entra_tenant_name: Option<String>,
+        facts_credential_changed_at: Option<DateTime<Utc>>,
+        facts_credential_expires_at: Option<DateTime<Utc>>,
+        facts_expiry_source: Option<String>,
+        facts_expiry_found_at: Option<DateTime<Utc>>,
+    }
+}
+
+impl FactsPart {
+    /// The row of this connection; `None` where it has none.
+    pub fn kept(self, connection: ConnectionId) -> Result<Option<KeptFacts>, StoreError> {
+        let (Some(tenant), Some(entra_tenant_id), Some(client_id)) = (
+            self.facts_tenant_id,
+            self.facts_entra_tenant_id,
+            self.facts_client_id,
+        ) else {
+            return Ok(None);
+        };
+        let source = self
+            .facts_expiry_source
+            .map(|source| name("connection_facts", "expiry_source", connection.0, &source))
+            .transpose()?;
+        Ok(Some(KeptFacts {
+            connection_id: connection,
+            tenant_id: TenantId(tenant),
+            entra_tenant_id,
+            client_id,
+            credential_changed_at: self.facts_credential_changed_at,
+            expiry_found_at: self.facts_expiry_found_at,
+            facts: ConnectionFacts {
+                owner_tenant_id: self.facts_owner_tenant_id,
+                service_principal_id: self.facts_service_principal_id,
+                entra_tenant_name: self.facts_entra_tenant_name,
+                expiry: source.map(|source| CredentialExpiry {
+                    expires_at: self.facts_credential_expires_at,
+                    source,
+                }),
+            },
+        }))
+    }
+}

@@ -1,0 +1,80 @@
+//! What a check learns of a connection serves the ones after it, and people.
+
+use crate::assert_sound;
+use crate::world::{World, check, reasons};
+use verifyd::domain::access::Binding;
+use verifyd::domain::connection_facts::ExpirySource;
+use verifyd::domain::job::Hint;
+use verifyd::ports::store::NewRun;
+use verifyd::simulator::{Endpoint, Scenario};
+
+/// As an application records it that knows the directory by its id only.
+fn without_name(new: &mut NewRun) {
+    let scope = new.context["target_scope"].as_object_mut().unwrap();
+    scope.remove("entra_tenant_name");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_run_leads_into_the_directory_that_an_earlier_check_has_found() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    let tenant = Scenario::PermissionNotRequestedElsewhere.tenant_id(1);
+    let owner = Scenario::PermissionNotRequested.tenant_id(1);
+    let id = world.connection(1, &tenant, "conditional_access").await;
+
+    let first = world.record(id, without_name).await;
+    engine.process(&Hint::new(first)).await;
+    let run = world.run(first).await;
+    assert_sound(&run, "first");
+    assert_eq!(reasons(&run, &["fail"]), ["permission_not_requested"]);
+    // The registration was read in the other directory, with one sign-in.
+    assert_eq!(world.simulator.calls_of(&owner, Endpoint::Token), 1);
+    assert_eq!(
+        world
+            .simulator
+            .calls_of(&owner, Endpoint::ApplicationByAppId),
+        1
+    );
+    assert_eq!(
+        world
+            .simulator
+            .calls_of(&tenant, Endpoint::ApplicationByAppId),
+        0
+    );
+    let name = run.context["target_scope"]["entra_tenant_name"]
+        .as_str()
+        .unwrap();
+    assert!(
+        name.starts_with("Simulated permission_not_requested_elsewhere"),
+        "{name}"
+    );
+
+    let state = world
+        .services
+        .store
+        .connection_state(id, &Binding::EVERYTHING)
+        .await;
+    let learnt = state.unwrap().unwrap().learnt;
+    assert_eq!(learnt.entra_tenant_name.as_deref(), Some(name));
+    assert_eq!(
+        learnt.credential_expiry_source,
+        Some(ExpirySource::Registration)
+    );
+    let left = learnt.credential_expires_at.unwrap() - world.services.clock.now();
+    assert!((398..=401).contains(&left.num_days()), "{left}");
+
+    // The next one ends before anybody is asked.
+    world
+        .sql("UPDATE provider_credentials SET expires_at = '2020-01-01T00:00:00Z'")
+        .await;
+    let second = world.record(id, without_name).await;
+    engine.process(&Hint::new(second)).await;
+    let run = world.run(second).await;
+    assert_sound(&run, "second");
+    let credential = check(&run, "preflight.credential");
+    assert_eq!(credential["reason_code"], "credential_expired");
+    let url = credential["next_steps"][0]["url"].as_str().unwrap();
+    let expected = format!("https://entra.microsoft.com/{owner}/#view/");
+    assert!(url.starts_with(&expected), "{url}");
+    assert_eq!(run.context["target_scope"]["entra_tenant_name"], name);
+}

@@ -1,0 +1,124 @@
+//! Next steps lead where they can be taken: the owner's directory or the customer's.
+
+use crate::directory::{CLIENT, Directory, HEALTH, Reply, SERVICE_PRINCIPAL, TENANT};
+use crate::fixture::{Found, provider, run, target};
+use serde_json::{Value, json};
+
+const OWNER: &str = "77777777-2222-4333-8444-555555555555";
+
+fn principal(members: &Value) -> Reply {
+    let mut body = json!({"id": SERVICE_PRINCIPAL, "accountEnabled": true});
+    for (name, value) in members.as_object().unwrap() {
+        body[name.as_str()] = value.clone();
+    }
+    Reply::json(200, &body)
+}
+
+fn url<'a>(found: &'a Found, check: &str, label: &str) -> &'a str {
+    let steps = &found.check(check).next_steps;
+    let step = steps.iter().find(|step| step.label == label);
+    &step.unwrap_or_else(|| panic!("{label} in {steps:?}")).url
+}
+
+#[tokio::test]
+async fn the_registration_is_mended_where_it_is_and_consent_given_where_it_counts() {
+    let directory = Directory::start(&["Organization.Read.All", "Application.Read.All"]).await;
+    directory.script(|seen| {
+        (seen.call == "service_principal")
+            .then(|| principal(&json!({"appOwnerOrganizationId": OWNER})))
+    });
+    let found = run(&provider(&directory), &target("health_check")).await;
+    let check = "permissions.directory_read_all";
+    assert_eq!(
+        url(
+            &found,
+            check,
+            "Add the permission to the app registration, in the directory that owns the application"
+        ),
+        format!(
+            "https://portal.example.com/{OWNER}/#view/Microsoft_AAD_RegisteredApps/ApplicationMenuBlade/~/CallAnAPI/appId/{CLIENT}/isMSAApp~/false"
+        )
+    );
+    assert_eq!(
+        url(
+            &found,
+            check,
+            "Grant admin consent, in the customer's directory"
+        ),
+        format!(
+            "https://login.example.com/{TENANT}/v2.0/adminconsent?client_id={CLIENT}&scope=https%3A%2F%2Fgraph.example.com%2F.default"
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_disabled_application_is_enabled_at_its_own_page() {
+    let directory = Directory::start(HEALTH).await;
+    directory.script(|seen| {
+        (seen.call == "service_principal").then(|| principal(&json!({"accountEnabled": false})))
+    });
+    let found = run(&provider(&directory), &target("health_check")).await;
+    assert_eq!(
+        url(
+            &found,
+            "provider.service_principal",
+            "Enable the enterprise application, in the customer's directory"
+        ),
+        format!(
+            "https://portal.example.com/{TENANT}/#view/Microsoft_AAD_IAM/ManagedAppMenuBlade/~/Properties/objectId/{SERVICE_PRINCIPAL}/appId/{CLIENT}"
+        )
+    );
+}
+
+#[tokio::test]
+async fn what_an_earlier_check_has_learnt_leads_a_failed_sign_in() {
+    let directory = Directory::start(HEALTH).await;
+    let credentials = |tenant: &str| {
+        format!(
+            "https://portal.example.com/{tenant}#view/Microsoft_AAD_RegisteredApps/ApplicationMenuBlade/~/Credentials/appId/{CLIENT}"
+        )
+    };
+    let label = "Create a new secret, in the directory that owns the application";
+    let expired = |seen: &crate::directory::Seen| {
+        (seen.call == "token").then(|| Reply::token_error(401, "invalid_client", 7_000_222))
+    };
+    let provider = provider(&directory);
+    let mut target = target("health_check");
+    directory.script(expired);
+    let found = run(&provider, &target).await;
+    assert_eq!(
+        url(&found, "provider.authentication", label),
+        credentials("")
+    );
+
+    directory.script(|seen| {
+        (seen.call == "service_principal")
+            .then(|| principal(&json!({"appOwnerOrganizationId": OWNER})))
+    });
+    run(&provider, &target).await;
+    directory.script(expired);
+    // So that no token is left to go on with.
+    target.credential = crate::fixture::secret("another-canary-value");
+    let found = run(&provider, &target).await;
+    assert_eq!(
+        url(&found, "provider.authentication", label),
+        credentials(&format!("{OWNER}/"))
+    );
+}
+
+#[tokio::test]
+async fn an_owner_that_is_no_id_never_becomes_part_of_an_address() {
+    for owner in [json!("../evil"), json!(7), Value::Null, json!({"a": []})] {
+        let directory = Directory::start(&["Organization.Read.All", "Application.Read.All"]).await;
+        let reply = principal(&json!({"appOwnerOrganizationId": owner}));
+        directory.script(move |seen| (seen.call == "service_principal").then(|| reply.clone()));
+        let found = run(&provider(&directory), &target("health_check")).await;
+        assert!(found.0.healthy, "{owner}");
+        let label = "Add the permission to the app registration, in the directory that owns the application";
+        let url = url(&found, "permissions.directory_read_all", label);
+        assert!(
+            url.starts_with("https://portal.example.com/#view/"),
+            "{url}"
+        );
+    }
+}

@@ -1,0 +1,77 @@
+//! Modules, and what they would mean for the connections that a visitor may see.
+
+use crate::site::{Site, tenant};
+use verifyd::domain::access::{Binding, Scope};
+use verifyd::domain::connection::ConnectionStatus;
+use verifyd::simulator::Scenario;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_is_shown_for_the_connections_within_reach() {
+    let site = Site::at_work().await;
+    for (number, scenario) in [(1, Scenario::Healthy), (2, Scenario::PermissionMissing)] {
+        let id = site.connection(number, scenario).await;
+        site.checked(id).await;
+    }
+    site.connection(3, Scenario::Healthy).await;
+    let disabled = site.connection(4, Scenario::Healthy).await;
+    let store = &site.world.services.store;
+    store
+        .set_connection_status(disabled, ConnectionStatus::Disabled)
+        .await
+        .unwrap();
+
+    let operator = site.operator().await;
+    // What is granted and not needed is told by name on the page of a run that is well.
+    let run = operator.page("/runs/1").await;
+    assert!(run.contains("Granted and not needed: "));
+    assert!(run.contains("5c0000a0-0000-4000-8000-000000000001/Records.1.Read"));
+    let list = operator.page("/modules").await;
+    for key in ["health_check", "intune", "conditional_access"] {
+        assert!(list.contains(&format!("/modules/{key}/plan")), "{key}");
+    }
+    let address = "/modules/conditional_access/plan";
+    let plan = operator.page(address).await;
+    let count = |name: &str| {
+        let (_, rest) = plan.split_once(&format!("<dt>{name}</dt><dd>")).unwrap();
+        rest.split('<').next().unwrap().trim().to_owned()
+    };
+    let counts = [
+        "Connections",
+        "Would break",
+        "Would work",
+        "Unknown",
+        "Disabled",
+    ];
+    assert_eq!(counts.map(count), ["3", "1", "1", "1", "1"]);
+    assert!(plan.contains("missing <bdi class=\"code\">Policy.Read.All</bdi>"));
+    assert!(plan.contains("Grant admin consent"));
+    assert!(plan.contains("no inventory was read yet"));
+    // What a permission is needed for, and nothing about the machine.
+    assert!(plan.contains("no Conditional Access policy can be read"));
+
+    let seen = |page: &str| -> Vec<i64> {
+        let links = page.split("href=\"/connections/").skip(1);
+        links
+            .map(|l| l.split('"').next().unwrap().parse().unwrap())
+            .collect()
+    };
+    assert_eq!(seen(&plan), [1, 2, 3]);
+    let bound = site.person(&[Scope::Read], tenant(2)).await;
+    let page = bound.page(address).await;
+    assert_eq!(seen(&page), [2]);
+    assert!(page.contains("<dt>Connections</dt><dd>1</dd>"));
+    let elsewhere = Binding {
+        workspace_id: Some(verifyd::domain::WorkspaceId(9)),
+        tenant_id: None,
+    };
+    let stranger = site.person(&[Scope::Read], elsewhere).await;
+    let page = stranger.page(address).await;
+    assert_eq!(seen(&page), Vec::<i64>::new());
+    assert!(page.contains("No connection to compare"));
+
+    assert_eq!(operator.get("/modules/nothing/plan").await.status(), 404);
+    let odd = operator.get(&format!("{address}?after=x")).await;
+    assert_eq!(odd.status(), 422);
+    let page = operator.page(&format!("{address}?after=2")).await;
+    assert_eq!(seen(&page), [3]);
+}

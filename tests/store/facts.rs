@@ -1,0 +1,234 @@
+//! What checks have learnt of a connection, and the lists that show it.
+
+use crate::bed::Bed;
+use crate::fixtures::{claim, context, new_connection, sealed, succeeded};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use verifyd::domain::access::Binding;
+use verifyd::domain::completion::{CheckedScope, CheckedTarget, Completion};
+use verifyd::domain::connection::{CredentialBinding, ProviderConnection};
+use verifyd::domain::connection_facts::{
+    ConnectionFacts, CredentialExpiry, ExpirySource, KeptFacts,
+};
+use verifyd::domain::run::RUN_TYPE;
+use verifyd::domain::{ConnectionId, RunId};
+use verifyd::ports::overview::{ConnectionFilter, ConnectionSort, ConnectionState};
+
+fn end(days: i64) -> DateTime<Utc> {
+    let now: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
+    now + TimeDelta::days(days)
+}
+
+fn facts(expires_at: Option<DateTime<Utc>>) -> ConnectionFacts {
+    ConnectionFacts {
+        owner_tenant_id: Some("11111111-0000-4000-8000-000000000001".into()),
+        service_principal_id: Some("11111111-0000-4000-8000-000000000002".into()),
+        entra_tenant_name: Some("Contoso ü".into()),
+        expiry: Some(CredentialExpiry {
+            expires_at,
+            source: ExpirySource::Registration,
+        }),
+    }
+}
+
+async fn add(bed: &Bed) -> ProviderConnection {
+    let seal = |binding: CredentialBinding| Ok(sealed(binding.connection_id, "payload"));
+    let id = bed
+        .store
+        .add_connection(&new_connection(7), Some(&seal))
+        .await
+        .unwrap();
+    bed.store.connection(id).await.unwrap().unwrap().0
+}
+
+async fn keep(bed: &Bed, connection: &ProviderConnection, facts: ConnectionFacts) {
+    let (_, credential) = bed.store.connection(connection.id).await.unwrap().unwrap();
+    let changed_at = credential.and_then(|credential| credential.updated_at);
+    let kept = KeptFacts::of(connection, changed_at, facts);
+    bed.store.keep_facts(&kept).await.unwrap();
+}
+
+async fn kept(bed: &Bed, connection: &ProviderConnection) -> ConnectionFacts {
+    let start = bed
+        .store
+        .starting_point(connection.id)
+        .await
+        .unwrap()
+        .unwrap();
+    let changed_at = start
+        .credential
+        .and_then(|credential| credential.updated_at);
+    let kept = start
+        .facts
+        .map(|kept| kept.still_true(connection, changed_at));
+    kept.unwrap_or_default()
+}
+
+async fn state(bed: &Bed, id: ConnectionId) -> ConnectionState {
+    let state = bed.store.connection_state(id, &Binding::EVERYTHING).await;
+    state.unwrap().unwrap()
+}
+
+pub async fn what_was_learnt_is_kept_and_read_with_the_start_of_a_check(bed: &Bed) {
+    let connection = add(bed).await;
+    assert_eq!(kept(bed, &connection).await, ConnectionFacts::default());
+    keep(bed, &connection, facts(Some(end(5)))).await;
+    assert_eq!(kept(bed, &connection).await, facts(Some(end(5))));
+    let found_at = state(bed, connection.id)
+        .await
+        .learnt
+        .credential_expiry_found_at;
+    assert!(found_at.is_some());
+    // Found again, it was found then; a new one is found now.
+    let renamed = ConnectionFacts {
+        entra_tenant_name: Some("Another".into()),
+        ..facts(Some(end(5)))
+    };
+    keep(bed, &connection, renamed).await;
+    let learnt = state(bed, connection.id).await.learnt;
+    assert_eq!(learnt.entra_tenant_name.as_deref(), Some("Another"));
+    assert_eq!(learnt.credential_expiry_found_at, found_at);
+    keep(bed, &connection, ConnectionFacts::default()).await;
+    assert_eq!(kept(bed, &connection).await, ConnectionFacts::default());
+    assert_eq!(
+        state(bed, connection.id)
+            .await
+            .learnt
+            .credential_expiry_found_at,
+        None
+    );
+    // With a claim, too.
+    keep(bed, &connection, facts(None)).await;
+    let run = bed
+        .insert(RUN_TYPE, "queued", &context(connection.id.0))
+        .await;
+    let held = claim(&bed.store, run, "w1").await;
+    if let Some(start) = held.start {
+        assert_eq!(start.facts.unwrap().facts, facts(None));
+    }
+}
+
+pub async fn facts_of_what_is_another_now_do_not_count(bed: &Bed) {
+    let connection = add(bed).await;
+    keep(bed, &connection, facts(Some(end(5)))).await;
+    let replaced = sealed(connection.id, "another payload");
+    bed.store
+        .set_credential(connection.id, &replaced)
+        .await
+        .unwrap();
+    assert_eq!(kept(bed, &connection).await.expiry, None);
+    let learnt = state(bed, connection.id).await.learnt;
+    assert_eq!(learnt.credential_expires_at, None);
+    assert_eq!(learnt.credential_expiry_source, None);
+    assert_eq!(learnt.entra_tenant_name.as_deref(), Some("Contoso ü"));
+    bed.exec("UPDATE provider_connections SET entra_tenant_id = 'another'")
+        .await;
+    let learnt = state(bed, connection.id).await.learnt;
+    assert_eq!(learnt.entra_tenant_name, None);
+}
+
+async fn page(bed: &Bed, sort: ConnectionSort, after: Option<ConnectionId>) -> Vec<ConnectionId> {
+    let filter = ConnectionFilter {
+        sort,
+        after,
+        limit: 2,
+        ..ConnectionFilter::default()
+    };
+    let found = bed.store.connection_states(&filter).await.unwrap();
+    found.iter().map(|state| state.connection.id).collect()
+}
+
+pub async fn connections_are_sorted_by_expiry_page_by_page(bed: &Bed) {
+    let mut ids = Vec::new();
+    // In the order of their ids: late, never, unknown, soon, soon again, soonest.
+    for expiry in [
+        Some(Some(90)),
+        Some(None),
+        None,
+        Some(Some(3)),
+        Some(Some(3)),
+        Some(Some(1)),
+    ] {
+        let connection = add(bed).await;
+        if let Some(days) = expiry {
+            keep(bed, &connection, facts(days.map(end))).await;
+        }
+        ids.push(connection.id);
+    }
+    let mut sorted = Vec::new();
+    loop {
+        let next = page(bed, ConnectionSort::Expiry, sorted.last().copied()).await;
+        if next.is_empty() {
+            break;
+        }
+        sorted.extend(next);
+    }
+    assert_eq!(sorted, [ids[5], ids[3], ids[4], ids[0], ids[1], ids[2]]);
+    assert_eq!(
+        page(bed, ConnectionSort::Id, Some(ids[1])).await,
+        [ids[2], ids[3]]
+    );
+    // Where the last one of a page is gone, what has no date is left.
+    let gone = ConnectionId(ids[0].0 - 1);
+    let rest = page(bed, ConnectionSort::Expiry, Some(gone)).await;
+    assert_eq!(rest, [ids[1], ids[2]]);
+}
+
+fn named(name: &str) -> Completion {
+    Completion {
+        checked: Some(CheckedTarget {
+            provider: "microsoft".into(),
+            module: "core".into(),
+            target_scope: Some(CheckedScope {
+                entra_tenant_name: name.into(),
+            }),
+        }),
+        ..succeeded()
+    }
+}
+
+async fn completed(bed: &Bed, scope: Value) -> Value {
+    let mut context = context(1);
+    context["target_scope"] = scope;
+    let runs = [
+        bed.insert(RUN_TYPE, "queued", &context).await,
+        bed.insert(RUN_TYPE, "queued", &context).await,
+    ];
+    // Two at once, so that both take the way of a batch.
+    let (one, two) = futures::join!(
+        claim(&bed.store, runs[0], "w"),
+        claim(&bed.store, runs[1], "w")
+    );
+    let completion = named("Contoso \"ü\"");
+    let (first, second) = futures::join!(
+        bed.store.complete(&one, &completion),
+        bed.store.complete(&two, &completion)
+    );
+    assert!(first.unwrap() && second.unwrap());
+    let scope = |run: RunId| async move {
+        let stored = bed.store.run(run).await.unwrap().unwrap();
+        stored.context["target_scope"].clone()
+    };
+    let [one, two] = [scope(runs[0]).await, scope(runs[1]).await];
+    assert_eq!(one, two);
+    one
+}
+
+pub async fn the_directorys_name_is_added_where_the_producer_left_it_out(bed: &Bed) {
+    let id = "11111111-2222-4333-8444-555555555555";
+    assert_eq!(
+        completed(bed, json!({"entra_tenant_id": id, "own": [1]})).await,
+        json!({"entra_tenant_id": id, "own": [1], "entra_tenant_name": "Contoso \"ü\""})
+    );
+    // What a producer wrote is never overwritten, also when it makes no sense.
+    for kept in [
+        json!({"entra_tenant_id": id, "entra_tenant_name": "Own"}),
+        json!({"entra_tenant_id": id, "entra_tenant_name": 12}),
+        json!({"entra_tenant_id": id, "entra_tenant_name": null}),
+        json!("a text"),
+        json!([1]),
+        json!(null),
+    ] {
+        assert_eq!(completed(bed, kept.clone()).await, kept);
+    }
+}

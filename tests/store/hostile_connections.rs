@@ -1,0 +1,150 @@
+//! Connections and what belongs to them, as another application may write them.
+
+use crate::bed::Bed;
+use crate::fixtures::{claim, succeeded};
+use crate::hostile_rows::every_surface;
+use verifyd::domain::access::Binding;
+use verifyd::domain::connection::ConnectionStatus;
+use verifyd::domain::{ConnectionId, TenantId};
+use verifyd::ports::overview::ConnectionFilter;
+
+/// Every column of a connection and of its credential that another application may fill as it likes.
+pub async fn a_connection_that_cannot_be_used_is_listed_with_its_reason(bed: &Bed) {
+    let mut wrong = vec![(2, "status", "'paused'")];
+    if bed.is_postgres() {
+        bed.exec(
+            "ALTER TABLE provider_connections DROP CONSTRAINT provider_connections_status, \
+                 ALTER status DROP NOT NULL, ALTER workspace_id DROP NOT NULL, \
+                 ALTER tenant_id DROP NOT NULL, ALTER provider DROP NOT NULL; \
+             ALTER TABLE provider_credentials DROP CONSTRAINT provider_credentials_kind, \
+                 ALTER kind DROP NOT NULL, ALTER payload DROP NOT NULL",
+        )
+        .await;
+        wrong.extend([
+            (3, "status", "NULL"),
+            (4, "workspace_id", "NULL"),
+            (5, "tenant_id", "NULL"),
+            (6, "provider", "NULL"),
+        ]);
+    }
+    for id in 1..=9 {
+        bed.exec(&format!(
+            "INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, display_name, status) \
+             VALUES ({id}, 1, 7, 'microsoft', 'named', 'enabled'); \
+             INSERT INTO provider_credentials (provider_connection_id, kind, payload) \
+             VALUES ({id}, 'client_secret', 'x')"
+        ))
+        .await;
+    }
+    for (id, column, value) in &wrong {
+        let set = format!("UPDATE provider_connections SET {column} = {value} WHERE id = {id}");
+        bed.unchecked(&set).await;
+    }
+    let mut unreadable = vec![(7, "kind", "'password'")];
+    if bed.is_postgres() {
+        unreadable.extend([(8, "kind", "NULL"), (9, "payload", "NULL")]);
+    }
+    for (id, column, value) in &unreadable {
+        let set = format!(
+            "UPDATE provider_credentials SET {column} = {value} WHERE provider_connection_id = {id}"
+        );
+        bed.unchecked(&set).await;
+    }
+
+    let filter = |status| ConnectionFilter {
+        status,
+        limit: 200,
+        ..ConnectionFilter::default()
+    };
+    let all = bed.store.connection_states(&filter(None)).await.unwrap();
+    assert_eq!(all.len(), 9);
+    for state in &all {
+        let id = state.connection.id.0;
+        assert_eq!(state.connection.display_name.as_deref(), Some("named"));
+        let expected = wrong.iter().find(|(wrong, ..)| *wrong == id);
+        let Some((_, column, _)) = expected else {
+            assert_eq!(state.problem, None);
+            assert_eq!(state.connection.status, ConnectionStatus::Enabled);
+            continue;
+        };
+        let problem = state.problem.as_deref().unwrap();
+        assert!(
+            problem.starts_with(&format!("provider_connections.{column}: ")),
+            "{problem}"
+        );
+        assert_eq!(state.connection.status, ConnectionStatus::Unusable);
+        let one = bed
+            .store
+            .connection_state(ConnectionId(id), &Binding::EVERYTHING);
+        assert_eq!(one.await.unwrap().as_ref(), Some(state));
+        assert!(bed.store.starting_point(ConnectionId(id)).await.is_err());
+    }
+    let count = |status| async move {
+        let found = bed.store.connection_states(&filter(Some(status))).await;
+        found.unwrap().len()
+    };
+    assert_eq!(count(ConnectionStatus::Unusable).await, wrong.len());
+    assert_eq!(count(ConnectionStatus::Enabled).await, 9 - wrong.len());
+    assert_eq!(count(ConnectionStatus::Disabled).await, 0);
+    let counts = bed
+        .store
+        .connection_counts(&Binding::EVERYTHING)
+        .await
+        .unwrap();
+    assert_eq!(counts.unusable, wrong.len() as u64);
+    assert_eq!(counts.never_checked, 9 - wrong.len() as u64);
+
+    let mut named = Vec::new();
+    for found in bed.store.credentials(None, 100).await.unwrap() {
+        if let Err(error) = found.credential {
+            named.push((found.connection_id.0, error.to_string()));
+        }
+    }
+    // A credential is bound to its connection's workspace and tenant.
+    let unbound = wrong
+        .iter()
+        .filter(|(_, column, _)| column.ends_with("_id"));
+    let mut expected: Vec<i64> = unbound.map(|(id, ..)| *id).collect();
+    expected.extend(unreadable.iter().map(|(id, ..)| *id));
+    let ids: Vec<i64> = named.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, expected, "{named:?}");
+    bed.exec("DELETE FROM provider_credentials").await;
+    every_surface(bed, "connections that cannot be used").await;
+}
+
+/// An acknowledgement and a permission in tables of another application.
+#[tokio::test]
+async fn texts_that_are_not_there_hide_nothing_else() {
+    let bed = Bed::postgres().await;
+    let bed = &bed;
+    bed.exec(
+        "ALTER TABLE verification_check_acknowledgements ALTER check_key DROP NOT NULL, \
+             ALTER reason DROP NOT NULL, ALTER acknowledged_by DROP NOT NULL; \
+         ALTER TABLE tenant_permissions DROP CONSTRAINT tenant_permissions_pkey, \
+             DROP CONSTRAINT tenant_permissions_status, ALTER permission_key DROP NOT NULL, \
+             ALTER status DROP NOT NULL",
+    )
+    .await;
+    let run = bed.queued().await;
+    let held = claim(&bed.store, run, "w1").await;
+    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+    bed.exec(&format!(
+        "INSERT INTO verification_check_acknowledgements (operation_run_id, check_key, reason, \
+             acknowledged_by, acknowledged_at) \
+         VALUES ({run}, NULL, NULL, NULL, now()), ({run}, 'a.check', 'seen', 'somebody', now()); \
+         INSERT INTO tenant_permissions (tenant_id, permission_key, status) \
+         VALUES (7, NULL, 'granted'), (7, 'A.Read', NULL), (7, 'B.Read', 'odd'), \
+                (7, 'C.Read', 'granted')"
+    ))
+    .await;
+    let said = bed.store.acknowledgements_of(run).await.unwrap();
+    assert_eq!(said.len(), 2);
+    assert!(said.iter().any(|said| said.reason == "seen"));
+    let permissions = bed.store.permissions(TenantId(7)).await.unwrap();
+    let keys: Vec<_> = permissions
+        .iter()
+        .map(|p| p.permission_key.as_str())
+        .collect();
+    assert_eq!(keys, ["C.Read"]);
+    every_surface(bed, "texts that are not there").await;
+}
