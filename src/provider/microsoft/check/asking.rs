@@ -1,8 +1,8 @@
 //! What Graph is asked about the connection itself, and again while a consent may be on its way.
 
 use super::inventory;
-use super::patience::Patience;
 use super::probes;
+use super::propagation::PropagationBackoff;
 use crate::domain::Reason;
 use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::graph::{Organizations, Session};
@@ -55,14 +55,14 @@ async fn once(session: &Session<'_>, module: &Module, attempts: u32) -> Asked {
 /// Asks, and asks again while Graph does not know the application though the token carries its permissions,
 /// or the connection is new. A new sign-in decides first: Microsoft Entra issues no token with permissions
 /// to an application that is gone for good.
-pub(super) async fn patiently(
+pub(super) async fn with_retries(
     session: &Session<'_>,
     module: &Module,
     is_new: bool,
-    mut patience: Patience,
+    mut backoff: PropagationBackoff,
 ) -> Asked {
     loop {
-        let asked = once(session, module, patience.attempts()).await;
+        let asked = once(session, module, backoff.attempts()).await;
         if !asked.is_application_unknown() || session.sign_in_fault().await.is_some() {
             return asked;
         }
@@ -73,7 +73,7 @@ pub(super) async fn patiently(
         let roles = token.claims.roles.as_ref();
         let has_roles = roles.is_some_and(|roles| !roles.is_empty());
         let may_arrive = session.sign_in_fault().await.is_none() && (has_roles || is_new);
-        if !may_arrive || !patience.wait_for_consent(has_roles).await {
+        if !may_arrive || !backoff.wait_for_consent(has_roles).await {
             return asked;
         }
         // A token that was issued before the consent never carries its permissions.

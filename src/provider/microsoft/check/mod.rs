@@ -9,8 +9,8 @@ mod expiry;
 mod inventory;
 mod licences;
 mod offers;
-mod patience;
 mod probes;
+mod propagation;
 mod refusal;
 mod sheet;
 mod why;
@@ -26,7 +26,7 @@ use crate::domain::link::is_guid;
 use crate::domain::report::EvidenceKind;
 use crate::ports::provider::{Disposition, Findings, Target, Unmet};
 use application::Question;
-use patience::Patience;
+use propagation::PropagationBackoff;
 use refusal::Rights;
 use sheet::Sheet;
 use uuid::Uuid;
@@ -58,7 +58,7 @@ pub(super) async fn run(
             sheet.learn(known);
         }
     }
-    let session = match sign_in_patiently(shared, clouds, target).await {
+    let session = match sign_in_with_retries(shared, clouds, target).await {
         Ok(session) => session,
         Err(fault) => {
             sheet.fail(AUTHENTICATION, &fault);
@@ -76,9 +76,9 @@ pub(super) async fn run(
     }
 
     let clock = shared.clock.as_ref();
-    let is_new = patience::is_connection_new(target, clock);
-    let patience = Patience::new(shared.caller.longest_wait(), target.deadline);
-    let asked = asking::patiently(&session, module, is_new, patience).await;
+    let is_new = propagation::is_connection_new(target, clock);
+    let backoff = PropagationBackoff::new(shared.caller.longest_wait(), target.deadline);
+    let asked = asking::with_retries(&session, module, is_new, backoff).await;
     inventory::compare(&session, &asked.read).await;
     match &asked.read.service_principal {
         Ok(found) => sheet.learn(found.into()),
@@ -192,26 +192,26 @@ fn may_be_unknown_yet(reason: Reason) -> bool {
 
 /// A credential, or a consent, of just now is not known to every server of the provider yet: the sign-in is
 /// tried again, as far as the run's deadline allows.
-async fn sign_in_patiently<'a>(
+async fn sign_in_with_retries<'a>(
     shared: &'a Shared,
     clouds: &'a Clouds,
     target: &'a Target,
 ) -> Result<Session<'a>, Fault> {
     let clock = shared.clock.as_ref();
-    let mut patience = Patience::new(shared.caller.longest_wait(), target.deadline);
+    let mut backoff = PropagationBackoff::new(shared.caller.longest_wait(), target.deadline);
     loop {
         let fault = match sign_in(shared, clouds, target).await {
             Ok(session) => return Ok(session),
             Err(fault) => fault,
         };
         let again = (may_be_too_new(fault.reason)
-            && patience::is_credential_new(target, clock)
-            && patience.wait_for_credential().await)
+            && propagation::is_credential_new(target, clock)
+            && backoff.wait_for_credential().await)
             || (may_be_unknown_yet(fault.reason)
-                && patience::is_connection_new(target, clock)
-                && patience.wait_for_consent(false).await);
+                && propagation::is_connection_new(target, clock)
+                && backoff.wait_for_consent(false).await);
         if !again {
-            let tried = patience.attempts();
+            let tried = backoff.attempts();
             return Err(fault.with_some(EvidenceKind::Attempts, (tried > 1).then_some(tried)));
         }
     }

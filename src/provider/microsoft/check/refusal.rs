@@ -2,7 +2,7 @@
 //! whether the token carries it, decides. This is the only place that judges it.
 
 use super::asking::Asked;
-use super::patience::AGAIN_AFTER;
+use super::propagation::AGAIN_AFTER;
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
 use crate::provider::microsoft::claims::Claims;

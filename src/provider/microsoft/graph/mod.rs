@@ -137,19 +137,8 @@ impl Session<'_> {
         {
             return Ok(Some(cached));
         }
-        let uri = self.uri(format!(
-            "/v1.0/servicePrincipals/{resource}?$select=appId,appRoles"
-        ))?;
-        match self.get::<Resource>("resource_roles", uri).await {
-            Ok(answer) => {
-                let read = Arc::new(ResourceRoles::from(answer));
-                self.roles().insert(key, read.clone()).await;
-                Ok(Some(read))
-            }
-            // An assignment can outlive its resource for a while.
-            Err(fault) if fault.status == Some(404) => Ok(None),
-            Err(fault) => Err(fault),
-        }
+        // An assignment can outlive its resource for a while.
+        self.read_roles(resource, &format!("/{resource}")).await
     }
 
     /// The roles that an API offers in the directory; null when it has no service principal there.
@@ -158,13 +147,21 @@ impl Session<'_> {
         if let Some(cached) = self.roles().get(&key).await {
             return Ok(Some(cached));
         }
+        self.read_roles(app_id, &format!("(appId='{app_id}')"))
+            .await
+    }
+
+    /// Reads the roles of the service principal that `which` names, and keeps them under `id`; `None` when
+    /// there is no such service principal.
+    async fn read_roles(&self, id: Uuid, which: &str) -> Result<Option<Arc<ResourceRoles>>, Fault> {
         let uri = self.uri(format!(
-            "/v1.0/servicePrincipals(appId='{app_id}')?$select=appId,appRoles"
+            "/v1.0/servicePrincipals{which}?$select=appId,appRoles"
         ))?;
         match self.get::<Resource>("resource_roles", uri).await {
             Ok(answer) => {
                 let read = Arc::new(ResourceRoles::from(answer));
-                self.roles().insert(key, read.clone()).await;
+                let key = (self.cloud_key().to_owned(), self.tenant(), id);
+                self.roles().insert(key, Arc::clone(&read)).await;
                 Ok(Some(read))
             }
             Err(fault) if fault.status == Some(404) => Ok(None),

@@ -1,4 +1,4 @@
-//! Waits for a change that has not reached every part of the provider yet: a new credential, a consent.
+//! Exponential backoff for a change that has not reached every part of the provider yet: a new credential, a consent.
 
 use crate::ports::clock::Clock;
 use crate::ports::provider::Target;
@@ -20,13 +20,13 @@ const CONSENT_WAITS: u32 = 7;
 const NEW_CONNECTION_WAITS: u32 = 3;
 
 /// Waits that double, from a fifth of the longest one on, as far as the deadline allows.
-pub(super) struct Patience {
+pub(super) struct PropagationBackoff {
     longest: Duration,
     deadline: Instant,
     waits: u32,
 }
 
-impl Patience {
+impl PropagationBackoff {
     /// `longest` is the longest of the waits.
     pub fn new(longest: Duration, deadline: Instant) -> Self {
         Self {
@@ -96,26 +96,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waits_double_up_to_the_longest() {
         let began = Instant::now();
-        let mut patience = Patience::new(LONGEST, began + Duration::from_secs(600));
+        let mut backoff = PropagationBackoff::new(LONGEST, began + Duration::from_secs(600));
         let mut passed = Vec::new();
-        while patience.wait_for_consent(true).await {
+        while backoff.wait_for_consent(true).await {
             passed.push(began.elapsed().as_secs());
         }
         assert_eq!(passed, [1, 3, 7, 12, 17, 22, 27]);
-        assert_eq!(patience.attempts(), 8);
-        let mut patience = Patience::new(LONGEST, began + Duration::from_secs(600));
-        while patience.wait_for_consent(false).await {}
-        assert_eq!(patience.attempts(), 4);
+        assert_eq!(backoff.attempts(), 8);
+        let mut backoff = PropagationBackoff::new(LONGEST, began + Duration::from_secs(600));
+        while backoff.wait_for_consent(false).await {}
+        assert_eq!(backoff.attempts(), 4);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_deadline_leaves_room_for_what_comes_after() {
         let began = Instant::now();
-        let mut patience = Patience::new(LONGEST, began + Duration::from_secs(10));
-        while patience.wait_for_credential().await {}
+        let mut backoff = PropagationBackoff::new(LONGEST, began + Duration::from_secs(10));
+        while backoff.wait_for_credential().await {}
         // One second and two; four would end at seven, with less than four left.
         assert_eq!(began.elapsed(), Duration::from_secs(3));
-        let mut late = Patience::new(LONGEST, Instant::now());
+        let mut late = PropagationBackoff::new(LONGEST, Instant::now());
         assert!(!late.wait_for_credential().await);
     }
 }
