@@ -177,7 +177,7 @@ impl LinkContext {
             }
             Link::NationalClouds => learn("/graph/deployments"),
             Link::FindTenantId => learn("/entra/fundamentals/how-to-find-tenant"),
-            Link::ServiceHealth => "https://admin.microsoft.com/#/servicehealth".to_owned(),
+            Link::ServiceHealth => self.service_health(),
             Link::InaccessibleTenant => learn("/entra/fundamentals/inaccessible-tenant"),
             Link::IntuneLicences => learn("/mem/intune/fundamentals/licenses"),
             Link::IntuneRoles => learn("/mem/intune/fundamentals/role-based-access-control"),
@@ -197,6 +197,19 @@ impl LinkContext {
         } else {
             self.resolve(Link::ErrorCodes)
         }
+    }
+
+    /// Service health in the Microsoft 365 admin center of the cloud, which its Graph tells.
+    fn service_health(&self) -> String {
+        let center = match self.graph.as_str() {
+            "https://graph.microsoft.us" => "https://portal.office365.us",
+            "https://dod-graph.microsoft.us" => "https://portal.apps.mil",
+            "https://microsoftgraph.chinacloudapi.cn" => {
+                "https://portal.partner.microsoftonline.cn"
+            }
+            _ => "https://admin.microsoft.com",
+        };
+        format!("{center}/adminportal/home#/servicehealth")
     }
 
     /// A page of the registration, in the directory that owns it. Where that is not known the address
@@ -532,9 +545,27 @@ mod tests {
             );
             assert_eq!(link.directory(), None);
         }
-        assert_eq!(
-            links().resolve(Link::ServiceHealth),
-            "https://admin.microsoft.com/#/servicehealth"
-        );
+    }
+
+    #[test]
+    fn service_health_opens_in_the_admin_center_of_the_cloud() {
+        for (graph, center) in [
+            ("https://graph.microsoft.com", "https://admin.microsoft.com"),
+            ("https://graph.microsoft.us", "https://portal.office365.us"),
+            ("https://dod-graph.microsoft.us", "https://portal.apps.mil"),
+            (
+                "https://microsoftgraph.chinacloudapi.cn",
+                "https://portal.partner.microsoftonline.cn",
+            ),
+        ] {
+            let links = LinkContext {
+                graph: graph.to_owned(),
+                ..links()
+            };
+            assert_eq!(
+                links.resolve(Link::ServiceHealth),
+                format!("{center}/adminportal/home#/servicehealth")
+            );
+        }
     }
 }
