@@ -485,7 +485,8 @@ reasons! {
     PermissionExcess = "permission_excess", Permission, Low,
         "Permissions are granted that no module of the connection needs.",
         "Who gets hold of the credential can do whatever is granted.",
-        [("Remove the permissions that nothing needs", ApiPermissions)];
+        [("Revoke what nothing needs", EnterpriseAppPermissions),
+         ("Remove it from what the registration asks for, or the next consent grants it again", ApiPermissions)];
     InventoryUnreadable = "inventory_unreadable", Provider, High,
         "The granted permissions could not be read.",
         "It is unknown what works for this tenant; the last known inventory is kept.",
@@ -493,8 +494,8 @@ reasons! {
 
     // What is about to happen.
     CredentialExpiring = "credential_expiring", Permission, Low,
-        "The credential expires soon.",
-        "Nothing can sign in from then on; the severity grows 14, 7 and 1 days before.",
+        "The credential is near its end, or past it.",
+        "Nothing can sign in after the end; the severity grows 14, 7 and 1 days before.",
         [("Create a new secret or certificate", AppCredentials), ("Store it for the connection", Connection)];
 
     // verifyd itself.

@@ -9,7 +9,7 @@ use crate::ports::provider::Target;
 use crate::provider::microsoft::certificate::SigningCertificate;
 use crate::provider::microsoft::graph::Application;
 use crate::provider::microsoft::modules::EXPIRY;
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, TimeDelta, Utc};
 use secrecy::ExposeSecret;
 
 /// Characters of a secret that its registration tells.
@@ -32,6 +32,8 @@ pub(super) struct Known {
 
 impl Known {
     fn of(source: ExpirySource, expires_at: Option<DateTime<Utc>>) -> Self {
+        // A date that no calendar of a reader has is one for "never".
+        let expires_at = expires_at.filter(|at| at.year() <= 9999);
         Self {
             expiry: CredentialExpiry { expires_at, source },
             candidates: None,
@@ -64,6 +66,11 @@ pub(super) fn known(target: &Target) -> Option<Known> {
             recorded.map(|at| Known::of(ExpirySource::Recorded, Some(at)))
         }
     }
+}
+
+/// Whether the registration knows the end: of a secret, also where a date is recorded, as that may be too late.
+pub(super) fn is_told_by_registration(target: &Target) -> bool {
+    matches!(target.credential, Credential::ClientSecret { .. })
 }
 
 /// The end of the connection's secret as the registration has it. Secrets are told apart by their first
@@ -110,18 +117,13 @@ pub(super) fn registered(
 }
 
 /// The earlier of what is known and what the registration says: preflight stops at a recorded date, the
-/// provider at its own. Where nobody says anything now, what an earlier check has read.
+/// provider at its own. Where the registration cannot be read now, what an earlier check has read in it.
 pub(super) fn combine(
     known: Option<Known>,
     registered: Option<Known>,
     remembered: Option<CredentialExpiry>,
     now: DateTime<Utc>,
 ) -> Option<Known> {
-    let earlier = known.into_iter().chain(registered);
-    let earlier = earlier.min_by_key(|known| {
-        let end = known.expiry.expires_at.unwrap_or(DateTime::<Utc>::MAX_UTC);
-        (end, known.expiry.source)
-    });
     let remembered = remembered
         .filter(|expiry| expiry.expires_at.is_some_and(|end| end > now))
         .filter(|expiry| expiry.source == ExpirySource::Registration)
@@ -129,7 +131,11 @@ pub(super) fn combine(
             expiry,
             candidates: None,
         });
-    earlier.or(remembered)
+    let ends = known.into_iter().chain(registered.or(remembered));
+    ends.min_by_key(|known| {
+        let end = known.expiry.expires_at.unwrap_or(DateTime::<Utc>::MAX_UTC);
+        (end, known.expiry.source)
+    })
 }
 
 /// Judges what is known. An end that nobody knows is said, and costs nothing.
@@ -141,7 +147,12 @@ pub(super) fn judge(sheet: &mut Sheet<'_>, known: Option<Known>, now: DateTime<U
     sheet.facts().expiry = Some(known.expiry);
     let mut evidence = vec![Evidence::new(EvidenceKind::Source, known.expiry.source)];
     let Some(expires_at) = known.expiry.expires_at else {
-        let message = "A federated token does not expire here: a new one is read at each sign-in.";
+        let message = match known.expiry.source {
+            ExpirySource::FederatedToken => {
+                "A federated token does not expire here: a new one is read at each sign-in."
+            }
+            _ => "The credential never expires.",
+        };
         sheet.pass(EXPIRY, message, evidence);
         return;
     };

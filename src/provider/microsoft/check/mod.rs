@@ -58,6 +58,10 @@ pub(super) async fn run(
             sheet.learn(known);
         }
     }
+    let now = shared.clock.now();
+    let known = expiry::known(target);
+    let kept = expiry::combine(known, None, target.known.expiry, now);
+    sheet.facts().expiry = kept.map(|known| known.expiry);
     let session = match sign_in_with_retries(shared, clouds, target).await {
         Ok(session) => session,
         Err(fault) => {
@@ -95,7 +99,6 @@ pub(super) async fn run(
     }
     connection::signed_in(&mut sheet, session.credential_evidence());
     let now = clock.now();
-    let known = expiry::known(target);
     if known.is_some() {
         expiry::judge(&mut sheet, known, now);
     }
@@ -133,7 +136,9 @@ pub(super) async fn run(
                 let (id, deadline) = (principal.map(|p| p.id), Question::deadline(target));
                 why::read(&session, id, question.as_ref(), &missing, deadline).await
             }
-            (Some(question), None) => Explanation::of(question.ask(false).await),
+            (Some(question), _) if expiry::is_told_by_registration(target) => {
+                Explanation::of(question.ask(false).await)
+            }
             _ => Explanation::default(),
         }
     };
