@@ -13,7 +13,7 @@ pub use webhooks::*;
 use crate::config::Overrides;
 use crate::domain::moment;
 use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, SessionId, TenantId, WorkspaceId};
-use crate::ports::overview::ConnectionSort;
+use crate::ports::overview::{ConnectionCursor, ConnectionSort};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -379,9 +379,9 @@ pub struct ConnectionsListArgs {
     /// `id`, or `expiry`: by when their credentials expire, the earliest first
     #[arg(long, value_name = "ORDER", default_value = "id")]
     pub sort: ConnectionSort,
-    /// Only connections that come after this one in that order
-    #[arg(long, value_name = "ID")]
-    pub after: Option<ConnectionId>,
+    /// Only connections that come after this in that order: what the page before ends with
+    #[arg(long, value_name = "CURSOR")]
+    pub after: Option<ConnectionCursor>,
     /// Most connections to list
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub limit: u32,

@@ -33,6 +33,9 @@ pub struct ConnectionState {
     /// What checks have learnt of it.
     #[serde(flatten)]
     pub learnt: Learnt,
+    /// What lists by expiry have it under.
+    #[serde(skip)]
+    pub listed_expiry: Option<DateTime<Utc>>,
 }
 
 /// What checks have learnt of a connection, as it is shown.
@@ -59,6 +62,18 @@ impl Learnt {
             credential_expires_at: facts.expiry.and_then(|expiry| expiry.expires_at),
             credential_expiry_source: facts.expiry.map(|expiry| expiry.source),
             credential_expiry_found_at: facts.expiry.and(found_at),
+        }
+    }
+
+    /// With the recorded expiry where no check has found one.
+    pub fn or_recorded(self, expires_at: Option<DateTime<Utc>>) -> Self {
+        match (self.credential_expiry_source, expires_at) {
+            (None, Some(_)) => Self {
+                credential_expires_at: expires_at,
+                credential_expiry_source: Some(ExpirySource::Recorded),
+                ..self
+            },
+            _ => self,
         }
     }
 }

@@ -10,6 +10,9 @@ pub use crate::domain::overview::{
 use crate::domain::{ConnectionId, TenantId};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// In which order connections are listed.
@@ -23,6 +26,71 @@ pub enum ConnectionSort {
 }
 text_enum!(ConnectionSort, "sort", Id => "id", Expiry => "expiry");
 
+/// Where a page of connections ended. It carries what they are sorted by, so that the next page leaves nothing
+/// out when that changes meanwhile, and nothing has to be looked up that may be out of reach.
+///
+/// As a text: the id where they are sorted by it; else the expiry in microseconds since 1970, or `never`, an
+/// underscore and the id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionCursor {
+    Id(ConnectionId),
+    /// `None`: among those that never expire, or of which it is unknown.
+    Expiry(Option<DateTime<Utc>>, ConnectionId),
+}
+
+impl ConnectionCursor {
+    /// Where a page in this order ends that ends with this connection.
+    pub const fn at(last: &ConnectionState, sort: ConnectionSort) -> Self {
+        match sort {
+            ConnectionSort::Id => Self::Id(last.connection.id),
+            ConnectionSort::Expiry => Self::Expiry(last.listed_expiry, last.connection.id),
+        }
+    }
+
+    /// The order that it belongs to.
+    pub const fn sort(self) -> ConnectionSort {
+        match self {
+            Self::Id(_) => ConnectionSort::Id,
+            Self::Expiry(..) => ConnectionSort::Expiry,
+        }
+    }
+}
+
+impl fmt::Display for ConnectionCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Expiry(Some(at), id) => write!(f, "{}_{id}", at.timestamp_micros()),
+            Self::Expiry(None, id) => write!(f, "never_{id}"),
+        }
+    }
+}
+
+/// What is no cursor.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("allowed: the cursor that the page before ends with")]
+pub struct NoCursor;
+
+impl FromStr for ConnectionCursor {
+    type Err = NoCursor;
+
+    fn from_str(text: &str) -> Result<Self, NoCursor> {
+        let id = |text: &str| {
+            let id = text.parse::<i64>().ok().filter(|id| *id > 0);
+            id.map(ConnectionId).ok_or(NoCursor)
+        };
+        match text.split_once('_') {
+            None => Ok(Self::Id(id(text)?)),
+            Some(("never", last)) => Ok(Self::Expiry(None, id(last)?)),
+            Some((at, last)) => {
+                let micros = at.parse().map_err(|_| NoCursor)?;
+                let at = DateTime::from_timestamp_micros(micros).ok_or(NoCursor)?;
+                Ok(Self::Expiry(Some(at), id(last)?))
+            }
+        }
+    }
+}
+
 /// Which connections to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionFilter {
@@ -35,8 +103,8 @@ pub struct ConnectionFilter {
     /// Part of the display name, in any case (with SQLite: of ASCII letters).
     pub name: Option<String>,
     pub sort: ConnectionSort,
-    /// Only what comes after this connection in that order (paging).
-    pub after: Option<ConnectionId>,
+    /// Only what comes after this in the order that it belongs to (paging).
+    pub after: Option<ConnectionCursor>,
     pub limit: u32,
 }
 

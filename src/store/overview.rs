@@ -37,6 +37,7 @@ from_row! {
         latest_outcome: Option<String>,
         latest_completed_at: Option<DateTime<Utc>>,
         active_run_id: Option<i64>,
+        recorded_expires_at: Option<Time>,
     }
 }
 
@@ -79,13 +80,19 @@ impl TryFrom<StateRow> for ConnectionState {
             _ => None,
         };
         let (connection, problem) = row.connection.listed();
+        let recorded = part.recorded_expires_at.and_then(Time::known);
+        let listed_expiry = match row.facts.facts_expiry_source {
+            Some(_) => row.facts.facts_credential_expires_at,
+            None => recorded,
+        };
         let kept = row.facts.kept(connection.id)?;
         Ok(Self {
-            learnt: Learnt::of(&connection, kept),
+            learnt: Learnt::of(&connection, kept).or_recorded(recorded),
             connection,
             problem,
             latest_report,
             active_run_id: part.active_run_id.map(RunId),
+            listed_expiry,
         })
     }
 }

@@ -12,7 +12,9 @@ use verifyd::domain::connection_facts::{
 };
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, RunId};
-use verifyd::ports::overview::{ConnectionFilter, ConnectionSort, ConnectionState};
+use verifyd::ports::overview::{
+    ConnectionCursor, ConnectionFilter, ConnectionSort, ConnectionState,
+};
 
 fn end(days: i64) -> DateTime<Utc> {
     let now: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
@@ -127,15 +129,22 @@ pub async fn facts_of_what_is_another_now_do_not_count(bed: &Bed) {
     assert_eq!(learnt.entra_tenant_name, None);
 }
 
-async fn page(bed: &Bed, sort: ConnectionSort, after: Option<ConnectionId>) -> Vec<ConnectionId> {
+async fn page(
+    bed: &Bed,
+    sort: ConnectionSort,
+    after: Option<ConnectionCursor>,
+) -> Vec<ConnectionState> {
     let filter = ConnectionFilter {
         sort,
         after,
         limit: 2,
         ..ConnectionFilter::default()
     };
-    let found = bed.store.connection_states(&filter).await.unwrap();
-    found.iter().map(|state| state.connection.id).collect()
+    bed.store.connection_states(&filter).await.unwrap()
+}
+
+fn ids_of(states: &[ConnectionState]) -> Vec<ConnectionId> {
+    states.iter().map(|state| state.connection.id).collect()
 }
 
 pub async fn connections_are_sorted_by_expiry_page_by_page(bed: &Bed) {
@@ -156,22 +165,32 @@ pub async fn connections_are_sorted_by_expiry_page_by_page(bed: &Bed) {
         ids.push(connection.id);
     }
     let mut sorted = Vec::new();
+    let mut after = None;
     loop {
-        let next = page(bed, ConnectionSort::Expiry, sorted.last().copied()).await;
-        if next.is_empty() {
+        let next = page(bed, ConnectionSort::Expiry, after).await;
+        let Some(last) = next.last() else {
             break;
-        }
-        sorted.extend(next);
+        };
+        // As it comes back from outside.
+        let cursor = ConnectionCursor::at(last, ConnectionSort::Expiry).to_string();
+        after = Some(cursor.parse().unwrap());
+        sorted.extend(ids_of(&next));
     }
     assert_eq!(sorted, [ids[5], ids[3], ids[4], ids[0], ids[1], ids[2]]);
+    let second = ConnectionCursor::Id(ids[1]);
     assert_eq!(
-        page(bed, ConnectionSort::Id, Some(ids[1])).await,
+        ids_of(&page(bed, ConnectionSort::Id, Some(second)).await),
         [ids[2], ids[3]]
     );
-    // Where the last one of a page is gone, what has no date is left.
-    let gone = ConnectionId(ids[0].0 - 1);
-    let rest = page(bed, ConnectionSort::Expiry, Some(gone)).await;
-    assert_eq!(rest, [ids[1], ids[2]]);
+    // What a page ended with may expire at another time by now, or be gone: nothing is left out.
+    let first = page(bed, ConnectionSort::Expiry, None).await;
+    let ended = ConnectionCursor::at(&first[1], ConnectionSort::Expiry);
+    let replaced = first[1].connection.clone();
+    keep(bed, &replaced, facts(Some(end(400)))).await;
+    assert_eq!(
+        ids_of(&page(bed, ConnectionSort::Expiry, Some(ended)).await),
+        [ids[4], ids[0]]
+    );
 }
 
 fn named(name: &str) -> Completion {

@@ -9,7 +9,7 @@ use verifyd::domain::completion::Completion;
 use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
-use verifyd::ports::overview::{ConnectionFilter, ConnectionState, TrendPoint};
+use verifyd::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionState, TrendPoint};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -132,7 +132,7 @@ pub async fn connections_are_filtered_and_paged(bed: &Bed) {
     }
     let first = states(bed, |f| f.limit = 3).await;
     assert_eq!(ids(&first), [ready, broken, never]);
-    let rest = states(bed, |f| f.after = Some(never)).await;
+    let rest = states(bed, |f| f.after = Some(ConnectionCursor::Id(never))).await;
     assert_eq!(ids(&rest), [disabled]);
 }
 

@@ -4,11 +4,18 @@ use crate::app::Services;
 use crate::cli::args::ConnectionsListArgs;
 use crate::cli::{output, render};
 use crate::domain::overview::Learnt;
-use crate::ports::overview::{ConnectionFilter, ConnectionSort};
+use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort};
+use anyhow::bail;
 use serde_json::json;
 
 /// Lists connections with their latest state.
 pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> anyhow::Result<()> {
+    if args.after.is_some_and(|after| after.sort() != args.sort) {
+        bail!(
+            "--after is not where a page in the order --sort {} ended: start at the first page",
+            args.sort
+        );
+    }
     let rows = services
         .store
         .connection_states(&ConnectionFilter {
@@ -27,6 +34,7 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
                     "connection": state.connection,
                     "latest": state.latest_report,
                     "learnt": state.learnt,
+                    "cursor": ConnectionCursor::at(state, args.sort).to_string(),
                 });
                 if let Some(problem) = &state.problem {
                     row["problem"] = json!(problem);
@@ -88,7 +96,8 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
             ConnectionSort::Id => String::new(),
             sort => format!("--sort {sort} "),
         };
-        output::note(format!("More: {sort}--after {}", last.connection.id));
+        let end = ConnectionCursor::at(last, args.sort);
+        output::note(format!("More: {sort}--after {end}"));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::domain::connection::ConnectionStatus;
 use crate::domain::connection_facts::ExpirySource;
 use crate::domain::run::Outcome;
 use crate::domain::{ConnectionId, TenantId};
-use crate::ports::overview::{ConnectionFilter, ConnectionSort, ConnectionState};
+use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort, ConnectionState};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -22,9 +22,6 @@ use utoipa::{IntoParams, ToSchema};
 const NAME_CHARS: usize = 100;
 /// What `overall` may be asked for.
 const OVERALL: &[&str] = &["ready", "needs_attention", "blocked", "never"];
-
-/// What connections may be sorted by.
-const SORTS: &[&str] = &["id", "expiry"];
 
 /// A connection and its latest state.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -144,11 +141,11 @@ pub struct ConnectionQuery {
     pub name: Option<String>,
     /// `id`, the default; or `expiry`: by when their credentials expire, the earliest first, those that never
     /// do or of which it is not known last.
-    #[param(pattern = "^(id|expiry)$")]
-    pub sort: Option<String>,
-    /// Id of a connection: only those that come after it in that order. The cursor.
-    #[param(value_type = Option<i64>, minimum = 1)]
-    pub after: Option<ConnectionId>,
+    #[param(value_type = Option<String>, pattern = "^(id|expiry)$")]
+    pub sort: ConnectionSort,
+    /// The cursor that the page before ends with, as it stands in `next`: only what comes after it in that order.
+    #[param(value_type = Option<String>, pattern = "^((never|-?[0-9]{1,17})_)?[1-9][0-9]{0,17}$")]
+    pub after: Option<ConnectionCursor>,
     /// Most rows of the page.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 200, default = 50)]
     pub limit: u32,
@@ -156,13 +153,14 @@ pub struct ConnectionQuery {
 
 impl FromFields for ConnectionQuery {
     fn from_fields(fields: &mut Fields) -> Self {
+        let sort = fields.name("sort").unwrap_or_default();
         Self {
             tenant: fields.id("tenant"),
             status: fields.name("status"),
             overall: fields.word("overall", OVERALL),
             name: fields.text("name", NAME_CHARS),
-            sort: fields.word("sort", SORTS),
-            after: fields.id("after"),
+            sort,
+            after: fields.cursor("after", |cursor: &ConnectionCursor| cursor.sort() == sort),
             limit: fields.limit(),
         }
     }
@@ -187,16 +185,12 @@ pub async fn list_connections(
         status: query.status,
         overall: query.overall.clone(),
         name: query.name.clone(),
-        sort: match query.sort.as_deref() {
-            Some("expiry") => ConnectionSort::Expiry,
-            _ => ConnectionSort::Id,
-        },
+        sort: query.sort,
         after: query.after,
         limit: query.limit + 1,
     };
     let found = api.store.connection_states(&filter).await?;
-    let items: Vec<Connection> = found.into_iter().map(Into::into).collect();
-    let next = |last: &Connection| {
+    let next = |last: &ConnectionState| {
         page::href(
             "/v1/connections",
             &[
@@ -204,13 +198,20 @@ pub async fn list_connections(
                 ("status", query.status.map(|s| s.to_string())),
                 ("overall", query.overall.clone()),
                 ("name", query.name.clone()),
-                ("sort", query.sort.clone()),
-                ("after", Some(last.provider_connection_id.to_string())),
+                (
+                    "sort",
+                    (query.sort != ConnectionSort::Id).then(|| query.sort.to_string()),
+                ),
+                (
+                    "after",
+                    Some(ConnectionCursor::at(last, query.sort).to_string()),
+                ),
                 ("limit", Some(query.limit.to_string())),
             ],
         )
     };
-    json(StatusCode::OK, &Page::of(items, query.limit, next))
+    let page = Page::of(found, query.limit, next);
+    json(StatusCode::OK, &page.map(Connection::from))
 }
 
 /// One connection with its latest state

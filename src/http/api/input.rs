@@ -101,6 +101,25 @@ impl Fields {
         }
     }
 
+    /// Where the page before ended. `is_of`: whether it is of this list, in this order.
+    pub fn cursor<T: FromStr>(
+        &mut self,
+        name: &'static str,
+        is_of: impl Fn(&T) -> bool,
+    ) -> Option<T> {
+        let value = self.take(name)?;
+        let cursor = value.as_str().and_then(|text| text.parse().ok());
+        let cursor = cursor.filter(is_of);
+        if cursor.is_none() {
+            self.refuse(
+                name,
+                "is no cursor of this list",
+                "the one in `next` of the page before",
+            );
+        }
+        cursor
+    }
+
     /// One of these words.
     pub fn word(&mut self, name: &'static str, words: &[&str]) -> Option<String> {
         let value = self.take(name)?;

@@ -21,6 +21,14 @@ impl<T> Page<T> {
         let next = rows.last().filter(|_| more).map(next);
         Self { items: rows, next }
     }
+
+    /// The same page of what its rows are shown as.
+    pub fn map<U>(self, shown: impl FnMut(T) -> U) -> Page<U> {
+        Page {
+            items: self.items.into_iter().map(shown).collect(),
+            next: self.next,
+        }
+    }
 }
 
 /// A path with a query of what is set.

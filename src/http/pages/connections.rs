@@ -10,7 +10,7 @@ use crate::domain::access::Scope;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::{ConnectionId, TenantId};
 use crate::engine::submit::submit;
-use crate::ports::overview::{ConnectionFilter, ConnectionSort};
+use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort};
 use crate::ports::store::RunFilter;
 use crate::view::overview::{ConnectionView, Standing, StripCell};
 use askama::Template;
@@ -129,11 +129,22 @@ pub async fn list(
     Query(filter): Query<Filter>,
 ) -> Result<Response, PageError> {
     let state = CHOICES.into_iter().find(|s| s.as_str() == filter.state);
-    let after: Option<ConnectionId> = parse(&filter.after, "after")?;
     let tenant: Option<TenantId> = parse(&filter.tenant, "tenant")?;
     let sort = match filter.sort.as_str() {
         "expiry" => ConnectionSort::Expiry,
         _ => ConnectionSort::Id,
+    };
+    let after = match filter.after.trim() {
+        "" => None,
+        text => {
+            let cursor = text.parse().ok();
+            let cursor = cursor.filter(|cursor: &ConnectionCursor| cursor.sort() == sort);
+            Some(cursor.ok_or_else(|| {
+                let refused =
+                    "after is not where a page of this list ended: start at its first page.";
+                PageError::Refused(refused.into())
+            })?)
+        }
     };
     let name = filter.name.trim();
     if name.chars().any(char::is_control) || name.chars().count() > NAME_CHARS {
@@ -174,10 +185,11 @@ pub async fn list(
         .with("tenant", tenant)
         .with("name", (!name.is_empty()).then_some(name))
         .with("sort", (sort == ConnectionSort::Expiry).then_some(sort));
-    let next = more
-        .then(|| ids.last().copied())
-        .flatten()
-        .map(|last| format!("/connections{}", query.clone().with("after", Some(last))));
+    let last = states.last().filter(|_| more);
+    let next = last.map(|last| {
+        let end = ConnectionCursor::at(last, sort);
+        format!("/connections{}", query.clone().with("after", Some(end)))
+    });
     Ok(render(&ConnectionsPage {
         page: Layout::of(&visitor, "connections", "Connections").live("/live"),
         rows,

@@ -8,7 +8,7 @@ use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendPoint, WaitingRun};
-use crate::ports::overview::{ConnectionFilter, ConnectionSort, OverviewStore};
+use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort, OverviewStore};
 use crate::ports::store::StoreError;
 use crate::store::error::from_sqlx;
 use crate::store::facts::facts_columns;
@@ -41,8 +41,13 @@ const STATES: &str = concat!(
        l.overall AS latest_overall, l.outcome AS latest_outcome, \
        l.completed_at AS latest_completed_at, a.id AS active_run_id, ",
     facts_columns!(),
-    " FROM provider_connections c \
+    ", ",
+    time!("k.expires_at"),
+    " AS recorded_expires_at \
+     FROM provider_connections c \
      LEFT JOIN verifyd.connection_facts f ON f.connection_id = c.id \
+     LEFT JOIN LATERAL (SELECT n.expires_at FROM provider_credentials n \
+                        WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true \
      LEFT JOIN ",
     latest_report_of_connection!(""),
     " LEFT JOIN latest_active a ON a.connection = c.id::text AND a.tenant_id = c.tenant_id \
@@ -75,13 +80,14 @@ macro_rules! never {
     };
 }
 
-/// When the credential expires; what never does, and what is unknown, comes last.
+/// When the credential expires: as a check has found it, else as it is recorded. What never does, and what is
+/// unknown, comes last.
 macro_rules! expires {
-    ($facts:literal) => {
+    () => {
         concat!(
-            "coalesce(",
-            $facts,
-            ".credential_expires_at, ",
+            "coalesce(CASE WHEN f.expiry_source IS NULL THEN ",
+            time!("k.expires_at"),
+            " ELSE f.credential_expires_at END, ",
             never!(),
             ")"
         )
@@ -190,33 +196,25 @@ fn states(binding: &Binding) -> QueryBuilder<Postgres> {
     query
 }
 
-/// The order, and where the page begins. Of the connection that the page before ended with only the id is
-/// named: where it is gone, what has no date is left.
+/// The order, and where the page begins.
 fn push_page(query: &mut QueryBuilder<Postgres>, filter: &ConnectionFilter) {
-    match (filter.sort, filter.after) {
-        (ConnectionSort::Id, None) => {}
-        (ConnectionSort::Id, Some(after)) => {
+    match filter.after {
+        None => {}
+        Some(ConnectionCursor::Id(after)) => {
             query.push(" AND c.id > ").push_bind(after.0);
         }
-        (ConnectionSort::Expiry, None) => {}
-        (ConnectionSort::Expiry, Some(after)) => {
+        Some(ConnectionCursor::Expiry(expires_at, after)) => {
             query
-                .push(concat!(
-                    " AND (",
-                    expires!("f"),
-                    ", c.id) > (coalesce((SELECT ",
-                    expires!("x"),
-                    " FROM verifyd.connection_facts x WHERE x.connection_id = "
-                ))
-                .push_bind(after.0)
-                .push(concat!("), ", never!(), "), "))
+                .push(concat!(" AND (", expires!(), ", c.id) > (coalesce("))
+                .push_bind(expires_at)
+                .push(concat!(", ", never!(), "), "))
                 .push_bind(after.0)
                 .push(")");
         }
     }
     query.push(match filter.sort {
         ConnectionSort::Id => " ORDER BY c.id",
-        ConnectionSort::Expiry => concat!(" ORDER BY ", expires!("f"), ", c.id"),
+        ConnectionSort::Expiry => concat!(" ORDER BY ", expires!(), ", c.id"),
     });
 }
 
