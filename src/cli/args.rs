@@ -367,7 +367,7 @@ pub struct CredentialArgs {
         conflicts_with = "certificate_password_file"
     )]
     pub certificate_password_stdin: bool,
-    /// When the client secret expires, e.g. 2026-12-31 or RFC 3339; a certificate's own date is read from it
+    /// When the credential expires, e.g. 2026-12-31 or RFC 3339; a certificate's own date is read from it
     #[arg(long, value_name = "TIME", value_parser = moment::until)]
     pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
 }

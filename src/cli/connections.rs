@@ -126,6 +126,11 @@ fn certificate(path: &Path, args: &CredentialArgs) -> anyhow::Result<Credential>
     })
 }
 
+/// When the credential expires: as it is given, else as the certificate says.
+fn expiry(credential: &Credential, given: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    given.or_else(|| validity(credential).map(|validity| validity.until))
+}
+
 /// Says what will block the connection's runs: dates that are past, or not yet there.
 fn note_dates(services: &Services, credential: &Credential, expires_at: Option<DateTime<Utc>>) {
     let now = services.clock.now();
@@ -186,15 +191,19 @@ async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()
         cloud,
         module: args.module,
     };
-    let expires_at = args.credential.expires_at;
+    let given = args.credential.expires_at;
+    anyhow::ensure!(
+        given.is_none() || credential.is_some(),
+        "--expires-at: there is no credential that it could belong to"
+    );
     if let Some(credential) = &credential {
-        note_dates(services, credential, expires_at);
+        note_dates(services, credential, given);
     }
     let id = match &credential {
         None => services.store.add_connection(&new, None).await?,
         Some(credential) => {
             let vault = &services.vault;
-            let seal = |binding| vault.seal(binding, credential, expires_at);
+            let seal = |binding| vault.seal(binding, credential, expiry(credential, given));
             services.store.add_connection(&new, Some(&seal)).await?
         }
     };
@@ -371,17 +380,22 @@ async fn set_status(
 
 async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow::Result<()> {
     let connection = find(services, args.id).await?;
-    let credential = credential(&args.credential)?.context(
-        "no credential given, allowed: --secret-stdin, --certificate FILE or \
-         --federated-token-file FILE",
-    )?;
+    let given = args.credential.expires_at;
+    let credential = match (credential(&args.credential)?, given) {
+        (Some(credential), _) => credential,
+        (None, Some(expires_at)) => return set_expiry(services, args, expires_at).await,
+        (None, None) => anyhow::bail!(
+            "no credential given, allowed: --secret-stdin, --certificate FILE or \
+             --federated-token-file FILE; --expires-at alone records when the stored one expires"
+        ),
+    };
     let sealed = services.vault.seal(
         connection.binding(),
         &credential,
-        args.credential.expires_at,
+        expiry(&credential, given),
     )?;
     services.store.set_credential(args.id, &sealed).await?;
-    note_dates(services, &credential, args.credential.expires_at);
+    note_dates(services, &credential, given);
     if args.json.json {
         return output::json(&json!({
             "provider_connection_id": args.id,
@@ -397,6 +411,32 @@ async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow
             .expires_at
             .map(|at| format!(", which expires {}", at.format("%Y-%m-%d")))
             .unwrap_or_default()
+    ));
+    Ok(())
+}
+
+/// Records when the stored credential expires.
+async fn set_expiry(
+    services: &Services,
+    args: &SetCredentialArgs,
+    expires_at: DateTime<Utc>,
+) -> anyhow::Result<()> {
+    let set = services.store.set_credential_expiry(args.id, expires_at);
+    anyhow::ensure!(
+        set.await?,
+        "connection {}: it has no credential that could expire",
+        args.id
+    );
+    if args.json.json {
+        return output::json(&json!({
+            "provider_connection_id": args.id,
+            "expires_at": expires_at,
+        }));
+    }
+    output::line(format!(
+        "the credential of connection {} expires {}",
+        args.id,
+        expires_at.format("%Y-%m-%d")
     ));
     Ok(())
 }

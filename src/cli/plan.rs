@@ -155,11 +155,12 @@ impl Form for Json {
 
 struct Csv;
 
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 16] = [
     "connection_id",
     "workspace_id",
     "tenant_id",
     "display_name",
+    "entra_tenant_name",
     "entra_tenant_id",
     "client_id",
     "cloud",
@@ -169,6 +170,7 @@ const COLUMNS: [&str; 14] = [
     "satisfied_by",
     "unknown",
     "inventory_read_at",
+    "registration_url",
     "consent_url",
 ];
 
@@ -194,7 +196,7 @@ impl Form for Csv {
     }
 }
 
-fn record(out: &mut dyn Write, cells: [String; 14]) -> anyhow::Result<()> {
+fn record(out: &mut dyn Write, cells: [String; 16]) -> anyhow::Result<()> {
     let mut writer = csv::Writer::from_writer(out);
     writer.write_record(cells.iter().map(|cell| harmless(cell)))?;
     writer.flush()?;
@@ -214,13 +216,14 @@ fn harmless(cell: &str) -> String {
     }
 }
 
-fn cells(line: &PlanLine) -> [String; 14] {
+fn cells(line: &PlanLine) -> [String; 16] {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     [
         line.connection_id.to_string(),
         line.workspace_id.to_string(),
         line.tenant_id.to_string(),
         text(&line.display_name),
+        text(&line.entra_tenant_name),
         text(&line.entra_tenant_id),
         text(&line.client_id),
         text(&line.cloud),
@@ -237,6 +240,7 @@ fn cells(line: &PlanLine) -> [String; 14] {
         line.inventory_read_at
             .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
             .unwrap_or_default(),
+        text(&line.registration_url),
         text(&line.consent_url),
     ]
 }
@@ -267,7 +271,7 @@ impl Form for Table {
         for line in lines {
             table.add_row([
                 line.connection_id.to_string(),
-                redact::clean(line.display_name.as_deref().unwrap_or("–"), NAME),
+                redact::clean(line.name().unwrap_or("–"), NAME),
                 line.tenant_id.to_string(),
                 line.verdict.as_str().to_owned(),
                 why(line),
@@ -297,6 +301,13 @@ impl Form for Table {
                 disabled => format!("; {disabled} disabled, not compared"),
             }
         )?;
+        if counts.breaks > 0 {
+            writeln!(
+                out,
+                "Consent grants what the registration asks for: add what is missing there first \
+                 (--json and --csv have the links)."
+            )?;
+        }
         Ok(())
     }
 }

@@ -38,6 +38,18 @@ pub struct ConnectionState {
     pub listed_expiry: Option<DateTime<Utc>>,
 }
 
+impl ConnectionState {
+    /// What people know the connection by: its own name, else the directory's.
+    pub fn name(&self) -> Option<&str> {
+        let names = [
+            &self.connection.display_name,
+            &self.learnt.entra_tenant_name,
+        ];
+        let names = names.into_iter().filter_map(|name| name.as_deref());
+        names.map(str::trim).find(|name| !name.is_empty())
+    }
+}
+
 /// What checks have learnt of a connection, as it is shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Learnt {

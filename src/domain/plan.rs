@@ -1,6 +1,8 @@
 //! What a module would mean for connections, told from their stored inventories.
 
 use super::connection::ProviderConnection;
+use super::connection_facts::ConnectionFacts;
+use super::link::Link;
 use super::module::Module;
 use super::permission::{InventorySource, RequiredPermission};
 use super::report::Overall;
@@ -25,6 +27,8 @@ pub struct StoredGrants {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanSubject {
     pub connection: ProviderConnection,
+    /// What checks have learnt of it.
+    pub known: ConnectionFacts,
     /// `None`: it was never read.
     pub grants: Option<StoredGrants>,
 }
@@ -102,6 +106,8 @@ pub struct PlanLine {
     pub workspace_id: WorkspaceId,
     pub tenant_id: TenantId,
     pub display_name: Option<String>,
+    /// Name of the directory.
+    pub entra_tenant_name: Option<String>,
     pub entra_tenant_id: Option<String>,
     pub client_id: Option<String>,
     pub cloud: Option<String>,
@@ -115,14 +121,28 @@ pub struct PlanLine {
     /// Required permissions of which nothing is known.
     pub unknown_permissions: Vec<String>,
     pub inventory_read_at: Option<DateTime<Utc>>,
-    /// Where an administrator of the directory consents; only where the module would break.
+    /// Where missing permissions are added to the registration: consent grants only what it asks for. Only
+    /// where the module would break, as the next one.
+    pub registration_url: Option<String>,
+    /// Where an administrator of the directory consents.
     pub consent_url: Option<String>,
 }
 
 impl PlanLine {
-    /// Compares a module with what is stored. `consent` is the connection's link.
-    pub fn of(module: &Module, subject: PlanSubject, consent: impl FnOnce() -> String) -> Self {
-        let PlanSubject { connection, grants } = subject;
+    /// What people know it by: its own name, else the directory's.
+    pub fn name(&self) -> Option<&str> {
+        let names = [&self.display_name, &self.entra_tenant_name];
+        let mut names = names.into_iter().filter_map(|name| name.as_deref());
+        names.find(|name| !name.trim().is_empty())
+    }
+
+    /// Compares a module with what is stored. `link` resolves a link of the connection.
+    pub fn of(module: &Module, subject: PlanSubject, link: impl Fn(Link) -> String) -> Self {
+        let PlanSubject {
+            connection,
+            known,
+            grants,
+        } = subject;
         let own = grants
             .as_ref()
             .filter(|grants| grants.read_by.is_none() || grants.read_by == Some(connection.id));
@@ -164,11 +184,13 @@ impl PlanLine {
             (Some(_), None) => Unknown::ReadByAnotherConnection,
             (Some(_), Some(_)) => Unknown::OtherApisNotRead,
         });
+        let breaks = verdict == Verdict::Breaks;
         Self {
             connection_id: connection.id,
             workspace_id: connection.workspace_id,
             tenant_id: connection.tenant_id,
             display_name: connection.display_name,
+            entra_tenant_name: known.entra_tenant_name,
             entra_tenant_id: connection.entra_tenant_id,
             client_id: connection.client_id,
             cloud: connection.cloud,
@@ -179,7 +201,8 @@ impl PlanLine {
             unknown,
             unknown_permissions,
             inventory_read_at: own.and_then(|grants| grants.read_at),
-            consent_url: (verdict == Verdict::Breaks).then(consent),
+            registration_url: breaks.then(|| link(Link::ApiPermissions)),
+            consent_url: breaks.then(|| link(Link::AdminConsent)),
         }
     }
 }
@@ -264,8 +287,12 @@ mod tests {
             created_at: None,
             updated_at: None,
         };
-        let subject = PlanSubject { connection, grants };
-        PlanLine::of(&module, subject, || "https://consent".to_owned())
+        let subject = PlanSubject {
+            connection,
+            known: ConnectionFacts::default(),
+            grants,
+        };
+        PlanLine::of(&module, subject, |link| format!("https://{link:?}"))
     }
 
     fn grants(names: &[&str], source: InventorySource, by: Option<i64>) -> Option<StoredGrants> {
@@ -295,7 +322,9 @@ mod tests {
         assert_eq!(found.consent_url, None);
         let found = line(needed(), grants(&["Org"], AppRoleAssignments, None));
         assert_eq!(found.overall, Some(Overall::NeedsAttention));
-        assert_eq!(found.consent_url.as_deref(), Some("https://consent"));
+        assert_eq!(found.consent_url.as_deref(), Some("https://AdminConsent"));
+        let registration = found.registration_url.as_deref();
+        assert_eq!(registration, Some("https://ApiPermissions"));
         let found = line(needed(), grants(&["Read"], AppRoleAssignments, Some(7)));
         assert_eq!(
             (found.verdict, found.overall),

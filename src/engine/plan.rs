@@ -3,10 +3,10 @@
 use super::settings::LinkSettings;
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
-use crate::domain::connection::{ConnectionStatus, ProviderConnection};
-use crate::domain::link::{Link, LinkContext};
+use crate::domain::connection::ConnectionStatus;
+use crate::domain::link::LinkContext;
 use crate::domain::module::Module;
-use crate::domain::plan::{self, PlanCounts, PlanLine};
+use crate::domain::plan::{self, PlanCounts, PlanLine, PlanSubject};
 use crate::ports::plan::PlanFilter;
 use crate::ports::provider::Provider;
 use crate::ports::store::{Store, StoreError};
@@ -61,8 +61,8 @@ impl Planner<'_> {
             .into_iter()
             .filter(|subject| subject.connection.status == ConnectionStatus::Enabled)
             .map(|subject| {
-                let links = self.links_of(&subject.connection);
-                PlanLine::of(self.module, subject, || links.resolve(Link::AdminConsent))
+                let links = self.links_of(&subject);
+                PlanLine::of(self.module, subject, |link| links.resolve(link))
             })
             .collect();
         Ok(PlanPage {
@@ -89,12 +89,17 @@ impl Planner<'_> {
         Ok((counts, false))
     }
 
-    fn links_of(&self, connection: &ProviderConnection) -> LinkContext {
+    fn links_of(&self, subject: &PlanSubject) -> LinkContext {
+        let PlanSubject {
+            connection, known, ..
+        } = subject;
         let cloud = connection.cloud.as_deref();
         LinkContext {
             connection_id: Some(connection.id.0),
             entra_tenant_id: connection.entra_tenant_id.clone(),
             client_id: connection.client_id.clone(),
+            owner_tenant_id: known.owner_tenant_id.clone(),
+            service_principal_id: known.service_principal_id.clone(),
             ..self.links.context(Some(self.provider), cloud)
         }
     }

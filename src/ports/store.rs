@@ -440,6 +440,13 @@ pub trait ConnectionStore: Send + Sync {
         sealed: &SealedCredential,
     ) -> Result<(), StoreError>;
 
+    /// Records when the credential expires, and leaves it as it is. False: the connection has none.
+    async fn set_credential_expiry(
+        &self,
+        id: ConnectionId,
+        expires_at: DateTime<Utc>,
+    ) -> Result<bool, StoreError>;
+
     /// Credentials in the order of the connections' ids, after `after`; those that cannot be read, too.
     async fn credentials(
         &self,

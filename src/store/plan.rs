@@ -1,5 +1,6 @@
 //! What both databases share of the reads for plans.
 
+use super::facts::FactsPart;
 use super::from_row::from_row;
 use super::lenient::{Text, Time};
 use super::rows::ConnectionRow;
@@ -15,6 +16,7 @@ use std::collections::{BTreeSet, HashMap};
 pub(super) struct SubjectRow {
     connection: ConnectionRow,
     read: ReadPart,
+    facts: FactsPart,
 }
 
 from_row! {
@@ -30,11 +32,13 @@ impl<'r, R: Row> FromRow<'r, R> for SubjectRow
 where
     ConnectionRow: FromRow<'r, R>,
     ReadPart: FromRow<'r, R>,
+    FactsPart: FromRow<'r, R>,
 {
     fn from_row(row: &'r R) -> sqlx::Result<Self> {
         Ok(Self {
             connection: ConnectionRow::from_row(row)?,
             read: ReadPart::from_row(row)?,
+            facts: FactsPart::from_row(row)?,
         })
     }
 }
@@ -68,8 +72,16 @@ pub(super) fn subjects(
     }
     rows.into_iter()
         .map(|row| {
-            let SubjectRow { connection, read } = row;
+            let SubjectRow {
+                connection,
+                read,
+                facts,
+            } = row;
             let connection: ProviderConnection = connection.try_into()?;
+            let known = facts.kept(connection.id)?.map(|kept| {
+                let changed = kept.credential_changed_at;
+                kept.still_true(&connection, changed)
+            });
             let granted = by_tenant.get(&connection.tenant_id.0);
             let grants = read.inventory_source.map(|source| StoredGrants {
                 read_at: read.inventory_read_at.and_then(Time::known),
@@ -80,7 +92,11 @@ pub(super) fn subjects(
                 }),
                 granted: granted.cloned().unwrap_or_default(),
             });
-            Ok(PlanSubject { connection, grants })
+            Ok(PlanSubject {
+                connection,
+                known: known.unwrap_or_default(),
+                grants,
+            })
         })
         .collect()
 }

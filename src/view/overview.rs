@@ -120,9 +120,9 @@ impl ConnectionView {
         let latest = state.latest_report.as_ref();
         Self {
             id: c.id.0,
-            name: match c.display_name.as_deref().map(str::trim) {
-                Some(name) if !name.is_empty() => name.to_owned(),
-                _ => format!("Connection {}", c.id),
+            name: match state.name() {
+                Some(name) => name.to_owned(),
+                None => format!("Connection {}", c.id),
             },
             workspace_id: c.workspace_id.0,
             tenant_id: c.tenant_id.0,

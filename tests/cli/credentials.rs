@@ -95,6 +95,7 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
         password,
     ];
     let first = expires_at(&desk.set_credential(PFX, &from_file, b""));
+    assert!(first.is_string(), "the certificate's own date is recorded");
     let from_stdin = ["--certificate", "FILE", "--certificate-password-stdin"];
     let output = desk.set_credential(PFX, &from_stdin, PASSWORD.as_bytes());
     assert_eq!(expires_at(&output), first);
@@ -124,6 +125,23 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
         "{}",
         stderr(&output)
     );
+
+    // The date alone is recorded for the credential that is stored.
+    let alone = ["--expires-at", "2031-05-06"];
+    let output = desk.set_credential(b"", &alone, b"");
+    assert_eq!(expires_at(&output), "2031-05-06T23:59:59Z");
+    let listed = desk.run(&["connections", "list", "--sort", "expiry", "--json"], "");
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let learnt = &listed[0]["learnt"];
+    assert_eq!(learnt["credential_expires_at"], "2031-05-06T23:59:59Z");
+    assert_eq!(learnt["credential_expiry_source"], "recorded");
+    let cursor = listed[0]["cursor"].as_str().unwrap();
+    let after = ["connections", "list", "--sort", "expiry", "--after", cursor];
+    let output = desk.run(&after, "");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = desk.run(&["connections", "list", "--after", cursor], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("--after"), "{}", stderr(&output));
 
     // Accepted, as it may be rotated in ahead of time, and told.
     for (from, until, words) in [

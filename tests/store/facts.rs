@@ -120,9 +120,28 @@ pub async fn facts_of_what_is_another_now_do_not_count(bed: &Bed) {
         .unwrap();
     assert_eq!(kept(bed, &connection).await.expiry, None);
     let learnt = state(bed, connection.id).await.learnt;
-    assert_eq!(learnt.credential_expires_at, None);
-    assert_eq!(learnt.credential_expiry_source, None);
+    assert_eq!(learnt.credential_expires_at, replaced.expires_at);
+    assert_eq!(
+        learnt.credential_expiry_source,
+        Some(ExpirySource::Recorded)
+    );
+    assert_eq!(learnt.credential_expiry_found_at, None);
     assert_eq!(learnt.entra_tenant_name.as_deref(), Some("Contoso ü"));
+    // Recorded later, for the same credential: what was found before does not count.
+    keep(bed, &connection, facts(Some(end(5)))).await;
+    let before = bed.store.connection(connection.id).await.unwrap().unwrap();
+    let set = bed.store.set_credential_expiry(connection.id, end(9));
+    assert!(set.await.unwrap());
+    let learnt = state(bed, connection.id).await.learnt;
+    assert_eq!(learnt.credential_expires_at, Some(end(9)));
+    let after = bed.store.connection(connection.id).await.unwrap().unwrap();
+    let (before, after) = (before.1.unwrap(), after.1.unwrap());
+    assert_eq!(after.payload, before.payload);
+    assert_eq!(after.updated_at, before.updated_at);
+    assert_eq!(after.expires_at, Some(end(9)));
+    let nobody = ConnectionId(connection.id.0 + 1000);
+    let set = bed.store.set_credential_expiry(nobody, end(9));
+    assert!(!set.await.unwrap());
     bed.exec("UPDATE provider_connections SET entra_tenant_id = 'another'")
         .await;
     let learnt = state(bed, connection.id).await.learnt;
@@ -149,7 +168,7 @@ fn ids_of(states: &[ConnectionState]) -> Vec<ConnectionId> {
 
 pub async fn connections_are_sorted_by_expiry_page_by_page(bed: &Bed) {
     let mut ids = Vec::new();
-    // In the order of their ids: late, never, unknown, soon, soon again, soonest.
+    // In the order of their ids: late, never, as it is recorded (2030), soon, soon again, soonest.
     for expiry in [
         Some(Some(90)),
         Some(None),
@@ -176,7 +195,7 @@ pub async fn connections_are_sorted_by_expiry_page_by_page(bed: &Bed) {
         after = Some(cursor.parse().unwrap());
         sorted.extend(ids_of(&next));
     }
-    assert_eq!(sorted, [ids[5], ids[3], ids[4], ids[0], ids[1], ids[2]]);
+    assert_eq!(sorted, [ids[5], ids[3], ids[4], ids[0], ids[2], ids[1]]);
     let second = ConnectionCursor::Id(ids[1]);
     assert_eq!(
         ids_of(&page(bed, ConnectionSort::Id, Some(second)).await),

@@ -42,6 +42,7 @@ struct Row {
     words: &'static str,
     unknown: Option<&'static str>,
     read: Option<Moment>,
+    registration: Option<String>,
     consent: Option<String>,
 }
 
@@ -146,22 +147,19 @@ fn row(line: PlanLine, now: DateTime<Utc>) -> Row {
         (Verdict::Breaks, false) => ("needs_attention", "Breaks in part"),
         (Verdict::Unknown, _) => ("never", "Unknown"),
     };
-    let name = line
-        .display_name
-        .clone()
-        .filter(|name| !name.trim().is_empty())
-        .unwrap_or_else(|| format!("Connection {}", line.connection_id));
+    let name = match line.name() {
+        Some(name) => name.to_owned(),
+        None => format!("Connection {}", line.connection_id),
+    };
+    let link = |url: &Option<String>| url.as_deref().and_then(safe_link).map(ToOwned::to_owned);
     Row {
         name,
         class,
         words,
         unknown: line.unknown.map(|unknown| unknown.words()),
         read: Moment::maybe(line.inventory_read_at, now),
-        consent: line
-            .consent_url
-            .as_deref()
-            .and_then(safe_link)
-            .map(ToOwned::to_owned),
+        registration: link(&line.registration_url),
+        consent: link(&line.consent_url),
         line,
     }
 }

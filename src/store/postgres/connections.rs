@@ -12,6 +12,7 @@ use crate::ports::vault::SealedCredential;
 use crate::store::error::from_sqlx;
 use crate::store::facts::{FactsPart, facts_columns};
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
+use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow as _, PgConnection, Row as _};
 
@@ -122,6 +123,11 @@ const INSERT_CREDENTIAL: &str = "\
     INSERT INTO provider_credentials \
         (provider_connection_id, kind, payload, expires_at, created_at, updated_at) \
     VALUES ($1, $2, $3, $4, now(), now())";
+
+/// The credential is the same one, so `updated_at`, which tells a new one, stays.
+const SET_EXPIRY: &str = "\
+    UPDATE provider_credentials SET expires_at = $2 WHERE id = \
+        (SELECT max(id) FROM provider_credentials WHERE provider_connection_id = $1)";
 
 const SWAP_PAYLOAD: &str = "\
     UPDATE provider_credentials SET payload = $3, updated_at = now() \
@@ -341,6 +347,19 @@ impl PostgresStore {
         commit(tx).await?;
         self.forget_expiry(id).await;
         Ok(())
+    }
+
+    pub(super) async fn write_credential_expiry(
+        &self,
+        id: ConnectionId,
+        expires_at: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let set = self.sql(SET_EXPIRY).bind(id.0).bind(expires_at);
+        let set = set.execute(&mut *tx).await.map_err(from_sqlx)?;
+        commit(tx).await?;
+        self.forget_expiry(id).await;
+        Ok(set.rows_affected() > 0)
     }
 
     async fn write_credential(

@@ -69,6 +69,7 @@ use crate::ports::store::{
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
 use sqlx::query::{Query, QueryAs, QueryScalar};
@@ -407,6 +408,15 @@ impl ConnectionStore for PostgresStore {
         status: ConnectionStatus,
     ) -> Result<bool, StoreError> {
         self.in_time(self.update_connection_status(id, status))
+            .await
+    }
+
+    async fn set_credential_expiry(
+        &self,
+        id: ConnectionId,
+        expires_at: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        self.in_time(self.write_credential_expiry(id, expires_at))
             .await
     }
 

@@ -12,6 +12,7 @@ use crate::ports::vault::SealedCredential;
 use crate::store::error::from_sqlx;
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
 use crate::store::together::together;
+use chrono::{DateTime, Utc};
 
 macro_rules! connection_columns {
     () => {
@@ -130,6 +131,11 @@ const INSERT_CREDENTIAL: &str = concat!(
     now!(),
     ")"
 );
+
+/// The credential is the same one, so `updated_at`, which tells a new one, stays.
+const SET_EXPIRY: &str = "\
+    UPDATE provider_credentials SET expires_at = $2 WHERE id = \
+        (SELECT max(id) FROM provider_credentials WHERE provider_connection_id = $1)";
 
 const SWAP_PAYLOAD: &str = concat!(
     "UPDATE provider_credentials SET payload = $3, updated_at = ",
@@ -295,6 +301,19 @@ impl SqliteStore {
         commit(tx).await?;
         self.forget_expiry(id).await;
         Ok(())
+    }
+
+    pub(super) async fn write_credential_expiry(
+        &self,
+        id: ConnectionId,
+        expires_at: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let set = sqlx::query(SET_EXPIRY).bind(id.0).bind(expires_at);
+        let set = set.execute(&mut *tx).await.map_err(from_sqlx)?;
+        commit(tx).await?;
+        self.forget_expiry(id).await;
+        Ok(set.rows_affected() > 0)
     }
 
     async fn write_credential(

@@ -60,6 +60,7 @@ use crate::ports::store::{
 };
 use crate::ports::vault::SealedCredential;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
@@ -419,6 +420,14 @@ impl ConnectionStore for SqliteStore {
         status: ConnectionStatus,
     ) -> Result<bool, StoreError> {
         self.update_connection_status(id, status).await
+    }
+
+    async fn set_credential_expiry(
+        &self,
+        id: ConnectionId,
+        expires_at: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        self.write_credential_expiry(id, expires_at).await
     }
 
     async fn set_credential(

@@ -9,6 +9,7 @@ use crate::domain::plan::PlanSubject;
 use crate::ports::plan::{PlanFilter, PlanStore};
 use crate::ports::store::StoreError;
 use crate::store::error::from_sqlx;
+use crate::store::facts::facts_columns;
 use crate::store::plan::{self, GrantedRow, SubjectRow};
 use async_trait::async_trait;
 
@@ -20,8 +21,9 @@ const SUBJECTS: &str = concat!(
     is_listed!("r.context"),
     " THEN ",
     member!("r.context", "$.provider_connection_id"),
-    " END, '') END AS read_by \
-     FROM (SELECT * FROM provider_connections c WHERE ",
+    " END, '') END AS read_by, ",
+    facts_columns!(),
+    " FROM (SELECT * FROM provider_connections c WHERE ",
     is_valid_connection!(),
     " AND c.provider = $1 AND ($2 IS NULL OR c.workspace_id = $2) \
       AND ($3 IS NULL OR c.tenant_id = $3) AND ($4 IS NULL OR c.id > $4) ORDER BY c.id LIMIT $5) c \
@@ -30,7 +32,7 @@ const SUBJECTS: &str = concat!(
     " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id)) \
      LEFT JOIN operation_runs r ON r.id = i.operation_run_id AND r.type = ",
     run_type!(),
-    " ORDER BY c.id"
+    " LEFT JOIN verifyd_connection_facts f ON f.connection_id = c.id ORDER BY c.id"
 );
 
 const GRANTED: &str = "\
