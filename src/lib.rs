@@ -10,6 +10,7 @@ pub mod config;
 pub mod credentials;
 pub mod domain;
 pub mod engine;
+pub mod files;
 pub mod http;
 pub mod outbound;
 pub mod ports;

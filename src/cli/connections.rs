@@ -9,7 +9,7 @@ use super::args::{
 use super::{output, render};
 use crate::app::Services;
 use crate::credentials::envelope::is_envelope;
-use crate::credentials::{NamedFile, credential_from_files, file, validity};
+use crate::credentials::{NamedFile, credential_from_files, validity};
 use crate::domain::access::Binding;
 use crate::domain::client_secret;
 use crate::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
@@ -18,6 +18,7 @@ use crate::domain::link::is_guid;
 use crate::domain::outside_text;
 use crate::domain::permission::PermissionStatus;
 use crate::domain::{ConnectionId, report::redact};
+use crate::files;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
@@ -63,7 +64,7 @@ fn secret_line(bytes: &[u8]) -> anyhow::Result<Zeroizing<String>> {
 fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
     let source = &args.source;
     if source.secret_stdin {
-        let secret = file::limited(std::io::stdin(), MAX_FILE_BYTES)
+        let secret = files::limited(std::io::stdin(), MAX_FILE_BYTES)
             .map_err(anyhow::Error::from)
             .and_then(|bytes| secret_line(&bytes))
             .context("--secret-stdin: standard input")?;
@@ -89,7 +90,7 @@ fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
 
 fn certificate(path: &Path, args: &CredentialArgs) -> anyhow::Result<Credential> {
     let read = |flag: &str, path: &Path| {
-        file::read(path, MAX_FILE_BYTES).with_context(|| format!("{flag} {}", path.display()))
+        files::read(path, MAX_FILE_BYTES).with_context(|| format!("{flag} {}", path.display()))
     };
     let bytes = read("--certificate", path)?;
     let key = match &args.private_key {
@@ -98,11 +99,11 @@ fn certificate(path: &Path, args: &CredentialArgs) -> anyhow::Result<Credential>
     };
     let password = if let Some(path) = &args.certificate_password_file {
         let at = || format!("--certificate-password-file {}", path.display());
-        let bytes = file::read(path, MAX_FILE_BYTES).with_context(at)?;
+        let bytes = files::read(path, MAX_FILE_BYTES).with_context(at)?;
         Some(secret_line(&bytes).with_context(at)?)
     } else if args.certificate_password_stdin {
         Some(
-            file::limited(std::io::stdin(), MAX_FILE_BYTES)
+            files::limited(std::io::stdin(), MAX_FILE_BYTES)
                 .map_err(anyhow::Error::from)
                 .and_then(|bytes| secret_line(&bytes))
                 .context("--certificate-password-stdin: standard input")?,

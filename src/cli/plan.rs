@@ -78,6 +78,18 @@ async fn plan(settings: &Settings, args: &PlanArgs) -> anyhow::Result<PlanCounts
     form.end(&mut out, &module, &counts)?;
     out.flush()?;
     store.close().await;
+    if counts.connections + counts.disabled == 0 {
+        let named = [
+            args.workspace.map(|id| format!("--workspace {id}")),
+            args.tenant.map(|id| format!("--tenant {id}")),
+        ];
+        let named: Vec<String> = named.into_iter().flatten().collect();
+        anyhow::ensure!(
+            named.is_empty(),
+            "{}: there is no connection to compare",
+            named.join(" ")
+        );
+    }
     Ok(counts)
 }
 

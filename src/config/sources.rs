@@ -4,8 +4,8 @@
 use super::error::{ConfigError, Problem};
 use super::keys::{self, rule};
 use super::rule::Rule;
-use crate::credentials::file;
 use crate::domain::outside_text;
+use crate::files;
 use config::{Map, Source, Value, ValueKind};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -382,7 +382,7 @@ fn from_secret_file(
 }
 
 fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
-    let bytes = file::read(path, MAX_FILE_BYTES)?;
+    let bytes = files::read(path, MAX_FILE_BYTES)?;
     outside_text::decode(&bytes).map_err(io::Error::other)
 }
 

@@ -1,8 +1,8 @@
 //! The key file of the embedded default.
 
-use super::file;
 use super::key_ring::{KEY_BYTES, KeyError, KeyRing};
 use crate::domain::outside_text;
+use crate::files;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::fs::{File, OpenOptions};
@@ -43,13 +43,13 @@ fn read_private(path: &Path) -> io::Result<Zeroizing<String>> {
     }
     let file = File::open(path)?;
     refuse_if_shared(&file)?;
-    let bytes = file::limited(file, MAX_FILE_BYTES)?;
+    let bytes = files::limited(file, MAX_FILE_BYTES)?;
     outside_text::decode(&bytes).map_err(io::Error::other)
 }
 
 /// The text of a file with keys.
 pub(super) fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
-    let bytes = file::read(path, MAX_FILE_BYTES)?;
+    let bytes = files::read(path, MAX_FILE_BYTES)?;
     outside_text::decode(&bytes).map_err(io::Error::other)
 }
 

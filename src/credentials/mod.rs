@@ -9,7 +9,6 @@
 
 mod certificate_file;
 pub mod envelope;
-pub mod file;
 mod key_file;
 mod key_ring;
 pub mod laravel;

@@ -3,10 +3,14 @@
 use super::connection::ProviderConnection;
 use super::connection_facts::{ExpirySource, KeptFacts};
 use super::ids::{ConnectionId, RunId, TenantId, WorkspaceId};
+use super::report::redact;
 use super::run::{Outcome, RunStatus};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::time::Duration;
+
+/// Most characters of a name that is shown.
+pub const NAME_CHARS: usize = 200;
 
 /// The latest report of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,14 +43,15 @@ pub struct ConnectionState {
 }
 
 impl ConnectionState {
-    /// What people know the connection by: its own name, else the directory's.
-    pub fn name(&self) -> Option<&str> {
+    /// What people know the connection by: its own name, else the directory's, as it may be shown.
+    pub fn name(&self) -> Option<String> {
         let names = [
             &self.connection.display_name,
             &self.learnt.entra_tenant_name,
         ];
         let names = names.into_iter().filter_map(|name| name.as_deref());
-        names.map(str::trim).find(|name| !name.is_empty())
+        let name = names.map(str::trim).find(|name| !name.is_empty())?;
+        Some(redact::clean(name, NAME_CHARS))
     }
 }
 

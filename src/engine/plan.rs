@@ -6,7 +6,7 @@ use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::link::LinkContext;
 use crate::domain::module::Module;
-use crate::domain::plan::{self, PlanCounts, PlanLine, PlanSubject};
+use crate::domain::plan::{self, PlanCounts, PlanLine, PlanSubject, Verdict};
 use crate::ports::plan::PlanFilter;
 use crate::ports::provider::Provider;
 use crate::ports::store::{Store, StoreError};
@@ -70,6 +70,38 @@ impl Planner<'_> {
             lines,
             next,
         })
+    }
+
+    /// Up to `limit` connections with this verdict after `after`, found among `most` connections.
+    pub async fn page_of(
+        &self,
+        verdict: Verdict,
+        after: Option<ConnectionId>,
+        limit: u32,
+        most: u32,
+    ) -> Result<PlanPage, StoreError> {
+        let mut found = PlanPage {
+            lines: Vec::new(),
+            disabled: 0,
+            next: after,
+        };
+        let mut left = most;
+        while left > 0 {
+            let page = self.page(found.next, left.min(PAGE)).await?;
+            found.next = page.next;
+            for line in page.lines.into_iter().filter(|l| l.verdict == verdict) {
+                if found.lines.len() == limit as usize {
+                    found.next = found.lines.last().map(|last| last.connection_id);
+                    return Ok(found);
+                }
+                found.lines.push(line);
+            }
+            left = left.saturating_sub(PAGE);
+            if found.next.is_none() {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// Counts up to `most` connections; false: there are more.

@@ -195,7 +195,7 @@ impl Connector {
         });
         let request = connect_request(proxy, uri).map_err(|_| ProxyTrouble::NotHttp)?;
         let answer = sender.send_request(request).await;
-        let answer = answer.map_err(|_| ProxyTrouble::NotHttp)?;
+        let answer = answer.map_err(|error| unanswered(&error, &allowance))?;
         if !answer.status().is_success() {
             let had_credentials = proxy.authorization.is_some();
             return Err(ProxyTrouble::of(answer.status().as_u16(), had_credentials));
@@ -231,6 +231,14 @@ fn connect_request(proxy: &Proxy, uri: &Uri) -> http::Result<Request<Empty<Bytes
         request = request.header(PROXY_AUTHORIZATION, authorization);
     }
     request.body(Empty::new())
+}
+
+/// Of a CONNECT that got no answer.
+fn unanswered(error: &hyper::Error, allowance: &Allowance) -> ProxyTrouble {
+    match FailureKind::of_exchange(error, false) {
+        FailureKind::Lost if !allowance.is_used_up() => ProxyTrouble::Closed,
+        _ => ProxyTrouble::NotHttp,
+    }
 }
 
 fn trouble(kind: FailureKind) -> ProxyTrouble {

@@ -25,6 +25,13 @@ pub struct AddressGuard {
 #[error("the name resolves to no public address")]
 pub struct NoPublicAddress;
 
+/// Whether the name is one of loopback (RFC 6761): `localhost` and all names below it, with a dot at the end or
+/// without.
+pub fn names_loopback(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost")
+}
+
 impl AddressGuard {
     /// `loopback_hosts`: hosts as they stand in the configured addresses.
     pub fn new(loopback_hosts: BTreeSet<String>) -> Self {
@@ -66,7 +73,7 @@ impl AddressGuard {
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         match literal.parse() {
             Ok(ip) => self.admits(host, ip),
-            Err(_) => true,
+            Err(_) => self.is_loopback_host(host) || !names_loopback(host),
         }
     }
 

@@ -152,6 +152,8 @@ pub enum ProxyTrouble {
     RefusesHost,
     #[error("the proxy could not open the way (status {0})")]
     Status(u16),
+    #[error("the proxy closed the connection without an answer")]
+    Closed,
     #[error("the answer of the proxy is not HTTP, or not complete")]
     NotHttp,
 }
@@ -173,7 +175,7 @@ impl ProxyTrouble {
             Self::AsksForCredentials | Self::RefusesCredentials => Some(407),
             Self::RefusesHost => Some(403),
             Self::Status(status) => Some(status),
-            Self::Unreachable | Self::Timeout | Self::Tls | Self::NotHttp => None,
+            Self::Unreachable | Self::Timeout | Self::Tls | Self::Closed | Self::NotHttp => None,
         }
     }
 }

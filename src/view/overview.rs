@@ -121,7 +121,7 @@ impl ConnectionView {
         Self {
             id: c.id.0,
             name: match state.name() {
-                Some(name) => name.to_owned(),
+                Some(name) => name,
                 None => format!("Connection {}", c.id),
             },
             workspace_id: c.workspace_id.0,

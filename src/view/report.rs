@@ -3,6 +3,7 @@
 
 use super::acknowledgement::AcknowledgementView;
 use crate::domain::acknowledgement::{Acknowledgement, may_be_acknowledged};
+use crate::domain::overview::NAME_CHARS;
 use crate::domain::reason::Reason;
 use crate::domain::report::{
     Check, CheckStatus, EvidenceKind, Overall, Report, SCHEMA_VERSION, Severity, redact, schema,
@@ -121,7 +122,8 @@ impl RunView {
             module: request.module,
             display_name: request
                 .target_scope
-                .and_then(|scope| scope.entra_tenant_name),
+                .and_then(|scope| scope.entra_tenant_name)
+                .map(|name| redact::clean(&name, NAME_CHARS)),
             status: run.status,
             outcome: run.outcome,
             recorded_at: run.created_at,

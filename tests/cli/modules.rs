@@ -204,7 +204,7 @@ async fn the_module_of_the_guide_is_validated_checked_and_planned() {
         "9",
         "--json",
     ];
-    assert_eq!(bench.json(&foreign, 0)["counts"]["connections"], 0);
+    assert_eq!(bench.json(&foreign, 2)["counts"]["connections"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

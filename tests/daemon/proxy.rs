@@ -206,7 +206,7 @@ async fn a_proxy_that_refuses_is_named_by_report_and_doctor() {
     let text = run.to_string();
     let name = format!("127.0.0.1:{}", scene.proxy.port);
     for part in [
-        "provider_unreachable",
+        "proxy_refused",
         &name,
         "the proxy does not accept the user name and the password (407)",
     ] {

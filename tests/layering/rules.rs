@@ -14,7 +14,7 @@ const LAYERS: &[(&str, Option<&[&str]>)] = &[
     ("queue", Some(&["domain", "ports", "queue"])),
     (
         "provider",
-        Some(&["domain", "ports", "outbound", "provider"]),
+        Some(&["domain", "ports", "outbound", "files", "provider"]),
     ),
     (
         "webhooks",
@@ -22,7 +22,12 @@ const LAYERS: &[(&str, Option<&[&str]>)] = &[
     ),
     // What calls to the outside have in common; it knows nothing of verifyd.
     ("outbound", Some(&["outbound"])),
-    ("credentials", Some(&["domain", "ports", "credentials"])),
+    (
+        "credentials",
+        Some(&["domain", "ports", "files", "credentials"]),
+    ),
+    // How files come in; it knows nothing of verifyd.
+    ("files", Some(&["files"])),
     // It imitates the world outside: it must not share code with what it is there to test.
     ("simulator", Some(&["domain", "ports::clock", "simulator"])),
     ("view", Some(&["domain", "view"])),

@@ -44,9 +44,13 @@ fn assert_ready(found: &Found) {
 
 /// `found` failed on its way out; the kinds of evidence that say why.
 fn refusal(found: &Found) -> (Vec<&str>, Vec<&str>, Vec<&str>, Vec<&str>) {
+    refusal_for(found, Reason::ProviderUnreachable)
+}
+
+fn refusal_for(found: &Found, reason: Reason) -> (Vec<&str>, Vec<&str>, Vec<&str>, Vec<&str>) {
     assert_eq!(
         found.status(AUTHENTICATION),
-        (CheckStatus::Fail, Some(Reason::ProviderUnreachable))
+        (CheckStatus::Fail, Some(reason))
     );
     let of = |kind| found.evidence(AUTHENTICATION, kind);
     (
@@ -140,11 +144,28 @@ async fn what_the_proxy_refuses_is_told_with_its_name_and_status() {
             vec![cause],
             attempts.into_iter().collect(),
         );
-        assert_eq!(refusal(&found), expected);
+        let reason = match status {
+            Some("407" | "403") => Reason::ProxyRefused,
+            _ => Reason::ProviderUnreachable,
+        };
+        assert_eq!(refusal_for(&found, reason), expected);
         // What the kernel keeps on the way is a few MiB.
         assert!(proxy.taken() < 32 << 20, "{}", proxy.taken());
     }
     assert_eq!(server.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_proxy_that_drops_a_connection_is_asked_again() {
+    let server = Server::behind_proxy(HEALTH, NAME).await;
+    let proxy = ConnectProxy::start(Way::ClosingFirst(1), server.address).await;
+    assert_ready(&checked(&server, &format!("http://127.0.0.1:{}", proxy.port), "").await);
+    let proxy = ConnectProxy::start(Way::ClosingFirst(1000), server.address).await;
+    let found = checked(&server, &format!("http://127.0.0.1:{}", proxy.port), "").await;
+    let name = format!("127.0.0.1:{}", proxy.port);
+    let cause = "the proxy closed the connection without an answer";
+    let expected = (vec![&*name], vec![], vec![cause], vec!["3"]);
+    assert_eq!(refusal(&found), expected);
 }
 
 #[tokio::test]
@@ -182,13 +203,15 @@ async fn exceptions_and_loopback_are_called_directly() {
     assert!(!proxy.asked().is_empty());
 }
 
-/// Literal addresses are judged as without a proxy.
+/// Literal addresses, and names of loopback, are judged as without a proxy.
 #[tokio::test]
 async fn private_addresses_are_not_asked_of_the_proxy() {
-    let server = Server::behind_proxy(HEALTH, "10.0.0.1").await;
-    let proxy = ConnectProxy::start(Way::Open, server.address).await;
-    let found = checked(&server, &format!("http://127.0.0.1:{}", proxy.port), "").await;
-    let (_, status, ..) = refusal(&found);
-    assert_eq!(status, Vec::<&str>::new());
-    assert_eq!(proxy.asked(), Vec::<String>::new());
+    for name in ["10.0.0.1", "localhost.", "a.localhost"] {
+        let server = Server::behind_proxy(HEALTH, name).await;
+        let proxy = ConnectProxy::start(Way::Open, server.address).await;
+        let found = checked(&server, &format!("http://127.0.0.1:{}", proxy.port), "").await;
+        let (_, status, ..) = refusal(&found);
+        assert_eq!(status, Vec::<&str>::new(), "{name}");
+        assert_eq!(proxy.asked(), Vec::<String>::new(), "{name}");
+    }
 }

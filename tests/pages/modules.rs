@@ -33,7 +33,10 @@ async fn a_plan_is_shown_for_the_connections_within_reach() {
     let plan = operator.page(address).await;
     let count = |name: &str| {
         let (_, rest) = plan.split_once(&format!("<dt>{name}</dt><dd>")).unwrap();
-        rest.split('<').next().unwrap().trim().to_owned()
+        let shown = rest.split("</dd>").next().unwrap();
+        // The verdicts lead to those that have them.
+        let shown = shown.strip_suffix("</a>").unwrap_or(shown);
+        shown.rsplit('>').next().unwrap().trim().to_owned()
     };
     let counts = [
         "Connections",
@@ -56,6 +59,11 @@ async fn a_plan_is_shown_for_the_connections_within_reach() {
             .collect()
     };
     assert_eq!(seen(&plan), [1, 2, 3]);
+    for (verdict, ids) in [("breaks", 1), ("works", 1), ("unknown", 1)] {
+        let page = operator.page(&format!("{address}?verdict={verdict}")).await;
+        assert_eq!(seen(&page).len(), ids, "{verdict}");
+        assert!(page.contains("Show all"), "{verdict}");
+    }
     let bound = site.person(&[Scope::Read], tenant(2)).await;
     let page = bound.page(address).await;
     assert_eq!(seen(&page), [2]);

@@ -266,14 +266,16 @@ async fn what_cannot_be_understood_is_refused_with_a_page() {
     let site = Site::new().await;
     let connection = site.connection(1, Scenario::Healthy).await;
     let person = site.operator().await;
-    for path in [
-        "/runs?before=x",
-        "/connections?after=1.5",
-        "/runs?tenant=a'b",
+    for (path, words) in [
+        ("/runs?before=x", "whole number"),
+        ("/connections?after=1.5", "first page"),
+        ("/connections?sort=expiry&after=1", "first page"),
+        ("/connections?after=never_1", "first page"),
+        ("/runs?tenant=a'b", "whole number"),
     ] {
         let answer = person.get(path).await;
         assert_eq!(answer.status(), 422, "{path}");
-        assert!(answer.text().await.unwrap().contains("whole number"));
+        assert!(answer.text().await.unwrap().contains(words), "{path}");
     }
     // Unknown words narrow nothing.
     assert!(

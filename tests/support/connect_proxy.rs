@@ -19,6 +19,8 @@ pub enum Way {
     OpenFor(String),
     /// With this status.
     Status(u16),
+    /// Closes the first connections without an answer, and is open for those after them.
+    ClosingFirst(usize),
     /// These bytes, again and again.
     Endless(&'static [u8]),
 }
@@ -99,6 +101,8 @@ impl ConnectProxy {
         let way = self.inner.way.lock().unwrap().clone();
         let status = match way {
             Way::Open => 200,
+            Way::ClosingFirst(most) if self.asked().len() <= most => return None,
+            Way::ClosingFirst(_) => 200,
             Way::OpenFor(pair) => {
                 let wanted = format!("proxy-authorization: basic {}", STANDARD.encode(pair));
                 let wanted = wanted.to_lowercase();

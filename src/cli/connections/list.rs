@@ -64,7 +64,7 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
         let (connection, latest) = (&state.connection, &state.latest_report);
         table.add_row([
             connection.id.to_string(),
-            render::clean(state.name().unwrap_or("–")),
+            state.name().unwrap_or_else(|| "–".to_owned()),
             connection.tenant_id.to_string(),
             render::clean(&connection.provider),
             render::clean(connection.cloud.as_deref().unwrap_or("–")),

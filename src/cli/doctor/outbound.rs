@@ -3,6 +3,7 @@
 use super::{Line, State, bad, ok};
 use crate::config::Settings;
 use crate::outbound::Outbound;
+use crate::outbound::guard::names_loopback;
 use crate::outbound::proxy::{Proxy, ProxyTrouble};
 use http::Uri;
 use std::collections::BTreeSet;
@@ -87,7 +88,7 @@ fn remedy(trouble: ProxyTrouble) -> &'static str {
         }
         ProxyTrouble::RefusesHost => "allow CONNECT to this host in the proxy",
         ProxyTrouble::Status(_) => "look at the log of the proxy: it could not reach the host",
-        ProxyTrouble::Unreachable | ProxyTrouble::Timeout => {
+        ProxyTrouble::Unreachable | ProxyTrouble::Timeout | ProxyTrouble::Closed => {
             "check host and port of outbound.proxy (HTTPS_PROXY), and that this machine may connect to them"
         }
         ProxyTrouble::Tls => {
@@ -106,8 +107,6 @@ fn joined(hosts: &BTreeSet<String>) -> String {
 
 fn is_loopback(host: &str) -> bool {
     let literal = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || literal
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
+    let is_address = |ip: std::net::IpAddr| ip.is_loopback();
+    names_loopback(host) || literal.parse().is_ok_and(is_address)
 }

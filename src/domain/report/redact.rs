@@ -25,10 +25,19 @@ pub fn tidy(text: &mut String, max: usize) {
     }
 }
 
-/// Characters that can hide or reorder what a reader sees.
+/// Characters that can hide or reorder what a reader sees: those that are invisible by themselves (Unicode's
+/// Default_Ignorable_Code_Point, but the variation selectors that emoji have), line separators, and those that
+/// change the direction.
 fn is_hostile(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
+        || matches!(
+            c,
+            '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}'
+                | '\u{180B}'..='\u{180F}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}'
+                | '\u{2060}'..='\u{206F}' | '\u{3164}' | '\u{FEFF}' | '\u{FFA0}'
+                | '\u{FFF0}'..='\u{FFFB}' | '\u{1BCA0}'..='\u{1BCA3}' | '\u{1D173}'..='\u{1D17A}'
+                | '\u{E0000}'..='\u{E0FFF}'
+        )
 }
 
 /// Whether the text holds something of the shape of a JWT: three base64url parts, the first of

@@ -24,7 +24,13 @@ const COUNTED: u32 = 2_000;
 pub struct Paging {
     #[serde(default)]
     after: String,
+    /// Only connections with this verdict.
+    #[serde(default)]
+    verdict: String,
 }
+
+/// What the list may be narrowed to.
+const VERDICTS: [Verdict; 3] = [Verdict::Breaks, Verdict::Works, Verdict::Unknown];
 
 #[derive(Template)]
 #[template(path = "modules.html")]
@@ -55,6 +61,9 @@ struct PlanPage {
     /// There are more connections than were counted.
     cut: bool,
     rows: Vec<Row>,
+    address: String,
+    /// What the list is narrowed to; empty for all.
+    verdict: &'static str,
     first: Option<String>,
     next: Option<String>,
     /// What a person types for the same.
@@ -122,19 +131,29 @@ pub async fn plan(
         binding: visitor.binding,
     };
     let (counts, complete) = planner.counts(COUNTED).await?;
-    let found = planner.page(after, ROWS).await?;
+    let verdict = VERDICTS
+        .into_iter()
+        .find(|verdict| verdict.as_str() == paging.verdict);
+    let found = match verdict {
+        Some(verdict) => planner.page_of(verdict, after, ROWS, COUNTED).await?,
+        None => planner.page(after, ROWS).await?,
+    };
     let now = pages.clock.now();
     let address = format!("/modules/{key}/plan");
+    let query = QueryText::default().with("verdict", verdict.map(Verdict::as_str));
+    let first = format!("{address}{query}");
     let next = found
         .next
-        .map(|id| format!("{address}{}", QueryText::default().with("after", Some(id))));
+        .map(|id| format!("{address}{}", query.with("after", Some(id))));
     Ok(render(&PlanPage {
         page: Layout::of(&visitor, "modules", format!("Plan: {}", module.title)),
         module: view(provider_key, module),
         counts,
         cut: !complete,
         rows: found.lines.into_iter().map(|line| row(line, now)).collect(),
-        first: after.map(|_| address.clone()),
+        first: after.map(|_| first),
+        address,
+        verdict: verdict.map_or("", Verdict::as_str),
         next,
         command: format!("verifyd plan --module {key}"),
     }))

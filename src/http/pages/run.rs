@@ -10,6 +10,7 @@ use crate::domain::access::Scope;
 use crate::domain::acknowledgement::may_be_acknowledged;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::moment;
+use crate::domain::overview::ConnectionState;
 use crate::domain::report::diff::Change;
 use crate::domain::report::{Check, CheckStatus};
 use crate::domain::run::RunStatus;
@@ -144,7 +145,7 @@ pub async fn page(
     let open = record.run.status != RunStatus::Completed;
     let name = connection
         .as_ref()
-        .and_then(|state| state.connection.display_name.clone())
+        .and_then(ConnectionState::name)
         .or_else(|| detail.run.display_name.clone())
         .filter(|name| !name.trim().is_empty())
         .unwrap_or_else(|| format!("Run {id}"));

@@ -1,6 +1,6 @@
 //! Reads over many connections and runs.
 
-use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short};
+use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short, time};
 use super::connections::connection_columns;
 use super::earlier::latest_report_of_connection;
 use super::{SqliteStore, id_list, now, run_type};
@@ -82,8 +82,11 @@ macro_rules! never {
 macro_rules! expires {
     () => {
         concat!(
-            "coalesce(CASE WHEN f.expiry_source IS NULL THEN k.expires_at \
-             ELSE f.credential_expires_at END, ",
+            "coalesce(CASE WHEN f.expiry_source IS NULL THEN ",
+            time!("k.expires_at"),
+            " ELSE ",
+            time!("f.credential_expires_at"),
+            " END, ",
             never!(),
             ")"
         )
@@ -197,9 +200,13 @@ fn push_page(query: &mut QueryBuilder<Sqlite>, filter: &ConnectionFilter) {
         }
         Some(ConnectionCursor::Expiry(expires_at, after)) => {
             query
-                .push(concat!(" AND (", expires!(), ", c.id) > (coalesce("))
+                .push(concat!(
+                    " AND (",
+                    expires!(),
+                    ", c.id) > (coalesce(strftime('%Y-%m-%dT%H:%M:%fZ', "
+                ))
                 .push_bind(expires_at)
-                .push(concat!(", ", never!(), "), "))
+                .push(concat!("), ", never!(), "), "))
                 .push_bind(after.0)
                 .push(")");
         }

@@ -6,7 +6,7 @@ use super::answers::{Next, Page};
 use super::session::Session;
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::fault::Fault;
-use chrono::{DateTime, SubsecRound as _, Utc};
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,9 +66,9 @@ impl Application {
         }
         let date = |from: &Value, name: &str| {
             let text = from.get(name).and_then(Value::as_str)?;
-            let at = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
-            // Databases keep microseconds.
-            Some(at.trunc_subsecs(6))
+            let at = DateTime::parse_from_rfc3339(text).ok()?;
+            // Databases keep microseconds, and no leap seconds.
+            DateTime::from_timestamp_micros(at.timestamp_micros())
         };
         let secrets = items(answer, "passwordCredentials")
             .iter()

@@ -216,10 +216,22 @@ fn failure(failure: &Failure) -> Fault {
         Kind::Proxy(trouble) => {
             let may_pass = matches!(
                 trouble,
-                ProxyTrouble::Unreachable | ProxyTrouble::Status(500..=599)
+                ProxyTrouble::Unreachable
+                    | ProxyTrouble::Closed
+                    | ProxyTrouble::Status(408 | 425 | 429 | 500..=599)
             );
             let retry = if may_pass { again } else { Retry::Never };
-            unreachable()
+            let refuses = matches!(
+                trouble,
+                ProxyTrouble::AsksForCredentials
+                    | ProxyTrouble::RefusesCredentials
+                    | ProxyTrouble::RefusesHost
+            );
+            let fault = match refuses {
+                true => Fault::new(Reason::ProxyRefused),
+                false => unreachable(),
+            };
+            fault
                 .retry(retry)
                 .with(EvidenceKind::Cause, trouble)
                 .with_some(EvidenceKind::HttpStatus, trouble.status())

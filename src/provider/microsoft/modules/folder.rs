@@ -2,8 +2,8 @@
 
 use super::{built_in_keys, read, rules};
 use crate::domain::module::{Module, ModuleProblem};
+use crate::files;
 use std::fmt;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,31 +64,25 @@ pub fn read_file(path: &Path) -> Result<Module, Vec<FolderProblem>> {
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
-    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut bytes = Vec::new();
-    let most = u64::try_from(rules::FILE_BYTES).unwrap_or(u64::MAX);
-    file.take(most + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if bytes.len() > rules::FILE_BYTES {
-        return Err(format!(
-            "has more than {} bytes, which is the most of a module",
-            rules::FILE_BYTES
-        ));
-    }
-    String::from_utf8(bytes).map_err(|_| "must be UTF-8 text".to_owned())
+    let bytes =
+        files::read(path, rules::FILE_BYTES).map_err(|error| format!("cannot be read: {error}"))?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| "must be UTF-8 text".to_owned())
 }
 
-/// The modules of a folder, in the order of their files' names. Files without the ending `.toml`
-/// are left alone.
+/// Whether it is a module: a file that ends in `.toml` and is not hidden, as the copies of editors are.
+fn is_module(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.ends_with(b".toml") && !name.starts_with(b".")
+}
+
+/// The modules of a folder, in the order of their files' names. Others are left alone.
 pub(super) fn read_folder(folder: &Path) -> Result<Vec<Arc<Module>>, Vec<FolderProblem>> {
     let unreadable =
         |error: std::io::Error| vec![whole(folder, format!("cannot be read: {error}"))];
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        if path.extension().is_some_and(|ending| ending == "toml") {
+        if is_module(&path) {
             files.push(path);
         }
         if files.len() > rules::MODULES {
