@@ -6,7 +6,6 @@ use crate::domain::access::join_scopes;
 use crate::ports::access::{AccessStore, NewToken, Reserved, SessionRecord, TokenRecord};
 use crate::ports::store::StoreError;
 use crate::store::access_rows::{KeyRow, SessionRow, TokenRow, UsedTokenRow, token_columns};
-use crate::store::error::from_sqlx;
 use crate::store::rows;
 use async_trait::async_trait;
 use std::time::Duration;
@@ -122,8 +121,7 @@ impl AccessStore for PostgresStore {
                 .bind(new.binding.tenant_id.map(|id| id.0))
                 .bind(new.expires_at)
                 .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             row.try_into()
         })
@@ -133,11 +131,7 @@ impl AccessStore for PostgresStore {
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            let found: Vec<TokenRow> = self
-                .rows(TOKENS)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            let found: Vec<TokenRow> = self.rows(TOKENS).fetch_all(&mut *tx).await?;
             commit(tx).await?;
             rows::all(found)
         })
@@ -147,17 +141,8 @@ impl AccessStore for PostgresStore {
     async fn revoke_token(&self, id: TokenId) -> Result<bool, StoreError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            let revoked = self
-                .sql(REVOKE)
-                .bind(id.0)
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            self.sql(END_SESSIONS)
-                .bind(id.0)
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            let revoked = self.sql(REVOKE).bind(id.0).execute(&mut *tx).await?;
+            self.sql(END_SESSIONS).bind(id.0).execute(&mut *tx).await?;
             commit(tx).await?;
             Ok(revoked.rows_affected() == 1)
         })
@@ -171,14 +156,12 @@ impl AccessStore for PostgresStore {
                 .rows(BY_HASH)
                 .bind(hash)
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             if let Some(found) = found.as_ref().filter(|found| found.to_be_noted) {
                 self.sql(NOTE_USE)
                     .bind(found.token.id)
                     .execute(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                    .await?;
             }
             commit(tx).await?;
             found.map(|found| found.token.try_into()).transpose()
@@ -195,18 +178,14 @@ impl AccessStore for PostgresStore {
     ) -> Result<(), StoreError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            self.sql(FORGET_SESSIONS)
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            self.sql(FORGET_SESSIONS).execute(&mut *tx).await?;
             self.sql(OPEN_SESSION)
                 .bind(session_hash)
                 .bind(token.0)
                 .bind(csrf)
                 .bind(seconds(lifetime))
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await
         })
         .await
@@ -222,8 +201,7 @@ impl AccessStore for PostgresStore {
                 .rows(SESSION)
                 .bind(session_hash)
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             found.map(TryInto::try_into).transpose()
         })
@@ -236,8 +214,7 @@ impl AccessStore for PostgresStore {
             self.sql(CLOSE_SESSION)
                 .bind(session_hash)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await
         })
         .await
@@ -261,14 +238,12 @@ impl AccessStore for PostgresStore {
                 .bind(seconds(abandoned_after))
                 .bind(seconds(kept_for))
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let answer = if reserved.rows_affected() == 1 {
                 self.sql(FORGET_KEYS)
                     .bind(seconds(kept_for))
                     .execute(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                    .await?;
                 Reserved::First
             } else {
                 let found: Option<KeyRow> = self
@@ -276,8 +251,7 @@ impl AccessStore for PostgresStore {
                     .bind(token.0)
                     .bind(key)
                     .fetch_optional(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                    .await?;
                 // Released in between: the caller tries again.
                 found.map_or(Reserved::InProgress, |row| row.reserved(request_hash))
             };
@@ -302,8 +276,7 @@ impl AccessStore for PostgresStore {
                 .bind(i32::from(status))
                 .bind(body)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await
         })
         .await
@@ -316,8 +289,7 @@ impl AccessStore for PostgresStore {
                 .bind(token.0)
                 .bind(key)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await
         })
         .await

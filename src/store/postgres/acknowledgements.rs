@@ -12,7 +12,6 @@ use crate::ports::acknowledgements::{
 };
 use crate::ports::store::StoreError;
 use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
-use crate::store::error::from_sqlx;
 use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 
@@ -234,13 +233,11 @@ impl PostgresStore {
             .bind(connection.0)
             .bind(run.0)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         self.sql(NOTHING_OPEN)
             .bind(connection.0)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(())
     }
 
@@ -249,12 +246,8 @@ impl PostgresStore {
         tx: &mut InTx<'_>,
         id: AcknowledgementId,
     ) -> Result<Option<Acknowledgement>, StoreError> {
-        let row: Option<AcknowledgementRow> = self
-            .rows(ONE)
-            .bind(id.0)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let row: Option<AcknowledgementRow> =
+            self.rows(ONE).bind(id.0).fetch_optional(&mut **tx).await?;
         match row {
             Some(row) => Ok(Some(self.with_actor(tx, row.into()).await?)),
             None => Ok(None),
@@ -272,8 +265,7 @@ impl PostgresStore {
             .sql(HOLD_CONNECTION)
             .bind(connection.0)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if held.rows_affected() == 0 {
             return Ok(());
         }
@@ -285,8 +277,7 @@ impl PostgresStore {
             .bind(new.reason_code.map(|r| r.code()))
             .bind(new.run.0)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(())
     }
 }
@@ -304,15 +295,13 @@ impl AcknowledgementStore for PostgresStore {
                 .bind(ADVISORY_PRUNE)
                 .bind(new.run.0)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let already: Option<AcknowledgementRow> = self
                 .rows(ALREADY)
                 .bind(new.run.0)
                 .bind(&new.check_key)
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             if let Some(row) = already {
                 let found = self.with_actor(&mut tx, row.into()).await?;
                 commit(tx).await?;
@@ -327,8 +316,7 @@ impl AcknowledgementStore for PostgresStore {
                 .bind(&new.acknowledged_by)
                 .bind(new.expires_at)
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
             if let Some(connection) = new.connection {
                 self.carry(&mut tx, made.id, connection, new).await?;
@@ -355,8 +343,7 @@ impl AcknowledgementStore for PostgresStore {
                 .bind(id.0)
                 .bind(by)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             if withdrawn.rows_affected() > 0 {
                 self.note_withdrawn(&mut tx, id, through).await?;
             }
@@ -383,12 +370,8 @@ impl AcknowledgementStore for PostgresStore {
     async fn acknowledgements_of(&self, run: RunId) -> Result<Vec<Acknowledgement>, StoreError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            let found: Vec<AcknowledgementRow> = self
-                .rows(OF_RUN)
-                .bind(run.0)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            let found: Vec<AcknowledgementRow> =
+                self.rows(OF_RUN).bind(run.0).fetch_all(&mut *tx).await?;
             let found = self
                 .with_actors(&mut tx, found.into_iter().map(Into::into).collect())
                 .await?;
@@ -432,8 +415,7 @@ impl AcknowledgementStore for PostgresStore {
                 .build_query_as()
                 .persistent(self.named)
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let found = self
                 .with_actors(&mut tx, found.into_iter().map(Into::into).collect())
                 .await?;

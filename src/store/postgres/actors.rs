@@ -5,7 +5,6 @@ use crate::domain::AcknowledgementId;
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::ports::store::StoreError;
 use crate::store::acknowledgements::{ACKNOWLEDGED, ActorRow, WITHDRAWN, attach};
-use crate::store::error::from_sqlx;
 
 /// With the time that the acknowledgement's own row has, however exact its column is.
 const NOTE_ACKNOWLEDGED: &str = "\
@@ -61,7 +60,7 @@ impl PostgresStore {
             .bind(&through.name)
             .execute(&mut **tx)
             .await;
-        noted.map(|_| ()).map_err(from_sqlx)
+        Ok(noted.map(|_| ())?)
     }
 
     /// Completes what was read of acknowledgements.
@@ -74,12 +73,7 @@ impl PostgresStore {
             return Ok(all);
         }
         let ids: Vec<i64> = all.iter().map(|a| a.id.0).collect();
-        let noted: Vec<ActorRow> = self
-            .rows(NOTED)
-            .bind(ids)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let noted: Vec<ActorRow> = self.rows(NOTED).bind(ids).fetch_all(&mut **tx).await?;
         attach(&mut all, noted)?;
         Ok(all)
     }

@@ -11,7 +11,6 @@ use crate::ports::store::{
     AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, ContextSize, MAX_FUTILE_ATTEMPTS, StoreError,
 };
 use crate::store::claims::{self, ContextRow, TakenRow};
-use crate::store::error::from_sqlx;
 use crate::store::from_row::from_row;
 use crate::store::together::together;
 use chrono::{DateTime, Utc};
@@ -167,8 +166,7 @@ impl PostgresStore {
             .scalar::<i32>(LOCK_QUEUED)
             .bind(run.0)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if locked.is_none() {
             rollback(tx).await?;
             return Ok(ClaimAnswer::NotClaimable);
@@ -180,19 +178,14 @@ impl PostgresStore {
             .bind(run.0)
             .bind(i64::from(MAX_FUTILE_ATTEMPTS))
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let Some(taken) = taken else {
             rollback(tx).await?;
             return Ok(ClaimAnswer::NotClaimable);
         };
-        let readable: bool = taken.try_get("readable").map_err(from_sqlx)?;
-        let taken = TakenRow::from_row(&taken).map_err(from_sqlx)?;
-        self.sql(SUPERSEDE)
-            .bind(run.0)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        let readable: bool = taken.try_get("readable")?;
+        let taken = TakenRow::from_row(&taken)?;
+        self.sql(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
         let judged: Judged = self
             .rows(OPEN_ATTEMPT)
             .bind(run.0)
@@ -203,8 +196,7 @@ impl PostgresStore {
             .bind(i64::from(MAX_FUTILE_ATTEMPTS))
             .bind(policy.alone)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let (Some(attempt), Some(claimed_at)) = (judged.attempt, judged.claimed_at) else {
             rollback(tx).await?;
             return Ok(if judged.waits {
@@ -241,8 +233,7 @@ impl PostgresStore {
             .scalar(IS_SMALL)
             .bind(run.0)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(small.unwrap_or(true))
     }
@@ -253,14 +244,14 @@ impl PostgresStore {
         tx: &mut Tx,
         run: RunId,
     ) -> Result<(RunRequest, ContextSize), StoreError> {
-        let mut inner = tx.begin().await.map_err(from_sqlx)?;
+        let mut inner = tx.begin().await?;
         let read: Result<ContextRow, StoreError> = self
             .rows(CONTEXT)
             .bind(run.0)
             .bind(self.context_bytes)
             .fetch_one(&mut *inner)
             .await
-            .map_err(from_sqlx);
+            .map_err(StoreError::from);
         match read {
             Ok(row) => {
                 commit(inner).await?;
@@ -282,8 +273,7 @@ impl PostgresStore {
             .scalar::<i32>(LOCK_RUNNING)
             .bind(run.0)
             .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(locked.is_some())
     }
 
@@ -311,8 +301,7 @@ impl PostgresStore {
             .bind(end.as_str())
             .bind(end.counts())
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         if released == 0 {
             rollback(tx).await?;
@@ -322,8 +311,7 @@ impl PostgresStore {
             .bind(claim.run.id.0)
             .bind(not_before.map(seconds))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(true)
     }

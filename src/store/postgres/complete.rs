@@ -17,7 +17,6 @@ use crate::store::completion::{
     InventoryRow, NOTHING_KEPT, context_defaults, context_patch, event, failure_summary,
     kept_bytes, message_id, notice,
 };
-use crate::store::error::from_sqlx;
 use crate::store::together::together;
 use chrono::{DateTime, Utc};
 
@@ -156,8 +155,7 @@ impl PostgresStore {
             .bind(context_defaults(completion)?)
             .bind(kept)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let Some((completed_at, has_webhooks)) = completed else {
             rollback(tx).await?;
             return Ok(false);
@@ -165,8 +163,7 @@ impl PostgresStore {
         self.sql(FORGET_DELIVERY)
             .bind(run.0)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         self.refresh_inventories(&mut tx, inventory.as_slice())
             .await?;
         let first = FirstReport::of(claim, completion.connection);
@@ -205,8 +202,7 @@ impl PostgresStore {
             .bind(&completion.overall)
             .bind(completion.outcome.as_str())
             .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if written.is_none_or(|(_, acknowledged)| acknowledged) {
             self.lapse_acknowledgements(tx, connection, run).await?;
         }
@@ -223,12 +219,12 @@ impl PostgresStore {
         connection: ConnectionId,
         fingerprint: &str,
     ) -> Result<bool, StoreError> {
-        self.scalar(DIFFERS)
+        Ok(self
+            .scalar(DIFFERS)
             .bind(connection.0)
             .bind(fingerprint)
             .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)
+            .await?)
     }
 
     pub(super) async fn put_into_outbox(
@@ -244,8 +240,7 @@ impl PostgresStore {
             .bind(event(notice, at)?)
             .bind(notice.changed)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(())
     }
 }

@@ -9,7 +9,6 @@ use crate::domain::connection::{
 use crate::domain::{ConnectionId, RunId, TenantId};
 use crate::ports::store::{AddConnectionError, FoundCredential, Seal, StartingPoint, StoreError};
 use crate::ports::vault::SealedCredential;
-use crate::store::error::from_sqlx;
 use crate::store::facts::{FactsPart, facts_columns};
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
 use sqlx::postgres::PgRow;
@@ -153,8 +152,7 @@ impl PostgresStore {
             .rows(CONNECTION)
             .bind(id.0)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         found.map(TryInto::try_into).transpose()
     }
@@ -176,16 +174,11 @@ impl PostgresStore {
         connection: &mut PgConnection,
         ids: &[i64],
     ) -> Result<Vec<Result<StartingPoint, StoreError>>, StoreError> {
-        let rows = self
-            .sql(START)
-            .bind(ids)
-            .fetch_all(connection)
-            .await
-            .map_err(from_sqlx)?;
+        let rows = self.sql(START).bind(ids).fetch_all(connection).await?;
         let read = |row: &PgRow| {
-            let latest: Option<i64> = row.try_get("latest_run_id").map_err(from_sqlx)?;
-            let facts = FactsPart::from_row(row).map_err(from_sqlx)?;
-            let row = ConnectionWithCredentialRow::from_row(row).map_err(from_sqlx)?;
+            let latest: Option<i64> = row.try_get("latest_run_id")?;
+            let facts = FactsPart::from_row(row)?;
+            let row = ConnectionWithCredentialRow::from_row(row)?;
             let (connection, credential) = row.try_into()?;
             Ok(StartingPoint {
                 facts: facts.kept(connection.id)?,
@@ -210,8 +203,7 @@ impl PostgresStore {
             .bind(after.map(|c| c.0))
             .bind(i64::from(limit))
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         rows::all(found)
     }
@@ -227,8 +219,7 @@ impl PostgresStore {
             .bind(after.map(|c| c.0))
             .bind(i64::from(limit))
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(rows::credentials(found))
     }
@@ -251,8 +242,7 @@ impl PostgresStore {
             .bind(&new.cloud)
             .bind(&new.module)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let id = ConnectionId(id);
         if let Some(seal) = seal {
             let sealed = seal(CredentialBinding {
@@ -274,11 +264,7 @@ impl PostgresStore {
 
     /// A minimal tenant where `tenants` is verifyd's own; never one of another workspace.
     async fn ensure_tenant(&self, tx: &mut Tx, new: &NewConnection) -> Result<(), StoreError> {
-        let owned: bool = self
-            .scalar(OWNS_TENANTS)
-            .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let owned: bool = self.scalar(OWNS_TENANTS).fetch_one(&mut **tx).await?;
         if !owned {
             return Ok(());
         }
@@ -286,14 +272,12 @@ impl PostgresStore {
             .bind(new.tenant_id.0)
             .bind(new.workspace_id.0)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let workspace: Option<i64> = self
             .scalar(TENANT_WORKSPACE)
             .bind(new.tenant_id.0)
             .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         match workspace {
             Some(workspace) if workspace != new.workspace_id.0 => Err(StoreError::Refused(
                 format!("tenant {} belongs to another workspace", new.tenant_id),
@@ -313,8 +297,7 @@ impl PostgresStore {
             .bind(id.0)
             .bind(status.as_str())
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         commit(tx).await?;
         Ok(changed > 0)
@@ -331,8 +314,7 @@ impl PostgresStore {
             .scalar::<i32>(LOCK_CONNECTION)
             .bind(id.0)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if there.is_none() {
             rollback(tx).await?;
             return Err(StoreError::Refused(format!("there is no connection {id}")));
@@ -357,8 +339,7 @@ impl PostgresStore {
                 .bind(&sealed.payload)
                 .bind(sealed.expires_at)
                 .execute(&mut **tx)
-                .await
-                .map_err(from_sqlx)?
+                .await?
                 .rows_affected();
             if written > 0 {
                 break;
@@ -380,8 +361,7 @@ impl PostgresStore {
             .bind(old_payload)
             .bind(new_payload)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         commit(tx).await?;
         Ok(swapped > 0)

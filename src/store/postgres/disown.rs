@@ -4,7 +4,6 @@ use super::sweep::{LOCK_RUNS, apart};
 use super::{PostgresStore, commit, rollback, run_type};
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{OpenAttempt, StoreError};
-use crate::store::error::from_sqlx;
 use uuid::Uuid;
 
 const OPEN_ATTEMPTS: &str = "\
@@ -39,8 +38,7 @@ impl PostgresStore {
             .rows(OPEN_ATTEMPTS)
             .bind(&worker.0)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         let attempts = open.into_iter().map(|(run, token)| OpenAttempt {
             run: RunId(run),
@@ -61,8 +59,7 @@ impl PostgresStore {
             .scalar(LOCK_RUNS)
             .bind(&runs)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if locked.is_empty() {
             rollback(tx).await?;
             return Ok(Vec::new());
@@ -74,8 +71,7 @@ impl PostgresStore {
             .bind(&worker.0)
             .bind(locked)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let (mut queued, postponed) = apart(disowned);
         queued.extend(&postponed);
         queued.sort_unstable();

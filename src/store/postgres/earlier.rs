@@ -8,7 +8,6 @@
 use super::{InTx, PostgresStore, Tx, run_type};
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::{Claim, StoreError};
-use crate::store::error::from_sqlx;
 use chrono::{DateTime, Utc};
 
 /// Clocks of one server agree by so much, and applications round times to seconds.
@@ -193,18 +192,9 @@ impl FirstReport {
 impl PostgresStore {
     /// Marks what belongs to an earlier run than the one that is locked and queued.
     pub(super) async fn set_aside(&self, tx: &mut Tx, run: RunId) -> Result<(), StoreError> {
-        let set_aside = self
-            .sql(SET_ASIDE)
-            .bind(run.0)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let set_aside = self.sql(SET_ASIDE).bind(run.0).execute(&mut **tx).await?;
         if set_aside.rows_affected() > 0 {
-            self.sql(FORGET_WAIT)
-                .bind(run.0)
-                .execute(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+            self.sql(FORGET_WAIT).bind(run.0).execute(&mut **tx).await?;
         }
         Ok(())
     }
@@ -223,8 +213,7 @@ impl PostgresStore {
             .bind(first.iter().map(|f| f.run.0).collect::<Vec<i64>>())
             .bind(first.iter().map(|f| f.since).collect::<Vec<_>>())
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(())
     }
 }

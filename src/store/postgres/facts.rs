@@ -4,7 +4,6 @@ use super::{PostgresStore, commit};
 use crate::domain::ConnectionId;
 use crate::domain::connection_facts::KeptFacts;
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 
 /// When the expiry was found stays, while it is the same one.
 const KEEP: &str = "\
@@ -50,8 +49,7 @@ impl PostgresStore {
             .bind(expiry.and_then(|expiry| expiry.expires_at))
             .bind(expiry.map(|expiry| expiry.source.as_str()))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await
     }
 
@@ -61,7 +59,7 @@ impl PostgresStore {
         let forgotten = async {
             let mut tx = self.begin().await?;
             let forget = self.sql(FORGET_EXPIRY).bind(id.0);
-            forget.execute(&mut *tx).await.map_err(from_sqlx)?;
+            forget.execute(&mut *tx).await?;
             commit(tx).await
         };
         if let Err(error) = forgotten.await {

@@ -8,7 +8,6 @@ use super::indexes::{self, Index};
 use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore, Tx, commit, run_type};
 use crate::domain::RunId;
 use crate::ports::store::{Enforced, Guards, RefusedGuard, StoreError};
-use crate::store::error::from_sqlx;
 use sqlx::{AssertSqlSafe, Row};
 use std::time::Duration;
 
@@ -239,16 +238,12 @@ impl PostgresStore {
     }
 
     async fn runs_table(&self, tx: &mut Tx) -> Result<Option<RunsTable>, StoreError> {
-        let found = self
-            .sql(RUNS_TABLE)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let found = self.sql(RUNS_TABLE).fetch_optional(&mut **tx).await?;
         let Some(row) = found else { return Ok(None) };
         Ok(Some(RunsTable {
-            oid: row.try_get("oid").map_err(from_sqlx)?,
-            home: row.try_get("home").map_err(from_sqlx)?,
-            name: row.try_get("name").map_err(from_sqlx)?,
+            oid: row.try_get("oid")?,
+            home: row.try_get("home")?,
+            name: row.try_get("name")?,
         }))
     }
 
@@ -264,8 +259,7 @@ impl PostgresStore {
             .bind(check.name)
             .bind(check.own)
             .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(match validated {
             None => Constraint::Missing,
             Some(false) => Constraint::NotValidated,
@@ -279,12 +273,12 @@ impl PostgresStore {
         table: &RunsTable,
         trigger: &Trigger,
     ) -> Result<bool, StoreError> {
-        self.scalar(HAS_TRIGGER)
+        Ok(self
+            .scalar(HAS_TRIGGER)
             .bind(table.oid)
             .bind(trigger.name)
             .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)
+            .await?)
     }
 
     /// A transaction for one step; those who enforce take turns.
@@ -299,8 +293,7 @@ impl PostgresStore {
             .bind(ADVISORY_SPACE)
             .bind(ADVISORY_MIGRATE)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(tx)
     }
 
@@ -360,8 +353,7 @@ impl PostgresStore {
         let (rows, example): (i64, Option<i64>) = sqlx::query_as(AssertSqlSafe(sql))
             .persistent(self.named)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(example.map(|id| RefusedGuard {
             guard: check.name.to_owned(),
@@ -379,20 +371,18 @@ impl PostgresStore {
             .scalar(index.there)
             .bind(&table.name)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let broken: bool = self
             .scalar(INVALID_INDEX)
             .bind(table.oid)
             .bind(index.name)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         if there {
             return Ok(false);
         }
-        let mut connection = self.pool.acquire().await.map_err(from_sqlx)?;
+        let mut connection = self.pool.acquire().await?;
         if broken {
             let home = table.home.replace('"', "\"\"");
             sqlx::raw_sql(AssertSqlSafe(format!(
@@ -400,16 +390,14 @@ impl PostgresStore {
                 index.name
             )))
             .execute(&mut *connection)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         }
         sqlx::raw_sql(AssertSqlSafe(format!(
             "CREATE INDEX CONCURRENTLY IF NOT EXISTS {} ON {} {}",
             index.name, table.name, index.on
         )))
         .execute(&mut *connection)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
         Ok(true)
     }
 }
@@ -423,11 +411,10 @@ fn note(enforced: &mut Enforced, name: &str, added: bool) {
 }
 
 async fn run(tx: &mut Tx, sql: String) -> Result<(), StoreError> {
-    sqlx::raw_sql(AssertSqlSafe(sql))
+    Ok(sqlx::raw_sql(AssertSqlSafe(sql))
         .execute(&mut **tx)
         .await
-        .map(|_| ())
-        .map_err(from_sqlx)
+        .map(|_| ())?)
 }
 
 /// Tries a step again while its lock is held by somebody else.

@@ -3,7 +3,6 @@
 use super::indexes::{self, Index};
 use super::{PostgresStore, Tx, commit};
 use crate::ports::store::{SchemaFinding, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::migrations::WANTED_VERSION;
 use crate::store::tables::{APPLICATION, Family, OWN, Table};
 
@@ -61,11 +60,7 @@ impl PostgresStore {
     pub(super) async fn inspect_schema(&self) -> Result<Vec<SchemaFinding>, StoreError> {
         let mut findings = Vec::new();
         let mut tx = self.begin().await?;
-        let server: i32 = self
-            .scalar(SERVER_VERSION)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        let server: i32 = self.scalar(SERVER_VERSION).fetch_one(&mut *tx).await?;
         if server < MIN_SERVER_VERSION {
             findings.push(SchemaFinding {
                 fatal: true,
@@ -131,12 +126,7 @@ impl PostgresStore {
         owner: Owner,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<Option<i64>, StoreError> {
-        let oid: Option<i64> = self
-            .scalar(FIND)
-            .bind(name)
-            .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let oid: Option<i64> = self.scalar(FIND).bind(name).fetch_one(&mut **tx).await?;
         let Some(oid) = oid else {
             findings.push(SchemaFinding {
                 fatal: true,
@@ -147,12 +137,8 @@ impl PostgresStore {
             });
             return Ok(None);
         };
-        let columns: Vec<(String, String, Option<String>)> = self
-            .rows(COLUMNS)
-            .bind(oid)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let columns: Vec<(String, String, Option<String>)> =
+            self.rows(COLUMNS).bind(oid).fetch_all(&mut **tx).await?;
         for (column, family) in table.columns {
             let subject = format!("{name}.{column}");
             match columns.iter().find(|(found, ..)| found == column) {
@@ -184,8 +170,7 @@ impl PostgresStore {
                 .bind(oid)
                 .bind(table.unique)
                 .fetch_one(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             if !unique {
                 let key = table.unique.join(", ");
                 findings.push(SchemaFinding {
@@ -210,12 +195,7 @@ impl PostgresStore {
         oid: i64,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
-        let unnamed: Vec<String> = self
-            .scalar(UNNAMED)
-            .bind(oid)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let unnamed: Vec<String> = self.scalar(UNNAMED).bind(oid).fetch_all(&mut **tx).await?;
         findings.extend(unnamed.into_iter().map(|column| SchemaFinding {
             fatal: false,
             privilege: false,
@@ -240,12 +220,7 @@ impl PostgresStore {
             .chain(APPLICATION.iter().map(|table| table.name.to_owned()))
             .collect();
         let mut tx = self.begin().await?;
-        let now: String = self
-            .scalar(MARK)
-            .bind(names)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        let now: String = self.scalar(MARK).bind(names).fetch_one(&mut *tx).await?;
         commit(tx).await?;
         let before = self.mark.lock().await.replace(now.clone());
         if before.is_some_and(|before| before != now) {
@@ -278,15 +253,13 @@ impl PostgresStore {
             .bind(oid)
             .bind(needed)
             .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if !missing.is_empty() {
             let missing = missing.join(", ");
             let user: String = self
                 .scalar("SELECT quote_ident(current_user)")
                 .fetch_one(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             findings.push(SchemaFinding {
                 fatal: true,
                 privilege: true,
@@ -308,8 +281,7 @@ impl PostgresStore {
             .scalar(index.there)
             .bind("operation_runs")
             .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if !there {
             findings.push(SchemaFinding {
                 fatal: false,

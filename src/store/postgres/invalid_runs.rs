@@ -4,7 +4,6 @@ use super::bounds::{is_listed, member, short, time};
 use super::{PostgresStore, commit, run_type};
 use crate::ports::invalid_runs::{InvalidRun, InvalidRunStore};
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use crate::store::invalid_runs::InvalidRunRow;
 use async_trait::async_trait;
 
@@ -58,8 +57,7 @@ impl InvalidRunStore for PostgresStore {
                 .bind(i64::from(latest))
                 .bind(i64::from(limit))
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             Ok(found.into_iter().map(Into::into).collect())
         })

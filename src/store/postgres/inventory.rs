@@ -8,7 +8,6 @@ use crate::domain::TenantId;
 use crate::domain::permission::StoredPermission;
 use crate::ports::store::{InventoryFreshness, StoreError};
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
-use crate::store::error::from_sqlx;
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
 use std::borrow::Borrow;
 use std::collections::HashSet;
@@ -129,8 +128,7 @@ impl PostgresStore {
             .bind(rows().map(InventoryRow::digest).collect::<Vec<&str>>())
             .bind(DIGEST_STANDS_SECONDS)
             .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let due: HashSet<i64> = compared
             .into_iter()
             .filter_map(|(tenant, due)| due.then_some(tenant))
@@ -144,8 +142,7 @@ impl PostgresStore {
             .bind(due().map(|r| r.tenant).collect::<Vec<i64>>())
             .bind(entries)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(())
     }
 
@@ -158,8 +155,7 @@ impl PostgresStore {
             .rows(PERMISSIONS)
             .bind(tenant.0)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         rows::all(found)
     }
@@ -173,8 +169,7 @@ impl PostgresStore {
             .rows(READ_FRESHNESS)
             .bind(tenant.0)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(found.map(Into::into))
     }

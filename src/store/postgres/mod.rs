@@ -47,7 +47,6 @@ mod workers;
 
 pub(super) use private::PrivateDatabase;
 
-use super::error::from_sqlx;
 use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
 use super::together::Group;
 use crate::domain::access::Binding;
@@ -181,8 +180,7 @@ impl PostgresStore {
                     "no connection within connect_timeout ({:?})",
                     settings.connect_timeout
                 ))
-            })?
-            .map_err(from_sqlx)?;
+            })??;
         let renewal = Arc::new(patience::Renewal::default());
         let pool = patience::pool_options(settings, &renewal).connect_lazy_with(options.clone());
         Ok(Arc::new_cyclic(|me| Self {
@@ -208,10 +206,7 @@ impl PostgresStore {
 
     /// A transaction with its limits set. Dropped without a commit, it is rolled back.
     async fn begin(&self) -> Result<Tx, StoreError> {
-        self.pool
-            .begin_with(self.begin.clone())
-            .await
-            .map_err(from_sqlx)
+        Ok(self.pool.begin_with(self.begin.clone()).await?)
     }
 
     fn sql(&self, text: &'static str) -> Query<'static, Postgres, PgArguments> {
@@ -234,11 +229,11 @@ impl PostgresStore {
 }
 
 async fn commit(tx: InTx<'_>) -> Result<(), StoreError> {
-    tx.commit().await.map_err(from_sqlx)
+    Ok(tx.commit().await?)
 }
 
 async fn rollback(tx: InTx<'_>) -> Result<(), StoreError> {
-    tx.rollback().await.map_err(from_sqlx)
+    Ok(tx.rollback().await?)
 }
 
 /// Seconds for `make_interval(secs => $n)`.

@@ -7,7 +7,6 @@ use super::{PostgresStore, commit};
 use crate::domain::notice::Notice;
 use crate::ports::notices::NoticeStore;
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
@@ -26,11 +25,7 @@ impl NoticeStore for PostgresStore {
                 .filter_map(|notice| serde_json::to_string(notice).ok())
                 .collect();
             let mut tx = self.begin().await?;
-            self.sql(ANNOUNCE)
-                .bind(payloads)
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            self.sql(ANNOUNCE).bind(payloads).execute(&mut *tx).await?;
             commit(tx).await
         })
         .await

@@ -6,7 +6,6 @@ use crate::domain::onboarding::OnboardingSession;
 use crate::domain::{RunId, SessionId};
 use crate::ports::onboarding::OnboardingStore;
 use crate::ports::store::{ForSession, NewRun, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::onboarding::{SessionRow, prepare};
 use async_trait::async_trait;
 
@@ -65,16 +64,15 @@ impl PostgresStore {
             .rows(HOLD)
             .bind(session.id.0)
             .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let pointer = prepare(session, row, new, run, created)?;
         let connection: Option<Option<String>> = match pointer.current {
-            Some(current) => self
-                .scalar(POINTED)
-                .bind(current.0)
-                .fetch_optional(&mut **tx)
-                .await
-                .map_err(from_sqlx)?,
+            Some(current) => {
+                self.scalar(POINTED)
+                    .bind(current.0)
+                    .fetch_optional(&mut **tx)
+                    .await?
+            }
             None => None,
         };
         if let Some(state) = pointer.state(connection.as_ref().map(Option::as_deref))? {
@@ -82,8 +80,7 @@ impl PostgresStore {
                 .bind(session.id.0)
                 .bind(state)
                 .execute(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
         }
         Ok(())
     }
@@ -101,8 +98,7 @@ impl OnboardingStore for PostgresStore {
                 .rows(session!())
                 .bind(id.0)
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             Ok(found.map(Into::into))
         })

@@ -10,7 +10,6 @@ use crate::ports::store::StoreError;
 use crate::ports::webhooks::{
     AttemptOutcome, AttemptRecorded, CircuitChange, DeliveryCounts, LeasePolicy, LeasedDelivery,
 };
-use crate::store::error::from_sqlx;
 use crate::store::rows;
 use crate::store::webhook_rows::{CircuitRow, DeliveryCountsRow, LeasedRow};
 use std::time::Duration;
@@ -145,8 +144,7 @@ impl PostgresStore {
             .bind(busy)
             .bind(policy.healthy_only)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         rows::all(found)
     }
@@ -167,8 +165,7 @@ impl PostgresStore {
             .bind(outcome.result.as_str())
             .bind(outcome.http_status.map(i32::from))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let ended = self
             .sql(END_DELIVERY)
             .bind(delivery.id.0)
@@ -177,8 +174,7 @@ impl PostgresStore {
             .bind(seconds(wait))
             .bind(outcome.give_up_reason().map(|reason| reason.as_str()))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         let mut circuit = CircuitChange::Unchanged;
         match outcome.result {
@@ -188,8 +184,7 @@ impl PostgresStore {
                     .sql(if delivered { WORKED } else { GONE })
                     .bind(endpoint)
                     .execute(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?
+                    .await?
                     .rows_affected();
                 if delivered && delivery.is_probe && changed > 0 {
                     circuit = CircuitChange::Closed;
@@ -200,8 +195,7 @@ impl PostgresStore {
                     .rows(CIRCUIT)
                     .bind(endpoint)
                     .fetch_optional(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                    .await?;
                 if let Some(row) = row {
                     let mut now = Circuit::try_from(row)?;
                     let after = now.fail(delivery.is_probe, outcome.retry_after, &outcome.circuit);
@@ -215,8 +209,7 @@ impl PostgresStore {
                         .bind(i32::try_from(now.pauses).unwrap_or(i32::MAX))
                         .bind(pause.map(seconds))
                         .execute(&mut *tx)
-                        .await
-                        .map_err(from_sqlx)?;
+                        .await?;
                     circuit = after.into();
                 }
             }
@@ -235,8 +228,7 @@ impl PostgresStore {
             .bind(seconds(after))
             .bind(i64::from(batch))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         commit(tx).await?;
         Ok(done)
@@ -257,8 +249,7 @@ impl PostgresStore {
                 .bind(seconds(keep))
                 .bind(i64::from(batch))
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?
+                .await?
                 .rows_affected();
             commit(tx).await?;
         }
@@ -267,8 +258,7 @@ impl PostgresStore {
             .sql(PRUNE_ORPHANS)
             .bind(i64::from(batch))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         commit(tx).await?;
         Ok(deleted)
@@ -276,11 +266,7 @@ impl PostgresStore {
 
     pub(super) async fn count_deliveries(&self) -> Result<DeliveryCounts, StoreError> {
         let mut tx = self.begin().await?;
-        let row: DeliveryCountsRow = self
-            .rows(COUNTS)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        let row: DeliveryCountsRow = self.rows(COUNTS).fetch_one(&mut *tx).await?;
         commit(tx).await?;
         Ok(row.into())
     }

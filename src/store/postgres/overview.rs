@@ -10,7 +10,6 @@ use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendPoint, WaitingRun};
 use crate::ports::overview::{ConnectionFilter, ConnectionSort, OverviewStore};
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use crate::store::facts::facts_columns;
 use crate::store::lenient::Time;
 use crate::store::overview::{
@@ -264,8 +263,7 @@ impl OverviewStore for PostgresStore {
                 .build_query_as()
                 .persistent(self.named)
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             rows::all(found)
         })
@@ -285,8 +283,7 @@ impl OverviewStore for PostgresStore {
                 .build_query_as()
                 .persistent(self.named)
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             found.map(TryInto::try_into).transpose()
         })
@@ -302,8 +299,7 @@ impl OverviewStore for PostgresStore {
                 .build_query_as()
                 .persistent(self.named)
                 .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             Ok(found.into())
         })
@@ -323,8 +319,7 @@ impl OverviewStore for PostgresStore {
                 .bind(ids)
                 .bind(i32::try_from(runs_each).unwrap_or(i32::MAX))
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             rows::all(found)
         })
@@ -340,18 +335,13 @@ impl OverviewStore for PostgresStore {
     ) -> Result<History, StoreError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            let end: EndRow = self
-                .rows(END)
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            let end: EndRow = self.rows(END).fetch_one(&mut *tx).await?;
             let floor = end.floor(most);
             let below: Option<Option<Time>> = self
                 .scalar(BELOW)
                 .bind(floor)
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let mut query = QueryBuilder::<Postgres>::new(COMPLETED);
             bound(&mut query, "r", binding);
             query.push(" AND r.id > ").push_bind(floor);
@@ -362,8 +352,7 @@ impl OverviewStore for PostgresStore {
                 .build_query_as()
                 .persistent(self.named)
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             Ok(overview::history(
                 found,
@@ -394,8 +383,7 @@ impl OverviewStore for PostgresStore {
                 .build_query_as()
                 .persistent(self.named)
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             Ok(overview::waiting(found))
         })

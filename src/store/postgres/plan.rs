@@ -8,7 +8,6 @@ use super::{PostgresStore, commit, run_type};
 use crate::domain::plan::PlanSubject;
 use crate::ports::plan::{PlanFilter, PlanStore};
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use crate::store::plan::{self, GrantedRow, SubjectRow};
 use async_trait::async_trait;
 
@@ -59,15 +58,13 @@ impl PlanStore for PostgresStore {
                 .bind(filter.after.map(|id| id.0))
                 .bind(i64::from(filter.limit))
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let granted: Vec<GrantedRow> = self
                 .rows(GRANTED)
                 .bind(plan::tenants(&found))
                 .bind(&filter.keys)
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             plan::subjects(found, granted)
         })

@@ -5,7 +5,6 @@
 
 use super::options;
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use crate::store::settings::DatabaseSettings;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
@@ -61,8 +60,7 @@ impl PrivateDatabase {
             .bind(PREFIX)
             .bind(&self.name)
             .fetch_all(&mut connection)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let _ = connection.close().await;
         Ok(found)
     }
@@ -79,10 +77,13 @@ impl PrivateDatabase {
     /// not known.
     async fn connect(&self) -> Result<PgConnection, StoreError> {
         let (options, _) = options::read("database.url", self.server.url.expose_secret())?;
-        tokio::time::timeout(self.server.connect_timeout, options.connect())
-            .await
-            .map_err(|_| StoreError::Unavailable("no connection within connect_timeout".into()))?
-            .map_err(from_sqlx)
+        Ok(
+            tokio::time::timeout(self.server.connect_timeout, options.connect())
+                .await
+                .map_err(|_| {
+                    StoreError::Unavailable("no connection within connect_timeout".into())
+                })??,
+        )
     }
 
     /// Outside of a transaction, as the server demands for these statements.
@@ -103,7 +104,7 @@ impl PrivateDatabase {
                         .into(),
                 ))
             }
-            Err(error) => Err(from_sqlx(error)),
+            Err(error) => Err(error.into()),
         }
     }
 }

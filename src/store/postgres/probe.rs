@@ -5,7 +5,6 @@ use super::{PostgresStore, run_type};
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
@@ -65,11 +64,10 @@ const RECORDED: &str = concat!(
 const MAY_NOT: &str = "42501";
 
 async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
-    sqlx::query_scalar("SELECT pg_backend_pid()")
+    Ok(sqlx::query_scalar("SELECT pg_backend_pid()")
         .persistent(false)
         .fetch_one(connection)
-        .await
-        .map_err(from_sqlx)
+        .await?)
 }
 
 /// Whether two connections are served by one session in turn. Without a pooler, and with one in session
@@ -88,7 +86,7 @@ async fn share_a_session(
 
 /// Whether the server gets to see the driver's own names.
 async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreError> {
-    let mut tx = connection.begin().await.map_err(from_sqlx)?;
+    let mut tx = connection.begin().await?;
     let prepared: Result<i32, sqlx::Error> =
         sqlx::query_scalar("SELECT 1").fetch_one(&mut *tx).await;
     // Another client's statement of this name is there.
@@ -97,18 +95,16 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
     {
         return Ok(true);
     }
-    prepared.map_err(from_sqlx)?;
+    prepared?;
     let seen: i64 = sqlx::query_scalar(OWN_NAMES)
         .persistent(false)
         .fetch_one(&mut *tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     // Nobody else is to find it.
     sqlx::raw_sql(super::schema::FORGET_NAMED_STATEMENTS)
         .execute(&mut *tx)
-        .await
-        .map_err(from_sqlx)?;
-    tx.commit().await.map_err(from_sqlx)?;
+        .await?;
+    tx.commit().await?;
     Ok(seen > 0)
 }
 
@@ -116,8 +112,8 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
 impl ProbeStore for PostgresStore {
     async fn try_pooling(&self) -> Result<Pooling, StoreError> {
         self.in_time(async {
-            let mut first = self.options.connect().await.map_err(from_sqlx)?;
-            let mut second = self.options.connect().await.map_err(from_sqlx)?;
+            let mut first = self.options.connect().await?;
+            let mut second = self.options.connect().await?;
             let shared = share_a_session(&mut first, &mut second).await?;
             let pooling = match (shared, self.named) {
                 (false, _) => Pooling::None,
@@ -143,15 +139,13 @@ impl ProbeStore for PostgresStore {
                     .persistent(false)
                     .bind(&nobody)
                     .execute(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                    .await?;
             }
             for statement in ALLOWED {
                 sqlx::query(statement)
                     .persistent(false)
                     .execute(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                    .await?;
             }
             let recorded = sqlx::query(RECORDED)
                 .persistent(false)
@@ -160,7 +154,7 @@ impl ProbeStore for PostgresStore {
             if let Err(error) = recorded
                 && error.as_database_error().and_then(|e| e.code()).as_deref() != Some(MAY_NOT)
             {
-                return Err(from_sqlx(error));
+                return Err(error.into());
             }
             super::rollback(tx).await
         })
@@ -174,8 +168,7 @@ impl ProbeStore for PostgresStore {
             let there: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
                 .persistent(false)
                 .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let answered = SystemClock.now();
             super::commit(tx).await?;
             let here = asked + (answered - asked) / 2;

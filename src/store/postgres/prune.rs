@@ -4,7 +4,6 @@ use super::bounds::time;
 use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, Tx, commit, run_type, seconds};
 use crate::domain::RunId;
 use crate::ports::store::{PrunePolicy, Pruned, StoreError};
-use crate::store::error::from_sqlx;
 use std::time::Duration;
 
 /// `$1`: the age in seconds. An onboarding session points to the run that it shows; an
@@ -76,8 +75,7 @@ impl PostgresStore {
             .bind(after.map_or(i64::MIN, |id| id.0))
             .bind(i64::from(batch))
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(Pruned::stray_attempts(&gone))
     }
@@ -88,8 +86,7 @@ impl PostgresStore {
             .scalar(COUNT)
             .bind(seconds(older_than))
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(count.unsigned_abs())
     }
@@ -104,16 +101,14 @@ impl PostgresStore {
             .bind(ADVISORY_SPACE)
             .bind(ADVISORY_PRUNE)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let ids: Vec<i64> = self
             .scalar(CHOOSE)
             .bind(seconds(policy.older_than))
             .bind(after.map_or(i64::MIN, |id| id.0))
             .bind(i64::from(policy.batch))
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         self.delete(&mut tx, CARRIED, &ids).await?;
         self.delete(&mut tx, ACTORS, &ids).await?;
         let pruned = Pruned {
@@ -134,6 +129,6 @@ impl PostgresStore {
         ids: &[i64],
     ) -> Result<u64, StoreError> {
         let done = self.sql(statement).bind(ids).execute(&mut **tx).await;
-        Ok(done.map_err(from_sqlx)?.rows_affected())
+        Ok(done?.rows_affected())
     }
 }

@@ -5,7 +5,6 @@ use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
 use super::{PostgresStore, commit, rollback, run_type};
 use crate::domain::{ConnectionId, OperationRun, RunId};
 use crate::ports::store::{AttemptRecord, LatestReport, NewRun, Recorded, RunCounts, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 use sqlx::types::Json;
@@ -130,16 +129,14 @@ impl PostgresStore {
             self.sql(LOCK_CONNECTION)
                 .bind(connection.0)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let active: Option<i64> = self
                 .scalar(ACTIVE_RUN)
                 .bind(connection.to_string())
                 .bind(new.workspace_id.0)
                 .bind(new.tenant_id.map(|t| t.0))
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             if let Some(id) = active {
                 if let Some(session) = new.onboarding_session {
                     self.point_session(&mut tx, session, new, RunId(id), false)
@@ -158,13 +155,8 @@ impl PostgresStore {
             .bind(new.tenant_id.map(|t| t.0))
             .bind(&new.context)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        self.sql(DELIVERED)
-            .bind(id)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
+        self.sql(DELIVERED).bind(id).execute(&mut *tx).await?;
         if let Some(session) = new.onboarding_session {
             self.point_session(&mut tx, session, new, RunId(id), true)
                 .await?;
@@ -189,8 +181,7 @@ impl PostgresStore {
             .bind(tenants)
             .bind(contexts)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(ids.into_iter().map(RunId).collect())
     }
@@ -202,8 +193,7 @@ impl PostgresStore {
             .bind(id.0)
             .bind(self.context_bytes)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         let run: Option<OperationRun> = found.map(TryInto::try_into).transpose()?;
         match run {
@@ -224,7 +214,7 @@ impl PostgresStore {
             .bind(rows::REPORT_BYTES)
             .fetch_optional(&mut *tx)
             .await
-            .map_err(from_sqlx);
+            .map_err(StoreError::from);
         match parts {
             Ok(parts) => {
                 commit(tx).await?;
@@ -246,19 +236,14 @@ impl PostgresStore {
             .rows(OWN_ATTEMPTS)
             .bind(run.0)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         rows::all(found)
     }
 
     pub(super) async fn count_runs(&self) -> Result<RunCounts, StoreError> {
         let mut tx = self.begin().await?;
-        let counts: CountsRow = self
-            .rows(COUNTS)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        let counts: CountsRow = self.rows(COUNTS).fetch_one(&mut *tx).await?;
         commit(tx).await?;
         Ok(counts.into())
     }
@@ -272,8 +257,7 @@ impl PostgresStore {
             .rows(READ_LATEST_REPORT)
             .bind(connection.0)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         found.map(TryInto::try_into).transpose()
     }

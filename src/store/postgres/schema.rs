@@ -2,7 +2,6 @@
 
 use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore, commit};
 use crate::ports::store::{Migrated, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::migrations;
 use crate::store::tables::APPLICATION_TABLES;
 use sqlx::{PgConnection, Row};
@@ -46,22 +45,17 @@ const OWN_TABLES: &str = "\
 impl PostgresStore {
     pub(super) async fn run_migrations(&self) -> Result<Migrated, StoreError> {
         let mut tx = self.begin().await?;
-        sqlx::raw_sql(UNLIMITED)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        sqlx::raw_sql(UNLIMITED).execute(&mut *tx).await?;
         self.sql("SELECT pg_advisory_xact_lock($1, $2)")
             .bind(ADVISORY_SPACE)
             .bind(ADVISORY_MIGRATE)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         self.forget_named_statements(&mut tx).await?;
         let path: Option<String> = self
             .scalar(APPLICATION_SEARCH_PATH)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let Some(path) = path else {
             return Err(StoreError::Schema(
                 "search_path names no schema for the application's tables".into(),
@@ -70,37 +64,28 @@ impl PostgresStore {
         self.sql("SELECT set_config('search_path', $1, true)")
             .bind(path)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let before = self.applied(&mut tx).await?;
         let mut migrator = migrations::migrator(migrations::postgres(), MIGRATIONS_TABLE);
         migrator.create_schema("verifyd");
         // `run` wants a connection of any lifetime, which a transaction's is not.
-        migrator
-            .run_direct(None, &mut *tx, false)
-            .await
-            .map_err(migrations::failed)?;
+        migrator.run_direct(None, &mut *tx, false).await?;
         self.forget_named_statements(&mut tx).await?;
         let after = self.applied(&mut tx).await?;
         let mut migrated = Migrated {
             applied: after.difference(&before).copied().collect(),
             version: after.last().copied().unwrap_or_default(),
-            owned: self
-                .scalar(OWN_TABLES)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?,
+            owned: self.scalar(OWN_TABLES).fetch_all(&mut *tx).await?,
             foreign: Vec::new(),
         };
         let found = self
             .sql(FIND_TABLES)
             .bind(APPLICATION_TABLES)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         for row in found {
-            let name: String = row.try_get("name").map_err(from_sqlx)?;
-            if row.try_get("owned").map_err(from_sqlx)? {
+            let name: String = row.try_get("name")?;
+            if row.try_get("owned")? {
                 migrated.owned.push(name);
             } else {
                 migrated.foreign.push(name);
@@ -117,8 +102,7 @@ impl PostgresStore {
         if !self.named {
             sqlx::raw_sql(FORGET_NAMED_STATEMENTS)
                 .execute(connection)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
         }
         Ok(())
     }
@@ -131,16 +115,14 @@ impl PostgresStore {
         let there: bool = self
             .scalar("SELECT to_regclass('verifyd.schema_migrations') IS NOT NULL")
             .fetch_one(&mut *connection)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if !there {
             return Ok(BTreeSet::new());
         }
         let versions: Vec<i64> = self
             .scalar("SELECT version FROM verifyd.schema_migrations WHERE success")
             .fetch_all(connection)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(versions.into_iter().collect())
     }
 
@@ -156,8 +138,7 @@ impl PostgresStore {
         let version: String = self
             .scalar("SELECT current_setting('server_version')")
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(version)
     }

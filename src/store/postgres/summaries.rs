@@ -6,7 +6,6 @@ use crate::domain::access::Binding;
 use crate::domain::run::RunState;
 use crate::domain::{RunId, RunSummary};
 use crate::ports::store::{RunFilter, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::rows;
 use crate::store::summaries::{StateRow, SummaryRow};
 use sqlx::{Postgres, QueryBuilder};
@@ -139,8 +138,7 @@ impl PostgresStore {
             .build_query_as()
             .persistent(self.named)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         rows::all(found)
     }
@@ -170,8 +168,7 @@ impl PostgresStore {
             .build_query_as()
             .persistent(self.named)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         rows::all(found)
     }

@@ -7,7 +7,6 @@ use super::{
 };
 use crate::domain::RunId;
 use crate::ports::store::{StoreError, SweepPolicy, Swept};
-use crate::store::error::from_sqlx;
 use std::collections::BTreeSet;
 
 /// `$1` is `worker_dead_after` in seconds.
@@ -256,8 +255,7 @@ impl PostgresStore {
             .bind(ADVISORY_SPACE)
             .bind(ADVISORY_SWEEP)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if !alone {
             rollback(tx).await?;
             return Ok(None);
@@ -277,12 +275,8 @@ impl PostgresStore {
         self.sql(FORGET_ORPHANS)
             .bind(i64::from(policy.batch))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        self.sql(FORGET_WORKERS)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
+        self.sql(FORGET_WORKERS).execute(&mut *tx).await?;
         commit(tx).await?;
         Ok(Some(Swept {
             reclaimed: reclaimed.into_iter().map(RunId).collect(),
@@ -299,7 +293,8 @@ impl PostgresStore {
         policy: &SweepPolicy,
         reclaimed: &[i64],
     ) -> Result<(Vec<i64>, Option<i64>, Option<i64>), StoreError> {
-        self.rows(DUE)
+        Ok(self
+            .rows(DUE)
             .bind(policy.redeliver)
             .bind(seconds(policy.redeliver_after))
             .bind(i64::from(policy.batch))
@@ -308,8 +303,7 @@ impl PostgresStore {
             .bind(policy.from.again_after.0)
             .bind(i64::from(policy.window))
             .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)
+            .await?)
     }
 
     /// Writes down when runs that are queued are to be delivered.
@@ -328,8 +322,7 @@ impl PostgresStore {
             .bind(due)
             .bind(postponed)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(())
     }
 
@@ -345,8 +338,7 @@ impl PostgresStore {
             .bind(dead_after)
             .bind(i64::from(policy.batch))
             .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if candidates.is_empty() {
             return Ok((candidates, Vec::new()));
         }
@@ -354,22 +346,19 @@ impl PostgresStore {
             .scalar(LOCK_RUNS)
             .bind(&candidates)
             .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let reclaimed: Vec<(i64, bool)> = self
             .rows(RECLAIM)
             .bind(dead_after)
             .bind(&locked)
             .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         self.sql(END_STRAYS)
             .bind(dead_after)
             .bind(&candidates)
             .bind(&locked)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(apart(reclaimed))
     }
 
@@ -384,16 +373,15 @@ impl PostgresStore {
             .bind(seconds(policy.worker_dead_after))
             .bind(room.max(0))
             .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if locked.is_empty() {
             return Ok(locked);
         }
-        self.scalar(REQUEUE_WITHOUT_LEASE)
+        Ok(self
+            .scalar(REQUEUE_WITHOUT_LEASE)
             .bind(&locked)
             .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)
+            .await?)
     }
 
     pub(super) async fn undeliver_runs(&self, runs: &[RunId]) -> Result<(), StoreError> {
@@ -402,11 +390,7 @@ impl PostgresStore {
         }
         let ids: Vec<i64> = runs.iter().map(|run| run.0).collect();
         let mut tx = self.begin().await?;
-        self.sql(UNDELIVER)
-            .bind(ids)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        self.sql(UNDELIVER).bind(ids).execute(&mut *tx).await?;
         commit(tx).await
     }
 }

@@ -6,7 +6,6 @@ use super::{PostgresStore, commit, run_type};
 use crate::domain::{RunId, TenantId};
 use crate::ports::store::StoreError;
 use crate::ports::turns::{Turn, TurnStore};
-use crate::store::error::from_sqlx;
 use async_trait::async_trait;
 
 /// Whether the tenant has a connection: what a producer cannot write.
@@ -71,8 +70,7 @@ impl TurnStore for PostgresStore {
                 .scalar(STILL_QUEUED)
                 .bind(runs.iter().map(|run| run.0).collect::<Vec<i64>>())
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             Ok(queued.into_iter().map(RunId).collect())
         })
@@ -93,8 +91,7 @@ impl TurnStore for PostgresStore {
                 .scalar(TURNS.there)
                 .bind("operation_runs")
                 .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let mut found: Vec<(i64, i64)> = Vec::new();
             if indexed {
                 found = self
@@ -103,8 +100,7 @@ impl TurnStore for PostgresStore {
                     .bind(&except)
                     .bind(i64::from(most))
                     .fetch_all(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                    .await?;
             }
             commit(tx).await?;
             Ok(found

@@ -10,7 +10,6 @@
 use super::PostgresStore;
 use crate::ports::store::StoreError;
 use crate::ports::wake::{Bell, Listening, WakeStore};
-use crate::store::error::from_sqlx;
 use async_trait::async_trait;
 use rand::Rng as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
@@ -88,7 +87,7 @@ impl Ear {
             {
                 Ok(None)
             }
-            Ok(opened) => opened.map_err(from_sqlx),
+            Ok(opened) => Ok(opened?),
         }
     }
 
@@ -97,7 +96,7 @@ impl Ear {
         match self.listener.try_recv().await {
             Ok(Some(notification)) => Ok(notification.channel().to_owned()),
             Ok(None) => Err(StoreError::Unavailable("the connection was closed".into())),
-            Err(error) => Err(from_sqlx(error)),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -108,8 +107,7 @@ impl PostgresStore {
         self.sql("SELECT pg_notify($1, '')")
             .bind(channel)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         super::commit(tx).await
     }
 

@@ -10,7 +10,6 @@ use crate::ports::webhooks::{
     Endpoint, EndpointError, LeasePolicy, LeasedDelivery, NewEndpoint, Replay, SealSecret,
     SealedSecrets, WebhookStore,
 };
-use crate::store::error::from_sqlx;
 use crate::store::rows;
 use crate::store::webhook_rows::{DeliveryAttemptRow, DeliveryRow, EndpointRow, SecretsRow};
 use async_trait::async_trait;
@@ -124,8 +123,7 @@ impl WebhookStore for PostgresStore {
                 .bind(&new.description)
                 .bind(new.changed_only)
                 .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let sealed = seal(&WebhookBinding {
                 workspace_id: new.workspace_id,
                 endpoint_id: EndpointId(id),
@@ -143,8 +141,7 @@ impl WebhookStore for PostgresStore {
                 .bind(id)
                 .bind(sealed)
                 .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             Ok(row.try_into()?)
         })
@@ -158,8 +155,7 @@ impl WebhookStore for PostgresStore {
                 .rows(ENDPOINTS)
                 .bind(workspace.map(|w| w.0))
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             rows::all(found)
         })
@@ -174,12 +170,8 @@ impl WebhookStore for PostgresStore {
     ) -> Result<Option<Endpoint>, EndpointError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            let place: Option<(i64, String)> = self
-                .rows(PLACE)
-                .bind(id.0)
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            let place: Option<(i64, String)> =
+                self.rows(PLACE).bind(id.0).fetch_optional(&mut *tx).await?;
             let Some((workspace, url)) = place else {
                 rollback(tx).await?;
                 return Ok(None);
@@ -202,8 +194,7 @@ impl WebhookStore for PostgresStore {
                 .bind(sealed)
                 .bind(seconds(keep_previous))
                 .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             Ok(Some(row.try_into()?))
         })
@@ -222,15 +213,10 @@ impl WebhookStore for PostgresStore {
                 .bind(id.0)
                 .bind(disabled.map(DisabledReason::as_str))
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?
+                .await?
                 .rows_affected();
             if disabled.is_none() {
-                self.sql(PENDING_NOW)
-                    .bind(id.0)
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                self.sql(PENDING_NOW).bind(id.0).execute(&mut *tx).await?;
             }
             commit(tx).await?;
             Ok(done > 0)
@@ -245,8 +231,7 @@ impl WebhookStore for PostgresStore {
                 .sql(REMOVE)
                 .bind(id.0)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?
+                .await?
                 .rows_affected();
             commit(tx).await?;
             loop {
@@ -256,8 +241,7 @@ impl WebhookStore for PostgresStore {
                     .bind(id.0)
                     .bind(CHUNK)
                     .execute(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?
+                    .await?
                     .rows_affected();
                 commit(tx).await?;
                 if deleted == 0 {
@@ -271,11 +255,7 @@ impl WebhookStore for PostgresStore {
     async fn endpoint_secrets(&self) -> Result<Vec<(WebhookBinding, SealedSecrets)>, StoreError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            let found: Vec<SecretsRow> = self
-                .rows(SECRETS)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            let found: Vec<SecretsRow> = self.rows(SECRETS).fetch_all(&mut *tx).await?;
             commit(tx).await?;
             Ok(found.into_iter().map(Into::into).collect())
         })
@@ -298,8 +278,7 @@ impl WebhookStore for PostgresStore {
                 .bind(&new.current)
                 .bind(&new.previous)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?
+                .await?
                 .rows_affected();
             commit(tx).await?;
             Ok(done > 0)
@@ -341,8 +320,7 @@ impl WebhookStore for PostgresStore {
                 .bind(filter.before.map(|id| id.0))
                 .bind(i64::from(filter.limit))
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             commit(tx).await?;
             rows::all(found)
         })
@@ -352,12 +330,8 @@ impl WebhookStore for PostgresStore {
     async fn delivery_attempts(&self, id: DeliveryId) -> Result<Vec<DeliveryAttempt>, StoreError> {
         self.in_time(async {
             let mut tx = self.begin().await?;
-            let found: Vec<DeliveryAttemptRow> = self
-                .rows(ATTEMPTS)
-                .bind(id.0)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+            let found: Vec<DeliveryAttemptRow> =
+                self.rows(ATTEMPTS).bind(id.0).fetch_all(&mut *tx).await?;
             commit(tx).await?;
             rows::all(found)
         })
@@ -379,11 +353,7 @@ impl WebhookStore for PostgresStore {
                     .bind(since)
                     .bind(delivered_too),
             };
-            let done = statement
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?
-                .rows_affected();
+            let done = statement.execute(&mut *tx).await?.rows_affected();
             commit(tx).await?;
             Ok(done)
         })

@@ -3,7 +3,6 @@
 use super::{PostgresStore, commit};
 use crate::domain::WorkerId;
 use crate::ports::store::{Beat, StoreError, WorkerRecord};
-use crate::store::error::from_sqlx;
 use crate::store::rows::{self, WorkerRow};
 use sqlx::{ConnectOptions as _, Connection as _};
 
@@ -28,42 +27,30 @@ impl PostgresStore {
         let mut heart = self.heart.lock().await;
         let mut connection = match heart.take() {
             Some(connection) => connection,
-            None => self.options.connect().await.map_err(from_sqlx)?,
+            None => self.options.connect().await?,
         };
-        let mut tx = connection
-            .begin_with(self.begin.clone())
-            .await
-            .map_err(from_sqlx)?;
+        let mut tx = connection.begin_with(self.begin.clone()).await?;
         self.sql(BEAT)
             .bind(&beat.worker_id.0)
             .bind(&beat.version)
             .bind(i32::try_from(beat.concurrency).unwrap_or(i32::MAX))
             .bind(i32::try_from(beat.in_flight).unwrap_or(i32::MAX))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        tx.commit().await.map_err(from_sqlx)?;
+            .await?;
+        tx.commit().await?;
         *heart = Some(connection);
         Ok(())
     }
 
     pub(super) async fn retire_worker(&self, worker: &WorkerId) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        self.sql(RETIRE)
-            .bind(&worker.0)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        self.sql(RETIRE).bind(&worker.0).execute(&mut *tx).await?;
         commit(tx).await
     }
 
     pub(super) async fn list_workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
         let mut tx = self.begin().await?;
-        let found: Vec<WorkerRow> = self
-            .rows(WORKERS)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        let found: Vec<WorkerRow> = self.rows(WORKERS).fetch_all(&mut *tx).await?;
         commit(tx).await?;
         rows::all(found)
     }

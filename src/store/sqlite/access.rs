@@ -6,7 +6,6 @@ use crate::domain::access::join_scopes;
 use crate::ports::access::{AccessStore, NewToken, Reserved, SessionRecord, TokenRecord};
 use crate::ports::store::StoreError;
 use crate::store::access_rows::{KeyRow, SessionRow, TokenRow, UsedTokenRow, token_columns};
-use crate::store::error::from_sqlx;
 use crate::store::rows;
 use async_trait::async_trait;
 use std::time::Duration;
@@ -142,8 +141,7 @@ impl AccessStore for SqliteStore {
             .bind(new.binding.tenant_id.map(|id| id.0))
             .bind(new.expires_at)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         row.try_into()
     }
@@ -151,8 +149,7 @@ impl AccessStore for SqliteStore {
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
         let found: Vec<TokenRow> = sqlx::query_as(TOKENS)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
@@ -168,8 +165,7 @@ impl AccessStore for SqliteStore {
         let found: Option<UsedTokenRow> = sqlx::query_as(BY_HASH)
             .bind(hash)
             .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if let Some(found) = found.as_ref().filter(|found| found.to_be_noted) {
             let mut tx = self.begin().await?;
             change(&mut tx, NOTE_USE, found.token.id).await?;
@@ -186,18 +182,14 @@ impl AccessStore for SqliteStore {
         lifetime: Duration,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        sqlx::query(FORGET_SESSIONS)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        sqlx::query(FORGET_SESSIONS).execute(&mut *tx).await?;
         sqlx::query(OPEN_SESSION)
             .bind(session_hash)
             .bind(token.0)
             .bind(csrf)
             .bind(later(lifetime))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await
     }
 
@@ -208,8 +200,7 @@ impl AccessStore for SqliteStore {
         let found: Option<SessionRow> = sqlx::query_as(SESSION)
             .bind(session_hash)
             .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         found.map(TryInto::try_into).transpose()
     }
 
@@ -218,8 +209,7 @@ impl AccessStore for SqliteStore {
         sqlx::query(CLOSE_SESSION)
             .bind(session_hash)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await
     }
 
@@ -239,22 +229,19 @@ impl AccessStore for SqliteStore {
             .bind(earlier(abandoned_after))
             .bind(earlier(kept_for))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let answer = if reserved.rows_affected() == 1 {
             sqlx::query(FORGET_KEYS)
                 .bind(earlier(kept_for))
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             Reserved::First
         } else {
             let found: KeyRow = sqlx::query_as(KEY)
                 .bind(token.0)
                 .bind(key)
                 .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             found.reserved(request_hash)
         };
         commit(tx).await?;
@@ -275,8 +262,7 @@ impl AccessStore for SqliteStore {
             .bind(status)
             .bind(body)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await
     }
 
@@ -286,8 +272,7 @@ impl AccessStore for SqliteStore {
             .bind(token.0)
             .bind(key)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await
     }
 }
@@ -295,5 +280,5 @@ impl AccessStore for SqliteStore {
 /// A statement about one row; returns how many it changed.
 async fn change(tx: &mut Tx, statement: &'static str, id: i64) -> Result<u64, StoreError> {
     let done = sqlx::query(statement).bind(id).execute(&mut **tx).await;
-    Ok(done.map_err(from_sqlx)?.rows_affected())
+    Ok(done?.rows_affected())
 }

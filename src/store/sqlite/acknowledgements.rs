@@ -11,7 +11,6 @@ use crate::ports::acknowledgements::{
 };
 use crate::ports::store::StoreError;
 use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
-use crate::store::error::from_sqlx;
 use async_trait::async_trait;
 use chrono::SecondsFormat;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
@@ -239,13 +238,11 @@ pub(super) async fn lapse_acknowledgements(
         .bind(run.0)
         .bind(completed_at)
         .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     sqlx::query(NOTHING_OPEN)
         .bind(connection.0)
         .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     Ok(())
 }
 
@@ -256,8 +253,7 @@ async fn one(
     let row: Option<AcknowledgementRow> = sqlx::query_as(ONE)
         .bind(id.0)
         .fetch_optional(&mut *connection)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     match row {
         Some(row) => Ok(Some(with_actor(connection, row.into()).await?)),
         None => Ok(None),
@@ -282,8 +278,7 @@ async fn carry(
     let marked = sqlx::query(MARK_CONNECTION)
         .bind(connection.0)
         .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     if marked.rows_affected() == 0 {
         return Ok(());
     }
@@ -295,8 +290,7 @@ async fn carry(
         .bind(new.reason_code.map(|r| r.code()))
         .bind(new.run.0)
         .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     Ok(())
 }
 
@@ -311,8 +305,7 @@ impl AcknowledgementStore for SqliteStore {
             .bind(new.run.0)
             .bind(&new.check_key)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if let Some(row) = already {
             let found = with_actor(&mut tx, row.into()).await?;
             rollback(tx).await?;
@@ -329,8 +322,7 @@ impl AcknowledgementStore for SqliteStore {
             .bind(&new.acknowledged_by)
             .bind(expires_at)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
         if let Some(connection) = new.connection {
             carry(&mut tx, made.id, connection, new).await?;
@@ -352,8 +344,7 @@ impl AcknowledgementStore for SqliteStore {
             .bind(id.0)
             .bind(by)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if withdrawn.rows_affected() > 0 {
             note_withdrawn(&mut tx, id, through).await?;
         }
@@ -374,8 +365,7 @@ impl AcknowledgementStore for SqliteStore {
         let found: Vec<AcknowledgementRow> = sqlx::query_as(OF_RUN)
             .bind(run.0)
             .fetch_all(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         with_actors(&mut reader, found.into_iter().map(Into::into).collect()).await
     }
 
@@ -408,11 +398,7 @@ impl AcknowledgementStore for SqliteStore {
             .push(" ORDER BY a.id DESC LIMIT ")
             .push_bind(filter.limit);
         let mut reader = self.reader().await?;
-        let found: Vec<AcknowledgementRow> = query
-            .build_query_as()
-            .fetch_all(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+        let found: Vec<AcknowledgementRow> = query.build_query_as().fetch_all(&mut *reader).await?;
         with_actors(&mut reader, found.into_iter().map(Into::into).collect()).await
     }
 }

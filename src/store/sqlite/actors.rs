@@ -5,7 +5,6 @@ use crate::domain::AcknowledgementId;
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::ports::store::StoreError;
 use crate::store::acknowledgements::{ACKNOWLEDGED, ActorRow, WITHDRAWN, attach};
-use crate::store::error::from_sqlx;
 use sqlx::SqliteConnection;
 
 /// With the time that the acknowledgement's own row has.
@@ -57,7 +56,7 @@ async fn note(
         .bind(&through.name)
         .execute(connection)
         .await;
-    noted.map(|_| ()).map_err(from_sqlx)
+    Ok(noted.map(|_| ())?)
 }
 
 /// Completes what was read of acknowledgements.
@@ -72,8 +71,7 @@ pub(super) async fn with_actors(
     let noted: Vec<ActorRow> = sqlx::query_as(NOTED)
         .bind(id_list(&ids))
         .fetch_all(connection)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     attach(&mut all, noted)?;
     Ok(all)
 }

@@ -9,7 +9,6 @@ use crate::ports::store::{
     AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, ContextSize, MAX_FUTILE_ATTEMPTS, StoreError,
 };
 use crate::store::claims::{ContextRow, TakenRow};
-use crate::store::error::from_sqlx;
 use crate::store::from_row::from_row;
 use crate::store::together::together;
 use chrono::{DateTime, Utc};
@@ -142,24 +141,18 @@ impl SqliteStore {
             .bind(run.0)
             .bind(MAX_FUTILE_ATTEMPTS)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let Some(taken) = taken else {
             rollback(tx).await?;
             return Ok(ClaimAnswer::NotClaimable);
         };
-        let readable: bool = taken.try_get("readable").map_err(from_sqlx)?;
-        let taken = TakenRow::from_row(&taken).map_err(from_sqlx)?;
-        sqlx::query(SUPERSEDE)
-            .bind(run.0)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        let readable: bool = taken.try_get("readable")?;
+        let taken = TakenRow::from_row(&taken)?;
+        sqlx::query(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
         let history: History = sqlx::query_as(HISTORY)
             .bind(run.0)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let attempt = history.last + 1;
         let limit = i64::from(policy.max_attempts);
         let last_resort = history.futile >= i64::from(MAX_FUTILE_ATTEMPTS);
@@ -177,8 +170,7 @@ impl SqliteStore {
             .bind(!exhausted)
             .bind(later(policy.run_deadline))
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let (request, context) = match readable {
             false => (RunRequest::default(), ContextSize::Unknown),
             true => {
@@ -186,8 +178,7 @@ impl SqliteStore {
                     .bind(run.0)
                     .bind(self.context_bytes)
                     .fetch_one(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                    .await?;
                 row.read(self.context_bytes)
             }
         };
@@ -222,8 +213,7 @@ impl SqliteStore {
             .bind(end.as_str())
             .bind(end.counts())
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         Ok(ended > 0)
     }
@@ -247,8 +237,7 @@ impl SqliteStore {
         let queued = sqlx::query(REQUEUE)
             .bind(claim.run.id.0)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         if queued == 0 {
             rollback(tx).await?;
@@ -258,8 +247,7 @@ impl SqliteStore {
             .bind(claim.run.id.0)
             .bind(not_before.map(later))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(true)
     }

@@ -8,7 +8,6 @@ use crate::domain::completion::Completion;
 use crate::domain::notice::Notice;
 use crate::ports::store::{Claim, StoreError};
 use crate::store::completion::{InventoryRow, NOTHING_KEPT, event, message_id};
-use crate::store::error::from_sqlx;
 use crate::store::together::together;
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, HashMap};
@@ -159,8 +158,7 @@ impl SqliteStore {
         let ended: Vec<i64> = sqlx::query_scalar(END_ATTEMPTS)
             .bind(list(attempts)?)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let answers = calls.iter().map(|c| ended.contains(&c.run.0)).collect();
         if ended.is_empty() {
             rollback(tx).await?;
@@ -175,8 +173,7 @@ impl SqliteStore {
         sqlx::query(FORGET_DELIVERIES)
             .bind(list(ended.iter())?)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let inventories: Vec<&InventoryRow> = completed
             .calls
             .values()
@@ -223,8 +220,7 @@ async fn write_runs<'a>(
     let rows: Vec<(i64, String, DateTime<Utc>, bool)> = sqlx::query_as(COMPLETE)
         .bind(list(rows)?)
         .fetch_all(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     let Some((_, at_text, at, _)) = rows.first().cloned() else {
         return Ok(None);
     };
@@ -259,8 +255,7 @@ async fn write_latest(tx: &mut Tx, completed: &Completed<'_>) -> Result<Vec<Noti
         .bind(list(latest)?)
         .bind(&completed.at_text)
         .fetch_all(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     let written: HashMap<i64, (bool, bool)> = rows
         .into_iter()
         .map(|(connection, changed, acknowledged)| (connection, (changed, acknowledged)))
@@ -275,12 +270,13 @@ async fn write_latest(tx: &mut Tx, completed: &Completed<'_>) -> Result<Vec<Noti
                 }
                 match row {
                     Some((changed, _)) => *changed,
-                    None => sqlx::query_scalar(DIFFERS)
-                        .bind(connection.0)
-                        .bind(&call.notice.fingerprint)
-                        .fetch_one(&mut **tx)
-                        .await
-                        .map_err(from_sqlx)?,
+                    None => {
+                        sqlx::query_scalar(DIFFERS)
+                            .bind(connection.0)
+                            .bind(&call.notice.fingerprint)
+                            .fetch_one(&mut **tx)
+                            .await?
+                    }
                 }
             }
             None => true,
@@ -305,7 +301,6 @@ async fn put_into_outbox(
         .bind(event(notice, at)?)
         .bind(notice.changed)
         .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     Ok(())
 }

@@ -9,7 +9,6 @@ use crate::domain::connection::{
 use crate::domain::{ConnectionId, TenantId};
 use crate::ports::store::{AddConnectionError, FoundCredential, Seal, StartingPoint, StoreError};
 use crate::ports::vault::SealedCredential;
-use crate::store::error::from_sqlx;
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
 use crate::store::together::together;
 
@@ -145,8 +144,7 @@ impl SqliteStore {
         let found: Option<ConnectionWithCredentialRow> = sqlx::query_as(CONNECTION)
             .bind(id.0)
             .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         found.map(TryInto::try_into).transpose()
     }
 
@@ -181,8 +179,7 @@ impl SqliteStore {
             .bind(after.map(|c| c.0))
             .bind(i64::from(limit))
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
@@ -195,8 +192,7 @@ impl SqliteStore {
             .bind(after.map(|c| c.0))
             .bind(i64::from(limit))
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(rows::credentials(found))
     }
 
@@ -217,8 +213,7 @@ impl SqliteStore {
             .bind(&new.cloud)
             .bind(&new.module)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let id = ConnectionId(id);
         if let Some(seal) = seal {
             let sealed = seal(CredentialBinding {
@@ -244,13 +239,11 @@ impl SqliteStore {
             .bind(new.tenant_id.0)
             .bind(new.workspace_id.0)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let workspace: Option<i64> = sqlx::query_scalar(TENANT_WORKSPACE)
             .bind(new.tenant_id.0)
             .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         match workspace {
             Some(workspace) if workspace != new.workspace_id.0 => Err(StoreError::Refused(
                 format!("tenant {} belongs to another workspace", new.tenant_id),
@@ -269,8 +262,7 @@ impl SqliteStore {
             .bind(id.0)
             .bind(status.as_str())
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         commit(tx).await?;
         Ok(changed > 0)
@@ -285,8 +277,7 @@ impl SqliteStore {
         let there = sqlx::query_scalar::<_, i32>(EXISTS)
             .bind(id.0)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if there.is_none() {
             rollback(tx).await?;
             return Err(StoreError::Refused(format!("there is no connection {id}")));
@@ -310,8 +301,7 @@ impl SqliteStore {
                 .bind(&sealed.payload)
                 .bind(sealed.expires_at)
                 .execute(&mut **tx)
-                .await
-                .map_err(from_sqlx)?
+                .await?
                 .rows_affected();
             if written > 0 {
                 break;
@@ -332,8 +322,7 @@ impl SqliteStore {
             .bind(old_payload)
             .bind(new_payload)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         commit(tx).await?;
         Ok(swapped > 0)

@@ -4,7 +4,6 @@ use super::sweep::{mark_deliveries, requeue};
 use super::{SqliteStore, commit, now, run_type};
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{OpenAttempt, StoreError};
-use crate::store::error::from_sqlx;
 use uuid::Uuid;
 
 const OPEN_ATTEMPTS: &str = "\
@@ -29,8 +28,7 @@ impl SqliteStore {
         let open: Vec<(i64, String)> = sqlx::query_as(OPEN_ATTEMPTS)
             .bind(&worker.0)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         open.into_iter()
             .map(|(run, token)| {
                 let token = Uuid::parse_str(&token).map_err(|error| StoreError::Corrupt {
@@ -60,8 +58,7 @@ impl SqliteStore {
                 .bind(attempt.token.to_string())
                 .bind(&worker.0)
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             ended.extend(counted.map(|_| attempt.run.0));
             postponed.extend(counted.filter(|counted| !counted).map(|_| attempt.run.0));
         }

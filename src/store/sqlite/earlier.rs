@@ -3,7 +3,6 @@
 use super::{SqliteStore, Tx, now, run_type};
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use crate::store::sqlite::together::list;
 
 /// A time that somebody else may have written in another form; null where it is none.
@@ -191,14 +190,12 @@ impl SqliteStore {
         let set_aside = sqlx::query(SET_ASIDE)
             .bind(run.0)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if set_aside.rows_affected() > 0 {
             sqlx::query(FORGET_WAIT)
                 .bind(run.0)
                 .execute(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
         }
         Ok(())
     }
@@ -212,8 +209,7 @@ impl SqliteStore {
         sqlx::query(FORGET_LATEST_REPORTS)
             .bind(list(completed.map(|(c, r)| (c.0, r.0)))?)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(())
     }
 }

@@ -4,7 +4,6 @@ use super::{SqliteStore, commit, now};
 use crate::domain::ConnectionId;
 use crate::domain::connection_facts::KeptFacts;
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 /// When the expiry was found stays, while it is the same one.
@@ -60,8 +59,7 @@ impl SqliteStore {
             .bind(text(expiry.and_then(|expiry| expiry.expires_at)))
             .bind(expiry.map(|expiry| expiry.source.as_str()))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await
     }
 
@@ -71,7 +69,7 @@ impl SqliteStore {
         let forgotten = async {
             let mut tx = self.begin().await?;
             let forget = sqlx::query(FORGET_EXPIRY).bind(id.0);
-            forget.execute(&mut *tx).await.map_err(from_sqlx)?;
+            forget.execute(&mut *tx).await?;
             commit(tx).await
         };
         if let Err(error) = forgotten.await {

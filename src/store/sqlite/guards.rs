@@ -3,7 +3,6 @@
 
 use super::{SqliteStore, commit};
 use crate::ports::store::{Enforced, Guards, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::migrations;
 use sqlx::SqliteConnection;
 
@@ -30,8 +29,7 @@ impl SqliteStore {
         let before = find(&mut tx).await?;
         sqlx::raw_sql(migrations::SQLITE_GUARDS)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(Enforced {
             in_place: before.in_place,
@@ -42,10 +40,7 @@ impl SqliteStore {
 }
 
 async fn find(connection: &mut SqliteConnection) -> Result<Guards, StoreError> {
-    let there: Vec<String> = sqlx::query_scalar(FIND)
-        .fetch_all(connection)
-        .await
-        .map_err(from_sqlx)?;
+    let there: Vec<String> = sqlx::query_scalar(FIND).fetch_all(connection).await?;
     let (in_place, missing) = TRIGGERS
         .iter()
         .map(|name| (*name).to_owned())

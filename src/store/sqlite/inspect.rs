@@ -2,7 +2,6 @@
 
 use super::SqliteStore;
 use crate::ports::store::{SchemaFinding, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::from_row::from_row;
 use crate::store::migrations::WANTED_VERSION;
 use crate::store::tables::{APPLICATION, Family, OWN, Table};
@@ -55,10 +54,11 @@ impl SqliteStore {
 impl SqliteStore {
     /// Changes with every statement that changes the schema.
     pub(super) async fn read_schema_mark(&self) -> Result<String, StoreError> {
-        sqlx::query_scalar("SELECT CAST(schema_version AS TEXT) FROM pragma_schema_version")
-            .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)
+        Ok(
+            sqlx::query_scalar("SELECT CAST(schema_version AS TEXT) FROM pragma_schema_version")
+                .fetch_one(&mut *self.reader().await?)
+                .await?,
+        )
     }
 }
 
@@ -71,8 +71,7 @@ async fn inspect_table(
     let columns: Vec<Column> = sqlx::query_as(COLUMNS)
         .bind(name)
         .fetch_all(&mut *connection)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     let mut find = |subject: String, problem: String, remedy: &str| {
         findings.push(SchemaFinding {
             fatal: true,
@@ -115,8 +114,7 @@ async fn inspect_table(
     let unique: Vec<String> = sqlx::query_scalar(UNIQUE)
         .bind(name)
         .fetch_all(connection)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     let there = unique
         .iter()
         .any(|columns| same_columns(&columns.split(',').collect::<Vec<_>>(), table.unique));

@@ -4,7 +4,6 @@ use super::bounds::{is_listed, member, short, time};
 use super::{SqliteStore, run_type};
 use crate::ports::invalid_runs::{InvalidRun, InvalidRunStore};
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use crate::store::invalid_runs::InvalidRunRow;
 use async_trait::async_trait;
 
@@ -50,8 +49,7 @@ impl InvalidRunStore for SqliteStore {
             .bind(latest)
             .bind(limit)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(found.into_iter().map(Into::into).collect())
     }
 }

@@ -7,7 +7,6 @@ use crate::domain::TenantId;
 use crate::domain::permission::{PermissionStatus, StoredPermission};
 use crate::ports::store::{InventoryFreshness, StoreError};
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
-use crate::store::error::from_sqlx;
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -109,8 +108,7 @@ impl SqliteStore {
             .bind(now)
             .bind(DIGEST_STANDS_SECONDS)
             .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         for row in fresh {
             if compared.contains(&(row.tenant, true)) {
                 write_what_differs(tx, row, now).await?;
@@ -126,8 +124,7 @@ impl SqliteStore {
         let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
             .bind(tenant.0)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
@@ -138,8 +135,7 @@ impl SqliteStore {
         let found: Option<FreshnessRow> = sqlx::query_as(READ_FRESHNESS)
             .bind(tenant.0)
             .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(found.map(Into::into))
     }
 }
@@ -152,8 +148,7 @@ async fn write_what_differs(
     let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
         .bind(fresh.tenant)
         .fetch_all(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     let entries: Vec<Entry> = serde_json::from_str(fresh.entries()?.0.get())
         .map_err(|_| StoreError::Refused("the inventory cannot be read again".into()))?;
     let changes = changes(rows::all(found)?, entries, now);
@@ -168,8 +163,7 @@ async fn write_what_differs(
         .bind(list(written)?)
         .bind(now)
         .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     Ok(())
 }
 

@@ -38,7 +38,6 @@ mod wake;
 mod webhooks;
 mod workers;
 
-use super::error::from_sqlx;
 use super::together::Group;
 use super::{DatabaseSettings, LimitSettings};
 use crate::domain::access::Binding;
@@ -184,8 +183,7 @@ impl SqliteStore {
             .await
             .map_err(|_| {
                 StoreError::Unavailable("the file was not opened within connect_timeout".into())
-            })?
-            .map_err(from_sqlx)?;
+            })??;
         Ok(Arc::new_cyclic(|me| Self {
             file,
             writer,
@@ -204,23 +202,20 @@ impl SqliteStore {
     /// A transaction that may write, alone until it ends. Dropped without a commit, it is rolled
     /// back.
     async fn begin(&self) -> Result<Tx, StoreError> {
-        self.writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(from_sqlx)
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
-        self.readers.acquire().await.map_err(from_sqlx)
+        Ok(self.readers.acquire().await?)
     }
 }
 
 async fn commit(tx: Tx) -> Result<(), StoreError> {
-    tx.commit().await.map_err(from_sqlx)
+    Ok(tx.commit().await?)
 }
 
 async fn rollback(tx: Tx) -> Result<(), StoreError> {
-    tx.rollback().await.map_err(from_sqlx)
+    Ok(tx.rollback().await?)
 }
 
 /// Whether the writer can be used again. SQLite itself rolls a transaction back when the disk is full,

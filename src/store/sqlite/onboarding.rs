@@ -6,7 +6,6 @@ use crate::domain::onboarding::OnboardingSession;
 use crate::domain::{RunId, SessionId};
 use crate::ports::onboarding::OnboardingStore;
 use crate::ports::store::{ForSession, NewRun, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::onboarding::{SessionRow, prepare};
 use async_trait::async_trait;
 
@@ -38,15 +37,15 @@ pub(super) async fn point_session(
     let row: Option<SessionRow> = sqlx::query_as(SESSION)
         .bind(session.id.0)
         .fetch_optional(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     let pointer = prepare(session, row, new, run, created)?;
     let connection: Option<Option<String>> = match pointer.current {
-        Some(current) => sqlx::query_scalar(POINTED)
-            .bind(current.0)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?,
+        Some(current) => {
+            sqlx::query_scalar(POINTED)
+                .bind(current.0)
+                .fetch_optional(&mut **tx)
+                .await?
+        }
         None => None,
     };
     if let Some(state) = pointer.state(connection.as_ref().map(Option::as_deref))? {
@@ -54,8 +53,7 @@ pub(super) async fn point_session(
             .bind(session.id.0)
             .bind(state)
             .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
     }
     Ok(())
 }
@@ -69,8 +67,7 @@ impl OnboardingStore for SqliteStore {
         let found: Option<SessionRow> = sqlx::query_as(SESSION)
             .bind(id.0)
             .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(found.map(Into::into))
     }
 }

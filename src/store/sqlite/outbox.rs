@@ -8,7 +8,6 @@ use crate::ports::store::StoreError;
 use crate::ports::webhooks::{
     AttemptOutcome, AttemptRecorded, CircuitChange, DeliveryCounts, LeasePolicy, LeasedDelivery,
 };
-use crate::store::error::from_sqlx;
 use crate::store::rows;
 use crate::store::webhook_rows::{CircuitRow, DeliveryCountsRow, LeasedRow};
 use std::time::Duration;
@@ -150,34 +149,25 @@ impl SqliteStore {
                 .bind(policy.healthy_only)
         };
         // Writing holds everybody else up, so only when there is something to write.
-        let anything = due()
-            .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+        let anything = due().fetch_optional(&mut *self.reader().await?).await?;
         if anything.is_none() {
             return Ok(Vec::new());
         }
         let mut tx = self.begin().await?;
-        let ids: Vec<i64> = due().fetch_all(&mut *tx).await.map_err(from_sqlx)?;
+        let ids: Vec<i64> = due().fetch_all(&mut *tx).await?;
         let ids = id_list(&ids);
         for statement in [BEGIN, PROBE] {
             sqlx::query(statement)
                 .bind(&ids)
                 .bind(later(policy.lease))
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
         }
-        sqlx::query(NOTE)
-            .bind(&ids)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        sqlx::query(NOTE).bind(&ids).execute(&mut *tx).await?;
         let found: Vec<LeasedRow> = sqlx::query_as(LEASED)
             .bind(&ids)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         rows::all(found)
     }
@@ -197,8 +187,7 @@ impl SqliteStore {
             .bind(outcome.result.as_str())
             .bind(outcome.http_status)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let ended = sqlx::query(END_DELIVERY)
             .bind(delivery.id.0)
             .bind(delivery.attempt)
@@ -206,8 +195,7 @@ impl SqliteStore {
             .bind(later(wait))
             .bind(outcome.give_up_reason().map(|reason| reason.as_str()))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         let mut circuit = CircuitChange::Unchanged;
         match outcome.result {
@@ -216,8 +204,7 @@ impl SqliteStore {
                 let changed = sqlx::query(if delivered { WORKED } else { GONE })
                     .bind(endpoint)
                     .execute(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?
+                    .await?
                     .rows_affected();
                 if delivered && delivery.is_probe && changed > 0 {
                     circuit = CircuitChange::Closed;
@@ -227,8 +214,7 @@ impl SqliteStore {
                 let row: Option<CircuitRow> = sqlx::query_as(CIRCUIT)
                     .bind(endpoint)
                     .fetch_optional(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                    .await?;
                 if let Some(row) = row {
                     let mut now = Circuit::try_from(row)?;
                     let after = now.fail(delivery.is_probe, outcome.retry_after, &outcome.circuit);
@@ -242,8 +228,7 @@ impl SqliteStore {
                         .bind(now.pauses)
                         .bind(pause.map(later))
                         .execute(&mut *tx)
-                        .await
-                        .map_err(from_sqlx)?;
+                        .await?;
                     circuit = after.into();
                 }
             }
@@ -261,8 +246,7 @@ impl SqliteStore {
             .bind(earlier(after))
             .bind(batch)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         commit(tx).await?;
         Ok(done)
@@ -282,8 +266,7 @@ impl SqliteStore {
                 .bind(earlier(keep))
                 .bind(batch)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?
+                .await?
                 .rows_affected();
         }
         commit(tx).await?;
@@ -293,8 +276,7 @@ impl SqliteStore {
     pub(super) async fn count_deliveries(&self) -> Result<DeliveryCounts, StoreError> {
         let row: DeliveryCountsRow = sqlx::query_as(COUNTS)
             .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(row.into())
     }
 }

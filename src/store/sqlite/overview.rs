@@ -10,7 +10,6 @@ use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendPoint, WaitingRun};
 use crate::ports::overview::{ConnectionFilter, ConnectionSort, OverviewStore};
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use crate::store::facts::facts_columns;
 use crate::store::lenient::Time;
 use crate::store::overview::{
@@ -257,8 +256,7 @@ impl OverviewStore for SqliteStore {
         let found: Vec<StateRow> = query
             .build_query_as()
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
@@ -272,8 +270,7 @@ impl OverviewStore for SqliteStore {
         let found: Option<StateRow> = query
             .build_query_as()
             .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         found.map(TryInto::try_into).transpose()
     }
 
@@ -283,8 +280,7 @@ impl OverviewStore for SqliteStore {
         let found: ConnectionCountsRow = query
             .build_query_as()
             .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(found.into())
     }
 
@@ -298,8 +294,7 @@ impl OverviewStore for SqliteStore {
             .bind(id_list(&ids))
             .bind(runs_each)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
@@ -311,27 +306,19 @@ impl OverviewStore for SqliteStore {
         most: u32,
     ) -> Result<History, StoreError> {
         let mut reader = self.reader().await?;
-        let end: EndRow = sqlx::query_as(END)
-            .fetch_one(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+        let end: EndRow = sqlx::query_as(END).fetch_one(&mut *reader).await?;
         let floor = end.floor(most);
         let below: Option<Option<Time>> = sqlx::query_scalar(BELOW)
             .bind(floor)
             .fetch_optional(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let mut query = QueryBuilder::<Sqlite>::new(COMPLETED);
         bound(&mut query, "r", binding);
         query.push(" AND r.id > ").push_bind(floor);
         query
             .push(" ORDER BY r.id DESC LIMIT ")
             .push_bind(i64::from(most));
-        let found: Vec<CompletedRow> = query
-            .build_query_as()
-            .fetch_all(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+        let found: Vec<CompletedRow> = query.build_query_as().fetch_all(&mut *reader).await?;
 
         Ok(overview::history(
             found,
@@ -357,8 +344,7 @@ impl OverviewStore for SqliteStore {
         let found: Vec<WaitingRow> = query
             .build_query_as()
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(overview::waiting(found))
     }
 }

@@ -8,7 +8,6 @@ use super::{SqliteStore, run_type};
 use crate::domain::plan::PlanSubject;
 use crate::ports::plan::{PlanFilter, PlanStore};
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use crate::store::plan::{self, GrantedRow, SubjectRow};
 use async_trait::async_trait;
 
@@ -51,14 +50,12 @@ impl PlanStore for SqliteStore {
             .bind(filter.after.map(|id| id.0))
             .bind(i64::from(filter.limit))
             .fetch_all(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let granted: Vec<GrantedRow> = sqlx::query_as(GRANTED)
             .bind(list(plan::tenants(&found).into_iter())?)
             .bind(list(filter.keys.iter())?)
             .fetch_all(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         plan::subjects(found, granted)
     }
 }

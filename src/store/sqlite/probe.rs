@@ -3,7 +3,6 @@
 use super::{SqliteStore, now, rollback};
 use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use async_trait::async_trait;
 
 const WRITTEN: &str = concat!(
@@ -23,10 +22,7 @@ impl ProbeStore for SqliteStore {
 
     async fn try_writing(&self) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        sqlx::query(WRITTEN)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+        sqlx::query(WRITTEN).execute(&mut *tx).await?;
         rollback(tx).await
     }
 

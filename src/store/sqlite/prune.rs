@@ -4,7 +4,6 @@ use super::bounds::time;
 use super::{SqliteStore, Tx, commit, earlier, id_list, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::store::{PrunePolicy, Pruned, StoreError};
-use crate::store::error::from_sqlx;
 use std::time::Duration;
 
 /// `$1`: the age. An onboarding session points to the run that it shows; an acknowledgement that
@@ -77,8 +76,7 @@ impl SqliteStore {
             .bind(after.map_or(i64::MIN, |id| id.0))
             .bind(i64::from(batch))
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(Pruned::stray_attempts(&gone))
     }
@@ -87,8 +85,7 @@ impl SqliteStore {
         let count: i64 = sqlx::query_scalar(COUNT)
             .bind(earlier(older_than))
             .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(count.unsigned_abs())
     }
 
@@ -103,8 +100,7 @@ impl SqliteStore {
             .bind(after.map_or(i64::MIN, |id| id.0))
             .bind(i64::from(policy.batch))
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         delete(&mut tx, CARRIED, &ids).await?;
         delete(&mut tx, ACTORS, &ids).await?;
         let pruned = Pruned {
@@ -124,5 +120,5 @@ async fn delete(tx: &mut Tx, statement: &'static str, ids: &[i64]) -> Result<u64
         .bind(id_list(ids))
         .execute(&mut **tx)
         .await;
-    Ok(done.map_err(from_sqlx)?.rows_affected())
+    Ok(done?.rows_affected())
 }

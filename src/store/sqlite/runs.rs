@@ -6,7 +6,6 @@ use super::onboarding::point_session;
 use super::{SqliteStore, commit, now, run_type};
 use crate::domain::{ConnectionId, OperationRun, RunId};
 use crate::ports::store::{AttemptRecord, LatestReport, NewRun, Recorded, RunCounts, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 
@@ -112,8 +111,7 @@ impl SqliteStore {
                 .bind(new.workspace_id.0)
                 .bind(new.tenant_id.map(|t| t.0))
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             if let Some(id) = active {
                 if let Some(session) = new.onboarding_session {
                     point_session(&mut tx, session, new, RunId(id), false).await?;
@@ -130,13 +128,8 @@ impl SqliteStore {
             .bind(new.tenant_id.map(|t| t.0))
             .bind(&new.context)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        sqlx::query(DELIVERED)
-            .bind(id)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
+        sqlx::query(DELIVERED).bind(id).execute(&mut *tx).await?;
         if let Some(session) = new.onboarding_session {
             point_session(&mut tx, session, new, RunId(id), true).await?;
         }
@@ -157,13 +150,8 @@ impl SqliteStore {
                 .bind(new.tenant_id.map(|t| t.0))
                 .bind(&new.context)
                 .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            sqlx::query(DELIVERED)
-                .bind(id)
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
+            sqlx::query(DELIVERED).bind(id).execute(&mut *tx).await?;
             ids.push(RunId(id));
         }
         commit(tx).await?;
@@ -176,8 +164,7 @@ impl SqliteStore {
             .bind(id.0)
             .bind(self.context_bytes)
             .fetch_optional(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let run: Option<OperationRun> = found.map(TryInto::try_into).transpose()?;
         let Some(mut run) = run else { return Ok(None) };
         if run.context.is_null() {
@@ -186,8 +173,7 @@ impl SqliteStore {
                 .bind(self.context_bytes)
                 .bind(rows::REPORT_BYTES)
                 .fetch_optional(&mut *reader)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let (report, rest) = parts.unwrap_or_default();
             run.context = rows::context_of(report, rest);
         }
@@ -198,16 +184,14 @@ impl SqliteStore {
         let found: Vec<AttemptRow> = sqlx::query_as(OWN_ATTEMPTS)
             .bind(run.0)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
     pub(super) async fn count_runs(&self) -> Result<RunCounts, StoreError> {
         let counts: CountsRow = sqlx::query_as(COUNTS)
             .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(counts.into())
     }
 
@@ -218,8 +202,7 @@ impl SqliteStore {
         let found: Option<LatestReportRow> = sqlx::query_as(READ_LATEST_REPORT)
             .bind(connection.0)
             .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         found.map(TryInto::try_into).transpose()
     }
 }

@@ -2,7 +2,6 @@
 
 use super::{SqliteStore, commit, rollback};
 use crate::ports::store::{Migrated, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::migrations;
 use crate::store::tables::APPLICATION_TABLES;
 use sqlx::SqliteConnection;
@@ -32,8 +31,7 @@ impl SqliteStore {
         }
         migrations::migrator(migrations::sqlite(), MIGRATIONS_TABLE)
             .run_direct(None, &mut *tx, false)
-            .await
-            .map_err(migrations::failed)?;
+            .await?;
         let after = applied(&mut tx).await?;
         let owned = tables(&mut tx)
             .await?
@@ -57,28 +55,21 @@ impl SqliteStore {
     }
 
     pub(super) async fn library_version(&self) -> Result<String, StoreError> {
-        sqlx::query_scalar("SELECT sqlite_version()")
+        Ok(sqlx::query_scalar("SELECT sqlite_version()")
             .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)
+            .await?)
     }
 }
 
 async fn tables(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
-    sqlx::query_scalar(TABLES)
-        .fetch_all(connection)
-        .await
-        .map_err(from_sqlx)
+    Ok(sqlx::query_scalar(TABLES).fetch_all(connection).await?)
 }
 
 /// Tables with the application's names that verifyd did not make.
 async fn foreign(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
     let there = tables(connection).await?;
     let owned: Vec<String> = if there.iter().any(|name| name == "verifyd_owned_tables") {
-        sqlx::query_scalar(OWNED)
-            .fetch_all(connection)
-            .await
-            .map_err(from_sqlx)?
+        sqlx::query_scalar(OWNED).fetch_all(connection).await?
     } else {
         Vec::new()
     };
@@ -97,9 +88,6 @@ async fn applied(connection: &mut SqliteConnection) -> Result<BTreeSet<i64>, Sto
     {
         return Ok(BTreeSet::new());
     }
-    let versions: Vec<i64> = sqlx::query_scalar(VERSIONS)
-        .fetch_all(connection)
-        .await
-        .map_err(from_sqlx)?;
+    let versions: Vec<i64> = sqlx::query_scalar(VERSIONS).fetch_all(connection).await?;
     Ok(versions.into_iter().collect())
 }

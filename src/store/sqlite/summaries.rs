@@ -7,7 +7,6 @@ use crate::domain::access::Binding;
 use crate::domain::run::RunState;
 use crate::domain::{RunId, RunSummary};
 use crate::ports::store::{RunFilter, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::rows;
 use crate::store::summaries::{StateRow, SummaryRow};
 use sqlx::{QueryBuilder, Sqlite};
@@ -129,8 +128,7 @@ impl SqliteStore {
             .push(OF_PAGE)
             .build_query_as()
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
@@ -155,8 +153,7 @@ impl SqliteStore {
         let found: Vec<StateRow> = query
             .build_query_as()
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 }

@@ -5,7 +5,6 @@ use super::earlier::is_delivery_of_earlier;
 use super::{SqliteStore, Tx, commit, earlier, futile, id_list, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::store::{StoreError, SweepPolicy, Swept};
-use crate::store::error::from_sqlx;
 use sqlx::types::Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -211,8 +210,7 @@ impl SqliteStore {
                 .bind(id_list(&dead))
                 .bind(id_list(&reclaimed))
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
         }
         let room = policy.batch.saturating_sub(reclaimed.len() as u32);
         let without_lease: Vec<i64> = self
@@ -232,12 +230,8 @@ impl SqliteStore {
         sqlx::query(FORGET_ORPHANS)
             .bind(policy.batch)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        sqlx::query(FORGET_WORKERS)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
+        sqlx::query(FORGET_WORKERS).execute(&mut *tx).await?;
         commit(tx).await?;
         Ok(Some(Swept {
             reclaimed: reclaimed.into_iter().map(RunId).collect(),
@@ -254,12 +248,11 @@ impl SqliteStore {
         dead_after: Duration,
         limit: u32,
     ) -> Result<Vec<(i64, bool)>, StoreError> {
-        sqlx::query_as(statement)
+        Ok(sqlx::query_as(statement)
             .bind(earlier(dead_after))
             .bind(limit)
             .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)
+            .await?)
     }
 
     pub(super) async fn undeliver_runs(&self, runs: &[RunId]) -> Result<(), StoreError> {
@@ -271,8 +264,7 @@ impl SqliteStore {
         sqlx::query(UNDELIVER)
             .bind(id_list(&ids))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await
     }
 }
@@ -292,8 +284,7 @@ async fn find_due(
         .bind(policy.from.again_after.0)
         .bind(policy.window)
         .fetch_one(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     Ok((due, ahead, behind))
 }
 
@@ -312,8 +303,7 @@ pub(super) async fn mark_deliveries(
         .bind(id_list(due))
         .bind(id_list(postponed))
         .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     Ok(())
 }
 
@@ -324,8 +314,7 @@ pub(super) async fn requeue(tx: &mut Tx, runs: &[i64]) -> Result<Vec<i64>, Store
     let mut requeued: Vec<i64> = sqlx::query_scalar(REQUEUE)
         .bind(id_list(runs))
         .fetch_all(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     requeued.sort_unstable();
     Ok(requeued)
 }

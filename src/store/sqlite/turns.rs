@@ -5,7 +5,6 @@ use super::{SqliteStore, now, run_type};
 use crate::domain::{RunId, TenantId};
 use crate::ports::store::StoreError;
 use crate::ports::turns::{Turn, TurnStore};
-use crate::store::error::from_sqlx;
 use async_trait::async_trait;
 
 /// Whether the tenant has a connection.
@@ -69,8 +68,7 @@ impl TurnStore for SqliteStore {
         let queued: Vec<i64> = sqlx::query_scalar(STILL_QUEUED)
             .bind(serde_json::Value::from(runs).to_string())
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(queued.into_iter().map(RunId).collect())
     }
 
@@ -86,8 +84,7 @@ impl TurnStore for SqliteStore {
             .bind(serde_json::Value::from(except).to_string())
             .bind(i64::from(most))
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(found
             .into_iter()
             .map(|(tenant, run)| Turn {

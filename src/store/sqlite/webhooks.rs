@@ -10,7 +10,6 @@ use crate::ports::webhooks::{
     Endpoint, EndpointError, LeasePolicy, LeasedDelivery, NewEndpoint, Replay, SealSecret,
     SealedSecrets, WebhookStore,
 };
-use crate::store::error::from_sqlx;
 use crate::store::rows;
 use crate::store::webhook_rows::{DeliveryAttemptRow, DeliveryRow, EndpointRow, SecretsRow};
 use async_trait::async_trait;
@@ -132,8 +131,7 @@ impl WebhookStore for SqliteStore {
             .bind(&new.description)
             .bind(new.changed_only)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let sealed = seal(&WebhookBinding {
             workspace_id: new.workspace_id,
             endpoint_id: EndpointId(id),
@@ -150,8 +148,7 @@ impl WebhookStore for SqliteStore {
             .bind(id)
             .bind(sealed)
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(row.try_into()?)
     }
@@ -160,8 +157,7 @@ impl WebhookStore for SqliteStore {
         let found: Vec<EndpointRow> = sqlx::query_as(ENDPOINTS)
             .bind(workspace.map(|w| w.0))
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
@@ -175,8 +171,7 @@ impl WebhookStore for SqliteStore {
         let place: Option<(i64, String)> = sqlx::query_as(PLACE)
             .bind(id.0)
             .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let Some((workspace, url)) = place else {
             rollback(tx).await?;
             return Ok(None);
@@ -198,8 +193,7 @@ impl WebhookStore for SqliteStore {
             .bind(sealed)
             .bind((!keep_previous.is_zero()).then(|| later(keep_previous)))
             .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(Some(row.try_into()?))
     }
@@ -214,15 +208,13 @@ impl WebhookStore for SqliteStore {
             .bind(id.0)
             .bind(disabled.map(DisabledReason::as_str))
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         if disabled.is_none() {
             sqlx::query(PENDING_NOW)
                 .bind(id.0)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
         }
         commit(tx).await?;
         Ok(done > 0)
@@ -233,14 +225,12 @@ impl WebhookStore for SqliteStore {
         let done = sqlx::query(REMOVE)
             .bind(id.0)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         sqlx::query(REMOVE_DELIVERIES)
             .bind(id.0)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await?;
         Ok(done > 0)
     }
@@ -248,8 +238,7 @@ impl WebhookStore for SqliteStore {
     async fn endpoint_secrets(&self) -> Result<Vec<(WebhookBinding, SealedSecrets)>, StoreError> {
         let found: Vec<SecretsRow> = sqlx::query_as(SECRETS)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(found.into_iter().map(Into::into).collect())
     }
 
@@ -267,8 +256,7 @@ impl WebhookStore for SqliteStore {
             .bind(&new.current)
             .bind(&new.previous)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .rows_affected();
         commit(tx).await?;
         Ok(done > 0)
@@ -304,8 +292,7 @@ impl WebhookStore for SqliteStore {
             .bind(filter.before.map(|id| id.0))
             .bind(filter.limit)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
@@ -313,8 +300,7 @@ impl WebhookStore for SqliteStore {
         let found: Vec<DeliveryAttemptRow> = sqlx::query_as(ATTEMPTS)
             .bind(id.0)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
@@ -331,11 +317,7 @@ impl WebhookStore for SqliteStore {
                 .bind(delivered_too),
         };
         let mut tx = self.begin().await?;
-        let done = statement
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
-            .rows_affected();
+        let done = statement.execute(&mut *tx).await?.rows_affected();
         commit(tx).await?;
         Ok(done)
     }

@@ -3,7 +3,6 @@
 use super::{SqliteStore, commit, now, now_moved_by};
 use crate::domain::WorkerId;
 use crate::ports::store::{Beat, StoreError, WorkerRecord};
-use crate::store::error::from_sqlx;
 use crate::store::rows::{self, WorkerRow};
 
 const BEAT: &str = concat!(
@@ -36,8 +35,7 @@ impl SqliteStore {
             .bind(beat.concurrency)
             .bind(beat.in_flight)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await
     }
 
@@ -46,16 +44,14 @@ impl SqliteStore {
         sqlx::query(RETIRE)
             .bind(&worker.0)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         commit(tx).await
     }
 
     pub(super) async fn list_workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
         let found: Vec<WorkerRow> = sqlx::query_as(WORKERS)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 }

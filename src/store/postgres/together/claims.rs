@@ -4,7 +4,6 @@ use super::status;
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS, StoreError};
 use crate::store::claims::{ContextRow, TakenRow};
-use crate::store::error::from_sqlx;
 use crate::store::postgres::bounds::{context_columns, is_claimable, is_small};
 use crate::store::postgres::earlier::is_before_start;
 use crate::store::postgres::{InTx, PostgresStore, commit, futile, run_type, seconds};
@@ -130,8 +129,7 @@ impl Together<PostgresStore> for ClaimRequest {
             .bind(i64::from(MAX_FUTILE_ATTEMPTS))
             .bind(store.context_bytes)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let places: HashMap<i64, usize> = calls
             .iter()
             .enumerate()
@@ -139,16 +137,16 @@ impl Together<PostgresStore> for ClaimRequest {
             .collect();
         let mut answers: Vec<Option<ClaimAnswer>> = calls.iter().map(|_| None).collect();
         for row in rows {
-            let run = TakenRow::from_row(&row).map_err(from_sqlx)?;
+            let run = TakenRow::from_row(&row)?;
             let Some(place) = places.get(&run.id).copied() else {
                 continue;
             };
-            let get = |column| row.try_get::<DateTime<Utc>, _>(column).map_err(from_sqlx);
-            let context = ContextRow::from_row(&row).map_err(from_sqlx)?;
+            let get = |column| row.try_get::<DateTime<Utc>, _>(column);
+            let context = ContextRow::from_row(&row)?;
             let (request, context) = context.read(store.context_bytes);
-            let spent: i64 = row.try_get("spent").map_err(from_sqlx)?;
+            let spent: i64 = row.try_get("spent")?;
             answers[place] = Some(ClaimAnswer::Claimed(Box::new(Claim {
-                attempt: row.try_get("attempt").map_err(from_sqlx)?,
+                attempt: row.try_get("attempt")?,
                 token: tokens[place],
                 worker: calls[place].worker.clone(),
                 counted_attempts: u32::try_from(spent).unwrap_or(u32::MAX).saturating_add(1),
@@ -173,8 +171,7 @@ impl Together<PostgresStore> for ClaimRequest {
                 .scalar(STILL_QUEUED)
                 .bind(left)
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             for (call, answer) in calls.iter().zip(&mut answers) {
                 if answer.is_none() && !queued.contains(&call.run.0) {
                     *answer = Some(ClaimAnswer::NotClaimable);

@@ -8,7 +8,6 @@ use crate::ports::store::{Claim, StoreError};
 use crate::store::completion::{
     InventoryRow, Json, context_defaults, context_patch, failure_summary, notice,
 };
-use crate::store::error::from_sqlx;
 use crate::store::postgres::complete::completed_context;
 use crate::store::postgres::earlier::FirstReport;
 use crate::store::postgres::{InTx, PostgresStore, commit, run_type};
@@ -198,8 +197,7 @@ impl PostgresStore {
             .bind(failures)
             .bind(defaults)
             .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let calls: HashMap<i64, &CompletionRequest> =
             calls.iter().map(|call| (call.run.0, call)).collect();
         Ok(rows
@@ -247,8 +245,7 @@ impl PostgresStore {
                 .bind(overalls)
                 .bind(outcomes)
                 .fetch_all(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             written.extend(
                 rows.into_iter()
                     .map(|(c, changed, acked)| (c, (changed, acked))),

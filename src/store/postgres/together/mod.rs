@@ -10,7 +10,6 @@ pub(super) use completions::CompletionRequest;
 
 use super::{InTx, PostgresStore};
 use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
 use crate::store::together::{Batching, Places};
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, SqlSafeStr as _, SqlStr};
@@ -76,7 +75,7 @@ impl Batching for PostgresStore {
 
 impl Places<PoolConnection<Postgres>> for PostgresStore {
     async fn place(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        self.pool.acquire().await.map_err(from_sqlx)
+        Ok(self.pool.acquire().await?)
     }
 
     /// The pool asks a connection that is given back whether it answers. Not where there are hardly
@@ -98,10 +97,9 @@ impl PostgresStore {
         let begin = self
             .begin_together
             .get_or_try_init(|| self.together_beginning(connection))
-            .await
-            .map_err(from_sqlx)?
+            .await?
             .clone();
-        connection.begin_with(begin).await.map_err(from_sqlx)
+        Ok(connection.begin_with(begin).await?)
     }
 
     async fn together_beginning(

@@ -4,7 +4,6 @@ use super::list;
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, MAX_FUTILE_ATTEMPTS};
 use crate::store::claims::{ContextRow, TakenRow};
-use crate::store::error::from_sqlx;
 use crate::store::sqlite::bounds::{context_columns, is_claimable};
 use crate::store::sqlite::earlier::is_before_start;
 use crate::store::sqlite::{SqliteStore, Tx, commit, futile, later, now, now_moved_by, run_type};
@@ -130,14 +129,12 @@ impl Together<SqliteStore> for ClaimRequest {
             .bind(list(wanted)?)
             .bind(MAX_FUTILE_ATTEMPTS)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let rows = sqlx::query(TAKE_RUNS)
             .bind(list(opened.iter().map(|(run, ..)| run))?)
             .bind(store.context_bytes)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let opened: HashMap<i64, (i32, DateTime<Utc>)> = opened
             .into_iter()
             .map(|(run, attempt, at)| (run, (attempt, at)))
@@ -149,15 +146,15 @@ impl Together<SqliteStore> for ClaimRequest {
             .collect();
         let mut answers: Vec<Option<ClaimAnswer>> = calls.iter().map(|_| None).collect();
         for row in rows {
-            let run = TakenRow::from_row(&row).map_err(from_sqlx)?;
+            let run = TakenRow::from_row(&row)?;
             let (Some(place), Some((attempt, claimed_at))) =
                 (places.get(&run.id).copied(), opened.get(&run.id).copied())
             else {
                 continue;
             };
-            let context = ContextRow::from_row(&row).map_err(from_sqlx)?;
+            let context = ContextRow::from_row(&row)?;
             let (request, context) = context.read(store.context_bytes);
-            let counted: i64 = row.try_get("counted_attempts").map_err(from_sqlx)?;
+            let counted: i64 = row.try_get("counted_attempts")?;
             answers[place] = Some(ClaimAnswer::Claimed(Box::new(Claim {
                 start: None,
                 attempt,
@@ -166,7 +163,7 @@ impl Together<SqliteStore> for ClaimRequest {
                 counted_attempts: u32::try_from(counted).unwrap_or(u32::MAX),
                 exhausted: false,
                 last_resort: false,
-                first_claimed_at: row.try_get("first_claimed_at").map_err(from_sqlx)?,
+                first_claimed_at: row.try_get("first_claimed_at")?,
                 claimed_at,
                 run: run.with(request),
                 context,
@@ -181,8 +178,7 @@ impl Together<SqliteStore> for ClaimRequest {
             let queued: Vec<i64> = sqlx::query_scalar(STILL_QUEUED)
                 .bind(list(left.iter())?)
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             for (call, answer) in calls.iter().zip(&mut answers) {
                 if answer.is_none() && !queued.contains(&call.run.0) {
                     *answer = Some(ClaimAnswer::NotClaimable);

@@ -3,7 +3,6 @@
 use super::list;
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::{StartingPoint, StoreError};
-use crate::store::error::from_sqlx;
 use crate::store::facts::{FactsPart, facts_columns};
 use crate::store::rows::ConnectionWithCredentialRow;
 use crate::store::sqlite::SqliteStore;
@@ -58,15 +57,14 @@ impl Together<SqliteStore> for StartRequest {
         let rows = sqlx::query(START)
             .bind(list(ids.iter())?)
             .fetch_all(&mut *connection)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let mut found: HashMap<i64, StartingPoint> = HashMap::with_capacity(rows.len());
         let mut unreadable: HashSet<i64> = HashSet::new();
         for row in rows {
-            let id: i64 = row.try_get("id").map_err(from_sqlx)?;
-            let latest: Option<i64> = row.try_get("latest_run_id").map_err(from_sqlx)?;
-            let facts = FactsPart::from_row(&row).map_err(from_sqlx)?;
-            let row = ConnectionWithCredentialRow::from_row(&row).map_err(from_sqlx)?;
+            let id: i64 = row.try_get("id")?;
+            let latest: Option<i64> = row.try_get("latest_run_id")?;
+            let facts = FactsPart::from_row(&row)?;
+            let row = ConnectionWithCredentialRow::from_row(&row)?;
             match row.try_into() {
                 Ok((connection, credential)) => {
                     let start = StartingPoint {
