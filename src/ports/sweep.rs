@@ -1,6 +1,8 @@
 //! What a sweep is to look for, and what it found.
 
 use crate::domain::RunId;
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
 use std::time::Duration;
 
 /// How the reconciler sweeps.
@@ -77,4 +79,15 @@ pub struct Swept {
     pub next: SweepCursor,
     /// Whether there are queued runs ahead of `next` that were not looked at, or left out.
     pub more: bool,
+}
+
+/// Finds what has to be done for runs that nobody works on.
+#[async_trait]
+pub trait SweepStore: Send + Sync {
+    /// Reclaims dead leases and finds what is due, under a lock that only one replica gets at a
+    /// time. None: another replica is at it.
+    async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError>;
+
+    /// Takes back the mark of delivery: the hints could not be sent.
+    async fn mark_undispatched(&self, runs: &[RunId]) -> Result<(), StoreError>;
 }

@@ -1,6 +1,7 @@
 //! What the driver reports, in the words of the port. Never quotes a value of a row.
 
-use crate::ports::store::{AddConnectionError, StoreError};
+use crate::ports::connections::AddConnectionError;
+use crate::ports::store_error::StoreError;
 use crate::ports::webhooks::EndpointError;
 use sqlx::Error;
 use sqlx::error::DatabaseError;

@@ -6,7 +6,7 @@ use super::rows::ConnectionRow;
 use crate::domain::ConnectionId;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::plan::{PlanSubject, StoredGrants};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use sqlx::{FromRow, Row};
 use std::collections::{BTreeSet, HashMap};
 

@@ -454,7 +454,7 @@ impl Protocol {
                     }
                     Answer::Claimed(claim) => Step::Unnoted(claim),
                     Answer::NotClaimable => Step::Idle,
-                    Answer::NeedsToBeAlone => Step::Waiting(r),
+                    Answer::RequiresIsolation => Step::Waiting(r),
                 }
             }
             (Action::ClaimReplyLost(_), Step::Fetched(r) | Step::Waiting(r)) => {
@@ -463,7 +463,7 @@ impl Protocol {
                 match self.store.claim(s, r, w, alone) {
                     Answer::Claimed(_) => Step::Fetched(r),
                     Answer::NotClaimable => Step::Idle,
-                    Answer::NeedsToBeAlone => Step::Waiting(r),
+                    Answer::RequiresIsolation => Step::Waiting(r),
                 }
             }
             (Action::GiveUp(_) | Action::WaitTooLong(_), Step::Waiting(_)) => Step::Idle,

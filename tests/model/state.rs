@@ -130,7 +130,7 @@ pub struct Claim {
 pub enum Answer {
     Claimed(Claim),
     NotClaimable,
-    NeedsToBeAlone,
+    RequiresIsolation,
 }
 
 /// Where one slot of a worker is in `Engine::process`.

@@ -86,7 +86,7 @@ impl End {
 #[derive(Clone, Copy, Debug)]
 pub struct Store {
     pub max_attempts: u8,
-    /// `MAX_FUTILE_ATTEMPTS`
+    /// `MAX_FAILED_COMPLETIONS`
     pub max_futile: u8,
     pub without: Option<Mechanism>,
 }
@@ -135,7 +135,7 @@ impl Store {
         let needs_to_be_alone = (exhausted && self.has(Mechanism::ExhaustedAlone))
             || (!exhausted && last_chance && self.has(Mechanism::LastChanceAlone));
         if needs_to_be_alone && !alone {
-            return Answer::NeedsToBeAlone;
+            return Answer::RequiresIsolation;
         }
         s.runs[r] = run;
         let run = &mut s.runs[r];

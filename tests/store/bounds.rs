@@ -1,12 +1,12 @@
 //! Runs that kill their worker, and attempts that nobody works on: what bounds them.
 
 use crate::bed::Bed;
-use crate::fixtures::{ALONE, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
+use crate::fixtures::{ISOLATED, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
 use std::time::Duration;
 use verifyd::domain::run::RunRequest;
 use verifyd::domain::{RunId, RunStatus};
 use verifyd::ports::store::{
-    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, ContextSize, MAX_FUTILE_ATTEMPTS, OpenAttempt,
+    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, ContextSize, MAX_FAILED_COMPLETIONS, OpenAttempt,
     Swept,
 };
 
@@ -63,17 +63,17 @@ pub async fn the_last_chance_is_claimed_alone_only(bed: &Bed) {
     // One is left.
     assert!(matches!(
         answer(bed, run).await,
-        ClaimAnswer::NeedsToBeAlone
+        ClaimAnswer::RequiresIsolation
     ));
     let last = lose(bed, run).await;
     assert_eq!((last.attempt, last.exhausted), (3, false));
     // None is left.
     assert!(matches!(
         answer(bed, run).await,
-        ClaimAnswer::NeedsToBeAlone
+        ClaimAnswer::RequiresIsolation
     ));
     let end = claim(&bed.store, run, "w").await;
-    assert!(end.exhausted && !end.last_resort);
+    assert!(end.exhausted && !end.forced_completion);
     assert!(bed.store.complete(&end, &failed()).await.unwrap());
     assert!(matches!(answer(bed, run).await, ClaimAnswer::NotClaimable));
 }
@@ -101,9 +101,9 @@ pub async fn futile_attempts_wait_longer_and_longer_and_end_in_the_last_resort(b
     for _ in 0..POLICY.max_attempts {
         lose(bed, run).await;
     }
-    for n in 1..=MAX_FUTILE_ATTEMPTS {
+    for n in 1..=MAX_FAILED_COMPLETIONS {
         let held = claim(&bed.store, run, "dead").await;
-        assert!(held.exhausted && !held.last_resort);
+        assert!(held.exhausted && !held.forced_completion);
         assert_eq!(held.run.request, RunRequest::from_context(&context(1)));
         // One is lost with its worker, one is let go of, one fails.
         match n {
@@ -131,16 +131,16 @@ pub async fn futile_attempts_wait_longer_and_longer_and_end_in_the_last_resort(b
     }
     assert!(matches!(
         answer(bed, run).await,
-        ClaimAnswer::NeedsToBeAlone
+        ClaimAnswer::RequiresIsolation
     ));
     // More attempts, allowed later, do not lead back.
     let patient = ClaimPolicy {
         max_attempts: 10,
-        ..ALONE
+        ..ISOLATED
     };
     let last = bed.store.claim(run, &worker("w"), &patient).await.unwrap();
     let last = last.claimed().unwrap();
-    assert!(last.exhausted && last.last_resort);
+    assert!(last.exhausted && last.forced_completion);
     assert_eq!((last.attempt, last.counted_attempts), (7, 3));
     assert_eq!(last.run.request, RunRequest::default());
     assert_eq!(last.context, ContextSize::Unknown);
@@ -177,7 +177,7 @@ async fn disown(bed: &Bed, held: &Claim) -> Vec<RunId> {
         run: held.run.id,
         token: held.token,
     };
-    let disowned = bed.store.disown(&held.worker, &[attempt]).await;
+    let disowned = bed.store.release_orphaned(&held.worker, &[attempt]).await;
     disowned.unwrap()
 }
 
@@ -223,7 +223,7 @@ pub async fn only_its_own_open_attempts_are_disowned(bed: &Bed) {
     for held in [&old, &completed, &foreign] {
         assert_eq!(disown(bed, held).await, []);
     }
-    assert_eq!(bed.store.disown(&worker("w1"), &[]).await.unwrap(), []);
+    assert_eq!(bed.store.release_orphaned(&worker("w1"), &[]).await.unwrap(), []);
     assert_eq!(dump(bed).await, before);
     // Somebody else has ended the run: that is not undone.
     bed.exec(&format!(

@@ -77,7 +77,7 @@ async fn work(store: Arc<dyn Store>, name: String, runs: Vec<RunId>, completed: 
 async fn sweep(store: Arc<dyn Store>, completed: Arc<AtomicUsize>) {
     while completed.load(Ordering::SeqCst) < RUNS {
         if let Some(swept) = store.sweep(&EAGER).await.unwrap() {
-            store.undeliver(&swept.due).await.unwrap();
+            store.mark_undispatched(&swept.due).await.unwrap();
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

@@ -32,7 +32,7 @@ mod pruning;
 mod recording;
 mod schema;
 mod sweeping;
-mod together;
+mod batching;
 mod turns;
 mod urls;
 mod webhooks;
@@ -47,9 +47,9 @@ mod snapshot_trap;
 mod sqlite_file;
 mod waking;
 
-/// What `src/store/together.rs` names: see `batches`.
+/// What `src/store/batching` names: see `batches`.
 mod ports {
-    pub use verifyd::ports::store;
+    pub use verifyd::ports::store_error;
 }
 
 #[path = "../support/pgbouncer.rs"]
@@ -297,7 +297,7 @@ conformance! {
         an_open_circuit_holds_up_no_other_endpoint,
         what_is_pending_for_too_long_is_given_up,
         what_was_given_up_while_it_was_sent_and_arrived_is_delivered;
-    together:
+    batching:
         many_are_claimed_and_completed_each_as_if_alone,
         each_claim_of_many_has_its_own_answer,
         one_that_is_refused_takes_no_other_with_it,

@@ -1,10 +1,10 @@
 //! Tokens, sessions of the pages, idempotency keys.
 
-use super::{PostgresStore, commit, seconds};
+use super::{PostgresStore, seconds};
 use crate::domain::TokenId;
 use crate::domain::access::join_scopes;
 use crate::ports::access::{AccessStore, NewToken, Reserved, SessionRecord, TokenRecord};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::access_rows::{KeyRow, SessionRow, TokenRow, UsedTokenRow, token_columns};
 use crate::store::rows;
 use async_trait::async_trait;
@@ -110,8 +110,7 @@ const RELEASE: &str = "\
 #[async_trait]
 impl AccessStore for PostgresStore {
     async fn add_token(&self, new: &NewToken) -> Result<TokenRecord, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let row: TokenRow = self
                 .rows(ADD)
                 .bind(&new.name)
@@ -122,36 +121,30 @@ impl AccessStore for PostgresStore {
                 .bind(new.expires_at)
                 .fetch_one(&mut *tx)
                 .await?;
-            commit(tx).await?;
             row.try_into()
         })
         .await
     }
 
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let found: Vec<TokenRow> = self.rows(TOKENS).fetch_all(&mut *tx).await?;
-            commit(tx).await?;
             rows::all(found)
         })
         .await
     }
 
     async fn revoke_token(&self, id: TokenId) -> Result<bool, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let revoked = self.sql(REVOKE).bind(id.0).execute(&mut *tx).await?;
             self.sql(END_SESSIONS).bind(id.0).execute(&mut *tx).await?;
-            commit(tx).await?;
             Ok(revoked.rows_affected() == 1)
         })
         .await
     }
 
     async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let found: Option<UsedTokenRow> = self
                 .rows(BY_HASH)
                 .bind(hash)
@@ -163,7 +156,6 @@ impl AccessStore for PostgresStore {
                     .execute(&mut *tx)
                     .await?;
             }
-            commit(tx).await?;
             found.map(|found| found.token.try_into()).transpose()
         })
         .await
@@ -176,8 +168,7 @@ impl AccessStore for PostgresStore {
         csrf: &str,
         lifetime: Duration,
     ) -> Result<(), StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             self.sql(FORGET_SESSIONS).execute(&mut *tx).await?;
             self.sql(OPEN_SESSION)
                 .bind(session_hash)
@@ -186,7 +177,7 @@ impl AccessStore for PostgresStore {
                 .bind(seconds(lifetime))
                 .execute(&mut *tx)
                 .await?;
-            commit(tx).await
+            Ok(())
         })
         .await
     }
@@ -195,27 +186,24 @@ impl AccessStore for PostgresStore {
         &self,
         session_hash: &str,
     ) -> Result<Option<SessionRecord>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let found: Option<SessionRow> = self
                 .rows(SESSION)
                 .bind(session_hash)
                 .fetch_optional(&mut *tx)
                 .await?;
-            commit(tx).await?;
             found.map(TryInto::try_into).transpose()
         })
         .await
     }
 
     async fn close_session(&self, session_hash: &str) -> Result<(), StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             self.sql(CLOSE_SESSION)
                 .bind(session_hash)
                 .execute(&mut *tx)
                 .await?;
-            commit(tx).await
+            Ok(())
         })
         .await
     }
@@ -228,8 +216,7 @@ impl AccessStore for PostgresStore {
         abandoned_after: Duration,
         kept_for: Duration,
     ) -> Result<Reserved, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let reserved = self
                 .sql(RESERVE)
                 .bind(token.0)
@@ -255,7 +242,6 @@ impl AccessStore for PostgresStore {
                 // Released in between: the caller tries again.
                 found.map_or(Reserved::InProgress, |row| row.reserved(request_hash))
             };
-            commit(tx).await?;
             Ok(answer)
         })
         .await
@@ -268,8 +254,7 @@ impl AccessStore for PostgresStore {
         status: u16,
         body: &str,
     ) -> Result<(), StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             self.sql(ANSWER)
                 .bind(token.0)
                 .bind(key)
@@ -277,20 +262,19 @@ impl AccessStore for PostgresStore {
                 .bind(body)
                 .execute(&mut *tx)
                 .await?;
-            commit(tx).await
+            Ok(())
         })
         .await
     }
 
     async fn release_key(&self, token: TokenId, key: &str) -> Result<(), StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             self.sql(RELEASE)
                 .bind(token.0)
                 .bind(key)
                 .execute(&mut *tx)
                 .await?;
-            commit(tx).await
+            Ok(())
         })
         .await
     }

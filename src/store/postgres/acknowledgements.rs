@@ -4,16 +4,16 @@
 //! row of `latest_reports`, which the completion writes anyway: whoever comes second sees what the
 //! first one did, in statements that begin after the wait.
 
-use super::{ADVISORY_PRUNE, ADVISORY_SPACE, InTx, PostgresStore, Tx, commit, run_type};
+use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, run_type};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use crate::ports::acknowledgements::{
     AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
 };
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
 use async_trait::async_trait;
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 /// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
 macro_rules! columns {
@@ -225,29 +225,29 @@ impl PostgresStore {
     /// Ends what does not stand any more. The caller holds the connection's latest report.
     pub(super) async fn lapse_acknowledgements(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         connection: ConnectionId,
         run: RunId,
     ) -> Result<(), StoreError> {
         self.sql(LAPSE)
             .bind(connection.0)
             .bind(run.0)
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await?;
         self.sql(NOTHING_OPEN)
             .bind(connection.0)
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await?;
         Ok(())
     }
 
     async fn one_acknowledgement(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         id: AcknowledgementId,
     ) -> Result<Option<Acknowledgement>, StoreError> {
         let row: Option<AcknowledgementRow> =
-            self.rows(ONE).bind(id.0).fetch_optional(&mut **tx).await?;
+            self.rows(ONE).bind(id.0).fetch_optional(&mut *tx).await?;
         match row {
             Some(row) => Ok(Some(self.with_actor(tx, row.into()).await?)),
             None => Ok(None),
@@ -256,7 +256,7 @@ impl PostgresStore {
 
     async fn carry(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         id: AcknowledgementId,
         connection: ConnectionId,
         new: &NewAcknowledgement,
@@ -264,7 +264,7 @@ impl PostgresStore {
         let held = self
             .sql(HOLD_CONNECTION)
             .bind(connection.0)
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await?;
         if held.rows_affected() == 0 {
             return Ok(());
@@ -276,7 +276,7 @@ impl PostgresStore {
             .bind(new.status.as_str())
             .bind(new.reason_code.map(|r| r.code()))
             .bind(new.run.0)
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await?;
         Ok(())
     }
@@ -288,8 +288,7 @@ impl AcknowledgementStore for PostgresStore {
         &self,
         new: &NewAcknowledgement,
     ) -> Result<(Acknowledgement, bool), StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             self.sql(TAKE_TURNS)
                 .bind(ADVISORY_SPACE)
                 .bind(ADVISORY_PRUNE)
@@ -303,8 +302,7 @@ impl AcknowledgementStore for PostgresStore {
                 .fetch_optional(&mut *tx)
                 .await?;
             if let Some(row) = already {
-                let found = self.with_actor(&mut tx, row.into()).await?;
-                commit(tx).await?;
+                let found = self.with_actor(tx, row.into()).await?;
                 return Ok((found, false));
             }
             let row: Option<AcknowledgementRow> = self
@@ -319,12 +317,10 @@ impl AcknowledgementStore for PostgresStore {
                 .await?;
             let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
             if let Some(connection) = new.connection {
-                self.carry(&mut tx, made.id, connection, new).await?;
+                self.carry(tx, made.id, connection, new).await?;
             }
-            self.note_acknowledged(&mut tx, made.id, &new.through)
-                .await?;
-            let made = self.with_actor(&mut tx, made).await?;
-            commit(tx).await?;
+            self.note_acknowledged(tx, made.id, &new.through).await?;
+            let made = self.with_actor(tx, made).await?;
             Ok((made, true))
         })
         .await
@@ -336,8 +332,7 @@ impl AcknowledgementStore for PostgresStore {
         by: &str,
         through: &Actor,
     ) -> Result<Option<Acknowledgement>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let withdrawn = self
                 .sql(WITHDRAW)
                 .bind(id.0)
@@ -345,10 +340,9 @@ impl AcknowledgementStore for PostgresStore {
                 .execute(&mut *tx)
                 .await?;
             if withdrawn.rows_affected() > 0 {
-                self.note_withdrawn(&mut tx, id, through).await?;
+                self.note_withdrawn(tx, id, through).await?;
             }
-            let found = self.one_acknowledgement(&mut tx, id).await?;
-            commit(tx).await?;
+            let found = self.one_acknowledgement(tx, id).await?;
             Ok(found)
         })
         .await
@@ -358,24 +352,20 @@ impl AcknowledgementStore for PostgresStore {
         &self,
         id: AcknowledgementId,
     ) -> Result<Option<Acknowledgement>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
-            let found = self.one_acknowledgement(&mut tx, id).await?;
-            commit(tx).await?;
+        self.transaction(async |tx| {
+            let found = self.one_acknowledgement(tx, id).await?;
             Ok(found)
         })
         .await
     }
 
     async fn acknowledgements_of(&self, run: RunId) -> Result<Vec<Acknowledgement>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let found: Vec<AcknowledgementRow> =
                 self.rows(OF_RUN).bind(run.0).fetch_all(&mut *tx).await?;
             let found = self
-                .with_actors(&mut tx, found.into_iter().map(Into::into).collect())
+                .with_actors(tx, found.into_iter().map(Into::into).collect())
                 .await?;
-            commit(tx).await?;
             Ok(found)
         })
         .await
@@ -385,7 +375,7 @@ impl AcknowledgementStore for PostgresStore {
         &self,
         filter: &AcknowledgementFilter,
     ) -> Result<Vec<Acknowledgement>, StoreError> {
-        self.in_time(async {
+        self.transaction(async |tx| {
             let mut query = QueryBuilder::<Postgres>::new(FROM_RUNS);
             if let Some(workspace) = filter.binding.workspace_id {
                 query.push(" AND r.workspace_id = ").push_bind(workspace.0);
@@ -410,16 +400,14 @@ impl AcknowledgementStore for PostgresStore {
             query
                 .push(" ORDER BY a.id DESC LIMIT ")
                 .push_bind(i64::from(filter.limit));
-            let mut tx = self.begin().await?;
             let found: Vec<AcknowledgementRow> = query
                 .build_query_as()
                 .persistent(self.named)
                 .fetch_all(&mut *tx)
                 .await?;
             let found = self
-                .with_actors(&mut tx, found.into_iter().map(Into::into).collect())
+                .with_actors(tx, found.into_iter().map(Into::into).collect())
                 .await?;
-            commit(tx).await?;
             Ok(found)
         })
         .await

@@ -1,10 +1,11 @@
 //! Through whom acknowledgements were made and withdrawn.
 
-use super::{InTx, PostgresStore};
+use super::PostgresStore;
 use crate::domain::AcknowledgementId;
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::acknowledgements::{ACKNOWLEDGED, ActorRow, WITHDRAWN, attach};
+use sqlx::PgConnection;
 
 /// With the time that the acknowledgement's own row has, however exact its column is.
 const NOTE_ACKNOWLEDGED: &str = "\
@@ -26,7 +27,7 @@ const NOTED: &str = "\
 impl PostgresStore {
     pub(super) async fn note_acknowledged(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         id: AcknowledgementId,
         through: &Actor,
     ) -> Result<(), StoreError> {
@@ -36,7 +37,7 @@ impl PostgresStore {
 
     pub(super) async fn note_withdrawn(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         id: AcknowledgementId,
         through: &Actor,
     ) -> Result<(), StoreError> {
@@ -45,7 +46,7 @@ impl PostgresStore {
 
     async fn note(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         statement: &'static str,
         action: &'static str,
         id: AcknowledgementId,
@@ -58,7 +59,7 @@ impl PostgresStore {
             .bind(through.surface.as_str())
             .bind(through.token_id.map(|id| id.0))
             .bind(&through.name)
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await;
         Ok(noted.map(|_| ())?)
     }
@@ -66,14 +67,14 @@ impl PostgresStore {
     /// Completes what was read of acknowledgements.
     pub(super) async fn with_actors(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         mut all: Vec<Acknowledgement>,
     ) -> Result<Vec<Acknowledgement>, StoreError> {
         if all.is_empty() {
             return Ok(all);
         }
         let ids: Vec<i64> = all.iter().map(|a| a.id.0).collect();
-        let noted: Vec<ActorRow> = self.rows(NOTED).bind(ids).fetch_all(&mut **tx).await?;
+        let noted: Vec<ActorRow> = self.rows(NOTED).bind(ids).fetch_all(&mut *tx).await?;
         attach(&mut all, noted)?;
         Ok(all)
     }
@@ -81,7 +82,7 @@ impl PostgresStore {
     /// The same for one.
     pub(super) async fn with_actor(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         one: Acknowledgement,
     ) -> Result<Acknowledgement, StoreError> {
         let id = one.id;

@@ -30,9 +30,6 @@ macro_rules! short {
 }
 pub(super) use short;
 
-/// Unpacked bytes above which a context is not merged with a report, but left out.
-pub(super) const MERGED_BYTES: i64 = 16 * 1024 * 1024;
-
 /// Unpacked bytes above which numbers are looked at before a text is made.
 macro_rules! has_endless_numbers {
     ($json:literal) => {
@@ -150,23 +147,29 @@ macro_rules! is_valid_connection {
 }
 pub(super) use is_valid_connection;
 
-/// The columns of a `ContextRow`, of `operation_runs r`: `$bytes` is the parameter of the most bytes.
+/// The columns of a `ContextRow`, of `operation_runs r`, all null unless `$when`: `$bytes` is the parameter
+/// of the most bytes.
 macro_rules! context_columns {
-    ($bytes:literal) => {
+    ($when:literal, $bytes:literal) => {
         concat!(
             "CASE WHEN ",
+            $when,
+            " AND ",
             crate::store::postgres::bounds::fits!("r.context", $bytes),
-            " THEN r.context END AS context, \
-             CASE WHEN r.context IS NULL THEN 'null' \
-                  WHEN pg_column_size(r.context) > 16777216 THEN 'huge' \
-                  WHEN pg_column_size(r.context #> '{}') > 16777216 THEN 'huge' \
+            " THEN r.context END AS context, CASE WHEN NOT ",
+            $when,
+            " THEN NULL WHEN r.context IS NULL THEN 'null'
+                  WHEN pg_column_size(r.context) > 16777216 THEN 'huge'
+                  WHEN pg_column_size(r.context #> '{}') > 16777216 THEN 'huge'
                   WHEN ",
             crate::store::postgres::bounds::fits!("r.context", $bytes),
             " THEN 'fits' WHEN ",
             crate::store::postgres::bounds::has_endless_numbers!("r.context"),
-            " THEN 'unreadable' ELSE 'large' END AS context_state, ",
+            " THEN 'unreadable' ELSE 'large' END AS context_state, CASE WHEN ",
+            $when,
+            " THEN ",
             crate::store::postgres::bounds::is_small!("r.context"),
-            " AS context_is_small"
+            " END AS context_is_small"
         )
     };
 }

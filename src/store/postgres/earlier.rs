@@ -5,10 +5,11 @@
 //! ended attempts there are belong to an earlier run. So do those up to one that completed the run, while
 //! the run is not completed. The first claim marks them (`run_attempts.earlier`).
 
-use super::{InTx, PostgresStore, Tx, run_type};
-use crate::domain::{ConnectionId, RunId};
-use crate::ports::store::{Claim, StoreError};
-use chrono::{DateTime, Utc};
+use super::{PostgresStore, run_type};
+use crate::domain::RunId;
+use crate::ports::store_error::StoreError;
+use crate::store::completion::CompletionRequest;
+use sqlx::PgConnection;
 
 /// Clocks of one server agree by so much, and applications round times to seconds.
 macro_rules! slack {
@@ -169,51 +170,39 @@ macro_rules! is_delivery_of_earlier {
 }
 pub(super) use is_delivery_of_earlier;
 
-/// A connection whose report is compared with none, as far as its check knows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FirstReport {
-    connection: ConnectionId,
-    run: RunId,
-    since: DateTime<Utc>,
-}
-
-impl FirstReport {
-    /// None: the check found a previous report, or there is no connection.
-    pub fn of(claim: &Claim, connection: Option<ConnectionId>) -> Option<Self> {
-        let has_previous = claim.start.as_ref().is_some_and(|s| s.latest_run.is_some());
-        connection.filter(|_| !has_previous).map(|connection| Self {
-            connection,
-            run: claim.run.id,
-            since: claim.claimed_at,
-        })
-    }
-}
-
 impl PostgresStore {
     /// Marks what belongs to an earlier run than the one that is locked and queued.
-    pub(super) async fn set_aside(&self, tx: &mut Tx, run: RunId) -> Result<(), StoreError> {
-        let set_aside = self.sql(SET_ASIDE).bind(run.0).execute(&mut **tx).await?;
+    pub(super) async fn set_aside(
+        &self,
+        tx: &mut PgConnection,
+        run: RunId,
+    ) -> Result<(), StoreError> {
+        let set_aside = self.sql(SET_ASIDE).bind(run.0).execute(&mut *tx).await?;
         if set_aside.rows_affected() > 0 {
-            self.sql(FORGET_WAIT).bind(run.0).execute(&mut **tx).await?;
+            self.sql(FORGET_WAIT).bind(run.0).execute(&mut *tx).await?;
         }
         Ok(())
     }
 
-    /// See [`FORGET_LATEST_REPORTS`].
+    /// See [`FORGET_LATEST_REPORTS`]. Nothing to do for a check that has found a previous report.
     pub(super) async fn forget_latest_reports(
         &self,
-        tx: &mut InTx<'_>,
-        first: &[FirstReport],
+        tx: &mut PgConnection,
+        reports: &[(i64, &CompletionRequest)],
     ) -> Result<(), StoreError> {
-        if first.is_empty() {
-            return Ok(());
+        let first = || reports.iter().filter(|(_, call)| !call.has_previous);
+        if first().next().is_some() {
+            self.sql(FORGET_LATEST_REPORTS)
+                .bind(
+                    first()
+                        .map(|(connection, _)| *connection)
+                        .collect::<Vec<i64>>(),
+                )
+                .bind(first().map(|(_, call)| call.run.0).collect::<Vec<i64>>())
+                .bind(first().map(|(_, call)| call.claimed_at).collect::<Vec<_>>())
+                .execute(tx)
+                .await?;
         }
-        self.sql(FORGET_LATEST_REPORTS)
-            .bind(first.iter().map(|f| f.connection.0).collect::<Vec<i64>>())
-            .bind(first.iter().map(|f| f.run.0).collect::<Vec<i64>>())
-            .bind(first.iter().map(|f| f.since).collect::<Vec<_>>())
-            .execute(&mut **tx)
-            .await?;
         Ok(())
     }
 }

@@ -1,9 +1,9 @@
 //! Rows that verifyd cannot work on.
 
 use super::bounds::{is_listed, member, short, time};
-use super::{PostgresStore, commit, run_type};
+use super::{PostgresStore, run_type};
 use crate::ports::invalid_runs::{InvalidRun, InvalidRunStore};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::invalid_runs::InvalidRunRow;
 use async_trait::async_trait;
 
@@ -50,15 +50,13 @@ const INVALID: &str = concat!(
 #[async_trait]
 impl InvalidRunStore for PostgresStore {
     async fn invalid_runs(&self, latest: u32, limit: u32) -> Result<Vec<InvalidRun>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let found: Vec<InvalidRunRow> = self
                 .rows(INVALID)
                 .bind(i64::from(latest))
                 .bind(i64::from(limit))
                 .fetch_all(&mut *tx)
                 .await?;
-            commit(tx).await?;
             Ok(found.into_iter().map(Into::into).collect())
         })
         .await

@@ -1,14 +1,16 @@
 //! The permission inventory: what changed is written, and one row per tenant that says how fresh
 //! the whole is, and by a digest whether anything can have changed.
 
+use super::PostgresStore;
 use super::bounds::fits;
-use super::earlier::slack;
-use super::{InTx, PostgresStore, commit, run_type};
 use crate::domain::TenantId;
 use crate::domain::permission::StoredPermission;
-use crate::ports::store::{InventoryFreshness, StoreError};
+use crate::ports::inventory::{InventoryFreshness, InventoryStore};
+use crate::ports::store_error::StoreError;
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
+use async_trait::async_trait;
+use sqlx::PgConnection;
 use std::borrow::Borrow;
 use std::collections::HashSet;
 
@@ -18,12 +20,12 @@ macro_rules! is_of_its_run {
     () => {
         concat!(
             "EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id AND p.type = ",
-            run_type!(),
+            $crate::store::postgres::run_type!(),
             " AND p.tenant_id = i.tenant_id AND p.completed_at::timestamptz \
                   BETWEEN i.refreshed_at - ",
-            slack!(),
+            $crate::store::postgres::earlier::slack!(),
             " AND i.refreshed_at + ",
-            slack!(),
+            $crate::store::postgres::earlier::slack!(),
             ")"
         )
     };
@@ -109,11 +111,41 @@ const READ_FRESHNESS: &str = concat!(
     " OR NOT EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id))"
 );
 
+#[async_trait]
+impl InventoryStore for PostgresStore {
+    async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError> {
+        self.transaction(async |tx| {
+            let found: Vec<PermissionRow> = self
+                .rows(PERMISSIONS)
+                .bind(tenant.0)
+                .fetch_all(&mut *tx)
+                .await?;
+            rows::all(found)
+        })
+        .await
+    }
+
+    async fn inventory_freshness(
+        &self,
+        tenant: TenantId,
+    ) -> Result<Option<InventoryFreshness>, StoreError> {
+        self.transaction(async |tx| {
+            let found: Option<FreshnessRow> = self
+                .rows(READ_FRESHNESS)
+                .bind(tenant.0)
+                .fetch_optional(&mut *tx)
+                .await?;
+            Ok(found.map(Into::into))
+        })
+        .await
+    }
+}
+
 impl PostgresStore {
     /// At most one for each tenant.
     pub(super) async fn refresh_inventories<R: Borrow<InventoryRow>>(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         rows: &[R],
     ) -> Result<(), StoreError> {
         if rows.is_empty() {
@@ -127,7 +159,7 @@ impl PostgresStore {
             .bind(rows().map(|r| r.source).collect::<Vec<&str>>())
             .bind(rows().map(InventoryRow::digest).collect::<Vec<&str>>())
             .bind(DIGEST_STANDS_SECONDS)
-            .fetch_all(&mut **tx)
+            .fetch_all(&mut *tx)
             .await?;
         let due: HashSet<i64> = compared
             .into_iter()
@@ -141,36 +173,8 @@ impl PostgresStore {
         self.sql(REFRESH)
             .bind(due().map(|r| r.tenant).collect::<Vec<i64>>())
             .bind(entries)
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await?;
         Ok(())
-    }
-
-    pub(super) async fn list_permissions(
-        &self,
-        tenant: TenantId,
-    ) -> Result<Vec<StoredPermission>, StoreError> {
-        let mut tx = self.begin().await?;
-        let found: Vec<PermissionRow> = self
-            .rows(PERMISSIONS)
-            .bind(tenant.0)
-            .fetch_all(&mut *tx)
-            .await?;
-        commit(tx).await?;
-        rows::all(found)
-    }
-
-    pub(super) async fn read_freshness(
-        &self,
-        tenant: TenantId,
-    ) -> Result<Option<InventoryFreshness>, StoreError> {
-        let mut tx = self.begin().await?;
-        let found: Option<FreshnessRow> = self
-            .rows(READ_FRESHNESS)
-            .bind(tenant.0)
-            .fetch_optional(&mut *tx)
-            .await?;
-        commit(tx).await?;
-        Ok(found.map(Into::into))
     }
 }

@@ -1,13 +1,15 @@
 //! Onboarding sessions. The column `state` is `jsonb` or, in another application's table, `json`.
 
 use super::bounds::{has_endless_numbers, is_listed, member};
-use super::{PostgresStore, Tx, commit, run_type};
+use super::{PostgresStore, run_type};
 use crate::domain::onboarding::OnboardingSession;
 use crate::domain::{RunId, SessionId};
 use crate::ports::onboarding::OnboardingStore;
-use crate::ports::store::{ForSession, NewRun, StoreError};
+use crate::ports::recording::{ForSession, NewRun};
+use crate::ports::store_error::StoreError;
 use crate::store::onboarding::{SessionRow, prepare};
 use async_trait::async_trait;
+use sqlx::PgConnection;
 
 /// Whether the state may be loaded, in steps of which each makes the next one cheap (see `bounds`). Of a
 /// `json` column the text is as it is stored, of `jsonb` numbers may be much longer than what is stored.
@@ -54,7 +56,7 @@ impl PostgresStore {
     /// Points the session to the run, in the transaction that records it.
     pub(super) async fn point_session(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         session: ForSession,
         new: &NewRun,
         run: RunId,
@@ -63,14 +65,14 @@ impl PostgresStore {
         let row: Option<SessionRow> = self
             .rows(HOLD)
             .bind(session.id.0)
-            .fetch_optional(&mut **tx)
+            .fetch_optional(&mut *tx)
             .await?;
         let pointer = prepare(session, row, new, run, created)?;
         let connection: Option<Option<String>> = match pointer.current {
             Some(current) => {
                 self.scalar(POINTED)
                     .bind(current.0)
-                    .fetch_optional(&mut **tx)
+                    .fetch_optional(&mut *tx)
                     .await?
             }
             None => None,
@@ -79,7 +81,7 @@ impl PostgresStore {
             self.sql(MOVE)
                 .bind(session.id.0)
                 .bind(state)
-                .execute(&mut **tx)
+                .execute(&mut *tx)
                 .await?;
         }
         Ok(())
@@ -92,14 +94,12 @@ impl OnboardingStore for PostgresStore {
         &self,
         id: SessionId,
     ) -> Result<Option<OnboardingSession>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let found: Option<SessionRow> = self
                 .rows(session!())
                 .bind(id.0)
                 .fetch_optional(&mut *tx)
                 .await?;
-            commit(tx).await?;
             Ok(found.map(Into::into))
         })
         .await

@@ -3,19 +3,19 @@
 use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short, time};
 use super::connections::connection_columns;
 use super::earlier::latest_report_of_connection;
-use super::{PostgresStore, commit, run_type};
+use super::{PostgresStore, run_type};
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendPoint, WaitingRun};
 use crate::ports::overview::{ConnectionFilter, ConnectionSort, OverviewStore};
-use crate::ports::store::StoreError;
-use crate::store::facts::facts_columns;
+use crate::ports::store_error::StoreError;
 use crate::store::lenient::Time;
 use crate::store::overview::{
     self, ACTIVE_RUNS, CompletedRow, ConnectionCountsRow, EndRow, StateRow, TrendRow, WaitingRow,
 };
 use crate::store::rows;
+use crate::store::starting_point::facts_columns;
 use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 use std::time::Duration;
@@ -225,7 +225,7 @@ impl OverviewStore for PostgresStore {
         &self,
         filter: &ConnectionFilter,
     ) -> Result<Vec<ConnectionState>, StoreError> {
-        self.in_time(async {
+        self.transaction(async |tx| {
             let mut query = states(&filter.binding);
             if let Some(tenant) = filter.tenant {
                 query.push(" AND c.tenant_id = ").push_bind(tenant.0);
@@ -258,13 +258,11 @@ impl OverviewStore for PostgresStore {
             }
             push_page(&mut query, filter);
             query.push(" LIMIT ").push_bind(i64::from(filter.limit));
-            let mut tx = self.begin().await?;
             let found: Vec<StateRow> = query
                 .build_query_as()
                 .persistent(self.named)
                 .fetch_all(&mut *tx)
                 .await?;
-            commit(tx).await?;
             rows::all(found)
         })
         .await
@@ -275,32 +273,28 @@ impl OverviewStore for PostgresStore {
         id: ConnectionId,
         binding: &Binding,
     ) -> Result<Option<ConnectionState>, StoreError> {
-        self.in_time(async {
+        self.transaction(async |tx| {
             let mut query = states(binding);
             query.push(" AND c.id = ").push_bind(id.0);
-            let mut tx = self.begin().await?;
             let found: Option<StateRow> = query
                 .build_query_as()
                 .persistent(self.named)
                 .fetch_optional(&mut *tx)
                 .await?;
-            commit(tx).await?;
             found.map(TryInto::try_into).transpose()
         })
         .await
     }
 
     async fn connection_counts(&self, binding: &Binding) -> Result<ConnectionCounts, StoreError> {
-        self.in_time(async {
+        self.transaction(async |tx| {
             let mut query = QueryBuilder::<Postgres>::new(COUNTS);
             bound(&mut query, "c", binding);
-            let mut tx = self.begin().await?;
             let found: ConnectionCountsRow = query
                 .build_query_as()
                 .persistent(self.named)
                 .fetch_one(&mut *tx)
                 .await?;
-            commit(tx).await?;
             Ok(found.into())
         })
         .await
@@ -311,16 +305,14 @@ impl OverviewStore for PostgresStore {
         connections: &[ConnectionId],
         runs_each: u32,
     ) -> Result<Vec<TrendPoint>, StoreError> {
-        self.in_time(async {
+        self.transaction(async |tx| {
             let ids: Vec<i64> = connections.iter().map(|id| id.0).collect();
-            let mut tx = self.begin().await?;
             let found: Vec<TrendRow> = self
                 .rows(TREND)
                 .bind(ids)
                 .bind(i32::try_from(runs_each).unwrap_or(i32::MAX))
                 .fetch_all(&mut *tx)
                 .await?;
-            commit(tx).await?;
             rows::all(found)
         })
         .await
@@ -333,8 +325,7 @@ impl OverviewStore for PostgresStore {
         slices: u32,
         most: u32,
     ) -> Result<History, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let end: EndRow = self.rows(END).fetch_one(&mut *tx).await?;
             let floor = end.floor(most);
             let below: Option<Option<Time>> = self
@@ -353,7 +344,6 @@ impl OverviewStore for PostgresStore {
                 .persistent(self.named)
                 .fetch_all(&mut *tx)
                 .await?;
-            commit(tx).await?;
             Ok(overview::history(
                 found,
                 below.flatten(),
@@ -371,20 +361,18 @@ impl OverviewStore for PostgresStore {
         binding: &Binding,
         limit: u32,
     ) -> Result<Vec<WaitingRun>, StoreError> {
-        self.in_time(async {
+        self.transaction(async |tx| {
             let mut query = QueryBuilder::<Postgres>::new(WAITING);
             bound(&mut query, "r", binding);
             // In the order of the index; who was recorded first has the smaller id.
             query
                 .push(" ORDER BY r.id LIMIT ")
                 .push_bind(i64::from(limit));
-            let mut tx = self.begin().await?;
             let found: Vec<WaitingRow> = query
                 .build_query_as()
                 .persistent(self.named)
                 .fetch_all(&mut *tx)
                 .await?;
-            commit(tx).await?;
             Ok(overview::waiting(found))
         })
         .await

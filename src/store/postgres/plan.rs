@@ -1,13 +1,12 @@
 //! The stored inventories of many connections, for plans.
 
-use super::bounds::{is_listed, is_valid_connection, member, short};
+use super::bounds::{is_listed, is_valid_connection, member};
 use super::connections::connection_columns;
-use super::earlier::slack;
 use super::inventory::is_of_its_run;
-use super::{PostgresStore, commit, run_type};
+use super::{PostgresStore, run_type};
 use crate::domain::plan::PlanSubject;
 use crate::ports::plan::{PlanFilter, PlanStore};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::plan::{self, GrantedRow, SubjectRow};
 use async_trait::async_trait;
 
@@ -48,8 +47,7 @@ const GRANTED: &str = concat!(
 #[async_trait]
 impl PlanStore for PostgresStore {
     async fn plan_subjects(&self, filter: &PlanFilter) -> Result<Vec<PlanSubject>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let found: Vec<SubjectRow> = self
                 .rows(SUBJECTS)
                 .bind(&filter.provider)
@@ -65,7 +63,6 @@ impl PlanStore for PostgresStore {
                 .bind(&filter.keys)
                 .fetch_all(&mut *tx)
                 .await?;
-            commit(tx).await?;
             plan::subjects(found, granted)
         })
         .await

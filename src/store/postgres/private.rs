@@ -4,7 +4,7 @@
 //! database it works on.
 
 use super::options;
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::settings::DatabaseSettings;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};

@@ -4,7 +4,8 @@ use super::bounds::is_valid_connection;
 use super::{PostgresStore, run_type};
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
+use crate::store::End;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
@@ -111,7 +112,7 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
 #[async_trait]
 impl ProbeStore for PostgresStore {
     async fn try_pooling(&self) -> Result<Pooling, StoreError> {
-        self.in_time(async {
+        self.with_timeout(async {
             let mut first = self.options.connect().await?;
             let mut second = self.options.connect().await?;
             let shared = share_a_session(&mut first, &mut second).await?;
@@ -131,9 +132,8 @@ impl ProbeStore for PostgresStore {
     }
 
     async fn try_writing(&self) -> Result<(), StoreError> {
-        self.in_time(async {
+        self.transaction_with_end(async |tx| {
             let nobody = format!("doctor-{}", Uuid::new_v4().simple());
-            let mut tx = self.begin().await?;
             for statement in WRITTEN {
                 sqlx::query(statement)
                     .persistent(false)
@@ -156,21 +156,19 @@ impl ProbeStore for PostgresStore {
             {
                 return Err(error.into());
             }
-            super::rollback(tx).await
+            Ok(End::Rollback(()))
         })
         .await
     }
 
     async fn clock_ahead(&self) -> Result<f64, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let asked = SystemClock.now();
             let there: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
                 .persistent(false)
                 .fetch_one(&mut *tx)
                 .await?;
             let answered = SystemClock.now();
-            super::commit(tx).await?;
             let here = asked + (answered - asked) / 2;
             Ok((there - here).as_seconds_f64())
         })

@@ -1,9 +1,12 @@
 //! Deleting completed runs that are old enough.
 
 use super::bounds::time;
-use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, Tx, commit, run_type, seconds};
+use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, run_type, seconds};
 use crate::domain::RunId;
-use crate::ports::store::{PrunePolicy, Pruned, StoreError};
+use crate::ports::retention::{PrunePolicy, Pruned, RetentionStore};
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+use sqlx::PgConnection;
 use std::time::Duration;
 
 /// `$1`: the age in seconds. An onboarding session points to the run that it shows; an
@@ -63,72 +66,78 @@ const STRAY_ATTEMPTS: &str = "\
     ) s \
     WHERE a.run_id = s.run_id AND a.attempt = s.attempt RETURNING a.run_id";
 
-impl PostgresStore {
-    pub(super) async fn delete_stray_attempts(
-        &self,
-        batch: u32,
-        after: Option<RunId>,
-    ) -> Result<Pruned, StoreError> {
-        let mut tx = self.begin().await?;
-        let gone: Vec<i64> = self
-            .scalar(STRAY_ATTEMPTS)
-            .bind(after.map_or(i64::MIN, |id| id.0))
-            .bind(i64::from(batch))
-            .fetch_all(&mut *tx)
-            .await?;
-        commit(tx).await?;
-        Ok(Pruned::stray_attempts(&gone))
-    }
-
-    pub(super) async fn count_prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
-        let mut tx = self.begin().await?;
-        let count: i64 = self
-            .scalar(COUNT)
-            .bind(seconds(older_than))
-            .fetch_one(&mut *tx)
-            .await?;
-        commit(tx).await?;
-        Ok(count.unsigned_abs())
-    }
-
-    pub(super) async fn prune_runs(
+#[async_trait]
+impl RetentionStore for PostgresStore {
+    async fn prune(
         &self,
         policy: &PrunePolicy,
         after: Option<RunId>,
     ) -> Result<Pruned, StoreError> {
-        let mut tx = self.begin().await?;
-        self.sql(ALONE)
-            .bind(ADVISORY_SPACE)
-            .bind(ADVISORY_PRUNE)
-            .execute(&mut *tx)
-            .await?;
-        let ids: Vec<i64> = self
-            .scalar(CHOOSE)
-            .bind(seconds(policy.older_than))
-            .bind(after.map_or(i64::MIN, |id| id.0))
-            .bind(i64::from(policy.batch))
-            .fetch_all(&mut *tx)
-            .await?;
-        self.delete(&mut tx, CARRIED, &ids).await?;
-        self.delete(&mut tx, ACTORS, &ids).await?;
-        let pruned = Pruned {
-            acknowledgements: self.delete(&mut tx, ACKNOWLEDGEMENTS, &ids).await?,
-            attempts: self.delete(&mut tx, ATTEMPTS, &ids).await?,
-            deliveries: self.delete(&mut tx, DELIVERIES, &ids).await?,
-            runs: self.delete(&mut tx, RUNS, &ids).await?,
-            last: ids.last().map(|id| RunId(*id)),
-        };
-        commit(tx).await?;
-        Ok(pruned)
+        self.transaction(async |tx| {
+            self.sql(ALONE)
+                .bind(ADVISORY_SPACE)
+                .bind(ADVISORY_PRUNE)
+                .execute(&mut *tx)
+                .await?;
+            let ids: Vec<i64> = self
+                .scalar(CHOOSE)
+                .bind(seconds(policy.older_than))
+                .bind(after.map_or(i64::MIN, |id| id.0))
+                .bind(i64::from(policy.batch))
+                .fetch_all(&mut *tx)
+                .await?;
+            self.delete(tx, CARRIED, &ids).await?;
+            self.delete(tx, ACTORS, &ids).await?;
+            let pruned = Pruned {
+                acknowledgements: self.delete(tx, ACKNOWLEDGEMENTS, &ids).await?,
+                attempts: self.delete(tx, ATTEMPTS, &ids).await?,
+                deliveries: self.delete(tx, DELIVERIES, &ids).await?,
+                runs: self.delete(tx, RUNS, &ids).await?,
+                last: ids.last().map(|id| RunId(*id)),
+            };
+            Ok(pruned)
+        })
+        .await
     }
 
+    async fn prune_stray_attempts(
+        &self,
+        batch: u32,
+        after: Option<RunId>,
+    ) -> Result<Pruned, StoreError> {
+        self.transaction(async |tx| {
+            let gone: Vec<i64> = self
+                .scalar(STRAY_ATTEMPTS)
+                .bind(after.map_or(i64::MIN, |id| id.0))
+                .bind(i64::from(batch))
+                .fetch_all(&mut *tx)
+                .await?;
+            Ok(Pruned::stray_attempts(&gone))
+        })
+        .await
+    }
+
+    async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
+        self.transaction(async |tx| {
+            let count: i64 = self
+                .scalar(COUNT)
+                .bind(seconds(older_than))
+                .fetch_one(&mut *tx)
+                .await?;
+            Ok(count.unsigned_abs())
+        })
+        .await
+    }
+}
+
+impl PostgresStore {
     async fn delete(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         statement: &'static str,
         ids: &[i64],
     ) -> Result<u64, StoreError> {
-        let done = self.sql(statement).bind(ids).execute(&mut **tx).await;
+        let done = self.sql(statement).bind(ids).execute(&mut *tx).await;
         Ok(done?.rows_affected())
     }
 }

@@ -1,9 +1,11 @@
 //! Migrations, and the server behind them.
 
-use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore, commit};
-use crate::ports::store::{Migrated, StoreError};
+use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore};
+use crate::ports::schema::{Migrated, SchemaStore};
+use crate::ports::store_error::StoreError;
 use crate::store::migrations;
 use crate::store::tables::APPLICATION_TABLES;
+use async_trait::async_trait;
 use sqlx::{PgConnection, Row};
 use std::collections::BTreeSet;
 
@@ -42,59 +44,94 @@ const OWN_TABLES: &str = "\
     JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE n.nspname = 'verifyd' AND c.relkind IN ('r', 'p') ORDER BY 1";
 
-impl PostgresStore {
-    pub(super) async fn run_migrations(&self) -> Result<Migrated, StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::raw_sql(UNLIMITED).execute(&mut *tx).await?;
-        self.sql("SELECT pg_advisory_xact_lock($1, $2)")
-            .bind(ADVISORY_SPACE)
-            .bind(ADVISORY_MIGRATE)
-            .execute(&mut *tx)
-            .await?;
-        self.forget_named_statements(&mut tx).await?;
-        let path: Option<String> = self
-            .scalar(APPLICATION_SEARCH_PATH)
-            .fetch_one(&mut *tx)
-            .await?;
-        let Some(path) = path else {
-            return Err(StoreError::Schema(
-                "search_path names no schema for the application's tables".into(),
-            ));
-        };
-        self.sql("SELECT set_config('search_path', $1, true)")
-            .bind(path)
-            .execute(&mut *tx)
-            .await?;
-        let before = self.applied(&mut tx).await?;
-        let mut migrator = migrations::migrator(migrations::postgres(), MIGRATIONS_TABLE);
-        migrator.create_schema("verifyd");
-        // `run` wants a connection of any lifetime, which a transaction's is not.
-        migrator.run_direct(None, &mut *tx, false).await?;
-        self.forget_named_statements(&mut tx).await?;
-        let after = self.applied(&mut tx).await?;
-        let mut migrated = Migrated {
-            applied: after.difference(&before).copied().collect(),
-            version: after.last().copied().unwrap_or_default(),
-            owned: self.scalar(OWN_TABLES).fetch_all(&mut *tx).await?,
-            foreign: Vec::new(),
-        };
-        let found = self
-            .sql(FIND_TABLES)
-            .bind(APPLICATION_TABLES)
-            .fetch_all(&mut *tx)
-            .await?;
-        for row in found {
-            let name: String = row.try_get("name")?;
-            if row.try_get("owned")? {
-                migrated.owned.push(name);
-            } else {
-                migrated.foreign.push(name);
-            }
-        }
-        commit(tx).await?;
-        Ok(migrated)
+#[async_trait]
+impl SchemaStore for PostgresStore {
+    fn kind(&self) -> &'static str {
+        "postgres"
     }
 
+    async fn migrate(&self) -> Result<Migrated, StoreError> {
+        self.untimed_transaction(async |tx| {
+            sqlx::raw_sql(UNLIMITED).execute(&mut *tx).await?;
+            self.sql("SELECT pg_advisory_xact_lock($1, $2)")
+                .bind(ADVISORY_SPACE)
+                .bind(ADVISORY_MIGRATE)
+                .execute(&mut *tx)
+                .await?;
+            self.forget_named_statements(tx).await?;
+            let path: Option<String> = self
+                .scalar(APPLICATION_SEARCH_PATH)
+                .fetch_one(&mut *tx)
+                .await?;
+            let Some(path) = path else {
+                return Err(StoreError::Schema(
+                    "search_path names no schema for the application's tables".into(),
+                ));
+            };
+            self.sql("SELECT set_config('search_path', $1, true)")
+                .bind(path)
+                .execute(&mut *tx)
+                .await?;
+            let before = self.applied(tx).await?;
+            let mut migrator = migrations::migrator(migrations::postgres(), MIGRATIONS_TABLE);
+            migrator.create_schema("verifyd");
+            // `run` wants a connection of any lifetime, which a transaction's is not.
+            migrator.run_direct(None, &mut *tx, false).await?;
+            self.forget_named_statements(tx).await?;
+            let after = self.applied(tx).await?;
+            let mut migrated = Migrated {
+                applied: after.difference(&before).copied().collect(),
+                version: after.last().copied().unwrap_or_default(),
+                owned: self.scalar(OWN_TABLES).fetch_all(&mut *tx).await?,
+                foreign: Vec::new(),
+            };
+            let found = self
+                .sql(FIND_TABLES)
+                .bind(APPLICATION_TABLES)
+                .fetch_all(&mut *tx)
+                .await?;
+            for row in found {
+                let name: String = row.try_get("name")?;
+                if row.try_get("owned")? {
+                    migrated.owned.push(name);
+                } else {
+                    migrated.foreign.push(name);
+                }
+            }
+            Ok(migrated)
+        })
+        .await
+    }
+
+    async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
+        self.transaction(async |tx| {
+            let version = self.applied(tx).await?.last().copied();
+            Ok(version)
+        })
+        .await
+    }
+
+    fn wanted_schema_version(&self) -> i64 {
+        migrations::WANTED_VERSION
+    }
+
+    async fn ping(&self) -> Result<String, StoreError> {
+        self.transaction(async |tx| {
+            let version: String = self
+                .scalar("SELECT current_setting('server_version')")
+                .fetch_one(&mut *tx)
+                .await?;
+            Ok(version)
+        })
+        .await
+    }
+
+    async fn close(&self) {
+        self.close_connections().await;
+    }
+}
+
+impl PostgresStore {
     async fn forget_named_statements(
         &self,
         connection: &mut PgConnection,
@@ -124,22 +161,5 @@ impl PostgresStore {
             .fetch_all(connection)
             .await?;
         Ok(versions.into_iter().collect())
-    }
-
-    pub(super) async fn applied_version(&self) -> Result<Option<i64>, StoreError> {
-        let mut tx = self.begin().await?;
-        let version = self.applied(&mut tx).await?.last().copied();
-        commit(tx).await?;
-        Ok(version)
-    }
-
-    pub(super) async fn server_version(&self) -> Result<String, StoreError> {
-        let mut tx = self.begin().await?;
-        let version: String = self
-            .scalar("SELECT current_setting('server_version')")
-            .fetch_one(&mut *tx)
-            .await?;
-        commit(tx).await?;
-        Ok(version)
     }
 }

@@ -1,13 +1,15 @@
 //! Runs as lists and live streams read them: a few columns and members, never a whole context.
 
 use super::bounds::{is_listed, is_shown, member};
-use super::{PostgresStore, commit, run_type};
+use super::{PostgresStore, run_type};
 use crate::domain::access::Binding;
 use crate::domain::run::RunState;
 use crate::domain::{RunId, RunSummary};
-use crate::ports::store::{RunFilter, StoreError};
+use crate::ports::runs::{RunFilter, SummaryStore};
+use crate::ports::store_error::StoreError;
 use crate::store::rows;
 use crate::store::summaries::{StateRow, SummaryRow};
+use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 
 /// Before the statement that chooses the rows of a page...
@@ -89,11 +91,9 @@ fn bound(query: &mut QueryBuilder<Postgres>, binding: &Binding) {
     }
 }
 
-impl PostgresStore {
-    pub(super) async fn list_runs(
-        &self,
-        filter: &RunFilter,
-    ) -> Result<Vec<RunSummary>, StoreError> {
+#[async_trait]
+impl SummaryStore for PostgresStore {
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
         // Only what is asked for gets into the statement, so that the planner can use the index.
         let mut query = QueryBuilder::<Postgres>::new(SUMMARIES);
         query.push(RUNS);
@@ -122,38 +122,19 @@ impl PostgresStore {
         self.summarise(query).await
     }
 
-    pub(super) async fn summarise_run(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
+    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(SUMMARIES);
         query.push(RUNS).push(" AND r.id = ").push_bind(id.0);
         Ok(self.summarise(query).await?.pop())
     }
 
-    async fn summarise(
-        &self,
-        mut query: QueryBuilder<Postgres>,
-    ) -> Result<Vec<RunSummary>, StoreError> {
-        query.push(OF_PAGE);
-        let mut tx = self.begin().await?;
-        let found: Vec<SummaryRow> = query
-            .build_query_as()
-            .persistent(self.named)
-            .fetch_all(&mut *tx)
-            .await?;
-        commit(tx).await?;
-        rows::all(found)
-    }
-
-    pub(super) async fn read_run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
+    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(STATES);
         query.push(" AND r.id = ").push_bind(id.0);
         Ok(self.states(query).await?.pop())
     }
 
-    pub(super) async fn list_run_states(
-        &self,
-        binding: &Binding,
-        limit: u32,
-    ) -> Result<Vec<RunState>, StoreError> {
+    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(STATES);
         bound(&mut query, binding);
         query
@@ -161,15 +142,34 @@ impl PostgresStore {
             .push_bind(i64::from(limit));
         self.states(query).await
     }
+}
+
+impl PostgresStore {
+    async fn summarise(
+        &self,
+        mut query: QueryBuilder<Postgres>,
+    ) -> Result<Vec<RunSummary>, StoreError> {
+        query.push(OF_PAGE);
+        self.transaction(async |tx| {
+            let found: Vec<SummaryRow> = query
+                .build_query_as()
+                .persistent(self.named)
+                .fetch_all(&mut *tx)
+                .await?;
+            rows::all(found)
+        })
+        .await
+    }
 
     async fn states(&self, mut query: QueryBuilder<Postgres>) -> Result<Vec<RunState>, StoreError> {
-        let mut tx = self.begin().await?;
-        let found: Vec<StateRow> = query
-            .build_query_as()
-            .persistent(self.named)
-            .fetch_all(&mut *tx)
-            .await?;
-        commit(tx).await?;
-        rows::all(found)
+        self.transaction(async |tx| {
+            let found: Vec<StateRow> = query
+                .build_query_as()
+                .persistent(self.named)
+                .fetch_all(&mut *tx)
+                .await?;
+            rows::all(found)
+        })
+        .await
     }
 }

@@ -3,10 +3,13 @@
 use super::bounds::is_claimable;
 use super::earlier::is_delivery_of_earlier;
 use super::{
-    ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, Tx, commit, futile, rollback, run_type, seconds,
+    ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, is_failed_completion, run_type, seconds,
 };
 use crate::domain::RunId;
-use crate::ports::store::{StoreError, SweepPolicy, Swept};
+use crate::ports::store_error::StoreError;
+use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
+use async_trait::async_trait;
+use sqlx::PgConnection;
 use std::collections::BTreeSet;
 
 /// `$1` is `worker_dead_after` in seconds.
@@ -189,7 +192,7 @@ const DUE: &str = concat!(
 
 /// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait
 /// longer and longer after futile attempts. One statement in the order of the ids, so that it cannot
-/// deadlock with UNDELIVER. A run that was claimed and given back since DUE keeps its `not_before`:
+/// deadlock with MARK_UNDISPATCHED. A run that was claimed and given back since DUE keeps its `not_before`:
 /// it lies after the beginning of this transaction. What a run that was never claimed waits for is an earlier
 /// run's, as long as it is the same as when that was seen.
 const MARK_DELIVERIES: &str = concat!(
@@ -201,7 +204,7 @@ const MARK_DELIVERIES: &str = concat!(
      SELECT id, CASE WHEN id = ANY($2) THEN now() END, CASE WHEN id = ANY($3) THEN \
          clock_timestamp() + (SELECT make_interval(secs => 2 ^ count(*)) \
                               FROM verifyd.run_attempts WHERE run_id = id AND ",
-    futile!(),
+    is_failed_completion!(),
     ") END FROM unnest($1::bigint[]) AS t(id) ORDER BY id \
      ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, \
          not_before = excluded.not_before \
@@ -232,7 +235,7 @@ const FORGET_ORPHANS: &str = concat!(
 const FORGET_WORKERS: &str = "DELETE FROM verifyd.workers WHERE beat_at < now() - interval '1 day'";
 
 /// In the order of the ids: see MARK_DELIVERIES.
-const UNDELIVER: &str = "\
+const MARK_UNDISPATCHED: &str = "\
     UPDATE verifyd.run_deliveries SET delivered_at = NULL WHERE run_id IN ( \
         SELECT run_id FROM verifyd.run_deliveries WHERE run_id = ANY($1) \
         ORDER BY run_id FOR UPDATE)";
@@ -244,52 +247,66 @@ pub(super) fn apart(queued: Vec<(i64, bool)>) -> (Vec<i64>, Vec<i64>) {
     (ids(counted), ids(futile))
 }
 
-impl PostgresStore {
-    pub(super) async fn sweep_runs(
-        &self,
-        policy: &SweepPolicy,
-    ) -> Result<Option<Swept>, StoreError> {
-        let mut tx = self.begin().await?;
-        let alone: bool = self
-            .scalar("SELECT pg_try_advisory_xact_lock($1, $2)")
-            .bind(ADVISORY_SPACE)
-            .bind(ADVISORY_SWEEP)
-            .fetch_one(&mut *tx)
-            .await?;
-        if !alone {
-            rollback(tx).await?;
-            return Ok(None);
-        }
-        let (mut reclaimed, postponed) = self.reclaim_dead(&mut tx, policy).await?;
-        let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
-        reclaimed.extend(self.requeue_without_lease(&mut tx, policy, room).await?);
-        let (mut due, ahead, behind) = self.find_due(&mut tx, policy, &reclaimed).await?;
-        let next = policy.after(&due, ahead, behind);
-        due.retain(|run| !postponed.contains(run));
-        reclaimed.extend(&postponed);
-        reclaimed.sort_unstable();
-        let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
-        let touched: Vec<i64> = touched.into_iter().collect();
-        self.mark_deliveries(&mut tx, &touched, &due, &postponed)
-            .await?;
-        self.sql(FORGET_ORPHANS)
-            .bind(i64::from(policy.batch))
-            .execute(&mut *tx)
-            .await?;
-        self.sql(FORGET_WORKERS).execute(&mut *tx).await?;
-        commit(tx).await?;
-        Ok(Some(Swept {
-            reclaimed: reclaimed.into_iter().map(RunId).collect(),
-            due: due.into_iter().map(RunId).collect(),
-            next,
-            more: ahead.is_some(),
-        }))
+#[async_trait]
+impl SweepStore for PostgresStore {
+    async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
+        self.transaction(async |tx| {
+            let alone: bool = self
+                .scalar("SELECT pg_try_advisory_xact_lock($1, $2)")
+                .bind(ADVISORY_SPACE)
+                .bind(ADVISORY_SWEEP)
+                .fetch_one(&mut *tx)
+                .await?;
+            if !alone {
+                return Ok(None);
+            }
+            let (mut reclaimed, postponed) = self.reclaim_dead(tx, policy).await?;
+            let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
+            reclaimed.extend(self.requeue_without_lease(tx, policy, room).await?);
+            let (mut due, ahead, behind) = self.find_due(tx, policy, &reclaimed).await?;
+            let next = policy.after(&due, ahead, behind);
+            due.retain(|run| !postponed.contains(run));
+            reclaimed.extend(&postponed);
+            reclaimed.sort_unstable();
+            let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
+            let touched: Vec<i64> = touched.into_iter().collect();
+            self.mark_deliveries(tx, &touched, &due, &postponed).await?;
+            self.sql(FORGET_ORPHANS)
+                .bind(i64::from(policy.batch))
+                .execute(&mut *tx)
+                .await?;
+            self.sql(FORGET_WORKERS).execute(&mut *tx).await?;
+            Ok(Some(Swept {
+                reclaimed: reclaimed.into_iter().map(RunId).collect(),
+                due: due.into_iter().map(RunId).collect(),
+                next,
+                more: ahead.is_some(),
+            }))
+        })
+        .await
     }
 
+    async fn mark_undispatched(&self, runs: &[RunId]) -> Result<(), StoreError> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = runs.iter().map(|run| run.0).collect();
+        self.transaction(async |tx| {
+            self.sql(MARK_UNDISPATCHED)
+                .bind(ids)
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl PostgresStore {
     /// See [`DUE`].
     async fn find_due(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         policy: &SweepPolicy,
         reclaimed: &[i64],
     ) -> Result<(Vec<i64>, Option<i64>, Option<i64>), StoreError> {
@@ -302,14 +319,14 @@ impl PostgresStore {
             .bind(policy.from.up_to.0)
             .bind(policy.from.again_after.0)
             .bind(i64::from(policy.window))
-            .fetch_one(&mut **tx)
+            .fetch_one(&mut *tx)
             .await?)
     }
 
     /// Writes down when runs that are queued are to be delivered.
     pub(super) async fn mark_deliveries(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         queued: &[i64],
         due: &[i64],
         postponed: &[i64],
@@ -321,7 +338,7 @@ impl PostgresStore {
             .bind(queued)
             .bind(due)
             .bind(postponed)
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await?;
         Ok(())
     }
@@ -329,7 +346,7 @@ impl PostgresStore {
     /// The runs that are queued again, and apart those whose attempt was futile.
     async fn reclaim_dead(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         policy: &SweepPolicy,
     ) -> Result<(Vec<i64>, Vec<i64>), StoreError> {
         let dead_after = seconds(policy.worker_dead_after);
@@ -337,7 +354,7 @@ impl PostgresStore {
             .scalar(DEAD_LEASES)
             .bind(dead_after)
             .bind(i64::from(policy.batch))
-            .fetch_all(&mut **tx)
+            .fetch_all(&mut *tx)
             .await?;
         if candidates.is_empty() {
             return Ok((candidates, Vec::new()));
@@ -345,26 +362,26 @@ impl PostgresStore {
         let locked: Vec<i64> = self
             .scalar(LOCK_RUNS)
             .bind(&candidates)
-            .fetch_all(&mut **tx)
+            .fetch_all(&mut *tx)
             .await?;
         let reclaimed: Vec<(i64, bool)> = self
             .rows(RECLAIM)
             .bind(dead_after)
             .bind(&locked)
-            .fetch_all(&mut **tx)
+            .fetch_all(&mut *tx)
             .await?;
         self.sql(END_STRAYS)
             .bind(dead_after)
             .bind(&candidates)
             .bind(&locked)
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await?;
         Ok(apart(reclaimed))
     }
 
     async fn requeue_without_lease(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         policy: &SweepPolicy,
         room: i64,
     ) -> Result<Vec<i64>, StoreError> {
@@ -372,7 +389,7 @@ impl PostgresStore {
             .scalar(WITHOUT_LEASE)
             .bind(seconds(policy.worker_dead_after))
             .bind(room.max(0))
-            .fetch_all(&mut **tx)
+            .fetch_all(&mut *tx)
             .await?;
         if locked.is_empty() {
             return Ok(locked);
@@ -380,17 +397,7 @@ impl PostgresStore {
         Ok(self
             .scalar(REQUEUE_WITHOUT_LEASE)
             .bind(&locked)
-            .fetch_all(&mut **tx)
+            .fetch_all(&mut *tx)
             .await?)
-    }
-
-    pub(super) async fn undeliver_runs(&self, runs: &[RunId]) -> Result<(), StoreError> {
-        if runs.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<i64> = runs.iter().map(|run| run.0).collect();
-        let mut tx = self.begin().await?;
-        self.sql(UNDELIVER).bind(ids).execute(&mut *tx).await?;
-        commit(tx).await
     }
 }

@@ -2,9 +2,9 @@
 
 use super::bounds::is_claimable;
 use super::indexes::TURNS;
-use super::{PostgresStore, commit, run_type};
+use super::{PostgresStore, run_type};
 use crate::domain::{RunId, TenantId};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::ports::turns::{Turn, TurnStore};
 use async_trait::async_trait;
 
@@ -64,14 +64,12 @@ const STILL_QUEUED: &str = concat!(
 #[async_trait]
 impl TurnStore for PostgresStore {
     async fn still_queued(&self, runs: &[RunId]) -> Result<Vec<RunId>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let queued: Vec<i64> = self
                 .scalar(STILL_QUEUED)
                 .bind(runs.iter().map(|run| run.0).collect::<Vec<i64>>())
                 .fetch_all(&mut *tx)
                 .await?;
-            commit(tx).await?;
             Ok(queued.into_iter().map(RunId).collect())
         })
         .await
@@ -84,8 +82,7 @@ impl TurnStore for PostgresStore {
         most: u32,
     ) -> Result<Vec<Turn>, StoreError> {
         let except: Vec<i64> = except.iter().map(|tenant| tenant.0).collect();
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             // Without it every step would read all that is queued.
             let indexed: bool = self
                 .scalar(TURNS.there)
@@ -102,7 +99,6 @@ impl TurnStore for PostgresStore {
                     .fetch_all(&mut *tx)
                     .await?;
             }
-            commit(tx).await?;
             Ok(found
                 .into_iter()
                 .map(|(tenant, run)| Turn {

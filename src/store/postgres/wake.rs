@@ -8,7 +8,7 @@
 //! first whether the connection is a direct one.
 
 use super::PostgresStore;
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::ports::wake::{Bell, Listening, WakeStore};
 use async_trait::async_trait;
 use rand::Rng as _;
@@ -103,12 +103,14 @@ impl Ear {
 
 impl PostgresStore {
     async fn notify(&self, channel: &str) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        self.sql("SELECT pg_notify($1, '')")
-            .bind(channel)
-            .execute(&mut *tx)
-            .await?;
-        super::commit(tx).await
+        self.transaction(async |tx| {
+            self.sql("SELECT pg_notify($1, '')")
+                .bind(channel)
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn listen_once(
@@ -240,7 +242,7 @@ impl WakeStore for PostgresStore {
     }
 
     async fn wake(&self) -> Result<(), StoreError> {
-        self.in_time(async { self.notify(QUEUED).await }).await
+        self.notify(QUEUED).await
     }
 
     async fn try_listening(&self) -> Result<Listening, StoreError> {

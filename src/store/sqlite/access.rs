@@ -1,13 +1,14 @@
 //! Tokens, sessions of the pages, idempotency keys.
 
-use super::{SqliteStore, Tx, commit, earlier, later, now, now_moved_by};
+use super::{SqliteStore, earlier, later, now, now_moved_by};
 use crate::domain::TokenId;
 use crate::domain::access::join_scopes;
 use crate::ports::access::{AccessStore, NewToken, Reserved, SessionRecord, TokenRecord};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::access_rows::{KeyRow, SessionRow, TokenRow, UsedTokenRow, token_columns};
 use crate::store::rows;
 use async_trait::async_trait;
+use sqlx::SqliteConnection;
 use std::time::Duration;
 
 /// Times that come from outside are brought into the form in which they are compared.
@@ -132,18 +133,19 @@ const RELEASE: &str = "\
 #[async_trait]
 impl AccessStore for SqliteStore {
     async fn add_token(&self, new: &NewToken) -> Result<TokenRecord, StoreError> {
-        let mut tx = self.begin().await?;
-        let row: TokenRow = sqlx::query_as(ADD)
-            .bind(&new.name)
-            .bind(&new.hash)
-            .bind(join_scopes(&new.scopes))
-            .bind(new.binding.workspace_id.map(|id| id.0))
-            .bind(new.binding.tenant_id.map(|id| id.0))
-            .bind(new.expires_at)
-            .fetch_one(&mut *tx)
-            .await?;
-        commit(tx).await?;
-        row.try_into()
+        self.transaction(async |tx| {
+            let row: TokenRow = sqlx::query_as(ADD)
+                .bind(&new.name)
+                .bind(&new.hash)
+                .bind(join_scopes(&new.scopes))
+                .bind(new.binding.workspace_id.map(|id| id.0))
+                .bind(new.binding.tenant_id.map(|id| id.0))
+                .bind(new.expires_at)
+                .fetch_one(&mut *tx)
+                .await?;
+            row.try_into()
+        })
+        .await
     }
 
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
@@ -154,11 +156,12 @@ impl AccessStore for SqliteStore {
     }
 
     async fn revoke_token(&self, id: TokenId) -> Result<bool, StoreError> {
-        let mut tx = self.begin().await?;
-        let revoked = change(&mut tx, REVOKE, id.0).await?;
-        change(&mut tx, END_SESSIONS, id.0).await?;
-        commit(tx).await?;
-        Ok(revoked == 1)
+        self.transaction(async |tx| {
+            let revoked = change(tx, REVOKE, id.0).await?;
+            change(tx, END_SESSIONS, id.0).await?;
+            Ok(revoked == 1)
+        })
+        .await
     }
 
     async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError> {
@@ -169,7 +172,7 @@ impl AccessStore for SqliteStore {
         if let Some(found) = found.as_ref().filter(|found| found.to_be_noted) {
             let mut tx = self.begin().await?;
             change(&mut tx, NOTE_USE, found.token.id).await?;
-            commit(tx).await?;
+            tx.commit().await?;
         }
         found.map(|found| found.token.try_into()).transpose()
     }
@@ -181,16 +184,18 @@ impl AccessStore for SqliteStore {
         csrf: &str,
         lifetime: Duration,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(FORGET_SESSIONS).execute(&mut *tx).await?;
-        sqlx::query(OPEN_SESSION)
-            .bind(session_hash)
-            .bind(token.0)
-            .bind(csrf)
-            .bind(later(lifetime))
-            .execute(&mut *tx)
-            .await?;
-        commit(tx).await
+        self.transaction(async |tx| {
+            sqlx::query(FORGET_SESSIONS).execute(&mut *tx).await?;
+            sqlx::query(OPEN_SESSION)
+                .bind(session_hash)
+                .bind(token.0)
+                .bind(csrf)
+                .bind(later(lifetime))
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn session_by_hash(
@@ -205,12 +210,14 @@ impl AccessStore for SqliteStore {
     }
 
     async fn close_session(&self, session_hash: &str) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(CLOSE_SESSION)
-            .bind(session_hash)
-            .execute(&mut *tx)
-            .await?;
-        commit(tx).await
+        self.transaction(async |tx| {
+            sqlx::query(CLOSE_SESSION)
+                .bind(session_hash)
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn reserve_key(
@@ -221,31 +228,32 @@ impl AccessStore for SqliteStore {
         abandoned_after: Duration,
         kept_for: Duration,
     ) -> Result<Reserved, StoreError> {
-        let mut tx = self.begin().await?;
-        let reserved = sqlx::query(RESERVE)
-            .bind(token.0)
-            .bind(key)
-            .bind(request_hash)
-            .bind(earlier(abandoned_after))
-            .bind(earlier(kept_for))
-            .execute(&mut *tx)
-            .await?;
-        let answer = if reserved.rows_affected() == 1 {
-            sqlx::query(FORGET_KEYS)
+        self.transaction(async |tx| {
+            let reserved = sqlx::query(RESERVE)
+                .bind(token.0)
+                .bind(key)
+                .bind(request_hash)
+                .bind(earlier(abandoned_after))
                 .bind(earlier(kept_for))
                 .execute(&mut *tx)
                 .await?;
-            Reserved::First
-        } else {
-            let found: KeyRow = sqlx::query_as(KEY)
-                .bind(token.0)
-                .bind(key)
-                .fetch_one(&mut *tx)
-                .await?;
-            found.reserved(request_hash)
-        };
-        commit(tx).await?;
-        Ok(answer)
+            let answer = if reserved.rows_affected() == 1 {
+                sqlx::query(FORGET_KEYS)
+                    .bind(earlier(kept_for))
+                    .execute(&mut *tx)
+                    .await?;
+                Reserved::First
+            } else {
+                let found: KeyRow = sqlx::query_as(KEY)
+                    .bind(token.0)
+                    .bind(key)
+                    .fetch_one(&mut *tx)
+                    .await?;
+                found.reserved(request_hash)
+            };
+            Ok(answer)
+        })
+        .await
     }
 
     async fn answer_key(
@@ -255,30 +263,38 @@ impl AccessStore for SqliteStore {
         status: u16,
         body: &str,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(ANSWER)
-            .bind(token.0)
-            .bind(key)
-            .bind(status)
-            .bind(body)
-            .execute(&mut *tx)
-            .await?;
-        commit(tx).await
+        self.transaction(async |tx| {
+            sqlx::query(ANSWER)
+                .bind(token.0)
+                .bind(key)
+                .bind(status)
+                .bind(body)
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn release_key(&self, token: TokenId, key: &str) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(RELEASE)
-            .bind(token.0)
-            .bind(key)
-            .execute(&mut *tx)
-            .await?;
-        commit(tx).await
+        self.transaction(async |tx| {
+            sqlx::query(RELEASE)
+                .bind(token.0)
+                .bind(key)
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 }
 
 /// A statement about one row; returns how many it changed.
-async fn change(tx: &mut Tx, statement: &'static str, id: i64) -> Result<u64, StoreError> {
-    let done = sqlx::query(statement).bind(id).execute(&mut **tx).await;
+async fn change(
+    tx: &mut SqliteConnection,
+    statement: &'static str,
+    id: i64,
+) -> Result<u64, StoreError> {
+    let done = sqlx::query(statement).bind(id).execute(&mut *tx).await;
     Ok(done?.rows_affected())
 }

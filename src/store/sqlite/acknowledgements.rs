@@ -3,13 +3,13 @@
 
 use super::actors::{note_acknowledged, note_withdrawn, with_actors};
 use super::earlier::{a_second_after, is_about, time};
-use super::{SqliteStore, Tx, commit, now, rollback, run_type};
+use super::{SqliteStore, now, run_type};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use crate::ports::acknowledgements::{
     AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
 };
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
 use async_trait::async_trait;
 use chrono::SecondsFormat;
@@ -228,7 +228,7 @@ const OF_RUN: &str = concat!(
 
 /// Ends what does not stand any more. The report is written already.
 pub(super) async fn lapse_acknowledgements(
-    tx: &mut Tx,
+    tx: &mut SqliteConnection,
     connection: ConnectionId,
     run: RunId,
     completed_at: &str,
@@ -237,11 +237,11 @@ pub(super) async fn lapse_acknowledgements(
         .bind(connection.0)
         .bind(run.0)
         .bind(completed_at)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     sqlx::query(NOTHING_OPEN)
         .bind(connection.0)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }
@@ -270,14 +270,14 @@ async fn with_actor(
 }
 
 async fn carry(
-    tx: &mut Tx,
+    tx: &mut SqliteConnection,
     id: AcknowledgementId,
     connection: ConnectionId,
     new: &NewAcknowledgement,
 ) -> Result<(), StoreError> {
     let marked = sqlx::query(MARK_CONNECTION)
         .bind(connection.0)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     if marked.rows_affected() == 0 {
         return Ok(());
@@ -289,7 +289,7 @@ async fn carry(
         .bind(new.status.as_str())
         .bind(new.reason_code.map(|r| r.code()))
         .bind(new.run.0)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }
@@ -300,37 +300,37 @@ impl AcknowledgementStore for SqliteStore {
         &self,
         new: &NewAcknowledgement,
     ) -> Result<(Acknowledgement, bool), StoreError> {
-        let mut tx = self.begin().await?;
-        let already: Option<AcknowledgementRow> = sqlx::query_as(ALREADY)
-            .bind(new.run.0)
-            .bind(&new.check_key)
-            .fetch_optional(&mut *tx)
-            .await?;
-        if let Some(row) = already {
-            let found = with_actor(&mut tx, row.into()).await?;
-            rollback(tx).await?;
-            return Ok((found, false));
-        }
-        let expires_at = new
-            .expires_at
-            .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
-        let row: Option<AcknowledgementRow> = sqlx::query_as(INSERT)
-            .bind(new.run.0)
-            .bind(&new.check_key)
-            .bind(new.reason_code.map(|r| r.code()))
-            .bind(&new.reason)
-            .bind(&new.acknowledged_by)
-            .bind(expires_at)
-            .fetch_optional(&mut *tx)
-            .await?;
-        let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
-        if let Some(connection) = new.connection {
-            carry(&mut tx, made.id, connection, new).await?;
-        }
-        note_acknowledged(&mut tx, made.id, &new.through).await?;
-        let made = with_actor(&mut tx, made).await?;
-        commit(tx).await?;
-        Ok((made, true))
+        self.transaction(async |tx| {
+            let already: Option<AcknowledgementRow> = sqlx::query_as(ALREADY)
+                .bind(new.run.0)
+                .bind(&new.check_key)
+                .fetch_optional(&mut *tx)
+                .await?;
+            if let Some(row) = already {
+                let found = with_actor(tx, row.into()).await?;
+                return Ok((found, false));
+            }
+            let expires_at = new
+                .expires_at
+                .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
+            let row: Option<AcknowledgementRow> = sqlx::query_as(INSERT)
+                .bind(new.run.0)
+                .bind(&new.check_key)
+                .bind(new.reason_code.map(|r| r.code()))
+                .bind(&new.reason)
+                .bind(&new.acknowledged_by)
+                .bind(expires_at)
+                .fetch_optional(&mut *tx)
+                .await?;
+            let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
+            if let Some(connection) = new.connection {
+                carry(tx, made.id, connection, new).await?;
+            }
+            note_acknowledged(tx, made.id, &new.through).await?;
+            let made = with_actor(tx, made).await?;
+            Ok((made, true))
+        })
+        .await
     }
 
     async fn withdraw(
@@ -339,18 +339,19 @@ impl AcknowledgementStore for SqliteStore {
         by: &str,
         through: &Actor,
     ) -> Result<Option<Acknowledgement>, StoreError> {
-        let mut tx = self.begin().await?;
-        let withdrawn = sqlx::query(WITHDRAW)
-            .bind(id.0)
-            .bind(by)
-            .execute(&mut *tx)
-            .await?;
-        if withdrawn.rows_affected() > 0 {
-            note_withdrawn(&mut tx, id, through).await?;
-        }
-        let found = one(&mut tx, id).await?;
-        commit(tx).await?;
-        Ok(found)
+        self.transaction(async |tx| {
+            let withdrawn = sqlx::query(WITHDRAW)
+                .bind(id.0)
+                .bind(by)
+                .execute(&mut *tx)
+                .await?;
+            if withdrawn.rows_affected() > 0 {
+                note_withdrawn(tx, id, through).await?;
+            }
+            let found = one(tx, id).await?;
+            Ok(found)
+        })
+        .await
     }
 
     async fn acknowledgement(

@@ -3,7 +3,7 @@
 use super::id_list;
 use crate::domain::AcknowledgementId;
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::acknowledgements::{ACKNOWLEDGED, ActorRow, WITHDRAWN, attach};
 use sqlx::SqliteConnection;
 

@@ -17,9 +17,6 @@ macro_rules! short {
 }
 pub(super) use short;
 
-/// Bytes above which a context is not merged with a report, but left out.
-pub(super) const MERGED_BYTES: i64 = 16 * 1024 * 1024;
-
 /// Whether a list may look into a JSON text.
 macro_rules! is_listed {
     ($json:literal) => {

@@ -1,9 +1,9 @@
 //! What belongs to an earlier run of the same id, as in PostgreSQL.
 
-use super::{SqliteStore, Tx, now, run_type};
+use super::{SqliteStore, json_list, now, run_type};
 use crate::domain::{ConnectionId, RunId};
-use crate::ports::store::StoreError;
-use crate::store::sqlite::together::list;
+use crate::ports::store_error::StoreError;
+use sqlx::SqliteConnection;
 
 /// A time that somebody else may have written in another form; null where it is none.
 macro_rules! time {
@@ -186,15 +186,16 @@ pub(super) use is_delivery_of_earlier;
 
 impl SqliteStore {
     /// Marks what belongs to an earlier run than the one that is queued.
-    pub(super) async fn set_aside(&self, tx: &mut Tx, run: RunId) -> Result<(), StoreError> {
-        let set_aside = sqlx::query(SET_ASIDE)
-            .bind(run.0)
-            .execute(&mut **tx)
-            .await?;
+    pub(super) async fn set_aside(
+        &self,
+        tx: &mut SqliteConnection,
+        run: RunId,
+    ) -> Result<(), StoreError> {
+        let set_aside = sqlx::query(SET_ASIDE).bind(run.0).execute(&mut *tx).await?;
         if set_aside.rows_affected() > 0 {
             sqlx::query(FORGET_WAIT)
                 .bind(run.0)
-                .execute(&mut **tx)
+                .execute(&mut *tx)
                 .await?;
         }
         Ok(())
@@ -203,12 +204,12 @@ impl SqliteStore {
     /// See [`FORGET_LATEST_REPORTS`].
     pub(super) async fn forget_latest_reports(
         &self,
-        tx: &mut Tx,
+        tx: &mut SqliteConnection,
         completed: impl Iterator<Item = (ConnectionId, RunId)>,
     ) -> Result<(), StoreError> {
         sqlx::query(FORGET_LATEST_REPORTS)
-            .bind(list(completed.map(|(c, r)| (c.0, r.0)))?)
-            .execute(&mut **tx)
+            .bind(json_list(completed.map(|(c, r)| (c.0, r.0)))?)
+            .execute(&mut *tx)
             .await?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::bounds::{is_listed, member, short, time};
 use super::{SqliteStore, run_type};
 use crate::ports::invalid_runs::{InvalidRun, InvalidRunStore};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::invalid_runs::InvalidRunRow;
 use async_trait::async_trait;
 

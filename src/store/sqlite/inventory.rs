@@ -1,15 +1,17 @@
 //! The permission inventory: what changed is written, and one row per tenant that says how fresh
 //! the whole is, and by a digest whether anything can have changed.
 
-use super::together::list;
-use super::{SqliteStore, Tx, run_type};
+use super::{SqliteStore, json_list};
 use crate::domain::TenantId;
 use crate::domain::permission::{PermissionStatus, StoredPermission};
-use crate::ports::store::{InventoryFreshness, StoreError};
+use crate::ports::inventory::{InventoryFreshness, InventoryStore};
+use crate::ports::store_error::StoreError;
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
+use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use sqlx::SqliteConnection;
 use std::collections::BTreeMap;
 
 /// Whether what is known of a tenant's inventory was read by the run that it names.
@@ -19,7 +21,7 @@ macro_rules! is_of_its_run {
             "EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = ",
             $i,
             ".operation_run_id AND p.type = ",
-            run_type!(),
+            $crate::store::sqlite::run_type!(),
             " AND p.tenant_id = ",
             $i,
             ".tenant_id AND abs(julianday(p.completed_at) - julianday(",
@@ -89,38 +91,9 @@ struct Entry {
     details: Map<String, Value>,
 }
 
-impl SqliteStore {
-    /// At most one for each tenant. `now` is the database's time.
-    pub(super) async fn refresh_inventories(
-        &self,
-        tx: &mut Tx,
-        fresh: &[&InventoryRow],
-        now: &str,
-    ) -> Result<(), StoreError> {
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        let read = fresh
-            .iter()
-            .map(|row| (row.tenant, row.run, row.source, row.digest()));
-        let compared: Vec<(i64, bool)> = sqlx::query_as(FRESHNESS)
-            .bind(list(read)?)
-            .bind(now)
-            .bind(DIGEST_STANDS_SECONDS)
-            .fetch_all(&mut **tx)
-            .await?;
-        for row in fresh {
-            if compared.contains(&(row.tenant, true)) {
-                write_what_differs(tx, row, now).await?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) async fn list_permissions(
-        &self,
-        tenant: TenantId,
-    ) -> Result<Vec<StoredPermission>, StoreError> {
+#[async_trait]
+impl InventoryStore for SqliteStore {
+    async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError> {
         let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
             .bind(tenant.0)
             .fetch_all(&mut *self.reader().await?)
@@ -128,7 +101,7 @@ impl SqliteStore {
         rows::all(found)
     }
 
-    pub(super) async fn read_freshness(
+    async fn inventory_freshness(
         &self,
         tenant: TenantId,
     ) -> Result<Option<InventoryFreshness>, StoreError> {
@@ -140,14 +113,43 @@ impl SqliteStore {
     }
 }
 
+impl SqliteStore {
+    /// At most one for each tenant. `now` is the database's time.
+    pub(super) async fn refresh_inventories(
+        &self,
+        tx: &mut SqliteConnection,
+        fresh: &[&InventoryRow],
+        now: &str,
+    ) -> Result<(), StoreError> {
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let read = fresh
+            .iter()
+            .map(|row| (row.tenant, row.run, row.source, row.digest()));
+        let compared: Vec<(i64, bool)> = sqlx::query_as(FRESHNESS)
+            .bind(json_list(read)?)
+            .bind(now)
+            .bind(DIGEST_STANDS_SECONDS)
+            .fetch_all(&mut *tx)
+            .await?;
+        for row in fresh {
+            if compared.contains(&(row.tenant, true)) {
+                write_what_differs(tx, row, now).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 async fn write_what_differs(
-    tx: &mut Tx,
+    tx: &mut SqliteConnection,
     fresh: &InventoryRow,
     now: &str,
 ) -> Result<(), StoreError> {
     let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
         .bind(fresh.tenant)
-        .fetch_all(&mut **tx)
+        .fetch_all(&mut *tx)
         .await?;
     let entries: Vec<Entry> = serde_json::from_str(fresh.entries()?.0.get())
         .map_err(|_| StoreError::Refused("the inventory cannot be read again".into()))?;
@@ -160,9 +162,9 @@ async fn write_what_differs(
         .map(|change| (&change.key, change.status, &change.details));
     sqlx::query(WRITE)
         .bind(fresh.tenant)
-        .bind(list(written)?)
+        .bind(json_list(written)?)
         .bind(now)
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }

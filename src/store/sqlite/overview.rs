@@ -1,6 +1,6 @@
 //! Reads over many connections and runs.
 
-use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short};
+use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member};
 use super::connections::connection_columns;
 use super::earlier::latest_report_of_connection;
 use super::{SqliteStore, id_list, now, run_type};
@@ -9,13 +9,13 @@ use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendPoint, WaitingRun};
 use crate::ports::overview::{ConnectionFilter, ConnectionSort, OverviewStore};
-use crate::ports::store::StoreError;
-use crate::store::facts::facts_columns;
+use crate::ports::store_error::StoreError;
 use crate::store::lenient::Time;
 use crate::store::overview::{
     self, ACTIVE_RUNS, CompletedRow, ConnectionCountsRow, EndRow, StateRow, TrendRow, WaitingRow,
 };
 use crate::store::rows;
+use crate::store::starting_point::facts_columns;
 use async_trait::async_trait;
 use sqlx::{QueryBuilder, Sqlite};
 use std::time::Duration;

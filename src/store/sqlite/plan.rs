@@ -1,13 +1,12 @@
 //! The stored inventories of many connections, as in PostgreSQL.
 
-use super::bounds::{is_listed, is_valid_connection, member, short};
+use super::bounds::{is_listed, is_valid_connection, member};
 use super::connections::connection_columns;
 use super::inventory::is_of_its_run;
-use super::together::list;
-use super::{SqliteStore, run_type};
+use super::{SqliteStore, json_list, run_type};
 use crate::domain::plan::PlanSubject;
 use crate::ports::plan::{PlanFilter, PlanStore};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::plan::{self, GrantedRow, SubjectRow};
 use async_trait::async_trait;
 
@@ -52,8 +51,8 @@ impl PlanStore for SqliteStore {
             .fetch_all(&mut *reader)
             .await?;
         let granted: Vec<GrantedRow> = sqlx::query_as(GRANTED)
-            .bind(list(plan::tenants(&found).into_iter())?)
-            .bind(list(filter.keys.iter())?)
+            .bind(json_list(plan::tenants(&found).into_iter())?)
+            .bind(json_list(filter.keys.iter())?)
             .fetch_all(&mut *reader)
             .await?;
         plan::subjects(found, granted)

@@ -1,8 +1,9 @@
 //! What `doctor` tries.
 
-use super::{SqliteStore, now, rollback};
+use super::{SqliteStore, now};
 use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
+use crate::store::End;
 use async_trait::async_trait;
 
 const WRITTEN: &str = concat!(
@@ -21,9 +22,11 @@ impl ProbeStore for SqliteStore {
     }
 
     async fn try_writing(&self) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(WRITTEN).execute(&mut *tx).await?;
-        rollback(tx).await
+        self.transaction_with_end(async |tx| {
+            sqlx::query(WRITTEN).execute(&mut *tx).await?;
+            Ok(End::Rollback(()))
+        })
+        .await
     }
 
     async fn clock_ahead(&self) -> Result<f64, StoreError> {

@@ -1,9 +1,12 @@
 //! Deleting completed runs that are old enough.
 
 use super::bounds::time;
-use super::{SqliteStore, Tx, commit, earlier, id_list, now, now_moved_by, run_type};
+use super::{SqliteStore, earlier, id_list, now, now_moved_by, run_type};
 use crate::domain::RunId;
-use crate::ports::store::{PrunePolicy, Pruned, StoreError};
+use crate::ports::retention::{PrunePolicy, Pruned, RetentionStore};
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
 use std::time::Duration;
 
 /// `$1`: the age. An onboarding session points to the run that it shows; an acknowledgement that
@@ -65,60 +68,67 @@ const STRAY_ATTEMPTS: &str = "\
         ORDER BY s.run_id, s.attempt LIMIT $2) \
     RETURNING run_id";
 
-impl SqliteStore {
-    pub(super) async fn delete_stray_attempts(
+#[async_trait]
+impl RetentionStore for SqliteStore {
+    async fn prune(
+        &self,
+        policy: &PrunePolicy,
+        after: Option<RunId>,
+    ) -> Result<Pruned, StoreError> {
+        self.transaction(async |tx| {
+            let ids: Vec<i64> = sqlx::query_scalar(CHOOSE)
+                .bind(earlier(policy.older_than))
+                .bind(after.map_or(i64::MIN, |id| id.0))
+                .bind(i64::from(policy.batch))
+                .fetch_all(&mut *tx)
+                .await?;
+            delete(tx, CARRIED, &ids).await?;
+            delete(tx, ACTORS, &ids).await?;
+            let pruned = Pruned {
+                acknowledgements: delete(tx, ACKNOWLEDGEMENTS, &ids).await?,
+                attempts: delete(tx, ATTEMPTS, &ids).await?,
+                deliveries: delete(tx, DELIVERIES, &ids).await?,
+                runs: delete(tx, RUNS, &ids).await?,
+                last: ids.last().map(|id| RunId(*id)),
+            };
+            Ok(pruned)
+        })
+        .await
+    }
+
+    async fn prune_stray_attempts(
         &self,
         batch: u32,
         after: Option<RunId>,
     ) -> Result<Pruned, StoreError> {
-        let mut tx = self.begin().await?;
-        let gone: Vec<i64> = sqlx::query_scalar(STRAY_ATTEMPTS)
-            .bind(after.map_or(i64::MIN, |id| id.0))
-            .bind(i64::from(batch))
-            .fetch_all(&mut *tx)
-            .await?;
-        commit(tx).await?;
-        Ok(Pruned::stray_attempts(&gone))
+        self.transaction(async |tx| {
+            let gone: Vec<i64> = sqlx::query_scalar(STRAY_ATTEMPTS)
+                .bind(after.map_or(i64::MIN, |id| id.0))
+                .bind(i64::from(batch))
+                .fetch_all(&mut *tx)
+                .await?;
+            Ok(Pruned::stray_attempts(&gone))
+        })
+        .await
     }
 
-    pub(super) async fn count_prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
+    async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
         let count: i64 = sqlx::query_scalar(COUNT)
             .bind(earlier(older_than))
             .fetch_one(&mut *self.reader().await?)
             .await?;
         Ok(count.unsigned_abs())
     }
-
-    pub(super) async fn prune_runs(
-        &self,
-        policy: &PrunePolicy,
-        after: Option<RunId>,
-    ) -> Result<Pruned, StoreError> {
-        let mut tx = self.begin().await?;
-        let ids: Vec<i64> = sqlx::query_scalar(CHOOSE)
-            .bind(earlier(policy.older_than))
-            .bind(after.map_or(i64::MIN, |id| id.0))
-            .bind(i64::from(policy.batch))
-            .fetch_all(&mut *tx)
-            .await?;
-        delete(&mut tx, CARRIED, &ids).await?;
-        delete(&mut tx, ACTORS, &ids).await?;
-        let pruned = Pruned {
-            acknowledgements: delete(&mut tx, ACKNOWLEDGEMENTS, &ids).await?,
-            attempts: delete(&mut tx, ATTEMPTS, &ids).await?,
-            deliveries: delete(&mut tx, DELIVERIES, &ids).await?,
-            runs: delete(&mut tx, RUNS, &ids).await?,
-            last: ids.last().map(|id| RunId(*id)),
-        };
-        commit(tx).await?;
-        Ok(pruned)
-    }
 }
 
-async fn delete(tx: &mut Tx, statement: &'static str, ids: &[i64]) -> Result<u64, StoreError> {
+async fn delete(
+    tx: &mut SqliteConnection,
+    statement: &'static str,
+    ids: &[i64],
+) -> Result<u64, StoreError> {
     let done = sqlx::query(statement)
         .bind(id_list(ids))
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await;
     Ok(done?.rows_affected())
 }

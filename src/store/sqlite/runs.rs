@@ -1,13 +1,16 @@
-//! Recording and reading runs.
+//! Reading runs.
 
 use super::bounds::{is_claimable, is_shown, member, short};
 use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
-use super::onboarding::point_session;
-use super::{SqliteStore, commit, now, run_type};
+use super::{SqliteStore, run_type};
+use crate::domain::attempt::AttemptRecord;
+use crate::domain::overview::LatestReport;
 use crate::domain::{ConnectionId, OperationRun, RunId};
-use crate::ports::store::{AttemptRecord, LatestReport, NewRun, Recorded, RunCounts, StoreError};
+use crate::ports::runs::{RunCounts, RunStore};
+use crate::ports::store_error::StoreError;
 use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
+use async_trait::async_trait;
 
 /// As it stands in the index: a number and the same number as a text are equal.
 macro_rules! connection_of_context {
@@ -16,30 +19,6 @@ macro_rules! connection_of_context {
     };
 }
 pub(super) use connection_of_context;
-
-/// An invalid run, which nobody will complete, is not waited for.
-const ACTIVE_RUN: &str = concat!(
-    "SELECT id FROM operation_runs AS r WHERE type = ",
-    run_type!(),
-    " AND status IN ('queued', 'running') AND ",
-    is_claimable!(),
-    " AND ",
-    connection_of_context!(),
-    " = $1 AND workspace_id = $2 AND tenant_id IS $3 ORDER BY id DESC LIMIT 1"
-);
-
-const INSERT_RUN: &str = concat!(
-    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) VALUES ($1, $2, ",
-    run_type!(),
-    ", 'queued', $3) RETURNING id"
-);
-
-/// An earlier run of the same id may have left a row.
-const DELIVERED: &str = concat!(
-    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at) VALUES ($1, ",
-    now!(),
-    ") ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL"
-);
 
 /// `$2`: most bytes of the context. A context that is too large is NULL.
 const RUN: &str = concat!(
@@ -102,63 +81,9 @@ const READ_LATEST_REPORT: &str = concat!(
     )
 );
 
-impl SqliteStore {
-    pub(super) async fn record_run(&self, new: &NewRun) -> Result<Recorded, StoreError> {
-        let mut tx = self.begin().await?;
-        if let Some(connection) = new.unless_active {
-            let active: Option<i64> = sqlx::query_scalar(ACTIVE_RUN)
-                .bind(connection.to_string())
-                .bind(new.workspace_id.0)
-                .bind(new.tenant_id.map(|t| t.0))
-                .fetch_optional(&mut *tx)
-                .await?;
-            if let Some(id) = active {
-                if let Some(session) = new.onboarding_session {
-                    point_session(&mut tx, session, new, RunId(id), false).await?;
-                }
-                commit(tx).await?;
-                return Ok(Recorded {
-                    run_id: RunId(id),
-                    created: false,
-                });
-            }
-        }
-        let id: i64 = sqlx::query_scalar(INSERT_RUN)
-            .bind(new.workspace_id.0)
-            .bind(new.tenant_id.map(|t| t.0))
-            .bind(&new.context)
-            .fetch_one(&mut *tx)
-            .await?;
-        sqlx::query(DELIVERED).bind(id).execute(&mut *tx).await?;
-        if let Some(session) = new.onboarding_session {
-            point_session(&mut tx, session, new, RunId(id), true).await?;
-        }
-        commit(tx).await?;
-        Ok(Recorded {
-            run_id: RunId(id),
-            created: true,
-        })
-    }
-
-    pub(super) async fn record_runs(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError> {
-        NewRun::plain(new)?;
-        let mut tx = self.begin().await?;
-        let mut ids = Vec::with_capacity(new.len());
-        for new in new {
-            let id: i64 = sqlx::query_scalar(INSERT_RUN)
-                .bind(new.workspace_id.0)
-                .bind(new.tenant_id.map(|t| t.0))
-                .bind(&new.context)
-                .fetch_one(&mut *tx)
-                .await?;
-            sqlx::query(DELIVERED).bind(id).execute(&mut *tx).await?;
-            ids.push(RunId(id));
-        }
-        commit(tx).await?;
-        Ok(ids)
-    }
-
-    pub(super) async fn read_run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {
+#[async_trait]
+impl RunStore for SqliteStore {
+    async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {
         let mut reader = self.reader().await?;
         let found: Option<RunRow> = sqlx::query_as(RUN)
             .bind(id.0)
@@ -180,7 +105,7 @@ impl SqliteStore {
         Ok(Some(run))
     }
 
-    pub(super) async fn list_attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
+    async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
         let found: Vec<AttemptRow> = sqlx::query_as(OWN_ATTEMPTS)
             .bind(run.0)
             .fetch_all(&mut *self.reader().await?)
@@ -188,14 +113,14 @@ impl SqliteStore {
         rows::all(found)
     }
 
-    pub(super) async fn count_runs(&self) -> Result<RunCounts, StoreError> {
+    async fn counts(&self) -> Result<RunCounts, StoreError> {
         let counts: CountsRow = sqlx::query_as(COUNTS)
             .fetch_one(&mut *self.reader().await?)
             .await?;
         Ok(counts.into())
     }
 
-    pub(super) async fn read_latest_report(
+    async fn latest_report(
         &self,
         connection: ConnectionId,
     ) -> Result<Option<LatestReport>, StoreError> {

@@ -6,9 +6,11 @@ use super::{SqliteStore, run_type};
 use crate::domain::access::Binding;
 use crate::domain::run::RunState;
 use crate::domain::{RunId, RunSummary};
-use crate::ports::store::{RunFilter, StoreError};
+use crate::ports::runs::{RunFilter, SummaryStore};
+use crate::ports::store_error::StoreError;
 use crate::store::rows;
 use crate::store::summaries::{StateRow, SummaryRow};
+use async_trait::async_trait;
 use sqlx::{QueryBuilder, Sqlite};
 
 /// Before the statement that chooses the rows of a page...
@@ -82,11 +84,9 @@ fn bound(query: &mut QueryBuilder<Sqlite>, binding: &Binding) {
     }
 }
 
-impl SqliteStore {
-    pub(super) async fn list_runs(
-        &self,
-        filter: &RunFilter,
-    ) -> Result<Vec<RunSummary>, StoreError> {
+#[async_trait]
+impl SummaryStore for SqliteStore {
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
         // Only what is asked for gets into the statement, so that the planner can use the index.
         let mut query = QueryBuilder::<Sqlite>::new(SUMMARIES);
         query.push(RUNS);
@@ -114,12 +114,27 @@ impl SqliteStore {
         self.summarise(query).await
     }
 
-    pub(super) async fn summarise_run(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
+    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(SUMMARIES);
         query.push(RUNS).push(" AND id = ").push_bind(id.0);
         Ok(self.summarise(query).await?.pop())
     }
 
+    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(STATES);
+        query.push(" AND id = ").push_bind(id.0);
+        Ok(self.states(query).await?.pop())
+    }
+
+    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(STATES);
+        bound(&mut query, binding);
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
+        self.states(query).await
+    }
+}
+
+impl SqliteStore {
     async fn summarise(
         &self,
         mut query: QueryBuilder<Sqlite>,
@@ -130,23 +145,6 @@ impl SqliteStore {
             .fetch_all(&mut *self.reader().await?)
             .await?;
         rows::all(found)
-    }
-
-    pub(super) async fn read_run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new(STATES);
-        query.push(" AND id = ").push_bind(id.0);
-        Ok(self.states(query).await?.pop())
-    }
-
-    pub(super) async fn list_run_states(
-        &self,
-        binding: &Binding,
-        limit: u32,
-    ) -> Result<Vec<RunState>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new(STATES);
-        bound(&mut query, binding);
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
-        self.states(query).await
     }
 
     async fn states(&self, mut query: QueryBuilder<Sqlite>) -> Result<Vec<RunState>, StoreError> {

@@ -2,9 +2,12 @@
 
 use super::bounds::{is_claimable, time};
 use super::earlier::is_delivery_of_earlier;
-use super::{SqliteStore, Tx, commit, earlier, futile, id_list, now, now_moved_by, run_type};
+use super::{SqliteStore, earlier, id_list, is_failed_completion, now, now_moved_by, run_type};
 use crate::domain::RunId;
-use crate::ports::store::{StoreError, SweepPolicy, Swept};
+use crate::ports::store_error::StoreError;
+use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
 use sqlx::types::Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -152,7 +155,7 @@ const MARK_DELIVERIES: &str = concat!(
     " END, CASE WHEN t.value IN (SELECT value FROM json_each($3)) THEN ",
     "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+' || (1 << ( \
          SELECT count(*) FROM verifyd_run_attempts WHERE run_id = t.value AND ",
-    futile!(),
+    is_failed_completion!(),
     ")) || ' seconds') END FROM json_each($1) t WHERE true \
      ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, \
          not_before = excluded.not_before"
@@ -181,69 +184,85 @@ const FORGET_WORKERS: &str = concat!(
     now_moved_by!("'-1 day'")
 );
 
-const UNDELIVER: &str = "\
+const MARK_UNDISPATCHED: &str = "\
     UPDATE verifyd_run_deliveries SET delivered_at = NULL \
     WHERE run_id IN (SELECT value FROM json_each($1))";
 
-impl SqliteStore {
-    pub(super) async fn sweep_runs(
-        &self,
-        policy: &SweepPolicy,
-    ) -> Result<Option<Swept>, StoreError> {
+#[async_trait]
+impl SweepStore for SqliteStore {
+    async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
         let Ok(_alone) = self.sweeping.try_lock() else {
             return Ok(None);
         };
-        let mut tx = self.begin().await?;
-        let dead = self
-            .find(&mut tx, DEAD_LEASES, policy.worker_dead_after, policy.batch)
-            .await?;
-        let counted: BTreeMap<i64, bool> = dead.into_iter().collect();
-        let dead: Vec<i64> = counted.keys().copied().collect();
-        let mut reclaimed = requeue(&mut tx, &dead).await?;
-        let postponed: Vec<i64> = reclaimed
-            .iter()
-            .filter(|run| !counted[*run])
-            .copied()
-            .collect();
-        if !dead.is_empty() {
-            sqlx::query(END_DEAD)
-                .bind(id_list(&dead))
-                .bind(id_list(&reclaimed))
+        self.transaction(async |tx| {
+            let dead = self
+                .find(tx, DEAD_LEASES, policy.worker_dead_after, policy.batch)
+                .await?;
+            let counted: BTreeMap<i64, bool> = dead.into_iter().collect();
+            let dead: Vec<i64> = counted.keys().copied().collect();
+            let mut reclaimed = requeue(tx, &dead).await?;
+            let postponed: Vec<i64> = reclaimed
+                .iter()
+                .filter(|run| !counted[*run])
+                .copied()
+                .collect();
+            if !dead.is_empty() {
+                sqlx::query(END_DEAD)
+                    .bind(id_list(&dead))
+                    .bind(id_list(&reclaimed))
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            let room = policy.batch.saturating_sub(reclaimed.len() as u32);
+            let without_lease: Vec<i64> = self
+                .find(tx, WITHOUT_LEASE, policy.worker_dead_after, room)
+                .await?
+                .into_iter()
+                .map(|(run, _)| run)
+                .collect();
+            reclaimed.extend(requeue(tx, &without_lease).await?);
+            reclaimed.sort_unstable();
+            let (mut due, ahead, behind) = find_due(tx, policy, &reclaimed).await?;
+            let next = policy.after(&due, ahead, behind);
+            due.retain(|run| !postponed.contains(run));
+            let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
+            let touched: Vec<i64> = touched.into_iter().collect();
+            mark_deliveries(tx, &touched, &due, &postponed).await?;
+            sqlx::query(FORGET_ORPHANS)
+                .bind(policy.batch)
                 .execute(&mut *tx)
                 .await?;
-        }
-        let room = policy.batch.saturating_sub(reclaimed.len() as u32);
-        let without_lease: Vec<i64> = self
-            .find(&mut tx, WITHOUT_LEASE, policy.worker_dead_after, room)
-            .await?
-            .into_iter()
-            .map(|(run, _)| run)
-            .collect();
-        reclaimed.extend(requeue(&mut tx, &without_lease).await?);
-        reclaimed.sort_unstable();
-        let (mut due, ahead, behind) = find_due(&mut tx, policy, &reclaimed).await?;
-        let next = policy.after(&due, ahead, behind);
-        due.retain(|run| !postponed.contains(run));
-        let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
-        let touched: Vec<i64> = touched.into_iter().collect();
-        mark_deliveries(&mut tx, &touched, &due, &postponed).await?;
-        sqlx::query(FORGET_ORPHANS)
-            .bind(policy.batch)
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query(FORGET_WORKERS).execute(&mut *tx).await?;
-        commit(tx).await?;
-        Ok(Some(Swept {
-            reclaimed: reclaimed.into_iter().map(RunId).collect(),
-            due: due.into_iter().map(RunId).collect(),
-            next,
-            more: ahead.is_some(),
-        }))
+            sqlx::query(FORGET_WORKERS).execute(&mut *tx).await?;
+            Ok(Some(Swept {
+                reclaimed: reclaimed.into_iter().map(RunId).collect(),
+                due: due.into_iter().map(RunId).collect(),
+                next,
+                more: ahead.is_some(),
+            }))
+        })
+        .await
     }
 
+    async fn mark_undispatched(&self, runs: &[RunId]) -> Result<(), StoreError> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = runs.iter().map(|run| run.0).collect();
+        self.transaction(async |tx| {
+            sqlx::query(MARK_UNDISPATCHED)
+                .bind(id_list(&ids))
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl SqliteStore {
     async fn find(
         &self,
-        tx: &mut Tx,
+        tx: &mut SqliteConnection,
         statement: &'static str,
         dead_after: Duration,
         limit: u32,
@@ -251,27 +270,14 @@ impl SqliteStore {
         Ok(sqlx::query_as(statement)
             .bind(earlier(dead_after))
             .bind(limit)
-            .fetch_all(&mut **tx)
+            .fetch_all(&mut *tx)
             .await?)
-    }
-
-    pub(super) async fn undeliver_runs(&self, runs: &[RunId]) -> Result<(), StoreError> {
-        if runs.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<i64> = runs.iter().map(|run| run.0).collect();
-        let mut tx = self.begin().await?;
-        sqlx::query(UNDELIVER)
-            .bind(id_list(&ids))
-            .execute(&mut *tx)
-            .await?;
-        commit(tx).await
     }
 }
 
 /// See [`DUE`].
 async fn find_due(
-    tx: &mut Tx,
+    tx: &mut SqliteConnection,
     policy: &SweepPolicy,
     reclaimed: &[i64],
 ) -> Result<(Vec<i64>, Option<i64>, Option<i64>), StoreError> {
@@ -283,14 +289,14 @@ async fn find_due(
         .bind(policy.from.up_to.0)
         .bind(policy.from.again_after.0)
         .bind(policy.window)
-        .fetch_one(&mut **tx)
+        .fetch_one(&mut *tx)
         .await?;
     Ok((due, ahead, behind))
 }
 
 /// Writes down when runs that are queued are to be delivered.
 pub(super) async fn mark_deliveries(
-    tx: &mut Tx,
+    tx: &mut SqliteConnection,
     queued: &[i64],
     due: &[i64],
     postponed: &[i64],
@@ -302,18 +308,21 @@ pub(super) async fn mark_deliveries(
         .bind(id_list(queued))
         .bind(id_list(due))
         .bind(id_list(postponed))
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }
 
-pub(super) async fn requeue(tx: &mut Tx, runs: &[i64]) -> Result<Vec<i64>, StoreError> {
+pub(super) async fn requeue(
+    tx: &mut SqliteConnection,
+    runs: &[i64],
+) -> Result<Vec<i64>, StoreError> {
     if runs.is_empty() {
         return Ok(Vec::new());
     }
     let mut requeued: Vec<i64> = sqlx::query_scalar(REQUEUE)
         .bind(id_list(runs))
-        .fetch_all(&mut **tx)
+        .fetch_all(&mut *tx)
         .await?;
     requeued.sort_unstable();
     Ok(requeued)

@@ -3,7 +3,7 @@
 use super::bounds::is_claimable;
 use super::{SqliteStore, now, run_type};
 use crate::domain::{RunId, TenantId};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::ports::turns::{Turn, TurnStore};
 use async_trait::async_trait;
 

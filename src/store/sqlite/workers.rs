@@ -1,9 +1,11 @@
 //! One row per replica: a lease is alive while its worker beats.
 
-use super::{SqliteStore, commit, now, now_moved_by};
+use super::{SqliteStore, now, now_moved_by};
 use crate::domain::WorkerId;
-use crate::ports::store::{Beat, StoreError, WorkerRecord};
+use crate::ports::store_error::StoreError;
+use crate::ports::workers::{Beat, WorkerRecord, WorkerStore};
 use crate::store::rows::{self, WorkerRow};
+use async_trait::async_trait;
 
 const BEAT: &str = concat!(
     "INSERT INTO verifyd_workers \
@@ -26,29 +28,34 @@ const WORKERS: &str = concat!(
     " ORDER BY started_at, worker_id"
 );
 
-impl SqliteStore {
-    pub(super) async fn beat_worker(&self, beat: &Beat) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(BEAT)
-            .bind(&beat.worker_id.0)
-            .bind(&beat.version)
-            .bind(beat.concurrency)
-            .bind(beat.in_flight)
-            .execute(&mut *tx)
-            .await?;
-        commit(tx).await
+#[async_trait]
+impl WorkerStore for SqliteStore {
+    async fn beat(&self, beat: &Beat) -> Result<(), StoreError> {
+        self.transaction(async |tx| {
+            sqlx::query(BEAT)
+                .bind(&beat.worker_id.0)
+                .bind(&beat.version)
+                .bind(beat.concurrency)
+                .bind(beat.in_flight)
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
-    pub(super) async fn retire_worker(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(RETIRE)
-            .bind(&worker.0)
-            .execute(&mut *tx)
-            .await?;
-        commit(tx).await
+    async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {
+        self.transaction(async |tx| {
+            sqlx::query(RETIRE)
+                .bind(&worker.0)
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
-    pub(super) async fn list_workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
         let found: Vec<WorkerRow> = sqlx::query_as(WORKERS)
             .fetch_all(&mut *self.reader().await?)
             .await?;

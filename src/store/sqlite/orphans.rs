@@ -1,16 +1,18 @@
 //! A worker lets go of attempts that it does not work on.
 
 use super::sweep::{mark_deliveries, requeue};
-use super::{SqliteStore, commit, now, run_type};
+use super::{SqliteStore, now, run_type};
 use crate::domain::{RunId, WorkerId};
-use crate::ports::store::{OpenAttempt, StoreError};
+use crate::ports::orphans::{OpenAttempt, OrphanStore};
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
 use uuid::Uuid;
 
 const OPEN_ATTEMPTS: &str = "\
     SELECT run_id, token FROM verifyd_run_attempts WHERE ended_at IS NULL AND worker_id = $1 \
     ORDER BY run_id";
 
-const DISOWN: &str = concat!(
+const RELEASE_ORPHANED: &str = concat!(
     "UPDATE verifyd_run_attempts SET ended_at = ",
     now!(),
     ", end_reason = 'worker_lost' \
@@ -20,11 +22,9 @@ const DISOWN: &str = concat!(
     " AND r.status = 'running') RETURNING counted"
 );
 
-impl SqliteStore {
-    pub(super) async fn list_open_attempts(
-        &self,
-        worker: &WorkerId,
-    ) -> Result<Vec<OpenAttempt>, StoreError> {
+#[async_trait]
+impl OrphanStore for SqliteStore {
+    async fn open_attempts(&self, worker: &WorkerId) -> Result<Vec<OpenAttempt>, StoreError> {
         let open: Vec<(i64, String)> = sqlx::query_as(OPEN_ATTEMPTS)
             .bind(&worker.0)
             .fetch_all(&mut *self.reader().await?)
@@ -45,26 +45,27 @@ impl SqliteStore {
             .collect()
     }
 
-    pub(super) async fn disown_attempts(
+    async fn release_orphaned(
         &self,
         worker: &WorkerId,
         attempts: &[OpenAttempt],
     ) -> Result<Vec<RunId>, StoreError> {
-        let mut tx = self.begin().await?;
-        let (mut ended, mut postponed) = (Vec::new(), Vec::new());
-        for attempt in attempts {
-            let counted: Option<bool> = sqlx::query_scalar(DISOWN)
-                .bind(attempt.run.0)
-                .bind(attempt.token.to_string())
-                .bind(&worker.0)
-                .fetch_optional(&mut *tx)
-                .await?;
-            ended.extend(counted.map(|_| attempt.run.0));
-            postponed.extend(counted.filter(|counted| !counted).map(|_| attempt.run.0));
-        }
-        let queued = requeue(&mut tx, &ended).await?;
-        mark_deliveries(&mut tx, &queued, &[], &postponed).await?;
-        commit(tx).await?;
-        Ok(queued.into_iter().map(RunId).collect())
+        self.transaction(async |tx| {
+            let (mut ended, mut postponed) = (Vec::new(), Vec::new());
+            for attempt in attempts {
+                let counted: Option<bool> = sqlx::query_scalar(RELEASE_ORPHANED)
+                    .bind(attempt.run.0)
+                    .bind(attempt.token.to_string())
+                    .bind(&worker.0)
+                    .fetch_optional(&mut *tx)
+                    .await?;
+                ended.extend(counted.map(|_| attempt.run.0));
+                postponed.extend(counted.filter(|counted| !counted).map(|_| attempt.run.0));
+            }
+            let queued = requeue(tx, &ended).await?;
+            mark_deliveries(tx, &queued, &[], &postponed).await?;
+            Ok(queued.into_iter().map(RunId).collect())
+        })
+        .await
     }
 }

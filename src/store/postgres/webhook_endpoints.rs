@@ -1,17 +1,14 @@
-//! Endpoints of webhooks and the deliveries to them. `complete` writes the deliveries, `outbox` has
-//! what becomes of them.
+//! Endpoints of webhooks.
 
-use super::{PostgresStore, commit, rollback, seconds};
+use super::{PostgresStore, seconds};
 use crate::domain::webhook::{DisabledReason, WebhookBinding};
-use crate::domain::{DeliveryId, EndpointId, WorkspaceId};
-use crate::ports::store::StoreError;
+use crate::domain::{EndpointId, WorkspaceId};
+use crate::ports::store_error::StoreError;
 use crate::ports::webhooks::{
-    AttemptOutcome, AttemptRecorded, Delivery, DeliveryAttempt, DeliveryCounts, DeliveryFilter,
-    Endpoint, EndpointError, LeasePolicy, LeasedDelivery, NewEndpoint, Replay, SealSecret,
-    SealedSecrets, WebhookStore,
+    Endpoint, EndpointError, EndpointStore, NewEndpoint, SealSecret, SealedSecrets,
 };
 use crate::store::rows;
-use crate::store::webhook_rows::{DeliveryAttemptRow, DeliveryRow, EndpointRow, SecretsRow};
+use crate::store::webhook_rows::{EndpointRow, SecretsRow};
 use async_trait::async_trait;
 use std::time::Duration;
 
@@ -81,41 +78,14 @@ const RESEAL: &str = "\
     UPDATE verifyd.webhook_endpoints SET secret = $4, previous_secret = $5 \
     WHERE id = $1 AND secret = $2 AND previous_secret IS NOT DISTINCT FROM $3";
 
-const DELIVERIES: &str = "\
-    SELECT d.id, d.endpoint_id, d.message_id, d.operation_run_id, d.state, \
-           d.attempts::bigint AS attempts, d.next_attempt_at, d.created_at, d.ended_at, \
-           d.give_up_reason, a.result, a.http_status::bigint AS http_status \
-    FROM verifyd.webhook_deliveries d LEFT JOIN verifyd.webhook_attempts a \
-        ON a.delivery_id = d.id AND a.attempt = d.attempts \
-    WHERE ($1::bigint IS NULL OR d.endpoint_id = $1) AND ($2::text IS NULL OR d.state = $2) \
-      AND ($3::bigint IS NULL OR d.id < $3) ORDER BY d.id DESC LIMIT $4";
-
-const ATTEMPTS: &str = "\
-    SELECT delivery_id, attempt::bigint AS attempt, started_at, \
-           duration_ms::bigint AS duration_ms, result, http_status::bigint AS http_status \
-    FROM verifyd.webhook_attempts WHERE delivery_id = $1 ORDER BY attempt";
-
-const REPLAY_ONE: &str = "\
-    UPDATE verifyd.webhook_deliveries \
-    SET state = 'pending', ended_at = NULL, tries = 0, next_attempt_at = now(), \
-        pending_since = now(), give_up_reason = NULL \
-    WHERE id = $1 AND state <> 'pending'";
-
-const REPLAY_SINCE: &str = "\
-    UPDATE verifyd.webhook_deliveries \
-    SET state = 'pending', ended_at = NULL, tries = 0, next_attempt_at = now(), \
-        pending_since = now(), give_up_reason = NULL \
-    WHERE endpoint_id = $1 AND created_at >= $2 AND (state = 'failed' OR $3 AND state = 'delivered')";
-
 #[async_trait]
-impl WebhookStore for PostgresStore {
+impl EndpointStore for PostgresStore {
     async fn add_endpoint(
         &self,
         new: &NewEndpoint,
         seal: SealSecret<'_>,
     ) -> Result<Endpoint, EndpointError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let id: i64 = self
                 .scalar(ADD)
                 .bind(new.workspace_id.0)
@@ -132,7 +102,6 @@ impl WebhookStore for PostgresStore {
             let sealed = match sealed {
                 Ok(sealed) => sealed,
                 Err(error) => {
-                    rollback(tx).await?;
                     return Err(error.into());
                 }
             };
@@ -142,21 +111,18 @@ impl WebhookStore for PostgresStore {
                 .bind(sealed)
                 .fetch_one(&mut *tx)
                 .await?;
-            commit(tx).await?;
             Ok(row.try_into()?)
         })
         .await
     }
 
     async fn endpoints(&self, workspace: Option<WorkspaceId>) -> Result<Vec<Endpoint>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let found: Vec<EndpointRow> = self
                 .rows(ENDPOINTS)
                 .bind(workspace.map(|w| w.0))
                 .fetch_all(&mut *tx)
                 .await?;
-            commit(tx).await?;
             rows::all(found)
         })
         .await
@@ -168,12 +134,10 @@ impl WebhookStore for PostgresStore {
         seal: SealSecret<'_>,
         keep_previous: Duration,
     ) -> Result<Option<Endpoint>, EndpointError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let place: Option<(i64, String)> =
                 self.rows(PLACE).bind(id.0).fetch_optional(&mut *tx).await?;
             let Some((workspace, url)) = place else {
-                rollback(tx).await?;
                 return Ok(None);
             };
             let sealed = seal(&WebhookBinding {
@@ -184,7 +148,6 @@ impl WebhookStore for PostgresStore {
             let sealed = match sealed {
                 Ok(sealed) => sealed,
                 Err(error) => {
-                    rollback(tx).await?;
                     return Err(error.into());
                 }
             };
@@ -195,7 +158,6 @@ impl WebhookStore for PostgresStore {
                 .bind(seconds(keep_previous))
                 .fetch_one(&mut *tx)
                 .await?;
-            commit(tx).await?;
             Ok(Some(row.try_into()?))
         })
         .await
@@ -206,8 +168,7 @@ impl WebhookStore for PostgresStore {
         id: EndpointId,
         disabled: Option<DisabledReason>,
     ) -> Result<bool, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let done = self
                 .sql(SET_ENABLED)
                 .bind(id.0)
@@ -218,34 +179,18 @@ impl WebhookStore for PostgresStore {
             if disabled.is_none() {
                 self.sql(PENDING_NOW).bind(id.0).execute(&mut *tx).await?;
             }
-            commit(tx).await?;
             Ok(done > 0)
         })
         .await
     }
 
     async fn remove_endpoint(&self, id: EndpointId) -> Result<bool, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
-            let done = self
-                .sql(REMOVE)
-                .bind(id.0)
-                .execute(&mut *tx)
-                .await?
-                .rows_affected();
-            commit(tx).await?;
+        self.with_timeout(async {
+            let removed = self.execute(self.sql(REMOVE).bind(id.0)).await?;
             loop {
-                let mut tx = self.begin().await?;
-                let deleted = self
-                    .sql(REMOVE_DELIVERIES)
-                    .bind(id.0)
-                    .bind(CHUNK)
-                    .execute(&mut *tx)
-                    .await?
-                    .rows_affected();
-                commit(tx).await?;
-                if deleted == 0 {
-                    return Ok(done > 0);
+                let chunk = self.sql(REMOVE_DELIVERIES).bind(id.0).bind(CHUNK);
+                if self.execute(chunk).await? == 0 {
+                    return Ok(removed > 0);
                 }
             }
         })
@@ -253,10 +198,8 @@ impl WebhookStore for PostgresStore {
     }
 
     async fn endpoint_secrets(&self) -> Result<Vec<(WebhookBinding, SealedSecrets)>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let found: Vec<SecretsRow> = self.rows(SECRETS).fetch_all(&mut *tx).await?;
-            commit(tx).await?;
             Ok(found.into_iter().map(Into::into).collect())
         })
         .await
@@ -268,8 +211,7 @@ impl WebhookStore for PostgresStore {
         old: &SealedSecrets,
         new: &SealedSecrets,
     ) -> Result<bool, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let done = self
                 .sql(RESEAL)
                 .bind(id.0)
@@ -280,97 +222,8 @@ impl WebhookStore for PostgresStore {
                 .execute(&mut *tx)
                 .await?
                 .rows_affected();
-            commit(tx).await?;
             Ok(done > 0)
         })
         .await
-    }
-
-    async fn delivery_recorded(&self) {
-        self.recorded.notified().await;
-    }
-
-    async fn lease_deliveries(
-        &self,
-        policy: &LeasePolicy,
-    ) -> Result<Vec<LeasedDelivery>, StoreError> {
-        self.in_time(self.lease_due(policy)).await
-    }
-
-    async fn record_attempt(
-        &self,
-        delivery: &LeasedDelivery,
-        outcome: &AttemptOutcome,
-    ) -> Result<AttemptRecorded, StoreError> {
-        self.in_time(self.end_delivery_attempt(delivery, outcome))
-            .await
-    }
-
-    async fn give_up_deliveries(&self, after: Duration, batch: u32) -> Result<u64, StoreError> {
-        self.in_time(self.give_up(after, batch)).await
-    }
-
-    async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
-            let found: Vec<DeliveryRow> = self
-                .rows(DELIVERIES)
-                .bind(filter.endpoint.map(|id| id.0))
-                .bind(filter.state.map(|state| state.as_str()))
-                .bind(filter.before.map(|id| id.0))
-                .bind(i64::from(filter.limit))
-                .fetch_all(&mut *tx)
-                .await?;
-            commit(tx).await?;
-            rows::all(found)
-        })
-        .await
-    }
-
-    async fn delivery_attempts(&self, id: DeliveryId) -> Result<Vec<DeliveryAttempt>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
-            let found: Vec<DeliveryAttemptRow> =
-                self.rows(ATTEMPTS).bind(id.0).fetch_all(&mut *tx).await?;
-            commit(tx).await?;
-            rows::all(found)
-        })
-        .await
-    }
-
-    async fn replay(&self, replay: Replay) -> Result<u64, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
-            let statement = match replay {
-                Replay::One(id) => self.sql(REPLAY_ONE).bind(id.0),
-                Replay::Since {
-                    endpoint,
-                    since,
-                    delivered_too,
-                } => self
-                    .sql(REPLAY_SINCE)
-                    .bind(endpoint.0)
-                    .bind(since)
-                    .bind(delivered_too),
-            };
-            let done = statement.execute(&mut *tx).await?.rows_affected();
-            commit(tx).await?;
-            Ok(done)
-        })
-        .await
-    }
-
-    async fn prune_deliveries(
-        &self,
-        keep_delivered: Duration,
-        keep_failed: Duration,
-        batch: u32,
-    ) -> Result<u64, StoreError> {
-        self.in_time(self.forget_ended(keep_delivered, keep_failed, batch))
-            .await
-    }
-
-    async fn delivery_counts(&self) -> Result<DeliveryCounts, StoreError> {
-        self.in_time(self.count_deliveries()).await
     }
 }
