@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Attempts that were only to complete a run and did not; after so many the next claim is the last
-/// resort.
+/// Attempts that were only to complete a run and did not (failed completions); after so many the next claim
+/// is for a forced completion.
 pub const MAX_FAILED_COMPLETIONS: u32 = 3;
 
 /// How runs are claimed.
@@ -22,8 +22,8 @@ pub struct ClaimPolicy {
     pub max_attempts: u32,
     /// How long one attempt may take; after it the lease is dead.
     pub run_deadline: Duration,
-    /// Whether a run may be claimed that needs to be alone: the caller sees to it that no other such
-    /// run is in work in its process.
+    /// Whether a run may be claimed that requires isolation: the caller sees to it that no other such
+    /// run is in flight in its process.
     pub isolated: bool,
 }
 

@@ -13,6 +13,7 @@ pub use crate::ports::claims::{
 };
 pub use crate::ports::connections::{AddConnectionError, ConnectionStore, Seal};
 pub use crate::ports::credentials::{CredentialStore, FoundCredential};
+use crate::ports::fair_queuing::FairQueuingStore;
 use crate::ports::invalid_runs::InvalidRunStore;
 pub use crate::ports::inventory::{InventoryFreshness, InventoryStore};
 use crate::ports::notices::NoticeStore;
@@ -30,7 +31,6 @@ pub use crate::ports::schema::{
 pub use crate::ports::starting_point::{StartingPoint, StartingPointStore};
 pub use crate::ports::store_error::StoreError;
 pub use crate::ports::sweep::{SweepCursor, SweepPolicy, SweepStore, Swept};
-use crate::ports::turns::TurnStore;
 use crate::ports::wake::WakeStore;
 use crate::ports::webhooks::{DeliveryStore, EndpointStore};
 pub use crate::ports::workers::{Beat, WorkerRecord, WorkerStore};
@@ -62,7 +62,7 @@ store!(
     OverviewStore,
     PlanStore,
     ProbeStore,
-    TurnStore,
+    FairQueuingStore,
     AccessStore,
     WakeStore,
     NoticeStore,

@@ -17,12 +17,12 @@ pub struct SweepPolicy {
     /// Most runs to reclaim, and most to deliver, in one sweep.
     pub batch: u32,
     /// Most queued runs ahead of `from`, and most behind it, that one sweep looks at to find those that
-    /// nobody was told about.
+    /// are undispatched.
     pub window: u32,
     pub from: SweepCursor,
 }
 
-/// Where sweeps look for queued runs that nobody was told about, a window at a time, so that a sweep costs
+/// Where sweeps look for undispatched queued runs, a window at a time, so that a sweep costs
 /// the same however many wait that were delivered. Ids grow, so what is new lies ahead; a run whose
 /// transaction took long lies behind, and is found by a look that goes round and round there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ mod batching;
 mod claims;
 mod completion;
 mod error;
+mod filters;
 mod from_row;
 mod invalid_runs;
 mod lenient;

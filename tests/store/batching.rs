@@ -53,7 +53,7 @@ async fn completed_as(
     .await
 }
 
-pub async fn many_are_claimed_and_completed_each_as_if_alone(bed: &Bed) {
+pub async fn many_are_claimed_and_completed_each_as_if_by_itself(bed: &Bed) {
     let runs = recorded(bed, MANY).await;
     let claims = claimed(bed, &runs).await;
     let tokens: HashSet<_> = claims.iter().map(|c| c.token).collect();

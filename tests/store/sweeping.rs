@@ -60,7 +60,7 @@ pub async fn a_lost_delivery_is_repeated_when_asked_for(bed: &Bed) {
     assert_eq!(sweep(bed, &repeat).await.due, []);
 }
 
-pub async fn undelivered_runs_are_due_again(bed: &Bed) {
+pub async fn undispatched_runs_are_due_again(bed: &Bed) {
     let (first, second) = (bed.queued().await, bed.queued().await);
     assert_eq!(sweep(bed, &SWEEP).await.due, [first, second]);
     bed.store

@@ -8,20 +8,20 @@ use crate::store::acknowledgements::{ACKNOWLEDGED, ActorRow, WITHDRAWN, attach};
 use sqlx::PgConnection;
 
 /// With the time that the acknowledgement's own row has, however exact its column is.
-const NOTE_ACKNOWLEDGED: &str = "\
-    INSERT INTO verifyd.acknowledgement_actors \
-        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name) \
-    SELECT a.id, a.operation_run_id, $2, a.acknowledged_at::timestamptz, $3, $4, $5 \
+const NOTE_ACKNOWLEDGED: &str = "
+    INSERT INTO verifyd.acknowledgement_actors
+        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name)
+    SELECT a.id, a.operation_run_id, $2, a.acknowledged_at::timestamptz, $3, $4, $5
     FROM verification_check_acknowledgements a WHERE a.id = $1 ON CONFLICT DO NOTHING";
 
-const NOTE_WITHDRAWN: &str = "\
-    INSERT INTO verifyd.acknowledgement_actors \
-        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name) \
-    SELECT a.id, a.operation_run_id, $2, a.withdrawn_at::timestamptz, $3, $4, $5 \
+const NOTE_WITHDRAWN: &str = "
+    INSERT INTO verifyd.acknowledgement_actors
+        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name)
+    SELECT a.id, a.operation_run_id, $2, a.withdrawn_at::timestamptz, $3, $4, $5
     FROM verification_check_acknowledgements a WHERE a.id = $1 ON CONFLICT DO NOTHING";
 
-const NOTED: &str = "\
-    SELECT acknowledgement_id, operation_run_id, action, at, surface, token_id, name \
+const NOTED: &str = "
+    SELECT acknowledgement_id, operation_run_id, action, at, surface, token_id, name
     FROM verifyd.acknowledgement_actors WHERE acknowledgement_id = ANY($1)";
 
 impl PostgresStore {

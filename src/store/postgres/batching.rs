@@ -23,7 +23,7 @@ const KEPT_FOR: u32 = 256;
 /// Plans are made once, and always for long tables: one that was made while a table was short would
 /// read all of it for ever. (A plan that cannot do without reading a table costs so much on paper that
 /// it would be compiled.)
-const SETTINGS: &str = "SET LOCAL lock_timeout = 250; SET LOCAL enable_seqscan = off; \
+const SETTINGS: &str = "SET LOCAL lock_timeout = 250; SET LOCAL enable_seqscan = off;
                         SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan";
 
 /// Reports are compressed by PostgreSQL. With its other method that is a fifth of what a claim and a

@@ -13,7 +13,7 @@ macro_rules! time {
         concat!(
             "CASE WHEN ",
             $column,
-            "::timestamptz BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00' \
+            "::timestamptz BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'
               THEN ",
             $column,
             "::timestamptz END"
@@ -38,7 +38,7 @@ macro_rules! has_endless_numbers {
             $json,
             " #> '{}') > 2048 AND ",
             $json,
-            " @? '$.** ? (@.type() == \"number\" && (@ > 1e2000 || @ < -1e2000 \
+            " @? '$.** ? (@.type() == \"number\" && (@ > 1e2000 || @ < -1e2000
                           || (@ < 1e-2000 && @ > -1e-2000 && @ != 0)))')"
         )
     };
@@ -124,7 +124,7 @@ pub(super) use member;
 /// that verifyd knows. `invalid_runs` tells of the others.
 macro_rules! is_shown {
     () => {
-        "id > 0 AND status IN ('queued', 'running', 'completed') \
+        "id > 0 AND status IN ('queued', 'running', 'completed')
          AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked'))"
     };
 }
@@ -141,7 +141,7 @@ pub(super) use is_claimable;
 /// Of a connection: whether its row holds what it must.
 macro_rules! is_valid_connection {
     () => {
-        "c.status IN ('enabled', 'disabled') AND c.workspace_id IS NOT NULL \
+        "c.status IN ('enabled', 'disabled') AND c.workspace_id IS NOT NULL
          AND c.tenant_id IS NOT NULL AND c.provider IS NOT NULL"
     };
 }

@@ -51,36 +51,36 @@ const CONNECTION: &str = concat!(
     connection_columns!(),
     ", ",
     credential_columns!(),
-    " FROM provider_connections c \
-      LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id \
+    " FROM provider_connections c
+      LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id
       WHERE c.id = $1 ORDER BY k.id DESC NULLS LAST LIMIT 1"
 );
 
 const CONNECTIONS: &str = concat!(
     "SELECT ",
     connection_columns!(),
-    " FROM provider_connections c \
+    " FROM provider_connections c
       WHERE ($1::bigint IS NULL OR c.tenant_id = $1) AND ($2::bigint IS NULL OR c.id > $2) AND ",
     is_valid_connection!(),
     " ORDER BY c.id LIMIT $3"
 );
 
-const OWNS_TENANTS: &str = "\
-    SELECT EXISTS (SELECT FROM verifyd.owned_tables o \
-        WHERE o.table_name = 'tenants' \
+const OWNS_TENANTS: &str = "
+    SELECT EXISTS (SELECT FROM verifyd.owned_tables o
+        WHERE o.table_name = 'tenants'
         AND to_regclass(format('%I.%I', o.table_schema, o.table_name)) = to_regclass('tenants'))";
 
-const INSERT_TENANT: &str = "\
+const INSERT_TENANT: &str = "
     INSERT INTO tenants (id, workspace_id) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
 
 const TENANT_WORKSPACE: &str = "SELECT workspace_id FROM tenants WHERE id = $1";
 
-const INSERT_CONNECTION: &str = "\
-    INSERT INTO provider_connections (workspace_id, tenant_id, provider, display_name, status, \
-        entra_tenant_id, client_id, cloud, module, created_at, updated_at) \
+const INSERT_CONNECTION: &str = "
+    INSERT INTO provider_connections (workspace_id, tenant_id, provider, display_name, status,
+        entra_tenant_id, client_id, cloud, module, created_at, updated_at)
     VALUES ($1, $2, $3, $4, 'enabled', $5, $6, $7, $8, now(), now()) RETURNING id";
 
-const SET_STATUS: &str = "\
+const SET_STATUS: &str = "
     UPDATE provider_connections SET status = $2, updated_at = now() WHERE id = $1";
 
 #[async_trait]
@@ -89,15 +89,10 @@ impl ConnectionStore for PostgresStore {
         &self,
         id: ConnectionId,
     ) -> Result<Option<(ProviderConnection, Option<StoredCredential>)>, StoreError> {
-        self.transaction(async |tx| {
-            let found: Option<ConnectionWithCredentialRow> = self
-                .rows(CONNECTION)
-                .bind(id.0)
-                .fetch_optional(&mut *tx)
-                .await?;
-            found.map(TryInto::try_into).transpose()
-        })
-        .await
+        let found: Option<ConnectionWithCredentialRow> = self
+            .fetch_optional(self.rows(CONNECTION).bind(id.0))
+            .await?;
+        found.map(TryInto::try_into).transpose()
     }
 
     async fn connections(
@@ -106,17 +101,13 @@ impl ConnectionStore for PostgresStore {
         after: Option<ConnectionId>,
         limit: u32,
     ) -> Result<Vec<ProviderConnection>, StoreError> {
-        self.transaction(async |tx| {
-            let found: Vec<ConnectionRow> = self
-                .rows(CONNECTIONS)
-                .bind(tenant.map(|t| t.0))
-                .bind(after.map(|c| c.0))
-                .bind(i64::from(limit))
-                .fetch_all(&mut *tx)
-                .await?;
-            rows::all(found)
-        })
-        .await
+        let query = self
+            .rows(CONNECTIONS)
+            .bind(tenant.map(|t| t.0))
+            .bind(after.map(|c| c.0))
+            .bind(i64::from(limit));
+        let found: Vec<ConnectionRow> = self.fetch_all(query).await?;
+        rows::all(found)
     }
 
     async fn add_connection(
@@ -162,17 +153,10 @@ impl ConnectionStore for PostgresStore {
         id: ConnectionId,
         status: ConnectionStatus,
     ) -> Result<bool, StoreError> {
-        self.transaction(async |tx| {
-            let changed = self
-                .sql(SET_STATUS)
-                .bind(id.0)
-                .bind(status.as_str())
-                .execute(&mut *tx)
-                .await?
-                .rows_affected();
-            Ok(changed > 0)
-        })
-        .await
+        let changed = self
+            .execute(self.sql(SET_STATUS).bind(id.0).bind(status.as_str()))
+            .await?;
+        Ok(changed > 0)
     }
 }
 

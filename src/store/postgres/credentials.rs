@@ -16,10 +16,10 @@ macro_rules! credential_columns {
         concat!(
             "k.id AS credential_id, ",
             $crate::store::postgres::bounds::short!("k.kind"),
-            " AS credential_kind, \
-             CASE WHEN octet_length(k.payload) <= 262144 THEN k.payload END AS credential_payload, \
-             octet_length(k.payload)::bigint AS credential_bytes, \
-             k.expires_at::timestamptz AS credential_expires_at, \
+            " AS credential_kind,
+             CASE WHEN octet_length(k.payload) <= 262144 THEN k.payload END AS credential_payload,
+             octet_length(k.payload)::bigint AS credential_bytes,
+             k.expires_at::timestamptz AS credential_expires_at,
              k.updated_at::timestamptz AS credential_updated_at"
         )
     };
@@ -31,26 +31,26 @@ const CREDENTIALS: &str = concat!(
     connection_columns!(),
     ", ",
     credential_columns!(),
-    " FROM provider_connections c \
-      JOIN provider_credentials k ON k.provider_connection_id = c.id \
+    " FROM provider_connections c
+      JOIN provider_credentials k ON k.provider_connection_id = c.id
       WHERE ($1::bigint IS NULL OR c.id > $1) ORDER BY c.id, k.id DESC LIMIT $2"
 );
 
-const LOCK_CONNECTION: &str = "\
+const LOCK_CONNECTION: &str = "
     SELECT 1 FROM provider_connections WHERE id = $1 FOR NO KEY UPDATE";
 
-const UPDATE_CREDENTIAL: &str = "\
-    UPDATE provider_credentials \
-    SET kind = $2, payload = $3, expires_at = $4, updated_at = now() \
+const UPDATE_CREDENTIAL: &str = "
+    UPDATE provider_credentials
+    SET kind = $2, payload = $3, expires_at = $4, updated_at = now()
     WHERE provider_connection_id = $1";
 
-const INSERT_CREDENTIAL: &str = "\
-    INSERT INTO provider_credentials \
-        (provider_connection_id, kind, payload, expires_at, created_at, updated_at) \
+const INSERT_CREDENTIAL: &str = "
+    INSERT INTO provider_credentials
+        (provider_connection_id, kind, payload, expires_at, created_at, updated_at)
     VALUES ($1, $2, $3, $4, now(), now())";
 
-const SWAP_PAYLOAD: &str = "\
-    UPDATE provider_credentials SET payload = $3, updated_at = now() \
+const SWAP_PAYLOAD: &str = "
+    UPDATE provider_credentials SET payload = $3, updated_at = now()
     WHERE provider_connection_id = $1 AND payload = $2";
 
 #[async_trait]
@@ -100,18 +100,13 @@ impl CredentialStore for PostgresStore {
         old_payload: &str,
         new_payload: &str,
     ) -> Result<bool, StoreError> {
-        self.transaction(async |tx| {
-            let swapped = self
-                .sql(SWAP_PAYLOAD)
-                .bind(id.0)
-                .bind(old_payload)
-                .bind(new_payload)
-                .execute(&mut *tx)
-                .await?
-                .rows_affected();
-            Ok(swapped > 0)
-        })
-        .await
+        let query = self
+            .sql(SWAP_PAYLOAD)
+            .bind(id.0)
+            .bind(old_payload)
+            .bind(new_payload);
+        let swapped = self.execute(query).await?;
+        Ok(swapped > 0)
     }
 }
 

@@ -115,24 +115,24 @@ const TRIGGERS: [Trigger; 3] = [
     },
 ];
 
-const RUNS_TABLE: &str = "\
-    SELECT c.oid::bigint AS oid, n.nspname::text AS home, \
-           format('%I.%I', n.nspname, c.relname) AS name \
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+const RUNS_TABLE: &str = "
+    SELECT c.oid::bigint AS oid, n.nspname::text AS home,
+           format('%I.%I', n.nspname, c.relname) AS name
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass('operation_runs')";
 
-const HAS_CHECK: &str = "\
-    SELECT convalidated FROM pg_constraint \
-    WHERE conrelid = $1::oid AND contype = 'c' AND conname IN ($2, $3) \
+const HAS_CHECK: &str = "
+    SELECT convalidated FROM pg_constraint
+    WHERE conrelid = $1::oid AND contype = 'c' AND conname IN ($2, $3)
     ORDER BY convalidated DESC LIMIT 1";
 
 /// Also one that somebody disabled counts as missing.
-const HAS_TRIGGER: &str = "\
-    SELECT EXISTS (SELECT FROM pg_trigger \
+const HAS_TRIGGER: &str = "
+    SELECT EXISTS (SELECT FROM pg_trigger
         WHERE tgrelid = $1::oid AND tgname = $2 AND tgenabled IN ('O', 'A'))";
 
-const INVALID_INDEX: &str = "\
-    SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+const INVALID_INDEX: &str = "
+    SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
         WHERE i.indrelid = $1::oid AND c.relname = $2 AND NOT i.indisvalid)";
 
 /// Reading a large table takes its time; waiting for a lock must not.

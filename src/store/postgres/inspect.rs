@@ -17,46 +17,46 @@ const SERVER_VERSION: &str = "SELECT current_setting('server_version_num')::int"
 
 const FIND: &str = "SELECT to_regclass($1)::oid::bigint";
 
-const COLUMNS: &str = "\
-    SELECT a.attname::text, t.typname::text, pg_get_expr(d.adbin, d.adrelid) \
-    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
-    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
-        AND a.attgenerated = '' \
+const COLUMNS: &str = "
+    SELECT a.attname::text, t.typname::text, pg_get_expr(d.adbin, d.adrelid)
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        AND a.attgenerated = ''
     WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// Columns that an INSERT must name, and that verifyd's own does not.
-const UNNAMED: &str = "\
-    SELECT a.attname::text FROM pg_attribute a \
-    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull \
-      AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = '' \
-      AND a.attname <> ALL ('{workspace_id,tenant_id,type,status,context,created_at}') \
+const UNNAMED: &str = "
+    SELECT a.attname::text FROM pg_attribute a
+    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull
+      AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
+      AND a.attname <> ALL ('{workspace_id,tenant_id,type,status,context,created_at}')
     ORDER BY a.attnum";
 
 /// `$1`: names of tables, as they are looked up. Changes when a table is made anew, renamed or emptied by
 /// TRUNCATE, when a column, a unique index or a privilege changes. Nothing but catalogues is read.
-const MARK: &str = "\
-    SELECT md5(string_agg(concat_ws(' ', t.name, c.oid, c.relfilenode, c.relkind, c.relowner, c.relacl, \
-        (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attacl), ',' \
-                           ORDER BY a.attnum) \
-         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
-        (SELECT string_agg(concat_ws(' ', i.indexrelid, i.indkey), ',' ORDER BY i.indexrelid) \
-         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid)), ';' \
-        ORDER BY t.name)) \
+const MARK: &str = "
+    SELECT md5(string_agg(concat_ws(' ', t.name, c.oid, c.relfilenode, c.relkind, c.relowner, c.relacl,
+        (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attacl), ','
+                           ORDER BY a.attnum)
+         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+        (SELECT string_agg(concat_ws(' ', i.indexrelid, i.indkey), ',' ORDER BY i.indexrelid)
+         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid)), ';'
+        ORDER BY t.name))
     FROM unnest($1::text[]) AS t(name) LEFT JOIN pg_class c ON c.oid = to_regclass(t.name)";
 
 /// An index that holds for all rows and has exactly these key columns, in any order.
-const UNIQUE: &str = "\
-    SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisunique \
-        AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL \
-        AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text) \
-             FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k \
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k) \
+const UNIQUE: &str = "
+    SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisunique
+        AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+        AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text)
+             FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k)
             = (SELECT array_agg(c ORDER BY c) FROM unnest($2::text[]) c))";
 
 /// UPDATE may be granted on some columns only, as deploy/postgres-grants.sql does.
-const PRIVILEGES: &str = "\
-    SELECT p FROM unnest($2::text[]) AS p WHERE NOT CASE p \
-        WHEN 'UPDATE' THEN has_any_column_privilege($1::oid, p) \
+const PRIVILEGES: &str = "
+    SELECT p FROM unnest($2::text[]) AS p WHERE NOT CASE p
+        WHEN 'UPDATE' THEN has_any_column_privilege($1::oid, p)
         ELSE has_table_privilege($1::oid, p) END";
 
 #[async_trait]

@@ -20,6 +20,7 @@ mod complete;
 mod connections;
 mod credentials;
 mod earlier;
+mod fair_queuing;
 mod guards;
 mod indexes;
 mod inspect;
@@ -41,7 +42,6 @@ mod starting_point;
 mod summaries;
 mod sweep;
 mod timeouts;
-mod turns;
 mod wake;
 mod webhook_deliveries;
 mod webhook_endpoints;
@@ -61,7 +61,10 @@ use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
 use sqlx::query::{Query, QueryAs, QueryScalar};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, Postgres, QueryBuilder, SqlSafeStr, SqlStr,
+    Transaction,
+};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -98,9 +101,9 @@ type Tx = Transaction<'static, Postgres>;
 /// A PostgreSQL database.
 pub(super) struct PostgresStore {
     pool: PgPool,
-    /// The connection over which this process beats, and how to open another one. Behind busy
-    /// connections of the pool a beat would come late, and cost the process all its runs.
-    heart: Mutex<Option<PgConnection>>,
+    /// The connection reserved for heartbeats, and how to open another one. Behind busy connections of
+    /// the pool a heartbeat would come late, and cost the process all its runs.
+    heartbeat_connection: Mutex<Option<PgConnection>>,
     options: PgConnectOptions,
     /// How to open the connection that listens; null when none is to.
     listen: Option<PgConnectOptions>,
@@ -172,7 +175,7 @@ impl PostgresStore {
         let pool = timeouts::pool_options(settings, &renewal).connect_lazy_with(options.clone());
         Ok(Arc::new_cyclic(|me| Self {
             pool,
-            heart: Mutex::new(None),
+            heartbeat_connection: Mutex::new(None),
             options,
             listen,
             completions: broadcast::Sender::new(NOTICES_KEPT),
@@ -264,6 +267,17 @@ impl PostgresStore {
     {
         self.transaction(async |tx| Ok(query.fetch_optional(tx).await?))
             .await
+    }
+
+    /// A query that was put together.
+    fn built<'q, T>(
+        &self,
+        query: &'q mut QueryBuilder<Postgres>,
+    ) -> QueryAs<'q, Postgres, T, PgArguments>
+    where
+        T: for<'r> sqlx::FromRow<'r, PgRow>,
+    {
+        query.build_query_as().persistent(self.named)
     }
 
     fn sql(&self, text: &'static str) -> Query<'static, Postgres, PgArguments> {

@@ -16,8 +16,8 @@ use sqlx::PgConnection;
 macro_rules! state_fits {
     () => {
         concat!(
-            "CASE WHEN s.state IS NULL THEN true WHEN pg_column_size(s.state) > 1048576 THEN false \
-                  WHEN pg_column_size(s.state #> '{}') > 2097152 THEN false \
+            "CASE WHEN s.state IS NULL THEN true WHEN pg_column_size(s.state) > 1048576 THEN false
+                  WHEN pg_column_size(s.state #> '{}') > 2097152 THEN false
                   WHEN CASE WHEN pg_typeof(s.state) = 'jsonb'::regtype THEN ",
             has_endless_numbers!("(s.state::jsonb)"),
             " ELSE false END THEN false ELSE octet_length(s.state::text) <= 1048576 END"
@@ -94,14 +94,9 @@ impl OnboardingStore for PostgresStore {
         &self,
         id: SessionId,
     ) -> Result<Option<OnboardingSession>, StoreError> {
-        self.transaction(async |tx| {
-            let found: Option<SessionRow> = self
-                .rows(session!())
-                .bind(id.0)
-                .fetch_optional(&mut *tx)
-                .await?;
-            Ok(found.map(Into::into))
-        })
-        .await
+        let found: Option<SessionRow> = self
+            .fetch_optional(self.rows(session!()).bind(id.0))
+            .await?;
+        Ok(found.map(Into::into))
     }
 }

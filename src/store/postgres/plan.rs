@@ -16,20 +16,20 @@ use async_trait::async_trait;
 const SUBJECTS: &str = concat!(
     "SELECT ",
     connection_columns!(),
-    ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source, \
+    ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source,
        CASE WHEN r.id IS NOT NULL THEN coalesce(CASE WHEN ",
     is_listed!("r.context"),
     " THEN ",
     member!("r.context", "{provider_connection_id}"),
-    " END, '') END AS read_by \
+    " END, '') END AS read_by
      FROM (SELECT * FROM provider_connections c WHERE ",
     is_valid_connection!(),
-    " AND c.provider = $1 AND ($2::bigint IS NULL OR c.workspace_id = $2) \
-      AND ($3::bigint IS NULL OR c.tenant_id = $3) AND ($4::bigint IS NULL OR c.id > $4) \
-      ORDER BY c.id LIMIT $5) c \
+    " AND c.provider = $1 AND ($2::bigint IS NULL OR c.workspace_id = $2)
+      AND ($3::bigint IS NULL OR c.tenant_id = $3) AND ($4::bigint IS NULL OR c.id > $4)
+      ORDER BY c.id LIMIT $5) c
      LEFT JOIN verifyd.tenant_inventory i ON i.tenant_id = c.tenant_id AND (",
     is_of_its_run!(),
-    " OR NOT EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id)) \
+    " OR NOT EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id))
      LEFT JOIN operation_runs r ON r.id = i.operation_run_id AND r.type = ",
     run_type!(),
     " ORDER BY c.id"
@@ -37,8 +37,8 @@ const SUBJECTS: &str = concat!(
 
 /// Without those that only another permission includes. `$1`: tenants, `$2`: keys.
 const GRANTED: &str = concat!(
-    "SELECT p.tenant_id, p.permission_key FROM tenant_permissions p \
-     WHERE p.tenant_id = ANY($1) AND p.permission_key = ANY($2) AND p.status = 'granted' \
+    "SELECT p.tenant_id, p.permission_key FROM tenant_permissions p
+     WHERE p.tenant_id = ANY($1) AND p.permission_key = ANY($2) AND p.status = 'granted'
      AND CASE WHEN ",
     is_listed!("p.details"),
     " THEN p.details ->> 'satisfied_by' END IS NULL"

@@ -14,11 +14,11 @@ use std::time::Duration;
 const PREFIX: &str = "verifyd_bench_";
 
 /// Making and removing a database copies and deletes files.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-const LEFT_OVER: &str = "\
-    SELECT datname::text FROM pg_database d WHERE datname ~ ('^' || $1 || '[0-9a-f]{16}$') \
-    AND datname <> $2 AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid) \
+const LEFT_OVER: &str = "
+    SELECT datname::text FROM pg_database d WHERE datname ~ ('^' || $1 || '[0-9a-f]{16}$')
+    AND datname <> $2 AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)
     ORDER BY 1";
 
 #[derive(Debug)]
@@ -90,9 +90,9 @@ impl PrivateDatabase {
     async fn execute(&self, statement: String) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
         let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection);
-        let done = tokio::time::timeout(PATIENCE, done)
+        let done = tokio::time::timeout(TIMEOUT, done)
             .await
-            .map_err(|_| StoreError::Unavailable(format!("no answer within {PATIENCE:?}")))?;
+            .map_err(|_| StoreError::Unavailable(format!("no answer within {TIMEOUT:?}")))?;
         let _ = connection.close().await;
         match done {
             Ok(_) => Ok(()),

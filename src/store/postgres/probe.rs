@@ -50,12 +50,12 @@ const ALLOWED: [&str; 9] = [
 
 /// A check as the API records it, of any connection there is: for what the table asks of its rows.
 const RECORDED: &str = concat!(
-    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
+    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
      SELECT c.workspace_id, c.tenant_id, ",
     run_type!(),
-    ", 'queued', jsonb_build_object('provider', c.provider, 'module', c.module, \
-         'provider_connection_id', c.id, \
-         'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)), now() \
+    ", 'queued', jsonb_build_object('provider', c.provider, 'module', c.module,
+         'provider_connection_id', c.id,
+         'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)), now()
      FROM provider_connections c WHERE ",
     is_valid_connection!(),
     " ORDER BY c.id LIMIT 1"

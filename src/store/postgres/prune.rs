@@ -18,15 +18,15 @@ macro_rules! prunable {
             run_type!(),
             " AND r.status = 'completed' AND (",
             time!("r.completed_at"),
-            ") < now() - make_interval(secs => $1) \
-              AND r.id NOT IN (SELECT operation_run_id FROM verifyd.latest_reports) \
-              AND r.id::text NOT IN (SELECT s.state ->> 'verification_operation_run_id' \
-                  FROM tenant_onboarding_sessions s \
-                  WHERE s.state ->> 'verification_operation_run_id' IS NOT NULL) \
-              AND NOT EXISTS (SELECT FROM verifyd.carried_acknowledgements k \
-                  JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id \
-                  WHERE k.from_run_id = r.id AND k.lapsed_at IS NULL \
-                    AND a.withdrawn_at IS NULL \
+            ") < now() - make_interval(secs => $1)
+              AND r.id NOT IN (SELECT operation_run_id FROM verifyd.latest_reports)
+              AND r.id::text NOT IN (SELECT s.state ->> 'verification_operation_run_id'
+                  FROM tenant_onboarding_sessions s
+                  WHERE s.state ->> 'verification_operation_run_id' IS NOT NULL)
+              AND NOT EXISTS (SELECT FROM verifyd.carried_acknowledgements k
+                  JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
+                  WHERE k.from_run_id = r.id AND k.lapsed_at IS NULL
+                    AND a.withdrawn_at IS NULL
                     AND (a.expires_at IS NULL OR a.expires_at::timestamptz > now()))"
         )
     };
@@ -35,7 +35,7 @@ macro_rules! prunable {
 const COUNT: &str = concat!("SELECT count(*)", prunable!());
 
 /// Nobody acknowledges while runs are being deleted: that would be left without its run.
-const ALONE: &str = "SELECT pg_advisory_xact_lock($1, $2)";
+const EXCLUDE_ACKNOWLEDGING: &str = "SELECT pg_advisory_xact_lock($1, $2)";
 
 /// A run that somebody else holds is left for the next time.
 const CHOOSE: &str = concat!(
@@ -57,13 +57,13 @@ const RUNS: &str = concat!(
 );
 
 /// Runs that are not there, whatever type they were of. An open attempt is ended by the sweep first.
-const STRAY_ATTEMPTS: &str = "\
-    DELETE FROM verifyd.run_attempts a USING ( \
-        SELECT s.run_id, s.attempt FROM verifyd.run_attempts s \
-        WHERE s.run_id > $1 AND s.ended_at IS NOT NULL \
-              AND NOT EXISTS (SELECT FROM operation_runs r WHERE r.id = s.run_id) \
-        ORDER BY s.run_id, s.attempt LIMIT $2 \
-    ) s \
+const STRAY_ATTEMPTS: &str = "
+    DELETE FROM verifyd.run_attempts a USING (
+        SELECT s.run_id, s.attempt FROM verifyd.run_attempts s
+        WHERE s.run_id > $1 AND s.ended_at IS NOT NULL
+              AND NOT EXISTS (SELECT FROM operation_runs r WHERE r.id = s.run_id)
+        ORDER BY s.run_id, s.attempt LIMIT $2
+    ) s
     WHERE a.run_id = s.run_id AND a.attempt = s.attempt RETURNING a.run_id";
 
 #[async_trait]
@@ -74,7 +74,7 @@ impl RetentionStore for PostgresStore {
         after: Option<RunId>,
     ) -> Result<Pruned, StoreError> {
         self.transaction(async |tx| {
-            self.sql(ALONE)
+            self.sql(EXCLUDE_ACKNOWLEDGING)
                 .bind(ADVISORY_SPACE)
                 .bind(ADVISORY_PRUNE)
                 .execute(&mut *tx)

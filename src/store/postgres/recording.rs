@@ -17,37 +17,37 @@ const ACTIVE_RUN: &str = concat!(
     run_type!(),
     " AND r.status IN ('queued', 'running') AND ",
     is_claimable!(),
-    " AND r.context ->> 'provider_connection_id' = $1 \
+    " AND r.context ->> 'provider_connection_id' = $1
       AND r.workspace_id = $2 AND r.tenant_id IS NOT DISTINCT FROM $3 ORDER BY r.id DESC LIMIT 1"
 );
 
 /// Its hint is sent by whoever records it, so nobody needs to be notified (migration 6): transactions
 /// that notify commit one at a time.
 const INSERT_RUN: &str = concat!(
-    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
+    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
      SELECT $1, $2, ",
     run_type!(),
     ", 'queued', $3, now() FROM set_config('verifyd.told', 'on', true) RETURNING id"
 );
 
 const INSERT_RUNS: &str = concat!(
-    "WITH recorded AS (INSERT INTO operation_runs \
-         (workspace_id, tenant_id, type, status, context, created_at) \
+    "WITH recorded AS (INSERT INTO operation_runs
+         (workspace_id, tenant_id, type, status, context, created_at)
      SELECT n.workspace_id, n.tenant_id, ",
     run_type!(),
-    ", 'queued', n.context, now() FROM set_config('verifyd.told', 'on', true), \
-         unnest($1::bigint[], $2::bigint[], $3::jsonb[]) WITH ORDINALITY \
-             AS n(workspace_id, tenant_id, context, place) \
-     ORDER BY n.place RETURNING id), \
-     delivered AS (INSERT INTO verifyd.run_deliveries (run_id, delivered_at) \
-     SELECT id, now() FROM recorded \
-     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL) \
+    ", 'queued', n.context, now() FROM set_config('verifyd.told', 'on', true),
+         unnest($1::bigint[], $2::bigint[], $3::jsonb[]) WITH ORDINALITY
+             AS n(workspace_id, tenant_id, context, place)
+     ORDER BY n.place RETURNING id),
+     delivered AS (INSERT INTO verifyd.run_deliveries (run_id, delivered_at)
+     SELECT id, now() FROM recorded
+     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL)
      SELECT id FROM recorded ORDER BY id"
 );
 
 /// An earlier run of the same id may have left a row.
-const DELIVERED: &str = "\
-    INSERT INTO verifyd.run_deliveries (run_id, delivered_at) VALUES ($1, now()) \
+const DELIVERED: &str = "
+    INSERT INTO verifyd.run_deliveries (run_id, delivered_at) VALUES ($1, now())
     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL";
 
 #[async_trait]

@@ -22,8 +22,8 @@ const RUN: &str = concat!(
     fits!("r.context", "$2"),
     " THEN r.context END AS context, CASE WHEN ",
     fits!("r.failure_summary", "262144"),
-    " THEN r.failure_summary END AS failure_summary, r.created_at::timestamptz AS created_at, \
-      r.started_at::timestamptz AS started_at, r.completed_at::timestamptz AS completed_at \
+    " THEN r.failure_summary END AS failure_summary, r.created_at::timestamptz AS created_at,
+      r.started_at::timestamptz AS started_at, r.completed_at::timestamptz AS completed_at
      FROM operation_runs r WHERE r.id = $1 AND r.type = ",
     run_type!(),
     " AND ",
@@ -33,10 +33,10 @@ const RUN: &str = concat!(
 /// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote
 /// beside it, or of that what tells what the run was about.
 const PARTS: &str = concat!(
-    "WITH whole AS MATERIALIZED (SELECT r.context #> '{}' AS j FROM operation_runs r \
-         WHERE r.id = $1 AND jsonb_typeof(r.context) = 'object'), \
-     parts AS MATERIALIZED (SELECT j, j - 'verification_report' AS rest, \
-         j -> 'verification_report' AS report FROM whole) \
+    "WITH whole AS MATERIALIZED (SELECT r.context #> '{}' AS j FROM operation_runs r
+         WHERE r.id = $1 AND jsonb_typeof(r.context) = 'object'),
+     parts AS MATERIALIZED (SELECT j, j - 'verification_report' AS rest,
+         j -> 'verification_report' AS report FROM whole)
      SELECT CASE WHEN ",
     fits!("p.report", "$3"),
     " THEN p.report END AS report, CASE WHEN ",
@@ -59,11 +59,11 @@ const PARTS: &str = concat!(
 );
 
 const COUNTS: &str = concat!(
-    "SELECT count(*) FILTER (WHERE status = 'queued') AS queued, \
-            count(*) FILTER (WHERE status = 'running') AS running, \
+    "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
+            count(*) FILTER (WHERE status = 'running') AS running,
             extract(epoch FROM now() - min(",
     time!("r.created_at"),
-    ") FILTER (WHERE status = 'queued'))::float8 AS oldest_queued_seconds \
+    ") FILTER (WHERE status = 'queued'))::float8 AS oldest_queued_seconds
      FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status IN ('queued', 'running') AND (r.status = 'running' OR ",
@@ -72,8 +72,8 @@ const COUNTS: &str = concat!(
 );
 
 const READ_LATEST_REPORT: &str = concat!(
-    "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at \
-     FROM verifyd.latest_reports l LEFT JOIN provider_connections c ON c.id = l.connection_id \
+    "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at
+     FROM verifyd.latest_reports l LEFT JOIN provider_connections c ON c.id = l.connection_id
      WHERE l.connection_id = $1 AND ",
     is_of_its_run!(
         "coalesce(c.workspace_id, p.workspace_id)",
@@ -94,15 +94,8 @@ impl RunStore for PostgresStore {
     }
 
     async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
-        self.transaction(async |tx| {
-            let found: Vec<AttemptRow> = self
-                .rows(OWN_ATTEMPTS)
-                .bind(run.0)
-                .fetch_all(&mut *tx)
-                .await?;
-            rows::all(found)
-        })
-        .await
+        let found: Vec<AttemptRow> = self.fetch_all(self.rows(OWN_ATTEMPTS).bind(run.0)).await?;
+        rows::all(found)
     }
 
     async fn counts(&self) -> Result<RunCounts, StoreError> {
@@ -117,15 +110,10 @@ impl RunStore for PostgresStore {
         &self,
         connection: ConnectionId,
     ) -> Result<Option<LatestReport>, StoreError> {
-        self.transaction(async |tx| {
-            let found: Option<LatestReportRow> = self
-                .rows(READ_LATEST_REPORT)
-                .bind(connection.0)
-                .fetch_optional(&mut *tx)
-                .await?;
-            found.map(TryInto::try_into).transpose()
-        })
-        .await
+        let found: Option<LatestReportRow> = self
+            .fetch_optional(self.rows(READ_LATEST_REPORT).bind(connection.0))
+            .await?;
+        found.map(TryInto::try_into).transpose()
     }
 }
 

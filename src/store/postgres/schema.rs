@@ -13,7 +13,7 @@ const MIGRATIONS_TABLE: &str = "verifyd.schema_migrations";
 
 /// A migration may take as long as it takes; only one process migrates at a time. Lock and limits
 /// end with the transaction.
-const UNLIMITED: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
+const UNLIMITED: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
      SET LOCAL idle_in_transaction_session_timeout = 0";
 
 /// The driver's migrator gives its statements names whatever the URL says, and leaves them behind.
@@ -26,22 +26,22 @@ END $$";
 
 /// The schemas that unqualified names are looked up in, without `verifyd`: a role of that name
 /// would otherwise find it first (`"$user"`) and get the application's tables in there.
-const APPLICATION_SEARCH_PATH: &str = "\
-    SELECT string_agg(quote_ident(s), ', ' ORDER BY n) \
+const APPLICATION_SEARCH_PATH: &str = "
+    SELECT string_agg(quote_ident(s), ', ' ORDER BY n)
     FROM unnest(current_schemas(false)) WITH ORDINALITY AS t(s, n) WHERE s <> 'verifyd'";
 
 /// Where each of the tables is found, and whether verifyd made it.
-const FIND_TABLES: &str = "\
-    SELECT n.nspname || '.' || c.relname AS name, \
-           EXISTS (SELECT FROM verifyd.owned_tables o \
-                   WHERE o.table_schema = n.nspname AND o.table_name = c.relname) AS owned \
-    FROM unnest($1::text[]) AS t(name) \
-    JOIN pg_class c ON c.oid = to_regclass(t.name) JOIN pg_namespace n ON n.oid = c.relnamespace \
+const FIND_TABLES: &str = "
+    SELECT n.nspname || '.' || c.relname AS name,
+           EXISTS (SELECT FROM verifyd.owned_tables o
+                   WHERE o.table_schema = n.nspname AND o.table_name = c.relname) AS owned
+    FROM unnest($1::text[]) AS t(name)
+    JOIN pg_class c ON c.oid = to_regclass(t.name) JOIN pg_namespace n ON n.oid = c.relnamespace
     ORDER BY 1";
 
-const OWN_TABLES: &str = "\
-    SELECT n.nspname || '.' || c.relname FROM pg_class c \
-    JOIN pg_namespace n ON n.oid = c.relnamespace \
+const OWN_TABLES: &str = "
+    SELECT n.nspname || '.' || c.relname FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = 'verifyd' AND c.relkind IN ('r', 'p') ORDER BY 1";
 
 #[async_trait]

@@ -15,19 +15,19 @@ use std::time::Duration;
 /// The columns of an `EndpointRow`. A previous secret that is over is none.
 macro_rules! endpoint_columns {
     () => {
-        "id, workspace_id, url, description, changed_only, enabled, disabled_reason, \
-         failures::bigint AS failures, created_at, \
-         CASE WHEN previous_secret_until > now() THEN previous_secret_until END \
-             AS previous_secret_until, circuit_opened_at, circuit_probe_at, \
-         coalesce(circuit_probe_at <= now(), false) AS circuit_may_probe, \
-         (SELECT min(d.pending_since) FROM verifyd.webhook_deliveries d \
-          WHERE d.endpoint_id = webhook_endpoints.id AND d.state = 'pending') \
+        "id, workspace_id, url, description, changed_only, enabled, disabled_reason,
+         failures::bigint AS failures, created_at,
+         CASE WHEN previous_secret_until > now() THEN previous_secret_until END
+             AS previous_secret_until, circuit_opened_at, circuit_probe_at,
+         coalesce(circuit_probe_at <= now(), false) AS circuit_may_probe,
+         (SELECT min(d.pending_since) FROM verifyd.webhook_deliveries d
+          WHERE d.endpoint_id = webhook_endpoints.id AND d.state = 'pending')
              AS oldest_pending_since"
     };
 }
 
-const ADD: &str = "\
-    INSERT INTO verifyd.webhook_endpoints (workspace_id, url, description, changed_only, secret) \
+const ADD: &str = "
+    INSERT INTO verifyd.webhook_endpoints (workspace_id, url, description, changed_only, secret)
     VALUES ($1, $2, $3, $4, '') RETURNING id";
 
 const SET_SECRET: &str = concat!(
@@ -45,37 +45,37 @@ const PLACE: &str =
     "SELECT workspace_id, url FROM verifyd.webhook_endpoints WHERE id = $1 FOR NO KEY UPDATE";
 
 const ROTATE: &str = concat!(
-    "UPDATE verifyd.webhook_endpoints SET secret = $2, \
-        previous_secret = CASE WHEN $3 > 0 THEN secret END, \
-        previous_secret_until = CASE WHEN $3 > 0 THEN now() + make_interval(secs => $3) END \
+    "UPDATE verifyd.webhook_endpoints SET secret = $2,
+        previous_secret = CASE WHEN $3 > 0 THEN secret END,
+        previous_secret_until = CASE WHEN $3 > 0 THEN now() + make_interval(secs => $3) END
      WHERE id = $1 RETURNING ",
     endpoint_columns!()
 );
 
-const SET_ENABLED: &str = "\
-    UPDATE verifyd.webhook_endpoints \
-    SET enabled = $2::text IS NULL, disabled_reason = $2, failures = 0, circuit_pauses = 0, \
+const SET_ENABLED: &str = "
+    UPDATE verifyd.webhook_endpoints
+    SET enabled = $2::text IS NULL, disabled_reason = $2, failures = 0, circuit_pauses = 0,
         circuit_opened_at = NULL, circuit_probe_at = NULL WHERE id = $1";
 
-const PENDING_NOW: &str = "\
-    UPDATE verifyd.webhook_deliveries SET next_attempt_at = now() \
+const PENDING_NOW: &str = "
+    UPDATE verifyd.webhook_deliveries SET next_attempt_at = now()
     WHERE endpoint_id = $1 AND state = 'pending' AND next_attempt_at > now()";
 
 const REMOVE: &str = "DELETE FROM verifyd.webhook_endpoints WHERE id = $1";
 
-const REMOVE_DELIVERIES: &str = "\
-    DELETE FROM verifyd.webhook_deliveries WHERE id IN ( \
+const REMOVE_DELIVERIES: &str = "
+    DELETE FROM verifyd.webhook_deliveries WHERE id IN (
         SELECT id FROM verifyd.webhook_deliveries WHERE endpoint_id = $1 ORDER BY id LIMIT $2)";
 
 /// Deliveries removed in one transaction.
 const CHUNK: i64 = 1000;
 
-const SECRETS: &str = "\
-    SELECT id AS endpoint_id, workspace_id, url, secret, previous_secret \
+const SECRETS: &str = "
+    SELECT id AS endpoint_id, workspace_id, url, secret, previous_secret
     FROM verifyd.webhook_endpoints ORDER BY id";
 
-const RESEAL: &str = "\
-    UPDATE verifyd.webhook_endpoints SET secret = $4, previous_secret = $5 \
+const RESEAL: &str = "
+    UPDATE verifyd.webhook_endpoints SET secret = $4, previous_secret = $5
     WHERE id = $1 AND secret = $2 AND previous_secret IS NOT DISTINCT FROM $3";
 
 #[async_trait]
@@ -117,15 +117,10 @@ impl EndpointStore for PostgresStore {
     }
 
     async fn endpoints(&self, workspace: Option<WorkspaceId>) -> Result<Vec<Endpoint>, StoreError> {
-        self.transaction(async |tx| {
-            let found: Vec<EndpointRow> = self
-                .rows(ENDPOINTS)
-                .bind(workspace.map(|w| w.0))
-                .fetch_all(&mut *tx)
-                .await?;
-            rows::all(found)
-        })
-        .await
+        let found: Vec<EndpointRow> = self
+            .fetch_all(self.rows(ENDPOINTS).bind(workspace.map(|w| w.0)))
+            .await?;
+        rows::all(found)
     }
 
     async fn rotate_secret(
@@ -198,11 +193,8 @@ impl EndpointStore for PostgresStore {
     }
 
     async fn endpoint_secrets(&self) -> Result<Vec<(WebhookBinding, SealedSecrets)>, StoreError> {
-        self.transaction(async |tx| {
-            let found: Vec<SecretsRow> = self.rows(SECRETS).fetch_all(&mut *tx).await?;
-            Ok(found.into_iter().map(Into::into).collect())
-        })
-        .await
+        let found: Vec<SecretsRow> = self.fetch_all(self.rows(SECRETS)).await?;
+        Ok(found.into_iter().map(Into::into).collect())
     }
 
     async fn reseal_secrets(
@@ -211,19 +203,14 @@ impl EndpointStore for PostgresStore {
         old: &SealedSecrets,
         new: &SealedSecrets,
     ) -> Result<bool, StoreError> {
-        self.transaction(async |tx| {
-            let done = self
-                .sql(RESEAL)
-                .bind(id.0)
-                .bind(&old.current)
-                .bind(&old.previous)
-                .bind(&new.current)
-                .bind(&new.previous)
-                .execute(&mut *tx)
-                .await?
-                .rows_affected();
-            Ok(done > 0)
-        })
-        .await
+        let query = self
+            .sql(RESEAL)
+            .bind(id.0)
+            .bind(&old.current)
+            .bind(&old.previous)
+            .bind(&new.current)
+            .bind(&new.previous);
+        let done = self.execute(query).await?;
+        Ok(done > 0)
     }
 }

@@ -8,18 +8,18 @@ use crate::store::rows::{self, WorkerRow};
 use async_trait::async_trait;
 use sqlx::{ConnectOptions as _, Connection as _};
 
-const BEAT: &str = "\
-    INSERT INTO verifyd.workers (worker_id, version, concurrency, in_flight, started_at, beat_at) \
-    VALUES ($1, $2, $3, $4, clock_timestamp(), clock_timestamp()) \
-    ON CONFLICT (worker_id) DO UPDATE SET version = excluded.version, \
-        concurrency = excluded.concurrency, in_flight = excluded.in_flight, \
+const BEAT: &str = "
+    INSERT INTO verifyd.workers (worker_id, version, concurrency, in_flight, started_at, beat_at)
+    VALUES ($1, $2, $3, $4, clock_timestamp(), clock_timestamp())
+    ON CONFLICT (worker_id) DO UPDATE SET version = excluded.version,
+        concurrency = excluded.concurrency, in_flight = excluded.in_flight,
         beat_at = excluded.beat_at";
 
 const RETIRE: &str = "DELETE FROM verifyd.workers WHERE worker_id = $1";
 
-const WORKERS: &str = "\
-    SELECT worker_id, version, concurrency::bigint AS concurrency, \
-           in_flight::bigint AS in_flight, started_at, beat_at \
+const WORKERS: &str = "
+    SELECT worker_id, version, concurrency::bigint AS concurrency,
+           in_flight::bigint AS in_flight, started_at, beat_at
     FROM verifyd.workers WHERE beat_at >= now() - interval '1 day' ORDER BY started_at, worker_id";
 
 #[async_trait]
@@ -28,7 +28,7 @@ impl WorkerStore for PostgresStore {
     /// failed, or was given up by the caller, is replaced by the next one.
     async fn beat(&self, beat: &Beat) -> Result<(), StoreError> {
         self.with_timeout(async {
-            let mut kept = self.heart.lock().await;
+            let mut kept = self.heartbeat_connection.lock().await;
             let mut connection = match kept.take() {
                 Some(connection) => connection,
                 None => self.options.connect().await?,
@@ -49,18 +49,12 @@ impl WorkerStore for PostgresStore {
     }
 
     async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        self.transaction(async |tx| {
-            self.sql(RETIRE).bind(&worker.0).execute(&mut *tx).await?;
-            Ok(())
-        })
-        .await
+        self.execute(self.sql(RETIRE).bind(&worker.0)).await?;
+        Ok(())
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
-        self.transaction(async |tx| {
-            let found: Vec<WorkerRow> = self.rows(WORKERS).fetch_all(&mut *tx).await?;
-            rows::all(found)
-        })
-        .await
+        let found: Vec<WorkerRow> = self.fetch_all(self.rows(WORKERS)).await?;
+        rows::all(found)
     }
 }

@@ -12,10 +12,10 @@ use sqlx::SqliteConnection;
 use std::time::Duration;
 
 /// Times that come from outside are brought into the form in which they are compared.
-const ADD: &str = "\
-    INSERT INTO verifyd_api_tokens \
-        (name, token_hash, scopes, workspace_id, tenant_id, expires_at) \
-    VALUES ($1, $2, $3, $4, $5, strftime('%Y-%m-%dT%H:%M:%fZ', $6)) RETURNING id, name, scopes, \
+const ADD: &str = "
+    INSERT INTO verifyd_api_tokens
+        (name, token_hash, scopes, workspace_id, tenant_id, expires_at)
+    VALUES ($1, $2, $3, $4, $5, strftime('%Y-%m-%dT%H:%M:%fZ', $6)) RETURNING id, name, scopes,
         workspace_id, tenant_id, created_at, expires_at, revoked_at, last_used_at";
 
 const TOKENS: &str = concat!(
@@ -70,14 +70,14 @@ const NOTE_USE: &str = concat!(
 
 /// A few at a time: each new session clears away more than it adds.
 const FORGET_SESSIONS: &str = concat!(
-    "DELETE FROM verifyd_page_sessions WHERE session_hash IN ( \
+    "DELETE FROM verifyd_page_sessions WHERE session_hash IN (
         SELECT session_hash FROM verifyd_page_sessions WHERE expires_at <= ",
     now!(),
     " ORDER BY expires_at LIMIT 100)"
 );
 
 const OPEN_SESSION: &str = concat!(
-    "INSERT INTO verifyd_page_sessions (session_hash, token_id, csrf, expires_at) \
+    "INSERT INTO verifyd_page_sessions (session_hash, token_id, csrf, expires_at)
      VALUES ($1, $2, $3, ",
     now_moved_by!("$4"),
     ")"
@@ -86,8 +86,8 @@ const OPEN_SESSION: &str = concat!(
 const SESSION: &str = concat!(
     "SELECT ",
     token_columns!(),
-    ", s.csrf, s.expires_at AS session_expires_at \
-     FROM verifyd_page_sessions s JOIN verifyd_api_tokens t ON t.id = s.token_id \
+    ", s.csrf, s.expires_at AS session_expires_at
+     FROM verifyd_page_sessions s JOIN verifyd_api_tokens t ON t.id = s.token_id
      WHERE s.session_hash = $1 AND ",
     now!(),
     " < s.expires_at AND ",
@@ -97,7 +97,7 @@ const SESSION: &str = concat!(
 const CLOSE_SESSION: &str = "DELETE FROM verifyd_page_sessions WHERE session_hash = $1";
 
 const FORGET_KEYS: &str = concat!(
-    "DELETE FROM verifyd_idempotency_keys WHERE (token_id, idempotency_key) IN ( \
+    "DELETE FROM verifyd_idempotency_keys WHERE (token_id, idempotency_key) IN (
         SELECT token_id, idempotency_key FROM verifyd_idempotency_keys WHERE reserved_at <= ",
     now_moved_by!("$1"),
     " ORDER BY reserved_at LIMIT 100)"
@@ -105,29 +105,29 @@ const FORGET_KEYS: &str = concat!(
 
 /// `$4`: when a reservation without an answer may be taken over, `$5`: how long keys are kept.
 const RESERVE: &str = concat!(
-    "INSERT INTO verifyd_idempotency_keys AS k (token_id, idempotency_key, request_hash) \
-     VALUES ($1, $2, $3) \
-     ON CONFLICT (token_id, idempotency_key) DO UPDATE \
+    "INSERT INTO verifyd_idempotency_keys AS k (token_id, idempotency_key, request_hash)
+     VALUES ($1, $2, $3)
+     ON CONFLICT (token_id, idempotency_key) DO UPDATE
      SET request_hash = excluded.request_hash, reserved_at = ",
     now!(),
     ", response_status = NULL, response_body = NULL WHERE k.reserved_at <= ",
     now_moved_by!("$5"),
-    " OR (k.request_hash = excluded.request_hash AND k.response_status IS NULL \
+    " OR (k.request_hash = excluded.request_hash AND k.response_status IS NULL
           AND k.reserved_at <= ",
     now_moved_by!("$4"),
     ")"
 );
 
-const KEY: &str = "\
-    SELECT request_hash, response_status, response_body FROM verifyd_idempotency_keys \
+const KEY: &str = "
+    SELECT request_hash, response_status, response_body FROM verifyd_idempotency_keys
     WHERE token_id = $1 AND idempotency_key = $2";
 
-const ANSWER: &str = "\
-    UPDATE verifyd_idempotency_keys SET response_status = $3, response_body = $4 \
+const ANSWER: &str = "
+    UPDATE verifyd_idempotency_keys SET response_status = $3, response_body = $4
     WHERE token_id = $1 AND idempotency_key = $2 AND response_status IS NULL";
 
-const RELEASE: &str = "\
-    DELETE FROM verifyd_idempotency_keys \
+const RELEASE: &str = "
+    DELETE FROM verifyd_idempotency_keys
     WHERE token_id = $1 AND idempotency_key = $2 AND response_status IS NULL";
 
 #[async_trait]
@@ -210,14 +210,9 @@ impl AccessStore for SqliteStore {
     }
 
     async fn close_session(&self, session_hash: &str) -> Result<(), StoreError> {
-        self.transaction(async |tx| {
-            sqlx::query(CLOSE_SESSION)
-                .bind(session_hash)
-                .execute(&mut *tx)
-                .await?;
-            Ok(())
-        })
-        .await
+        self.execute(sqlx::query(CLOSE_SESSION).bind(session_hash))
+            .await?;
+        Ok(())
     }
 
     async fn reserve_key(
@@ -263,29 +258,19 @@ impl AccessStore for SqliteStore {
         status: u16,
         body: &str,
     ) -> Result<(), StoreError> {
-        self.transaction(async |tx| {
-            sqlx::query(ANSWER)
-                .bind(token.0)
-                .bind(key)
-                .bind(status)
-                .bind(body)
-                .execute(&mut *tx)
-                .await?;
-            Ok(())
-        })
-        .await
+        let query = sqlx::query(ANSWER)
+            .bind(token.0)
+            .bind(key)
+            .bind(status)
+            .bind(body);
+        self.execute(query).await?;
+        Ok(())
     }
 
     async fn release_key(&self, token: TokenId, key: &str) -> Result<(), StoreError> {
-        self.transaction(async |tx| {
-            sqlx::query(RELEASE)
-                .bind(token.0)
-                .bind(key)
-                .execute(&mut *tx)
-                .await?;
-            Ok(())
-        })
-        .await
+        self.execute(sqlx::query(RELEASE).bind(token.0).bind(key))
+            .await?;
+        Ok(())
     }
 }
 

@@ -8,21 +8,21 @@ use crate::store::acknowledgements::{ACKNOWLEDGED, ActorRow, WITHDRAWN, attach};
 use sqlx::SqliteConnection;
 
 /// With the time that the acknowledgement's own row has.
-const NOTE_ACKNOWLEDGED: &str = "\
-    INSERT OR IGNORE INTO verifyd_acknowledgement_actors \
-        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name) \
-    SELECT a.id, a.operation_run_id, $2, a.acknowledged_at, $3, $4, $5 \
+const NOTE_ACKNOWLEDGED: &str = "
+    INSERT OR IGNORE INTO verifyd_acknowledgement_actors
+        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name)
+    SELECT a.id, a.operation_run_id, $2, a.acknowledged_at, $3, $4, $5
     FROM verification_check_acknowledgements a WHERE a.id = $1";
 
-const NOTE_WITHDRAWN: &str = "\
-    INSERT OR IGNORE INTO verifyd_acknowledgement_actors \
-        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name) \
-    SELECT a.id, a.operation_run_id, $2, a.withdrawn_at, $3, $4, $5 \
+const NOTE_WITHDRAWN: &str = "
+    INSERT OR IGNORE INTO verifyd_acknowledgement_actors
+        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name)
+    SELECT a.id, a.operation_run_id, $2, a.withdrawn_at, $3, $4, $5
     FROM verification_check_acknowledgements a WHERE a.id = $1";
 
-const NOTED: &str = "\
-    SELECT acknowledgement_id, operation_run_id, action, at, surface, token_id, name \
-    FROM verifyd_acknowledgement_actors \
+const NOTED: &str = "
+    SELECT acknowledgement_id, operation_run_id, action, at, surface, token_id, name
+    FROM verifyd_acknowledgement_actors
     WHERE acknowledgement_id IN (SELECT value FROM json_each($1))";
 
 pub(super) async fn note_acknowledged(

@@ -20,10 +20,10 @@ use std::collections::HashMap;
 const END_ATTEMPTS: &str = concat!(
     "UPDATE verifyd_run_attempts SET ended_at = ",
     now!(),
-    ", end_reason = 'completed' \
-     FROM (SELECT value ->> 0 AS run, value ->> 1 AS number, value ->> 2 AS key \
-           FROM json_each($1)) AS d \
-     WHERE run_id = d.run AND attempt = d.number AND token = d.key AND ended_at IS NULL \
+    ", end_reason = 'completed'
+     FROM (SELECT value ->> 0 AS run, value ->> 1 AS number, value ->> 2 AS key
+           FROM json_each($1)) AS d
+     WHERE run_id = d.run AND attempt = d.number AND token = d.key AND ended_at IS NULL
        AND EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = d.run AND r.type = ",
     run_type!(),
     " AND r.status = 'running') RETURNING run_id"
@@ -33,9 +33,9 @@ const END_ATTEMPTS: &str = concat!(
 /// object as the member `producer_context`.
 macro_rules! kept {
     () => {
-        "CASE WHEN octet_length(context) > d.kept THEN '{\"producer_context_dropped\":true}' \
-              WHEN json_type(context) = 'object' THEN context \
-              WHEN json_type(context) = 'null' THEN '{}' \
+        "CASE WHEN octet_length(context) > d.kept THEN '{\"producer_context_dropped\":true}'
+              WHEN json_type(context) = 'object' THEN context
+              WHEN json_type(context) = 'null' THEN '{}'
               ELSE json_object('producer_context', json(context)) END"
     };
 }
@@ -48,9 +48,9 @@ macro_rules! with_checked {
             kept!(),
             " ELSE json_insert(",
             kept!(),
-            ", '$.provider', d.provider, '$.module', d.module, \
-                 CASE WHEN d.tenant_name IS NOT NULL AND json_type(context, '$.target_scope') = 'object' \
-                      THEN '$.target_scope.entra_tenant_name' ELSE '$.provider' END, \
+            ", '$.provider', d.provider, '$.module', d.module,
+                 CASE WHEN d.tenant_name IS NOT NULL AND json_type(context, '$.target_scope') = 'object'
+                      THEN '$.target_scope.entra_tenant_name' ELSE '$.provider' END,
                  coalesce(d.tenant_name, d.provider)) END"
         )
     };
@@ -61,44 +61,44 @@ macro_rules! with_checked {
 const COMPLETE: &str = concat!(
     "UPDATE operation_runs SET status = 'completed', outcome = d.ending, completed_at = ",
     now!(),
-    ", failure_summary = d.failures, context = CASE WHEN d.reason_code IS NULL \
+    ", failure_summary = d.failures, context = CASE WHEN d.reason_code IS NULL
         THEN json_set(",
     with_checked!(),
-    ", '$.verification_report', json(d.report)) \
+    ", '$.verification_report', json(d.report))
         ELSE json_set(",
     with_checked!(),
-    ", '$.verification_report', json(d.report), '$.reason_code', d.reason_code, \
-           '$.next_steps', json(d.next_steps)) END \
-     FROM (SELECT value ->> 0 AS run, value ->> 1 AS ending, value -> 2 AS failures, \
-                  value -> '$[3].verification_report' AS report, \
-                  value ->> '$[3].reason_code' AS reason_code, \
-                  value -> '$[3].next_steps' AS next_steps, \
-                  value ->> '$[4].provider' AS provider, value ->> '$[4].module' AS module, \
-                  value ->> '$[4].target_scope.entra_tenant_name' AS tenant_name, \
-                  value ->> 5 AS kept FROM json_each($1)) AS d \
+    ", '$.verification_report', json(d.report), '$.reason_code', d.reason_code,
+           '$.next_steps', json(d.next_steps)) END
+     FROM (SELECT value ->> 0 AS run, value ->> 1 AS ending, value -> 2 AS failures,
+                  value -> '$[3].verification_report' AS report,
+                  value ->> '$[3].reason_code' AS reason_code,
+                  value -> '$[3].next_steps' AS next_steps,
+                  value ->> '$[4].provider' AS provider, value ->> '$[4].module' AS module,
+                  value ->> '$[4].target_scope.entra_tenant_name' AS tenant_name,
+                  value ->> 5 AS kept FROM json_each($1)) AS d
      WHERE id = d.run AND type = ",
     run_type!(),
-    " AND status = 'running' RETURNING id, completed_at, completed_at, EXISTS ( \
-        SELECT 1 FROM verifyd_webhook_endpoints e \
+    " AND status = 'running' RETURNING id, completed_at, completed_at, EXISTS (
+        SELECT 1 FROM verifyd_webhook_endpoints e
         WHERE e.workspace_id = operation_runs.workspace_id AND e.enabled)"
 );
 
-const FORGET_DELIVERIES: &str = "\
+const FORGET_DELIVERIES: &str = "
     DELETE FROM verifyd_run_deliveries WHERE run_id IN (SELECT value FROM json_each($1))";
 
 /// `$1`: connection, run, fingerprint, overall, outcome; `$2`: when they were completed. Never moves
 /// back to a run that was completed earlier. Says whether acknowledgements may have to be ended; no
 /// row: a run that was completed later came first.
-const LATEST_REPORTS: &str = "\
-    INSERT INTO verifyd_latest_reports AS l \
-        (connection_id, operation_run_id, fingerprint, overall, outcome, completed_at, changed) \
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, $2, 1 \
-    FROM json_each($1) WHERE true \
-    ON CONFLICT (connection_id) DO UPDATE \
-    SET operation_run_id = excluded.operation_run_id, fingerprint = excluded.fingerprint, \
-        overall = excluded.overall, outcome = excluded.outcome, \
-        completed_at = excluded.completed_at, changed = l.fingerprint <> excluded.fingerprint \
-    WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id) \
+const LATEST_REPORTS: &str = "
+    INSERT INTO verifyd_latest_reports AS l
+        (connection_id, operation_run_id, fingerprint, overall, outcome, completed_at, changed)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, $2, 1
+    FROM json_each($1) WHERE true
+    ON CONFLICT (connection_id) DO UPDATE
+    SET operation_run_id = excluded.operation_run_id, fingerprint = excluded.fingerprint,
+        overall = excluded.overall, outcome = excluded.outcome,
+        completed_at = excluded.completed_at, changed = l.fingerprint <> excluded.fingerprint
+    WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id)
     RETURNING connection_id, changed, acknowledged";
 
 /// For a report that came too late to be the latest.
@@ -106,11 +106,11 @@ const DIFFERS: &str =
     "SELECT fingerprint <> $2 FROM verifyd_latest_reports WHERE connection_id = $1";
 
 const OUTBOX: &str = concat!(
-    "INSERT INTO verifyd_webhook_deliveries \
-        (endpoint_id, message_id, operation_run_id, payload, pending_since) \
+    "INSERT INTO verifyd_webhook_deliveries
+        (endpoint_id, message_id, operation_run_id, payload, pending_since)
      SELECT e.id, $2, $3, $4, ",
     now!(),
-    " FROM verifyd_webhook_endpoints e \
+    " FROM verifyd_webhook_endpoints e
       WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)"
 );
 

@@ -50,28 +50,28 @@ const CONNECTION: &str = concat!(
     connection_columns!(),
     ", ",
     credential_columns!(),
-    " FROM provider_connections c \
-      LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id \
+    " FROM provider_connections c
+      LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id
       WHERE c.id = $1"
 );
 
 const CONNECTIONS: &str = concat!(
     "SELECT ",
     connection_columns!(),
-    " FROM provider_connections c \
+    " FROM provider_connections c
       WHERE ($1 IS NULL OR c.tenant_id = $1) AND ($2 IS NULL OR c.id > $2) AND ",
     is_valid_connection!(),
     " ORDER BY c.id LIMIT $3"
 );
 
-const INSERT_TENANT: &str = "\
+const INSERT_TENANT: &str = "
     INSERT INTO tenants (id, workspace_id) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
 
 const TENANT_WORKSPACE: &str = "SELECT workspace_id FROM tenants WHERE id = $1";
 
 const INSERT_CONNECTION: &str = concat!(
-    "INSERT INTO provider_connections (workspace_id, tenant_id, provider, display_name, status, \
-        entra_tenant_id, client_id, cloud, module, created_at, updated_at) \
+    "INSERT INTO provider_connections (workspace_id, tenant_id, provider, display_name, status,
+        entra_tenant_id, client_id, cloud, module, created_at, updated_at)
     VALUES ($1, $2, $3, $4, 'enabled', $5, $6, $7, $8, ",
     now!(),
     ", ",
@@ -155,16 +155,10 @@ impl ConnectionStore for SqliteStore {
         id: ConnectionId,
         status: ConnectionStatus,
     ) -> Result<bool, StoreError> {
-        self.transaction(async |tx| {
-            let changed = sqlx::query(SET_STATUS)
-                .bind(id.0)
-                .bind(status.as_str())
-                .execute(&mut *tx)
-                .await?
-                .rows_affected();
-            Ok(changed > 0)
-        })
-        .await
+        let changed = self
+            .execute(sqlx::query(SET_STATUS).bind(id.0).bind(status.as_str()))
+            .await?;
+        Ok(changed > 0)
     }
 }
 

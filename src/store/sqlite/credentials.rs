@@ -16,10 +16,10 @@ macro_rules! credential_columns {
         concat!(
             "k.id AS credential_id, ",
             $crate::store::sqlite::bounds::short!("k.kind"),
-            " AS credential_kind, \
-             CASE WHEN octet_length(k.payload) <= 262144 THEN k.payload END AS credential_payload, \
-             octet_length(k.payload) AS credential_bytes, \
-             k.expires_at AS credential_expires_at, \
+            " AS credential_kind,
+             CASE WHEN octet_length(k.payload) <= 262144 THEN k.payload END AS credential_payload,
+             octet_length(k.payload) AS credential_bytes,
+             k.expires_at AS credential_expires_at,
              k.updated_at AS credential_updated_at"
         )
     };
@@ -32,23 +32,23 @@ const CREDENTIALS: &str = concat!(
     connection_columns!(),
     ", ",
     credential_columns!(),
-    " FROM provider_connections c \
-      JOIN provider_credentials k ON k.provider_connection_id = c.id \
+    " FROM provider_connections c
+      JOIN provider_credentials k ON k.provider_connection_id = c.id
       WHERE ($1 IS NULL OR c.id > $1) ORDER BY c.id LIMIT $2"
 );
 
 const EXISTS: &str = "SELECT 1 FROM provider_connections WHERE id = $1";
 
 const UPDATE_CREDENTIAL: &str = concat!(
-    "UPDATE provider_credentials \
+    "UPDATE provider_credentials
     SET kind = $2, payload = $3, expires_at = $4, updated_at = ",
     now!(),
     " WHERE provider_connection_id = $1"
 );
 
 const INSERT_CREDENTIAL: &str = concat!(
-    "INSERT INTO provider_credentials \
-        (provider_connection_id, kind, payload, expires_at, created_at, updated_at) \
+    "INSERT INTO provider_credentials
+        (provider_connection_id, kind, payload, expires_at, created_at, updated_at)
     VALUES ($1, $2, $3, $4, ",
     now!(),
     ", ",

@@ -18,7 +18,7 @@ const TRIGGERS: [&str; 6] = [
     "verifyd_guard_run_id",
 ];
 
-const FIND: &str = "\
+const FIND: &str = "
     SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'operation_runs'";
 
 #[async_trait]

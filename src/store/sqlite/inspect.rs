@@ -12,8 +12,8 @@ use sqlx::SqliteConnection;
 const COLUMNS: &str = "SELECT name, type, pk > 0 AS key FROM pragma_table_info($1)";
 
 /// The columns of every unique index that holds for all rows, one index per row.
-const UNIQUE: &str = "\
-    SELECT (SELECT group_concat(c.name, ',') FROM pragma_index_info(i.name) c) \
+const UNIQUE: &str = "
+    SELECT (SELECT group_concat(c.name, ',') FROM pragma_index_info(i.name) c)
     FROM pragma_index_list($1) i WHERE i.\"unique\" AND NOT i.partial";
 
 from_row! {

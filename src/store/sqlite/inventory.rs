@@ -36,38 +36,38 @@ pub(super) use is_of_its_run;
 /// what is stored: its digest is another one, the run that read it is not there any more, or it has not been compared for long (`$3`, seconds), as
 /// others may write the rows, too.
 const FRESHNESS: &str = concat!(
-    "INSERT INTO verifyd_tenant_inventory \
-        (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at) \
-    SELECT value ->> 0, value ->> 1, $2, value ->> 2, value ->> 3, $2 FROM json_each($1) WHERE true \
-    ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id, \
-        refreshed_at = excluded.refreshed_at, source = excluded.source, \
-        digest = excluded.digest, \
-        compared_at = CASE WHEN digest = excluded.digest \
-             AND verifyd_tenant_inventory.operation_run_id <> excluded.operation_run_id \
+    "INSERT INTO verifyd_tenant_inventory
+        (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at)
+    SELECT value ->> 0, value ->> 1, $2, value ->> 2, value ->> 3, $2 FROM json_each($1) WHERE true
+    ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id,
+        refreshed_at = excluded.refreshed_at, source = excluded.source,
+        digest = excluded.digest,
+        compared_at = CASE WHEN digest = excluded.digest
+             AND verifyd_tenant_inventory.operation_run_id <> excluded.operation_run_id
              AND ",
     is_of_its_run!("verifyd_tenant_inventory"),
-    " \
-                                AND julianday(compared_at) > julianday($2) - $3 / 86400.0 \
-                           THEN compared_at ELSE $2 END \
+    "
+                                AND julianday(compared_at) > julianday($2) - $3 / 86400.0
+                           THEN compared_at ELSE $2 END
     RETURNING tenant_id, compared_at = $2"
 );
 
 /// `$2`: permission, status, details.
-const WRITE: &str = "\
-    INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at) \
-    SELECT $1, value ->> 0, value ->> 1, value -> 2, $3 FROM json_each($2) WHERE true \
-    ON CONFLICT (tenant_id, permission_key) DO UPDATE SET status = excluded.status, \
+const WRITE: &str = "
+    INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at)
+    SELECT $1, value ->> 0, value ->> 1, value -> 2, $3 FROM json_each($2) WHERE true
+    ON CONFLICT (tenant_id, permission_key) DO UPDATE SET status = excluded.status,
         details = excluded.details, last_checked_at = excluded.last_checked_at";
 
-const PERMISSIONS: &str = "\
-    SELECT tenant_id, permission_key, status, \
-        CASE WHEN octet_length(details) <= 65536 THEN details END AS details, last_checked_at \
-    FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing') \
+const PERMISSIONS: &str = "
+    SELECT tenant_id, permission_key, status,
+        CASE WHEN octet_length(details) <= 65536 THEN details END AS details, last_checked_at
+    FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing')
         AND permission_key IS NOT NULL ORDER BY permission_key";
 
 /// Its run may have been pruned. One that was completed at another time is not its run.
 const READ_FRESHNESS: &str = concat!(
-    "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source \
+    "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source
      FROM verifyd_tenant_inventory i WHERE i.tenant_id = $1 AND (",
     is_of_its_run!("i"),
     " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))"

@@ -11,10 +11,10 @@ use crate::store::onboarding::{SessionRow, prepare};
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
-const SESSION: &str = "\
-    SELECT id, workspace_id, tenant_id, \
-        CASE WHEN octet_length(state) <= 1048576 THEN state END AS state, \
-        octet_length(state) > 1048576 AS state_is_large \
+const SESSION: &str = "
+    SELECT id, workspace_id, tenant_id,
+        CASE WHEN octet_length(state) <= 1048576 THEN state END AS state,
+        octet_length(state) > 1048576 AS state_is_large
     FROM tenant_onboarding_sessions WHERE id = $1";
 
 const POINTED: &str = concat!(

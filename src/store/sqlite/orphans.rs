@@ -1,4 +1,4 @@
-//! A worker lets go of attempts that it does not work on.
+//! Releases attempts that their worker does not work on.
 
 use super::sweep::{mark_deliveries, requeue};
 use super::{SqliteStore, now, run_type};
@@ -8,15 +8,15 @@ use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-const OPEN_ATTEMPTS: &str = "\
-    SELECT run_id, token FROM verifyd_run_attempts WHERE ended_at IS NULL AND worker_id = $1 \
+const OPEN_ATTEMPTS: &str = "
+    SELECT run_id, token FROM verifyd_run_attempts WHERE ended_at IS NULL AND worker_id = $1
     ORDER BY run_id";
 
 const RELEASE_ORPHANED: &str = concat!(
     "UPDATE verifyd_run_attempts SET ended_at = ",
     now!(),
-    ", end_reason = 'worker_lost' \
-     WHERE run_id = $1 AND token = $2 AND worker_id = $3 AND ended_at IS NULL \
+    ", end_reason = 'worker_lost'
+     WHERE run_id = $1 AND token = $2 AND worker_id = $3 AND ended_at IS NULL
        AND EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = $1 AND r.type = ",
     run_type!(),
     " AND r.status = 'running') RETURNING counted"

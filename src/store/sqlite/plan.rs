@@ -13,29 +13,29 @@ use async_trait::async_trait;
 const SUBJECTS: &str = concat!(
     "SELECT ",
     connection_columns!(),
-    ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source, \
+    ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source,
        CASE WHEN r.id IS NOT NULL THEN coalesce(CASE WHEN ",
     is_listed!("r.context"),
     " THEN ",
     member!("r.context", "$.provider_connection_id"),
-    " END, '') END AS read_by \
+    " END, '') END AS read_by
      FROM (SELECT * FROM provider_connections c WHERE ",
     is_valid_connection!(),
-    " AND c.provider = $1 AND ($2 IS NULL OR c.workspace_id = $2) \
-      AND ($3 IS NULL OR c.tenant_id = $3) AND ($4 IS NULL OR c.id > $4) ORDER BY c.id LIMIT $5) c \
+    " AND c.provider = $1 AND ($2 IS NULL OR c.workspace_id = $2)
+      AND ($3 IS NULL OR c.tenant_id = $3) AND ($4 IS NULL OR c.id > $4) ORDER BY c.id LIMIT $5) c
      LEFT JOIN verifyd_tenant_inventory i ON i.tenant_id = c.tenant_id AND (",
     is_of_its_run!("i"),
-    " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id)) \
+    " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))
      LEFT JOIN operation_runs r ON r.id = i.operation_run_id AND r.type = ",
     run_type!(),
     " ORDER BY c.id"
 );
 
-const GRANTED: &str = "\
-    SELECT p.tenant_id, p.permission_key FROM tenant_permissions p \
-    WHERE p.tenant_id IN (SELECT value FROM json_each($1)) \
-    AND p.permission_key IN (SELECT value FROM json_each($2)) AND p.status = 'granted' \
-    AND CASE WHEN octet_length(p.details) <= 65536 AND json_valid(p.details) \
+const GRANTED: &str = "
+    SELECT p.tenant_id, p.permission_key FROM tenant_permissions p
+    WHERE p.tenant_id IN (SELECT value FROM json_each($1))
+    AND p.permission_key IN (SELECT value FROM json_each($2)) AND p.status = 'granted'
+    AND CASE WHEN octet_length(p.details) <= 65536 AND json_valid(p.details)
         THEN p.details ->> '$.satisfied_by' END IS NULL";
 
 #[async_trait]

@@ -7,7 +7,7 @@ use crate::store::End;
 use async_trait::async_trait;
 
 const WRITTEN: &str = concat!(
-    "INSERT INTO verifyd_workers (worker_id, version, concurrency, in_flight, started_at, beat_at) \
+    "INSERT INTO verifyd_workers (worker_id, version, concurrency, in_flight, started_at, beat_at)
      VALUES ('doctor', 'doctor', 0, 0, ",
     now!(),
     ", ",

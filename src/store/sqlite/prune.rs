@@ -20,15 +20,15 @@ macro_rules! prunable {
             time!("completed_at"),
             " < ",
             now_moved_by!("$1"),
-            " AND id NOT IN (SELECT operation_run_id FROM verifyd_latest_reports) \
-              AND CAST(id AS TEXT) NOT IN ( \
-                  SELECT CAST(state ->> 'verification_operation_run_id' AS TEXT) \
-                  FROM tenant_onboarding_sessions \
-                  WHERE state ->> 'verification_operation_run_id' IS NOT NULL) \
-              AND NOT EXISTS (SELECT 1 FROM verifyd_carried_acknowledgements k \
-                  JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id \
-                  WHERE k.from_run_id = operation_runs.id AND k.lapsed_at IS NULL \
-                    AND a.withdrawn_at IS NULL \
+            " AND id NOT IN (SELECT operation_run_id FROM verifyd_latest_reports)
+              AND CAST(id AS TEXT) NOT IN (
+                  SELECT CAST(state ->> 'verification_operation_run_id' AS TEXT)
+                  FROM tenant_onboarding_sessions
+                  WHERE state ->> 'verification_operation_run_id' IS NOT NULL)
+              AND NOT EXISTS (SELECT 1 FROM verifyd_carried_acknowledgements k
+                  JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
+                  WHERE k.from_run_id = operation_runs.id AND k.lapsed_at IS NULL
+                    AND a.withdrawn_at IS NULL
                     AND (a.expires_at IS NULL OR a.expires_at > ",
             now!(),
             "))"
@@ -44,14 +44,14 @@ const CHOOSE: &str = concat!(
     " AND id > $2 ORDER BY id LIMIT $3"
 );
 
-const CARRIED: &str = "\
-    DELETE FROM verifyd_carried_acknowledgements \
+const CARRIED: &str = "
+    DELETE FROM verifyd_carried_acknowledgements
     WHERE from_run_id IN (SELECT value FROM json_each($1))";
-const ACTORS: &str = "\
-    DELETE FROM verifyd_acknowledgement_actors \
+const ACTORS: &str = "
+    DELETE FROM verifyd_acknowledgement_actors
     WHERE operation_run_id IN (SELECT value FROM json_each($1))";
-const ACKNOWLEDGEMENTS: &str = "\
-    DELETE FROM verification_check_acknowledgements \
+const ACKNOWLEDGEMENTS: &str = "
+    DELETE FROM verification_check_acknowledgements
     WHERE operation_run_id IN (SELECT value FROM json_each($1))";
 const ATTEMPTS: &str =
     "DELETE FROM verifyd_run_attempts WHERE run_id IN (SELECT value FROM json_each($1))";
@@ -60,12 +60,12 @@ const DELIVERIES: &str =
 const RUNS: &str = "DELETE FROM operation_runs WHERE id IN (SELECT value FROM json_each($1))";
 
 /// Runs that are not there, whatever type they were of. An open attempt is ended by the sweep first.
-const STRAY_ATTEMPTS: &str = "\
-    DELETE FROM verifyd_run_attempts WHERE (run_id, attempt) IN ( \
-        SELECT s.run_id, s.attempt FROM verifyd_run_attempts s \
-        WHERE s.run_id > $1 AND s.ended_at IS NOT NULL \
-              AND NOT EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = s.run_id) \
-        ORDER BY s.run_id, s.attempt LIMIT $2) \
+const STRAY_ATTEMPTS: &str = "
+    DELETE FROM verifyd_run_attempts WHERE (run_id, attempt) IN (
+        SELECT s.run_id, s.attempt FROM verifyd_run_attempts s
+        WHERE s.run_id > $1 AND s.ended_at IS NOT NULL
+              AND NOT EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = s.run_id)
+        ORDER BY s.run_id, s.attempt LIMIT $2)
     RETURNING run_id";
 
 #[async_trait]

@@ -26,9 +26,9 @@ const RUN: &str = concat!(
     short!("status"),
     " AS status, ",
     short!("outcome"),
-    " AS outcome, CASE WHEN octet_length(context) <= $2 THEN context END AS context, \
-      CASE WHEN octet_length(failure_summary) <= 262144 THEN failure_summary END \
-          AS failure_summary, created_at, started_at, completed_at \
+    " AS outcome, CASE WHEN octet_length(context) <= $2 THEN context END AS context,
+      CASE WHEN octet_length(failure_summary) <= 262144 THEN failure_summary END
+          AS failure_summary, created_at, started_at, completed_at
      FROM operation_runs WHERE id = $1 AND type = ",
     run_type!(),
     " AND ",
@@ -38,10 +38,10 @@ const RUN: &str = concat!(
 /// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote
 /// beside it, or of that what tells what the run was about.
 const PARTS: &str = concat!(
-    "WITH parts AS MATERIALIZED (SELECT json_remove(context, '$.verification_report') AS rest, \
-         context -> '$.verification_report' AS report FROM operation_runs \
-         WHERE id = $1 AND json_type(context) = 'object') \
-     SELECT CASE WHEN octet_length(report) <= $3 THEN report END AS report, \
+    "WITH parts AS MATERIALIZED (SELECT json_remove(context, '$.verification_report') AS rest,
+         context -> '$.verification_report' AS report FROM operation_runs
+         WHERE id = $1 AND json_type(context) = 'object')
+     SELECT CASE WHEN octet_length(report) <= $3 THEN report END AS report,
          CASE WHEN octet_length(rest) <= $2 THEN rest ELSE json_object('provider', ",
     member!("rest", "$.provider"),
     ", 'module', ",
@@ -54,15 +54,15 @@ const PARTS: &str = concat!(
     member!("rest", "$.target_scope.entra_tenant_name"),
     "), 'reason_code', ",
     member!("rest", "$.reason_code"),
-    ", 'next_steps', CASE WHEN octet_length(rest -> '$.next_steps') <= 65536 \
+    ", 'next_steps', CASE WHEN octet_length(rest -> '$.next_steps') <= 65536
                           THEN rest -> '$.next_steps' END) END AS rest FROM parts"
 );
 
 const COUNTS: &str = concat!(
-    "SELECT count(*) FILTER (WHERE status = 'queued') AS queued, \
-            count(*) FILTER (WHERE status = 'running') AS running, \
-            (julianday('now') - min(julianday(r.created_at)) FILTER (WHERE status = 'queued')) \
-                * 86400.0 AS oldest_queued_seconds \
+    "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
+            count(*) FILTER (WHERE status = 'running') AS running,
+            (julianday('now') - min(julianday(r.created_at)) FILTER (WHERE status = 'queued'))
+                * 86400.0 AS oldest_queued_seconds
      FROM operation_runs r WHERE r.type = ",
     run_type!(),
     " AND r.status IN ('queued', 'running') AND (r.status = 'running' OR ",
@@ -71,8 +71,8 @@ const COUNTS: &str = concat!(
 );
 
 const READ_LATEST_REPORT: &str = concat!(
-    "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at \
-     FROM verifyd_latest_reports l LEFT JOIN provider_connections c ON c.id = l.connection_id \
+    "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at
+     FROM verifyd_latest_reports l LEFT JOIN provider_connections c ON c.id = l.connection_id
      WHERE l.connection_id = $1 AND ",
     is_of_its_run!(
         "coalesce(c.workspace_id, p.workspace_id)",

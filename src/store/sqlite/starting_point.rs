@@ -29,34 +29,34 @@ const START: &str = concat!(
 
 /// When the expiry was found stays, while it is the same one.
 const KEEP: &str = concat!(
-    "INSERT INTO verifyd_connection_facts AS f \
-        (connection_id, tenant_id, entra_tenant_id, client_id, owner_tenant_id, service_principal_id, \
-         entra_tenant_name, credential_changed_at, credential_expires_at, expiry_source, \
-         expiry_found_at, found_at) \
+    "INSERT INTO verifyd_connection_facts AS f
+        (connection_id, tenant_id, entra_tenant_id, client_id, owner_tenant_id, service_principal_id,
+         entra_tenant_name, credential_changed_at, credential_expires_at, expiry_source,
+         expiry_found_at, found_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $10 IS NOT NULL THEN ",
     now!(),
     " END, ",
     now!(),
-    ") ON CONFLICT (connection_id) DO UPDATE \
-    SET tenant_id = excluded.tenant_id, entra_tenant_id = excluded.entra_tenant_id, \
-        client_id = excluded.client_id, owner_tenant_id = excluded.owner_tenant_id, \
-        service_principal_id = excluded.service_principal_id, \
-        entra_tenant_name = excluded.entra_tenant_name, \
-        credential_changed_at = excluded.credential_changed_at, \
-        credential_expires_at = excluded.credential_expires_at, \
-        expiry_source = excluded.expiry_source, \
-        expiry_found_at = CASE \
-            WHEN f.credential_changed_at IS excluded.credential_changed_at \
-                AND f.credential_expires_at IS excluded.credential_expires_at \
-                AND f.expiry_source IS excluded.expiry_source \
-            THEN f.expiry_found_at ELSE excluded.expiry_found_at END, \
+    ") ON CONFLICT (connection_id) DO UPDATE
+    SET tenant_id = excluded.tenant_id, entra_tenant_id = excluded.entra_tenant_id,
+        client_id = excluded.client_id, owner_tenant_id = excluded.owner_tenant_id,
+        service_principal_id = excluded.service_principal_id,
+        entra_tenant_name = excluded.entra_tenant_name,
+        credential_changed_at = excluded.credential_changed_at,
+        credential_expires_at = excluded.credential_expires_at,
+        expiry_source = excluded.expiry_source,
+        expiry_found_at = CASE
+            WHEN f.credential_changed_at IS excluded.credential_changed_at
+                AND f.credential_expires_at IS excluded.credential_expires_at
+                AND f.expiry_source IS excluded.expiry_source
+            THEN f.expiry_found_at ELSE excluded.expiry_found_at END,
         found_at = excluded.found_at"
 );
 
 /// The credential is another one now.
-const FORGET_EXPIRY: &str = "\
-    UPDATE verifyd_connection_facts \
-    SET credential_expires_at = NULL, expiry_source = NULL, expiry_found_at = NULL \
+const FORGET_EXPIRY: &str = "
+    UPDATE verifyd_connection_facts
+    SET credential_expires_at = NULL, expiry_source = NULL, expiry_found_at = NULL
     WHERE connection_id = $1 AND expiry_source IS NOT NULL";
 
 /// As the database's own times are written, so that they compare as texts.
@@ -74,23 +74,19 @@ impl StartingPointStore for SqliteStore {
 
     async fn keep_facts(&self, kept: &KeptFacts) -> Result<(), StoreError> {
         let expiry = kept.facts.expiry;
-        self.transaction(async |tx| {
-            sqlx::query(KEEP)
-                .bind(kept.connection_id.0)
-                .bind(kept.tenant_id.0)
-                .bind(&kept.entra_tenant_id)
-                .bind(&kept.client_id)
-                .bind(&kept.facts.owner_tenant_id)
-                .bind(&kept.facts.service_principal_id)
-                .bind(&kept.facts.entra_tenant_name)
-                .bind(text(kept.credential_changed_at))
-                .bind(text(expiry.and_then(|expiry| expiry.expires_at)))
-                .bind(expiry.map(|expiry| expiry.source.as_str()))
-                .execute(&mut *tx)
-                .await?;
-            Ok(())
-        })
-        .await
+        let query = sqlx::query(KEEP)
+            .bind(kept.connection_id.0)
+            .bind(kept.tenant_id.0)
+            .bind(&kept.entra_tenant_id)
+            .bind(&kept.client_id)
+            .bind(&kept.facts.owner_tenant_id)
+            .bind(&kept.facts.service_principal_id)
+            .bind(&kept.facts.entra_tenant_name)
+            .bind(text(kept.credential_changed_at))
+            .bind(text(expiry.and_then(|expiry| expiry.expires_at)))
+            .bind(expiry.map(|expiry| expiry.source.as_str()));
+        self.execute(query).await?;
+        Ok(())
     }
 }
 

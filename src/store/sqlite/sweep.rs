@@ -1,4 +1,4 @@
-//! What the reconciler finds: dead leases, runs without a lease, runs that nobody was told about.
+//! What the reconciler finds: dead leases, runs without a lease, runs that were never dispatched.
 
 use super::bounds::{is_claimable, time};
 use super::earlier::is_delivery_of_earlier;
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 /// `$1` moves the time back by `worker_dead_after`.
 const DEAD_LEASES: &str = concat!(
-    "SELECT a.run_id, a.counted FROM verifyd_run_attempts a \
+    "SELECT a.run_id, a.counted FROM verifyd_run_attempts a
      WHERE a.ended_at IS NULL AND (a.deadline_at < ",
     now!(),
-    " OR NOT EXISTS (SELECT 1 FROM verifyd_workers w \
+    " OR NOT EXISTS (SELECT 1 FROM verifyd_workers w
                      WHERE w.worker_id = a.worker_id AND w.beat_at >= ",
     now_moved_by!("$1"),
     ")) ORDER BY a.run_id LIMIT $2"
@@ -35,13 +35,13 @@ const WITHOUT_LEASE: &str = concat!(
     now_moved_by!("$1"),
     " AND ",
     now_moved_by!("'+1 minute'"),
-    ") IS NOT TRUE AND NOT EXISTS (SELECT 1 FROM verifyd_run_attempts a \
-                      WHERE a.run_id = r.id AND a.ended_at IS NULL) \
+    ") IS NOT TRUE AND NOT EXISTS (SELECT 1 FROM verifyd_run_attempts a
+                      WHERE a.run_id = r.id AND a.ended_at IS NULL)
       ORDER BY r.id LIMIT $2"
 );
 
 const REQUEUE: &str = concat!(
-    "UPDATE operation_runs SET status = 'queued' WHERE id IN (SELECT value FROM json_each($1)) \
+    "UPDATE operation_runs SET status = 'queued' WHERE id IN (SELECT value FROM json_each($1))
      AND type = ",
     run_type!(),
     " AND status = 'running' RETURNING id"
@@ -52,8 +52,8 @@ const REQUEUE: &str = concat!(
 const END_DEAD: &str = concat!(
     "UPDATE verifyd_run_attempts SET ended_at = ",
     now!(),
-    ", end_reason = CASE WHEN run_id IN (SELECT value FROM json_each($2)) \
-                         THEN 'worker_lost' ELSE 'superseded' END \
+    ", end_reason = CASE WHEN run_id IN (SELECT value FROM json_each($2))
+                         THEN 'worker_lost' ELSE 'superseded' END
      WHERE run_id IN (SELECT value FROM json_each($1)) AND ended_at IS NULL"
 );
 
@@ -70,7 +70,7 @@ macro_rules! is_queued {
     };
 }
 
-/// Those of queued runs between two ids that nobody was told about, as PostgreSQL's statement of the same
+/// The undispatched ones of the queued runs between two ids, as PostgreSQL's statement of the same
 /// name looks for them.
 macro_rules! window {
     ($name:literal, $between:literal) => {
@@ -80,11 +80,11 @@ macro_rules! window {
             run_type!(),
             " AND r.status = 'queued' AND ",
             $between,
-            " ORDER BY r.id LIMIT $7), untold_",
+            " ORDER BY r.id LIMIT $7), undispatched_",
             $name,
             " AS MATERIALIZED (SELECT w.id FROM ",
             $name,
-            " w WHERE NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
+            " w WHERE NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d
                                   WHERE d.run_id = w.id AND NOT (",
             is_delivery_of_earlier!(),
             ")) AND (SELECT ",
@@ -98,9 +98,9 @@ macro_rules! window {
 macro_rules! left_at {
     ($window:literal) => {
         concat!(
-            "CASE WHEN (SELECT count(*) FROM untold_",
+            "CASE WHEN (SELECT count(*) FROM undispatched_",
             $window,
-            ") = $3 THEN (SELECT max(id) FROM untold_",
+            ") = $3 THEN (SELECT max(id) FROM undispatched_",
             $window,
             ") WHEN (SELECT count(*) FROM ",
             $window,
@@ -111,7 +111,7 @@ macro_rules! left_at {
     };
 }
 
-/// What nobody was told about ahead of `$5` and behind it after `$6`, what was not delivered, what was
+/// What is undispatched ahead of `$5` and behind it after `$6`, what was not delivered, what was
 /// delivered too long ago (`$1` says whether, `$2` by how much), and `$4`: what was reclaimed just now. With
 /// them where each window was left if there may be more.
 const DUE: &str = concat!(
@@ -119,27 +119,27 @@ const DUE: &str = concat!(
     window!("ahead", "r.id > $5"),
     ", ",
     window!("behind", "r.id > $6 AND r.id <= $5"),
-    ", due AS (SELECT * FROM untold_ahead UNION SELECT * FROM untold_behind \
-        UNION \
-        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d \
+    ", due AS (SELECT * FROM undispatched_ahead UNION SELECT * FROM undispatched_behind
+        UNION
+        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d
          WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= ",
     now!(),
     ") AND ",
     is_queued!(),
-    " ORDER BY d.run_id LIMIT $3) \
-        UNION \
-        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d \
+    " ORDER BY d.run_id LIMIT $3)
+        UNION
+        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d
          WHERE $1 AND d.delivered_at < ",
     now_moved_by!("$2"),
     " AND (d.not_before IS NULL OR d.not_before <= ",
     now!(),
     ") AND ",
     is_queued!(),
-    " ORDER BY d.run_id LIMIT $3) \
-        UNION \
+    " ORDER BY d.run_id LIMIT $3)
+        UNION
         SELECT d.run_id FROM (SELECT value AS run_id FROM json_each($4)) d WHERE ",
     is_queued!(),
-    " ORDER BY 1 LIMIT $3) \
+    " ORDER BY 1 LIMIT $3)
      SELECT (SELECT json_group_array(id) FROM due), ",
     left_at!("ahead"),
     ", ",
@@ -147,33 +147,33 @@ const DUE: &str = concat!(
 );
 
 /// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait
-/// longer and longer after futile attempts.
+/// with exponential backoff after failed completions.
 const MARK_DELIVERIES: &str = concat!(
-    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at, not_before) \
+    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at, not_before)
      SELECT t.value, CASE WHEN t.value IN (SELECT value FROM json_each($2)) THEN ",
     now!(),
     " END, CASE WHEN t.value IN (SELECT value FROM json_each($3)) THEN ",
-    "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+' || (1 << ( \
+    "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+' || (1 << (
          SELECT count(*) FROM verifyd_run_attempts WHERE run_id = t.value AND ",
     is_failed_completion!(),
-    ")) || ' seconds') END FROM json_each($1) t WHERE true \
-     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, \
+    ")) || ' seconds') END FROM json_each($1) t WHERE true
+     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at,
          not_before = excluded.not_before"
 );
 
 /// Of runs that were completed or deleted by others. Looks at the oldest only, and at what this sweep has
 /// not delivered though it was due, so that its cost is bounded.
 const FORGET_ORPHANS: &str = concat!(
-    "DELETE FROM verifyd_run_deliveries WHERE run_id IN ( \
+    "DELETE FROM verifyd_run_deliveries WHERE run_id IN (
         SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d WHERE d.delivered_at < ",
     now_moved_by!("'-1 day'"),
-    " ORDER BY d.delivered_at LIMIT $1) \
-        UNION ALL \
-        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d \
+    " ORDER BY d.delivered_at LIMIT $1)
+        UNION ALL
+        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d
         WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before < ",
     now_moved_by!("'-1 day'"),
-    ") LIMIT $1)) \
-     AND NOT EXISTS (SELECT 1 FROM operation_runs r \
+    ") LIMIT $1))
+     AND NOT EXISTS (SELECT 1 FROM operation_runs r
         WHERE r.id = verifyd_run_deliveries.run_id AND r.type = ",
     run_type!(),
     " AND r.status IN ('queued', 'running'))"
@@ -184,14 +184,14 @@ const FORGET_WORKERS: &str = concat!(
     now_moved_by!("'-1 day'")
 );
 
-const MARK_UNDISPATCHED: &str = "\
-    UPDATE verifyd_run_deliveries SET delivered_at = NULL \
+const MARK_UNDISPATCHED: &str = "
+    UPDATE verifyd_run_deliveries SET delivered_at = NULL
     WHERE run_id IN (SELECT value FROM json_each($1))";
 
 #[async_trait]
 impl SweepStore for SqliteStore {
     async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
-        let Ok(_alone) = self.sweeping.try_lock() else {
+        let Ok(_only_sweep) = self.sweeping.try_lock() else {
             return Ok(None);
         };
         self.transaction(async |tx| {
@@ -248,14 +248,9 @@ impl SweepStore for SqliteStore {
             return Ok(());
         }
         let ids: Vec<i64> = runs.iter().map(|run| run.0).collect();
-        self.transaction(async |tx| {
-            sqlx::query(MARK_UNDISPATCHED)
-                .bind(id_list(&ids))
-                .execute(&mut *tx)
-                .await?;
-            Ok(())
-        })
-        .await
+        self.execute(sqlx::query(MARK_UNDISPATCHED).bind(id_list(&ids)))
+            .await?;
+        Ok(())
     }
 }
 

@@ -16,22 +16,22 @@ use std::time::Duration;
 macro_rules! endpoint_columns {
     () => {
         concat!(
-            "id, workspace_id, url, description, changed_only, enabled, disabled_reason, \
+            "id, workspace_id, url, description, changed_only, enabled, disabled_reason,
              failures, created_at, CASE WHEN previous_secret_until > ",
             now!(),
-            " THEN previous_secret_until END AS previous_secret_until, \
+            " THEN previous_secret_until END AS previous_secret_until,
              circuit_opened_at, circuit_probe_at, coalesce(circuit_probe_at <= ",
             now!(),
-            ", 0) AS circuit_may_probe, \
-             (SELECT min(d.pending_since) FROM verifyd_webhook_deliveries d \
-              WHERE d.endpoint_id = verifyd_webhook_endpoints.id AND d.state = 'pending') \
+            ", 0) AS circuit_may_probe,
+             (SELECT min(d.pending_since) FROM verifyd_webhook_deliveries d
+              WHERE d.endpoint_id = verifyd_webhook_endpoints.id AND d.state = 'pending')
                  AS oldest_pending_since"
         )
     };
 }
 
-const ADD: &str = "\
-    INSERT INTO verifyd_webhook_endpoints (workspace_id, url, description, changed_only, secret) \
+const ADD: &str = "
+    INSERT INTO verifyd_webhook_endpoints (workspace_id, url, description, changed_only, secret)
     VALUES ($1, $2, $3, $4, '') RETURNING id";
 
 const SET_SECRET: &str = concat!(
@@ -49,17 +49,17 @@ const PLACE: &str = "SELECT workspace_id, url FROM verifyd_webhook_endpoints WHE
 
 /// `$3`: until when the previous secret is used, moved from now; null: not at all.
 const ROTATE: &str = concat!(
-    "UPDATE verifyd_webhook_endpoints SET secret = $2, \
-        previous_secret = CASE WHEN $3 IS NOT NULL THEN secret END, \
+    "UPDATE verifyd_webhook_endpoints SET secret = $2,
+        previous_secret = CASE WHEN $3 IS NOT NULL THEN secret END,
         previous_secret_until = CASE WHEN $3 IS NOT NULL THEN ",
     now_moved_by!("$3"),
     " END WHERE id = $1 RETURNING ",
     endpoint_columns!()
 );
 
-const SET_ENABLED: &str = "\
-    UPDATE verifyd_webhook_endpoints \
-    SET enabled = $2 IS NULL, disabled_reason = $2, failures = 0, circuit_pauses = 0, \
+const SET_ENABLED: &str = "
+    UPDATE verifyd_webhook_endpoints
+    SET enabled = $2 IS NULL, disabled_reason = $2, failures = 0, circuit_pauses = 0,
         circuit_opened_at = NULL, circuit_probe_at = NULL WHERE id = $1";
 
 const PENDING_NOW: &str = concat!(
@@ -72,12 +72,12 @@ const PENDING_NOW: &str = concat!(
 const REMOVE: &str = "DELETE FROM verifyd_webhook_endpoints WHERE id = $1";
 const REMOVE_DELIVERIES: &str = "DELETE FROM verifyd_webhook_deliveries WHERE endpoint_id = $1";
 
-const SECRETS: &str = "\
-    SELECT id AS endpoint_id, workspace_id, url, secret, previous_secret \
+const SECRETS: &str = "
+    SELECT id AS endpoint_id, workspace_id, url, secret, previous_secret
     FROM verifyd_webhook_endpoints ORDER BY id";
 
-const RESEAL: &str = "\
-    UPDATE verifyd_webhook_endpoints SET secret = $4, previous_secret = $5 \
+const RESEAL: &str = "
+    UPDATE verifyd_webhook_endpoints SET secret = $4, previous_secret = $5
     WHERE id = $1 AND secret = $2 AND previous_secret IS $3";
 
 #[async_trait]
@@ -212,18 +212,13 @@ impl EndpointStore for SqliteStore {
         old: &SealedSecrets,
         new: &SealedSecrets,
     ) -> Result<bool, StoreError> {
-        self.transaction(async |tx| {
-            let done = sqlx::query(RESEAL)
-                .bind(id.0)
-                .bind(&old.current)
-                .bind(&old.previous)
-                .bind(&new.current)
-                .bind(&new.previous)
-                .execute(&mut *tx)
-                .await?
-                .rows_affected();
-            Ok(done > 0)
-        })
-        .await
+        let query = sqlx::query(RESEAL)
+            .bind(id.0)
+            .bind(&old.current)
+            .bind(&old.previous)
+            .bind(&new.current)
+            .bind(&new.previous);
+        let done = self.execute(query).await?;
+        Ok(done > 0)
     }
 }

@@ -8,21 +8,21 @@ use crate::store::rows::{self, WorkerRow};
 use async_trait::async_trait;
 
 const BEAT: &str = concat!(
-    "INSERT INTO verifyd_workers \
-        (worker_id, version, concurrency, in_flight, started_at, beat_at) \
+    "INSERT INTO verifyd_workers
+        (worker_id, version, concurrency, in_flight, started_at, beat_at)
      VALUES ($1, $2, $3, $4, ",
     now!(),
     ", ",
     now!(),
-    ") ON CONFLICT (worker_id) DO UPDATE SET version = excluded.version, \
-        concurrency = excluded.concurrency, in_flight = excluded.in_flight, \
+    ") ON CONFLICT (worker_id) DO UPDATE SET version = excluded.version,
+        concurrency = excluded.concurrency, in_flight = excluded.in_flight,
         beat_at = excluded.beat_at"
 );
 
 const RETIRE: &str = "DELETE FROM verifyd_workers WHERE worker_id = $1";
 
 const WORKERS: &str = concat!(
-    "SELECT worker_id, version, concurrency, in_flight, started_at, beat_at \
+    "SELECT worker_id, version, concurrency, in_flight, started_at, beat_at
      FROM verifyd_workers WHERE beat_at >= ",
     now_moved_by!("'-1 day'"),
     " ORDER BY started_at, worker_id"
@@ -31,28 +31,18 @@ const WORKERS: &str = concat!(
 #[async_trait]
 impl WorkerStore for SqliteStore {
     async fn beat(&self, beat: &Beat) -> Result<(), StoreError> {
-        self.transaction(async |tx| {
-            sqlx::query(BEAT)
-                .bind(&beat.worker_id.0)
-                .bind(&beat.version)
-                .bind(beat.concurrency)
-                .bind(beat.in_flight)
-                .execute(&mut *tx)
-                .await?;
-            Ok(())
-        })
-        .await
+        let query = sqlx::query(BEAT)
+            .bind(&beat.worker_id.0)
+            .bind(&beat.version)
+            .bind(beat.concurrency)
+            .bind(beat.in_flight);
+        self.execute(query).await?;
+        Ok(())
     }
 
     async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        self.transaction(async |tx| {
-            sqlx::query(RETIRE)
-                .bind(&worker.0)
-                .execute(&mut *tx)
-                .await?;
-            Ok(())
-        })
-        .await
+        self.execute(sqlx::query(RETIRE).bind(&worker.0)).await?;
+        Ok(())
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {

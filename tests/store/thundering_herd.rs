@@ -83,7 +83,7 @@ async fn sweep(store: Arc<dyn Store>, completed: Arc<AtomicUsize>) {
     }
 }
 
-pub async fn a_crowd_completes_every_run_once(bed: &Bed) {
+pub async fn a_thundering_herd_completes_every_run_once(bed: &Bed) {
     let stores = [bed.store.clone(), bed.replica().await];
     let mut runs = Vec::new();
     for _ in 0..RUNS {
