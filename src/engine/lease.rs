@@ -3,7 +3,7 @@
 use super::motion::Motion;
 use super::settings::WorkerSettings;
 use crate::domain::WorkerId;
-use crate::ports::store::{Beat, RunStore};
+use crate::ports::store::{Beat, WorkerStore};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -63,7 +63,7 @@ impl Lease {
 
 /// Beats once. The lease is renewed from the moment before the call.
 pub async fn beat_once(
-    store: &dyn RunStore,
+    store: &dyn WorkerStore,
     lease: &Lease,
     beat: &Beat,
 ) -> Result<(), crate::ports::store::StoreError> {
@@ -75,7 +75,7 @@ pub async fn beat_once(
 
 /// Beats until `stop`. Errors are logged and counted; the lease then runs out by itself.
 pub async fn keep_beating(
-    store: &dyn RunStore,
+    store: &dyn WorkerStore,
     lease: &Lease,
     worker: &WorkerId,
     settings: &WorkerSettings,

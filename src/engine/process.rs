@@ -153,7 +153,7 @@ impl Engine {
             let policy = ClaimPolicy {
                 max_attempts: self.settings.max_attempts,
                 run_deadline: self.settings.run_deadline,
-                alone: alone.is_some(),
+                isolated: alone.is_some(),
             };
             let noted = self.in_work.note(run);
             let answer = self.store.claim(run, &self.worker, &policy).await;
@@ -174,7 +174,7 @@ impl Engine {
                     metrics::counter!("verifyd_hints_without_claim_total").increment(1);
                     return Err(Processed::NotClaimable);
                 }
-                Ok(ClaimAnswer::NeedsToBeAlone) => {}
+                Ok(ClaimAnswer::RequiresIsolation) => {}
                 Err(error) => {
                     tracing::warn!(run = run.0, %error, "the run cannot be claimed now");
                     self.schema_after(&error).await;
@@ -283,7 +283,7 @@ impl Engine {
     }
 
     async fn work(&self, claim: &Claim, began: Instant) -> Result<Work, StoreError> {
-        if claim.last_resort {
+        if claim.forced_completion {
             return Ok(Work::Complete(Box::new(self.last_resort(claim))));
         }
         let run = &claim.run;

@@ -248,7 +248,7 @@ impl Reconciler {
         if lost.is_empty() {
             return Ok(Vec::new());
         }
-        engine.store.disown(&engine.worker, &lost).await
+        engine.store.release_orphaned(&engine.worker, &lost).await
     }
 
     /// Has the bell rung by bare INSERTs. Nothing depends on it but latency.
@@ -442,7 +442,7 @@ impl Reconciler {
                         let processed = engine.process(&Hint::new(run)).await;
                         drop(slot);
                         if processed == Processed::Deferred
-                            && let Err(error) = engine.store.undeliver(&[run]).await
+                            && let Err(error) = engine.store.mark_undispatched(&[run]).await
                         {
                             tracing::debug!(%error, "a later sweep finds the run");
                         }
@@ -454,7 +454,7 @@ impl Reconciler {
         if left.is_empty() {
             return Ok(());
         }
-        self.engine.store.undeliver(&left).await
+        self.engine.store.mark_undispatched(&left).await
     }
 }
 

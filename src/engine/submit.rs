@@ -92,7 +92,7 @@ async fn record_and_hint(
     };
     if hint.is_err() || queue.is_none() {
         // Otherwise the sweep would wait for the hint that never went out.
-        store.undeliver(&[recorded.run_id]).await?;
+        store.mark_undispatched(&[recorded.run_id]).await?;
         if let Err(error) = store.wake().await {
             tracing::debug!(%error, "the sweep finds the run without being woken");
         }

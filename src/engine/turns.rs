@@ -179,7 +179,7 @@ async fn look(engine: &Engine, after: Option<TenantId>) -> Result<Option<TenantI
         // Between two runs; whoever waits is next.
         return Ok(after);
     }
-    let found = engine.store.turns(after, &except, MOST);
+    let found = engine.store.oldest_run_of_each_tenant(after, &except, MOST);
     let found = tokio::time::timeout(LOOK_PATIENCE, found)
         .await
         .map_err(|_| StoreError::Unavailable("no answer in time".into()))??;

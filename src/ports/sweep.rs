@@ -1,6 +1,8 @@
 //! What a sweep is to look for, and what it found.
 
 use crate::domain::RunId;
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
 use std::time::Duration;
 
 /// How the reconciler sweeps.
@@ -15,12 +17,12 @@ pub struct SweepPolicy {
     /// Most runs to reclaim, and most to deliver, in one sweep.
     pub batch: u32,
     /// Most queued runs ahead of `from`, and most behind it, that one sweep looks at to find those that
-    /// nobody was told about.
+    /// are undispatched.
     pub window: u32,
     pub from: SweepCursor,
 }
 
-/// Where sweeps look for queued runs that nobody was told about, a window at a time, so that a sweep costs
+/// Where sweeps look for undispatched queued runs, a window at a time, so that a sweep costs
 /// the same however many wait that were delivered. Ids grow, so what is new lies ahead; a run whose
 /// transaction took long lies behind, and is found by a look that goes round and round there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,4 +79,15 @@ pub struct Swept {
     pub next: SweepCursor,
     /// Whether there are queued runs ahead of `next` that were not looked at, or left out.
     pub more: bool,
+}
+
+/// Finds what has to be done for runs that nobody works on.
+#[async_trait]
+pub trait SweepStore: Send + Sync {
+    /// Reclaims dead leases and finds what is due, under a lock that only one replica gets at a
+    /// time. None: another replica is at it.
+    async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError>;
+
+    /// Takes back the mark of delivery: the hints could not be sent.
+    async fn mark_undispatched(&self, runs: &[RunId]) -> Result<(), StoreError>;
 }

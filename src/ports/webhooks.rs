@@ -241,9 +241,9 @@ pub enum EndpointError {
     Vault(#[from] VaultError),
 }
 
-/// Endpoints and deliveries. The deliveries themselves are written by `RunStore::complete`.
+/// Keeps endpoints.
 #[async_trait]
-pub trait WebhookStore: Send + Sync {
+pub trait EndpointStore: Send + Sync {
     /// Records an endpoint and its secret in one transaction.
     async fn add_endpoint(
         &self,
@@ -282,7 +282,11 @@ pub trait WebhookStore: Send + Sync {
         old: &SealedSecrets,
         new: &SealedSecrets,
     ) -> Result<bool, StoreError>;
+}
 
+/// Keeps deliveries. [`CompletionStore`](crate::ports::claims::CompletionStore) records them.
+#[async_trait]
+pub trait DeliveryStore: Send + Sync {
     /// Waits until this process has recorded a delivery.
     async fn delivery_recorded(&self);
 

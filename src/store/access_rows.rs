@@ -5,7 +5,7 @@ use super::rows::name;
 use crate::domain::access::{Binding, Scope};
 use crate::domain::{TenantId, TokenId, WorkspaceId};
 use crate::ports::access::{Reserved, SessionRecord, TokenRecord};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, Row};
 

@@ -5,7 +5,7 @@ use super::lenient::{Text, Time};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::names::UnknownName;
 use crate::domain::{AcknowledgementId, RunId, TokenId};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use chrono::{DateTime, Utc};
 
 from_row! {

@@ -1,10 +1,46 @@
-//! What a claim reads of a run, for both databases.
+//! What a claim asks for, and what it reads of a run, for both databases.
 
 use super::from_row::from_row;
 use super::lenient::{Request, Text, Time};
 use crate::domain::run::{ClaimedRun, ContextProblem, RunRequest};
-use crate::domain::{RunId, TenantId, WorkspaceId};
-use crate::ports::store::ContextSize;
+use crate::domain::{RunId, TenantId, WorkerId, WorkspaceId};
+use crate::ports::claims::{Claim, ClaimPolicy, ContextSize};
+use crate::ports::starting_point::StartingPoint;
+use crate::ports::store_error::StoreError;
+use std::collections::HashMap;
+
+/// A call of `claim`.
+pub(super) struct ClaimRequest {
+    pub run: RunId,
+    pub worker: WorkerId,
+    pub policy: ClaimPolicy,
+}
+
+/// The connections that the checks of these claims are about.
+pub(super) fn connections(claims: &[Option<Claim>]) -> Vec<i64> {
+    let requests = claims.iter().flatten().map(|claim| &claim.run.request);
+    let ids = requests.filter_map(|request| Some(request.provider_connection_id?.0));
+    ids.collect::<std::collections::BTreeSet<i64>>()
+        .into_iter()
+        .collect()
+}
+
+/// Adds what the checks start from, read while a connection was at hand. Where that could not be read
+/// the check itself asks for it, and says so.
+pub(super) fn add_starting_points(
+    claims: &mut [Option<Claim>],
+    found: Vec<Result<StartingPoint, StoreError>>,
+) {
+    let found: HashMap<i64, StartingPoint> = found
+        .into_iter()
+        .flatten()
+        .map(|start| (start.connection.id.0, start))
+        .collect();
+    for claim in claims.iter_mut().flatten() {
+        let id = claim.run.request.provider_connection_id;
+        claim.start = id.and_then(|id| found.get(&id.0).cloned());
+    }
+}
 
 from_row! {
     /// A run that was taken. Its context is not among it: see [`ContextRow`].

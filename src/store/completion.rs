@@ -1,15 +1,17 @@
 //! What a completion writes into the run's row: the same JSON for both kinds of database.
 
-use crate::domain::RunId;
 use crate::domain::completion::Completion;
 use crate::domain::notice::{Event, Notice};
 use crate::domain::permission::{InventoryRefresh, PermissionDetails};
-use crate::ports::store::{Claim, ContextSize, StoreError};
+use crate::domain::{ConnectionId, RunId};
+use crate::ports::claims::{Claim, ContextSize};
+use crate::ports::store_error::StoreError;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 
 /// JSON that is written once and then only copied.
@@ -19,63 +21,113 @@ pub(super) type Json = sqlx::types::Json<Box<RawValue>>;
 /// writer has done to them does not stay for ever. Seconds.
 pub(super) const DIGEST_STANDS_SECONDS: f64 = 3600.0;
 
-/// The members that are put into `context`; all others stay as they are.
-pub(super) fn context_members(
-    completion: &Completion,
-) -> Result<Vec<(&'static str, Json)>, StoreError> {
-    let report = sqlx::types::Json(completion.report.clone());
-    let mut members = vec![("verification_report", report)];
-    if let Some(blocked) = &completion.blocked {
-        members.push(("reason_code", to_json(blocked.reason_code.code())?));
-        members.push(("next_steps", to_json(&blocked.next_steps)?));
-    }
-    Ok(members)
-}
-
-/// Members that are put into `context` only where the producer left them out.
-pub(super) fn context_defaults(completion: &Completion) -> Result<Json, StoreError> {
-    match &completion.checked {
-        Some(checked) => to_json(checked),
-        None => to_json(&BTreeMap::<&str, &str>::new()),
-    }
-}
-
-/// Most bytes of a context that stays; one that is larger is replaced by a member that says so.
-/// `merged`: the most that the database can be asked to copy.
-pub(super) fn kept_bytes(size: ContextSize, merged: i64) -> i64 {
-    match size {
-        ContextSize::Small | ContextSize::Large => merged,
-        ContextSize::Huge => NOTHING_KEPT,
-        ContextSize::Unknown => 32_768,
-    }
-}
+/// Most bytes of a context that the database is asked to copy; a larger one is replaced by a member that
+/// says so.
+const MERGED_BYTES: i64 = 16 * 1024 * 1024;
 
 /// No context stays.
 pub(super) const NOTHING_KEPT: i64 = -1;
 
-/// The same as one object.
-pub(super) fn context_patch(completion: &Completion) -> Result<Json, StoreError> {
-    let members = context_members(completion)?;
-    let object: BTreeMap<_, _> = members.iter().map(|(name, json)| (name, &json.0)).collect();
-    to_json(&object)
+/// What a completion writes, made ready by the caller: nothing but an inventory that has changed is
+/// serialised while the transaction is open.
+pub(super) struct CompletionRequest {
+    pub run: RunId,
+    pub attempt: i32,
+    pub token: Uuid,
+    /// When the attempt was claimed.
+    pub claimed_at: DateTime<Utc>,
+    pub outcome: &'static str,
+    /// Members of `context` that are set; all others stay as they are.
+    pub patch: Json,
+    pub failures: Json,
+    /// Members of `context` that are set only where the producer left them out.
+    pub defaults: Json,
+    /// Most bytes of a context that stays.
+    pub kept: i64,
+    pub inventory: Option<InventoryRow>,
+    pub connection: Option<ConnectionId>,
+    /// Whether the check found a previous report of the connection.
+    pub has_previous: bool,
+    /// `changed` is not known yet.
+    pub notice: Notice,
 }
 
-/// `failure_summary`
-pub(super) fn failure_summary(completion: &Completion) -> Result<Json, StoreError> {
-    to_json(&completion.failure_summary)
+impl CompletionRequest {
+    pub fn new(claim: &Claim, completion: &Completion) -> Result<Self, StoreError> {
+        let mut patch: BTreeMap<&str, Box<RawValue>> = BTreeMap::new();
+        patch.insert("verification_report", completion.report.clone());
+        if let Some(blocked) = &completion.blocked {
+            patch.insert("reason_code", to_json(blocked.reason_code.code())?.0);
+            patch.insert("next_steps", to_json(&blocked.next_steps)?.0);
+        }
+        Ok(Self {
+            run: claim.run.id,
+            attempt: claim.attempt,
+            token: claim.token,
+            claimed_at: claim.claimed_at,
+            outcome: completion.outcome.as_str(),
+            patch: to_json(&patch)?,
+            failures: to_json(&completion.failure_summary)?,
+            defaults: match &completion.checked {
+                Some(checked) => to_json(checked)?,
+                None => to_json(&BTreeMap::<&str, &str>::new())?,
+            },
+            kept: match claim.context {
+                ContextSize::Small | ContextSize::Large => MERGED_BYTES,
+                ContextSize::Huge => NOTHING_KEPT,
+                ContextSize::Unknown => 32_768,
+            },
+            inventory: completion
+                .inventory
+                .as_ref()
+                .map(|refresh| InventoryRow::new(claim.run.id, refresh)),
+            connection: completion.connection,
+            has_previous: claim.start.as_ref().is_some_and(|s| s.latest_run.is_some()),
+            notice: Notice {
+                operation_run_id: claim.run.id,
+                workspace_id: claim.run.workspace_id,
+                tenant_id: claim.run.tenant_id,
+                provider_connection_id: completion.connection,
+                outcome: completion.outcome,
+                overall: completion.overall.clone(),
+                fingerprint: completion.fingerprint.clone(),
+                changed: true,
+            },
+        })
+    }
+
+    /// What no two completions of one transaction may have in common: each row is written by one of them.
+    pub fn keys(&self) -> Vec<(&'static str, i64)> {
+        let tenant = self.inventory.as_ref().map(|i| ("tenant", i.tenant));
+        let connection = self.connection.map(|c| ("connection", c.0));
+        let keys = [Some(("run", self.run.0)), tenant, connection];
+        keys.into_iter().flatten().collect()
+    }
 }
 
-/// What is told of the completion.
-pub(super) fn notice(claim: &Claim, completion: &Completion, changed: bool) -> Notice {
-    Notice {
-        operation_run_id: claim.run.id,
-        workspace_id: claim.run.workspace_id,
-        tenant_id: claim.run.tenant_id,
-        provider_connection_id: completion.connection,
-        outcome: completion.outcome,
-        overall: completion.overall.clone(),
-        fingerprint: completion.fingerprint.clone(),
-        changed,
+/// What a transaction has completed.
+#[derive(Default)]
+pub(super) struct Completed {
+    /// Completion events, one for each run.
+    pub notices: Vec<Notice>,
+    /// Whether deliveries to webhooks were recorded.
+    pub has_deliveries: bool,
+}
+
+impl Completed {
+    pub fn contains(&self, run: RunId) -> bool {
+        self.notices.iter().any(|n| n.operation_run_id == run)
+    }
+
+    /// Announces it within this process, after the commit.
+    pub fn announce(self, completions: &broadcast::Sender<Notice>, recorded: &Notify) {
+        if self.has_deliveries {
+            recorded.notify_one();
+        }
+        for notice in self.notices {
+            // Fails when nobody wants to know.
+            let _ = completions.send(notice);
+        }
     }
 }
 

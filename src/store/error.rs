@@ -1,39 +1,74 @@
 //! What the driver reports, in the words of the port. Never quotes a value of a row.
 
-use crate::ports::store::StoreError;
+use crate::ports::connections::AddConnectionError;
+use crate::ports::store_error::StoreError;
+use crate::ports::webhooks::EndpointError;
+use sqlx::Error;
 use sqlx::error::DatabaseError;
+use sqlx::migrate::MigrateError;
 
-/// Translates a driver's error.
-pub(super) fn from_sqlx(error: sqlx::Error) -> StoreError {
-    use sqlx::Error;
-    match error {
-        Error::Database(e) => from_database(&*e),
-        Error::PoolTimedOut => {
-            StoreError::Unavailable("no connection within acquire_timeout".into())
+impl From<Error> for StoreError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Database(e) => from_database(&*e),
+            Error::PoolTimedOut => Self::Unavailable("no connection within acquire_timeout".into()),
+            Error::PoolClosed => Self::Unavailable("the connections are closed".into()),
+            Error::Io(e) => Self::Unavailable(e.to_string()),
+            Error::Tls(e) => Self::Unavailable(format!("TLS: {e}")),
+            Error::Protocol(_) => Self::Unavailable("the protocol was violated".into()),
+            Error::WorkerCrashed => Self::Unavailable("the database's thread ended".into()),
+            Error::BeginFailed => Self::Unavailable("no transaction could be started".into()),
+            Error::Configuration(_) => Self::Refused("database.url cannot be understood".into()),
+            // The source may quote the value; only what names types is passed on.
+            Error::ColumnDecode { index, source } => {
+                let why = source.to_string();
+                let why =
+                    if why.starts_with("mismatched types") || why.starts_with("unexpected null") {
+                        why
+                    } else {
+                        "the value cannot be decoded".to_owned()
+                    };
+                Self::Schema(format!("column {index}: {why}"))
+            }
+            Error::ColumnNotFound(name) => Self::Schema(format!("column {name} is missing")),
+            Error::TypeNotFound { type_name } => {
+                Self::Schema(format!("type {type_name} is missing"))
+            }
+            Error::RowNotFound => Self::Refused("a row that must be there is missing".into()),
+            _ => Self::Refused("the driver refused the statement".into()),
         }
-        Error::PoolClosed => StoreError::Unavailable("the connections are closed".into()),
-        Error::Io(e) => StoreError::Unavailable(e.to_string()),
-        Error::Tls(e) => StoreError::Unavailable(format!("TLS: {e}")),
-        Error::Protocol(_) => StoreError::Unavailable("the protocol was violated".into()),
-        Error::WorkerCrashed => StoreError::Unavailable("the database's thread ended".into()),
-        Error::BeginFailed => StoreError::Unavailable("no transaction could be started".into()),
-        Error::Configuration(_) => StoreError::Refused("database.url cannot be understood".into()),
-        // The source may quote the value; only what names types is passed on.
-        Error::ColumnDecode { index, source } => {
-            let why = source.to_string();
-            let why = if why.starts_with("mismatched types") || why.starts_with("unexpected null") {
-                why
-            } else {
-                "the value cannot be decoded".to_owned()
-            };
-            StoreError::Schema(format!("column {index}: {why}"))
+    }
+}
+
+impl From<Error> for AddConnectionError {
+    fn from(error: Error) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl From<Error> for EndpointError {
+    fn from(error: Error) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl From<MigrateError> for StoreError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Execute(e) => e.into(),
+            MigrateError::ExecuteMigration(e, version) => match e.into() {
+                Self::Refused(why) => Self::Refused(format!("migration {version}: {why}")),
+                Self::Schema(why) => Self::Schema(format!("migration {version}: {why}")),
+                other => other,
+            },
+            MigrateError::VersionMissing(version) => Self::Schema(format!(
+                "migration {version} was applied by a newer verifyd than this one"
+            )),
+            MigrateError::VersionMismatch(version) => Self::Schema(format!(
+                "migration {version} was applied with another content than this build has"
+            )),
+            other => Self::Schema(other.to_string()),
         }
-        Error::ColumnNotFound(name) => StoreError::Schema(format!("column {name} is missing")),
-        Error::TypeNotFound { type_name } => {
-            StoreError::Schema(format!("type {type_name} is missing"))
-        }
-        Error::RowNotFound => StoreError::Refused("a row that must be there is missing".into()),
-        _ => StoreError::Refused("the driver refused the statement".into()),
     }
 }
 

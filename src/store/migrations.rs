@@ -1,8 +1,7 @@
 //! The migrations, compiled in: one folder per kind of database, the same numbers in both.
 
-use crate::ports::store::StoreError;
 use sqlx::SqlSafeStr;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// The version that this build needs.
 pub(super) const WANTED_VERSION: i64 = 14;
@@ -66,24 +65,6 @@ pub(super) fn migrator(sources: Vec<Source>, table: &'static str) -> Migrator {
     migrator.set_locking(false);
     migrator.dangerous_set_table_name(table);
     migrator
-}
-
-pub(super) fn failed(error: MigrateError) -> StoreError {
-    match error {
-        MigrateError::Execute(e) => super::error::from_sqlx(e),
-        MigrateError::ExecuteMigration(e, version) => match super::error::from_sqlx(e) {
-            StoreError::Refused(why) => StoreError::Refused(format!("migration {version}: {why}")),
-            StoreError::Schema(why) => StoreError::Schema(format!("migration {version}: {why}")),
-            other => other,
-        },
-        MigrateError::VersionMissing(version) => StoreError::Schema(format!(
-            "migration {version} was applied by a newer verifyd than this one"
-        )),
-        MigrateError::VersionMismatch(version) => StoreError::Schema(format!(
-            "migration {version} was applied with another content than this build has"
-        )),
-        other => StoreError::Schema(other.to_string()),
-    }
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@
 mod access_rows;
 mod acknowledgements;
 mod address;
+mod batching;
 mod claims;
 mod completion;
 mod error;
-mod facts;
+mod filters;
 mod from_row;
 mod invalid_runs;
 mod lenient;
@@ -21,15 +22,16 @@ mod postgres;
 mod rows;
 mod settings;
 mod sqlite;
+mod starting_point;
 mod summaries;
 mod tables;
-mod together;
 mod webhook_rows;
 
 pub use address::problem as address_problem;
 pub use settings::{DatabaseSettings, LimitSettings, ListenMode};
 
-use crate::ports::store::{Store, StoreError};
+use crate::ports::store::Store;
+use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use std::sync::Arc;
 
@@ -89,6 +91,12 @@ impl Private {
     pub async fn remove(&self) -> Result<(), StoreError> {
         self.0.remove().await
     }
+}
+
+/// How a transaction ends that decides it itself.
+enum End<T> {
+    Commit(T),
+    Rollback(T),
 }
 
 fn scheme(url: &str) -> &str {

@@ -5,7 +5,8 @@ use super::lenient::{self, Text};
 use crate::domain::onboarding::{OnboardingSession, Pointed, SessionMisfit, moves, point};
 use crate::domain::run::RunRequest;
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
-use crate::ports::store::{ForSession, NewRun, StoreError};
+use crate::ports::recording::{ForSession, NewRun};
+use crate::ports::store_error::StoreError;
 use serde_json::Value;
 use serde_json::value::RawValue;
 

@@ -1,15 +1,15 @@
 //! What both databases share of the reads over many rows.
 
-use super::facts::FactsPart;
 use super::from_row::from_row;
 use super::lenient::{Text, Time};
 use super::rows::{ConnectionRow, name};
+use super::starting_point::FactsPart;
 use crate::domain::overview::{
     CompletedRun, ConnectionCounts, ConnectionState, History, LatestReport, Learnt, TrendPoint,
     WaitingRun,
 };
 use crate::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, Row};
 use std::time::Duration;

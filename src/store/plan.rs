@@ -1,13 +1,13 @@
 //! What both databases share of the reads for plans.
 
-use super::facts::FactsPart;
 use super::from_row::from_row;
 use super::lenient::{Text, Time};
 use super::rows::ConnectionRow;
+use super::starting_point::FactsPart;
 use crate::domain::ConnectionId;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::plan::{PlanSubject, StoredGrants};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use sqlx::{FromRow, Row};
 use std::collections::{BTreeSet, HashMap};
 

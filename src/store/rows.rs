@@ -4,17 +4,20 @@
 
 use super::from_row::from_row;
 use super::lenient::{Lenient, Text, Time};
+use crate::domain::attempt::AttemptRecord;
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, ProviderConnection, StoredCredential,
 };
 use crate::domain::names::UnknownName;
+use crate::domain::overview::LatestReport;
 use crate::domain::permission::StoredPermission;
 use crate::domain::report::redact;
 use crate::domain::{ConnectionId, OperationRun, RunId, TenantId, WorkspaceId};
-use crate::ports::store::{
-    AttemptRecord, FoundCredential, InventoryFreshness, LatestReport, RunCounts, StoreError,
-    WorkerRecord,
-};
+use crate::ports::credentials::FoundCredential;
+use crate::ports::inventory::InventoryFreshness;
+use crate::ports::runs::RunCounts;
+use crate::ports::store_error::StoreError;
+use crate::ports::workers::WorkerRecord;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{FromRow, Row};

@@ -7,7 +7,7 @@ use super::rows::name;
 use crate::domain::report::SCHEMA_VERSION;
 use crate::domain::run::{RUN_TYPE, ReportPresence, RunState, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 
 from_row! {
     /// A run without its context; `listed` is false where that is too large for a list. `report_type` is

@@ -5,7 +5,7 @@ use super::rows::{count, name};
 use crate::domain::circuit::{Circuit, CircuitState};
 use crate::domain::webhook::WebhookBinding;
 use crate::domain::{DeliveryId, EndpointId, RunId, WorkspaceId};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::ports::webhooks::{
     Delivery, DeliveryAttempt, DeliveryCounts, Endpoint, LeasedDelivery, SealedSecrets,
 };

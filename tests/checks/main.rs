@@ -571,7 +571,7 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
     let policy = verifyd::ports::store::ClaimPolicy {
         max_attempts: 2,
         run_deadline: Duration::from_secs(60),
-        alone: false,
+        isolated: false,
     };
     for _ in 0..2 {
         let store = &world.services.store;
@@ -625,7 +625,12 @@ async fn a_worker_finds_runs_that_nobody_announced_and_drains_on_stop() {
         .connection(1, &Scenario::Slow.tenant_id(1), "health_check")
         .await;
     let first = world.record(connection, |_| {}).await;
-    world.services.store.undeliver(&[first]).await.unwrap();
+    world
+        .services
+        .store
+        .mark_undispatched(&[first])
+        .await
+        .unwrap();
 
     let stop = tokio_util::sync::CancellationToken::new();
     let worker = world.services.worker(world.services.engine());

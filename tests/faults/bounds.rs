@@ -4,7 +4,7 @@
 use crate::postgres::TestDatabase;
 use crate::proxy::{Act, Proxy, Rule};
 use crate::scene::{CLAIMING, COMPLETING, MAX_ATTEMPTS, Scene};
-use verifyd::ports::store::MAX_FUTILE_ATTEMPTS;
+use verifyd::ports::store::MAX_FAILED_COMPLETIONS;
 use verifyd::simulator::{Endpoint, Scenario, SimulatorOptions};
 
 /// One process at a time, so that nothing escapes the poison run: whoever works on it dies.
@@ -58,7 +58,7 @@ async fn a_poison_run_never_costs_others_all_their_attempts() {
 async fn the_completion_always_kills_the_worker() {
     let mut scene = Scene::empty(TestDatabase::create().await, SimulatorOptions::default()).await;
     scene.add(Scenario::Healthy, 1);
-    let deaths = u32::try_from(MAX_ATTEMPTS).unwrap() + MAX_FUTILE_ATTEMPTS;
+    let deaths = u32::try_from(MAX_ATTEMPTS).unwrap() + MAX_FAILED_COMPLETIONS;
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     way.at(Rule {
         after: COMPLETING,

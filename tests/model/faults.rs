@@ -106,7 +106,7 @@ fn faults_of_worker(s: &State, w: usize, steps: &mut Vec<Action>) {
                 steps.extend([Action::FetchedHintLost(slot), Action::ClaimReplyLost(slot)]);
             }
             Step::Waiting(_) => {
-                if worker.is_alone() {
+                if worker.is_isolated() {
                     steps.push(Action::ClaimReplyLost(slot));
                 }
             }

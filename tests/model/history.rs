@@ -20,8 +20,8 @@ pub const ALL_SPENT: &str = "all attempts are spent";
 pub const OVERTAKEN: &str = "a worker is overtaken";
 pub const TOO_LATE: &str = "a worker comes too late";
 pub const LEFT_ALIVE: &str = "a live worker has left its attempt";
-pub const WAITING: &str = "a run waits to be alone";
-pub const LAST_RESORT: &str = "a run comes to the last resort";
+pub const WAITING: &str = "a run waits to be isolated";
+pub const FORCED_COMPLETION: &str = "a run comes to a forced completion";
 pub const QUEUE_AWAY: &str = "a run is completed without the queue";
 
 /// Writes into `after` what must not have happened.
@@ -52,7 +52,7 @@ pub fn judge(model: &Protocol, before: &State, action: Action, after: &mut State
             && old.status == Status::Running
             && !given_again
         {
-            let given_up = matches!(action, Action::Disown(w) if open.holder == Holder::Process(w))
+            let given_up = matches!(action, Action::ReleaseOrphaned(w) if open.holder == Holder::Process(w))
                 && before.is_held(r, open.token).is_none();
             broken.taken_over_alive |= !given_up && !lease_has_ended(before, open);
         }
@@ -74,9 +74,9 @@ pub fn judge(model: &Protocol, before: &State, action: Action, after: &mut State
             && action != Action::NotBeforePasses(r)
             && new.status != Status::Completed;
 
-        // Each claim is completed, counts, is futile, or met a fault; a process that is told to stop
+        // Each claim is completed, counts, is failed_completions, or met a fault; a process that is told to stop
         // may give back as many as it has slots.
-        let limit = model.store.max_attempts + model.store.max_futile + 1;
+        let limit = model.store.max_attempts + model.store.max_failed_completions + 1;
         let met = (model.faults - after.faults) * u8::try_from(model.slots).unwrap();
         broken.claimed_too_often |= new.last - new.base > limit + met;
         broken.taken_by_poison |= new.taken >= model.store.max_attempts;
@@ -176,9 +176,9 @@ pub fn signs() -> Vec<Property<Protocol>> {
         Property::sometimes(WAITING, |_, s: &State| {
             holds(s, |step| matches!(step, Step::Waiting(_)))
         }),
-        Property::sometimes(LAST_RESORT, |_, s: &State| {
+        Property::sometimes(FORCED_COMPLETION, |_, s: &State| {
             holds(s, |step| {
-                step.claim().is_some_and(|claim| claim.last_resort)
+                step.claim().is_some_and(|claim| claim.forced_completion)
             })
         }),
         Property::sometimes(QUEUE_AWAY, |m: &Protocol, s: &State| {

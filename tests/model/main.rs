@@ -13,7 +13,7 @@ mod store;
 
 use faults::Scope;
 use history::{
-    ALL_SPENT, ATTEMPTS, CLAIMS, CURRENT_TOKEN, EARLIER, LAST_RESORT, LEFT_ALIVE,
+    ALL_SPENT, ATTEMPTS, CLAIMS, CURRENT_TOKEN, EARLIER, FORCED_COMPLETION, LEFT_ALIVE,
     ONE_TERMINAL_WRITE, OVERTAKEN, QUEUE_AWAY, QUIESCENT, SPARED, TAKEOVER, TERMINAL_IS_FINAL,
     TOO_LATE, WAIT, WAITING,
 };
@@ -80,8 +80,8 @@ fn faults() -> u8 {
 fn every_promise_holds_under_any_faults() {
     let faults = faults();
     let unseen: &[_] = match faults {
-        0..3 => &[ALL_SPENT, LAST_RESORT],
-        3..6 => &[LAST_RESORT],
+        0..3 => &[ALL_SPENT, FORCED_COMPLETION],
+        3..6 => &[FORCED_COMPLETION],
         _ => &[],
     };
     assert_holds("any faults", Protocol::new(1, faults), unseen);
@@ -91,14 +91,14 @@ fn every_promise_holds_under_any_faults() {
 #[test]
 fn every_promise_holds_whenever_a_process_looks() {
     let protocol = Protocol::new(1, 1).curious();
-    let unseen = [ALL_SPENT, LAST_RESORT, WAITING];
+    let unseen = [ALL_SPENT, FORCED_COMPLETION, WAITING];
     assert_holds("curious", protocol, &unseen);
 }
 
 #[test]
 fn every_promise_holds_when_all_attempts_are_spent() {
     let protocol = Protocol::new(1, 3).only(Scope::Attempts);
-    assert_holds("lost attempts", protocol, &[QUEUE_AWAY, LAST_RESORT]);
+    assert_holds("lost attempts", protocol, &[QUEUE_AWAY, FORCED_COMPLETION]);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn every_promise_holds_for_two_runs() {
     let protocol = Protocol::new(2, 1).only(Scope::Crashes);
     let unseen = [
         ALL_SPENT,
-        LAST_RESORT,
+        FORCED_COMPLETION,
         QUEUE_AWAY,
         LEFT_ALIVE,
         OVERTAKEN,
@@ -122,7 +122,7 @@ fn every_promise_holds_for_a_poison_run() {
     let protocol = Protocol::new(1, 1).only(Scope::Crashes);
     let disturbed = [QUEUE_AWAY, LEFT_ALIVE, OVERTAKEN, TOO_LATE];
     assert_holds("poison", protocol.poisoned(Poison::Completed), &disturbed);
-    let unseen = [&disturbed[..], &[LAST_RESORT]].concat();
+    let unseen = [&disturbed[..], &[FORCED_COMPLETION]].concat();
     assert_holds("poison, asked", protocol.poisoned(Poison::Asked), &unseen);
 }
 
@@ -132,7 +132,7 @@ fn every_promise_holds_beside_a_poison_run() {
     let unseen = [LEFT_ALIVE, OVERTAKEN, TOO_LATE];
     let protocol = beside_poison(Poison::Completed);
     assert_holds("beside poison", protocol, &unseen);
-    let unseen = [&unseen[..], &[LAST_RESORT]].concat();
+    let unseen = [&unseen[..], &[FORCED_COMPLETION]].concat();
     let protocol = beside_poison(Poison::Asked);
     assert_holds("beside poison, asked", protocol, &unseen);
 }
@@ -182,9 +182,9 @@ fn a_cycle_is_seen() {
 #[test]
 fn without_its_mechanism_a_promise_is_broken() {
     use Mechanism::{
-        AttemptLimit, ClaimCompareAndSet, DatabaseFirst, Disown, DisownTokenCheck, ExhaustedAlone,
-        FirstDelivery, LastChanceAlone, LastResort, LeaseCheck, LockBeforeTokenCheck,
-        NotedBeforeClaim, Reclaim, Redelivery, SetAside, StatusCheckOfComplete,
+        AttemptLimit, ClaimCompareAndSet, DatabaseFirst, ExhaustedIsolated, FirstDelivery,
+        ForcedCompletion, LastChanceIsolated, LeaseCheck, LockBeforeTokenCheck, NotedBeforeClaim,
+        OrphanTokenCheck, Reclaim, Redelivery, ReleaseOrphaned, SetAside, StatusCheckOfComplete,
         StatusCheckOfRelease, TokenCheck, WaitKept,
     };
     let any = Protocol::new(1, 1);
@@ -205,12 +205,12 @@ fn without_its_mechanism_a_promise_is_broken() {
         (FirstDelivery, any, &[QUIESCENT]),
         (WaitKept, any, &[WAIT]),
         (AttemptLimit, losses, &[ATTEMPTS]),
-        (LastChanceAlone, beside_asked, &[SPARED]),
-        (ExhaustedAlone, beside_completed, &[SPARED]),
-        (LastResort, deadly, &[CLAIMS]),
+        (LastChanceIsolated, beside_asked, &[SPARED]),
+        (ExhaustedIsolated, beside_completed, &[SPARED]),
+        (ForcedCompletion, deadly, &[CLAIMS]),
         (SetAside, given_again(), &[EARLIER]),
-        (Disown, any, &[QUIESCENT]),
-        (DisownTokenCheck, any.curious(), &[TAKEOVER]),
+        (ReleaseOrphaned, any, &[QUIESCENT]),
+        (OrphanTokenCheck, any.curious(), &[TAKEOVER]),
         (NotedBeforeClaim, any.curious(), &[TAKEOVER]),
         (DatabaseFirst, any.curious(), &[TAKEOVER]),
     ];
@@ -236,37 +236,22 @@ fn without_its_mechanism_a_promise_is_broken() {
 /// A new function of the store that writes needs a transition here.
 #[test]
 fn the_transitions_have_the_names_of_the_stores_functions() {
-    let reads = [
-        "run",
-        "runs",
-        "run_summary",
-        "run_state",
-        "run_states",
-        "attempts",
-        "open_attempts",
-        "workers",
-        "counts",
-        "latest_report",
-    ];
-    // Retention deletes what has long been completed: no state of the protocol is left there.
-    let retention = ["prune", "prunable", "prune_stray_attempts"];
+    let reads = ["open_attempts", "workers"];
     // `record` for several runs at once.
     let several = ["record_many"];
-    let source =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/ports/store.rs"))
-            .unwrap();
-    let (_, body) = source.split_once("pub trait RunStore").unwrap();
-    let (body, _) = body.split_once("\n}\n").unwrap();
-    let functions: BTreeSet<&str> = body
-        .split("async fn ")
-        .skip(1)
+    let ports = ["claims", "sweep", "orphans", "recording", "workers"].map(|port| {
+        let root = env!("CARGO_MANIFEST_DIR");
+        std::fs::read_to_string(format!("{root}/src/ports/{port}.rs")).unwrap()
+    });
+    let functions: BTreeSet<&str> = ports
+        .iter()
+        .flat_map(|port| port.split("    async fn ").skip(1))
         .map(|rest| rest.split_once('(').unwrap().0)
         .collect();
     let known: BTreeSet<&str> = store::TRANSITIONS
         .iter()
         .copied()
         .chain(reads)
-        .chain(retention)
         .chain(several)
         .collect();
     assert_eq!(functions, known);
@@ -284,7 +269,7 @@ fn the_statements_that_the_model_names_are_there() {
             sources.push_str(&read(&path));
         }
     }
-    sources.push_str(&read(format!("{root}src/ports/store.rs").as_ref()));
+    sources.push_str(&read(format!("{root}src/ports/claims.rs").as_ref()));
     let model = read(format!("{root}tests/model/store.rs").as_ref());
     let comments = model.lines().filter_map(|line| line.split_once("//"));
     let mut named = BTreeSet::new();

@@ -28,14 +28,14 @@ pub enum Action {
     Ask(Slot),
     Complete(Slot),
     Release(Slot, End),
-    /// The worker is told to stop, so it waits no longer for a run to be alone.
+    /// The worker is told to stop, so it waits no longer for a run to be isolated.
     GiveUp(Slot),
     /// The poison run kills the worker that works on it.
     Die(Slot),
     /// The process asks for its open attempts.
     Look(usize),
     /// It lets go of those that it does not work on.
-    Disown(usize),
+    ReleaseOrphaned(usize),
     /// The worker drops what it holds, as its heartbeat does not get through.
     Fence(Slot),
     Beat(usize),
@@ -61,7 +61,7 @@ pub enum Action {
 
     Resume(usize),
     QueueIsBack,
-    /// Another run that has to be alone takes too long: the hint is left.
+    /// Another run that has to be isolated takes too long: the hint is left.
     WaitTooLong(Slot),
     /// `Look` where nothing is amiss.
     LookInVain(usize),
@@ -129,7 +129,7 @@ impl Action {
             | Self::GiveUp(_)
             | Self::Die(_)
             | Self::Look(_)
-            | Self::Disown(_)
+            | Self::ReleaseOrphaned(_)
             | Self::Fence(_)
             | Self::Beat(_)
             | Self::Retire(_)
@@ -153,7 +153,7 @@ impl Action {
     }
 }
 
-/// When the first run kills each worker that works on it. The last resort reads nothing of it, and so
+/// When the first run kills each worker that works on it. A forced completion reads nothing of it, and so
 /// is not killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poison {
@@ -193,7 +193,7 @@ impl Protocol {
             scope: Scope::Any,
             store: Store {
                 max_attempts: 3,
-                max_futile: 3,
+                max_failed_completions: 3,
                 without: None,
             },
         }
@@ -212,9 +212,9 @@ impl Protocol {
     }
 
     /// The same with fewer attempts.
-    pub fn attempts(mut self, max_attempts: u8, max_futile: u8) -> Self {
+    pub fn attempts(mut self, max_attempts: u8, max_failed_completions: u8) -> Self {
         self.store.max_attempts = max_attempts;
-        self.store.max_futile = max_futile;
+        self.store.max_failed_completions = max_failed_completions;
         self
     }
 
@@ -332,13 +332,13 @@ impl Protocol {
             steps.extend(waiting.map(|r| Action::Fetch(w, r)));
         }
         if worker.looked != [0; RUNS] || worker.noted.is_some() {
-            steps.push(Action::Disown(w));
-        } else if self.store.has(Mechanism::Disown) && self.has_lost_sight(s, w) {
+            steps.push(Action::ReleaseOrphaned(w));
+        } else if self.store.has(Mechanism::ReleaseOrphaned) && self.has_lost_sight(s, w) {
             // Where nobody is curious the two are one step, so that there are fewer states.
             steps.push(if self.curious {
                 Action::Look(w)
             } else {
-                Action::Disown(w)
+                Action::ReleaseOrphaned(w)
             });
         }
         for (k, &step) in worker.slots.iter().enumerate() {
@@ -355,7 +355,7 @@ impl Protocol {
             }
             Step::Waiting(_) if worker.stopping => steps.push(Action::GiveUp(slot)),
             Step::Waiting(_) => {
-                if worker.is_alone() {
+                if worker.is_isolated() {
                     steps.push(Action::Claim(slot));
                 }
             }
@@ -385,7 +385,7 @@ impl Protocol {
     }
 
     fn kills(&self, claim: Claim, poison: Poison) -> bool {
-        self.poison == Some(poison) && claim.run == 0 && !claim.last_resort
+        self.poison == Some(poison) && claim.run == 0 && !claim.forced_completion
     }
 
     /// Whether a process has open attempts at running runs that it does not work on.
@@ -411,7 +411,7 @@ impl Protocol {
                             .map(|(k, _)| Action::WaitTooLong((w, k))),
                     );
                     let idle = worker.looked == [0; RUNS] && worker.noted.is_none();
-                    if self.curious && idle && self.store.has(Mechanism::Disown) {
+                    if self.curious && idle && self.store.has(Mechanism::ReleaseOrphaned) {
                         steps.push(Action::LookInVain(w));
                     }
                 }
@@ -447,23 +447,23 @@ impl Protocol {
             }
             (Action::Claim(_), Step::Unnoted(claim)) => Step::Claimed(claim),
             (Action::Claim(_), Step::Fetched(r) | Step::SeenQueued(r) | Step::Waiting(r)) => {
-                let alone = matches!(step, Step::Waiting(_));
-                match self.store.claim(s, r, w, alone) {
+                let isolated = matches!(step, Step::Waiting(_));
+                match self.store.claim(s, r, w, isolated) {
                     Answer::Claimed(claim) if self.store.has(Mechanism::NotedBeforeClaim) => {
                         Step::Claimed(claim)
                     }
                     Answer::Claimed(claim) => Step::Unnoted(claim),
                     Answer::NotClaimable => Step::Idle,
-                    Answer::NeedsToBeAlone => Step::Waiting(r),
+                    Answer::RequiresIsolation => Step::Waiting(r),
                 }
             }
             (Action::ClaimReplyLost(_), Step::Fetched(r) | Step::Waiting(r)) => {
                 // Without the answer the claim is unknown; the hint is tried again.
-                let alone = matches!(step, Step::Waiting(_));
-                match self.store.claim(s, r, w, alone) {
+                let isolated = matches!(step, Step::Waiting(_));
+                match self.store.claim(s, r, w, isolated) {
                     Answer::Claimed(_) => Step::Fetched(r),
                     Answer::NotClaimable => Step::Idle,
-                    Answer::NeedsToBeAlone => Step::Waiting(r),
+                    Answer::RequiresIsolation => Step::Waiting(r),
                 }
             }
             (Action::GiveUp(_) | Action::WaitTooLong(_), Step::Waiting(_)) => Step::Idle,
@@ -549,7 +549,7 @@ impl Protocol {
             Action::Submit(r) => {
                 s.runs[r].unsent = false;
                 if s.queue_away {
-                    self.store.undeliver(s, 1 << r);
+                    self.store.mark_undispatched(s, 1 << r);
                 } else {
                     send(s, 1 << r);
                 }
@@ -580,7 +580,7 @@ impl Protocol {
                     s.workers[w].noted = Some(s.workers[w].tokens());
                 }
             }
-            Action::Disown(w) => {
+            Action::ReleaseOrphaned(w) => {
                 let worker = &mut s.workers[w];
                 let looked = std::mem::take(&mut worker.looked);
                 let (known, mut tokens) = match worker.noted.take() {
@@ -591,7 +591,7 @@ impl Protocol {
                 for (token, known) in tokens.iter_mut().zip(known) {
                     *token *= u8::from(known == 0);
                 }
-                self.store.disown(s, w, tokens);
+                self.store.release_orphaned(s, w, tokens);
             }
             Action::Beat(w) => self.store.beat(s, w),
             Action::Retire(w) => self.store.retire(s, w),
@@ -619,7 +619,7 @@ impl Protocol {
             }
             Action::Undeliver => {
                 if let Reconciler::Delivering { due } = s.reconciler {
-                    self.store.undeliver(s, due);
+                    self.store.mark_undispatched(s, due);
                     s.reconciler = Reconciler::Idle;
                 }
             }

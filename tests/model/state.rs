@@ -80,7 +80,7 @@ pub struct Run {
     /// Whether one of these ended as `worker_lost`.
     pub lost: bool,
     /// Attempts that were only to complete the run, and did not.
-    pub futile: u8,
+    pub failed_completions: u8,
     pub open: Option<Attempt>,
     /// Its producer has recorded it and is about to send the hint.
     pub unsent: bool,
@@ -120,9 +120,9 @@ pub struct Claim {
     pub token: u8,
     pub exhausted: bool,
     /// Nothing of what the run holds is read.
-    pub last_resort: bool,
+    pub forced_completion: bool,
     /// It was claimed as the only one of its kind in this process.
-    pub alone: bool,
+    pub isolated: bool,
 }
 
 /// What `claim` answers.
@@ -130,7 +130,7 @@ pub struct Claim {
 pub enum Answer {
     Claimed(Claim),
     NotClaimable,
-    NeedsToBeAlone,
+    RequiresIsolation,
 }
 
 /// Where one slot of a worker is in `Engine::process`.
@@ -139,7 +139,7 @@ pub enum Step {
     Idle,
     /// It holds a hint, its lease was tested, the claim is about to be sent.
     Fetched(usize),
-    /// The run needs to be alone, and another such run is in work in this process.
+    /// The run requires isolation, and another such run is in flight in this process.
     Waiting(usize),
     /// Only where a claim is noted when its answer is there and not before: the answer is on its way.
     Unnoted(Claim),
@@ -181,7 +181,7 @@ pub struct Worker {
     pub stopping: bool,
     /// In ascending order: no slot differs from another.
     pub slots: [Step; SLOTS],
-    /// What `open_attempts` has answered, by run, and `disown` is about to be asked for; 0: nothing.
+    /// What `open_attempts` has answered, by run, and `release_orphaned` is about to be asked for; 0: nothing.
     pub looked: [u8; RUNS],
     /// Only where the process looks at what it has in work before it looks at the database: that.
     pub noted: Option<[u8; RUNS]>,
@@ -197,10 +197,10 @@ impl Worker {
         tokens
     }
 
-    /// Whether a run that needs to be alone would be.
-    pub fn is_alone(&self) -> bool {
+    /// Whether a run that requires isolation would have it.
+    pub fn is_isolated(&self) -> bool {
         let mut held = self.slots.iter().filter_map(|step| step.claim());
-        !held.any(|claim| claim.alone)
+        !held.any(|claim| claim.isolated)
     }
 }
 
@@ -261,7 +261,7 @@ impl State {
             base: 0,
             spent: 0,
             lost: false,
-            futile: 0,
+            failed_completions: 0,
             open: None,
             unsent: false,
             hints: 0,

@@ -1,22 +1,21 @@
-//! The transitions of `ports::store::RunStore`, under the names that they have there, each as
-//! atomic as `src/store/postgres` makes it. The names in capitals are its statements: those of a call that
-//! goes alone. What goes with others is the same, less what is not ordinary, in one statement each
-//! (`together`).
+//! The transitions of the ports of the store, under the names that they have there, each as atomic as
+//! `src/store/postgres` makes it. The names in capitals are its statements: those of a call that is sent by
+//! itself. A batch sends the last of them at once, and leaves what it cannot decide.
 
 use crate::state::{
     Answer, Attempt, Beat, Claim, Delivered, Delivery, HINTS, Holder, Process, RUNS, Reconciler,
     SLOTS, State, Status, Step,
 };
 
-/// The functions of `RunStore` that write. A test compares them with the trait.
+/// The functions of the ports that write. A test compares them with the traits.
 pub const TRANSITIONS: &[&str] = &[
     "record",
     "claim",
     "complete",
     "release",
     "sweep",
-    "disown",
-    "undeliver",
+    "release_orphaned",
+    "mark_undispatched",
     "beat",
     "retire",
 ];
@@ -27,7 +26,7 @@ const REDELIVER_BELOW: u8 = 1;
 /// What a store may be without. Each is one line of SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
-    /// `token = $3 AND ended_at IS NULL` of COMPLETE and RELEASE.
+    /// The token and `ended_at IS NULL` in COMPLETE and RELEASE.
     TokenCheck,
     /// LOCK_RUNNING as a statement of its own: without it the token is tested in the snapshot from
     /// before the wait, the status on the row as it is then.
@@ -36,16 +35,16 @@ pub enum Mechanism {
     StatusCheckOfComplete,
     /// `status = 'running'` of LOCK_RUNNING and RELEASE.
     StatusCheckOfRelease,
-    /// `status = 'queued'` of TAKE_RUN, tested on the row that it changes.
+    /// `status = 'queued'` of CLAIM, tested on the row that it changes.
     ClaimCompareAndSet,
-    /// `h.spent >= $4` of OPEN_ATTEMPT.
+    /// `h.spent >= w.most` of CLAIM.
     AttemptLimit,
-    /// `j.spent + 1 >= $4 AND j.lost > 0` of OPEN_ATTEMPT.
-    LastChanceAlone,
+    /// `h.spent + 1 >= w.most AND h.lost > 0` of CLAIM.
+    LastChanceIsolated,
     /// `exhausted` in the same place.
-    ExhaustedAlone,
-    /// `h.futile >= $6` of OPEN_ATTEMPT.
-    LastResort,
+    ExhaustedIsolated,
+    /// `h.failed >= $6` of CLAIM.
+    ForcedCompletion,
     /// `lease_is_dead!()` of RECLAIM.
     LeaseCheck,
     /// RECLAIM.
@@ -56,15 +55,15 @@ pub enum Mechanism {
     FirstDelivery,
     /// The condition of MARK_DELIVERIES.
     WaitKept,
-    /// OPEN_ATTEMPTS and DISOWN.
-    Disown,
-    /// `a.token = o.token` of DISOWN.
-    DisownTokenCheck,
+    /// OPEN_ATTEMPTS and RELEASE_ORPHANED.
+    ReleaseOrphaned,
+    /// `a.token = o.token` of RELEASE_ORPHANED.
+    OrphanTokenCheck,
     /// `engine::in_work`: a run is noted before its claim is sent.
     NotedBeforeClaim,
     /// SET_ASIDE: what belongs to an earlier run of the same id.
     SetAside,
-    /// `engine::disown`: the database is looked at first, what is in work after it.
+    /// The reconciler: the database is looked at first, what is in work after it.
     DatabaseFirst,
 }
 
@@ -86,8 +85,8 @@ impl End {
 #[derive(Clone, Copy, Debug)]
 pub struct Store {
     pub max_attempts: u8,
-    /// `MAX_FUTILE_ATTEMPTS`
-    pub max_futile: u8,
+    /// `MAX_FAILED_COMPLETIONS`
+    pub max_failed_completions: u8,
     pub without: Option<Mechanism>,
 }
 
@@ -107,15 +106,15 @@ impl Store {
         });
     }
 
-    /// LOCK_QUEUED, SET_ASIDE, TAKE_RUN, SUPERSEDE, OPEN_ATTEMPT. One step: the first holds the run, and
+    /// LOCK_QUEUED, SET_ASIDE, SUPERSEDE, CLAIM. One step: the first holds the run, and
     /// those that follow begin after it.
-    pub fn claim(&self, s: &mut State, r: usize, w: usize, alone: bool) -> Answer {
+    pub fn claim(&self, s: &mut State, r: usize, w: usize, isolated: bool) -> Answer {
         let mut run = s.runs[r];
         let queued = run.status == Status::Queued || !self.has(Mechanism::ClaimCompareAndSet);
         if !run.started && self.has(Mechanism::SetAside) {
             run.spent = 0;
             run.lost = false;
-            run.futile = 0;
+            run.failed_completions = 0;
             run.open = None;
             // FORGET_WAIT
             if let Some(delivery) = &mut run.delivery {
@@ -127,19 +126,20 @@ impl Store {
         }
         // SUPERSEDE ends what is still open: it counts as it was claimed.
         let superseded = run.open.is_some_and(|open| !open.counted);
-        let futile = run.futile + u8::from(superseded);
-        let last_resort = futile >= self.max_futile && self.has(Mechanism::LastResort);
+        let failed_completions = run.failed_completions + u8::from(superseded);
+        let forced_completion = failed_completions >= self.max_failed_completions
+            && self.has(Mechanism::ForcedCompletion);
         let limited = run.spent >= self.max_attempts && self.has(Mechanism::AttemptLimit);
-        let exhausted = limited || last_resort;
+        let exhausted = limited || forced_completion;
         let last_chance = run.spent + 1 >= self.max_attempts && run.lost;
-        let needs_to_be_alone = (exhausted && self.has(Mechanism::ExhaustedAlone))
-            || (!exhausted && last_chance && self.has(Mechanism::LastChanceAlone));
-        if needs_to_be_alone && !alone {
-            return Answer::NeedsToBeAlone;
+        let requires_isolation = (exhausted && self.has(Mechanism::ExhaustedIsolated))
+            || (!exhausted && last_chance && self.has(Mechanism::LastChanceIsolated));
+        if requires_isolation && !isolated {
+            return Answer::RequiresIsolation;
         }
         s.runs[r] = run;
         let run = &mut s.runs[r];
-        run.futile = futile;
+        run.failed_completions = failed_completions;
         run.started = true;
         run.status = Status::Running;
         run.last += 1;
@@ -154,8 +154,8 @@ impl Store {
             run: r,
             token: run.last,
             exhausted,
-            last_resort,
-            alone,
+            forced_completion,
+            isolated,
         })
     }
 
@@ -166,7 +166,7 @@ impl Store {
             .is_some_and(|open| open.token == claim.token)
     }
 
-    /// LOCK_RUNNING, COMPLETE, FORGET_DELIVERY. One step: the first holds the run until the end,
+    /// LOCK_RUNNING, COMPLETE. One step: the first holds the run until the end,
     /// and COMPLETE tests the token on the row that it changes.
     pub fn complete(&self, s: &mut State, claim: Claim) -> bool {
         let status = s.runs[claim.run].status;
@@ -208,7 +208,7 @@ impl Store {
             run.spent -= 1;
             run.asked -= u8::from(asked && run.asked > 0);
         } else if end == End::Error && !counted {
-            run.futile += 1;
+            run.failed_completions += 1;
         }
         run.status = Status::Queued;
         run.delivery = Some(Delivery {
@@ -257,7 +257,8 @@ impl Store {
                 }
             } else if dead {
                 // END_STRAYS: `superseded`.
-                s.runs[r].futile += u8::from(run.open.is_some_and(|open| !open.counted));
+                s.runs[r].failed_completions +=
+                    u8::from(run.open.is_some_and(|open| !open.counted));
                 s.runs[r].open = None;
             }
         }
@@ -272,7 +273,7 @@ impl Store {
         run.status = Status::Queued;
         match run.open.take() {
             Some(open) if !open.counted => {
-                run.futile += 1;
+                run.failed_completions += 1;
                 run.delivery = Some(Delivery {
                     delivered: Delivered::Never,
                     waits: true,
@@ -294,13 +295,13 @@ impl Store {
         })
     }
 
-    /// LOCK_RUNS, DISOWN, MARK_DELIVERIES. One step: the first holds the runs until the end.
-    pub fn disown(&self, s: &mut State, w: usize, tokens: [u8; RUNS]) {
+    /// LOCK_RUNS, RELEASE_ORPHANED, MARK_DELIVERIES. One step: the first holds the runs until the end.
+    pub fn release_orphaned(&self, s: &mut State, w: usize, tokens: [u8; RUNS]) {
         for (r, &token) in tokens.iter().enumerate() {
             let run = &s.runs[r];
             let current = run.open.is_some_and(|open| {
                 token > 0
-                    && (!self.has(Mechanism::DisownTokenCheck)
+                    && (!self.has(Mechanism::OrphanTokenCheck)
                         || (open.token == token && open.holder == Holder::Process(w)))
             });
             if current && run.status == Status::Running && Self::requeue(s, r) {
@@ -362,8 +363,8 @@ impl Store {
         }
     }
 
-    /// UNDELIVER.
-    pub fn undeliver(&self, s: &mut State, runs: u8) {
+    /// MARK_UNDISPATCHED.
+    pub fn mark_undispatched(&self, s: &mut State, runs: u8) {
         for (r, run) in s.runs.iter_mut().enumerate() {
             if runs & 1 << r != 0
                 && let Some(delivery) = &mut run.delivery

@@ -95,18 +95,18 @@ pub async fn behind_a_batch_that_loses_its_connection_the_next_one_starts(bed: &
     }
 }
 
-/// `src/store/together.rs` itself, with stores of the test: only there may a batch panic.
-#[path = "../../src/store/together.rs"]
+/// `src/store/batching` itself, with stores of the test: only there may a batch panic.
+#[path = "../../src/store/batching/mod.rs"]
 #[allow(dead_code, reason = "the store uses all of it")]
-mod together;
+mod batching;
 
-use together::{Batching, Group, Places, Ran, Together};
+use batching::{BatchResult, BatchedCall, Batcher, Batching};
 
 /// Doubles numbers in the database. A negative one panics in the middle of its transaction.
 struct Doubling<D: sqlx::Database> {
     me: Weak<Self>,
     pool: sqlx::Pool<D>,
-    group: Group<Number, i64>,
+    batcher: Batcher<Number, i64>,
 }
 
 struct Number(i64);
@@ -116,55 +116,53 @@ impl<D: sqlx::Database> Doubling<D> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             pool,
-            group: Group::default(),
+            batcher: Batcher::default(),
         })
     }
 }
 
 impl<D: sqlx::Database> Batching for Doubling<D> {
-    fn me(&self) -> Option<Arc<Self>> {
+    type Connection = Transaction<'static, D>;
+
+    fn shared(&self) -> Option<Arc<Self>> {
         self.me.upgrade()
     }
 
-    async fn in_time<T: Send>(
+    async fn with_timeout<T: Send>(
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         call.await
     }
-}
 
-impl<D: sqlx::Database> Places<Transaction<'static, D>> for Doubling<D> {
-    async fn place(&self) -> Result<Transaction<'static, D>, StoreError> {
+    async fn acquire(&self) -> Result<Self::Connection, StoreError> {
         Ok(self.pool.begin().await.unwrap())
     }
 
-    fn keeps(&self, _: u32) -> bool {
+    fn keeps_connection(&self, _: u32) -> bool {
         false
     }
 }
 
 macro_rules! doubles {
     ($database:ty) => {
-        impl Together<Doubling<$database>> for Number {
+        impl BatchedCall<Doubling<$database>> for Number {
             type Answer = i64;
-            type On = Transaction<'static, $database>;
             const NAME: &'static str = "double";
-            const LANES: usize = 1;
 
             fn keys(&self) -> Vec<(&'static str, i64)> {
                 vec![("number", self.0)]
             }
 
-            fn group(store: &Doubling<$database>) -> &Group<Self, i64> {
-                &store.group
+            fn batcher(store: &Doubling<$database>) -> &Batcher<Self, i64> {
+                &store.batcher
             }
 
             async fn run(
                 _: &Doubling<$database>,
-                mut tx: Self::On,
+                mut tx: Transaction<'static, $database>,
                 calls: Vec<Self>,
-            ) -> Ran<Doubling<$database>, Self> {
+            ) -> BatchResult<Doubling<$database>, Self> {
                 let mut answers = Vec::with_capacity(calls.len());
                 for Number(number) in calls {
                     let doubled: i64 = sqlx::query_scalar("SELECT 2 * CAST($1 AS bigint)")
@@ -186,7 +184,7 @@ doubles!(Sqlite);
 
 async fn behind_a_batch_that_panics<D: sqlx::Database>(store: Arc<Doubling<D>>)
 where
-    Number: Together<Doubling<D>, Answer = i64, On = Transaction<'static, D>>,
+    Number: BatchedCall<Doubling<D>, Answer = i64>,
 {
     // A batch that panics, more than a batch behind it, and one of the same key.
     let mut numbers = vec![-7];
@@ -195,7 +193,7 @@ where
     let asked = join_all(
         numbers
             .iter()
-            .map(|number| together::together(&*store, Number(*number)).boxed()),
+            .map(|number| batching::submit(&*store, Number(*number)).boxed()),
     );
     let answers = tokio::time::timeout(GUARD, asked)
         .await

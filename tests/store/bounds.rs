@@ -1,12 +1,12 @@
 //! Runs that kill their worker, and attempts that nobody works on: what bounds them.
 
 use crate::bed::Bed;
-use crate::fixtures::{ALONE, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
+use crate::fixtures::{ISOLATED, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
 use std::time::Duration;
 use verifyd::domain::run::RunRequest;
 use verifyd::domain::{RunId, RunStatus};
 use verifyd::ports::store::{
-    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, ContextSize, MAX_FUTILE_ATTEMPTS, OpenAttempt,
+    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, ContextSize, MAX_FAILED_COMPLETIONS, OpenAttempt,
     Swept,
 };
 
@@ -63,17 +63,17 @@ pub async fn the_last_chance_is_claimed_alone_only(bed: &Bed) {
     // One is left.
     assert!(matches!(
         answer(bed, run).await,
-        ClaimAnswer::NeedsToBeAlone
+        ClaimAnswer::RequiresIsolation
     ));
     let last = lose(bed, run).await;
     assert_eq!((last.attempt, last.exhausted), (3, false));
     // None is left.
     assert!(matches!(
         answer(bed, run).await,
-        ClaimAnswer::NeedsToBeAlone
+        ClaimAnswer::RequiresIsolation
     ));
     let end = claim(&bed.store, run, "w").await;
-    assert!(end.exhausted && !end.last_resort);
+    assert!(end.exhausted && !end.forced_completion);
     assert!(bed.store.complete(&end, &failed()).await.unwrap());
     assert!(matches!(answer(bed, run).await, ClaimAnswer::NotClaimable));
 }
@@ -96,14 +96,14 @@ pub async fn a_last_chance_without_a_lost_worker_needs_not_be_alone(bed: &Bed) {
     assert!(only.claimed().is_some());
 }
 
-pub async fn futile_attempts_wait_longer_and_longer_and_end_in_the_last_resort(bed: &Bed) {
+pub async fn failed_completions_back_off_and_end_in_a_forced_completion(bed: &Bed) {
     let run = bed.queued().await;
     for _ in 0..POLICY.max_attempts {
         lose(bed, run).await;
     }
-    for n in 1..=MAX_FUTILE_ATTEMPTS {
+    for n in 1..=MAX_FAILED_COMPLETIONS {
         let held = claim(&bed.store, run, "dead").await;
-        assert!(held.exhausted && !held.last_resort);
+        assert!(held.exhausted && !held.forced_completion);
         assert_eq!(held.run.request, RunRequest::from_context(&context(1)));
         // One is lost with its worker, one is let go of, one fails.
         match n {
@@ -111,7 +111,7 @@ pub async fn futile_attempts_wait_longer_and_longer_and_end_in_the_last_resort(b
                 let swept = sweep(bed).await;
                 assert_eq!((swept.reclaimed, swept.due), (vec![run], vec![]));
             }
-            2 => assert_eq!(disown(bed, &held).await, [run]),
+            2 => assert_eq!(release_orphaned(bed, &held).await, [run]),
             _ => {
                 let wait = Some(Duration::from_secs(60));
                 let end = AttemptEnd::Error;
@@ -131,16 +131,16 @@ pub async fn futile_attempts_wait_longer_and_longer_and_end_in_the_last_resort(b
     }
     assert!(matches!(
         answer(bed, run).await,
-        ClaimAnswer::NeedsToBeAlone
+        ClaimAnswer::RequiresIsolation
     ));
     // More attempts, allowed later, do not lead back.
     let patient = ClaimPolicy {
         max_attempts: 10,
-        ..ALONE
+        ..ISOLATED
     };
     let last = bed.store.claim(run, &worker("w"), &patient).await.unwrap();
     let last = last.claimed().unwrap();
-    assert!(last.exhausted && last.last_resort);
+    assert!(last.exhausted && last.forced_completion);
     assert_eq!((last.attempt, last.counted_attempts), (7, 3));
     assert_eq!(last.run.request, RunRequest::default());
     assert_eq!(last.context, ContextSize::Unknown);
@@ -172,13 +172,13 @@ pub async fn a_context_that_cannot_be_read_does_not_keep_the_run(bed: &Bed) {
     }
 }
 
-async fn disown(bed: &Bed, held: &Claim) -> Vec<RunId> {
+async fn release_orphaned(bed: &Bed, held: &Claim) -> Vec<RunId> {
     let attempt = OpenAttempt {
         run: held.run.id,
         token: held.token,
     };
-    let disowned = bed.store.disown(&held.worker, &[attempt]).await;
-    disowned.unwrap()
+    let released = bed.store.release_orphaned(&held.worker, &[attempt]).await;
+    released.unwrap()
 }
 
 pub async fn a_worker_disowns_what_it_does_not_work_on(bed: &Bed) {
@@ -197,7 +197,7 @@ pub async fn a_worker_disowns_what_it_does_not_work_on(bed: &Bed) {
     assert_eq!(open, expected);
     assert_eq!(sweep(bed).await, Swept::default());
 
-    assert_eq!(disown(bed, &first).await, [lost]);
+    assert_eq!(release_orphaned(bed, &first).await, [lost]);
     let attempts = bed.store.attempts(lost).await.unwrap();
     assert_eq!(attempts[0].end_reason, Some(AttemptEnd::WorkerLost));
     assert!(attempts[0].counted);
@@ -221,9 +221,15 @@ pub async fn only_its_own_open_attempts_are_disowned(bed: &Bed) {
     };
     let before = dump(bed).await;
     for held in [&old, &completed, &foreign] {
-        assert_eq!(disown(bed, held).await, []);
+        assert_eq!(release_orphaned(bed, held).await, []);
     }
-    assert_eq!(bed.store.disown(&worker("w1"), &[]).await.unwrap(), []);
+    assert_eq!(
+        bed.store
+            .release_orphaned(&worker("w1"), &[])
+            .await
+            .unwrap(),
+        []
+    );
     assert_eq!(dump(bed).await, before);
     // Somebody else has ended the run: that is not undone.
     bed.exec(&format!(
@@ -231,7 +237,7 @@ pub async fn only_its_own_open_attempts_are_disowned(bed: &Bed) {
          completed_at = started_at WHERE id = {run}"
     ))
     .await;
-    assert_eq!(disown(bed, &current).await, []);
+    assert_eq!(release_orphaned(bed, &current).await, []);
     let stored = bed.store.run(run).await.unwrap().unwrap();
     assert_eq!(stored.status, RunStatus::Completed);
 }

@@ -1,7 +1,7 @@
 //! `queued` → `running` and back.
 
 use crate::bed::Bed;
-use crate::fixtures::{ALONE, POLICY, claim, context, succeeded, worker};
+use crate::fixtures::{ISOLATED, POLICY, claim, context, succeeded, worker};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Barrier;
@@ -36,7 +36,7 @@ pub async fn what_is_not_queued_or_not_ours_is_not_claimed(bed: &Bed) {
     let running = bed.insert(RUN_TYPE, "running", &context(1)).await;
     let before = bed.dump("operation_runs").await;
     // What is sent with others, and what goes alone, are statements of their own.
-    for policy in [POLICY, ALONE] {
+    for policy in [POLICY, ISOLATED] {
         for run in [foreign, running, RunId(987_654_321)] {
             let claimed = bed.store.claim(run, &worker("w1"), &policy).await.unwrap();
             assert!(claimed.claimed().is_none(), "{run}, {policy:?}");

@@ -2,7 +2,7 @@
 
 use crate::bed::Bed;
 use crate::fixtures::{
-    ALONE, POLICY, SWEEP, beat, blocked, claim, context, failed, refresh, report_of, succeeded,
+    ISOLATED, POLICY, SWEEP, beat, blocked, claim, context, failed, refresh, report_of, succeeded,
     worker,
 };
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ pub async fn a_completed_run_is_never_claimed_or_completed_again(bed: &Bed) {
     let held = claim(&bed.store, run, "w1").await;
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
     let before = bed.dump("operation_runs").await;
-    for policy in [POLICY, ALONE, POLICY, ALONE] {
+    for policy in [POLICY, ISOLATED, POLICY, ISOLATED] {
         let claimed = bed.store.claim(run, &worker("w2"), &policy).await.unwrap();
         assert!(claimed.claimed().is_none(), "{policy:?}");
     }

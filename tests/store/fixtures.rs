@@ -22,12 +22,12 @@ use verifyd::ports::vault::SealedCredential;
 pub const POLICY: ClaimPolicy = ClaimPolicy {
     max_attempts: 3,
     run_deadline: Duration::from_secs(600),
-    alone: false,
+    isolated: false,
 };
 
 /// Of a worker that works on one run at a time.
-pub const ALONE: ClaimPolicy = ClaimPolicy {
-    alone: true,
+pub const ISOLATED: ClaimPolicy = ClaimPolicy {
+    isolated: true,
     ..POLICY
 };
 
@@ -68,7 +68,7 @@ pub fn context(connection: i64) -> Value {
 pub async fn claim(store: &Arc<dyn Store>, run: RunId, name: &str) -> Claim {
     let me = worker(name);
     let answer = match store.claim(run, &me, &POLICY).await.unwrap() {
-        ClaimAnswer::NeedsToBeAlone => store.claim(run, &me, &ALONE).await.unwrap(),
+        ClaimAnswer::RequiresIsolation => store.claim(run, &me, &ISOLATED).await.unwrap(),
         answer => answer,
     };
     answer.claimed().expect("the run can be claimed")

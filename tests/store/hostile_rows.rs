@@ -291,7 +291,14 @@ pub async fn what_can_never_be_claimed_costs_nobody_anything(bed: &Bed) {
     assert_eq!((counts.queued, counts.oldest_queued_seconds), (0, None));
     let waiting = bed.store.longest_waiting(&Binding::EVERYTHING, 10).await;
     assert_eq!(waiting.unwrap(), []);
-    assert_eq!(bed.store.turns(None, &[], 10).await.unwrap().len(), 0);
+    assert_eq!(
+        bed.store
+            .oldest_run_of_each_tenant(None, &[], 10)
+            .await
+            .unwrap()
+            .len(),
+        0
+    );
     let found = bed.store.invalid_runs(1_000, 1_000).await.unwrap();
     assert_eq!(found.len(), 202);
     assert_eq!(found.iter().filter(|run| run.column == "id").count(), 2);

@@ -9,6 +9,7 @@ mod acknowledging;
 mod acknowledging_races;
 mod actors;
 mod batches;
+mod batching;
 mod bed;
 mod bounds;
 mod cancelled;
@@ -16,9 +17,9 @@ mod circuits;
 mod claims;
 mod completion;
 mod connections;
-mod crowd;
 mod errors;
 mod facts;
+mod fair_queuing;
 mod fixtures;
 mod given_again;
 mod guards;
@@ -32,8 +33,7 @@ mod pruning;
 mod recording;
 mod schema;
 mod sweeping;
-mod together;
-mod turns;
+mod thundering_herd;
 mod urls;
 mod webhooks;
 
@@ -47,9 +47,9 @@ mod snapshot_trap;
 mod sqlite_file;
 mod waking;
 
-/// What `src/store/together.rs` names: see `batches`.
+/// What `src/store/batching` names: see `batches`.
 mod ports {
-    pub use verifyd::ports::store;
+    pub use verifyd::ports::store_error;
 }
 
 #[path = "../support/pgbouncer.rs"]
@@ -152,7 +152,7 @@ conformance! {
         a_bare_insert_is_found,
         what_was_delivered_is_not_delivered_again_too_early,
         a_lost_delivery_is_repeated_when_asked_for,
-        undelivered_runs_are_due_again,
+        undispatched_runs_are_due_again,
         oldest_first_and_no_more_than_the_batch,
         what_waits_and_was_delivered_is_passed_a_window_at_a_time,
         a_run_that_was_committed_late_is_found_behind,
@@ -173,7 +173,7 @@ conformance! {
     bounds:
         the_last_chance_is_claimed_alone_only,
         a_last_chance_without_a_lost_worker_needs_not_be_alone,
-        futile_attempts_wait_longer_and_longer_and_end_in_the_last_resort,
+        failed_completions_back_off_and_end_in_a_forced_completion,
         a_worker_disowns_what_it_does_not_work_on,
         only_its_own_open_attempts_are_disowned,
         a_context_that_cannot_be_read_does_not_keep_the_run;
@@ -297,16 +297,16 @@ conformance! {
         an_open_circuit_holds_up_no_other_endpoint,
         what_is_pending_for_too_long_is_given_up,
         what_was_given_up_while_it_was_sent_and_arrived_is_delivered;
-    together:
-        many_are_claimed_and_completed_each_as_if_alone,
+    batching:
+        many_are_claimed_and_completed_each_as_if_by_itself,
         each_claim_of_many_has_its_own_answer,
         one_that_is_refused_takes_no_other_with_it,
         what_comes_with_a_claim_is_what_asking_would_give,
         an_inventory_is_compared_again_after_a_while;
-    crowd:
-        a_crowd_completes_every_run_once;
-    turns:
+    thundering_herd:
+        a_thundering_herd_completes_every_run_once;
+    fair_queuing:
         each_tenant_has_its_oldest_run_next,
-        only_runs_that_are_due_and_ours_have_a_turn,
-        tenants_without_a_connection_share_one_turn;
+        only_runs_that_are_due_and_ours_are_next,
+        tenants_without_a_connection_share_one_place;
 }

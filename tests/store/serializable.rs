@@ -2,7 +2,7 @@
 //! again, and none fails otherwise.
 
 use crate::bed::Bed;
-use crate::fixtures::{ALONE, failed, succeeded, worker};
+use crate::fixtures::{ISOLATED, failed, succeeded, worker};
 use std::sync::Arc;
 use tokio::sync::Barrier;
 use verifyd::domain::RunStatus;
@@ -61,7 +61,7 @@ async fn fifty_race_for_a_run_and_fifty_to_complete_it() {
     for round in 0..ROUNDS {
         let run = bed.queued().await;
         let answers = race(&stores, |store, n| async move {
-            store.claim(run, &worker(&format!("w{n}")), &ALONE).await
+            store.claim(run, &worker(&format!("w{n}")), &ISOLATED).await
         })
         .await;
         conflicts += contended(&answers);

@@ -1,7 +1,7 @@
 //! What the reconciler finds.
 
 use crate::bed::Bed;
-use crate::fixtures::{ALONE, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
+use crate::fixtures::{ISOLATED, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Barrier;
@@ -60,14 +60,14 @@ pub async fn a_lost_delivery_is_repeated_when_asked_for(bed: &Bed) {
     assert_eq!(sweep(bed, &repeat).await.due, []);
 }
 
-pub async fn undelivered_runs_are_due_again(bed: &Bed) {
+pub async fn undispatched_runs_are_due_again(bed: &Bed) {
     let (first, second) = (bed.queued().await, bed.queued().await);
     assert_eq!(sweep(bed, &SWEEP).await.due, [first, second]);
     bed.store
-        .undeliver(&[second, RunId(987_654_321)])
+        .mark_undispatched(&[second, RunId(987_654_321)])
         .await
         .unwrap();
-    bed.store.undeliver(&[]).await.unwrap();
+    bed.store.mark_undispatched(&[]).await.unwrap();
     assert_eq!(sweep(bed, &SWEEP).await.due, [second]);
 }
 
@@ -321,7 +321,7 @@ pub async fn a_reclaimed_run_is_exhausted_when_its_attempts_are_spent(bed: &Bed)
     let run = bed.queued().await;
     let policy = ClaimPolicy {
         max_attempts: 2,
-        ..ALONE
+        ..ISOLATED
     };
     for n in 1..=2 {
         let held = bed

@@ -4,25 +4,25 @@
 //! row of `latest_reports`, which the completion writes anyway: whoever comes second sees what the
 //! first one did, in statements that begin after the wait.
 
-use super::{ADVISORY_PRUNE, ADVISORY_SPACE, InTx, PostgresStore, Tx, commit, run_type};
+use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, run_type};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use crate::ports::acknowledgements::{
     AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
 };
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
-use crate::store::error::from_sqlx;
+use crate::store::filters::push_acknowledgement_filter;
 use async_trait::async_trait;
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 /// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
 macro_rules! columns {
     () => {
-        "a.id, a.operation_run_id, left(a.check_key, 300) AS check_key, \
-         left(a.reason_code, 300) AS reason_code, left(a.reason, 4000) AS reason, \
-         left(a.acknowledged_by, 300) AS acknowledged_by, \
-         a.acknowledged_at::timestamptz AS acknowledged_at, a.expires_at::timestamptz AS expires_at, \
+        "a.id, a.operation_run_id, left(a.check_key, 300) AS check_key,
+         left(a.reason_code, 300) AS reason_code, left(a.reason, 4000) AS reason,
+         left(a.acknowledged_by, 300) AS acknowledged_by,
+         a.acknowledged_at::timestamptz AS acknowledged_at, a.expires_at::timestamptz AS expires_at,
          a.withdrawn_at::timestamptz AS withdrawn_at, left(a.withdrawn_by, 300) AS withdrawn_by"
     };
 }
@@ -57,21 +57,21 @@ macro_rules! found_in {
 macro_rules! is_of_this_run {
     () => {
         concat!(
-            "extract(epoch FROM a.acknowledged_at::timestamptz) + 1 \
+            "extract(epoch FROM a.acknowledged_at::timestamptz) + 1
                  >= extract(epoch FROM r.completed_at::timestamptz)"
         )
     };
 }
 
 /// Not while runs are being pruned, and one at a time for each run.
-const TAKE_TURNS: &str = "\
-    SELECT pg_advisory_xact_lock_shared($1, $2), \
+const TAKE_TURNS: &str = "
+    SELECT pg_advisory_xact_lock_shared($1, $2),
            pg_advisory_xact_lock(hashtextextended('verifyd.acknowledge.' || $3::text, 0))";
 
 const ALREADY: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a JOIN operation_runs r ON r.id = a.operation_run_id \
+    " FROM verification_check_acknowledgements a JOIN operation_runs r ON r.id = a.operation_run_id
       WHERE a.operation_run_id = $1 AND a.check_key = $2 AND ",
     is_of_this_run!(),
     " AND ",
@@ -80,10 +80,10 @@ const ALREADY: &str = concat!(
 );
 
 const INSERT: &str = concat!(
-    "INSERT INTO verification_check_acknowledgements AS a \
-        (operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at, \
-         expires_at) \
-     SELECT r.id, $2, $3, $4, $5, now(), $6 FROM operation_runs r \
+    "INSERT INTO verification_check_acknowledgements AS a
+        (operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at,
+         expires_at)
+     SELECT r.id, $2, $3, $4, $5, now(), $6 FROM operation_runs r
      WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
     run_type!(),
     " RETURNING ",
@@ -92,24 +92,24 @@ const INSERT: &str = concat!(
 
 /// From here to the end of the transaction no run of the connection is completed. Without such a
 /// row verifyd has not completed any.
-const HOLD_CONNECTION: &str = "\
+const HOLD_CONNECTION: &str = "
     UPDATE verifyd.latest_reports SET acknowledged = true WHERE connection_id = $1";
 
 /// Ended at once by the first run completed since in which the check was found otherwise, and by
 /// one whose previous report was deleted: what that said cannot be known any more.
 const CARRY: &str = concat!(
-    "INSERT INTO verifyd.carried_acknowledgements \
-        (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id, \
-         from_completed_at, lapsed_run_id, lapsed_at) \
-     SELECT $1, $2, $3, $4, $5, f.id, f.completed_at::timestamptz, l.id, l.completed_at \
-     FROM operation_runs f LEFT JOIN LATERAL ( \
-        SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r \
+    "INSERT INTO verifyd.carried_acknowledgements
+        (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id,
+         from_completed_at, lapsed_run_id, lapsed_at)
+     SELECT $1, $2, $3, $4, $5, f.id, f.completed_at::timestamptz, l.id, l.completed_at
+     FROM operation_runs f LEFT JOIN LATERAL (
+        SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r
         WHERE r.type = ",
     run_type!(),
-    " AND r.status = 'completed' AND r.context ->> 'provider_connection_id' = $2::text \
-          AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id \
-          AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id \
-          AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id) \
+    " AND r.status = 'completed' AND r.context ->> 'provider_connection_id' = $2::text
+          AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id
+          AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
+          AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id)
           AND (NOT ",
     found_in!(
         "r.context -> 'verification_report' -> 'checks'",
@@ -117,21 +117,21 @@ const CARRY: &str = concat!(
         "$4",
         "$5"
     ),
-    "       OR r.context -> 'verification_report' ->> 'previous_report_id' IS NOT NULL \
-                AND NOT EXISTS (SELECT FROM operation_runs p WHERE p.id::text = \
-                    r.context -> 'verification_report' ->> 'previous_report_id')) \
-        ORDER BY r.completed_at::timestamptz, r.id LIMIT 1 \
-     ) l ON true \
+    "       OR r.context -> 'verification_report' ->> 'previous_report_id' IS NOT NULL
+                AND NOT EXISTS (SELECT FROM operation_runs p WHERE p.id::text =
+                    r.context -> 'verification_report' ->> 'previous_report_id'))
+        ORDER BY r.completed_at::timestamptz, r.id LIMIT 1
+     ) l ON true
      WHERE f.id = $6 AND f.completed_at IS NOT NULL"
 );
 
 /// Of this connection, what was acknowledged on an earlier run, is still open (or was ended by a
 /// run that was completed later but committed before) and does not stand any more.
 const LAPSE: &str = concat!(
-    "UPDATE verifyd.carried_acknowledgements k SET lapsed_at = now(), lapsed_run_id = $2 \
-     WHERE k.connection_id = $1 \
-       AND (k.from_completed_at, k.from_run_id) < (now(), $2) \
-       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (now(), $2)) \
+    "UPDATE verifyd.carried_acknowledgements k SET lapsed_at = now(), lapsed_run_id = $2
+     WHERE k.connection_id = $1
+       AND (k.from_completed_at, k.from_run_id) < (now(), $2)
+       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (now(), $2))
        AND NOT (",
     found_in!(
         "(SELECT r.context #> '{verification_report,checks}' FROM operation_runs r WHERE r.id = $2)",
@@ -139,20 +139,20 @@ const LAPSE: &str = concat!(
         "k.status",
         "k.reason_code"
     ),
-    " AND EXISTS (SELECT FROM verification_check_acknowledgements a \
+    " AND EXISTS (SELECT FROM verification_check_acknowledgements a
                   WHERE a.id = k.acknowledgement_id AND ",
     active!(),
     "))"
 );
 
-const NOTHING_OPEN: &str = "\
-    UPDATE verifyd.latest_reports SET acknowledged = false WHERE connection_id = $1 \
-    AND NOT EXISTS (SELECT FROM verifyd.carried_acknowledgements \
+const NOTHING_OPEN: &str = "
+    UPDATE verifyd.latest_reports SET acknowledged = false WHERE connection_id = $1
+    AND NOT EXISTS (SELECT FROM verifyd.carried_acknowledgements
                     WHERE connection_id = $1 AND lapsed_at IS NULL)";
 
 const WITHDRAW: &str = concat!(
-    "UPDATE verification_check_acknowledgements a \
-     SET withdrawn_at = now(), withdrawn_by = $2 FROM operation_runs r \
+    "UPDATE verification_check_acknowledgements a
+     SET withdrawn_at = now(), withdrawn_by = $2 FROM operation_runs r
      WHERE a.id = $1 AND a.withdrawn_at IS NULL AND r.id = a.operation_run_id AND r.type = ",
     run_type!(),
     " AND ",
@@ -162,19 +162,19 @@ const WITHDRAW: &str = concat!(
 const FROM_RUNS: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a \
+    " FROM verification_check_acknowledgements a
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
     " AND ",
     is_of_this_run!(),
-    " WHERE a.check_key IS NOT NULL AND a.reason IS NOT NULL AND a.acknowledged_by IS NOT NULL \
+    " WHERE a.check_key IS NOT NULL AND a.reason IS NOT NULL AND a.acknowledged_by IS NOT NULL
       AND a.acknowledged_at IS NOT NULL"
 );
 
 const ONE: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a \
+    " FROM verification_check_acknowledgements a
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
     " AND ",
@@ -187,29 +187,29 @@ const ONE: &str = concat!(
 const OF_RUN: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a \
+    " FROM verification_check_acknowledgements a
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
     " AND ",
     is_of_this_run!(),
-    " WHERE r.id = $1 \
+    " WHERE r.id = $1
      UNION ALL SELECT ",
     columns!(),
-    " FROM operation_runs r \
-      JOIN verifyd.carried_acknowledgements k \
-        ON k.connection_id = CASE WHEN r.context ->> 'provider_connection_id' ~ '^[0-9]{1,18}$' \
-                             THEN (r.context ->> 'provider_connection_id')::bigint END \
-       AND (k.from_completed_at, k.from_run_id) < (r.completed_at::timestamptz, r.id) \
-       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (r.completed_at::timestamptz, r.id)) \
-      JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id \
-       AND a.operation_run_id = k.from_run_id \
-       AND (a.withdrawn_at IS NULL OR a.withdrawn_at::timestamptz > r.completed_at::timestamptz) \
-       AND (a.expires_at IS NULL OR a.expires_at::timestamptz > r.completed_at::timestamptz) \
-      JOIN operation_runs f ON f.id = k.from_run_id \
-       AND abs(extract(epoch FROM f.completed_at::timestamptz) \
-               - extract(epoch FROM k.from_completed_at)) <= 1 \
-       AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id \
-       AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id \
+    " FROM operation_runs r
+      JOIN verifyd.carried_acknowledgements k
+        ON k.connection_id = CASE WHEN r.context ->> 'provider_connection_id' ~ '^[0-9]{1,18}$'
+                             THEN (r.context ->> 'provider_connection_id')::bigint END
+       AND (k.from_completed_at, k.from_run_id) < (r.completed_at::timestamptz, r.id)
+       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (r.completed_at::timestamptz, r.id))
+      JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
+       AND a.operation_run_id = k.from_run_id
+       AND (a.withdrawn_at IS NULL OR a.withdrawn_at::timestamptz > r.completed_at::timestamptz)
+       AND (a.expires_at IS NULL OR a.expires_at::timestamptz > r.completed_at::timestamptz)
+      JOIN operation_runs f ON f.id = k.from_run_id
+       AND abs(extract(epoch FROM f.completed_at::timestamptz)
+               - extract(epoch FROM k.from_completed_at)) <= 1
+       AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id
+       AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id
       WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
     run_type!(),
     " AND ",
@@ -226,35 +226,29 @@ impl PostgresStore {
     /// Ends what does not stand any more. The caller holds the connection's latest report.
     pub(super) async fn lapse_acknowledgements(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         connection: ConnectionId,
         run: RunId,
     ) -> Result<(), StoreError> {
         self.sql(LAPSE)
             .bind(connection.0)
             .bind(run.0)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .execute(&mut *tx)
+            .await?;
         self.sql(NOTHING_OPEN)
             .bind(connection.0)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .execute(&mut *tx)
+            .await?;
         Ok(())
     }
 
     async fn one_acknowledgement(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         id: AcknowledgementId,
     ) -> Result<Option<Acknowledgement>, StoreError> {
-        let row: Option<AcknowledgementRow> = self
-            .rows(ONE)
-            .bind(id.0)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let row: Option<AcknowledgementRow> =
+            self.rows(ONE).bind(id.0).fetch_optional(&mut *tx).await?;
         match row {
             Some(row) => Ok(Some(self.with_actor(tx, row.into()).await?)),
             None => Ok(None),
@@ -263,7 +257,7 @@ impl PostgresStore {
 
     async fn carry(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         id: AcknowledgementId,
         connection: ConnectionId,
         new: &NewAcknowledgement,
@@ -271,9 +265,8 @@ impl PostgresStore {
         let held = self
             .sql(HOLD_CONNECTION)
             .bind(connection.0)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .execute(&mut *tx)
+            .await?;
         if held.rows_affected() == 0 {
             return Ok(());
         }
@@ -284,9 +277,8 @@ impl PostgresStore {
             .bind(new.status.as_str())
             .bind(new.reason_code.map(|r| r.code()))
             .bind(new.run.0)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .execute(&mut *tx)
+            .await?;
         Ok(())
     }
 }
@@ -297,25 +289,21 @@ impl AcknowledgementStore for PostgresStore {
         &self,
         new: &NewAcknowledgement,
     ) -> Result<(Acknowledgement, bool), StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             self.sql(TAKE_TURNS)
                 .bind(ADVISORY_SPACE)
                 .bind(ADVISORY_PRUNE)
                 .bind(new.run.0)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let already: Option<AcknowledgementRow> = self
                 .rows(ALREADY)
                 .bind(new.run.0)
                 .bind(&new.check_key)
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             if let Some(row) = already {
-                let found = self.with_actor(&mut tx, row.into()).await?;
-                commit(tx).await?;
+                let found = self.with_actor(tx, row.into()).await?;
                 return Ok((found, false));
             }
             let row: Option<AcknowledgementRow> = self
@@ -327,16 +315,13 @@ impl AcknowledgementStore for PostgresStore {
                 .bind(&new.acknowledged_by)
                 .bind(new.expires_at)
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
             if let Some(connection) = new.connection {
-                self.carry(&mut tx, made.id, connection, new).await?;
+                self.carry(tx, made.id, connection, new).await?;
             }
-            self.note_acknowledged(&mut tx, made.id, &new.through)
-                .await?;
-            let made = self.with_actor(&mut tx, made).await?;
-            commit(tx).await?;
+            self.note_acknowledged(tx, made.id, &new.through).await?;
+            let made = self.with_actor(tx, made).await?;
             Ok((made, true))
         })
         .await
@@ -348,20 +333,17 @@ impl AcknowledgementStore for PostgresStore {
         by: &str,
         through: &Actor,
     ) -> Result<Option<Acknowledgement>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let withdrawn = self
                 .sql(WITHDRAW)
                 .bind(id.0)
                 .bind(by)
                 .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             if withdrawn.rows_affected() > 0 {
-                self.note_withdrawn(&mut tx, id, through).await?;
+                self.note_withdrawn(tx, id, through).await?;
             }
-            let found = self.one_acknowledgement(&mut tx, id).await?;
-            commit(tx).await?;
+            let found = self.one_acknowledgement(tx, id).await?;
             Ok(found)
         })
         .await
@@ -371,28 +353,20 @@ impl AcknowledgementStore for PostgresStore {
         &self,
         id: AcknowledgementId,
     ) -> Result<Option<Acknowledgement>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
-            let found = self.one_acknowledgement(&mut tx, id).await?;
-            commit(tx).await?;
+        self.transaction(async |tx| {
+            let found = self.one_acknowledgement(tx, id).await?;
             Ok(found)
         })
         .await
     }
 
     async fn acknowledgements_of(&self, run: RunId) -> Result<Vec<Acknowledgement>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
-            let found: Vec<AcknowledgementRow> = self
-                .rows(OF_RUN)
-                .bind(run.0)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+        self.transaction(async |tx| {
+            let found: Vec<AcknowledgementRow> =
+                self.rows(OF_RUN).bind(run.0).fetch_all(&mut *tx).await?;
             let found = self
-                .with_actors(&mut tx, found.into_iter().map(Into::into).collect())
+                .with_actors(tx, found.into_iter().map(Into::into).collect())
                 .await?;
-            commit(tx).await?;
             Ok(found)
         })
         .await
@@ -402,43 +376,15 @@ impl AcknowledgementStore for PostgresStore {
         &self,
         filter: &AcknowledgementFilter,
     ) -> Result<Vec<Acknowledgement>, StoreError> {
-        self.in_time(async {
+        self.transaction(async |tx| {
             let mut query = QueryBuilder::<Postgres>::new(FROM_RUNS);
-            if let Some(workspace) = filter.binding.workspace_id {
-                query.push(" AND r.workspace_id = ").push_bind(workspace.0);
-            }
-            if let Some(tenant) = filter.binding.tenant_id {
-                query.push(" AND r.tenant_id = ").push_bind(tenant.0);
-            }
-            if let Some(run) = filter.run {
-                query.push(" AND a.operation_run_id = ").push_bind(run.0);
-            }
-            if let Some(connection) = filter.connection {
-                query
-                    .push(" AND r.context ->> 'provider_connection_id' = ")
-                    .push_bind(connection.to_string());
-            }
-            if filter.active_only {
-                query.push(concat!(" AND ", active!()));
-            }
-            if let Some(before) = filter.before {
-                query.push(" AND a.id < ").push_bind(before.0);
-            }
-            query
-                .push(" ORDER BY a.id DESC LIMIT ")
-                .push_bind(i64::from(filter.limit));
-            let mut tx = self.begin().await?;
-            let found: Vec<AcknowledgementRow> = query
-                .build_query_as()
-                .persistent(self.named)
-                .fetch_all(&mut *tx)
+            let connection = " AND r.context ->> 'provider_connection_id' = ";
+            let is_active = concat!(" AND ", active!());
+            push_acknowledgement_filter(&mut query, filter, connection, is_active);
+            let query = self.built::<AcknowledgementRow>(&mut query);
+            let found = query.fetch_all(&mut *tx).await?;
+            self.with_actors(tx, found.into_iter().map(Into::into).collect())
                 .await
-                .map_err(from_sqlx)?;
-            let found = self
-                .with_actors(&mut tx, found.into_iter().map(Into::into).collect())
-                .await?;
-            commit(tx).await?;
-            Ok(found)
         })
         .await
     }

@@ -1,33 +1,33 @@
 //! Through whom acknowledgements were made and withdrawn.
 
-use super::{InTx, PostgresStore};
+use super::PostgresStore;
 use crate::domain::AcknowledgementId;
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::acknowledgements::{ACKNOWLEDGED, ActorRow, WITHDRAWN, attach};
-use crate::store::error::from_sqlx;
+use sqlx::PgConnection;
 
 /// With the time that the acknowledgement's own row has, however exact its column is.
-const NOTE_ACKNOWLEDGED: &str = "\
-    INSERT INTO verifyd.acknowledgement_actors \
-        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name) \
-    SELECT a.id, a.operation_run_id, $2, a.acknowledged_at::timestamptz, $3, $4, $5 \
+const NOTE_ACKNOWLEDGED: &str = "
+    INSERT INTO verifyd.acknowledgement_actors
+        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name)
+    SELECT a.id, a.operation_run_id, $2, a.acknowledged_at::timestamptz, $3, $4, $5
     FROM verification_check_acknowledgements a WHERE a.id = $1 ON CONFLICT DO NOTHING";
 
-const NOTE_WITHDRAWN: &str = "\
-    INSERT INTO verifyd.acknowledgement_actors \
-        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name) \
-    SELECT a.id, a.operation_run_id, $2, a.withdrawn_at::timestamptz, $3, $4, $5 \
+const NOTE_WITHDRAWN: &str = "
+    INSERT INTO verifyd.acknowledgement_actors
+        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name)
+    SELECT a.id, a.operation_run_id, $2, a.withdrawn_at::timestamptz, $3, $4, $5
     FROM verification_check_acknowledgements a WHERE a.id = $1 ON CONFLICT DO NOTHING";
 
-const NOTED: &str = "\
-    SELECT acknowledgement_id, operation_run_id, action, at, surface, token_id, name \
+const NOTED: &str = "
+    SELECT acknowledgement_id, operation_run_id, action, at, surface, token_id, name
     FROM verifyd.acknowledgement_actors WHERE acknowledgement_id = ANY($1)";
 
 impl PostgresStore {
     pub(super) async fn note_acknowledged(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         id: AcknowledgementId,
         through: &Actor,
     ) -> Result<(), StoreError> {
@@ -37,7 +37,7 @@ impl PostgresStore {
 
     pub(super) async fn note_withdrawn(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         id: AcknowledgementId,
         through: &Actor,
     ) -> Result<(), StoreError> {
@@ -46,7 +46,7 @@ impl PostgresStore {
 
     async fn note(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         statement: &'static str,
         action: &'static str,
         id: AcknowledgementId,
@@ -59,27 +59,22 @@ impl PostgresStore {
             .bind(through.surface.as_str())
             .bind(through.token_id.map(|id| id.0))
             .bind(&through.name)
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await;
-        noted.map(|_| ()).map_err(from_sqlx)
+        Ok(noted.map(|_| ())?)
     }
 
     /// Completes what was read of acknowledgements.
     pub(super) async fn with_actors(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         mut all: Vec<Acknowledgement>,
     ) -> Result<Vec<Acknowledgement>, StoreError> {
         if all.is_empty() {
             return Ok(all);
         }
         let ids: Vec<i64> = all.iter().map(|a| a.id.0).collect();
-        let noted: Vec<ActorRow> = self
-            .rows(NOTED)
-            .bind(ids)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let noted: Vec<ActorRow> = self.rows(NOTED).bind(ids).fetch_all(&mut *tx).await?;
         attach(&mut all, noted)?;
         Ok(all)
     }
@@ -87,7 +82,7 @@ impl PostgresStore {
     /// The same for one.
     pub(super) async fn with_actor(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         one: Acknowledgement,
     ) -> Result<Acknowledgement, StoreError> {
         let id = one.id;

@@ -13,7 +13,7 @@ macro_rules! time {
         concat!(
             "CASE WHEN ",
             $column,
-            "::timestamptz BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00' \
+            "::timestamptz BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'
               THEN ",
             $column,
             "::timestamptz END"
@@ -30,9 +30,6 @@ macro_rules! short {
 }
 pub(super) use short;
 
-/// Unpacked bytes above which a context is not merged with a report, but left out.
-pub(super) const MERGED_BYTES: i64 = 16 * 1024 * 1024;
-
 /// Unpacked bytes above which numbers are looked at before a text is made.
 macro_rules! has_endless_numbers {
     ($json:literal) => {
@@ -41,7 +38,7 @@ macro_rules! has_endless_numbers {
             $json,
             " #> '{}') > 2048 AND ",
             $json,
-            " @? '$.** ? (@.type() == \"number\" && (@ > 1e2000 || @ < -1e2000 \
+            " @? '$.** ? (@.type() == \"number\" && (@ > 1e2000 || @ < -1e2000
                           || (@ < 1e-2000 && @ > -1e-2000 && @ != 0)))')"
         )
     };
@@ -127,7 +124,7 @@ pub(super) use member;
 /// that verifyd knows. `invalid_runs` tells of the others.
 macro_rules! is_shown {
     () => {
-        "id > 0 AND status IN ('queued', 'running', 'completed') \
+        "id > 0 AND status IN ('queued', 'running', 'completed')
          AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked'))"
     };
 }
@@ -144,29 +141,35 @@ pub(super) use is_claimable;
 /// Of a connection: whether its row holds what it must.
 macro_rules! is_valid_connection {
     () => {
-        "c.status IN ('enabled', 'disabled') AND c.workspace_id IS NOT NULL \
+        "c.status IN ('enabled', 'disabled') AND c.workspace_id IS NOT NULL
          AND c.tenant_id IS NOT NULL AND c.provider IS NOT NULL"
     };
 }
 pub(super) use is_valid_connection;
 
-/// The columns of a `ContextRow`, of `operation_runs r`: `$bytes` is the parameter of the most bytes.
+/// The columns of a `ContextRow`, of `operation_runs r`, all null unless `$when`: `$bytes` is the parameter
+/// of the most bytes.
 macro_rules! context_columns {
-    ($bytes:literal) => {
+    ($when:literal, $bytes:literal) => {
         concat!(
             "CASE WHEN ",
+            $when,
+            " AND ",
             crate::store::postgres::bounds::fits!("r.context", $bytes),
-            " THEN r.context END AS context, \
-             CASE WHEN r.context IS NULL THEN 'null' \
-                  WHEN pg_column_size(r.context) > 16777216 THEN 'huge' \
-                  WHEN pg_column_size(r.context #> '{}') > 16777216 THEN 'huge' \
+            " THEN r.context END AS context, CASE WHEN NOT ",
+            $when,
+            " THEN NULL WHEN r.context IS NULL THEN 'null'
+                  WHEN pg_column_size(r.context) > 16777216 THEN 'huge'
+                  WHEN pg_column_size(r.context #> '{}') > 16777216 THEN 'huge'
                   WHEN ",
             crate::store::postgres::bounds::fits!("r.context", $bytes),
             " THEN 'fits' WHEN ",
             crate::store::postgres::bounds::has_endless_numbers!("r.context"),
-            " THEN 'unreadable' ELSE 'large' END AS context_state, ",
+            " THEN 'unreadable' ELSE 'large' END AS context_state, CASE WHEN ",
+            $when,
+            " THEN ",
             crate::store::postgres::bounds::is_small!("r.context"),
-            " AS context_is_small"
+            " END AS context_is_small"
         )
     };
 }

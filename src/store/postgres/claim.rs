@@ -1,23 +1,109 @@
-//! `queued` → `running` and back.
+//! `queued` → `running` and back, of one run or of many.
 //!
 //! Every transition locks the run first, then its attempt.
+//!
+//! One statement claims: [`CLAIM`]. A batch sends it at once and never waits for a lock that somebody else
+//! holds on a run. What it leaves undecided is claimed by itself: the run is locked by a statement of its
+//! own, which waits, and what belongs to earlier claims is ended before the same statement is sent.
 
+use super::batching::status;
 use super::bounds::{context_columns, is_claimable, is_small};
-use super::together::ClaimRequest;
-use super::{PostgresStore, Tx, commit, futile, rollback, run_type, seconds};
+use super::earlier::is_before_start;
+use super::{PostgresStore, is_failed_completion, run_type, seconds};
+use crate::domain::attempt::AttemptEnd;
 use crate::domain::run::RunRequest;
 use crate::domain::{RunId, WorkerId};
-use crate::ports::store::{
-    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, ContextSize, MAX_FUTILE_ATTEMPTS, StoreError,
+use crate::ports::claims::{
+    Claim, ClaimAnswer, ClaimPolicy, ClaimStore, ContextSize, MAX_FAILED_COMPLETIONS,
 };
-use crate::store::claims::{self, ContextRow, TakenRow};
-use crate::store::error::from_sqlx;
-use crate::store::from_row::from_row;
-use crate::store::together::together;
-use chrono::{DateTime, Utc};
-use sqlx::{Connection as _, FromRow as _, Row as _};
+use crate::ports::store_error::StoreError;
+use crate::store::End;
+use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
+use crate::store::claims::{self, ClaimRequest, ContextRow, TakenRow};
+use async_trait::async_trait;
+use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, FromRow as _, PgConnection, Postgres, Row as _};
+use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
+
+/// Claims runs. `$6`: failed completions, at most; `$7`: bytes of a context; `$8`: whether the runs are
+/// isolated; `$9`: whether each was locked and prepared before.
+///
+/// Without preparation one statement is enough, though others may have committed between its snapshot and
+/// its locks: a run that is locked is queued in its newest version, and whoever brought it there left an
+/// attempt that is open in the snapshot, or one whose number collides with the new one. Then these are
+/// left: runs whose context is not small (reading it may take long, or fail), and those with an open attempt
+/// or with attempts of an earlier run, which have to be ended or set aside first.
+///
+/// Runs are found by their ids alone, also in the statements beside: see `status`.
+const CLAIM: &str = concat!(
+    "WITH wanted AS (
+        SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::float8[])
+            AS w (id, token, worker_id, most, deadline)
+    ), locked AS MATERIALIZED (
+        SELECT r.id, r.started_at FROM operation_runs r
+        WHERE r.id = ANY($1) AND r.type = ",
+    run_type!(),
+    " AND ",
+    status!(),
+    " = 'queued' AND ",
+    is_claimable!(),
+    " AND ($9 OR ",
+    is_small!("r.context"),
+    ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
+    ), history AS (
+        SELECT l.id, h.*, h.spent >= w.most OR h.failed >= $6 AS exhausted,
+               h.spent + 1 >= w.most AND h.lost > 0 AS last_chance
+        FROM locked l JOIN wanted w USING (id) CROSS JOIN LATERAL (
+            SELECT coalesce(max(attempt), 0) AS last,
+                   count(*) FILTER (WHERE NOT earlier) AS own,
+                   count(*) FILTER (WHERE NOT earlier AND counted) AS spent,
+                   count(*) FILTER (WHERE NOT earlier AND counted
+                                          AND end_reason = 'worker_lost') AS lost,
+                   count(*) FILTER (WHERE ended_at IS NULL
+                       OR NOT earlier AND (end_reason = 'completed' OR ",
+    is_before_start!("a", "l"),
+    ")) AS other,
+                   count(*) FILTER (WHERE ",
+    is_failed_completion!(),
+    ") AS failed, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at
+            FROM verifyd.run_attempts a WHERE run_id = l.id
+        ) h
+    ), opened AS (
+        INSERT INTO verifyd.run_attempts
+            (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at)
+        SELECT h.id, h.last + 1, w.token, w.worker_id, NOT h.exhausted, c.at,
+               c.at + make_interval(secs => w.deadline)
+        FROM history h JOIN wanted w USING (id) CROSS JOIN (SELECT clock_timestamp() AS at) c
+        WHERE ($9 OR h.other = 0) AND ($8 OR NOT (h.exhausted OR h.last_chance))
+              AND (h.own = 0 OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d
+                                            WHERE d.run_id = h.id AND d.not_before > c.at))
+        RETURNING run_id, attempt, claimed_at
+    )
+    UPDATE operation_runs r SET status = 'running',
+        started_at = CASE WHEN h.own > 0 THEN coalesce(r.started_at, now()) ELSE now() END
+    FROM opened o JOIN history h ON h.id = o.run_id
+    WHERE r.id = o.run_id AND r.type = ",
+    run_type!(),
+    " RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at,
+        o.attempt, o.claimed_at, h.spent, h.exhausted, h.failed >= $6 AS forced_completion,
+        coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at, ",
+    context_columns!("NOT $9", "$7"),
+);
+
+/// Of those that were not claimed: the ones that are still queued, and whether they are not due yet.
+const STILL_QUEUED: &str = concat!(
+    "SELECT r.id, EXISTS (SELECT FROM verifyd.run_attempts a WHERE a.run_id = r.id AND NOT a.earlier)
+            AND EXISTS (SELECT FROM verifyd.run_deliveries d
+                        WHERE d.run_id = r.id AND d.not_before > now())
+     FROM operation_runs r WHERE r.id = ANY($1) AND r.type = ",
+    run_type!(),
+    " AND ",
+    status!(),
+    " = 'queued' AND ",
+    is_claimable!()
+);
 
 /// Whether the context of the run can be read beside others.
 const IS_SMALL: &str = concat!(
@@ -34,63 +120,16 @@ const LOCK_QUEUED: &str = concat!(
     " AND status = 'queued' FOR NO KEY UPDATE"
 );
 
-/// Takes the run, which is locked. `not_before` is tested again below. `readable` is false when reading
-/// the run's context has led to nothing `$2` times.
-const TAKE_RUN: &str = concat!(
-    "UPDATE operation_runs r SET status = 'running', \
-         started_at = CASE WHEN h.own > 0 THEN coalesce(r.started_at, now()) ELSE now() END \
-     FROM (SELECT count(*) FILTER (WHERE ",
-    futile!(),
-    ") < $2 AS readable, count(*) FILTER (WHERE NOT earlier) AS own \
-           FROM verifyd.run_attempts WHERE run_id = $1) h WHERE r.id = $1 AND r.type = ",
-    run_type!(),
-    " AND r.status = 'queued' AND ",
-    is_claimable!(),
-    " AND (h.own = 0 OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d \
-                                    WHERE d.run_id = r.id AND d.not_before > now())) \
-     RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at, h.readable"
-);
+/// Somebody put the run back to `queued` from outside while its lease was alive.
+const SUPERSEDE: &str = "
+    UPDATE verifyd.run_attempts SET ended_at = clock_timestamp(), end_reason = 'superseded'
+    WHERE run_id = $1 AND ended_at IS NULL";
 
 /// `$2`: most bytes of the context.
 const CONTEXT: &str = concat!(
     "SELECT ",
-    context_columns!("$2"),
+    context_columns!("true", "$2"),
     " FROM operation_runs r WHERE r.id = $1"
-);
-
-/// Somebody put the run back to `queued` from outside while its lease was alive.
-const SUPERSEDE: &str = "UPDATE verifyd.run_attempts SET ended_at = clock_timestamp(), end_reason = 'superseded' \
-     WHERE run_id = $1 AND ended_at IS NULL";
-
-/// `$4`: attempts that count, at most; `$6`: futile ones; `$7`: whether the run would be alone.
-const OPEN_ATTEMPT: &str = concat!(
-    "WITH history AS ( \
-        SELECT clock_timestamp() AS at, coalesce(max(attempt), 0) AS last, \
-               count(*) FILTER (WHERE NOT earlier) AS own, \
-               count(*) FILTER (WHERE NOT earlier AND counted) AS spent, \
-               count(*) FILTER (WHERE NOT earlier AND counted \
-                                      AND end_reason = 'worker_lost') AS lost, \
-               count(*) FILTER (WHERE ",
-    futile!(),
-    ") AS futile, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at \
-        FROM verifyd.run_attempts WHERE run_id = $1 \
-    ), judged AS ( \
-        SELECT h.*, h.spent >= $4 OR h.futile >= $6 AS exhausted, \
-               h.own > 0 AND EXISTS (SELECT FROM verifyd.run_deliveries d \
-                                     WHERE d.run_id = $1 AND d.not_before > h.at) AS waits \
-        FROM history h \
-    ), opened AS ( \
-        INSERT INTO verifyd.run_attempts \
-            (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at) \
-        SELECT $1, j.last + 1, $2, $3, NOT j.exhausted, j.at, j.at + make_interval(secs => $5) \
-        FROM judged j \
-        WHERE NOT j.waits \
-          AND ($7 OR NOT (j.exhausted OR j.spent + 1 >= $4 AND j.lost > 0)) \
-        RETURNING attempt, claimed_at \
-    ) \
-    SELECT o.attempt, o.claimed_at, j.waits, j.exhausted, j.futile >= $6 AS last_resort, j.spent, \
-           coalesce(j.first_claimed_at, o.claimed_at) AS first_claimed_at \
-    FROM judged j LEFT JOIN opened o ON true"
 );
 
 const LOCK_RUNNING: &str = concat!(
@@ -101,193 +140,86 @@ const LOCK_RUNNING: &str = concat!(
 
 /// The token is tested on the row that the statement changes.
 const RELEASE: &str = concat!(
-    "WITH ended AS ( \
-        UPDATE verifyd.run_attempts \
-        SET ended_at = clock_timestamp(), end_reason = $4, counted = counted AND $5 \
-        WHERE run_id = $1 AND attempt = $2 AND token = $3 AND ended_at IS NULL RETURNING run_id \
-    ) \
-    UPDATE operation_runs r SET status = 'queued' FROM ended \
+    "WITH ended AS (
+        UPDATE verifyd.run_attempts
+        SET ended_at = clock_timestamp(), end_reason = $4, counted = counted AND $5
+        WHERE run_id = $1 AND attempt = $2 AND token = $3 AND ended_at IS NULL RETURNING run_id
+    )
+    UPDATE operation_runs r SET status = 'queued' FROM ended
     WHERE r.id = ended.run_id AND r.type = ",
     run_type!(),
     " AND r.status = 'running'"
 );
 
-const DUE_AGAIN: &str = "\
-    INSERT INTO verifyd.run_deliveries (run_id, delivered_at, not_before) \
-    VALUES ($1, NULL, clock_timestamp() + make_interval(secs => $2)) \
+const DUE_AGAIN: &str = "
+    INSERT INTO verifyd.run_deliveries (run_id, delivered_at, not_before)
+    VALUES ($1, NULL, clock_timestamp() + make_interval(secs => $2))
     ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL, not_before = excluded.not_before";
 
-from_row! {
-    /// `attempt` and `claimed_at` are null where none was opened.
-    struct Judged {
-        attempt: Option<i32>,
-        claimed_at: Option<DateTime<Utc>>,
-        waits: bool,
-        exhausted: bool,
-        last_resort: bool,
-        spent: i64,
-        first_claimed_at: Option<DateTime<Utc>>,
+impl BatchedCall<PostgresStore> for ClaimRequest {
+    type Answer = ClaimAnswer;
+    const NAME: &'static str = "claim";
+
+    fn keys(&self) -> Vec<(&'static str, i64)> {
+        vec![("run", self.run.0)]
+    }
+
+    fn batcher(store: &PostgresStore) -> &Batcher<Self, Self::Answer> {
+        &store.claims
+    }
+
+    async fn run(
+        store: &PostgresStore,
+        mut connection: PoolConnection<Postgres>,
+        calls: Vec<Self>,
+    ) -> BatchResult<PostgresStore, Self> {
+        let mut tx = store.begin_batch(&mut connection).await?;
+        let mut claims = store.claim_runs(&mut tx, &calls, false).await?;
+        let wanted = claims::connections(&claims);
+        if !wanted.is_empty() {
+            let found = store.starting_points(&mut tx, &wanted).await?;
+            claims::add_starting_points(&mut claims, found);
+        }
+        let left = calls.iter().zip(&claims).filter(|(_, c)| c.is_none());
+        let left: Vec<i64> = left.map(|(call, _)| call.run.0).collect();
+        // Copies of hints, mostly. A run that is being given back just now is delivered again.
+        let queued = store.still_queued_runs(&mut tx, left).await?;
+        tx.commit().await?;
+        let answers = calls.iter().zip(claims).map(|(call, claim)| match claim {
+            Some(claim) => Some(ClaimAnswer::Claimed(Box::new(claim))),
+            None if queued.contains_key(&call.run.0) => None,
+            None => Some(ClaimAnswer::NotClaimable),
+        });
+        Ok((answers.collect(), Some(connection)))
     }
 }
 
-impl PostgresStore {
-    pub(super) async fn claim_run(
+#[async_trait]
+impl ClaimStore for PostgresStore {
+    async fn claim(
         &self,
         run: RunId,
         worker: &WorkerId,
         policy: &ClaimPolicy,
     ) -> Result<ClaimAnswer, StoreError> {
-        if !policy.alone {
-            let request = ClaimRequest {
-                run,
-                worker: worker.clone(),
-                policy: *policy,
-            };
-            if let Some(answer) = together(self, request).await {
+        let request = || ClaimRequest {
+            run,
+            worker: worker.clone(),
+            policy: *policy,
+        };
+        self.with_timeout(async {
+            if !policy.isolated
+                && let Some(answer) = submit(self, request()).await
+            {
                 return Ok(answer);
             }
-        }
-        // Rarely needed, and thirty times as large as the rest: not to be carried by every call.
-        Box::pin(self.claim_alone(run, worker, policy)).await
+            // Rarely needed, and thirty times as large as the rest: not to be carried by every call.
+            Box::pin(self.claim_by_itself(request())).await
+        })
+        .await
     }
 
-    async fn claim_alone(
-        &self,
-        run: RunId,
-        worker: &WorkerId,
-        policy: &ClaimPolicy,
-    ) -> Result<ClaimAnswer, StoreError> {
-        let token = Uuid::new_v4();
-        let _one_at_a_time = match self.is_small(run).await? {
-            false => Some(self.large_contexts.lock().await),
-            true => None,
-        };
-        let mut tx = self.begin().await?;
-        let locked = self
-            .scalar::<i32>(LOCK_QUEUED)
-            .bind(run.0)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        if locked.is_none() {
-            rollback(tx).await?;
-            return Ok(ClaimAnswer::NotClaimable);
-        }
-        // These begin after the run was locked, so they see what was committed before.
-        self.set_aside(&mut tx, run).await?;
-        let taken = self
-            .sql(TAKE_RUN)
-            .bind(run.0)
-            .bind(i64::from(MAX_FUTILE_ATTEMPTS))
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let Some(taken) = taken else {
-            rollback(tx).await?;
-            return Ok(ClaimAnswer::NotClaimable);
-        };
-        let readable: bool = taken.try_get("readable").map_err(from_sqlx)?;
-        let taken = TakenRow::from_row(&taken).map_err(from_sqlx)?;
-        self.sql(SUPERSEDE)
-            .bind(run.0)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let judged: Judged = self
-            .rows(OPEN_ATTEMPT)
-            .bind(run.0)
-            .bind(token)
-            .bind(&worker.0)
-            .bind(i64::from(policy.max_attempts))
-            .bind(seconds(policy.run_deadline))
-            .bind(i64::from(MAX_FUTILE_ATTEMPTS))
-            .bind(policy.alone)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let (Some(attempt), Some(claimed_at)) = (judged.attempt, judged.claimed_at) else {
-            rollback(tx).await?;
-            return Ok(if judged.waits {
-                ClaimAnswer::NotClaimable
-            } else {
-                ClaimAnswer::NeedsToBeAlone
-            });
-        };
-        let (request, context) = match readable {
-            true => self.read_context(&mut tx, run).await?,
-            false => (RunRequest::default(), ContextSize::Unknown),
-        };
-        commit(tx).await?;
-        let spent = u32::try_from(judged.spent).unwrap_or(u32::MAX);
-        Ok(ClaimAnswer::Claimed(Box::new(Claim {
-            start: None,
-            run: taken.with(request),
-            context,
-            attempt,
-            token,
-            worker: worker.clone(),
-            counted_attempts: spent.saturating_add(u32::from(!judged.exhausted)),
-            exhausted: judged.exhausted,
-            last_resort: judged.last_resort,
-            first_claimed_at: judged.first_claimed_at.unwrap_or(claimed_at),
-            claimed_at,
-        })))
-    }
-
-    /// True where there is no such run, too.
-    async fn is_small(&self, run: RunId) -> Result<bool, StoreError> {
-        let mut tx = self.begin().await?;
-        let small: Option<bool> = self
-            .scalar(IS_SMALL)
-            .bind(run.0)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        Ok(small.unwrap_or(true))
-    }
-
-    /// What the server cannot show is told as such: the run must come to its end.
-    async fn read_context(
-        &self,
-        tx: &mut Tx,
-        run: RunId,
-    ) -> Result<(RunRequest, ContextSize), StoreError> {
-        let mut inner = tx.begin().await.map_err(from_sqlx)?;
-        let read: Result<ContextRow, StoreError> = self
-            .rows(CONTEXT)
-            .bind(run.0)
-            .bind(self.context_bytes)
-            .fetch_one(&mut *inner)
-            .await
-            .map_err(from_sqlx);
-        match read {
-            Ok(row) => {
-                commit(inner).await?;
-                Ok(row.read(self.context_bytes))
-            }
-            Err(error) if error.is_transient() => Err(error),
-            Err(error) => {
-                rollback(inner).await?;
-                tracing::warn!(run = run.0, %error, "the context of a run cannot be read");
-                Ok((claims::unreadable(), ContextSize::Large))
-            }
-        }
-    }
-
-    /// Locks the run if it is still running. Whatever follows in this transaction sees everything
-    /// that an earlier holder of the lock committed.
-    pub(super) async fn lock_running(&self, tx: &mut Tx, run: RunId) -> Result<bool, StoreError> {
-        let locked = self
-            .scalar::<i32>(LOCK_RUNNING)
-            .bind(run.0)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
-        Ok(locked.is_some())
-    }
-
-    pub(super) async fn release_run(
+    async fn release(
         &self,
         claim: &Claim,
         end: AttemptEnd,
@@ -298,33 +230,174 @@ impl PostgresStore {
                 "a run that is given back has not been completed".into(),
             ));
         }
-        let mut tx = self.begin().await?;
-        if !self.lock_running(&mut tx, claim.run.id).await? {
-            rollback(tx).await?;
-            return Ok(false);
+        self.transaction(async |tx| {
+            if !self.lock_running(tx, claim.run.id).await? {
+                return Ok(false);
+            }
+            let released = self
+                .sql(RELEASE)
+                .bind(claim.run.id.0)
+                .bind(claim.attempt)
+                .bind(claim.token)
+                .bind(end.as_str())
+                .bind(end.counts())
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+            if released == 0 {
+                return Ok(false);
+            }
+            self.sql(DUE_AGAIN)
+                .bind(claim.run.id.0)
+                .bind(not_before.map(seconds))
+                .execute(&mut *tx)
+                .await?;
+            Ok(true)
+        })
+        .await
+    }
+}
+
+impl PostgresStore {
+    /// Claims what can be claimed, in the order of the calls. Once each run is `prepared` (locked, and
+    /// without other attempts) every case is decided; its context is left to be read.
+    async fn claim_runs(
+        &self,
+        tx: &mut PgConnection,
+        calls: &[ClaimRequest],
+        prepared: bool,
+    ) -> Result<Vec<Option<Claim>>, StoreError> {
+        let tokens: Vec<Uuid> = calls.iter().map(|_| Uuid::new_v4()).collect();
+        let column = |of: fn(&ClaimRequest) -> i64| calls.iter().map(of).collect::<Vec<i64>>();
+        let workers: Vec<&str> = calls.iter().map(|c| c.worker.0.as_str()).collect();
+        let deadlines = calls.iter().map(|c| seconds(c.policy.run_deadline));
+        let rows = self
+            .sql(CLAIM)
+            .bind(column(|c| c.run.0))
+            .bind(&tokens)
+            .bind(workers)
+            .bind(column(|c| i64::from(c.policy.max_attempts)))
+            .bind(deadlines.collect::<Vec<f64>>())
+            .bind(i64::from(MAX_FAILED_COMPLETIONS))
+            .bind(self.context_bytes)
+            .bind(calls.iter().all(|c| c.policy.isolated))
+            .bind(prepared)
+            .fetch_all(tx)
+            .await?;
+        let mut claims: Vec<Option<Claim>> = calls.iter().map(|_| None).collect();
+        for row in &rows {
+            let run = TakenRow::from_row(row)?;
+            let Some(place) = calls.iter().position(|call| call.run.0 == run.id) else {
+                continue;
+            };
+            let (request, context) = match prepared {
+                true => (RunRequest::default(), ContextSize::Unknown),
+                false => ContextRow::from_row(row)?.read(self.context_bytes),
+            };
+            let spent = u32::try_from(row.try_get::<i64, _>("spent")?).unwrap_or(u32::MAX);
+            let exhausted: bool = row.try_get("exhausted")?;
+            claims[place] = Some(Claim {
+                start: None,
+                run: run.with(request),
+                context,
+                attempt: row.try_get("attempt")?,
+                token: tokens[place],
+                worker: calls[place].worker.clone(),
+                counted_attempts: spent.saturating_add(u32::from(!exhausted)),
+                exhausted,
+                forced_completion: row.try_get("forced_completion")?,
+                first_claimed_at: row.try_get("first_claimed_at")?,
+                claimed_at: row.try_get("claimed_at")?,
+            });
         }
-        let released = self
-            .sql(RELEASE)
-            .bind(claim.run.id.0)
-            .bind(claim.attempt)
-            .bind(claim.token)
-            .bind(end.as_str())
-            .bind(end.counts())
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
-            .rows_affected();
-        if released == 0 {
-            rollback(tx).await?;
-            return Ok(false);
+        Ok(claims)
+    }
+
+    /// Which of these runs are queued, and whether they are not due yet.
+    async fn still_queued_runs(
+        &self,
+        tx: &mut PgConnection,
+        runs: Vec<i64>,
+    ) -> Result<HashMap<i64, bool>, StoreError> {
+        if runs.is_empty() {
+            return Ok(HashMap::new());
         }
-        self.sql(DUE_AGAIN)
-            .bind(claim.run.id.0)
-            .bind(not_before.map(seconds))
-            .execute(&mut *tx)
+        let queued: Vec<(i64, bool)> = self.rows(STILL_QUEUED).bind(runs).fetch_all(tx).await?;
+        Ok(queued.into_iter().collect())
+    }
+
+    /// Claims one run, and waits for whoever holds it.
+    async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
+        let run = call.run;
+        let is_small = self.fetch_optional(self.rows::<(bool,)>(IS_SMALL).bind(run.0));
+        let _one_at_a_time = match is_small.await? {
+            Some((false,)) => Some(self.large_contexts.lock().await),
+            _ => None,
+        };
+        self.transaction_with_end(async |tx| {
+            let lock = self.scalar::<i32>(LOCK_QUEUED).bind(run.0);
+            if lock.fetch_optional(&mut *tx).await?.is_none() {
+                return Ok(End::Rollback(ClaimAnswer::NotClaimable));
+            }
+            // These begin after the run was locked, so they see what was committed before.
+            self.set_aside(tx, run).await?;
+            self.sql(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
+            let claims = self.claim_runs(tx, &[call], true).await?;
+            let Some(mut claim) = claims.into_iter().flatten().next() else {
+                let queued = self.still_queued_runs(tx, vec![run.0]).await?;
+                return Ok(End::Rollback(match queued.get(&run.0) {
+                    Some(false) => ClaimAnswer::RequiresIsolation,
+                    _ => ClaimAnswer::NotClaimable,
+                }));
+            };
+            if !claim.forced_completion {
+                (claim.run.request, claim.context) = self.read_context(tx, run).await?;
+            }
+            Ok(End::Commit(ClaimAnswer::Claimed(Box::new(claim))))
+        })
+        .await
+    }
+
+    /// What the server cannot show is told as such: the run must come to its end.
+    async fn read_context(
+        &self,
+        tx: &mut PgConnection,
+        run: RunId,
+    ) -> Result<(RunRequest, ContextSize), StoreError> {
+        let mut inner = tx.begin().await?;
+        let read: Result<ContextRow, StoreError> = self
+            .rows(CONTEXT)
+            .bind(run.0)
+            .bind(self.context_bytes)
+            .fetch_one(&mut *inner)
             .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        Ok(true)
+            .map_err(StoreError::from);
+        match read {
+            Ok(row) => {
+                inner.commit().await?;
+                Ok(row.read(self.context_bytes))
+            }
+            Err(error) if error.is_transient() => Err(error),
+            Err(error) => {
+                inner.rollback().await?;
+                tracing::warn!(run = run.0, %error, "the context of a run cannot be read");
+                Ok((claims::unreadable(), ContextSize::Large))
+            }
+        }
+    }
+
+    /// Locks the run if it is still running. Whatever follows in this transaction sees everything
+    /// that an earlier holder of the lock committed.
+    pub(super) async fn lock_running(
+        &self,
+        tx: &mut PgConnection,
+        run: RunId,
+    ) -> Result<bool, StoreError> {
+        let locked = self
+            .scalar::<i32>(LOCK_RUNNING)
+            .bind(run.0)
+            .fetch_optional(&mut *tx)
+            .await?;
+        Ok(locked.is_some())
     }
 }

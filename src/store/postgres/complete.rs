@@ -1,125 +1,172 @@
-//! `running` → `completed`, in one transaction with everything that was found.
+//! `running` → `completed`, in one transaction with everything that was found: of one run or of many.
 //!
 //! A single statement with `EXISTS (SELECT … WHERE token = …)` is not enough: under READ COMMITTED
 //! a statement that waited tests the locked row anew, but its subquery keeps the snapshot from
-//! before the wait. So the run is locked by a statement of its own, and the token is tested on the
+//! before the wait. So no statement that completes waits: a batch skips runs that somebody holds, and a
+//! run that is completed by itself is locked by a statement of its own. The token is tested on the
 //! attempt's row by the statement that ends it.
 
-use super::bounds::MERGED_BYTES;
-use super::earlier::FirstReport;
-use super::together::CompletionRequest;
-use super::{InTx, PostgresStore, Tx, commit, rollback, run_type};
+use super::batching::status;
+use super::{PostgresStore, run_type};
+use crate::domain::ConnectionId;
 use crate::domain::completion::Completion;
 use crate::domain::notice::Notice;
-use crate::domain::{ConnectionId, RunId};
-use crate::ports::store::{Claim, ContextSize, StoreError};
+use crate::ports::claims::{Claim, CompletionStore, ContextSize};
+use crate::ports::store_error::StoreError;
+use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
 use crate::store::completion::{
-    InventoryRow, NOTHING_KEPT, context_defaults, context_patch, event, failure_summary,
-    kept_bytes, message_id, notice,
+    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, event, message_id,
 };
-use crate::store::error::from_sqlx;
-use crate::store::together::together;
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, Postgres};
+use std::collections::HashMap;
 
 /// What the run's context becomes. What a producer wrote stays: members that verifyd does not write as
-/// they are, and what is no object as the member `producer_context`.
-macro_rules! completed_context {
-    ($defaults:literal, $patch:literal) => {
-        concat!(
-            "(",
-            $defaults,
-            " - 'target_scope') || (CASE coalesce(jsonb_typeof(r.context), 'null') WHEN 'object' THEN r.context || \
-                      CASE WHEN jsonb_typeof(r.context -> 'target_scope') = 'object' \
-                                AND jsonb_typeof(",
-            $defaults,
-            " -> 'target_scope') = 'object' \
-                      THEN jsonb_build_object('target_scope', (",
-            $defaults,
-            " -> 'target_scope') || (r.context -> 'target_scope')) ELSE '{}' END \
-                  WHEN 'null' THEN '{}' \
-                  ELSE jsonb_build_object('producer_context', r.context) END) || ",
-            $patch
-        )
-    };
-}
-pub(super) use completed_context;
-
-/// `$8`: a context of more bytes is replaced.
+/// they are, and what is no object as the member `producer_context`. A context that is too large is
+/// replaced.
+///
+/// One statement is enough, though others may have committed between its snapshot and its locks: a run
+/// that is locked is running in its newest version, and the token is tested on the newest version of the
+/// attempt's row by the statement that ends it.
 const COMPLETE: &str = concat!(
-    "WITH ended AS ( \
-        UPDATE verifyd.run_attempts SET ended_at = clock_timestamp(), end_reason = 'completed' \
-        WHERE run_id = $1 AND attempt = $2 AND token = $3 AND ended_at IS NULL RETURNING run_id \
-    ) \
-    UPDATE operation_runs r \
-    SET status = 'completed', outcome = $4, completed_at = now(), failure_summary = $6, \
-        context = CASE WHEN pg_column_size(r.context) > $8 \
-            THEN ($7::jsonb - 'target_scope') || '{\"producer_context_dropped\": true}' || $5::jsonb ELSE ",
-    completed_context!("$7::jsonb", "$5::jsonb"),
-    " END FROM ended \
-    WHERE r.id = ended.run_id AND r.type = ",
+    "WITH locked AS MATERIALIZED (
+        SELECT r.id FROM operation_runs r
+        WHERE r.id = ANY($1) AND r.type = ",
     run_type!(),
-    " AND r.status = 'running' \
-     RETURNING now(), EXISTS (SELECT FROM verifyd.webhook_endpoints e \
-                              WHERE e.workspace_id = r.workspace_id AND e.enabled)"
+    " AND ",
+    status!(),
+    " = 'running' ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
+    ), ended AS (
+        UPDATE verifyd.run_attempts a
+        SET ended_at = clock_timestamp(), end_reason = 'completed'
+        FROM unnest($1::bigint[], $2::int[], $3::uuid[]) AS d (id, attempt, token)
+            JOIN locked l USING (id)
+        WHERE a.run_id = d.id AND a.attempt = d.attempt AND a.token = d.token
+              AND a.ended_at IS NULL
+        RETURNING a.run_id
+    ), forgotten AS (
+        DELETE FROM verifyd.run_deliveries d USING ended e WHERE d.run_id = e.run_id
+    )
+    UPDATE operation_runs r
+    SET status = 'completed', outcome = d.outcome, completed_at = now(), failure_summary = d.failures,
+        context = (d.defaults - 'target_scope') || CASE WHEN pg_column_size(r.context) > d.kept
+            THEN '{\"producer_context_dropped\": true}'
+            ELSE CASE coalesce(jsonb_typeof(r.context), 'null')
+                WHEN 'object' THEN r.context ||
+                    CASE WHEN jsonb_typeof(r.context -> 'target_scope') = 'object'
+                              AND jsonb_typeof(d.defaults -> 'target_scope') = 'object'
+                         THEN jsonb_build_object('target_scope',
+                             (d.defaults -> 'target_scope') || (r.context -> 'target_scope'))
+                         ELSE '{}' END
+                WHEN 'null' THEN '{}'
+                ELSE jsonb_build_object('producer_context', r.context) END
+            END || d.patch
+    FROM unnest($1::bigint[], $4::text[], $5::jsonb[], $6::jsonb[], $7::jsonb[], $8::bigint[])
+            AS d (id, outcome, patch, failures, defaults, kept)
+        JOIN ended e ON e.run_id = d.id
+    WHERE r.id = d.id AND r.type = ",
+    run_type!(),
+    " AND ",
+    status!(),
+    " = 'running'
+     RETURNING r.id, now(), EXISTS (SELECT FROM verifyd.webhook_endpoints e
+                                    WHERE e.workspace_id = r.workspace_id AND e.enabled)"
 );
 
-const FORGET_DELIVERY: &str = "DELETE FROM verifyd.run_deliveries WHERE run_id = $1";
-
-/// Never moves back to a run that was completed earlier. What the report is compared with, and
-/// whether acknowledgements may have to be ended, is told by the row as it is when it is locked,
-/// whoever else completes a run of this connection meanwhile. No row: a run that was completed later
-/// came first.
-const LATEST_REPORT: &str = "\
-    INSERT INTO verifyd.latest_reports AS l \
-        (connection_id, operation_run_id, fingerprint, overall, outcome, completed_at, changed) \
-    VALUES ($1, $2, $3, $4, $5, now(), true) \
-    ON CONFLICT (connection_id) DO UPDATE \
-    SET operation_run_id = excluded.operation_run_id, fingerprint = excluded.fingerprint, \
-        overall = excluded.overall, outcome = excluded.outcome, \
-        completed_at = excluded.completed_at, changed = l.fingerprint <> excluded.fingerprint \
-    WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id) \
-    RETURNING l.changed, l.acknowledged";
+/// In the order of the connections, as everybody locks them. Never moves back to a run that was completed
+/// earlier. What the report is compared with, and whether acknowledgements may have to be ended, is told
+/// by the row as it is when it is locked, whoever else completes a run of this connection meanwhile. No
+/// row: a run that was completed later came first.
+const LATEST_REPORTS: &str = "
+    INSERT INTO verifyd.latest_reports AS l
+        (connection_id, operation_run_id, fingerprint, overall, outcome, completed_at, changed)
+    SELECT d.*, now(), true
+    FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+        AS d (connection_id, operation_run_id, fingerprint, overall, outcome)
+    ORDER BY d.connection_id
+    ON CONFLICT (connection_id) DO UPDATE
+    SET operation_run_id = excluded.operation_run_id, fingerprint = excluded.fingerprint,
+        overall = excluded.overall, outcome = excluded.outcome,
+        completed_at = excluded.completed_at, changed = l.fingerprint <> excluded.fingerprint
+    WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id)
+    RETURNING l.connection_id, l.changed, l.acknowledged";
 
 /// For a report that came too late to be the latest.
 const DIFFERS: &str =
     "SELECT fingerprint <> $2 FROM verifyd.latest_reports WHERE connection_id = $1";
 
-const OUTBOX: &str = "\
-    INSERT INTO verifyd.webhook_deliveries (endpoint_id, message_id, operation_run_id, payload) \
-    SELECT e.id, $2, $3, $4 FROM verifyd.webhook_endpoints e \
+const OUTBOX: &str = "
+    INSERT INTO verifyd.webhook_deliveries (endpoint_id, message_id, operation_run_id, payload)
+    SELECT e.id, $2, $3, $4 FROM verifyd.webhook_endpoints e
     WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)";
 
-impl PostgresStore {
-    pub(super) async fn complete_run(
-        &self,
-        claim: &Claim,
-        completion: &Completion,
-    ) -> Result<bool, StoreError> {
-        if claim.context == ContextSize::Small {
-            let request = CompletionRequest::new(claim, completion)?;
-            if together(self, request).await.is_some() {
-                return Ok(true);
-            }
-        }
-        // As in `claim_run`.
-        Box::pin(self.complete_by_itself(claim, completion)).await
+impl BatchedCall<PostgresStore> for CompletionRequest {
+    type Answer = bool;
+    const NAME: &'static str = "complete";
+
+    fn keys(&self) -> Vec<(&'static str, i64)> {
+        self.keys()
     }
 
-    /// A context that the server refuses to copy does not keep the run from its end.
+    fn batcher(store: &PostgresStore) -> &Batcher<Self, Self::Answer> {
+        &store.completing
+    }
+
+    /// What is not completed was somebody else's, or is locked: each finds out by itself.
+    async fn run(
+        store: &PostgresStore,
+        mut connection: PoolConnection<Postgres>,
+        calls: Vec<Self>,
+    ) -> BatchResult<PostgresStore, Self> {
+        let mut tx = store.begin_batch(&mut connection).await?;
+        let completed = store.complete_runs(&mut tx, &calls).await?;
+        tx.commit().await?;
+        let answers = calls
+            .iter()
+            .map(|c| completed.contains(c.run).then_some(true));
+        let answers = answers.collect();
+        completed.announce(&store.completions, &store.recorded);
+        Ok((answers, Some(connection)))
+    }
+}
+
+#[async_trait]
+impl CompletionStore for PostgresStore {
+    async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
+        self.with_timeout(async {
+            let mut request = CompletionRequest::new(claim, completion)?;
+            if claim.context == ContextSize::Small {
+                if let Some(completed) = submit(self, request).await {
+                    return Ok(completed);
+                }
+                request = CompletionRequest::new(claim, completion)?;
+            }
+            // Rarely needed, and large: not to be carried by every call.
+            Box::pin(self.complete_by_itself(claim.context, request)).await
+        })
+        .await
+    }
+}
+
+impl PostgresStore {
+    /// Completes one run, and waits for whoever holds it. A context that the server refuses to copy does
+    /// not keep the run from its end.
     async fn complete_by_itself(
         &self,
-        claim: &Claim,
-        completion: &Completion,
+        context: ContextSize,
+        mut request: CompletionRequest,
     ) -> Result<bool, StoreError> {
-        let _one_at_a_time = match claim.context {
+        let _one_at_a_time = match context {
             ContextSize::Large => Some(self.large_contexts.lock().await),
             _ => None,
         };
-        let kept = kept_bytes(claim.context, MERGED_BYTES);
-        match self.complete_alone(claim, completion, kept).await {
-            Err(StoreError::Refused(why)) if kept != NOTHING_KEPT => {
+        match self.complete_locked(&request).await {
+            Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
                 tracing::warn!(%why, "the context of the run cannot be kept");
-                let dropped = self.complete_alone(claim, completion, NOTHING_KEPT).await;
+                request.kept = NOTHING_KEPT;
+                let dropped = self.complete_locked(&request).await;
                 // What is refused for another reason is told with that.
                 dropped.map_err(|_| StoreError::Refused(why))
             }
@@ -127,113 +174,128 @@ impl PostgresStore {
         }
     }
 
-    async fn complete_alone(
+    async fn complete_locked(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
+        let completed = self
+            .transaction(async |tx| match self.lock_running(tx, request.run).await? {
+                true => self.complete_runs(tx, std::slice::from_ref(request)).await,
+                false => Ok(Completed::default()),
+            })
+            .await?;
+        let is_completed = completed.contains(request.run);
+        completed.announce(&self.completions, &self.recorded);
+        Ok(is_completed)
+    }
+
+    /// Completes those of these runs whose token is the current one and that nobody else holds.
+    async fn complete_runs(
         &self,
-        claim: &Claim,
-        completion: &Completion,
-        kept: i64,
-    ) -> Result<bool, StoreError> {
-        let run = claim.run.id;
-        let patch = context_patch(completion)?;
-        let failures = failure_summary(completion)?;
-        let inventory = completion
-            .inventory
-            .as_ref()
-            .map(|refresh| InventoryRow::new(run, refresh));
-        let mut tx = self.begin().await?;
-        if !self.lock_running(&mut tx, run).await? {
-            rollback(tx).await?;
-            return Ok(false);
+        tx: &mut PgConnection,
+        calls: &[CompletionRequest],
+    ) -> Result<Completed, StoreError> {
+        macro_rules! column {
+            ($call:ident => $value:expr) => {
+                calls.iter().map(|$call| $value).collect::<Vec<_>>()
+            };
         }
-        let completed: Option<(DateTime<Utc>, bool)> = self
+        let rows: Vec<(i64, DateTime<Utc>, bool)> = self
             .rows(COMPLETE)
-            .bind(run.0)
-            .bind(claim.attempt)
-            .bind(claim.token)
-            .bind(completion.outcome.as_str())
-            .bind(patch)
-            .bind(failures)
-            .bind(context_defaults(completion)?)
-            .bind(kept)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let Some((completed_at, has_webhooks)) = completed else {
-            rollback(tx).await?;
-            return Ok(false);
-        };
-        self.sql(FORGET_DELIVERY)
-            .bind(run.0)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        self.refresh_inventories(&mut tx, inventory.as_slice())
+            .bind(column!(c => c.run.0))
+            .bind(column!(c => c.attempt))
+            .bind(column!(c => c.token))
+            .bind(column!(c => c.outcome))
+            .bind(column!(c => &c.patch))
+            .bind(column!(c => &c.failures))
+            .bind(column!(c => &c.defaults))
+            .bind(column!(c => c.kept))
+            .fetch_all(&mut *tx)
             .await?;
-        let first = FirstReport::of(claim, completion.connection);
-        self.forget_latest_reports(&mut tx, first.as_slice())
+        let mut calls: HashMap<i64, &CompletionRequest> =
+            calls.iter().map(|call| (call.run.0, call)).collect();
+        let mut done: Vec<(&CompletionRequest, DateTime<Utc>, bool)> = rows
+            .into_iter()
+            .filter_map(|(run, at, has_webhooks)| Some((calls.remove(&run)?, at, has_webhooks)))
+            .collect();
+        done.sort_unstable_by_key(|(call, ..)| call.run);
+        let inventories: Vec<&InventoryRow> = done
+            .iter()
+            .filter_map(|(call, ..)| call.inventory.as_ref())
+            .collect();
+        self.refresh_inventories(tx, &inventories).await?;
+        let written = self.write_latest_reports(tx, &done).await?;
+        let mut completed = Completed::default();
+        for (call, at, has_webhooks) in done {
+            let mut notice = call.notice.clone();
+            if let Some(connection) = call.connection {
+                let row = written.get(&connection.0).copied();
+                notice.changed = self.compare(tx, call, connection, row).await?;
+            }
+            if has_webhooks {
+                self.put_into_outbox(tx, &notice, at).await?;
+                completed.has_deliveries = true;
+            }
+            completed.notices.push(notice);
+        }
+        Ok(completed)
+    }
+
+    /// By connection: whether the fingerprint has changed, and whether acknowledgements may have to be
+    /// ended.
+    async fn write_latest_reports(
+        &self,
+        tx: &mut PgConnection,
+        done: &[(&CompletionRequest, DateTime<Utc>, bool)],
+    ) -> Result<HashMap<i64, (bool, bool)>, StoreError> {
+        let reports: Vec<(i64, &CompletionRequest)> = done
+            .iter()
+            .filter_map(|(call, ..)| Some((call.connection?.0, *call)))
+            .collect();
+        if reports.is_empty() {
+            return Ok(HashMap::new());
+        }
+        macro_rules! column {
+            ($report:pat => $value:expr) => {
+                reports.iter().map(|$report| $value).collect::<Vec<_>>()
+            };
+        }
+        self.forget_latest_reports(tx, &reports).await?;
+        let rows: Vec<(i64, bool, bool)> = self
+            .rows(LATEST_REPORTS)
+            .bind(column!((connection, _) => *connection))
+            .bind(column!((_, call) => call.run.0))
+            .bind(column!((_, call) => call.notice.fingerprint.as_str()))
+            .bind(column!((_, call) => call.notice.overall.as_str()))
+            .bind(column!((_, call) => call.outcome))
+            .fetch_all(tx)
             .await?;
-        let changed = self.write_latest(&mut tx, run, completion).await?;
-        let notice = notice(claim, completion, changed);
-        if has_webhooks {
-            self.put_into_outbox(&mut tx, &notice, completed_at).await?;
-        }
-        commit(tx).await?;
-        // Fails when nobody wants to know.
-        let _ = self.completions.send(notice);
-        if has_webhooks {
-            self.recorded.notify_one();
-        }
-        Ok(true)
+        let written = rows
+            .into_iter()
+            .map(|(connection, changed, acknowledged)| (connection, (changed, acknowledged)));
+        Ok(written.collect())
     }
 
     /// Ends acknowledgements that do not stand any more, and says whether the fingerprint differs from
     /// that of the connection's report before.
-    async fn write_latest(
+    async fn compare(
         &self,
-        tx: &mut Tx,
-        run: RunId,
-        completion: &Completion,
+        tx: &mut PgConnection,
+        call: &CompletionRequest,
+        connection: ConnectionId,
+        written: Option<(bool, bool)>,
     ) -> Result<bool, StoreError> {
-        let Some(connection) = completion.connection else {
-            return Ok(true);
-        };
-        let written: Option<(bool, bool)> = self
-            .rows(LATEST_REPORT)
-            .bind(connection.0)
-            .bind(run.0)
-            .bind(&completion.fingerprint)
-            .bind(&completion.overall)
-            .bind(completion.outcome.as_str())
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
         if written.is_none_or(|(_, acknowledged)| acknowledged) {
-            self.lapse_acknowledgements(tx, connection, run).await?;
+            self.lapse_acknowledgements(tx, connection, call.run)
+                .await?;
         }
         if let Some((changed, _)) = written {
             return Ok(changed);
         }
-        self.differs_from_latest(tx, connection, &completion.fingerprint)
-            .await
+        let differs = self.scalar(DIFFERS).bind(connection.0);
+        Ok(differs.bind(&call.notice.fingerprint).fetch_one(tx).await?)
     }
 
-    pub(super) async fn differs_from_latest(
+    async fn put_into_outbox(
         &self,
-        tx: &mut InTx<'_>,
-        connection: ConnectionId,
-        fingerprint: &str,
-    ) -> Result<bool, StoreError> {
-        self.scalar(DIFFERS)
-            .bind(connection.0)
-            .bind(fingerprint)
-            .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)
-    }
-
-    pub(super) async fn put_into_outbox(
-        &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         notice: &Notice,
         at: DateTime<Utc>,
     ) -> Result<(), StoreError> {
@@ -243,9 +305,8 @@ impl PostgresStore {
             .bind(notice.operation_run_id.0)
             .bind(event(notice, at)?)
             .bind(notice.changed)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .execute(tx)
+            .await?;
         Ok(())
     }
 }

@@ -5,11 +5,11 @@
 //! ended attempts there are belong to an earlier run. So do those up to one that completed the run, while
 //! the run is not completed. The first claim marks them (`run_attempts.earlier`).
 
-use super::{InTx, PostgresStore, Tx, run_type};
-use crate::domain::{ConnectionId, RunId};
-use crate::ports::store::{Claim, StoreError};
-use crate::store::error::from_sqlx;
-use chrono::{DateTime, Utc};
+use super::{PostgresStore, run_type};
+use crate::domain::RunId;
+use crate::ports::store_error::StoreError;
+use crate::store::completion::CompletionRequest;
+use sqlx::PgConnection;
 
 /// Clocks of one server agree by so much, and applications round times to seconds.
 macro_rules! slack {
@@ -60,7 +60,7 @@ macro_rules! is_earlier {
             is_open_before_recorded!(),
             " ELSE ",
             is_before_start!("a", "r"),
-            " OR a.attempt <= coalesce((SELECT max(c.attempt) FROM verifyd.run_attempts c \
+            " OR a.attempt <= coalesce((SELECT max(c.attempt) FROM verifyd.run_attempts c
                  WHERE c.run_id = a.run_id AND c.end_reason = 'completed'), 0) END"
         )
     };
@@ -68,9 +68,9 @@ macro_rules! is_earlier {
 
 /// Begins after the run was locked, so it sees the attempts as they are.
 const SET_ASIDE: &str = concat!(
-    "UPDATE verifyd.run_attempts a SET earlier = true, \
-         ended_at = coalesce(a.ended_at, clock_timestamp()), \
-         end_reason = coalesce(a.end_reason, 'superseded') \
+    "UPDATE verifyd.run_attempts a SET earlier = true,
+         ended_at = coalesce(a.ended_at, clock_timestamp()),
+         end_reason = coalesce(a.end_reason, 'superseded')
      FROM operation_runs r WHERE a.run_id = $1 AND NOT a.earlier AND r.id = a.run_id AND r.type = ",
     run_type!(),
     " AND (",
@@ -79,16 +79,16 @@ const SET_ASIDE: &str = concat!(
 );
 
 /// Without an attempt of its own a run waits for nothing.
-const FORGET_WAIT: &str = "\
-    UPDATE verifyd.run_deliveries SET not_before = NULL WHERE run_id = $1 AND not_before IS NOT NULL \
+const FORGET_WAIT: &str = "
+    UPDATE verifyd.run_deliveries SET not_before = NULL WHERE run_id = $1 AND not_before IS NOT NULL
     AND NOT EXISTS (SELECT FROM verifyd.run_attempts a WHERE a.run_id = $1 AND NOT a.earlier)";
 
 /// The attempts of the run that is there now.
 pub(super) const OWN_ATTEMPTS: &str = concat!(
-    "SELECT a.run_id, a.attempt, a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason \
+    "SELECT a.run_id, a.attempt, a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
      FROM verifyd.run_attempts a JOIN operation_runs r ON r.id = a.run_id AND r.type = ",
     run_type!(),
-    " WHERE a.run_id = $1 AND NOT a.earlier AND NOT CASE WHEN r.status = 'completed' \
+    " WHERE a.run_id = $1 AND NOT a.earlier AND NOT CASE WHEN r.status = 'completed'
           AND a.ended_at IS NOT NULL THEN ",
     is_before_start!("a", "r"),
     " ELSE ",
@@ -137,8 +137,8 @@ pub(super) use latest_report_of_connection;
 /// And the run is of this connection and carries this fingerprint. What somebody has blown up is not read.
 macro_rules! carries_fingerprint {
     () => {
-        " AND CASE WHEN pg_column_size(p.context) <= 262144 THEN \
-              p.context ->> 'provider_connection_id' = l.connection_id::text \
+        " AND CASE WHEN pg_column_size(p.context) <= 262144 THEN
+              p.context ->> 'provider_connection_id' = l.connection_id::text
               AND p.context #>> '{verification_report,fingerprint}' = l.fingerprint END"
     };
 }
@@ -148,9 +148,9 @@ pub(super) use carries_fingerprint;
 /// connections, `$2`: the runs that are completed now, `$3`: since when these are worked on; what was
 /// written later is not left over.
 const FORGET_LATEST_REPORTS: &str = concat!(
-    "DELETE FROM verifyd.latest_reports l \
-     USING unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (connection, run, since), \
-           operation_runs r \
+    "DELETE FROM verifyd.latest_reports l
+     USING unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (connection, run, since),
+           operation_runs r
      WHERE l.connection_id = d.connection AND r.id = d.run AND l.completed_at < d.since AND NOT (",
     "l.operation_run_id <> r.id AND ",
     is_of_its_run!("r.workspace_id", "r.tenant_id", carries_fingerprint!()),
@@ -170,61 +170,39 @@ macro_rules! is_delivery_of_earlier {
 }
 pub(super) use is_delivery_of_earlier;
 
-/// A connection whose report is compared with none, as far as its check knows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FirstReport {
-    connection: ConnectionId,
-    run: RunId,
-    since: DateTime<Utc>,
-}
-
-impl FirstReport {
-    /// None: the check found a previous report, or there is no connection.
-    pub fn of(claim: &Claim, connection: Option<ConnectionId>) -> Option<Self> {
-        let has_previous = claim.start.as_ref().is_some_and(|s| s.latest_run.is_some());
-        connection.filter(|_| !has_previous).map(|connection| Self {
-            connection,
-            run: claim.run.id,
-            since: claim.claimed_at,
-        })
-    }
-}
-
 impl PostgresStore {
     /// Marks what belongs to an earlier run than the one that is locked and queued.
-    pub(super) async fn set_aside(&self, tx: &mut Tx, run: RunId) -> Result<(), StoreError> {
-        let set_aside = self
-            .sql(SET_ASIDE)
-            .bind(run.0)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+    pub(super) async fn set_aside(
+        &self,
+        tx: &mut PgConnection,
+        run: RunId,
+    ) -> Result<(), StoreError> {
+        let set_aside = self.sql(SET_ASIDE).bind(run.0).execute(&mut *tx).await?;
         if set_aside.rows_affected() > 0 {
-            self.sql(FORGET_WAIT)
-                .bind(run.0)
-                .execute(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+            self.sql(FORGET_WAIT).bind(run.0).execute(&mut *tx).await?;
         }
         Ok(())
     }
 
-    /// See [`FORGET_LATEST_REPORTS`].
+    /// See [`FORGET_LATEST_REPORTS`]. Nothing to do for a check that has found a previous report.
     pub(super) async fn forget_latest_reports(
         &self,
-        tx: &mut InTx<'_>,
-        first: &[FirstReport],
+        tx: &mut PgConnection,
+        reports: &[(i64, &CompletionRequest)],
     ) -> Result<(), StoreError> {
-        if first.is_empty() {
-            return Ok(());
+        let first = || reports.iter().filter(|(_, call)| !call.has_previous);
+        if first().next().is_some() {
+            self.sql(FORGET_LATEST_REPORTS)
+                .bind(
+                    first()
+                        .map(|(connection, _)| *connection)
+                        .collect::<Vec<i64>>(),
+                )
+                .bind(first().map(|(_, call)| call.run.0).collect::<Vec<i64>>())
+                .bind(first().map(|(_, call)| call.claimed_at).collect::<Vec<_>>())
+                .execute(tx)
+                .await?;
         }
-        self.sql(FORGET_LATEST_REPORTS)
-            .bind(first.iter().map(|f| f.connection.0).collect::<Vec<i64>>())
-            .bind(first.iter().map(|f| f.run.0).collect::<Vec<i64>>())
-            .bind(first.iter().map(|f| f.since).collect::<Vec<_>>())
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
         Ok(())
     }
 }

@@ -5,11 +5,12 @@
 //! VALID`, which reads no row, and validated under a lock that lets everybody read and write.
 
 use super::indexes::{self, Index};
-use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore, Tx, commit, run_type};
+use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore, run_type};
 use crate::domain::RunId;
-use crate::ports::store::{Enforced, Guards, RefusedGuard, StoreError};
-use crate::store::error::from_sqlx;
-use sqlx::{AssertSqlSafe, Row};
+use crate::ports::schema::{Enforced, GuardStore, Guards, RefusedGuard};
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use std::time::Duration;
 
 /// How long a step waits for its lock, how often it is tried, and the pause in between.
@@ -114,24 +115,24 @@ const TRIGGERS: [Trigger; 3] = [
     },
 ];
 
-const RUNS_TABLE: &str = "\
-    SELECT c.oid::bigint AS oid, n.nspname::text AS home, \
-           format('%I.%I', n.nspname, c.relname) AS name \
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+const RUNS_TABLE: &str = "
+    SELECT c.oid::bigint AS oid, n.nspname::text AS home,
+           format('%I.%I', n.nspname, c.relname) AS name
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass('operation_runs')";
 
-const HAS_CHECK: &str = "\
-    SELECT convalidated FROM pg_constraint \
-    WHERE conrelid = $1::oid AND contype = 'c' AND conname IN ($2, $3) \
+const HAS_CHECK: &str = "
+    SELECT convalidated FROM pg_constraint
+    WHERE conrelid = $1::oid AND contype = 'c' AND conname IN ($2, $3)
     ORDER BY convalidated DESC LIMIT 1";
 
 /// Also one that somebody disabled counts as missing.
-const HAS_TRIGGER: &str = "\
-    SELECT EXISTS (SELECT FROM pg_trigger \
+const HAS_TRIGGER: &str = "
+    SELECT EXISTS (SELECT FROM pg_trigger
         WHERE tgrelid = $1::oid AND tgname = $2 AND tgenabled IN ('O', 'A'))";
 
-const INVALID_INDEX: &str = "\
-    SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+const INVALID_INDEX: &str = "
+    SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
         WHERE i.indrelid = $1::oid AND c.relname = $2 AND NOT i.indisvalid)";
 
 /// Reading a large table takes its time; waiting for a lock must not.
@@ -154,44 +155,46 @@ struct RunsTable {
     name: String,
 }
 
-impl PostgresStore {
-    pub(super) async fn find_guards(&self) -> Result<Guards, StoreError> {
-        let mut tx = self.begin().await?;
-        let mut guards = Guards::default();
-        let table = self.runs_table(&mut tx).await?;
-        for check in &CHECKS {
-            let there = match &table {
-                Some(table) => self.constraint(&mut tx, table, check).await?,
-                None => Constraint::Missing,
-            };
-            match there {
-                Constraint::Validated => &mut guards.in_place,
-                _ => &mut guards.missing,
+#[async_trait]
+impl GuardStore for PostgresStore {
+    async fn guards(&self) -> Result<Guards, StoreError> {
+        self.transaction(async |tx| {
+            let mut guards = Guards::default();
+            let table = self.runs_table(tx).await?;
+            for check in &CHECKS {
+                let there = match &table {
+                    Some(table) => self.constraint(tx, table, check).await?,
+                    None => Constraint::Missing,
+                };
+                match there {
+                    Constraint::Validated => &mut guards.in_place,
+                    _ => &mut guards.missing,
+                }
+                .push(check.name.to_owned());
             }
-            .push(check.name.to_owned());
-        }
-        for trigger in &TRIGGERS {
-            let there = match &table {
-                Some(table) => self.has_trigger(&mut tx, table, trigger).await?,
-                None => false,
-            };
-            match there {
-                true => &mut guards.in_place,
-                false => &mut guards.missing,
+            for trigger in &TRIGGERS {
+                let there = match &table {
+                    Some(table) => self.has_trigger(tx, table, trigger).await?,
+                    None => false,
+                };
+                match there {
+                    true => &mut guards.in_place,
+                    false => &mut guards.missing,
+                }
+                .push(trigger.name.to_owned());
             }
-            .push(trigger.name.to_owned());
-        }
-        commit(tx).await?;
-        Ok(guards)
+            Ok(guards)
+        })
+        .await
     }
 
-    pub(super) async fn enforce_guards(&self) -> Result<Enforced, StoreError> {
-        let mut tx = self.begin().await?;
-        let table = self.runs_table(&mut tx).await?;
-        commit(tx).await?;
-        let table = table.ok_or_else(|| {
-            StoreError::Schema("operation_runs is not there to be guarded".into())
-        })?;
+    async fn enforce(&self) -> Result<Enforced, StoreError> {
+        let table = self
+            .transaction(async |tx| self.runs_table(tx).await)
+            .await?
+            .ok_or_else(|| {
+                StoreError::Schema("operation_runs is not there to be guarded".into())
+            })?;
         let mut enforced = Enforced::default();
         for trigger in &TRIGGERS {
             let added = again(|| self.add_trigger(&table, trigger)).await?;
@@ -206,16 +209,18 @@ impl PostgresStore {
         }
         Ok(enforced)
     }
+}
 
+impl PostgresStore {
     async fn enforce_check(
         &self,
         table: &RunsTable,
         check: &Check,
         enforced: &mut Enforced,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let there = self.constraint(&mut tx, table, check).await?;
-        commit(tx).await?;
+        let there = self
+            .transaction(async |tx| self.constraint(tx, table, check).await)
+            .await?;
         if there == Constraint::Validated {
             note(enforced, check.name, false);
             return Ok(());
@@ -238,23 +243,19 @@ impl PostgresStore {
         Ok(())
     }
 
-    async fn runs_table(&self, tx: &mut Tx) -> Result<Option<RunsTable>, StoreError> {
-        let found = self
-            .sql(RUNS_TABLE)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+    async fn runs_table(&self, tx: &mut PgConnection) -> Result<Option<RunsTable>, StoreError> {
+        let found = self.sql(RUNS_TABLE).fetch_optional(&mut *tx).await?;
         let Some(row) = found else { return Ok(None) };
         Ok(Some(RunsTable {
-            oid: row.try_get("oid").map_err(from_sqlx)?,
-            home: row.try_get("home").map_err(from_sqlx)?,
-            name: row.try_get("name").map_err(from_sqlx)?,
+            oid: row.try_get("oid")?,
+            home: row.try_get("home")?,
+            name: row.try_get("name")?,
         }))
     }
 
     async fn constraint(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         table: &RunsTable,
         check: &Check,
     ) -> Result<Constraint, StoreError> {
@@ -263,9 +264,8 @@ impl PostgresStore {
             .bind(table.oid)
             .bind(check.name)
             .bind(check.own)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .fetch_optional(&mut *tx)
+            .await?;
         Ok(match validated {
             None => Constraint::Missing,
             Some(false) => Constraint::NotValidated,
@@ -275,40 +275,42 @@ impl PostgresStore {
 
     async fn has_trigger(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         table: &RunsTable,
         trigger: &Trigger,
     ) -> Result<bool, StoreError> {
-        self.scalar(HAS_TRIGGER)
+        Ok(self
+            .scalar(HAS_TRIGGER)
             .bind(table.oid)
             .bind(trigger.name)
-            .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)
+            .fetch_one(&mut *tx)
+            .await?)
     }
 
-    /// A transaction for one step; those who enforce take turns.
-    async fn step(&self) -> Result<Tx, StoreError> {
-        let mut tx = self.begin().await?;
-        run(
-            &mut tx,
-            format!("SET LOCAL lock_timeout = {}", LOCK_WAIT.as_millis()),
-        )
-        .await?;
-        self.sql("SELECT pg_advisory_xact_lock($1, $2)")
-            .bind(ADVISORY_SPACE)
-            .bind(ADVISORY_MIGRATE)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        Ok(tx)
+    /// Runs one step in a transaction; those who enforce take turns.
+    async fn step<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.untimed_transaction(async |tx| {
+            let limit = format!("SET LOCAL lock_timeout = {}", LOCK_WAIT.as_millis());
+            run(tx, limit).await?;
+            self.sql("SELECT pg_advisory_xact_lock($1, $2)")
+                .bind(ADVISORY_SPACE)
+                .bind(ADVISORY_MIGRATE)
+                .execute(&mut *tx)
+                .await?;
+            work(tx).await
+        })
+        .await
     }
 
     /// False: it was there.
     async fn add_trigger(&self, table: &RunsTable, trigger: &Trigger) -> Result<bool, StoreError> {
-        let mut tx = self.step().await?;
-        let add = !self.has_trigger(&mut tx, table, trigger).await?;
-        if add {
+        self.step(async |tx| {
+            if self.has_trigger(tx, table, trigger).await? {
+                return Ok(false);
+            }
             let sql = format!(
                 "DROP TRIGGER IF EXISTS {name} ON {table}; \
                  CREATE TRIGGER {name} {event} ON {table} {scope} EXECUTE FUNCTION {function}",
@@ -318,32 +320,32 @@ impl PostgresStore {
                 scope = trigger.scope,
                 function = trigger.function,
             );
-            run(&mut tx, sql).await?;
-        }
-        commit(tx).await?;
-        Ok(add)
+            run(tx, sql).await?;
+            Ok(true)
+        })
+        .await
     }
 
     async fn add_check(&self, table: &RunsTable, check: &Check) -> Result<(), StoreError> {
-        let mut tx = self.step().await?;
-        if self.constraint(&mut tx, table, check).await? == Constraint::Missing {
+        self.step(async |tx| {
+            if self.constraint(tx, table, check).await? != Constraint::Missing {
+                return Ok(());
+            }
             let sql = format!(
                 "ALTER TABLE {} ADD CONSTRAINT {} CHECK ({}) NOT VALID",
                 table.name, check.name, check.holds
             );
-            run(&mut tx, sql).await?;
-        }
-        commit(tx).await
+            run(tx, sql).await
+        })
+        .await
     }
 
     async fn validate(&self, table: &RunsTable, check: &Check) -> Result<(), StoreError> {
-        let mut tx = self.step().await?;
         let sql = format!(
             "{PATIENT}; ALTER TABLE {} VALIDATE CONSTRAINT {}",
             table.name, check.name
         );
-        run(&mut tx, sql).await?;
-        commit(tx).await
+        self.step(async |tx| run(tx, sql).await).await
     }
 
     async fn who_breaks(
@@ -351,65 +353,56 @@ impl PostgresStore {
         table: &RunsTable,
         check: &Check,
     ) -> Result<Option<RefusedGuard>, StoreError> {
-        let mut tx = self.begin().await?;
-        run(&mut tx, PATIENT.to_owned()).await?;
-        let sql = format!(
-            "SELECT count(*), max(id) FROM {} WHERE NOT ({})",
-            table.name, check.holds
-        );
-        let (rows, example): (i64, Option<i64>) = sqlx::query_as(AssertSqlSafe(sql))
-            .persistent(self.named)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        Ok(example.map(|id| RefusedGuard {
-            guard: check.name.to_owned(),
-            demands: check.demands.to_owned(),
-            rows: rows.unsigned_abs(),
-            example: RunId(id),
-        }))
+        self.untimed_transaction(async |tx| {
+            run(tx, PATIENT.to_owned()).await?;
+            let sql = format!(
+                "SELECT count(*), max(id) FROM {} WHERE NOT ({})",
+                table.name, check.holds
+            );
+            let (rows, example): (i64, Option<i64>) = sqlx::query_as(AssertSqlSafe(sql))
+                .persistent(self.named)
+                .fetch_one(&mut *tx)
+                .await?;
+            Ok(example.map(|id| RefusedGuard {
+                guard: check.name.to_owned(),
+                demands: check.demands.to_owned(),
+                rows: rows.unsigned_abs(),
+                example: RunId(id),
+            }))
+        })
+        .await
     }
 
     /// `CONCURRENTLY` cannot be part of a transaction, so this statement has the limits of the
     /// role. One that was interrupted leaves an index that nobody can use: it goes first.
     async fn add_index(&self, table: &RunsTable, index: &Index) -> Result<bool, StoreError> {
-        let mut tx = self.begin().await?;
-        let there: bool = self
-            .scalar(index.there)
-            .bind(&table.name)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let broken: bool = self
-            .scalar(INVALID_INDEX)
-            .bind(table.oid)
-            .bind(index.name)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
+        let (there, broken): (bool, bool) = self
+            .transaction(async |tx| {
+                let there = self.scalar(index.there).bind(&table.name);
+                let broken = self.scalar(INVALID_INDEX).bind(table.oid).bind(index.name);
+                Ok::<_, StoreError>((
+                    there.fetch_one(&mut *tx).await?,
+                    broken.fetch_one(&mut *tx).await?,
+                ))
+            })
+            .await?;
         if there {
             return Ok(false);
         }
-        let mut connection = self.pool.acquire().await.map_err(from_sqlx)?;
+        let mut connection = self.pool.acquire().await?;
         if broken {
             let home = table.home.replace('"', "\"\"");
-            sqlx::raw_sql(AssertSqlSafe(format!(
+            let drop = format!(
                 "DROP INDEX CONCURRENTLY IF EXISTS \"{home}\".{}",
                 index.name
-            )))
-            .execute(&mut *connection)
-            .await
-            .map_err(from_sqlx)?;
+            );
+            run(&mut connection, drop).await?;
         }
-        sqlx::raw_sql(AssertSqlSafe(format!(
+        let create = format!(
             "CREATE INDEX CONCURRENTLY IF NOT EXISTS {} ON {} {}",
             index.name, table.name, index.on
-        )))
-        .execute(&mut *connection)
-        .await
-        .map_err(from_sqlx)?;
+        );
+        run(&mut connection, create).await?;
         Ok(true)
     }
 }
@@ -422,12 +415,11 @@ fn note(enforced: &mut Enforced, name: &str, added: bool) {
     .push(name.to_owned());
 }
 
-async fn run(tx: &mut Tx, sql: String) -> Result<(), StoreError> {
+async fn run(connection: &mut PgConnection, sql: String) -> Result<(), StoreError> {
     sqlx::raw_sql(AssertSqlSafe(sql))
-        .execute(&mut **tx)
-        .await
-        .map(|_| ())
-        .map_err(from_sqlx)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Tries a step again while its lock is held by somebody else.

@@ -37,7 +37,7 @@ pub(super) const ACTIVE: Index = Index {
 
 /// Any valid index that begins with the tenant and the id, and whose predicate names verifyd's type and
 /// that a run is queued.
-pub(super) const TURNS: Index = Index {
+pub(super) const FAIR_QUEUING: Index = Index {
     name: "operation_runs_check_turns",
     on: concat!(
         "(tenant_id, id) WHERE type = ",
@@ -58,4 +58,4 @@ pub(super) const TURNS: Index = Index {
              WHERE type = 'provider.connection.check' AND status = 'queued';",
 };
 
-pub(super) const ALL: [&Index; 2] = [&ACTIVE, &TURNS];
+pub(super) const ALL: [&Index; 2] = [&ACTIVE, &FAIR_QUEUING];

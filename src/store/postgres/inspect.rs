@@ -1,11 +1,13 @@
 //! Does the schema fit? Names what is missing, what has another type, and what would be faster.
 
+use super::PostgresStore;
 use super::indexes::{self, Index};
-use super::{PostgresStore, Tx, commit};
-use crate::ports::store::{SchemaFinding, StoreError};
-use crate::store::error::from_sqlx;
+use crate::ports::schema::{InspectStore, SchemaFinding};
+use crate::ports::store_error::StoreError;
 use crate::store::migrations::WANTED_VERSION;
 use crate::store::tables::{APPLICATION, Family, OWN, Table};
+use async_trait::async_trait;
+use sqlx::PgConnection;
 
 /// The oldest server that verifyd is made for.
 const MIN_SERVER_VERSION: i32 = 150_000;
@@ -15,128 +17,134 @@ const SERVER_VERSION: &str = "SELECT current_setting('server_version_num')::int"
 
 const FIND: &str = "SELECT to_regclass($1)::oid::bigint";
 
-const COLUMNS: &str = "\
-    SELECT a.attname::text, t.typname::text, pg_get_expr(d.adbin, d.adrelid) \
-    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
-    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
-        AND a.attgenerated = '' \
+const COLUMNS: &str = "
+    SELECT a.attname::text, t.typname::text, pg_get_expr(d.adbin, d.adrelid)
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        AND a.attgenerated = ''
     WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// Columns that an INSERT must name, and that verifyd's own does not.
-const UNNAMED: &str = "\
-    SELECT a.attname::text FROM pg_attribute a \
-    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull \
-      AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = '' \
-      AND a.attname <> ALL ('{workspace_id,tenant_id,type,status,context,created_at}') \
+const UNNAMED: &str = "
+    SELECT a.attname::text FROM pg_attribute a
+    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull
+      AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
+      AND a.attname <> ALL ('{workspace_id,tenant_id,type,status,context,created_at}')
     ORDER BY a.attnum";
 
 /// `$1`: names of tables, as they are looked up. Changes when a table is made anew, renamed or emptied by
 /// TRUNCATE, when a column, a unique index or a privilege changes. Nothing but catalogues is read.
-const MARK: &str = "\
-    SELECT md5(string_agg(concat_ws(' ', t.name, c.oid, c.relfilenode, c.relkind, c.relowner, c.relacl, \
-        (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attacl), ',' \
-                           ORDER BY a.attnum) \
-         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
-        (SELECT string_agg(concat_ws(' ', i.indexrelid, i.indkey), ',' ORDER BY i.indexrelid) \
-         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid)), ';' \
-        ORDER BY t.name)) \
+const MARK: &str = "
+    SELECT md5(string_agg(concat_ws(' ', t.name, c.oid, c.relfilenode, c.relkind, c.relowner, c.relacl,
+        (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attacl), ','
+                           ORDER BY a.attnum)
+         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+        (SELECT string_agg(concat_ws(' ', i.indexrelid, i.indkey), ',' ORDER BY i.indexrelid)
+         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid)), ';'
+        ORDER BY t.name))
     FROM unnest($1::text[]) AS t(name) LEFT JOIN pg_class c ON c.oid = to_regclass(t.name)";
 
 /// An index that holds for all rows and has exactly these key columns, in any order.
-const UNIQUE: &str = "\
-    SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisunique \
-        AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL \
-        AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text) \
-             FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k \
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k) \
+const UNIQUE: &str = "
+    SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisunique
+        AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+        AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text)
+             FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k)
             = (SELECT array_agg(c ORDER BY c) FROM unnest($2::text[]) c))";
 
 /// UPDATE may be granted on some columns only, as deploy/postgres-grants.sql does.
-const PRIVILEGES: &str = "\
-    SELECT p FROM unnest($2::text[]) AS p WHERE NOT CASE p \
-        WHEN 'UPDATE' THEN has_any_column_privilege($1::oid, p) \
+const PRIVILEGES: &str = "
+    SELECT p FROM unnest($2::text[]) AS p WHERE NOT CASE p
+        WHEN 'UPDATE' THEN has_any_column_privilege($1::oid, p)
         ELSE has_table_privilege($1::oid, p) END";
 
-impl PostgresStore {
-    pub(super) async fn inspect_schema(&self) -> Result<Vec<SchemaFinding>, StoreError> {
-        let mut findings = Vec::new();
-        let mut tx = self.begin().await?;
-        let server: i32 = self
-            .scalar(SERVER_VERSION)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        if server < MIN_SERVER_VERSION {
-            findings.push(SchemaFinding {
-                fatal: true,
-                privilege: false,
-                subject: "server".into(),
-                problem: format!(
-                    "PostgreSQL {}, needed: {} or later",
-                    server / 10_000,
-                    MIN_SERVER_VERSION / 10_000
-                ),
-                remedy: "use a newer PostgreSQL".into(),
-            });
-        }
-        // Where it has been applied, `migrate` makes nothing a second time.
-        let migrated = self
-            .applied(&mut tx)
-            .await?
-            .last()
-            .is_some_and(|version| *version >= WANTED_VERSION);
-        for table in OWN {
-            let name = format!("verifyd.{}", table.name);
-            let owner = Owner::Verifyd { migrated };
-            self.inspect_table(&mut tx, &name, table, owner, &mut findings)
-                .await?;
-        }
-        for table in APPLICATION {
-            let owner = Owner::Application { migrated };
-            let oid = self
-                .inspect_table(&mut tx, table.name, table, owner, &mut findings)
-                .await?;
-            if let Some(oid) = oid
-                && table.name == "operation_runs"
-            {
-                self.advise_columns(&mut tx, oid, &mut findings).await?;
-                for index in indexes::ALL {
-                    self.advise_index(&mut tx, index, &mut findings).await?;
+#[async_trait]
+impl InspectStore for PostgresStore {
+    async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
+        self.transaction(async |tx| {
+            let mut findings = Vec::new();
+            let server: i32 = self.scalar(SERVER_VERSION).fetch_one(&mut *tx).await?;
+            if server < MIN_SERVER_VERSION {
+                findings.push(SchemaFinding {
+                    fatal: true,
+                    privilege: false,
+                    subject: "server".into(),
+                    problem: format!(
+                        "PostgreSQL {}, needed: {} or later",
+                        server / 10_000,
+                        MIN_SERVER_VERSION / 10_000
+                    ),
+                    remedy: "use a newer PostgreSQL".into(),
+                });
+            }
+            let version = self.applied(tx).await?.last().copied();
+            // Where it has been applied, `migrate` makes nothing a second time.
+            let migrated = version.is_some_and(|version| version >= WANTED_VERSION);
+            for table in OWN {
+                let name = format!("verifyd.{}", table.name);
+                let owner = Owner::Verifyd { migrated };
+                self.inspect_table(tx, &name, table, owner, &mut findings)
+                    .await?;
+            }
+            for table in APPLICATION {
+                let owner = Owner::Application { migrated };
+                let oid = self
+                    .inspect_table(tx, table.name, table, owner, &mut findings)
+                    .await?;
+                if let Some(oid) = oid
+                    && table.name == "operation_runs"
+                {
+                    self.advise_columns(tx, oid, &mut findings).await?;
+                    for index in indexes::ALL {
+                        self.advise_index(tx, index, &mut findings).await?;
+                    }
                 }
             }
-        }
-        commit(tx).await?;
-        if let Some(version) = self
-            .applied_version()
-            .await?
-            .filter(|v| *v < WANTED_VERSION)
-        {
-            findings.push(SchemaFinding {
-                fatal: true,
-                privilege: false,
-                subject: "verifyd.schema_migrations".into(),
-                problem: format!("version {version}, needed: {WANTED_VERSION}"),
-                remedy: "run: verifyd migrate".into(),
-            });
-        }
-        Ok(findings)
+            if let Some(version) = version.filter(|version| *version < WANTED_VERSION) {
+                findings.push(SchemaFinding {
+                    fatal: true,
+                    privilege: false,
+                    subject: "verifyd.schema_migrations".into(),
+                    problem: format!("version {version}, needed: {WANTED_VERSION}"),
+                    remedy: "run: verifyd migrate".into(),
+                });
+            }
+            Ok(findings)
+        })
+        .await
     }
 
+    async fn schema_mark(&self) -> Result<String, StoreError> {
+        let names: Vec<String> = OWN
+            .iter()
+            .map(|table| format!("verifyd.{}", table.name))
+            .chain(["verifyd.schema_migrations".to_owned()])
+            .chain(APPLICATION.iter().map(|table| table.name.to_owned()))
+            .collect();
+        let query = self.scalar::<String>(MARK).bind(names);
+        let now = self
+            .transaction(async |tx| Ok::<_, StoreError>(query.fetch_one(tx).await?))
+            .await?;
+        let before = self.mark.lock().await.replace(now.clone());
+        if before.is_some_and(|before| before != now) {
+            self.renewal.begin();
+        }
+        Ok(now)
+    }
+}
+
+impl PostgresStore {
     /// The table's oid, if it is there.
     async fn inspect_table(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         name: &str,
         table: &Table,
         owner: Owner,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<Option<i64>, StoreError> {
-        let oid: Option<i64> = self
-            .scalar(FIND)
-            .bind(name)
-            .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let oid: Option<i64> = self.scalar(FIND).bind(name).fetch_one(&mut *tx).await?;
         let Some(oid) = oid else {
             findings.push(SchemaFinding {
                 fatal: true,
@@ -147,12 +155,8 @@ impl PostgresStore {
             });
             return Ok(None);
         };
-        let columns: Vec<(String, String, Option<String>)> = self
-            .rows(COLUMNS)
-            .bind(oid)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let columns: Vec<(String, String, Option<String>)> =
+            self.rows(COLUMNS).bind(oid).fetch_all(&mut *tx).await?;
         for (column, family) in table.columns {
             let subject = format!("{name}.{column}");
             match columns.iter().find(|(found, ..)| found == column) {
@@ -183,9 +187,8 @@ impl PostgresStore {
                 .scalar(UNIQUE)
                 .bind(oid)
                 .bind(table.unique)
-                .fetch_one(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+                .fetch_one(&mut *tx)
+                .await?;
             if !unique {
                 let key = table.unique.join(", ");
                 findings.push(SchemaFinding {
@@ -206,16 +209,11 @@ impl PostgresStore {
     /// See [`UNNAMED`]. Runs of other producers are worked on all the same.
     async fn advise_columns(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         oid: i64,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
-        let unnamed: Vec<String> = self
-            .scalar(UNNAMED)
-            .bind(oid)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+        let unnamed: Vec<String> = self.scalar(UNNAMED).bind(oid).fetch_all(&mut *tx).await?;
         findings.extend(unnamed.into_iter().map(|column| SchemaFinding {
             fatal: false,
             privilege: false,
@@ -230,33 +228,9 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// See [`MARK`]. When it has changed, connections are opened anew: their statements were prepared for
-    /// another schema.
-    pub(super) async fn read_schema_mark(&self) -> Result<String, StoreError> {
-        let names: Vec<String> = OWN
-            .iter()
-            .map(|table| format!("verifyd.{}", table.name))
-            .chain(["verifyd.schema_migrations".to_owned()])
-            .chain(APPLICATION.iter().map(|table| table.name.to_owned()))
-            .collect();
-        let mut tx = self.begin().await?;
-        let now: String = self
-            .scalar(MARK)
-            .bind(names)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        let before = self.mark.lock().await.replace(now.clone());
-        if before.is_some_and(|before| before != now) {
-            self.renewal.begin();
-        }
-        Ok(now)
-    }
-
     async fn inspect_privileges(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         name: &str,
         oid: i64,
         own: bool,
@@ -277,16 +251,14 @@ impl PostgresStore {
             .scalar(PRIVILEGES)
             .bind(oid)
             .bind(needed)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .fetch_all(&mut *tx)
+            .await?;
         if !missing.is_empty() {
             let missing = missing.join(", ");
             let user: String = self
                 .scalar("SELECT quote_ident(current_user)")
-                .fetch_one(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+                .fetch_one(&mut *tx)
+                .await?;
             findings.push(SchemaFinding {
                 fatal: true,
                 privilege: true,
@@ -300,16 +272,15 @@ impl PostgresStore {
 
     async fn advise_index(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         index: &Index,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
         let there: bool = self
             .scalar(index.there)
             .bind("operation_runs")
-            .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .fetch_one(&mut *tx)
+            .await?;
         if !there {
             findings.push(SchemaFinding {
                 fatal: false,

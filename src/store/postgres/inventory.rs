@@ -1,15 +1,16 @@
 //! The permission inventory: what changed is written, and one row per tenant that says how fresh
 //! the whole is, and by a digest whether anything can have changed.
 
+use super::PostgresStore;
 use super::bounds::fits;
-use super::earlier::slack;
-use super::{InTx, PostgresStore, commit, run_type};
 use crate::domain::TenantId;
 use crate::domain::permission::StoredPermission;
-use crate::ports::store::{InventoryFreshness, StoreError};
+use crate::ports::inventory::{InventoryFreshness, InventoryStore};
+use crate::ports::store_error::StoreError;
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
-use crate::store::error::from_sqlx;
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
+use async_trait::async_trait;
+use sqlx::PgConnection;
 use std::borrow::Borrow;
 use std::collections::HashSet;
 
@@ -19,12 +20,12 @@ macro_rules! is_of_its_run {
     () => {
         concat!(
             "EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id AND p.type = ",
-            run_type!(),
-            " AND p.tenant_id = i.tenant_id AND p.completed_at::timestamptz \
+            $crate::store::postgres::run_type!(),
+            " AND p.tenant_id = i.tenant_id AND p.completed_at::timestamptz
                   BETWEEN i.refreshed_at - ",
-            slack!(),
+            $crate::store::postgres::earlier::slack!(),
             " AND i.refreshed_at + ",
-            slack!(),
+            $crate::store::postgres::earlier::slack!(),
             ")"
         )
     };
@@ -37,84 +38,104 @@ pub(super) use is_of_its_run;
 /// the last one, those that a run has read which is not there any more, and now and then (`$5`, seconds) all,
 /// as others may write the rows, too.
 const FRESHNESS: &str = concat!(
-    "INSERT INTO verifyd.tenant_inventory AS i \
-        (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at) \
-    SELECT d.tenant_id, d.run_id, now(), d.source, d.digest, now() \
-    FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) \
-        AS d (tenant_id, run_id, source, digest) \
-    ORDER BY d.tenant_id \
-    ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id, \
-        refreshed_at = excluded.refreshed_at, source = excluded.source, digest = excluded.digest, \
-        compared_at = CASE WHEN i.digest = excluded.digest \
+    "INSERT INTO verifyd.tenant_inventory AS i
+        (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at)
+    SELECT d.tenant_id, d.run_id, now(), d.source, d.digest, now()
+    FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[])
+        AS d (tenant_id, run_id, source, digest)
+    ORDER BY d.tenant_id
+    ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id,
+        refreshed_at = excluded.refreshed_at, source = excluded.source, digest = excluded.digest,
+        compared_at = CASE WHEN i.digest = excluded.digest
                                 AND i.operation_run_id <> excluded.operation_run_id AND ",
     is_of_its_run!(),
-    "                          AND i.compared_at > now() - make_interval(secs => $5) \
-                           THEN i.compared_at ELSE now() END \
+    "                          AND i.compared_at > now() - make_interval(secs => $5)
+                           THEN i.compared_at ELSE now() END
     RETURNING i.tenant_id, i.compared_at = now()"
 );
 
 /// Only rows that differ get as far as the INSERT; `ON CONFLICT` alone would lock, and so write,
 /// all of them. `removed_at` is no difference: it says since when a grant has been gone, is set
 /// when it goes, kept while it stays away, and dropped when it comes back.
-const REFRESH: &str = "\
-    WITH fresh AS ( \
-        SELECT d.tenant_id, f.permission_key, f.status, f.details \
-        FROM unnest($1::bigint[], $2::jsonb[]) AS d (tenant_id, entries), \
-             jsonb_to_recordset(d.entries) AS f(permission_key text, status text, details jsonb) \
-    ), stored AS ( \
-        SELECT tenant_id, permission_key, status, \
-               CASE WHEN jsonb_typeof(details) = 'object' THEN details ELSE '{}' END AS details \
-        FROM tenant_permissions WHERE tenant_id = ANY($1) \
-    ), removal AS ( \
-        SELECT jsonb_build_object('removed_at', \
-            to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')) AS mark \
-    ), changed AS ( \
-        SELECT f.tenant_id, f.permission_key, f.status, \
-               CASE WHEN f.status <> 'missing' THEN f.details \
-                    WHEN s.status = 'granted' THEN f.details || removal.mark \
-                    WHEN s.details ? 'removed_at' \
-                        THEN f.details || jsonb_build_object('removed_at', s.details -> 'removed_at') \
-                    ELSE f.details END AS details \
-        FROM fresh f CROSS JOIN removal LEFT JOIN stored s USING (tenant_id, permission_key) \
-        WHERE s.permission_key IS NULL OR s.status IS DISTINCT FROM f.status \
-              OR s.details - 'removed_at' <> f.details \
-        UNION ALL \
-        SELECT s.tenant_id, s.permission_key, 'missing', s.details || removal.mark \
-        FROM stored s CROSS JOIN removal \
-        WHERE s.status = 'granted' \
-              AND NOT EXISTS (SELECT FROM fresh f WHERE f.tenant_id = s.tenant_id \
-                                                    AND f.permission_key = s.permission_key) \
-    ) \
-    INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at) \
-    SELECT tenant_id, permission_key, status, details, now() FROM changed \
-    ORDER BY tenant_id, permission_key \
-    ON CONFLICT (tenant_id, permission_key) DO UPDATE \
-    SET status = excluded.status, details = excluded.details, \
+const REFRESH: &str = "
+    WITH fresh AS (
+        SELECT d.tenant_id, f.permission_key, f.status, f.details
+        FROM unnest($1::bigint[], $2::jsonb[]) AS d (tenant_id, entries),
+             jsonb_to_recordset(d.entries) AS f(permission_key text, status text, details jsonb)
+    ), stored AS (
+        SELECT tenant_id, permission_key, status,
+               CASE WHEN jsonb_typeof(details) = 'object' THEN details ELSE '{}' END AS details
+        FROM tenant_permissions WHERE tenant_id = ANY($1)
+    ), removal AS (
+        SELECT jsonb_build_object('removed_at',
+            to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')) AS mark
+    ), changed AS (
+        SELECT f.tenant_id, f.permission_key, f.status,
+               CASE WHEN f.status <> 'missing' THEN f.details
+                    WHEN s.status = 'granted' THEN f.details || removal.mark
+                    WHEN s.details ? 'removed_at'
+                        THEN f.details || jsonb_build_object('removed_at', s.details -> 'removed_at')
+                    ELSE f.details END AS details
+        FROM fresh f CROSS JOIN removal LEFT JOIN stored s USING (tenant_id, permission_key)
+        WHERE s.permission_key IS NULL OR s.status IS DISTINCT FROM f.status
+              OR s.details - 'removed_at' <> f.details
+        UNION ALL
+        SELECT s.tenant_id, s.permission_key, 'missing', s.details || removal.mark
+        FROM stored s CROSS JOIN removal
+        WHERE s.status = 'granted'
+              AND NOT EXISTS (SELECT FROM fresh f WHERE f.tenant_id = s.tenant_id
+                                                    AND f.permission_key = s.permission_key)
+    )
+    INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at)
+    SELECT tenant_id, permission_key, status, details, now() FROM changed
+    ORDER BY tenant_id, permission_key
+    ON CONFLICT (tenant_id, permission_key) DO UPDATE
+    SET status = excluded.status, details = excluded.details,
         last_checked_at = excluded.last_checked_at";
 
 /// Rows that verifyd can tell nothing of are left out, and so are details that are too large.
 const PERMISSIONS: &str = concat!(
     "SELECT tenant_id, permission_key, status, CASE WHEN ",
     fits!("details", "65536"),
-    " THEN details END AS details, last_checked_at::timestamptz AS last_checked_at \
-     FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing') \
-         AND permission_key IS NOT NULL \
+    " THEN details END AS details, last_checked_at::timestamptz AS last_checked_at
+     FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing')
+         AND permission_key IS NOT NULL
          AND octet_length(permission_key) <= 300 ORDER BY permission_key COLLATE \"C\" LIMIT 1000"
 );
 
 /// Its run may have been pruned. One that was completed at another time is not its run.
 const READ_FRESHNESS: &str = concat!(
-    "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source \
+    "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source
      FROM verifyd.tenant_inventory i WHERE i.tenant_id = $1 AND (",
     is_of_its_run!(),
     " OR NOT EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id))"
 );
 
+#[async_trait]
+impl InventoryStore for PostgresStore {
+    async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError> {
+        let found: Vec<PermissionRow> = self
+            .fetch_all(self.rows(PERMISSIONS).bind(tenant.0))
+            .await?;
+        rows::all(found)
+    }
+
+    async fn inventory_freshness(
+        &self,
+        tenant: TenantId,
+    ) -> Result<Option<InventoryFreshness>, StoreError> {
+        let found: Option<FreshnessRow> = self
+            .fetch_optional(self.rows(READ_FRESHNESS).bind(tenant.0))
+            .await?;
+        Ok(found.map(Into::into))
+    }
+}
+
 impl PostgresStore {
     /// At most one for each tenant.
     pub(super) async fn refresh_inventories<R: Borrow<InventoryRow>>(
         &self,
-        tx: &mut InTx<'_>,
+        tx: &mut PgConnection,
         rows: &[R],
     ) -> Result<(), StoreError> {
         if rows.is_empty() {
@@ -128,9 +149,8 @@ impl PostgresStore {
             .bind(rows().map(|r| r.source).collect::<Vec<&str>>())
             .bind(rows().map(InventoryRow::digest).collect::<Vec<&str>>())
             .bind(DIGEST_STANDS_SECONDS)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .fetch_all(&mut *tx)
+            .await?;
         let due: HashSet<i64> = compared
             .into_iter()
             .filter_map(|(tenant, due)| due.then_some(tenant))
@@ -143,39 +163,8 @@ impl PostgresStore {
         self.sql(REFRESH)
             .bind(due().map(|r| r.tenant).collect::<Vec<i64>>())
             .bind(entries)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .execute(&mut *tx)
+            .await?;
         Ok(())
-    }
-
-    pub(super) async fn list_permissions(
-        &self,
-        tenant: TenantId,
-    ) -> Result<Vec<StoredPermission>, StoreError> {
-        let mut tx = self.begin().await?;
-        let found: Vec<PermissionRow> = self
-            .rows(PERMISSIONS)
-            .bind(tenant.0)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        rows::all(found)
-    }
-
-    pub(super) async fn read_freshness(
-        &self,
-        tenant: TenantId,
-    ) -> Result<Option<InventoryFreshness>, StoreError> {
-        let mut tx = self.begin().await?;
-        let found: Option<FreshnessRow> = self
-            .rows(READ_FRESHNESS)
-            .bind(tenant.0)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        Ok(found.map(Into::into))
     }
 }

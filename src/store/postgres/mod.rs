@@ -13,13 +13,14 @@
 mod access;
 mod acknowledgements;
 mod actors;
+mod batching;
 mod bounds;
 mod claim;
 mod complete;
 mod connections;
-mod disown;
+mod credentials;
 mod earlier;
-mod facts;
+mod fair_queuing;
 mod guards;
 mod indexes;
 mod inspect;
@@ -28,56 +29,45 @@ mod inventory;
 mod notices;
 mod onboarding;
 mod options;
-mod outbox;
+mod orphans;
 mod overview;
-mod patience;
 mod plan;
 mod private;
 mod probe;
 mod prune;
+mod recording;
 mod runs;
 mod schema;
+mod starting_point;
 mod summaries;
 mod sweep;
-mod together;
-mod turns;
+mod timeouts;
 mod wake;
-mod webhooks;
+mod webhook_deliveries;
+mod webhook_endpoints;
 mod workers;
 
 pub(super) use private::PrivateDatabase;
 
-use super::error::from_sqlx;
+use super::End;
+use super::batching::Batcher;
+use super::claims::ClaimRequest;
+use super::completion::CompletionRequest;
 use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
-use super::together::Group;
-use crate::domain::access::Binding;
-use crate::domain::completion::Completion;
-use crate::domain::connection::{
-    ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
-};
-use crate::domain::connection_facts::KeptFacts;
 use crate::domain::notice::Notice;
-use crate::domain::permission::StoredPermission;
-use crate::domain::run::RunState;
-use crate::domain::{ConnectionId, OperationRun, RunId, RunSummary, TenantId, WorkerId};
+use crate::ports::claims::ClaimAnswer;
 use crate::ports::notices::NOTICES_KEPT;
-use crate::ports::store::{
-    AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
-    ConnectionStore, Enforced, FoundCredential, Guards, InventoryFreshness, LatestReport, Migrated,
-    NewRun, OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore,
-    SchemaFinding, SchemaStore, Seal, StartingPoint, StoreError, SweepPolicy, Swept, WorkerRecord,
-};
-use crate::ports::vault::SealedCredential;
-use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
 use sqlx::query::{Query, QueryAs, QueryScalar};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, Postgres, QueryBuilder, SqlSafeStr, SqlStr,
+    Transaction,
+};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use together::{ClaimRequest, CompletionRequest};
 use tokio::sync::{Mutex, Notify, OnceCell, broadcast};
 
 /// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
@@ -89,12 +79,12 @@ macro_rules! run_type {
 use run_type;
 
 /// Of an attempt: it was only to complete the run, and did not. One of an earlier run does not count.
-macro_rules! futile {
+macro_rules! is_failed_completion {
     () => {
         "NOT earlier AND NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
     };
 }
-use futile;
+use is_failed_completion;
 
 /// Keys of the advisory locks, each with "verifyd" in front (the first of two integers).
 const ADVISORY_SPACE: i32 = 0x7665_7269;
@@ -107,15 +97,13 @@ const ADVISORY_PRUNE: i32 = 3;
 const IDLE_GRACE: Duration = Duration::from_secs(10);
 
 type Tx = Transaction<'static, Postgres>;
-/// On a connection that its caller keeps.
-type InTx<'c> = Transaction<'c, Postgres>;
 
 /// A PostgreSQL database.
 pub(super) struct PostgresStore {
     pool: PgPool,
-    /// The connection over which this process beats, and how to open another one. Behind busy
-    /// connections of the pool a beat would come late, and cost the process all its runs.
-    heart: Mutex<Option<PgConnection>>,
+    /// The connection reserved for heartbeats, and how to open another one. Behind busy connections of
+    /// the pool a heartbeat would come late, and cost the process all its runs.
+    heartbeat_connection: Mutex<Option<PgConnection>>,
     options: PgConnectOptions,
     /// How to open the connection that listens; null when none is to.
     listen: Option<PgConnectOptions>,
@@ -126,12 +114,12 @@ pub(super) struct PostgresStore {
     /// `BEGIN` and the limits of every transaction.
     begin: SqlStr,
     /// The same for a batch of calls; known once the server has been asked what it can do.
-    begin_together: OnceCell<SqlStr>,
+    begin_batch: OnceCell<SqlStr>,
     /// Of the schema, as it was when it was last asked for.
     mark: Mutex<Option<String>>,
-    renewal: Arc<patience::Renewal>,
-    claims: Group<ClaimRequest, ClaimAnswer>,
-    completing: Group<CompletionRequest, ()>,
+    renewal: Arc<timeouts::Renewal>,
+    claims: Batcher<ClaimRequest, ClaimAnswer>,
+    completing: Batcher<CompletionRequest, bool>,
     /// `limits.context_bytes`
     context_bytes: i64,
     /// Held while a context that is not small is read or written: one at a time, so that many of them
@@ -182,37 +170,114 @@ impl PostgresStore {
                     "no connection within connect_timeout ({:?})",
                     settings.connect_timeout
                 ))
-            })?
-            .map_err(from_sqlx)?;
-        let renewal = Arc::new(patience::Renewal::default());
-        let pool = patience::pool_options(settings, &renewal).connect_lazy_with(options.clone());
+            })??;
+        let renewal = Arc::new(timeouts::Renewal::default());
+        let pool = timeouts::pool_options(settings, &renewal).connect_lazy_with(options.clone());
         Ok(Arc::new_cyclic(|me| Self {
             pool,
-            heart: Mutex::new(None),
+            heartbeat_connection: Mutex::new(None),
             options,
             listen,
             completions: broadcast::Sender::new(NOTICES_KEPT),
             recorded: Notify::new(),
             begin: AssertSqlSafe(begin).into_sql_str(),
-            begin_together: OnceCell::new(),
+            begin_batch: OnceCell::new(),
             mark: Mutex::new(None),
             renewal,
-            claims: Group::default(),
-            completing: Group::default(),
+            claims: Batcher::default(),
+            completing: Batcher::default(),
             context_bytes: i64::from(limits.context_bytes),
             large_contexts: Mutex::new(()),
             me: me.clone(),
             named,
-            call_timeout: patience::call_timeout(settings),
+            call_timeout: timeouts::call_timeout(settings),
         }))
     }
 
     /// A transaction with its limits set. Dropped without a commit, it is rolled back.
     async fn begin(&self) -> Result<Tx, StoreError> {
-        self.pool
-            .begin_with(self.begin.clone())
+        Ok(self.pool.begin_with(self.begin.clone()).await?)
+    }
+
+    /// Runs `work` in one transaction within the timeout of a call, and commits it. An error rolls back.
+    async fn transaction<T, E: From<StoreError>>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.with_timeout(self.untimed_transaction(work)).await
+    }
+
+    /// The same for work that may take as long as it takes.
+    async fn untimed_transaction<T, E: From<StoreError>>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut tx = self.begin().await?;
+        let answer = work(&mut tx).await?;
+        tx.commit().await.map_err(StoreError::from)?;
+        Ok(answer)
+    }
+
+    /// The same for work that decides itself how the transaction ends.
+    async fn transaction_with_end<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<End<T>, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.with_timeout(async {
+            let mut tx = self.begin().await?;
+            match work(&mut tx).await? {
+                End::Commit(answer) => {
+                    tx.commit().await?;
+                    Ok(answer)
+                }
+                End::Rollback(answer) => {
+                    tx.rollback().await?;
+                    Ok(answer)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Runs one statement in a transaction of its own; returns how many rows it has changed.
+    async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
+        self.transaction(async |tx| Ok(query.execute(tx).await?.rows_affected()))
             .await
-            .map_err(from_sqlx)
+    }
+
+    /// All rows of one statement in a transaction of its own.
+    async fn fetch_all<T>(
+        &self,
+        query: QueryAs<'_, Postgres, T, PgArguments>,
+    ) -> Result<Vec<T>, StoreError>
+    where
+        T: for<'r> sqlx::FromRow<'r, PgRow> + Send + Unpin,
+    {
+        self.transaction(async |tx| Ok(query.fetch_all(tx).await?))
+            .await
+    }
+
+    /// The first row, if there is one.
+    async fn fetch_optional<T>(
+        &self,
+        query: QueryAs<'_, Postgres, T, PgArguments>,
+    ) -> Result<Option<T>, StoreError>
+    where
+        T: for<'r> sqlx::FromRow<'r, PgRow> + Send + Unpin,
+    {
+        self.transaction(async |tx| Ok(query.fetch_optional(tx).await?))
+            .await
+    }
+
+    /// A query that was put together.
+    fn built<'q, T>(
+        &self,
+        query: &'q mut QueryBuilder<Postgres>,
+    ) -> QueryAs<'q, Postgres, T, PgArguments>
+    where
+        T: for<'r> sqlx::FromRow<'r, PgRow>,
+    {
+        query.build_query_as().persistent(self.named)
     }
 
     fn sql(&self, text: &'static str) -> Query<'static, Postgres, PgArguments> {
@@ -234,271 +299,9 @@ impl PostgresStore {
     }
 }
 
-async fn commit(tx: InTx<'_>) -> Result<(), StoreError> {
-    tx.commit().await.map_err(from_sqlx)
-}
-
-async fn rollback(tx: InTx<'_>) -> Result<(), StoreError> {
-    tx.rollback().await.map_err(from_sqlx)
-}
-
 /// Seconds for `make_interval(secs => $n)`.
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
-}
-
-#[async_trait]
-impl RunStore for PostgresStore {
-    async fn claim(
-        &self,
-        run: RunId,
-        worker: &WorkerId,
-        policy: &ClaimPolicy,
-    ) -> Result<ClaimAnswer, StoreError> {
-        self.in_time(self.claim_run(run, worker, policy)).await
-    }
-
-    async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
-        self.in_time(self.complete_run(claim, completion)).await
-    }
-
-    async fn release(
-        &self,
-        claim: &Claim,
-        end: AttemptEnd,
-        not_before: Option<Duration>,
-    ) -> Result<bool, StoreError> {
-        self.in_time(self.release_run(claim, end, not_before)).await
-    }
-
-    async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
-        self.in_time(self.sweep_runs(policy)).await
-    }
-
-    async fn open_attempts(&self, worker: &WorkerId) -> Result<Vec<OpenAttempt>, StoreError> {
-        self.in_time(self.list_open_attempts(worker)).await
-    }
-
-    async fn disown(
-        &self,
-        worker: &WorkerId,
-        attempts: &[OpenAttempt],
-    ) -> Result<Vec<RunId>, StoreError> {
-        self.in_time(self.disown_attempts(worker, attempts)).await
-    }
-
-    async fn undeliver(&self, runs: &[RunId]) -> Result<(), StoreError> {
-        self.in_time(self.undeliver_runs(runs)).await
-    }
-
-    async fn beat(&self, beat: &Beat) -> Result<(), StoreError> {
-        self.in_time(self.beat_worker(beat)).await
-    }
-
-    async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        self.in_time(self.retire_worker(worker)).await
-    }
-
-    async fn record(&self, new: &NewRun) -> Result<Recorded, StoreError> {
-        self.in_time(self.record_run(new)).await
-    }
-
-    async fn record_many(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError> {
-        self.in_time(self.record_runs(new)).await
-    }
-
-    async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {
-        self.in_time(self.read_run(id)).await
-    }
-
-    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
-        self.in_time(self.list_runs(filter)).await
-    }
-
-    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
-        self.in_time(self.summarise_run(id)).await
-    }
-
-    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
-        self.in_time(self.read_run_state(id)).await
-    }
-
-    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError> {
-        self.in_time(self.list_run_states(binding, limit)).await
-    }
-
-    async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
-        self.in_time(self.list_attempts(run)).await
-    }
-
-    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
-        self.in_time(self.list_workers()).await
-    }
-
-    async fn counts(&self) -> Result<RunCounts, StoreError> {
-        self.in_time(self.count_runs()).await
-    }
-
-    async fn prune(
-        &self,
-        policy: &PrunePolicy,
-        after: Option<RunId>,
-    ) -> Result<Pruned, StoreError> {
-        self.in_time(self.prune_runs(policy, after)).await
-    }
-
-    async fn prune_stray_attempts(
-        &self,
-        batch: u32,
-        after: Option<RunId>,
-    ) -> Result<Pruned, StoreError> {
-        self.in_time(self.delete_stray_attempts(batch, after)).await
-    }
-
-    async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
-        self.in_time(self.count_prunable(older_than)).await
-    }
-
-    async fn latest_report(
-        &self,
-        connection: ConnectionId,
-    ) -> Result<Option<LatestReport>, StoreError> {
-        self.in_time(self.read_latest_report(connection)).await
-    }
-}
-
-#[async_trait]
-impl ConnectionStore for PostgresStore {
-    async fn connection(
-        &self,
-        id: ConnectionId,
-    ) -> Result<Option<(ProviderConnection, Option<StoredCredential>)>, StoreError> {
-        self.in_time(self.read_connection(id)).await
-    }
-
-    async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError> {
-        self.in_time(self.read_starting_point(id)).await
-    }
-
-    async fn keep_facts(&self, kept: &KeptFacts) -> Result<(), StoreError> {
-        self.in_time(self.write_facts(kept)).await
-    }
-
-    async fn connections(
-        &self,
-        tenant: Option<TenantId>,
-        after: Option<ConnectionId>,
-        limit: u32,
-    ) -> Result<Vec<ProviderConnection>, StoreError> {
-        self.in_time(self.list_connections(tenant, after, limit))
-            .await
-    }
-
-    async fn add_connection(
-        &self,
-        new: &NewConnection,
-        seal: Option<Seal<'_>>,
-    ) -> Result<ConnectionId, AddConnectionError> {
-        self.in_time(self.insert_connection(new, seal)).await
-    }
-
-    async fn set_connection_status(
-        &self,
-        id: ConnectionId,
-        status: ConnectionStatus,
-    ) -> Result<bool, StoreError> {
-        self.in_time(self.update_connection_status(id, status))
-            .await
-    }
-
-    async fn set_credential_expiry(
-        &self,
-        id: ConnectionId,
-        expires_at: DateTime<Utc>,
-    ) -> Result<bool, StoreError> {
-        self.in_time(self.write_credential_expiry(id, expires_at))
-            .await
-    }
-
-    async fn set_credential(
-        &self,
-        id: ConnectionId,
-        sealed: &SealedCredential,
-    ) -> Result<(), StoreError> {
-        self.in_time(self.replace_credential(id, sealed)).await
-    }
-
-    async fn credentials(
-        &self,
-        after: Option<ConnectionId>,
-        limit: u32,
-    ) -> Result<Vec<FoundCredential>, StoreError> {
-        self.in_time(self.list_credentials(after, limit)).await
-    }
-
-    async fn reseal_credential(
-        &self,
-        id: ConnectionId,
-        old_payload: &str,
-        new_payload: &str,
-    ) -> Result<bool, StoreError> {
-        self.in_time(self.swap_payload(id, old_payload, new_payload))
-            .await
-    }
-
-    async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError> {
-        self.in_time(self.list_permissions(tenant)).await
-    }
-
-    async fn inventory_freshness(
-        &self,
-        tenant: TenantId,
-    ) -> Result<Option<InventoryFreshness>, StoreError> {
-        self.in_time(self.read_freshness(tenant)).await
-    }
-}
-
-#[async_trait]
-impl SchemaStore for PostgresStore {
-    fn kind(&self) -> &'static str {
-        "postgres"
-    }
-
-    async fn migrate(&self) -> Result<Migrated, StoreError> {
-        self.run_migrations().await
-    }
-
-    async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
-        self.in_time(self.applied_version()).await
-    }
-
-    fn wanted_schema_version(&self) -> i64 {
-        super::migrations::WANTED_VERSION
-    }
-
-    async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
-        self.in_time(self.inspect_schema()).await
-    }
-
-    async fn schema_mark(&self) -> Result<String, StoreError> {
-        self.in_time(self.read_schema_mark()).await
-    }
-
-    async fn guards(&self) -> Result<Guards, StoreError> {
-        self.in_time(self.find_guards()).await
-    }
-
-    async fn enforce(&self) -> Result<Enforced, StoreError> {
-        self.enforce_guards().await
-    }
-
-    async fn ping(&self) -> Result<String, StoreError> {
-        self.in_time(self.server_version()).await
-    }
-
-    async fn close(&self) {
-        self.close_connections().await;
-    }
 }
 
 #[cfg(test)]

@@ -3,11 +3,10 @@
 //! Never in the transaction that completes a run: whoever notifies holds a lock of the whole server
 //! while committing, so that all completions would queue up behind it.
 
-use super::{PostgresStore, commit};
+use super::PostgresStore;
 use crate::domain::notice::Notice;
 use crate::ports::notices::NoticeStore;
-use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
+use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
@@ -20,18 +19,13 @@ impl NoticeStore for PostgresStore {
     }
 
     async fn announce(&self, notices: &[Notice]) -> Result<(), StoreError> {
-        self.in_time(async {
+        self.transaction(async |tx| {
             let payloads: Vec<String> = notices
                 .iter()
                 .filter_map(|notice| serde_json::to_string(notice).ok())
                 .collect();
-            let mut tx = self.begin().await?;
-            self.sql(ANNOUNCE)
-                .bind(payloads)
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            commit(tx).await
+            self.sql(ANNOUNCE).bind(payloads).execute(&mut *tx).await?;
+            Ok(())
         })
         .await
     }

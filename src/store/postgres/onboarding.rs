@@ -1,22 +1,23 @@
 //! Onboarding sessions. The column `state` is `jsonb` or, in another application's table, `json`.
 
 use super::bounds::{has_endless_numbers, is_listed, member};
-use super::{PostgresStore, Tx, commit, run_type};
+use super::{PostgresStore, run_type};
 use crate::domain::onboarding::OnboardingSession;
 use crate::domain::{RunId, SessionId};
 use crate::ports::onboarding::OnboardingStore;
-use crate::ports::store::{ForSession, NewRun, StoreError};
-use crate::store::error::from_sqlx;
+use crate::ports::recording::{ForSession, NewRun};
+use crate::ports::store_error::StoreError;
 use crate::store::onboarding::{SessionRow, prepare};
 use async_trait::async_trait;
+use sqlx::PgConnection;
 
 /// Whether the state may be loaded, in steps of which each makes the next one cheap (see `bounds`). Of a
 /// `json` column the text is as it is stored, of `jsonb` numbers may be much longer than what is stored.
 macro_rules! state_fits {
     () => {
         concat!(
-            "CASE WHEN s.state IS NULL THEN true WHEN pg_column_size(s.state) > 1048576 THEN false \
-                  WHEN pg_column_size(s.state #> '{}') > 2097152 THEN false \
+            "CASE WHEN s.state IS NULL THEN true WHEN pg_column_size(s.state) > 1048576 THEN false
+                  WHEN pg_column_size(s.state #> '{}') > 2097152 THEN false
                   WHEN CASE WHEN pg_typeof(s.state) = 'jsonb'::regtype THEN ",
             has_endless_numbers!("(s.state::jsonb)"),
             " ELSE false END THEN false ELSE octet_length(s.state::text) <= 1048576 END"
@@ -55,7 +56,7 @@ impl PostgresStore {
     /// Points the session to the run, in the transaction that records it.
     pub(super) async fn point_session(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         session: ForSession,
         new: &NewRun,
         run: RunId,
@@ -64,26 +65,24 @@ impl PostgresStore {
         let row: Option<SessionRow> = self
             .rows(HOLD)
             .bind(session.id.0)
-            .fetch_optional(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .fetch_optional(&mut *tx)
+            .await?;
         let pointer = prepare(session, row, new, run, created)?;
         let connection: Option<Option<String>> = match pointer.current {
-            Some(current) => self
-                .scalar(POINTED)
-                .bind(current.0)
-                .fetch_optional(&mut **tx)
-                .await
-                .map_err(from_sqlx)?,
+            Some(current) => {
+                self.scalar(POINTED)
+                    .bind(current.0)
+                    .fetch_optional(&mut *tx)
+                    .await?
+            }
             None => None,
         };
         if let Some(state) = pointer.state(connection.as_ref().map(Option::as_deref))? {
             self.sql(MOVE)
                 .bind(session.id.0)
                 .bind(state)
-                .execute(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+                .execute(&mut *tx)
+                .await?;
         }
         Ok(())
     }
@@ -95,17 +94,9 @@ impl OnboardingStore for PostgresStore {
         &self,
         id: SessionId,
     ) -> Result<Option<OnboardingSession>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
-            let found: Option<SessionRow> = self
-                .rows(session!())
-                .bind(id.0)
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            commit(tx).await?;
-            Ok(found.map(Into::into))
-        })
-        .await
+        let found: Option<SessionRow> = self
+            .fetch_optional(self.rows(session!()).bind(id.0))
+            .await?;
+        Ok(found.map(Into::into))
     }
 }

@@ -1,6 +1,6 @@
 //! From the address of a server to the driver's options.
 
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::address;
 use sqlx::postgres::PgConnectOptions;
 

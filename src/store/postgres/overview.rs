@@ -3,20 +3,19 @@
 use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short, time};
 use super::connections::connection_columns;
 use super::earlier::latest_report_of_connection;
-use super::{PostgresStore, commit, run_type};
+use super::{PostgresStore, run_type};
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
-use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendPoint, WaitingRun};
-use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort, OverviewStore};
-use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
-use crate::store::facts::facts_columns;
+use crate::ports::overview::{ConnectionFilter, OverviewStore};
+use crate::ports::store_error::StoreError;
+use crate::store::filters::{ConnectionSql, push_binding, push_connection_filter};
 use crate::store::lenient::Time;
 use crate::store::overview::{
     self, ACTIVE_RUNS, CompletedRow, ConnectionCountsRow, EndRow, StateRow, TrendRow, WaitingRow,
 };
 use crate::store::rows;
+use crate::store::starting_point::facts_columns;
 use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 use std::time::Duration;
@@ -33,35 +32,35 @@ const ACTIVE: &str = concat!(
 );
 
 const STATES: &str = concat!(
-    "), latest_active AS (SELECT connection, tenant_id, max(id) AS id FROM active \
-         GROUP BY connection, tenant_id) \
+    "), latest_active AS (SELECT connection, tenant_id, max(id) AS id FROM active
+         GROUP BY connection, tenant_id)
      SELECT ",
     connection_columns!(),
-    ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint, \
-       l.overall AS latest_overall, l.outcome AS latest_outcome, \
+    ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint,
+       l.overall AS latest_overall, l.outcome AS latest_outcome,
        l.completed_at AS latest_completed_at, a.id AS active_run_id, ",
     facts_columns!(),
     ", ",
     time!("k.expires_at"),
-    " AS recorded_expires_at \
-     FROM provider_connections c \
-     LEFT JOIN verifyd.connection_facts f ON f.connection_id = c.id \
-     LEFT JOIN LATERAL (SELECT n.expires_at FROM provider_credentials n \
-                        WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true \
+    " AS recorded_expires_at
+     FROM provider_connections c
+     LEFT JOIN verifyd.connection_facts f ON f.connection_id = c.id
+     LEFT JOIN LATERAL (SELECT n.expires_at FROM provider_credentials n
+                        WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true
      LEFT JOIN ",
     latest_report_of_connection!(""),
-    " LEFT JOIN latest_active a ON a.connection = c.id::text AND a.tenant_id = c.tenant_id \
+    " LEFT JOIN latest_active a ON a.connection = c.id::text AND a.tenant_id = c.tenant_id
      WHERE true"
 );
 
 const COUNTS: &str = concat!(
-    "SELECT count(*) AS total, count(*) FILTER (WHERE NOT c.valid) AS unusable, \
-        count(*) FILTER (WHERE c.valid AND c.status = 'disabled') AS disabled, \
-        count(*) FILTER (WHERE c.enabled AND l.overall = 'ready') AS ready, \
-        count(*) FILTER (WHERE c.enabled AND l.overall = 'needs_attention') AS needs_attention, \
-        count(*) FILTER (WHERE c.enabled AND l.overall = 'blocked') AS blocked, \
-        count(*) FILTER (WHERE c.enabled AND l.outcome = 'failed') AS failed, \
-        count(*) FILTER (WHERE c.enabled AND l.connection_id IS NULL) AS never_checked \
+    "SELECT count(*) AS total, count(*) FILTER (WHERE NOT c.valid) AS unusable,
+        count(*) FILTER (WHERE c.valid AND c.status = 'disabled') AS disabled,
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'ready') AS ready,
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'needs_attention') AS needs_attention,
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'blocked') AS blocked,
+        count(*) FILTER (WHERE c.enabled AND l.outcome = 'failed') AS failed,
+        count(*) FILTER (WHERE c.enabled AND l.connection_id IS NULL) AS never_checked
     FROM (SELECT c.id, c.workspace_id, c.tenant_id, c.status, (",
     is_valid_connection!(),
     ") IS TRUE AS valid, (c.status = 'enabled' AND ",
@@ -71,28 +70,16 @@ const COUNTS: &str = concat!(
     " WHERE true"
 );
 
-const USABLE: &str = concat!(" AND ", is_valid_connection!());
-const UNUSABLE: &str = concat!(" AND (", is_valid_connection!(), ") IS NOT TRUE");
-/// After every date.
-macro_rules! never {
-    () => {
-        "'infinity'::timestamptz"
-    };
-}
-
-/// When the credential expires: as a check has found it, else as it is recorded. What never does, and what is
-/// unknown, comes last.
-macro_rules! expires {
-    () => {
-        concat!(
-            "coalesce(CASE WHEN f.expiry_source IS NULL THEN ",
-            time!("k.expires_at"),
-            " ELSE f.credential_expires_at END, ",
-            never!(),
-            ")"
-        )
-    };
-}
+const CONNECTION_SQL: ConnectionSql = ConnectionSql {
+    is_valid: is_valid_connection!(),
+    like: "ILIKE",
+    expires: concat!(
+        "coalesce(CASE WHEN f.expiry_source IS NULL THEN ",
+        time!("k.expires_at"),
+        " ELSE f.credential_expires_at END, 'infinity'::timestamptz)"
+    ),
+    cursor: ("coalesce(", ", 'infinity'::timestamptz)"),
+};
 
 /// What a run's report says for the chain below. One that is too large for a list says nothing.
 macro_rules! told {
@@ -114,33 +101,33 @@ macro_rules! told {
 /// From the latest report of each to the one before, by primary keys only. What stands there may
 /// have been written by somebody else: only a run of this connection is followed to.
 const TREND: &str = concat!(
-    "WITH RECURSIVE chain AS ( \
+    "WITH RECURSIVE chain AS (
          SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, ",
     told!(),
-    ", r.workspace_id, r.tenant_id \
+    ", r.workspace_id, r.tenant_id
          FROM provider_connections c JOIN ",
     latest_report_of_connection!(""),
     "    JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = ",
     run_type!(),
-    "    WHERE c.id = ANY($1) AND $2 > 0 \
-         UNION ALL \
+    "    WHERE c.id = ANY($1) AND $2 > 0
+         UNION ALL
          SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, ",
     told!(),
-    ", r.workspace_id, r.tenant_id FROM chain c \
-         JOIN operation_runs r \
-             ON r.id = CASE WHEN c.previous ~ '^[0-9]{1,18}$' THEN c.previous::bigint END \
+    ", r.workspace_id, r.tenant_id FROM chain c
+         JOIN operation_runs r
+             ON r.id = CASE WHEN c.previous ~ '^[0-9]{1,18}$' THEN c.previous::bigint END
              AND r.type = ",
     run_type!(),
     "        AND CASE WHEN ",
     is_listed!("r.context"),
     " THEN ",
     member!("r.context", "{provider_connection_id}"),
-    " END = c.connection_id::text \
-             AND r.workspace_id = c.workspace_id AND r.tenant_id = c.tenant_id \
-             AND r.completed_at <= c.completed_at \
-         WHERE c.depth < $2) \
-     SELECT connection_id, id AS operation_run_id, status, outcome, overall, \
-            completed_at::timestamptz AS completed_at \
+    " END = c.connection_id::text
+             AND r.workspace_id = c.workspace_id AND r.tenant_id = c.tenant_id
+             AND r.completed_at <= c.completed_at
+         WHERE c.depth < $2)
+     SELECT connection_id, id AS operation_run_id, status, outcome, overall,
+            completed_at::timestamptz AS completed_at
      FROM chain WHERE ",
     is_shown!(),
     " ORDER BY connection_id, depth DESC"
@@ -148,74 +135,34 @@ const TREND: &str = concat!(
 
 const END: &str = "SELECT now() AS now, max(id) AS newest FROM operation_runs";
 
-const BELOW: &str = "\
+const BELOW: &str = "
     SELECT created_at::timestamptz FROM operation_runs WHERE id <= $1 ORDER BY id DESC LIMIT 1";
 
 const COMPLETED: &str = concat!(
     "SELECT ",
     short!("r.outcome"),
-    " AS outcome, r.created_at::timestamptz AS created_at, \
-            r.completed_at::timestamptz AS completed_at \
+    " AS outcome, r.created_at::timestamptz AS created_at,
+            r.completed_at::timestamptz AS completed_at
      FROM operation_runs r WHERE r.status = 'completed' AND r.type = ",
     run_type!()
 );
 
 const WAITING: &str = concat!(
-    "SELECT r.id, r.workspace_id, r.tenant_id, \
+    "SELECT r.id, r.workspace_id, r.tenant_id,
             extract(epoch FROM now() - ",
     time!("r.created_at"),
-    ")::float8 AS waiting_seconds \
+    ")::float8 AS waiting_seconds
      FROM operation_runs r WHERE r.status = 'queued' AND r.type = ",
     run_type!(),
     " AND ",
     is_claimable!()
 );
 
-/// Narrows a query to what is within reach. The columns are the same in all tables.
-fn bound(query: &mut QueryBuilder<Postgres>, table: &str, binding: &Binding) {
-    if let Some(workspace) = binding.workspace_id {
-        query
-            .push(" AND ")
-            .push(table)
-            .push(".workspace_id = ")
-            .push_bind(workspace.0);
-    }
-    if let Some(tenant) = binding.tenant_id {
-        query
-            .push(" AND ")
-            .push(table)
-            .push(".tenant_id = ")
-            .push_bind(tenant.0);
-    }
-}
-
 fn states(binding: &Binding) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::<Postgres>::new(ACTIVE);
     query.push_bind(ACTIVE_RUNS).push(STATES);
-    bound(&mut query, "c", binding);
+    push_binding(&mut query, "c", binding);
     query
-}
-
-/// The order, and where the page begins.
-fn push_page(query: &mut QueryBuilder<Postgres>, filter: &ConnectionFilter) {
-    match filter.after {
-        None => {}
-        Some(ConnectionCursor::Id(after)) => {
-            query.push(" AND c.id > ").push_bind(after.0);
-        }
-        Some(ConnectionCursor::Expiry(expires_at, after)) => {
-            query
-                .push(concat!(" AND (", expires!(), ", c.id) > (coalesce("))
-                .push_bind(expires_at)
-                .push(concat!(", ", never!(), "), "))
-                .push_bind(after.0)
-                .push(")");
-        }
-    }
-    query.push(match filter.sort {
-        ConnectionSort::Id => " ORDER BY c.id",
-        ConnectionSort::Expiry => concat!(" ORDER BY ", expires!(), ", c.id"),
-    });
 }
 
 #[async_trait]
@@ -224,50 +171,10 @@ impl OverviewStore for PostgresStore {
         &self,
         filter: &ConnectionFilter,
     ) -> Result<Vec<ConnectionState>, StoreError> {
-        self.in_time(async {
-            let mut query = states(&filter.binding);
-            if let Some(tenant) = filter.tenant {
-                query.push(" AND c.tenant_id = ").push_bind(tenant.0);
-            }
-            if let Some(status) = filter.status {
-                match status {
-                    ConnectionStatus::Unusable => query.push(UNUSABLE),
-                    status => query
-                        .push(" AND c.status = ")
-                        .push_bind(status.as_str())
-                        .push(USABLE),
-                };
-            }
-            match filter.overall.as_deref() {
-                None => {}
-                Some("never") => {
-                    query.push(" AND l.connection_id IS NULL");
-                }
-                Some(overall) => {
-                    query
-                        .push(" AND l.overall = ")
-                        .push_bind(overall.to_owned());
-                }
-            }
-            if let Some(name) = &filter.name {
-                query
-                    .push(" AND c.display_name ILIKE ")
-                    .push_bind(overview::anywhere(name))
-                    .push(r" ESCAPE '\'");
-            }
-            push_page(&mut query, filter);
-            query.push(" LIMIT ").push_bind(i64::from(filter.limit));
-            let mut tx = self.begin().await?;
-            let found: Vec<StateRow> = query
-                .build_query_as()
-                .persistent(self.named)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            commit(tx).await?;
-            rows::all(found)
-        })
-        .await
+        let mut query = states(&filter.binding);
+        push_connection_filter(&mut query, filter, &CONNECTION_SQL);
+        let found: Vec<StateRow> = self.fetch_all(self.built(&mut query)).await?;
+        rows::all(found)
     }
 
     async fn connection_state(
@@ -275,34 +182,18 @@ impl OverviewStore for PostgresStore {
         id: ConnectionId,
         binding: &Binding,
     ) -> Result<Option<ConnectionState>, StoreError> {
-        self.in_time(async {
-            let mut query = states(binding);
-            query.push(" AND c.id = ").push_bind(id.0);
-            let mut tx = self.begin().await?;
-            let found: Option<StateRow> = query
-                .build_query_as()
-                .persistent(self.named)
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            commit(tx).await?;
-            found.map(TryInto::try_into).transpose()
-        })
-        .await
+        let mut query = states(binding);
+        query.push(" AND c.id = ").push_bind(id.0);
+        let found: Option<StateRow> = self.fetch_optional(self.built(&mut query)).await?;
+        found.map(TryInto::try_into).transpose()
     }
 
     async fn connection_counts(&self, binding: &Binding) -> Result<ConnectionCounts, StoreError> {
-        self.in_time(async {
+        self.transaction(async |tx| {
             let mut query = QueryBuilder::<Postgres>::new(COUNTS);
-            bound(&mut query, "c", binding);
-            let mut tx = self.begin().await?;
-            let found: ConnectionCountsRow = query
-                .build_query_as()
-                .persistent(self.named)
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            commit(tx).await?;
+            push_binding(&mut query, "c", binding);
+            let query = self.built::<ConnectionCountsRow>(&mut query);
+            let found = query.fetch_one(&mut *tx).await?;
             Ok(found.into())
         })
         .await
@@ -313,20 +204,13 @@ impl OverviewStore for PostgresStore {
         connections: &[ConnectionId],
         runs_each: u32,
     ) -> Result<Vec<TrendPoint>, StoreError> {
-        self.in_time(async {
-            let ids: Vec<i64> = connections.iter().map(|id| id.0).collect();
-            let mut tx = self.begin().await?;
-            let found: Vec<TrendRow> = self
-                .rows(TREND)
-                .bind(ids)
-                .bind(i32::try_from(runs_each).unwrap_or(i32::MAX))
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            commit(tx).await?;
-            rows::all(found)
-        })
-        .await
+        let ids: Vec<i64> = connections.iter().map(|id| id.0).collect();
+        let query = self
+            .rows(TREND)
+            .bind(ids)
+            .bind(i32::try_from(runs_each).unwrap_or(i32::MAX));
+        let found: Vec<TrendRow> = self.fetch_all(query).await?;
+        rows::all(found)
     }
 
     async fn history(
@@ -336,33 +220,22 @@ impl OverviewStore for PostgresStore {
         slices: u32,
         most: u32,
     ) -> Result<History, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
-            let end: EndRow = self
-                .rows(END)
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+        self.transaction(async |tx| {
+            let end: EndRow = self.rows(END).fetch_one(&mut *tx).await?;
             let floor = end.floor(most);
             let below: Option<Option<Time>> = self
                 .scalar(BELOW)
                 .bind(floor)
                 .fetch_optional(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let mut query = QueryBuilder::<Postgres>::new(COMPLETED);
-            bound(&mut query, "r", binding);
+            push_binding(&mut query, "r", binding);
             query.push(" AND r.id > ").push_bind(floor);
             query
                 .push(" ORDER BY r.id DESC LIMIT ")
                 .push_bind(i64::from(most));
-            let found: Vec<CompletedRow> = query
-                .build_query_as()
-                .persistent(self.named)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            commit(tx).await?;
+            let query = self.built::<CompletedRow>(&mut query);
+            let found = query.fetch_all(&mut *tx).await?;
             Ok(overview::history(
                 found,
                 below.flatten(),
@@ -380,23 +253,13 @@ impl OverviewStore for PostgresStore {
         binding: &Binding,
         limit: u32,
     ) -> Result<Vec<WaitingRun>, StoreError> {
-        self.in_time(async {
-            let mut query = QueryBuilder::<Postgres>::new(WAITING);
-            bound(&mut query, "r", binding);
-            // In the order of the index; who was recorded first has the smaller id.
-            query
-                .push(" ORDER BY r.id LIMIT ")
-                .push_bind(i64::from(limit));
-            let mut tx = self.begin().await?;
-            let found: Vec<WaitingRow> = query
-                .build_query_as()
-                .persistent(self.named)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            commit(tx).await?;
-            Ok(overview::waiting(found))
-        })
-        .await
+        let mut query = QueryBuilder::<Postgres>::new(WAITING);
+        push_binding(&mut query, "r", binding);
+        // In the order of the index; who was recorded first has the smaller id.
+        query
+            .push(" ORDER BY r.id LIMIT ")
+            .push_bind(i64::from(limit));
+        let found: Vec<WaitingRow> = self.fetch_all(self.built(&mut query)).await?;
+        Ok(overview::waiting(found))
     }
 }

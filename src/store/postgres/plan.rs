@@ -1,16 +1,14 @@
 //! The stored inventories of many connections, for plans.
 
-use super::bounds::{is_listed, is_valid_connection, member, short};
+use super::bounds::{is_listed, is_valid_connection, member};
 use super::connections::connection_columns;
-use super::earlier::slack;
 use super::inventory::is_of_its_run;
-use super::{PostgresStore, commit, run_type};
+use super::{PostgresStore, run_type};
 use crate::domain::plan::PlanSubject;
 use crate::ports::plan::{PlanFilter, PlanStore};
-use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
-use crate::store::facts::facts_columns;
+use crate::ports::store_error::StoreError;
 use crate::store::plan::{self, GrantedRow, SubjectRow};
+use crate::store::starting_point::facts_columns;
 use async_trait::async_trait;
 
 /// The page is cut before anything is joined to it. An inventory whose run is there, but is another one
@@ -19,7 +17,7 @@ use async_trait::async_trait;
 const SUBJECTS: &str = concat!(
     "SELECT ",
     connection_columns!(),
-    ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source, \
+    ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source,
        CASE WHEN r.id IS NOT NULL THEN coalesce(CASE WHEN ",
     is_listed!("r.context"),
     " THEN ",
@@ -28,12 +26,12 @@ const SUBJECTS: &str = concat!(
     facts_columns!(),
     " FROM (SELECT * FROM provider_connections c WHERE ",
     is_valid_connection!(),
-    " AND c.provider = $1 AND ($2::bigint IS NULL OR c.workspace_id = $2) \
-      AND ($3::bigint IS NULL OR c.tenant_id = $3) AND ($4::bigint IS NULL OR c.id > $4) \
-      ORDER BY c.id LIMIT $5) c \
+    " AND c.provider = $1 AND ($2::bigint IS NULL OR c.workspace_id = $2)
+      AND ($3::bigint IS NULL OR c.tenant_id = $3) AND ($4::bigint IS NULL OR c.id > $4)
+      ORDER BY c.id LIMIT $5) c
      LEFT JOIN verifyd.tenant_inventory i ON i.tenant_id = c.tenant_id AND (",
     is_of_its_run!(),
-    " OR NOT EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id)) \
+    " OR NOT EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id))
      LEFT JOIN operation_runs r ON r.id = i.operation_run_id AND r.type = ",
     run_type!(),
     " LEFT JOIN verifyd.connection_facts f ON f.connection_id = c.id ORDER BY c.id"
@@ -41,8 +39,8 @@ const SUBJECTS: &str = concat!(
 
 /// Without those that only another permission includes. `$1`: tenants, `$2`: keys.
 const GRANTED: &str = concat!(
-    "SELECT p.tenant_id, p.permission_key FROM tenant_permissions p \
-     WHERE p.tenant_id = ANY($1) AND p.permission_key = ANY($2) AND p.status = 'granted' \
+    "SELECT p.tenant_id, p.permission_key FROM tenant_permissions p
+     WHERE p.tenant_id = ANY($1) AND p.permission_key = ANY($2) AND p.status = 'granted'
      AND CASE WHEN ",
     is_listed!("p.details"),
     " THEN p.details ->> 'satisfied_by' END IS NULL"
@@ -51,8 +49,7 @@ const GRANTED: &str = concat!(
 #[async_trait]
 impl PlanStore for PostgresStore {
     async fn plan_subjects(&self, filter: &PlanFilter) -> Result<Vec<PlanSubject>, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let found: Vec<SubjectRow> = self
                 .rows(SUBJECTS)
                 .bind(&filter.provider)
@@ -61,16 +58,13 @@ impl PlanStore for PostgresStore {
                 .bind(filter.after.map(|id| id.0))
                 .bind(i64::from(filter.limit))
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let granted: Vec<GrantedRow> = self
                 .rows(GRANTED)
                 .bind(plan::tenants(&found))
                 .bind(&filter.keys)
                 .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            commit(tx).await?;
+                .await?;
             plan::subjects(found, granted)
         })
         .await

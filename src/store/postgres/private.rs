@@ -4,8 +4,7 @@
 //! database it works on.
 
 use super::options;
-use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
+use crate::ports::store_error::StoreError;
 use crate::store::settings::DatabaseSettings;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
@@ -15,11 +14,11 @@ use std::time::Duration;
 const PREFIX: &str = "verifyd_bench_";
 
 /// Making and removing a database copies and deletes files.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-const LEFT_OVER: &str = "\
-    SELECT datname::text FROM pg_database d WHERE datname ~ ('^' || $1 || '[0-9a-f]{16}$') \
-    AND datname <> $2 AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid) \
+const LEFT_OVER: &str = "
+    SELECT datname::text FROM pg_database d WHERE datname ~ ('^' || $1 || '[0-9a-f]{16}$')
+    AND datname <> $2 AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)
     ORDER BY 1";
 
 #[derive(Debug)]
@@ -61,8 +60,7 @@ impl PrivateDatabase {
             .bind(PREFIX)
             .bind(&self.name)
             .fetch_all(&mut connection)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let _ = connection.close().await;
         Ok(found)
     }
@@ -79,19 +77,22 @@ impl PrivateDatabase {
     /// not known.
     async fn connect(&self) -> Result<PgConnection, StoreError> {
         let (options, _) = options::read("database.url", self.server.url.expose_secret())?;
-        tokio::time::timeout(self.server.connect_timeout, options.connect())
-            .await
-            .map_err(|_| StoreError::Unavailable("no connection within connect_timeout".into()))?
-            .map_err(from_sqlx)
+        Ok(
+            tokio::time::timeout(self.server.connect_timeout, options.connect())
+                .await
+                .map_err(|_| {
+                    StoreError::Unavailable("no connection within connect_timeout".into())
+                })??,
+        )
     }
 
     /// Outside of a transaction, as the server demands for these statements.
     async fn execute(&self, statement: String) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
         let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection);
-        let done = tokio::time::timeout(PATIENCE, done)
+        let done = tokio::time::timeout(TIMEOUT, done)
             .await
-            .map_err(|_| StoreError::Unavailable(format!("no answer within {PATIENCE:?}")))?;
+            .map_err(|_| StoreError::Unavailable(format!("no answer within {TIMEOUT:?}")))?;
         let _ = connection.close().await;
         match done {
             Ok(_) => Ok(()),
@@ -103,7 +104,7 @@ impl PrivateDatabase {
                         .into(),
                 ))
             }
-            Err(error) => Err(from_sqlx(error)),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -4,8 +4,8 @@ use super::bounds::is_valid_connection;
 use super::{PostgresStore, run_type};
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
-use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
+use crate::ports::store_error::StoreError;
+use crate::store::End;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
@@ -50,12 +50,12 @@ const ALLOWED: [&str; 9] = [
 
 /// A check as the API records it, of any connection there is: for what the table asks of its rows.
 const RECORDED: &str = concat!(
-    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
+    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
      SELECT c.workspace_id, c.tenant_id, ",
     run_type!(),
-    ", 'queued', jsonb_build_object('provider', c.provider, 'module', c.module, \
-         'provider_connection_id', c.id, \
-         'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)), now() \
+    ", 'queued', jsonb_build_object('provider', c.provider, 'module', c.module,
+         'provider_connection_id', c.id,
+         'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)), now()
      FROM provider_connections c WHERE ",
     is_valid_connection!(),
     " ORDER BY c.id LIMIT 1"
@@ -65,11 +65,10 @@ const RECORDED: &str = concat!(
 const MAY_NOT: &str = "42501";
 
 async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
-    sqlx::query_scalar("SELECT pg_backend_pid()")
+    Ok(sqlx::query_scalar("SELECT pg_backend_pid()")
         .persistent(false)
         .fetch_one(connection)
-        .await
-        .map_err(from_sqlx)
+        .await?)
 }
 
 /// Whether two connections are served by one session in turn. Without a pooler, and with one in session
@@ -88,7 +87,7 @@ async fn share_a_session(
 
 /// Whether the server gets to see the driver's own names.
 async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreError> {
-    let mut tx = connection.begin().await.map_err(from_sqlx)?;
+    let mut tx = connection.begin().await?;
     let prepared: Result<i32, sqlx::Error> =
         sqlx::query_scalar("SELECT 1").fetch_one(&mut *tx).await;
     // Another client's statement of this name is there.
@@ -97,27 +96,25 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
     {
         return Ok(true);
     }
-    prepared.map_err(from_sqlx)?;
+    prepared?;
     let seen: i64 = sqlx::query_scalar(OWN_NAMES)
         .persistent(false)
         .fetch_one(&mut *tx)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     // Nobody else is to find it.
     sqlx::raw_sql(super::schema::FORGET_NAMED_STATEMENTS)
         .execute(&mut *tx)
-        .await
-        .map_err(from_sqlx)?;
-    tx.commit().await.map_err(from_sqlx)?;
+        .await?;
+    tx.commit().await?;
     Ok(seen > 0)
 }
 
 #[async_trait]
 impl ProbeStore for PostgresStore {
     async fn try_pooling(&self) -> Result<Pooling, StoreError> {
-        self.in_time(async {
-            let mut first = self.options.connect().await.map_err(from_sqlx)?;
-            let mut second = self.options.connect().await.map_err(from_sqlx)?;
+        self.with_timeout(async {
+            let mut first = self.options.connect().await?;
+            let mut second = self.options.connect().await?;
             let shared = share_a_session(&mut first, &mut second).await?;
             let pooling = match (shared, self.named) {
                 (false, _) => Pooling::None,
@@ -135,23 +132,20 @@ impl ProbeStore for PostgresStore {
     }
 
     async fn try_writing(&self) -> Result<(), StoreError> {
-        self.in_time(async {
+        self.transaction_with_end(async |tx| {
             let nobody = format!("doctor-{}", Uuid::new_v4().simple());
-            let mut tx = self.begin().await?;
             for statement in WRITTEN {
                 sqlx::query(statement)
                     .persistent(false)
                     .bind(&nobody)
                     .execute(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                    .await?;
             }
             for statement in ALLOWED {
                 sqlx::query(statement)
                     .persistent(false)
                     .execute(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
+                    .await?;
             }
             let recorded = sqlx::query(RECORDED)
                 .persistent(false)
@@ -160,24 +154,21 @@ impl ProbeStore for PostgresStore {
             if let Err(error) = recorded
                 && error.as_database_error().and_then(|e| e.code()).as_deref() != Some(MAY_NOT)
             {
-                return Err(from_sqlx(error));
+                return Err(error.into());
             }
-            super::rollback(tx).await
+            Ok(End::Rollback(()))
         })
         .await
     }
 
     async fn clock_ahead(&self) -> Result<f64, StoreError> {
-        self.in_time(async {
-            let mut tx = self.begin().await?;
+        self.transaction(async |tx| {
             let asked = SystemClock.now();
             let there: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
                 .persistent(false)
                 .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
             let answered = SystemClock.now();
-            super::commit(tx).await?;
             let here = asked + (answered - asked) / 2;
             Ok((there - here).as_seconds_f64())
         })

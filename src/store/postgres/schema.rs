@@ -1,10 +1,11 @@
 //! Migrations, and the server behind them.
 
-use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore, commit};
-use crate::ports::store::{Migrated, StoreError};
-use crate::store::error::from_sqlx;
+use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore};
+use crate::ports::schema::{Migrated, SchemaStore};
+use crate::ports::store_error::StoreError;
 use crate::store::migrations;
 use crate::store::tables::APPLICATION_TABLES;
+use async_trait::async_trait;
 use sqlx::{PgConnection, Row};
 use std::collections::BTreeSet;
 
@@ -12,7 +13,7 @@ const MIGRATIONS_TABLE: &str = "verifyd.schema_migrations";
 
 /// A migration may take as long as it takes; only one process migrates at a time. Lock and limits
 /// end with the transaction.
-const UNLIMITED: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
+const UNLIMITED: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
      SET LOCAL idle_in_transaction_session_timeout = 0";
 
 /// The driver's migrator gives its statements names whatever the URL says, and leaves them behind.
@@ -25,91 +26,112 @@ END $$";
 
 /// The schemas that unqualified names are looked up in, without `verifyd`: a role of that name
 /// would otherwise find it first (`"$user"`) and get the application's tables in there.
-const APPLICATION_SEARCH_PATH: &str = "\
-    SELECT string_agg(quote_ident(s), ', ' ORDER BY n) \
+const APPLICATION_SEARCH_PATH: &str = "
+    SELECT string_agg(quote_ident(s), ', ' ORDER BY n)
     FROM unnest(current_schemas(false)) WITH ORDINALITY AS t(s, n) WHERE s <> 'verifyd'";
 
 /// Where each of the tables is found, and whether verifyd made it.
-const FIND_TABLES: &str = "\
-    SELECT n.nspname || '.' || c.relname AS name, \
-           EXISTS (SELECT FROM verifyd.owned_tables o \
-                   WHERE o.table_schema = n.nspname AND o.table_name = c.relname) AS owned \
-    FROM unnest($1::text[]) AS t(name) \
-    JOIN pg_class c ON c.oid = to_regclass(t.name) JOIN pg_namespace n ON n.oid = c.relnamespace \
+const FIND_TABLES: &str = "
+    SELECT n.nspname || '.' || c.relname AS name,
+           EXISTS (SELECT FROM verifyd.owned_tables o
+                   WHERE o.table_schema = n.nspname AND o.table_name = c.relname) AS owned
+    FROM unnest($1::text[]) AS t(name)
+    JOIN pg_class c ON c.oid = to_regclass(t.name) JOIN pg_namespace n ON n.oid = c.relnamespace
     ORDER BY 1";
 
-const OWN_TABLES: &str = "\
-    SELECT n.nspname || '.' || c.relname FROM pg_class c \
-    JOIN pg_namespace n ON n.oid = c.relnamespace \
+const OWN_TABLES: &str = "
+    SELECT n.nspname || '.' || c.relname FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = 'verifyd' AND c.relkind IN ('r', 'p') ORDER BY 1";
 
-impl PostgresStore {
-    pub(super) async fn run_migrations(&self) -> Result<Migrated, StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::raw_sql(UNLIMITED)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        self.sql("SELECT pg_advisory_xact_lock($1, $2)")
-            .bind(ADVISORY_SPACE)
-            .bind(ADVISORY_MIGRATE)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        self.forget_named_statements(&mut tx).await?;
-        let path: Option<String> = self
-            .scalar(APPLICATION_SEARCH_PATH)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let Some(path) = path else {
-            return Err(StoreError::Schema(
-                "search_path names no schema for the application's tables".into(),
-            ));
-        };
-        self.sql("SELECT set_config('search_path', $1, true)")
-            .bind(path)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let before = self.applied(&mut tx).await?;
-        let mut migrator = migrations::migrator(migrations::postgres(), MIGRATIONS_TABLE);
-        migrator.create_schema("verifyd");
-        // `run` wants a connection of any lifetime, which a transaction's is not.
-        migrator
-            .run_direct(None, &mut *tx, false)
-            .await
-            .map_err(migrations::failed)?;
-        self.forget_named_statements(&mut tx).await?;
-        let after = self.applied(&mut tx).await?;
-        let mut migrated = Migrated {
-            applied: after.difference(&before).copied().collect(),
-            version: after.last().copied().unwrap_or_default(),
-            owned: self
-                .scalar(OWN_TABLES)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(from_sqlx)?,
-            foreign: Vec::new(),
-        };
-        let found = self
-            .sql(FIND_TABLES)
-            .bind(APPLICATION_TABLES)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        for row in found {
-            let name: String = row.try_get("name").map_err(from_sqlx)?;
-            if row.try_get("owned").map_err(from_sqlx)? {
-                migrated.owned.push(name);
-            } else {
-                migrated.foreign.push(name);
-            }
-        }
-        commit(tx).await?;
-        Ok(migrated)
+#[async_trait]
+impl SchemaStore for PostgresStore {
+    fn kind(&self) -> &'static str {
+        "postgres"
     }
 
+    async fn migrate(&self) -> Result<Migrated, StoreError> {
+        self.untimed_transaction(async |tx| {
+            sqlx::raw_sql(UNLIMITED).execute(&mut *tx).await?;
+            self.sql("SELECT pg_advisory_xact_lock($1, $2)")
+                .bind(ADVISORY_SPACE)
+                .bind(ADVISORY_MIGRATE)
+                .execute(&mut *tx)
+                .await?;
+            self.forget_named_statements(tx).await?;
+            let path: Option<String> = self
+                .scalar(APPLICATION_SEARCH_PATH)
+                .fetch_one(&mut *tx)
+                .await?;
+            let Some(path) = path else {
+                return Err(StoreError::Schema(
+                    "search_path names no schema for the application's tables".into(),
+                ));
+            };
+            self.sql("SELECT set_config('search_path', $1, true)")
+                .bind(path)
+                .execute(&mut *tx)
+                .await?;
+            let before = self.applied(tx).await?;
+            let mut migrator = migrations::migrator(migrations::postgres(), MIGRATIONS_TABLE);
+            migrator.create_schema("verifyd");
+            // `run` wants a connection of any lifetime, which a transaction's is not.
+            migrator.run_direct(None, &mut *tx, false).await?;
+            self.forget_named_statements(tx).await?;
+            let after = self.applied(tx).await?;
+            let mut migrated = Migrated {
+                applied: after.difference(&before).copied().collect(),
+                version: after.last().copied().unwrap_or_default(),
+                owned: self.scalar(OWN_TABLES).fetch_all(&mut *tx).await?,
+                foreign: Vec::new(),
+            };
+            let found = self
+                .sql(FIND_TABLES)
+                .bind(APPLICATION_TABLES)
+                .fetch_all(&mut *tx)
+                .await?;
+            for row in found {
+                let name: String = row.try_get("name")?;
+                if row.try_get("owned")? {
+                    migrated.owned.push(name);
+                } else {
+                    migrated.foreign.push(name);
+                }
+            }
+            Ok(migrated)
+        })
+        .await
+    }
+
+    async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
+        self.transaction(async |tx| {
+            let version = self.applied(tx).await?.last().copied();
+            Ok(version)
+        })
+        .await
+    }
+
+    fn wanted_schema_version(&self) -> i64 {
+        migrations::WANTED_VERSION
+    }
+
+    async fn ping(&self) -> Result<String, StoreError> {
+        self.transaction(async |tx| {
+            let version: String = self
+                .scalar("SELECT current_setting('server_version')")
+                .fetch_one(&mut *tx)
+                .await?;
+            Ok(version)
+        })
+        .await
+    }
+
+    async fn close(&self) {
+        self.close_connections().await;
+    }
+}
+
+impl PostgresStore {
     async fn forget_named_statements(
         &self,
         connection: &mut PgConnection,
@@ -117,8 +139,7 @@ impl PostgresStore {
         if !self.named {
             sqlx::raw_sql(FORGET_NAMED_STATEMENTS)
                 .execute(connection)
-                .await
-                .map_err(from_sqlx)?;
+                .await?;
         }
         Ok(())
     }
@@ -131,34 +152,14 @@ impl PostgresStore {
         let there: bool = self
             .scalar("SELECT to_regclass('verifyd.schema_migrations') IS NOT NULL")
             .fetch_one(&mut *connection)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if !there {
             return Ok(BTreeSet::new());
         }
         let versions: Vec<i64> = self
             .scalar("SELECT version FROM verifyd.schema_migrations WHERE success")
             .fetch_all(connection)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(versions.into_iter().collect())
-    }
-
-    pub(super) async fn applied_version(&self) -> Result<Option<i64>, StoreError> {
-        let mut tx = self.begin().await?;
-        let version = self.applied(&mut tx).await?.last().copied();
-        commit(tx).await?;
-        Ok(version)
-    }
-
-    pub(super) async fn server_version(&self) -> Result<String, StoreError> {
-        let mut tx = self.begin().await?;
-        let version: String = self
-            .scalar("SELECT current_setting('server_version')")
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        Ok(version)
     }
 }

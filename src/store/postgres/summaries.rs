@@ -1,19 +1,21 @@
 //! Runs as lists and live streams read them: a few columns and members, never a whole context.
 
 use super::bounds::{is_listed, is_shown, member};
-use super::{PostgresStore, commit, run_type};
+use super::{PostgresStore, run_type};
 use crate::domain::access::Binding;
 use crate::domain::run::RunState;
 use crate::domain::{RunId, RunSummary};
-use crate::ports::store::{RunFilter, StoreError};
-use crate::store::error::from_sqlx;
+use crate::ports::runs::{RunFilter, SummaryStore};
+use crate::ports::store_error::StoreError;
+use crate::store::filters::{push_binding, push_run_filter};
 use crate::store::rows;
 use crate::store::summaries::{StateRow, SummaryRow};
+use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 
 /// Before the statement that chooses the rows of a page...
 const SUMMARIES: &str = concat!(
-    "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at, \
+    "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
             p.completed_at, l.listed, ",
     member!("x.context", "{provider_connection_id}"),
     " AS connection, ",
@@ -32,17 +34,17 @@ const SUMMARIES: &str = concat!(
     member!("v.report", "{summary,counts,fail}"),
     " AS failed, ",
     member!("v.report", "{summary,counts,warn}"),
-    " AS warned, \
-     (SELECT left(k.c ->> 'reason_code', 300) \
-      FROM jsonb_array_elements(CASE WHEN jsonb_typeof(v.report -> 'checks') = 'array' \
-                                     THEN v.report -> 'checks' ELSE '[]' END) \
-          WITH ORDINALITY AS k (c, place) \
-      WHERE k.c -> 'status' IN ('\"fail\"', '\"warn\"') \
-        AND jsonb_typeof(k.c -> 'reason_code') = 'string' \
-      ORDER BY k.c -> 'status' <> '\"fail\"', \
-               k.c -> 'status' = '\"fail\"' AND k.c -> 'blocking' = 'true' DESC, \
-               array_position(ARRAY['\"critical\"', '\"high\"', '\"medium\"', '\"low\"', \
-                                    '\"info\"']::jsonb[], k.c -> 'severity') NULLS LAST, \
+    " AS warned,
+     (SELECT left(k.c ->> 'reason_code', 300)
+      FROM jsonb_array_elements(CASE WHEN jsonb_typeof(v.report -> 'checks') = 'array'
+                                     THEN v.report -> 'checks' ELSE '[]' END)
+          WITH ORDINALITY AS k (c, place)
+      WHERE k.c -> 'status' IN ('\"fail\"', '\"warn\"')
+        AND jsonb_typeof(k.c -> 'reason_code') = 'string'
+      ORDER BY k.c -> 'status' <> '\"fail\"',
+               k.c -> 'status' = '\"fail\"' AND k.c -> 'blocking' = 'true' DESC,
+               array_position(ARRAY['\"critical\"', '\"high\"', '\"medium\"', '\"low\"',
+                                    '\"info\"']::jsonb[], k.c -> 'severity') NULLS LAST,
                k.place LIMIT 1) AS main_reason FROM ("
 );
 
@@ -50,9 +52,9 @@ const SUMMARIES: &str = concat!(
 const OF_PAGE: &str = concat!(
     ") p CROSS JOIN LATERAL (SELECT coalesce(",
     is_listed!("p.context"),
-    ", true) AS listed OFFSET 0) l \
-     CROSS JOIN LATERAL (SELECT CASE WHEN l.listed THEN p.context #> '{}' END AS context OFFSET 0) x \
-     CROSS JOIN LATERAL (SELECT x.context -> 'verification_report' AS report OFFSET 0) v \
+    ", true) AS listed OFFSET 0) l
+     CROSS JOIN LATERAL (SELECT CASE WHEN l.listed THEN p.context #> '{}' END AS context OFFSET 0) x
+     CROSS JOIN LATERAL (SELECT x.context -> 'verification_report' AS report OFFSET 0) v
      ORDER BY p.id DESC"
 );
 
@@ -70,8 +72,8 @@ macro_rules! listed {
 }
 
 const RUNS: &str = concat!(
-    "SELECT r.id, r.workspace_id, r.tenant_id, r.status, r.outcome, r.context, \
-            r.created_at::timestamptz AS created_at, r.started_at::timestamptz AS started_at, \
+    "SELECT r.id, r.workspace_id, r.tenant_id, r.status, r.outcome, r.context,
+            r.created_at::timestamptz AS created_at, r.started_at::timestamptz AS started_at,
             r.completed_at::timestamptz AS completed_at",
     listed!()
 );
@@ -81,98 +83,57 @@ const STATES: &str = concat!(
     listed!()
 );
 
-fn bound(query: &mut QueryBuilder<Postgres>, binding: &Binding) {
-    if let Some(workspace) = binding.workspace_id {
-        query.push(" AND r.workspace_id = ").push_bind(workspace.0);
-    }
-    if let Some(tenant) = binding.tenant_id {
-        query.push(" AND r.tenant_id = ").push_bind(tenant.0);
-    }
-}
-
-impl PostgresStore {
-    pub(super) async fn list_runs(
-        &self,
-        filter: &RunFilter,
-    ) -> Result<Vec<RunSummary>, StoreError> {
-        // Only what is asked for gets into the statement, so that the planner can use the index.
+#[async_trait]
+impl SummaryStore for PostgresStore {
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(SUMMARIES);
         query.push(RUNS);
-        bound(&mut query, &filter.binding);
-        if let Some(status) = filter.status {
-            query.push(" AND r.status = ").push_bind(status.as_str());
-        }
-        if let Some(outcome) = filter.outcome {
-            query.push(" AND r.outcome = ").push_bind(outcome.as_str());
-        }
-        if let Some(connection) = filter.connection {
-            query
-                .push(concat!(" AND ", is_listed!("r.context")))
-                .push(" AND r.context ->> 'provider_connection_id' = ")
-                .push_bind(connection.to_string());
-        }
-        if let Some(tenant) = filter.tenant {
-            query.push(" AND r.tenant_id = ").push_bind(tenant.0);
-        }
-        if let Some(before) = filter.before {
-            query.push(" AND r.id < ").push_bind(before.0);
-        }
-        query
-            .push(" ORDER BY r.id DESC LIMIT ")
-            .push_bind(i64::from(filter.limit));
+        push_run_filter(
+            &mut query,
+            filter,
+            concat!(
+                " AND ",
+                is_listed!("r.context"),
+                " AND r.context ->> 'provider_connection_id' = "
+            ),
+        );
         self.summarise(query).await
     }
 
-    pub(super) async fn summarise_run(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
+    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(SUMMARIES);
         query.push(RUNS).push(" AND r.id = ").push_bind(id.0);
         Ok(self.summarise(query).await?.pop())
     }
 
-    async fn summarise(
-        &self,
-        mut query: QueryBuilder<Postgres>,
-    ) -> Result<Vec<RunSummary>, StoreError> {
-        query.push(OF_PAGE);
-        let mut tx = self.begin().await?;
-        let found: Vec<SummaryRow> = query
-            .build_query_as()
-            .persistent(self.named)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        rows::all(found)
-    }
-
-    pub(super) async fn read_run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
+    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(STATES);
         query.push(" AND r.id = ").push_bind(id.0);
         Ok(self.states(query).await?.pop())
     }
 
-    pub(super) async fn list_run_states(
-        &self,
-        binding: &Binding,
-        limit: u32,
-    ) -> Result<Vec<RunState>, StoreError> {
+    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(STATES);
-        bound(&mut query, binding);
+        push_binding(&mut query, "r", binding);
         query
             .push(" ORDER BY r.id DESC LIMIT ")
             .push_bind(i64::from(limit));
         self.states(query).await
     }
+}
+
+impl PostgresStore {
+    async fn summarise(
+        &self,
+        mut query: QueryBuilder<Postgres>,
+    ) -> Result<Vec<RunSummary>, StoreError> {
+        query.push(OF_PAGE);
+        let found: Vec<SummaryRow> = self.fetch_all(self.built(&mut query)).await?;
+        rows::all(found)
+    }
 
     async fn states(&self, mut query: QueryBuilder<Postgres>) -> Result<Vec<RunState>, StoreError> {
-        let mut tx = self.begin().await?;
-        let found: Vec<StateRow> = query
-            .build_query_as()
-            .persistent(self.named)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
+        let found: Vec<StateRow> = self.fetch_all(self.built(&mut query)).await?;
         rows::all(found)
     }
 }

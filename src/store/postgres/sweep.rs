@@ -1,20 +1,22 @@
-//! What the reconciler finds: dead leases, runs without a lease, runs that nobody was told about.
+//! What the reconciler finds: dead leases, runs without a lease, runs that were never dispatched.
 
 use super::bounds::is_claimable;
 use super::earlier::is_delivery_of_earlier;
 use super::{
-    ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, Tx, commit, futile, rollback, run_type, seconds,
+    ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, is_failed_completion, run_type, seconds,
 };
 use crate::domain::RunId;
-use crate::ports::store::{StoreError, SweepPolicy, Swept};
-use crate::store::error::from_sqlx;
+use crate::ports::store_error::StoreError;
+use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
+use async_trait::async_trait;
+use sqlx::PgConnection;
 use std::collections::BTreeSet;
 
 /// `$1` is `worker_dead_after` in seconds.
 macro_rules! lease_is_dead {
     () => {
-        "a.ended_at IS NULL AND (a.deadline_at < now() OR NOT EXISTS ( \
-            SELECT FROM verifyd.workers w WHERE w.worker_id = a.worker_id \
+        "a.ended_at IS NULL AND (a.deadline_at < now() OR NOT EXISTS (
+            SELECT FROM verifyd.workers w WHERE w.worker_id = a.worker_id
             AND w.beat_at >= now() - make_interval(secs => $1)))"
     };
 }
@@ -48,17 +50,17 @@ pub(super) const LOCK_RUNS: &str = concat!(
 /// Begins after the runs were locked, so it sees the attempts as they are. With each run it says
 /// whether the attempt counts.
 const RECLAIM: &str = concat!(
-    "WITH dead AS ( \
-        UPDATE verifyd.run_attempts a \
-        SET ended_at = clock_timestamp(), end_reason = 'worker_lost' \
-        FROM operation_runs r \
+    "WITH dead AS (
+        UPDATE verifyd.run_attempts a
+        SET ended_at = clock_timestamp(), end_reason = 'worker_lost'
+        FROM operation_runs r
         WHERE a.run_id = ANY($2) AND r.id = a.run_id AND r.type = ",
     run_type!(),
     " AND r.status = 'running' AND ",
     lease_is_dead!(),
-    " RETURNING a.run_id, a.counted \
-    ) \
-    UPDATE operation_runs r SET status = 'queued' FROM dead \
+    " RETURNING a.run_id, a.counted
+    )
+    UPDATE operation_runs r SET status = 'queued' FROM dead
     WHERE r.id = dead.run_id AND r.type = ",
     run_type!(),
     " AND r.status = 'running' RETURNING r.id, dead.counted"
@@ -67,11 +69,11 @@ const RECLAIM: &str = concat!(
 /// Dead leases of runs that are not running any more, or not there any more: somebody changed them
 /// from outside. They would come first in every later sweep.
 const END_STRAYS: &str = concat!(
-    "UPDATE verifyd.run_attempts a \
-     SET ended_at = clock_timestamp(), end_reason = 'superseded' \
+    "UPDATE verifyd.run_attempts a
+     SET ended_at = clock_timestamp(), end_reason = 'superseded'
      WHERE a.run_id = ANY($2) AND ",
     lease_is_dead!(),
-    " AND (a.run_id = ANY($3) OR NOT EXISTS (SELECT FROM operation_runs r \
+    " AND (a.run_id = ANY($3) OR NOT EXISTS (SELECT FROM operation_runs r
                                             WHERE r.id = a.run_id AND r.type = ",
     run_type!(),
     ")) AND NOT EXISTS (SELECT FROM operation_runs r WHERE r.id = a.run_id AND r.type = ",
@@ -85,11 +87,11 @@ const WITHOUT_LEASE: &str = concat!(
     run_type!(),
     " AND r.status = 'running' AND ",
     is_claimable!(),
-    " AND (coalesce(r.started_at::timestamptz, r.created_at::timestamptz) \
-           BETWEEN now() - make_interval(secs => $1) AND now() + make_interval(secs => $1)) \
-          IS NOT TRUE \
-      AND NOT EXISTS (SELECT FROM verifyd.run_attempts a \
-                      WHERE a.run_id = r.id AND a.ended_at IS NULL) \
+    " AND (coalesce(r.started_at::timestamptz, r.created_at::timestamptz)
+           BETWEEN now() - make_interval(secs => $1) AND now() + make_interval(secs => $1))
+          IS NOT TRUE
+      AND NOT EXISTS (SELECT FROM verifyd.run_attempts a
+                      WHERE a.run_id = r.id AND a.ended_at IS NULL)
       ORDER BY r.id LIMIT $2 FOR NO KEY UPDATE OF r SKIP LOCKED"
 );
 
@@ -97,14 +99,14 @@ const WITHOUT_LEASE: &str = concat!(
 const REQUEUE_WITHOUT_LEASE: &str = concat!(
     "UPDATE operation_runs r SET status = 'queued' WHERE r.id = ANY($1) AND r.type = ",
     run_type!(),
-    " AND r.status = 'running' AND NOT EXISTS (SELECT FROM verifyd.run_attempts a \
-                                            WHERE a.run_id = r.id AND a.ended_at IS NULL) \
+    " AND r.status = 'running' AND NOT EXISTS (SELECT FROM verifyd.run_attempts a
+                                            WHERE a.run_id = r.id AND a.ended_at IS NULL)
       RETURNING r.id"
 );
 
-/// Whether nobody was told about the run `w`, and somebody may claim it. What was told about an earlier run of
-/// its id does not count. Whether it may be claimed is read only of a run that nobody was told about.
-macro_rules! is_untold {
+/// Whether no hint was sent for the run `w`, and somebody may claim it. A hint for an earlier run of its id
+/// does not count. Whether it may be claimed is read only of an undispatched run.
+macro_rules! is_undispatched {
     () => {
         concat!(
             "CASE WHEN (SELECT true FROM verifyd.run_deliveries d WHERE d.run_id = w.id AND (",
@@ -116,7 +118,7 @@ macro_rules! is_untold {
     };
 }
 
-/// Queued runs that nobody was told about: ahead of where the sweeps have looked (`$5`), and behind it, after
+/// Undispatched queued runs: ahead of where the sweeps have looked (`$5`), and behind it, after
 /// `$6`. No more than `$7` are looked at on either side, so that the cost does not grow with what waits and
 /// was delivered, and no more than it takes to find `$3`: a window is read in the order in which it was made, and
 /// an `ORDER BY` after it would have all of it read.
@@ -125,15 +127,15 @@ macro_rules! windows {
         concat!(
             "WITH ahead AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = ",
             run_type!(),
-            " AND r.status = 'queued' AND r.id > $5 ORDER BY r.id LIMIT $7), \
+            " AND r.status = 'queued' AND r.id > $5 ORDER BY r.id LIMIT $7),
              behind AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = ",
             run_type!(),
-            " AND r.status = 'queued' AND r.id > $6 AND r.id <= $5 ORDER BY r.id LIMIT $7), \
-             untold_ahead AS MATERIALIZED (SELECT w.id FROM ahead w WHERE ",
-            is_untold!(),
-            " LIMIT $3), \
-             untold_behind AS MATERIALIZED (SELECT w.id FROM behind w WHERE ",
-            is_untold!(),
+            " AND r.status = 'queued' AND r.id > $6 AND r.id <= $5 ORDER BY r.id LIMIT $7),
+             undispatched_ahead AS MATERIALIZED (SELECT w.id FROM ahead w WHERE ",
+            is_undispatched!(),
+            " LIMIT $3),
+             undispatched_behind AS MATERIALIZED (SELECT w.id FROM behind w WHERE ",
+            is_undispatched!(),
             " LIMIT $3)"
         )
     };
@@ -143,9 +145,9 @@ macro_rules! windows {
 macro_rules! left_at {
     ($window:literal) => {
         concat!(
-            "CASE WHEN (SELECT count(*) FROM untold_",
+            "CASE WHEN (SELECT count(*) FROM undispatched_",
             $window,
-            ") = $3 THEN (SELECT max(id) FROM untold_",
+            ") = $3 THEN (SELECT max(id) FROM undispatched_",
             $window,
             ") WHEN (SELECT count(*) FROM ",
             $window,
@@ -156,7 +158,7 @@ macro_rules! left_at {
     };
 }
 
-/// What nobody was told about, what was not delivered, what was delivered too long ago (`$1` says whether,
+/// What is undispatched, what was not delivered, what was delivered too long ago (`$1` says whether,
 /// `$2` how many seconds), and `$4`: what was reclaimed just now. Each part has an index to itself; in one
 /// condition they would need all deliveries to be read. With them where each window was left if there may be
 /// more.
@@ -166,20 +168,20 @@ macro_rules! left_at {
 /// for what was reclaimed, and for a run's delivery.
 const DUE: &str = concat!(
     windows!(),
-    " SELECT ARRAY( \
-        SELECT id FROM untold_ahead UNION SELECT id FROM untold_behind \
-        UNION \
-        (SELECT d.run_id FROM verifyd.run_deliveries d \
+    " SELECT ARRAY(
+        SELECT id FROM undispatched_ahead UNION SELECT id FROM undispatched_behind
+        UNION
+        (SELECT d.run_id FROM verifyd.run_deliveries d
          WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= now()) AND ",
     is_queued!(),
-    " ORDER BY d.run_id LIMIT $3) \
-        UNION \
-        (SELECT d.run_id FROM verifyd.run_deliveries d \
-         WHERE $1 AND d.delivered_at < now() - make_interval(secs => $2) \
+    " ORDER BY d.run_id LIMIT $3)
+        UNION
+        (SELECT d.run_id FROM verifyd.run_deliveries d
+         WHERE $1 AND d.delivered_at < now() - make_interval(secs => $2)
          AND (d.not_before IS NULL OR d.not_before <= now()) AND ",
     is_queued!(),
-    " ORDER BY d.run_id LIMIT $3) \
-        UNION \
+    " ORDER BY d.run_id LIMIT $3)
+        UNION
         SELECT d.run_id FROM unnest($4::bigint[]) AS d (run_id) WHERE ",
     is_queued!(),
     " ORDER BY 1 LIMIT $3), ",
@@ -189,24 +191,24 @@ const DUE: &str = concat!(
 );
 
 /// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait
-/// longer and longer after futile attempts. One statement in the order of the ids, so that it cannot
-/// deadlock with UNDELIVER. A run that was claimed and given back since DUE keeps its `not_before`:
+/// with exponential backoff after failed completions. One statement in the order of the ids, so that it cannot
+/// deadlock with MARK_UNDISPATCHED. A run that was claimed and given back since DUE keeps its `not_before`:
 /// it lies after the beginning of this transaction. What a run that was never claimed waits for is an earlier
 /// run's, as long as it is the same as when that was seen.
 const MARK_DELIVERIES: &str = concat!(
-    "WITH left_over AS MATERIALIZED ( \
-        SELECT d.run_id, d.not_before FROM verifyd.run_deliveries d \
-        WHERE d.run_id = ANY($1) AND d.not_before > now() \
-          AND (SELECT r.started_at IS NULL FROM operation_runs r WHERE r.id = d.run_id)) \
-     INSERT INTO verifyd.run_deliveries AS d (run_id, delivered_at, not_before) \
-     SELECT id, CASE WHEN id = ANY($2) THEN now() END, CASE WHEN id = ANY($3) THEN \
-         clock_timestamp() + (SELECT make_interval(secs => 2 ^ count(*)) \
+    "WITH left_over AS MATERIALIZED (
+        SELECT d.run_id, d.not_before FROM verifyd.run_deliveries d
+        WHERE d.run_id = ANY($1) AND d.not_before > now()
+          AND (SELECT r.started_at IS NULL FROM operation_runs r WHERE r.id = d.run_id))
+     INSERT INTO verifyd.run_deliveries AS d (run_id, delivered_at, not_before)
+     SELECT id, CASE WHEN id = ANY($2) THEN now() END, CASE WHEN id = ANY($3) THEN
+         clock_timestamp() + (SELECT make_interval(secs => 2 ^ count(*))
                               FROM verifyd.run_attempts WHERE run_id = id AND ",
-    futile!(),
-    ") END FROM unnest($1::bigint[]) AS t(id) ORDER BY id \
-     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, \
-         not_before = excluded.not_before \
-     WHERE d.not_before IS NULL OR d.not_before <= now() \
+    is_failed_completion!(),
+    ") END FROM unnest($1::bigint[]) AS t(id) ORDER BY id
+     ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at,
+         not_before = excluded.not_before
+     WHERE d.not_before IS NULL OR d.not_before <= now()
         OR d.not_before = (SELECT o.not_before FROM left_over o WHERE o.run_id = d.run_id)"
 );
 
@@ -215,16 +217,16 @@ const MARK_DELIVERIES: &str = concat!(
 /// not delivered though it was due, so that its cost is bounded: each run is looked up by its id, and no plan
 /// reads all deliveries or all active runs for it.
 const FORGET_ORPHANS: &str = concat!(
-    "DELETE FROM verifyd.run_deliveries WHERE run_id = ANY(ARRAY( \
-        SELECT o.run_id FROM ( \
-            (SELECT run_id FROM verifyd.run_deliveries \
-             WHERE delivered_at < now() - interval '1 day' ORDER BY delivered_at LIMIT $1) \
-            UNION ALL \
-            (SELECT run_id FROM verifyd.run_deliveries \
-             WHERE delivered_at IS NULL \
-             AND (not_before IS NULL OR not_before < now() - interval '1 day') LIMIT $1) \
-        ) o \
-        WHERE (SELECT r.status IN ('queued', 'running') FROM operation_runs r \
+    "DELETE FROM verifyd.run_deliveries WHERE run_id = ANY(ARRAY(
+        SELECT o.run_id FROM (
+            (SELECT run_id FROM verifyd.run_deliveries
+             WHERE delivered_at < now() - interval '1 day' ORDER BY delivered_at LIMIT $1)
+            UNION ALL
+            (SELECT run_id FROM verifyd.run_deliveries
+             WHERE delivered_at IS NULL
+             AND (not_before IS NULL OR not_before < now() - interval '1 day') LIMIT $1)
+        ) o
+        WHERE (SELECT r.status IN ('queued', 'running') FROM operation_runs r
                WHERE r.id = o.run_id AND r.type = ",
     run_type!(),
     ") IS NOT TRUE))"
@@ -233,73 +235,77 @@ const FORGET_ORPHANS: &str = concat!(
 const FORGET_WORKERS: &str = "DELETE FROM verifyd.workers WHERE beat_at < now() - interval '1 day'";
 
 /// In the order of the ids: see MARK_DELIVERIES.
-const UNDELIVER: &str = "\
-    UPDATE verifyd.run_deliveries SET delivered_at = NULL WHERE run_id IN ( \
-        SELECT run_id FROM verifyd.run_deliveries WHERE run_id = ANY($1) \
+const MARK_UNDISPATCHED: &str = "
+    UPDATE verifyd.run_deliveries SET delivered_at = NULL WHERE run_id IN (
+        SELECT run_id FROM verifyd.run_deliveries WHERE run_id = ANY($1)
         ORDER BY run_id FOR UPDATE)";
 
-/// Runs whose attempt counted, and those whose attempt was futile.
-pub(super) fn apart(queued: Vec<(i64, bool)>) -> (Vec<i64>, Vec<i64>) {
-    let (counted, futile): (Vec<_>, Vec<_>) = queued.into_iter().partition(|(_, counted)| *counted);
+/// Runs whose attempt counted, and those whose attempt was a failed completion.
+pub(super) fn split_counted(queued: Vec<(i64, bool)>) -> (Vec<i64>, Vec<i64>) {
+    let (counted, failed): (Vec<_>, Vec<_>) = queued.into_iter().partition(|(_, counted)| *counted);
     let ids = |runs: Vec<(i64, bool)>| runs.into_iter().map(|(id, _)| id).collect();
-    (ids(counted), ids(futile))
+    (ids(counted), ids(failed))
+}
+
+#[async_trait]
+impl SweepStore for PostgresStore {
+    async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
+        self.transaction(async |tx| {
+            let is_only_sweep: bool = self
+                .scalar("SELECT pg_try_advisory_xact_lock($1, $2)")
+                .bind(ADVISORY_SPACE)
+                .bind(ADVISORY_SWEEP)
+                .fetch_one(&mut *tx)
+                .await?;
+            if !is_only_sweep {
+                return Ok(None);
+            }
+            let (mut reclaimed, postponed) = self.reclaim_dead(tx, policy).await?;
+            let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
+            reclaimed.extend(self.requeue_without_lease(tx, policy, room).await?);
+            let (mut due, ahead, behind) = self.find_due(tx, policy, &reclaimed).await?;
+            let next = policy.after(&due, ahead, behind);
+            due.retain(|run| !postponed.contains(run));
+            reclaimed.extend(&postponed);
+            reclaimed.sort_unstable();
+            let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
+            let touched: Vec<i64> = touched.into_iter().collect();
+            self.mark_deliveries(tx, &touched, &due, &postponed).await?;
+            self.sql(FORGET_ORPHANS)
+                .bind(i64::from(policy.batch))
+                .execute(&mut *tx)
+                .await?;
+            self.sql(FORGET_WORKERS).execute(&mut *tx).await?;
+            Ok(Some(Swept {
+                reclaimed: reclaimed.into_iter().map(RunId).collect(),
+                due: due.into_iter().map(RunId).collect(),
+                next,
+                more: ahead.is_some(),
+            }))
+        })
+        .await
+    }
+
+    async fn mark_undispatched(&self, runs: &[RunId]) -> Result<(), StoreError> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = runs.iter().map(|run| run.0).collect();
+        self.execute(self.sql(MARK_UNDISPATCHED).bind(ids)).await?;
+        Ok(())
+    }
 }
 
 impl PostgresStore {
-    pub(super) async fn sweep_runs(
-        &self,
-        policy: &SweepPolicy,
-    ) -> Result<Option<Swept>, StoreError> {
-        let mut tx = self.begin().await?;
-        let alone: bool = self
-            .scalar("SELECT pg_try_advisory_xact_lock($1, $2)")
-            .bind(ADVISORY_SPACE)
-            .bind(ADVISORY_SWEEP)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        if !alone {
-            rollback(tx).await?;
-            return Ok(None);
-        }
-        let (mut reclaimed, postponed) = self.reclaim_dead(&mut tx, policy).await?;
-        let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
-        reclaimed.extend(self.requeue_without_lease(&mut tx, policy, room).await?);
-        let (mut due, ahead, behind) = self.find_due(&mut tx, policy, &reclaimed).await?;
-        let next = policy.after(&due, ahead, behind);
-        due.retain(|run| !postponed.contains(run));
-        reclaimed.extend(&postponed);
-        reclaimed.sort_unstable();
-        let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
-        let touched: Vec<i64> = touched.into_iter().collect();
-        self.mark_deliveries(&mut tx, &touched, &due, &postponed)
-            .await?;
-        self.sql(FORGET_ORPHANS)
-            .bind(i64::from(policy.batch))
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        self.sql(FORGET_WORKERS)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        Ok(Some(Swept {
-            reclaimed: reclaimed.into_iter().map(RunId).collect(),
-            due: due.into_iter().map(RunId).collect(),
-            next,
-            more: ahead.is_some(),
-        }))
-    }
-
     /// See [`DUE`].
     async fn find_due(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         policy: &SweepPolicy,
         reclaimed: &[i64],
     ) -> Result<(Vec<i64>, Option<i64>, Option<i64>), StoreError> {
-        self.rows(DUE)
+        Ok(self
+            .rows(DUE)
             .bind(policy.redeliver)
             .bind(seconds(policy.redeliver_after))
             .bind(i64::from(policy.batch))
@@ -307,15 +313,14 @@ impl PostgresStore {
             .bind(policy.from.up_to.0)
             .bind(policy.from.again_after.0)
             .bind(i64::from(policy.window))
-            .fetch_one(&mut **tx)
-            .await
-            .map_err(from_sqlx)
+            .fetch_one(&mut *tx)
+            .await?)
     }
 
     /// Writes down when runs that are queued are to be delivered.
     pub(super) async fn mark_deliveries(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         queued: &[i64],
         due: &[i64],
         postponed: &[i64],
@@ -327,16 +332,15 @@ impl PostgresStore {
             .bind(queued)
             .bind(due)
             .bind(postponed)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .execute(&mut *tx)
+            .await?;
         Ok(())
     }
 
-    /// The runs that are queued again, and apart those whose attempt was futile.
+    /// The runs that are queued again, and those whose attempt was a failed completion.
     async fn reclaim_dead(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         policy: &SweepPolicy,
     ) -> Result<(Vec<i64>, Vec<i64>), StoreError> {
         let dead_after = seconds(policy.worker_dead_after);
@@ -344,38 +348,34 @@ impl PostgresStore {
             .scalar(DEAD_LEASES)
             .bind(dead_after)
             .bind(i64::from(policy.batch))
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .fetch_all(&mut *tx)
+            .await?;
         if candidates.is_empty() {
             return Ok((candidates, Vec::new()));
         }
         let locked: Vec<i64> = self
             .scalar(LOCK_RUNS)
             .bind(&candidates)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .fetch_all(&mut *tx)
+            .await?;
         let reclaimed: Vec<(i64, bool)> = self
             .rows(RECLAIM)
             .bind(dead_after)
             .bind(&locked)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .fetch_all(&mut *tx)
+            .await?;
         self.sql(END_STRAYS)
             .bind(dead_after)
             .bind(&candidates)
             .bind(&locked)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
-        Ok(apart(reclaimed))
+            .execute(&mut *tx)
+            .await?;
+        Ok(split_counted(reclaimed))
     }
 
     async fn requeue_without_lease(
         &self,
-        tx: &mut Tx,
+        tx: &mut PgConnection,
         policy: &SweepPolicy,
         room: i64,
     ) -> Result<Vec<i64>, StoreError> {
@@ -383,30 +383,15 @@ impl PostgresStore {
             .scalar(WITHOUT_LEASE)
             .bind(seconds(policy.worker_dead_after))
             .bind(room.max(0))
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .fetch_all(&mut *tx)
+            .await?;
         if locked.is_empty() {
             return Ok(locked);
         }
-        self.scalar(REQUEUE_WITHOUT_LEASE)
+        Ok(self
+            .scalar(REQUEUE_WITHOUT_LEASE)
             .bind(&locked)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)
-    }
-
-    pub(super) async fn undeliver_runs(&self, runs: &[RunId]) -> Result<(), StoreError> {
-        if runs.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<i64> = runs.iter().map(|run| run.0).collect();
-        let mut tx = self.begin().await?;
-        self.sql(UNDELIVER)
-            .bind(ids)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await
+            .fetch_all(&mut *tx)
+            .await?)
     }
 }

@@ -1,6 +1,6 @@
-//! `LISTEN`: hears a bare INSERT into `operation_runs`, over a connection of its own.
+//! `LISTEN`: notices a bare INSERT into `operation_runs`, over a connection of its own.
 //!
-//! A notification is for whoever listens at that moment. So whatever came before is rung for once
+//! A notification is for whoever listens at that moment. So whatever came before is signalled once
 //! listening has begun, and a connection that may have died is found by a probe: a notification to
 //! oneself, sent over the pool, which must arrive. Behind a pooler in transaction mode it never
 //! does, although every statement succeeds. Worse, the subscription stays with a connection that
@@ -8,9 +8,8 @@
 //! first whether the connection is a direct one.
 
 use super::PostgresStore;
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::ports::wake::{Bell, Listening, WakeStore};
-use crate::store::error::from_sqlx;
 use async_trait::async_trait;
 use rand::Rng as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
@@ -30,7 +29,7 @@ const DIRECT: &str = "verifyd.direct";
 const REFUSED_AT_STARTUP: &str = "08P01";
 
 /// How long a probe may take. Connecting and subscribing may, too.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two probes of a connection that works.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// Before listening is tried again: after an error, and where no notification gets through.
@@ -38,10 +37,10 @@ const AFTER_ERROR: Duration = Duration::from_secs(1);
 const LONGEST_AFTER_ERROR: Duration = Duration::from_secs(30);
 /// Failures in a row that are worth a line in the log.
 const SAID_AFTER: u32 = 3;
-const WHILE_DEAF: Duration = Duration::from_secs(300);
+const WHILE_NOTHING_ARRIVES: Duration = Duration::from_secs(300);
 
 /// A connection that listens.
-struct Ear {
+struct Subscription {
     listener: PgListener,
     /// The channel of its own, on which its probes come back.
     own: String,
@@ -51,11 +50,11 @@ struct Ear {
 enum Ended {
     Stopped,
     /// No probe ever came back over this connection, or it is no direct one.
-    Deaf,
+    NothingArrives,
     Broken(String),
 }
 
-impl Ear {
+impl Subscription {
     /// None: this is no direct connection.
     async fn open(options: &PgConnectOptions) -> Result<Option<Self>, StoreError> {
         let opening = async {
@@ -79,7 +78,7 @@ impl Ear {
             listener.listen_all([QUEUED, own.as_str()]).await?;
             Ok(Some(Self { listener, own }))
         };
-        match tokio::time::timeout(PATIENCE, opening).await {
+        match tokio::time::timeout(PROBE_TIMEOUT, opening).await {
             Err(_) => Err(StoreError::Unavailable(
                 "no connection to listen on in time".into(),
             )),
@@ -88,29 +87,25 @@ impl Ear {
             {
                 Ok(None)
             }
-            Ok(opened) => opened.map_err(from_sqlx),
+            Ok(opened) => Ok(opened?),
         }
     }
 
     /// The channel of the next notification.
-    async fn hear(&mut self) -> Result<String, StoreError> {
+    async fn next_channel(&mut self) -> Result<String, StoreError> {
         match self.listener.try_recv().await {
             Ok(Some(notification)) => Ok(notification.channel().to_owned()),
             Ok(None) => Err(StoreError::Unavailable("the connection was closed".into())),
-            Err(error) => Err(from_sqlx(error)),
+            Err(error) => Err(error.into()),
         }
     }
 }
 
 impl PostgresStore {
     async fn notify(&self, channel: &str) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        self.sql("SELECT pg_notify($1, '')")
-            .bind(channel)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        super::commit(tx).await
+        self.execute(self.sql("SELECT pg_notify($1, '')").bind(channel))
+            .await?;
+        Ok(())
     }
 
     async fn listen_once(
@@ -122,11 +117,11 @@ impl PostgresStore {
     ) -> Ended {
         let opened = tokio::select! {
             () = stop.cancelled() => return Ended::Stopped,
-            opened = Ear::open(options) => opened,
+            opened = Subscription::open(options) => opened,
         };
-        let mut ear = match opened {
-            Ok(Some(ear)) => ear,
-            Ok(None) => return Ended::Deaf,
+        let mut subscription = match opened {
+            Ok(Some(subscription)) => subscription,
+            Ok(None) => return Ended::NothingArrives,
             Err(error) => return Ended::Broken(error.to_string()),
         };
         // What came before.
@@ -139,8 +134,8 @@ impl PostgresStore {
             let alarm = awaited.unwrap_or(probe_at);
             tokio::select! {
                 () = stop.cancelled() => return Ended::Stopped,
-                heard = ear.hear() => match heard {
-                    Ok(channel) if channel == ear.own => {
+                heard = subscription.next_channel() => match heard {
+                    Ok(channel) if channel == subscription.own => {
                         awaited = None;
                         if let Some(first) = first.take() {
                             first();
@@ -155,11 +150,11 @@ impl PostgresStore {
                 () = tokio::time::sleep_until(alarm) => {
                     if awaited.is_some() {
                         return match first {
-                            Some(_) => Ended::Deaf,
+                            Some(_) => Ended::NothingArrives,
                             None => Ended::Broken("a probe did not come back".into()),
                         };
                     }
-                    let probing = tokio::time::timeout(PATIENCE, self.notify(&ear.own));
+                    let probing = tokio::time::timeout(PROBE_TIMEOUT, self.notify(&subscription.own));
                     let probed = tokio::select! {
                         () = stop.cancelled() => return Ended::Stopped,
                         probed = probing => probed,
@@ -167,9 +162,9 @@ impl PostgresStore {
                     match probed {
                         Ok(Ok(())) => {
                             probe_at = Instant::now() + PROBE_EVERY;
-                            awaited = Some(Instant::now() + PATIENCE);
+                            awaited = Some(Instant::now() + PROBE_TIMEOUT);
                         }
-                        // Says nothing about the ear: the pool is away or busy.
+                        // Says nothing about the subscription: the pool is away or busy.
                         Ok(Err(_)) | Err(_) => probe_at = Instant::now() + AFTER_ERROR,
                     }
                 }
@@ -186,7 +181,7 @@ impl WakeStore for PostgresStore {
             return;
         };
         let heard = AtomicBool::new(false);
-        let mut said_deaf = false;
+        let mut has_warned = false;
         let mut broken = 0;
         let mut pause = AFTER_ERROR;
         loop {
@@ -200,14 +195,14 @@ impl WakeStore for PostgresStore {
                 .await;
             metrics::gauge!("verifyd_listening").set(0.0);
             if heard.load(Ordering::Relaxed) {
-                said_deaf = false;
+                has_warned = false;
                 broken = 0;
                 pause = AFTER_ERROR;
             }
             let wait = match ended {
                 Ended::Stopped => return,
-                Ended::Deaf => {
-                    if !said_deaf {
+                Ended::NothingArrives => {
+                    if !has_warned {
                         tracing::warn!(
                             "notifications of the database do not arrive, there seems to be a \
                              pooler on the way: bare INSERTs are found by the sweep only; \
@@ -215,8 +210,8 @@ impl WakeStore for PostgresStore {
                              to off"
                         );
                     }
-                    said_deaf = true;
-                    WHILE_DEAF
+                    has_warned = true;
+                    WHILE_NOTHING_ARRIVES
                 }
                 Ended::Broken(why) => {
                     broken += 1;
@@ -242,21 +237,21 @@ impl WakeStore for PostgresStore {
     }
 
     async fn wake(&self) -> Result<(), StoreError> {
-        self.in_time(async { self.notify(QUEUED).await }).await
+        self.notify(QUEUED).await
     }
 
     async fn try_listening(&self) -> Result<Listening, StoreError> {
         let Some(options) = &self.listen else {
             return Ok(Listening::Off);
         };
-        let Some(mut ear) = Ear::open(options).await? else {
+        let Some(mut subscription) = Subscription::open(options).await? else {
             return Ok(Listening::NotHeard);
         };
-        self.notify(&ear.own).await?;
-        let until = Instant::now() + PATIENCE;
+        self.notify(&subscription.own).await?;
+        let until = Instant::now() + PROBE_TIMEOUT;
         loop {
-            match tokio::time::timeout_at(until, ear.hear()).await {
-                Ok(Ok(channel)) if channel == ear.own => return Ok(Listening::Heard),
+            match tokio::time::timeout_at(until, subscription.next_channel()).await {
+                Ok(Ok(channel)) if channel == subscription.own => return Ok(Listening::Heard),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Ok(Listening::NotHeard),

@@ -1,21 +1,21 @@
 //! Tokens, sessions of the pages, idempotency keys.
 
-use super::{SqliteStore, Tx, commit, earlier, later, now, now_moved_by};
+use super::{SqliteStore, earlier, later, now, now_moved_by};
 use crate::domain::TokenId;
 use crate::domain::access::join_scopes;
 use crate::ports::access::{AccessStore, NewToken, Reserved, SessionRecord, TokenRecord};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::access_rows::{KeyRow, SessionRow, TokenRow, UsedTokenRow, token_columns};
-use crate::store::error::from_sqlx;
 use crate::store::rows;
 use async_trait::async_trait;
+use sqlx::SqliteConnection;
 use std::time::Duration;
 
 /// Times that come from outside are brought into the form in which they are compared.
-const ADD: &str = "\
-    INSERT INTO verifyd_api_tokens \
-        (name, token_hash, scopes, workspace_id, tenant_id, expires_at) \
-    VALUES ($1, $2, $3, $4, $5, strftime('%Y-%m-%dT%H:%M:%fZ', $6)) RETURNING id, name, scopes, \
+const ADD: &str = "
+    INSERT INTO verifyd_api_tokens
+        (name, token_hash, scopes, workspace_id, tenant_id, expires_at)
+    VALUES ($1, $2, $3, $4, $5, strftime('%Y-%m-%dT%H:%M:%fZ', $6)) RETURNING id, name, scopes,
         workspace_id, tenant_id, created_at, expires_at, revoked_at, last_used_at";
 
 const TOKENS: &str = concat!(
@@ -70,14 +70,14 @@ const NOTE_USE: &str = concat!(
 
 /// A few at a time: each new session clears away more than it adds.
 const FORGET_SESSIONS: &str = concat!(
-    "DELETE FROM verifyd_page_sessions WHERE session_hash IN ( \
+    "DELETE FROM verifyd_page_sessions WHERE session_hash IN (
         SELECT session_hash FROM verifyd_page_sessions WHERE expires_at <= ",
     now!(),
     " ORDER BY expires_at LIMIT 100)"
 );
 
 const OPEN_SESSION: &str = concat!(
-    "INSERT INTO verifyd_page_sessions (session_hash, token_id, csrf, expires_at) \
+    "INSERT INTO verifyd_page_sessions (session_hash, token_id, csrf, expires_at)
      VALUES ($1, $2, $3, ",
     now_moved_by!("$4"),
     ")"
@@ -86,8 +86,8 @@ const OPEN_SESSION: &str = concat!(
 const SESSION: &str = concat!(
     "SELECT ",
     token_columns!(),
-    ", s.csrf, s.expires_at AS session_expires_at \
-     FROM verifyd_page_sessions s JOIN verifyd_api_tokens t ON t.id = s.token_id \
+    ", s.csrf, s.expires_at AS session_expires_at
+     FROM verifyd_page_sessions s JOIN verifyd_api_tokens t ON t.id = s.token_id
      WHERE s.session_hash = $1 AND ",
     now!(),
     " < s.expires_at AND ",
@@ -97,7 +97,7 @@ const SESSION: &str = concat!(
 const CLOSE_SESSION: &str = "DELETE FROM verifyd_page_sessions WHERE session_hash = $1";
 
 const FORGET_KEYS: &str = concat!(
-    "DELETE FROM verifyd_idempotency_keys WHERE (token_id, idempotency_key) IN ( \
+    "DELETE FROM verifyd_idempotency_keys WHERE (token_id, idempotency_key) IN (
         SELECT token_id, idempotency_key FROM verifyd_idempotency_keys WHERE reserved_at <= ",
     now_moved_by!("$1"),
     " ORDER BY reserved_at LIMIT 100)"
@@ -105,75 +105,74 @@ const FORGET_KEYS: &str = concat!(
 
 /// `$4`: when a reservation without an answer may be taken over, `$5`: how long keys are kept.
 const RESERVE: &str = concat!(
-    "INSERT INTO verifyd_idempotency_keys AS k (token_id, idempotency_key, request_hash) \
-     VALUES ($1, $2, $3) \
-     ON CONFLICT (token_id, idempotency_key) DO UPDATE \
+    "INSERT INTO verifyd_idempotency_keys AS k (token_id, idempotency_key, request_hash)
+     VALUES ($1, $2, $3)
+     ON CONFLICT (token_id, idempotency_key) DO UPDATE
      SET request_hash = excluded.request_hash, reserved_at = ",
     now!(),
     ", response_status = NULL, response_body = NULL WHERE k.reserved_at <= ",
     now_moved_by!("$5"),
-    " OR (k.request_hash = excluded.request_hash AND k.response_status IS NULL \
+    " OR (k.request_hash = excluded.request_hash AND k.response_status IS NULL
           AND k.reserved_at <= ",
     now_moved_by!("$4"),
     ")"
 );
 
-const KEY: &str = "\
-    SELECT request_hash, response_status, response_body FROM verifyd_idempotency_keys \
+const KEY: &str = "
+    SELECT request_hash, response_status, response_body FROM verifyd_idempotency_keys
     WHERE token_id = $1 AND idempotency_key = $2";
 
-const ANSWER: &str = "\
-    UPDATE verifyd_idempotency_keys SET response_status = $3, response_body = $4 \
+const ANSWER: &str = "
+    UPDATE verifyd_idempotency_keys SET response_status = $3, response_body = $4
     WHERE token_id = $1 AND idempotency_key = $2 AND response_status IS NULL";
 
-const RELEASE: &str = "\
-    DELETE FROM verifyd_idempotency_keys \
+const RELEASE: &str = "
+    DELETE FROM verifyd_idempotency_keys
     WHERE token_id = $1 AND idempotency_key = $2 AND response_status IS NULL";
 
 #[async_trait]
 impl AccessStore for SqliteStore {
     async fn add_token(&self, new: &NewToken) -> Result<TokenRecord, StoreError> {
-        let mut tx = self.begin().await?;
-        let row: TokenRow = sqlx::query_as(ADD)
-            .bind(&new.name)
-            .bind(&new.hash)
-            .bind(join_scopes(&new.scopes))
-            .bind(new.binding.workspace_id.map(|id| id.0))
-            .bind(new.binding.tenant_id.map(|id| id.0))
-            .bind(new.expires_at)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        row.try_into()
+        self.transaction(async |tx| {
+            let row: TokenRow = sqlx::query_as(ADD)
+                .bind(&new.name)
+                .bind(&new.hash)
+                .bind(join_scopes(&new.scopes))
+                .bind(new.binding.workspace_id.map(|id| id.0))
+                .bind(new.binding.tenant_id.map(|id| id.0))
+                .bind(new.expires_at)
+                .fetch_one(&mut *tx)
+                .await?;
+            row.try_into()
+        })
+        .await
     }
 
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
         let found: Vec<TokenRow> = sqlx::query_as(TOKENS)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
     async fn revoke_token(&self, id: TokenId) -> Result<bool, StoreError> {
-        let mut tx = self.begin().await?;
-        let revoked = change(&mut tx, REVOKE, id.0).await?;
-        change(&mut tx, END_SESSIONS, id.0).await?;
-        commit(tx).await?;
-        Ok(revoked == 1)
+        self.transaction(async |tx| {
+            let revoked = change(tx, REVOKE, id.0).await?;
+            change(tx, END_SESSIONS, id.0).await?;
+            Ok(revoked == 1)
+        })
+        .await
     }
 
     async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError> {
         let found: Option<UsedTokenRow> = sqlx::query_as(BY_HASH)
             .bind(hash)
             .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         if let Some(found) = found.as_ref().filter(|found| found.to_be_noted) {
             let mut tx = self.begin().await?;
             change(&mut tx, NOTE_USE, found.token.id).await?;
-            commit(tx).await?;
+            tx.commit().await?;
         }
         found.map(|found| found.token.try_into()).transpose()
     }
@@ -185,20 +184,18 @@ impl AccessStore for SqliteStore {
         csrf: &str,
         lifetime: Duration,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(FORGET_SESSIONS)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        sqlx::query(OPEN_SESSION)
-            .bind(session_hash)
-            .bind(token.0)
-            .bind(csrf)
-            .bind(later(lifetime))
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await
+        self.transaction(async |tx| {
+            sqlx::query(FORGET_SESSIONS).execute(&mut *tx).await?;
+            sqlx::query(OPEN_SESSION)
+                .bind(session_hash)
+                .bind(token.0)
+                .bind(csrf)
+                .bind(later(lifetime))
+                .execute(&mut *tx)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn session_by_hash(
@@ -208,19 +205,14 @@ impl AccessStore for SqliteStore {
         let found: Option<SessionRow> = sqlx::query_as(SESSION)
             .bind(session_hash)
             .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         found.map(TryInto::try_into).transpose()
     }
 
     async fn close_session(&self, session_hash: &str) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(CLOSE_SESSION)
-            .bind(session_hash)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await
+        self.execute(sqlx::query(CLOSE_SESSION).bind(session_hash))
+            .await?;
+        Ok(())
     }
 
     async fn reserve_key(
@@ -231,34 +223,32 @@ impl AccessStore for SqliteStore {
         abandoned_after: Duration,
         kept_for: Duration,
     ) -> Result<Reserved, StoreError> {
-        let mut tx = self.begin().await?;
-        let reserved = sqlx::query(RESERVE)
-            .bind(token.0)
-            .bind(key)
-            .bind(request_hash)
-            .bind(earlier(abandoned_after))
-            .bind(earlier(kept_for))
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let answer = if reserved.rows_affected() == 1 {
-            sqlx::query(FORGET_KEYS)
-                .bind(earlier(kept_for))
-                .execute(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            Reserved::First
-        } else {
-            let found: KeyRow = sqlx::query_as(KEY)
+        self.transaction(async |tx| {
+            let reserved = sqlx::query(RESERVE)
                 .bind(token.0)
                 .bind(key)
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(from_sqlx)?;
-            found.reserved(request_hash)
-        };
-        commit(tx).await?;
-        Ok(answer)
+                .bind(request_hash)
+                .bind(earlier(abandoned_after))
+                .bind(earlier(kept_for))
+                .execute(&mut *tx)
+                .await?;
+            let answer = if reserved.rows_affected() == 1 {
+                sqlx::query(FORGET_KEYS)
+                    .bind(earlier(kept_for))
+                    .execute(&mut *tx)
+                    .await?;
+                Reserved::First
+            } else {
+                let found: KeyRow = sqlx::query_as(KEY)
+                    .bind(token.0)
+                    .bind(key)
+                    .fetch_one(&mut *tx)
+                    .await?;
+                found.reserved(request_hash)
+            };
+            Ok(answer)
+        })
+        .await
     }
 
     async fn answer_key(
@@ -268,32 +258,28 @@ impl AccessStore for SqliteStore {
         status: u16,
         body: &str,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(ANSWER)
+        let query = sqlx::query(ANSWER)
             .bind(token.0)
             .bind(key)
             .bind(status)
-            .bind(body)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await
+            .bind(body);
+        self.execute(query).await?;
+        Ok(())
     }
 
     async fn release_key(&self, token: TokenId, key: &str) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(RELEASE)
-            .bind(token.0)
-            .bind(key)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await
+        self.execute(sqlx::query(RELEASE).bind(token.0).bind(key))
+            .await?;
+        Ok(())
     }
 }
 
 /// A statement about one row; returns how many it changed.
-async fn change(tx: &mut Tx, statement: &'static str, id: i64) -> Result<u64, StoreError> {
-    let done = sqlx::query(statement).bind(id).execute(&mut **tx).await;
-    Ok(done.map_err(from_sqlx)?.rows_affected())
+async fn change(
+    tx: &mut SqliteConnection,
+    statement: &'static str,
+    id: i64,
+) -> Result<u64, StoreError> {
+    let done = sqlx::query(statement).bind(id).execute(&mut *tx).await;
+    Ok(done?.rows_affected())
 }

@@ -3,15 +3,15 @@
 
 use super::actors::{note_acknowledged, note_withdrawn, with_actors};
 use super::earlier::{a_second_after, is_about, time};
-use super::{SqliteStore, Tx, commit, now, rollback, run_type};
+use super::{SqliteStore, now, run_type};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use crate::ports::acknowledgements::{
     AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
 };
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
-use crate::store::error::from_sqlx;
+use crate::store::filters::push_acknowledgement_filter;
 use async_trait::async_trait;
 use chrono::SecondsFormat;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
@@ -19,10 +19,10 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 /// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements a`.
 macro_rules! columns {
     () => {
-        "a.id, a.operation_run_id, substr(a.check_key, 1, 300) AS check_key, \
-         substr(a.reason_code, 1, 300) AS reason_code, substr(a.reason, 1, 4000) AS reason, \
-         substr(a.acknowledged_by, 1, 300) AS acknowledged_by, \
-         a.acknowledged_at AS acknowledged_at, a.expires_at AS expires_at, \
+        "a.id, a.operation_run_id, substr(a.check_key, 1, 300) AS check_key,
+         substr(a.reason_code, 1, 300) AS reason_code, substr(a.reason, 1, 4000) AS reason,
+         substr(a.acknowledged_by, 1, 300) AS acknowledged_by,
+         a.acknowledged_at AS acknowledged_at, a.expires_at AS expires_at,
          a.withdrawn_at AS withdrawn_at, substr(a.withdrawn_by, 1, 300) AS withdrawn_by"
     };
 }
@@ -55,7 +55,7 @@ macro_rules! is_of_this_run {
 macro_rules! found_in {
     ($checks:literal, $key:literal, $status:literal, $reason:literal) => {
         concat!(
-            "EXISTS (SELECT 1 FROM (SELECT CASE WHEN type = 'object' THEN value ELSE '{}' END AS c \
+            "EXISTS (SELECT 1 FROM (SELECT CASE WHEN type = 'object' THEN value ELSE '{}' END AS c
                                     FROM json_each(",
             $checks,
             ")) WHERE c ->> 'key' = ",
@@ -72,7 +72,7 @@ macro_rules! found_in {
 const ALREADY: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a JOIN operation_runs r ON r.id = a.operation_run_id \
+    " FROM verification_check_acknowledgements a JOIN operation_runs r ON r.id = a.operation_run_id
       WHERE a.operation_run_id = $1 AND a.check_key = $2 AND ",
     is_of_this_run!(),
     " AND ",
@@ -81,36 +81,36 @@ const ALREADY: &str = concat!(
 );
 
 const INSERT: &str = concat!(
-    "INSERT INTO verification_check_acknowledgements \
-        (operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at, \
-         expires_at) \
+    "INSERT INTO verification_check_acknowledgements
+        (operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at,
+         expires_at)
      SELECT id, $2, $3, $4, $5, ",
     now!(),
-    ", $6 FROM operation_runs \
+    ", $6 FROM operation_runs
      WHERE id = $1 AND status = 'completed' AND type = ",
     run_type!(),
-    " RETURNING id, operation_run_id, check_key, reason_code, reason, acknowledged_by, \
+    " RETURNING id, operation_run_id, check_key, reason_code, reason, acknowledged_by,
       acknowledged_at, expires_at, withdrawn_at, withdrawn_by"
 );
 
 /// Without such a row verifyd has not completed a run of the connection.
-const MARK_CONNECTION: &str = "\
+const MARK_CONNECTION: &str = "
     UPDATE verifyd_latest_reports SET acknowledged = 1 WHERE connection_id = $1";
 
 /// Ended at once by the first run completed since in which the check was found otherwise, and by
 /// one whose previous report was deleted: what that said cannot be known any more.
 const CARRY: &str = concat!(
-    "INSERT INTO verifyd_carried_acknowledgements \
-        (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id, \
-         from_completed_at, lapsed_run_id, lapsed_at) \
-     SELECT $1, $2, $3, $4, $5, f.id, f.completed_at, l.id, l.completed_at \
-     FROM operation_runs f LEFT JOIN operation_runs l ON l.id = ( \
+    "INSERT INTO verifyd_carried_acknowledgements
+        (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id,
+         from_completed_at, lapsed_run_id, lapsed_at)
+     SELECT $1, $2, $3, $4, $5, f.id, f.completed_at, l.id, l.completed_at
+     FROM operation_runs f LEFT JOIN operation_runs l ON l.id = (
         SELECT r.id FROM operation_runs r WHERE r.type = ",
     run_type!(),
-    " AND r.status = 'completed' \
-          AND CAST(r.context ->> 'provider_connection_id' AS TEXT) = CAST($2 AS TEXT) \
-          AND r.tenant_id IS f.tenant_id AND r.workspace_id IS f.workspace_id \
-          AND (r.completed_at, r.id) > (f.completed_at, f.id) \
+    " AND r.status = 'completed'
+          AND CAST(r.context ->> 'provider_connection_id' AS TEXT) = CAST($2 AS TEXT)
+          AND r.tenant_id IS f.tenant_id AND r.workspace_id IS f.workspace_id
+          AND (r.completed_at, r.id) > (f.completed_at, f.id)
           AND (NOT ",
     found_in!(
         "r.context, '$.verification_report.checks'",
@@ -118,20 +118,20 @@ const CARRY: &str = concat!(
         "$4",
         "$5"
     ),
-    "       OR r.context ->> '$.verification_report.previous_report_id' IS NOT NULL \
-                AND NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = \
-                    r.context ->> '$.verification_report.previous_report_id')) \
-        ORDER BY r.completed_at, r.id LIMIT 1) \
+    "       OR r.context ->> '$.verification_report.previous_report_id' IS NOT NULL
+                AND NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id =
+                    r.context ->> '$.verification_report.previous_report_id'))
+        ORDER BY r.completed_at, r.id LIMIT 1)
      WHERE f.id = $6 AND f.completed_at IS NOT NULL"
 );
 
 /// Of this connection, what was acknowledged on an earlier run, is still open (or was ended by a
 /// run that was completed later) and does not stand any more, by the report of run `$2`.
 const LAPSE: &str = concat!(
-    "UPDATE verifyd_carried_acknowledgements AS k SET lapsed_at = $3, lapsed_run_id = $2 \
-     WHERE k.connection_id = $1 \
-       AND (k.from_completed_at, k.from_run_id) < ($3, $2) \
-       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > ($3, $2)) \
+    "UPDATE verifyd_carried_acknowledgements AS k SET lapsed_at = $3, lapsed_run_id = $2
+     WHERE k.connection_id = $1
+       AND (k.from_completed_at, k.from_run_id) < ($3, $2)
+       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > ($3, $2))
        AND NOT (",
     found_in!(
         "(SELECT context FROM operation_runs WHERE id = $2), '$.verification_report.checks'",
@@ -139,21 +139,21 @@ const LAPSE: &str = concat!(
         "k.status",
         "k.reason_code"
     ),
-    " AND EXISTS (SELECT 1 FROM verification_check_acknowledgements a \
+    " AND EXISTS (SELECT 1 FROM verification_check_acknowledgements a
                   WHERE a.id = k.acknowledgement_id AND ",
     active!(),
     "))"
 );
 
-const NOTHING_OPEN: &str = "\
-    UPDATE verifyd_latest_reports SET acknowledged = 0 WHERE connection_id = $1 \
-    AND NOT EXISTS (SELECT 1 FROM verifyd_carried_acknowledgements \
+const NOTHING_OPEN: &str = "
+    UPDATE verifyd_latest_reports SET acknowledged = 0 WHERE connection_id = $1
+    AND NOT EXISTS (SELECT 1 FROM verifyd_carried_acknowledgements
                     WHERE connection_id = $1 AND lapsed_at IS NULL)";
 
 const WITHDRAW: &str = concat!(
     "UPDATE verification_check_acknowledgements SET withdrawn_at = ",
     now!(),
-    ", withdrawn_by = $2 WHERE id = $1 AND withdrawn_at IS NULL AND operation_run_id IN \
+    ", withdrawn_by = $2 WHERE id = $1 AND withdrawn_at IS NULL AND operation_run_id IN
         (SELECT r.id FROM operation_runs r WHERE r.id = operation_run_id AND r.type = ",
     run_type!(),
     " AND ",
@@ -166,7 +166,7 @@ const WITHDRAW: &str = concat!(
 const FROM_RUNS: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a \
+    " FROM verification_check_acknowledgements a
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
     " AND ",
@@ -177,7 +177,7 @@ const FROM_RUNS: &str = concat!(
 const ONE: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a \
+    " FROM verification_check_acknowledgements a
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
     " AND ",
@@ -190,31 +190,31 @@ const ONE: &str = concat!(
 const OF_RUN: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM verification_check_acknowledgements a \
+    " FROM verification_check_acknowledgements a
       JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
     run_type!(),
     " AND ",
     is_of_this_run!(),
-    " WHERE r.id = $1 \
+    " WHERE r.id = $1
      UNION ALL SELECT ",
     columns!(),
-    " FROM operation_runs r \
-      JOIN verifyd_carried_acknowledgements k \
-        ON k.connection_id = CAST(r.context ->> 'provider_connection_id' AS INTEGER) \
-       AND CAST(k.connection_id AS TEXT) = CAST(r.context ->> 'provider_connection_id' AS TEXT) \
-       AND (k.from_completed_at, k.from_run_id) < (r.completed_at, r.id) \
-       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (r.completed_at, r.id)) \
-      JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id \
-       AND a.operation_run_id = k.from_run_id \
+    " FROM operation_runs r
+      JOIN verifyd_carried_acknowledgements k
+        ON k.connection_id = CAST(r.context ->> 'provider_connection_id' AS INTEGER)
+       AND CAST(k.connection_id AS TEXT) = CAST(r.context ->> 'provider_connection_id' AS TEXT)
+       AND (k.from_completed_at, k.from_run_id) < (r.completed_at, r.id)
+       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (r.completed_at, r.id))
+      JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
+       AND a.operation_run_id = k.from_run_id
        AND (a.withdrawn_at IS NULL OR ",
     time!("a.withdrawn_at"),
     " > r.completed_at) AND (a.expires_at IS NULL OR ",
     time!("a.expires_at"),
-    " > r.completed_at) \
+    " > r.completed_at)
       JOIN operation_runs f ON f.id = k.from_run_id AND ",
     is_about!("f.completed_at", "k.from_completed_at"),
-    " \
-       AND f.tenant_id IS r.tenant_id AND f.workspace_id IS r.workspace_id \
+    "
+       AND f.tenant_id IS r.tenant_id AND f.workspace_id IS r.workspace_id
       WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
     run_type!(),
     " AND ",
@@ -229,7 +229,7 @@ const OF_RUN: &str = concat!(
 
 /// Ends what does not stand any more. The report is written already.
 pub(super) async fn lapse_acknowledgements(
-    tx: &mut Tx,
+    tx: &mut SqliteConnection,
     connection: ConnectionId,
     run: RunId,
     completed_at: &str,
@@ -238,14 +238,12 @@ pub(super) async fn lapse_acknowledgements(
         .bind(connection.0)
         .bind(run.0)
         .bind(completed_at)
-        .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .execute(&mut *tx)
+        .await?;
     sqlx::query(NOTHING_OPEN)
         .bind(connection.0)
-        .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .execute(&mut *tx)
+        .await?;
     Ok(())
 }
 
@@ -256,8 +254,7 @@ async fn one(
     let row: Option<AcknowledgementRow> = sqlx::query_as(ONE)
         .bind(id.0)
         .fetch_optional(&mut *connection)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     match row {
         Some(row) => Ok(Some(with_actor(connection, row.into()).await?)),
         None => Ok(None),
@@ -274,16 +271,15 @@ async fn with_actor(
 }
 
 async fn carry(
-    tx: &mut Tx,
+    tx: &mut SqliteConnection,
     id: AcknowledgementId,
     connection: ConnectionId,
     new: &NewAcknowledgement,
 ) -> Result<(), StoreError> {
     let marked = sqlx::query(MARK_CONNECTION)
         .bind(connection.0)
-        .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .execute(&mut *tx)
+        .await?;
     if marked.rows_affected() == 0 {
         return Ok(());
     }
@@ -294,9 +290,8 @@ async fn carry(
         .bind(new.status.as_str())
         .bind(new.reason_code.map(|r| r.code()))
         .bind(new.run.0)
-        .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .execute(&mut *tx)
+        .await?;
     Ok(())
 }
 
@@ -306,39 +301,37 @@ impl AcknowledgementStore for SqliteStore {
         &self,
         new: &NewAcknowledgement,
     ) -> Result<(Acknowledgement, bool), StoreError> {
-        let mut tx = self.begin().await?;
-        let already: Option<AcknowledgementRow> = sqlx::query_as(ALREADY)
-            .bind(new.run.0)
-            .bind(&new.check_key)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        if let Some(row) = already {
-            let found = with_actor(&mut tx, row.into()).await?;
-            rollback(tx).await?;
-            return Ok((found, false));
-        }
-        let expires_at = new
-            .expires_at
-            .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
-        let row: Option<AcknowledgementRow> = sqlx::query_as(INSERT)
-            .bind(new.run.0)
-            .bind(&new.check_key)
-            .bind(new.reason_code.map(|r| r.code()))
-            .bind(&new.reason)
-            .bind(&new.acknowledged_by)
-            .bind(expires_at)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
-        if let Some(connection) = new.connection {
-            carry(&mut tx, made.id, connection, new).await?;
-        }
-        note_acknowledged(&mut tx, made.id, &new.through).await?;
-        let made = with_actor(&mut tx, made).await?;
-        commit(tx).await?;
-        Ok((made, true))
+        self.transaction(async |tx| {
+            let already: Option<AcknowledgementRow> = sqlx::query_as(ALREADY)
+                .bind(new.run.0)
+                .bind(&new.check_key)
+                .fetch_optional(&mut *tx)
+                .await?;
+            if let Some(row) = already {
+                let found = with_actor(tx, row.into()).await?;
+                return Ok((found, false));
+            }
+            let expires_at = new
+                .expires_at
+                .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
+            let row: Option<AcknowledgementRow> = sqlx::query_as(INSERT)
+                .bind(new.run.0)
+                .bind(&new.check_key)
+                .bind(new.reason_code.map(|r| r.code()))
+                .bind(&new.reason)
+                .bind(&new.acknowledged_by)
+                .bind(expires_at)
+                .fetch_optional(&mut *tx)
+                .await?;
+            let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
+            if let Some(connection) = new.connection {
+                carry(tx, made.id, connection, new).await?;
+            }
+            note_acknowledged(tx, made.id, &new.through).await?;
+            let made = with_actor(tx, made).await?;
+            Ok((made, true))
+        })
+        .await
     }
 
     async fn withdraw(
@@ -347,19 +340,19 @@ impl AcknowledgementStore for SqliteStore {
         by: &str,
         through: &Actor,
     ) -> Result<Option<Acknowledgement>, StoreError> {
-        let mut tx = self.begin().await?;
-        let withdrawn = sqlx::query(WITHDRAW)
-            .bind(id.0)
-            .bind(by)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        if withdrawn.rows_affected() > 0 {
-            note_withdrawn(&mut tx, id, through).await?;
-        }
-        let found = one(&mut tx, id).await?;
-        commit(tx).await?;
-        Ok(found)
+        self.transaction(async |tx| {
+            let withdrawn = sqlx::query(WITHDRAW)
+                .bind(id.0)
+                .bind(by)
+                .execute(&mut *tx)
+                .await?;
+            if withdrawn.rows_affected() > 0 {
+                note_withdrawn(tx, id, through).await?;
+            }
+            let found = one(tx, id).await?;
+            Ok(found)
+        })
+        .await
     }
 
     async fn acknowledgement(
@@ -374,8 +367,7 @@ impl AcknowledgementStore for SqliteStore {
         let found: Vec<AcknowledgementRow> = sqlx::query_as(OF_RUN)
             .bind(run.0)
             .fetch_all(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         with_actors(&mut reader, found.into_iter().map(Into::into).collect()).await
     }
 
@@ -384,35 +376,11 @@ impl AcknowledgementStore for SqliteStore {
         filter: &AcknowledgementFilter,
     ) -> Result<Vec<Acknowledgement>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(FROM_RUNS);
-        if let Some(workspace) = filter.binding.workspace_id {
-            query.push(" AND r.workspace_id = ").push_bind(workspace.0);
-        }
-        if let Some(tenant) = filter.binding.tenant_id {
-            query.push(" AND r.tenant_id = ").push_bind(tenant.0);
-        }
-        if let Some(run) = filter.run {
-            query.push(" AND a.operation_run_id = ").push_bind(run.0);
-        }
-        if let Some(connection) = filter.connection {
-            query
-                .push(" AND CAST(r.context ->> 'provider_connection_id' AS TEXT) = ")
-                .push_bind(connection.to_string());
-        }
-        if filter.active_only {
-            query.push(concat!(" AND ", active!()));
-        }
-        if let Some(before) = filter.before {
-            query.push(" AND a.id < ").push_bind(before.0);
-        }
-        query
-            .push(" ORDER BY a.id DESC LIMIT ")
-            .push_bind(filter.limit);
+        let connection = " AND CAST(r.context ->> 'provider_connection_id' AS TEXT) = ";
+        let is_active = concat!(" AND ", active!());
+        push_acknowledgement_filter(&mut query, filter, connection, is_active);
         let mut reader = self.reader().await?;
-        let found: Vec<AcknowledgementRow> = query
-            .build_query_as()
-            .fetch_all(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+        let found: Vec<AcknowledgementRow> = query.build_query_as().fetch_all(&mut *reader).await?;
         with_actors(&mut reader, found.into_iter().map(Into::into).collect()).await
     }
 }

@@ -3,27 +3,26 @@
 use super::id_list;
 use crate::domain::AcknowledgementId;
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::acknowledgements::{ACKNOWLEDGED, ActorRow, WITHDRAWN, attach};
-use crate::store::error::from_sqlx;
 use sqlx::SqliteConnection;
 
 /// With the time that the acknowledgement's own row has.
-const NOTE_ACKNOWLEDGED: &str = "\
-    INSERT OR IGNORE INTO verifyd_acknowledgement_actors \
-        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name) \
-    SELECT a.id, a.operation_run_id, $2, a.acknowledged_at, $3, $4, $5 \
+const NOTE_ACKNOWLEDGED: &str = "
+    INSERT OR IGNORE INTO verifyd_acknowledgement_actors
+        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name)
+    SELECT a.id, a.operation_run_id, $2, a.acknowledged_at, $3, $4, $5
     FROM verification_check_acknowledgements a WHERE a.id = $1";
 
-const NOTE_WITHDRAWN: &str = "\
-    INSERT OR IGNORE INTO verifyd_acknowledgement_actors \
-        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name) \
-    SELECT a.id, a.operation_run_id, $2, a.withdrawn_at, $3, $4, $5 \
+const NOTE_WITHDRAWN: &str = "
+    INSERT OR IGNORE INTO verifyd_acknowledgement_actors
+        (acknowledgement_id, operation_run_id, action, at, surface, token_id, name)
+    SELECT a.id, a.operation_run_id, $2, a.withdrawn_at, $3, $4, $5
     FROM verification_check_acknowledgements a WHERE a.id = $1";
 
-const NOTED: &str = "\
-    SELECT acknowledgement_id, operation_run_id, action, at, surface, token_id, name \
-    FROM verifyd_acknowledgement_actors \
+const NOTED: &str = "
+    SELECT acknowledgement_id, operation_run_id, action, at, surface, token_id, name
+    FROM verifyd_acknowledgement_actors
     WHERE acknowledgement_id IN (SELECT value FROM json_each($1))";
 
 pub(super) async fn note_acknowledged(
@@ -57,7 +56,7 @@ async fn note(
         .bind(&through.name)
         .execute(connection)
         .await;
-    noted.map(|_| ()).map_err(from_sqlx)
+    Ok(noted.map(|_| ())?)
 }
 
 /// Completes what was read of acknowledgements.
@@ -72,8 +71,7 @@ pub(super) async fn with_actors(
     let noted: Vec<ActorRow> = sqlx::query_as(NOTED)
         .bind(id_list(&ids))
         .fetch_all(connection)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     attach(&mut all, noted)?;
     Ok(all)
 }

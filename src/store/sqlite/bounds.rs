@@ -17,9 +17,6 @@ macro_rules! short {
 }
 pub(super) use short;
 
-/// Bytes above which a context is not merged with a report, but left out.
-pub(super) const MERGED_BYTES: i64 = 16 * 1024 * 1024;
-
 /// Whether a list may look into a JSON text.
 macro_rules! is_listed {
     ($json:literal) => {
@@ -50,7 +47,7 @@ pub(super) use member;
 /// that verifyd knows. `invalid_runs` tells of the others.
 macro_rules! is_shown {
     () => {
-        "id > 0 AND status IN ('queued', 'running', 'completed') \
+        "id > 0 AND status IN ('queued', 'running', 'completed')
          AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked'))"
     };
 }
@@ -80,7 +77,7 @@ macro_rules! context_columns {
             $bytes,
             " THEN context END AS context, CASE WHEN octet_length(context) <= ",
             $bytes,
-            " THEN 'fits' WHEN octet_length(context) <= 16777216 THEN 'large' ELSE 'huge' END \
+            " THEN 'fits' WHEN octet_length(context) <= 16777216 THEN 'large' ELSE 'huge' END
               AS context_state, octet_length(context) <= 32768 AS context_is_small"
         )
     };

@@ -1,57 +1,124 @@
-//! `queued` → `running` and back.
+//! `queued` → `running` and back, of one run or of many.
+//!
+//! [`OPEN_ATTEMPTS`] and [`TAKE_RUNS`] claim. A batch sends them at once. What it leaves undecided is
+//! claimed by itself: what belongs to earlier claims is ended before the same statements are sent.
 
-use super::bounds::context_columns;
-use super::together::ClaimRequest;
-use super::{SqliteStore, commit, futile, later, now, now_moved_by, rollback, run_type};
+use super::bounds::{context_columns, is_claimable};
+use super::earlier::is_before_start;
+use super::{SqliteStore, Tx, is_failed_completion, json_list, later, now, now_moved_by, run_type};
+use crate::domain::attempt::AttemptEnd;
 use crate::domain::run::RunRequest;
 use crate::domain::{RunId, WorkerId};
-use crate::ports::store::{
-    AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, ContextSize, MAX_FUTILE_ATTEMPTS, StoreError,
+use crate::ports::claims::{
+    Claim, ClaimAnswer, ClaimPolicy, ClaimStore, ContextSize, MAX_FAILED_COMPLETIONS,
 };
-use crate::store::claims::{ContextRow, TakenRow};
-use crate::store::error::from_sqlx;
-use crate::store::from_row::from_row;
-use crate::store::together::together;
+use crate::ports::store_error::StoreError;
+use crate::store::End;
+use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
+use crate::store::claims::{self, ClaimRequest, ContextRow, TakenRow};
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow as _, Row as _};
+use sqlx::{FromRow as _, Row as _, SqliteConnection};
+use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Whether the run has attempts: those of an earlier run of its id are not its own.
-macro_rules! has_attempts {
-    () => {
-        "EXISTS (SELECT 1 FROM verifyd_run_attempts o \
-                 WHERE o.run_id = operation_runs.id AND NOT o.earlier)"
+/// Whether `r` may be claimed as far as its deliveries say: before its first claim nothing waits.
+/// `$prepared`: whether what belongs to an earlier run was set aside before.
+macro_rules! is_due {
+    ($prepared:literal) => {
+        concat!(
+            "(NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d
+                          WHERE d.run_id = r.id AND d.not_before > ",
+            now!(),
+            ") OR r.started_at IS NULL AND NOT ",
+            $prepared,
+            " OR NOT EXISTS (SELECT 1 FROM verifyd_run_attempts o
+                             WHERE o.run_id = r.id AND NOT o.earlier))"
+        )
     };
 }
 
-/// `readable` is false when reading the run's context has led to nothing `$2` times.
-const TAKE_RUN: &str = concat!(
-    "UPDATE operation_runs SET status = 'running', started_at = CASE WHEN ",
-    has_attempts!(),
-    " THEN coalesce(started_at, ",
+/// `$2`: failed completions, at most; `$3`: whether the runs are isolated; `$4`: whether each was prepared
+/// before. If not, these are left: runs with an open attempt, and those with attempts of an earlier run,
+/// which have to be ended or set aside first.
+const OPEN_ATTEMPTS: &str = concat!(
+    "WITH wanted AS MATERIALIZED (
+        SELECT value ->> 0 AS id, value ->> 1 AS token, value ->> 2 AS worker_id,
+               value ->> 3 AS most, value ->> 4 AS deadline FROM json_each($1)
+    ), history AS MATERIALIZED (
+        SELECT w.*, coalesce(max(a.attempt), 0) AS last,
+               count(*) FILTER (WHERE a.counted AND NOT a.earlier) AS spent,
+               count(*) FILTER (WHERE a.counted AND NOT a.earlier
+                                      AND a.end_reason = 'worker_lost') AS lost,
+               count(*) FILTER (WHERE a.attempt IS NOT NULL AND (a.ended_at IS NULL
+                   OR NOT a.earlier AND (a.end_reason = 'completed' OR ",
+    is_before_start!(),
+    "))) AS other,
+               count(*) FILTER (WHERE ",
+    is_failed_completion!(),
+    ") AS failed
+        FROM wanted w CROSS JOIN operation_runs r ON r.id = w.id
+            LEFT JOIN verifyd_run_attempts a ON a.run_id = w.id
+        WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' AND ",
+    is_claimable!(),
+    " AND ",
+    is_due!("$4"),
+    " GROUP BY w.id
+    ), judged AS MATERIALIZED (
+        SELECT *, spent >= most OR failed >= $2 AS exhausted,
+               spent + 1 >= most AND lost > 0 AS last_chance FROM history
+    )
+    INSERT INTO verifyd_run_attempts
+        (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at)
+    SELECT id, last + 1, token, worker_id, NOT exhausted, ",
+    now!(),
+    ", ",
+    now_moved_by!("deadline"),
+    " FROM judged WHERE ($4 OR other = 0) AND ($3 OR NOT (exhausted OR last_chance))
+     RETURNING run_id, attempt, claimed_at, counted"
+);
+
+/// With what the rest of a claim is made of: the attempts, the new one included. `$2`: failed completions,
+/// at most.
+const TAKE_RUNS: &str = concat!(
+    "UPDATE operation_runs SET status = 'running', started_at = CASE WHEN (
+        SELECT count(*) FROM verifyd_run_attempts a
+        WHERE a.run_id = operation_runs.id AND NOT a.earlier) > 1
+     THEN coalesce(started_at, ",
     now!(),
     ") ELSE ",
     now!(),
-    " END WHERE id = $1 AND type = ",
+    " END WHERE id IN (SELECT value FROM json_each($1)) AND type = ",
     run_type!(),
-    " AND status = 'queued' AND outcome IS NULL AND completed_at IS NULL AND id > 0 \
-      AND NOT (",
-    has_attempts!(),
-    " AND EXISTS (SELECT 1 FROM verifyd_run_deliveries d \
-                  WHERE d.run_id = operation_runs.id AND d.not_before > ",
-    now!(),
-    ")) RETURNING id, workspace_id, tenant_id, created_at, \
-       (SELECT count(*) < $2 FROM verifyd_run_attempts a WHERE a.run_id = operation_runs.id AND ",
-    futile!(),
-    ") AS readable"
+    " AND status = 'queued' RETURNING id, workspace_id, tenant_id, created_at,
+       (SELECT count(*) FROM verifyd_run_attempts a
+        WHERE a.run_id = operation_runs.id AND a.counted AND NOT a.earlier) AS counted_attempts,
+       (SELECT count(*) >= $2 FROM verifyd_run_attempts a
+        WHERE a.run_id = operation_runs.id AND ",
+    is_failed_completion!(),
+    ") AS forced_completion,
+       (SELECT min(claimed_at) FROM verifyd_run_attempts a
+        WHERE a.run_id = operation_runs.id AND NOT a.earlier) AS first_claimed_at"
 );
 
-/// `$2`: most bytes of the context.
-const CONTEXT: &str = concat!(
-    "SELECT ",
+/// `$2`: most bytes of a context.
+const CONTEXTS: &str = concat!(
+    "SELECT id, ",
     context_columns!("$2"),
-    " FROM operation_runs WHERE id = $1"
+    " FROM operation_runs WHERE id IN (SELECT value FROM json_each($1))"
+);
+
+/// Of those that were not claimed: the ones that may yet be.
+const STILL_QUEUED: &str = concat!(
+    "SELECT r.id FROM json_each($1) w CROSS JOIN operation_runs r ON r.id = w.value WHERE r.type = ",
+    run_type!(),
+    " AND r.status = 'queued' AND ",
+    is_claimable!(),
+    " AND ",
+    is_due!("$2")
 );
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
@@ -61,29 +128,10 @@ const SUPERSEDE: &str = concat!(
     ", end_reason = 'superseded' WHERE run_id = $1 AND ended_at IS NULL"
 );
 
-const HISTORY: &str = concat!(
-    "SELECT coalesce(max(attempt), 0) AS last, count(*) FILTER (WHERE counted AND NOT earlier) AS spent, \
-            count(*) FILTER (WHERE counted AND NOT earlier AND end_reason = 'worker_lost') AS lost, \
-            count(*) FILTER (WHERE ",
-    futile!(),
-    ") AS futile, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at \
-     FROM verifyd_run_attempts WHERE run_id = $1"
-);
-
-const OPEN_ATTEMPT: &str = concat!(
-    "INSERT INTO verifyd_run_attempts \
-        (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at) \
-     VALUES ($1, $2, $3, $4, $5, ",
-    now!(),
-    ", ",
-    now_moved_by!("$6"),
-    ") RETURNING claimed_at"
-);
-
 const END_ATTEMPT: &str = concat!(
     "UPDATE verifyd_run_attempts SET ended_at = ",
     now!(),
-    ", end_reason = $4, counted = counted AND $5 \
+    ", end_reason = $4, counted = counted AND $5
      WHERE run_id = $1 AND attempt = $2 AND token = $3 AND ended_at IS NULL"
 );
 
@@ -99,136 +147,64 @@ const DUE_AGAIN: &str = concat!(
     ") ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL, not_before = excluded.not_before"
 );
 
-from_row! {
-    struct History {
-        last: i32,
-        spent: i64,
-        lost: i64,
-        futile: i64,
-        first_claimed_at: Option<DateTime<Utc>>,
+impl BatchedCall<SqliteStore> for ClaimRequest {
+    type Answer = ClaimAnswer;
+    const NAME: &'static str = "claim";
+
+    fn keys(&self) -> Vec<(&'static str, i64)> {
+        vec![("run", self.run.0)]
+    }
+
+    fn batcher(store: &SqliteStore) -> &Batcher<Self, Self::Answer> {
+        &store.claims
+    }
+
+    async fn run(
+        store: &SqliteStore,
+        mut tx: Tx,
+        calls: Vec<Self>,
+    ) -> BatchResult<SqliteStore, Self> {
+        let mut claims = store.claim_runs(&mut tx, &calls, false).await?;
+        let wanted = claims::connections(&claims);
+        if !wanted.is_empty() {
+            let found = store.starting_points(&mut tx, &wanted).await?;
+            claims::add_starting_points(&mut claims, found);
+        }
+        let left = calls.iter().zip(&claims).filter(|(_, c)| c.is_none());
+        let left: Vec<i64> = left.map(|(call, _)| call.run.0).collect();
+        let queued = store.still_queued_runs(&mut tx, &left, false).await?;
+        tx.commit().await?;
+        let answers = calls.iter().zip(claims).map(|(call, claim)| match claim {
+            Some(claim) => Some(ClaimAnswer::Claimed(Box::new(claim))),
+            None if queued.contains(&call.run.0) => None,
+            None => Some(ClaimAnswer::NotClaimable),
+        });
+        Ok((answers.collect(), None))
     }
 }
 
-impl SqliteStore {
-    pub(super) async fn claim_run(
+#[async_trait]
+impl ClaimStore for SqliteStore {
+    async fn claim(
         &self,
         run: RunId,
         worker: &WorkerId,
         policy: &ClaimPolicy,
     ) -> Result<ClaimAnswer, StoreError> {
-        if !policy.alone {
-            let request = ClaimRequest {
-                run,
-                worker: worker.clone(),
-                policy: *policy,
-            };
-            if let Some(answer) = together(self, request).await {
-                return Ok(answer);
-            }
-        }
-        self.claim_alone(run, worker, policy).await
-    }
-
-    async fn claim_alone(
-        &self,
-        run: RunId,
-        worker: &WorkerId,
-        policy: &ClaimPolicy,
-    ) -> Result<ClaimAnswer, StoreError> {
-        let token = Uuid::new_v4();
-        let mut tx = self.begin().await?;
-        self.set_aside(&mut tx, run).await?;
-        let taken = sqlx::query(TAKE_RUN)
-            .bind(run.0)
-            .bind(MAX_FUTILE_ATTEMPTS)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let Some(taken) = taken else {
-            rollback(tx).await?;
-            return Ok(ClaimAnswer::NotClaimable);
-        };
-        let readable: bool = taken.try_get("readable").map_err(from_sqlx)?;
-        let taken = TakenRow::from_row(&taken).map_err(from_sqlx)?;
-        sqlx::query(SUPERSEDE)
-            .bind(run.0)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let history: History = sqlx::query_as(HISTORY)
-            .bind(run.0)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let attempt = history.last + 1;
-        let limit = i64::from(policy.max_attempts);
-        let last_resort = history.futile >= i64::from(MAX_FUTILE_ATTEMPTS);
-        let exhausted = history.spent >= limit || last_resort;
-        let last_chance = history.spent + 1 >= limit && history.lost > 0;
-        if (exhausted || last_chance) && !policy.alone {
-            rollback(tx).await?;
-            return Ok(ClaimAnswer::NeedsToBeAlone);
-        }
-        let claimed_at: DateTime<Utc> = sqlx::query_scalar(OPEN_ATTEMPT)
-            .bind(run.0)
-            .bind(attempt)
-            .bind(token.to_string())
-            .bind(&worker.0)
-            .bind(!exhausted)
-            .bind(later(policy.run_deadline))
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let (request, context) = match readable {
-            false => (RunRequest::default(), ContextSize::Unknown),
-            true => {
-                let row: ContextRow = sqlx::query_as(CONTEXT)
-                    .bind(run.0)
-                    .bind(self.context_bytes)
-                    .fetch_one(&mut *tx)
-                    .await
-                    .map_err(from_sqlx)?;
-                row.read(self.context_bytes)
-            }
-        };
-        commit(tx).await?;
-        let spent = u32::try_from(history.spent).unwrap_or(u32::MAX);
-        Ok(ClaimAnswer::Claimed(Box::new(Claim {
-            start: None,
-            run: taken.with(request),
-            context,
-            attempt,
-            token,
+        let request = || ClaimRequest {
+            run,
             worker: worker.clone(),
-            counted_attempts: spent.saturating_add(u32::from(!exhausted)),
-            exhausted,
-            last_resort,
-            first_claimed_at: history.first_claimed_at.unwrap_or(claimed_at),
-            claimed_at,
-        })))
+            policy: *policy,
+        };
+        if !policy.isolated
+            && let Some(answer) = submit(self, request()).await
+        {
+            return Ok(answer);
+        }
+        self.claim_by_itself(request()).await
     }
 
-    /// Ends the attempt that holds this token. False: it is not the current one.
-    pub(super) async fn end_attempt(
-        &self,
-        tx: &mut super::Tx,
-        claim: &Claim,
-        end: AttemptEnd,
-    ) -> Result<bool, StoreError> {
-        let ended = sqlx::query(END_ATTEMPT)
-            .bind(claim.run.id.0)
-            .bind(claim.attempt)
-            .bind(claim.token.to_string())
-            .bind(end.as_str())
-            .bind(end.counts())
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?
-            .rows_affected();
-        Ok(ended > 0)
-    }
-
-    pub(super) async fn release_run(
+    async fn release(
         &self,
         claim: &Claim,
         end: AttemptEnd,
@@ -239,28 +215,141 @@ impl SqliteStore {
                 "a run that is given back has not been completed".into(),
             ));
         }
-        let mut tx = self.begin().await?;
-        if !self.end_attempt(&mut tx, claim, end).await? {
-            rollback(tx).await?;
-            return Ok(false);
+        self.transaction_with_end(async |tx| {
+            let run = claim.run.id.0;
+            let ended = sqlx::query(END_ATTEMPT)
+                .bind(run)
+                .bind(claim.attempt)
+                .bind(claim.token.to_string())
+                .bind(end.as_str())
+                .bind(end.counts())
+                .execute(&mut *tx)
+                .await?;
+            let queued = sqlx::query(REQUEUE).bind(run).execute(&mut *tx).await?;
+            if ended.rows_affected() == 0 || queued.rows_affected() == 0 {
+                return Ok(End::Rollback(false));
+            }
+            let due = sqlx::query(DUE_AGAIN).bind(run).bind(not_before.map(later));
+            due.execute(&mut *tx).await?;
+            Ok(End::Commit(true))
+        })
+        .await
+    }
+}
+
+impl SqliteStore {
+    /// Claims what can be claimed, in the order of the calls. Once each run is `prepared` (without other
+    /// attempts) every case is decided.
+    async fn claim_runs(
+        &self,
+        tx: &mut SqliteConnection,
+        calls: &[ClaimRequest],
+        prepared: bool,
+    ) -> Result<Vec<Option<Claim>>, StoreError> {
+        let tokens: Vec<Uuid> = calls.iter().map(|_| Uuid::new_v4()).collect();
+        let wanted = calls.iter().zip(&tokens).map(|(call, token)| {
+            (
+                call.run.0,
+                token.to_string(),
+                &call.worker.0,
+                call.policy.max_attempts,
+                later(call.policy.run_deadline),
+            )
+        });
+        let opened: Vec<(i64, i32, DateTime<Utc>, bool)> = sqlx::query_as(OPEN_ATTEMPTS)
+            .bind(json_list(wanted)?)
+            .bind(MAX_FAILED_COMPLETIONS)
+            .bind(calls.iter().all(|c| c.policy.isolated))
+            .bind(prepared)
+            .fetch_all(&mut *tx)
+            .await?;
+        let rows = sqlx::query(TAKE_RUNS)
+            .bind(json_list(opened.iter().map(|(run, ..)| run))?)
+            .bind(MAX_FAILED_COMPLETIONS)
+            .fetch_all(&mut *tx)
+            .await?;
+        let mut claims: Vec<Option<Claim>> = calls.iter().map(|_| None).collect();
+        for row in &rows {
+            let run = TakenRow::from_row(row)?;
+            let place = calls.iter().position(|call| call.run.0 == run.id);
+            let attempt = opened.iter().find(|(opened, ..)| *opened == run.id);
+            let (Some(place), Some((_, attempt, claimed_at, counted))) = (place, attempt) else {
+                continue;
+            };
+            let counted_attempts: i64 = row.try_get("counted_attempts")?;
+            claims[place] = Some(Claim {
+                start: None,
+                run: run.with(RunRequest::default()),
+                context: ContextSize::Unknown,
+                attempt: *attempt,
+                token: tokens[place],
+                worker: calls[place].worker.clone(),
+                counted_attempts: u32::try_from(counted_attempts).unwrap_or(u32::MAX),
+                exhausted: !counted,
+                forced_completion: row.try_get("forced_completion")?,
+                first_claimed_at: row.try_get("first_claimed_at")?,
+                claimed_at: *claimed_at,
+            });
         }
-        let queued = sqlx::query(REQUEUE)
-            .bind(claim.run.id.0)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?
-            .rows_affected();
-        if queued == 0 {
-            rollback(tx).await?;
-            return Ok(false);
+        self.read_contexts(tx, &mut claims).await?;
+        Ok(claims)
+    }
+
+    /// Not that of a run whose completion is forced.
+    async fn read_contexts(
+        &self,
+        tx: &mut SqliteConnection,
+        claims: &mut [Option<Claim>],
+    ) -> Result<(), StoreError> {
+        let mut readable: HashMap<i64, &mut Claim> = claims
+            .iter_mut()
+            .flatten()
+            .filter(|claim| !claim.forced_completion)
+            .map(|claim| (claim.run.id.0, claim))
+            .collect();
+        let rows = sqlx::query(CONTEXTS)
+            .bind(json_list(readable.keys())?)
+            .bind(self.context_bytes)
+            .fetch_all(tx)
+            .await?;
+        for row in &rows {
+            if let Some(claim) = readable.get_mut(&row.try_get("id")?) {
+                let context = ContextRow::from_row(row)?;
+                (claim.run.request, claim.context) = context.read(self.context_bytes);
+            }
         }
-        sqlx::query(DUE_AGAIN)
-            .bind(claim.run.id.0)
-            .bind(not_before.map(later))
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        Ok(true)
+        Ok(())
+    }
+
+    /// Which of these runs are queued and due.
+    async fn still_queued_runs(
+        &self,
+        tx: &mut SqliteConnection,
+        runs: &[i64],
+        prepared: bool,
+    ) -> Result<Vec<i64>, StoreError> {
+        if runs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let queued = sqlx::query_scalar(STILL_QUEUED).bind(json_list(runs.iter())?);
+        Ok(queued.bind(prepared).fetch_all(tx).await?)
+    }
+
+    async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
+        let run = call.run;
+        self.transaction_with_end(async |tx| {
+            self.set_aside(tx, run).await?;
+            sqlx::query(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
+            let claims = self.claim_runs(tx, &[call], true).await?;
+            if let Some(claim) = claims.into_iter().flatten().next() {
+                return Ok(End::Commit(ClaimAnswer::Claimed(Box::new(claim))));
+            }
+            let queued = self.still_queued_runs(tx, &[run.0], true).await?;
+            Ok(End::Rollback(match queued.is_empty() {
+                true => ClaimAnswer::NotClaimable,
+                false => ClaimAnswer::RequiresIsolation,
+            }))
+        })
+        .await
     }
 }

@@ -1,26 +1,29 @@
-//! `running` → `completed`, in one transaction with everything that was found: of one run or of
-//! several.
+//! `running` → `completed`, in one transaction with everything that was found: of one run or of many.
 
 use super::acknowledgements::lapse_acknowledgements;
-use super::together::{CompletionRequest, list};
-use super::{SqliteStore, Tx, commit, now, rollback, run_type};
+use super::{SqliteStore, Tx, json_list, now, run_type};
+use crate::domain::ConnectionId;
 use crate::domain::completion::Completion;
 use crate::domain::notice::Notice;
-use crate::ports::store::{Claim, StoreError};
-use crate::store::completion::{InventoryRow, NOTHING_KEPT, event, message_id};
-use crate::store::error::from_sqlx;
-use crate::store::together::together;
+use crate::ports::claims::{Claim, CompletionStore};
+use crate::ports::store_error::StoreError;
+use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
+use crate::store::completion::{
+    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, event, message_id,
+};
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use std::collections::{BTreeMap, HashMap};
+use sqlx::SqliteConnection;
+use std::collections::HashMap;
 
 /// `$1`: run, attempt, token.
 const END_ATTEMPTS: &str = concat!(
     "UPDATE verifyd_run_attempts SET ended_at = ",
     now!(),
-    ", end_reason = 'completed' \
-     FROM (SELECT value ->> 0 AS run, value ->> 1 AS number, value ->> 2 AS key \
-           FROM json_each($1)) AS d \
-     WHERE run_id = d.run AND attempt = d.number AND token = d.key AND ended_at IS NULL \
+    ", end_reason = 'completed'
+     FROM (SELECT value ->> 0 AS run, value ->> 1 AS number, value ->> 2 AS key
+           FROM json_each($1)) AS d
+     WHERE run_id = d.run AND attempt = d.number AND token = d.key AND ended_at IS NULL
        AND EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = d.run AND r.type = ",
     run_type!(),
     " AND r.status = 'running') RETURNING run_id"
@@ -30,9 +33,9 @@ const END_ATTEMPTS: &str = concat!(
 /// object as the member `producer_context`.
 macro_rules! kept {
     () => {
-        "CASE WHEN octet_length(context) > d.kept THEN '{\"producer_context_dropped\":true}' \
-              WHEN json_type(context) = 'object' THEN context \
-              WHEN json_type(context) = 'null' THEN '{}' \
+        "CASE WHEN octet_length(context) > d.kept THEN '{\"producer_context_dropped\":true}'
+              WHEN json_type(context) = 'object' THEN context
+              WHEN json_type(context) = 'null' THEN '{}'
               ELSE json_object('producer_context', json(context)) END"
     };
 }
@@ -45,9 +48,9 @@ macro_rules! with_checked {
             kept!(),
             " ELSE json_insert(",
             kept!(),
-            ", '$.provider', d.provider, '$.module', d.module, \
-                 CASE WHEN d.tenant_name IS NOT NULL AND json_type(context, '$.target_scope') = 'object' \
-                      THEN '$.target_scope.entra_tenant_name' ELSE '$.provider' END, \
+            ", '$.provider', d.provider, '$.module', d.module,
+                 CASE WHEN d.tenant_name IS NOT NULL AND json_type(context, '$.target_scope') = 'object'
+                      THEN '$.target_scope.entra_tenant_name' ELSE '$.provider' END,
                  coalesce(d.tenant_name, d.provider)) END"
         )
     };
@@ -58,44 +61,44 @@ macro_rules! with_checked {
 const COMPLETE: &str = concat!(
     "UPDATE operation_runs SET status = 'completed', outcome = d.ending, completed_at = ",
     now!(),
-    ", failure_summary = d.failures, context = CASE WHEN d.reason_code IS NULL \
+    ", failure_summary = d.failures, context = CASE WHEN d.reason_code IS NULL
         THEN json_set(",
     with_checked!(),
-    ", '$.verification_report', json(d.report)) \
+    ", '$.verification_report', json(d.report))
         ELSE json_set(",
     with_checked!(),
-    ", '$.verification_report', json(d.report), '$.reason_code', d.reason_code, \
-           '$.next_steps', json(d.next_steps)) END \
-     FROM (SELECT value ->> 0 AS run, value ->> 1 AS ending, value -> 2 AS failures, \
-                  value -> '$[3].verification_report' AS report, \
-                  value ->> '$[3].reason_code' AS reason_code, \
-                  value -> '$[3].next_steps' AS next_steps, \
-                  value ->> '$[4].provider' AS provider, value ->> '$[4].module' AS module, \
-                  value ->> '$[4].target_scope.entra_tenant_name' AS tenant_name, \
-                  value ->> 5 AS kept FROM json_each($1)) AS d \
+    ", '$.verification_report', json(d.report), '$.reason_code', d.reason_code,
+           '$.next_steps', json(d.next_steps)) END
+     FROM (SELECT value ->> 0 AS run, value ->> 1 AS ending, value -> 2 AS failures,
+                  value -> '$[3].verification_report' AS report,
+                  value ->> '$[3].reason_code' AS reason_code,
+                  value -> '$[3].next_steps' AS next_steps,
+                  value ->> '$[4].provider' AS provider, value ->> '$[4].module' AS module,
+                  value ->> '$[4].target_scope.entra_tenant_name' AS tenant_name,
+                  value ->> 5 AS kept FROM json_each($1)) AS d
      WHERE id = d.run AND type = ",
     run_type!(),
-    " AND status = 'running' RETURNING id, completed_at, completed_at, EXISTS ( \
-        SELECT 1 FROM verifyd_webhook_endpoints e \
+    " AND status = 'running' RETURNING id, completed_at, completed_at, EXISTS (
+        SELECT 1 FROM verifyd_webhook_endpoints e
         WHERE e.workspace_id = operation_runs.workspace_id AND e.enabled)"
 );
 
-const FORGET_DELIVERIES: &str = "\
+const FORGET_DELIVERIES: &str = "
     DELETE FROM verifyd_run_deliveries WHERE run_id IN (SELECT value FROM json_each($1))";
 
 /// `$1`: connection, run, fingerprint, overall, outcome; `$2`: when they were completed. Never moves
 /// back to a run that was completed earlier. Says whether acknowledgements may have to be ended; no
 /// row: a run that was completed later came first.
-const LATEST_REPORTS: &str = "\
-    INSERT INTO verifyd_latest_reports AS l \
-        (connection_id, operation_run_id, fingerprint, overall, outcome, completed_at, changed) \
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, $2, 1 \
-    FROM json_each($1) WHERE true \
-    ON CONFLICT (connection_id) DO UPDATE \
-    SET operation_run_id = excluded.operation_run_id, fingerprint = excluded.fingerprint, \
-        overall = excluded.overall, outcome = excluded.outcome, \
-        completed_at = excluded.completed_at, changed = l.fingerprint <> excluded.fingerprint \
-    WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id) \
+const LATEST_REPORTS: &str = "
+    INSERT INTO verifyd_latest_reports AS l
+        (connection_id, operation_run_id, fingerprint, overall, outcome, completed_at, changed)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, $2, 1
+    FROM json_each($1) WHERE true
+    ON CONFLICT (connection_id) DO UPDATE
+    SET operation_run_id = excluded.operation_run_id, fingerprint = excluded.fingerprint,
+        overall = excluded.overall, outcome = excluded.outcome,
+        completed_at = excluded.completed_at, changed = l.fingerprint <> excluded.fingerprint
+    WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id)
     RETURNING connection_id, changed, acknowledged";
 
 /// For a report that came too late to be the latest.
@@ -103,198 +106,176 @@ const DIFFERS: &str =
     "SELECT fingerprint <> $2 FROM verifyd_latest_reports WHERE connection_id = $1";
 
 const OUTBOX: &str = concat!(
-    "INSERT INTO verifyd_webhook_deliveries \
-        (endpoint_id, message_id, operation_run_id, payload, pending_since) \
+    "INSERT INTO verifyd_webhook_deliveries
+        (endpoint_id, message_id, operation_run_id, payload, pending_since)
      SELECT e.id, $2, $3, $4, ",
     now!(),
-    " FROM verifyd_webhook_endpoints e \
+    " FROM verifyd_webhook_endpoints e
       WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)"
 );
 
-/// What a transaction has completed.
-struct Completed<'a> {
-    calls: BTreeMap<i64, &'a CompletionRequest>,
-    /// Runs whose workspace has webhooks.
-    with_webhooks: Vec<i64>,
-    /// The same for all of them; as it is written, too.
-    at: DateTime<Utc>,
-    at_text: String,
+impl BatchedCall<SqliteStore> for CompletionRequest {
+    /// Whether it is completed now; if not, somebody else's token is the current one.
+    type Answer = bool;
+    const NAME: &'static str = "complete";
+
+    fn keys(&self) -> Vec<(&'static str, i64)> {
+        self.keys()
+    }
+
+    fn batcher(store: &SqliteStore) -> &Batcher<Self, Self::Answer> {
+        &store.completing
+    }
+
+    async fn run(
+        store: &SqliteStore,
+        mut tx: Tx,
+        calls: Vec<Self>,
+    ) -> BatchResult<SqliteStore, Self> {
+        let completed = store.complete_runs(&mut tx, &calls).await?;
+        tx.commit().await?;
+        let answers = calls.iter().map(|c| Some(completed.contains(c.run)));
+        let answers = answers.collect();
+        completed.announce(&store.completions, &store.recorded);
+        Ok((answers, None))
+    }
 }
 
-impl SqliteStore {
-    pub(super) async fn complete_run(
-        &self,
-        claim: &Claim,
-        completion: &Completion,
-    ) -> Result<bool, StoreError> {
+#[async_trait]
+impl CompletionStore for SqliteStore {
+    async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
         let request = CompletionRequest::new(claim, completion)?;
-        if let Some(completed) = together(self, request).await {
+        if let Some(completed) = submit(self, request).await {
             return Ok(completed);
         }
         let mut request = CompletionRequest::new(claim, completion)?;
-        let tx = self.begin().await?;
-        let completed = match self.complete_all(tx, std::slice::from_ref(&request)).await {
+        match self.complete_by_itself(&request).await {
             // A context that cannot be copied does not keep the run from its end.
             Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
                 tracing::warn!(%why, "the context of the run cannot be kept");
                 request.kept = NOTHING_KEPT;
-                let tx = self.begin().await?;
-                let dropped = self.complete_all(tx, &[request]).await;
+                let dropped = self.complete_by_itself(&request).await;
                 // What is refused for another reason is told with that.
-                dropped.map_err(|_| StoreError::Refused(why))?
+                dropped.map_err(|_| StoreError::Refused(why))
             }
-            completed => completed?,
-        };
-        Ok(completed.is_some_and(|completed| completed[0]))
+            completed => completed,
+        }
+    }
+}
+
+impl SqliteStore {
+    async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
+        let completed = self
+            .transaction(async |tx| self.complete_runs(tx, std::slice::from_ref(request)).await)
+            .await?;
+        let is_completed = completed.contains(request.run);
+        completed.announce(&self.completions, &self.recorded);
+        Ok(is_completed)
     }
 
-    /// Which of them are completed now; those that are not were somebody else's. None: nothing was
-    /// written, as a row was not what the one before said.
-    pub(super) async fn complete_all(
+    /// Completes those of these runs whose token is the current one.
+    async fn complete_runs(
         &self,
-        mut tx: Tx,
+        tx: &mut SqliteConnection,
         calls: &[CompletionRequest],
-    ) -> Result<Option<Vec<bool>>, StoreError> {
-        let attempts = calls.iter().map(|c| (c.run.0, c.attempt, &c.token));
+    ) -> Result<Completed, StoreError> {
+        let attempts = calls
+            .iter()
+            .map(|c| (c.run.0, c.attempt, c.token.to_string()));
         let ended: Vec<i64> = sqlx::query_scalar(END_ATTEMPTS)
-            .bind(list(attempts)?)
+            .bind(json_list(attempts)?)
             .fetch_all(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let answers = calls.iter().map(|c| ended.contains(&c.run.0)).collect();
+            .await?;
+        let mut completed = Completed::default();
         if ended.is_empty() {
-            rollback(tx).await?;
-            return Ok(Some(answers));
+            return Ok(completed);
         }
-        let calls = calls.iter().filter(|call| ended.contains(&call.run.0));
-        let completed = write_runs(&mut tx, calls).await?;
-        let Some(completed) = completed.filter(|done| done.calls.len() == ended.len()) else {
-            rollback(tx).await?;
-            return Ok(None);
+        let ended = || calls.iter().filter(|call| ended.contains(&call.run.0));
+        let rows = ended().map(|c| {
+            (
+                c.run.0,
+                c.outcome,
+                &c.failures,
+                &c.patch,
+                &c.defaults,
+                c.kept,
+            )
+        });
+        let rows: Vec<(i64, String, DateTime<Utc>, bool)> = sqlx::query_as(COMPLETE)
+            .bind(json_list(rows)?)
+            .fetch_all(&mut *tx)
+            .await?;
+        // The same time for all of them; as it is written, too.
+        let Some((_, at_text, at, _)) = rows.first().filter(|_| rows.len() == ended().count())
+        else {
+            return Err(StoreError::Refused(
+                "a run whose attempt was ended is gone".into(),
+            ));
         };
         sqlx::query(FORGET_DELIVERIES)
-            .bind(list(ended.iter())?)
+            .bind(json_list(rows.iter().map(|row| row.0))?)
             .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        let inventories: Vec<&InventoryRow> = completed
-            .calls
-            .values()
-            .filter_map(|call| call.inventory.as_ref())
-            .collect();
-        self.refresh_inventories(&mut tx, &inventories, &completed.at_text)
             .await?;
-        let reports = completed.calls.values();
-        let reports = reports.filter_map(|call| Some((call.connection?, call.run)));
-        self.forget_latest_reports(&mut tx, reports).await?;
-        let notices = write_latest(&mut tx, &completed).await?;
-        for notice in &notices {
-            if completed.with_webhooks.contains(&notice.operation_run_id.0) {
-                put_into_outbox(&mut tx, notice, completed.at).await?;
-            }
-        }
-        commit(tx).await?;
-        for notice in notices {
-            // Fails when nobody wants to know.
-            let _ = self.completions.send(notice);
-        }
-        if !completed.with_webhooks.is_empty() {
-            self.recorded.notify_one();
-        }
-        Ok(Some(answers))
-    }
-}
-
-/// None: there was nothing to write.
-async fn write_runs<'a>(
-    tx: &mut Tx,
-    calls: impl Iterator<Item = &'a CompletionRequest> + Clone,
-) -> Result<Option<Completed<'a>>, StoreError> {
-    let rows = calls.clone().map(|c| {
-        (
-            c.run.0,
-            c.outcome,
-            &c.failures,
-            &c.context,
-            &c.defaults,
-            c.kept,
-        )
-    });
-    let rows: Vec<(i64, String, DateTime<Utc>, bool)> = sqlx::query_as(COMPLETE)
-        .bind(list(rows)?)
-        .fetch_all(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
-    let Some((_, at_text, at, _)) = rows.first().cloned() else {
-        return Ok(None);
-    };
-    let with_webhooks = rows.iter().filter(|row| row.3).map(|row| row.0).collect();
-    let written: Vec<i64> = rows.into_iter().map(|row| row.0).collect();
-    Ok(Some(Completed {
-        calls: calls
-            .map(|call| (call.run.0, call))
-            .filter(|(run, _)| written.contains(run))
-            .collect(),
-        with_webhooks,
-        at,
-        at_text,
-    }))
-}
-
-/// Ends acknowledgements that do not stand any more, and says what is to be told of each: whether the
-/// fingerprint differs from that of the connection's report before.
-async fn write_latest(tx: &mut Tx, completed: &Completed<'_>) -> Result<Vec<Notice>, StoreError> {
-    let latest = completed.calls.values().filter_map(|call| {
-        let notice = &call.notice;
-        let connection = call.connection?.0;
-        Some((
-            connection,
-            call.run.0,
-            &notice.fingerprint,
-            &notice.overall,
-            call.outcome,
-        ))
-    });
-    let rows: Vec<(i64, bool, bool)> = sqlx::query_as(LATEST_REPORTS)
-        .bind(list(latest)?)
-        .bind(&completed.at_text)
-        .fetch_all(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
-    let written: HashMap<i64, (bool, bool)> = rows
-        .into_iter()
-        .map(|(connection, changed, acknowledged)| (connection, (changed, acknowledged)))
-        .collect();
-    let mut told = Vec::with_capacity(completed.calls.len());
-    for call in completed.calls.values() {
-        let changed = match call.connection {
-            Some(connection) => {
-                let row = written.get(&connection.0);
-                if row.is_none_or(|(_, acknowledged)| *acknowledged) {
-                    lapse_acknowledgements(tx, connection, call.run, &completed.at_text).await?;
-                }
-                match row {
-                    Some((changed, _)) => *changed,
-                    None => sqlx::query_scalar(DIFFERS)
-                        .bind(connection.0)
-                        .bind(&call.notice.fingerprint)
-                        .fetch_one(&mut **tx)
-                        .await
-                        .map_err(from_sqlx)?,
-                }
-            }
-            None => true,
-        };
-        told.push(Notice {
-            changed,
-            ..call.notice.clone()
+        let inventories: Vec<&InventoryRow> =
+            ended().filter_map(|call| call.inventory.as_ref()).collect();
+        self.refresh_inventories(tx, &inventories, at_text).await?;
+        let reports = ended().filter_map(|call| Some((call.connection?, call.run)));
+        self.forget_latest_reports(tx, reports).await?;
+        let latest = ended().filter_map(|call| {
+            Some((
+                call.connection?.0,
+                call.run.0,
+                &call.notice.fingerprint,
+                &call.notice.overall,
+                call.outcome,
+            ))
         });
+        let written: Vec<(i64, bool, bool)> = sqlx::query_as(LATEST_REPORTS)
+            .bind(json_list(latest)?)
+            .bind(at_text)
+            .fetch_all(&mut *tx)
+            .await?;
+        let written: HashMap<i64, (bool, bool)> = written
+            .into_iter()
+            .map(|(connection, changed, acknowledged)| (connection, (changed, acknowledged)))
+            .collect();
+        for call in ended() {
+            let mut notice = call.notice.clone();
+            if let Some(connection) = call.connection {
+                let row = written.get(&connection.0).copied();
+                notice.changed = compare(tx, call, connection, row, at_text).await?;
+            }
+            if rows.iter().any(|row| row.0 == call.run.0 && row.3) {
+                put_into_outbox(tx, &notice, *at).await?;
+                completed.has_deliveries = true;
+            }
+            completed.notices.push(notice);
+        }
+        Ok(completed)
     }
-    Ok(told)
+}
+
+/// Ends acknowledgements that do not stand any more, and says whether the fingerprint differs from that of
+/// the connection's report before.
+async fn compare(
+    tx: &mut SqliteConnection,
+    call: &CompletionRequest,
+    connection: ConnectionId,
+    written: Option<(bool, bool)>,
+    at: &str,
+) -> Result<bool, StoreError> {
+    if written.is_none_or(|(_, acknowledged)| acknowledged) {
+        lapse_acknowledgements(tx, connection, call.run, at).await?;
+    }
+    if let Some((changed, _)) = written {
+        return Ok(changed);
+    }
+    let differs = sqlx::query_scalar(DIFFERS).bind(connection.0);
+    Ok(differs.bind(&call.notice.fingerprint).fetch_one(tx).await?)
 }
 
 async fn put_into_outbox(
-    tx: &mut Tx,
+    tx: &mut SqliteConnection,
     notice: &Notice,
     at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
@@ -304,8 +285,7 @@ async fn put_into_outbox(
         .bind(notice.operation_run_id.0)
         .bind(event(notice, at)?)
         .bind(notice.changed)
-        .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .execute(tx)
+        .await?;
     Ok(())
 }

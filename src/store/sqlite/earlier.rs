@@ -1,10 +1,9 @@
 //! What belongs to an earlier run of the same id, as in PostgreSQL.
 
-use super::{SqliteStore, Tx, now, run_type};
+use super::{SqliteStore, json_list, now, run_type};
 use crate::domain::{ConnectionId, RunId};
-use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
-use crate::store::sqlite::together::list;
+use crate::ports::store_error::StoreError;
+use sqlx::SqliteConnection;
 
 /// A time that somebody else may have written in another form; null where it is none.
 macro_rules! time {
@@ -60,7 +59,7 @@ macro_rules! is_earlier {
             now!(),
             " ELSE ",
             is_before_start!(),
-            " OR a.attempt <= coalesce((SELECT max(c.attempt) FROM verifyd_run_attempts c \
+            " OR a.attempt <= coalesce((SELECT max(c.attempt) FROM verifyd_run_attempts c
                  WHERE c.run_id = a.run_id AND c.end_reason = 'completed'), 0) END"
         )
     };
@@ -69,9 +68,9 @@ macro_rules! is_earlier {
 const SET_ASIDE: &str = concat!(
     "UPDATE verifyd_run_attempts SET earlier = 1, ended_at = coalesce(ended_at, ",
     now!(),
-    "), end_reason = coalesce(end_reason, 'superseded') \
-     WHERE run_id = $1 AND NOT earlier AND attempt IN ( \
-        SELECT a.attempt FROM verifyd_run_attempts a JOIN operation_runs r ON r.id = a.run_id \
+    "), end_reason = coalesce(end_reason, 'superseded')
+     WHERE run_id = $1 AND NOT earlier AND attempt IN (
+        SELECT a.attempt FROM verifyd_run_attempts a JOIN operation_runs r ON r.id = a.run_id
         WHERE a.run_id = $1 AND r.type = ",
     run_type!(),
     " AND (",
@@ -80,16 +79,16 @@ const SET_ASIDE: &str = concat!(
 );
 
 /// Without an attempt of its own a run waits for nothing.
-const FORGET_WAIT: &str = "\
-    UPDATE verifyd_run_deliveries SET not_before = NULL WHERE run_id = $1 AND not_before IS NOT NULL \
+const FORGET_WAIT: &str = "
+    UPDATE verifyd_run_deliveries SET not_before = NULL WHERE run_id = $1 AND not_before IS NOT NULL
     AND NOT EXISTS (SELECT 1 FROM verifyd_run_attempts a WHERE a.run_id = $1 AND NOT a.earlier)";
 
 /// The attempts of the run that is there now.
 pub(super) const OWN_ATTEMPTS: &str = concat!(
-    "SELECT a.run_id, a.attempt, a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason \
+    "SELECT a.run_id, a.attempt, a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
      FROM verifyd_run_attempts a JOIN operation_runs r ON r.id = a.run_id AND r.type = ",
     run_type!(),
-    " WHERE a.run_id = $1 AND NOT a.earlier AND NOT CASE WHEN r.status = 'completed' \
+    " WHERE a.run_id = $1 AND NOT a.earlier AND NOT CASE WHEN r.status = 'completed'
           AND a.ended_at IS NOT NULL THEN ",
     is_before_start!(),
     " ELSE ",
@@ -146,7 +145,7 @@ pub(super) use latest_report_of_connection;
 /// And the run is of this connection and carries this fingerprint.
 macro_rules! carries_fingerprint {
     () => {
-        " AND CAST(p.context ->> 'provider_connection_id' AS TEXT) = CAST(l.connection_id AS TEXT) \
+        " AND CAST(p.context ->> 'provider_connection_id' AS TEXT) = CAST(l.connection_id AS TEXT)
           AND p.context ->> '$.verification_report.fingerprint' = l.fingerprint"
     };
 }
@@ -155,11 +154,11 @@ pub(super) use carries_fingerprint;
 /// Rows that were left by earlier runs. `$1`: connections and the runs that are completed now. What was
 /// written later is not left over.
 const FORGET_LATEST_REPORTS: &str = concat!(
-    "DELETE FROM verifyd_latest_reports AS l \
+    "DELETE FROM verifyd_latest_reports AS l
      WHERE connection_id IN (SELECT value ->> 0 FROM json_each($1)) AND completed_at <= ",
     now!(),
-    " AND NOT EXISTS ( \
-        SELECT 1 FROM json_each($1) d JOIN operation_runs r ON r.id = d.value ->> 1 \
+    " AND NOT EXISTS (
+        SELECT 1 FROM json_each($1) d JOIN operation_runs r ON r.id = d.value ->> 1
         WHERE d.value ->> 0 = l.connection_id AND l.operation_run_id <> r.id AND ",
     is_of_its_run!("r.workspace_id", "r.tenant_id", carries_fingerprint!()),
     ")"
@@ -187,18 +186,17 @@ pub(super) use is_delivery_of_earlier;
 
 impl SqliteStore {
     /// Marks what belongs to an earlier run than the one that is queued.
-    pub(super) async fn set_aside(&self, tx: &mut Tx, run: RunId) -> Result<(), StoreError> {
-        let set_aside = sqlx::query(SET_ASIDE)
-            .bind(run.0)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+    pub(super) async fn set_aside(
+        &self,
+        tx: &mut SqliteConnection,
+        run: RunId,
+    ) -> Result<(), StoreError> {
+        let set_aside = sqlx::query(SET_ASIDE).bind(run.0).execute(&mut *tx).await?;
         if set_aside.rows_affected() > 0 {
             sqlx::query(FORGET_WAIT)
                 .bind(run.0)
-                .execute(&mut **tx)
-                .await
-                .map_err(from_sqlx)?;
+                .execute(&mut *tx)
+                .await?;
         }
         Ok(())
     }
@@ -206,14 +204,13 @@ impl SqliteStore {
     /// See [`FORGET_LATEST_REPORTS`].
     pub(super) async fn forget_latest_reports(
         &self,
-        tx: &mut Tx,
+        tx: &mut SqliteConnection,
         completed: impl Iterator<Item = (ConnectionId, RunId)>,
     ) -> Result<(), StoreError> {
         sqlx::query(FORGET_LATEST_REPORTS)
-            .bind(list(completed.map(|(c, r)| (c.0, r.0)))?)
-            .execute(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .bind(json_list(completed.map(|(c, r)| (c.0, r.0)))?)
+            .execute(&mut *tx)
+            .await?;
         Ok(())
     }
 }

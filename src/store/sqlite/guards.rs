@@ -1,10 +1,11 @@
 //! The guards on `operation_runs`. The file is verifyd's own: they come with the migrations, and
 //! are made again here where somebody removed one.
 
-use super::{SqliteStore, commit};
-use crate::ports::store::{Enforced, Guards, StoreError};
-use crate::store::error::from_sqlx;
+use super::SqliteStore;
+use crate::ports::schema::{Enforced, GuardStore, Guards};
+use crate::ports::store_error::StoreError;
 use crate::store::migrations;
+use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 /// The triggers of migrations 3 and 10. (The rest is in the table's definition, which SQLite cannot alter.)
@@ -17,35 +18,33 @@ const TRIGGERS: [&str; 6] = [
     "verifyd_guard_run_id",
 ];
 
-const FIND: &str = "\
+const FIND: &str = "
     SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'operation_runs'";
 
-impl SqliteStore {
-    pub(super) async fn find_guards(&self) -> Result<Guards, StoreError> {
+#[async_trait]
+impl GuardStore for SqliteStore {
+    async fn guards(&self) -> Result<Guards, StoreError> {
         find(&mut *self.reader().await?).await
     }
 
-    pub(super) async fn enforce_guards(&self) -> Result<Enforced, StoreError> {
-        let mut tx = self.begin().await?;
-        let before = find(&mut tx).await?;
-        sqlx::raw_sql(migrations::SQLITE_GUARDS)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await?;
-        Ok(Enforced {
-            in_place: before.in_place,
-            added: before.missing,
-            refused: Vec::new(),
+    async fn enforce(&self) -> Result<Enforced, StoreError> {
+        self.transaction(async |tx| {
+            let before = find(tx).await?;
+            sqlx::raw_sql(migrations::SQLITE_GUARDS)
+                .execute(&mut *tx)
+                .await?;
+            Ok(Enforced {
+                in_place: before.in_place,
+                added: before.missing,
+                refused: Vec::new(),
+            })
         })
+        .await
     }
 }
 
 async fn find(connection: &mut SqliteConnection) -> Result<Guards, StoreError> {
-    let there: Vec<String> = sqlx::query_scalar(FIND)
-        .fetch_all(connection)
-        .await
-        .map_err(from_sqlx)?;
+    let there: Vec<String> = sqlx::query_scalar(FIND).fetch_all(connection).await?;
     let (in_place, missing) = TRIGGERS
         .iter()
         .map(|name| (*name).to_owned())

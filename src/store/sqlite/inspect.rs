@@ -1,18 +1,19 @@
 //! Does the schema fit? Names what is missing and what has another type.
 
 use super::SqliteStore;
-use crate::ports::store::{SchemaFinding, StoreError};
-use crate::store::error::from_sqlx;
+use crate::ports::schema::{InspectStore, SchemaFinding, SchemaStore as _};
+use crate::ports::store_error::StoreError;
 use crate::store::from_row::from_row;
 use crate::store::migrations::WANTED_VERSION;
 use crate::store::tables::{APPLICATION, Family, OWN, Table};
+use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 const COLUMNS: &str = "SELECT name, type, pk > 0 AS key FROM pragma_table_info($1)";
 
 /// The columns of every unique index that holds for all rows, one index per row.
-const UNIQUE: &str = "\
-    SELECT (SELECT group_concat(c.name, ',') FROM pragma_index_info(i.name) c) \
+const UNIQUE: &str = "
+    SELECT (SELECT group_concat(c.name, ',') FROM pragma_index_info(i.name) c)
     FROM pragma_index_list($1) i WHERE i.\"unique\" AND NOT i.partial";
 
 from_row! {
@@ -23,8 +24,9 @@ from_row! {
     }
 }
 
-impl SqliteStore {
-    pub(super) async fn inspect_schema(&self) -> Result<Vec<SchemaFinding>, StoreError> {
+#[async_trait]
+impl InspectStore for SqliteStore {
+    async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
         let mut findings = Vec::new();
         let mut reader = self.reader().await?;
         for table in OWN {
@@ -35,11 +37,8 @@ impl SqliteStore {
             inspect_table(&mut reader, table.name, table, &mut findings).await?;
         }
         drop(reader);
-        if let Some(version) = self
-            .applied_version()
-            .await?
-            .filter(|v| *v < WANTED_VERSION)
-        {
+        let version = self.schema_version().await?;
+        if let Some(version) = version.filter(|version| *version < WANTED_VERSION) {
             findings.push(SchemaFinding {
                 fatal: true,
                 privilege: false,
@@ -50,15 +49,13 @@ impl SqliteStore {
         }
         Ok(findings)
     }
-}
 
-impl SqliteStore {
-    /// Changes with every statement that changes the schema.
-    pub(super) async fn read_schema_mark(&self) -> Result<String, StoreError> {
-        sqlx::query_scalar("SELECT CAST(schema_version AS TEXT) FROM pragma_schema_version")
-            .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)
+    async fn schema_mark(&self) -> Result<String, StoreError> {
+        Ok(
+            sqlx::query_scalar("SELECT CAST(schema_version AS TEXT) FROM pragma_schema_version")
+                .fetch_one(&mut *self.reader().await?)
+                .await?,
+        )
     }
 }
 
@@ -71,8 +68,7 @@ async fn inspect_table(
     let columns: Vec<Column> = sqlx::query_as(COLUMNS)
         .bind(name)
         .fetch_all(&mut *connection)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     let mut find = |subject: String, problem: String, remedy: &str| {
         findings.push(SchemaFinding {
             fatal: true,
@@ -115,8 +111,7 @@ async fn inspect_table(
     let unique: Vec<String> = sqlx::query_scalar(UNIQUE)
         .bind(name)
         .fetch_all(connection)
-        .await
-        .map_err(from_sqlx)?;
+        .await?;
     let there = unique
         .iter()
         .any(|columns| same_columns(&columns.split(',').collect::<Vec<_>>(), table.unique));

@@ -1,16 +1,17 @@
 //! The permission inventory: what changed is written, and one row per tenant that says how fresh
 //! the whole is, and by a digest whether anything can have changed.
 
-use super::together::list;
-use super::{SqliteStore, Tx, run_type};
+use super::{SqliteStore, json_list};
 use crate::domain::TenantId;
 use crate::domain::permission::{PermissionStatus, StoredPermission};
-use crate::ports::store::{InventoryFreshness, StoreError};
+use crate::ports::inventory::{InventoryFreshness, InventoryStore};
+use crate::ports::store_error::StoreError;
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
-use crate::store::error::from_sqlx;
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
+use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use sqlx::SqliteConnection;
 use std::collections::BTreeMap;
 
 /// Whether what is known of a tenant's inventory was read by the run that it names.
@@ -20,7 +21,7 @@ macro_rules! is_of_its_run {
             "EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = ",
             $i,
             ".operation_run_id AND p.type = ",
-            run_type!(),
+            $crate::store::sqlite::run_type!(),
             " AND p.tenant_id = ",
             $i,
             ".tenant_id AND abs(julianday(p.completed_at) - julianday(",
@@ -35,38 +36,38 @@ pub(super) use is_of_its_run;
 /// what is stored: its digest is another one, the run that read it is not there any more, or it has not been compared for long (`$3`, seconds), as
 /// others may write the rows, too.
 const FRESHNESS: &str = concat!(
-    "INSERT INTO verifyd_tenant_inventory \
-        (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at) \
-    SELECT value ->> 0, value ->> 1, $2, value ->> 2, value ->> 3, $2 FROM json_each($1) WHERE true \
-    ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id, \
-        refreshed_at = excluded.refreshed_at, source = excluded.source, \
-        digest = excluded.digest, \
-        compared_at = CASE WHEN digest = excluded.digest \
-             AND verifyd_tenant_inventory.operation_run_id <> excluded.operation_run_id \
+    "INSERT INTO verifyd_tenant_inventory
+        (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at)
+    SELECT value ->> 0, value ->> 1, $2, value ->> 2, value ->> 3, $2 FROM json_each($1) WHERE true
+    ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id,
+        refreshed_at = excluded.refreshed_at, source = excluded.source,
+        digest = excluded.digest,
+        compared_at = CASE WHEN digest = excluded.digest
+             AND verifyd_tenant_inventory.operation_run_id <> excluded.operation_run_id
              AND ",
     is_of_its_run!("verifyd_tenant_inventory"),
-    " \
-                                AND julianday(compared_at) > julianday($2) - $3 / 86400.0 \
-                           THEN compared_at ELSE $2 END \
+    "
+                                AND julianday(compared_at) > julianday($2) - $3 / 86400.0
+                           THEN compared_at ELSE $2 END
     RETURNING tenant_id, compared_at = $2"
 );
 
 /// `$2`: permission, status, details.
-const WRITE: &str = "\
-    INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at) \
-    SELECT $1, value ->> 0, value ->> 1, value -> 2, $3 FROM json_each($2) WHERE true \
-    ON CONFLICT (tenant_id, permission_key) DO UPDATE SET status = excluded.status, \
+const WRITE: &str = "
+    INSERT INTO tenant_permissions (tenant_id, permission_key, status, details, last_checked_at)
+    SELECT $1, value ->> 0, value ->> 1, value -> 2, $3 FROM json_each($2) WHERE true
+    ON CONFLICT (tenant_id, permission_key) DO UPDATE SET status = excluded.status,
         details = excluded.details, last_checked_at = excluded.last_checked_at";
 
-const PERMISSIONS: &str = "\
-    SELECT tenant_id, permission_key, status, \
-        CASE WHEN octet_length(details) <= 65536 THEN details END AS details, last_checked_at \
-    FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing') \
+const PERMISSIONS: &str = "
+    SELECT tenant_id, permission_key, status,
+        CASE WHEN octet_length(details) <= 65536 THEN details END AS details, last_checked_at
+    FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing')
         AND permission_key IS NOT NULL ORDER BY permission_key";
 
 /// Its run may have been pruned. One that was completed at another time is not its run.
 const READ_FRESHNESS: &str = concat!(
-    "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source \
+    "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source
      FROM verifyd_tenant_inventory i WHERE i.tenant_id = $1 AND (",
     is_of_its_run!("i"),
     " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))"
@@ -90,11 +91,33 @@ struct Entry {
     details: Map<String, Value>,
 }
 
+#[async_trait]
+impl InventoryStore for SqliteStore {
+    async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError> {
+        let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
+            .bind(tenant.0)
+            .fetch_all(&mut *self.reader().await?)
+            .await?;
+        rows::all(found)
+    }
+
+    async fn inventory_freshness(
+        &self,
+        tenant: TenantId,
+    ) -> Result<Option<InventoryFreshness>, StoreError> {
+        let found: Option<FreshnessRow> = sqlx::query_as(READ_FRESHNESS)
+            .bind(tenant.0)
+            .fetch_optional(&mut *self.reader().await?)
+            .await?;
+        Ok(found.map(Into::into))
+    }
+}
+
 impl SqliteStore {
     /// At most one for each tenant. `now` is the database's time.
     pub(super) async fn refresh_inventories(
         &self,
-        tx: &mut Tx,
+        tx: &mut SqliteConnection,
         fresh: &[&InventoryRow],
         now: &str,
     ) -> Result<(), StoreError> {
@@ -105,12 +128,11 @@ impl SqliteStore {
             .iter()
             .map(|row| (row.tenant, row.run, row.source, row.digest()));
         let compared: Vec<(i64, bool)> = sqlx::query_as(FRESHNESS)
-            .bind(list(read)?)
+            .bind(json_list(read)?)
             .bind(now)
             .bind(DIGEST_STANDS_SECONDS)
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(from_sqlx)?;
+            .fetch_all(&mut *tx)
+            .await?;
         for row in fresh {
             if compared.contains(&(row.tenant, true)) {
                 write_what_differs(tx, row, now).await?;
@@ -118,42 +140,17 @@ impl SqliteStore {
         }
         Ok(())
     }
-
-    pub(super) async fn list_permissions(
-        &self,
-        tenant: TenantId,
-    ) -> Result<Vec<StoredPermission>, StoreError> {
-        let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
-            .bind(tenant.0)
-            .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
-        rows::all(found)
-    }
-
-    pub(super) async fn read_freshness(
-        &self,
-        tenant: TenantId,
-    ) -> Result<Option<InventoryFreshness>, StoreError> {
-        let found: Option<FreshnessRow> = sqlx::query_as(READ_FRESHNESS)
-            .bind(tenant.0)
-            .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
-        Ok(found.map(Into::into))
-    }
 }
 
 async fn write_what_differs(
-    tx: &mut Tx,
+    tx: &mut SqliteConnection,
     fresh: &InventoryRow,
     now: &str,
 ) -> Result<(), StoreError> {
     let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
         .bind(fresh.tenant)
-        .fetch_all(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .fetch_all(&mut *tx)
+        .await?;
     let entries: Vec<Entry> = serde_json::from_str(fresh.entries()?.0.get())
         .map_err(|_| StoreError::Refused("the inventory cannot be read again".into()))?;
     let changes = changes(rows::all(found)?, entries, now);
@@ -165,11 +162,10 @@ async fn write_what_differs(
         .map(|change| (&change.key, change.status, &change.details));
     sqlx::query(WRITE)
         .bind(fresh.tenant)
-        .bind(list(written)?)
+        .bind(json_list(written)?)
         .bind(now)
-        .execute(&mut **tx)
-        .await
-        .map_err(from_sqlx)?;
+        .execute(&mut *tx)
+        .await?;
     Ok(())
 }
 

@@ -3,76 +3,66 @@
 //! One connection writes, in transactions that begin with `BEGIN IMMEDIATE`; so they take turns, in the
 //! order in which they asked, and with other processes, which `busy_timeout` waits for. The others read
 //! (WAL). What PostgreSQL needs locks and rechecks for cannot happen here: nothing changes between two
-//! statements of a transaction that writes. Calls that come at the same time share one: `together`.
+//! statements of a transaction that writes. Calls that come at the same time share one: `batching`.
 //!
 //! Times are texts, RFC 3339 in UTC with milliseconds, written by SQLite's own clock.
 
 mod access;
 mod acknowledgements;
 mod actors;
+mod batching;
 mod bounds;
 mod claim;
 mod complete;
 mod connections;
-mod disown;
+mod credentials;
 mod earlier;
-mod facts;
+mod fair_queuing;
 mod guards;
 mod inspect;
 mod invalid_runs;
 mod inventory;
 mod notices;
 mod onboarding;
-mod outbox;
+mod orphans;
 mod overview;
 mod plan;
 mod probe;
 mod prune;
+mod recording;
 mod runs;
 mod schema;
+mod starting_point;
 mod summaries;
 mod sweep;
-mod together;
-mod turns;
 mod wake;
-mod webhooks;
+mod webhook_deliveries;
+mod webhook_endpoints;
 mod workers;
 
-use super::error::from_sqlx;
-use super::together::Group;
-use super::{DatabaseSettings, LimitSettings};
-use crate::domain::access::Binding;
-use crate::domain::completion::Completion;
-use crate::domain::connection::{
-    ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
-};
-use crate::domain::connection_facts::KeptFacts;
+use super::batching::Batcher;
+use super::claims::ClaimRequest;
+use super::completion::CompletionRequest;
+use super::{DatabaseSettings, End, LimitSettings};
 use crate::domain::notice::Notice;
-use crate::domain::permission::StoredPermission;
-use crate::domain::run::RunState;
-use crate::domain::{ConnectionId, OperationRun, RunId, RunSummary, TenantId, WorkerId};
+use crate::ports::claims::ClaimAnswer;
 use crate::ports::notices::NOTICES_KEPT;
-use crate::ports::store::{
-    AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
-    ConnectionStore, Enforced, FoundCredential, Guards, InventoryFreshness, LatestReport, Migrated,
-    NewRun, OpenAttempt, PrunePolicy, Pruned, Recorded, RunCounts, RunFilter, RunStore,
-    SchemaFinding, SchemaStore, Seal, StartingPoint, StoreError, SweepPolicy, Swept, WorkerRecord,
-};
-use crate::ports::vault::SealedCredential;
-use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use sqlx::pool::PoolConnection;
+use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
+    SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::types::Json;
 use sqlx::{Connection as _, Sqlite, Transaction};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use together::{ClaimRequest, CompletionRequest, StartRequest};
 use tokio::sync::{Notify, broadcast};
 
 /// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
@@ -84,12 +74,12 @@ macro_rules! run_type {
 use run_type;
 
 /// Of an attempt: it was only to complete the run, and did not. One of an earlier run does not count.
-macro_rules! futile {
+macro_rules! is_failed_completion {
     () => {
         "NOT earlier AND NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
     };
 }
-use futile;
+use is_failed_completion;
 
 /// The database's time; the same for all of a statement.
 macro_rules! now {
@@ -120,9 +110,8 @@ pub(super) struct SqliteStore {
     completions: broadcast::Sender<Notice>,
     /// Woken when it has recorded a delivery to a webhook.
     recorded: Notify,
-    claims: Group<ClaimRequest, ClaimAnswer>,
-    starts: Group<StartRequest, Option<StartingPoint>>,
-    completing: Group<CompletionRequest, bool>,
+    claims: Batcher<ClaimRequest, ClaimAnswer>,
+    completing: Batcher<CompletionRequest, bool>,
     /// `limits.context_bytes`
     context_bytes: i64,
     /// Itself, for the tasks that run the batches.
@@ -185,8 +174,7 @@ impl SqliteStore {
             .await
             .map_err(|_| {
                 StoreError::Unavailable("the file was not opened within connect_timeout".into())
-            })?
-            .map_err(from_sqlx)?;
+            })??;
         Ok(Arc::new_cyclic(|me| Self {
             file,
             writer,
@@ -194,9 +182,8 @@ impl SqliteStore {
             sweeping: tokio::sync::Mutex::new(()),
             completions: broadcast::Sender::new(NOTICES_KEPT),
             recorded: Notify::new(),
-            claims: Group::default(),
-            starts: Group::default(),
-            completing: Group::default(),
+            claims: Batcher::default(),
+            completing: Batcher::default(),
             context_bytes: i64::from(limits.context_bytes),
             me: me.clone(),
         }))
@@ -205,23 +192,47 @@ impl SqliteStore {
     /// A transaction that may write, alone until it ends. Dropped without a commit, it is rolled
     /// back.
     async fn begin(&self) -> Result<Tx, StoreError> {
-        self.writer
-            .begin_with("BEGIN IMMEDIATE")
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// Runs `work` in one transaction that may write, and commits it. An error rolls back.
+    async fn transaction<T, E: From<StoreError>>(
+        &self,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut tx = self.begin().await?;
+        let answer = work(&mut tx).await?;
+        tx.commit().await.map_err(StoreError::from)?;
+        Ok(answer)
+    }
+
+    /// The same for work that decides itself how the transaction ends.
+    async fn transaction_with_end<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<End<T>, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut tx = self.begin().await?;
+        match work(&mut tx).await? {
+            End::Commit(answer) => {
+                tx.commit().await?;
+                Ok(answer)
+            }
+            End::Rollback(answer) => {
+                tx.rollback().await?;
+                Ok(answer)
+            }
+        }
+    }
+
+    /// Runs one statement that writes; returns how many rows it has changed.
+    async fn execute(&self, query: Query<'_, Sqlite, SqliteArguments>) -> Result<u64, StoreError> {
+        self.transaction(async |tx| Ok(query.execute(tx).await?.rows_affected()))
             .await
-            .map_err(from_sqlx)
     }
 
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
-        self.readers.acquire().await.map_err(from_sqlx)
+        Ok(self.readers.acquire().await?)
     }
-}
-
-async fn commit(tx: Tx) -> Result<(), StoreError> {
-    tx.commit().await.map_err(from_sqlx)
-}
-
-async fn rollback(tx: Tx) -> Result<(), StoreError> {
-    tx.rollback().await.map_err(from_sqlx)
 }
 
 /// Whether the writer can be used again. SQLite itself rolls a transaction back when the disk is full,
@@ -255,260 +266,19 @@ fn earlier(duration: Duration) -> String {
     format!("-{:.3} seconds", duration.as_secs_f64())
 }
 
+/// Rows for `json_each`.
+fn json_list<T: Serialize>(
+    rows: impl Iterator<Item = T>,
+) -> Result<Json<Box<RawValue>>, StoreError> {
+    let rows: Vec<T> = rows.collect();
+    to_raw_value(&rows)
+        .map(Json)
+        .map_err(|_| StoreError::Refused("what is to be stored cannot be written as JSON".into()))
+}
+
 /// A list of ids for `json_each`.
 fn id_list(ids: &[i64]) -> serde_json::Value {
     ids.into()
-}
-
-#[async_trait]
-impl RunStore for SqliteStore {
-    async fn claim(
-        &self,
-        run: RunId,
-        worker: &WorkerId,
-        policy: &ClaimPolicy,
-    ) -> Result<ClaimAnswer, StoreError> {
-        self.claim_run(run, worker, policy).await
-    }
-
-    async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
-        self.complete_run(claim, completion).await
-    }
-
-    async fn release(
-        &self,
-        claim: &Claim,
-        end: AttemptEnd,
-        not_before: Option<Duration>,
-    ) -> Result<bool, StoreError> {
-        self.release_run(claim, end, not_before).await
-    }
-
-    async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
-        self.sweep_runs(policy).await
-    }
-
-    async fn open_attempts(&self, worker: &WorkerId) -> Result<Vec<OpenAttempt>, StoreError> {
-        self.list_open_attempts(worker).await
-    }
-
-    async fn disown(
-        &self,
-        worker: &WorkerId,
-        attempts: &[OpenAttempt],
-    ) -> Result<Vec<RunId>, StoreError> {
-        self.disown_attempts(worker, attempts).await
-    }
-
-    async fn undeliver(&self, runs: &[RunId]) -> Result<(), StoreError> {
-        self.undeliver_runs(runs).await
-    }
-
-    async fn beat(&self, beat: &Beat) -> Result<(), StoreError> {
-        self.beat_worker(beat).await
-    }
-
-    async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        self.retire_worker(worker).await
-    }
-
-    async fn record(&self, new: &NewRun) -> Result<Recorded, StoreError> {
-        self.record_run(new).await
-    }
-
-    async fn record_many(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError> {
-        self.record_runs(new).await
-    }
-
-    async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {
-        self.read_run(id).await
-    }
-
-    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
-        self.list_runs(filter).await
-    }
-
-    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
-        self.summarise_run(id).await
-    }
-
-    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
-        self.read_run_state(id).await
-    }
-
-    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError> {
-        self.list_run_states(binding, limit).await
-    }
-
-    async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
-        self.list_attempts(run).await
-    }
-
-    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
-        self.list_workers().await
-    }
-
-    async fn counts(&self) -> Result<RunCounts, StoreError> {
-        self.count_runs().await
-    }
-
-    async fn prune(
-        &self,
-        policy: &PrunePolicy,
-        after: Option<RunId>,
-    ) -> Result<Pruned, StoreError> {
-        self.prune_runs(policy, after).await
-    }
-
-    async fn prune_stray_attempts(
-        &self,
-        batch: u32,
-        after: Option<RunId>,
-    ) -> Result<Pruned, StoreError> {
-        self.delete_stray_attempts(batch, after).await
-    }
-
-    async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
-        self.count_prunable(older_than).await
-    }
-
-    async fn latest_report(
-        &self,
-        connection: ConnectionId,
-    ) -> Result<Option<LatestReport>, StoreError> {
-        self.read_latest_report(connection).await
-    }
-}
-
-#[async_trait]
-impl ConnectionStore for SqliteStore {
-    async fn connection(
-        &self,
-        id: ConnectionId,
-    ) -> Result<Option<(ProviderConnection, Option<StoredCredential>)>, StoreError> {
-        self.read_connection(id).await
-    }
-
-    async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError> {
-        self.read_starting_point(id).await
-    }
-
-    async fn keep_facts(&self, kept: &KeptFacts) -> Result<(), StoreError> {
-        self.write_facts(kept).await
-    }
-
-    async fn connections(
-        &self,
-        tenant: Option<TenantId>,
-        after: Option<ConnectionId>,
-        limit: u32,
-    ) -> Result<Vec<ProviderConnection>, StoreError> {
-        self.list_connections(tenant, after, limit).await
-    }
-
-    async fn add_connection(
-        &self,
-        new: &NewConnection,
-        seal: Option<Seal<'_>>,
-    ) -> Result<ConnectionId, AddConnectionError> {
-        self.insert_connection(new, seal).await
-    }
-
-    async fn set_connection_status(
-        &self,
-        id: ConnectionId,
-        status: ConnectionStatus,
-    ) -> Result<bool, StoreError> {
-        self.update_connection_status(id, status).await
-    }
-
-    async fn set_credential_expiry(
-        &self,
-        id: ConnectionId,
-        expires_at: DateTime<Utc>,
-    ) -> Result<bool, StoreError> {
-        self.write_credential_expiry(id, expires_at).await
-    }
-
-    async fn set_credential(
-        &self,
-        id: ConnectionId,
-        sealed: &SealedCredential,
-    ) -> Result<(), StoreError> {
-        self.replace_credential(id, sealed).await
-    }
-
-    async fn credentials(
-        &self,
-        after: Option<ConnectionId>,
-        limit: u32,
-    ) -> Result<Vec<FoundCredential>, StoreError> {
-        self.list_credentials(after, limit).await
-    }
-
-    async fn reseal_credential(
-        &self,
-        id: ConnectionId,
-        old_payload: &str,
-        new_payload: &str,
-    ) -> Result<bool, StoreError> {
-        self.swap_payload(id, old_payload, new_payload).await
-    }
-
-    async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError> {
-        self.list_permissions(tenant).await
-    }
-
-    async fn inventory_freshness(
-        &self,
-        tenant: TenantId,
-    ) -> Result<Option<InventoryFreshness>, StoreError> {
-        self.read_freshness(tenant).await
-    }
-}
-
-#[async_trait]
-impl SchemaStore for SqliteStore {
-    fn kind(&self) -> &'static str {
-        "sqlite"
-    }
-
-    async fn migrate(&self) -> Result<Migrated, StoreError> {
-        self.run_migrations().await
-    }
-
-    async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
-        self.applied_version().await
-    }
-
-    fn wanted_schema_version(&self) -> i64 {
-        super::migrations::WANTED_VERSION
-    }
-
-    async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
-        self.inspect_schema().await
-    }
-
-    async fn schema_mark(&self) -> Result<String, StoreError> {
-        self.read_schema_mark().await
-    }
-
-    async fn guards(&self) -> Result<Guards, StoreError> {
-        self.find_guards().await
-    }
-
-    async fn enforce(&self) -> Result<Enforced, StoreError> {
-        self.enforce_guards().await
-    }
-
-    async fn ping(&self) -> Result<String, StoreError> {
-        self.library_version().await
-    }
-
-    async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::SqliteStore;
 use crate::domain::notice::Notice;
 use crate::ports::notices::NoticeStore;
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 

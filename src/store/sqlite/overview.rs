@@ -1,22 +1,21 @@
 //! Reads over many connections and runs.
 
-use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short, time};
+use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, time};
 use super::connections::connection_columns;
 use super::earlier::latest_report_of_connection;
 use super::{SqliteStore, id_list, now, run_type};
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
-use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendPoint, WaitingRun};
-use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort, OverviewStore};
-use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
-use crate::store::facts::facts_columns;
+use crate::ports::overview::{ConnectionFilter, OverviewStore};
+use crate::ports::store_error::StoreError;
+use crate::store::filters::{ConnectionSql, push_binding, push_connection_filter};
 use crate::store::lenient::Time;
 use crate::store::overview::{
     self, ACTIVE_RUNS, CompletedRow, ConnectionCountsRow, EndRow, StateRow, TrendRow, WaitingRow,
 };
 use crate::store::rows;
+use crate::store::starting_point::facts_columns;
 use async_trait::async_trait;
 use sqlx::{QueryBuilder, Sqlite};
 use std::time::Duration;
@@ -33,32 +32,32 @@ const ACTIVE: &str = concat!(
 );
 
 const STATES: &str = concat!(
-    "), latest_active AS (SELECT connection, tenant_id, max(id) AS id FROM active \
-         GROUP BY connection, tenant_id) \
+    "), latest_active AS (SELECT connection, tenant_id, max(id) AS id FROM active
+         GROUP BY connection, tenant_id)
      SELECT ",
     connection_columns!(),
-    ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint, \
-       l.overall AS latest_overall, l.outcome AS latest_outcome, \
+    ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint,
+       l.overall AS latest_overall, l.outcome AS latest_outcome,
        l.completed_at AS latest_completed_at, a.id AS active_run_id, ",
     facts_columns!(),
-    ", k.expires_at AS recorded_expires_at FROM provider_connections c \
-     LEFT JOIN verifyd_connection_facts f ON f.connection_id = c.id \
-     LEFT JOIN (SELECT provider_connection_id, expires_at, max(id) FROM provider_credentials \
-                GROUP BY provider_connection_id) k ON k.provider_connection_id = c.id \
+    ", k.expires_at AS recorded_expires_at FROM provider_connections c
+     LEFT JOIN verifyd_connection_facts f ON f.connection_id = c.id
+     LEFT JOIN (SELECT provider_connection_id, expires_at, max(id) FROM provider_credentials
+                GROUP BY provider_connection_id) k ON k.provider_connection_id = c.id
      LEFT JOIN ",
     latest_report_of_connection!(""),
-    " LEFT JOIN latest_active a ON a.connection = CAST(c.id AS TEXT) AND a.tenant_id = c.tenant_id \
+    " LEFT JOIN latest_active a ON a.connection = CAST(c.id AS TEXT) AND a.tenant_id = c.tenant_id
      WHERE true"
 );
 
 const COUNTS: &str = concat!(
-    "SELECT count(*) AS total, count(*) FILTER (WHERE NOT c.valid) AS unusable, \
-        count(*) FILTER (WHERE c.valid AND c.status = 'disabled') AS disabled, \
-        count(*) FILTER (WHERE c.enabled AND l.overall = 'ready') AS ready, \
-        count(*) FILTER (WHERE c.enabled AND l.overall = 'needs_attention') AS needs_attention, \
-        count(*) FILTER (WHERE c.enabled AND l.overall = 'blocked') AS blocked, \
-        count(*) FILTER (WHERE c.enabled AND l.outcome = 'failed') AS failed, \
-        count(*) FILTER (WHERE c.enabled AND l.connection_id IS NULL) AS never_checked \
+    "SELECT count(*) AS total, count(*) FILTER (WHERE NOT c.valid) AS unusable,
+        count(*) FILTER (WHERE c.valid AND c.status = 'disabled') AS disabled,
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'ready') AS ready,
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'needs_attention') AS needs_attention,
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'blocked') AS blocked,
+        count(*) FILTER (WHERE c.enabled AND l.outcome = 'failed') AS failed,
+        count(*) FILTER (WHERE c.enabled AND l.connection_id IS NULL) AS never_checked
     FROM (SELECT c.id, c.workspace_id, c.tenant_id, c.status, (",
     is_valid_connection!(),
     ") IS TRUE AS valid, (c.status = 'enabled' AND ",
@@ -68,30 +67,18 @@ const COUNTS: &str = concat!(
     " WHERE true"
 );
 
-const USABLE: &str = concat!(" AND ", is_valid_connection!());
-const UNUSABLE: &str = concat!(" AND (", is_valid_connection!(), ") IS NOT TRUE");
-/// After every date.
-macro_rules! never {
-    () => {
-        "'~'"
-    };
-}
-
-/// When the credential expires: as a check has found it, else as it is recorded. What never does, and what is
-/// unknown, comes last.
-macro_rules! expires {
-    () => {
-        concat!(
-            "coalesce(CASE WHEN f.expiry_source IS NULL THEN ",
-            time!("k.expires_at"),
-            " ELSE ",
-            time!("f.credential_expires_at"),
-            " END, ",
-            never!(),
-            ")"
-        )
-    };
-}
+const CONNECTION_SQL: ConnectionSql = ConnectionSql {
+    is_valid: is_valid_connection!(),
+    like: "LIKE",
+    expires: concat!(
+        "coalesce(CASE WHEN f.expiry_source IS NULL THEN ",
+        time!("k.expires_at"),
+        " ELSE ",
+        time!("f.credential_expires_at"),
+        " END, '~')"
+    ),
+    cursor: ("coalesce(strftime('%Y-%m-%dT%H:%M:%fZ', ", "), '~')"),
+};
 
 /// What a run's report says for the chain below. One that is too large for a list says nothing.
 macro_rules! told {
@@ -111,32 +98,32 @@ macro_rules! told {
 /// From the latest report of each to the one before, by primary keys only. What stands there may
 /// have been written by somebody else: only a run of this connection is followed to.
 const TREND: &str = concat!(
-    "WITH RECURSIVE chain AS ( \
+    "WITH RECURSIVE chain AS (
          SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, ",
     told!(),
-    ", r.workspace_id, r.tenant_id \
+    ", r.workspace_id, r.tenant_id
          FROM provider_connections c JOIN ",
     latest_report_of_connection!(""),
     "    JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = ",
     run_type!(),
-    "    WHERE c.id IN (SELECT value FROM json_each($1)) AND $2 > 0 \
-         UNION ALL \
+    "    WHERE c.id IN (SELECT value FROM json_each($1)) AND $2 > 0
+         UNION ALL
          SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, ",
     told!(),
-    ", r.workspace_id, r.tenant_id FROM chain c \
-         JOIN operation_runs r \
-             ON r.id = CASE WHEN typeof(c.previous) = 'integer' THEN c.previous END \
+    ", r.workspace_id, r.tenant_id FROM chain c
+         JOIN operation_runs r
+             ON r.id = CASE WHEN typeof(c.previous) = 'integer' THEN c.previous END
              AND r.type = ",
     run_type!(),
     "        AND CASE WHEN ",
     is_listed!("r.context"),
     " THEN ",
     member!("r.context", "$.provider_connection_id"),
-    " END = CAST(c.connection_id AS TEXT) \
-             AND r.workspace_id = c.workspace_id AND r.tenant_id = c.tenant_id \
-             AND r.completed_at <= c.completed_at \
-         WHERE c.depth < $2) \
-     SELECT connection_id, id AS operation_run_id, status, outcome, overall, completed_at \
+    " END = CAST(c.connection_id AS TEXT)
+             AND r.workspace_id = c.workspace_id AND r.tenant_id = c.tenant_id
+             AND r.completed_at <= c.completed_at
+         WHERE c.depth < $2)
+     SELECT connection_id, id AS operation_run_id, status, outcome, overall, completed_at
      FROM chain WHERE ",
     is_shown!(),
     " ORDER BY connection_id, depth DESC"
@@ -151,70 +138,26 @@ const END: &str = concat!(
 const BELOW: &str = "SELECT created_at FROM operation_runs WHERE id <= $1 ORDER BY id DESC LIMIT 1";
 
 const COMPLETED: &str = concat!(
-    "SELECT r.outcome, r.created_at AS created_at, \
-            r.completed_at AS completed_at \
+    "SELECT r.outcome, r.created_at AS created_at,
+            r.completed_at AS completed_at
      FROM operation_runs r WHERE r.status = 'completed' AND r.type = ",
     run_type!()
 );
 
 const WAITING: &str = concat!(
-    "SELECT r.id, r.workspace_id, r.tenant_id, \
-            (julianday('now') - julianday(r.created_at)) * 86400.0 AS waiting_seconds \
+    "SELECT r.id, r.workspace_id, r.tenant_id,
+            (julianday('now') - julianday(r.created_at)) * 86400.0 AS waiting_seconds
      FROM operation_runs r WHERE r.status = 'queued' AND r.type = ",
     run_type!(),
     " AND ",
     is_claimable!()
 );
 
-/// Narrows a query to what is within reach. The columns are the same in all tables.
-fn bound(query: &mut QueryBuilder<Sqlite>, table: &str, binding: &Binding) {
-    if let Some(workspace) = binding.workspace_id {
-        query
-            .push(" AND ")
-            .push(table)
-            .push(".workspace_id = ")
-            .push_bind(workspace.0);
-    }
-    if let Some(tenant) = binding.tenant_id {
-        query
-            .push(" AND ")
-            .push(table)
-            .push(".tenant_id = ")
-            .push_bind(tenant.0);
-    }
-}
-
 fn states(binding: &Binding) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::<Sqlite>::new(ACTIVE);
     query.push_bind(ACTIVE_RUNS).push(STATES);
-    bound(&mut query, "c", binding);
+    push_binding(&mut query, "c", binding);
     query
-}
-
-/// The order, and where the page begins.
-fn push_page(query: &mut QueryBuilder<Sqlite>, filter: &ConnectionFilter) {
-    match filter.after {
-        None => {}
-        Some(ConnectionCursor::Id(after)) => {
-            query.push(" AND c.id > ").push_bind(after.0);
-        }
-        Some(ConnectionCursor::Expiry(expires_at, after)) => {
-            query
-                .push(concat!(
-                    " AND (",
-                    expires!(),
-                    ", c.id) > (coalesce(strftime('%Y-%m-%dT%H:%M:%fZ', "
-                ))
-                .push_bind(expires_at)
-                .push(concat!("), ", never!(), "), "))
-                .push_bind(after.0)
-                .push(")");
-        }
-    }
-    query.push(match filter.sort {
-        ConnectionSort::Id => " ORDER BY c.id",
-        ConnectionSort::Expiry => concat!(" ORDER BY ", expires!(), ", c.id"),
-    });
 }
 
 #[async_trait]
@@ -224,42 +167,11 @@ impl OverviewStore for SqliteStore {
         filter: &ConnectionFilter,
     ) -> Result<Vec<ConnectionState>, StoreError> {
         let mut query = states(&filter.binding);
-        if let Some(tenant) = filter.tenant {
-            query.push(" AND c.tenant_id = ").push_bind(tenant.0);
-        }
-        if let Some(status) = filter.status {
-            match status {
-                ConnectionStatus::Unusable => query.push(UNUSABLE),
-                status => query
-                    .push(" AND c.status = ")
-                    .push_bind(status.as_str())
-                    .push(USABLE),
-            };
-        }
-        match filter.overall.as_deref() {
-            None => {}
-            Some("never") => {
-                query.push(" AND l.connection_id IS NULL");
-            }
-            Some(overall) => {
-                query
-                    .push(" AND l.overall = ")
-                    .push_bind(overall.to_owned());
-            }
-        }
-        if let Some(name) = &filter.name {
-            query
-                .push(" AND c.display_name LIKE ")
-                .push_bind(overview::anywhere(name))
-                .push(r" ESCAPE '\'");
-        }
-        push_page(&mut query, filter);
-        query.push(" LIMIT ").push_bind(i64::from(filter.limit));
+        push_connection_filter(&mut query, filter, &CONNECTION_SQL);
         let found: Vec<StateRow> = query
             .build_query_as()
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
@@ -273,19 +185,17 @@ impl OverviewStore for SqliteStore {
         let found: Option<StateRow> = query
             .build_query_as()
             .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         found.map(TryInto::try_into).transpose()
     }
 
     async fn connection_counts(&self, binding: &Binding) -> Result<ConnectionCounts, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(COUNTS);
-        bound(&mut query, "c", binding);
+        push_binding(&mut query, "c", binding);
         let found: ConnectionCountsRow = query
             .build_query_as()
             .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(found.into())
     }
 
@@ -299,8 +209,7 @@ impl OverviewStore for SqliteStore {
             .bind(id_list(&ids))
             .bind(runs_each)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 
@@ -312,27 +221,19 @@ impl OverviewStore for SqliteStore {
         most: u32,
     ) -> Result<History, StoreError> {
         let mut reader = self.reader().await?;
-        let end: EndRow = sqlx::query_as(END)
-            .fetch_one(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+        let end: EndRow = sqlx::query_as(END).fetch_one(&mut *reader).await?;
         let floor = end.floor(most);
         let below: Option<Option<Time>> = sqlx::query_scalar(BELOW)
             .bind(floor)
             .fetch_optional(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let mut query = QueryBuilder::<Sqlite>::new(COMPLETED);
-        bound(&mut query, "r", binding);
+        push_binding(&mut query, "r", binding);
         query.push(" AND r.id > ").push_bind(floor);
         query
             .push(" ORDER BY r.id DESC LIMIT ")
             .push_bind(i64::from(most));
-        let found: Vec<CompletedRow> = query
-            .build_query_as()
-            .fetch_all(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+        let found: Vec<CompletedRow> = query.build_query_as().fetch_all(&mut *reader).await?;
 
         Ok(overview::history(
             found,
@@ -350,7 +251,7 @@ impl OverviewStore for SqliteStore {
         limit: u32,
     ) -> Result<Vec<WaitingRun>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(WAITING);
-        bound(&mut query, "r", binding);
+        push_binding(&mut query, "r", binding);
         // In the order of the index; who was recorded first has the smaller id.
         query
             .push(" ORDER BY r.id LIMIT ")
@@ -358,8 +259,7 @@ impl OverviewStore for SqliteStore {
         let found: Vec<WaitingRow> = query
             .build_query_as()
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         Ok(overview::waiting(found))
     }
 }

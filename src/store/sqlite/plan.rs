@@ -1,22 +1,20 @@
 //! The stored inventories of many connections, as in PostgreSQL.
 
-use super::bounds::{is_listed, is_valid_connection, member, short};
+use super::bounds::{is_listed, is_valid_connection, member};
 use super::connections::connection_columns;
 use super::inventory::is_of_its_run;
-use super::together::list;
-use super::{SqliteStore, run_type};
+use super::{SqliteStore, json_list, run_type};
 use crate::domain::plan::PlanSubject;
 use crate::ports::plan::{PlanFilter, PlanStore};
-use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
-use crate::store::facts::facts_columns;
+use crate::ports::store_error::StoreError;
 use crate::store::plan::{self, GrantedRow, SubjectRow};
+use crate::store::starting_point::facts_columns;
 use async_trait::async_trait;
 
 const SUBJECTS: &str = concat!(
     "SELECT ",
     connection_columns!(),
-    ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source, \
+    ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source,
        CASE WHEN r.id IS NOT NULL THEN coalesce(CASE WHEN ",
     is_listed!("r.context"),
     " THEN ",
@@ -25,21 +23,21 @@ const SUBJECTS: &str = concat!(
     facts_columns!(),
     " FROM (SELECT * FROM provider_connections c WHERE ",
     is_valid_connection!(),
-    " AND c.provider = $1 AND ($2 IS NULL OR c.workspace_id = $2) \
-      AND ($3 IS NULL OR c.tenant_id = $3) AND ($4 IS NULL OR c.id > $4) ORDER BY c.id LIMIT $5) c \
+    " AND c.provider = $1 AND ($2 IS NULL OR c.workspace_id = $2)
+      AND ($3 IS NULL OR c.tenant_id = $3) AND ($4 IS NULL OR c.id > $4) ORDER BY c.id LIMIT $5) c
      LEFT JOIN verifyd_tenant_inventory i ON i.tenant_id = c.tenant_id AND (",
     is_of_its_run!("i"),
-    " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id)) \
+    " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))
      LEFT JOIN operation_runs r ON r.id = i.operation_run_id AND r.type = ",
     run_type!(),
     " LEFT JOIN verifyd_connection_facts f ON f.connection_id = c.id ORDER BY c.id"
 );
 
-const GRANTED: &str = "\
-    SELECT p.tenant_id, p.permission_key FROM tenant_permissions p \
-    WHERE p.tenant_id IN (SELECT value FROM json_each($1)) \
-    AND p.permission_key IN (SELECT value FROM json_each($2)) AND p.status = 'granted' \
-    AND CASE WHEN octet_length(p.details) <= 65536 AND json_valid(p.details) \
+const GRANTED: &str = "
+    SELECT p.tenant_id, p.permission_key FROM tenant_permissions p
+    WHERE p.tenant_id IN (SELECT value FROM json_each($1))
+    AND p.permission_key IN (SELECT value FROM json_each($2)) AND p.status = 'granted'
+    AND CASE WHEN octet_length(p.details) <= 65536 AND json_valid(p.details)
         THEN p.details ->> '$.satisfied_by' END IS NULL";
 
 #[async_trait]
@@ -53,14 +51,12 @@ impl PlanStore for SqliteStore {
             .bind(filter.after.map(|id| id.0))
             .bind(i64::from(filter.limit))
             .fetch_all(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         let granted: Vec<GrantedRow> = sqlx::query_as(GRANTED)
-            .bind(list(plan::tenants(&found).into_iter())?)
-            .bind(list(filter.keys.iter())?)
+            .bind(json_list(plan::tenants(&found).into_iter())?)
+            .bind(json_list(filter.keys.iter())?)
             .fetch_all(&mut *reader)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         plan::subjects(found, granted)
     }
 }

@@ -1,13 +1,13 @@
 //! What `doctor` tries.
 
-use super::{SqliteStore, now, rollback};
+use super::{SqliteStore, now};
 use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
-use crate::ports::store::StoreError;
-use crate::store::error::from_sqlx;
+use crate::ports::store_error::StoreError;
+use crate::store::End;
 use async_trait::async_trait;
 
 const WRITTEN: &str = concat!(
-    "INSERT INTO verifyd_workers (worker_id, version, concurrency, in_flight, started_at, beat_at) \
+    "INSERT INTO verifyd_workers (worker_id, version, concurrency, in_flight, started_at, beat_at)
      VALUES ('doctor', 'doctor', 0, 0, ",
     now!(),
     ", ",
@@ -22,12 +22,11 @@ impl ProbeStore for SqliteStore {
     }
 
     async fn try_writing(&self) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(WRITTEN)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        rollback(tx).await
+        self.transaction_with_end(async |tx| {
+            sqlx::query(WRITTEN).execute(&mut *tx).await?;
+            Ok(End::Rollback(()))
+        })
+        .await
     }
 
     async fn clock_ahead(&self) -> Result<f64, StoreError> {

@@ -1,10 +1,11 @@
 //! Migrations, and the library behind them.
 
-use super::{SqliteStore, commit, rollback};
-use crate::ports::store::{Migrated, StoreError};
-use crate::store::error::from_sqlx;
+use super::SqliteStore;
+use crate::ports::schema::{Migrated, SchemaStore};
+use crate::ports::store_error::StoreError;
 use crate::store::migrations;
 use crate::store::tables::APPLICATION_TABLES;
+use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use std::collections::BTreeSet;
 
@@ -16,15 +17,17 @@ const OWNED: &str = "SELECT table_name FROM verifyd_owned_tables";
 
 const VERSIONS: &str = "SELECT version FROM verifyd_schema_migrations WHERE success";
 
-impl SqliteStore {
-    /// The whole file belongs to verifyd: where tables of these names are another application's,
-    /// nothing is done. (PostgreSQL is for living beside another application.)
-    pub(super) async fn run_migrations(&self) -> Result<Migrated, StoreError> {
-        let mut tx = self.begin().await?;
-        let before = applied(&mut tx).await?;
-        let strangers = foreign(&mut tx).await?;
+#[async_trait]
+impl SchemaStore for SqliteStore {
+    fn kind(&self) -> &'static str {
+        "sqlite"
+    }
+
+    async fn migrate(&self) -> Result<Migrated, StoreError> {
+        self.transaction(async |tx| {
+        let before = applied(tx).await?;
+        let strangers = foreign(tx).await?;
         if !strangers.is_empty() {
-            rollback(tx).await?;
             return Err(StoreError::Schema(format!(
                 "the file holds tables of another application: {}; give verifyd a file of its own",
                 strangers.join(", ")
@@ -32,53 +35,54 @@ impl SqliteStore {
         }
         migrations::migrator(migrations::sqlite(), MIGRATIONS_TABLE)
             .run_direct(None, &mut *tx, false)
-            .await
-            .map_err(migrations::failed)?;
-        let after = applied(&mut tx).await?;
-        let owned = tables(&mut tx)
+            .await?;
+        let after = applied(tx).await?;
+        let owned = tables(tx)
             .await?
             .into_iter()
             .filter(|name| {
                 name.starts_with("verifyd_") || APPLICATION_TABLES.contains(&name.as_str())
             })
             .collect();
-        commit(tx).await?;
         Ok(Migrated {
             applied: after.difference(&before).copied().collect(),
             version: after.last().copied().unwrap_or_default(),
             owned,
             foreign: Vec::new(),
         })
+        }).await
     }
 
-    pub(super) async fn applied_version(&self) -> Result<Option<i64>, StoreError> {
+    async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
         let mut reader = self.reader().await?;
         Ok(applied(&mut reader).await?.last().copied())
     }
 
-    pub(super) async fn library_version(&self) -> Result<String, StoreError> {
-        sqlx::query_scalar("SELECT sqlite_version()")
+    fn wanted_schema_version(&self) -> i64 {
+        migrations::WANTED_VERSION
+    }
+
+    async fn ping(&self) -> Result<String, StoreError> {
+        Ok(sqlx::query_scalar("SELECT sqlite_version()")
             .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)
+            .await?)
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
     }
 }
 
 async fn tables(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
-    sqlx::query_scalar(TABLES)
-        .fetch_all(connection)
-        .await
-        .map_err(from_sqlx)
+    Ok(sqlx::query_scalar(TABLES).fetch_all(connection).await?)
 }
 
 /// Tables with the application's names that verifyd did not make.
 async fn foreign(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
     let there = tables(connection).await?;
     let owned: Vec<String> = if there.iter().any(|name| name == "verifyd_owned_tables") {
-        sqlx::query_scalar(OWNED)
-            .fetch_all(connection)
-            .await
-            .map_err(from_sqlx)?
+        sqlx::query_scalar(OWNED).fetch_all(connection).await?
     } else {
         Vec::new()
     };
@@ -97,9 +101,6 @@ async fn applied(connection: &mut SqliteConnection) -> Result<BTreeSet<i64>, Sto
     {
         return Ok(BTreeSet::new());
     }
-    let versions: Vec<i64> = sqlx::query_scalar(VERSIONS)
-        .fetch_all(connection)
-        .await
-        .map_err(from_sqlx)?;
+    let versions: Vec<i64> = sqlx::query_scalar(VERSIONS).fetch_all(connection).await?;
     Ok(versions.into_iter().collect())
 }

@@ -6,15 +6,17 @@ use super::{SqliteStore, run_type};
 use crate::domain::access::Binding;
 use crate::domain::run::RunState;
 use crate::domain::{RunId, RunSummary};
-use crate::ports::store::{RunFilter, StoreError};
-use crate::store::error::from_sqlx;
+use crate::ports::runs::{RunFilter, SummaryStore};
+use crate::ports::store_error::StoreError;
+use crate::store::filters::{push_binding, push_run_filter};
 use crate::store::rows;
 use crate::store::summaries::{StateRow, SummaryRow};
+use async_trait::async_trait;
 use sqlx::{QueryBuilder, Sqlite};
 
 /// Before the statement that chooses the rows of a page...
 const SUMMARIES: &str = concat!(
-    "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at, \
+    "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
             p.completed_at, p.listed, ",
     member!("p.context", "$.provider_connection_id"),
     " AS connection, ",
@@ -33,17 +35,17 @@ const SUMMARIES: &str = concat!(
     member!("p.context", "$.verification_report.summary.counts.fail"),
     " AS failed, ",
     member!("p.context", "$.verification_report.summary.counts.warn"),
-    " AS warned, \
-     (SELECT substr(CAST(k.value ->> 'reason_code' AS TEXT), 1, 300) \
-      FROM json_each(p.context, '$.verification_report.checks') k \
-      WHERE k.type = 'object' AND json_type(p.context, '$.verification_report.checks') = 'array' \
-        AND k.value ->> 'status' IN ('fail', 'warn') \
-        AND json_type(k.value, '$.reason_code') = 'text' \
-      ORDER BY k.value ->> 'status' <> 'fail', \
-               k.value ->> 'status' = 'fail' AND json_type(k.value, '$.blocking') = 'true' DESC, \
-               CASE k.value ->> 'severity' WHEN 'critical' THEN 1 WHEN 'high' THEN 2 \
-                   WHEN 'medium' THEN 3 WHEN 'low' THEN 4 WHEN 'info' THEN 5 ELSE 6 END, \
-               k.key LIMIT 1) AS main_reason \
+    " AS warned,
+     (SELECT substr(CAST(k.value ->> 'reason_code' AS TEXT), 1, 300)
+      FROM json_each(p.context, '$.verification_report.checks') k
+      WHERE k.type = 'object' AND json_type(p.context, '$.verification_report.checks') = 'array'
+        AND k.value ->> 'status' IN ('fail', 'warn')
+        AND json_type(k.value, '$.reason_code') = 'text'
+      ORDER BY k.value ->> 'status' <> 'fail',
+               k.value ->> 'status' = 'fail' AND json_type(k.value, '$.blocking') = 'true' DESC,
+               CASE k.value ->> 'severity' WHEN 'critical' THEN 1 WHEN 'high' THEN 2
+                   WHEN 'medium' THEN 3 WHEN 'low' THEN 4 WHEN 'info' THEN 5 ELSE 6 END,
+               k.key LIMIT 1) AS main_reason
      FROM (SELECT *, CASE WHEN listed THEN stored END AS context FROM ("
 );
 
@@ -55,7 +57,7 @@ const OF_PAGE: &str = ")) p ORDER BY p.id DESC";
 macro_rules! listed {
     () => {
         concat!(
-            " FROM operation_runs WHERE type = ",
+            " FROM operation_runs r WHERE r.type = ",
             run_type!(),
             " AND ",
             is_shown!()
@@ -74,53 +76,40 @@ const RUNS: &str = concat!(
 
 const STATES: &str = concat!("SELECT id, workspace_id, tenant_id, status", listed!());
 
-fn bound(query: &mut QueryBuilder<Sqlite>, binding: &Binding) {
-    if let Some(workspace) = binding.workspace_id {
-        query.push(" AND workspace_id = ").push_bind(workspace.0);
+#[async_trait]
+impl SummaryStore for SqliteStore {
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(SUMMARIES);
+        query.push(RUNS);
+        push_run_filter(
+            &mut query,
+            filter,
+            concat!(" AND ", connection_of_context!(), " = "),
+        );
+        self.summarise(query).await
     }
-    if let Some(tenant) = binding.tenant_id {
-        query.push(" AND tenant_id = ").push_bind(tenant.0);
+
+    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(SUMMARIES);
+        query.push(RUNS).push(" AND r.id = ").push_bind(id.0);
+        Ok(self.summarise(query).await?.pop())
+    }
+
+    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(STATES);
+        query.push(" AND r.id = ").push_bind(id.0);
+        Ok(self.states(query).await?.pop())
+    }
+
+    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(STATES);
+        push_binding(&mut query, "r", binding);
+        query.push(" ORDER BY r.id DESC LIMIT ").push_bind(limit);
+        self.states(query).await
     }
 }
 
 impl SqliteStore {
-    pub(super) async fn list_runs(
-        &self,
-        filter: &RunFilter,
-    ) -> Result<Vec<RunSummary>, StoreError> {
-        // Only what is asked for gets into the statement, so that the planner can use the index.
-        let mut query = QueryBuilder::<Sqlite>::new(SUMMARIES);
-        query.push(RUNS);
-        bound(&mut query, &filter.binding);
-        if let Some(status) = filter.status {
-            query.push(" AND status = ").push_bind(status.as_str());
-        }
-        if let Some(outcome) = filter.outcome {
-            query.push(" AND outcome = ").push_bind(outcome.as_str());
-        }
-        if let Some(connection) = filter.connection {
-            query
-                .push(concat!(" AND ", connection_of_context!(), " = "))
-                .push_bind(connection.to_string());
-        }
-        if let Some(tenant) = filter.tenant {
-            query.push(" AND tenant_id = ").push_bind(tenant.0);
-        }
-        if let Some(before) = filter.before {
-            query.push(" AND id < ").push_bind(before.0);
-        }
-        query
-            .push(" ORDER BY id DESC LIMIT ")
-            .push_bind(filter.limit);
-        self.summarise(query).await
-    }
-
-    pub(super) async fn summarise_run(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new(SUMMARIES);
-        query.push(RUNS).push(" AND id = ").push_bind(id.0);
-        Ok(self.summarise(query).await?.pop())
-    }
-
     async fn summarise(
         &self,
         mut query: QueryBuilder<Sqlite>,
@@ -129,34 +118,15 @@ impl SqliteStore {
             .push(OF_PAGE)
             .build_query_as()
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
-    }
-
-    pub(super) async fn read_run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new(STATES);
-        query.push(" AND id = ").push_bind(id.0);
-        Ok(self.states(query).await?.pop())
-    }
-
-    pub(super) async fn list_run_states(
-        &self,
-        binding: &Binding,
-        limit: u32,
-    ) -> Result<Vec<RunState>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new(STATES);
-        bound(&mut query, binding);
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
-        self.states(query).await
     }
 
     async fn states(&self, mut query: QueryBuilder<Sqlite>) -> Result<Vec<RunState>, StoreError> {
         let found: Vec<StateRow> = query
             .build_query_as()
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 }

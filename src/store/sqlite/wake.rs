@@ -1,7 +1,7 @@
 //! SQLite has no notifications: what another process inserts is found by the sweep.
 
 use super::SqliteStore;
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::ports::wake::{Bell, Listening, WakeStore};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;

@@ -1,61 +1,54 @@
 //! One row per replica: a lease is alive while its worker beats.
 
-use super::{SqliteStore, commit, now, now_moved_by};
+use super::{SqliteStore, now, now_moved_by};
 use crate::domain::WorkerId;
-use crate::ports::store::{Beat, StoreError, WorkerRecord};
-use crate::store::error::from_sqlx;
+use crate::ports::store_error::StoreError;
+use crate::ports::workers::{Beat, WorkerRecord, WorkerStore};
 use crate::store::rows::{self, WorkerRow};
+use async_trait::async_trait;
 
 const BEAT: &str = concat!(
-    "INSERT INTO verifyd_workers \
-        (worker_id, version, concurrency, in_flight, started_at, beat_at) \
+    "INSERT INTO verifyd_workers
+        (worker_id, version, concurrency, in_flight, started_at, beat_at)
      VALUES ($1, $2, $3, $4, ",
     now!(),
     ", ",
     now!(),
-    ") ON CONFLICT (worker_id) DO UPDATE SET version = excluded.version, \
-        concurrency = excluded.concurrency, in_flight = excluded.in_flight, \
+    ") ON CONFLICT (worker_id) DO UPDATE SET version = excluded.version,
+        concurrency = excluded.concurrency, in_flight = excluded.in_flight,
         beat_at = excluded.beat_at"
 );
 
 const RETIRE: &str = "DELETE FROM verifyd_workers WHERE worker_id = $1";
 
 const WORKERS: &str = concat!(
-    "SELECT worker_id, version, concurrency, in_flight, started_at, beat_at \
+    "SELECT worker_id, version, concurrency, in_flight, started_at, beat_at
      FROM verifyd_workers WHERE beat_at >= ",
     now_moved_by!("'-1 day'"),
     " ORDER BY started_at, worker_id"
 );
 
-impl SqliteStore {
-    pub(super) async fn beat_worker(&self, beat: &Beat) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(BEAT)
+#[async_trait]
+impl WorkerStore for SqliteStore {
+    async fn beat(&self, beat: &Beat) -> Result<(), StoreError> {
+        let query = sqlx::query(BEAT)
             .bind(&beat.worker_id.0)
             .bind(&beat.version)
             .bind(beat.concurrency)
-            .bind(beat.in_flight)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await
+            .bind(beat.in_flight);
+        self.execute(query).await?;
+        Ok(())
     }
 
-    pub(super) async fn retire_worker(&self, worker: &WorkerId) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        sqlx::query(RETIRE)
-            .bind(&worker.0)
-            .execute(&mut *tx)
-            .await
-            .map_err(from_sqlx)?;
-        commit(tx).await
+    async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError> {
+        self.execute(sqlx::query(RETIRE).bind(&worker.0)).await?;
+        Ok(())
     }
 
-    pub(super) async fn list_workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
         let found: Vec<WorkerRow> = sqlx::query_as(WORKERS)
             .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(from_sqlx)?;
+            .await?;
         rows::all(found)
     }
 }

@@ -1,4 +1,4 @@
-//! Whose turn it is.
+//! Fair queuing.
 
 use crate::bed::Bed;
 use crate::beside_another_application::beside;
@@ -28,7 +28,10 @@ async fn connected(bed: &Bed, tenants: &[i64]) {
 
 async fn turns(bed: &Bed, after: Option<i64>, except: &[i64], most: u32) -> Vec<(i64, RunId)> {
     let except: Vec<TenantId> = except.iter().copied().map(TenantId).collect();
-    let found = bed.store.turns(after.map(TenantId), &except, most).await;
+    let found = bed
+        .store
+        .oldest_run_of_each_tenant(after.map(TenantId), &except, most)
+        .await;
     let found = found.unwrap().into_iter();
     found.map(|turn| (turn.tenant.0, turn.run)).collect()
 }
@@ -58,7 +61,7 @@ pub async fn each_tenant_has_its_oldest_run_next(bed: &Bed) {
     assert_eq!(turns(bed, None, &[], 1).await, [firsts[3]]);
 }
 
-pub async fn only_runs_that_are_due_and_ours_have_a_turn(bed: &Bed) {
+pub async fn only_runs_that_are_due_and_ours_are_next(bed: &Bed) {
     connected(bed, &[3, 4, 5]).await;
     let waiting = queued(bed, 3).await;
     bed.insert_for(TenantId(4), "inventory.sync", "queued", &context(1))
@@ -77,7 +80,7 @@ pub async fn only_runs_that_are_due_and_ours_have_a_turn(bed: &Bed) {
 
 /// A producer may write any tenant into its rows. Two tenants that have a connection wait behind thousands
 /// that it invents, around theirs and with several runs each.
-pub async fn tenants_without_a_connection_share_one_turn(bed: &Bed) {
+pub async fn tenants_without_a_connection_share_one_place(bed: &Bed) {
     const INVENTED: i64 = 1_000;
     const OWN: [i64; 2] = [500, 700];
     connected(bed, &OWN).await;

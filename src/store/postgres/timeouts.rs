@@ -5,7 +5,7 @@
 //! it, without having answered. One that did not is closed, and another one takes its place.
 
 use super::PostgresStore;
-use crate::ports::store::StoreError;
+use crate::ports::store_error::StoreError;
 use crate::store::settings::DatabaseSettings;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, Row as _};
@@ -17,14 +17,14 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// How long a connection that is given back may take to answer. The server may still be busy with
 /// the statement of a caller that has gone; the connection is then closed.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection that was given back no longer ago has answered just now: under load it is not asked
 /// again.
 const JUST_NOW: Duration = Duration::from_millis(100);
 
 /// Longest time for all connections to close.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// By then every connection was given back to the pool once, also by those who keep one.
 const RENEWED_WITHIN: Duration = Duration::from_secs(60);
@@ -64,7 +64,7 @@ pub(super) fn call_timeout(settings: &DatabaseSettings) -> Duration {
 pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) -> PgPoolOptions {
     let renewal = Arc::clone(renewal);
     // Leaves time to open another one.
-    let before = (settings.acquire_timeout / 2).min(RELEASE_PATIENCE);
+    let before = (settings.acquire_timeout / 2).min(RELEASE_TIMEOUT);
     PgPoolOptions::new()
         .max_connections(settings.max_connections.max(1))
         .acquire_timeout(settings.acquire_timeout)
@@ -80,7 +80,7 @@ pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) 
         })
         .after_release(|connection, _| {
             Box::pin(async move {
-                match tokio::time::timeout(RELEASE_PATIENCE, settle(connection)).await {
+                match tokio::time::timeout(RELEASE_TIMEOUT, settle(connection)).await {
                     Ok(settled) => settled.map(|()| true),
                     Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
                 }
@@ -112,7 +112,7 @@ async fn answers(connection: &mut PgConnection, within: Duration) -> Result<bool
 
 impl PostgresStore {
     /// The call, within the time that the server could need. Nothing is known of what was under way.
-    pub(super) async fn in_time<T, E: From<StoreError>>(
+    pub(super) async fn with_timeout<T, E: From<StoreError>>(
         &self,
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
@@ -125,7 +125,7 @@ impl PostgresStore {
     /// Closes all connections. One that is stuck ends with the process.
     pub(super) async fn close_connections(&self) {
         // Nobody beats any more: dropping it closes it.
-        *self.heart.lock().await = None;
-        let _ = tokio::time::timeout(CLOSE_PATIENCE, self.pool.close()).await;
+        *self.heartbeat_connection.lock().await = None;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.pool.close()).await;
     }
 }

@@ -53,7 +53,7 @@ async fn completed_as(
     .await
 }
 
-pub async fn many_are_claimed_and_completed_each_as_if_alone(bed: &Bed) {
+pub async fn many_are_claimed_and_completed_each_as_if_by_itself(bed: &Bed) {
     let runs = recorded(bed, MANY).await;
     let claims = claimed(bed, &runs).await;
     let tokens: HashSet<_> = claims.iter().map(|c| c.token).collect();
@@ -129,7 +129,10 @@ pub async fn each_claim_of_many_has_its_own_answer(bed: &Bed) {
                 matches!(answer, ClaimAnswer::NotClaimable),
                 "{i}: {answer:?}"
             ),
-            4 => assert!(matches!(answer, ClaimAnswer::NeedsToBeAlone), "{answer:?}"),
+            4 => assert!(
+                matches!(answer, ClaimAnswer::RequiresIsolation),
+                "{answer:?}"
+            ),
             // Two asked for the first.
             0 | 13 => {}
             _ => assert!(matches!(answer, ClaimAnswer::Claimed(_)), "{i}: {answer:?}"),
@@ -220,8 +223,8 @@ async fn a_run_whose_context_is_not_small_is_claimed_by_itself() {
         runs.push(run);
     }
     let claims = claimed(&bed, &runs).await;
-    let together: Vec<bool> = claims.iter().map(|claim| claim.start.is_some()).collect();
-    assert_eq!(together, [true, false]);
+    let with_start: Vec<bool> = claims.iter().map(|claim| claim.start.is_some()).collect();
+    assert_eq!(with_start, [true, false]);
 }
 
 /// What others have done to the rows is put right, if not at once.

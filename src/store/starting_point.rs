@@ -1,11 +1,13 @@
-//! What checks have learnt of connections, as both databases keep it.
+//! What checks start from, and what they have learnt of connections, as rows of both databases.
 
 use super::from_row::from_row;
-use super::rows::name;
+use super::rows::{ConnectionWithCredentialRow, name};
 use crate::domain::connection_facts::{ConnectionFacts, CredentialExpiry, KeptFacts};
-use crate::domain::{ConnectionId, TenantId};
-use crate::ports::store::StoreError;
+use crate::domain::{ConnectionId, RunId, TenantId};
+use crate::ports::starting_point::StartingPoint;
+use crate::ports::store_error::StoreError;
 use chrono::{DateTime, Utc};
+use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 /// Columns of the table `f`, all NULL where a connection has no row.
 macro_rules! facts_columns {
@@ -69,4 +71,23 @@ impl FactsPart {
             },
         }))
     }
+}
+
+/// A row of a connection with its credential, its facts and the run of its latest report.
+pub(super) fn starting_point<'r, R: Row>(row: &'r R) -> Result<StartingPoint, StoreError>
+where
+    ConnectionWithCredentialRow: FromRow<'r, R>,
+    FactsPart: FromRow<'r, R>,
+    &'static str: ColumnIndex<R>,
+    Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    let latest: Option<i64> = row.try_get("latest_run_id")?;
+    let facts = FactsPart::from_row(row)?;
+    let (connection, credential) = ConnectionWithCredentialRow::from_row(row)?.try_into()?;
+    Ok(StartingPoint {
+        facts: facts.kept(connection.id)?,
+        connection,
+        credential,
+        latest_run: latest.map(RunId),
+    })
 }

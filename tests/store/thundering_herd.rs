@@ -77,13 +77,13 @@ async fn work(store: Arc<dyn Store>, name: String, runs: Vec<RunId>, completed: 
 async fn sweep(store: Arc<dyn Store>, completed: Arc<AtomicUsize>) {
     while completed.load(Ordering::SeqCst) < RUNS {
         if let Some(swept) = store.sweep(&EAGER).await.unwrap() {
-            store.undeliver(&swept.due).await.unwrap();
+            store.mark_undispatched(&swept.due).await.unwrap();
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-pub async fn a_crowd_completes_every_run_once(bed: &Bed) {
+pub async fn a_thundering_herd_completes_every_run_once(bed: &Bed) {
     let stores = [bed.store.clone(), bed.replica().await];
     let mut runs = Vec::new();
     for _ in 0..RUNS {

@@ -4,15 +4,15 @@ use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 
-/// Doubles numbers. Zero is not ordinary, a negative one spoils its batch.
+/// Doubles numbers. Zero is left undecided, a negative one spoils its batch.
 struct Doubling {
     me: std::sync::Weak<Self>,
-    group: Group<Number, i64>,
+    batcher: Batcher<Number, i64>,
     /// One for each batch that may run.
-    turns: Semaphore,
+    permits: Semaphore,
     keeps: bool,
-    /// How often a place was asked for.
-    places: AtomicUsize,
+    /// How often a connection was acquired.
+    acquired: AtomicUsize,
     batches: Mutex<Vec<Vec<i64>>>,
     /// Lets go of a batch that hangs.
     hanging: Notify,
@@ -24,45 +24,43 @@ const HANGS: i64 = 1_000;
 struct Number(i64);
 
 impl Batching for Doubling {
-    fn me(&self) -> Option<Arc<Self>> {
+    type Connection = ();
+
+    fn shared(&self) -> Option<Arc<Self>> {
         self.me.upgrade()
     }
 
-    async fn in_time<T: Send>(
+    async fn with_timeout<T: Send>(
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         call.await
     }
-}
 
-impl Places<()> for Doubling {
-    async fn place(&self) -> Result<(), StoreError> {
-        self.places.fetch_add(1, Ordering::Relaxed);
-        self.turns.acquire().await.unwrap().forget();
+    async fn acquire(&self) -> Result<(), StoreError> {
+        self.acquired.fetch_add(1, Ordering::Relaxed);
+        self.permits.acquire().await.unwrap().forget();
         Ok(())
     }
 
-    fn keeps(&self, _batches: u32) -> bool {
+    fn keeps_connection(&self, _batches: u32) -> bool {
         self.keeps
     }
 }
 
-impl Together<Doubling> for Number {
+impl BatchedCall<Doubling> for Number {
     type Answer = i64;
-    type On = ();
     const NAME: &'static str = "double";
-    const LANES: usize = 1;
 
     fn keys(&self) -> Vec<(&'static str, i64)> {
         vec![("number", self.0)]
     }
 
-    fn group(store: &Doubling) -> &Group<Self, i64> {
-        &store.group
+    fn batcher(store: &Doubling) -> &Batcher<Self, i64> {
+        &store.batcher
     }
 
-    async fn run(store: &Doubling, (): (), calls: Vec<Self>) -> Ran<Doubling, Self> {
+    async fn run(store: &Doubling, (): (), calls: Vec<Self>) -> BatchResult<Doubling, Self> {
         let numbers: Vec<i64> = calls.iter().map(|n| n.0).collect();
         store.batches.lock().unwrap().push(numbers.clone());
         assert!(!numbers.contains(&-1), "a defect");
@@ -84,10 +82,10 @@ fn doubling() -> Arc<Doubling> {
 fn doubling_that(keeps: bool) -> Arc<Doubling> {
     Arc::new_cyclic(|me| Doubling {
         me: me.clone(),
-        group: Group::default(),
-        turns: Semaphore::new(0),
+        batcher: Batcher::default(),
+        permits: Semaphore::new(0),
         keeps,
-        places: AtomicUsize::new(0),
+        acquired: AtomicUsize::new(0),
         batches: Mutex::default(),
         hanging: Notify::new(),
     })
@@ -95,10 +93,10 @@ fn doubling_that(keeps: bool) -> Arc<Doubling> {
 
 /// Asks for all of them before anything runs, and lets it run then.
 async fn ask(store: &Arc<Doubling>, numbers: &[i64]) -> Vec<Option<i64>> {
-    let asked = futures::future::join_all(numbers.iter().map(|n| together(&**store, Number(*n))));
+    let asked = futures::future::join_all(numbers.iter().map(|n| submit(&**store, Number(*n))));
     let go = async {
         tokio::task::yield_now().await;
-        store.turns.add_permits(1_000);
+        store.permits.add_permits(1_000);
     };
     let within = Duration::from_secs(60);
     let (answers, ()) = tokio::time::timeout(within, async { tokio::join!(asked, go) })
@@ -108,19 +106,19 @@ async fn ask(store: &Arc<Doubling>, numbers: &[i64]) -> Vec<Option<i64>> {
 }
 
 #[tokio::test]
-async fn what_comes_at_the_same_time_goes_together_and_is_bounded() {
+async fn concurrent_calls_share_batches_of_bounded_size() {
     let store = doubling();
     let numbers: Vec<i64> = (1..=300).collect();
     let answers = ask(&store, &numbers).await;
     assert!(answers.iter().zip(&numbers).all(|(a, n)| *a == Some(2 * n)));
     let sizes: Vec<usize> = store.batches.lock().unwrap().iter().map(Vec::len).collect();
     assert_eq!(sizes, [128, 128, 44]);
-    // The lane is closed, and opens again.
+    // The task has ended, and another one starts.
     assert_eq!(ask(&store, &[7]).await, [Some(14)]);
 }
 
 #[tokio::test]
-async fn those_that_share_a_key_go_one_after_the_other() {
+async fn calls_that_share_a_key_are_in_different_batches() {
     let store = doubling();
     assert_eq!(
         ask(&store, &[5, 5, 6, 5]).await,
@@ -133,7 +131,7 @@ async fn those_that_share_a_key_go_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn what_is_not_ordinary_and_what_was_in_a_failed_batch_goes_alone() {
+async fn undecided_calls_and_those_of_a_failed_batch_are_given_back() {
     let store = doubling();
     assert_eq!(ask(&store, &[1, 0, 2]).await, [Some(2), None, Some(4)]);
     assert_eq!(ask(&store, &[1, -2, 2]).await, [None, None, None]);
@@ -141,7 +139,7 @@ async fn what_is_not_ordinary_and_what_was_in_a_failed_batch_goes_alone() {
 }
 
 #[tokio::test]
-async fn a_batch_that_panics_leaves_no_closed_door() {
+async fn after_a_batch_that_panics_calls_are_sent_again() {
     let store = doubling();
     assert_eq!(ask(&store, &[4, -1]).await, [None, None]);
     assert_eq!(ask(&store, &[4]).await, [Some(8)]);
@@ -171,7 +169,7 @@ async fn behind_a_batch_that_panics_the_next_one_starts() {
     let answers = ask(&store, &numbers).await;
     assert_only_the_first_batch_failed(&numbers, &answers);
     assert_eq!(store.batches.lock().unwrap().len(), 3);
-    assert_eq!(store.group.lock().lanes, 0);
+    assert!(!store.batcher.lock().has_task);
 }
 
 #[tokio::test]
@@ -180,26 +178,26 @@ async fn behind_a_batch_that_fails_the_next_one_starts() {
     let numbers = with_some_behind(-2);
     let answers = ask(&store, &numbers).await;
     assert_only_the_first_batch_failed(&numbers, &answers);
-    assert_eq!(store.group.lock().lanes, 0);
+    assert!(!store.batcher.lock().has_task);
 }
 
 /// As when its connection passes nothing any more: time stands still but where everybody waits.
 #[tokio::test(start_paused = true)]
-async fn behind_a_batch_that_gets_no_answer_another_lane_goes_on() {
+async fn behind_a_batch_that_gets_no_answer_another_task_goes_on() {
     let store = doubling();
     let numbers = with_some_behind(HANGS);
     let asked = futures::future::join_all(
         numbers[MAX_BATCH_SIZE..]
             .iter()
-            .map(|n| together(&*store, Number(*n))),
+            .map(|n| submit(&*store, Number(*n))),
     );
     let hanging = futures::future::join_all(
         numbers[..MAX_BATCH_SIZE]
             .iter()
-            .map(|n| together(&*store, Number(*n))),
+            .map(|n| submit(&*store, Number(*n))),
     );
     tokio::pin!(hanging);
-    store.turns.add_permits(1_000);
+    store.permits.add_permits(1_000);
     assert!(futures::poll!(hanging.as_mut()).is_pending());
     let answers = tokio::time::timeout(2 * TAKEOVER_AFTER, asked)
         .await
@@ -211,12 +209,12 @@ async fn behind_a_batch_that_gets_no_answer_another_lane_goes_on() {
     store.hanging.notify_one();
     let answers = hanging.await;
     assert!(answers.iter().zip(&numbers).all(|(a, n)| *a == Some(2 * n)));
-    assert_eq!(store.group.lock().lanes, 0);
+    assert!(!store.batcher.lock().has_task);
 }
 
-/// The lane runs where the first caller was, which ends.
+/// The task runs where the first caller was, which ends.
 #[test]
-fn the_calls_of_a_lane_that_is_cancelled_go_alone() {
+fn the_calls_of_a_cancelled_task_are_given_back() {
     let store = doubling();
     let numbers = with_some_behind(HANGS);
     let runtime = || {
@@ -228,12 +226,12 @@ fn the_calls_of_a_lane_that_is_cancelled_go_alone() {
     for begun in [true, false] {
         let there = runtime();
         let mut asked = Box::pin(futures::future::join_all(
-            numbers.iter().map(|n| together(&*store, Number(*n))),
+            numbers.iter().map(|n| submit(&*store, Number(*n))),
         ));
         there.block_on(async {
             assert!(futures::poll!(asked.as_mut()).is_pending());
             if begun {
-                store.turns.add_permits(1);
+                store.permits.add_permits(1);
                 while store.batches.lock().unwrap().is_empty() {
                     tokio::task::yield_now().await;
                 }
@@ -255,24 +253,24 @@ fn the_calls_of_a_lane_that_is_cancelled_go_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lane_keeps_its_place_for_a_while() {
+async fn a_task_keeps_its_connection_for_a_while() {
     let store = doubling_that(true);
     for number in 1..=5 {
         assert_eq!(ask(&store, &[number]).await, [Some(2 * number)]);
         tokio::time::sleep(LINGER / 2).await;
     }
-    assert_eq!(store.places.load(Ordering::Relaxed), 1);
+    assert_eq!(store.acquired.load(Ordering::Relaxed), 1);
     tokio::time::sleep(2 * LINGER).await;
-    assert_eq!(store.group.lock().lanes, 0, "it is closed");
+    assert!(!store.batcher.lock().has_task, "it has ended");
     assert_eq!(ask(&store, &[6, 7]).await, [Some(12), Some(14)]);
-    assert_eq!(store.places.load(Ordering::Relaxed), 2);
+    assert_eq!(store.acquired.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]
-async fn a_caller_that_has_gone_before_its_turn_does_nothing() {
+async fn a_caller_that_has_gone_before_its_batch_does_nothing() {
     let store = doubling();
     {
-        let gone = together(&*store, Number(9));
+        let gone = submit(&*store, Number(9));
         tokio::pin!(gone);
         assert!(futures::poll!(gone.as_mut()).is_pending());
     }

@@ -1,0 +1,118 @@
+//! Who may work on a run, and what becomes of it: claim, complete and release.
+
+use crate::domain::attempt::AttemptEnd;
+use crate::domain::completion::Completion;
+use crate::domain::run::ClaimedRun;
+use crate::domain::{RunId, WorkerId};
+use crate::ports::starting_point::StartingPoint;
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Attempts that were only to complete a run and did not (failed completions); after so many the next claim
+/// is for a forced completion.
+pub const MAX_FAILED_COMPLETIONS: u32 = 3;
+
+/// How runs are claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimPolicy {
+    /// Attempts that count, at most (N of the promise).
+    pub max_attempts: u32,
+    /// How long one attempt may take; after it the lease is dead.
+    pub run_deadline: Duration,
+    /// Whether a run may be claimed that requires isolation: the caller sees to it that no other such
+    /// run is in flight in its process.
+    pub isolated: bool,
+}
+
+/// What a claim is answered with.
+#[derive(Clone, Debug)]
+pub enum ClaimAnswer {
+    Claimed(Box<Claim>),
+    /// The run is not there, not verifyd's, not queued, or not due yet.
+    NotClaimable,
+    /// It has one attempt left and has lost a worker before, or none is left: it may be what killed
+    /// the worker, or have been killed beside it. Nothing was written; claim it as isolated.
+    RequiresIsolation,
+}
+
+impl ClaimAnswer {
+    /// The claim, if there is one.
+    pub fn claimed(self) -> Option<Claim> {
+        match self {
+            Self::Claimed(claim) => Some(*claim),
+            Self::NotClaimable | Self::RequiresIsolation => None,
+        }
+    }
+}
+
+/// What was found about the size of a run's context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContextSize {
+    /// The completion's members are added to it, along with other runs'.
+    Small,
+    /// They are added to it in a transaction of its own.
+    Large,
+    /// It is replaced: the database cannot be asked to copy it.
+    Huge,
+    /// It was not looked at; it is replaced unless it is small.
+    Unknown,
+}
+
+/// The right to work on a run, proven by the token.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub run: ClaimedRun,
+    /// How the completion is to write the run's context.
+    pub context: ContextSize,
+    /// Number of this attempt, from 1, the uncounted ones included.
+    pub attempt: i32,
+    /// Random; compared for equality by every later transition.
+    pub token: Uuid,
+    pub worker: WorkerId,
+    /// Attempts that count, this one included unless `exhausted`.
+    pub counted_attempts: u32,
+    /// All counted attempts were spent before this claim. The provider must not be called again:
+    /// the run is to be completed as `worker_lost`. This attempt does not count.
+    pub exhausted: bool,
+    /// Completing it failed [`MAX_FAILED_COMPLETIONS`] times, too. The context of the run was not read: it
+    /// is to be completed from its id alone.
+    pub forced_completion: bool,
+    /// When the run was first claimed, by the database's clock.
+    pub first_claimed_at: DateTime<Utc>,
+    /// When this attempt was claimed, by the database's clock.
+    pub claimed_at: DateTime<Utc>,
+    /// What the check starts from, where it was read together with the claim. None: ask for it.
+    pub start: Option<StartingPoint>,
+}
+
+/// Takes runs, and gives them back.
+#[async_trait]
+pub trait ClaimStore: Send + Sync {
+    /// `queued` → `running`, with a new attempt and token.
+    async fn claim(
+        &self,
+        run: RunId,
+        worker: &WorkerId,
+        policy: &ClaimPolicy,
+    ) -> Result<ClaimAnswer, StoreError>;
+
+    /// `running` → `queued`, due again after `not_before` (from now). False: the token is not the
+    /// current one; nothing was written.
+    async fn release(
+        &self,
+        claim: &Claim,
+        end: AttemptEnd,
+        not_before: Option<Duration>,
+    ) -> Result<bool, StoreError>;
+}
+
+/// Completes runs.
+#[async_trait]
+pub trait CompletionStore: Send + Sync {
+    /// `running` → `completed`: run, report, failure summary, inventory and latest report in one
+    /// transaction. False: the token is not the current one; nothing was written.
+    async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError>;
+}

@@ -1,0 +1,48 @@
+//! Stored credentials, sealed.
+
+use crate::domain::ConnectionId;
+use crate::domain::connection::{CredentialBinding, StoredCredential};
+use crate::ports::store_error::StoreError;
+use crate::ports::vault::SealedCredential;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+/// A stored credential with what it is bound to, or why it cannot be read.
+#[derive(Debug)]
+pub struct FoundCredential {
+    pub connection_id: ConnectionId,
+    pub credential: Result<(CredentialBinding, StoredCredential), StoreError>,
+}
+
+/// Keeps credentials.
+#[async_trait]
+pub trait CredentialStore: Send + Sync {
+    /// Replaces the credential.
+    async fn set_credential(
+        &self,
+        id: ConnectionId,
+        sealed: &SealedCredential,
+    ) -> Result<(), StoreError>;
+
+    /// Records when the credential expires, and leaves it as it is. False: the connection has none.
+    async fn set_credential_expiry(
+        &self,
+        id: ConnectionId,
+        expires_at: DateTime<Utc>,
+    ) -> Result<bool, StoreError>;
+
+    /// Credentials in the order of the connections' ids, after `after`; those that cannot be read, too.
+    async fn credentials(
+        &self,
+        after: Option<ConnectionId>,
+        limit: u32,
+    ) -> Result<Vec<FoundCredential>, StoreError>;
+
+    /// Replaces the payload if it is still the old one. False: somebody else changed it.
+    async fn reseal_credential(
+        &self,
+        id: ConnectionId,
+        old_payload: &str,
+        new_payload: &str,
+    ) -> Result<bool, StoreError>;
+}

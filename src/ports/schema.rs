@@ -1,0 +1,108 @@
+//! The schema, what guards it, and the server behind it.
+
+use crate::domain::RunId;
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+use serde::Serialize;
+
+/// What `migrate` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Migrated {
+    /// Versions applied now.
+    pub applied: Vec<i64>,
+    /// Version of the schema afterwards.
+    pub version: i64,
+    /// Tables that verifyd made and owns.
+    pub owned: Vec<String>,
+    /// Tables that were there before verifyd and belong to another application.
+    pub foreign: Vec<String>,
+}
+
+/// Something about the schema that keeps verifyd from working, or slows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SchemaFinding {
+    /// True: verifyd cannot work. False: advice.
+    pub fatal: bool,
+    /// It is the user of `database.url` who lacks a right; the schema may fit for another one.
+    pub privilege: bool,
+    /// `operation_runs.context`
+    pub subject: String,
+    pub problem: String,
+    pub remedy: String,
+}
+
+/// The guards on `operation_runs`, by name: what the database itself refuses or puts back, whoever
+/// writes a run of verifyd's type. Runs of other types are free.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Guards {
+    pub in_place: Vec<String>,
+    pub missing: Vec<String>,
+}
+
+/// What `enforce` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Enforced {
+    /// Guards that were there already.
+    pub in_place: Vec<String>,
+    /// Guards, and an index, added now.
+    pub added: Vec<String>,
+    /// Guards that could not be added because of rows that break them.
+    pub refused: Vec<RefusedGuard>,
+}
+
+/// A guard that existing rows break.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedGuard {
+    pub guard: String,
+    /// What it demands, in words.
+    pub demands: String,
+    /// How many runs break it.
+    pub rows: u64,
+    /// The latest of them.
+    pub example: RunId,
+}
+
+/// Migrates the schema, and reaches the server.
+#[async_trait]
+pub trait SchemaStore: Send + Sync {
+    /// `postgres` or `sqlite`.
+    fn kind(&self) -> &'static str;
+
+    /// Brings verifyd's schema up to date; repeatable. Never changes a table that is another
+    /// application's.
+    async fn migrate(&self) -> Result<Migrated, StoreError>;
+
+    /// Null when `migrate` has never run.
+    async fn schema_version(&self) -> Result<Option<i64>, StoreError>;
+
+    /// The version that this build needs.
+    fn wanted_schema_version(&self) -> i64;
+
+    /// One round trip; returns the server's version.
+    async fn ping(&self) -> Result<String, StoreError>;
+
+    /// Closes all connections.
+    async fn close(&self);
+}
+
+/// Compares the schema with what verifyd needs.
+#[async_trait]
+pub trait InspectStore: Send + Sync {
+    /// Names every missing table and column and every wrong type. With anything fatal among it nothing is
+    /// served.
+    async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError>;
+
+    /// A text that changes whenever what `inspect` finds may have changed, for the price of one query.
+    async fn schema_mark(&self) -> Result<String, StoreError>;
+}
+
+/// Adds what the database itself refuses or puts back.
+#[async_trait]
+pub trait GuardStore: Send + Sync {
+    /// Which guards are there. Without a table of runs, all are missing.
+    async fn guards(&self) -> Result<Guards, StoreError>;
+
+    /// Adds the guards that are missing, also to a table that is another application's, in steps
+    /// that hold it up for moments only; repeatable, and to be repeated after a failure.
+    async fn enforce(&self) -> Result<Enforced, StoreError>;
+}

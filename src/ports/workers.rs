@@ -1,0 +1,40 @@
+//! Worker processes: a lease is alive while its worker sends heartbeats.
+
+use crate::domain::WorkerId;
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+/// A live or recently live worker process.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorkerRecord {
+    pub worker_id: String,
+    pub version: String,
+    pub concurrency: u32,
+    pub in_flight: u32,
+    pub started_at: DateTime<Utc>,
+    pub beat_at: DateTime<Utc>,
+}
+
+/// What a worker says of itself with each beat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    pub worker_id: WorkerId,
+    pub version: String,
+    pub concurrency: u32,
+    pub in_flight: u32,
+}
+
+/// Keeps the list of workers.
+#[async_trait]
+pub trait WorkerStore: Send + Sync {
+    /// Renews this worker's lease on all its runs.
+    async fn beat(&self, beat: &Beat) -> Result<(), StoreError>;
+
+    /// Takes the worker off the list.
+    async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError>;
+
+    /// Workers that beat within the last day.
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError>;
+}

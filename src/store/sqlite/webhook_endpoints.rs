@@ -1,0 +1,224 @@
+//! Endpoints of webhooks.
+
+use super::{SqliteStore, later, now, now_moved_by};
+use crate::domain::webhook::{DisabledReason, WebhookBinding};
+use crate::domain::{EndpointId, WorkspaceId};
+use crate::ports::store_error::StoreError;
+use crate::ports::webhooks::{
+    Endpoint, EndpointError, EndpointStore, NewEndpoint, SealSecret, SealedSecrets,
+};
+use crate::store::rows;
+use crate::store::webhook_rows::{EndpointRow, SecretsRow};
+use async_trait::async_trait;
+use std::time::Duration;
+
+/// The columns of an `EndpointRow`. A previous secret that is over is none.
+macro_rules! endpoint_columns {
+    () => {
+        concat!(
+            "id, workspace_id, url, description, changed_only, enabled, disabled_reason,
+             failures, created_at, CASE WHEN previous_secret_until > ",
+            now!(),
+            " THEN previous_secret_until END AS previous_secret_until,
+             circuit_opened_at, circuit_probe_at, coalesce(circuit_probe_at <= ",
+            now!(),
+            ", 0) AS circuit_may_probe,
+             (SELECT min(d.pending_since) FROM verifyd_webhook_deliveries d
+              WHERE d.endpoint_id = verifyd_webhook_endpoints.id AND d.state = 'pending')
+                 AS oldest_pending_since"
+        )
+    };
+}
+
+const ADD: &str = "
+    INSERT INTO verifyd_webhook_endpoints (workspace_id, url, description, changed_only, secret)
+    VALUES ($1, $2, $3, $4, '') RETURNING id";
+
+const SET_SECRET: &str = concat!(
+    "UPDATE verifyd_webhook_endpoints SET secret = $2 WHERE id = $1 RETURNING ",
+    endpoint_columns!()
+);
+
+const ENDPOINTS: &str = concat!(
+    "SELECT ",
+    endpoint_columns!(),
+    " FROM verifyd_webhook_endpoints WHERE $1 IS NULL OR workspace_id = $1 ORDER BY id"
+);
+
+const PLACE: &str = "SELECT workspace_id, url FROM verifyd_webhook_endpoints WHERE id = $1";
+
+/// `$3`: until when the previous secret is used, moved from now; null: not at all.
+const ROTATE: &str = concat!(
+    "UPDATE verifyd_webhook_endpoints SET secret = $2,
+        previous_secret = CASE WHEN $3 IS NOT NULL THEN secret END,
+        previous_secret_until = CASE WHEN $3 IS NOT NULL THEN ",
+    now_moved_by!("$3"),
+    " END WHERE id = $1 RETURNING ",
+    endpoint_columns!()
+);
+
+const SET_ENABLED: &str = "
+    UPDATE verifyd_webhook_endpoints
+    SET enabled = $2 IS NULL, disabled_reason = $2, failures = 0, circuit_pauses = 0,
+        circuit_opened_at = NULL, circuit_probe_at = NULL WHERE id = $1";
+
+const PENDING_NOW: &str = concat!(
+    "UPDATE verifyd_webhook_deliveries SET next_attempt_at = ",
+    now!(),
+    " WHERE endpoint_id = $1 AND state = 'pending' AND next_attempt_at > ",
+    now!()
+);
+
+const REMOVE: &str = "DELETE FROM verifyd_webhook_endpoints WHERE id = $1";
+const REMOVE_DELIVERIES: &str = "DELETE FROM verifyd_webhook_deliveries WHERE endpoint_id = $1";
+
+const SECRETS: &str = "
+    SELECT id AS endpoint_id, workspace_id, url, secret, previous_secret
+    FROM verifyd_webhook_endpoints ORDER BY id";
+
+const RESEAL: &str = "
+    UPDATE verifyd_webhook_endpoints SET secret = $4, previous_secret = $5
+    WHERE id = $1 AND secret = $2 AND previous_secret IS $3";
+
+#[async_trait]
+impl EndpointStore for SqliteStore {
+    async fn add_endpoint(
+        &self,
+        new: &NewEndpoint,
+        seal: SealSecret<'_>,
+    ) -> Result<Endpoint, EndpointError> {
+        self.transaction(async |tx| {
+            let id: i64 = sqlx::query_scalar(ADD)
+                .bind(new.workspace_id.0)
+                .bind(&new.url)
+                .bind(&new.description)
+                .bind(new.changed_only)
+                .fetch_one(&mut *tx)
+                .await?;
+            let sealed = seal(&WebhookBinding {
+                workspace_id: new.workspace_id,
+                endpoint_id: EndpointId(id),
+                url: new.url.clone(),
+            });
+            let sealed = match sealed {
+                Ok(sealed) => sealed,
+                Err(error) => {
+                    return Err(error.into());
+                }
+            };
+            let row: EndpointRow = sqlx::query_as(SET_SECRET)
+                .bind(id)
+                .bind(sealed)
+                .fetch_one(&mut *tx)
+                .await?;
+            Ok(row.try_into()?)
+        })
+        .await
+    }
+
+    async fn endpoints(&self, workspace: Option<WorkspaceId>) -> Result<Vec<Endpoint>, StoreError> {
+        let found: Vec<EndpointRow> = sqlx::query_as(ENDPOINTS)
+            .bind(workspace.map(|w| w.0))
+            .fetch_all(&mut *self.reader().await?)
+            .await?;
+        rows::all(found)
+    }
+
+    async fn rotate_secret(
+        &self,
+        id: EndpointId,
+        seal: SealSecret<'_>,
+        keep_previous: Duration,
+    ) -> Result<Option<Endpoint>, EndpointError> {
+        self.transaction(async |tx| {
+            let place: Option<(i64, String)> = sqlx::query_as(PLACE)
+                .bind(id.0)
+                .fetch_optional(&mut *tx)
+                .await?;
+            let Some((workspace, url)) = place else {
+                return Ok(None);
+            };
+            let sealed = seal(&WebhookBinding {
+                workspace_id: WorkspaceId(workspace),
+                endpoint_id: id,
+                url,
+            });
+            let sealed = match sealed {
+                Ok(sealed) => sealed,
+                Err(error) => {
+                    return Err(error.into());
+                }
+            };
+            let row: EndpointRow = sqlx::query_as(ROTATE)
+                .bind(id.0)
+                .bind(sealed)
+                .bind((!keep_previous.is_zero()).then(|| later(keep_previous)))
+                .fetch_one(&mut *tx)
+                .await?;
+            Ok(Some(row.try_into()?))
+        })
+        .await
+    }
+
+    async fn set_endpoint_enabled(
+        &self,
+        id: EndpointId,
+        disabled: Option<DisabledReason>,
+    ) -> Result<bool, StoreError> {
+        self.transaction(async |tx| {
+            let done = sqlx::query(SET_ENABLED)
+                .bind(id.0)
+                .bind(disabled.map(DisabledReason::as_str))
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+            if disabled.is_none() {
+                sqlx::query(PENDING_NOW)
+                    .bind(id.0)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            Ok(done > 0)
+        })
+        .await
+    }
+
+    async fn remove_endpoint(&self, id: EndpointId) -> Result<bool, StoreError> {
+        self.transaction(async |tx| {
+            let done = sqlx::query(REMOVE)
+                .bind(id.0)
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+            sqlx::query(REMOVE_DELIVERIES)
+                .bind(id.0)
+                .execute(&mut *tx)
+                .await?;
+            Ok(done > 0)
+        })
+        .await
+    }
+
+    async fn endpoint_secrets(&self) -> Result<Vec<(WebhookBinding, SealedSecrets)>, StoreError> {
+        let found: Vec<SecretsRow> = sqlx::query_as(SECRETS)
+            .fetch_all(&mut *self.reader().await?)
+            .await?;
+        Ok(found.into_iter().map(Into::into).collect())
+    }
+
+    async fn reseal_secrets(
+        &self,
+        id: EndpointId,
+        old: &SealedSecrets,
+        new: &SealedSecrets,
+    ) -> Result<bool, StoreError> {
+        let query = sqlx::query(RESEAL)
+            .bind(id.0)
+            .bind(&old.current)
+            .bind(&old.previous)
+            .bind(&new.current)
+            .bind(&new.previous);
+        let done = self.execute(query).await?;
+        Ok(done > 0)
+    }
+}
