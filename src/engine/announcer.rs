@@ -3,7 +3,7 @@
 //! Apart from the completing transaction, in batches: whoever notifies through PostgreSQL holds a
 //! lock of the whole server while it commits. What cannot be told now is not told later.
 
-use crate::domain::notice::Notice;
+use crate::domain::completion_event::CompletionEvent;
 use crate::ports::queue::Queue;
 use crate::ports::store::Store;
 use std::fmt::Display;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Announcer {
     store: Arc<dyn Store>,
     queue: Arc<dyn Queue>,
-    completions: Receiver<Notice>,
+    completions: Receiver<CompletionEvent>,
 }
 
 /// Whether a channel failed last time, so that an outage is one line in the log.
@@ -76,7 +76,7 @@ impl Announcer {
     }
 
     /// What is there already.
-    fn gather(&mut self, batch: &mut Vec<Notice>) {
+    fn gather(&mut self, batch: &mut Vec<CompletionEvent>) {
         while batch.len() < BATCH {
             match self.completions.try_recv() {
                 Ok(notice) => batch.push(notice),

@@ -14,7 +14,7 @@ use crate::domain::RunId;
 use crate::domain::job::Hint;
 use crate::ports::queue::Queue;
 use crate::ports::store::{OpenAttempt, StoreError, SweepCursor, SweepPolicy};
-use crate::ports::wake::Bell;
+use crate::ports::wake::WakeSignal;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,7 +29,7 @@ const SWEEP_PATIENCE: Duration = Duration::from_secs(60);
 /// milliseconds each.
 pub const LOOK_AT: u32 = 2_048;
 
-/// Between two sweeps, however often the bell rings.
+/// Between two sweeps, however often the signal rings.
 const BETWEEN_RINGS: Duration = Duration::from_millis(50);
 
 /// Where producers send hints, what they have just recorded has so long to be claimed before a sweep
@@ -47,7 +47,7 @@ pub struct ReconcilerState {
     /// Of the loop that sweeps.
     pub motion: Motion,
     /// Rung when a sweep may find something before its time.
-    pub bell: Bell,
+    pub signal: WakeSignal,
     /// Hints wait, and this process has neither taken nor finished one.
     pub untaken: Since,
     /// Hints that arrive here and were not sent from here.
@@ -251,17 +251,17 @@ impl Reconciler {
         engine.store.disown(&engine.worker, &lost).await
     }
 
-    /// Has the bell rung by bare INSERTs. Nothing depends on it but latency.
+    /// Has the signal rung by bare INSERTs. Nothing depends on it but latency.
     fn listen(&self, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
         let store = Arc::clone(&self.engine.store);
         let state = Arc::clone(&self.state);
-        tokio::spawn(async move { store.listen(&state.bell, stop).await })
+        tokio::spawn(async move { store.listen(&state.signal, stop).await })
     }
 
     /// Waits for a ring: the first after a silence counts at once, of a storm one now and then. Where
     /// hints come by themselves they have the lead.
     async fn rung_in_moderation(&self, swept_at: tokio::time::Instant) {
-        self.state.bell.rung().await;
+        self.state.signal.woken().await;
         let lead = match self.state.hinted.lately() {
             true => HINTS_LEAD,
             false => Duration::ZERO,
@@ -309,7 +309,7 @@ impl Reconciler {
         }
         let waiting = depth.is_some_and(|depth| depth > 0);
         // What is no hint never reaches a handler.
-        let rejected = self.queue.health().rejected;
+        let rejected = self.queue.health().dead_letters;
         let moved = self.rejected.swap(rejected, Ordering::Relaxed) != rejected;
         let untaken = waiting && !moved && self.engine.lease.is_alive();
         self.state.untaken.note(untaken);
@@ -378,7 +378,7 @@ impl Reconciler {
     }
 
     fn consumer_silent_for(&self) -> Duration {
-        let tick = self.queue.health().last_tick;
+        let tick = self.queue.health().last_activity;
         tick.unwrap_or_else(|| self.began.elapsed())
     }
 

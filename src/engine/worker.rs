@@ -7,7 +7,7 @@ use super::reconciler::{Deaf, Reconciler, ReconcilerState};
 use super::settings::ReconcilerSettings;
 use super::turns;
 use crate::domain::job::Hint;
-use crate::ports::queue::{Handled, HintHandler, Queue, QueueError};
+use crate::ports::queue::{HintHandler, Queue, QueueError};
 use async_trait::async_trait;
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -87,7 +87,7 @@ struct Handler {
 #[async_trait]
 impl HintHandler for Handler {
     /// Holds on to the hint while the database is away: fetching more would only lose more.
-    async fn handle(&self, hint: Hint) -> Handled {
+    async fn handle(&self, hint: Hint) {
         self.state.untaken.note(false);
         self.state.hinted.arrived();
         let until = Instant::now() + self.patience;
@@ -102,7 +102,6 @@ impl HintHandler for Handler {
             processed = self.engine.process(&hint).await;
         }
         self.state.untaken.note(false);
-        Handled::Done
     }
 }
 

@@ -176,7 +176,7 @@ impl Health {
         };
         let queue = self.queue.health();
         let polling = self.reconciler.polling.load(Ordering::Relaxed);
-        let consumer = match queue.last_tick {
+        let consumer = match queue.last_activity {
             _ if polling => None,
             Some(age) if age <= self.engine.settings.consumer_silent_after() => None,
             Some(age) => Some(format!("no sign of life for {} s", age.as_secs())),

@@ -4,8 +4,8 @@
 pub mod access;
 pub mod acknowledgements;
 pub mod clock;
+pub mod completion_events;
 pub mod invalid_runs;
-pub mod notices;
 pub mod onboarding;
 pub mod overview;
 pub mod plan;

@@ -15,8 +15,8 @@ use crate::domain::run::{ClaimedRun, OperationRun, Outcome, RunState, RunStatus,
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkerId, WorkspaceId};
 use crate::ports::access::AccessStore;
 use crate::ports::acknowledgements::AcknowledgementStore;
+use crate::ports::completion_events::CompletionEventStore;
 use crate::ports::invalid_runs::InvalidRunStore;
-use crate::ports::notices::NoticeStore;
 use crate::ports::onboarding::OnboardingStore;
 use crate::ports::overview::OverviewStore;
 use crate::ports::plan::PlanStore;
@@ -572,7 +572,7 @@ pub trait Store:
     + TurnStore
     + AccessStore
     + WakeStore
-    + NoticeStore
+    + CompletionEventStore
     + WebhookStore
     + SchemaStore
     + std::fmt::Debug
@@ -590,7 +590,7 @@ impl<T> Store for T where
         + TurnStore
         + AccessStore
         + WakeStore
-        + NoticeStore
+        + CompletionEventStore
         + WebhookStore
         + SchemaStore
         + std::fmt::Debug

@@ -2,7 +2,7 @@
 
 use crate::domain::RunId;
 use crate::domain::completion::Completion;
-use crate::domain::notice::{Event, Notice};
+use crate::domain::completion_event::{CompletionEvent, WebhookEvent};
 use crate::domain::permission::{InventoryRefresh, PermissionDetails};
 use crate::ports::store::{Claim, ContextSize, StoreError};
 use chrono::{DateTime, Utc};
@@ -66,8 +66,8 @@ pub(super) fn failure_summary(completion: &Completion) -> Result<Json, StoreErro
 }
 
 /// What is told of the completion.
-pub(super) fn notice(claim: &Claim, completion: &Completion, changed: bool) -> Notice {
-    Notice {
+pub(super) fn notice(claim: &Claim, completion: &Completion, changed: bool) -> CompletionEvent {
+    CompletionEvent {
         operation_run_id: claim.run.id,
         workspace_id: claim.run.workspace_id,
         tenant_id: claim.run.tenant_id,
@@ -80,8 +80,8 @@ pub(super) fn notice(claim: &Claim, completion: &Completion, changed: bool) -> N
 }
 
 /// The body of a webhook's request.
-pub(super) fn event(notice: &Notice, at: DateTime<Utc>) -> Result<String, StoreError> {
-    serde_json::to_string(&Event::completed(notice.clone(), at)).map_err(|_| not_json())
+pub(super) fn event(notice: &CompletionEvent, at: DateTime<Utc>) -> Result<String, StoreError> {
+    serde_json::to_string(&WebhookEvent::completed(notice.clone(), at)).map_err(|_| not_json())
 }
 
 /// `webhook-id`: the same for every endpoint and every attempt.

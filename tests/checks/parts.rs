@@ -93,7 +93,7 @@ impl Queue for DefectiveQueue {
 
     fn health(&self) -> QueueHealth {
         QueueHealth {
-            last_tick: match self.defect {
+            last_activity: match self.defect {
                 Defect::NotStarted => None,
                 Defect::Silent => Some(Duration::from_secs(3600)),
                 _ => Some(Duration::ZERO),

@@ -8,8 +8,8 @@ use crate::app::Services;
 use crate::cli::args::BenchArgs;
 use crate::cli::{serve, simulated};
 use crate::domain::access::Binding;
+use crate::domain::completion_event::CompletionEvent;
 use crate::domain::connection::ProviderConnection;
-use crate::domain::notice::Notice;
 use crate::domain::{Outcome, RunId, TenantId};
 use crate::engine::submit::{context_for, submit};
 use crate::engine::worker::WorkerError;
@@ -338,7 +338,7 @@ fn new_run(providers: &Providers, connection: &ProviderConnection) -> NewRun {
 
 /// Waits for so many completions of this process.
 async fn completed(
-    completions: &mut Receiver<Notice>,
+    completions: &mut Receiver<CompletionEvent>,
     wanted: usize,
     mut seen: impl FnMut(u64),
 ) -> anyhow::Result<()> {

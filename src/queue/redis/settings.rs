@@ -5,8 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// Where the queue lives and how patient its consumer is. The defaults are in
-/// `config/default.toml`.
+/// Where the queue is, and the timeouts of its consumer. The defaults are in `config/default.toml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisSettings {
@@ -30,10 +29,10 @@ pub struct RedisSettings {
     /// How often a fetcher looks even when nothing woke it.
     #[serde(with = "humantime_serde")]
     pub poll_interval: Duration,
-    /// How often a fetcher says in Redis that it lives. Whole seconds.
+    /// Interval between two heartbeats of a fetcher in Redis. Whole seconds.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
-    /// After so many missed heartbeats others take back what a fetcher holds: 2 or more, as the
+    /// After so many missed heartbeats others return what a fetcher holds to the queue: 2 or more, as the
     /// queue counts in whole seconds and one late heartbeat is none that is missing.
     pub missed_heartbeats: usize,
     /// Pause before a fetcher that ended is started again; doubles from here…
@@ -47,7 +46,7 @@ pub struct RedisSettings {
     pub clean_interval: Duration,
     /// Deliveries removed by one script call: 1 to 1000, as Redis does nothing else meanwhile.
     pub clean_chunk: usize,
-    /// Rejected deliveries that are kept to be looked at.
+    /// Dead letters that are kept to be looked at.
     pub dead_keep: usize,
 }
 
@@ -135,8 +134,8 @@ impl RedisSettings {
         Ok(())
     }
 
-    /// A fetcher that gave no sign for so long is thrown away and started again: longer than
-    /// others wait before they take back what it holds, and than any one command may take.
+    /// Returns the time without a sign of life after which a fetcher is stalled and started again: longer
+    /// than others wait before they return what it holds, and than any one command may take.
     pub(super) fn stalled_after(&self) -> Duration {
         let beats = u32::try_from(self.missed_heartbeats).unwrap_or(u32::MAX);
         self.heartbeat_interval
@@ -145,7 +144,7 @@ impl RedisSettings {
             .saturating_add(self.poll_interval)
     }
 
-    /// Bound on one call from outside (send, depth, ping).
+    /// Returns the timeout of one call from outside (send, depth, ping).
     pub(super) fn call_timeout(&self) -> Duration {
         self.connect_timeout.saturating_add(self.response_timeout)
     }

@@ -10,7 +10,7 @@ use super::earlier::FirstReport;
 use super::together::CompletionRequest;
 use super::{InTx, PostgresStore, Tx, commit, rollback, run_type};
 use crate::domain::completion::Completion;
-use crate::domain::notice::Notice;
+use crate::domain::completion_event::CompletionEvent;
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::{Claim, ContextSize, StoreError};
 use crate::store::completion::{
@@ -234,7 +234,7 @@ impl PostgresStore {
     pub(super) async fn put_into_outbox(
         &self,
         tx: &mut InTx<'_>,
-        notice: &Notice,
+        notice: &CompletionEvent,
         at: DateTime<Utc>,
     ) -> Result<(), StoreError> {
         self.sql(OUTBOX)

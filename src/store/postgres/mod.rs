@@ -52,15 +52,15 @@ use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
 use super::together::Group;
 use crate::domain::access::Binding;
 use crate::domain::completion::Completion;
+use crate::domain::completion_event::CompletionEvent;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
 use crate::domain::connection_facts::KeptFacts;
-use crate::domain::notice::Notice;
 use crate::domain::permission::StoredPermission;
 use crate::domain::run::RunState;
 use crate::domain::{ConnectionId, OperationRun, RunId, RunSummary, TenantId, WorkerId};
-use crate::ports::notices::NOTICES_KEPT;
+use crate::ports::completion_events::EVENTS_KEPT;
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
     ConnectionStore, Enforced, FoundCredential, Guards, InventoryFreshness, LatestReport, Migrated,
@@ -119,7 +119,7 @@ pub(super) struct PostgresStore {
     /// How to open the connection that listens; null when none is to.
     listen: Option<PgConnectOptions>,
     /// What this process has completed.
-    completions: broadcast::Sender<Notice>,
+    completions: broadcast::Sender<CompletionEvent>,
     /// Woken when it has recorded a delivery to a webhook.
     recorded: Notify,
     /// `BEGIN` and the limits of every transaction.
@@ -190,7 +190,7 @@ impl PostgresStore {
             heart: Mutex::new(None),
             options,
             listen,
-            completions: broadcast::Sender::new(NOTICES_KEPT),
+            completions: broadcast::Sender::new(EVENTS_KEPT),
             recorded: Notify::new(),
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_together: OnceCell::new(),

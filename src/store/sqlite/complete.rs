@@ -5,7 +5,7 @@ use super::acknowledgements::lapse_acknowledgements;
 use super::together::{CompletionRequest, list};
 use super::{SqliteStore, Tx, commit, now, rollback, run_type};
 use crate::domain::completion::Completion;
-use crate::domain::notice::Notice;
+use crate::domain::completion_event::CompletionEvent;
 use crate::ports::store::{Claim, StoreError};
 use crate::store::completion::{InventoryRow, NOTHING_KEPT, event, message_id};
 use crate::store::error::from_sqlx;
@@ -243,7 +243,10 @@ async fn write_runs<'a>(
 
 /// Ends acknowledgements that do not stand any more, and says what is to be told of each: whether the
 /// fingerprint differs from that of the connection's report before.
-async fn write_latest(tx: &mut Tx, completed: &Completed<'_>) -> Result<Vec<Notice>, StoreError> {
+async fn write_latest(
+    tx: &mut Tx,
+    completed: &Completed<'_>,
+) -> Result<Vec<CompletionEvent>, StoreError> {
     let latest = completed.calls.values().filter_map(|call| {
         let notice = &call.notice;
         let connection = call.connection?.0;
@@ -285,7 +288,7 @@ async fn write_latest(tx: &mut Tx, completed: &Completed<'_>) -> Result<Vec<Noti
             }
             None => true,
         };
-        told.push(Notice {
+        told.push(CompletionEvent {
             changed,
             ..call.notice.clone()
         });
@@ -295,7 +298,7 @@ async fn write_latest(tx: &mut Tx, completed: &Completed<'_>) -> Result<Vec<Noti
 
 async fn put_into_outbox(
     tx: &mut Tx,
-    notice: &Notice,
+    notice: &CompletionEvent,
     at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     sqlx::query(OUTBOX)

@@ -43,15 +43,15 @@ use super::together::Group;
 use super::{DatabaseSettings, LimitSettings};
 use crate::domain::access::Binding;
 use crate::domain::completion::Completion;
+use crate::domain::completion_event::CompletionEvent;
 use crate::domain::connection::{
     ConnectionStatus, NewConnection, ProviderConnection, StoredCredential,
 };
 use crate::domain::connection_facts::KeptFacts;
-use crate::domain::notice::Notice;
 use crate::domain::permission::StoredPermission;
 use crate::domain::run::RunState;
 use crate::domain::{ConnectionId, OperationRun, RunId, RunSummary, TenantId, WorkerId};
-use crate::ports::notices::NOTICES_KEPT;
+use crate::ports::completion_events::EVENTS_KEPT;
 use crate::ports::store::{
     AddConnectionError, AttemptEnd, AttemptRecord, Beat, Claim, ClaimAnswer, ClaimPolicy,
     ConnectionStore, Enforced, FoundCredential, Guards, InventoryFreshness, LatestReport, Migrated,
@@ -116,7 +116,7 @@ pub(super) struct SqliteStore {
     /// Held by the sweep of this process.
     sweeping: tokio::sync::Mutex<()>,
     /// What this process has completed.
-    completions: broadcast::Sender<Notice>,
+    completions: broadcast::Sender<CompletionEvent>,
     /// Woken when it has recorded a delivery to a webhook.
     recorded: Notify,
     claims: Group<ClaimRequest, ClaimAnswer>,
@@ -191,7 +191,7 @@ impl SqliteStore {
             writer,
             readers,
             sweeping: tokio::sync::Mutex::new(()),
-            completions: broadcast::Sender::new(NOTICES_KEPT),
+            completions: broadcast::Sender::new(EVENTS_KEPT),
             recorded: Notify::new(),
             claims: Group::default(),
             starts: Group::default(),

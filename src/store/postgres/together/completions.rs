@@ -2,7 +2,7 @@
 
 use super::status;
 use crate::domain::completion::Completion;
-use crate::domain::notice::Notice;
+use crate::domain::completion_event::CompletionEvent;
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::{Claim, StoreError};
 use crate::store::completion::{
@@ -87,7 +87,7 @@ pub(in crate::store::postgres) struct CompletionRequest {
     connection: Option<ConnectionId>,
     first: Option<FirstReport>,
     /// `changed` is not known yet.
-    notice: Notice,
+    notice: CompletionEvent,
 }
 
 impl CompletionRequest {
@@ -223,8 +223,8 @@ impl PostgresStore {
         &self,
         tx: &mut InTx<'_>,
         completed: &BTreeMap<i64, Completed<'_>>,
-    ) -> Result<Vec<Notice>, StoreError> {
-        let with_connection: Vec<(i64, &Notice)> = completed
+    ) -> Result<Vec<CompletionEvent>, StoreError> {
+        let with_connection: Vec<(i64, &CompletionEvent)> = completed
             .values()
             .filter_map(|done| Some((done.call.connection?.0, &done.call.notice)))
             .collect();
@@ -274,7 +274,7 @@ impl PostgresStore {
                 }
                 None => true,
             };
-            told.push(Notice {
+            told.push(CompletionEvent {
                 changed,
                 ..done.call.notice.clone()
             });

@@ -1,7 +1,7 @@
 //! `running` → `completed`, many in one transaction: a group commit.
 
 use crate::domain::completion::Completion;
-use crate::domain::notice::Notice;
+use crate::domain::completion_event::CompletionEvent;
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::store::{Claim, StoreError};
 use crate::store::completion::{
@@ -28,7 +28,7 @@ pub(in crate::store::sqlite) struct CompletionRequest {
     pub inventory: Option<InventoryRow>,
     pub connection: Option<ConnectionId>,
     /// `changed` is not known yet.
-    pub notice: Notice,
+    pub notice: CompletionEvent,
 }
 
 /// Members of the run's `context` that are set.

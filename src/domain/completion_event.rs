@@ -1,21 +1,22 @@
-//! What is told to others when a run is completed. The run's row is the truth; this points to it.
+//! Completion events: what is published when a run is completed. The run's row is the truth; an event
+//! points to it.
 
 use super::ids::{ConnectionId, RunId, TenantId, WorkspaceId};
 use super::run::Outcome;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-/// The published schema, `$defs` of the notice and of the event.
+/// The published schema: `$defs/notice` is a completion event, `$defs/event` a webhook's event.
 pub const SCHEMA: &str = include_str!("../../contracts/run-completed.v1.schema.json");
 
 /// The only type of event that is sent to webhooks.
 pub const EVENT_TYPE: &str = "provider.connection.check.completed";
 
-/// A run has been completed: the payload of PostgreSQL's and Redis' notices, and `data` of a
+/// The event that a run has been completed: the payload in PostgreSQL and Redis, and `data` of a
 /// webhook's event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Notice {
+pub struct CompletionEvent {
     pub operation_run_id: RunId,
     pub workspace_id: Option<WorkspaceId>,
     pub tenant_id: Option<TenantId>,
@@ -34,17 +35,17 @@ pub struct Notice {
 /// The body of a webhook's request, by the Standard Webhooks specification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Event {
+pub struct WebhookEvent {
     #[serde(rename = "type")]
     pub event_type: String,
     /// When the run was completed, RFC 3339 in UTC.
     pub timestamp: String,
-    pub data: Notice,
+    pub data: CompletionEvent,
 }
 
-impl Event {
+impl WebhookEvent {
     /// The event of a run that was completed then.
-    pub fn completed(notice: Notice, at: DateTime<Utc>) -> Self {
+    pub fn completed(notice: CompletionEvent, at: DateTime<Utc>) -> Self {
         Self {
             event_type: EVENT_TYPE.to_owned(),
             timestamp: at.to_rfc3339_opts(SecondsFormat::Millis, true),
@@ -68,8 +69,8 @@ mod tests {
             .unwrap()
     }
 
-    fn notices() -> Vec<Notice> {
-        let full = Notice {
+    fn notices() -> Vec<CompletionEvent> {
+        let full = CompletionEvent {
             operation_run_id: RunId(42),
             workspace_id: Some(WorkspaceId(1)),
             tenant_id: Some(TenantId(2)),
@@ -79,7 +80,7 @@ mod tests {
             fingerprint: "0".repeat(64),
             changed: true,
         };
-        let platform = Notice {
+        let platform = CompletionEvent {
             workspace_id: None,
             tenant_id: None,
             provider_connection_id: None,
@@ -94,7 +95,7 @@ mod tests {
         for notice in notices() {
             let json = serde_json::to_value(&notice).unwrap();
             assert!(validator("notice").is_valid(&json), "{json}");
-            let event = Event::completed(notice, DateTime::UNIX_EPOCH);
+            let event = WebhookEvent::completed(notice, DateTime::UNIX_EPOCH);
             assert_eq!(event.timestamp, "1970-01-01T00:00:00.000Z");
             let json = serde_json::to_value(&event).unwrap();
             assert!(validator("event").is_valid(&json), "{json}");

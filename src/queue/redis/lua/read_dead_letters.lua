@@ -1,4 +1,4 @@
--- Some of the rejected deliveries, with their payloads where these are not too long.
+-- Reads some of the dead letters, with their payloads where these are not too long.
 --
 -- KEYS     Q:dead, Q:data
 -- ARGV[1]  most entries

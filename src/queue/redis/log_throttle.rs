@@ -1,26 +1,26 @@
-//! Log lines that others cause: whoever writes to the queue must not be able to fill the log.
+//! Limits log lines that producers cause: who writes to the queue must not be able to fill the log.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Between two lines of one kind.
-const BETWEEN: Duration = Duration::from_secs(60);
+/// Time between two lines of one kind.
+const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Of one kind of line.
+/// Limits one kind of log line.
 #[derive(Debug)]
-pub(super) struct Quiet(Mutex<(Option<Instant>, u64)>);
+pub(super) struct LogThrottle(Mutex<(Option<Instant>, u64)>);
 
-impl Quiet {
+impl LogThrottle {
     pub const fn new() -> Self {
-        Self(Mutex::new((None, 0)))
+        Self(parking_lot::const_mutex((None, 0)))
     }
 
-    /// Whether a line is due; then how many were left out since the last one.
+    /// Returns how many lines were left out since the last one if a line is due, else `None`.
     pub fn line(&self) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let now = Instant::now();
-        if state.0.is_some_and(|last| now < last + BETWEEN) {
+        if state.0.is_some_and(|last| now < last + INTERVAL) {
             state.1 += 1;
             return None;
         }
@@ -35,12 +35,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_line_a_minute_says_how_many_were_left_out() {
-        let quiet = Quiet::new();
+        let quiet = LogThrottle::new();
         assert_eq!(quiet.line(), Some(0));
         for _ in 0..1_000 {
             assert_eq!(quiet.line(), None);
         }
-        tokio::time::advance(BETWEEN).await;
+        tokio::time::advance(INTERVAL).await;
         assert_eq!(quiet.line(), Some(1_000));
         assert_eq!(quiet.line(), None);
     }

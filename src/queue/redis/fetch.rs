@@ -1,8 +1,7 @@
-//! Fetches deliveries, by a script of verifyd's own: what a producer wrote is looked at in Redis, and
-//! nothing that is longer than a hint gets here.
+//! Fetches deliveries with `lua/fetch.lua`, which inspects what a producer wrote before it leaves Redis.
 
-use super::custody::Malformed;
 use super::keys::Keys;
+use super::orphan_recovery::Malformed;
 use crate::domain::job::MAX_PAYLOAD_BYTES;
 use apalis_core::task::builder::TaskBuilder;
 use apalis_core::task::status::Status;
@@ -19,20 +18,20 @@ static FETCH: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
-/// What one fetch has brought.
-pub(super) struct Next {
+/// The result of one fetch.
+pub(super) struct Fetched {
     pub deliveries: Vec<RedisTask>,
-    /// Entries of the queue, those included that were removed.
-    pub looked_at: usize,
+    /// Whether the queue held as many entries as were asked for, those included that were removed.
+    pub is_full: bool,
 }
 
-/// Takes up to so many deliveries for a worker that is registered.
+/// Fetches up to `max` deliveries for a registered worker.
 pub(super) async fn fetch(
     connection: &mut impl ConnectionLike,
     keys: &Keys,
     worker: &str,
-    most: usize,
-) -> RedisResult<Next> {
+    max: usize,
+) -> RedisResult<Fetched> {
     let (looked_at, repaired, dropped, too_large, taken): Answer = FETCH
         .key(&keys.workers)
         .key(&keys.active)
@@ -40,7 +39,7 @@ pub(super) async fn fetch(
         .key(&keys.data)
         .key(&keys.meta)
         .key(&keys.scheduled)
-        .arg(most)
+        .arg(max)
         .arg(worker)
         .arg(MAX_PAYLOAD_BYTES)
         .invoke_async(connection)
@@ -51,22 +50,22 @@ pub(super) async fn fetch(
         too_large,
         keys: 0,
     }
-    .note();
+    .report();
     let mut taken = taken.into_iter();
     let mut deliveries = Vec::with_capacity(taken.len() / 2);
     while let (Some(id), Some(payload)) = (taken.next(), taken.next()) {
         deliveries.push(delivery(id, payload)?);
     }
-    Ok(Next {
+    Ok(Fetched {
         deliveries,
-        looked_at,
+        is_full: looked_at == max,
     })
 }
 
 type Answer = (usize, u64, u64, u64, Vec<Vec<u8>>);
 
-/// The id is acknowledged as it was read, whatever it looks like. Attempts are counted in the
-/// database.
+/// Builds the task for apalis. The id is acknowledged as it was read, whatever it looks like. Attempts
+/// are counted in the database.
 fn delivery(id: Vec<u8>, payload: Vec<u8>) -> RedisResult<RedisTask> {
     let id = String::from_utf8(id)
         .map_err(|_| RedisError::from((ErrorKind::Parse, "a task id is no text")))?;

@@ -1,4 +1,4 @@
-//! Why Redis cannot be used, in the server's own words where it gave some.
+//! Describes why Redis cannot be used, with the server's own error where it sent one.
 //!
 //! The client's messages hold no password: they name commands, hosts and answers of the server.
 
@@ -9,11 +9,11 @@ use redis::{
 };
 use std::time::Duration;
 
-/// What went wrong, in words.
-pub(super) fn words(error: &RedisError) -> String {
+/// Describes an error without any secret.
+pub(super) fn describe(error: &RedisError) -> String {
     let Some(code) = error.code() else {
         return match error.kind() {
-            ErrorKind::Io => io_words(error),
+            ErrorKind::Io => describe_io(error),
             _ => error.to_string(),
         };
     };
@@ -29,7 +29,7 @@ pub(super) fn words(error: &RedisError) -> String {
     }
 }
 
-fn io_words(error: &RedisError) -> String {
+fn describe_io(error: &RedisError) -> String {
     let text = error.to_string();
     let has = |part: &str| text.contains(part);
     let cause = if error.is_connection_refusal() {
@@ -50,7 +50,7 @@ fn io_words(error: &RedisError) -> String {
     format!("{cause}: {text}")
 }
 
-/// One connection without any retry. The error is the first thing that went wrong, in words.
+/// Opens one connection without any retry. The error describes the first failure.
 pub(super) async fn try_to_connect(
     client: &Client,
     connect_timeout: Duration,
@@ -72,18 +72,22 @@ pub(super) async fn try_to_connect(
         Err(error) if tls && error.is_timeout() => Err(format!(
             "no answer in time; the server may speak no TLS there (rediss://): {error}"
         )),
-        Err(error) => Err(told(client, &limits, &error).await),
+        Err(error) => Err(describe_with_answer(client, &limits, &error).await),
     }
 }
 
-/// The error in words; for a refused sign-in with the server's own answer, which the client leaves out.
-async fn told(client: &Client, limits: &AsyncConnectionConfig, error: &RedisError) -> String {
+/// Describes an error; of a refused sign-in with the server's own answer, which the client leaves out.
+async fn describe_with_answer(
+    client: &Client,
+    limits: &AsyncConnectionConfig,
+    error: &RedisError,
+) -> String {
     if error.kind() == ErrorKind::AuthenticationFailed
         && let Some(Err(answer)) = sign_in(client, limits).await
     {
-        return words(&answer);
+        return describe(&answer);
     }
-    words(error)
+    describe(error)
 }
 
 /// Signs in once more, over a connection that did not sign in while it was opened.

@@ -1,7 +1,7 @@
-//! What wakes an idle fetcher: the queue's pub/sub channel, and a tick where that is silent.
+//! Wakes an idle fetcher: by the queue's pub/sub channel, and by a tick where that is silent.
 
+use super::connections::Connections;
 use super::keys::Keys;
-use super::link::Link;
 use apalis_core::backend::ext::poll_strategy::{PollSnapshot, PollStrategy};
 use futures::StreamExt;
 use futures::task::AtomicWaker;
@@ -13,75 +13,77 @@ use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-/// Rung when something may wait.
+/// Tells one fetcher that the queue may hold deliveries.
 ///
-/// A ring must not be lost while the answer "nothing there" is still on its way: it stays
-/// remembered until the next fetch starts (see `Ahead`).
+/// A wake-up during a fetch that finds nothing must not be lost: the signal stays set until the next
+/// fetch starts.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
-    rung: AtomicBool,
+pub(super) struct FetchSignal {
+    is_set: AtomicBool,
     waker: AtomicWaker,
 }
 
-impl Bell {
-    pub fn ring(&self) {
-        self.rung.store(true, Ordering::Release);
+impl FetchSignal {
+    /// Sets the signal and wakes the fetcher.
+    pub fn set(&self) {
+        self.is_set.store(true, Ordering::Release);
         self.waker.wake();
     }
 
-    /// A fetch starts that will see everything up to now.
-    pub fn silence(&self) {
-        self.rung.store(false, Ordering::Release);
+    /// Clears the signal, as a fetch starts that sees everything up to now.
+    pub fn clear(&self) {
+        self.is_set.store(false, Ordering::Release);
     }
 
-    /// Whether it rang since then. If not, the next ring wakes the task.
-    pub fn has_rung(&self, cx: &Context<'_>) -> bool {
-        // First, so that no ring falls in between.
+    /// Returns whether the signal is set. If not, the next one wakes the task.
+    pub fn is_set(&self, cx: &Context<'_>) -> bool {
+        // First, so that no wake-up falls in between.
         self.waker.register(cx.waker());
-        self.rung.load(Ordering::Acquire)
+        self.is_set.load(Ordering::Acquire)
     }
 }
 
-/// Wakes the worker by its bell, which also rings at every tick.
+/// Wakes the worker by its signal, which is also set at every tick.
 #[derive(Debug)]
-pub(super) struct BellOrTick {
-    bell: Arc<Bell>,
+pub(super) struct FetchStrategy {
+    signal: Arc<FetchSignal>,
     tick: Interval,
 }
 
-impl BellOrTick {
-    pub fn new(bell: Arc<Bell>, every: Duration) -> Self {
+impl FetchStrategy {
+    pub fn new(signal: Arc<FetchSignal>, every: Duration) -> Self {
         // Fetchers that were started together must not tick together.
         let first = every.mul_f64(rand::rng().random_range(0.0..1.0));
         let mut tick = tokio::time::interval_at(Instant::now() + first, every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { bell, tick }
+        Self { signal, tick }
     }
 }
 
-impl PollStrategy for BellOrTick {
+impl PollStrategy for FetchStrategy {
     fn poll_drive(&mut self, cx: &mut Context<'_>, _: &PollSnapshot) -> Poll<Option<()>> {
         // Until pending: only then is the waker bound to the next tick. Stopping at a tick that is
         // due loses wake-ups.
         while self.tick.poll_tick(cx).is_ready() {
-            self.bell.ring();
+            self.signal.set();
         }
-        self.bell.waker.register(cx.waker());
+        self.signal.waker.register(cx.waker());
         Poll::Pending
     }
 }
 
-/// Listens on the channel and rings every bell of this process, until `stop`.
+/// Listens on the queue's channel and sets the signals of all fetchers.
 #[derive(Debug)]
 pub(super) struct Listener {
-    pub link: Arc<Link>,
+    pub connections: Arc<Connections>,
     pub keys: Keys,
-    pub bells: Vec<Arc<Bell>>,
-    /// Between two probes of the connection, and between two attempts to connect.
-    pub patience: Duration,
+    pub signals: Vec<Arc<FetchSignal>>,
+    /// Interval between two probes of the connection, and between two attempts to connect.
+    pub interval: Duration,
 }
 
 impl Listener {
+    /// Listens until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         loop {
             let ended = tokio::select! {
@@ -89,8 +91,11 @@ impl Listener {
                 ended = self.listen() => ended,
             };
             // Only latency suffers meanwhile: the tick still looks.
-            tracing::debug!(reason = ended, "not listening for new hints; ticks remain");
-            let pause = self.patience.mul_f64(rand::rng().random_range(0.5..1.0));
+            tracing::debug!(
+                reason = ended,
+                "listening for new hints failed; trying again"
+            );
+            let pause = self.interval.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -98,16 +103,16 @@ impl Listener {
         }
     }
 
-    /// Returns why it ended.
+    /// Listens over one connection. Returns why it ended.
     async fn listen(&self) -> String {
-        let pubsub = match self.link.pubsub().await {
+        let pubsub = match self.connections.pubsub().await {
             Ok(pubsub) => pubsub,
             Err(error) => return error.to_string(),
         };
         let (mut sink, mut stream) = pubsub.split();
         // The stream is what drives the connection, so it is polled beside every command.
         let subscribed = async {
-            tokio::time::timeout(self.patience, sink.subscribe(&self.keys.available)).await
+            tokio::time::timeout(self.interval, sink.subscribe(&self.keys.available)).await
         };
         match subscribed.await {
             Ok(Ok(())) => {}
@@ -115,18 +120,18 @@ impl Listener {
             Err(_) => return "subscribing took too long".into(),
         }
         // What came before the subscription.
-        self.ring();
-        let mut probe = tokio::time::interval_at(Instant::now() + self.patience, self.patience);
+        self.set_all();
+        let mut probe = tokio::time::interval_at(Instant::now() + self.interval, self.interval);
         loop {
             tokio::select! {
                 message = stream.next() => match message {
-                    Some(_) => self.ring(),
+                    Some(_) => self.set_all(),
                     None => return "the connection was closed".into(),
                 },
                 _ = probe.tick() => {
                     // A half-open connection would be silent for ever.
                     let answer = tokio::time::timeout(
-                        self.patience,
+                        self.interval,
                         sink.ping::<redis::Value>(),
                     );
                     match answer.await {
@@ -139,9 +144,9 @@ impl Listener {
         }
     }
 
-    fn ring(&self) {
-        for bell in &self.bells {
-            bell.ring();
+    fn set_all(&self) {
+        for signal in &self.signals {
+            signal.set();
         }
     }
 }
@@ -161,36 +166,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_ring_during_a_fetch_is_remembered_and_a_later_one_wakes() {
-        let bell = Arc::new(Bell::default());
+    async fn a_signal_during_a_fetch_is_kept_and_a_later_one_wakes() {
+        let signal = Arc::new(FetchSignal::default());
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
         let cx = &mut Context::from_waker(&waker);
-        let mut strategy = BellOrTick::new(Arc::clone(&bell), Duration::from_secs(3600));
+        let mut strategy = FetchStrategy::new(Arc::clone(&signal), Duration::from_secs(3600));
         let snapshot = PollSnapshot::new();
 
-        // The worker waits for its fetch when it rings…
-        bell.silence();
+        // The signal comes while the worker waits for its fetch…
+        signal.clear();
         let _ = strategy.poll_drive(cx, &snapshot);
-        bell.ring();
+        signal.set();
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
-        // …looks, and waits again: the end of the fetch has to tell.
+        // …and the worker waits again: it is found set at the end of the fetch.
         let _ = strategy.poll_drive(cx, &snapshot);
-        assert!(bell.has_rung(cx));
+        assert!(signal.is_set(cx));
 
-        // Nothing rang during the next one, and nothing is lost between its end and the wait.
-        bell.silence();
-        assert!(!bell.has_rung(cx));
-        bell.ring();
+        // None comes during the next fetch, and none is lost between its end and the wait.
+        signal.clear();
+        assert!(!signal.is_set(cx));
+        signal.set();
         assert_eq!(count.0.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]
     async fn the_tick_goes_on_by_itself() {
-        let bell = Arc::new(Bell::default());
+        let signal = Arc::new(FetchSignal::default());
         let count = Arc::new(Count::default());
         let waker = Waker::from(Arc::clone(&count));
-        let mut strategy = BellOrTick::new(bell, Duration::from_millis(20));
+        let mut strategy = FetchStrategy::new(signal, Duration::from_millis(20));
         let snapshot = PollSnapshot::new();
         for n in 1..=3 {
             let _ = strategy.poll_drive(&mut Context::from_waker(&waker), &snapshot);

@@ -1,46 +1,50 @@
-//! What becomes of the deliveries that a worker held, and of keys that would end any worker.
+//! Orphan recovery: returns the deliveries that an ended worker held to the queue.
+//!
+//! Workers that ended without being able to do so (a killed process) are found by apalis-redis, which
+//! returns their deliveries after `missed_heartbeats`.
 
 use super::keys::Keys;
-use super::quiet::Quiet;
+use super::log_throttle::LogThrottle;
 use crate::domain::job::MAX_PAYLOAD_BYTES;
 use redis::aio::ConnectionLike;
 use redis::{RedisResult, Script};
 use std::sync::LazyLock;
 
-static TOO_LARGE: Quiet = Quiet::new();
-static MALFORMED: Quiet = Quiet::new();
+static TOO_LARGE: LogThrottle = LogThrottle::new();
+static MALFORMED: LogThrottle = LogThrottle::new();
 
-static HAND_BACK: LazyLock<Script> = LazyLock::new(|| {
+static RETURN_HELD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         include_str!("lua/repair.lua"),
-        include_str!("lua/hand_back.lua")
+        include_str!("lua/return_held.lua")
     ))
 });
-static HEAL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/heal.lua")));
-/// By the server's clock, as nobody knows whose would be right.
-static KEEP_ALIVE: LazyLock<Script> = LazyLock::new(|| {
+static REMOVE_WRONG_TYPES: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("lua/remove_wrong_types.lua")));
+/// Uses the server's clock, as those of the processes may differ.
+static SEND_HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
     Script::new("return redis.call('ZADD', KEYS[1], 'XX', redis.call('TIME')[1], ARGV[1])")
 });
 
-/// Entries per script call: Redis does nothing else meanwhile.
+/// Entries per script call, as Redis serves nobody else meanwhile.
 const CHUNK: usize = 500;
 
 /// Entries that were not written by the enqueue script, and what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Malformed {
-    /// Given the meta or the id that they lacked.
+    /// Entries that were given the meta or the id that they lacked.
     pub repaired: u64,
-    /// Removed: there was no payload.
+    /// Entries that were removed because they had no payload.
     pub dropped: u64,
-    /// Removed unread: the payload was longer than any hint.
+    /// Entries that were removed unread because the payload was longer than any hint.
     pub too_large: u64,
-    /// Keys removed that held something of another type.
+    /// Keys that were removed because they had another type.
     pub keys: u64,
 }
 
 impl Malformed {
-    /// Counts them, and says what became of them; never what they held.
-    pub fn note(&self) {
+    /// Counts and logs them; never what they held.
+    pub fn report(&self) {
         let Self {
             repaired,
             dropped,
@@ -74,24 +78,17 @@ impl Malformed {
     }
 }
 
-/// What was found in the hands of a worker that has ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Custody {
-    /// Put back to be delivered again.
-    pub returned: u64,
-    pub malformed: Malformed,
-}
-
-/// Puts back what a worker that has ended still holds, without waiting until others notice that
-/// its heartbeats stopped, and removes every trace of it.
-pub(super) async fn hand_back(
+/// Returns what an ended worker still holds to the queue, without waiting until others notice that its
+/// heartbeats stopped, and removes the worker from the list.
+pub(super) async fn return_held(
     connection: &mut impl ConnectionLike,
     keys: &Keys,
     worker: &str,
-) -> RedisResult<Custody> {
-    let mut all = Custody::default();
+) -> RedisResult<()> {
+    let mut malformed = Malformed::default();
+    let mut all_returned = 0;
     loop {
-        let (returned, dropped, too_large, left): (u64, u64, u64, u64) = HAND_BACK
+        let (returned, dropped, too_large, left): (u64, u64, u64, u64) = RETURN_HELD
             .key(keys.inflight(worker))
             .key(&keys.active)
             .key(&keys.data)
@@ -103,32 +100,50 @@ pub(super) async fn hand_back(
             .arg(MAX_PAYLOAD_BYTES)
             .invoke_async(connection)
             .await?;
-        all.returned += returned;
-        all.malformed.dropped += dropped;
-        all.malformed.too_large += too_large;
+        all_returned += returned;
+        malformed.dropped += dropped;
+        malformed.too_large += too_large;
         if left == 0 {
-            return Ok(all);
+            break;
         }
     }
+    malformed.report();
+    if all_returned > 0 {
+        tracing::info!(
+            worker,
+            returned = all_returned,
+            "returned the deliveries of an ended worker to the queue"
+        );
+    }
+    Ok(())
 }
 
-/// Removes keys that hold something of another type, so that the next worker can fetch. Returns how
-/// many.
-pub(super) async fn heal(connection: &mut impl ConnectionLike, keys: &Keys) -> RedisResult<u64> {
-    HEAL.key(&keys.active)
+/// Removes keys of another type, which would end any worker that fetches.
+pub(super) async fn remove_wrong_types(
+    connection: &mut impl ConnectionLike,
+    keys: &Keys,
+) -> RedisResult<()> {
+    let keys = REMOVE_WRONG_TYPES
+        .key(&keys.active)
         .key(&keys.data)
         .key(&keys.signal)
         .invoke_async(connection)
-        .await
+        .await?;
+    Malformed {
+        keys,
+        ..Malformed::default()
+    }
+    .report();
+    Ok(())
 }
 
-/// A heartbeat for a worker that finishes its work: it sends none itself once it is stopping.
-pub(super) async fn keep_alive(
+/// Sends a heartbeat for a worker that is stopping: it sends none itself any more.
+pub(super) async fn send_heartbeat(
     connection: &mut impl ConnectionLike,
     keys: &Keys,
     worker: &str,
 ) -> RedisResult<()> {
-    KEEP_ALIVE
+    SEND_HEARTBEAT
         .key(&keys.workers)
         .arg(worker)
         .invoke_async::<u64>(connection)

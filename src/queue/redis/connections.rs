@@ -1,18 +1,19 @@
-//! Connections to the one Redis server.
+//! The connections to the one Redis server.
 
-use super::cause;
+use super::error;
 use super::settings::{RedisSettings, RedisSettingsError};
 use crate::ports::queue::QueueError;
-use crate::queue::pulse::Vitals;
+use crate::queue::consumer_health::ConsumerHealth;
+use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, ServerErrorKind};
 use secrecy::ExposeSecret;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Makes connections, and keeps the one over which hints are sent.
-pub(super) struct Link {
+/// Opens connections, and keeps the one over which hints are sent.
+pub(super) struct Connections {
     client: Client,
     config: ConnectionManagerConfig,
     shared: Mutex<Option<ConnectionManager>>,
@@ -21,19 +22,22 @@ pub(super) struct Link {
     connect_timeout: Duration,
     response_timeout: Duration,
     call_timeout: Duration,
-    vitals: Arc<Vitals>,
+    health: Arc<ConsumerHealth>,
 }
 
-impl std::fmt::Debug for Link {
+impl std::fmt::Debug for Connections {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The client knows the password.
-        f.debug_struct("Link").finish_non_exhaustive()
+        f.debug_struct("Connections").finish_non_exhaustive()
     }
 }
 
-impl Link {
-    /// Connects to nothing yet.
-    pub fn new(settings: &RedisSettings, vitals: Arc<Vitals>) -> Result<Self, RedisSettingsError> {
+impl Connections {
+    /// Prepares connections without opening one.
+    pub fn new(
+        settings: &RedisSettings,
+        health: Arc<ConsumerHealth>,
+    ) -> Result<Self, RedisSettingsError> {
         let client = Client::open(settings.url.expose_secret())
             .map_err(|_| RedisSettingsError::Url("the client does not accept it".to_owned()))?;
         // apalis_redis::connect waits 500 ms for an answer, and one slow answer ends a worker.
@@ -50,16 +54,16 @@ impl Link {
             connect_timeout: settings.connect_timeout,
             response_timeout: settings.response_timeout,
             call_timeout: settings.call_timeout(),
-            vitals,
+            health,
         })
     }
 
-    /// A connection of its own, established by its first command.
+    /// Returns a connection of its own, which its first command establishes.
     pub fn fresh(&self) -> RedisResult<ConnectionManager> {
         ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
     }
 
-    /// A connection for pub/sub.
+    /// Opens a connection for pub/sub.
     pub async fn pubsub(&self) -> Result<PubSub, QueueError> {
         match tokio::time::timeout(self.connect_timeout, self.client.get_async_pubsub()).await {
             Ok(Ok(pubsub)) => Ok(pubsub),
@@ -68,20 +72,19 @@ impl Link {
         }
     }
 
-    /// Whether the server can be used, tried once. A connection that retries says no more, in the end,
-    /// than that there was no answer in time. Does nothing once the server has been reached: what is
-    /// wrong later may pass, and is retried.
+    /// Tries once whether the server can be used, for its own error: a connection that retries reports
+    /// only a timeout in the end. Does nothing once the server has been reached.
     pub async fn first_contact(&self) -> Result<(), QueueError> {
         if self.reached.load(Ordering::Relaxed) {
             return Ok(());
         }
         let tried =
-            cause::try_to_connect(&self.client, self.connect_timeout, self.response_timeout);
+            error::try_to_connect(&self.client, self.connect_timeout, self.response_timeout);
         let result = match tokio::time::timeout(self.call_timeout, tried).await {
             Ok(result) => result,
             Err(_) => Err(format!("no answer within {:?}", self.call_timeout)),
         };
-        self.vitals
+        self.health
             .connected
             .store(result.is_ok(), Ordering::Relaxed);
         self.reached.store(result.is_ok(), Ordering::Relaxed);
@@ -98,7 +101,7 @@ impl Link {
         let answer = tokio::time::timeout(self.call_timeout, exchange(&mut connection)).await;
         let (result, renew) = match answer {
             Ok(Ok(value)) => (Ok(value), false),
-            Ok(Err(error)) => (Err(unavailable(&error)), outlived(&error)),
+            Ok(Err(error)) => (Err(unavailable(&error)), needs_new_connection(&error)),
             Err(_) => (
                 Err(QueueError::Unavailable("no answer in time".into())),
                 true,
@@ -107,16 +110,15 @@ impl Link {
         if renew {
             // The manager connects again only after the connection has closed; a half-open one,
             // and one to a former primary, never does.
-            *self.lock() = None;
+            *self.shared.lock() = None;
         }
-        self.vitals
+        self.health
             .connected
             .store(result.is_ok(), Ordering::Relaxed);
         result
     }
 
-    /// Runs one short exchange over a connection of its own, which is tried once. A server that cannot be
-    /// used is told by its cause.
+    /// Runs one short exchange over a connection of its own, which is tried once and fails with its cause.
     pub async fn once<T, F>(&self, exchange: F) -> Result<T, QueueError>
     where
         F: AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
@@ -139,25 +141,21 @@ impl Link {
     }
 
     fn shared(&self) -> Result<ConnectionManager, QueueError> {
-        let mut shared = self.lock();
+        let mut shared = self.shared.lock();
         if let Some(connection) = shared.as_ref() {
             return Ok(connection.clone());
         }
         let connection = self.fresh().map_err(|error| unavailable(&error))?;
         Ok(shared.insert(connection).clone())
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<ConnectionManager>> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-fn outlived(error: &RedisError) -> bool {
+fn needs_new_connection(error: &RedisError) -> bool {
     error.is_timeout() || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
-/// Says what went wrong. The client's messages name commands and the server's answer, never the
+/// Describes what went wrong. The client's messages name commands and the server's answer, never the
 /// URL.
 pub(super) fn unavailable(error: &RedisError) -> QueueError {
-    QueueError::Unavailable(cause::words(error))
+    QueueError::Unavailable(error::describe(error))
 }

@@ -1,13 +1,13 @@
--- Puts what a worker holds back into the queue and takes the worker off the list.
+-- Returns what a worker holds to the queue and removes the worker from the list.
 --
 -- KEYS     Q:inflight:<worker>, Q:active, Q:data, Q:meta, Q:workers, Q:workers:metadata:<worker>
 -- ARGV[1]  worker
 -- ARGV[2]  most entries per call
 -- ARGV[3]  most bytes of a payload
--- Returns  {handed back, dropped, too large, left for the next call}
+-- Returns  {returned, dropped, too large, left for the next call}
 
 local ids = redis.call('SPOP', KEYS[1], tonumber(ARGV[2]))
-local back, dropped, large = 0, 0, 0
+local returned, dropped, large = 0, 0, 0
 for _, id in ipairs(ids) do
   if not length(KEYS[3], id, ARGV[3]) then
     forget(KEYS[3], KEYS[4], id)
@@ -16,7 +16,7 @@ for _, id in ipairs(ids) do
     local name = renew(KEYS[3], KEYS[4], id)
     if name then
       redis.call('RPUSH', KEYS[2], name)
-      back = back + 1
+      returned = returned + 1
     else
       dropped = dropped + 1
     end
@@ -24,7 +24,7 @@ for _, id in ipairs(ids) do
 end
 redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('DEL', KEYS[6])
-if back > 0 then
+if returned > 0 then
   redis.call('PUBLISH', 'tasks:' .. KEYS[2] .. ':available', ARGV[1])
 end
-return { back, dropped, large, redis.call('SCARD', KEYS[1]) }
+return { returned, dropped, large, redis.call('SCARD', KEYS[1]) }
