@@ -60,11 +60,11 @@ pub enum Mechanism {
     Disown,
     /// `a.token = o.token` of DISOWN.
     DisownTokenCheck,
-    /// `engine::in_work`: a run is noted before its claim is sent.
+    /// `InFlightRuns`: a run is registered before its claim is sent.
     NotedBeforeClaim,
     /// SET_ASIDE: what belongs to an earlier run of the same id.
     SetAside,
-    /// `engine::disown`: the database is looked at first, what is in work after it.
+    /// `reconciler::orphans`: the database is read first, then what is in flight.
     DatabaseFirst,
 }
 

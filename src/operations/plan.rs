@@ -1,12 +1,12 @@
-//! Plans: what a module would mean for the connections there are.
+//! Compares a module with the stored inventories: what it would mean for the connections there are.
 
-use super::settings::LinkSettings;
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
 use crate::domain::connection::{ConnectionStatus, ProviderConnection};
 use crate::domain::link::{Link, LinkContext};
 use crate::domain::module::Module;
 use crate::domain::plan::{self, PlanCounts, PlanLine};
+use crate::engine::settings::LinkSettings;
 use crate::ports::plan::PlanFilter;
 use crate::ports::provider::Provider;
 use crate::ports::store::{Store, StoreError};
@@ -36,7 +36,7 @@ pub struct PlanPage {
 }
 
 impl Planner<'_> {
-    /// Up to `limit` connections after `after`.
+    /// Reads up to `limit` connections after `after`.
     pub async fn page(
         &self,
         after: Option<ConnectionId>,
@@ -72,11 +72,11 @@ impl Planner<'_> {
         })
     }
 
-    /// Counts up to `most` connections; false: there are more.
-    pub async fn counts(&self, most: u32) -> Result<(PlanCounts, bool), StoreError> {
+    /// Counts up to `max` connections; false: there are more.
+    pub async fn counts(&self, max: u32) -> Result<(PlanCounts, bool), StoreError> {
         let mut counts = PlanCounts::default();
         let mut after = None;
-        let mut left = most;
+        let mut left = max;
         while left > 0 {
             let page = self.page(after, left.min(PAGE)).await?;
             page.add_to(&mut counts);

@@ -1,12 +1,12 @@
-//! Reading what people are shown: one way for every surface.
+//! Reads a run, or an onboarding session, with what belongs to it.
 
 use crate::domain::run_record::{RunRecord, SessionRecord};
 use crate::domain::{RunId, SessionId};
 use crate::ports::store::{Store, StoreError};
 use serde_json::Value;
 
-/// A run with what belongs to it. None: no such run of verifyd's type.
-pub async fn run_record(store: &dyn Store, id: RunId) -> Result<Option<RunRecord>, StoreError> {
+/// Reads a run with what belongs to it. `None`: no such run of verifyd's type.
+pub async fn read_run(store: &dyn Store, id: RunId) -> Result<Option<RunRecord>, StoreError> {
     let Some(run) = store.run(id).await? else {
         return Ok(None);
     };
@@ -18,7 +18,7 @@ pub async fn run_record(store: &dyn Store, id: RunId) -> Result<Option<RunRecord
         Some(previous) => store.run(RunId(previous)).await?,
         None => None,
     };
-    // A report that somebody else wrote may name anyone's run, and an id may be given to a later one.
+    // A report that another writer wrote may name any run, and an id may be given to a later run.
     let previous = previous.filter(|p| {
         (p.workspace_id, p.tenant_id) == (run.workspace_id, run.tenant_id)
             && p.completed_at <= run.completed_at
@@ -31,8 +31,8 @@ pub async fn run_record(store: &dyn Store, id: RunId) -> Result<Option<RunRecord
     }))
 }
 
-/// An onboarding session with the run that it points to. None: no such session.
-pub async fn session_record(
+/// Reads an onboarding session with the run that it points to. `None`: no such session.
+pub async fn read_session(
     store: &dyn Store,
     id: SessionId,
 ) -> Result<Option<SessionRecord>, StoreError> {
@@ -40,7 +40,7 @@ pub async fn session_record(
         return Ok(None);
     };
     let run = match session.run() {
-        Some(run) => run_record(store, run).await?,
+        Some(run) => read_run(store, run).await?,
         None => None,
     };
     // The application may have written any number there.

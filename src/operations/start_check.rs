@@ -1,4 +1,4 @@
-//! Recording a run and sending its hint, as a producer does.
+//! Starts a check of a connection: records a run and sends its hint, as a producer does.
 
 use crate::domain::connection::ProviderConnection;
 use crate::domain::job::Hint;
@@ -10,44 +10,44 @@ use serde_json::{Value, json};
 
 /// A recorded run, and whether its hint could be sent. Without a hint the sweep finds it.
 #[derive(Debug)]
-pub struct Submitted {
+pub struct StartedCheck {
     pub recorded: Recorded,
     pub hint: Result<(), QueueError>,
 }
 
-/// Records a check of this connection and sends the hint. An active run of the connection is
-/// returned in place of a second one. Without a queue that workers listen to, pass none: the workers
-/// are woken by the database, or find the run in their next sweep.
-pub async fn submit(
+/// Records a check of this connection and sends the hint. An active run of the connection is returned in
+/// place of a second one. Pass no queue where no worker listens to it: the database wakes the workers, or
+/// they find the run in their next sweep.
+pub async fn start_check(
     store: &dyn Store,
     queue: Option<&dyn Queue>,
     providers: &Providers,
     connection: &ProviderConnection,
     module: Option<&str>,
-) -> Result<Submitted, StoreError> {
+) -> Result<StartedCheck, StoreError> {
     let context = context_for(providers, connection, module);
     record_and_hint(store, queue, connection, context, None).await
 }
 
 /// Why a check was not started for an onboarding session.
 #[derive(Debug, thiserror::Error)]
-pub enum SubmitError {
+pub enum StartCheckError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Session(#[from] SessionMisfit),
 }
 
-/// The same for an onboarding session: in the transaction that records the run, the session is
+/// Starts a check for an onboarding session: in the transaction that records the run, the session is
 /// pointed to it, or to the active run that is returned.
-pub async fn submit_for_session(
+pub async fn start_check_for_session(
     store: &dyn Store,
     queue: Option<&dyn Queue>,
     providers: &Providers,
     connection: &ProviderConnection,
     module: Option<&str>,
     session: ForSession,
-) -> Result<Submitted, SubmitError> {
+) -> Result<StartedCheck, StartCheckError> {
     // The store tests it again, in its transaction.
     let found = store
         .onboarding_session(session.id)
@@ -70,7 +70,7 @@ async fn record_and_hint(
     connection: &ProviderConnection,
     context: Value,
     onboarding_session: Option<ForSession>,
-) -> Result<Submitted, StoreError> {
+) -> Result<StartedCheck, StoreError> {
     let recorded = store
         .record(&NewRun {
             workspace_id: connection.workspace_id,
@@ -80,27 +80,21 @@ async fn record_and_hint(
             onboarding_session,
         })
         .await?;
-    if !recorded.created {
-        return Ok(Submitted {
-            recorded,
-            hint: Ok(()),
-        });
-    }
     let hint = match queue {
-        Some(queue) => queue.send(&[Hint::new(recorded.run_id)]).await,
-        None => Ok(()),
+        Some(queue) if recorded.created => queue.send(&[Hint::new(recorded.run_id)]).await,
+        _ => Ok(()),
     };
-    if hint.is_err() || queue.is_none() {
-        // Otherwise the sweep would wait for the hint that never went out.
+    if recorded.created && (hint.is_err() || queue.is_none()) {
+        // Otherwise the sweep would wait for the hint that was not sent.
         store.undeliver(&[recorded.run_id]).await?;
         if let Err(error) = store.wake().await {
-            tracing::debug!(%error, "the sweep finds the run without being woken");
+            tracing::debug!(%error, "cannot wake the workers; their next sweep finds the run");
         }
     }
-    Ok(Submitted { recorded, hint })
+    Ok(StartedCheck { recorded, hint })
 }
 
-/// `operation_runs.context` of a check of this connection: whole, with the module that is checked when
+/// Returns `operation_runs.context` of a check of this connection, with the module that is checked when
 /// none is named.
 pub fn context_for(
     providers: &Providers,

@@ -1,40 +1,42 @@
-//! Reports the runs that verifyd cannot work on, so that getting them wrong is seen.
+//! Logs invalid runs, which verifyd cannot work on.
 
 use crate::ports::store::Store;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Between two looks for the log.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(600);
+/// Time between two looks for the log.
+const LOOK_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Longest time for one look.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Rows of `operation_runs` that are looked through, and invalid runs that are counted at most.
+/// Rows of `operation_runs` that are looked through.
 pub const LATEST_ROWS: u32 = 10_000;
+
+/// Invalid runs that are counted at most.
 pub const COUNTED: u32 = 1_000;
 
-/// What was reported of them.
+/// The invalid runs that were logged.
 #[derive(Debug, Default)]
-pub struct InvalidRuns {
+pub struct InvalidRunLog {
     next_look: Option<Instant>,
-    /// The newest that was reported.
+    /// The newest that was logged.
     newest: Option<i64>,
 }
 
-impl InvalidRuns {
-    /// Looks if it is time to. Each invalid run is reported once by this process, and never tried.
+impl InvalidRunLog {
+    /// Looks for invalid runs if it is time to, and logs each once.
     pub async fn look(&mut self, store: &dyn Store) {
         let now = Instant::now();
         if self.next_look.is_some_and(|next| now < next) {
             return;
         }
-        self.next_look = Some(now + BETWEEN_LOOKS);
+        self.next_look = Some(now + LOOK_INTERVAL);
         let look = store.invalid_runs(LATEST_ROWS, COUNTED);
         let found = match tokio::time::timeout(TIMEOUT, look).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "invalid runs cannot be counted");
+                tracing::debug!(%error, "cannot count invalid runs");
                 return;
             }
             Err(_) => return,

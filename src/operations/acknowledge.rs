@@ -1,5 +1,4 @@
-//! Acknowledging a check of a run, and withdrawing that: the one way of every surface, so that none
-//! forgets to say who did it.
+//! Acknowledges a check of a run, and withdraws an acknowledgement; both record who did it.
 
 use crate::domain::acknowledgement::{
     Acknowledgement, Actor, PERSON_CHARS, REASON_CHARS, may_be_acknowledged,
@@ -17,7 +16,7 @@ const LAST_YEAR: i32 = 9999;
 /// Keys that an error names, at most.
 const NAMED_KEYS: usize = 20;
 
-/// What a person asks for.
+/// A request to acknowledge a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub run: RunId,
@@ -26,7 +25,7 @@ pub struct Request {
     pub reason: String,
     /// Who accepts it, in the words of the person.
     pub by: String,
-    /// Who that is by what the surface knows.
+    /// The actor as the surface knows it.
     pub through: Actor,
     /// None: for as long as status and reason code of the check stay what they are.
     pub expires_at: Option<DateTime<Utc>>,
@@ -130,7 +129,7 @@ pub async fn withdraw(
         .ok_or(AcknowledgeError::NoSuchAcknowledgement(id))
 }
 
-/// The connection whose later runs inherit the acknowledgement: only one of the run's own tenant
+/// Returns the connection whose later runs inherit the acknowledgement: only one of the run's own tenant
 /// and workspace.
 async fn own_connection(
     store: &dyn Store,
@@ -206,7 +205,7 @@ fn no_such_check(key: &str, report: &Report) -> String {
     )
 }
 
-/// What could be acknowledged.
+/// Names the checks that can be acknowledged.
 fn wrong_checks(report: &Report) -> String {
     let keys: Vec<&str> = report
         .checks

@@ -1,7 +1,7 @@
-//! From what was found to what the run ends with: outcome, report, failure summary, inventory.
+//! Turns the result of a run into its completion: outcome, report, failure summary, inventory.
 
-use super::Engine;
-use super::preflight::Surveyed;
+use super::preflight::RunSubject;
+use crate::domain::Outcome;
 use crate::domain::completion::{CheckedScope, CheckedTarget, Completion, FailureEntry};
 use crate::domain::connection::is_cloud_key;
 use crate::domain::credential::Credential;
@@ -10,14 +10,14 @@ use crate::domain::reason::Reason;
 use crate::domain::report::{
     Check, CheckStatus, Evidence, EvidenceKind, Identity, ReportDraft, Severity,
 };
-use crate::domain::run::{ClaimedRun, RunRequest};
-use crate::domain::{Outcome, RunId};
 use crate::ports::provider::{CheckSpec, Findings};
+use crate::ports::store::Claim;
+use chrono::{DateTime, Utc};
 use std::sync::Arc;
 
-/// How the work on a run ended.
+/// The result of a run.
 #[derive(Debug)]
-pub enum Ending {
+pub(super) enum RunResult {
     /// A prerequisite is missing.
     Blocked(Reason),
     /// The provider was asked.
@@ -29,7 +29,20 @@ pub enum Ending {
     },
 }
 
-/// The check that stands for verifyd's own failure.
+impl RunResult {
+    /// The result of a run whose attempts are spent.
+    pub fn worker_lost(claim: &Claim) -> Self {
+        Self::Broken {
+            reason: Reason::WorkerLost,
+            evidence: vec![Evidence::new(
+                EvidenceKind::Attempts,
+                claim.counted_attempts,
+            )],
+        }
+    }
+}
+
+/// Returns the check that stands for verifyd's own failure.
 fn engine_check() -> CheckSpec {
     CheckSpec {
         key: "engine.completion".to_owned(),
@@ -39,20 +52,17 @@ fn engine_check() -> CheckSpec {
     }
 }
 
-impl Engine {
-    /// Builds, validates and wraps up what the run ends with.
-    pub fn conclude(
+impl RunSubject<'_> {
+    /// Builds the completion, with a report that is valid and holds no secret.
+    pub(super) fn conclude(
         &self,
-        run: &ClaimedRun,
-        request: &RunRequest,
-        surveyed: &Surveyed,
+        result: RunResult,
         credential: Option<&Credential>,
-        previous: Option<RunId>,
-        ending: Ending,
+        now: DateTime<Utc>,
     ) -> Completion {
-        let links = &surveyed.links;
+        let links = &self.links;
         let planned = || -> Vec<Check> {
-            match (&surveyed.provider, &surveyed.module) {
+            match (&self.provider, &self.module) {
                 (Some(provider), Some(module)) => provider
                     .planned_checks(module)
                     .iter()
@@ -61,20 +71,20 @@ impl Engine {
                 _ => Vec::new(),
             }
         };
-        let mut checks = surveyed.checks.clone();
+        let mut checks = self.checks.clone();
         let mut inventory = None;
-        let mut name = surveyed.known.entra_tenant_name.clone();
-        let (outcome, blocked_by) = match ending {
-            Ending::Blocked(reason) => {
+        let mut name = self.known.entra_tenant_name.clone();
+        let (outcome, blocked_by) = match result {
+            RunResult::Blocked(reason) => {
                 checks.extend(planned());
                 (Outcome::Blocked, Some(reason))
             }
-            Ending::Broken { reason, evidence } => {
+            RunResult::Broken { reason, evidence } => {
                 checks.push(engine_check().fail(reason, links, evidence));
                 checks.extend(planned());
                 (Outcome::Failed, None)
             }
-            Ending::Checked(findings) => {
+            RunResult::Checked(findings) => {
                 checks.extend(findings.checks);
                 name = findings.facts.entra_tenant_name.or(name);
                 let succeeded = findings.healthy && findings.inventory.is_some();
@@ -95,15 +105,15 @@ impl Engine {
             .map(Credential::secret_values)
             .unwrap_or_default();
         let finished = ReportDraft {
-            identity: identity(request, surveyed),
-            generated_at: self.clock.now(),
-            previous_report_id: previous,
+            identity: self.identity(),
+            generated_at: now,
+            previous_report_id: self.previous,
             checks,
         }
         .finish(&secrets, &links.resolve(Link::Run));
         if let Some(why) = &finished.replaced {
             metrics::counter!("verifyd_reports_replaced_total").increment(1);
-            tracing::error!(run = run.id.0, %why, "the report was not valid and has been replaced");
+            tracing::error!(run = self.run.0, %why, "the report was not valid and has been replaced");
         }
 
         let mut failure_summary = finished.failure_summary(outcome);
@@ -121,61 +131,54 @@ impl Engine {
             overall: finished.report.summary.overall.as_str().to_owned(),
             report: finished.json,
             failure_summary,
-            checked: surveyed
+            checked: self
                 .provider
                 .as_ref()
-                .zip(surveyed.module.as_ref())
+                .zip(self.module.as_ref())
                 .map(|(provider, module)| CheckedTarget {
                     provider: provider.key().to_owned(),
                     module: module.clone(),
                     target_scope: name
-                        .filter(|_| lacks_name(request, surveyed))
+                        .filter(|_| self.lacks_name())
                         .map(|entra_tenant_name| CheckedScope { entra_tenant_name }),
                 }),
             inventory,
-            connection: surveyed.connection.as_ref().map(|c| c.id),
+            connection: self.connection.as_ref().map(|c| c.id),
             facts: None,
         }
     }
 
-    /// The ending of a run whose attempts are spent.
-    pub fn worker_lost(attempts: u32) -> Ending {
-        Ending::Broken {
-            reason: Reason::WorkerLost,
-            evidence: vec![Evidence::new(EvidenceKind::Attempts, attempts)],
-        }
+    /// Returns whether the run names the connection's directory by its id only.
+    fn lacks_name(&self) -> bool {
+        let own = self
+            .connection
+            .as_ref()
+            .and_then(|c| c.entra_tenant_id.as_deref());
+        self.request.target_scope.as_ref().is_some_and(|scope| {
+            let id = scope.entra_tenant_id.as_deref();
+            scope.entra_tenant_name.is_none()
+                && id
+                    .zip(own)
+                    .is_some_and(|(id, own)| id.eq_ignore_ascii_case(own))
+        })
     }
-}
 
-/// Whether the run names the connection's directory by its id only.
-fn lacks_name(request: &RunRequest, surveyed: &Surveyed) -> bool {
-    let own = surveyed
-        .connection
-        .as_ref()
-        .and_then(|c| c.entra_tenant_id.as_deref());
-    request.target_scope.as_ref().is_some_and(|scope| {
-        let id = scope.entra_tenant_id.as_deref();
-        scope.entra_tenant_name.is_none()
-            && id
-                .zip(own)
-                .is_some_and(|(id, own)| id.eq_ignore_ascii_case(own))
-    })
-}
-
-/// Whom the report is about: of the connection only when it is the run's own.
-fn identity(request: &RunRequest, surveyed: &Surveyed) -> Identity {
-    let guid = |text: Option<&String>| text.filter(|t| is_guid(t)).map(|t| t.to_ascii_lowercase());
-    let connection = surveyed.connection.as_ref();
-    Identity {
-        provider_connection_id: request.provider_connection_id.filter(|id| id.0 > 0),
-        entra_tenant_id: guid(connection.and_then(|c| c.entra_tenant_id.as_ref())),
-        client_id: guid(connection.and_then(|c| c.client_id.as_ref())),
-        cloud: connection
-            .and_then(|c| {
-                c.cloud
-                    .clone()
-                    .or_else(|| surveyed.provider.as_ref().map(|p| p.default_cloud()))
-            })
-            .filter(|key| is_cloud_key(key)),
+    /// Returns whom the report is about: of the connection only when it is the run's own.
+    fn identity(&self) -> Identity {
+        let guid =
+            |text: Option<&String>| text.filter(|t| is_guid(t)).map(|t| t.to_ascii_lowercase());
+        let connection = self.connection.as_ref();
+        Identity {
+            provider_connection_id: self.request.provider_connection_id.filter(|id| id.0 > 0),
+            entra_tenant_id: guid(connection.and_then(|c| c.entra_tenant_id.as_ref())),
+            client_id: guid(connection.and_then(|c| c.client_id.as_ref())),
+            cloud: connection
+                .and_then(|c| {
+                    c.cloud
+                        .clone()
+                        .or_else(|| self.provider.as_ref().map(|p| p.default_cloud()))
+                })
+                .filter(|key| is_cloud_key(key)),
+        }
     }
 }
