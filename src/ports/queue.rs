@@ -83,8 +83,8 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     /// Makes one round trip to the server.
     async fn ping(&self) -> Result<(), QueueError>;
 
-    /// Sends a hint and takes it back before anybody can see it, over a connection of its own. Fails with the
-    /// server's own answer, at once.
+    /// Tries whether the queue takes hints, over a connection of its own: sends one and takes it back before
+    /// any consumer can see it. Fails at once, with the server's own error.
     async fn try_sending(&self) -> Result<(), QueueError> {
         Ok(())
     }

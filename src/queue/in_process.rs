@@ -53,6 +53,12 @@ impl InProcessQueue {
         })
     }
 
+    fn full(&self) -> QueueError {
+        QueueError::Full {
+            capacity: self.capacity,
+        }
+    }
+
     fn take(&self) -> Option<Hint> {
         let mut waiting = self.waiting.lock();
         let hint = waiting.hints.pop_front()?;
@@ -117,9 +123,7 @@ impl Queue for InProcessQueue {
                     continue;
                 }
                 if waiting.hints.len() >= self.capacity {
-                    return Err(QueueError::Full {
-                        capacity: self.capacity,
-                    });
+                    return Err(self.full());
                 }
                 waiting.runs.insert(hint.operation_run_id);
                 waiting.hints.push_back(hint.clone());
@@ -132,6 +136,13 @@ impl Queue for InProcessQueue {
 
     async fn depth(&self) -> Result<u64, QueueError> {
         Ok(self.waiting.lock().hints.len() as u64)
+    }
+
+    async fn try_sending(&self) -> Result<(), QueueError> {
+        match self.waiting.lock().hints.len() < self.capacity {
+            true => Ok(()),
+            false => Err(self.full()),
+        }
     }
 
     async fn consume(

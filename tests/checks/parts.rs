@@ -99,7 +99,7 @@ impl Queue for DefectiveQueue {
             },
             connected: true,
             restarts: 0,
-            rejected: 0,
+            dead_letters: 0,
         }
     }
 

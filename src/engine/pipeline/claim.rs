@@ -32,7 +32,7 @@ impl Pipeline {
                 run_deadline: self.worker.settings.run_deadline,
                 alone: isolation.is_some(),
             };
-            let mut in_flight = self.worker.in_flight.register(run);
+            let in_flight = self.worker.in_flight.register(run);
             let answer = self.store.claim(run, &self.worker.id, &policy).await;
             match &answer {
                 Ok(_) | Err(StoreError::Schema(_)) => self.worker.claim_failures.answered(),

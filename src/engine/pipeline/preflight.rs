@@ -37,20 +37,39 @@ impl Step {
         Self::Credential,
     ];
 
-    fn spec(self) -> CheckSpec {
-        let (key, title) = match self {
-            Self::Tenant => ("preflight.tenant", "The run belongs to a tenant"),
-            Self::Connection => (
+    /// Returns key and title of the check, and its message when it passes.
+    fn texts(self) -> [&'static str; 3] {
+        match self {
+            Self::Tenant => [
+                "preflight.tenant",
+                "The run belongs to a tenant",
+                "The run names its tenant.",
+            ],
+            Self::Connection => [
                 "preflight.connection",
                 "The provider connection may be used",
-            ),
-            Self::Provider => ("preflight.provider", "Provider, module and cloud are known"),
-            Self::TargetScope => (
+                "The connection exists, is enabled and belongs to the run's tenant.",
+            ],
+            Self::Provider => [
+                "preflight.provider",
+                "Provider, module and cloud are known",
+                "Provider, module and cloud are known.",
+            ],
+            Self::TargetScope => [
                 "preflight.target_scope",
                 "The target is the connection's tenant",
-            ),
-            Self::Credential => ("preflight.credential", "The credential is ready"),
-        };
+                "The run's target is the connection's Entra tenant.",
+            ],
+            Self::Credential => [
+                "preflight.credential",
+                "The credential is ready",
+                "A credential is stored, can be decrypted and has not expired.",
+            ],
+        }
+    }
+
+    fn spec(self) -> CheckSpec {
+        let [key, title, _] = self.texts();
         CheckSpec {
             key: key.to_owned(),
             title: title.to_owned(),
@@ -59,16 +78,8 @@ impl Step {
         }
     }
 
-    fn passed(self) -> &'static str {
-        match self {
-            Self::Tenant => "The run names its tenant.",
-            Self::Connection => {
-                "The connection exists, is enabled and belongs to the run's tenant."
-            }
-            Self::Provider => "Provider, module and cloud are known.",
-            Self::TargetScope => "The run's target is the connection's Entra tenant.",
-            Self::Credential => "A credential is stored, can be decrypted and has not expired.",
-        }
+    fn pass(self) -> Check {
+        self.spec().pass(self.texts()[2], Vec::new())
     }
 }
 
@@ -183,7 +194,7 @@ impl Preflight {
             .into_iter()
             .map(|step| match stopped_at {
                 Some(at) if step > at => step.spec().skip(links),
-                _ => step.spec().pass(step.passed(), Vec::new()),
+                _ => step.pass(),
             })
             .collect();
         let result = match result {
@@ -229,7 +240,7 @@ impl Preflight {
         subject.checks = Step::ALL
             .into_iter()
             .map(|step| match step {
-                Step::Tenant => step.spec().pass(step.passed(), Vec::new()),
+                Step::Tenant => step.pass(),
                 Step::Connection => step
                     .spec()
                     .fail(unmet.reason, links, unmet.evidence.clone()),

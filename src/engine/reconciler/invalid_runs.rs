@@ -1,5 +1,6 @@
 //! Logs invalid runs, which verifyd cannot work on.
 
+use crate::engine::with_timeout;
 use crate::ports::store::Store;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -32,14 +33,10 @@ impl InvalidRunLog {
             return;
         }
         self.next_look = Some(now + LOOK_INTERVAL);
-        let look = store.invalid_runs(LATEST_ROWS, COUNTED);
-        let found = match tokio::time::timeout(TIMEOUT, look).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "cannot count invalid runs");
-                return;
-            }
-            Err(_) => return,
+        let look = with_timeout(TIMEOUT, store.invalid_runs(LATEST_ROWS, COUNTED));
+        let found = match look.await {
+            Ok(found) => found,
+            Err(error) => return tracing::debug!(%error, "cannot count invalid runs"),
         };
         let reported = self.newest;
         let new = found

@@ -4,13 +4,12 @@
 use crate::domain::RunId;
 use crate::engine::pipeline::Processed;
 use crate::engine::scheduling::Scheduler;
-use crate::ports::queue::Queue;
 use crate::ports::store::{Store, StoreError};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// The runs that were taken directly, and how the way back to the queue is found.
+/// The runs that were taken directly.
 #[derive(Debug)]
 pub(super) struct Polling {
     store: Arc<dyn Store>,
@@ -18,9 +17,6 @@ pub(super) struct Polling {
     /// Most runs that are taken and not yet done.
     max_taken: usize,
     taken: JoinSet<()>,
-    /// A run that was due recently. Its hint is sent once more to find out whether the queue takes hints. A
-    /// full server still reports its length, and takes nothing.
-    sample: Option<RunId>,
     stop: CancellationToken,
 }
 
@@ -36,24 +32,8 @@ impl Polling {
             scheduler,
             max_taken,
             taken: JoinSet::new(),
-            sample: None,
             stop,
         }
-    }
-
-    /// Remembers a run that is due.
-    pub fn remember(&mut self, due: RunId) {
-        self.sample = Some(due);
-    }
-
-    /// Returns the queue's depth if it takes hints. A hint for a run that is in flight or completed does no
-    /// harm.
-    pub async fn depth_if_it_takes_hints(&self, queue: &dyn Queue) -> Option<u64> {
-        let depth = queue.depth().await.ok()?;
-        if let Some(run) = self.sample {
-            queue.send_runs(&[run]).await.ok()?;
-        }
-        Some(depth)
     }
 
     /// Returns how many runs can be taken now. Beside the consumer of a queue that is full, that is what has

@@ -36,13 +36,12 @@ impl Reconciler {
                 .increment(swept.reclaimed.len() as u64);
             tracing::warn!(runs = ?ids(&swept.reclaimed), "reclaimed from lost workers");
         }
-        let Some(first) = swept.due.first() else {
+        if swept.due.is_empty() {
             return Ok(match swept.more {
                 true => Next::Sweep,
                 false => Next::Pause,
             });
-        };
-        self.polling.remember(*first);
+        }
         metrics::counter!("verifyd_deliveries_by_sweep_total").increment(swept.due.len() as u64);
         let is_all = (swept.due.len() as u64) < u64::from(batch) && !swept.more;
         if full {
@@ -69,10 +68,11 @@ impl Reconciler {
     async fn usable_depth(&self) -> Option<u64> {
         let polling = self.state.polling.load(Ordering::Relaxed);
         let stalled = self.consumer.is_stalled();
-        let queue = self.queue.as_ref();
-        let answered = match polling || stalled {
-            true => self.polling.depth_if_it_takes_hints(queue).await,
-            false => queue.depth().await.ok(),
+        // A full server still reports its length, and takes no hint.
+        let takes_hints = !(polling || stalled) || self.queue.try_sending().await.is_ok();
+        let answered = match takes_hints {
+            true => self.queue.depth().await.ok(),
+            false => None,
         };
         self.consumer.record(stalled && answered.is_some());
         let depth = answered.filter(|_| !stalled);

@@ -4,85 +4,82 @@
 use crate::domain::{RunId, TenantId};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::hash::Hash;
 
-/// The runs in flight. Two hints may name the same run, so each is counted.
+/// The runs in flight. Two hints may name the same run, so each registration counts.
 #[derive(Debug, Default)]
-pub struct InFlightRuns(Mutex<Counts>);
+pub struct InFlightRuns(Mutex<Registrations>);
 
 #[derive(Debug, Default)]
-struct Counts {
-    runs: HashMap<RunId, u32>,
-    claimed: u32,
-    tenants: HashMap<TenantId, u32>,
+struct Registrations {
+    next_key: u64,
+    by_key: HashMap<u64, InFlight>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    run: RunId,
+    claimed: bool,
+    /// Known once the run has been claimed.
+    tenant: Option<TenantId>,
 }
 
 /// Keeps a run in flight until it is dropped, with its task or before.
 #[derive(Debug)]
 pub struct InFlightGuard<'a> {
     all: &'a InFlightRuns,
-    run: RunId,
-    claimed: Option<Option<TenantId>>,
+    key: u64,
 }
 
 impl InFlightRuns {
     /// Registers a run. Call it before the claim is sent, so that every claim that is committed is known.
     pub fn register(&self, run: RunId) -> InFlightGuard<'_> {
-        *self.0.lock().runs.entry(run).or_default() += 1;
-        InFlightGuard {
-            all: self,
+        let mut all = self.0.lock();
+        all.next_key += 1;
+        let key = all.next_key;
+        let registered = InFlight {
             run,
-            claimed: None,
-        }
+            claimed: false,
+            tenant: None,
+        };
+        all.by_key.insert(key, registered);
+        InFlightGuard { all: self, key }
     }
 
     /// Returns whether a run is in flight.
     pub fn contains(&self, run: RunId) -> bool {
-        self.0.lock().runs.contains_key(&run)
+        self.0.lock().by_key.values().any(|found| found.run == run)
     }
 
     /// Returns how many runs have been claimed and are worked on.
     pub fn claimed(&self) -> u32 {
-        self.0.lock().claimed
+        let all = self.0.lock();
+        let claimed = all.by_key.values().filter(|found| found.claimed).count();
+        u32::try_from(claimed).unwrap_or(u32::MAX)
     }
 
-    /// Returns the tenants of the runs that are worked on.
+    /// Returns the tenants of the runs that are worked on, in any order.
     pub fn tenants(&self) -> Vec<TenantId> {
-        self.0.lock().tenants.keys().copied().collect()
+        let all = self.0.lock();
+        all.by_key
+            .values()
+            .filter_map(|found| found.tenant)
+            .collect()
     }
 }
 
 impl InFlightGuard<'_> {
     /// Records that the run, of this tenant, has been claimed.
-    pub fn claimed(&mut self, tenant: Option<TenantId>) {
-        let mut counts = self.all.0.lock();
-        counts.claimed += 1;
-        if let Some(tenant) = tenant {
-            *counts.tenants.entry(tenant).or_default() += 1;
+    pub fn claimed(&self, tenant: Option<TenantId>) {
+        if let Some(found) = self.all.0.lock().by_key.get_mut(&self.key) {
+            found.claimed = true;
+            found.tenant = tenant;
         }
-        self.claimed = Some(tenant);
     }
 }
 
 impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
-        let mut counts = self.all.0.lock();
-        decrement(&mut counts.runs, self.run);
-        if let Some(tenant) = self.claimed {
-            counts.claimed -= 1;
-            if let Some(tenant) = tenant {
-                decrement(&mut counts.tenants, tenant);
-            }
-        }
-    }
-}
-
-fn decrement<K: Eq + Hash>(counts: &mut HashMap<K, u32>, key: K) {
-    if let Some(count) = counts.get_mut(&key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&key);
-        }
+        self.all.0.lock().by_key.remove(&self.key);
     }
 }
 
@@ -91,22 +88,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_and_its_tenant_are_in_flight_until_the_last_guard_is_dropped() {
+    fn a_run_is_in_flight_until_its_last_guard_is_dropped() {
         let all = InFlightRuns::default();
-        let mut first = all.register(RunId(1));
-        let mut second = all.register(RunId(1));
-        let mut other = all.register(RunId(2));
+        let (first, second) = (all.register(RunId(1)), all.register(RunId(1)));
         assert_eq!((all.claimed(), all.tenants()), (0, vec![]));
-        first.claimed(Some(TenantId(7)));
+        first.claimed(None);
         second.claimed(Some(TenantId(7)));
-        other.claimed(None);
-        assert_eq!((all.claimed(), all.tenants()), (3, vec![TenantId(7)]));
-        drop((first, other));
+        assert_eq!((all.claimed(), all.tenants()), (2, vec![TenantId(7)]));
+        drop(first);
         assert!(all.contains(RunId(1)) && !all.contains(RunId(2)));
-        assert_eq!((all.claimed(), all.tenants()), (1, vec![TenantId(7)]));
         drop(second);
-        assert!(!all.contains(RunId(1)));
-        assert_eq!((all.claimed(), all.tenants()), (0, vec![]));
-        assert!(all.0.lock().runs.is_empty());
+        assert!(!all.contains(RunId(1)) && all.0.lock().by_key.is_empty());
     }
 }

@@ -38,14 +38,6 @@ pub(super) struct DeliveryHandler {
     in_flight: Arc<AtomicUsize>,
 }
 
-impl std::fmt::Debug for DeliveryHandler {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeliveryHandler")
-            .field("in_flight", &self.in_flight())
-            .finish_non_exhaustive()
-    }
-}
-
 struct InFlightGuard<'a>(&'a AtomicUsize);
 
 impl Drop for InFlightGuard<'_> {

@@ -42,14 +42,13 @@ const MAX_ENDED: usize = 32;
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a worker ended.
-#[derive(Debug)]
 enum End {
     /// As asked, with no handler left.
     Stopped,
     Failed(String),
 }
 
-#[derive(Debug)]
+/// Keeps one worker of the queue running.
 pub(super) struct Fetcher {
     pub queue: RedisQueue,
     pub signal: Arc<FetchSignal>,
@@ -180,7 +179,7 @@ impl Fetcher {
     /// Runs one worker, from its registration to its end.
     async fn run_worker(&self, name: &str, mut connection: ConnectionManager) -> End {
         let settings = &self.queue.settings;
-        let activity = Arc::new(LastActivity::new());
+        let activity = Arc::new(LastActivity::default());
         activity.touch();
         let observed = ObservedConnection {
             connection: connection.clone(),

@@ -18,12 +18,6 @@ pub(super) struct ObservedConnection {
     pub consumer: Arc<ConsumerHealth>,
 }
 
-impl std::fmt::Debug for ObservedConnection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ObservedConnection").finish_non_exhaustive()
-    }
-}
-
 impl ObservedConnection {
     fn record<T>(&self, result: &RedisResult<T>) {
         // An error that the server sends is an answer, but no progress.
