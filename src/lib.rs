@@ -1,7 +1,7 @@
 //! verifyd: a queue-driven worker daemon that checks whether a customer's provider connection
 //! really works.
 //!
-//! `domain` ← `ports` ← `engine` ← adapters (`store`, `queue`, `provider`, `credentials`,
+//! `domain` ← `ports` ← `engine` ← `operations` ← adapters (`store`, `queue`, `provider`, `credentials`,
 //! `webhooks`) and surfaces (`http`, `cli`), joined in `app`. See `docs/architecture.md`.
 
 pub mod app;
@@ -12,6 +12,7 @@ pub mod domain;
 pub mod engine;
 pub mod files;
 pub mod http;
+pub mod operations;
 pub mod outbound;
 pub mod ports;
 pub mod producer;

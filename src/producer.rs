@@ -18,7 +18,7 @@ use crate::app;
 use crate::config::{Settings, Sources};
 use crate::domain::run::OperationRun;
 use crate::domain::{ConnectionId, RunId, RunStatus};
-use crate::engine::submit::submit;
+use crate::operations::start_check::start_check;
 use crate::outbound::Outbound;
 use crate::ports::clock::SystemClock;
 use crate::ports::provider::Providers;
@@ -111,7 +111,7 @@ impl Producer {
             .connection(connection)
             .await?
             .ok_or(ProducerError::NoSuchConnection(connection))?;
-        let submitted = submit(
+        let started = start_check(
             self.store.as_ref(),
             self.queue.as_deref(),
             &self.providers,
@@ -120,9 +120,9 @@ impl Producer {
         )
         .await?;
         Ok(Check {
-            run_id: submitted.recorded.run_id,
-            created: submitted.recorded.created,
-            hint_not_sent: submitted.hint.err().map(|error| error.to_string()),
+            run_id: started.recorded.run_id,
+            created: started.recorded.created,
+            hint_not_sent: started.hint.err().map(|error| error.to_string()),
         })
     }
 

@@ -3,15 +3,12 @@
 use crate::config::Settings;
 use crate::credentials;
 use crate::domain::WorkerId;
-use crate::engine::Engine;
-use crate::engine::alone::Alone;
 use crate::engine::announcer::Announcer;
-use crate::engine::in_work::InWork;
-use crate::engine::lease::Lease;
-use crate::engine::motion::Failing;
+use crate::engine::pipeline::Pipeline;
+use crate::engine::pipeline::preflight::Preflight;
 use crate::engine::reconciler::ReconcilerState;
-use crate::engine::turns::Turns;
-use crate::engine::worker::Worker;
+use crate::engine::scheduling::isolation::PoisonRunIsolation;
+use crate::engine::worker::{Worker, WorkerState};
 use crate::http::api::{Api, Switch};
 use crate::http::gate::Gate;
 use crate::http::health::Health;
@@ -29,7 +26,6 @@ use crate::store;
 use crate::telemetry::metrics::Metrics;
 use crate::webhooks::Sender;
 use anyhow::Context as _;
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 
@@ -86,39 +82,42 @@ impl Services {
         (self.queue.kind() != "in_process").then(|| self.queue.as_ref())
     }
 
-    /// An engine with a fresh worker name and a lease that is dead until the first heartbeat.
-    pub fn engine(&self) -> Engine {
-        let worker = WorkerId::fresh(&host_name());
-        Engine {
-            store: Arc::clone(&self.store),
-            vault: Arc::clone(&self.vault),
-            providers: self.providers.clone(),
-            clock: Arc::clone(&self.clock),
-            worker,
-            lease: Arc::new(Lease::new(self.settings.worker.self_fence_after())),
-            settings: self.settings.worker.clone(),
-            links: self.settings.links.clone(),
-            in_flight: Arc::new(AtomicU32::new(0)),
-            in_work: Arc::new(InWork::default()),
-            unclaimed: Arc::new(Failing::default()),
-            // A hint that is older may have a successor already.
-            alone: Arc::new(Alone::new(
-                self.settings.worker.concurrency,
-                self.settings.reconciler.redeliver_after,
+    /// Creates a worker with a fresh name and a lease that is dead until the first heartbeat.
+    pub fn worker(&self) -> Worker {
+        let settings = self.settings.worker.clone();
+        let reconciler = self.settings.reconciler.clone();
+        // A hint that waits for longer may have a successor already.
+        let isolation = PoisonRunIsolation::new(settings.concurrency, reconciler.redeliver_after);
+        let id = WorkerId::fresh(&host_name());
+        let state = Arc::new(WorkerState::new(id, settings));
+        let preflight = Preflight::new(
+            Arc::clone(&self.vault),
+            self.providers.clone(),
+            Arc::clone(&self.clock),
+            self.settings.links.clone(),
+        );
+        let store = Arc::clone(&self.store);
+        Worker {
+            pipeline: Arc::new(Pipeline::new(
+                Arc::clone(&store),
+                Arc::clone(&state),
+                preflight,
+                isolation,
             )),
-            turns: Arc::new(Turns::new(self.settings.worker.concurrency)),
-            schema: Arc::default(),
-            finished: Arc::default(),
-            release_now: CancellationToken::new(),
+            store,
+            queue: Arc::clone(&self.queue),
+            state,
+            reconciler,
+            reconciler_state: Arc::new(ReconcilerState::default()),
         }
     }
 
-    /// Tells others of completed runs, from now on.
+    /// Creates the announcer of runs that are completed from now on.
     pub fn announcer(&self) -> Announcer {
         Announcer::new(Arc::clone(&self.store), Arc::clone(&self.queue))
     }
 
-    /// Sends webhooks.
+    /// Creates the sender of webhooks.
     pub fn webhook_sender(&self) -> Sender {
         Sender::new(
             Arc::clone(&self.store),
@@ -129,7 +128,7 @@ impl Services {
         )
     }
 
-    /// What the health endpoints of this worker look at.
+    /// Creates what the health endpoints of this worker look at.
     pub fn health(
         &self,
         worker: &Worker,
@@ -143,12 +142,14 @@ impl Services {
             .run_deadline
             .max(settings.reconciler.redeliver_after);
         Arc::new(Health {
-            engine: worker.engine.clone(),
+            store: Arc::clone(&self.store),
             queue: Arc::clone(&self.queue),
+            worker: Arc::clone(&worker.state),
             reconciler: Arc::clone(&worker.reconciler_state),
             metrics,
             check_timeout: settings.http.check_timeout,
             stuck_after: settings.http.stuck_after,
+            unclaimed_after: settings.worker.dead_after,
             untaken_after: settings.http.stuck_after.max(2 * busy),
             stopping,
             logged: Mutex::default(),
@@ -183,16 +184,6 @@ impl Services {
                 settings.clone(),
             ))
         })
-    }
-
-    /// A worker around this engine.
-    pub fn worker(&self, engine: Engine) -> Worker {
-        Worker {
-            engine,
-            queue: Arc::clone(&self.queue),
-            reconciler: self.settings.reconciler.clone(),
-            reconciler_state: Arc::new(ReconcilerState::default()),
-        }
     }
 }
 

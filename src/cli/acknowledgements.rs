@@ -7,7 +7,7 @@ use super::{output, render};
 use crate::app::Services;
 use crate::domain::access::Binding;
 use crate::domain::acknowledgement::{Actor, PERSON_CHARS, Surface};
-use crate::engine::acknowledge::{Request, acknowledge, withdraw};
+use crate::operations::acknowledge::{Request, acknowledge, withdraw};
 use crate::ports::acknowledgements::AcknowledgementFilter;
 use crate::view::AcknowledgementView;
 use crate::view::acknowledgement::Standing;

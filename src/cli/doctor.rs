@@ -11,7 +11,7 @@ use crate::app;
 use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::Pooling;
-use crate::ports::queue::{QueueError, RejectedHint};
+use crate::ports::queue::{DeadLetter, QueueError};
 use crate::ports::store::{Store, StoreError};
 use crate::ports::wake::Listening;
 use owo_colors::OwoColorize as _;
@@ -433,7 +433,7 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
     }
     let answer = tokio::time::timeout(PATIENCE, async {
         queue.try_sending().await?;
-        Ok((queue.depth().await?, queue.rejected(SHOWN).await?))
+        Ok((queue.depth().await?, queue.dead_letters(SHOWN).await?))
     })
     .await;
     match answer {
@@ -459,7 +459,7 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
 }
 
 /// Payloads that a producer got wrong.
-fn rejected(count: u64, sample: &[RejectedHint]) -> Option<Line> {
+fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
     let example = sample.first()?;
     Some(bad(
         "hints",

@@ -5,7 +5,7 @@ use super::{exit, output, render};
 use crate::app::Services;
 use crate::domain::access::Binding;
 use crate::domain::run::{OperationRun, Outcome, RunStatus};
-use crate::engine::submit::{submit, submit_for_session};
+use crate::operations::start_check::{start_check, start_check_for_session};
 use crate::ports::store::ForSession;
 use crate::view::RunView;
 use anyhow::Context as _;
@@ -35,28 +35,28 @@ pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<Exit
     }
     let (store, queue) = (services.store.as_ref(), services.shared_queue());
     let (providers, module) = (&services.providers, args.module.as_deref());
-    let submitted = match args.onboarding_session {
+    let started = match args.onboarding_session {
         Some(id) => {
             let reach = Binding::EVERYTHING;
             let session = ForSession { id, reach };
-            submit_for_session(store, queue, providers, &connection, module, session)
+            start_check_for_session(store, queue, providers, &connection, module, session)
                 .await
                 .context("--onboarding-session")?
         }
-        None => submit(store, queue, providers, &connection, module).await?,
+        None => start_check(store, queue, providers, &connection, module).await?,
     };
-    if let Err(error) = &submitted.hint {
+    if let Err(error) = &started.hint {
         output::note(format!(
             "The run is recorded; its hint could not be sent ({error}), so a worker's sweep will \
              find it."
         ));
     }
-    let id = submitted.recorded.run_id;
+    let id = started.recorded.run_id;
     let Some(seconds) = args.wait else {
         if args.json.json {
             output::json(&json!({ "operation_run_id": id }))?;
         } else {
-            let how = if submitted.recorded.created {
+            let how = if started.recorded.created {
                 "recorded"
             } else {
                 "already active"

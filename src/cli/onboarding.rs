@@ -3,7 +3,7 @@
 use super::args::{OnboardingArgs, OnboardingCommand};
 use super::{output, render, runs};
 use crate::app::Services;
-use crate::engine::reading::session_record;
+use crate::operations::read_run::read_session;
 use crate::view::OnboardingView;
 use anyhow::Context as _;
 use serde_json::Value;
@@ -17,7 +17,7 @@ pub async fn run(services: &Services, command: &OnboardingCommand) -> anyhow::Re
 }
 
 async fn show(services: &Services, args: &OnboardingArgs) -> anyhow::Result<()> {
-    let record = session_record(services.store.as_ref(), args.id)
+    let record = read_session(services.store.as_ref(), args.id)
         .await?
         .with_context(|| format!("onboarding session {}: there is none", args.id))?;
     let view = OnboardingView::of(&record, services.clock.now());

@@ -9,7 +9,7 @@ use crate::domain::access::Binding;
 use crate::domain::module::Module;
 use crate::domain::plan::{PlanCounts, PlanLine, Verdict};
 use crate::domain::report::redact;
-use crate::engine::plan::{PAGE, Planner};
+use crate::operations::plan::{PAGE, Planner};
 use crate::ports::provider::Providers;
 use crate::telemetry::logs;
 use anyhow::Context as _;

@@ -7,7 +7,7 @@ use crate::domain::RunId;
 use crate::domain::access::Binding;
 use crate::domain::run::{ReportPresence, RunSummary};
 use crate::domain::run_record::RunRecord;
-use crate::engine::reading::run_record;
+use crate::operations::read_run::read_run;
 use crate::ports::store::RunFilter;
 use crate::view::diff::DiffState;
 use crate::view::{DiffView, RunDetail};
@@ -96,7 +96,7 @@ pub fn summary(run: &RunSummary) -> (String, String) {
 }
 
 async fn find(services: &Services, id: RunId) -> anyhow::Result<RunRecord> {
-    run_record(services.store.as_ref(), id)
+    read_run(services.store.as_ref(), id)
         .await?
         .with_context(|| {
             format!(

@@ -52,8 +52,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         );
     }
 
-    let engine = services.engine();
-    let worker = services.worker(engine.clone());
+    let worker = services.worker();
     let health = services.health(&worker, metrics, stop.clone());
     let api = services.api();
     // The endpoints answer until the very end, so that a drain can be watched.
@@ -63,11 +62,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let serving = http::serve(listener, router, &http_settings, closing.clone());
     let serving = tokio::spawn(serving);
     tracing::info!(
-        worker = %engine.worker,
+        worker = %worker.state.id,
         version = env!("CARGO_PKG_VERSION"),
         database = services.store.kind(),
         queue = services.queue.kind(),
-        concurrency = engine.settings.concurrency,
+        concurrency = worker.state.settings.concurrency,
         %listening,
         "ready for runs"
     );

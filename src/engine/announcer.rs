@@ -1,9 +1,10 @@
-//! Tells others of completed runs, after the commit: at most once, a hint.
+//! Publishes completion events after the commit, at most once.
 //!
-//! Apart from the completing transaction, in batches: whoever notifies through PostgreSQL holds a
-//! lock of the whole server while it commits. What cannot be told now is not told later.
+//! It does so in batches, apart from the completing transaction: a transaction that notifies through
+//! PostgreSQL holds a lock of the whole server while it commits. An event that cannot be published now is
+//! dropped.
 
-use crate::domain::notice::Notice;
+use crate::domain::completion_event::CompletionEvent;
 use crate::ports::queue::Queue;
 use crate::ports::store::Store;
 use std::fmt::Display;
@@ -13,19 +14,19 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::sync::CancellationToken;
 
-/// Most notices in one statement or pipeline.
-const BATCH: usize = 256;
+/// Most events in one statement or pipeline.
+const MAX_BATCH_SIZE: usize = 256;
 /// Under load, time for a batch to fill.
 const GATHER: Duration = Duration::from_millis(50);
-/// Longest time for telling one batch to one server.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time for publishing one batch to one server.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Passes notices on to the database and the queue.
+/// Publishes completion events through the database and the queue.
 #[derive(Debug)]
 pub struct Announcer {
     store: Arc<dyn Store>,
     queue: Arc<dyn Queue>,
-    completions: Receiver<Notice>,
+    completions: Receiver<CompletionEvent>,
 }
 
 /// Whether a channel failed last time, so that an outage is one line in the log.
@@ -35,7 +36,7 @@ struct Channel {
 }
 
 impl Announcer {
-    /// Hears of what is completed from now on.
+    /// Creates an announcer of what is completed from now on.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn Queue>) -> Self {
         let completions = store.completions();
         Self {
@@ -45,7 +46,7 @@ impl Announcer {
         }
     }
 
-    /// Announces until `stop`, then what is left.
+    /// Publishes until `stop`, then what is left.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut database = Channel::default();
         let mut queue = Channel::default();
@@ -53,9 +54,9 @@ impl Announcer {
             let first = tokio::select! {
                 biased;
                 received = self.completions.recv() => match received {
-                    Ok(notice) => notice,
+                    Ok(event) => event,
                     Err(RecvError::Lagged(lost)) => {
-                        note_lost("all", lost);
+                        count_dropped("all", lost);
                         continue;
                     }
                     Err(RecvError::Closed) => return,
@@ -64,23 +65,23 @@ impl Announcer {
             };
             let mut batch = vec![first];
             self.gather(&mut batch);
-            if batch.len() > 1 && batch.len() < BATCH {
+            if batch.len() > 1 && batch.len() < MAX_BATCH_SIZE {
                 tokio::time::sleep(GATHER).await;
                 self.gather(&mut batch);
             }
             tokio::join!(
-                database.tell("postgres", batch.len(), self.store.announce(&batch)),
-                queue.tell("redis", batch.len(), self.queue.announce(&batch)),
+                database.publish("postgres", batch.len(), self.store.announce(&batch)),
+                queue.publish("redis", batch.len(), self.queue.announce(&batch)),
             );
         }
     }
 
-    /// What is there already.
-    fn gather(&mut self, batch: &mut Vec<Notice>) {
-        while batch.len() < BATCH {
+    /// Adds what is there already.
+    fn gather(&mut self, batch: &mut Vec<CompletionEvent>) {
+        while batch.len() < MAX_BATCH_SIZE {
             match self.completions.try_recv() {
-                Ok(notice) => batch.push(notice),
-                Err(TryRecvError::Lagged(lost)) => note_lost("all", lost),
+                Ok(event) => batch.push(event),
+                Err(TryRecvError::Lagged(lost)) => count_dropped("all", lost),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
         }
@@ -88,13 +89,13 @@ impl Announcer {
 }
 
 impl Channel {
-    async fn tell<E: Display>(
+    async fn publish<E: Display>(
         &mut self,
         channel: &'static str,
-        notices: usize,
-        telling: impl Future<Output = Result<(), E>>,
+        events: usize,
+        publishing: impl Future<Output = Result<(), E>>,
     ) {
-        let why = match tokio::time::timeout(PATIENCE, telling).await {
+        let why = match tokio::time::timeout(TIMEOUT, publishing).await {
             Ok(Ok(())) => {
                 self.failing = false;
                 return;
@@ -102,14 +103,18 @@ impl Channel {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
-        note_lost(channel, notices as u64);
+        count_dropped(channel, events as u64);
         if !self.failing {
-            tracing::warn!(channel, why, "completed runs cannot be announced");
+            tracing::warn!(
+                channel,
+                why,
+                "cannot publish completion events; dropping them"
+            );
         }
         self.failing = true;
     }
 }
 
-fn note_lost(channel: &'static str, notices: u64) {
-    metrics::counter!("verifyd_notices_lost_total", "channel" => channel).increment(notices);
+fn count_dropped(channel: &'static str, events: u64) {
+    metrics::counter!("verifyd_notices_lost_total", "channel" => channel).increment(events);
 }

@@ -1,4 +1,4 @@
-//! Whether the database's schema is one that this process can work with.
+//! Watches whether the database's schema is one that this process can work with.
 //!
 //! It fitted when the process started. A migration of the application may change it later: then nothing is
 //! claimed, and the process is not ready, until it fits again. What fits is said by
@@ -6,13 +6,14 @@
 //! the start of `serve`, too. That takes many queries; a mark that changes with the schema takes one.
 
 use crate::ports::store::{SchemaFinding, Store, StoreError};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// So long after a change a statement may still fail that was prepared before it.
+/// How long after a change a statement that was prepared before it may still fail.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 
+/// What was last seen of the database's schema.
 #[derive(Debug, Default)]
 pub struct SchemaWatch {
     seen: Mutex<Seen>,
@@ -40,26 +41,22 @@ pub enum SchemaState {
 }
 
 impl SchemaWatch {
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether runs may be claimed.
+    /// Returns whether runs may be claimed.
     pub fn fits(&self) -> bool {
-        self.seen().problem.is_none()
+        self.seen.lock().problem.is_none()
     }
 
-    /// When the schema was last seen to have changed.
+    /// Returns when the schema was last seen to have changed.
     pub fn changed_at(&self) -> Option<Instant> {
-        self.seen().changed_at
+        self.seen.lock().changed_at
     }
 
     /// Looks at the schema, and in detail only where its mark is not the one that fitted.
     pub async fn look(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let _alone = self.looking.lock().await;
+        let _guard = self.looking.lock().await;
         // First the mark: what changes after it is found by the next look.
         let mark = store.schema_mark().await?;
-        if self.fits() && self.seen().mark.as_ref() == Some(&mark) {
+        if self.fits() && self.seen.lock().mark.as_ref() == Some(&mark) {
             return Ok(());
         }
         let findings = store.inspect().await?;
@@ -68,13 +65,13 @@ impl SchemaWatch {
     }
 
     fn found(&self, mark: String, problem: Option<SchemaFinding>) {
-        let mut seen = self.seen();
+        let mut seen = self.seen.lock();
         match (&seen.problem, &problem) {
             (before, Some(now)) if before.as_ref() != Some(now) => tracing::error!(
                 subject = now.subject,
                 problem = now.problem,
                 remedy = now.remedy,
-                "the database's schema does not fit any more; no runs are claimed until it does"
+                "the database's schema does not fit any more; claiming no runs until it does"
             ),
             (Some(_), None) => tracing::info!("the database's schema fits again"),
             _ => {}
@@ -88,12 +85,12 @@ impl SchemaWatch {
         seen.problem = problem;
     }
 
-    /// To be asked after a statement failed because of the schema.
+    /// Looks at the schema after a statement failed because of it.
     pub async fn state(&self, store: &dyn Store) -> SchemaState {
         if let Err(error) = self.look(store).await {
             tracing::debug!(%error, "the schema cannot be looked at");
         }
-        let seen = self.seen();
+        let seen = self.seen.lock();
         if seen.problem.is_some() {
             return SchemaState::Unfit;
         }
@@ -126,7 +123,7 @@ mod tests {
         assert_eq!(watch.changed_at(), None);
         watch.found("b".into(), Some(finding("operation_runs.context")));
         assert!(!watch.fits());
-        let problem = watch.seen().problem.clone().unwrap();
+        let problem = watch.seen.lock().problem.clone().unwrap();
         assert_eq!(problem.subject, "operation_runs.context");
         watch.found("c".into(), None);
         assert!(watch.fits());

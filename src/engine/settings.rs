@@ -1,4 +1,4 @@
-//! How a worker works. Defaults stand in `config/default.toml`.
+//! The settings of a worker. Defaults stand in `config/default.toml`.
 
 use crate::domain::link::{LinkBases, LinkContext};
 use crate::ports::provider::Provider;
@@ -9,7 +9,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerSettings {
-    /// Runs in work at a time in this process.
+    /// Runs that this process works on at a time.
     pub concurrency: usize,
     /// Attempts that count, at most.
     pub max_attempts: u32,
@@ -22,31 +22,32 @@ pub struct WorkerSettings {
     /// Time between heartbeats.
     #[serde(with = "humantime_serde")]
     pub beat_interval: Duration,
-    /// A worker that has not beaten for so long is dead to the others.
+    /// After so long without a heartbeat other workers take a worker's runs.
     #[serde(with = "humantime_serde")]
     pub dead_after: Duration,
     /// A consumer of hints that has shown no sign of life for so long, while its queue is there,
     /// ends the process.
     #[serde(with = "humantime_serde")]
     pub consumer_dead_after: Duration,
-    /// After the signal to stop: time for what is in work to finish.
+    /// After the signal to stop: time for runs in flight to finish.
     #[serde(with = "humantime_serde")]
     pub grace_period: Duration,
 }
 
 impl WorkerSettings {
-    /// A consumer that has shown no sign of life for so long is not relied on: runs are taken from
-    /// the database.
-    pub fn consumer_silent_after(&self) -> Duration {
+    /// Returns the time without a sign of life after which the consumer counts as stalled: runs are then
+    /// taken from the database.
+    pub fn consumer_stalled_after(&self) -> Duration {
         self.consumer_dead_after / 2
     }
 
-    /// Part of `run_deadline` that is kept back for writing the result.
+    /// Returns the part of `run_deadline` that is kept for writing the result.
     pub fn completion_reserve(&self) -> Duration {
         (self.run_deadline / 10).clamp(Duration::from_millis(100), Duration::from_secs(5))
     }
 
-    /// Without a heartbeat for so long a worker drops its own runs, before others may take them.
+    /// Returns the time without a heartbeat after which a worker drops its own runs, before others may take
+    /// them.
     pub fn self_fence_after(&self) -> Duration {
         self.dead_after.mul_f64(0.8)
     }
@@ -85,7 +86,7 @@ pub struct LinkSettings {
 }
 
 impl LinkSettings {
-    /// What links are made of, as far as the application's pages and a cloud's addresses tell.
+    /// Returns what links are made of, as far as the application's pages and a cloud's addresses tell.
     pub fn context(&self, provider: Option<&dyn Provider>, cloud: Option<&str>) -> LinkContext {
         let bases = provider
             .and_then(|p| p.link_bases(cloud).or_else(|| p.link_bases(None)))

@@ -1,25 +1,59 @@
-//! A worker process: consumes hints, beats, sweeps, and stops gracefully.
+//! A worker process: runs heartbeat, reconciler, fair queuing and the consumer of hints, and drains them.
 
-use super::Engine;
-use super::lease;
-use super::process::Processed;
-use super::reconciler::{Deaf, Reconciler, ReconcilerState};
-use super::settings::ReconcilerSettings;
-use super::turns;
-use crate::domain::job::Hint;
-use crate::ports::queue::{Handled, HintHandler, Queue, QueueError};
-use async_trait::async_trait;
+use super::lease::{self, Lease};
+use super::liveness::FailureStreak;
+use super::pipeline::Pipeline;
+use super::reconciler::{ConsumerStalled, Reconciler, ReconcilerState};
+use super::scheduling::Scheduler;
+use super::scheduling::fair::FairScheduler;
+use super::scheduling::hints::HintedRuns;
+use super::scheduling::in_flight::InFlightRuns;
+use super::schema::SchemaWatch;
+use super::settings::{ReconcilerSettings, WorkerSettings};
+use crate::domain::WorkerId;
+use crate::ports::queue::{Queue, QueueError};
+use crate::ports::store::Store;
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Before a run that could not be claimed is tried again; doubles from the first to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Who this worker is, whether it may work, and on what it works: shared by its parts, and read by the
+/// health endpoints.
+#[derive(Debug)]
+pub struct WorkerState {
+    pub id: WorkerId,
+    pub settings: WorkerSettings,
+    pub lease: Lease,
+    pub schema: SchemaWatch,
+    pub in_flight: InFlightRuns,
+    /// For how long no claim has been answered.
+    pub claim_failures: FailureStreak,
+    /// Fires when the grace period is over: what is in flight goes back to the queue.
+    pub release_now: CancellationToken,
+}
+
+impl WorkerState {
+    /// Creates a worker whose lease is dead until its first heartbeat.
+    pub fn new(id: WorkerId, settings: WorkerSettings) -> Self {
+        Self {
+            id,
+            lease: Lease::new(settings.self_fence_after()),
+            settings,
+            schema: SchemaWatch::default(),
+            in_flight: InFlightRuns::default(),
+            claim_failures: FailureStreak::default(),
+            release_now: CancellationToken::new(),
+        }
+    }
+
+    /// Returns whether this process may claim runs.
+    pub fn may_claim(&self) -> bool {
+        self.lease.is_alive() && !self.release_now.is_cancelled() && self.schema.fits()
+    }
+}
 
 /// Why a worker ended without having been told to.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +63,8 @@ pub enum WorkerError {
     Consumer(QueueError),
     /// The consumer of hints is there, and does nothing.
     #[error(transparent)]
-    Deaf(#[from] Deaf),
-    /// A part that must run for as long as the process is gone; what it said stands in the log.
+    Stalled(#[from] ConsumerStalled),
+    /// A part that must run for as long as the process ended; its own error is in the log.
     #[error("the {0} ended by itself")]
     Part(&'static str),
     /// It was told to stop, and did not even after the grace period.
@@ -38,170 +72,148 @@ pub enum WorkerError {
     Overdue,
 }
 
-/// What is given back after the grace period has so long to be written.
-const OVERTIME: Duration = Duration::from_secs(60);
+/// Time after the grace period for releasing what is still in flight.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Returns when a consumer that was told to stop should have done so long ago.
-async fn overdue(stop: &CancellationToken, grace_period: Duration) {
-    stop.cancelled().await;
-    tokio::time::sleep(grace_period + OVERTIME).await;
-}
-
-/// Runs a part that must not end before `until` is cancelled. When it does, by a panic too, the
-/// whole worker is stopped: a process that goes on without it would look healthy and do nothing.
-fn supervised(
+/// A part that must not end before it is told to.
+struct Part {
     name: &'static str,
-    part: impl Future<Output = Result<(), WorkerError>> + Send + 'static,
-    until: CancellationToken,
-    stop: CancellationToken,
-) -> JoinHandle<Result<(), WorkerError>> {
-    tokio::spawn(async move {
-        let ended = AssertUnwindSafe(part).catch_unwind().await;
-        let error = match ended {
-            Ok(Ok(())) if until.is_cancelled() => return Ok(()),
-            Ok(Err(error)) => error,
-            Ok(Ok(())) | Err(_) => WorkerError::Part(name),
-        };
-        stop.cancel();
-        Err(error)
-    })
+    task: JoinHandle<Result<(), WorkerError>>,
 }
 
-/// The parts of a worker process.
+impl Part {
+    /// Starts a part that ends after `until`. When it ends before that, by a panic too, the whole worker is
+    /// stopped: a process that goes on without it would look healthy and do nothing.
+    fn start(
+        name: &'static str,
+        until: &CancellationToken,
+        stop: &CancellationToken,
+        part: impl Future<Output = Result<(), WorkerError>> + Send + 'static,
+    ) -> Self {
+        let (until, stop) = (until.clone(), stop.clone());
+        let task = tokio::spawn(async move {
+            let error = match AssertUnwindSafe(part).catch_unwind().await {
+                Ok(Ok(())) if until.is_cancelled() => return Ok(()),
+                Ok(Err(error)) => error,
+                Ok(Ok(())) | Err(_) => WorkerError::Part(name),
+            };
+            stop.cancel();
+            Err(error)
+        });
+        Self { name, task }
+    }
+
+    async fn join(self) -> Result<(), WorkerError> {
+        self.task.await.unwrap_or(Err(WorkerError::Part(self.name)))
+    }
+}
+
+/// A worker that has not started yet.
 #[derive(Debug)]
 pub struct Worker {
-    pub engine: Engine,
+    pub state: Arc<WorkerState>,
+    pub store: Arc<dyn Store>,
     pub queue: Arc<dyn Queue>,
+    pub pipeline: Arc<Pipeline>,
     pub reconciler: ReconcilerSettings,
     pub reconciler_state: Arc<ReconcilerState>,
 }
 
-struct Handler {
-    engine: Engine,
-    /// How long a hint is held while its run cannot be claimed; after that the sweep finds it.
-    patience: Duration,
-    state: Arc<ReconcilerState>,
-    stop: CancellationToken,
-}
-
-#[async_trait]
-impl HintHandler for Handler {
-    /// Holds on to the hint while the database is away: fetching more would only lose more.
-    async fn handle(&self, hint: Hint) -> Handled {
-        self.state.untaken.note(false);
-        self.state.hinted.arrived();
-        let until = Instant::now() + self.patience;
-        let mut pause = FIRST_PAUSE;
-        let mut processed = self.engine.process_in_turn(&hint, &self.stop).await;
-        while processed == Processed::Deferred && Instant::now() + pause < until {
-            tokio::select! {
-                () = self.stop.cancelled() => break,
-                () = tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>())) => {}
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            processed = self.engine.process(&hint).await;
-        }
-        self.state.untaken.note(false);
-        Handled::Done
-    }
-}
-
 impl Worker {
-    /// Works until `stop` fires, then drains: nothing more is fetched, what is in work has the
-    /// grace period to finish, the rest goes back to the queue uncounted. Drains and ends with an
-    /// error, too, when consumer, reconciler or heartbeat cannot be kept alive.
+    /// Works until `stop` fires, then drains: nothing more is fetched, what is in flight has the grace
+    /// period to finish, the rest is released uncounted. Drains and fails, too, when a part cannot be kept
+    /// alive.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
-        let engine = &self.engine;
-        let beating = CancellationToken::new();
-        let beats = {
-            let engine = engine.clone();
-            let until = beating.clone();
-            let part = async move {
-                lease::keep_beating(
-                    engine.store.as_ref(),
-                    &engine.lease,
-                    &engine.worker,
-                    &engine.settings,
-                    &engine.in_flight,
-                    until,
-                )
-                .await;
+        let settings = &self.state.settings;
+        let scheduler = Arc::new(Scheduler::new(
+            Arc::clone(&self.pipeline),
+            Arc::clone(&self.store),
+            settings.concurrency,
+        ));
+        let drained = CancellationToken::new();
+        let heartbeat = {
+            let (store, state) = (Arc::clone(&self.store), Arc::clone(&self.state));
+            let until = drained.clone();
+            Part::start("heartbeat", &drained, &stop, async move {
+                lease::keep_beating(store.as_ref(), &state, until).await;
                 Ok(())
-            };
-            supervised("heartbeat", part, beating.clone(), stop.clone())
-        };
-        let sweeps = {
-            let reconciler = Reconciler::new(
-                engine.clone(),
-                Arc::clone(&self.queue),
-                self.reconciler.clone(),
-                Arc::clone(&self.reconciler_state),
-            );
-            let until = stop.clone();
-            let part = async move { Ok(reconciler.run(until).await?) };
-            supervised("reconciler", part, stop.clone(), stop.clone())
-        };
-        let turns = {
-            let keeping = turns::keep(engine.clone(), Arc::clone(&self.queue), stop.clone());
-            let part = async move {
-                keeping.await;
-                Ok(())
-            };
-            supervised("keeper of turns", part, stop.clone(), stop.clone())
-        };
-        let grace = {
-            let stop = stop.clone();
-            let release_now = engine.release_now.clone();
-            let alone = Arc::clone(&engine.alone);
-            let period = engine.settings.grace_period;
-            tokio::spawn(async move {
-                stop.cancelled().await;
-                alone.close();
-                tokio::time::sleep(period).await;
-                tracing::warn!("the grace period is over, what is in work is released");
-                release_now.cancel();
             })
         };
+        let reconciler = Reconciler::new(&self, Arc::clone(&scheduler), stop.clone());
+        let until = stop.clone();
+        let reconciler = Part::start("reconciler", &stop, &stop, async move {
+            Ok(reconciler.run(until).await?)
+        });
+        let fair = FairScheduler::new(&self, Arc::clone(&scheduler));
+        let until = stop.clone();
+        let fair = Part::start("fair scheduler", &stop, &stop, async move {
+            fair.run(until).await;
+            Ok(())
+        });
+        let grace_period = tokio::spawn(end_grace_period(
+            Arc::clone(&self.state),
+            Arc::clone(&self.pipeline),
+            stop.clone(),
+        ));
 
-        let handler = Arc::new(Handler {
-            engine: engine.clone(),
-            patience: self.reconciler.redeliver_after,
+        let consumed = self.consume(scheduler, &stop).await;
+        // Also when the consumer gave up by itself.
+        stop.cancel();
+        let reconciled = reconciler.join().await;
+        let scheduled = fair.join().await;
+        grace_period.abort();
+        drained.cancel();
+        let beaten = heartbeat.join().await;
+        if let Err(error) = self.store.retire(&self.state.id).await {
+            tracing::debug!(%error, "cannot remove the worker from the list");
+        }
+        // What made it stop comes first.
+        match reconciled {
+            Err(error @ WorkerError::Stalled(_)) => Err(error),
+            reconciled => consumed.and(reconciled).and(scheduled).and(beaten),
+        }
+    }
+
+    /// Consumes hints until `stop`.
+    async fn consume(
+        &self,
+        scheduler: Arc<Scheduler>,
+        stop: &CancellationToken,
+    ) -> Result<(), WorkerError> {
+        let settings = &self.state.settings;
+        let handler = Arc::new(HintedRuns {
+            scheduler,
+            held_for: self.reconciler.redeliver_after,
             state: Arc::clone(&self.reconciler_state),
             stop: stop.clone(),
         });
         let consuming = self
             .queue
-            .consume(handler, engine.settings.concurrency, stop.clone());
-        let consuming = AssertUnwindSafe(consuming).catch_unwind();
-        let consumed = tokio::select! {
-            ended = consuming => match ended {
+            .consume(handler, settings.concurrency, stop.clone());
+        let overdue = async {
+            stop.cancelled().await;
+            tokio::time::sleep(settings.grace_period + RELEASE_TIMEOUT).await;
+        };
+        tokio::select! {
+            ended = AssertUnwindSafe(consuming).catch_unwind() => match ended {
                 Ok(Ok(())) if stop.is_cancelled() => Ok(()),
                 Ok(Ok(())) | Err(_) => Err(WorkerError::Part("consumer of hints")),
                 Ok(Err(error)) => Err(WorkerError::Consumer(error)),
             },
-            () = overdue(&stop, engine.settings.grace_period) => Err(WorkerError::Overdue),
-        };
-        // Also when the consumer gave up by itself.
-        stop.cancel();
-        let swept = joined("reconciler", sweeps).await;
-        let kept = joined("keeper of turns", turns).await;
-        grace.abort();
-        beating.cancel();
-        let beaten = joined("heartbeat", beats).await;
-        if let Err(error) = engine.store.retire(&engine.worker).await {
-            tracing::debug!(%error, "the worker could not be taken off the list");
-        }
-        // What made it stop comes first.
-        match swept {
-            Err(error @ WorkerError::Deaf(_)) => Err(error),
-            swept => consumed.and(swept).and(kept).and(beaten),
+            () = overdue => Err(WorkerError::Overdue),
         }
     }
 }
 
-async fn joined(
-    name: &'static str,
-    part: JoinHandle<Result<(), WorkerError>>,
-) -> Result<(), WorkerError> {
-    part.await.unwrap_or(Err(WorkerError::Part(name)))
+/// After `stop`, admits no run to isolation; after the grace period, has all runs released.
+async fn end_grace_period(
+    state: Arc<WorkerState>,
+    pipeline: Arc<Pipeline>,
+    stop: CancellationToken,
+) {
+    stop.cancelled().await;
+    pipeline.isolation.close();
+    tokio::time::sleep(state.settings.grace_period).await;
+    tracing::warn!("the grace period is over; releasing what is in flight");
+    state.release_now.cancel();
 }

@@ -1,10 +1,10 @@
 //! Is the process alive, and can it claim runs?
 
-use crate::engine::Engine;
-use crate::engine::invalid::{COUNTED, LATEST_ROWS};
 use crate::engine::reconciler::ReconcilerState;
+use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
+use crate::engine::worker::WorkerState;
 use crate::ports::queue::Queue;
-use crate::ports::store::StoreError;
+use crate::ports::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use axum::Json;
 use axum::extract::State;
@@ -22,14 +22,17 @@ const SCHEMA_UNFIT: &str = "the schema does not fit";
 /// What the health endpoints look at.
 #[derive(Debug)]
 pub struct Health {
-    pub engine: Engine,
+    pub store: Arc<dyn Store>,
     pub queue: Arc<dyn Queue>,
+    pub worker: Arc<WorkerState>,
     pub reconciler: Arc<ReconcilerState>,
     pub metrics: Metrics,
     /// An answer of the database that takes longer counts as none.
     pub check_timeout: Duration,
     /// How long a loop may stand still, and sweeps and claims may go without an answer.
     pub stuck_after: Duration,
+    /// How long claims may go without an answer before the process is not ready.
+    pub unclaimed_after: Duration,
     /// How long hints may wait while this process takes none: longer than it can be busy.
     pub untaken_after: Duration,
     /// Set while the process drains.
@@ -73,8 +76,7 @@ pub async fn ready(State(health): State<Arc<Health>>) -> Response {
 
 /// `GET /metrics`
 pub async fn metrics(State(health): State<Arc<Health>>) -> String {
-    if let Ok(Ok(counts)) =
-        tokio::time::timeout(health.check_timeout, health.engine.store.counts()).await
+    if let Ok(Ok(counts)) = tokio::time::timeout(health.check_timeout, health.store.counts()).await
     {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         {
@@ -84,13 +86,12 @@ pub async fn metrics(State(health): State<Arc<Health>>) -> String {
         metrics::gauge!("verifyd_oldest_queued_seconds")
             .set(counts.oldest_queued_seconds.unwrap_or(0.0));
     }
-    let invalid = health.engine.store.invalid_runs(LATEST_ROWS, COUNTED);
+    let invalid = health.store.invalid_runs(LATEST_ROWS, COUNTED);
     if let Ok(Ok(invalid)) = tokio::time::timeout(health.check_timeout, invalid).await {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         metrics::gauge!("verifyd_invalid_runs").set(invalid.len() as f64);
     }
-    metrics::gauge!("verifyd_runs_in_flight")
-        .set(f64::from(health.engine.in_flight.load(Ordering::Relaxed)));
+    metrics::gauge!("verifyd_runs_in_flight").set(f64::from(health.worker.in_flight.claimed()));
     health.metrics.render()
 }
 
@@ -100,17 +101,13 @@ impl Health {
         if self.stopping.is_cancelled() {
             return None;
         }
-        let (lease, reconciler) = (&self.engine.lease, &self.reconciler);
+        let (lease, reconciler) = (&self.worker.lease, &self.reconciler);
         let after = self.stuck_after;
         too_long(&[
-            (
-                "the heartbeat has not turned",
-                lease.motion.still_for(),
-                after,
-            ),
+            ("the heartbeat has not turned", lease.activity.age(), after),
             (
                 "the reconciler has not turned",
-                reconciler.motion.still_for(),
+                reconciler.activity.age(),
                 after,
             ),
             (
@@ -120,12 +117,12 @@ impl Health {
             ),
             (
                 "the heartbeat gets through, but no claim has been answered",
-                self.engine.unclaimed.lasted(),
+                self.worker.claim_failures.lasted(),
                 after,
             ),
             (
                 "hints have been waiting and none was taken",
-                reconciler.untaken.lasted(),
+                reconciler.hints_untaken.lasted(),
                 self.untaken_after,
             ),
         ])
@@ -151,7 +148,7 @@ impl Health {
 
     /// What each part says: its name, and what is wrong with it.
     async fn readiness(&self) -> Vec<(&'static str, Option<String>)> {
-        let store = &self.engine.store;
+        let store = &self.store;
         let database = match tokio::time::timeout(self.check_timeout, store.ping()).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(self.class(&error)),
@@ -162,7 +159,7 @@ impl Health {
         } else {
             match tokio::time::timeout(self.check_timeout, store.schema_version()).await {
                 Ok(Ok(Some(version))) if version >= store.wanted_schema_version() => {
-                    let unfit = !self.engine.schema.fits();
+                    let unfit = !self.worker.schema.fits();
                     unfit.then(|| format!("{SCHEMA_UNFIT}; the log says why"))
                 }
                 Ok(Ok(version)) => Some(format!(
@@ -176,16 +173,16 @@ impl Health {
         };
         let queue = self.queue.health();
         let polling = self.reconciler.polling.load(Ordering::Relaxed);
-        let consumer = match queue.last_tick {
+        let consumer = match queue.last_activity {
             _ if polling => None,
-            Some(age) if age <= self.engine.settings.consumer_silent_after() => None,
+            Some(age) if age <= self.worker.settings.consumer_stalled_after() => None,
             Some(age) => Some(format!("no sign of life for {} s", age.as_secs())),
             None => Some("not started yet".to_owned()),
         };
-        let lease = (!self.engine.lease.is_alive())
+        let lease = (!self.worker.lease.is_alive())
             .then(|| "the heartbeat does not get through".to_owned());
-        let unclaimed = self.engine.unclaimed.lasted();
-        let claims = (unclaimed > self.engine.settings.dead_after)
+        let unclaimed = self.worker.claim_failures.lasted();
+        let claims = (unclaimed > self.unclaimed_after)
             .then(|| format!("none was answered for {} s", unclaimed.as_secs()));
         let draining = self
             .stopping

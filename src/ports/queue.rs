@@ -1,14 +1,14 @@
 //! The queue of hints. It may lose, repeat and reorder them: the database decides.
 
 use crate::domain::RunId;
+use crate::domain::completion_event::CompletionEvent;
 use crate::domain::job::Hint;
-use crate::domain::notice::Notice;
 use async_trait::async_trait;
 use serde::Serialize;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// What kept a queue from doing its work.
+/// An error of the queue.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// The server cannot be reached or answers with an error; later it may work.
@@ -19,42 +19,33 @@ pub enum QueueError {
     Full { capacity: usize },
 }
 
-/// What became of a hint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handled {
-    /// Acknowledged: the run was worked on, or is nobody's business here.
-    Done,
-    /// Not understood: it is counted and put aside, never delivered again.
-    Rejected,
-}
-
 /// Receives hints. Never fails: what cannot be done now is found again by the reconciler.
 #[async_trait]
 pub trait HintHandler: Send + Sync + 'static {
-    /// Works on the run that the hint names; returns when that run is done or given back.
-    async fn handle(&self, hint: Hint) -> Handled;
+    /// Works on the run that the hint names; returns when that run is done or released.
+    async fn handle(&self, hint: Hint);
 }
 
-/// A payload that was put aside because it is no hint.
+/// A payload that is no hint. It is kept to be looked at, and never delivered again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RejectedHint {
+pub struct DeadLetter {
     /// Id of its delivery, cleaned.
     pub task_id: String,
     /// What is wrong with it. Never quotes the payload.
     pub reason: String,
 }
 
-/// How the consumer is doing.
+/// The health of a queue's consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueHealth {
-    /// Time since the consumer last showed that it moves; null before its first sign.
-    pub last_tick: Option<Duration>,
+    /// Time since the consumer's last sign of life; `None` before its first.
+    pub last_activity: Option<Duration>,
     /// Whether the last contact with the server succeeded.
     pub connected: bool,
     /// How often the consumer had to be started again.
     pub restarts: u64,
-    /// Payloads that were not hints.
-    pub rejected: u64,
+    /// Payloads that became dead letters.
+    pub dead_letters: u64,
 }
 
 /// A queue of hints.
@@ -67,12 +58,11 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     /// single hint; of several, a prefix may have been sent when this fails.
     async fn send(&self, hints: &[Hint]) -> Result<(), QueueError>;
 
-    /// Hints that wait and that no consumer has fetched yet.
+    /// Returns the number of hints that no consumer has fetched yet.
     async fn depth(&self) -> Result<u64, QueueError>;
 
-    /// Consumes until `stop`, with at most `concurrency` hints in work at a time, surviving every
-    /// error of the server. When `stop` fires, nothing more is fetched, what is in work finishes,
-    /// then this returns.
+    /// Consumes until `stop`, with at most `concurrency` handlers at a time, surviving every error of the
+    /// server. When `stop` fires, nothing more is fetched; this returns when all handlers have.
     async fn consume(
         &self,
         handler: std::sync::Arc<dyn HintHandler>,
@@ -80,31 +70,31 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
         stop: CancellationToken,
     ) -> Result<(), QueueError>;
 
-    /// How the consumer is doing.
+    /// Returns the health of the consumer.
     fn health(&self) -> QueueHealth;
 
-    /// How many payloads were put aside, and a sample of at most `most` of them. A queue that does
-    /// not keep them counts those of this process.
-    async fn rejected(&self, most: u32) -> Result<(u64, Vec<RejectedHint>), QueueError> {
-        let _ = most;
-        Ok((self.health().rejected, Vec::new()))
+    /// Returns the number of dead letters, and a sample of at most `max` of them. A queue that does not
+    /// keep them counts those of this process.
+    async fn dead_letters(&self, max: u32) -> Result<(u64, Vec<DeadLetter>), QueueError> {
+        let _ = max;
+        Ok((self.health().dead_letters, Vec::new()))
     }
 
-    /// One round trip to the server.
+    /// Makes one round trip to the server.
     async fn ping(&self) -> Result<(), QueueError>;
 
-    /// Sends a hint and takes it back before anybody can see it, over a connection of its own. Fails with the
-    /// server's own answer, at once.
+    /// Tries whether the queue takes hints, over a connection of its own: sends one and takes it back before
+    /// any consumer can see it. Fails at once, with the server's own error.
     async fn try_sending(&self) -> Result<(), QueueError> {
         Ok(())
     }
 
-    /// Tells those who listen to the server of completed runs. Does nothing where nobody can.
-    async fn announce(&self, _notices: &[Notice]) -> Result<(), QueueError> {
+    /// Publishes completion events to those who listen to the server. Does nothing where nobody can.
+    async fn announce(&self, _events: &[CompletionEvent]) -> Result<(), QueueError> {
         Ok(())
     }
 
-    /// A hint for each of these runs, without trace context.
+    /// Sends a hint for each of these runs, without trace context.
     async fn send_runs(&self, runs: &[RunId]) -> Result<(), QueueError> {
         let hints: Vec<Hint> = runs.iter().copied().map(Hint::new).collect();
         self.send(&hints).await

@@ -11,12 +11,12 @@ pub use crate::ports::claims::{
     Claim, ClaimAnswer, ClaimPolicy, ClaimStore, CompletionStore, ContextSize,
     MAX_FAILED_COMPLETIONS,
 };
+use crate::ports::completion_events::CompletionEventStore;
 pub use crate::ports::connections::{AddConnectionError, ConnectionStore, Seal};
 pub use crate::ports::credentials::{CredentialStore, FoundCredential};
 use crate::ports::fair_queuing::FairQueuingStore;
 use crate::ports::invalid_runs::InvalidRunStore;
 pub use crate::ports::inventory::{InventoryFreshness, InventoryStore};
-use crate::ports::notices::NoticeStore;
 use crate::ports::onboarding::OnboardingStore;
 pub use crate::ports::orphans::{OpenAttempt, OrphanStore};
 use crate::ports::overview::OverviewStore;
@@ -65,7 +65,7 @@ store!(
     FairQueuingStore,
     AccessStore,
     WakeStore,
-    NoticeStore,
+    CompletionEventStore,
     EndpointStore,
     DeliveryStore,
     SchemaStore,

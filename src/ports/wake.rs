@@ -1,4 +1,4 @@
-//! What wakes the reconciler between two sweeps.
+//! Wakes the reconciler between two sweeps.
 
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
@@ -6,29 +6,29 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Rung when something may be queued. Rings before anybody waits are one ring.
+/// Tells the reconciler that a run may be queued. Signals before anybody waits count as one.
 #[derive(Debug, Default)]
-pub struct Bell(Notify);
+pub struct WakeSignal(Notify);
 
-impl Bell {
-    /// Wakes whoever waits, or the next one who does.
-    pub fn ring(&self) {
+impl WakeSignal {
+    /// Wakes the waiter, or the next one that waits.
+    pub fn wake(&self) {
         self.0.notify_one();
     }
 
-    /// Waits for a ring.
-    pub async fn rung(&self) {
+    /// Waits for a wake-up.
+    pub async fn woken(&self) {
         self.0.notified().await;
     }
 }
 
-/// Whether a bare INSERT is heard.
+/// Whether notifications of the database arrive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "listening")]
 pub enum Listening {
     /// A notification to oneself arrived.
     Heard,
-    /// None arrived: there is a pooler in between that shares connections out.
+    /// None arrived: a pooler in between shares connections.
     NotHeard,
     /// Turned off, or a database that has no notifications.
     Off,
@@ -37,13 +37,13 @@ pub enum Listening {
 /// Notifications of the database: hints, like those of the queue. The sweep finds what is missed.
 #[async_trait]
 pub trait WakeStore: Send + Sync {
-    /// Rings whenever something may have been queued, until `stop`; survives every error of the
+    /// Sets `signal` whenever a run may have been queued, until `stop`; survives every error of the
     /// server. Where there is nothing to listen to, it only waits for `stop`.
-    async fn listen(&self, bell: &Bell, stop: CancellationToken);
+    async fn listen(&self, signal: &WakeSignal, stop: CancellationToken);
 
-    /// Rings wherever somebody listens.
+    /// Wakes every process that listens.
     async fn wake(&self) -> Result<(), StoreError>;
 
-    /// Whether notifications get through, tried once over a connection of its own.
+    /// Tries once, over a connection of its own, whether notifications arrive.
     async fn try_listening(&self) -> Result<Listening, StoreError>;
 }

@@ -3,14 +3,15 @@
 
 use crate::domain::RunId;
 use crate::domain::job::Hint;
-use crate::ports::queue::{Handled, HintHandler, Queue, QueueError, QueueHealth};
-use crate::queue::pulse::Vitals;
+use crate::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
+use crate::queue::consumer_health::ConsumerHealth;
 use async_trait::async_trait;
 use futures::FutureExt;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use std::collections::{HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ pub struct InProcessSettings {
     pub capacity: usize,
 }
 
-/// How often an idle consumer shows that it lives.
+/// Interval at which an idle consumer gives a sign of life.
 const TICK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -38,82 +39,71 @@ pub struct InProcessQueue {
     capacity: usize,
     waiting: Mutex<Waiting>,
     arrived: Notify,
-    vitals: Arc<Vitals>,
+    health: ConsumerHealth,
 }
 
 impl InProcessQueue {
-    /// An empty queue.
+    /// Opens an empty queue.
     pub fn open(settings: &InProcessSettings) -> Arc<dyn Queue> {
         Arc::new(Self {
             capacity: settings.capacity.max(1),
-            waiting: Mutex::new(Waiting::default()),
+            waiting: Mutex::default(),
             arrived: Notify::new(),
-            vitals: Arc::new(Vitals::new(true)),
+            health: ConsumerHealth::new(true),
         })
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn full(&self) -> QueueError {
+        QueueError::Full {
+            capacity: self.capacity,
+        }
     }
 
     fn take(&self) -> Option<Hint> {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         let hint = waiting.hints.pop_front()?;
         waiting.runs.remove(&hint.operation_run_id);
         Some(hint)
     }
 
-    /// The next hint, as soon as there is one.
+    /// Waits for the next hint.
     async fn next(&self) -> Hint {
-        let mut tick = tokio::time::interval(TICK);
         loop {
             // Before looking, so that what arrives in between is not missed.
             let arrived = self.arrived.notified();
             if let Some(hint) = self.take() {
-                self.vitals.pulse.beat();
                 return hint;
             }
-            tokio::select! {
-                () = arrived => {}
-                _ = tick.tick() => self.vitals.pulse.beat(),
-            }
+            arrived.await;
         }
     }
 
-    /// A free place for a hint in work.
-    async fn slot(&self, slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    /// Waits for `event`, giving signs of life meanwhile. `None` once `stop` has fired.
+    async fn wait_for<T>(
+        &self,
+        event: impl Future<Output = T>,
+        stop: &CancellationToken,
+    ) -> Option<T> {
         let mut tick = tokio::time::interval(TICK);
-        let acquire = Arc::clone(slots).acquire_owned();
-        tokio::pin!(acquire);
+        tokio::pin!(event);
         loop {
             tokio::select! {
                 biased;
-                permit = &mut acquire => return permit.ok(),
-                _ = tick.tick() => self.vitals.pulse.beat(),
+                () = stop.cancelled() => return None,
+                output = &mut event => return Some(output),
+                _ = tick.tick() => self.health.activity.touch(),
             }
         }
     }
 }
 
 /// Runs the handler in a task of its own; a panic there ends nothing else.
-fn work(
-    handler: Arc<dyn HintHandler>,
-    hint: Hint,
-    vitals: Arc<Vitals>,
-    slot: OwnedSemaphorePermit,
-) {
+fn spawn(handler: Arc<dyn HintHandler>, hint: Hint, slot: OwnedSemaphorePermit) {
     tokio::spawn(async move {
-        let run = hint.operation_run_id;
-        match AssertUnwindSafe(handler.handle(hint)).catch_unwind().await {
-            Ok(Handled::Done) => {}
-            Ok(Handled::Rejected) => {
-                vitals.reject();
-                tracing::warn!(operation_run_id = run.0, "put aside a hint");
-            }
-            Err(_) => {
-                metrics::counter!("verifyd_hint_panics_total").increment(1);
-                tracing::error!("the handler of a hint panicked");
-            }
+        let handled = AssertUnwindSafe(handler.handle(hint)).catch_unwind().await;
+        if handled.is_err() {
+            metrics::counter!("verifyd_hint_panics_total").increment(1);
+            tracing::error!("the handler of a hint panicked");
         }
         drop(slot);
     });
@@ -128,14 +118,12 @@ impl Queue for InProcessQueue {
     async fn send(&self, hints: &[Hint]) -> Result<(), QueueError> {
         for hint in hints {
             {
-                let mut waiting = self.waiting();
+                let mut waiting = self.waiting.lock();
                 if waiting.runs.contains(&hint.operation_run_id) {
                     continue;
                 }
                 if waiting.hints.len() >= self.capacity {
-                    return Err(QueueError::Full {
-                        capacity: self.capacity,
-                    });
+                    return Err(self.full());
                 }
                 waiting.runs.insert(hint.operation_run_id);
                 waiting.hints.push_back(hint.clone());
@@ -147,7 +135,14 @@ impl Queue for InProcessQueue {
     }
 
     async fn depth(&self) -> Result<u64, QueueError> {
-        Ok(self.waiting().hints.len() as u64)
+        Ok(self.waiting.lock().hints.len() as u64)
+    }
+
+    async fn try_sending(&self) -> Result<(), QueueError> {
+        match self.waiting.lock().hints.len() < self.capacity {
+            true => Ok(()),
+            false => Err(self.full()),
+        }
     }
 
     async fn consume(
@@ -159,19 +154,14 @@ impl Queue for InProcessQueue {
         let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let slots = Arc::new(Semaphore::new(concurrency));
         loop {
-            // The place first: what is not being worked on stays in the queue.
-            let slot = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                slot = self.slot(&slots) => slot,
+            // The slot first: what no handler works on stays in the queue.
+            let slot = self.wait_for(Arc::clone(&slots).acquire_owned(), &stop);
+            let Some(Ok(slot)) = slot.await else { break };
+            let Some(hint) = self.wait_for(self.next(), &stop).await else {
+                break;
             };
-            let Some(slot) = slot else { break };
-            let hint = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                hint = self.next() => hint,
-            };
-            work(Arc::clone(&handler), hint, Arc::clone(&self.vitals), slot);
+            self.health.activity.touch();
+            spawn(Arc::clone(&handler), hint, slot);
         }
         // Another consumer may have been passed over for the wake-up that this one had.
         self.arrived.notify_one();
@@ -181,7 +171,7 @@ impl Queue for InProcessQueue {
     }
 
     fn health(&self) -> QueueHealth {
-        self.vitals.health()
+        self.health.report()
     }
 
     async fn ping(&self) -> Result<(), QueueError> {

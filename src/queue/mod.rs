@@ -1,5 +1,5 @@
 //! The queues behind `ports::queue`: Redis in production, in-process for the embedded default.
 
+mod consumer_health;
 pub mod in_process;
-mod pulse;
 pub mod redis;

@@ -1,7 +1,7 @@
 //! What a completion writes into the run's row: the same JSON for both kinds of database.
 
 use crate::domain::completion::Completion;
-use crate::domain::notice::{Event, Notice};
+use crate::domain::completion_event::{CompletionEvent, WebhookEvent};
 use crate::domain::permission::{InventoryRefresh, PermissionDetails};
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::claims::{Claim, ContextSize};
@@ -49,7 +49,7 @@ pub(super) struct CompletionRequest {
     /// Whether the check found a previous report of the connection.
     pub has_previous: bool,
     /// `changed` is not known yet.
-    pub notice: Notice,
+    pub notice: CompletionEvent,
 }
 
 impl CompletionRequest {
@@ -83,7 +83,7 @@ impl CompletionRequest {
                 .map(|refresh| InventoryRow::new(claim.run.id, refresh)),
             connection: completion.connection,
             has_previous: claim.start.as_ref().is_some_and(|s| s.latest_run.is_some()),
-            notice: Notice {
+            notice: CompletionEvent {
                 operation_run_id: claim.run.id,
                 workspace_id: claim.run.workspace_id,
                 tenant_id: claim.run.tenant_id,
@@ -109,7 +109,7 @@ impl CompletionRequest {
 #[derive(Default)]
 pub(super) struct Completed {
     /// Completion events, one for each run.
-    pub notices: Vec<Notice>,
+    pub notices: Vec<CompletionEvent>,
     /// Whether deliveries to webhooks were recorded.
     pub has_deliveries: bool,
 }
@@ -120,7 +120,7 @@ impl Completed {
     }
 
     /// Announces it within this process, after the commit.
-    pub fn announce(self, completions: &broadcast::Sender<Notice>, recorded: &Notify) {
+    pub fn announce(self, completions: &broadcast::Sender<CompletionEvent>, recorded: &Notify) {
         if self.has_deliveries {
             recorded.notify_one();
         }
@@ -132,8 +132,8 @@ impl Completed {
 }
 
 /// The body of a webhook's request.
-pub(super) fn event(notice: &Notice, at: DateTime<Utc>) -> Result<String, StoreError> {
-    serde_json::to_string(&Event::completed(notice.clone(), at)).map_err(|_| not_json())
+pub(super) fn event(notice: &CompletionEvent, at: DateTime<Utc>) -> Result<String, StoreError> {
+    serde_json::to_string(&WebhookEvent::completed(notice.clone(), at)).map_err(|_| not_json())
 }
 
 /// `webhook-id`: the same for every endpoint and every attempt.

@@ -126,7 +126,7 @@ impl Scene {
     /// Starts a worker that takes the hints that the API sends.
     pub fn work(&self) {
         let services = self.world.services.clone();
-        let worker = services.worker(services.engine());
+        let worker = services.worker();
         let stop = self.stop.clone();
         tokio::spawn(async move { worker.run(stop).await });
     }
@@ -318,7 +318,7 @@ impl Scene {
 }
 
 pub async fn serve(services: &Services, stop: CancellationToken) -> String {
-    let worker = services.worker(services.engine());
+    let worker = services.worker();
     let health = services.health(&worker, Metrics::detached(), stop.clone());
     let mut settings = services.settings.http.clone();
     settings.listen = "127.0.0.1:0".parse().unwrap();

@@ -1,11 +1,12 @@
 //! A second provider, as a folder of its own would bring it, that misbehaves in every way that a
-//! provider can: the engine ends its runs all the same.
+//! provider can: its runs end all the same.
 
 use crate::world::{World, check, reasons};
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use verifyd::app::Services;
 use verifyd::domain::connection::ProviderConnection;
 use verifyd::domain::connection_facts::ConnectionFacts;
 use verifyd::domain::credential::Credential;
@@ -15,7 +16,7 @@ use verifyd::domain::permission::RequiredPermission;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::report::{Evidence, EvidenceKind, Severity};
 use verifyd::domain::{Outcome, RunId, RunStatus};
-use verifyd::engine::process::Processed;
+use verifyd::engine::pipeline::Processed;
 use verifyd::ports::provider::{
     CheckSpec, Disposition, Findings, Provider, Providers, Target, Unmet,
 };
@@ -103,12 +104,19 @@ impl Provider for Acme {
     }
 }
 
+fn with_acme(services: &mut Services) {
+    let microsoft = Arc::clone(services.providers.get("microsoft").unwrap());
+    services.providers = Providers::new([microsoft, Arc::new(Acme) as Arc<dyn Provider>]);
+}
+
 /// Runs one check of the module and returns the run.
 async fn run(world: &World, module: &str) -> verifyd::domain::OperationRun {
-    let mut engine = world.engine().await;
-    let microsoft = Arc::clone(world.services.providers.get("microsoft").unwrap());
-    engine.providers = Providers::new([microsoft, Arc::new(Acme) as Arc<dyn Provider>]);
-    engine.settings.run_deadline = Duration::from_secs(2);
+    let worker = world
+        .worker_with(|services| {
+            with_acme(services);
+            services.settings.worker.run_deadline = Duration::from_secs(2);
+        })
+        .await;
     let connection = world
         .connection(1, &Scenario::Healthy.tenant_id(1), module)
         .await;
@@ -119,7 +127,7 @@ async fn run(world: &World, module: &str) -> verifyd::domain::OperationRun {
         .await;
     let id = world.record(connection, |_| {}).await;
     assert_eq!(
-        engine.process(&Hint::new(id)).await,
+        worker.pipeline.process(&Hint::new(id)).await,
         Processed::Completed(Outcome::Failed),
         "{module}"
     );
@@ -153,16 +161,14 @@ async fn whatever_a_provider_does_the_run_ends_with_its_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_for_another_provider_than_the_connection_s_is_blocked() {
     let world = World::new().await;
-    let mut engine = world.engine().await;
-    let microsoft = Arc::clone(world.services.providers.get("microsoft").unwrap());
-    engine.providers = Providers::new([microsoft, Arc::new(Acme) as Arc<dyn Provider>]);
+    let worker = world.worker_with(with_acme).await;
     let connection = world
         .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
         .await;
     let id = world
         .record(connection, |new| new.context["provider"] = "acme".into())
         .await;
-    engine.process(&Hint::new(id)).await;
+    worker.pipeline.process(&Hint::new(id)).await;
     let run = world.run(id).await;
     crate::assert_sound(&run, "mismatch");
     assert_eq!(run.status, RunStatus::Completed);
@@ -173,9 +179,6 @@ async fn a_run_for_another_provider_than_the_connection_s_is_blocked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn panics_in_the_middle_of_much_work_stop_nothing() {
     let world = World::new().await;
-    let mut engine = world.services.engine();
-    let microsoft = Arc::clone(world.services.providers.get("microsoft").unwrap());
-    engine.providers = Providers::new([microsoft, Arc::new(Acme) as Arc<dyn Provider>]);
     let healthy = world
         .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
         .await;
@@ -199,8 +202,12 @@ async fn panics_in_the_middle_of_much_work_stop_nothing() {
             runs.push((world.record(*id, |_| {}).await, false));
         }
     }
-    engine.settings.concurrency = 4;
-    let worker = world.services.worker(engine);
+    let worker = world
+        .worker_with(|services| {
+            with_acme(services);
+            services.settings.worker.concurrency = 4;
+        })
+        .await;
     let stop = CancellationToken::new();
     let running = tokio::spawn(worker.run(stop.clone()));
     let ids: Vec<RunId> = runs.iter().map(|(id, _)| *id).collect();

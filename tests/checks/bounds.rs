@@ -2,11 +2,12 @@
 
 use crate::world::{World, reasons};
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 use verifyd::domain::job::Hint;
 use verifyd::domain::{Outcome, RunId, RunStatus, WorkerId};
-use verifyd::engine::process::Processed;
-use verifyd::ports::store::{ClaimPolicy, MAX_FAILED_COMPLETIONS, SweepCursor, SweepPolicy};
+use verifyd::engine::pipeline::Processed;
+use verifyd::ports::store::{ClaimPolicy, MAX_FUTILE_ATTEMPTS, SweepCursor, SweepPolicy};
 use verifyd::simulator::Scenario;
 
 /// Claims the run so often, each time with a worker that is never heard of again.
@@ -15,7 +16,7 @@ async fn lose(world: &World, run: RunId, times: u32) {
     let policy = ClaimPolicy {
         max_attempts: 3,
         run_deadline: Duration::from_secs(60),
-        isolated: true,
+        alone: true,
     };
     let sweep = SweepPolicy {
         worker_dead_after: Duration::from_secs(60),
@@ -46,12 +47,12 @@ async fn healthy_run(world: &World, tenant: i64) -> RunId {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_resort_reads_nothing_of_the_run() {
     let world = World::new().await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     let id = healthy_run(&world, 1).await;
     let before = world.run(id).await;
-    lose(&world, id, 3 + MAX_FAILED_COMPLETIONS).await;
+    lose(&world, id, 3 + MAX_FUTILE_ATTEMPTS).await;
     assert_eq!(
-        engine.process(&Hint::new(id)).await,
+        worker.pipeline.process(&Hint::new(id)).await,
         Processed::Completed(Outcome::Failed)
     );
     let run = world.run(id).await;
@@ -69,18 +70,18 @@ async fn the_last_resort_reads_nothing_of_the_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_last_chance_waits_until_it_is_alone() {
     let world = World::new().await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     let suspect = healthy_run(&world, 1).await;
     lose(&world, suspect, 2).await;
-    let place = engine.alone.enter().await.unwrap();
+    let place = worker.pipeline.isolation.enter().await.unwrap();
     let waiting = {
-        let engine = engine.clone();
-        tokio::spawn(async move { engine.process(&Hint::new(suspect)).await })
+        let pipeline = Arc::clone(&worker.pipeline);
+        tokio::spawn(async move { pipeline.process(&Hint::new(suspect)).await })
     };
     // Others are not held up.
     let other = healthy_run(&world, 2).await;
     assert_eq!(
-        engine.process(&Hint::new(other)).await,
+        worker.pipeline.process(&Hint::new(other)).await,
         Processed::Completed(Outcome::Succeeded)
     );
     assert_eq!(world.run(suspect).await.status, RunStatus::Queued);
@@ -91,25 +92,25 @@ async fn a_last_chance_waits_until_it_is_alone() {
         Processed::Completed(Outcome::Succeeded)
     );
     // The place is free again.
-    drop(engine.alone.enter().await.unwrap());
+    drop(worker.pipeline.isolation.enter().await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_stops_begins_no_last_chance() {
     let world = World::new().await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     let suspect = healthy_run(&world, 1).await;
     lose(&world, suspect, 2).await;
-    let place = engine.alone.enter().await.unwrap();
+    let place = worker.pipeline.isolation.enter().await.unwrap();
     let waiting = {
-        let engine = engine.clone();
-        tokio::spawn(async move { engine.process(&Hint::new(suspect)).await })
+        let pipeline = Arc::clone(&worker.pipeline);
+        tokio::spawn(async move { pipeline.process(&Hint::new(suspect)).await })
     };
-    engine.alone.close();
+    worker.pipeline.isolation.close();
     assert_eq!(waiting.await.unwrap(), Processed::Deferred);
     drop(place);
     assert_eq!(
-        engine.process(&Hint::new(suspect)).await,
+        worker.pipeline.process(&Hint::new(suspect)).await,
         Processed::Deferred
     );
     assert_eq!(world.run(suspect).await.status, RunStatus::Queued);
@@ -123,17 +124,17 @@ async fn a_process_that_stops_begins_no_last_chance() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_is_in_work_is_noted() {
     let world = World::new().await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     let suspect = healthy_run(&world, 1).await;
     lose(&world, suspect, 2).await;
-    let place = engine.alone.enter().await.unwrap();
+    let place = worker.pipeline.isolation.enter().await.unwrap();
     let waiting = {
-        let engine = engine.clone();
-        tokio::spawn(async move { engine.process(&Hint::new(suspect)).await })
+        let pipeline = Arc::clone(&worker.pipeline);
+        tokio::spawn(async move { pipeline.process(&Hint::new(suspect)).await })
     };
     drop(place);
     waiting.await.unwrap();
-    assert!(!engine.in_work.has(suspect));
+    assert!(!worker.state.in_flight.contains(suspect));
     let store = &world.services.store;
-    assert_eq!(store.open_attempts(&engine.worker).await.unwrap(), []);
+    assert_eq!(store.open_attempts(&worker.state.id).await.unwrap(), []);
 }

@@ -11,7 +11,7 @@ use verifyd::domain::credential::Credential;
 use verifyd::domain::credential_cause::Cause;
 use verifyd::domain::job::Hint;
 use verifyd::domain::reason::Reason;
-use verifyd::engine::Engine;
+use verifyd::engine::worker::Worker;
 use verifyd::ports::vault::SealedCredential;
 use verifyd::simulator::Scenario;
 
@@ -27,7 +27,7 @@ pub fn certificate(from: i32) -> Credential {
     credential_from_pem(&format!("{}{}", key.serialize_pem(), certificate.pem())).unwrap()
 }
 
-async fn report_on(world: &World, engine: &Engine, id: ConnectionId, payload: &str) -> Value {
+async fn report_on(world: &World, worker: &Worker, id: ConnectionId, payload: &str) -> Value {
     let stored = SealedCredential {
         kind: CredentialKind::ClientSecret,
         payload: payload.to_owned(),
@@ -40,7 +40,7 @@ async fn report_on(world: &World, engine: &Engine, id: ConnectionId, payload: &s
         .await
         .unwrap();
     let run = world.record(id, |_| {}).await;
-    engine.process(&Hint::new(run)).await;
+    worker.pipeline.process(&Hint::new(run)).await;
     let run = world.run(run).await;
     assert_sound(&run, payload);
     let report = run.report().unwrap().to_string();
@@ -51,7 +51,7 @@ async fn report_on(world: &World, engine: &Engine, id: ConnectionId, payload: &s
 #[tokio::test(flavor = "multi_thread")]
 async fn the_report_says_the_cause_and_what_mends_it() {
     let world = World::new().await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     let tenant = Scenario::Healthy.tenant_id(1);
     let id = world.connection(1, &tenant, "health_check").await;
     let binding = world.row(id).await.binding();
@@ -91,7 +91,7 @@ async fn the_report_says_the_cause_and_what_mends_it() {
         (laravel.to_owned(), Cause::LaravelNoKey, None),
         (String::new(), Cause::Empty, None),
     ] {
-        let check = report_on(&world, &engine, id, &payload).await;
+        let check = report_on(&world, &worker, id, &payload).await;
         assert_eq!(
             check["reason_code"],
             Reason::CredentialUndecryptable.code(),

@@ -17,13 +17,13 @@ fn without_name(new: &mut NewRun) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_run_leads_into_the_directory_that_an_earlier_check_has_found() {
     let world = World::new().await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     let tenant = Scenario::PermissionNotRequestedElsewhere.tenant_id(1);
     let owner = Scenario::PermissionNotRequested.tenant_id(1);
     let id = world.connection(1, &tenant, "conditional_access").await;
 
     let first = world.record(id, without_name).await;
-    engine.process(&Hint::new(first)).await;
+    worker.pipeline.process(&Hint::new(first)).await;
     let run = world.run(first).await;
     assert_sound(&run, "first");
     assert_eq!(reasons(&run, &["fail"]), ["permission_not_requested"]);
@@ -68,7 +68,7 @@ async fn a_blocked_run_leads_into_the_directory_that_an_earlier_check_has_found(
         .sql("UPDATE provider_credentials SET expires_at = '2020-01-01T00:00:00Z'")
         .await;
     let second = world.record(id, without_name).await;
-    engine.process(&Hint::new(second)).await;
+    worker.pipeline.process(&Hint::new(second)).await;
     let run = world.run(second).await;
     assert_sound(&run, "second");
     let credential = check(&run, "preflight.credential");

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use verifyd::app::Services;
 use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::job::Hint;
@@ -31,7 +32,7 @@ use verifyd::domain::reason::{Reason, Stage};
 use verifyd::domain::report::schema;
 use verifyd::domain::run::OperationRun;
 use verifyd::domain::{Outcome, RunId, RunStatus, TenantId, WorkspaceId};
-use verifyd::engine::process::Processed;
+use verifyd::engine::pipeline::Processed;
 use verifyd::ports::store::AttemptEnd;
 use verifyd::simulator::Scenario;
 use world::{World, check, impatient, reasons};
@@ -90,7 +91,7 @@ async fn every_scenario_ends_as_it_says() {
             true => Arc::clone(&impatient),
             false => Arc::clone(&patient),
         };
-        let engine = world.engine().await;
+        let worker = world.worker().await;
         let (problems, produced) = (Arc::clone(&problems), Arc::clone(&produced));
         tasks.spawn(async move {
             let expected = scenario.expectation();
@@ -102,13 +103,15 @@ async fn every_scenario_ends_as_it_says() {
                     .await;
                 let id = world.record(connection, |_| {}).await;
                 let hint = Hint::new(id);
-                let mut processed = engine.process(&hint).await;
+                let mut processed = worker.pipeline.process(&hint).await;
                 if processed == Processed::Released(AttemptEnd::Throttled) {
                     // It waits in the database; only the total deadline ends it.
-                    let mut impatient = engine.clone();
-                    impatient.settings.total_deadline = Duration::ZERO;
+                    let no_wait = |services: &mut Services| {
+                        services.settings.worker.total_deadline = Duration::ZERO;
+                    };
+                    let impatient = world.worker_with(no_wait).await;
                     let other = world.record(connection, |_| {}).await;
-                    processed = impatient.process(&Hint::new(other)).await;
+                    processed = impatient.pipeline.process(&Hint::new(other)).await;
                     let run = world.run(other).await;
                     note(&problems, &produced, scenario, &run, processed);
                     continue;
@@ -181,8 +184,8 @@ fn note(
 
 /// A run that preflight must block.
 async fn blocked(world: &World, id: RunId, reason: Reason) -> OperationRun {
-    let engine = world.engine().await;
-    let processed = engine.process(&Hint::new(id)).await;
+    let worker = world.worker().await;
+    let processed = worker.pipeline.process(&Hint::new(id)).await;
     let run = world.run(id).await;
     assert_eq!(
         processed,
@@ -459,7 +462,7 @@ async fn what_only_the_callers_side_can_produce() {
         clouds.insert("not_tls".to_owned(), plain);
     })
     .await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     for (cloud, reason) in [
         ("dead", Reason::ProviderUnreachable),
         ("not_tls", Reason::TlsFailed),
@@ -474,7 +477,7 @@ async fn what_only_the_callers_side_can_produce() {
             .await;
         let id = world.record(connection, |_| {}).await;
         assert_eq!(
-            engine.process(&Hint::new(id)).await,
+            worker.pipeline.process(&Hint::new(id)).await,
             Processed::Completed(Outcome::Failed)
         );
         let run = world.run(id).await;
@@ -500,7 +503,7 @@ async fn what_only_the_callers_side_can_produce() {
             )
             .await;
         let id = world.record(connection, |_| {}).await;
-        engine.process(&Hint::new(id)).await;
+        worker.pipeline.process(&Hint::new(id)).await;
         let run = world.run(id).await;
         assert_sound(&run, "federated");
         assert_eq!(reasons(&run, &["fail"])[0], reason.code());
@@ -510,14 +513,14 @@ async fn what_only_the_callers_side_can_produce() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_report_links_to_the_first_and_says_nothing_changed() {
     let world = World::new().await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     let connection = world
         .connection(1, &Scenario::PermissionMissing.tenant_id(1), "health_check")
         .await;
     let mut reports = Vec::new();
     for _ in 0..2 {
         let id = world.record(connection, |_| {}).await;
-        engine.process(&Hint::new(id)).await;
+        worker.pipeline.process(&Hint::new(id)).await;
         reports.push((id, world.run(id).await.report().unwrap().clone()));
     }
     assert_eq!(reports[0].1["previous_report_id"], Value::Null);
@@ -539,13 +542,13 @@ async fn a_second_report_links_to_the_first_and_says_nothing_changed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_wait_goes_back_to_the_queue_and_does_not_count() {
     let world = World::new().await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     let connection = world
         .connection(1, &Scenario::Throttled.tenant_id(1), "health_check")
         .await;
     let id = world.record(connection, |_| {}).await;
     assert_eq!(
-        engine.process(&Hint::new(id)).await,
+        worker.pipeline.process(&Hint::new(id)).await,
         Processed::Released(AttemptEnd::Throttled)
     );
     let run = world.run(id).await;
@@ -555,7 +558,7 @@ async fn a_long_wait_goes_back_to_the_queue_and_does_not_count() {
     assert!(!attempts[0].counted);
     // Not due yet, so nobody gets it.
     assert_eq!(
-        engine.process(&Hint::new(id)).await,
+        worker.pipeline.process(&Hint::new(id)).await,
         Processed::NotClaimable
     );
 }
@@ -563,11 +566,11 @@ async fn a_long_wait_goes_back_to_the_queue_and_does_not_count() {
 #[tokio::test(flavor = "multi_thread")]
 async fn spent_attempts_end_as_worker_lost_without_another_call() {
     let world = World::new().await;
-    let mut engine = world.engine().await;
+    let two = |services: &mut Services| services.settings.worker.max_attempts = 2;
+    let worker = world.worker_with(two).await;
     let tenant = Scenario::Healthy.tenant_id(1);
     let connection = world.connection(1, &tenant, "health_check").await;
     let id = world.record(connection, |_| {}).await;
-    engine.settings.max_attempts = 2;
     let policy = verifyd::ports::store::ClaimPolicy {
         max_attempts: 2,
         run_deadline: Duration::from_secs(60),
@@ -576,7 +579,7 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
     for _ in 0..2 {
         let store = &world.services.store;
         let claim = store
-            .claim(id, &engine.worker, &policy)
+            .claim(id, &worker.state.id, &policy)
             .await
             .unwrap()
             .claimed()
@@ -589,7 +592,7 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
         );
     }
     assert_eq!(
-        engine.process(&Hint::new(id)).await,
+        worker.pipeline.process(&Hint::new(id)).await,
         Processed::Completed(Outcome::Failed)
     );
     let run = world.run(id).await;
@@ -606,12 +609,15 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_without_a_heartbeat_claims_nothing() {
     let world = World::new().await;
-    let engine = world.services.engine();
+    let worker = world.services.worker();
     let connection = world
         .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
         .await;
     let id = world.record(connection, |_| {}).await;
-    assert_eq!(engine.process(&Hint::new(id)).await, Processed::Deferred);
+    assert_eq!(
+        worker.pipeline.process(&Hint::new(id)).await,
+        Processed::Deferred
+    );
     assert_eq!(world.run(id).await.status, RunStatus::Queued);
 }
 
@@ -633,7 +639,7 @@ async fn a_worker_finds_runs_that_nobody_announced_and_drains_on_stop() {
         .unwrap();
 
     let stop = tokio_util::sync::CancellationToken::new();
-    let worker = world.services.worker(world.services.engine());
+    let worker = world.services.worker();
     let worker = tokio::spawn(worker.run(stop.clone()));
     world.completed(first).await;
 
@@ -669,7 +675,7 @@ async fn a_hint_that_comes_before_the_first_heartbeat_is_not_lost() {
     }
     world.services.queue.send_runs(&ids).await.unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
-    let worker = world.services.worker(world.services.engine());
+    let worker = world.services.worker();
     let worker = tokio::spawn(worker.run(stop.clone()));
     for id in ids {
         world.completed(id).await;
@@ -681,7 +687,7 @@ async fn a_hint_that_comes_before_the_first_heartbeat_is_not_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_database_refuses_is_tried_again_later_and_counts() {
     let world = World::new().await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     let connection = world
         .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
         .await;
@@ -693,7 +699,7 @@ async fn what_the_database_refuses_is_tried_again_later_and_counts() {
         )
         .await;
     assert_eq!(
-        engine.process(&Hint::new(id)).await,
+        worker.pipeline.process(&Hint::new(id)).await,
         Processed::Released(AttemptEnd::Error)
     );
     let run = world.run(id).await;
@@ -711,7 +717,7 @@ async fn what_the_database_refuses_is_tried_again_later_and_counts() {
     );
     // Not at once: whoever refused would be asked again and again.
     assert_eq!(
-        engine.process(&Hint::new(id)).await,
+        worker.pipeline.process(&Hint::new(id)).await,
         Processed::NotClaimable
     );
 }

@@ -12,8 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::RunId;
 use verifyd::domain::job::Hint;
-use verifyd::engine::Engine;
-use verifyd::engine::worker::WorkerError;
+use verifyd::engine::worker::{Worker, WorkerError};
 use verifyd::http::{self, health::Health};
 use verifyd::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
 use verifyd::simulator::Scenario;
@@ -93,14 +92,14 @@ impl Queue for DefectiveQueue {
 
     fn health(&self) -> QueueHealth {
         QueueHealth {
-            last_tick: match self.defect {
+            last_activity: match self.defect {
                 Defect::NotStarted => None,
                 Defect::Silent => Some(Duration::from_secs(3600)),
                 _ => Some(Duration::ZERO),
             },
             connected: true,
             restarts: 0,
-            rejected: 0,
+            dead_letters: 0,
         }
     }
 
@@ -120,7 +119,7 @@ fn defective(defect: Defect) -> Arc<DefectiveQueue> {
 async fn end(defect: Defect, told: bool) -> (Result<(), WorkerError>, bool) {
     let world = World::new().await;
     let queue = defective(defect);
-    let mut worker = world.services.worker(world.services.engine());
+    let mut worker = world.services.worker();
     worker.queue = queue.clone();
     let stop = CancellationToken::new();
     if told {
@@ -169,24 +168,24 @@ async fn a_worker_that_was_told_to_stop_ends_well() {
 #[tokio::test]
 async fn loops_turn_while_everything_else_is_away() {
     let world = World::new().await;
-    let engine = world.services.engine();
-    let mut worker = world.services.worker(engine.clone());
+    let mut worker = world.services.worker();
+    let state = Arc::clone(&worker.state);
     worker.queue = defective(Defect::DepthHangs);
     let sweeps = Arc::clone(&worker.reconciler_state);
     world.services.store.close().await;
     tokio::time::pause();
     let still = tokio::time::Instant::now();
     tokio::time::advance(Duration::from_secs(300)).await;
-    assert!(engine.lease.motion.still_for() >= still.elapsed());
-    assert!(sweeps.motion.still_for() >= still.elapsed());
+    assert!(state.lease.activity.age() >= still.elapsed());
+    assert!(sweeps.activity.age() >= still.elapsed());
     let stop = CancellationToken::new();
     let running = tokio::spawn(worker.run(stop.clone()));
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_secs(50)).await;
-        assert!(engine.lease.motion.still_for() < Duration::from_secs(10));
-        assert!(sweeps.motion.still_for() < Duration::from_secs(70));
+        assert!(state.lease.activity.age() < Duration::from_secs(10));
+        assert!(sweeps.activity.age() < Duration::from_secs(70));
     }
-    assert!(!engine.lease.is_alive());
+    assert!(!state.lease.is_alive());
     stop.cancel();
     running.await.unwrap().unwrap();
 }
@@ -194,7 +193,7 @@ async fn loops_turn_while_everything_else_is_away() {
 #[tokio::test]
 async fn a_consumer_that_does_not_stop_is_left_behind() {
     let world = World::new().await;
-    let mut worker = world.services.worker(world.services.engine());
+    let mut worker = world.services.worker();
     worker.queue = defective(Defect::NeverStops);
     world.services.store.close().await;
     tokio::time::pause();
@@ -206,15 +205,17 @@ async fn a_consumer_that_does_not_stop_is_left_behind() {
 }
 
 /// With times that no test reaches.
-fn health(engine: Engine, queue: Arc<dyn Queue>) -> Health {
+fn health(worker: &Worker, queue: Arc<dyn Queue>) -> Health {
     let long = Duration::from_secs(600);
     Health {
-        engine,
+        store: Arc::clone(&worker.store),
         queue,
+        worker: Arc::clone(&worker.state),
         reconciler: Arc::default(),
         metrics: Metrics::detached(),
         check_timeout: Duration::from_secs(30),
         stuck_after: long,
+        unclaimed_after: Duration::ZERO,
         untaken_after: long,
         stopping: CancellationToken::new(),
         logged: Mutex::default(),
@@ -270,13 +271,12 @@ async fn alive_is(address: SocketAddr, wanted: u16) -> String {
 async fn a_worker_that_leaves_hints_waiting_is_not_alive() {
     let world = World::new().await;
     for (defect, status) in [(Some(Defect::TakesNothing), 503), (None, 200)] {
-        let engine = world.services.engine();
-        let mut worker = world.services.worker(engine.clone());
+        let mut worker = world.services.worker();
         if let Some(defect) = defect {
             worker.queue = defective(defect);
         }
         let second = Duration::from_secs(1);
-        let mut health = health(engine, Arc::clone(&worker.queue));
+        let mut health = health(&worker, Arc::clone(&worker.queue));
         health.reconciler = Arc::clone(&worker.reconciler_state);
         health.untaken_after = 2 * second;
         let served = Served::new(&world, health).await;
@@ -325,29 +325,29 @@ async fn said(world: &World, health: Health) -> (u16, Vec<String>, u16, String) 
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_names_the_part_that_is_in_the_way() {
     let world = World::new().await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     let fine = || defective(Defect::None);
-    let (ready, bad, alive, _) = said(&world, health(engine.clone(), fine())).await;
+    let (ready, bad, alive, _) = said(&world, health(&worker, fine())).await;
     assert_eq!((ready, bad, alive), (200, vec![], 200));
 
     for (defect, wanted) in [
         (Defect::NotStarted, "consumer: not started yet"),
         (Defect::Silent, "consumer: no sign of life for 3600 s"),
     ] {
-        let (ready, bad, alive, _) = said(&world, health(engine.clone(), defective(defect))).await;
+        let (ready, bad, alive, _) = said(&world, health(&worker, defective(defect))).await;
         assert_eq!((ready, bad, alive), (503, vec![wanted.to_owned()], 200));
         // A queue that is away is no obstacle: runs are taken from the database.
-        let polling = health(engine.clone(), defective(defect));
+        let polling = health(&worker, defective(defect));
         polling.reconciler.polling.store(true, Ordering::Relaxed);
         assert_eq!(said(&world, polling).await.0, 200);
     }
 
-    let never_beat = health(world.services.engine(), fine());
+    let never_beat = health(&world.services.worker(), fine());
     let (ready, bad, ..) = said(&world, never_beat).await;
     let wanted = "lease: the heartbeat does not get through".to_owned();
     assert_eq!((ready, bad), (503, vec![wanted]));
 
-    let stopping = health(engine.clone(), fine());
+    let stopping = health(&worker, fine());
     stopping.stopping.cancel();
     let (ready, bad, alive, _) = said(&world, stopping).await;
     let wanted = "draining: the process is stopping".to_owned();
@@ -356,12 +356,12 @@ async fn readiness_names_the_part_that_is_in_the_way() {
     world
         .sql("DELETE FROM verifyd_schema_migrations WHERE version > 1")
         .await;
-    let (ready, bad, alive, _) = said(&world, health(engine.clone(), fine())).await;
+    let (ready, bad, alive, _) = said(&world, health(&worker, fine())).await;
     assert_eq!((ready, alive), (503, 200));
     assert!(bad[0].starts_with("schema: version 1, needed "), "{bad:?}");
 
     world.services.store.close().await;
-    let (ready, bad, alive, _) = said(&world, health(engine, fine())).await;
+    let (ready, bad, alive, _) = said(&world, health(&worker, fine())).await;
     assert_eq!((ready, bad.len(), alive), (503, 2, 200), "{bad:?}");
 }
 
@@ -369,8 +369,7 @@ async fn readiness_names_the_part_that_is_in_the_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_that_all_fail_show_in_readiness_and_then_in_liveness() {
     let world = World::new().await;
-    let mut engine = world.engine().await;
-    engine.settings.dead_after = Duration::ZERO;
+    let worker = world.worker().await;
     let directory = Scenario::Healthy.tenant_id(1);
     let id = world.connection(1, &directory, "health_check").await;
     let runs = [
@@ -384,12 +383,12 @@ async fn claims_that_all_fail_show_in_readiness_and_then_in_liveness() {
         )
         .await;
     let hints = runs.map(Hint::new);
-    let observed = || health(engine.clone(), defective(Defect::None));
-    engine.process(&hints[0]).await;
+    let observed = || health(&worker, defective(Defect::None));
+    worker.pipeline.process(&hints[0]).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    engine.process(&hints[0]).await;
+    worker.pipeline.process(&hints[0]).await;
     assert_eq!(said(&world, observed()).await.0, 200, "that run's trouble");
-    engine.process(&hints[1]).await;
+    worker.pipeline.process(&hints[1]).await;
     let (ready, bad, alive, _) = said(&world, observed()).await;
     assert_eq!((ready, alive), (503, 200));
     let lasted: u64 = bad[0]
@@ -400,14 +399,14 @@ async fn claims_that_all_fail_show_in_readiness_and_then_in_liveness() {
     let mut impatient = observed();
     impatient.stuck_after = Duration::from_millis(1900);
     // The loops turn in a worker only.
-    engine.lease.motion.moved();
-    impatient.reconciler.motion.moved();
+    worker.state.lease.activity.touch();
+    impatient.reconciler.activity.touch();
     let (_, _, alive, why) = said(&world, impatient).await;
     assert_eq!(alive, 503);
     assert!(why.contains("no claim has been answered"), "{why}");
 
     world.sql("DROP TRIGGER refused").await;
-    engine.process(&hints[0]).await;
+    worker.pipeline.process(&hints[0]).await;
     let (ready, _, alive, _) = said(&world, observed()).await;
     assert_eq!((ready, alive), (200, 200));
 }

@@ -21,8 +21,8 @@ fn masked(mut report: Value) -> Value {
 }
 
 async fn report(world: &World, id: RunId) -> Value {
-    let engine = world.engine().await;
-    engine.process(&Hint::new(id)).await;
+    let worker = world.worker().await;
+    worker.pipeline.process(&Hint::new(id)).await;
     masked(world.run(id).await.report().unwrap().clone())
 }
 

@@ -16,7 +16,7 @@ use verifyd::domain::credential::Credential;
 use verifyd::domain::job::Hint;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::{ConnectionId, Outcome, TenantId, WorkspaceId};
-use verifyd::engine::process::Processed;
+use verifyd::engine::pipeline::Processed;
 use verifyd::ports::vault::SealedCredential;
 use verifyd::simulator::{SIMULATED_SECRET, Scenario};
 
@@ -70,7 +70,7 @@ fn requests(world: &World) -> Vec<(String, u64)> {
 async fn no_combination_of_tenants_crosses_over() {
     let world = World::new().await;
     let store = &world.services.store;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
 
     // By owner of the connection, tokens, and whom the credential in its row was sealed for.
     let mut connections = std::collections::BTreeMap::new();
@@ -123,7 +123,7 @@ async fn no_combination_of_tenants_crosses_over() {
                     json!({"entra_tenant_id": entra(target, combination.tokens)});
             })
             .await;
-        let processed = engine.process(&Hint::new(run)).await;
+        let processed = worker.pipeline.process(&Hint::new(run)).await;
         let (outcome, reason) = combination.expected();
         assert_eq!(processed, Processed::Completed(outcome), "{what}");
         let run = world.run(run).await;
@@ -230,7 +230,7 @@ async fn a_token_of_any_other_tenant_is_not_presented_to_anyone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_app_in_two_tenants_has_a_token_for_each() {
     let world = World::new().await;
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     for owner in [0, 1] {
         let id = connection(&world, owner, Scenario::Healthy, "simulated").await;
         // The same app and the same secret in both.
@@ -242,7 +242,7 @@ async fn one_app_in_two_tenants_has_a_token_for_each() {
             .await;
         let run = world.record(id, |_| {}).await;
         assert_eq!(
-            engine.process(&Hint::new(run)).await,
+            worker.pipeline.process(&Hint::new(run)).await,
             Processed::Completed(Outcome::Succeeded)
         );
         let calls = world.simulator.calls(&entra(owner, Scenario::Healthy));

@@ -3,7 +3,7 @@
 use crate::bench::Bench;
 use std::io::Write as _;
 use std::time::Duration;
-use verifyd::engine::reconciler::LOOK_AT;
+use verifyd::engine::reconciler::SWEEP_WINDOW;
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
 /// So many bare rows of one connection. The sweep sends their hints.
@@ -72,7 +72,7 @@ async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
 /// long, lies among them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_was_told_about_is_found_behind_thousands_that_wait() {
-    const MANY: i64 = 3 * LOOK_AT as i64 + 100;
+    const MANY: i64 = 3 * SWEEP_WINDOW as i64 + 100;
     let bench = Bench::new().await;
     let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
     bench.numbers(&many(connection, MANY)).await;

@@ -211,7 +211,10 @@ async fn redis_has_no_memory_left() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         daemon.ready().await;
-        for said in ["the queue is away", "the queue is back"] {
+        for said in [
+            "the queue is unavailable; taking runs",
+            "the queue is available again",
+        ] {
             let lines = daemon.lines.lock().unwrap().clone();
             let times = lines.iter().filter(|line| line.contains(said)).count();
             assert!(times <= 1, "{}", lines.join("\n"));

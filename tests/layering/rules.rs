@@ -10,6 +10,10 @@ const LAYERS: &[(&str, Option<&[&str]>)] = &[
     ("domain", Some(&["domain"])),
     ("ports", Some(&["domain", "ports"])),
     ("engine", Some(&["domain", "ports", "engine"])),
+    (
+        "operations",
+        Some(&["domain", "ports", "engine::settings", "operations"]),
+    ),
     ("store", Some(&["domain", "ports", "store"])),
     ("queue", Some(&["domain", "ports", "queue"])),
     (

@@ -489,7 +489,7 @@ impl Protocol {
                 Step::Idle
             }
             (Action::CompleteReplyLost(_), Step::Claimed(claim) | Step::Answered(claim)) => {
-                // `Engine::write` tries again.
+                // `Pipeline::complete` tries again.
                 self.store.complete(s, claim);
                 step
             }

@@ -133,7 +133,7 @@ pub enum Answer {
     RequiresIsolation,
 }
 
-/// Where one slot of a worker is in `Engine::process`.
+/// Where one slot of a worker is in `Pipeline::process`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Step {
     Idle,
@@ -164,7 +164,7 @@ impl Step {
         }
     }
 
-    /// The claim that `engine::in_work` knows of.
+    /// The claim that `InFlightRuns` knows of.
     pub fn noted(self) -> Option<Claim> {
         self.claim().filter(|_| !matches!(self, Self::Unnoted(_)))
     }

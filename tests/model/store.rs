@@ -59,11 +59,11 @@ pub enum Mechanism {
     ReleaseOrphaned,
     /// `a.token = o.token` of RELEASE_ORPHANED.
     OrphanTokenCheck,
-    /// `engine::in_work`: a run is noted before its claim is sent.
+    /// `InFlightRuns`: a run is registered before its claim is sent.
     NotedBeforeClaim,
     /// SET_ASIDE: what belongs to an earlier run of the same id.
     SetAside,
-    /// The reconciler: the database is looked at first, what is in work after it.
+    /// `reconciler::orphans`: the database is read first, then what is in flight.
     DatabaseFirst,
 }
 

@@ -4,7 +4,7 @@ use crate::bench::{Bench, PATIENCE};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
-use verifyd::domain::notice::{Notice, SCHEMA};
+use verifyd::domain::completion_event::{CompletionEvent, SCHEMA};
 use verifyd::simulator::Scenario;
 
 fn is_a_notice(value: &Value) -> bool {
@@ -55,7 +55,7 @@ async fn completed_runs_are_announced_after_the_commit() {
             ))
             .await[0];
         assert_eq!(row, 1, "{value}");
-        said.push(serde_json::from_value::<Notice>(value).unwrap());
+        said.push(serde_json::from_value::<CompletionEvent>(value).unwrap());
     }
     assert_eq!(
         said[0].provider_connection_id.map(|c| c.0),

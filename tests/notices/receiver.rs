@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use verifyd::domain::notice::Event;
+use verifyd::domain::completion_event::WebhookEvent;
 use verifyd::ports::clock::{Clock as _, SystemClock};
 
 /// How a path answers.
@@ -45,7 +45,7 @@ impl Request {
         self.header("webhook-id")
     }
 
-    pub fn event(&self) -> Event {
+    pub fn event(&self) -> WebhookEvent {
         serde_json::from_str(&self.body).unwrap()
     }
 

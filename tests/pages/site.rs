@@ -10,9 +10,9 @@ use verifyd::config::Settings;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::acknowledgement::{Actor, Surface};
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId, token};
-use verifyd::engine::acknowledge::{Request, acknowledge};
-use verifyd::engine::submit::submit;
 use verifyd::http::{api, pages};
+use verifyd::operations::acknowledge::{Request, acknowledge};
+use verifyd::operations::start_check::start_check;
 use verifyd::ports::access::NewToken;
 use verifyd::simulator::Scenario;
 
@@ -73,7 +73,7 @@ impl Site {
     pub async fn at_work() -> Self {
         let site = Self::new().await;
         let services = &site.world.services;
-        let worker = services.worker(services.engine());
+        let worker = services.worker();
         tokio::spawn(worker.run(site.stop.clone()));
         site
     }
@@ -95,7 +95,7 @@ impl Site {
         let services = &self.world.services;
         let queue = services.queue.as_ref();
         let (store, providers) = (services.store.as_ref(), &services.providers);
-        submit(store, Some(queue), providers, &connection, None)
+        start_check(store, Some(queue), providers, &connection, None)
             .await
             .unwrap()
             .recorded

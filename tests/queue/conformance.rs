@@ -39,7 +39,6 @@ macro_rules! every_conformance_test {
             a_graceful_stop_finishes_what_runs_and_keeps_the_rest,
             an_idle_consumer_stops,
             a_panicking_handler_does_not_stop_the_consumer,
-            a_rejected_hint_is_counted_and_not_delivered_again,
             the_same_run_can_be_delivered_again,
             two_consumers_share,
             what_is_not_worked_on_stays_in_the_queue,
@@ -62,7 +61,7 @@ pub async fn every_hint_arrives(s: Subject) {
     assert_eq!(probe.runs(), (1..=500).collect::<HashSet<i64>>());
     consumer.stop().await;
     assert_eq!(s.queue.depth().await.unwrap(), 0);
-    assert_eq!(s.queue.health().rejected, 0);
+    assert_eq!(s.queue.health().dead_letters, 0);
 }
 
 pub async fn a_hint_arrives_as_it_was_sent(s: Subject) {
@@ -181,23 +180,6 @@ pub async fn a_panicking_handler_does_not_stop_the_consumer(s: Subject) {
     assert_eq!(probe.times(3), 1, "a panic is not tried again");
 }
 
-pub async fn a_rejected_hint_is_counted_and_not_delivered_again(s: Subject) {
-    let probe = Probe::new();
-    probe.reject(5);
-    let consumer = Consumer::start(&s.queue, &probe, 2);
-    s.queue.send(&hints(1..=10)).await.unwrap();
-    until("all were finished", || probe.finished() == 10).await;
-    until("it was counted", || s.queue.health().rejected == 1).await;
-    consumer.stop().await;
-
-    let next = Probe::new();
-    let consumer = Consumer::start(&s.other, &next, 2);
-    s.queue.send(&hints(11..=11)).await.unwrap();
-    until("the next was started", || next.times(11) > 0).await;
-    consumer.stop().await;
-    assert_eq!(probe.times(5) + next.times(5), 1);
-}
-
 pub async fn the_same_run_can_be_delivered_again(s: Subject) {
     let probe = Probe::new();
     let consumer = Consumer::start(&s.queue, &probe, 2);
@@ -244,7 +226,7 @@ pub async fn a_consumer_shows_that_it_lives(s: Subject) {
     until("there is a sign", || {
         s.queue
             .health()
-            .last_tick
+            .last_activity
             .is_some_and(|age| age < Duration::from_secs(30))
     })
     .await;
@@ -252,7 +234,7 @@ pub async fn a_consumer_shows_that_it_lives(s: Subject) {
     let another_sign = async |when| {
         let from = Instant::now();
         until(when, || {
-            s.queue.health().last_tick.unwrap() < from.elapsed()
+            s.queue.health().last_activity.unwrap() < from.elapsed()
         })
         .await;
     };
@@ -273,5 +255,5 @@ pub async fn a_queue_without_consumer_has_no_tick(s: Subject) {
     s.queue.send(&hints(1..=1)).await.unwrap();
     s.queue.ping().await.unwrap();
     assert_eq!(s.queue.depth().await.unwrap(), 1);
-    assert_eq!(s.queue.health().last_tick, None);
+    assert_eq!(s.queue.health().last_activity, None);
 }

@@ -97,8 +97,8 @@ async fn a_payload_that_is_too_long_never_leaves_redis() {
     until_nothing_is_left(&mut plain).await;
     assert_eq!(probe.runs(), (1..=50).collect());
     let health = queue.health();
-    assert_eq!((health.restarts, health.rejected), (0, 0));
-    assert_eq!(queue.rejected(10).await.unwrap().0, 0);
+    assert_eq!((health.restarts, health.dead_letters), (0, 0));
+    assert_eq!(queue.dead_letters(10).await.unwrap().0, 0);
     consumer.stop().await;
     let returned = proxy.returned_bytes();
     assert!(returned < LITTLE, "{returned} bytes have left Redis");
@@ -176,10 +176,9 @@ async fn a_payload_that_grows_later_never_leaves_redis() {
     let large = vec![b'x'; LARGE];
 
     let probe = Probe::new();
-    probe.reject(7);
+    probe.panic_on(7);
     let consumer = Consumer::start(&queue, &probe, 4);
     queue.send(&hints(7..=7)).await.unwrap();
-    until("it is put aside", || queue.health().rejected == 1).await;
     let deadline = Instant::now() + PATIENCE;
     while number(&mut plain, &["SCARD", "q:dead"]).await == 0 {
         assert!(Instant::now() < deadline, "it is not acknowledged");
@@ -191,7 +190,7 @@ async fn a_payload_that_grows_later_never_leaves_redis() {
         .await
         .unwrap();
     entry(&mut plain, &id[0], &large).await;
-    let (total, shown) = queue.rejected(10).await.unwrap();
+    let (total, shown) = queue.dead_letters(10).await.unwrap();
     assert_eq!((total, shown.len()), (1, 1));
     assert!(
         shown[0].reason.contains("4194304 bytes"),
@@ -224,7 +223,7 @@ async fn a_payload_that_grows_later_never_leaves_redis() {
     probe.open_gate();
     consumer.stop().await;
 
-    // And a cleaner finds the one that is kept as rejected.
+    // And a cleaner finds the one that is kept as a dead letter.
     let quick = open(&settings(&url, "q"));
     let consumer = Consumer::start(&quick, &probe, 4);
     until_nothing_is_left(&mut plain).await;

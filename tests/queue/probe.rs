@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::RunId;
 use verifyd::domain::job::Hint;
-use verifyd::ports::queue::{Handled, HintHandler, Queue};
+use verifyd::ports::queue::{HintHandler, Queue};
 
 /// Guards only against hanging.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -26,7 +26,6 @@ pub struct Probe {
     gate: Semaphore,
     gated: AtomicBool,
     panics: Mutex<HashSet<RunId>>,
-    rejects: Mutex<HashSet<RunId>>,
 }
 
 impl Probe {
@@ -39,7 +38,6 @@ impl Probe {
             gate: Semaphore::new(0),
             gated: AtomicBool::new(false),
             panics: Mutex::default(),
-            rejects: Mutex::default(),
         })
     }
 
@@ -55,10 +53,6 @@ impl Probe {
 
     pub fn panic_on(&self, run: i64) {
         self.panics.lock().unwrap().insert(RunId(run));
-    }
-
-    pub fn reject(&self, run: i64) {
-        self.rejects.lock().unwrap().insert(RunId(run));
     }
 
     pub fn hints(&self) -> Vec<Hint> {
@@ -109,7 +103,7 @@ impl Probe {
 
 #[async_trait]
 impl HintHandler for Probe {
-    async fn handle(&self, hint: Hint) -> Handled {
+    async fn handle(&self, hint: Hint) {
         let run = hint.operation_run_id;
         let now = self.in_work.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_in_work.fetch_max(now, Ordering::SeqCst);
@@ -123,10 +117,6 @@ impl HintHandler for Probe {
             "a panic that a test asked for"
         );
         self.finished.fetch_add(1, Ordering::SeqCst);
-        if self.rejects.lock().unwrap().contains(&run) {
-            return Handled::Rejected;
-        }
-        Handled::Done
     }
 }
 

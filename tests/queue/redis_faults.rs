@@ -91,13 +91,13 @@ async fn starts_before_the_server_does() {
     until("it tries again", || queue.health().restarts >= 2).await;
     let health = queue.health();
     assert!(!health.connected);
-    assert_eq!(health.last_tick, None, "it never moved");
+    assert_eq!(health.last_activity, None, "it never moved");
     server.restart();
     send_at_last(&queue, 2).await;
     until("the hint arrived", || probe.times(2) > 0).await;
     until("it says so", || {
         let health = queue.health();
-        health.connected && health.last_tick.is_some()
+        health.connected && health.last_activity.is_some()
     })
     .await;
     consumer.stop().await;

@@ -14,7 +14,7 @@ use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{
     AcknowledgementId, ConnectionId, Outcome, Reason, RunId, TenantId, TokenId, WorkspaceId,
 };
-use verifyd::engine::acknowledge::{Request, acknowledge, withdraw};
+use verifyd::operations::acknowledge::{Request, acknowledge, withdraw};
 use verifyd::ports::acknowledgements::{AcknowledgementFilter, NewAcknowledgement};
 use verifyd::ports::clock::{Clock as _, SystemClock};
 use verifyd::ports::store::{PrunePolicy, Store, StoreError};
@@ -508,7 +508,7 @@ pub async fn pruning_keeps_what_still_stands(bed: &Bed) {
     }
 }
 
-/// The way of every surface: `engine::acknowledge`.
+/// The way of every surface: `operations::acknowledge`.
 pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
     let store = bed.store.as_ref();
     let connection = store

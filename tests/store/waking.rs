@@ -11,23 +11,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::ports::store::Store;
-use verifyd::ports::wake::{Bell, Listening};
+use verifyd::ports::wake::{Listening, WakeSignal};
 use verifyd::store::ListenMode;
 
 /// Guards against hanging only.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-async fn rung(bell: &Bell) {
-    tokio::time::timeout(PATIENCE, bell.rung())
+async fn rung(signal: &WakeSignal) {
+    tokio::time::timeout(PATIENCE, signal.woken())
         .await
-        .expect("the bell rings");
+        .expect("the signal rings");
 }
 
-fn listening(store: &Arc<dyn Store>) -> (Arc<Bell>, CancellationToken) {
-    let (bell, stop) = (Arc::new(Bell::default()), CancellationToken::new());
-    let (store, rings, until) = (Arc::clone(store), Arc::clone(&bell), stop.clone());
+fn listening(store: &Arc<dyn Store>) -> (Arc<WakeSignal>, CancellationToken) {
+    let (signal, stop) = (Arc::new(WakeSignal::default()), CancellationToken::new());
+    let (store, rings, until) = (Arc::clone(store), Arc::clone(&signal), stop.clone());
     tokio::spawn(async move { store.listen(&rings, until).await });
-    (bell, stop)
+    (signal, stop)
 }
 
 /// The notifications up to a mark that is sent last.
@@ -82,11 +82,11 @@ async fn only_queued_runs_of_verifyds_type_notify_and_once_a_transaction() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bare_insert_rings_and_so_does_what_happens_while_the_connection_is_away() {
     let bed = Bed::postgres().await;
-    let (bell, stop) = listening(&bed.store);
+    let (signal, stop) = listening(&bed.store);
     // Whatever came before.
-    rung(&bell).await;
+    rung(&signal).await;
     bed.queued().await;
-    rung(&bell).await;
+    rung(&signal).await;
     for _ in 0..2 {
         let ended = bed
             .number(
@@ -96,7 +96,7 @@ async fn a_bare_insert_rings_and_so_does_what_happens_while_the_connection_is_aw
             .await;
         assert_eq!(ended, 1);
         bed.queued().await;
-        rung(&bell).await;
+        rung(&signal).await;
         // It listens again when the next one is heard, too.
         let until = std::time::Instant::now() + PATIENCE;
         while bed.number("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'").await != 1 {
@@ -104,7 +104,7 @@ async fn a_bare_insert_rings_and_so_does_what_happens_while_the_connection_is_aw
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         bed.queued().await;
-        rung(&bell).await;
+        rung(&signal).await;
     }
     stop.cancel();
 }

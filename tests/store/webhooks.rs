@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use verifyd::domain::circuit::CircuitPolicy;
 use verifyd::domain::completion::Completion;
-use verifyd::domain::notice::Event;
+use verifyd::domain::completion_event::WebhookEvent;
 use verifyd::domain::webhook::{
     AttemptResult, DeliveryState, DisabledReason, GiveUpReason, WebhookBinding,
 };
@@ -131,7 +131,7 @@ pub async fn a_completion_records_a_delivery_for_each_endpoint_that_wants_it(bed
         .collect();
     assert_eq!(said, [true, false, true, false]);
     for delivery in leased(bed).await {
-        let event: Event = serde_json::from_str(&delivery.payload).unwrap();
+        let event: WebhookEvent = serde_json::from_str(&delivery.payload).unwrap();
         let run = bed.store.run(event.data.operation_run_id).await.unwrap();
         let run = run.unwrap();
         assert_eq!(event.data.workspace_id, run.workspace_id);

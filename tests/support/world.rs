@@ -9,10 +9,10 @@ use verifyd::domain::connection::{NewConnection, ProviderConnection};
 use verifyd::domain::credential::Credential;
 use verifyd::domain::run::OperationRun;
 use verifyd::domain::{ConnectionId, RunId, RunStatus, TenantId, WorkspaceId};
-use verifyd::engine::Engine;
 use verifyd::engine::lease::beat_once;
-use verifyd::engine::submit::context_for;
-use verifyd::ports::store::{Beat, NewRun};
+use verifyd::engine::worker::Worker;
+use verifyd::operations::start_check::context_for;
+use verifyd::ports::store::NewRun;
 use verifyd::provider::microsoft::CloudSettings;
 use verifyd::simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
 
@@ -29,7 +29,7 @@ pub fn settings(folder: &std::path::Path, simulator: &RunningSimulator) -> Setti
     let mut settings = Settings::load(Sources::default()).unwrap();
     settings.database.url =
         SecretString::from(format!("sqlite://{}", folder.join("verifyd.db").display()));
-    // Engines of tests beat once. However busy the machine is, that lasts for a test.
+    // Workers of tests beat once. However busy the machine is, that lasts for a test.
     settings.worker.dead_after = Duration::from_secs(600);
     let microsoft = &mut settings.microsoft;
     microsoft.retry_base_delay = Duration::from_millis(20);
@@ -136,19 +136,20 @@ impl World {
         self.services.store.record(&new).await.unwrap().run_id
     }
 
-    /// An engine that may work.
-    pub async fn engine(&self) -> Engine {
-        let engine = self.services.engine();
-        let beat = Beat {
-            worker_id: engine.worker.clone(),
-            version: "test".into(),
-            concurrency: 1,
-            in_flight: 0,
-        };
-        beat_once(self.services.store.as_ref(), &engine.lease, &beat)
+    /// A worker that may claim runs.
+    pub async fn worker(&self) -> Worker {
+        self.worker_with(|_| {}).await
+    }
+
+    /// The same, of changed services.
+    pub async fn worker_with(&self, change: impl FnOnce(&mut Services)) -> Worker {
+        let mut services = self.services.clone();
+        change(&mut services);
+        let worker = services.worker();
+        beat_once(self.services.store.as_ref(), &worker.state)
             .await
             .unwrap();
-        engine
+        worker
     }
 
     /// A statement on the embedded database, as another application might make it.

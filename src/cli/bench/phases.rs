@@ -8,11 +8,11 @@ use crate::app::Services;
 use crate::cli::args::BenchArgs;
 use crate::cli::{serve, simulated};
 use crate::domain::access::Binding;
+use crate::domain::completion_event::CompletionEvent;
 use crate::domain::connection::ProviderConnection;
-use crate::domain::notice::Notice;
 use crate::domain::{Outcome, RunId, TenantId};
-use crate::engine::submit::{context_for, submit};
 use crate::engine::worker::WorkerError;
+use crate::operations::start_check::{context_for, start_check};
 use crate::ports::provider::Providers;
 use crate::ports::store::{NewRun, RunFilter};
 use crate::simulator::Scenario;
@@ -89,7 +89,7 @@ impl Phases<'_> {
 
     fn work(&self) -> Working {
         let services = self.services.clone();
-        let worker = services.worker(services.engine());
+        let worker = services.worker();
         let stop = self.end.child_token();
         let until = stop.clone();
         let task = self
@@ -134,7 +134,7 @@ impl Phases<'_> {
             tokio::time::sleep(PAUSE).await;
             let connection = &connections[i % connections.len()];
             let began = Instant::now();
-            let submitted = submit(
+            let started = start_check(
                 services.store.as_ref(),
                 Some(services.queue.as_ref()),
                 &services.providers,
@@ -142,7 +142,7 @@ impl Phases<'_> {
                 None,
             )
             .await?;
-            submitted.hint?;
+            started.hint?;
             completed(&mut completions, 1, |_| {}).await?;
             samples.push(milliseconds(began));
             progress.inc(1);
@@ -338,7 +338,7 @@ fn new_run(providers: &Providers, connection: &ProviderConnection) -> NewRun {
 
 /// Waits for so many completions of this process.
 async fn completed(
-    completions: &mut Receiver<Notice>,
+    completions: &mut Receiver<CompletionEvent>,
     wanted: usize,
     mut seen: impl FnMut(u64),
 ) -> anyhow::Result<()> {

@@ -7,10 +7,10 @@ use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
 use crate::domain::connection::{ConnectionStatus, ProviderConnection};
 use crate::domain::{ConnectionId, RunId, token};
-use crate::engine::acknowledge::{Request, acknowledge};
-use crate::engine::submit::submit;
 use crate::http;
 use crate::http::health::Health;
+use crate::operations::acknowledge::{Request, acknowledge};
+use crate::operations::start_check::start_check;
 use crate::ports::access::NewToken;
 use crate::simulator::Scenario;
 use crate::telemetry::metrics;
@@ -73,7 +73,7 @@ impl Stage<'_> {
 
     async fn check(&self, connection: &ProviderConnection) -> anyhow::Result<RunId> {
         let services = self.services;
-        let submitted = submit(
+        let started = start_check(
             services.store.as_ref(),
             Some(services.queue.as_ref()),
             &services.providers,
@@ -81,7 +81,7 @@ impl Stage<'_> {
             None,
         )
         .await?;
-        Ok(submitted.recorded.run_id)
+        Ok(started.recorded.run_id)
     }
 
     /// Checks all connections once and waits for that.
@@ -195,7 +195,7 @@ fn place(name: &str) -> anyhow::Result<ConnectionId> {
     ))
 }
 
-/// What the health endpoints need; set up before the worker takes the engine.
+/// Creates what the health endpoints look at; before the worker is started.
 pub(super) fn health(
     services: &crate::app::Services,
     worker: &crate::engine::worker::Worker,

@@ -12,7 +12,7 @@ use crate::domain::connection::ConnectionStatus;
 use crate::domain::credential::Credential;
 use crate::domain::run::OperationRun;
 use crate::domain::{RunId, RunStatus};
-use crate::engine::submit::{context_for, submit};
+use crate::operations::start_check::{context_for, start_check};
 use crate::ports::store::NewRun;
 use crate::simulator::{RunningSimulator, Simulator, SimulatorOptions};
 use crate::view::RunView;
@@ -54,9 +54,8 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     ));
 
     let stage = Stage::set(&services, &simulator, folder.path())?;
-    let engine = services.engine();
     let stop = CancellationToken::new();
-    let worker = services.worker(engine);
+    let worker = services.worker();
     let health = keep::health(&services, &worker, &stop);
     let worker = tokio::spawn(worker.run(stop.clone()));
     let began = Instant::now();
@@ -166,7 +165,7 @@ impl<'a> Stage<'a> {
         }
         let (connection, _) = store.connection(id).await?.context("just added")?;
         if part.flaw != Some(Flaw::TargetMalformed) {
-            let submitted = submit(
+            let started = start_check(
                 store.as_ref(),
                 Some(self.services.queue.as_ref()),
                 &self.services.providers,
@@ -174,7 +173,7 @@ impl<'a> Stage<'a> {
                 None,
             )
             .await?;
-            return Ok(submitted.recorded.run_id);
+            return Ok(started.recorded.run_id);
         }
         let mut context = context_for(&self.services.providers, &connection, None);
         context["target_scope"]["entra_tenant_id"] = json!("contoso.example");

@@ -8,7 +8,7 @@ use super::problem::{FieldError, Kind, Problem};
 use super::{Api, json};
 use crate::domain::acknowledgement::{Acknowledgement, PERSON_CHARS, REASON_CHARS};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
-use crate::engine::acknowledge::{AcknowledgeError, Request, acknowledge, withdraw};
+use crate::operations::acknowledge::{AcknowledgeError, Request, acknowledge, withdraw};
 use crate::ports::acknowledgements::AcknowledgementFilter;
 use crate::view::AcknowledgementView;
 use axum::extract::State;

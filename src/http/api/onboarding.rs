@@ -5,7 +5,7 @@ use super::input::{Nothing, PathId, Query};
 use super::problem::Problem;
 use super::{Api, json};
 use crate::domain::SessionId;
-use crate::engine::reading::session_record;
+use crate::operations::read_run::read_session;
 use crate::view::OnboardingView;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -29,7 +29,7 @@ pub async fn read_onboarding_session(
     PathId(id): PathId<SessionId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let record = session_record(&*api.store, id).await?;
+    let record = read_session(&*api.store, id).await?;
     let record = record.ok_or_else(Problem::not_found)?;
     caller.admit(record.session.workspace_id, record.session.tenant_id)?;
     // A session that has no tenant yet may point to a run of any tenant of its workspace.

@@ -7,7 +7,7 @@ use super::{Api, json};
 use crate::domain::RunId;
 use crate::domain::run::OperationRun;
 use crate::domain::token::sha256_hex;
-use crate::engine::reading::run_record;
+use crate::operations::read_run::read_run;
 use crate::view::report::ReportState;
 use crate::view::{DiffView, RunView};
 use axum::body::Body;
@@ -109,7 +109,7 @@ pub async fn read_diff(
     PathId(id): PathId<RunId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let record = run_record(&*api.store, id).await?;
+    let record = read_run(&*api.store, id).await?;
     let record = record.ok_or_else(Problem::not_found)?;
     caller.admit(record.run.workspace_id, record.run.tenant_id)?;
     let diff = DiffView::of(&record.run, record.previous.as_ref());

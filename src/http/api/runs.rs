@@ -12,8 +12,8 @@ use crate::domain::onboarding::SessionMisfit;
 use crate::domain::report::Overall;
 use crate::domain::run::{Outcome, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId};
-use crate::engine::reading::run_record;
-use crate::engine::submit::{SubmitError, submit, submit_for_session};
+use crate::operations;
+use crate::operations::start_check::{StartCheckError, start_check_for_session};
 use crate::ports::store::{ForSession, RunFilter};
 use crate::view::RunDetail;
 use axum::extract::State;
@@ -200,19 +200,22 @@ async fn start(
 ) -> Result<Answer, Problem> {
     let module = asked.module.as_deref();
     let (store, queue) = (&*api.store, api.queue.as_deref());
-    let submitted = match asked.onboarding_session_id {
-        None => submit(store, queue, &api.providers, &connection, module).await?,
+    let started = match asked.onboarding_session_id {
+        None => {
+            operations::start_check::start_check(store, queue, &api.providers, &connection, module)
+                .await?
+        }
         Some(id) => {
             let session = ForSession { id, reach };
-            submit_for_session(store, queue, &api.providers, &connection, module, session)
+            start_check_for_session(store, queue, &api.providers, &connection, module, session)
                 .await
                 .map_err(not_started)?
         }
     };
-    if let Err(error) = &submitted.hint {
+    if let Err(error) = &started.hint {
         tracing::warn!(%error, "a hint could not be sent; the sweep finds its run");
     }
-    let recorded = submitted.recorded;
+    let recorded = started.recorded;
     let run = api.store.run_summary(recorded.run_id).await?;
     let run = run.ok_or_else(Problem::not_found)?;
     let started = CheckStarted {
@@ -232,17 +235,17 @@ async fn start(
 }
 
 /// A session that is out of the token's reach is answered as one that does not exist.
-fn not_started(error: SubmitError) -> Problem {
+fn not_started(error: StartCheckError) -> Problem {
     match error {
-        SubmitError::Store(error) => error.into(),
-        SubmitError::Session(SessionMisfit::Missing(_)) => Problem::not_found(),
-        SubmitError::Session(SessionMisfit::Foreign(_)) => Problem::field(
+        StartCheckError::Store(error) => error.into(),
+        StartCheckError::Session(SessionMisfit::Missing(_)) => Problem::not_found(),
+        StartCheckError::Session(SessionMisfit::Foreign(_)) => Problem::field(
             Kind::InvalidBody,
             "onboarding_session_id",
             "is not for this connection",
             "a session of the connection's workspace, and of its tenant or of none",
         ),
-        SubmitError::Session(SessionMisfit::Unreadable(_, problem)) => Problem::field(
+        StartCheckError::Session(SessionMisfit::Unreadable(_, problem)) => Problem::field(
             Kind::InvalidBody,
             "onboarding_session_id",
             &format!("names a session whose state cannot be read: {problem}"),
@@ -346,7 +349,7 @@ pub async fn read_run(
     PathId(id): PathId<RunId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let record = run_record(&*api.store, id).await?;
+    let record = operations::read_run::read_run(&*api.store, id).await?;
     let record = record.ok_or_else(Problem::not_found)?;
     caller.admit(record.run.workspace_id, record.run.tenant_id)?;
     json(StatusCode::OK, &RunDetail::of(&record, api.clock.now()))

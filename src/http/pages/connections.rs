@@ -9,7 +9,7 @@ use super::{Pages, ROWS};
 use crate::domain::access::Scope;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::{ConnectionId, TenantId};
-use crate::engine::submit::submit;
+use crate::operations::start_check::start_check;
 use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort};
 use crate::ports::store::RunFilter;
 use crate::view::overview::{ConnectionView, Standing, StripCell};
@@ -307,7 +307,7 @@ pub async fn check(
             "The connection is disabled. \u{201c}verifyd connections enable {id}\u{201d} enables it."
         )));
     }
-    let submitted = submit(
+    let started = start_check(
         pages.store.as_ref(),
         pages.queue.as_deref(),
         &pages.providers,
@@ -315,8 +315,8 @@ pub async fn check(
         None,
     )
     .await?;
-    if let Err(error) = &submitted.hint {
+    if let Err(error) = &started.hint {
         tracing::warn!(%error, "the hint was not sent; the sweep finds the run");
     }
-    Ok(Redirect::to(&format!("/runs/{}", submitted.recorded.run_id)).into_response())
+    Ok(Redirect::to(&format!("/runs/{}", started.recorded.run_id)).into_response())
 }

@@ -8,7 +8,7 @@ use super::{Pages, ROWS};
 use crate::domain::ConnectionId;
 use crate::domain::module::Module;
 use crate::domain::plan::{PlanCounts, PlanLine, Verdict};
-use crate::engine::plan::Planner;
+use crate::operations::plan::Planner;
 use crate::view::ModuleView;
 use askama::Template;
 use axum::extract::{Path, Query, State};

@@ -16,8 +16,8 @@ use crate::domain::report::{Check, CheckStatus};
 use crate::domain::run::RunStatus;
 use crate::domain::run_record::RunRecord;
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
-use crate::engine::acknowledge::{self, AcknowledgeError, Request};
-use crate::engine::reading::run_record;
+use crate::operations::acknowledge::{self, AcknowledgeError, Request};
+use crate::operations::read_run::read_run;
 use crate::view::diff::{CheckChange, DiffState};
 use crate::view::report::{CheckView, ReportState, severity_word};
 use crate::view::{AcknowledgementView, DiffView, RunDetail};
@@ -116,7 +116,7 @@ struct RunPage {
 
 /// The run with all that belongs to it, if it is within reach.
 async fn read(pages: &Pages, visitor: &Visitor, id: RunId) -> Result<RunRecord, PageError> {
-    run_record(pages.store.as_ref(), id)
+    read_run(pages.store.as_ref(), id)
         .await?
         .filter(|record| visitor.admits(&record.run))
         .ok_or(PageError::NotFound)

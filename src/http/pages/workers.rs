@@ -130,7 +130,7 @@ async fn mistakes(pages: &Pages) -> Result<(Vec<Mistake>, u64), PageError> {
     let Some(queue) = &pages.queue else {
         return Ok((mistakes, 0));
     };
-    let looked = tokio::time::timeout(PATIENCE, queue.rejected(SHOWN)).await;
+    let looked = tokio::time::timeout(PATIENCE, queue.dead_letters(SHOWN)).await;
     let Ok(Ok((rejected, sample))) = looked else {
         return Ok((mistakes, 0));
     };

@@ -1,21 +1,21 @@
 //! Removes what apalis-redis never removes.
 //!
 //! - `done`: every acknowledged delivery, its payload and its meta.
-//! - `dead`: rejected ones beyond `dead_keep`, the oldest of a sample first.
+//! - `dead`: dead letters beyond `dead_keep`, the oldest of a sample first.
 //! - `data`: payloads longer than any hint, also those that no entry leads to.
 //! - `workers:metadata:*` of workers that are on the list no more (a killed process), a few keys at
 //!   a time.
 //!
 //! Each step is one atomic script over a bounded chunk, so any number of replicas may clean.
 
-use super::custody::Malformed;
+use super::connections::Connections;
 use super::keys::Keys;
-use super::link::Link;
+use super::orphan_recovery::Malformed;
 use super::settings::RedisSettings;
 use crate::domain::job::MAX_PAYLOAD_BYTES;
 use crate::ports::queue::QueueError;
 use rand::Rng;
-use redis::Script;
+use redis::{Script, ScriptInvocation};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -29,15 +29,16 @@ static CLEAN_LARGE: LazyLock<Script> =
 static FORGET_WORKER: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("lua/forget_worker.lua")));
 
-/// Payloads whose length is looked at in one round.
+/// Payloads whose length is read in one round.
 const SAMPLED: usize = 100;
 
 /// Keys that one step of SCAN looks at.
 const SCANNED: usize = 200;
 
+/// Removes a bounded chunk of each kind in every round.
 #[derive(Debug)]
 pub(super) struct Cleaner {
-    link: Arc<Link>,
+    connections: Arc<Connections>,
     keys: Keys,
     every: Duration,
     chunk: usize,
@@ -47,9 +48,9 @@ pub(super) struct Cleaner {
 }
 
 impl Cleaner {
-    pub fn new(link: Arc<Link>, keys: Keys, settings: &RedisSettings) -> Self {
+    pub fn new(connections: Arc<Connections>, keys: Keys, settings: &RedisSettings) -> Self {
         Self {
-            link,
+            connections,
             keys,
             every: settings.clean_interval,
             chunk: settings.clean_chunk,
@@ -58,7 +59,7 @@ impl Cleaner {
         }
     }
 
-    /// Cleans until `stop`; what is left then the next one removes.
+    /// Cleans until `stop`; the next cleaner removes what is left then.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let pause = self.every.mul_f64(rand::rng().random_range(0.75..1.25));
@@ -82,30 +83,39 @@ impl Cleaner {
         }
     }
 
+    /// Runs one round of all steps. Returns the number of deliveries that it removed.
     async fn round(&mut self) -> Result<u64, QueueError> {
         let mut removed = 0;
-        loop {
-            let n = self.clean_done().await?;
-            removed += n;
-            if n < self.chunk as u64 {
-                break;
+        let (data, meta) = (&self.keys.data, &self.keys.meta);
+        let mut done = CLEAN_DONE.prepare_invoke();
+        done.key(&self.keys.done).key(data).key(meta);
+        done.arg(self.chunk);
+        let mut dead = CLEAN_DEAD.prepare_invoke();
+        dead.key(&self.keys.dead).key(data).key(meta);
+        dead.arg(self.chunk).arg(self.dead_keep);
+        for script in [&done, &dead] {
+            loop {
+                let chunk = self.invoke(script).await?;
+                removed += chunk;
+                if chunk < self.chunk as u64 {
+                    break;
+                }
             }
         }
-        loop {
-            let n = self.clean_dead().await?;
-            removed += n;
-            if n < self.chunk as u64 {
-                break;
-            }
-        }
-        let large = self.clean_large().await?;
+        let too_large = self.clean_large().await?;
         Malformed {
-            too_large: large,
+            too_large,
             ..Malformed::default()
         }
-        .note();
+        .report();
         self.forget_workers().await?;
-        Ok(removed + large)
+        Ok(removed + too_large)
+    }
+
+    async fn invoke(&self, script: &ScriptInvocation<'_>) -> Result<u64, QueueError> {
+        self.connections
+            .call(async |connection| script.invoke_async(connection).await)
+            .await
     }
 
     async fn clean_large(&self) -> Result<u64, QueueError> {
@@ -116,37 +126,10 @@ impl Cleaner {
             .key(&self.keys.dead)
             .arg(SAMPLED)
             .arg(MAX_PAYLOAD_BYTES);
-        self.link
-            .call(async |connection| script.invoke_async(connection).await)
-            .await
+        self.invoke(&script).await
     }
 
-    async fn clean_done(&self) -> Result<u64, QueueError> {
-        let mut script = CLEAN_DONE.prepare_invoke();
-        script
-            .key(&self.keys.done)
-            .key(&self.keys.data)
-            .key(&self.keys.meta)
-            .arg(self.chunk);
-        self.link
-            .call(async |connection| script.invoke_async(connection).await)
-            .await
-    }
-
-    async fn clean_dead(&self) -> Result<u64, QueueError> {
-        let mut script = CLEAN_DEAD.prepare_invoke();
-        script
-            .key(&self.keys.dead)
-            .key(&self.keys.data)
-            .key(&self.keys.meta)
-            .arg(self.chunk)
-            .arg(self.dead_keep);
-        self.link
-            .call(async |connection| script.invoke_async(connection).await)
-            .await
-    }
-
-    /// One step of a walk that never ends: the cost is the same however many keys there are.
+    /// Runs one step of a scan that never ends: its cost does not depend on the number of keys.
     async fn forget_workers(&mut self) -> Result<(), QueueError> {
         let prefix = self.keys.worker_metadata_prefix();
         let mut scan = redis::cmd("SCAN");
@@ -156,7 +139,7 @@ impl Cleaner {
             .arg("COUNT")
             .arg(SCANNED);
         let (cursor, found): (u64, Vec<String>) = self
-            .link
+            .connections
             .call(async |connection| scan.query_async(connection).await)
             .await?;
         self.cursor = cursor;
@@ -166,9 +149,7 @@ impl Cleaner {
             };
             let mut script = FORGET_WORKER.prepare_invoke();
             script.key(&self.keys.workers).key(&key).arg(worker);
-            self.link
-                .call(async |connection| script.invoke_async::<u64>(connection).await)
-                .await?;
+            self.invoke(&script).await?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! Sending hints by the script of the wire format.
+//! Sends hints by the script of the wire format.
 
+use super::connections::Connections;
 use super::keys::Keys;
-use super::link::Link;
 use crate::domain::job::{Hint, MAX_PAYLOAD_BYTES};
 use crate::ports::queue::QueueError;
 use redis::aio::ConnectionManager;
@@ -40,11 +40,16 @@ impl Delivery {
     }
 }
 
-/// Sends them all; of several, a prefix may have been sent when this fails.
-pub(super) async fn send(link: &Link, keys: &Keys, hints: &[Hint]) -> Result<(), QueueError> {
+/// Sends all hints; of several, a prefix may have been sent when this fails.
+pub(super) async fn send(
+    connections: &Connections,
+    keys: &Keys,
+    hints: &[Hint],
+) -> Result<(), QueueError> {
     for part in hints.chunks(PIPELINED) {
         let deliveries: Vec<Delivery> = part.iter().map(Delivery::new).collect();
-        link.call(async |connection| deliver(connection, keys, &deliveries).await)
+        connections
+            .call(async |connection| deliver(connection, keys, &deliveries).await)
             .await?;
         metrics::counter!("verifyd_hints_sent_total").increment(part.len() as u64);
     }

@@ -1,21 +1,18 @@
-//! One worker of the queue, started again whenever it ends.
+//! One fetcher: a worker of the queue that is started again whenever it ends.
 //!
-//! As shipped, any error of the server ends a worker for good. Here every end has a jittered pause,
-//! a fresh name (a name that was seen lately is refused) and a fresh connection (the old one may
-//! lead to a former primary), and what the worker held goes back into the queue.
+//! As shipped, any error of the server ends a worker for good. Here every start has a fresh name (a name
+//! that was seen lately is refused) and a fresh connection (the old one may lead to a former primary),
+//! comes after an exponential backoff with jitter, and first returns what the ended workers held.
 
-use super::ahead::{Ahead, Place};
-use super::backoff::Backoff;
-use super::bell::{Bell, BellOrTick};
-use super::cause;
-use super::custody;
-use super::keys::Keys;
-use super::link::Link;
-use super::observed::Observed;
-use super::settings::RedisSettings;
-use super::work::{RawBytes, Work};
+use super::connections::Connections;
+use super::delivery::{DeliveryHandler, RawBytes};
+use super::error;
+use super::fetch_signal::{FetchSignal, FetchStrategy};
+use super::observed::ObservedConnection;
+use super::prefetch::{ConcurrencySlot, PrefetchBackend};
+use super::{RedisQueue, orphan_recovery};
 use crate::domain::WorkerId;
-use crate::queue::pulse::{Pulse, Vitals};
+use crate::queue::consumer_health::LastActivity;
 use apalis::layers::catch_panic::CatchPanicLayer;
 use apalis_core::backend::ext::BackendExt;
 use apalis_core::error::{AbortError, WorkerError};
@@ -25,8 +22,10 @@ use apalis_core::worker::context::WorkerContext;
 use apalis_core::worker::ext::event_listener::EventListenerExt;
 use apalis_core::worker::ext::parallelize::ParallelizeExt;
 use apalis_redis::Config;
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use redis::RedisResult;
 use redis::aio::ConnectionManager;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -35,165 +34,162 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// Workers whose deliveries could not be handed back yet; others take them back anyway.
-const REMEMBERED: usize = 32;
+/// Ended workers that are remembered until their deliveries are returned; other processes return them,
+/// too, later.
+const MAX_ENDED: usize = 32;
+
+/// Time that a stopping worker gets to end while the server is away.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a worker ended.
-#[derive(Debug)]
 enum End {
-    /// As asked, with nothing left in work.
+    /// As asked, with no handler left.
     Stopped,
     Failed(String),
 }
 
-#[derive(Debug)]
+/// Keeps one worker of the queue running.
 pub(super) struct Fetcher {
-    pub link: Arc<Link>,
-    pub keys: Keys,
-    pub settings: RedisSettings,
-    pub host: String,
-    pub bell: Arc<Bell>,
-    pub vitals: Arc<Vitals>,
-    /// One permit for each hint that is fetched or in work, over all fetchers of the consumer.
+    pub queue: RedisQueue,
+    pub signal: Arc<FetchSignal>,
+    /// One permit for each hint that is fetched or handled, over all fetchers of the consumer.
     pub slots: Arc<Semaphore>,
-    pub work: Work,
+    pub deliveries: DeliveryHandler,
     pub stop: CancellationToken,
 }
 
 impl Fetcher {
     /// Fetches until `stop`.
-    pub async fn run(self) {
-        let mut backoff = Backoff::new(
-            self.settings.restart_backoff_min,
-            self.settings.restart_backoff_max,
-        );
-        let mut held: Vec<String> = Vec::new();
-        let mut first = true;
+    pub async fn run(&self) {
+        let settings = &self.queue.settings;
+        let mut pauses = self.backoff();
+        let mut ended: Vec<String> = Vec::new();
         let mut failing = false;
         while !self.stop.is_cancelled() {
-            if !first {
-                self.vitals.restarts.fetch_add(1, Ordering::Relaxed);
-                metrics::counter!("verifyd_queue_restarts_total").increment(1);
-            }
-            first = false;
             let started = Instant::now();
-            let name = WorkerId::fresh(&self.host).0;
-            let end = match self.start(&name, &mut held).await {
-                Ok(end) => end,
-                Err(error) => End::Failed(cause::words(&error)),
+            let name = WorkerId::fresh(&self.queue.host).0;
+            let end = self.start(&name, &mut ended).await;
+            let reason = match end {
+                Ok(End::Stopped) => break,
+                Ok(End::Failed(reason)) => reason,
+                Err(error) => error::describe(&error),
             };
-            match end {
-                End::Stopped => break,
-                End::Failed(reason) => {
-                    if started.elapsed() > self.settings.restart_backoff_max {
-                        backoff.reset();
-                        failing = false;
-                    }
-                    let pause = backoff.pause();
-                    let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                    // Said once: a server may be away for hours.
-                    if failing {
-                        tracing::debug!(worker = name, reason, pause_ms, "the fetcher ended again");
-                    } else {
-                        failing = true;
-                        tracing::warn!(
-                            worker = name,
-                            reason,
-                            pause_ms,
-                            "the fetcher ended and will be started again"
-                        );
-                    }
-                    tokio::select! {
-                        () = self.stop.cancelled() => {}
-                        () = tokio::time::sleep(pause) => {}
-                    }
+            if started.elapsed() > settings.restart_backoff_max {
+                pauses = self.backoff();
+                failing = false;
+            }
+            let pause = pauses.next().unwrap_or(settings.restart_backoff_max);
+            let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            // Warned of once: a server may be away for hours.
+            if failing {
+                tracing::debug!(worker = name, reason, pause_ms, "the fetcher failed again");
+            } else {
+                tracing::warn!(
+                    worker = name,
+                    reason,
+                    pause_ms,
+                    "the fetcher failed; restarting it"
+                );
+            }
+            failing = true;
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {
+                    self.queue.health.restarts.fetch_add(1, Ordering::Relaxed);
+                    metrics::counter!("verifyd_queue_restarts_total").increment(1);
                 }
             }
         }
-        if !held.is_empty()
+        if !ended.is_empty()
             && self.connected()
-            && let Ok(mut connection) = self.link.fresh()
+            && let Ok(mut connection) = self.connections().fresh()
         {
-            // Within a bound: others notice anyway, later.
-            let bound = self.settings.call_timeout();
-            let _ = tokio::time::timeout(bound, self.tidy(&mut connection, &mut held)).await;
+            // Within a timeout: other consumers return them, too, later.
+            let timeout = settings.call_timeout();
+            let recovered = self.recover_orphans(&mut connection, &mut ended);
+            let _ = tokio::time::timeout(timeout, recovered).await;
         }
+    }
+
+    fn connections(&self) -> &Connections {
+        &self.queue.connections
+    }
+
+    /// Returns pauses that double up to the longest one. Jitter adds up to the length of a pause.
+    fn backoff(&self) -> ExponentialBackoff {
+        ExponentialBuilder::default()
+            .with_min_delay(self.queue.settings.restart_backoff_min / 2)
+            .with_max_delay(self.queue.settings.restart_backoff_max / 2)
+            .with_jitter()
+            .without_max_times()
+            .build()
     }
 
     fn connected(&self) -> bool {
-        self.vitals.connected.load(Ordering::Relaxed)
+        self.queue.health.connected.load(Ordering::Relaxed)
     }
 
-    /// Tidies up after the workers before, then runs one.
-    async fn start(&self, name: &str, held: &mut Vec<String>) -> redis::RedisResult<End> {
-        let mut connection = self.link.fresh()?;
-        if !held.is_empty() {
-            let tidied = tokio::select! {
+    /// Recovers the orphans of the workers before, then runs one.
+    async fn start(&self, name: &str, ended: &mut Vec<String>) -> RedisResult<End> {
+        let mut connection = self.connections().fresh()?;
+        if !ended.is_empty() {
+            let recovered = tokio::select! {
                 () = self.stop.cancelled() => return Ok(End::Stopped),
-                tidied = self.tidy(&mut connection, held) => tidied,
+                recovered = self.recover_orphans(&mut connection, ended) => recovered,
             };
-            if let Err(error) = tidied {
-                self.vitals.connected.store(false, Ordering::Relaxed);
+            if let Err(error) = recovered {
+                self.queue.health.connected.store(false, Ordering::Relaxed);
                 return Err(error);
             }
         }
-        held.push(name.to_owned());
-        let end = self.live(name, connection.clone()).await;
+        ended.push(name.to_owned());
+        let end = self.run_worker(name, connection.clone()).await;
         if let End::Stopped = end
             && self.connected()
         {
             // Over the same connection, behind a fetch that may still be on its way.
-            let bound = self.settings.call_timeout();
-            let tidied = tokio::time::timeout(bound, self.tidy(&mut connection, held)).await;
-            if !matches!(tidied, Ok(Ok(()))) {
-                tracing::debug!(worker = name, "what the worker held was not handed back");
+            let timeout = self.queue.settings.call_timeout();
+            let recovered = self.recover_orphans(&mut connection, ended);
+            if !matches!(tokio::time::timeout(timeout, recovered).await, Ok(Ok(()))) {
+                tracing::debug!(worker = name, "the worker's deliveries were not returned");
             }
         }
-        if held.len() > REMEMBERED {
-            held.remove(0);
+        if ended.len() > MAX_ENDED {
+            ended.remove(0);
         }
         Ok(end)
     }
 
-    async fn tidy(
+    async fn recover_orphans(
         &self,
         connection: &mut ConnectionManager,
-        held: &mut Vec<String>,
-    ) -> redis::RedisResult<()> {
-        let mut found = custody::Custody::default();
-        while let Some(worker) = held.last() {
-            let back = custody::hand_back(connection, &self.keys, worker).await?;
-            found.returned += back.returned;
-            found.malformed.dropped += back.malformed.dropped;
-            found.malformed.too_large += back.malformed.too_large;
-            held.pop();
+        ended: &mut Vec<String>,
+    ) -> RedisResult<()> {
+        let keys = &self.queue.keys;
+        while let Some(worker) = ended.last() {
+            orphan_recovery::return_held(connection, keys, worker).await?;
+            ended.pop();
         }
         if !self.stop.is_cancelled() {
-            found.malformed.keys += custody::heal(connection, &self.keys).await?;
-        }
-        found.malformed.note();
-        if found.returned > 0 {
-            tracing::info!(
-                returned = found.returned,
-                "deliveries of an ended worker wait again"
-            );
+            orphan_recovery::remove_wrong_types(connection, keys).await?;
         }
         Ok(())
     }
 
-    /// One worker, from its registration to its end.
-    async fn live(&self, name: &str, mut connection: ConnectionManager) -> End {
-        let pulse = Arc::new(Pulse::new());
-        pulse.beat();
-        let observed = Observed {
+    /// Runs one worker, from its registration to its end.
+    async fn run_worker(&self, name: &str, mut connection: ConnectionManager) -> End {
+        let settings = &self.queue.settings;
+        let activity = Arc::new(LastActivity::default());
+        activity.touch();
+        let observed = ObservedConnection {
             connection: connection.clone(),
-            pulse: Arc::clone(&pulse),
-            vitals: Arc::clone(&self.vitals),
+            worker: Arc::clone(&activity),
+            consumer: Arc::clone(&self.queue.health),
         };
         let context = WorkerContext::new(name);
         let run = AssertUnwindSafe(self.worker(&context, observed)).catch_unwind();
         tokio::pin!(run);
-        let half_a_beat = self.settings.heartbeat_interval / 2;
+        let half_a_beat = settings.heartbeat_interval / 2;
         let mut watch = tokio::time::interval(half_a_beat.min(Duration::from_secs(1)));
         let mut stopping = false;
         let mut beat = Instant::now();
@@ -202,7 +198,7 @@ impl Fetcher {
             tokio::select! {
                 biased;
                 end = &mut run => return match end {
-                    // While stopping, what could not be acknowledged is handed back.
+                    // While stopping, what could not be acknowledged is returned to the queue.
                     Ok(_) if stopping => End::Stopped,
                     Ok(Ok(())) => End::Failed("the worker ended by itself".into()),
                     Ok(Err(error)) => End::Failed(error.to_string()),
@@ -217,60 +213,59 @@ impl Fetcher {
                 }
                 _ = watch.tick() => {
                     if !stopping {
-                        let limit = self.settings.stalled_after();
-                        if pulse.age().is_some_and(|age| age > limit) {
-                            return End::Failed(format!("no sign of life for {limit:?}"));
+                        let limit = settings.stalled_after();
+                        if activity.age().is_some_and(|age| age > limit) {
+                            return End::Failed(format!("stalled: no sign of life for {limit:?}"));
                         }
                         continue;
                     }
-                    if self.work.in_work() == 0 {
+                    if self.deliveries.in_flight() == 0 {
                         let since = *idle_since.get_or_insert_with(Instant::now);
-                        let bound = if self.connected() {
-                            self.settings.call_timeout()
-                        } else {
-                            // It only waits for a server that is away.
-                            Duration::from_secs(1)
+                        let timeout = match self.connected() {
+                            true => settings.call_timeout(),
+                            false => STOP_TIMEOUT,
                         };
-                        if since.elapsed() > bound {
+                        if since.elapsed() > timeout {
                             return End::Stopped;
                         }
                     }
                     if beat.elapsed() >= half_a_beat {
                         beat = Instant::now();
-                        let bound = self.settings.response_timeout;
-                        let kept = custody::keep_alive(&mut connection, &self.keys, name);
-                        let _ = tokio::time::timeout(bound, kept).await;
+                        let sent = orphan_recovery::send_heartbeat(
+                            &mut connection,
+                            &self.queue.keys,
+                            name,
+                        );
+                        let _ = tokio::time::timeout(settings.response_timeout, sent).await;
                     }
                 }
             }
         }
     }
 
-    /// The worker of apalis, set so that none of its ways to stop a queue is open.
+    /// Builds apalis' worker with settings under which nothing it does can stop the queue.
     fn worker(
         &self,
         context: &WorkerContext,
-        connection: Observed,
+        connection: ObservedConnection,
     ) -> BoxFuture<'static, Result<(), WorkerError>> {
+        let settings = &self.queue.settings;
         let config = Config::default()
-            .queue(&self.settings.queue)
-            .heartbeat_interval(self.settings.heartbeat_interval)
-            .missed_heartbeats(self.settings.missed_heartbeats)
+            .queue(&settings.queue)
+            .heartbeat_interval(settings.heartbeat_interval)
+            .missed_heartbeats(settings.missed_heartbeats)
             // Leases are in the database.
             .lock_tasks(false)
             // Without it nothing is ever acknowledged.
             .persist_results(true)
             .emit_events(false)
             .idempotency_ttl(Some(Duration::from_secs(3600)));
-        let bell = Arc::clone(&self.bell);
-        let keys = self.keys.clone();
-        let backend = Ahead::new(config, keys, connection, bell, Arc::clone(&self.slots))
+        let signal = || Arc::clone(&self.signal);
+        let (keys, slots) = (self.queue.keys.clone(), Arc::clone(&self.slots));
+        let backend = PrefetchBackend::new(config, keys, connection, signal(), slots)
             .with_codec(RawBytes)
-            .poll_with_strategy(BellOrTick::new(
-                Arc::clone(&self.bell),
-                self.settings.poll_interval,
-            ));
-        let work = self.work.clone();
+            .poll_with_strategy(FetchStrategy::new(signal(), settings.poll_interval));
+        let deliveries = self.deliveries.clone();
         WorkerBuilder::new(context)
             .backend(backend)
             .parallelize(tokio::spawn)
@@ -283,11 +278,11 @@ impl Fetcher {
                 },
             ))
             .on_event(|_, event| tracing::trace!(?event, "worker event"))
-            .build(move |payload: Vec<u8>, place: Data<Place>| {
-                let work = work.clone();
+            .build(move |payload: Vec<u8>, slot: Data<ConcurrencySlot>| {
+                let deliveries = deliveries.clone();
                 async move {
-                    let _place = place.take();
-                    work.handle(&payload).await
+                    let _slot = slot.take();
+                    deliveries.handle(&payload).await
                 }
             })
             .run()

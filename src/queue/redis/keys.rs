@@ -18,7 +18,7 @@ pub(super) struct Keys {
     pub scheduled: String,
     /// Set of acknowledged ids.
     pub done: String,
-    /// Set of rejected ids.
+    /// Set of the ids of dead letters.
     pub dead: String,
     /// Sorted set: worker → last heartbeat.
     pub workers: String,
@@ -46,17 +46,17 @@ impl Keys {
         }
     }
 
-    /// What matches all keys of the queue. Names of queues hold nothing that a pattern would read.
+    /// Returns a pattern that matches all keys of the queue, whose name holds no special character.
     pub fn pattern(&self) -> String {
         format!("{}:*", self.queue)
     }
 
-    /// Set of the ids that a worker holds.
+    /// Names the set of the ids that a worker holds.
     pub fn inflight(&self, worker: &str) -> String {
         format!("{}:inflight:{worker}", self.queue)
     }
 
-    /// Hash that registration writes for a worker and that nothing in apalis-redis removes.
+    /// Names the hash that registration writes for a worker and that nothing in apalis-redis removes.
     pub fn worker_metadata(&self, worker: &str) -> String {
         format!("{}{worker}", self.worker_metadata_prefix())
     }

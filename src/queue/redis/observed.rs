@@ -1,51 +1,43 @@
-//! The connection that a fetcher's worker uses.
+//! The connection of a fetcher's worker, which records answers as signs of life.
 //!
-//! Whether a consumer lives is told by answers to its own commands (registration, heartbeats,
-//! fetches, acknowledgements) and by nothing else: a worker that ended leaves its process there.
+//! Answers to the worker's own commands (registration, heartbeats, fetches, acknowledgements) are the
+//! only sign that a consumer is not stalled: the process outlives an ended worker.
 
-use crate::queue::pulse::{Pulse, Vitals};
+use crate::queue::consumer_health::{ConsumerHealth, LastActivity};
 use futures::FutureExt;
 use redis::aio::{ConnectionLike, ConnectionManager};
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Notes every answer.
+/// A connection that records every answer.
 #[derive(Clone)]
-pub(super) struct Observed {
+pub(super) struct ObservedConnection {
     pub connection: ConnectionManager,
-    /// Of this worker.
-    pub pulse: Arc<Pulse>,
-    /// Of the whole consumer.
-    pub vitals: Arc<Vitals>,
+    pub worker: Arc<LastActivity>,
+    pub consumer: Arc<ConsumerHealth>,
 }
 
-impl std::fmt::Debug for Observed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Observed").finish_non_exhaustive()
-    }
-}
-
-impl Observed {
-    fn note<T>(&self, result: &RedisResult<T>) {
+impl ObservedConnection {
+    fn record<T>(&self, result: &RedisResult<T>) {
         // An error that the server sends is an answer, but no progress.
         let reached = match result {
             Ok(_) => {
-                self.pulse.beat();
-                self.vitals.pulse.beat();
+                self.worker.touch();
+                self.consumer.activity.touch();
                 true
             }
             Err(error) => error.code().is_some(),
         };
-        self.vitals.connected.store(reached, Ordering::Relaxed);
+        self.consumer.connected.store(reached, Ordering::Relaxed);
     }
 }
 
-impl ConnectionLike for Observed {
+impl ConnectionLike for ObservedConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
             let result = self.connection.req_packed_command(cmd).await;
-            self.note(&result);
+            self.record(&result);
             result
         }
         .boxed()
@@ -62,7 +54,7 @@ impl ConnectionLike for Observed {
                 .connection
                 .req_packed_commands(pipeline, offset, count)
                 .await;
-            self.note(&result);
+            self.record(&result);
             result
         }
         .boxed()

@@ -1,23 +1,23 @@
-//! A queue for a while: whether it may be used, and removing it with all that it left in Redis.
+//! Tries a temporary queue, and removes it with all that it left in Redis.
 
+use super::connections::Connections;
 use super::keys::{Keys, QUEUES};
-use super::link::Link;
 use super::settings::{RedisSettings, RedisSettingsError};
 use crate::ports::queue::QueueError;
-use crate::queue::pulse::Vitals;
+use crate::queue::consumer_health::ConsumerHealth;
 use redis::Script;
 use std::sync::{Arc, LazyLock};
 
 static REMOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/remove.lua")));
 
-/// Keys looked at in one step of the scan; meanwhile Redis does nothing else.
+/// Keys that one step of the scan looks at, as Redis serves nobody else meanwhile.
 const STEP: usize = 1000;
 
-/// Fails unless the user of the settings may write keys of their queue and speak on its channels.
-/// Leaves nothing. For queues that nobody uses yet.
+/// Fails unless the settings' user may write the queue's keys and publish on its channels. Leaves
+/// nothing behind. For queues that nobody uses yet.
 pub async fn try_queue(settings: &RedisSettings) -> Result<(), RemovalError> {
     settings.validate()?;
-    let link = Link::new(settings, Arc::new(Vitals::new(false)))?;
+    let connections = Connections::new(settings, Arc::new(ConsumerHealth::new(false)))?;
     let keys = Keys::new(&settings.queue);
     let mut trial = redis::pipe();
     trial.cmd("RPUSH").arg(&keys.active).arg("").ignore();
@@ -25,7 +25,8 @@ pub async fn try_queue(settings: &RedisSettings) -> Result<(), RemovalError> {
     for channel in [&keys.available, &keys.completed] {
         trial.cmd("PUBLISH").arg(channel).arg("").ignore();
     }
-    link.call(async |connection| trial.query_async::<()>(connection).await)
+    connections
+        .call(async |connection| trial.query_async::<()>(connection).await)
         .await?;
     Ok(())
 }
@@ -43,14 +44,14 @@ pub enum RemovalError {
 /// uses any more. Returns how many there were.
 pub async fn remove_queue(settings: &RedisSettings) -> Result<u64, RemovalError> {
     settings.validate()?;
-    let link = Link::new(settings, Arc::new(Vitals::new(false)))?;
+    let connections = Connections::new(settings, Arc::new(ConsumerHealth::new(false)))?;
     let keys = Keys::new(&settings.queue);
     let mut removed = 0;
     let mut cursor = 0_u64;
     loop {
         let mut script = REMOVE.prepare_invoke();
         script.arg(cursor).arg(keys.pattern()).arg(STEP);
-        let (next, step): (u64, u64) = link
+        let (next, step): (u64, u64) = connections
             .call(async |connection| script.invoke_async(connection).await)
             .await?;
         removed += step;
@@ -60,13 +61,14 @@ pub async fn remove_queue(settings: &RedisSettings) -> Result<u64, RemovalError>
         }
     }
     // The list of queues that apalis-redis keeps: by the key of their workers.
-    link.call(async |connection| {
-        redis::cmd("ZREM")
-            .arg(QUEUES)
-            .arg(&keys.workers)
-            .query_async::<u64>(connection)
-            .await
-    })
-    .await?;
+    connections
+        .call(async |connection| {
+            redis::cmd("ZREM")
+                .arg(QUEUES)
+                .arg(&keys.workers)
+                .query_async::<u64>(connection)
+                .await
+        })
+        .await?;
     Ok(removed)
 }

@@ -5,8 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// Where the queue lives and how patient its consumer is. The defaults are in
-/// `config/default.toml`.
+/// Where the queue is, and the timeouts of its consumer. The defaults are in `config/default.toml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisSettings {
@@ -30,10 +29,10 @@ pub struct RedisSettings {
     /// How often a fetcher looks even when nothing woke it.
     #[serde(with = "humantime_serde")]
     pub poll_interval: Duration,
-    /// How often a fetcher says in Redis that it lives. Whole seconds.
+    /// Interval between two heartbeats of a fetcher in Redis. Whole seconds.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
-    /// After so many missed heartbeats others take back what a fetcher holds: 2 or more, as the
+    /// After so many missed heartbeats others return what a fetcher holds to the queue: 2 or more, as the
     /// queue counts in whole seconds and one late heartbeat is none that is missing.
     pub missed_heartbeats: usize,
     /// Pause before a fetcher that ended is started again; doubles from here…
@@ -47,7 +46,7 @@ pub struct RedisSettings {
     pub clean_interval: Duration,
     /// Deliveries removed by one script call: 1 to 1000, as Redis does nothing else meanwhile.
     pub clean_chunk: usize,
-    /// Rejected deliveries that are kept to be looked at.
+    /// Dead letters that are kept to be looked at.
     pub dead_keep: usize,
 }
 
@@ -60,16 +59,11 @@ pub enum RedisSettingsError {
         "redis.queue is {0:?}, allowed: 1 to 64 letters, digits, `_`, `-` and `.` (Redis keys and channels are made from it)"
     )]
     Queue(String),
-    #[error("redis.{name} is {value}, allowed: {allowed}")]
-    Range {
-        name: &'static str,
-        value: String,
-        allowed: &'static str,
-    },
 }
 
 impl RedisSettings {
-    /// Refuses what cannot work.
+    /// Refuses an address that cannot be used and a queue's name that would break keys. The ranges of all
+    /// values are in `config`.
     pub fn validate(&self) -> Result<(), RedisSettingsError> {
         let url = self.url.expose_secret();
         if !matches!(url.split_once(':'), Some(("redis" | "rediss", _))) {
@@ -85,58 +79,11 @@ impl RedisSettings {
         if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
             return Err(RedisSettingsError::Queue(name.clone()));
         }
-        let counts = [
-            ("fetchers", self.fetchers, 1..=64, "1 to 64"),
-            (
-                "missed_heartbeats",
-                self.missed_heartbeats,
-                2..=1000,
-                "2 to 1000",
-            ),
-            ("clean_chunk", self.clean_chunk, 1..=1000, "1 to 1000"),
-        ];
-        for (name, value, range, allowed) in counts {
-            if !range.contains(&value) {
-                return Err(RedisSettingsError::Range {
-                    name,
-                    value: value.to_string(),
-                    allowed,
-                });
-            }
-        }
-        let times = [
-            ("connect_timeout", self.connect_timeout),
-            ("response_timeout", self.response_timeout),
-            ("retry_max_delay", self.retry_max_delay),
-            ("poll_interval", self.poll_interval),
-            ("restart_backoff_min", self.restart_backoff_min),
-            ("clean_interval", self.clean_interval),
-        ];
-        for (name, value) in times {
-            if value < Duration::from_millis(1) {
-                return Err(range(name, value, "1ms or more"));
-            }
-        }
-        if self.heartbeat_interval < Duration::from_secs(1) {
-            // The queue counts them in whole seconds.
-            return Err(range(
-                "heartbeat_interval",
-                self.heartbeat_interval,
-                "1s or more",
-            ));
-        }
-        if self.restart_backoff_max < self.restart_backoff_min {
-            return Err(range(
-                "restart_backoff_max",
-                self.restart_backoff_max,
-                "restart_backoff_min or more",
-            ));
-        }
         Ok(())
     }
 
-    /// A fetcher that gave no sign for so long is thrown away and started again: longer than
-    /// others wait before they take back what it holds, and than any one command may take.
+    /// Returns the time without a sign of life after which a fetcher is stalled and started again: longer
+    /// than others wait before they return what it holds, and than any one command may take.
     pub(super) fn stalled_after(&self) -> Duration {
         let beats = u32::try_from(self.missed_heartbeats).unwrap_or(u32::MAX);
         self.heartbeat_interval
@@ -145,17 +92,9 @@ impl RedisSettings {
             .saturating_add(self.poll_interval)
     }
 
-    /// Bound on one call from outside (send, depth, ping).
+    /// Returns the timeout of one call from outside (send, depth, ping).
     pub(super) fn call_timeout(&self) -> Duration {
         self.connect_timeout.saturating_add(self.response_timeout)
-    }
-}
-
-fn range(name: &'static str, value: Duration, allowed: &'static str) -> RedisSettingsError {
-    RedisSettingsError::Range {
-        name,
-        value: format!("{value:?}"),
-        allowed,
     }
 }
 
@@ -219,26 +158,5 @@ mod tests {
             bad.queue = name.to_owned();
             assert!(matches!(bad.validate(), Err(RedisSettingsError::Queue(_))));
         }
-    }
-
-    #[test]
-    fn numbers_out_of_range_are_named() {
-        let mut bad = settings("redis://h");
-        bad.fetchers = 0;
-        assert!(bad.validate().unwrap_err().to_string().contains("fetchers"));
-        let mut bad = settings("redis://h");
-        bad.clean_chunk = 5000;
-        assert!(
-            bad.validate()
-                .unwrap_err()
-                .to_string()
-                .contains("clean_chunk")
-        );
-        let mut bad = settings("redis://h");
-        bad.heartbeat_interval = Duration::from_millis(500);
-        assert!(bad.validate().is_err());
-        let mut bad = settings("redis://h");
-        bad.restart_backoff_max = Duration::from_millis(1);
-        assert!(bad.validate().is_err());
     }
 }

@@ -10,7 +10,7 @@ use super::batching::status;
 use super::{PostgresStore, run_type};
 use crate::domain::ConnectionId;
 use crate::domain::completion::Completion;
-use crate::domain::notice::Notice;
+use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::{Claim, CompletionStore, ContextSize};
 use crate::ports::store_error::StoreError;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
@@ -296,7 +296,7 @@ impl PostgresStore {
     async fn put_into_outbox(
         &self,
         tx: &mut PgConnection,
-        notice: &Notice,
+        notice: &CompletionEvent,
         at: DateTime<Utc>,
     ) -> Result<(), StoreError> {
         self.sql(OUTBOX)

@@ -54,9 +54,9 @@ use super::batching::Batcher;
 use super::claims::ClaimRequest;
 use super::completion::CompletionRequest;
 use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
-use crate::domain::notice::Notice;
+use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::ClaimAnswer;
-use crate::ports::notices::NOTICES_KEPT;
+use crate::ports::completion_events::EVENTS_KEPT;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
@@ -108,7 +108,7 @@ pub(super) struct PostgresStore {
     /// How to open the connection that listens; null when none is to.
     listen: Option<PgConnectOptions>,
     /// What this process has completed.
-    completions: broadcast::Sender<Notice>,
+    completions: broadcast::Sender<CompletionEvent>,
     /// Woken when it has recorded a delivery to a webhook.
     recorded: Notify,
     /// `BEGIN` and the limits of every transaction.
@@ -178,7 +178,7 @@ impl PostgresStore {
             heartbeat_connection: Mutex::new(None),
             options,
             listen,
-            completions: broadcast::Sender::new(NOTICES_KEPT),
+            completions: broadcast::Sender::new(EVENTS_KEPT),
             recorded: Notify::new(),
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_batch: OnceCell::new(),

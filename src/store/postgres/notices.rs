@@ -4,8 +4,8 @@
 //! while committing, so that all completions would queue up behind it.
 
 use super::PostgresStore;
-use crate::domain::notice::Notice;
-use crate::ports::notices::NoticeStore;
+use crate::domain::completion_event::CompletionEvent;
+use crate::ports::completion_events::CompletionEventStore;
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
@@ -13,12 +13,12 @@ use tokio::sync::broadcast;
 const ANNOUNCE: &str = "SELECT pg_notify('verifyd_completed', n) FROM unnest($1::text[]) n";
 
 #[async_trait]
-impl NoticeStore for PostgresStore {
-    fn completions(&self) -> broadcast::Receiver<Notice> {
+impl CompletionEventStore for PostgresStore {
+    fn completions(&self) -> broadcast::Receiver<CompletionEvent> {
         self.completions.subscribe()
     }
 
-    async fn announce(&self, notices: &[Notice]) -> Result<(), StoreError> {
+    async fn announce(&self, notices: &[CompletionEvent]) -> Result<(), StoreError> {
         self.transaction(async |tx| {
             let payloads: Vec<String> = notices
                 .iter()

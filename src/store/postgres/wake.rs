@@ -9,7 +9,7 @@
 
 use super::PostgresStore;
 use crate::ports::store_error::StoreError;
-use crate::ports::wake::{Bell, Listening, WakeStore};
+use crate::ports::wake::{Listening, WakeSignal, WakeStore};
 use async_trait::async_trait;
 use rand::Rng as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
@@ -111,7 +111,7 @@ impl PostgresStore {
     async fn listen_once(
         &self,
         options: &PgConnectOptions,
-        bell: &Bell,
+        signal: &WakeSignal,
         stop: &CancellationToken,
         first: impl FnOnce() + Send,
     ) -> Ended {
@@ -125,7 +125,7 @@ impl PostgresStore {
             Err(error) => return Ended::Broken(error.to_string()),
         };
         // What came before.
-        bell.ring();
+        signal.wake();
         let mut first = Some(first);
         let mut probe_at = Instant::now();
         // When the probe that is under way counts as lost.
@@ -143,7 +143,7 @@ impl PostgresStore {
                     }
                     Ok(_) => {
                         metrics::counter!("verifyd_wakeups_total").increment(1);
-                        bell.ring();
+                        signal.wake();
                     }
                     Err(error) => return Ended::Broken(error.to_string()),
                 },
@@ -175,7 +175,7 @@ impl PostgresStore {
 
 #[async_trait]
 impl WakeStore for PostgresStore {
-    async fn listen(&self, bell: &Bell, stop: CancellationToken) {
+    async fn listen(&self, signal: &WakeSignal, stop: CancellationToken) {
         let Some(options) = &self.listen else {
             stop.cancelled().await;
             return;
@@ -187,7 +187,7 @@ impl WakeStore for PostgresStore {
         loop {
             heard.store(false, Ordering::Relaxed);
             let ended = self
-                .listen_once(options, bell, &stop, || {
+                .listen_once(options, signal, &stop, || {
                     heard.store(true, Ordering::Relaxed);
                     metrics::gauge!("verifyd_listening").set(1.0);
                     tracing::info!("listening: a bare INSERT wakes this worker");

@@ -4,7 +4,7 @@ use super::acknowledgements::lapse_acknowledgements;
 use super::{SqliteStore, Tx, json_list, now, run_type};
 use crate::domain::ConnectionId;
 use crate::domain::completion::Completion;
-use crate::domain::notice::Notice;
+use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::{Claim, CompletionStore};
 use crate::ports::store_error::StoreError;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
@@ -276,7 +276,7 @@ async fn compare(
 
 async fn put_into_outbox(
     tx: &mut SqliteConnection,
-    notice: &Notice,
+    notice: &CompletionEvent,
     at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     sqlx::query(OUTBOX)

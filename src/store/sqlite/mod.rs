@@ -44,9 +44,9 @@ use super::batching::Batcher;
 use super::claims::ClaimRequest;
 use super::completion::CompletionRequest;
 use super::{DatabaseSettings, End, LimitSettings};
-use crate::domain::notice::Notice;
+use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::ClaimAnswer;
-use crate::ports::notices::NOTICES_KEPT;
+use crate::ports::completion_events::EVENTS_KEPT;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -107,7 +107,7 @@ pub(super) struct SqliteStore {
     /// Held by the sweep of this process.
     sweeping: tokio::sync::Mutex<()>,
     /// What this process has completed.
-    completions: broadcast::Sender<Notice>,
+    completions: broadcast::Sender<CompletionEvent>,
     /// Woken when it has recorded a delivery to a webhook.
     recorded: Notify,
     claims: Batcher<ClaimRequest, ClaimAnswer>,
@@ -180,7 +180,7 @@ impl SqliteStore {
             writer,
             readers,
             sweeping: tokio::sync::Mutex::new(()),
-            completions: broadcast::Sender::new(NOTICES_KEPT),
+            completions: broadcast::Sender::new(EVENTS_KEPT),
             recorded: Notify::new(),
             claims: Batcher::default(),
             completing: Batcher::default(),

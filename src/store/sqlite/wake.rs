@@ -2,13 +2,13 @@
 
 use super::SqliteStore;
 use crate::ports::store_error::StoreError;
-use crate::ports::wake::{Bell, Listening, WakeStore};
+use crate::ports::wake::{Listening, WakeSignal, WakeStore};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 #[async_trait]
 impl WakeStore for SqliteStore {
-    async fn listen(&self, _bell: &Bell, stop: CancellationToken) {
+    async fn listen(&self, _bell: &WakeSignal, stop: CancellationToken) {
         stop.cancelled().await;
     }
 

@@ -16,7 +16,7 @@ use verifyd::domain::job::Hint;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::run::OperationRun;
 use verifyd::domain::{ConnectionId, Outcome};
-use verifyd::engine::process::Processed;
+use verifyd::engine::pipeline::Processed;
 use verifyd::provider::microsoft::CloudSettings;
 use verifyd::simulator::{SIMULATED_SECRET, Scenario};
 
@@ -53,11 +53,11 @@ async fn connection(world: &World, number: usize, cloud: &str) -> ConnectionId {
 
 /// Runs one check to its end, by its own attempt: after the run's deadline another may take it.
 pub async fn checked(world: &World, id: ConnectionId, what: &str) -> OperationRun {
-    let engine = world.engine().await;
+    let worker = world.worker().await;
     let run = world.record(id, |_| {}).await;
     // Guards against hanging only: on a busy machine the end comes later than the deadline.
-    let guard = engine.settings.run_deadline + Duration::from_secs(120);
-    let processed = tokio::time::timeout(guard, engine.process(&Hint::new(run)))
+    let guard = worker.state.settings.run_deadline + Duration::from_secs(120);
+    let processed = tokio::time::timeout(guard, worker.pipeline.process(&Hint::new(run)))
         .await
         .unwrap_or_else(|_| panic!("{what}: it does not end"));
     let run = world.run(run).await;
@@ -195,7 +195,7 @@ async fn storm(headers: &str) -> (OperationRun, usize, World) {
     let id = connection(&world, 0, "hostile").await;
     let run = world.record(id, |_| {}).await;
     let stop = tokio_util::sync::CancellationToken::new();
-    let worker = world.services.worker(world.services.engine());
+    let worker = world.services.worker();
     let worker = tokio::spawn(worker.run(stop.clone()));
     let run = world.completed(run).await;
     stop.cancel();

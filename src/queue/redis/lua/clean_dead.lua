@@ -1,5 +1,5 @@
--- Forgets rejected deliveries beyond the number that is kept. A set has no order, so the oldest of
--- a random sample go, by the time of their rejection: the more there are, the closer this comes to
+-- Removes dead letters beyond the number that is kept. A set has no order, so the oldest of
+-- a random sample go, by the time at which they were refused: the more there are, the closer this comes to
 -- keeping the newest.
 --
 -- KEYS     Q:dead, Q:data, Q:meta

@@ -1,4 +1,4 @@
--- Forgets acknowledged deliveries.
+-- Removes acknowledged deliveries.
 --
 -- KEYS     Q:done, Q:data, Q:meta
 -- ARGV[1]  most entries per call

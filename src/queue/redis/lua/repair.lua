@@ -1,4 +1,4 @@
--- Shared start of fetch.lua and hand_back.lua.
+-- Shared start of fetch.lua and return_held.lua.
 --
 -- Entries that are not as enqueue.lua writes them come from somebody else. The payload is what
 -- counts: where there is one it is given proper meta and, if need be, another id; where there is

@@ -1,0 +1,129 @@
+//! Completion events: what is published when a run is completed. The run's row is the truth; an event
+//! points to it.
+
+use super::ids::{ConnectionId, RunId, TenantId, WorkspaceId};
+use super::run::Outcome;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+
+/// The published schema: `$defs/notice` is a completion event, `$defs/event` a webhook's event.
+pub const SCHEMA: &str = include_str!("../../contracts/run-completed.v1.schema.json");
+
+/// The only type of event that is sent to webhooks.
+pub const EVENT_TYPE: &str = "provider.connection.check.completed";
+
+/// The event that a run has been completed: the payload in PostgreSQL and Redis, and `data` of a
+/// webhook's event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompletionEvent {
+    pub operation_run_id: RunId,
+    pub workspace_id: Option<WorkspaceId>,
+    pub tenant_id: Option<TenantId>,
+    /// Null when the run named no connection of its own tenant.
+    pub provider_connection_id: Option<ConnectionId>,
+    pub outcome: Outcome,
+    /// The report's `summary.overall`.
+    pub overall: String,
+    /// The report's fingerprint.
+    pub fingerprint: String,
+    /// Whether the fingerprint differs from that of the connection's report before it. True when
+    /// there was none.
+    pub changed: bool,
+}
+
+/// The body of a webhook's request, by the Standard Webhooks specification.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookEvent {
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// When the run was completed, RFC 3339 in UTC.
+    pub timestamp: String,
+    pub data: CompletionEvent,
+}
+
+impl WebhookEvent {
+    /// The event of a run that was completed then.
+    pub fn completed(notice: CompletionEvent, at: DateTime<Utc>) -> Self {
+        Self {
+            event_type: EVENT_TYPE.to_owned(),
+            timestamp: at.to_rfc3339_opts(SecondsFormat::Millis, true),
+            data: notice,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn validator(of: &str) -> jsonschema::Validator {
+        let mut schema: Value = serde_json::from_str(SCHEMA).unwrap();
+        schema["$ref"] = json!(format!("#/$defs/{of}"));
+        schema.as_object_mut().unwrap().remove("oneOf");
+        jsonschema::draft202012::options()
+            .should_validate_formats(true)
+            .build(&schema)
+            .unwrap()
+    }
+
+    fn notices() -> Vec<CompletionEvent> {
+        let full = CompletionEvent {
+            operation_run_id: RunId(42),
+            workspace_id: Some(WorkspaceId(1)),
+            tenant_id: Some(TenantId(2)),
+            provider_connection_id: Some(ConnectionId(3)),
+            outcome: Outcome::Blocked,
+            overall: "blocked".into(),
+            fingerprint: "0".repeat(64),
+            changed: true,
+        };
+        let platform = CompletionEvent {
+            workspace_id: None,
+            tenant_id: None,
+            provider_connection_id: None,
+            outcome: Outcome::Failed,
+            ..full.clone()
+        };
+        vec![full, platform]
+    }
+
+    #[test]
+    fn what_is_written_fits_the_published_schema() {
+        for notice in notices() {
+            let json = serde_json::to_value(&notice).unwrap();
+            assert!(validator("notice").is_valid(&json), "{json}");
+            let event = WebhookEvent::completed(notice, DateTime::UNIX_EPOCH);
+            assert_eq!(event.timestamp, "1970-01-01T00:00:00.000Z");
+            let json = serde_json::to_value(&event).unwrap();
+            assert!(validator("event").is_valid(&json), "{json}");
+        }
+    }
+
+    #[test]
+    fn the_schema_demands_every_member_and_no_other() {
+        let json = serde_json::to_value(&notices()[0]).unwrap();
+        for key in json.as_object().unwrap().keys() {
+            let mut less = json.clone();
+            less.as_object_mut().unwrap().remove(key);
+            assert!(!validator("notice").is_valid(&less), "{key}");
+        }
+        let mut more = json;
+        more["url"] = json!("x");
+        assert!(!validator("notice").is_valid(&more));
+    }
+
+    /// The notification's payload may have 8,000 bytes.
+    #[test]
+    fn the_longest_notice_is_short() {
+        let mut longest = notices().remove(0);
+        longest.operation_run_id = RunId(i64::MIN);
+        longest.workspace_id = Some(WorkspaceId(i64::MIN));
+        longest.tenant_id = Some(TenantId(i64::MIN));
+        longest.provider_connection_id = Some(ConnectionId(i64::MIN));
+        longest.overall = "needs_attention".into();
+        assert!(serde_json::to_string(&longest).unwrap().len() < 500);
+    }
+}

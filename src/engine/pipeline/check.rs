@@ -1,0 +1,140 @@
+//! Runs preflight and the provider's check of a claimed run.
+
+use super::claim::Attempt;
+use super::outcome::RunResult;
+use super::preflight::{PreflightResult, RunSubject};
+use super::{Pipeline, Transition};
+use crate::domain::completion::Completion;
+use crate::domain::connection_facts::KeptFacts;
+use crate::domain::reason::Reason;
+use crate::domain::run::RunRequest;
+use crate::ports::provider::{Disposition, Target};
+use crate::ports::store::{AttemptEnd, Claim, StartingPoint, StoreError};
+use std::time::Duration;
+use uuid::Uuid;
+
+impl Pipeline {
+    /// Finds the transition that ends an attempt. Only reading what the check starts from may fail.
+    pub(super) async fn check(&self, attempt: &Attempt<'_>) -> Result<Transition, StoreError> {
+        let claim = &attempt.claim;
+        if claim.forced_completion {
+            return Ok(complete(self.forced_completion(claim)));
+        }
+        let run = &claim.run;
+        let start = match self.starting_point(claim).await {
+            Err(StoreError::Corrupt {
+                table, column, why, ..
+            }) => {
+                tracing::error!(table, column, %why, "the connection cannot be read");
+                // What was found is not reported: the row may belong to another tenant.
+                let allowed = why.split_once("allowed: ").map(|(_, allowed)| allowed);
+                let allowed = allowed.unwrap_or("a value that is not NULL");
+                let column = format!("{table}.{column}");
+                let subject = self.preflight.unreadable_connection(run, &column, allowed);
+                let result = RunResult::Blocked(Reason::ConnectionMalformed);
+                return Ok(self.end(claim, &subject, result));
+            }
+            start => start?,
+        };
+        let (subject, result) = self.preflight.check(run, start);
+        let ready = match result {
+            PreflightResult::Ready(ready) if !claim.exhausted => ready,
+            PreflightResult::Ready(_) => {
+                return Ok(self.end(claim, &subject, RunResult::worker_lost(claim)));
+            }
+            PreflightResult::Blocked(reason) => {
+                return Ok(self.end(claim, &subject, RunResult::Blocked(reason)));
+            }
+        };
+
+        let deadline = attempt.deadline - self.worker.settings.completion_reserve();
+        let target = Target {
+            run_id: run.id,
+            connection: ready.connection,
+            credential: ready.credential,
+            credential_changed_at: ready.credential_changed_at,
+            credential_expires_at: ready.credential_expires_at,
+            known: subject.known.clone(),
+            entra_tenant_id: ready.entra_tenant_id,
+            module: ready.module,
+            links: subject.links.clone(),
+            deadline,
+            correlation_id: Uuid::new_v4(),
+        };
+        let result = match tokio::time::timeout_at(deadline, ready.provider.check(&target)).await {
+            Err(_) => RunResult::Broken {
+                reason: Reason::DeadlineExceeded,
+                evidence: Vec::new(),
+            },
+            Ok(findings) => {
+                if let Disposition::Later(wait) = findings.disposition
+                    && self.may_wait(claim, wait)
+                {
+                    let seconds = wait.as_secs_f64();
+                    tracing::info!(seconds, "the provider asks to wait; releasing the run");
+                    return Ok(Transition::Release(AttemptEnd::Throttled, Some(wait)));
+                }
+                RunResult::Checked(Box::new(findings))
+            }
+        };
+        let learnt = match &result {
+            RunResult::Checked(findings) => findings.facts.clone().or(&subject.known),
+            _ => subject.known.clone(),
+        };
+        let mut completion =
+            subject.conclude(result, Some(&target.credential), self.preflight.now());
+        if learnt != subject.known {
+            let changed_at = target.credential_changed_at;
+            completion.facts = Some(KeptFacts::of(&target.connection, changed_at, learnt));
+        }
+        Ok(complete(completion))
+    }
+
+    /// Reads what the check starts from, where the claim has not brought it.
+    async fn starting_point(&self, claim: &Claim) -> Result<Option<StartingPoint>, StoreError> {
+        let Some(id) = claim.run.request.provider_connection_id else {
+            return Ok(None);
+        };
+        if claim.start.is_some() {
+            return Ok(claim.start.clone());
+        }
+        match self.store.starting_point(id).await {
+            // Preflight ends at the tenant, before it looks at the connection.
+            Err(StoreError::Corrupt { .. }) if claim.run.tenant_id.is_none() => Ok(None),
+            start => start,
+        }
+    }
+
+    /// Completes a run without a check. That its attempts are spent comes first.
+    fn end(&self, claim: &Claim, subject: &RunSubject<'_>, result: RunResult) -> Transition {
+        let result = match claim.exhausted {
+            true => RunResult::worker_lost(claim),
+            false => result,
+        };
+        complete(subject.conclude(result, None, self.preflight.now()))
+    }
+
+    /// Completes a run whose completion has failed repeatedly, from its id alone: nothing that was
+    /// recorded with it is read.
+    fn forced_completion(&self, claim: &Claim) -> Completion {
+        tracing::error!(
+            "completing the run has failed repeatedly; completing it from its id alone"
+        );
+        metrics::counter!("verifyd_last_resorts_total").increment(1);
+        let request = RunRequest::default();
+        let subject = self.preflight.unknown(&claim.run, &request);
+        subject.conclude(RunResult::worker_lost(claim), None, self.preflight.now())
+    }
+
+    /// Returns whether the run's total deadline leaves time for such a wait and one more attempt.
+    fn may_wait(&self, claim: &Claim, wait: Duration) -> bool {
+        let spent = (claim.claimed_at - claim.first_claimed_at)
+            .to_std()
+            .unwrap_or_default();
+        spent + wait + self.worker.settings.run_deadline <= self.worker.settings.total_deadline
+    }
+}
+
+fn complete(completion: Completion) -> Transition {
+    Transition::Complete(Box::new(completion))
+}

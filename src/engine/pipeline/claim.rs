@@ -1,0 +1,79 @@
+//! Claims a run; where it requires isolation, as soon as it has it.
+
+use super::{Pipeline, Processed};
+use crate::domain::RunId;
+use crate::engine::scheduling::in_flight::InFlightGuard;
+use crate::engine::scheduling::isolation::NotAdmitted;
+use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, StoreError};
+use tokio::sync::SemaphorePermit;
+use tokio::time::Instant;
+
+/// A claimed run, with what this process holds until the attempt ends.
+pub(super) struct Attempt<'a> {
+    pub claim: Box<Claim>,
+    /// Just before the claim was sent.
+    pub began: Instant,
+    /// When the attempt's lease ends.
+    pub deadline: Instant,
+    _in_flight: InFlightGuard<'a>,
+    _isolation: Option<SemaphorePermit<'a>>,
+}
+
+impl Pipeline {
+    pub(super) async fn claim(&self, run: RunId) -> Result<Attempt<'_>, Processed> {
+        let mut isolation = None;
+        loop {
+            if !self.worker.may_claim() {
+                return Err(Processed::Deferred);
+            }
+            let began = Instant::now();
+            let policy = ClaimPolicy {
+                max_attempts: self.worker.settings.max_attempts,
+                run_deadline: self.worker.settings.run_deadline,
+                isolated: isolation.is_some(),
+            };
+            let in_flight = self.worker.in_flight.register(run);
+            let answer = self.store.claim(run, &self.worker.id, &policy).await;
+            match &answer {
+                Ok(_) | Err(StoreError::Schema(_)) => self.worker.claim_failures.answered(),
+                Err(_) => self.worker.claim_failures.failed(run),
+            }
+            match answer {
+                Ok(ClaimAnswer::Claimed(claim)) => {
+                    in_flight.claimed(claim.run.tenant_id);
+                    return Ok(Attempt {
+                        claim,
+                        began,
+                        deadline: began + self.worker.settings.run_deadline,
+                        _in_flight: in_flight,
+                        _isolation: isolation,
+                    });
+                }
+                Ok(ClaimAnswer::NotClaimable) => {
+                    metrics::counter!("verifyd_hints_without_claim_total").increment(1);
+                    return Err(Processed::NotClaimable);
+                }
+                Ok(ClaimAnswer::RequiresIsolation) => {}
+                Err(error) => {
+                    tracing::warn!(run = run.0, %error, "cannot claim the run now; trying later");
+                    self.schema_after(&error).await;
+                    return Err(Processed::Deferred);
+                }
+            }
+            // Nothing is claimed, and no transaction is open, while it waits.
+            drop(in_flight);
+            isolation = match self.isolation.enter().await {
+                Ok(place) => Some(place),
+                Err(NotAdmitted::Stopping) => return Err(Processed::Deferred),
+                Err(NotAdmitted::Busy) => {
+                    metrics::counter!("verifyd_runs_postponed_total").increment(1);
+                    tracing::info!(
+                        run = run.0,
+                        "other runs that require isolation are before it"
+                    );
+                    return Err(Processed::Postponed);
+                }
+            };
+        }
+    }
+}

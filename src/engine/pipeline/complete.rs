@@ -1,0 +1,100 @@
+//! Writes the end of an attempt: completes the run, or releases it.
+
+use super::claim::Attempt;
+use super::{Pipeline, Processed, Retries};
+use crate::domain::completion::Completion;
+use crate::engine::schema::SchemaState;
+use crate::ports::store::AttemptEnd;
+use std::time::Duration;
+
+impl Pipeline {
+    /// Writes the completion; a database that is unavailable for a moment does not lose it.
+    pub(super) async fn complete(
+        &self,
+        attempt: &Attempt<'_>,
+        completion: &Completion,
+    ) -> Processed {
+        let mut retries = Retries::until(attempt.deadline);
+        loop {
+            let error = match self.store.complete(&attempt.claim, completion).await {
+                Ok(true) => {
+                    tracing::info!(
+                        outcome = %completion.outcome,
+                        overall = completion.overall,
+                        reason = completion.failure_summary.first().map(|f| f.reason_code.code()),
+                        "completed"
+                    );
+                    self.keep_facts(completion).await;
+                    return Processed::Completed(completion.outcome);
+                }
+                Ok(false) => {
+                    tracing::info!("another worker owns the run; discarding the result");
+                    return Processed::Discarded;
+                }
+                Err(error) => error,
+            };
+            tracing::warn!(%error, "the result cannot be written");
+            match self.schema_after(&error).await {
+                Some(SchemaState::Unfit) => return self.release_uncounted(attempt, retries).await,
+                Some(SchemaState::Changed) => {}
+                _ if error.is_transient() => {}
+                _ => return self.release_after_error(attempt).await,
+            }
+            if !retries.wait().await {
+                return Processed::Deferred;
+            }
+        }
+    }
+
+    /// Keeps what the check has learnt, where it is new. Nothing depends on it: what is not kept is learnt
+    /// again.
+    async fn keep_facts(&self, completion: &Completion) {
+        if let Some(facts) = &completion.facts
+            && let Err(error) = self.store.keep_facts(facts).await
+        {
+            tracing::warn!(%error, "cannot keep what the check has learnt; the next check tries again");
+        }
+    }
+
+    /// Releases a run whose attempt failed because the schema was changed: it uses up no attempt. That may
+    /// have to wait until the schema fits.
+    pub(super) async fn release_uncounted(
+        &self,
+        attempt: &Attempt<'_>,
+        mut retries: Retries,
+    ) -> Processed {
+        loop {
+            match self.release(attempt, AttemptEnd::Shutdown, None).await {
+                Processed::Deferred if retries.wait().await => {}
+                released => return released,
+            }
+        }
+    }
+
+    /// Releases a run whose attempt failed for a reason of our own; each time for longer.
+    pub(super) async fn release_after_error(&self, attempt: &Attempt<'_>) -> Processed {
+        let doublings = u32::try_from(attempt.claim.attempt - 1).unwrap_or(0).min(6);
+        let pause = Duration::from_secs(1 << doublings);
+        self.release(attempt, AttemptEnd::Error, Some(pause)).await
+    }
+
+    /// Releases a run; due again after `not_before`.
+    pub(super) async fn release(
+        &self,
+        attempt: &Attempt<'_>,
+        end: AttemptEnd,
+        not_before: Option<Duration>,
+    ) -> Processed {
+        match self.store.release(&attempt.claim, end, not_before).await {
+            Ok(true) => {
+                tracing::info!(why = %end, "released");
+                Processed::Released(end)
+            }
+            Ok(false) => Processed::Discarded,
+            Err(error) => {
+                tracing::warn!(%error, "cannot release the run; its lease will end");
+                Processed::Deferred
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The way of one run: [`claim`] → [`preflight`] → [`check`] → [`outcome`] → [`complete`].
+
+mod check;
+mod claim;
+mod complete;
+mod outcome;
+pub mod preflight;
+
+use super::scheduling::isolation::PoisonRunIsolation;
+use super::schema::SchemaState;
+use super::worker::WorkerState;
+use crate::domain::completion::Completion;
+use crate::domain::job::Hint;
+use crate::domain::reason::Reason;
+use crate::domain::run::Outcome;
+use crate::ports::store::{AttemptEnd, Store, StoreError};
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use claim::Attempt;
+use futures::FutureExt;
+use outcome::RunResult;
+use preflight::Preflight;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+/// How the processing of a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processed {
+    /// Completed by this call.
+    Completed(Outcome),
+    /// Released; due again later.
+    Released(AttemptEnd),
+    /// Nothing to do here: not queued, not due, not verifyd's, or not there.
+    NotClaimable,
+    /// Another worker owns the run by now; the result was discarded.
+    Discarded,
+    /// It requires isolation and other such runs are before it; it is delivered again.
+    Postponed,
+    /// The database is unavailable, or this process may not work; the run is found again.
+    Deferred,
+}
+
+impl Processed {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Completed(outcome) => outcome.as_str(),
+            Self::Released(_) => "released",
+            Self::NotClaimable => "not_claimable",
+            Self::Postponed => "postponed",
+            Self::Discarded => "discarded",
+            Self::Deferred => "deferred",
+        }
+    }
+}
+
+/// The transition that ends an attempt.
+enum Transition {
+    Complete(Box<Completion>),
+    /// Released, and not due again before so long.
+    Release(AttemptEnd, Option<Duration>),
+}
+
+/// Pauses between retries, until a moment that they do not pass.
+struct Retries {
+    pauses: ExponentialBackoff,
+    until: Instant,
+}
+
+impl Retries {
+    fn until(until: Instant) -> Self {
+        let pauses = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(2))
+            .without_max_times()
+            .build();
+        Self { pauses, until }
+    }
+
+    /// Waits for the next retry. Returns false, at once, when there is no time left for one.
+    async fn wait(&mut self) -> bool {
+        let pause = self.pauses.next().unwrap_or_default();
+        let in_time = Instant::now() + pause < self.until;
+        if in_time {
+            tokio::time::sleep(pause).await;
+        }
+        in_time
+    }
+}
+
+/// Works on one run at a time per call, from claim to completion.
+#[derive(Debug)]
+pub struct Pipeline {
+    store: Arc<dyn Store>,
+    worker: Arc<WorkerState>,
+    preflight: Preflight,
+    /// Admits runs that may have killed their worker.
+    pub isolation: PoisonRunIsolation,
+}
+
+impl Pipeline {
+    /// Creates the pipeline of a worker.
+    pub fn new(
+        store: Arc<dyn Store>,
+        worker: Arc<WorkerState>,
+        preflight: Preflight,
+        isolation: PoisonRunIsolation,
+    ) -> Self {
+        Self {
+            store,
+            worker,
+            preflight,
+            isolation,
+        }
+    }
+
+    /// Processes the run that a hint names. Never fails: what cannot be done now is found again by the
+    /// reconciler.
+    pub async fn process(&self, hint: &Hint) -> Processed {
+        let attempt = match self.claim(hint.operation_run_id).await {
+            Ok(attempt) => attempt,
+            Err(processed) => return processed,
+        };
+        let claim = &attempt.claim;
+        let span = tracing::info_span!(
+            "run",
+            run = claim.run.id.0,
+            tenant = claim.run.tenant_id.map(|t| t.0),
+            connection = claim.run.request.provider_connection_id.map(|c| c.0),
+            attempt = claim.attempt,
+            trace_id = hint.traceparent.as_deref().and_then(|t| t.get(3..35)),
+        );
+        let began = attempt.began;
+        let processed = self.process_claimed(&attempt).instrument(span).await;
+        drop(attempt);
+        metrics::counter!("verifyd_runs_processed_total", "result" => processed.label())
+            .increment(1);
+        metrics::histogram!("verifyd_run_duration_seconds").record(began.elapsed().as_secs_f64());
+        processed
+    }
+
+    /// Processes a claimed run for as long as this process may.
+    async fn process_claimed(&self, attempt: &Attempt<'_>) -> Processed {
+        tracing::debug!("claimed");
+        // What has been written by then is written; the guarded statements decide about the rest.
+        let work = AssertUnwindSafe(self.check_and_write(attempt)).catch_unwind();
+        tokio::select! {
+            biased;
+            result = work => match result {
+                Ok(processed) => processed,
+                Err(_) => self.complete_after_panic(attempt).await,
+            },
+            () = self.worker.lease.lost() => {
+                tracing::warn!("heartbeat lost; abandoning the run");
+                Processed::Discarded
+            }
+            () = self.worker.release_now.cancelled() => {
+                self.release(attempt, AttemptEnd::Shutdown, None).await
+            }
+            // Whatever hangs: from here on the run belongs to the other workers.
+            () = tokio::time::sleep_until(attempt.deadline) => {
+                tracing::warn!("deadline passed; abandoning the run");
+                Processed::Discarded
+            }
+        }
+    }
+
+    async fn check_and_write(&self, attempt: &Attempt<'_>) -> Processed {
+        let mut retries = Retries::until(attempt.deadline);
+        loop {
+            let error = match self.check(attempt).await {
+                Ok(Transition::Complete(completion)) => {
+                    return self.complete(attempt, &completion).await;
+                }
+                Ok(Transition::Release(end, not_before)) => {
+                    return self.release(attempt, end, not_before).await;
+                }
+                Err(error) => error,
+            };
+            // Only reading fails here, and that comes before the provider is asked. A database that is
+            // unavailable for a moment costs the run no attempt.
+            let schema = self.schema_after(&error).await;
+            let retry = error.is_transient() || schema == Some(SchemaState::Changed);
+            if retry && retries.wait().await {
+                tracing::debug!(%error, "reading again what the run needs");
+                continue;
+            }
+            tracing::warn!(%error, "cannot read what the run needs; releasing it");
+            if schema == Some(SchemaState::Unfit) {
+                return self.release_uncounted(attempt, retries).await;
+            }
+            return self.release_after_error(attempt).await;
+        }
+    }
+
+    /// Completes a run whose check panicked: a defect must end the run, not repeat for ever.
+    async fn complete_after_panic(&self, attempt: &Attempt<'_>) -> Processed {
+        tracing::error!("the check panicked");
+        metrics::counter!("verifyd_panics_total").increment(1);
+        let run = &attempt.claim.run;
+        let result = RunResult::Broken {
+            reason: Reason::InternalError,
+            evidence: Vec::new(),
+        };
+        let subject = self.preflight.unknown(run, &run.request);
+        let completion = subject.conclude(result, None, self.preflight.now());
+        self.complete(attempt, &completion).await
+    }
+
+    /// Returns whether the schema fits, after an error that says it does not. `None`: another error.
+    async fn schema_after(&self, error: &StoreError) -> Option<SchemaState> {
+        match error {
+            StoreError::Schema(_) => Some(self.worker.schema.state(self.store.as_ref()).await),
+            _ => None,
+        }
+    }
+}

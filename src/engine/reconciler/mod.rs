@@ -1,0 +1,229 @@
+//! Finds what was lost: due runs without a delivery, runs whose lease is dead, and orphans of this
+//! process, attempts that look alive because it sends heartbeats and that it does not work on.
+//!
+//! It runs in every replica; the database lets one at a time sweep.
+
+mod consumer_watch;
+pub mod invalid_runs;
+mod orphans;
+mod polling;
+mod sweep;
+
+pub use consumer_watch::ConsumerStalled;
+pub use sweep::SWEEP_WINDOW;
+
+use super::liveness::{ConditionTimer, LoopActivity};
+use super::scheduling::Scheduler;
+use super::settings::ReconcilerSettings;
+use super::with_timeout;
+use super::worker::{Worker, WorkerState};
+use crate::ports::queue::Queue;
+use crate::ports::store::{Store, StoreError, SweepCursor};
+use crate::ports::wake::WakeSignal;
+use consumer_watch::ConsumerWatch;
+use invalid_runs::InvalidRunLog;
+use polling::Polling;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Longest time for one sweep, and for each of the other looks at the database.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Debounce of wake-ups: time for what a producer has just recorded to be claimed by its own hint before a
+/// sweep sends another one.
+const WAKE_DEBOUNCE: Duration = Duration::from_millis(25);
+
+/// Least time between two sweeps, however many wake-ups come.
+const MIN_SWEEP_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Time between two looks at a queue that was too long to be given more.
+const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the health endpoints read of the reconciler.
+#[derive(Debug, Default)]
+pub struct ReconcilerState {
+    /// Set while the queue is unavailable and runs are taken from the database directly.
+    pub polling: AtomicBool,
+    pub activity: LoopActivity,
+    /// Hints wait, and this process has neither taken nor finished one.
+    pub hints_untaken: ConditionTimer,
+    /// Sweeps get no answer, though the heartbeat does.
+    pub cut_off: ConditionTimer,
+}
+
+/// What comes after a sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The next sweep after the usual time, or at a wake-up.
+    Pause,
+    /// The next sweep at once: there may be more to deliver.
+    Sweep,
+    /// The next sweep when the queue is shorter, or after the usual time.
+    AwaitShorterQueue,
+    /// A look at the schema after the usual time; no sweep before it fits.
+    AwaitSchema,
+}
+
+/// Sweeps, delivers, and polls while the queue is unavailable.
+#[derive(Debug)]
+pub struct Reconciler {
+    store: Arc<dyn Store>,
+    queue: Arc<dyn Queue>,
+    worker: Arc<WorkerState>,
+    settings: ReconcilerSettings,
+    state: Arc<ReconcilerState>,
+    consumer: ConsumerWatch,
+    polling: Polling,
+    /// Where the next sweep looks.
+    cursor: SweepCursor,
+    /// Dead letters as of the last sweep.
+    dead_letters: u64,
+    invalid_runs: InvalidRunLog,
+    /// When schema and orphans are looked at next.
+    next_look: Instant,
+    /// Whether the last sweep failed, so that an outage is one line in the log.
+    failing: bool,
+}
+
+impl Reconciler {
+    /// Creates a reconciler that has not swept yet.
+    pub fn new(worker: &Worker, scheduler: Arc<Scheduler>, stop: CancellationToken) -> Self {
+        let (store, queue) = (Arc::clone(&worker.store), Arc::clone(&worker.queue));
+        let max_taken = worker.state.settings.concurrency;
+        Self {
+            consumer: ConsumerWatch::new(Arc::clone(&queue), Arc::clone(&worker.state)),
+            polling: Polling::new(Arc::clone(&store), scheduler, max_taken, stop),
+            store,
+            queue,
+            worker: Arc::clone(&worker.state),
+            settings: worker.reconciler.clone(),
+            state: Arc::clone(&worker.reconciler_state),
+            cursor: SweepCursor::START,
+            dead_letters: 0,
+            invalid_runs: InvalidRunLog::default(),
+            next_look: Instant::now(),
+            failing: false,
+        }
+    }
+
+    /// Sweeps until `stop`, then waits for the runs that it took itself. Fires `stop`, and fails, when the
+    /// consumer of hints has stalled for good.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), ConsumerStalled> {
+        let wake = Arc::new(WakeSignal::default());
+        let listening = {
+            let (store, wake, stop) = (Arc::clone(&self.store), Arc::clone(&wake), stop.clone());
+            tokio::spawn(async move { store.listen(&wake, stop).await })
+        };
+        let ended = loop {
+            let swept_at = Instant::now();
+            let next = match self.round().await {
+                Ok(next) => next,
+                Err(stalled) => {
+                    stop.cancel();
+                    break Err(stalled);
+                }
+            };
+            if next == Next::Sweep && !stop.is_cancelled() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let pause = match next {
+                Next::AwaitSchema => self.settings.interval,
+                // Replicas drift apart, so that they do not all sweep at the same moment.
+                _ => self
+                    .settings
+                    .interval
+                    .mul_f64(0.8 + 0.4 * rand::random::<f64>()),
+            };
+            tokio::select! {
+                () = stop.cancelled() => break Ok(()),
+                () = tokio::time::sleep(pause) => {}
+                () = woken(&wake, swept_at), if next == Next::Pause => {}
+                () = self.shorter_queue(), if next == Next::AwaitShorterQueue => {}
+            }
+        };
+        let _ = listening.await;
+        self.polling.join().await;
+        ended
+    }
+
+    /// Looks at schema and orphans where it is time to, then sweeps.
+    async fn round(&mut self) -> Result<Next, ConsumerStalled> {
+        self.state.activity.touch();
+        let looks = Instant::now() >= self.next_look;
+        if looks || !self.worker.schema.fits() {
+            self.look_at_schema().await;
+            self.state.activity.touch();
+        }
+        if !self.worker.schema.fits() {
+            // Nothing is claimed, so nothing is wrong with what waits.
+            self.state.hints_untaken.set(false);
+            self.state.cut_off.set(false);
+            return Ok(Next::AwaitSchema);
+        }
+        if looks {
+            self.next_look = Instant::now() + self.worker.settings.beat_interval;
+            orphans::release(self.store.as_ref(), &self.worker).await;
+            self.state.activity.touch();
+        }
+        let swept = with_timeout(SWEEP_TIMEOUT, self.sweep()).await;
+        let unanswered = matches!(swept, Err(StoreError::Unavailable(_)));
+        let cut_off = unanswered && self.worker.lease.is_alive();
+        self.state.cut_off.set(cut_off);
+        let next = match swept {
+            Ok(next) => {
+                self.failing = false;
+                self.invalid_runs.look(self.store.as_ref()).await;
+                next
+            }
+            Err(error) => {
+                metrics::counter!("verifyd_sweep_failures_total").increment(1);
+                if !self.failing {
+                    tracing::warn!(%error, "the sweep failed; trying again at every interval");
+                }
+                self.failing = true;
+                if matches!(error, StoreError::Schema(_)) {
+                    self.look_at_schema().await;
+                }
+                Next::Pause
+            }
+        };
+        self.consumer.give_up_if_dead()?;
+        Ok(next)
+    }
+
+    /// Looks whether the schema fits. Where it was changed, ids may have begun anew, behind the cursor.
+    async fn look_at_schema(&mut self) {
+        let schema = &self.worker.schema;
+        let before = schema.changed_at();
+        let looked = with_timeout(SWEEP_TIMEOUT, schema.look(self.store.as_ref())).await;
+        if let Err(error) = looked {
+            // The sweep logs it, too, as a warning.
+            tracing::debug!(%error, "cannot look at the schema");
+        }
+        if schema.changed_at() != before {
+            self.cursor = SweepCursor::START;
+        }
+    }
+
+    /// Waits until the queue may be given more. Where it does not answer, the next sweep finds out why.
+    async fn shorter_queue(&self) {
+        loop {
+            tokio::time::sleep(QUEUE_LOOK_INTERVAL).await;
+            match self.queue.depth().await {
+                Ok(depth) if depth >= self.settings.deliver_below => {}
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Waits for a wake-up, and a moment for others like it.
+async fn woken(wake: &WakeSignal, swept_at: Instant) {
+    wake.woken().await;
+    let debounced = Instant::now() + WAKE_DEBOUNCE;
+    tokio::time::sleep_until(debounced.max(swept_at + MIN_SWEEP_INTERVAL)).await;
+}

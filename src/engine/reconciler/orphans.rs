@@ -1,0 +1,39 @@
+//! Releases orphans of this process: a claim whose answer was lost, a run that was dropped while the
+//! heartbeat failed.
+
+use super::SWEEP_TIMEOUT;
+use super::sweep::ids;
+use crate::domain::RunId;
+use crate::engine::with_timeout;
+use crate::engine::worker::WorkerState;
+use crate::ports::store::{OpenAttempt, Store, StoreError};
+
+/// Releases the orphans of this process, and logs what it released.
+pub(super) async fn release(store: &dyn Store, worker: &WorkerState) {
+    match with_timeout(SWEEP_TIMEOUT, release_orphans(store, worker)).await {
+        Ok(runs) if runs.is_empty() => {}
+        Ok(runs) => {
+            metrics::counter!("verifyd_runs_disowned_total").increment(runs.len() as u64);
+            tracing::warn!(runs = ?ids(&runs), "released orphans: not in flight here, queued again");
+        }
+        // The sweep logs it, too, as a warning.
+        Err(error) => tracing::debug!(%error, "cannot look at open attempts"),
+    }
+}
+
+/// Reads the database first: what is open there was registered as in flight before its claim was sent. What
+/// is not in flight after that has ended, or was lost.
+async fn release_orphans(
+    store: &dyn Store,
+    worker: &WorkerState,
+) -> Result<Vec<RunId>, StoreError> {
+    let open = store.open_attempts(&worker.id).await?;
+    let orphans: Vec<OpenAttempt> = open
+        .into_iter()
+        .filter(|attempt| !worker.in_flight.contains(attempt.run))
+        .collect();
+    if orphans.is_empty() {
+        return Ok(Vec::new());
+    }
+    store.release_orphaned(&worker.id, &orphans).await
+}

@@ -1,0 +1,118 @@
+//! One sweep: reclaims runs from lost workers, and delivers those that are due.
+
+use super::{Next, Reconciler};
+use crate::domain::RunId;
+use crate::ports::store::{StoreError, SweepPolicy};
+use std::sync::atomic::Ordering;
+
+/// Most queued runs that a sweep looks at ahead of where the last one left off, and behind it: a few
+/// milliseconds each.
+pub const SWEEP_WINDOW: u32 = 2_048;
+
+impl Reconciler {
+    /// Sweeps once. A sweep that is dropped halfway leaves nothing behind but marks of delivery, which age.
+    pub(super) async fn sweep(&mut self) -> Result<Next, StoreError> {
+        let depth = self.usable_depth().await;
+        self.note_untaken_hints(depth);
+        let full = depth.is_some_and(|depth| depth >= self.settings.deliver_below);
+        let batch = match depth {
+            Some(_) if !full => self.settings.batch,
+            _ => self.polling.capacity(full).min(self.settings.batch),
+        };
+        let policy = SweepPolicy {
+            worker_dead_after: self.worker.settings.dead_after,
+            redeliver_after: self.settings.redeliver_after,
+            redeliver: depth.is_none_or(|d| d < self.settings.redeliver_below),
+            batch,
+            window: SWEEP_WINDOW.max(batch),
+            from: self.cursor,
+        };
+        let Some(swept) = self.store.sweep(&policy).await? else {
+            return Ok(Next::Pause);
+        };
+        self.cursor = swept.next;
+        if !swept.reclaimed.is_empty() {
+            metrics::counter!("verifyd_runs_reclaimed_total")
+                .increment(swept.reclaimed.len() as u64);
+            tracing::warn!(runs = ?ids(&swept.reclaimed), "reclaimed from lost workers");
+        }
+        if swept.due.is_empty() {
+            return Ok(match swept.more {
+                true => Next::Sweep,
+                false => Next::Pause,
+            });
+        }
+        metrics::counter!("verifyd_deliveries_by_sweep_total").increment(swept.due.len() as u64);
+        let is_all = (swept.due.len() as u64) < u64::from(batch) && !swept.more;
+        if full {
+            tracing::debug!(depth, "the queue is long; sending no hints");
+        } else if depth.is_some() {
+            match self.queue.send_runs(&swept.due).await {
+                Ok(()) if is_all => return Ok(Next::Pause),
+                Ok(()) => return Ok(Next::Sweep),
+                Err(error) => self.begin_polling(&error.to_string()),
+            }
+        } else {
+            // Where the queue did not answer, polling has begun already.
+            self.begin_polling("its consumer has stalled");
+        }
+        self.polling.take(swept.due).await?;
+        Ok(match full && !is_all {
+            true => Next::AwaitShorterQueue,
+            false => Next::Pause,
+        })
+    }
+
+    /// Returns the queue's depth, or `None` when the queue is unavailable or its consumer has stalled. Begins
+    /// and ends polling.
+    async fn usable_depth(&self) -> Option<u64> {
+        let polling = self.state.polling.load(Ordering::Relaxed);
+        let stalled = self.consumer.is_stalled();
+        // A full server still reports its length, and takes no hint.
+        let takes_hints = !(polling || stalled) || self.queue.try_sending().await.is_ok();
+        let answered = match takes_hints {
+            true => self.queue.depth().await.ok(),
+            false => None,
+        };
+        self.consumer.record(stalled && answered.is_some());
+        let depth = answered.filter(|_| !stalled);
+        if polling && depth.is_some() {
+            self.end_polling();
+        } else if answered.is_none() {
+            // Also while nothing is due: readiness depends on it.
+            self.begin_polling("no answer");
+        }
+        depth
+    }
+
+    /// Records whether hints wait that this process does not take. Dead letters never reach a handler.
+    fn note_untaken_hints(&mut self, depth: Option<u64>) {
+        let dead_letters = self.queue.health().dead_letters;
+        let taken = dead_letters != self.dead_letters;
+        self.dead_letters = dead_letters;
+        let wait = depth.is_some_and(|depth| depth > 0);
+        let untaken = wait && !taken && self.worker.lease.is_alive();
+        self.state.hints_untaken.set(untaken);
+    }
+
+    fn begin_polling(&self, why: &str) {
+        if !self.state.polling.swap(true, Ordering::Relaxed) {
+            metrics::gauge!("verifyd_polling").set(1.0);
+            tracing::warn!(
+                why,
+                "the queue is unavailable; taking runs from the database"
+            );
+        }
+    }
+
+    fn end_polling(&self) {
+        self.state.polling.store(false, Ordering::Relaxed);
+        metrics::gauge!("verifyd_polling").set(0.0);
+        tracing::info!("the queue is available again");
+    }
+}
+
+/// Returns the first ids, for the log.
+pub(super) fn ids(runs: &[RunId]) -> Vec<i64> {
+    runs.iter().take(20).map(|r| r.0).collect()
+}

@@ -1,0 +1,146 @@
+//! Fair queuing: a tenant without a run in flight here does not wait behind thousands of another one.
+//!
+//! Hints come in the order in which they were sent. While hints wait although this process is at work, it
+//! asks the database every 250 ms which tenants wait. Of each tenant without a run in flight it chooses
+//! the oldest run, which takes the next free slot before further hints do. The hint of such a run finds
+//! nothing to do later (`recently_completed`).
+
+use super::Scheduler;
+use crate::domain::TenantId;
+use crate::domain::job::Hint;
+use crate::engine::with_timeout;
+use crate::engine::worker::{Worker, WorkerState};
+use crate::ports::fair_queuing::OldestRun;
+use crate::ports::queue::Queue;
+use crate::ports::store::{Store, StoreError};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Time between two looks at the queue, and so between two at the database.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Longest time for one look at the database.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most runs that one look chooses. It looks again when fewer than half as many are not done.
+const MAX_FOUND: u32 = 64;
+
+/// Chooses runs of tenants that wait, and has them processed.
+#[derive(Debug)]
+pub(in crate::engine) struct FairScheduler {
+    store: Arc<dyn Store>,
+    queue: Arc<dyn Queue>,
+    worker: Arc<WorkerState>,
+    scheduler: Arc<Scheduler>,
+    /// Chosen runs, which wait for a slot or are processed, with their tenants.
+    tasks: JoinSet<()>,
+    chosen: HashMap<Id, TenantId>,
+    /// Where the next look begins.
+    after: Option<TenantId>,
+}
+
+impl FairScheduler {
+    /// Creates a fair scheduler that has chosen nothing yet.
+    pub fn new(worker: &Worker, scheduler: Arc<Scheduler>) -> Self {
+        Self {
+            store: Arc::clone(&worker.store),
+            queue: Arc::clone(&worker.queue),
+            worker: Arc::clone(&worker.state),
+            scheduler,
+            tasks: JoinSet::new(),
+            chosen: HashMap::new(),
+            after: None,
+        }
+    }
+
+    /// Chooses runs until `stop`, then waits for those that are processed.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut waited = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+            self.forget_ended();
+            // Twice in a row: between two looks any hint may wait for a moment.
+            let wait = self.hints_wait().await;
+            let looks = wait && waited && self.chosen.len() < MAX_FOUND as usize / 2;
+            waited = wait;
+            if !looks || !self.worker.lease.is_alive() {
+                continue;
+            }
+            match self.next_runs().await {
+                Ok(runs) => {
+                    for run in runs {
+                        self.spawn(run, &stop);
+                    }
+                }
+                // The sweep logs it, too, as a warning.
+                Err(error) => tracing::debug!(%error, "waiting tenants cannot be read"),
+            }
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Returns whether runs may wait although this process is at work. While the queue is unavailable all
+    /// of them do.
+    async fn hints_wait(&self) -> bool {
+        if self.worker.in_flight.claimed() == 0 {
+            return false;
+        }
+        match tokio::time::timeout(LOOK_INTERVAL, self.queue.depth()).await {
+            Ok(Ok(depth)) => depth > 0,
+            Ok(Err(_)) | Err(_) => true,
+        }
+    }
+
+    /// Reads the oldest run of each tenant that waits, from where the last look ended.
+    async fn next_runs(&mut self) -> Result<Vec<OldestRun>, StoreError> {
+        let served = self.served_tenants();
+        if served.is_empty() {
+            // Between two runs; whoever waits is next.
+            return Ok(Vec::new());
+        }
+        let found = self
+            .store
+            .oldest_run_of_each_tenant(self.after, &served, MAX_FOUND);
+        let found = with_timeout(LOOK_TIMEOUT, found).await?;
+        let last = found.last().filter(|_| found.len() >= MAX_FOUND as usize);
+        self.after = last.map(|run| run.tenant);
+        Ok(found)
+    }
+
+    /// Returns the tenants that have a run in flight, or one that has been chosen.
+    fn served_tenants(&self) -> Vec<TenantId> {
+        let mut served = self.worker.in_flight.tenants();
+        served.extend(self.chosen.values());
+        served.sort_unstable();
+        served.dedup();
+        served
+    }
+
+    fn spawn(&mut self, next: OldestRun, stop: &CancellationToken) {
+        let (scheduler, stop) = (Arc::clone(&self.scheduler), stop.clone());
+        let task = self.tasks.spawn(async move {
+            let slot = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                slot = scheduler.slots.acquire_fair() => slot,
+            };
+            metrics::counter!("verifyd_turns_total").increment(1);
+            scheduler.process_in_slot(&Hint::new(next.run)).await;
+            drop(slot);
+        });
+        self.chosen.insert(task.id(), next.tenant);
+    }
+
+    fn forget_ended(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+            self.chosen.remove(&id);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Decides which run is next, and gives it a concurrency slot.
+//!
+//! Three callers want runs to be processed: hints from the queue ([`hints`]), fair queuing ([`fair`]), and
+//! the reconciler while the queue is unavailable. All of them go through [`Scheduler`]: they wait for a
+//! slot in the order in which they came, so that a run that fair queuing has chosen takes the next free
+//! slot even where thousands of hints wait.
+
+pub mod fair;
+pub mod hints;
+pub mod in_flight;
+pub mod isolation;
+pub mod recently_completed;
+mod slots;
+
+use super::pipeline::{Pipeline, Processed};
+use crate::domain::RunId;
+use crate::domain::job::Hint;
+use crate::ports::store::Store;
+use recently_completed::RecentlyCompleted;
+use slots::Slots;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Gives runs a concurrency slot and passes them to the pipeline.
+#[derive(Debug)]
+pub struct Scheduler {
+    pipeline: Arc<Pipeline>,
+    slots: Slots,
+    completed: RecentlyCompleted,
+}
+
+impl Scheduler {
+    /// Creates a scheduler whose slots are all free.
+    pub fn new(pipeline: Arc<Pipeline>, store: Arc<dyn Store>, concurrency: usize) -> Self {
+        Self {
+            pipeline,
+            slots: Slots::new(concurrency),
+            completed: RecentlyCompleted::new(store),
+        }
+    }
+
+    /// Returns the number of free slots.
+    pub fn free_slots(&self) -> usize {
+        self.slots.free()
+    }
+
+    /// Processes a run as soon as there is a slot; after `stop`, none that still waits for one.
+    pub async fn process(&self, run: RunId, stop: &CancellationToken) -> Processed {
+        let _slot = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Processed::Deferred,
+            slot = self.slots.acquire() => slot,
+        };
+        self.process_in_slot(&Hint::new(run)).await
+    }
+
+    /// Processes a run. The caller holds a slot.
+    async fn process_in_slot(&self, hint: &Hint) -> Processed {
+        let processed = self.pipeline.process(hint).await;
+        if let Processed::Completed(_) = processed {
+            self.completed.insert(hint.operation_run_id).await;
+        }
+        processed
+    }
+}

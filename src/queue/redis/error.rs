@@ -1,0 +1,107 @@
+//! Describes why Redis cannot be used, with the server's own error where it sent one.
+//!
+//! The client's messages hold no password: they name commands, hosts and answers of the server.
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, RedisConnectionInfo, RedisError,
+    RedisResult,
+};
+use std::time::Duration;
+
+/// Describes an error without any secret.
+pub(super) fn describe(error: &RedisError) -> String {
+    let Some(code) = error.code() else {
+        return match error.kind() {
+            ErrorKind::Io => describe_io(error),
+            _ => error.to_string(),
+        };
+    };
+    // `WRONGPASS`, `NOAUTH`, `NOPERM`, `LOADING`, `READONLY`, `OOM`, …
+    let own = error.detail().map(str::to_owned);
+    let detail = own.or_else(|| {
+        let errors = error.clone().into_server_errors()?;
+        errors.first()?.1.details().map(str::to_owned)
+    });
+    match detail {
+        Some(detail) => format!("the server answers {code} {detail}"),
+        None => format!("the server answers {code}"),
+    }
+}
+
+fn describe_io(error: &RedisError) -> String {
+    let text = error.to_string();
+    let has = |part: &str| text.contains(part);
+    let cause = if error.is_connection_refusal() {
+        "nobody listens there"
+    } else if error.is_timeout() {
+        "no answer in time"
+    } else if has("lookup address") || has("Name or service not known") {
+        "the host's name cannot be resolved"
+    } else if has("certificate") {
+        "the server's certificate is not accepted"
+    } else if has("corrupt message") || has("InvalidContentType") {
+        "the server speaks no TLS there (rediss://)"
+    } else if error.is_connection_dropped() {
+        "the server closed the connection; it may want TLS (rediss://)"
+    } else {
+        return text;
+    };
+    format!("{cause}: {text}")
+}
+
+/// Opens one connection without any retry. The error describes the first failure.
+pub(super) async fn try_to_connect(
+    client: &Client,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+) -> Result<(), String> {
+    let limits = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(connect_timeout))
+        .set_response_timeout(Some(response_timeout));
+    let result = client
+        .get_multiplexed_async_connection_with_config(&limits)
+        .await;
+    let tls = matches!(
+        client.get_connection_info().addr(),
+        ConnectionAddr::TcpTls { .. }
+    );
+    match result {
+        Ok(_) => Ok(()),
+        // A server without TLS waits for the rest of a command.
+        Err(error) if tls && error.is_timeout() => Err(format!(
+            "no answer in time; the server may speak no TLS there (rediss://): {error}"
+        )),
+        Err(error) => Err(describe_with_answer(client, &limits, &error).await),
+    }
+}
+
+/// Describes an error; of a refused sign-in with the server's own answer, which the client leaves out.
+async fn describe_with_answer(
+    client: &Client,
+    limits: &AsyncConnectionConfig,
+    error: &RedisError,
+) -> String {
+    if error.kind() == ErrorKind::AuthenticationFailed
+        && let Some(Err(answer)) = sign_in(client, limits).await
+    {
+        return describe(&answer);
+    }
+    describe(error)
+}
+
+/// Signs in once more, over a connection that did not sign in while it was opened.
+async fn sign_in(client: &Client, limits: &AsyncConnectionConfig) -> Option<RedisResult<()>> {
+    let info = client.get_connection_info().clone();
+    let mut command = redis::cmd("AUTH");
+    if let Some(user) = info.redis_settings().username() {
+        command.arg(user);
+    }
+    command.arg(info.redis_settings().password()?);
+    let bare = Client::open(info.set_redis_settings(RedisConnectionInfo::default())).ok()?;
+    let mut connection: MultiplexedConnection = bare
+        .get_multiplexed_async_connection_with_config(limits)
+        .await
+        .ok()?;
+    Some(command.query_async(&mut connection).await)
+}
