@@ -7,7 +7,7 @@ use std::time::Duration;
 use verifyd::domain::job::Hint;
 use verifyd::domain::{Outcome, RunId, RunStatus, WorkerId};
 use verifyd::engine::pipeline::Processed;
-use verifyd::ports::store::{ClaimPolicy, MAX_FUTILE_ATTEMPTS, SweepCursor, SweepPolicy};
+use verifyd::ports::store::{ClaimPolicy, MAX_FAILED_COMPLETIONS, SweepCursor, SweepPolicy};
 use verifyd::simulator::Scenario;
 
 /// Claims the run so often, each time with a worker that is never heard of again.
@@ -16,7 +16,7 @@ async fn lose(world: &World, run: RunId, times: u32) {
     let policy = ClaimPolicy {
         max_attempts: 3,
         run_deadline: Duration::from_secs(60),
-        alone: true,
+        isolated: true,
     };
     let sweep = SweepPolicy {
         worker_dead_after: Duration::from_secs(60),
@@ -50,7 +50,7 @@ async fn the_last_resort_reads_nothing_of_the_run() {
     let worker = world.worker().await;
     let id = healthy_run(&world, 1).await;
     let before = world.run(id).await;
-    lose(&world, id, 3 + MAX_FUTILE_ATTEMPTS).await;
+    lose(&world, id, 3 + MAX_FAILED_COMPLETIONS).await;
     assert_eq!(
         worker.pipeline.process(&Hint::new(id)).await,
         Processed::Completed(Outcome::Failed)
