@@ -223,7 +223,7 @@ reasons! {
     CredentialNotAccepted = "credential_not_accepted", Provider, Critical,
         "Microsoft Entra says that the sign-in carried no credential that it accepts.",
         "The app registration needs a secret, a certificate or a federated credential.",
-        [("Add a credential to the app registration", AppCredentials)];
+        [("Add a credential to the app registration", AppCredentials), ("Store it for the connection", Connection)];
     AppIsPublicClient = "app_is_public_client", Provider, High,
         "The app registration is a public client.",
         "Public clients may not sign in with a credential of their own.",
@@ -286,7 +286,7 @@ reasons! {
         [("Upload a certificate that is valid now", AppCredentials), ("Store it for the connection", Connection)];
     AssertionTimeInvalid = "assertion_time_invalid", Provider, High,
         "The signed assertion is outside its time range.",
-        "The clock of the worker is most likely wrong.",
+        "A clock is wrong: of an assertion that a certificate signs, most likely the worker's.",
         [("Set the clock of the worker (NTP)", CertificateCredentials)];
     RequestMalformed = "request_malformed", Provider, High,
         "The provider rejected the request as malformed.",

@@ -52,6 +52,18 @@ impl CheckSpec {
         links: &LinkContext,
         evidence: Vec<Evidence>,
     ) -> Check {
+        self.reason_with(status, reason, reason.steps(), links, evidence)
+    }
+
+    /// The same with other steps than the reason's own.
+    pub fn reason_with(
+        &self,
+        status: CheckStatus,
+        reason: Reason,
+        steps: &[(&str, Link)],
+        links: &LinkContext,
+        evidence: Vec<Evidence>,
+    ) -> Check {
         Check {
             key: self.key.clone(),
             title: self.title.clone(),
@@ -60,13 +72,12 @@ impl CheckSpec {
             blocking: self.blocking,
             reason_code: Some(reason),
             message: reason.message(),
-            next_steps: reason
-                .steps()
+            next_steps: steps
                 .iter()
                 .filter_map(|(label, link)| {
                     let mut step = links.step(label, *link);
                     if *link == Link::ErrorCodes {
-                        step.url = error_page(reason, links, &evidence)?;
+                        step.url = error_page(steps.len(), links, &evidence)?;
                     }
                     Some(step)
                 })
@@ -88,7 +99,7 @@ impl CheckSpec {
 
 /// The page that explains the error of this evidence; `None` where there is no error to explain and the
 /// reason has another step. The reference of sign-in errors lists a part of the codes, the look-up all.
-fn error_page(reason: Reason, links: &LinkContext, evidence: &[Evidence]) -> Option<String> {
+fn error_page(steps: usize, links: &LinkContext, evidence: &[Evidence]) -> Option<String> {
     let has = |kind| evidence.iter().any(|e| e.kind == kind);
     if let Some(code) = aadsts_code(evidence) {
         return Some(links.error_lookup(code));
@@ -96,7 +107,7 @@ fn error_page(reason: Reason, links: &LinkContext, evidence: &[Evidence]) -> Opt
     if has(EvidenceKind::GraphCode) {
         return Some(links.resolve(Link::GraphErrors));
     }
-    let is_needed = has(EvidenceKind::OauthError) || reason.steps().len() == 1;
+    let is_needed = has(EvidenceKind::OauthError) || steps == 1;
     is_needed.then(|| links.resolve(Link::ErrorCodes))
 }
 

@@ -162,6 +162,7 @@ async fn what_is_not_json_is_invalid() {
         Reply::text(200, "application/json", &deep),
         Reply::text(200, "text/html", "{\"value\": []}"),
         Reply::text(403, "text/html", "<h1>Blocked by proxy</h1>"),
+        Reply::text(403, "text/html", "<h1>No</h1>"),
         Reply::text(204, "text/plain", ""),
     ] {
         for (call, key) in [("token", AUTHENTICATION), ("organization", IDENTITY)] {
@@ -170,6 +171,7 @@ async fn what_is_not_json_is_invalid() {
             // The login service never refuses without a word of its own.
             let expected = match (call, reply.status) {
                 ("token", 403) => Reason::ProxyRefused,
+                ("organization", 403) if body.contains("Blocked") => Reason::ProxyRefused,
                 _ => Reason::ResponseInvalid,
             };
             assert_eq!(found, expected, "{call} {body:.40}");

@@ -115,7 +115,7 @@ async fn a_refused_sign_in_tells_why_and_nothing_else_is_asked() {
             53003,
             Reason::ConditionalAccessBlocked,
         ),
-        (400, "invalid_grant", 424_242, Reason::CredentialNotAccepted),
+        (400, "invalid_grant", 424_242, Reason::AuthUnknown),
         (400, "brand_new", 424_242, Reason::AuthUnknown),
     ] {
         let directory = Directory::start(INTUNE).await;

@@ -65,7 +65,7 @@ pub enum EvidenceKind {
     AppRoleId,
     /// When a credential expires, RFC 3339
     ExpiresAt,
-    /// From when on a certificate is valid, RFC 3339
+    /// From when on a certificate or a token is valid, RFC 3339
     ValidFrom,
     /// Why a stored credential cannot be used: a text of the closed list of causes
     Cause,

@@ -1,6 +1,7 @@
 //! What went wrong in one call: a reason with its evidence, and whether trying again may help.
 
 use crate::domain::Reason;
+use crate::domain::link::Link;
 use crate::domain::report::{Evidence, EvidenceKind};
 use std::time::Duration;
 
@@ -12,6 +13,17 @@ pub(super) enum Retry {
     Once,
     /// After a wait: the one that the provider asked for, or one that grows.
     Backoff(Option<Duration>),
+}
+
+/// What a case says more exactly than its reason.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Advice {
+    /// The claim that it is about.
+    pub field: Option<&'static str>,
+    /// In place of the reason's sentence on why it matters.
+    pub why: &'static str,
+    /// In place of the reason's steps.
+    pub steps: &'static [(&'static str, Link)],
 }
 
 /// The end of one call.
@@ -27,9 +39,11 @@ pub(super) struct Fault {
     /// The provider wants the caller to wait this long, which is too long to wait here.
     pub later: Option<Duration>,
     /// What the reason alone does not say: one sentence of ours.
-    pub remark: Option<String>,
+    pub remark: Option<Box<str>>,
     /// An AADSTS code that is not known here, for people to look up.
     pub look_up: Option<u64>,
+    /// What to say and do in place of what the reason says.
+    pub advice: Option<&'static Advice>,
 }
 
 impl Fault {
@@ -44,6 +58,7 @@ impl Fault {
             later: None,
             remark: None,
             look_up: None,
+            advice: None,
         }
     }
 

@@ -2,24 +2,26 @@
 //!
 //! `codes.toml` is the data, `table` reads it, `reading` takes codes out of answers.
 
+mod advice;
 mod reading;
 mod table;
 
 pub(super) use table::document;
 
-use super::fault::{Fault, Retry};
+use super::fault::{Advice, Fault, Retry};
+use super::http::Between;
 use super::sign_in::FederatedClaims;
 use crate::domain::Reason;
 use crate::domain::connection::CredentialKind;
 use crate::domain::report::EvidenceKind;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use reading::Reading;
 use std::time::Duration;
 use table::{Claim, Class, CodeRow, Table};
 use uuid::Uuid;
 
-/// A proxy asks for its own credentials, or a network for a login.
-const IN_BETWEEN: [u16; 2] = [407, 511];
+/// A proxy asks for its own credentials, or a network for a login; a firewall of Azure denies the call.
+const IN_BETWEEN: [u16; 3] = [407, 470, 511];
 
 /// Statuses by which a proxy or a gateway refuses in its own words.
 const REFUSALS: [u16; 2] = [401, 403];
@@ -41,6 +43,8 @@ pub(super) struct Refusal<'a> {
     pub retry_after: Option<Duration>,
     /// Id that the answer's headers give to the request.
     pub request_id: Option<Uuid>,
+    /// Who between here and the provider shows as the answer's author.
+    pub between: Option<Between>,
 }
 
 /// The fault that a token answer other than success stands for.
@@ -96,6 +100,10 @@ fn judge(refusal: Refusal<'_>, reading: &Reading, by: SignIn<'_>) -> Fault {
     {
         fault = mismatch(fault, claim);
     }
+    if reason == Reason::ProviderUnreachable {
+        fault.remark = Some(Between::CANNOT_REACH.into());
+    }
+    fault = advised(fault, known.map(|(_, row)| row), by);
     match by.federated {
         Some(claims) if !fault.is_transient() => claims.add_to(fault),
         _ => fault,
@@ -120,6 +128,30 @@ fn known(reading: &Reading) -> Option<(u64, &'static CodeRow)> {
     table.row(code).map(|row| (code, row))
 }
 
+/// With what is known more exactly than the reason.
+fn advised(mut fault: Fault, row: Option<&CodeRow>, by: SignIn<'_>) -> Fault {
+    let row_advice = row
+        .and_then(|row| row.advice)
+        .and_then(|kind| kind.advice(by.federated));
+    let ahead = by
+        .federated
+        .and_then(|claims| claims.not_valid_before(by.now));
+    let advice: Option<&'static Advice> = match (fault.reason, by.kind) {
+        (Reason::AssertionTimeInvalid, CredentialKind::FederatedTokenFile) => match ahead {
+            Some(_) => Some(&advice::ISSUERS_CLOCK),
+            None => Some(&advice::CLOCKS_DIFFER),
+        },
+        _ => row_advice,
+    };
+    fault = fault.with_some(EvidenceKind::Field, advice.and_then(|advice| advice.field));
+    if let (Some(at), Reason::AssertionTimeInvalid) = (ahead, fault.reason) {
+        let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        fault = fault.with(EvidenceKind::ValidFrom, at);
+    }
+    fault.advice = advice;
+    fault
+}
+
 fn by_code(code: u64, row: &CodeRow, reading: &Reading, by: SignIn<'_>) -> (Reason, Retry) {
     // Some answers list the general code only; the phrase may belong to another one that they quote.
     let phrase = Table::get().by_phrase(code, by.kind, &reading.text);
@@ -142,22 +174,40 @@ fn by_error(refusal: Refusal<'_>, reading: &Reading, kind: CredentialKind) -> (R
     let wait = Retry::Backoff(None);
     let error = reading.error.as_deref();
     let by_error = error.and_then(|error| table.by_error(error, kind));
+    let by_family = reading
+        .first_unknown()
+        .and_then(|code| table.by_family(code, kind));
     let by_suberror = reading
         .suberror
         .as_deref()
         .and_then(|suberror| table.by_suberror(suberror, kind));
     match by_error {
-        Some(temporary @ (_, Retry::Backoff(_))) => temporary,
-        _ if status == 429 => (Reason::Throttled, wait),
-        _ if is_foreign && REFUSALS.contains(&status) => (Reason::ProxyRefused, Retry::Never),
-        _ if by_suberror.is_some() => by_suberror.unwrap_or((Reason::AuthUnknown, Retry::Never)),
-        _ if reading.challenged => (Reason::ConditionalAccessBlocked, Retry::Never),
-        Some(found) => found,
-        None if IN_BETWEEN.contains(&status) => (Reason::ProxyRefused, Retry::Never),
-        None if status >= 500 => (Reason::ProviderUnavailable, wait),
+        Some(temporary @ (_, Retry::Backoff(_))) => return temporary,
+        _ if status == 429 => return (Reason::Throttled, wait),
+        _ if is_foreign && REFUSALS.contains(&status) => {
+            return (Reason::ProxyRefused, Retry::Never);
+        }
+        _ => {}
+    }
+    let blocked = Reason::ConditionalAccessBlocked;
+    let challenge = reading.challenged.then_some(blocked);
+    by_suberror
+        .or(challenge.or(by_family).map(|reason| (reason, Retry::Never)))
+        .or(by_error)
+        .or(refusal.between.map(Between::meaning))
+        .unwrap_or_else(|| by_status(status, reading))
+}
+
+/// Where the answer names no error that is known.
+fn by_status(status: u16, reading: &Reading) -> (Reason, Retry) {
+    let wait = Retry::Backoff(None);
+    match status {
+        _ if IN_BETWEEN.contains(&status) => (Reason::ProxyRefused, Retry::Never),
+        408 => (Reason::ProviderTimeout, wait),
+        425 | 500.. => (Reason::ProviderUnavailable, wait),
         // Not the token endpoint's own answer: it always names its error.
-        None if !reading.says_something() => (Reason::ResponseInvalid, Retry::Never),
-        None => (Reason::AuthUnknown, Retry::Never),
+        _ if !reading.says_something() => (Reason::ResponseInvalid, Retry::Never),
+        _ => (Reason::AuthUnknown, Retry::Never),
     }
 }
 
@@ -172,7 +222,7 @@ fn mismatch(fault: Fault, claim: Claim) -> Fault {
         Claim::Audience => ("audience", "Its audience does not match."),
     };
     let mut fault = fault.with(EvidenceKind::Field, name);
-    fault.remark = Some(remark.to_owned());
+    fault.remark = Some(remark.into());
     fault
 }
 

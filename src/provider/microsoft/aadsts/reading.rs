@@ -23,23 +23,12 @@ const MARKS: [&str; 4] = [
 ];
 
 /// What the login service writes beside an error.
-const MARKED: [&str; 6] = [
+const MARKED: [&str; 5] = [
     "error_description",
     "error_uri",
-    "timestamp",
     "trace_id",
     "correlation_id",
     "suberror",
-];
-
-/// Errors of a token endpoint (RFC 6749, section 5.2), which need nothing beside them.
-const PLAIN_ERRORS: [&str; 6] = [
-    "invalid_request",
-    "invalid_client",
-    "invalid_grant",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "invalid_scope",
 ];
 
 /// Depth to which lists and objects are looked into.
@@ -104,8 +93,10 @@ impl Reading {
 
     /// Whether nothing in it is the login service's own: somebody in between may have written it.
     pub fn is_foreign(&self) -> bool {
-        let is_plain = |error: &str| PLAIN_ERRORS.contains(&error);
-        !self.is_marked && !self.has_codes() && !self.error.as_deref().is_some_and(is_plain)
+        let error = self.error.as_deref();
+        let is_asked_for_claims = self.challenged && error.is_some();
+        let is_of_a_login = error.is_some_and(|error| Table::get().is_of_a_login(error));
+        !self.is_marked && !self.has_codes() && !is_asked_for_claims && !is_of_a_login
     }
 
     /// The first of the codes that the table does not have.

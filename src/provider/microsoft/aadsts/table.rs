@@ -1,5 +1,6 @@
 //! The table of sign-in errors: `codes.toml`, read once.
 
+use super::advice::AdviceKind;
 use crate::domain::Reason;
 use crate::domain::connection::CredentialKind;
 use crate::provider::microsoft::fault::Retry;
@@ -68,6 +69,7 @@ pub(super) struct CodeRow {
     pub claim: Option<Claim>,
     #[serde(default)]
     pub seen: bool,
+    pub advice: Option<AdviceKind>,
 }
 
 impl CodeRow {
@@ -100,6 +102,14 @@ struct PhraseRow {
     federated: Option<Reason>,
 }
 
+/// Codes that begin with the same digits.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FamilyRow {
+    begins: Vec<u64>,
+    federated: Reason,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ErrorRow {
@@ -108,6 +118,9 @@ struct ErrorRow {
     federated: Option<Reason>,
     #[serde(default)]
     retry: Again,
+    /// Gateways use the word, too.
+    #[serde(default)]
+    elsewhere: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -121,6 +134,7 @@ struct Elsewhere {
 pub(super) struct Table {
     pub code: Vec<CodeRow>,
     phrase: Vec<PhraseRow>,
+    family: Vec<FamilyRow>,
     oauth: Vec<ErrorRow>,
     suberror: Vec<ErrorRow>,
     elsewhere: Elsewhere,
@@ -160,6 +174,23 @@ impl Table {
                 CredentialKind::Certificate => row.certificate,
                 CredentialKind::FederatedTokenFile => row.federated,
             })
+    }
+
+    /// What an unknown code means by its first digits.
+    pub fn by_family(&self, code: u64, kind: CredentialKind) -> Option<Reason> {
+        let digits = code.to_string();
+        let is_of = |begin: &u64| digits.len() >= 6 && digits.starts_with(&begin.to_string());
+        let row = self
+            .family
+            .iter()
+            .find(|row| row.begins.iter().any(is_of))?;
+        (kind == CredentialKind::FederatedTokenFile).then_some(row.federated)
+    }
+
+    /// Whether the error is one that a login service alone writes.
+    pub fn is_of_a_login(&self, error: &str) -> bool {
+        let mut rows = self.oauth.iter().filter(|row| !row.elsewhere);
+        rows.any(|row| row.errors.iter().any(|known| known == error))
     }
 
     /// What an error of OAuth means.
@@ -238,7 +269,15 @@ pub(in super::super) fn document() -> String {
             reasons.join(", ")
         );
     }
-    text.push_str("\nWhere no code is known, the error of OAuth 2.0 decides:\n\n");
+    text.push_str(
+        "\nA code that is not known is judged by its first digits, where it has six or more:\n\n",
+    );
+    text.push_str("| code | federated |\n|---|---|\n");
+    for row in &table.family {
+        let begins: Vec<String> = row.begins.iter().map(|begin| format!("{begin}…")).collect();
+        let _ = writeln!(text, "| {} | `{}` |", begins.join(", "), row.federated);
+    }
+    text.push_str("\nWhere that says nothing either, the error of OAuth 2.0 decides, whatever the status:\n\n");
     text.push_str("| error | reason | federated |\n|---|---|---|\n");
     for (prefix, rows) in [("", &table.oauth), ("suberror ", &table.suberror)] {
         for row in rows {
@@ -250,6 +289,20 @@ pub(in super::super) fn document() -> String {
             );
         }
     }
+    let common: Vec<String> = table
+        .oauth
+        .iter()
+        .filter(|row| row.elsewhere && row.retry == Again::Never)
+        .flat_map(|row| row.errors.iter().map(|error| format!("`{error}`")))
+        .collect();
+    let _ = writeln!(
+        text,
+        "\nGateways write {} too: under status 401 or 403, and with nothing else of the login service beside it, \
+         it is `proxy_refused`. So is every other error with these statuses that is not in this list, unless the \
+         login service's own members (`error_description`, `error_uri`, `trace_id`, `correlation_id`, `suberror`, \
+         `claims`) stand beside it.",
+        common.join(", ")
+    );
     let _ = write!(
         text,
         "\nThe reference lists {} more codes, which only sign-ins of people, devices or other protocols produce.\n",

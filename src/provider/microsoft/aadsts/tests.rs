@@ -32,6 +32,7 @@ fn fault_of(kind: CredentialKind, status: u16, body: &[u8]) -> Fault {
         body,
         retry_after: None,
         request_id: None,
+        between: None,
     };
     fault(refusal, by(kind))
 }
@@ -110,6 +111,20 @@ fn every_code_has_its_reason() {
         (SECRET, 90012, ProviderUnavailable, WAIT),
         (SECRET, 50033, ProviderUnavailable, WAIT),
         (SECRET, 90090, ProviderUnavailable, WAIT),
+        (SECRET, 90030, ProviderUnavailable, WAIT),
+        (CERTIFICATE, 2205013, ProviderUnavailable, WAIT),
+        (SECRET, 900942, ConsentMissing, NO),
+        (SECRET, 530021, ConditionalAccessBlocked, NO),
+        (SECRET, 900491, ServicePrincipalMissing, NO),
+        (SECRET, 7000232, SignInDenied, NO),
+        (SECRET, 9002319, AppIsPublicClient, NO),
+        (CERTIFICATE, 7000214, CredentialNotAccepted, NO),
+        (CERTIFICATE, 7000274, CertificateOutsideValidity, NO),
+        (CERTIFICATE, 7000213, CertificateSubjectRejected, NO),
+        (CERTIFICATE, 500061, CertificateNotRegistered, NO),
+        (FEDERATED, 7000274, FederatedTokenRejected, NO),
+        (FEDERATED, 70023, FederatedTokenRejected, NO),
+        (FEDERATED, 7000110, FederationMismatch, NO),
     ];
     for (kind, code, reason, retry) in expected {
         let body = answer("invalid_client", &[*code], "").to_string();
@@ -195,6 +210,7 @@ fn a_stale_token_is_told_from_a_wrong_clock() {
             body: body.as_bytes(),
             retry_after: None,
             request_id: None,
+            between: None,
         };
         fault(
             refusal,
@@ -216,7 +232,11 @@ fn a_stale_token_is_told_from_a_wrong_clock() {
 fn what_does_not_match_is_named() {
     for (code, name) in [
         (700211, "issuer"),
+        (9002317, "issuer"),
         (700212, "audience"),
+        (700227, "audience"),
+        (7002121, "audience"),
+        (7002203, "subject"),
         (700213, "subject"),
         (7002138, "subject"),
     ] {
@@ -228,6 +248,135 @@ fn what_does_not_match_is_named() {
             .find(|e| e.kind == EvidenceKind::Field);
         assert_eq!(field.unwrap().value, name);
         assert!(fault.remark.unwrap().contains(name));
+    }
+}
+
+#[test]
+fn an_unknown_code_of_a_family_is_about_the_external_token() {
+    for (kind, error, code, expected) in [
+        (
+            FEDERATED,
+            "invalid_grant",
+            7_002_999,
+            Reason::FederatedTokenRejected,
+        ),
+        (
+            FEDERATED,
+            "unauthorized_client",
+            70_022_999,
+            Reason::FederatedTokenRejected,
+        ),
+        (
+            FEDERATED,
+            "brand_new",
+            500_139,
+            Reason::FederatedTokenRejected,
+        ),
+        (
+            FEDERATED,
+            "interaction_required",
+            7_999_999,
+            Reason::ConditionalAccessBlocked,
+        ),
+        (FEDERATED, "invalid_grant", 7_999_999, Reason::AuthUnknown),
+        // Five digits are too few for a family.
+        (FEDERATED, "invalid_grant", 70_029, Reason::AuthUnknown),
+        (
+            FEDERATED,
+            "invalid_request",
+            7_999_999,
+            Reason::FederatedTokenRejected,
+        ),
+        (
+            FEDERATED,
+            "invalid_scope",
+            7_999_999,
+            Reason::RequestMalformed,
+        ),
+        (SECRET, "invalid_grant", 7_002_999, Reason::AuthUnknown),
+        (
+            CERTIFICATE,
+            "invalid_request",
+            7_002_999,
+            Reason::RequestMalformed,
+        ),
+    ] {
+        assert_eq!(reason(kind, error, &[code], ""), expected, "{error} {code}");
+    }
+}
+
+#[test]
+fn the_tokens_dates_tell_what_is_wrong_with_its_time() {
+    let by = by(FEDERATED);
+    let at = |seconds: i64| Some(by.now + chrono::TimeDelta::seconds(seconds));
+    let told = |code: u64, iat, nbf, exp| {
+        let claims = FederatedClaims {
+            issued_at: iat,
+            not_before: nbf,
+            expires_at: exp,
+            ..FederatedClaims::default()
+        };
+        let body = answer("invalid_request", &[code], "").to_string();
+        let refusal = Refusal {
+            status: 400,
+            body: body.as_bytes(),
+            retry_after: None,
+            request_id: None,
+            between: None,
+        };
+        let federated = Some(&claims);
+        let fault = fault(refusal, SignIn { federated, ..by });
+        let advice = fault.advice.unwrap();
+        (advice.field, advice.steps[0].0)
+    };
+    let clock = |who: &str| format!("Set the clock of {who} (NTP)");
+    let issuers = (Some("nbf"), clock("the token's issuer"));
+    let both = (None, clock("the worker and that of the token's issuer"));
+    for (iat, nbf, expected) in [
+        (at(120), None, issuers.clone()),
+        (at(-60), at(120), issuers.clone()),
+        (at(-60), at(-60), both.clone()),
+        (None, None, both.clone()),
+    ] {
+        let (field, step) = told(700_024, iat, nbf, at(3600));
+        assert_eq!((field, step.to_owned()), expected, "{iat:?} {nbf:?}");
+    }
+    for (iat, exp, expected) in [
+        (None, at(3600), Some("iat")),
+        (at(0), at(26 * 3600), Some("exp")),
+        (at(0), at(3600), None),
+        (None, None, None),
+    ] {
+        assert_eq!(told(70_023, iat, None, exp).0, expected);
+    }
+}
+
+#[test]
+fn an_error_of_a_login_is_told_from_a_word_of_a_gateway() {
+    let told = |body: &str| fault_of(SECRET, 403, body.as_bytes()).reason;
+    for (body, expected) in [
+        (
+            r#"{"error":"interaction_required"}"#,
+            Reason::ConditionalAccessBlocked,
+        ),
+        (r#"{"error":"consent_required"}"#, Reason::ConsentMissing),
+        (
+            r#"{"error":"brand_new","claims":"{}"}"#,
+            Reason::ConditionalAccessBlocked,
+        ),
+        (r#"{"error":"access_denied"}"#, Reason::ProxyRefused),
+        (r#"{"error":"forbidden"}"#, Reason::ProxyRefused),
+        (
+            r#"{"error":"Forbidden","timestamp":"2026-01-01","status":403}"#,
+            Reason::ProxyRefused,
+        ),
+        (r#"{"claims":"{}"}"#, Reason::ProxyRefused),
+        (
+            r#"{"error":"access_denied","error_description":""}"#,
+            Reason::SignInDenied,
+        ),
+    ] {
+        assert_eq!(told(body), expected, "{body}");
     }
 }
 
@@ -254,7 +403,7 @@ fn fallbacks_go_by_the_oauth_error_and_then_to_unknown() {
         ),
         ("INVALID_CLIENT", &[], Reason::CredentialNotAccepted),
         ("unauthorized_client", &[9_999_999], Reason::AppNotFound),
-        ("invalid_grant", &[9_999_999], Reason::CredentialNotAccepted),
+        ("invalid_grant", &[9_999_999], Reason::AuthUnknown),
         ("access_denied", &[9_999_999], Reason::SignInDenied),
         (
             "interaction_required",
@@ -289,6 +438,7 @@ fn without_an_error_the_status_decides() {
         body: b"",
         retry_after: wait,
         request_id: None,
+        between: None,
     };
     let throttled = fault(refusal, by(SECRET));
     assert_eq!(throttled.reason, Reason::Throttled);
@@ -299,6 +449,9 @@ fn without_an_error_the_status_decides() {
     // The login service never refuses without a word of its own.
     assert_eq!(told(403, b"<html>Blocked</html>"), Reason::ProxyRefused);
     assert_eq!(told(407, b""), Reason::ProxyRefused);
+    assert_eq!(told(470, b"Action: Deny."), Reason::ProxyRefused);
+    assert_eq!(told(408, b""), Reason::ProviderTimeout);
+    assert_eq!(told(425, b""), Reason::ProviderUnavailable);
     assert_eq!(told(511, b"<html>Log in</html>"), Reason::ProxyRefused);
     let odd = br#"{"error": "eyJhbGciOi.eyJzdWIi.c2ln"}"#;
     assert_eq!(told(400, odd), Reason::ResponseInvalid);

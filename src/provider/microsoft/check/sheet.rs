@@ -89,7 +89,17 @@ impl<'a> Sheet<'a> {
         self.settled |= !fault.is_transient();
         self.later = self.later.max(fault.later);
         self.set(key, |spec, links| {
-            let mut check = spec.fail(fault.reason, links, fault.evidence.clone());
+            let evidence = fault.evidence.clone();
+            let mut check = match fault.advice {
+                Some(advice) => {
+                    let steps = advice.steps;
+                    let mut check =
+                        spec.reason_with(CheckStatus::Fail, fault.reason, steps, links, evidence);
+                    check.message = format!("{} {}", fault.reason.what(), advice.why);
+                    check
+                }
+                None => spec.fail(fault.reason, links, evidence),
+            };
             if let Some(remark) = &fault.remark {
                 check.message = format!("{} {remark}", check.message);
             }

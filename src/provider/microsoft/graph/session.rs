@@ -10,9 +10,9 @@ use crate::domain::report::{Evidence, EvidenceKind};
 use crate::ports::clock::Clock;
 use crate::ports::provider::Target;
 use crate::provider::microsoft::cloud::Cloud;
-use crate::provider::microsoft::fault::Fault;
+use crate::provider::microsoft::fault::{Fault, Retry};
 use crate::provider::microsoft::graph_error::{self, EXPIRED_PAGE};
-use crate::provider::microsoft::http::{Answer, Caller, Payload, Request, Scope};
+use crate::provider::microsoft::http::{Answer, Between, Caller, Payload, Request, Scope};
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
@@ -380,12 +380,33 @@ async fn obtain(
     shared.tokens.obtain(key, target.deadline, request).await
 }
 
+/// Somebody in between has answered.
+fn refused_on_the_way(answer: &Answer, between: Between) -> Fault {
+    let (reason, retry) = between.meaning();
+    let retry = match retry {
+        Retry::Backoff(_) => Retry::Backoff(answer.retry_after),
+        other => other,
+    };
+    let mut fault = Fault::new(reason).status(answer.status).retry(retry);
+    if between == Between::CannotReach {
+        fault.remark = Some(Between::CANNOT_REACH.into());
+    }
+    fault
+}
+
 fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
     let status = answer.status;
     if !(200..300).contains(&status) {
+        let object = answer.object();
+        if !answer.challenged
+            && !graph_error::is_graphs(object.as_ref())
+            && let Some(between) = answer.between()
+        {
+            return Err(refused_on_the_way(&answer, between));
+        }
         let fault = graph_error::fault(
             status,
-            answer.object().as_ref(),
+            object.as_ref(),
             answer.retry_after,
             answer.challenged,
         );

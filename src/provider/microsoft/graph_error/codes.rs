@@ -325,10 +325,11 @@ pub(super) fn by_status(status: u16, is_graph: bool) -> (Reason, Retry) {
     match status {
         401 => (Reason::TokenRejected, NO),
         429 | 509 => (Reason::Throttled, WAIT),
-        // A proxy asks for its own credentials, or a network for a login.
-        407 | 511 => (Reason::ProxyRefused, NO),
+        // A proxy asks for its own credentials, a network for a login; a firewall of Azure denies the call.
+        407 | 470 | 511 => (Reason::ProxyRefused, NO),
         501 if is_graph => (Reason::ResourceNotFound, NO),
-        408 | 425 | 500.. => (Reason::ProviderUnavailable, WAIT),
+        408 => (Reason::ProviderTimeout, WAIT),
+        425 | 500.. => (Reason::ProviderUnavailable, WAIT),
         // Not Graph's own answer: it always has an error object.
         _ if !is_graph => (Reason::ResponseInvalid, NO),
         402 => (Reason::ServiceNotLicensed, NO),

@@ -54,6 +54,11 @@ pub(super) fn fault(
     Fault { asks_for, ..fault }
 }
 
+/// Whether the answer has an error object, as all of Graph's own have.
+pub(super) fn is_graphs(body: Option<&Value>) -> bool {
+    told::error(body).is_some()
+}
+
 fn meaning(status: u16, told: Option<&Told>, challenged: bool) -> (Reason, Retry) {
     let Some(told) = told else {
         return match challenged {

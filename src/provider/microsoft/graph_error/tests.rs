@@ -57,7 +57,7 @@ fn unknown_codes_go_by_the_status() {
         (403, PermissionDenied, NO),
         (404, ResourceNotFound, NO),
         (405, RequestMalformed, NO),
-        (408, ProviderUnavailable, WAIT),
+        (408, ProviderTimeout, WAIT),
         (409, ProviderUnavailable, WAIT),
         (410, ResourceNotFound, NO),
         (412, RequestMalformed, NO),

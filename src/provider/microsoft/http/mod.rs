@@ -1,11 +1,13 @@
 //! Calls over HTTP with limits: addresses, times, sizes, attempts.
 
 mod backoff;
+mod between;
 mod body;
 mod transport;
 pub(super) mod undeclared;
 
 pub(super) use backoff::bounded_wait;
+pub(super) use between::Between;
 pub(super) use body::Body;
 
 use super::cloud::Clouds;
@@ -16,6 +18,7 @@ use crate::domain::report::EvidenceKind;
 use crate::outbound::{Client, Outbound, ProxiedHosts, Resends, Reuse};
 use crate::ports::clock::Clock;
 use backoff::Backoff;
+use between::Author;
 use http::{HeaderValue, Uri};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -51,7 +54,7 @@ pub(super) struct Scope {
 }
 
 /// An answer within all limits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Answer {
     pub status: u16,
     /// Null when it does not say that it is JSON.
@@ -65,18 +68,25 @@ pub(super) struct Answer {
     pub request_id: Option<Uuid>,
     /// It asks for a token with other claims (`WWW-Authenticate`).
     pub challenged: bool,
+    /// What its headers say of who wrote it.
+    pub author: Author,
 }
 
 impl Answer {
-    /// The body's JSON, all of it; null when it is none.
-    pub fn tree(&self) -> Option<Value> {
-        self.body.as_ref().and_then(Body::tree)
+    /// The body, whatever it says that it is.
+    pub fn any_body(&self) -> Option<&Body> {
+        self.body.as_ref().or(self.undeclared.as_ref())
     }
 
     /// The body's object, whatever type and encoding it declares; `None` when it holds none.
     pub fn object(&self) -> Option<Value> {
-        let body = self.body.as_ref().or(self.undeclared.as_ref())?;
-        undeclared::object(&undeclared::decode(body.bytes()))
+        undeclared::object(&undeclared::decode(self.any_body()?.bytes()))
+    }
+
+    /// Who between here and the provider shows as its author.
+    pub fn between(&self) -> Option<Between> {
+        let body = self.any_body().map(Body::bytes).unwrap_or_default();
+        self.author.between(self.status, body)
     }
 }
 

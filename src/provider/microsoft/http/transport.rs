@@ -1,5 +1,6 @@
 //! One exchange with the provider: send, receive within limits, name what failed.
 
+use super::between::Author;
 use super::{Answer, Body, Caller, Limits, Payload, Request};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
@@ -93,6 +94,7 @@ async fn receive(
         .iter()
         .find_map(|name| evidence::guid(header(headers, name)));
     let challenged = is_challenged(headers);
+    let author = Author::of(status.as_u16(), headers);
     let may_hold_an_error = secret || !status.is_success();
     let is_json = header(headers, CONTENT_TYPE.as_str()).is_some_and(is_json);
     let body = body(response, caller.max_response_bytes, secret, limits).await?;
@@ -107,6 +109,7 @@ async fn receive(
         retry_after,
         request_id,
         challenged,
+        author,
     })
 }
 

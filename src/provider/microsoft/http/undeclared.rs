@@ -39,7 +39,8 @@ pub fn object(text: &str) -> Option<Value> {
     }
 }
 
-fn object_within(text: &str) -> Option<Value> {
+/// The object that the text begins with, and nothing else that could hold one.
+pub fn object_within(text: &str) -> Option<Value> {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     values.next()?.ok().filter(Value::is_object)
 }

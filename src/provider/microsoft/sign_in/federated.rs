@@ -24,6 +24,8 @@ pub(in super::super) struct FederatedClaims {
     pub subject: Option<String>,
     pub audiences: Vec<String>,
     pub expires_at: Option<DateTime<Utc>>,
+    pub issued_at: Option<DateTime<Utc>>,
+    pub not_before: Option<DateTime<Utc>>,
 }
 
 impl FederatedClaims {
@@ -41,6 +43,8 @@ impl FederatedClaims {
             subject: body.get("sub").and_then(claim),
             audiences,
             expires_at: body.get("exp").and_then(moment),
+            issued_at: body.get("iat").and_then(moment),
+            not_before: body.get("nbf").and_then(moment),
         }
     }
 
@@ -52,6 +56,17 @@ impl FederatedClaims {
                 .is_some_and(|at| at <= now)
         });
         is_past.then(|| self.add_to(Fault::new(Reason::FederatedTokenExpired)))
+    }
+
+    /// From its issue to its end.
+    pub fn lifetime(&self) -> Option<TimeDelta> {
+        Some(self.expires_at? - self.issued_at?)
+    }
+
+    /// Until when it is not valid yet, by its own dates.
+    pub fn not_valid_before(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let latest = self.issued_at.max(self.not_before);
+        latest.filter(|at| *at > now)
     }
 
     /// What there is to compare, as evidence.
@@ -79,7 +94,8 @@ impl FederatedClaims {
             // A token that has expired stays the same: its date counts for what has changed.
             let kind = match (fault.reason, kind) {
                 (Reason::FederatedTokenExpired, EvidenceKind::TokenExpiresAt) => {
-                    fault.remark = Some(format!("The token in the file expired at {value}."));
+                    let remark = format!("The token in the file expired at {value}.");
+                    fault.remark = Some(remark.into());
                     EvidenceKind::ExpiresAt
                 }
                 (_, kind) => kind,

@@ -21,6 +21,7 @@ use http::HeaderValue;
 use memchr::memmem;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::time::Duration;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -130,12 +131,13 @@ pub(super) async fn request_token(
 }
 
 fn judge(answer: Answer, by: SignIn<'_>) -> Result<AccessToken, Fault> {
-    let body = answer.body.as_ref().or(answer.undeclared.as_ref());
+    let body = answer.any_body().map(Body::bytes).unwrap_or_default();
     let refusal = Refusal {
         status: answer.status,
-        body: body.map(Body::bytes).unwrap_or_default(),
+        body,
         retry_after: answer.retry_after,
         request_id: answer.request_id,
+        between: answer.between(),
     };
     match answer.status {
         // Pages and gateways answer so, too. What may hold a token is looked at no further.
@@ -160,10 +162,16 @@ fn is_page(body: &[u8]) -> bool {
     start.starts_with("<!doctype html") || start.starts_with("<html")
 }
 
-/// The token of an answer that says that it is one.
+/// The token of an answer that holds one, whatever type and encoding it declares.
 fn token(answer: &Answer) -> Result<AccessToken, Fault> {
     let invalid = || Fault::invalid(answer.status);
-    let mut body = answer.tree().ok_or_else(invalid)?;
+    let text = undeclared::decode(answer.any_body().ok_or_else(invalid)?.bytes());
+    let body = undeclared::object_within(&text);
+    if let Cow::Owned(text) = text {
+        // A copy that holds the token.
+        drop(Zeroizing::new(text));
+    }
+    let mut body = body.ok_or_else(invalid)?;
     let is_bearer = body
         .get("token_type")
         .and_then(Value::as_str)
@@ -208,6 +216,7 @@ mod tests {
             retry_after: None,
             request_id: None,
             challenged: false,
+            ..Answer::default()
         }
     }
 
@@ -220,6 +229,26 @@ mod tests {
             let header = token.authorization();
             assert_eq!(header.to_str().unwrap(), "Bearer t");
             assert!(header.is_sensitive());
+        }
+    }
+
+    #[test]
+    fn a_token_answer_of_another_type_or_encoding_is_read() {
+        let body =
+            json!({"token_type": "Bearer", "expires_in": 1, "access_token": "t"}).to_string();
+        let utf16: Vec<u8> = body.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        for bytes in [
+            body.as_bytes(),
+            &utf16,
+            format!("{body}\n<!-- -->").as_bytes(),
+        ] {
+            let undeclared = Some(Body::from(bytes));
+            let answer = Answer {
+                undeclared,
+                ..answer(200, None)
+            };
+            let token = judge(answer, BY).unwrap();
+            assert_eq!(token.authorization().to_str().unwrap(), "Bearer t");
         }
     }
 
