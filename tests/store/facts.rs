@@ -121,6 +121,10 @@ pub async fn facts_of_what_is_another_now_do_not_count(bed: &Bed) {
     assert_eq!(learnt.credential_expires_at, None);
     assert_eq!(learnt.credential_expiry_source, None);
     assert_eq!(learnt.entra_tenant_name.as_deref(), Some("Contoso ü"));
+    // A check with the old credential ends only now.
+    let late = KeptFacts::of(&connection, Some(end(0)), facts(Some(end(5))));
+    bed.store.keep_facts(&late).await.unwrap();
+    assert_eq!(kept(bed, &connection).await.expiry, None);
     bed.exec("UPDATE provider_connections SET entra_tenant_id = 'another'")
         .await;
     let learnt = state(bed, connection.id).await.learnt;
