@@ -19,6 +19,19 @@ async fn number(plain: &mut MultiplexedConnection, command: &[&str]) -> u64 {
     cmd.query_async(plain).await.unwrap()
 }
 
+/// How often the server has run this command, by itself or in a script.
+async fn calls(plain: &mut MultiplexedConnection, command: &str) -> u64 {
+    let info: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query_async(plain)
+        .await
+        .unwrap();
+    let of = format!("cmdstat_{command}:calls=");
+    let found = info.lines().find_map(|line| line.strip_prefix(&of));
+    let (calls, _) = found.unwrap().split_once(',').unwrap();
+    calls.parse().unwrap()
+}
+
 /// Waits until no payload is left in Redis, nor anything that belongs to one.
 async fn until_nothing_is_left(plain: &mut MultiplexedConnection) {
     let deadline = Instant::now() + PATIENCE;
@@ -208,18 +221,20 @@ async fn a_payload_that_grows_later_never_leaves_redis() {
         .unwrap();
     let held = ids.iter().find(|other| **other != id[0]).unwrap();
     entry(&mut plain, held, &large).await;
+    let put_in = calls(&mut plain, "rpush").await;
     redis::cmd("CLIENT")
         .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
         .query_async::<u64>(&mut plain)
         .await
         .unwrap();
-    // What the ended worker held is not put back.
+    // What the ended worker held is not put back, not even for the next fetch to remove it.
     let deadline = Instant::now() + PATIENCE;
     while number(&mut plain, &["HEXISTS", "q:data", held]).await == 1 {
         assert!(Instant::now() < deadline, "it is kept");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(number(&mut plain, &["LLEN", "q:active"]).await, 0);
+    assert_eq!(calls(&mut plain, "rpush").await, put_in);
     probe.open_gate();
     consumer.stop().await;
 

@@ -36,6 +36,13 @@ async fn send(url: &str) -> String {
     answer.expect("an answer").unwrap_err().to_string()
 }
 
+/// Over a connection of its own.
+async fn try_sending(url: &str) -> String {
+    let queue = RedisQueue::connect(&patient(url), "host").unwrap();
+    let answer = tokio::time::timeout(PATIENCE, queue.try_sending()).await;
+    answer.expect("an answer").unwrap_err().to_string()
+}
+
 fn assert_says(error: &str, words: &[&str]) {
     for word in words {
         assert!(error.contains(word), "{word}: {error}");
@@ -65,6 +72,7 @@ async fn a_refused_sign_in_is_told_in_the_servers_words() {
         &["WRONGPASS", "invalid username-password pair"],
     );
     assert_says(&ping(&with("nobody:p4ss@")).await, &["WRONGPASS"]);
+    assert_says(&try_sending(&with(":wrong-p4ss@")).await, &["WRONGPASS"]);
     assert_says(&ping(&with("")).await, &["NOAUTH"]);
     let queue = RedisQueue::connect(&patient(&with(":right-p4ss@")), "host").unwrap();
     queue.ping().await.unwrap();

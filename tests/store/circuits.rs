@@ -10,7 +10,8 @@ use verifyd::domain::EndpointId;
 use verifyd::domain::circuit::CircuitState;
 use verifyd::domain::webhook::{AttemptResult, DeliveryState, DisabledReason, GiveUpReason};
 use verifyd::ports::webhooks::{
-    CircuitChange, DeliveryCounts, DeliveryFilter, Endpoint, LeasedDelivery, Next, Replay,
+    CircuitChange, DeliveryCounts, DeliveryFilter, Endpoint, LeasePolicy, LeasedDelivery, Next,
+    Replay,
 };
 
 async fn fail(bed: &Bed, delivery: &LeasedDelivery) -> CircuitChange {
@@ -174,6 +175,33 @@ pub async fn an_open_circuit_holds_up_no_other_endpoint(bed: &Bed) {
         .collect();
     assert_eq!(of.len(), 2);
     assert!(of.contains(&(failing, true)) && of.contains(&(other, false)));
+}
+
+pub async fn open_circuits_take_no_place_of_what_is_tried(bed: &Bed) {
+    for _ in 0..8 {
+        endpoint(bed, 1, false).await;
+    }
+    completed(bed, succeeded()).await;
+    for _ in 0..3 {
+        for delivery in leased(bed).await {
+            fail(bed, &delivery).await;
+        }
+    }
+    assert_eq!(counts(bed).await.open_circuits, 8);
+    let other = endpoint(bed, 1, false).await.id;
+    completed(bed, succeeded()).await;
+    // Healthy ones come first anyway: it fails, too, and is due again.
+    fail(bed, &lease_one(bed).await).await;
+    let one = LeasePolicy {
+        limit: 1,
+        ..policy(HOUR)
+    };
+    for _ in 0..2 {
+        let found = bed.store.lease_deliveries(&one).await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].endpoint.endpoint_id, other);
+        fail(bed, &found[0]).await;
+    }
 }
 
 pub async fn what_is_pending_for_too_long_is_given_up(bed: &Bed) {

@@ -142,6 +142,10 @@ pub async fn facts_of_what_is_another_now_do_not_count(bed: &Bed) {
     let nobody = ConnectionId(connection.id.0 + 1000);
     let set = bed.store.set_credential_expiry(nobody, end(9));
     assert!(!set.await.unwrap());
+    // A check with the old credential ends only now.
+    let late = KeptFacts::of(&connection, Some(end(0)), facts(Some(end(5))));
+    bed.store.keep_facts(&late).await.unwrap();
+    assert_eq!(kept(bed, &connection).await.expiry, None);
     bed.exec("UPDATE provider_connections SET entra_tenant_id = 'another'")
         .await;
     let learnt = state(bed, connection.id).await.learnt;

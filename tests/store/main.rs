@@ -295,6 +295,7 @@ conformance! {
         a_probe_whose_sender_died_is_followed_by_another,
         attempts_that_were_under_way_when_it_opened_leave_the_circuit_alone,
         an_open_circuit_holds_up_no_other_endpoint,
+        open_circuits_take_no_place_of_what_is_tried,
         what_is_pending_for_too_long_is_given_up,
         what_was_given_up_while_it_was_sent_and_arrived_is_delivered;
     batching:
