@@ -31,6 +31,35 @@ pub struct SchemaFinding {
     pub remedy: String,
 }
 
+impl SchemaFinding {
+    /// Something without which verifyd cannot work.
+    pub fn fatal(
+        subject: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            fatal: true,
+            ..Self::advice(subject, problem, remedy)
+        }
+    }
+
+    /// Something that slows verifyd, or keeps a part of it from working.
+    pub fn advice(
+        subject: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            fatal: false,
+            privilege: false,
+            subject: subject.into(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
 /// The guards on `operation_runs`, by name: what the database itself refuses or puts back, whoever
 /// writes a run of verifyd's type. Runs of other types are free.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

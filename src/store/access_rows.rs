@@ -7,7 +7,6 @@ use crate::domain::{TenantId, TokenId, WorkspaceId};
 use crate::ports::access::{Reserved, SessionRecord, TokenRecord};
 use crate::ports::store_error::StoreError;
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, Row};
 
 /// The columns of a [`TokenRow`], of `api_tokens t`.
 macro_rules! token_columns {
@@ -56,58 +55,22 @@ impl TryFrom<TokenRow> for TokenRecord {
     }
 }
 
-/// A valid token, and whether its use is to be noted.
-#[derive(Debug)]
-pub(super) struct UsedTokenRow {
-    pub token: TokenRow,
-    pub to_be_noted: bool,
-}
-
 from_row! {
+    /// A valid token, and whether its use is to be noted.
     #[derive(Debug)]
-    struct NotedPart {
-        to_be_noted: bool,
+    pub(super) struct UsedTokenRow {
+        pub to_be_noted: bool;
+        pub token: TokenRow
     }
 }
 
-impl<'r, R: Row> FromRow<'r, R> for UsedTokenRow
-where
-    TokenRow: FromRow<'r, R>,
-    NotedPart: FromRow<'r, R>,
-{
-    fn from_row(row: &'r R) -> sqlx::Result<Self> {
-        Ok(Self {
-            token: TokenRow::from_row(row)?,
-            to_be_noted: NotedPart::from_row(row)?.to_be_noted,
-        })
-    }
-}
-
-/// `page_sessions` with its token.
-#[derive(Debug)]
-pub(super) struct SessionRow {
-    token: TokenRow,
-    session: SessionPart,
-}
-
 from_row! {
+    /// `page_sessions` with its token.
     #[derive(Debug)]
-    struct SessionPart {
+    pub(super) struct SessionRow {
         csrf: String,
-        session_expires_at: DateTime<Utc>,
-    }
-}
-
-impl<'r, R: Row> FromRow<'r, R> for SessionRow
-where
-    TokenRow: FromRow<'r, R>,
-    SessionPart: FromRow<'r, R>,
-{
-    fn from_row(row: &'r R) -> sqlx::Result<Self> {
-        Ok(Self {
-            token: TokenRow::from_row(row)?,
-            session: SessionPart::from_row(row)?,
-        })
+        session_expires_at: DateTime<Utc>;
+        token: TokenRow
     }
 }
 
@@ -116,8 +79,8 @@ impl TryFrom<SessionRow> for SessionRecord {
     fn try_from(row: SessionRow) -> Result<Self, StoreError> {
         Ok(Self {
             token: row.token.try_into()?,
-            csrf: row.session.csrf,
-            expires_at: row.session.session_expires_at,
+            csrf: row.csrf,
+            expires_at: row.session_expires_at,
         })
     }
 }

@@ -21,6 +21,7 @@ mod plan;
 mod postgres;
 mod rows;
 mod settings;
+mod sql;
 mod sqlite;
 mod starting_point;
 mod summaries;

@@ -11,7 +11,6 @@ use crate::domain::overview::{
 use crate::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
 use crate::ports::store_error::StoreError;
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, Row};
 use std::time::Duration;
 
 /// Most active runs that are looked through for those of the connections on a page.
@@ -20,39 +19,19 @@ pub(super) const ACTIVE_RUNS: i64 = 10_000;
 /// How many rows, at most, are looked at for one run of ours, in a table that may hold others.
 const ROWS_PER_RUN: i64 = 20;
 
-/// A connection, its latest report, all null where there is none, and its active run.
-#[derive(Debug)]
-pub(super) struct StateRow {
-    connection: ConnectionRow,
-    latest: LatestPart,
-    facts: FactsPart,
-}
-
 from_row! {
+    /// A connection, its latest report, all null where there is none, and its active run.
     #[derive(Debug)]
-    struct LatestPart {
+    pub(super) struct StateRow {
         latest_run_id: Option<i64>,
         latest_fingerprint: Option<String>,
         latest_overall: Option<String>,
         latest_outcome: Option<String>,
         latest_completed_at: Option<DateTime<Utc>>,
         active_run_id: Option<i64>,
-        recorded_expires_at: Option<Time>,
-    }
-}
-
-impl<'r, R: Row> FromRow<'r, R> for StateRow
-where
-    ConnectionRow: FromRow<'r, R>,
-    LatestPart: FromRow<'r, R>,
-    FactsPart: FromRow<'r, R>,
-{
-    fn from_row(row: &'r R) -> sqlx::Result<Self> {
-        Ok(Self {
-            connection: ConnectionRow::from_row(row)?,
-            latest: LatestPart::from_row(row)?,
-            facts: FactsPart::from_row(row)?,
-        })
+        recorded_expires_at: Option<Time>;
+        connection: ConnectionRow,
+        facts: FactsPart
     }
 }
 
@@ -60,13 +39,12 @@ impl TryFrom<StateRow> for ConnectionState {
     type Error = StoreError;
     fn try_from(row: StateRow) -> Result<Self, StoreError> {
         let id = row.connection.id;
-        let part = row.latest;
         let latest_report = match (
-            part.latest_run_id,
-            part.latest_fingerprint,
-            part.latest_overall,
-            part.latest_outcome,
-            part.latest_completed_at,
+            row.latest_run_id,
+            row.latest_fingerprint,
+            row.latest_overall,
+            row.latest_outcome,
+            row.latest_completed_at,
         ) {
             (Some(run), Some(fingerprint), Some(overall), Some(outcome), Some(completed_at)) => {
                 Some(LatestReport {
@@ -80,7 +58,7 @@ impl TryFrom<StateRow> for ConnectionState {
             _ => None,
         };
         let (connection, problem) = row.connection.listed();
-        let recorded = part.recorded_expires_at.and_then(Time::known);
+        let recorded = row.recorded_expires_at.and_then(Time::known);
         let listed_expiry = match row.facts.facts_expiry_source {
             Some(_) => row.facts.facts_credential_expires_at,
             None => recorded,
@@ -91,7 +69,7 @@ impl TryFrom<StateRow> for ConnectionState {
             connection,
             problem,
             latest_report,
-            active_run_id: part.active_run_id.map(RunId),
+            active_run_id: row.active_run_id.map(RunId),
             listed_expiry,
         })
     }

@@ -8,38 +8,17 @@ use crate::domain::ConnectionId;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::plan::{PlanSubject, StoredGrants};
 use crate::ports::store_error::StoreError;
-use sqlx::{FromRow, Row};
 use std::collections::{BTreeSet, HashMap};
 
-/// A connection, and how its tenant's inventory was read; all NULL where it never was.
-#[derive(Debug)]
-pub(super) struct SubjectRow {
-    connection: ConnectionRow,
-    read: ReadPart,
-    facts: FactsPart,
-}
-
 from_row! {
+    /// A connection, and how its tenant's inventory was read; all NULL where it never was.
     #[derive(Debug)]
-    struct ReadPart {
+    pub(super) struct SubjectRow {
         inventory_read_at: Option<Time>,
         inventory_source: Option<Text>,
-        read_by: Option<Text>,
-    }
-}
-
-impl<'r, R: Row> FromRow<'r, R> for SubjectRow
-where
-    ConnectionRow: FromRow<'r, R>,
-    ReadPart: FromRow<'r, R>,
-    FactsPart: FromRow<'r, R>,
-{
-    fn from_row(row: &'r R) -> sqlx::Result<Self> {
-        Ok(Self {
-            connection: ConnectionRow::from_row(row)?,
-            read: ReadPart::from_row(row)?,
-            facts: FactsPart::from_row(row)?,
-        })
+        read_by: Option<Text>;
+        connection: ConnectionRow,
+        facts: FactsPart
     }
 }
 
@@ -72,21 +51,17 @@ pub(super) fn subjects(
     }
     rows.into_iter()
         .map(|row| {
-            let SubjectRow {
-                connection,
-                read,
-                facts,
-            } = row;
+            let connection = row.connection;
             let connection: ProviderConnection = connection.try_into()?;
-            let known = facts.kept(connection.id)?.map(|kept| {
+            let known = row.facts.kept(connection.id)?.map(|kept| {
                 let changed = kept.credential_changed_at;
                 kept.still_true(&connection, changed)
             });
             let granted = by_tenant.get(&connection.tenant_id.0);
-            let grants = read.inventory_source.map(|source| StoredGrants {
-                read_at: read.inventory_read_at.and_then(Time::known),
+            let grants = row.inventory_source.map(|source| StoredGrants {
+                read_at: row.inventory_read_at.and_then(Time::known),
                 source: source.0.parse().ok(),
-                read_by: read.read_by.map(|id| {
+                read_by: row.read_by.map(|id| {
                     // What is no id belongs to no connection.
                     ConnectionId(id.0.parse().unwrap_or_default())
                 }),

@@ -20,7 +20,6 @@ use crate::ports::store_error::StoreError;
 use crate::ports::workers::WorkerRecord;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{FromRow, Row};
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -335,11 +334,13 @@ impl TryFrom<ConnectionRow> for ProviderConnection {
     }
 }
 
-/// `provider_connections` with the credential of each, all null where it has none.
-#[derive(Debug)]
-pub(super) struct ConnectionWithCredentialRow {
-    connection: ConnectionRow,
-    credential: CredentialPart,
+from_row! {
+    /// `provider_connections` with the credential of each, all null where it has none.
+    #[derive(Debug)]
+    pub(super) struct ConnectionWithCredentialRow {
+        ; connection: ConnectionRow,
+        credential: CredentialPart
+    }
 }
 
 from_row! {
@@ -380,19 +381,6 @@ impl CredentialPart {
             expires_at: self.credential_expires_at.and_then(Time::expiry),
             updated_at: self.credential_updated_at.and_then(Time::known),
         }))
-    }
-}
-
-impl<'r, R: Row> FromRow<'r, R> for ConnectionWithCredentialRow
-where
-    ConnectionRow: FromRow<'r, R>,
-    CredentialPart: FromRow<'r, R>,
-{
-    fn from_row(row: &'r R) -> sqlx::Result<Self> {
-        Ok(Self {
-            connection: ConnectionRow::from_row(row)?,
-            credential: CredentialPart::from_row(row)?,
-        })
     }
 }
 

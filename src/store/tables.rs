@@ -27,7 +27,16 @@ pub(super) struct Table {
     pub unique: &'static [&'static str],
 }
 
-use Family::{AnyJson, Boolean, Id, Json, Number, Text, Time, Uuid};
+/// Lists tables with their columns by family, in the order of the columns.
+macro_rules! tables {
+    ($($name:ident unique($($unique:ident)*) { $($family:ident: $($column:ident)+;)+ })+) => {
+        &[$(Table {
+            name: stringify!($name),
+            columns: &[$($((stringify!($column), Family::$family)),+),+],
+            unique: &[$(stringify!($unique)),*],
+        }),+]
+    };
+}
 
 /// Tables that may belong to another application, by name.
 pub(super) const APPLICATION_TABLES: &[&str] = &[
@@ -41,300 +50,93 @@ pub(super) const APPLICATION_TABLES: &[&str] = &[
 ];
 
 /// What verifyd uses of the application's tables.
-pub(super) const APPLICATION: &[Table] = &[
-    Table {
-        name: "operation_runs",
-        columns: &[
-            ("id", Id),
-            ("workspace_id", Id),
-            ("tenant_id", Id),
-            ("type", Text),
-            ("status", Text),
-            ("outcome", Text),
-            ("context", Json),
-            ("failure_summary", Json),
-            ("created_at", Time),
-            ("started_at", Time),
-            ("completed_at", Time),
-        ],
-        unique: &["id"],
-    },
-    Table {
-        name: "provider_connections",
-        columns: &[
-            ("id", Id),
-            ("workspace_id", Id),
-            ("tenant_id", Id),
-            ("provider", Text),
-            ("display_name", Text),
-            ("status", Text),
-            ("entra_tenant_id", Text),
-            ("client_id", Text),
-            ("cloud", Text),
-            ("module", Text),
-            ("created_at", Time),
-            ("updated_at", Time),
-        ],
-        unique: &["id"],
-    },
-    Table {
-        name: "provider_credentials",
-        columns: &[
-            ("id", Id),
-            ("provider_connection_id", Id),
-            ("kind", Text),
-            ("payload", Text),
-            ("expires_at", Time),
-            ("created_at", Time),
-            ("updated_at", Time),
-        ],
-        unique: &[],
-    },
-    Table {
-        name: "tenant_permissions",
-        columns: &[
-            ("tenant_id", Id),
-            ("permission_key", Text),
-            ("status", Text),
-            ("details", Json),
-            ("last_checked_at", Time),
-        ],
-        unique: &["tenant_id", "permission_key"],
-    },
-    Table {
-        name: "tenants",
-        columns: &[("id", Id)],
-        unique: &[],
-    },
-    Table {
-        name: "tenant_onboarding_sessions",
-        columns: &[
-            ("id", Id),
-            ("workspace_id", Id),
-            ("tenant_id", Id),
-            ("state", AnyJson),
-        ],
-        unique: &[],
-    },
-    Table {
-        name: "verification_check_acknowledgements",
-        columns: &[
-            ("id", Id),
-            ("operation_run_id", Id),
-            ("check_key", Text),
-            ("reason_code", Text),
-            ("reason", Text),
-            ("acknowledged_by", Text),
-            ("acknowledged_at", Time),
-            ("expires_at", Time),
-            ("withdrawn_at", Time),
-            ("withdrawn_by", Text),
-        ],
-        unique: &[],
-    },
-];
+pub(super) const APPLICATION: &[Table] = tables! {
+    operation_runs unique(id) {
+        Id: id workspace_id tenant_id; Text: type status outcome; Json: context failure_summary;
+        Time: created_at started_at completed_at;
+    }
+    provider_connections unique(id) {
+        Id: id workspace_id tenant_id;
+        Text: provider display_name status entra_tenant_id client_id cloud module;
+        Time: created_at updated_at;
+    }
+    provider_credentials unique() {
+        Id: id provider_connection_id; Text: kind payload; Time: expires_at created_at updated_at;
+    }
+    tenant_permissions unique(tenant_id permission_key) {
+        Id: tenant_id; Text: permission_key status; Json: details; Time: last_checked_at;
+    }
+    tenants unique() {
+        Id: id;
+    }
+    tenant_onboarding_sessions unique() {
+        Id: id workspace_id tenant_id; AnyJson: state;
+    }
+    verification_check_acknowledgements unique() {
+        Id: id operation_run_id; Text: check_key reason_code reason acknowledged_by;
+        Time: acknowledged_at expires_at withdrawn_at; Text: withdrawn_by;
+    }
+};
 
 /// verifyd's own tables, without schema or prefix.
-pub(super) const OWN: &[Table] = &[
-    Table {
-        name: "run_attempts",
-        columns: &[
-            ("run_id", Id),
-            ("attempt", Number),
-            ("token", Uuid),
-            ("worker_id", Text),
-            ("counted", Boolean),
-            ("claimed_at", Time),
-            ("deadline_at", Time),
-            ("ended_at", Time),
-            ("end_reason", Text),
-            ("earlier", Boolean),
-        ],
-        unique: &["run_id", "attempt"],
-    },
-    Table {
-        name: "workers",
-        columns: &[
-            ("worker_id", Text),
-            ("version", Text),
-            ("concurrency", Number),
-            ("in_flight", Number),
-            ("started_at", Time),
-            ("beat_at", Time),
-        ],
-        unique: &["worker_id"],
-    },
-    Table {
-        name: "run_deliveries",
-        columns: &[("run_id", Id), ("delivered_at", Time), ("not_before", Time)],
-        unique: &["run_id"],
-    },
-    Table {
-        name: "latest_reports",
-        columns: &[
-            ("connection_id", Id),
-            ("operation_run_id", Id),
-            ("fingerprint", Text),
-            ("overall", Text),
-            ("outcome", Text),
-            ("completed_at", Time),
-            ("acknowledged", Boolean),
-            ("changed", Boolean),
-        ],
-        unique: &["connection_id"],
-    },
-    Table {
-        name: "connection_facts",
-        columns: &[
-            ("connection_id", Id),
-            ("tenant_id", Id),
-            ("entra_tenant_id", Text),
-            ("client_id", Text),
-            ("owner_tenant_id", Text),
-            ("service_principal_id", Text),
-            ("entra_tenant_name", Text),
-            ("credential_changed_at", Time),
-            ("credential_expires_at", Time),
-            ("expiry_source", Text),
-            ("expiry_found_at", Time),
-            ("found_at", Time),
-        ],
-        unique: &["connection_id"],
-    },
-    Table {
-        name: "tenant_inventory",
-        columns: &[
-            ("tenant_id", Id),
-            ("operation_run_id", Id),
-            ("refreshed_at", Time),
-            ("source", Text),
-            ("digest", Text),
-            ("compared_at", Time),
-        ],
-        unique: &["tenant_id"],
-    },
-    Table {
-        name: "api_tokens",
-        columns: &[
-            ("id", Id),
-            ("name", Text),
-            ("token_hash", Text),
-            ("scopes", Text),
-            ("workspace_id", Id),
-            ("tenant_id", Id),
-            ("created_at", Time),
-            ("expires_at", Time),
-            ("revoked_at", Time),
-            ("last_used_at", Time),
-        ],
-        unique: &["token_hash"],
-    },
-    Table {
-        name: "page_sessions",
-        columns: &[
-            ("session_hash", Text),
-            ("token_id", Id),
-            ("csrf", Text),
-            ("created_at", Time),
-            ("expires_at", Time),
-        ],
-        unique: &["session_hash"],
-    },
-    Table {
-        name: "idempotency_keys",
-        columns: &[
-            ("token_id", Id),
-            ("idempotency_key", Text),
-            ("request_hash", Text),
-            ("reserved_at", Time),
-            ("response_status", Number),
-            ("response_body", Text),
-        ],
-        unique: &["token_id", "idempotency_key"],
-    },
-    Table {
-        name: "carried_acknowledgements",
-        columns: &[
-            ("acknowledgement_id", Id),
-            ("connection_id", Id),
-            ("check_key", Text),
-            ("status", Text),
-            ("reason_code", Text),
-            ("from_run_id", Id),
-            ("from_completed_at", Time),
-            ("lapsed_run_id", Id),
-            ("lapsed_at", Time),
-        ],
-        unique: &["acknowledgement_id"],
-    },
-    Table {
-        name: "acknowledgement_actors",
-        columns: &[
-            ("acknowledgement_id", Id),
-            ("operation_run_id", Id),
-            ("action", Text),
-            ("at", Time),
-            ("surface", Text),
-            ("token_id", Id),
-            ("name", Text),
-        ],
-        unique: &["acknowledgement_id", "action", "at"],
-    },
-    Table {
-        name: "webhook_endpoints",
-        columns: &[
-            ("id", Id),
-            ("workspace_id", Id),
-            ("url", Text),
-            ("description", Text),
-            ("changed_only", Boolean),
-            ("secret", Text),
-            ("previous_secret", Text),
-            ("previous_secret_until", Time),
-            ("enabled", Boolean),
-            ("disabled_reason", Text),
-            ("failures", Number),
-            ("created_at", Time),
-            ("circuit_pauses", Number),
-            ("circuit_opened_at", Time),
-            ("circuit_probe_at", Time),
-        ],
-        unique: &["id"],
-    },
-    Table {
-        name: "webhook_deliveries",
-        columns: &[
-            ("id", Id),
-            ("endpoint_id", Id),
-            ("message_id", Text),
-            ("operation_run_id", Id),
-            ("payload", Text),
-            ("state", Text),
-            ("attempts", Number),
-            ("tries", Number),
-            ("next_attempt_at", Time),
-            ("created_at", Time),
-            ("ended_at", Time),
-            ("pending_since", Time),
-            ("give_up_reason", Text),
-        ],
-        unique: &["id"],
-    },
-    Table {
-        name: "webhook_attempts",
-        columns: &[
-            ("delivery_id", Id),
-            ("attempt", Number),
-            ("started_at", Time),
-            ("duration_ms", Number),
-            ("result", Text),
-            ("http_status", Number),
-        ],
-        unique: &["delivery_id", "attempt"],
-    },
-    Table {
-        name: "owned_tables",
-        columns: &[("table_name", Text), ("created_at", Time)],
-        unique: &[],
-    },
-];
+pub(super) const OWN: &[Table] = tables! {
+    run_attempts unique(run_id attempt) {
+        Id: run_id; Number: attempt; Uuid: token; Text: worker_id; Boolean: counted;
+        Time: claimed_at deadline_at ended_at; Text: end_reason; Boolean: earlier;
+    }
+    workers unique(worker_id) {
+        Text: worker_id version; Number: concurrency in_flight; Time: started_at beat_at;
+    }
+    run_deliveries unique(run_id) {
+        Id: run_id; Time: delivered_at not_before;
+    }
+    latest_reports unique(connection_id) {
+        Id: connection_id operation_run_id; Text: fingerprint overall outcome; Time: completed_at;
+        Boolean: acknowledged changed;
+    }
+    connection_facts unique(connection_id) {
+        Id: connection_id tenant_id;
+        Text: entra_tenant_id client_id owner_tenant_id service_principal_id entra_tenant_name;
+        Time: credential_changed_at credential_expires_at; Text: expiry_source;
+        Time: expiry_found_at found_at;
+    }
+    tenant_inventory unique(tenant_id) {
+        Id: tenant_id operation_run_id; Time: refreshed_at; Text: source digest; Time: compared_at;
+    }
+    api_tokens unique(token_hash) {
+        Id: id; Text: name token_hash scopes; Id: workspace_id tenant_id;
+        Time: created_at expires_at revoked_at last_used_at;
+    }
+    page_sessions unique(session_hash) {
+        Text: session_hash; Id: token_id; Text: csrf; Time: created_at expires_at;
+    }
+    idempotency_keys unique(token_id idempotency_key) {
+        Id: token_id; Text: idempotency_key request_hash; Time: reserved_at; Number: response_status;
+        Text: response_body;
+    }
+    carried_acknowledgements unique(acknowledgement_id) {
+        Id: acknowledgement_id connection_id; Text: check_key status reason_code; Id: from_run_id;
+        Time: from_completed_at; Id: lapsed_run_id; Time: lapsed_at;
+    }
+    acknowledgement_actors unique(acknowledgement_id action at) {
+        Id: acknowledgement_id operation_run_id; Text: action; Time: at; Text: surface; Id: token_id;
+        Text: name;
+    }
+    webhook_endpoints unique(id) {
+        Id: id workspace_id; Text: url description; Boolean: changed_only; Text: secret previous_secret;
+        Time: previous_secret_until; Boolean: enabled; Text: disabled_reason; Number: failures;
+        Time: created_at; Number: circuit_pauses; Time: circuit_opened_at circuit_probe_at;
+    }
+    webhook_deliveries unique(id) {
+        Id: id endpoint_id; Text: message_id; Id: operation_run_id; Text: payload state;
+        Number: attempts tries; Time: next_attempt_at created_at ended_at pending_since;
+        Text: give_up_reason;
+    }
+    webhook_attempts unique(delivery_id attempt) {
+        Id: delivery_id; Number: attempt; Time: started_at; Number: duration_ms; Text: result;
+        Number: http_status;
+    }
+    owned_tables unique() {
+        Text: table_name; Time: created_at;
+    }
+};

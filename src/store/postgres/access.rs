@@ -7,21 +7,17 @@ use crate::ports::access::{AccessStore, NewToken, Reserved, SessionRecord, Token
 use crate::ports::store_error::StoreError;
 use crate::store::access_rows::{KeyRow, SessionRow, TokenRow, UsedTokenRow, token_columns};
 use crate::store::rows;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use std::time::Duration;
 
-const ADD: &str = concat!(
+const ADD: &str = sql!(
     "INSERT INTO verifyd.api_tokens AS t
         (name, token_hash, scopes, workspace_id, tenant_id, expires_at)
-     VALUES ($1, $2, $3, $4, $5, $6) RETURNING ",
-    token_columns!()
+     VALUES ($1, $2, $3, $4, $5, $6) RETURNING " token_columns!()
 );
 
-const TOKENS: &str = concat!(
-    "SELECT ",
-    token_columns!(),
-    " FROM verifyd.api_tokens t ORDER BY t.id"
-);
+const TOKENS: &str = sql!("SELECT " token_columns!() " FROM verifyd.api_tokens t ORDER BY t.id");
 
 const REVOKE: &str = "
     UPDATE verifyd.api_tokens SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL";
@@ -40,21 +36,15 @@ macro_rules! use_is_old {
     };
 }
 
-const BY_HASH: &str = concat!(
-    "SELECT ",
-    token_columns!(),
-    ", ",
-    use_is_old!(),
-    " AS to_be_noted FROM verifyd.api_tokens t WHERE t.token_hash = $1 AND ",
-    valid!()
+const BY_HASH: &str = sql!(
+    "SELECT " token_columns!() ", " use_is_old!()
+    " AS to_be_noted FROM verifyd.api_tokens t WHERE t.token_hash = $1 AND " valid!()
 );
 
 /// Whoever finds the row locked leaves it: another request notes the same.
-const NOTE_USE: &str = concat!(
+const NOTE_USE: &str = sql!(
     "UPDATE verifyd.api_tokens SET last_used_at = now() WHERE id = (
-        SELECT id FROM verifyd.api_tokens WHERE id = $1 AND ",
-    use_is_old!(),
-    " FOR UPDATE SKIP LOCKED)"
+        SELECT id FROM verifyd.api_tokens WHERE id = $1 AND " use_is_old!() " FOR UPDATE SKIP LOCKED)"
 );
 
 /// A few at a time: each new session clears away more than it adds.
@@ -67,13 +57,10 @@ const OPEN_SESSION: &str = "
     INSERT INTO verifyd.page_sessions (session_hash, token_id, csrf, expires_at)
     VALUES ($1, $2, $3, now() + make_interval(secs => $4))";
 
-const SESSION: &str = concat!(
-    "SELECT ",
-    token_columns!(),
-    ", s.csrf, s.expires_at AS session_expires_at
+const SESSION: &str = sql!(
+    "SELECT " token_columns!() ", s.csrf, s.expires_at AS session_expires_at
      FROM verifyd.page_sessions s JOIN verifyd.api_tokens t ON t.id = s.token_id
-     WHERE s.session_hash = $1 AND now() < s.expires_at AND ",
-    valid!()
+     WHERE s.session_hash = $1 AND now() < s.expires_at AND " valid!()
 );
 
 const CLOSE_SESSION: &str = "DELETE FROM verifyd.page_sessions WHERE session_hash = $1";

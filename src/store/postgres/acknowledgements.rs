@@ -13,6 +13,7 @@ use crate::ports::acknowledgements::{
 use crate::ports::store_error::StoreError;
 use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
 use crate::store::filters::push_acknowledgement_filter;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
@@ -37,17 +38,10 @@ macro_rules! active {
 /// Whether this JSON array of checks, if it is one, has the check as it was acknowledged.
 macro_rules! found_in {
     ($checks:literal, $key:literal, $status:literal, $reason:literal) => {
-        concat!(
-            "EXISTS (SELECT FROM jsonb_array_elements(CASE WHEN jsonb_typeof(",
-            $checks,
-            ") = 'array' THEN ",
-            $checks,
-            " ELSE '[]' END) c WHERE c ->> 'key' = ",
-            $key,
-            " AND c ->> 'status' = ",
-            $status,
-            " AND c ->> 'reason_code' IS NOT DISTINCT FROM ",
-            $reason,
+        $crate::store::sql::sql!(
+            "EXISTS (SELECT FROM jsonb_array_elements(CASE WHEN jsonb_typeof(" $checks
+            ") = 'array' THEN " $checks " ELSE '[]' END) c WHERE c ->> 'key' = " $key
+            " AND c ->> 'status' = " $status " AND c ->> 'reason_code' IS NOT DISTINCT FROM " $reason
             ")"
         )
     };
@@ -56,7 +50,7 @@ macro_rules! found_in {
 /// Whether `a` was made on the completed run that `r` is now, and not on an earlier run of the same id.
 macro_rules! is_of_this_run {
     () => {
-        concat!(
+        $crate::store::sql::sql!(
             "extract(epoch FROM a.acknowledged_at::timestamptz) + 1
                  >= extract(epoch FROM r.completed_at::timestamptz)"
         )
@@ -68,26 +62,19 @@ const TAKE_TURNS: &str = "
     SELECT pg_advisory_xact_lock_shared($1, $2),
            pg_advisory_xact_lock(hashtextextended('verifyd.acknowledge.' || $3::text, 0))";
 
-const ALREADY: &str = concat!(
-    "SELECT ",
-    columns!(),
+const ALREADY: &str = sql!(
+    "SELECT " columns!()
     " FROM verification_check_acknowledgements a JOIN operation_runs r ON r.id = a.operation_run_id
-      WHERE a.operation_run_id = $1 AND a.check_key = $2 AND ",
-    is_of_this_run!(),
-    " AND ",
-    active!(),
+      WHERE a.operation_run_id = $1 AND a.check_key = $2 AND " is_of_this_run!() " AND " active!()
     " ORDER BY a.id LIMIT 1"
 );
 
-const INSERT: &str = concat!(
+const INSERT: &str = sql!(
     "INSERT INTO verification_check_acknowledgements AS a
         (operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at,
          expires_at)
      SELECT r.id, $2, $3, $4, $5, now(), $6 FROM operation_runs r
-     WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
-    run_type!(),
-    " RETURNING ",
-    columns!()
+     WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " RETURNING " columns!()
 );
 
 /// From here to the end of the transaction no run of the connection is completed. Without such a
@@ -97,26 +84,19 @@ const HOLD_CONNECTION: &str = "
 
 /// Ended at once by the first run completed since in which the check was found otherwise, and by
 /// one whose previous report was deleted: what that said cannot be known any more.
-const CARRY: &str = concat!(
+const CARRY: &str = sql!(
     "INSERT INTO verifyd.carried_acknowledgements
         (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id,
          from_completed_at, lapsed_run_id, lapsed_at)
      SELECT $1, $2, $3, $4, $5, f.id, f.completed_at::timestamptz, l.id, l.completed_at
      FROM operation_runs f LEFT JOIN LATERAL (
         SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r
-        WHERE r.type = ",
-    run_type!(),
+        WHERE r.type = " run_type!()
     " AND r.status = 'completed' AND r.context ->> 'provider_connection_id' = $2::text
           AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id
           AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
           AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id)
-          AND (NOT ",
-    found_in!(
-        "r.context -> 'verification_report' -> 'checks'",
-        "$3",
-        "$4",
-        "$5"
-    ),
+          AND (NOT " found_in!("r.context -> 'verification_report' -> 'checks'", "$3", "$4", "$5")
     "       OR r.context -> 'verification_report' ->> 'previous_report_id' IS NOT NULL
                 AND NOT EXISTS (SELECT FROM operation_runs p WHERE p.id::text =
                     r.context -> 'verification_report' ->> 'previous_report_id'))
@@ -127,22 +107,15 @@ const CARRY: &str = concat!(
 
 /// Of this connection, what was acknowledged on an earlier run, is still open (or was ended by a
 /// run that was completed later but committed before) and does not stand any more.
-const LAPSE: &str = concat!(
+const LAPSE: &str = sql!(
     "UPDATE verifyd.carried_acknowledgements k SET lapsed_at = now(), lapsed_run_id = $2
      WHERE k.connection_id = $1
        AND (k.from_completed_at, k.from_run_id) < (now(), $2)
        AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (now(), $2))
-       AND NOT (",
-    found_in!(
-        "(SELECT r.context #> '{verification_report,checks}' FROM operation_runs r WHERE r.id = $2)",
-        "k.check_key",
-        "k.status",
-        "k.reason_code"
-    ),
+       AND NOT ("
+    found_in!("(SELECT r.context #> '{verification_report,checks}' FROM operation_runs r WHERE r.id = $2)", "k.check_key", "k.status", "k.reason_code")
     " AND EXISTS (SELECT FROM verification_check_acknowledgements a
-                  WHERE a.id = k.acknowledgement_id AND ",
-    active!(),
-    "))"
+                  WHERE a.id = k.acknowledgement_id AND " active!() "))"
 );
 
 const NOTHING_OPEN: &str = "
@@ -150,52 +123,34 @@ const NOTHING_OPEN: &str = "
     AND NOT EXISTS (SELECT FROM verifyd.carried_acknowledgements
                     WHERE connection_id = $1 AND lapsed_at IS NULL)";
 
-const WITHDRAW: &str = concat!(
+const WITHDRAW: &str = sql!(
     "UPDATE verification_check_acknowledgements a
      SET withdrawn_at = now(), withdrawn_by = $2 FROM operation_runs r
-     WHERE a.id = $1 AND a.withdrawn_at IS NULL AND r.id = a.operation_run_id AND r.type = ",
-    run_type!(),
-    " AND ",
-    is_of_this_run!()
+     WHERE a.id = $1 AND a.withdrawn_at IS NULL AND r.id = a.operation_run_id AND r.type = " run_type!()
+    " AND " is_of_this_run!()
 );
 
-const FROM_RUNS: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM verification_check_acknowledgements a
-      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
-    run_type!(),
-    " AND ",
-    is_of_this_run!(),
+const FROM_RUNS: &str = sql!(
+    "SELECT " columns!() " FROM verification_check_acknowledgements a
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = " run_type!() " AND "
+    is_of_this_run!()
     " WHERE a.check_key IS NOT NULL AND a.reason IS NOT NULL AND a.acknowledged_by IS NOT NULL
       AND a.acknowledged_at IS NOT NULL"
 );
 
-const ONE: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM verification_check_acknowledgements a
-      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
-    run_type!(),
-    " AND ",
-    is_of_this_run!(),
-    " WHERE a.id = $1"
+const ONE: &str = sql!(
+    "SELECT " columns!() " FROM verification_check_acknowledgements a
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = " run_type!() " AND "
+    is_of_this_run!() " WHERE a.id = $1"
 );
 
 /// Its own; and those made on an earlier run of the same connection, tenant and workspace, that had
 /// not lapsed, been withdrawn or expired when it was completed.
-const OF_RUN: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM verification_check_acknowledgements a
-      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
-    run_type!(),
-    " AND ",
-    is_of_this_run!(),
-    " WHERE r.id = $1
-     UNION ALL SELECT ",
-    columns!(),
-    " FROM operation_runs r
+const OF_RUN: &str = sql!(
+    "SELECT " columns!() " FROM verification_check_acknowledgements a
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = " run_type!() " AND "
+    is_of_this_run!() " WHERE r.id = $1
+     UNION ALL SELECT " columns!() " FROM operation_runs r
       JOIN verifyd.carried_acknowledgements k
         ON k.connection_id = CASE WHEN r.context ->> 'provider_connection_id' ~ '^[0-9]{1,18}$'
                              THEN (r.context ->> 'provider_connection_id')::bigint END
@@ -210,15 +165,8 @@ const OF_RUN: &str = concat!(
                - extract(epoch FROM k.from_completed_at)) <= 1
        AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id
        AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id
-      WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
-    run_type!(),
-    " AND ",
-    found_in!(
-        "r.context -> 'verification_report' -> 'checks'",
-        "k.check_key",
-        "k.status",
-        "k.reason_code"
-    ),
+      WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " AND "
+    found_in!("r.context -> 'verification_report' -> 'checks'", "k.check_key", "k.status", "k.reason_code")
     " ORDER BY id"
 );
 
@@ -379,7 +327,7 @@ impl AcknowledgementStore for PostgresStore {
         self.transaction(async |tx| {
             let mut query = QueryBuilder::<Postgres>::new(FROM_RUNS);
             let connection = " AND r.context ->> 'provider_connection_id' = ";
-            let is_active = concat!(" AND ", active!());
+            let is_active = sql!(" AND " active!());
             push_acknowledgement_filter(&mut query, filter, connection, is_active);
             let query = self.built::<AcknowledgementRow>(&mut query);
             let found = query.fetch_all(&mut *tx).await?;

@@ -10,13 +10,10 @@
 /// refuses to subtract `infinity`.
 macro_rules! time {
     ($column:literal) => {
-        concat!(
-            "CASE WHEN ",
-            $column,
+        $crate::store::sql::sql!(
+            "CASE WHEN " $column
             "::timestamptz BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'
-              THEN ",
-            $column,
-            "::timestamptz END"
+              THEN " $column "::timestamptz END"
         )
     };
 }
@@ -25,7 +22,7 @@ pub(super) use time;
 /// The beginning of a text: more than any name that means something.
 macro_rules! short {
     ($column:literal) => {
-        concat!("left(", $column, "::text, 300)")
+        $crate::store::sql::sql!("left(" $column "::text, 300)")
     };
 }
 pub(super) use short;
@@ -33,11 +30,8 @@ pub(super) use short;
 /// Unpacked bytes above which numbers are looked at before a text is made.
 macro_rules! has_endless_numbers {
     ($json:literal) => {
-        concat!(
-            "(pg_column_size(",
-            $json,
-            " #> '{}') > 2048 AND ",
-            $json,
+        $crate::store::sql::sql!(
+            "(pg_column_size(" $json " #> '{}') > 2048 AND " $json
             " @? '$.** ? (@.type() == \"number\" && (@ > 1e2000 || @ < -1e2000
                           || (@ < 1e-2000 && @ > -1e-2000 && @ != 0)))')"
         )
@@ -48,16 +42,10 @@ pub(super) use has_endless_numbers;
 /// Whether a `jsonb` is so small that it can be read beside others: it takes no time and cannot fail.
 macro_rules! is_small {
     ($json:literal) => {
-        concat!(
-            "(CASE WHEN pg_column_size(",
-            $json,
-            ") > 32768 THEN false WHEN pg_column_compression(",
-            $json,
-            ") IS NULL THEN true WHEN pg_column_size(",
-            $json,
-            ") > 8192 THEN false ELSE pg_column_size(",
-            $json,
-            " #> '{}') <= 32768 END IS NOT FALSE)"
+        $crate::store::sql::sql!(
+            "(CASE WHEN pg_column_size(" $json ") > 32768 THEN false WHEN pg_column_compression(" $json
+            ") IS NULL THEN true WHEN pg_column_size(" $json ") > 8192 THEN false ELSE pg_column_size("
+            $json " #> '{}') <= 32768 END IS NOT FALSE)"
         )
     };
 }
@@ -66,22 +54,11 @@ pub(super) use is_small;
 /// Whether the text of a `jsonb` has at most so many bytes. Never makes a text that is much longer.
 macro_rules! fits {
     ($json:literal, $bytes:literal) => {
-        concat!(
-            "(CASE WHEN pg_column_size(",
-            $json,
-            ") > 8 * ",
-            $bytes,
-            " THEN false WHEN pg_column_size(",
-            $json,
-            " #> '{}') > 8 * ",
-            $bytes,
-            " THEN false WHEN ",
-            crate::store::postgres::bounds::has_endless_numbers!($json),
-            " THEN false ELSE octet_length(",
-            $json,
-            "::text) <= ",
-            $bytes,
-            " END IS TRUE)"
+        $crate::store::sql::sql!(
+            "(CASE WHEN pg_column_size(" $json ") > 8 * " $bytes " THEN false WHEN pg_column_size("
+            $json " #> '{}') > 8 * " $bytes " THEN false WHEN "
+            crate::store::postgres::bounds::has_endless_numbers!($json) " THEN false ELSE octet_length("
+            $json "::text) <= " $bytes " END IS TRUE)"
         )
     };
 }
@@ -90,11 +67,8 @@ pub(super) use fits;
 /// Whether a list may look into a `jsonb`: unpacking those of a page must not take seconds.
 macro_rules! is_listed {
     ($json:literal) => {
-        concat!(
-            "(pg_column_size(",
-            $json,
-            ") <= CASE WHEN pg_column_compression(",
-            $json,
+        $crate::store::sql::sql!(
+            "(pg_column_size(" $json ") <= CASE WHEN pg_column_compression(" $json
             ") IS NULL THEN 1048576 ELSE 65536 END)"
         )
     };
@@ -105,16 +79,9 @@ pub(super) use is_listed;
 /// may be as long as memory is large.)
 macro_rules! member {
     ($json:literal, $path:literal) => {
-        concat!(
-            "CASE WHEN jsonb_typeof(",
-            $json,
-            " #> '",
-            $path,
-            "') IN ('string', 'number') THEN left(",
-            $json,
-            " #>> '",
-            $path,
-            "', 300) END"
+        $crate::store::sql::sql!(
+            "CASE WHEN jsonb_typeof(" $json " #> '" $path "') IN ('string', 'number') THEN left(" $json
+            " #>> '" $path "', 300) END"
         )
     };
 }
@@ -151,25 +118,16 @@ pub(super) use is_valid_connection;
 /// of the most bytes.
 macro_rules! context_columns {
     ($when:literal, $bytes:literal) => {
-        concat!(
-            "CASE WHEN ",
-            $when,
-            " AND ",
-            crate::store::postgres::bounds::fits!("r.context", $bytes),
-            " THEN r.context END AS context, CASE WHEN NOT ",
-            $when,
+        $crate::store::sql::sql!(
+            "CASE WHEN " $when " AND " crate::store::postgres::bounds::fits!("r.context", $bytes)
+            " THEN r.context END AS context, CASE WHEN NOT " $when
             " THEN NULL WHEN r.context IS NULL THEN 'null'
                   WHEN pg_column_size(r.context) > 16777216 THEN 'huge'
                   WHEN pg_column_size(r.context #> '{}') > 16777216 THEN 'huge'
-                  WHEN ",
-            crate::store::postgres::bounds::fits!("r.context", $bytes),
-            " THEN 'fits' WHEN ",
-            crate::store::postgres::bounds::has_endless_numbers!("r.context"),
-            " THEN 'unreadable' ELSE 'large' END AS context_state, CASE WHEN ",
-            $when,
-            " THEN ",
-            crate::store::postgres::bounds::is_small!("r.context"),
-            " END AS context_is_small"
+                  WHEN " crate::store::postgres::bounds::fits!("r.context", $bytes) " THEN 'fits' WHEN "
+            crate::store::postgres::bounds::has_endless_numbers!("r.context")
+            " THEN 'unreadable' ELSE 'large' END AS context_state, CASE WHEN " $when " THEN "
+            crate::store::postgres::bounds::is_small!("r.context") " END AS context_is_small"
         )
     };
 }

@@ -20,6 +20,7 @@ use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
 use crate::store::claims::{self, ClaimRequest, ContextRow, TakenRow};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, FromRow as _, PgConnection, Postgres, Row as _};
@@ -37,21 +38,14 @@ use uuid::Uuid;
 /// or with attempts of an earlier run, which have to be ended or set aside first.
 ///
 /// Runs are found by their ids alone, also in the statements beside: see `status`.
-const CLAIM: &str = concat!(
+const CLAIM: &str = sql!(
     "WITH wanted AS (
         SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::float8[])
             AS w (id, token, worker_id, most, deadline)
     ), locked AS MATERIALIZED (
         SELECT r.id, r.started_at FROM operation_runs r
-        WHERE r.id = ANY($1) AND r.type = ",
-    run_type!(),
-    " AND ",
-    status!(),
-    " = 'queued' AND ",
-    is_claimable!(),
-    " AND ($9 OR ",
-    is_small!("r.context"),
-    ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
+        WHERE r.id = ANY($1) AND r.type = " run_type!() " AND " status!() " = 'queued' AND "
+    is_claimable!() " AND ($9 OR " is_small!("r.context") ") ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
     ), history AS (
         SELECT l.id, h.*, h.spent >= w.most OR h.failed >= $6 AS exhausted,
                h.spent + 1 >= w.most AND h.lost > 0 AS last_chance
@@ -62,11 +56,9 @@ const CLAIM: &str = concat!(
                    count(*) FILTER (WHERE NOT earlier AND counted
                                           AND end_reason = 'worker_lost') AS lost,
                    count(*) FILTER (WHERE ended_at IS NULL
-                       OR NOT earlier AND (end_reason = 'completed' OR ",
-    is_before_start!("a", "l"),
+                       OR NOT earlier AND (end_reason = 'completed' OR " is_before_start!("a", "l")
     ")) AS other,
-                   count(*) FILTER (WHERE ",
-    is_failed_completion!(),
+                   count(*) FILTER (WHERE " is_failed_completion!()
     ") AS failed, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at
             FROM verifyd.run_attempts a WHERE run_id = l.id
         ) h
@@ -84,39 +76,30 @@ const CLAIM: &str = concat!(
     UPDATE operation_runs r SET status = 'running',
         started_at = CASE WHEN h.own > 0 THEN coalesce(r.started_at, now()) ELSE now() END
     FROM opened o JOIN history h ON h.id = o.run_id
-    WHERE r.id = o.run_id AND r.type = ",
-    run_type!(),
+    WHERE r.id = o.run_id AND r.type = " run_type!()
     " RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at,
         o.attempt, o.claimed_at, h.spent, h.exhausted, h.failed >= $6 AS forced_completion,
-        coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at, ",
-    context_columns!("NOT $9", "$7"),
+        coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at, "
+    context_columns!("NOT $9", "$7")
 );
 
 /// Of those that were not claimed: the ones that are still queued, and whether they are not due yet.
-const STILL_QUEUED: &str = concat!(
+const STILL_QUEUED: &str = sql!(
     "SELECT r.id, EXISTS (SELECT FROM verifyd.run_attempts a WHERE a.run_id = r.id AND NOT a.earlier)
             AND EXISTS (SELECT FROM verifyd.run_deliveries d
                         WHERE d.run_id = r.id AND d.not_before > now())
-     FROM operation_runs r WHERE r.id = ANY($1) AND r.type = ",
-    run_type!(),
-    " AND ",
-    status!(),
-    " = 'queued' AND ",
-    is_claimable!()
+     FROM operation_runs r WHERE r.id = ANY($1) AND r.type = " run_type!() " AND " status!()
+    " = 'queued' AND " is_claimable!()
 );
 
 /// Whether the context of the run can be read beside others.
-const IS_SMALL: &str = concat!(
-    "SELECT ",
-    is_small!("r.context"),
-    " FROM operation_runs r WHERE r.id = $1 AND r.type = ",
-    run_type!()
+const IS_SMALL: &str = sql!(
+    "SELECT " is_small!("r.context") " FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!()
 );
 
 /// Waits for whoever holds the run.
-const LOCK_QUEUED: &str = concat!(
-    "SELECT 1 FROM operation_runs WHERE id = $1 AND type = ",
-    run_type!(),
+const LOCK_QUEUED: &str = sql!(
+    "SELECT 1 FROM operation_runs WHERE id = $1 AND type = " run_type!()
     " AND status = 'queued' FOR NO KEY UPDATE"
 );
 
@@ -126,29 +109,24 @@ const SUPERSEDE: &str = "
     WHERE run_id = $1 AND ended_at IS NULL";
 
 /// `$2`: most bytes of the context.
-const CONTEXT: &str = concat!(
-    "SELECT ",
-    context_columns!("true", "$2"),
-    " FROM operation_runs r WHERE r.id = $1"
+const CONTEXT: &str = sql!(
+    "SELECT " context_columns!("true", "$2") " FROM operation_runs r WHERE r.id = $1"
 );
 
-const LOCK_RUNNING: &str = concat!(
-    "SELECT 1 FROM operation_runs WHERE id = $1 AND type = ",
-    run_type!(),
+const LOCK_RUNNING: &str = sql!(
+    "SELECT 1 FROM operation_runs WHERE id = $1 AND type = " run_type!()
     " AND status = 'running' FOR NO KEY UPDATE"
 );
 
 /// The token is tested on the row that the statement changes.
-const RELEASE: &str = concat!(
+const RELEASE: &str = sql!(
     "WITH ended AS (
         UPDATE verifyd.run_attempts
         SET ended_at = clock_timestamp(), end_reason = $4, counted = counted AND $5
         WHERE run_id = $1 AND attempt = $2 AND token = $3 AND ended_at IS NULL RETURNING run_id
     )
     UPDATE operation_runs r SET status = 'queued' FROM ended
-    WHERE r.id = ended.run_id AND r.type = ",
-    run_type!(),
-    " AND r.status = 'running'"
+    WHERE r.id = ended.run_id AND r.type = " run_type!() " AND r.status = 'running'"
 );
 
 const DUE_AGAIN: &str = "

@@ -17,6 +17,7 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
 use crate::store::completion::{
     Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, event, message_id,
 };
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
@@ -30,13 +31,10 @@ use std::collections::HashMap;
 /// One statement is enough, though others may have committed between its snapshot and its locks: a run
 /// that is locked is running in its newest version, and the token is tested on the newest version of the
 /// attempt's row by the statement that ends it.
-const COMPLETE: &str = concat!(
+const COMPLETE: &str = sql!(
     "WITH locked AS MATERIALIZED (
         SELECT r.id FROM operation_runs r
-        WHERE r.id = ANY($1) AND r.type = ",
-    run_type!(),
-    " AND ",
-    status!(),
+        WHERE r.id = ANY($1) AND r.type = " run_type!() " AND " status!()
     " = 'running' ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
     ), ended AS (
         UPDATE verifyd.run_attempts a
@@ -66,11 +64,7 @@ const COMPLETE: &str = concat!(
     FROM unnest($1::bigint[], $4::text[], $5::jsonb[], $6::jsonb[], $7::jsonb[], $8::bigint[])
             AS d (id, outcome, patch, failures, defaults, kept)
         JOIN ended e ON e.run_id = d.id
-    WHERE r.id = d.id AND r.type = ",
-    run_type!(),
-    " AND ",
-    status!(),
-    " = 'running'
+    WHERE r.id = d.id AND r.type = " run_type!() " AND " status!() " = 'running'
      RETURNING r.id, now(), EXISTS (SELECT FROM verifyd.webhook_endpoints e
                                     WHERE e.workspace_id = r.workspace_id AND e.enabled)"
 );

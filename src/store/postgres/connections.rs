@@ -10,34 +10,21 @@ use crate::domain::{ConnectionId, TenantId};
 use crate::ports::connections::{AddConnectionError, ConnectionStore, Seal};
 use crate::ports::store_error::StoreError;
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::PgConnection;
 
 macro_rules! connection_columns {
     () => {
-        concat!(
-            "c.id, c.workspace_id, c.tenant_id",
-            ", ",
-            $crate::store::postgres::bounds::short!("c.provider"),
-            " AS provider",
-            ", ",
-            $crate::store::postgres::bounds::short!("c.display_name"),
-            " AS display_name",
-            ", ",
-            $crate::store::postgres::bounds::short!("c.status"),
-            " AS status",
-            ", ",
-            $crate::store::postgres::bounds::short!("c.entra_tenant_id"),
-            " AS entra_tenant_id",
-            ", ",
-            $crate::store::postgres::bounds::short!("c.client_id"),
-            " AS client_id",
-            ", ",
-            $crate::store::postgres::bounds::short!("c.cloud"),
-            " AS cloud",
-            ", ",
-            $crate::store::postgres::bounds::short!("c.module"),
-            " AS module",
+        $crate::store::sql::sql!(
+            "c.id, c.workspace_id, c.tenant_id" ", "
+            $crate::store::postgres::bounds::short!("c.provider") " AS provider" ", "
+            $crate::store::postgres::bounds::short!("c.display_name") " AS display_name" ", "
+            $crate::store::postgres::bounds::short!("c.status") " AS status" ", "
+            $crate::store::postgres::bounds::short!("c.entra_tenant_id") " AS entra_tenant_id" ", "
+            $crate::store::postgres::bounds::short!("c.client_id") " AS client_id" ", "
+            $crate::store::postgres::bounds::short!("c.cloud") " AS cloud" ", "
+            $crate::store::postgres::bounds::short!("c.module") " AS module"
             ", c.created_at::timestamptz AS created_at, c.updated_at::timestamptz AS updated_at"
         )
     };
@@ -46,23 +33,16 @@ macro_rules! connection_columns {
 pub(super) use connection_columns;
 
 /// The newest, where another application's table allows several.
-const CONNECTION: &str = concat!(
-    "SELECT ",
-    connection_columns!(),
-    ", ",
-    credential_columns!(),
-    " FROM provider_connections c
+const CONNECTION: &str = sql!(
+    "SELECT " connection_columns!() ", " credential_columns!() " FROM provider_connections c
       LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id
       WHERE c.id = $1 ORDER BY k.id DESC NULLS LAST LIMIT 1"
 );
 
-const CONNECTIONS: &str = concat!(
-    "SELECT ",
-    connection_columns!(),
-    " FROM provider_connections c
-      WHERE ($1::bigint IS NULL OR c.tenant_id = $1) AND ($2::bigint IS NULL OR c.id > $2) AND ",
-    is_valid_connection!(),
-    " ORDER BY c.id LIMIT $3"
+const CONNECTIONS: &str = sql!(
+    "SELECT " connection_columns!() " FROM provider_connections c
+      WHERE ($1::bigint IS NULL OR c.tenant_id = $1) AND ($2::bigint IS NULL OR c.id > $2) AND "
+    is_valid_connection!() " ORDER BY c.id LIMIT $3"
 );
 
 const OWNS_TENANTS: &str = "

@@ -8,15 +8,15 @@ use crate::ports::store_error::StoreError;
 use crate::ports::vault::SealedCredential;
 use crate::store::rows;
 use crate::store::rows::ConnectionWithCredentialRow;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 /// Of `provider_credentials k`. A payload that is too large is NULL, and its length is told.
 macro_rules! credential_columns {
     () => {
-        concat!(
-            "k.id AS credential_id, ",
-            $crate::store::postgres::bounds::short!("k.kind"),
+        $crate::store::sql::sql!(
+            "k.id AS credential_id, " $crate::store::postgres::bounds::short!("k.kind")
             " AS credential_kind,
              CASE WHEN octet_length(k.payload) <= 262144 THEN k.payload END AS credential_payload,
              octet_length(k.payload)::bigint AS credential_bytes,
@@ -27,11 +27,8 @@ macro_rules! credential_columns {
 }
 pub(super) use credential_columns;
 
-const CREDENTIALS: &str = concat!(
-    "SELECT DISTINCT ON (c.id) ",
-    connection_columns!(),
-    ", ",
-    credential_columns!(),
+const CREDENTIALS: &str = sql!(
+    "SELECT DISTINCT ON (c.id) " connection_columns!() ", " credential_columns!()
     " FROM provider_connections c
       JOIN provider_credentials k ON k.provider_connection_id = c.id
       WHERE ($1::bigint IS NULL OR c.id > $1) ORDER BY c.id, k.id DESC LIMIT $2"

@@ -9,6 +9,7 @@ use super::{PostgresStore, run_type};
 use crate::domain::RunId;
 use crate::ports::store_error::StoreError;
 use crate::store::completion::CompletionRequest;
+use crate::store::sql::sql;
 use sqlx::PgConnection;
 
 /// Clocks of one server agree by so much, and applications round times to seconds.
@@ -23,17 +24,9 @@ pub(super) use slack;
 /// other attempts: `r` was never claimed, or its first claim was later.
 macro_rules! is_before_start {
     ($a:literal, $r:literal) => {
-        concat!(
-            "(",
-            $r,
-            ".started_at IS NULL OR ",
-            $a,
-            ".claimed_at + ",
-            $crate::store::postgres::earlier::slack!(),
-            " < ",
-            $r,
-            ".started_at::timestamptz AND ",
-            $r,
+        $crate::store::sql::sql!(
+            "(" $r ".started_at IS NULL OR " $a ".claimed_at + "
+            $crate::store::postgres::earlier::slack!() " < " $r ".started_at::timestamptz AND " $r
             ".started_at::timestamptz <= now())"
         )
     };
@@ -44,9 +37,8 @@ pub(super) use is_before_start;
 /// begun. One that cannot be told from an attempt of its own is taken for one.
 macro_rules! is_open_before_recorded {
     () => {
-        concat!(
-            "r.started_at IS NULL AND a.claimed_at + ",
-            $crate::store::postgres::earlier::slack!(),
+        $crate::store::sql::sql!(
+            "r.started_at IS NULL AND a.claimed_at + " $crate::store::postgres::earlier::slack!()
             " < r.created_at::timestamptz AND r.created_at::timestamptz <= now()"
         )
     };
@@ -55,11 +47,9 @@ macro_rules! is_open_before_recorded {
 /// Whether the attempt `a` belongs to an earlier run than `r`, which is not completed.
 macro_rules! is_earlier {
     () => {
-        concat!(
-            "CASE WHEN a.ended_at IS NULL THEN ",
-            is_open_before_recorded!(),
-            " ELSE ",
-            is_before_start!("a", "r"),
+        $crate::store::sql::sql!(
+            "CASE WHEN a.ended_at IS NULL THEN " is_open_before_recorded!() " ELSE "
+            is_before_start!("a", "r")
             " OR a.attempt <= coalesce((SELECT max(c.attempt) FROM verifyd.run_attempts c
                  WHERE c.run_id = a.run_id AND c.end_reason = 'completed'), 0) END"
         )
@@ -67,15 +57,12 @@ macro_rules! is_earlier {
 }
 
 /// Begins after the run was locked, so it sees the attempts as they are.
-const SET_ASIDE: &str = concat!(
+const SET_ASIDE: &str = sql!(
     "UPDATE verifyd.run_attempts a SET earlier = true,
          ended_at = coalesce(a.ended_at, clock_timestamp()),
          end_reason = coalesce(a.end_reason, 'superseded')
-     FROM operation_runs r WHERE a.run_id = $1 AND NOT a.earlier AND r.id = a.run_id AND r.type = ",
-    run_type!(),
-    " AND (",
-    is_earlier!(),
-    ")"
+     FROM operation_runs r WHERE a.run_id = $1 AND NOT a.earlier AND r.id = a.run_id AND r.type = "
+    run_type!() " AND (" is_earlier!() ")"
 );
 
 /// Without an attempt of its own a run waits for nothing.
@@ -84,15 +71,11 @@ const FORGET_WAIT: &str = "
     AND NOT EXISTS (SELECT FROM verifyd.run_attempts a WHERE a.run_id = $1 AND NOT a.earlier)";
 
 /// The attempts of the run that is there now.
-pub(super) const OWN_ATTEMPTS: &str = concat!(
+pub(super) const OWN_ATTEMPTS: &str = sql!(
     "SELECT a.run_id, a.attempt, a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
-     FROM verifyd.run_attempts a JOIN operation_runs r ON r.id = a.run_id AND r.type = ",
-    run_type!(),
+     FROM verifyd.run_attempts a JOIN operation_runs r ON r.id = a.run_id AND r.type = " run_type!()
     " WHERE a.run_id = $1 AND NOT a.earlier AND NOT CASE WHEN r.status = 'completed'
-          AND a.ended_at IS NOT NULL THEN ",
-    is_before_start!("a", "r"),
-    " ELSE ",
-    is_earlier!(),
+          AND a.ended_at IS NOT NULL THEN " is_before_start!("a", "r") " ELSE " is_earlier!()
     " END ORDER BY a.attempt"
 );
 
@@ -147,23 +130,22 @@ pub(super) use carries_fingerprint;
 /// Of connections whose report was compared with none: rows that were left by earlier runs. `$1`:
 /// connections, `$2`: the runs that are completed now, `$3`: since when these are worked on; what was
 /// written later is not left over.
-const FORGET_LATEST_REPORTS: &str = concat!(
+const FORGET_LATEST_REPORTS: &str = sql!(
     "DELETE FROM verifyd.latest_reports l
      USING unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (connection, run, since),
            operation_runs r
-     WHERE l.connection_id = d.connection AND r.id = d.run AND l.completed_at < d.since AND NOT (",
-    "l.operation_run_id <> r.id AND ",
-    is_of_its_run!("r.workspace_id", "r.tenant_id", carries_fingerprint!()),
-    ")"
+     WHERE l.connection_id = d.connection AND r.id = d.run AND l.completed_at < d.since AND NOT ("
+    "l.operation_run_id <> r.id AND "
+    is_of_its_run!("r.workspace_id", "r.tenant_id", carries_fingerprint!()) ")"
 );
 
 /// Whether `d`, the delivery of the queued run `w`, is an earlier run's: nobody waits before its first
 /// claim, and no hint is sent before the run is recorded. A recording that lies ahead is a clock's fault.
 macro_rules! is_delivery_of_earlier {
     () => {
-        concat!(
-            "w.started_at IS NULL AND (d.not_before > now() OR d.delivered_at + ",
-            $crate::store::postgres::earlier::slack!(),
+        $crate::store::sql::sql!(
+            "w.started_at IS NULL AND (d.not_before > now() OR d.delivered_at + "
+            $crate::store::postgres::earlier::slack!()
             " < w.created_at::timestamptz AND w.created_at::timestamptz <= now())"
         )
     };

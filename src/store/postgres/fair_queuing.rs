@@ -6,6 +6,7 @@ use super::{PostgresStore, run_type};
 use crate::domain::{RunId, TenantId};
 use crate::ports::fair_queuing::{FairQueuingStore, OldestRun};
 use crate::ports::store_error::StoreError;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 
 /// Whether the tenant has a connection: what a producer cannot write.
@@ -21,43 +22,35 @@ macro_rules! has_connection {
 /// A producer may write any tenant. Between two tenants that have a connection at most one that has none
 /// is met, however many there are, and only the first of all such tenants is named; none is where a run of one
 /// is in flight.
-const OLDEST_OF_TENANTS: &str = concat!(
+const OLDEST_OF_TENANTS: &str = sql!(
     "WITH RECURSIVE waiting (tenant, strangers) AS (
         SELECT $1::bigint, (SELECT count(*) FROM unnest($2::bigint[]) AS e (tenant)
                             WHERE NOT EXISTS (SELECT FROM provider_connections c
                                               WHERE c.tenant_id = e.tenant))
         UNION ALL
-        SELECT (SELECT r.tenant_id FROM operation_runs r WHERE r.type = ",
-    run_type!(),
-    " AND r.status = 'queued' AND r.tenant_id > CASE WHEN w.tenant = $1 OR ",
-    has_connection!(),
+        SELECT (SELECT r.tenant_id FROM operation_runs r WHERE r.type = " run_type!()
+    " AND r.status = 'queued' AND r.tenant_id > CASE WHEN w.tenant = $1 OR " has_connection!()
     " THEN w.tenant
             ELSE (SELECT c.tenant_id - 1 FROM provider_connections c WHERE c.tenant_id > w.tenant
                   ORDER BY c.tenant_id LIMIT 1) END ORDER BY r.tenant_id LIMIT 1),
-            w.strangers + CASE WHEN w.tenant = $1 OR ",
-    has_connection!(),
-    " THEN 0 ELSE 1 END
+            w.strangers + CASE WHEN w.tenant = $1 OR " has_connection!() " THEN 0 ELSE 1 END
         FROM waiting w WHERE w.tenant IS NOT NULL
     )
     SELECT w.tenant, f.id FROM waiting w CROSS JOIN LATERAL (
-        SELECT first.id FROM (SELECT r.id, r.started_at, ",
-    is_claimable!(),
-    " AS is_claimable FROM operation_runs r WHERE r.type = ",
-    run_type!(),
+        SELECT first.id FROM (SELECT r.id, r.started_at, " is_claimable!()
+    " AS is_claimable FROM operation_runs r WHERE r.type = " run_type!()
     " AND r.status = 'queued' AND r.tenant_id = w.tenant ORDER BY r.id LIMIT 8) first
         WHERE first.is_claimable AND (first.started_at IS NULL
             OR NOT EXISTS (SELECT FROM verifyd.run_deliveries d
                           WHERE d.run_id = first.id AND d.not_before > now()))
         ORDER BY first.id LIMIT 1
-    ) f WHERE w.tenant > $1 AND (w.strangers = 0 OR ",
-    has_connection!(),
+    ) f WHERE w.tenant > $1 AND (w.strangers = 0 OR " has_connection!()
     ") AND w.tenant <> ALL($2) LIMIT $3"
 );
 
 /// The runs are known by their ids: no index of what is queued is to be read for them.
-const STILL_QUEUED: &str = concat!(
-    "SELECT r.id FROM operation_runs r WHERE r.id = ANY($1) AND r.type = ",
-    run_type!(),
+const STILL_QUEUED: &str = sql!(
+    "SELECT r.id FROM operation_runs r WHERE r.id = ANY($1) AND r.type = " run_type!()
     " AND r.status || '' = 'queued'"
 );
 

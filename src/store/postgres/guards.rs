@@ -9,6 +9,7 @@ use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore, run_type};
 use crate::domain::RunId;
 use crate::ports::schema::{Enforced, GuardStore, Guards, RefusedGuard};
 use crate::ports::store_error::StoreError;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use std::time::Duration;
@@ -34,10 +35,8 @@ const CHECKS: [Check; 3] = [
         own: "operation_runs_check_outcome",
         demands: "a completed run has one of the outcomes succeeded, failed, blocked and a \
                   completed_at",
-        holds: concat!(
-            "(type IS DISTINCT FROM ",
-            run_type!(),
-            " OR status IS DISTINCT FROM 'completed' \
+        holds: sql!(
+            "(type IS DISTINCT FROM " run_type!() " OR status IS DISTINCT FROM 'completed' \
               OR (outcome IN ('succeeded', 'failed', 'blocked') AND completed_at IS NOT NULL)) \
               IS TRUE"
         ),
@@ -46,10 +45,8 @@ const CHECKS: [Check; 3] = [
         name: "verifyd_blocked_has_report",
         own: "operation_runs_check_blocked",
         demands: "a blocked run has reason_code, next_steps and a verification_report",
-        holds: concat!(
-            "(type IS DISTINCT FROM ",
-            run_type!(),
-            " OR outcome IS DISTINCT FROM 'blocked' OR ( \
+        holds: sql!(
+            "(type IS DISTINCT FROM " run_type!() " OR outcome IS DISTINCT FROM 'blocked' OR ( \
                 jsonb_typeof(context -> 'reason_code') = 'string' \
                 AND jsonb_typeof(context -> 'next_steps') = 'array' \
                 AND jsonb_typeof(context -> 'verification_report') = 'object' \
@@ -66,9 +63,8 @@ const CHECKS: [Check; 3] = [
         name: "verifyd_context_size",
         own: "operation_runs_check_context_size",
         demands: "the context of a queued run has at most 262144 bytes",
-        holds: concat!(
-            "(type IS DISTINCT FROM ",
-            run_type!(),
+        holds: sql!(
+            "(type IS DISTINCT FROM " run_type!()
             " OR status IS DISTINCT FROM 'queued' OR started_at IS NOT NULL OR context IS NULL \
               OR CASE WHEN pg_column_size(context) > 1048576 THEN false \
                       ELSE octet_length(context::text) <= 262144 END) IS TRUE"
@@ -89,19 +85,14 @@ const TRIGGERS: [Trigger; 3] = [
         name: "verifyd_guard_completed_run",
         function: "verifyd.guard_completed_run()",
         event: "BEFORE UPDATE",
-        scope: concat!(
-            "FOR EACH ROW WHEN (old.type = ",
-            run_type!(),
-            " AND old.status = 'completed')"
-        ),
+        scope: sql!("FOR EACH ROW WHEN (old.type = " run_type!() " AND old.status = 'completed')"),
     },
     Trigger {
         name: "verifyd_guard_run_identity",
         function: "verifyd.guard_run_identity()",
         event: "BEFORE UPDATE",
-        scope: concat!(
-            "FOR EACH ROW WHEN (old.type = ",
-            run_type!(),
+        scope: sql!(
+            "FOR EACH ROW WHEN (old.type = " run_type!()
             " AND (new.id, new.type, new.tenant_id, new.workspace_id, new.created_at) \
               IS DISTINCT FROM (old.id, old.type, old.tenant_id, old.workspace_id, old.created_at))"
         ),
@@ -136,7 +127,7 @@ const INVALID_INDEX: &str = "
         WHERE i.indrelid = $1::oid AND c.relname = $2 AND NOT i.indisvalid)";
 
 /// Reading a large table takes its time; waiting for a lock must not.
-const PATIENT: &str = "SET LOCAL statement_timeout = 0";
+const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
 
 /// A constraint that is there.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -342,7 +333,7 @@ impl PostgresStore {
 
     async fn validate(&self, table: &RunsTable, check: &Check) -> Result<(), StoreError> {
         let sql = format!(
-            "{PATIENT}; ALTER TABLE {} VALIDATE CONSTRAINT {}",
+            "{NO_TIMEOUT}; ALTER TABLE {} VALIDATE CONSTRAINT {}",
             table.name, check.name
         );
         self.step(async |tx| run(tx, sql).await).await
@@ -354,7 +345,7 @@ impl PostgresStore {
         check: &Check,
     ) -> Result<Option<RefusedGuard>, StoreError> {
         self.untimed_transaction(async |tx| {
-            run(tx, PATIENT.to_owned()).await?;
+            run(tx, NO_TIMEOUT.to_owned()).await?;
             let sql = format!(
                 "SELECT count(*), max(id) FROM {} WHERE NOT ({})",
                 table.name, check.holds

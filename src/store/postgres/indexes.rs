@@ -2,6 +2,7 @@
 //! application's `inspect` proposes them and `enforce` builds them.
 
 use super::run_type;
+use crate::store::sql::sql;
 
 /// One of them.
 pub(super) struct Index {
@@ -19,11 +20,7 @@ pub(super) struct Index {
 /// Any valid index whose predicate names verifyd's type and both states.
 pub(super) const ACTIVE: Index = Index {
     name: "operation_runs_check_active",
-    on: concat!(
-        "(status, id) WHERE type = ",
-        run_type!(),
-        " AND status IN ('queued', 'running')"
-    ),
+    on: sql!("(status, id) WHERE type = " run_type!() " AND status IN ('queued', 'running')"),
     there: "\
         SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisvalid \
             AND (pg_get_expr(i.indpred, i.indrelid) LIKE '%provider.connection.check%' \
@@ -39,11 +36,7 @@ pub(super) const ACTIVE: Index = Index {
 /// that a run is queued.
 pub(super) const FAIR_QUEUING: Index = Index {
     name: "operation_runs_check_turns",
-    on: concat!(
-        "(tenant_id, id) WHERE type = ",
-        run_type!(),
-        " AND status = 'queued'"
-    ),
+    on: sql!("(tenant_id, id) WHERE type = " run_type!() " AND status = 'queued'"),
     there: "\
         SELECT EXISTS (SELECT FROM pg_index i \
             JOIN pg_attribute t ON t.attrelid = i.indrelid AND t.attnum = i.indkey[0] \

@@ -66,17 +66,15 @@ impl InspectStore for PostgresStore {
             let mut findings = Vec::new();
             let server: i32 = self.scalar(SERVER_VERSION).fetch_one(&mut *tx).await?;
             if server < MIN_SERVER_VERSION {
-                findings.push(SchemaFinding {
-                    fatal: true,
-                    privilege: false,
-                    subject: "server".into(),
-                    problem: format!(
+                findings.push(SchemaFinding::fatal(
+                    "server",
+                    format!(
                         "PostgreSQL {}, needed: {} or later",
                         server / 10_000,
                         MIN_SERVER_VERSION / 10_000
                     ),
-                    remedy: "use a newer PostgreSQL".into(),
-                });
+                    "use a newer PostgreSQL",
+                ));
             }
             let version = self.applied(tx).await?.last().copied();
             // Where it has been applied, `migrate` makes nothing a second time.
@@ -102,13 +100,11 @@ impl InspectStore for PostgresStore {
                 }
             }
             if let Some(version) = version.filter(|version| *version < WANTED_VERSION) {
-                findings.push(SchemaFinding {
-                    fatal: true,
-                    privilege: false,
-                    subject: "verifyd.schema_migrations".into(),
-                    problem: format!("version {version}, needed: {WANTED_VERSION}"),
-                    remedy: "run: verifyd migrate".into(),
-                });
+                findings.push(SchemaFinding::fatal(
+                    "verifyd.schema_migrations",
+                    format!("version {version}, needed: {WANTED_VERSION}"),
+                    "run: verifyd migrate",
+                ));
             }
             Ok(findings)
         })
@@ -146,13 +142,11 @@ impl PostgresStore {
     ) -> Result<Option<i64>, StoreError> {
         let oid: Option<i64> = self.scalar(FIND).bind(name).fetch_one(&mut *tx).await?;
         let Some(oid) = oid else {
-            findings.push(SchemaFinding {
-                fatal: true,
-                privilege: false,
-                subject: name.to_owned(),
-                problem: "the table is missing".into(),
-                remedy: owner.missing_table().into(),
-            });
+            findings.push(SchemaFinding::fatal(
+                name.to_owned(),
+                "the table is missing",
+                owner.missing_table(),
+            ));
             return Ok(None);
         };
         let columns: Vec<(String, String, Option<String>)> =
@@ -160,24 +154,20 @@ impl PostgresStore {
         for (column, family) in table.columns {
             let subject = format!("{name}.{column}");
             match columns.iter().find(|(found, ..)| found == column) {
-                None => findings.push(SchemaFinding {
-                    fatal: true,
-                    privilege: false,
+                None => findings.push(SchemaFinding::fatal(
                     subject,
-                    problem: "the column is missing".into(),
-                    remedy: format!(
+                    "the column is missing",
+                    format!(
                         "ALTER TABLE {name} ADD COLUMN {column} {};",
                         wanted_type(*family)
                     ),
-                }),
+                )),
                 Some((_, found, default)) if !accepted_types(*family).contains(&found.as_str()) => {
-                    findings.push(SchemaFinding {
-                        fatal: true,
-                        privilege: false,
+                    findings.push(SchemaFinding::fatal(
                         subject,
-                        problem: format!("the type is {found}, needed: {}", wanted_type(*family)),
-                        remedy: change_of_type(name, column, found, *family, default.as_deref()),
-                    });
+                        format!("the type is {found}, needed: {}", wanted_type(*family)),
+                        change_of_type(name, column, found, *family, default.as_deref()),
+                    ));
                 }
                 Some(_) => {}
             }
@@ -191,13 +181,11 @@ impl PostgresStore {
                 .await?;
             if !unique {
                 let key = table.unique.join(", ");
-                findings.push(SchemaFinding {
-                    fatal: true,
-                    privilege: false,
-                    subject: format!("{name} ({key})"),
-                    problem: "the unique key is missing".into(),
-                    remedy: format!("CREATE UNIQUE INDEX CONCURRENTLY ON {name} ({key});"),
-                });
+                findings.push(SchemaFinding::fatal(
+                    format!("{name} ({key})"),
+                    "the unique key is missing",
+                    format!("CREATE UNIQUE INDEX CONCURRENTLY ON {name} ({key});"),
+                ));
             }
         }
         let own = matches!(owner, Owner::Verifyd { .. });
@@ -214,17 +202,10 @@ impl PostgresStore {
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
         let unnamed: Vec<String> = self.scalar(UNNAMED).bind(oid).fetch_all(&mut *tx).await?;
-        findings.extend(unnamed.into_iter().map(|column| SchemaFinding {
-            fatal: false,
-            privilege: false,
-            subject: format!("operation_runs.{column}"),
-            problem: "NOT NULL and without a default, so that verifyd's own INSERT is refused: no check \
-                      can be started by command line, API or page"
-                .into(),
-            remedy: format!(
+        findings.extend(unnamed.into_iter().map(|column| SchemaFinding::advice(format!("operation_runs.{column}"), "NOT NULL and without a default, so that verifyd's own INSERT is refused: no check \
+                      can be started by command line, API or page", format!(
                 "ALTER TABLE operation_runs ALTER COLUMN {column} SET DEFAULT …; or DROP NOT NULL"
-            ),
-        }));
+            ))));
         Ok(())
     }
 
@@ -282,13 +263,11 @@ impl PostgresStore {
             .fetch_one(&mut *tx)
             .await?;
         if !there {
-            findings.push(SchemaFinding {
-                fatal: false,
-                privilege: false,
-                subject: "operation_runs".into(),
-                problem: index.problem.into(),
-                remedy: index.remedy.into(),
-            });
+            findings.push(SchemaFinding::advice(
+                "operation_runs",
+                index.problem,
+                index.remedy,
+            ));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::ports::inventory::{InventoryFreshness, InventoryStore};
 use crate::ports::store_error::StoreError;
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::PgConnection;
 use std::borrow::Borrow;
@@ -18,15 +19,12 @@ use std::collections::HashSet;
 /// given a second time, to a tenant or to a run.
 macro_rules! is_of_its_run {
     () => {
-        concat!(
-            "EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id AND p.type = ",
-            $crate::store::postgres::run_type!(),
+        $crate::store::sql::sql!(
+            "EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id AND p.type = "
+            $crate::store::postgres::run_type!()
             " AND p.tenant_id = i.tenant_id AND p.completed_at::timestamptz
-                  BETWEEN i.refreshed_at - ",
-            $crate::store::postgres::earlier::slack!(),
-            " AND i.refreshed_at + ",
-            $crate::store::postgres::earlier::slack!(),
-            ")"
+                  BETWEEN i.refreshed_at - " $crate::store::postgres::earlier::slack!()
+            " AND i.refreshed_at + " $crate::store::postgres::earlier::slack!() ")"
         )
     };
 }
@@ -37,7 +35,7 @@ pub(super) use is_of_its_run;
 /// them. Says which inventories have to be compared with what is stored: those of another digest than
 /// the last one, those that a run has read which is not there any more, and now and then (`$5`, seconds) all,
 /// as others may write the rows, too.
-const FRESHNESS: &str = concat!(
+const FRESHNESS: &str = sql!(
     "INSERT INTO verifyd.tenant_inventory AS i
         (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at)
     SELECT d.tenant_id, d.run_id, now(), d.source, d.digest, now()
@@ -47,9 +45,8 @@ const FRESHNESS: &str = concat!(
     ON CONFLICT (tenant_id) DO UPDATE SET operation_run_id = excluded.operation_run_id,
         refreshed_at = excluded.refreshed_at, source = excluded.source, digest = excluded.digest,
         compared_at = CASE WHEN i.digest = excluded.digest
-                                AND i.operation_run_id <> excluded.operation_run_id AND ",
-    is_of_its_run!(),
-    "                          AND i.compared_at > now() - make_interval(secs => $5)
+                                AND i.operation_run_id <> excluded.operation_run_id AND "
+    is_of_its_run!() "                          AND i.compared_at > now() - make_interval(secs => $5)
                            THEN i.compared_at ELSE now() END
     RETURNING i.tenant_id, i.compared_at = now()"
 );
@@ -94,9 +91,8 @@ const REFRESH: &str = "
         last_checked_at = excluded.last_checked_at";
 
 /// Rows that verifyd can tell nothing of are left out, and so are details that are too large.
-const PERMISSIONS: &str = concat!(
-    "SELECT tenant_id, permission_key, status, CASE WHEN ",
-    fits!("details", "65536"),
+const PERMISSIONS: &str = sql!(
+    "SELECT tenant_id, permission_key, status, CASE WHEN " fits!("details", "65536")
     " THEN details END AS details, last_checked_at::timestamptz AS last_checked_at
      FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing')
          AND permission_key IS NOT NULL
@@ -104,10 +100,9 @@ const PERMISSIONS: &str = concat!(
 );
 
 /// Its run may have been pruned. One that was completed at another time is not its run.
-const READ_FRESHNESS: &str = concat!(
+const READ_FRESHNESS: &str = sql!(
     "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source
-     FROM verifyd.tenant_inventory i WHERE i.tenant_id = $1 AND (",
-    is_of_its_run!(),
+     FROM verifyd.tenant_inventory i WHERE i.tenant_id = $1 AND (" is_of_its_run!()
     " OR NOT EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id))"
 );
 

@@ -8,6 +8,7 @@ use crate::ports::onboarding::OnboardingStore;
 use crate::ports::recording::{ForSession, NewRun};
 use crate::ports::store_error::StoreError;
 use crate::store::onboarding::{SessionRow, prepare};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::PgConnection;
 
@@ -15,11 +16,11 @@ use sqlx::PgConnection;
 /// `json` column the text is as it is stored, of `jsonb` numbers may be much longer than what is stored.
 macro_rules! state_fits {
     () => {
-        concat!(
+        $crate::store::sql::sql!(
             "CASE WHEN s.state IS NULL THEN true WHEN pg_column_size(s.state) > 1048576 THEN false
                   WHEN pg_column_size(s.state #> '{}') > 2097152 THEN false
-                  WHEN CASE WHEN pg_typeof(s.state) = 'jsonb'::regtype THEN ",
-            has_endless_numbers!("(s.state::jsonb)"),
+                  WHEN CASE WHEN pg_typeof(s.state) = 'jsonb'::regtype THEN "
+            has_endless_numbers!("(s.state::jsonb)")
             " ELSE false END THEN false ELSE octet_length(s.state::text) <= 1048576 END"
         )
     };
@@ -27,26 +28,21 @@ macro_rules! state_fits {
 
 macro_rules! session {
     () => {
-        concat!(
-            "SELECT s.id, s.workspace_id, s.tenant_id, CASE WHEN ",
-            state_fits!(),
-            " THEN s.state::text END AS state, NOT (",
-            state_fits!(),
+        $crate::store::sql::sql!(
+            "SELECT s.id, s.workspace_id, s.tenant_id, CASE WHEN " state_fits!()
+            " THEN s.state::text END AS state, NOT (" state_fits!()
             ") AS state_is_large FROM tenant_onboarding_sessions s WHERE s.id = $1"
         )
     };
 }
 
 /// Whoever else moves the pointer, or writes the state, waits.
-const HOLD: &str = concat!(session!(), " FOR NO KEY UPDATE");
+const HOLD: &str = sql!(session!() " FOR NO KEY UPDATE");
 
-const POINTED: &str = concat!(
-    "SELECT CASE WHEN ",
-    is_listed!("r.context"),
-    " THEN ",
-    member!("r.context", "{provider_connection_id}"),
-    " END FROM operation_runs r WHERE r.id = $1 AND r.type = ",
-    run_type!()
+const POINTED: &str = sql!(
+    "SELECT CASE WHEN " is_listed!("r.context") " THEN "
+    member!("r.context", "{provider_connection_id}")
+    " END FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!()
 );
 
 /// A `json` column keeps the text as it is; to `jsonb` it is cast.

@@ -5,6 +5,7 @@ use super::{PostgresStore, run_type};
 use crate::domain::{RunId, WorkerId};
 use crate::ports::orphans::{OpenAttempt, OrphanStore};
 use crate::ports::store_error::StoreError;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use uuid::Uuid;
 
@@ -14,19 +15,17 @@ const OPEN_ATTEMPTS: &str = "
 
 /// `$1` and `$2`: runs and tokens, `$3`: the worker, `$4`: the runs that are locked. Begins after
 /// that, so it sees the attempts as they are. With each run it says whether the attempt counts.
-const RELEASE_ORPHANED: &str = concat!(
+const RELEASE_ORPHANED: &str = sql!(
     "WITH released AS (
         UPDATE verifyd.run_attempts a
         SET ended_at = clock_timestamp(), end_reason = 'worker_lost'
         FROM unnest($1::bigint[], $2::uuid[]) AS o(run_id, token), operation_runs r
         WHERE a.run_id = o.run_id AND a.token = o.token AND a.worker_id = $3
-          AND a.ended_at IS NULL AND a.run_id = ANY($4) AND r.id = a.run_id AND r.type = ",
-    run_type!(),
+          AND a.ended_at IS NULL AND a.run_id = ANY($4) AND r.id = a.run_id AND r.type = " run_type!()
     " AND r.status = 'running' RETURNING a.run_id, a.counted
     )
     UPDATE operation_runs r SET status = 'queued' FROM released d
-    WHERE r.id = d.run_id AND r.type = ",
-    run_type!(),
+    WHERE r.id = d.run_id AND r.type = " run_type!()
     " AND r.status = 'running' RETURNING r.id, d.counted"
 );
 

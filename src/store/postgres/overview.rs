@@ -15,45 +15,38 @@ use crate::store::overview::{
     self, ACTIVE_RUNS, CompletedRow, ConnectionCountsRow, EndRow, StateRow, TrendRow, WaitingRow,
 };
 use crate::store::rows;
+use crate::store::sql::sql;
 use crate::store::starting_point::facts_columns;
 use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 use std::time::Duration;
 
 /// The active runs are found by their index, once for the whole page.
-const ACTIVE: &str = concat!(
-    "WITH active AS MATERIALIZED (SELECT CASE WHEN ",
-    is_listed!("r.context"),
-    " THEN ",
-    member!("r.context", "{provider_connection_id}"),
-    " END AS connection, r.tenant_id, r.id FROM operation_runs r WHERE r.type = ",
-    run_type!(),
+const ACTIVE: &str = sql!(
+    "WITH active AS MATERIALIZED (SELECT CASE WHEN " is_listed!("r.context") " THEN "
+    member!("r.context", "{provider_connection_id}")
+    " END AS connection, r.tenant_id, r.id FROM operation_runs r WHERE r.type = " run_type!()
     " AND r.status IN ('queued', 'running') LIMIT "
 );
 
-const STATES: &str = concat!(
+const STATES: &str = sql!(
     "), latest_active AS (SELECT connection, tenant_id, max(id) AS id FROM active
          GROUP BY connection, tenant_id)
-     SELECT ",
-    connection_columns!(),
+     SELECT " connection_columns!()
     ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint,
        l.overall AS latest_overall, l.outcome AS latest_outcome,
-       l.completed_at AS latest_completed_at, a.id AS active_run_id, ",
-    facts_columns!(),
-    ", ",
-    time!("k.expires_at"),
-    " AS recorded_expires_at
+       l.completed_at AS latest_completed_at, a.id AS active_run_id, " facts_columns!()
+    ", " time!("k.expires_at") " AS recorded_expires_at
      FROM provider_connections c
      LEFT JOIN verifyd.connection_facts f ON f.connection_id = c.id
      LEFT JOIN LATERAL (SELECT n.expires_at FROM provider_credentials n
                         WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true
-     LEFT JOIN ",
-    latest_report_of_connection!(""),
+     LEFT JOIN " latest_report_of_connection!("")
     " LEFT JOIN latest_active a ON a.connection = c.id::text AND a.tenant_id = c.tenant_id
      WHERE true"
 );
 
-const COUNTS: &str = concat!(
+const COUNTS: &str = sql!(
     "SELECT count(*) AS total, count(*) FILTER (WHERE NOT c.valid) AS unusable,
         count(*) FILTER (WHERE c.valid AND c.status = 'disabled') AS disabled,
         count(*) FILTER (WHERE c.enabled AND l.overall = 'ready') AS ready,
@@ -61,21 +54,17 @@ const COUNTS: &str = concat!(
         count(*) FILTER (WHERE c.enabled AND l.overall = 'blocked') AS blocked,
         count(*) FILTER (WHERE c.enabled AND l.outcome = 'failed') AS failed,
         count(*) FILTER (WHERE c.enabled AND l.connection_id IS NULL) AS never_checked
-    FROM (SELECT c.id, c.workspace_id, c.tenant_id, c.status, (",
-    is_valid_connection!(),
-    ") IS TRUE AS valid, (c.status = 'enabled' AND ",
-    is_valid_connection!(),
-    ") IS TRUE AS enabled FROM provider_connections c) c LEFT JOIN ",
-    latest_report_of_connection!(""),
+    FROM (SELECT c.id, c.workspace_id, c.tenant_id, c.status, (" is_valid_connection!()
+    ") IS TRUE AS valid, (c.status = 'enabled' AND " is_valid_connection!()
+    ") IS TRUE AS enabled FROM provider_connections c) c LEFT JOIN " latest_report_of_connection!("")
     " WHERE true"
 );
 
 const CONNECTION_SQL: ConnectionSql = ConnectionSql {
     is_valid: is_valid_connection!(),
     like: "ILIKE",
-    expires: concat!(
-        "coalesce(CASE WHEN f.expiry_source IS NULL THEN ",
-        time!("k.expires_at"),
+    expires: sql!(
+        "coalesce(CASE WHEN f.expiry_source IS NULL THEN " time!("k.expires_at")
         " ELSE f.credential_expires_at END, 'infinity'::timestamptz)"
     ),
     cursor: ("coalesce(", ", 'infinity'::timestamptz)"),
@@ -84,53 +73,37 @@ const CONNECTION_SQL: ConnectionSql = ConnectionSql {
 /// What a run's report says for the chain below. One that is too large for a list says nothing.
 macro_rules! told {
     () => {
-        concat!(
-            "CASE WHEN ",
-            is_listed!("r.context"),
-            " THEN ",
-            member!("r.context", "{verification_report,summary,overall}"),
-            " END AS overall, CASE WHEN ",
-            is_listed!("r.context"),
-            " THEN ",
-            member!("r.context", "{verification_report,previous_report_id}"),
-            " END AS previous"
+        $crate::store::sql::sql!(
+            "CASE WHEN " is_listed!("r.context") " THEN "
+            member!("r.context", "{verification_report,summary,overall}") " END AS overall, CASE WHEN "
+            is_listed!("r.context") " THEN "
+            member!("r.context", "{verification_report,previous_report_id}") " END AS previous"
         )
     };
 }
 
 /// From the latest report of each to the one before, by primary keys only. What stands there may
 /// have been written by somebody else: only a run of this connection is followed to.
-const TREND: &str = concat!(
+const TREND: &str = sql!(
     "WITH RECURSIVE chain AS (
-         SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, ",
-    told!(),
+         SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, " told!()
     ", r.workspace_id, r.tenant_id
-         FROM provider_connections c JOIN ",
-    latest_report_of_connection!(""),
-    "    JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = ",
-    run_type!(),
+         FROM provider_connections c JOIN " latest_report_of_connection!("")
+    "    JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = " run_type!()
     "    WHERE c.id = ANY($1) AND $2 > 0
          UNION ALL
-         SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, ",
-    told!(),
+         SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, " told!()
     ", r.workspace_id, r.tenant_id FROM chain c
          JOIN operation_runs r
              ON r.id = CASE WHEN c.previous ~ '^[0-9]{1,18}$' THEN c.previous::bigint END
-             AND r.type = ",
-    run_type!(),
-    "        AND CASE WHEN ",
-    is_listed!("r.context"),
-    " THEN ",
-    member!("r.context", "{provider_connection_id}"),
-    " END = c.connection_id::text
+             AND r.type = " run_type!() "        AND CASE WHEN " is_listed!("r.context") " THEN "
+    member!("r.context", "{provider_connection_id}") " END = c.connection_id::text
              AND r.workspace_id = c.workspace_id AND r.tenant_id = c.tenant_id
              AND r.completed_at <= c.completed_at
          WHERE c.depth < $2)
      SELECT connection_id, id AS operation_run_id, status, outcome, overall,
             completed_at::timestamptz AS completed_at
-     FROM chain WHERE ",
-    is_shown!(),
-    " ORDER BY connection_id, depth DESC"
+     FROM chain WHERE " is_shown!() " ORDER BY connection_id, depth DESC"
 );
 
 const END: &str = "SELECT now() AS now, max(id) AS newest FROM operation_runs";
@@ -138,24 +111,16 @@ const END: &str = "SELECT now() AS now, max(id) AS newest FROM operation_runs";
 const BELOW: &str = "
     SELECT created_at::timestamptz FROM operation_runs WHERE id <= $1 ORDER BY id DESC LIMIT 1";
 
-const COMPLETED: &str = concat!(
-    "SELECT ",
-    short!("r.outcome"),
-    " AS outcome, r.created_at::timestamptz AS created_at,
+const COMPLETED: &str = sql!(
+    "SELECT " short!("r.outcome") " AS outcome, r.created_at::timestamptz AS created_at,
             r.completed_at::timestamptz AS completed_at
-     FROM operation_runs r WHERE r.status = 'completed' AND r.type = ",
-    run_type!()
+     FROM operation_runs r WHERE r.status = 'completed' AND r.type = " run_type!()
 );
 
-const WAITING: &str = concat!(
+const WAITING: &str = sql!(
     "SELECT r.id, r.workspace_id, r.tenant_id,
-            extract(epoch FROM now() - ",
-    time!("r.created_at"),
-    ")::float8 AS waiting_seconds
-     FROM operation_runs r WHERE r.status = 'queued' AND r.type = ",
-    run_type!(),
-    " AND ",
-    is_claimable!()
+            extract(epoch FROM now() - " time!("r.created_at") ")::float8 AS waiting_seconds
+     FROM operation_runs r WHERE r.status = 'queued' AND r.type = " run_type!() " AND " is_claimable!()
 );
 
 fn states(binding: &Binding) -> QueryBuilder<Postgres> {

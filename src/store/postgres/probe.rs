@@ -6,6 +6,7 @@ use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
@@ -49,16 +50,13 @@ const ALLOWED: [&str; 9] = [
 ];
 
 /// A check as the API records it, of any connection there is: for what the table asks of its rows.
-const RECORDED: &str = concat!(
+const RECORDED: &str = sql!(
     "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
-     SELECT c.workspace_id, c.tenant_id, ",
-    run_type!(),
+     SELECT c.workspace_id, c.tenant_id, " run_type!()
     ", 'queued', jsonb_build_object('provider', c.provider, 'module', c.module,
          'provider_connection_id', c.id,
          'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)), now()
-     FROM provider_connections c WHERE ",
-    is_valid_connection!(),
-    " ORDER BY c.id LIMIT 1"
+     FROM provider_connections c WHERE " is_valid_connection!() " ORDER BY c.id LIMIT 1"
 );
 
 /// insufficient_privilege: another finding, where the right is needed.

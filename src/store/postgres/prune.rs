@@ -5,6 +5,7 @@ use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, run_type, seconds};
 use crate::domain::RunId;
 use crate::ports::retention::{PrunePolicy, Pruned, RetentionStore};
 use crate::ports::store_error::StoreError;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::PgConnection;
 use std::time::Duration;
@@ -13,12 +14,9 @@ use std::time::Duration;
 /// acknowledgement that still stands would go with its run.
 macro_rules! prunable {
     () => {
-        concat!(
-            " FROM operation_runs r WHERE r.type = ",
-            run_type!(),
-            " AND r.status = 'completed' AND (",
-            time!("r.completed_at"),
-            ") < now() - make_interval(secs => $1)
+        $crate::store::sql::sql!(
+            " FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'completed' AND ("
+            time!("r.completed_at") ") < now() - make_interval(secs => $1)
               AND r.id NOT IN (SELECT operation_run_id FROM verifyd.latest_reports)
               AND r.id::text NOT IN (SELECT s.state ->> 'verification_operation_run_id'
                   FROM tenant_onboarding_sessions s
@@ -32,16 +30,14 @@ macro_rules! prunable {
     };
 }
 
-const COUNT: &str = concat!("SELECT count(*)", prunable!());
+const COUNT: &str = sql!("SELECT count(*)" prunable!());
 
 /// Nobody acknowledges while runs are being deleted: that would be left without its run.
 const EXCLUDE_ACKNOWLEDGING: &str = "SELECT pg_advisory_xact_lock($1, $2)";
 
 /// A run that somebody else holds is left for the next time.
-const CHOOSE: &str = concat!(
-    "SELECT r.id",
-    prunable!(),
-    " AND r.id > $2 ORDER BY r.id LIMIT $3 FOR UPDATE OF r SKIP LOCKED"
+const CHOOSE: &str = sql!(
+    "SELECT r.id" prunable!() " AND r.id > $2 ORDER BY r.id LIMIT $3 FOR UPDATE OF r SKIP LOCKED"
 );
 
 /// Whatever may refer to the run goes before it.
@@ -51,9 +47,8 @@ const ACKNOWLEDGEMENTS: &str =
     "DELETE FROM verification_check_acknowledgements WHERE operation_run_id = ANY($1)";
 const ATTEMPTS: &str = "DELETE FROM verifyd.run_attempts WHERE run_id = ANY($1)";
 const DELIVERIES: &str = "DELETE FROM verifyd.run_deliveries WHERE run_id = ANY($1)";
-const RUNS: &str = concat!(
-    "DELETE FROM operation_runs WHERE id = ANY($1) AND status = 'completed' AND type = ",
-    run_type!()
+const RUNS: &str = sql!(
+    "DELETE FROM operation_runs WHERE id = ANY($1) AND status = 'completed' AND type = " run_type!()
 );
 
 /// Runs that are not there, whatever type they were of. An open attempt is ended by the sweep first.

@@ -5,6 +5,7 @@ use super::{PostgresStore, run_type};
 use crate::domain::RunId;
 use crate::ports::recording::{NewRun, Recorded, RecordingStore};
 use crate::ports::store_error::StoreError;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::types::Json;
 /// Held until the transaction ends, so that callers for one connection take turns.
@@ -12,29 +13,25 @@ const LOCK_CONNECTION: &str =
     "SELECT pg_advisory_xact_lock(hashtextextended('verifyd.record.' || $1::text, 0))";
 
 /// An invalid run, which nobody will complete, is not waited for.
-const ACTIVE_RUN: &str = concat!(
-    "SELECT r.id FROM operation_runs r WHERE r.type = ",
-    run_type!(),
-    " AND r.status IN ('queued', 'running') AND ",
-    is_claimable!(),
+const ACTIVE_RUN: &str = sql!(
+    "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!()
+    " AND r.status IN ('queued', 'running') AND " is_claimable!()
     " AND r.context ->> 'provider_connection_id' = $1
       AND r.workspace_id = $2 AND r.tenant_id IS NOT DISTINCT FROM $3 ORDER BY r.id DESC LIMIT 1"
 );
 
 /// Its hint is sent by whoever records it, so nobody needs to be notified (migration 6): transactions
 /// that notify commit one at a time.
-const INSERT_RUN: &str = concat!(
+const INSERT_RUN: &str = sql!(
     "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
-     SELECT $1, $2, ",
-    run_type!(),
+     SELECT $1, $2, " run_type!()
     ", 'queued', $3, now() FROM set_config('verifyd.told', 'on', true) RETURNING id"
 );
 
-const INSERT_RUNS: &str = concat!(
+const INSERT_RUNS: &str = sql!(
     "WITH recorded AS (INSERT INTO operation_runs
          (workspace_id, tenant_id, type, status, context, created_at)
-     SELECT n.workspace_id, n.tenant_id, ",
-    run_type!(),
+     SELECT n.workspace_id, n.tenant_id, " run_type!()
     ", 'queued', n.context, now() FROM set_config('verifyd.told', 'on', true),
          unnest($1::bigint[], $2::bigint[], $3::jsonb[]) WITH ORDINALITY
              AS n(workspace_id, tenant_id, context, place)

@@ -10,76 +10,52 @@ use crate::ports::runs::{RunCounts, RunStore};
 use crate::ports::store_error::StoreError;
 use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 
 /// `$2`: most bytes of the context. A context that is too large, or NULL, is NULL.
-const RUN: &str = concat!(
-    "SELECT r.id, r.workspace_id, r.tenant_id, r.type, ",
-    short!("r.status"),
-    " AS status, ",
-    short!("r.outcome"),
-    " AS outcome, CASE WHEN ",
-    fits!("r.context", "$2"),
-    " THEN r.context END AS context, CASE WHEN ",
-    fits!("r.failure_summary", "262144"),
+const RUN: &str = sql!(
+    "SELECT r.id, r.workspace_id, r.tenant_id, r.type, " short!("r.status") " AS status, "
+    short!("r.outcome") " AS outcome, CASE WHEN " fits!("r.context", "$2")
+    " THEN r.context END AS context, CASE WHEN " fits!("r.failure_summary", "262144")
     " THEN r.failure_summary END AS failure_summary, r.created_at::timestamptz AS created_at,
       r.started_at::timestamptz AS started_at, r.completed_at::timestamptz AS completed_at
-     FROM operation_runs r WHERE r.id = $1 AND r.type = ",
-    run_type!(),
-    " AND ",
-    is_shown!()
+     FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!() " AND " is_shown!()
 );
 
 /// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote
 /// beside it, or of that what tells what the run was about.
-const PARTS: &str = concat!(
+const PARTS: &str = sql!(
     "WITH whole AS MATERIALIZED (SELECT r.context #> '{}' AS j FROM operation_runs r
          WHERE r.id = $1 AND jsonb_typeof(r.context) = 'object'),
      parts AS MATERIALIZED (SELECT j, j - 'verification_report' AS rest,
          j -> 'verification_report' AS report FROM whole)
-     SELECT CASE WHEN ",
-    fits!("p.report", "$3"),
-    " THEN p.report END AS report, CASE WHEN ",
-    fits!("p.rest", "$2"),
-    " THEN p.rest ELSE jsonb_strip_nulls(jsonb_build_object('provider', ",
-    member!("p.rest", "{provider}"),
-    ", 'module', ",
-    member!("p.rest", "{module}"),
-    ", 'provider_connection_id', ",
-    member!("p.rest", "{provider_connection_id}"),
-    ", 'target_scope', jsonb_build_object('entra_tenant_id', ",
-    member!("p.rest", "{target_scope,entra_tenant_id}"),
-    ", 'entra_tenant_name', ",
-    member!("p.rest", "{target_scope,entra_tenant_name}"),
-    "), 'reason_code', ",
-    member!("p.rest", "{reason_code}"),
-    ", 'next_steps', CASE WHEN ",
-    fits!("(p.rest -> 'next_steps')", "65536"),
+     SELECT CASE WHEN " fits!("p.report", "$3") " THEN p.report END AS report, CASE WHEN "
+    fits!("p.rest", "$2") " THEN p.rest ELSE jsonb_strip_nulls(jsonb_build_object('provider', "
+    member!("p.rest", "{provider}") ", 'module', " member!("p.rest", "{module}")
+    ", 'provider_connection_id', " member!("p.rest", "{provider_connection_id}")
+    ", 'target_scope', jsonb_build_object('entra_tenant_id', "
+    member!("p.rest", "{target_scope,entra_tenant_id}") ", 'entra_tenant_name', "
+    member!("p.rest", "{target_scope,entra_tenant_name}") "), 'reason_code', "
+    member!("p.rest", "{reason_code}") ", 'next_steps', CASE WHEN "
+    fits!("(p.rest -> 'next_steps')", "65536")
     " THEN p.rest -> 'next_steps' END)) END AS rest FROM parts p"
 );
 
-const COUNTS: &str = concat!(
+const COUNTS: &str = sql!(
     "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
             count(*) FILTER (WHERE status = 'running') AS running,
-            extract(epoch FROM now() - min(",
-    time!("r.created_at"),
+            extract(epoch FROM now() - min(" time!("r.created_at")
     ") FILTER (WHERE status = 'queued'))::float8 AS oldest_queued_seconds
-     FROM operation_runs r WHERE r.type = ",
-    run_type!(),
-    " AND r.status IN ('queued', 'running') AND (r.status = 'running' OR ",
-    is_claimable!(),
-    ")"
+     FROM operation_runs r WHERE r.type = " run_type!()
+    " AND r.status IN ('queued', 'running') AND (r.status = 'running' OR " is_claimable!() ")"
 );
 
-const READ_LATEST_REPORT: &str = concat!(
+const READ_LATEST_REPORT: &str = sql!(
     "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at
      FROM verifyd.latest_reports l LEFT JOIN provider_connections c ON c.id = l.connection_id
-     WHERE l.connection_id = $1 AND ",
-    is_of_its_run!(
-        "coalesce(c.workspace_id, p.workspace_id)",
-        "coalesce(c.tenant_id, p.tenant_id)",
-        ""
-    )
+     WHERE l.connection_id = $1 AND "
+    is_of_its_run!("coalesce(c.workspace_id, p.workspace_id)", "coalesce(c.tenant_id, p.tenant_id)", "")
 );
 
 #[async_trait]

@@ -8,23 +8,18 @@ use crate::domain::ConnectionId;
 use crate::domain::connection_facts::KeptFacts;
 use crate::ports::starting_point::{StartingPoint, StartingPointStore};
 use crate::ports::store_error::StoreError;
+use crate::store::sql::sql;
 use crate::store::starting_point::{self, facts_columns};
 use async_trait::async_trait;
 use sqlx::PgConnection;
 
 /// The newest credential, where another application's table allows several.
-const START: &str = concat!(
-    "SELECT ",
-    connection_columns!(),
-    ", ",
-    credential_columns!(),
-    ", l.operation_run_id AS latest_run_id, ",
-    facts_columns!(),
-    " FROM provider_connections c
+const START: &str = sql!(
+    "SELECT " connection_columns!() ", " credential_columns!() ", l.operation_run_id AS latest_run_id, "
+    facts_columns!() " FROM provider_connections c
       LEFT JOIN LATERAL (SELECT * FROM provider_credentials n
                          WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true
-      LEFT JOIN ",
-    latest_report_of_connection!(carries_fingerprint!()),
+      LEFT JOIN " latest_report_of_connection!(carries_fingerprint!())
     " LEFT JOIN verifyd.connection_facts f ON f.connection_id = c.id WHERE c.id = ANY($1)"
 );
 

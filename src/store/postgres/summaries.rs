@@ -9,32 +9,23 @@ use crate::ports::runs::{RunFilter, SummaryStore};
 use crate::ports::store_error::StoreError;
 use crate::store::filters::{push_binding, push_run_filter};
 use crate::store::rows;
+use crate::store::sql::sql;
 use crate::store::summaries::{StateRow, SummaryRow};
 use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 
 /// Before the statement that chooses the rows of a page...
-const SUMMARIES: &str = concat!(
+const SUMMARIES: &str = sql!(
     "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
-            p.completed_at, l.listed, ",
-    member!("x.context", "{provider_connection_id}"),
-    " AS connection, ",
-    member!("x.context", "{provider}"),
-    " AS provider, ",
-    member!("x.context", "{module}"),
-    " AS module, ",
-    member!("x.context", "{target_scope,entra_tenant_name}"),
-    " AS display_name, jsonb_typeof(v.report) AS report_type, ",
-    member!("v.report", "{schema_version}"),
-    " AS schema_version, ",
-    member!("v.report", "{summary,overall}"),
-    " AS overall, ",
-    member!("v.report", "{fingerprint}"),
-    " AS fingerprint, ",
-    member!("v.report", "{summary,counts,fail}"),
-    " AS failed, ",
-    member!("v.report", "{summary,counts,warn}"),
-    " AS warned,
+            p.completed_at, l.listed, " member!("x.context", "{provider_connection_id}")
+    " AS connection, " member!("x.context", "{provider}") " AS provider, "
+    member!("x.context", "{module}") " AS module, "
+    member!("x.context", "{target_scope,entra_tenant_name}")
+    " AS display_name, jsonb_typeof(v.report) AS report_type, " member!("v.report", "{schema_version}")
+    " AS schema_version, " member!("v.report", "{summary,overall}") " AS overall, "
+    member!("v.report", "{fingerprint}") " AS fingerprint, "
+    member!("v.report", "{summary,counts,fail}") " AS failed, "
+    member!("v.report", "{summary,counts,warn}") " AS warned,
      (SELECT left(k.c ->> 'reason_code', 300)
       FROM jsonb_array_elements(CASE WHEN jsonb_typeof(v.report -> 'checks') = 'array'
                                      THEN v.report -> 'checks' ELSE '[]' END)
@@ -49,10 +40,8 @@ const SUMMARIES: &str = concat!(
 );
 
 /// ...and after it. Each context is unpacked once.
-const OF_PAGE: &str = concat!(
-    ") p CROSS JOIN LATERAL (SELECT coalesce(",
-    is_listed!("p.context"),
-    ", true) AS listed OFFSET 0) l
+const OF_PAGE: &str = sql!(
+    ") p CROSS JOIN LATERAL (SELECT coalesce(" is_listed!("p.context") ", true) AS listed OFFSET 0) l
      CROSS JOIN LATERAL (SELECT CASE WHEN l.listed THEN p.context #> '{}' END AS context OFFSET 0) x
      CROSS JOIN LATERAL (SELECT x.context -> 'verification_report' AS report OFFSET 0) v
      ORDER BY p.id DESC"
@@ -62,26 +51,19 @@ const OF_PAGE: &str = concat!(
 /// listed.
 macro_rules! listed {
     () => {
-        concat!(
-            " FROM operation_runs r WHERE r.type = ",
-            run_type!(),
-            " AND ",
-            is_shown!()
+        $crate::store::sql::sql!(
+            " FROM operation_runs r WHERE r.type = " run_type!() " AND " is_shown!()
         )
     };
 }
 
-const RUNS: &str = concat!(
+const RUNS: &str = sql!(
     "SELECT r.id, r.workspace_id, r.tenant_id, r.status, r.outcome, r.context,
             r.created_at::timestamptz AS created_at, r.started_at::timestamptz AS started_at,
-            r.completed_at::timestamptz AS completed_at",
-    listed!()
+            r.completed_at::timestamptz AS completed_at" listed!()
 );
 
-const STATES: &str = concat!(
-    "SELECT r.id, r.workspace_id, r.tenant_id, r.status",
-    listed!()
-);
+const STATES: &str = sql!("SELECT r.id, r.workspace_id, r.tenant_id, r.status" listed!());
 
 #[async_trait]
 impl SummaryStore for PostgresStore {
@@ -91,11 +73,7 @@ impl SummaryStore for PostgresStore {
         push_run_filter(
             &mut query,
             filter,
-            concat!(
-                " AND ",
-                is_listed!("r.context"),
-                " AND r.context ->> 'provider_connection_id' = "
-            ),
+            sql!(" AND " is_listed!("r.context") " AND r.context ->> 'provider_connection_id' = "),
         );
         self.summarise(query).await
     }

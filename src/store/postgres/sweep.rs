@@ -8,6 +8,7 @@ use super::{
 use crate::domain::RunId;
 use crate::ports::store_error::StoreError;
 use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::PgConnection;
 use std::collections::BTreeSet;
@@ -24,70 +25,54 @@ macro_rules! lease_is_dead {
 /// Whether the run of `d.run_id` is, and may be claimed.
 macro_rules! is_queued {
     () => {
-        concat!(
-            "(SELECT r.status = 'queued' AND ",
-            is_claimable!(),
-            " FROM operation_runs r WHERE r.id = d.run_id AND r.type = ",
-            run_type!(),
-            ")"
+        $crate::store::sql::sql!(
+            "(SELECT r.status = 'queued' AND " is_claimable!()
+            " FROM operation_runs r WHERE r.id = d.run_id AND r.type = " run_type!() ")"
         )
     };
 }
 
-const DEAD_LEASES: &str = concat!(
-    "SELECT a.run_id FROM verifyd.run_attempts a WHERE ",
-    lease_is_dead!(),
-    " ORDER BY a.run_id LIMIT $2"
+const DEAD_LEASES: &str = sql!(
+    "SELECT a.run_id FROM verifyd.run_attempts a WHERE " lease_is_dead!() " ORDER BY a.run_id LIMIT $2"
 );
 
 /// Runs that somebody is completing right now are skipped.
-pub(super) const LOCK_RUNS: &str = concat!(
-    "SELECT id FROM operation_runs WHERE id = ANY($1) AND type = ",
-    run_type!(),
+pub(super) const LOCK_RUNS: &str = sql!(
+    "SELECT id FROM operation_runs WHERE id = ANY($1) AND type = " run_type!()
     " ORDER BY id FOR NO KEY UPDATE SKIP LOCKED"
 );
 
 /// Begins after the runs were locked, so it sees the attempts as they are. With each run it says
 /// whether the attempt counts.
-const RECLAIM: &str = concat!(
+const RECLAIM: &str = sql!(
     "WITH dead AS (
         UPDATE verifyd.run_attempts a
         SET ended_at = clock_timestamp(), end_reason = 'worker_lost'
         FROM operation_runs r
-        WHERE a.run_id = ANY($2) AND r.id = a.run_id AND r.type = ",
-    run_type!(),
-    " AND r.status = 'running' AND ",
-    lease_is_dead!(),
-    " RETURNING a.run_id, a.counted
+        WHERE a.run_id = ANY($2) AND r.id = a.run_id AND r.type = " run_type!()
+    " AND r.status = 'running' AND " lease_is_dead!() " RETURNING a.run_id, a.counted
     )
     UPDATE operation_runs r SET status = 'queued' FROM dead
-    WHERE r.id = dead.run_id AND r.type = ",
-    run_type!(),
+    WHERE r.id = dead.run_id AND r.type = " run_type!()
     " AND r.status = 'running' RETURNING r.id, dead.counted"
 );
 
 /// Dead leases of runs that are not running any more, or not there any more: somebody changed them
 /// from outside. They would come first in every later sweep.
-const END_STRAYS: &str = concat!(
+const END_STRAYS: &str = sql!(
     "UPDATE verifyd.run_attempts a
      SET ended_at = clock_timestamp(), end_reason = 'superseded'
-     WHERE a.run_id = ANY($2) AND ",
-    lease_is_dead!(),
+     WHERE a.run_id = ANY($2) AND " lease_is_dead!()
     " AND (a.run_id = ANY($3) OR NOT EXISTS (SELECT FROM operation_runs r
-                                            WHERE r.id = a.run_id AND r.type = ",
-    run_type!(),
-    ")) AND NOT EXISTS (SELECT FROM operation_runs r WHERE r.id = a.run_id AND r.type = ",
-    run_type!(),
+                                            WHERE r.id = a.run_id AND r.type = " run_type!()
+    ")) AND NOT EXISTS (SELECT FROM operation_runs r WHERE r.id = a.run_id AND r.type = " run_type!()
     " AND r.status = 'running')"
 );
 
 /// A time of the future, as `infinity`, does not keep a run.
-const WITHOUT_LEASE: &str = concat!(
-    "SELECT r.id FROM operation_runs r WHERE r.type = ",
-    run_type!(),
-    " AND r.status = 'running' AND ",
-    is_claimable!(),
-    " AND (coalesce(r.started_at::timestamptz, r.created_at::timestamptz)
+const WITHOUT_LEASE: &str = sql!(
+    "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'running' AND "
+    is_claimable!() " AND (coalesce(r.started_at::timestamptz, r.created_at::timestamptz)
            BETWEEN now() - make_interval(secs => $1) AND now() + make_interval(secs => $1))
           IS NOT TRUE
       AND NOT EXISTS (SELECT FROM verifyd.run_attempts a
@@ -96,9 +81,8 @@ const WITHOUT_LEASE: &str = concat!(
 );
 
 /// A lease taken between the snapshot of the statement above and its lock shows here.
-const REQUEUE_WITHOUT_LEASE: &str = concat!(
-    "UPDATE operation_runs r SET status = 'queued' WHERE r.id = ANY($1) AND r.type = ",
-    run_type!(),
+const REQUEUE_WITHOUT_LEASE: &str = sql!(
+    "UPDATE operation_runs r SET status = 'queued' WHERE r.id = ANY($1) AND r.type = " run_type!()
     " AND r.status = 'running' AND NOT EXISTS (SELECT FROM verifyd.run_attempts a
                                             WHERE a.run_id = r.id AND a.ended_at IS NULL)
       RETURNING r.id"
@@ -108,11 +92,9 @@ const REQUEUE_WITHOUT_LEASE: &str = concat!(
 /// does not count. Whether it may be claimed is read only of an undispatched run.
 macro_rules! is_undispatched {
     () => {
-        concat!(
-            "CASE WHEN (SELECT true FROM verifyd.run_deliveries d WHERE d.run_id = w.id AND (",
-            is_delivery_of_earlier!(),
-            ") IS NOT TRUE) THEN false ELSE (SELECT ",
-            is_claimable!(),
+        $crate::store::sql::sql!(
+            "CASE WHEN (SELECT true FROM verifyd.run_deliveries d WHERE d.run_id = w.id AND ("
+            is_delivery_of_earlier!() ") IS NOT TRUE) THEN false ELSE (SELECT " is_claimable!()
             " FROM operation_runs r WHERE r.id = w.id) END"
         )
     };
@@ -124,18 +106,14 @@ macro_rules! is_undispatched {
 /// an `ORDER BY` after it would have all of it read.
 macro_rules! windows {
     () => {
-        concat!(
-            "WITH ahead AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = ",
-            run_type!(),
-            " AND r.status = 'queued' AND r.id > $5 ORDER BY r.id LIMIT $7),
-             behind AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = ",
-            run_type!(),
-            " AND r.status = 'queued' AND r.id > $6 AND r.id <= $5 ORDER BY r.id LIMIT $7),
-             undispatched_ahead AS MATERIALIZED (SELECT w.id FROM ahead w WHERE ",
-            is_undispatched!(),
+        $crate::store::sql::sql!(
+            "WITH ahead AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = "
+            run_type!() " AND r.status = 'queued' AND r.id > $5 ORDER BY r.id LIMIT $7),
+             behind AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = "
+            run_type!() " AND r.status = 'queued' AND r.id > $6 AND r.id <= $5 ORDER BY r.id LIMIT $7),
+             undispatched_ahead AS MATERIALIZED (SELECT w.id FROM ahead w WHERE " is_undispatched!()
             " LIMIT $3),
-             undispatched_behind AS MATERIALIZED (SELECT w.id FROM behind w WHERE ",
-            is_undispatched!(),
+             undispatched_behind AS MATERIALIZED (SELECT w.id FROM behind w WHERE " is_undispatched!()
             " LIMIT $3)"
         )
     };
@@ -144,16 +122,10 @@ macro_rules! windows {
 /// The last run of a window that was looked at, if there may be more after it.
 macro_rules! left_at {
     ($window:literal) => {
-        concat!(
-            "CASE WHEN (SELECT count(*) FROM undispatched_",
-            $window,
-            ") = $3 THEN (SELECT max(id) FROM undispatched_",
-            $window,
-            ") WHEN (SELECT count(*) FROM ",
-            $window,
-            ") = $7 THEN (SELECT max(id) FROM ",
-            $window,
-            ") END"
+        $crate::store::sql::sql!(
+            "CASE WHEN (SELECT count(*) FROM undispatched_" $window
+            ") = $3 THEN (SELECT max(id) FROM undispatched_" $window ") WHEN (SELECT count(*) FROM "
+            $window ") = $7 THEN (SELECT max(id) FROM " $window ") END"
         )
     };
 }
@@ -166,28 +138,21 @@ macro_rules! left_at {
 /// Of a delivery the run is looked up by its id, in a subquery of its own: a join would begin with all
 /// that is queued where the server's statistics are of a time when that was hardly anything. The same goes
 /// for what was reclaimed, and for a run's delivery.
-const DUE: &str = concat!(
-    windows!(),
-    " SELECT ARRAY(
+const DUE: &str = sql!(
+    windows!() " SELECT ARRAY(
         SELECT id FROM undispatched_ahead UNION SELECT id FROM undispatched_behind
         UNION
         (SELECT d.run_id FROM verifyd.run_deliveries d
-         WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= now()) AND ",
-    is_queued!(),
-    " ORDER BY d.run_id LIMIT $3)
+         WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= now()) AND "
+    is_queued!() " ORDER BY d.run_id LIMIT $3)
         UNION
         (SELECT d.run_id FROM verifyd.run_deliveries d
          WHERE $1 AND d.delivered_at < now() - make_interval(secs => $2)
-         AND (d.not_before IS NULL OR d.not_before <= now()) AND ",
-    is_queued!(),
+         AND (d.not_before IS NULL OR d.not_before <= now()) AND " is_queued!()
     " ORDER BY d.run_id LIMIT $3)
         UNION
-        SELECT d.run_id FROM unnest($4::bigint[]) AS d (run_id) WHERE ",
-    is_queued!(),
-    " ORDER BY 1 LIMIT $3), ",
-    left_at!("ahead"),
-    ", ",
-    left_at!("behind")
+        SELECT d.run_id FROM unnest($4::bigint[]) AS d (run_id) WHERE " is_queued!()
+    " ORDER BY 1 LIMIT $3), " left_at!("ahead") ", " left_at!("behind")
 );
 
 /// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait
@@ -195,7 +160,7 @@ const DUE: &str = concat!(
 /// deadlock with MARK_UNDISPATCHED. A run that was claimed and given back since DUE keeps its `not_before`:
 /// it lies after the beginning of this transaction. What a run that was never claimed waits for is an earlier
 /// run's, as long as it is the same as when that was seen.
-const MARK_DELIVERIES: &str = concat!(
+const MARK_DELIVERIES: &str = sql!(
     "WITH left_over AS MATERIALIZED (
         SELECT d.run_id, d.not_before FROM verifyd.run_deliveries d
         WHERE d.run_id = ANY($1) AND d.not_before > now()
@@ -203,8 +168,7 @@ const MARK_DELIVERIES: &str = concat!(
      INSERT INTO verifyd.run_deliveries AS d (run_id, delivered_at, not_before)
      SELECT id, CASE WHEN id = ANY($2) THEN now() END, CASE WHEN id = ANY($3) THEN
          clock_timestamp() + (SELECT make_interval(secs => 2 ^ count(*))
-                              FROM verifyd.run_attempts WHERE run_id = id AND ",
-    is_failed_completion!(),
+                              FROM verifyd.run_attempts WHERE run_id = id AND " is_failed_completion!()
     ") END FROM unnest($1::bigint[]) AS t(id) ORDER BY id
      ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at,
          not_before = excluded.not_before
@@ -216,7 +180,7 @@ const MARK_DELIVERIES: &str = concat!(
 /// that its application completed or deleted itself. Looks at the oldest only, and at what this sweep has
 /// not delivered though it was due, so that its cost is bounded: each run is looked up by its id, and no plan
 /// reads all deliveries or all active runs for it.
-const FORGET_ORPHANS: &str = concat!(
+const FORGET_ORPHANS: &str = sql!(
     "DELETE FROM verifyd.run_deliveries WHERE run_id = ANY(ARRAY(
         SELECT o.run_id FROM (
             (SELECT run_id FROM verifyd.run_deliveries
@@ -227,9 +191,7 @@ const FORGET_ORPHANS: &str = concat!(
              AND (not_before IS NULL OR not_before < now() - interval '1 day') LIMIT $1)
         ) o
         WHERE (SELECT r.status IN ('queued', 'running') FROM operation_runs r
-               WHERE r.id = o.run_id AND r.type = ",
-    run_type!(),
-    ") IS NOT TRUE))"
+               WHERE r.id = o.run_id AND r.type = " run_type!() ") IS NOT TRUE))"
 );
 
 const FORGET_WORKERS: &str = "DELETE FROM verifyd.workers WHERE beat_at < now() - interval '1 day'";

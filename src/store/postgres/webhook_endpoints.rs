@@ -8,6 +8,7 @@ use crate::ports::webhooks::{
     Endpoint, EndpointError, EndpointStore, NewEndpoint, SealSecret, SealedSecrets,
 };
 use crate::store::rows;
+use crate::store::sql::sql;
 use crate::store::webhook_rows::{EndpointRow, SecretsRow};
 use async_trait::async_trait;
 use std::time::Duration;
@@ -30,26 +31,23 @@ const ADD: &str = "
     INSERT INTO verifyd.webhook_endpoints (workspace_id, url, description, changed_only, secret)
     VALUES ($1, $2, $3, $4, '') RETURNING id";
 
-const SET_SECRET: &str = concat!(
-    "UPDATE verifyd.webhook_endpoints SET secret = $2 WHERE id = $1 RETURNING ",
-    endpoint_columns!()
+const SET_SECRET: &str = sql!(
+    "UPDATE verifyd.webhook_endpoints SET secret = $2 WHERE id = $1 RETURNING " endpoint_columns!()
 );
 
-const ENDPOINTS: &str = concat!(
-    "SELECT ",
-    endpoint_columns!(),
+const ENDPOINTS: &str = sql!(
+    "SELECT " endpoint_columns!()
     " FROM verifyd.webhook_endpoints WHERE $1::bigint IS NULL OR workspace_id = $1 ORDER BY id"
 );
 
 const PLACE: &str =
     "SELECT workspace_id, url FROM verifyd.webhook_endpoints WHERE id = $1 FOR NO KEY UPDATE";
 
-const ROTATE: &str = concat!(
+const ROTATE: &str = sql!(
     "UPDATE verifyd.webhook_endpoints SET secret = $2,
         previous_secret = CASE WHEN $3 > 0 THEN secret END,
         previous_secret_until = CASE WHEN $3 > 0 THEN now() + make_interval(secs => $3) END
-     WHERE id = $1 RETURNING ",
-    endpoint_columns!()
+     WHERE id = $1 RETURNING " endpoint_columns!()
 );
 
 const SET_ENABLED: &str = "

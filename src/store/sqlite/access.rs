@@ -7,6 +7,7 @@ use crate::ports::access::{AccessStore, NewToken, Reserved, SessionRecord, Token
 use crate::ports::store_error::StoreError;
 use crate::store::access_rows::{KeyRow, SessionRow, TokenRow, UsedTokenRow, token_columns};
 use crate::store::rows;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use std::time::Duration;
@@ -18,104 +19,74 @@ const ADD: &str = "
     VALUES ($1, $2, $3, $4, $5, strftime('%Y-%m-%dT%H:%M:%fZ', $6)) RETURNING id, name, scopes,
         workspace_id, tenant_id, created_at, expires_at, revoked_at, last_used_at";
 
-const TOKENS: &str = concat!(
-    "SELECT ",
-    token_columns!(),
-    " FROM verifyd_api_tokens t ORDER BY t.id"
-);
+const TOKENS: &str = sql!("SELECT " token_columns!() " FROM verifyd_api_tokens t ORDER BY t.id");
 
-const REVOKE: &str = concat!(
-    "UPDATE verifyd_api_tokens SET revoked_at = ",
-    now!(),
-    " WHERE id = $1 AND revoked_at IS NULL"
+const REVOKE: &str = sql!(
+    "UPDATE verifyd_api_tokens SET revoked_at = " now!() " WHERE id = $1 AND revoked_at IS NULL"
 );
 
 const END_SESSIONS: &str = "DELETE FROM verifyd_page_sessions WHERE token_id = $1";
 
 macro_rules! valid {
     () => {
-        concat!(
-            "t.revoked_at IS NULL AND (t.expires_at IS NULL OR ",
-            now!(),
-            " < t.expires_at)"
+        $crate::store::sql::sql!(
+            "t.revoked_at IS NULL AND (t.expires_at IS NULL OR " now!() " < t.expires_at)"
         )
     };
 }
 
 macro_rules! use_is_old {
     () => {
-        concat!(
-            "(last_used_at IS NULL OR last_used_at < ",
-            now_moved_by!("'-60 seconds'"),
-            ")"
+        $crate::store::sql::sql!(
+            "(last_used_at IS NULL OR last_used_at < " now_moved_by!("'-60 seconds'") ")"
         )
     };
 }
 
-const BY_HASH: &str = concat!(
-    "SELECT ",
-    token_columns!(),
-    ", ",
-    use_is_old!(),
-    " AS to_be_noted FROM verifyd_api_tokens t WHERE t.token_hash = $1 AND ",
-    valid!()
+const BY_HASH: &str = sql!(
+    "SELECT " token_columns!() ", " use_is_old!()
+    " AS to_be_noted FROM verifyd_api_tokens t WHERE t.token_hash = $1 AND " valid!()
 );
 
-const NOTE_USE: &str = concat!(
-    "UPDATE verifyd_api_tokens SET last_used_at = ",
-    now!(),
-    " WHERE id = $1 AND ",
-    use_is_old!()
+const NOTE_USE: &str = sql!(
+    "UPDATE verifyd_api_tokens SET last_used_at = " now!() " WHERE id = $1 AND " use_is_old!()
 );
 
 /// A few at a time: each new session clears away more than it adds.
-const FORGET_SESSIONS: &str = concat!(
+const FORGET_SESSIONS: &str = sql!(
     "DELETE FROM verifyd_page_sessions WHERE session_hash IN (
-        SELECT session_hash FROM verifyd_page_sessions WHERE expires_at <= ",
-    now!(),
+        SELECT session_hash FROM verifyd_page_sessions WHERE expires_at <= " now!()
     " ORDER BY expires_at LIMIT 100)"
 );
 
-const OPEN_SESSION: &str = concat!(
+const OPEN_SESSION: &str = sql!(
     "INSERT INTO verifyd_page_sessions (session_hash, token_id, csrf, expires_at)
-     VALUES ($1, $2, $3, ",
-    now_moved_by!("$4"),
-    ")"
+     VALUES ($1, $2, $3, " now_moved_by!("$4") ")"
 );
 
-const SESSION: &str = concat!(
-    "SELECT ",
-    token_columns!(),
-    ", s.csrf, s.expires_at AS session_expires_at
+const SESSION: &str = sql!(
+    "SELECT " token_columns!() ", s.csrf, s.expires_at AS session_expires_at
      FROM verifyd_page_sessions s JOIN verifyd_api_tokens t ON t.id = s.token_id
-     WHERE s.session_hash = $1 AND ",
-    now!(),
-    " < s.expires_at AND ",
-    valid!()
+     WHERE s.session_hash = $1 AND " now!() " < s.expires_at AND " valid!()
 );
 
 const CLOSE_SESSION: &str = "DELETE FROM verifyd_page_sessions WHERE session_hash = $1";
 
-const FORGET_KEYS: &str = concat!(
+const FORGET_KEYS: &str = sql!(
     "DELETE FROM verifyd_idempotency_keys WHERE (token_id, idempotency_key) IN (
-        SELECT token_id, idempotency_key FROM verifyd_idempotency_keys WHERE reserved_at <= ",
-    now_moved_by!("$1"),
-    " ORDER BY reserved_at LIMIT 100)"
+        SELECT token_id, idempotency_key FROM verifyd_idempotency_keys WHERE reserved_at <= "
+    now_moved_by!("$1") " ORDER BY reserved_at LIMIT 100)"
 );
 
 /// `$4`: when a reservation without an answer may be taken over, `$5`: how long keys are kept.
-const RESERVE: &str = concat!(
+const RESERVE: &str = sql!(
     "INSERT INTO verifyd_idempotency_keys AS k (token_id, idempotency_key, request_hash)
      VALUES ($1, $2, $3)
      ON CONFLICT (token_id, idempotency_key) DO UPDATE
-     SET request_hash = excluded.request_hash, reserved_at = ",
-    now!(),
-    ", response_status = NULL, response_body = NULL WHERE k.reserved_at <= ",
-    now_moved_by!("$5"),
+     SET request_hash = excluded.request_hash, reserved_at = " now!()
+    ", response_status = NULL, response_body = NULL WHERE k.reserved_at <= " now_moved_by!("$5")
     " OR (k.request_hash = excluded.request_hash AND k.response_status IS NULL
-          AND k.reserved_at <= ",
-    now_moved_by!("$4"),
-    ")"
+          AND k.reserved_at <= " now_moved_by!("$4") ")"
 );
 
 const KEY: &str = "

@@ -12,6 +12,7 @@ use crate::ports::acknowledgements::{
 use crate::ports::store_error::StoreError;
 use crate::store::acknowledgements::{AcknowledgementRow, not_completed};
 use crate::store::filters::push_acknowledgement_filter;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::SecondsFormat;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
@@ -30,11 +31,8 @@ macro_rules! columns {
 /// Neither withdrawn nor past its expiry.
 macro_rules! active {
     () => {
-        concat!(
-            "a.withdrawn_at IS NULL AND (a.expires_at IS NULL OR ",
-            time!("a.expires_at"),
-            " > ",
-            now!(),
+        $crate::store::sql::sql!(
+            "a.withdrawn_at IS NULL AND (a.expires_at IS NULL OR " time!("a.expires_at") " > " now!()
             ")"
         )
     };
@@ -43,10 +41,8 @@ macro_rules! active {
 /// Whether `a` was made on the completed run that `r` is now, and not on an earlier run of the same id.
 macro_rules! is_of_this_run {
     () => {
-        concat!(
-            a_second_after!("a.acknowledged_at"),
-            " >= ",
-            time!("r.completed_at")
+        $crate::store::sql::sql!(
+            a_second_after!("a.acknowledged_at") " >= " time!("r.completed_at")
         )
     };
 }
@@ -54,41 +50,27 @@ macro_rules! is_of_this_run {
 /// Whether this list of checks (the arguments of `json_each`) has the check as it was acknowledged.
 macro_rules! found_in {
     ($checks:literal, $key:literal, $status:literal, $reason:literal) => {
-        concat!(
+        $crate::store::sql::sql!(
             "EXISTS (SELECT 1 FROM (SELECT CASE WHEN type = 'object' THEN value ELSE '{}' END AS c
-                                    FROM json_each(",
-            $checks,
-            ")) WHERE c ->> 'key' = ",
-            $key,
-            " AND c ->> 'status' = ",
-            $status,
-            " AND c ->> 'reason_code' IS ",
-            $reason,
-            ")"
+                                    FROM json_each(" $checks ")) WHERE c ->> 'key' = " $key
+            " AND c ->> 'status' = " $status " AND c ->> 'reason_code' IS " $reason ")"
         )
     };
 }
 
-const ALREADY: &str = concat!(
-    "SELECT ",
-    columns!(),
+const ALREADY: &str = sql!(
+    "SELECT " columns!()
     " FROM verification_check_acknowledgements a JOIN operation_runs r ON r.id = a.operation_run_id
-      WHERE a.operation_run_id = $1 AND a.check_key = $2 AND ",
-    is_of_this_run!(),
-    " AND ",
-    active!(),
+      WHERE a.operation_run_id = $1 AND a.check_key = $2 AND " is_of_this_run!() " AND " active!()
     " ORDER BY a.id LIMIT 1"
 );
 
-const INSERT: &str = concat!(
+const INSERT: &str = sql!(
     "INSERT INTO verification_check_acknowledgements
         (operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at,
          expires_at)
-     SELECT id, $2, $3, $4, $5, ",
-    now!(),
-    ", $6 FROM operation_runs
-     WHERE id = $1 AND status = 'completed' AND type = ",
-    run_type!(),
+     SELECT id, $2, $3, $4, $5, " now!() ", $6 FROM operation_runs
+     WHERE id = $1 AND status = 'completed' AND type = " run_type!()
     " RETURNING id, operation_run_id, check_key, reason_code, reason, acknowledged_by,
       acknowledged_at, expires_at, withdrawn_at, withdrawn_by"
 );
@@ -99,25 +81,17 @@ const MARK_CONNECTION: &str = "
 
 /// Ended at once by the first run completed since in which the check was found otherwise, and by
 /// one whose previous report was deleted: what that said cannot be known any more.
-const CARRY: &str = concat!(
+const CARRY: &str = sql!(
     "INSERT INTO verifyd_carried_acknowledgements
         (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id,
          from_completed_at, lapsed_run_id, lapsed_at)
      SELECT $1, $2, $3, $4, $5, f.id, f.completed_at, l.id, l.completed_at
      FROM operation_runs f LEFT JOIN operation_runs l ON l.id = (
-        SELECT r.id FROM operation_runs r WHERE r.type = ",
-    run_type!(),
-    " AND r.status = 'completed'
+        SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'completed'
           AND CAST(r.context ->> 'provider_connection_id' AS TEXT) = CAST($2 AS TEXT)
           AND r.tenant_id IS f.tenant_id AND r.workspace_id IS f.workspace_id
           AND (r.completed_at, r.id) > (f.completed_at, f.id)
-          AND (NOT ",
-    found_in!(
-        "r.context, '$.verification_report.checks'",
-        "$3",
-        "$4",
-        "$5"
-    ),
+          AND (NOT " found_in!("r.context, '$.verification_report.checks'", "$3", "$4", "$5")
     "       OR r.context ->> '$.verification_report.previous_report_id' IS NOT NULL
                 AND NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id =
                     r.context ->> '$.verification_report.previous_report_id'))
@@ -127,22 +101,15 @@ const CARRY: &str = concat!(
 
 /// Of this connection, what was acknowledged on an earlier run, is still open (or was ended by a
 /// run that was completed later) and does not stand any more, by the report of run `$2`.
-const LAPSE: &str = concat!(
+const LAPSE: &str = sql!(
     "UPDATE verifyd_carried_acknowledgements AS k SET lapsed_at = $3, lapsed_run_id = $2
      WHERE k.connection_id = $1
        AND (k.from_completed_at, k.from_run_id) < ($3, $2)
        AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > ($3, $2))
-       AND NOT (",
-    found_in!(
-        "(SELECT context FROM operation_runs WHERE id = $2), '$.verification_report.checks'",
-        "k.check_key",
-        "k.status",
-        "k.reason_code"
-    ),
+       AND NOT ("
+    found_in!("(SELECT context FROM operation_runs WHERE id = $2), '$.verification_report.checks'", "k.check_key", "k.status", "k.reason_code")
     " AND EXISTS (SELECT 1 FROM verification_check_acknowledgements a
-                  WHERE a.id = k.acknowledgement_id AND ",
-    active!(),
-    "))"
+                  WHERE a.id = k.acknowledgement_id AND " active!() "))"
 );
 
 const NOTHING_OPEN: &str = "
@@ -150,55 +117,32 @@ const NOTHING_OPEN: &str = "
     AND NOT EXISTS (SELECT 1 FROM verifyd_carried_acknowledgements
                     WHERE connection_id = $1 AND lapsed_at IS NULL)";
 
-const WITHDRAW: &str = concat!(
-    "UPDATE verification_check_acknowledgements SET withdrawn_at = ",
-    now!(),
+const WITHDRAW: &str = sql!(
+    "UPDATE verification_check_acknowledgements SET withdrawn_at = " now!()
     ", withdrawn_by = $2 WHERE id = $1 AND withdrawn_at IS NULL AND operation_run_id IN
-        (SELECT r.id FROM operation_runs r WHERE r.id = operation_run_id AND r.type = ",
-    run_type!(),
-    " AND ",
-    a_second_after!("acknowledged_at"),
-    " >= ",
-    time!("r.completed_at"),
-    ")"
+        (SELECT r.id FROM operation_runs r WHERE r.id = operation_run_id AND r.type = " run_type!()
+    " AND " a_second_after!("acknowledged_at") " >= " time!("r.completed_at") ")"
 );
 
-const FROM_RUNS: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM verification_check_acknowledgements a
-      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
-    run_type!(),
-    " AND ",
-    is_of_this_run!(),
-    " WHERE true"
+const FROM_RUNS: &str = sql!(
+    "SELECT " columns!() " FROM verification_check_acknowledgements a
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = " run_type!() " AND "
+    is_of_this_run!() " WHERE true"
 );
 
-const ONE: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM verification_check_acknowledgements a
-      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
-    run_type!(),
-    " AND ",
-    is_of_this_run!(),
-    " WHERE a.id = $1"
+const ONE: &str = sql!(
+    "SELECT " columns!() " FROM verification_check_acknowledgements a
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = " run_type!() " AND "
+    is_of_this_run!() " WHERE a.id = $1"
 );
 
 /// Its own; and those made on an earlier run of the same connection, tenant and workspace, that had
 /// not lapsed, been withdrawn or expired when it was completed.
-const OF_RUN: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM verification_check_acknowledgements a
-      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = ",
-    run_type!(),
-    " AND ",
-    is_of_this_run!(),
-    " WHERE r.id = $1
-     UNION ALL SELECT ",
-    columns!(),
-    " FROM operation_runs r
+const OF_RUN: &str = sql!(
+    "SELECT " columns!() " FROM verification_check_acknowledgements a
+      JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = " run_type!() " AND "
+    is_of_this_run!() " WHERE r.id = $1
+     UNION ALL SELECT " columns!() " FROM operation_runs r
       JOIN verifyd_carried_acknowledgements k
         ON k.connection_id = CAST(r.context ->> 'provider_connection_id' AS INTEGER)
        AND CAST(k.connection_id AS TEXT) = CAST(r.context ->> 'provider_connection_id' AS TEXT)
@@ -206,24 +150,13 @@ const OF_RUN: &str = concat!(
        AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (r.completed_at, r.id))
       JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
        AND a.operation_run_id = k.from_run_id
-       AND (a.withdrawn_at IS NULL OR ",
-    time!("a.withdrawn_at"),
-    " > r.completed_at) AND (a.expires_at IS NULL OR ",
-    time!("a.expires_at"),
-    " > r.completed_at)
-      JOIN operation_runs f ON f.id = k.from_run_id AND ",
-    is_about!("f.completed_at", "k.from_completed_at"),
-    "
+       AND (a.withdrawn_at IS NULL OR " time!("a.withdrawn_at")
+    " > r.completed_at) AND (a.expires_at IS NULL OR " time!("a.expires_at") " > r.completed_at)
+      JOIN operation_runs f ON f.id = k.from_run_id AND "
+    is_about!("f.completed_at", "k.from_completed_at") "
        AND f.tenant_id IS r.tenant_id AND f.workspace_id IS r.workspace_id
-      WHERE r.id = $1 AND r.status = 'completed' AND r.type = ",
-    run_type!(),
-    " AND ",
-    found_in!(
-        "r.context, '$.verification_report.checks'",
-        "k.check_key",
-        "k.status",
-        "k.reason_code"
-    ),
+      WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " AND "
+    found_in!("r.context, '$.verification_report.checks'", "k.check_key", "k.status", "k.reason_code")
     " ORDER BY 1"
 );
 
@@ -377,7 +310,7 @@ impl AcknowledgementStore for SqliteStore {
     ) -> Result<Vec<Acknowledgement>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(FROM_RUNS);
         let connection = " AND CAST(r.context ->> 'provider_connection_id' AS TEXT) = ";
-        let is_active = concat!(" AND ", active!());
+        let is_active = sql!(" AND " active!());
         push_acknowledgement_filter(&mut query, filter, connection, is_active);
         let mut reader = self.reader().await?;
         let found: Vec<AcknowledgementRow> = query.build_query_as().fetch_all(&mut *reader).await?;

@@ -4,7 +4,7 @@
 /// A time in the form in which verifyd writes it; NULL where it is none.
 macro_rules! time {
     ($column:literal) => {
-        concat!("strftime('%Y-%m-%dT%H:%M:%fZ', ", $column, ")")
+        $crate::store::sql::sql!("strftime('%Y-%m-%dT%H:%M:%fZ', " $column ")")
     };
 }
 pub(super) use time;
@@ -12,7 +12,7 @@ pub(super) use time;
 /// The beginning of a text: more than any name that means something.
 macro_rules! short {
     ($column:literal) => {
-        concat!("substr(", $column, ", 1, 300)")
+        $crate::store::sql::sql!("substr(" $column ", 1, 300)")
     };
 }
 pub(super) use short;
@@ -20,7 +20,7 @@ pub(super) use short;
 /// Whether a list may look into a JSON text.
 macro_rules! is_listed {
     ($json:literal) => {
-        concat!("(octet_length(", $json, ") <= 1048576)")
+        $crate::store::sql::sql!("(octet_length(" $json ") <= 1048576)")
     };
 }
 pub(super) use is_listed;
@@ -28,15 +28,9 @@ pub(super) use is_listed;
 /// A text or number in a JSON text as a short text; NULL where it is anything else.
 macro_rules! member {
     ($json:literal, $path:literal) => {
-        concat!(
-            "CASE WHEN json_type(",
-            $json,
-            ", '",
-            $path,
-            "') IN ('text', 'integer', 'real') THEN substr(CAST(",
-            $json,
-            " ->> '",
-            $path,
+        $crate::store::sql::sql!(
+            "CASE WHEN json_type(" $json ", '" $path
+            "') IN ('text', 'integer', 'real') THEN substr(CAST(" $json " ->> '" $path
             "' AS TEXT), 1, 300) END"
         )
     };
@@ -72,11 +66,9 @@ pub(super) use is_valid_connection;
 /// The columns of a `ContextRow`, of `operation_runs`: `$bytes` is the parameter of the most bytes.
 macro_rules! context_columns {
     ($bytes:literal) => {
-        concat!(
-            "CASE WHEN octet_length(context) <= ",
-            $bytes,
-            " THEN context END AS context, CASE WHEN octet_length(context) <= ",
-            $bytes,
+        $crate::store::sql::sql!(
+            "CASE WHEN octet_length(context) <= " $bytes
+            " THEN context END AS context, CASE WHEN octet_length(context) <= " $bytes
             " THEN 'fits' WHEN octet_length(context) <= 16777216 THEN 'large' ELSE 'huge' END
               AS context_state, octet_length(context) <= 32768 AS context_is_small"
         )

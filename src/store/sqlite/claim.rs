@@ -16,6 +16,7 @@ use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
 use crate::store::claims::{self, ClaimRequest, ContextRow, TakenRow};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow as _, Row as _, SqliteConnection};
@@ -27,12 +28,10 @@ use uuid::Uuid;
 /// `$prepared`: whether what belongs to an earlier run was set aside before.
 macro_rules! is_due {
     ($prepared:literal) => {
-        concat!(
+        $crate::store::sql::sql!(
             "(NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d
-                          WHERE d.run_id = r.id AND d.not_before > ",
-            now!(),
-            ") OR r.started_at IS NULL AND NOT ",
-            $prepared,
+                          WHERE d.run_id = r.id AND d.not_before > " now!()
+            ") OR r.started_at IS NULL AND NOT " $prepared
             " OR NOT EXISTS (SELECT 1 FROM verifyd_run_attempts o
                              WHERE o.run_id = r.id AND NOT o.earlier))"
         )
@@ -42,7 +41,7 @@ macro_rules! is_due {
 /// `$2`: failed completions, at most; `$3`: whether the runs are isolated; `$4`: whether each was prepared
 /// before. If not, these are left: runs with an open attempt, and those with attempts of an earlier run,
 /// which have to be ended or set aside first.
-const OPEN_ATTEMPTS: &str = concat!(
+const OPEN_ATTEMPTS: &str = sql!(
     "WITH wanted AS MATERIALIZED (
         SELECT value ->> 0 AS id, value ->> 1 AS token, value ->> 2 AS worker_id,
                value ->> 3 AS most, value ->> 4 AS deadline FROM json_each($1)
@@ -52,98 +51,72 @@ const OPEN_ATTEMPTS: &str = concat!(
                count(*) FILTER (WHERE a.counted AND NOT a.earlier
                                       AND a.end_reason = 'worker_lost') AS lost,
                count(*) FILTER (WHERE a.attempt IS NOT NULL AND (a.ended_at IS NULL
-                   OR NOT a.earlier AND (a.end_reason = 'completed' OR ",
-    is_before_start!(),
+                   OR NOT a.earlier AND (a.end_reason = 'completed' OR " is_before_start!()
     "))) AS other,
-               count(*) FILTER (WHERE ",
-    is_failed_completion!(),
-    ") AS failed
+               count(*) FILTER (WHERE " is_failed_completion!() ") AS failed
         FROM wanted w CROSS JOIN operation_runs r ON r.id = w.id
             LEFT JOIN verifyd_run_attempts a ON a.run_id = w.id
-        WHERE r.type = ",
-    run_type!(),
-    " AND r.status = 'queued' AND ",
-    is_claimable!(),
-    " AND ",
-    is_due!("$4"),
-    " GROUP BY w.id
+        WHERE r.type = " run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND "
+    is_due!("$4") " GROUP BY w.id
     ), judged AS MATERIALIZED (
         SELECT *, spent >= most OR failed >= $2 AS exhausted,
                spent + 1 >= most AND lost > 0 AS last_chance FROM history
     )
     INSERT INTO verifyd_run_attempts
         (run_id, attempt, token, worker_id, counted, claimed_at, deadline_at)
-    SELECT id, last + 1, token, worker_id, NOT exhausted, ",
-    now!(),
-    ", ",
-    now_moved_by!("deadline"),
+    SELECT id, last + 1, token, worker_id, NOT exhausted, " now!() ", " now_moved_by!("deadline")
     " FROM judged WHERE ($4 OR other = 0) AND ($3 OR NOT (exhausted OR last_chance))
      RETURNING run_id, attempt, claimed_at, counted"
 );
 
 /// With what the rest of a claim is made of: the attempts, the new one included. `$2`: failed completions,
 /// at most.
-const TAKE_RUNS: &str = concat!(
+const TAKE_RUNS: &str = sql!(
     "UPDATE operation_runs SET status = 'running', started_at = CASE WHEN (
         SELECT count(*) FROM verifyd_run_attempts a
         WHERE a.run_id = operation_runs.id AND NOT a.earlier) > 1
-     THEN coalesce(started_at, ",
-    now!(),
-    ") ELSE ",
-    now!(),
-    " END WHERE id IN (SELECT value FROM json_each($1)) AND type = ",
-    run_type!(),
+     THEN coalesce(started_at, " now!() ") ELSE " now!()
+    " END WHERE id IN (SELECT value FROM json_each($1)) AND type = " run_type!()
     " AND status = 'queued' RETURNING id, workspace_id, tenant_id, created_at,
        (SELECT count(*) FROM verifyd_run_attempts a
         WHERE a.run_id = operation_runs.id AND a.counted AND NOT a.earlier) AS counted_attempts,
        (SELECT count(*) >= $2 FROM verifyd_run_attempts a
-        WHERE a.run_id = operation_runs.id AND ",
-    is_failed_completion!(),
-    ") AS forced_completion,
+        WHERE a.run_id = operation_runs.id AND " is_failed_completion!() ") AS forced_completion,
        (SELECT min(claimed_at) FROM verifyd_run_attempts a
         WHERE a.run_id = operation_runs.id AND NOT a.earlier) AS first_claimed_at"
 );
 
 /// `$2`: most bytes of a context.
-const CONTEXTS: &str = concat!(
-    "SELECT id, ",
-    context_columns!("$2"),
+const CONTEXTS: &str = sql!(
+    "SELECT id, " context_columns!("$2")
     " FROM operation_runs WHERE id IN (SELECT value FROM json_each($1))"
 );
 
 /// Of those that were not claimed: the ones that may yet be.
-const STILL_QUEUED: &str = concat!(
-    "SELECT r.id FROM json_each($1) w CROSS JOIN operation_runs r ON r.id = w.value WHERE r.type = ",
-    run_type!(),
-    " AND r.status = 'queued' AND ",
-    is_claimable!(),
-    " AND ",
-    is_due!("$2")
+const STILL_QUEUED: &str = sql!(
+    "SELECT r.id FROM json_each($1) w CROSS JOIN operation_runs r ON r.id = w.value WHERE r.type = "
+    run_type!() " AND r.status = 'queued' AND " is_claimable!() " AND " is_due!("$2")
 );
 
 /// Somebody put the run back to `queued` from outside while its lease was alive.
-const SUPERSEDE: &str = concat!(
-    "UPDATE verifyd_run_attempts SET ended_at = ",
-    now!(),
+const SUPERSEDE: &str = sql!(
+    "UPDATE verifyd_run_attempts SET ended_at = " now!()
     ", end_reason = 'superseded' WHERE run_id = $1 AND ended_at IS NULL"
 );
 
-const END_ATTEMPT: &str = concat!(
-    "UPDATE verifyd_run_attempts SET ended_at = ",
-    now!(),
-    ", end_reason = $4, counted = counted AND $5
+const END_ATTEMPT: &str = sql!(
+    "UPDATE verifyd_run_attempts SET ended_at = " now!() ", end_reason = $4, counted = counted AND $5
      WHERE run_id = $1 AND attempt = $2 AND token = $3 AND ended_at IS NULL"
 );
 
-const REQUEUE: &str = concat!(
-    "UPDATE operation_runs SET status = 'queued' WHERE id = $1 AND type = ",
-    run_type!(),
+const REQUEUE: &str = sql!(
+    "UPDATE operation_runs SET status = 'queued' WHERE id = $1 AND type = " run_type!()
     " AND status = 'running'"
 );
 
-const DUE_AGAIN: &str = concat!(
-    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at, not_before) VALUES ($1, NULL, ",
-    now_moved_by!("$2"),
+const DUE_AGAIN: &str = sql!(
+    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at, not_before) VALUES ($1, NULL, "
+    now_moved_by!("$2")
     ") ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL, not_before = excluded.not_before"
 );
 

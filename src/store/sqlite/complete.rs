@@ -11,21 +11,19 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
 use crate::store::completion::{
     Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, event, message_id,
 };
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
 use std::collections::HashMap;
 
 /// `$1`: run, attempt, token.
-const END_ATTEMPTS: &str = concat!(
-    "UPDATE verifyd_run_attempts SET ended_at = ",
-    now!(),
-    ", end_reason = 'completed'
+const END_ATTEMPTS: &str = sql!(
+    "UPDATE verifyd_run_attempts SET ended_at = " now!() ", end_reason = 'completed'
      FROM (SELECT value ->> 0 AS run, value ->> 1 AS number, value ->> 2 AS key
            FROM json_each($1)) AS d
      WHERE run_id = d.run AND attempt = d.number AND token = d.key AND ended_at IS NULL
-       AND EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = d.run AND r.type = ",
-    run_type!(),
+       AND EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = d.run AND r.type = " run_type!()
     " AND r.status = 'running') RETURNING run_id"
 );
 
@@ -43,11 +41,8 @@ macro_rules! kept {
 /// The same with what was checked, where the producer left it out.
 macro_rules! with_checked {
     () => {
-        concat!(
-            "CASE WHEN d.module IS NULL THEN ",
-            kept!(),
-            " ELSE json_insert(",
-            kept!(),
+        $crate::store::sql::sql!(
+            "CASE WHEN d.module IS NULL THEN " kept!() " ELSE json_insert(" kept!()
             ", '$.provider', d.provider, '$.module', d.module,
                  CASE WHEN d.tenant_name IS NOT NULL AND json_type(context, '$.target_scope') = 'object'
                       THEN '$.target_scope.entra_tenant_name' ELSE '$.provider' END,
@@ -58,15 +53,11 @@ macro_rules! with_checked {
 
 /// `$1`: run, outcome, failures, members of `context`, whose others stay as they are written, the
 /// members that are added where they are missing, and how many bytes stay.
-const COMPLETE: &str = concat!(
-    "UPDATE operation_runs SET status = 'completed', outcome = d.ending, completed_at = ",
-    now!(),
+const COMPLETE: &str = sql!(
+    "UPDATE operation_runs SET status = 'completed', outcome = d.ending, completed_at = " now!()
     ", failure_summary = d.failures, context = CASE WHEN d.reason_code IS NULL
-        THEN json_set(",
-    with_checked!(),
-    ", '$.verification_report', json(d.report))
-        ELSE json_set(",
-    with_checked!(),
+        THEN json_set(" with_checked!() ", '$.verification_report', json(d.report))
+        ELSE json_set(" with_checked!()
     ", '$.verification_report', json(d.report), '$.reason_code', d.reason_code,
            '$.next_steps', json(d.next_steps)) END
      FROM (SELECT value ->> 0 AS run, value ->> 1 AS ending, value -> 2 AS failures,
@@ -76,8 +67,7 @@ const COMPLETE: &str = concat!(
                   value ->> '$[4].provider' AS provider, value ->> '$[4].module' AS module,
                   value ->> '$[4].target_scope.entra_tenant_name' AS tenant_name,
                   value ->> 5 AS kept FROM json_each($1)) AS d
-     WHERE id = d.run AND type = ",
-    run_type!(),
+     WHERE id = d.run AND type = " run_type!()
     " AND status = 'running' RETURNING id, completed_at, completed_at, EXISTS (
         SELECT 1 FROM verifyd_webhook_endpoints e
         WHERE e.workspace_id = operation_runs.workspace_id AND e.enabled)"
@@ -105,12 +95,10 @@ const LATEST_REPORTS: &str = "
 const DIFFERS: &str =
     "SELECT fingerprint <> $2 FROM verifyd_latest_reports WHERE connection_id = $1";
 
-const OUTBOX: &str = concat!(
+const OUTBOX: &str = sql!(
     "INSERT INTO verifyd_webhook_deliveries
         (endpoint_id, message_id, operation_run_id, payload, pending_since)
-     SELECT e.id, $2, $3, $4, ",
-    now!(),
-    " FROM verifyd_webhook_endpoints e
+     SELECT e.id, $2, $3, $4, " now!() " FROM verifyd_webhook_endpoints e
       WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)"
 );
 

@@ -10,34 +10,20 @@ use crate::domain::{ConnectionId, TenantId};
 use crate::ports::connections::{AddConnectionError, ConnectionStore, Seal};
 use crate::ports::store_error::StoreError;
 use crate::store::rows::{self, ConnectionRow, ConnectionWithCredentialRow};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 macro_rules! connection_columns {
     () => {
-        concat!(
-            "c.id, c.workspace_id, c.tenant_id",
-            ", ",
-            $crate::store::sqlite::bounds::short!("c.provider"),
-            " AS provider",
-            ", ",
-            $crate::store::sqlite::bounds::short!("c.display_name"),
-            " AS display_name",
-            ", ",
-            $crate::store::sqlite::bounds::short!("c.status"),
-            " AS status",
-            ", ",
-            $crate::store::sqlite::bounds::short!("c.entra_tenant_id"),
-            " AS entra_tenant_id",
-            ", ",
-            $crate::store::sqlite::bounds::short!("c.client_id"),
-            " AS client_id",
-            ", ",
-            $crate::store::sqlite::bounds::short!("c.cloud"),
-            " AS cloud",
-            ", ",
-            $crate::store::sqlite::bounds::short!("c.module"),
-            " AS module",
+        $crate::store::sql::sql!(
+            "c.id, c.workspace_id, c.tenant_id" ", " $crate::store::sqlite::bounds::short!("c.provider")
+            " AS provider" ", " $crate::store::sqlite::bounds::short!("c.display_name")
+            " AS display_name" ", " $crate::store::sqlite::bounds::short!("c.status") " AS status" ", "
+            $crate::store::sqlite::bounds::short!("c.entra_tenant_id") " AS entra_tenant_id" ", "
+            $crate::store::sqlite::bounds::short!("c.client_id") " AS client_id" ", "
+            $crate::store::sqlite::bounds::short!("c.cloud") " AS cloud" ", "
+            $crate::store::sqlite::bounds::short!("c.module") " AS module"
             ", c.created_at AS created_at, c.updated_at AS updated_at"
         )
     };
@@ -45,22 +31,15 @@ macro_rules! connection_columns {
 
 pub(super) use connection_columns;
 
-const CONNECTION: &str = concat!(
-    "SELECT ",
-    connection_columns!(),
-    ", ",
-    credential_columns!(),
-    " FROM provider_connections c
+const CONNECTION: &str = sql!(
+    "SELECT " connection_columns!() ", " credential_columns!() " FROM provider_connections c
       LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id
       WHERE c.id = $1"
 );
 
-const CONNECTIONS: &str = concat!(
-    "SELECT ",
-    connection_columns!(),
-    " FROM provider_connections c
-      WHERE ($1 IS NULL OR c.tenant_id = $1) AND ($2 IS NULL OR c.id > $2) AND ",
-    is_valid_connection!(),
+const CONNECTIONS: &str = sql!(
+    "SELECT " connection_columns!() " FROM provider_connections c
+      WHERE ($1 IS NULL OR c.tenant_id = $1) AND ($2 IS NULL OR c.id > $2) AND " is_valid_connection!()
     " ORDER BY c.id LIMIT $3"
 );
 
@@ -69,20 +48,14 @@ const INSERT_TENANT: &str = "
 
 const TENANT_WORKSPACE: &str = "SELECT workspace_id FROM tenants WHERE id = $1";
 
-const INSERT_CONNECTION: &str = concat!(
+const INSERT_CONNECTION: &str = sql!(
     "INSERT INTO provider_connections (workspace_id, tenant_id, provider, display_name, status,
         entra_tenant_id, client_id, cloud, module, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, 'enabled', $5, $6, $7, $8, ",
-    now!(),
-    ", ",
-    now!(),
-    ") RETURNING id"
+    VALUES ($1, $2, $3, $4, 'enabled', $5, $6, $7, $8, " now!() ", " now!() ") RETURNING id"
 );
 
-const SET_STATUS: &str = concat!(
-    "UPDATE provider_connections SET status = $2, updated_at = ",
-    now!(),
-    " WHERE id = $1"
+const SET_STATUS: &str = sql!(
+    "UPDATE provider_connections SET status = $2, updated_at = " now!() " WHERE id = $1"
 );
 
 #[async_trait]

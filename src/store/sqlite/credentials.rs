@@ -8,15 +8,15 @@ use crate::ports::store_error::StoreError;
 use crate::ports::vault::SealedCredential;
 use crate::store::rows;
 use crate::store::rows::ConnectionWithCredentialRow;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
 /// Of `provider_credentials k`. A payload that is too large is NULL, and its length is told.
 macro_rules! credential_columns {
     () => {
-        concat!(
-            "k.id AS credential_id, ",
-            $crate::store::sqlite::bounds::short!("k.kind"),
+        $crate::store::sql::sql!(
+            "k.id AS credential_id, " $crate::store::sqlite::bounds::short!("k.kind")
             " AS credential_kind,
              CASE WHEN octet_length(k.payload) <= 262144 THEN k.payload END AS credential_payload,
              octet_length(k.payload) AS credential_bytes,
@@ -28,33 +28,24 @@ macro_rules! credential_columns {
 
 pub(super) use credential_columns;
 
-const CREDENTIALS: &str = concat!(
-    "SELECT ",
-    connection_columns!(),
-    ", ",
-    credential_columns!(),
-    " FROM provider_connections c
+const CREDENTIALS: &str = sql!(
+    "SELECT " connection_columns!() ", " credential_columns!() " FROM provider_connections c
       JOIN provider_credentials k ON k.provider_connection_id = c.id
       WHERE ($1 IS NULL OR c.id > $1) ORDER BY c.id LIMIT $2"
 );
 
 const EXISTS: &str = "SELECT 1 FROM provider_connections WHERE id = $1";
 
-const UPDATE_CREDENTIAL: &str = concat!(
+const UPDATE_CREDENTIAL: &str = sql!(
     "UPDATE provider_credentials
-    SET kind = $2, payload = $3, expires_at = $4, updated_at = ",
-    now!(),
+    SET kind = $2, payload = $3, expires_at = $4, updated_at = " now!()
     " WHERE provider_connection_id = $1"
 );
 
-const INSERT_CREDENTIAL: &str = concat!(
+const INSERT_CREDENTIAL: &str = sql!(
     "INSERT INTO provider_credentials
         (provider_connection_id, kind, payload, expires_at, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, ",
-    now!(),
-    ", ",
-    now!(),
-    ")"
+    VALUES ($1, $2, $3, $4, " now!() ", " now!() ")"
 );
 
 /// The credential is the same one, so `updated_at`, which tells a new one, stays.
@@ -62,9 +53,8 @@ const SET_EXPIRY: &str = "
     UPDATE provider_credentials SET expires_at = $2 WHERE id =
         (SELECT max(id) FROM provider_credentials WHERE provider_connection_id = $1)";
 
-const SWAP_PAYLOAD: &str = concat!(
-    "UPDATE provider_credentials SET payload = $3, updated_at = ",
-    now!(),
+const SWAP_PAYLOAD: &str = sql!(
+    "UPDATE provider_credentials SET payload = $3, updated_at = " now!()
     " WHERE provider_connection_id = $1 AND payload = $2"
 );
 

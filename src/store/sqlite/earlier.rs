@@ -3,6 +3,7 @@
 use super::{SqliteStore, json_list, now, run_type};
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::store_error::StoreError;
+use crate::store::sql::sql;
 use sqlx::SqliteConnection;
 
 /// A time that somebody else may have written in another form; null where it is none.
@@ -29,15 +30,10 @@ pub(super) use a_second_after;
 /// other attempts: `r` was never claimed, or its first claim was later.
 macro_rules! is_before_start {
     () => {
-        concat!(
-            "(r.started_at IS NULL OR ",
-            $crate::store::sqlite::earlier::a_second_after!("a.claimed_at"),
-            " < ",
-            $crate::store::sqlite::earlier::time!("r.started_at"),
-            " AND ",
-            $crate::store::sqlite::earlier::time!("r.started_at"),
-            " <= ",
-            $crate::store::sqlite::now!(),
+        $crate::store::sql::sql!(
+            "(r.started_at IS NULL OR " $crate::store::sqlite::earlier::a_second_after!("a.claimed_at")
+            " < " $crate::store::sqlite::earlier::time!("r.started_at") " AND "
+            $crate::store::sqlite::earlier::time!("r.started_at") " <= " $crate::store::sqlite::now!()
             ")"
         )
     };
@@ -48,34 +44,22 @@ pub(super) use is_before_start;
 /// cannot be told from an attempt of its own is taken for one.
 macro_rules! is_earlier {
     () => {
-        concat!(
-            "CASE WHEN a.ended_at IS NULL THEN r.started_at IS NULL AND ",
-            a_second_after!("a.claimed_at"),
-            " < ",
-            time!("r.created_at"),
-            " AND ",
-            time!("r.created_at"),
-            " <= ",
-            now!(),
-            " ELSE ",
-            is_before_start!(),
+        $crate::store::sql::sql!(
+            "CASE WHEN a.ended_at IS NULL THEN r.started_at IS NULL AND "
+            a_second_after!("a.claimed_at") " < " time!("r.created_at") " AND " time!("r.created_at")
+            " <= " now!() " ELSE " is_before_start!()
             " OR a.attempt <= coalesce((SELECT max(c.attempt) FROM verifyd_run_attempts c
                  WHERE c.run_id = a.run_id AND c.end_reason = 'completed'), 0) END"
         )
     };
 }
 
-const SET_ASIDE: &str = concat!(
-    "UPDATE verifyd_run_attempts SET earlier = 1, ended_at = coalesce(ended_at, ",
-    now!(),
+const SET_ASIDE: &str = sql!(
+    "UPDATE verifyd_run_attempts SET earlier = 1, ended_at = coalesce(ended_at, " now!()
     "), end_reason = coalesce(end_reason, 'superseded')
      WHERE run_id = $1 AND NOT earlier AND attempt IN (
         SELECT a.attempt FROM verifyd_run_attempts a JOIN operation_runs r ON r.id = a.run_id
-        WHERE a.run_id = $1 AND r.type = ",
-    run_type!(),
-    " AND (",
-    is_earlier!(),
-    "))"
+        WHERE a.run_id = $1 AND r.type = " run_type!() " AND (" is_earlier!() "))"
 );
 
 /// Without an attempt of its own a run waits for nothing.
@@ -84,15 +68,11 @@ const FORGET_WAIT: &str = "
     AND NOT EXISTS (SELECT 1 FROM verifyd_run_attempts a WHERE a.run_id = $1 AND NOT a.earlier)";
 
 /// The attempts of the run that is there now.
-pub(super) const OWN_ATTEMPTS: &str = concat!(
+pub(super) const OWN_ATTEMPTS: &str = sql!(
     "SELECT a.run_id, a.attempt, a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
-     FROM verifyd_run_attempts a JOIN operation_runs r ON r.id = a.run_id AND r.type = ",
-    run_type!(),
+     FROM verifyd_run_attempts a JOIN operation_runs r ON r.id = a.run_id AND r.type = " run_type!()
     " WHERE a.run_id = $1 AND NOT a.earlier AND NOT CASE WHEN r.status = 'completed'
-          AND a.ended_at IS NOT NULL THEN ",
-    is_before_start!(),
-    " ELSE ",
-    is_earlier!(),
+          AND a.ended_at IS NOT NULL THEN " is_before_start!() " ELSE " is_earlier!()
     " END ORDER BY a.attempt"
 );
 
@@ -153,31 +133,23 @@ pub(super) use carries_fingerprint;
 
 /// Rows that were left by earlier runs. `$1`: connections and the runs that are completed now. What was
 /// written later is not left over.
-const FORGET_LATEST_REPORTS: &str = concat!(
+const FORGET_LATEST_REPORTS: &str = sql!(
     "DELETE FROM verifyd_latest_reports AS l
-     WHERE connection_id IN (SELECT value ->> 0 FROM json_each($1)) AND completed_at <= ",
-    now!(),
+     WHERE connection_id IN (SELECT value ->> 0 FROM json_each($1)) AND completed_at <= " now!()
     " AND NOT EXISTS (
         SELECT 1 FROM json_each($1) d JOIN operation_runs r ON r.id = d.value ->> 1
-        WHERE d.value ->> 0 = l.connection_id AND l.operation_run_id <> r.id AND ",
-    is_of_its_run!("r.workspace_id", "r.tenant_id", carries_fingerprint!()),
-    ")"
+        WHERE d.value ->> 0 = l.connection_id AND l.operation_run_id <> r.id AND "
+    is_of_its_run!("r.workspace_id", "r.tenant_id", carries_fingerprint!()) ")"
 );
 
 /// Whether `d`, the delivery of the queued run `w`, is an earlier run's.
 macro_rules! is_delivery_of_earlier {
     () => {
-        concat!(
-            "w.started_at IS NULL AND (coalesce(d.not_before, '') > ",
-            $crate::store::sqlite::now!(),
-            " OR coalesce(",
-            $crate::store::sqlite::earlier::a_second_after!("d.delivered_at"),
-            " < ",
-            $crate::store::sqlite::earlier::time!("w.created_at"),
-            " AND ",
-            $crate::store::sqlite::earlier::time!("w.created_at"),
-            " <= ",
-            $crate::store::sqlite::now!(),
+        $crate::store::sql::sql!(
+            "w.started_at IS NULL AND (coalesce(d.not_before, '') > " $crate::store::sqlite::now!()
+            " OR coalesce(" $crate::store::sqlite::earlier::a_second_after!("d.delivered_at") " < "
+            $crate::store::sqlite::earlier::time!("w.created_at") " AND "
+            $crate::store::sqlite::earlier::time!("w.created_at") " <= " $crate::store::sqlite::now!()
             ", 0))"
         )
     };

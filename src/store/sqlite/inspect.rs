@@ -39,13 +39,11 @@ impl InspectStore for SqliteStore {
         drop(reader);
         let version = self.schema_version().await?;
         if let Some(version) = version.filter(|version| *version < WANTED_VERSION) {
-            findings.push(SchemaFinding {
-                fatal: true,
-                privilege: false,
-                subject: "verifyd_schema_migrations".into(),
-                problem: format!("version {version}, needed: {WANTED_VERSION}"),
-                remedy: "run: verifyd migrate".into(),
-            });
+            findings.push(SchemaFinding::fatal(
+                "verifyd_schema_migrations",
+                format!("version {version}, needed: {WANTED_VERSION}"),
+                "run: verifyd migrate",
+            ));
         }
         Ok(findings)
     }
@@ -70,13 +68,7 @@ async fn inspect_table(
         .fetch_all(&mut *connection)
         .await?;
     let mut find = |subject: String, problem: String, remedy: &str| {
-        findings.push(SchemaFinding {
-            fatal: true,
-            privilege: false,
-            subject,
-            problem,
-            remedy: remedy.to_owned(),
-        });
+        findings.push(SchemaFinding::fatal(subject, problem, remedy.to_owned()));
     };
     if columns.is_empty() {
         find(

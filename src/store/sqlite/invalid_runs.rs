@@ -5,31 +5,25 @@ use super::{SqliteStore, run_type};
 use crate::ports::invalid_runs::{InvalidRun, InvalidRunStore};
 use crate::ports::store_error::StoreError;
 use crate::store::invalid_runs::InvalidRunRow;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 
 /// As PostgreSQL's statement of the same name.
-const INVALID: &str = concat!(
+const INVALID: &str = sql!(
     "WITH latest AS (
         SELECT id, type, status, outcome, created_at, completed_at,
-               CASE WHEN ",
-    is_listed!("context"),
+               CASE WHEN " is_listed!("context")
     " THEN context END AS context FROM operation_runs ORDER BY id DESC LIMIT $1
     ), judged AS (
-        SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, ",
-    time!("l.created_at"),
+        SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, " time!("l.created_at")
     " IS NULL AS bad_created_at,
-            CASE WHEN l.outcome = 'blocked' THEN ",
-    member!("l.context", "$.reason_code"),
+            CASE WHEN l.outcome = 'blocked' THEN " member!("l.context", "$.reason_code")
     " END AS reason_code,
             coalesce(l.outcome = 'blocked' AND l.context IS NOT NULL
                 AND json_type(l.context, '$.verification_report') IS NOT 'object', 0)
                 AS blocked_without_report
-        FROM latest l WHERE type = ",
-    run_type!(),
-    ") SELECT id, ",
-    short!("status"),
-    " AS status, ",
-    short!("outcome"),
+        FROM latest l WHERE type = " run_type!() ") SELECT id, " short!("status") " AS status, "
+    short!("outcome")
     " AS outcome, completed_at IS NOT NULL AS completed, blocked_without_report, reason_code,
         bad_created_at
     FROM judged WHERE id <= 0 OR bad_created_at OR CASE

@@ -8,6 +8,7 @@ use crate::ports::inventory::{InventoryFreshness, InventoryStore};
 use crate::ports::store_error::StoreError;
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
 use crate::store::rows::{self, FreshnessRow, PermissionRow};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -17,15 +18,10 @@ use std::collections::BTreeMap;
 /// Whether what is known of a tenant's inventory was read by the run that it names.
 macro_rules! is_of_its_run {
     ($i:literal) => {
-        concat!(
-            "EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = ",
-            $i,
-            ".operation_run_id AND p.type = ",
-            $crate::store::sqlite::run_type!(),
-            " AND p.tenant_id = ",
-            $i,
-            ".tenant_id AND abs(julianday(p.completed_at) - julianday(",
-            $i,
+        $crate::store::sql::sql!(
+            "EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = " $i ".operation_run_id AND p.type = "
+            $crate::store::sqlite::run_type!() " AND p.tenant_id = " $i
+            ".tenant_id AND abs(julianday(p.completed_at) - julianday(" $i
             ".refreshed_at)) <= 1.0 / 86400.0)"
         )
     };
@@ -35,7 +31,7 @@ pub(super) use is_of_its_run;
 /// `$1`: tenant, run, source, digest; `$2`: the time. Says whether the inventory has to be compared with
 /// what is stored: its digest is another one, the run that read it is not there any more, or it has not been compared for long (`$3`, seconds), as
 /// others may write the rows, too.
-const FRESHNESS: &str = concat!(
+const FRESHNESS: &str = sql!(
     "INSERT INTO verifyd_tenant_inventory
         (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at)
     SELECT value ->> 0, value ->> 1, $2, value ->> 2, value ->> 3, $2 FROM json_each($1) WHERE true
@@ -44,9 +40,7 @@ const FRESHNESS: &str = concat!(
         digest = excluded.digest,
         compared_at = CASE WHEN digest = excluded.digest
              AND verifyd_tenant_inventory.operation_run_id <> excluded.operation_run_id
-             AND ",
-    is_of_its_run!("verifyd_tenant_inventory"),
-    "
+             AND " is_of_its_run!("verifyd_tenant_inventory") "
                                 AND julianday(compared_at) > julianday($2) - $3 / 86400.0
                            THEN compared_at ELSE $2 END
     RETURNING tenant_id, compared_at = $2"
@@ -66,10 +60,9 @@ const PERMISSIONS: &str = "
         AND permission_key IS NOT NULL ORDER BY permission_key";
 
 /// Its run may have been pruned. One that was completed at another time is not its run.
-const READ_FRESHNESS: &str = concat!(
+const READ_FRESHNESS: &str = sql!(
     "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source
-     FROM verifyd_tenant_inventory i WHERE i.tenant_id = $1 AND (",
-    is_of_its_run!("i"),
+     FROM verifyd_tenant_inventory i WHERE i.tenant_id = $1 AND (" is_of_its_run!("i")
     " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))"
 );
 

@@ -92,7 +92,7 @@ use now;
 /// The database's time, moved by a parameter: see `later` and `earlier`.
 macro_rules! now_moved_by {
     ($parameter:literal) => {
-        concat!("strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ", $parameter, ")")
+        $crate::store::sql::sql!("strftime('%Y-%m-%dT%H:%M:%fZ', 'now', " $parameter ")")
     };
 }
 use now_moved_by;

@@ -8,6 +8,7 @@ use crate::ports::onboarding::OnboardingStore;
 use crate::ports::recording::{ForSession, NewRun};
 use crate::ports::store_error::StoreError;
 use crate::store::onboarding::{SessionRow, prepare};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
@@ -17,13 +18,9 @@ const SESSION: &str = "
         octet_length(state) > 1048576 AS state_is_large
     FROM tenant_onboarding_sessions WHERE id = $1";
 
-const POINTED: &str = concat!(
-    "SELECT CASE WHEN ",
-    is_listed!("context"),
-    " THEN ",
-    member!("context", "$.provider_connection_id"),
-    " END FROM operation_runs WHERE id = $1 AND type = ",
-    run_type!()
+const POINTED: &str = sql!(
+    "SELECT CASE WHEN " is_listed!("context") " THEN " member!("context", "$.provider_connection_id")
+    " END FROM operation_runs WHERE id = $1 AND type = " run_type!()
 );
 
 const MOVE: &str = "UPDATE tenant_onboarding_sessions SET state = $2 WHERE id = $1";

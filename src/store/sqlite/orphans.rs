@@ -5,6 +5,7 @@ use super::{SqliteStore, now, run_type};
 use crate::domain::{RunId, WorkerId};
 use crate::ports::orphans::{OpenAttempt, OrphanStore};
 use crate::ports::store_error::StoreError;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use uuid::Uuid;
 
@@ -12,13 +13,10 @@ const OPEN_ATTEMPTS: &str = "
     SELECT run_id, token FROM verifyd_run_attempts WHERE ended_at IS NULL AND worker_id = $1
     ORDER BY run_id";
 
-const RELEASE_ORPHANED: &str = concat!(
-    "UPDATE verifyd_run_attempts SET ended_at = ",
-    now!(),
-    ", end_reason = 'worker_lost'
+const RELEASE_ORPHANED: &str = sql!(
+    "UPDATE verifyd_run_attempts SET ended_at = " now!() ", end_reason = 'worker_lost'
      WHERE run_id = $1 AND token = $2 AND worker_id = $3 AND ended_at IS NULL
-       AND EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = $1 AND r.type = ",
-    run_type!(),
+       AND EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!()
     " AND r.status = 'running') RETURNING counted"
 );
 

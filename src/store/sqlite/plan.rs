@@ -8,28 +8,21 @@ use crate::domain::plan::PlanSubject;
 use crate::ports::plan::{PlanFilter, PlanStore};
 use crate::ports::store_error::StoreError;
 use crate::store::plan::{self, GrantedRow, SubjectRow};
+use crate::store::sql::sql;
 use crate::store::starting_point::facts_columns;
 use async_trait::async_trait;
 
-const SUBJECTS: &str = concat!(
-    "SELECT ",
-    connection_columns!(),
+const SUBJECTS: &str = sql!(
+    "SELECT " connection_columns!()
     ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source,
-       CASE WHEN r.id IS NOT NULL THEN coalesce(CASE WHEN ",
-    is_listed!("r.context"),
-    " THEN ",
-    member!("r.context", "$.provider_connection_id"),
-    " END, '') END AS read_by, ",
-    facts_columns!(),
-    " FROM (SELECT * FROM provider_connections c WHERE ",
-    is_valid_connection!(),
+       CASE WHEN r.id IS NOT NULL THEN coalesce(CASE WHEN " is_listed!("r.context") " THEN "
+    member!("r.context", "$.provider_connection_id") " END, '') END AS read_by, " facts_columns!()
+    " FROM (SELECT * FROM provider_connections c WHERE " is_valid_connection!()
     " AND c.provider = $1 AND ($2 IS NULL OR c.workspace_id = $2)
       AND ($3 IS NULL OR c.tenant_id = $3) AND ($4 IS NULL OR c.id > $4) ORDER BY c.id LIMIT $5) c
-     LEFT JOIN verifyd_tenant_inventory i ON i.tenant_id = c.tenant_id AND (",
-    is_of_its_run!("i"),
+     LEFT JOIN verifyd_tenant_inventory i ON i.tenant_id = c.tenant_id AND (" is_of_its_run!("i")
     " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))
-     LEFT JOIN operation_runs r ON r.id = i.operation_run_id AND r.type = ",
-    run_type!(),
+     LEFT JOIN operation_runs r ON r.id = i.operation_run_id AND r.type = " run_type!()
     " LEFT JOIN verifyd_connection_facts f ON f.connection_id = c.id ORDER BY c.id"
 );
 

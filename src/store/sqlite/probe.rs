@@ -4,15 +4,12 @@ use super::{SqliteStore, now};
 use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 
-const WRITTEN: &str = concat!(
+const WRITTEN: &str = sql!(
     "INSERT INTO verifyd_workers (worker_id, version, concurrency, in_flight, started_at, beat_at)
-     VALUES ('doctor', 'doctor', 0, 0, ",
-    now!(),
-    ", ",
-    now!(),
-    ")"
+     VALUES ('doctor', 'doctor', 0, 0, " now!() ", " now!() ")"
 );
 
 #[async_trait]

@@ -5,6 +5,7 @@ use super::{SqliteStore, earlier, id_list, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::retention::{PrunePolicy, Pruned, RetentionStore};
 use crate::ports::store_error::StoreError;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use std::time::Duration;
@@ -13,13 +14,9 @@ use std::time::Duration;
 /// still stands would go with its run.
 macro_rules! prunable {
     () => {
-        concat!(
-            " FROM operation_runs WHERE type = ",
-            run_type!(),
-            " AND status = 'completed' AND ",
-            time!("completed_at"),
-            " < ",
-            now_moved_by!("$1"),
+        $crate::store::sql::sql!(
+            " FROM operation_runs WHERE type = " run_type!() " AND status = 'completed' AND "
+            time!("completed_at") " < " now_moved_by!("$1")
             " AND id NOT IN (SELECT operation_run_id FROM verifyd_latest_reports)
               AND CAST(id AS TEXT) NOT IN (
                   SELECT CAST(state ->> 'verification_operation_run_id' AS TEXT)
@@ -29,20 +26,14 @@ macro_rules! prunable {
                   JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
                   WHERE k.from_run_id = operation_runs.id AND k.lapsed_at IS NULL
                     AND a.withdrawn_at IS NULL
-                    AND (a.expires_at IS NULL OR a.expires_at > ",
-            now!(),
-            "))"
+                    AND (a.expires_at IS NULL OR a.expires_at > " now!() "))"
         )
     };
 }
 
-const COUNT: &str = concat!("SELECT count(*)", prunable!());
+const COUNT: &str = sql!("SELECT count(*)" prunable!());
 
-const CHOOSE: &str = concat!(
-    "SELECT id",
-    prunable!(),
-    " AND id > $2 ORDER BY id LIMIT $3"
-);
+const CHOOSE: &str = sql!("SELECT id" prunable!() " AND id > $2 ORDER BY id LIMIT $3");
 
 const CARRIED: &str = "
     DELETE FROM verifyd_carried_acknowledgements

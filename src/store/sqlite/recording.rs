@@ -7,28 +7,23 @@ use super::{SqliteStore, now, run_type};
 use crate::domain::RunId;
 use crate::ports::recording::{NewRun, Recorded, RecordingStore};
 use crate::ports::store_error::StoreError;
+use crate::store::sql::sql;
 use async_trait::async_trait;
 /// An invalid run, which nobody will complete, is not waited for.
-const ACTIVE_RUN: &str = concat!(
-    "SELECT id FROM operation_runs AS r WHERE type = ",
-    run_type!(),
-    " AND status IN ('queued', 'running') AND ",
-    is_claimable!(),
-    " AND ",
-    connection_of_context!(),
+const ACTIVE_RUN: &str = sql!(
+    "SELECT id FROM operation_runs AS r WHERE type = " run_type!()
+    " AND status IN ('queued', 'running') AND " is_claimable!() " AND " connection_of_context!()
     " = $1 AND workspace_id = $2 AND tenant_id IS $3 ORDER BY id DESC LIMIT 1"
 );
 
-const INSERT_RUN: &str = concat!(
-    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) VALUES ($1, $2, ",
-    run_type!(),
-    ", 'queued', $3) RETURNING id"
+const INSERT_RUN: &str = sql!(
+    "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) VALUES ($1, $2, "
+    run_type!() ", 'queued', $3) RETURNING id"
 );
 
 /// An earlier run of the same id may have left a row.
-const DELIVERED: &str = concat!(
-    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at) VALUES ($1, ",
-    now!(),
+const DELIVERED: &str = sql!(
+    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at) VALUES ($1, " now!()
     ") ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at, not_before = NULL"
 );
 

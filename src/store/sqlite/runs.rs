@@ -10,6 +10,7 @@ use crate::ports::runs::{RunCounts, RunStore};
 use crate::ports::store_error::StoreError;
 use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 
 /// As it stands in the index: a number and the same number as a text are equal.
@@ -21,64 +22,46 @@ macro_rules! connection_of_context {
 pub(super) use connection_of_context;
 
 /// `$2`: most bytes of the context. A context that is too large is NULL.
-const RUN: &str = concat!(
-    "SELECT id, workspace_id, tenant_id, type, ",
-    short!("status"),
-    " AS status, ",
-    short!("outcome"),
+const RUN: &str = sql!(
+    "SELECT id, workspace_id, tenant_id, type, " short!("status") " AS status, " short!("outcome")
     " AS outcome, CASE WHEN octet_length(context) <= $2 THEN context END AS context,
       CASE WHEN octet_length(failure_summary) <= 262144 THEN failure_summary END
           AS failure_summary, created_at, started_at, completed_at
-     FROM operation_runs WHERE id = $1 AND type = ",
-    run_type!(),
-    " AND ",
-    is_shown!()
+     FROM operation_runs WHERE id = $1 AND type = " run_type!() " AND " is_shown!()
 );
 
 /// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote
 /// beside it, or of that what tells what the run was about.
-const PARTS: &str = concat!(
+const PARTS: &str = sql!(
     "WITH parts AS MATERIALIZED (SELECT json_remove(context, '$.verification_report') AS rest,
          context -> '$.verification_report' AS report FROM operation_runs
          WHERE id = $1 AND json_type(context) = 'object')
      SELECT CASE WHEN octet_length(report) <= $3 THEN report END AS report,
-         CASE WHEN octet_length(rest) <= $2 THEN rest ELSE json_object('provider', ",
-    member!("rest", "$.provider"),
-    ", 'module', ",
-    member!("rest", "$.module"),
-    ", 'provider_connection_id', ",
-    member!("rest", "$.provider_connection_id"),
-    ", 'target_scope', json_object('entra_tenant_id', ",
-    member!("rest", "$.target_scope.entra_tenant_id"),
-    ", 'entra_tenant_name', ",
-    member!("rest", "$.target_scope.entra_tenant_name"),
-    "), 'reason_code', ",
-    member!("rest", "$.reason_code"),
+         CASE WHEN octet_length(rest) <= $2 THEN rest ELSE json_object('provider', "
+    member!("rest", "$.provider") ", 'module', " member!("rest", "$.module")
+    ", 'provider_connection_id', " member!("rest", "$.provider_connection_id")
+    ", 'target_scope', json_object('entra_tenant_id', "
+    member!("rest", "$.target_scope.entra_tenant_id") ", 'entra_tenant_name', "
+    member!("rest", "$.target_scope.entra_tenant_name") "), 'reason_code', "
+    member!("rest", "$.reason_code")
     ", 'next_steps', CASE WHEN octet_length(rest -> '$.next_steps') <= 65536
                           THEN rest -> '$.next_steps' END) END AS rest FROM parts"
 );
 
-const COUNTS: &str = concat!(
+const COUNTS: &str = sql!(
     "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
             count(*) FILTER (WHERE status = 'running') AS running,
             (julianday('now') - min(julianday(r.created_at)) FILTER (WHERE status = 'queued'))
                 * 86400.0 AS oldest_queued_seconds
-     FROM operation_runs r WHERE r.type = ",
-    run_type!(),
-    " AND r.status IN ('queued', 'running') AND (r.status = 'running' OR ",
-    is_claimable!(),
-    ")"
+     FROM operation_runs r WHERE r.type = " run_type!()
+    " AND r.status IN ('queued', 'running') AND (r.status = 'running' OR " is_claimable!() ")"
 );
 
-const READ_LATEST_REPORT: &str = concat!(
+const READ_LATEST_REPORT: &str = sql!(
     "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at
      FROM verifyd_latest_reports l LEFT JOIN provider_connections c ON c.id = l.connection_id
-     WHERE l.connection_id = $1 AND ",
-    is_of_its_run!(
-        "coalesce(c.workspace_id, p.workspace_id)",
-        "coalesce(c.tenant_id, p.tenant_id)",
-        ""
-    )
+     WHERE l.connection_id = $1 AND "
+    is_of_its_run!("coalesce(c.workspace_id, p.workspace_id)", "coalesce(c.tenant_id, p.tenant_id)", "")
 );
 
 #[async_trait]

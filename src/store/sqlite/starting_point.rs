@@ -8,36 +8,28 @@ use crate::domain::ConnectionId;
 use crate::domain::connection_facts::KeptFacts;
 use crate::ports::starting_point::{StartingPoint, StartingPointStore};
 use crate::ports::store_error::StoreError;
+use crate::store::sql::sql;
 use crate::store::starting_point::{self, facts_columns};
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::SqliteConnection;
 
-const START: &str = concat!(
-    "SELECT ",
-    connection_columns!(),
-    ", ",
-    credential_columns!(),
-    ", l.operation_run_id AS latest_run_id, ",
-    facts_columns!(),
-    " FROM json_each($1) w CROSS JOIN provider_connections c ON c.id = w.value
+const START: &str = sql!(
+    "SELECT " connection_columns!() ", " credential_columns!() ", l.operation_run_id AS latest_run_id, "
+    facts_columns!() " FROM json_each($1) w CROSS JOIN provider_connections c ON c.id = w.value
       LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id
       LEFT JOIN verifyd_connection_facts f ON f.connection_id = c.id
-      LEFT JOIN ",
-    latest_report_of_connection!(carries_fingerprint!()),
+      LEFT JOIN " latest_report_of_connection!(carries_fingerprint!())
 );
 
 /// When the expiry was found stays, while it is the same one.
-const KEEP: &str = concat!(
+const KEEP: &str = sql!(
     "INSERT INTO verifyd_connection_facts AS f
         (connection_id, tenant_id, entra_tenant_id, client_id, owner_tenant_id, service_principal_id,
          entra_tenant_name, credential_changed_at, credential_expires_at, expiry_source,
          expiry_found_at, found_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $10 IS NOT NULL THEN ",
-    now!(),
-    " END, ",
-    now!(),
-    ") ON CONFLICT (connection_id) DO UPDATE
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $10 IS NOT NULL THEN " now!() " END, "
+    now!() ") ON CONFLICT (connection_id) DO UPDATE
     SET tenant_id = excluded.tenant_id, entra_tenant_id = excluded.entra_tenant_id,
         client_id = excluded.client_id, owner_tenant_id = excluded.owner_tenant_id,
         service_principal_id = excluded.service_principal_id,

@@ -10,32 +10,24 @@ use crate::ports::runs::{RunFilter, SummaryStore};
 use crate::ports::store_error::StoreError;
 use crate::store::filters::{push_binding, push_run_filter};
 use crate::store::rows;
+use crate::store::sql::sql;
 use crate::store::summaries::{StateRow, SummaryRow};
 use async_trait::async_trait;
 use sqlx::{QueryBuilder, Sqlite};
 
 /// Before the statement that chooses the rows of a page...
-const SUMMARIES: &str = concat!(
+const SUMMARIES: &str = sql!(
     "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
-            p.completed_at, p.listed, ",
-    member!("p.context", "$.provider_connection_id"),
-    " AS connection, ",
-    member!("p.context", "$.provider"),
-    " AS provider, ",
-    member!("p.context", "$.module"),
-    " AS module, ",
-    member!("p.context", "$.target_scope.entra_tenant_name"),
-    " AS display_name, json_type(p.context, '$.verification_report') AS report_type, ",
-    member!("p.context", "$.verification_report.schema_version"),
-    " AS schema_version, ",
-    member!("p.context", "$.verification_report.summary.overall"),
-    " AS overall, ",
-    member!("p.context", "$.verification_report.fingerprint"),
-    " AS fingerprint, ",
-    member!("p.context", "$.verification_report.summary.counts.fail"),
-    " AS failed, ",
-    member!("p.context", "$.verification_report.summary.counts.warn"),
-    " AS warned,
+            p.completed_at, p.listed, " member!("p.context", "$.provider_connection_id")
+    " AS connection, " member!("p.context", "$.provider") " AS provider, "
+    member!("p.context", "$.module") " AS module, "
+    member!("p.context", "$.target_scope.entra_tenant_name")
+    " AS display_name, json_type(p.context, '$.verification_report') AS report_type, "
+    member!("p.context", "$.verification_report.schema_version") " AS schema_version, "
+    member!("p.context", "$.verification_report.summary.overall") " AS overall, "
+    member!("p.context", "$.verification_report.fingerprint") " AS fingerprint, "
+    member!("p.context", "$.verification_report.summary.counts.fail") " AS failed, "
+    member!("p.context", "$.verification_report.summary.counts.warn") " AS warned,
      (SELECT substr(CAST(k.value ->> 'reason_code' AS TEXT), 1, 300)
       FROM json_each(p.context, '$.verification_report.checks') k
       WHERE k.type = 'object' AND json_type(p.context, '$.verification_report.checks') = 'array'
@@ -56,25 +48,19 @@ const OF_PAGE: &str = ")) p ORDER BY p.id DESC";
 /// listed.
 macro_rules! listed {
     () => {
-        concat!(
-            " FROM operation_runs r WHERE r.type = ",
-            run_type!(),
-            " AND ",
-            is_shown!()
+        $crate::store::sql::sql!(
+            " FROM operation_runs r WHERE r.type = " run_type!() " AND " is_shown!()
         )
     };
 }
 
-const RUNS: &str = concat!(
-    "SELECT id, workspace_id, tenant_id, status, outcome, ",
-    is_listed!("context"),
-    " AS listed, CASE WHEN ",
-    is_listed!("context"),
-    " THEN context END AS stored, created_at, started_at, completed_at",
-    listed!()
+const RUNS: &str = sql!(
+    "SELECT id, workspace_id, tenant_id, status, outcome, " is_listed!("context")
+    " AS listed, CASE WHEN " is_listed!("context")
+    " THEN context END AS stored, created_at, started_at, completed_at" listed!()
 );
 
-const STATES: &str = concat!("SELECT id, workspace_id, tenant_id, status", listed!());
+const STATES: &str = sql!("SELECT id, workspace_id, tenant_id, status" listed!());
 
 #[async_trait]
 impl SummaryStore for SqliteStore {
@@ -84,7 +70,7 @@ impl SummaryStore for SqliteStore {
         push_run_filter(
             &mut query,
             filter,
-            concat!(" AND ", connection_of_context!(), " = "),
+            sql!(" AND " connection_of_context!() " = "),
         );
         self.summarise(query).await
     }

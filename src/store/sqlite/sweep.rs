@@ -6,6 +6,7 @@ use super::{SqliteStore, earlier, id_list, is_failed_completion, now, now_moved_
 use crate::domain::RunId;
 use crate::ports::store_error::StoreError;
 use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use sqlx::types::Json;
@@ -13,45 +14,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// `$1` moves the time back by `worker_dead_after`.
-const DEAD_LEASES: &str = concat!(
+const DEAD_LEASES: &str = sql!(
     "SELECT a.run_id, a.counted FROM verifyd_run_attempts a
-     WHERE a.ended_at IS NULL AND (a.deadline_at < ",
-    now!(),
+     WHERE a.ended_at IS NULL AND (a.deadline_at < " now!()
     " OR NOT EXISTS (SELECT 1 FROM verifyd_workers w
-                     WHERE w.worker_id = a.worker_id AND w.beat_at >= ",
-    now_moved_by!("$1"),
+                     WHERE w.worker_id = a.worker_id AND w.beat_at >= " now_moved_by!("$1")
     ")) ORDER BY a.run_id LIMIT $2"
 );
 
 /// A time of the future does not keep a run.
-const WITHOUT_LEASE: &str = concat!(
-    "SELECT r.id, true FROM operation_runs r WHERE r.type = ",
-    run_type!(),
-    " AND r.status = 'running' AND ",
-    is_claimable!(),
-    " AND (",
-    time!("coalesce(r.started_at, r.created_at)"),
-    " BETWEEN ",
-    now_moved_by!("$1"),
-    " AND ",
-    now_moved_by!("'+1 minute'"),
-    ") IS NOT TRUE AND NOT EXISTS (SELECT 1 FROM verifyd_run_attempts a
+const WITHOUT_LEASE: &str = sql!(
+    "SELECT r.id, true FROM operation_runs r WHERE r.type = " run_type!()
+    " AND r.status = 'running' AND " is_claimable!() " AND ("
+    time!("coalesce(r.started_at, r.created_at)") " BETWEEN " now_moved_by!("$1") " AND "
+    now_moved_by!("'+1 minute'") ") IS NOT TRUE AND NOT EXISTS (SELECT 1 FROM verifyd_run_attempts a
                       WHERE a.run_id = r.id AND a.ended_at IS NULL)
       ORDER BY r.id LIMIT $2"
 );
 
-const REQUEUE: &str = concat!(
+const REQUEUE: &str = sql!(
     "UPDATE operation_runs SET status = 'queued' WHERE id IN (SELECT value FROM json_each($1))
-     AND type = ",
-    run_type!(),
-    " AND status = 'running' RETURNING id"
+     AND type = " run_type!() " AND status = 'running' RETURNING id"
 );
 
 /// Dead leases of runs that are not running any more, or not there any more, were ended by
 /// somebody outside; all others by their worker's death.
-const END_DEAD: &str = concat!(
-    "UPDATE verifyd_run_attempts SET ended_at = ",
-    now!(),
+const END_DEAD: &str = sql!(
+    "UPDATE verifyd_run_attempts SET ended_at = " now!()
     ", end_reason = CASE WHEN run_id IN (SELECT value FROM json_each($2))
                          THEN 'worker_lost' ELSE 'superseded' END
      WHERE run_id IN (SELECT value FROM json_each($1)) AND ended_at IS NULL"
@@ -60,12 +49,9 @@ const END_DEAD: &str = concat!(
 /// Whether the run of `d.run_id` is, and may be claimed.
 macro_rules! is_queued {
     () => {
-        concat!(
-            "(SELECT r.status = 'queued' AND ",
-            is_claimable!(),
-            " FROM operation_runs r WHERE r.id = d.run_id AND r.type = ",
-            run_type!(),
-            ")"
+        $crate::store::sql::sql!(
+            "(SELECT r.status = 'queued' AND " is_claimable!()
+            " FROM operation_runs r WHERE r.id = d.run_id AND r.type = " run_type!() ")"
         )
     };
 }
@@ -74,21 +60,14 @@ macro_rules! is_queued {
 /// name looks for them.
 macro_rules! window {
     ($name:literal, $between:literal) => {
-        concat!(
-            $name,
-            " AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = ",
-            run_type!(),
-            " AND r.status = 'queued' AND ",
-            $between,
-            " ORDER BY r.id LIMIT $7), undispatched_",
-            $name,
-            " AS MATERIALIZED (SELECT w.id FROM ",
-            $name,
+        $crate::store::sql::sql!(
+            $name
+            " AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = "
+            run_type!() " AND r.status = 'queued' AND " $between
+            " ORDER BY r.id LIMIT $7), undispatched_" $name " AS MATERIALIZED (SELECT w.id FROM " $name
             " w WHERE NOT EXISTS (SELECT 1 FROM verifyd_run_deliveries d
-                                  WHERE d.run_id = w.id AND NOT (",
-            is_delivery_of_earlier!(),
-            ")) AND (SELECT ",
-            is_claimable!(),
+                                  WHERE d.run_id = w.id AND NOT (" is_delivery_of_earlier!()
+            ")) AND (SELECT " is_claimable!()
             " FROM operation_runs r WHERE r.id = w.id) ORDER BY w.id LIMIT $3)"
         )
     };
@@ -97,16 +76,10 @@ macro_rules! window {
 /// The last run of a window that was looked at, if there may be more after it.
 macro_rules! left_at {
     ($window:literal) => {
-        concat!(
-            "CASE WHEN (SELECT count(*) FROM undispatched_",
-            $window,
-            ") = $3 THEN (SELECT max(id) FROM undispatched_",
-            $window,
-            ") WHEN (SELECT count(*) FROM ",
-            $window,
-            ") = $7 THEN (SELECT max(id) FROM ",
-            $window,
-            ") END"
+        $crate::store::sql::sql!(
+            "CASE WHEN (SELECT count(*) FROM undispatched_" $window
+            ") = $3 THEN (SELECT max(id) FROM undispatched_" $window ") WHEN (SELECT count(*) FROM "
+            $window ") = $7 THEN (SELECT max(id) FROM " $window ") END"
         )
     };
 }
@@ -114,48 +87,32 @@ macro_rules! left_at {
 /// What is undispatched ahead of `$5` and behind it after `$6`, what was not delivered, what was
 /// delivered too long ago (`$1` says whether, `$2` by how much), and `$4`: what was reclaimed just now. With
 /// them where each window was left if there may be more.
-const DUE: &str = concat!(
-    "WITH ",
-    window!("ahead", "r.id > $5"),
-    ", ",
-    window!("behind", "r.id > $6 AND r.id <= $5"),
+const DUE: &str = sql!(
+    "WITH " window!("ahead", "r.id > $5") ", " window!("behind", "r.id > $6 AND r.id <= $5")
     ", due AS (SELECT * FROM undispatched_ahead UNION SELECT * FROM undispatched_behind
         UNION
         SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d
-         WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= ",
-    now!(),
-    ") AND ",
-    is_queued!(),
-    " ORDER BY d.run_id LIMIT $3)
+         WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= " now!() ") AND "
+    is_queued!() " ORDER BY d.run_id LIMIT $3)
         UNION
         SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d
-         WHERE $1 AND d.delivered_at < ",
-    now_moved_by!("$2"),
-    " AND (d.not_before IS NULL OR d.not_before <= ",
-    now!(),
-    ") AND ",
-    is_queued!(),
+         WHERE $1 AND d.delivered_at < " now_moved_by!("$2")
+    " AND (d.not_before IS NULL OR d.not_before <= " now!() ") AND " is_queued!()
     " ORDER BY d.run_id LIMIT $3)
         UNION
-        SELECT d.run_id FROM (SELECT value AS run_id FROM json_each($4)) d WHERE ",
-    is_queued!(),
+        SELECT d.run_id FROM (SELECT value AS run_id FROM json_each($4)) d WHERE " is_queued!()
     " ORDER BY 1 LIMIT $3)
-     SELECT (SELECT json_group_array(id) FROM due), ",
-    left_at!("ahead"),
-    ", ",
-    left_at!("behind")
+     SELECT (SELECT json_group_array(id) FROM due), " left_at!("ahead") ", " left_at!("behind")
 );
 
 /// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait
 /// with exponential backoff after failed completions.
-const MARK_DELIVERIES: &str = concat!(
+const MARK_DELIVERIES: &str = sql!(
     "INSERT INTO verifyd_run_deliveries (run_id, delivered_at, not_before)
-     SELECT t.value, CASE WHEN t.value IN (SELECT value FROM json_each($2)) THEN ",
-    now!(),
-    " END, CASE WHEN t.value IN (SELECT value FROM json_each($3)) THEN ",
+     SELECT t.value, CASE WHEN t.value IN (SELECT value FROM json_each($2)) THEN " now!()
+    " END, CASE WHEN t.value IN (SELECT value FROM json_each($3)) THEN "
     "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+' || (1 << (
-         SELECT count(*) FROM verifyd_run_attempts WHERE run_id = t.value AND ",
-    is_failed_completion!(),
+         SELECT count(*) FROM verifyd_run_attempts WHERE run_id = t.value AND " is_failed_completion!()
     ")) || ' seconds') END FROM json_each($1) t WHERE true
      ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at,
          not_before = excluded.not_before"
@@ -163,25 +120,21 @@ const MARK_DELIVERIES: &str = concat!(
 
 /// Of runs that were completed or deleted by others. Looks at the oldest only, and at what this sweep has
 /// not delivered though it was due, so that its cost is bounded.
-const FORGET_ORPHANS: &str = concat!(
+const FORGET_ORPHANS: &str = sql!(
     "DELETE FROM verifyd_run_deliveries WHERE run_id IN (
-        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d WHERE d.delivered_at < ",
-    now_moved_by!("'-1 day'"),
-    " ORDER BY d.delivered_at LIMIT $1)
+        SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d WHERE d.delivered_at < "
+    now_moved_by!("'-1 day'") " ORDER BY d.delivered_at LIMIT $1)
         UNION ALL
         SELECT * FROM (SELECT d.run_id FROM verifyd_run_deliveries d
-        WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before < ",
-    now_moved_by!("'-1 day'"),
-    ") LIMIT $1))
+        WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before < "
+    now_moved_by!("'-1 day'") ") LIMIT $1))
      AND NOT EXISTS (SELECT 1 FROM operation_runs r
-        WHERE r.id = verifyd_run_deliveries.run_id AND r.type = ",
-    run_type!(),
+        WHERE r.id = verifyd_run_deliveries.run_id AND r.type = " run_type!()
     " AND r.status IN ('queued', 'running'))"
 );
 
-const FORGET_WORKERS: &str = concat!(
-    "DELETE FROM verifyd_workers WHERE beat_at < ",
-    now_moved_by!("'-1 day'")
+const FORGET_WORKERS: &str = sql!(
+    "DELETE FROM verifyd_workers WHERE beat_at < " now_moved_by!("'-1 day'")
 );
 
 const MARK_UNDISPATCHED: &str = "

@@ -11,6 +11,7 @@ use crate::ports::webhooks::{
     DeliveryFilter, DeliveryStore, LeasePolicy, LeasedDelivery, Replay,
 };
 use crate::store::rows;
+use crate::store::sql::sql;
 use crate::store::webhook_rows::{
     CircuitRow, DeliveryAttemptRow, DeliveryCountsRow, DeliveryRow, LeasedRow,
 };
@@ -21,27 +22,22 @@ use std::time::Duration;
 /// `$1`: most of them, `$2`: endpoints to leave out, `$3`: leave out failing ones. One of each
 /// endpoint, so that none crowds out the others; among equals the order is left to chance. Nothing is
 /// looked for of an endpoint whose circuit is open.
-const DUE: &str = concat!(
+const DUE: &str = sql!(
     "SELECT id FROM (
         SELECT e.failures > 0 AS failing, (
             SELECT d.id FROM verifyd_webhook_deliveries d
-            WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.next_attempt_at <= ",
-    now!(),
+            WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.next_attempt_at <= " now!()
     " ORDER BY d.next_attempt_at, d.id LIMIT 1) AS id
         FROM verifyd_webhook_endpoints e
         WHERE e.enabled AND e.id NOT IN (SELECT value FROM json_each($2))
           AND NOT ($3 AND e.failures > 0)
-          AND (e.circuit_probe_at IS NULL OR e.circuit_probe_at <= ",
-    now!(),
-    ")
+          AND (e.circuit_probe_at IS NULL OR e.circuit_probe_at <= " now!() ")
      ) WHERE id IS NOT NULL ORDER BY failing, random() LIMIT $1"
 );
 
-const BEGIN: &str = concat!(
+const BEGIN: &str = sql!(
     "UPDATE verifyd_webhook_deliveries SET attempts = attempts + 1, tries = tries + 1,
-        next_attempt_at = ",
-    now_moved_by!("$2"),
-    " WHERE id IN (SELECT value FROM json_each($1))"
+        next_attempt_at = " now_moved_by!("$2") " WHERE id IN (SELECT value FROM json_each($1))"
 );
 
 const NOTE: &str = "
@@ -50,21 +46,18 @@ const NOTE: &str = "
     WHERE id IN (SELECT value FROM json_each($1))";
 
 /// Holds back the next probe of these deliveries' endpoints for the time of the lease.
-const PROBE: &str = concat!(
-    "UPDATE verifyd_webhook_endpoints SET circuit_probe_at = ",
-    now_moved_by!("$2"),
+const PROBE: &str = sql!(
+    "UPDATE verifyd_webhook_endpoints SET circuit_probe_at = " now_moved_by!("$2")
     " WHERE circuit_probe_at IS NOT NULL AND id IN (
         SELECT endpoint_id FROM verifyd_webhook_deliveries
         WHERE id IN (SELECT value FROM json_each($1)))"
 );
 
-const LEASED: &str = concat!(
+const LEASED: &str = sql!(
     "SELECT d.id, d.message_id, d.payload, d.attempts, d.tries, e.failures > 0 AS failing,
             e.circuit_probe_at IS NOT NULL AS is_probe,
             e.id AS endpoint_id, e.workspace_id, e.url, e.secret,
-            CASE WHEN e.previous_secret_until > ",
-    now!(),
-    " THEN e.previous_secret END AS previous_secret
+            CASE WHEN e.previous_secret_until > " now!() " THEN e.previous_secret END AS previous_secret
      FROM verifyd_webhook_deliveries d JOIN verifyd_webhook_endpoints e ON e.id = d.endpoint_id
      WHERE d.id IN (SELECT value FROM json_each($1))"
 );
@@ -75,13 +68,10 @@ const END_ATTEMPT: &str = "
 
 /// What was delivered is delivered, also when another attempt has begun by now, or when it was given up
 /// by its age while it was being sent.
-const END_DELIVERY: &str = concat!(
+const END_DELIVERY: &str = sql!(
     "UPDATE verifyd_webhook_deliveries SET state = $3, give_up_reason = $5,
-        ended_at = CASE WHEN $3 <> 'pending' THEN ",
-    now!(),
-    " END, next_attempt_at = ",
-    now_moved_by!("$4"),
-    " WHERE id = $1 AND (state = 'pending' AND (attempts = $2 OR $3 = 'delivered')
+        ended_at = CASE WHEN $3 <> 'pending' THEN " now!() " END, next_attempt_at = "
+    now_moved_by!("$4") " WHERE id = $1 AND (state = 'pending' AND (attempts = $2 OR $3 = 'delivered')
                          OR state = 'failed' AND give_up_reason = 'age' AND $3 = 'delivered')"
 );
 
@@ -95,12 +85,10 @@ const CIRCUIT: &str =
     "SELECT id, failures, circuit_pauses FROM verifyd_webhook_endpoints WHERE id = $1";
 
 /// `$4`: when the next probe may go, moved from now; null: as it is.
-const FAILED: &str = concat!(
+const FAILED: &str = sql!(
     "UPDATE verifyd_webhook_endpoints SET failures = $2, circuit_pauses = $3,
-        circuit_opened_at = CASE WHEN $3 > 0 THEN coalesce(circuit_opened_at, ",
-    now!(),
-    ") END, circuit_probe_at = CASE WHEN $4 IS NULL THEN circuit_probe_at ELSE ",
-    now_moved_by!("$4"),
+        circuit_opened_at = CASE WHEN $3 > 0 THEN coalesce(circuit_opened_at, " now!()
+    ") END, circuit_probe_at = CASE WHEN $4 IS NULL THEN circuit_probe_at ELSE " now_moved_by!("$4")
     " END WHERE id = $1"
 );
 
@@ -111,21 +99,17 @@ const GONE: &str = "
     WHERE id = $1 AND enabled";
 
 /// Also of endpoints that are disabled: what is pending for them is bounded, too.
-const GIVE_UP: &str = concat!(
-    "UPDATE verifyd_webhook_deliveries SET state = 'failed', give_up_reason = 'age', ended_at = ",
-    now!(),
+const GIVE_UP: &str = sql!(
+    "UPDATE verifyd_webhook_deliveries SET state = 'failed', give_up_reason = 'age', ended_at = " now!()
     " WHERE id IN (
         SELECT d.id FROM verifyd_webhook_endpoints e CROSS JOIN verifyd_webhook_deliveries d
             ON d.endpoint_id = e.id
-        WHERE d.state = 'pending' AND d.pending_since < ",
-    now_moved_by!("$1"),
-    " LIMIT $2)"
+        WHERE d.state = 'pending' AND d.pending_since < " now_moved_by!("$1") " LIMIT $2)"
 );
 
-const PRUNE: &str = concat!(
+const PRUNE: &str = sql!(
     "DELETE FROM verifyd_webhook_deliveries WHERE id IN (
-        SELECT id FROM verifyd_webhook_deliveries WHERE state = $1 AND ended_at < ",
-    now_moved_by!("$2"),
+        SELECT id FROM verifyd_webhook_deliveries WHERE state = $1 AND ended_at < " now_moved_by!("$2")
     " ORDER BY ended_at LIMIT $3)"
 );
 
@@ -154,23 +138,16 @@ const ATTEMPTS: &str = "
     SELECT delivery_id, attempt, started_at, duration_ms, result, http_status
     FROM verifyd_webhook_attempts WHERE delivery_id = $1 ORDER BY attempt";
 
-const REPLAY_ONE: &str = concat!(
+const REPLAY_ONE: &str = sql!(
     "UPDATE verifyd_webhook_deliveries
      SET state = 'pending', ended_at = NULL, tries = 0, give_up_reason = NULL,
-         next_attempt_at = ",
-    now!(),
-    ", pending_since = ",
-    now!(),
-    " WHERE id = $1 AND state <> 'pending'"
+         next_attempt_at = " now!() ", pending_since = " now!() " WHERE id = $1 AND state <> 'pending'"
 );
 
-const REPLAY_SINCE: &str = concat!(
+const REPLAY_SINCE: &str = sql!(
     "UPDATE verifyd_webhook_deliveries
      SET state = 'pending', ended_at = NULL, tries = 0, give_up_reason = NULL,
-         next_attempt_at = ",
-    now!(),
-    ", pending_since = ",
-    now!(),
+         next_attempt_at = " now!() ", pending_since = " now!()
     " WHERE endpoint_id = $1 AND created_at >= $2
       AND (state = 'failed' OR $3 AND state = 'delivered')"
 );

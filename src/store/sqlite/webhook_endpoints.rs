@@ -8,6 +8,7 @@ use crate::ports::webhooks::{
     Endpoint, EndpointError, EndpointStore, NewEndpoint, SealSecret, SealedSecrets,
 };
 use crate::store::rows;
+use crate::store::sql::sql;
 use crate::store::webhook_rows::{EndpointRow, SecretsRow};
 use async_trait::async_trait;
 use std::time::Duration;
@@ -15,13 +16,11 @@ use std::time::Duration;
 /// The columns of an `EndpointRow`. A previous secret that is over is none.
 macro_rules! endpoint_columns {
     () => {
-        concat!(
+        $crate::store::sql::sql!(
             "id, workspace_id, url, description, changed_only, enabled, disabled_reason,
-             failures, created_at, CASE WHEN previous_secret_until > ",
-            now!(),
+             failures, created_at, CASE WHEN previous_secret_until > " now!()
             " THEN previous_secret_until END AS previous_secret_until,
-             circuit_opened_at, circuit_probe_at, coalesce(circuit_probe_at <= ",
-            now!(),
+             circuit_opened_at, circuit_probe_at, coalesce(circuit_probe_at <= " now!()
             ", 0) AS circuit_may_probe,
              (SELECT min(d.pending_since) FROM verifyd_webhook_deliveries d
               WHERE d.endpoint_id = verifyd_webhook_endpoints.id AND d.state = 'pending')
@@ -34,27 +33,23 @@ const ADD: &str = "
     INSERT INTO verifyd_webhook_endpoints (workspace_id, url, description, changed_only, secret)
     VALUES ($1, $2, $3, $4, '') RETURNING id";
 
-const SET_SECRET: &str = concat!(
-    "UPDATE verifyd_webhook_endpoints SET secret = $2 WHERE id = $1 RETURNING ",
-    endpoint_columns!()
+const SET_SECRET: &str = sql!(
+    "UPDATE verifyd_webhook_endpoints SET secret = $2 WHERE id = $1 RETURNING " endpoint_columns!()
 );
 
-const ENDPOINTS: &str = concat!(
-    "SELECT ",
-    endpoint_columns!(),
+const ENDPOINTS: &str = sql!(
+    "SELECT " endpoint_columns!()
     " FROM verifyd_webhook_endpoints WHERE $1 IS NULL OR workspace_id = $1 ORDER BY id"
 );
 
 const PLACE: &str = "SELECT workspace_id, url FROM verifyd_webhook_endpoints WHERE id = $1";
 
 /// `$3`: until when the previous secret is used, moved from now; null: not at all.
-const ROTATE: &str = concat!(
+const ROTATE: &str = sql!(
     "UPDATE verifyd_webhook_endpoints SET secret = $2,
         previous_secret = CASE WHEN $3 IS NOT NULL THEN secret END,
-        previous_secret_until = CASE WHEN $3 IS NOT NULL THEN ",
-    now_moved_by!("$3"),
-    " END WHERE id = $1 RETURNING ",
-    endpoint_columns!()
+        previous_secret_until = CASE WHEN $3 IS NOT NULL THEN " now_moved_by!("$3")
+    " END WHERE id = $1 RETURNING " endpoint_columns!()
 );
 
 const SET_ENABLED: &str = "
@@ -62,11 +57,9 @@ const SET_ENABLED: &str = "
     SET enabled = $2 IS NULL, disabled_reason = $2, failures = 0, circuit_pauses = 0,
         circuit_opened_at = NULL, circuit_probe_at = NULL WHERE id = $1";
 
-const PENDING_NOW: &str = concat!(
-    "UPDATE verifyd_webhook_deliveries SET next_attempt_at = ",
-    now!(),
-    " WHERE endpoint_id = $1 AND state = 'pending' AND next_attempt_at > ",
-    now!()
+const PENDING_NOW: &str = sql!(
+    "UPDATE verifyd_webhook_deliveries SET next_attempt_at = " now!()
+    " WHERE endpoint_id = $1 AND state = 'pending' AND next_attempt_at > " now!()
 );
 
 const REMOVE: &str = "DELETE FROM verifyd_webhook_endpoints WHERE id = $1";

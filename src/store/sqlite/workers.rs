@@ -5,15 +5,13 @@ use crate::domain::WorkerId;
 use crate::ports::store_error::StoreError;
 use crate::ports::workers::{Beat, WorkerRecord, WorkerStore};
 use crate::store::rows::{self, WorkerRow};
+use crate::store::sql::sql;
 use async_trait::async_trait;
 
-const BEAT: &str = concat!(
+const BEAT: &str = sql!(
     "INSERT INTO verifyd_workers
         (worker_id, version, concurrency, in_flight, started_at, beat_at)
-     VALUES ($1, $2, $3, $4, ",
-    now!(),
-    ", ",
-    now!(),
+     VALUES ($1, $2, $3, $4, " now!() ", " now!()
     ") ON CONFLICT (worker_id) DO UPDATE SET version = excluded.version,
         concurrency = excluded.concurrency, in_flight = excluded.in_flight,
         beat_at = excluded.beat_at"
@@ -21,11 +19,9 @@ const BEAT: &str = concat!(
 
 const RETIRE: &str = "DELETE FROM verifyd_workers WHERE worker_id = $1";
 
-const WORKERS: &str = concat!(
+const WORKERS: &str = sql!(
     "SELECT worker_id, version, concurrency, in_flight, started_at, beat_at
-     FROM verifyd_workers WHERE beat_at >= ",
-    now_moved_by!("'-1 day'"),
-    " ORDER BY started_at, worker_id"
+     FROM verifyd_workers WHERE beat_at >= " now_moved_by!("'-1 day'") " ORDER BY started_at, worker_id"
 );
 
 #[async_trait]
