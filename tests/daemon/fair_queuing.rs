@@ -1,4 +1,4 @@
-//! Tenants take turns.
+//! Fair queuing between tenants, on the real binary.
 
 use crate::bench::Bench;
 use std::io::Write as _;
@@ -20,7 +20,7 @@ fn many(connection: i64, runs: i64) -> String {
     )
 }
 
-/// Without turns the others would be the last of all.
+/// Without fair queuing the others would be the last of all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
     const MANY: i64 = 10_000;
@@ -99,9 +99,9 @@ async fn what_nobody_was_told_about_is_found_behind_thousands_that_wait() {
     bench.count_is("queued", MANY - 1).await;
 }
 
-/// All places for hints are taken by runs that are slow, and stay so.
+/// All slots for hints are taken by runs that are slow, and stay so.
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_runs_of_one_tenant_leave_a_place_for_the_others() {
+async fn slow_runs_of_one_tenant_leave_a_slot_for_the_others() {
     let options = SimulatorOptions {
         slow_answer: Duration::from_secs(600),
         ..SimulatorOptions::default()
