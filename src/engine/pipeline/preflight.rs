@@ -324,8 +324,9 @@ impl Preflight {
         let entra_tenant_id =
             target_scope(request, &connection).map_err(|u| (Step::TargetScope, u))?;
 
-        let (credential, credential_changed_at, credential_expires_at) = self
-            .usable_credential(&connection, stored)
+        let stored = stored.ok_or_else(|| (Step::Credential, bare(Reason::CredentialMissing)))?;
+        let credential = self
+            .open_credential(&connection, &stored)
             .map_err(|u| (Step::Credential, u))?;
         provider
             .preflight(&connection, &credential)
@@ -344,8 +345,8 @@ impl Preflight {
             provider,
             module,
             credential,
-            credential_changed_at,
-            credential_expires_at,
+            credential_changed_at: stored.updated_at,
+            credential_expires_at: stored.expires_at,
             entra_tenant_id,
         })
     }
@@ -392,13 +393,12 @@ impl Preflight {
         Ok((Arc::clone(provider), module))
     }
 
-    /// Opens the stored credential. Returns it with the times of its last change and of its expiry.
-    fn usable_credential(
+    /// Opens the stored credential, unless its recorded expiry has passed.
+    fn open_credential(
         &self,
         connection: &ProviderConnection,
-        stored: Option<StoredCredential>,
-    ) -> Result<(Credential, Option<DateTime<Utc>>, Option<DateTime<Utc>>), Unmet> {
-        let stored = stored.ok_or_else(|| bare(Reason::CredentialMissing))?;
+        stored: &StoredCredential,
+    ) -> Result<Credential, Unmet> {
         if let Some(expires_at) = stored.expires_at
             && expires_at <= self.clock.now()
         {
@@ -410,9 +410,8 @@ impl Preflight {
                 )],
             });
         }
-        let credential = self
-            .vault
-            .open(connection.binding(), &stored)
+        self.vault
+            .open(connection.binding(), stored)
             .map_err(|error| {
                 tracing::warn!(%error, "the stored credential cannot be used");
                 Unmet {
@@ -424,8 +423,7 @@ impl Preflight {
                     },
                     evidence: error.flaw().map(Flaw::evidence).unwrap_or_default(),
                 }
-            })?;
-        Ok((credential, stored.updated_at, stored.expires_at))
+            })
     }
 }
 
