@@ -1,5 +1,6 @@
 //! A run for people on a terminal: what is wrong first, then what to do.
 
+use crate::domain::Reason;
 use crate::domain::report::diff::Change;
 use crate::domain::report::{Check, CheckStatus, EvidenceKind, Overall};
 use crate::domain::run::{Outcome, RunStatus};
@@ -138,6 +139,18 @@ fn acknowledgement(out: &mut String, said: &AcknowledgementView) {
     let _ = writeln!(out, "{}", wrapped(&text, 4).dimmed());
 }
 
+fn steps(out: &mut String, check: &Check) {
+    for step in &check.next_steps {
+        let _ = writeln!(
+            out,
+            "    {} {}\n      {}",
+            "→".cyan(),
+            clean(&step.label),
+            clean(&step.url).cyan()
+        );
+    }
+}
+
 fn problem(out: &mut String, view: &CheckView) {
     let check = &view.check;
     let mark = match check.status {
@@ -165,15 +178,7 @@ fn problem(out: &mut String, view: &CheckView) {
             .collect();
         let _ = writeln!(out, "{}", wrapped(&evidence.join(" · "), 4).dimmed());
     }
-    for step in &check.next_steps {
-        let _ = writeln!(
-            out,
-            "    {} {}\n      {}",
-            "→".cyan(),
-            clean(&step.label),
-            clean(&step.url).cyan()
-        );
-    }
+    steps(out, check);
     if let Some(said) = &view.acknowledgement {
         let _ = writeln!(
             out,
@@ -214,6 +219,11 @@ fn list(out: &mut String, title: &str, mark: String, checks: &[CheckView]) {
         );
         if let Some(listed) = view.listed() {
             let _ = writeln!(out, "{}", wrapped(&listed, 4).dimmed());
+        }
+        // A check that could not be told has its own reason, and steps.
+        if check.status == CheckStatus::Skip && check.reason_code != Some(Reason::NotEvaluated) {
+            let _ = writeln!(out, "{}", wrapped(&check.message, 4));
+            steps(out, check);
         }
         for said in view.acknowledgement.iter().chain(&view.history) {
             acknowledgement(out, said);

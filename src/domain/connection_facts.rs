@@ -63,6 +63,8 @@ pub struct ConnectionFacts {
     /// `displayName` of the customer's directory.
     pub entra_tenant_name: Option<String>,
     pub expiry: Option<CredentialExpiry>,
+    /// The expiry that was known before is refuted, and none is known in its place.
+    pub is_expiry_unknown: bool,
 }
 
 /// Facts as they are kept, with what they are true of: after a change of it they count no more.
@@ -136,7 +138,11 @@ impl ConnectionFacts {
             entra_tenant_name: self
                 .entra_tenant_name
                 .or_else(|| known.entra_tenant_name.clone()),
-            expiry: self.expiry.or(known.expiry),
+            expiry: match self.is_expiry_unknown {
+                true => None,
+                false => self.expiry.or(known.expiry),
+            },
+            is_expiry_unknown: false,
         }
     }
 }
@@ -227,6 +233,12 @@ mod tests {
 
     #[test]
     fn what_is_not_learnt_again_stays() {
+        let refuted = ConnectionFacts {
+            is_expiry_unknown: true,
+            ..facts()
+        };
+        let kept = refuted.or(&facts());
+        assert!(kept.expiry.is_none() && !kept.is_expiry_unknown);
         let learnt = ConnectionFacts {
             entra_tenant_name: Some("n".into()),
             ..ConnectionFacts::default()

@@ -24,6 +24,8 @@ pub enum Link {
     EnterpriseAppUsers,
     /// Where the enterprise application is enabled and disabled.
     EnterpriseAppProperties,
+    /// The list of enterprise applications of the customer.
+    EnterpriseApps,
     AdminConsent,
     ErrorCodes,
     GraphErrors,
@@ -36,6 +38,8 @@ pub enum Link {
     NationalClouds,
     FindTenantId,
     ServiceHealth,
+    /// Subscriptions of the customer, in the Microsoft 365 admin center.
+    Subscriptions,
     IntuneLicences,
     InaccessibleTenant,
     IntuneRoles,
@@ -77,6 +81,8 @@ impl Link {
             | Self::EnterpriseAppPermissions
             | Self::EnterpriseAppUsers
             | Self::EnterpriseAppProperties
+            | Self::EnterpriseApps
+            | Self::Subscriptions
             | Self::AdminConsent => Some(Directory::Customer),
             _ => None,
         }
@@ -157,6 +163,7 @@ impl LinkContext {
             Link::EnterpriseAppPermissions => self.enterprise_app("Permissions"),
             Link::EnterpriseAppUsers => self.enterprise_app("Users"),
             Link::EnterpriseAppProperties => self.enterprise_app("Properties"),
+            Link::EnterpriseApps => self.enterprise_apps(),
             // The page of permissions has a button for it, too.
             Link::AdminConsent => self
                 .consent()
@@ -177,7 +184,8 @@ impl LinkContext {
             }
             Link::NationalClouds => learn("/graph/deployments"),
             Link::FindTenantId => learn("/entra/fundamentals/how-to-find-tenant"),
-            Link::ServiceHealth => self.service_health(),
+            Link::ServiceHealth => self.admin_center("servicehealth"),
+            Link::Subscriptions => self.admin_center("subscriptions"),
             Link::InaccessibleTenant => learn("/entra/fundamentals/inaccessible-tenant"),
             Link::IntuneLicences => learn("/mem/intune/fundamentals/licenses"),
             Link::IntuneRoles => learn("/mem/intune/fundamentals/role-based-access-control"),
@@ -199,8 +207,8 @@ impl LinkContext {
         }
     }
 
-    /// Service health in the Microsoft 365 admin center of the cloud, which its Graph tells.
-    fn service_health(&self) -> String {
+    /// A page of the Microsoft 365 admin center of the cloud, which its Graph tells.
+    fn admin_center(&self, page: &str) -> String {
         let center = match self.graph.as_str() {
             "https://graph.microsoft.us" => "https://portal.office365.us",
             "https://dod-graph.microsoft.us" => "https://portal.apps.mil",
@@ -209,7 +217,7 @@ impl LinkContext {
             }
             _ => "https://admin.microsoft.com",
         };
-        format!("{center}/adminportal/home#/servicehealth")
+        format!("{center}/adminportal/home#/{page}")
     }
 
     /// A page of the registration, in the directory that owns it. Where that is not known the address
@@ -232,10 +240,13 @@ impl LinkContext {
             Some((object, client)) => format!(
                 "{base}/#view/Microsoft_AAD_IAM/ManagedAppMenuBlade/~/{page}/objectId/{object}/appId/{client}"
             ),
-            None => format!(
-                "{base}/#view/Microsoft_AAD_IAM/StartboardApplicationsMenuBlade/~/AppAppsPreview"
-            ),
+            None => self.enterprise_apps(),
         }
+    }
+
+    fn enterprise_apps(&self) -> String {
+        let base = self.portal_of(self.entra_tenant_id.as_deref());
+        format!("{base}/#view/Microsoft_AAD_IAM/StartboardApplicationsMenuBlade/~/AppAppsPreview")
     }
 
     fn portal_of(&self, directory: Option<&str>) -> String {
@@ -426,6 +437,8 @@ mod tests {
         ] {
             assert_eq!(unknown.resolve(Link::EnterpriseAppProperties), list);
         }
+        // Also where the application's own is known: another one is meant.
+        assert_eq!(links().resolve(Link::EnterpriseApps), list);
     }
 
     #[test]
@@ -565,6 +578,10 @@ mod tests {
             assert_eq!(
                 links.resolve(Link::ServiceHealth),
                 format!("{center}/adminportal/home#/servicehealth")
+            );
+            assert_eq!(
+                links.resolve(Link::Subscriptions),
+                format!("{center}/adminportal/home#/subscriptions")
             );
         }
     }

@@ -387,7 +387,8 @@ reasons! {
     TokenRejected = "token_rejected", Provider, High,
         "Microsoft Graph does not accept the token that Microsoft Entra issued.",
         "Usually login and Graph addresses belong to different clouds.",
-        [("Check the cloud of the connection", Connection), ("Which cloud has which addresses", NationalClouds)];
+        [("Check the cloud of the connection", Connection),
+         ("Compare the cloud's addresses, and let proxies pass requests unchanged", NationalClouds), ("Check again", Run)];
     TokenTimeInvalid = "token_time_invalid", Provider, High,
         "Microsoft Graph finds a token that was issued just now expired, or not yet valid.",
         "A clock is wrong: that of the worker, or one of the provider's.",
@@ -437,7 +438,9 @@ reasons! {
     ServiceDisabled = "service_disabled", Provider, High,
         "The service that the call belongs to is switched off in the tenant.",
         "Microsoft Graph answers none of its calls until it is switched on.",
-        [("Enable the service, or its enterprise application", EnterpriseApp), ("See the service health", ServiceHealth), ("Check again", Run)];
+        [("Enable the enterprise application of the service itself", EnterpriseApps),
+         ("See whether the subscription or licence of the service has lapsed", Subscriptions),
+         ("See the service health", ServiceHealth), ("Check again", Run)];
     IntuneInactive = "intune_inactive", Provider, High,
         "The tenant's Intune subscription is not active.",
         "Devices and policies cannot be managed while it is not.",
@@ -517,7 +520,7 @@ reasons! {
         [("Look at the run and its log", Run)];
     CredentialExpiryUnknown = "credential_expiry_unknown", Skipped, Info,
         "It is not known when the credential expires.",
-        "The registration cannot be read here, and no date is recorded with the credential.",
+        "No date is recorded with the credential, and its registration tells none.",
         [("Look the date up at the registration", AppCredentials), ("Record it with the credential", Connection)];
     NotEvaluated = "not_evaluated", Skipped, Info,
         "This was not checked.",

@@ -372,9 +372,7 @@ impl Engine {
                 evidence: Vec::new(),
             },
             Ok(findings) => {
-                if let Disposition::Later(wait) = findings.disposition
-                    && self.may_wait(claim, wait)
-                {
+                if let Some(wait) = self.pause(claim, findings.disposition) {
                     tracing::info!(
                         seconds = wait.as_secs_f64(),
                         "the provider asks to wait, the run goes back to the queue"
@@ -407,12 +405,16 @@ impl Engine {
         }
     }
 
-    /// Whether the run's total deadline leaves room for such a wait and one more attempt.
-    fn may_wait(&self, claim: &Claim, wait: Duration) -> bool {
+    /// For how long the run goes back to the queue; `None` where its total deadline leaves no room for the
+    /// wait and one more attempt.
+    fn pause(&self, claim: &Claim, disposition: Disposition) -> Option<Duration> {
         let spent = (claim.claimed_at - claim.first_claimed_at)
             .to_std()
             .unwrap_or_default();
-        spent + wait + self.settings.run_deadline <= self.settings.total_deadline
+        let room = (self.settings.total_deadline)
+            .checked_sub(spent + self.settings.run_deadline)
+            .unwrap_or_default();
+        pause(disposition, spent, room)
     }
 
     /// Writes the result; the database being away for a moment does not lose it.
@@ -502,5 +504,61 @@ impl Engine {
                 Processed::Deferred
             }
         }
+    }
+}
+
+/// The longest pause that is chosen here.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
+
+/// The wait that the provider named, or one as long as the run has taken so far: each pause doubles that.
+/// `room`: what is left for it.
+fn pause(disposition: Disposition, spent: Duration, room: Duration) -> Option<Duration> {
+    match disposition {
+        Disposition::Finished => None,
+        Disposition::Later(wait) => (wait <= room).then_some(wait),
+        Disposition::Backoff(least) => {
+            let wait = least.max(spent.min(LONGEST_PAUSE));
+            (least <= room).then(|| wait.min(room))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn a_provider_that_names_no_time_is_asked_less_and_less_often() {
+        let total = seconds(840);
+        let (mut spent, mut pauses) = (Duration::ZERO, Vec::new());
+        while let Some(wait) = pause(Disposition::Backoff(seconds(5)), spent, total - spent) {
+            pauses.push(wait.as_secs());
+            spent += wait;
+        }
+        assert_eq!(pauses, [5, 5, 10, 20, 40, 80, 160, 320, 200]);
+        let late = pause(
+            Disposition::Backoff(seconds(5)),
+            seconds(90_000),
+            seconds(90_000),
+        );
+        assert_eq!(late, Some(LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn a_time_that_the_provider_names_is_kept() {
+        let room = seconds(60);
+        for spent in [0, 600] {
+            let named = pause(Disposition::Later(seconds(30)), seconds(spent), room);
+            assert_eq!(named, Some(seconds(30)));
+        }
+        assert_eq!(
+            pause(Disposition::Later(seconds(61)), seconds(0), room),
+            None
+        );
+        assert_eq!(pause(Disposition::Finished, seconds(0), room), None);
     }
 }

@@ -157,6 +157,9 @@ pub enum Disposition {
     Finished,
     /// The provider asks to wait longer than this attempt can: the run goes back to the queue.
     Later(Duration),
+    /// The provider refuses for now and does not say for how long: the same, for at least this long, and for
+    /// longer each time.
+    Backoff(Duration),
 }
 
 /// What a provider found.

@@ -66,6 +66,7 @@ impl FactsPart {
                     expires_at: self.facts_credential_expires_at,
                     source,
                 }),
+                is_expiry_unknown: false,
             },
         }))
     }

@@ -356,6 +356,11 @@ fn sentence(
             outcome_word(outcome)
         ),
         Some(Outcome::Blocked) => format!("Not checked: {}{more}", lower_first(what)),
+        // Nothing that blocks: a call of the module failed, and others do without it.
+        Some(Outcome::Failed) if overall == Overall::NeedsAttention => format!(
+            "The connection answers, but not every call of the module works: {}{more}",
+            lower_first(what)
+        ),
         Some(Outcome::Failed) => {
             format!("The connection does not work: {}{more}", lower_first(what))
         }

@@ -249,6 +249,20 @@ fn a_report_that_does_not_go_with_its_row() {
         verdict(Some(Outcome::Failed), fine()),
         "Completed as failed, but its report names no problem."
     );
+    let failed = |blocking| {
+        let check = check(
+            "a",
+            CheckStatus::Fail,
+            Some(Reason::ResourceNotFound),
+            blocking,
+        );
+        verdict(Some(Outcome::Failed), vec![check])
+    };
+    assert!(failed(true).starts_with("The connection does not work: "));
+    assert!(
+        failed(false)
+            .starts_with("The connection answers, but not every call of the module works: ")
+    );
     assert_eq!(
         verdict(
             Some(Outcome::Succeeded),

@@ -224,18 +224,27 @@ async fn a_recorded_date_tells_secrets_apart_and_the_earlier_date_counts() {
 }
 
 #[tokio::test]
-async fn a_secret_whose_only_match_has_ended_is_critical() {
+async fn a_match_that_had_ended_before_the_sign_in_is_not_the_secret() {
     let now = time("2026-01-01T00:00:00Z");
     let directory = with_secrets(&[("can", "2025-12-31T23:00:00Z")]).await;
-    let found = run(&at(&directory, now), &target("health_check")).await;
+    let mut target = target("health_check");
+    // What an earlier check had read there counts no more, either.
+    target.known.expiry = Some(verifyd::domain::connection_facts::CredentialExpiry {
+        expires_at: Some(time("2026-01-03T00:00:00Z")),
+        source: verifyd::domain::connection_facts::ExpirySource::Registration,
+    });
+    let found = run(&at(&directory, now), &target).await;
     assert_eq!(
         verdict(&found),
         (
-            CheckStatus::Warn,
-            Some(Reason::CredentialExpiring),
-            Severity::Critical
+            CheckStatus::Skip,
+            Some(Reason::CredentialExpiryUnknown),
+            Severity::Info
         )
     );
+    let message = &found.check(EXPIRY).message;
+    assert!(message.contains("The registration was read"), "{message}");
+    assert!(found.0.facts.or(&target.known).expiry.is_none());
 }
 
 #[tokio::test]

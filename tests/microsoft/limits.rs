@@ -101,7 +101,7 @@ async fn a_page_that_was_read_already_is_a_loop() {
 
 #[tokio::test]
 async fn a_listing_whose_links_are_too_old_is_read_again_once() {
-    for (times, reason) in [(1, None), (2, Some(Reason::ResponseInvalid))] {
+    for (times, reason) in [(1, None), (2, Some(Reason::GraphUnknown))] {
         let directory = Directory::start(HEALTH).await;
         let refusals = std::sync::atomic::AtomicUsize::new(0);
         directory.script(move |seen| {
@@ -249,7 +249,7 @@ async fn what_speaks_no_http_or_hangs_up_is_named() {
     assert_eq!(reason, Reason::ProviderUnreachable);
     let cut = raw_server(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{").await;
     let (reason, _) = sign_in_reason(&format!("http://{cut}")).await;
-    assert_eq!(reason, Reason::ProviderUnreachable);
+    assert_eq!(reason, Reason::ResponseInvalid);
 }
 
 #[tokio::test]

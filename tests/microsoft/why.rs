@@ -121,7 +121,8 @@ async fn nothing_is_explained_where_nothing_is_missing() {
     known.credential_expires_at = Some("2027-01-01T00:00:00Z".parse().unwrap());
     let directory = Directory::start(HEALTH).await;
     run(&provider(&directory), &known).await;
-    assert_eq!(directory.count("application"), 0);
+    // A recorded end may be too late.
+    assert_eq!(directory.count("application"), 1);
 }
 
 fn tokens_of_owner(directory: &Directory) -> usize {

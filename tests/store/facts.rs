@@ -30,6 +30,7 @@ fn facts(expires_at: Option<DateTime<Utc>>) -> ConnectionFacts {
             expires_at,
             source: ExpirySource::Registration,
         }),
+        ..ConnectionFacts::default()
     }
 }
 

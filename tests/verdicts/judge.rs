@@ -36,6 +36,7 @@ pub fn kind_of_link(url: &str) -> String {
         ("how-to-find-tenant", "find_tenant_id"),
         ("inaccessible-tenant", "inaccessible_tenant"),
         ("servicehealth", "service_health"),
+        ("adminportal/home#/subscriptions", "subscriptions"),
         ("/intune/fundamentals/licenses", "intune_licences"),
         ("tenant-restrictions", "tenant_restrictions"),
         ("/intune/fundamentals/role-based", "intune_roles"),

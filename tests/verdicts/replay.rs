@@ -249,7 +249,7 @@ async fn replay(provider: &MicrosoftProvider, server: &Server, cloud: String, ca
                 false => "failed",
             };
             let later = match findings.disposition {
-                Disposition::Later(wait) => Some(wait),
+                Disposition::Later(wait) | Disposition::Backoff(wait) => Some(wait),
                 Disposition::Finished => None,
             };
             (outcome, findings.checks, later)

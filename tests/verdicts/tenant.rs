@@ -54,6 +54,10 @@ pub const ROLES: &[(&str, &str)] = &[
         "e330c4f0-4170-414e-a55a-2f022ec2b57b",
     ),
     (
+        "DeviceManagementScripts.Read.All",
+        "c7a5be92-2b3d-4540-8a67-c96dcaae8b43",
+    ),
+    (
         "DeviceManagementServiceConfig.Read.All",
         "06a5fe6d-c49d-46a7-b082-56b1b14103c7",
     ),
@@ -117,8 +121,9 @@ impl Tenant {
             "/v1.0/organization" => list(json!([{
                 "id": TENANT, "displayName": "Contoso",
                 "verifiedDomains": [{"name": "contoso.example", "isDefault": true}],
-                "assignedPlans": [{"service": "SCO", "capabilityStatus": "Enabled",
-                    "servicePlanId": "c1ec4a95-1f05-45b3-a911-aa3fa01094f5"}],
+                // No plan says whether Intune is licensed: cases that need one have their own.
+                "assignedPlans": [{"service": "exchange", "capabilityStatus": "Enabled",
+                    "servicePlanId": "efb87545-963c-4e0d-99df-69c6916d9eb0"}],
             }])),
             p if p == format!("{principals}(appId='{CLIENT}')") => (
                 200,

@@ -109,6 +109,8 @@ pub enum EvidenceKind {
     Candidates,
     /// A service plan that is assigned to the tenant, with its status
     ServicePlan,
+    /// How many more permissions are granted, whose names cannot be shown
+    Unnamed,
 }
 text_enum!(
     EvidenceKind, "kind",
@@ -125,7 +127,7 @@ text_enum!(
     Unneeded => "unneeded", LeastPrivilege => "least_privilege",
     DirectoryControl => "directory_control",
     Proxy => "proxy",
-    EndsAt => "ends_at", Candidates => "candidates", ServicePlan => "service_plan",
+    EndsAt => "ends_at", Candidates => "candidates", ServicePlan => "service_plan", Unnamed => "unnamed",
 );
 
 impl EvidenceKind {
@@ -164,6 +166,7 @@ impl EvidenceKind {
         Self::EndsAt,
         Self::Candidates,
         Self::ServicePlan,
+        Self::Unnamed,
     ];
 
     /// Whether equal findings have equal values, so that it counts for the fingerprint.

@@ -19,9 +19,23 @@ pub(super) fn guid(text: Option<&str>) -> Option<Uuid> {
     text.and_then(|text| Uuid::try_parse(text).ok())
 }
 
-/// The name of a permission or role: letters, digits and `.`, `_`, `-`, `:`, `/`, at most 120.
+/// Longest name of a permission or role.
+const MAX_PERMISSION_NAME: usize = 120;
+
+/// The name of a permission or role: what Microsoft Entra allows as `value` of an app role. No blank, no
+/// quotation mark, no angle bracket, nothing beyond ASCII.
 pub(super) fn is_permission_name(text: &str) -> bool {
-    (1..=120).contains(&text.len())
+    const SIGNS: &[u8] = b":!#$%&'()*+,-./;=?@[]^_`{|}~";
+    (1..=MAX_PERMISSION_NAME).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || SIGNS.contains(&b))
+}
+
+/// A name as those of Microsoft Graph are: letters, digits and `.`, `_`, `-`, `:`, `/`. Names that stand in
+/// a text end at other signs.
+pub(super) fn is_plain_permission_name(text: &str) -> bool {
+    (1..=MAX_PERMISSION_NAME).contains(&text.len())
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"._-:/".contains(&b))
@@ -49,6 +63,11 @@ mod tests {
         }
         assert_eq!(guid(Some("not a guid")), None);
         assert!(is_permission_name("Organization.Read.All"));
-        assert!(!is_permission_name("a\u{202E}b"));
+        assert!(is_permission_name("Orders(Write)+[all],v=1;a|b"));
+        for bad in ["", "a\u{202E}b", "a b", "<b>", "a\"b", "a\\b", "a\nb", "é"] {
+            assert!(!is_permission_name(bad), "{bad}");
+        }
+        assert!(!is_permission_name(&"a".repeat(121)));
+        assert!(!is_plain_permission_name("Mail.Read,"));
     }
 }

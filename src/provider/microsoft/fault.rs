@@ -2,6 +2,7 @@
 
 use crate::domain::Reason;
 use crate::domain::report::{Evidence, EvidenceKind};
+use crate::ports::provider::Disposition;
 use std::time::Duration;
 
 /// Whether the same request may be sent again.
@@ -14,6 +15,23 @@ pub(super) enum Retry {
     Backoff(Option<Duration>),
 }
 
+/// When to come back. Of two, the one that waits longer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Later {
+    pub wait: Duration,
+    /// The provider named this time; else it named none, or one after which it refused again.
+    pub asked: bool,
+}
+
+impl From<Later> for Disposition {
+    fn from(later: Later) -> Self {
+        match later.asked {
+            true => Self::Later(later.wait),
+            false => Self::Backoff(later.wait),
+        }
+    }
+}
+
 /// The end of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
@@ -24,8 +42,8 @@ pub(super) struct Fault {
     pub asks_for: Box<[String]>,
     /// Status of the answer, when there was one.
     pub status: Option<u16>,
-    /// The provider wants the caller to wait this long, which is too long to wait here.
-    pub later: Option<Duration>,
+    /// The wait is too long to be made here.
+    pub later: Option<Later>,
     /// What the reason alone does not say: one sentence of ours.
     pub remark: Option<String>,
     /// An AADSTS code that is not known here, for people to look up.

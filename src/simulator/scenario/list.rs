@@ -449,11 +449,14 @@ scenarios! {
     IntuneNotLicensedRefused = 323, "intune_not_licensed_refused",
         "Intune refuses with 403 and names the missing licence.",
         failed_module(INTUNE, &[Reason::IntuneNotLicensed]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::DeviceManagement),
-            What::IntuneError(403, "Forbidden",
-                "Tenant does not have a valid Intune license/subscription."),
-        )]);
+        Behaviour {
+            intune: Intune::NotLicensed,
+            ..Behaviour::faulty(&[Fault::always(
+                At::Only(Endpoint::DeviceManagement),
+                What::IntuneError(403, "Forbidden",
+                    "Tenant does not have a valid Intune license/subscription."),
+            )])
+        };
 
     // The permission inventory.
     PermissionMissing = 401, "permission_missing",

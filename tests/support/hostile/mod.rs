@@ -285,7 +285,7 @@ pub fn hostilities() -> Vec<(&'static str, Vec<At>, Hostile, Reason)> {
             "half-closed in the middle of the answer",
             both(),
             Hostile::HalfClosed(cut),
-            Reason::ProviderUnreachable,
+            Reason::ResponseInvalid,
         ),
         (
             "closed with the request unread",

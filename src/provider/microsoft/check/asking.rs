@@ -23,8 +23,10 @@ impl Asked {
     /// Whether a part of Graph does not know the application.
     fn is_application_unknown(&self) -> bool {
         let is_missing = |fault: &Fault| fault.reason == Reason::ServicePrincipalMissing;
-        let is_absent =
-            |fault: &Fault| is_missing(fault) || fault.reason == Reason::ResourceNotFound;
+        let is_absent = |fault: &Fault| {
+            is_missing(fault)
+                || (fault.reason == Reason::ResourceNotFound && fault.status == Some(404))
+        };
         let read = &self.read;
         self.organization.as_ref().is_err_and(is_missing)
             || read.service_principal.as_ref().is_err_and(is_missing)

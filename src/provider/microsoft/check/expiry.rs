@@ -7,13 +7,16 @@ use crate::domain::credential::Credential;
 use crate::domain::report::{Evidence, EvidenceKind, Severity};
 use crate::ports::provider::Target;
 use crate::provider::microsoft::certificate::SigningCertificate;
-use crate::provider::microsoft::graph::Application;
+use crate::provider::microsoft::graph::RegisteredSecret;
 use crate::provider::microsoft::modules::EXPIRY;
 use chrono::{DateTime, Datelike as _, SecondsFormat, TimeDelta, Utc};
 use secrecy::ExposeSecret;
 
 /// Characters of a secret that its registration tells.
 const HINT_CHARS: usize = 3;
+
+/// A token that is still in use was issued at most so long ago.
+const LONGEST_TOKEN: TimeDelta = TimeDelta::days(1);
 
 /// From so many days before the end on it is a warning, and how severe.
 const STEPS: [(i64, Severity); 4] = [
@@ -75,19 +78,24 @@ pub(super) fn is_told_by_registration(target: &Target) -> bool {
 
 /// The end of the connection's secret as the registration has it. Secrets are told apart by their first
 /// characters only: of several the latest that has not ended counts. One whose end is the recorded date is
-/// the one.
+/// the one. One that has ended is not the one that signs in, or had not ended when it did (`is_fresh`: at this
+/// moment).
 pub(super) fn registered(
     target: &Target,
-    application: &Application,
+    secrets: &[RegisteredSecret],
     now: DateTime<Utc>,
+    is_fresh: bool,
 ) -> Option<Known> {
     let Credential::ClientSecret { secret, .. } = &target.credential else {
         return None;
     };
+    let signed_in_after = match is_fresh {
+        true => now,
+        false => now - LONGEST_TOKEN,
+    };
     let hint: String = secret.expose_secret().chars().take(HINT_CHARS).collect();
     let ends = |hint: Option<&str>| -> Vec<DateTime<Utc>> {
-        let matching = application
-            .secrets
+        let matching = secrets
             .iter()
             .filter(|s| s.hint.as_deref() == hint)
             // One that does not count yet cannot have signed in.
@@ -103,12 +111,8 @@ pub(super) fn registered(
         let recorded = target.credential_expires_at;
         recorded.is_some_and(|at| (at - **end).abs() <= TimeDelta::days(1))
     };
-    let latest = || candidates.iter().filter(|end| **end > now).max();
-    let end = candidates
-        .iter()
-        .find(is_recorded)
-        .or_else(latest)
-        .or_else(|| candidates.iter().max())?;
+    let able = || candidates.iter().filter(|end| **end > signed_in_after);
+    let end = able().find(is_recorded).or_else(|| able().max())?;
     let known = Known::of(ExpirySource::Registration, Some(*end));
     Some(Known {
         candidates: (candidates.len() > 1).then_some(candidates.len()),
@@ -138,10 +142,24 @@ pub(super) fn combine(
     })
 }
 
-/// Judges what is known. An end that nobody knows is said, and costs nothing.
-pub(super) fn judge(sheet: &mut Sheet<'_>, known: Option<Known>, now: DateTime<Utc>) {
+/// Judges what is known. An end that nobody knows is said, and costs nothing. `is_read`: the registration told
+/// its secrets.
+pub(super) fn judge(
+    sheet: &mut Sheet<'_>,
+    known: Option<Known>,
+    is_read: bool,
+    now: DateTime<Utc>,
+) {
     let Some(known) = known else {
-        sheet.skip(EXPIRY, Reason::CredentialExpiryUnknown, Vec::new());
+        let remark = match is_read {
+            true => {
+                "The registration was read: none of its secrets that count now is known to be the stored one."
+            }
+            false => "The registration cannot be read here.",
+        };
+        sheet.skip(EXPIRY, Reason::CredentialExpiryUnknown, remark);
+        // What an earlier check has found in the registration is refuted.
+        sheet.facts().is_expiry_unknown = is_read;
         return;
     };
     sheet.facts().expiry = Some(known.expiry);

@@ -5,6 +5,7 @@ use super::refusal::{Rights, is_refusal};
 use super::sheet::Sheet;
 use crate::domain::Reason;
 use crate::domain::connection::ProviderConnection;
+use crate::domain::link::Link;
 use crate::domain::permission::{
     InventoryEntry, InventoryRefresh, InventorySource, PermissionDetails, PermissionStatus,
     RequiredPermission, satisfied_by,
@@ -12,12 +13,17 @@ use crate::domain::permission::{
 use crate::domain::report::{Evidence, EvidenceKind, Severity};
 use crate::provider::microsoft::claims::Claims;
 use crate::provider::microsoft::fault::Fault;
-use crate::provider::microsoft::graph::{Grants, KnownGrants, ServicePrincipal, Session};
+use crate::provider::microsoft::graph::{
+    Grants, KnownGrants, ResourceRoles, ServicePrincipal, Session,
+};
 use crate::provider::microsoft::modules::{
     GRAPH_APP_ID, INVENTORY, Module, check_key, name, resource_name,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+const ADD_API: &str =
+    "License the service of the API, or add its enterprise application, then check again";
 
 /// What Graph said of the service principal and its grants.
 pub(super) struct Read {
@@ -176,6 +182,11 @@ impl Granted {
         self.usable.as_ref().unwrap_or(&self.listed.grants.graph)
     }
 
+    /// The roles that Graph offers, where they were read.
+    pub fn graph_roles(&self) -> Option<&ResourceRoles> {
+        self.listed.graph_roles()
+    }
+
     /// Keys of everything that is granted, on other APIs too.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.known.grants.all.keys()
@@ -192,10 +203,15 @@ impl Granted {
     }
 
     fn evidence(&self) -> Vec<Evidence> {
-        vec![
+        let mut evidence = vec![
             Evidence::new(EvidenceKind::Source, self.source),
             Evidence::new(EvidenceKind::Count, self.known.grants.all.len()),
-        ]
+        ];
+        if self.known.grants.unnamed > 0 {
+            let unnamed = self.known.grants.unnamed;
+            evidence.push(Evidence::new(EvidenceKind::Unnamed, unnamed));
+        }
+        evidence
     }
 }
 
@@ -256,7 +272,10 @@ pub(super) fn judge_permissions(
                 let offer = offered.get(&permission.key);
                 let id = role_id(permission, offer);
                 if let Some(lacking) = not_offered(permission, offer) {
-                    sheet.not_offered(&key, lacking, evidence);
+                    // It is made where the API is licensed or added, not at the registration.
+                    let instead = (offer == Some(&Offered::NoResource))
+                        .then_some((ADD_API, Link::EnterpriseApps));
+                    sheet.not_offered(&key, lacking, instead, evidence);
                     continue;
                 }
                 if let Some(id) = &id {

@@ -2,6 +2,7 @@
 //! assigned by a name of its own, and one that is may be used up.
 
 use super::sheet::Sheet;
+use crate::domain::Reason;
 use crate::domain::module::{Module, Probe};
 use crate::domain::report::{Evidence, EvidenceKind};
 use crate::provider::microsoft::graph::Plan;
@@ -24,17 +25,42 @@ const INTUNE_PLANS: [Uuid; 5] = [
     Uuid::from_u128(0x882e1d05_acd1_4ccb_8708_6ee03664b117),
 ];
 
-/// Intune's plans as evidence: service and status of each, or that there is none.
-pub(super) fn intune(plans: &[Plan]) -> Vec<Evidence> {
-    let of_intune = plans.iter().filter(|plan| {
-        plan.service.eq_ignore_ascii_case(INTUNE_SERVICE)
-            || plan.id.is_some_and(|id| INTUNE_PLANS.contains(&id))
-    });
-    let found: BTreeSet<String> = of_intune
+/// `INTUNE_O365`: device management of Microsoft 365 only. Graph answers no call of Intune for it.
+const BASIC_MOBILITY: Uuid = Uuid::from_u128(0x882e1d05_acd1_4ccb_8708_6ee03664b117);
+
+/// The service that plans of Microsoft Entra ID P1 and P2 name.
+const ENTRA_SERVICE: &str = "AADPremiumService";
+
+fn is_intunes(plan: &Plan) -> bool {
+    plan.service.eq_ignore_ascii_case(INTUNE_SERVICE)
+        || plan.id.is_some_and(|id| INTUNE_PLANS.contains(&id))
+}
+
+fn is_entras(plan: &Plan) -> bool {
+    plan.service.eq_ignore_ascii_case(ENTRA_SERVICE)
+}
+
+/// Whether a plan is there that works, also in its period of grace.
+fn has_intune(plans: &[Plan]) -> bool {
+    let works = ["Enabled", "Warning"];
+    plans.iter().any(|plan| {
+        is_intunes(plan)
+            && plan.id != Some(BASIC_MOBILITY)
+            && works
+                .iter()
+                .any(|status| plan.status.eq_ignore_ascii_case(status))
+    })
+}
+
+/// Plans as evidence: service and status of each, or that there is none.
+fn shown(plans: &[Plan], of: fn(&Plan) -> bool, none: &str) -> Vec<Evidence> {
+    let found: BTreeSet<String> = plans
+        .iter()
+        .filter(|plan| of(plan))
         .map(|plan| format!("{} {}", plan.service, plan.status))
         .collect();
     if found.is_empty() {
-        return vec![Evidence::new(EvidenceKind::ServicePlan, "none of Intune")];
+        return vec![Evidence::new(EvidenceKind::ServicePlan, none)];
     }
     let shown = found.into_iter().take(8);
     shown
@@ -42,25 +68,44 @@ pub(super) fn intune(plans: &[Plan]) -> Vec<Evidence> {
         .collect()
 }
 
-/// Adds them to each probe of Intune that did not pass. `plans` is `None` where they could not be read.
+/// Adds to each probe that did not pass the plans that matter for it. `plans` is `None` where they could not
+/// be read.
 pub(super) fn attach(sheet: &mut Sheet<'_>, module: &Module, plans: Option<&[Plan]>) {
     let Some(plans) = plans else {
         return;
     };
-    for probe in probes_of_intune(module) {
-        sheet.add_evidence(&probe.key, &intune(plans));
+    for probe in &module.probes {
+        let evidence = match sheet.reason(&probe.key) {
+            Some(Reason::EntraNotLicensed) => {
+                shown(plans, is_entras, "none of Microsoft Entra ID P1 or P2")
+            }
+            Some(Reason::ServiceNotLicensed) => continue,
+            Some(_) if is_of_intune(probe) => shown(plans, is_intunes, "none of Intune"),
+            _ => continue,
+        };
+        sheet.add_evidence(&probe.key, &evidence);
+        // Intune says the same to a tenant that has never set it up.
+        if sheet.reason(&probe.key) == Some(Reason::IntuneNotLicensed) && has_intune(plans) {
+            let reason = Reason::ServiceNotProvisioned;
+            let message = format!("{} A plan of Intune is assigned.", reason.message());
+            sheet.explain(&probe.key, reason, message);
+        }
     }
+}
+
+/// Whether Intune answers the probe.
+pub(super) fn is_of_intune(probe: &Probe) -> bool {
+    let behind = probe
+        .path
+        .strip_prefix("/v1.0")
+        .or(probe.path.strip_prefix("/beta"));
+    behind.is_some_and(|path| INTUNE_PATHS.iter().any(|begin| path.starts_with(begin)))
+        || probe.path.contains("/managedDevices")
 }
 
 /// The probes that Intune answers.
 pub(super) fn probes_of_intune(module: &Module) -> impl Iterator<Item = &Probe> {
-    module.probes.iter().filter(|probe| {
-        let behind = probe
-            .path
-            .strip_prefix("/v1.0")
-            .or(probe.path.strip_prefix("/beta"));
-        behind.is_some_and(|path| INTUNE_PATHS.iter().any(|begin| path.starts_with(begin)))
-    })
+    module.probes.iter().filter(|probe| is_of_intune(probe))
 }
 
 #[cfg(test)]
@@ -76,7 +121,25 @@ mod tests {
     }
 
     fn values(plans: &[Plan]) -> Vec<String> {
-        intune(plans).into_iter().map(|e| e.value).collect()
+        let shown = shown(plans, is_intunes, "none of Intune");
+        shown.into_iter().map(|e| e.value).collect()
+    }
+
+    #[test]
+    fn a_plan_that_works_is_no_missing_licence() {
+        for (status, works) in [
+            ("Enabled", true),
+            ("Warning", true),
+            ("Suspended", false),
+            ("Deleted", false),
+        ] {
+            assert_eq!(has_intune(&[plan("SCO", status, 1)]), works, "{status}");
+        }
+        let basic = 0x882e1d05_acd1_4ccb_8708_6ee03664b117;
+        assert!(!has_intune(&[
+            plan("SCO", "Enabled", basic),
+            plan("exchange", "Enabled", 2)
+        ]));
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub(super) async fn run(
     connection::signed_in(&mut sheet, session.credential_evidence());
     let now = clock.now();
     if known.is_some() {
-        expiry::judge(&mut sheet, known, now);
+        expiry::judge(&mut sheet, known, false, now);
     }
     let rights = Rights::of(&asked, claims, is_new, now);
     let (organization, plans, name) = match asked.organization {
@@ -148,11 +148,13 @@ pub(super) async fn run(
     );
     why::explain(&mut sheet, &missing, &explanation);
     licences::attach(&mut sheet, module, plans.as_deref());
-    let registered = explanation
-        .application()
-        .and_then(|application| expiry::registered(target, application, now));
-    let known = expiry::combine(known, registered, target.known.expiry, now);
-    expiry::judge(&mut sheet, known, now);
+    let secrets = explanation.application().and_then(|a| a.secrets.as_deref());
+    let secrets = secrets.filter(|_| expiry::is_told_by_registration(target));
+    let registered = secrets.and_then(|all| expiry::registered(target, all, now, is_fresh));
+    // What the registration says now counts, not what it said before.
+    let remembered = target.known.expiry.filter(|_| secrets.is_none());
+    let known = expiry::combine(known, registered, remembered, now);
+    expiry::judge(&mut sheet, known, secrets.is_some(), now);
     sheet.finish(Some(refresh))
 }
 

@@ -2,8 +2,8 @@
 
 use super::inventory::Granted;
 use crate::domain::module::Module;
-use crate::domain::permission::InventorySource;
-use crate::provider::microsoft::graph::Session;
+use crate::domain::permission::{InventorySource, RequiredPermission};
+use crate::provider::microsoft::graph::{ResourceRoles, Session};
 use crate::provider::microsoft::modules::GRAPH_APP_ID;
 use futures::{StreamExt as _, stream};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,8 +23,16 @@ pub(super) enum Offered {
     NoResource,
 }
 
-/// By the keys of permissions that are missing and whose ids the module does not know. What cannot be read
-/// is left out. Other APIs than Graph are asked in any case: a directory need not have them.
+/// The role by its name, or by the id that the module knows.
+fn role_of(permission: &RequiredPermission, roles: &ResourceRoles) -> Option<Uuid> {
+    roles.id_of(permission.role()).or_else(|| {
+        let id = Uuid::try_parse(permission.app_role_id.as_deref()?).ok()?;
+        roles.has(id).then_some(id)
+    })
+}
+
+/// By the keys of permissions that are missing. What cannot be read is left out. Each API is asked in any case:
+/// a directory need not have it, and a cloud need not offer all roles of Graph.
 pub(super) async fn of_missing(
     session: &Session<'_>,
     module: &Module,
@@ -37,24 +45,36 @@ pub(super) async fn of_missing(
     let missing: Vec<_> = module
         .permissions
         .iter()
-        .filter(|p| p.resource.is_some() || p.app_role_id.is_none())
         .filter(|p| granted.satisfying(p).is_none())
         .collect();
     let resource = |id: Option<Uuid>| id.unwrap_or(GRAPH_APP_ID);
-    let resources: BTreeSet<Uuid> = missing.iter().map(|p| resource(p.resource)).collect();
+    let known = granted.graph_roles();
+    let resources: BTreeSet<Uuid> = missing
+        .iter()
+        .map(|p| resource(p.resource))
+        .filter(|id| *id != GRAPH_APP_ID || known.is_none())
+        .collect();
     let offers: BTreeMap<Uuid, _> = stream::iter(resources)
         .map(|app_id| async move { (app_id, session.offer(app_id).await) })
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
     for permission in missing {
-        let found = match offers.get(&resource(permission.resource)) {
-            Some(Ok(Some(roles))) => match roles.id_of(permission.role()) {
+        let app_id = resource(permission.resource);
+        let roles = match offers.get(&app_id) {
+            Some(Ok(Some(roles))) => Some(roles.as_ref()),
+            Some(Ok(None)) => None,
+            None if app_id == GRAPH_APP_ID && known.is_some() => known,
+            Some(Err(_)) | None => continue,
+        };
+        let found = match roles {
+            None => Offered::NoResource,
+            Some(roles) => match role_of(permission, roles) {
                 Some(id) => Offered::Role(id),
+                // Graph always offers some.
+                None if app_id == GRAPH_APP_ID && roles.is_empty() => continue,
                 None => Offered::NoRole,
             },
-            Some(Ok(None)) => Offered::NoResource,
-            Some(Err(_)) | None => continue,
         };
         offered.insert(permission.key.clone(), found);
     }

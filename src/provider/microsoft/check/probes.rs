@@ -1,6 +1,7 @@
 //! Calls that show whether a module's services answer.
 
 use super::inventory::Granted;
+use super::licences;
 use super::refusal::Rights;
 use super::sheet::Sheet;
 use crate::domain::Reason;
@@ -52,9 +53,10 @@ pub(super) async fn run(
     answers.extend(ask(session, open).await);
     for probe in allowed {
         match answers.remove(&probe.key) {
-            Some(Ok(answer)) => judge(sheet, probe, &answer),
+            Some(Ok(answer)) => judge(sheet, module, probe, &answer),
             Some(Err(fault)) => {
-                let fault = rights.meaning(fault, &opened_by(module, probe));
+                let of_intune = licences::is_of_intune(probe);
+                let fault = rights.meaning_of_probe(fault, &opened_by(module, probe), of_intune);
                 if fault.reason == Reason::PermissionPropagating {
                     let severity = fault.reason.severity();
                     sheet.warn(&probe.key, fault.reason, severity, "", fault.evidence);
@@ -95,27 +97,54 @@ fn is_allowed(module: &Module, probe: &Probe, granted: &BTreeSet<String>) -> boo
         .is_some_and(|permission| satisfied_by(permission, granted).is_some())
 }
 
-fn judge(sheet: &mut Sheet<'_>, probe: &Probe, answer: &Value) {
+/// States in which a subscription of Intune is not active, from Microsoft Graph's
+/// `deviceManagementSubscriptionState`. Others may be added to it, and mean something else.
+const INACTIVE: [&str; 5] = ["pending", "disabled", "deleted", "blocked", "lockedOut"];
+
+fn judge(sheet: &mut Sheet<'_>, module: &Module, probe: &Probe, answer: &Value) {
     let value = answer.get("value").and_then(Value::as_array);
+    let malformed = |sheet: &mut Sheet<'_>, expected: &str, found: &str| {
+        // What a module of verifyd itself expects of an answer's form is what Graph promises; what another
+        // one expects is its author's word.
+        let reason = match module.file {
+            None => Reason::ResponseInvalid,
+            Some(_) => Reason::ProbeUnexpected,
+        };
+        fail(sheet, probe, reason, expected, found);
+    };
+    let form = match answer.get("value") {
+        None => "an object without value",
+        Some(_) => "a value that is no list",
+    };
     match &probe.expect {
         Expect::Object if answer.is_object() => answers(sheet, probe),
         Expect::List if value.is_some() => answers(sheet, probe),
         Expect::NotEmpty => match value {
             Some(list) if list.is_empty() => unexpected(sheet, probe, "at least one", "none"),
             Some(_) => answers(sheet, probe),
-            None => sheet.fail(&probe.key, &Fault::invalid(200)),
+            None => malformed(sheet, "a list in value", form),
         },
-        Expect::Object | Expect::List => sheet.fail(&probe.key, &Fault::invalid(200)),
+        Expect::List => malformed(sheet, "a list in value", form),
+        Expect::Object => malformed(sheet, "an object", "something else"),
         Expect::Member {
             name,
             one_of,
             tolerated,
         } => {
+            let wanted = || format!("{name}: {}", one_of.join(", "));
             let Some(found) = member(answer, name) else {
-                sheet.fail(&probe.key, &Fault::invalid(200));
-                return;
+                let found = match answer.get(name) {
+                    None => "no such member",
+                    Some(Value::Null) => "null",
+                    Some(_) => "a value that is no code, number, true or false",
+                };
+                return malformed(sheet, &wanted(), found);
             };
-            if one_of.contains(&found) {
+            let is_name = |text: &str| serde_json::from_str::<Value>(text).is_err();
+            let is_named = one_of.iter().all(|value| is_name(value));
+            if is_named && !answer.get(name).is_some_and(Value::is_string) {
+                malformed(sheet, &wanted(), &found);
+            } else if one_of.contains(&found) {
                 let message = format!("The service answers: {name} is {found}.");
                 sheet.pass(&probe.key, &message, Vec::new());
             } else if tolerated.contains(&found) {
@@ -138,9 +167,17 @@ fn answers(sheet: &mut Sheet<'_>, probe: &Probe) {
 }
 
 fn unexpected(sheet: &mut Sheet<'_>, probe: &Probe, expected: &str, found: &str) {
+    let reason = match probe.reason {
+        Reason::IntuneInactive if !INACTIVE.contains(&found) => Reason::ProbeUnexpected,
+        reason => reason,
+    };
+    fail(sheet, probe, reason, expected, found);
+}
+
+fn fail(sheet: &mut Sheet<'_>, probe: &Probe, reason: Reason, expected: &str, found: &str) {
     let fault = Fault {
         evidence: compared(expected, found),
-        ..Fault::new(probe.reason)
+        ..Fault::new(reason)
     };
     sheet.fail(&probe.key, &fault);
 }

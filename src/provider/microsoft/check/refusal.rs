@@ -8,6 +8,7 @@ use crate::domain::report::EvidenceKind;
 use crate::provider::microsoft::claims::Claims;
 use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::graph::KnownGrants;
+use crate::provider::microsoft::modules::{controls_directory, includes, knows_permission};
 use chrono::{DateTime, SecondsFormat, Utc};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub(super) const READS_ORGANIZATION: &[&str] = &[
 /// What opens service principals and their assignments, the least privilege first.
 pub(super) const READS_APPLICATIONS: &[&str] = &[
     "Application.Read.All",
+    "Application.ReadWrite.OwnedBy",
     "Application.ReadWrite.All",
     "Directory.Read.All",
     "Directory.ReadWrite.All",
@@ -37,6 +39,8 @@ pub(super) struct Rights<'a> {
     is_accepted: bool,
     /// The directory knows the application.
     is_known: bool,
+    /// The application's service principal is enabled.
+    is_enabled: bool,
     /// Somebody has consented: the token says so, or the connection is so new that it may not yet.
     is_consented: bool,
     attempts: u32,
@@ -55,6 +59,7 @@ impl<'a> Rights<'a> {
             in_token: claims.roles.as_ref(),
             is_accepted: is_known || asked.organization.is_ok(),
             is_known,
+            is_enabled: matches!(&asked.read.service_principal, Ok(found) if found.account_enabled == Some(true)),
             is_consented: match &claims.roles {
                 Some(roles) => !roles.is_empty(),
                 None => is_new,
@@ -71,24 +76,57 @@ impl<'a> Rights<'a> {
             Reason::PermissionDenied => self.refused(fault, opened_by),
             // Other calls were answered with this very token.
             Reason::TokenRejected if self.is_accepted => self.refused(fault, opened_by),
+            // So its audience and issuer, and the cloud, are right.
+            Reason::WrongCloud if self.is_accepted => Fault {
+                reason: Reason::TokenRejected,
+                remark: Some("Other calls were answered with the same token.".to_owned()),
+                ..fault
+            },
+            // What Intune says of a tenant without it, said by another service.
+            Reason::IntuneNotLicensed => Fault {
+                reason: Reason::ServiceNotLicensed,
+                ..fault
+            },
             Reason::ServicePrincipalMissing => self.unknown(fault),
             _ => fault,
+        }
+    }
+
+    /// The same of a probe: a service behind Graph may answer it, which has a service principal of its own.
+    pub fn meaning_of_probe(&self, fault: Fault, opened_by: &[&str], of_intune: bool) -> Fault {
+        match fault.reason {
+            Reason::AppDisabled if self.is_enabled => Fault {
+                reason: Reason::ServiceDisabled,
+                ..fault
+            },
+            Reason::IntuneNotLicensed if of_intune => fault,
+            _ => self.meaning(fault, opened_by),
         }
     }
 
     /// The fault of a list of grants: the directory that knows the application may not know its grants yet.
     pub fn meaning_of_grants(&self, fault: Fault) -> Fault {
         match fault.reason {
-            Reason::ResourceNotFound if self.is_consented => self.unknown(fault),
+            Reason::ResourceNotFound if self.is_consented && fault.status == Some(404) => {
+                self.unknown(fault)
+            }
             _ => self.meaning(fault, READS_APPLICATIONS),
         }
     }
 
     fn refused(&self, fault: Fault, opened_by: &[&str]) -> Fault {
         // The service knows best what it wants.
-        let asked: Vec<&str> = fault.asks_for.iter().map(String::as_str).collect();
-        let opened_by = if asked.is_empty() { opened_by } else { &asked };
-        let opens = |names: &BTreeSet<String>| opened_by.iter().any(|name| names.contains(*name));
+        let asked = self.known(&fault.asks_for, opened_by);
+        let grantable = least(&asked);
+        let opened_by = if grantable.is_some() {
+            &asked
+        } else {
+            opened_by
+        };
+        let opens = |names: &BTreeSet<String>| {
+            let mut wanted = opened_by.iter();
+            wanted.any(|wanted| names.iter().any(|granted| includes(granted, wanted)))
+        };
         let in_token = self.in_token.map(opens);
         let granted = self
             .granted
@@ -100,9 +138,23 @@ impl<'a> Rights<'a> {
             (Some(true), _) | (None, Some(true)) => Reason::PermissionNotEffective,
             _ => Reason::PermissionDenied,
         };
-        let permission = opened_by.first().map(|name| (*name).to_owned());
+        let permission = grantable.or(opened_by.first().copied());
+        let permission = permission.map(str::to_owned);
         let fault = Fault { reason, ..fault };
         fault.with_some(EvidenceKind::Permission, permission)
+    }
+
+    /// Those of the names in a message that are application permissions of Graph: services name others, too.
+    fn known<'n>(&self, names: &'n [String], opened_by: &[&str]) -> Vec<&'n str> {
+        let offered = self.granted.as_ref().and_then(|known| known.graph_roles());
+        let is_known = |name: &&str| {
+            opened_by.contains(name)
+                || match offered {
+                    Some(roles) => roles.id_of(name).is_some(),
+                    None => knows_permission(name),
+                }
+        };
+        names.iter().map(String::as_str).filter(is_known).collect()
     }
 
     fn unknown(&self, fault: Fault) -> Fault {
@@ -122,6 +174,18 @@ impl<'a> Rights<'a> {
         }
         .with(EvidenceKind::RetryAt, again)
     }
+}
+
+/// The one to grant: one that only reads, if there is one. No message makes anybody grant control of the
+/// directory.
+fn least<'n>(names: &[&'n str]) -> Option<&'n str> {
+    let grantable = names.iter().filter(|name| !controls_directory(name));
+    let reads = |name: &&&str| name.split('.').any(|part| part == "Read");
+    grantable
+        .clone()
+        .find(reads)
+        .or_else(|| grantable.clone().next())
+        .copied()
 }
 
 /// Whether the call was refused, for whatever reason: the token's own word may stand in for the answer.
@@ -149,6 +213,7 @@ mod tests {
             in_token: in_token.as_ref(),
             is_accepted: true,
             is_known: false,
+            is_enabled: false,
             is_consented: in_token.as_ref().is_some_and(|roles| !roles.is_empty()),
             attempts: 3,
             now: DateTime::UNIX_EPOCH,
@@ -183,9 +248,23 @@ mod tests {
     }
 
     #[test]
+    fn the_least_that_is_no_control_of_the_directory_is_asked_for() {
+        let control = "RoleManagement.ReadWrite.Directory";
+        assert_eq!(
+            least(&["A.ReadWrite.All", "A.Read.All"]),
+            Some("A.Read.All")
+        );
+        assert_eq!(
+            least(&[control, "A.ReadWrite.All"]),
+            Some("A.ReadWrite.All")
+        );
+        assert_eq!(least(&[control]), None);
+    }
+
+    #[test]
     fn what_says_more_is_left_alone() {
         for exact in [
-            Reason::IntuneNotLicensed,
+            Reason::EntraNotLicensed,
             Reason::ConditionalAccessBlocked,
             Reason::ProviderUnavailable,
         ] {

@@ -7,12 +7,11 @@ use crate::domain::link::{Link, LinkContext};
 use crate::domain::permission::InventoryRefresh;
 use crate::domain::report::{Check, CheckStatus, Evidence, EvidenceKind, NextStep, Severity};
 use crate::ports::provider::{CheckSpec, Disposition, Findings, Target};
-use crate::provider::microsoft::fault::Fault;
+use crate::provider::microsoft::fault::{Fault, Later};
 use crate::provider::microsoft::graph::KnownPrincipal;
 use crate::provider::microsoft::modules::{self, Module};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Keeps the planned order and leaves no check out: what is never filled in is skipped.
@@ -25,7 +24,7 @@ pub(super) struct Sheet<'a> {
     /// Keys of the probes of Intune.
     intune: HashSet<String>,
     healthy: bool,
-    later: Option<Duration>,
+    later: Option<Later>,
     /// A failure that waiting does not change: the run must not go back to the queue.
     settled: bool,
 }
@@ -133,12 +132,22 @@ impl<'a> Sheet<'a> {
         });
     }
 
-    /// A required permission can not be granted; the outcome stays as it is.
-    pub fn not_offered(&mut self, key: &str, message: String, evidence: Vec<Evidence>) {
+    /// A required permission can not be granted; the outcome stays as it is. `instead`: the step in place of
+    /// the reason's.
+    pub fn not_offered(
+        &mut self,
+        key: &str,
+        message: String,
+        instead: Option<(&str, Link)>,
+        evidence: Vec<Evidence>,
+    ) {
         self.set(key, |spec, links| {
             let mut check = spec.fail(Reason::PermissionNotOffered, links, evidence);
             check.severity = spec.severity;
             check.message = message;
+            if let Some((label, link)) = instead {
+                check.next_steps = vec![links.step(label, link)];
+            }
             check
         });
     }
@@ -157,9 +166,11 @@ impl<'a> Sheet<'a> {
     }
 
     /// Could not be told, for a reason that is no fault of the connection.
-    pub fn skip(&mut self, key: &str, reason: Reason, evidence: Vec<Evidence>) {
+    pub fn skip(&mut self, key: &str, reason: Reason, remark: &str) {
         self.set(key, |spec, links| {
-            spec.reason(CheckStatus::Skip, reason, links, evidence)
+            let mut check = spec.reason(CheckStatus::Skip, reason, links, Vec::new());
+            check.message = format!("{} {remark}", check.message);
+            check
         });
     }
 
@@ -238,7 +249,7 @@ impl<'a> Sheet<'a> {
             inventory,
             facts: self.facts,
             disposition: match self.later {
-                Some(wait) if !self.settled => Disposition::Later(wait),
+                Some(later) if !self.settled => later.into(),
                 _ => Disposition::Finished,
             },
         }

@@ -92,10 +92,11 @@ impl Explanation {
         let granted_as_scope = offered
             .and_then(|offered| self.delegated.get(&offered.principal?))
             .is_some_and(|names| satisfies(&keys(resource, names.iter().cloned())));
-        let Some(application) = &self.application else {
+        let asked_for = self.application.as_ref().and_then(|a| a.requested.as_ref());
+        let Some(asked_for) = asked_for else {
             return granted_as_scope.then_some(Reason::PermissionDelegatedOnly);
         };
-        let Some(requested) = application.requested.get(&resource) else {
+        let Some(requested) = asked_for.get(&resource) else {
             return Some(match granted_as_scope {
                 true => Reason::PermissionDelegatedOnly,
                 false => Reason::PermissionNotRequested,
@@ -192,8 +193,8 @@ mod tests {
         };
         Explanation {
             application: Some(Arc::new(Application {
-                requested: BTreeMap::from([(GRAPH_APP_ID, requested)]),
-                secrets: Vec::new(),
+                requested: Some(BTreeMap::from([(GRAPH_APP_ID, requested)])),
+                secrets: None,
             })),
             delegated: BTreeMap::new(),
             offered: BTreeMap::from([(

@@ -34,9 +34,10 @@ pub(in super::super) struct RegisteredSecret {
 /// A registration, as far as a check makes use of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Application {
-    /// By the app id of the resource.
-    pub requested: BTreeMap<Uuid, Requested>,
-    pub secrets: Vec<RegisteredSecret>,
+    /// By the app id of the resource; `None` where the answer does not tell.
+    pub requested: Option<BTreeMap<Uuid, Requested>>,
+    /// `None` where the answer does not tell.
+    pub secrets: Option<Vec<RegisteredSecret>>,
 }
 
 impl Application {
@@ -70,7 +71,9 @@ impl Application {
             // Databases keep microseconds.
             Some(at.trunc_subsecs(6))
         };
-        let secrets = items(answer, "passwordCredentials")
+        let tells = |name: &str| answer.get(name).is_some();
+        let secrets = items(answer, "passwordCredentials");
+        let secrets = secrets
             .iter()
             .map(|secret| RegisteredSecret {
                 hint: secret
@@ -82,7 +85,10 @@ impl Application {
                 ends: date(secret, "endDateTime"),
             })
             .collect();
-        Self { requested, secrets }
+        Self {
+            requested: tells("requiredResourceAccess").then_some(requested),
+            secrets: tells("passwordCredentials").then_some(secrets),
+        }
     }
 }
 
@@ -224,17 +230,27 @@ mod tests {
                 {"hint": "abc", "endDateTime": "2027-01-01T00:00:00Z"},
                 {"hint": "", "endDateTime": "soon"}, {"hint": 7}, null],
         }));
-        let requested = &application.requested[&graph];
+        let requested = &application.requested.unwrap()[&graph];
         assert_eq!(requested.roles, [Uuid::from_u128(1)].into());
         assert_eq!(requested.scopes, [Uuid::from_u128(2)].into());
-        assert_eq!(application.secrets.len(), 4);
-        assert_eq!(application.secrets[0].hint.as_deref(), Some("abc"));
-        assert!(application.secrets[0].ends.is_some());
+        let secrets = application.secrets.unwrap();
+        assert_eq!(secrets.len(), 4);
+        assert_eq!(secrets[0].hint.as_deref(), Some("abc"));
+        assert!(secrets[0].ends.is_some());
         assert!(
-            application.secrets[1..]
+            secrets[1..]
                 .iter()
                 .all(|s| s.hint.is_none() && s.ends.is_none())
         );
+    }
+
+    #[test]
+    fn what_an_answer_does_not_tell_is_unknown() {
+        let list = Application::read(&json!({"value": []}));
+        assert_eq!(list, Application::default());
+        let empty = json!({"requiredResourceAccess": [], "passwordCredentials": null});
+        let empty = Application::read(&empty);
+        assert!(empty.requested.unwrap().is_empty() && empty.secrets.unwrap().is_empty());
     }
 
     proptest! {

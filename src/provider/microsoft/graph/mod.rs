@@ -9,7 +9,7 @@ mod session;
 pub(super) use answers::{Plan, ServicePrincipal};
 #[cfg(test)]
 pub(super) use application::Requested;
-pub(super) use application::{Application, Offered};
+pub(super) use application::{Application, Offered, RegisteredSecret};
 pub(super) use roles::{Grants, KnownGrants, KnownPrincipal, cache};
 pub(super) use session::{Session, Shared};
 
@@ -18,7 +18,8 @@ use super::modules::Probe;
 use crate::domain::Reason;
 use answers::{Assignment, Next, Organization, Page, Resource, Unread};
 use futures::{StreamExt, TryStreamExt, stream};
-use roles::{Offer, ResourceRoles};
+use roles::Offer;
+pub(super) use roles::ResourceRoles;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! From role ids to names. What a resource offers changes rarely, so it is kept in memory.
 
-use super::answers::{Resource, ServicePrincipal};
+use super::answers::{AppRole, Resource, ServicePrincipal};
 use crate::domain::permission::{Inventory, InventoryEntry, InventorySource};
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::modules::GRAPH_APP_ID;
 use moka::future::Cache;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -56,20 +56,27 @@ pub(in super::super) struct ResourceRoles {
     app_id: Uuid,
     /// Null where the role has no name that may be shown.
     names: HashMap<Uuid, Option<String>>,
+    /// Roles with a name that may not be shown.
+    unshown: HashSet<Uuid>,
 }
 
 impl From<Resource> for ResourceRoles {
     fn from(resource: Resource) -> Self {
+        let mut unshown = HashSet::new();
+        let mut names = HashMap::new();
+        for AppRole { id, value } in resource.app_roles {
+            let value = value.filter(|value| !value.is_empty());
+            let has_value = value.is_some();
+            let name = value.filter(|value| evidence::is_permission_name(value));
+            if has_value && name.is_none() {
+                unshown.insert(id);
+            }
+            names.insert(id, name);
+        }
         Self {
             app_id: resource.app_id,
-            names: resource
-                .app_roles
-                .into_iter()
-                .map(|role| {
-                    let name = role.value.filter(|v| evidence::is_permission_name(v));
-                    (role.id, name)
-                })
-                .collect(),
+            names,
+            unshown,
         }
     }
 }
@@ -80,6 +87,16 @@ impl ResourceRoles {
         roles
             .iter()
             .all(|id| id.is_nil() || self.names.contains_key(id))
+    }
+
+    /// Whether there is a role with this id.
+    pub fn has(&self, id: Uuid) -> bool {
+        self.names.contains_key(&id)
+    }
+
+    /// Whether it offers nothing: then its list says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
     }
 
     /// The id of the role with this name.
@@ -95,7 +112,10 @@ impl ResourceRoles {
         let named = roles
             .iter()
             .filter_map(|id| Some((self.names.get(id)?.clone()?, Some(*id))));
-        let mut grants = Grants::default();
+        let mut grants = Grants {
+            unnamed: roles.iter().filter(|id| self.unshown.contains(id)).count(),
+            ..Grants::default()
+        };
         if self.app_id == GRAPH_APP_ID {
             grants.all = named.collect();
             grants.graph = grants.all.keys().cloned().collect();
@@ -116,6 +136,8 @@ pub(in super::super) struct Grants {
     /// All names, with the ids of their roles as far as they are known. Those on other resources as
     /// `<appId of the resource>/<role>`, so that no foreign role can pass for one of Graph's.
     pub all: BTreeMap<String, Option<Uuid>>,
+    /// How many more have names that may not be shown.
+    pub unnamed: usize,
 }
 
 impl Grants {
@@ -124,6 +146,7 @@ impl Grants {
         Self {
             graph: roles.clone(),
             all: roles.iter().map(|name| (name.clone(), None)).collect(),
+            unnamed: 0,
         }
     }
 
@@ -131,6 +154,7 @@ impl Grants {
     pub fn merge(mut self, more: Self) -> Self {
         self.graph.extend(more.graph);
         self.all.extend(more.all);
+        self.unnamed += more.unnamed;
         self
     }
 }
@@ -169,6 +193,12 @@ impl KnownGrants {
         true
     }
 
+    /// The roles that Graph itself offers, where they were read.
+    pub fn graph_roles(&self) -> Option<&ResourceRoles> {
+        let mut resources = self.resources.iter().map(|(_, roles)| roles.as_ref());
+        resources.find(|roles| roles.app_id == GRAPH_APP_ID && !roles.is_empty())
+    }
+
     /// The inventory for a module, made once.
     pub fn inventory(
         &self,
@@ -202,6 +232,7 @@ mod tests {
                 {"id": Uuid::from_u128(1), "value": "Directory.Read.All"},
                 {"id": Uuid::from_u128(2), "value": null},
                 {"id": Uuid::from_u128(3), "value": "bad name"},
+                {"id": Uuid::from_u128(5), "value": ""},
             ],
         }))
         .unwrap();
@@ -209,7 +240,7 @@ mod tests {
     }
 
     fn ids() -> Vec<Uuid> {
-        (0..5).map(Uuid::from_u128).collect()
+        (0..6).map(Uuid::from_u128).collect()
     }
 
     #[test]
@@ -217,6 +248,7 @@ mod tests {
         let graph = resource(GRAPH_APP_ID).name(&ids());
         assert_eq!(graph.graph, ["Directory.Read.All".into()].into());
         assert!(graph.all.keys().eq(&graph.graph));
+        assert_eq!(graph.unnamed, 1);
         let foreign = resource(Uuid::from_u128(9)).name(&ids());
         assert!(foreign.graph.is_empty());
         assert_eq!(

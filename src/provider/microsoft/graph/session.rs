@@ -12,7 +12,7 @@ use crate::ports::provider::Target;
 use crate::provider::microsoft::cloud::Cloud;
 use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::graph_error::{self, EXPIRED_PAGE};
-use crate::provider::microsoft::http::{Answer, Caller, Payload, Request, Scope};
+use crate::provider::microsoft::http::{Answer, Caller, Login, Payload, Request, Scope};
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
@@ -213,16 +213,16 @@ impl<'a> Session<'a> {
     async fn read<T: Answered>(&self, call: &'static str, uri: Uri) -> Result<Read<T>, Fault> {
         let token = self.token().await;
         let fault = match self.get_with(call, &uri, &token).await {
-            Err(fault) if fault.status == Some(401) || is_refusal(&fault) => fault,
+            Err(fault) if is_rejection(&fault) || is_refusal(&fault) => fault,
             other => return other,
         };
-        let rejected = fault.status == Some(401);
+        let rejected = is_rejection(&fault);
         let Some(fresh) = self.renew(&token, rejected).await else {
             return Err(fault);
         };
         let result = self.get_with(call, &uri, &fresh).await;
         if let Err(fault) = &result
-            && fault.status == Some(401)
+            && is_rejection(fault)
         {
             // So that the next check asks for another one.
             self.shared.tokens.reject(&self.key, &fresh).await;
@@ -345,6 +345,11 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Whether Graph has rejected the token; a proxy's own 401 says nothing of it.
+fn is_rejection(fault: &Fault) -> bool {
+    fault.status == Some(401) && fault.reason != Reason::ProxyRefused
+}
+
 fn is_refusal(fault: &Fault) -> bool {
     matches!(
         fault.reason,
@@ -383,9 +388,21 @@ async fn obtain(
 fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
     let status = answer.status;
     if !(200..300).contains(&status) {
+        let object = answer.object();
+        if status == 401 && !answer.challenged && !graph_error::is_graphs_own(object.as_ref()) {
+            // Graph says so in its own form, or with no body at all.
+            let is_foreign = match answer.login {
+                Login::Other => true,
+                Login::None => answer.has_body(),
+                Login::Token => false,
+            };
+            if is_foreign {
+                return Err(graph_error::foreign_login(status));
+            }
+        }
         let fault = graph_error::fault(
             status,
-            answer.object().as_ref(),
+            object.as_ref(),
             answer.retry_after,
             answer.challenged,
         );

@@ -10,6 +10,15 @@ use crate::provider::microsoft::fault::Retry;
 pub(super) const NO: Retry = Retry::Never;
 pub(super) const WAIT: Retry = Retry::Backoff(None);
 
+/// Words of a message that says that no token arrived.
+pub(super) const NO_TOKEN: &[&[&str]] = &[
+    &["token", "empty"],
+    &["token", "missing or malformed"],
+    &["token", "is missing"],
+    &["missing", "authorization header"],
+    &["authorization header", "not present"],
+];
+
 /// The token in a link to the next page is too old: the list has to be read from its beginning.
 pub(in super::super) const EXPIRED_PAGE: &str = "Directory_ExpiredPageToken";
 
@@ -67,7 +76,7 @@ pub(super) static CODES: &[(&str, Reason, Retry)] = &[
         Reason::ResponseTooLarge,
         NO,
     ),
-    (EXPIRED_PAGE, Reason::ResponseInvalid, NO),
+    (EXPIRED_PAGE, Reason::GraphUnknown, NO),
     ("TooManyRequests", Reason::Throttled, WAIT),
     ("activityLimitReached", Reason::Throttled, WAIT),
     ("Request_ThrottledTemporarily", Reason::Throttled, WAIT),
@@ -188,7 +197,7 @@ pub(super) static WORDS: &[(&[&str], Reason, Retry)] = &[
         Reason::ConditionalAccessBlocked,
         NO,
     ),
-    (&["page token", "expired"], Reason::ResponseInvalid, NO),
+    (&["page token", "expired"], Reason::GraphUnknown, NO),
     (
         &["lifetime validation failed"],
         Reason::TokenTimeInvalid,
@@ -323,6 +332,7 @@ pub(super) fn by_words(told: &Told) -> Option<(Reason, Retry)> {
 /// What the status says, of an answer that is Graph's own or not.
 pub(super) fn by_status(status: u16, is_graph: bool) -> (Reason, Retry) {
     match status {
+        // That of a proxy is told by its challenge or page before this.
         401 => (Reason::TokenRejected, NO),
         429 | 509 => (Reason::Throttled, WAIT),
         // A proxy asks for its own credentials, or a network for a login.

@@ -12,10 +12,20 @@ use super::evidence;
 use super::fault::{Fault, Retry};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
-use codes::{CODES, NO, VAGUE, by_code, by_status, by_words};
+use codes::{CODES, NO, NO_TOKEN, VAGUE, by_code, by_status, by_words};
 use serde_json::Value;
 use std::time::Duration;
 use told::Told;
+
+/// The fault of a 401 by which somebody before Graph asks for a login of its own.
+pub(super) fn foreign_login(status: u16) -> Fault {
+    Fault::new(Reason::ProxyRefused).status(status)
+}
+
+/// Whether the body holds an error of Graph.
+pub(super) fn is_graphs_own(body: Option<&Value>) -> bool {
+    told::error(body).is_some()
+}
 
 /// The fault that a Graph answer other than success stands for. `body` is None when it was no JSON;
 /// `challenged`: the answer asks for a token with other claims.
@@ -43,6 +53,10 @@ pub(super) fn fault(
         let mut named = known.filter(|(name, ..)| name.eq_ignore_ascii_case(code));
         Some(code.as_str()) != outer && named.any(|(_, known, _)| *known == reason)
     });
+    let is_lost = reason == Reason::TokenRejected && NO_TOKEN.iter().any(|words| told.says(words));
+    let remark = is_lost.then(|| {
+        "It says that no token arrived: a proxy may take it out of the requests.".to_owned()
+    });
     let asks_for = told.asks_for.clone().into_boxed_slice();
     let fault = Fault::new(reason)
         .status(status)
@@ -51,7 +65,11 @@ pub(super) fn fault(
         .with_some(EvidenceKind::RequestId, id("request-id"))
         .with_some(EvidenceKind::CorrelationId, id("client-request-id"))
         .retry(retry);
-    Fault { asks_for, ..fault }
+    Fault {
+        asks_for,
+        remark,
+        ..fault
+    }
 }
 
 fn meaning(status: u16, told: Option<&Told>, challenged: bool) -> (Reason, Retry) {

@@ -16,7 +16,7 @@ const PIECES: usize = 32;
 pub(super) struct Told {
     /// Codes of the form that may become evidence.
     pub codes: Vec<String>,
-    /// Messages and codes, in lowercase. They decide, and never become evidence.
+    /// Messages and codes, in lowercase and without addresses. They decide, and never become evidence.
     texts: Vec<String>,
     /// A service behind Graph speaks: the message is JSON.
     pub nested: bool,
@@ -110,15 +110,22 @@ impl Told {
         let names = names.split(|c: char| c == ',' || c.is_whitespace());
         let names = names
             .filter(|name| !name.is_empty())
-            .take_while(|name| name.contains('.') && evidence::is_permission_name(name));
+            .take_while(|name| name.contains('.') && evidence::is_plain_permission_name(name));
         self.asks_for.extend(names.take(PIECES).map(str::to_owned));
     }
 
     fn add(&mut self, text: &str) {
         if self.texts.len() < PIECES {
-            self.texts.push(text.to_ascii_lowercase());
+            self.texts
+                .push(without_addresses(text).to_ascii_lowercase());
         }
     }
+}
+
+/// The words of a text. An address names services and calls, which say nothing of what is the matter.
+fn without_addresses(text: &str) -> String {
+    let words = text.split_whitespace().filter(|word| !word.contains("://"));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The error, in today's form or in that of the older directory service.
@@ -152,6 +159,14 @@ mod tests {
         assert_eq!(codes, ["Detail", "Forbidden", "Inner", "UnknownError"]);
         assert!(told.nested && told.says(&["third"]));
         assert_eq!(told.retry_after, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn an_address_says_nothing() {
+        let text = "It failed - Url: https://fef.example.com/StatelessService/notProvisioned?mdmAuthority=1 - no more";
+        let told = Told::of(Some(&json!({"error": {"message": text}}))).unwrap();
+        assert!(told.says(&["it failed", "no more"]));
+        assert!(!told.says(&["notprovisioned"]) && !told.says(&["mdmauthority"]));
     }
 
     #[test]

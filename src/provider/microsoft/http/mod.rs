@@ -9,7 +9,7 @@ pub(super) use backoff::bounded_wait;
 pub(super) use body::Body;
 
 use super::cloud::Clouds;
-use super::fault::{Fault, Retry};
+use super::fault::{Fault, Later, Retry};
 use super::settings::MicrosoftSettings;
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
@@ -65,12 +65,31 @@ pub(super) struct Answer {
     pub request_id: Option<Uuid>,
     /// It asks for a token with other claims (`WWW-Authenticate`).
     pub challenged: bool,
+    /// The logins that it asks for.
+    pub login: Login,
+}
+
+/// The logins that an answer asks for (`WWW-Authenticate`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Login {
+    #[default]
+    None,
+    /// A token, as the provider does.
+    Token,
+    /// Others only, such as `Negotiate` or `Basic`: not the provider asks.
+    Other,
 }
 
 impl Answer {
     /// The body's JSON, all of it; null when it is none.
     pub fn tree(&self) -> Option<Value> {
         self.body.as_ref().and_then(Body::tree)
+    }
+
+    /// Whether it has a body that is more than blanks.
+    pub fn has_body(&self) -> bool {
+        let body = self.body.as_ref().or(self.undeclared.as_ref());
+        body.is_some_and(|body| !body.bytes().trim_ascii().is_empty())
     }
 
     /// The body's object, whatever type and encoding it declares; `None` when it holds none.
@@ -204,7 +223,10 @@ impl Caller {
             return Some(wait);
         }
         if is_too_long || fault.reason == Reason::Throttled {
-            fault.later = Some(wait.max(self.defer_after));
+            fault.later = Some(Later {
+                wait: wait.max(self.defer_after),
+                asked: is_too_long || (asked.is_some() && !fits),
+            });
         }
         None
     }

@@ -1,6 +1,6 @@
 //! One exchange with the provider: send, receive within limits, name what failed.
 
-use super::{Answer, Body, Caller, Limits, Payload, Request};
+use super::{Answer, Body, Caller, Limits, Login, Payload, Request};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
 use crate::outbound::failure::{Failure, FailureKind};
@@ -53,7 +53,15 @@ pub(super) async fn exchange(
                     continue;
                 }
                 let proxy = proxy.clone();
-                return Err(failure(&Failure { kind, proxy }));
+                let fault = failure(&Failure { kind, proxy });
+                // Somebody was reached and has begun to answer.
+                return Err(match fault.reason {
+                    Reason::ProviderUnreachable => Fault {
+                        reason: Reason::ResponseInvalid,
+                        ..fault
+                    },
+                    _ => fault,
+                });
             }
             Err(Broken::Refused(fault)) => return Err(fault),
             Ok(answer) => return Ok(answer),
@@ -93,6 +101,7 @@ async fn receive(
         .iter()
         .find_map(|name| evidence::guid(header(headers, name)));
     let challenged = is_challenged(headers);
+    let login = login(headers);
     let may_hold_an_error = secret || !status.is_success();
     let is_json = header(headers, CONTENT_TYPE.as_str()).is_some_and(is_json);
     let body = body(response, caller.max_response_bytes, secret, limits).await?;
@@ -107,6 +116,7 @@ async fn receive(
         retry_after,
         request_id,
         challenged,
+        login,
     })
 }
 
@@ -155,6 +165,23 @@ fn is_challenged(headers: &HeaderMap) -> bool {
         .filter_map(|value| value.to_str().ok())
         .map(str::to_ascii_lowercase)
         .any(|value| value.contains("insufficient_claims") || value.contains("claims="))
+}
+
+/// The logins that an answer asks for. A proxy may add its own to the provider's.
+fn login(headers: &HeaderMap) -> Login {
+    let mut asked = Login::None;
+    for value in headers.get_all(WWW_AUTHENTICATE) {
+        let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
+        // One header may hold several.
+        if value
+            .split([',', ' '])
+            .any(|word| matches!(word, "bearer" | "pop"))
+        {
+            return Login::Token;
+        }
+        asked = Login::Other;
+    }
+    asked
 }
 
 /// `application/json`, or a type with the suffix `+json`, with any parameters.

@@ -139,6 +139,26 @@ pub(super) fn controls_directory(key: &str) -> bool {
     DIRECTORY_CONTROL.contains(key)
 }
 
+/// Whether a module of verifyd knows a permission of this name on Graph.
+pub(super) fn knows_permission(name: &str) -> bool {
+    let mut permissions = BUILT_IN_MODULES.iter().flat_map(|m| &m.permissions);
+    permissions.any(|p| p.key == name || p.satisfied_by.iter().any(|other| other == name))
+}
+
+/// Whether the granted permission includes the wanted one: by the modules of verifyd, or by its name, as
+/// `….ReadWrite.…` of Graph includes `….Read.…`.
+pub(super) fn includes(granted: &str, wanted: &str) -> bool {
+    let by_module = |permission: &RequiredPermission| {
+        permission.key == wanted && permission.satisfied_by.iter().any(|name| name == granted)
+    };
+    granted == wanted
+        || granted.replacen(".ReadWrite.", ".Read.", 1) == wanted
+        || BUILT_IN_MODULES
+            .iter()
+            .flat_map(|m| &m.permissions)
+            .any(by_module)
+}
+
 /// Keys of the modules that are part of verifyd.
 fn built_in_keys() -> BTreeSet<&'static str> {
     BUILT_IN_MODULES.iter().map(|m| m.key.as_str()).collect()

@@ -208,6 +208,7 @@ mod tests {
             retry_after: None,
             request_id: None,
             challenged: false,
+            login: crate::provider::microsoft::http::Login::None,
         }
     }
 
