@@ -625,7 +625,12 @@ async fn a_worker_finds_runs_that_nobody_announced_and_drains_on_stop() {
         .connection(1, &Scenario::Slow.tenant_id(1), "health_check")
         .await;
     let first = world.record(connection, |_| {}).await;
-    world.services.store.mark_undispatched(&[first]).await.unwrap();
+    world
+        .services
+        .store
+        .mark_undispatched(&[first])
+        .await
+        .unwrap();
 
     let stop = tokio_util::sync::CancellationToken::new();
     let worker = world.services.worker(world.services.engine());

@@ -71,7 +71,10 @@ pub async fn every_surface(bed: &Bed, what: &str) {
     store.permissions(TenantId(7)).await.unwrap();
     store.onboarding_session(SessionId(1)).await.unwrap();
     store.prunable(day).await.unwrap();
-    store.oldest_run_of_each_tenant(None, &[], 10).await.unwrap();
+    store
+        .oldest_run_of_each_tenant(None, &[], 10)
+        .await
+        .unwrap();
 }
 
 const CONTEXT: &str = r#"{"provider": "microsoft", "module": "core", "provider_connection_id": 1}"#;
