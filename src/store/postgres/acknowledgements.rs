@@ -50,10 +50,8 @@ macro_rules! found_in {
 /// Whether `a` was made on the completed run that `r` is now, and not on an earlier run of the same id.
 macro_rules! is_of_this_run {
     () => {
-        $crate::store::sql::sql!(
-            "extract(epoch FROM a.acknowledged_at::timestamptz) + 1
+        "extract(epoch FROM a.acknowledged_at::timestamptz) + 1
                  >= extract(epoch FROM r.completed_at::timestamptz)"
-        )
     };
 }
 
@@ -113,7 +111,10 @@ const LAPSE: &str = sql!(
        AND (k.from_completed_at, k.from_run_id) < (now(), $2)
        AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (now(), $2))
        AND NOT ("
-    found_in!("(SELECT r.context #> '{verification_report,checks}' FROM operation_runs r WHERE r.id = $2)", "k.check_key", "k.status", "k.reason_code")
+    found_in!(
+        "(SELECT r.context #> '{verification_report,checks}' FROM operation_runs r WHERE r.id = $2)",
+        "k.check_key", "k.status", "k.reason_code"
+    )
     " AND EXISTS (SELECT FROM verification_check_acknowledgements a
                   WHERE a.id = k.acknowledgement_id AND " active!() "))"
 );
@@ -166,7 +167,10 @@ const OF_RUN: &str = sql!(
        AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id
        AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id
       WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " AND "
-    found_in!("r.context -> 'verification_report' -> 'checks'", "k.check_key", "k.status", "k.reason_code")
+    found_in!(
+        "r.context -> 'verification_report' -> 'checks'",
+        "k.check_key", "k.status", "k.reason_code"
+    )
     " ORDER BY id"
 );
 

@@ -17,15 +17,14 @@ use sqlx::PgConnection;
 macro_rules! connection_columns {
     () => {
         $crate::store::sql::sql!(
-            "c.id, c.workspace_id, c.tenant_id" ", "
-            $crate::store::postgres::bounds::short!("c.provider") " AS provider" ", "
-            $crate::store::postgres::bounds::short!("c.display_name") " AS display_name" ", "
-            $crate::store::postgres::bounds::short!("c.status") " AS status" ", "
-            $crate::store::postgres::bounds::short!("c.entra_tenant_id") " AS entra_tenant_id" ", "
-            $crate::store::postgres::bounds::short!("c.client_id") " AS client_id" ", "
-            $crate::store::postgres::bounds::short!("c.cloud") " AS cloud" ", "
-            $crate::store::postgres::bounds::short!("c.module") " AS module"
-            ", c.created_at::timestamptz AS created_at, c.updated_at::timestamptz AS updated_at"
+            "c.id, c.workspace_id, c.tenant_id, "
+            $crate::store::postgres::bounds::short!("c.provider") " AS provider, "
+            $crate::store::postgres::bounds::short!("c.display_name") " AS display_name, "
+            $crate::store::postgres::bounds::short!("c.status") " AS status, "
+            $crate::store::postgres::bounds::short!("c.entra_tenant_id") " AS entra_tenant_id, "
+            $crate::store::postgres::bounds::short!("c.client_id") " AS client_id, "
+            $crate::store::postgres::bounds::short!("c.cloud") " AS cloud, "
+            $crate::store::postgres::bounds::short!("c.module") " AS module, c.created_at::timestamptz AS created_at, c.updated_at::timestamptz AS updated_at"
         )
     };
 }

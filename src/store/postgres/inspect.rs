@@ -202,10 +202,16 @@ impl PostgresStore {
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
         let unnamed: Vec<String> = self.scalar(UNNAMED).bind(oid).fetch_all(&mut *tx).await?;
-        findings.extend(unnamed.into_iter().map(|column| SchemaFinding::advice(format!("operation_runs.{column}"), "NOT NULL and without a default, so that verifyd's own INSERT is refused: no check \
-                      can be started by command line, API or page", format!(
-                "ALTER TABLE operation_runs ALTER COLUMN {column} SET DEFAULT …; or DROP NOT NULL"
-            ))));
+        findings.extend(unnamed.into_iter().map(|column| {
+            SchemaFinding::advice(
+                format!("operation_runs.{column}"),
+                "NOT NULL and without a default, so that verifyd's own INSERT is refused: no check \
+                 can be started by command line, API or page",
+                format!(
+                    "ALTER TABLE operation_runs ALTER COLUMN {column} SET DEFAULT …; or DROP NOT NULL"
+                ),
+            )
+        }));
         Ok(())
     }
 

@@ -107,7 +107,10 @@ const LAPSE: &str = sql!(
        AND (k.from_completed_at, k.from_run_id) < ($3, $2)
        AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > ($3, $2))
        AND NOT ("
-    found_in!("(SELECT context FROM operation_runs WHERE id = $2), '$.verification_report.checks'", "k.check_key", "k.status", "k.reason_code")
+    found_in!(
+        "(SELECT context FROM operation_runs WHERE id = $2), '$.verification_report.checks'",
+        "k.check_key", "k.status", "k.reason_code"
+    )
     " AND EXISTS (SELECT 1 FROM verification_check_acknowledgements a
                   WHERE a.id = k.acknowledgement_id AND " active!() "))"
 );
@@ -156,7 +159,10 @@ const OF_RUN: &str = sql!(
     is_about!("f.completed_at", "k.from_completed_at") "
        AND f.tenant_id IS r.tenant_id AND f.workspace_id IS r.workspace_id
       WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " AND "
-    found_in!("r.context, '$.verification_report.checks'", "k.check_key", "k.status", "k.reason_code")
+    found_in!(
+        "r.context, '$.verification_report.checks'",
+        "k.check_key", "k.status", "k.reason_code"
+    )
     " ORDER BY 1"
 );
 

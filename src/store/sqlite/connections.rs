@@ -17,14 +17,13 @@ use sqlx::SqliteConnection;
 macro_rules! connection_columns {
     () => {
         $crate::store::sql::sql!(
-            "c.id, c.workspace_id, c.tenant_id" ", " $crate::store::sqlite::bounds::short!("c.provider")
-            " AS provider" ", " $crate::store::sqlite::bounds::short!("c.display_name")
-            " AS display_name" ", " $crate::store::sqlite::bounds::short!("c.status") " AS status" ", "
-            $crate::store::sqlite::bounds::short!("c.entra_tenant_id") " AS entra_tenant_id" ", "
-            $crate::store::sqlite::bounds::short!("c.client_id") " AS client_id" ", "
-            $crate::store::sqlite::bounds::short!("c.cloud") " AS cloud" ", "
-            $crate::store::sqlite::bounds::short!("c.module") " AS module"
-            ", c.created_at AS created_at, c.updated_at AS updated_at"
+            "c.id, c.workspace_id, c.tenant_id, " $crate::store::sqlite::bounds::short!("c.provider")
+            " AS provider, " $crate::store::sqlite::bounds::short!("c.display_name")
+            " AS display_name, " $crate::store::sqlite::bounds::short!("c.status") " AS status, "
+            $crate::store::sqlite::bounds::short!("c.entra_tenant_id") " AS entra_tenant_id, "
+            $crate::store::sqlite::bounds::short!("c.client_id") " AS client_id, "
+            $crate::store::sqlite::bounds::short!("c.cloud") " AS cloud, "
+            $crate::store::sqlite::bounds::short!("c.module") " AS module, c.created_at AS created_at, c.updated_at AS updated_at"
         )
     };
 }

@@ -29,8 +29,8 @@ macro_rules! is_of_its_run {
 pub(super) use is_of_its_run;
 
 /// `$1`: tenant, run, source, digest; `$2`: the time. Says whether the inventory has to be compared with
-/// what is stored: its digest is another one, the run that read it is not there any more, or it has not been compared for long (`$3`, seconds), as
-/// others may write the rows, too.
+/// what is stored: its digest is another one, the run that read it is not there any more, or it has not been
+/// compared for long (`$3`, seconds), as others may write the rows, too.
 const FRESHNESS: &str = sql!(
     "INSERT INTO verifyd_tenant_inventory
         (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at)
