@@ -6,7 +6,7 @@
 use super::table::Table;
 use crate::domain::connection::CredentialKind;
 use crate::provider::microsoft::evidence;
-use crate::provider::microsoft::http::undeclared::{decode, object};
+use crate::provider::microsoft::http::decoding::{decode, object};
 use serde_json::Value;
 use std::borrow::Cow;
 use uuid::Uuid;

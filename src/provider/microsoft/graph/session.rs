@@ -433,6 +433,9 @@ fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
         let request_id = answer.request_id.filter(|_| !known);
         return Err(fault.with_some(EvidenceKind::RequestId, request_id));
     }
+    if let Some(between) = answer.page() {
+        return Err(refused_on_the_way(&answer, between));
+    }
     answer
         .body
         .and_then(Read::of)

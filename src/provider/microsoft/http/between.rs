@@ -3,7 +3,7 @@
 //! Names and words of widespread products are enough to tell them from the provider's own answers. They
 //! decide only where an answer says nothing of the provider's own.
 
-use super::undeclared::{decode, object};
+use super::decoding::{decode, object};
 use crate::domain::Reason;
 use crate::provider::microsoft::fault::Retry;
 use http::HeaderMap;
@@ -180,6 +180,11 @@ impl Author {
             is_proxy: SERVERS.iter().any(|name| server.contains(name)),
             is_microsoft: MICROSOFTS.iter().any(|name| headers.contains_key(*name)),
         }
+    }
+
+    /// Who wrote a page that comes with the status of a success, if it was not the provider.
+    pub fn of_page(self, body: &[u8]) -> Option<Between> {
+        (!self.is_microsoft).then(|| of_page(200, body)).flatten()
     }
 
     /// Who wrote an answer with this body, if it was not the provider.

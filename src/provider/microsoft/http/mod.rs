@@ -3,8 +3,8 @@
 mod backoff;
 mod between;
 mod body;
+pub(super) mod decoding;
 mod transport;
-pub(super) mod undeclared;
 
 pub(super) use backoff::bounded_wait;
 pub(super) use between::Between;
@@ -57,11 +57,8 @@ pub(super) struct Scope {
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     pub status: u16,
-    /// Null when it does not say that it is JSON.
+    /// Whatever its headers say that it is: servers in between spoil the type, too.
     pub body: Option<Body>,
-    /// The body of an answer to a sign-in, or of an error, that does not say so: it may hold an error all
-    /// the same.
-    pub undeclared: Option<Body>,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
     /// Id that the provider gave to the request.
@@ -86,25 +83,30 @@ pub(super) enum Login {
 }
 
 impl Answer {
-    /// The body, whatever it says that it is.
-    pub fn any_body(&self) -> Option<&Body> {
-        self.body.as_ref().or(self.undeclared.as_ref())
-    }
-
     /// Whether it has a body that is more than blanks.
     pub fn has_body(&self) -> bool {
-        let body = self.any_body();
+        let body = self.body.as_ref();
         body.is_some_and(|body| !body.bytes().trim_ascii().is_empty())
     }
 
     /// The body's object, whatever type and encoding it declares; `None` when it holds none.
     pub fn object(&self) -> Option<Value> {
-        undeclared::object(&undeclared::decode(self.any_body()?.bytes()))
+        decoding::object(&decoding::decode(self.body.as_ref()?.bytes()))
+    }
+
+    /// Who between here and the provider has sent a page with the status of a success.
+    pub fn page(&self) -> Option<Between> {
+        let body = self.body.as_ref()?.bytes();
+        let is_object = body.trim_ascii_start().starts_with(b"{");
+        if is_object {
+            return None;
+        }
+        self.author.of_page(body)
     }
 
     /// Who between here and the provider shows as its author.
     pub fn between(&self) -> Option<Between> {
-        let body = self.any_body().map(Body::bytes).unwrap_or_default();
+        let body = self.body.as_ref().map(Body::bytes).unwrap_or_default();
         self.author.between(self.status, body)
     }
 }

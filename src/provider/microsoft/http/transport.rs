@@ -104,17 +104,10 @@ async fn receive(
     let challenged = is_challenged(headers);
     let author = Author::of(status.as_u16(), headers);
     let login = login(headers);
-    let may_hold_an_error = secret || !status.is_success();
-    let is_json = header(headers, CONTENT_TYPE.as_str()).is_some_and(is_json);
     let body = body(response, caller.max_response_bytes, secret, limits).await?;
-    let (body, undeclared) = match is_json {
-        true => (Some(body), None),
-        false => (None, may_hold_an_error.then_some(body)),
-    };
     Ok(Answer {
         status: status.as_u16(),
-        body,
-        undeclared,
+        body: Some(body),
         retry_after,
         request_id,
         challenged,
@@ -187,18 +180,6 @@ fn login(headers: &HeaderMap) -> Login {
     asked
 }
 
-/// `application/json`, or a type with the suffix `+json`, with any parameters.
-fn is_json(content_type: &str) -> bool {
-    let essence = content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    essence == "application/json"
-        || (essence.starts_with("application/") && essence.ends_with("+json"))
-}
-
 async fn body(
     mut response: http::Response<AnswerBody>,
     limit: usize,
@@ -268,30 +249,4 @@ fn failure(failure: &Failure) -> Fault {
         }
     };
     fault.with_some(EvidenceKind::Proxy, failure.proxy.as_deref())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_is_told_by_its_type() {
-        for yes in [
-            "application/json",
-            "Application/JSON; charset=utf-8",
-            "application/json;odata.metadata=minimal",
-            "application/problem+json",
-        ] {
-            assert!(is_json(yes), "{yes}");
-        }
-        for no in [
-            "",
-            "text/html",
-            "text/json",
-            "application/jsonp",
-            "image/a+json",
-        ] {
-            assert!(!is_json(no), "{no}");
-        }
-    }
 }

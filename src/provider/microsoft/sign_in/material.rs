@@ -12,6 +12,7 @@ use crate::provider::microsoft::certificate::SigningCertificate;
 use crate::provider::microsoft::fault::Fault;
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
+use std::io::ErrorKind;
 use std::path::Path;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
@@ -57,10 +58,10 @@ impl Material {
             Credential::FederatedTokenFile { path } => {
                 // A file system that hangs must not hold the run beyond its deadline.
                 let read = tokio::time::timeout_at(deadline, read_token(path)).await;
-                let token = read
-                    .ok()
-                    .flatten()
-                    .ok_or_else(|| Fault::new(Reason::FederatedTokenUnreadable))?;
+                let token = read.unwrap_or(Err("the file cannot be read in time"));
+                let token = token.map_err(|cause| {
+                    Fault::new(Reason::FederatedTokenUnreadable).with(EvidenceKind::Cause, cause)
+                })?;
                 let claims = FederatedClaims::read(token.expose_secret());
                 if let Some(expired) = claims.expired(now) {
                     return Err(expired);
@@ -169,24 +170,33 @@ impl Material {
     }
 }
 
-/// The token in the file; null when there is none that could be sent.
-async fn read_token(path: &Path) -> Option<SecretString> {
+/// The token in the file, or why there is none that could be sent.
+async fn read_token(path: &Path) -> Result<SecretString, &'static str> {
+    let unreadable = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => "there is no such file",
+        ErrorKind::PermissionDenied => "the worker may not read the file",
+        _ => "the file cannot be read",
+    };
     // Opening a pipe would wait for a writer.
-    if !tokio::fs::metadata(path).await.ok()?.is_file() {
-        return None;
+    let metadata = tokio::fs::metadata(path).await.map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err("it is no file");
     }
-    let file = tokio::fs::File::open(path).await.ok()?;
+    let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(MAX_TOKEN_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
         .await
-        .ok()?;
+        .map_err(unreadable)?;
     if bytes.len() as u64 > MAX_TOKEN_FILE_BYTES {
-        return None;
+        return Err("the file is longer than 64 KiB");
     }
-    let text = outside_text::decode(&bytes).ok()?;
-    let token = text.trim();
-    is_jwt(token).then(|| SecretString::from(token.to_owned()))
+    let text = outside_text::decode(&bytes).map_err(|_| "the file holds no text")?;
+    match text.trim() {
+        "" => Err("the file is empty"),
+        token if is_jwt(token) => Ok(SecretString::from(token.to_owned())),
+        _ => Err("the file holds something else than one token"),
+    }
 }
 
 /// Three parts of base64url. What they say is the provider's to judge.

@@ -12,7 +12,7 @@ use super::aadsts::{self, Refusal, SignIn};
 use super::claims::Claims;
 use super::cloud::Cloud;
 use super::fault::Fault;
-use super::http::{Answer, Body, Caller, Payload, Request, Scope, undeclared};
+use super::http::{Answer, Body, Caller, Payload, Request, Scope, decoding};
 use crate::domain::ConnectionId;
 use crate::domain::Reason;
 use crate::ports::clock::Clock;
@@ -131,7 +131,7 @@ pub(super) async fn request_token(
 }
 
 fn judge(answer: Answer, by: SignIn<'_>) -> Result<AccessToken, Fault> {
-    let body = answer.any_body().map(Body::bytes).unwrap_or_default();
+    let body = answer.body.as_ref().map(Body::bytes).unwrap_or_default();
     let refusal = Refusal {
         status: answer.status,
         body,
@@ -156,7 +156,7 @@ fn judge(answer: Answer, by: SignIn<'_>) -> Result<AccessToken, Fault> {
 
 /// Whether it is a page for people.
 fn is_page(body: &[u8]) -> bool {
-    let text = undeclared::decode(body);
+    let text = decoding::decode(body);
     let start: String = text.trim_start().chars().take(14).collect();
     let start = start.to_ascii_lowercase();
     start.starts_with("<!doctype html") || start.starts_with("<html")
@@ -165,8 +165,8 @@ fn is_page(body: &[u8]) -> bool {
 /// The token of an answer that holds one, whatever type and encoding it declares.
 fn token(answer: &Answer) -> Result<AccessToken, Fault> {
     let invalid = || Fault::invalid(answer.status);
-    let text = undeclared::decode(answer.any_body().ok_or_else(invalid)?.bytes());
-    let body = undeclared::object_within(&text);
+    let text = decoding::decode(answer.body.as_ref().ok_or_else(invalid)?.bytes());
+    let body = decoding::object_within(&text);
     if let Cow::Owned(text) = text {
         // A copy that holds the token.
         drop(Zeroizing::new(text));
@@ -212,7 +212,6 @@ mod tests {
         Answer {
             status,
             body: body.as_ref().map(Body::from),
-            undeclared: None,
             retry_after: None,
             request_id: None,
             challenged: false,
@@ -242,9 +241,8 @@ mod tests {
             &utf16,
             format!("{body}\n<!-- -->").as_bytes(),
         ] {
-            let undeclared = Some(Body::from(bytes));
             let answer = Answer {
-                undeclared,
+                body: Some(Body::from(bytes)),
                 ..answer(200, None)
             };
             let token = judge(answer, BY).unwrap();
