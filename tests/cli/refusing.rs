@@ -38,7 +38,11 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             ids,
         ),
         (&["connections", "list", "--tenant", "0"], 2, ids),
-        (&["connections", "list", "--after", "x"], 2, ids),
+        (
+            &["connections", "list", "--after", "x"],
+            2,
+            "the cursor that the page before ends with",
+        ),
         (&["runs", "show", "0"], 2, ids),
         (&["runs", "list", "--before=-7"], 2, ids),
         (
