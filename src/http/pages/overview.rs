@@ -9,7 +9,7 @@ use super::shown::{Moment, Step, span};
 use crate::domain::RunId;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History};
-use crate::ports::overview::ConnectionFilter;
+use crate::ports::overview::{ConnectionFilter, ConnectionSort};
 use crate::ports::store::StoreError;
 use crate::view::RunView;
 use crate::view::overview::{AttentionView, ConnectionView, Standing, headline};
@@ -190,6 +190,8 @@ async fn broken(
             binding: visitor.binding,
             status: Some(ConnectionStatus::Enabled),
             overall: Some(standing.as_str().to_owned()),
+            // Whose credential ends first is the most urgent.
+            sort: ConnectionSort::Expiry,
             limit: TOLD,
             ..ConnectionFilter::default()
         })
