@@ -160,7 +160,7 @@ async fn what_is_not_json_is_invalid() {
         Reply::text(200, "application/json", "{\"value\": ["),
         Reply::text(200, "application/json", ""),
         Reply::text(200, "application/json", &deep),
-        Reply::text(200, "text/html", "{\"value\": {}}"),
+        Reply::text(200, "text/html", "<p>{\"value\": []}</p>"),
         Reply::text(403, "text/html", "<h1>Blocked by proxy</h1>"),
         Reply::text(403, "text/html", "<h1>No</h1>"),
         Reply::text(204, "text/plain", ""),
