@@ -140,6 +140,7 @@ pub fn graph_error_reason(status: u16, body: &[u8]) -> Reason {
         serde_json::from_slice(body).ok().as_ref(),
         None,
         false,
+        false,
     )
     .reason
 }

@@ -100,6 +100,15 @@ impl<'a> Rights<'a> {
                 ..fault
             },
             Reason::IntuneNotLicensed if of_intune => fault,
+            // A redirect that leads nowhere is what Intune has for a tenant that it does not know.
+            Reason::ResponseInvalid | Reason::GraphUnknown
+                if of_intune && matches!(fault.status, Some(300..400)) =>
+            {
+                Fault {
+                    reason: Reason::IntuneNotLicensed,
+                    ..fault
+                }
+            }
             _ => self.meaning(fault, opened_by),
         }
     }

@@ -425,6 +425,8 @@ fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
             object.as_ref(),
             answer.retry_after,
             answer.challenged,
+            // It says so without a body, too.
+            !answer.has_body() && answer.author.is_microsoft(),
         );
         let known = fault
             .evidence

@@ -23,15 +23,17 @@ pub(super) fn foreign_login(status: u16) -> Fault {
 }
 
 /// The fault that a Graph answer other than success stands for. `body` is None when it was no JSON;
-/// `challenged`: the answer asks for a token with other claims.
+/// `challenged`: the answer asks for a token with other claims; `is_graphs`: its headers say that Graph has
+/// sent it.
 pub(super) fn fault(
     status: u16,
     body: Option<&Value>,
     retry_after: Option<Duration>,
     challenged: bool,
+    is_graphs: bool,
 ) -> Fault {
     let told = Told::of(body);
-    let (reason, retry) = meaning(status, told.as_ref(), challenged);
+    let (reason, retry) = meaning(status, told.as_ref(), challenged, is_graphs);
     let told = told.unwrap_or_default();
     let retry = match retry {
         Retry::Backoff(_) => Retry::Backoff(retry_after.or(told.retry_after)),
@@ -72,11 +74,11 @@ pub(super) fn is_graphs(body: Option<&Value>) -> bool {
     told::error(body).is_some()
 }
 
-fn meaning(status: u16, told: Option<&Told>, challenged: bool) -> (Reason, Retry) {
+fn meaning(status: u16, told: Option<&Told>, challenged: bool, is_graphs: bool) -> (Reason, Retry) {
     let Some(told) = told else {
         return match challenged {
             true => (Reason::ConditionalAccessBlocked, NO),
-            false => by_status(status, false),
+            false => by_status(status, is_graphs),
         };
     };
     if status == 429 {

@@ -11,7 +11,7 @@ fn body(code: &str, message: &str) -> Value {
 }
 
 fn told(status: u16, code: &str, message: &str) -> Fault {
-    fault(status, Some(&body(code, message)), None, false)
+    fault(status, Some(&body(code, message)), None, false, false)
 }
 
 /// As Intune hides its own error in Graph's.
@@ -80,12 +80,15 @@ fn unknown_codes_go_by_the_status() {
 #[test]
 fn an_answer_that_is_not_graphs_is_invalid() {
     for status in [400, 403, 404, 451] {
-        let reason = fault(status, None, None, false).reason;
+        let reason = fault(status, None, None, false, false).reason;
         assert_eq!(reason, Reason::ResponseInvalid, "{status}");
     }
-    assert_eq!(fault(401, None, None, false).reason, Reason::TokenRejected);
     assert_eq!(
-        fault(502, None, None, false).reason,
+        fault(401, None, None, false, false).reason,
+        Reason::TokenRejected
+    );
+    assert_eq!(
+        fault(502, None, None, false, false).reason,
         Reason::ProviderUnavailable
     );
 }
@@ -164,7 +167,7 @@ fn a_missing_licence_is_told_by_the_message_in_whatever_form() {
 fn the_innermost_known_code_is_the_most_exact() {
     let body = json!({"error": {"code": "accessDenied", "message": "",
         "innerError": {"code": "Authorization_IdentityNotFound"}}});
-    let fault = fault(403, Some(&body), None, false);
+    let fault = fault(403, Some(&body), None, false, false);
     assert_eq!(fault.reason, Reason::ServicePrincipalMissing);
     let codes: Vec<&str> = fault
         .evidence
@@ -224,7 +227,7 @@ fn a_token_is_rejected_for_different_reasons() {
 
 #[test]
 fn a_challenge_for_other_claims_is_conditional_access() {
-    let reason = |body: Option<&Value>| fault(401, body, None, true).reason;
+    let reason = |body: Option<&Value>| fault(401, body, None, true, false).reason;
     let token = body("InvalidAuthenticationToken", "");
     assert_eq!(reason(Some(&token)), Reason::ConditionalAccessBlocked);
     assert_eq!(reason(None), Reason::ConditionalAccessBlocked);

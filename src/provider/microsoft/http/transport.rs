@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::Method;
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
+    LOCATION, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
 };
 use http_body_util::Full;
 use url::form_urlencoded;
@@ -90,8 +90,8 @@ async fn receive(
 ) -> Result<Answer, Broken> {
     let status = response.status();
     let headers = response.headers();
-    // That of a sign-in may say why.
-    if status.is_redirection() && !secret {
+    // That of a sign-in may say why; one that leads nowhere is judged as any other answer.
+    if status.is_redirection() && !secret && headers.contains_key(LOCATION) {
         return Err(Fault::new(Reason::RedirectRefused)
             .status(status.as_u16())
             .into());
