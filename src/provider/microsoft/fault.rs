@@ -4,6 +4,7 @@ use crate::domain::Reason;
 use crate::domain::link::Link;
 use crate::domain::report::{Evidence, EvidenceKind};
 use crate::ports::provider::Disposition;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Whether the same request may be sent again.
@@ -59,7 +60,7 @@ pub(super) struct Fault {
     /// What the reason alone does not say: one sentence of ours.
     pub remark: Option<Box<str>>,
     /// An AADSTS code that is not known here, for people to look up.
-    pub look_up: Option<u64>,
+    pub look_up: Option<NonZeroU64>,
     /// What to say and do in place of what the reason says.
     pub advice: Option<&'static Advice>,
 }

@@ -16,6 +16,7 @@ use crate::domain::connection::CredentialKind;
 use crate::domain::report::EvidenceKind;
 use chrono::{DateTime, SecondsFormat, Utc};
 use reading::Reading;
+use std::num::NonZeroU64;
 use std::time::Duration;
 use table::{Claim, Class, CodeRow, Table};
 use uuid::Uuid;
@@ -89,12 +90,13 @@ fn judge(refusal: Refusal<'_>, reading: &Reading, by: SignIn<'_>) -> Fault {
         )
         .with_some(EvidenceKind::CorrelationId, reading.correlation_id)
         .retry(retry);
-    fault.look_up = match known {
+    let look_up = match known {
         None => code,
         // A code that says little does not hide one that nobody here knows.
         Some((_, row)) if row.class == Class::Generic => reading.first_unknown(),
         Some(_) => None,
     };
+    fault.look_up = look_up.and_then(NonZeroU64::new);
     if reason == Reason::FederationMismatch
         && let Some(claim) = known.and_then(|(_, row)| row.claim)
     {

@@ -12,6 +12,7 @@ use crate::provider::microsoft::graph::KnownPrincipal;
 use crate::provider::microsoft::modules::{self, Module};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU64;
 use uuid::Uuid;
 
 /// Keeps the planned order and leaves no check out: what is never filled in is skipped.
@@ -102,7 +103,7 @@ impl<'a> Sheet<'a> {
             if let Some(remark) = &fault.remark {
                 check.message = format!("{} {remark}", check.message);
             }
-            if let Some(code) = fault.look_up {
+            if let Some(code) = fault.look_up.map(NonZeroU64::get) {
                 let url = links.error_lookup(code);
                 if !check.next_steps.iter().any(|step| step.url == url) {
                     let label = format!("Look up AADSTS{code}");
