@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A part that answers no sooner counts as away.
-const PATIENCE: Duration = Duration::from_secs(8);
+const TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Clocks that are further apart are worth a line.
 const CLOCK_SECONDS: f64 = 5.0;
@@ -95,11 +95,11 @@ async fn in_time(
     lines: &mut Vec<Line>,
     looks: impl AsyncFnOnce(&mut Vec<Line>),
 ) {
-    if tokio::time::timeout(PATIENCE, looks(lines)).await.is_err() {
+    if tokio::time::timeout(TIMEOUT, looks(lines)).await.is_err() {
         lines.push(bad(
             part,
             State::Failed,
-            format!("no answer within {} s", PATIENCE.as_secs()),
+            format!("no answer within {} s", TIMEOUT.as_secs()),
             "look at locks and load in the database",
         ));
     }
@@ -107,7 +107,7 @@ async fn in_time(
 
 pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode> {
     let mut lines = vec![ok("config", settings.summary())];
-    let store = tokio::time::timeout(PATIENCE, database(settings, &mut lines)).await;
+    let store = tokio::time::timeout(TIMEOUT, database(settings, &mut lines)).await;
     match store {
         Ok(Some(store)) => {
             let store = store.as_ref();
@@ -148,7 +148,7 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
         Err(_) => lines.push(bad(
             "database",
             State::Failed,
-            format!("no answer within {} s", PATIENCE.as_secs()),
+            format!("no answer within {} s", TIMEOUT.as_secs()),
             "check database.url and that the server accepts connections",
         )),
     }
@@ -431,7 +431,7 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
         });
         return;
     }
-    let answer = tokio::time::timeout(PATIENCE, async {
+    let answer = tokio::time::timeout(TIMEOUT, async {
         queue.try_sending().await?;
         Ok((queue.depth().await?, queue.dead_letters(SHOWN).await?))
     })
@@ -452,7 +452,7 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
         Err(_) => lines.push(bad(
             "queue",
             State::Failed,
-            format!("no answer within {} s", PATIENCE.as_secs()),
+            format!("no answer within {} s", TIMEOUT.as_secs()),
             remedy::of_queue(""),
         )),
     }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// Beyond what the process itself may wait for the database, twice.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
     let mut address: SocketAddr = settings.http.listen;
@@ -21,7 +21,7 @@ pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let patience = 2 * settings.http.check_timeout + PATIENCE;
+    let patience = 2 * settings.http.check_timeout + TIMEOUT;
     let path = if args.ready { "/readyz" } else { "/healthz" };
     let answer = tokio::time::timeout(patience, ask(address, path))
         .await

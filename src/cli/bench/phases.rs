@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Guards against hanging: so long without any completed run.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Runs recorded and hints sent at a time, in bulk.
 const BULK: usize = 1_000;
 /// Runs recorded one by one, at most.
@@ -344,9 +344,9 @@ async fn completed(
 ) -> anyhow::Result<()> {
     let mut left = wanted as u64;
     while left > 0 {
-        let next = tokio::time::timeout(PATIENCE, completions.recv()).await;
+        let next = tokio::time::timeout(TIMEOUT, completions.recv()).await;
         let next = next.with_context(|| {
-            format!("of {wanted} runs {left} are not completed, and none was within {PATIENCE:?}")
+            format!("of {wanted} runs {left} are not completed, and none was within {TIMEOUT:?}")
         })?;
         let more = match next {
             Ok(_) => 1,

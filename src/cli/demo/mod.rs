@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Guards against hanging; the demo takes a few seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(
@@ -215,8 +215,8 @@ async fn watch(
             return Ok(runs);
         }
         anyhow::ensure!(
-            began.elapsed() < PATIENCE,
-            "{} of {} runs are not completed after {PATIENCE:?}",
+            began.elapsed() < TIMEOUT,
+            "{} of {} runs are not completed after {TIMEOUT:?}",
             ids.len() - done,
             ids.len()
         );
