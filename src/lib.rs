@@ -2,7 +2,7 @@
 //! really works.
 //!
 //! `domain` ← `ports` ← `engine` ← `operations` ← adapters (`store`, `queue`, `provider`, `credentials`,
-//! `webhooks`) and surfaces (`http`, `cli`), joined in `app`. See `docs/architecture.md`.
+//! `webhooks`) and surfaces (`http`, `cli`), joined in `app`. See `docs/explanation/architecture.md`.
 
 pub mod app;
 pub mod cli;

@@ -16,7 +16,7 @@ use verifyd::ports::provider::CheckSpec;
 use verifyd::provider::microsoft::module_schema;
 
 const SCHEMA: &str = "contracts/verification-report.v1_5.schema.json";
-const REASONS: &str = "docs/reasons.md";
+const REASONS: &str = "docs/reference/reasons.md";
 const OPENAPI: &str = "contracts/openapi.v1.json";
 const MODULES: &str = "contracts/module.v1.schema.json";
 
@@ -271,11 +271,11 @@ fn every_link_may_stand_in_a_report() {
     }
 }
 
-/// `docs/security.md` claims nothing for which there is no test.
+/// `docs/explanation/security.md` claims nothing for which there is no test.
 #[test]
 fn every_test_that_the_security_page_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let page = std::fs::read_to_string(root.join("docs/explanation/security.md")).unwrap();
     // `file`: `name`, `name`: a name belongs to the file named last before it.
     let mut file = String::new();
     let mut named = 0;
@@ -306,12 +306,12 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// `docs/testing.md` says which line to break and what then fails: line, place and test are there.
+/// `docs/contributing/testing.md` says which line to break and what then fails: line, place and test are there.
 /// Its tables of mechanisms are those whose first heading is "in `FOLDER`".
 #[test]
 fn every_mechanism_that_the_page_of_tests_breaks_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = std::fs::read_to_string(root.join("docs/testing.md")).unwrap();
+    let page = std::fs::read_to_string(root.join("docs/contributing/testing.md")).unwrap();
     let mut tests = String::new();
     for (_, text) in ["tests", "src"].iter().flat_map(|f| sources(&root.join(f))) {
         tests.push_str(&text);

@@ -1,4 +1,4 @@
-//! Holds the walls of `docs/architecture.md`: which folder of `src` may know which, where each
+//! Holds the walls of `docs/explanation/architecture.md`: which folder of `src` may know which, where each
 //! outside library ends, and how long a file may become.
 //!
 //! The sources are read as tokens (comments and literals left out), and every path in them, in `use`

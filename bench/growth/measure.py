@@ -1,4 +1,4 @@
-"""How cost grows. Started by `run`; see docs/growth.md."""
+"""How cost grows. Started by `run`; see docs/explanation/scaling.md."""
 
 import argparse
 import datetime

@@ -33,7 +33,7 @@ class Db:
             [psql if os.path.exists(psql) else "psql", "-X", "-q", "-A", "-t", "-F", "\t",
              "-v", "ON_ERROR_STOP=1", url],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
-        # Whoever sends a hint says so (docs/notifications.md).
+        # Whoever sends a hint says so (docs/guides/notifications.md).
         self.rows("SET verifyd.told = 'on'; SET client_min_messages = warning")
 
     def rows(self, sql):

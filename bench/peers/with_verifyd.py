@@ -133,7 +133,7 @@ def patch_database(harness, options):
         start(self)
         self.db.execute(f"CREATE DATABASE {DATABASE}")
         self.own = psycopg.connect(own, autocommit=True)
-        # Whoever sends a hint says so (docs/notifications.md): the harness's rows in (c) shall not wake
+        # Whoever sends a hint says so (docs/guides/notifications.md): the harness's rows in (c) shall not wake
         # the worker before the clock of the enqueue call runs.
         self.own.execute("SET verifyd.told = 'on'")
         with open(os.path.join(harness.SPEC, "schema.sql"), encoding="utf-8") as file:

@@ -1,5 +1,5 @@
 //! Micro-benchmarks of what a run costs in this process, without database, queue and network.
-//! `bench/micro` runs them; docs/performance.md says how to read them.
+//! `bench/micro` runs them; docs/explanation/performance.md says how to read them.
 #![allow(
     clippy::unwrap_used,
     reason = "a benchmark that cannot go on has failed"

@@ -325,7 +325,7 @@ async fn invalid_runs(store: &dyn Store, lines: &mut Vec<Line>) {
                     "operation_runs.{} of run {}: {}",
                     run.column, run.operation_run_id, run.problem
                 ),
-                "correct whoever wrote it (docs/enqueue.md says what a row must hold)",
+                "correct whoever wrote it (docs/guides/enqueue.md says what a row must hold)",
             )
         })),
         Err(failure) => lines.push(error("runs", &failure)),
@@ -468,7 +468,7 @@ fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
             "{count} put aside as no hints; {}: {}",
             example.task_id, example.reason
         ),
-        "correct whoever sends them (docs/enqueue.md); the runs themselves are found by the sweep",
+        "correct whoever sends them (docs/guides/enqueue.md); the runs themselves are found by the sweep",
     ))
 }
 

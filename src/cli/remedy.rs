@@ -13,7 +13,7 @@ pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
     } else if has("23502") {
         Some(
             "give the column a default, or let it be NULL: verifyd's own INSERT does not name it \
-             (docs/enqueue.md says which columns it does)",
+             (docs/guides/enqueue.md says which columns it does)",
         )
     } else if has("53100") {
         Some("make room on the server's disk")

@@ -175,7 +175,7 @@ pub(super) fn unknown(key: &str) -> String {
     match nearest {
         Some(nearest) => format!("unknown key {key}, did you mean {nearest}?"),
         None => format!(
-            "unknown key {key}, and no known one is like it; docs/configuration.md lists all"
+            "unknown key {key}, and no known one is like it; docs/reference/configuration.md lists all"
         ),
     }
 }

@@ -1,7 +1,7 @@
 //! Settings: config/default.toml, then a file, then the environment, then flags.
 //!
 //! Every key has one rule (`rule`, `keys`), which checks the value and words what is allowed, in
-//! messages, in config/default.toml and in docs/configuration.md; tests hold the three together.
+//! messages, in config/default.toml and in docs/reference/configuration.md; tests hold the three together.
 
 mod contradiction;
 mod error;

@@ -1,4 +1,4 @@
-//! The table of all keys for docs/configuration.md, made from the comments of config/default.toml.
+//! The table of all keys for docs/reference/configuration.md, made from the comments of config/default.toml.
 
 use std::fmt::Write;
 

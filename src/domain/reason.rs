@@ -1,6 +1,6 @@
 //! The closed list of reason codes: what is wrong, why it matters, what to do.
 //!
-//! This is the only place where a reason is defined. `docs/reasons.md` and the schema's list of
+//! This is the only place where a reason is defined. `docs/reference/reasons.md` and the schema's list of
 //! codes are generated from it.
 
 use super::link::Link;
@@ -119,7 +119,7 @@ impl std::str::FromStr for Reason {
             .ok_or_else(|| super::names::UnknownName {
                 field: "reason_code",
                 found: s.chars().take(64).collect(),
-                allowed: "a code listed in docs/reasons.md",
+                allowed: "a code listed in docs/reference/reasons.md",
             })
     }
 }

@@ -8,7 +8,7 @@ use verifyd::simulator::SIMULATED_SECRET;
 
 /// The file of the guide, as it stands there.
 fn module_of_the_guide() -> String {
-    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/modules.md");
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/modules.md");
     let guide = std::fs::read_to_string(guide).unwrap();
     let (_, rest) = guide.split_once("```toml\n").unwrap();
     rest.split_once("```").unwrap().0.to_owned()

@@ -1,5 +1,5 @@
 //! What a run costs PostgreSQL and Redis, or the embedded database, counted: a regression shows on any
-//! machine, however fast it is. The bounds are the numbers of docs/performance.md.
+//! machine, however fast it is. The bounds are the numbers of docs/explanation/performance.md.
 //!
 //! The real binary, a PostgreSQL that counts statements (`pg_stat_statements`), a Redis of its own.
 #![cfg(feature = "simulator")]

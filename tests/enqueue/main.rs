@@ -1,4 +1,4 @@
-//! Every way to enqueue, as docs/enqueue.md shows it: each snippet is run as it stands.
+//! Every way to enqueue, as docs/guides/enqueue.md shows it: each snippet is run as it stands.
 #![cfg(feature = "simulator")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -1,9 +1,9 @@
-//! The snippets of docs/enqueue.md.
+//! The snippets of docs/guides/enqueue.md.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-const PAGE: &str = include_str!("../../docs/enqueue.md");
+const PAGE: &str = include_str!("../../docs/guides/enqueue.md");
 const MARK: &str = "<!-- tested: ";
 
 /// A fenced block of the page.

@@ -38,7 +38,7 @@ impl Records {
                 eprintln!("PostgreSQL: {error}");
             }
         });
-        // A hint follows, so the row need not wake the workers: docs/notifications.md.
+        // A hint follows, so the row need not wake the workers: docs/guides/notifications.md.
         client.batch_execute("SET verifyd.told = 'on'").await?;
         let new_runs = client.prepare("SELECT new_runs($1, $2)").await?;
         Ok(Self { client, new_runs })

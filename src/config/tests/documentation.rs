@@ -71,7 +71,7 @@ fn every_key_is_needed_and_no_other_is_known_to_the_structs() {
 fn the_documentation_has_the_current_tables() {
     const BEGIN: &str = "<!-- generated from config/default.toml: begin -->\n";
     const END: &str = "<!-- generated from config/default.toml: end -->\n";
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/reference/configuration.md");
     let text = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
@@ -82,14 +82,14 @@ fn the_documentation_has_the_current_tables() {
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(
         text == current,
-        "docs/configuration.md is not current: run UPDATE_GENERATED=1 cargo test --lib config"
+        "docs/reference/configuration.md is not current: run UPDATE_GENERATED=1 cargo test --lib config"
     );
 }
 
-/// docs/limits.md: rows of `| key | default | what happens |`.
+/// docs/reference/limits.md: rows of `| key | default | what happens |`.
 #[test]
 fn every_limit_is_listed_with_its_default() {
-    let page = include_str!("../../../docs/limits.md");
+    let page = include_str!("../../../docs/reference/limits.md");
     let listed: std::collections::BTreeMap<&str, &str> = page
         .lines()
         .filter_map(|line| {

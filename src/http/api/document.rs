@@ -35,7 +35,7 @@ pub fn document() -> Value {
         "title": "verifyd",
         "version": env!("CARGO_PKG_VERSION"),
         "summary": "Whether provider connections really work",
-        "description": "Start checks, read runs and reports, acknowledge. docs/api.md explains it.",
+        "description": "Start checks, read runs and reports, acknowledge. docs/reference/api.md explains it.",
         "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
     });
     document["servers"] = json!([{ "url": "/" }]);

@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
 
-/// `type` of a problem: this and its name. docs/api.md explains each.
+/// `type` of a problem: this and its name. docs/reference/api.md explains each.
 pub const TYPE: &str = "urn:verifyd:problem:";
 
 /// How long to wait where nothing better is known.
@@ -102,7 +102,7 @@ pub struct Problem {
     }],
 }))]
 pub struct ProblemBody {
-    /// `urn:verifyd:problem:` and a name from docs/api.md.
+    /// `urn:verifyd:problem:` and a name from docs/reference/api.md.
     #[serde(rename = "type")]
     #[schema(example = "urn:verifyd:problem:not-found")]
     pub kind: String,

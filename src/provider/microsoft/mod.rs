@@ -128,7 +128,7 @@ pub fn token_error_reason(status: u16, body: &[u8]) -> Reason {
     aadsts::fault(refusal, by).reason
 }
 
-/// The table of sign-in codes for `docs/reasons.md`.
+/// The table of sign-in codes for `docs/reference/reasons.md`.
 pub fn sign_in_codes() -> String {
     aadsts::document()
 }

@@ -286,7 +286,7 @@ mod tests {
     use super::*;
     use crate::store::settings::ListenMode;
 
-    /// What docs/operating.md promises of a machine that loses power.
+    /// What docs/guides/operate.md promises of a machine that loses power.
     #[tokio::test]
     async fn a_commit_waits_for_the_disk() {
         let folder = tempfile::tempdir().unwrap();

@@ -215,7 +215,7 @@ fn find(rows: &[ErrorRow], error: &str, kind: CredentialKind) -> Option<(Reason,
     Some((own.unwrap_or(row.reason), row.retry.retry()))
 }
 
-/// The table for people: the part of docs/reasons.md that is about codes.
+/// The table for people: the part of docs/reference/reasons.md that is about codes.
 pub(in super::super) fn document() -> String {
     use std::fmt::Write as _;
     const KINDS: [CredentialKind; 3] = [
