@@ -22,7 +22,7 @@
 --   verifyd_producer  another application that records runs by INSERT and reads how they ended; sees
 --                     no credential
 --
--- tests/daemon/privileges.rs runs all of verifyd under exactly these roles.
+-- tests/system/daemon/privileges.rs runs all of verifyd under exactly these roles.
 
 DO $roles$
 DECLARE

@@ -1,5 +1,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    verifyd_fuzz::targets::graph_pages(data);
+    test_support::fuzz_targets::graph_pages(data);
 });

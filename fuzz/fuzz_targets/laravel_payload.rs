@@ -1,5 +1,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    verifyd_fuzz::targets::laravel_payload(data);
+    test_support::fuzz_targets::laravel_payload(data);
 });

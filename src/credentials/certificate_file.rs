@@ -386,5 +386,4 @@ fn quoted(name: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "certificate_file_tests.rs"]
 mod tests;

@@ -147,9 +147,7 @@ fn check(credential: &Credential) -> Result<Option<DateTime<Utc>>, VaultError> {
 }
 
 #[cfg(test)]
-#[path = "vault_tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "cause_tests.rs"]
 mod cause_tests;

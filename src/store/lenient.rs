@@ -2,7 +2,7 @@
 //! fail a statement. One rule for each kind of value and database.
 //!
 //! The driver panics on a time that `chrono` cannot hold (`infinity`, the year 290000), so no such
-//! column is ever decoded as a `DateTime`: `tests/store/hostile_rows.rs` holds that.
+//! column is ever decoded as a `DateTime`: `tests/system/store/hostile_rows.rs` holds that.
 
 use crate::domain::run::RunRequest;
 use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, Utc};

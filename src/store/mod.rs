@@ -1,7 +1,7 @@
 //! The databases behind `ports::store`: PostgreSQL in production, SQLite as the embedded default.
 //!
 //! Both keep the same tables and the same protocol, and pass one conformance suite
-//! (`tests/store`). What they share stands in this folder, the SQL in a folder of its own for each.
+//! (`tests/system/store`). What they share stands in this folder, the SQL in a folder of its own for each.
 
 mod access_rows;
 mod acknowledgements;

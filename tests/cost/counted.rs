@@ -1,10 +1,10 @@
 //! Counts what the servers did between two moments.
 
-use crate::bench::Bench;
-use crate::postgres::TestDatabase;
-use crate::private_postgres::PrivatePostgres;
-use crate::redis_support::{self, PrivateRedis};
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use test_support::bench::Bench;
+use test_support::postgres::TestDatabase;
+use test_support::private_postgres::PrivatePostgres;
+use test_support::redis_server::{self, PrivateRedis};
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
 /// A bare row for each connection of `$1`, `$2` times, as another application inserts it.
@@ -140,7 +140,7 @@ impl Counting {
     /// Records so many runs of each connection, and sends their hints.
     pub async fn send(&self, bench: &Bench, connections: &[i64], of_each: i64) -> usize {
         let runs = recorded(bench, connections, of_each, DELIVERED).await;
-        redis_support::hint(&self.redis.url(), &bench.queue, &runs).await;
+        redis_server::hint(&self.redis.url(), &bench.queue, &runs).await;
         runs.len()
     }
 
@@ -210,7 +210,7 @@ impl Counting {
         };
         let (statements, transactions) = (number(FOR_RUNS).await, number(TRANSACTIONS).await);
         let wal_bytes = wal(sql).await;
-        let mut redis = redis_support::connection(&self.redis.url()).await;
+        let mut redis = redis_server::connection(&self.redis.url()).await;
         let info: String = redis::cmd("INFO")
             .arg("all")
             .query_async(&mut redis)

@@ -1,10 +1,10 @@
 //! What a run costs the disk of the embedded default, counted in SQLite's write-ahead log: each
 //! transaction that has written ends with a page that says so, and was waited for.
 
-use crate::bench::{Bench, Daemon, PATIENCE};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use test_support::bench::{Bench, Daemon, PATIENCE};
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
 /// Of the log, and of each page in it.

@@ -1,29 +1,19 @@
 //! What a run costs PostgreSQL and Redis, or the embedded database, counted: a regression shows on any
 //! machine, however fast it is. The bounds are the numbers of docs/explanation/performance.md.
 //!
-//! The real binary, a PostgreSQL that counts statements (`pg_stat_statements`), a Redis of its own.
-#![cfg(feature = "simulator")]
+//! The real binary, a PostgreSQL that counts statements (`pg_stat_statements`), a Redis of its own. By
+//! itself, so that nothing else is counted, and because the allocator counts, too.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "what was counted")]
 
-#[path = "../support/bench.rs"]
-mod bench;
-#[path = "../support/postgres.rs"]
-mod postgres;
-#[path = "../support/private_postgres.rs"]
-mod private_postgres;
-#[path = "../support/proxy.rs"]
-mod proxy;
-#[path = "../support/redis.rs"]
-mod redis_support;
-
 mod counted;
 mod embedded;
+mod metrics;
 
 use counted::{Cost, Counting};
 use embedded::Embedded;
-use proxy::Proxy;
 use std::time::Duration;
+use test_support::proxy::Proxy;
 
 /// Runs that wait, and that nobody is to work on.
 const LONG_QUEUE: i64 = 20_000;

@@ -1,31 +1,22 @@
 //! Histograms in a process that runs for years: every measurement is counted, and none is kept.
 //!
-//! A process of its own: its allocator counts.
-
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Each test has a process of its own: the recorder and the allocator, which counts, belong to the whole
+//! process.
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
-use verifyd::telemetry::metrics::{Metrics, install};
+use test_support::own_process;
+use verifyd::telemetry::metrics::install;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
-
-/// The recorder and the allocator belong to the whole process: one test at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// So many that some would be lost if any could be.
 const MEASUREMENTS: u64 = 1_000_000;
 
 /// So many that they could not be kept unnoticed.
 const UNASKED: u64 = 100_000;
-
-fn installed() -> &'static Metrics {
-    static METRICS: OnceLock<Metrics> = OnceLock::new();
-    METRICS.get_or_init(|| install().unwrap())
-}
 
 fn value_of(text: &str, line: &str) -> Option<u64> {
     text.lines()
@@ -34,8 +25,14 @@ fn value_of(text: &str, line: &str) -> Option<u64> {
 
 #[test]
 fn every_measurement_is_counted_however_often_the_metrics_are_asked_for() {
-    let _guard = ONE_AT_A_TIME.lock();
-    let metrics = installed();
+    let test = concat!(
+        module_path!(),
+        "::every_measurement_is_counted_however_often_the_metrics_are_asked_for"
+    );
+    if !own_process::entered(test, &[]) {
+        return;
+    }
+    let metrics = install().unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..3)
@@ -72,8 +69,14 @@ fn every_measurement_is_counted_however_often_the_metrics_are_asked_for() {
 
 #[test]
 fn measurements_that_nobody_asks_for_are_not_kept() {
-    let _guard = ONE_AT_A_TIME.lock();
-    installed();
+    let test = concat!(
+        module_path!(),
+        "::measurements_that_nobody_asks_for_are_not_kept"
+    );
+    if !own_process::entered(test, &[]) {
+        return;
+    }
+    let _metrics = install().unwrap();
     let record = || {
         metrics::histogram!("verifyd_database_batch_calls", "call" => "claim").record(3.0);
     };
@@ -95,8 +98,14 @@ fn measurements_that_nobody_asks_for_are_not_kept() {
 
 #[test]
 fn counters_are_there_before_their_first_event() {
-    let _guard = ONE_AT_A_TIME.lock();
-    let text = installed().render();
+    let test = concat!(
+        module_path!(),
+        "::counters_are_there_before_their_first_event"
+    );
+    if !own_process::entered(test, &[]) {
+        return;
+    }
+    let text = install().unwrap().render();
     for line in [
         "verifyd_panics_total",
         "verifyd_last_resorts_total",

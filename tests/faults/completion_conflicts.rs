@@ -1,8 +1,8 @@
 //! Another application's transaction stands in the way of a completion.
 
-use crate::postgres::TestDatabase;
 use crate::scene::{COMPLETED, Scene};
 use sqlx::{Connection as _, Executor as _};
+use test_support::postgres::TestDatabase;
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
 /// It locks in the opposite order: PostgreSQL ends one of the two, here verifyd's.

@@ -1,12 +1,12 @@
 //! A real standby takes over from a primary that is gone.
 
-use crate::bench::PATIENCE;
-use crate::postgres::TestDatabase;
-use crate::private_postgres::PrivatePostgres;
-use crate::proxy::Proxy;
 use crate::scene::{COMPLETED, Scene};
 use sqlx::Executor as _;
 use std::time::Duration;
+use test_support::bench::PATIENCE;
+use test_support::postgres::TestDatabase;
+use test_support::private_postgres::PrivatePostgres;
+use test_support::proxy::Proxy;
 
 /// For a while the workers see a standby, which only reads. Then it is promoted. What a client was
 /// told to be committed is there, as commits wait for the standby.

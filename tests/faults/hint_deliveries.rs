@@ -1,11 +1,11 @@
 //! Hints come in any number and order; the other application writes at the same time.
 
-use crate::bench::Bench;
-use crate::postgres::TestDatabase;
-use crate::redis_support::hint;
 use crate::scene::{RUNNING, Scene};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
+use test_support::bench::Bench;
+use test_support::postgres::TestDatabase;
+use test_support::redis_server::hint;
 
 /// As a random order, but the same in every run of the test.
 fn shuffled(mut hints: Vec<i64>) -> Vec<i64> {

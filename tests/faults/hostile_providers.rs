@@ -1,12 +1,12 @@
 //! Providers that are hostile on the wire, all at once, beside one that is well and some of the simulator's. What each of them does
-//! to a single check is shown in `tests/checks`; here two workers of the real binary have them all.
+//! to a single check is shown in `tests/in_process/checks`; here two workers of the real binary have them all.
 
-use crate::bench::Daemon;
-use crate::hostile_server::tls::{certificate, serve};
-use crate::hostile_server::{At, Hostile, HostileServer, answer, hostilities};
-use crate::postgres::TestDatabase;
 use crate::scene::{Member, Scene, tell};
 use std::collections::BTreeMap;
+use test_support::bench::Daemon;
+use test_support::hostile_server::tls::{certificate, serve};
+use test_support::hostile_server::{At, Hostile, HostileServer, answer, hostilities};
+use test_support::postgres::TestDatabase;
 use verifyd::domain::reason::Reason;
 use verifyd::simulator::{Scenario, SimulatorOptions};
 

@@ -1,8 +1,8 @@
 //! PgBouncer in transaction mode between the workers and the database: any statement may come to
 //! any connection of the server, and a connection serves both workers in turn.
 
-use crate::pgbouncer::PgBouncer;
 use crate::scene::{COMPLETED, Scene};
+use test_support::pgbouncer::PgBouncer;
 
 /// The two workers open more connections to the pooler than it has to the server.
 const CONNECTIONS: u32 = 4;

@@ -1,9 +1,9 @@
 //! Runs that kill their worker come to an end, and leave the others alone. A claim that its worker
 //! does not know of waits for nobody's deadline.
 
-use crate::postgres::TestDatabase;
-use crate::proxy::{Act, Proxy, Rule};
 use crate::scene::{CLAIMING, COMPLETING, MAX_ATTEMPTS, Scene};
+use test_support::postgres::TestDatabase;
+use test_support::proxy::{Act, Proxy, Rule};
 use verifyd::ports::store::MAX_FAILED_COMPLETIONS;
 use verifyd::simulator::{Endpoint, Scenario, SimulatorOptions};
 

@@ -1,13 +1,13 @@
 //! PostgreSQL fails in every way. What was recorded is completed, once.
 
-use crate::bench::Bench;
-use crate::postgres::TestDatabase;
-use crate::private_postgres::PrivatePostgres;
-use crate::proxy::{Act, Proxy, Rule};
-use crate::redis_support::hint;
 use crate::scene::{CLAIMING, COMPLETED, COMPLETING, RUNNING, Scene};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::time::{Duration, Instant};
+use test_support::bench::Bench;
+use test_support::postgres::TestDatabase;
+use test_support::private_postgres::PrivatePostgres;
+use test_support::proxy::{Act, Proxy, Rule};
+use test_support::redis_server::hint;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgresql_crashes_and_comes_back() {
@@ -253,7 +253,7 @@ async fn a_worker_that_moves_nothing_says_so() {
         times: u32::MAX,
     });
     let runs = scene.record(1).await.len();
-    let until = Instant::now() + crate::bench::PATIENCE;
+    let until = Instant::now() + test_support::bench::PATIENCE;
     let body = loop {
         let (status, body) = worker.get("/healthz").await;
         if status == 503 {
@@ -295,7 +295,7 @@ async fn a_worker_whose_claims_all_hang_says_so() {
     });
     scene.record(1).await;
     let said = async |path: &str, wanted: &str| {
-        let until = Instant::now() + 2 * crate::bench::PATIENCE;
+        let until = Instant::now() + 2 * test_support::bench::PATIENCE;
         loop {
             let (status, body) = worker.get(path).await;
             if status == 503 && body.contains(wanted) {

@@ -1,17 +1,17 @@
 //! Processes end, or stop, at every step. Whatever they leave is taken up by the others.
 
-use crate::bench::PATIENCE;
-use crate::proxy::{Act, Proxy, Rule};
 use crate::scene::{CLAIMING, COMPLETED, COMPLETING, MAX_ATTEMPTS, RUNNING, Scene};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use test_support::bench::PATIENCE;
+use test_support::proxy::{Act, Proxy, Rule};
 use verifyd::simulator::{Endpoint, Scenario};
 
 /// Kills a worker at a statement, in a scene with one run; another worker finishes. Returns how
 /// the run's attempts ended, and how often the provider was asked for a token or the directory.
 async fn killed_at(rule: Rule) -> (Vec<String>, u64) {
     let mut scene = Scene::empty(
-        crate::postgres::TestDatabase::create().await,
+        test_support::postgres::TestDatabase::create().await,
         verifyd::simulator::SimulatorOptions::default(),
     )
     .await;
@@ -80,7 +80,7 @@ const LOST: [&str; 2] = ["worker_lost", "completed"];
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_after_the_claim_and_before_the_provider_is_asked() {
     let mut scene = Scene::empty(
-        crate::postgres::TestDatabase::create().await,
+        test_support::postgres::TestDatabase::create().await,
         verifyd::simulator::SimulatorOptions::default(),
     )
     .await;
@@ -137,7 +137,7 @@ async fn killed_while_the_provider_is_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_the_completion_and_the_acknowledgement() {
     let mut scene = Scene::empty(
-        crate::postgres::TestDatabase::create().await,
+        test_support::postgres::TestDatabase::create().await,
         verifyd::simulator::SimulatorOptions::default(),
     )
     .await;
@@ -177,7 +177,7 @@ async fn killed_between_the_completion_and_the_acknowledgement() {
 
 /// Hints in Redis that are not done with.
 async fn payloads(scene: &Scene) -> u64 {
-    let mut plain = crate::redis_support::connection(&scene.bench.redis_url).await;
+    let mut plain = test_support::redis_server::connection(&scene.bench.redis_url).await;
     redis::cmd("HLEN")
         .arg(format!("{}:data", scene.bench.queue))
         .query_async(&mut plain)

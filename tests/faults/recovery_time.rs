@@ -1,9 +1,9 @@
 //! How long recovery takes: within what is promised, measured and told on standard error. The long
 //! forms have the default settings, the short ones the other scenarios' times.
 
-use crate::redis_support::{self, PrivateRedis};
 use crate::scene::{COMPLETED, RUNNING, Scene, long, tell};
 use std::time::{Duration, Instant};
+use test_support::redis_server::{self, PrivateRedis};
 
 /// `kill -9` of one of two: all that it worked on is completed by the other.
 const AFTER_A_KILL: Duration = Duration::from_secs(20);
@@ -81,7 +81,7 @@ async fn loss_of_all_of_redis_is_over_within_40_seconds() {
              WHERE d.run_id = r.id AND d.delivered_at IS NOT NULL)";
     scene.until(undelivered, |n| n == 0).await;
     scene.until(RUNNING, |n| n >= 50).await;
-    let mut plain = redis_support::connection(&redis.url()).await;
+    let mut plain = redis_server::connection(&redis.url()).await;
     let (waiting,): (i64,) = redis::pipe()
         .cmd("LLEN")
         .arg(format!("{}:active", scene.bench.queue))

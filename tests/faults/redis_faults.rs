@@ -1,10 +1,10 @@
 //! Redis fails in every way. No run is lost, and nobody has to act.
 
-use crate::proxy::Proxy;
-use crate::redis_support::hint;
-use crate::redis_support::{self, PrivateRedis};
 use crate::scene::{COMPLETED, Scene, long};
 use std::time::Duration;
+use test_support::proxy::Proxy;
+use test_support::redis_server::hint;
+use test_support::redis_server::{self, PrivateRedis};
 
 /// How long a server is away, where it is away for a while.
 fn away() -> Duration {
@@ -44,7 +44,7 @@ async fn redis_is_flushed_in_the_middle() {
     let _two = scene.two();
     let producer = scene.producer();
     scene.completed_at_least(20).await;
-    let mut plain = redis_support::connection(&redis.url()).await;
+    let mut plain = redis_server::connection(&redis.url()).await;
     for _ in 0..10 {
         redis::cmd("FLUSHALL").exec_async(&mut plain).await.unwrap();
         tokio::time::sleep(Duration::from_millis(150)).await;
@@ -94,8 +94,8 @@ async fn redis_is_down_for_a_while_and_back() {
 
 /// Waits until nothing waits in the queue.
 pub async fn until_taken(url: &str, queue: &str) {
-    let mut plain = redis_support::connection(url).await;
-    tokio::time::timeout(crate::bench::PATIENCE, async {
+    let mut plain = redis_server::connection(url).await;
+    tokio::time::timeout(test_support::bench::PATIENCE, async {
         loop {
             let depth: u64 = redis::cmd("LLEN")
                 .arg(format!("{queue}:active"))
@@ -173,7 +173,7 @@ async fn nothing_passes_on_open_connections_to_redis_any_more() {
         until_taken(&scene.bench.redis_url, &scene.bench.queue).await;
         // and it sends again.
         let sent = worker.metric("verifyd_hints_sent_total").await;
-        let until = std::time::Instant::now() + crate::bench::PATIENCE;
+        let until = std::time::Instant::now() + test_support::bench::PATIENCE;
         while worker.metric("verifyd_hints_sent_total").await < sent + 10.0 {
             assert!(std::time::Instant::now() < until, "it does not send");
             scene.record(1).await;
@@ -191,7 +191,7 @@ async fn redis_has_no_memory_left() {
     let (first, second) = scene.two();
     scene.record(5).await;
     scene.ends_as_meant().await;
-    let mut plain = redis_support::connection(&redis.url()).await;
+    let mut plain = redis_server::connection(&redis.url()).await;
     set_max_memory(&mut plain, "1").await;
     // Over many sweeps. The server still tells how long the queue is.
     for _ in 0..10 {
@@ -205,7 +205,7 @@ async fn redis_has_no_memory_left() {
     scene.record(20).await;
     scene.ends_as_meant().await;
     for daemon in [first, second] {
-        let until = std::time::Instant::now() + crate::bench::PATIENCE;
+        let until = std::time::Instant::now() + test_support::bench::PATIENCE;
         while daemon.metric("verifyd_polling").await > 0.0 {
             assert!(std::time::Instant::now() < until, "it polls for ever");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -233,7 +233,7 @@ async fn a_consumer_that_cannot_be_revived_ends_the_process() {
     scene.record(5).await;
     scene.ends_as_meant().await;
     let workers = format!("{}:workers", scene.bench.queue);
-    let mut plain = redis_support::connection(&redis.url()).await;
+    let mut plain = redis_server::connection(&redis.url()).await;
     redis::pipe()
         .atomic()
         .del(&workers)
@@ -313,7 +313,7 @@ async fn the_queue_grows_no_longer_than_it_may() {
         ("VERIFYD__RECONCILER__DELIVER_BELOW", "10"),
     ]);
     scene.record(80).await;
-    let mut plain = redis_support::connection(&scene.bench.redis_url).await;
+    let mut plain = redis_server::connection(&scene.bench.redis_url).await;
     let mut longest = 0;
     while scene.number(COMPLETED).await < 80 {
         let depth: u64 = redis::cmd("LLEN")
@@ -333,7 +333,7 @@ async fn entries_are_forged_and_malformed() {
     let redis = PrivateRedis::start();
     let scene = scene_with(&redis).await;
     let queue = scene.bench.queue.clone();
-    let mut plain = redis_support::connection(&redis.url()).await;
+    let mut plain = redis_server::connection(&redis.url()).await;
     let runs = scene.record(5).await;
     let mut entries = redis::pipe();
     let mut entry = |id: &str, payload: Option<&str>, meta: bool| {
@@ -399,7 +399,7 @@ async fn entries_are_forged_and_malformed() {
 async fn a_key_of_the_queue_is_something_else() {
     let redis = PrivateRedis::start();
     let scene = scene_with(&redis).await;
-    let mut plain = redis_support::connection(&redis.url()).await;
+    let mut plain = redis_server::connection(&redis.url()).await;
     redis::cmd("SET")
         .arg(format!("{}:active", scene.bench.queue))
         .arg("not a list")

@@ -1,14 +1,14 @@
 //! What every scenario begins and ends with.
 
-use crate::bench::{Bench, Daemon};
-use crate::oracle::{self, Ended};
-use crate::postgres::TestDatabase;
 use sqlx::{Connection as _, PgConnection};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use test_support::bench::{Bench, Daemon};
+use test_support::oracle::{self, Ended};
+use test_support::postgres::TestDatabase;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 use verifyd::simulator::{Scenario, SimulatorOptions};

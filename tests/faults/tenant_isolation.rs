@@ -1,11 +1,11 @@
 //! Run, connection, credential, target and token of different tenants, in every combination, on two workers
-//! of the real binary. What each report then tells, and to whom, is shown in `tests/checks`.
+//! of the real binary. What each report then tells, and to whom, is shown in `tests/in_process/checks`.
 
-use crate::bench::Bench;
-use crate::postgres::TestDatabase;
 use crate::scene::Scene;
-use crate::tenant_combinations::{Combination, OWNERS, TOKENS, entra};
 use std::collections::BTreeMap;
+use test_support::bench::Bench;
+use test_support::postgres::TestDatabase;
+use test_support::tenant_combinations::{Combination, OWNERS, TOKENS, entra};
 use verifyd::domain::Outcome;
 use verifyd::domain::reason::Reason;
 use verifyd::simulator::{SIMULATED_SECRET, SimulatorOptions};

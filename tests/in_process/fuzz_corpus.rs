@@ -1,17 +1,8 @@
 //! Replays the corpus of the fuzz targets (`fuzz/`) through the same functions: every file of
 //! `tests/corpus/<target>/`, and each of them cut and with bytes changed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that cannot go on has failed"
-)]
-
-#[path = "../fuzz/src/provider.rs"]
-mod provider;
-#[path = "../fuzz/src/targets.rs"]
-mod targets;
 
 use std::path::Path;
+use test_support::fuzz_targets;
 
 /// Replays a target's files. Those whose name begins with `accepted` must be accepted, so that a
 /// target which reaches nothing is noticed, and the others must not.
@@ -43,25 +34,25 @@ fn replay(name: &str, target: fn(&[u8]) -> bool, changed: usize) {
 
 #[test]
 fn job_payload() {
-    replay("job_payload", targets::job_payload, 200);
+    replay("job_payload", fuzz_targets::job_payload, 200);
 }
 
 #[test]
 fn token_response() {
-    replay("token_response", targets::token_response, 1);
+    replay("token_response", fuzz_targets::token_response, 1);
 }
 
 #[test]
 fn graph_pages() {
-    replay("graph_pages", targets::graph_pages, 1);
+    replay("graph_pages", fuzz_targets::graph_pages, 1);
 }
 
 #[test]
 fn laravel_payload() {
-    replay("laravel_payload", targets::laravel_payload, 60);
+    replay("laravel_payload", fuzz_targets::laravel_payload, 60);
 }
 
 #[test]
 fn report_input() {
-    replay("report_input", targets::report_input, 60);
+    replay("report_input", fuzz_targets::report_input, 60);
 }

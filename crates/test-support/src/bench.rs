@@ -1,16 +1,21 @@
 //! A database, a queue and a simulator of one's own, and processes of the real binary on them.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use crate::postgres::TestDatabase;
-use crate::redis_support;
+use crate::redis_server;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use verifyd::simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
+
+/// The path of the real binary, which cargo tells the tests of its package.
+pub fn binary() -> OsString {
+    std::env::var_os("CARGO_BIN_EXE_verifyd").expect("cargo runs this test")
+}
 
 /// Guards against hanging only.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -53,8 +58,8 @@ impl Bench {
 
     async fn before_migration(database: TestDatabase, options: SimulatorOptions) -> Self {
         let simulator = Simulator::start(options).await.unwrap();
-        let redis_url = redis_support::redis_url();
-        let queue = redis_support::random_queue();
+        let redis_url = redis_server::redis_url();
+        let queue = redis_server::random_queue();
         let mut environment = BTreeMap::new();
         let mut set = |key: &str, value: &str| {
             environment.insert(key.to_owned(), value.to_owned());
@@ -88,7 +93,7 @@ impl Bench {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_verifyd"));
+        let mut command = Command::new(binary());
         command.args(arguments).env_clear().envs(&self.environment);
         command
     }

@@ -1,5 +1,4 @@
 //! A proxy that answers CONNECT, and leads wherever the test says.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

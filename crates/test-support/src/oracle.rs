@@ -2,7 +2,6 @@
 //!
 //! What a row is in the end does not tell how it came to that. So triggers of the test's own, in a
 //! schema of their own, note every change of a run and of an attempt with its transaction.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use crate::bench::{Bench, KEY};
 use futures::TryStreamExt as _;

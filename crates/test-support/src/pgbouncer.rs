@@ -1,5 +1,4 @@
 //! PgBouncer in transaction mode before a PostgreSQL server.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use crate::private_postgres::as_server_user;
 use std::net::{TcpListener, TcpStream};

@@ -2,8 +2,6 @@
 //!
 //! `VERIFYD_TEST_DATABASE_URL` names a server where databases may be created.
 
-#![allow(dead_code, reason = "each test file uses a part of this")]
-
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 /// A database with a random name; dropped, with whoever is still connected, at the end.

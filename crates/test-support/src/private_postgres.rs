@@ -1,5 +1,4 @@
 //! A PostgreSQL server of one's own, that may be stopped, crashed and started again.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

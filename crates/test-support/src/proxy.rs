@@ -1,6 +1,5 @@
 //! A way to a server on loopback that can be slow, silent, frozen or cut, and that can stop at a chosen
 //! statement: hold the request, hold its answer, or lose the answer.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,21 +1,21 @@
 use super::*;
 
-const CERTIFICATE: &str = include_str!("testdata/cert.pem");
-const KEY: &str = include_str!("testdata/key.pem");
+const CERTIFICATE: &str = include_str!("../testdata/cert.pem");
+const KEY: &str = include_str!("../testdata/key.pem");
 const PASSWORD: &str = "pässword 1";
 
 /// Made with OpenSSL 3: `aes256` is its default, `rc2` that of OpenSSL 1 and older Windows, `3des` that of
 /// Windows Server 2016. The first two hold a second certificate.
-const AES256: &[u8] = include_bytes!("testdata/aes256.pfx");
-const RC2: &[u8] = include_bytes!("testdata/rc2.pfx");
-const TRIPLE_DES: &[u8] = include_bytes!("testdata/3des.pfx");
-const EMPTY_PASSWORD: &[u8] = include_bytes!("testdata/empty-password.pfx");
-const NOT_ENCRYPTED: &[u8] = include_bytes!("testdata/none.pfx");
-const KEY_AES256: &str = include_str!("testdata/key-aes256.pem");
-const KEY_TRIPLE_DES: &str = include_str!("testdata/key-3des.pem");
-const KEY_PBES1: &str = include_str!("testdata/key-pbes1.pem");
-const KEY_TRADITIONAL: &str = include_str!("testdata/key-traditional.pem");
-const PKCS7_PEM: &str = include_str!("testdata/cert.p7b");
+const AES256: &[u8] = include_bytes!("../testdata/aes256.pfx");
+const RC2: &[u8] = include_bytes!("../testdata/rc2.pfx");
+const TRIPLE_DES: &[u8] = include_bytes!("../testdata/3des.pfx");
+const EMPTY_PASSWORD: &[u8] = include_bytes!("../testdata/empty-password.pfx");
+const NOT_ENCRYPTED: &[u8] = include_bytes!("../testdata/none.pfx");
+const KEY_AES256: &str = include_str!("../testdata/key-aes256.pem");
+const KEY_TRIPLE_DES: &str = include_str!("../testdata/key-3des.pem");
+const KEY_PBES1: &str = include_str!("../testdata/key-pbes1.pem");
+const KEY_TRADITIONAL: &str = include_str!("../testdata/key-traditional.pem");
+const PKCS7_PEM: &str = include_str!("../testdata/cert.p7b");
 
 fn der(pem: &str) -> Vec<u8> {
     let base64: String = pem

@@ -1,6 +1,6 @@
 //! Schemas of what the view model is made of, for the OpenAPI document.
 //!
-//! The view model knows nothing of HTTP, so its shapes are written down here. `tests/api` holds every
+//! The view model knows nothing of HTTP, so its shapes are written down here. `tests/system/api` holds every
 //! answer against them; members that are not named are not allowed, so that none is forgotten.
 
 use crate::domain::connection::ConnectionStatus;

@@ -277,3 +277,90 @@ async fn a_caller_that_has_gone_before_its_batch_does_nothing() {
     assert_eq!(ask(&store, &[1]).await, [Some(2)]);
     assert_eq!(*store.batches.lock().unwrap(), [vec![1]]);
 }
+
+/// Doubles numbers in a database with one connection, as the store's writer has it. A negative number
+/// panics in the middle of its transaction.
+struct InDatabase {
+    me: std::sync::Weak<Self>,
+    pool: sqlx::SqlitePool,
+    batcher: Batcher<InTransaction, i64>,
+}
+
+struct InTransaction(i64);
+
+impl Batching for InDatabase {
+    type Connection = sqlx::Transaction<'static, sqlx::Sqlite>;
+
+    fn shared(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
+    }
+
+    async fn with_timeout<T: Send>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        call.await
+    }
+
+    async fn acquire(&self) -> Result<Self::Connection, StoreError> {
+        Ok(self.pool.begin().await.unwrap())
+    }
+
+    fn keeps_connection(&self, _batches: u32) -> bool {
+        false
+    }
+}
+
+impl BatchedCall<InDatabase> for InTransaction {
+    type Answer = i64;
+    const NAME: &'static str = "double";
+
+    fn keys(&self) -> Vec<(&'static str, i64)> {
+        vec![("number", self.0)]
+    }
+
+    fn batcher(store: &InDatabase) -> &Batcher<Self, i64> {
+        &store.batcher
+    }
+
+    async fn run(
+        _: &InDatabase,
+        mut tx: sqlx::Transaction<'static, sqlx::Sqlite>,
+        calls: Vec<Self>,
+    ) -> BatchResult<InDatabase, Self> {
+        let mut answers = Vec::with_capacity(calls.len());
+        for Self(number) in calls {
+            let doubled: i64 = sqlx::query_scalar("SELECT 2 * CAST($1 AS bigint)")
+                .bind(number)
+                .fetch_one(&mut *tx)
+                .await
+                .unwrap();
+            assert!(number >= 0, "a defect");
+            answers.push(Some(doubled));
+        }
+        tx.commit().await.unwrap();
+        Ok((answers, None))
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_panics_in_its_transaction_gives_the_connection_back() {
+    let pool = sqlx::sqlite::SqlitePoolOptions::new()
+        .test_before_acquire(false)
+        .max_connections(1)
+        .connect("sqlite::memory:")
+        .await
+        .unwrap();
+    let store = Arc::new_cyclic(|me: &std::sync::Weak<InDatabase>| InDatabase {
+        me: me.clone(),
+        pool,
+        batcher: Batcher::default(),
+    });
+    let numbers = with_some_behind(-7);
+    let asked =
+        futures::future::join_all(numbers.iter().map(|n| submit(&*store, InTransaction(*n))));
+    let answers = tokio::time::timeout(Duration::from_secs(60), asked)
+        .await
+        .expect("nobody is left without an answer");
+    assert_only_the_first_batch_failed(&numbers, &answers);
+}

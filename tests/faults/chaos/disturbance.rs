@@ -1,17 +1,17 @@
 //! The faults, and the theatre in which they strike.
 
-use crate::bench::{Daemon, PATIENCE};
-use crate::postgres::TestDatabase;
-use crate::private_postgres::PrivatePostgres;
-use crate::proxy::{Act, Proxy, Rule};
-use crate::redis_support::hint;
-use crate::redis_support::{self, PrivateRedis};
 use crate::scene::{COMPLETING, Scene};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use sqlx::Executor as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use test_support::bench::{Daemon, PATIENCE};
+use test_support::postgres::TestDatabase;
+use test_support::private_postgres::PrivatePostgres;
+use test_support::proxy::{Act, Proxy, Rule};
+use test_support::redis_server::hint;
+use test_support::redis_server::{self, PrivateRedis};
 use verifyd::simulator::Scenario;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -266,7 +266,7 @@ impl Theatre {
             }
             Fault::RestartRedis => self.redis.restart(),
             Fault::FlushRedis => {
-                let mut plain = redis_support::connection(&self.redis.url()).await;
+                let mut plain = redis_server::connection(&self.redis.url()).await;
                 redis::cmd("FLUSHALL").exec_async(&mut plain).await.unwrap();
             }
             Fault::CutRedis => {
@@ -303,7 +303,7 @@ impl Theatre {
     /// nothing that waits, and a number of keys that has nothing to do with the number of runs.
     pub async fn redis_is_clean(&self) {
         let queue = &self.scene.bench.queue;
-        let mut plain = redis_support::connection(&self.redis.url()).await;
+        let mut plain = redis_server::connection(&self.redis.url()).await;
         let until = Instant::now() + PATIENCE;
         loop {
             let (waiting, payloads, keys): (u64, u64, u64) = redis::pipe()

@@ -2,11 +2,11 @@
 
 use super::disturbance::Theatre;
 use super::load::{Load, OPEN};
-use crate::redis_support;
 use sqlx::{Connection as _, PgConnection};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use test_support::redis_server;
 use tokio::task::JoinHandle;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -75,7 +75,7 @@ async fn open(database: &str) -> Option<u64> {
 }
 
 async fn memory(redis: &str) -> Option<(u64, u64)> {
-    let mut plain = redis_support::try_connection(redis).await.ok()?;
+    let mut plain = redis_server::try_connection(redis).await.ok()?;
     let (info, keys): (String, u64) = redis::pipe()
         .cmd("INFO")
         .arg("memory")

@@ -1,13 +1,13 @@
 //! Runs without pause, as two producers record them: one leaves the hint to the sweep, one sends
 //! it.
 
-use crate::redis_support::try_hint;
 use crate::scene::{Scene, record};
 use sqlx::{Connection as _, PgConnection};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use test_support::redis_server::try_hint;
 use tokio::task::JoinHandle;
 
 /// Runs of verifyd's that are not completed.

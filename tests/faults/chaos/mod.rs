@@ -11,7 +11,6 @@ mod disturbance;
 mod gauge;
 mod load;
 
-use crate::oracle::Ended;
 use crate::scene::{COMPLETED, long};
 use disturbance::{Kind, Theatre};
 use gauge::Gauge;
@@ -21,6 +20,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use test_support::oracle::Ended;
 
 fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;

@@ -1,7 +1,7 @@
 //! What a check learns of a connection serves the ones after it, and people.
 
-use crate::assert_sound;
-use crate::world::{World, check, reasons};
+use crate::checks::assert_sound;
+use test_support::world::{World, check, reasons};
 use verifyd::domain::access::Binding;
 use verifyd::domain::connection_facts::ExpirySource;
 use verifyd::domain::job::Hint;

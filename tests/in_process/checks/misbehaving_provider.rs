@@ -1,10 +1,10 @@
 //! A second provider, as a folder of its own would bring it, that misbehaves in every way that a
 //! provider can: its runs end all the same.
 
-use crate::world::{World, check, reasons};
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::world::{World, check, reasons};
 use tokio_util::sync::CancellationToken;
 use verifyd::app::Services;
 use verifyd::domain::connection::ProviderConnection;
@@ -132,7 +132,7 @@ async fn run(world: &World, module: &str) -> verifyd::domain::OperationRun {
         "{module}"
     );
     let run = world.run(id).await;
-    crate::assert_sound(&run, module);
+    crate::checks::assert_sound(&run, module);
     run
 }
 
@@ -170,7 +170,7 @@ async fn a_run_for_another_provider_than_the_connection_s_is_blocked() {
         .await;
     worker.pipeline.process(&Hint::new(id)).await;
     let run = world.run(id).await;
-    crate::assert_sound(&run, "mismatch");
+    crate::checks::assert_sound(&run, "mismatch");
     assert_eq!(run.status, RunStatus::Completed);
     assert_eq!(run.context["reason_code"], "provider_mismatch");
 }
@@ -214,7 +214,7 @@ async fn panics_in_the_middle_of_much_work_stop_nothing() {
     world.services.queue.send_runs(&ids).await.unwrap();
     for (id, healthy) in runs {
         let run = world.completed(id).await;
-        crate::assert_sound(&run, "a run among panics");
+        crate::checks::assert_sound(&run, "a run among panics");
         if healthy {
             assert_eq!(run.outcome, Some(Outcome::Succeeded));
         } else {

@@ -1,29 +1,21 @@
 //! Whole checks, from a recorded run to its report: every reason can be produced, and each report
 //! says what is wrong, why it matters and what to click.
-#![cfg(feature = "simulator")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod acme;
-mod bounds;
-mod causes;
-#[path = "hostile/main.rs"]
-mod hostile;
-#[path = "../support/hostile/mod.rs"]
-mod hostile_server;
-mod learnt;
-mod parts;
+mod connection_facts;
+mod hostile_provider;
+mod misbehaving_provider;
+mod poison_runs;
 mod snapshots;
-#[path = "../support/tenant_combinations.rs"]
-mod tenant_combinations;
-mod tenants;
-#[path = "../support/world.rs"]
-mod world;
+mod tenant_isolation;
+mod unusable_credentials;
+mod worker_failure;
 
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use test_support::world::{World, check, impatient, reasons};
 use verifyd::app::Services;
 use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::credential::Credential;
@@ -35,7 +27,6 @@ use verifyd::domain::{Outcome, RunId, RunStatus, TenantId, WorkspaceId};
 use verifyd::engine::pipeline::Processed;
 use verifyd::ports::store::AttemptEnd;
 use verifyd::simulator::Scenario;
-use world::{World, check, impatient, reasons};
 
 /// What holds for every completed run.
 fn assert_sound(run: &OperationRun, what: &str) {

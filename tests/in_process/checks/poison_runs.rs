@@ -1,9 +1,9 @@
 //! Runs that may kill their worker.
 
-use crate::world::{World, reasons};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::world::{World, reasons};
 use verifyd::domain::job::Hint;
 use verifyd::domain::{Outcome, RunId, RunStatus, WorkerId};
 use verifyd::engine::pipeline::Processed;
@@ -56,7 +56,7 @@ async fn the_last_resort_reads_nothing_of_the_run() {
         Processed::Completed(Outcome::Failed)
     );
     let run = world.run(id).await;
-    crate::assert_sound(&run, "last resort");
+    crate::checks::assert_sound(&run, "last resort");
     assert_eq!(reasons(&run, &["fail"]), ["worker_lost"]);
     let report = run.report().unwrap();
     assert_eq!(report["identity"], json!({}));

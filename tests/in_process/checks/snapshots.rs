@@ -1,7 +1,7 @@
 //! Whole reports as they are stored, with times, ids and addresses masked.
 
-use crate::world::World;
 use serde_json::Value;
+use test_support::world::World;
 use verifyd::domain::RunId;
 use verifyd::domain::job::Hint;
 use verifyd::simulator::Scenario;

@@ -1,16 +1,16 @@
 //! Run, connection, credential, target and token of different tenants, in every combination: only
 //! where all of them are one tenant's is the provider asked and anything written.
 
-use crate::assert_sound;
-use crate::hostile::{checked, cloud};
-use crate::hostile_server::{At, Hostile, HostileServer, answer};
-use crate::tenant_combinations::{Combination, OWNERS, TOKENS, entra};
-use crate::world::{World, reasons};
+use crate::checks::assert_sound;
+use crate::checks::hostile_provider::{checked, cloud};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 use serde_json::json;
 use std::sync::atomic::Ordering;
+use test_support::hostile_server::{At, Hostile, HostileServer, answer};
+use test_support::tenant_combinations::{Combination, OWNERS, TOKENS, entra};
+use test_support::world::{World, reasons};
 use verifyd::domain::connection::NewConnection;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::job::Hint;

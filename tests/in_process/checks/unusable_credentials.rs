@@ -1,9 +1,9 @@
 //! Why a stored credential cannot be used stands in the run's report as it stands in the log.
 
-use crate::assert_sound;
-use crate::world::{World, check};
+use crate::checks::assert_sound;
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use test_support::world::{World, check};
 use verifyd::credentials::credential_from_pem;
 use verifyd::domain::ConnectionId;
 use verifyd::domain::connection::CredentialKind;

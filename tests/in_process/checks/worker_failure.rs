@@ -1,12 +1,12 @@
 //! A worker that has lost one of its parts ends; it does not go on looking healthy.
 
-use crate::world::World;
 use async_trait::async_trait;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use test_support::world::World;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -5,9 +5,9 @@ use serde_json::Value;
 use std::process::{Output, Stdio};
 use verifyd::simulator::{SIMULATED_SECRET, Scenario};
 
-const PFX: &[u8] = include_bytes!("../../src/credentials/testdata/aes256.pfx");
-const CERTIFICATE: &str = include_str!("../../src/credentials/testdata/cert.pem");
-const KEY: &str = include_str!("../../src/credentials/testdata/key.pem");
+const PFX: &[u8] = include_bytes!("../../../src/credentials/testdata/aes256.pfx");
+const CERTIFICATE: &str = include_str!("../../../src/credentials/testdata/cert.pem");
+const KEY: &str = include_str!("../../../src/credentials/testdata/key.pem");
 const PASSWORD: &str = "pässword 1";
 
 impl Desk {

@@ -1,6 +1,4 @@
 //! The command line: help texts, exit codes, messages, and the whole story on the embedded default.
-#![cfg(feature = "simulator")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use serde_json::Value;
 use std::io::Write as _;
@@ -9,22 +7,17 @@ use verifyd::simulator::{
     RunningSimulator, SIMULATED_SECRET, Scenario, Simulator, SimulatorOptions,
 };
 
-#[path = "cli/acknowledging.rs"]
-mod acknowledging;
-#[path = "cli/credentials.rs"]
+mod acknowledgements;
+mod bench;
 mod credentials;
-#[path = "cli/measuring.rs"]
-mod measuring;
-#[path = "cli/modules.rs"]
 mod modules;
-#[path = "cli/refusing.rs"]
-mod refusing;
+mod refusals;
 
 #[test]
 fn help_texts() {
     trycmd::TestCases::new()
         .env("COLUMNS", "100")
-        .case("tests/cli/*.trycmd");
+        .case("tests/in_process/cli/*.trycmd");
 }
 
 /// A folder with an embedded database, and a simulator.

@@ -4,14 +4,7 @@
 //! The sources are read as tokens (comments and literals left out), and every path in them, in `use`
 //! trees and elsewhere, is resolved to the folder or crate that it begins in.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test may end where it cannot read its own sources"
-)]
-
-#[path = "layering/rules.rs"]
 mod rules;
-#[path = "layering/source.rs"]
 mod source;
 
 use rules::{Violation, violations};
@@ -307,4 +300,19 @@ fn long_files_and_empty_names_are_caught() {
         assert!(rules::name_complaint(Path::new(name)).is_some(), "{name}");
     }
     refused("src/store/mod.rs", "mod utils { }", "says nothing");
+}
+
+#[test]
+fn files_are_where_their_modules_are_declared() {
+    // In two parts, so that this line is none of those.
+    let attribute = concat!("#[", "path");
+    for folder in ["src", "tests", "crates", "benches"] {
+        for file in rust_files(&root().join(folder)) {
+            let text = std::fs::read_to_string(root().join(&file)).unwrap();
+            let found = text
+                .lines()
+                .find(|line| line.trim_start().starts_with(attribute));
+            assert_eq!(found, None, "in {}", file.display());
+        }
+    }
 }

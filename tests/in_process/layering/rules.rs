@@ -1,6 +1,6 @@
 //! The rules, and their application to one file.
 
-use crate::source::{Mention, Place, read};
+use super::source::{Mention, Place, read};
 use std::fmt;
 use std::path::{Path, PathBuf};
 

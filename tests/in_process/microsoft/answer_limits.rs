@@ -1,9 +1,10 @@
 //! Answers that must not be believed, followed or waited for.
 
-use crate::directory::{Directory, HEALTH, Reply};
-use crate::fixture::{provider, provider_with, run, settings, target};
+use crate::microsoft::directory::{Directory, HEALTH, Reply};
+use crate::microsoft::fixture::{provider, provider_with, run, settings, target};
 use serde_json::json;
 use std::time::Duration;
+use test_support::own_process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use verifyd::domain::Reason;
 use verifyd::domain::report::{CheckStatus, EvidenceKind};
@@ -290,15 +291,13 @@ fn a_machine_without_root_certificates_still_reaches_loopback() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("none.pem");
     std::fs::write(&empty, "").unwrap();
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "limits::localhost_works_by_name", "--nocapture"])
-        .env("SSL_CERT_FILE", &empty)
-        .env("SSL_CERT_DIR", folder.path())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}");
-    assert!(text.contains("1 passed"), "{text}");
+    own_process::entered(
+        concat!(module_path!(), "::localhost_works_by_name"),
+        &[
+            ("SSL_CERT_FILE", empty.as_os_str()),
+            ("SSL_CERT_DIR", folder.path().as_os_str()),
+        ],
+    );
 }
 
 #[tokio::test]

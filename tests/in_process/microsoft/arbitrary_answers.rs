@@ -1,7 +1,7 @@
 //! Whatever the provider answers, the findings are whole and make a valid report.
 
-use crate::directory::{Directory, INTUNE, Reply};
-use crate::fixture::{provider_with, run, settings, target};
+use crate::microsoft::directory::{Directory, INTUNE, Reply};
+use crate::microsoft::fixture::{provider_with, run, settings, target};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! When the credential expires, told before it does.
 
-use crate::directory::{Directory, HEALTH, Reply, application};
-use crate::fixture::{Found, provider, run, secret, settings, target};
+use crate::microsoft::directory::{Directory, HEALTH, Reply, application};
+use crate::microsoft::fixture::{Found, provider, run, secret, settings, target};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -331,7 +331,11 @@ async fn a_certificate_says_it_itself_and_a_federated_token_never_ends() {
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
-    std::fs::write(&path, crate::directory::token(&json!({"iss": "x"}))).unwrap();
+    std::fs::write(
+        &path,
+        crate::microsoft::directory::token(&json!({"iss": "x"})),
+    )
+    .unwrap();
     target.credential = Credential::FederatedTokenFile { path };
     let found = run(&provider(&directory), &target).await;
     assert_eq!(verdict(&found), (CheckStatus::Pass, None, Severity::Info));

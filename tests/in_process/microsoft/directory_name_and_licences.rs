@@ -1,7 +1,7 @@
 //! The name of a directory, and its licences.
 
-use crate::directory::{Directory, HEALTH, INTUNE, Reply, SERVICE_PRINCIPAL, TENANT};
-use crate::fixture::{provider, run, target};
+use crate::microsoft::directory::{Directory, HEALTH, INTUNE, Reply, SERVICE_PRINCIPAL, TENANT};
+use crate::microsoft::fixture::{provider, run, target};
 use serde_json::{Value, json};
 use verifyd::domain::report::{CheckStatus, EvidenceKind};
 

@@ -1,6 +1,6 @@
 //! A provider, a connection and a target for tests.
 
-use crate::directory::{CLIENT, Directory, TENANT};
+use crate::microsoft::directory::{CLIENT, Directory, TENANT};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 use std::sync::Arc;

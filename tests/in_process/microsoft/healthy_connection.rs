@@ -1,10 +1,10 @@
 //! What a sound connection looks like, on the wire and in the findings.
 
-use crate::directory::{
+use crate::microsoft::directory::{
     CLIENT, Directory, GRAPH_RESOURCE, HEALTH, INTUNE, OTHER_APP, ROLES, Reply, SERVICE_PRINCIPAL,
     TENANT,
 };
-use crate::fixture::{provider, run, target};
+use crate::microsoft::fixture::{provider, run, target};
 use serde_json::json;
 use verifyd::domain::permission::{InventorySource, PermissionStatus};
 use verifyd::domain::report::{CheckStatus, EvidenceKind};
@@ -102,7 +102,7 @@ async fn names_of_roles_are_kept_until_a_new_one_appears() {
                 200,
                 &json!({"value": [{
                     "appRoleId": "0e0e0e0e-0000-4000-8000-000000000009",
-                    "resourceId": crate::directory::GRAPH_RESOURCE}]}),
+                    "resourceId": crate::microsoft::directory::GRAPH_RESOURCE}]}),
             )
         })
     });

@@ -1,8 +1,8 @@
 //! HTTP/2: what a server refuses or loses is sent again, and many requests take several connections.
 
-use crate::directory::HEALTH;
-use crate::fixture::{Still, settings, target};
-use crate::tls::{Ending, Server};
+use crate::microsoft::directory::HEALTH;
+use crate::microsoft::fixture::{Still, settings, target};
+use crate::microsoft::tls_server::{Ending, Server};
 use futures::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;

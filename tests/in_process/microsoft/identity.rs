@@ -1,7 +1,7 @@
 //! Whose directory is it, and is the application at home there?
 
-use crate::directory::{Directory, HEALTH, INTUNE, Reply, TENANT, token, token_reply};
-use crate::fixture::{provider, run, target};
+use crate::microsoft::directory::{Directory, HEALTH, INTUNE, Reply, TENANT, token, token_reply};
+use crate::microsoft::fixture::{provider, run, target};
 use serde_json::json;
 use verifyd::domain::Reason;
 use verifyd::domain::report::{CheckStatus, EvidenceKind};
@@ -151,7 +151,11 @@ async fn the_service_principal_must_be_there_and_enabled() {
 }
 
 /// Answers to the calls that a directory gives to an application that it does not know.
-fn unknown_to(seen: &crate::directory::Seen, calls: &[&str], times: usize) -> Option<Reply> {
+fn unknown_to(
+    seen: &crate::microsoft::directory::Seen,
+    calls: &[&str],
+    times: usize,
+) -> Option<Reply> {
     let concerned = calls.contains(&seen.call.as_str()) && seen.before < times;
     concerned.then(|| match seen.call.as_str() {
         "service_principal" => Reply::graph_error(404, "Request_ResourceNotFound", "gone"),

@@ -1,7 +1,9 @@
 //! Why a permission is missing, and who is asked about it how often.
 
-use crate::directory::{Directory, HEALTH, Reply, TENANT, application, token, token_reply};
-use crate::fixture::{Found, provider, run, target};
+use crate::microsoft::directory::{
+    Directory, HEALTH, Reply, TENANT, application, token, token_reply,
+};
+use crate::microsoft::fixture::{Found, provider, run, target};
 use serde_json::json;
 use verifyd::domain::Reason;
 use verifyd::domain::report::{CheckStatus, Severity};

@@ -1,8 +1,8 @@
 //! Modules of files: roles on other APIs, every expectation of a probe, and what is granted beyond what
 //! is needed.
 
-use crate::directory::{Directory, HEALTH, OTHER_APP, ROLES, Reply, Seen};
-use crate::fixture::{provider_with, run, settings, target};
+use crate::microsoft::directory::{Directory, HEALTH, OTHER_APP, ROLES, Reply, Seen};
+use crate::microsoft::fixture::{provider_with, run, settings, target};
 use serde_json::{Value, json};
 use verifyd::domain::Reason;
 use verifyd::domain::permission::PermissionStatus;
@@ -268,7 +268,7 @@ fn a_folder_with_a_mistake_is_told_with_file_line_and_field() {
     let problem = || {
         let mut settings = settings("http://127.0.0.1:1", "http://127.0.0.1:1");
         settings.modules_dir = folder.path().to_owned();
-        let clock = std::sync::Arc::new(crate::fixture::Still);
+        let clock = std::sync::Arc::new(crate::microsoft::fixture::Still);
         MicrosoftProvider::new(&settings, clock)
             .err()
             .map(|e| e.to_string())

@@ -1,7 +1,7 @@
 //! Next steps lead where they can be taken: the owner's directory or the customer's.
 
-use crate::directory::{CLIENT, Directory, HEALTH, Reply, SERVICE_PRINCIPAL, TENANT};
-use crate::fixture::{Found, provider, run, target};
+use crate::microsoft::directory::{CLIENT, Directory, HEALTH, Reply, SERVICE_PRINCIPAL, TENANT};
+use crate::microsoft::fixture::{Found, provider, run, target};
 use serde_json::{Value, json};
 
 const OWNER: &str = "77777777-2222-4333-8444-555555555555";
@@ -79,7 +79,7 @@ async fn what_an_earlier_check_has_learnt_leads_a_failed_sign_in() {
         )
     };
     let label = "Create a new secret, in the directory that owns the application";
-    let expired = |seen: &crate::directory::Seen| {
+    let expired = |seen: &crate::microsoft::directory::Seen| {
         (seen.call == "token").then(|| Reply::token_error(401, "invalid_client", 7_000_222))
     };
     let provider = provider(&directory);
@@ -98,7 +98,7 @@ async fn what_an_earlier_check_has_learnt_leads_a_failed_sign_in() {
     run(&provider, &target).await;
     directory.script(expired);
     // So that no token is left to go on with.
-    target.credential = crate::fixture::secret("another-canary-value");
+    target.credential = crate::microsoft::fixture::secret("another-canary-value");
     let found = run(&provider, &target).await;
     assert_eq!(
         url(&found, "provider.authentication", label),

@@ -1,7 +1,7 @@
 //! The inventory, its fallbacks, and what the required permissions come out as.
 
-use crate::directory::{Directory, HEALTH, INTUNE, OTHER_RESOURCE, Reply};
-use crate::fixture::{provider, run, target};
+use crate::microsoft::directory::{Directory, HEALTH, INTUNE, OTHER_RESOURCE, Reply};
+use crate::microsoft::fixture::{provider, run, target};
 use serde_json::json;
 use verifyd::domain::Reason;
 use verifyd::domain::permission::{InventorySource, PermissionStatus};

@@ -1,12 +1,12 @@
 //! Calls through a proxy: to which hosts, with which credentials, and what its refusals become.
 
-use crate::connect_proxy::{ConnectProxy, Way};
-use crate::directory::HEALTH;
-use crate::fixture::{Found, Still, run, settings, target};
-use crate::identity_of_tls::Identity;
-use crate::tls::{Ending, Server};
+use crate::microsoft::directory::HEALTH;
+use crate::microsoft::fixture::{Found, Still, run, settings, target};
+use crate::microsoft::tls_server::{Ending, Server};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use test_support::connect_proxy::{ConnectProxy, Way};
+use test_support::tls_identity::Identity;
 use verifyd::domain::Reason;
 use verifyd::domain::report::{CheckStatus, EvidenceKind};
 use verifyd::outbound::{Outbound, OutboundSettings};

@@ -1,7 +1,7 @@
 //! Too many requests, and servers that are not there for the moment.
 
-use crate::directory::{Directory, HEALTH, INTUNE, Reply, Seen};
-use crate::fixture::{provider, provider_with, run, settings, target};
+use crate::microsoft::directory::{Directory, HEALTH, INTUNE, Reply, Seen};
+use crate::microsoft::fixture::{provider, provider_with, run, settings, target};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use verifyd::domain::Reason;

@@ -1,8 +1,7 @@
 //! A server over TLS that speaks HTTP/2 as Microsoft's do, and ends streams and connections as servers
 //! may.
 
-use crate::directory::Directory;
-use crate::identity_of_tls::Identity;
+use crate::microsoft::directory::Directory;
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use test_support::tls_identity::Identity;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;

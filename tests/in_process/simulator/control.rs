@@ -141,7 +141,7 @@ fn the_documentation_lists_every_scenario() {
     } else {
         assert!(
             text == current,
-            "docs/contributing/simulator.md is not current: UPDATE_GENERATED=1 cargo test --test simulator"
+            "docs/contributing/simulator.md is not current: UPDATE_GENERATED=1 cargo test --test in_process simulator"
         );
     }
 }

@@ -1,8 +1,8 @@
 //! Whether a report is the one that its case expects, and what holds for every report.
 
-use crate::case::{Case, ExpectedCheck};
-use crate::replay::Got;
-use crate::text;
+use crate::verdicts::case::{Case, ExpectedCheck};
+use crate::verdicts::replay::Got;
+use crate::verdicts::text;
 use std::collections::BTreeSet;
 use verifyd::domain::Reason;
 use verifyd::domain::report::{Check, CheckStatus, EvidenceKind, NextStep};

@@ -1,9 +1,9 @@
 //! A case through the real provider over HTTP: preflight, check, report.
 
-use crate::case::{Case, Kind};
-use crate::server::Server;
-use crate::tenant::{Tenant, jwt};
-use crate::text;
+use crate::verdicts::case::{Case, Kind};
+use crate::verdicts::server::Server;
+use crate::verdicts::tenant::{Tenant, jwt};
+use crate::verdicts::text;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};

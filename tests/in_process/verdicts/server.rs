@@ -1,9 +1,9 @@
 //! A server on loopback that sends what a case says, byte by byte: odd headers and encodings, bodies that
 //! end early, answers that are none.
 
-use crate::case::{Answer, Case, Encoding};
-use crate::tenant::Tenant;
-use crate::text;
+use crate::verdicts::case::{Answer, Case, Encoding};
+use crate::verdicts::tenant::Tenant;
+use crate::verdicts::text;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,6 @@
 //! What a healthy tenant answers where a case names nothing.
 
-use crate::replay::{CLIENT, TENANT};
+use crate::verdicts::replay::{CLIENT, TENANT};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! What stands for something else in a case's texts, and what is planted in its bodies.
 
-use crate::replay::{CLIENT, NOW, TENANT};
-use crate::tenant::{GRAPH_RESOURCE, SERVICE_PRINCIPAL};
+use crate::verdicts::replay::{CLIENT, NOW, TENANT};
+use crate::verdicts::tenant::{GRAPH_RESOURCE, SERVICE_PRINCIPAL};
 use chrono::{DateTime, TimeDelta, Utc};
 
 /// Stands in every description and message: it must reach no report.

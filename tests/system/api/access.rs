@@ -1,6 +1,6 @@
 //! Who may do what: every route of the document, without a list of its own.
 
-use crate::scene::{ALL, DOCUMENT, Reply, Scene, bound, operations};
+use crate::api::scene::{ALL, DOCUMENT, Reply, Scene, bound, operations};
 use reqwest::Method;
 use serde_json::{Value, json};
 use verifyd::domain::TokenId;

@@ -1,6 +1,6 @@
 //! The OpenAPI document by itself: every reference leads somewhere, every example is a valid one.
 
-use crate::scene::DOCUMENT;
+use crate::api::scene::DOCUMENT;
 use serde_json::{Value, json};
 
 /// Every place where a reference stands.

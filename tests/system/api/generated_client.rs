@@ -1,6 +1,6 @@
 //! A client that a generator has made of the OpenAPI document works as its users expect.
 
-use crate::scene::Scene;
+use crate::api::scene::Scene;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -49,7 +49,7 @@ async fn a_generated_client_lists_starts_a_check_without_a_body_and_reads_the_ru
     using
         .arg(concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/tests/api/python/use.py"
+            "/tests/system/api/python/use.py"
         ))
         .args([&scene.base, &connection.to_string()])
         .env("PYTHONPATH", folder.path())

@@ -1,6 +1,6 @@
 //! Whatever stands in a path, a query, a header, a form or a body: an answer that is no failure.
 
-use crate::scene::{DOCUMENT, Scene, operations};
+use crate::api::scene::{DOCUMENT, Scene, operations};
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, COOKIE, LOCATION, ORIGIN, SET_COOKIE};
 

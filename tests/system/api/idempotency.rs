@@ -1,6 +1,6 @@
 //! What is asked again is not done again.
 
-use crate::scene::{ALL, Reply, Scene};
+use crate::api::scene::{ALL, Reply, Scene};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Input that is not valid: named, all at once, never obeyed in part.
 
-use crate::scene::{Scene, operations};
+use crate::api::scene::{Scene, operations};
 use reqwest::Method;
 use serde_json::{Value, json};
 

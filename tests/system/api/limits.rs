@@ -1,6 +1,6 @@
 //! What is bounded, and what happens while the database is away.
 
-use crate::scene::{ALL, Scene, operations};
+use crate::api::scene::{ALL, Scene, operations};
 use reqwest::Method;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -1,6 +1,6 @@
 //! Pages of lists.
 
-use crate::scene::Scene;
+use crate::api::scene::Scene;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

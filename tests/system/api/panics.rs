@@ -1,6 +1,6 @@
 //! A panic in a handler is answered and counted, and costs its connection nothing.
 
-use crate::scene::{Scene, serve};
+use crate::api::scene::{Scene, serve};
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,7 @@
 //! The real process, and tokens as they are made.
 
-use crate::bench::Bench;
 use serde_json::{Value, json};
+use test_support::bench::Bench;
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! What each route answers.
 
-use crate::scene::{Scene, operations};
+use crate::api::scene::{Scene, operations};
 use reqwest::Method;
 use serde_json::{Value, json};
 use verifyd::domain::{AcknowledgementId, RunId, SessionId};
@@ -107,7 +107,7 @@ async fn every_route(scene: &Scene) {
     let workers = scene.get(token, "/v1/workers").await;
     assert_eq!(workers.body["items"].as_array().unwrap().len(), 1);
     let document = scene.get("", "/v1/openapi.json").await;
-    assert_eq!(document.body, *crate::scene::DOCUMENT);
+    assert_eq!(document.body, *crate::api::scene::DOCUMENT);
     assert_eq!(document.body["openapi"], "3.1.0");
 }
 

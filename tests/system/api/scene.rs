@@ -1,15 +1,15 @@
 //! The API over TCP, served as `verifyd serve` serves it, and a caller that holds every answer
 //! against the OpenAPI document.
 
-use crate::postgres::TestDatabase;
-use crate::proxy::Proxy;
-use crate::world::World;
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
+use test_support::postgres::TestDatabase;
+use test_support::proxy::Proxy;
+use test_support::world::World;
 use tokio_util::sync::CancellationToken;
 use verifyd::app::Services;
 use verifyd::config::Settings;
@@ -332,7 +332,7 @@ pub async fn serve(services: &Services, stop: CancellationToken) -> String {
 
 /// A key for credentials, as the configuration has it.
 fn key<T: serde::de::DeserializeOwned>() -> T {
-    let keys = json!([format!("test:{}", crate::bench::KEY)]);
+    let keys = json!([format!("test:{}", test_support::bench::KEY)]);
     serde_json::from_value(keys).unwrap()
 }
 

@@ -1,6 +1,6 @@
 //! Peers that send or read slowly, in great number, and what they cannot keep from others.
 
-use crate::scene::{ALL, Scene};
+use crate::api::scene::{ALL, Scene};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

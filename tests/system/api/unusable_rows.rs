@@ -1,6 +1,6 @@
 //! Rows that another application has written in a way that they cannot be used.
 
-use crate::scene::Scene;
+use crate::api::scene::Scene;
 use serde_json::{Value, json};
 
 /// Shown with the reason, and never checked.

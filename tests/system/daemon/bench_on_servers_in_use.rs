@@ -1,10 +1,10 @@
 //! `verifyd bench` on servers in use: nothing of theirs is touched, and nothing is left.
 
-use crate::bench::{Bench, PATIENCE};
-use crate::redis_support;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use test_support::bench::{Bench, PATIENCE};
+use test_support::redis_server;
 use verifyd::simulator::Scenario;
 
 /// Every table with the number of its rows, as the server itself counts changes.
@@ -28,8 +28,8 @@ async fn texts(connection: &mut PgConnection, statement: &'static str) -> Vec<St
 
 /// Keys of queues for measurements, and such queues on the list of all.
 async fn queue_keys(bench: &Bench) -> Vec<String> {
-    let mut keys = redis_support::keys_of(&bench.redis_url, "verifyd-bench-*").await;
-    let mut connection = redis_support::connection(&bench.redis_url).await;
+    let mut keys = redis_server::keys_of(&bench.redis_url, "verifyd-bench-*").await;
+    let mut connection = redis_server::connection(&bench.redis_url).await;
     let listed: Vec<String> = redis::cmd("ZRANGE")
         .arg("core:apalis:queues:list")
         .arg(0)
@@ -62,7 +62,7 @@ async fn a_measurement_leaves_the_servers_as_they_were() {
     );
     let mut sql = bench.sql().await;
     let tables = texts(&mut sql, TABLES).await;
-    let keys = redis_support::keys_of(&bench.redis_url, &bench.queue).await;
+    let keys = redis_server::keys_of(&bench.redis_url, &bench.queue).await;
     assert!(tables.len() > 10 && !keys.is_empty(), "{tables:?} {keys:?}");
 
     let told = bench.json(
@@ -91,7 +91,7 @@ async fn a_measurement_leaves_the_servers_as_they_were() {
         .await;
     assert_eq!(queued, [1], "somebody else's run was worked on");
     assert_eq!(
-        redis_support::keys_of(&bench.redis_url, &bench.queue).await,
+        redis_server::keys_of(&bench.redis_url, &bench.queue).await,
         keys
     );
 
@@ -144,7 +144,7 @@ async fn a_user_that_may_make_no_database_is_told_what_to_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_of_redis_that_may_use_no_other_queue_is_told_what_to_do() {
     let bench = Bench::new().await;
-    let mut connection = redis_support::connection(&bench.redis_url).await;
+    let mut connection = redis_server::connection(&bench.redis_url).await;
     let user = format!("narrow_{:016x}", rand::random::<u64>());
     redis::cmd("ACL")
         .arg(&["SETUSER", &user, "on", ">canary", "+@all", "~verifyd:*"])

@@ -1,9 +1,9 @@
 //! `verifyd doctor` tries what `serve` needs, and says what the servers say.
 
-use crate::bench::Bench;
-use crate::pgbouncer::PgBouncer;
-use crate::redis_support::{self, PrivateRedis};
 use serde_json::Value;
+use test_support::bench::Bench;
+use test_support::pgbouncer::PgBouncer;
+use test_support::redis_server::{self, PrivateRedis};
 
 /// The exit code, and the parts that failed or warn: name, what was found, what to do.
 fn examined(bench: &Bench) -> (i32, Vec<(String, String, String)>) {
@@ -102,7 +102,7 @@ async fn redis_that_takes_no_hints_says_why() {
     bench.environment.insert("REDIS_URL".into(), at("right"));
     assert_eq!(examined(&bench), (0, vec![]));
     // Nothing of what it tried is left.
-    let left = redis_support::keys_of(&at("right"), &bench.queue).await;
+    let left = redis_server::keys_of(&at("right"), &bench.queue).await;
     assert_eq!(left, Vec::<String>::new());
     for table in ["workers", "run_attempts", "run_deliveries"] {
         let rows = format!("SELECT count(*) FROM verifyd.{table}");

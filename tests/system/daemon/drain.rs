@@ -1,7 +1,7 @@
 //! Signals: the first drains, the second ends at once.
 
-use crate::bench::Bench;
 use std::time::Duration;
+use test_support::bench::Bench;
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
 fn slow() -> SimulatorOptions {

@@ -1,8 +1,8 @@
 //! Fair queuing between tenants, on the real binary.
 
-use crate::bench::Bench;
 use std::io::Write as _;
 use std::time::Duration;
+use test_support::bench::Bench;
 use verifyd::engine::reconciler::SWEEP_WINDOW;
 use verifyd::simulator::{Scenario, SimulatorOptions};
 

@@ -1,7 +1,7 @@
 //! What a hostile provider sends does not stay in memory.
 
-use crate::bench::{Bench, Daemon};
 use sqlx::Executor as _;
+use test_support::bench::{Bench, Daemon};
 use verifyd::simulator::Scenario;
 
 /// Runs of each connection. Together more than are worked on at the same time.

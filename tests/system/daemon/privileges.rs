@@ -1,13 +1,13 @@
 //! verifyd under the roles of `deploy/`: all of it works, and nothing else does.
 
-use crate::bench::Bench;
-use crate::redis_support::{self, PrivateRedis};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use test_support::bench::Bench;
+use test_support::redis_server::{self, PrivateRedis};
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
-const GRANTS: &str = include_str!("../../deploy/postgres-grants.sql");
-const ACL: &str = include_str!("../../deploy/redis.acl");
+const GRANTS: &str = include_str!("../../../deploy/postgres-grants.sql");
+const ACL: &str = include_str!("../../../deploy/redis.acl");
 
 /// The database's URL for this role.
 fn url(bench: &Bench, role: &str) -> String {
@@ -140,7 +140,7 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
         .unwrap();
     assert_eq!(outcome, "succeeded");
     bench.json(&["runs", "show", &recorded.to_string(), "--json"], "");
-    let until = std::time::Instant::now() + crate::bench::PATIENCE;
+    let until = std::time::Instant::now() + test_support::bench::PATIENCE;
     loop {
         let sent = bench.json(&["webhooks", "deliveries", "--json"], "");
         let sent = sent.as_array().unwrap().clone();
@@ -170,7 +170,7 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
     // is a matter of how fast the machine is.
     assert!(would["runs"].as_i64().unwrap() <= all - 2, "{would}");
     // The first run of each connection; its latest report stays.
-    let until = std::time::Instant::now() + crate::bench::PATIENCE;
+    let until = std::time::Instant::now() + test_support::bench::PATIENCE;
     while bench.numbers("SELECT count(*) FROM operation_runs").await != [2] {
         bench.json(&["prune", "--older-than", "1s", "--json"], "");
         assert!(std::time::Instant::now() < until, "nothing was deleted");
@@ -478,7 +478,7 @@ async fn the_api_is_used(bench: &Bench, address: &str, connection: i64) {
 
 /// Sends one command, and returns what the server says against it.
 async fn redis_refuses(url: &str, command: &[&str]) -> Option<String> {
-    let mut connection = redis_support::connection(url).await;
+    let mut connection = redis_server::connection(url).await;
     let mut cmd = redis::cmd(command[0]);
     cmd.arg(&command[1..]);
     let answer: redis::RedisResult<redis::Value> = cmd.query_async(&mut connection).await;
@@ -518,7 +518,7 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
         ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
     ];
     let mut daemon = bench.serve(&settings);
-    let mut admin = redis_support::connection(&url("admin")).await;
+    let mut admin = redis_server::connection(&url("admin")).await;
     let mut seen = async |command: &[&str]| -> usize {
         let mut cmd = redis::cmd(command[0]);
         cmd.arg(&command[1..]);
@@ -531,7 +531,7 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
     let fetchers = &["KEYS", "verifyd:workers:metadata:*"];
     // A replica that is killed leaves its fetchers behind, and somebody writes what is no hint.
     let killed = bench.serve(&settings);
-    let until = std::time::Instant::now() + crate::bench::PATIENCE;
+    let until = std::time::Instant::now() + test_support::bench::PATIENCE;
     while seen(fetchers).await < 4 {
         assert!(std::time::Instant::now() < until, "no fetcher is there");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;

@@ -1,12 +1,12 @@
 //! The proxy that the environment names, used by every call of the real binary.
 
-use crate::bench::Bench;
-use crate::connect_proxy::{ConnectProxy, Way};
-use crate::identity_of_tls::Identity;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use test_support::bench::Bench;
+use test_support::connect_proxy::{ConnectProxy, Way};
+use test_support::tls_identity::Identity;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;

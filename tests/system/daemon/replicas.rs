@@ -1,8 +1,8 @@
 //! Two replicas, one database.
 
-use crate::bench::Bench;
 use serde_json::Value;
 use sqlx::Row as _;
+use test_support::bench::Bench;
 use verifyd::domain::Outcome;
 use verifyd::domain::report::schema;
 use verifyd::simulator::Scenario;
@@ -197,7 +197,7 @@ async fn without_redis_the_database_is_polled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_flushed_while_runs_are_queued_loses_nothing() {
-    let mut redis = crate::redis_support::PrivateRedis::start();
+    let mut redis = test_support::redis_server::PrivateRedis::start();
     let mut bench = Bench::new().await;
     bench.environment.insert("REDIS_URL".into(), redis.url());
     let id = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");

@@ -1,10 +1,10 @@
 //! A schema that does not fit is never served, and one that stops fitting is not served until it fits again.
 
-use crate::bench::{Bench, PATIENCE};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor as _};
 use std::process::Output;
 use std::time::{Duration, Instant};
+use test_support::bench::{Bench, PATIENCE};
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
 async fn execute(bench: &Bench, statements: &str) {
@@ -111,7 +111,7 @@ async fn what_doctor_calls_fatal_is_neither_migrated_nor_served() {
 }
 
 /// Waits until readiness is as wanted, and returns what it says of the schema.
-async fn readiness(daemon: &crate::bench::Daemon, wanted: u16) -> String {
+async fn readiness(daemon: &test_support::bench::Daemon, wanted: u16) -> String {
     let until = Instant::now() + PATIENCE;
     loop {
         let (status, body) = daemon.get("/readyz").await;
@@ -162,7 +162,7 @@ async fn nothing_is_claimed_while_the_schema_does_not_fit() {
         assert!(lines.contains(&subject), "{subject}: {lines}");
         bench.json(&enqueue, "");
         // The hint is fetched, and held.
-        let mut redis = crate::redis_support::connection(&bench.redis_url).await;
+        let mut redis = test_support::redis_server::connection(&bench.redis_url).await;
         let active = format!("{}:active", bench.queue);
         let until = Instant::now() + PATIENCE;
         loop {

@@ -1,9 +1,9 @@
 //! No secret ever reaches a log, an error, a report, Redis, a process list or the database in the
 //! clear.
 
-use crate::bench::{Bench, KEY};
-use crate::redis_support;
 use sqlx::{AssertSqlSafe, Row as _};
+use test_support::bench::{Bench, KEY};
+use test_support::redis_server;
 use verifyd::simulator::{SIMULATED_SECRET, Scenario};
 
 const WRONG_SECRET: &str = "canary-wrong~secret.8e1f";
@@ -93,9 +93,9 @@ async fn canaries_stay_where_they_belong() {
 }
 
 async fn everything_in_redis(bench: &Bench) -> String {
-    let mut connection = redis_support::connection(&bench.redis_url).await;
+    let mut connection = redis_server::connection(&bench.redis_url).await;
     let mut all = String::new();
-    for key in redis_support::keys_of(&bench.redis_url, &bench.queue).await {
+    for key in redis_server::keys_of(&bench.redis_url, &bench.queue).await {
         let dump: Vec<u8> = redis::cmd("DUMP")
             .arg(&key)
             .query_async(&mut connection)

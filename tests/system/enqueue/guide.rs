@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-const PAGE: &str = include_str!("../../docs/guides/enqueue.md");
+const PAGE: &str = include_str!("../../../docs/guides/enqueue.md");
 const MARK: &str = "<!-- tested: ";
 
 /// A fenced block of the page.

@@ -1,8 +1,8 @@
 //! Getting it wrong is harmless, and seen.
 
-use crate::bench::Bench;
-use crate::redis_support;
 use serde_json::Value;
+use test_support::bench::Bench;
+use test_support::redis_server;
 use verifyd::simulator::Scenario;
 
 /// The lines of `verifyd doctor` about one part.
@@ -22,9 +22,9 @@ fn doctor(bench: &Bench, part: &str) -> Vec<String> {
 async fn payloads_that_are_no_hints_are_put_aside_and_shown() {
     let bench = Bench::new().await;
     let _worker = bench.serve(&[]);
-    let mut redis = redis_support::connection(&bench.redis_url).await;
+    let mut redis = redis_server::connection(&bench.redis_url).await;
     let queue = &bench.queue;
-    let script = redis::Script::new(include_str!("../../contracts/enqueue.lua"));
+    let script = redis::Script::new(include_str!("../../../contracts/enqueue.lua"));
     for payload in [r#"{"v":1}"#, r#"{"v":2,"operation_run_id":1}"#, "canary"] {
         let mut call = script.prepare_invoke();
         for key in ["data", "active", "signal", "meta"] {
@@ -39,7 +39,7 @@ async fn payloads_that_are_no_hints_are_put_aside_and_shown() {
             .unwrap();
         assert_eq!(sent, 1);
     }
-    let until = std::time::Instant::now() + crate::bench::PATIENCE;
+    let until = std::time::Instant::now() + test_support::bench::PATIENCE;
     loop {
         let said = doctor(&bench, "hints");
         if let [line] = said.as_slice()

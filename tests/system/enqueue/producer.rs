@@ -1,8 +1,8 @@
 //! The producer for applications in Rust.
 
-use crate::bench::Bench;
 use std::process::Command;
 use std::time::Duration;
+use test_support::bench::Bench;
 use verifyd::domain::{ConnectionId, Outcome, RunId, RunStatus};
 use verifyd::producer::{Producer, ProducerError};
 use verifyd::simulator::Scenario;
@@ -47,7 +47,9 @@ async fn an_active_run_is_returned_in_place_of_a_second_one() {
     let waiting = producer.wait(first.run_id, patience).await.unwrap();
     assert_eq!(waiting.status, RunStatus::Queued);
     let _worker = bench.serve(&[]);
-    let done = producer.wait(first.run_id, crate::bench::PATIENCE).await;
+    let done = producer
+        .wait(first.run_id, test_support::bench::PATIENCE)
+        .await;
     assert_eq!(done.unwrap().outcome, Some(Outcome::Succeeded));
 }
 

@@ -1,10 +1,10 @@
 //! Runs each snippet against a worker on PostgreSQL and Redis.
 
-use crate::bench::{Bench, Daemon};
-use crate::page::{Snippet, snippets};
-use crate::redis_support::PrivateRedis;
+use crate::enqueue::guide::{Snippet, snippets};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use test_support::bench::{Bench, Daemon};
+use test_support::redis_server::PrivateRedis;
 use verifyd::simulator::Scenario;
 
 /// A sweep that comes this rarely starts no run while a test lasts.

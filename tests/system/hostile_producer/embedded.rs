@@ -1,9 +1,8 @@
 //! On SQLite, where whoever may write the file may write anything, past the table's own rules too.
 
-use crate::bench::{Bench, PATIENCE};
-use crate::scene::{MEMORY_KIB, peak_kib, token};
-use crate::shapes::{self, Database, Mistake, Target};
-use crate::surfaces::Visitor;
+use crate::hostile_producer::scene::{MEMORY_KIB, peak_kib, token};
+use crate::hostile_producer::shapes::{self, Database, Mistake, Target};
+use crate::hostile_producer::surfaces::Visitor;
 use crate::{Draw, rounds};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -11,6 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
+use test_support::bench::{Bench, PATIENCE};
 use verifyd::domain::report::schema;
 use verifyd::simulator::{Scenario, SimulatorOptions};
 

@@ -1,11 +1,11 @@
 //! What a producer's user of Redis can write besides hints.
 
-use crate::redis_support::{self, PrivateRedis};
-use crate::scene::{QUEUE, admin, redis_url};
+use crate::hostile_producer::scene::{QUEUE, admin, redis_url};
 use crate::{Draw, bench::PATIENCE};
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::time::Instant;
+use test_support::redis_server::{self, PrivateRedis};
 
 /// A payload larger than any worker may take up.
 const HUGE: usize = 100 * 1024 * 1024;
@@ -139,7 +139,7 @@ fn key(part: &str) -> String {
 /// The producer writes so many entries, in its own way, and copies of hints in the published one.
 pub async fn hostile(redis: &PrivateRedis, draw: &mut Draw, number: usize, runs: &[i64]) {
     let url = redis_url(redis, "verifyd_producer");
-    let mut producer = redis_support::connection(&url).await;
+    let mut producer = redis_server::connection(&url).await;
     let mut named = runs.to_vec();
     named.extend([1_000_000_007, i64::MAX]);
     for entry in draw.some(number, &entry(named)) {
@@ -177,13 +177,13 @@ pub async fn hostile(redis: &PrivateRedis, draw: &mut Draw, number: usize, runs:
     }
     pipe.exec_async(&mut producer).await.unwrap();
     let copies: Vec<i64> = runs.iter().copied().cycle().take(COPIES).collect();
-    redis_support::hint(&url, QUEUE, &copies).await;
+    redis_server::hint(&url, QUEUE, &copies).await;
 }
 
 /// A payload of 100 MiB, in the list and with all that belongs to it.
 pub async fn huge(redis: &PrivateRedis) {
     let url = redis_url(redis, "verifyd_producer");
-    let mut producer = redis_support::connection(&url).await;
+    let mut producer = redis_server::connection(&url).await;
     let payload = vec![b'1'; HUGE];
     let meta = key("meta:huge");
     redis::pipe()
@@ -231,7 +231,7 @@ pub async fn spoil(redis: &PrivateRedis) {
     let mut admin = admin(redis).await;
     redis::cmd("FLUSHALL").exec_async(&mut admin).await.unwrap();
     let url = redis_url(redis, "verifyd_producer");
-    let mut producer = redis_support::connection(&url).await;
+    let mut producer = redis_server::connection(&url).await;
     redis::pipe()
         .cmd("HSET")
         .arg(key("active"))

@@ -4,17 +4,6 @@
 //! What is written is drawn from a seed, always the same one, so that the suite never fails by chance.
 //! `VERIFYD_TEST_HOSTILE_SEED` names another one, or says `random`; each test prints its own.
 //! `VERIFYD_TEST_HOSTILE_ROUNDS` says for how long.
-#![cfg(feature = "simulator")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[path = "../support/bench.rs"]
-mod bench;
-#[path = "../support/oracle.rs"]
-mod oracle;
-#[path = "../support/postgres.rs"]
-mod postgres;
-#[path = "../support/redis.rs"]
-mod redis_support;
 
 mod embedded;
 mod hints;

@@ -1,16 +1,16 @@
 //! verifyd under the roles of `deploy/`, a producer with the producer's rights, and an owner who looks.
 
-use crate::bench::{Bench, Daemon};
-use crate::oracle;
-use crate::redis_support::{self, PrivateRedis};
-use crate::shapes::{self, Database, Mistake, Target};
-use crate::surfaces::Visitor;
+use crate::hostile_producer::shapes::{self, Database, Mistake, Target};
+use crate::hostile_producer::surfaces::Visitor;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::collections::BTreeMap;
+use test_support::bench::{Bench, Daemon};
+use test_support::oracle;
+use test_support::redis_server::{self, PrivateRedis};
 use verifyd::simulator::{Scenario, SimulatorOptions};
 
-const GRANTS: &str = include_str!("../../deploy/postgres-grants.sql");
-const ACL: &str = include_str!("../../deploy/redis.acl");
+const GRANTS: &str = include_str!("../../../deploy/postgres-grants.sql");
+const ACL: &str = include_str!("../../../deploy/redis.acl");
 
 /// Most memory that a worker takes, whatever a producer writes.
 pub const MEMORY_KIB: u64 = 128 * 1024;
@@ -416,7 +416,7 @@ pub fn redis_url(redis: &PrivateRedis, user: &str) -> String {
 
 /// Who may look at all keys.
 pub async fn admin(redis: &PrivateRedis) -> redis::aio::MultiplexedConnection {
-    redis_support::connection(&redis_url(redis, "admin")).await
+    redis_server::connection(&redis_url(redis, "admin")).await
 }
 
 /// From now on commands and processes connect as this role.

@@ -1,7 +1,7 @@
 //! On PostgreSQL and Redis: on verifyd's own tables, and on another application's.
 
-use crate::scene::Scene;
-use crate::shapes::{self, Database, Mistake};
+use crate::hostile_producer::scene::Scene;
+use crate::hostile_producer::shapes::{self, Database, Mistake};
 use crate::{Draw, hints, rounds};
 use proptest::prelude::*;
 use proptest::sample::select;

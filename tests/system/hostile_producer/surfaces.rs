@@ -1,14 +1,14 @@
 //! Everything that shows runs: every route of the OpenAPI document, every page, the command line.
 
-use crate::bench::{Bench, PATIENCE};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+use test_support::bench::{Bench, PATIENCE};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("../../contracts/openapi.v1.json")).unwrap()
+    serde_json::from_str(include_str!("../../../contracts/openapi.v1.json")).unwrap()
 });
 
 /// Runs that are shown one by one. Lists have them all.

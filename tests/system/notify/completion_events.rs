@@ -1,9 +1,9 @@
 //! Notices through PostgreSQL and Redis.
 
-use crate::bench::{Bench, PATIENCE};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
+use test_support::bench::{Bench, PATIENCE};
 use verifyd::domain::completion_event::{CompletionEvent, SCHEMA};
 use verifyd::simulator::Scenario;
 

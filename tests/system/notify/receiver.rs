@@ -119,7 +119,7 @@ impl Receiver {
 
     /// Waits for so many requests; guards against hanging only.
     pub async fn wait(&self, path: &str, count: usize) -> Vec<Request> {
-        let until = Instant::now() + crate::bench::PATIENCE;
+        let until = Instant::now() + test_support::bench::PATIENCE;
         loop {
             let got = self.got(path);
             if got.len() >= count {

@@ -1,7 +1,7 @@
 //! A bare INSERT, with nothing but the notification to find it in time.
 
-use crate::bench::{Bench, PATIENCE};
 use std::time::{Duration, Instant};
+use test_support::bench::{Bench, PATIENCE};
 use verifyd::simulator::Scenario;
 
 /// The sweep, and with it the redelivery, is out of the question.

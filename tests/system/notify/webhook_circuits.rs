@@ -1,10 +1,10 @@
 //! Receivers that fail for long: circuits, ages, and waits that they ask for.
 
-use crate::bench::{Bench, Daemon, PATIENCE};
-use crate::delivered::{add, bench, deliveries, ended, enqueue};
-use crate::receiver::Answer;
+use crate::notify::receiver::Answer;
+use crate::notify::webhooks::{add, bench, deliveries, ended, enqueue};
 use serde_json::Value;
 use std::time::{Duration, Instant};
+use test_support::bench::{Bench, Daemon, PATIENCE};
 
 fn set(bench: &mut Bench, settings: &[(&str, &str)]) {
     for (key, value) in settings {

@@ -1,6 +1,6 @@
 //! A receiver that answers 1xx without end.
 
-use crate::delivered::{add, bench, ended, enqueue};
+use crate::notify::webhooks::{add, bench, ended, enqueue};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

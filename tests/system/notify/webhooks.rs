@@ -1,10 +1,10 @@
 //! Webhooks to a receiver on loopback.
 
-use crate::bench::{Bench, PATIENCE};
-use crate::receiver::{Answer, Receiver};
+use crate::notify::receiver::{Answer, Receiver};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use test_support::bench::{Bench, PATIENCE};
 use verifyd::ports::clock::{Clock as _, SystemClock};
 use verifyd::simulator::Scenario;
 

@@ -1,6 +1,6 @@
 //! axe-core on every page, in both colour schemes.
 
-use crate::browser::Browser;
+use crate::pages::browser::Browser;
 use serde_json::{Value, json};
 use std::process::Command;
 

@@ -1,8 +1,8 @@
 //! What somebody else wrote does nothing.
 
-use crate::axe;
-use crate::browser::Browser;
-use crate::site::{EVERYTHING, Site};
+use crate::pages::accessibility;
+use crate::pages::browser::Browser;
+use crate::pages::site::{EVERYTHING, Site};
 use serde_json::{Value, json};
 use verifyd::domain::RunId;
 use verifyd::domain::access::Binding;

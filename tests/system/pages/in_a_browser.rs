@@ -1,8 +1,8 @@
 //! A person with a browser: every page, a running check, acknowledging, the keyboard, a phone.
 
-use crate::axe;
-use crate::browser::{Browser, ENTER, TAB};
-use crate::site::{EVERYTHING, Site};
+use crate::pages::accessibility;
+use crate::pages::browser::{Browser, ENTER, TAB};
+use crate::pages::site::{EVERYTHING, Site};
 use verifyd::domain::access::Binding;
 use verifyd::domain::connection::ConnectionStatus;
 use verifyd::simulator::Scenario;

@@ -1,6 +1,6 @@
 //! How much one address, one session and one token may ask of the pages.
 
-use crate::site::{EVERYTHING, Site, tenant};
+use crate::pages::site::{EVERYTHING, Site, tenant};
 use std::time::Duration;
 use verifyd::domain::access::{Binding, Scope};
 

@@ -1,19 +1,13 @@
 //! The pages: over plain HTTP, and in a real browser.
-#![cfg(feature = "simulator")]
-#![allow(clippy::unwrap_used, reason = "this is a test")]
 
-#[path = "../support/world.rs"]
-#[allow(dead_code, reason = "each test binary uses its part")]
-mod world;
-
-mod axe;
+mod accessibility;
 mod browser;
 mod demo;
-mod hostile;
+mod hostile_text;
+mod in_a_browser;
 mod limits;
 mod modules;
-mod plain;
+mod over_http;
 mod screenshots;
 mod site;
 mod surfaces;
-mod walk;

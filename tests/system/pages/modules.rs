@@ -1,6 +1,6 @@
 //! Modules, and what they would mean for the connections that a visitor may see.
 
-use crate::site::{Site, tenant};
+use crate::pages::site::{Site, tenant};
 use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::connection::ConnectionStatus;
 use verifyd::simulator::Scenario;

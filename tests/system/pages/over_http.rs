@@ -1,6 +1,6 @@
 //! Without a browser: status codes, headers, who sees what, what is refused.
 
-use crate::site::{EVERYTHING, Site, location, tenant};
+use crate::pages::site::{EVERYTHING, Site, location, tenant};
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use std::time::Duration;

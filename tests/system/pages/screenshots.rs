@@ -1,13 +1,13 @@
 //! The pictures of README.
 
-use crate::browser::Browser;
-use crate::demo::Demo;
+use crate::pages::browser::Browser;
+use crate::pages::demo::Demo;
 use std::time::Duration;
 
 /// Bytes of one picture, at most.
 const LARGEST: usize = 200 * 1024;
 
-/// `cargo test --test pages -- --ignored screenshots` writes `docs/images` anew, from the demo.
+/// `cargo test --test system -- --ignored screenshots` writes `docs/images` anew, from the demo.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "writes docs/images"]
 async fn screenshots() {

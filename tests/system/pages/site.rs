@@ -1,10 +1,10 @@
 //! A site of one's own: embedded database, simulator, a worker, and the pages of it.
 
-use crate::world::World;
 use reqwest::header::{COOKIE, HeaderMap, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response};
 use secrecy::ExposeSecret as _;
+use test_support::world::World;
 use tokio_util::sync::CancellationToken;
 use verifyd::config::Settings;
 use verifyd::domain::access::{Binding, Scope};

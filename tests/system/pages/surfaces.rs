@@ -1,6 +1,6 @@
 //! Terminal, API and page tell the same facts about the same ten runs.
 
-use crate::site::{EVERYTHING, Person, Site};
+use crate::pages::site::{EVERYTHING, Person, Site};
 use serde_json::Value;
 use std::process::Command;
 use verifyd::domain::RunId;

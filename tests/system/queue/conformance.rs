@@ -1,6 +1,6 @@
 //! What every queue does. Each queue's module makes named tests of these by `conformance!`.
 
-use crate::probe::{Consumer, Probe, hints, until};
+use crate::queue::probe::{Consumer, Probe, hints, until};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ macro_rules! conformance {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 let (subject, cleanup) = $subject.await;
-                crate::conformance::$name(subject).await;
+                crate::queue::conformance::$name(subject).await;
                 cleanup.await;
             }
         )+

@@ -5,7 +5,7 @@ use verifyd::domain::RunId;
 use verifyd::domain::job::Hint;
 
 fn schema() -> Value {
-    serde_json::from_str(include_str!("../../contracts/job.v1.schema.json")).unwrap()
+    serde_json::from_str(include_str!("../../../contracts/job.v1.schema.json")).unwrap()
 }
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

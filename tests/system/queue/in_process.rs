@@ -1,7 +1,7 @@
 //! The in-process queue.
 
-use crate::conformance::Subject;
-use crate::probe::{Consumer, Probe, hints, until};
+use crate::queue::conformance::Subject;
+use crate::queue::probe::{Consumer, Probe, hints, until};
 use std::sync::Arc;
 use verifyd::ports::queue::{Queue, QueueError};
 use verifyd::queue::in_process::{InProcessQueue, InProcessSettings};

@@ -1,10 +1,10 @@
 //! The queue in Redis, on the server that all tests share.
 
-use crate::conformance::Subject;
-use crate::probe::{Consumer, Probe, hints, until};
-use crate::redis_support::{connection, keys_of, random_queue, redis_url, remove_queue};
+use crate::queue::conformance::Subject;
+use crate::queue::probe::{Consumer, Probe, hints, until};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use test_support::redis_server::{connection, keys_of, random_queue, redis_url, remove_queue};
 use verifyd::ports::queue::Queue;
 use verifyd::queue::redis::{RedisQueue, RedisSettings};
 
@@ -109,7 +109,7 @@ async fn the_number_of_keys_stays_flat() {
     queue.send(&hints(1..=2000)).await.unwrap();
     until("all others were finished", || probe.finished() == 1900).await;
     let mut plain = connection(&url).await;
-    let deadline = Instant::now() + crate::probe::PATIENCE;
+    let deadline = Instant::now() + crate::queue::probe::PATIENCE;
     loop {
         let keys = keys_of(&url, &name).await.len();
         let data: usize = redis::cmd("HLEN")
@@ -151,7 +151,7 @@ async fn enqueue_by_script(
     payload: &[u8],
 ) -> redis::RedisResult<i64> {
     redis::cmd("EVAL")
-        .arg(include_str!("../../contracts/enqueue.lua"))
+        .arg(include_str!("../../../contracts/enqueue.lua"))
         .arg(4)
         .arg(format!("{queue}:data"))
         .arg(format!("{queue}:active"))
@@ -293,7 +293,7 @@ async fn the_text_of_a_panic_is_not_stored() {
 }
 
 /// Throughput of hints whose handler does nothing. Prints, asserts nothing about speed:
-/// `cargo test --test queue -- --ignored --nocapture throughput`.
+/// `cargo test --test system -- --ignored --nocapture queue::redis::throughput`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn throughput() {

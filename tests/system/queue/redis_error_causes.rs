@@ -1,13 +1,13 @@
 //! Why Redis cannot be used is told by its first answer. Retries are set so long that a queue which
 //! retried first would not answer within the test.
 
-use crate::redis::settings;
-use crate::redis_support::PrivateRedis;
+use crate::queue::redis::settings;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::redis_server::PrivateRedis;
 use verifyd::domain::RunId;
 use verifyd::ports::queue::Queue;
 use verifyd::queue::redis::{RedisQueue, RedisSettings};

@@ -1,11 +1,11 @@
 //! What a Redis server does to its clients, on servers of one's own.
 
-use crate::frozen_link::FreezingProxy;
-use crate::probe::{Consumer, PATIENCE, Probe, hints, until};
-use crate::redis::{open, settings};
-use crate::redis_support::{PrivateRedis, connection, keys_of};
+use crate::queue::frozen_link::FreezingProxy;
+use crate::queue::probe::{Consumer, PATIENCE, Probe, hints, until};
+use crate::queue::redis::{open, settings};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use test_support::redis_server::{PrivateRedis, connection, keys_of};
 use verifyd::ports::queue::{Queue, QueueError};
 
 /// Sends until the server takes it.

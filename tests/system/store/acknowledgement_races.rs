@@ -1,8 +1,8 @@
 //! Acknowledging while runs of the connection are being completed, and what only PostgreSQL can show.
 
-use crate::acknowledging::{BROKEN, FINE, accept, checked, now, of, report};
-use crate::bed::Bed;
-use crate::fixtures::{claim, context};
+use crate::store::acknowledgements::{BROKEN, FINE, accept, checked, now, of, report};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{claim, context};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Barrier;
@@ -102,7 +102,7 @@ async fn a_completion_that_waited_ends_what_it_could_not_see_before() {
             .await
             .unwrap()
     });
-    crate::snapshot_trap::wait_until_blocked_by(bed.pg(), holder).await;
+    crate::store::stale_snapshots::wait_until_blocked_by(bed.pg(), holder).await;
     // What `acknowledge` writes; its own call would wait, too, and come second.
     for statement in [
         format!(

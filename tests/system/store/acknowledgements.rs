@@ -1,7 +1,7 @@
 //! Acknowledgements, and how they carry on.
 
-use crate::bed::Bed;
-use crate::fixtures::{change_report, claim, context};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{change_report, claim, context};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use std::sync::Arc;
@@ -512,7 +512,7 @@ pub async fn pruning_keeps_what_still_stands(bed: &Bed) {
 pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
     let store = bed.store.as_ref();
     let connection = store
-        .add_connection(&crate::fixtures::new_connection(7), None)
+        .add_connection(&crate::store::fixtures::new_connection(7), None)
         .await
         .unwrap();
     let ask = |run: RunId| Request {

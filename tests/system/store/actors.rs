@@ -1,7 +1,7 @@
 //! Who acknowledged and who withdrew, kept beside the name that the person gives.
 
-use crate::acknowledging::{BROKEN, accept, checked, through};
-use crate::bed::Bed;
+use crate::store::acknowledgements::{BROKEN, accept, checked, through};
+use crate::store::bed::Bed;
 use std::time::Duration;
 use verifyd::domain::access::Binding;
 use verifyd::domain::acknowledgement::{Actor, Surface};

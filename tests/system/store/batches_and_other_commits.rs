@@ -1,8 +1,8 @@
 //! PostgreSQL: what is sent with others is one statement. Somebody commits after it has taken its snapshot
 //! and before it has locked the run.
 
-use crate::bed::{Bed, settings};
-use crate::fixtures::{POLICY, claim, refresh, succeeded, worker};
+use crate::store::bed::{Bed, settings};
+use crate::store::fixtures::{POLICY, claim, refresh, succeeded, worker};
 use std::sync::Arc;
 use std::time::Duration;
 use verifyd::domain::{ConnectionId, RunId, RunStatus, TenantId};
@@ -26,7 +26,7 @@ const AT_THE_GATE: &str = "SELECT count(*) FROM pg_stat_activity \
 
 /// Nobody passes by a policy but a superuser: so this store is of the role that `serve` would have.
 async fn gated(bed: &Bed) -> Arc<dyn Store> {
-    bed.exec(include_str!("../../deploy/postgres-grants.sql"))
+    bed.exec(include_str!("../../../deploy/postgres-grants.sql"))
         .await;
     bed.exec(GATE).await;
     let mut url: url::Url = bed.url().parse().unwrap();

@@ -1,8 +1,8 @@
 //! Calls that come at the same time, which the store may send together: each is answered as if it had
 //! come alone, and none takes others down with it.
 
-use crate::bed::Bed;
-use crate::fixtures::{
+use crate::store::bed::Bed;
+use crate::store::fixtures::{
     POLICY, blocked, claim, context, new_connection, refresh, sealed, succeeded, worker,
 };
 use futures::future::join_all;

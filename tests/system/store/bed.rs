@@ -1,13 +1,13 @@
 //! A store to test, and a door behind it: raw SQL, in the words of either database.
 
-use crate::pgbouncer::PgBouncer;
-use crate::postgres_support::TestDatabase;
 use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use sqlx::{AssertSqlSafe, Executor as _, PgPool, Postgres, Row, Sqlite, Transaction};
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::pgbouncer::PgBouncer;
+use test_support::postgres::TestDatabase;
 use verifyd::domain::{ConnectionId, RunId, TenantId};
 use verifyd::ports::store::Store;
 use verifyd::store::{DatabaseSettings, ListenMode};
@@ -296,7 +296,7 @@ impl Bed {
         self.insert(
             verifyd::domain::run::RUN_TYPE,
             "queued",
-            &crate::fixtures::context(1),
+            &crate::store::fixtures::context(1),
         )
         .await
     }

@@ -1,10 +1,10 @@
 //! Calls whose caller goes away.
 
-use crate::bed::settings;
-use crate::postgres_support::TestDatabase;
-use crate::proxy::{Act, Proxy, Rule};
+use crate::store::bed::settings;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use test_support::postgres::TestDatabase;
+use test_support::proxy::{Act, Proxy, Rule};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// What is logged on this thread.

@@ -1,7 +1,7 @@
 //! `queued` → `running` and back.
 
-use crate::bed::Bed;
-use crate::fixtures::{ISOLATED, POLICY, claim, context, succeeded, worker};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{ISOLATED, POLICY, claim, context, succeeded, worker};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Barrier;
@@ -175,7 +175,7 @@ pub async fn spent_attempts_make_the_next_claim_exhausted(bed: &Bed) {
     assert!(again.exhausted);
     assert!(
         bed.store
-            .complete(&again, &crate::fixtures::failed())
+            .complete(&again, &crate::store::fixtures::failed())
             .await
             .unwrap()
     );

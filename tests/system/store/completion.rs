@@ -1,7 +1,7 @@
 //! `running` → `completed`.
 
-use crate::bed::Bed;
-use crate::fixtures::{
+use crate::store::bed::Bed;
+use crate::store::fixtures::{
     ISOLATED, POLICY, SWEEP, beat, blocked, claim, context, failed, refresh, report_of, succeeded,
     worker,
 };
@@ -16,7 +16,7 @@ use verifyd::ports::store::{AttemptEnd, StoreError};
 pub async fn a_completion_writes_run_report_and_attempt(bed: &Bed) {
     let run = bed
         .store
-        .record(&crate::recording::new_run(1))
+        .record(&crate::store::recording::new_run(1))
         .await
         .unwrap()
         .run_id;

@@ -1,7 +1,7 @@
 //! How PostgreSQL compresses the reports of ordinary completions.
 
-use crate::bed::Bed;
-use crate::fixtures::{change_report, claim, succeeded};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{change_report, claim, succeeded};
 use serde_json::json;
 use verifyd::domain::RunId;
 

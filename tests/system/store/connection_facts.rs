@@ -1,7 +1,7 @@
 //! What checks have learnt of a connection, and the lists that show it.
 
-use crate::bed::Bed;
-use crate::fixtures::{claim, context, new_connection, sealed, succeeded};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{claim, context, new_connection, sealed, succeeded};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use verifyd::domain::access::Binding;

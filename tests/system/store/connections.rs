@@ -1,7 +1,7 @@
 //! Provider connections and their credentials.
 
-use crate::bed::Bed;
-use crate::fixtures::{new_connection, sealed};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{new_connection, sealed};
 use std::sync::Mutex;
 use verifyd::domain::connection::{
     ConnectionStatus, CredentialBinding, CredentialKind, StoredCredential,

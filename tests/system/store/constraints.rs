@@ -1,7 +1,7 @@
 //! What the tables that verifyd owns refuse, whoever writes.
 
-use crate::bed::Bed;
-use crate::fixtures::{blocked, context, report_of};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{blocked, context, report_of};
 use serde_json::{Value, json};
 use verifyd::domain::run::RUN_TYPE;
 

@@ -1,6 +1,6 @@
 //! Which database a URL means.
 
-use crate::bed::settings;
+use crate::store::bed::settings;
 
 #[tokio::test]
 async fn an_unknown_scheme_is_refused_without_quoting_the_url() {

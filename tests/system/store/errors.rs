@@ -1,7 +1,7 @@
 //! Which error says what, and what none of them says.
 
-use crate::bed::{Bed, settings};
-use crate::fixtures::{POLICY, SWEEP, beat, claim, sealed, succeeded, worker};
+use crate::store::bed::{Bed, settings};
+use crate::store::fixtures::{POLICY, SWEEP, beat, claim, sealed, succeeded, worker};
 use std::time::Duration;
 use verifyd::domain::RunId;
 use verifyd::ports::store::StoreError;
@@ -65,7 +65,7 @@ pub async fn a_refusal_does_not_quote_the_row(bed: &Bed) {
     let seal = |binding: verifyd::domain::connection::CredentialBinding| {
         Ok(sealed(binding.connection_id, "canary-payload"))
     };
-    let mut unnamed = crate::fixtures::new_connection(7);
+    let mut unnamed = crate::store::fixtures::new_connection(7);
     let id = bed
         .store
         .add_connection(&unnamed, Some(&seal))

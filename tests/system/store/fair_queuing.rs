@@ -1,8 +1,8 @@
 //! Fair queuing.
 
-use crate::bed::Bed;
-use crate::beside_another_application::beside;
-use crate::fixtures::{claim, context, succeeded};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{claim, context, succeeded};
+use crate::store::migrate_beside_another_application::beside;
 use std::time::Duration;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{RunId, TenantId};

@@ -1,7 +1,7 @@
 //! What the database itself holds about runs of verifyd's type, whoever writes.
 
-use crate::bed::Bed;
-use crate::fixtures::{blocked, claim, context, failed, succeeded};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{blocked, claim, context, failed, succeeded};
 use serde_json::{Value, json};
 use verifyd::domain::completion::Completion;
 use verifyd::domain::{OperationRun, RunId, TenantId};

@@ -1,8 +1,8 @@
 //! Connections and what belongs to them, as another application may write them.
 
-use crate::bed::Bed;
-use crate::fixtures::{claim, succeeded};
-use crate::hostile_rows::every_surface;
+use crate::store::bed::Bed;
+use crate::store::fixtures::{claim, succeeded};
+use crate::store::hostile_rows::every_surface;
 use verifyd::domain::access::Binding;
 use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::{ConnectionId, TenantId};

@@ -1,7 +1,7 @@
 //! Rows as a producer may write them: no value of any column stops a surface, or another run.
 
-use crate::bed::Bed;
-use crate::fixtures::{POLICY, SWEEP, blocked, claim, succeeded, worker};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{POLICY, SWEEP, blocked, claim, succeeded, worker};
 use serde_json::json;
 use std::time::Duration;
 use verifyd::domain::access::Binding;

@@ -1,7 +1,7 @@
 //! The permission inventory: written where it changed.
 
-use crate::bed::Bed;
-use crate::fixtures::{claim, refresh, succeeded};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{claim, refresh, succeeded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Barrier;
@@ -179,7 +179,7 @@ pub async fn no_inventory_keeps_the_last_known_one(bed: &Bed) {
     let held = claim(&bed.store, run, "w1").await;
     assert!(
         bed.store
-            .complete(&held, &crate::fixtures::failed())
+            .complete(&held, &crate::store::fixtures::failed())
             .await
             .unwrap()
     );

@@ -1,8 +1,8 @@
 //! `migrate` on a PostgreSQL database where another application's tables are already there, made
 //! as a Laravel application makes them, with its rows in them.
 
-use crate::bed::{Bed, settings};
-use crate::fixtures::{SWEEP, claim, new_connection, refresh, sealed, succeeded};
+use crate::store::bed::{Bed, settings};
+use crate::store::fixtures::{SWEEP, claim, new_connection, refresh, sealed, succeeded};
 use sqlx::{AssertSqlSafe, PgPool};
 use std::time::Duration;
 use verifyd::domain::access::Binding;
@@ -177,7 +177,7 @@ async fn runs_are_worked_off_in_the_applications_tables() {
     let recorded = bed
         .store
         .record(&NewRun {
-            ..crate::recording::new_run(1)
+            ..crate::store::recording::new_run(1)
         })
         .await
         .unwrap();
@@ -192,7 +192,7 @@ async fn runs_are_worked_off_in_the_applications_tables() {
     );
     let listed = bed
         .store
-        .runs(&crate::recording::everything())
+        .runs(&crate::store::recording::everything())
         .await
         .unwrap();
     assert_eq!(
@@ -250,10 +250,10 @@ async fn connections_work_in_the_applications_tables() {
 async fn overviews_are_read_from_the_applications_tables() {
     let bed = beside().await;
     bed.store.migrate().await.unwrap();
-    let mut new = crate::fixtures::new_connection(7);
+    let mut new = crate::store::fixtures::new_connection(7);
     new.display_name = Some("Of the application".into());
     let id = bed.store.add_connection(&new, None).await.unwrap();
-    let context = crate::fixtures::context(id.0);
+    let context = crate::store::fixtures::context(id.0);
     let run = bed.insert(RUN_TYPE, "queued", &context).await;
     let store = &bed.store;
     let everything = Binding::EVERYTHING;

@@ -1,8 +1,8 @@
 //! `migrate --enforce` on the table of another application.
 
-use crate::bed::Bed;
-use crate::beside_another_application::{beside, definitions, rows};
-use crate::fixtures::{blocked, claim, context, succeeded};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{blocked, claim, context, succeeded};
+use crate::store::migrate_beside_another_application::{beside, definitions, rows};
 use serde_json::json;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{RunId, RunStatus};

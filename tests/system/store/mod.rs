@@ -2,26 +2,21 @@
 //! behind PgBouncer in transaction mode, and against SQLite.
 //! What only PostgreSQL can get wrong follows after it.
 
-#![allow(clippy::unwrap_used, reason = "this is a test")]
-
-mod access;
-mod acknowledging;
-mod acknowledging_races;
+mod acknowledgement_races;
+mod acknowledgements;
 mod actors;
-mod batches;
 mod batching;
 mod bed;
-mod bounds;
-mod cancelled;
-mod circuits;
+mod cancelled_calls;
 mod claims;
 mod completion;
+mod connection_facts;
 mod connections;
+mod database_urls;
 mod errors;
-mod facts;
+mod failing_batches;
 mod fair_queuing;
 mod fixtures;
-mod given_again;
 mod guards;
 mod hostile_connections;
 mod hostile_rows;
@@ -29,37 +24,26 @@ mod inventory;
 mod onboarding;
 mod overview;
 mod plan;
+mod poison_runs;
 mod pruning;
 mod recording;
+mod reused_ids;
 mod schema;
-mod sweeping;
+mod sweep;
 mod thundering_herd;
-mod urls;
+mod tokens_and_sessions;
+mod webhook_circuits;
 mod webhooks;
 
-mod beside_another_application;
+mod batches_and_other_commits;
 mod compression;
 mod constraints;
-mod enforcing;
-mod interleaved;
+mod migrate_beside_another_application;
+mod migrate_enforce;
 mod serializable;
-mod snapshot_trap;
 mod sqlite_file;
-mod waking;
-
-/// What `src/store/batching` names: see `batches`.
-mod ports {
-    pub use verifyd::ports::store_error;
-}
-
-#[path = "../support/pgbouncer.rs"]
-mod pgbouncer;
-#[path = "../support/postgres.rs"]
-mod postgres_support;
-#[path = "../support/private_postgres.rs"]
-mod private_postgres;
-#[path = "../support/proxy.rs"]
-mod proxy;
+mod stale_snapshots;
+mod wake_ups;
 
 /// One test per case and store, e.g. `postgres::two_workers_one_run_is_claimed_once`.
 macro_rules! conformance {
@@ -102,7 +86,7 @@ conformance! {
         a_run_put_back_from_outside_supersedes_the_open_attempt,
         a_release_needs_the_current_token,
         a_release_cannot_end_as_completed;
-    given_again:
+    reused_ids:
         attempts_of_an_earlier_run_never_count,
         an_open_attempt_of_an_earlier_run_is_worth_nothing,
         an_attempt_of_its_own_counts_without_the_time_of_the_first_claim,
@@ -128,7 +112,7 @@ conformance! {
         a_refused_completion_writes_nothing,
         the_latest_report_never_moves_back,
         without_a_connection_no_latest_report_is_written;
-    facts:
+    connection_facts:
         what_was_learnt_is_kept_and_read_with_the_start_of_a_check,
         facts_of_what_is_another_now_do_not_count,
         connections_are_sorted_by_expiry_page_by_page,
@@ -148,7 +132,7 @@ conformance! {
         an_inventory_of_another_run_of_the_same_id_is_none,
         a_plan_sees_its_own_reach_and_provider_only,
         a_plan_comes_in_pages_whatever_stands_in_the_rows;
-    sweeping:
+    sweep:
         a_bare_insert_is_found,
         what_was_delivered_is_not_delivered_again_too_early,
         a_lost_delivery_is_repeated_when_asked_for,
@@ -170,7 +154,7 @@ conformance! {
         sweeps_of_two_replicas_deliver_a_run_once,
         left_over_deliveries_are_forgotten,
         left_over_deliveries_that_wait_are_forgotten;
-    bounds:
+    poison_runs:
         the_last_chance_is_claimed_alone_only,
         a_last_chance_without_a_lost_worker_needs_not_be_alone,
         failed_completions_back_off_and_end_in_a_forced_completion,
@@ -230,7 +214,7 @@ conformance! {
         a_batch_is_bounded_and_goes_on_where_the_last_one_ended,
         what_is_still_pointed_to_is_kept,
         attempts_of_runs_that_others_deleted_go;
-    access:
+    tokens_and_sessions:
         a_token_is_found_by_its_hash_alone,
         a_revoked_token_is_worthless_and_its_sessions_end,
         a_token_expires_by_the_databases_clock,
@@ -249,7 +233,7 @@ conformance! {
         a_trend_bears_what_others_wrote,
         history_counts_what_was_completed_lately,
         the_longest_waiting_runs_come_first;
-    acknowledging:
+    acknowledgements:
         an_acknowledgement_is_recorded_once_for_a_check_of_a_run,
         only_completed_runs_of_the_type_take_one,
         it_carries_on_while_status_and_reason_stay_the_same,
@@ -266,7 +250,7 @@ conformance! {
         who_did_it_is_kept_and_read_in_every_way,
         what_was_noted_for_an_earlier_row_of_the_id_does_not_count,
         it_goes_with_its_run;
-    acknowledging_races:
+    acknowledgement_races:
         acknowledging_beside_completions_loses_nothing;
     onboarding:
         a_state_that_cannot_be_read_is_named,
@@ -277,7 +261,7 @@ conformance! {
         an_active_run_of_another_tenant_is_not_returned,
         a_pointer_to_what_is_newer_stays,
         fifty_starts_for_one_session_end_at_the_newest_run;
-    batches:
+    failing_batches:
         behind_a_batch_that_loses_its_connection_the_next_one_starts;
     webhooks:
         a_completion_records_a_delivery_for_each_endpoint_that_wants_it,
@@ -290,7 +274,7 @@ conformance! {
         a_rotated_secret_leaves_the_one_before_for_a_while,
         a_secret_that_cannot_be_sealed_adds_no_endpoint,
         what_has_ended_is_forgotten_after_its_time;
-    circuits:
+    webhook_circuits:
         a_circuit_opens_records_without_trying_and_closes_after_a_probe,
         a_probe_whose_sender_died_is_followed_by_another,
         attempts_that_were_under_way_when_it_opened_leave_the_circuit_alone,

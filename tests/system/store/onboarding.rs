@@ -1,8 +1,8 @@
 //! Onboarding sessions, and the run that each points to.
 
-use crate::bed::Bed;
-use crate::fixtures::{claim, context, succeeded};
-use crate::recording::new_run;
+use crate::store::bed::Bed;
+use crate::store::fixtures::{claim, context, succeeded};
+use crate::store::recording::new_run;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::Barrier;
@@ -173,7 +173,7 @@ pub async fn a_session_of_others_is_refused_and_nothing_recorded(bed: &Bed) {
     assert_eq!(bed.number(moved).await, 0);
     let runs = bed
         .store
-        .runs(&crate::recording::everything())
+        .runs(&crate::store::recording::everything())
         .await
         .unwrap();
     assert_eq!(runs.iter().map(|r| r.id).collect::<Vec<_>>(), [active]);

@@ -1,7 +1,9 @@
 //! What pages and the API show of many connections and runs at once.
 
-use crate::bed::Bed;
-use crate::fixtures::{blocked, change_report, claim, context, failed, new_connection, succeeded};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{
+    blocked, change_report, claim, context, failed, new_connection, succeeded,
+};
 use serde_json::{Value, json};
 use std::time::Duration;
 use verifyd::domain::access::Binding;

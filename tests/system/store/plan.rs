@@ -1,7 +1,7 @@
 //! The stored inventories of many connections, as plans read them.
 
-use crate::bed::Bed;
-use crate::fixtures::{claim, context, new_connection, refresh, succeeded};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{claim, context, new_connection, refresh, succeeded};
 use serde_json::json;
 use std::collections::BTreeSet;
 use verifyd::domain::access::Binding;

@@ -1,7 +1,9 @@
 //! Runs that kill their worker, and attempts that nobody works on: what bounds them.
 
-use crate::bed::Bed;
-use crate::fixtures::{ISOLATED, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{
+    ISOLATED, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker,
+};
 use std::time::Duration;
 use verifyd::domain::run::RunRequest;
 use verifyd::domain::{RunId, RunStatus};

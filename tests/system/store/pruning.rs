@@ -1,7 +1,7 @@
 //! Deleting completed runs that are old.
 
-use crate::bed::Bed;
-use crate::fixtures::{claim, context, succeeded};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{claim, context, succeeded};
 use std::time::Duration;
 use verifyd::domain::{ConnectionId, RunId};
 use verifyd::ports::store::{AttemptEnd, PrunePolicy, Pruned};

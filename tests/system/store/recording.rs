@@ -1,7 +1,7 @@
 //! Recording and reading runs, workers, counts.
 
-use crate::bed::Bed;
-use crate::fixtures::{beat, claim, context, failed, succeeded, worker};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{beat, claim, context, failed, succeeded, worker};
 use std::sync::Arc;
 use tokio::sync::Barrier;
 use verifyd::domain::access::Binding;

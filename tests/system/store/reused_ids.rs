@@ -1,9 +1,9 @@
 //! An id that is given to another run: after TRUNCATE … RESTART IDENTITY, in a restored backup. Nothing that
 //! belongs to the run before counts for it.
 
-use crate::acknowledging::through;
-use crate::bed::Bed;
-use crate::fixtures::{
+use crate::store::acknowledgements::through;
+use crate::store::bed::Bed;
+use crate::store::fixtures::{
     SWEEP, claim, context, failed, new_connection, refresh, report_of, succeeded,
 };
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Migrations and what `inspect` finds.
 
-use crate::bed::Bed;
+use crate::store::bed::Bed;
 use std::sync::Arc;
 use tokio::sync::Barrier;
 

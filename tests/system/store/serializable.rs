@@ -1,8 +1,8 @@
 //! PostgreSQL where every conflict is an error: one call wins, the others are told so or told to come
 //! again, and none fails otherwise.
 
-use crate::bed::Bed;
-use crate::fixtures::{ISOLATED, failed, succeeded, worker};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{ISOLATED, failed, succeeded, worker};
 use std::sync::Arc;
 use tokio::sync::Barrier;
 use verifyd::domain::RunStatus;

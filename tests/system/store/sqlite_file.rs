@@ -1,6 +1,6 @@
 //! SQLite: the file itself.
 
-use crate::bed::{Bed, settings};
+use crate::store::bed::{Bed, settings};
 use verifyd::ports::store::StoreError;
 
 #[cfg(unix)]

@@ -1,8 +1,8 @@
 //! PostgreSQL: a statement that waited for a row tests that row anew, but its subqueries keep the
 //! snapshot from before the wait.
 
-use crate::bed::Bed;
-use crate::fixtures::{POLICY, beat, claim, refresh, succeeded, worker};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{POLICY, beat, claim, refresh, succeeded, worker};
 use sqlx::PgPool;
 use std::time::Duration;
 use verifyd::domain::{ConnectionId, Outcome, RunStatus, TenantId};
@@ -210,7 +210,7 @@ async fn a_sweep_that_waited_keeps_the_new_not_before() {
             .unwrap();
     }
     let store = bed.store.clone();
-    let waiting = tokio::spawn(async move { store.sweep(&crate::fixtures::SWEEP).await });
+    let waiting = tokio::spawn(async move { store.sweep(&crate::store::fixtures::SWEEP).await });
     wait_until_blocked_by(bed.pg(), holder).await;
     other.commit().await.unwrap();
     let swept = waiting.await.unwrap().unwrap().unwrap();
@@ -220,7 +220,11 @@ async fn a_sweep_that_waited_keeps_the_new_not_before() {
     // It is found again when the wait is over.
     bed.age("verifyd.run_deliveries", "not_before", "1 = 1", 3601)
         .await;
-    let swept = bed.store.sweep(&crate::fixtures::SWEEP).await.unwrap();
+    let swept = bed
+        .store
+        .sweep(&crate::store::fixtures::SWEEP)
+        .await
+        .unwrap();
     assert_eq!(swept.unwrap().due, [run]);
 }
 
@@ -240,7 +244,7 @@ async fn a_sweep_passes_by_a_run_that_is_being_completed() {
         .unwrap();
     let swept = bed
         .store
-        .sweep(&crate::fixtures::SWEEP)
+        .sweep(&crate::store::fixtures::SWEEP)
         .await
         .unwrap()
         .unwrap();
@@ -248,7 +252,7 @@ async fn a_sweep_passes_by_a_run_that_is_being_completed() {
     completing.rollback().await.unwrap();
     let swept = bed
         .store
-        .sweep(&crate::fixtures::SWEEP)
+        .sweep(&crate::store::fixtures::SWEEP)
         .await
         .unwrap()
         .unwrap();

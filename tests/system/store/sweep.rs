@@ -1,7 +1,9 @@
 //! What the reconciler finds.
 
-use crate::bed::Bed;
-use crate::fixtures::{ISOLATED, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{
+    ISOLATED, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Barrier;
@@ -30,7 +32,7 @@ pub async fn a_bare_insert_is_found(bed: &Bed) {
 pub async fn what_was_delivered_is_not_delivered_again_too_early(bed: &Bed) {
     bed.queued().await;
     bed.store
-        .record(&crate::recording::new_run(1))
+        .record(&crate::store::recording::new_run(1))
         .await
         .unwrap();
     assert_eq!(sweep(bed, &SWEEP).await.due.len(), 1);
@@ -44,7 +46,7 @@ pub async fn what_was_delivered_is_not_delivered_again_too_early(bed: &Bed) {
 pub async fn a_lost_delivery_is_repeated_when_asked_for(bed: &Bed) {
     let run = bed
         .store
-        .record(&crate::recording::new_run(1))
+        .record(&crate::store::recording::new_run(1))
         .await
         .unwrap()
         .run_id;
@@ -96,7 +98,7 @@ async fn go_on(bed: &Bed, policy: &mut SweepPolicy) -> (Vec<RunId>, bool) {
 
 /// Runs that somebody was told about, and that nobody has claimed.
 async fn told(bed: &Bed, count: usize) -> Vec<RunId> {
-    let new = vec![crate::recording::new_run(1); count];
+    let new = vec![crate::store::recording::new_run(1); count];
     bed.store.record_many(&new).await.unwrap()
 }
 
@@ -194,7 +196,7 @@ pub async fn a_dead_worker_loses_its_runs(bed: &Bed) {
     bed.store.beat(&beat("w1")).await.unwrap();
     let run = bed
         .store
-        .record(&crate::recording::new_run(1))
+        .record(&crate::store::recording::new_run(1))
         .await
         .unwrap()
         .run_id;
@@ -384,7 +386,7 @@ pub async fn rows_of_another_type_are_never_touched(bed: &Bed) {
     assert_eq!(bed.dump("operation_runs").await, before);
     assert_eq!(
         bed.store
-            .runs(&crate::recording::everything())
+            .runs(&crate::store::recording::everything())
             .await
             .unwrap(),
         []
@@ -433,13 +435,13 @@ pub async fn left_over_deliveries_are_forgotten(bed: &Bed) {
     let table = bed.own("run_deliveries");
     let active = bed
         .store
-        .record(&crate::recording::new_run(1))
+        .record(&crate::store::recording::new_run(1))
         .await
         .unwrap()
         .run_id;
     let gone = bed
         .store
-        .record(&crate::recording::new_run(2))
+        .record(&crate::store::recording::new_run(2))
         .await
         .unwrap()
         .run_id;

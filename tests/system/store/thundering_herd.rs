@@ -1,7 +1,7 @@
 //! Everything at once: whatever the order, each run is completed once, and nobody deadlocks.
 
-use crate::bed::Bed;
-use crate::fixtures::{POLICY, SWEEP, beat, failed, refresh, succeeded, worker};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{POLICY, SWEEP, beat, failed, refresh, succeeded, worker};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Tokens, sessions of the pages, idempotency keys.
 
-use crate::bed::Bed;
+use crate::store::bed::Bed;
 use std::time::Duration;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::{TenantId, TokenId, WorkspaceId, token};

@@ -1,7 +1,7 @@
 //! PostgreSQL's notifications: who is woken by what, and when nothing arrives.
 
-use crate::bed::{Bed, settings};
-use crate::fixtures::context;
+use crate::store::bed::{Bed, settings};
+use crate::store::fixtures::context;
 use secrecy::SecretString;
 use sqlx::postgres::PgListener;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ async fn only_queued_runs_of_verifyds_type_notify_and_once_a_transaction() {
     ))
     .await;
     bed.store
-        .record(&crate::recording::new_run(1))
+        .record(&crate::store::recording::new_run(1))
         .await
         .unwrap();
     assert_eq!(heard(&bed, &mut listener).await, 0);

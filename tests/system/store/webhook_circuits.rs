@@ -1,8 +1,8 @@
 //! Circuits of webhook endpoints, and deliveries that are given up by their age.
 
-use crate::bed::Bed;
-use crate::fixtures::succeeded;
-use crate::webhooks::{
+use crate::store::bed::Bed;
+use crate::store::fixtures::succeeded;
+use crate::store::webhooks::{
     CIRCUIT, HOUR, completed, endpoint, everything, lease_one, leased, outcome, policy, state,
 };
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Endpoints, the deliveries that completions record, and the way of a delivery.
 
-use crate::bed::Bed;
-use crate::fixtures::{blocked, claim, failed, succeeded};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{blocked, claim, failed, succeeded};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use verifyd::domain::circuit::CircuitPolicy;

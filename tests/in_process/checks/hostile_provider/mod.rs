@@ -4,13 +4,13 @@
 
 mod tls;
 
-use crate::assert_sound;
-use crate::hostile_server::{At, Hostile, HostileServer, answer, hostilities};
-use crate::world::{World, reasons};
+use crate::checks::assert_sound;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use test_support::hostile_server::{At, Hostile, HostileServer, answer, hostilities};
+use test_support::world::{World, reasons};
 use verifyd::config::Settings;
 use verifyd::domain::job::Hint;
 use verifyd::domain::reason::Reason;

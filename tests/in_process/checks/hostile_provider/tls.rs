@@ -1,36 +1,25 @@
 //! Certificates that must not be believed. The roots that are trusted are the machine's, so the
-//! test runs itself again where they are its own.
+//! test runs in a process of its own, where they are the test's.
 
 use super::{checked, cloud, connection};
-use crate::hostile_server::tls::{certificate, serve};
-use crate::world::{World, reasons};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::path::Path;
+use test_support::hostile_server::tls::{certificate, serve};
+use test_support::own_process;
+use test_support::world::{World, reasons};
 use verifyd::domain::reason::Reason;
 
 /// Where the parent has put the root's certificate and key for its child.
 const FOLDER: &str = "VERIFYD_TEST_ROOT_FOLDER";
-const NAME: &str = "hostile::tls::only_a_certificate_that_is_trusted_valid_and_ours_is_believed";
+const NAME: &str = concat!(
+    module_path!(),
+    "::only_a_certificate_that_is_trusted_valid_and_ours_is_believed"
+);
 
 fn root() -> (CertificateParams, KeyPair) {
     let mut root = CertificateParams::new(Vec::<String>::new()).unwrap();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     (root, KeyPair::generate().unwrap())
-}
-
-/// Runs this very test in a process that trusts one root, ours, and no other.
-fn again(folder: &Path) {
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", NAME, "--nocapture"])
-        .env(FOLDER, folder)
-        .env("SSL_CERT_FILE", folder.join("root.pem"))
-        .env_remove("SSL_CERT_DIR")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{errors}");
-    assert!(text.contains("1 passed"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +30,19 @@ async fn only_a_certificate_that_is_trusted_valid_and_ours_is_believed() {
         let pem = params.self_signed(&key).unwrap().pem();
         std::fs::write(folder.path().join("root.pem"), pem).unwrap();
         std::fs::write(folder.path().join("root.key"), key.serialize_pem()).unwrap();
-        return again(folder.path());
+        let trusted = folder.path().join("root.pem");
+        // An empty folder, so that one root is trusted, ours, and no other.
+        let empty = folder.path().join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        own_process::entered(
+            NAME,
+            &[
+                (FOLDER, folder.path().as_os_str()),
+                ("SSL_CERT_FILE", trusted.as_os_str()),
+                ("SSL_CERT_DIR", empty.as_os_str()),
+            ],
+        );
+        return;
     };
     let key = std::fs::read_to_string(Path::new(&folder).join("root.key")).unwrap();
     let issuer = Issuer::new(root().0, KeyPair::from_pem(&key).unwrap());

@@ -1,5 +1,4 @@
 //! A server on loopback that takes part in HTTP as far as a test wants it to, and all that it can do.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod tls;
 

@@ -1,5 +1,4 @@
 //! A certificate that signs itself, for servers of tests.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{RootCertStore, ServerConfig};

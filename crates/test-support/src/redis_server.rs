@@ -1,6 +1,5 @@
 //! Redis for the tests: the shared server with a queue name of one's own, or a private server for
 //! what would disturb others.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -42,7 +41,7 @@ pub async fn hint(redis_url: &str, queue: &str, runs: &[i64]) {
 /// The same where Redis may be away.
 pub async fn try_hint(redis_url: &str, queue: &str, runs: &[i64]) -> redis::RedisResult<()> {
     let mut redis = try_connection(redis_url).await?;
-    let script = redis::Script::new(include_str!("../../contracts/enqueue.lua"));
+    let script = redis::Script::new(include_str!("../../../contracts/enqueue.lua"));
     script.prepare_invoke().load_async(&mut redis).await?;
     for part in runs.chunks(500) {
         let mut pipeline = redis::pipe();

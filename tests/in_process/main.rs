@@ -1,0 +1,16 @@
+//! Tests that need no server, no browser and nothing installed besides Rust.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod checks;
+mod cli;
+mod fuzz_corpus;
+mod generated;
+mod layering;
+mod microsoft;
+mod reports;
+mod simulator;
+mod verdicts;
