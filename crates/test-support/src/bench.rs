@@ -213,6 +213,20 @@ impl Bench {
         daemon
     }
 
+    /// The database's URL for this role.
+    pub fn url_of(&self, role: &str) -> String {
+        let mut url: url::Url = self.database.url().parse().unwrap();
+        url.set_username(role).unwrap();
+        url.set_password(None).unwrap();
+        url.into()
+    }
+
+    /// From now on commands and processes connect as this role.
+    pub fn become_role(&mut self, role: &str) {
+        let url = self.url_of(role);
+        self.environment.insert("DATABASE_URL".into(), url);
+    }
+
     pub async fn sql(&self) -> PgConnection {
         PgConnection::connect(&self.database.url()).await.unwrap()
     }

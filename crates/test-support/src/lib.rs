@@ -7,6 +7,7 @@ pub mod bench;
 pub mod connect_proxy;
 pub mod fuzz_targets;
 pub mod hostile_server;
+pub mod microsoft;
 pub mod oracle;
 pub mod own_process;
 pub mod pgbouncer;

@@ -1,17 +1,19 @@
 //! verifyd in one process: embedded database, in-process queue, simulator.
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use std::time::Duration;
 use verifyd::app::Services;
 use verifyd::config::{Settings, Sources};
+use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::connection::{NewConnection, ProviderConnection};
 use verifyd::domain::credential::Credential;
 use verifyd::domain::run::OperationRun;
-use verifyd::domain::{ConnectionId, RunId, RunStatus, TenantId, WorkspaceId};
+use verifyd::domain::{ConnectionId, RunId, RunStatus, TenantId, WorkspaceId, token};
 use verifyd::engine::lease::beat_once;
 use verifyd::engine::worker::Worker;
 use verifyd::operations::start_check::context_for;
+use verifyd::ports::access::NewToken;
 use verifyd::ports::store::NewRun;
 use verifyd::provider::microsoft::CloudSettings;
 use verifyd::simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
@@ -116,6 +118,21 @@ impl World {
                 store.add_connection(&new, Some(&seal)).await.unwrap()
             }
         }
+    }
+
+    /// A token of the API and the pages with these scopes.
+    pub async fn token(&self, name: &str, scopes: &[Scope], binding: Binding) -> String {
+        let text = token::fresh().unwrap();
+        let text = text.expose_secret();
+        let new = NewToken {
+            name: name.into(),
+            hash: token::hash(text).unwrap(),
+            scopes: scopes.to_vec(),
+            binding,
+            expires_at: None,
+        };
+        self.services.store.add_token(&new).await.unwrap();
+        text.to_owned()
     }
 
     pub async fn row(&self, id: ConnectionId) -> ProviderConnection {

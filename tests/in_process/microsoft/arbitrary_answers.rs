@@ -5,7 +5,6 @@ use crate::microsoft::fixture::{provider_with, run, settings, target};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::time::Duration;
-use verifyd::domain::report::ReportDraft;
 
 fn json_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -113,13 +112,7 @@ proptest! {
             // Twice: the second time with whatever is cached.
             for _ in 0..2 {
                 let found = run(&provider, &target).await;
-                let draft = ReportDraft {
-                    identity: Default::default(),
-                    generated_at: "2026-01-01T00:00:00Z".parse().unwrap(),
-                    previous_report_id: None,
-                    checks: found.0.checks,
-                };
-                let report = draft.finish(&target.credential.secret_values(), "/runs/1");
+                let report = found.report(&target.credential.secret_values());
                 assert_eq!(report.replaced, None);
             }
         });
@@ -141,13 +134,7 @@ proptest! {
             let mut fingerprints = Vec::new();
             for _ in 0..2 {
                 let found = run(&provider_with(&settings), &target("intune")).await;
-                let draft = ReportDraft {
-                    identity: Default::default(),
-                    generated_at: "2026-01-01T00:00:00Z".parse().unwrap(),
-                    previous_report_id: None,
-                    checks: found.0.checks,
-                };
-                fingerprints.push(draft.finish(&[], "/runs/1").report.fingerprint);
+                fingerprints.push(found.report(&[]).report.fingerprint);
             }
             assert_eq!(fingerprints[0], fingerprints[1]);
         });

@@ -12,8 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub const TENANT: &str = "11111111-2222-4333-8444-555555555555";
-pub const CLIENT: &str = "66666666-7777-4888-8999-aaaaaaaaaaaa";
+pub use test_support::microsoft::{CLIENT, TENANT};
 pub const SERVICE_PRINCIPAL: &str = "0a0a0a0a-0000-4000-8000-000000000001";
 pub const GRAPH_RESOURCE: &str = "0b0b0b0b-0000-4000-8000-000000000002";
 pub const OTHER_RESOURCE: &str = "0c0c0c0c-0000-4000-8000-000000000003";

@@ -1,58 +1,14 @@
-//! A provider, a connection and a target for tests.
+//! A provider for tests, and what they ask of its findings.
 
-use crate::microsoft::directory::{CLIENT, Directory, TENANT};
-use chrono::{DateTime, Utc};
-use std::collections::BTreeMap;
+use crate::microsoft::directory::Directory;
+use secrecy::SecretString;
 use std::sync::Arc;
-use std::time::Duration;
-use uuid::Uuid;
-use verifyd::domain::connection::{ConnectionStatus, ProviderConnection};
-use verifyd::domain::connection_facts::ConnectionFacts;
-use verifyd::domain::credential::Credential;
-use verifyd::domain::link::LinkContext;
-use verifyd::domain::report::{Check, CheckStatus, EvidenceKind};
-use verifyd::domain::{ConnectionId, Reason, RunId, TenantId, WorkspaceId};
-use verifyd::ports::clock::Clock;
+pub use test_support::microsoft::{Still, secret, settings, target};
+use verifyd::domain::Reason;
+use verifyd::domain::report::{Check, CheckStatus, EvidenceKind, FinishedReport, ReportDraft};
+use verifyd::ports::clock::Clock as _;
 use verifyd::ports::provider::{Findings, Provider, Target};
-use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings};
-
-/// 2026-01-01T00:00:00Z, always.
-pub struct Still;
-
-impl Clock for Still {
-    fn now(&self) -> DateTime<Utc> {
-        "2026-01-01T00:00:00Z".parse().unwrap()
-    }
-}
-
-pub fn settings(login: &str, graph: &str) -> MicrosoftSettings {
-    MicrosoftSettings {
-        default_cloud: "test".into(),
-        connect_timeout: Duration::from_secs(60),
-        read_timeout: Duration::from_secs(60),
-        request_timeout: Duration::from_secs(120),
-        max_response_bytes: 100_000,
-        max_pages: 20,
-        max_resources: 50,
-        max_attempts_per_request: 3,
-        retry_base_delay: Duration::from_millis(1),
-        retry_max_delay: Duration::from_millis(4),
-        defer_after: Duration::from_secs(5),
-        token_refresh_margin: Duration::from_secs(120),
-        token_cache_entries: 100,
-        role_cache_entries: 100,
-        role_cache_ttl: Duration::from_secs(3600),
-        modules_dir: std::path::PathBuf::new(),
-        clouds: BTreeMap::from([(
-            "test".into(),
-            CloudSettings {
-                login: login.into(),
-                graph: graph.into(),
-                portal: "https://portal.example.com".into(),
-            },
-        )]),
-    }
-}
+use verifyd::provider::microsoft::MicrosoftProvider;
 
 pub fn provider_with(settings: &MicrosoftSettings) -> MicrosoftProvider {
     MicrosoftProvider::new(settings, Arc::new(Still)).unwrap()
@@ -60,54 +16,6 @@ pub fn provider_with(settings: &MicrosoftSettings) -> MicrosoftProvider {
 
 pub fn provider(directory: &Directory) -> MicrosoftProvider {
     provider_with(&settings(directory.base(), directory.base()))
-}
-
-pub fn secret(text: &str) -> Credential {
-    Credential::ClientSecret {
-        secret: text.to_owned().into(),
-        client_id: None,
-    }
-}
-
-pub fn target(module: &str) -> Target {
-    Target {
-        run_id: RunId(1),
-        connection: ProviderConnection {
-            id: ConnectionId(7),
-            workspace_id: WorkspaceId(8),
-            tenant_id: TenantId(9),
-            provider: "microsoft".into(),
-            display_name: None,
-            status: ConnectionStatus::Enabled,
-            entra_tenant_id: Some(TENANT.into()),
-            client_id: Some(CLIENT.into()),
-            cloud: None,
-            module: None,
-            created_at: None,
-            updated_at: None,
-        },
-        credential: secret("canary-secret-value"),
-        credential_changed_at: None,
-        credential_expires_at: None,
-        known: ConnectionFacts::default(),
-        entra_tenant_id: TENANT.into(),
-        module: module.into(),
-        links: LinkContext {
-            connections: "/connections".into(),
-            connection: "/connections/{id}".into(),
-            run: "/runs/{id}".into(),
-            run_id: 1,
-            connection_id: Some(7),
-            portal: "https://portal.example.com".into(),
-            login: "https://login.example.com".into(),
-            graph: "https://graph.example.com".into(),
-            entra_tenant_id: Some(TENANT.into()),
-            client_id: Some(CLIENT.into()),
-            ..LinkContext::default()
-        },
-        deadline: tokio::time::Instant::now() + Duration::from_secs(600),
-        correlation_id: Uuid::from_u128(0xC0),
-    }
 }
 
 /// Findings, with what tests ask of them.
@@ -128,6 +36,17 @@ impl Found {
         let check = self.check(key);
         let of_kind = check.evidence.iter().filter(|e| e.kind == kind);
         of_kind.map(|e| e.value.as_str()).collect()
+    }
+
+    /// The report that these findings make, once none of these secrets may be in it.
+    pub fn report(self, secrets: &[SecretString]) -> FinishedReport {
+        let draft = ReportDraft {
+            identity: Default::default(),
+            generated_at: Still.now(),
+            previous_report_id: None,
+            checks: self.0.checks,
+        };
+        draft.finish(secrets, "/runs/1")
     }
 
     /// Keys of the checks with this status.

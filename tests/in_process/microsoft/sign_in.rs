@@ -10,7 +10,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use test_support::own_process;
 use verifyd::domain::credential::Credential;
-use verifyd::domain::report::{CheckStatus, EvidenceKind, ReportDraft};
+use verifyd::domain::report::{CheckStatus, EvidenceKind};
 use verifyd::domain::{ConnectionId, Reason};
 use verifyd::ports::clock::Clock;
 use verifyd::ports::provider::Provider;
@@ -307,13 +307,7 @@ async fn no_secret_reaches_logs_or_the_report() {
         assert!(!log.contains(canary), "{canary} in {log}");
     }
     for found in [healthy, refused] {
-        let draft = ReportDraft {
-            identity: Default::default(),
-            generated_at: "2026-01-01T00:00:00Z".parse().unwrap(),
-            previous_report_id: None,
-            checks: found.0.checks,
-        };
-        let report = draft.finish(&target.credential.secret_values(), "/runs/1");
+        let report = found.report(&target.credential.secret_values());
         assert_eq!(report.replaced, None);
     }
 }

@@ -4,33 +4,19 @@ use crate::verdicts::case::{Case, Kind};
 use crate::verdicts::server::Server;
 use crate::verdicts::tenant::{Tenant, jwt};
 use crate::verdicts::text;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use uuid::Uuid;
-use verifyd::domain::connection::{ConnectionStatus, ProviderConnection};
-use verifyd::domain::connection_facts::ConnectionFacts;
+use test_support::microsoft::{self, Still};
+pub use test_support::microsoft::{CLIENT, TENANT};
+use verifyd::domain::ConnectionId;
 use verifyd::domain::credential::Credential;
-use verifyd::domain::link::LinkContext;
 use verifyd::domain::report::{Identity, Report, ReportDraft, Severity, schema};
-use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
-use verifyd::ports::clock::Clock;
 use verifyd::ports::provider::{CheckSpec, Disposition, Provider, Target};
 use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings};
 
-pub const TENANT: &str = "11111111-2222-4333-8444-555555555555";
-pub const CLIENT: &str = "66666666-7777-4888-8999-aaaaaaaaaaaa";
 pub const NOW: &str = "2026-01-01T00:00:00Z";
-
-/// The time of every case.
-struct Still;
-
-impl Clock for Still {
-    fn now(&self) -> DateTime<Utc> {
-        text::now()
-    }
-}
 
 /// What a case led to.
 pub struct Got {
@@ -59,17 +45,6 @@ fn settings(bases: impl Iterator<Item = String>) -> MicrosoftSettings {
         read_timeout: Duration::from_secs(120),
         request_timeout: Duration::from_secs(240),
         max_response_bytes: 200_000,
-        max_pages: 20,
-        max_resources: 50,
-        max_attempts_per_request: 3,
-        retry_base_delay: Duration::from_millis(1),
-        retry_max_delay: Duration::from_millis(4),
-        defer_after: Duration::from_secs(5),
-        token_refresh_margin: Duration::from_secs(120),
-        token_cache_entries: 100,
-        role_cache_entries: 100,
-        role_cache_ttl: Duration::from_secs(3600),
-        modules_dir: Default::default(),
         clouds: bases
             .enumerate()
             .map(|(at, base)| {
@@ -81,6 +56,7 @@ fn settings(bases: impl Iterator<Item = String>) -> MicrosoftSettings {
                 (cloud(at), settings)
             })
             .collect(),
+        ..microsoft::settings("", "")
     }
 }
 
@@ -134,44 +110,15 @@ fn target(case: &Case, credential: Credential) -> Target {
     let ago = |seconds: Option<i64>| seconds.map(|ago| text::now() - TimeDelta::seconds(ago));
     let expires = case.connection.credential_expires_in_days;
     let deadline = Duration::from_secs(case.connection.deadline_seconds);
-    Target {
-        run_id: RunId(1),
-        connection: ProviderConnection {
-            id: ConnectionId(7),
-            workspace_id: WorkspaceId(8),
-            tenant_id: TenantId(9),
-            provider: "microsoft".into(),
-            display_name: None,
-            status: ConnectionStatus::Enabled,
-            entra_tenant_id: Some(TENANT.into()),
-            client_id: Some(CLIENT.into()),
-            cloud: None,
-            module: None,
-            created_at: ago(case.connection.created_seconds_ago),
-            updated_at: None,
-        },
+    let mut target = Target {
         credential,
         credential_changed_at: ago(case.connection.credential_changed_seconds_ago),
         credential_expires_at: expires.map(|days| text::now() + TimeDelta::days(days)),
-        known: ConnectionFacts::default(),
-        entra_tenant_id: TENANT.into(),
-        module: case.connection.module.clone(),
-        links: LinkContext {
-            connections: "/connections".into(),
-            connection: "/connections/{id}".into(),
-            run: "/runs/{id}".into(),
-            run_id: 1,
-            connection_id: Some(7),
-            portal: "https://portal.example.com".into(),
-            login: "https://login.example.com".into(),
-            graph: "https://graph.example.com".into(),
-            entra_tenant_id: Some(TENANT.into()),
-            client_id: Some(CLIENT.into()),
-            ..LinkContext::default()
-        },
         deadline: tokio::time::Instant::now() + deadline,
-        correlation_id: Uuid::from_u128(0xC0),
-    }
+        ..microsoft::target(&case.connection.module)
+    };
+    target.connection.created_at = ago(case.connection.created_seconds_ago);
+    target
 }
 
 /// A provider with a server for each of some cases. Making one reads all trusted certificates, so it is

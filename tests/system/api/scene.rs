@@ -14,8 +14,7 @@ use tokio_util::sync::CancellationToken;
 use verifyd::app::Services;
 use verifyd::config::Settings;
 use verifyd::domain::access::{Binding, Scope};
-use verifyd::domain::{RunId, TenantId, WorkspaceId, token};
-use verifyd::ports::access::NewToken;
+use verifyd::domain::{RunId, TenantId, WorkspaceId};
 use verifyd::simulator::Scenario;
 use verifyd::telemetry::metrics::Metrics;
 
@@ -132,16 +131,7 @@ impl Scene {
     }
 
     pub async fn token(&self, scopes: &[Scope], binding: Binding) -> String {
-        let text = token::fresh().unwrap();
-        let new = NewToken {
-            name: "a test".into(),
-            hash: token::hash(text.expose_secret()).unwrap(),
-            scopes: scopes.to_vec(),
-            binding,
-            expires_at: None,
-        };
-        self.world.services.store.add_token(&new).await.unwrap();
-        text.expose_secret().to_owned()
+        self.world.token("a test", scopes, binding).await
     }
 
     /// A connection to the test's database; PostgreSQL only.

@@ -9,20 +9,6 @@ use verifyd::simulator::{Scenario, SimulatorOptions};
 const GRANTS: &str = include_str!("../../../deploy/postgres-grants.sql");
 const ACL: &str = include_str!("../../../deploy/redis.acl");
 
-/// The database's URL for this role.
-fn url(bench: &Bench, role: &str) -> String {
-    let mut url: url::Url = bench.database.url().parse().unwrap();
-    url.set_username(role).unwrap();
-    url.set_password(None).unwrap();
-    url.into()
-}
-
-/// From now on commands and processes connect as this role.
-fn become_role(bench: &mut Bench, role: &str) {
-    let url = url(bench, role);
-    bench.environment.insert("DATABASE_URL".into(), url);
-}
-
 async fn grant(bench: &Bench) {
     let mut owner = bench.sql().await;
     owner
@@ -33,7 +19,7 @@ async fn grant(bench: &Bench) {
 
 /// What the server says to this statement by this role: its error code, or nothing.
 async fn refused(bench: &Bench, role: &str, statement: &str) -> Option<String> {
-    let mut connection = PgConnection::connect(&url(bench, role)).await.unwrap();
+    let mut connection = PgConnection::connect(&bench.url_of(role)).await.unwrap();
     let mut tx = connection.begin().await.unwrap();
     let result = tx
         .execute(sqlx::AssertSqlSafe(statement.to_owned()))
@@ -60,7 +46,7 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
         .await
         .unwrap();
     grant(&bench).await;
-    become_role(&mut bench, "verifyd_migrate");
+    bench.become_role("verifyd_migrate");
     let migrated = bench.run(&["migrate"], "");
     assert!(migrated.status.success(), "{migrated:?}");
     grant(&bench).await;
@@ -69,7 +55,7 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
     assert!(migrated.status.success(), "{migrated:?}");
     grant(&bench).await;
 
-    become_role(&mut bench, "verifyd_operator");
+    bench.become_role("verifyd_operator");
     let healthy = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
     let refusing = bench.connection(2, &Scenario::SecretExpired.tenant_id(1), "health_check");
     for arguments in [
@@ -107,16 +93,16 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 
-    become_role(&mut bench, "verifyd_serve");
+    bench.become_role("verifyd_serve");
     let doctor = bench.run(&["doctor"], "");
     assert!(doctor.status.success(), "{doctor:?}");
     let mut daemon = bench.serve(&[]);
 
-    become_role(&mut bench, "verifyd_operator");
+    bench.become_role("verifyd_operator");
     for id in [healthy, refusing] {
         bench.json(&["enqueue", "--connection", &id.to_string(), "--json"], "");
     }
-    let mut producer = PgConnection::connect(&url(&bench, "verifyd_producer"))
+    let mut producer = PgConnection::connect(&bench.url_of("verifyd_producer"))
         .await
         .unwrap();
     let context = json!({
@@ -163,7 +149,7 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
     daemon.signal("TERM");
     assert_eq!(daemon.ended(), Some(0));
 
-    become_role(&mut bench, "verifyd_prune");
+    bench.become_role("verifyd_prune");
     let all = bench.numbers("SELECT count(*) FROM operation_runs").await[0];
     let would = bench.json(&["prune", "--older-than", "1s", "--dry-run", "--json"], "");
     // Of each of the two connections one run stays; how many of the others are old enough by now
@@ -313,7 +299,7 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
 async fn guards_are_added_to_another_application_s_table_by_its_owner_s_right() {
     let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
     grant(&bench).await;
-    become_role(&mut bench, "verifyd_migrate");
+    bench.become_role("verifyd_migrate");
     let enforced = ["migrate", "--enforce"];
     // On its own tables it needs nothing else.
     let output = bench.run(&enforced, "");
@@ -353,7 +339,7 @@ async fn guards_are_added_to_another_application_s_table_by_its_owner_s_right() 
     let there = "SELECT count(*) FROM pg_trigger
         WHERE tgrelid = 'operation_runs'::regclass AND tgname LIKE 'verifyd_guard%'";
     assert_eq!(bench.numbers(there).await, [2]);
-    become_role(&mut bench, "verifyd_serve");
+    bench.become_role("verifyd_serve");
     let doctor = bench.run(&["doctor"], "");
     assert!(doctor.status.success(), "{doctor:?}");
 }

@@ -122,14 +122,6 @@ pub struct Scene {
     seen: i64,
 }
 
-/// The database's URL for this role.
-fn url(bench: &Bench, role: &str) -> String {
-    let mut url: url::Url = bench.database.url().parse().unwrap();
-    url.set_username(role).unwrap();
-    url.set_password(None).unwrap();
-    url.into()
-}
-
 impl Scene {
     /// On verifyd's own tables.
     pub async fn own_tables() -> Self {
@@ -148,7 +140,7 @@ impl Scene {
             owner.execute(OTHER_APPLICATION).await.unwrap();
         }
         owner.execute(sqlx::raw_sql(GRANTS)).await.unwrap();
-        become_role(&mut bench, "verifyd_migrate");
+        bench.become_role("verifyd_migrate");
         let migrated = bench.run(&["migrate"], "");
         assert!(migrated.status.success(), "{migrated:?}");
         owner.execute(sqlx::raw_sql(GRANTS)).await.unwrap();
@@ -170,7 +162,7 @@ impl Scene {
             bench.environment.insert((*key).into(), (*value).into());
         }
 
-        become_role(&mut bench, "verifyd_operator");
+        bench.become_role("verifyd_operator");
         let targets: Vec<Target> = (1..=3)
             .map(|tenant| {
                 let entra = Scenario::Healthy.tenant_id(tenant);
@@ -194,14 +186,14 @@ impl Scene {
         let mut producer = if other {
             bench.sql().await
         } else {
-            PgConnection::connect(&url(&bench, "verifyd_producer"))
+            PgConnection::connect(&bench.url_of("verifyd_producer"))
                 .await
                 .unwrap()
         };
         // Times without a time zone are in UTC, wherever the test's server is.
         producer.execute("SET TIME ZONE 'UTC'").await.unwrap();
         let token = token(&bench);
-        become_role(&mut bench, "verifyd_serve");
+        bench.become_role("verifyd_serve");
         let daemon = bench.serve(&[]);
         let visitor = Visitor::new(&daemon.listening, &token).await;
         Self {
@@ -318,9 +310,9 @@ impl Scene {
         self.seen = self.healthy.last().copied().unwrap_or_default();
         let connections: Vec<i64> = self.targets.iter().map(|t| t.connection).collect();
         self.visitor.everything(&runs, &connections).await;
-        become_role(&mut self.bench, "verifyd_operator");
+        self.bench.become_role("verifyd_operator");
         self.visitor.commands(&self.bench, &runs);
-        become_role(&mut self.bench, "verifyd_serve");
+        self.bench.become_role("verifyd_serve");
         for arguments in [&["doctor"][..], &["doctor", "--json"]] {
             let output = self.bench.run(arguments, "");
             assert!(
@@ -417,12 +409,6 @@ pub fn redis_url(redis: &PrivateRedis, user: &str) -> String {
 /// Who may look at all keys.
 pub async fn admin(redis: &PrivateRedis) -> redis::aio::MultiplexedConnection {
     redis_server::connection(&redis_url(redis, "admin")).await
-}
-
-/// From now on commands and processes connect as this role.
-fn become_role(bench: &mut Bench, role: &str) {
-    let url = url(bench, role);
-    bench.environment.insert("DATABASE_URL".into(), url);
 }
 
 /// A token for everything.

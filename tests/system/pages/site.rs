@@ -3,17 +3,15 @@
 use reqwest::header::{COOKIE, HeaderMap, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response};
-use secrecy::ExposeSecret as _;
 use test_support::world::World;
 use tokio_util::sync::CancellationToken;
 use verifyd::config::Settings;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::acknowledgement::{Actor, Surface};
-use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId, token};
+use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
 use verifyd::http::{api, pages};
 use verifyd::operations::acknowledge::{Request, acknowledge};
 use verifyd::operations::start_check::start_check;
-use verifyd::ports::access::NewToken;
 use verifyd::simulator::Scenario;
 
 pub const EVERYTHING: [Scope; 3] = [Scope::Read, Scope::Run, Scope::Admin];
@@ -128,17 +126,7 @@ impl Site {
     }
 
     pub async fn token(&self, name: &str, scopes: &[Scope], binding: Binding) -> String {
-        let text = token::fresh().unwrap();
-        let text = text.expose_secret();
-        let new = NewToken {
-            name: name.into(),
-            hash: token::hash(text).unwrap(),
-            scopes: scopes.to_vec(),
-            binding,
-            expires_at: None,
-        };
-        self.world.services.store.add_token(&new).await.unwrap();
-        text.to_owned()
+        self.world.token(name, scopes, binding).await
     }
 
     pub async fn nobody(&self) -> Person {

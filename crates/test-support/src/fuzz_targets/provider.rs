@@ -1,37 +1,17 @@
 //! Answers of the provider, over real HTTP on loopback, so that everything between the socket and
 //! the report is in it. A provider of its own for each input: nothing is remembered.
 
-use chrono::{DateTime, Utc};
-use std::collections::BTreeMap;
+use crate::microsoft::{self, Still};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use uuid::Uuid;
-use verifyd::domain::connection::{ConnectionStatus, ProviderConnection};
-use verifyd::domain::connection_facts::ConnectionFacts;
-use verifyd::domain::credential::Credential;
-use verifyd::domain::link::LinkContext;
 use verifyd::domain::report::{ReportDraft, schema};
-use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
-use verifyd::ports::clock::Clock;
 use verifyd::ports::provider::{Provider as _, Target};
-use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings};
+use verifyd::provider::microsoft::{MicrosoftProvider, MicrosoftSettings};
 
-/// The directory that is asked for.
-const TENANT: &str = "11111111-2222-4333-8444-555555555555";
-const CLIENT: &str = "66666666-7777-4888-8999-aaaaaaaaaaaa";
 const SECRET: &str = "canary-secret-value";
 const TOKEN: &str = r#"{"token_type":"Bearer","expires_in":3599,"access_token":"opaque-canary"}"#;
-
-/// 2026-01-01T00:00:00Z, always.
-struct Still;
-
-impl Clock for Still {
-    fn now(&self) -> DateTime<Utc> {
-        DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default()
-    }
-}
 
 /// What a server says: the status in the first line, the body in the others.
 #[derive(Clone)]
@@ -187,73 +167,19 @@ async fn request(stream: &mut TcpStream) -> Option<String> {
 
 fn settings(base: &str) -> MicrosoftSettings {
     MicrosoftSettings {
-        default_cloud: "test".into(),
         connect_timeout: Duration::from_secs(20),
         read_timeout: Duration::from_secs(20),
         request_timeout: Duration::from_secs(20),
         max_response_bytes: 1 << 20,
         max_pages: 4,
-        max_resources: 50,
         max_attempts_per_request: 1,
-        retry_base_delay: Duration::from_millis(1),
-        retry_max_delay: Duration::from_millis(1),
-        defer_after: Duration::from_secs(5),
-        token_refresh_margin: Duration::from_secs(120),
-        token_cache_entries: 10,
-        role_cache_entries: 10,
-        role_cache_ttl: Duration::from_secs(3600),
-        modules_dir: std::path::PathBuf::new(),
-        clouds: BTreeMap::from([(
-            "test".into(),
-            CloudSettings {
-                login: base.into(),
-                graph: base.into(),
-                portal: "https://portal.example.com".into(),
-            },
-        )]),
+        ..microsoft::settings(base, base)
     }
 }
 
 fn target() -> Target {
     Target {
-        run_id: RunId(1),
-        connection: ProviderConnection {
-            id: ConnectionId(7),
-            workspace_id: WorkspaceId(8),
-            tenant_id: TenantId(9),
-            provider: "microsoft".into(),
-            display_name: None,
-            status: ConnectionStatus::Enabled,
-            entra_tenant_id: Some(TENANT.into()),
-            client_id: Some(CLIENT.into()),
-            cloud: None,
-            module: None,
-            created_at: None,
-            updated_at: None,
-        },
-        credential: Credential::ClientSecret {
-            secret: SECRET.to_owned().into(),
-            client_id: None,
-        },
-        credential_changed_at: None,
-        credential_expires_at: None,
-        known: ConnectionFacts::default(),
-        entra_tenant_id: TENANT.into(),
-        module: "intune".into(),
-        links: LinkContext {
-            connections: "/connections".into(),
-            connection: "/connections/{id}".into(),
-            run: "/runs/{id}".into(),
-            run_id: 1,
-            connection_id: Some(7),
-            portal: "https://portal.example.com".into(),
-            login: "https://login.example.com".into(),
-            graph: "https://graph.example.com".into(),
-            entra_tenant_id: Some(TENANT.into()),
-            client_id: Some(CLIENT.into()),
-            ..LinkContext::default()
-        },
         deadline: tokio::time::Instant::now() + Duration::from_secs(120),
-        correlation_id: Uuid::from_u128(0xC0),
+        ..microsoft::target("intune")
     }
 }

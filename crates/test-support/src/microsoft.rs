@@ -1,0 +1,108 @@
+//! Settings, a connection and a target for the Microsoft provider.
+
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use uuid::Uuid;
+use verifyd::domain::connection::{ConnectionStatus, ProviderConnection};
+use verifyd::domain::connection_facts::ConnectionFacts;
+use verifyd::domain::credential::Credential;
+use verifyd::domain::link::LinkContext;
+use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
+use verifyd::ports::clock::Clock;
+use verifyd::ports::provider::Target;
+use verifyd::provider::microsoft::{CloudSettings, MicrosoftSettings};
+
+/// The directory that is asked for.
+pub const TENANT: &str = "11111111-2222-4333-8444-555555555555";
+/// The application that asks.
+pub const CLIENT: &str = "66666666-7777-4888-8999-aaaaaaaaaaaa";
+
+/// 2026-01-01T00:00:00Z, always.
+pub struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> DateTime<Utc> {
+        "2026-01-01T00:00:00Z".parse().unwrap()
+    }
+}
+
+/// Settings of a cloud `test` with these endpoints, whose pauses are short and whose limits are small.
+pub fn settings(login: &str, graph: &str) -> MicrosoftSettings {
+    MicrosoftSettings {
+        default_cloud: "test".into(),
+        connect_timeout: Duration::from_secs(60),
+        read_timeout: Duration::from_secs(60),
+        request_timeout: Duration::from_secs(120),
+        max_response_bytes: 100_000,
+        max_pages: 20,
+        max_resources: 50,
+        max_attempts_per_request: 3,
+        retry_base_delay: Duration::from_millis(1),
+        retry_max_delay: Duration::from_millis(4),
+        defer_after: Duration::from_secs(5),
+        token_refresh_margin: Duration::from_secs(120),
+        token_cache_entries: 100,
+        role_cache_entries: 100,
+        role_cache_ttl: Duration::from_secs(3600),
+        modules_dir: std::path::PathBuf::new(),
+        clouds: BTreeMap::from([(
+            "test".into(),
+            CloudSettings {
+                login: login.into(),
+                graph: graph.into(),
+                portal: "https://portal.example.com".into(),
+            },
+        )]),
+    }
+}
+
+/// A client secret.
+pub fn secret(text: &str) -> Credential {
+    Credential::ClientSecret {
+        secret: text.to_owned().into(),
+        client_id: None,
+    }
+}
+
+/// What a check is about: a connection to [`TENANT`] with a secret.
+pub fn target(module: &str) -> Target {
+    Target {
+        run_id: RunId(1),
+        connection: ProviderConnection {
+            id: ConnectionId(7),
+            workspace_id: WorkspaceId(8),
+            tenant_id: TenantId(9),
+            provider: "microsoft".into(),
+            display_name: None,
+            status: ConnectionStatus::Enabled,
+            entra_tenant_id: Some(TENANT.into()),
+            client_id: Some(CLIENT.into()),
+            cloud: None,
+            module: None,
+            created_at: None,
+            updated_at: None,
+        },
+        credential: secret("canary-secret-value"),
+        credential_changed_at: None,
+        credential_expires_at: None,
+        known: ConnectionFacts::default(),
+        entra_tenant_id: TENANT.into(),
+        module: module.into(),
+        links: LinkContext {
+            connections: "/connections".into(),
+            connection: "/connections/{id}".into(),
+            run: "/runs/{id}".into(),
+            run_id: 1,
+            connection_id: Some(7),
+            portal: "https://portal.example.com".into(),
+            login: "https://login.example.com".into(),
+            graph: "https://graph.example.com".into(),
+            entra_tenant_id: Some(TENANT.into()),
+            client_id: Some(CLIENT.into()),
+            ..LinkContext::default()
+        },
+        deadline: tokio::time::Instant::now() + Duration::from_secs(600),
+        correlation_id: Uuid::from_u128(0xC0),
+    }
+}
