@@ -181,7 +181,7 @@ fn postgres_command(program: &str) -> Command {
 
 /// Runs the program that its arguments begin with by a user who may run servers, and ends it by
 /// this signal when the test ends.
-pub fn as_server_user(signal: &str) -> Command {
+pub(crate) fn as_server_user(signal: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", signal]);
     if let Some(user) = other_user() {

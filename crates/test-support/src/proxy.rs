@@ -154,11 +154,6 @@ impl Proxy {
         self.shared.returned.load(Ordering::SeqCst)
     }
 
-    /// How often a rule has acted.
-    pub fn acted(&self) -> u32 {
-        *self.shared.fired.borrow()
-    }
-
     /// Waits until rules have acted so often.
     pub async fn has_acted(&self, times: u32) {
         let mut fired = self.shared.fired.subscribe();

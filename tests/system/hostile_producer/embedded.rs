@@ -3,7 +3,7 @@
 use crate::hostile_producer::scene::{MEMORY_KIB, peak_kib, token};
 use crate::hostile_producer::shapes::{self, Database, Mistake, Target};
 use crate::hostile_producer::surfaces::Visitor;
-use crate::{Draw, rounds};
+use crate::hostile_producer::{Draw, rounds};
 use proptest::prelude::*;
 use proptest::sample::select;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};

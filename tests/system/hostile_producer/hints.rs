@@ -1,7 +1,8 @@
 //! What a producer's user of Redis can write besides hints.
 
 use crate::hostile_producer::scene::{QUEUE, admin, redis_url};
-use crate::{Draw, bench::PATIENCE};
+use crate::hostile_producer::Draw;
+use test_support::bench::PATIENCE;
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::time::Instant;

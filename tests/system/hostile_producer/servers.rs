@@ -2,7 +2,7 @@
 
 use crate::hostile_producer::scene::Scene;
 use crate::hostile_producer::shapes::{self, Database, Mistake};
-use crate::{Draw, hints, rounds};
+use crate::hostile_producer::{Draw, hints, rounds};
 use proptest::prelude::*;
 use proptest::sample::select;
 
