@@ -410,7 +410,7 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
     expect(id, Reason::CredentialMalformed).await;
 
     let sealed = vault
-        .seal(binding, &causes::certificate(3000), None)
+        .seal(binding, &unusable_credentials::certificate(3000), None)
         .unwrap();
     store.set_credential(other, &sealed).await.unwrap();
     let id = world.record(other, |_| {}).await;

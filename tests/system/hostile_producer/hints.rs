@@ -1,11 +1,11 @@
 //! What a producer's user of Redis can write besides hints.
 
-use crate::hostile_producer::scene::{QUEUE, admin, redis_url};
 use crate::hostile_producer::Draw;
-use test_support::bench::PATIENCE;
+use crate::hostile_producer::scene::{QUEUE, admin, redis_url};
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::time::Instant;
+use test_support::bench::PATIENCE;
 use test_support::redis_server::{self, PrivateRedis};
 
 /// A payload larger than any worker may take up.

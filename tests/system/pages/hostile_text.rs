@@ -132,7 +132,7 @@ async fn hostile_reports_names_and_words_do_nothing() {
             }
         }
         if !page.ends_with(".json") {
-            let found = axe::findings(&browser).await;
+            let found = accessibility::findings(&browser).await;
             wrong.extend(found.into_iter().map(|f| format!("{page}: {f}")));
         }
         let said = browser.console().await;

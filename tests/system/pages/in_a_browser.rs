@@ -81,7 +81,7 @@ async fn every_page_is_shown_to_everybody() {
             if wide.as_i64().unwrap() > 0 {
                 wrong.push(format!("{page} at {width}: {wide} pixels too wide"));
             }
-            for finding in axe::findings(&browser).await {
+            for finding in accessibility::findings(&browser).await {
                 wrong.push(format!("{page} {scheme} {width}: {finding}"));
             }
         }
@@ -196,7 +196,10 @@ async fn logging_in_by_hand_by_link_and_out() {
             .await
             .contains("no token of verifyd")
     );
-    assert_eq!(axe::findings(&browser).await, Vec::<String>::new());
+    assert_eq!(
+        accessibility::findings(&browser).await,
+        Vec::<String>::new()
+    );
     // What was asked for at first is shown afterwards.
     browser.write("#token", &token).await;
     browser.click("#login button").await;
