@@ -6,7 +6,7 @@
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::sync::atomic::{AtomicBool, Ordering};
-use test_support::own_process;
+use test_support::{own_process, test_name};
 use verifyd::telemetry::metrics::install;
 
 #[global_allocator]
@@ -25,11 +25,10 @@ fn value_of(text: &str, line: &str) -> Option<u64> {
 
 #[test]
 fn every_measurement_is_counted_however_often_the_metrics_are_asked_for() {
-    let test = concat!(
-        module_path!(),
-        "::every_measurement_is_counted_however_often_the_metrics_are_asked_for"
-    );
-    if !own_process::entered(test, &[]) {
+    if !own_process::entered(
+        test_name!(every_measurement_is_counted_however_often_the_metrics_are_asked_for),
+        &[],
+    ) {
         return;
     }
     let metrics = install().unwrap();
@@ -69,11 +68,10 @@ fn every_measurement_is_counted_however_often_the_metrics_are_asked_for() {
 
 #[test]
 fn measurements_that_nobody_asks_for_are_not_kept() {
-    let test = concat!(
-        module_path!(),
-        "::measurements_that_nobody_asks_for_are_not_kept"
-    );
-    if !own_process::entered(test, &[]) {
+    if !own_process::entered(
+        test_name!(measurements_that_nobody_asks_for_are_not_kept),
+        &[],
+    ) {
         return;
     }
     let _metrics = install().unwrap();
@@ -98,11 +96,7 @@ fn measurements_that_nobody_asks_for_are_not_kept() {
 
 #[test]
 fn counters_are_there_before_their_first_event() {
-    let test = concat!(
-        module_path!(),
-        "::counters_are_there_before_their_first_event"
-    );
-    if !own_process::entered(test, &[]) {
+    if !own_process::entered(test_name!(counters_are_there_before_their_first_event), &[]) {
         return;
     }
     let text = install().unwrap().render();

@@ -10,7 +10,7 @@ const ENTERED: &str = "VERIFYD_TEST_OWN_PROCESS";
 /// Runs a test of the calling binary in a process of its own, with these variables besides, and says
 /// whether the caller is in that process already: if not, the test has passed there, and is over here.
 ///
-/// The name is `concat!(module_path!(), "::name_of_the_test")`.
+/// [`test_name!`](crate::test_name) makes the name.
 pub fn entered(test: &str, environment: &[(&str, &OsStr)]) -> bool {
     if std::env::var_os(ENTERED).is_some() {
         return true;
@@ -31,4 +31,12 @@ pub fn entered(test: &str, environment: &[(&str, &OsStr)]) -> bool {
         "{text}{errors}"
     );
     false
+}
+
+/// The full name of a test of the calling module.
+#[macro_export]
+macro_rules! test_name {
+    ($test:ident) => {
+        concat!(module_path!(), "::", stringify!($test))
+    };
 }

@@ -4,7 +4,7 @@ use crate::microsoft::directory::{Directory, HEALTH, Reply};
 use crate::microsoft::fixture::{provider, provider_with, run, settings, target};
 use serde_json::json;
 use std::time::Duration;
-use test_support::own_process;
+use test_support::{own_process, test_name};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use verifyd::domain::Reason;
 use verifyd::domain::report::{CheckStatus, EvidenceKind};
@@ -292,7 +292,7 @@ fn a_machine_without_root_certificates_still_reaches_loopback() {
     let empty = folder.path().join("none.pem");
     std::fs::write(&empty, "").unwrap();
     own_process::entered(
-        concat!(module_path!(), "::localhost_works_by_name"),
+        test_name!(localhost_works_by_name),
         &[
             ("SSL_CERT_FILE", empty.as_os_str()),
             ("SSL_CERT_DIR", folder.path().as_os_str()),

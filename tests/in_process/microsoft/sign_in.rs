@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
-use test_support::own_process;
+use test_support::{own_process, test_name};
 use verifyd::domain::credential::Credential;
 use verifyd::domain::report::{CheckStatus, EvidenceKind};
 use verifyd::domain::{ConnectionId, Reason};
@@ -281,8 +281,7 @@ impl Write for Logged {
 /// In a process of its own, which logs nothing else.
 #[tokio::test]
 async fn no_secret_reaches_logs_or_the_report() {
-    let test = concat!(module_path!(), "::no_secret_reaches_logs_or_the_report");
-    if !own_process::entered(test, &[]) {
+    if !own_process::entered(test_name!(no_secret_reaches_logs_or_the_report), &[]) {
         return;
     }
     let logged = Logged::default();

@@ -5,16 +5,13 @@ use super::{checked, cloud, connection};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::path::Path;
 use test_support::hostile_server::tls::{certificate, serve};
-use test_support::own_process;
 use test_support::world::{World, reasons};
+use test_support::{own_process, test_name};
 use verifyd::domain::reason::Reason;
 
 /// Where the parent has put the root's certificate and key for its child.
 const FOLDER: &str = "VERIFYD_TEST_ROOT_FOLDER";
-const NAME: &str = concat!(
-    module_path!(),
-    "::only_a_certificate_that_is_trusted_valid_and_ours_is_believed"
-);
+const NAME: &str = test_name!(only_a_certificate_that_is_trusted_valid_and_ours_is_believed);
 
 fn root() -> (CertificateParams, KeyPair) {
     let mut root = CertificateParams::new(Vec::<String>::new()).unwrap();
