@@ -24,7 +24,6 @@ const SCHEMA: &str = "contracts/verification-report.v1_5.schema.json";
 const REASONS: &str = "docs/reference/reasons.md";
 const OPENAPI: &str = "contracts/openapi.v1.json";
 const MODULES: &str = "contracts/module.v1.schema.json";
-const COMMANDS: &str = "docs/reference/cli.md";
 const METRICS: &str = "docs/reference/metrics.md";
 
 fn assert_current(path: &str, wanted: &str) {
@@ -301,7 +300,7 @@ fn the_page_of_commands_is_current() {
     for command in verifyd::cli::Cli::command().get_subcommands() {
         describe_command(&mut text, command, "verifyd");
     }
-    assert_part_current(COMMANDS, "src/cli/args.rs", text.trim());
+    assert_part_current("docs/reference/cli.md", "src/cli/args.rs", text.trim());
 }
 
 #[test]
@@ -337,7 +336,7 @@ fn the_page_of_metrics_is_current() {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(METRICS)).unwrap();
     for quoted in page.split('`').skip(1).step_by(2) {
         let name = quoted.split('{').next().unwrap_or_default();
-        let is_metric = name.strip_prefix("verifyd_").is_some();
+        let is_metric = name.starts_with("verifyd_");
         assert!(
             !is_metric || described.contains_key(name),
             "no metric {name}"
@@ -425,10 +424,8 @@ fn describe_command(text: &mut String, command: &clap::Command, parents: &str) {
         return;
     }
     let path = format!("{parents} {}", command.get_name());
-    let about = command
-        .get_about()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let about = command.get_about().map(ToString::to_string);
+    let about = about.unwrap_or_default();
     if command.has_subcommands() {
         let _ = write!(text, "### {path}\n\n{about}.\n\n");
         for below in command.get_subcommands() {
@@ -436,46 +433,45 @@ fn describe_command(text: &mut String, command: &clap::Command, parents: &str) {
         }
         return;
     }
-    let mut usage = path.clone();
-    let mut options = Vec::new();
-    for argument in command.get_arguments() {
-        let values = argument.get_value_names().unwrap_or_default();
-        let value = values
-            .first()
-            .map_or(String::new(), |value| format!("<{value}>"));
-        let takes_value = argument.get_action().takes_values();
-        let name = match argument.get_long() {
-            Some("json") => {
-                usage.push_str(" [--json]");
-                continue;
-            }
-            Some(long) if takes_value => format!("--{long} {value}"),
-            Some(long) => format!("--{long}"),
-            None => value,
-        };
-        if argument.is_positional() && !argument.is_required_set() {
-            let _ = write!(usage, " [{name}]");
-        } else if argument.is_positional() || argument.is_required_set() {
-            let _ = write!(usage, " {name}");
-        }
-        let default = argument.get_default_values().first();
-        let default = default
-            .filter(|_| takes_value)
-            .map(|value| value.to_string_lossy());
-        let default = default.map_or(String::new(), |value| format!(" (default {value})"));
-        let help = argument
-            .get_help()
-            .map_or(String::new(), |help| format!(": {help}"));
-        options.push(format!("- `{name}`{default}{help}"));
-    }
-    let depth = path.matches(' ').count();
-    if depth == 1 {
+    if path.matches(' ').count() == 1 {
         let _ = write!(text, "### {path}\n\n");
     }
-    let _ = write!(text, "`{usage}`: {about}.\n\n");
+    let arguments = command.get_arguments().map(described);
+    let (usage, options): (Vec<String>, Vec<Option<String>>) = arguments.unzip();
+    let options: Vec<String> = options.into_iter().flatten().collect();
+    let _ = write!(text, "`{path}{}`: {about}.\n\n", usage.concat());
     if !options.is_empty() {
         let _ = write!(text, "{}\n\n", options.join("\n"));
     }
+}
+
+/// What stands in the line of the command where it has to, or may, be given there, and a line of its own unless there
+/// is nothing more to say.
+#[cfg(feature = "simulator")]
+fn described(argument: &clap::Arg) -> (String, Option<String>) {
+    let takes_value = argument.get_action().takes_values();
+    let value = argument.get_value_names().and_then(<[_]>::first);
+    let value = value.map_or(String::new(), |value| format!("<{value}>"));
+    let name = match argument.get_long() {
+        Some("json") => return (" [--json]".to_owned(), None),
+        Some(long) if takes_value => format!("--{long} {value}"),
+        Some(long) => format!("--{long}"),
+        None => value,
+    };
+    let usage = match (argument.is_required_set(), argument.is_positional()) {
+        (true, _) => format!(" {name}"),
+        (false, true) => format!(" [{name}]"),
+        (false, false) => String::new(),
+    };
+    let default = argument.get_default_values().first();
+    let default = default.filter(|_| takes_value);
+    let default = default.map(|value| format!(" (default {})", value.to_string_lossy()));
+    let help = argument.get_help().map(|help| format!(": {help}"));
+    if !usage.is_empty() && help.is_none() {
+        return (usage, None);
+    }
+    let (default, help) = (default.unwrap_or_default(), help.unwrap_or_default());
+    (usage, Some(format!("- `{name}`{default}{help}")))
 }
 
 #[test]
