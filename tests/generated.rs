@@ -6,7 +6,7 @@ use chrono::{TimeZone as _, Utc};
 use clap::CommandFactory as _;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -310,22 +310,26 @@ fn the_page_of_metrics_is_current() {
     let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     let mut text = String::new();
     let described = found.metrics.into_inner().unwrap();
-    for kind in ["counter", "gauge", "histogram"] {
-        let _ = write!(text, "| {kind} | meaning |\n|---|---|\n");
+    for (kind, heading) in [
+        ("counter", "Counters"),
+        ("gauge", "Gauges"),
+        ("histogram", "Histograms"),
+    ] {
+        let _ = write!(text, "### {heading}\n\n");
         for (name, (_, meaning)) in described.iter().filter(|(_, (of, _))| *of == kind) {
-            let labels = labels(name, &sources);
             let values = found.values.lock().unwrap();
-            let values = labels.iter().filter_map(|label| {
-                let known = values.get(&(name.clone(), label.clone()))?;
-                let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                Some(format!("; `{label}`: {}", known.join(", ")))
-            });
-            let values: String = values.collect();
+            let mut labels = Vec::new();
+            for label in labels_of(name, &sources) {
+                let known = values.get(&(name.clone(), label.clone()));
+                labels.push(known.map_or(label.clone(), |known| {
+                    format!("{label}={}", known.join("|"))
+                }));
+            }
             let labels = match labels.join(",") {
                 none if none.is_empty() => none,
                 labels => format!("{{{labels}}}"),
             };
-            let _ = writeln!(text, "| `{name}{labels}` | {meaning}{values} |");
+            let _ = writeln!(text, "- `{name}{labels}`: {meaning}");
         }
         text.push('\n');
     }
@@ -395,26 +399,18 @@ impl Recorder for Described {
 }
 
 /// The labels with which the sources record a metric: `"name", "label" => value, …)`.
-fn labels(name: &str, sources: &[(PathBuf, String)]) -> Vec<String> {
-    let mut labels: Vec<String> = Vec::new();
-    let quoted = format!("\"{name}\"");
-    for (_, text) in sources {
-        for (at, _) in text.match_indices(&quoted) {
-            let call = text[at + quoted.len()..]
-                .split(')')
-                .next()
-                .unwrap_or_default();
-            // Before each arrow stands a label.
-            let arrows = call.split("=>").collect::<Vec<_>>();
-            for before in &arrows[..arrows.len() - 1] {
-                let label = before.rsplit('"').nth(1).unwrap_or_default().to_owned();
-                if !labels.contains(&label) {
-                    labels.push(label);
-                }
-            }
-        }
-    }
-    labels
+fn labels_of(name: &str, sources: &[(PathBuf, String)]) -> BTreeSet<String> {
+    let begin = format!("\"{name}\",");
+    let calls = sources
+        .iter()
+        .flat_map(|(_, text)| text.split(begin.as_str()).skip(1));
+    let calls = calls.filter_map(|after| after.split(')').next());
+    // The last quoted text before each arrow is a label.
+    let labels = calls.flat_map(|call| {
+        let before_arrows = call.rsplit("=>").skip(1);
+        before_arrows.filter_map(|before| before.rsplit('"').nth(1).map(ToOwned::to_owned))
+    });
+    labels.collect()
 }
 
 /// A command with its arguments, and those below it.
