@@ -86,7 +86,8 @@ macro_rules! counter {
     };
 }
 
-fn describe() {
+/// Describes every metric to the recorder, and registers the counters whose labels are known.
+pub fn describe() {
     metrics::describe_counter!(
         "verifyd_runs_processed_total",
         "Claimed runs by how the work on them ended"

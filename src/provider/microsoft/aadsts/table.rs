@@ -83,6 +83,17 @@ impl CodeRow {
         own.unwrap_or(self.reason)
     }
 
+    /// The reasons that a client secret, a certificate and a federated token have of their own.
+    fn kinds(&self) -> [Option<Reason>; 3] {
+        [self.secret, self.certificate, self.federated]
+    }
+
+    /// Whether both lead to the same, so that one line is enough for people.
+    fn is_alike(&self, other: &Self) -> bool {
+        (self.class, self.reason, self.retry) == (other.class, other.reason, other.retry)
+            && self.kinds() == other.kinds()
+    }
+
     /// A token of a file is the same again.
     pub fn retry(&self, kind: CredentialKind) -> Retry {
         match (self.retry, kind) {
@@ -218,75 +229,56 @@ fn find(rows: &[ErrorRow], error: &str, kind: CredentialKind) -> Option<(Reason,
 /// The table for people: the part of docs/reference/reasons.md that is about codes.
 pub(in super::super) fn document() -> String {
     use std::fmt::Write as _;
-    const KINDS: [CredentialKind; 3] = [
-        CredentialKind::ClientSecret,
-        CredentialKind::Certificate,
-        CredentialKind::FederatedTokenFile,
-    ];
     let table = Table::get();
-    let mut rows: Vec<(u64, &CodeRow)> = table
-        .code
-        .iter()
-        .flat_map(|row| row.numbers.iter().map(move |number| (*number, row)))
-        .collect();
-    rows.sort_by_key(|(number, _)| *number);
-    let mut text =
-        String::from("| code | means | secret | certificate | federated | class | again |\n");
-    text.push_str("|---|---|---|---|---|---|---|\n");
-    for (number, row) in rows {
-        let seen = if row.seen { " (seen)" } else { "" };
-        let [secret, certificate, federated] = KINDS.map(|kind| row.reason(kind));
-        let class = format!("{:?}", row.class).to_lowercase();
-        let again = match row.retry {
+    let mut text = String::new();
+    let mut class = None;
+    let mut rows: Vec<&CodeRow> = table.code.iter().collect();
+    rows.sort_by_key(|row| row.class);
+    for rows in rows.chunk_by(|one, next| one.is_alike(next)) {
+        let first = rows[0];
+        if class != Some(first.class) {
+            class = Some(first.class);
+            let name = format!("{:?}", first.class).to_lowercase();
+            let _ = write!(text, "\n**{name}**\n\n");
+        }
+        let meanings: Vec<String> = rows
+            .chunk_by(|one, next| one.means == next.means)
+            .map(|rows| format!("{} ({})", rows[0].means, numbers(rows)))
+            .collect();
+        let again = match first.retry {
             Again::Never => "",
-            Again::Once => "once",
-            Again::Backoff => "with backoff",
+            Again::Once => ", sent once more",
+            Again::Backoff => ", retried",
         };
-        let _ = writeln!(
-            text,
-            "| {number}{seen} | {} | `{secret}` | `{certificate}` | `{federated}` | {class} | {again} |",
-            row.means
-        );
+        let reasons = by_kind(Some(first.reason), first.kinds());
+        let _ = writeln!(text, "- {reasons}{again}: {}", meanings.join("; "));
     }
     text.push_str("\nWhere a code has several causes, its description tells them apart:\n\n");
-    text.push_str("| code | description | reason |\n|---|---|---|\n");
     for row in &table.phrase {
         let numbers: Vec<String> = row.numbers.iter().map(u64::to_string).collect();
-        let reasons = [
-            ("secret", row.secret),
-            ("certificate", row.certificate),
-            ("federated", row.federated),
-        ];
-        let reasons: Vec<String> = reasons
-            .iter()
-            .filter_map(|(kind, reason)| reason.map(|reason| format!("{kind}: `{reason}`")))
-            .collect();
+        let kinds = [row.secret, row.certificate, row.federated];
         let _ = writeln!(
             text,
-            "| {} | “{}” | {} |",
-            numbers.join(", "),
+            "- “{}” ({}): {}",
             row.text,
-            reasons.join(", ")
+            numbers.join(", "),
+            by_kind(None, kinds)
         );
     }
-    text.push_str(
-        "\nA code that is not known is judged by its first digits, where it has six or more:\n\n",
-    );
-    text.push_str("| code | federated |\n|---|---|\n");
     for row in &table.family {
         let begins: Vec<String> = row.begins.iter().map(|begin| format!("{begin}…")).collect();
-        let _ = writeln!(text, "| {} | `{}` |", begins.join(", "), row.federated);
+        let _ = writeln!(
+            text,
+            "\nAn unknown code of six or more digits that begins with {} is `{}` for a federated credential.",
+            begins.join(" or "),
+            row.federated
+        );
     }
-    text.push_str("\nWhere that says nothing either, the error of OAuth 2.0 decides, whatever the status:\n\n");
-    text.push_str("| error | reason | federated |\n|---|---|---|\n");
+    text.push_str("\nOtherwise the error of OAuth 2.0 decides, whatever the status:\n\n");
     for (prefix, rows) in [("", &table.oauth), ("suberror ", &table.suberror)] {
         for row in rows {
-            let (errors, federated) = (row.errors.join(", "), row.federated.unwrap_or(row.reason));
-            let _ = writeln!(
-                text,
-                "| {prefix}{errors} | `{}` | `{federated}` |",
-                row.reason
-            );
+            let reasons = by_kind(Some(row.reason), [None, None, row.federated]);
+            let _ = writeln!(text, "- {prefix}{}: {reasons}", row.errors.join(", "));
         }
     }
     let common: Vec<String> = table
@@ -297,18 +289,39 @@ pub(in super::super) fn document() -> String {
         .collect();
     let _ = writeln!(
         text,
-        "\nGateways write {} too: under status 401 or 403, and with nothing else of the login service beside it, \
-         it is `proxy_refused`. So is every other error with these statuses that is not in this list, unless the \
-         login service's own members (`error_description`, `error_uri`, `trace_id`, `correlation_id`, `suberror`, \
-         `claims`) stand beside it.",
+        "\nUnder status 401 or 403, {} and every error outside this list is `proxy_refused`, unless the answer has a \
+         member of the login service (`error_description`, `error_uri`, `trace_id`, `correlation_id`, `suberror`, \
+         `claims`).",
         common.join(", ")
     );
-    let _ = write!(
-        text,
-        "\nThe reference lists {} more codes, which only sign-ins of people, devices or other protocols produce.\n",
-        table.elsewhere.numbers.len()
-    );
     text
+}
+
+/// The codes of these rows, with a mark behind those that the reference does not list.
+fn numbers(rows: &[&CodeRow]) -> String {
+    let all = rows.iter().flat_map(|row| {
+        let mark = if row.seen { "\\*" } else { "" };
+        row.numbers.iter().map(move |number| (*number, mark))
+    });
+    let mut all: Vec<(u64, &str)> = all.collect();
+    all.sort_unstable();
+    let all = all.iter().map(|(number, mark)| format!("{number}{mark}"));
+    all.collect::<Vec<_>>().join(", ")
+}
+
+/// A reason, and those of the kinds of credential that have another one.
+fn by_kind(reason: Option<Reason>, kinds: [Option<Reason>; 3]) -> String {
+    let names = ["secret", "certificate", "federated"].into_iter();
+    let others: Vec<String> = names
+        .zip(kinds)
+        .filter_map(|(kind, own)| Some((kind, own.filter(|own| Some(*own) != reason)?)))
+        .map(|(kind, own)| format!("{kind} `{own}`"))
+        .collect();
+    match (reason, others.join(", ")) {
+        (None, others) => others,
+        (Some(reason), others) if others.is_empty() => format!("`{reason}`"),
+        (Some(reason), others) => format!("`{reason}` ({others})"),
+    }
 }
 
 #[cfg(test)]
