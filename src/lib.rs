@@ -18,8 +18,6 @@ pub mod ports;
 pub mod producer;
 pub mod provider;
 pub mod queue;
-#[cfg(feature = "simulator")]
-pub mod simulator;
 pub mod store;
 pub mod telemetry;
 pub mod view;

@@ -4,7 +4,7 @@ use crate::world::World;
 use serde_json::Value;
 use verifyd::domain::RunId;
 use verifyd::domain::job::Hint;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Masks what differs from run to run.
 fn masked(mut report: Value) -> Value {

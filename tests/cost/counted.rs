@@ -5,7 +5,7 @@ use crate::postgres::TestDatabase;
 use crate::private_postgres::PrivatePostgres;
 use crate::redis_support::{self, PrivateRedis};
 use sqlx::{Connection as _, Executor as _, PgConnection};
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 /// A bare row for each connection of `$1`, `$2` times, as another application inserts it.
 const INSERT: &str = "

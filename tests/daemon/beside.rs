@@ -5,7 +5,7 @@ use crate::redis_support;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Every table with the number of its rows, as the server itself counts changes.
 const TABLES: &str = "

@@ -2,7 +2,7 @@
 
 use crate::bench::Bench;
 use std::time::Duration;
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 fn slow() -> SimulatorOptions {
     SimulatorOptions {

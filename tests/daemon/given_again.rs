@@ -2,7 +2,7 @@
 
 use crate::bench::Bench;
 use crate::redis_support;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Nothing but hints starts runs: no sweep finds them, and no notification.
 const BY_HINTS: [(&str, &str); 2] = [

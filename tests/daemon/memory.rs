@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, Daemon};
 use sqlx::Executor as _;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Runs of each connection. Together more than are worked on at the same time.
 const RUNS: usize = 25;

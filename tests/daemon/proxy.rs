@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 const LOGIN: &str = "login.example.test";
 const GRAPH: &str = "graph.example.test";

@@ -4,7 +4,7 @@
 use crate::bench::{Bench, KEY};
 use crate::redis_support;
 use sqlx::{AssertSqlSafe, Row as _};
-use verifyd::simulator::{SIMULATED_SECRET, Scenario};
+use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 const WRONG_SECRET: &str = "canary-wrong~secret.8e1f";
 

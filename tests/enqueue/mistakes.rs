@@ -3,7 +3,7 @@
 use crate::bench::Bench;
 use crate::redis_support;
 use serde_json::Value;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// The lines of `verifyd doctor` about one part.
 fn doctor(bench: &Bench, part: &str) -> Vec<String> {

@@ -5,7 +5,7 @@ use crate::page::{Snippet, snippets};
 use crate::redis_support::PrivateRedis;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// A sweep that comes this rarely starts no run while a test lasts.
 const NO_SWEEP: &[(&str, &str)] = &[

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use verifyd::domain::report::schema;
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 const ROWS: usize = 60;
 const RIGHT: usize = 9;

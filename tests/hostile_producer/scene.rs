@@ -7,7 +7,7 @@ use crate::shapes::{self, Database, Mistake, Target};
 use crate::surfaces::Visitor;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::collections::BTreeMap;
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 const GRANTS: &str = include_str!("../../deploy/postgres-grants.sql");
 const ACL: &str = include_str!("../../deploy/redis.acl");

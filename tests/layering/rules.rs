@@ -32,8 +32,6 @@ const LAYERS: &[(&str, Option<&[&str]>)] = &[
     ),
     // How files come in; it knows nothing of verifyd.
     ("files", Some(&["files"])),
-    // It imitates the world outside: it must not share code with what it is there to test.
-    ("simulator", Some(&["domain", "ports::clock", "simulator"])),
     ("view", Some(&["domain", "view"])),
     ("config", None),
     ("telemetry", None),
@@ -51,7 +49,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("apalis_core", &["queue"]),
     ("apalis_redis", &["queue"]),
     ("redis", &["queue"]),
-    ("axum", &["http", "simulator"]),
+    ("axum", &["http"]),
     ("h2", &["outbound"]),
     ("tokio_rustls", &["outbound"]),
     ("clap", &["cli", "config"]),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use verifyd::ports::clock::{Clock as _, SystemClock};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Short pauses; the lease of a sender that died is seven seconds long.
 const QUICKLY: &[(&str, &str)] = &[

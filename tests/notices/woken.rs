@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, PATIENCE};
 use std::time::{Duration, Instant};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// The sweep, and with it the redelivery, is out of the question.
 const RARELY: &[(&str, &str)] = &[

@@ -14,7 +14,7 @@ use verifyd::engine::worker::Worker;
 use verifyd::operations::start_check::context_for;
 use verifyd::ports::store::NewRun;
 use verifyd::provider::microsoft::CloudSettings;
-use verifyd::simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
+use verifyd_simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
 
 /// A world that ends with its test.
 pub struct World {

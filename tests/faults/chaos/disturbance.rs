@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use sqlx::Executor as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {

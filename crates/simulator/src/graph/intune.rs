@@ -2,7 +2,7 @@
 
 use super::error::GraphError;
 use super::{Call, context, single};
-use crate::simulator::scenario::behaviour::{Behaviour, Intune};
+use crate::scenario::behaviour::{Behaviour, Intune};
 use serde_json::{Value, json};
 
 /// Whether the tenant has bought Intune at all.

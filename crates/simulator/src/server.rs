@@ -4,10 +4,10 @@ use super::calls::{Calls, Endpoint};
 use super::options::{SimulatorError, SimulatorOptions};
 use super::state::Simulated;
 use super::{control, graph, login};
-use crate::ports::clock::{Clock, SystemClock};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{any, get, post};
+use chrono::{DateTime, Utc};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,17 +30,21 @@ impl Simulator {
     /// # Errors
     /// When the address is not a loopback one, the port is taken, a certificate of the options
     /// cannot be used, or no signing key can be made.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the machine's clock"
+    )]
     pub async fn start(options: SimulatorOptions) -> Result<RunningSimulator, SimulatorError> {
-        Self::start_at(options, Arc::new(SystemClock)).await
+        Self::start_with_clock(options, Utc::now).await
     }
 
-    /// The same by another clock. It dates tokens and answers; waits take real time.
+    /// Starts a simulator that dates tokens and answers by `clock`. Waits take real time.
     ///
     /// # Errors
     /// As for [`Simulator::start`].
-    pub async fn start_at(
+    pub async fn start_with_clock(
         options: SimulatorOptions,
-        clock: Arc<dyn Clock>,
+        clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static,
     ) -> Result<RunningSimulator, SimulatorError> {
         if !options.address.is_loopback() {
             return Err(SimulatorError::NotLoopback(options.address));
@@ -59,7 +63,7 @@ impl Simulator {
             options,
             base_url.clone(),
             address.port(),
-            clock,
+            Box::new(clock),
         )?);
         let stop = shared.stop.clone();
         let stopping = stop.clone();

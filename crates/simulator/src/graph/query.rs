@@ -21,7 +21,7 @@ pub(super) struct Query {
 impl Query {
     pub(super) fn parse(query: &str) -> Result<Self, GraphError> {
         let mut parsed = Self::default();
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "$select" => {
                     let names = value.split(',').map(str::trim).filter(|n| !n.is_empty());
@@ -99,7 +99,7 @@ impl Query {
     }
 
     fn query_from(&self, skip: usize) -> String {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        let mut query = form_urlencoded::Serializer::new(String::new());
         if let Some(select) = &self.select {
             query.append_pair("$select", &select.join(","));
         }

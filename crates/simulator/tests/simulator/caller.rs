@@ -7,8 +7,7 @@ use reqwest::header::HeaderMap;
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use verifyd::ports::clock::{Clock, SystemClock};
-use verifyd::simulator::{
+use verifyd_simulator::{
     RunningSimulator, SIMULATED_SECRET, Scenario, Simulator, SimulatorOptions,
 };
 
@@ -25,10 +24,12 @@ impl MovedClock {
     }
 }
 
-impl Clock for MovedClock {
-    fn now(&self) -> DateTime<Utc> {
-        SystemClock.now() + *self.0.lock().unwrap()
-    }
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the machine's clock"
+)]
+pub fn utc_now() -> DateTime<Utc> {
+    Utc::now()
 }
 
 pub struct Caller {
@@ -86,9 +87,11 @@ impl Caller {
 
     pub async fn with(options: SimulatorOptions) -> Self {
         let clock = MovedClock(Arc::default());
-        let simulator = Simulator::start_at(options, Arc::new(clock.clone()))
-            .await
-            .unwrap();
+        let offset = Arc::clone(&clock.0);
+        let simulator =
+            Simulator::start_with_clock(options, move || utc_now() + *offset.lock().unwrap())
+                .await
+                .unwrap();
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -170,5 +173,5 @@ pub fn claims(token: &str) -> Value {
 
 /// Unix time in seconds.
 pub fn now() -> i64 {
-    SystemClock.now().timestamp()
+    utc_now().timestamp()
 }

@@ -1,10 +1,9 @@
 //! What comes in place of answers.
 
-use super::caller::{Answer, CLIENT_ID, Caller};
+use super::caller::{Answer, CLIENT_ID, Caller, utc_now};
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use verifyd::ports::clock::{Clock as _, SystemClock};
-use verifyd::simulator::{
+use verifyd_simulator::{
     Endpoint, SIMULATED_SECRET, Scenario, SimulatorOptions, service_principal_id,
 };
 
@@ -64,7 +63,7 @@ async fn throttling_without_end_says_how_long_in_every_way() {
         (silent.status, silent.headers.get("retry-after")),
         (429, None)
     );
-    let before = SystemClock.now();
+    let before = utc_now();
     let dated = caller.ask(Scenario::ThrottledUntilDate, ORGANIZATION).await;
     let until = chrono::DateTime::parse_from_rfc2822(dated.header("retry-after")).unwrap();
     let wait = until.to_utc() - before;

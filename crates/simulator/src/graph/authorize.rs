@@ -1,12 +1,12 @@
 //! Whose call it is, and whether it is allowed.
 
 use super::error::GraphError;
-use crate::simulator::app_roles as role;
-use crate::simulator::app_roles::AppRole;
-use crate::simulator::calls::Endpoint;
-use crate::simulator::login::OPAQUE_PREFIX;
-use crate::simulator::state::Simulated;
-use crate::simulator::tokens::AccessClaims;
+use crate::app_roles as role;
+use crate::app_roles::AppRole;
+use crate::calls::Endpoint;
+use crate::login::OPAQUE_PREFIX;
+use crate::state::Simulated;
+use crate::tokens::AccessClaims;
 use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

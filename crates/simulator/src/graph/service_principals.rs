@@ -2,9 +2,9 @@
 
 use super::error::GraphError;
 use super::{Call, context, single};
-use crate::simulator::scenario::Scenario;
-use crate::simulator::scenario::behaviour::{Owner, Pages};
-use crate::simulator::{directory, faults};
+use crate::scenario::Scenario;
+use crate::scenario::behaviour::{Owner, Pages};
+use crate::{directory, faults};
 use serde_json::{Value, json};
 
 const TYPE: &str = "microsoft.graph.servicePrincipal";

@@ -3,9 +3,9 @@
 use super::Fields;
 use super::answer::Refusal;
 use super::error;
-use crate::simulator::federation::{FEDERATED_AUDIENCE, FEDERATED_SUBJECT};
-use crate::simulator::state::Simulated;
-use crate::simulator::tokens::verified;
+use crate::federation::{FEDERATED_AUDIENCE, FEDERATED_SUBJECT};
+use crate::state::Simulated;
+use crate::tokens::verified;
 use jsonwebtoken::{Algorithm, Header};
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;

@@ -1,7 +1,7 @@
 //! The token endpoint: the request, secrets, and every refusal that a scenario asks for.
 
 use super::caller::{Answer, CLIENT_ID, Caller, claims, now};
-use verifyd::simulator::{SIMULATED_SECRET, Scenario, SimulatorOptions, service_principal_id};
+use verifyd_simulator::{SIMULATED_SECRET, Scenario, SimulatorOptions, service_principal_id};
 
 #[tokio::test]
 async fn a_good_secret_yields_a_token_for_this_tenant_and_app() {

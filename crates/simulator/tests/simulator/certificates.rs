@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use std::sync::LazyLock;
-use verifyd::simulator::{Scenario, SimulatorError, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorError, SimulatorOptions};
 
 /// A certificate with its key. Made once, since RSA keys take their time.
 struct Pair {

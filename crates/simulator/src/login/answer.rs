@@ -1,7 +1,7 @@
 //! Entra's answers: their bodies and headers.
 
 use super::error::EntraError;
-use crate::simulator::state::Simulated;
+use crate::state::Simulated;
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -57,7 +57,7 @@ pub(crate) fn refused(shared: &Simulated, refusal: &Refusal, request: &HeaderMap
     } = refusal.error;
     let trace = Uuid::new_v4();
     let correlation = correlation(request);
-    let timestamp = shared.clock.now().format("%Y-%m-%d %H:%M:%SZ").to_string();
+    let timestamp = (shared.clock)().format("%Y-%m-%d %H:%M:%SZ").to_string();
     let detail = match &refusal.detail {
         Some(detail) => format!(" ('{detail}')"),
         None => String::new(),

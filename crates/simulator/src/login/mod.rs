@@ -47,7 +47,7 @@ impl Fields {
         if !form {
             return fields;
         }
-        for (name, value) in url::form_urlencoded::parse(body) {
+        for (name, value) in form_urlencoded::parse(body) {
             let field = match &*name {
                 "client_id" => &mut fields.client_id,
                 "scope" => &mut fields.scope,

@@ -4,7 +4,7 @@ use super::caller::{Answer, CLIENT_ID, Caller, claims};
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use verifyd::simulator::{
+use verifyd_simulator::{
     Endpoint, RateLimit, SIMULATED_SECRET, Scenario, SimulatorOptions, ThrottleLimits,
     graph_service_principal_id, service_principal_id,
 };

@@ -128,7 +128,7 @@ fn throttled(
         RetryAfter::Seconds(seconds) => Some(seconds.to_string()),
         RetryAfter::Long => Some(long.as_secs().to_string()),
         RetryAfter::LongDate => {
-            let until = shared.clock.now() + long;
+            let until = (shared.clock)() + long;
             Some(until.format("%a, %d %b %Y %H:%M:%S GMT").to_string())
         }
         RetryAfter::Missing => None,

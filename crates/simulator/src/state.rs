@@ -5,10 +5,13 @@ use super::federation::Federation;
 use super::options::{SimulatorError, SimulatorOptions};
 use super::tenants::Tenants;
 use super::tokens::Signer;
-use crate::ports::clock::Clock;
+use chrono::{DateTime, Utc};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Tells the time.
+pub(crate) type Clock = Box<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 
 pub(crate) struct Simulated {
     pub options: SimulatorOptions,
@@ -16,7 +19,8 @@ pub(crate) struct Simulated {
     pub origin: String,
     /// The same server under another name, for redirects and links that must not be followed.
     pub foreign_origin: String,
-    pub clock: Arc<dyn Clock>,
+    /// Dates tokens and answers.
+    pub clock: Clock,
     /// Signs access tokens.
     pub signer: Signer,
     pub federation: Federation,
@@ -31,7 +35,7 @@ impl Simulated {
         options: SimulatorOptions,
         origin: String,
         port: u16,
-        clock: Arc<dyn Clock>,
+        clock: Clock,
     ) -> Result<Self, SimulatorError> {
         let certificates = Certificates::default();
         for pem in &options.certificates_pem {
@@ -57,7 +61,7 @@ impl Simulated {
 
     /// Unix time in seconds.
     pub(crate) fn now(&self) -> i64 {
-        self.clock.now().timestamp()
+        (self.clock)().timestamp()
     }
 
     /// Waits, but not longer than the simulator lives.

@@ -2,8 +2,8 @@
 
 use super::error::GraphError;
 use super::{Call, single};
-use crate::simulator::directory;
-use crate::simulator::scenario::behaviour::Owner;
+use crate::directory;
+use crate::scenario::behaviour::Owner;
 use serde_json::Value;
 
 pub(super) fn by_app_id(call: &Call<'_>, app_id: &str) -> Result<Value, GraphError> {

@@ -1,8 +1,8 @@
 //! What a tenant is like, as data.
 
-use crate::simulator::app_roles::{ALL_READ, AppRole};
-use crate::simulator::calls::Endpoint;
-use crate::simulator::login::error::EntraError;
+use crate::app_roles::{ALL_READ, AppRole};
+use crate::calls::Endpoint;
+use crate::login::error::EntraError;
 
 /// A tenant, from the view of one app in it.
 pub(crate) struct Behaviour {

@@ -1,8 +1,8 @@
 //! Graph's errors, and the headers of all its answers.
 
 use super::authorize::opened_by;
-use crate::simulator::calls::Endpoint;
-use crate::simulator::state::Simulated;
+use crate::calls::Endpoint;
+use crate::state::Simulated;
 use axum::Json;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -128,7 +128,7 @@ impl GraphError {
                 "code": self.code,
                 "message": message,
                 "innerError": {
-                    "date": shared.clock.now().format("%Y-%m-%dT%H:%M:%S").to_string(),
+                    "date": (shared.clock)().format("%Y-%m-%dT%H:%M:%S").to_string(),
                     "request-id": ids.request,
                     "client-request-id": ids.client,
                 },

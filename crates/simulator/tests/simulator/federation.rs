@@ -4,7 +4,7 @@ use super::caller::{Answer, Caller, claims, now};
 use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
-use verifyd::simulator::{FEDERATED_AUDIENCE, FEDERATED_SUBJECT, Scenario};
+use verifyd_simulator::{FEDERATED_AUDIENCE, FEDERATED_SUBJECT, Scenario};
 
 #[tokio::test]
 async fn the_trusted_issuers_token_signs_in() {
