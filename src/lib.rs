@@ -10,7 +10,7 @@ pub mod config;
 pub mod credentials;
 pub mod domain;
 pub mod engine;
-pub mod files;
+pub(crate) mod files;
 pub mod http;
 pub mod operations;
 pub mod outbound;
