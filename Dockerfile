@@ -10,8 +10,8 @@ COPY . .
 # The caches stay with the builder, so the binary is taken out of them in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --profile dist --locked --no-default-features --bin verifyd \
-    && install -D -m 0755 target/dist/verifyd /out/verifyd
+    cargo build --release --locked --no-default-features --bin verifyd \
+    && install -D -m 0755 target/release/verifyd /out/verifyd
 
 # ---- run ----------------------------------------------------------------------------------------
 # The same release of Debian as above, for the same C library.

@@ -10,7 +10,7 @@ pub mod config;
 pub mod credentials;
 pub mod domain;
 pub mod engine;
-pub mod files;
+pub(crate) mod files;
 pub mod http;
 pub mod operations;
 pub mod outbound;
@@ -18,8 +18,6 @@ pub mod ports;
 pub mod producer;
 pub mod provider;
 pub mod queue;
-#[cfg(feature = "simulator")]
-pub mod simulator;
 pub mod store;
 pub mod telemetry;
 pub mod view;

@@ -1,11 +1,10 @@
-"""The harness of the peers, with verifyd as its candidate. Started by `run`; see bench/README.md.
+"""The harness with verifyd as its candidate. Started by `run`; see bench/README.md.
 
-The harness's own source is loaded as it is, and what is changed is changed from here, function by
-function. What peers and floors are given, and how they are measured, stays as it was.
+What verifyd needs besides is added to the harness from here, function by function, so that nothing of it
+touches what peers and floors are given and how they are measured.
 """
 
 import argparse
-import ast
 import base64
 import datetime
 import hashlib
@@ -18,8 +17,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import types
 
+import harness
 import jsonschema
 import psycopg
 
@@ -32,21 +31,6 @@ SAMPLE = 25  # reports of which everything is looked at
 GRAPH_APP_ID = "00000003-0000-0000-c000-000000000000"
 SERVICE_PRINCIPAL = "9d1d5b1c-6e55-4c64-8c55-5f6c0d4f7a11"
 TENANTS = 500
-
-
-def load(folder):
-    """The harness as a module. Its last line starts it, which is left out here."""
-    path = os.path.join(folder, "harness.py")
-    with open(path, encoding="utf-8") as source:
-        tree = ast.parse(source.read(), path)
-    last = tree.body[-1]
-    if ast.unparse(last) != "main()":
-        sys.exit(f"{path}: does not end with main()")
-    del tree.body[-1]
-    module = types.ModuleType("harness")
-    module.__file__ = path
-    exec(compile(tree, path, "exec"), module.__dict__)  # noqa: S102
-    return module
 
 
 # ---------------------------------------------------------------- the provider
@@ -65,7 +49,7 @@ def access_token(number, permissions):
     return token + "A" * max(0, 1150 - len(token))
 
 
-def verifyd_servers(harness, slow_ports):
+def verifyd_servers(slow_ports):
     """nginx's answers to verifyd's Microsoft adapter, on ports of their own: the adapter asks for the
     service principal beside its assignments, for the roles of Graph, and it looks whether the
     directory that answers is the one of the connection."""
@@ -106,13 +90,13 @@ def verifyd_servers(harness, slow_ports):
             + servers)
 
 
-def patch_provider(harness):
+def patch_provider():
     ports = {False: harness.HTTP_PORT + 2, True: harness.HTTP_PORT + 3}
     conf, env = harness.nginx_conf, harness.base_env
 
     def nginx_conf(run):
         head, brace, rest = conf(run).rpartition("}")
-        return head + verifyd_servers(harness, ports) + brace + rest
+        return head + verifyd_servers(ports) + brace + rest
 
     def base_env(peer, slow, conc):
         out = env(peer, slow, conc)
@@ -123,7 +107,7 @@ def patch_provider(harness):
 
 
 # ---------------------------------------------------------------- the database
-def patch_database(harness, options):
+def patch_database(options):
     """verifyd gets a database of its own in the same server, with the harness's schema in it: its
     triggers, its index and its column must not weigh on the peers."""
     start, spawn = harness.Services.start, harness.Services.spawn
@@ -180,7 +164,7 @@ def fingerprint(report, evidence_order):
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def patch_verify(harness):
+def patch_verify():
     schema_file = os.path.join(ROOT, "contracts", "verification-report.v1_5.schema.json")
     with open(schema_file, encoding="utf-8") as file:
         schema = json.load(file)
@@ -230,7 +214,7 @@ FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid WHERE d.datname =
 ORDER BY total_exec_time DESC LIMIT 25"""
 
 
-def patch_observation(harness, options):
+def patch_observation(options):
     """pg_stat_statements and perf, while the candidate drains. Both cost time: not for figures."""
     worker, drain = harness.Worker, harness.drain
     number, seen = [0], []
@@ -282,28 +266,24 @@ def first_line(*cmd):
         return "?"
 
 
-def patch_tables(harness, options, given):
+def patch_tables(options, given):
     tables = harness.tables
 
     def with_heading(res):
         text = tables(res)
-        if len(at := {r["conc"] for r in res["b"]}) == 1:  # the harness's heading knows only its default
-            (at,) = at
-            text = text.replace("concurrency 256 (ceiling 256 / 0.2 s = 1280 runs/s)",
-                                f"concurrency {at} (ceiling {at} / 0.2 s = {at * 5} runs/s)")
         if options.table:
             when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
             with open(options.table, "w", encoding="utf-8") as out:
                 out.write(f"{when}, {os.cpu_count()} cores, {first_line(harness.pgbin('postgres'), '--version')}, "
                           f"{first_line('redis-server', '--version').split(' sha')[0]}, "
                           f"Python {platform.python_version()}, {first_line('rustc', '--version')}; "
-                          f"`bench/peers/run HARNESS {shlex.join(given)}`\n{text}")
+                          f"`bench/peers/run {shlex.join(given)}`\n{text}")
         return text
     harness.tables = with_heading
 
 
 def main():
-    folder, given = sys.argv[1], sys.argv[2:]
+    given = sys.argv[1:]
     ap = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     ap.add_argument("--table", metavar="FILE.md", help="write the tables there, too")
     ap.add_argument("--no-guards", action="store_true", help="no guards and no index on the runs, for comparison")
@@ -319,12 +299,11 @@ def main():
     if options.perf:
         os.makedirs(options.perf, exist_ok=True)
 
-    harness = load(folder)
-    patch_provider(harness)
-    patch_database(harness, options)
-    patch_verify(harness)
-    patch_observation(harness, options)
-    patch_tables(harness, options, given)
+    patch_provider()
+    patch_database(options)
+    patch_verify()
+    patch_observation(options)
+    patch_tables(options, given)
 
     # The key, and the credentials that setup seals with it: kept from one invocation to the next.
     state = os.path.join(harness.CACHE, "verifyd")
@@ -348,11 +327,10 @@ def main():
                 shutil.copy(log, options.keep_log)
             stop(self)
         harness.Services.stop = stopped
-    setup = shlex.join([sys.executable, os.path.join(HERE, "setup")])
-    sys.argv = [os.path.join(folder, "harness.py"), "--candidate", shlex.quote(os.path.join(HERE, "candidate")),
-                "--candidate-enqueue", shlex.quote(os.environ["VERIFYD_BENCH_ENQUEUE"]),
-                "--candidate-setup", setup, *rest]
-    harness.main()
+    harness.main({
+        "worker": [os.path.join(HERE, "candidate")], "enq": [os.environ["VERIFYD_BENCH_ENQUEUE"]],
+        "setup": [sys.executable, os.path.join(HERE, "setup")], "na": 20000, "nb": 10000,
+    }, rest)
 
 
 if __name__ == "__main__":

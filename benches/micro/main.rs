@@ -6,7 +6,6 @@
 )]
 
 mod calibration;
-mod errors;
 mod payloads;
 mod recorded;
 mod reports;
@@ -41,7 +40,6 @@ fn main() -> ExitCode {
     };
     calibration::measure(&mut suite);
     reports::measure(&mut suite);
-    errors::measure(&mut suite);
     payloads::measure(&mut suite);
     suite.criterion.final_summary();
     recorded::end(&suite.names)

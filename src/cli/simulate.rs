@@ -3,11 +3,11 @@
 use super::args::SimulateArgs;
 use super::{output, stop};
 use crate::domain::outside_text;
-use crate::simulator::{FEDERATED_SUBJECT, RunningSimulator, Simulator, SimulatorOptions};
 use anyhow::Context as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+use verifyd_simulator::{FEDERATED_SUBJECT, RunningSimulator, Simulator, SimulatorOptions};
 
 /// The simulator's federated tokens are good for an hour.
 const TOKEN_RENEWAL: Duration = Duration::from_secs(30 * 60);

@@ -6,9 +6,9 @@ use crate::domain::connection::NewConnection;
 use crate::domain::credential::Credential;
 use crate::domain::{ConnectionId, TenantId, WorkspaceId};
 use crate::provider::microsoft::CloudSettings;
-use crate::simulator::{RunningSimulator, SIMULATED_SECRET, Scenario};
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
+use verifyd_simulator::{RunningSimulator, SIMULATED_SECRET, Scenario};
 
 const CLOUD: &str = "simulated";
 pub const WORKSPACE: WorkspaceId = WorkspaceId(1);

@@ -8,10 +8,10 @@
 //!   row opens wherever it is put; sealing it again (`rotate-keys`) ends that.
 
 mod certificate_file;
-pub mod envelope;
+pub(crate) mod envelope;
 mod key_file;
 mod key_ring;
-pub mod laravel;
+mod laravel;
 mod pem;
 mod php;
 mod plaintext;

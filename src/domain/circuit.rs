@@ -36,7 +36,7 @@ pub enum AfterFailure {
 }
 
 impl Circuit {
-    pub fn is_open(self) -> bool {
+    fn is_open(self) -> bool {
         self.pauses > 0
     }
 

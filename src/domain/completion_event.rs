@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub const SCHEMA: &str = include_str!("../../contracts/run-completed.v1.schema.json");
 
 /// The only type of event that is sent to webhooks.
-pub const EVENT_TYPE: &str = "provider.connection.check.completed";
+const EVENT_TYPE: &str = "provider.connection.check.completed";
 
 /// The event that a run has been completed: the payload in PostgreSQL and Redis, and `data` of a
 /// webhook's event.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_PAYLOAD_BYTES: usize = 4096;
 
 /// Version of the payload that this build writes and reads.
-pub const PAYLOAD_VERSION: u32 = 1;
+const PAYLOAD_VERSION: u32 = 1;
 
 /// The hint that a producer sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

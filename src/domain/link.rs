@@ -60,7 +60,7 @@ pub enum Directory {
 
 impl Directory {
     /// What a step says after its label, so that the right person takes it.
-    pub const fn as_words(self) -> &'static str {
+    const fn as_words(self) -> &'static str {
         match self {
             Self::Owner => "in the directory that owns the application",
             Self::Customer => "in the customer's directory",
@@ -289,7 +289,7 @@ impl LinkContext {
 }
 
 /// A step's label with whose directory it is for.
-pub fn labelled(label: &str, link: Link) -> String {
+fn labelled(label: &str, link: Link) -> String {
     match link.directory() {
         Some(directory) => format!("{label}, {}", directory.as_words()),
         None => label.to_owned(),

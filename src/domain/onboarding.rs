@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use std::fmt;
 
 /// Member of `state`: the session's current run.
-pub const RUN_MEMBER: &str = "verification_operation_run_id";
+const RUN_MEMBER: &str = "verification_operation_run_id";
 /// Member of `state`: the connection that run is about.
-pub const CONNECTION_MEMBER: &str = "provider_connection_id";
+const CONNECTION_MEMBER: &str = "provider_connection_id";
 
 /// One row of `tenant_onboarding_sessions`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]

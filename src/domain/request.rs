@@ -11,10 +11,10 @@ use serde_json::value::RawValue;
 use std::fmt;
 
 /// Most bytes of a name that a producer gives (provider, module, Entra tenant id).
-pub const NAME_BYTES: usize = 300;
+const NAME_BYTES: usize = 300;
 
 /// Most characters of a tenant's name that are kept.
-pub const DISPLAY_NAME_CHARS: usize = 300;
+const DISPLAY_NAME_CHARS: usize = 300;
 
 /// Why nothing of a context can be understood.
 #[derive(Clone, Debug, PartialEq, Eq)]

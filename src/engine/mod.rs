@@ -10,14 +10,14 @@
 //! - [`worker`] runs these parts and drains them.
 //! - [`announcer`] publishes completion events.
 
-pub mod announcer;
+pub(crate) mod announcer;
 pub mod lease;
-pub mod liveness;
+mod liveness;
 pub mod pipeline;
 pub mod reconciler;
-pub mod scheduling;
-pub mod schema;
-pub mod settings;
+pub(crate) mod scheduling;
+pub(crate) mod schema;
+pub(crate) mod settings;
 pub mod worker;
 
 use crate::ports::store::StoreError;

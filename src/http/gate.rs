@@ -17,14 +17,14 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Look-ups that are made at the same time.
-pub const LOOK_UPS: usize = 2;
+const LOOK_UPS: usize = 2;
 /// Hashes of tokens and sessions that are remembered, of each kind.
-pub const REMEMBERED: u64 = 10_000;
+const REMEMBERED: u64 = 10_000;
 /// How long a token that was valid is looked up without being counted before.
-pub const VALID_FOR: Duration = Duration::from_secs(600);
+const VALID_FOR: Duration = Duration::from_secs(600);
 /// How long a token that is not valid is refused without being looked up. No token becomes valid
 /// again, and a new one was never tried before.
-pub const INVALID_FOR: Duration = Duration::from_secs(300);
+const INVALID_FOR: Duration = Duration::from_secs(300);
 /// Tokens with requests in work, before those without any are cleared away.
 const SHARES: usize = 256;
 

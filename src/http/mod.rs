@@ -1,15 +1,15 @@
 //! The HTTP surface: liveness, readiness, metrics, the API, and pages for people.
 
 pub mod api;
-pub mod body;
-pub mod gate;
+pub(crate) mod body;
+pub(crate) mod gate;
 pub mod health;
 pub mod pages;
-pub mod panics;
-pub mod places;
-pub mod rate;
-pub mod server;
-pub mod stall;
+mod panics;
+mod places;
+mod rate;
+mod server;
+mod stall;
 
 use api::{Api, ApiSettings};
 use axum::Router;

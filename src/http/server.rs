@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tower::Service as _;
+use tower_service::Service as _;
 
 /// Header fields of one request, at most.
 const HEADERS: usize = 64;

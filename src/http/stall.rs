@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 /// Bytes that a slow peer has to take within the limit.
-pub const ENOUGH: usize = 64 * 1024;
+const ENOUGH: usize = 64 * 1024;
 
 /// A connection with a limit on how slowly its peer may read. Nothing is measured while there is
 /// nothing to be read, so a live page may be silent for as long as it likes.

@@ -7,12 +7,12 @@
 mod bounded;
 mod client;
 mod connect;
-pub mod failure;
-pub mod guard;
+pub(crate) mod failure;
+pub(crate) mod guard;
 mod pool;
 mod pooled;
-pub mod proxy;
-pub mod retry_after;
+pub(crate) mod proxy;
+pub(crate) mod retry_after;
 mod settings;
 
 pub use client::{AnswerBody, Client, Resend, Resends, Reuse};
@@ -159,7 +159,7 @@ fn tls_builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVeri
 }
 
 /// The innermost cause, whose text names what really happened.
-pub fn root_cause(error: &dyn std::error::Error) -> String {
+fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -1,5 +1,5 @@
 //! Logs and metrics.
 
 mod histograms;
-pub mod logs;
+pub(crate) mod logs;
 pub mod metrics;

@@ -5,7 +5,7 @@ use test_support::bench::Bench;
 use test_support::postgres::TestDatabase;
 use test_support::private_postgres::PrivatePostgres;
 use test_support::redis_server::{self, PrivateRedis};
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 /// A bare row for each connection of `$1`, `$2` times, as another application inserts it.
 const INSERT: &str = "

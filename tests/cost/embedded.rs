@@ -5,7 +5,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, Daemon, PATIENCE};
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 /// Of the log, and of each page in it.
 const LOG_HEADER: usize = 32;

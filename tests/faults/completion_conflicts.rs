@@ -3,7 +3,7 @@
 use crate::scene::{COMPLETED, Scene};
 use sqlx::{Connection as _, Executor as _};
 use test_support::postgres::TestDatabase;
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 /// It locks in the opposite order: PostgreSQL ends one of the two, here verifyd's.
 #[tokio::test(flavor = "multi_thread")]

@@ -89,13 +89,13 @@ async fn save(bench: &Bench, run: i64, context: &Value) {
 async fn the_context_is_overwritten_while_the_run_is_in_work() {
     let mut scene = Scene::empty(
         of_another_application().await,
-        verifyd::simulator::SimulatorOptions {
+        verifyd_simulator::SimulatorOptions {
             slow_answer: std::time::Duration::from_millis(500),
             ..Default::default()
         },
     )
     .await;
-    scene.add(verifyd::simulator::Scenario::Slow, 1);
+    scene.add(verifyd_simulator::Scenario::Slow, 1);
     let run = scene.record(1).await[0];
     let mut older = context(&scene.bench, run).await;
     let _two = scene.two();
@@ -114,7 +114,7 @@ async fn the_context_is_overwritten_while_the_run_is_in_work() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_context_is_overwritten_after_the_completion() {
     let mut scene = Scene::empty(of_another_application().await, Default::default()).await;
-    let connection = scene.add(verifyd::simulator::Scenario::Healthy, 1);
+    let connection = scene.add(verifyd_simulator::Scenario::Healthy, 1);
     let run = scene.record(1).await[0];
     let older = context(&scene.bench, run).await;
     let _two = scene.two();
@@ -174,7 +174,7 @@ async fn the_context_is_overwritten_after_the_completion_of_a_guarded_run() {
     let mut scene = Scene::empty(of_another_application().await, Default::default()).await;
     let enforced = scene.bench.run(&["migrate", "--enforce"], "");
     assert!(enforced.status.success(), "{enforced:?}");
-    scene.add(verifyd::simulator::Scenario::Healthy, 1);
+    scene.add(verifyd_simulator::Scenario::Healthy, 1);
     let run = scene.record(1).await[0];
     let mut older = context(&scene.bench, run).await;
     let _two = scene.two();

@@ -8,7 +8,7 @@ use test_support::hostile_server::tls::{certificate, serve};
 use test_support::hostile_server::{At, Hostile, HostileServer, answer, hostilities};
 use test_support::postgres::TestDatabase;
 use verifyd::domain::reason::Reason;
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 /// Two runs of each are in work at the same time, each with three answers, each at most as long as
 /// `microsoft.max_response_bytes` allows, which is one MiB.

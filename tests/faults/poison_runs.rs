@@ -5,7 +5,7 @@ use crate::scene::{CLAIMING, COMPLETING, MAX_ATTEMPTS, Scene};
 use test_support::postgres::TestDatabase;
 use test_support::proxy::{Act, Proxy, Rule};
 use verifyd::ports::store::MAX_FAILED_COMPLETIONS;
-use verifyd::simulator::{Endpoint, Scenario, SimulatorOptions};
+use verifyd_simulator::{Endpoint, Scenario, SimulatorOptions};
 
 /// One process at a time, so that nothing escapes the poison run: whoever works on it dies.
 #[tokio::test(flavor = "multi_thread")]

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use test_support::bench::PATIENCE;
 use test_support::proxy::{Act, Proxy, Rule};
-use verifyd::simulator::{Endpoint, Scenario};
+use verifyd_simulator::{Endpoint, Scenario};
 
 /// Kills a worker at a statement, in a scene with one run; another worker finishes. Returns how
 /// the run's attempts ended, and how often the provider was asked for a token or the directory.
 async fn killed_at(rule: Rule) -> (Vec<String>, u64) {
     let mut scene = Scene::empty(
         test_support::postgres::TestDatabase::create().await,
-        verifyd::simulator::SimulatorOptions::default(),
+        verifyd_simulator::SimulatorOptions::default(),
     )
     .await;
     scene.add(Scenario::Healthy, 1);
@@ -81,7 +81,7 @@ const LOST: [&str; 2] = ["worker_lost", "completed"];
 async fn killed_after_the_claim_and_before_the_provider_is_asked() {
     let mut scene = Scene::empty(
         test_support::postgres::TestDatabase::create().await,
-        verifyd::simulator::SimulatorOptions::default(),
+        verifyd_simulator::SimulatorOptions::default(),
     )
     .await;
     let connection = scene.add(Scenario::Healthy, 1);
@@ -138,7 +138,7 @@ async fn killed_while_the_provider_is_asked() {
 async fn killed_between_the_completion_and_the_acknowledgement() {
     let mut scene = Scene::empty(
         test_support::postgres::TestDatabase::create().await,
-        verifyd::simulator::SimulatorOptions::default(),
+        verifyd_simulator::SimulatorOptions::default(),
     )
     .await;
     let connection = scene.add(Scenario::Healthy, 1);

@@ -11,7 +11,7 @@ use test_support::oracle::{self, Ended};
 use test_support::postgres::TestDatabase;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::JoinHandle;
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 /// `worker.max_attempts`, as it is by default.
 pub const MAX_ATTEMPTS: i64 = 3;
@@ -162,7 +162,7 @@ impl Scene {
             .connection(i64::from(number), &entra_tenant_id, expected.module);
         let member = Member {
             entra_tenant_id,
-            outcome: expected.outcome.as_str(),
+            outcome: expected.outcome,
         };
         self.members.insert(id, member);
         id

@@ -8,7 +8,7 @@ use test_support::postgres::TestDatabase;
 use test_support::tenant_combinations::{Combination, OWNERS, TOKENS, entra};
 use verifyd::domain::Outcome;
 use verifyd::domain::reason::Reason;
-use verifyd::simulator::{SIMULATED_SECRET, SimulatorOptions};
+use verifyd_simulator::{SIMULATED_SECRET, SimulatorOptions};
 
 type Connections = BTreeMap<(usize, usize, &'static str), i64>;
 

@@ -12,5 +12,4 @@ mod generated;
 mod layering;
 mod microsoft;
 mod reports;
-mod simulator;
 mod verdicts;

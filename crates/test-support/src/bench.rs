@@ -10,7 +10,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use verifyd::simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
+use verifyd_simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
 
 /// The path of the real binary, which cargo tells the tests of its package.
 pub fn binary() -> OsString {

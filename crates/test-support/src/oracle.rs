@@ -8,7 +8,7 @@ use futures::TryStreamExt as _;
 use serde_json::Value;
 use sqlx::{Executor as _, PgConnection, Row as _};
 use verifyd::domain::report::schema;
-use verifyd::simulator::SIMULATED_SECRET;
+use verifyd_simulator::SIMULATED_SECRET;
 
 /// The application name with which verifyd connects tells its changes from those of others.
 const WATCH: &str = "

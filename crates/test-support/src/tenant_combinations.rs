@@ -2,7 +2,7 @@
 
 use verifyd::domain::Outcome;
 use verifyd::domain::reason::Reason;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Who owns something: two tenants of one workspace, and one of another.
 pub const OWNERS: [(i64, i64); 3] = [(1, 1), (1, 2), (2, 3)];

@@ -16,7 +16,7 @@ use verifyd::operations::start_check::context_for;
 use verifyd::ports::access::NewToken;
 use verifyd::ports::store::NewRun;
 use verifyd::provider::microsoft::CloudSettings;
-use verifyd::simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
+use verifyd_simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
 
 /// A world that ends with its test.
 pub struct World {

@@ -1,9 +1,9 @@
 //! The simulator on threads of its own, so that what it uses can be told from what verifyd uses.
 
 use super::cpu::SIMULATOR;
-use crate::simulator::{RateLimit, RunningSimulator, Simulator, SimulatorOptions, ThrottleLimits};
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use verifyd_simulator::{RateLimit, RunningSimulator, Simulator, SimulatorOptions, ThrottleLimits};
 
 /// A provider that answers everybody, at any rate.
 #[derive(Debug)]

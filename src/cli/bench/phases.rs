@@ -15,7 +15,6 @@ use crate::engine::worker::WorkerError;
 use crate::operations::start_check::{context_for, start_check};
 use crate::ports::provider::Providers;
 use crate::ports::store::{NewRun, RunFilter};
-use crate::simulator::Scenario;
 use crate::telemetry::metrics::Metrics;
 use anyhow::Context as _;
 use indicatif::ProgressBar;
@@ -26,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use verifyd_simulator::Scenario;
 
 /// Guards against hanging: so long without any completed run.
 const TIMEOUT: Duration = Duration::from_secs(120);

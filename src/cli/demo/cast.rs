@@ -1,9 +1,7 @@
 //! The connections of the demo: each outcome, and the most telling reasons.
 
-use crate::domain::report::Overall;
-use crate::domain::{Outcome, Reason};
-use crate::simulator::Scenario;
 use std::fmt;
+use verifyd_simulator::{Expectation, Scenario};
 
 /// One connection of the demo.
 #[derive(Debug)]
@@ -41,41 +39,28 @@ pub enum Flaw {
 }
 
 impl Flaw {
-    fn reason(self) -> &'static [Reason] {
+    fn reasons(self) -> &'static [&'static str] {
         match self {
-            Self::Disabled => &[Reason::ConnectionDisabled],
-            Self::CredentialExpired => &[Reason::CredentialExpired],
-            Self::NoCredential => &[Reason::CredentialMissing],
-            Self::TargetMalformed => &[Reason::TargetScopeMalformed],
+            Self::Disabled => &["connection_disabled"],
+            Self::CredentialExpired => &["credential_expired"],
+            Self::NoCredential => &["credential_missing"],
+            Self::TargetMalformed => &["target_scope_malformed"],
         }
     }
 }
 
-/// What a run must end in.
-#[derive(Debug)]
-pub struct Expected {
-    pub outcome: Outcome,
-    pub overall: Overall,
-    pub reasons: &'static [Reason],
-}
-
 impl Part {
     /// What its run must end in.
-    pub fn expected(&self) -> Expected {
+    pub fn expected(&self) -> Expectation {
+        let expected = self.scenario.expectation();
         match self.flaw {
-            Some(flaw) => Expected {
-                outcome: Outcome::Blocked,
-                overall: Overall::Blocked,
-                reasons: flaw.reason(),
+            Some(flaw) => Expectation {
+                outcome: "blocked",
+                overall: "blocked",
+                reasons: flaw.reasons(),
+                ..expected
             },
-            None => {
-                let expected = self.scenario.expectation();
-                Expected {
-                    outcome: expected.outcome,
-                    overall: expected.overall,
-                    reasons: expected.reasons,
-                }
-            }
+            None => expected,
         }
     }
 }

@@ -12,7 +12,6 @@ use crate::http::health::Health;
 use crate::operations::acknowledge::{Request, acknowledge};
 use crate::operations::start_check::start_check;
 use crate::ports::access::NewToken;
-use crate::simulator::Scenario;
 use crate::telemetry::metrics;
 use crate::view::RunView;
 use crate::view::report::ReportState;
@@ -25,6 +24,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use verifyd_simulator::Scenario;
 
 /// Pause between two checks while the pages are open, so that there is something to follow.
 const PAUSE: Duration = Duration::from_secs(15);

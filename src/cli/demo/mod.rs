@@ -11,14 +11,13 @@ use crate::credentials::credential_from_pem;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::credential::Credential;
 use crate::domain::run::OperationRun;
-use crate::domain::{RunId, RunStatus};
+use crate::domain::{Reason, RunId, RunStatus};
 use crate::operations::start_check::{context_for, start_check};
 use crate::ports::store::NewRun;
-use crate::simulator::{RunningSimulator, Simulator, SimulatorOptions};
 use crate::view::RunView;
 use crate::view::report::ReportState;
 use anyhow::Context as _;
-use cast::{CAST, Expected, Flaw, Part, SignsInBy};
+use cast::{CAST, Flaw, Part, SignsInBy};
 use chrono::{DateTime, TimeDelta};
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize as _;
@@ -29,6 +28,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use verifyd_simulator::{Expectation, RunningSimulator, Simulator, SimulatorOptions};
 
 /// Guards against hanging; the demo takes a few seconds.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -274,7 +274,7 @@ fn summary(run: &OperationRun) -> (String, String) {
     (report.overall.to_string(), wrong.unwrap_or_default())
 }
 
-fn ended_as(run: &OperationRun, expected: &Expected) -> bool {
+fn ended_as(run: &OperationRun, expected: &Expectation) -> bool {
     let ReportState::Readable { report } = RunView::of(run, &[], DateTime::UNIX_EPOCH).report
     else {
         return false;
@@ -283,9 +283,11 @@ fn ended_as(run: &OperationRun, expected: &Expected) -> bool {
         .problems
         .iter()
         .filter_map(|c| c.check.reason_code)
+        .map(Reason::code)
         .collect();
-    run.outcome == Some(expected.outcome)
-        && report.overall == expected.overall
+    run.outcome
+        .is_some_and(|it| it.as_str() == expected.outcome)
+        && report.overall.as_str() == expected.overall
         && expected.reasons.iter().all(|r| found.contains(r))
         && expected.reasons.is_empty() == found.is_empty()
 }

@@ -6,7 +6,7 @@
 pub mod builder;
 pub mod diff;
 pub mod fingerprint;
-pub mod redact;
+pub(crate) mod redact;
 pub mod schema;
 
 use super::ids::{ConnectionId, RunId};

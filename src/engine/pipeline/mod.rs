@@ -4,7 +4,7 @@ mod check;
 mod claim;
 mod complete;
 mod outcome;
-pub mod preflight;
+pub(crate) mod preflight;
 
 use super::scheduling::isolation::PoisonRunIsolation;
 use super::schema::SchemaState;

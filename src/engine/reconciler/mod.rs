@@ -4,7 +4,7 @@
 //! It runs in every replica; the database lets one at a time sweep.
 
 mod consumer_watch;
-pub mod invalid_runs;
+pub(crate) mod invalid_runs;
 mod orphans;
 mod polling;
 mod sweep;

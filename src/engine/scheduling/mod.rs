@@ -5,11 +5,11 @@
 //! slot in the order in which they came, so that a run that fair queuing has chosen takes the next free
 //! slot even where thousands of hints wait.
 
-pub mod fair;
-pub mod hints;
-pub mod in_flight;
-pub mod isolation;
-pub mod recently_completed;
+pub(crate) mod fair;
+pub(crate) mod hints;
+pub(crate) mod in_flight;
+pub(crate) mod isolation;
+mod recently_completed;
 mod slots;
 
 use super::pipeline::{Pipeline, Processed};

@@ -17,7 +17,7 @@ use std::str::FromStr;
 
 /// Rows of a page when none are asked for, and at most.
 pub const PAGE: u32 = 50;
-pub const LARGEST_PAGE: u32 = 200;
+const LARGEST_PAGE: u32 = 200;
 
 /// A set of parameters that a query is read into.
 pub trait FromFields: Sized {

@@ -23,8 +23,7 @@ mod sign_in;
 pub use modules::schema as module_schema;
 pub use settings::{CloudSettings, MicrosoftSettings, MicrosoftSettingsError};
 
-use crate::domain::Reason;
-use crate::domain::connection::{CredentialKind, ProviderConnection};
+use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
 use crate::domain::link::LinkBases;
 use crate::domain::module::Module;
@@ -111,38 +110,9 @@ pub fn read_module_file(file: &Path) -> Result<Module, Vec<String>> {
     modules::read_file(file).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
-/// What an answer of the token endpoint means whose status is not success.
-pub fn token_error_reason(status: u16, body: &[u8]) -> Reason {
-    let refusal = aadsts::Refusal {
-        status,
-        body,
-        retry_after: None,
-        request_id: None,
-        between: None,
-    };
-    let by = aadsts::SignIn {
-        kind: CredentialKind::ClientSecret,
-        federated: None,
-        now: chrono::DateTime::UNIX_EPOCH,
-    };
-    aadsts::fault(refusal, by).reason
-}
-
 /// The table of sign-in codes for `docs/reference/reasons.md`.
 pub fn sign_in_codes() -> String {
     aadsts::document()
-}
-
-/// What an answer of Graph means whose status is not success.
-pub fn graph_error_reason(status: u16, body: &[u8]) -> Reason {
-    graph_error::fault(
-        status,
-        serde_json::from_slice(body).ok().as_ref(),
-        None,
-        false,
-        false,
-    )
-    .reason
 }
 
 #[async_trait]

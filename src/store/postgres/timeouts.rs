@@ -46,7 +46,7 @@ impl Renewal {
     }
 
     /// Whether a connection of this age was opened before that.
-    pub fn is_before(&self, age: Duration) -> bool {
+    fn is_before(&self, age: Duration) -> bool {
         let begun = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         begun.is_some_and(|at| age >= at.elapsed())
     }

@@ -12,7 +12,7 @@ use test_support::private_postgres::PrivatePostgres;
 use test_support::proxy::{Act, Proxy, Rule};
 use test_support::redis_server::hint;
 use test_support::redis_server::{self, PrivateRedis};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {

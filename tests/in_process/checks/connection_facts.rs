@@ -6,7 +6,7 @@ use verifyd::domain::access::Binding;
 use verifyd::domain::connection_facts::ExpirySource;
 use verifyd::domain::job::Hint;
 use verifyd::ports::store::NewRun;
-use verifyd::simulator::{Endpoint, Scenario};
+use verifyd_simulator::{Endpoint, Scenario};
 
 /// As an application records it that knows the directory by its id only.
 fn without_name(new: &mut NewRun) {

@@ -20,7 +20,7 @@ use verifyd::engine::pipeline::Processed;
 use verifyd::ports::provider::{
     CheckSpec, Disposition, Findings, Provider, Providers, Target, Unmet,
 };
-use verifyd::simulator::{SIMULATED_SECRET, Scenario};
+use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 #[derive(Debug)]
 struct Acme;

@@ -26,7 +26,7 @@ use verifyd::domain::run::OperationRun;
 use verifyd::domain::{Outcome, RunId, RunStatus, TenantId, WorkspaceId};
 use verifyd::engine::pipeline::Processed;
 use verifyd::ports::store::AttemptEnd;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// What holds for every completed run.
 fn assert_sound(run: &OperationRun, what: &str) {
@@ -151,13 +151,17 @@ fn note(
         .iter()
         .map(|code| code.parse().unwrap())
         .collect();
-    let wanted: BTreeSet<Reason> = expected.reasons.iter().copied().collect();
+    let wanted: BTreeSet<Reason> = expected
+        .reasons
+        .iter()
+        .map(|r| r.parse().unwrap())
+        .collect();
     let overall = run
         .report()
         .and_then(|r| r["summary"]["overall"].as_str())
         .unwrap_or_default();
-    if processed != Processed::Completed(expected.outcome)
-        || overall != expected.overall.as_str()
+    if processed != Processed::Completed(expected.outcome.parse().unwrap())
+        || overall != expected.overall
         || !wanted.is_subset(&found)
         || (wanted.is_empty() && !found.is_empty())
     {
@@ -592,7 +596,7 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
     assert_eq!(
         world
             .simulator
-            .calls_of(&tenant, verifyd::simulator::Endpoint::Token),
+            .calls_of(&tenant, verifyd_simulator::Endpoint::Token),
         0
     );
 }

@@ -8,7 +8,7 @@ use verifyd::domain::job::Hint;
 use verifyd::domain::{Outcome, RunId, RunStatus, WorkerId};
 use verifyd::engine::pipeline::Processed;
 use verifyd::ports::store::{ClaimPolicy, MAX_FAILED_COMPLETIONS, SweepCursor, SweepPolicy};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Claims the run so often, each time with a worker that is never heard of again.
 async fn lose(world: &World, run: RunId, times: u32) {

@@ -4,7 +4,7 @@ use serde_json::Value;
 use test_support::world::World;
 use verifyd::domain::RunId;
 use verifyd::domain::job::Hint;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Masks what differs from run to run.
 fn masked(mut report: Value) -> Value {

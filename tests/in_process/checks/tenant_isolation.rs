@@ -18,7 +18,7 @@ use verifyd::domain::reason::Reason;
 use verifyd::domain::{ConnectionId, Outcome, TenantId, WorkspaceId};
 use verifyd::engine::pipeline::Processed;
 use verifyd::ports::vault::SealedCredential;
-use verifyd::simulator::{SIMULATED_SECRET, Scenario};
+use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 fn client(owner: usize) -> String {
     format!("5c000000-0000-4000-8000-c0000000000{owner}")
@@ -246,7 +246,7 @@ async fn one_app_in_two_tenants_has_a_token_for_each() {
             Processed::Completed(Outcome::Succeeded)
         );
         let calls = world.simulator.calls(&entra(owner, Scenario::Healthy));
-        assert_eq!(calls.of(verifyd::simulator::Endpoint::Token), 1);
-        assert_eq!(calls.of(verifyd::simulator::Endpoint::Organization), 1);
+        assert_eq!(calls.of(verifyd_simulator::Endpoint::Token), 1);
+        assert_eq!(calls.of(verifyd_simulator::Endpoint::Organization), 1);
     }
 }

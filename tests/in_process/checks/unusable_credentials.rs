@@ -13,7 +13,7 @@ use verifyd::domain::job::Hint;
 use verifyd::domain::reason::Reason;
 use verifyd::engine::worker::Worker;
 use verifyd::ports::vault::SealedCredential;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 const SECRET: &str = "canary-S3cr3t~Q.x_9";
 

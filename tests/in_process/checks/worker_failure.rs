@@ -15,8 +15,8 @@ use verifyd::domain::job::Hint;
 use verifyd::engine::worker::{Worker, WorkerError};
 use verifyd::http::{self, health::Health};
 use verifyd::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
-use verifyd::simulator::Scenario;
 use verifyd::telemetry::metrics::Metrics;
+use verifyd_simulator::Scenario;
 
 /// How a queue ends one part of its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use super::{Desk, Serving, stderr, stdout};
 use serde_json::Value;
 use sqlx::Connection as _;
 use std::process::Stdio;
-use verifyd::simulator::{SIMULATED_SECRET, Scenario};
+use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn problems_are_acknowledged_and_sessions_follow_their_run() {

@@ -3,7 +3,7 @@
 use super::{Desk, Serving, finish, finish_with, stderr};
 use serde_json::Value;
 use std::process::{Output, Stdio};
-use verifyd::simulator::{SIMULATED_SECRET, Scenario};
+use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 const PFX: &[u8] = include_bytes!("../../../src/credentials/testdata/aes256.pfx");
 const CERTIFICATE: &str = include_str!("../../../src/credentials/testdata/cert.pem");

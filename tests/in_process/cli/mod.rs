@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
-use verifyd::simulator::{
+use verifyd_simulator::{
     RunningSimulator, SIMULATED_SECRET, Scenario, Simulator, SimulatorOptions,
 };
 

@@ -4,7 +4,7 @@ use super::{Desk, Scenario, Serving, finish, stderr, stdout};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
-use verifyd::simulator::SIMULATED_SECRET;
+use verifyd_simulator::SIMULATED_SECRET;
 
 /// The file of the guide, as it stands there.
 fn module_of_the_guide() -> String {

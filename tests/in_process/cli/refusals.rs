@@ -2,7 +2,7 @@
 
 use super::{Desk, stderr, stdout};
 use sqlx::{Connection as _, Executor as _};
-use verifyd::simulator::{SIMULATED_SECRET, Scenario};
+use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const OTHER_KEY: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use test_support::bench::Bench;
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_printed_once_and_never_logged() {

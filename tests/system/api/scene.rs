@@ -15,8 +15,9 @@ use verifyd::app::Services;
 use verifyd::config::Settings;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::{RunId, TenantId, WorkspaceId};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 use verifyd::telemetry::metrics::Metrics;
+use verifyd_simulator::Scenario;
 
 pub const ALL: &[Scope] = &[Scope::Read, Scope::Run, Scope::Admin];
 
@@ -176,10 +177,7 @@ impl Scene {
     pub async fn lacking(&self, tenant: i64) -> i64 {
         let scenario = Scenario::ALL
             .iter()
-            .find(|s| {
-                let expected = s.expectation();
-                expected.overall == verifyd::domain::report::Overall::NeedsAttention
-            })
+            .find(|s| s.expectation().overall == "needs_attention")
             .unwrap();
         let (entra, module) = (scenario.tenant_id(1), scenario.expectation().module);
         self.world.connection(tenant, &entra, module).await.0

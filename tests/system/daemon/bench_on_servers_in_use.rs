@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, PATIENCE};
 use test_support::redis_server;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Every table with the number of its rows, as the server itself counts changes.
 const TABLES: &str = "

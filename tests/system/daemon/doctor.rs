@@ -114,7 +114,7 @@ async fn redis_that_takes_no_hints_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_verifyd_does_not_name_is_found() {
     let bench = Bench::new().await;
-    let tenant = verifyd::simulator::Scenario::Healthy.tenant_id(1);
+    let tenant = verifyd_simulator::Scenario::Healthy.tenant_id(1);
     let connection = bench.connection(1, &tenant, "health_check");
     sqlx::query("ALTER TABLE operation_runs ADD COLUMN team bigint NOT NULL")
         .execute(&mut bench.sql().await)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 use test_support::bench::Bench;
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 fn slow() -> SimulatorOptions {
     SimulatorOptions {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 use test_support::bench::Bench;
 use verifyd::engine::reconciler::SWEEP_WINDOW;
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 /// So many bare rows of one connection. The sweep sends their hints.
 fn many(connection: i64, runs: i64) -> String {

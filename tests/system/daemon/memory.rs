@@ -2,7 +2,7 @@
 
 use sqlx::Executor as _;
 use test_support::bench::{Bench, Daemon};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Runs of each connection. Together more than are worked on at the same time.
 const RUNS: usize = 25;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use test_support::bench::Bench;
 use test_support::redis_server::{self, PrivateRedis};
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 const GRANTS: &str = include_str!("../../../deploy/postgres-grants.sql");
 const ACL: &str = include_str!("../../../deploy/redis.acl");

@@ -10,7 +10,7 @@ use test_support::tls_identity::Identity;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 const LOGIN: &str = "login.example.test";
 const GRAPH: &str = "graph.example.test";

@@ -2,7 +2,7 @@
 
 use test_support::bench::Bench;
 use test_support::redis_server;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Nothing but hints starts runs: no sweep finds them, and no notification.
 const BY_HINTS: [(&str, &str); 2] = [

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Executor as _};
 use std::process::Output;
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, PATIENCE};
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 async fn execute(bench: &Bench, statements: &str) {
     let mut sql = bench.sql().await;

@@ -4,7 +4,7 @@
 use sqlx::{AssertSqlSafe, Row as _};
 use test_support::bench::{Bench, KEY};
 use test_support::redis_server;
-use verifyd::simulator::{SIMULATED_SECRET, Scenario};
+use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 const WRONG_SECRET: &str = "canary-wrong~secret.8e1f";
 

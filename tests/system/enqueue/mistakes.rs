@@ -3,7 +3,7 @@
 use serde_json::Value;
 use test_support::bench::Bench;
 use test_support::redis_server;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// The lines of `verifyd doctor` about one part.
 fn doctor(bench: &Bench, part: &str) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use test_support::bench::Bench;
 use verifyd::domain::{ConnectionId, Outcome, RunId, RunStatus};
 use verifyd::producer::{Producer, ProducerError};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_example_ends_in_a_completed_run() {

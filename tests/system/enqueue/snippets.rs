@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use test_support::bench::{Bench, Daemon};
 use test_support::redis_server::PrivateRedis;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// A sweep that comes this rarely starts no run while a test lasts.
 const NO_SWEEP: &[(&str, &str)] = &[

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, PATIENCE};
 use verifyd::domain::report::schema;
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 const ROWS: usize = 60;
 const RIGHT: usize = 9;

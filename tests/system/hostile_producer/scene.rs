@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use test_support::bench::{Bench, Daemon};
 use test_support::oracle;
 use test_support::redis_server::{self, PrivateRedis};
-use verifyd::simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Scenario, SimulatorOptions};
 
 const GRANTS: &str = include_str!("../../../deploy/postgres-grants.sql");
 const ACL: &str = include_str!("../../../deploy/redis.acl");

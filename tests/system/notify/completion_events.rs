@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
 use test_support::bench::{Bench, PATIENCE};
 use verifyd::domain::completion_event::{CompletionEvent, SCHEMA};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 fn is_a_notice(value: &Value) -> bool {
     let mut schema: Value = serde_json::from_str(SCHEMA).unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, PATIENCE};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// The sweep, and with it the redelivery, is out of the question.
 const RARELY: &[(&str, &str)] = &[

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, PATIENCE};
 use verifyd::ports::clock::{Clock as _, SystemClock};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Short pauses; the lease of a sender that died is seven seconds long.
 const QUICKLY: &[(&str, &str)] = &[

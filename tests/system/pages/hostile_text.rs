@@ -8,7 +8,7 @@ use verifyd::domain::RunId;
 use verifyd::domain::access::Binding;
 use verifyd::domain::connection::NewConnection;
 use verifyd::domain::{TenantId, WorkspaceId};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 const SCRIPT: &str = "<script>window.hit=1;alert(1)</script>";
 const IMAGE: &str = "\"><img src=x onerror=\"window.hit=1;alert(1)\">";

@@ -5,7 +5,7 @@ use crate::pages::browser::{Browser, ENTER, TAB};
 use crate::pages::site::{EVERYTHING, Site};
 use verifyd::domain::access::Binding;
 use verifyd::domain::connection::ConnectionStatus;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// A site with one connection of each kind, all checked twice, and the addresses of its pages.
 pub async fn furnished() -> (Site, Vec<String>) {

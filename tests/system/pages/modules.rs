@@ -3,7 +3,7 @@
 use crate::pages::site::{Site, tenant};
 use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::connection::ConnectionStatus;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_is_shown_for_the_connections_within_reach() {

@@ -5,7 +5,7 @@ use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use std::time::Duration;
 use verifyd::domain::access::{Binding, Scope};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// Guards against hanging only.
 const PATIENCE: Duration = Duration::from_secs(180);

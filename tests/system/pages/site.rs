@@ -12,7 +12,7 @@ use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
 use verifyd::http::{api, pages};
 use verifyd::operations::acknowledge::{Request, acknowledge};
 use verifyd::operations::start_check::start_check;
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 pub const EVERYTHING: [Scope; 3] = [Scope::Read, Scope::Run, Scope::Admin];
 

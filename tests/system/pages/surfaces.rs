@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::process::Command;
 use verifyd::domain::RunId;
 use verifyd::domain::access::{Binding, Scope};
-use verifyd::simulator::Scenario;
+use verifyd_simulator::Scenario;
 
 /// One line, without what is there for the eye only.
 fn plain(text: &str) -> String {

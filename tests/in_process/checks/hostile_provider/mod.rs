@@ -18,7 +18,7 @@ use verifyd::domain::run::OperationRun;
 use verifyd::domain::{ConnectionId, Outcome};
 use verifyd::engine::pipeline::Processed;
 use verifyd::provider::microsoft::CloudSettings;
-use verifyd::simulator::{SIMULATED_SECRET, Scenario};
+use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 /// Calls to Graph that are made although the first failed: whose directory, and which app.
 const CALLS: usize = 2;
