@@ -2,7 +2,7 @@
 //! really works.
 //!
 //! `domain` ← `ports` ← `engine` ← `operations` ← adapters (`store`, `queue`, `provider`, `credentials`,
-//! `webhooks`) and surfaces (`http`, `cli`), joined in `app`. See `docs/explanation/architecture.md`.
+//! `notify`) and surfaces (`http`, `cli`), joined in `app`. See `docs/explanation/architecture.md`.
 
 pub mod app;
 pub mod cli;
@@ -12,6 +12,7 @@ pub mod domain;
 pub mod engine;
 pub mod files;
 pub mod http;
+pub mod notify;
 pub mod operations;
 pub mod outbound;
 pub mod ports;
@@ -23,4 +24,3 @@ pub mod simulator;
 pub mod store;
 pub mod telemetry;
 pub mod view;
-pub mod webhooks;

@@ -104,7 +104,7 @@ fn counters_are_there_before_their_first_event() {
         "verifyd_http_panics_total",
         "verifyd_sweep_failures_total",
         "verifyd_webhooks_given_up_total{reason=\"age\"}",
-        "verifyd_notices_lost_total{channel=\"redis\"}",
+        "verifyd_completion_events_dropped_total{channel=\"redis\"}",
         "verifyd_runs_processed_total{result=\"failed\"}",
     ] {
         assert_eq!(value_of(&text, line), Some(0), "{line}: {text}");

@@ -3,7 +3,6 @@
 use crate::config::Settings;
 use crate::credentials;
 use crate::domain::WorkerId;
-use crate::engine::announcer::Announcer;
 use crate::engine::pipeline::Pipeline;
 use crate::engine::pipeline::preflight::Preflight;
 use crate::engine::reconciler::ReconcilerState;
@@ -13,6 +12,9 @@ use crate::http::api::{Api, Switch};
 use crate::http::gate::Gate;
 use crate::http::health::Health;
 use crate::http::pages::Pages;
+use crate::notify::Sender;
+use crate::notify::completion_events::CompletionEventPublisher;
+use crate::notify::webhook::WebhookChannel;
 use crate::outbound::Outbound;
 use crate::ports::clock::{Clock, SystemClock};
 use crate::ports::provider::{Provider, Providers};
@@ -24,7 +26,6 @@ use crate::queue::in_process::InProcessQueue;
 use crate::queue::redis::RedisQueue;
 use crate::store;
 use crate::telemetry::metrics::Metrics;
-use crate::webhooks::Sender;
 use anyhow::Context as _;
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
@@ -112,20 +113,21 @@ impl Services {
         }
     }
 
-    /// Creates the announcer of runs that are completed from now on.
-    pub fn announcer(&self) -> Announcer {
-        Announcer::new(Arc::clone(&self.store), Arc::clone(&self.queue))
+    /// Creates the publisher of the runs that are completed from now on.
+    pub fn completion_event_publisher(&self) -> CompletionEventPublisher {
+        CompletionEventPublisher::new(Arc::clone(&self.store), Arc::clone(&self.queue))
     }
 
     /// Creates the sender of webhooks.
     pub fn webhook_sender(&self) -> Sender {
-        Sender::new(
-            Arc::clone(&self.store),
+        let settings = &self.settings.webhooks;
+        let channel = WebhookChannel::new(
             Arc::clone(&self.vault),
             Arc::clone(&self.clock),
-            self.settings.webhooks.clone(),
+            settings,
             &self.outbound,
-        )
+        );
+        Sender::new(Arc::clone(&self.store), Arc::new(channel), settings.clone())
     }
 
     /// Creates what the health endpoints of this worker look at.

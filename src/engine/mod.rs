@@ -8,9 +8,7 @@
 //! - [`lease`] is this process's right to work at all, [`liveness`] tells whether its parts still move,
 //!   and [`schema`] whether the database's schema fits.
 //! - [`worker`] runs these parts and drains them.
-//! - [`announcer`] publishes completion events.
 
-pub mod announcer;
 pub mod lease;
 pub mod liveness;
 pub mod pipeline;

@@ -28,5 +28,6 @@ pub mod store_error;
 pub mod sweep;
 pub mod vault;
 pub mod wake;
-pub mod webhooks;
+pub mod webhook_deliveries;
+pub mod webhook_endpoints;
 pub mod workers;

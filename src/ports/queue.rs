@@ -89,8 +89,8 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
         Ok(())
     }
 
-    /// Publishes completion events to those who listen to the server. Does nothing where nobody can.
-    async fn announce(&self, _events: &[CompletionEvent]) -> Result<(), QueueError> {
+    /// Publishes completion events to the subscribers of the server. Does nothing where the queue has none.
+    async fn publish_completions(&self, _events: &[CompletionEvent]) -> Result<(), QueueError> {
         Ok(())
     }
 

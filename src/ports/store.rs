@@ -32,7 +32,8 @@ pub use crate::ports::starting_point::{StartingPoint, StartingPointStore};
 pub use crate::ports::store_error::StoreError;
 pub use crate::ports::sweep::{SweepCursor, SweepPolicy, SweepStore, Swept};
 use crate::ports::wake::WakeStore;
-use crate::ports::webhooks::{DeliveryStore, EndpointStore};
+use crate::ports::webhook_deliveries::DeliveryStore;
+use crate::ports::webhook_endpoints::EndpointStore;
 pub use crate::ports::workers::{Beat, WorkerRecord, WorkerStore};
 
 macro_rules! store {

@@ -49,7 +49,7 @@ pub(super) struct CompletionRequest {
     /// Whether the check found a previous report of the connection.
     pub has_previous: bool,
     /// `changed` is not known yet.
-    pub notice: CompletionEvent,
+    pub event: CompletionEvent,
 }
 
 impl CompletionRequest {
@@ -83,7 +83,7 @@ impl CompletionRequest {
                 .map(|refresh| InventoryRow::new(claim.run.id, refresh)),
             connection: completion.connection,
             has_previous: claim.start.as_ref().is_some_and(|s| s.latest_run.is_some()),
-            notice: CompletionEvent {
+            event: CompletionEvent {
                 operation_run_id: claim.run.id,
                 workspace_id: claim.run.workspace_id,
                 tenant_id: claim.run.tenant_id,
@@ -108,32 +108,35 @@ impl CompletionRequest {
 /// What a transaction has completed.
 #[derive(Default)]
 pub(super) struct Completed {
-    /// Completion events, one for each run.
-    pub notices: Vec<CompletionEvent>,
+    /// One for each run.
+    pub events: Vec<CompletionEvent>,
     /// Whether deliveries to webhooks were recorded.
     pub has_deliveries: bool,
 }
 
 impl Completed {
     pub fn contains(&self, run: RunId) -> bool {
-        self.notices.iter().any(|n| n.operation_run_id == run)
+        self.events.iter().any(|n| n.operation_run_id == run)
     }
 
-    /// Announces it within this process, after the commit.
-    pub fn announce(self, completions: &broadcast::Sender<CompletionEvent>, recorded: &Notify) {
+    /// Publishes the events within this process, after the commit.
+    pub fn publish(self, completions: &broadcast::Sender<CompletionEvent>, recorded: &Notify) {
         if self.has_deliveries {
             recorded.notify_one();
         }
-        for notice in self.notices {
-            // Fails when nobody wants to know.
-            let _ = completions.send(notice);
+        for event in self.events {
+            // Fails when there is no subscriber.
+            let _ = completions.send(event);
         }
     }
 }
 
-/// The body of a webhook's request.
-pub(super) fn event(notice: &CompletionEvent, at: DateTime<Utc>) -> Result<String, StoreError> {
-    serde_json::to_string(&WebhookEvent::completed(notice.clone(), at)).map_err(|_| not_json())
+/// Returns the body of a webhook's request.
+pub(super) fn webhook_event(
+    event: &CompletionEvent,
+    at: DateTime<Utc>,
+) -> Result<String, StoreError> {
+    serde_json::to_string(&WebhookEvent::completed(event.clone(), at)).map_err(|_| not_json())
 }
 
 /// `webhook-id`: the same for every endpoint and every attempt.

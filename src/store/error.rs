@@ -2,7 +2,7 @@
 
 use crate::ports::connections::AddConnectionError;
 use crate::ports::store_error::StoreError;
-use crate::ports::webhooks::EndpointError;
+use crate::ports::webhook_endpoints::EndpointError;
 use sqlx::Error;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;

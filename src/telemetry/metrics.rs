@@ -129,8 +129,8 @@ fn describe() {
         "1 while notifications of the database arrive"
     );
     metrics::describe_counter!(
-        "verifyd_notices_lost_total",
-        "Completed runs that could not be announced, by channel"
+        "verifyd_completion_events_dropped_total",
+        "Completion events that could not be published, by channel"
     );
     metrics::describe_counter!(
         "verifyd_webhook_attempts_total",
@@ -268,7 +268,8 @@ fn with_labels() {
         metrics::counter!("verifyd_database_batches_failed_total", "call" => call).increment(0);
     }
     for channel in ["all", "postgres", "redis"] {
-        metrics::counter!("verifyd_notices_lost_total", "channel" => channel).increment(0);
+        metrics::counter!("verifyd_completion_events_dropped_total", "channel" => channel)
+            .increment(0);
     }
     for reason in ["attempts", "age", "gone"] {
         metrics::counter!("verifyd_webhooks_given_up_total", "reason" => reason).increment(0);

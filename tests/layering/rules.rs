@@ -20,10 +20,7 @@ const LAYERS: &[(&str, Option<&[&str]>)] = &[
         "provider",
         Some(&["domain", "ports", "outbound", "files", "provider"]),
     ),
-    (
-        "webhooks",
-        Some(&["domain", "ports", "outbound", "webhooks"]),
-    ),
+    ("notify", Some(&["domain", "ports", "outbound", "notify"])),
     // What calls to the outside have in common; it knows nothing of verifyd.
     ("outbound", Some(&["outbound"])),
     (

@@ -195,7 +195,7 @@ impl Queue for RedisQueue {
         Ok(())
     }
 
-    async fn announce(&self, events: &[CompletionEvent]) -> Result<(), QueueError> {
+    async fn publish_completions(&self, events: &[CompletionEvent]) -> Result<(), QueueError> {
         let mut pipeline = redis::pipe();
         for event in events {
             if let Ok(payload) = serde_json::to_string(event) {

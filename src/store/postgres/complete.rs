@@ -15,7 +15,7 @@ use crate::ports::claims::{Claim, CompletionStore, ContextSize};
 use crate::ports::store_error::StoreError;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
 use crate::store::completion::{
-    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, event, message_id,
+    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, message_id, webhook_event,
 };
 use crate::store::sql::sql;
 use async_trait::async_trait;
@@ -121,7 +121,7 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
             .iter()
             .map(|c| completed.contains(c.run).then_some(true));
         let answers = answers.collect();
-        completed.announce(&store.completions, &store.recorded);
+        completed.publish(&store.completions, &store.recorded);
         Ok((answers, Some(connection)))
     }
 }
@@ -176,7 +176,7 @@ impl PostgresStore {
             })
             .await?;
         let is_completed = completed.contains(request.run);
-        completed.announce(&self.completions, &self.recorded);
+        completed.publish(&self.completions, &self.recorded);
         Ok(is_completed)
     }
 
@@ -218,16 +218,16 @@ impl PostgresStore {
         let written = self.write_latest_reports(tx, &done).await?;
         let mut completed = Completed::default();
         for (call, at, has_webhooks) in done {
-            let mut notice = call.notice.clone();
+            let mut event = call.event.clone();
             if let Some(connection) = call.connection {
                 let row = written.get(&connection.0).copied();
-                notice.changed = self.compare(tx, call, connection, row).await?;
+                event.changed = self.compare(tx, call, connection, row).await?;
             }
             if has_webhooks {
-                self.put_into_outbox(tx, &notice, at).await?;
+                self.put_into_outbox(tx, &event, at).await?;
                 completed.has_deliveries = true;
             }
-            completed.notices.push(notice);
+            completed.events.push(event);
         }
         Ok(completed)
     }
@@ -256,8 +256,8 @@ impl PostgresStore {
             .rows(LATEST_REPORTS)
             .bind(column!((connection, _) => *connection))
             .bind(column!((_, call) => call.run.0))
-            .bind(column!((_, call) => call.notice.fingerprint.as_str()))
-            .bind(column!((_, call) => call.notice.overall.as_str()))
+            .bind(column!((_, call) => call.event.fingerprint.as_str()))
+            .bind(column!((_, call) => call.event.overall.as_str()))
             .bind(column!((_, call) => call.outcome))
             .fetch_all(tx)
             .await?;
@@ -284,21 +284,21 @@ impl PostgresStore {
             return Ok(changed);
         }
         let differs = self.scalar(DIFFERS).bind(connection.0);
-        Ok(differs.bind(&call.notice.fingerprint).fetch_one(tx).await?)
+        Ok(differs.bind(&call.event.fingerprint).fetch_one(tx).await?)
     }
 
     async fn put_into_outbox(
         &self,
         tx: &mut PgConnection,
-        notice: &CompletionEvent,
+        event: &CompletionEvent,
         at: DateTime<Utc>,
     ) -> Result<(), StoreError> {
         self.sql(OUTBOX)
-            .bind(notice.workspace_id.map(|w| w.0))
+            .bind(event.workspace_id.map(|w| w.0))
             .bind(message_id())
-            .bind(notice.operation_run_id.0)
-            .bind(event(notice, at)?)
-            .bind(notice.changed)
+            .bind(event.operation_run_id.0)
+            .bind(webhook_event(event, at)?)
+            .bind(event.changed)
             .execute(tx)
             .await?;
         Ok(())

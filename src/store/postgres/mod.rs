@@ -17,6 +17,7 @@ mod batching;
 mod bounds;
 mod claim;
 mod complete;
+mod completion_events;
 mod connections;
 mod credentials;
 mod earlier;
@@ -26,7 +27,6 @@ mod indexes;
 mod inspect;
 mod invalid_runs;
 mod inventory;
-mod notices;
 mod onboarding;
 mod options;
 mod orphans;
@@ -56,7 +56,7 @@ use super::completion::CompletionRequest;
 use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::ClaimAnswer;
-use crate::ports::completion_events::EVENTS_KEPT;
+use crate::ports::completion_events::MAX_PENDING_EVENTS;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
@@ -178,7 +178,7 @@ impl PostgresStore {
             heartbeat_connection: Mutex::new(None),
             options,
             listen,
-            completions: broadcast::Sender::new(EVENTS_KEPT),
+            completions: broadcast::Sender::new(MAX_PENDING_EVENTS),
             recorded: Notify::new(),
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_batch: OnceCell::new(),

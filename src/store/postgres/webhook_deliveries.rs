@@ -6,9 +6,9 @@
 use super::{PostgresStore, seconds};
 use crate::domain::DeliveryId;
 use crate::domain::circuit::{AfterFailure, Circuit};
-use crate::domain::webhook::AttemptResult;
+use crate::domain::webhook::Verdict;
 use crate::ports::store_error::StoreError;
-use crate::ports::webhooks::{
+use crate::ports::webhook_deliveries::{
     AttemptOutcome, AttemptRecorded, CircuitChange, Delivery, DeliveryAttempt, DeliveryCounts,
     DeliveryFilter, DeliveryStore, LeasePolicy, LeasedDelivery, Replay,
 };
@@ -195,8 +195,8 @@ impl DeliveryStore for PostgresStore {
                 .bind(delivery.id.0)
                 .bind(attempt)
                 .bind(i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX))
-                .bind(outcome.result.as_str())
-                .bind(outcome.http_status.map(i32::from))
+                .bind(outcome.sent.result.as_str())
+                .bind(outcome.sent.status_code.map(i32::from))
                 .execute(&mut *tx)
                 .await?;
             let ended = self
@@ -210,9 +210,9 @@ impl DeliveryStore for PostgresStore {
                 .await?
                 .rows_affected();
             let mut circuit = CircuitChange::Unchanged;
-            match outcome.result {
-                AttemptResult::Delivered | AttemptResult::Gone => {
-                    let delivered = outcome.result == AttemptResult::Delivered;
+            match outcome.sent.result.verdict() {
+                verdict @ (Verdict::Delivered | Verdict::GiveUp) => {
+                    let delivered = verdict == Verdict::Delivered;
                     let changed = self
                         .sql(if delivered { WORKED } else { GONE })
                         .bind(endpoint)
@@ -223,7 +223,7 @@ impl DeliveryStore for PostgresStore {
                         circuit = CircuitChange::Closed;
                     }
                 }
-                _ => {
+                Verdict::TryAgain => {
                     let row: Option<CircuitRow> = self
                         .rows(CIRCUIT)
                         .bind(endpoint)
@@ -231,8 +231,8 @@ impl DeliveryStore for PostgresStore {
                         .await?;
                     if let Some(row) = row {
                         let mut now = Circuit::try_from(row)?;
-                        let after =
-                            now.fail(delivery.is_probe, outcome.retry_after, &outcome.circuit);
+                        let asked = outcome.sent.retry_after.unwrap_or_default();
+                        let after = now.fail(delivery.is_probe, asked, &outcome.circuit);
                         let pause = match after {
                             AfterFailure::Unchanged => None,
                             AfterFailure::Opens(pause) | AfterFailure::StaysOpen(pause) => {

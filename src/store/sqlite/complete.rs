@@ -9,7 +9,7 @@ use crate::ports::claims::{Claim, CompletionStore};
 use crate::ports::store_error::StoreError;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
 use crate::store::completion::{
-    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, event, message_id,
+    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, message_id, webhook_event,
 };
 use crate::store::sql::sql;
 use async_trait::async_trait;
@@ -124,7 +124,7 @@ impl BatchedCall<SqliteStore> for CompletionRequest {
         tx.commit().await?;
         let answers = calls.iter().map(|c| Some(completed.contains(c.run)));
         let answers = answers.collect();
-        completed.announce(&store.completions, &store.recorded);
+        completed.publish(&store.completions, &store.recorded);
         Ok((answers, None))
     }
 }
@@ -157,7 +157,7 @@ impl SqliteStore {
             .transaction(async |tx| self.complete_runs(tx, std::slice::from_ref(request)).await)
             .await?;
         let is_completed = completed.contains(request.run);
-        completed.announce(&self.completions, &self.recorded);
+        completed.publish(&self.completions, &self.recorded);
         Ok(is_completed)
     }
 
@@ -213,8 +213,8 @@ impl SqliteStore {
             Some((
                 call.connection?.0,
                 call.run.0,
-                &call.notice.fingerprint,
-                &call.notice.overall,
+                &call.event.fingerprint,
+                &call.event.overall,
                 call.outcome,
             ))
         });
@@ -228,16 +228,16 @@ impl SqliteStore {
             .map(|(connection, changed, acknowledged)| (connection, (changed, acknowledged)))
             .collect();
         for call in ended() {
-            let mut notice = call.notice.clone();
+            let mut event = call.event.clone();
             if let Some(connection) = call.connection {
                 let row = written.get(&connection.0).copied();
-                notice.changed = compare(tx, call, connection, row, at_text).await?;
+                event.changed = compare(tx, call, connection, row, at_text).await?;
             }
             if rows.iter().any(|row| row.0 == call.run.0 && row.3) {
-                put_into_outbox(tx, &notice, *at).await?;
+                put_into_outbox(tx, &event, *at).await?;
                 completed.has_deliveries = true;
             }
-            completed.notices.push(notice);
+            completed.events.push(event);
         }
         Ok(completed)
     }
@@ -259,20 +259,20 @@ async fn compare(
         return Ok(changed);
     }
     let differs = sqlx::query_scalar(DIFFERS).bind(connection.0);
-    Ok(differs.bind(&call.notice.fingerprint).fetch_one(tx).await?)
+    Ok(differs.bind(&call.event.fingerprint).fetch_one(tx).await?)
 }
 
 async fn put_into_outbox(
     tx: &mut SqliteConnection,
-    notice: &CompletionEvent,
+    event: &CompletionEvent,
     at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     sqlx::query(OUTBOX)
-        .bind(notice.workspace_id.map(|w| w.0))
+        .bind(event.workspace_id.map(|w| w.0))
         .bind(message_id())
-        .bind(notice.operation_run_id.0)
-        .bind(event(notice, at)?)
-        .bind(notice.changed)
+        .bind(event.operation_run_id.0)
+        .bind(webhook_event(event, at)?)
+        .bind(event.changed)
         .execute(tx)
         .await?;
     Ok(())

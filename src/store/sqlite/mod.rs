@@ -14,6 +14,7 @@ mod batching;
 mod bounds;
 mod claim;
 mod complete;
+mod completion_events;
 mod connections;
 mod credentials;
 mod earlier;
@@ -22,7 +23,6 @@ mod guards;
 mod inspect;
 mod invalid_runs;
 mod inventory;
-mod notices;
 mod onboarding;
 mod orphans;
 mod overview;
@@ -46,7 +46,7 @@ use super::completion::CompletionRequest;
 use super::{DatabaseSettings, End, LimitSettings};
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::ClaimAnswer;
-use crate::ports::completion_events::EVENTS_KEPT;
+use crate::ports::completion_events::MAX_PENDING_EVENTS;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -180,7 +180,7 @@ impl SqliteStore {
             writer,
             readers,
             sweeping: tokio::sync::Mutex::new(()),
-            completions: broadcast::Sender::new(EVENTS_KEPT),
+            completions: broadcast::Sender::new(MAX_PENDING_EVENTS),
             recorded: Notify::new(),
             claims: Batcher::default(),
             completing: Batcher::default(),

@@ -4,9 +4,9 @@
 use super::{SqliteStore, earlier, id_list, later, now, now_moved_by};
 use crate::domain::DeliveryId;
 use crate::domain::circuit::{AfterFailure, Circuit};
-use crate::domain::webhook::AttemptResult;
+use crate::domain::webhook::Verdict;
 use crate::ports::store_error::StoreError;
-use crate::ports::webhooks::{
+use crate::ports::webhook_deliveries::{
     AttemptOutcome, AttemptRecorded, CircuitChange, Delivery, DeliveryAttempt, DeliveryCounts,
     DeliveryFilter, DeliveryStore, LeasePolicy, LeasedDelivery, Replay,
 };
@@ -206,8 +206,8 @@ impl DeliveryStore for SqliteStore {
                 .bind(delivery.id.0)
                 .bind(delivery.attempt)
                 .bind(i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX))
-                .bind(outcome.result.as_str())
-                .bind(outcome.http_status)
+                .bind(outcome.sent.result.as_str())
+                .bind(outcome.sent.status_code)
                 .execute(&mut *tx)
                 .await?;
             let ended = sqlx::query(END_DELIVERY)
@@ -220,9 +220,9 @@ impl DeliveryStore for SqliteStore {
                 .await?
                 .rows_affected();
             let mut circuit = CircuitChange::Unchanged;
-            match outcome.result {
-                AttemptResult::Delivered | AttemptResult::Gone => {
-                    let delivered = outcome.result == AttemptResult::Delivered;
+            match outcome.sent.result.verdict() {
+                verdict @ (Verdict::Delivered | Verdict::GiveUp) => {
+                    let delivered = verdict == Verdict::Delivered;
                     let changed = sqlx::query(if delivered { WORKED } else { GONE })
                         .bind(endpoint)
                         .execute(&mut *tx)
@@ -232,15 +232,15 @@ impl DeliveryStore for SqliteStore {
                         circuit = CircuitChange::Closed;
                     }
                 }
-                _ => {
+                Verdict::TryAgain => {
                     let row: Option<CircuitRow> = sqlx::query_as(CIRCUIT)
                         .bind(endpoint)
                         .fetch_optional(&mut *tx)
                         .await?;
                     if let Some(row) = row {
                         let mut now = Circuit::try_from(row)?;
-                        let after =
-                            now.fail(delivery.is_probe, outcome.retry_after, &outcome.circuit);
+                        let asked = outcome.sent.retry_after.unwrap_or_default();
+                        let after = now.fail(delivery.is_probe, asked, &outcome.circuit);
                         let pause = match after {
                             AfterFailure::Unchanged => None,
                             AfterFailure::Opens(pause) | AfterFailure::StaysOpen(pause) => {

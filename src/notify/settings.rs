@@ -6,45 +6,45 @@ use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-/// How webhooks are sent. Defaults stand in `config/default.toml`.
+/// How webhooks are sent. The defaults are in `config/default.toml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookSettings {
-    /// Messages that this process sends at a time.
+    /// Messages that this process sends at the same time.
     pub concurrency: usize,
-    /// Of these to one endpoint; to one whose last attempt failed only one.
+    /// Messages to one endpoint at the same time; one while its last attempt failed.
     pub concurrency_per_endpoint: usize,
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// Limit of one attempt.
+    /// Longest time for one attempt.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// How often it is looked for what is due.
+    /// Time between two looks for due deliveries.
     #[serde(with = "humantime_serde")]
     pub poll_interval: Duration,
-    /// After so many a message is given up.
+    /// Attempts after which a message is given up.
     pub max_attempts: u32,
-    /// Before the second attempt; four times as long before each further one...
+    /// Pause before the second attempt; four times as long before each further one...
     #[serde(with = "humantime_serde")]
     pub retry_base_delay: Duration,
     /// ...and never longer than this.
     #[serde(with = "humantime_serde")]
     pub retry_max_delay: Duration,
-    /// A message that is pending for so long is given up, however often it was tried.
+    /// A message that has been pending for this time is given up, however often it was tried.
     #[serde(with = "humantime_serde")]
     pub give_up_after: Duration,
-    /// After so many failures in a row an endpoint's circuit opens.
+    /// Failures in a row after which an endpoint's circuit opens.
     pub circuit_failures: u32,
-    /// Before the first probe of an open circuit; twice as long before each further one...
+    /// Pause before the first probe of an open circuit; twice as long before each further one...
     #[serde(with = "humantime_serde")]
     pub circuit_pause: Duration,
     /// ...and never longer than this.
     #[serde(with = "humantime_serde")]
     pub circuit_max_pause: Duration,
-    /// How long messages are kept that were delivered...
+    /// How long delivered messages are kept...
     #[serde(with = "humantime_serde")]
     pub keep_delivered: Duration,
-    /// ...and that were given up.
+    /// ...and those that were given up.
     #[serde(with = "humantime_serde")]
     pub keep_failed: Duration,
     /// Hosts on loopback that may be called, also without TLS; separated by commas.
@@ -52,21 +52,21 @@ pub struct WebhookSettings {
 }
 
 impl WebhookSettings {
-    /// After it a sender counts as lost, and what it was sending is due again.
+    /// Returns the time after which a sender is regarded as lost, and what it was sending is due again.
     pub fn lease(&self) -> Duration {
         2 * self.request_timeout + Duration::from_secs(5)
     }
 
-    /// Messages to one endpoint at the same time: never more than half of all, so that no endpoint
-    /// holds every place.
+    /// Returns the number of messages to one endpoint at the same time: never more than half of all, so
+    /// that no endpoint holds every slot.
     pub fn per_endpoint(&self) -> usize {
         self.concurrency_per_endpoint
             .min(self.concurrency / 2)
             .max(1)
     }
 
-    /// When circuits open and probe. The pauses are longer by up to a fifth, by chance, so that
-    /// circuits that opened together do not probe together.
+    /// Returns when circuits open and probe. The pauses have a random part of up to a fifth, so that
+    /// circuits that opened at the same time do not probe at the same time.
     pub fn circuit(&self) -> CircuitPolicy {
         let chance = 1.0 + 0.2 * rand::random::<f64>();
         CircuitPolicy {
@@ -76,13 +76,12 @@ impl WebhookSettings {
         }
     }
 
-    /// `loopback_hosts`, one by one.
+    /// Returns the hosts of `loopback_hosts`, each as it stands in a URL.
     pub fn loopback_hosts(&self) -> BTreeSet<String> {
         self.loopback_hosts
             .split(',')
             .map(|host| host.trim().to_ascii_lowercase())
             .filter(|host| !host.is_empty())
-            // As it stands in a URL.
             .map(|host| match host.parse::<Ipv6Addr>() {
                 Ok(address) => format!("[{address}]"),
                 Err(_) => host,
@@ -90,7 +89,7 @@ impl WebhookSettings {
             .collect()
     }
 
-    /// Before the attempt after this one (from 1), without the part that is left to chance.
+    /// Returns the pause after attempt `tries` (from 1), without its random part.
     pub fn pause_after(&self, tries: u32) -> Duration {
         let factor = 4_u32.saturating_pow(tries.saturating_sub(1));
         self.retry_base_delay
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn no_endpoint_holds_every_place() {
+    fn no_endpoint_holds_every_slot() {
         for (all, each, wanted) in [(16, 4, 4), (4, 4, 2), (2, 2, 1), (1, 1, 1), (5, 5, 2)] {
             assert_eq!(settings(all, each).per_endpoint(), wanted, "{all}, {each}");
         }

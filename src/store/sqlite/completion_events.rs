@@ -1,4 +1,4 @@
-//! What this process completes is told within it; nobody listens to a file.
+//! Completion events stay within the process: SQLite has no subscribers.
 
 use super::SqliteStore;
 use crate::domain::completion_event::CompletionEvent;
@@ -13,7 +13,7 @@ impl CompletionEventStore for SqliteStore {
         self.completions.subscribe()
     }
 
-    async fn announce(&self, _notices: &[CompletionEvent]) -> Result<(), StoreError> {
+    async fn publish_completions(&self, _events: &[CompletionEvent]) -> Result<(), StoreError> {
         Ok(())
     }
 }

@@ -1,8 +1,7 @@
 //! Publishes completion events after the commit, at most once.
 //!
-//! It does so in batches, apart from the completing transaction: a transaction that notifies through
-//! PostgreSQL holds a lock of the whole server while it commits. An event that cannot be published now is
-//! dropped.
+//! It does so in batches, outside the completing transaction, because a transaction that notifies through
+//! PostgreSQL holds a server-wide lock while it commits. An event that cannot be published is dropped.
 
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::queue::Queue;
@@ -14,29 +13,29 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::sync::CancellationToken;
 
-/// Most events in one statement or pipeline.
+/// Largest number of events in one statement or pipeline.
 const MAX_BATCH_SIZE: usize = 256;
-/// Under load, time for a batch to fill.
-const GATHER: Duration = Duration::from_millis(50);
+/// Time for a batch to fill under load.
+const BATCH_DELAY: Duration = Duration::from_millis(50);
 /// Longest time for publishing one batch to one server.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Publishes completion events through the database and the queue.
 #[derive(Debug)]
-pub struct Announcer {
+pub struct CompletionEventPublisher {
     store: Arc<dyn Store>,
     queue: Arc<dyn Queue>,
     completions: Receiver<CompletionEvent>,
 }
 
-/// Whether a channel failed last time, so that an outage is one line in the log.
+/// Whether a server failed last time, so that an outage is one line in the log.
 #[derive(Debug, Default)]
-struct Channel {
+struct Publishing {
     failing: bool,
 }
 
-impl Announcer {
-    /// Creates an announcer of what is completed from now on.
+impl CompletionEventPublisher {
+    /// Creates a publisher of the runs that this process completes from now on.
     pub fn new(store: Arc<dyn Store>, queue: Arc<dyn Queue>) -> Self {
         let completions = store.completions();
         Self {
@@ -46,10 +45,10 @@ impl Announcer {
         }
     }
 
-    /// Publishes until `stop`, then what is left.
+    /// Publishes until `stop`, then the events that are left.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut database = Channel::default();
-        let mut queue = Channel::default();
+        let mut database = Publishing::default();
+        let mut queue = Publishing::default();
         loop {
             let first = tokio::select! {
                 biased;
@@ -66,17 +65,21 @@ impl Announcer {
             let mut batch = vec![first];
             self.gather(&mut batch);
             if batch.len() > 1 && batch.len() < MAX_BATCH_SIZE {
-                tokio::time::sleep(GATHER).await;
+                tokio::time::sleep(BATCH_DELAY).await;
                 self.gather(&mut batch);
             }
             tokio::join!(
-                database.publish("postgres", batch.len(), self.store.announce(&batch)),
-                queue.publish("redis", batch.len(), self.queue.announce(&batch)),
+                database.publish(
+                    "postgres",
+                    batch.len(),
+                    self.store.publish_completions(&batch)
+                ),
+                queue.publish("redis", batch.len(), self.queue.publish_completions(&batch)),
             );
         }
     }
 
-    /// Adds what is there already.
+    /// Adds the events that are available now.
     fn gather(&mut self, batch: &mut Vec<CompletionEvent>) {
         while batch.len() < MAX_BATCH_SIZE {
             match self.completions.try_recv() {
@@ -88,7 +91,7 @@ impl Announcer {
     }
 }
 
-impl Channel {
+impl Publishing {
     async fn publish<E: Display>(
         &mut self,
         channel: &'static str,
@@ -101,7 +104,7 @@ impl Channel {
                 return;
             }
             Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".to_owned(),
+            Err(_) => "timed out".to_owned(),
         };
         count_dropped(channel, events as u64);
         if !self.failing {
@@ -116,5 +119,6 @@ impl Channel {
 }
 
 fn count_dropped(channel: &'static str, events: u64) {
-    metrics::counter!("verifyd_notices_lost_total", "channel" => channel).increment(events);
+    metrics::counter!("verifyd_completion_events_dropped_total", "channel" => channel)
+        .increment(events);
 }
