@@ -98,12 +98,12 @@ fn counters_are_there_before_their_first_event() {
     let _guard = ONE_AT_A_TIME.lock();
     let text = installed().render();
     for line in [
-        "verifyd_panics_total",
-        "verifyd_last_resorts_total",
+        "verifyd_check_panics_total",
+        "verifyd_forced_completions_total",
         "verifyd_hints_too_large_total",
         "verifyd_http_panics_total",
         "verifyd_sweep_failures_total",
-        "verifyd_webhooks_given_up_total{reason=\"age\"}",
+        "verifyd_webhook_deliveries_given_up_total{reason=\"age\"}",
         "verifyd_completion_events_dropped_total{channel=\"redis\"}",
         "verifyd_runs_processed_total{result=\"failed\"}",
     ] {

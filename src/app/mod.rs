@@ -9,9 +9,9 @@ use crate::engine::reconciler::ReconcilerState;
 use crate::engine::scheduling::isolation::PoisonRunIsolation;
 use crate::engine::worker::{Worker, WorkerState};
 use crate::http::api::{Api, Switch};
-use crate::http::gate::Gate;
 use crate::http::health::Health;
 use crate::http::pages::Pages;
+use crate::http::request_limits::RequestLimits;
 use crate::notify::Sender;
 use crate::notify::completion_events::CompletionEventPublisher;
 use crate::notify::webhook::WebhookChannel;
@@ -42,7 +42,7 @@ pub struct Services {
     /// The way of all calls to the outside.
     pub outbound: Outbound,
     /// What API and pages share of the database.
-    pub gate: Arc<Gate>,
+    pub request_limits: Arc<RequestLimits>,
 }
 
 impl std::fmt::Debug for Services {
@@ -68,7 +68,7 @@ impl Services {
         let providers = open_providers(&settings, Arc::clone(&clock), &outbound)?;
         Ok(Self {
             outbound,
-            gate: Arc::new(Gate::new(&settings.http)),
+            request_limits: Arc::new(RequestLimits::new(&settings.http)),
             settings,
             store,
             queue,
@@ -165,7 +165,7 @@ impl Services {
             Some(Arc::clone(&self.queue)),
             self.providers.clone(),
             Arc::clone(&self.clock),
-            Arc::clone(&self.gate),
+            Arc::clone(&self.request_limits),
             self.settings.pages.clone(),
             self.settings.links.clone(),
             self.settings.worker.dead_after,
@@ -182,7 +182,7 @@ impl Services {
                 Some(Arc::clone(&self.queue)),
                 self.providers.clone(),
                 Arc::clone(&self.clock),
-                Arc::clone(&self.gate),
+                Arc::clone(&self.request_limits),
                 settings.clone(),
             ))
         })

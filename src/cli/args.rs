@@ -11,7 +11,7 @@ pub use tokens::*;
 pub use webhooks::*;
 
 use crate::config::Overrides;
-use crate::domain::moment;
+use crate::domain::time_input;
 use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, SessionId, TenantId, WorkspaceId};
 use crate::ports::overview::{ConnectionCursor, ConnectionSort};
 use clap::{Args, Parser, Subcommand};
@@ -368,7 +368,7 @@ pub struct CredentialArgs {
     )]
     pub certificate_password_stdin: bool,
     /// When the credential expires, e.g. 2026-12-31 or RFC 3339; a certificate's own date is read from it
-    #[arg(long, value_name = "TIME", value_parser = moment::until)]
+    #[arg(long, value_name = "TIME", value_parser = time_input::until)]
     pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
 }
 

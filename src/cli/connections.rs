@@ -15,8 +15,8 @@ use crate::domain::client_secret;
 use crate::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
 use crate::domain::credential::Credential;
 use crate::domain::link::is_guid;
-use crate::domain::outside_text;
 use crate::domain::permission::PermissionStatus;
+use crate::domain::text_decoding;
 use crate::domain::{ConnectionId, report::redact};
 use crate::files;
 use anyhow::Context as _;
@@ -53,8 +53,8 @@ pub async fn run(services: &Services, command: ConnectionsCommand) -> anyhow::Re
 
 /// The text of a secret or a password, without the line end behind it.
 fn secret_line(bytes: &[u8]) -> anyhow::Result<Zeroizing<String>> {
-    let text = outside_text::decode(bytes)?;
-    Ok(match outside_text::without_line_end(&text) {
+    let text = text_decoding::decode(bytes)?;
+    Ok(match text_decoding::without_line_end(&text) {
         line if line.len() == text.len() => text,
         line => Zeroizing::new(line.to_owned()),
     })

@@ -5,7 +5,7 @@ use super::{output, render};
 use crate::app;
 use crate::config::Settings;
 use crate::domain::access::{Binding, Scope};
-use crate::domain::moment;
+use crate::domain::time_input;
 use crate::domain::token;
 use crate::ports::access::{NewToken, TokenRecord};
 use crate::ports::clock::{Clock, SystemClock};
@@ -41,7 +41,10 @@ async fn create(store: &dyn Store, args: &TokensCreateArgs) -> anyhow::Result<Ex
     let expires_at = args.expires.map(|expiry| expiry.at(now));
     if let Some(at) = expires_at {
         anyhow::ensure!(at > now, "--expires: allowed is a time in the future");
-        anyhow::ensure!(at.year() <= moment::LAST_YEAR, "--expires: too far away");
+        anyhow::ensure!(
+            at.year() <= time_input::LAST_YEAR,
+            "--expires: too far away"
+        );
     }
     let text = token::fresh()?;
     let hash = token::hash(text.expose_secret()).context("a fresh token is not recognised")?;

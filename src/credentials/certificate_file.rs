@@ -6,7 +6,7 @@
 use super::pem::credential_from_pem;
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
-use crate::domain::outside_text::{self, TextError};
+use crate::domain::text_decoding::{self, TextError};
 use crate::ports::vault::VaultError;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -132,7 +132,7 @@ fn contents(file: NamedFile<'_>, password: Option<&SecretString>) -> Result<Cont
 }
 
 fn from_text(file: NamedFile<'_>, password: Option<&SecretString>) -> Result<Contents, FileError> {
-    let text = match outside_text::decode(file.bytes) {
+    let text = match text_decoding::decode(file.bytes) {
         Ok(text) => text,
         // Bytes that are no text are another format, not text with a wrong byte in it.
         Err(error) if file.bytes.windows(5).any(|five| five == b"-----") => {

@@ -12,7 +12,7 @@
 use super::key_ring::{KeyRing, is_key_id};
 use crate::domain::connection::CredentialBinding;
 use crate::domain::credential_cause::{Cause, Flaw};
-use crate::domain::outside_text;
+use crate::domain::text_decoding;
 use crate::domain::webhook::WebhookBinding;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
@@ -30,7 +30,7 @@ const TAG_BYTES: usize = 16;
 
 /// Whether the payload claims to be an envelope of this program, of any version.
 pub fn is_envelope(payload: &str) -> bool {
-    let payload = outside_text::without_byte_order_mark(payload).trim_start();
+    let payload = text_decoding::without_byte_order_mark(payload).trim_start();
     payload.starts_with(FAMILY) && payload.contains('.')
 }
 
@@ -108,7 +108,7 @@ pub(super) fn open(
     if payload.len() > MAX_BYTES {
         return Err(Cause::TooLong.into());
     }
-    if outside_text::without_byte_order_mark(payload).trim() != payload {
+    if text_decoding::without_byte_order_mark(payload).trim() != payload {
         return Err(Cause::Surrounded.into());
     }
     let parts: Vec<&str> = payload.split('.').collect();

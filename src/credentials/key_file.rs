@@ -1,7 +1,7 @@
 //! The key file of the embedded default.
 
 use super::key_ring::{KEY_BYTES, KeyError, KeyRing};
-use crate::domain::outside_text;
+use crate::domain::text_decoding;
 use crate::files;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -44,13 +44,13 @@ fn read_private(path: &Path) -> io::Result<Zeroizing<String>> {
     let file = File::open(path)?;
     refuse_if_shared(&file)?;
     let bytes = files::limited(file, MAX_FILE_BYTES)?;
-    outside_text::decode(&bytes).map_err(io::Error::other)
+    text_decoding::decode(&bytes).map_err(io::Error::other)
 }
 
 /// The text of a file with keys.
 pub(super) fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
     let bytes = files::read(path, MAX_FILE_BYTES)?;
-    outside_text::decode(&bytes).map_err(io::Error::other)
+    text_decoding::decode(&bytes).map_err(io::Error::other)
 }
 
 /// Looks at the opened file, not at the path, so that it cannot be exchanged in between.

@@ -13,7 +13,7 @@ use super::php::{self, Php};
 use crate::domain::connection::CredentialKind;
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
-use crate::domain::outside_text;
+use crate::domain::text_decoding;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_256, DecryptionContext, PaddedBlockDecryptingKey, UnboundCipherKey};
@@ -70,7 +70,7 @@ pub(super) fn decrypt(
     if payload.len() > MAX_BYTES {
         return Err(Cause::TooLong.into());
     }
-    let payload = outside_text::without_byte_order_mark(payload).trim();
+    let payload = text_decoding::without_byte_order_mark(payload).trim();
     if payload.is_empty() {
         return Err(Cause::Empty.into());
     }

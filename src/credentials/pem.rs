@@ -2,7 +2,7 @@
 
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
-use crate::domain::outside_text;
+use crate::domain::text_decoding;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::rsa::KeyPair;
 use aws_lc_rs::signature::KeyPair as _;
@@ -126,7 +126,7 @@ fn blocks(pem: &str) -> Result<Vec<Block<'_>>, VaultError> {
         return Err(Cause::PemTooLong.into());
     }
     let mut found = Vec::new();
-    let mut lines = outside_text::without_byte_order_mark(pem)
+    let mut lines = text_decoding::without_byte_order_mark(pem)
         .lines()
         .map(str::trim);
     while let Some(line) = lines.next() {

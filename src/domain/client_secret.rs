@@ -1,6 +1,6 @@
 //! What a client secret may hold: RFC 6749, appendix A.2.
 
-use super::outside_text::Named;
+use super::text_decoding::Named;
 
 /// Longest client secret, in bytes. Entra's have 40.
 pub const MAX_BYTES: usize = 4096;

@@ -2,7 +2,6 @@
 
 pub mod access;
 pub mod acknowledgement;
-pub mod address;
 pub mod attempt;
 pub mod circuit;
 pub mod client_secret;
@@ -13,14 +12,12 @@ pub mod connection_facts;
 pub mod credential;
 pub mod credential_cause;
 pub mod excess;
+pub mod hint;
 pub mod ids;
-pub mod job;
 pub mod link;
 pub mod module;
-pub mod moment;
 pub mod names;
 pub mod onboarding;
-pub mod outside_text;
 pub mod overview;
 pub mod permission;
 pub mod plan;
@@ -29,7 +26,10 @@ pub mod report;
 pub mod request;
 pub mod run;
 pub mod run_record;
+pub mod server_address;
 pub mod severity;
+pub mod text_decoding;
+pub mod time_input;
 pub mod token;
 pub mod webhook;
 

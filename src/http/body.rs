@@ -1,7 +1,7 @@
 //! Bodies with a limit on the time in which they arrive, and connections that know when a request is
 //! whole and when its answer is out.
 
-use super::places::Place;
+use super::connection_slots::ConnectionSlot;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::Method;
@@ -39,26 +39,26 @@ pub struct TimedBody {
     inner: Incoming,
     late: Pin<Box<Sleep>>,
     /// Until it is whole.
-    place: Option<Arc<Place>>,
+    slot: Option<Arc<ConnectionSlot>>,
 }
 
 impl TimedBody {
     /// The body as axum takes it. Its connection works from its end on.
-    pub fn of(inner: Incoming, limit: Duration, place: &Arc<Place>) -> Body {
+    pub fn of(inner: Incoming, limit: Duration, slot: &Arc<ConnectionSlot>) -> Body {
         if inner.is_end_stream() {
-            place.works();
+            slot.works();
             return Body::empty();
         }
         Body::new(Self {
             inner,
             late: Box::pin(tokio::time::sleep(limit)),
-            place: Some(Arc::clone(place)),
+            slot: Some(Arc::clone(slot)),
         })
     }
 
     fn end(&mut self) {
-        if let Some(place) = self.place.take() {
-            place.works();
+        if let Some(slot) = self.slot.take() {
+            slot.works();
         }
     }
 }
@@ -85,7 +85,7 @@ impl hyper::body::Body for TimedBody {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         if self.late.as_mut().poll(cx).is_ready() {
-            metrics::counter!("verifyd_http_slow_bodies_total").increment(1);
+            metrics::counter!("verifyd_http_body_timeouts_total").increment(1);
             return Poll::Ready(Some(Err(TooSlow.into())));
         }
         Poll::Pending
@@ -104,21 +104,21 @@ impl hyper::body::Body for TimedBody {
 #[derive(Debug)]
 pub struct AnswerBody {
     inner: Body,
-    place: Arc<Place>,
+    slot: Arc<ConnectionSlot>,
 }
 
 impl AnswerBody {
-    pub fn of(inner: Body, place: &Arc<Place>) -> Self {
+    pub fn of(inner: Body, slot: &Arc<ConnectionSlot>) -> Self {
         Self {
             inner,
-            place: Arc::clone(place),
+            slot: Arc::clone(slot),
         }
     }
 }
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        self.place.waits();
+        self.slot.waits();
     }
 }
 

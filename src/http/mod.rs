@@ -2,14 +2,14 @@
 
 pub mod api;
 pub mod body;
-pub mod gate;
+pub mod connection_slots;
 pub mod health;
 pub mod pages;
 pub mod panics;
-pub mod places;
-pub mod rate;
+pub mod rate_limit;
+pub mod request_limits;
 pub mod server;
-pub mod stall;
+pub mod write_timeout;
 
 use api::{Api, ApiSettings};
 use axum::Router;

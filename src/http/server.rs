@@ -1,9 +1,9 @@
 //! The listener: bounded connections, bounded time for whatever a peer has to do, an orderly end.
 
 use super::body::{AnswerBody, TimedBody};
+use super::connection_slots::{ConnectionSlot, ConnectionSlots};
 use super::panics;
-use super::places::{Place, Places};
-use super::stall::Guarded;
+use super::write_timeout::WriteTimeout;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
@@ -40,14 +40,14 @@ pub struct Peer(pub SocketAddr);
 /// What bounds the listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Open connections, and those of one peer among them. See [`Places`].
+    /// Open connections, and those of one peer among them. See [`ConnectionSlots`].
     pub connections: usize,
     pub connections_per_peer: usize,
     /// How long a connection may take for the head of a request, the wait for it included.
     pub head: Duration,
     /// How long the body of a request may take.
     pub body: Duration,
-    /// How long an answer may wait for a peer that does not read it. See [`Guarded`].
+    /// How long an answer may wait for a peer that does not read it. See [`WriteTimeout`].
     pub write: Duration,
 }
 
@@ -58,7 +58,7 @@ pub async fn serve(
     bounds: Bounds,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let places = Places::new(bounds.connections, bounds.connections_per_peer);
+    let slots = ConnectionSlots::new(bounds.connections, bounds.connections_per_peer);
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -77,32 +77,32 @@ pub async fn serve(
                 }
             },
         };
-        let Some(place) = places.take(peer.ip()) else {
+        let Some(slot) = slots.take(peer.ip()) else {
             metrics::counter!("verifyd_http_connections_refused_total").increment(1);
             continue;
         };
         prepare(&stream, &bounds);
-        let place = Arc::new(place);
+        let slot = Arc::new(slot);
         let service = {
-            let (router, place) = (router.clone(), Arc::clone(&place));
+            let (router, slot) = (router.clone(), Arc::clone(&slot));
             service_fn(move |request: hyper::Request<Incoming>| {
                 answer(
                     router.clone(),
                     request,
                     peer,
-                    Arc::clone(&place),
+                    Arc::clone(&slot),
                     bounds.body,
                 )
             })
         };
-        let io = TokioIo::new(Guarded::new(stream, bounds.write));
+        let io = TokioIo::new(WriteTimeout::new(stream, bounds.write));
         let connection = graceful.watch(http.serve_connection(io, service));
         tokio::spawn(async move {
             tokio::select! {
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended early");
                 },
-                () = place.evicted() => {
+                () = slot.evicted() => {
                     metrics::counter!("verifyd_http_connections_evicted_total").increment(1);
                     tracing::debug!(%peer, "a connection without a whole request made room for another");
                 }
@@ -128,12 +128,12 @@ async fn answer(
     mut router: Router,
     request: hyper::Request<Incoming>,
     peer: SocketAddr,
-    place: Arc<Place>,
+    slot: Arc<ConnectionSlot>,
     limit: Duration,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    let mut request = request.map(|body| TimedBody::of(body, limit, &place));
+    let mut request = request.map(|body| TimedBody::of(body, limit, &slot));
     request.extensions_mut().insert(Peer(peer));
-    let response = if place.is_reserved() && !HEALTH.contains(&request.uri().path()) {
+    let response = if slot.is_reserved() && !HEALTH.contains(&request.uri().path()) {
         all_in_use(request.uri().path())
     } else {
         // A router is always ready.
@@ -148,7 +148,7 @@ async fn answer(
         })
         .await
     };
-    Ok(response.map(|body| AnswerBody::of(body, &place)))
+    Ok(response.map(|body| AnswerBody::of(body, &slot)))
 }
 
 /// What all but the health endpoints answer on a reserved connection.

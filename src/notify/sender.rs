@@ -312,8 +312,8 @@ impl Attempts {
         if let Ok(counts) = self.store.delivery_counts().await {
             #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
             {
-                metrics::gauge!("verifyd_webhooks_pending").set(counts.pending as f64);
-                metrics::gauge!("verifyd_webhooks_given_up").set(counts.failed as f64);
+                metrics::gauge!("verifyd_webhook_deliveries_pending").set(counts.pending as f64);
+                metrics::gauge!("verifyd_webhook_deliveries_failed").set(counts.failed as f64);
                 metrics::gauge!("verifyd_webhook_circuits_open").set(counts.open_circuits as f64);
             }
             metrics::gauge!("verifyd_webhook_oldest_pending_seconds")
@@ -323,7 +323,8 @@ impl Attempts {
 }
 
 fn count_given_up(reason: &'static str, deliveries: u64) {
-    metrics::counter!("verifyd_webhooks_given_up_total", "reason" => reason).increment(deliveries);
+    metrics::counter!("verifyd_webhook_deliveries_given_up_total", "reason" => reason)
+        .increment(deliveries);
 }
 
 /// Logs the effect of an attempt on the circuit of its endpoint.

@@ -1,7 +1,7 @@
 //! Starts a check of a connection: records a run and sends its hint, as a producer does.
 
 use crate::domain::connection::ProviderConnection;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::domain::onboarding::SessionMisfit;
 use crate::ports::provider::Providers;
 use crate::ports::queue::{Queue, QueueError};

@@ -2,7 +2,7 @@
 
 use crate::domain::RunId;
 use crate::domain::completion_event::CompletionEvent;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use async_trait::async_trait;
 use serde::Serialize;
 use std::time::Duration;

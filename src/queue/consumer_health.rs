@@ -42,7 +42,7 @@ impl ConsumerHealth {
     /// Counts a payload that becomes a dead letter.
     pub fn count_dead_letter(&self) {
         self.dead_letters.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("verifyd_hints_rejected_total").increment(1);
+        metrics::counter!("verifyd_dead_letters_total").increment(1);
     }
 
     /// Returns the values as the port reports them.

@@ -2,7 +2,7 @@
 //! it loses.
 
 use crate::domain::RunId;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
 use crate::queue::consumer_health::ConsumerHealth;
 use async_trait::async_trait;

@@ -1,7 +1,7 @@
 //! Acknowledgements as rows, for both databases, and what a completion is compared with.
 
 use super::from_row::from_row;
-use super::lenient::{Text, Time};
+use super::tolerant_decoding::{Text, Time};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::names::UnknownName;
 use crate::domain::{AcknowledgementId, RunId, TokenId};

@@ -1,6 +1,6 @@
 //! What is wrong with the address of a PostgreSQL server.
 
-use crate::domain::address;
+use crate::domain::server_address;
 use std::net::IpAddr;
 use url::Url;
 

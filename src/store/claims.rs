@@ -1,7 +1,7 @@
 //! What a claim asks for, and what it reads of a run, for both databases.
 
 use super::from_row::from_row;
-use super::lenient::{Request, Text, Time};
+use super::tolerant_decoding::{Request, Text, Time};
 use crate::domain::run::{ClaimedRun, ContextProblem, RunRequest};
 use crate::domain::{RunId, TenantId, WorkerId, WorkspaceId};
 use crate::ports::claims::{Claim, ClaimPolicy, ContextSize};

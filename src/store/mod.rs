@@ -13,7 +13,6 @@ mod error;
 mod filters;
 mod from_row;
 mod invalid_runs;
-mod lenient;
 mod migrations;
 mod onboarding;
 mod overview;
@@ -26,6 +25,7 @@ mod sqlite;
 mod starting_point;
 mod summaries;
 mod tables;
+mod tolerant_decoding;
 mod webhook_rows;
 
 pub use address::problem as address_problem;

@@ -1,7 +1,7 @@
 //! Onboarding sessions as rows, for both databases, and the move of their pointer.
 
 use super::from_row::from_row;
-use super::lenient::{self, Text};
+use super::tolerant_decoding::{self, Text};
 use crate::domain::onboarding::{OnboardingSession, Pointed, SessionMisfit, moves, point};
 use crate::domain::run::RunRequest;
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
@@ -39,7 +39,7 @@ impl From<SessionRow> for OnboardingSession {
             Some(text) if serde_json::from_str::<&RawValue>(&text.0).is_err() => {
                 (Value::Null, Some("it is not JSON".to_owned()))
             }
-            Some(text) => (lenient::read(&text.0), None),
+            Some(text) => (tolerant_decoding::read(&text.0), None),
         };
         Self {
             id: SessionId(row.id),

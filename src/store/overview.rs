@@ -1,9 +1,9 @@
 //! What both databases share of the reads over many rows.
 
 use super::from_row::from_row;
-use super::lenient::{Text, Time};
 use super::rows::{ConnectionRow, name};
 use super::starting_point::FactsPart;
+use super::tolerant_decoding::{Text, Time};
 use crate::domain::overview::{
     CompletedRun, ConnectionCounts, ConnectionState, History, LatestReport, Learnt, TrendPoint,
     WaitingRun,

@@ -1,9 +1,9 @@
 //! What both databases share of the reads for plans.
 
 use super::from_row::from_row;
-use super::lenient::{Text, Time};
 use super::rows::ConnectionRow;
 use super::starting_point::FactsPart;
+use super::tolerant_decoding::{Text, Time};
 use crate::domain::ConnectionId;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::plan::{PlanSubject, StoredGrants};

@@ -113,7 +113,7 @@ fn describe() {
         "Batches whose calls had to go alone"
     );
     counter!(
-        "verifyd_deliveries_by_sweep_total",
+        "verifyd_runs_redelivered_total",
         "Due runs that the sweep delivered"
     );
     counter!(
@@ -141,8 +141,11 @@ fn describe() {
         metrics::Unit::Seconds,
         "Time of one attempt to send a webhook"
     );
-    metrics::describe_gauge!("verifyd_webhooks_pending", "Webhooks to be sent");
-    metrics::describe_gauge!("verifyd_webhooks_given_up", "Webhooks that were given up");
+    metrics::describe_gauge!("verifyd_webhook_deliveries_pending", "Webhooks to be sent");
+    metrics::describe_gauge!(
+        "verifyd_webhook_deliveries_failed",
+        "Webhooks that were given up"
+    );
     metrics::describe_gauge!(
         "verifyd_webhook_oldest_pending_seconds",
         metrics::Unit::Seconds,
@@ -157,7 +160,7 @@ fn describe() {
         "Circuits of webhook endpoints that opened after failures in a row"
     );
     metrics::describe_counter!(
-        "verifyd_webhooks_given_up_total",
+        "verifyd_webhook_deliveries_given_up_total",
         "Webhooks given up by reason: attempts, age, gone"
     );
     counter!("verifyd_sweep_failures_total", "Sweeps that failed");
@@ -166,10 +169,7 @@ fn describe() {
         "Reports that were not valid and were replaced by the fallback report"
     );
     counter!("verifyd_hints_sent_total", "Hints that were sent");
-    counter!(
-        "verifyd_hints_rejected_total",
-        "Payloads that were not hints"
-    );
+    counter!("verifyd_dead_letters_total", "Payloads that were not hints");
     counter!(
         "verifyd_hint_panics_total",
         "Handlers of hints that panicked"
@@ -179,7 +179,7 @@ fn describe() {
         "How often a fetcher of the queue had to be started again"
     );
     counter!(
-        "verifyd_queue_malformed_total",
+        "verifyd_queue_malformed_entries_total",
         "Entries of the queue without data or meta that were repaired or removed"
     );
     counter!(
@@ -187,7 +187,7 @@ fn describe() {
         "Payloads longer than 4096 bytes that were removed from the queue unread"
     );
     counter!(
-        "verifyd_queue_cleaned_total",
+        "verifyd_queue_entries_removed_total",
         "Acknowledged deliveries that were removed from the queue"
     );
     metrics::describe_counter!(
@@ -200,26 +200,26 @@ fn describe() {
         "Time of one request to a provider"
     );
     metrics::describe_counter!(
-        "verifyd_provider_token_cache_total",
+        "verifyd_provider_token_cache_lookups_total",
         "Sign-ins by whether a token was in memory"
     );
     counter!(
-        "verifyd_runs_disowned_total",
+        "verifyd_orphans_released_total",
         "Runs that this process had claimed, lost sight of, and put back"
     );
     counter!(
-        "verifyd_runs_postponed_total",
+        "verifyd_isolation_hints_dropped_total",
         "Hints of runs that need to be alone, left because others were before them"
     );
     counter!(
-        "verifyd_turns_total",
+        "verifyd_fair_queuing_runs_total",
         "Runs taken ahead of the queue's order, for tenants with nothing in work here"
     );
     counter!(
-        "verifyd_last_resorts_total",
+        "verifyd_forced_completions_total",
         "Runs that were completed from nothing but their id"
     );
-    counter!("verifyd_panics_total", "Checks that panicked");
+    counter!("verifyd_check_panics_total", "Checks that panicked");
     counter!(
         "verifyd_http_panics_total",
         "Handlers of HTTP requests that panicked"
@@ -233,11 +233,11 @@ fn describe() {
         "Connections closed at once because all others were being answered"
     );
     counter!(
-        "verifyd_http_slow_bodies_total",
+        "verifyd_http_body_timeouts_total",
         "Requests whose body did not arrive in time"
     );
     counter!(
-        "verifyd_http_slow_readers_total",
+        "verifyd_http_write_timeouts_total",
         "Connections closed because their peer did not read its answer"
     );
     metrics::describe_gauge!(
@@ -272,10 +272,11 @@ fn with_labels() {
             .increment(0);
     }
     for reason in ["attempts", "age", "gone"] {
-        metrics::counter!("verifyd_webhooks_given_up_total", "reason" => reason).increment(0);
+        metrics::counter!("verifyd_webhook_deliveries_given_up_total", "reason" => reason)
+            .increment(0);
     }
     for result in ["hit", "miss"] {
-        metrics::counter!("verifyd_provider_token_cache_total", "provider" => "microsoft", "result" => result)
+        metrics::counter!("verifyd_provider_token_cache_lookups_total", "provider" => "microsoft", "result" => result)
             .increment(0);
     }
 }

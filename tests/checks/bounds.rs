@@ -4,7 +4,7 @@ use crate::world::{World, reasons};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::domain::{Outcome, RunId, RunStatus, WorkerId};
 use verifyd::engine::pipeline::Processed;
 use verifyd::ports::store::{ClaimPolicy, MAX_FAILED_COMPLETIONS, SweepCursor, SweepPolicy};

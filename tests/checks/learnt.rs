@@ -4,7 +4,7 @@ use crate::assert_sound;
 use crate::world::{World, check, reasons};
 use verifyd::domain::access::Binding;
 use verifyd::domain::connection_facts::ExpirySource;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::ports::store::NewRun;
 use verifyd::simulator::{Endpoint, Scenario};
 

@@ -27,7 +27,7 @@ use std::time::Duration;
 use verifyd::app::Services;
 use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::credential::Credential;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::domain::reason::{Reason, Stage};
 use verifyd::domain::report::schema;
 use verifyd::domain::run::OperationRun;

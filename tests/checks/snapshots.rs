@@ -3,7 +3,7 @@
 use crate::world::World;
 use serde_json::Value;
 use verifyd::domain::RunId;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::simulator::Scenario;
 
 /// Masks what differs from run to run.

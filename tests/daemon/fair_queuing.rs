@@ -123,5 +123,5 @@ async fn slow_runs_of_one_tenant_leave_a_slot_for_the_others() {
     bench.until(theirs, |n| n == 1).await;
     let first = "SELECT count(*) FROM verifyd.run_attempts WHERE ended_at IS NULL AND attempt = 1";
     assert_eq!(bench.numbers(first).await, [2]);
-    assert!(daemon.metric("verifyd_turns_total").await >= 1.0);
+    assert!(daemon.metric("verifyd_fair_queuing_runs_total").await >= 1.0);
 }

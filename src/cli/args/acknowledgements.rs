@@ -1,7 +1,7 @@
 //! Arguments of `verifyd acknowledgements`.
 
 use super::JsonArg;
-use crate::domain::moment;
+use crate::domain::time_input;
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use clap::{Args, Subcommand};
 
@@ -33,12 +33,17 @@ pub enum Expiry {
 }
 
 pub(super) fn expiry(text: &str) -> Result<Expiry, String> {
-    if let Ok(at) = moment::until(text) {
+    if let Ok(at) = time_input::until(text) {
         return Ok(Expiry::At(at));
     }
     humantime::parse_duration(text)
         .map(Expiry::After)
-        .map_err(|_| format!("allowed is {}, or a duration such as 30d", moment::FORMS))
+        .map_err(|_| {
+            format!(
+                "allowed is {}, or a duration such as 30d",
+                time_input::FORMS
+            )
+        })
 }
 
 #[derive(Debug, Subcommand)]

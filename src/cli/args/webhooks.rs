@@ -1,7 +1,7 @@
 //! Arguments of `verifyd webhooks`.
 
 use super::{JsonArg, duration};
-use crate::domain::moment;
+use crate::domain::time_input;
 use crate::domain::webhook::DeliveryState;
 use crate::domain::{DeliveryId, EndpointId, WorkspaceId};
 use clap::{Args, Subcommand};
@@ -109,7 +109,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "ID", requires = "since")]
     pub endpoint: Option<EndpointId>,
     /// Only those recorded since then, e.g. 2026-12-31 or RFC 3339
-    #[arg(long, value_name = "TIME", requires = "endpoint", value_parser = moment::since)]
+    #[arg(long, value_name = "TIME", requires = "endpoint", value_parser = time_input::since)]
     pub since: Option<chrono::DateTime<chrono::Utc>>,
     /// Also those that were delivered
     #[arg(long, requires = "endpoint")]

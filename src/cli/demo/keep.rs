@@ -1,7 +1,7 @@
 //! `verifyd demo --keep`: the same data on pages, until it is stopped.
 
-use super::cast::CAST;
-use super::{Stage, watch};
+use super::connections::CONNECTIONS;
+use super::{Demo, watch};
 use crate::cli::{output, simulated, stop};
 use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_secs(15);
 /// Of a connection whose provider answers slowly: its checks can be watched.
 const SLOW: &str = "Old Mill Brewery";
 
-impl Stage<'_> {
+impl Demo<'_> {
     /// Checks everything several times more, with changes in between, so that the pages have a past
     /// to show.
     pub(super) async fn history(&self) -> anyhow::Result<()> {
@@ -61,7 +61,7 @@ impl Stage<'_> {
     }
 
     async fn add_slow(&self) -> anyhow::Result<ConnectionId> {
-        let number = u32::try_from(CAST.len() + 1)?;
+        let number = u32::try_from(CONNECTIONS.len() + 1)?;
         let new = simulated::connection(number, SLOW, Scenario::Slow);
         simulated::add(self.services, &new, Some(simulated::secret()), None).await
     }
@@ -189,7 +189,7 @@ impl Stage<'_> {
 
 /// The connection of this part: they are numbered in the order of the table.
 fn place(name: &str) -> anyhow::Result<ConnectionId> {
-    let at = CAST.iter().position(|part| part.name == name);
+    let at = CONNECTIONS.iter().position(|part| part.name == name);
     Ok(ConnectionId(
         i64::try_from(at.context("no such part")?)? + 1,
     ))

@@ -118,7 +118,7 @@ impl Pipeline {
         tracing::error!(
             "completing the run has failed repeatedly; completing it from its id alone"
         );
-        metrics::counter!("verifyd_last_resorts_total").increment(1);
+        metrics::counter!("verifyd_forced_completions_total").increment(1);
         let request = RunRequest::default();
         let subject = self.preflight.unknown(&claim.run, &request);
         subject.conclude(RunResult::worker_lost(claim), None, self.preflight.now())

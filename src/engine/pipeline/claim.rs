@@ -63,10 +63,10 @@ impl Pipeline {
             // Nothing is claimed, and no transaction is open, while it waits.
             drop(in_flight);
             isolation = match self.isolation.enter().await {
-                Ok(place) => Some(place),
+                Ok(slot) => Some(slot),
                 Err(NotAdmitted::Stopping) => return Err(Processed::Deferred),
                 Err(NotAdmitted::Busy) => {
-                    metrics::counter!("verifyd_runs_postponed_total").increment(1);
+                    metrics::counter!("verifyd_isolation_hints_dropped_total").increment(1);
                     tracing::info!(
                         run = run.0,
                         "other runs that require isolation are before it"

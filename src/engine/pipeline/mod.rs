@@ -10,7 +10,7 @@ use super::scheduling::isolation::PoisonRunIsolation;
 use super::schema::SchemaState;
 use super::worker::WorkerState;
 use crate::domain::completion::Completion;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::domain::reason::Reason;
 use crate::domain::run::Outcome;
 use crate::ports::store::{AttemptEnd, Store, StoreError};
@@ -197,7 +197,7 @@ impl Pipeline {
     /// Completes a run whose check panicked: a defect must end the run, not repeat for ever.
     async fn complete_after_panic(&self, attempt: &Attempt<'_>) -> Processed {
         tracing::error!("the check panicked");
-        metrics::counter!("verifyd_panics_total").increment(1);
+        metrics::counter!("verifyd_check_panics_total").increment(1);
         let run = &attempt.claim.run;
         let result = RunResult::Broken {
             reason: Reason::InternalError,

@@ -13,7 +13,7 @@ pub(super) async fn release(store: &dyn Store, worker: &WorkerState) {
     match with_timeout(SWEEP_TIMEOUT, release_orphans(store, worker)).await {
         Ok(runs) if runs.is_empty() => {}
         Ok(runs) => {
-            metrics::counter!("verifyd_runs_disowned_total").increment(runs.len() as u64);
+            metrics::counter!("verifyd_orphans_released_total").increment(runs.len() as u64);
             tracing::warn!(runs = ?ids(&runs), "released orphans: not in flight here, queued again");
         }
         // The sweep logs it, too, as a warning.

@@ -42,7 +42,7 @@ impl Reconciler {
                 false => Next::Pause,
             });
         }
-        metrics::counter!("verifyd_deliveries_by_sweep_total").increment(swept.due.len() as u64);
+        metrics::counter!("verifyd_runs_redelivered_total").increment(swept.due.len() as u64);
         let is_all = (swept.due.len() as u64) < u64::from(batch) && !swept.more;
         if full {
             tracing::debug!(depth, "the queue is long; sending no hints");

@@ -7,7 +7,7 @@
 
 use super::Scheduler;
 use crate::domain::TenantId;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::engine::with_timeout;
 use crate::engine::worker::{Worker, WorkerState};
 use crate::ports::fair_queuing::OldestRun;
@@ -130,7 +130,7 @@ impl FairScheduler {
                 () = stop.cancelled() => return,
                 slot = scheduler.slots.acquire_fair() => slot,
             };
-            metrics::counter!("verifyd_turns_total").increment(1);
+            metrics::counter!("verifyd_fair_queuing_runs_total").increment(1);
             scheduler.process_in_slot(&Hint::new(next.run)).await;
             drop(slot);
         });

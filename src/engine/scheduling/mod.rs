@@ -14,7 +14,7 @@ mod slots;
 
 use super::pipeline::{Pipeline, Processed};
 use crate::domain::RunId;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::ports::store::Store;
 use recently_completed::RecentlyCompleted;
 use slots::Slots;

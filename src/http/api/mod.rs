@@ -22,9 +22,9 @@ pub use document::document;
 
 use crate::domain::TokenId;
 use crate::domain::access::Scope;
-use crate::http::gate::Gate;
 use crate::http::panics;
-use crate::http::rate::RateLimiter;
+use crate::http::rate_limit::RateLimiter;
+use crate::http::request_limits::RequestLimits;
 use crate::ports::clock::Clock;
 use crate::ports::provider::Providers;
 use crate::ports::queue::Queue;
@@ -90,7 +90,7 @@ pub struct Api {
     pub providers: Providers,
     pub clock: Arc<dyn Clock>,
     pub settings: ApiSettings,
-    gate: Arc<Gate>,
+    request_limits: Arc<RequestLimits>,
     by_token: RateLimiter<TokenId>,
     by_address: RateLimiter<Option<IpAddr>>,
 }
@@ -111,13 +111,13 @@ impl Api {
         queue: Option<Arc<dyn Queue>>,
         providers: Providers,
         clock: Arc<dyn Clock>,
-        gate: Arc<Gate>,
+        request_limits: Arc<RequestLimits>,
         settings: ApiSettings,
     ) -> Self {
         Self {
             by_token: RateLimiter::per_minute(settings.requests_per_minute),
             by_address: RateLimiter::per_minute(settings.anonymous_requests_per_minute),
-            gate,
+            request_limits,
             store,
             queue,
             providers,

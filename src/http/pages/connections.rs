@@ -1,10 +1,10 @@
 //! `GET /connections`, one of them, and the button that checks it again.
 
 use super::error::{PageError, id, render};
+use super::format::{Moment, QueryText};
 use super::layout::Layout;
 use super::runs::{Line, lines};
 use super::session::Visitor;
-use super::shown::{Moment, QueryText};
 use super::{Pages, ROWS};
 use crate::domain::access::Scope;
 use crate::domain::connection::ConnectionStatus;

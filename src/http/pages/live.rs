@@ -3,7 +3,7 @@
 use super::Pages;
 use super::error::{PageError, id};
 use super::session::Visitor;
-use super::streams::StreamPlace;
+use super::streams::StreamSlot;
 use crate::domain::access::Binding;
 use crate::domain::attempt::AttemptRecord;
 use crate::domain::{RunId, RunStatus};
@@ -48,7 +48,7 @@ struct Watch {
     seen: Option<Seen>,
     until: Instant,
     done: bool,
-    _place: StreamPlace,
+    _slot: StreamSlot,
 }
 
 type Events = Sse<
@@ -74,8 +74,8 @@ pub async fn lists(State(pages): State<Arc<Pages>>, visitor: Visitor) -> Result<
 }
 
 fn open(pages: Arc<Pages>, visitor: Visitor, watched: Watched) -> Result<Events, PageError> {
-    let place = pages.streams.take(&visitor);
-    let place = place.ok_or(PageError::TooManyStreams)?;
+    let slot = pages.streams.take(&visitor);
+    let slot = slot.ok_or(PageError::TooManyStreams)?;
     let heartbeat = pages.settings.heartbeat;
     let stopping = pages.stopping.clone();
     let watch = Watch {
@@ -85,7 +85,7 @@ fn open(pages: Arc<Pages>, visitor: Visitor, watched: Watched) -> Result<Events,
         seen: None,
         until: Instant::now() + LIFETIME,
         done: false,
-        _place: place,
+        _slot: slot,
     };
     let events = stream::unfold(watch, |mut watch| async move {
         // A panic ends the stream, not its connection.

@@ -1,9 +1,9 @@
 //! Logging in with an API token, and out.
 
 use super::error::{PageError, render};
+use super::format::safe_link;
 use super::security::{forwarded_https, same_origin};
 use super::session::{COOKIE_NAME, Visitor, cookie};
-use super::shown::safe_link;
 use super::{Pages, SecureCookie, assets};
 use crate::domain::access::Scope;
 use crate::domain::token;
@@ -94,7 +94,7 @@ pub async fn log_in(
     let address = peer.map(|peer| peer.0.0.ip());
     let ask = pages.store.token_by_hash(&hash);
     let Some(record) = pages
-        .gate
+        .request_limits
         .look_up(&hash, address, ask, |token| token.id)
         .await?
     else {

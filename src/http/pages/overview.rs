@@ -3,9 +3,9 @@
 use super::Pages;
 use super::chart::{self, Chart};
 use super::error::{PageError, render};
+use super::format::{Moment, Step, span};
 use super::layout::Layout;
 use super::session::Visitor;
-use super::shown::{Moment, Step, span};
 use crate::domain::RunId;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History};

@@ -96,7 +96,7 @@ impl From<(SessionRecord, String)> for Visitor {
     }
 }
 
-/// Whoever has logged in, as [`super::admit::admit`] has found it.
+/// Whoever has logged in, as [`super::admission::admit`] has found it.
 impl<S: Send + Sync> FromRequestParts<S> for Visitor {
     type Rejection = PageError;
 

@@ -118,7 +118,7 @@ pub fn token_error_reason(status: u16, body: &[u8]) -> Reason {
         body,
         retry_after: None,
         request_id: None,
-        between: None,
+        intermediary: None,
     };
     let by = aadsts::SignIn {
         kind: CredentialKind::ClientSecret,

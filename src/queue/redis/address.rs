@@ -1,6 +1,6 @@
 //! What is wrong with the address of a Redis server.
 
-use crate::domain::address;
+use crate::domain::server_address;
 use url::{Host, Url};
 
 /// What is wrong with `redis://…` or `rediss://…`; `None` if the client can read it. Never quotes user or

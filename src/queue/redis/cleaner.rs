@@ -12,7 +12,7 @@ use super::connections::Connections;
 use super::keys::Keys;
 use super::orphan_recovery::Malformed;
 use super::settings::RedisSettings;
-use crate::domain::job::MAX_PAYLOAD_BYTES;
+use crate::domain::hint::MAX_PAYLOAD_BYTES;
 use crate::ports::queue::QueueError;
 use rand::Rng;
 use redis::{Script, ScriptInvocation};
@@ -74,7 +74,7 @@ impl Cleaner {
             match result {
                 Ok(0) => {}
                 Ok(removed) => {
-                    metrics::counter!("verifyd_queue_cleaned_total").increment(removed);
+                    metrics::counter!("verifyd_queue_entries_removed_total").increment(removed);
                     tracing::trace!(removed, "cleaned the queue");
                 }
                 // The fetchers report an unreachable server.

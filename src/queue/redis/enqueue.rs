@@ -2,7 +2,7 @@
 
 use super::connections::Connections;
 use super::keys::Keys;
-use crate::domain::job::{Hint, MAX_PAYLOAD_BYTES};
+use crate::domain::hint::{Hint, MAX_PAYLOAD_BYTES};
 use crate::ports::queue::QueueError;
 use redis::aio::ConnectionManager;
 use redis::{ErrorKind, RedisResult, Script, ServerErrorKind};

@@ -58,7 +58,7 @@ pub use removal::{RemovalError, remove_queue, try_queue};
 pub use settings::{RedisSettings, RedisSettingsError};
 
 use crate::domain::completion_event::CompletionEvent;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::ports::queue::{DeadLetter, HintHandler, Queue, QueueError, QueueHealth};
 use crate::queue::consumer_health::ConsumerHealth;
 use async_trait::async_trait;

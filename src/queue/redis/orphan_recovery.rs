@@ -5,7 +5,7 @@
 
 use super::keys::Keys;
 use super::log_throttle::LogThrottle;
-use crate::domain::job::MAX_PAYLOAD_BYTES;
+use crate::domain::hint::MAX_PAYLOAD_BYTES;
 use redis::aio::ConnectionLike;
 use redis::{RedisResult, Script};
 use std::sync::LazyLock;
@@ -63,7 +63,8 @@ impl Malformed {
             }
         }
         if repaired + dropped + keys > 0 {
-            metrics::counter!("verifyd_queue_malformed_total").increment(repaired + dropped + keys);
+            metrics::counter!("verifyd_queue_malformed_entries_total")
+                .increment(repaired + dropped + keys);
             let Some(left_out) = MALFORMED.line() else {
                 return;
             };

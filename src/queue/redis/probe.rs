@@ -4,7 +4,7 @@ use super::connections::Connections;
 use super::enqueue::ENQUEUE;
 use super::keys::Keys;
 use crate::domain::RunId;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::ports::queue::QueueError;
 use redis::Script;
 use uuid::Uuid;

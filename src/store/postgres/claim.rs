@@ -8,7 +8,7 @@
 
 use super::batching::status;
 use super::bounds::{context_columns, is_claimable, is_small};
-use super::earlier::is_before_start;
+use super::reused_ids::is_before_start;
 use super::{PostgresStore, is_failed_completion, run_type, seconds};
 use crate::domain::attempt::AttemptEnd;
 use crate::domain::run::RunRequest;

@@ -23,8 +23,8 @@ macro_rules! is_of_its_run {
             "EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id AND p.type = "
             $crate::store::postgres::run_type!()
             " AND p.tenant_id = i.tenant_id AND p.completed_at::timestamptz
-                  BETWEEN i.refreshed_at - " $crate::store::postgres::earlier::slack!()
-            " AND i.refreshed_at + " $crate::store::postgres::earlier::slack!() ")"
+                  BETWEEN i.refreshed_at - " $crate::store::postgres::reused_ids::slack!()
+            " AND i.refreshed_at + " $crate::store::postgres::reused_ids::slack!() ")"
         )
     };
 }

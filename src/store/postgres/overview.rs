@@ -2,7 +2,7 @@
 
 use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short, time};
 use super::connections::connection_columns;
-use super::earlier::latest_report_of_connection;
+use super::reused_ids::latest_report_of_connection;
 use super::{PostgresStore, run_type};
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
@@ -10,13 +10,13 @@ use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendP
 use crate::ports::overview::{ConnectionFilter, OverviewStore};
 use crate::ports::store_error::StoreError;
 use crate::store::filters::{ConnectionSql, push_binding, push_connection_filter};
-use crate::store::lenient::Time;
 use crate::store::overview::{
     self, ACTIVE_RUNS, CompletedRow, ConnectionCountsRow, EndRow, StateRow, TrendRow, WaitingRow,
 };
 use crate::store::rows;
 use crate::store::sql::sql;
 use crate::store::starting_point::facts_columns;
+use crate::store::tolerant_decoding::Time;
 use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 use std::time::Duration;

@@ -1,16 +1,16 @@
 //! Reading runs.
 
 use super::bounds::{fits, is_claimable, is_shown, member, short, time};
-use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
+use super::reused_ids::{OWN_ATTEMPTS, is_of_its_run};
 use super::{PostgresStore, run_type};
 use crate::domain::attempt::AttemptRecord;
 use crate::domain::overview::LatestReport;
 use crate::domain::{ConnectionId, OperationRun, RunId};
 use crate::ports::runs::{RunCounts, RunStore};
 use crate::ports::store_error::StoreError;
-use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 use crate::store::sql::sql;
+use crate::store::tolerant_decoding::Tolerant;
 use async_trait::async_trait;
 
 /// `$2`: most bytes of the context. A context that is too large, or NULL, is NULL.
@@ -99,7 +99,7 @@ impl PostgresStore {
     async fn read_parts(&self, mut run: OperationRun) -> Result<OperationRun, StoreError> {
         let _one_at_a_time = self.large_contexts.lock().await;
         let query = self
-            .rows::<(Option<Lenient>, Option<Lenient>)>(PARTS)
+            .rows::<(Option<Tolerant>, Option<Tolerant>)>(PARTS)
             .bind(run.id.0)
             .bind(self.context_bytes)
             .bind(rows::REPORT_BYTES);

@@ -3,7 +3,7 @@
 use super::PostgresStore;
 use super::connections::connection_columns;
 use super::credentials::credential_columns;
-use super::earlier::{carries_fingerprint, latest_report_of_connection};
+use super::reused_ids::{carries_fingerprint, latest_report_of_connection};
 use crate::domain::ConnectionId;
 use crate::domain::connection_facts::KeptFacts;
 use crate::ports::starting_point::{StartingPoint, StartingPointStore};

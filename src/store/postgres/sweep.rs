@@ -1,7 +1,7 @@
 //! What the reconciler finds: dead leases, runs without a lease, runs that were never dispatched.
 
 use super::bounds::is_claimable;
-use super::earlier::is_delivery_of_earlier;
+use super::reused_ids::is_delivery_of_earlier;
 use super::{
     ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, is_failed_completion, run_type, seconds,
 };

@@ -2,7 +2,7 @@
 //! take turns, so nothing comes between two statements of one.
 
 use super::actors::{note_acknowledged, note_withdrawn, with_actors};
-use super::earlier::{a_second_after, is_about, time};
+use super::reused_ids::{a_second_after, is_about, time};
 use super::{SqliteStore, now, run_type};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};

@@ -4,7 +4,7 @@
 //! claimed by itself: what belongs to earlier claims is ended before the same statements are sent.
 
 use super::bounds::{context_columns, is_claimable};
-use super::earlier::is_before_start;
+use super::reused_ids::is_before_start;
 use super::{SqliteStore, Tx, is_failed_completion, json_list, later, now, now_moved_by, run_type};
 use crate::domain::attempt::AttemptEnd;
 use crate::domain::run::RunRequest;

@@ -1,16 +1,16 @@
 //! Reading runs.
 
 use super::bounds::{is_claimable, is_shown, member, short};
-use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
+use super::reused_ids::{OWN_ATTEMPTS, is_of_its_run};
 use super::{SqliteStore, run_type};
 use crate::domain::attempt::AttemptRecord;
 use crate::domain::overview::LatestReport;
 use crate::domain::{ConnectionId, OperationRun, RunId};
 use crate::ports::runs::{RunCounts, RunStore};
 use crate::ports::store_error::StoreError;
-use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 use crate::store::sql::sql;
+use crate::store::tolerant_decoding::Tolerant;
 use async_trait::async_trait;
 
 /// As it stands in the index: a number and the same number as a text are equal.
@@ -76,7 +76,7 @@ impl RunStore for SqliteStore {
         let run: Option<OperationRun> = found.map(TryInto::try_into).transpose()?;
         let Some(mut run) = run else { return Ok(None) };
         if run.context.is_null() {
-            let parts: Option<(Option<Lenient>, Option<Lenient>)> = sqlx::query_as(PARTS)
+            let parts: Option<(Option<Tolerant>, Option<Tolerant>)> = sqlx::query_as(PARTS)
                 .bind(id.0)
                 .bind(self.context_bytes)
                 .bind(rows::REPORT_BYTES)

@@ -1,7 +1,7 @@
 //! What the reconciler finds: dead leases, runs without a lease, runs that were never dispatched.
 
 use super::bounds::{is_claimable, time};
-use super::earlier::is_delivery_of_earlier;
+use super::reused_ids::is_delivery_of_earlier;
 use super::{SqliteStore, earlier, id_list, is_failed_completion, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::store_error::StoreError;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use verifyd::config::Settings;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::run::OperationRun;
 use verifyd::domain::{ConnectionId, Outcome};

@@ -32,7 +32,7 @@ fn fault_of(kind: CredentialKind, status: u16, body: &[u8]) -> Fault {
         body,
         retry_after: None,
         request_id: None,
-        between: None,
+        intermediary: None,
     };
     fault(refusal, by(kind))
 }
@@ -210,7 +210,7 @@ fn a_stale_token_is_told_from_a_wrong_clock() {
             body: body.as_bytes(),
             retry_after: None,
             request_id: None,
-            between: None,
+            intermediary: None,
         };
         fault(
             refusal,
@@ -322,7 +322,7 @@ fn the_tokens_dates_tell_what_is_wrong_with_its_time() {
             body: body.as_bytes(),
             retry_after: None,
             request_id: None,
-            between: None,
+            intermediary: None,
         };
         let federated = Some(&claims);
         let fault = fault(refusal, SignIn { federated, ..by });
@@ -439,7 +439,7 @@ fn without_an_error_the_status_decides() {
         body: b"",
         retry_after: wait,
         request_id: None,
-        between: None,
+        intermediary: None,
     };
     let throttled = fault(refusal, by(SECRET));
     assert_eq!(throttled.reason, Reason::Throttled);

@@ -1,7 +1,7 @@
 //! What is granted beyond what the connection's modules need.
 
 use super::inventory::Granted;
-use super::sheet::Sheet;
+use super::results::CheckResults;
 use crate::domain::Reason;
 use crate::domain::excess::Excess;
 use crate::domain::module::{ExcessPolicy, Module};
@@ -32,7 +32,7 @@ fn required<'m>(
 
 /// Lists what is granted and not needed. The outcome stays as it is.
 pub(super) fn judge(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     modules: &Modules,
     checked: &Module,
     own: Option<&str>,
@@ -69,18 +69,18 @@ pub(super) fn judge(
     let remark = remark(&control);
     if excess.is_empty() {
         let message = format!("Nothing is granted beyond what is needed.{remark}");
-        sheet.pass(EXCESS, message.trim_end(), evidence);
+        results.pass(EXCESS, message.trim_end(), evidence);
         return;
     }
     match checked.excess {
         ExcessPolicy::Info => {
             let message = format!("{}{remark}", told(&excess));
-            sheet.pass(EXCESS, message.trim_end(), evidence);
+            results.pass(EXCESS, message.trim_end(), evidence);
         }
         ExcessPolicy::Warn => {
             let reason = Reason::PermissionExcess;
             let remark = format!("{}{remark}", told(&excess));
-            sheet.warn(
+            results.warn(
                 EXCESS,
                 reason,
                 reason.severity(),

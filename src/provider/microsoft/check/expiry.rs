@@ -1,6 +1,6 @@
 //! When the credential expires, before it does.
 
-use super::sheet::Sheet;
+use super::results::CheckResults;
 use crate::domain::Reason;
 use crate::domain::connection_facts::{CredentialExpiry, ExpirySource};
 use crate::domain::credential::Credential;
@@ -145,7 +145,7 @@ pub(super) fn combine(
 /// Judges what is known. An end that nobody knows is said, and costs nothing. `is_read`: the registration told
 /// its secrets.
 pub(super) fn judge(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     known: Option<Known>,
     is_read: bool,
     now: DateTime<Utc>,
@@ -157,12 +157,12 @@ pub(super) fn judge(
             }
             false => "The registration cannot be read here.",
         };
-        sheet.skip(EXPIRY, Reason::CredentialExpiryUnknown, remark);
+        results.skip(EXPIRY, Reason::CredentialExpiryUnknown, remark);
         // What an earlier check has found in the registration is refuted.
-        sheet.facts().is_expiry_unknown = is_read;
+        results.facts().is_expiry_unknown = is_read;
         return;
     };
-    sheet.facts().expiry = Some(known.expiry);
+    results.facts().expiry = Some(known.expiry);
     let mut evidence = vec![Evidence::new(EvidenceKind::Source, known.expiry.source)];
     let Some(expires_at) = known.expiry.expires_at else {
         let message = match known.expiry.source {
@@ -171,7 +171,7 @@ pub(super) fn judge(
             }
             _ => "The credential never expires.",
         };
-        sheet.pass(EXPIRY, message, evidence);
+        results.pass(EXPIRY, message, evidence);
         return;
     };
     let date = expires_at.to_rfc3339_opts(SecondsFormat::Secs, true);
@@ -193,7 +193,7 @@ pub(super) fn judge(
                 "The credential expires on {}.{remark}",
                 expires_at.date_naive()
             );
-            sheet.pass(EXPIRY, &message, evidence);
+            results.pass(EXPIRY, &message, evidence);
         }
         Some((_, severity)) => {
             let when = match left.num_days() {
@@ -203,7 +203,7 @@ pub(super) fn judge(
                 days => format!("{days} days are left."),
             };
             let remark = format!("{when}{remark}");
-            sheet.warn(
+            results.warn(
                 EXPIRY,
                 Reason::CredentialExpiring,
                 *severity,

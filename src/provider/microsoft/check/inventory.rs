@@ -1,8 +1,8 @@
 //! What is granted, compared with the token's view and with what the module needs.
 
-use super::offers::Offered;
+use super::offered_roles::Offered;
 use super::refusal::{Rights, is_refusal};
-use super::sheet::Sheet;
+use super::results::CheckResults;
 use crate::domain::Reason;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::link::Link;
@@ -81,7 +81,7 @@ pub(super) async fn compare(session: &Session<'_>, read: &Read) {
 
 /// What is granted by the assignments, else by the token; None when neither can be read.
 pub(super) fn judge(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     read: Read,
     claims: &Claims,
     rights: &Rights<'_>,
@@ -91,14 +91,14 @@ pub(super) fn judge(
         (Some(Ok(grants)), _) => {
             let newer = claims.roles.as_ref().filter(|_| is_fresh);
             let granted = Granted::by_assignments(grants, newer);
-            warn_or_pass(sheet, &granted, claims);
+            warn_or_pass(results, &granted, claims);
             return Some(granted);
         }
         (Some(Err(fault)), _) | (None, Err(fault)) => rights.meaning_of_grants(fault),
         (None, Ok(_)) => Fault::new(Reason::InventoryUnreadable),
     };
     if !is_refusal(&fault) {
-        sheet.fail(INVENTORY, &fault);
+        results.fail(INVENTORY, &fault);
         return None;
     }
     let Some(roles) = &claims.roles else {
@@ -106,7 +106,7 @@ pub(super) fn judge(
             reason: Reason::InventoryUnreadable,
             ..fault
         };
-        sheet.fail(INVENTORY, &unreadable);
+        results.fail(INVENTORY, &unreadable);
         return None;
     };
     let granted = Granted::by_token(roles);
@@ -117,11 +117,11 @@ pub(super) fn judge(
     };
     let mut evidence = fault.evidence;
     evidence.extend(granted.evidence());
-    sheet.warn(INVENTORY, reason, Severity::Low, remark, evidence);
+    results.warn(INVENTORY, reason, Severity::Low, remark, evidence);
     Some(granted)
 }
 
-fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
+fn warn_or_pass(results: &mut CheckResults<'_>, granted: &Granted, claims: &Claims) {
     let differing: Vec<&String> = claims
         .roles
         .iter()
@@ -129,7 +129,7 @@ fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
         .collect();
     if differing.is_empty() {
         let message = "The granted permissions were read.";
-        sheet.pass(INVENTORY, message, granted.evidence());
+        results.pass(INVENTORY, message, granted.evidence());
         return;
     }
     let mut evidence = granted.evidence();
@@ -138,7 +138,7 @@ fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
             .into_iter()
             .map(|name| Evidence::new(EvidenceKind::Permission, name)),
     );
-    sheet.warn(
+    results.warn(
         INVENTORY,
         Reason::PermissionPropagating,
         Severity::Low,
@@ -232,7 +232,7 @@ fn satisfying<'p>(
 
 /// A check for each required permission, and what is to be stored.
 pub(super) fn judge_permissions(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     module: &Module,
     granted: &Granted,
     offered: &BTreeMap<String, Offered>,
@@ -247,7 +247,7 @@ pub(super) fn judge_permissions(
         let listed = &granted.listed.grants;
         let is_listed = satisfying(permission, &listed.graph, listed).is_some();
         match by {
-            Some(_) if !is_listed => sheet.warn(
+            Some(_) if !is_listed => results.warn(
                 &key,
                 Reason::PermissionPropagating,
                 Severity::Low,
@@ -262,11 +262,11 @@ pub(super) fn judge_permissions(
                     }
                     None => format!("{named} is granted."),
                 };
-                sheet.pass(&key, &message, evidence);
+                results.pass(&key, &message, evidence);
             }
             None if !granted.knows(permission) => {
                 let reason = Reason::PermissionUnknown;
-                sheet.warn(&key, reason, reason.severity(), "", evidence);
+                results.warn(&key, reason, reason.severity(), "", evidence);
             }
             None => {
                 let offer = offered.get(&permission.key);
@@ -275,7 +275,7 @@ pub(super) fn judge_permissions(
                     // It is made where the API is licensed or added, not at the registration.
                     let instead = (offer == Some(&Offered::NoResource))
                         .then_some((ADD_API, Link::EnterpriseApps));
-                    sheet.not_offered(&key, lacking, instead, evidence);
+                    results.not_offered(&key, lacking, instead, evidence);
                     continue;
                 }
                 if let Some(id) = &id {
@@ -286,7 +286,7 @@ pub(super) fn judge_permissions(
                     Reason::PermissionMissing.what(),
                     permission.needed_for
                 );
-                sheet.missing(&key, message, evidence);
+                results.missing(&key, message, evidence);
             }
         }
     }

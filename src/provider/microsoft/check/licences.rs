@@ -1,7 +1,7 @@
 //! Which service plans a tenant has, beside a service that does not answer. Evidence, no proof: a plan may be
 //! assigned by a name of its own, and one that is may be used up.
 
-use super::sheet::Sheet;
+use super::results::CheckResults;
 use crate::domain::Reason;
 use crate::domain::module::{Module, Probe};
 use crate::domain::report::{Evidence, EvidenceKind};
@@ -70,12 +70,12 @@ fn shown(plans: &[Plan], of: fn(&Plan) -> bool, none: &str) -> Vec<Evidence> {
 
 /// Adds to each probe that did not pass the plans that matter for it. `plans` is `None` where they could not
 /// be read.
-pub(super) fn attach(sheet: &mut Sheet<'_>, module: &Module, plans: Option<&[Plan]>) {
+pub(super) fn attach(results: &mut CheckResults<'_>, module: &Module, plans: Option<&[Plan]>) {
     let Some(plans) = plans else {
         return;
     };
     for probe in &module.probes {
-        let evidence = match sheet.reason(&probe.key) {
+        let evidence = match results.reason(&probe.key) {
             Some(Reason::EntraNotLicensed) => {
                 shown(plans, is_entras, "none of Microsoft Entra ID P1 or P2")
             }
@@ -83,12 +83,12 @@ pub(super) fn attach(sheet: &mut Sheet<'_>, module: &Module, plans: Option<&[Pla
             Some(_) if is_of_intune(probe) => shown(plans, is_intunes, "none of Intune"),
             _ => continue,
         };
-        sheet.add_evidence(&probe.key, &evidence);
+        results.add_evidence(&probe.key, &evidence);
         // Intune says the same to a tenant that has never set it up.
-        if sheet.reason(&probe.key) == Some(Reason::IntuneNotLicensed) && has_intune(plans) {
+        if results.reason(&probe.key) == Some(Reason::IntuneNotLicensed) && has_intune(plans) {
             let reason = Reason::ServiceNotProvisioned;
             let message = format!("{} A plan of Intune is assigned.", reason.message());
-            sheet.explain(&probe.key, reason, message);
+            results.explain(&probe.key, reason, message);
         }
     }
 }

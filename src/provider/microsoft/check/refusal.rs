@@ -1,7 +1,7 @@
 //! What a refusal by Graph means. The answer alone does not tell: whether the permission is granted, and
 //! whether the token carries it, decides. This is the only place that judges it.
 
-use super::asking::Asked;
+use super::graph_requests::GraphAnswers;
 use super::propagation::AGAIN_AFTER;
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
@@ -49,7 +49,7 @@ pub(super) struct Rights<'a> {
 
 impl<'a> Rights<'a> {
     /// From what was asked and the token in use.
-    pub fn of(asked: &Asked, claims: &'a Claims, is_new: bool, now: DateTime<Utc>) -> Self {
+    pub fn of(asked: &GraphAnswers, claims: &'a Claims, is_new: bool, now: DateTime<Utc>) -> Self {
         let is_known = asked.read.service_principal.is_ok();
         Self {
             granted: match &asked.read.grants {

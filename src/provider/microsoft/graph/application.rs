@@ -2,7 +2,7 @@
 //!
 //! All of this explains what a check has found. Whatever cannot be read is unknown, never a failure.
 
-use super::answers::{Next, Page};
+use super::responses::{Next, Page};
 use super::session::Session;
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::fault::Fault;

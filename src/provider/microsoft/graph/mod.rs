@@ -1,23 +1,23 @@
 //! The calls to Microsoft Graph that a check makes.
 
-mod answers;
 mod application;
 mod paging;
+mod responses;
 mod roles;
 mod session;
 
-pub(super) use answers::{Plan, ServicePrincipal};
 #[cfg(test)]
 pub(super) use application::Requested;
 pub(super) use application::{Application, Offered, RegisteredSecret};
+pub(super) use responses::{Plan, ServicePrincipal};
 pub(super) use roles::{Grants, KnownGrants, KnownPrincipal, cache};
 pub(super) use session::{Session, Shared};
 
 use super::fault::Fault;
 use super::modules::Probe;
 use crate::domain::Reason;
-use answers::{Assignment, Next, Organization, Page, Resource, Unread};
 use futures::{StreamExt, TryStreamExt, stream};
+use responses::{Assignment, Next, Organization, Page, Resource, Unread};
 use roles::Offer;
 pub(super) use roles::ResourceRoles;
 use serde_json::Value;

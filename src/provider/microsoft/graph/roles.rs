@@ -1,6 +1,6 @@
 //! From role ids to names. What a resource offers changes rarely, so it is kept in memory.
 
-use super::answers::{AppRole, Resource, ServicePrincipal};
+use super::responses::{AppRole, Resource, ServicePrincipal};
 use crate::domain::permission::{Inventory, InventoryEntry, InventorySource};
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::modules::GRAPH_APP_ID;

@@ -1,9 +1,9 @@
 //! A signed-in conversation with Graph for the length of one check.
 
-use super::answers::ServicePrincipal;
-use super::answers::{Answered, Next, Page, Read};
 use super::application::{Application, Offered};
 use super::paging;
+use super::responses::ServicePrincipal;
+use super::responses::{Answered, Next, Page, Read};
 use super::roles::{GrantCache, KnownPrincipal, PrincipalCache, PrincipalKey, RoleCache};
 use crate::domain::Reason;
 use crate::domain::report::{Evidence, EvidenceKind};
@@ -12,7 +12,9 @@ use crate::ports::provider::Target;
 use crate::provider::microsoft::cloud::Cloud;
 use crate::provider::microsoft::fault::{Fault, Retry};
 use crate::provider::microsoft::graph_error::{self, EXPIRED_PAGE};
-use crate::provider::microsoft::http::{Answer, Between, Caller, Login, Payload, Request, Scope};
+use crate::provider::microsoft::http::{
+    Answer, Caller, Intermediary, Login, Payload, Request, Scope,
+};
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
@@ -386,15 +388,15 @@ async fn obtain(
 }
 
 /// Somebody in between has answered.
-fn refused_on_the_way(answer: &Answer, between: Between) -> Fault {
-    let (reason, retry) = between.meaning();
+fn refused_on_the_way(answer: &Answer, intermediary: Intermediary) -> Fault {
+    let (reason, retry) = intermediary.meaning();
     let retry = match retry {
         Retry::Backoff(_) => Retry::Backoff(answer.retry_after),
         other => other,
     };
     let mut fault = Fault::new(reason).status(answer.status).retry(retry);
-    if between == Between::CannotReach {
-        fault.remark = Some(Between::CANNOT_REACH.into());
+    if intermediary == Intermediary::CannotReach {
+        fault.remark = Some(Intermediary::CANNOT_REACH.into());
     }
     fault
 }
@@ -405,9 +407,9 @@ fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
         let object = answer.object();
         if !answer.challenged
             && !graph_error::is_graphs(object.as_ref())
-            && let Some(between) = answer.between()
+            && let Some(intermediary) = answer.intermediary()
         {
-            return Err(refused_on_the_way(&answer, between));
+            return Err(refused_on_the_way(&answer, intermediary));
         }
         if status == 401 && !answer.challenged && !graph_error::is_graphs(object.as_ref()) {
             // Graph says so in its own form, or with no body at all.
@@ -435,8 +437,8 @@ fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
         let request_id = answer.request_id.filter(|_| !known);
         return Err(fault.with_some(EvidenceKind::RequestId, request_id));
     }
-    if let Some(between) = answer.page() {
-        return Err(refused_on_the_way(&answer, between));
+    if let Some(intermediary) = answer.page() {
+        return Err(refused_on_the_way(&answer, intermediary));
     }
     answer
         .body

@@ -3,7 +3,7 @@
 //! Sources: Microsoft Graph's pages on errors and on resolving authorisation errors, the reference of the
 //! directory's error codes, and answers that public threads quote.
 
-use super::told::Told;
+use super::body::ErrorBody;
 use crate::domain::Reason;
 use crate::provider::microsoft::fault::Retry;
 
@@ -312,8 +312,11 @@ pub(super) static WORDS: &[(&[&str], Reason, Retry)] = &[
 ];
 
 /// What the codes say: the innermost that is known is the most exact.
-pub(super) fn by_code(table: &[(&str, Reason, Retry)], told: &Told) -> Option<(Reason, Retry)> {
-    told.codes.iter().rev().find_map(|code| {
+pub(super) fn by_code(
+    table: &[(&str, Reason, Retry)],
+    body: &ErrorBody,
+) -> Option<(Reason, Retry)> {
+    body.codes.iter().rev().find_map(|code| {
         table
             .iter()
             .find(|(name, ..)| name.eq_ignore_ascii_case(code))
@@ -322,17 +325,17 @@ pub(super) fn by_code(table: &[(&str, Reason, Retry)], told: &Told) -> Option<(R
 }
 
 /// What the messages say.
-pub(super) fn by_words(told: &Told) -> Option<(Reason, Retry)> {
+pub(super) fn by_words(body: &ErrorBody) -> Option<(Reason, Retry)> {
     WORDS
         .iter()
-        .find(|(words, ..)| told.says(words))
+        .find(|(words, ..)| body.says(words))
         .map(|(_, reason, retry)| (*reason, *retry))
 }
 
 /// What the status says, of an answer that is Graph's own or not.
 pub(super) fn by_status(status: u16, is_graph: bool) -> (Reason, Retry) {
     match status {
-        // That of a proxy is told by its challenge or page before this.
+        // That of a proxy is body by its challenge or page before this.
         401 => (Reason::TokenRejected, NO),
         429 | 509 => (Reason::Throttled, WAIT),
         // A proxy asks for its own credentials, a network for a login; a firewall of Azure denies the call.

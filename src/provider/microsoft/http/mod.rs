@@ -1,14 +1,14 @@
 //! Calls over HTTP with limits: addresses, times, sizes, attempts.
 
 mod backoff;
-mod between;
 mod body;
 pub(super) mod decoding;
+mod intermediary;
 mod transport;
 
 pub(super) use backoff::bounded_wait;
-pub(super) use between::Between;
 pub(super) use body::Body;
+pub(super) use intermediary::Intermediary;
 
 use super::cloud::Clouds;
 use super::fault::{Fault, Later, Retry};
@@ -18,8 +18,8 @@ use crate::domain::report::EvidenceKind;
 use crate::outbound::{Client, Outbound, ProxiedHosts, Resends, Reuse};
 use crate::ports::clock::Clock;
 use backoff::Backoff;
-use between::Author;
 use http::{HeaderValue, Uri};
+use intermediary::Author;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -95,7 +95,7 @@ impl Answer {
     }
 
     /// Who between here and the provider has sent a page with the status of a success.
-    pub fn page(&self) -> Option<Between> {
+    pub fn page(&self) -> Option<Intermediary> {
         let body = self.body.as_ref()?.bytes();
         let is_object = body.trim_ascii_start().starts_with(b"{");
         if is_object {
@@ -105,9 +105,9 @@ impl Answer {
     }
 
     /// Who between here and the provider shows as its author.
-    pub fn between(&self) -> Option<Between> {
+    pub fn intermediary(&self) -> Option<Intermediary> {
         let body = self.body.as_ref().map(Body::bytes).unwrap_or_default();
-        self.author.between(self.status, body)
+        self.author.intermediary(self.status, body)
     }
 }
 

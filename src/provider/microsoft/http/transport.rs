@@ -1,6 +1,6 @@
 //! One exchange with the provider: send, receive within limits, name what failed.
 
-use super::between::Author;
+use super::intermediary::Author;
 use super::{Answer, Body, Caller, Limits, Login, Payload, Request};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;

@@ -92,7 +92,7 @@ impl TokenCache {
                 tokio::time::timeout_at(deadline, self.0.try_get_with_by_ref(key, init)).await;
             let fresh = asked.load(Ordering::Relaxed);
             metrics::counter!(
-                "verifyd_provider_token_cache_total",
+                "verifyd_provider_token_cache_lookups_total",
                 "provider" => "microsoft",
                 "result" => if fresh { "miss" } else { "hit" },
             )

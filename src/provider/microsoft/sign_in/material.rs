@@ -4,8 +4,8 @@ use super::federated::FederatedClaims;
 use crate::domain::Reason;
 use crate::domain::connection::CredentialKind;
 use crate::domain::credential::Credential;
-use crate::domain::outside_text;
 use crate::domain::report::{Evidence, EvidenceKind};
+use crate::domain::text_decoding;
 use crate::provider::microsoft::aadsts::SignIn;
 use crate::provider::microsoft::assertion;
 use crate::provider::microsoft::certificate::SigningCertificate;
@@ -191,7 +191,7 @@ async fn read_token(path: &Path) -> Result<SecretString, &'static str> {
     if bytes.len() as u64 > MAX_TOKEN_FILE_BYTES {
         return Err("the file is longer than 64 KiB");
     }
-    let text = outside_text::decode(&bytes).map_err(|_| "the file holds no text")?;
+    let text = text_decoding::decode(&bytes).map_err(|_| "the file holds no text")?;
     match text.trim() {
         "" => Err("the file is empty"),
         token if is_jwt(token) => Ok(SecretString::from(token.to_owned())),

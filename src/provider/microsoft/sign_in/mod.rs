@@ -137,7 +137,7 @@ fn judge(answer: Answer, by: SignIn<'_>) -> Result<AccessToken, Fault> {
         body,
         retry_after: answer.retry_after,
         request_id: answer.request_id,
-        between: answer.between(),
+        intermediary: answer.intermediary(),
     };
     match answer.status {
         // Pages and gateways answer so, too. What may hold a token is looked at no further.

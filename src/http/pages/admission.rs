@@ -6,9 +6,9 @@ use super::{FORM_BYTES, Pages, PagesSettings};
 use crate::domain::TokenId;
 use crate::domain::token::sha256_hex;
 use crate::http::body::{self, Unread};
-use crate::http::gate::NotLookedUp;
-use crate::http::places::network;
-use crate::http::rate::RateLimiter;
+use crate::http::connection_slots::network;
+use crate::http::rate_limit::RateLimiter;
+use crate::http::request_limits::LookUpRefused;
 use crate::http::server::Peer;
 use axum::extract::{Request, State};
 use axum::http::Method;
@@ -38,7 +38,7 @@ impl Limits {
 
 /// Around every page but the files that belong to all of them.
 pub async fn admit(State(pages): State<Arc<Pages>>, request: Request, next: Next) -> Response {
-    let limit = pages.gate.request_timeout;
+    let limit = pages.request_limits.request_timeout;
     let answered = tokio::time::timeout(limit, admitted(&pages, request, next)).await;
     match answered {
         Ok(Ok(answer)) => answer,
@@ -54,7 +54,7 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
     let is_form = request.method() == Method::POST;
     let session = cookie(request.headers()).map(sha256_hex);
     let known = match &session {
-        Some(session) => pages.gate.known(session).await,
+        Some(session) => pages.request_limits.known(session).await,
         None => None,
     };
     if let Some(token) = known {
@@ -75,9 +75,9 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
     }
     let mut request = body::whole(request, FORM_BYTES).await?;
     // A form to log in needs the database, too; the page with that form does not.
-    let place = if is_form || visitor.is_some() {
+    let slot = if is_form || visitor.is_some() {
         let owner = visitor.as_ref().map(|visitor| visitor.token);
-        pages.gate.enter(owner).await
+        pages.request_limits.enter(owner).await
     } else {
         None
     };
@@ -85,7 +85,7 @@ async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Respons
         request.extensions_mut().insert(visitor);
     }
     let answer = next.run(request).await;
-    drop(place);
+    drop(slot);
     Ok(answer)
 }
 
@@ -97,17 +97,17 @@ async fn visitor(
 ) -> Result<Option<Visitor>, PageError> {
     let ask = pages.store.session_by_hash(&session);
     let found = pages
-        .gate
+        .request_limits
         .look_up(&session, address, ask, |found| found.token.id)
         .await?;
     Ok(found.map(|found| (found, session).into()))
 }
 
-impl From<NotLookedUp> for PageError {
-    fn from(error: NotLookedUp) -> Self {
+impl From<LookUpRefused> for PageError {
+    fn from(error: LookUpRefused) -> Self {
         match error {
-            NotLookedUp::TooMany(wait) => Self::TooMany(wait),
-            NotLookedUp::Store(error) => Self::Store(error),
+            LookUpRefused::TooMany(wait) => Self::TooMany(wait),
+            LookUpRefused::Store(error) => Self::Store(error),
         }
     }
 }

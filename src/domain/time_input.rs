@@ -13,7 +13,7 @@ pub const LAST_YEAR: i32 = 9999;
 /// The text is not a time of the [`FORMS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("allowed is {FORMS}")]
-pub struct NoMoment;
+pub struct InvalidTime;
 
 /// Which moment of a day a date without a time means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Day {
 }
 
 /// Reads a time of one of the [`FORMS`].
-pub fn parse(text: &str, day: Day) -> Result<DateTime<Utc>, NoMoment> {
+pub fn parse(text: &str, day: Day) -> Result<DateTime<Utc>, InvalidTime> {
     let text = text.trim();
     let at = if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         at.to_utc()
@@ -34,7 +34,7 @@ pub fn parse(text: &str, day: Day) -> Result<DateTime<Utc>, NoMoment> {
             Day::Start => NaiveTime::from_hms_opt(0, 0, 0),
             Day::End => NaiveTime::from_hms_opt(23, 59, 59),
         };
-        date.and_time(time.ok_or(NoMoment)?).and_utc()
+        date.and_time(time.ok_or(InvalidTime)?).and_utc()
     } else {
         [
             "%Y-%m-%d %H:%M",
@@ -44,7 +44,7 @@ pub fn parse(text: &str, day: Day) -> Result<DateTime<Utc>, NoMoment> {
         ]
         .iter()
         .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())
-        .ok_or(NoMoment)?
+        .ok_or(InvalidTime)?
         .and_utc()
     };
     // Not `31-12-2026`, which would be the year 31; an offset may lead out of the last year.
@@ -52,17 +52,17 @@ pub fn parse(text: &str, day: Day) -> Result<DateTime<Utc>, NoMoment> {
     if four_digits && (FIRST_YEAR..=LAST_YEAR).contains(&at.year()) {
         Ok(at)
     } else {
-        Err(NoMoment)
+        Err(InvalidTime)
     }
 }
 
 /// The same for a time until which something holds: a date alone means the end of that day.
-pub fn until(text: &str) -> Result<DateTime<Utc>, NoMoment> {
+pub fn until(text: &str) -> Result<DateTime<Utc>, InvalidTime> {
     parse(text, Day::End)
 }
 
 /// The same for a time since which something counts: a date alone means the start of that day.
-pub fn since(text: &str) -> Result<DateTime<Utc>, NoMoment> {
+pub fn since(text: &str) -> Result<DateTime<Utc>, InvalidTime> {
     parse(text, Day::Start)
 }
 
@@ -117,9 +117,9 @@ mod tests {
             "1798761599",
             "2026-12-31T14:00:00+99:00",
         ] {
-            assert_eq!(until(text), Err(NoMoment), "{text}");
+            assert_eq!(until(text), Err(InvalidTime), "{text}");
         }
-        assert!(NoMoment.to_string().contains("2026-12-31"));
+        assert!(InvalidTime.to_string().contains("2026-12-31"));
     }
 
     proptest! {

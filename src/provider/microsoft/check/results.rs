@@ -16,7 +16,7 @@ use std::num::NonZeroU64;
 use uuid::Uuid;
 
 /// Keeps the planned order and leaves no check out: what is never filled in is skipped.
-pub(super) struct Sheet<'a> {
+pub(super) struct CheckResults<'a> {
     planned: Vec<CheckSpec>,
     /// With what the check has learnt.
     links: Cow<'a, LinkContext>,
@@ -30,7 +30,7 @@ pub(super) struct Sheet<'a> {
     settled: bool,
 }
 
-impl<'a> Sheet<'a> {
+impl<'a> CheckResults<'a> {
     /// Nothing is filled in yet.
     pub fn new(module: &Module, target: &'a Target) -> Self {
         Self {

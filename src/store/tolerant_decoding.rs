@@ -248,9 +248,9 @@ from_text!(Text, String, |text| Self(text.into_owned()));
 /// JSON that another application wrote. Databases take numbers and depths that verifyd cannot read;
 /// of an object only the members that hold them are then null.
 #[derive(Debug)]
-pub(super) struct Lenient(pub Value);
+pub(super) struct Tolerant(pub Value);
 
-from_text!(Lenient, Value, |text| Self(read(&text)));
+from_text!(Tolerant, Value, |text| Self(read(&text)));
 
 pub(super) fn read(text: &str) -> Value {
     if let Ok(value) = serde_json::from_str(text) {

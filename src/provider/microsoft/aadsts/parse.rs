@@ -36,7 +36,7 @@ const MAX_DEPTH: usize = 8;
 
 /// What an answer says of a refused sign-in.
 #[derive(Default, PartialEq, Eq)]
-pub(super) struct Reading {
+pub(super) struct ParsedError {
     pub error: Option<String>,
     pub suberror: Option<String>,
     /// It asks for a token with other claims.
@@ -53,12 +53,12 @@ pub(super) struct Reading {
     pub text: String,
 }
 
-impl Reading {
+impl ParsedError {
     /// Reads what it can; nothing is not an error.
     pub fn of(bytes: &[u8]) -> Self {
         let text = decode(bytes);
         let tree = object(&text);
-        let mut reading = match &tree {
+        let mut parsed = match &tree {
             Some(object) => Self::of_object(object),
             None => {
                 let text = unescape(&text);
@@ -67,18 +67,18 @@ impl Reading {
                     .match_indices('{')
                     .take(20)
                     .find_map(|(at, _)| object(&text[at..]).filter(|o| o.get("error").is_some()));
-                let mut reading = within.as_ref().map(Self::of_object).unwrap_or_default();
-                if reading.error.is_none() {
-                    reading.error = error_of_text(&text);
+                let mut parsed = within.as_ref().map(Self::of_object).unwrap_or_default();
+                if parsed.error.is_none() {
+                    parsed.error = error_of_text(&text);
                 }
                 // A page of anybody may hold such a word.
-                reading.error = reading.error.filter(|error| is_known(error));
-                quoted(&text, &mut reading.quoted);
-                reading
+                parsed.error = parsed.error.filter(|error| is_known(error));
+                quoted(&text, &mut parsed.quoted);
+                parsed
             }
         };
-        reading.text = text.to_lowercase();
-        reading
+        parsed.text = text.to_lowercase();
+        parsed
     }
 
     /// Whether it says anything by which a refused sign-in can be told.
@@ -123,7 +123,7 @@ impl Reading {
         let name =
             evidence::code(error).or_else(|| evidence::code(nested.and_then(|n| n.get("code"))));
         let id = |name: &str| evidence::guid(member(name).and_then(Value::as_str));
-        let mut reading = Self {
+        let mut parsed = Self {
             error: name.map(str::to_ascii_lowercase),
             suberror: evidence::code(member("suberror")).map(str::to_ascii_lowercase),
             is_marked: MARKED.iter().any(|name| member(name).is_some()),
@@ -133,10 +133,10 @@ impl Reading {
             ..Self::default()
         };
         if let Some(codes) = member("error_codes").or_else(|| member("error_code")) {
-            numbers(codes, MAX_DEPTH, &mut reading.listed);
+            numbers(codes, MAX_DEPTH, &mut parsed.listed);
         }
-        strings(object, MAX_DEPTH, &mut reading.quoted);
-        reading
+        strings(object, MAX_DEPTH, &mut parsed.quoted);
+        parsed
     }
 }
 
@@ -261,8 +261,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn codes(text: &str) -> (Vec<u64>, Vec<u64>) {
-        let reading = Reading::of(text.as_bytes());
-        (reading.listed, reading.quoted)
+        let parsed = ParsedError::of(text.as_bytes());
+        (parsed.listed, parsed.quoted)
     }
 
     #[test]
@@ -307,12 +307,12 @@ mod tests {
             serde_json::to_string(body).unwrap().into_bytes(),
             [b"{\"x\":\"\xE4\",", &body.as_bytes()[1..]].concat(),
         ] {
-            let reading = Reading::of(&bytes);
+            let parsed = ParsedError::of(&bytes);
             let text = String::from_utf8_lossy(&bytes);
-            assert_eq!(reading.error.as_deref(), Some("invalid_client"), "{text}");
-            assert_eq!(reading.listed, [7_000_222], "{text}");
+            assert_eq!(parsed.error.as_deref(), Some("invalid_client"), "{text}");
+            assert_eq!(parsed.listed, [7_000_222], "{text}");
         }
-        let cut = Reading::of(&body.as_bytes()[..30]);
+        let cut = ParsedError::of(&body.as_bytes()[..30]);
         assert_eq!(cut.error.as_deref(), Some("invalid_client"));
         for foreign in [
             "<a href=\"/login?error=timeout&x=1\">",
@@ -320,18 +320,18 @@ mod tests {
             "<script>var state = {\"error\": \"none\"};</script>",
         ] {
             assert!(
-                !Reading::of(foreign.as_bytes()).says_something(),
+                !ParsedError::of(foreign.as_bytes()).says_something(),
                 "{foreign}"
             );
         }
-        let page = Reading::of(b"<p>AADSTS7000222&#58; expired</p>");
+        let page = ParsedError::of(b"<p>AADSTS7000222&#58; expired</p>");
         assert_eq!((page.error, page.quoted), (None, vec![7_000_222]));
     }
 
     proptest! {
         #[test]
         fn nothing_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Reading::of(&bytes);
+            let _ = ParsedError::of(&bytes);
         }
     }
 }

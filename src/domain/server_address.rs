@@ -2,7 +2,7 @@
 //!
 //! No message quotes the address: where it cannot be read, nobody knows which part is the password.
 
-use super::outside_text::Named;
+use super::text_decoding::Named;
 use percent_encoding::percent_decode_str;
 use std::fmt::Write as _;
 use url::{ParseError, Url};

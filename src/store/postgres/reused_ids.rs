@@ -26,7 +26,7 @@ macro_rules! is_before_start {
     ($a:literal, $r:literal) => {
         $crate::store::sql::sql!(
             "(" $r ".started_at IS NULL OR " $a ".claimed_at + "
-            $crate::store::postgres::earlier::slack!() " < " $r ".started_at::timestamptz AND " $r
+            $crate::store::postgres::reused_ids::slack!() " < " $r ".started_at::timestamptz AND " $r
             ".started_at::timestamptz <= now())"
         )
     };
@@ -38,7 +38,7 @@ pub(super) use is_before_start;
 macro_rules! is_open_before_recorded {
     () => {
         $crate::store::sql::sql!(
-            "r.started_at IS NULL AND a.claimed_at + " $crate::store::postgres::earlier::slack!()
+            "r.started_at IS NULL AND a.claimed_at + " $crate::store::postgres::reused_ids::slack!()
             " < r.created_at::timestamptz AND r.created_at::timestamptz <= now()"
         )
     };
@@ -91,9 +91,9 @@ macro_rules! is_of_its_run {
             " AND p.tenant_id = ",
             $tenant,
             " AND p.completed_at::timestamptz BETWEEN l.completed_at - ",
-            $crate::store::postgres::earlier::slack!(),
+            $crate::store::postgres::reused_ids::slack!(),
             " AND l.completed_at + ",
-            $crate::store::postgres::earlier::slack!(),
+            $crate::store::postgres::reused_ids::slack!(),
             $more,
             ")"
         )
@@ -107,7 +107,7 @@ macro_rules! latest_report_of_connection {
     ($more:expr) => {
         concat!(
             "verifyd.latest_reports l ON l.connection_id = c.id AND ",
-            $crate::store::postgres::earlier::is_of_its_run!(
+            $crate::store::postgres::reused_ids::is_of_its_run!(
                 "c.workspace_id",
                 "c.tenant_id",
                 $more
@@ -145,7 +145,7 @@ macro_rules! is_delivery_of_earlier {
     () => {
         $crate::store::sql::sql!(
             "w.started_at IS NULL AND (d.not_before > now() OR d.delivered_at + "
-            $crate::store::postgres::earlier::slack!()
+            $crate::store::postgres::reused_ids::slack!()
             " < w.created_at::timestamptz AND w.created_at::timestamptz <= now())"
         )
     };

@@ -1,7 +1,7 @@
 //! Why a required permission is missing: it is not asked for, not consented to, or delegated only.
 
 use super::application::Question;
-use super::sheet::Sheet;
+use super::results::CheckResults;
 use crate::domain::Reason;
 use crate::domain::module::Module;
 use crate::domain::permission::{RequiredPermission, satisfied_by};
@@ -131,16 +131,19 @@ impl Explanation {
 }
 
 /// Those of the module's permissions whose checks say that they are missing.
-pub(super) fn missing<'m>(sheet: &Sheet<'_>, module: &'m Module) -> Vec<&'m RequiredPermission> {
+pub(super) fn missing<'m>(
+    results: &CheckResults<'_>,
+    module: &'m Module,
+) -> Vec<&'m RequiredPermission> {
     let is_missing = |permission: &&RequiredPermission| {
-        sheet.reason(&check_key(permission)) == Some(Reason::PermissionMissing)
+        results.reason(&check_key(permission)) == Some(Reason::PermissionMissing)
     };
     module.permissions.iter().filter(is_missing).collect()
 }
 
 /// Puts the reason into the check of each missing permission, where it is known.
 pub(super) fn explain(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     missing: &[&RequiredPermission],
     explanation: &Explanation,
 ) {
@@ -153,7 +156,7 @@ pub(super) fn explain(
                 permission.needed_for,
                 reason.why()
             );
-            sheet.explain(&check_key(permission), reason, message);
+            results.explain(&check_key(permission), reason, message);
         }
     }
 }

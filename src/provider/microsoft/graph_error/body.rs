@@ -13,7 +13,7 @@ const PIECES: usize = 32;
 
 /// Codes and texts of one error, the outermost first.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ErrorBody {
     /// Codes of the form that may become evidence.
     pub codes: Vec<String>,
     /// Messages and codes, in lowercase and without addresses. They decide, and never become evidence.
@@ -26,17 +26,17 @@ pub(super) struct Told {
     pub asks_for: Vec<String>,
 }
 
-impl Told {
+impl ErrorBody {
     /// Reads the answer's error; None where the body has none, so that it is not Graph's own answer.
     pub fn of(body: Option<&Value>) -> Option<Self> {
         let error = error(body)?;
-        let mut told = Self::default();
+        let mut parsed = Self::default();
         match error {
             // As OAuth has it.
-            Value::String(_) => told.code(error),
-            _ => told.walk(error, 0),
+            Value::String(_) => parsed.code(error),
+            _ => parsed.walk(error, 0),
         }
-        Some(told)
+        Some(parsed)
     }
 
     /// Whether one text holds all these words (given in lowercase).
@@ -153,20 +153,20 @@ mod tests {
         let middle = json!({"ErrorCode": "Forbidden", "Message": service.to_string()});
         let body = json!({"error": {"code": "UnknownError", "message": middle.to_string(),
             "innerError": {"code": "Inner", "details": [{"code": "Detail"}]}}});
-        let told = Told::of(Some(&body)).unwrap();
-        let mut codes = told.codes.clone();
+        let parsed = ErrorBody::of(Some(&body)).unwrap();
+        let mut codes = parsed.codes.clone();
         codes.sort();
         assert_eq!(codes, ["Detail", "Forbidden", "Inner", "UnknownError"]);
-        assert!(told.nested && told.says(&["third"]));
-        assert_eq!(told.retry_after, Some(Duration::from_secs(7)));
+        assert!(parsed.nested && parsed.says(&["third"]));
+        assert_eq!(parsed.retry_after, Some(Duration::from_secs(7)));
     }
 
     #[test]
     fn an_address_says_nothing() {
         let text = "It failed - Url: https://fef.example.com/StatelessService/notProvisioned?mdmAuthority=1 - no more";
-        let told = Told::of(Some(&json!({"error": {"message": text}}))).unwrap();
-        assert!(told.says(&["it failed", "no more"]));
-        assert!(!told.says(&["notprovisioned"]) && !told.says(&["mdmauthority"]));
+        let parsed = ErrorBody::of(Some(&json!({"error": {"message": text}}))).unwrap();
+        assert!(parsed.says(&["it failed", "no more"]));
+        assert!(!parsed.says(&["notprovisioned"]) && !parsed.says(&["mdmauthority"]));
     }
 
     #[test]
@@ -175,11 +175,11 @@ mod tests {
         for _ in 0..DEPTH {
             message = json!({ "Message": message }).to_string();
         }
-        let told = Told::of(Some(&json!({"error": {"message": message}}))).unwrap();
-        assert!(!told.says(&["deepest"]));
+        let parsed = ErrorBody::of(Some(&json!({"error": {"message": message}}))).unwrap();
+        assert!(!parsed.says(&["deepest"]));
         let many = vec![json!({"code": "c", "message": "m"}); 1000];
-        let told = Told::of(Some(&json!({"error": {"details": many}}))).unwrap();
-        assert!(told.codes.len() <= PIECES && told.texts.len() <= PIECES);
+        let parsed = ErrorBody::of(Some(&json!({"error": {"details": many}}))).unwrap();
+        assert!(parsed.codes.len() <= PIECES && parsed.texts.len() <= PIECES);
     }
 
     #[test]
@@ -187,17 +187,20 @@ mod tests {
         let old = json!({"odata.error": {"code": "Authorization_RequestDenied",
             "message": {"lang": "en", "value": "Insufficient privileges"}}});
         assert!(
-            Told::of(Some(&old))
+            ErrorBody::of(Some(&old))
                 .unwrap()
                 .says(&["insufficient", "privileges"])
         );
         let oauth = json!({"error": "invalid_token", "error_description": "x"});
-        assert_eq!(Told::of(Some(&oauth)).unwrap().codes, ["invalid_token"]);
+        assert_eq!(
+            ErrorBody::of(Some(&oauth)).unwrap().codes,
+            ["invalid_token"]
+        );
         let text =
             json!({"error": {"message": "Code: x - Message: {\"Message\": \"inside\"} - end"}});
-        assert!(Told::of(Some(&text)).unwrap().says(&["inside"]));
-        assert!(Told::of(Some(&json!({"value": []}))).is_none());
-        assert!(Told::of(Some(&json!([]))).is_none());
-        assert!(Told::of(None).is_none());
+        assert!(ErrorBody::of(Some(&text)).unwrap().says(&["inside"]));
+        assert!(ErrorBody::of(Some(&json!({"value": []}))).is_none());
+        assert!(ErrorBody::of(Some(&json!([]))).is_none());
+        assert!(ErrorBody::of(None).is_none());
     }
 }

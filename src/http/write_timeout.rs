@@ -18,7 +18,7 @@ pub const ENOUGH: usize = 64 * 1024;
 /// A connection with a limit on how slowly its peer may read. Nothing is measured while there is
 /// nothing to be read, so a live page may be silent for as long as it likes.
 #[derive(Debug)]
-pub struct Guarded<S> {
+pub struct WriteTimeout<S> {
     inner: S,
     limit: Duration,
     /// Since the peer last took nothing: ends when it has to have taken enough.
@@ -27,7 +27,7 @@ pub struct Guarded<S> {
     taken: usize,
 }
 
-impl<S> Guarded<S> {
+impl<S> WriteTimeout<S> {
     pub fn new(inner: S, limit: Duration) -> Self {
         Self {
             inner,
@@ -59,7 +59,7 @@ impl<S> Guarded<S> {
                     .blocked
                     .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
                 if late.as_mut().poll(cx).is_ready() {
-                    metrics::counter!("verifyd_http_slow_readers_total").increment(1);
+                    metrics::counter!("verifyd_http_write_timeouts_total").increment(1);
                     return Poll::Ready(Err(io::Error::new(
                         io::ErrorKind::TimedOut,
                         "the peer does not read its answer",
@@ -71,7 +71,7 @@ impl<S> Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -81,7 +81,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -130,7 +130,7 @@ mod tests {
         // Nothing at all, and a byte every second.
         for drip in [false, true] {
             let (mut peer, server) = tokio::io::duplex(1024);
-            let mut server = Guarded::new(server, LIMIT);
+            let mut server = WriteTimeout::new(server, LIMIT);
             let reading = tokio::spawn(async move {
                 while drip && peer.read_u8().await.is_ok() {
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -148,7 +148,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_reads_and_one_that_has_nothing_to_read_stay() {
         let (mut peer, server) = tokio::io::duplex(1024);
-        let mut server = Guarded::new(server, LIMIT);
+        let mut server = WriteTimeout::new(server, LIMIT);
         let reading = tokio::spawn(async move {
             let mut all = 0;
             let mut some = vec![0; 8 * 1024];

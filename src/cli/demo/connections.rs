@@ -7,7 +7,7 @@ use std::fmt;
 
 /// One connection of the demo.
 #[derive(Debug)]
-pub struct Part {
+pub struct DemoConnection {
     pub name: &'static str,
     pub scenario: Scenario,
     pub signs_in_by: SignsInBy,
@@ -59,7 +59,7 @@ pub struct Expected {
     pub reasons: &'static [Reason],
 }
 
-impl Part {
+impl DemoConnection {
     /// What its run must end in.
     pub fn expected(&self) -> Expected {
         match self.flaw {
@@ -80,8 +80,8 @@ impl Part {
     }
 }
 
-const fn part(name: &'static str, scenario: Scenario, signs_in_by: SignsInBy) -> Part {
-    Part {
+const fn part(name: &'static str, scenario: Scenario, signs_in_by: SignsInBy) -> DemoConnection {
+    DemoConnection {
         name,
         scenario,
         signs_in_by,
@@ -89,15 +89,15 @@ const fn part(name: &'static str, scenario: Scenario, signs_in_by: SignsInBy) ->
     }
 }
 
-const fn flawed(name: &'static str, flaw: Flaw) -> Part {
-    Part {
+const fn flawed(name: &'static str, flaw: Flaw) -> DemoConnection {
+    DemoConnection {
         flaw: Some(flaw),
         ..part(name, Scenario::Healthy, SignsInBy::Secret)
     }
 }
 
 /// The demo's connections, in the order of its table.
-pub const CAST: &[Part] = &[
+pub const CONNECTIONS: &[DemoConnection] = &[
     part("Harbour Logistics", Scenario::Healthy, SignsInBy::Secret),
     part(
         "Alpine Clinics",

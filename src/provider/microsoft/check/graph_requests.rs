@@ -9,7 +9,7 @@ use crate::provider::microsoft::graph::{Organizations, Session};
 use crate::provider::microsoft::modules::Module;
 
 /// What Graph answered.
-pub(super) struct Asked {
+pub(super) struct GraphAnswers {
     /// The directories that the token opens.
     pub organization: Result<Organizations, Fault>,
     pub read: inventory::Read,
@@ -19,7 +19,7 @@ pub(super) struct Asked {
     pub attempts: u32,
 }
 
-impl Asked {
+impl GraphAnswers {
     /// Whether a part of Graph does not know the application.
     fn is_application_unknown(&self) -> bool {
         let is_missing = |fault: &Fault| fault.reason == Reason::ServicePrincipalMissing;
@@ -39,14 +39,14 @@ impl Asked {
 }
 
 /// Asks everything at the same time.
-async fn once(session: &Session<'_>, module: &Module, attempts: u32) -> Asked {
+async fn once(session: &Session<'_>, module: &Module, attempts: u32) -> GraphAnswers {
     let token = session.token().await;
     let (organization, read, early) = tokio::join!(
         session.organization(),
         inventory::read(session),
         probes::early(session, module, &token.claims),
     );
-    Asked {
+    GraphAnswers {
         organization,
         read,
         early,
@@ -62,7 +62,7 @@ pub(super) async fn with_retries(
     module: &Module,
     is_new: bool,
     mut backoff: PropagationBackoff,
-) -> Asked {
+) -> GraphAnswers {
     loop {
         let asked = once(session, module, backoff.attempts()).await;
         if !asked.is_application_unknown() || session.sign_in_fault().await.is_some() {

@@ -31,9 +31,9 @@ pub(super) use a_second_after;
 macro_rules! is_before_start {
     () => {
         $crate::store::sql::sql!(
-            "(r.started_at IS NULL OR " $crate::store::sqlite::earlier::a_second_after!("a.claimed_at")
-            " < " $crate::store::sqlite::earlier::time!("r.started_at") " AND "
-            $crate::store::sqlite::earlier::time!("r.started_at") " <= " $crate::store::sqlite::now!()
+            "(r.started_at IS NULL OR " $crate::store::sqlite::reused_ids::a_second_after!("a.claimed_at")
+            " < " $crate::store::sqlite::reused_ids::time!("r.started_at") " AND "
+            $crate::store::sqlite::reused_ids::time!("r.started_at") " <= " $crate::store::sqlite::now!()
             ")"
         )
     };
@@ -102,7 +102,7 @@ macro_rules! is_of_its_run {
             " AND p.tenant_id = ",
             $tenant,
             " AND ",
-            $crate::store::sqlite::earlier::is_about!("p.completed_at", "l.completed_at"),
+            $crate::store::sqlite::reused_ids::is_about!("p.completed_at", "l.completed_at"),
             $more,
             ")"
         )
@@ -116,7 +116,11 @@ macro_rules! latest_report_of_connection {
     ($more:expr) => {
         concat!(
             "verifyd_latest_reports l ON l.connection_id = c.id AND ",
-            $crate::store::sqlite::earlier::is_of_its_run!("c.workspace_id", "c.tenant_id", $more)
+            $crate::store::sqlite::reused_ids::is_of_its_run!(
+                "c.workspace_id",
+                "c.tenant_id",
+                $more
+            )
         )
     };
 }
@@ -147,9 +151,9 @@ macro_rules! is_delivery_of_earlier {
     () => {
         $crate::store::sql::sql!(
             "w.started_at IS NULL AND (coalesce(d.not_before, '') > " $crate::store::sqlite::now!()
-            " OR coalesce(" $crate::store::sqlite::earlier::a_second_after!("d.delivered_at") " < "
-            $crate::store::sqlite::earlier::time!("w.created_at") " AND "
-            $crate::store::sqlite::earlier::time!("w.created_at") " <= " $crate::store::sqlite::now!()
+            " OR coalesce(" $crate::store::sqlite::reused_ids::a_second_after!("d.delivered_at") " < "
+            $crate::store::sqlite::reused_ids::time!("w.created_at") " AND "
+            $crate::store::sqlite::reused_ids::time!("w.created_at") " <= " $crate::store::sqlite::now!()
             ", 0))"
         )
     };

@@ -33,7 +33,7 @@ pub fn network(address: IpAddr) -> IpAddr {
 
 /// All open connections.
 #[derive(Debug)]
-pub struct Places {
+pub struct ConnectionSlots {
     most: usize,
     most_per_peer: usize,
     state: Mutex<State>,
@@ -59,15 +59,15 @@ struct Connection {
     evicted: CancellationToken,
 }
 
-/// The place of one connection. It is free again when this is dropped.
+/// The slot of one connection. It is free again when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionSlot {
     id: u64,
-    places: Arc<Places>,
+    slots: Arc<ConnectionSlots>,
     connection: Arc<Connection>,
 }
 
-impl Places {
+impl ConnectionSlots {
     pub fn new(most: usize, most_per_peer: usize) -> Arc<Self> {
         Arc::new(Self {
             most,
@@ -77,10 +77,10 @@ impl Places {
         })
     }
 
-    /// Takes a place for a connection of this peer. Where the peer has all it may have, its oldest
-    /// connection that waits is closed; where there are no more places, that of the peer with the
+    /// Takes a slot for a connection of this peer. Where the peer has all it may have, its oldest
+    /// connection that waits is closed; where there are no more slots, that of the peer with the
     /// most. `None`: every connection is being answered, and the reserve is used up, too.
-    pub fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+    pub fn take(self: &Arc<Self>, peer: IpAddr) -> Option<ConnectionSlot> {
         let peer = network(peer);
         let mut state = self.locked();
         let own = state.of_peer.get(&peer).copied().unwrap_or_default();
@@ -110,9 +110,9 @@ impl Places {
         }
         state.open.insert(id, Arc::clone(&connection));
         drop(state);
-        Some(Place {
+        Some(ConnectionSlot {
             id,
-            places: Arc::clone(self),
+            slots: Arc::clone(self),
             connection,
         })
     }
@@ -170,7 +170,7 @@ impl State {
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Whether only the health endpoints answer here.
     pub fn is_reserved(&self) -> bool {
         self.connection.reserved
@@ -188,14 +188,14 @@ impl Place {
 
     /// The answer is out: it waits for the next request.
     pub fn waits(&self) {
-        let now = self.places.tick();
+        let now = self.slots.tick();
         self.connection.waits.store(now, Ordering::Relaxed);
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.places.locked().remove(self.id);
+        self.slots.locked().remove(self.id);
     }
 }
 
@@ -207,8 +207,8 @@ mod tests {
         IpAddr::from([192, 0, 2, n])
     }
 
-    fn is_closed(place: &Place) -> bool {
-        place.connection.evicted.is_cancelled()
+    fn is_closed(slot: &ConnectionSlot) -> bool {
+        slot.connection.evicted.is_cancelled()
     }
 
     #[test]
@@ -221,26 +221,26 @@ mod tests {
 
     #[test]
     fn the_oldest_that_waits_makes_room_in_its_own_network_first() {
-        let places = Places::new(4, 2);
-        let one = places.take(peer(1)).unwrap();
-        let two = places.take(peer(1)).unwrap();
-        let other = places.take(peer(2)).unwrap();
+        let slots = ConnectionSlots::new(4, 2);
+        let one = slots.take(peer(1)).unwrap();
+        let two = slots.take(peer(1)).unwrap();
+        let other = slots.take(peer(2)).unwrap();
         one.works();
         // The peer has all it may have: its own that waits goes, though another one is as old.
-        let three = places.take(peer(1)).unwrap();
+        let three = slots.take(peer(1)).unwrap();
         assert!(is_closed(&two) && !is_closed(&one) && !is_closed(&other));
         // An answer that is out makes its connection the youngest.
         one.waits();
-        let four = places.take(peer(1)).unwrap();
+        let four = slots.take(peer(1)).unwrap();
         assert!(is_closed(&three) && !is_closed(&one) && !is_closed(&four));
     }
 
     #[test]
     fn when_all_places_are_taken_the_peer_with_the_most_gives_one() {
-        let places = Places::new(3, 3);
-        let lone = places.take(peer(1)).unwrap();
-        let many = [places.take(peer(2)).unwrap(), places.take(peer(2)).unwrap()];
-        let new = places.take(peer(3)).unwrap();
+        let slots = ConnectionSlots::new(3, 3);
+        let lone = slots.take(peer(1)).unwrap();
+        let many = [slots.take(peer(2)).unwrap(), slots.take(peer(2)).unwrap()];
+        let new = slots.take(peer(3)).unwrap();
         assert!(!new.is_reserved());
         assert!(!is_closed(&lone), "it is older, and alone");
         assert!(is_closed(&many[0]) && !is_closed(&many[1]));
@@ -248,27 +248,27 @@ mod tests {
 
     #[test]
     fn when_all_are_being_answered_the_reserve_is_for_health() {
-        let places = Places::new(2, 2);
-        let busy = [places.take(peer(1)).unwrap(), places.take(peer(1)).unwrap()];
-        busy.iter().for_each(Place::works);
-        let reserve: Vec<Place> = (0..RESERVED)
-            .map(|_| places.take(peer(2)).unwrap())
+        let slots = ConnectionSlots::new(2, 2);
+        let busy = [slots.take(peer(1)).unwrap(), slots.take(peer(1)).unwrap()];
+        busy.iter().for_each(ConnectionSlot::works);
+        let reserve: Vec<ConnectionSlot> = (0..RESERVED)
+            .map(|_| slots.take(peer(2)).unwrap())
             .collect();
-        assert!(reserve.iter().all(Place::is_reserved));
-        // A further one takes the place of the oldest that has asked for nothing.
-        let probe = places.take(peer(9)).unwrap();
+        assert!(reserve.iter().all(ConnectionSlot::is_reserved));
+        // A further one takes the slot of the oldest that has asked for nothing.
+        let probe = slots.take(peer(9)).unwrap();
         assert!(probe.is_reserved() && is_closed(&reserve[0]));
-        reserve.iter().for_each(Place::works);
+        reserve.iter().for_each(ConnectionSlot::works);
         probe.works();
         assert!(
-            places.take(peer(9)).is_none(),
+            slots.take(peer(9)).is_none(),
             "everything is being answered"
         );
         drop(busy);
-        let ordinary = places.take(peer(9)).unwrap();
-        assert!(!ordinary.is_reserved(), "places that are free are used");
+        let ordinary = slots.take(peer(9)).unwrap();
+        assert!(!ordinary.is_reserved(), "slots that are free are used");
         drop((reserve, probe, ordinary));
-        let state = places.locked();
+        let state = slots.locked();
         assert_eq!((state.open.len(), state.ordinary), (0, 0));
         assert!(state.of_peer.is_empty());
     }

@@ -1,12 +1,12 @@
 //! What API and pages share of the database: look-ups of tokens and sessions, and requests in work.
 //!
 //! A look-up of a token that this process has not seen valid is counted before it is made, for the
-//! address that it comes from. A place for work is taken after the whole request has arrived, and
+//! address that it comes from. A slot for work is taken after the whole request has arrived, and
 //! one token never takes all of them.
 
 use super::HttpSettings;
-use super::places::network;
-use super::rate::RateLimiter;
+use super::connection_slots::network;
+use super::rate_limit::RateLimiter;
 use crate::domain::TokenId;
 use crate::ports::store::StoreError;
 use moka::future::Cache;
@@ -32,7 +32,7 @@ const SHARES: usize = 256;
 type Owner = Option<TokenId>;
 
 /// See the module.
-pub struct Gate {
+pub struct RequestLimits {
     in_work: Arc<Semaphore>,
     per_token: usize,
     shares: Mutex<HashMap<Owner, Arc<Semaphore>>>,
@@ -40,32 +40,32 @@ pub struct Gate {
     by_address: RateLimiter<Option<IpAddr>>,
     valid: Cache<String, TokenId>,
     invalid: Cache<String, ()>,
-    /// How long a request may take, the wait for its place included.
+    /// How long a request may take, the wait for its slot included.
     pub request_timeout: Duration,
 }
 
 /// Why a token was not looked up.
 #[derive(Debug)]
-pub enum NotLookedUp {
+pub enum LookUpRefused {
     /// The address has tried too many that this process does not know; when to try again.
     TooMany(Duration),
     Store(StoreError),
 }
 
-/// The place of a request that is in work.
+/// The slot of a request that is in work.
 #[derive(Debug)]
-pub struct InWork {
+pub struct RequestSlot {
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
 }
 
-impl std::fmt::Debug for Gate {
+impl std::fmt::Debug for RequestLimits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gate").finish_non_exhaustive()
+        f.debug_struct("RequestLimits").finish_non_exhaustive()
     }
 }
 
-impl Gate {
+impl RequestLimits {
     pub fn new(settings: &HttpSettings) -> Self {
         let api = &settings.api;
         Self {
@@ -95,7 +95,7 @@ impl Gate {
         address: Option<IpAddr>,
         ask: impl Future<Output = Result<Option<T>, StoreError>>,
         token: impl Fn(&T) -> TokenId,
-    ) -> Result<Option<T>, NotLookedUp> {
+    ) -> Result<Option<T>, LookUpRefused> {
         if self.invalid.contains_key(hash) {
             return Ok(None);
         }
@@ -103,15 +103,15 @@ impl Gate {
         let is_known = self.valid.contains_key(hash);
         if !is_known {
             let counted = self.by_address.take(address);
-            counted.map_err(NotLookedUp::TooMany)?;
+            counted.map_err(LookUpRefused::TooMany)?;
         }
-        let place = self.look_ups.acquire().await;
+        let slot = self.look_ups.acquire().await;
         let found = ask.await;
-        drop(place);
+        drop(slot);
         if !is_known && !matches!(found, Ok(None)) {
             self.by_address.give_back(&address);
         }
-        let found = found.map_err(NotLookedUp::Store)?;
+        let found = found.map_err(LookUpRefused::Store)?;
         match (&found, is_known) {
             (Some(_), true) => {}
             (Some(found), false) => self.valid.insert(hash.to_owned(), token(found)).await,
@@ -123,8 +123,8 @@ impl Gate {
         Ok(found)
     }
 
-    /// Waits for a place in work: first for one of the owner's own share, then for one of all.
-    pub async fn enter(&self, owner: Owner) -> Option<InWork> {
+    /// Waits for a slot in work: first for one of the owner's own share, then for one of all.
+    pub async fn enter(&self, owner: Owner) -> Option<RequestSlot> {
         let share = {
             let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
             if shares.len() >= SHARES {
@@ -135,7 +135,7 @@ impl Gate {
         };
         let own = share.acquire_owned().await.ok()?;
         let all = Arc::clone(&self.in_work).acquire_owned().await.ok()?;
-        Some(InWork {
+        Some(RequestSlot {
             _own: own,
             _all: all,
         })
@@ -156,10 +156,10 @@ mod tests {
     use futures::FutureExt as _;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn gate(change: impl FnOnce(&mut HttpSettings)) -> Gate {
+    fn limits(change: impl FnOnce(&mut HttpSettings)) -> RequestLimits {
         let mut settings = Settings::load(Sources::default()).unwrap().http;
         change(&mut settings);
-        Gate::new(&settings)
+        RequestLimits::new(&settings)
     }
 
     fn token(id: i64) -> Owner {
@@ -168,17 +168,17 @@ mod tests {
 
     #[tokio::test]
     async fn one_token_never_takes_all_places() {
-        let gate = gate(|s| {
+        let limits = limits(|s| {
             s.api.max_concurrent_requests = 4;
             s.api.max_concurrent_requests_per_token = 2;
         });
-        let enter = |owner| gate.enter(owner).now_or_never().flatten();
+        let enter = |owner| limits.enter(owner).now_or_never().flatten();
         let held = [enter(token(1)), enter(token(1))];
         assert!(held.iter().all(Option::is_some));
         assert!(enter(token(1)).is_none(), "it has its share");
         let more = [enter(token(2)), enter(None)];
         assert!(more.iter().all(Option::is_some), "others have theirs");
-        assert!(enter(token(3)).is_none(), "there are no more places at all");
+        assert!(enter(token(3)).is_none(), "there are no more slots at all");
         drop(held);
         assert!(enter(token(3)).is_some());
         assert!(enter(token(1)).is_some());
@@ -186,7 +186,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_hash_that_is_not_known_is_counted_before_it_is_looked_up() {
-        let gate = gate(|s| s.api.anonymous_requests_per_minute = 10);
+        let limits = limits(|s| s.api.anonymous_requests_per_minute = 10);
         let asked = AtomicUsize::new(0);
         let address = |last| Some(IpAddr::from([192, 0, 2, last]));
         let look_up = async |hash: &str, from: u8, valid: bool| {
@@ -194,10 +194,10 @@ mod tests {
                 asked.fetch_add(1, Ordering::Relaxed);
                 Ok(valid.then_some(()))
             };
-            let found = gate
+            let found = limits
                 .look_up(hash, address(from), ask, |()| TokenId(1))
                 .await;
-            found.map_err(|error| matches!(error, NotLookedUp::TooMany(_)))
+            found.map_err(|error| matches!(error, LookUpRefused::TooMany(_)))
         };
         for n in 0..2_000 {
             let found = look_up(&format!("unknown {n}"), 1, false).await;
@@ -226,10 +226,10 @@ mod tests {
         // An error of the database is nobody's mistake.
         for n in 0..50 {
             let ask = async { Err::<Option<()>, _>(StoreError::Unavailable("away".into())) };
-            let failed = gate
+            let failed = limits
                 .look_up(&format!("{n}"), address(3), ask, |()| TokenId(1))
                 .await;
-            assert!(matches!(failed, Err(NotLookedUp::Store(_))));
+            assert!(matches!(failed, Err(LookUpRefused::Store(_))));
         }
     }
 }

@@ -147,14 +147,14 @@ const NOT_REACHED: &[&str] = &[
 
 /// What somebody in between says in the provider's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Between {
+pub(in super::super) enum Intermediary {
     /// It lets the call not pass.
     Refuses,
     /// It does not reach the provider itself.
     CannotReach,
 }
 
-impl Between {
+impl Intermediary {
     /// What a report adds to the reason.
     pub const CANNOT_REACH: &str =
         "A proxy on the way answers that it does not reach the provider.";
@@ -180,7 +180,7 @@ impl Between {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Author {
     /// A proxy names its own error.
-    named: Option<Between>,
+    named: Option<Intermediary>,
     is_proxy: bool,
     is_microsoft: bool,
 }
@@ -208,12 +208,12 @@ impl Author {
     }
 
     /// Who wrote a page that comes with the status of a success, if it was not the provider.
-    pub fn of_page(self, body: &[u8]) -> Option<Between> {
+    pub fn of_page(self, body: &[u8]) -> Option<Intermediary> {
         (!self.is_microsoft).then(|| of_page(200, body)).flatten()
     }
 
     /// Who wrote an answer with this body, if it was not the provider.
-    pub fn between(self, status: u16, body: &[u8]) -> Option<Between> {
+    pub fn intermediary(self, status: u16, body: &[u8]) -> Option<Intermediary> {
         if status < 400 {
             return None;
         }
@@ -222,28 +222,28 @@ impl Author {
                 .then(|| of_page(status, body))
                 .flatten()
         };
-        let of_server = || self.is_proxy.then(|| Between::of_error(status, false));
+        let of_server = || self.is_proxy.then(|| Intermediary::of_error(status, false));
         self.named.or_else(of_page).or_else(of_server)
     }
 }
 
 /// `X-Squid-Error: ERR_DNS_FAIL 0`: only pages that Squid makes have it.
-fn of_squid(status: u16, error: &str) -> Option<Between> {
+fn of_squid(status: u16, error: &str) -> Option<Intermediary> {
     let refuses = ["denied", "block", "filter", "auth"];
     let refuses = refuses.iter().any(|word| error.contains(word));
     (error.starts_with("err_") && !error.starts_with("err_none"))
-        .then(|| Between::of_error(status, refuses))
+        .then(|| Intermediary::of_error(status, refuses))
 }
 
 /// `Proxy-Status: proxy.example.net; error=dns_timeout` (RFC 9209).
-fn of_proxy_status(status: u16, value: &str) -> Option<Between> {
+fn of_proxy_status(status: u16, value: &str) -> Option<Intermediary> {
     let (_, error) = value.split_once("error=")?;
     let refuses = ["http_request_denied", "destination_ip_prohibited"];
     let refuses = refuses.iter().any(|name| error.starts_with(name));
-    Some(Between::of_error(status, refuses))
+    Some(Intermediary::of_error(status, refuses))
 }
 
-fn of_page(status: u16, body: &[u8]) -> Option<Between> {
+fn of_page(status: u16, body: &[u8]) -> Option<Intermediary> {
     let text = decode(&body[..body.len().min(MAX_PAGE_BYTES)]);
     if object(&text).is_some() {
         return None;
@@ -251,8 +251,8 @@ fn of_page(status: u16, body: &[u8]) -> Option<Between> {
     let text = text.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
     match status {
-        _ if says(REFUSED) => Some(Between::Refuses),
-        500.. if says(NOT_REACHED) => Some(Between::CannotReach),
+        _ if says(REFUSED) => Some(Intermediary::Refuses),
+        500.. if says(NOT_REACHED) => Some(Intermediary::CannotReach),
         _ => None,
     }
 }
@@ -260,18 +260,18 @@ fn of_page(status: u16, body: &[u8]) -> Option<Between> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Between::{CannotReach, Refuses};
+    use Intermediary::{CannotReach, Refuses};
 
-    fn between(
+    fn intermediary(
         status: u16,
         headers: &[(&'static str, &'static str)],
         body: &str,
-    ) -> Option<Between> {
+    ) -> Option<Intermediary> {
         let headers = headers
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
             .collect();
-        Author::of(status, &headers).between(status, body.as_bytes())
+        Author::of(status, &headers).intermediary(status, body.as_bytes())
     }
 
     #[test]
@@ -323,7 +323,7 @@ mod tests {
             (503, "server", "nginx", None),
         ] {
             assert_eq!(
-                between(status, &[(name, value)], ""),
+                intermediary(status, &[(name, value)], ""),
                 expected,
                 "{name}: {value}"
             );
@@ -351,9 +351,9 @@ mod tests {
             (503, "{\"error\":{\"message\":\"Access denied\"}}", None),
             (503, "", None),
         ] {
-            assert_eq!(between(status, &[], body), expected, "{body}");
+            assert_eq!(intermediary(status, &[], body), expected, "{body}");
         }
         let own = [("x-azure-ref", "0abc")];
-        assert_eq!(between(503, &own, "The request is blocked."), None);
+        assert_eq!(intermediary(503, &own, "The request is blocked."), None);
     }
 }
