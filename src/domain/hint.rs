@@ -1,6 +1,6 @@
-//! The payload of a delivery: versioned JSON that says "look at run N".
+//! Hints: versioned JSON that names a run.
 //!
-//! Published as `contracts/job.v1.schema.json`. It is a hint, never the truth: everything but the
+//! The schema is published as `contracts/job.v1.schema.json`. A hint carries no data: everything but the
 //! run's id is read from the database.
 
 use super::ids::RunId;

@@ -1,4 +1,4 @@
-//! What verifyd is about, without any input or output: runs, connections, permissions, reports.
+//! Data types and rules without any input or output: runs, connections, permissions, reports.
 
 pub mod access;
 pub mod acknowledgement;

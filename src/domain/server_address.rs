@@ -1,6 +1,6 @@
-//! Why the address of a server cannot be read: what to percent-encode in a password, and how.
+//! Explains why the address of a server cannot be parsed: what to percent-encode in a password, and how.
 //!
-//! No message quotes the address: where it cannot be read, nobody knows which part is the password.
+//! No message quotes the address, since it is unclear which part of it is the password.
 
 use super::text_decoding::Named;
 use percent_encoding::percent_decode_str;
@@ -10,7 +10,7 @@ use url::{ParseError, Url};
 /// Characters that end or divide the parts of a URL, in the order in which messages name them.
 const RESERVED: [char; 9] = ['#', '/', '?', '@', '[', ']', ':', ' ', '%'];
 
-/// What is wrong with `SCHEME://USER:PASSWORD@HOST:PORT/…`; `None` if it can be read.
+/// Returns what is wrong with `SCHEME://USER:PASSWORD@HOST:PORT/…`; `None` if it can be parsed.
 pub fn problem(text: &str) -> Option<String> {
     if let Some(control) = text.chars().find(|c| c.is_control()) {
         return Some(format!(
@@ -50,14 +50,15 @@ pub fn problem(text: &str) -> Option<String> {
     None
 }
 
-/// An `@` behind what ends the authority of a URL: the part before it was meant to be a password.
+/// Finds an `@` after a character that ends the authority of a URL: the part before it was meant as a
+/// password.
 fn reserved_in_password(rest: &str) -> Option<String> {
     let end = rest.find(['/', '?', '#'])?;
     let (authority, behind) = rest.split_at(end);
     let is_port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let user_is_known = authority.contains('@');
     let begins_password = authority.rsplit_once(':').is_some_and(|(_, port)| {
-        // What stands behind the colon is no port.
+        // The part after the colon is no port.
         !user_is_known && !is_port(port) && !authority.contains('[')
     });
     let meant = match behind.find(['?', '#']) {

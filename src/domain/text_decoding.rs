@@ -1,8 +1,8 @@
-//! Text as files, standard input and the environment give it, tools of Windows included.
+//! Decodes text from files, standard input and the environment, also as tools of Windows write it.
 //!
-//! One rule for every secret, key, certificate, token and address that is not an argument: a byte order
-//! mark at the start does not count, UTF-16 (what PowerShell's `>` writes) is decoded, and one line end at
-//! the end does not count.
+//! One rule for every secret, key, certificate, token and address that is not an argument: a byte order mark
+//! at the start is removed, UTF-16 (which PowerShell's `>` writes) is decoded, and one line end at the end is
+//! removed.
 
 use std::fmt;
 use zeroize::Zeroizing;
@@ -53,7 +53,7 @@ fn utf8(bytes: &[u8]) -> Result<Zeroizing<String>, TextError> {
     Ok(Zeroizing::new(without_byte_order_mark(text).to_owned()))
 }
 
-/// UTF-16 without its mark: as long as all is ASCII, every other byte is zero.
+/// Detects UTF-16 without a byte order mark: as long as all text is ASCII, every other byte is zero.
 fn without_mark(bytes: &[u8]) -> Option<Order> {
     if bytes.len() < 4 || !bytes.len().is_multiple_of(2) {
         return None;
@@ -77,7 +77,7 @@ fn utf16(bytes: &[u8], order: Order) -> Result<Zeroizing<String>, TextError> {
         Order::Little => u16::from_le_bytes([unit[0], unit[1]]),
         Order::Big => u16::from_be_bytes([unit[0], unit[1]]),
     });
-    // Three bytes for a unit is the most: the text never moves.
+    // At most three bytes for a unit, so the buffer never moves.
     let mut text = Zeroizing::new(String::with_capacity(bytes.len() / 2 * 3));
     let mut at = 1;
     for character in char::decode_utf16(units) {
@@ -117,7 +117,7 @@ impl fmt::Display for Named {
     }
 }
 
-/// Unicode's names of the characters that copying from portals, documents and terminals leaves behind.
+/// Returns Unicode's name of a character that copying from portals, documents and terminals leaves in a text.
 fn name(character: char) -> Option<&'static str> {
     Some(match character {
         '\0' => "NUL",

@@ -1,13 +1,13 @@
-//! Times that people write: on the command line, in the API and on pages.
+//! Parses times that people write: on the command line, in the API and on pages.
 
 use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 
-/// What may be written.
+/// The accepted forms, for messages.
 pub const FORMS: &str = "2026-12-31 (in UTC), 2026-12-31 14:00 (in UTC), or RFC 3339 such as \
                          2026-12-31T14:00:00+01:00, in the years 1970 to 9999";
 
 const FIRST_YEAR: i32 = 1970;
-/// Four digits are the most that every reader of RFC 3339 takes.
+/// Four digits are the most that every parser of RFC 3339 accepts.
 pub const LAST_YEAR: i32 = 9999;
 
 /// The text is not a time of the [`FORMS`].
@@ -15,7 +15,7 @@ pub const LAST_YEAR: i32 = 9999;
 #[error("allowed is {FORMS}")]
 pub struct InvalidTime;
 
-/// Which moment of a day a date without a time means.
+/// The time of day that a date without a time means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Day {
     /// For "since".
@@ -56,12 +56,12 @@ pub fn parse(text: &str, day: Day) -> Result<DateTime<Utc>, InvalidTime> {
     }
 }
 
-/// The same for a time until which something holds: a date alone means the end of that day.
+/// Parses the end of a period. A date alone means the end of that day.
 pub fn until(text: &str) -> Result<DateTime<Utc>, InvalidTime> {
     parse(text, Day::End)
 }
 
-/// The same for a time since which something counts: a date alone means the start of that day.
+/// Parses the start of a period. A date alone means the start of that day.
 pub fn since(text: &str) -> Result<DateTime<Utc>, InvalidTime> {
     parse(text, Day::Start)
 }

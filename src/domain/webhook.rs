@@ -87,7 +87,7 @@ text_enum!(
     ResponseInvalid => "response_invalid", SecretUnusable => "secret_unusable",
 );
 
-/// What a result means for the delivery, whatever channel it was sent by.
+/// What a result means for the delivery, independent of the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Delivered,

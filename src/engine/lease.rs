@@ -53,7 +53,7 @@ impl Lease {
     }
 }
 
-/// Sends one heartbeat. It renews the lease from the moment before the call.
+/// Sends one heartbeat. It renews the lease from the time before the call.
 pub async fn beat_once(store: &dyn WorkerStore, worker: &WorkerState) -> Result<(), StoreError> {
     let sent = Instant::now();
     store
@@ -68,7 +68,7 @@ pub async fn beat_once(store: &dyn WorkerStore, worker: &WorkerState) -> Result<
     Ok(())
 }
 
-/// Sends heartbeats until `stop`. Errors are logged and counted; the lease then ends by itself.
+/// Sends heartbeats until `stop`. Errors are logged and counted; the lease then expires.
 pub async fn keep_beating(store: &dyn WorkerStore, worker: &WorkerState, stop: CancellationToken) {
     let interval = worker.settings.beat_interval;
     let mut failing = false;

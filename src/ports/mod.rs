@@ -1,4 +1,4 @@
-//! What the engine needs from the world, as traits. No type of a database, queue or HTTP library
+//! The interfaces between the engine and the outside, as traits. No type of a database, queue or HTTP library
 //! appears here.
 
 pub mod access;

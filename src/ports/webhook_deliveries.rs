@@ -115,7 +115,7 @@ pub struct AttemptRecorded {
 pub enum CircuitChange {
     Unchanged,
     Opened(Duration),
-    /// The probe failed; the next one comes after so long.
+    /// The probe failed; the next one is sent after this time.
     StaysOpen(Duration),
     Closed,
 }

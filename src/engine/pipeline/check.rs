@@ -26,7 +26,7 @@ impl Pipeline {
                 table, column, why, ..
             }) => {
                 tracing::error!(table, column, %why, "the connection cannot be read");
-                // What was found is not reported: the row may belong to another tenant.
+                // The value is not reported: the row may belong to another tenant.
                 let allowed = why.split_once("allowed: ").map(|(_, allowed)| allowed);
                 let allowed = allowed.unwrap_or("a value that is not NULL");
                 let column = format!("{table}.{column}");
@@ -112,8 +112,8 @@ impl Pipeline {
         complete(subject.conclude(result, None, self.preflight.now()))
     }
 
-    /// Completes a run whose completion has failed repeatedly, from its id alone: nothing that was
-    /// recorded with it is read.
+    /// Completes a run whose completion has failed repeatedly, from its id alone. Nothing else of the run is
+    /// read.
     fn forced_completion(&self, claim: &Claim) -> Completion {
         tracing::error!(
             "completing the run has failed repeatedly; completing it from its id alone"
@@ -145,8 +145,8 @@ fn complete(completion: Completion) -> Transition {
 /// The longest pause that is chosen here.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 
-/// The wait that the provider named, or one as long as the run has taken so far: each pause doubles that.
-/// `room`: what is left for it.
+/// Returns the wait that the provider named, or one as long as the run has taken so far, which doubles each
+/// pause. `room`: the longest possible wait.
 fn pause(disposition: Disposition, spent: Duration, room: Duration) -> Option<Duration> {
     match disposition {
         Disposition::Finished => None,

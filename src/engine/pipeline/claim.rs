@@ -1,4 +1,4 @@
-//! Claims a run; where it requires isolation, as soon as it has it.
+//! Claims a run. A run that requires isolation waits for the isolation first.
 
 use super::{Pipeline, Processed};
 use crate::domain::RunId;

@@ -1,4 +1,4 @@
-//! Releases orphans of this process: a claim whose answer was lost, a run that was dropped while the
+//! Releases orphans of this process: claims whose answer was lost, and runs that were dropped while the
 //! heartbeat failed.
 
 use super::SWEEP_TIMEOUT;
@@ -21,8 +21,8 @@ pub(super) async fn release(store: &dyn Store, worker: &WorkerState) {
     }
 }
 
-/// Reads the database first: what is open there was registered as in flight before its claim was sent. What
-/// is not in flight after that has ended, or was lost.
+/// Reads the database first. Every attempt that is open there was registered as in flight before its claim
+/// was sent, so one that is not in flight afterwards has ended or was lost.
 async fn release_orphans(
     store: &dyn Store,
     worker: &WorkerState,

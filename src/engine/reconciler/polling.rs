@@ -1,5 +1,5 @@
-//! Takes runs from the database directly: while the queue is unavailable, its consumer has stalled, or it
-//! is too long to be given more.
+//! Takes runs from the database directly while the queue is unavailable, too long, or its consumer has
+//! stalled.
 
 use crate::domain::RunId;
 use crate::engine::pipeline::Processed;
