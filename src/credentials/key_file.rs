@@ -75,9 +75,9 @@ fn refuse_if_shared(_: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the file with a fresh key, or leaves the one that somebody else has just made.
+/// Creates the file with a fresh key, or keeps one that another process has just created.
 ///
-/// The text is complete before the file gets its name, so that nobody reads half of it.
+/// The text is complete before the file gets its name, so that no process reads half of it.
 fn make(path: &Path) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

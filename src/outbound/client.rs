@@ -1,4 +1,5 @@
-//! One exchange: a request and the head of its answer, sent again where that is certainly right.
+//! One exchange: a request and the head of its answer. The request is sent again where that is certainly
+//! safe.
 
 pub use super::pooled::AnswerBody;
 
@@ -12,20 +13,21 @@ use rand::Rng as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often one call is sent again at most.
+/// Largest number of times that one call is sent again.
 const MOST_RESENDS: u32 = 10;
 
 /// How often after a connection was lost that no other request had been sent on: a server that hangs up
 /// on the request itself will do so again.
 const MOST_LOST_ALONE: u32 = 2;
 
-/// So often on a connection that others use, too; then on one of its own, which nobody else wears out.
+/// Number of tries on a shared connection; further ones use a connection of their own, whose streams nobody
+/// else uses up.
 const SHARED_RESENDS: u32 = 3;
 
 /// Before a request is sent again that was often lost.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// When a request is sent again although nobody knows what the peer did with it.
+/// When a request is sent again although it is unknown what the peer did with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resend {
     /// Only when the peer has certainly not begun with it.
@@ -74,7 +76,7 @@ impl Resends {
     }
 }
 
-/// The HTTP client. It follows no redirect, asks for no compression and reads no environment.
+/// The HTTP client. It follows no redirect, requests no compression and reads no environment.
 #[derive(Clone)]
 pub struct Client {
     pool: Arc<Pool>,
@@ -98,8 +100,8 @@ impl Client {
         self.pool.connector().proxy(uri)
     }
 
-    /// Whether the request is sent again whose answer broke off in its body. Only over HTTP/2, where a
-    /// connection ends for reasons of others.
+    /// Returns whether a request is sent again whose answer ended in its body. Only over HTTP/2, where a
+    /// connection ends for reasons that other requests cause.
     pub async fn resends_broken(answer: Version, kind: FailureKind, resends: &mut Resends) -> bool {
         answer == Version::HTTP_2 && resends.take(kind, Resend::Lost, false).await
     }

@@ -1,5 +1,4 @@
-//! What kept an exchange from happening. Errors of libraries may quote addresses, so only their kinds
-//! are kept.
+//! Why an exchange failed. Errors of libraries may quote addresses, so only their kinds are kept.
 
 use super::guard::NoPublicAddress;
 use super::proxy::ProxyTrouble;
@@ -16,7 +15,7 @@ pub struct Failure {
     pub proxy: Option<String>,
 }
 
-/// What happened.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FailureKind {
     #[error("the address may not be called")]

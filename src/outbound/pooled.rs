@@ -1,4 +1,4 @@
-//! One connection as a request uses it, and the body of its answer.
+//! A connection as a request uses it, and the body of its answer.
 
 use super::bounded::{Allowance, Bounded, HEAD_BYTES};
 use super::connect::Connected;
@@ -20,14 +20,14 @@ use std::time::Duration;
 
 pub(super) type Message = Request<Full<Bytes>>;
 
-/// Requests that one connection of HTTP/2 carries at a time at most, whatever the peer allows.
+/// Largest number of concurrent requests on one HTTP/2 connection, whatever the peer allows.
 pub(super) const MOST_STREAMS: usize = 100;
 
-/// The same until the peer has said what it allows: streams above that would be refused. A number that
-/// no server chooses.
+/// Concurrent requests until the peer's limit is known: streams above that would be refused. A number that no
+/// server chooses.
 const FIRST_STREAMS: usize = 17;
 
-/// Between two looks whether the peer has said it; twice as long each time.
+/// Time between two looks for the peer's limit; twice as long each time.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
 
@@ -50,10 +50,10 @@ pub(super) struct Multiplexed {
     load: Arc<Load>,
 }
 
-/// What is known of a [`Multiplexed`] connection.
+/// The load of a [`Multiplexed`] connection.
 struct Load {
     in_flight: AtomicUsize,
-    /// Streams that the peer allows; 0 until it has said so.
+    /// Streams that the peer allows; 0 until it is known.
     allowed: AtomicUsize,
     /// A request was given up without an answer: the connection may be dead.
     is_doubtful: AtomicBool,
@@ -67,7 +67,7 @@ pub(super) enum Opened {
 }
 
 impl Opened {
-    /// `settled` is called when the peer has said how many requests it takes at a time.
+    /// Opens the connection. `settled` is called when the peer's limit is known.
     pub(super) async fn new(
         connected: Connected,
         settled: impl FnOnce() + Send + 'static,
@@ -160,7 +160,7 @@ impl Multiplexed {
         self.expected().saturating_sub(in_flight)
     }
 
-    /// A place for one more request, if there is room.
+    /// Takes a stream slot for one request, if there is one.
     pub(super) fn place(&self, pool: &Arc<Pool>, origin: &Origin) -> Option<Lease> {
         let room = match self.load.allowed.load(Relaxed) {
             0 => FIRST_STREAMS,
@@ -184,7 +184,7 @@ impl Multiplexed {
     }
 }
 
-/// A request's place on a connection that it shares with others.
+/// A stream slot on a shared connection.
 pub(super) struct Place {
     load: Arc<Load>,
     pool: Arc<Pool>,
@@ -203,7 +203,7 @@ impl Drop for Place {
     }
 }
 
-/// A connection, or a place on one, for one request.
+/// A connection, or a stream slot on one, for one request.
 pub(super) enum Lease {
     Own {
         connection: Single,
@@ -271,14 +271,14 @@ impl Lease {
 }
 
 fn failed(error: &TrySendError<Message>, allowance: &Allowance) -> FailureKind {
-    // What a library makes of an error of the stream does not always keep its cause.
+    // The library does not always keep the cause of a stream's error.
     match allowance.is_used_up() {
         true => FailureKind::EndlessHead,
         false => FailureKind::of_exchange(error.error(), error.message().is_some()),
     }
 }
 
-/// What HTTP/1 sends: the path, and the host as a header.
+/// Rewrites a request for HTTP/1: the path, and the host as a header.
 fn origin_form(request: &mut Message) {
     if let Some(authority) = request.uri().authority() {
         let host = match (request.uri().scheme_str(), authority.port_u16()) {
@@ -297,7 +297,7 @@ fn origin_form(request: &mut Message) {
     *request.uri_mut() = Uri::from(path);
 }
 
-/// What an answer holds until its body has been read.
+/// What an answer keeps until its body has been read.
 enum Held {
     Own {
         connection: Single,

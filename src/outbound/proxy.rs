@@ -1,4 +1,4 @@
-//! The proxy on the way out: its address, who is called without it, and what it may answer.
+//! The outbound proxy: its address, the hosts that are called without it, and its answers.
 
 use super::settings::OutboundSettings;
 use base64::Engine as _;
@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use url::Url;
 use zeroize::Zeroizing;
 
-/// The word for: no proxy, whatever the environment says.
+/// The value for no proxy, whatever the environment says.
 pub const NONE: &str = "none";
 
 /// A proxy. `Debug` and `Display` show host and port only.
@@ -135,7 +135,7 @@ pub fn masked(text: &str) -> String {
     }
 }
 
-/// What kept a proxy from opening the way. Each is a fixed text.
+/// Why a proxy did not open the tunnel. Each is a fixed text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyTrouble {
     #[error("the proxy cannot be reached")]
@@ -159,7 +159,7 @@ pub enum ProxyTrouble {
 }
 
 impl ProxyTrouble {
-    /// What an answer to CONNECT says that is not 2xx.
+    /// Translates an answer to CONNECT that is not 2xx.
     pub(super) fn of(status: u16, had_credentials: bool) -> Self {
         match status {
             407 if had_credentials => Self::RefusesCredentials,

@@ -1,4 +1,4 @@
-//! What `Queue::health` reports about a consumer.
+//! Measures the health of a consumer, for `Queue::health`.
 
 use crate::ports::queue::QueueHealth;
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 pub(super) struct LastActivity(Mutex<Option<Instant>>);
 
 impl LastActivity {
-    /// Records activity at this moment.
+    /// Records activity now.
     pub fn touch(&self) {
         *self.0.lock() = Some(Instant::now());
     }

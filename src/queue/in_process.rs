@@ -1,5 +1,4 @@
-//! The queue of the embedded default: bounded, and gone with the process. The reconciler finds what
-//! it loses.
+//! The queue of the embedded default: bounded, and lost with the process. The reconciler finds lost hints.
 
 use crate::domain::RunId;
 use crate::domain::hint::Hint;

@@ -1,4 +1,4 @@
-//! What is wrong with the address of a PostgreSQL server.
+//! Explains what is wrong with the address of a PostgreSQL server.
 
 use crate::domain::server_address;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ const SSL_MODES: &[&str] = &[
     "verify-full",
 ];
 
-/// What may stand behind `?` in the URL. The driver would ignore, and log, anything else.
+/// The allowed parameters after `?` in the URL. The driver would ignore, and log, any other.
 const PARAMETERS: &[&str] = &[
     "sslmode",
     "ssl-mode",
@@ -35,7 +35,8 @@ const PARAMETERS: &[&str] = &[
     "options",
 ];
 
-/// What is wrong with `postgres://…`; `None` if the driver can read it. Never quotes user or password.
+/// Returns what is wrong with `postgres://…`; `None` if the driver can parse it. Never quotes user or
+/// password.
 pub fn problem(text: &str) -> Option<String> {
     if let Some(problem) = address::problem(text) {
         return Some(problem);

@@ -1,4 +1,4 @@
-//! What a completion writes into the run's row: the same JSON for both kinds of database.
+//! The values that a completion writes into the run's row: the same JSON for both kinds of database.
 
 use crate::domain::completion::Completion;
 use crate::domain::completion_event::{CompletionEvent, WebhookEvent};
@@ -17,19 +17,19 @@ use uuid::Uuid;
 /// JSON that is written once and then only copied.
 pub(super) type Json = sqlx::types::Json<Box<RawValue>>;
 
-/// How long a digest stands for the rows: after that they are compared anyway, so that what another
-/// writer has done to them does not stay for ever. Seconds.
+/// Seconds for which an equal digest means equal rows. Later they are compared anyway, so that changes by
+/// other writers do not stay.
 pub(super) const DIGEST_STANDS_SECONDS: f64 = 3600.0;
 
-/// Most bytes of a context that the database is asked to copy; a larger one is replaced by a member that
+/// Largest context, in bytes, that the database is asked to copy; a larger one is replaced by a member that
 /// says so.
 const MERGED_BYTES: i64 = 16 * 1024 * 1024;
 
 /// No context stays.
 pub(super) const NOTHING_KEPT: i64 = -1;
 
-/// What a completion writes, made ready by the caller: nothing but an inventory that has changed is
-/// serialised while the transaction is open.
+/// The values of a completion, prepared by the caller: only an inventory that has changed is serialised while
+/// the transaction is open.
 pub(super) struct CompletionRequest {
     pub run: RunId,
     pub attempt: i32,
@@ -96,7 +96,8 @@ impl CompletionRequest {
         })
     }
 
-    /// What no two completions of one transaction may have in common: each row is written by one of them.
+    /// Returns the keys that no two completions of one transaction may have in common: each row is written by
+    /// one of them.
     pub fn keys(&self) -> Vec<(&'static str, i64)> {
         let tenant = self.inventory.as_ref().map(|i| ("tenant", i.tenant));
         let connection = self.connection.map(|c| ("connection", c.0));
@@ -105,7 +106,7 @@ impl CompletionRequest {
     }
 }
 
-/// What a transaction has completed.
+/// The result of a transaction that completes runs.
 #[derive(Default)]
 pub(super) struct Completed {
     /// One for each run.
@@ -144,7 +145,7 @@ pub(super) fn message_id() -> String {
     format!("msg_{}", Uuid::now_v7().simple())
 }
 
-/// A tenant's inventory: what is always written, and what only when it has changed.
+/// A tenant's inventory: the part that is always written, and the part that is written when it has changed.
 #[derive(Debug)]
 pub(super) struct InventoryRow {
     pub tenant: i64,

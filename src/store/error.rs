@@ -1,4 +1,4 @@
-//! What the driver reports, in the words of the port. Never quotes a value of a row.
+//! Translates errors of the driver into those of the port. Never quotes a value of a row.
 
 use crate::ports::connections::AddConnectionError;
 use crate::ports::store_error::StoreError;

@@ -1,4 +1,4 @@
-//! What is invalid about a row, in words: the same for both kinds of database.
+//! Describes what is invalid about a row, for both kinds of database.
 
 use super::from_row::from_row;
 use super::tolerant_decoding::Text;

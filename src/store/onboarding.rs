@@ -14,8 +14,8 @@ use serde_json::value::RawValue;
 const STATE_BYTES: u32 = 1_048_576;
 
 from_row! {
-    /// `tenant_onboarding_sessions`; the state as text, as it is edited and not written anew. One that is
-    /// too large is NULL, and `state_is_large` is true.
+    /// `tenant_onboarding_sessions`; the state as text, because it is edited in place. A state that is too
+    /// large is NULL, and `state_is_large` is true.
     #[derive(Debug)]
     pub(super) struct SessionRow {
         id: i64,
@@ -51,7 +51,7 @@ impl From<SessionRow> for OnboardingSession {
     }
 }
 
-/// What a session that is held by the transaction is to point to.
+/// The new target of a session whose row the transaction has locked.
 #[derive(Debug)]
 pub(super) struct Move {
     session: SessionId,
@@ -63,8 +63,8 @@ pub(super) struct Move {
     created: bool,
 }
 
-/// Tests whether this session, if there is one within reach, may point to a run made of `new`. Every
-/// pointer that verifyd moves is tested here.
+/// Checks whether this session, if it exists within reach, may point to a run made of `new`. Every pointer
+/// that verifyd moves is checked here.
 pub(super) fn prepare(
     asked: ForSession,
     row: Option<SessionRow>,
@@ -107,15 +107,15 @@ pub(super) fn prepare(
 }
 
 impl Move {
-    /// The new text of `state`, unless the pointer stays. `connection` is what the run which the session
-    /// points to now says of its connection, if there is such a run.
+    /// Returns the new text of `state`, unless the pointer stays. `connection` is the connection of the run
+    /// that the session points to now, if there is such a run.
     pub(super) fn state(
         &self,
         connection: Option<Option<&str>>,
     ) -> Result<Option<String>, StoreError> {
         let current = self.current.map(|run| Pointed {
             run,
-            // A run that names no connection is of none that could be asked for.
+            // A run without a connection is of no connection that was asked for.
             connection: connection.map(|connection| {
                 let id = connection.and_then(|id| id.parse().ok());
                 id.unwrap_or(ConnectionId(0))

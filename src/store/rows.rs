@@ -1,6 +1,6 @@
-//! Rows as they come from either database, and the way from there to the domain.
+//! Rows of either database, and their conversion to the domain.
 //!
-//! A row that holds what it must not hold is named by table, column and row.
+//! A row with an invalid value is named by table, column and row.
 
 use super::from_row::from_row;
 use super::tolerant_decoding::{Text, Time, Tolerant};
@@ -253,7 +253,7 @@ from_row! {
 }
 
 impl ConnectionRow {
-    /// The column that holds what it must not hold, and why.
+    /// Returns the column with an invalid value, and why it is invalid.
     fn problem(&self) -> Option<(&'static str, String)> {
         let null = || "it is NULL".to_owned();
         match &self.status {
@@ -303,7 +303,7 @@ impl ConnectionRow {
         (connection, problem)
     }
 
-    /// What its credential is bound to.
+    /// Returns what its credential is bound to.
     fn binding(&self) -> Result<CredentialBinding, StoreError> {
         const TABLE: &str = "provider_connections";
         Ok(CredentialBinding {
@@ -335,7 +335,7 @@ impl TryFrom<ConnectionRow> for ProviderConnection {
 }
 
 from_row! {
-    /// `provider_connections` with the credential of each, all null where it has none.
+    /// `provider_connections` with the credential of each, all NULL where it has none.
     #[derive(Debug)]
     pub(super) struct ConnectionWithCredentialRow {
         ; connection: ConnectionRow,

@@ -1,8 +1,8 @@
-//! Values of columns that another application may write: decoded so that none of them can panic or
-//! fail a statement. One rule for each kind of value and database.
+//! Decodes columns that another application may write, so that no value can cause a panic or fail a
+//! statement. There is one rule for each kind of value and database.
 //!
-//! The driver panics on a time that `chrono` cannot hold (`infinity`, the year 290000), so no such
-//! column is ever decoded as a `DateTime`: `tests/store/hostile_rows.rs` holds that.
+//! The driver panics on a time that `chrono` cannot represent (`infinity`, the year 290000), so no such
+//! column is ever decoded as a `DateTime`. `tests/store/hostile_rows.rs` tests that.
 
 use crate::domain::run::RunRequest;
 use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, Utc};
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 /// Seconds from the Unix epoch to PostgreSQL's, in microseconds.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
-/// A time that anybody may have written.
+/// A time that any application may have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Time {
     /// In the years 1 to 9999, which every surface can show.
@@ -90,7 +90,7 @@ impl Time {
         }
     }
 
-    /// When something was or is to be. Out of range counts as not there.
+    /// Returns the time. One that is out of range counts as absent.
     pub fn known(self) -> Option<DateTime<Utc>> {
         match self {
             Self::At(at) => Some(at),
@@ -98,8 +98,8 @@ impl Time {
         }
     }
 
-    /// Until when something holds. `infinity` is the usual word for never, so it counts as no end;
-    /// `-infinity` is over, and so is what is no time: nothing is trusted for longer than was written.
+    /// Returns the end of a period. `infinity` commonly means never, so it counts as no end. `-infinity`, and
+    /// a value that is no time, count as past: nothing is trusted for longer than was written.
     pub fn expiry(self) -> Option<DateTime<Utc>> {
         match self {
             Self::At(at) => Some(at),
@@ -155,7 +155,7 @@ impl Type<Sqlite> for Time {
         <DateTime<Utc> as Type<Sqlite>>::type_info()
     }
 
-    /// SQLite keeps what it is given; what is no time is found by reading it.
+    /// SQLite stores any value, so an invalid time is found only by parsing it.
     fn compatible(_: &SqliteTypeInfo) -> bool {
         true
     }
@@ -239,14 +239,14 @@ macro_rules! from_text {
     };
 }
 
-/// A text, also one whose bytes are no UTF-8.
+/// A text, also one that is not valid UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Text(pub String);
 
 from_text!(Text, String, |text| Self(text.into_owned()));
 
-/// JSON that another application wrote. Databases take numbers and depths that verifyd cannot read;
-/// of an object only the members that hold them are then null.
+/// JSON that another application wrote. Databases accept numbers and depths that verifyd cannot parse; only
+/// the members of an object that contain them are then `null`.
 #[derive(Debug)]
 pub(super) struct Tolerant(pub Value);
 
@@ -267,7 +267,7 @@ pub(super) fn read(text: &str) -> Value {
     Value::Object(members)
 }
 
-/// `operation_runs.context` as a claim reads it: what is asked for, and nothing else of it.
+/// `operation_runs.context` as a claim reads it: only the members that a check needs.
 #[derive(Debug)]
 pub(super) struct Request(pub RunRequest);
 

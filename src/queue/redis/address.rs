@@ -1,10 +1,10 @@
-//! What is wrong with the address of a Redis server.
+//! Explains what is wrong with the address of a Redis server.
 
 use crate::domain::server_address;
 use url::{Host, Url};
 
-/// What is wrong with `redis://…` or `rediss://…`; `None` if the client can read it. Never quotes user or
-/// password.
+/// Returns what is wrong with `redis://…` or `rediss://…`; `None` if the client can parse it. Never quotes
+/// user or password.
 pub fn problem(text: &str) -> Option<String> {
     if let Some(problem) = address::problem(text) {
         return Some(problem);

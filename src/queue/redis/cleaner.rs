@@ -43,7 +43,7 @@ pub(super) struct Cleaner {
     every: Duration,
     chunk: usize,
     dead_keep: usize,
-    /// Where SCAN goes on.
+    /// The cursor of SCAN.
     cursor: u64,
 }
 
@@ -59,7 +59,7 @@ impl Cleaner {
         }
     }
 
-    /// Cleans until `stop`; the next cleaner removes what is left then.
+    /// Cleans until `stop`; the next cleaner removes the rest.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let pause = self.every.mul_f64(rand::rng().random_range(0.75..1.25));

@@ -1,4 +1,4 @@
-//! The connections to the one Redis server.
+//! The connections to the Redis server.
 
 use super::error;
 use super::settings::{RedisSettings, RedisSettingsError};

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 static DEAD_LETTERS: LogThrottle = LogThrottle::new();
 
-/// Passes payloads on as they are: one that a codec refuses ends the worker and is delivered again
-/// for ever.
+/// Passes payloads on unchanged: a payload that a codec refuses ends the worker and is delivered again for
+/// ever.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RawBytes;
 

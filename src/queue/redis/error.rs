@@ -1,6 +1,6 @@
 //! Describes why Redis cannot be used, with the server's own error where it sent one.
 //!
-//! The client's messages hold no password: they name commands, hosts and answers of the server.
+//! The client's messages contain no password: they name commands, hosts and answers of the server.
 
 use redis::aio::MultiplexedConnection;
 use redis::{

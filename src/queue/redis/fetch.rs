@@ -21,7 +21,7 @@ static FETCH: LazyLock<Script> = LazyLock::new(|| {
 /// The result of one fetch.
 pub(super) struct Fetched {
     pub deliveries: Vec<RedisTask>,
-    /// Whether the queue held as many entries as were asked for, those included that were removed.
+    /// Whether the queue held as many entries as were requested, including removed ones.
     pub is_full: bool,
 }
 

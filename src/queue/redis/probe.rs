@@ -1,4 +1,4 @@
-//! Tries whether hints can be sent: puts one and takes it back in one step of the server.
+//! Tests whether hints can be sent: adds one and removes it in one step of the server.
 
 use super::connections::Connections;
 use super::enqueue::ENQUEUE;

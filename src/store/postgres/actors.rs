@@ -1,4 +1,4 @@
-//! Through whom acknowledgements were made and withdrawn.
+//! The identities through which acknowledgements were made and withdrawn.
 
 use super::PostgresStore;
 use crate::domain::AcknowledgementId;
@@ -79,7 +79,7 @@ impl PostgresStore {
         Ok(all)
     }
 
-    /// The same for one.
+    /// Adds the identity to one acknowledgement.
     pub(super) async fn with_actor(
         &self,
         tx: &mut PgConnection,

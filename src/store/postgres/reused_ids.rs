@@ -1,9 +1,9 @@
-//! What belongs to an earlier run of the same id, and so never counts for the present one.
+//! Excludes data of an earlier run with the same id.
 //!
-//! `operation_runs` may be another application's, so nothing in it tells one run of an id from the next. A
-//! claim sets `started_at` with the first attempt: a queued run without it was never claimed, and whatever
-//! ended attempts there are belong to an earlier run. So do those up to one that completed the run, while
-//! the run is not completed. The first claim marks them (`run_attempts.earlier`).
+//! `operation_runs` may belong to another application, so nothing in it distinguishes one run of an id from
+//! the next. A claim sets `started_at` with the first attempt: a queued run without it was never claimed, so
+//! ended attempts belong to an earlier run. So do those up to one that completed the run, while the run is
+//! not completed. The first claim marks them (`run_attempts.earlier`).
 
 use super::{PostgresStore, run_type};
 use crate::domain::RunId;
@@ -12,7 +12,7 @@ use crate::store::completion::CompletionRequest;
 use crate::store::sql::sql;
 use sqlx::PgConnection;
 
-/// Clocks of one server agree by so much, and applications round times to seconds.
+/// Tolerance between clocks of one server, and for applications that round times to seconds.
 macro_rules! slack {
     () => {
         "interval '1 second'"
@@ -20,8 +20,8 @@ macro_rules! slack {
 }
 pub(super) use slack;
 
-/// Whether the ended attempt `a` belongs to an earlier run than `r`, as far as one can tell without the
-/// other attempts: `r` was never claimed, or its first claim was later.
+/// Whether the ended attempt `a` belongs to an earlier run than `r`, as far as the other attempts are not
+/// needed to decide: `r` was never claimed, or its first claim was later.
 macro_rules! is_before_start {
     ($a:literal, $r:literal) => {
         $crate::store::sql::sql!(
@@ -33,8 +33,8 @@ macro_rules! is_before_start {
 }
 pub(super) use is_before_start;
 
-/// Whether the open attempt `a` belongs to an earlier run than `r`: that was recorded after the attempt had
-/// begun. One that cannot be told from an attempt of its own is taken for one.
+/// Whether the open attempt `a` belongs to an earlier run than `r`: one that was recorded after the attempt
+/// had begun. An undecidable one is regarded as an attempt of `r`.
 macro_rules! is_open_before_recorded {
     () => {
         $crate::store::sql::sql!(
@@ -70,7 +70,7 @@ const FORGET_WAIT: &str = "
     UPDATE verifyd.run_deliveries SET not_before = NULL WHERE run_id = $1 AND not_before IS NOT NULL
     AND NOT EXISTS (SELECT FROM verifyd.run_attempts a WHERE a.run_id = $1 AND NOT a.earlier)";
 
-/// The attempts of the run that is there now.
+/// The attempts of the present run.
 pub(super) const OWN_ATTEMPTS: &str = sql!(
     "SELECT a.run_id, a.attempt, a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
      FROM verifyd.run_attempts a JOIN operation_runs r ON r.id = a.run_id AND r.type = " run_type!()
@@ -79,8 +79,8 @@ pub(super) const OWN_ATTEMPTS: &str = sql!(
     " END ORDER BY a.attempt"
 );
 
-/// Whether `l`, a row of `latest_reports`, is of a run that is there: completed at that time, and of
-/// this workspace and tenant.
+/// Whether `l`, a row of `latest_reports`, is of an existing run: completed at that time, and of this
+/// workspace and tenant.
 macro_rules! is_of_its_run {
     ($workspace:literal, $tenant:literal, $more:expr) => {
         concat!(
@@ -117,7 +117,7 @@ macro_rules! latest_report_of_connection {
 }
 pub(super) use latest_report_of_connection;
 
-/// And the run is of this connection and carries this fingerprint. What somebody has blown up is not read.
+/// And the run is of this connection and has this fingerprint. Contexts of excessive size are not read.
 macro_rules! carries_fingerprint {
     () => {
         " AND CASE WHEN pg_column_size(p.context) <= 262144 THEN
@@ -127,9 +127,9 @@ macro_rules! carries_fingerprint {
 }
 pub(super) use carries_fingerprint;
 
-/// Of connections whose report was compared with none: rows that were left by earlier runs. `$1`:
-/// connections, `$2`: the runs that are completed now, `$3`: since when these are worked on; what was
-/// written later is not left over.
+/// Deletes rows that earlier runs left, of connections whose report was not compared. `$1`: connections,
+/// `$2`: the runs that are completed now, `$3`: the start of their processing; rows written later are not
+/// left over.
 const FORGET_LATEST_REPORTS: &str = sql!(
     "DELETE FROM verifyd.latest_reports l
      USING unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (connection, run, since),
@@ -139,8 +139,8 @@ const FORGET_LATEST_REPORTS: &str = sql!(
     is_of_its_run!("r.workspace_id", "r.tenant_id", carries_fingerprint!()) ")"
 );
 
-/// Whether `d`, the delivery of the queued run `w`, is an earlier run's: nobody waits before its first
-/// claim, and no hint is sent before the run is recorded. A recording that lies ahead is a clock's fault.
+/// Whether `d`, the delivery of the queued run `w`, is an earlier run's: no run waits before its first claim,
+/// and no hint is sent before the run is recorded. A recording time in the future is an error of a clock.
 macro_rules! is_delivery_of_earlier {
     () => {
         $crate::store::sql::sql!(

@@ -1,4 +1,4 @@
-//! `running` → `completed`, in one transaction with everything that was found: of one run or of many.
+//! `running` → `completed`, in one transaction with all results, for one run or many.
 
 use super::acknowledgements::lapse_acknowledgements;
 use super::{SqliteStore, Tx, json_list, now, run_type};
@@ -27,8 +27,8 @@ const END_ATTEMPTS: &str = sql!(
     " AND r.status = 'running') RETURNING run_id"
 );
 
-/// The context of the run as it stays: members that verifyd does not write as they are, and what is no
-/// object as the member `producer_context`.
+/// The context of the run that stays: members that verifyd does not write as they are, and a context that is
+/// no object as the member `producer_context`.
 macro_rules! kept {
     () => {
         "CASE WHEN octet_length(context) > d.kept THEN '{\"producer_context_dropped\":true}'
@@ -38,7 +38,7 @@ macro_rules! kept {
     };
 }
 
-/// The same with what was checked, where the producer left it out.
+/// The context with what was checked, where the producer left it out.
 macro_rules! with_checked {
     () => {
         $crate::store::sql::sql!(
@@ -51,8 +51,8 @@ macro_rules! with_checked {
     };
 }
 
-/// `$1`: run, outcome, failures, members of `context`, whose others stay as they are written, the
-/// members that are added where they are missing, and how many bytes stay.
+/// `$1`: run, outcome, failures, members of `context` to set, members to add where they are missing, and the
+/// largest size that stays.
 const COMPLETE: &str = sql!(
     "UPDATE operation_runs SET status = 'completed', outcome = d.ending, completed_at = " now!()
     ", failure_summary = d.failures, context = CASE WHEN d.reason_code IS NULL
@@ -103,7 +103,7 @@ const OUTBOX: &str = sql!(
 );
 
 impl BatchedCall<SqliteStore> for CompletionRequest {
-    /// Whether it is completed now; if not, somebody else's token is the current one.
+    /// Whether it is completed now; if not, another token is the current one.
     type Answer = bool;
     const NAME: &'static str = "complete";
 
@@ -143,7 +143,7 @@ impl CompletionStore for SqliteStore {
                 tracing::warn!(%why, "the context of the run cannot be kept");
                 request.kept = NOTHING_KEPT;
                 let dropped = self.complete_by_itself(&request).await;
-                // What is refused for another reason is told with that.
+                // A refusal for another reason is returned as it is.
                 dropped.map_err(|_| StoreError::Refused(why))
             }
             completed => completed,
@@ -161,7 +161,7 @@ impl SqliteStore {
         Ok(is_completed)
     }
 
-    /// Completes those of these runs whose token is the current one.
+    /// Completes the runs whose token is the current one.
     async fn complete_runs(
         &self,
         tx: &mut SqliteConnection,
@@ -193,7 +193,7 @@ impl SqliteStore {
             .bind(json_list(rows)?)
             .fetch_all(&mut *tx)
             .await?;
-        // The same time for all of them; as it is written, too.
+        // All have the same time; as it is written, too.
         let Some((_, at_text, at, _)) = rows.first().filter(|_| rows.len() == ended().count())
         else {
             return Err(StoreError::Refused(
@@ -243,8 +243,8 @@ impl SqliteStore {
     }
 }
 
-/// Ends acknowledgements that do not stand any more, and says whether the fingerprint differs from that of
-/// the connection's report before.
+/// Ends acknowledgements that no longer apply, and returns whether the fingerprint differs from that of the
+/// connection's previous report.
 async fn compare(
     tx: &mut SqliteConnection,
     call: &CompletionRequest,

@@ -69,7 +69,7 @@ const CONNECTION_SQL: ConnectionSql = ConnectionSql {
     cursor: ("coalesce(strftime('%Y-%m-%dT%H:%M:%fZ', ", "), '~')"),
 };
 
-/// What a run's report says for the chain below. One that is too large for a list says nothing.
+/// The part of a run's report that the trend needs; NULL where the report is too large for a list.
 macro_rules! told {
     () => {
         $crate::store::sql::sql!(
@@ -81,8 +81,8 @@ macro_rules! told {
     };
 }
 
-/// From the latest report of each to the one before, by primary keys only. What stands there may
-/// have been written by somebody else: only a run of this connection is followed to.
+/// Follows the reports of each connection back by primary keys only. Other writers may have written the
+/// pointers, so only runs of this connection are followed.
 const TREND: &str = sql!(
     "WITH RECURSIVE chain AS (
          SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, " told!()
@@ -219,7 +219,7 @@ impl OverviewStore for SqliteStore {
     ) -> Result<Vec<WaitingRun>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(WAITING);
         push_binding(&mut query, "r", binding);
-        // In the order of the index; who was recorded first has the smaller id.
+        // In the order of the index; a run that was recorded first has the smaller id.
         query
             .push(" ORDER BY r.id LIMIT ")
             .push_bind(i64::from(limit));

@@ -1,4 +1,4 @@
-//! What belongs to an earlier run of the same id, as in PostgreSQL.
+//! Excludes data of an earlier run with the same id, as in PostgreSQL.
 
 use super::{SqliteStore, json_list, now, run_type};
 use crate::domain::{ConnectionId, RunId};
@@ -6,7 +6,7 @@ use crate::ports::store_error::StoreError;
 use crate::store::sql::sql;
 use sqlx::SqliteConnection;
 
-/// A time that somebody else may have written in another form; null where it is none.
+/// A time that another writer may have written in another form; NULL where it is none.
 macro_rules! time {
     ($column:expr) => {
         concat!("strftime('%Y-%m-%dT%H:%M:%fZ', ", $column, ")")
@@ -14,7 +14,7 @@ macro_rules! time {
 }
 pub(super) use time;
 
-/// A time, a second later: by so much clocks and roundings may differ.
+/// A time plus one second, the tolerance between clocks and for rounding.
 macro_rules! a_second_after {
     ($column:expr) => {
         concat!(
@@ -26,8 +26,8 @@ macro_rules! a_second_after {
 }
 pub(super) use a_second_after;
 
-/// Whether the ended attempt `a` belongs to an earlier run than `r`, as far as one can tell without the
-/// other attempts: `r` was never claimed, or its first claim was later.
+/// Whether the ended attempt `a` belongs to an earlier run than `r`, as far as the other attempts are not
+/// needed to decide: `r` was never claimed, or its first claim was later.
 macro_rules! is_before_start {
     () => {
         $crate::store::sql::sql!(
@@ -40,8 +40,8 @@ macro_rules! is_before_start {
 }
 pub(super) use is_before_start;
 
-/// Whether the attempt `a` belongs to an earlier run than `r`, which is not completed. An open one that
-/// cannot be told from an attempt of its own is taken for one.
+/// Whether the attempt `a` belongs to an earlier run than `r`, which is not completed. An undecidable open
+/// one is regarded as an attempt of `r`.
 macro_rules! is_earlier {
     () => {
         $crate::store::sql::sql!(
@@ -67,7 +67,7 @@ const FORGET_WAIT: &str = "
     UPDATE verifyd_run_deliveries SET not_before = NULL WHERE run_id = $1 AND not_before IS NOT NULL
     AND NOT EXISTS (SELECT 1 FROM verifyd_run_attempts a WHERE a.run_id = $1 AND NOT a.earlier)";
 
-/// The attempts of the run that is there now.
+/// The attempts of the present run.
 pub(super) const OWN_ATTEMPTS: &str = sql!(
     "SELECT a.run_id, a.attempt, a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
      FROM verifyd_run_attempts a JOIN operation_runs r ON r.id = a.run_id AND r.type = " run_type!()
@@ -90,8 +90,8 @@ macro_rules! is_about {
 }
 pub(super) use is_about;
 
-/// Whether `l`, a row of `latest_reports`, is of a run that is there: completed at that time, and of
-/// this workspace and tenant.
+/// Whether `l`, a row of `latest_reports`, is of an existing run: completed at that time, and of this
+/// workspace and tenant.
 macro_rules! is_of_its_run {
     ($workspace:literal, $tenant:literal, $more:expr) => {
         concat!(
@@ -135,8 +135,8 @@ macro_rules! carries_fingerprint {
 }
 pub(super) use carries_fingerprint;
 
-/// Rows that were left by earlier runs. `$1`: connections and the runs that are completed now. What was
-/// written later is not left over.
+/// Deletes rows that earlier runs left. `$1`: connections and the runs that are completed now. Rows written
+/// later are not left over.
 const FORGET_LATEST_REPORTS: &str = sql!(
     "DELETE FROM verifyd_latest_reports AS l
      WHERE connection_id IN (SELECT value ->> 0 FROM json_each($1)) AND completed_at <= " now!()

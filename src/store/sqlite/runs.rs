@@ -1,4 +1,4 @@
-//! Reading runs.
+//! Reads runs.
 
 use super::bounds::{is_claimable, is_shown, member, short};
 use super::reused_ids::{OWN_ATTEMPTS, is_of_its_run};
@@ -13,7 +13,7 @@ use crate::store::sql::sql;
 use crate::store::tolerant_decoding::Tolerant;
 use async_trait::async_trait;
 
-/// As it stands in the index: a number and the same number as a text are equal.
+/// The connection as the index has it: a number and the same number as a text are equal.
 macro_rules! connection_of_context {
     () => {
         "CAST(context ->> 'provider_connection_id' AS TEXT)"
@@ -21,7 +21,7 @@ macro_rules! connection_of_context {
 }
 pub(super) use connection_of_context;
 
-/// `$2`: most bytes of the context. A context that is too large is NULL.
+/// `$2`: largest context in bytes. A larger one is NULL.
 const RUN: &str = sql!(
     "SELECT id, workspace_id, tenant_id, type, " short!("status") " AS status, " short!("outcome")
     " AS outcome, CASE WHEN octet_length(context) <= $2 THEN context END AS context,
@@ -30,8 +30,8 @@ const RUN: &str = sql!(
      FROM operation_runs WHERE id = $1 AND type = " run_type!() " AND " is_shown!()
 );
 
-/// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote
-/// beside it, or of that what tells what the run was about.
+/// For a context that is too large as a whole: the report (`$3`: its largest size), and the producer's
+/// members, or at least those that identify the target.
 const PARTS: &str = sql!(
     "WITH parts AS MATERIALIZED (SELECT json_remove(context, '$.verification_report') AS rest,
          context -> '$.verification_report' AS report FROM operation_runs

@@ -1,4 +1,4 @@
-//! What checks start from, and what they have learnt of connections.
+//! Starting points of checks, and facts about connections.
 
 use super::connections::connection_columns;
 use super::credentials::credential_columns;
@@ -83,8 +83,8 @@ impl StartingPointStore for SqliteStore {
 }
 
 impl SqliteStore {
-    /// What checks of these connections start from, as far as they are there; one that cannot be read is
-    /// an error of its own.
+    /// Returns the starting points for these connections, as far as they exist; one that cannot be read is an
+    /// error of its own.
     pub(super) async fn starting_points(
         &self,
         connection: &mut SqliteConnection,
