@@ -1,6 +1,6 @@
-//! What Microsoft Entra's token errors mean for a connection with a certain kind of credential.
+//! Translates token errors of Microsoft Entra into reasons, by the kind of credential.
 //!
-//! `codes.toml` is the data, `table` reads it, `reading` takes codes out of answers.
+//! `codes.toml` is the data, `table` reads it, `parse` extracts codes from answers.
 
 mod advice;
 mod parse;
@@ -21,7 +21,7 @@ use std::time::Duration;
 use table::{Claim, Class, CodeRow, Table};
 use uuid::Uuid;
 
-/// A proxy asks for its own credentials, or a network for a login; a firewall of Azure denies the call.
+/// A proxy requires credentials, a network requires a login, or a firewall of Azure denies the call.
 const IN_BETWEEN: [u16; 3] = [407, 470, 511];
 
 /// Statuses by which a proxy or a gateway refuses in its own words.
@@ -48,12 +48,12 @@ pub(super) struct Refusal<'a> {
     pub intermediary: Option<Intermediary>,
 }
 
-/// The fault that a token answer other than success stands for.
+/// Returns the fault of a token answer other than success.
 pub(super) fn fault(refusal: Refusal<'_>, by: SignIn<'_>) -> Fault {
     judge(refusal, &ParsedError::of(refusal.body), by)
 }
 
-/// The same where the answer says by itself that the sign-in is refused, whatever its status.
+/// Returns the fault where the body states that the sign-in is refused, whatever the status.
 pub(super) fn stated_fault(refusal: Refusal<'_>, by: SignIn<'_>) -> Option<Fault> {
     let parsed = ParsedError::of(refusal.body);
     parsed.is_certain().then(|| judge(refusal, &parsed, by))
@@ -90,7 +90,7 @@ fn judge(refusal: Refusal<'_>, parsed: &ParsedError, by: SignIn<'_>) -> Fault {
         .retry(retry);
     let look_up = match known {
         None => code,
-        // A code that says little does not hide one that nobody here knows.
+        // A generic code does not hide an unknown one.
         Some((_, row)) if row.class == Class::Generic => parsed.first_unknown(),
         Some(_) => None,
     };
@@ -110,8 +110,8 @@ fn judge(refusal: Refusal<'_>, parsed: &ParsedError, by: SignIn<'_>) -> Fault {
     }
 }
 
-/// The code that decides: the first of `error_codes` by class and row. What texts quote counts where that
-/// says nothing, or only that something is wrong.
+/// Returns the code that decides: the first of `error_codes` by class and row. Codes quoted in texts count
+/// where there is none, or only a generic one.
 fn known(parsed: &ParsedError) -> Option<(u64, &'static CodeRow)> {
     let table = Table::get();
     let first = |codes: &mut dyn Iterator<Item = &u64>| {
@@ -128,7 +128,7 @@ fn known(parsed: &ParsedError) -> Option<(u64, &'static CodeRow)> {
     table.row(code).map(|row| (code, row))
 }
 
-/// With what is known more exactly than the reason.
+/// Adds the advice that is more exact than the reason.
 fn advised(mut fault: Fault, row: Option<&CodeRow>, by: SignIn<'_>) -> Fault {
     let row_advice = row
         .and_then(|row| row.advice)

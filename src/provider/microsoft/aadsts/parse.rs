@@ -1,7 +1,7 @@
-//! What can be read of a refused sign-in, whatever form the answer has: JSON as documented, JSON of
-//! another encoding or with something around it, or a page that quotes it.
+//! Parses a refused sign-in in whatever form the answer has: JSON as documented, JSON in another encoding or
+//! with text around it, or a page that quotes it.
 //!
-//! Only codes, names and ids come out. The text is kept for the phrases of the table and goes no further.
+//! Only codes, names and ids are extracted. The text is kept for the phrases of the table and not passed on.
 
 use super::table::Table;
 use crate::domain::connection::CredentialKind;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 /// More codes than this are not looked at.
 const MAX_CODES: usize = 1000;
 
-/// What a code stands behind: its prefix, and the login services' own look-up.
+/// The text before a code: its prefix, and the login services' own look-up.
 const MARKS: [&str; 4] = [
     "AADSTS",
     "MICROSOFTONLINE.COM/ERROR?CODE=",
@@ -22,7 +22,7 @@ const MARKS: [&str; 4] = [
     "MICROSOFTONLINE.CN/ERROR?CODE=",
 ];
 
-/// What the login service writes beside an error.
+/// Members that the login service writes beside an error.
 const MARKED: [&str; 5] = [
     "error_description",
     "error_uri",
@@ -34,12 +34,12 @@ const MARKED: [&str; 5] = [
 /// Depth to which lists and objects are looked into.
 const MAX_DEPTH: usize = 8;
 
-/// What an answer says of a refused sign-in.
+/// The content of a refused sign-in.
 #[derive(Default, PartialEq, Eq)]
 pub(super) struct ParsedError {
     pub error: Option<String>,
     pub suberror: Option<String>,
-    /// It asks for a token with other claims.
+    /// Whether it requires a token with other claims.
     pub challenged: bool,
     /// The codes of `error_codes`.
     pub listed: Vec<u64>,
@@ -47,7 +47,7 @@ pub(super) struct ParsedError {
     pub quoted: Vec<u64>,
     pub trace_id: Option<Uuid>,
     pub correlation_id: Option<Uuid>,
-    /// It has a member that the login service writes beside an error.
+    /// Whether it has a member that the login service writes beside an error.
     pub is_marked: bool,
     /// In lower case.
     pub text: String,
@@ -71,7 +71,7 @@ impl ParsedError {
                 if parsed.error.is_none() {
                     parsed.error = error_of_text(&text);
                 }
-                // A page of anybody may hold such a word.
+                // Any page may contain such a word.
                 parsed.error = parsed.error.filter(|error| is_known(error));
                 quoted(&text, &mut parsed.quoted);
                 parsed
@@ -81,17 +81,17 @@ impl ParsedError {
         parsed
     }
 
-    /// Whether it says anything by which a refused sign-in can be told.
+    /// Returns whether it contains anything that identifies a refused sign-in.
     pub fn says_something(&self) -> bool {
         self.error.is_some() || self.has_codes()
     }
 
-    /// Whether nobody but the login service says so.
+    /// Returns whether only the login service can have written it.
     pub fn is_certain(&self) -> bool {
         self.has_codes() || self.error.as_deref().is_some_and(is_known)
     }
 
-    /// Whether nothing in it is the login service's own: somebody in between may have written it.
+    /// Returns whether nothing in it is the login service's own, so that an intermediary may have written it.
     pub fn is_foreign(&self) -> bool {
         let error = self.error.as_deref();
         let is_asked_for_claims = self.challenged && error.is_some();
@@ -152,7 +152,7 @@ fn unescape(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.replace("&#58;", ":").replace("&amp;", "&"))
 }
 
-/// The name behind `"error":`, of JSON that ends early, or `error=` of a form.
+/// Returns the name after `"error":`, in JSON that ends early, or after `error=` in a form.
 fn error_of_text(text: &str) -> Option<String> {
     let behind = |mark: &str| text.split_once(mark).map(|(_, rest)| rest);
     let rest = match behind("\"error\"") {
@@ -237,7 +237,7 @@ fn strings(value: &Value, depth: usize, found: &mut Vec<u64>) {
     }
 }
 
-/// Adds the codes behind `AADSTS` and of links to the look-up; whether there is any.
+/// Adds the codes after `AADSTS` and in links to the look-up; returns whether there is any.
 fn quoted(text: &str, found: &mut Vec<u64>) -> bool {
     let before = found.len();
     let upper = text.to_ascii_uppercase();

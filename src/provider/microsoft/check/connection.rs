@@ -1,4 +1,4 @@
-//! Sign-in, identity of the directory, service principal.
+//! Judges sign-in, identity of the directory, and service principal.
 
 use super::refusal::{READS_APPLICATIONS, READS_ORGANIZATION, Rights, is_refusal};
 use super::results::CheckResults;
@@ -27,8 +27,8 @@ pub(super) fn another_directory(results: &mut CheckResults<'_>, expected: Uuid, 
     );
 }
 
-/// The directory must be the expected one. Where it may not be read, the token's own word is taken with a
-/// warning that says why it may not: the connection itself is not broken.
+/// Checks that the directory is the expected one. Where it cannot be read, the directory of the token is
+/// used, with a warning that says why: the connection itself works.
 pub(super) fn judge_identity(
     results: &mut CheckResults<'_>,
     expected: Uuid,

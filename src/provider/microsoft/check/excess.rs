@@ -1,4 +1,4 @@
-//! What is granted beyond what the connection's modules need.
+//! Finds granted permissions that the connection's modules do not need.
 
 use super::inventory::Granted;
 use super::results::CheckResults;
@@ -10,7 +10,7 @@ use crate::domain::report::{Evidence, EvidenceKind};
 use crate::provider::microsoft::modules::{EXCESS, Modules, controls_directory};
 use std::collections::BTreeSet;
 
-/// Permissions of each kind that a report names. A check has room for 50 pieces of evidence.
+/// Permissions of each kind that a report names. A check has at most 50 pieces of evidence.
 const NAMED: usize = 16;
 
 /// The checked module, and the connection's own where that is another one: what a connection is used
@@ -30,7 +30,7 @@ fn required<'m>(
         .chain(modules.of_verifyd())
 }
 
-/// Lists what is granted and not needed. The outcome stays as it is.
+/// Lists permissions that are granted and not needed. The outcome does not change.
 pub(super) fn judge(
     results: &mut CheckResults<'_>,
     modules: &Modules,

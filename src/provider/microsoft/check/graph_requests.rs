@@ -1,4 +1,4 @@
-//! What Graph is asked about the connection itself, and again while a consent may be on its way.
+//! Requests to Graph about the connection itself, repeated while a consent may still be replicating.
 
 use super::inventory;
 use super::probes;
@@ -8,14 +8,14 @@ use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::graph::{Organizations, Session};
 use crate::provider::microsoft::modules::Module;
 
-/// What Graph answered.
+/// The answers of Graph.
 pub(super) struct GraphAnswers {
     /// The directories that the token opens.
     pub organization: Result<Organizations, Fault>,
     pub read: inventory::Read,
-    /// Of the probes that the token says are allowed.
+    /// Answers of the probes that the token allows.
     pub early: probes::Answers,
-    /// How often all of it was asked.
+    /// Number of times that all requests were made.
     pub attempts: u32,
 }
 
@@ -54,9 +54,9 @@ async fn once(session: &Session<'_>, module: &Module, attempts: u32) -> GraphAns
     }
 }
 
-/// Asks, and asks again while Graph does not know the application though the token carries its permissions,
-/// or the connection is new. A new sign-in decides first: Microsoft Entra issues no token with permissions
-/// to an application that is gone for good.
+/// Makes the requests, and repeats them while Graph does not know the application although the token has its
+/// permissions, or the connection is new. A new sign-in decides first: Microsoft Entra issues no token with
+/// permissions to an application that was deleted.
 pub(super) async fn with_retries(
     session: &Session<'_>,
     module: &Module,

@@ -1,4 +1,4 @@
-//! What is granted, compared with the token's view and with what the module needs.
+//! Compares granted permissions with the token and with what the module needs.
 
 use super::offered_roles::Offered;
 use super::refusal::{Rights, is_refusal};
@@ -25,17 +25,17 @@ use std::sync::Arc;
 const ADD_API: &str =
     "License the service of the API, or add its enterprise application, then check again";
 
-/// What Graph said of the service principal and its grants.
+/// Graph's answers about the service principal and its grants.
 pub(super) struct Read {
     pub service_principal: Result<ServicePrincipal, Fault>,
-    /// Null when there was no service principal to ask for.
+    /// `None` without a service principal.
     pub grants: Option<Result<Arc<KnownGrants>, Fault>>,
 }
 
-/// What is granted, and where that was read.
+/// The granted permissions, and where they were read.
 pub(super) struct Granted {
     pub source: InventorySource,
-    /// What is stored of it.
+    /// The part that is stored.
     known: Arc<KnownGrants>,
     /// As the directory lists it.
     listed: Arc<KnownGrants>,
@@ -79,7 +79,7 @@ pub(super) async fn compare(session: &Session<'_>, read: &Read) {
     }
 }
 
-/// What is granted by the assignments, else by the token; None when neither can be read.
+/// Returns what is granted by the assignments, or else by the token; `None` when neither can be read.
 pub(super) fn judge(
     results: &mut CheckResults<'_>,
     read: Read,
@@ -158,8 +158,8 @@ impl Granted {
         }
     }
 
-    /// What a token of just now carries is granted, too, though it is not listed yet: a list replicates. An
-    /// empty list says nothing beside such a token.
+    /// Permissions of a fresh token count as granted, even when the list, which replicates, does not have
+    /// them yet. An empty list means nothing beside such a token.
     fn by_assignments(listed: Arc<KnownGrants>, newer: Option<&BTreeSet<String>>) -> Self {
         let more = newer.filter(|roles| !roles.is_subset(&listed.grants.graph));
         let (source, known) = match more {
@@ -197,7 +197,7 @@ impl Granted {
         satisfying(required, self.graph(), &self.known.grants)
     }
 
-    /// Whether it can be told if a permission is granted: a token names those on Graph only.
+    /// Returns whether a grant of the permission would be visible: a token names those on Graph only.
     fn knows(&self, required: &RequiredPermission) -> bool {
         required.resource.is_none() || self.source == InventorySource::AppRoleAssignments
     }
@@ -230,7 +230,7 @@ fn satisfying<'p>(
         .map(String::as_str)
 }
 
-/// A check for each required permission, and what is to be stored.
+/// Judges each required permission, and returns the inventory to store.
 pub(super) fn judge_permissions(
     results: &mut CheckResults<'_>,
     module: &Module,
@@ -325,7 +325,7 @@ fn not_offered(permission: &RequiredPermission, offer: Option<&Offered>) -> Opti
     ))
 }
 
-/// What is to be stored: every permission that is granted, and every required one.
+/// Returns the entries to store: every granted permission, and every required one.
 fn entries(module: &Module, granted: &Granted) -> BTreeMap<String, InventoryEntry> {
     let mut entries: BTreeMap<String, InventoryEntry> = granted
         .known

@@ -1,5 +1,5 @@
-//! Which service plans a tenant has, beside a service that does not answer. Evidence, no proof: a plan may be
-//! assigned by a name of its own, and one that is may be used up.
+//! Adds the tenant's service plans to a check of a service that does not answer. They are evidence, not
+//! proof: a plan may be assigned under another name, and an assigned one may be used up.
 
 use super::results::CheckResults;
 use crate::domain::Reason;
@@ -9,10 +9,10 @@ use crate::provider::microsoft::graph::Plan;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// Paths of Graph that Intune answers, behind the version.
+/// Paths of Graph that Intune answers, after the version.
 const INTUNE_PATHS: [&str; 2] = ["/deviceManagement", "/deviceAppManagement"];
 
-/// The service that most of Intune's plans name.
+/// The service name of most Intune plans.
 const INTUNE_SERVICE: &str = "SCO";
 
 /// Ids of Intune's plans, from Microsoft's list of product names and service plan identifiers:
@@ -84,7 +84,7 @@ pub(super) fn attach(results: &mut CheckResults<'_>, module: &Module, plans: Opt
             _ => continue,
         };
         results.add_evidence(&probe.key, &evidence);
-        // Intune says the same to a tenant that has never set it up.
+        // Intune gives the same answer to a tenant that has never set it up.
         if results.reason(&probe.key) == Some(Reason::IntuneNotLicensed) && has_intune(plans) {
             let reason = Reason::ServiceNotProvisioned;
             let message = format!("{} A plan of Intune is assigned.", reason.message());

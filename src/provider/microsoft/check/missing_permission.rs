@@ -1,4 +1,4 @@
-//! Why a required permission is missing: it is not asked for, not consented to, or delegated only.
+//! Explains why a required permission is missing: not requested, not consented to, or delegated only.
 
 use super::application::Question;
 use super::results::CheckResults;
@@ -11,13 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// What was read to explain what is missing. Whatever could not be read is absent.
+/// The data for an explanation. What could not be read is absent.
 #[derive(Default)]
 pub(super) struct Explanation {
     application: Option<Arc<Application>>,
     /// Names of delegated permissions that are granted, by the object id of the resource.
     delegated: BTreeMap<Uuid, BTreeSet<String>>,
-    /// What the resources of the missing permissions offer, by app id.
+    /// Roles that the resources of the missing permissions offer, by app id.
     offered: BTreeMap<Uuid, Arc<Offered>>,
 }
 
@@ -121,7 +121,7 @@ impl Explanation {
         if granted_as_scope || requested_as_scope {
             return Some(Reason::PermissionDelegatedOnly);
         }
-        // Without their names the requested roles cannot be told from one that includes this one.
+        // Without their names, the requested roles might include one that includes this one.
         let all_named = requested
             .roles
             .iter()
@@ -130,7 +130,7 @@ impl Explanation {
     }
 }
 
-/// Those of the module's permissions whose checks say that they are missing.
+/// Returns the module's permissions whose checks report them as missing.
 pub(super) fn missing<'m>(
     results: &CheckResults<'_>,
     module: &'m Module,

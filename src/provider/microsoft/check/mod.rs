@@ -1,5 +1,5 @@
-//! One check of one connection: sign in, ask what can be asked at the same time, then judge the
-//! answers in the order of the planned checks.
+//! Checks one connection: signs in, sends independent requests concurrently, then judges the answers in the
+//! order of the planned checks.
 
 mod application;
 mod connection;
@@ -50,7 +50,7 @@ pub(super) async fn run(
         };
     };
     let mut results = CheckResults::new(module, target);
-    // Links lead to the right place also where this check cannot sign in.
+    // Links are correct even where this check cannot sign in.
     if let Ok((cloud, tenant, client_id)) = addressed(clouds, target) {
         results.know_client(client_id);
         let key = (cloud.key.clone(), tenant, client_id);
@@ -69,7 +69,7 @@ pub(super) async fn run(
             return results.finish(None);
         }
     };
-    // Nothing is asked with a token that says it is another directory's.
+    // No request is made with a token of another directory.
     let token = session.token().await;
     if let Some(tid) = token.claims.tid
         && tid != session.tenant()
@@ -166,14 +166,14 @@ pub(super) async fn run(
     let secrets = explanation.application().and_then(|a| a.secrets.as_deref());
     let secrets = secrets.filter(|_| expiry::is_told_by_registration(target));
     let registered = secrets.and_then(|all| expiry::registered(target, all, now, is_fresh));
-    // What the registration says now counts, not what it said before.
+    // What the registration says now replaces what it said before.
     let remembered = target.known.expiry.filter(|_| secrets.is_none());
     let known = expiry::combine(known, registered, remembered, now);
     expiry::judge(&mut results, known, secrets.is_some(), now);
     results.finish(Some(refresh))
 }
 
-/// Whom to ask about the registration; nobody while its owner is unknown.
+/// Returns the registration to read; `None` while its owner is unknown.
 fn question<'a>(
     shared: &'a Shared,
     clouds: &'a Clouds,
@@ -192,7 +192,7 @@ fn question<'a>(
     })
 }
 
-/// What a credential that was replaced a short while ago may be refused with until it is known everywhere.
+/// Returns whether a credential that was replaced recently may cause this refusal, until it has replicated.
 fn may_be_too_new(reason: Reason) -> bool {
     matches!(
         reason,
@@ -204,7 +204,7 @@ fn may_be_too_new(reason: Reason) -> bool {
     )
 }
 
-/// What an application that was consented to a short while ago may be refused with.
+/// Returns whether an application with a recent consent may cause this refusal.
 fn may_be_unknown_yet(reason: Reason) -> bool {
     matches!(
         reason,
@@ -254,7 +254,7 @@ fn addressed<'a>(clouds: &'a Clouds, target: &Target) -> Result<(&'a Cloud, Uuid
         evidence: unmet.evidence,
         ..Fault::new(unmet.reason)
     };
-    // Preflight has looked at these; what stands in an address is looked at again.
+    // Preflight has validated these; values that go into an address are validated again.
     let cloud = preflight::cloud(clouds, &target.connection).map_err(unmet)?;
     let client_id = preflight::client_id(&target.connection, &target.credential).map_err(unmet)?;
     let tenant = Some(target.entra_tenant_id.as_str())

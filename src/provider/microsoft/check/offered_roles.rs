@@ -1,4 +1,4 @@
-//! What the APIs of missing permissions offer in this directory.
+//! Reads the roles that the APIs of missing permissions offer in this directory.
 
 use super::inventory::Granted;
 use crate::domain::module::Module;
@@ -9,7 +9,7 @@ use futures::{StreamExt as _, stream};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
-/// Resources that are asked at the same time.
+/// Resources that are requested concurrently.
 const AT_ONCE: usize = 4;
 
 /// Whether a permission can be granted.
@@ -31,8 +31,8 @@ fn role_of(permission: &RequiredPermission, roles: &ResourceRoles) -> Option<Uui
     })
 }
 
-/// By the keys of permissions that are missing. What cannot be read is left out. Each API is asked in any case:
-/// a directory need not have it, and a cloud need not offer all roles of Graph.
+/// Returns the offers by the keys of missing permissions, without those that cannot be read. Each API is
+/// requested in any case: a directory may not have it, and a cloud may not offer all roles of Graph.
 pub(super) async fn of_missing(
     session: &Session<'_>,
     module: &Module,

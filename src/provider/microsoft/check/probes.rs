@@ -1,4 +1,4 @@
-//! Calls that show whether a module's services answer.
+//! Makes the calls that show whether a module's services answer.
 
 use super::inventory::Granted;
 use super::licences;
@@ -19,7 +19,7 @@ use std::collections::{BTreeSet, HashMap};
 /// Answers by the probe's key.
 pub(super) type Answers = HashMap<String, Result<Value, Fault>>;
 
-/// Makes the probes that the token says are allowed, while the inventory is still being read.
+/// Makes the probes that the token allows, while the inventory is being read.
 pub(super) async fn early(session: &Session<'_>, module: &Module, claims: &Claims) -> Answers {
     let Some(roles) = &claims.roles else {
         return Answers::new();
@@ -31,8 +31,8 @@ pub(super) async fn early(session: &Session<'_>, module: &Module, claims: &Claim
     ask(session, allowed).await
 }
 
-/// Makes the remaining probes that the inventory allows, and judges all. One whose permission is
-/// known to be missing is not made: its permission's check says why.
+/// Makes the remaining probes that the inventory allows, and judges all. A probe whose permission is known to
+/// be missing is skipped: the permission's check says why.
 pub(super) async fn run(
     results: &mut CheckResults<'_>,
     session: &Session<'_>,
@@ -104,8 +104,7 @@ const INACTIVE: [&str; 5] = ["pending", "disabled", "deleted", "blocked", "locke
 fn judge(results: &mut CheckResults<'_>, module: &Module, probe: &Probe, answer: &Value) {
     let value = answer.get("value").and_then(Value::as_array);
     let malformed = |results: &mut CheckResults<'_>, expected: &str, found: &str| {
-        // What a module of verifyd itself expects of an answer's form is what Graph promises; what another
-        // one expects is its author's word.
+        // A built-in module expects what Graph promises; other modules expect what their authors say.
         let reason = match module.file {
             None => Reason::ResponseInvalid,
             Some(_) => Reason::ProbeUnexpected,

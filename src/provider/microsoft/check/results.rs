@@ -1,4 +1,4 @@
-//! The checks of one run while they are being filled in.
+//! Collects the results of the checks of one run.
 
 use super::licences;
 use crate::domain::Reason;
@@ -15,10 +15,10 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
 use uuid::Uuid;
 
-/// Keeps the planned order and leaves no check out: what is never filled in is skipped.
+/// Keeps the planned order and includes every check: those without a result are skipped.
 pub(super) struct CheckResults<'a> {
     planned: Vec<CheckSpec>,
-    /// With what the check has learnt.
+    /// Includes facts that this check has found out.
     links: Cow<'a, LinkContext>,
     facts: ConnectionFacts,
     done: HashMap<String, Check>,
@@ -47,7 +47,7 @@ impl<'a> CheckResults<'a> {
         }
     }
 
-    /// What the links of checks that are judged from here on are made of, too.
+    /// Adds the principal to the links of the checks that follow.
     pub fn learn(&mut self, principal: KnownPrincipal) {
         let links = self.links.to_mut();
         links.service_principal_id = Some(principal.id.to_string());
@@ -65,7 +65,7 @@ impl<'a> CheckResults<'a> {
         }
     }
 
-    /// What an earlier check has read is gone: no link leads there.
+    /// Removes the principal of an earlier check, which no longer exists, from the links.
     pub fn forget_principal(&mut self) {
         if self.links.service_principal_id.is_some() {
             self.links.to_mut().service_principal_id = None;
@@ -114,7 +114,7 @@ impl<'a> CheckResults<'a> {
         });
     }
 
-    /// Worth a look; the outcome stays as it is. `remark` says what the reason alone does not.
+    /// Sets a warning; the outcome does not change. `remark`: what the reason does not say.
     pub fn warn(
         &mut self,
         key: &str,
@@ -143,8 +143,8 @@ impl<'a> CheckResults<'a> {
         });
     }
 
-    /// A required permission can not be granted; the outcome stays as it is. `instead`: the step in place of
-    /// the reason's.
+    /// Sets a required permission as not grantable; the outcome does not change. `instead`: the step in place
+    /// of the reason's.
     pub fn not_offered(
         &mut self,
         key: &str,
@@ -163,7 +163,7 @@ impl<'a> CheckResults<'a> {
         });
     }
 
-    /// The same with why it is missing; severity and evidence stay.
+    /// Adds why it is missing; severity and evidence stay.
     pub fn explain(&mut self, key: &str, reason: Reason, message: String) {
         let links = &self.links;
         if let Some(check) = self.done.get_mut(key) {
@@ -176,7 +176,7 @@ impl<'a> CheckResults<'a> {
         }
     }
 
-    /// Could not be told, for a reason that is no fault of the connection.
+    /// Sets a check as skipped, for a reason that is no fault of the connection.
     pub fn skip(&mut self, key: &str, reason: Reason, remark: &str) {
         self.set(key, |spec, links| {
             let mut check = spec.reason(CheckStatus::Skip, reason, links, Vec::new());
@@ -209,7 +209,7 @@ impl<'a> CheckResults<'a> {
         self.healthy
     }
 
-    /// No step asks for what another check says is done, or leads to a service that was not asked.
+    /// Removes steps that another check has as done, or that lead to a service that was not called.
     fn remove_futile_steps(&mut self) {
         let leads_to = |links: &[Link]| -> Vec<String> {
             links.iter().map(|link| self.links.resolve(*link)).collect()

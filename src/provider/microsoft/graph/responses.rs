@@ -1,4 +1,4 @@
-//! What is read of Graph's answers. Members that are not named here are ignored.
+//! Types for the answers of Graph. Members that are not named here are ignored.
 
 use crate::domain::connection_facts::tenant_name;
 use crate::provider::microsoft::evidence;
@@ -63,7 +63,7 @@ pub(in super::super) struct ServicePrincipal {
     pub app_owner_organization_id: Option<Uuid>,
 }
 
-/// A member that a check can do without: what is no GUID is taken for absent.
+/// An optional member: a value that is no GUID counts as absent.
 fn guid_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Uuid>, D::Error> {
     let found = Value::deserialize(deserializer)?;
     Ok(found.as_str().and_then(|text| Uuid::try_parse(text).ok()))
@@ -105,7 +105,7 @@ pub(super) enum Next {
 }
 
 impl Next {
-    /// An empty link leads nowhere, and does not say that this is the last page.
+    /// An empty link leads nowhere, and does not mean that this is the last page.
     fn of(link: String) -> Self {
         match link.trim().is_empty() {
             true => Self::Odd,
@@ -114,12 +114,13 @@ impl Next {
     }
 }
 
-/// What a call's answer is read as.
+/// The type that a call's answer is parsed as.
 pub(super) trait Answered: Sized {
-    /// From the text at once, where it is as it should be. Giving it back says nothing.
+    /// Parses directly from the text, where it has the expected form. Returning the body says nothing about
+    /// it.
     fn at_once(body: Body) -> Result<Self, Body>;
 
-    /// From all of it, which also tells that it is not what was expected.
+    /// Parses from a tree, which also shows that the answer is not the expected one.
     fn from_tree(tree: Value) -> Result<Self, Fault>;
 }
 
@@ -130,7 +131,7 @@ pub(super) enum Read<T> {
 }
 
 impl<T: Answered> Read<T> {
-    /// Null when the body is no object.
+    /// Returns `None` when the body is no object.
     pub fn of(body: Body) -> Option<Self> {
         match T::at_once(body) {
             Ok(answer) => Some(Self::AtOnce(answer)),
@@ -138,7 +139,7 @@ impl<T: Answered> Read<T> {
         }
     }
 
-    /// What it says, or that it is not what was expected.
+    /// Returns the parsed answer, or the fault that it is not the expected one.
     pub fn finish(self) -> Result<T, Fault> {
         match self {
             Self::AtOnce(answer) => Ok(answer),
@@ -147,7 +148,7 @@ impl<T: Answered> Read<T> {
     }
 }
 
-/// An answer that nobody has read yet.
+/// An answer that has not been parsed yet.
 pub(super) struct Unread(Body);
 
 impl Unread {
@@ -156,7 +157,7 @@ impl Unread {
         self.0.digest()
     }
 
-    /// What it says, or that it is not what was expected.
+    /// Parses the answer, or returns the fault that it is not the expected one.
     pub fn read<T: Answered>(self) -> Result<T, Fault> {
         Read::of(self.0)
             .ok_or_else(|| Fault::invalid(200))?
@@ -199,7 +200,7 @@ impl Answered for ServicePrincipal {
 }
 
 impl Answered for Resource {
-    /// Read rarely, and all of it counts.
+    /// Read rarely, and as a whole.
     fn at_once(body: Body) -> Result<Self, Body> {
         Err(body)
     }
@@ -277,7 +278,7 @@ mod tests {
     fn what_is_odd_is_told_by_the_tree() {
         let (at_once, page) = read::<Page<Organization>>("{\"value\":[],\"@odata.nextLink\":7}");
         assert!(!at_once && matches!(page.unwrap().unwrap().next, Next::Odd));
-        // The last of two counts, also where the first is not what is expected.
+        // The last of two equal members counts, also where the first has another form.
         let (at_once, page) = read::<Page<Organization>>("{\"value\":7,\"value\":[]}");
         assert!(!at_once && page.unwrap().unwrap().items.is_empty());
         for text in ["{}", "{\"value\":{}}", "{\"value\":[{\"id\":\"x\"}]}"] {

@@ -1,5 +1,5 @@
-//! What an error object of Graph says, at every depth: services behind Graph hide their own error, as JSON,
-//! in the message of the outer one.
+//! Parses an error object of Graph at every depth: services behind Graph put their own error, as JSON, into
+//! the message of the outer one.
 
 use crate::provider::microsoft::evidence;
 use serde_json::Value;
@@ -18,7 +18,7 @@ pub(super) struct ErrorBody {
     pub codes: Vec<String>,
     /// Messages and codes, in lowercase and without addresses. They decide, and never become evidence.
     texts: Vec<String>,
-    /// A service behind Graph speaks: the message is JSON.
+    /// Whether a service behind Graph wrote it: the message is JSON.
     pub nested: bool,
     /// How long the service asks to wait.
     pub retry_after: Option<Duration>,
@@ -39,7 +39,7 @@ impl ErrorBody {
         Some(parsed)
     }
 
-    /// Whether one text holds all these words (given in lowercase).
+    /// Returns whether one text contains all these words (given in lowercase).
     pub fn says(&self, words: &[&str]) -> bool {
         self.texts
             .iter()
@@ -122,7 +122,7 @@ impl ErrorBody {
     }
 }
 
-/// The words of a text. An address names services and calls, which say nothing of what is the matter.
+/// Returns the words of a text without addresses, which name services and calls and not the error.
 fn without_addresses(text: &str) -> String {
     let words = text.split_whitespace().filter(|word| !word.contains("://"));
     words.collect::<Vec<_>>().join(" ")

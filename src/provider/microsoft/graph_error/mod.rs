@@ -1,6 +1,6 @@
-//! What Microsoft Graph's errors mean: codes, then what the messages say, then the status.
+//! Translates errors of Microsoft Graph into reasons: by codes, then messages, then the status.
 //!
-//! Whether a refusal means that a permission is missing is not told by the answer alone: see
+//! Whether a refusal means that a permission is missing depends on more than the answer: see
 //! `check::refusal`.
 
 mod body;
@@ -17,13 +17,13 @@ use codes::{CODES, NO, NO_TOKEN, VAGUE, by_code, by_status, by_words};
 use serde_json::Value;
 use std::time::Duration;
 
-/// The fault of a 401 by which somebody before Graph asks for a login of its own.
+/// Returns the fault of a 401 by which an intermediary requires a login of its own.
 pub(super) fn foreign_login(status: u16) -> Fault {
     Fault::new(Reason::ProxyRefused).status(status)
 }
 
-/// The fault that a Graph answer other than success stands for. `body` is None when it was no JSON;
-/// `challenged`: the answer asks for a token with other claims; `is_graphs`: its headers say that Graph has
+/// Returns the fault of a Graph answer other than success. `body` is `None` when it was no JSON;
+/// `challenged`: the answer requires a token with other claims; `is_graphs`: its headers show that Graph has
 /// sent it.
 pub(super) fn fault(
     status: u16,
@@ -44,7 +44,7 @@ pub(super) fn fault(
     let id =
         |member: &str| evidence::guid(inner.and_then(|i| i.get(member)).and_then(Value::as_str));
     let outer = evidence::code(error.and_then(|e| e.get("code")));
-    // The service's own code, where it says more.
+    // The service's own code, where it is more specific.
     let exact = parsed.codes.iter().rev().find(|code| {
         let known = CODES.iter().chain(VAGUE);
         let mut named = known.filter(|(name, ..)| name.eq_ignore_ascii_case(code));
@@ -93,7 +93,7 @@ fn meaning(
     if let Some(known) = by_code(CODES, body) {
         return known;
     }
-    // A server in trouble: what it says of the tenant is not relied on.
+    // Answers of a failing server about the tenant are not reliable.
     if status >= 500 {
         return by_status(status, true);
     }

@@ -1,4 +1,4 @@
-//! From the text of a file to a module.
+//! Reads a module from the text of a file.
 
 use super::fields::{At, Fields, Problems};
 use super::rules::{self, RESERVED};
