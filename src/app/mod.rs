@@ -41,7 +41,7 @@ pub struct Services {
     pub clock: Arc<dyn Clock>,
     /// The way of all calls to the outside.
     pub outbound: Outbound,
-    /// What API and pages share of the database.
+    /// Limits that API and pages share.
     pub request_limits: Arc<RequestLimits>,
 }
 
@@ -196,7 +196,7 @@ pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
         .context("the database cannot be opened")
 }
 
-/// The same, brought up to date where it is the embedded one.
+/// Opens the database, and migrates it where it is the embedded one.
 pub async fn open_ready_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     let store = open_store(settings).await?;
     if store.kind() == "sqlite" {
@@ -208,8 +208,8 @@ pub async fn open_ready_store(settings: &Settings) -> anyhow::Result<Arc<dyn Sto
     Ok(store)
 }
 
-/// The keys that credentials are encrypted with. The embedded default makes one beside its
-/// database when none is configured.
+/// Opens the keys that credentials are encrypted with. The embedded default creates one beside its database
+/// when none is configured.
 pub fn open_vault(settings: &Settings) -> anyhow::Result<Arc<dyn Vault>> {
     let vault = credentials::open_vault(
         &settings.credentials,
@@ -239,7 +239,7 @@ pub fn open_providers(
     Ok(Providers::new([Arc::new(microsoft) as Arc<dyn Provider>]))
 }
 
-/// The same for commands that only ask what a provider knows and call nobody.
+/// Sets up the providers for commands that make no calls.
 pub fn providers_offline(settings: &Settings) -> anyhow::Result<Providers> {
     let outbound = Outbound::direct().context("calls to the outside cannot be set up")?;
     open_providers(settings, Arc::new(SystemClock), &outbound)

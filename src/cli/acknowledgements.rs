@@ -143,14 +143,14 @@ impl Expiry {
     }
 }
 
-/// Who is at the terminal, unless the arguments say so.
+/// Returns the name of the person, from the arguments or the terminal's user.
 fn person(by: Option<&str>) -> String {
     by.map(str::to_owned)
         .or_else(user)
         .unwrap_or_else(|| "command line".to_owned())
 }
 
-/// The system's user by the environment, which may say anything.
+/// Returns the system's user from the environment, which may have any value.
 fn user() -> Option<String> {
     ["USER", "LOGNAME"]
         .iter()

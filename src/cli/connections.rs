@@ -28,7 +28,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use zeroize::Zeroizing;
 
-/// Secrets, passwords and certificates with their chains are shorter; what is longer is refused.
+/// Largest file: secrets, passwords and certificates with their chains are smaller.
 const MAX_FILE_BYTES: usize = 64 * 1024;
 
 /// Credentials that a rotation reads at a time.
@@ -51,7 +51,7 @@ pub async fn run(services: &Services, command: ConnectionsCommand) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-/// The text of a secret or a password, without the line end behind it.
+/// Returns the text of a secret or a password, without a line end.
 fn secret_line(bytes: &[u8]) -> anyhow::Result<Zeroizing<String>> {
     let text = text_decoding::decode(bytes)?;
     Ok(match text_decoding::without_line_end(&text) {
@@ -127,7 +127,7 @@ fn certificate(path: &Path, args: &CredentialArgs) -> anyhow::Result<Credential>
     })
 }
 
-/// When the credential expires: as it is given, else as the certificate says.
+/// Returns when the credential expires: the given date, or else the certificate's.
 fn expiry(credential: &Credential, given: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
     given.or_else(|| validity(credential).map(|validity| validity.until))
 }
@@ -442,8 +442,8 @@ async fn set_expiry(
     Ok(())
 }
 
-/// Seals every credential again that another key than the writing one sealed. Repeatable; what
-/// somebody else changes meanwhile is left as they made it.
+/// Seals every credential again that is not sealed with the writing key. Repeatable; a credential that
+/// changes meanwhile is left as it is.
 async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()> {
     let (mut rotated, mut current, mut changed, mut laravel) = (0u64, 0u64, 0u64, 0u64);
     let mut undecryptable = Vec::new();

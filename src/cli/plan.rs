@@ -1,4 +1,4 @@
-//! `verifyd plan`: a module against the stored inventories of all connections, a page at a time.
+//! `verifyd plan`: compares a module with the stored inventories of all connections, a page at a time.
 
 use super::args::PlanArgs;
 use super::{exit, modules, output};
@@ -220,7 +220,7 @@ fn harmless(cell: &str) -> String {
     let cleaned = redact::clean(cell, usize::MAX);
     let first = cleaned.trim_start().chars().next();
     let is_formula = first.is_some_and(|c| "=+-@|%＝＋－＠".contains(c));
-    // What was cleaned away begins with a sign that is none.
+    // A replaced control character at the start is no harmless sign.
     if is_formula || cleaned.starts_with('\u{FFFD}') {
         format!("'{cleaned}")
     } else {

@@ -16,7 +16,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Characters of a token's name, at most.
+/// Longest name of a token, in characters.
 const NAME_CHARS: usize = 200;
 
 pub async fn run(settings: &Settings, command: &TokensCommand) -> anyhow::Result<ExitCode> {
@@ -30,7 +30,7 @@ pub async fn run(settings: &Settings, command: &TokensCommand) -> anyhow::Result
     Ok(code)
 }
 
-/// Prints the token, alone, to standard output; there it is seen for the only time.
+/// Prints only the token to standard output. It is not shown again.
 async fn create(store: &dyn Store, args: &TokensCreateArgs) -> anyhow::Result<ExitCode> {
     let name = args.name.trim();
     anyhow::ensure!(

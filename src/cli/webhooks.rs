@@ -77,7 +77,7 @@ async fn rotate_secret(services: &Services, args: &RotateSecretArgs) -> anyhow::
     show_secret(&endpoint, &signature::shown(&secret), args.json.json)
 }
 
-/// The only time that it is shown: what is stored is encrypted.
+/// Shows the secret. It is not shown again, since it is stored encrypted.
 fn show_secret(endpoint: &Endpoint, secret: &SecretString, json: bool) -> anyhow::Result<()> {
     let secret = secret.expose_secret();
     if json {
@@ -305,7 +305,7 @@ async fn exists(services: &Services, id: DeliveryId) -> anyhow::Result<bool> {
     Ok(found.first().is_some_and(|delivery| delivery.id == id))
 }
 
-/// What a rotation of keys did to the secrets of webhooks.
+/// The result of a rotation of keys for the secrets of webhooks.
 #[derive(Debug, Default, Serialize)]
 pub struct Resealed {
     pub rotated: u64,

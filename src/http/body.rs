@@ -1,5 +1,4 @@
-//! Bodies with a limit on the time in which they arrive, and connections that know when a request is
-//! whole and when its answer is out.
+//! Bodies with a timeout, which also report when a request is complete and when its answer is sent.
 
 use super::connection_slots::ConnectionSlot;
 use axum::body::{Body, Bytes};
@@ -15,7 +14,7 @@ use tokio::time::Sleep;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Bytes beyond the limit that are read and thrown away: a peer that is still sending when the connection
+/// Bytes beyond the limit that are read and discarded: a peer that is still sending when the connection
 /// closes never sees the answer.
 const DISCARDED: usize = 1024 * 1024;
 
@@ -149,7 +148,7 @@ pub async fn whole(request: Request, most: usize) -> Result<Request, Unread> {
         return Ok(request);
     }
     let (parts, mut body) = request.into_parts();
-    // Copied: each piece, however short, would hold the buffer that its connection read it into.
+    // Copied: each piece, however short, would keep the buffer that its connection read it into.
     let (mut bytes, mut length) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| why(&error))?;

@@ -1,8 +1,8 @@
-//! Who holds the connections of the listener, and which one makes room for another.
+//! Assigns the listener's connection slots, and decides which connection is closed for another one.
 //!
-//! A connection *waits* from its accept, and from the end of each answer, until a whole request has
-//! arrived. Only a connection that waits makes room: it costs its peer nothing but a new connection.
-//! Connections beyond the limit that find no room go to a small reserve, where only the health
+//! A connection *waits* from its accept, and from the end of each answer, until a complete request has
+//! arrived. Only a waiting connection can be closed: its peer loses nothing but the time to connect again.
+//! Connections beyond the limit for which none can be closed go to a small reserve, where only the health
 //! endpoints answer. So no number of slow connections keeps a liveness probe from its answer.
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ pub const RESERVED: usize = 16;
 /// The value of [`Connection::waits`] of a connection whose request is being answered.
 const WORKING: u64 = 0;
 
-/// An address as it is counted: whoever has one address of IPv6 has 64 bits of them.
+/// Returns the address that is counted. A client with one IPv6 address usually has a network of 64 bits.
 pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -77,9 +77,9 @@ impl ConnectionSlots {
         })
     }
 
-    /// Takes a slot for a connection of this peer. Where the peer has all it may have, its oldest
-    /// connection that waits is closed; where there are no more slots, that of the peer with the
-    /// most. `None`: every connection is being answered, and the reserve is used up, too.
+    /// Takes a slot for a connection of this peer. When the peer has all slots that it may have, its oldest
+    /// waiting connection is closed; when there are no more slots, that of the peer with the most. `None`:
+    /// every connection is being answered, and the reserve is used up, too.
     pub fn take(self: &Arc<Self>, peer: IpAddr) -> Option<ConnectionSlot> {
         let peer = network(peer);
         let mut state = self.locked();
@@ -127,7 +127,7 @@ impl ConnectionSlots {
 }
 
 impl State {
-    /// The network with the most ordinary connections that wait.
+    /// Returns the network with the most ordinary connections that wait.
     fn greediest(&self) -> Option<IpAddr> {
         let mut waiting: HashMap<IpAddr, usize> = HashMap::new();
         for connection in self.open.values() {
@@ -176,7 +176,7 @@ impl ConnectionSlot {
         self.connection.reserved
     }
 
-    /// Ends when the connection has to make room.
+    /// Ends when the connection is to be closed for another one.
     pub async fn evicted(&self) {
         self.connection.evicted.cancelled().await;
     }
@@ -255,7 +255,7 @@ mod tests {
             .map(|_| slots.take(peer(2)).unwrap())
             .collect();
         assert!(reserve.iter().all(ConnectionSlot::is_reserved));
-        // A further one takes the slot of the oldest that has asked for nothing.
+        // A further one takes the slot of the oldest that has sent no request.
         let probe = slots.take(peer(9)).unwrap();
         assert!(probe.is_reserved() && is_closed(&reserve[0]));
         reserve.iter().for_each(ConnectionSlot::works);

@@ -1,4 +1,4 @@
-//! A panic in a handler is answered, counted, and costs its connection nothing.
+//! Handles panics of request handlers: each is answered and counted, and its connection stays open.
 
 use axum::response::Response;
 use futures::FutureExt as _;

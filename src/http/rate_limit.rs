@@ -1,4 +1,4 @@
-//! How many requests a token, or an address without one, may make.
+//! Limits the rate of requests of a token, or of an address without one.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Callers that are told apart. Further ones share one allowance.
+/// Callers with a bucket of their own. Further ones share one.
 const CALLERS: usize = 10_000;
-/// Clearing away looks at every caller: not more often than this.
+/// Shortest time between two clean-ups, which visit every caller.
 const CLEARING: Duration = Duration::from_secs(1);
 
 /// Token buckets, one for each caller. Its memory is bounded.
@@ -51,7 +51,7 @@ impl<K: Eq + Hash> RateLimiter<K> {
         }
     }
 
-    /// Counts a request. `Err`: one too many; after this time there is room again.
+    /// Counts a request. `Err`: one too many; the next one is allowed after this time.
     pub fn take(&self, caller: K) -> Result<(), Duration> {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +85,7 @@ impl<K: Eq + Hash> RateLimiter<K> {
         Ok(())
     }
 
-    /// Takes back what was counted for a request that turned out not to count.
+    /// Gives a token back for a request that turned out not to count.
     pub fn give_back(&self, caller: &K) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State {

@@ -1,8 +1,7 @@
-//! What API and pages share of the database: look-ups of tokens and sessions, and requests in work.
+//! Limits that API and pages share: look-ups of tokens and sessions, and concurrent requests.
 //!
-//! A look-up of a token that this process has not seen valid is counted before it is made, for the
-//! address that it comes from. A slot for work is taken after the whole request has arrived, and
-//! one token never takes all of them.
+//! A look-up of a token that was not recently valid is first counted for the address that it comes from. A
+//! request slot is taken after the whole request has arrived, and one token never takes all of them.
 
 use super::HttpSettings;
 use super::connection_slots::network;
@@ -20,12 +19,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub const LOOK_UPS: usize = 2;
 /// Hashes of tokens and sessions that are remembered, of each kind.
 pub const REMEMBERED: u64 = 10_000;
-/// How long a token that was valid is looked up without being counted before.
+/// Time for which a token that was valid is looked up without being counted.
 pub const VALID_FOR: Duration = Duration::from_secs(600);
-/// How long a token that is not valid is refused without being looked up. No token becomes valid
-/// again, and a new one was never tried before.
+/// Time for which an invalid token is refused without a look-up. No token becomes valid again, and a new one
+/// was never tried before.
 pub const INVALID_FOR: Duration = Duration::from_secs(300);
-/// Tokens with requests in work, before those without any are cleared away.
+/// Tokens with a semaphore, before those without requests are removed.
 const SHARES: usize = 256;
 
 /// Of whom a request is: a token, or all that have none.
@@ -40,7 +39,7 @@ pub struct RequestLimits {
     by_address: RateLimiter<Option<IpAddr>>,
     valid: Cache<String, TokenId>,
     invalid: Cache<String, ()>,
-    /// How long a request may take, the wait for its slot included.
+    /// Timeout of a request, including the wait for its slot.
     pub request_timeout: Duration,
 }
 
@@ -52,7 +51,7 @@ pub enum LookUpRefused {
     Store(StoreError),
 }
 
-/// The slot of a request that is in work.
+/// The slot of a request that is being processed.
 #[derive(Debug)]
 pub struct RequestSlot {
     _own: OwnedSemaphorePermit,
@@ -80,15 +79,15 @@ impl RequestLimits {
         }
     }
 
-    /// The token that this hash stood for a moment ago: what it may ask for is counted before it is
-    /// looked up again.
+    /// Returns the token that recently had this hash, so that its requests are counted before it is looked up
+    /// again.
     pub async fn known(&self, hash: &str) -> Option<TokenId> {
         self.valid.get(hash).await
     }
 
-    /// Looks up what has this hash by `ask`, once the address may; `token` says whose it is. A hash that was valid a moment ago
-    /// is always asked for, so that whoever shares an address with others is not locked out by their
-    /// mistakes, and so that a revoked token ends at once.
+    /// Looks up this hash by `ask`, if the rate limit of the address allows it; `token` returns the owner of
+    /// the result. A hash that was valid recently is always looked up, so that a client is not locked out by
+    /// others with the same address, and so that a revoked token ends at once.
     pub async fn look_up<T>(
         &self,
         hash: &str,
@@ -123,7 +122,7 @@ impl RequestLimits {
         Ok(found)
     }
 
-    /// Waits for a slot in work: first for one of the owner's own share, then for one of all.
+    /// Waits for a slot: first for one of the owner's share, then for one of all.
     pub async fn enter(&self, owner: Owner) -> Option<RequestSlot> {
         let share = {
             let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,10 +203,10 @@ mod tests {
             assert_eq!(found, if n < 10 { Ok(None) } else { Err(true) });
         }
         assert_eq!(asked.swap(0, Ordering::Relaxed), 10);
-        // The same one from anywhere is not looked up again.
+        // The same hash from another address is not looked up again.
         assert_eq!(look_up("unknown 0", 2, true).await, Ok(None));
         assert_eq!(asked.swap(0, Ordering::Relaxed), 0);
-        // Valid ones cost nothing of the allowance, and are let in from an address that has none.
+        // Valid ones are not counted, and are accepted from an address without allowance.
         for n in 0..50 {
             let hash = format!("valid {n}");
             assert_eq!(look_up(&hash, 2, true).await, Ok(Some(())));
@@ -223,7 +222,7 @@ mod tests {
             Ok(None),
             "it was revoked"
         );
-        // An error of the database is nobody's mistake.
+        // An error of the database is not counted.
         for n in 0..50 {
             let ask = async { Err::<Option<()>, _>(StoreError::Unavailable("away".into())) };
             let failed = limits

@@ -1,4 +1,4 @@
-//! The listener: bounded connections, bounded time for whatever a peer has to do, an orderly end.
+//! The listener: bounded connections, timeouts for everything that a peer has to do, and an orderly shutdown.
 
 use super::body::{AnswerBody, TimedBody};
 use super::connection_slots::{ConnectionSlot, ConnectionSlots};
@@ -21,33 +21,33 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
-/// Header fields of one request, at most.
+/// Largest number of header fields of a request.
 const HEADERS: usize = 64;
-/// Bytes of a request's head, at most.
+/// Largest head of a request, in bytes.
 const HEAD: usize = 16 * 1024;
 /// Pause after a failed accept: too many open files does not get better by asking at once.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long answers under way may take once the process ends.
+/// Time for answers under way to end when the process stops.
 const GRACE: Duration = Duration::from_secs(5);
-/// What is answered on the reserved connections.
+/// The paths that are answered on reserved connections.
 const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// Who is at the other end of the connection; a proxy, where there is one in front. Never what a
-/// header says: everybody can write one.
+/// The address at the other end of the connection; a proxy, where there is one in front. Never taken from a
+/// header, which any client can set.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// What bounds the listener.
+/// The limits of the listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Open connections, and those of one peer among them. See [`ConnectionSlots`].
     pub connections: usize,
     pub connections_per_peer: usize,
-    /// How long a connection may take for the head of a request, the wait for it included.
+    /// Timeout for the head of a request, including the wait for it.
     pub head: Duration,
-    /// How long the body of a request may take.
+    /// Timeout for the body of a request.
     pub body: Duration,
-    /// How long an answer may wait for a peer that does not read it. See [`WriteTimeout`].
+    /// Timeout for a peer that does not read its answer. See [`WriteTimeout`].
     pub write: Duration,
 }
 
@@ -115,7 +115,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// Sets what the kernel is to do for the connection.
+/// Sets the options of the socket.
 fn prepare(stream: &TcpStream, bounds: &Bounds) {
     let _ = stream.set_nodelay(true);
     // A peer that is gone, or that takes nothing, is noticed although an idle stream of events
@@ -151,7 +151,7 @@ async fn answer(
     Ok(response.map(|body| AnswerBody::of(body, &slot)))
 }
 
-/// What all but the health endpoints answer on a reserved connection.
+/// The answer on a reserved connection, except for the health endpoints.
 fn all_in_use(path: &str) -> Response<Body> {
     let mut response = if path.starts_with(super::api::PREFIX) {
         super::api::all_in_use(path)

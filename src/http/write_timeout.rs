@@ -1,9 +1,9 @@
-//! A connection whose peer does not read what it asked for is given up.
+//! Closes connections whose peer does not read its answer.
 //!
 //! hyper limits the time for the head of a request, and nothing else. Crates that limit writing
-//! (`tokio-io-timeout`) limit the pause between two writes: a peer that takes a byte now and then
-//! stays for ever. Here a peer that has once let its answer pile up has to take [`ENOUGH`] of it, or
-//! all of it, in time.
+//! (`tokio-io-timeout`) limit the pause between two writes, so a peer that takes a byte now and then stays
+//! for ever. Here a peer whose answer has been blocked once has to take [`ENOUGH`] of it, or all of it,
+//! within the timeout.
 
 use std::io;
 use std::pin::Pin;
@@ -15,8 +15,8 @@ use tokio::time::Sleep;
 /// Bytes that a slow peer has to take within the limit.
 pub const ENOUGH: usize = 64 * 1024;
 
-/// A connection with a limit on how slowly its peer may read. Nothing is measured while there is
-/// nothing to be read, so a live page may be silent for as long as it likes.
+/// A connection with a limit on how slowly its peer may read. Nothing is measured while there is nothing to
+/// read, so a live page may be silent for any time.
 #[derive(Debug)]
 pub struct WriteTimeout<S> {
     inner: S,

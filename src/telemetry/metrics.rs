@@ -5,7 +5,7 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, Share
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::sync::Arc;
 
-/// What this process has recorded.
+/// The metrics of this process.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     /// Counters and gauges.
@@ -259,7 +259,7 @@ fn describe() {
     with_labels();
 }
 
-/// The same for counters whose labels are few and known.
+/// Registers the values of labels that are few and known.
 fn with_labels() {
     for result in ["succeeded", "failed", "blocked", "released", "discarded"] {
         metrics::counter!("verifyd_runs_processed_total", "result" => result).increment(0);

@@ -1,4 +1,4 @@
-//! The connections of the demo: each outcome, and the most telling reasons.
+//! The connections of the demo: each outcome, and the most useful reasons.
 
 use crate::domain::report::Overall;
 use crate::domain::{Outcome, Reason};
@@ -11,7 +11,7 @@ pub struct DemoConnection {
     pub name: &'static str,
     pub scenario: Scenario,
     pub signs_in_by: SignsInBy,
-    /// What is wrong before the provider is ever called.
+    /// A problem that preflight finds.
     pub flaw: Option<Flaw>,
 }
 
@@ -51,7 +51,7 @@ impl Flaw {
     }
 }
 
-/// What a run must end in.
+/// The expected end of a run.
 #[derive(Debug)]
 pub struct Expected {
     pub outcome: Outcome,
@@ -60,7 +60,7 @@ pub struct Expected {
 }
 
 impl DemoConnection {
-    /// What its run must end in.
+    /// Returns the expected end of its run.
     pub fn expected(&self) -> Expected {
         match self.flaw {
             Some(flaw) => Expected {

@@ -1,4 +1,4 @@
-//! `verifyd demo --keep`: the same data on pages, until it is stopped.
+//! `verifyd demo --keep`: shows the data on pages until it is stopped.
 
 use super::connections::CONNECTIONS;
 use super::{Demo, watch};
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 /// Pause between two checks while the pages are open, so that there is something to follow.
 const PAUSE: Duration = Duration::from_secs(15);
 
-/// Of a connection whose provider answers slowly: its checks can be watched.
+/// A connection whose provider answers slowly, so that its checks can be watched.
 const SLOW: &str = "Old Mill Brewery";
 
 impl Demo<'_> {
@@ -48,7 +48,7 @@ impl Demo<'_> {
             .set_connection_status(paused, ConnectionStatus::Enabled)
             .await?;
         self.round().await?;
-        // What was missing is there; what was there has expired.
+        // The missing secret is added, and another one expires.
         self.set_secret(place("Forest Paper")?, TimeDelta::days(90))
             .await?;
         self.set_secret(place("Northern Schools")?, TimeDelta::days(-1))
@@ -169,7 +169,7 @@ impl Demo<'_> {
         Ok(())
     }
 
-    /// A token that may do everything, for as long as the demo's database exists.
+    /// Creates a token with all scopes, for as long as the demo's database exists.
     async fn token(&self) -> anyhow::Result<SecretString> {
         let token = token::fresh()?;
         let hash = token::hash(token.expose_secret()).context("a fresh token is recognised")?;

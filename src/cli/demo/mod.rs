@@ -1,4 +1,4 @@
-//! `verifyd demo`: everything in one process, with nothing installed.
+//! `verifyd demo`: everything in one process, without any installation.
 
 mod connections;
 mod keep;
@@ -97,7 +97,7 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The built-in defaults, whatever the environment says, with the simulator as one more cloud.
+/// Returns the built-in defaults, independent of the environment, with the simulator as another cloud.
 fn settings(folder: &Path, simulator: &RunningSimulator) -> anyhow::Result<Settings> {
     let mut settings = Settings::load(Sources::default())?;
     settings.database.url =
@@ -108,7 +108,7 @@ fn settings(folder: &Path, simulator: &RunningSimulator) -> anyhow::Result<Setti
     Ok(settings)
 }
 
-/// What the connections of the demo are made with.
+/// Creates the connections of the demo.
 struct Demo<'a> {
     services: &'a Services,
     certificate: Credential,

@@ -1,4 +1,4 @@
-//! What every page asks of a request before it does anything: who it is of, and whether there is room.
+//! Admission of every request to a page: authentication, rate limits, and a request slot.
 
 use super::error::PageError;
 use super::session::{Visitor, cookie};

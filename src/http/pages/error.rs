@@ -1,4 +1,4 @@
-//! What went wrong, as a page: what it is, and what to do.
+//! Errors as pages: what is wrong, and what to do.
 
 use super::Pages;
 use super::admission::seconds;
@@ -25,7 +25,7 @@ pub enum PageError {
     Scope(Scope),
     /// The form does not come from a page of this session.
     Forged,
-    /// What was asked for cannot be understood or done.
+    /// The request cannot be understood or done.
     Refused(String),
     /// Too many live pages.
     TooManyStreams,

@@ -1,4 +1,4 @@
-//! Small things as they are shown: times, spans, links.
+//! Formats times, spans and links for pages.
 
 use chrono::{DateTime, Utc};
 use std::fmt;
@@ -8,7 +8,7 @@ use std::fmt;
 pub struct Moment {
     /// RFC 3339, for machines.
     pub iso: String,
-    /// For people who want to know exactly.
+    /// The absolute time.
     pub full: String,
     /// `12 min ago`
     pub ago: String,

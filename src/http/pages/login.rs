@@ -1,4 +1,4 @@
-//! Logging in with an API token, and out.
+//! Login with an API token, and logout.
 
 use super::error::{PageError, render};
 use super::format::safe_link;
@@ -55,7 +55,7 @@ fn page(next: &str, problem: Option<&str>) -> Response {
     })
 }
 
-/// Only a path of this host: nobody is sent elsewhere after logging in.
+/// Returns a path of this host, so that a login never leads to another one.
 fn path_of_ours(next: &str) -> &str {
     match safe_link(next) {
         Some(path) if path.starts_with('/') => path,
@@ -107,7 +107,7 @@ pub async fn log_in(
             "This token may not read. Make one with the scope read.",
         ));
     }
-    // A cookie of an earlier login is of no more use to anybody.
+    // The session of an earlier login is closed.
     if let Some(old) = cookie(&headers) {
         pages.store.close_session(&token::sha256_hex(old)).await?;
     }

@@ -1,4 +1,4 @@
-//! The pages for people: rendered here from the view models, usable without a script.
+//! The pages for people, rendered on the server from the view models. They work without a script.
 
 mod admission;
 mod assets;
@@ -42,7 +42,7 @@ const FORM_BYTES: usize = 64 * 1024;
 /// Rows of a list on one page.
 const ROWS: u32 = 50;
 
-/// What the pages work with.
+/// The parts that the pages use.
 pub struct Pages {
     pub store: Arc<dyn Store>,
     /// Where the hint of a new run goes, if workers listen there.
@@ -52,7 +52,7 @@ pub struct Pages {
     pub settings: PagesSettings,
     /// Links of reports that lead to the surrounding application, where that is on this host.
     pub links: LinkSettings,
-    /// A worker that has not beaten for so long is dead.
+    /// Time without a heartbeat after which a worker is dead.
     pub dead_after: Duration,
     /// Set when the process begins to stop: live pages end.
     pub stopping: CancellationToken,

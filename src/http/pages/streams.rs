@@ -1,4 +1,4 @@
-//! Who follows how many pages live.
+//! Counts the live streams of sessions and tokens.
 
 use super::PagesSettings;
 use super::session::Visitor;
