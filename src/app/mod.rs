@@ -63,8 +63,7 @@ impl Services {
         let store = open_ready_store(&settings).await?;
         let vault = open_vault(&settings)?;
         let queue = open_queue(&settings)?;
-        let outbound =
-            Outbound::new(&settings.outbound).context("calls to the outside cannot be set up")?;
+        let outbound = Outbound::new(&settings.outbound).context("cannot set up outbound calls")?;
         let providers = open_providers(&settings, Arc::clone(&clock), &outbound)?;
         Ok(Self {
             outbound,
@@ -193,7 +192,7 @@ impl Services {
 pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     store::connect_with(&settings.database, settings.limits)
         .await
-        .context("the database cannot be opened")
+        .context("cannot open the database")
 }
 
 /// Opens the database, and migrates it where it is the embedded one.
@@ -203,7 +202,7 @@ pub async fn open_ready_store(settings: &Settings) -> anyhow::Result<Arc<dyn Sto
         store
             .migrate()
             .await
-            .context("the embedded database cannot be brought up to date")?;
+            .context("cannot migrate the embedded database")?;
     }
     Ok(store)
 }
@@ -215,14 +214,14 @@ pub fn open_vault(settings: &Settings) -> anyhow::Result<Arc<dyn Vault>> {
         &settings.credentials,
         settings.embedded_key_file().as_deref(),
     )
-    .context("the keys for credentials cannot be read")?;
+    .context("cannot read the keys for credentials")?;
     Ok(Arc::new(vault))
 }
 
 /// Redis when its address is known, else a queue in this process.
 pub fn open_queue(settings: &Settings) -> anyhow::Result<Arc<dyn Queue>> {
     if settings.has_redis() {
-        RedisQueue::connect(&settings.redis, &host_name()).context("the queue cannot be opened")
+        RedisQueue::connect(&settings.redis, &host_name()).context("cannot open the queue")
     } else {
         Ok(InProcessQueue::open(&settings.in_process_queue))
     }
@@ -235,13 +234,13 @@ pub fn open_providers(
     outbound: &Outbound,
 ) -> anyhow::Result<Providers> {
     let microsoft = MicrosoftProvider::with_outbound(&settings.microsoft, clock, outbound)
-        .context("the provider microsoft cannot be set up")?;
+        .context("cannot set up the provider microsoft")?;
     Ok(Providers::new([Arc::new(microsoft) as Arc<dyn Provider>]))
 }
 
 /// Sets up the providers for commands that make no calls.
 pub fn providers_offline(settings: &Settings) -> anyhow::Result<Providers> {
-    let outbound = Outbound::direct().context("calls to the outside cannot be set up")?;
+    let outbound = Outbound::direct().context("cannot set up outbound calls")?;
     open_providers(settings, Arc::new(SystemClock), &outbound)
 }
 

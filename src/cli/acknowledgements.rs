@@ -45,7 +45,7 @@ pub async fn add(services: &Services, args: &AcknowledgeArgs) -> anyhow::Result<
         ));
     } else {
         output::line(format!(
-            "already {} (acknowledgement {}); withdraw it to say something else",
+            "already {} (acknowledgement {}); withdraw it to change it",
             render::clean(&view.summary()),
             view.id
         ));

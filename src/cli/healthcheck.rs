@@ -25,7 +25,7 @@ pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<
     let path = if args.ready { "/readyz" } else { "/healthz" };
     let answer = tokio::time::timeout(timeout, ask(address, path))
         .await
-        .with_context(|| format!("{address}{path}: no answer in time"))?
+        .with_context(|| format!("{address}{path}: no answer within the timeout"))?
         .with_context(|| format!("{address}{path}"))?;
     let healthy = answer.starts_with("HTTP/1.1 200 ");
     let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();

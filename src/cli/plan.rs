@@ -43,7 +43,9 @@ pub async fn run(load: impl FnOnce() -> anyhow::Result<Settings>, args: &PlanArg
 async fn plan(settings: &Settings, args: &PlanArgs) -> anyhow::Result<PlanCounts> {
     let providers = app::providers_offline(settings)?;
     let (key, module) = find(&providers, &args.module)?;
-    let provider = providers.get(key).context("the provider is gone")?;
+    let provider = providers
+        .get(key)
+        .context("the provider no longer exists")?;
     let store = app::open_ready_store(settings).await?;
     let planner = Planner {
         store: store.as_ref(),

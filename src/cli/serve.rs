@@ -48,7 +48,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
             %proxy,
             set_by = services.settings.origin("outbound.proxy"),
             no_proxy = services.settings.outbound.no_proxy,
-            "calls to the outside go through a proxy"
+            "outbound calls use a proxy"
         );
     }
 
@@ -74,7 +74,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     closing.cancel();
     serving.await?.context("the HTTP endpoints")?;
     services.store.close().await;
-    worked.context("the worker cannot go on; restart it")?;
+    worked.context("the worker has stopped; restart it")?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

@@ -44,7 +44,7 @@ pub async fn run(services: &Services, command: WebhooksCommand) -> anyhow::Resul
 fn fresh_secret() -> anyhow::Result<Zeroizing<Vec<u8>>> {
     signature::fresh_secret()
         .ok()
-        .context("there is no randomness for a secret")
+        .context("the system provides no random bytes")
 }
 
 async fn add(services: &Services, args: &WebhooksAddArgs) -> anyhow::Result<()> {
@@ -88,7 +88,7 @@ fn show_secret(endpoint: &Endpoint, secret: &SecretString, json: bool) -> anyhow
     output::note("The secret is not shown again. Give it to the receiver, which verifies with it.");
     if let Some(until) = endpoint.previous_secret_until {
         output::note(format!(
-            "The secret before signs as well until {}.",
+            "The previous secret also signs until {}.",
             until.to_rfc3339()
         ));
     }

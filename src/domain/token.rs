@@ -19,7 +19,7 @@ pub const LENGTH: usize = PREFIX.len() + BODY + CHECKSUM;
 
 /// The system gave no random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the system has no random bytes to give")]
+#[error("the system provides no random bytes")]
 pub struct NoRandomness;
 
 /// A token that no one has yet.

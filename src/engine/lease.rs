@@ -77,14 +77,14 @@ pub async fn keep_beating(store: &dyn WorkerStore, worker: &WorkerState, stop: C
         match super::with_timeout(interval, beat_once(store, worker)).await {
             Ok(()) => {
                 if failing {
-                    tracing::info!("the heartbeat succeeds again");
+                    tracing::info!("heartbeat succeeded again");
                 }
                 failing = false;
             }
             Err(error) => {
                 metrics::counter!("verifyd_heartbeat_failures_total").increment(1);
                 if !failing {
-                    tracing::warn!(%error, "the heartbeat failed; trying again more often");
+                    tracing::warn!(%error, "heartbeat failed; retrying more often");
                 }
                 failing = true;
             }

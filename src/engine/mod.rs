@@ -27,7 +27,9 @@ async fn with_timeout<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    tokio::time::timeout(limit, call)
-        .await
-        .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())))
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable(
+            "no answer within the timeout".into(),
+        ))
+    })
 }

@@ -88,7 +88,7 @@ impl SchemaWatch {
     /// Looks at the schema after a statement failed because of it.
     pub async fn state(&self, store: &dyn Store) -> SchemaState {
         if let Err(error) = self.look(store).await {
-            tracing::debug!(%error, "the schema cannot be looked at");
+            tracing::debug!(%error, "cannot inspect the schema");
         }
         let seen = self.seen.lock();
         if seen.problem.is_some() {

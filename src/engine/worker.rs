@@ -65,10 +65,10 @@ pub enum WorkerError {
     #[error(transparent)]
     Stalled(#[from] ConsumerStalled),
     /// A part that must run as long as the process ended; its own error is in the log.
-    #[error("the {0} ended by itself")]
+    #[error("the {0} ended unexpectedly")]
     Part(&'static str),
     /// The consumer did not stop, not even after the grace period.
-    #[error("the consumer of hints does not stop")]
+    #[error("the consumer of hints did not stop")]
     Overdue,
 }
 

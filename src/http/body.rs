@@ -20,7 +20,7 @@ const DISCARDED: usize = 1024 * 1024;
 
 /// The body did not arrive in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the body did not arrive in time")]
+#[error("the body did not arrive within the timeout")]
 struct TooSlow;
 
 /// Why a body could not be read.

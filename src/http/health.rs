@@ -153,7 +153,7 @@ impl Health {
         let database = match tokio::time::timeout(self.check_timeout, store.ping()).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(self.class(&error)),
-            Err(_) => Some("no answer in time".to_owned()),
+            Err(_) => Some("no answer within the timeout".to_owned()),
         };
         let schema = if database.is_some() {
             Some("unknown, the database does not answer".to_owned())
@@ -169,7 +169,7 @@ impl Health {
                     store.wanted_schema_version()
                 )),
                 Ok(Err(error)) => Some(self.class(&error)),
-                Err(_) => Some("no answer in time".to_owned()),
+                Err(_) => Some("no answer within the timeout".to_owned()),
             }
         };
         let queue = self.queue.health();

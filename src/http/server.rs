@@ -71,7 +71,7 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    tracing::warn!(%error, "cannot accept a connection; trying again");
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
@@ -104,7 +104,7 @@ pub async fn serve(
                 },
                 () = slot.evicted() => {
                     metrics::counter!("verifyd_http_connections_evicted_total").increment(1);
-                    tracing::debug!(%peer, "a connection without a whole request made room for another");
+                    tracing::debug!(%peer, "closed a waiting connection for a new one");
                 }
             }
         });

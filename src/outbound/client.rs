@@ -66,7 +66,7 @@ impl Resends {
         }
         self.all += 1;
         self.lost_alone += u32::from(was_alone && kind == FailureKind::Lost);
-        tracing::trace!(resend = self.all, cause = %kind, "sent again on another connection");
+        tracing::trace!(resend = self.all, cause = %kind, "request sent again on another connection");
         if self.all > SHARED_RESENDS {
             let factor = 1 << (self.all - SHARED_RESENDS - 1);
             let chance = rand::rng().random_range(1.0..2.0);

@@ -22,7 +22,7 @@ pub enum FailureKind {
     AddressRefused,
     #[error("no connection")]
     Unreachable,
-    #[error("no connection in time")]
+    #[error("the connection timed out")]
     ConnectTimeout,
     #[error("no trusted TLS connection")]
     Tls,
@@ -41,7 +41,7 @@ pub enum FailureKind {
     NotHttp,
     #[error("the peer sends without end and does not answer")]
     EndlessHead,
-    #[error("the exchange took too long")]
+    #[error("the exchange timed out")]
     Timeout,
 }
 

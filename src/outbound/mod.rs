@@ -33,7 +33,7 @@ pub const AGENT: HeaderValue =
 /// Why outbound calls cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboundError {
-    #[error("no HTTP client can be made: {0}")]
+    #[error("cannot create an HTTP client: {0}")]
     Tls(String),
     #[error("outbound.proxy: {0}")]
     Proxy(#[from] ProxyAddressError),

@@ -48,9 +48,9 @@ pub enum ProxyAddressError {
     Unreadable,
     #[error("without http:// in front it needs a port, such as proxy.example.com:3128")]
     NoPort,
-    #[error("behind host and port stands more; percent-encode #, / and ? in the password")]
+    #[error("there is more text after host and port; percent-encode #, / and ? in the password")]
     More,
-    #[error("the user must not have a : in it")]
+    #[error("the user must not contain a ':'")]
     User,
 }
 
@@ -140,7 +140,7 @@ pub fn masked(text: &str) -> String {
 pub enum ProxyTrouble {
     #[error("the proxy cannot be reached")]
     Unreachable,
-    #[error("the proxy did not answer in time")]
+    #[error("the proxy did not answer within the timeout")]
     Timeout,
     #[error("no trusted TLS connection to the proxy could be made")]
     Tls,
@@ -150,7 +150,7 @@ pub enum ProxyTrouble {
     RefusesCredentials,
     #[error("the proxy refuses this host (403)")]
     RefusesHost,
-    #[error("the proxy could not open the way (status {0})")]
+    #[error("the proxy could not open the tunnel (status {0})")]
     Status(u16),
     #[error("the proxy closed the connection without an answer")]
     Closed,

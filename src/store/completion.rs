@@ -199,5 +199,5 @@ fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Json, StoreError> {
 }
 
 fn not_json() -> StoreError {
-    StoreError::Refused("what is to be stored is not JSON of the expected kind".into())
+    StoreError::Refused("the value to store is not valid JSON".into())
 }

@@ -18,7 +18,7 @@ impl From<Error> for StoreError {
             Error::Protocol(_) => Self::Unavailable("the protocol was violated".into()),
             Error::WorkerCrashed => Self::Unavailable("the database's thread ended".into()),
             Error::BeginFailed => Self::Unavailable("no transaction could be started".into()),
-            Error::Configuration(_) => Self::Refused("database.url cannot be understood".into()),
+            Error::Configuration(_) => Self::Refused("database.url cannot be parsed".into()),
             // The source may quote the value; only what names types is passed on.
             Error::ColumnDecode { index, source } => {
                 let why = source.to_string();

@@ -73,6 +73,6 @@ fn log_panics() {
         let backtrace = std::backtrace::Backtrace::capture();
         let backtrace = (backtrace.status() == std::backtrace::BacktraceStatus::Captured)
             .then(|| backtrace.to_string());
-        tracing::error!(location, backtrace, "a defect: panicked");
+        tracing::error!(location, backtrace, "panicked; this is a defect of verifyd");
     }));
 }

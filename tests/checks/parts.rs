@@ -201,7 +201,7 @@ async fn a_consumer_that_does_not_stop_is_left_behind() {
     stop.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(600), worker.run(stop)).await;
     let error = ended.expect("the worker ends").unwrap_err();
-    assert_eq!(error.to_string(), "the consumer of hints does not stop");
+    assert_eq!(error.to_string(), "the consumer of hints did not stop");
 }
 
 /// With times that no test reaches.

@@ -203,7 +203,13 @@ async fn watch(
     loop {
         let mut runs = Vec::with_capacity(ids.len());
         for id in ids {
-            runs.push(services.store.run(*id).await?.context("a run is gone")?);
+            runs.push(
+                services
+                    .store
+                    .run(*id)
+                    .await?
+                    .context("a run no longer exists")?,
+            );
         }
         let done = runs
             .iter()

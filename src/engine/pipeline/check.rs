@@ -25,7 +25,7 @@ impl Pipeline {
             Err(StoreError::Corrupt {
                 table, column, why, ..
             }) => {
-                tracing::error!(table, column, %why, "the connection cannot be read");
+                tracing::error!(table, column, %why, "the connection's row is invalid; the run ends blocked");
                 // The value is not reported: the row may belong to another tenant.
                 let allowed = why.split_once("allowed: ").map(|(_, allowed)| allowed);
                 let allowed = allowed.unwrap_or("a value that is not NULL");

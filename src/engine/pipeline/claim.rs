@@ -55,7 +55,7 @@ impl Pipeline {
                 }
                 Ok(ClaimAnswer::RequiresIsolation) => {}
                 Err(error) => {
-                    tracing::warn!(run = run.0, %error, "cannot claim the run now; trying later");
+                    tracing::warn!(run = run.0, %error, "cannot claim the run; a later sweep finds it");
                     self.schema_after(&error).await;
                     return Err(Processed::Deferred);
                 }
@@ -69,7 +69,7 @@ impl Pipeline {
                     metrics::counter!("verifyd_isolation_hints_dropped_total").increment(1);
                     tracing::info!(
                         run = run.0,
-                        "other runs that require isolation are before it"
+                        "other runs that require isolation are first; dropping the hint"
                     );
                     return Err(Processed::Postponed);
                 }

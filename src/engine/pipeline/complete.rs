@@ -22,18 +22,18 @@ impl Pipeline {
                         outcome = %completion.outcome,
                         overall = completion.overall,
                         reason = completion.failure_summary.first().map(|f| f.reason_code.code()),
-                        "completed"
+                        "run completed"
                     );
                     self.keep_facts(completion).await;
                     return Processed::Completed(completion.outcome);
                 }
                 Ok(false) => {
-                    tracing::info!("another worker owns the run; discarding the result");
+                    tracing::info!("the attempt has lost its run; discarding the result");
                     return Processed::Discarded;
                 }
                 Err(error) => error,
             };
-            tracing::warn!(%error, "the result cannot be written");
+            tracing::warn!(%error, "cannot write the result of the run");
             match self.schema_after(&error).await {
                 Some(SchemaState::Unfit) => return self.release_uncounted(attempt, retries).await,
                 Some(SchemaState::Changed) => {}
@@ -51,7 +51,7 @@ impl Pipeline {
         if let Some(facts) = &completion.facts
             && let Err(error) = self.store.keep_facts(facts).await
         {
-            tracing::warn!(%error, "cannot keep what the check has learnt; the next check tries again");
+            tracing::warn!(%error, "cannot store facts about the connection; the next check tries again");
         }
     }
 
@@ -86,7 +86,7 @@ impl Pipeline {
     ) -> Processed {
         match self.store.release(&attempt.claim, end, not_before).await {
             Ok(true) => {
-                tracing::info!(why = %end, "released");
+                tracing::info!(why = %end, "run released");
                 Processed::Released(end)
             }
             Ok(false) => Processed::Discarded,

@@ -142,7 +142,7 @@ impl Pipeline {
 
     /// Processes a claimed run, within the time that this process may.
     async fn process_claimed(&self, attempt: &Attempt<'_>) -> Processed {
-        tracing::debug!("claimed");
+        tracing::debug!("run claimed");
         // What was written by then stays; the guarded statements decide about the rest.
         let work = AssertUnwindSafe(self.check_and_write(attempt)).catch_unwind();
         tokio::select! {
@@ -183,10 +183,10 @@ impl Pipeline {
             let schema = self.schema_after(&error).await;
             let retry = error.is_transient() || schema == Some(SchemaState::Changed);
             if retry && retries.wait().await {
-                tracing::debug!(%error, "reading again what the run needs");
+                tracing::debug!(%error, "cannot read the data of the run; trying again");
                 continue;
             }
-            tracing::warn!(%error, "cannot read what the run needs; releasing it");
+            tracing::warn!(%error, "cannot read the data of the run; releasing it");
             if schema == Some(SchemaState::Unfit) {
                 return self.release_uncounted(attempt, retries).await;
             }

@@ -202,7 +202,7 @@ impl Reconciler {
         let looked = with_timeout(SWEEP_TIMEOUT, schema.look(self.store.as_ref())).await;
         if let Err(error) = looked {
             // The sweep logs it, too, as a warning.
-            tracing::debug!(%error, "cannot look at the schema");
+            tracing::debug!(%error, "cannot inspect the schema");
         }
         if schema.changed_at() != before {
             self.cursor = SweepCursor::START;

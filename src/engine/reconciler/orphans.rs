@@ -14,10 +14,10 @@ pub(super) async fn release(store: &dyn Store, worker: &WorkerState) {
         Ok(runs) if runs.is_empty() => {}
         Ok(runs) => {
             metrics::counter!("verifyd_orphans_released_total").increment(runs.len() as u64);
-            tracing::warn!(runs = ?ids(&runs), "released orphans: not in flight here, queued again");
+            tracing::warn!(runs = ?ids(&runs), "released orphans: their runs are queued again");
         }
         // The sweep logs it, too, as a warning.
-        Err(error) => tracing::debug!(%error, "cannot look at open attempts"),
+        Err(error) => tracing::debug!(%error, "cannot read open attempts; trying again later"),
     }
 }
 

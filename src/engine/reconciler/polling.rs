@@ -59,7 +59,7 @@ impl Polling {
                 if processed == Processed::Deferred
                     && let Err(error) = store.mark_undispatched(&[run]).await
                 {
-                    tracing::debug!(%error, "a later sweep finds the run");
+                    tracing::debug!(%error, "cannot mark the run as undispatched; a later sweep finds it");
                 }
             });
         }

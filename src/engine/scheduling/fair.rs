@@ -79,7 +79,7 @@ impl FairScheduler {
                     }
                 }
                 // The sweep logs it, too, as a warning.
-                Err(error) => tracing::debug!(%error, "waiting tenants cannot be read"),
+                Err(error) => tracing::debug!(%error, "cannot read waiting tenants; trying again"),
             }
         }
         while self.tasks.join_next().await.is_some() {}

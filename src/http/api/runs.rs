@@ -213,7 +213,7 @@ async fn start(
         }
     };
     if let Err(error) = &started.hint {
-        tracing::warn!(%error, "a hint could not be sent; the sweep finds its run");
+        tracing::warn!(%error, "cannot send a hint; the sweep finds the run");
     }
     let recorded = started.recorded;
     let run = api.store.run_summary(recorded.run_id).await?;

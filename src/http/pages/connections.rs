@@ -316,7 +316,7 @@ pub async fn check(
     )
     .await?;
     if let Err(error) = &started.hint {
-        tracing::warn!(%error, "the hint was not sent; the sweep finds the run");
+        tracing::warn!(%error, "cannot send a hint; the sweep finds the run");
     }
     Ok(Redirect::to(&format!("/runs/{}", started.recorded.run_id)).into_response())
 }

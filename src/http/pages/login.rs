@@ -114,7 +114,7 @@ pub async fn log_in(
     let secret = token::random_text();
     let csrf = token::random_text();
     let (Ok(secret), Ok(csrf)) = (secret, csrf) else {
-        tracing::error!("the system has no random bytes to give");
+        tracing::error!("the system provides no random bytes");
         return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response());
     };
     let lifetime = pages.settings.session_lifetime;

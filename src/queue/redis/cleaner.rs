@@ -78,7 +78,7 @@ impl Cleaner {
                     tracing::trace!(removed, "cleaned the queue");
                 }
                 // The fetchers report an unreachable server.
-                Err(error) => tracing::debug!(%error, "the queue was not cleaned"),
+                Err(error) => tracing::debug!(%error, "cannot clean the queue; trying again"),
             }
         }
     }

@@ -74,7 +74,7 @@ impl DeliveryHandler {
             Err(error) => {
                 self.health.count_dead_letter();
                 if let Some(left_out) = DEAD_LETTERS.line() {
-                    tracing::warn!(reason = %error, left_out, "a payload is no hint; it is a dead letter now");
+                    tracing::warn!(reason = %error, left_out, "the payload is no hint; moved to the dead letters");
                 }
                 Err(AbortError::new(error))
             }

@@ -82,13 +82,18 @@ impl Fetcher {
             let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
             // Logged once: a server may be unavailable for hours.
             if failing {
-                tracing::debug!(worker = name, reason, pause_ms, "the fetcher failed again");
+                tracing::debug!(
+                    worker = name,
+                    reason,
+                    pause_ms,
+                    "fetcher failed again; restarting it"
+                );
             } else {
                 tracing::warn!(
                     worker = name,
                     reason,
                     pause_ms,
-                    "the fetcher failed; restarting it"
+                    "fetcher failed; restarting it"
                 );
             }
             failing = true;
@@ -151,7 +156,10 @@ impl Fetcher {
             let timeout = self.queue.settings.call_timeout();
             let recovered = self.recover_orphans(&mut connection, ended);
             if !matches!(tokio::time::timeout(timeout, recovered).await, Ok(Ok(()))) {
-                tracing::debug!(worker = name, "the worker's deliveries were not returned");
+                tracing::debug!(
+                    worker = name,
+                    "cannot return the worker's deliveries to the queue; its heartbeat has to expire first"
+                );
             }
         }
         if ended.len() > MAX_ENDED {

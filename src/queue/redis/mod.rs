@@ -117,7 +117,7 @@ impl RedisQueue {
             .await
             .is_err()
         {
-            tracing::error!("a fetcher panicked; starting it again");
+            tracing::error!("fetcher panicked; restarting it");
         }
     }
 }

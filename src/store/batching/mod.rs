@@ -200,7 +200,7 @@ impl<S: Batching, C: BatchedCall<S>> Drop for BatchTask<S, C> {
                 tracing::debug!(
                     call = C::NAME,
                     calls = left.len(),
-                    "a batching task was cancelled; sending each call by itself"
+                    "batching task cancelled; sending its calls separately"
                 );
             }
         }
@@ -314,7 +314,7 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
 
     fn failed(calls: usize, error: &StoreError) {
         metrics::counter!("verifyd_database_batches_failed_total", "call" => C::NAME).increment(1);
-        tracing::debug!(call = C::NAME, calls, %error, "a batch failed; sending each call by itself");
+        tracing::debug!(call = C::NAME, calls, %error, "batch failed; sending its calls separately");
     }
 }
 

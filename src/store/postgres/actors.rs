@@ -88,6 +88,6 @@ impl PostgresStore {
         let id = one.id;
         let found = self.with_actors(tx, vec![one]).await?;
         let found = found.into_iter().find(|a| a.id == id);
-        found.ok_or_else(|| StoreError::Refused("an acknowledgement is gone".into()))
+        found.ok_or_else(|| StoreError::Refused("an acknowledgement no longer exists".into()))
     }
 }

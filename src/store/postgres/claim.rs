@@ -205,7 +205,7 @@ impl ClaimStore for PostgresStore {
     ) -> Result<bool, StoreError> {
         if end == AttemptEnd::Completed {
             return Err(StoreError::Refused(
-                "a run that is given back has not been completed".into(),
+                "a run that is released has not been completed".into(),
             ));
         }
         self.transaction(async |tx| {
@@ -358,7 +358,7 @@ impl PostgresStore {
             Err(error) if error.is_transient() => Err(error),
             Err(error) => {
                 inner.rollback().await?;
-                tracing::warn!(run = run.0, %error, "the context of a run cannot be read");
+                tracing::warn!(run = run.0, %error, "cannot read the context of the run; it ends blocked");
                 Ok((claims::unreadable(), ContextSize::Large))
             }
         }

@@ -156,7 +156,7 @@ impl PostgresStore {
         };
         match self.complete_locked(&request).await {
             Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
-                tracing::warn!(%why, "the context of the run cannot be kept");
+                tracing::warn!(%why, "cannot keep the context of the run; replacing it");
                 request.kept = NOTHING_KEPT;
                 let dropped = self.complete_locked(&request).await;
                 // A refusal for another reason is returned as it is.

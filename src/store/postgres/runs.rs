@@ -110,7 +110,7 @@ impl PostgresStore {
             }
             Err(error) if error.is_transient() => return Err(error),
             Err(error) => {
-                tracing::warn!(run = run.id.0, %error, "the context of a run cannot be read");
+                tracing::warn!(run = run.id.0, %error, "cannot read the context of the run; showing the run without it");
             }
         }
         Ok(run)

@@ -97,7 +97,7 @@ impl PostgresStore {
     pub(super) async fn forget_expiry(&self, id: ConnectionId) {
         let forget = self.execute(self.sql(FORGET_EXPIRY).bind(id.0));
         if let Err(error) = forget.await {
-            tracing::warn!(%error, "the old expiry of the credential is not removed; the next check replaces it");
+            tracing::warn!(%error, "cannot remove the old expiry of the credential; the next check replaces it");
         }
     }
 }

@@ -117,7 +117,7 @@ impl PostgresStore {
     ) -> Result<T, E> {
         match tokio::time::timeout(self.call_timeout, call).await {
             Ok(answer) => answer,
-            Err(_) => Err(StoreError::Unavailable("no answer in time".into()).into()),
+            Err(_) => Err(StoreError::Unavailable("no answer within the timeout".into()).into()),
         }
     }
 

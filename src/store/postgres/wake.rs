@@ -79,7 +79,7 @@ impl Subscription {
         };
         match tokio::time::timeout(PROBE_TIMEOUT, opening).await {
             Err(_) => Err(StoreError::Unavailable(
-                "no connection to listen on in time".into(),
+                "the connection to listen on timed out".into(),
             )),
             Ok(Err(sqlx::Error::Database(error)))
                 if error.code().as_deref() == Some(REFUSED_AT_STARTUP) =>
@@ -221,7 +221,7 @@ impl WakeStore for PostgresStore {
                              only; behind a pooler set database.listen_url to a direct connection"
                         );
                     }
-                    tracing::debug!(why, "not listening for a moment; the sweep goes on");
+                    tracing::debug!(why, "not listening for now; the sweep finds new runs");
                     let wait = pause;
                     pause = (pause * 2).min(LONGEST_AFTER_ERROR);
                     wait

@@ -206,7 +206,7 @@ async fn with_actor(
 ) -> Result<Acknowledgement, StoreError> {
     let found = with_actors(connection, vec![one]).await?;
     let found = found.into_iter().next();
-    found.ok_or_else(|| StoreError::Refused("an acknowledgement is gone".into()))
+    found.ok_or_else(|| StoreError::Refused("an acknowledgement no longer exists".into()))
 }
 
 async fn carry(

@@ -184,7 +184,7 @@ impl ClaimStore for SqliteStore {
     ) -> Result<bool, StoreError> {
         if end == AttemptEnd::Completed {
             return Err(StoreError::Refused(
-                "a run that is given back has not been completed".into(),
+                "a run that is released has not been completed".into(),
             ));
         }
         self.transaction_with_end(async |tx| {

@@ -140,7 +140,7 @@ impl CompletionStore for SqliteStore {
         match self.complete_by_itself(&request).await {
             // A context that cannot be copied does not keep the run from its end.
             Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
-                tracing::warn!(%why, "the context of the run cannot be kept");
+                tracing::warn!(%why, "cannot keep the context of the run; replacing it");
                 request.kept = NOTHING_KEPT;
                 let dropped = self.complete_by_itself(&request).await;
                 // A refusal for another reason is returned as it is.

@@ -141,7 +141,7 @@ impl SqliteStore {
             ));
         }
         let options: SqliteConnectOptions = url.parse().map_err(|_| {
-            StoreError::Refused("database.url cannot be understood, allowed: sqlite:FILE".into())
+            StoreError::Refused("database.url cannot be parsed, allowed: sqlite:FILE".into())
         })?;
         let file = options.get_filename().to_owned();
         if file.as_os_str().is_empty() {
@@ -273,7 +273,7 @@ fn json_list<T: Serialize>(
     let rows: Vec<T> = rows.collect();
     to_raw_value(&rows)
         .map(Json)
-        .map_err(|_| StoreError::Refused("what is to be stored cannot be written as JSON".into()))
+        .map_err(|_| StoreError::Refused("the value to store cannot be written as JSON".into()))
 }
 
 /// A list of ids for `json_each`.

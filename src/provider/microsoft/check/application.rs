@@ -54,7 +54,7 @@ impl Question<'_> {
             match read {
                 Ok(application) => Ok(Arc::new(application)),
                 Err(fault) => {
-                    tracing::debug!(reason = %fault.reason, "the registration cannot be read");
+                    tracing::debug!(reason = %fault.reason, "cannot read the registration; the check goes on without it");
                     if !is_own || !fault.is_transient() {
                         shared.unreadable.insert(key.clone(), ()).await;
                     }

@@ -62,7 +62,7 @@ impl PropagationBackoff {
         }
         tracing::debug!(
             attempt = self.attempts(),
-            "a change may not have arrived yet: trying again"
+            "a change may not have replicated yet; trying again"
         );
         self.waits += 1;
         tokio::time::sleep(wait).await;
