@@ -104,7 +104,7 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
         "id",
         "workspace",
         "url",
-        "told of",
+        "runs",
         "state",
         "oldest pending",
         "description",

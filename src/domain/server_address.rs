@@ -20,7 +20,7 @@ pub fn problem(text: &str) -> Option<String> {
         ));
     }
     let Some((_, rest)) = text.split_once("://") else {
-        return Some("behind the scheme stand two slashes".to_owned());
+        return Some("the scheme must be followed by two slashes".to_owned());
     };
     if let Some(reserved) = reserved_in_password(rest) {
         return Some(reserved);
@@ -133,7 +133,7 @@ fn unreadable(error: ParseError, rest: &str) -> String {
         return "it names several hosts, allowed is one".to_owned();
     }
     if host.matches(':').count() > 1 && !host.contains('[') {
-        return "an IPv6 address stands in brackets, such as [::1]".to_owned();
+        return "an IPv6 address must be in brackets, such as [::1]".to_owned();
     }
     match error {
         ParseError::InvalidPort if authority.contains('@') => {
@@ -145,7 +145,7 @@ fn unreadable(error: ParseError, rest: &str) -> String {
                 .to_owned()
         }
         ParseError::InvalidIpv6Address => {
-            "what stands in brackets is no IPv6 address; allowed is such as [::1]".to_owned()
+            "the text in brackets is no IPv6 address; allowed is for example [::1]".to_owned()
         }
         ParseError::EmptyHost => "the host is missing".to_owned(),
         ParseError::InvalidDomainCharacter
@@ -243,7 +243,7 @@ mod tests {
             ("postgres:h/db", "two slashes"),
             (
                 "postgres://u@::1:5432/db",
-                "an IPv6 address stands in brackets",
+                "an IPv6 address must be in brackets",
             ),
             ("postgres://u@[::1/db", "no IPv6 address"),
             ("postgres://u@[::z]/db", "no IPv6 address"),
@@ -251,7 +251,7 @@ mod tests {
             ("postgres://u@h:70000/db", "the port is not a number"),
             (
                 "postgres://u:secret",
-                "a user and a password stand before an @",
+                "a user and a password are followed by an @",
             ),
             ("postgres://u:p@/db", "the host is missing"),
             ("postgres:///db", "the host is missing"),

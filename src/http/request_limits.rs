@@ -32,7 +32,7 @@ type Owner = Option<TokenId>;
 
 /// See the module.
 pub struct RequestLimits {
-    in_work: Arc<Semaphore>,
+    in_flight: Arc<Semaphore>,
     per_token: usize,
     shares: Mutex<HashMap<Owner, Arc<Semaphore>>>,
     look_ups: Semaphore,
@@ -68,7 +68,7 @@ impl RequestLimits {
     pub fn new(settings: &HttpSettings) -> Self {
         let api = &settings.api;
         Self {
-            in_work: Arc::new(Semaphore::new(api.max_concurrent_requests)),
+            in_flight: Arc::new(Semaphore::new(api.max_concurrent_requests)),
             per_token: api.max_concurrent_requests_per_token,
             shares: Mutex::default(),
             look_ups: Semaphore::new(LOOK_UPS),
@@ -133,7 +133,7 @@ impl RequestLimits {
             Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(self.per_token))))
         };
         let own = share.acquire_owned().await.ok()?;
-        let all = Arc::clone(&self.in_work).acquire_owned().await.ok()?;
+        let all = Arc::clone(&self.in_flight).acquire_owned().await.ok()?;
         Some(RequestSlot {
             _own: own,
             _all: all,

@@ -68,7 +68,7 @@ fn parameter(name: &str, value: &str) -> Option<String> {
         )),
         // It may be a part of a password with a question mark in it.
         _ => Some(format!(
-            "behind the ? stands no known parameter; percent-encode ? as %3F in the password, allowed as \
+            "there is no known parameter after the ?; percent-encode ? as %3F in the password, allowed as \
              parameters: {}",
             PARAMETERS.join(", ")
         )),

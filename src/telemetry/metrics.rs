@@ -87,10 +87,7 @@ macro_rules! counter {
 }
 
 fn describe() {
-    metrics::describe_counter!(
-        "verifyd_runs_processed_total",
-        "Claimed runs by how the work on them ended"
-    );
+    metrics::describe_counter!("verifyd_runs_processed_total", "Processed runs by result");
     metrics::describe_histogram!(
         "verifyd_run_duration_seconds",
         metrics::Unit::Seconds,
@@ -102,27 +99,21 @@ fn describe() {
     );
     counter!(
         "verifyd_runs_reclaimed_total",
-        "Runs taken back from lost workers"
+        "Runs reclaimed from lost workers"
     );
-    metrics::describe_histogram!(
-        "verifyd_database_batch_calls",
-        "Calls that went to the database in one transaction"
-    );
+    metrics::describe_histogram!("verifyd_database_batch_calls", "Calls in one batch");
     metrics::describe_counter!(
         "verifyd_database_batches_failed_total",
-        "Batches whose calls had to go alone"
+        "Batches that failed, so that their calls were sent separately"
     );
     counter!(
         "verifyd_runs_redelivered_total",
-        "Due runs that the sweep delivered"
+        "Due runs for which the sweep sent a hint"
     );
-    counter!(
-        "verifyd_heartbeat_failures_total",
-        "Heartbeats that did not get through"
-    );
+    counter!("verifyd_heartbeat_failures_total", "Heartbeats that failed");
     counter!(
         "verifyd_wakeups_total",
-        "Notifications that something may be queued"
+        "Notifications of the database that a run may be queued"
     );
     metrics::describe_gauge!(
         "verifyd_listening",
@@ -141,19 +132,22 @@ fn describe() {
         metrics::Unit::Seconds,
         "Time of one attempt to send a webhook"
     );
-    metrics::describe_gauge!("verifyd_webhook_deliveries_pending", "Webhooks to be sent");
+    metrics::describe_gauge!(
+        "verifyd_webhook_deliveries_pending",
+        "Pending webhook deliveries"
+    );
     metrics::describe_gauge!(
         "verifyd_webhook_deliveries_failed",
-        "Webhooks that were given up"
+        "Webhook deliveries that were given up and are still stored"
     );
     metrics::describe_gauge!(
         "verifyd_webhook_oldest_pending_seconds",
         metrics::Unit::Seconds,
-        "How long the oldest pending webhook waits; 0 when none is pending"
+        "Age of the oldest pending webhook delivery; 0 when none is pending"
     );
     metrics::describe_gauge!(
         "verifyd_webhook_circuits_open",
-        "Enabled endpoints to which nothing but a probe is sent"
+        "Enabled endpoints with an open circuit"
     );
     counter!(
         "verifyd_webhook_circuits_opened_total",
@@ -161,7 +155,7 @@ fn describe() {
     );
     metrics::describe_counter!(
         "verifyd_webhook_deliveries_given_up_total",
-        "Webhooks given up by reason: attempts, age, gone"
+        "Webhook deliveries given up, by reason: attempts, age, gone"
     );
     counter!("verifyd_sweep_failures_total", "Sweeps that failed");
     counter!(
@@ -169,14 +163,17 @@ fn describe() {
         "Reports that were not valid and were replaced by the fallback report"
     );
     counter!("verifyd_hints_sent_total", "Hints that were sent");
-    counter!("verifyd_dead_letters_total", "Payloads that were not hints");
+    counter!(
+        "verifyd_dead_letters_total",
+        "Payloads that became dead letters"
+    );
     counter!(
         "verifyd_hint_panics_total",
         "Handlers of hints that panicked"
     );
     counter!(
         "verifyd_queue_restarts_total",
-        "How often a fetcher of the queue had to be started again"
+        "Restarts of the queue's fetchers"
     );
     counter!(
         "verifyd_queue_malformed_entries_total",
@@ -205,19 +202,19 @@ fn describe() {
     );
     counter!(
         "verifyd_orphans_released_total",
-        "Runs that this process had claimed, lost sight of, and put back"
+        "Orphans of this process that it released"
     );
     counter!(
         "verifyd_isolation_hints_dropped_total",
-        "Hints of runs that need to be alone, left because others were before them"
+        "Hints of runs that require isolation, dropped because others were first"
     );
     counter!(
         "verifyd_fair_queuing_runs_total",
-        "Runs taken ahead of the queue's order, for tenants with nothing in work here"
+        "Runs that fair queuing chose, for tenants without a run in flight"
     );
     counter!(
         "verifyd_forced_completions_total",
-        "Runs that were completed from nothing but their id"
+        "Forced completions: runs completed from their id alone"
     );
     counter!("verifyd_check_panics_total", "Checks that panicked");
     counter!(
@@ -226,15 +223,15 @@ fn describe() {
     );
     counter!(
         "verifyd_http_connections_evicted_total",
-        "Connections without a whole request that made room for others"
+        "Waiting connections that were closed for new ones"
     );
     counter!(
         "verifyd_http_connections_refused_total",
-        "Connections closed at once because all others were being answered"
+        "Connections refused because all others were being answered"
     );
     counter!(
         "verifyd_http_body_timeouts_total",
-        "Requests whose body did not arrive in time"
+        "Requests whose body timed out"
     );
     counter!(
         "verifyd_http_write_timeouts_total",
@@ -242,11 +239,11 @@ fn describe() {
     );
     metrics::describe_gauge!(
         "verifyd_polling",
-        "1 while the queue is away and runs are taken from the database"
+        "1 while runs are taken from the database, as the queue is unavailable"
     );
     metrics::describe_gauge!(
         "verifyd_invalid_runs",
-        "Runs among the latest 10,000 rows that verifyd cannot work on, 1,000 at most"
+        "Invalid runs among the latest 10,000 rows, 1,000 at most"
     );
     metrics::describe_gauge!("verifyd_runs_queued", "Runs with status queued");
     metrics::describe_gauge!("verifyd_runs_running", "Runs with status running");
@@ -255,7 +252,7 @@ fn describe() {
         metrics::Unit::Seconds,
         "Age of the oldest queued run"
     );
-    metrics::describe_gauge!("verifyd_runs_in_flight", "Runs in work in this process");
+    metrics::describe_gauge!("verifyd_runs_in_flight", "Runs in flight in this process");
     with_labels();
 }
 

@@ -654,7 +654,7 @@ async fn a_worker_finds_runs_that_nobody_announced_and_drains_on_stop() {
     .unwrap();
     stop.cancel();
     worker.await.unwrap().unwrap();
-    // What was in work has been finished, and nobody is left on the list.
+    // What was in flight has been finished, and nobody is left on the list.
     assert_eq!(world.run(second).await.status, RunStatus::Completed);
     assert!(world.services.store.workers().await.unwrap().is_empty());
 }

@@ -217,13 +217,13 @@ async fn an_address_or_a_server_that_cannot_be_used_is_told_by_its_cause() {
         queue["found"]
             .as_str()
             .unwrap()
-            .contains("nobody listens there"),
+            .contains("no server listens there"),
         "{queue}"
     );
     let output = with("REDIS_URL", &redis, &["enqueue", "--connection", &id]);
     assert!(output.status.success());
     assert!(
-        stderr(&output).contains("nobody listens there"),
+        stderr(&output).contains("no server listens there"),
         "{}",
         stderr(&output)
     );

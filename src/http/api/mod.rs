@@ -61,7 +61,7 @@ pub struct ApiSettings {
     pub requests_per_minute: u32,
     /// Without a valid token, of one address.
     pub anonymous_requests_per_minute: u32,
-    /// Requests in work at a time, those of the pages included; further ones wait.
+    /// Requests in flight at a time, those of the pages included; further ones wait.
     pub max_concurrent_requests: usize,
     /// Of one token.
     pub max_concurrent_requests_per_token: usize,

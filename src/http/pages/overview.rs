@@ -266,8 +266,8 @@ async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64;
         remarks.push(Remark {
             bad: false,
             text: match silent {
-                1 => "One worker stopped beating without saying goodbye.".to_owned(),
-                n => format!("{n} workers stopped beating without saying goodbye."),
+                1 => "One worker stopped sending heartbeats without shutting down.".to_owned(),
+                n => format!("{n} workers stopped sending heartbeats without shutting down."),
             },
             link: to_workers(),
         });

@@ -33,7 +33,7 @@ fn describe_io(error: &RedisError) -> String {
     let text = error.to_string();
     let has = |part: &str| text.contains(part);
     let cause = if error.is_connection_refusal() {
-        "nobody listens there"
+        "no server listens there"
     } else if error.is_timeout() {
         "no answer within the timeout"
     } else if has("lookup address") || has("Name or service not known") {

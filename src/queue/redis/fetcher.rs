@@ -208,7 +208,7 @@ impl Fetcher {
                 end = &mut run => return match end {
                     // While stopping, what could not be acknowledged is returned to the queue.
                     Ok(_) if stopping => End::Stopped,
-                    Ok(Ok(())) => End::Failed("the worker ended by itself".into()),
+                    Ok(Ok(())) => End::Failed("the worker ended unexpectedly".into()),
                     Ok(Err(error)) => End::Failed(error.to_string()),
                     Err(_) => End::Failed("the worker panicked".into()),
                 },
