@@ -38,7 +38,7 @@ const PARAMETERS: &[&str] = &[
 /// Returns what is wrong with `postgres://…`; `None` if the driver can parse it. Never quotes user or
 /// password.
 pub fn problem(text: &str) -> Option<String> {
-    if let Some(problem) = address::problem(text) {
+    if let Some(problem) = server_address::problem(text) {
         return Some(problem);
     }
     // Just read.

@@ -6,7 +6,7 @@ use url::{Host, Url};
 /// Returns what is wrong with `redis://…` or `rediss://…`; `None` if the client can parse it. Never quotes
 /// user or password.
 pub fn problem(text: &str) -> Option<String> {
-    if let Some(problem) = address::problem(text) {
+    if let Some(problem) = server_address::problem(text) {
         return Some(problem);
     }
     // Just read.

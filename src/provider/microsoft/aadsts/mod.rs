@@ -174,10 +174,10 @@ fn by_error(refusal: Refusal<'_>, parsed: &ParsedError, kind: CredentialKind) ->
     let wait = Retry::Backoff(None);
     let error = parsed.error.as_deref();
     let by_error = error.and_then(|error| table.by_error(error, kind));
-    let by_family = reading
+    let by_family = parsed
         .first_unknown()
         .and_then(|code| table.by_family(code, kind));
-    let by_suberror = reading
+    let by_suberror = parsed
         .suberror
         .as_deref()
         .and_then(|suberror| table.by_suberror(suberror, kind));
