@@ -284,10 +284,10 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         .store
         .connection_state(args.id, &Binding::default())
         .await?;
-    let learnt = state.map(|state| state.learnt).unwrap_or_default();
+    let facts = state.map(|state| state.facts).unwrap_or_default();
     line(
         "Entra tenant",
-        match &learnt.entra_tenant_name {
+        match &facts.entra_tenant_name {
             Some(name) => format!(
                 "{} ({})",
                 render::clean(name),
@@ -317,9 +317,9 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     );
     line(
         "expires",
-        match learnt.credential_expiry_source {
-            Some(source) => format!("{} ({source})", list::expires(&learnt)),
-            None => list::expires(&learnt),
+        match facts.credential_expiry_source {
+            Some(source) => format!("{} ({source})", list::expires(&facts)),
+            None => list::expires(&facts),
         },
     );
     line(

@@ -240,11 +240,11 @@ mod tests {
         };
         let kept = refuted.or(&facts());
         assert!(kept.expiry.is_none() && !kept.is_expiry_unknown);
-        let learnt = ConnectionFacts {
+        let found = ConnectionFacts {
             entra_tenant_name: Some("n".into()),
             ..ConnectionFacts::default()
         };
-        let all = learnt.or(&facts());
+        let all = found.or(&facts());
         assert_eq!(all.entra_tenant_name.as_deref(), Some("n"));
         assert_eq!(all.owner_tenant_id.as_deref(), Some("o"));
     }

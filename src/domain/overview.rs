@@ -36,7 +36,7 @@ pub struct ConnectionState {
     pub active_run_id: Option<RunId>,
     /// Facts that checks have found out.
     #[serde(flatten)]
-    pub learnt: Learnt,
+    pub facts: KnownFacts,
     /// The expiry that lists sort by.
     #[serde(skip)]
     pub listed_expiry: Option<DateTime<Utc>>,
@@ -45,10 +45,7 @@ pub struct ConnectionState {
 impl ConnectionState {
     /// Returns the name that people know the connection by: its own, or else the directory's.
     pub fn name(&self) -> Option<String> {
-        let names = [
-            &self.connection.display_name,
-            &self.learnt.entra_tenant_name,
-        ];
+        let names = [&self.connection.display_name, &self.facts.entra_tenant_name];
         let names = names.into_iter().filter_map(|name| name.as_deref());
         let name = names.map(str::trim).find(|name| !name.is_empty())?;
         Some(redact::clean(name, NAME_CHARS))
@@ -57,7 +54,7 @@ impl ConnectionState {
 
 /// Facts about a connection that are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Learnt {
+pub struct KnownFacts {
     /// Name of the directory.
     pub entra_tenant_name: Option<String>,
     /// When the credential expires. `None` with a source: never; without one: unknown.
@@ -66,7 +63,7 @@ pub struct Learnt {
     pub credential_expiry_found_at: Option<DateTime<Utc>>,
 }
 
-impl Learnt {
+impl KnownFacts {
     /// Returns the facts that still apply to the connection.
     pub fn of(connection: &ProviderConnection, kept: Option<KeptFacts>) -> Self {
         let Some(kept) = kept else {

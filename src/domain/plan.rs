@@ -94,7 +94,7 @@ pub struct MissingPermission {
 
 /// A required permission that another one includes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StandIn {
+pub struct Substitute {
     pub permission: String,
     pub by: String,
 }
@@ -116,7 +116,7 @@ pub struct PlanLine {
     pub overall: Option<Overall>,
     pub missing: Vec<MissingPermission>,
     /// Granted permissions that include required ones.
-    pub satisfied_by: Vec<StandIn>,
+    pub satisfied_by: Vec<Substitute>,
     pub unknown: Option<Unknown>,
     /// Required permissions whose state is unknown.
     pub unknown_permissions: Vec<String>,
@@ -157,7 +157,7 @@ impl PlanLine {
             let mut able = std::iter::once(&permission.key).chain(&permission.satisfied_by);
             match able.find(|key| grants.granted.contains(*key)) {
                 Some(by) if *by == permission.key => {}
-                Some(by) => satisfied_by.push(StandIn {
+                Some(by) => satisfied_by.push(Substitute {
                     permission: permission.key.clone(),
                     by: by.clone(),
                 }),

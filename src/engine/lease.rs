@@ -54,7 +54,10 @@ impl Lease {
 }
 
 /// Sends one heartbeat. It renews the lease from the time before the call.
-pub async fn beat_once(store: &dyn WorkerStore, worker: &WorkerState) -> Result<(), StoreError> {
+pub async fn send_heartbeat(
+    store: &dyn WorkerStore,
+    worker: &WorkerState,
+) -> Result<(), StoreError> {
     let sent = Instant::now();
     store
         .beat(&Beat {
@@ -69,12 +72,16 @@ pub async fn beat_once(store: &dyn WorkerStore, worker: &WorkerState) -> Result<
 }
 
 /// Sends heartbeats until `stop`. Errors are logged and counted; the lease then expires.
-pub async fn keep_beating(store: &dyn WorkerStore, worker: &WorkerState, stop: CancellationToken) {
+pub async fn send_heartbeats(
+    store: &dyn WorkerStore,
+    worker: &WorkerState,
+    stop: CancellationToken,
+) {
     let interval = worker.settings.beat_interval;
     let mut failing = false;
     loop {
         worker.lease.activity.touch();
-        match super::with_timeout(interval, beat_once(store, worker)).await {
+        match super::with_timeout(interval, send_heartbeat(store, worker)).await {
             Ok(()) => {
                 if failing {
                     tracing::info!("heartbeat succeeded again");

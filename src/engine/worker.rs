@@ -135,7 +135,7 @@ impl Worker {
             let (store, state) = (Arc::clone(&self.store), Arc::clone(&self.state));
             let until = drained.clone();
             Part::start("heartbeat", &drained, &stop, async move {
-                lease::keep_beating(store.as_ref(), &state, until).await;
+                lease::send_heartbeats(store.as_ref(), &state, until).await;
                 Ok(())
             })
         };

@@ -35,7 +35,7 @@ pub fn network(address: IpAddr) -> IpAddr {
 #[derive(Debug)]
 pub struct ConnectionSlots {
     most: usize,
-    most_per_peer: usize,
+    max_per_peer: usize,
     state: Mutex<State>,
     ticks: AtomicU64,
 }
@@ -68,10 +68,10 @@ pub struct ConnectionSlot {
 }
 
 impl ConnectionSlots {
-    pub fn new(most: usize, most_per_peer: usize) -> Arc<Self> {
+    pub fn new(most: usize, max_per_peer: usize) -> Arc<Self> {
         Arc::new(Self {
             most,
-            most_per_peer,
+            max_per_peer,
             state: Mutex::default(),
             ticks: AtomicU64::new(WORKING + 1),
         })
@@ -84,10 +84,10 @@ impl ConnectionSlots {
         let peer = network(peer);
         let mut state = self.locked();
         let own = state.of_peer.get(&peer).copied().unwrap_or_default();
-        let room = if own >= self.most_per_peer {
+        let room = if own >= self.max_per_peer {
             state.evict(|c| !c.reserved && c.peer == peer)
         } else if state.ordinary >= self.most {
-            let greedy = state.greediest();
+            let greedy = state.busiest_network();
             state.evict(|c| !c.reserved && Some(c.peer) == greedy)
         } else {
             true
@@ -128,7 +128,7 @@ impl ConnectionSlots {
 
 impl State {
     /// Returns the network with the most ordinary connections that wait.
-    fn greediest(&self) -> Option<IpAddr> {
+    fn busiest_network(&self) -> Option<IpAddr> {
         let mut waiting: HashMap<IpAddr, usize> = HashMap::new();
         for connection in self.open.values() {
             if !connection.reserved && connection.waits.load(Ordering::Relaxed) != WORKING {

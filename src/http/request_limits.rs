@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Look-ups that are made at the same time.
 pub const LOOK_UPS: usize = 2;
 /// Hashes of tokens and sessions that are remembered, of each kind.
-pub const REMEMBERED: u64 = 10_000;
+pub const CACHED_HASHES: u64 = 10_000;
 /// Time for which a token that was valid is looked up without being counted.
 pub const VALID_FOR: Duration = Duration::from_secs(600);
 /// Time for which an invalid token is refused without a look-up. No token becomes valid again, and a new one
@@ -143,7 +143,7 @@ impl RequestLimits {
 
 fn remembered<T: Clone + Send + Sync + 'static>(lifetime: Duration) -> Cache<String, T> {
     Cache::builder()
-        .max_capacity(REMEMBERED)
+        .max_capacity(CACHED_HASHES)
         .time_to_live(lifetime)
         .build()
 }

@@ -2,7 +2,7 @@
 //!
 //! hyper limits the time for the head of a request, and nothing else. Crates that limit writing
 //! (`tokio-io-timeout`) limit the pause between two writes, so a peer that takes a byte now and then stays
-//! for ever. Here a peer whose answer has been blocked once has to take [`ENOUGH`] of it, or all of it,
+//! for ever. Here a peer whose answer has been blocked once has to take [`MIN_PROGRESS_BYTES`] of it, or all of it,
 //! within the timeout.
 
 use std::io;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 /// Bytes that a slow peer has to take within the limit.
-pub const ENOUGH: usize = 64 * 1024;
+pub const MIN_PROGRESS_BYTES: usize = 64 * 1024;
 
 /// A connection with a limit on how slowly its peer may read. Nothing is measured while there is nothing to
 /// read, so a live page may be silent for any time.
@@ -45,7 +45,7 @@ impl<S> WriteTimeout<S> {
         match written {
             Poll::Ready(Ok(bytes)) => {
                 self.taken = self.taken.saturating_add(bytes);
-                if self.taken >= ENOUGH {
+                if self.taken >= MIN_PROGRESS_BYTES {
                     self.blocked = None;
                 }
             }
@@ -139,7 +139,10 @@ mod tests {
                 tokio::time::sleep(100 * LIMIT).await;
                 drop(peer);
             });
-            let error = server.write_all(&vec![0; 2 * ENOUGH]).await.unwrap_err();
+            let error = server
+                .write_all(&vec![0; 2 * MIN_PROGRESS_BYTES])
+                .await
+                .unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut, "drip: {drip}");
             reading.abort();
         }
@@ -160,12 +163,15 @@ mod tests {
             all
         });
         for _ in 0..3 {
-            server.write_all(&vec![0; 2 * ENOUGH]).await.unwrap();
+            server
+                .write_all(&vec![0; 2 * MIN_PROGRESS_BYTES])
+                .await
+                .unwrap();
             server.flush().await.unwrap();
             // Idle for much longer than the limit.
             tokio::time::sleep(10 * LIMIT).await;
         }
         drop(server);
-        assert_eq!(reading.await.unwrap(), 6 * ENOUGH);
+        assert_eq!(reading.await.unwrap(), 6 * MIN_PROGRESS_BYTES);
     }
 }

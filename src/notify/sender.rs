@@ -105,7 +105,7 @@ impl Sender {
                 Some(ended) = self.tasks.join_next_with_id() => {
                     self.ended(ended.map_or_else(|error| error.id(), |(id, ())| id));
                 }
-                _ = housekeeping.tick() => attempts.keep_house().await,
+                _ = housekeeping.tick() => attempts.run_housekeeping().await,
             }
         }
         while self.tasks.join_next().await.is_some() {}
@@ -259,7 +259,7 @@ impl Attempts {
     }
 
     /// Gives up deliveries that have been pending for too long, deletes old ones and updates the gauges.
-    async fn keep_house(&self) {
+    async fn run_housekeeping(&self) {
         let settings = &self.settings;
         let mut old = 0;
         loop {

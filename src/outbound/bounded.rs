@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(super) const HEAD_BYTES: usize = 64 * 1024;
 
 /// Bytes that a connection reads before it yields to other tasks.
-const TURN_BYTES: usize = 64 * 1024;
+const YIELD_BYTES: usize = 64 * 1024;
 
 const UNBOUNDED: usize = usize::MAX;
 
@@ -85,7 +85,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Bounded<T> {
         if self.allowance.is_used_up() {
             return Poll::Ready(Err(io::Error::other(EndlessHead)));
         }
-        if self.in_a_row >= TURN_BYTES {
+        if self.in_a_row >= YIELD_BYTES {
             self.in_a_row = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;

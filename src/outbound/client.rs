@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Largest number of times that one call is sent again.
-const MOST_RESENDS: u32 = 10;
+const MAX_RESENDS: u32 = 10;
 
 /// How often after a connection was lost that no other request had been sent on: a server that hangs up
 /// on the request itself will do so again.
-const MOST_LOST_ALONE: u32 = 2;
+const MAX_LOST_EXCLUSIVE: u32 = 2;
 
 /// Number of tries on a shared connection; further ones use a connection of their own, whose streams nobody
 /// else uses up.
@@ -48,24 +48,25 @@ pub enum Reuse {
 #[derive(Debug, Default)]
 pub struct Resends {
     all: u32,
-    lost_alone: u32,
+    lost_exclusive: u32,
 }
 
 impl Resends {
     /// Whether it is sent again after this; waits when it was lost often.
-    async fn take(&mut self, kind: FailureKind, rule: Resend, was_alone: bool) -> bool {
+    async fn take(&mut self, kind: FailureKind, rule: Resend, was_exclusive: bool) -> bool {
         let is_safe = match kind {
             FailureKind::NotProcessed => true,
             FailureKind::Lost => {
-                rule == Resend::Lost && !(was_alone && self.lost_alone >= MOST_LOST_ALONE)
+                rule == Resend::Lost
+                    && !(was_exclusive && self.lost_exclusive >= MAX_LOST_EXCLUSIVE)
             }
             _ => false,
         };
-        if !is_safe || self.all >= MOST_RESENDS {
+        if !is_safe || self.all >= MAX_RESENDS {
             return false;
         }
         self.all += 1;
-        self.lost_alone += u32::from(was_alone && kind == FailureKind::Lost);
+        self.lost_exclusive += u32::from(was_exclusive && kind == FailureKind::Lost);
         tracing::trace!(resend = self.all, cause = %kind, "request sent again on another connection");
         if self.all > SHARED_RESENDS {
             let factor = 1 << (self.all - SHARED_RESENDS - 1);
@@ -127,12 +128,12 @@ impl Client {
                 true => self.pool.lease(&origin).await?,
                 false => self.pool.fresh(&origin).await?,
             };
-            let is_alone = lease.is_untouched();
+            let is_exclusive = lease.is_untouched();
             let kind = match lease.send(request.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(kind) => kind,
             };
-            if !resends.take(kind, rule, is_alone).await {
+            if !resends.take(kind, rule, is_exclusive).await {
                 return Err(Failure { kind, proxy });
             }
         }

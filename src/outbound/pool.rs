@@ -7,7 +7,7 @@
 
 use super::connect::Connector;
 use super::failure::{Failure, FailureKind};
-use super::pooled::{Lease, MOST_STREAMS, Multiplexed, Opened, Single};
+use super::pooled::{Lease, MAX_STREAMS, Multiplexed, Opened, Single};
 use http::Uri;
 use http::uri::{Authority, Scheme};
 use std::collections::{HashMap, VecDeque};
@@ -20,10 +20,10 @@ use tokio::time::Instant;
 const IDLE: Duration = Duration::from_secs(90);
 
 /// Connections of HTTP/2 to one host: enough for 1,024 requests where each carries 32.
-const MOST_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 32;
 
 /// Largest number of connections that are opened at the same time.
-const MOST_OPENING: usize = 4;
+const MAX_OPENING: usize = 4;
 
 /// Scheme, host and port.
 pub(super) type Origin = (Scheme, Authority);
@@ -79,7 +79,7 @@ impl Host {
     /// Leases from the first connection with a free stream, so that others become idle under low load.
     fn lease(&mut self, pool: &Arc<Pool>, origin: &Origin, now: Instant) -> Option<Lease> {
         for (connection, used) in &mut self.multiplexed {
-            if let Some(lease) = connection.place(pool, origin) {
+            if let Some(lease) = connection.slot(pool, origin) {
                 *used = now;
                 return Some(lease);
             }
@@ -97,16 +97,16 @@ impl Host {
         let carried = self
             .multiplexed
             .first()
-            .map_or(MOST_STREAMS, |(one, _)| one.expected());
+            .map_or(MAX_STREAMS, |(one, _)| one.expected());
         let most = match self.speaks_h2 {
-            Some(_) => MOST_OPENING,
+            Some(_) => MAX_OPENING,
             None => 1,
         };
-        let room = MOST_CONNECTIONS.saturating_sub(self.multiplexed.len());
+        let free = MAX_CONNECTIONS.saturating_sub(self.multiplexed.len());
         // Streams that connections will carry whose limit is not known yet.
         let spare: usize = self.multiplexed.iter().map(|(one, _)| one.spare()).sum();
         let waiting = self.waiting.len().saturating_sub(spare);
-        let wanted = waiting.div_ceil(carried).min(most).min(room);
+        let wanted = waiting.div_ceil(carried).min(most).min(free);
         wanted.saturating_sub(self.opening)
     }
 }
@@ -171,8 +171,8 @@ impl Pool {
                 home: None,
             }),
             Opened::Multiplexed(connection) => connection
-                .place(self, origin)
-                .map(Lease::alone)
+                .slot(self, origin)
+                .map(Lease::exclusive)
                 .ok_or_else(|| FailureKind::Lost.into()),
         }
     }
@@ -203,7 +203,7 @@ impl Pool {
             }),
             // The host turned out to speak HTTP/2.
             Opened::Multiplexed(connection) => {
-                let lease = connection.place(self, origin);
+                let lease = connection.slot(self, origin);
                 let mut hosts = self.hosts();
                 let host = hosts.by_origin.entry(origin.clone()).or_default();
                 host.speaks_h2 = Some(true);

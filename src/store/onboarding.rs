@@ -2,7 +2,7 @@
 
 use super::from_row::from_row;
 use super::tolerant_decoding::{self, Text};
-use crate::domain::onboarding::{OnboardingSession, Pointed, SessionMisfit, moves, point};
+use crate::domain::onboarding::{OnboardingSession, Pointed, SessionError, moves, point};
 use crate::domain::run::RunRequest;
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
 use crate::ports::recording::{ForSession, NewRun};
@@ -72,22 +72,22 @@ pub(super) fn prepare(
     run: RunId,
     created: bool,
 ) -> Result<Move, StoreError> {
-    let refused = |misfit: SessionMisfit| StoreError::Refused(misfit.to_string());
+    let refused = |misfit: SessionError| StoreError::Refused(misfit.to_string());
     let ForSession { id, reach } = asked;
-    let row = row.ok_or_else(|| refused(SessionMisfit::Missing(id)))?;
+    let row = row.ok_or_else(|| refused(SessionError::Missing(id)))?;
     let state = row
         .state
         .clone()
         .map_or_else(|| "{}".to_owned(), |text| text.0);
     let session = OnboardingSession::from(row);
     if !reach.admits(session.workspace_id, session.tenant_id) {
-        return Err(refused(SessionMisfit::Missing(id)));
+        return Err(refused(SessionError::Missing(id)));
     }
     if !session.admits(Some(new.workspace_id), new.tenant_id) {
-        return Err(refused(SessionMisfit::Foreign(id)));
+        return Err(refused(SessionError::Foreign(id)));
     }
     if let Some(problem) = session.problem {
-        return Err(refused(SessionMisfit::Unreadable(id, problem)));
+        return Err(refused(SessionError::Unreadable(id, problem)));
     }
     let connection = RunRequest::from_context(&new.context)
         .provider_connection_id

@@ -5,7 +5,7 @@ use super::rows::{ConnectionRow, name};
 use super::starting_point::FactsPart;
 use super::tolerant_decoding::{Text, Time};
 use crate::domain::overview::{
-    CompletedRun, ConnectionCounts, ConnectionState, History, LatestReport, Learnt, TrendPoint,
+    CompletedRun, ConnectionCounts, ConnectionState, History, KnownFacts, LatestReport, TrendPoint,
     WaitingRun,
 };
 use crate::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
@@ -65,7 +65,7 @@ impl TryFrom<StateRow> for ConnectionState {
         };
         let kept = row.facts.kept(connection.id)?;
         Ok(Self {
-            learnt: Learnt::of(&connection, kept).or_recorded(recorded),
+            facts: KnownFacts::of(&connection, kept).or_recorded(recorded),
             connection,
             problem,
             latest_report,

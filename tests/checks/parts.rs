@@ -166,7 +166,7 @@ async fn a_worker_that_was_told_to_stop_ends_well() {
 /// The database is closed and the queue never answers: the loops turn, and say so. One that does
 /// not turn shows.
 #[tokio::test]
-async fn loops_turn_while_everything_else_is_away() {
+async fn loops_make_progress_while_all_dependencies_are_unavailable() {
     let world = World::new().await;
     let mut worker = world.services.worker();
     let state = Arc::clone(&worker.state);

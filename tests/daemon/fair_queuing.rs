@@ -71,7 +71,7 @@ async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
 /// window at a time. One that nobody was told about comes after them, and another, in a transaction that took
 /// long, lies among them.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_was_told_about_is_found_behind_thousands_that_wait() {
+async fn undispatched_runs_are_found_behind_thousands_that_wait() {
     const MANY: i64 = 3 * SWEEP_WINDOW as i64 + 100;
     let bench = Bench::new().await;
     let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");

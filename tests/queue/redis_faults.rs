@@ -282,7 +282,7 @@ async fn goes_on_after_a_server_that_hung() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stops_while_the_server_is_away() {
+async fn stops_while_the_server_is_unavailable() {
     let mut server = PrivateRedis::start();
     let queue = open(&settings(&server.url(), "q"));
     let probe = Probe::new();

@@ -110,7 +110,7 @@ pub async fn tenants_without_a_connection_share_one_place(bed: &Bed) {
 
 /// Reading all that is queued for each tenant would cost more than waiting.
 #[tokio::test]
-async fn without_the_index_nobody_has_a_turn() {
+async fn without_the_index_there_is_no_fair_queuing() {
     let bed = beside().await;
     bed.store.migrate().await.unwrap();
     let run = bed.queued().await;

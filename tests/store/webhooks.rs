@@ -154,7 +154,7 @@ pub async fn a_completion_records_a_delivery_for_each_endpoint_that_wants_it(bed
     }
 }
 
-pub async fn what_is_not_completed_is_told_to_nobody(bed: &Bed) {
+pub async fn a_run_that_is_not_completed_is_not_announced(bed: &Bed) {
     endpoint(bed, 1, false).await;
     let mut events = bed.store.completions();
     let run = bed.queued().await;
@@ -238,7 +238,7 @@ pub async fn a_delivery_is_leased_once_until_the_lease_has_passed(bed: &Bed) {
     assert_eq!(state(bed, first.id).await, DeliveryState::Delivered);
 }
 
-pub async fn endpoints_take_turns_and_failing_ones_come_last(bed: &Bed) {
+pub async fn endpoints_alternate_and_failing_ones_come_last(bed: &Bed) {
     let busy = endpoint(bed, 1, false).await.id;
     for _ in 0..3 {
         completed(bed, succeeded()).await;

@@ -75,15 +75,15 @@ impl Pipeline {
                 RunResult::Checked(Box::new(findings))
             }
         };
-        let learnt = match &result {
+        let facts = match &result {
             RunResult::Checked(findings) => findings.facts.clone().or(&subject.known),
             _ => subject.known.clone(),
         };
         let mut completion =
             subject.conclude(result, Some(&target.credential), self.preflight.now());
-        if learnt != subject.known {
+        if facts != subject.known {
             let changed_at = target.credential_changed_at;
-            completion.facts = Some(KeptFacts::of(&target.connection, changed_at, learnt));
+            completion.facts = Some(KeptFacts::of(&target.connection, changed_at, facts));
         }
         Ok(complete(completion))
     }

@@ -131,7 +131,7 @@ impl<C, A> Batcher<C, A> {
     }
 
     /// Returns whether a call waits, or arrives within `linger`. If not, the task ends.
-    async fn goes_on(&self, linger: Option<Duration>) -> bool {
+    async fn waits_for_call(&self, linger: Option<Duration>) -> bool {
         if let Some(linger) = linger {
             let comes = async {
                 // The call that arrived may be taken already.
@@ -244,7 +244,7 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
     async fn run(mut self) {
         let mut kept = None;
         let mut batches: u32 = 0;
-        while self.is_counted && self.goes_on(kept.is_some()).await {
+        while self.is_counted && self.waits_for_call(kept.is_some()).await {
             let acquired = async {
                 match kept.take() {
                     Some(connection) => Ok(connection),
@@ -301,10 +301,13 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
         batch.await
     }
 
-    async fn goes_on(&mut self, lingers: bool) -> bool {
-        let goes_on = self.batcher().goes_on(lingers.then_some(LINGER)).await;
-        self.is_counted = goes_on;
-        goes_on
+    async fn waits_for_call(&mut self, lingers: bool) -> bool {
+        let waits_for_call = self
+            .batcher()
+            .waits_for_call(lingers.then_some(LINGER))
+            .await;
+        self.is_counted = waits_for_call;
+        waits_for_call
     }
 
     fn next(&self) -> (Vec<C>, Answers<C::Answer>) {

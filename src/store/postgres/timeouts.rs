@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection that was returned within this time has just answered: under load it is not tested again.
-const JUST_NOW: Duration = Duration::from_millis(100);
+const RECENTLY_RETURNED: Duration = Duration::from_millis(100);
 
 /// Longest time for all connections to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,7 +74,8 @@ pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) 
         .before_acquire(move |connection, meta| {
             let old = renewal.is_before(meta.age);
             Box::pin(async move {
-                Ok(!old && (meta.idle_for < JUST_NOW || answers(connection, before).await?))
+                Ok(!old
+                    && (meta.idle_for < RECENTLY_RETURNED || answers(connection, before).await?))
             })
         })
         .after_release(|connection, _| {

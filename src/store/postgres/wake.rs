@@ -35,8 +35,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 const LONGEST_AFTER_ERROR: Duration = Duration::from_secs(30);
 /// Failures in a row that are worth a line in the log.
-const SAID_AFTER: u32 = 3;
-const WHILE_NOTHING_ARRIVES: Duration = Duration::from_secs(300);
+const WARN_AFTER: u32 = 3;
+const PAUSE_WHILE_NOTHING_ARRIVES: Duration = Duration::from_secs(300);
 
 /// A connection that listens.
 struct Subscription {
@@ -210,11 +210,11 @@ impl WakeStore for PostgresStore {
                         );
                     }
                     has_warned = true;
-                    WHILE_NOTHING_ARRIVES
+                    PAUSE_WHILE_NOTHING_ARRIVES
                 }
                 Ended::Broken(why) => {
                     broken += 1;
-                    if broken == SAID_AFTER {
+                    if broken == WARN_AFTER {
                         tracing::warn!(
                             why,
                             "listening fails again and again: bare INSERTs are found by the sweep \

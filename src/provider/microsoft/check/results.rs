@@ -210,7 +210,7 @@ impl<'a> CheckResults<'a> {
     }
 
     /// Removes steps that another check has as done, or that lead to a service that was not called.
-    fn remove_futile_steps(&mut self) {
+    fn remove_obsolete_steps(&mut self) {
         let leads_to = |links: &[Link]| -> Vec<String> {
             links.iter().map(|link| self.links.resolve(*link)).collect()
         };
@@ -244,7 +244,7 @@ impl<'a> CheckResults<'a> {
 
     /// The findings, in the planned order.
     pub fn finish(mut self, inventory: Option<InventoryRefresh>) -> Findings {
-        self.remove_futile_steps();
+        self.remove_obsolete_steps();
         let checks = self
             .planned
             .iter()

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_odd_is_told_by_the_tree() {
+    fn an_unexpected_form_is_found_by_the_tree() {
         let (at_once, page) = read::<Page<Organization>>("{\"value\":[],\"@odata.nextLink\":7}");
         assert!(!at_once && matches!(page.unwrap().unwrap().next, Next::Odd));
         // The last of two equal members counts, also where the first has another form.

@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// Largest number of problems that are listed for one file.
-const MOST_PROBLEMS: usize = 50;
+const MAX_PROBLEMS: usize = 50;
 
 /// The problems of one file.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl<'t> Problems<'t> {
         let end = at.start.min(self.text.len());
         let before = self.text.as_bytes().get(..end).unwrap_or_default();
         let line = 1 + before.iter().filter(|b| **b == b'\n').count();
-        if self.found.len() < MOST_PROBLEMS {
+        if self.found.len() < MAX_PROBLEMS {
             self.found.push(ModuleProblem {
                 line,
                 field: field.to_owned(),
