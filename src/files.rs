@@ -1,4 +1,4 @@
-//! Files that people name: secrets, keys, certificates, configuration.
+//! Reads files that people name: secrets, keys, certificates, configuration.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,11 +7,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// Longest time for what is at the other end of a pipe.
+/// Timeout for the writer of a pipe.
 const PIPE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads a file of at most `most` bytes. A pipe, as the shell makes one of `<(command)`, has ten seconds;
-/// what is neither is refused: a device may have no end.
+/// Reads a file of at most `most` bytes. A pipe, as the shell makes one of `<(command)`, has a timeout of ten
+/// seconds; other kinds of file are refused: a device may have no end.
 pub fn read(path: &Path, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     read_within(path, most, PIPE_TIMEOUT)
 }
@@ -37,8 +37,8 @@ fn read_within(path: &Path, most: usize, timeout: Duration) -> io::Result<Zeroiz
     })
 }
 
-/// What is read within the limit, overwritten when it is dropped. It has its whole room from the start: a
-/// buffer that grows leaves copies behind.
+/// Reads up to the limit, into a buffer that is overwritten when it is dropped. It is allocated at full size:
+/// a buffer that grows leaves copies in memory.
 pub fn limited(source: impl Read, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(most + 1));
     source.take(most as u64 + 1).read_to_end(&mut bytes)?;

@@ -2,7 +2,7 @@
 //! really works.
 //!
 //! `domain` ← `ports` ← `engine` ← `operations` ← adapters (`store`, `queue`, `provider`, `credentials`,
-//! `webhooks`) and surfaces (`http`, `cli`), joined in `app`. See `docs/explanation/architecture.md`.
+//! `notify`) and surfaces (`http`, `cli`), joined in `app`. See `docs/explanation/architecture.md`.
 
 pub mod app;
 pub mod cli;
@@ -12,6 +12,7 @@ pub mod domain;
 pub mod engine;
 pub(crate) mod files;
 pub mod http;
+pub mod notify;
 pub mod operations;
 pub mod outbound;
 pub mod ports;
@@ -21,4 +22,3 @@ pub mod queue;
 pub mod store;
 pub mod telemetry;
 pub mod view;
-pub mod webhooks;

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 /// Between two looks at a run.
 const POLL: Duration = Duration::from_millis(100);
 
-/// What kept a check from being recorded, or its result from being read.
+/// Why a check could not be recorded, or its result not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProducerError {
     /// Says which URL cannot be used, and why; never quotes a password.
@@ -66,9 +66,9 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Connects to the database and, where its URL is given, to Redis. The queue has its default
-    /// name. Everything that the configuration of `verifyd` can say is left at its default; neither
-    /// its files nor its environment are read.
+    /// Connects to the database and, where its URL is given, to Redis. The queue has its default name.
+    /// Everything else of `verifyd`'s configuration has its default value; neither its files nor its
+    /// environment are read.
     pub async fn connect(
         database_url: &str,
         redis_url: Option<&str>,
@@ -82,7 +82,7 @@ impl Producer {
         Self::with(&settings).await
     }
 
-    /// The same with settings of one's own: sections `database` and `redis` count.
+    /// Connects with the sections `database` and `redis` of `settings`.
     pub async fn with(settings: &Settings) -> Result<Self, ProducerError> {
         let failed = |error: anyhow::Error| ProducerError::Connect(format!("{error:#}"));
         let store = app::open_store(settings).await.map_err(failed)?;
@@ -126,15 +126,15 @@ impl Producer {
         })
     }
 
-    /// The run as it stands now.
+    /// Returns the present state of the run.
     pub async fn run(&self, id: RunId) -> Result<OperationRun, ProducerError> {
         let run = self.store.run(id).await?;
         run.ok_or(ProducerError::NoSuchRun(id))
     }
 
-    /// The run as soon as it is completed, or as it stands when `patience` is over.
-    pub async fn wait(&self, id: RunId, patience: Duration) -> Result<OperationRun, ProducerError> {
-        let until = Instant::now() + patience;
+    /// Returns the run as soon as it is completed, or its present state after `timeout`.
+    pub async fn wait(&self, id: RunId, timeout: Duration) -> Result<OperationRun, ProducerError> {
+        let until = Instant::now() + timeout;
         loop {
             let run = self.run(id).await?;
             if run.status == RunStatus::Completed || Instant::now() >= until {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use verifyd::credentials::{CredentialsSettings, KeyEntry, open_vault};
 use verifyd::domain::connection::{CredentialBinding, CredentialKind, StoredCredential};
 use verifyd::domain::credential::Credential;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::domain::run::RunRequest;
 use verifyd::domain::{ConnectionId, TenantId, WorkspaceId};
 use verifyd::ports::vault::Vault as _;

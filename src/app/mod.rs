@@ -3,16 +3,18 @@
 use crate::config::Settings;
 use crate::credentials;
 use crate::domain::WorkerId;
-use crate::engine::announcer::Announcer;
 use crate::engine::pipeline::Pipeline;
 use crate::engine::pipeline::preflight::Preflight;
 use crate::engine::reconciler::ReconcilerState;
 use crate::engine::scheduling::isolation::PoisonRunIsolation;
 use crate::engine::worker::{Worker, WorkerState};
 use crate::http::api::{Api, Switch};
-use crate::http::gate::Gate;
 use crate::http::health::Health;
 use crate::http::pages::Pages;
+use crate::http::request_limits::RequestLimits;
+use crate::notify::Sender;
+use crate::notify::completion_events::CompletionEventPublisher;
+use crate::notify::webhook::WebhookChannel;
 use crate::outbound::Outbound;
 use crate::ports::clock::{Clock, SystemClock};
 use crate::ports::provider::{Provider, Providers};
@@ -24,7 +26,6 @@ use crate::queue::in_process::InProcessQueue;
 use crate::queue::redis::RedisQueue;
 use crate::store;
 use crate::telemetry::metrics::Metrics;
-use crate::webhooks::Sender;
 use anyhow::Context as _;
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
@@ -40,8 +41,8 @@ pub struct Services {
     pub clock: Arc<dyn Clock>,
     /// The way of all calls to the outside.
     pub outbound: Outbound,
-    /// What API and pages share of the database.
-    pub gate: Arc<Gate>,
+    /// Limits that API and pages share.
+    pub request_limits: Arc<RequestLimits>,
 }
 
 impl std::fmt::Debug for Services {
@@ -62,12 +63,11 @@ impl Services {
         let store = open_ready_store(&settings).await?;
         let vault = open_vault(&settings)?;
         let queue = open_queue(&settings)?;
-        let outbound =
-            Outbound::new(&settings.outbound).context("calls to the outside cannot be set up")?;
+        let outbound = Outbound::new(&settings.outbound).context("cannot set up outbound calls")?;
         let providers = open_providers(&settings, Arc::clone(&clock), &outbound)?;
         Ok(Self {
             outbound,
-            gate: Arc::new(Gate::new(&settings.http)),
+            request_limits: Arc::new(RequestLimits::new(&settings.http)),
             settings,
             store,
             queue,
@@ -112,20 +112,21 @@ impl Services {
         }
     }
 
-    /// Creates the announcer of runs that are completed from now on.
-    pub fn announcer(&self) -> Announcer {
-        Announcer::new(Arc::clone(&self.store), Arc::clone(&self.queue))
+    /// Creates the publisher of the runs that are completed from now on.
+    pub fn completion_event_publisher(&self) -> CompletionEventPublisher {
+        CompletionEventPublisher::new(Arc::clone(&self.store), Arc::clone(&self.queue))
     }
 
     /// Creates the sender of webhooks.
     pub fn webhook_sender(&self) -> Sender {
-        Sender::new(
-            Arc::clone(&self.store),
+        let settings = &self.settings.webhooks;
+        let channel = WebhookChannel::new(
             Arc::clone(&self.vault),
             Arc::clone(&self.clock),
-            self.settings.webhooks.clone(),
+            settings,
             &self.outbound,
-        )
+        );
+        Sender::new(Arc::clone(&self.store), Arc::new(channel), settings.clone())
     }
 
     /// Creates what the health endpoints of this worker look at.
@@ -163,7 +164,7 @@ impl Services {
             Some(Arc::clone(&self.queue)),
             self.providers.clone(),
             Arc::clone(&self.clock),
-            Arc::clone(&self.gate),
+            Arc::clone(&self.request_limits),
             self.settings.pages.clone(),
             self.settings.links.clone(),
             self.settings.worker.dead_after,
@@ -180,7 +181,7 @@ impl Services {
                 Some(Arc::clone(&self.queue)),
                 self.providers.clone(),
                 Arc::clone(&self.clock),
-                Arc::clone(&self.gate),
+                Arc::clone(&self.request_limits),
                 settings.clone(),
             ))
         })
@@ -191,36 +192,36 @@ impl Services {
 pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     store::connect_with(&settings.database, settings.limits)
         .await
-        .context("the database cannot be opened")
+        .context("cannot open the database")
 }
 
-/// The same, brought up to date where it is the embedded one.
+/// Opens the database, and migrates it where it is the embedded one.
 pub async fn open_ready_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     let store = open_store(settings).await?;
     if store.kind() == "sqlite" {
         store
             .migrate()
             .await
-            .context("the embedded database cannot be brought up to date")?;
+            .context("cannot migrate the embedded database")?;
     }
     Ok(store)
 }
 
-/// The keys that credentials are encrypted with. The embedded default makes one beside its
-/// database when none is configured.
+/// Opens the keys that credentials are encrypted with. The embedded default creates one beside its database
+/// when none is configured.
 pub fn open_vault(settings: &Settings) -> anyhow::Result<Arc<dyn Vault>> {
     let vault = credentials::open_vault(
         &settings.credentials,
         settings.embedded_key_file().as_deref(),
     )
-    .context("the keys for credentials cannot be read")?;
+    .context("cannot read the keys for credentials")?;
     Ok(Arc::new(vault))
 }
 
 /// Redis when its address is known, else a queue in this process.
 pub fn open_queue(settings: &Settings) -> anyhow::Result<Arc<dyn Queue>> {
     if settings.has_redis() {
-        RedisQueue::connect(&settings.redis, &host_name()).context("the queue cannot be opened")
+        RedisQueue::connect(&settings.redis, &host_name()).context("cannot open the queue")
     } else {
         Ok(InProcessQueue::open(&settings.in_process_queue))
     }
@@ -233,13 +234,13 @@ pub fn open_providers(
     outbound: &Outbound,
 ) -> anyhow::Result<Providers> {
     let microsoft = MicrosoftProvider::with_outbound(&settings.microsoft, clock, outbound)
-        .context("the provider microsoft cannot be set up")?;
+        .context("cannot set up the provider microsoft")?;
     Ok(Providers::new([Arc::new(microsoft) as Arc<dyn Provider>]))
 }
 
-/// The same for commands that only ask what a provider knows and call nobody.
+/// Sets up the providers for commands that make no calls.
 pub fn providers_offline(settings: &Settings) -> anyhow::Result<Providers> {
-    let outbound = Outbound::direct().context("calls to the outside cannot be set up")?;
+    let outbound = Outbound::direct().context("cannot set up outbound calls")?;
     open_providers(settings, Arc::new(SystemClock), &outbound)
 }
 

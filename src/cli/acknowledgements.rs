@@ -45,7 +45,7 @@ pub async fn add(services: &Services, args: &AcknowledgeArgs) -> anyhow::Result<
         ));
     } else {
         output::line(format!(
-            "already {} (acknowledgement {}); withdraw it to say something else",
+            "already {} (acknowledgement {}); withdraw it to change it",
             render::clean(&view.summary()),
             view.id
         ));
@@ -143,14 +143,14 @@ impl Expiry {
     }
 }
 
-/// Who is at the terminal, unless the arguments say so.
+/// Returns the name of the person, from the arguments or the terminal's user.
 fn person(by: Option<&str>) -> String {
     by.map(str::to_owned)
         .or_else(user)
         .unwrap_or_else(|| "command line".to_owned())
 }
 
-/// The system's user by the environment, which may say anything.
+/// Returns the system's user from the environment, which may have any value.
 fn user() -> Option<String> {
     ["USER", "LOGNAME"]
         .iter()

@@ -11,7 +11,7 @@ pub use tokens::*;
 pub use webhooks::*;
 
 use crate::config::Overrides;
-use crate::domain::moment;
+use crate::domain::time_input;
 use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, SessionId, TenantId, WorkspaceId};
 use crate::ports::overview::{ConnectionCursor, ConnectionSort};
 use clap::{Args, Parser, Subcommand};
@@ -31,7 +31,7 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// What to log, in place of log.filter, e.g. debug or info,sqlx=warn
+    /// Filter for log lines, in place of log.filter, e.g. debug or info,sqlx=warn
     #[arg(long, global = true, value_name = "FILTER")]
     pub log: Option<String>,
 
@@ -51,14 +51,14 @@ pub enum Command {
     Serve(ServeArgs),
     /// Create verifyd's tables, or bring them up to date
     Migrate(MigrateArgs),
-    /// Test database, schema, queue, configuration and keys, and say what to do
+    /// Test database, schema, queue, configuration and keys, and show what to do
     Doctor(JsonArg),
     /// Record a check of a connection and send its hint
     Enqueue(EnqueueArgs),
     /// List and show runs and their reports
     #[command(subcommand)]
     Runs(RunsCommand),
-    /// Accept what checks of completed runs say, for now: add, list and withdraw acknowledgements
+    /// Acknowledge checks of completed runs: add, list and withdraw acknowledgements
     #[command(subcommand)]
     Acknowledgements(AcknowledgementsCommand),
     /// The same as `acknowledgements add`
@@ -77,7 +77,7 @@ pub enum Command {
     ///
     /// Exit code 0: none would break; 1: some would; 2: an error
     Plan(PlanArgs),
-    /// Manage webhooks: who is told of completed runs
+    /// Manage webhooks, which report completed runs to other applications
     #[command(subcommand)]
     Webhooks(WebhooksCommand),
     /// Manage the tokens of the API
@@ -133,7 +133,7 @@ pub struct JsonArg {
 #[cfg(feature = "simulator")]
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Run of the table whose whole report is shown at the end
+    /// Row of the table whose whole report is shown at the end
     #[arg(long, value_name = "ROW", default_value_t = 4)]
     pub show: usize,
     /// Keep the pages open with all of it, until Ctrl-C
@@ -150,7 +150,7 @@ pub struct BenchArgs {
     /// Runs to drain
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub runs: u32,
-    /// Runs in work at a time, in place of worker.concurrency
+    /// Runs in flight at the same time, in place of worker.concurrency
     #[arg(long, value_name = "N")]
     pub concurrency: Option<usize>,
     /// Tenants that the runs are spread over, with a connection each
@@ -188,14 +188,14 @@ pub struct ServeArgs {
     /// Address of the health endpoints and metrics, in place of http.listen
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<std::net::SocketAddr>,
-    /// Runs in work at a time, in place of worker.concurrency
+    /// Runs in flight at the same time, in place of worker.concurrency
     #[arg(long, value_name = "N")]
     pub concurrency: Option<usize>,
 }
 
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
-    /// Wait so long for the database to answer, e.g. 60s
+    /// Longest time to wait for the database, e.g. 60s
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub wait_for: std::time::Duration,
     /// Add the guards for runs of verifyd's type to operation_runs, even if it is another application's
@@ -210,7 +210,7 @@ pub struct PruneArgs {
     /// Delete runs that were completed longer ago than this, e.g. 90d
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub older_than: std::time::Duration,
-    /// Only count them
+    /// Count them without deleting
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
@@ -222,7 +222,7 @@ pub struct EnqueueArgs {
     /// The connection to check
     #[arg(long, value_name = "ID")]
     pub connection: ConnectionId,
-    /// What the connection is to be checked for; the connection's own module if absent
+    /// Module to check the connection for; the connection's own module if absent
     #[arg(long, value_name = "NAME")]
     pub module: Option<String>,
     /// The onboarding session that the check is for: it is pointed to the run
@@ -239,7 +239,7 @@ pub struct EnqueueArgs {
 pub enum RunsCommand {
     /// List runs, newest first
     List(RunsListArgs),
-    /// Show one run: what is wrong first, then what to do
+    /// Show one run: problems first, then what to do
     Show(RunArgs),
     /// Compare a run's report with the previous one of the same connection
     Diff(RunArgs),
@@ -323,7 +323,7 @@ pub struct ConnectionsAddArgs {
     /// Key of a configured cloud; the provider's default if absent
     #[arg(long, value_name = "NAME")]
     pub cloud: Option<String>,
-    /// What the connection is to be checked for; the provider's default if absent
+    /// Module to check the connection for; the provider's default if absent
     #[arg(long, value_name = "NAME")]
     pub module: Option<String>,
     #[arg(long, value_name = "TEXT")]
@@ -354,7 +354,7 @@ pub struct CredentialSource {
 pub struct CredentialArgs {
     #[command(flatten)]
     pub source: CredentialSource,
-    /// File with the certificate's private key (PEM or DER), where the certificate's file holds none
+    /// File with the certificate's private key (PEM or DER), where the certificate's file has none
     #[arg(long, value_name = "FILE", requires = "certificate")]
     pub private_key: Option<PathBuf>,
     /// File with the password that protects the certificate's file or key
@@ -368,7 +368,7 @@ pub struct CredentialArgs {
     )]
     pub certificate_password_stdin: bool,
     /// When the credential expires, e.g. 2026-12-31 or RFC 3339; a certificate's own date is read from it
-    #[arg(long, value_name = "TIME", value_parser = moment::until)]
+    #[arg(long, value_name = "TIME", value_parser = time_input::until)]
     pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
 }
 
@@ -418,7 +418,7 @@ pub struct RotateKeysArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ReportCommand {
-    /// Test a report against the schema, its counts and its fingerprint
+    /// Validate a report: schema, counts and fingerprint
     Validate(ValidateArgs),
     /// Print the JSON Schema of verification reports
     Schema,

@@ -15,8 +15,8 @@ use crate::domain::client_secret;
 use crate::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
 use crate::domain::credential::Credential;
 use crate::domain::link::is_guid;
-use crate::domain::outside_text;
 use crate::domain::permission::PermissionStatus;
+use crate::domain::text_decoding;
 use crate::domain::{ConnectionId, report::redact};
 use crate::files;
 use anyhow::Context as _;
@@ -28,7 +28,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use zeroize::Zeroizing;
 
-/// Secrets, passwords and certificates with their chains are shorter; what is longer is refused.
+/// Largest file: secrets, passwords and certificates with their chains are smaller.
 const MAX_FILE_BYTES: usize = 64 * 1024;
 
 /// Credentials that a rotation reads at a time.
@@ -51,10 +51,10 @@ pub async fn run(services: &Services, command: ConnectionsCommand) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-/// The text of a secret or a password, without the line end behind it.
+/// Returns the text of a secret or a password, without a line end.
 fn secret_line(bytes: &[u8]) -> anyhow::Result<Zeroizing<String>> {
-    let text = outside_text::decode(bytes)?;
-    Ok(match outside_text::without_line_end(&text) {
+    let text = text_decoding::decode(bytes)?;
+    Ok(match text_decoding::without_line_end(&text) {
         line if line.len() == text.len() => text,
         line => Zeroizing::new(line.to_owned()),
     })
@@ -127,7 +127,7 @@ fn certificate(path: &Path, args: &CredentialArgs) -> anyhow::Result<Credential>
     })
 }
 
-/// When the credential expires: as it is given, else as the certificate says.
+/// Returns when the credential expires: the given date, or else the certificate's.
 fn expiry(credential: &Credential, given: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
     given.or_else(|| validity(credential).map(|validity| validity.until))
 }
@@ -284,10 +284,10 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         .store
         .connection_state(args.id, &Binding::default())
         .await?;
-    let learnt = state.map(|state| state.learnt).unwrap_or_default();
+    let facts = state.map(|state| state.facts).unwrap_or_default();
     line(
         "Entra tenant",
-        match &learnt.entra_tenant_name {
+        match &facts.entra_tenant_name {
             Some(name) => format!(
                 "{} ({})",
                 render::clean(name),
@@ -317,9 +317,9 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     );
     line(
         "expires",
-        match learnt.credential_expiry_source {
-            Some(source) => format!("{} ({source})", list::expires(&learnt)),
-            None => list::expires(&learnt),
+        match facts.credential_expiry_source {
+            Some(source) => format!("{} ({source})", list::expires(&facts)),
+            None => list::expires(&facts),
         },
     );
     line(
@@ -442,8 +442,8 @@ async fn set_expiry(
     Ok(())
 }
 
-/// Seals every credential again that another key than the writing one sealed. Repeatable; what
-/// somebody else changes meanwhile is left as they made it.
+/// Seals every credential again that is not sealed with the writing key. Repeatable; a credential that
+/// changes meanwhile is left as it is.
 async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()> {
     let (mut rotated, mut current, mut changed, mut laravel) = (0u64, 0u64, 0u64, 0u64);
     let mut undecryptable = Vec::new();

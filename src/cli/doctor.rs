@@ -20,13 +20,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A part that answers no sooner counts as away.
+/// Timeout after which a part counts as unavailable.
 const TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Clocks that are further apart are worth a line.
 const CLOCK_SECONDS: f64 = 5.0;
 
-/// Less room on the disk of an embedded database is worth a line.
+/// Free space on the disk of an embedded database below which a line is shown.
 const LITTLE_SPACE: u64 = 512 * 1024 * 1024;
 
 /// Rows of `operation_runs` that are looked through, and invalid runs that are shown.
@@ -73,7 +73,7 @@ fn bad(
     }
 }
 
-/// What failed, with a remedy only where that is the remedy.
+/// A failed part, with a remedy only where it is certain.
 fn failed(part: &'static str, state: State, found: String, remedy: Option<&'static str>) -> Line {
     Line {
         part,
@@ -115,7 +115,7 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
                 schema(store, lines).await
             })
             .await;
-            // What is written needs the schema.
+            // The other tests need the schema.
             let fits = !lines
                 .iter()
                 .any(|l| l.part == "schema" && l.state == State::Failed);
@@ -266,7 +266,7 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
     }
 }
 
-/// What `serve` writes, rolled back.
+/// Tests the writes of `serve`, rolled back.
 async fn writing(store: &dyn Store, lines: &mut Vec<Line>) {
     lines.push(match store.try_writing().await {
         Ok(()) => ok("writing", "what serve writes is accepted"),
@@ -332,7 +332,7 @@ async fn invalid_runs(store: &dyn Store, lines: &mut Vec<Line>) {
     }
 }
 
-/// What the database itself refuses or puts back, whoever writes.
+/// Lists the guards: what the database itself refuses or repairs.
 async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
     lines.push(match store.guards().await {
         Ok(guards) if guards.missing.is_empty() => {
@@ -369,7 +369,7 @@ async fn listening(store: &dyn Store, lines: &mut Vec<Line>) {
     });
 }
 
-/// What is waiting, and who works.
+/// Shows queued runs and workers.
 async fn activity(store: &dyn Store, lines: &mut Vec<Line>) {
     let now = SystemClock.now();
     let (counts, workers) = match (store.counts().await, store.workers().await) {

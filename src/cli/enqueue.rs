@@ -91,9 +91,9 @@ pub async fn run(services: &Services, args: &EnqueueArgs) -> anyhow::Result<Exit
 async fn wait(
     services: &Services,
     id: crate::domain::RunId,
-    patience: Duration,
+    timeout: Duration,
 ) -> anyhow::Result<OperationRun> {
-    let until = Instant::now() + patience;
+    let until = Instant::now() + timeout;
     let progress = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
         "{spinner} run {prefix}: {msg} ({elapsed})",
     )?);

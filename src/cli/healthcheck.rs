@@ -1,4 +1,4 @@
-//! `verifyd healthcheck`: for containers, which have no curl.
+//! `verifyd healthcheck`: for containers, which do not have curl.
 
 use super::args::HealthcheckArgs;
 use super::output;
@@ -21,11 +21,11 @@ pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let patience = 2 * settings.http.check_timeout + TIMEOUT;
+    let timeout = 2 * settings.http.check_timeout + TIMEOUT;
     let path = if args.ready { "/readyz" } else { "/healthz" };
-    let answer = tokio::time::timeout(patience, ask(address, path))
+    let answer = tokio::time::timeout(timeout, ask(address, path))
         .await
-        .with_context(|| format!("{address}{path}: no answer in time"))?
+        .with_context(|| format!("{address}{path}: no answer within the timeout"))?
         .with_context(|| format!("{address}{path}"))?;
     let healthy = answer.starts_with("HTTP/1.1 200 ");
     let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What is printed as JSON.
+/// The result as JSON.
 #[derive(Debug, Serialize)]
 struct Done<'a> {
     #[serde(flatten)]
@@ -67,7 +67,7 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     })
 }
 
-/// The rights of the user who serves are another matter: `doctor` looks at them.
+/// Returns findings about the schema. The privileges of the user who runs `serve` are tested by `doctor`.
 async fn findings(store: &dyn Store) -> Result<Vec<SchemaFinding>, StoreError> {
     let mut findings = store.inspect().await?;
     findings.retain(|finding| !finding.privilege);
@@ -93,7 +93,7 @@ fn print_migrated(store: &dyn Store, migrated: &Migrated, enforced: bool, mark: 
     }
 }
 
-/// Advice. What is fatal is the command's error.
+/// Prints advice. Fatal findings are the command's error.
 fn print_findings(findings: &[SchemaFinding]) {
     for finding in findings.iter().filter(|finding| !finding.fatal) {
         output::line(format!(
@@ -128,9 +128,9 @@ fn print_enforced(enforced: &Enforced) {
     }
 }
 
-/// Connects, trying again for as long as asked.
-async fn wait_for(settings: &Settings, patience: Duration) -> anyhow::Result<Arc<dyn Store>> {
-    let until = Instant::now() + patience;
+/// Connects, and retries until `timeout`.
+async fn wait_for(settings: &Settings, timeout: Duration) -> anyhow::Result<Arc<dyn Store>> {
+    let until = Instant::now() + timeout;
     loop {
         let error = match app::open_store(settings).await {
             Ok(store) => match store.ping().await {

@@ -40,11 +40,11 @@ use clap::Parser as _;
 use std::num::NonZero;
 use std::process::ExitCode;
 
-/// What a command ends with, besides an error (1) and wrong usage (2).
+/// Exit codes of commands, besides an error (1) and wrong usage (2).
 mod exit {
     /// `plan`: the module would break some connections.
     pub const BREAKS: u8 = 1;
-    /// `plan`: an error, since 1 says something else there.
+    /// `plan`: an error, since 1 has another meaning there.
     pub const PLAN_FAILED: u8 = 2;
     /// `enqueue --wait`: the run failed.
     pub const FAILED: u8 = 10;
@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
         }
     };
     let result = runtime.block_on(run(cli));
-    // A blocking call that hangs must not hold the process.
+    // A blocking call that hangs must not keep the process from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match result {
         Ok(code) => code,

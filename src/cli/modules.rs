@@ -14,7 +14,7 @@ use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// What needs no configuration; `None` for the rest.
+/// Runs a command that needs no configuration; `None` for the others.
 pub fn run_alone(command: &ModulesCommand) -> anyhow::Result<Option<ExitCode>> {
     match command {
         ModulesCommand::Validate(args) => validate(args).map(Some),

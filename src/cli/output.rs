@@ -1,4 +1,4 @@
-//! Printing: results to standard output, errors to standard error.
+//! Prints results to standard output, and errors to standard error.
 
 use comfy_table::{LineStyle, TableStyle};
 use serde::Serialize;
@@ -35,7 +35,7 @@ pub fn table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
     table
 }
 
-/// How long ago, in whole seconds or larger units.
+/// Returns the elapsed time, in whole seconds or larger units.
 pub fn age(now: chrono::DateTime<chrono::Utc>, then: chrono::DateTime<chrono::Utc>) -> String {
     let seconds = (now - then).num_seconds().max(0).unsigned_abs();
     let rounded = match seconds {

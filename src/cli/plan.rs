@@ -1,4 +1,4 @@
-//! `verifyd plan`: a module against the stored inventories of all connections, a page at a time.
+//! `verifyd plan`: compares a module with the stored inventories of all connections, a page at a time.
 
 use super::args::PlanArgs;
 use super::{exit, modules, output};
@@ -43,7 +43,9 @@ pub async fn run(load: impl FnOnce() -> anyhow::Result<Settings>, args: &PlanArg
 async fn plan(settings: &Settings, args: &PlanArgs) -> anyhow::Result<PlanCounts> {
     let providers = app::providers_offline(settings)?;
     let (key, module) = find(&providers, &args.module)?;
-    let provider = providers.get(key).context("the provider is gone")?;
+    let provider = providers
+        .get(key)
+        .context("the provider no longer exists")?;
     let store = app::open_ready_store(settings).await?;
     let planner = Planner {
         store: store.as_ref(),
@@ -220,7 +222,7 @@ fn harmless(cell: &str) -> String {
     let cleaned = redact::clean(cell, usize::MAX);
     let first = cleaned.trim_start().chars().next();
     let is_formula = first.is_some_and(|c| "=+-@|%＝＋－＠".contains(c));
-    // What was cleaned away begins with a sign that is none.
+    // A replaced control character at the start is no harmless sign.
     if is_formula || cleaned.starts_with('\u{FFFD}') {
         format!("'{cleaned}")
     } else {

@@ -9,7 +9,7 @@ use owo_colors::OwoColorize as _;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Runs, or attempts whose run is not there, deleted in one transaction: few enough to hold nobody up.
+/// Runs, or attempts without a run, that one transaction deletes: few enough to delay no other transaction.
 const BATCH: u32 = 500;
 
 pub async fn run(settings: &Settings, args: &PruneArgs) -> anyhow::Result<ExitCode> {

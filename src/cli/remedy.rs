@@ -1,8 +1,8 @@
-//! What to do about a failure, where its text tells. Another advice is worse than none.
+//! Finds the remedy for a failure, where its text is specific. A wrong remedy is worse than none.
 
 use crate::ports::store::{SchemaFinding, StoreError};
 
-/// By the server's code, which stands in the text.
+/// Returns the remedy by the server's code, which is part of the text.
 pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
     let text = error.to_string();
     let has = |code: &str| text.contains(&format!("SQLSTATE {code}"));
@@ -32,7 +32,7 @@ pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
     causes.find_map(|cause| of_store(cause.downcast_ref::<StoreError>()?))
 }
 
-/// By what Redis, or the network, says. Meanwhile nothing is lost.
+/// Returns the remedy by the error of Redis or of the network. No run is lost meanwhile.
 pub(super) fn of_queue(said: &str) -> &'static str {
     let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if has(&["OOM"]) {

@@ -1,4 +1,4 @@
-//! A run for people on a terminal: what is wrong first, then what to do.
+//! Renders a run for a terminal: problems first, then what to do.
 
 use crate::domain::Reason;
 use crate::domain::report::diff::Change;
@@ -220,7 +220,7 @@ fn list(out: &mut String, title: &str, mark: String, checks: &[CheckView]) {
         if let Some(listed) = view.listed() {
             let _ = writeln!(out, "{}", wrapped(&listed, 4).dimmed());
         }
-        // A check that could not be told has its own reason, and steps.
+        // A skipped check with its own reason has its own steps.
         if check.status == CheckStatus::Skip && check.reason_code != Some(Reason::NotEvaluated) {
             let _ = writeln!(out, "{}", wrapped(&check.message, 4));
             steps(out, check);
@@ -232,7 +232,7 @@ fn list(out: &mut String, title: &str, mark: String, checks: &[CheckView]) {
     out.push('\n');
 }
 
-/// What changed, the changes first.
+/// Renders the difference, changes first.
 pub fn diff(view: &DiffView) -> String {
     if view.state != DiffState::Compared {
         return view.state.sentence().to_owned();
@@ -296,7 +296,7 @@ fn badge(status: RunStatus, outcome: Option<Outcome>) -> (&'static str, Style) {
     }
 }
 
-/// Text that somebody else wrote: no control characters reach the terminal.
+/// Cleans text from other sources: no control characters reach the terminal.
 pub fn clean(text: &str) -> String {
     crate::domain::report::redact::clean(text, 4000)
 }

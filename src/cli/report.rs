@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::io::Read as _;
 use std::process::ExitCode;
 
-/// A report is far smaller; what is larger is not read.
+/// Largest file that is read; a report is far smaller.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 pub fn run(command: &ReportCommand) -> anyhow::Result<ExitCode> {

@@ -117,7 +117,7 @@ async fn show(services: &Services, args: &RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The row as it stands in the database, its attempts and acknowledgements, and the view of it all.
+/// Returns the row of the database, its attempts and acknowledgements, and the view.
 pub fn row(record: &RunRecord, view: &RunDetail) -> anyhow::Result<Value> {
     let mut row = serde_json::to_value(&record.run)?;
     row["attempts"] = serde_json::to_value(&record.attempts)?;

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Before the sender of webhooks is started again.
+/// Pause before the webhook sender is started again.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 
 pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
@@ -48,7 +48,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
             %proxy,
             set_by = services.settings.origin("outbound.proxy"),
             no_proxy = services.settings.outbound.no_proxy,
-            "calls to the outside go through a proxy"
+            "outbound calls use a proxy"
         );
     }
 
@@ -74,37 +74,38 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     closing.cancel();
     serving.await?.context("the HTTP endpoints")?;
     services.store.close().await;
-    worked.context("the worker cannot go on; restart it")?;
+    worked.context("the worker has stopped; restart it")?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
-/// The worker, and what tells others of its completions. Until `stop`, or until the worker cannot go
-/// on.
+/// Runs the worker, the publisher of completion events and the webhook sender until `stop`, or until the
+/// worker cannot go on.
 pub async fn work(
     services: &Services,
     worker: Worker,
     stop: CancellationToken,
 ) -> Result<(), WorkerError> {
-    let beside = CancellationToken::new();
-    let announcing = tokio::spawn(services.announcer().run(beside.clone()));
+    let stop_publishing = CancellationToken::new();
+    let publisher = services.completion_event_publisher();
+    let publishing = tokio::spawn(publisher.run(stop_publishing.clone()));
     let sending = tokio::spawn(send_webhooks(services.clone(), stop.clone()));
     let worked = worker.run(stop.clone()).await;
-    // What was completed last is told, too.
-    beside.cancel();
+    // Only now, so that the last completions are published, too.
+    stop_publishing.cancel();
     stop.cancel();
-    let _ = tokio::join!(announcing, sending);
+    let _ = tokio::join!(publishing, sending);
     worked
 }
 
-/// Sends webhooks until `stop`. Runs do not depend on it, so a defect does not end the process.
+/// Sends webhooks until `stop`. Runs do not depend on it, so a panic does not end the process.
 async fn send_webhooks(services: Services, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let ended = AssertUnwindSafe(services.webhook_sender().run(stop.clone()))
             .catch_unwind()
             .await;
         if ended.is_err() {
-            tracing::error!("the sender of webhooks panicked; it is started again");
+            tracing::error!("the webhook sender panicked; starting it again");
             tokio::time::sleep(PAUSE_AFTER_PANIC).await;
         }
     }

@@ -2,7 +2,7 @@
 
 use super::args::SimulateArgs;
 use super::{output, stop};
-use crate::domain::outside_text;
+use crate::domain::text_decoding;
 use anyhow::Context as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ pub async fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     for file in &args.certificates {
         let at = || format!("--certificate {}", file.display());
         let bytes = std::fs::read(file).with_context(at)?;
-        let pem = outside_text::decode(&bytes).with_context(at)?;
+        let pem = text_decoding::decode(&bytes).with_context(at)?;
         certificates_pem.push(pem.to_string());
     }
     let simulator = Simulator::start(SimulatorOptions {

@@ -1,4 +1,4 @@
-//! What the commands with a simulator of their own have in common: its cloud, and connections to it.
+//! The cloud and the connections of commands that start a simulator.
 
 use crate::app::Services;
 use crate::config::Settings;
@@ -25,7 +25,7 @@ pub fn add_cloud(settings: &mut Settings, simulator: &RunningSimulator) {
     );
 }
 
-/// A connection of the tenant with this number, which behaves as the scenario says.
+/// Creates a connection of the tenant with this number, which behaves as the scenario defines.
 pub fn connection(number: u32, name: &str, scenario: Scenario) -> NewConnection {
     NewConnection {
         workspace_id: WORKSPACE,

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first drains, the second ends at once.
+//! SIGTERM and SIGINT: the first one drains, the second one ends the process at once.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -17,13 +17,15 @@ pub fn on_signals() -> std::io::Result<CancellationToken> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("told to stop: finishing what is in work; a second signal ends at once");
+        tracing::info!(
+            "stopping: finishing runs in flight; a second signal ends the process at once"
+        );
         fired.cancel();
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::warn!("told to stop again: ending at once");
+        tracing::warn!("second signal: ending the process at once");
         std::process::exit(INTERRUPTED);
     });
     Ok(stop)

@@ -5,7 +5,7 @@ use super::{output, render};
 use crate::app;
 use crate::config::Settings;
 use crate::domain::access::{Binding, Scope};
-use crate::domain::moment;
+use crate::domain::time_input;
 use crate::domain::token;
 use crate::ports::access::{NewToken, TokenRecord};
 use crate::ports::clock::{Clock, SystemClock};
@@ -16,7 +16,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Characters of a token's name, at most.
+/// Longest name of a token, in characters.
 const NAME_CHARS: usize = 200;
 
 pub async fn run(settings: &Settings, command: &TokensCommand) -> anyhow::Result<ExitCode> {
@@ -30,7 +30,7 @@ pub async fn run(settings: &Settings, command: &TokensCommand) -> anyhow::Result
     Ok(code)
 }
 
-/// Prints the token, alone, to standard output; there it is seen for the only time.
+/// Prints only the token to standard output. It is not shown again.
 async fn create(store: &dyn Store, args: &TokensCreateArgs) -> anyhow::Result<ExitCode> {
     let name = args.name.trim();
     anyhow::ensure!(
@@ -41,7 +41,10 @@ async fn create(store: &dyn Store, args: &TokensCreateArgs) -> anyhow::Result<Ex
     let expires_at = args.expires.map(|expiry| expiry.at(now));
     if let Some(at) = expires_at {
         anyhow::ensure!(at > now, "--expires: allowed is a time in the future");
-        anyhow::ensure!(at.year() <= moment::LAST_YEAR, "--expires: too far away");
+        anyhow::ensure!(
+            at.year() <= time_input::LAST_YEAR,
+            "--expires: too far away"
+        );
     }
     let text = token::fresh()?;
     let hash = token::hash(text.expose_secret()).context("a fresh token is not recognised")?;

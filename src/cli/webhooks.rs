@@ -10,11 +10,11 @@ use crate::domain::circuit::CircuitState;
 use crate::domain::report::redact;
 use crate::domain::webhook::{self, AttemptResult, DisabledReason, WebhookBinding};
 use crate::domain::{DeliveryId, EndpointId};
+use crate::notify::webhook::{AddressRule, signature};
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::vault::VaultError;
-use crate::ports::webhooks::{DeliveryFilter, Endpoint, NewEndpoint, Replay, SealedSecrets};
-use crate::webhooks::AddressRule;
-use crate::webhooks::signature;
+use crate::ports::webhook_deliveries::{DeliveryFilter, Replay};
+use crate::ports::webhook_endpoints::{Endpoint, NewEndpoint, SealedSecrets};
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
@@ -44,7 +44,7 @@ pub async fn run(services: &Services, command: WebhooksCommand) -> anyhow::Resul
 fn fresh_secret() -> anyhow::Result<Zeroizing<Vec<u8>>> {
     signature::fresh_secret()
         .ok()
-        .context("there is no randomness for a secret")
+        .context("the system provides no random bytes")
 }
 
 async fn add(services: &Services, args: &WebhooksAddArgs) -> anyhow::Result<()> {
@@ -77,7 +77,7 @@ async fn rotate_secret(services: &Services, args: &RotateSecretArgs) -> anyhow::
     show_secret(&endpoint, &signature::shown(&secret), args.json.json)
 }
 
-/// The only time that it is shown: what is stored is encrypted.
+/// Shows the secret. It is not shown again, since it is stored encrypted.
 fn show_secret(endpoint: &Endpoint, secret: &SecretString, json: bool) -> anyhow::Result<()> {
     let secret = secret.expose_secret();
     if json {
@@ -88,7 +88,7 @@ fn show_secret(endpoint: &Endpoint, secret: &SecretString, json: bool) -> anyhow
     output::note("The secret is not shown again. Give it to the receiver, which verifies with it.");
     if let Some(until) = endpoint.previous_secret_until {
         output::note(format!(
-            "The secret before signs as well until {}.",
+            "The previous secret also signs until {}.",
             until.to_rfc3339()
         ));
     }
@@ -104,7 +104,7 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
         "id",
         "workspace",
         "url",
-        "told of",
+        "runs",
         "state",
         "oldest pending",
         "description",
@@ -305,7 +305,7 @@ async fn exists(services: &Services, id: DeliveryId) -> anyhow::Result<bool> {
     Ok(found.first().is_some_and(|delivery| delivery.id == id))
 }
 
-/// What a rotation of keys did to the secrets of webhooks.
+/// The result of a rotation of keys for the secrets of webhooks.
 #[derive(Debug, Default, Serialize)]
 pub struct Resealed {
     pub rotated: u64,

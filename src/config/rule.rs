@@ -1,6 +1,6 @@
 //! What is allowed as the value of a key, in one place: checked, and worded for messages and docs.
 
-use crate::domain::outside_text;
+use crate::domain::text_decoding;
 use config::{Value, ValueKind};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -87,7 +87,7 @@ impl Rule {
     /// understood stays text, and [`Rule::check`] refuses it.
     pub(super) fn read(self, origin: &str, text: &str) -> Value {
         let origin = origin.to_owned();
-        let text = outside_text::without_byte_order_mark(text);
+        let text = text_decoding::without_byte_order_mark(text);
         let kind = match self {
             Self::Integer(..) => match text.trim().parse::<i64>() {
                 Ok(number) => ValueKind::I64(number),

@@ -4,7 +4,7 @@
 use super::error::{ConfigError, Problem};
 use super::keys::{self, rule};
 use super::rule::Rule;
-use crate::domain::outside_text;
+use crate::domain::text_decoding;
 use crate::files;
 use config::{Map, Source, Value, ValueKind};
 use std::collections::BTreeMap;
@@ -367,10 +367,10 @@ fn from_secret_file(
     layer: &mut Layer,
     problems: &mut Vec<Problem>,
 ) {
-    let path = outside_text::without_byte_order_mark(outside_text::without_line_end(path));
+    let path = text_decoding::without_byte_order_mark(text_decoding::without_line_end(path));
     match read_file(Path::new(path)) {
         Ok(text) => {
-            let text = outside_text::without_line_end(&text);
+            let text = text_decoding::without_line_end(&text);
             let origin = format!("the file that {} names", variable(name));
             layer.0.push((key.to_owned(), rule.read(&origin, text)));
         }
@@ -383,7 +383,7 @@ fn from_secret_file(
 
 fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
     let bytes = files::read(path, MAX_FILE_BYTES)?;
-    outside_text::decode(&bytes).map_err(io::Error::other)
+    text_decoding::decode(&bytes).map_err(io::Error::other)
 }
 
 fn from_flags(overrides: &Overrides, problems: &mut Vec<Problem>) -> Layer {

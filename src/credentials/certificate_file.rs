@@ -1,12 +1,12 @@
-//! Certificates as files hold them: PEM, DER, PKCS#12 (`.pfx`), and their base64.
+//! Reads certificate files: PEM, DER, PKCS#12 (`.pfx`), and their base64.
 //!
-//! The format is told by the bytes, not by the name. Everything becomes one PEM text, and
-//! [`credential_from_pem`] finds the pair in it. What cannot be read names the command that converts it.
+//! The format is detected from the bytes, not from the name. Everything is converted to one PEM text, in
+//! which [`credential_from_pem`] finds the pair. Errors name the command that converts an unsupported format.
 
 use super::pem::credential_from_pem;
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
-use crate::domain::outside_text::{self, TextError};
+use crate::domain::text_decoding::{self, TextError};
 use crate::ports::vault::VaultError;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -97,12 +97,12 @@ pub fn credential_from_files(
 
 const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
-/// What a file holds, as PEM.
+/// The content of a file, as PEM.
 #[derive(Default)]
 struct Contents {
     /// Private keys without a password.
     keys: Vec<Zeroizing<String>>,
-    /// Certificates, and what is neither.
+    /// Certificates, and blocks that are neither.
     rest: Zeroizing<String>,
 }
 
@@ -132,7 +132,7 @@ fn contents(file: NamedFile<'_>, password: Option<&SecretString>) -> Result<Cont
 }
 
 fn from_text(file: NamedFile<'_>, password: Option<&SecretString>) -> Result<Contents, FileError> {
-    let text = match outside_text::decode(file.bytes) {
+    let text = match text_decoding::decode(file.bytes) {
         Ok(text) => text,
         // Bytes that are no text are another format, not text with a wrong byte in it.
         Err(error) if file.bytes.windows(5).any(|five| five == b"-----") => {
@@ -220,7 +220,7 @@ fn from_pem(
     Ok(contents)
 }
 
-/// The structure is told by how it begins, so that a key that is not RSA is called one.
+/// The structure is detected from its beginning, so that a key that is not RSA is reported as one.
 fn from_der(file: NamedFile<'_>, password: Option<&SecretString>) -> Result<Contents, FileError> {
     let mut contents = Contents::default();
     if matches!(X509Certificate::from_der(file.bytes), Ok(([], _))) {
@@ -303,7 +303,7 @@ fn wrong_password(password: Option<&SecretString>) -> FileError {
     }
 }
 
-/// What a file holds beside a key, and what the file that is made of it has to hold, too.
+/// The content of a file without a key, and what the converted file has to contain.
 #[derive(Clone, Copy)]
 enum Beside {
     Nothing,
@@ -324,13 +324,13 @@ fn plain_key(name: &str, beside: Beside) -> FileError {
     }
 }
 
-/// The first value of DER with its header, and what is behind it.
+/// Splits DER into its first value with the header, and the rest.
 fn split_value(der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (header, length) = header_of(der)?;
     der.split_at_checked(header.checked_add(length)?)
 }
 
-/// What is inside of the one value that the bytes are.
+/// Returns the content of the single value that the bytes encode.
 fn body_of(der: &[u8]) -> Option<&[u8]> {
     let (header, length) = header_of(der)?;
     let body = der.get(header..)?;

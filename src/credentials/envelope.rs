@@ -12,7 +12,7 @@
 use super::key_ring::{KeyRing, is_key_id};
 use crate::domain::connection::CredentialBinding;
 use crate::domain::credential_cause::{Cause, Flaw};
-use crate::domain::outside_text;
+use crate::domain::text_decoding;
 use crate::domain::webhook::WebhookBinding;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
@@ -22,7 +22,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 const VERSION: &str = "vfd1";
-/// What every version of the envelope begins with; no Laravel payload does.
+/// Prefix of every version of the envelope; no Laravel payload begins with it.
 const FAMILY: &str = "vfd";
 /// Longest envelope that is opened, in bytes. A certificate with its key needs about 8 KiB.
 const MAX_BYTES: usize = 128 * 1024;
@@ -30,11 +30,11 @@ const TAG_BYTES: usize = 16;
 
 /// Whether the payload claims to be an envelope of this program, of any version.
 pub fn is_envelope(payload: &str) -> bool {
-    let payload = outside_text::without_byte_order_mark(payload).trim_start();
+    let payload = text_decoding::without_byte_order_mark(payload).trim_start();
     payload.starts_with(FAMILY) && payload.contains('.')
 }
 
-/// Id of the key that sealed this envelope; null if it is none of this version.
+/// Returns the id of the key that sealed this envelope; `None` if it is not of this version.
 pub fn key_id(payload: &str) -> Option<&str> {
     let mut parts = payload.split('.');
     (parts.next() == Some(VERSION))
@@ -84,7 +84,7 @@ pub(super) fn seal(
     plaintext: &[u8],
 ) -> Result<String, VaultError> {
     let key = ring.writer().ok_or(VaultError::NoKey)?;
-    // Encrypted in place; room for the tag, so that no copy of the plain text is left behind.
+    // Encrypted in place, with space for the tag, so that no copy of the plain text is left in memory.
     let mut in_out = Zeroizing::new(Vec::with_capacity(plaintext.len() + TAG_BYTES));
     in_out.extend_from_slice(plaintext);
     let nonce = key
@@ -108,7 +108,7 @@ pub(super) fn open(
     if payload.len() > MAX_BYTES {
         return Err(Cause::TooLong.into());
     }
-    if outside_text::without_byte_order_mark(payload).trim() != payload {
+    if text_decoding::without_byte_order_mark(payload).trim() != payload {
         return Err(Cause::Surrounded.into());
     }
     let parts: Vec<&str> = payload.split('.').collect();
@@ -120,7 +120,7 @@ pub(super) fn open(
     };
     let key = ring.key(id).ok_or_else(|| Flaw {
         cause: Cause::KeyNotConfigured,
-        // An id is no secret. What does not have its form may be one.
+        // An id is no secret. A text that does not have its form may be one.
         found: is_key_id(id).then(|| format!("the key {id}")),
     })?;
     let damaged = |_| Cause::EnvelopeDamaged;

@@ -1,7 +1,7 @@
 //! The key file of the embedded default.
 
 use super::key_ring::{KEY_BYTES, KeyError, KeyRing};
-use crate::domain::outside_text;
+use crate::domain::text_decoding;
 use crate::files;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -44,13 +44,13 @@ fn read_private(path: &Path) -> io::Result<Zeroizing<String>> {
     let file = File::open(path)?;
     refuse_if_shared(&file)?;
     let bytes = files::limited(file, MAX_FILE_BYTES)?;
-    outside_text::decode(&bytes).map_err(io::Error::other)
+    text_decoding::decode(&bytes).map_err(io::Error::other)
 }
 
 /// The text of a file with keys.
 pub(super) fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
     let bytes = files::read(path, MAX_FILE_BYTES)?;
-    outside_text::decode(&bytes).map_err(io::Error::other)
+    text_decoding::decode(&bytes).map_err(io::Error::other)
 }
 
 /// Looks at the opened file, not at the path, so that it cannot be exchanged in between.
@@ -75,9 +75,9 @@ fn refuse_if_shared(_: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the file with a fresh key, or leaves the one that somebody else has just made.
+/// Creates the file with a fresh key, or keeps one that another process has just created.
 ///
-/// The text is complete before the file gets its name, so that nobody reads half of it.
+/// The text is complete before the file gets its name, so that no process reads half of it.
 fn make(path: &Path) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

@@ -1,4 +1,4 @@
-//! The keys: one writes, all read.
+//! The keys for credentials: one of them encrypts, all of them decrypt.
 
 use super::key_file;
 use super::laravel::LaravelKey;
@@ -19,7 +19,7 @@ const KEY_ID_CHARS: usize = 40;
 const KEY_FORM: &str = "an id of 1 to 40 letters, digits, '-' or '_', a colon, and 32 random bytes \
                         in base64 (make one with: openssl rand -base64 32)";
 
-/// What is wrong with the configured keys. Names the setting or the file, never a value.
+/// Why the configured keys cannot be used. Names the setting or the file, never a value.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// A key in the configuration.
@@ -57,8 +57,8 @@ impl fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    /// The keys of `keys` and `keys_file`, in this order, and the Laravel keys. May hold no key at
-    /// all; then nothing can be sealed.
+    /// Reads the keys of `keys` and `keys_file`, in this order, and the Laravel keys. Without any key nothing
+    /// can be sealed.
     pub fn from_settings(settings: &CredentialsSettings) -> Result<Self, KeyError> {
         let mut ring = Self {
             keys: Vec::new(),
@@ -92,8 +92,8 @@ impl KeyRing {
         self.add_lines(setting, path, &text)
     }
 
-    /// Adds the keys of a file's text: one `id:base64` per line; empty lines and lines that begin
-    /// with `#` do not count.
+    /// Adds the keys of a file's text: one `id:base64` per line; empty lines and lines that begin with `#`
+    /// are ignored.
     pub(super) fn add_lines(
         &mut self,
         setting: &'static str,
@@ -173,8 +173,8 @@ impl KeyRing {
     }
 }
 
-/// Whether the text may name a key: it stands between dots in the envelope and between bars in the
-/// associated data, so neither may occur in it.
+/// Returns whether the text may be the id of a key. The id is between dots in the envelope and between bars
+/// in the associated data, so it may contain neither.
 pub(super) fn is_key_id(text: &str) -> bool {
     (1..=KEY_ID_CHARS).contains(&text.len())
         && text

@@ -1,10 +1,10 @@
-//! What Laravel's `Crypt` wrote, read-only.
+//! Decrypts payloads of Laravel's `Crypt`. They are never written.
 //!
-//! The payload is base64 of JSON `{iv, value, mac, tag}`. AES-256-CBC with an HMAC-SHA256 over
-//! `iv ‖ value`, both in base64, or AES-256-GCM. It carries no associated data: unlike verifyd's own
-//! envelope it opens in whichever row it stands.
+//! The payload is base64 of JSON `{iv, value, mac, tag}`. AES-256-CBC with an HMAC-SHA256 over `iv ‖ value`,
+//! both in base64, or AES-256-GCM. It has no associated data: unlike verifyd's own envelope it can be opened
+//! in any row.
 //!
-//! Inside: a bare secret (`encryptString`, the `encrypted` cast), JSON (`encrypted:array`), or a
+//! The plain text is a bare secret (`encryptString`, the `encrypted` cast), JSON (`encrypted:array`), or a
 //! PHP-serialised string or array (`encrypt`).
 
 use super::key_ring::{KEY_BYTES, decode_key};
@@ -13,7 +13,7 @@ use super::php::{self, Php};
 use crate::domain::connection::CredentialKind;
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
-use crate::domain::outside_text;
+use crate::domain::text_decoding;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_256, DecryptionContext, PaddedBlockDecryptingKey, UnboundCipherKey};
@@ -70,7 +70,7 @@ pub(super) fn decrypt(
     if payload.len() > MAX_BYTES {
         return Err(Cause::TooLong.into());
     }
-    let payload = outside_text::without_byte_order_mark(payload).trim();
+    let payload = text_decoding::without_byte_order_mark(payload).trim();
     if payload.is_empty() {
         return Err(Cause::Empty.into());
     }
@@ -268,7 +268,7 @@ fn from_fields(fields: Fields, kind: CredentialKind) -> Result<Credential, Vault
             let both = Zeroizing::new(format!("{}\n{certificate}", key.expose_secret()));
             credential_from_pem(&both)
         }
-        // What another kind of credential needs.
+        // The members of another kind of credential.
         (CredentialKind::ClientSecret, fields) if fields.private_key.is_some() => {
             Err(Cause::OtherKind.into())
         }

@@ -1,8 +1,8 @@
-//! Certificates and their private keys in PEM.
+//! Reads certificates and their private keys in PEM.
 
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
-use crate::domain::outside_text;
+use crate::domain::text_decoding;
 use crate::ports::vault::VaultError;
 use aws_lc_rs::rsa::KeyPair;
 use aws_lc_rs::signature::KeyPair as _;
@@ -19,12 +19,12 @@ const MAX_PEM_BYTES: usize = 64 * 1024;
 /// One block between `-----BEGIN …-----` and `-----END …-----`.
 struct Block<'a> {
     label: &'a str,
-    /// The block again, without what stood around it.
+    /// The block without surrounding text.
     text: Zeroizing<String>,
     der: Zeroizing<Vec<u8>>,
 }
 
-/// The credential of a PEM text that holds a private key and its certificate, in any order, with a
+/// Reads a credential from a PEM text that contains a private key and its certificate, in any order, with a
 /// chain or remarks around them. The key is PKCS#8 or PKCS#1, RSA and not encrypted.
 pub fn credential_from_pem(pem: &str) -> Result<Credential, VaultError> {
     let blocks = blocks(pem)?;
@@ -59,7 +59,8 @@ pub struct Validity {
     pub until: DateTime<Utc>,
 }
 
-/// The validity of the credential's certificate; `None` for other kinds, and for what is no certificate.
+/// Returns the validity of the credential's certificate; `None` for other kinds, and for an invalid
+/// certificate.
 pub fn validity(credential: &Credential) -> Option<Validity> {
     let Credential::Certificate {
         private_key_pem,
@@ -71,7 +72,7 @@ pub fn validity(credential: &Credential) -> Option<Validity> {
     check(private_key_pem, certificate_pem).ok()
 }
 
-/// Checks that key and certificate parse and belong together; returns when the certificate is valid.
+/// Checks that key and certificate can be parsed and belong together; returns the certificate's validity.
 pub(super) fn check(
     private_key_pem: &SecretString,
     certificate_pem: &str,
@@ -126,7 +127,7 @@ fn blocks(pem: &str) -> Result<Vec<Block<'_>>, VaultError> {
         return Err(Cause::PemTooLong.into());
     }
     let mut found = Vec::new();
-    let mut lines = outside_text::without_byte_order_mark(pem)
+    let mut lines = text_decoding::without_byte_order_mark(pem)
         .lines()
         .map(str::trim);
     while let Some(line) = lines.next() {

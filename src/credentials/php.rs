@@ -1,14 +1,14 @@
-//! Reads what PHP's `serialize()` writes, as far as Laravel's `encrypt()` needs it: strings,
-//! integers, booleans, null, and arrays of them.
+//! Parses the output of PHP's `serialize()`, as far as Laravel's `encrypt()` uses it: strings, integers,
+//! booleans, null, and arrays of them.
 //!
-//! The crates for this format map it to serde and so know neither arrays with mixed keys nor limits
-//! of depth; objects and references, the dangerous part of the format, are refused here.
+//! The crates for this format map it to serde and so support neither arrays with mixed keys nor limits of
+//! depth; objects and references, the dangerous part of the format, are refused here.
 
 use std::ops::Range;
 
 /// Deepest nesting of arrays.
 const MAX_DEPTH: u32 = 8;
-/// Most values in all arrays together.
+/// Largest number of values in all arrays.
 const MAX_VALUES: u32 = 512;
 
 /// A value. Strings are ranges of the input, so that nothing secret is copied.
@@ -136,7 +136,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Digits, with a minus in front or not, up to the terminator. At most 20 characters.
+    /// Reads digits, with an optional minus, up to the terminator. At most 20 characters.
     fn number(&mut self, terminator: u8) -> Result<&str, Unreadable> {
         let rest = self.bytes.get(self.at..).ok_or(Unreadable)?;
         let length = rest

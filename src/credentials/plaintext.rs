@@ -1,4 +1,4 @@
-//! What is encrypted: JSON by kind.
+//! The plain text of a credential: JSON by kind.
 
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
@@ -9,8 +9,7 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use zeroize::Zeroizing;
 
-/// Tagged from outside, because serde reads every other form of an enum through a buffer that
-/// nobody wipes.
+/// Externally tagged, because serde reads every other form of an enum through a buffer that is not wiped.
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Plain<'a> {
@@ -53,8 +52,8 @@ pub(super) fn write(credential: &Credential) -> Result<Zeroizing<Vec<u8>>, Vault
             (Plain::FederatedTokenFile { path: path.into() }, path.len())
         }
     };
-    // Six bytes for one is the most that JSON's escapes take: the buffer never grows, so that no
-    // freed memory keeps a part of the secret.
+    // JSON's escapes take at most six bytes for one: the buffer never grows, so no freed memory contains a
+    // part of the secret.
     let mut json = Zeroizing::new(Vec::with_capacity(6 * length + 128));
     serde_json::to_writer(&mut *json, &plain).map_err(|_| Cause::NotWritable)?;
     Ok(json)

@@ -1,4 +1,4 @@
-//! Section `[credentials]` of the configuration.
+//! The section `[credentials]`.
 
 use secrecy::SecretString;
 use serde::de::{self, MapAccess, Visitor};
@@ -14,8 +14,8 @@ pub struct CredentialsSettings {
     pub keys: Vec<KeyEntry>,
     /// File with more keys, one `id:base64` per line, read after `keys`. Empty: none.
     pub keys_file: PathBuf,
-    /// The key file of the embedded default, used when neither `keys` nor `keys_file` gives one.
-    /// Empty: beside the SQLite database.
+    /// The key file of the embedded default, used when neither `keys` nor `keys_file` has a key. Empty:
+    /// beside the SQLite database.
     pub key_file: PathBuf,
     /// Keys of a Laravel application (`APP_KEY`, then `APP_PREVIOUS_KEYS`), which only read.
     pub laravel_keys: Vec<SecretString>,

@@ -1,4 +1,4 @@
-//! The vault: chooses the form, checks what goes in and comes out.
+//! The vault: chooses the format, and validates credentials before sealing and after opening.
 
 use super::key_ring::{KeyError, KeyRing};
 use super::settings::CredentialsSettings;
@@ -20,12 +20,12 @@ pub struct KeyRingVault {
     ring: KeyRing,
 }
 
-/// The vault of this installation.
+/// Opens the vault of this installation.
 ///
-/// Keys come from `credentials.keys` and `credentials.keys_file`. When these give none, from the
-/// key file: `credentials.key_file`, or else `embedded_key_file`, which the caller names when the
-/// store is SQLite (a file beside the database). Only then is a missing file created: replicas that
-/// each made a key of their own could not read each other's credentials.
+/// Keys come from `credentials.keys` and `credentials.keys_file`. When these have none, the key file is used:
+/// `credentials.key_file`, or else `embedded_key_file`, which the caller names when the store is SQLite (a
+/// file beside the database). Only then is a missing file created: replicas with a key of their own could not
+/// read each other's credentials.
 pub fn open_vault(
     settings: &CredentialsSettings,
     embedded_key_file: Option<&Path>,
@@ -47,7 +47,7 @@ impl KeyRingVault {
         Self { ring }
     }
 
-    /// How many keys of a Laravel application there are to read with.
+    /// Returns the number of Laravel keys.
     pub fn laravel_keys(&self) -> usize {
         self.ring.laravel().len()
     }
@@ -87,8 +87,8 @@ impl Vault for KeyRingVault {
         if credential.kind() != stored.kind {
             return Err(Cause::OtherKind.into());
         }
-        // A certificate that was sealed here was parsed then, and parsing it takes long. A secret may
-        // have been sealed by an earlier version, with other rules.
+        // A certificate that was sealed here was parsed then, and parsing takes long. A secret may have
+        // been sealed by an earlier version, with other rules.
         let parsed_before = envelope::is_envelope(&stored.payload)
             && matches!(credential, Credential::Certificate { .. });
         if !parsed_before {

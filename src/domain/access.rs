@@ -1,10 +1,10 @@
-//! Who may do what: scopes, and the workspace or tenant that a token is bound to.
+//! Scopes of a token, and the workspace or tenant that it is bound to.
 
 use super::ids::{TenantId, WorkspaceId};
 use super::names::text_enum;
 use serde::{Deserialize, Serialize};
 
-/// What a token allows. None includes another one.
+/// What a token allows. No scope includes another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -12,7 +12,7 @@ pub enum Scope {
     Read,
     /// Start checks, acknowledge, withdraw.
     Run,
-    /// See workers and what is wrong with the installation.
+    /// See workers and problems of the installation.
     Admin,
 }
 text_enum!(Scope, "scope", Read => "read", Run => "run", Admin => "admin");
@@ -27,21 +27,21 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// Reaches everything.
+    /// A binding to nothing, which reaches everything.
     pub const EVERYTHING: Self = Self {
         workspace_id: None,
         tenant_id: None,
     };
 
-    /// Whether a row of this workspace and tenant is within reach. A row without a tenant (a
-    /// platform run) is out of reach of whoever is bound to one.
+    /// Returns whether a row of this workspace and tenant is within reach. A row without a tenant (a platform
+    /// run) is out of reach of a token that is bound to one.
     pub fn admits(&self, workspace: Option<WorkspaceId>, tenant: Option<TenantId>) -> bool {
         (self.workspace_id.is_none() || self.workspace_id == workspace)
             && (self.tenant_id.is_none() || self.tenant_id == tenant)
     }
 }
 
-/// Scopes as they stand in the database: their names, sorted, joined by commas.
+/// Returns scopes as the database stores them: their names, sorted, separated by commas.
 pub fn join_scopes(scopes: &[Scope]) -> String {
     let mut scopes = scopes.to_vec();
     scopes.sort_unstable();

@@ -1,7 +1,7 @@
-//! An operator's "seen and accepted" on one check of one run.
+//! Acknowledgements: a person has seen and accepted a check of a run.
 //!
-//! It never changes a status, an outcome or a fingerprint. It carries on to later runs of the same
-//! connection for as long as that check's status and reason code stay what they were.
+//! An acknowledgement never changes a status, an outcome or a fingerprint. It applies to later runs of the
+//! same connection as long as the status and the reason code of the check stay the same.
 
 use super::ids::{AcknowledgementId, RunId, TokenId};
 use super::names::text_enum;
@@ -10,11 +10,11 @@ use super::report::{Check, CheckStatus};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// Most characters of `reason`, and of the name of a person.
+/// Longest `reason`, and longest name of a person, in characters.
 pub const REASON_CHARS: usize = 2_000;
 pub const PERSON_CHARS: usize = 200;
 
-/// Where somebody acknowledges or withdraws.
+/// The surface through which a person acknowledges or withdraws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Surface {
@@ -24,18 +24,18 @@ pub enum Surface {
 }
 text_enum!(Surface, "surface", Api => "api", Pages => "pages", Cli => "cli");
 
-/// Who did it by what verifyd itself knows, beside the name that the person gives.
+/// The identity that verifyd itself knows, beside the name that the person gives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
     pub surface: Surface,
-    /// The token that was used; null on the command line.
+    /// The token that was used; `None` on the command line.
     pub token_id: Option<TokenId>,
-    /// The token's name when it was used; on the command line the system's user.
+    /// The token's name at that time; on the command line the user of the operating system.
     pub name: String,
 }
 
 impl Actor {
-    /// In words, to stand behind the name of a person.
+    /// Returns the identity in words, to follow the name of a person.
     pub fn words(&self) -> String {
         match self.surface {
             Surface::Api | Surface::Pages => format!("token {}", self.name),
@@ -48,17 +48,17 @@ impl Actor {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Acknowledgement {
     pub id: AcknowledgementId,
-    /// The run on whose check it was made.
+    /// The run whose check was acknowledged.
     pub operation_run_id: RunId,
     pub check_key: String,
-    /// What the check said when it was acknowledged. As it was stored: a code that this build does
+    /// The reason code of the check when it was acknowledged, as it was stored. A code that this build does
     /// not know matches no check.
     pub reason_code: Option<String>,
-    /// Why it is accepted, in the words of the person.
+    /// Why the check is accepted, in the person's words.
     pub reason: String,
-    /// As the person says.
+    /// The name that the person gave.
     pub acknowledged_by: String,
-    /// `None`: not through verifyd, or through one that did not note it yet.
+    /// `None` when it was not made through verifyd, or by a version that did not record it.
     pub acknowledged_through: Option<Actor>,
     pub acknowledged_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
@@ -68,25 +68,25 @@ pub struct Acknowledgement {
 }
 
 impl Acknowledgement {
-    /// Neither withdrawn nor past its expiry.
+    /// Returns whether it is neither withdrawn nor expired.
     pub fn is_active(&self, now: DateTime<Utc>) -> bool {
         self.withdrawn_at.is_none() && self.expires_at.is_none_or(|at| now < at)
     }
 
-    /// Whether it speaks about a check that was found so: same key, same reason code. (The status
-    /// of the check that was acknowledged is not stored with it: a reason code stands for one
-    /// status only, or else the caller compares the two checks, see [`carries`].)
+    /// Returns whether it applies to a check with this key and reason code. (The status of the acknowledged
+    /// check is not stored: a reason code belongs to one status only, or else the caller compares the two
+    /// checks, see [`carries`].)
     pub fn is_about(&self, key: &str, reason: Option<Reason>) -> bool {
         self.check_key == key && self.reason_code.as_deref() == reason.map(|r| r.code())
     }
 }
 
-/// Only what is wrong can be acknowledged.
+/// Returns whether a check can be acknowledged: only one that failed or warns can.
 pub fn may_be_acknowledged(check: &Check) -> bool {
     matches!(check.status, CheckStatus::Fail | CheckStatus::Warn)
 }
 
-/// Whether what was acknowledged on `before` still stands on `now`.
+/// Returns whether an acknowledgement of `before` still applies to `now`.
 pub fn carries(before: &Check, now: &Check) -> bool {
     before.key == now.key && before.status == now.status && before.reason_code == now.reason_code
 }

@@ -1,4 +1,4 @@
-//! Attempts: who worked on a run, when, and how that ended.
+//! Attempts: which worker processed a run, when, and how that ended.
 
 use super::names::text_enum;
 use chrono::{DateTime, Utc};
@@ -12,13 +12,13 @@ pub enum AttemptEnd {
     Completed,
     /// The provider asked to wait. Does not count.
     Throttled,
-    /// The worker was told to stop. Does not count.
+    /// The worker was stopped. Does not count.
     Shutdown,
-    /// Something of our own failed.
+    /// Something in verifyd failed.
     Error,
     /// Its worker stopped beating, or its deadline passed.
     WorkerLost,
-    /// Somebody put the run back to `queued` from outside.
+    /// Another writer put the run back to `queued`.
     Superseded,
 }
 text_enum!(
@@ -28,7 +28,7 @@ text_enum!(
 );
 
 impl AttemptEnd {
-    /// Whether an attempt that ended so uses up one of the run's attempts.
+    /// Returns whether an attempt with this end uses up one of the run's attempts.
     pub const fn counts(self) -> bool {
         !matches!(self, Self::Throttled | Self::Shutdown)
     }

@@ -1,37 +1,37 @@
-//! The circuit of a webhook endpoint: after several failures in a row nothing is tried any more, but
-//! one delivery after a pause, the probe, until one succeeds.
+//! The circuit of a webhook endpoint. After several failures in a row it opens: deliveries wait, and after
+//! each pause one of them, the probe, is sent until one succeeds.
 
 use serde::Serialize;
 use std::time::Duration;
 
-/// When a circuit opens, and when it probes.
+/// When a circuit opens, and when it sends a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CircuitPolicy {
-    /// It opens after so many failures in a row.
+    /// Failures in a row after which it opens.
     pub open_after: u32,
-    /// Before the first probe; twice as long before each further one...
+    /// Pause before the first probe; twice as long before each further one...
     pub pause: Duration,
     /// ...and never longer than this.
     pub max_pause: Duration,
 }
 
-/// What is kept of an endpoint's circuit.
+/// The recorded state of an endpoint's circuit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Circuit {
-    /// Attempts that failed since the last one that did not.
+    /// Failed attempts since the last one that succeeded.
     pub failures: u32,
-    /// Pauses since it was closed. 0: it is closed.
+    /// Pauses since it opened; 0 while it is closed.
     pub pauses: u32,
 }
 
-/// What a failed attempt does to a circuit.
+/// The effect of a failed attempt on a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterFailure {
     /// It stays as it is: closed, or open because of another attempt.
     Unchanged,
-    /// It opens, and probes after so long.
+    /// It opens, and sends a probe after this pause.
     Opens(Duration),
-    /// The probe failed; the next one comes after so long.
+    /// The probe failed; the next one is sent after this pause.
     StaysOpen(Duration),
 }
 
@@ -40,8 +40,8 @@ impl Circuit {
         self.pauses > 0
     }
 
-    /// Counts a failure. `is_probe`: of the attempt that an open circuit has let through. `asked`: how
-    /// long the receiver asks to wait.
+    /// Counts a failure. `is_probe`: whether the attempt was the probe of an open circuit. `asked`: how long
+    /// the receiver asks to wait.
     pub fn fail(
         &mut self,
         is_probe: bool,
@@ -51,7 +51,7 @@ impl Circuit {
         self.failures = self.failures.saturating_add(1);
         let opens = !self.is_open() && self.failures >= policy.open_after;
         let probe_failed = self.is_open() && is_probe;
-        // Attempts that were under way when it opened say nothing new.
+        // Attempts that were under way when it opened add no information.
         if !(opens || probe_failed) {
             return AfterFailure::Unchanged;
         }
@@ -71,11 +71,11 @@ impl Circuit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CircuitState {
-    /// Everything.
+    /// All deliveries.
     Closed,
-    /// Nothing: deliveries are recorded.
+    /// No deliveries; they are recorded and wait.
     Open,
-    /// One delivery, the probe, may go.
+    /// One delivery, the probe.
     HalfOpen,
 }
 

@@ -1,16 +1,16 @@
-//! What a client secret may hold: RFC 6749, appendix A.2.
+//! The characters of a client secret, by RFC 6749, appendix A.2.
 
-use super::outside_text::Named;
+use super::text_decoding::Named;
 
 /// Longest client secret, in bytes. Entra's have 40.
 pub const MAX_BYTES: usize = 4096;
 
-/// What is allowed, in words.
+/// What is allowed, for messages.
 pub const ALLOWED: &str =
     "1 to 4096 printable ASCII characters (0x20 to 0x7E), without a space at either end";
 
-/// What is wrong with a client secret. Bytes are counted from 1. Names a character only if no client
-/// secret may hold it.
+/// Why a text is no client secret. Bytes are counted from 1. Names a character only if no client secret may
+/// contain it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     #[error("it is empty")]
@@ -23,7 +23,7 @@ pub enum SecretError {
     Character { at: usize, character: char },
 }
 
-/// Refuses what RFC 6749 does not allow, and what was copied together with a space.
+/// Refuses a text that RFC 6749 does not allow, or that was copied together with a space.
 pub fn check(secret: &str) -> Result<(), SecretError> {
     if secret.is_empty() {
         return Err(SecretError::Empty);

@@ -1,4 +1,4 @@
-//! What a run ends with.
+//! The completion of a run.
 
 use super::connection_facts::KeptFacts;
 use super::ids::ConnectionId;
@@ -19,11 +19,11 @@ pub struct FailureEntry {
     pub message: String,
 }
 
-/// What a run ends with. The store writes all of it in one transaction.
+/// Everything that the end of a run writes. The store writes it in one transaction.
 #[derive(Clone, Debug)]
 pub struct Completion {
     pub outcome: Outcome,
-    /// The validated report, exactly as it is to be stored.
+    /// The validated report, exactly as it is stored.
     pub report: Box<RawValue>,
     /// Same as the report's `fingerprint`.
     pub fingerprint: String,
@@ -32,14 +32,14 @@ pub struct Completion {
     pub failure_summary: Vec<FailureEntry>,
     /// Set when the outcome is `blocked`: `context.reason_code` and `context.next_steps`.
     pub blocked: Option<BlockedBy>,
-    /// What was checked, where that is known: added to `context` where the producer left it out.
+    /// What was checked, where that is known. It is added to `context` where the producer left it out.
     pub checked: Option<CheckedTarget>,
-    /// Set when the provider told what it has granted; null keeps the last known inventory.
+    /// The inventory, when the provider could read it; `None` keeps the last known one.
     pub inventory: Option<Arc<InventoryRefresh>>,
-    /// The connection whose latest report this is. Null when the run named no connection of its
-    /// own tenant, so that a stranger's connection is never written to.
+    /// The connection that this report is the latest one of. `None` when the run named no connection of its
+    /// own tenant, so that a connection of another tenant is never written to.
     pub connection: Option<ConnectionId>,
-    /// What the check has learnt, where it is not kept yet. Written after the completion, on its own.
+    /// New facts about the connection. They are written by a statement of their own after the completion.
     pub facts: Option<KeptFacts>,
 }
 
@@ -48,7 +48,7 @@ pub struct Completion {
 pub struct CheckedTarget {
     pub provider: String,
     pub module: String,
-    /// A member of `target_scope` that is there.
+    /// A member of `target_scope`, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_scope: Option<CheckedScope>,
 }

@@ -1,4 +1,4 @@
-//! Completion events: what is published when a run is completed. The run's row is the truth; an event
+//! Completion events: what is published when a run is completed. The run's row is authoritative; an event
 //! points to it.
 
 use super::ids::{ConnectionId, RunId, TenantId, WorkspaceId};
@@ -20,15 +20,14 @@ pub struct CompletionEvent {
     pub operation_run_id: RunId,
     pub workspace_id: Option<WorkspaceId>,
     pub tenant_id: Option<TenantId>,
-    /// Null when the run named no connection of its own tenant.
+    /// `None` when the run named no connection of its own tenant.
     pub provider_connection_id: Option<ConnectionId>,
     pub outcome: Outcome,
     /// The report's `summary.overall`.
     pub overall: String,
     /// The report's fingerprint.
     pub fingerprint: String,
-    /// Whether the fingerprint differs from that of the connection's report before it. True when
-    /// there was none.
+    /// Whether the fingerprint differs from that of the connection's previous report. True without one.
     pub changed: bool,
 }
 
@@ -44,12 +43,12 @@ pub struct WebhookEvent {
 }
 
 impl WebhookEvent {
-    /// The event of a run that was completed then.
-    pub fn completed(notice: CompletionEvent, at: DateTime<Utc>) -> Self {
+    /// Creates the webhook event of a run that was completed at `at`.
+    pub fn completed(event: CompletionEvent, at: DateTime<Utc>) -> Self {
         Self {
             event_type: EVENT_TYPE.to_owned(),
             timestamp: at.to_rfc3339_opts(SecondsFormat::Millis, true),
-            data: notice,
+            data: event,
         }
     }
 }
@@ -69,7 +68,7 @@ mod tests {
             .unwrap()
     }
 
-    fn notices() -> Vec<CompletionEvent> {
+    fn events() -> Vec<CompletionEvent> {
         let full = CompletionEvent {
             operation_run_id: RunId(42),
             workspace_id: Some(WorkspaceId(1)),
@@ -91,11 +90,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_fits_the_published_schema() {
-        for notice in notices() {
-            let json = serde_json::to_value(&notice).unwrap();
+    fn events_match_the_published_schema() {
+        for completion in events() {
+            let json = serde_json::to_value(&completion).unwrap();
             assert!(validator("notice").is_valid(&json), "{json}");
-            let event = WebhookEvent::completed(notice, DateTime::UNIX_EPOCH);
+            let event = WebhookEvent::completed(completion, DateTime::UNIX_EPOCH);
             assert_eq!(event.timestamp, "1970-01-01T00:00:00.000Z");
             let json = serde_json::to_value(&event).unwrap();
             assert!(validator("event").is_valid(&json), "{json}");
@@ -103,8 +102,8 @@ mod tests {
     }
 
     #[test]
-    fn the_schema_demands_every_member_and_no_other() {
-        let json = serde_json::to_value(&notices()[0]).unwrap();
+    fn the_schema_requires_every_member_and_no_other() {
+        let json = serde_json::to_value(&events()[0]).unwrap();
         for key in json.as_object().unwrap().keys() {
             let mut less = json.clone();
             less.as_object_mut().unwrap().remove(key);
@@ -115,10 +114,10 @@ mod tests {
         assert!(!validator("notice").is_valid(&more));
     }
 
-    /// The notification's payload may have 8,000 bytes.
+    /// PostgreSQL limits the payload of a notification to 8,000 bytes.
     #[test]
-    fn the_longest_notice_is_short() {
-        let mut longest = notices().remove(0);
+    fn the_longest_event_is_short() {
+        let mut longest = events().remove(0);
         longest.operation_run_id = RunId(i64::MIN);
         longest.workspace_id = Some(WorkspaceId(i64::MIN));
         longest.tenant_id = Some(TenantId(i64::MIN));

@@ -1,4 +1,4 @@
-//! Provider connections and what is stored of their credentials.
+//! Provider connections, and what is stored of their credentials.
 
 use super::ids::{ConnectionId, TenantId, WorkspaceId};
 use super::names::text_enum;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum ConnectionStatus {
     Enabled,
     Disabled,
-    /// Only in lists: the row holds what it must not hold, and its runs end blocked.
+    /// Only in lists: the row contains an invalid value, so its runs end blocked.
     Unusable,
 }
 text_enum!(
@@ -22,10 +22,10 @@ text_enum!(
 );
 
 impl ConnectionStatus {
-    /// What a row may hold.
+    /// The values that a row may have.
     pub const STORED: &str = "enabled, disabled";
 
-    /// As it stands in a row.
+    /// Parses the status of a row.
     pub fn stored(text: &str) -> Option<Self> {
         text.parse().ok().filter(|status| *status != Self::Unusable)
     }
@@ -41,19 +41,19 @@ pub struct ProviderConnection {
     pub provider: String,
     pub display_name: Option<String>,
     pub status: ConnectionStatus,
-    /// The directory that is checked.
+    /// The directory to check.
     pub entra_tenant_id: Option<String>,
     /// The application (client) id of the app registration.
     pub client_id: Option<String>,
-    /// Key of a configured cloud; null means the provider's default.
+    /// Key of a configured cloud; `None` means the provider's default.
     pub cloud: Option<String>,
-    /// The module that `verifyd enqueue` records when it is given none.
+    /// The module that `verifyd enqueue` records when none is given.
     pub module: Option<String>,
     pub created_at: Option<DateTime<Utc>>,
     pub updated_at: Option<DateTime<Utc>>,
 }
 
-/// What a new connection is made of.
+/// The values of a new connection.
 #[derive(Clone, Debug)]
 pub struct NewConnection {
     pub workspace_id: WorkspaceId,
@@ -92,7 +92,7 @@ pub struct StoredCredential {
     pub updated_at: Option<DateTime<Utc>>,
 }
 
-/// What the ciphertext of a credential is bound to: it opens in no other place.
+/// What the ciphertext of a credential is bound to: it cannot be opened for any other connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CredentialBinding {
     pub workspace_id: WorkspaceId,
@@ -101,7 +101,7 @@ pub struct CredentialBinding {
 }
 
 impl ProviderConnection {
-    /// What this connection's credential is bound to.
+    /// Returns what this connection's credential is bound to.
     pub fn binding(&self) -> CredentialBinding {
         CredentialBinding {
             workspace_id: self.workspace_id,
@@ -111,7 +111,7 @@ impl ProviderConnection {
     }
 }
 
-/// Whether the text may be the key of a cloud: `^[a-z0-9][a-z0-9_]{0,63}$`, as reports have it.
+/// Returns whether the text may be the key of a cloud: `^[a-z0-9][a-z0-9_]{0,63}$`, as in reports.
 pub fn is_cloud_key(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())

@@ -1,4 +1,4 @@
-//! What checks learn of a connection and what is kept of it between them.
+//! Facts that checks find out about a connection and that are kept between them.
 
 use super::connection::ProviderConnection;
 use super::ids::{ConnectionId, TenantId};
@@ -7,11 +7,11 @@ use super::report::redact;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// Most characters of a directory's name that are kept.
+/// Longest name of a directory that is kept, in characters.
 const NAME_CHARS: usize = 256;
 
-/// A directory's name as people may be shown it: without characters that hide or reorder text, cut, and
-/// absent where nothing is left.
+/// Returns a directory's name as it may be shown: shortened and without characters that hide or reorder text.
+/// `None` when nothing is left.
 pub fn tenant_name(text: &str) -> Option<String> {
     // The cleaning cuts, too: first what may be kept at most with what is taken out.
     let clean = redact::clean(text, 4 * NAME_CHARS);
@@ -24,17 +24,17 @@ pub fn tenant_name(text: &str) -> Option<String> {
     (!name.is_empty() && !redact::holds_jwt(name)).then(|| name.to_owned())
 }
 
-/// Where the date was found on which a credential expires.
+/// Where the expiry of a credential was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpirySource {
     /// The certificate itself.
     Certificate,
-    /// `expires_at`, as it was recorded with the credential.
+    /// `expires_at`, recorded with the credential.
     Recorded,
     /// `passwordCredentials` of the application's registration.
     Registration,
-    /// A federated token is read anew at each sign-in.
+    /// A federated token is read from its file at each sign-in.
     FederatedToken,
 }
 text_enum!(
@@ -53,7 +53,7 @@ pub struct CredentialExpiry {
     pub source: ExpirySource,
 }
 
-/// What one check has learnt; `None` where it could not be learnt.
+/// What one check found out; `None` where it could not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionFacts {
     /// The directory that owns the application (`appOwnerOrganizationId`).
@@ -63,11 +63,12 @@ pub struct ConnectionFacts {
     /// `displayName` of the customer's directory.
     pub entra_tenant_name: Option<String>,
     pub expiry: Option<CredentialExpiry>,
-    /// The expiry that was known before is refuted, and none is known in its place.
+    /// The known expiry was refuted, and no other one was found.
     pub is_expiry_unknown: bool,
 }
 
-/// Facts as they are kept, with what they are true of: after a change of it they count no more.
+/// Stored facts, with the connection and credential that they were found for. After a change of either they
+/// no longer apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptFacts {
     pub connection_id: ConnectionId,
@@ -76,13 +77,13 @@ pub struct KeptFacts {
     pub client_id: String,
     /// `updated_at` of the credential that the expiry belongs to.
     pub credential_changed_at: Option<DateTime<Utc>>,
-    /// When this expiry was first found; the database's to write.
+    /// When this expiry was first found; written by the database.
     pub expiry_found_at: Option<DateTime<Utc>>,
     pub facts: ConnectionFacts,
 }
 
 impl KeptFacts {
-    /// What was learnt of this connection with this credential.
+    /// Creates the facts to keep for this connection and credential.
     pub fn of(
         connection: &ProviderConnection,
         credential_changed_at: Option<DateTime<Utc>>,
@@ -99,7 +100,7 @@ impl KeptFacts {
         }
     }
 
-    /// What of it still counts for this connection and credential.
+    /// Returns the facts that still apply to this connection and credential.
     pub fn still_true(
         self,
         connection: &ProviderConnection,
@@ -126,7 +127,7 @@ fn named(id: &Option<String>) -> String {
 }
 
 impl ConnectionFacts {
-    /// These, and what was known before where nothing was learnt.
+    /// Returns these facts, with the known ones where nothing was found out.
     pub fn or(self, known: &Self) -> Self {
         Self {
             owner_tenant_id: self
@@ -239,11 +240,11 @@ mod tests {
         };
         let kept = refuted.or(&facts());
         assert!(kept.expiry.is_none() && !kept.is_expiry_unknown);
-        let learnt = ConnectionFacts {
+        let found = ConnectionFacts {
             entra_tenant_name: Some("n".into()),
             ..ConnectionFacts::default()
         };
-        let all = learnt.or(&facts());
+        let all = found.or(&facts());
         assert_eq!(all.entra_tenant_name.as_deref(), Some("n"));
         assert_eq!(all.owner_tenant_id.as_deref(), Some("o"));
     }

@@ -1,10 +1,10 @@
-//! A credential in the clear, as it lives in memory for the length of one check.
+//! A decrypted credential, which is in memory only while a check runs.
 
 use super::connection::CredentialKind;
 use secrecy::{ExposeSecret, SecretString};
 use std::path::PathBuf;
 
-/// An opened credential. `Debug` never shows a secret.
+/// A decrypted credential. `Debug` never shows a secret.
 #[derive(Clone, Debug)]
 pub enum Credential {
     ClientSecret {
@@ -23,7 +23,7 @@ pub enum Credential {
 }
 
 impl Credential {
-    /// Which kind this is.
+    /// Returns the kind of this credential.
     pub fn kind(&self) -> CredentialKind {
         match self {
             Self::ClientSecret { .. } => CredentialKind::ClientSecret,
@@ -32,7 +32,7 @@ impl Credential {
         }
     }
 
-    /// The secret values that must never appear in anything that is written.
+    /// Returns the secret values that must never appear in a report or a log.
     pub fn secret_values(&self) -> Vec<SecretString> {
         match self {
             Self::ClientSecret { secret, .. } => vec![secret.clone()],

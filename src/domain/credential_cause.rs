@@ -1,4 +1,4 @@
-//! Why a stored credential cannot be used: a closed list. The log and the report say the same words.
+//! Why a stored credential cannot be used: a closed list, with the same words in the log and in reports.
 
 use super::client_secret::SecretError;
 use super::report::{Evidence, EvidenceKind};
@@ -16,12 +16,12 @@ macro_rules! causes {
             /// Every cause there is.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// What is wrong, as the log and the report say it.
+            /// Returns what is wrong, as in the log and in reports.
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
 
-            /// What to do about it.
+            /// Returns what to do about it.
             pub const fn step(self) -> &'static str {
                 match self { $(Self::$variant => $step),+ }
             }
@@ -112,7 +112,7 @@ impl Cause {
         (self as usize) < Self::UnknownContent as usize
     }
 
-    /// What is concerned, as the path of a member.
+    /// Returns the path of the member that is wrong.
     const fn field(self) -> &'static str {
         match self {
             Self::OtherConnection => "provider_credentials.provider_connection_id",
@@ -132,7 +132,7 @@ impl Cause {
     }
 }
 
-/// A cause, with what was found where that is no secret: the id of a key, the place of a character.
+/// A cause, with what was found where that is no secret: the id of a key, the position of a character.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flaw {
     pub cause: Cause,

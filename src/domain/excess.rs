@@ -1,14 +1,14 @@
-//! Granted permissions beyond what is required.
+//! Excess: granted permissions beyond the required ones.
 
 use super::permission::RequiredPermission;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What is granted beyond what is required. Sorted, so that equal grants give equal findings.
+/// Permissions beyond the required ones. Sorted, so that equal grants give equal findings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Excess {
     /// Granted permissions that nothing needs.
     pub unneeded: BTreeSet<String>,
-    /// Granted permissions that stand in for required ones, with the ones that would do in their place.
+    /// Granted permissions that stand in for required ones, with the ones that would suffice.
     pub broader: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -72,7 +72,7 @@ impl Excess {
         self.unneeded.is_empty() && self.broader.is_empty()
     }
 
-    /// How many granted permissions are beyond what is required.
+    /// Returns the number of granted permissions beyond the required ones.
     pub fn len(&self) -> usize {
         self.unneeded.len() + self.broader.len()
     }

@@ -1,9 +1,9 @@
-//! Where a next step leads. Every form of link stands in this file, with a test for each.
+//! The targets of next steps. Every form of link is defined in this file and tested.
 
 use super::report::NextStep;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// A place that helps. Resolved against the run's own target by [`LinkContext`].
+/// The target of a next step, resolved against the run's target by [`LinkContext`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Link {
     /// The list of connections in the surrounding application.
@@ -59,7 +59,7 @@ pub enum Directory {
 }
 
 impl Directory {
-    /// What a step says after its label, so that the right person takes it.
+    /// Returns the words after a step's label that say whose directory it is for.
     const fn as_words(self) -> &'static str {
         match self {
             Self::Owner => "in the directory that owns the application",
@@ -97,15 +97,15 @@ pub struct LinkBases {
     pub graph: String,
 }
 
-/// What links are made of: the run's target, what the check has learnt of it, and where the
-/// surrounding application has its pages.
+/// The values that links are built from: the run's target, facts about the connection, and the addresses of
+/// the surrounding application's pages.
 #[derive(Clone, Debug, Default)]
 pub struct LinkContext {
     /// Path or `https` address of the list of connections.
     pub connections: String,
-    /// The same for one connection; `{id}` stands for its id.
+    /// Address of the page of a connection; `{id}` is replaced by its id.
     pub connection: String,
-    /// The same for one run; `{id}` stands for its id.
+    /// Address of the page of a run; `{id}` is replaced by its id.
     pub run: String,
     pub run_id: i64,
     pub connection_id: Option<i64>,
@@ -136,7 +136,7 @@ const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 impl LinkContext {
-    /// A next step: its label with whose directory it is for, and its address.
+    /// Builds a next step: its label with whose directory it is for, and its address.
     pub fn step(&self, label: &str, link: Link) -> NextStep {
         NextStep {
             label: labelled(label, link),
@@ -207,7 +207,7 @@ impl LinkContext {
         }
     }
 
-    /// A page of the Microsoft 365 admin center of the cloud, which its Graph tells.
+    /// Returns a page of the Microsoft 365 admin center of the cloud, which its Graph address identifies.
     fn admin_center(&self, page: &str) -> String {
         let center = match self.graph.as_str() {
             "https://graph.microsoft.us" => "https://portal.office365.us",
@@ -220,8 +220,9 @@ impl LinkContext {
         format!("{center}/adminportal/home#/{page}")
     }
 
-    /// A page of the registration, in the directory that owns it. Where that is not known the address
-    /// names no directory: the one that somebody is signed in to may be right, a guessed one is not.
+    /// Returns a page of the registration, in the directory that owns it. Where the owner is unknown the
+    /// address names no directory: the one that the person is signed in to may be right, a guessed one is
+    /// not.
     fn registration(&self, page: &str, more: &str) -> String {
         let base = self.portal_of(self.owner_tenant_id.as_deref());
         match guid(self.client_id.as_deref()) {
@@ -256,10 +257,11 @@ impl LinkContext {
         }
     }
 
-    /// The page where an administrator of the customer consents to what the registration asks for.
+    /// Returns the page where an administrator of the customer consents to the permissions that the
+    /// registration requests.
     ///
-    /// `state` names the connection and nothing else, so it is the same in every report. It tells whoever
-    /// answers at the redirect what to check again; it proves nothing.
+    /// `state` names the connection and nothing else, so it is the same in every report. It identifies the
+    /// connection to whoever handles the redirect; it proves nothing.
     fn consent(&self) -> Option<String> {
         let tenant = guid(self.entra_tenant_id.as_deref())?;
         let client = guid(self.client_id.as_deref())?;
@@ -288,7 +290,7 @@ impl LinkContext {
     }
 }
 
-/// A step's label with whose directory it is for.
+/// Returns a step's label with whose directory it is for.
 fn labelled(label: &str, link: Link) -> String {
     match link.directory() {
         Some(directory) => format!("{label}, {}", directory.as_words()),

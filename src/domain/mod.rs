@@ -1,8 +1,7 @@
-//! What verifyd is about, without any input or output: runs, connections, permissions, reports.
+//! Data types and rules without any input or output: runs, connections, permissions, reports.
 
 pub mod access;
 pub mod acknowledgement;
-pub(crate) mod address;
 pub(crate) mod attempt;
 pub mod circuit;
 pub(crate) mod client_secret;
@@ -13,14 +12,12 @@ pub mod connection_facts;
 pub mod credential;
 pub mod credential_cause;
 pub(crate) mod excess;
+pub mod hint;
 mod ids;
-pub mod job;
 pub mod link;
 pub(crate) mod module;
-pub(crate) mod moment;
 pub(crate) mod names;
 pub(crate) mod onboarding;
-pub(crate) mod outside_text;
 pub(crate) mod overview;
 pub mod permission;
 pub mod plan;
@@ -29,7 +26,10 @@ pub mod report;
 pub(crate) mod request;
 pub mod run;
 pub(crate) mod run_record;
+pub(crate) mod server_address;
 mod severity;
+pub(crate) mod text_decoding;
+pub(crate) mod time_input;
 pub mod token;
 pub mod webhook;
 

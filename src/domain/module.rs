@@ -17,7 +17,7 @@ pub enum Expect {
     Member {
         name: String,
         one_of: Vec<String>,
-        /// Values that are worth a warning and no failure.
+        /// Values that cause a warning and no failure.
         tolerated: Vec<String>,
     },
 }
@@ -40,7 +40,7 @@ pub struct Probe {
     pub reason: Reason,
 }
 
-/// What granted permissions that nothing needs do to a report.
+/// How granted permissions that no module needs appear in a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExcessPolicy {
     /// They are listed; the check passes.
@@ -51,7 +51,7 @@ pub enum ExcessPolicy {
 }
 
 impl ExcessPolicy {
-    /// As module files write it.
+    /// Returns the name that module files use.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Info => "info",
@@ -72,7 +72,7 @@ pub struct Module {
     pub file: Option<String>,
 }
 
-/// One thing that is wrong in a module's file.
+/// One problem in a module's file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ModuleProblem {
     /// From 1.

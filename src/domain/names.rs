@@ -1,6 +1,6 @@
-//! Enumerations with fixed names, as they stand in the database and in JSON.
+//! Enumerations with fixed names, used in the database and in JSON.
 
-/// A value that none of an enumeration's names matches.
+/// A text that is no name of the enumeration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {found:?}, allowed: {allowed}")]
 pub struct UnknownName {
@@ -12,7 +12,7 @@ pub struct UnknownName {
 macro_rules! text_enum {
     ($type:ident, $field:literal, $($variant:ident => $name:literal),+ $(,)?) => {
         impl $type {
-            /// The value as it stands in the database and in JSON.
+            /// Returns the name, as in the database and in JSON.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
             }

@@ -1,7 +1,7 @@
-//! Onboarding sessions: each points to the run that it shows.
+//! Onboarding sessions: each points to a run.
 //!
-//! `state` belongs to the application. verifyd writes two of its members and leaves every other one
-//! as it is, byte for byte.
+//! `state` belongs to the application. verifyd writes two of its members and keeps every other one, byte for
+//! byte.
 
 use super::ids::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -11,7 +11,7 @@ use std::fmt;
 
 /// Member of `state`: the session's current run.
 const RUN_MEMBER: &str = "verification_operation_run_id";
-/// Member of `state`: the connection that run is about.
+/// Member of `state`: the connection of that run.
 const CONNECTION_MEMBER: &str = "provider_connection_id";
 
 /// One row of `tenant_onboarding_sessions`.
@@ -19,9 +19,9 @@ const CONNECTION_MEMBER: &str = "provider_connection_id";
 pub struct OnboardingSession {
     pub id: SessionId,
     pub workspace_id: Option<WorkspaceId>,
-    /// Null: no tenant is known yet.
+    /// `None` while the tenant is unknown.
     pub tenant_id: Option<TenantId>,
-    /// Null where it cannot be read.
+    /// `null` where it cannot be read.
     pub state: Value,
     /// Why `state` cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,10 +30,10 @@ pub struct OnboardingSession {
 
 /// Why a session cannot point to a run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SessionMisfit {
+pub enum SessionError {
     #[error("onboarding session {0}: there is none")]
     Missing(SessionId),
-    /// Does not say whose it is: ids of other tenants are nobody's business.
+    /// Does not name the owner, so that ids of other tenants stay unknown.
     #[error(
         "onboarding session {0} is not of the connection's workspace and tenant; allowed is one of \
          the same workspace, and of the same tenant or of none"
@@ -44,19 +44,18 @@ pub enum SessionMisfit {
 }
 
 impl OnboardingSession {
-    /// The run that the session points to.
+    /// Returns the run that the session points to.
     pub fn run(&self) -> Option<RunId> {
         integer(self.state.get(RUN_MEMBER)).map(RunId)
     }
 
-    /// The connection that the session is about.
+    /// Returns the connection of the session.
     pub fn connection(&self) -> Option<ConnectionId> {
         integer(self.state.get(CONNECTION_MEMBER)).map(ConnectionId)
     }
 
-    /// Whether a run of this workspace and tenant may be the session's. A session without a tenant
-    /// (one that begins before there is one) takes those of every tenant of its workspace; one
-    /// without a workspace takes none.
+    /// Returns whether a run of this workspace and tenant may belong to the session. A session without a
+    /// tenant accepts runs of every tenant of its workspace; one without a workspace accepts none.
     pub fn admits(&self, workspace: Option<WorkspaceId>, tenant: Option<TenantId>) -> bool {
         self.workspace_id.is_some()
             && self.workspace_id == workspace
@@ -64,17 +63,17 @@ impl OnboardingSession {
     }
 }
 
-/// What is known about the run that a session points to when another one is to take its place.
+/// The run that a session points to before the pointer moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pointed {
     pub run: RunId,
-    /// None: there is no such run.
+    /// `None` when the run does not exist.
     pub connection: Option<ConnectionId>,
 }
 
-/// Whether the pointer moves to `run`. A run that was recorded for this session never takes the
-/// place of one that was recorded after it. A run that was active already does, unless what is there
-/// is a newer one of the same connection: it was asked for just now.
+/// Returns whether the pointer moves to `run`. A run that was recorded for this session never replaces one
+/// that was recorded after it. An active run that was found does, unless the present one is newer and of the
+/// same connection.
 pub fn moves(
     current: Option<Pointed>,
     run: RunId,
@@ -98,8 +97,8 @@ fn integer(value: Option<&Value>) -> Option<i64> {
         .or_else(|| value.as_str().and_then(|text| text.parse().ok()))
 }
 
-/// Sets both members in the text of `state`; everything else stays as it is written. A state that is
-/// no object is replaced by one.
+/// Sets both members in the text of `state` and keeps everything else as it is written. A state that is no
+/// object is replaced by one.
 pub fn point(state: &str, run: RunId, connection: ConnectionId) -> serde_json::Result<String> {
     let state = with_member(state, CONNECTION_MEMBER, connection.0)?;
     with_member(&state, RUN_MEMBER, run.0)
@@ -111,13 +110,13 @@ fn with_member(text: &str, name: &str, value: i64) -> serde_json::Result<String>
         return Ok(json!({ name: value }).to_string());
     }
     let Members(members) = serde_json::from_str(text)?;
-    // Where in `text` a part of it begins and ends.
+    // Start and end of a part of `text`.
     let begin = |part: &str| part.as_ptr().addr() - text.as_ptr().addr();
     let end = |part: &str| begin(part) + part.len();
     let value = value.to_string();
     let mut edited = text.to_owned();
     let mut found = false;
-    // From the end, so that what is found earlier stays where it is.
+    // From the end, so that earlier positions stay valid.
     for (key, old) in members.iter().rev() {
         if key == name {
             edited.replace_range(begin(old.get())..end(old.get()), &value);
@@ -134,7 +133,7 @@ fn with_member(text: &str, name: &str, value: i64) -> serde_json::Result<String>
     Ok(edited)
 }
 
-/// The members of an object in their order, each value as it is written.
+/// The members of an object in their order, each with its value as text.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -185,7 +184,7 @@ mod tests {
                 "{\"a\":{\"provider_connection_id\":9},\n\t\"provider_connection_id\" : \"7\",\"b\":\"\\u00e9\\/\"}",
                 "{\"a\":{\"provider_connection_id\":9},\n\t\"provider_connection_id\" : 3,\"b\":\"\\u00e9\\/\",\"verification_operation_run_id\":12}",
             ),
-            // Readers differ in which of two they take.
+            // Parsers differ in which of two equal members they use.
             (
                 r#"{"provider_connection_id":1,"x":12345678901234567890123,"provider_connection_id":[2]}"#,
                 r#"{"provider_connection_id":3,"x":12345678901234567890123,"provider_connection_id":3,"verification_operation_run_id":12}"#,

@@ -1,4 +1,4 @@
-//! What is known of many connections and runs at once.
+//! Data about many connections and runs.
 
 use super::connection::ProviderConnection;
 use super::connection_facts::{ExpirySource, KeptFacts};
@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::time::Duration;
 
-/// Most characters of a name that is shown.
+/// Longest name that is shown, in characters.
 pub const NAME_CHARS: usize = 200;
 
 /// The latest report of a connection.
@@ -22,52 +22,49 @@ pub struct LatestReport {
     pub completed_at: DateTime<Utc>,
 }
 
-/// A connection and what is known of it now.
+/// A connection with its current state.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ConnectionState {
     #[serde(flatten)]
     pub connection: ProviderConnection,
-    /// Why it cannot be used: the column, what it holds and what is allowed.
+    /// Why it cannot be used: the column, its value and what is allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Null: never checked.
+    /// `None` when it was never checked.
     pub latest_report: Option<LatestReport>,
-    /// A run of it that is queued or running.
+    /// A run of the connection that is queued or running.
     pub active_run_id: Option<RunId>,
-    /// What checks have learnt of it.
+    /// Facts that checks have found out.
     #[serde(flatten)]
-    pub learnt: Learnt,
-    /// What lists by expiry have it under.
+    pub facts: KnownFacts,
+    /// The expiry that lists sort by.
     #[serde(skip)]
     pub listed_expiry: Option<DateTime<Utc>>,
 }
 
 impl ConnectionState {
-    /// What people know the connection by: its own name, else the directory's, as it may be shown.
+    /// Returns the name that people know the connection by: its own, or else the directory's.
     pub fn name(&self) -> Option<String> {
-        let names = [
-            &self.connection.display_name,
-            &self.learnt.entra_tenant_name,
-        ];
+        let names = [&self.connection.display_name, &self.facts.entra_tenant_name];
         let names = names.into_iter().filter_map(|name| name.as_deref());
         let name = names.map(str::trim).find(|name| !name.is_empty())?;
         Some(redact::clean(name, NAME_CHARS))
     }
 }
 
-/// What checks have learnt of a connection, as it is shown.
+/// Facts about a connection that are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Learnt {
+pub struct KnownFacts {
     /// Name of the directory.
     pub entra_tenant_name: Option<String>,
-    /// When the credential expires. Null: never, where there is a source; else unknown.
+    /// When the credential expires. `None` with a source: never; without one: unknown.
     pub credential_expires_at: Option<DateTime<Utc>>,
     pub credential_expiry_source: Option<ExpirySource>,
     pub credential_expiry_found_at: Option<DateTime<Utc>>,
 }
 
-impl Learnt {
-    /// What of the kept facts still counts for the connection.
+impl KnownFacts {
+    /// Returns the facts that still apply to the connection.
     pub fn of(connection: &ProviderConnection, kept: Option<KeptFacts>) -> Self {
         let Some(kept) = kept else {
             return Self::default();
@@ -82,7 +79,7 @@ impl Learnt {
         }
     }
 
-    /// With the recorded expiry where no check has found one.
+    /// Adds the recorded expiry where no check has found one.
     pub fn or_recorded(self, expires_at: Option<DateTime<Utc>>) -> Self {
         match (self.credential_expiry_source, expires_at) {
             (None, Some(_)) => Self {
@@ -95,7 +92,7 @@ impl Learnt {
     }
 }
 
-/// One run of a connection, for the strip of its last runs.
+/// One run in the list of a connection's last runs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrendPoint {
     pub connection_id: ConnectionId,
@@ -107,18 +104,18 @@ pub struct TrendPoint {
     pub completed_at: Option<DateTime<Utc>>,
 }
 
-/// How many connections are in which state.
+/// Numbers of connections by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ConnectionCounts {
     pub total: u64,
     pub disabled: u64,
-    /// Those whose row holds what it must not hold.
+    /// Connections whose row contains an invalid value.
     pub unusable: u64,
-    /// Of the enabled ones, by what their latest report says.
+    /// Enabled connections by the result of their latest report.
     pub ready: u64,
     pub needs_attention: u64,
     pub blocked: u64,
-    /// Those whose latest run failed, whatever its report says: they are counted above, too.
+    /// Connections whose latest run failed. They are also counted by their latest report.
     pub failed: u64,
     pub never_checked: u64,
 }
@@ -132,31 +129,31 @@ pub struct HistorySlice {
     pub blocked: u64,
 }
 
-/// Throughput and latency of what was completed lately.
+/// Throughput and latency of recently completed runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct History {
     /// Oldest first, gaps included.
     pub slices: Vec<HistorySlice>,
-    /// Runs looked at.
+    /// Number of runs that were read.
     pub runs: u64,
-    /// The limit was reached: older runs of the period are not counted.
+    /// Whether the limit was reached, so that older runs of the period are missing.
     pub truncated: bool,
-    /// Milliseconds from recorded to completed: 50th, 95th and 99th percentile. Null without runs.
+    /// Milliseconds from recording to completion: 50th, 95th and 99th percentile. `None` without runs.
     pub latency_ms: Option<[f64; 3]>,
 }
 
-/// A run that waits.
+/// A queued run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WaitingRun {
     pub operation_run_id: RunId,
     pub workspace_id: Option<WorkspaceId>,
     pub tenant_id: Option<TenantId>,
-    /// Since it was recorded.
+    /// Time since it was recorded.
     pub waiting_seconds: f64,
 }
 
 impl History {
-    /// Cuts what was completed between `now - period` and `now` into slices of equal length.
+    /// Divides the runs completed between `now - period` and `now` into slices of equal length.
     pub fn of(
         runs: &[CompletedRun],
         now: DateTime<Utc>,
@@ -185,7 +182,7 @@ impl History {
             let Ok(age) = (run.completed_at - from).to_std() else {
                 continue;
             };
-            // What was completed at this very moment belongs into the last slice.
+            // A run that was completed at `now` belongs to the last slice.
             let index = (age.as_nanos() / slice.as_nanos().max(1)) as usize;
             let Some(cell) = history.slices.get_mut(index.min(slices as usize - 1)) else {
                 continue;
@@ -209,13 +206,13 @@ impl History {
     }
 }
 
-/// The nearest rank: one of the values, never something in between.
+/// Returns the percentile by nearest rank: one of the values, never an interpolation.
 fn percentile(sorted: &[f64], p: f64) -> f64 {
     let rank = (p * sorted.len() as f64).ceil() as usize;
     sorted[rank.clamp(1, sorted.len()) - 1]
 }
 
-/// A completed run, as far as [`History`] looks at it.
+/// A completed run, as [`History`] needs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CompletedRun {
     pub outcome: Outcome,

@@ -1,4 +1,4 @@
-//! The permission inventory: what is required, what is granted, how the two compare.
+//! The permission inventory: required and granted permissions, and their comparison.
 
 use super::names::text_enum;
 use super::{TenantId, WorkspaceId};
@@ -18,7 +18,7 @@ pub enum PermissionStatus {
 }
 text_enum!(PermissionStatus, "status", Granted => "granted", Missing => "missing");
 
-/// Where it was read what is granted.
+/// Where the granted permissions were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InventorySource {
@@ -41,9 +41,9 @@ pub struct RequiredPermission {
     pub key: String,
     /// App id of the resource that offers the role; `None` for the provider's main one.
     pub resource: Option<Uuid>,
-    /// The app role id on the resource, as far as it is known without asking the resource.
+    /// The app role id on the resource, where it is known without a request.
     pub app_role_id: Option<String>,
-    /// Without it the module cannot work at all.
+    /// Whether the module cannot work at all without it.
     pub blocking: bool,
     /// What the module cannot do without it, as the end of "Without it, …".
     pub needed_for: String,
@@ -52,7 +52,7 @@ pub struct RequiredPermission {
 }
 
 impl RequiredPermission {
-    /// The role's name on its resource.
+    /// Returns the role's name on its resource.
     pub fn role(&self) -> &str {
         match self.resource {
             Some(_) => self.key.split_once('/').map_or(&self.key, |(_, role)| role),
@@ -61,29 +61,29 @@ impl RequiredPermission {
     }
 }
 
-/// What is stored of one permission. Equal entries are not written again.
+/// The stored state of one permission. Equal entries are not written again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InventoryEntry {
     pub status: PermissionStatus,
     pub details: PermissionDetails,
 }
 
-/// `tenant_permissions.details`: stable facts only, so that "nothing changed" writes nothing.
+/// `tenant_permissions.details`: stable facts only, so that an unchanged inventory writes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PermissionDetails {
-    /// A module's check needs it.
+    /// Whether a check of a module needs it.
     #[serde(default)]
     pub required: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app_role_id: Option<String>,
-    /// The granted permission that stands in for this one.
+    /// The granted permission that includes this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub satisfied_by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<InventorySource>,
 }
 
-/// Entries by permission key. Checks that read the same share one.
+/// Entries by permission key. Checks that read equal entries share one inventory.
 #[derive(Debug, Default)]
 pub struct Inventory {
     entries: BTreeMap<String, InventoryEntry>,
@@ -116,8 +116,8 @@ impl PartialEq for Inventory {
 impl Eq for Inventory {}
 
 impl Inventory {
-    /// SHA-256, in lowercase hex, over all that is stored of them. Not over their JSON, which hardly any
-    /// run needs and which costs several times as much.
+    /// Returns the SHA-256, in lowercase hex, of everything that is stored of the entries. It is not computed
+    /// from their JSON, which is rarely needed and several times as expensive.
     pub fn digest(&self) -> &str {
         self.digest.get_or_init(|| digest(&self.entries))
     }
@@ -126,7 +126,7 @@ impl Inventory {
 fn digest(entries: &BTreeMap<String, InventoryEntry>) -> String {
     let mut all = Vec::with_capacity(4 * 1024);
     let mut add = |text: Option<&str>| {
-        // No text can be taken for another, or for two.
+        // The length prefix keeps texts apart.
         all.extend_from_slice(&text.map_or(u64::MAX, |t| t.len() as u64).to_le_bytes());
         all.extend_from_slice(text.unwrap_or_default().as_bytes());
     };
@@ -148,7 +148,7 @@ fn digest(entries: &BTreeMap<String, InventoryEntry>) -> String {
     hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &all))
 }
 
-/// What one check read of the tenant's permissions.
+/// The permissions of a tenant that one check read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InventoryRefresh {
     pub workspace_id: Option<WorkspaceId>,
@@ -164,11 +164,11 @@ pub struct StoredPermission {
     pub permission_key: String,
     pub status: PermissionStatus,
     pub details: serde_json::Value,
-    /// When this row last changed. How fresh the whole inventory is stands in one row per tenant.
+    /// When this row last changed. The freshness of the whole inventory is stored once per tenant.
     pub last_checked_at: Option<DateTime<Utc>>,
 }
 
-/// The granted permission that satisfies `required`: itself, or one that includes it.
+/// Returns the granted permission that satisfies `required`: itself, or one that includes it.
 pub fn satisfied_by<'a>(
     required: &RequiredPermission,
     granted: &'a std::collections::BTreeSet<String>,

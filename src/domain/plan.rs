@@ -1,4 +1,4 @@
-//! What a module would mean for connections, told from their stored inventories.
+//! Plans: what a module would mean for connections, computed from their stored inventories.
 
 use super::connection::ProviderConnection;
 use super::connection_facts::ConnectionFacts;
@@ -11,15 +11,15 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
-/// What is stored of a tenant's inventory, as far as a module asks for it.
+/// The stored inventory of a tenant, as far as a module needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredGrants {
     pub read_at: Option<DateTime<Utc>>,
-    /// `None` where another writer has put something else there.
+    /// `None` where another writer stored an unknown value.
     pub source: Option<InventorySource>,
-    /// The connection whose run read it; `None` where that run was pruned.
+    /// The connection whose run read it; `None` when that run was deleted.
     pub read_by: Option<ConnectionId>,
-    /// Keys that are granted themselves, of those that were asked for.
+    /// Granted keys among those that the plan needs.
     pub granted: BTreeSet<String>,
 }
 
@@ -27,13 +27,13 @@ pub struct StoredGrants {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanSubject {
     pub connection: ProviderConnection,
-    /// What checks have learnt of it.
+    /// Facts that checks have found out about it.
     pub known: ConnectionFacts,
-    /// `None`: it was never read.
+    /// `None` when no inventory was ever read.
     pub grants: Option<StoredGrants>,
 }
 
-/// Whether a module would work for a connection.
+/// The verdict of a plan for one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -41,12 +41,12 @@ pub enum Verdict {
     Works,
     /// A required permission is missing.
     Breaks,
-    /// What is stored does not tell.
+    /// The stored data is not sufficient.
     Unknown,
 }
 
 impl Verdict {
-    /// As it is written.
+    /// Returns the name of the verdict.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Works => "works",
@@ -56,20 +56,20 @@ impl Verdict {
     }
 }
 
-/// Why what is stored does not tell.
+/// Why the stored data is not sufficient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unknown {
     /// No check of the connection has read an inventory.
     NeverRead,
-    /// The tenant's inventory was read through another connection, which may be another application.
+    /// The tenant's inventory was read through another connection, which may use another application.
     ReadByAnotherConnection,
     /// It was read from a token, which names permissions on the provider's main API only.
     OtherApisNotRead,
 }
 
 impl Unknown {
-    /// For people.
+    /// Returns the reason in words.
     pub const fn words(self) -> &'static str {
         match self {
             Self::NeverRead => "no inventory was read yet",
@@ -94,7 +94,7 @@ pub struct MissingPermission {
 
 /// A required permission that another one includes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StandIn {
+pub struct Substitute {
     pub permission: String,
     pub by: String,
 }
@@ -112,31 +112,31 @@ pub struct PlanLine {
     pub client_id: Option<String>,
     pub cloud: Option<String>,
     pub verdict: Verdict,
-    /// What the permissions alone would make of a report; null where that is unknown.
+    /// The overall result of a report that depended on permissions alone; `None` where that is unknown.
     pub overall: Option<Overall>,
     pub missing: Vec<MissingPermission>,
-    /// Granted permissions that stand in for required ones.
-    pub satisfied_by: Vec<StandIn>,
+    /// Granted permissions that include required ones.
+    pub satisfied_by: Vec<Substitute>,
     pub unknown: Option<Unknown>,
-    /// Required permissions of which nothing is known.
+    /// Required permissions whose state is unknown.
     pub unknown_permissions: Vec<String>,
     pub inventory_read_at: Option<DateTime<Utc>>,
-    /// Where missing permissions are added to the registration: consent grants only what it asks for. Only
-    /// where the module would break, as the next one.
+    /// Where missing permissions are added to the registration, since consent grants only what it requests.
+    /// Only with the verdict `breaks`, like the next member.
     pub registration_url: Option<String>,
     /// Where an administrator of the directory consents.
     pub consent_url: Option<String>,
 }
 
 impl PlanLine {
-    /// What people know it by: its own name, else the directory's.
+    /// Returns the name that people know it by: its own, or else the directory's.
     pub fn name(&self) -> Option<&str> {
         let names = [&self.display_name, &self.entra_tenant_name];
         let mut names = names.into_iter().filter_map(|name| name.as_deref());
         names.find(|name| !name.trim().is_empty())
     }
 
-    /// Compares a module with what is stored. `link` resolves a link of the connection.
+    /// Compares a module with stored inventories. `link` resolves a link of the connection.
     pub fn of(module: &Module, subject: PlanSubject, link: impl Fn(Link) -> String) -> Self {
         let PlanSubject {
             connection,
@@ -157,7 +157,7 @@ impl PlanLine {
             let mut able = std::iter::once(&permission.key).chain(&permission.satisfied_by);
             match able.find(|key| grants.granted.contains(*key)) {
                 Some(by) if *by == permission.key => {}
-                Some(by) => satisfied_by.push(StandIn {
+                Some(by) => satisfied_by.push(Substitute {
                     permission: permission.key.clone(),
                     by: by.clone(),
                 }),
@@ -207,12 +207,12 @@ impl PlanLine {
     }
 }
 
-/// Whether an inventory tells if a permission is granted.
+/// Returns whether an inventory says if a permission is granted.
 fn tells(grants: &StoredGrants, permission: &RequiredPermission) -> bool {
     permission.resource.is_none() || grants.source == Some(InventorySource::AppRoleAssignments)
 }
 
-/// Keys of the inventory that a plan of this module asks for.
+/// Returns the keys of the inventory that a plan of this module reads.
 pub fn keys(module: &Module) -> Vec<String> {
     let keys: BTreeSet<&String> = module
         .permissions
@@ -222,10 +222,10 @@ pub fn keys(module: &Module) -> Vec<String> {
     keys.into_iter().cloned().collect()
 }
 
-/// How many connections came out as what.
+/// Numbers of connections by verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PlanCounts {
-    /// Those that were compared.
+    /// Connections that were compared.
     pub connections: u64,
     pub works: u64,
     pub breaks: u64,

@@ -1,13 +1,13 @@
 //! The closed list of reason codes: what is wrong, why it matters, what to do.
 //!
-//! This is the only place where a reason is defined. `docs/reference/reasons.md` and the schema's list of
-//! codes are generated from it.
+//! Reasons are defined only here. `docs/reference/reasons.md` and the schema's list of codes are generated
+//! from it.
 
 use super::link::Link;
 use super::severity::Severity;
 use serde::{Deserialize, Serialize};
 
-/// What a reason does to the run that it ends.
+/// The effect of a reason on the run that it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// A prerequisite is missing: the run ends `blocked`, the provider is never called.
@@ -18,7 +18,7 @@ pub enum Stage {
     Permission,
     /// verifyd itself could not finish: the run ends `failed`.
     Engine,
-    /// Nothing is wrong with this check: another one stood before it.
+    /// The check was not made because an earlier one failed.
     Skipped,
 }
 
@@ -52,7 +52,7 @@ macro_rules! reasons {
             /// Every reason there is, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The code as it stands in reports.
+            /// Returns the code, as in reports.
             pub const fn code(self) -> &'static str {
                 match self { $(Self::$variant => $code),+ }
             }
@@ -62,12 +62,12 @@ macro_rules! reasons {
                 match self { $(Self::$variant => Stage::$stage),+ }
             }
 
-            /// How bad it is, unless the check says otherwise.
+            /// Returns the severity, unless the check sets another one.
             pub const fn severity(self) -> Severity {
                 match self { $(Self::$variant => Severity::$severity),+ }
             }
 
-            /// What is wrong: one sentence.
+            /// Returns what is wrong, in one sentence.
             pub const fn what(self) -> &'static str {
                 match self { $(Self::$variant => $what),+ }
             }
@@ -77,7 +77,7 @@ macro_rules! reasons {
                 match self { $(Self::$variant => $why),+ }
             }
 
-            /// What to do about it: labels and where they lead, the most useful first.
+            /// Returns what to do about it: labels and their links, the most useful first.
             pub const fn steps(self) -> &'static [(&'static str, Link)] {
                 match self { $(Self::$variant => &[$(($label, Link::$link)),+]),+ }
             }
@@ -86,7 +86,7 @@ macro_rules! reasons {
 }
 
 impl Reason {
-    /// Whether it says that a required permission is not granted, with or without why.
+    /// Returns whether it says that a required permission is not granted.
     pub const fn is_missing_permission(self) -> bool {
         matches!(
             self,
@@ -97,7 +97,7 @@ impl Reason {
         )
     }
 
-    /// What is wrong and why it matters, as the message of a check.
+    /// Returns what is wrong and why it matters, as the message of a check.
     pub fn message(self) -> String {
         format!("{} {}", self.what(), self.why())
     }

@@ -1,7 +1,7 @@
-//! What a producer asks for: `operation_runs.context`, read without trust.
+//! The request of a producer: `operation_runs.context`, read without trust.
 //!
-//! The text is read member by member, and only the members that a check needs are kept. A member that
-//! nobody asks for may be of any depth, size and number; it costs nothing.
+//! The text is parsed member by member, and only the members that a check needs are kept. Other members may
+//! have any depth, size and number.
 
 use super::ids::ConnectionId;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -34,7 +34,7 @@ pub enum ContextProblem {
 }
 
 impl ContextProblem {
-    /// What was found, in words that name no value.
+    /// Returns what was found, without quoting a value.
     pub fn found(&self) -> String {
         match self {
             Self::TooLarge {
@@ -53,7 +53,7 @@ impl ContextProblem {
         }
     }
 
-    /// What is allowed.
+    /// Returns what is allowed.
     pub fn allowed(&self) -> String {
         match self {
             Self::TooLarge { limit, .. } => format!("at most {limit} bytes (limits.context_bytes)"),
@@ -62,15 +62,15 @@ impl ContextProblem {
     }
 }
 
-/// What a producer put into `context`. Every member is optional here: what is missing or of the
-/// wrong type is preflight's to name.
+/// The members of `context` that a check needs. Every member is optional here: preflight names what is
+/// missing or of the wrong type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunRequest {
     pub provider: Option<String>,
     pub module: Option<String>,
     pub provider_connection_id: Option<ConnectionId>,
     pub target_scope: Option<TargetScope>,
-    /// Members that are there but of the wrong type: (path, what is allowed).
+    /// Members of the wrong type: (path, what is allowed).
     pub malformed: Vec<(&'static str, &'static str)>,
     /// Set when nothing of the context could be read.
     pub problem: Option<ContextProblem>,
@@ -80,7 +80,7 @@ pub struct RunRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetScope {
     pub entra_tenant_id: Option<String>,
-    /// For people only: one of another type counts as absent.
+    /// Only shown; a value of another type counts as absent.
     pub entra_tenant_name: Option<String>,
 }
 
@@ -174,7 +174,7 @@ impl RunRequest {
         Self::unreadable(problem)
     }
 
-    /// The same for a context that was read already.
+    /// Reads a context that is parsed already.
     pub fn from_context(context: &Value) -> Self {
         Self::from_json(&context.to_string())
     }

@@ -1,4 +1,4 @@
-//! Operation runs: the record of truth, as rows of `operation_runs`.
+//! Operation runs, as rows of `operation_runs`.
 
 use super::ids::{ConnectionId, RunId, TenantId, WorkspaceId};
 use super::names::text_enum;
@@ -20,7 +20,7 @@ pub enum RunStatus {
     Completed,
 }
 
-/// `operation_runs.outcome`; null until the run is completed.
+/// `operation_runs.outcome`; `None` until the run is completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -37,7 +37,7 @@ text_enum!(Outcome, "outcome", Succeeded => "succeeded", Failed => "failed", Blo
 pub struct OperationRun {
     pub id: RunId,
     pub workspace_id: Option<WorkspaceId>,
-    /// Null for platform runs.
+    /// `None` for platform runs.
     pub tenant_id: Option<TenantId>,
     #[serde(rename = "type")]
     pub run_type: String,
@@ -51,7 +51,7 @@ pub struct OperationRun {
 }
 
 impl OperationRun {
-    /// What the producer asked for, as far as `context` can be understood.
+    /// Returns the request of the producer, as far as `context` can be understood.
     pub fn request(&self) -> RunRequest {
         RunRequest::from_context(&self.context)
     }
@@ -71,19 +71,19 @@ pub struct ClaimedRun {
     pub workspace_id: Option<WorkspaceId>,
     /// None for platform runs.
     pub tenant_id: Option<TenantId>,
-    /// What the producer asked for, as far as `context` can be understood.
+    /// The request of the producer, as far as `context` can be understood.
     pub request: RunRequest,
     /// None where it is no time that can be a run's.
     pub created_at: Option<DateTime<Utc>>,
 }
 
-/// What a list says of a run's report. Nothing is validated: that is for whoever opens the run.
+/// What a list says of a run's report. The report is not validated before a person opens the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportPresence {
     /// The run is not completed yet.
     Pending,
-    /// A completed run without a report: somebody else completed it.
+    /// A completed run without a report: another writer completed it.
     Missing,
     /// A report of a version that this build does not read.
     OtherVersion,
@@ -108,7 +108,7 @@ pub struct RunSummary {
     pub run_type: &'static str,
     pub status: RunStatus,
     pub outcome: Option<Outcome>,
-    /// As the producer named it; whether it is the tenant's own is the report's to say.
+    /// The connection that the producer named. The report says whether it belongs to the tenant.
     pub provider_connection_id: Option<ConnectionId>,
     pub provider: Option<String>,
     pub module: Option<String>,
@@ -119,14 +119,14 @@ pub struct RunSummary {
     pub fingerprint: Option<String>,
     /// Reason code of the most important problem.
     pub reason_code: Option<String>,
-    /// Checks that failed or warn, as the report counts them.
+    /// Number of checks that failed or warn, by the report.
     pub problems: u64,
     pub created_at: Option<DateTime<Utc>>,
     pub started_at: Option<DateTime<Utc>>,
     pub completed_at: Option<DateTime<Utc>>,
 }
 
-/// What is read of runs whose progress is watched.
+/// What is read of a run while its progress is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunState {
     pub id: RunId,

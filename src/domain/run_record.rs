@@ -1,11 +1,11 @@
-//! Everything that is known of one run or session, as it was read.
+//! A run or session with all its data.
 
 use super::acknowledgement::Acknowledgement;
 use super::attempt::AttemptRecord;
 use super::onboarding::OnboardingSession;
 use super::run::OperationRun;
 
-/// A run with what belongs to it. What people are shown is made of this.
+/// A run with its related data, which views are built from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunRecord {
     pub run: OperationRun,
@@ -13,8 +13,7 @@ pub struct RunRecord {
     pub attempts: Vec<AttemptRecord>,
     /// Its own, and those that it inherits; oldest first.
     pub acknowledgements: Vec<Acknowledgement>,
-    /// The run that holds the previous report of the connection. None: there is none, or it is
-    /// gone.
+    /// The run of the previous report of the connection. `None` when there is none, or it was deleted.
     pub previous: Option<OperationRun>,
 }
 

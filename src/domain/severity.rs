@@ -1,4 +1,4 @@
-//! How bad a finding is.
+//! The severity of a finding.
 
 use super::names::text_enum;
 use serde::{Deserialize, Serialize};

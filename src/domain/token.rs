@@ -1,14 +1,14 @@
 //! The text of API tokens: `vfd_`, 32 random bytes, and a checksum.
 //!
-//! The beginning and the checksum let secret scanners recognise a token, and a typing error be told
-//! from a token that does not exist without asking the database.
+//! Prefix and checksum let secret scanners recognise a token, and let a typing error be detected without a
+//! query.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-/// What every token begins with.
+/// The prefix of every token.
 pub const PREFIX: &str = "vfd_";
 /// Characters of the random part: 32 bytes in base64url.
 const BODY: usize = 43;
@@ -19,7 +19,7 @@ pub const LENGTH: usize = PREFIX.len() + BODY + CHECKSUM;
 
 /// The system gave no random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the system has no random bytes to give")]
+#[error("the system provides no random bytes")]
 pub struct NoRandomness;
 
 /// A token that no one has yet.
@@ -39,7 +39,7 @@ pub fn random_text() -> Result<SecretString, NoRandomness> {
     Ok(SecretString::from(URL_SAFE_NO_PAD.encode(&bytes[..])))
 }
 
-/// What is stored of a token, its SHA-256 in lowercase hex. None: this is no token.
+/// Returns the stored form of a token, its SHA-256 in lowercase hex. `None` when the text is no token.
 pub fn hash(token: &str) -> Option<String> {
     let rest = token.strip_prefix(PREFIX)?;
     if !rest.is_ascii() || rest.len() != BODY + CHECKSUM {
@@ -49,7 +49,7 @@ pub fn hash(token: &str) -> Option<String> {
     (checksum(body) == found).then(|| sha256_hex(token))
 }
 
-/// SHA-256 in lowercase hex. Enough for what is random and long: nobody can guess its way to it.
+/// Returns the SHA-256 in lowercase hex. It suffices for values that are random and long.
 pub fn sha256_hex(text: &str) -> String {
     hex::encode(sha256(text.as_bytes()))
 }

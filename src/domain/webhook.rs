@@ -1,10 +1,11 @@
-//! Webhooks: who is told of a workspace's completed runs, and how that went.
+//! Webhook endpoints, and the states and results of deliveries to them.
 
 use super::ids::{EndpointId, WorkspaceId};
 use super::names::text_enum;
 use serde::{Deserialize, Serialize};
 
-/// An endpoint's address as it is shown: what stands in its query may be a secret of the receiver's.
+/// Returns an endpoint's address as it is shown. Its query may contain a secret of the receiver, so it is
+/// left out.
 pub fn shown_url(url: &str) -> String {
     match url.split_once(['?', '#']) {
         Some((before, _)) => format!("{before}?…"),
@@ -16,11 +17,11 @@ pub fn shown_url(url: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryState {
-    /// To be sent, or sent again.
+    /// Waits for its first or next attempt.
     Pending,
     /// The receiver has answered with 2xx.
     Delivered,
-    /// Given up. `verifyd webhooks replay` begins anew.
+    /// Given up. `verifyd webhooks replay` sends it again.
     Failed,
 }
 text_enum!(
@@ -34,7 +35,7 @@ text_enum!(
 pub enum DisabledReason {
     /// By `verifyd webhooks disable`.
     Operator,
-    /// The receiver answered 410: it wants nothing more.
+    /// The receiver answered 410: it accepts no more deliveries.
     Gone,
 }
 text_enum!(DisabledReason, "disabled_reason", Operator => "operator", Gone => "gone");
@@ -55,25 +56,25 @@ text_enum!(
     Attempts => "attempts", Age => "age", Gone => "gone",
 );
 
-/// How one attempt ended: `webhook_attempts.result`.
+/// Result of one attempt: `webhook_attempts.result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptResult {
     /// 2xx.
     Delivered,
-    /// 410: the receiver wants nothing more.
+    /// 410: the receiver accepts no more deliveries.
     Gone,
     /// Any other status.
     HttpStatus,
     /// 3xx; never followed.
     RedirectRefused,
-    /// No address that may be called: not https, or not public.
+    /// The address may not be called: not https, or not public.
     AddressRefused,
     /// No connection.
     Unreachable,
     TlsFailed,
     Timeout,
-    /// What came back was no HTTP, or broke off before its status.
+    /// The answer was no HTTP, or ended before its status.
     ResponseInvalid,
     /// The endpoint's secret cannot be decrypted, or does not belong to this row.
     SecretUnusable,
@@ -86,8 +87,28 @@ text_enum!(
     ResponseInvalid => "response_invalid", SecretUnusable => "secret_unusable",
 );
 
-/// Where a webhook's secret belongs. What is sealed for one endpoint opens for no other, nor for
-/// another address.
+/// What a result means for the delivery, independent of the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Delivered,
+    /// Send it again later, unless its attempts are spent.
+    TryAgain,
+    /// Do not send it again; disable the endpoint.
+    GiveUp,
+}
+
+impl AttemptResult {
+    /// Returns what this result means for the delivery.
+    pub fn verdict(self) -> Verdict {
+        match self {
+            Self::Delivered => Verdict::Delivered,
+            Self::Gone => Verdict::GiveUp,
+            _ => Verdict::TryAgain,
+        }
+    }
+}
+
+/// What a webhook's secret is bound to. A secret sealed for one endpoint and address opens for no other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookBinding {
     pub workspace_id: WorkspaceId,

@@ -53,8 +53,11 @@ impl Lease {
     }
 }
 
-/// Sends one heartbeat. It renews the lease from the moment before the call.
-pub async fn beat_once(store: &dyn WorkerStore, worker: &WorkerState) -> Result<(), StoreError> {
+/// Sends one heartbeat. It renews the lease from the time before the call.
+pub async fn send_heartbeat(
+    store: &dyn WorkerStore,
+    worker: &WorkerState,
+) -> Result<(), StoreError> {
     let sent = Instant::now();
     store
         .beat(&Beat {
@@ -68,23 +71,27 @@ pub async fn beat_once(store: &dyn WorkerStore, worker: &WorkerState) -> Result<
     Ok(())
 }
 
-/// Sends heartbeats until `stop`. Errors are logged and counted; the lease then ends by itself.
-pub async fn keep_beating(store: &dyn WorkerStore, worker: &WorkerState, stop: CancellationToken) {
+/// Sends heartbeats until `stop`. Errors are logged and counted; the lease then expires.
+pub async fn send_heartbeats(
+    store: &dyn WorkerStore,
+    worker: &WorkerState,
+    stop: CancellationToken,
+) {
     let interval = worker.settings.beat_interval;
     let mut failing = false;
     loop {
         worker.lease.activity.touch();
-        match super::with_timeout(interval, beat_once(store, worker)).await {
+        match super::with_timeout(interval, send_heartbeat(store, worker)).await {
             Ok(()) => {
                 if failing {
-                    tracing::info!("the heartbeat succeeds again");
+                    tracing::info!("heartbeat succeeded again");
                 }
                 failing = false;
             }
             Err(error) => {
                 metrics::counter!("verifyd_heartbeat_failures_total").increment(1);
                 if !failing {
-                    tracing::warn!(%error, "the heartbeat failed; trying again more often");
+                    tracing::warn!(%error, "heartbeat failed; retrying more often");
                 }
                 failing = true;
             }

@@ -1,4 +1,4 @@
-//! Signs that the parts of this process still move, and for how long something has been wrong.
+//! Measures whether the parts of this process make progress, and for how long a condition has held.
 
 use crate::domain::RunId;
 use parking_lot::Mutex;
@@ -28,12 +28,12 @@ impl LoopActivity {
     }
 }
 
-/// Measures for how long a condition has held without a break, as far as anybody has looked.
+/// Measures for how long a condition has held without interruption, as far as it was observed.
 #[derive(Debug, Default)]
 pub struct ConditionTimer(Mutex<Option<Instant>>);
 
 impl ConditionTimer {
-    /// Records whether the condition holds at this moment.
+    /// Records whether the condition holds now.
     pub fn set(&self, holds: bool) {
         let mut since = self.0.lock();
         *since = holds.then(|| since.unwrap_or_else(Instant::now));
@@ -45,11 +45,11 @@ impl ConditionTimer {
     }
 }
 
-/// Failures further apart than this say nothing about the time between them: little was tried in it.
+/// Failures further apart than this say nothing about the time between them, in which little was tried.
 const MAX_GAP: Duration = Duration::from_secs(300);
 
-/// Measures for how long every attempt has failed. A single run that fails is that run's trouble, and
-/// nothing is concluded where nothing is tried.
+/// Measures for how long every attempt has failed. A single failing run is not a failure of the process, and
+/// nothing is concluded while nothing is tried.
 #[derive(Debug, Default)]
 pub struct FailureStreak(Mutex<Option<Streak>>);
 

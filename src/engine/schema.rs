@@ -1,9 +1,9 @@
-//! Watches whether the database's schema is one that this process can work with.
+//! Watches whether the database's schema fits this build.
 //!
 //! It fitted when the process started. A migration of the application may change it later: then nothing is
-//! claimed, and the process is not ready, until it fits again. What fits is said by
-//! [`SchemaStore::inspect`](crate::ports::store::SchemaStore::inspect), the rule of `doctor`, `migrate` and
-//! the start of `serve`, too. That takes many queries; a mark that changes with the schema takes one.
+//! claimed, and the process is not ready, until it fits again.
+//! [`SchemaStore::inspect`](crate::ports::store::SchemaStore::inspect) decides, as it does for `doctor`,
+//! `migrate` and the start of `serve`. It takes many queries; a mark that changes with the schema takes one.
 
 use crate::ports::store::{SchemaFinding, Store, StoreError};
 use parking_lot::Mutex;
@@ -29,14 +29,14 @@ struct Seen {
     changed_at: Option<Instant>,
 }
 
-/// What an error about the schema means for the run that met it.
+/// What an error about the schema means for the run that got it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SchemaState {
     /// It fits, and has for a while: the error is the statement's.
     Fits,
-    /// It fits, and was changed a moment ago: the same statement may work now.
+    /// It fits, and was changed recently: the same statement may work now.
     Changed,
-    /// Nothing works before somebody mends it.
+    /// No statement works before the schema is repaired.
     Unfit,
 }
 
@@ -88,7 +88,7 @@ impl SchemaWatch {
     /// Looks at the schema after a statement failed because of it.
     pub async fn state(&self, store: &dyn Store) -> SchemaState {
         if let Err(error) = self.look(store).await {
-            tracing::debug!(%error, "the schema cannot be looked at");
+            tracing::debug!(%error, "cannot inspect the schema");
         }
         let seen = self.seen.lock();
         if seen.problem.is_some() {

@@ -1,4 +1,4 @@
-//! The settings of a worker. Defaults stand in `config/default.toml`.
+//! The settings of a worker. The defaults are in `config/default.toml`.
 
 use crate::domain::link::{LinkBases, LinkContext};
 use crate::ports::provider::Provider;
@@ -11,22 +11,22 @@ use std::time::Duration;
 pub struct WorkerSettings {
     /// Runs that this process works on at a time.
     pub concurrency: usize,
-    /// Attempts that count, at most.
+    /// Largest number of counted attempts.
     pub max_attempts: u32,
     /// Limit of one attempt. After it the lease is dead.
     #[serde(with = "humantime_serde")]
     pub run_deadline: Duration,
-    /// Limit of a run over all attempts, waits asked for by the provider included.
+    /// Longest time of a run over all attempts, including waits that the provider asks for.
     #[serde(with = "humantime_serde")]
     pub total_deadline: Duration,
     /// Time between heartbeats.
     #[serde(with = "humantime_serde")]
     pub beat_interval: Duration,
-    /// After so long without a heartbeat other workers take a worker's runs.
+    /// Time without a heartbeat after which other workers take a worker's runs.
     #[serde(with = "humantime_serde")]
     pub dead_after: Duration,
-    /// A consumer of hints that has shown no sign of life for so long, while its queue is there,
-    /// ends the process.
+    /// Time without activity of the consumer of hints, while its queue is available, after which the process
+    /// ends.
     #[serde(with = "humantime_serde")]
     pub consumer_dead_after: Duration,
     /// After the signal to stop: time for runs in flight to finish.
@@ -65,9 +65,9 @@ pub struct ReconcilerSettings {
     pub redeliver_after: Duration,
     /// ...and fewer hints than this wait in the queue.
     pub redeliver_below: u64,
-    /// While so many hints wait in the queue, none is sent.
+    /// No hints are sent while this number of hints waits in the queue.
     pub deliver_below: u64,
-    /// Most runs to reclaim, and most to deliver, in one sweep.
+    /// Largest number of runs to reclaim, and to deliver, in one sweep.
     pub batch: u32,
 }
 
@@ -77,9 +77,9 @@ pub struct ReconcilerSettings {
 pub struct LinkSettings {
     /// Path or `https` address of the list of connections.
     pub connections: String,
-    /// The same for one connection; `{id}` stands for its id.
+    /// Address of the page of a connection; `{id}` is replaced by its id.
     pub connection: String,
-    /// The same for one run; `{id}` stands for its id.
+    /// Address of the page of a run; `{id}` is replaced by its id.
     pub run: String,
     /// Where the page of admin consent leads back to; empty for none.
     pub consent_redirect: String,

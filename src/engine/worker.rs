@@ -31,7 +31,7 @@ pub struct WorkerState {
     pub in_flight: InFlightRuns,
     /// For how long no claim has been answered.
     pub claim_failures: FailureStreak,
-    /// Fires when the grace period is over: what is in flight goes back to the queue.
+    /// Fires at the end of the grace period: runs in flight are released.
     pub release_now: CancellationToken,
 }
 
@@ -55,7 +55,7 @@ impl WorkerState {
     }
 }
 
-/// Why a worker ended without having been told to.
+/// Why a worker ended without being stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The consumer of hints cannot be kept alive.
@@ -64,26 +64,26 @@ pub enum WorkerError {
     /// The consumer of hints is there, and does nothing.
     #[error(transparent)]
     Stalled(#[from] ConsumerStalled),
-    /// A part that must run for as long as the process ended; its own error is in the log.
-    #[error("the {0} ended by itself")]
+    /// A part that must run as long as the process ended; its own error is in the log.
+    #[error("the {0} ended unexpectedly")]
     Part(&'static str),
-    /// It was told to stop, and did not even after the grace period.
-    #[error("the consumer of hints does not stop")]
+    /// The consumer did not stop, not even after the grace period.
+    #[error("the consumer of hints did not stop")]
     Overdue,
 }
 
 /// Time after the grace period for releasing what is still in flight.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A part that must not end before it is told to.
+/// A part that must not end before the worker is stopped.
 struct Part {
     name: &'static str,
     task: JoinHandle<Result<(), WorkerError>>,
 }
 
 impl Part {
-    /// Starts a part that ends after `until`. When it ends before that, by a panic too, the whole worker is
-    /// stopped: a process that goes on without it would look healthy and do nothing.
+    /// Starts a part that ends after `until`. When it ends before that, also by a panic, the whole worker
+    /// stops: a process without that part would look healthy and do nothing.
     fn start(
         name: &'static str,
         until: &CancellationToken,
@@ -120,8 +120,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Works until `stop` fires, then drains: nothing more is fetched, what is in flight has the grace
-    /// period to finish, the rest is released uncounted. Drains and fails, too, when a part cannot be kept
+    /// Works until `stop` fires, then drains: no more hints are fetched, runs in flight have the grace period
+    /// to finish, and the rest is released uncounted. Drains and fails, too, when a part cannot be kept
     /// alive.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
         let settings = &self.state.settings;
@@ -135,7 +135,7 @@ impl Worker {
             let (store, state) = (Arc::clone(&self.store), Arc::clone(&self.state));
             let until = drained.clone();
             Part::start("heartbeat", &drained, &stop, async move {
-                lease::keep_beating(store.as_ref(), &state, until).await;
+                lease::send_heartbeats(store.as_ref(), &state, until).await;
                 Ok(())
             })
         };

@@ -1,7 +1,6 @@
-//! Bodies with a limit on the time in which they arrive, and connections that know when a request is
-//! whole and when its answer is out.
+//! Bodies with a timeout, which also report when a request is complete and when its answer is sent.
 
-use super::places::Place;
+use super::connection_slots::ConnectionSlot;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::Method;
@@ -15,13 +14,13 @@ use tokio::time::Sleep;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Bytes beyond the limit that are read and thrown away: a peer that is still sending when the connection
+/// Bytes beyond the limit that are read and discarded: a peer that is still sending when the connection
 /// closes never sees the answer.
 const DISCARDED: usize = 1024 * 1024;
 
 /// The body did not arrive in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the body did not arrive in time")]
+#[error("the body did not arrive within the timeout")]
 struct TooSlow;
 
 /// Why a body could not be read.
@@ -39,26 +38,26 @@ pub struct TimedBody {
     inner: Incoming,
     late: Pin<Box<Sleep>>,
     /// Until it is whole.
-    place: Option<Arc<Place>>,
+    slot: Option<Arc<ConnectionSlot>>,
 }
 
 impl TimedBody {
     /// The body as axum takes it. Its connection works from its end on.
-    pub fn of(inner: Incoming, limit: Duration, place: &Arc<Place>) -> Body {
+    pub fn of(inner: Incoming, limit: Duration, slot: &Arc<ConnectionSlot>) -> Body {
         if inner.is_end_stream() {
-            place.works();
+            slot.works();
             return Body::empty();
         }
         Body::new(Self {
             inner,
             late: Box::pin(tokio::time::sleep(limit)),
-            place: Some(Arc::clone(place)),
+            slot: Some(Arc::clone(slot)),
         })
     }
 
     fn end(&mut self) {
-        if let Some(place) = self.place.take() {
-            place.works();
+        if let Some(slot) = self.slot.take() {
+            slot.works();
         }
     }
 }
@@ -85,7 +84,7 @@ impl hyper::body::Body for TimedBody {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         if self.late.as_mut().poll(cx).is_ready() {
-            metrics::counter!("verifyd_http_slow_bodies_total").increment(1);
+            metrics::counter!("verifyd_http_body_timeouts_total").increment(1);
             return Poll::Ready(Some(Err(TooSlow.into())));
         }
         Poll::Pending
@@ -104,21 +103,21 @@ impl hyper::body::Body for TimedBody {
 #[derive(Debug)]
 pub struct AnswerBody {
     inner: Body,
-    place: Arc<Place>,
+    slot: Arc<ConnectionSlot>,
 }
 
 impl AnswerBody {
-    pub fn of(inner: Body, place: &Arc<Place>) -> Self {
+    pub fn of(inner: Body, slot: &Arc<ConnectionSlot>) -> Self {
         Self {
             inner,
-            place: Arc::clone(place),
+            slot: Arc::clone(slot),
         }
     }
 }
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        self.place.waits();
+        self.slot.waits();
     }
 }
 
@@ -149,7 +148,7 @@ pub async fn whole(request: Request, most: usize) -> Result<Request, Unread> {
         return Ok(request);
     }
     let (parts, mut body) = request.into_parts();
-    // Copied: each piece, however short, would hold the buffer that its connection read it into.
+    // Copied: each piece, however short, would keep the buffer that its connection read it into.
     let (mut bytes, mut length) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| why(&error))?;

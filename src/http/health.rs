@@ -1,4 +1,4 @@
-//! Is the process alive, and can it claim runs?
+//! Health endpoints: whether the process is alive, and whether it can claim runs.
 
 use crate::engine::reconciler::ReconcilerState;
 use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// What readiness says where the schema is not the one that is needed.
+/// The text of `/readyz` while the schema does not fit.
 const SCHEMA_UNFIT: &str = "the schema does not fit";
 
-/// What the health endpoints look at.
+/// The state that the health endpoints read.
 #[derive(Debug)]
 pub struct Health {
     pub store: Arc<dyn Store>,
@@ -27,13 +27,14 @@ pub struct Health {
     pub worker: Arc<WorkerState>,
     pub reconciler: Arc<ReconcilerState>,
     pub metrics: Metrics,
-    /// An answer of the database that takes longer counts as none.
+    /// Timeout of the database for a health check.
     pub check_timeout: Duration,
-    /// How long a loop may stand still, and sweeps and claims may go without an answer.
+    /// Time without progress of a loop, or without an answer to sweeps and claims, after which the process is
+    /// unhealthy.
     pub stuck_after: Duration,
-    /// How long claims may go without an answer before the process is not ready.
+    /// Time without an answered claim after which the process is not ready.
     pub unclaimed_after: Duration,
-    /// How long hints may wait while this process takes none: longer than it can be busy.
+    /// Time for which hints may wait while this process takes none: longer than it can be busy.
     pub untaken_after: Duration,
     /// Set while the process drains.
     pub stopping: CancellationToken,
@@ -41,8 +42,8 @@ pub struct Health {
     pub logged: Mutex<String>,
 }
 
-/// `GET /healthz`: 200 while the loops of this process turn and it moves what it could move, else
-/// 503. Touches no dependency: with the database away the loops turn, in vain.
+/// `GET /healthz`: 200 while the loops of this process make progress and it processes what it can, else 503.
+/// Calls no dependency: without a database the loops still make progress.
 pub async fn live(State(health): State<Arc<Health>>) -> Response {
     let (code, status) = match health.stuck() {
         None => (StatusCode::OK, "alive".to_owned()),
@@ -58,7 +59,7 @@ fn too_long(signs: &[(&str, Duration, Duration)]) -> Option<String> {
     Some(format!("{what} for {} s", lasted.as_secs()))
 }
 
-/// `GET /readyz`: 200 when a claim is possible, else 503 with what is in the way.
+/// `GET /readyz`: 200 when a claim is possible, else 503 with the reason.
 pub async fn ready(State(health): State<Arc<Health>>) -> Response {
     let checks = health.readiness().await;
     let ready = checks.iter().all(|(_, problem)| problem.is_none());
@@ -128,8 +129,8 @@ impl Health {
         ])
     }
 
-    /// The class of an error of the database. Its message may name what is nobody's business: it goes
-    /// to the log, once for each change.
+    /// Returns the class of an error of the database. Its message may contain internal names, so it is only
+    /// logged, once for each change.
     fn class(&self, error: &StoreError) -> String {
         let class = match error {
             StoreError::Unavailable(_) => "unavailable",
@@ -146,13 +147,13 @@ impl Health {
         format!("{class}; the log says why")
     }
 
-    /// What each part says: its name, and what is wrong with it.
+    /// Returns the state of each part: its name, and what is wrong with it.
     async fn readiness(&self) -> Vec<(&'static str, Option<String>)> {
         let store = &self.store;
         let database = match tokio::time::timeout(self.check_timeout, store.ping()).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(self.class(&error)),
-            Err(_) => Some("no answer in time".to_owned()),
+            Err(_) => Some("no answer within the timeout".to_owned()),
         };
         let schema = if database.is_some() {
             Some("unknown, the database does not answer".to_owned())
@@ -168,7 +169,7 @@ impl Health {
                     store.wanted_schema_version()
                 )),
                 Ok(Err(error)) => Some(self.class(&error)),
-                Err(_) => Some("no answer in time".to_owned()),
+                Err(_) => Some("no answer within the timeout".to_owned()),
             }
         };
         let queue = self.queue.health();

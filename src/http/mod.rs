@@ -2,14 +2,14 @@
 
 pub mod api;
 pub(crate) mod body;
-pub(crate) mod gate;
+mod connection_slots;
 pub mod health;
 pub mod pages;
 mod panics;
-mod places;
-mod rate;
+mod rate_limit;
+pub(crate) mod request_limits;
 mod server;
-mod stall;
+mod write_timeout;
 
 use api::{Api, ApiSettings};
 use axum::Router;
@@ -28,22 +28,22 @@ use tokio_util::sync::CancellationToken;
 pub struct HttpSettings {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// A process whose own loops have not turned for so long is not alive.
+    /// Time without progress of the process's loops after which it is not alive.
     #[serde(with = "humantime_serde")]
     pub stuck_after: Duration,
-    /// How long readiness and metrics wait for an answer of the database.
+    /// Timeout of the database for readiness and metrics.
     #[serde(with = "humantime_serde")]
     pub check_timeout: Duration,
     pub max_connections: usize,
     /// Of one address. Behind a proxy, all connections have the proxy's.
     pub max_connections_per_peer: usize,
-    /// How long a connection may take for the head of its next request.
+    /// Timeout for the head of a connection's next request.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
-    /// How long the body of a request may take to arrive.
+    /// Timeout for the body of a request.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
-    /// How long an answer may wait for a peer that does not read it.
+    /// Timeout for a peer that does not read its answer.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
     pub api: ApiSettings,
@@ -54,8 +54,8 @@ pub async fn bind(settings: &HttpSettings) -> std::io::Result<TcpListener> {
     TcpListener::bind(settings.listen).await
 }
 
-/// All that is served to machines; [`pages::router`] has what is for people. Without an API its paths
-/// do not exist.
+/// Returns the routes for machines; [`pages::router`] has those for people. Without an API its paths do not
+/// exist.
 pub fn router(health: Arc<Health>, api: Option<Arc<Api>>) -> Router {
     let router = Router::new()
         .route("/healthz", get(health::live))

@@ -1,4 +1,4 @@
-//! A panic in a handler is answered, counted, and costs its connection nothing.
+//! Handles panics of request handlers: each is answered and counted, and its connection stays open.
 
 use axum::response::Response;
 use futures::FutureExt as _;
@@ -21,5 +21,5 @@ pub async fn caught(
 /// Counts a panic of a handler.
 pub fn count() {
     metrics::counter!("verifyd_http_panics_total").increment(1);
-    tracing::error!("a handler of HTTP panicked; its request is answered with 500");
+    tracing::error!("an HTTP handler panicked; answering its request with 500");
 }

@@ -1,9 +1,9 @@
-//! The listener: bounded connections, bounded time for whatever a peer has to do, an orderly end.
+//! The listener: bounded connections, timeouts for everything that a peer has to do, and an orderly shutdown.
 
 use super::body::{AnswerBody, TimedBody};
+use super::connection_slots::{ConnectionSlot, ConnectionSlots};
 use super::panics;
-use super::places::{Place, Places};
-use super::stall::Guarded;
+use super::write_timeout::WriteTimeout;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
@@ -21,33 +21,33 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
-/// Header fields of one request, at most.
+/// Largest number of header fields of a request.
 const HEADERS: usize = 64;
-/// Bytes of a request's head, at most.
+/// Largest head of a request, in bytes.
 const HEAD: usize = 16 * 1024;
 /// Pause after a failed accept: too many open files does not get better by asking at once.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long answers under way may take once the process ends.
+/// Time for answers under way to end when the process stops.
 const GRACE: Duration = Duration::from_secs(5);
-/// What is answered on the reserved connections.
+/// The paths that are answered on reserved connections.
 const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// Who is at the other end of the connection; a proxy, where there is one in front. Never what a
-/// header says: everybody can write one.
+/// The address at the other end of the connection; a proxy, where there is one in front. Never taken from a
+/// header, which any client can set.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// What bounds the listener.
+/// The limits of the listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Open connections, and those of one peer among them. See [`Places`].
+    /// Open connections, and those of one peer among them. See [`ConnectionSlots`].
     pub connections: usize,
     pub connections_per_peer: usize,
-    /// How long a connection may take for the head of a request, the wait for it included.
+    /// Timeout for the head of a request, including the wait for it.
     pub head: Duration,
-    /// How long the body of a request may take.
+    /// Timeout for the body of a request.
     pub body: Duration,
-    /// How long an answer may wait for a peer that does not read it. See [`Guarded`].
+    /// Timeout for a peer that does not read its answer. See [`WriteTimeout`].
     pub write: Duration,
 }
 
@@ -58,7 +58,7 @@ pub async fn serve(
     bounds: Bounds,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let places = Places::new(bounds.connections, bounds.connections_per_peer);
+    let slots = ConnectionSlots::new(bounds.connections, bounds.connections_per_peer);
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -71,40 +71,40 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    tracing::warn!(%error, "cannot accept a connection; trying again");
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
             },
         };
-        let Some(place) = places.take(peer.ip()) else {
+        let Some(slot) = slots.take(peer.ip()) else {
             metrics::counter!("verifyd_http_connections_refused_total").increment(1);
             continue;
         };
         prepare(&stream, &bounds);
-        let place = Arc::new(place);
+        let slot = Arc::new(slot);
         let service = {
-            let (router, place) = (router.clone(), Arc::clone(&place));
+            let (router, slot) = (router.clone(), Arc::clone(&slot));
             service_fn(move |request: hyper::Request<Incoming>| {
                 answer(
                     router.clone(),
                     request,
                     peer,
-                    Arc::clone(&place),
+                    Arc::clone(&slot),
                     bounds.body,
                 )
             })
         };
-        let io = TokioIo::new(Guarded::new(stream, bounds.write));
+        let io = TokioIo::new(WriteTimeout::new(stream, bounds.write));
         let connection = graceful.watch(http.serve_connection(io, service));
         tokio::spawn(async move {
             tokio::select! {
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended early");
                 },
-                () = place.evicted() => {
+                () = slot.evicted() => {
                     metrics::counter!("verifyd_http_connections_evicted_total").increment(1);
-                    tracing::debug!(%peer, "a connection without a whole request made room for another");
+                    tracing::debug!(%peer, "closed a waiting connection for a new one");
                 }
             }
         });
@@ -115,7 +115,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// Sets what the kernel is to do for the connection.
+/// Sets the options of the socket.
 fn prepare(stream: &TcpStream, bounds: &Bounds) {
     let _ = stream.set_nodelay(true);
     // A peer that is gone, or that takes nothing, is noticed although an idle stream of events
@@ -128,12 +128,12 @@ async fn answer(
     mut router: Router,
     request: hyper::Request<Incoming>,
     peer: SocketAddr,
-    place: Arc<Place>,
+    slot: Arc<ConnectionSlot>,
     limit: Duration,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    let mut request = request.map(|body| TimedBody::of(body, limit, &place));
+    let mut request = request.map(|body| TimedBody::of(body, limit, &slot));
     request.extensions_mut().insert(Peer(peer));
-    let response = if place.is_reserved() && !HEALTH.contains(&request.uri().path()) {
+    let response = if slot.is_reserved() && !HEALTH.contains(&request.uri().path()) {
         all_in_use(request.uri().path())
     } else {
         // A router is always ready.
@@ -148,10 +148,10 @@ async fn answer(
         })
         .await
     };
-    Ok(response.map(|body| AnswerBody::of(body, &place)))
+    Ok(response.map(|body| AnswerBody::of(body, &slot)))
 }
 
-/// What all but the health endpoints answer on a reserved connection.
+/// The answer on a reserved connection, except for the health endpoints.
 fn all_in_use(path: &str) -> Response<Body> {
     let mut response = if path.starts_with(super::api::PREFIX) {
         super::api::all_in_use(path)

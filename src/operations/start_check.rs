@@ -1,8 +1,8 @@
 //! Starts a check of a connection: records a run and sends its hint, as a producer does.
 
 use crate::domain::connection::ProviderConnection;
-use crate::domain::job::Hint;
-use crate::domain::onboarding::SessionMisfit;
+use crate::domain::hint::Hint;
+use crate::domain::onboarding::SessionError;
 use crate::ports::provider::Providers;
 use crate::ports::queue::{Queue, QueueError};
 use crate::ports::store::{ForSession, NewRun, Recorded, Store, StoreError};
@@ -35,7 +35,7 @@ pub enum StartCheckError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Session(#[from] SessionMisfit),
+    Session(#[from] SessionError),
 }
 
 /// Starts a check for an onboarding session: in the transaction that records the run, the session is
@@ -53,12 +53,12 @@ pub async fn start_check_for_session(
         .onboarding_session(session.id)
         .await?
         .filter(|found| session.reach.admits(found.workspace_id, found.tenant_id))
-        .ok_or(SessionMisfit::Missing(session.id))?;
+        .ok_or(SessionError::Missing(session.id))?;
     if !found.admits(Some(connection.workspace_id), Some(connection.tenant_id)) {
-        return Err(SessionMisfit::Foreign(session.id).into());
+        return Err(SessionError::Foreign(session.id).into());
     }
     if let Some(problem) = found.problem {
-        return Err(SessionMisfit::Unreadable(session.id, problem).into());
+        return Err(SessionError::Unreadable(session.id, problem).into());
     }
     let context = context_for(providers, connection, module);
     Ok(record_and_hint(store, queue, connection, context, Some(session)).await?)

@@ -1,4 +1,4 @@
-//! How many bytes a peer may send before it has to answer.
+//! Limits the bytes that a peer may send before it answers.
 
 use std::io;
 use std::pin::Pin;
@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Bytes that HTTP/1 may take for the head of an answer, informational answers (1xx) included.
 pub(super) const HEAD_BYTES: usize = 64 * 1024;
 
-/// Bytes that a connection reads before other tasks have their turn.
-const TURN_BYTES: usize = 64 * 1024;
+/// Bytes that a connection reads before it yields to other tasks.
+const YIELD_BYTES: usize = 64 * 1024;
 
 const UNBOUNDED: usize = usize::MAX;
 
@@ -34,7 +34,7 @@ impl Allowance {
         self.0.store(bytes, Ordering::Relaxed);
     }
 
-    /// As many as there are: an answer has begun, and whoever reads its body counts the bytes.
+    /// Removes the limit: an answer has begun, and the reader of its body counts the bytes.
     pub(super) fn lift(&self) {
         self.set(UNBOUNDED);
     }
@@ -57,8 +57,8 @@ impl Allowance {
     }
 }
 
-/// A stream that fails with [`EndlessHead`] once its allowance is used up. It lets other tasks have
-/// their turn, however much there is to read.
+/// A stream that fails with [`EndlessHead`] once its allowance is used up. It yields to other tasks, however
+/// much there is to read.
 #[derive(Debug)]
 pub(super) struct Bounded<T> {
     inner: T,
@@ -85,7 +85,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Bounded<T> {
         if self.allowance.is_used_up() {
             return Poll::Ready(Err(io::Error::other(EndlessHead)));
         }
-        if self.in_a_row >= TURN_BYTES {
+        if self.in_a_row >= YIELD_BYTES {
             self.in_a_row = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -159,7 +159,7 @@ mod tests {
         }
     }
 
-    /// On one thread: a reader that never waits would keep the other task from its turn for ever.
+    /// On one thread: a reader that never waits would block the other task for ever.
     #[tokio::test(flavor = "current_thread")]
     async fn other_tasks_have_their_turn() {
         struct Endless;

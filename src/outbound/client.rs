@@ -1,4 +1,5 @@
-//! One exchange: a request and the head of its answer, sent again where that is certainly right.
+//! One exchange: a request and the head of its answer. The request is sent again where that is certainly
+//! safe.
 
 pub use super::pooled::AnswerBody;
 
@@ -12,20 +13,21 @@ use rand::Rng as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often one call is sent again at most.
-const MOST_RESENDS: u32 = 10;
+/// Largest number of times that one call is sent again.
+const MAX_RESENDS: u32 = 10;
 
 /// How often after a connection was lost that no other request had been sent on: a server that hangs up
 /// on the request itself will do so again.
-const MOST_LOST_ALONE: u32 = 2;
+const MAX_LOST_EXCLUSIVE: u32 = 2;
 
-/// So often on a connection that others use, too; then on one of its own, which nobody else wears out.
+/// Number of tries on a shared connection; further ones use a connection of their own, whose streams nobody
+/// else uses up.
 const SHARED_RESENDS: u32 = 3;
 
 /// Before a request is sent again that was often lost.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// When a request is sent again although nobody knows what the peer did with it.
+/// When a request is sent again although it is unknown what the peer did with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resend {
     /// Only when the peer has certainly not begun with it.
@@ -46,25 +48,26 @@ pub enum Reuse {
 #[derive(Debug, Default)]
 pub struct Resends {
     all: u32,
-    lost_alone: u32,
+    lost_exclusive: u32,
 }
 
 impl Resends {
     /// Whether it is sent again after this; waits when it was lost often.
-    async fn take(&mut self, kind: FailureKind, rule: Resend, was_alone: bool) -> bool {
+    async fn take(&mut self, kind: FailureKind, rule: Resend, was_exclusive: bool) -> bool {
         let is_safe = match kind {
             FailureKind::NotProcessed => true,
             FailureKind::Lost => {
-                rule == Resend::Lost && !(was_alone && self.lost_alone >= MOST_LOST_ALONE)
+                rule == Resend::Lost
+                    && !(was_exclusive && self.lost_exclusive >= MAX_LOST_EXCLUSIVE)
             }
             _ => false,
         };
-        if !is_safe || self.all >= MOST_RESENDS {
+        if !is_safe || self.all >= MAX_RESENDS {
             return false;
         }
         self.all += 1;
-        self.lost_alone += u32::from(was_alone && kind == FailureKind::Lost);
-        tracing::trace!(resend = self.all, cause = %kind, "sent again on another connection");
+        self.lost_exclusive += u32::from(was_exclusive && kind == FailureKind::Lost);
+        tracing::trace!(resend = self.all, cause = %kind, "request sent again on another connection");
         if self.all > SHARED_RESENDS {
             let factor = 1 << (self.all - SHARED_RESENDS - 1);
             let chance = rand::rng().random_range(1.0..2.0);
@@ -74,7 +77,7 @@ impl Resends {
     }
 }
 
-/// The HTTP client. It follows no redirect, asks for no compression and reads no environment.
+/// The HTTP client. It follows no redirect, requests no compression and reads no environment.
 #[derive(Clone)]
 pub struct Client {
     pool: Arc<Pool>,
@@ -98,8 +101,8 @@ impl Client {
         self.pool.connector().proxy(uri)
     }
 
-    /// Whether the request is sent again whose answer broke off in its body. Only over HTTP/2, where a
-    /// connection ends for reasons of others.
+    /// Returns whether a request is sent again whose answer ended in its body. Only over HTTP/2, where a
+    /// connection ends for reasons that other requests cause.
     pub async fn resends_broken(answer: Version, kind: FailureKind, resends: &mut Resends) -> bool {
         answer == Version::HTTP_2 && resends.take(kind, Resend::Lost, false).await
     }
@@ -125,12 +128,12 @@ impl Client {
                 true => self.pool.lease(&origin).await?,
                 false => self.pool.fresh(&origin).await?,
             };
-            let is_alone = lease.is_untouched();
+            let is_exclusive = lease.is_untouched();
             let kind = match lease.send(request.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(kind) => kind,
             };
-            if !resends.take(kind, rule, is_alone).await {
+            if !resends.take(kind, rule, is_exclusive).await {
                 return Err(Failure { kind, proxy });
             }
         }

@@ -1,4 +1,4 @@
-//! Connections: name, proxy, TCP and TLS, within one limit of time.
+//! Opens connections: name resolution, proxy, TCP and TLS, within one timeout.
 
 use super::bounded::{Allowance, Bounded, HEAD_BYTES};
 use super::failure::{Failure, FailureKind};
@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
-/// What a connection is: bytes in both directions.
+/// Bytes in both directions.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -41,7 +41,7 @@ pub(super) struct Connector {
     proxied: ProxiedHosts,
     /// Offers HTTP/2 and HTTP/1.1.
     tls: TlsConnector,
-    /// Offers HTTP/1.1: of a proxy only CONNECT is asked.
+    /// Offers HTTP/1.1, since only CONNECT is sent to a proxy.
     tls_to_proxy: TlsConnector,
     limit: Duration,
 }
@@ -65,7 +65,8 @@ impl Connector {
         direct.set_nodelay(true);
         to_proxy.enforce_http(false);
         to_proxy.set_nodelay(true);
-        // Divided among the addresses of a name: one that says nothing leaves time for the others.
+        // Divided among the addresses of a name, so that one that does not answer leaves time for the
+        // others.
         direct.set_connect_timeout(Some(limit));
         to_proxy.set_connect_timeout(Some(limit));
         Self {
@@ -89,11 +90,11 @@ impl Connector {
         self.proxies.route(uri)
     }
 
-    /// Refuses what may not be called, as far as the address itself tells.
+    /// Refuses addresses that may not be called, as far as their text decides it.
     pub(super) fn admit(&self, uri: &Uri) -> Result<(), Failure> {
         let host = uri.host().unwrap_or_default();
         let through = self.proxy(uri);
-        // A proxy resolves names in the guard's place, so that the name itself has to be allowed.
+        // A proxy resolves names in place of the guard, so the name itself has to be allowed.
         let is_allowed = self.guard.admits_uri(uri)
             && (through.is_none() || is_literal(host) || self.proxied.admit(host));
         match is_allowed {

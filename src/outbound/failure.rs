@@ -1,5 +1,4 @@
-//! What kept an exchange from happening. Errors of libraries may quote addresses, so only their kinds
-//! are kept.
+//! Why an exchange failed. Errors of libraries may quote addresses, so only their kinds are kept.
 
 use super::guard::NoPublicAddress;
 use super::proxy::ProxyTrouble;
@@ -16,14 +15,14 @@ pub struct Failure {
     pub proxy: Option<String>,
 }
 
-/// What happened.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FailureKind {
     #[error("the address may not be called")]
     AddressRefused,
     #[error("no connection")]
     Unreachable,
-    #[error("no connection in time")]
+    #[error("the connection timed out")]
     ConnectTimeout,
     #[error("no trusted TLS connection")]
     Tls,
@@ -42,7 +41,7 @@ pub enum FailureKind {
     NotHttp,
     #[error("the peer sends without end and does not answer")]
     EndlessHead,
-    #[error("the exchange took too long")]
+    #[error("the exchange timed out")]
     Timeout,
 }
 

@@ -1,5 +1,5 @@
-//! Which network addresses may be called. Tokens and secrets go to public addresses only; loopback
-//! is open to the hosts that the configuration names as loopback, and to nobody else.
+//! Which network addresses may be called. Tokens and secrets are sent to public addresses only; loopback is
+//! allowed for the hosts that the configuration names as loopback.
 
 use futures::future::BoxFuture;
 use http::Uri;
@@ -33,7 +33,7 @@ pub fn names_loopback(host: &str) -> bool {
 }
 
 impl AddressGuard {
-    /// `loopback_hosts`: hosts as they stand in the configured addresses.
+    /// Creates a guard. `loopback_hosts`: hosts as they are written in the configured addresses.
     pub fn new(loopback_hosts: BTreeSet<String>) -> Self {
         Self {
             loopback_hosts: Arc::new(loopback_hosts),
@@ -54,8 +54,8 @@ impl AddressGuard {
         self.loopback_hosts.contains(&host.to_ascii_lowercase())
     }
 
-    /// Whether the address may be called as far as its text tells: names are decided when they are
-    /// resolved, literal addresses never are and so are decided here.
+    /// Returns whether the text of the address allows a call. Names are decided when they are resolved;
+    /// literal addresses are not resolved, so they are decided here.
     pub fn admits_url(&self, url: &Url) -> bool {
         let host = url.host_str().unwrap_or_default();
         match url.host() {
@@ -66,8 +66,8 @@ impl AddressGuard {
         }
     }
 
-    /// The same for an address in the form that hyper takes. What it takes for a literal address is
-    /// taken for one here; any other spelling of one is a name, and decided when it is resolved.
+    /// Returns the same for an address in the form that hyper takes. What hyper regards as a literal address
+    /// is decided here; any other spelling of one is a name, and decided when it is resolved.
     pub fn admits_uri(&self, uri: &Uri) -> bool {
         let Some(host) = uri.host() else { return false };
         let literal = host.trim_start_matches('[').trim_end_matches(']');
@@ -77,7 +77,7 @@ impl AddressGuard {
         }
     }
 
-    /// The addresses behind a name that may be called; an error when there is none.
+    /// Resolves a name to the addresses that may be called; an error when there is none.
     async fn admitted(self, name: String) -> Result<std::vec::IntoIter<SocketAddr>, BoxError> {
         let host = name.to_ascii_lowercase();
         let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
@@ -138,7 +138,7 @@ fn is_global_v6(ip: Ipv6Addr) -> bool {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         is_global_v4(Ipv4Addr::new(a, b, c, d))
     };
-    // NAT64: the address that counts is the one within.
+    // NAT64: the embedded address decides.
     if (a, b, c, d, e, f) == (0x64, 0xff9b, 0, 0, 0, 0) {
         return embedded(g, h);
     }

@@ -1,8 +1,7 @@
-//! Calls to the outside: the one HTTP client of verifyd, and what every call must hold to.
+//! Outbound calls: the HTTP client of verifyd, with the rules for every call.
 //!
-//! `guard` (which addresses) and `proxy` (which way) → `connect` (TCP and TLS) → `pool` (which
-//! connection) → `client` (one exchange). A leaf beside the adapters: they use it, it uses none of
-//! them.
+//! `guard` (which addresses) and `proxy` (which route) → `connect` (TCP and TLS) → `pool` (which connection)
+//! → `client` (one exchange). The adapters use this module; it uses none of them.
 
 mod bounded;
 mod client;
@@ -31,16 +30,16 @@ use std::time::Duration;
 pub const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("verifyd/", env!("CARGO_PKG_VERSION")));
 
-/// What kept calls to the outside from being set up.
+/// Why outbound calls cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboundError {
-    #[error("no HTTP client can be made: {0}")]
+    #[error("cannot create an HTTP client: {0}")]
     Tls(String),
     #[error("outbound.proxy: {0}")]
     Proxy(#[from] ProxyAddressError),
 }
 
-/// Names that may be called through a proxy, which resolves them in the guard's place.
+/// Names that may be called through a proxy, which resolves them in place of the guard.
 #[derive(Clone, Debug)]
 pub enum ProxiedHosts {
     /// These only.
@@ -62,7 +61,7 @@ impl ProxiedHosts {
     }
 }
 
-/// What calls of all adapters have in common: the proxy, and whom TLS trusts.
+/// What calls of all adapters share: the proxy, and the trusted certificates.
 #[derive(Clone, Debug)]
 pub struct Outbound {
     proxies: Arc<Proxies>,
@@ -70,10 +69,10 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// Trusts whom the machine trusts.
+    /// Creates the configuration of outbound calls, with the machine's trusted certificates.
     ///
-    /// A machine without any trusted root certificate still gets clients, which trust nobody: plain
-    /// http on loopback works (the demo needs no more), and https fails.
+    /// A machine without trusted root certificates still gets clients, which trust none: plain http on
+    /// loopback works (the demo needs no more), and https fails.
     pub fn new(settings: &OutboundSettings) -> Result<Self, OutboundError> {
         let unusable = |error: rustls::Error| OutboundError::Tls(root_cause(&error));
         let tls = match tls_builder().map_err(unusable)?.with_platform_verifier() {
@@ -158,7 +157,7 @@ fn tls_builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVeri
     ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
 }
 
-/// The innermost cause, whose text names what really happened.
+/// Returns the text of the innermost cause.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -184,7 +183,7 @@ pub fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     })
 }
 
-/// An I/O error hides what it was made of from the chain of causes, and may be made of another.
+/// An I/O error does not include its inner error in the chain of causes, so it is unwrapped here.
 fn io_holds_tls(error: &std::io::Error) -> bool {
     error.get_ref().is_some_and(|inner| {
         inner.is::<rustls::Error>()

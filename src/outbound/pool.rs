@@ -1,13 +1,13 @@
-//! Which connection carries a request.
+//! Chooses the connection for a request.
 //!
-//! Of HTTP/2 a host has a few connections: a request goes to one with room, and another one is opened
-//! when more requests wait than the open ones, and those that are being opened, can carry. Until the
-//! first connection to a host has told which protocol it speaks, only one is opened. Of HTTP/1 each
-//! request has a connection of its own, and idle ones are used again.
+//! With HTTP/2 a host has a few connections: a request uses one with a free stream, and another connection is
+//! opened when more requests wait than the open connections, and those being opened, can carry. Until the
+//! protocol of a host is known, only one connection is opened. With HTTP/1 each request has its own
+//! connection, and idle ones are reused.
 
 use super::connect::Connector;
 use super::failure::{Failure, FailureKind};
-use super::pooled::{Lease, MOST_STREAMS, Multiplexed, Opened, Single};
+use super::pooled::{Lease, MAX_STREAMS, Multiplexed, Opened, Single};
 use http::Uri;
 use http::uri::{Authority, Scheme};
 use std::collections::{HashMap, VecDeque};
@@ -16,14 +16,14 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// An idle connection is closed after so long.
+/// Time after which an idle connection is closed.
 const IDLE: Duration = Duration::from_secs(90);
 
 /// Connections of HTTP/2 to one host: enough for 1,024 requests where each carries 32.
-const MOST_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 32;
 
-/// Of these so many are opened at a time.
-const MOST_OPENING: usize = 4;
+/// Largest number of connections that are opened at the same time.
+const MAX_OPENING: usize = 4;
 
 /// Scheme, host and port.
 pub(super) type Origin = (Scheme, Authority);
@@ -51,15 +51,15 @@ struct Host {
     waiting: VecDeque<oneshot::Sender<Result<Granted, Failure>>>,
 }
 
-/// What a request waited for.
+/// What a waiting request gets.
 enum Granted {
     Lease(Lease),
-    /// The host speaks HTTP/1: a connection of its own.
+    /// The host speaks HTTP/1: open a connection.
     OpenYourself,
 }
 
 impl Host {
-    /// Drops what is closed or was idle for long.
+    /// Drops closed connections, and those that were idle for too long.
     fn prune(&mut self, now: Instant) {
         let is_fresh = |used: Instant| now.duration_since(used) < IDLE;
         self.multiplexed
@@ -76,10 +76,10 @@ impl Host {
             && self.waiting.is_empty()
     }
 
-    /// The first connection with room, so that others become idle when there is little to do.
+    /// Leases from the first connection with a free stream, so that others become idle under low load.
     fn lease(&mut self, pool: &Arc<Pool>, origin: &Origin, now: Instant) -> Option<Lease> {
         for (connection, used) in &mut self.multiplexed {
-            if let Some(lease) = connection.place(pool, origin) {
+            if let Some(lease) = connection.slot(pool, origin) {
                 *used = now;
                 return Some(lease);
             }
@@ -97,16 +97,16 @@ impl Host {
         let carried = self
             .multiplexed
             .first()
-            .map_or(MOST_STREAMS, |(one, _)| one.expected());
+            .map_or(MAX_STREAMS, |(one, _)| one.expected());
         let most = match self.speaks_h2 {
-            Some(_) => MOST_OPENING,
+            Some(_) => MAX_OPENING,
             None => 1,
         };
-        let room = MOST_CONNECTIONS.saturating_sub(self.multiplexed.len());
-        // What connections will carry that have not yet heard how much they may.
+        let free = MAX_CONNECTIONS.saturating_sub(self.multiplexed.len());
+        // Streams that connections will carry whose limit is not known yet.
         let spare: usize = self.multiplexed.iter().map(|(one, _)| one.spare()).sum();
         let waiting = self.waiting.len().saturating_sub(spare);
-        let wanted = waiting.div_ceil(carried).min(most).min(room);
+        let wanted = waiting.div_ceil(carried).min(most).min(free);
         wanted.saturating_sub(self.opening)
     }
 }
@@ -171,8 +171,8 @@ impl Pool {
                 home: None,
             }),
             Opened::Multiplexed(connection) => connection
-                .place(self, origin)
-                .map(Lease::alone)
+                .slot(self, origin)
+                .map(Lease::exclusive)
                 .ok_or_else(|| FailureKind::Lost.into()),
         }
     }
@@ -201,9 +201,9 @@ impl Pool {
                 is_new: true,
                 home: Some((Arc::clone(self), origin.clone())),
             }),
-            // It has learnt HTTP/2 meanwhile.
+            // The host turned out to speak HTTP/2.
             Opened::Multiplexed(connection) => {
-                let lease = connection.place(self, origin);
+                let lease = connection.slot(self, origin);
                 let mut hosts = self.hosts();
                 let host = hosts.by_origin.entry(origin.clone()).or_default();
                 host.speaks_h2 = Some(true);
@@ -253,7 +253,7 @@ impl Pool {
         self.serve(host, origin, now);
     }
 
-    /// Gives what is free to those that wait, and opens what is missing.
+    /// Gives free streams to waiting requests, and opens missing connections.
     fn serve(self: &Arc<Self>, host: &mut Host, origin: &Origin, now: Instant) {
         let mut unused = Vec::new();
         while let Some(waiting) = host.waiting.pop_front() {
@@ -268,19 +268,19 @@ impl Pool {
                     break;
                 }
             };
-            // Given up in this moment: what it would have got goes to the next one.
+            // Its request was cancelled: the next one gets it.
             unused.extend(waiting.send(Ok(granted)).err());
         }
         self.open_wanted(host, origin);
         if !unused.is_empty() {
-            // A place that is dropped asks for the lock.
+            // Dropping a stream slot takes the lock.
             tokio::spawn(async move { drop(unused) });
         }
     }
 
-    /// A place on a shared connection is free.
+    /// Called when a stream slot on a shared connection is free.
     pub(super) fn released(self: &Arc<Self>, origin: &Origin) {
-        // Where a runtime has ended, nobody waits.
+        // Without a runtime no request can wait.
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
@@ -300,7 +300,7 @@ impl Pool {
         host.idle.push((connection, Instant::now()));
     }
 
-    /// Closes what is idle although nobody calls that host again.
+    /// Closes idle connections even when the host is not called again.
     fn keep_swept(self: &Arc<Self>, hosts: &mut Hosts) {
         if std::mem::replace(&mut hosts.is_swept, true) {
             return;

@@ -1,4 +1,4 @@
-//! One connection as a request uses it, and the body of its answer.
+//! A connection as a request uses it, and the body of its answer.
 
 use super::bounded::{Allowance, Bounded, HEAD_BYTES};
 use super::connect::Connected;
@@ -20,14 +20,14 @@ use std::time::Duration;
 
 pub(super) type Message = Request<Full<Bytes>>;
 
-/// Requests that one connection of HTTP/2 carries at a time at most, whatever the peer allows.
-pub(super) const MOST_STREAMS: usize = 100;
+/// Largest number of concurrent requests on one HTTP/2 connection, whatever the peer allows.
+pub(super) const MAX_STREAMS: usize = 100;
 
-/// The same until the peer has said what it allows: streams above that would be refused. A number that
-/// no server chooses.
+/// Concurrent requests until the peer's limit is known: streams above that would be refused. A number that no
+/// server chooses.
 const FIRST_STREAMS: usize = 17;
 
-/// Between two looks whether the peer has said it; twice as long each time.
+/// Time between two looks for the peer's limit; twice as long each time.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
 
@@ -50,10 +50,10 @@ pub(super) struct Multiplexed {
     load: Arc<Load>,
 }
 
-/// What is known of a [`Multiplexed`] connection.
+/// The load of a [`Multiplexed`] connection.
 struct Load {
     in_flight: AtomicUsize,
-    /// Streams that the peer allows; 0 until it has said so.
+    /// Streams that the peer allows; 0 until it is known.
     allowed: AtomicUsize,
     /// A request was given up without an answer: the connection may be dead.
     is_doubtful: AtomicBool,
@@ -67,7 +67,7 @@ pub(super) enum Opened {
 }
 
 impl Opened {
-    /// `settled` is called when the peer has said how many requests it takes at a time.
+    /// Opens the connection. `settled` is called when the peer's limit is known.
     pub(super) async fn new(
         connected: Connected,
         settled: impl FnOnce() + Send + 'static,
@@ -99,7 +99,7 @@ impl Opened {
             is_doubtful: AtomicBool::new(false),
             allowance,
         });
-        let noted = Arc::clone(&load);
+        let shared = Arc::clone(&load);
         tokio::spawn(async move {
             let mut pause = FIRST_LOOK;
             let mut look = Box::pin(tokio::time::sleep(pause));
@@ -111,7 +111,7 @@ impl Opened {
                 }
                 let allowed = connection.current_max_send_streams();
                 if allowed != FIRST_STREAMS {
-                    noted.allowed.store(allowed.clamp(1, MOST_STREAMS), Relaxed);
+                    shared.allowed.store(allowed.clamp(1, MAX_STREAMS), Relaxed);
                     if let Some(settled) = settled.take() {
                         settled();
                     }
@@ -149,7 +149,7 @@ impl Multiplexed {
     /// Requests that it is expected to carry at a time.
     pub(super) fn expected(&self) -> usize {
         match self.load.allowed.load(Relaxed) {
-            0 => MOST_STREAMS,
+            0 => MAX_STREAMS,
             allowed => allowed,
         }
     }
@@ -160,8 +160,8 @@ impl Multiplexed {
         self.expected().saturating_sub(in_flight)
     }
 
-    /// A place for one more request, if there is room.
-    pub(super) fn place(&self, pool: &Arc<Pool>, origin: &Origin) -> Option<Lease> {
+    /// Takes a stream slot for one request, if there is one.
+    pub(super) fn slot(&self, pool: &Arc<Pool>, origin: &Origin) -> Option<Lease> {
         let room = match self.load.allowed.load(Relaxed) {
             0 => FIRST_STREAMS,
             allowed => allowed,
@@ -173,8 +173,8 @@ impl Multiplexed {
         self.load.in_flight.fetch_add(1, Relaxed);
         Some(Lease::Shared {
             sender: self.sender.clone(),
-            is_alone: false,
-            place: Place {
+            is_exclusive: false,
+            slot: StreamSlot {
                 load: Arc::clone(&self.load),
                 pool: Arc::clone(pool),
                 origin: origin.clone(),
@@ -184,8 +184,8 @@ impl Multiplexed {
     }
 }
 
-/// A request's place on a connection that it shares with others.
-pub(super) struct Place {
+/// A stream slot on a shared connection.
+pub(super) struct StreamSlot {
     load: Arc<Load>,
     pool: Arc<Pool>,
     origin: Origin,
@@ -193,7 +193,7 @@ pub(super) struct Place {
     is_unanswered: bool,
 }
 
-impl Drop for Place {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         if self.is_unanswered {
             self.load.is_doubtful.store(true, Relaxed);
@@ -203,7 +203,7 @@ impl Drop for Place {
     }
 }
 
-/// A connection, or a place on one, for one request.
+/// A connection, or a stream slot on one, for one request.
 pub(super) enum Lease {
     Own {
         connection: Single,
@@ -214,9 +214,9 @@ pub(super) enum Lease {
     },
     Shared {
         sender: http2::SendRequest<Full<Bytes>>,
-        place: Place,
+        slot: StreamSlot,
         /// No other request is on it.
-        is_alone: bool,
+        is_exclusive: bool,
     },
 }
 
@@ -225,14 +225,14 @@ impl Lease {
     pub(super) fn is_untouched(&self) -> bool {
         match self {
             Self::Own { is_new, .. } => *is_new,
-            Self::Shared { is_alone, .. } => *is_alone,
+            Self::Shared { is_exclusive, .. } => *is_exclusive,
         }
     }
 
     /// On a connection that was opened for this request.
-    pub(super) fn alone(mut self) -> Self {
-        if let Self::Shared { is_alone, .. } = &mut self {
-            *is_alone = true;
+    pub(super) fn exclusive(mut self) -> Self {
+        if let Self::Shared { is_exclusive, .. } = &mut self {
+            *is_exclusive = true;
         }
         self
     }
@@ -256,29 +256,29 @@ impl Lease {
             }
             Self::Shared {
                 mut sender,
-                mut place,
+                mut slot,
                 ..
             } => {
-                place.is_unanswered = true;
+                slot.is_unanswered = true;
                 let sent = sender.try_send_request(request).await;
-                place.is_unanswered = false;
-                let response = sent.map_err(|error| failed(&error, &place.load.allowance))?;
-                place.load.allowance.set(PROGRESS_BYTES);
-                Ok(response.map(|body| AnswerBody::new(body, Held::Place(place))))
+                slot.is_unanswered = false;
+                let response = sent.map_err(|error| failed(&error, &slot.load.allowance))?;
+                slot.load.allowance.set(PROGRESS_BYTES);
+                Ok(response.map(|body| AnswerBody::new(body, Held::StreamSlot(slot))))
             }
         }
     }
 }
 
 fn failed(error: &TrySendError<Message>, allowance: &Allowance) -> FailureKind {
-    // What a library makes of an error of the stream does not always keep its cause.
+    // The library does not always keep the cause of a stream's error.
     match allowance.is_used_up() {
         true => FailureKind::EndlessHead,
         false => FailureKind::of_exchange(error.error(), error.message().is_some()),
     }
 }
 
-/// What HTTP/1 sends: the path, and the host as a header.
+/// Rewrites a request for HTTP/1: the path, and the host as a header.
 fn origin_form(request: &mut Message) {
     if let Some(authority) = request.uri().authority() {
         let host = match (request.uri().scheme_str(), authority.port_u16()) {
@@ -297,13 +297,13 @@ fn origin_form(request: &mut Message) {
     *request.uri_mut() = Uri::from(path);
 }
 
-/// What an answer holds until its body has been read.
+/// What an answer keeps until its body has been read.
 enum Held {
     Own {
         connection: Single,
         home: Option<(Arc<Pool>, Origin)>,
     },
-    Place(Place),
+    StreamSlot(StreamSlot),
 }
 
 /// The body of an answer. The connection is used again once all of it was read.
@@ -338,8 +338,8 @@ impl AnswerBody {
                 return Ok(None);
             };
             let frame = frame.map_err(|error| FailureKind::of_exchange(&error, false))?;
-            if let Some(Held::Place(place)) = &self.held {
-                place.load.allowance.set(PROGRESS_BYTES);
+            if let Some(Held::StreamSlot(slot)) = &self.held {
+                slot.load.allowance.set(PROGRESS_BYTES);
             }
             // Anything else is trailers.
             if let Ok(data) = frame.into_data() {

@@ -1,4 +1,4 @@
-//! The proxy on the way out: its address, who is called without it, and what it may answer.
+//! The outbound proxy: its address, the hosts that are called without it, and its answers.
 
 use super::settings::OutboundSettings;
 use base64::Engine as _;
@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use url::Url;
 use zeroize::Zeroizing;
 
-/// The word for: no proxy, whatever the environment says.
+/// The value for no proxy, whatever the environment says.
 pub const NONE: &str = "none";
 
 /// A proxy. `Debug` and `Display` show host and port only.
@@ -48,9 +48,9 @@ pub enum ProxyAddressError {
     Unreadable,
     #[error("without http:// in front it needs a port, such as proxy.example.com:3128")]
     NoPort,
-    #[error("behind host and port stands more; percent-encode #, / and ? in the password")]
+    #[error("there is more text after host and port; percent-encode #, / and ? in the password")]
     More,
-    #[error("the user must not have a : in it")]
+    #[error("the user must not contain a ':'")]
     User,
 }
 
@@ -135,12 +135,12 @@ pub fn masked(text: &str) -> String {
     }
 }
 
-/// What kept a proxy from opening the way. Each is a fixed text.
+/// Why a proxy did not open the tunnel. Each is a fixed text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyTrouble {
     #[error("the proxy cannot be reached")]
     Unreachable,
-    #[error("the proxy did not answer in time")]
+    #[error("the proxy did not answer within the timeout")]
     Timeout,
     #[error("no trusted TLS connection to the proxy could be made")]
     Tls,
@@ -150,7 +150,7 @@ pub enum ProxyTrouble {
     RefusesCredentials,
     #[error("the proxy refuses this host (403)")]
     RefusesHost,
-    #[error("the proxy could not open the way (status {0})")]
+    #[error("the proxy could not open the tunnel (status {0})")]
     Status(u16),
     #[error("the proxy closed the connection without an answer")]
     Closed,
@@ -159,7 +159,7 @@ pub enum ProxyTrouble {
 }
 
 impl ProxyTrouble {
-    /// What an answer to CONNECT says that is not 2xx.
+    /// Translates an answer to CONNECT that is not 2xx.
     pub(super) fn of(status: u16, had_credentials: bool) -> Self {
         match status {
             407 if had_credentials => Self::RefusesCredentials,

@@ -1,4 +1,4 @@
-//! `Retry-After` (RFC 9110, 10.2.3), for all that calls to the outside.
+//! Parses `Retry-After` (RFC 9110, 10.2.3), for all outbound calls.
 
 use chrono::{DateTime, Utc};
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 /// The longest wait that is believed: longer ones are cut to it.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// How long to wait: seconds, also with a fraction, or a date in one of the three forms of HTTP. Never
-/// more than [`MAX_RETRY_AFTER`]; a date in the past is no wait. `None`: it is neither.
+/// Returns how long to wait: seconds, also with a fraction, or a date in one of the three forms of HTTP. At
+/// most [`MAX_RETRY_AFTER`]; zero for a date in the past. `None`: it is neither.
 pub fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let value = value.trim();
     if value.starts_with(|c: char| c.is_ascii_digit()) && is_decimal(value) {
@@ -18,14 +18,14 @@ pub fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     }
     let date = httpdate::parse_http_date(value)
         .map(DateTime::<Utc>::from)
-        // The same with another zone than GMT, which some servers send.
+        // A date with another zone than GMT, which some servers send.
         .or_else(|_| DateTime::parse_from_rfc2822(value).map(|date| date.with_timezone(&Utc)))
         .ok()?;
     let wait = date.signed_duration_since(now).to_std().unwrap_or_default();
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// Digits with at most one point between them.
+/// Digits with at most one decimal point.
 fn is_decimal(value: &str) -> bool {
     let (whole, fraction) = value.split_once('.').unwrap_or((value, "0"));
     [whole, fraction]

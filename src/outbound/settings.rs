@@ -1,9 +1,9 @@
-//! Section `[outbound]`.
+//! The section `[outbound]`.
 
 use secrecy::SecretString;
 use serde::Deserialize;
 
-/// How calls leave the network. Loading fills in what the environment says where a key is empty.
+/// The route of outbound calls. Loading fills empty keys from the environment.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutboundSettings {

@@ -1,4 +1,4 @@
-//! Tokens of the API, sessions of the pages, and answers kept for idempotency keys.
+//! Tokens of the API, sessions of the pages, and answers stored for idempotency keys.
 //!
 //! Tokens and session cookies are random and long; only their SHA-256 is stored.
 
@@ -40,7 +40,7 @@ pub struct TokenRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRecord {
     pub token: TokenRecord,
-    /// What forms of this session must carry.
+    /// The CSRF token that forms of this session must contain.
     pub csrf: String,
     pub expires_at: DateTime<Utc>,
 }
@@ -48,13 +48,13 @@ pub struct SessionRecord {
 /// The first request under an idempotency key, or what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reserved {
-    /// The caller is to answer it, and to keep the answer.
+    /// The caller answers it, and stores the answer.
     First,
     /// Another request under this key is being answered.
     InProgress,
     /// The key was used for another request.
     Mismatch,
-    /// What was answered: HTTP status and body.
+    /// The stored answer: HTTP status and body.
     Answered { status: u16, body: String },
 }
 
@@ -70,8 +70,8 @@ pub trait AccessStore: Send + Sync {
     /// Revokes it, and ends its sessions. False: no such token, or revoked before.
     async fn revoke_token(&self, id: TokenId) -> Result<bool, StoreError>;
 
-    /// The token of this hash that is neither revoked nor expired by the database's clock. Notes
-    /// that it was used, at most once a minute.
+    /// Returns the token of this hash that is neither revoked nor expired by the database's clock. Records
+    /// its use, at most once a minute.
     async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError>;
 
     /// Opens a session, and forgets those that have expired.

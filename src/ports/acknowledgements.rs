@@ -1,4 +1,4 @@
-//! Acknowledgements: what people have seen and accepted.
+//! Stores acknowledgements.
 
 use crate::domain::access::Binding;
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
@@ -8,7 +8,7 @@ use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-/// What is to be acknowledged: a check of a completed run, as it was found.
+/// An acknowledgement to record: a check of a completed run, as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewAcknowledgement {
     pub run: RunId,
@@ -39,8 +39,8 @@ pub struct AcknowledgementFilter {
 /// Acknowledgements, and how they carry on.
 #[async_trait]
 pub trait AcknowledgementStore: Send + Sync {
-    /// Records it. An active one on the same check of the same run is returned in place of a second
-    /// one (the flag is then false).
+    /// Records it. If an active one exists on the same check of the same run, that one is returned and the
+    /// flag is false.
     async fn acknowledge(
         &self,
         new: &NewAcknowledgement,
@@ -61,9 +61,9 @@ pub trait AcknowledgementStore: Send + Sync {
         id: AcknowledgementId,
     ) -> Result<Option<Acknowledgement>, StoreError>;
 
-    /// Those made on this run, withdrawn and expired ones included, and those that it inherits: made
-    /// on an earlier run of its connection, on a check whose status and reason code have been the
-    /// same in every run since. Oldest first.
+    /// Lists the acknowledgements made on this run, withdrawn and expired ones included, and those that it
+    /// inherits: made on an earlier run of its connection, on a check whose status and reason code have been
+    /// the same in every run since. Oldest first.
     async fn acknowledgements_of(&self, run: RunId) -> Result<Vec<Acknowledgement>, StoreError>;
 
     /// By filter.

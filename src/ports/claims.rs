@@ -1,4 +1,4 @@
-//! Who may work on a run, and what becomes of it: claim, complete and release.
+//! Claims, completes and releases runs.
 
 use crate::domain::attempt::AttemptEnd;
 use crate::domain::completion::Completion;
@@ -11,30 +11,29 @@ use chrono::{DateTime, Utc};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Attempts that were only to complete a run and did not (failed completions); after so many the next claim
-/// is for a forced completion.
+/// Number of failed completions after which the next claim is for a forced completion.
 pub const MAX_FAILED_COMPLETIONS: u32 = 3;
 
 /// How runs are claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimPolicy {
-    /// Attempts that count, at most (N of the promise).
+    /// Largest number of counted attempts (N of the promise).
     pub max_attempts: u32,
-    /// How long one attempt may take; after it the lease is dead.
+    /// Longest time of one attempt; after it the lease is dead.
     pub run_deadline: Duration,
     /// Whether a run may be claimed that requires isolation: the caller sees to it that no other such
     /// run is in flight in its process.
     pub isolated: bool,
 }
 
-/// What a claim is answered with.
+/// The answer to a claim.
 #[derive(Clone, Debug)]
 pub enum ClaimAnswer {
     Claimed(Box<Claim>),
     /// The run is not there, not verifyd's, not queued, or not due yet.
     NotClaimable,
-    /// It has one attempt left and has lost a worker before, or none is left: it may be what killed
-    /// the worker, or have been killed beside it. Nothing was written; claim it as isolated.
+    /// It has one attempt left and has lost a worker before, or none is left: it may have killed the worker,
+    /// or may only have been in flight at the same time. Nothing was written; claim it as isolated.
     RequiresIsolation,
 }
 
@@ -48,14 +47,14 @@ impl ClaimAnswer {
     }
 }
 
-/// What was found about the size of a run's context.
+/// The size of a run's context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContextSize {
     /// The completion's members are added to it, along with other runs'.
     Small,
     /// They are added to it in a transaction of its own.
     Large,
-    /// It is replaced: the database cannot be asked to copy it.
+    /// It is replaced: it is too large for the database to copy.
     Huge,
     /// It was not looked at; it is replaced unless it is small.
     Unknown,
@@ -65,7 +64,7 @@ pub enum ContextSize {
 #[derive(Clone, Debug)]
 pub struct Claim {
     pub run: ClaimedRun,
-    /// How the completion is to write the run's context.
+    /// How the completion writes the run's context.
     pub context: ContextSize,
     /// Number of this attempt, from 1, the uncounted ones included.
     pub attempt: i32,
@@ -74,17 +73,17 @@ pub struct Claim {
     pub worker: WorkerId,
     /// Attempts that count, this one included unless `exhausted`.
     pub counted_attempts: u32,
-    /// All counted attempts were spent before this claim. The provider must not be called again:
-    /// the run is to be completed as `worker_lost`. This attempt does not count.
+    /// All counted attempts were spent before this claim. The provider must not be called again: the run is
+    /// completed as `worker_lost`. This attempt does not count.
     pub exhausted: bool,
-    /// Completing it failed [`MAX_FAILED_COMPLETIONS`] times, too. The context of the run was not read: it
-    /// is to be completed from its id alone.
+    /// Completing it failed [`MAX_FAILED_COMPLETIONS`] times, too. The context of the run was not read: the
+    /// run is completed from its id alone.
     pub forced_completion: bool,
     /// When the run was first claimed, by the database's clock.
     pub first_claimed_at: DateTime<Utc>,
     /// When this attempt was claimed, by the database's clock.
     pub claimed_at: DateTime<Utc>,
-    /// What the check starts from, where it was read together with the claim. None: ask for it.
+    /// The starting point of the check, where it was read with the claim. `None`: read it separately.
     pub start: Option<StartingPoint>,
 }
 

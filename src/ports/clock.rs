@@ -1,9 +1,9 @@
-//! Time, passed in so that tests can hold it still.
+//! The clock, as a trait so that tests can control it.
 
 use chrono::{DateTime, Utc};
 
-/// Wall-clock time for what is shown and signed. Leases never use it: only the database's clock
-/// counts there.
+/// Wall-clock time for what is shown and signed. Leases never use it: for them only the database's clock
+/// counts.
 pub trait Clock: Send + Sync {
     /// Now, in UTC.
     fn now(&self) -> DateTime<Utc>;

@@ -1,20 +1,20 @@
-//! Completion events, published after the commit: at most once, so that nobody may rely on them.
+//! Completion events, published after the commit, at most once.
 
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
-/// Events that wait for a slow reader; it loses what is older.
-pub const EVENTS_KEPT: usize = 4096;
+/// Events kept for a slow subscriber; older ones are dropped.
+pub const MAX_PENDING_EVENTS: usize = 4096;
 
-/// The completions of this process, as they are committed.
+/// Completion events of this process, after their commit.
 #[async_trait]
 pub trait CompletionEventStore: Send + Sync {
-    /// Subscribes to what this process completes from now on.
+    /// Subscribes to the runs that this process completes from now on.
     fn completions(&self) -> broadcast::Receiver<CompletionEvent>;
 
-    /// Publishes events to those who listen to the database, in one statement. Does nothing where nobody
-    /// can.
-    async fn announce(&self, events: &[CompletionEvent]) -> Result<(), StoreError>;
+    /// Publishes events to the subscribers of the database, in one statement. Does nothing where the
+    /// database cannot notify.
+    async fn publish_completions(&self, events: &[CompletionEvent]) -> Result<(), StoreError>;
 }

@@ -1,4 +1,4 @@
-//! Provider connections.
+//! Stores provider connections.
 
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, NewConnection, ProviderConnection, StoredCredential,
@@ -8,11 +8,11 @@ use crate::ports::store_error::StoreError;
 use crate::ports::vault::{SealedCredential, VaultError};
 use async_trait::async_trait;
 
-/// Makes the credential for a connection whose id has just become known.
+/// Seals the credential of a connection whose id has just become known.
 pub type Seal<'a> =
     &'a (dyn Fn(CredentialBinding) -> Result<SealedCredential, VaultError> + Send + Sync);
 
-/// What kept a connection from being added.
+/// Why a connection could not be added.
 #[derive(Debug, thiserror::Error)]
 pub enum AddConnectionError {
     #[error(transparent)]

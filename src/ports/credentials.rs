@@ -1,4 +1,4 @@
-//! Stored credentials, sealed.
+//! Stores sealed credentials.
 
 use crate::domain::ConnectionId;
 use crate::domain::connection::{CredentialBinding, StoredCredential};
@@ -38,7 +38,7 @@ pub trait CredentialStore: Send + Sync {
         limit: u32,
     ) -> Result<Vec<FoundCredential>, StoreError>;
 
-    /// Replaces the payload if it is still the old one. False: somebody else changed it.
+    /// Replaces the payload if it still equals the old one. False: another process changed it.
     async fn reseal_credential(
         &self,
         id: ConnectionId,

@@ -1,5 +1,4 @@
-//! Fair queuing: the oldest run of each tenant, also while another tenant's runs fill the queue. And
-//! whether a run waits at all.
+//! Fair queuing: the oldest run of each tenant, also while runs of another tenant fill the queue.
 
 use crate::domain::{RunId, TenantId};
 use crate::ports::store_error::StoreError;
@@ -16,11 +15,11 @@ pub struct OldestRun {
 /// runs do.
 #[async_trait]
 pub trait FairQueuingStore: Send + Sync {
-    /// One run of each tenant that has any queued and due, but for those in `except`; in the order of
-    /// the tenants' ids, `most` of them, beginning after `after`. Nothing where the database lacks the
-    /// index for it: `inspect` says so. A run without a tenant is never among them.
+    /// Returns one run of each tenant that has due queued runs, except the tenants in `except`: at most
+    /// `most`, in the order of the tenants' ids, after `after`. Returns none where the database lacks the
+    /// index for it, which `inspect` reports. A run without a tenant is never among them.
     ///
-    /// All tenants that have no connection count as one: who records runs may invent them.
+    /// All tenants without a connection count as one, because a producer can invent tenants.
     async fn oldest_run_of_each_tenant(
         &self,
         after: Option<TenantId>,

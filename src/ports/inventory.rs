@@ -1,4 +1,4 @@
-//! The permission inventory of a tenant.
+//! Reads the permission inventory of a tenant.
 
 use crate::domain::permission::StoredPermission;
 use crate::domain::{RunId, TenantId};

@@ -1,4 +1,4 @@
-//! What the engine needs from the world, as traits. No type of a database, queue or HTTP library
+//! The interfaces between the engine and the outside, as traits. No type of a database, queue or HTTP library
 //! appears here.
 
 pub mod access;
@@ -28,5 +28,6 @@ pub mod store_error;
 pub(crate) mod sweep;
 pub mod vault;
 pub mod wake;
-pub mod webhooks;
+pub mod webhook_deliveries;
+pub mod webhook_endpoints;
 pub(crate) mod workers;

@@ -1,5 +1,5 @@
-//! Onboarding sessions, which point to the run that they show. The pointer moves in the transaction
-//! that records a run for the session: see `NewRun::onboarding_session`.
+//! Reads onboarding sessions, which point to a run. The pointer moves in the transaction that records a run
+//! for the session: see `NewRun::onboarding_session`.
 
 use crate::domain::SessionId;
 use crate::domain::onboarding::OnboardingSession;

@@ -1,4 +1,4 @@
-//! Attempts that the database takes a worker to be at, and that it is not.
+//! Releases orphans: attempts that the database attributes to a worker that does not process them.
 
 use crate::domain::{RunId, WorkerId};
 use crate::ports::store_error::StoreError;

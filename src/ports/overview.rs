@@ -1,5 +1,4 @@
-//! What pages and the API show of many connections and runs at once. Bounded reads: none looks at
-//! more rows than its limits say.
+//! Reads for pages and the API over many connections and runs. Each read is bounded by its limits.
 
 use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
@@ -66,7 +65,7 @@ impl fmt::Display for ConnectionCursor {
     }
 }
 
-/// What is no cursor.
+/// A text that is no cursor.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("allowed: the cursor that the page before ends with")]
 pub struct NoCursor;
@@ -97,8 +96,8 @@ pub struct ConnectionFilter {
     pub binding: Binding,
     pub tenant: Option<TenantId>,
     pub status: Option<ConnectionStatus>,
-    /// Only those whose latest report says so: `ready`, `needs_attention`, `blocked`; `never` for
-    /// those that were never checked.
+    /// Only connections whose latest report has this result: `ready`, `needs_attention`, `blocked`; or
+    /// `never` for those that were never checked.
     pub overall: Option<String>,
     /// Part of the display name, in any case (with SQLite: of ASCII letters).
     pub name: Option<String>,
@@ -136,8 +135,8 @@ pub trait OverviewStore: Send + Sync {
         runs_each: u32,
     ) -> Result<Vec<TrendPoint>, StoreError>;
 
-    /// What was completed within `period`, cut into `slices`; looks at `most` runs, the latest, and
-    /// at no more than twenty times as many rows of a table that holds other runs, too.
+    /// Returns the runs completed within `period`, divided into `slices`. Reads the latest `most` runs, and
+    /// at most twenty times as many rows of a table that also contains other runs.
     async fn history(
         &self,
         binding: &Binding,

@@ -1,4 +1,4 @@
-//! The stored inventories of many connections.
+//! Reads the stored inventories of many connections.
 
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlanFilter {
     pub binding: Binding,
-    /// Key of the provider whose module it is.
+    /// Key of the module's provider.
     pub provider: String,
     /// Keys of the inventory that matter.
     pub keys: Vec<String>,
@@ -22,6 +22,6 @@ pub struct PlanFilter {
 /// Reads for plans.
 #[async_trait]
 pub trait PlanStore: Send + Sync {
-    /// Connections with what is stored of their tenants' inventories.
+    /// Returns connections with the stored inventories of their tenants.
     async fn plan_subjects(&self, filter: &PlanFilter) -> Result<Vec<PlanSubject>, StoreError>;
 }

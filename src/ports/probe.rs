@@ -1,4 +1,4 @@
-//! What `doctor` tries, so that it need not be found out by `serve`.
+//! Tests that `doctor` makes, so that problems show before `serve` runs.
 
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
@@ -10,8 +10,8 @@ pub enum Pooling {
     None,
     /// A pooler in transaction mode shares sessions out, and statements are sent without names.
     Transaction,
-    /// The same, with statements whose names the pooler does not know: one that was prepared in one session is
-    /// executed in another.
+    /// A pooler in transaction mode that does not know the names of prepared statements: a statement that was
+    /// prepared in one session is executed in another.
     TransactionWithLostStatements,
 }
 
@@ -21,16 +21,16 @@ pub struct DiskSpace {
     pub free_bytes: u64,
 }
 
-/// Leaves nothing behind.
+/// Tests of the database. They leave nothing behind.
 #[async_trait]
 pub trait ProbeStore: Send + Sync {
-    /// Finds out what is between here and the server. Works behind every pooler.
+    /// Finds out whether a pooler is between here and the server. Works behind every pooler.
     async fn try_pooling(&self) -> Result<Pooling, StoreError>;
 
     /// Writes what `serve` writes, as the user of `database.url`, and rolls back.
     async fn try_writing(&self) -> Result<(), StoreError>;
 
-    /// By how many seconds the database's clock is ahead of this machine's.
+    /// Returns by how many seconds the database's clock is ahead of this machine's.
     async fn clock_ahead(&self) -> Result<f64, StoreError>;
 
     /// None: the database is not on a disk of this machine.

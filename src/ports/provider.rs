@@ -1,4 +1,4 @@
-//! Providers: who is asked whether a connection works.
+//! Providers: the services that a connection is checked with.
 
 use crate::domain::connection::ProviderConnection;
 use crate::domain::connection_facts::ConnectionFacts;
@@ -24,7 +24,7 @@ pub struct CheckSpec {
     pub title: String,
     /// A failure makes the whole report `blocked`.
     pub blocking: bool,
-    /// Severity when it fails and the reason does not say otherwise.
+    /// Severity of a failure, unless the reason sets one.
     pub severity: Severity,
 }
 
@@ -55,7 +55,7 @@ impl CheckSpec {
         self.reason_with(status, reason, reason.steps(), links, evidence)
     }
 
-    /// The same with other steps than the reason's own.
+    /// Creates a failed check with other steps than the reason's own.
     pub fn reason_with(
         &self,
         status: CheckStatus,
@@ -91,7 +91,7 @@ impl CheckSpec {
         self.reason(CheckStatus::Fail, reason, links, evidence)
     }
 
-    /// This check, not made because something stands before it.
+    /// Creates the check as skipped, because an earlier one failed.
     pub fn skip(&self, links: &LinkContext) -> Check {
         self.reason(CheckStatus::Skip, Reason::NotEvaluated, links, Vec::new())
     }
@@ -126,7 +126,7 @@ pub struct Unmet {
 }
 
 impl Unmet {
-    /// A prerequisite with the path of the member and what is allowed there.
+    /// Creates an unmet prerequisite with the path of the member and what is allowed.
     pub fn field(reason: Reason, path: &str, allowed: &str) -> Self {
         Self {
             reason,
@@ -148,7 +148,7 @@ pub struct Target {
     pub credential_changed_at: Option<chrono::DateTime<chrono::Utc>>,
     /// When it expires, as it was recorded with it.
     pub credential_expires_at: Option<chrono::DateTime<chrono::Utc>>,
-    /// What earlier checks have learnt of the connection, as far as it still counts.
+    /// Facts from earlier checks that still apply.
     pub known: ConnectionFacts,
     /// From the run; preflight has made sure that it is a GUID and the connection's.
     pub entra_tenant_id: String,
@@ -166,25 +166,25 @@ pub struct Target {
 pub enum Disposition {
     /// The checks are the result.
     Finished,
-    /// The provider asks to wait longer than this attempt can: the run goes back to the queue.
+    /// The provider asks to wait longer than this attempt can: the run is released.
     Later(Duration),
-    /// The provider refuses for now and does not say for how long: the same, for at least this long, and for
-    /// longer each time.
+    /// The provider refuses for now without saying for how long: the run is released for at least this time,
+    /// and for longer each time.
     Backoff(Duration),
 }
 
-/// What a provider found.
+/// The result of a provider's check.
 #[derive(Clone, Debug)]
 pub struct Findings {
     /// One for each of `planned_checks`, in their order.
     pub checks: Vec<Check>,
-    /// False as soon as one of the connection's own checks failed: the run ends `failed`.
-    /// Missing permissions alone do not count.
+    /// False as soon as one of the connection's own checks failed: the run ends `failed`. Missing permissions
+    /// alone do not count.
     pub healthy: bool,
-    /// What is granted; null when it could not be read (the run ends `failed`).
+    /// The granted permissions; `None` when they could not be read (the run ends `failed`).
     pub inventory: Option<InventoryRefresh>,
     pub disposition: Disposition,
-    /// What was learnt besides, for later checks and for people.
+    /// Facts found out for later checks and for people.
     pub facts: ConnectionFacts,
 }
 
@@ -202,7 +202,7 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// The module of a file, or what is wrong there: a line for each problem.
+    /// Reads a module from a file, or returns its problems, one a line.
     fn read_module(&self, _file: &Path) -> Result<Module, Vec<String>> {
         Err(vec![format!("{} knows no modules of files", self.key())])
     }
@@ -223,7 +223,7 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     /// Keys of the clouds it knows.
     fn clouds(&self) -> Vec<String>;
 
-    /// What is missing in the connection or its credential, told without calling anyone.
+    /// Tests the connection and its credential without sending a request.
     fn preflight(
         &self,
         connection: &ProviderConnection,

@@ -2,7 +2,7 @@
 
 use crate::domain::RunId;
 use crate::domain::completion_event::CompletionEvent;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use async_trait::async_trait;
 use serde::Serialize;
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub enum QueueError {
     /// The server cannot be reached or answers with an error; later it may work.
     #[error("the queue is not available: {0}")]
     Unavailable(String),
-    /// The bounded in-process queue holds as many hints as it may.
+    /// The bounded in-process queue is full.
     #[error("the queue is full ({capacity} hints)")]
     Full { capacity: usize },
 }
@@ -31,7 +31,7 @@ pub trait HintHandler: Send + Sync + 'static {
 pub struct DeadLetter {
     /// Id of its delivery, cleaned.
     pub task_id: String,
-    /// What is wrong with it. Never quotes the payload.
+    /// What is wrong. Never quotes the payload.
     pub reason: String,
 }
 
@@ -61,8 +61,8 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     /// Returns the number of hints that no consumer has fetched yet.
     async fn depth(&self) -> Result<u64, QueueError>;
 
-    /// Consumes until `stop`, with at most `concurrency` handlers at a time, surviving every error of the
-    /// server. When `stop` fires, nothing more is fetched; this returns when all handlers have.
+    /// Consumes until `stop`, with at most `concurrency` handlers at a time, and recovers from every error of
+    /// the server. When `stop` fires, it fetches nothing more, and returns when all handlers have.
     async fn consume(
         &self,
         handler: std::sync::Arc<dyn HintHandler>,
@@ -73,8 +73,8 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
     /// Returns the health of the consumer.
     fn health(&self) -> QueueHealth;
 
-    /// Returns the number of dead letters, and a sample of at most `max` of them. A queue that does not
-    /// keep them counts those of this process.
+    /// Returns the number of dead letters, and a sample of at most `max`. A queue that does not store them
+    /// counts those of this process.
     async fn dead_letters(&self, max: u32) -> Result<(u64, Vec<DeadLetter>), QueueError> {
         let _ = max;
         Ok((self.health().dead_letters, Vec::new()))
@@ -89,8 +89,8 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
         Ok(())
     }
 
-    /// Publishes completion events to those who listen to the server. Does nothing where nobody can.
-    async fn announce(&self, _events: &[CompletionEvent]) -> Result<(), QueueError> {
+    /// Publishes completion events to the subscribers of the server. Does nothing where the queue has none.
+    async fn publish_completions(&self, _events: &[CompletionEvent]) -> Result<(), QueueError> {
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Runs to be recorded.
+//! Records runs.
 
 use crate::domain::access::Binding;
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
@@ -12,20 +12,20 @@ pub struct NewRun {
     pub tenant_id: Option<TenantId>,
     /// `operation_runs.context`
     pub context: serde_json::Value,
-    /// The connection whose active run is returned in place of a second one, if it has one of the
-    /// same workspace and tenant.
+    /// A connection: if it has an active run of the same workspace and tenant, that run is returned and none
+    /// is recorded.
     pub unless_active: Option<ConnectionId>,
-    /// The onboarding session that the run is for: in the same transaction it is pointed to the run,
-    /// or to the active run that is returned. One of another workspace or tenant, or out of reach of
-    /// whoever asks, is refused, and nothing is recorded.
+    /// The onboarding session that the run is for. The same transaction points it to the run, or to the
+    /// active run that is returned. A session of another workspace or tenant, or out of the caller's reach,
+    /// is refused, and nothing is recorded.
     pub onboarding_session: Option<ForSession>,
 }
 
-/// The onboarding session that a run is recorded for, and who says so.
+/// The onboarding session that a run is recorded for, with the caller's reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForSession {
     pub id: SessionId,
-    /// What whoever asks for it may reach: a session out of it does not exist.
+    /// The caller's reach: a session outside of it does not exist for the caller.
     pub reach: Binding,
 }
 
@@ -56,8 +56,8 @@ pub trait RecordingStore: Send + Sync {
     /// Records a run as `queued` and marks it as delivered: the caller sends the hint.
     async fn record(&self, new: &NewRun) -> Result<Recorded, StoreError>;
 
-    /// Records several runs in one transaction, as [`RunStore::record`] does with one, in the order
-    /// of the ids that are returned. They are recorded whatever is active, and for no onboarding
-    /// session: one that asks for either is refused with all others.
+    /// Records several runs in one transaction, as [`RunStore::record`] does with one, and returns their ids
+    /// in order. They are recorded whatever is active. If one of them has `unless_active` or
+    /// `onboarding_session`, all are refused.
     async fn record_many(&self, new: &[NewRun]) -> Result<Vec<RunId>, StoreError>;
 }

@@ -15,7 +15,7 @@ pub struct PrunePolicy {
     pub batch: u32,
 }
 
-/// What one call of `prune` deleted.
+/// What one call of `prune` has deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pruned {
     pub runs: u64,
@@ -55,8 +55,8 @@ pub trait RetentionStore: Send + Sync {
     async fn prune(&self, policy: &PrunePolicy, after: Option<RunId>)
     -> Result<Pruned, StoreError>;
 
-    /// Deletes up to so many ended attempts of runs with an id above `after` that are not there any more:
-    /// whoever deleted the runs does not know of them.
+    /// Deletes ended attempts of runs that no longer exist, with an id above `after`, up to the limit:
+    /// another writer deleted the runs.
     async fn prune_stray_attempts(
         &self,
         batch: u32,

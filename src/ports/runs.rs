@@ -1,4 +1,4 @@
-//! Reads of runs: one by one, and as lists show them.
+//! Reads runs, one by one and as lists show them.
 
 use crate::domain::access::Binding;
 use crate::domain::attempt::AttemptRecord;
@@ -22,7 +22,7 @@ pub struct RunFilter {
     pub limit: u32,
 }
 
-/// How many runs of verifyd's type there are, and how long the oldest has been waiting.
+/// Numbers of runs of verifyd's type, and the wait of the oldest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct RunCounts {
     pub queued: u64,
@@ -34,8 +34,8 @@ pub struct RunCounts {
 /// Reads runs and what belongs to them.
 #[async_trait]
 pub trait RunStore: Send + Sync {
-    /// One run of verifyd's type. Of a context that is too large the report is read, and of the rest
-    /// what is needed to tell what the run was about.
+    /// Returns a run of verifyd's type. Of a context that is too large only the report and the members that
+    /// identify the run's target are read.
     async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError>;
 
     /// The attempts of a run, oldest first.

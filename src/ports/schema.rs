@@ -1,11 +1,11 @@
-//! The schema, what guards it, and the server behind it.
+//! Reads and changes the schema, its guards, and the server's state.
 
 use crate::domain::RunId;
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use serde::Serialize;
 
-/// What `migrate` did.
+/// What `migrate` has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Migrated {
     /// Versions applied now.
@@ -23,7 +23,7 @@ pub struct Migrated {
 pub struct SchemaFinding {
     /// True: verifyd cannot work. False: advice.
     pub fatal: bool,
-    /// It is the user of `database.url` who lacks a right; the schema may fit for another one.
+    /// Whether the user of `database.url` lacks a privilege; the schema may fit for another user.
     pub privilege: bool,
     /// `operation_runs.context`
     pub subject: String,
@@ -60,15 +60,15 @@ impl SchemaFinding {
     }
 }
 
-/// The guards on `operation_runs`, by name: what the database itself refuses or puts back, whoever
-/// writes a run of verifyd's type. Runs of other types are free.
+/// The guards on `operation_runs`, by name: what the database itself refuses or repairs, whoever writes a run
+/// of verifyd's type. Runs of other types are not affected.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Guards {
     pub in_place: Vec<String>,
     pub missing: Vec<String>,
 }
 
-/// What `enforce` did.
+/// What `enforce` has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Enforced {
     /// Guards that were there already.
@@ -83,7 +83,7 @@ pub struct Enforced {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RefusedGuard {
     pub guard: String,
-    /// What it demands, in words.
+    /// What it requires, in words.
     pub demands: String,
     /// How many runs break it.
     pub rows: u64,
@@ -101,7 +101,7 @@ pub trait SchemaStore: Send + Sync {
     /// application's.
     async fn migrate(&self) -> Result<Migrated, StoreError>;
 
-    /// Null when `migrate` has never run.
+    /// Returns `None` when `migrate` has never run.
     async fn schema_version(&self) -> Result<Option<i64>, StoreError>;
 
     /// The version that this build needs.
@@ -128,10 +128,10 @@ pub trait InspectStore: Send + Sync {
 /// Adds what the database itself refuses or puts back.
 #[async_trait]
 pub trait GuardStore: Send + Sync {
-    /// Which guards are there. Without a table of runs, all are missing.
+    /// Returns which guards exist. Without a table of runs, all are missing.
     async fn guards(&self) -> Result<Guards, StoreError>;
 
-    /// Adds the guards that are missing, also to a table that is another application's, in steps
-    /// that hold it up for moments only; repeatable, and to be repeated after a failure.
+    /// Adds the missing guards, also to another application's table, in steps that lock it only for short
+    /// times. Can be repeated, and is to be repeated after a failure.
     async fn enforce(&self) -> Result<Enforced, StoreError>;
 }

@@ -1,4 +1,4 @@
-//! What a check starts from: its connection, the credential, and what earlier checks have learnt.
+//! The starting point of a check: its connection, the credential, and facts from earlier checks.
 
 use crate::domain::connection::{ProviderConnection, StoredCredential};
 use crate::domain::connection_facts::KeptFacts;
@@ -6,23 +6,23 @@ use crate::domain::{ConnectionId, RunId};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 
-/// What a check starts from.
+/// The starting point of a check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StartingPoint {
     pub connection: ProviderConnection,
     pub credential: Option<StoredCredential>,
     /// The run of the connection's latest report.
     pub latest_run: Option<RunId>,
-    /// What earlier checks have learnt of it.
+    /// Facts from earlier checks.
     pub facts: Option<KeptFacts>,
 }
 
-/// Reads what a check starts from, and keeps what it has learnt.
+/// Reads starting points, and keeps the facts that checks find out.
 #[async_trait]
 pub trait StartingPointStore: Send + Sync {
-    /// What a check of this connection starts from.
+    /// Returns the starting point for a check of this connection.
     async fn starting_point(&self, id: ConnectionId) -> Result<Option<StartingPoint>, StoreError>;
 
-    /// Keeps what a check has learnt, in place of what was kept before.
+    /// Keeps facts, in place of the ones kept before.
     async fn keep_facts(&self, kept: &KeptFacts) -> Result<(), StoreError>;
 }

@@ -1,7 +1,7 @@
-//! The database: the record of truth, and who may work on what.
+//! The database, which decides about every run.
 //!
-//! Every transition is guarded: it says whether it took place. Only the database's clock counts.
-//! A trait for each concern; whoever needs one of them takes that one.
+//! Every transition is guarded and reports whether it took place. Only the database's clock counts. There is
+//! a trait for each concern, so that a caller can ask for the one that it needs.
 
 pub use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 pub use crate::domain::overview::LatestReport;
@@ -32,7 +32,8 @@ pub use crate::ports::starting_point::{StartingPoint, StartingPointStore};
 pub use crate::ports::store_error::StoreError;
 pub use crate::ports::sweep::{SweepCursor, SweepPolicy, SweepStore, Swept};
 use crate::ports::wake::WakeStore;
-use crate::ports::webhooks::{DeliveryStore, EndpointStore};
+use crate::ports::webhook_deliveries::DeliveryStore;
+use crate::ports::webhook_endpoints::EndpointStore;
 pub use crate::ports::workers::{Beat, WorkerRecord, WorkerStore};
 
 macro_rules! store {

@@ -1,6 +1,6 @@
-//! What keeps a database from doing its work, for every port that a store implements.
+//! Errors of the database, for every port that a store implements.
 
-/// What kept the database from doing its work.
+/// Why the database could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Not reachable, or it ended the connection. Nothing is known of what was under way.
@@ -9,7 +9,7 @@ pub enum StoreError {
     /// A deadlock, a serialization failure or a lock that was not granted in time: try again.
     #[error("the database is contended: {0}")]
     Contended(String),
-    /// A row holds what it must not hold.
+    /// A row contains an invalid value.
     #[error("{table}.{column} of row {row}: {why}")]
     Corrupt {
         table: &'static str,

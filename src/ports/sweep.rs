@@ -1,4 +1,4 @@
-//! What a sweep is to look for, and what it found.
+//! The sweep: its policy, its cursor and its result.
 
 use crate::domain::RunId;
 use crate::ports::store_error::StoreError;
@@ -8,33 +8,33 @@ use std::time::Duration;
 /// How the reconciler sweeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SweepPolicy {
-    /// A worker that has not beaten for so long is dead, and its leases with it.
+    /// Time without a heartbeat after which a worker is dead, and its leases with it.
     pub worker_dead_after: Duration,
     /// A queued run whose last delivery is older than this is delivered again...
     pub redeliver_after: Duration,
-    /// ...if this is set (the queue is short, so that the hint is most likely gone).
+    /// ...if this is set (the queue is short, so the hint is most likely lost).
     pub redeliver: bool,
-    /// Most runs to reclaim, and most to deliver, in one sweep.
+    /// Largest number of runs to reclaim, and to deliver, in one sweep.
     pub batch: u32,
-    /// Most queued runs ahead of `from`, and most behind it, that one sweep looks at to find those that
-    /// are undispatched.
+    /// Largest number of queued runs ahead of `from`, and behind it, that one sweep reads to find the
+    /// undispatched ones.
     pub window: u32,
     pub from: SweepCursor,
 }
 
-/// Where sweeps look for undispatched queued runs, a window at a time, so that a sweep costs
-/// the same however many wait that were delivered. Ids grow, so what is new lies ahead; a run whose
-/// transaction took long lies behind, and is found by a look that goes round and round there.
+/// Where sweeps look for undispatched queued runs, a window at a time, so that a sweep costs the same however
+/// many dispatched runs wait. Ids grow, so new runs are ahead. A run whose transaction took long is behind,
+/// and a second window that moves round and round finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SweepCursor {
     /// Queued runs up to this id were looked at.
     pub up_to: RunId,
-    /// The look behind `up_to` goes on after this id.
+    /// The window behind `up_to` continues after this id.
     pub again_after: RunId,
 }
 
 impl SweepCursor {
-    /// Before all runs: ids are positive, and what is not is no run that can be named in a hint.
+    /// Before all runs: ids are positive, and a hint cannot name any other id.
     pub const START: Self = Self {
         up_to: RunId(0),
         again_after: RunId(0),
@@ -48,9 +48,9 @@ impl Default for SweepCursor {
 }
 
 impl SweepPolicy {
-    /// Where the next sweep is to look, after one that found `due`, in the order of the ids: `ahead` and
-    /// `behind` say where it left off if there may be more. One that found as many as it may has left out
-    /// what comes after the last of them.
+    /// Returns the cursor after a sweep that found `due`, in the order of the ids. `ahead` and `behind` say
+    /// where it stopped if there may be more. A sweep that found as many as it may has left out what follows
+    /// the last of them.
     pub fn after(&self, due: &[i64], ahead: Option<i64>, behind: Option<i64>) -> SweepCursor {
         let last = due
             .last()
@@ -68,24 +68,24 @@ impl SweepPolicy {
     }
 }
 
-/// What a sweep found and did.
+/// The result of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Runs whose lease was dead: their attempt is ended, they are queued again.
+    /// Runs whose lease was dead: their attempt is ended and they are queued again.
     pub reclaimed: Vec<RunId>,
     /// Runs that are due and now marked as delivered: the caller sends the hints.
     pub due: Vec<RunId>,
-    /// Where the next sweep is to look.
+    /// The cursor of the next sweep.
     pub next: SweepCursor,
-    /// Whether there are queued runs ahead of `next` that were not looked at, or left out.
+    /// Whether there are queued runs ahead of `next` that were not read, or left out.
     pub more: bool,
 }
 
-/// Finds what has to be done for runs that nobody works on.
+/// Finds runs that no worker processes.
 #[async_trait]
 pub trait SweepStore: Send + Sync {
-    /// Reclaims dead leases and finds what is due, under a lock that only one replica gets at a
-    /// time. None: another replica is at it.
+    /// Reclaims dead leases and finds due runs, under a lock that only one replica gets. `None`: another
+    /// replica is sweeping.
     async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError>;
 
     /// Takes back the mark of delivery: the hints could not be sent.

@@ -1,4 +1,4 @@
-//! Credentials at rest.
+//! Seals and opens credentials.
 
 use crate::domain::connection::{CredentialBinding, CredentialKind, StoredCredential};
 use crate::domain::credential::Credential;
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 /// Why a stored credential cannot be used. Never quotes any of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VaultError {
-    /// No key opens it, it was changed, or it belongs to another place.
+    /// No key opens it, it was changed, or it is bound to another connection.
     #[error("the credential cannot be decrypted: {0}")]
     Undecryptable(Flaw),
     /// It is not what its kind promises: after decryption, or already before it was sealed.
@@ -22,7 +22,7 @@ pub enum VaultError {
 }
 
 impl VaultError {
-    /// The cause that log and report tell; `None` where a key to write with is missing.
+    /// Returns the cause for the log and the report; `None` where a key to encrypt with is missing.
     pub fn flaw(&self) -> Option<&Flaw> {
         match self {
             Self::Undecryptable(flaw) | Self::Malformed(flaw) => Some(flaw),
@@ -55,10 +55,9 @@ pub struct SealedCredential {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// Seals and opens credentials. What is sealed for one binding opens for no other.
+/// Seals and opens credentials. A credential sealed for one binding opens for no other.
 pub trait Vault: Send + Sync {
-    /// Encrypts with the key that writes. The expiry of a certificate is read from it when
-    /// `expires_at` is null.
+    /// Encrypts with the writing key. The expiry is read from the certificate when `expires_at` is `None`.
     fn seal(
         &self,
         binding: CredentialBinding,

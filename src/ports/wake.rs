@@ -1,4 +1,4 @@
-//! Wakes the reconciler between two sweeps.
+//! Wake-ups: signals that start a sweep before its interval ends.
 
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Tells the reconciler that a run may be queued. Signals before anybody waits count as one.
+/// The signal that a run may be queued. Signals that nobody waits for yet count as one.
 #[derive(Debug, Default)]
 pub struct WakeSignal(Notify);
 
@@ -34,7 +34,7 @@ pub enum Listening {
     Off,
 }
 
-/// Notifications of the database: hints, like those of the queue. The sweep finds what is missed.
+/// Notifications of the database. They are hints, like those of the queue; the sweep finds what they miss.
 #[async_trait]
 pub trait WakeStore: Send + Sync {
     /// Sets `signal` whenever a run may have been queued, until `stop`; survives every error of the

@@ -1,4 +1,4 @@
-//! Worker processes: a lease is alive while its worker sends heartbeats.
+//! Stores worker processes: a lease is alive while its worker sends heartbeats.
 
 use crate::domain::WorkerId;
 use crate::ports::store_error::StoreError;
@@ -17,7 +17,7 @@ pub struct WorkerRecord {
     pub beat_at: DateTime<Utc>,
 }
 
-/// What a worker says of itself with each beat.
+/// What a worker reports with each heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beat {
     pub worker_id: WorkerId,

@@ -1,4 +1,4 @@
-//! What `Queue::health` reports about a consumer.
+//! Measures the health of a consumer, for `Queue::health`.
 
 use crate::ports::queue::QueueHealth;
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 pub(super) struct LastActivity(Mutex<Option<Instant>>);
 
 impl LastActivity {
-    /// Records activity at this moment.
+    /// Records activity now.
     pub fn touch(&self) {
         *self.0.lock() = Some(Instant::now());
     }
@@ -42,7 +42,7 @@ impl ConsumerHealth {
     /// Counts a payload that becomes a dead letter.
     pub fn count_dead_letter(&self) {
         self.dead_letters.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("verifyd_hints_rejected_total").increment(1);
+        metrics::counter!("verifyd_dead_letters_total").increment(1);
     }
 
     /// Returns the values as the port reports them.

@@ -1,8 +1,7 @@
-//! The queue of the embedded default: bounded, and gone with the process. The reconciler finds what
-//! it loses.
+//! The queue of the embedded default: bounded, and lost with the process. The reconciler finds lost hints.
 
 use crate::domain::RunId;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
 use crate::queue::consumer_health::ConsumerHealth;
 use async_trait::async_trait;

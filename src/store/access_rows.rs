@@ -56,7 +56,7 @@ impl TryFrom<TokenRow> for TokenRecord {
 }
 
 from_row! {
-    /// A valid token, and whether its use is to be noted.
+    /// A valid token, and whether its use has to be recorded.
     #[derive(Debug)]
     pub(super) struct UsedTokenRow {
         pub to_be_noted: bool;
@@ -96,7 +96,7 @@ from_row! {
 }
 
 impl KeyRow {
-    /// What this key means for a request of this hash.
+    /// Returns what this key means for a request with this hash.
     pub(super) fn reserved(self, request_hash: &str) -> Reserved {
         if self.request_hash != request_hash {
             return Reserved::Mismatch;

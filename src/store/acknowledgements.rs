@@ -1,7 +1,7 @@
-//! Acknowledgements as rows, for both databases, and what a completion is compared with.
+//! Acknowledgements as rows, for both databases, and their comparison with a completion.
 
 use super::from_row::from_row;
-use super::lenient::{Text, Time};
+use super::tolerant_decoding::{Text, Time};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::names::UnknownName;
 use crate::domain::{AcknowledgementId, RunId, TokenId};
@@ -62,13 +62,13 @@ from_row! {
     }
 }
 
-/// What is done with an acknowledgement.
+/// What was done with an acknowledgement.
 pub(super) const ACKNOWLEDGED: &str = "acknowledged";
 pub(super) const WITHDRAWN: &str = "withdrawn";
 
-/// Says of each acknowledgement through whom it was made and withdrawn. Ids may be given again (the
-/// table may be another application's, and emptied by it), so what was noted counts only for the run
-/// and the time that it was noted for.
+/// Adds to each acknowledgement the identity through which it was made and withdrawn. Ids may be used again
+/// (the table may belong to another application, which empties it), so a recorded identity applies only to
+/// the run and the time that it was recorded for.
 pub(super) fn attach(all: &mut [Acknowledgement], noted: Vec<ActorRow>) -> Result<(), StoreError> {
     for row in noted {
         let surface = row

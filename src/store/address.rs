@@ -1,6 +1,6 @@
-//! What is wrong with the address of a PostgreSQL server.
+//! Explains what is wrong with the address of a PostgreSQL server.
 
-use crate::domain::address;
+use crate::domain::server_address;
 use std::net::IpAddr;
 use url::Url;
 
@@ -13,7 +13,7 @@ const SSL_MODES: &[&str] = &[
     "verify-full",
 ];
 
-/// What may stand behind `?` in the URL. The driver would ignore, and log, anything else.
+/// The allowed parameters after `?` in the URL. The driver would ignore, and log, any other.
 const PARAMETERS: &[&str] = &[
     "sslmode",
     "ssl-mode",
@@ -35,9 +35,10 @@ const PARAMETERS: &[&str] = &[
     "options",
 ];
 
-/// What is wrong with `postgres://…`; `None` if the driver can read it. Never quotes user or password.
+/// Returns what is wrong with `postgres://…`; `None` if the driver can parse it. Never quotes user or
+/// password.
 pub fn problem(text: &str) -> Option<String> {
-    if let Some(problem) = address::problem(text) {
+    if let Some(problem) = server_address::problem(text) {
         return Some(problem);
     }
     // Just read.
@@ -67,7 +68,7 @@ fn parameter(name: &str, value: &str) -> Option<String> {
         )),
         // It may be a part of a password with a question mark in it.
         _ => Some(format!(
-            "behind the ? stands no known parameter; percent-encode ? as %3F in the password, allowed as \
+            "there is no known parameter after the ?; percent-encode ? as %3F in the password, allowed as \
              parameters: {}",
             PARAMETERS.join(", ")
         )),

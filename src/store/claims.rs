@@ -1,7 +1,7 @@
-//! What a claim asks for, and what it reads of a run, for both databases.
+//! The parameters of a claim, and what it reads of a run, for both databases.
 
 use super::from_row::from_row;
-use super::lenient::{Request, Text, Time};
+use super::tolerant_decoding::{Request, Text, Time};
 use crate::domain::run::{ClaimedRun, ContextProblem, RunRequest};
 use crate::domain::{RunId, TenantId, WorkerId, WorkspaceId};
 use crate::ports::claims::{Claim, ClaimPolicy, ContextSize};
@@ -25,8 +25,8 @@ pub(super) fn connections(claims: &[Option<Claim>]) -> Vec<i64> {
         .collect()
 }
 
-/// Adds what the checks start from, read while a connection was at hand. Where that could not be read
-/// the check itself asks for it, and says so.
+/// Adds the starting points of the checks, read on the connection of the claim. Where one could not be read
+/// the check reads it, and reports the error.
 pub(super) fn add_starting_points(
     claims: &mut [Option<Claim>],
     found: Vec<Result<StartingPoint, StoreError>>,
@@ -54,8 +54,8 @@ from_row! {
 }
 
 from_row! {
-    /// The context of a run, as far as it fits. Its state is `fits`, `null`, `large`, `huge` or
-    /// `unreadable`; one that is small can be read and written beside others.
+    /// The context of a run, as far as it fits. Its state is `fits`, `null`, `large`, `huge` or `unreadable`;
+    /// a small one can be read and written in a batch.
     #[derive(Debug)]
     pub(super) struct ContextRow {
         context: Option<Request>,
@@ -77,7 +77,7 @@ impl TakenRow {
 }
 
 impl ContextRow {
-    /// What is asked for, and how the completion is to treat the context. `limit`: its bytes, at most.
+    /// Returns the request, and how the completion treats the context. `limit`: largest size in bytes.
     pub fn read(self, limit: i64) -> (RunRequest, ContextSize) {
         let too_large = |dropped| {
             RunRequest::unreadable(ContextProblem::TooLarge {

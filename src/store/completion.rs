@@ -1,4 +1,4 @@
-//! What a completion writes into the run's row: the same JSON for both kinds of database.
+//! The values that a completion writes into the run's row: the same JSON for both kinds of database.
 
 use crate::domain::completion::Completion;
 use crate::domain::completion_event::{CompletionEvent, WebhookEvent};
@@ -17,19 +17,19 @@ use uuid::Uuid;
 /// JSON that is written once and then only copied.
 pub(super) type Json = sqlx::types::Json<Box<RawValue>>;
 
-/// How long a digest stands for the rows: after that they are compared anyway, so that what another
-/// writer has done to them does not stay for ever. Seconds.
+/// Seconds for which an equal digest means equal rows. Later they are compared anyway, so that changes by
+/// other writers do not stay.
 pub(super) const DIGEST_STANDS_SECONDS: f64 = 3600.0;
 
-/// Most bytes of a context that the database is asked to copy; a larger one is replaced by a member that
+/// Largest context, in bytes, that the database is asked to copy; a larger one is replaced by a member that
 /// says so.
 const MERGED_BYTES: i64 = 16 * 1024 * 1024;
 
 /// No context stays.
 pub(super) const NOTHING_KEPT: i64 = -1;
 
-/// What a completion writes, made ready by the caller: nothing but an inventory that has changed is
-/// serialised while the transaction is open.
+/// The values of a completion, prepared by the caller: only an inventory that has changed is serialised while
+/// the transaction is open.
 pub(super) struct CompletionRequest {
     pub run: RunId,
     pub attempt: i32,
@@ -49,7 +49,7 @@ pub(super) struct CompletionRequest {
     /// Whether the check found a previous report of the connection.
     pub has_previous: bool,
     /// `changed` is not known yet.
-    pub notice: CompletionEvent,
+    pub event: CompletionEvent,
 }
 
 impl CompletionRequest {
@@ -83,7 +83,7 @@ impl CompletionRequest {
                 .map(|refresh| InventoryRow::new(claim.run.id, refresh)),
             connection: completion.connection,
             has_previous: claim.start.as_ref().is_some_and(|s| s.latest_run.is_some()),
-            notice: CompletionEvent {
+            event: CompletionEvent {
                 operation_run_id: claim.run.id,
                 workspace_id: claim.run.workspace_id,
                 tenant_id: claim.run.tenant_id,
@@ -96,7 +96,8 @@ impl CompletionRequest {
         })
     }
 
-    /// What no two completions of one transaction may have in common: each row is written by one of them.
+    /// Returns the keys that no two completions of one transaction may have in common: each row is written by
+    /// one of them.
     pub fn keys(&self) -> Vec<(&'static str, i64)> {
         let tenant = self.inventory.as_ref().map(|i| ("tenant", i.tenant));
         let connection = self.connection.map(|c| ("connection", c.0));
@@ -105,35 +106,38 @@ impl CompletionRequest {
     }
 }
 
-/// What a transaction has completed.
+/// The result of a transaction that completes runs.
 #[derive(Default)]
 pub(super) struct Completed {
-    /// Completion events, one for each run.
-    pub notices: Vec<CompletionEvent>,
+    /// One for each run.
+    pub events: Vec<CompletionEvent>,
     /// Whether deliveries to webhooks were recorded.
     pub has_deliveries: bool,
 }
 
 impl Completed {
     pub fn contains(&self, run: RunId) -> bool {
-        self.notices.iter().any(|n| n.operation_run_id == run)
+        self.events.iter().any(|n| n.operation_run_id == run)
     }
 
-    /// Announces it within this process, after the commit.
-    pub fn announce(self, completions: &broadcast::Sender<CompletionEvent>, recorded: &Notify) {
+    /// Publishes the events within this process, after the commit.
+    pub fn publish(self, completions: &broadcast::Sender<CompletionEvent>, recorded: &Notify) {
         if self.has_deliveries {
             recorded.notify_one();
         }
-        for notice in self.notices {
-            // Fails when nobody wants to know.
-            let _ = completions.send(notice);
+        for event in self.events {
+            // Fails when there is no subscriber.
+            let _ = completions.send(event);
         }
     }
 }
 
-/// The body of a webhook's request.
-pub(super) fn event(notice: &CompletionEvent, at: DateTime<Utc>) -> Result<String, StoreError> {
-    serde_json::to_string(&WebhookEvent::completed(notice.clone(), at)).map_err(|_| not_json())
+/// Returns the body of a webhook's request.
+pub(super) fn webhook_event(
+    event: &CompletionEvent,
+    at: DateTime<Utc>,
+) -> Result<String, StoreError> {
+    serde_json::to_string(&WebhookEvent::completed(event.clone(), at)).map_err(|_| not_json())
 }
 
 /// `webhook-id`: the same for every endpoint and every attempt.
@@ -141,7 +145,7 @@ pub(super) fn message_id() -> String {
     format!("msg_{}", Uuid::now_v7().simple())
 }
 
-/// A tenant's inventory: what is always written, and what only when it has changed.
+/// A tenant's inventory: the part that is always written, and the part that is written when it has changed.
 #[derive(Debug)]
 pub(super) struct InventoryRow {
     pub tenant: i64,
@@ -195,5 +199,5 @@ fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Json, StoreError> {
 }
 
 fn not_json() -> StoreError {
-    StoreError::Refused("what is to be stored is not JSON of the expected kind".into())
+    StoreError::Refused("the value to store is not valid JSON".into())
 }

@@ -1,8 +1,8 @@
-//! What the driver reports, in the words of the port. Never quotes a value of a row.
+//! Translates errors of the driver into those of the port. Never quotes a value of a row.
 
 use crate::ports::connections::AddConnectionError;
 use crate::ports::store_error::StoreError;
-use crate::ports::webhooks::EndpointError;
+use crate::ports::webhook_endpoints::EndpointError;
 use sqlx::Error;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
@@ -18,7 +18,7 @@ impl From<Error> for StoreError {
             Error::Protocol(_) => Self::Unavailable("the protocol was violated".into()),
             Error::WorkerCrashed => Self::Unavailable("the database's thread ended".into()),
             Error::BeginFailed => Self::Unavailable("no transaction could be started".into()),
-            Error::Configuration(_) => Self::Refused("database.url cannot be understood".into()),
+            Error::Configuration(_) => Self::Refused("database.url cannot be parsed".into()),
             // The source may quote the value; only what names types is passed on.
             Error::ColumnDecode { index, source } => {
                 let why = source.to_string();

@@ -1,5 +1,5 @@
-//! The conditions of lists, the same in both databases. Only what is asked for gets into a statement, so
-//! that the planner can use an index.
+//! The conditions of lists, for both databases. A statement contains only the conditions that were asked for,
+//! so that the planner can use an index.
 
 use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
@@ -14,7 +14,7 @@ use sqlx::{Database, Encode, QueryBuilder, Type};
 pub(super) trait Bindable<D: Database>: for<'q> Encode<'q, D> + Type<D> {}
 impl<D: Database, T: for<'q> Encode<'q, D> + Type<D>> Bindable<D> for T {}
 
-/// The condition with the value behind it, if there is one.
+/// Appends the condition and its value, if there is one.
 fn push<D: Database, T: Bindable<D>>(
     query: &mut QueryBuilder<D>,
     condition: &str,
@@ -25,7 +25,7 @@ fn push<D: Database, T: Bindable<D>>(
     }
 }
 
-/// Narrows a query to what is within reach. The columns are the same in all tables.
+/// Limits a query to what is within reach. The columns are the same in all tables.
 pub(super) fn push_binding<D: Database>(query: &mut QueryBuilder<D>, table: &str, binding: &Binding)
 where
     i64: Bindable<D>,
@@ -99,8 +99,8 @@ pub(super) fn push_acknowledgement_filter<D: Database>(
     );
 }
 
-/// What the two databases say in their own way of `provider_connections c` with its facts `f` and its latest
-/// report `l`.
+/// The expressions for `provider_connections c` with its facts `f` and its latest report `l` that differ
+/// between the databases.
 pub(super) struct ConnectionSql {
     pub is_valid: &'static str,
     /// Compares names in any case.
@@ -108,7 +108,7 @@ pub(super) struct ConnectionSql {
     /// When the credential expires: as a check has found it, else as it is recorded; after every date where it
     /// never does, or is unknown.
     pub expires: &'static str,
-    /// What stands before and behind the date of a cursor, which may be NULL.
+    /// The text around the date of a cursor, which may be NULL.
     pub cursor: (&'static str, &'static str),
 }
 
@@ -147,7 +147,8 @@ pub(super) fn push_connection_filter<D: Database>(
     push_page(query, filter, sql);
 }
 
-/// The order, and where the page begins. What never expires, and what is unknown, comes last.
+/// Appends the order and the start of the page. Credentials that never expire, or whose expiry is unknown,
+/// come last.
 fn push_page<D: Database>(
     query: &mut QueryBuilder<D>,
     filter: &ConnectionFilter,

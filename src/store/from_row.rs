@@ -1,11 +1,10 @@
-//! Rows as structs, for both databases at once.
+//! Rows as structs, for both databases.
 //!
-//! sqlx has a derive for this; it builds the database drivers, their C libraries included, a second
-//! time for the compiler, which is a sixth of the whole build.
+//! The derive macro of sqlx would build the database drivers, with their C libraries, a second time for the
+//! compiler, which is a sixth of the whole build.
 
-/// Defines a struct and reads it from a row by the names of its fields; `field as "name"` reads
-/// another column. What follows a `;` are structs
-/// that are read from the same row.
+/// Defines a struct and reads it from a row by the names of its fields; `field as "name"` reads another
+/// column. After a `;` follow structs that are read from the same row.
 macro_rules! from_row {
     (
         $(#[$meta:meta])*

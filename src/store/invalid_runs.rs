@@ -1,7 +1,7 @@
-//! What is invalid about a row, in words: the same for both kinds of database.
+//! Describes what is invalid about a row, for both kinds of database.
 
 use super::from_row::from_row;
-use super::lenient::Text;
+use super::tolerant_decoding::Text;
 use crate::domain::report::redact;
 use crate::domain::{Outcome, Reason, RunId};
 use crate::ports::invalid_runs::InvalidRun;

@@ -1,7 +1,7 @@
 //! The databases behind `ports::store`: PostgreSQL in production, SQLite as the embedded default.
 //!
-//! Both keep the same tables and the same protocol, and pass one conformance suite
-//! (`tests/system/store`). What they share stands in this folder, the SQL in a folder of its own for each.
+//! Both have the same tables and the same protocol, and pass one conformance suite
+//! (`tests/system/store`). Shared code is in this folder, the SQL of each in a folder of its own.
 
 mod access_rows;
 mod acknowledgements;
@@ -13,7 +13,6 @@ mod error;
 mod filters;
 mod from_row;
 mod invalid_runs;
-mod lenient;
 mod migrations;
 mod onboarding;
 mod overview;
@@ -26,6 +25,7 @@ mod sqlite;
 mod starting_point;
 mod summaries;
 mod tables;
+mod tolerant_decoding;
 mod webhook_rows;
 
 pub use address::problem as address_problem;
@@ -44,7 +44,7 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<Arc<dyn Store>, Stor
     connect_with(settings, LimitSettings::default()).await
 }
 
-/// The same with limits of one's own.
+/// Connects with other limits than the default ones.
 pub async fn connect_with(
     settings: &DatabaseSettings,
     limits: LimitSettings,
@@ -52,7 +52,7 @@ pub async fn connect_with(
     match scheme(settings.url.expose_secret()) {
         "postgres" | "postgresql" => Ok(postgres::PostgresStore::connect(settings, limits).await?),
         "sqlite" => Ok(sqlite::SqliteStore::connect(settings, limits).await?),
-        // What stands where a scheme should be may be a password: it is never quoted.
+        // The text in place of a scheme may be a password: it is never quoted.
         _ => Err(StoreError::Refused(
             "the scheme of database.url is not known, allowed: postgres://, postgresql://, sqlite:"
                 .into(),
@@ -60,10 +60,10 @@ pub async fn connect_with(
     }
 }
 
-/// A database of one's own on the PostgreSQL server that the settings name, made now. Nothing of the
-/// database that they name is read or written.
+/// A temporary database on the PostgreSQL server that the settings name. The database that they name is
+/// neither read nor written.
 ///
-/// It is there until [`Private::remove`], so that a measurement on a server in use leaves nothing.
+/// It exists until [`Private::remove`], so that a measurement on a server in use leaves nothing behind.
 #[derive(Debug)]
 pub struct Private(postgres::PrivateDatabase);
 
@@ -83,12 +83,12 @@ impl Private {
         self.0.name()
     }
 
-    /// Others of the kind that nobody is connected to: left by a process that was killed.
+    /// Returns other temporary databases without a connection: a killed process left them.
     pub async fn left_over(&self) -> Result<Vec<String>, StoreError> {
         self.0.left_over().await
     }
 
-    /// Removes it, with whoever is connected to it.
+    /// Removes it, and ends the connections to it.
     pub async fn remove(&self) -> Result<(), StoreError> {
         self.0.remove().await
     }

@@ -1,8 +1,8 @@
 //! Onboarding sessions as rows, for both databases, and the move of their pointer.
 
 use super::from_row::from_row;
-use super::lenient::{self, Text};
-use crate::domain::onboarding::{OnboardingSession, Pointed, SessionMisfit, moves, point};
+use super::tolerant_decoding::{self, Text};
+use crate::domain::onboarding::{OnboardingSession, Pointed, SessionError, moves, point};
 use crate::domain::run::RunRequest;
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
 use crate::ports::recording::{ForSession, NewRun};
@@ -14,8 +14,8 @@ use serde_json::value::RawValue;
 const STATE_BYTES: u32 = 1_048_576;
 
 from_row! {
-    /// `tenant_onboarding_sessions`; the state as text, as it is edited and not written anew. One that is
-    /// too large is NULL, and `state_is_large` is true.
+    /// `tenant_onboarding_sessions`; the state as text, because it is edited in place. A state that is too
+    /// large is NULL, and `state_is_large` is true.
     #[derive(Debug)]
     pub(super) struct SessionRow {
         id: i64,
@@ -39,7 +39,7 @@ impl From<SessionRow> for OnboardingSession {
             Some(text) if serde_json::from_str::<&RawValue>(&text.0).is_err() => {
                 (Value::Null, Some("it is not JSON".to_owned()))
             }
-            Some(text) => (lenient::read(&text.0), None),
+            Some(text) => (tolerant_decoding::read(&text.0), None),
         };
         Self {
             id: SessionId(row.id),
@@ -51,7 +51,7 @@ impl From<SessionRow> for OnboardingSession {
     }
 }
 
-/// What a session that is held by the transaction is to point to.
+/// The new target of a session whose row the transaction has locked.
 #[derive(Debug)]
 pub(super) struct Move {
     session: SessionId,
@@ -63,8 +63,8 @@ pub(super) struct Move {
     created: bool,
 }
 
-/// Tests whether this session, if there is one within reach, may point to a run made of `new`. Every
-/// pointer that verifyd moves is tested here.
+/// Checks whether this session, if it exists within reach, may point to a run made of `new`. Every pointer
+/// that verifyd moves is checked here.
 pub(super) fn prepare(
     asked: ForSession,
     row: Option<SessionRow>,
@@ -72,22 +72,22 @@ pub(super) fn prepare(
     run: RunId,
     created: bool,
 ) -> Result<Move, StoreError> {
-    let refused = |misfit: SessionMisfit| StoreError::Refused(misfit.to_string());
+    let refused = |misfit: SessionError| StoreError::Refused(misfit.to_string());
     let ForSession { id, reach } = asked;
-    let row = row.ok_or_else(|| refused(SessionMisfit::Missing(id)))?;
+    let row = row.ok_or_else(|| refused(SessionError::Missing(id)))?;
     let state = row
         .state
         .clone()
         .map_or_else(|| "{}".to_owned(), |text| text.0);
     let session = OnboardingSession::from(row);
     if !reach.admits(session.workspace_id, session.tenant_id) {
-        return Err(refused(SessionMisfit::Missing(id)));
+        return Err(refused(SessionError::Missing(id)));
     }
     if !session.admits(Some(new.workspace_id), new.tenant_id) {
-        return Err(refused(SessionMisfit::Foreign(id)));
+        return Err(refused(SessionError::Foreign(id)));
     }
     if let Some(problem) = session.problem {
-        return Err(refused(SessionMisfit::Unreadable(id, problem)));
+        return Err(refused(SessionError::Unreadable(id, problem)));
     }
     let connection = RunRequest::from_context(&new.context)
         .provider_connection_id
@@ -107,15 +107,15 @@ pub(super) fn prepare(
 }
 
 impl Move {
-    /// The new text of `state`, unless the pointer stays. `connection` is what the run which the session
-    /// points to now says of its connection, if there is such a run.
+    /// Returns the new text of `state`, unless the pointer stays. `connection` is the connection of the run
+    /// that the session points to now, if there is such a run.
     pub(super) fn state(
         &self,
         connection: Option<Option<&str>>,
     ) -> Result<Option<String>, StoreError> {
         let current = self.current.map(|run| Pointed {
             run,
-            // A run that names no connection is of none that could be asked for.
+            // A run without a connection is of no connection that was asked for.
             connection: connection.map(|connection| {
                 let id = connection.and_then(|id| id.parse().ok());
                 id.unwrap_or(ConnectionId(0))

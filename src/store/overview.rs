@@ -1,11 +1,11 @@
-//! What both databases share of the reads over many rows.
+//! The reads over many rows that both databases share.
 
 use super::from_row::from_row;
-use super::lenient::{Text, Time};
 use super::rows::{ConnectionRow, name};
 use super::starting_point::FactsPart;
+use super::tolerant_decoding::{Text, Time};
 use crate::domain::overview::{
-    CompletedRun, ConnectionCounts, ConnectionState, History, LatestReport, Learnt, TrendPoint,
+    CompletedRun, ConnectionCounts, ConnectionState, History, KnownFacts, LatestReport, TrendPoint,
     WaitingRun,
 };
 use crate::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
@@ -16,11 +16,11 @@ use std::time::Duration;
 /// Most active runs that are looked through for those of the connections on a page.
 pub(super) const ACTIVE_RUNS: i64 = 10_000;
 
-/// How many rows, at most, are looked at for one run of ours, in a table that may hold others.
+/// Largest number of rows that are read for one run, in a table that may contain other runs.
 const ROWS_PER_RUN: i64 = 20;
 
 from_row! {
-    /// A connection, its latest report, all null where there is none, and its active run.
+    /// A connection, its latest report, all NULL where there is none, and its active run.
     #[derive(Debug)]
     pub(super) struct StateRow {
         latest_run_id: Option<i64>,
@@ -65,7 +65,7 @@ impl TryFrom<StateRow> for ConnectionState {
         };
         let kept = row.facts.kept(connection.id)?;
         Ok(Self {
-            learnt: Learnt::of(&connection, kept).or_recorded(recorded),
+            facts: KnownFacts::of(&connection, kept).or_recorded(recorded),
             connection,
             problem,
             latest_report,
@@ -178,8 +178,7 @@ pub(super) fn history(
     let full = rows.len() >= most as usize;
     let truncated =
         (full && oldest.is_some_and(|at| at > from)) || below.is_some_and(|at| at > from);
-    // A row that another writer completed without an outcome of ours counts for nothing here; where
-    // it is listed it is named.
+    // A row that another writer completed with an unknown outcome is not counted here; lists name it.
     let runs: Vec<CompletedRun> = rows
         .into_iter()
         .filter_map(|row| {

@@ -1,9 +1,9 @@
-//! What both databases share of the reads for plans.
+//! The reads for plans that both databases share.
 
 use super::from_row::from_row;
-use super::lenient::{Text, Time};
 use super::rows::ConnectionRow;
 use super::starting_point::FactsPart;
+use super::tolerant_decoding::{Text, Time};
 use crate::domain::ConnectionId;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::plan::{PlanSubject, StoredGrants};
@@ -37,7 +37,7 @@ pub(super) fn tenants(rows: &[SubjectRow]) -> Vec<i64> {
     tenants.into_iter().collect()
 }
 
-/// The connections with what is granted to their tenants.
+/// Returns the connections with the permissions that are granted to their tenants.
 pub(super) fn subjects(
     rows: Vec<SubjectRow>,
     granted: Vec<GrantedRow>,
@@ -62,7 +62,7 @@ pub(super) fn subjects(
                 read_at: row.inventory_read_at.and_then(Time::known),
                 source: source.0.parse().ok(),
                 read_by: row.read_by.map(|id| {
-                    // What is no id belongs to no connection.
+                    // A value that is no id belongs to no connection.
                     ConnectionId(id.0.parse().unwrap_or_default())
                 }),
                 granted: granted.cloned().unwrap_or_default(),

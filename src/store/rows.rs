@@ -1,9 +1,9 @@
-//! Rows as they come from either database, and the way from there to the domain.
+//! Rows of either database, and their conversion to the domain.
 //!
-//! A row that holds what it must not hold is named by table, column and row.
+//! A row with an invalid value is named by table, column and row.
 
 use super::from_row::from_row;
-use super::lenient::{Lenient, Text, Time};
+use super::tolerant_decoding::{Text, Time, Tolerant};
 use crate::domain::attempt::AttemptRecord;
 use crate::domain::connection::{
     ConnectionStatus, CredentialBinding, ProviderConnection, StoredCredential,
@@ -61,7 +61,7 @@ pub(super) const PAYLOAD_BYTES: i64 = 262_144;
 pub(super) const REPORT_BYTES: i64 = 1_048_576;
 
 /// A context that was read in parts.
-pub(super) fn context_of(report: Option<Lenient>, rest: Option<Lenient>) -> Value {
+pub(super) fn context_of(report: Option<Tolerant>, rest: Option<Tolerant>) -> Value {
     let mut context = rest.map_or(Value::Null, |rest| rest.0);
     if let (Some(members), Some(report)) = (context.as_object_mut(), report) {
         members.insert("verification_report".to_owned(), report.0);
@@ -94,8 +94,8 @@ from_row! {
         run_type as "type": String,
         status: Text,
         outcome: Option<Text>,
-        context: Option<Lenient>,
-        failure_summary: Option<Lenient>,
+        context: Option<Tolerant>,
+        failure_summary: Option<Tolerant>,
         created_at: Option<Time>,
         started_at: Option<Time>,
         completed_at: Option<Time>,
@@ -253,7 +253,7 @@ from_row! {
 }
 
 impl ConnectionRow {
-    /// The column that holds what it must not hold, and why.
+    /// Returns the column with an invalid value, and why it is invalid.
     fn problem(&self) -> Option<(&'static str, String)> {
         let null = || "it is NULL".to_owned();
         match &self.status {
@@ -303,7 +303,7 @@ impl ConnectionRow {
         (connection, problem)
     }
 
-    /// What its credential is bound to.
+    /// Returns what its credential is bound to.
     fn binding(&self) -> Result<CredentialBinding, StoreError> {
         const TABLE: &str = "provider_connections";
         Ok(CredentialBinding {
@@ -335,7 +335,7 @@ impl TryFrom<ConnectionRow> for ProviderConnection {
 }
 
 from_row! {
-    /// `provider_connections` with the credential of each, all null where it has none.
+    /// `provider_connections` with the credential of each, all NULL where it has none.
     #[derive(Debug)]
     pub(super) struct ConnectionWithCredentialRow {
         ; connection: ConnectionRow,
@@ -399,7 +399,7 @@ from_row! {
         tenant_id: i64,
         permission_key: Text,
         status: Text,
-        details: Option<Lenient>,
+        details: Option<Tolerant>,
         last_checked_at: Option<Time>,
     }
 }

@@ -4,30 +4,30 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use std::time::Duration;
 
-/// How to reach the database, and how long to wait for it.
+/// The address of the database, and its timeouts.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseSettings {
     /// `postgres://…`, `postgresql://…` or `sqlite:FILE`.
     pub url: SecretString,
-    /// Connections that this process opens at most. SQLite: readers; there is one writer besides.
+    /// Largest number of connections of this process. SQLite: readers; there is one writer besides.
     pub max_connections: u32,
-    /// How long a statement waits for a free connection, the time to open one included.
+    /// Timeout for a free connection, including the time to open one.
     #[serde(with = "humantime_serde")]
     pub acquire_timeout: Duration,
-    /// How long the first connection may take, when the process starts.
+    /// Timeout of the first connection, when the process starts.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// How long the server may work on one statement. Not used with SQLite.
+    /// Timeout of one statement on the server. Not used with SQLite.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
-    /// How long a statement waits for another transaction's lock.
+    /// Timeout for another transaction's lock.
     #[serde(with = "humantime_serde")]
     pub lock_timeout: Duration,
-    /// After how long without use a connection is closed. Not used with SQLite.
+    /// Idle time after which a connection is closed. Not used with SQLite.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// After how long a connection is replaced. Not used with SQLite.
+    /// Age at which a connection is replaced. Not used with SQLite.
     #[serde(with = "humantime_serde")]
     pub max_lifetime: Duration,
     /// Whether a connection listens for bare INSERTs. Not used with SQLite.

@@ -1,4 +1,4 @@
-//! Statements as they read: texts, and macros for the conditions that they share, one after the other.
+//! Statements that are assembled at compile time from texts and macros with shared conditions.
 
 /// Joins texts and macros that expand to texts into one statement.
 macro_rules! sql {

@@ -1,4 +1,4 @@
-//! What checks start from, and what they have learnt of connections, as rows of both databases.
+//! Starting points of checks, and facts about connections, as rows of both databases.
 
 use super::from_row::from_row;
 use super::rows::{ConnectionWithCredentialRow, name};

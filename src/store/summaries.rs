@@ -2,8 +2,8 @@
 //! whatever a producer wrote.
 
 use super::from_row::from_row;
-use super::lenient::{Text, Time};
 use super::rows::name;
+use super::tolerant_decoding::{Text, Time};
 use crate::domain::report::SCHEMA_VERSION;
 use crate::domain::run::{RUN_TYPE, ReportPresence, RunState, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, TenantId, WorkspaceId};

@@ -49,7 +49,7 @@ pub(super) const APPLICATION_TABLES: &[&str] = &[
     "verification_check_acknowledgements",
 ];
 
-/// What verifyd uses of the application's tables.
+/// The application's tables and columns that verifyd uses.
 pub(super) const APPLICATION: &[Table] = tables! {
     operation_runs unique(id) {
         Id: id workspace_id tenant_id; Text: type status outcome; Json: context failure_summary;

@@ -6,9 +6,8 @@ use crate::domain::circuit::{Circuit, CircuitState};
 use crate::domain::webhook::WebhookBinding;
 use crate::domain::{DeliveryId, EndpointId, RunId, WorkspaceId};
 use crate::ports::store_error::StoreError;
-use crate::ports::webhooks::{
-    Delivery, DeliveryAttempt, DeliveryCounts, Endpoint, LeasedDelivery, SealedSecrets,
-};
+use crate::ports::webhook_deliveries::{Delivery, DeliveryAttempt, DeliveryCounts, LeasedDelivery};
+use crate::ports::webhook_endpoints::{Endpoint, SealedSecrets};
 use chrono::{DateTime, Utc};
 
 from_row! {

@@ -1,9 +1,9 @@
-//! Histograms in fixed buckets, counted as they are recorded.
+//! Histograms with fixed buckets, counted when they are recorded.
 //!
-//! The recorder of `metrics-exporter-prometheus` keeps every measurement until somebody asks for the
-//! metrics or calls its upkeep, and loses those that are recorded while it takes them out: the list
-//! that it swaps away may still be written to, or may not yet be linked to what came before. Here a
-//! measurement is added to its bucket at once. Nothing is kept, and nothing has to be taken out.
+//! The recorder of `metrics-exporter-prometheus` keeps every measurement until the metrics are read or its
+//! upkeep runs, and loses those that are recorded meanwhile: the list that it swaps away may still be written
+//! to, or may not yet be linked to the one before. Here a measurement is added to its bucket at once, and
+//! nothing is kept.
 
 use metrics::{HistogramFn, Key};
 use metrics_exporter_prometheus::formatting::{
@@ -30,7 +30,7 @@ fn bounds_of(name: &str) -> &'static [f64] {
     }
 }
 
-/// One histogram with one set of labels. Its size does not depend on what is recorded.
+/// One histogram with one set of labels. Its size is constant.
 #[derive(Debug)]
 struct Buckets {
     bounds: &'static [f64],
@@ -52,7 +52,7 @@ impl Buckets {
 }
 
 impl HistogramFn for Buckets {
-    /// Counts the measurement. What is no number is none.
+    /// Counts the measurement. NaN is ignored.
     fn record(&self, value: f64) {
         if !value.is_finite() {
             return;
@@ -85,7 +85,7 @@ impl Histograms {
         all.insert(name.to_owned(), description.to_owned());
     }
 
-    /// The histogram of this name with these labels, made when it is asked for the first time.
+    /// Returns the histogram of this name with these labels, and creates it at first.
     pub(super) fn of(&self, key: &Key) -> metrics::Histogram {
         let there = {
             let all = self.all.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! Logs by `tracing`: for people on a terminal, JSON otherwise. Always on standard error, so that
-//! standard output holds results only.
+//! Logs by `tracing`: text on a terminal, JSON otherwise. They go to standard error, so that standard output
+//! has results only.
 
 use serde::Deserialize;
 use std::io::IsTerminal;
@@ -26,7 +26,7 @@ pub struct LogSettings {
     pub filter: String,
 }
 
-/// What is wrong with `log.filter`, or that logs were set up before.
+/// Why logs cannot be set up: an invalid `log.filter`, or a second call.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     #[error("log.filter: {0}; allowed: directives such as info or info,sqlx=warn")]
@@ -73,6 +73,6 @@ fn log_panics() {
         let backtrace = std::backtrace::Backtrace::capture();
         let backtrace = (backtrace.status() == std::backtrace::BacktraceStatus::Captured)
             .then(|| backtrace.to_string());
-        tracing::error!(location, backtrace, "a defect: panicked");
+        tracing::error!(location, backtrace, "panicked; this is a defect of verifyd");
     }));
 }

@@ -5,7 +5,7 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, Share
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::sync::Arc;
 
-/// What this process has recorded.
+/// The metrics of this process.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     /// Counters and gauges.
@@ -88,10 +88,7 @@ macro_rules! counter {
 
 /// Describes every metric to the recorder, and registers the counters whose labels are known.
 pub fn describe() {
-    metrics::describe_counter!(
-        "verifyd_runs_processed_total",
-        "Claimed runs by how the work on them ended"
-    );
+    metrics::describe_counter!("verifyd_runs_processed_total", "Processed runs by result");
     metrics::describe_histogram!(
         "verifyd_run_duration_seconds",
         metrics::Unit::Seconds,
@@ -103,35 +100,29 @@ pub fn describe() {
     );
     counter!(
         "verifyd_runs_reclaimed_total",
-        "Runs taken back from lost workers"
+        "Runs reclaimed from lost workers"
     );
-    metrics::describe_histogram!(
-        "verifyd_database_batch_calls",
-        "Calls that went to the database in one transaction"
-    );
+    metrics::describe_histogram!("verifyd_database_batch_calls", "Calls in one batch");
     metrics::describe_counter!(
         "verifyd_database_batches_failed_total",
-        "Batches whose calls had to go alone"
+        "Batches that failed, so that their calls were sent separately"
     );
     counter!(
-        "verifyd_deliveries_by_sweep_total",
-        "Due runs that the sweep delivered"
+        "verifyd_runs_redelivered_total",
+        "Due runs for which the sweep sent a hint"
     );
-    counter!(
-        "verifyd_heartbeat_failures_total",
-        "Heartbeats that did not get through"
-    );
+    counter!("verifyd_heartbeat_failures_total", "Heartbeats that failed");
     counter!(
         "verifyd_wakeups_total",
-        "Notifications that something may be queued"
+        "Notifications of the database that a run may be queued"
     );
     metrics::describe_gauge!(
         "verifyd_listening",
         "1 while notifications of the database arrive"
     );
     metrics::describe_counter!(
-        "verifyd_notices_lost_total",
-        "Completed runs that could not be announced, by channel"
+        "verifyd_completion_events_dropped_total",
+        "Completion events that could not be published, by channel"
     );
     metrics::describe_counter!(
         "verifyd_webhook_attempts_total",
@@ -142,24 +133,30 @@ pub fn describe() {
         metrics::Unit::Seconds,
         "Time of one attempt to send a webhook"
     );
-    metrics::describe_gauge!("verifyd_webhooks_pending", "Webhooks to be sent");
-    metrics::describe_gauge!("verifyd_webhooks_given_up", "Webhooks that were given up");
+    metrics::describe_gauge!(
+        "verifyd_webhook_deliveries_pending",
+        "Pending webhook deliveries"
+    );
+    metrics::describe_gauge!(
+        "verifyd_webhook_deliveries_failed",
+        "Webhook deliveries that were given up and are still stored"
+    );
     metrics::describe_gauge!(
         "verifyd_webhook_oldest_pending_seconds",
         metrics::Unit::Seconds,
-        "How long the oldest pending webhook waits; 0 when none is pending"
+        "Age of the oldest pending webhook delivery; 0 when none is pending"
     );
     metrics::describe_gauge!(
         "verifyd_webhook_circuits_open",
-        "Enabled endpoints to which nothing but a probe is sent"
+        "Enabled endpoints with an open circuit"
     );
     counter!(
         "verifyd_webhook_circuits_opened_total",
         "Circuits of webhook endpoints that opened after failures in a row"
     );
     metrics::describe_counter!(
-        "verifyd_webhooks_given_up_total",
-        "Webhooks given up by reason: attempts, age, gone"
+        "verifyd_webhook_deliveries_given_up_total",
+        "Webhook deliveries given up, by reason: attempts, age, gone"
     );
     counter!("verifyd_sweep_failures_total", "Sweeps that failed");
     counter!(
@@ -168,8 +165,8 @@ pub fn describe() {
     );
     counter!("verifyd_hints_sent_total", "Hints that were sent");
     counter!(
-        "verifyd_hints_rejected_total",
-        "Payloads that were not hints"
+        "verifyd_dead_letters_total",
+        "Payloads that became dead letters"
     );
     counter!(
         "verifyd_hint_panics_total",
@@ -177,10 +174,10 @@ pub fn describe() {
     );
     counter!(
         "verifyd_queue_restarts_total",
-        "How often a fetcher of the queue had to be started again"
+        "Restarts of the queue's fetchers"
     );
     counter!(
-        "verifyd_queue_malformed_total",
+        "verifyd_queue_malformed_entries_total",
         "Entries of the queue without data or meta that were repaired or removed"
     );
     counter!(
@@ -188,7 +185,7 @@ pub fn describe() {
         "Payloads longer than 4096 bytes that were removed from the queue unread"
     );
     counter!(
-        "verifyd_queue_cleaned_total",
+        "verifyd_queue_entries_removed_total",
         "Acknowledged deliveries that were removed from the queue"
     );
     metrics::describe_counter!(
@@ -201,53 +198,53 @@ pub fn describe() {
         "Time of one request to a provider"
     );
     metrics::describe_counter!(
-        "verifyd_provider_token_cache_total",
+        "verifyd_provider_token_cache_lookups_total",
         "Sign-ins by whether a token was in memory"
     );
     counter!(
-        "verifyd_runs_disowned_total",
-        "Runs that this process had claimed, lost sight of, and put back"
+        "verifyd_orphans_released_total",
+        "Orphans of this process that it released"
     );
     counter!(
-        "verifyd_runs_postponed_total",
-        "Hints of runs that need to be alone, left because others were before them"
+        "verifyd_isolation_hints_dropped_total",
+        "Hints of runs that require isolation, dropped because others were first"
     );
     counter!(
-        "verifyd_turns_total",
-        "Runs taken ahead of the queue's order, for tenants with nothing in work here"
+        "verifyd_fair_queuing_runs_total",
+        "Runs that fair queuing chose, for tenants without a run in flight"
     );
     counter!(
-        "verifyd_last_resorts_total",
-        "Runs that were completed from nothing but their id"
+        "verifyd_forced_completions_total",
+        "Forced completions: runs completed from their id alone"
     );
-    counter!("verifyd_panics_total", "Checks that panicked");
+    counter!("verifyd_check_panics_total", "Checks that panicked");
     counter!(
         "verifyd_http_panics_total",
         "Handlers of HTTP requests that panicked"
     );
     counter!(
         "verifyd_http_connections_evicted_total",
-        "Connections without a whole request that made room for others"
+        "Waiting connections that were closed for new ones"
     );
     counter!(
         "verifyd_http_connections_refused_total",
-        "Connections closed at once because all others were being answered"
+        "Connections refused because all others were being answered"
     );
     counter!(
-        "verifyd_http_slow_bodies_total",
-        "Requests whose body did not arrive in time"
+        "verifyd_http_body_timeouts_total",
+        "Requests whose body timed out"
     );
     counter!(
-        "verifyd_http_slow_readers_total",
+        "verifyd_http_write_timeouts_total",
         "Connections closed because their peer did not read its answer"
     );
     metrics::describe_gauge!(
         "verifyd_polling",
-        "1 while the queue is away and runs are taken from the database"
+        "1 while runs are taken from the database, as the queue is unavailable"
     );
     metrics::describe_gauge!(
         "verifyd_invalid_runs",
-        "Runs among the latest 10,000 rows that verifyd cannot work on, 1,000 at most"
+        "Invalid runs among the latest 10,000 rows, 1,000 at most"
     );
     metrics::describe_gauge!("verifyd_runs_queued", "Runs with status queued");
     metrics::describe_gauge!("verifyd_runs_running", "Runs with status running");
@@ -256,11 +253,11 @@ pub fn describe() {
         metrics::Unit::Seconds,
         "Age of the oldest queued run"
     );
-    metrics::describe_gauge!("verifyd_runs_in_flight", "Runs in work in this process");
+    metrics::describe_gauge!("verifyd_runs_in_flight", "Runs in flight in this process");
     with_labels();
 }
 
-/// The same for counters whose labels are few and known.
+/// Registers the values of labels that are few and known.
 fn with_labels() {
     for result in ["succeeded", "failed", "blocked", "released", "discarded"] {
         metrics::counter!("verifyd_runs_processed_total", "result" => result).increment(0);
@@ -269,13 +266,15 @@ fn with_labels() {
         metrics::counter!("verifyd_database_batches_failed_total", "call" => call).increment(0);
     }
     for channel in ["all", "postgres", "redis"] {
-        metrics::counter!("verifyd_notices_lost_total", "channel" => channel).increment(0);
+        metrics::counter!("verifyd_completion_events_dropped_total", "channel" => channel)
+            .increment(0);
     }
     for reason in ["attempts", "age", "gone"] {
-        metrics::counter!("verifyd_webhooks_given_up_total", "reason" => reason).increment(0);
+        metrics::counter!("verifyd_webhook_deliveries_given_up_total", "reason" => reason)
+            .increment(0);
     }
     for result in ["hit", "miss"] {
-        metrics::counter!("verifyd_provider_token_cache_total", "provider" => "microsoft", "result" => result)
+        metrics::counter!("verifyd_provider_token_cache_lookups_total", "provider" => "microsoft", "result" => result)
             .increment(0);
     }
 }

@@ -29,7 +29,7 @@ pub struct AttemptView {
     /// Whether it uses up one of the run's attempts.
     pub counted: bool,
     pub claimed_at: DateTime<Utc>,
-    /// Null: in work.
+    /// Null: in flight.
     pub ended_at: Option<DateTime<Utc>>,
     pub end_reason: Option<AttemptEnd>,
     /// Milliseconds that it took, or has taken so far.
@@ -72,15 +72,15 @@ impl AttemptView {
             end_reason: attempt.end_reason,
             took_ms: not_negative(end - attempt.claimed_at),
             end: match attempt.end_reason {
-                None => "in work",
+                None => "in progress",
                 Some(AttemptEnd::Completed) => "completed the run",
-                Some(AttemptEnd::Throttled) => "gave it back: the provider asked to wait",
-                Some(AttemptEnd::Shutdown) => "gave it back: the worker was told to stop",
-                Some(AttemptEnd::Error) => "gave it back after an error of verifyd's own",
+                Some(AttemptEnd::Throttled) => "released: the provider asked to wait",
+                Some(AttemptEnd::Shutdown) => "released: the worker was stopped",
+                Some(AttemptEnd::Error) => "released after an error in verifyd",
                 Some(AttemptEnd::WorkerLost) => {
-                    "lost it: the worker stopped beating or took too long"
+                    "lost: no heartbeat of the worker, or its deadline passed"
                 }
-                Some(AttemptEnd::Superseded) => "lost it: somebody put the run back to the queue",
+                Some(AttemptEnd::Superseded) => "lost: another writer queued the run again",
             },
         }
     }

@@ -434,7 +434,7 @@ fn the_timeline_of_a_run() {
     assert_eq!((t.waited_ms, t.worked_ms), (Some(2_000), Some(3_000)));
     assert_eq!(
         (t.attempts[0].took_ms, t.attempts[0].end),
-        (3_000, "in work")
+        (3_000, "in progress")
     );
     // A clock ahead of the database's, and a row without times.
     let mut strange = run(5, RunStatus::Running, None, None);

@@ -101,13 +101,13 @@ fn counters_are_there_before_their_first_event() {
     }
     let text = install().unwrap().render();
     for line in [
-        "verifyd_panics_total",
-        "verifyd_last_resorts_total",
+        "verifyd_check_panics_total",
+        "verifyd_forced_completions_total",
         "verifyd_hints_too_large_total",
         "verifyd_http_panics_total",
         "verifyd_sweep_failures_total",
-        "verifyd_webhooks_given_up_total{reason=\"age\"}",
-        "verifyd_notices_lost_total{channel=\"redis\"}",
+        "verifyd_webhook_deliveries_given_up_total{reason=\"age\"}",
+        "verifyd_completion_events_dropped_total{channel=\"redis\"}",
         "verifyd_runs_processed_total{result=\"failed\"}",
     ] {
         assert_eq!(value_of(&text, line), Some(0), "{line}: {text}");

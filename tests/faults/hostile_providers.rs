@@ -10,7 +10,7 @@ use test_support::postgres::TestDatabase;
 use verifyd::domain::reason::Reason;
 use verifyd_simulator::{Scenario, SimulatorOptions};
 
-/// Two runs of each are in work at the same time, each with three answers, each at most as long as
+/// Two runs of each are in flight at the same time, each with three answers, each at most as long as
 /// `microsoft.max_response_bytes` allows, which is one MiB.
 const MIB: usize = 512;
 

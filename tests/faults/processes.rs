@@ -133,7 +133,7 @@ async fn killed_while_the_provider_is_asked() {
     assert_eq!(asked(), 6);
 }
 
-/// Killed while it acknowledges: the run is completed, and Redis still says that it is in work.
+/// Killed while it acknowledges: the run is completed, and Redis still says that it is in flight.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_the_completion_and_the_acknowledgement() {
     let mut scene = Scene::empty(

@@ -84,7 +84,7 @@ async fn redis_is_down_for_a_while_and_back() {
     redis.restart();
     producer.stop().await;
     scene.ends_as_meant().await;
-    // The consumers are not deaf.
+    // The consumers are not frozen.
     hint(&redis.url(), &scene.bench.queue, &[1; 50]).await;
     until_taken(&redis.url(), &scene.bench.queue).await;
     for daemon in [first, second] {

@@ -70,7 +70,7 @@ pub enum Action {
     Pause(usize),
     /// The heartbeat does not get through for a while.
     Cut(usize),
-    /// SIGTERM. What is in work is completed or released, as the grace period will have it.
+    /// SIGTERM. What is in flight is completed or released, as the grace period will have it.
     Terminate(usize),
     /// The database cannot be reached: what the worker has begun is left, its hint is tried again.
     Lose(Slot),
@@ -94,7 +94,7 @@ pub enum Action {
     FetchedHintLost(Slot),
     QueueWiped,
     QueueAway,
-    /// The other application puts a run in work back to `queued`.
+    /// The other application puts a run in flight back to `queued`.
     RequeuedOutside(usize),
     /// The other application sets a queued run to `running`; nobody works on it.
     StartedOutside(usize),
@@ -224,7 +224,7 @@ impl Protocol {
         Self { polling, ..self }
     }
 
-    /// The same with so many runs in work in a process.
+    /// The same with so many runs in flight in a process.
     pub fn slots(self, slots: usize) -> Self {
         Self { slots, ..self }
     }
@@ -520,7 +520,7 @@ impl Protocol {
         s.workers[w].slots[k] = next;
     }
 
-    /// The poison run takes its process with it, and what else is in work there.
+    /// The poison run takes its process with it, and what else is in flight there.
     fn die(s: &mut State, (w, k): Slot) {
         for (other, step) in s.workers[w].slots.iter().enumerate() {
             if other != k

@@ -183,7 +183,7 @@ pub struct Worker {
     pub slots: [Step; SLOTS],
     /// What `open_attempts` has answered, by run, and `release_orphaned` is about to be asked for; 0: nothing.
     pub looked: [u8; RUNS],
-    /// Only where the process looks at what it has in work before it looks at the database: that.
+    /// Only where the process looks at what it has in flight before it looks at the database: that.
     pub noted: Option<[u8; RUNS]>,
 }
 

@@ -1,7 +1,7 @@
 //! Arguments of `verifyd acknowledgements`.
 
 use super::JsonArg;
-use crate::domain::moment;
+use crate::domain::time_input;
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use clap::{Args, Subcommand};
 
@@ -18,7 +18,7 @@ pub struct AcknowledgeArgs {
     /// Who accepts it; the user at the terminal if absent
     #[arg(long, value_name = "PERSON")]
     pub by: Option<String>,
-    /// Until when: a day or a time, e.g. 2026-12-31, or how long from now, e.g. 30d
+    /// End of the acknowledgement: a day or a time, e.g. 2026-12-31, or a duration from now, e.g. 30d
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub expires: Option<Expiry>,
     #[command(flatten)]
@@ -33,17 +33,22 @@ pub enum Expiry {
 }
 
 pub(super) fn expiry(text: &str) -> Result<Expiry, String> {
-    if let Ok(at) = moment::until(text) {
+    if let Ok(at) = time_input::until(text) {
         return Ok(Expiry::At(at));
     }
     humantime::parse_duration(text)
         .map(Expiry::After)
-        .map_err(|_| format!("allowed is {}, or a duration such as 30d", moment::FORMS))
+        .map_err(|_| {
+            format!(
+                "allowed is {}, or a duration such as 30d",
+                time_input::FORMS
+            )
+        })
 }
 
 #[derive(Debug, Subcommand)]
 pub enum AcknowledgementsCommand {
-    /// Accept what a check of a completed run says, for now; changes no status and no outcome
+    /// Acknowledge a check of a completed run; changes no status and no outcome
     Add(AcknowledgeArgs),
     /// List acknowledgements, newest first, withdrawn and expired ones included
     List(AcknowledgementsListArgs),

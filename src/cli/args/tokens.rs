@@ -18,10 +18,10 @@ pub enum TokensCommand {
 
 #[derive(Debug, Args)]
 pub struct TokensCreateArgs {
-    /// What it is for, for people
+    /// Purpose of the token, for people
     #[arg(long, value_name = "TEXT")]
     pub name: String,
-    /// What it allows: read, run or admin; repeatable, none includes another
+    /// Scope: read, run or admin; repeatable, none includes another
     #[arg(long = "scope", value_name = "SCOPE", required = true)]
     pub scopes: Vec<Scope>,
     /// The only workspace that it reaches; every workspace if absent
@@ -30,7 +30,8 @@ pub struct TokensCreateArgs {
     /// The only tenant that it reaches
     #[arg(long, value_name = "N", requires = "workspace")]
     pub tenant: Option<TenantId>,
-    /// Until when it is valid, e.g. 2026-12-31, or how long, e.g. 90d; until it is revoked if absent
+    /// End of its validity, e.g. 2026-12-31, or a duration, e.g. 90d; without it the token is valid until it
+    /// is revoked
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     pub expires: Option<Expiry>,
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! Arguments of `verifyd webhooks`.
 
 use super::{JsonArg, duration};
-use crate::domain::moment;
+use crate::domain::time_input;
 use crate::domain::webhook::DeliveryState;
 use crate::domain::{DeliveryId, EndpointId, WorkspaceId};
 use clap::{Args, Subcommand};
@@ -14,9 +14,9 @@ pub enum WebhooksCommand {
     List(WebhooksListArgs),
     /// Make a new secret, shown once; the one before signs as well for a while
     RotateSecret(RotateSecretArgs),
-    /// Disable an endpoint: nothing more is recorded for it, what is pending waits
+    /// Disable an endpoint: nothing more is recorded for it, pending deliveries wait
     Disable(EndpointArgs),
-    /// Enable an endpoint again; what is pending is sent at once
+    /// Enable an endpoint again; pending deliveries are sent at once
     Enable(EndpointArgs),
     /// Remove an endpoint and everything that was recorded for it
     Remove(EndpointArgs),
@@ -37,7 +37,7 @@ pub struct WebhooksAddArgs {
     pub url: String,
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
-    /// Only runs whose report differs from the one before
+    /// Send only runs whose report differs from the previous one
     #[arg(long)]
     pub changed_only: bool,
     #[command(flatten)]
@@ -64,7 +64,7 @@ pub struct EndpointArgs {
 pub struct RotateSecretArgs {
     #[arg(value_name = "ENDPOINT")]
     pub id: EndpointId,
-    /// How long the secret before signs as well, e.g. 24h
+    /// Time for which the previous secret signs as well, e.g. 24h
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub keep_previous: std::time::Duration,
     #[command(flatten)]
@@ -109,7 +109,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "ID", requires = "since")]
     pub endpoint: Option<EndpointId>,
     /// Only those recorded since then, e.g. 2026-12-31 or RFC 3339
-    #[arg(long, value_name = "TIME", requires = "endpoint", value_parser = moment::since)]
+    #[arg(long, value_name = "TIME", requires = "endpoint", value_parser = time_input::since)]
     pub since: Option<chrono::DateTime<chrono::Utc>>,
     /// Also those that were delivered
     #[arg(long, requires = "endpoint")]

@@ -3,7 +3,7 @@
 use crate::app::Services;
 use crate::cli::args::ConnectionsListArgs;
 use crate::cli::{output, render};
-use crate::domain::overview::Learnt;
+use crate::domain::overview::KnownFacts;
 use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort};
 use anyhow::bail;
 use serde_json::json;
@@ -33,7 +33,7 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
                 let mut row = json!({
                     "connection": state.connection,
                     "latest": state.latest_report,
-                    "learnt": state.learnt,
+                    "facts": state.facts,
                     "cursor": ConnectionCursor::at(state, args.sort).to_string(),
                 });
                 if let Some(problem) = &state.problem {
@@ -76,7 +76,7 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
                 || "never".to_owned(),
                 |l| format!("{} ago", output::age(now, l.completed_at)),
             ),
-            expires(&state.learnt),
+            expires(&state.facts),
         ]);
     }
     output::line(table);
@@ -103,11 +103,8 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
 }
 
 /// The day on which a credential expires, in a word where there is none.
-pub(super) fn expires(learnt: &Learnt) -> String {
-    match (
-        learnt.credential_expires_at,
-        learnt.credential_expiry_source,
-    ) {
+pub(super) fn expires(facts: &KnownFacts) -> String {
+    match (facts.credential_expires_at, facts.credential_expiry_source) {
         (Some(at), _) => at.format("%Y-%m-%d").to_string(),
         (None, Some(_)) => "never".to_owned(),
         (None, None) => "unknown".to_owned(),

@@ -1,7 +1,7 @@
-//! `verifyd demo --keep`: the same data on pages, until it is stopped.
+//! `verifyd demo --keep`: shows the data on pages until it is stopped.
 
-use super::cast::CAST;
-use super::{Stage, watch};
+use super::connections::CONNECTIONS;
+use super::{Demo, watch};
 use crate::cli::{output, simulated, stop};
 use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
@@ -29,10 +29,10 @@ use verifyd_simulator::Scenario;
 /// Pause between two checks while the pages are open, so that there is something to follow.
 const PAUSE: Duration = Duration::from_secs(15);
 
-/// Of a connection whose provider answers slowly: its checks can be watched.
+/// A connection whose provider answers slowly, so that its checks can be watched.
 const SLOW: &str = "Old Mill Brewery";
 
-impl Stage<'_> {
+impl Demo<'_> {
     /// Checks everything several times more, with changes in between, so that the pages have a past
     /// to show.
     pub(super) async fn history(&self) -> anyhow::Result<()> {
@@ -48,7 +48,7 @@ impl Stage<'_> {
             .set_connection_status(paused, ConnectionStatus::Enabled)
             .await?;
         self.round().await?;
-        // What was missing is there; what was there has expired.
+        // The missing secret is added, and another one expires.
         self.set_secret(place("Forest Paper")?, TimeDelta::days(90))
             .await?;
         self.set_secret(place("Northern Schools")?, TimeDelta::days(-1))
@@ -61,7 +61,7 @@ impl Stage<'_> {
     }
 
     async fn add_slow(&self) -> anyhow::Result<ConnectionId> {
-        let number = u32::try_from(CAST.len() + 1)?;
+        let number = u32::try_from(CONNECTIONS.len() + 1)?;
         let new = simulated::connection(number, SLOW, Scenario::Slow);
         simulated::add(self.services, &new, Some(simulated::secret()), None).await
     }
@@ -169,7 +169,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// A token that may do everything, for as long as the demo's database exists.
+    /// Creates a token with all scopes, for as long as the demo's database exists.
     async fn token(&self) -> anyhow::Result<SecretString> {
         let token = token::fresh()?;
         let hash = token::hash(token.expose_secret()).context("a fresh token is recognised")?;
@@ -189,7 +189,7 @@ impl Stage<'_> {
 
 /// The connection of this part: they are numbered in the order of the table.
 fn place(name: &str) -> anyhow::Result<ConnectionId> {
-    let at = CAST.iter().position(|part| part.name == name);
+    let at = CONNECTIONS.iter().position(|part| part.name == name);
     Ok(ConnectionId(
         i64::try_from(at.context("no such part")?)? + 1,
     ))

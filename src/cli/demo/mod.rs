@@ -1,6 +1,6 @@
-//! `verifyd demo`: everything in one process, with nothing installed.
+//! `verifyd demo`: everything in one process, without any installation.
 
-mod cast;
+mod connections;
 mod keep;
 
 use super::args::DemoArgs;
@@ -17,8 +17,8 @@ use crate::ports::store::NewRun;
 use crate::view::RunView;
 use crate::view::report::ReportState;
 use anyhow::Context as _;
-use cast::{CAST, Flaw, Part, SignsInBy};
 use chrono::{DateTime, TimeDelta};
+use connections::{CONNECTIONS, DemoConnection, Expected, Flaw, SignsInBy};
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize as _;
 use secrecy::SecretString;
@@ -35,10 +35,10 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 
 pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(
-        (1..=CAST.len()).contains(&args.show),
+        (1..=CONNECTIONS.len()).contains(&args.show),
         "--show {}: allowed is a row of the table, 1 to {}",
         args.show,
-        CAST.len()
+        CONNECTIONS.len()
     );
     let kept = match args.keep {
         true => Some((keep::bind(args.listen).await?, keep::until_a_signal()?)),
@@ -53,15 +53,15 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         "verifyd demo".bold()
     ));
 
-    let stage = Stage::set(&services, &simulator, folder.path())?;
+    let demo = Demo::set(&services, &simulator, folder.path())?;
     let stop = CancellationToken::new();
     let worker = services.worker();
     let health = keep::health(&services, &worker, &stop);
     let worker = tokio::spawn(worker.run(stop.clone()));
     let began = Instant::now();
-    let mut ids = Vec::with_capacity(CAST.len());
-    for (i, part) in CAST.iter().enumerate() {
-        ids.push(stage.enqueue(i, part).await.context(part.name)?);
+    let mut ids = Vec::with_capacity(CONNECTIONS.len());
+    for (i, part) in CONNECTIONS.iter().enumerate() {
+        ids.push(demo.enqueue(i, part).await.context(part.name)?);
     }
     let finished = watch(&services, &ids, began).await?;
     let took = began.elapsed();
@@ -83,8 +83,8 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         took.as_secs_f64(),
     ));
     if let Some((listener, ended)) = kept {
-        stage.history().await?;
-        stage.keep(listener, health?, ended).await?;
+        demo.history().await?;
+        demo.keep(listener, health?, ended).await?;
     }
     stop.cancel();
     worker.await?.context("the worker")?;
@@ -97,7 +97,7 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The built-in defaults, whatever the environment says, with the simulator as one more cloud.
+/// Returns the built-in defaults, independent of the environment, with the simulator as another cloud.
 fn settings(folder: &Path, simulator: &RunningSimulator) -> anyhow::Result<Settings> {
     let mut settings = Settings::load(Sources::default())?;
     settings.database.url =
@@ -108,14 +108,14 @@ fn settings(folder: &Path, simulator: &RunningSimulator) -> anyhow::Result<Setti
     Ok(settings)
 }
 
-/// What the connections of the demo are made with.
-struct Stage<'a> {
+/// Creates the connections of the demo.
+struct Demo<'a> {
     services: &'a Services,
     certificate: Credential,
     federated: Credential,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Demo<'a> {
     fn set(
         services: &'a Services,
         simulator: &RunningSimulator,
@@ -138,7 +138,7 @@ impl<'a> Stage<'a> {
         })
     }
 
-    fn credential(&self, part: &Part) -> Option<Credential> {
+    fn credential(&self, part: &DemoConnection) -> Option<Credential> {
         if part.flaw == Some(Flaw::NoCredential) {
             return None;
         }
@@ -150,7 +150,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Adds the connection and records a run, as an application would.
-    async fn enqueue(&self, i: usize, part: &Part) -> anyhow::Result<RunId> {
+    async fn enqueue(&self, i: usize, part: &DemoConnection) -> anyhow::Result<RunId> {
         let store = &self.services.store;
         let number = u32::try_from(i + 1)?;
         let expires_at = (part.flaw == Some(Flaw::CredentialExpired))
@@ -203,7 +203,13 @@ async fn watch(
     loop {
         let mut runs = Vec::with_capacity(ids.len());
         for id in ids {
-            runs.push(services.store.run(*id).await?.context("a run is gone")?);
+            runs.push(
+                services
+                    .store
+                    .run(*id)
+                    .await?
+                    .context("a run no longer exists")?,
+            );
         }
         let done = runs
             .iter()
@@ -236,7 +242,7 @@ fn show_table(finished: &[OperationRun]) -> usize {
         "As expected",
     ]);
     let mut as_expected = 0;
-    for (i, (run, part)) in finished.iter().zip(CAST).enumerate() {
+    for (i, (run, part)) in finished.iter().zip(CONNECTIONS).enumerate() {
         let (overall, wrong) = summary(run);
         let right = ended_as(run, &part.expected());
         as_expected += usize::from(right);

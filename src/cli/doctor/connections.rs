@@ -1,4 +1,4 @@
-//! Connections that cannot be used, and whether the configured keys open what is stored.
+//! Finds connections that cannot be used, and credentials that the configured keys do not open.
 
 use super::{LATEST_ROWS, Line, SHOWN, State, bad, error};
 use crate::app;
@@ -44,7 +44,7 @@ pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>
         let at = format!("connection {id}: {why}");
         bad("connections", State::Warning, at, CORRECT_ROW)
     }));
-    // What is wrong with the keys themselves is a line of its own.
+    // Problems of the keys themselves have a line of their own.
     if let Ok(vault) = app::open_vault(settings) {
         lines.extend(keys(vault.as_ref(), &sealed));
     }
@@ -81,7 +81,7 @@ async fn credentials(
     Ok((sealed, unreadable))
 }
 
-/// A line for each key whose credentials do not open. Nothing of what serve does works where none opens.
+/// Returns a line for each key whose credentials cannot be opened. `serve` cannot work where none can.
 fn keys(vault: &dyn Vault, sealed: &BySealer) -> Vec<Line> {
     let mut closed = Vec::new();
     for (key, (binding, stored)) in sealed {

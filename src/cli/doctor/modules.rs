@@ -1,4 +1,4 @@
-//! Whether the modules of `microsoft.modules_dir` can be read.
+//! Tests whether the modules of `microsoft.modules_dir` can be read.
 
 use super::{Line, State, bad, ok};
 use crate::app;

@@ -1,4 +1,4 @@
-//! Which way calls to the outside take, and whether the proxy opens it.
+//! Shows the route of outbound calls, and tests the proxy.
 
 use super::{Line, State, bad, ok};
 use crate::config::Settings;

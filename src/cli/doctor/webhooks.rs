@@ -1,4 +1,4 @@
-//! What waits for webhooks, and what was given up.
+//! Shows pending webhooks, and those that were given up.
 
 use super::{Line, State, bad, error, ok};
 use crate::ports::store::Store;

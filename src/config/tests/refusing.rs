@@ -304,7 +304,7 @@ fn an_address_that_cannot_be_read_says_what_to_change_and_never_the_password() {
         (
             "DATABASE_URL",
             "postgres://u@::1:5432/db",
-            "an IPv6 address stands in brackets",
+            "an IPv6 address must be in brackets",
         ),
         (
             "VERIFYD__DATABASE__LISTEN_URL",

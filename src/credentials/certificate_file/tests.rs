@@ -5,7 +5,7 @@ const KEY: &str = include_str!("../testdata/key.pem");
 const PASSWORD: &str = "pässword 1";
 
 /// Made with OpenSSL 3: `aes256` is its default, `rc2` that of OpenSSL 1 and older Windows, `3des` that of
-/// Windows Server 2016. The first two hold a second certificate.
+/// Windows Server 2016. The first two contain a second certificate.
 const AES256: &[u8] = include_bytes!("../testdata/aes256.pfx");
 const RC2: &[u8] = include_bytes!("../testdata/rc2.pfx");
 const TRIPLE_DES: &[u8] = include_bytes!("../testdata/3des.pfx");

@@ -1,4 +1,4 @@
-//! Every way in which a stored credential cannot be used has its cause.
+//! Tests that every reason why a stored credential cannot be used has its cause.
 
 use super::*;
 use crate::credentials::{CredentialsSettings, KeyEntry, laravel};
@@ -53,7 +53,7 @@ fn flaw(vault: &KeyRingVault, payload: &str) -> Flaw {
     let undecryptable = matches!(error, VaultError::Undecryptable(_));
     let flaw = error.flaw().unwrap().clone();
     assert_eq!(undecryptable, flaw.cause.before_decryption(), "{payload}");
-    // The log and the report say the same.
+    // The log and the report use the same words.
     assert!(error.to_string().contains(flaw.cause.text()), "{error}");
     assert_eq!(flaw.evidence()[0].value, flaw.cause.text());
     flaw

@@ -436,7 +436,7 @@ fn without_the_laravel_key_the_reason_names_the_setting() {
     ));
 }
 
-/// What the framework writes with the cipher AES-256-GCM.
+/// A payload as the framework writes it with the cipher AES-256-GCM.
 fn laravel_gcm(plain: &[u8]) -> Value {
     let key = STANDARD.decode(&LARAVEL_KEY["base64:".len()..]).unwrap();
     let key = RandomizedNonceKey::new(&AES_256_GCM, &key).unwrap();

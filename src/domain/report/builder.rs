@@ -1,4 +1,4 @@
-//! From checks to a report that is valid, free of secrets and fingerprinted.
+//! Builds a report from checks: valid, free of secrets and with its fingerprint.
 
 use super::redact;
 use super::schema;
@@ -14,7 +14,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use secrecy::SecretString;
 use serde_json::value::{RawValue, to_raw_value};
 
-/// Everything a report is made of.
+/// The content of a report.
 #[derive(Clone, Debug)]
 pub struct ReportDraft {
     pub identity: Identity,
@@ -27,15 +27,15 @@ pub struct ReportDraft {
 #[derive(Clone, Debug)]
 pub struct FinishedReport {
     pub report: Report,
-    /// The same as text.
+    /// The report as JSON text.
     pub json: Box<RawValue>,
     /// Why the draft was replaced by the fallback report, if it was: paths and rules only.
     pub replaced: Option<String>,
 }
 
 impl ReportDraft {
-    /// Summarises, fingerprints, scans and validates. A draft that is not valid, or that holds a
-    /// secret, is replaced by a valid report that says so.
+    /// Summarises, fingerprints, scans and validates. A draft that is invalid or contains a secret is
+    /// replaced by a valid report that says so.
     ///
     /// `fallback_link` is the next step of that report: `https://…` or `/…`.
     pub fn finish(self, secrets: &[SecretString], fallback_link: &str) -> FinishedReport {
@@ -81,7 +81,7 @@ impl ReportDraft {
     }
 }
 
-/// Of a draft: what is left of it when it cannot be used.
+/// The parts of a draft that the fallback report keeps.
 struct Known {
     connection: Option<ConnectionId>,
     generated_at: DateTime<Utc>,
@@ -90,8 +90,8 @@ struct Known {
 }
 
 impl Known {
-    /// Holds nothing but what is known to be valid: the first failing reason, and why the draft
-    /// could not be used.
+    /// Builds the fallback report, from valid parts only: the first failing reason, and why the draft could
+    /// not be used.
     fn fallback(
         self,
         secrets: &[SecretString],
@@ -157,7 +157,7 @@ impl Known {
     }
 }
 
-/// Cuts what is too long; what is malformed beyond that is for the schema to refuse.
+/// Shortens texts that are too long. Other errors are left to the schema.
 fn tidy(check: &mut Check) {
     redact::tidy(&mut check.title, limits::TITLE_CHARS);
     redact::tidy(&mut check.message, limits::MESSAGE_CHARS);
@@ -182,7 +182,7 @@ fn verify(report: Report, secrets: &[SecretString]) -> Result<(Report, Box<RawVa
     Ok((report, text))
 }
 
-/// Whether a report may hold this address.
+/// Returns whether a report may contain this address.
 pub fn is_link(url: &str) -> bool {
     let relative = url.starts_with('/') && !url.starts_with("//");
     (relative || url.starts_with("https://"))

@@ -1,4 +1,4 @@
-//! What changed against the previous report of the same connection.
+//! The difference between a report and the previous one of the same connection.
 
 use super::{Check, Evidence, Report};
 use serde::Serialize;
@@ -23,7 +23,7 @@ pub struct CheckDiff<'a> {
     pub now: Option<&'a Check>,
 }
 
-/// By check key, in the order of `now`, then what is gone.
+/// Returns changes by check key, in the order of `now`, followed by the checks that are gone.
 pub fn diff<'a>(before: &'a Report, now: &'a Report) -> Vec<CheckDiff<'a>> {
     let mut old: BTreeMap<&str, &Check> =
         before.checks.iter().map(|c| (c.key.as_str(), c)).collect();
@@ -53,7 +53,7 @@ pub fn diff<'a>(before: &'a Report, now: &'a Report) -> Vec<CheckDiff<'a>> {
     rows
 }
 
-/// The same as far as the fingerprint is concerned.
+/// Returns whether two checks are equal for the fingerprint.
 fn same_finding(a: &Check, b: &Check) -> bool {
     fn stable(check: &Check) -> Vec<&Evidence> {
         let mut evidence: Vec<&Evidence> = check

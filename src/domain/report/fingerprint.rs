@@ -1,4 +1,4 @@
-//! Equal fingerprints mean "nothing changed".
+//! The fingerprint of a report. Equal fingerprints mean that nothing has changed.
 
 use super::{Check, Evidence, Identity};
 use crate::domain::ConnectionId;
@@ -53,9 +53,9 @@ fn canonical(stable: &Stable<'_>) -> Result<Vec<u8>, serde_json::Error> {
     }
 }
 
-/// SHA-256, in lowercase hex, over the RFC 8785 canonical JSON of what stays the same as long as
-/// nothing changed: schema version, flow, target, and of each check (sorted by key) its status,
-/// severity, blocking, reason code and stable evidence (sorted).
+/// Returns the SHA-256, in lowercase hex, of the RFC 8785 canonical JSON of the stable content: schema
+/// version, flow, target, and of each check (sorted by key) its status, severity, blocking, reason code and
+/// stable evidence (sorted).
 pub fn fingerprint(
     schema_version: &str,
     flow: &str,

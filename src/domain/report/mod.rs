@@ -1,7 +1,7 @@
 //! The verification report v1.5: the product of every run.
 //!
-//! Members stand in the order in which PostgreSQL keeps them, by the length of their names and then by
-//! the alphabet: it sorts what comes in another order, for each check anew.
+//! Members are declared in the order in which PostgreSQL stores them, by the length of their names and then
+//! alphabetically. It would otherwise sort the members of each check again.
 
 pub mod builder;
 pub mod diff;
@@ -43,7 +43,7 @@ pub enum Overall {
 }
 text_enum!(Overall, "summary.overall", Ready => "ready", NeedsAttention => "needs_attention", Blocked => "blocked", Running => "running");
 
-/// What a piece of evidence is: the allow-list. Nothing else gets into a report.
+/// The kinds of evidence. A report contains no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EvidenceKind {
@@ -69,15 +69,15 @@ pub enum EvidenceKind {
     ValidFrom,
     /// Why a stored credential cannot be used: a text of the closed list of causes
     Cause,
-    /// What was expected, where the value is no secret (an id, a name from a list)
+    /// The expected value, where it is no secret (an id, a name from a list)
     Expected,
-    /// What was found in its place
+    /// The value that was found
     Found,
     /// Path of the member that is missing or malformed
     Field,
     /// Where the inventory was read
     Source,
-    /// How many there are of what the check counts
+    /// Number of the items that the check counts
     Count,
     /// How often it was tried
     Attempts,
@@ -169,7 +169,7 @@ impl EvidenceKind {
         Self::Unnamed,
     ];
 
-    /// Whether equal findings have equal values, so that it counts for the fingerprint.
+    /// Returns whether equal findings have equal values, so that the fingerprint includes it.
     pub const fn is_stable(self) -> bool {
         !matches!(
             self,
@@ -179,7 +179,7 @@ impl EvidenceKind {
                 | Self::Attempts
                 | Self::RetryAt
                 | Self::TokenExpiresAt
-                // The steps of its severity tell of it.
+                // The steps of its severity name it.
                 | Self::EndsAt
                 | Self::Candidates
         )
@@ -195,7 +195,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Evidence with its value cut and cleaned to what a report may hold.
+    /// Creates evidence, with its value shortened and cleaned for a report.
     pub fn new(kind: EvidenceKind, value: impl std::fmt::Display) -> Self {
         Self {
             kind,
@@ -204,7 +204,7 @@ impl Evidence {
     }
 }
 
-/// What to do about a check: a label and where it leads.
+/// What to do about a check: a label and a link.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NextStep {
@@ -227,7 +227,7 @@ pub struct Check {
     pub evidence: Vec<Evidence>,
     pub severity: Severity,
     pub next_steps: Vec<NextStep>,
-    /// Null only on pass and running.
+    /// `None` only on pass and running.
     pub reason_code: Option<Reason>,
 }
 
@@ -282,7 +282,7 @@ pub struct Report {
     pub previous_report_id: Option<RunId>,
 }
 
-/// The most that a report holds; the same numbers stand in the schema.
+/// Limits of a report. The schema has the same numbers.
 pub mod limits {
     /// Checks in a report.
     pub const CHECKS: usize = 200;

@@ -1,4 +1,4 @@
-//! The last look before a report is written: no control characters, no secrets.
+//! Removes control characters from texts of a report, and finds secrets in it.
 
 use memchr::memmem;
 use secrecy::{ExposeSecret, SecretString};
@@ -16,7 +16,7 @@ pub fn clean(text: &str, max: usize) -> String {
         .collect()
 }
 
-/// The same in place; most texts are clean and short enough.
+/// Cleans a text in place. Most texts are clean and short enough.
 pub fn tidy(text: &mut String, max: usize) {
     // Of plain ASCII only control characters are hostile, and that is seen many bytes at a time.
     let is_plain = text.bytes().all(|b| (b' '..0x7f).contains(&b));
@@ -40,8 +40,8 @@ fn is_hostile(c: char) -> bool {
         )
 }
 
-/// Whether the text holds something of the shape of a JWT: three base64url parts, the first of
-/// which begins like a JSON object.
+/// Returns whether the text contains the form of a JWT: three base64url parts, the first of which begins like
+/// a JSON object.
 pub fn holds_jwt(text: &str) -> bool {
     text.match_indices(JWT_BEGINS).any(|(at, _)| {
         let token: &str = text[at..]
@@ -53,11 +53,11 @@ pub fn holds_jwt(text: &str) -> bool {
     })
 }
 
-/// Whether the document may hold what `find_secret` looks for. One search of its text costs a fraction
-/// of looking at each string, and hardly a report holds any of it.
+/// Returns whether the document may contain what `find_secret` looks for. One search of its text costs a
+/// fraction of a search of each string, and hardly any report contains a match.
 ///
-/// JSON writes each character by itself: a text that holds a secret, written as JSON, holds the secret
-/// written as JSON. The other way round is not so.
+/// JSON escapes each character separately, so a text that contains a secret, written as JSON, contains the
+/// secret written as JSON. The reverse does not hold.
 pub fn may_hold_secret(json: &str, secrets: &[SecretString]) -> bool {
     let holds = |wanted: &str| memmem::find(json.as_bytes(), wanted.as_bytes()).is_some();
     holds(JWT_BEGINS)
@@ -71,20 +71,21 @@ pub fn may_hold_secret(json: &str, secrets: &[SecretString]) -> bool {
         })
 }
 
-/// The secret as it stands between the quotes of a JSON string; none where that is the secret itself.
+/// Returns the secret as it appears between the quotes of a JSON string; `None` where that is the secret
+/// itself.
 fn as_in_json(secret: &str) -> Option<Zeroizing<String>> {
     let is_plain = |b: u8| b >= b' ' && b != b'"' && b != b'\\';
     if secret.bytes().all(is_plain) {
         return None;
     }
-    // Six bytes for a control character: never moved, so that no copy is left behind.
+    // Six bytes for a control character: the buffer never moves, so no copy is left in memory.
     let mut written = Zeroizing::new(Vec::with_capacity(6 * secret.len() + 2));
     serde_json::to_writer(&mut *written, secret).ok()?;
     let inner = written.get(1..written.len().checked_sub(1)?)?;
     Some(Zeroizing::new(std::str::from_utf8(inner).ok()?.to_owned()))
 }
 
-/// The path of the first string in `value` that holds a JWT or one of the secrets.
+/// Returns the path of the first string in `value` that contains a JWT or one of the secrets.
 pub fn find_secret(value: &Value, secrets: &[SecretString]) -> Option<String> {
     match value {
         Value::String(text) => leaks(text, secrets).then(String::new),

@@ -1,4 +1,4 @@
-//! Is a document a verification report v1.5?
+//! Validates a document as verification report v1.5.
 
 use super::{Check, Report, SCHEMA_VERSION};
 use aws_lc_rs::digest;
@@ -10,7 +10,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// The published schema.
 pub const SCHEMA: &str = include_str!("../../../contracts/verification-report.v1_5.schema.json");
 
-/// At most this many problems are named.
+/// Largest number of problems that are named.
 const MAX_PROBLEMS: usize = 20;
 
 #[expect(
@@ -25,8 +25,8 @@ static VALIDATOR: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
         .expect("the published schema compiles")
 });
 
-/// The schema, and what a schema cannot say: unique keys, counts that add up, the right verdict
-/// and a time in UTC. The problems name paths and rules, never values.
+/// Validates against the schema and the rules that a schema cannot express: unique keys, consistent counts,
+/// the right verdict and a time in UTC. The problems name paths and rules, never values.
 pub fn validate(document: &Value) -> Result<(), Vec<String>> {
     schema_allows(document)?;
     let report = Report::deserialize(document)
@@ -34,10 +34,10 @@ pub fn validate(document: &Value) -> Result<(), Vec<String>> {
     adds_up(&report)
 }
 
-/// The same for a report that was just built, and its JSON.
+/// Validates a report that was just built, with its JSON.
 ///
-/// Most reports repeat the one before, but for their time and the report that they follow. What the
-/// schema says of these two is looked at by itself, and a rest that it has allowed before it allows.
+/// Most reports differ from the previous one only in their time and their previous report. These two members
+/// are validated separately, and the rest is not validated again if the schema has allowed it before.
 pub(super) fn validate_built(report: &Report, json: &str) -> Result<(), Vec<String>> {
     adds_up(report)?;
     let rest = rest_of(report, json);
@@ -56,18 +56,18 @@ pub(super) fn validate_built(report: &Report, json: &str) -> Result<(), Vec<Stri
     Ok(())
 }
 
-/// At most so many rests of reports are remembered, 32 bytes each; then it begins anew.
+/// Largest number of remembered digests, of 32 bytes each; after that the set is emptied.
 const MAX_ALLOWED: usize = 16_384;
 
-/// SHA-256 over what the schema has allowed beside time and previous report.
+/// SHA-256 of what the schema has allowed, without time and previous report.
 static ALLOWED: LazyLock<Mutex<HashSet<[u8; 32]>>> = LazyLock::new(Mutex::default);
 
 fn allowed() -> std::sync::MutexGuard<'static, HashSet<[u8; 32]>> {
     ALLOWED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// SHA-256 over the JSON without the values of `generated_at` and `previous_report_id`; null unless
-/// the schema allows these two.
+/// Returns the SHA-256 of the JSON without the values of `generated_at` and `previous_report_id`; `None`
+/// unless the schema allows these two.
 fn rest_of(report: &Report, json: &str) -> Option<[u8; 32]> {
     if !is_utc_in_milliseconds(&report.generated_at)
         || report.previous_report_id.is_some_and(|id| id.0 < 1)
@@ -101,7 +101,7 @@ fn is_utc_in_milliseconds(time: &str) -> bool {
 }
 
 fn schema_allows(document: &Value) -> Result<(), Vec<String>> {
-    // Looking for what is wrong takes several times as long as finding that nothing is.
+    // Finding all problems takes several times as long as finding that there is none.
     if VALIDATOR.is_valid(document) {
         return Ok(());
     }
@@ -119,7 +119,7 @@ fn schema_allows(document: &Value) -> Result<(), Vec<String>> {
         .collect())
 }
 
-/// What a schema cannot say.
+/// Checks the rules that a schema cannot express.
 fn adds_up(report: &Report) -> Result<(), Vec<String>> {
     let mut problems = Vec::new();
     let mut keys = HashSet::with_capacity(report.checks.len());

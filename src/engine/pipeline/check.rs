@@ -25,8 +25,8 @@ impl Pipeline {
             Err(StoreError::Corrupt {
                 table, column, why, ..
             }) => {
-                tracing::error!(table, column, %why, "the connection cannot be read");
-                // What was found is not reported: the row may belong to another tenant.
+                tracing::error!(table, column, %why, "the connection's row is invalid; the run ends blocked");
+                // The value is not reported: the row may belong to another tenant.
                 let allowed = why.split_once("allowed: ").map(|(_, allowed)| allowed);
                 let allowed = allowed.unwrap_or("a value that is not NULL");
                 let column = format!("{table}.{column}");
@@ -75,15 +75,15 @@ impl Pipeline {
                 RunResult::Checked(Box::new(findings))
             }
         };
-        let learnt = match &result {
+        let facts = match &result {
             RunResult::Checked(findings) => findings.facts.clone().or(&subject.known),
             _ => subject.known.clone(),
         };
         let mut completion =
             subject.conclude(result, Some(&target.credential), self.preflight.now());
-        if learnt != subject.known {
+        if facts != subject.known {
             let changed_at = target.credential_changed_at;
-            completion.facts = Some(KeptFacts::of(&target.connection, changed_at, learnt));
+            completion.facts = Some(KeptFacts::of(&target.connection, changed_at, facts));
         }
         Ok(complete(completion))
     }
@@ -112,13 +112,13 @@ impl Pipeline {
         complete(subject.conclude(result, None, self.preflight.now()))
     }
 
-    /// Completes a run whose completion has failed repeatedly, from its id alone: nothing that was
-    /// recorded with it is read.
+    /// Completes a run whose completion has failed repeatedly, from its id alone. Nothing else of the run is
+    /// read.
     fn forced_completion(&self, claim: &Claim) -> Completion {
         tracing::error!(
             "completing the run has failed repeatedly; completing it from its id alone"
         );
-        metrics::counter!("verifyd_last_resorts_total").increment(1);
+        metrics::counter!("verifyd_forced_completions_total").increment(1);
         let request = RunRequest::default();
         let subject = self.preflight.unknown(&claim.run, &request);
         subject.conclude(RunResult::worker_lost(claim), None, self.preflight.now())
@@ -145,8 +145,8 @@ fn complete(completion: Completion) -> Transition {
 /// The longest pause that is chosen here.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 
-/// The wait that the provider named, or one as long as the run has taken so far: each pause doubles that.
-/// `room`: what is left for it.
+/// Returns the wait that the provider named, or one as long as the run has taken so far, which doubles each
+/// pause. `room`: the longest possible wait.
 fn pause(disposition: Disposition, spent: Duration, room: Duration) -> Option<Duration> {
     match disposition {
         Disposition::Finished => None,

@@ -1,4 +1,4 @@
-//! Claims a run; where it requires isolation, as soon as it has it.
+//! Claims a run. A run that requires isolation waits for the isolation first.
 
 use super::{Pipeline, Processed};
 use crate::domain::RunId;
@@ -55,7 +55,7 @@ impl Pipeline {
                 }
                 Ok(ClaimAnswer::RequiresIsolation) => {}
                 Err(error) => {
-                    tracing::warn!(run = run.0, %error, "cannot claim the run now; trying later");
+                    tracing::warn!(run = run.0, %error, "cannot claim the run; a later sweep finds it");
                     self.schema_after(&error).await;
                     return Err(Processed::Deferred);
                 }
@@ -63,13 +63,13 @@ impl Pipeline {
             // Nothing is claimed, and no transaction is open, while it waits.
             drop(in_flight);
             isolation = match self.isolation.enter().await {
-                Ok(place) => Some(place),
+                Ok(slot) => Some(slot),
                 Err(NotAdmitted::Stopping) => return Err(Processed::Deferred),
                 Err(NotAdmitted::Busy) => {
-                    metrics::counter!("verifyd_runs_postponed_total").increment(1);
+                    metrics::counter!("verifyd_isolation_hints_dropped_total").increment(1);
                     tracing::info!(
                         run = run.0,
-                        "other runs that require isolation are before it"
+                        "other runs that require isolation are first; dropping the hint"
                     );
                     return Err(Processed::Postponed);
                 }

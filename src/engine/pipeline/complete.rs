@@ -1,4 +1,4 @@
-//! Writes the end of an attempt: completes the run, or releases it.
+//! Ends an attempt: completes the run, or releases it.
 
 use super::claim::Attempt;
 use super::{Pipeline, Processed, Retries};
@@ -8,7 +8,7 @@ use crate::ports::store::AttemptEnd;
 use std::time::Duration;
 
 impl Pipeline {
-    /// Writes the completion; a database that is unavailable for a moment does not lose it.
+    /// Writes the completion, and retries while the database is unavailable for a short time.
     pub(super) async fn complete(
         &self,
         attempt: &Attempt<'_>,
@@ -22,18 +22,18 @@ impl Pipeline {
                         outcome = %completion.outcome,
                         overall = completion.overall,
                         reason = completion.failure_summary.first().map(|f| f.reason_code.code()),
-                        "completed"
+                        "run completed"
                     );
                     self.keep_facts(completion).await;
                     return Processed::Completed(completion.outcome);
                 }
                 Ok(false) => {
-                    tracing::info!("another worker owns the run; discarding the result");
+                    tracing::info!("the attempt has lost its run; discarding the result");
                     return Processed::Discarded;
                 }
                 Err(error) => error,
             };
-            tracing::warn!(%error, "the result cannot be written");
+            tracing::warn!(%error, "cannot write the result of the run");
             match self.schema_after(&error).await {
                 Some(SchemaState::Unfit) => return self.release_uncounted(attempt, retries).await,
                 Some(SchemaState::Changed) => {}
@@ -46,17 +46,16 @@ impl Pipeline {
         }
     }
 
-    /// Keeps what the check has learnt, where it is new. Nothing depends on it: what is not kept is learnt
-    /// again.
+    /// Keeps new facts about the connection. Nothing depends on it: a fact that is lost is found out again.
     async fn keep_facts(&self, completion: &Completion) {
         if let Some(facts) = &completion.facts
             && let Err(error) = self.store.keep_facts(facts).await
         {
-            tracing::warn!(%error, "cannot keep what the check has learnt; the next check tries again");
+            tracing::warn!(%error, "cannot store facts about the connection; the next check tries again");
         }
     }
 
-    /// Releases a run whose attempt failed because the schema was changed: it uses up no attempt. That may
+    /// Releases a run whose attempt failed because the schema was changed. It uses up no attempt, and may
     /// have to wait until the schema fits.
     pub(super) async fn release_uncounted(
         &self,
@@ -71,7 +70,7 @@ impl Pipeline {
         }
     }
 
-    /// Releases a run whose attempt failed for a reason of our own; each time for longer.
+    /// Releases a run whose attempt failed because of an error in verifyd, with a longer delay each time.
     pub(super) async fn release_after_error(&self, attempt: &Attempt<'_>) -> Processed {
         let doublings = u32::try_from(attempt.claim.attempt - 1).unwrap_or(0).min(6);
         let pause = Duration::from_secs(1 << doublings);
@@ -87,7 +86,7 @@ impl Pipeline {
     ) -> Processed {
         match self.store.release(&attempt.claim, end, not_before).await {
             Ok(true) => {
-                tracing::info!(why = %end, "released");
+                tracing::info!(why = %end, "run released");
                 Processed::Released(end)
             }
             Ok(false) => Processed::Discarded,

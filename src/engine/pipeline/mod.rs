@@ -1,4 +1,4 @@
-//! The way of one run: [`claim`] → [`preflight`] → [`check`] → [`outcome`] → [`complete`].
+//! Processes one run: [`claim`] → [`preflight`] → [`check`] → [`outcome`] → [`complete`].
 
 mod check;
 mod claim;
@@ -10,7 +10,7 @@ use super::scheduling::isolation::PoisonRunIsolation;
 use super::schema::SchemaState;
 use super::worker::WorkerState;
 use crate::domain::completion::Completion;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::domain::reason::Reason;
 use crate::domain::run::Outcome;
 use crate::ports::store::{AttemptEnd, Store, StoreError};
@@ -58,11 +58,11 @@ impl Processed {
 /// The transition that ends an attempt.
 enum Transition {
     Complete(Box<Completion>),
-    /// Released, and not due again before so long.
+    /// Released, and not due again before this time has passed.
     Release(AttemptEnd, Option<Duration>),
 }
 
-/// Pauses between retries, until a moment that they do not pass.
+/// Backoff between retries, up to a deadline.
 struct Retries {
     pauses: ExponentialBackoff,
     until: Instant,
@@ -140,10 +140,10 @@ impl Pipeline {
         processed
     }
 
-    /// Processes a claimed run for as long as this process may.
+    /// Processes a claimed run, within the time that this process may.
     async fn process_claimed(&self, attempt: &Attempt<'_>) -> Processed {
-        tracing::debug!("claimed");
-        // What has been written by then is written; the guarded statements decide about the rest.
+        tracing::debug!("run claimed");
+        // What was written by then stays; the guarded statements decide about the rest.
         let work = AssertUnwindSafe(self.check_and_write(attempt)).catch_unwind();
         tokio::select! {
             biased;
@@ -178,15 +178,15 @@ impl Pipeline {
                 }
                 Err(error) => error,
             };
-            // Only reading fails here, and that comes before the provider is asked. A database that is
-            // unavailable for a moment costs the run no attempt.
+            // Only reads fail here, before the provider is called. A short outage of the database costs the
+            // run no attempt.
             let schema = self.schema_after(&error).await;
             let retry = error.is_transient() || schema == Some(SchemaState::Changed);
             if retry && retries.wait().await {
-                tracing::debug!(%error, "reading again what the run needs");
+                tracing::debug!(%error, "cannot read the data of the run; trying again");
                 continue;
             }
-            tracing::warn!(%error, "cannot read what the run needs; releasing it");
+            tracing::warn!(%error, "cannot read the data of the run; releasing it");
             if schema == Some(SchemaState::Unfit) {
                 return self.release_uncounted(attempt, retries).await;
             }
@@ -194,10 +194,10 @@ impl Pipeline {
         }
     }
 
-    /// Completes a run whose check panicked: a defect must end the run, not repeat for ever.
+    /// Completes a run whose check panicked: a defect ends the run and is not repeated.
     async fn complete_after_panic(&self, attempt: &Attempt<'_>) -> Processed {
         tracing::error!("the check panicked");
-        metrics::counter!("verifyd_panics_total").increment(1);
+        metrics::counter!("verifyd_check_panics_total").increment(1);
         let run = &attempt.claim.run;
         let result = RunResult::Broken {
             reason: Reason::InternalError,

@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub(super) enum RunResult {
     /// A prerequisite is missing.
     Blocked(Reason),
-    /// The provider was asked.
+    /// The provider was called.
     Checked(Box<Findings>),
     /// verifyd could not finish.
     Broken {
@@ -30,7 +30,7 @@ pub(super) enum RunResult {
 }
 
 impl RunResult {
-    /// The result of a run whose attempts are spent.
+    /// Creates the result of a run whose attempts are spent.
     pub fn worker_lost(claim: &Claim) -> Self {
         Self::Broken {
             reason: Reason::WorkerLost,
@@ -42,7 +42,7 @@ impl RunResult {
     }
 }
 
-/// Returns the check that stands for verifyd's own failure.
+/// Returns the check that represents a failure of verifyd itself.
 fn engine_check() -> CheckSpec {
     CheckSpec {
         key: "engine.completion".to_owned(),
@@ -53,7 +53,7 @@ fn engine_check() -> CheckSpec {
 }
 
 impl RunSubject<'_> {
-    /// Builds the completion, with a report that is valid and holds no secret.
+    /// Builds the completion, with a report that is valid and contains no secret.
     pub(super) fn conclude(
         &self,
         result: RunResult,

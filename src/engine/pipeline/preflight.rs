@@ -83,7 +83,7 @@ impl Step {
     }
 }
 
-/// What is known of a run for its report, whether preflight passed or not.
+/// The target of a run, for its report, whether preflight passed or not.
 #[derive(Debug)]
 pub struct RunSubject<'a> {
     pub(super) run: RunId,
@@ -93,7 +93,7 @@ pub struct RunSubject<'a> {
     pub links: LinkContext,
     /// `None` when the run names none of its own tenant.
     pub connection: Option<ProviderConnection>,
-    /// What earlier checks have learnt of it, as far as it still counts.
+    /// Facts from earlier checks that still apply.
     pub known: ConnectionFacts,
     pub provider: Option<Arc<dyn Provider>>,
     /// `None` when it is not known.
@@ -109,7 +109,7 @@ pub enum PreflightResult {
     Blocked(Reason),
 }
 
-/// What a check needs.
+/// The input of a check.
 #[derive(Debug)]
 pub struct Ready {
     pub connection: ProviderConnection,
@@ -129,7 +129,7 @@ const ID: &str = "context.provider_connection_id";
 /// A prerequisite that is not met, and the step that found it.
 type Stop = (Step, Unmet);
 
-/// Tests prerequisites against what the database holds. Calls nobody.
+/// Tests prerequisites against the content of the database. It sends no requests.
 pub struct Preflight {
     vault: Arc<dyn Vault>,
     providers: Providers,
@@ -209,7 +209,7 @@ impl Preflight {
         (subject, result)
     }
 
-    /// Returns what is known of a run whose prerequisites have not been tested.
+    /// Returns the target of a run whose prerequisites have not been tested.
     pub fn unknown<'a>(&self, run: &ClaimedRun, request: &'a RunRequest) -> RunSubject<'a> {
         let mut subject = RunSubject {
             run: run.id,
@@ -226,8 +226,8 @@ impl Preflight {
         subject
     }
 
-    /// Returns what is known of a run whose connection's row holds a value that cannot be used. Nothing of
-    /// that row is reported but the column: it may belong to another tenant.
+    /// Returns the target of a run whose connection has an invalid value in its row. Only the column is
+    /// reported: the row may belong to another tenant.
     pub fn unreadable_connection<'a>(
         &self,
         run: &'a ClaimedRun,
@@ -449,7 +449,7 @@ fn bare(reason: Reason) -> Unmet {
     }
 }
 
-/// A field that holds something else than what is allowed.
+/// Fails for a field with a value that is not allowed.
 fn other(reason: Reason, path: &str, allowed: &str, found: &str) -> Unmet {
     let mut unmet = Unmet::field(reason, path, allowed);
     unmet
@@ -458,7 +458,7 @@ fn other(reason: Reason, path: &str, allowed: &str, found: &str) -> Unmet {
     unmet
 }
 
-/// Fails for a member of the context that is there, but of a wrong type.
+/// Fails for a member of the context that has a wrong type.
 fn malformed(request: &RunRequest, path: &str) -> Result<(), Unmet> {
     let found = request.malformed.iter().find(|(at, _)| *at == path);
     found.map_or(Ok(()), |(path, allowed)| {

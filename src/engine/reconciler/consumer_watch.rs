@@ -18,7 +18,7 @@ pub struct ConsumerStalled {
     restarts: u64,
 }
 
-/// Compares a consumer's last sign of life with what is allowed.
+/// Compares the time since a consumer's last activity with the allowed time.
 #[derive(Debug)]
 pub(super) struct ConsumerWatch {
     queue: Arc<dyn Queue>,
@@ -53,7 +53,7 @@ impl ConsumerWatch {
         self.stalled.set(stalled);
     }
 
-    /// Fails when the consumer was silent for too long, and the queue available for half of that time.
+    /// Fails when the consumer was silent for too long, and the queue was available for half of that time.
     pub fn give_up_if_dead(&self) -> Result<(), ConsumerStalled> {
         let dead_after = self.worker.settings.consumer_dead_after;
         let silent = self.silent_for();

@@ -1,7 +1,7 @@
-//! Finds what was lost: due runs without a delivery, runs whose lease is dead, and orphans of this
-//! process, attempts that look alive because it sends heartbeats and that it does not work on.
+//! Finds what was lost: due runs without a delivery, runs whose lease is dead, and orphans of this process,
+//! attempts that it does not process although its heartbeat keeps them alive.
 //!
-//! It runs in every replica; the database lets one at a time sweep.
+//! It runs in every replica; the database lets one replica at a time sweep.
 
 mod consumer_watch;
 pub(crate) mod invalid_runs;
@@ -39,7 +39,7 @@ const WAKE_DEBOUNCE: Duration = Duration::from_millis(25);
 /// Least time between two sweeps, however many wake-ups come.
 const MIN_SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Time between two looks at a queue that was too long to be given more.
+/// Time between two looks at a queue that was too long for more hints.
 const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the health endpoints read of the reconciler.
@@ -132,7 +132,7 @@ impl Reconciler {
             }
             let pause = match next {
                 Next::AwaitSchema => self.settings.interval,
-                // Replicas drift apart, so that they do not all sweep at the same moment.
+                // Jitter, so that replicas do not sweep at the same moment.
                 _ => self
                     .settings
                     .interval
@@ -195,14 +195,14 @@ impl Reconciler {
         Ok(next)
     }
 
-    /// Looks whether the schema fits. Where it was changed, ids may have begun anew, behind the cursor.
+    /// Checks whether the schema fits. When it was changed, ids may have restarted, behind the cursor.
     async fn look_at_schema(&mut self) {
         let schema = &self.worker.schema;
         let before = schema.changed_at();
         let looked = with_timeout(SWEEP_TIMEOUT, schema.look(self.store.as_ref())).await;
         if let Err(error) = looked {
             // The sweep logs it, too, as a warning.
-            tracing::debug!(%error, "cannot look at the schema");
+            tracing::debug!(%error, "cannot inspect the schema");
         }
         if schema.changed_at() != before {
             self.cursor = SweepCursor::START;
@@ -221,7 +221,7 @@ impl Reconciler {
     }
 }
 
-/// Waits for a wake-up, and a moment for others like it.
+/// Waits for a wake-up, debounced.
 async fn woken(wake: &WakeSignal, swept_at: Instant) {
     wake.woken().await;
     let debounced = Instant::now() + WAKE_DEBOUNCE;

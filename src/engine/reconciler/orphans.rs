@@ -1,4 +1,4 @@
-//! Releases orphans of this process: a claim whose answer was lost, a run that was dropped while the
+//! Releases orphans of this process: claims whose answer was lost, and runs that were dropped while the
 //! heartbeat failed.
 
 use super::SWEEP_TIMEOUT;
@@ -13,16 +13,16 @@ pub(super) async fn release(store: &dyn Store, worker: &WorkerState) {
     match with_timeout(SWEEP_TIMEOUT, release_orphans(store, worker)).await {
         Ok(runs) if runs.is_empty() => {}
         Ok(runs) => {
-            metrics::counter!("verifyd_runs_disowned_total").increment(runs.len() as u64);
-            tracing::warn!(runs = ?ids(&runs), "released orphans: not in flight here, queued again");
+            metrics::counter!("verifyd_orphans_released_total").increment(runs.len() as u64);
+            tracing::warn!(runs = ?ids(&runs), "released orphans: their runs are queued again");
         }
         // The sweep logs it, too, as a warning.
-        Err(error) => tracing::debug!(%error, "cannot look at open attempts"),
+        Err(error) => tracing::debug!(%error, "cannot read open attempts; trying again later"),
     }
 }
 
-/// Reads the database first: what is open there was registered as in flight before its claim was sent. What
-/// is not in flight after that has ended, or was lost.
+/// Reads the database first. Every attempt that is open there was registered as in flight before its claim
+/// was sent, so one that is not in flight afterwards has ended or was lost.
 async fn release_orphans(
     store: &dyn Store,
     worker: &WorkerState,

@@ -1,5 +1,5 @@
-//! Takes runs from the database directly: while the queue is unavailable, its consumer has stalled, or it
-//! is too long to be given more.
+//! Takes runs from the database directly while the queue is unavailable, too long, or its consumer has
+//! stalled.
 
 use crate::domain::RunId;
 use crate::engine::pipeline::Processed;
@@ -59,7 +59,7 @@ impl Polling {
                 if processed == Processed::Deferred
                     && let Err(error) = store.mark_undispatched(&[run]).await
                 {
-                    tracing::debug!(%error, "a later sweep finds the run");
+                    tracing::debug!(%error, "cannot mark the run as undispatched; a later sweep finds it");
                 }
             });
         }

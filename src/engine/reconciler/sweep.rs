@@ -5,12 +5,12 @@ use crate::domain::RunId;
 use crate::ports::store::{StoreError, SweepPolicy};
 use std::sync::atomic::Ordering;
 
-/// Most queued runs that a sweep looks at ahead of where the last one left off, and behind it: a few
-/// milliseconds each.
+/// Largest number of queued runs that a sweep reads ahead of its cursor, and behind it. Each part takes a few
+/// milliseconds.
 pub const SWEEP_WINDOW: u32 = 2_048;
 
 impl Reconciler {
-    /// Sweeps once. A sweep that is dropped halfway leaves nothing behind but marks of delivery, which age.
+    /// Sweeps once. A sweep that is dropped halfway leaves nothing but marks of delivery, which expire.
     pub(super) async fn sweep(&mut self) -> Result<Next, StoreError> {
         let depth = self.usable_depth().await;
         self.note_untaken_hints(depth);
@@ -42,7 +42,7 @@ impl Reconciler {
                 false => Next::Pause,
             });
         }
-        metrics::counter!("verifyd_deliveries_by_sweep_total").increment(swept.due.len() as u64);
+        metrics::counter!("verifyd_runs_redelivered_total").increment(swept.due.len() as u64);
         let is_all = (swept.due.len() as u64) < u64::from(batch) && !swept.more;
         if full {
             tracing::debug!(depth, "the queue is long; sending no hints");

@@ -1,13 +1,13 @@
-//! Fair queuing: a tenant without a run in flight here does not wait behind thousands of another one.
+//! Fair queuing: a tenant without a run in flight here does not wait behind thousands of runs of another one.
 //!
-//! Hints come in the order in which they were sent. While hints wait although this process is at work, it
-//! asks the database every 250 ms which tenants wait. Of each tenant without a run in flight it chooses
-//! the oldest run, which takes the next free slot before further hints do. The hint of such a run finds
-//! nothing to do later (`recently_completed`).
+//! Hints arrive in the order in which they were sent. While hints wait, the process asks the database every
+//! 250 ms which tenants have queued runs. Of each tenant without a run in flight it chooses the oldest run,
+//! which takes the next free slot before further hints do. The hint of such a run finds it completed later
+//! (`recently_completed`).
 
 use super::Scheduler;
 use crate::domain::TenantId;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::engine::with_timeout;
 use crate::engine::worker::{Worker, WorkerState};
 use crate::ports::fair_queuing::OldestRun;
@@ -65,7 +65,7 @@ impl FairScheduler {
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
             self.forget_ended();
-            // Twice in a row: between two looks any hint may wait for a moment.
+            // Twice in a row: a hint may wait for a short time between two looks.
             let wait = self.hints_wait().await;
             let looks = wait && waited && self.chosen.len() < MAX_FOUND as usize / 2;
             waited = wait;
@@ -79,14 +79,14 @@ impl FairScheduler {
                     }
                 }
                 // The sweep logs it, too, as a warning.
-                Err(error) => tracing::debug!(%error, "waiting tenants cannot be read"),
+                Err(error) => tracing::debug!(%error, "cannot read waiting tenants; trying again"),
             }
         }
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// Returns whether runs may wait although this process is at work. While the queue is unavailable all
-    /// of them do.
+    /// Returns whether runs may be waiting although this process is working. While the queue is unavailable
+    /// all of them wait.
     async fn hints_wait(&self) -> bool {
         if self.worker.in_flight.claimed() == 0 {
             return false;
@@ -101,7 +101,7 @@ impl FairScheduler {
     async fn next_runs(&mut self) -> Result<Vec<OldestRun>, StoreError> {
         let served = self.served_tenants();
         if served.is_empty() {
-            // Between two runs; whoever waits is next.
+            // Between two runs; a waiting hint is next.
             return Ok(Vec::new());
         }
         let found = self
@@ -130,7 +130,7 @@ impl FairScheduler {
                 () = stop.cancelled() => return,
                 slot = scheduler.slots.acquire_fair() => slot,
             };
-            metrics::counter!("verifyd_turns_total").increment(1);
+            metrics::counter!("verifyd_fair_queuing_runs_total").increment(1);
             scheduler.process_in_slot(&Hint::new(next.run)).await;
             drop(slot);
         });

@@ -1,7 +1,7 @@
 //! Handles the hints that the queue delivers.
 
 use super::Scheduler;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::engine::pipeline::Processed;
 use crate::engine::reconciler::ReconcilerState;
 use crate::ports::queue::HintHandler;

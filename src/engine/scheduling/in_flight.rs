@@ -1,5 +1,5 @@
-//! The runs that this process claims or works on. What the database takes it to work on beyond these is
-//! an orphan.
+//! The runs that this process claims or processes. Other attempts that the database attributes to it are
+//! orphans.
 
 use crate::domain::{RunId, TenantId};
 use parking_lot::Mutex;

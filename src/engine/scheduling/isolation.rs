@@ -4,10 +4,10 @@
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 
-/// The one place for such a run, and the places to wait for it.
+/// The one slot for such a run, and the slots to wait for it.
 #[derive(Debug)]
 pub struct PoisonRunIsolation {
-    place: Semaphore,
+    slot: Semaphore,
     /// Fewer than there are concurrency slots: those that wait must not block all other runs.
     waiting: Semaphore,
     timeout: Duration,
@@ -26,32 +26,32 @@ impl PoisonRunIsolation {
     /// Creates the isolation of a process with so many slots. `timeout`: longest time to wait.
     pub fn new(slots: usize, timeout: Duration) -> Self {
         Self {
-            place: Semaphore::new(1),
+            slot: Semaphore::new(1),
             waiting: Semaphore::new((slots / 4).max(1)),
             timeout,
         }
     }
 
-    /// Waits for the place, in the order of arrival. Call it while holding nothing that the run in the
-    /// place may need.
+    /// Waits for the slot, in the order of arrival. Call it while holding nothing that the run in the
+    /// slot may need.
     pub async fn enter(&self) -> Result<SemaphorePermit<'_>, NotAdmitted> {
-        match self.place.try_acquire() {
-            Ok(place) => return Ok(place),
+        match self.slot.try_acquire() {
+            Ok(slot) => return Ok(slot),
             Err(TryAcquireError::Closed) => return Err(NotAdmitted::Stopping),
             Err(TryAcquireError::NoPermits) => {}
         }
         let Ok(_waiting) = self.waiting.try_acquire() else {
             return Err(NotAdmitted::Busy);
         };
-        match tokio::time::timeout(self.timeout, self.place.acquire()).await {
+        match tokio::time::timeout(self.timeout, self.slot.acquire()).await {
             Ok(entered) => entered.map_err(|_| NotAdmitted::Stopping),
             Err(_) => Err(NotAdmitted::Busy),
         }
     }
 
-    /// Admits no further run; those that wait are refused at once. The run in the place stays.
+    /// Admits no further run; those that wait are refused at once. The run in the slot stays.
     pub fn close(&self) {
-        self.place.close();
+        self.slot.close();
     }
 }
 
@@ -65,9 +65,9 @@ mod tests {
         let first = isolation.enter().await.unwrap();
         let (second, third, fourth) = tokio::join!(
             async {
-                let place = isolation.enter().await.unwrap();
+                let slot = isolation.enter().await.unwrap();
                 tokio::time::sleep(Duration::from_secs(40)).await;
-                drop(place);
+                drop(slot);
             },
             isolation.enter(),
             async {

@@ -1,9 +1,9 @@
 //! Decides which run is next, and gives it a concurrency slot.
 //!
-//! Three callers want runs to be processed: hints from the queue ([`hints`]), fair queuing ([`fair`]), and
-//! the reconciler while the queue is unavailable. All of them go through [`Scheduler`]: they wait for a
-//! slot in the order in which they came, so that a run that fair queuing has chosen takes the next free
-//! slot even where thousands of hints wait.
+//! Three sources offer runs: hints from the queue ([`hints`]), fair queuing ([`fair`]), and the reconciler
+//! while the queue is unavailable. All of them go through [`Scheduler`] and wait for a slot in the order in
+//! which they came, so a run that fair queuing has chosen takes the next free slot even while thousands of
+//! hints wait.
 
 pub(crate) mod fair;
 pub(crate) mod hints;
@@ -14,7 +14,7 @@ mod slots;
 
 use super::pipeline::{Pipeline, Processed};
 use crate::domain::RunId;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::ports::store::Store;
 use recently_completed::RecentlyCompleted;
 use slots::Slots;

@@ -1,8 +1,8 @@
-//! Runs that this process has completed recently: a further hint for one of them needs no claim.
+//! Runs that this process has completed recently. A further hint for one of them needs no claim.
 //!
-//! Hints come twice, and after fair queuing has chosen their run. A completed run stays completed, but its
-//! id may be given to another run: after TRUNCATE, in a database that was restored. So the hints of a few
-//! moments share one query, whether any of these runs is queued; that costs a fraction of a claim.
+//! Hints are repeated, and arrive after fair queuing has chosen their run. A completed run stays completed,
+//! but its id may be used again: after TRUNCATE, or in a restored database. So several hints share one query,
+//! whether any of these runs is queued, which costs a fraction of a claim.
 
 use crate::domain::RunId;
 use crate::ports::store::Store;
@@ -56,8 +56,8 @@ impl RecentlyCompleted {
         self.runs.insert(run, ()).await;
     }
 
-    /// Returns whether a run was completed here recently and no other run of this id is queued. Without an
-    /// answer of the database it says no, which leaves the decision to the claim.
+    /// Returns whether a run was completed here recently and no other run of this id is queued. Returns false
+    /// without an answer of the database, so that the claim decides.
     pub async fn needs_no_claim(&self, run: RunId) -> bool {
         self.runs.contains_key(&run) && !self.queued_again(run).await
     }

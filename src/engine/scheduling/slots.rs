@@ -1,4 +1,4 @@
-//! The concurrency slots of this process: a run is worked on while it holds one.
+//! The concurrency slots of this process. A run is processed while it has one.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 

@@ -7,8 +7,8 @@ use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
 use crate::domain::{TenantId, TokenId, WorkspaceId, token};
 use crate::http::body::{self, Unread};
-use crate::http::gate::NotLookedUp;
-use crate::http::places::network;
+use crate::http::connection_slots::network;
+use crate::http::request_limits::LookUpRefused;
 use crate::http::server::Peer;
 use crate::ports::access::TokenRecord;
 use axum::extract::{FromRequestParts, Request};
@@ -90,8 +90,8 @@ pub async fn admit(access: Access, mut request: Request, next: Next) -> Result<R
     let owner = caller.id();
     request.extensions_mut().insert(caller);
     let request = body::whole(request, api.settings.max_body_bytes).await?;
-    let place = api.gate.enter(Some(owner)).await;
-    let _place = place.ok_or_else(|| Problem::of_status(StatusCode::SERVICE_UNAVAILABLE))?;
+    let slot = api.request_limits.enter(Some(owner)).await;
+    let _slot = slot.ok_or_else(|| Problem::of_status(StatusCode::SERVICE_UNAVAILABLE))?;
     Ok(next.run(request).await)
 }
 
@@ -121,18 +121,18 @@ async fn authenticate(
     let hash = header.to_str().ok().and_then(bearer).and_then(token::hash);
     let found = match hash {
         Some(hash) => {
-            let known = api.gate.known(&hash).await;
+            let known = api.request_limits.known(&hash).await;
             if let Some(id) = known {
                 api.by_token.take(id).map_err(too_many)?;
             }
             let ask = api.store.token_by_hash(&hash);
             let found = api
-                .gate
+                .request_limits
                 .look_up(&hash, address, ask, |token| token.id)
                 .await;
             let found = found.map_err(|error| match error {
-                NotLookedUp::TooMany(wait) => too_many(wait),
-                NotLookedUp::Store(error) => error.into(),
+                LookUpRefused::TooMany(wait) => too_many(wait),
+                LookUpRefused::Store(error) => error.into(),
             })?;
             if let (Some(token), None) = (&found, known) {
                 api.by_token.take(token.id).map_err(too_many)?;

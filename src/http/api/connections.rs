@@ -110,10 +110,10 @@ impl From<ConnectionState> for Connection {
                 completed_at: latest.completed_at,
             }),
             active_run_id: state.active_run_id.map(|id| id.0),
-            entra_tenant_name: state.learnt.entra_tenant_name,
-            credential_expires_at: state.learnt.credential_expires_at,
-            credential_expiry_source: state.learnt.credential_expiry_source,
-            credential_expiry_found_at: state.learnt.credential_expiry_found_at,
+            entra_tenant_name: state.facts.entra_tenant_name,
+            credential_expires_at: state.facts.credential_expires_at,
+            credential_expiry_source: state.facts.credential_expiry_source,
+            credential_expiry_found_at: state.facts.credential_expiry_found_at,
             href: format!("/v1/connections/{}", connection.id),
         }
     }

@@ -2,8 +2,8 @@
 //! named, all of it at once.
 
 use super::problem::{FieldError, Kind, Problem};
-use crate::domain::moment;
 use crate::domain::names::UnknownName;
+use crate::domain::time_input;
 use axum::RequestExt as _;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
@@ -162,9 +162,9 @@ impl Fields {
     /// A time until which something holds: a date alone is the end of that day.
     pub fn time(&mut self, name: &'static str) -> Option<DateTime<Utc>> {
         let value = self.take(name)?;
-        let time = value.as_str().and_then(|text| moment::until(text).ok());
+        let time = value.as_str().and_then(|text| time_input::until(text).ok());
         if time.is_none() {
-            self.refuse(name, "is no time", moment::FORMS);
+            self.refuse(name, "is no time", time_input::FORMS);
         }
         time
     }
@@ -369,6 +369,9 @@ mod tests {
         );
         assert_eq!(fields.time("c"), None);
         let problem = fields.finish(Kind::InvalidQuery).unwrap_err();
-        assert_eq!(problem.errors[0].allowed.as_deref(), Some(moment::FORMS));
+        assert_eq!(
+            problem.errors[0].allowed.as_deref(),
+            Some(time_input::FORMS)
+        );
     }
 }

@@ -22,9 +22,9 @@ pub use document::document;
 
 use crate::domain::TokenId;
 use crate::domain::access::Scope;
-use crate::http::gate::Gate;
 use crate::http::panics;
-use crate::http::rate::RateLimiter;
+use crate::http::rate_limit::RateLimiter;
+use crate::http::request_limits::RequestLimits;
 use crate::ports::clock::Clock;
 use crate::ports::provider::Providers;
 use crate::ports::queue::Queue;
@@ -61,7 +61,7 @@ pub struct ApiSettings {
     pub requests_per_minute: u32,
     /// Without a valid token, of one address.
     pub anonymous_requests_per_minute: u32,
-    /// Requests in work at a time, those of the pages included; further ones wait.
+    /// Requests in flight at a time, those of the pages included; further ones wait.
     pub max_concurrent_requests: usize,
     /// Of one token.
     pub max_concurrent_requests_per_token: usize,
@@ -90,7 +90,7 @@ pub struct Api {
     pub providers: Providers,
     pub clock: Arc<dyn Clock>,
     pub settings: ApiSettings,
-    gate: Arc<Gate>,
+    request_limits: Arc<RequestLimits>,
     by_token: RateLimiter<TokenId>,
     by_address: RateLimiter<Option<IpAddr>>,
 }
@@ -111,13 +111,13 @@ impl Api {
         queue: Option<Arc<dyn Queue>>,
         providers: Providers,
         clock: Arc<dyn Clock>,
-        gate: Arc<Gate>,
+        request_limits: Arc<RequestLimits>,
         settings: ApiSettings,
     ) -> Self {
         Self {
             by_token: RateLimiter::per_minute(settings.requests_per_minute),
             by_address: RateLimiter::per_minute(settings.anonymous_requests_per_minute),
-            gate,
+            request_limits,
             store,
             queue,
             providers,

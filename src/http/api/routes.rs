@@ -85,7 +85,7 @@ fn describe(operation: &mut Operation, access: Access) {
     add(Kind::Defect, "verifyd failed; the log says why");
     add(
         Kind::Unavailable,
-        "The database is away or busy; `Retry-After` says when to try again",
+        "The database is unavailable or busy; `Retry-After` says when to try again",
     );
     add(
         Kind::InvalidQuery,

@@ -8,7 +8,7 @@ use super::problem::{FieldError, Kind, Problem};
 use super::{Api, json};
 use crate::domain::access::Binding;
 use crate::domain::connection::ProviderConnection;
-use crate::domain::onboarding::SessionMisfit;
+use crate::domain::onboarding::SessionError;
 use crate::domain::report::Overall;
 use crate::domain::run::{Outcome, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId};
@@ -213,7 +213,7 @@ async fn start(
         }
     };
     if let Err(error) = &started.hint {
-        tracing::warn!(%error, "a hint could not be sent; the sweep finds its run");
+        tracing::warn!(%error, "cannot send a hint; the sweep finds the run");
     }
     let recorded = started.recorded;
     let run = api.store.run_summary(recorded.run_id).await?;
@@ -238,14 +238,14 @@ async fn start(
 fn not_started(error: StartCheckError) -> Problem {
     match error {
         StartCheckError::Store(error) => error.into(),
-        StartCheckError::Session(SessionMisfit::Missing(_)) => Problem::not_found(),
-        StartCheckError::Session(SessionMisfit::Foreign(_)) => Problem::field(
+        StartCheckError::Session(SessionError::Missing(_)) => Problem::not_found(),
+        StartCheckError::Session(SessionError::Foreign(_)) => Problem::field(
             Kind::InvalidBody,
             "onboarding_session_id",
             "is not for this connection",
             "a session of the connection's workspace, and of its tenant or of none",
         ),
-        StartCheckError::Session(SessionMisfit::Unreadable(_, problem)) => Problem::field(
+        StartCheckError::Session(SessionError::Unreadable(_, problem)) => Problem::field(
             Kind::InvalidBody,
             "onboarding_session_id",
             &format!("names a session whose state cannot be read: {problem}"),

@@ -1,4 +1,4 @@
-//! The style, the script and the icon: compiled in, named by their content.
+//! The style, the script and the icon: compiled in, and named by their content.
 
 use super::error::PageError;
 use crate::domain::token::sha256_hex;
@@ -26,7 +26,7 @@ pub fn script() -> &'static str {
     &SCRIPT_NAME
 }
 
-/// `GET /assets/{name}`: for ever the same under the same name.
+/// `GET /assets/{name}`: the content of a name never changes.
 pub async fn asset(Path(name): Path<String>) -> Result<Response, PageError> {
     let path = format!("/assets/{name}");
     let (content, kind) = if path == *STYLE_NAME {
@@ -46,7 +46,7 @@ pub async fn asset(Path(name): Path<String>) -> Result<Response, PageError> {
     Ok(([(CONTENT_TYPE, kind), (CACHE_CONTROL, caching)], content).into_response())
 }
 
-/// `GET /favicon.ico`: asked for by browsers where a document names no icon, such as raw JSON.
+/// `GET /favicon.ico`: browsers request it where a document names no icon, such as raw JSON.
 pub async fn icon() -> Result<Response, PageError> {
     asset(Path("icon.svg".to_owned())).await
 }

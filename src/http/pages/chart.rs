@@ -1,11 +1,11 @@
-//! The picture of outcomes over time: bars of an SVG, computed here, drawn by the template.
+//! The chart of outcomes over time: bars of an SVG, computed here and drawn by the template.
 
 use crate::domain::overview::History;
 use chrono::{DateTime, Utc};
 
 pub const WIDTH: u32 = 400;
 pub const HEIGHT: u32 = 168;
-/// Where the bars stand on, and how high they may get.
+/// Vertical position of the bars' base, and their largest height.
 const BASE: f64 = 140.0;
 const TALL: f64 = 124.0;
 /// Between the labels of the lines and the bars.
@@ -40,7 +40,7 @@ pub struct Mark {
     pub label: String,
 }
 
-/// What the template draws.
+/// The values that the template draws.
 #[derive(Clone, Debug)]
 pub struct Chart {
     pub bars: Vec<Bar>,
@@ -54,7 +54,7 @@ pub struct Chart {
     pub succeeded: u64,
     pub failed: u64,
     pub blocked: u64,
-    /// In place of the picture, for whoever cannot see it.
+    /// Text alternative of the chart.
     pub description: String,
 }
 

@@ -1,10 +1,10 @@
 //! `GET /connections`, one of them, and the button that checks it again.
 
 use super::error::{PageError, id, render};
+use super::format::{Moment, QueryText};
 use super::layout::Layout;
 use super::runs::{Line, lines};
 use super::session::Visitor;
-use super::shown::{Moment, QueryText};
 use super::{Pages, ROWS};
 use crate::domain::access::Scope;
 use crate::domain::connection::ConnectionStatus;
@@ -316,7 +316,7 @@ pub async fn check(
     )
     .await?;
     if let Err(error) = &started.hint {
-        tracing::warn!(%error, "the hint was not sent; the sweep finds the run");
+        tracing::warn!(%error, "cannot send a hint; the sweep finds the run");
     }
     Ok(Redirect::to(&format!("/runs/{}", started.recorded.run_id)).into_response())
 }

@@ -1,7 +1,7 @@
-//! What went wrong, as a page: what it is, and what to do.
+//! Errors as pages: what is wrong, and what to do.
 
 use super::Pages;
-use super::admit::seconds;
+use super::admission::seconds;
 use super::assets;
 use crate::domain::access::Scope;
 use crate::ports::store::StoreError;
@@ -25,7 +25,7 @@ pub enum PageError {
     Scope(Scope),
     /// The form does not come from a page of this session.
     Forged,
-    /// What was asked for cannot be understood or done.
+    /// The request cannot be understood or done.
     Refused(String),
     /// Too many live pages.
     TooManyStreams,
@@ -68,7 +68,7 @@ impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         let (status, title, text) = match &self {
             Self::LoggedOut(next) => {
-                let query = super::shown::QueryText::default()
+                let query = super::format::QueryText::default()
                     .with("next", next.as_deref().filter(|n| *n != "/"));
                 return Redirect::to(&format!("/login{query}")).into_response();
             }

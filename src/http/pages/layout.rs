@@ -1,4 +1,4 @@
-//! What all pages have in common.
+//! The layout that all pages share.
 
 use super::assets;
 use super::session::Visitor;
@@ -14,9 +14,9 @@ pub struct Layout {
     pub csrf: String,
     pub may_run: bool,
     pub sees_workers: bool,
-    /// What the token is bound to, for people.
+    /// What the token is bound to, in words.
     pub reach: Option<String>,
-    /// Where the script hears of something new.
+    /// Address of the live stream for the script.
     pub live: Option<String>,
     pub style: &'static str,
     pub script: &'static str,

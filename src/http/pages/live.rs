@@ -1,9 +1,9 @@
-//! Live pages: the server says that something changed, the page loads itself again.
+//! Live pages: the server sends an event after a change, and the page reloads.
 
 use super::Pages;
 use super::error::{PageError, id};
 use super::session::Visitor;
-use super::streams::StreamPlace;
+use super::streams::StreamSlot;
 use crate::domain::access::Binding;
 use crate::domain::attempt::AttemptRecord;
 use crate::domain::{RunId, RunStatus};
@@ -20,21 +20,21 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A stream ends after so long, and the browser opens another one: so a session that has ended, and
-/// a browser that has gone unnoticed, hold none for longer.
+/// Lifetime of a stream, after which the browser opens another one: so an ended session, and a browser that
+/// disappeared, hold none for longer.
 const LIFETIME: Duration = Duration::from_secs(300);
 
 /// Runs that are looked at for something new in a list.
 const LATEST: u32 = 20;
 
-/// What a stream looks at.
+/// What a stream watches.
 #[derive(Clone, Copy, Debug)]
 enum Watched {
     Run(RunId),
     Lists,
 }
 
-/// What was seen last, and whether there will be more.
+/// The state that was last seen, and whether it can still change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     mark: String,
@@ -48,7 +48,7 @@ struct Watch {
     seen: Option<Seen>,
     until: Instant,
     done: bool,
-    _place: StreamPlace,
+    _slot: StreamSlot,
 }
 
 type Events = Sse<
@@ -74,8 +74,8 @@ pub async fn lists(State(pages): State<Arc<Pages>>, visitor: Visitor) -> Result<
 }
 
 fn open(pages: Arc<Pages>, visitor: Visitor, watched: Watched) -> Result<Events, PageError> {
-    let place = pages.streams.take(&visitor);
-    let place = place.ok_or(PageError::TooManyStreams)?;
+    let slot = pages.streams.take(&visitor);
+    let slot = slot.ok_or(PageError::TooManyStreams)?;
     let heartbeat = pages.settings.heartbeat;
     let stopping = pages.stopping.clone();
     let watch = Watch {
@@ -85,7 +85,7 @@ fn open(pages: Arc<Pages>, visitor: Visitor, watched: Watched) -> Result<Events,
         seen: None,
         until: Instant::now() + LIFETIME,
         done: false,
-        _place: place,
+        _slot: slot,
     };
     let events = stream::unfold(watch, |mut watch| async move {
         // A panic ends the stream, not its connection.
@@ -108,7 +108,7 @@ impl Watch {
             if Instant::now() >= self.until {
                 return None;
             }
-            // What cannot be read now may be read the next time.
+            // A failed read is repeated at the next look.
             if let Ok(now) = self.look().await {
                 let first = self.seen.is_none();
                 if now.over {
@@ -119,7 +119,7 @@ impl Watch {
                 if self.seen.as_ref() != Some(&now) {
                     let mark = now.mark.clone();
                     self.seen = Some(now);
-                    // The page tells by the mark whether it shows this already.
+                    // The page knows by the mark whether it shows this state already.
                     let name = if first { "now" } else { "changed" };
                     return Some(Event::default().event(name).data(mark));
                 }
@@ -131,7 +131,7 @@ impl Watch {
 
     async fn look(&self) -> Result<Seen, StoreError> {
         let store = &self.pages.store;
-        // Whoever has logged out, or whose token was revoked, hears nothing more.
+        // A session that was logged out, or whose token was revoked, gets no further events.
         if store
             .session_by_hash(&self.visitor.session)
             .await?
@@ -163,7 +163,7 @@ async fn run_mark(pages: &Pages, id: RunId) -> Result<Seen, StoreError> {
     })
 }
 
-/// What a page of the run shows of its progress.
+/// Returns the mark of a run's progress.
 pub fn mark(status: RunStatus, attempts: &[AttemptRecord]) -> String {
     let open = attempts.iter().filter(|a| a.ended_at.is_none()).count();
     format!("{status}-{}-{open}", attempts.len())

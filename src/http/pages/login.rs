@@ -1,9 +1,9 @@
-//! Logging in with an API token, and out.
+//! Login with an API token, and logout.
 
 use super::error::{PageError, render};
+use super::format::safe_link;
 use super::security::{forwarded_https, same_origin};
 use super::session::{COOKIE_NAME, Visitor, cookie};
-use super::shown::safe_link;
 use super::{Pages, SecureCookie, assets};
 use crate::domain::access::Scope;
 use crate::domain::token;
@@ -55,7 +55,7 @@ fn page(next: &str, problem: Option<&str>) -> Response {
     })
 }
 
-/// Only a path of this host: nobody is sent elsewhere after logging in.
+/// Returns a path of this host, so that a login never leads to another one.
 fn path_of_ours(next: &str) -> &str {
     match safe_link(next) {
         Some(path) if path.starts_with('/') => path,
@@ -94,7 +94,7 @@ pub async fn log_in(
     let address = peer.map(|peer| peer.0.0.ip());
     let ask = pages.store.token_by_hash(&hash);
     let Some(record) = pages
-        .gate
+        .request_limits
         .look_up(&hash, address, ask, |token| token.id)
         .await?
     else {
@@ -107,14 +107,14 @@ pub async fn log_in(
             "This token may not read. Make one with the scope read.",
         ));
     }
-    // A cookie of an earlier login is of no more use to anybody.
+    // The session of an earlier login is closed.
     if let Some(old) = cookie(&headers) {
         pages.store.close_session(&token::sha256_hex(old)).await?;
     }
     let secret = token::random_text();
     let csrf = token::random_text();
     let (Ok(secret), Ok(csrf)) = (secret, csrf) else {
-        tracing::error!("the system has no random bytes to give");
+        tracing::error!("the system provides no random bytes");
         return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response());
     };
     let lifetime = pages.settings.session_lifetime;

@@ -1,10 +1,11 @@
-//! The pages for people: rendered here from the view models, usable without a script.
+//! The pages for people, rendered on the server from the view models. They work without a script.
 
-mod admit;
+mod admission;
 mod assets;
 mod chart;
 mod connections;
 mod error;
+mod format;
 mod layout;
 mod live;
 mod login;
@@ -15,19 +16,18 @@ mod runs;
 mod security;
 mod session;
 mod settings;
-mod shown;
 mod streams;
 mod workers;
 
 pub use settings::{PagesSettings, SecureCookie};
 
 use crate::engine::settings::LinkSettings;
-use crate::http::gate::Gate;
+use crate::http::request_limits::RequestLimits;
 use crate::ports::clock::Clock;
 use crate::ports::provider::Providers;
 use crate::ports::queue::Queue;
 use crate::ports::store::Store;
-use admit::Limits;
+use admission::Limits;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
@@ -42,7 +42,7 @@ const FORM_BYTES: usize = 64 * 1024;
 /// Rows of a list on one page.
 const ROWS: u32 = 50;
 
-/// What the pages work with.
+/// The parts that the pages use.
 pub struct Pages {
     pub store: Arc<dyn Store>,
     /// Where the hint of a new run goes, if workers listen there.
@@ -52,11 +52,11 @@ pub struct Pages {
     pub settings: PagesSettings,
     /// Links of reports that lead to the surrounding application, where that is on this host.
     pub links: LinkSettings,
-    /// A worker that has not beaten for so long is dead.
+    /// Time without a heartbeat after which a worker is dead.
     pub dead_after: Duration,
     /// Set when the process begins to stop: live pages end.
     pub stopping: CancellationToken,
-    gate: Arc<Gate>,
+    request_limits: Arc<RequestLimits>,
     limits: Limits,
     streams: Arc<Streams>,
 }
@@ -80,7 +80,7 @@ impl Pages {
         queue: Option<Arc<dyn Queue>>,
         providers: Providers,
         clock: Arc<dyn Clock>,
-        gate: Arc<Gate>,
+        request_limits: Arc<RequestLimits>,
         settings: PagesSettings,
         links: LinkSettings,
         dead_after: Duration,
@@ -89,7 +89,7 @@ impl Pages {
         Self {
             streams: Arc::new(Streams::new(&settings)),
             limits: Limits::new(&settings),
-            gate,
+            request_limits,
             store,
             queue,
             providers,
@@ -126,7 +126,7 @@ pub fn router(pages: Arc<Pages>) -> Router {
         .route("/logout", post(login::log_out))
         .route_layer(middleware::from_fn_with_state(
             Arc::clone(&pages),
-            admit::admit,
+            admission::admit,
         ))
         .route("/assets/{name}", get(assets::asset))
         .route("/favicon.ico", get(assets::icon))

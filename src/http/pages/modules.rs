@@ -1,9 +1,9 @@
 //! `GET /modules`, and what one of them would mean for the connections within reach.
 
 use super::error::{PageError, render};
+use super::format::{Moment, QueryText, safe_link};
 use super::layout::Layout;
 use super::session::Visitor;
-use super::shown::{Moment, QueryText, safe_link};
 use super::{Pages, ROWS};
 use crate::domain::ConnectionId;
 use crate::domain::module::Module;

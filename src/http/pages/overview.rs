@@ -3,9 +3,9 @@
 use super::Pages;
 use super::chart::{self, Chart};
 use super::error::{PageError, render};
+use super::format::{Moment, Step, span};
 use super::layout::Layout;
 use super::session::Visitor;
-use super::shown::{Moment, Step, span};
 use crate::domain::RunId;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History};
@@ -29,7 +29,7 @@ const DAY: Period = Period("24h", "the last 24 hours", Duration::from_secs(24 * 
 const WEEK: Period = Period("7d", "the last 7 days", Duration::from_secs(7 * 24 * 3_600));
 const SLICES: u32 = 24;
 /// Most runs that the picture is made of.
-const MOST_RUNS: u32 = 5_000;
+const MAX_RUNS: u32 = 5_000;
 /// A run that waits longer than this is worth a remark.
 const LONG_WAIT_SECONDS: f64 = 60.0;
 
@@ -161,7 +161,7 @@ async fn history(
     let read = async |period: Period| {
         let store = &pages.store;
         store
-            .history(&visitor.binding, period.2, SLICES, MOST_RUNS)
+            .history(&visitor.binding, period.2, SLICES, MAX_RUNS)
             .await
     };
     if let Some(period) = [HOUR, DAY, WEEK].into_iter().find(|p| p.0 == asked) {
@@ -266,8 +266,8 @@ async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64;
         remarks.push(Remark {
             bad: false,
             text: match silent {
-                1 => "One worker stopped beating without saying goodbye.".to_owned(),
-                n => format!("{n} workers stopped beating without saying goodbye."),
+                1 => "One worker stopped sending heartbeats without shutting down.".to_owned(),
+                n => format!("{n} workers stopped sending heartbeats without shutting down."),
             },
             link: to_workers(),
         });

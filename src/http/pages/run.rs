@@ -2,19 +2,19 @@
 
 use super::Pages;
 use super::error::{PageError, id, render};
+use super::format::{Moment, Step, span};
 use super::layout::Layout;
 use super::runs::badge;
 use super::session::Visitor;
-use super::shown::{Moment, Step, span};
 use crate::domain::access::Scope;
 use crate::domain::acknowledgement::may_be_acknowledged;
 use crate::domain::connection::ConnectionStatus;
-use crate::domain::moment;
 use crate::domain::overview::ConnectionState;
 use crate::domain::report::diff::Change;
 use crate::domain::report::{Check, CheckStatus};
 use crate::domain::run::RunStatus;
 use crate::domain::run_record::RunRecord;
+use crate::domain::time_input;
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use crate::operations::acknowledge::{self, AcknowledgeError, Request};
 use crate::operations::read_run::read_run;
@@ -444,7 +444,7 @@ fn expiry(until: &str) -> Result<Option<DateTime<Utc>>, PageError> {
         return Ok(None);
     }
     let words = |error| format!("\u{201c}until\u{201d}: {error}.");
-    let at = moment::until(until).map_err(|error| PageError::Refused(words(error)))?;
+    let at = time_input::until(until).map_err(|error| PageError::Refused(words(error)))?;
     Ok(Some(at))
 }
 

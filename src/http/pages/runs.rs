@@ -1,9 +1,9 @@
 //! `GET /runs`: all runs, newest first.
 
 use super::error::{PageError, render};
+use super::format::{Moment, QueryText, span};
 use super::layout::Layout;
 use super::session::Visitor;
-use super::shown::{Moment, QueryText, span};
 use super::{Pages, ROWS};
 use crate::domain::run::{Outcome, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, TenantId};

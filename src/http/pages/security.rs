@@ -1,4 +1,4 @@
-//! Headers of every answer, and whether a form comes from a page of ours.
+//! Headers of every answer, and protection against forged forms.
 
 use super::error::PageError;
 use crate::http::panics;
@@ -32,7 +32,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
     ),
 ];
 
-/// Answers where a handler panics, and adds the headers. What is not an asset is never stored.
+/// Answers when a handler panics, and adds the headers. Only assets may be stored.
 pub async fn headers(request: Request, next: Next) -> Response {
     let mut response =
         panics::caught(next.run(request), || PageError::Defect.into_response()).await;
@@ -46,9 +46,9 @@ pub async fn headers(request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether the request was made by a page of this host. Browsers say so themselves in
-/// `Sec-Fetch-Site`, except over plain http from another machine; there the host of `Origin` must
-/// be that of `Host`. A request with neither is not from a browser's form.
+/// Returns whether a page of this host sent the request. Browsers say so in `Sec-Fetch-Site`, except over
+/// plain http from another machine; there the host of `Origin` must equal that of `Host`. A request with
+/// neither is not from a browser's form.
 pub fn same_origin(headers: &HeaderMap) -> bool {
     let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
     if let Some(site) = headers.get("sec-fetch-site") {
@@ -63,14 +63,14 @@ pub fn same_origin(headers: &HeaderMap) -> bool {
         .is_some_and(|from| from.eq_ignore_ascii_case(host))
 }
 
-/// Whether a link on another site was followed to here: the browser then holds back a `SameSite=Strict`
+/// Returns whether a link on another site was followed: the browser then does not send a `SameSite=Strict`
 /// cookie.
 pub fn followed_from_elsewhere(headers: &HeaderMap) -> bool {
     let is = |name: &str, value: &[u8]| headers.get(name).is_some_and(|v| v.as_bytes() == value);
     is("sec-fetch-site", b"cross-site") && is("sec-fetch-mode", b"navigate")
 }
 
-/// Whether the browser came over https, as far as a proxy tells.
+/// Returns whether the browser used https, as far as a proxy says so.
 pub fn forwarded_https(headers: &HeaderMap) -> bool {
     headers
         .get("x-forwarded-proto")
@@ -79,7 +79,7 @@ pub fn forwarded_https(headers: &HeaderMap) -> bool {
         .is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https"))
 }
 
-/// Compares without telling by its time where two texts differ.
+/// Compares in a time that does not depend on where two texts differ.
 pub fn equal(a: &str, b: &str) -> bool {
     a.len() == b.len()
         && a.bytes()

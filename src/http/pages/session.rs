@@ -1,4 +1,4 @@
-//! Who looks at the page: a token that has logged in, and what it may do.
+//! The session of a page: a token that has logged in, and what it may do.
 
 use super::error::PageError;
 use super::security::{equal, followed_from_elsewhere, same_origin};
@@ -23,7 +23,7 @@ pub struct Visitor {
     pub name: String,
     pub binding: Binding,
     scopes: Vec<Scope>,
-    /// What forms of this session must carry.
+    /// The CSRF token that forms of this session must contain.
     pub csrf: String,
     /// SHA-256 of the cookie.
     pub session: String,
@@ -47,7 +47,7 @@ impl Visitor {
         }
     }
 
-    /// Who does what is done with the token.
+    /// Returns the identity for actions with the token.
     pub fn actor(&self) -> Actor {
         Actor {
             surface: Surface::Pages,
@@ -96,7 +96,7 @@ impl From<(SessionRecord, String)> for Visitor {
     }
 }
 
-/// Whoever has logged in, as [`super::admit::admit`] has found it.
+/// Whoever has logged in, as [`super::admission::admit`] has found it.
 impl<S: Send + Sync> FromRequestParts<S> for Visitor {
     type Rejection = PageError;
 

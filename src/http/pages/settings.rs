@@ -1,4 +1,4 @@
-//! Section `[pages]`.
+//! The section `[pages]`.
 
 use serde::Deserialize;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PagesSettings {
-    /// How long a login lasts.
+    /// Lifetime of a login.
     #[serde(with = "humantime_serde")]
     pub session_lifetime: Duration,
     pub secure_cookie: SecureCookie,
@@ -25,7 +25,7 @@ pub struct PagesSettings {
     /// How often a live page looks for something new.
     #[serde(with = "humantime_serde")]
     pub live_interval: Duration,
-    /// How often a live page is told that the connection stands.
+    /// Time between two keep-alive events of a live page.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
 }
@@ -34,7 +34,7 @@ pub struct PagesSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SecureCookie {
-    /// When a proxy says by `X-Forwarded-Proto` that the browser came over https.
+    /// When a proxy states in `X-Forwarded-Proto` that the browser used https.
     Auto,
     Always,
 }

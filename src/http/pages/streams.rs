@@ -1,4 +1,4 @@
-//! Who follows how many pages live.
+//! Counts the live streams of sessions and tokens.
 
 use super::PagesSettings;
 use super::session::Visitor;
@@ -23,9 +23,9 @@ struct Open {
     of_token: HashMap<TokenId, usize>,
 }
 
-/// The place of one live page.
+/// The slot of one live page.
 #[derive(Debug)]
-pub struct StreamPlace {
+pub struct StreamSlot {
     streams: Arc<Streams>,
     session: String,
     token: TokenId,
@@ -42,7 +42,7 @@ impl Streams {
     }
 
     /// `None`: there is none left for this session, for its token, or at all.
-    pub fn take(self: &Arc<Self>, visitor: &Visitor) -> Option<StreamPlace> {
+    pub fn take(self: &Arc<Self>, visitor: &Visitor) -> Option<StreamSlot> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |of: Option<&usize>| of.copied().unwrap_or_default();
         if open.all >= self.most
@@ -54,7 +54,7 @@ impl Streams {
         open.all += 1;
         *open.of_session.entry(visitor.session.clone()).or_default() += 1;
         *open.of_token.entry(visitor.token).or_default() += 1;
-        Some(StreamPlace {
+        Some(StreamSlot {
             streams: Arc::clone(self),
             session: visitor.session.clone(),
             token: visitor.token,
@@ -62,7 +62,7 @@ impl Streams {
     }
 }
 
-impl Drop for StreamPlace {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         let open = &self.streams.open;
         let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,9 +2,9 @@
 
 use super::Pages;
 use super::error::{PageError, render};
+use super::format::{Moment, span};
 use super::layout::Layout;
 use super::session::Visitor;
-use super::shown::{Moment, span};
 use crate::domain::access::Scope;
 use crate::domain::{EndpointId, WorkspaceId};
 use askama::Template;

@@ -1,4 +1,4 @@
-//! Client assertions signed with a certificate's key (RFC 7523).
+//! Signs client assertions with a certificate's key (RFC 7523).
 
 use super::certificate::SigningCertificate;
 use base64::Engine;
@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 use uuid::Uuid;
 
-/// Seconds that an assertion is valid. Microsoft asks for 5 to 10 minutes.
+/// Validity of an assertion in seconds. Microsoft recommends 5 to 10 minutes.
 const LIFETIME_SECONDS: i64 = 480;
 
 #[derive(Serialize)]

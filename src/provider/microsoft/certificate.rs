@@ -1,4 +1,4 @@
-//! The certificate that signs assertions, and its private key.
+//! The certificate that signs assertions, with its private key.
 
 use chrono::{DateTime, Utc};
 use jsonwebtoken::EncodingKey;
@@ -11,7 +11,7 @@ use x509_parser::public_key::PublicKey;
 pub(super) struct Unusable {
     /// Path of the member.
     pub field: &'static str,
-    /// What is allowed there.
+    /// What is allowed.
     pub expected: &'static str,
 }
 
@@ -47,7 +47,7 @@ impl std::fmt::Debug for SigningCertificate {
 }
 
 impl SigningCertificate {
-    /// Parses both and makes sure that they belong together.
+    /// Parses both and checks that they belong together.
     pub fn parse(private_key_pem: &SecretString, certificate_pem: &str) -> Result<Self, Unusable> {
         let der = leaf_der(certificate_pem)?;
         let (rest, certificate) =

@@ -1,5 +1,5 @@
-//! What can be read from an access token. Graph tokens are opaque by contract: everything here may
-//! be absent, nothing here is trusted for access, and no signature is checked.
+//! Reads claims of an access token. Graph tokens are opaque by contract: every claim may be absent, none is
+//! trusted for access, and no signature is checked.
 
 use super::evidence;
 use base64::Engine;
@@ -13,8 +13,8 @@ use uuid::Uuid;
 pub(super) struct Claims {
     /// The directory that issued it.
     pub tid: Option<Uuid>,
-    /// Names of the granted application permissions. Null when the token cannot be read; empty
-    /// when it is one of Microsoft Entra's and has none.
+    /// Names of the granted application permissions. `None` when the token cannot be read; empty when it is
+    /// one of Microsoft Entra's and has none.
     pub roles: Option<BTreeSet<String>>,
 }
 

@@ -1,4 +1,4 @@
-//! The clouds that this installation knows: data from the configuration, checked.
+//! The clouds of this installation, from validated configuration.
 
 use super::settings::is_loopback;
 use crate::domain::link::LinkBases;
@@ -14,11 +14,11 @@ pub(super) struct Cloud {
     pub login: Url,
     pub graph: Url,
     pub portal: Url,
-    /// Of `graph`: addresses on it are put together, not parsed.
+    /// Origin of `graph`, to build addresses without parsing.
     pub graph_origin: (Scheme, Authority),
 }
 
-/// Scheme, host and port in the form that requests are made of; null for an address without a host.
+/// Returns scheme, host and port for building requests; `None` for an address without a host.
 pub(super) fn origin(url: &Url) -> Option<(Scheme, Authority)> {
     let parts = url.as_str().parse::<Uri>().ok()?.into_parts();
     Some((parts.scheme?, parts.authority?))
@@ -30,7 +30,7 @@ impl Cloud {
         format!("{}/{tenant}/oauth2/v2.0/token", base(&self.login))
     }
 
-    /// An address on Graph. Null when path and query are none.
+    /// Builds an address on Graph. `None` when path and query are invalid.
     pub fn graph_uri(&self, path_and_query: String) -> Option<Uri> {
         let mut parts = Parts::default();
         let (scheme, authority) = self.graph_origin.clone();
@@ -45,7 +45,7 @@ impl Cloud {
         format!("{}/.default", base(&self.graph))
     }
 
-    /// Base addresses without a slash at the end, as links are made of them.
+    /// Returns base addresses for links, without a slash at the end.
     pub fn link_bases(&self) -> LinkBases {
         LinkBases {
             portal: base(&self.portal),

@@ -1,10 +1,10 @@
-//! Which pieces of an answer may become evidence: codes and ids of a narrow shape. Anything else
-//! in an answer, free text above all, stays out of reports and logs.
+//! Decides which parts of an answer may become evidence: codes and ids of a narrow form. Everything else,
+//! free text above all, stays out of reports and logs.
 
 use serde_json::Value;
 use uuid::Uuid;
 
-/// An error code: letters, digits, `_` and `-`, at most 64. No dot, so that no token fits.
+/// Returns an error code: letters, digits, `_` and `-`, at most 64. No dot, so no token matches.
 pub(super) fn code(value: Option<&Value>) -> Option<&str> {
     value.and_then(Value::as_str).filter(|text| {
         (1..=64).contains(&text.len())
@@ -32,8 +32,8 @@ pub(super) fn is_permission_name(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || SIGNS.contains(&b))
 }
 
-/// A name as those of Microsoft Graph are: letters, digits and `.`, `_`, `-`, `:`, `/`. Names that stand in
-/// a text end at other signs.
+/// Returns whether the text has the form of Microsoft Graph's names: letters, digits and `.`, `_`, `-`, `:`,
+/// `/`. Names within a text end at other characters.
 pub(super) fn is_plain_permission_name(text: &str) -> bool {
     (1..=MAX_PERMISSION_NAME).contains(&text.len())
         && text

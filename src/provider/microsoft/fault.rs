@@ -1,4 +1,4 @@
-//! What went wrong in one call: a reason with its evidence, and whether trying again may help.
+//! The failure of one call: a reason with its evidence, and whether a retry may help.
 
 use crate::domain::Reason;
 use crate::domain::link::Link;
@@ -13,22 +13,22 @@ pub(super) enum Retry {
     Never,
     /// One more time, at once.
     Once,
-    /// After a wait: the one that the provider asked for, or one that grows.
+    /// After a wait: the one that the provider asks for, or exponential backoff.
     Backoff(Option<Duration>),
 }
 
-/// What a case says more exactly than its reason.
+/// Advice for a case that is more exact than the reason's.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Advice {
     /// The claim that it is about.
     pub field: Option<&'static str>,
-    /// In place of the reason's sentence on why it matters.
+    /// Replaces the reason's sentence on why it matters.
     pub why: &'static str,
-    /// In place of the reason's steps.
+    /// Replaces the reason's steps.
     pub steps: &'static [(&'static str, Link)],
 }
 
-/// When to come back. Of two, the one that waits longer counts.
+/// When to try again. Of two, the longer wait counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Later {
     pub wait: Duration,
@@ -51,17 +51,17 @@ pub(super) struct Fault {
     pub reason: Reason,
     pub evidence: Vec<Evidence>,
     pub retry: Retry,
-    /// Permissions of which the answer asks for one.
+    /// Permissions of which the answer requires one.
     pub asks_for: Box<[String]>,
     /// Status of the answer, when there was one.
     pub status: Option<u16>,
-    /// The wait is too long to be made here.
+    /// Set when the wait is too long for this attempt.
     pub later: Option<Later>,
-    /// What the reason alone does not say: one sentence of ours.
+    /// One sentence that adds to the reason.
     pub remark: Option<Box<str>>,
     /// An AADSTS code that is not known here, for people to look up.
     pub look_up: Option<NonZeroU64>,
-    /// What to say and do in place of what the reason says.
+    /// Advice that replaces the reason's.
     pub advice: Option<&'static Advice>,
 }
 
@@ -119,7 +119,7 @@ impl Fault {
             .any(|e| e.kind == EvidenceKind::GraphCode && e.value.eq_ignore_ascii_case(code))
     }
 
-    /// Whether it says nothing about the connection: the provider or the way to it is at fault.
+    /// Returns whether it says nothing about the connection: the provider or the network is at fault.
     pub fn is_transient(&self) -> bool {
         matches!(
             self.reason,

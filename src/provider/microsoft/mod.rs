@@ -1,8 +1,8 @@
 //! Microsoft Entra and Microsoft Graph.
 //!
-//! `settings` → `cloud`, `http` (limits) → `sign_in` (tokens) → `graph` (calls) → `check` (what the
-//! answers mean). `modules`, `aadsts` and `graph_error` are the data: permissions and probes, and
-//! the tables from the provider's errors to reasons.
+//! `settings` → `cloud`, `http` (limits) → `sign_in` (tokens) → `graph` (calls) → `check` (judges the
+//! answers). `modules`, `aadsts` and `graph_error` are the data: permissions and probes, and the tables from
+//! the provider's errors to reasons.
 
 mod aadsts;
 mod assertion;
@@ -41,11 +41,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So long what a registration says of its secrets counts, and all of it where another directory owns it.
+/// Time for which the secrets of a registration are cached, and the whole registration where another
+/// directory owns it.
 const APPLICATION_TTL: Duration = Duration::from_secs(15 * 60);
 
-/// So long nobody tries again to read a registration that another directory owns and that could not be
-/// read there.
+/// Time for which a registration is not read again that another directory owns and that could not be read
+/// there.
 const UNREADABLE_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// The provider `microsoft`. Holds tokens and role names in memory; `Debug` shows none of them.
@@ -57,8 +58,8 @@ pub struct MicrosoftProvider {
 }
 
 impl MicrosoftProvider {
-    /// A provider with these settings that uses no proxy. `clock` dates assertions, and tells whether
-    /// a certificate has expired and how long a `Retry-After` date is away.
+    /// Creates a provider without a proxy. `clock` dates assertions, and decides whether a certificate has
+    /// expired and how far a `Retry-After` date is away.
     pub fn new(
         settings: &MicrosoftSettings,
         clock: Arc<dyn Clock>,
@@ -70,7 +71,7 @@ impl MicrosoftProvider {
         Self::with_outbound(settings, clock, &outbound)
     }
 
-    /// The same, with calls that leave as `outbound` says.
+    /// Creates a provider whose calls go through `outbound`.
     pub fn with_outbound(
         settings: &MicrosoftSettings,
         clock: Arc<dyn Clock>,
@@ -105,7 +106,7 @@ impl MicrosoftProvider {
     }
 }
 
-/// The module of a file, or what is wrong there: `file:line: field: problem` for each problem.
+/// Reads a module from a file; each problem is `file:line: field: problem`.
 pub fn read_module_file(file: &Path) -> Result<Module, Vec<String>> {
     modules::read_file(file).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }

@@ -1,4 +1,4 @@
-//! What is missing in a connection or its credential, told without calling anyone.
+//! Finds what is missing in a connection or its credential, without a request.
 
 use super::certificate::{SigningCertificate, Unusable};
 use super::cloud::{Cloud, Clouds};
@@ -14,8 +14,8 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
-/// A certificate that is valid from a moment ago or soon is the provider's to judge: clocks differ, and
-/// one that was made just now is often used at once.
+/// Tolerance between clocks: the provider judges a certificate that becomes valid or was valid within this
+/// time, since a new one is often used at once.
 const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::minutes(5);
 
 /// The connection's cloud, and the client id to sign in with.
@@ -69,7 +69,7 @@ pub(super) fn client_id(
             "a GUID",
         ));
     };
-    // A secret of another application can only be refused: say so before anyone is asked.
+    // The provider can only refuse a secret of another application, so this is reported without a request.
     match stored.and_then(parse) {
         Some(other) if other != id => Err(Unmet {
             reason: Reason::CredentialMalformed,

@@ -1,4 +1,4 @@
-//! The section `[microsoft]` of the configuration.
+//! The section `[microsoft]`.
 
 use super::cloud::{self, Cloud, Clouds};
 use crate::domain::connection::is_cloud_key;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use url::{Host, Url};
 
-/// Section `[microsoft]`. Every field is required here; the defaults stand in config/default.toml.
+/// The section `[microsoft]`. Every field is required here; the defaults are in config/default.toml.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MicrosoftSettings {
@@ -28,27 +28,27 @@ pub struct MicrosoftSettings {
     pub max_response_bytes: usize,
     /// Pages of one listing.
     pub max_pages: usize,
-    /// Resources that one application may hold roles on; each costs a call.
+    /// Largest number of resources that one application may have roles on; each takes a call.
     pub max_resources: usize,
-    /// How often one request is sent at most, the first time included.
+    /// Largest number of times that one request is sent, including the first one.
     pub max_attempts_per_request: u32,
     /// First wait before a request is sent again; doubles each time.
     #[serde(with = "humantime_serde")]
     pub retry_base_delay: Duration,
-    /// The longest wait that is chosen here; what the provider asks for may be longer.
+    /// Longest wait that is chosen here; the provider may ask for a longer one.
     #[serde(with = "humantime_serde")]
     pub retry_max_delay: Duration,
-    /// When the provider asks to wait longer than this, the run goes back to the queue.
+    /// Wait of the provider beyond which the run is released.
     #[serde(with = "humantime_serde")]
     pub defer_after: Duration,
-    /// How long before its expiry a token is no longer used (at most half its lifetime).
+    /// Time before its expiry in which a token is no longer used (at most half its lifetime).
     #[serde(with = "humantime_serde")]
     pub token_refresh_margin: Duration,
     /// Tokens kept in memory.
     pub token_cache_entries: u64,
-    /// Resources whose role names are kept in memory.
+    /// Resources whose role names are cached.
     pub role_cache_entries: u64,
-    /// How long role names are kept.
+    /// Time for which role names are cached.
     #[serde(with = "humantime_serde")]
     pub role_cache_ttl: Duration,
     /// Folder with the files of more modules; empty: there are none.
@@ -65,18 +65,17 @@ pub struct CloudSettings {
     pub login: String,
     /// Microsoft Graph. Plain http only on loopback.
     pub graph: String,
-    /// The portal that links lead people to; never called. Always https, because a report holds
-    /// no other links.
+    /// The portal that links lead to; never called. Always https, because a report contains no other links.
     pub portal: String,
 }
 
-/// What is wrong in the section `[microsoft]`.
+/// Why the section `[microsoft]` is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("microsoft.{field}: {problem}")]
 pub struct MicrosoftSettingsError {
     /// Path of the member within the section.
     pub field: String,
-    /// What is allowed there.
+    /// What is allowed.
     pub problem: String,
 }
 

@@ -1,12 +1,12 @@
-//! What is wrong with the address of a Redis server.
+//! Explains what is wrong with the address of a Redis server.
 
-use crate::domain::address;
+use crate::domain::server_address;
 use url::{Host, Url};
 
-/// What is wrong with `redis://…` or `rediss://…`; `None` if the client can read it. Never quotes user or
-/// password.
+/// Returns what is wrong with `redis://…` or `rediss://…`; `None` if the client can parse it. Never quotes
+/// user or password.
 pub fn problem(text: &str) -> Option<String> {
-    if let Some(problem) = address::problem(text) {
+    if let Some(problem) = server_address::problem(text) {
         return Some(problem);
     }
     // Just read.
@@ -14,7 +14,7 @@ pub fn problem(text: &str) -> Option<String> {
     let says = |problem: &str| Some(problem.to_owned());
     if !url.username().is_empty() && url.password().is_none() {
         return says(
-            "it has a user and no password; a password alone stands behind a colon, as in redis://:PASSWORD@HOST",
+            "it has a user and no password; a password alone follows a colon, as in redis://:PASSWORD@HOST",
         );
     }
     let everywhere = match url.host() {
@@ -36,7 +36,7 @@ pub fn problem(text: &str) -> Option<String> {
         // It may be a part of a password with a question mark in it.
         unknown if !unknown.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') || unknown.len() > 40 => {
             says(
-                "behind the ? stands no known parameter; percent-encode ? as %3F in the password, allowed as \
+                "there is no known parameter after the ?; percent-encode ? as %3F in the password, allowed as \
                  parameter: protocol",
             )
         }
@@ -70,7 +70,7 @@ mod tests {
             ("redis://h?ssl=true", "TLS the scheme rediss"),
             ("redis://h?protocol=4", "allowed: 2, 3, resp2, resp3"),
             ("redis://h?S3cret!", "percent-encode ? as %3F"),
-            ("redis://::1:6379", "an IPv6 address stands in brackets"),
+            ("redis://::1:6379", "an IPv6 address must be in brackets"),
             ("redis://", "the host is missing"),
         ] {
             let problem = problem(address).unwrap_or_default();

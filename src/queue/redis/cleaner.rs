@@ -12,7 +12,7 @@ use super::connections::Connections;
 use super::keys::Keys;
 use super::orphan_recovery::Malformed;
 use super::settings::RedisSettings;
-use crate::domain::job::MAX_PAYLOAD_BYTES;
+use crate::domain::hint::MAX_PAYLOAD_BYTES;
 use crate::ports::queue::QueueError;
 use rand::Rng;
 use redis::{Script, ScriptInvocation};
@@ -43,7 +43,7 @@ pub(super) struct Cleaner {
     every: Duration,
     chunk: usize,
     dead_keep: usize,
-    /// Where SCAN goes on.
+    /// The cursor of SCAN.
     cursor: u64,
 }
 
@@ -59,7 +59,7 @@ impl Cleaner {
         }
     }
 
-    /// Cleans until `stop`; the next cleaner removes what is left then.
+    /// Cleans until `stop`; the next cleaner removes the rest.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let pause = self.every.mul_f64(rand::rng().random_range(0.75..1.25));
@@ -74,11 +74,11 @@ impl Cleaner {
             match result {
                 Ok(0) => {}
                 Ok(removed) => {
-                    metrics::counter!("verifyd_queue_cleaned_total").increment(removed);
+                    metrics::counter!("verifyd_queue_entries_removed_total").increment(removed);
                     tracing::trace!(removed, "cleaned the queue");
                 }
                 // The fetchers report an unreachable server.
-                Err(error) => tracing::debug!(%error, "the queue was not cleaned"),
+                Err(error) => tracing::debug!(%error, "cannot clean the queue; trying again"),
             }
         }
     }

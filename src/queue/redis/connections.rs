@@ -1,4 +1,4 @@
-//! The connections to the one Redis server.
+//! The connections to the Redis server.
 
 use super::error;
 use super::settings::{RedisSettings, RedisSettingsError};
@@ -103,7 +103,9 @@ impl Connections {
             Ok(Ok(value)) => (Ok(value), false),
             Ok(Err(error)) => (Err(unavailable(&error)), needs_new_connection(&error)),
             Err(_) => (
-                Err(QueueError::Unavailable("no answer in time".into())),
+                Err(QueueError::Unavailable(
+                    "no answer within the timeout".into(),
+                )),
                 true,
             ),
         };
@@ -136,7 +138,9 @@ impl Connections {
         };
         match tokio::time::timeout(self.call_timeout, exchange).await {
             Ok(answer) => answer.map_err(|error| unavailable(&error)),
-            Err(_) => Err(QueueError::Unavailable("no answer in time".into())),
+            Err(_) => Err(QueueError::Unavailable(
+                "no answer within the timeout".into(),
+            )),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::connections::Connections;
 use super::keys::Keys;
-use crate::domain::job::{Hint, HintError, MAX_PAYLOAD_BYTES};
+use crate::domain::hint::{Hint, HintError, MAX_PAYLOAD_BYTES};
 use crate::domain::report::redact;
 use crate::ports::queue::{DeadLetter, QueueError};
 use redis::{Script, Value};

@@ -1,7 +1,7 @@
 //! Decodes deliveries and passes their hints to the handler.
 
 use super::log_throttle::LogThrottle;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::ports::queue::HintHandler;
 use crate::queue::consumer_health::ConsumerHealth;
 use apalis_core::backend::codec::Codec;
@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 static DEAD_LETTERS: LogThrottle = LogThrottle::new();
 
-/// Passes payloads on as they are: one that a codec refuses ends the worker and is delivered again
-/// for ever.
+/// Passes payloads on unchanged: a payload that a codec refuses ends the worker and is delivered again for
+/// ever.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RawBytes;
 
@@ -74,7 +74,7 @@ impl DeliveryHandler {
             Err(error) => {
                 self.health.count_dead_letter();
                 if let Some(left_out) = DEAD_LETTERS.line() {
-                    tracing::warn!(reason = %error, left_out, "a payload is no hint; it is a dead letter now");
+                    tracing::warn!(reason = %error, left_out, "the payload is no hint; moved to the dead letters");
                 }
                 Err(AbortError::new(error))
             }

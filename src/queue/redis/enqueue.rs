@@ -2,7 +2,7 @@
 
 use super::connections::Connections;
 use super::keys::Keys;
-use crate::domain::job::{Hint, MAX_PAYLOAD_BYTES};
+use crate::domain::hint::{Hint, MAX_PAYLOAD_BYTES};
 use crate::ports::queue::QueueError;
 use redis::aio::ConnectionManager;
 use redis::{ErrorKind, RedisResult, Script, ServerErrorKind};
@@ -29,7 +29,7 @@ impl Delivery {
     fn new(hint: &Hint) -> Self {
         let mut payload = hint.encode();
         if payload.len() > MAX_PAYLOAD_BYTES {
-            // Only trace context can be that long, and no consumer would read it.
+            // Only trace context can be that long, and no consumer would accept it.
             payload = Hint::new(hint.operation_run_id).encode();
         }
         Self {

@@ -1,6 +1,6 @@
 //! Describes why Redis cannot be used, with the server's own error where it sent one.
 //!
-//! The client's messages hold no password: they name commands, hosts and answers of the server.
+//! The client's messages contain no password: they name commands, hosts and answers of the server.
 
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -33,9 +33,9 @@ fn describe_io(error: &RedisError) -> String {
     let text = error.to_string();
     let has = |part: &str| text.contains(part);
     let cause = if error.is_connection_refusal() {
-        "nobody listens there"
+        "no server listens there"
     } else if error.is_timeout() {
-        "no answer in time"
+        "no answer within the timeout"
     } else if has("lookup address") || has("Name or service not known") {
         "the host's name cannot be resolved"
     } else if has("certificate") {
@@ -70,7 +70,7 @@ pub(super) async fn try_to_connect(
         Ok(_) => Ok(()),
         // A server without TLS waits for the rest of a command.
         Err(error) if tls && error.is_timeout() => Err(format!(
-            "no answer in time; the server may speak no TLS there (rediss://): {error}"
+            "no answer within the timeout; the server may speak no TLS there (rediss://): {error}"
         )),
         Err(error) => Err(describe_with_answer(client, &limits, &error).await),
     }

@@ -2,7 +2,7 @@
 
 use super::keys::Keys;
 use super::orphan_recovery::Malformed;
-use crate::domain::job::MAX_PAYLOAD_BYTES;
+use crate::domain::hint::MAX_PAYLOAD_BYTES;
 use apalis_core::task::builder::TaskBuilder;
 use apalis_core::task::status::Status;
 use apalis_core::task::task_id::TaskId;
@@ -21,7 +21,7 @@ static FETCH: LazyLock<Script> = LazyLock::new(|| {
 /// The result of one fetch.
 pub(super) struct Fetched {
     pub deliveries: Vec<RedisTask>,
-    /// Whether the queue held as many entries as were asked for, those included that were removed.
+    /// Whether the queue held as many entries as were requested, including removed ones.
     pub is_full: bool,
 }
 

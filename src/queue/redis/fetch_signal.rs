@@ -1,4 +1,4 @@
-//! Wakes an idle fetcher: by the queue's pub/sub channel, and by a tick where that is silent.
+//! Wakes an idle fetcher: by the queue's pub/sub channel, and by a tick where there is no message.
 
 use super::connections::Connections;
 use super::keys::Keys;
@@ -52,7 +52,7 @@ pub(super) struct FetchStrategy {
 
 impl FetchStrategy {
     pub fn new(signal: Arc<FetchSignal>, every: Duration) -> Self {
-        // Fetchers that were started together must not tick together.
+        // Jitter: fetchers that were started at the same time must not tick at the same time.
         let first = every.mul_f64(rand::rng().random_range(0.0..1.0));
         let mut tick = tokio::time::interval_at(Instant::now() + first, every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -110,7 +110,7 @@ impl Listener {
             Err(error) => return error.to_string(),
         };
         let (mut sink, mut stream) = pubsub.split();
-        // The stream is what drives the connection, so it is polled beside every command.
+        // Polling the stream drives the connection, so it is polled during every command.
         let subscribed = async {
             tokio::time::timeout(self.interval, sink.subscribe(&self.keys.available)).await
         };
@@ -119,7 +119,7 @@ impl Listener {
             Ok(Err(error)) => return error.to_string(),
             Err(_) => return "subscribing took too long".into(),
         }
-        // What came before the subscription.
+        // For hints that came before the subscription.
         self.set_all();
         let mut probe = tokio::time::interval_at(Instant::now() + self.interval, self.interval);
         loop {
@@ -129,7 +129,7 @@ impl Listener {
                     None => return "the connection was closed".into(),
                 },
                 _ = probe.tick() => {
-                    // A half-open connection would be silent for ever.
+                    // A half-open connection would never report an error.
                     let answer = tokio::time::timeout(
                         self.interval,
                         sink.ping::<redis::Value>(),

@@ -1,8 +1,8 @@
-//! One fetcher: a worker of the queue that is started again whenever it ends.
+//! One fetcher: a worker of the queue that is restarted whenever it ends.
 //!
-//! As shipped, any error of the server ends a worker for good. Here every start has a fresh name (a name
-//! that was seen lately is refused) and a fresh connection (the old one may lead to a former primary),
-//! comes after an exponential backoff with jitter, and first returns what the ended workers held.
+//! As shipped, any error of the server ends a worker for good. Here every start has a fresh name (a recently
+//! used one is refused) and a fresh connection (the old one may lead to a former primary), comes after an
+//! exponential backoff with jitter, and first returns the messages that the ended workers held.
 
 use super::connections::Connections;
 use super::delivery::{DeliveryHandler, RawBytes};
@@ -38,12 +38,12 @@ use tokio_util::sync::CancellationToken;
 /// too, later.
 const MAX_ENDED: usize = 32;
 
-/// Time that a stopping worker gets to end while the server is away.
+/// Time for a stopping worker to end while the server is unavailable.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a worker ended.
 enum End {
-    /// As asked, with no handler left.
+    /// Stopped on request, with no handler left.
     Stopped,
     Failed(String),
 }
@@ -80,15 +80,20 @@ impl Fetcher {
             }
             let pause = pauses.next().unwrap_or(settings.restart_backoff_max);
             let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            // Warned of once: a server may be away for hours.
+            // Logged once: a server may be unavailable for hours.
             if failing {
-                tracing::debug!(worker = name, reason, pause_ms, "the fetcher failed again");
+                tracing::debug!(
+                    worker = name,
+                    reason,
+                    pause_ms,
+                    "fetcher failed again; restarting it"
+                );
             } else {
                 tracing::warn!(
                     worker = name,
                     reason,
                     pause_ms,
-                    "the fetcher failed; restarting it"
+                    "fetcher failed; restarting it"
                 );
             }
             failing = true;
@@ -147,11 +152,14 @@ impl Fetcher {
         if let End::Stopped = end
             && self.connected()
         {
-            // Over the same connection, behind a fetch that may still be on its way.
+            // Over the same connection, after a fetch that may still be under way.
             let timeout = self.queue.settings.call_timeout();
             let recovered = self.recover_orphans(&mut connection, ended);
             if !matches!(tokio::time::timeout(timeout, recovered).await, Ok(Ok(()))) {
-                tracing::debug!(worker = name, "the worker's deliveries were not returned");
+                tracing::debug!(
+                    worker = name,
+                    "cannot return the worker's deliveries to the queue; its heartbeat has to expire first"
+                );
             }
         }
         if ended.len() > MAX_ENDED {
@@ -200,7 +208,7 @@ impl Fetcher {
                 end = &mut run => return match end {
                     // While stopping, what could not be acknowledged is returned to the queue.
                     Ok(_) if stopping => End::Stopped,
-                    Ok(Ok(())) => End::Failed("the worker ended by itself".into()),
+                    Ok(Ok(())) => End::Failed("the worker ended unexpectedly".into()),
                     Ok(Err(error)) => End::Failed(error.to_string()),
                     Err(_) => End::Failed("the worker panicked".into()),
                 },
@@ -269,7 +277,7 @@ impl Fetcher {
         WorkerBuilder::new(context)
             .backend(backend)
             .parallelize(tokio::spawn)
-            // The text of a panic may hold anything, and the queue stores the error's text.
+            // The text of a panic may contain anything, and the queue stores the error's text.
             .layer(CatchPanicLayer::with_panic_handler(
                 |_: &Box<dyn std::any::Any + Send>| {
                     metrics::counter!("verifyd_hint_panics_total").increment(1);

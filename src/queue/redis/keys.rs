@@ -1,4 +1,4 @@
-//! The names of the queue's keys, as apalis-redis 1.0 makes them.
+//! The names of the queue's keys, as apalis-redis 1.0 builds them.
 
 /// Sorted set of all queues of the server, by the key of their workers.
 pub(super) const QUEUES: &str = "core:apalis:queues:list";
@@ -46,12 +46,12 @@ impl Keys {
         }
     }
 
-    /// Returns a pattern that matches all keys of the queue, whose name holds no special character.
+    /// Returns a pattern that matches all keys of the queue, whose name contains no special character.
     pub fn pattern(&self) -> String {
         format!("{}:*", self.queue)
     }
 
-    /// Names the set of the ids that a worker holds.
+    /// Returns the key of the set of ids that a worker holds.
     pub fn inflight(&self, worker: &str) -> String {
         format!("{}:inflight:{worker}", self.queue)
     }

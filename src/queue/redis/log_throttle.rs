@@ -1,4 +1,4 @@
-//! Limits log lines that producers cause: who writes to the queue must not be able to fill the log.
+//! Limits log lines that producers cause: a writer of the queue must not be able to fill the log.
 
 use parking_lot::Mutex;
 use std::time::Duration;

@@ -58,7 +58,7 @@ pub use removal::{RemovalError, remove_queue, try_queue};
 pub use settings::{RedisSettings, RedisSettingsError};
 
 use crate::domain::completion_event::CompletionEvent;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::ports::queue::{DeadLetter, HintHandler, Queue, QueueError, QueueHealth};
 use crate::queue::consumer_health::ConsumerHealth;
 use async_trait::async_trait;
@@ -117,7 +117,7 @@ impl RedisQueue {
             .await
             .is_err()
         {
-            tracing::error!("a fetcher panicked; starting it again");
+            tracing::error!("fetcher panicked; restarting it");
         }
     }
 }
@@ -195,7 +195,7 @@ impl Queue for RedisQueue {
         Ok(())
     }
 
-    async fn announce(&self, events: &[CompletionEvent]) -> Result<(), QueueError> {
+    async fn publish_completions(&self, events: &[CompletionEvent]) -> Result<(), QueueError> {
         let mut pipeline = redis::pipe();
         for event in events {
             if let Ok(payload) = serde_json::to_string(event) {

@@ -1,7 +1,7 @@
-//! The connection of a fetcher's worker, which records answers as signs of life.
+//! The connection of a fetcher's worker, which records answers as activity.
 //!
-//! Answers to the worker's own commands (registration, heartbeats, fetches, acknowledgements) are the
-//! only sign that a consumer is not stalled: the process outlives an ended worker.
+//! Answers to the worker's own commands (registration, heartbeats, fetches, acknowledgements) are the only
+//! sign that a consumer is not stalled: the process outlives an ended worker.
 
 use crate::queue::consumer_health::{ConsumerHealth, LastActivity};
 use futures::FutureExt;

@@ -5,7 +5,7 @@
 
 use super::keys::Keys;
 use super::log_throttle::LogThrottle;
-use crate::domain::job::MAX_PAYLOAD_BYTES;
+use crate::domain::hint::MAX_PAYLOAD_BYTES;
 use redis::aio::ConnectionLike;
 use redis::{RedisResult, Script};
 use std::sync::LazyLock;
@@ -26,7 +26,7 @@ static SEND_HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
     Script::new("return redis.call('ZADD', KEYS[1], 'XX', redis.call('TIME')[1], ARGV[1])")
 });
 
-/// Entries per script call, as Redis serves nobody else meanwhile.
+/// Entries per script call, as Redis serves no other client meanwhile.
 const CHUNK: usize = 500;
 
 /// Entries that were not written by the enqueue script, and what became of them.
@@ -63,7 +63,8 @@ impl Malformed {
             }
         }
         if repaired + dropped + keys > 0 {
-            metrics::counter!("verifyd_queue_malformed_total").increment(repaired + dropped + keys);
+            metrics::counter!("verifyd_queue_malformed_entries_total")
+                .increment(repaired + dropped + keys);
             let Some(left_out) = MALFORMED.line() else {
                 return;
             };
@@ -78,8 +79,8 @@ impl Malformed {
     }
 }
 
-/// Returns what an ended worker still holds to the queue, without waiting until others notice that its
-/// heartbeats stopped, and removes the worker from the list.
+/// Returns the messages of an ended worker to the queue without waiting for its heartbeats to expire, and
+/// removes the worker from the list.
 pub(super) async fn return_held(
     connection: &mut impl ConnectionLike,
     keys: &Keys,

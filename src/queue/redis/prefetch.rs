@@ -1,11 +1,11 @@
 //! The backend of a fetcher's worker: apalis-redis' own, except that it prefetches several deliveries.
 //!
 //! As shipped, a delivery that has been fetched and not yet started keeps a worker from heartbeats and
-//! acknowledgements, so a worker must fetch one by one. That costs a round trip per delivery and limits
-//! the rate under load. Here `RedisStorage` registers, sends heartbeats and acknowledges, and is never
-//! asked for a delivery. [`fetch`] brings as many deliveries as there are free concurrency slots, and
-//! [`PrefetchBackend`] keeps them until the worker takes them. Redis lists all of them as held by this
-//! worker: when it ends, orphan recovery returns them to the queue.
+//! acknowledgements, so a worker must fetch one by one. That costs a round trip per delivery and limits the
+//! rate under load. Here `RedisStorage` registers, sends heartbeats and acknowledges, and never fetches.
+//! [`fetch`] brings as many deliveries as there are free concurrency slots, and [`PrefetchBackend`] keeps
+//! them until the worker takes them. Redis lists all of them as held by this worker: when it ends, orphan
+//! recovery returns them to the queue.
 
 use super::fetch::{Fetched, fetch};
 use super::fetch_signal::FetchSignal;

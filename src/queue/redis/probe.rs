@@ -1,10 +1,10 @@
-//! Tries whether hints can be sent: puts one and takes it back in one step of the server.
+//! Tests whether hints can be sent: adds one and removes it in one step of the server.
 
 use super::connections::Connections;
 use super::enqueue::ENQUEUE;
 use super::keys::Keys;
 use crate::domain::RunId;
-use crate::domain::job::Hint;
+use crate::domain::hint::Hint;
 use crate::ports::queue::QueueError;
 use redis::Script;
 use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! Tries a temporary queue, and removes it with all that it left in Redis.
+//! Tests a temporary queue, and removes it with everything that it left in Redis.
 
 use super::connections::Connections;
 use super::keys::{Keys, QUEUES};
@@ -10,11 +10,11 @@ use std::sync::{Arc, LazyLock};
 
 static REMOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/remove.lua")));
 
-/// Keys that one step of the scan looks at, as Redis serves nobody else meanwhile.
+/// Keys that one step of the scan reads, as Redis serves no other client meanwhile.
 const STEP: usize = 1000;
 
-/// Fails unless the settings' user may write the queue's keys and publish on its channels. Leaves
-/// nothing behind. For queues that nobody uses yet.
+/// Fails unless the settings' user may write the queue's keys and publish on its channels. Leaves nothing
+/// behind. For queues that are not in use yet.
 pub async fn try_queue(settings: &RedisSettings) -> Result<(), RemovalError> {
     settings.validate()?;
     let connections = Connections::new(settings, Arc::new(ConsumerHealth::new(false)))?;
@@ -40,8 +40,8 @@ pub enum RemovalError {
     Queue(#[from] QueueError),
 }
 
-/// Removes every key of the queue that the settings name, whoever wrote it. For queues that nobody
-/// uses any more. Returns how many there were.
+/// Removes every key of the queue that the settings name, whoever wrote it. For queues that are no longer in
+/// use. Returns the number of keys.
 pub async fn remove_queue(settings: &RedisSettings) -> Result<u64, RemovalError> {
     settings.validate()?;
     let connections = Connections::new(settings, Arc::new(ConsumerHealth::new(false)))?;

@@ -13,7 +13,7 @@ pub struct RedisSettings {
     pub url: SecretString,
     /// Name of the queue and prefix of all its keys: letters, digits, `_`, `-` and `.`.
     pub queue: String,
-    /// Workers of the queue in this process: they fetch, the handlers run beside them.
+    /// Workers of the queue in this process: they fetch, and handlers run in other tasks.
     pub fetchers: usize,
     /// Time to establish a connection.
     #[serde(with = "humantime_serde")]
@@ -32,8 +32,8 @@ pub struct RedisSettings {
     /// Interval between two heartbeats of a fetcher in Redis. Whole seconds.
     #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
-    /// After so many missed heartbeats others return what a fetcher holds to the queue: 2 or more, as the
-    /// queue counts in whole seconds and one late heartbeat is none that is missing.
+    /// Missed heartbeats after which others return the messages of a fetcher to the queue: 2 or more, as the
+    /// queue counts in whole seconds and one late heartbeat is not a missed one.
     pub missed_heartbeats: usize,
     /// Pause before a fetcher that ended is started again; doubles from here…
     #[serde(with = "humantime_serde")]
@@ -50,7 +50,7 @@ pub struct RedisSettings {
     pub dead_keep: usize,
 }
 
-/// What is wrong with the section `[redis]`. Never quotes the URL: it holds the password.
+/// Why the section `[redis]` is invalid. Never quotes the URL, which contains the password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisSettingsError {
     #[error("redis.url cannot be used: {0}; allowed is redis://… or rediss://…")]
@@ -82,8 +82,8 @@ impl RedisSettings {
         Ok(())
     }
 
-    /// Returns the time without a sign of life after which a fetcher is stalled and started again: longer
-    /// than others wait before they return what it holds, and than any one command may take.
+    /// Returns the time without activity after which a fetcher is stalled and restarted: longer than others
+    /// wait before they return what it holds, and than any one command may take.
     pub(super) fn stalled_after(&self) -> Duration {
         let beats = u32::try_from(self.missed_heartbeats).unwrap_or(u32::MAX);
         self.heartbeat_interval

@@ -1,12 +1,12 @@
-//! Batching: calls that arrive while a batch is under way make up the next one. No timer: a call that
-//! comes by itself is sent at once, and the more there are at the same time, the less each costs.
+//! Batching: calls that arrive while a batch is under way make up the next one. There is no timer: a single
+//! call is sent at once, and the more calls arrive at the same time, the less each costs.
 //!
-//! A call that its batch does not decide, and every call of a batch that failed, is answered with
-//! `None`: its caller sends it by itself, so that no row takes others down with it.
+//! A call that its batch does not decide, and every call of a batch that failed, is answered with `None`: its
+//! caller sends it separately, so that no row makes other calls fail.
 //!
-//! A batch that fails never keeps the calls behind it waiting. After an error or a panic the task sends
-//! the next batch at once. While a batch gets no answer, another task takes over what waits. A task that
-//! is cancelled gives the calls back: each is sent by itself.
+//! A batch that fails never keeps the calls behind it waiting. After an error or a panic the task sends the
+//! next batch at once. While a batch gets no answer, another task takes over the waiting calls. A task that
+//! is cancelled returns the calls to their callers, which send them separately.
 
 use crate::ports::store_error::StoreError;
 use futures::FutureExt as _;
@@ -21,17 +21,17 @@ use tokio::sync::{Notify, oneshot};
 /// Most calls in one batch.
 const MAX_BATCH_SIZE: usize = 128;
 
-/// A batch that has run for so long has lost its connection, most likely: another task then sends
-/// what waits behind it. A batch waits for a lock a quarter of a second at most.
+/// Time after which another task sends the calls that wait behind a batch: its connection is most likely
+/// lost. A batch waits at most a quarter of a second for a lock.
 const TAKEOVER_AFTER: Duration = Duration::from_secs(2);
 
-/// How long a task with nothing to do keeps its connection: runs that come one by one shall not wait
-/// for the pool, which asks a connection that is given back whether it answers.
+/// Time for which an idle task keeps its connection, so that runs that come one by one do not wait for the
+/// pool, which tests every connection that is returned.
 const LINGER: Duration = Duration::from_millis(100);
 
 /// A store that batches calls.
 pub(super) trait Batching: Send + Sync + Sized + 'static {
-    /// What a batch runs on: a connection, or a transaction.
+    /// The connection or transaction that a batch uses.
     type Connection: Send;
 
     /// Itself, for the tasks that send batches.
@@ -43,12 +43,11 @@ pub(super) trait Batching: Send + Sync + Sized + 'static {
         call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> impl Future<Output = Result<T, StoreError>> + Send;
 
-    /// Waits for a free connection. Which calls make up the batch is decided when it is there: so those
-    /// whose callers have gone meanwhile do nothing, and those that have come meanwhile need not wait
-    /// again.
+    /// Waits for a free connection. The batch is put together afterwards: calls whose callers have gone are
+    /// left out, and calls that came meanwhile are included.
     fn acquire(&self) -> impl Future<Output = Result<Self::Connection, StoreError>> + Send;
 
-    /// Whether a task keeps its connection after so many batches, if it can be used again.
+    /// Returns whether a task keeps its connection after this number of batches, if it is still usable.
     fn keeps_connection(&self, batches: u32) -> bool;
 }
 
@@ -58,7 +57,7 @@ pub(super) trait BatchedCall<S: Batching>: Sized + Send + 'static {
     /// For the metrics.
     const NAME: &'static str;
 
-    /// What no two calls of a batch may have in common.
+    /// Returns the keys that no two calls of a batch may have in common.
     fn keys(&self) -> Vec<(&'static str, i64)>;
 
     fn batcher(store: &S) -> &Batcher<Self, Self::Answer>;
@@ -118,7 +117,7 @@ impl<C, A> Batcher<C, A> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where its answer will come, and whether a task is to be started.
+    /// Returns where the answer will arrive, and whether a task has to be started.
     fn add(&self, call: C) -> (oneshot::Receiver<Option<A>>, bool) {
         let (answer, answered) = oneshot::channel();
         let mut state = self.lock();
@@ -131,11 +130,11 @@ impl<C, A> Batcher<C, A> {
         (answered, starts)
     }
 
-    /// Whether anything waits, or comes before the task has waited for so long. If not, the task ends.
-    async fn goes_on(&self, linger: Option<Duration>) -> bool {
+    /// Returns whether a call waits, or arrives within `linger`. If not, the task ends.
+    async fn waits_for_call(&self, linger: Option<Duration>) -> bool {
         if let Some(linger) = linger {
             let comes = async {
-                // What has arrived may be a call that is done by now.
+                // The call that arrived may be taken already.
                 while self.lock().waiting.is_empty() {
                     self.arrived.notified().await;
                 }
@@ -159,7 +158,7 @@ impl<C, A> Batcher<C, A> {
         state.has_task
     }
 
-    /// The next batch, in the order of arrival, without those whose caller has gone.
+    /// Returns the next batch, in the order of arrival, without calls whose callers have gone.
     fn next(&self, keys: impl Fn(&C) -> Vec<(&'static str, i64)>) -> Vec<Waiting<C, A>> {
         let mut state = self.lock();
         let mut batch: Vec<Waiting<C, A>> = Vec::new();
@@ -185,14 +184,14 @@ impl<C, A> Batcher<C, A> {
     }
 }
 
-/// The task that sends batch after batch. It counts from its creation, also while it has not begun.
+/// The task that sends one batch after another. It counts from its creation, even before it begins.
 struct BatchTask<S: Batching, C: BatchedCall<S>> {
     store: Arc<S>,
     is_counted: bool,
     call: PhantomData<fn(C)>,
 }
 
-/// Ends also when its task is cancelled. Calls that nobody would send are given back.
+/// Also when its task is cancelled: calls that nobody would send are returned to their callers.
 impl<S: Batching, C: BatchedCall<S>> Drop for BatchTask<S, C> {
     fn drop(&mut self) {
         if self.is_counted {
@@ -201,14 +200,14 @@ impl<S: Batching, C: BatchedCall<S>> Drop for BatchTask<S, C> {
                 tracing::debug!(
                     call = C::NAME,
                     calls = left.len(),
-                    "a batching task was cancelled; sending each call by itself"
+                    "batching task cancelled; sending its calls separately"
                 );
             }
         }
     }
 }
 
-/// Sends the call in a batch with others of its kind. `None`: send it by itself.
+/// Sends the call in a batch with others of its kind. `None`: send it separately.
 pub(super) async fn submit<S, C>(store: &S, call: C) -> Option<C::Answer>
 where
     S: Batching,
@@ -226,8 +225,8 @@ where
 }
 
 impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
-    /// Starts a task that the batcher counts already. Not within the caller that happened to come
-    /// first: the task must not end with it.
+    /// Starts a task that the batcher counts already. It is independent of the caller that came first, whose
+    /// end must not end the task.
     fn start(store: Arc<S>) {
         let task = Self {
             store,
@@ -245,7 +244,7 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
     async fn run(mut self) {
         let mut kept = None;
         let mut batches: u32 = 0;
-        while self.is_counted && self.goes_on(kept.is_some()).await {
+        while self.is_counted && self.waits_for_call(kept.is_some()).await {
             let acquired = async {
                 match kept.take() {
                     Some(connection) => Ok(connection),
@@ -278,13 +277,13 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
                         let _ = answer.send(found);
                     }
                 }
-                // Their callers learn it as the answers are dropped.
+                // The callers see it when the answers are dropped.
                 Err(error) => Self::failed(answers.len(), &error),
             }
         }
     }
 
-    /// Runs one batch. When it takes too long, another task goes on with what waits.
+    /// Runs one batch. When it takes too long, another task continues with the waiting calls.
     async fn send(&mut self, connection: S::Connection, calls: Vec<C>) -> BatchResult<S, C> {
         let store = Arc::clone(&self.store);
         let mut batch = pin!(unpanicked(
@@ -302,10 +301,13 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
         batch.await
     }
 
-    async fn goes_on(&mut self, lingers: bool) -> bool {
-        let goes_on = self.batcher().goes_on(lingers.then_some(LINGER)).await;
-        self.is_counted = goes_on;
-        goes_on
+    async fn waits_for_call(&mut self, lingers: bool) -> bool {
+        let waits_for_call = self
+            .batcher()
+            .waits_for_call(lingers.then_some(LINGER))
+            .await;
+        self.is_counted = waits_for_call;
+        waits_for_call
     }
 
     fn next(&self) -> (Vec<C>, Answers<C::Answer>) {
@@ -315,7 +317,7 @@ impl<S: Batching, C: BatchedCall<S>> BatchTask<S, C> {
 
     fn failed(calls: usize, error: &StoreError) {
         metrics::counter!("verifyd_database_batches_failed_total", "call" => C::NAME).increment(1);
-        tracing::debug!(call = C::NAME, calls, %error, "a batch failed; sending each call by itself");
+        tracing::debug!(call = C::NAME, calls, %error, "batch failed; sending its calls separately");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Batches of a store that only doubles numbers.
+//! Tests batching with a store that doubles numbers.
 
 use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -91,7 +91,7 @@ fn doubling_that(keeps: bool) -> Arc<Doubling> {
     })
 }
 
-/// Asks for all of them before anything runs, and lets it run then.
+/// Submits all calls before any of them runs.
 async fn ask(store: &Arc<Doubling>, numbers: &[i64]) -> Vec<Option<i64>> {
     let asked = futures::future::join_all(numbers.iter().map(|n| submit(&**store, Number(*n))));
     let go = async {
@@ -153,7 +153,7 @@ fn with_some_behind(first: i64) -> Vec<i64> {
     numbers
 }
 
-/// The answers to those in the failed batch, and to those behind it.
+/// Asserts the answers of the failed batch and of those behind it.
 fn assert_only_the_first_batch_failed(numbers: &[i64], answers: &[Option<i64>]) {
     let (failed, behind) = answers.split_at(MAX_BATCH_SIZE);
     assert!(failed.iter().all(Option::is_none), "{failed:?}");

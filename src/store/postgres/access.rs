@@ -41,13 +41,13 @@ const BY_HASH: &str = sql!(
     " AS to_be_noted FROM verifyd.api_tokens t WHERE t.token_hash = $1 AND " valid!()
 );
 
-/// Whoever finds the row locked leaves it: another request notes the same.
+/// A request that finds the row locked skips it: another one records the same.
 const NOTE_USE: &str = sql!(
     "UPDATE verifyd.api_tokens SET last_used_at = now() WHERE id = (
         SELECT id FROM verifyd.api_tokens WHERE id = $1 AND " use_is_old!() " FOR UPDATE SKIP LOCKED)"
 );
 
-/// A few at a time: each new session clears away more than it adds.
+/// A few at a time: each new session removes more than it adds.
 const FORGET_SESSIONS: &str = "
     DELETE FROM verifyd.page_sessions WHERE session_hash IN (
         SELECT session_hash FROM verifyd.page_sessions WHERE expires_at <= now()
@@ -71,7 +71,7 @@ const FORGET_KEYS: &str = "
         WHERE reserved_at <= now() - make_interval(secs => $1)
         ORDER BY reserved_at LIMIT 100 FOR UPDATE SKIP LOCKED)";
 
-/// `$4`: when a reservation without an answer may be taken over, `$5`: how long keys are kept.
+/// `$4`: age after which a reservation without an answer may be taken over, `$5`: how long keys are kept.
 const RESERVE: &str = "
     INSERT INTO verifyd.idempotency_keys AS k (token_id, idempotency_key, request_hash)
     VALUES ($1, $2, $3)

@@ -1,8 +1,8 @@
 //! Acknowledgements, and how they carry on from one completion to the next.
 //!
-//! Who acknowledges and who completes a run of the same connection take turns on the connection's
-//! row of `latest_reports`, which the completion writes anyway: whoever comes second sees what the
-//! first one did, in statements that begin after the wait.
+//! An acknowledgement and the completion of a run of the same connection are serialised by the lock on the
+//! connection's row of `latest_reports`, which the completion writes anyway. The statements of the second one
+//! begin after the wait, so they see what the first one did.
 
 use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, run_type};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
@@ -80,8 +80,8 @@ const INSERT: &str = sql!(
 const HOLD_CONNECTION: &str = "
     UPDATE verifyd.latest_reports SET acknowledged = true WHERE connection_id = $1";
 
-/// Ended at once by the first run completed since in which the check was found otherwise, and by
-/// one whose previous report was deleted: what that said cannot be known any more.
+/// Ended at once if a later run found the check otherwise, or if the previous report of a later run was
+/// deleted, so that its checks are unknown.
 const CARRY: &str = sql!(
     "INSERT INTO verifyd.carried_acknowledgements
         (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id,
@@ -103,8 +103,8 @@ const CARRY: &str = sql!(
      WHERE f.id = $6 AND f.completed_at IS NOT NULL"
 );
 
-/// Of this connection, what was acknowledged on an earlier run, is still open (or was ended by a
-/// run that was completed later but committed before) and does not stand any more.
+/// Ends acknowledgements of this connection that were made on an earlier run, are still open (or were ended
+/// by a run that was completed later but committed before) and no longer apply.
 const LAPSE: &str = sql!(
     "UPDATE verifyd.carried_acknowledgements k SET lapsed_at = now(), lapsed_run_id = $2
      WHERE k.connection_id = $1
@@ -175,7 +175,7 @@ const OF_RUN: &str = sql!(
 );
 
 impl PostgresStore {
-    /// Ends what does not stand any more. The caller holds the connection's latest report.
+    /// Ends acknowledgements that no longer apply. The caller has locked the connection's latest report.
     pub(super) async fn lapse_acknowledgements(
         &self,
         tx: &mut PgConnection,

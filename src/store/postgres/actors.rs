@@ -1,4 +1,4 @@
-//! Through whom acknowledgements were made and withdrawn.
+//! The identities through which acknowledgements were made and withdrawn.
 
 use super::PostgresStore;
 use crate::domain::AcknowledgementId;
@@ -79,7 +79,7 @@ impl PostgresStore {
         Ok(all)
     }
 
-    /// The same for one.
+    /// Adds the identity to one acknowledgement.
     pub(super) async fn with_actor(
         &self,
         tx: &mut PgConnection,
@@ -88,6 +88,6 @@ impl PostgresStore {
         let id = one.id;
         let found = self.with_actors(tx, vec![one]).await?;
         let found = found.into_iter().find(|a| a.id == id);
-        found.ok_or_else(|| StoreError::Refused("an acknowledgement is gone".into()))
+        found.ok_or_else(|| StoreError::Refused("an acknowledgement no longer exists".into()))
     }
 }

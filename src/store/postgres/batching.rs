@@ -1,4 +1,4 @@
-//! What batches of PostgreSQL run on: see `store::batching`.
+//! The connections of batches in PostgreSQL: see `store::batching`.
 
 use super::PostgresStore;
 use crate::ports::store_error::StoreError;
@@ -12,32 +12,32 @@ use std::sync::Arc;
 /// Connections that the pool must have for batches to keep theirs.
 const MIN_POOL_TO_KEEP: u32 = 8;
 
-/// Batches for which a connection is kept at most.
+/// Largest number of batches for which a connection is kept.
 const KEPT_FOR: u32 = 256;
 
-/// What a batch sets besides the limits of every transaction.
+/// Settings of a batch besides the limits of every transaction.
 ///
-/// It does not wait for long where somebody holds a row that one of its calls needs: then each is sent by
-/// itself, and only that one waits.
+/// A batch waits only a short time for a locked row: its calls are then sent separately, and only the one
+/// that needs the row waits.
 ///
-/// Plans are made once, and always for long tables: one that was made while a table was short would
-/// read all of it for ever. (A plan that cannot do without reading a table costs so much on paper that
-/// it would be compiled.)
+/// Plans are made once, and always for long tables: a plan that was made while a table was short would read
+/// all of it later. (A plan that has to read a table has so high a cost estimate that it would be compiled,
+/// so that is off.)
 const SETTINGS: &str = "SET LOCAL lock_timeout = 250; SET LOCAL enable_seqscan = off;
                         SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan";
 
-/// Reports are compressed by PostgreSQL. With its other method that is a fifth of what a claim and a
-/// completion cost. A column's own setting counts for more than this.
+/// PostgreSQL compresses reports. Its other method takes a fifth of the time of a claim and a completion. The
+/// setting of a column takes precedence.
 const COMPRESSION: &str = "; SET LOCAL default_toast_compression = lz4";
 
-/// Whether the server has the method, and nobody has chosen another one.
+/// Whether the server has the method, and no other one is configured.
 const MAY_COMPRESS_WITH_LZ4: &str = "
     SELECT 'lz4' = ANY(enumvals) AND source = 'default' FROM pg_settings
     WHERE name = 'default_toast_compression'";
 
-/// The status of a run, as a text that no index is about. A batch knows its runs by their ids. A server
-/// whose statistics are of a time when hardly anything was queued takes the index of what is queued for a
-/// short one, and would look for them by reading all of it, however long it is by now.
+/// The status of a run, as an expression that no index covers. A batch knows its runs by their ids. With
+/// statistics from a time when hardly anything was queued, a server would choose the index of queued runs and
+/// read all of it, however long it is by then.
 macro_rules! status {
     () => {
         "r.status || ''"
@@ -63,8 +63,8 @@ impl Batching for PostgresStore {
         Ok(self.pool.acquire().await?)
     }
 
-    /// The pool asks a connection that is given back whether it answers. Not where there are hardly
-    /// any others, and not for ever, so that an old one is replaced.
+    /// The pool tests a connection that is returned. Not where there are few connections, and not for ever,
+    /// so that an old one is replaced.
     fn keeps_connection(&self, batches: u32) -> bool {
         self.pool.options().get_max_connections() >= MIN_POOL_TO_KEEP
             && !batches.is_multiple_of(KEPT_FOR)
@@ -78,7 +78,7 @@ impl PostgresStore {
         &self,
         connection: &'c mut PgConnection,
     ) -> Result<Transaction<'c, Postgres>, StoreError> {
-        // Not when the store is opened: behind a busy pooler that would have to wait for a connection.
+        // Not when the store is opened, which would wait for a connection behind a busy pooler.
         let begin = self
             .begin_batch
             .get_or_try_init(|| self.batch_beginning(connection))

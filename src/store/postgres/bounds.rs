@@ -1,10 +1,10 @@
-//! What may be computed with, and what may be loaded, of columns that another application writes: one
-//! rule for times, sizes and texts, as SQL.
+//! Which values of columns that another application writes may be computed with and loaded: one rule for
+//! times, sizes and texts, as SQL.
 //!
-//! A `jsonb` value is stored compressed, up to 255 times smaller than it is, and a number of it up to
-//! ten thousand times shorter than its text. So a size is tested in steps, each of which makes the next
-//! one cheap: the stored size (nothing is read), the size unpacked (`#> '{}'` is the value itself,
-//! unpacked), numbers of thousands of digits, and at last the length of the text.
+//! A `jsonb` value is stored compressed, up to 255 times smaller than it is, and a number in it up to ten
+//! thousand times shorter than its text. So a size is tested in steps, each of which makes the next one
+//! cheap: the stored size (nothing is read), the unpacked size (`#> '{}'` is the value itself, unpacked),
+//! numbers of thousands of digits, and at last the length of the text.
 
 /// The time if it is one of the years 1 to 9999, so that it can be subtracted and compared; PostgreSQL
 /// refuses to subtract `infinity`.
@@ -39,7 +39,7 @@ macro_rules! has_endless_numbers {
 }
 pub(super) use has_endless_numbers;
 
-/// Whether a `jsonb` is so small that it can be read beside others: it takes no time and cannot fail.
+/// Whether a `jsonb` is so small that a batch can read it: that takes no time and cannot fail.
 macro_rules! is_small {
     ($json:literal) => {
         $crate::store::sql::sql!(
@@ -51,7 +51,7 @@ macro_rules! is_small {
 }
 pub(super) use is_small;
 
-/// Whether the text of a `jsonb` has at most so many bytes. Never makes a text that is much longer.
+/// Whether the text of a `jsonb` has at most this number of bytes. Never builds a text that is much longer.
 macro_rules! fits {
     ($json:literal, $bytes:literal) => {
         $crate::store::sql::sql!(
@@ -75,8 +75,8 @@ macro_rules! is_listed {
 }
 pub(super) use is_listed;
 
-/// A text or number in a `jsonb` as a short text; NULL where it is anything else. (The text of an array
-/// may be as long as memory is large.)
+/// A text or number in a `jsonb` as a short text; NULL for any other value. (The text of an array may be as
+/// long as memory is large.)
 macro_rules! member {
     ($json:literal, $path:literal) => {
         $crate::store::sql::sql!(
@@ -87,8 +87,8 @@ macro_rules! member {
 }
 pub(super) use member;
 
-/// Whether surfaces show the row as a run: its id is one that callers may name, status and outcome are words
-/// that verifyd knows. `invalid_runs` tells of the others.
+/// Whether the row is shown as a run: callers may name its id, and status and outcome are known.
+/// `invalid_runs` lists the others.
 macro_rules! is_shown {
     () => {
         "id > 0 AND status IN ('queued', 'running', 'completed')
@@ -97,7 +97,7 @@ macro_rules! is_shown {
 }
 pub(super) use is_shown;
 
-/// Of a queued run: whether it may ever be claimed. What is not is told by `invalid_runs`.
+/// Whether a queued run can ever be claimed. `invalid_runs` lists the others.
 macro_rules! is_claimable {
     () => {
         "r.outcome IS NULL AND r.completed_at IS NULL AND r.id > 0"
@@ -105,7 +105,7 @@ macro_rules! is_claimable {
 }
 pub(super) use is_claimable;
 
-/// Of a connection: whether its row holds what it must.
+/// Whether the row of a connection is valid.
 macro_rules! is_valid_connection {
     () => {
         "c.status IN ('enabled', 'disabled') AND c.workspace_id IS NOT NULL
@@ -114,8 +114,8 @@ macro_rules! is_valid_connection {
 }
 pub(super) use is_valid_connection;
 
-/// The columns of a `ContextRow`, of `operation_runs r`, all null unless `$when`: `$bytes` is the parameter
-/// of the most bytes.
+/// The columns of a `ContextRow`, of `operation_runs r`, all NULL unless `$when`. `$bytes`: the parameter
+/// with the largest size.
 macro_rules! context_columns {
     ($when:literal, $bytes:literal) => {
         $crate::store::sql::sql!(

@@ -1,14 +1,14 @@
-//! `queued` → `running` and back, of one run or of many.
+//! `queued` → `running` and back, for one run or many.
 //!
 //! Every transition locks the run first, then its attempt.
 //!
-//! One statement claims: [`CLAIM`]. A batch sends it at once and never waits for a lock that somebody else
-//! holds on a run. What it leaves undecided is claimed by itself: the run is locked by a statement of its
-//! own, which waits, and what belongs to earlier claims is ended before the same statement is sent.
+//! One statement claims: [`CLAIM`]. A batch sends it at once and never waits for a locked run. The runs that
+//! it leaves undecided are claimed one by one: a separate statement, which waits, locks the run, and attempts
+//! of earlier claims are ended before the same statement is sent.
 
 use super::batching::status;
 use super::bounds::{context_columns, is_claimable, is_small};
-use super::earlier::is_before_start;
+use super::reused_ids::is_before_start;
 use super::{PostgresStore, is_failed_completion, run_type, seconds};
 use crate::domain::attempt::AttemptEnd;
 use crate::domain::run::RunRequest;
@@ -28,16 +28,16 @@ use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Claims runs. `$6`: failed completions, at most; `$7`: bytes of a context; `$8`: whether the runs are
+/// Claims runs. `$6`: limit of failed completions; `$7`: largest context in bytes; `$8`: whether the runs are
 /// isolated; `$9`: whether each was locked and prepared before.
 ///
-/// Without preparation one statement is enough, though others may have committed between its snapshot and
-/// its locks: a run that is locked is queued in its newest version, and whoever brought it there left an
-/// attempt that is open in the snapshot, or one whose number collides with the new one. Then these are
-/// left: runs whose context is not small (reading it may take long, or fail), and those with an open attempt
-/// or with attempts of an earlier run, which have to be ended or set aside first.
+/// Without preparation one statement is enough, though others may have committed between its snapshot and its
+/// locks: a run that it locks is queued in its newest version, and the writer that queued it left an attempt
+/// that is open in the snapshot, or one whose number collides with the new one. It then skips runs whose
+/// context is not small (reading it may take long, or fail), and those with an open attempt or with attempts
+/// of an earlier run, which have to be ended or set aside first.
 ///
-/// Runs are found by their ids alone, also in the statements beside: see `status`.
+/// Runs are found by their ids alone, also in the other statements: see `status`.
 const CLAIM: &str = sql!(
     "WITH wanted AS (
         SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::float8[])
@@ -92,12 +92,12 @@ const STILL_QUEUED: &str = sql!(
     " = 'queued' AND " is_claimable!()
 );
 
-/// Whether the context of the run can be read beside others.
+/// Whether a batch can read the context of the run.
 const IS_SMALL: &str = sql!(
     "SELECT " is_small!("r.context") " FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!()
 );
 
-/// Waits for whoever holds the run.
+/// Waits for the lock on the run.
 const LOCK_QUEUED: &str = sql!(
     "SELECT 1 FROM operation_runs WHERE id = $1 AND type = " run_type!()
     " AND status = 'queued' FOR NO KEY UPDATE"
@@ -108,7 +108,7 @@ const SUPERSEDE: &str = "
     UPDATE verifyd.run_attempts SET ended_at = clock_timestamp(), end_reason = 'superseded'
     WHERE run_id = $1 AND ended_at IS NULL";
 
-/// `$2`: most bytes of the context.
+/// `$2`: largest context in bytes.
 const CONTEXT: &str = sql!(
     "SELECT " context_columns!("true", "$2") " FROM operation_runs r WHERE r.id = $1"
 );
@@ -205,7 +205,7 @@ impl ClaimStore for PostgresStore {
     ) -> Result<bool, StoreError> {
         if end == AttemptEnd::Completed {
             return Err(StoreError::Refused(
-                "a run that is given back has not been completed".into(),
+                "a run that is released has not been completed".into(),
             ));
         }
         self.transaction(async |tx| {
@@ -304,7 +304,7 @@ impl PostgresStore {
         Ok(queued.into_iter().collect())
     }
 
-    /// Claims one run, and waits for whoever holds it.
+    /// Claims one run, and waits for its lock.
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
         let run = call.run;
         let is_small = self.fetch_optional(self.rows::<(bool,)>(IS_SMALL).bind(run.0));
@@ -336,7 +336,7 @@ impl PostgresStore {
         .await
     }
 
-    /// What the server cannot show is told as such: the run must come to its end.
+    /// Reads the context. What the server cannot produce is reported as such: the run must be completed.
     async fn read_context(
         &self,
         tx: &mut PgConnection,
@@ -358,7 +358,7 @@ impl PostgresStore {
             Err(error) if error.is_transient() => Err(error),
             Err(error) => {
                 inner.rollback().await?;
-                tracing::warn!(run = run.0, %error, "the context of a run cannot be read");
+                tracing::warn!(run = run.0, %error, "cannot read the context of the run; it ends blocked");
                 Ok((claims::unreadable(), ContextSize::Large))
             }
         }

@@ -1,10 +1,9 @@
-//! `running` → `completed`, in one transaction with everything that was found: of one run or of many.
+//! `running` → `completed`, in one transaction with all results, for one run or many.
 //!
-//! A single statement with `EXISTS (SELECT … WHERE token = …)` is not enough: under READ COMMITTED
-//! a statement that waited tests the locked row anew, but its subquery keeps the snapshot from
-//! before the wait. So no statement that completes waits: a batch skips runs that somebody holds, and a
-//! run that is completed by itself is locked by a statement of its own. The token is tested on the
-//! attempt's row by the statement that ends it.
+//! A single statement with `EXISTS (SELECT … WHERE token = …)` is not enough: under READ COMMITTED a
+//! statement that waited tests the locked row again, but its subquery keeps the snapshot from before the
+//! wait. So no statement that completes waits: a batch skips locked runs, and for a single run a separate
+//! statement takes the lock first. The statement that ends the attempt tests the token on the attempt's row.
 
 use super::batching::status;
 use super::{PostgresStore, run_type};
@@ -15,7 +14,7 @@ use crate::ports::claims::{Claim, CompletionStore, ContextSize};
 use crate::ports::store_error::StoreError;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
 use crate::store::completion::{
-    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, event, message_id,
+    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, message_id, webhook_event,
 };
 use crate::store::sql::sql;
 use async_trait::async_trait;
@@ -24,13 +23,12 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 use std::collections::HashMap;
 
-/// What the run's context becomes. What a producer wrote stays: members that verifyd does not write as
-/// they are, and what is no object as the member `producer_context`. A context that is too large is
-/// replaced.
+/// The new context of the run. The producer's members stay: those that verifyd does not write as they are,
+/// and a context that is no object as the member `producer_context`. A context that is too large is replaced.
 ///
-/// One statement is enough, though others may have committed between its snapshot and its locks: a run
-/// that is locked is running in its newest version, and the token is tested on the newest version of the
-/// attempt's row by the statement that ends it.
+/// One statement is enough, though others may have committed between its snapshot and its locks: a run that
+/// it locks is running in its newest version, and the statement that ends the attempt tests the token on the
+/// newest version of the attempt's row.
 const COMPLETE: &str = sql!(
     "WITH locked AS MATERIALIZED (
         SELECT r.id FROM operation_runs r
@@ -69,9 +67,9 @@ const COMPLETE: &str = sql!(
                                     WHERE e.workspace_id = r.workspace_id AND e.enabled)"
 );
 
-/// In the order of the connections, as everybody locks them. Never moves back to a run that was completed
-/// earlier. What the report is compared with, and whether acknowledgements may have to be ended, is told
-/// by the row as it is when it is locked, whoever else completes a run of this connection meanwhile. No
+/// Writes in the order of the connections, in which every writer locks them. Never moves back to a run that
+/// was completed earlier. The row, as it is when it is locked, says which report to compare with and whether
+/// acknowledgements may have to be ended, whatever other runs of this connection are completed meanwhile. No
 /// row: a run that was completed later came first.
 const LATEST_REPORTS: &str = "
     INSERT INTO verifyd.latest_reports AS l
@@ -108,7 +106,7 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
         &store.completing
     }
 
-    /// What is not completed was somebody else's, or is locked: each finds out by itself.
+    /// A run that was not completed has another token, or is locked: its own call finds out.
     async fn run(
         store: &PostgresStore,
         mut connection: PoolConnection<Postgres>,
@@ -121,7 +119,7 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
             .iter()
             .map(|c| completed.contains(c.run).then_some(true));
         let answers = answers.collect();
-        completed.announce(&store.completions, &store.recorded);
+        completed.publish(&store.completions, &store.recorded);
         Ok((answers, Some(connection)))
     }
 }
@@ -145,8 +143,8 @@ impl CompletionStore for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Completes one run, and waits for whoever holds it. A context that the server refuses to copy does
-    /// not keep the run from its end.
+    /// Completes one run, and waits for its lock. A context that the server refuses to copy does not prevent
+    /// the completion.
     async fn complete_by_itself(
         &self,
         context: ContextSize,
@@ -158,10 +156,10 @@ impl PostgresStore {
         };
         match self.complete_locked(&request).await {
             Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
-                tracing::warn!(%why, "the context of the run cannot be kept");
+                tracing::warn!(%why, "cannot keep the context of the run; replacing it");
                 request.kept = NOTHING_KEPT;
                 let dropped = self.complete_locked(&request).await;
-                // What is refused for another reason is told with that.
+                // A refusal for another reason is returned as it is.
                 dropped.map_err(|_| StoreError::Refused(why))
             }
             completed => completed,
@@ -176,11 +174,11 @@ impl PostgresStore {
             })
             .await?;
         let is_completed = completed.contains(request.run);
-        completed.announce(&self.completions, &self.recorded);
+        completed.publish(&self.completions, &self.recorded);
         Ok(is_completed)
     }
 
-    /// Completes those of these runs whose token is the current one and that nobody else holds.
+    /// Completes the runs whose token is the current one and that are not locked.
     async fn complete_runs(
         &self,
         tx: &mut PgConnection,
@@ -218,16 +216,16 @@ impl PostgresStore {
         let written = self.write_latest_reports(tx, &done).await?;
         let mut completed = Completed::default();
         for (call, at, has_webhooks) in done {
-            let mut notice = call.notice.clone();
+            let mut event = call.event.clone();
             if let Some(connection) = call.connection {
                 let row = written.get(&connection.0).copied();
-                notice.changed = self.compare(tx, call, connection, row).await?;
+                event.changed = self.compare(tx, call, connection, row).await?;
             }
             if has_webhooks {
-                self.put_into_outbox(tx, &notice, at).await?;
+                self.put_into_outbox(tx, &event, at).await?;
                 completed.has_deliveries = true;
             }
-            completed.notices.push(notice);
+            completed.events.push(event);
         }
         Ok(completed)
     }
@@ -256,8 +254,8 @@ impl PostgresStore {
             .rows(LATEST_REPORTS)
             .bind(column!((connection, _) => *connection))
             .bind(column!((_, call) => call.run.0))
-            .bind(column!((_, call) => call.notice.fingerprint.as_str()))
-            .bind(column!((_, call) => call.notice.overall.as_str()))
+            .bind(column!((_, call) => call.event.fingerprint.as_str()))
+            .bind(column!((_, call) => call.event.overall.as_str()))
             .bind(column!((_, call) => call.outcome))
             .fetch_all(tx)
             .await?;
@@ -267,8 +265,8 @@ impl PostgresStore {
         Ok(written.collect())
     }
 
-    /// Ends acknowledgements that do not stand any more, and says whether the fingerprint differs from
-    /// that of the connection's report before.
+    /// Ends acknowledgements that no longer apply, and returns whether the fingerprint differs from that of
+    /// the connection's previous report.
     async fn compare(
         &self,
         tx: &mut PgConnection,
@@ -284,21 +282,21 @@ impl PostgresStore {
             return Ok(changed);
         }
         let differs = self.scalar(DIFFERS).bind(connection.0);
-        Ok(differs.bind(&call.notice.fingerprint).fetch_one(tx).await?)
+        Ok(differs.bind(&call.event.fingerprint).fetch_one(tx).await?)
     }
 
     async fn put_into_outbox(
         &self,
         tx: &mut PgConnection,
-        notice: &CompletionEvent,
+        event: &CompletionEvent,
         at: DateTime<Utc>,
     ) -> Result<(), StoreError> {
         self.sql(OUTBOX)
-            .bind(notice.workspace_id.map(|w| w.0))
+            .bind(event.workspace_id.map(|w| w.0))
             .bind(message_id())
-            .bind(notice.operation_run_id.0)
-            .bind(event(notice, at)?)
-            .bind(notice.changed)
+            .bind(event.operation_run_id.0)
+            .bind(webhook_event(event, at)?)
+            .bind(event.changed)
             .execute(tx)
             .await?;
         Ok(())

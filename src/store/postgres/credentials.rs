@@ -12,7 +12,7 @@ use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-/// Of `provider_credentials k`. A payload that is too large is NULL, and its length is told.
+/// The columns of `provider_credentials k`. A payload that is too large is NULL, with its length.
 macro_rules! credential_columns {
     () => {
         $crate::store::sql::sql!(
@@ -47,7 +47,7 @@ const INSERT_CREDENTIAL: &str = "
         (provider_connection_id, kind, payload, expires_at, created_at, updated_at)
     VALUES ($1, $2, $3, $4, now(), now())";
 
-/// The credential is the same one, so `updated_at`, which tells a new one, stays.
+/// The credential stays the same, so `updated_at`, which identifies it, stays.
 const SET_EXPIRY: &str = "
     UPDATE provider_credentials SET expires_at = $2 WHERE id =
         (SELECT max(id) FROM provider_credentials WHERE provider_connection_id = $1)";
@@ -64,7 +64,7 @@ impl CredentialStore for PostgresStore {
         sealed: &SealedCredential,
     ) -> Result<(), StoreError> {
         self.transaction(async |tx| {
-            // Two callers take turns, also where the table has no unique key to rely on.
+            // Serialises two callers, also where the table has no unique key.
             let there = self
                 .scalar::<i32>(LOCK_CONNECTION)
                 .bind(id.0)

@@ -16,11 +16,12 @@ macro_rules! has_connection {
     };
 }
 
-/// Goes from tenant to tenant along the index, `$1`: the one to begin after, `$2`: those to leave out,
-/// `$3`: how many. Where a tenant's first runs are not due yet, a few more are looked at, not all.
+/// Skips from tenant to tenant along the index `operation_runs_check_turns`. `$1`: start after this tenant,
+/// `$2`: tenants to leave out, `$3`: how many. Where a tenant's first runs are not due yet, a few more are
+/// read, not all.
 ///
-/// A producer may write any tenant. Between two tenants that have a connection at most one that has none
-/// is met, however many there are, and only the first of all such tenants is named; none is where a run of one
+/// A producer may write any tenant. Between two tenants that have a connection at most one that has none is
+/// read, however many there are, and only the first of all such tenants is returned; none while a run of one
 /// is in flight.
 const OLDEST_OF_TENANTS: &str = sql!(
     "WITH RECURSIVE waiting (tenant, strangers) AS (
@@ -48,7 +49,7 @@ const OLDEST_OF_TENANTS: &str = sql!(
     ") AND w.tenant <> ALL($2) LIMIT $3"
 );
 
-/// The runs are known by their ids: no index of what is queued is to be read for them.
+/// The runs are found by their ids, without the index of queued runs.
 const STILL_QUEUED: &str = sql!(
     "SELECT r.id FROM operation_runs r WHERE r.id = ANY($1) AND r.type = " run_type!()
     " AND r.status || '' = 'queued'"

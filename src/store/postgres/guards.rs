@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use std::time::Duration;
 
-/// How long a step waits for its lock, how often it is tried, and the pause in between.
+/// How long a step waits for its lock, how often it is tried, and the pause between tries.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(1);
@@ -22,10 +22,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A constraint, in SQL and in words.
 struct Check {
     name: &'static str,
-    /// What the same rule is called in a table that verifyd made (where it is stricter).
+    /// Name of the equivalent, possibly stricter rule in a table that verifyd made.
     own: &'static str,
     demands: &'static str,
-    /// True, and not null, for every row that may be there.
+    /// True, and not NULL, for every row that may exist.
     holds: &'static str,
 }
 
@@ -58,7 +58,7 @@ const CHECKS: [Check; 3] = [
                 AND jsonb_typeof(context #> '{verification_report,checks}') = 'array')) IS TRUE"
         ),
     },
-    // Of what is queued for the first time: a run on its way, and a completion, are never refused.
+    // Only for runs that are queued for the first time: a running run and a completion are never refused.
     Check {
         name: "verifyd_context_size",
         own: "operation_runs_check_context_size",
@@ -117,7 +117,7 @@ const HAS_CHECK: &str = "
     WHERE conrelid = $1::oid AND contype = 'c' AND conname IN ($2, $3)
     ORDER BY convalidated DESC LIMIT 1";
 
-/// Also one that somebody disabled counts as missing.
+/// Whether the trigger exists. One that is disabled counts as missing.
 const HAS_TRIGGER: &str = "
     SELECT EXISTS (SELECT FROM pg_trigger
         WHERE tgrelid = $1::oid AND tgname = $2 AND tgenabled IN ('O', 'A'))";
@@ -129,7 +129,7 @@ const INVALID_INDEX: &str = "
 /// Reading a large table takes its time; waiting for a lock must not.
 const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
 
-/// A constraint that is there.
+/// An existing constraint.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Constraint {
     Missing,
@@ -137,7 +137,7 @@ enum Constraint {
     Validated,
 }
 
-/// `operation_runs`: whoever made it.
+/// `operation_runs`, whoever made it.
 struct RunsTable {
     oid: i64,
     /// Its schema, bare.
@@ -278,7 +278,7 @@ impl PostgresStore {
             .await?)
     }
 
-    /// Runs one step in a transaction; those who enforce take turns.
+    /// Runs one step in a transaction; concurrent callers are serialised.
     async fn step<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
@@ -364,8 +364,8 @@ impl PostgresStore {
         .await
     }
 
-    /// `CONCURRENTLY` cannot be part of a transaction, so this statement has the limits of the
-    /// role. One that was interrupted leaves an index that nobody can use: it goes first.
+    /// `CONCURRENTLY` cannot be part of a transaction, so this statement has the limits of the role. An
+    /// interrupted one leaves an invalid index, which is dropped first.
     async fn add_index(&self, table: &RunsTable, index: &Index) -> Result<bool, StoreError> {
         let (there, broken): (bool, bool) = self
             .transaction(async |tx| {
@@ -413,7 +413,7 @@ async fn run(connection: &mut PgConnection, sql: String) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Tries a step again while its lock is held by somebody else.
+/// Retries a step while its lock is not available.
 async fn again<T, F: Future<Output = Result<T, StoreError>>>(
     mut step: impl FnMut() -> F,
 ) -> Result<T, StoreError> {

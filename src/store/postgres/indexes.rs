@@ -1,4 +1,4 @@
-//! The indexes on `operation_runs` that verifyd works better with. Its own table has them; for another
+//! The indexes on `operation_runs` that make verifyd faster. Its own table has them; for another
 //! application's `inspect` proposes them and `enforce` builds them.
 
 use super::run_type;
@@ -9,9 +9,9 @@ pub(super) struct Index {
     pub name: &'static str,
     /// Key and predicate, as they follow the name of the table.
     pub on: &'static str,
-    /// Whether the table whose name is `$1` has it, or another one that does for it.
+    /// Whether the table whose name is `$1` has it, or another one that serves the same purpose.
     pub there: &'static str,
-    /// What its absence means.
+    /// What is slow without it.
     pub problem: &'static str,
     /// The statement that makes it.
     pub remedy: &'static str,
@@ -32,8 +32,8 @@ pub(super) const ACTIVE: Index = Index {
              WHERE type = 'provider.connection.check' AND status IN ('queued', 'running');",
 };
 
-/// Any valid index that begins with the tenant and the id, and whose predicate names verifyd's type and
-/// that a run is queued.
+/// Any valid index that begins with the tenant and the id, and whose predicate names verifyd's type and the
+/// status `queued`.
 pub(super) const FAIR_QUEUING: Index = Index {
     name: "operation_runs_check_turns",
     on: sql!("(tenant_id, id) WHERE type = " run_type!() " AND status = 'queued'"),

@@ -1,4 +1,4 @@
-//! Does the schema fit? Names what is missing, what has another type, and what would be faster.
+//! Inspects the schema: names what is missing, what has another type, and what would be faster.
 
 use super::PostgresStore;
 use super::indexes::{self, Index};
@@ -32,8 +32,8 @@ const UNNAMED: &str = "
       AND a.attname <> ALL ('{workspace_id,tenant_id,type,status,context,created_at}')
     ORDER BY a.attnum";
 
-/// `$1`: names of tables, as they are looked up. Changes when a table is made anew, renamed or emptied by
-/// TRUNCATE, when a column, a unique index or a privilege changes. Nothing but catalogues is read.
+/// `$1`: names of tables, as statements resolve them. The mark changes when a table is created again, renamed
+/// or truncated, and when a column, a unique index or a privilege changes. It reads only catalogues.
 const MARK: &str = "
     SELECT md5(string_agg(concat_ws(' ', t.name, c.oid, c.relfilenode, c.relkind, c.relowner, c.relacl,
         (SELECT string_agg(concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attacl), ','
@@ -44,7 +44,7 @@ const MARK: &str = "
         ORDER BY t.name))
     FROM unnest($1::text[]) AS t(name) LEFT JOIN pg_class c ON c.oid = to_regclass(t.name)";
 
-/// An index that holds for all rows and has exactly these key columns, in any order.
+/// An index over all rows with exactly these key columns, in any order.
 const UNIQUE: &str = "
     SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = $1::oid AND i.indisunique
         AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
@@ -223,7 +223,8 @@ impl PostgresStore {
         own: bool,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
-        // What `serve` needs. The commands that add something need more, and say so themselves.
+        // The privileges that `serve` needs. Commands that add something need more, and report that
+        // themselves.
         let needed: &[&str] = match name {
             "verifyd.owned_tables" => &["SELECT"],
             "verifyd.acknowledgement_actors" => &["SELECT", "INSERT"],
@@ -325,7 +326,7 @@ fn change_of_type(
     };
     let alter = format!("ALTER COLUMN {column} TYPE {wanted} USING {value}");
     match default {
-        // A sequence counts in either type.
+        // A sequence is accepted in either type.
         Some(default) if family != Family::Time && !default.starts_with("nextval(") => format!(
             "ALTER TABLE {table} ALTER COLUMN {column} DROP DEFAULT, {alter}, \
              ALTER COLUMN {column} SET DEFAULT ({default})::{wanted};"

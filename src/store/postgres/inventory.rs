@@ -1,5 +1,5 @@
-//! The permission inventory: what changed is written, and one row per tenant that says how fresh
-//! the whole is, and by a digest whether anything can have changed.
+//! The permission inventory: changed rows are written, and one row per tenant has the time of the last
+//! refresh and a digest that shows whether anything can have changed.
 
 use super::PostgresStore;
 use super::bounds::fits;
@@ -15,26 +15,25 @@ use sqlx::PgConnection;
 use std::borrow::Borrow;
 use std::collections::HashSet;
 
-/// Whether `i`, what is known of a tenant's inventory, was read by the run that it names. An id may have been
-/// given a second time, to a tenant or to a run.
+/// Whether `i`, the inventory of a tenant, was read by the run that it names. An id may have been used again,
+/// for a tenant or for a run.
 macro_rules! is_of_its_run {
     () => {
         $crate::store::sql::sql!(
             "EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id AND p.type = "
             $crate::store::postgres::run_type!()
             " AND p.tenant_id = i.tenant_id AND p.completed_at::timestamptz
-                  BETWEEN i.refreshed_at - " $crate::store::postgres::earlier::slack!()
-            " AND i.refreshed_at + " $crate::store::postgres::earlier::slack!() ")"
+                  BETWEEN i.refreshed_at - " $crate::store::postgres::reused_ids::slack!()
+            " AND i.refreshed_at + " $crate::store::postgres::reused_ids::slack!() ")"
         )
     };
 }
 pub(super) use is_of_its_run;
 
-/// Comes first: its row lock makes refreshes of one tenant take turns, so that the statement after
-/// it sees the inventory as the one before left it. In the order of the tenants, as everybody locks
-/// them. Says which inventories have to be compared with what is stored: those of another digest than
-/// the last one, those that a run has read which is not there any more, and now and then (`$5`, seconds) all,
-/// as others may write the rows, too.
+/// Runs first: its row lock serialises refreshes of one tenant, so that the next statement sees the inventory
+/// as the previous refresh left it. Locks in the order of the tenants, as every writer does. Returns which
+/// inventories have to be compared with the stored rows: those with another digest, those of a run that no
+/// longer exists, and from time to time (`$5`, seconds) all, since others may write the rows, too.
 const FRESHNESS: &str = sql!(
     "INSERT INTO verifyd.tenant_inventory AS i
         (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at)
@@ -51,9 +50,9 @@ const FRESHNESS: &str = sql!(
     RETURNING i.tenant_id, i.compared_at = now()"
 );
 
-/// Only rows that differ get as far as the INSERT; `ON CONFLICT` alone would lock, and so write,
-/// all of them. `removed_at` is no difference: it says since when a grant has been gone, is set
-/// when it goes, kept while it stays away, and dropped when it comes back.
+/// Only rows that differ reach the INSERT; `ON CONFLICT` alone would lock, and so write, all of them.
+/// `removed_at` is not compared: it is set when a grant disappears, kept while it is absent, and removed when
+/// it returns.
 const REFRESH: &str = "
     WITH fresh AS (
         SELECT d.tenant_id, f.permission_key, f.status, f.details
@@ -90,7 +89,7 @@ const REFRESH: &str = "
     SET status = excluded.status, details = excluded.details,
         last_checked_at = excluded.last_checked_at";
 
-/// Rows that verifyd can tell nothing of are left out, and so are details that are too large.
+/// Rows with invalid values are left out, and so are details that are too large.
 const PERMISSIONS: &str = sql!(
     "SELECT tenant_id, permission_key, status, CASE WHEN " fits!("details", "65536")
     " THEN details END AS details, last_checked_at::timestamptz AS last_checked_at
@@ -127,7 +126,7 @@ impl InventoryStore for PostgresStore {
 }
 
 impl PostgresStore {
-    /// At most one for each tenant.
+    /// Refreshes at most one inventory for each tenant.
     pub(super) async fn refresh_inventories<R: Borrow<InventoryRow>>(
         &self,
         tx: &mut PgConnection,

@@ -1,14 +1,14 @@
-//! PostgreSQL, 15 and later.
+//! PostgreSQL, version 15 and later.
 //!
-//! Every statement runs inside an explicit transaction that sets its own limits with `SET LOCAL`
-//! in the same round trip as `BEGIN`. So nothing belongs to the session, and a pooler in
-//! transaction mode (PgBouncer) may share the server's connections out: no startup option, no
-//! session variable, no session lock. Prepared statements: PgBouncer from 1.21 tracks them
-//! (`max_prepared_statements`); for older ones `?statement-cache-capacity=0` in the URL makes every
-//! statement an unnamed one, prepared and used within the same transaction.
+//! Every statement runs inside an explicit transaction that sets its own limits with `SET LOCAL` in the same
+//! round trip as `BEGIN`. So nothing belongs to the session, and a pooler in transaction mode (PgBouncer) may
+//! share the server's connections: no startup option, no session variable, no session lock. Prepared
+//! statements: PgBouncer from 1.21 tracks them (`max_prepared_statements`); for older ones
+//! `?statement-cache-capacity=0` in the URL makes every statement an unnamed one, prepared and used within
+//! the same transaction.
 //!
-//! The application's columns are read through `::timestamptz`, so that both `timestamp with time
-//! zone` and Laravel's `timestamp without time zone` (taken as UTC) work.
+//! The application's columns are read through `::timestamptz`, so that both `timestamp with time zone` and
+//! Laravel's `timestamp without time zone` (as UTC) work.
 
 mod access;
 mod acknowledgements;
@@ -17,16 +17,15 @@ mod batching;
 mod bounds;
 mod claim;
 mod complete;
+mod completion_events;
 mod connections;
 mod credentials;
-mod earlier;
 mod fair_queuing;
 mod guards;
 mod indexes;
 mod inspect;
 mod invalid_runs;
 mod inventory;
-mod notices;
 mod onboarding;
 mod options;
 mod orphans;
@@ -36,6 +35,7 @@ mod private;
 mod probe;
 mod prune;
 mod recording;
+mod reused_ids;
 mod runs;
 mod schema;
 mod starting_point;
@@ -56,7 +56,7 @@ use super::completion::CompletionRequest;
 use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::ClaimAnswer;
-use crate::ports::completion_events::EVENTS_KEPT;
+use crate::ports::completion_events::MAX_PENDING_EVENTS;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
@@ -78,7 +78,7 @@ macro_rules! run_type {
 }
 use run_type;
 
-/// Of an attempt: it was only to complete the run, and did not. One of an earlier run does not count.
+/// Whether an attempt is a failed completion. Attempts of an earlier run do not count.
 macro_rules! is_failed_completion {
     () => {
         "NOT earlier AND NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
@@ -92,8 +92,8 @@ const ADVISORY_MIGRATE: i32 = 1;
 const ADVISORY_SWEEP: i32 = 2;
 const ADVISORY_PRUNE: i32 = 3;
 
-/// How long a transaction may wait for its own process before the server ends it, beyond the
-/// statement timeout: a process that was stopped in the middle must not keep its locks.
+/// How long a transaction may wait for its own process before the server ends it, beyond the statement
+/// timeout: a process that was stopped must not keep its locks.
 const IDLE_GRACE: Duration = Duration::from_secs(10);
 
 type Tx = Transaction<'static, Postgres>;
@@ -105,17 +105,17 @@ pub(super) struct PostgresStore {
     /// the pool a heartbeat would come late, and cost the process all its runs.
     heartbeat_connection: Mutex<Option<PgConnection>>,
     options: PgConnectOptions,
-    /// How to open the connection that listens; null when none is to.
+    /// Options of the connection that listens; `None` when listening is off.
     listen: Option<PgConnectOptions>,
-    /// What this process has completed.
+    /// Completions of this process.
     completions: broadcast::Sender<CompletionEvent>,
     /// Woken when it has recorded a delivery to a webhook.
     recorded: Notify,
     /// `BEGIN` and the limits of every transaction.
     begin: SqlStr,
-    /// The same for a batch of calls; known once the server has been asked what it can do.
+    /// The same for a batch; known once the server's features are known.
     begin_batch: OnceCell<SqlStr>,
-    /// Of the schema, as it was when it was last asked for.
+    /// The mark of the schema when it was last read.
     mark: Mutex<Option<String>>,
     renewal: Arc<timeouts::Renewal>,
     claims: Batcher<ClaimRequest, ClaimAnswer>,
@@ -161,7 +161,7 @@ impl PostgresStore {
             "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
              SET LOCAL idle_in_transaction_session_timeout = {idle}"
         );
-        // Not through the pool, which would try again until acquire_timeout and then not say why.
+        // Not through the pool, which would try again until acquire_timeout and then not return the reason.
         let first = async { options.connect().await?.close().await };
         tokio::time::timeout(settings.connect_timeout, first)
             .await
@@ -178,7 +178,7 @@ impl PostgresStore {
             heartbeat_connection: Mutex::new(None),
             options,
             listen,
-            completions: broadcast::Sender::new(EVENTS_KEPT),
+            completions: broadcast::Sender::new(MAX_PENDING_EVENTS),
             recorded: Notify::new(),
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_batch: OnceCell::new(),
@@ -207,7 +207,7 @@ impl PostgresStore {
         self.with_timeout(self.untimed_transaction(work)).await
     }
 
-    /// The same for work that may take as long as it takes.
+    /// Runs `work` in one transaction without a timeout, and commits it.
     async fn untimed_transaction<T, E: From<StoreError>>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
@@ -218,7 +218,7 @@ impl PostgresStore {
         Ok(answer)
     }
 
-    /// The same for work that decides itself how the transaction ends.
+    /// Runs `work` in one transaction within the timeout of a call; its result says whether to commit.
     async fn transaction_with_end<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<End<T>, StoreError>,
@@ -269,7 +269,7 @@ impl PostgresStore {
             .await
     }
 
-    /// A query that was put together.
+    /// A query built at run time.
     fn built<'q, T>(
         &self,
         query: &'q mut QueryBuilder<Postgres>,

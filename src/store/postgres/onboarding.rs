@@ -12,8 +12,8 @@ use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::PgConnection;
 
-/// Whether the state may be loaded, in steps of which each makes the next one cheap (see `bounds`). Of a
-/// `json` column the text is as it is stored, of `jsonb` numbers may be much longer than what is stored.
+/// Whether the state may be loaded, in steps that each make the next one cheap (see `bounds`). The text of a
+/// `json` column is as it is stored; numbers of `jsonb` may be much longer than they are stored.
 macro_rules! state_fits {
     () => {
         $crate::store::sql::sql!(

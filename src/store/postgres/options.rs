@@ -1,10 +1,10 @@
-//! From the address of a server to the driver's options.
+//! Turns the address of a server into the driver's options.
 
 use crate::ports::store_error::StoreError;
 use crate::store::address;
 use sqlx::postgres::PgConnectOptions;
 
-/// The driver's options, and whether prepared statements are to have names.
+/// Returns the driver's options, and whether prepared statements have names.
 pub(super) fn read(key: &str, url: &str) -> Result<(PgConnectOptions, bool), StoreError> {
     let refused = |problem: &str| StoreError::Refused(format!("{key} cannot be used: {problem}"));
     // The driver's own errors may quote parts of the URL.

@@ -1,4 +1,4 @@
-//! Releases attempts that their worker does not work on.
+//! Releases attempts that their worker does not process.
 
 use super::sweep::{LOCK_RUNS, split_counted};
 use super::{PostgresStore, run_type};
@@ -13,8 +13,8 @@ const OPEN_ATTEMPTS: &str = "
     SELECT run_id, token FROM verifyd.run_attempts WHERE ended_at IS NULL AND worker_id = $1
     ORDER BY run_id";
 
-/// `$1` and `$2`: runs and tokens, `$3`: the worker, `$4`: the runs that are locked. Begins after
-/// that, so it sees the attempts as they are. With each run it says whether the attempt counts.
+/// `$1` and `$2`: runs and tokens, `$3`: the worker, `$4`: the locked runs. Begins after the locks, so it
+/// sees the current attempts. Returns with each run whether the attempt counts.
 const RELEASE_ORPHANED: &str = sql!(
     "WITH released AS (
         UPDATE verifyd.run_attempts a

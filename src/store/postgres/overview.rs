@@ -2,7 +2,7 @@
 
 use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short, time};
 use super::connections::connection_columns;
-use super::earlier::latest_report_of_connection;
+use super::reused_ids::latest_report_of_connection;
 use super::{PostgresStore, run_type};
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
@@ -10,13 +10,13 @@ use crate::domain::overview::{ConnectionCounts, ConnectionState, History, TrendP
 use crate::ports::overview::{ConnectionFilter, OverviewStore};
 use crate::ports::store_error::StoreError;
 use crate::store::filters::{ConnectionSql, push_binding, push_connection_filter};
-use crate::store::lenient::Time;
 use crate::store::overview::{
     self, ACTIVE_RUNS, CompletedRow, ConnectionCountsRow, EndRow, StateRow, TrendRow, WaitingRow,
 };
 use crate::store::rows;
 use crate::store::sql::sql;
 use crate::store::starting_point::facts_columns;
+use crate::store::tolerant_decoding::Time;
 use async_trait::async_trait;
 use sqlx::{Postgres, QueryBuilder};
 use std::time::Duration;
@@ -70,7 +70,7 @@ const CONNECTION_SQL: ConnectionSql = ConnectionSql {
     cursor: ("coalesce(", ", 'infinity'::timestamptz)"),
 };
 
-/// What a run's report says for the chain below. One that is too large for a list says nothing.
+/// The part of a run's report that the trend needs; NULL where the report is too large for a list.
 macro_rules! told {
     () => {
         $crate::store::sql::sql!(
@@ -82,8 +82,8 @@ macro_rules! told {
     };
 }
 
-/// From the latest report of each to the one before, by primary keys only. What stands there may
-/// have been written by somebody else: only a run of this connection is followed to.
+/// Follows the reports of each connection back by primary keys only. Other writers may have written the
+/// pointers, so only runs of this connection are followed.
 const TREND: &str = sql!(
     "WITH RECURSIVE chain AS (
          SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, " told!()
@@ -220,7 +220,7 @@ impl OverviewStore for PostgresStore {
     ) -> Result<Vec<WaitingRun>, StoreError> {
         let mut query = QueryBuilder::<Postgres>::new(WAITING);
         push_binding(&mut query, "r", binding);
-        // In the order of the index; who was recorded first has the smaller id.
+        // In the order of the index; a run that was recorded first has the smaller id.
         query
             .push(" ORDER BY r.id LIMIT ")
             .push_bind(i64::from(limit));

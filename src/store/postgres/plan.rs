@@ -12,9 +12,8 @@ use crate::store::sql::sql;
 use crate::store::starting_point::facts_columns;
 use async_trait::async_trait;
 
-/// The page is cut before anything is joined to it. An inventory whose run is there, but is another one
-/// of the same id, is none. `$1`: provider, `$2`: workspace, `$3`: tenant, `$4`: after this id, `$5`: most
-/// rows.
+/// The page is cut before anything is joined to it. An inventory whose run is another one of the same id is
+/// ignored. `$1`: provider, `$2`: workspace, `$3`: tenant, `$4`: after this id, `$5`: limit.
 const SUBJECTS: &str = sql!(
     "SELECT " connection_columns!()
     ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source,

@@ -1,7 +1,6 @@
-//! A database of one's own beside the one that the settings name.
+//! A temporary database beside the one that the settings name.
 //!
-//! A schema of one's own would not do: verifyd's own state is in the schema `verifyd` of whatever
-//! database it works on.
+//! A temporary schema would not suffice: verifyd's own state is in the schema `verifyd` of its database.
 
 use super::options;
 use crate::ports::store_error::StoreError;
@@ -10,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use std::time::Duration;
 
-/// What all names begin with; no other character than of these and hexadecimal digits.
+/// Prefix of all names; only hexadecimal digits follow.
 const PREFIX: &str = "verifyd_bench_";
 
 /// Making and removing a database copies and deletes files.
@@ -109,7 +108,7 @@ impl PrivateDatabase {
     }
 }
 
-/// The same address with another database; an empty one stays empty.
+/// Returns the same address with another database; an empty one stays empty.
 fn leading_to(name: &str, url: &SecretString) -> SecretString {
     let Ok(mut parsed) = url::Url::parse(url.expose_secret()) else {
         return url.clone();

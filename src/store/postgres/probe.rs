@@ -1,4 +1,4 @@
-//! What `doctor` tries. Every statement is sent without a name, so that it works behind every pooler.
+//! The tests of `doctor`. Every statement is sent without a name, so that it works behind every pooler.
 
 use super::bounds::is_valid_connection;
 use super::{PostgresStore, run_type};
@@ -20,7 +20,8 @@ const ROUNDS: usize = 8;
 /// gives them names of its own.
 const OWN_NAMES: &str = r"SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'sqlx\_s\_%'";
 
-/// What `serve` writes of verifyd's own, and with it the room on the server's disk. `$1` is nobody's.
+/// Writes verifyd's own tables as `serve` does, which also tests the disk space of the server. `$1` is an id
+/// that is not in use.
 const WRITTEN: [&str; 3] = [
     "INSERT INTO verifyd.workers (worker_id, version, concurrency, in_flight, started_at, beat_at) \
      VALUES ($1, 'doctor', 0, 0, now(), now())",
@@ -49,7 +50,7 @@ const ALLOWED: [&str; 9] = [
     "SELECT 1 FROM operation_runs WHERE false FOR NO KEY UPDATE",
 ];
 
-/// A check as the API records it, of any connection there is: for what the table asks of its rows.
+/// A check of an existing connection as the API records it, to test the constraints of the table.
 const RECORDED: &str = sql!(
     "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
      SELECT c.workspace_id, c.tenant_id, " run_type!()
@@ -69,8 +70,8 @@ async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
         .await?)
 }
 
-/// Whether two connections are served by one session in turn. Without a pooler, and with one in session
-/// mode, each has a session for as long as it is open.
+/// Returns whether two connections use one session alternately. Without a pooler, and with one in session
+/// mode, each has its own session while it is open.
 async fn share_a_session(
     first: &mut PgConnection,
     second: &mut PgConnection,
@@ -99,7 +100,7 @@ async fn loses_statements(connection: &mut PgConnection) -> Result<bool, StoreEr
         .persistent(false)
         .fetch_one(&mut *tx)
         .await?;
-    // Nobody else is to find it.
+    // No other client may find it.
     sqlx::raw_sql(super::schema::FORGET_NAMED_STATEMENTS)
         .execute(&mut *tx)
         .await?;

@@ -1,4 +1,4 @@
-//! Deleting completed runs that are old enough.
+//! Deletes completed runs that are old enough.
 
 use super::bounds::time;
 use super::{ADVISORY_PRUNE, ADVISORY_SPACE, PostgresStore, run_type, seconds};
@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use sqlx::PgConnection;
 use std::time::Duration;
 
-/// `$1`: the age in seconds. An onboarding session points to the run that it shows; an
-/// acknowledgement that still stands would go with its run.
+/// `$1`: the age in seconds. Runs that an onboarding session points to are kept, and so are runs with an
+/// acknowledgement that still applies.
 macro_rules! prunable {
     () => {
         $crate::store::sql::sql!(
@@ -35,7 +35,7 @@ const COUNT: &str = sql!("SELECT count(*)" prunable!());
 /// Nobody acknowledges while runs are being deleted: that would be left without its run.
 const EXCLUDE_ACKNOWLEDGING: &str = "SELECT pg_advisory_xact_lock($1, $2)";
 
-/// A run that somebody else holds is left for the next time.
+/// A locked run is left for the next time.
 const CHOOSE: &str = sql!(
     "SELECT r.id" prunable!() " AND r.id > $2 ORDER BY r.id LIMIT $3 FOR UPDATE OF r SKIP LOCKED"
 );

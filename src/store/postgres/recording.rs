@@ -1,4 +1,4 @@
-//! Recording runs.
+//! Records runs.
 
 use super::bounds::is_claimable;
 use super::{PostgresStore, run_type};
@@ -8,11 +8,11 @@ use crate::ports::store_error::StoreError;
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::types::Json;
-/// Held until the transaction ends, so that callers for one connection take turns.
+/// Held until the transaction ends, to serialise callers for one connection.
 const LOCK_CONNECTION: &str =
     "SELECT pg_advisory_xact_lock(hashtextextended('verifyd.record.' || $1::text, 0))";
 
-/// An invalid run, which nobody will complete, is not waited for.
+/// An invalid run, which is never completed, is not regarded as active.
 const ACTIVE_RUN: &str = sql!(
     "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!()
     " AND r.status IN ('queued', 'running') AND " is_claimable!()
@@ -20,8 +20,8 @@ const ACTIVE_RUN: &str = sql!(
       AND r.workspace_id = $2 AND r.tenant_id IS NOT DISTINCT FROM $3 ORDER BY r.id DESC LIMIT 1"
 );
 
-/// Its hint is sent by whoever records it, so nobody needs to be notified (migration 6): transactions
-/// that notify commit one at a time.
+/// The caller sends the hint, so no notification is needed (migration 6): transactions that notify commit one
+/// at a time.
 const INSERT_RUN: &str = sql!(
     "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
      SELECT $1, $2, " run_type!()

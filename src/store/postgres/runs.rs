@@ -1,19 +1,19 @@
-//! Reading runs.
+//! Reads runs.
 
 use super::bounds::{fits, is_claimable, is_shown, member, short, time};
-use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
+use super::reused_ids::{OWN_ATTEMPTS, is_of_its_run};
 use super::{PostgresStore, run_type};
 use crate::domain::attempt::AttemptRecord;
 use crate::domain::overview::LatestReport;
 use crate::domain::{ConnectionId, OperationRun, RunId};
 use crate::ports::runs::{RunCounts, RunStore};
 use crate::ports::store_error::StoreError;
-use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 use crate::store::sql::sql;
+use crate::store::tolerant_decoding::Tolerant;
 use async_trait::async_trait;
 
-/// `$2`: most bytes of the context. A context that is too large, or NULL, is NULL.
+/// `$2`: largest context in bytes. A context that is larger, or NULL, is NULL.
 const RUN: &str = sql!(
     "SELECT r.id, r.workspace_id, r.tenant_id, r.type, " short!("r.status") " AS status, "
     short!("r.outcome") " AS outcome, CASE WHEN " fits!("r.context", "$2")
@@ -23,8 +23,8 @@ const RUN: &str = sql!(
      FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!() " AND " is_shown!()
 );
 
-/// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote
-/// beside it, or of that what tells what the run was about.
+/// For a context that is too large as a whole: the report (`$3`: its largest size), and the producer's
+/// members, or at least those that identify the target.
 const PARTS: &str = sql!(
     "WITH whole AS MATERIALIZED (SELECT r.context #> '{}' AS j FROM operation_runs r
          WHERE r.id = $1 AND jsonb_typeof(r.context) = 'object'),
@@ -99,7 +99,7 @@ impl PostgresStore {
     async fn read_parts(&self, mut run: OperationRun) -> Result<OperationRun, StoreError> {
         let _one_at_a_time = self.large_contexts.lock().await;
         let query = self
-            .rows::<(Option<Lenient>, Option<Lenient>)>(PARTS)
+            .rows::<(Option<Tolerant>, Option<Tolerant>)>(PARTS)
             .bind(run.id.0)
             .bind(self.context_bytes)
             .bind(rows::REPORT_BYTES);
@@ -110,7 +110,7 @@ impl PostgresStore {
             }
             Err(error) if error.is_transient() => return Err(error),
             Err(error) => {
-                tracing::warn!(run = run.id.0, %error, "the context of a run cannot be read");
+                tracing::warn!(run = run.id.0, %error, "cannot read the context of the run; showing the run without it");
             }
         }
         Ok(run)

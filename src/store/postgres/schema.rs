@@ -1,4 +1,4 @@
-//! Migrations, and the server behind them.
+//! Migrations, and access to the server.
 
 use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore};
 use crate::ports::schema::{Migrated, SchemaStore};
@@ -11,13 +11,13 @@ use std::collections::BTreeSet;
 
 const MIGRATIONS_TABLE: &str = "verifyd.schema_migrations";
 
-/// A migration may take as long as it takes; only one process migrates at a time. Lock and limits
-/// end with the transaction.
+/// A migration has no time limit; only one process migrates at a time. Lock and limits end with the
+/// transaction.
 const UNLIMITED: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
      SET LOCAL idle_in_transaction_session_timeout = 0";
 
-/// The driver's migrator gives its statements names whatever the URL says, and leaves them behind.
-/// Behind a pooler they would be in the way of whoever is given the connection next.
+/// The driver's migrator gives its statements names whatever the URL says, and leaves them in the session.
+/// Behind a pooler they would collide with statements of the next client.
 pub(super) const FORGET_NAMED_STATEMENTS: &str = r"DO $$ DECLARE statement text; BEGIN
     FOR statement IN SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\_s\_%' LOOP
         EXECUTE format('DEALLOCATE %I', statement);
@@ -75,7 +75,7 @@ impl SchemaStore for PostgresStore {
             let before = self.applied(tx).await?;
             let mut migrator = migrations::migrator(migrations::postgres(), MIGRATIONS_TABLE);
             migrator.create_schema("verifyd");
-            // `run` wants a connection of any lifetime, which a transaction's is not.
+            // `run` requires a connection of any lifetime, which a transaction's is not.
             migrator.run_direct(None, &mut *tx, false).await?;
             self.forget_named_statements(tx).await?;
             let after = self.applied(tx).await?;

@@ -1,9 +1,9 @@
-//! What checks start from, and what they have learnt of connections.
+//! Starting points of checks, and facts about connections.
 
 use super::PostgresStore;
 use super::connections::connection_columns;
 use super::credentials::credential_columns;
-use super::earlier::{carries_fingerprint, latest_report_of_connection};
+use super::reused_ids::{carries_fingerprint, latest_report_of_connection};
 use crate::domain::ConnectionId;
 use crate::domain::connection_facts::KeptFacts;
 use crate::ports::starting_point::{StartingPoint, StartingPointStore};
@@ -81,8 +81,8 @@ impl StartingPointStore for PostgresStore {
 }
 
 impl PostgresStore {
-    /// What checks of these connections start from, as far as they are there; one that cannot be read is
-    /// an error of its own.
+    /// Returns the starting points for these connections, as far as they exist; one that cannot be read is an
+    /// error of its own.
     pub(super) async fn starting_points(
         &self,
         connection: &mut PgConnection,
@@ -97,7 +97,7 @@ impl PostgresStore {
     pub(super) async fn forget_expiry(&self, id: ConnectionId) {
         let forget = self.execute(self.sql(FORGET_EXPIRY).bind(id.0));
         if let Err(error) = forget.await {
-            tracing::warn!(%error, "the old expiry of the credential is not removed; the next check replaces it");
+            tracing::warn!(%error, "cannot remove the old expiry of the credential; the next check replaces it");
         }
     }
 }

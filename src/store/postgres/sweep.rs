@@ -1,7 +1,7 @@
-//! What the reconciler finds: dead leases, runs without a lease, runs that were never dispatched.
+//! Finds dead leases, runs without a lease, and runs that were never dispatched.
 
 use super::bounds::is_claimable;
-use super::earlier::is_delivery_of_earlier;
+use super::reused_ids::is_delivery_of_earlier;
 use super::{
     ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, is_failed_completion, run_type, seconds,
 };
@@ -36,14 +36,14 @@ const DEAD_LEASES: &str = sql!(
     "SELECT a.run_id FROM verifyd.run_attempts a WHERE " lease_is_dead!() " ORDER BY a.run_id LIMIT $2"
 );
 
-/// Runs that somebody is completing right now are skipped.
+/// Skips runs that are being completed.
 pub(super) const LOCK_RUNS: &str = sql!(
     "SELECT id FROM operation_runs WHERE id = ANY($1) AND type = " run_type!()
     " ORDER BY id FOR NO KEY UPDATE SKIP LOCKED"
 );
 
-/// Begins after the runs were locked, so it sees the attempts as they are. With each run it says
-/// whether the attempt counts.
+/// Begins after the runs were locked, so it sees the current attempts. Returns with each run whether the
+/// attempt counts.
 const RECLAIM: &str = sql!(
     "WITH dead AS (
         UPDATE verifyd.run_attempts a
@@ -57,8 +57,8 @@ const RECLAIM: &str = sql!(
     " AND r.status = 'running' RETURNING r.id, dead.counted"
 );
 
-/// Dead leases of runs that are not running any more, or not there any more: somebody changed them
-/// from outside. They would come first in every later sweep.
+/// Dead leases of runs that are no longer running or no longer exist: another writer changed them. They would
+/// come first in every later sweep.
 const END_STRAYS: &str = sql!(
     "UPDATE verifyd.run_attempts a
      SET ended_at = clock_timestamp(), end_reason = 'superseded'
@@ -88,8 +88,8 @@ const REQUEUE_WITHOUT_LEASE: &str = sql!(
       RETURNING r.id"
 );
 
-/// Whether no hint was sent for the run `w`, and somebody may claim it. A hint for an earlier run of its id
-/// does not count. Whether it may be claimed is read only of an undispatched run.
+/// Whether no hint was sent for the run `w`, and it can be claimed. A hint for an earlier run of its id does
+/// not count. Whether it can be claimed is tested only for an undispatched run.
 macro_rules! is_undispatched {
     () => {
         $crate::store::sql::sql!(
@@ -100,10 +100,10 @@ macro_rules! is_undispatched {
     };
 }
 
-/// Undispatched queued runs: ahead of where the sweeps have looked (`$5`), and behind it, after
-/// `$6`. No more than `$7` are looked at on either side, so that the cost does not grow with what waits and
-/// was delivered, and no more than it takes to find `$3`: a window is read in the order in which it was made, and
-/// an `ORDER BY` after it would have all of it read.
+/// Undispatched queued runs: ahead of the cursor (`$5`), and behind it, after `$6`. At most `$7` are read on
+/// either side, so that the cost does not grow with the number of dispatched runs, and no more than needed to
+/// find `$3`: a window is read in the order in which it was made, and an `ORDER BY` after it would read all
+/// of it.
 macro_rules! windows {
     () => {
         $crate::store::sql::sql!(
@@ -130,14 +130,13 @@ macro_rules! left_at {
     };
 }
 
-/// What is undispatched, what was not delivered, what was delivered too long ago (`$1` says whether,
-/// `$2` how many seconds), and `$4`: what was reclaimed just now. Each part has an index to itself; in one
-/// condition they would need all deliveries to be read. With them where each window was left if there may be
-/// more.
+/// Due runs: undispatched ones, those not delivered, those delivered too long ago (`$1`: whether, `$2`:
+/// seconds), and `$4`: those reclaimed by this sweep. Each part has its own index; one condition would read
+/// all deliveries. The ends of the windows are returned, too.
 ///
-/// Of a delivery the run is looked up by its id, in a subquery of its own: a join would begin with all
-/// that is queued where the server's statistics are of a time when that was hardly anything. The same goes
-/// for what was reclaimed, and for a run's delivery.
+/// The run of a delivery is looked up by its id, in a subquery: with statistics from a time when hardly
+/// anything was queued, a join would begin with all queued runs. The same holds for reclaimed runs, and for a
+/// run's delivery.
 const DUE: &str = sql!(
     windows!() " SELECT ARRAY(
         SELECT id FROM undispatched_ahead UNION SELECT id FROM undispatched_behind
@@ -155,11 +154,11 @@ const DUE: &str = sql!(
     " ORDER BY 1 LIMIT $3), " left_at!("ahead") ", " left_at!("behind")
 );
 
-/// `$1`: runs that are queued again or due, `$2`: those that are delivered now, `$3`: those that wait
-/// with exponential backoff after failed completions. One statement in the order of the ids, so that it cannot
-/// deadlock with MARK_UNDISPATCHED. A run that was claimed and given back since DUE keeps its `not_before`:
-/// it lies after the beginning of this transaction. What a run that was never claimed waits for is an earlier
-/// run's, as long as it is the same as when that was seen.
+/// `$1`: runs that are queued again or due, `$2`: those delivered now, `$3`: those that wait with exponential
+/// backoff after failed completions. One statement in the order of the ids, so that it cannot deadlock with
+/// MARK_UNDISPATCHED. A run that was claimed and released since DUE keeps its `not_before`, which is after
+/// the beginning of this transaction. The wait of a run that was never claimed belongs to an earlier run, as
+/// long as it is the same as when that was seen.
 const MARK_DELIVERIES: &str = sql!(
     "WITH left_over AS MATERIALIZED (
         SELECT d.run_id, d.not_before FROM verifyd.run_deliveries d
@@ -176,10 +175,10 @@ const MARK_DELIVERIES: &str = sql!(
         OR d.not_before = (SELECT o.not_before FROM left_over o WHERE o.run_id = d.run_id)"
 );
 
-/// A run that was completed between DUE and MARK_DELIVERIES leaves a row behind, and so does one
-/// that its application completed or deleted itself. Looks at the oldest only, and at what this sweep has
-/// not delivered though it was due, so that its cost is bounded: each run is looked up by its id, and no plan
-/// reads all deliveries or all active runs for it.
+/// A run that was completed between DUE and MARK_DELIVERIES leaves a row behind, and so does one that its
+/// application completed or deleted itself. Reads only the oldest rows, and those that were due and not
+/// delivered by this sweep, so that its cost is bounded: each run is looked up by its id, and no plan reads
+/// all deliveries or all active runs.
 const FORGET_ORPHANS: &str = sql!(
     "DELETE FROM verifyd.run_deliveries WHERE run_id = ANY(ARRAY(
         SELECT o.run_id FROM (
@@ -202,7 +201,7 @@ const MARK_UNDISPATCHED: &str = "
         SELECT run_id FROM verifyd.run_deliveries WHERE run_id = ANY($1)
         ORDER BY run_id FOR UPDATE)";
 
-/// Runs whose attempt counted, and those whose attempt was a failed completion.
+/// Splits into runs whose attempt counted, and runs whose attempt was a failed completion.
 pub(super) fn split_counted(queued: Vec<(i64, bool)>) -> (Vec<i64>, Vec<i64>) {
     let (counted, failed): (Vec<_>, Vec<_>) = queued.into_iter().partition(|(_, counted)| *counted);
     let ids = |runs: Vec<(i64, bool)>| runs.into_iter().map(|(id, _)| id).collect();
@@ -279,7 +278,7 @@ impl PostgresStore {
             .await?)
     }
 
-    /// Writes down when runs that are queued are to be delivered.
+    /// Records when queued runs are to be delivered.
     pub(super) async fn mark_deliveries(
         &self,
         tx: &mut PgConnection,
@@ -299,7 +298,7 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// The runs that are queued again, and those whose attempt was a failed completion.
+    /// Returns the runs that are queued again, and those whose attempt was a failed completion.
     async fn reclaim_dead(
         &self,
         tx: &mut PgConnection,

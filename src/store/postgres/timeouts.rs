@@ -1,8 +1,8 @@
-//! Limits on this side: a server that is cut off tells nobody that a connection is dead.
+//! Timeouts on the client's side, for connections that are open and pass nothing.
 //!
-//! A firewall that forgets a connection leaves it open here, with nothing passing any more. So no
-//! call waits for longer than the server may take, and no connection gets into the pool, or out of
-//! it, without having answered. One that did not is closed, and another one takes its place.
+//! A firewall that forgets a connection leaves it open here. So no call waits for longer than the server may
+//! take, and no connection enters or leaves the pool without having answered. One that did not is closed and
+//! replaced.
 
 use super::PostgresStore;
 use crate::ports::store_error::StoreError;
@@ -12,25 +12,24 @@ use sqlx::{Connection as _, Executor as _, Row as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a call may take beyond a free connection and one statement that uses up its time.
+/// Time that a call may take beyond waiting for a free connection and the longest statement.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a connection that is given back may take to answer. The server may still be busy with
-/// the statement of a caller that has gone; the connection is then closed.
+/// Time for a returned connection to answer. The server may still be busy with the statement of a caller that
+/// has gone; the connection is then closed.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection that was given back no longer ago has answered just now: under load it is not asked
-/// again.
-const JUST_NOW: Duration = Duration::from_millis(100);
+/// A connection that was returned within this time has just answered: under load it is not tested again.
+const RECENTLY_RETURNED: Duration = Duration::from_millis(100);
 
 /// Longest time for all connections to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// By then every connection was given back to the pool once, also by those who keep one.
+/// Time within which every connection is returned to the pool, also by tasks that keep one.
 const RENEWED_WITHIN: Duration = Duration::from_secs(60);
 
-/// When connections were last to be opened anew: statements that were prepared before the schema changed
-/// may fail for ever.
+/// When connections were last due to be reopened: statements that were prepared before the schema changed may
+/// fail for ever.
 #[derive(Debug, Default)]
 pub(super) struct Renewal(Mutex<Option<Instant>>);
 
@@ -70,12 +69,13 @@ pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) 
         .acquire_timeout(settings.acquire_timeout)
         .idle_timeout(settings.idle_timeout)
         .max_lifetime(settings.max_lifetime)
-        // The driver's own test waits for ever.
+        // The driver's own test has no timeout.
         .test_before_acquire(false)
         .before_acquire(move |connection, meta| {
             let old = renewal.is_before(meta.age);
             Box::pin(async move {
-                Ok(!old && (meta.idle_for < JUST_NOW || answers(connection, before).await?))
+                Ok(!old
+                    && (meta.idle_for < RECENTLY_RETURNED || answers(connection, before).await?))
             })
         })
         .after_release(|connection, _| {
@@ -88,11 +88,11 @@ pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) 
         })
 }
 
-/// Has the connection answer, and leaves no transaction open on it. The driver rolls back what it knows to
-/// have begun; of a `BEGIN` whose caller has gone before the answer it does not know.
+/// Tests that the connection answers, and leaves no transaction open on it. The driver rolls back the
+/// transactions that it knows of, but not a `BEGIN` whose caller went before the answer.
 ///
-/// A statement that is sent by itself begins its transaction: both times are the same, but within one that
-/// was begun earlier.
+/// A statement outside of an explicit transaction begins its own: both times are equal, unless one was begun
+/// earlier.
 async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     const IS_OPEN: &str = "SELECT now() < statement_timestamp()";
     let row = connection.fetch_one(sqlx::raw_sql(IS_OPEN)).await?;
@@ -118,7 +118,7 @@ impl PostgresStore {
     ) -> Result<T, E> {
         match tokio::time::timeout(self.call_timeout, call).await {
             Ok(answer) => answer,
-            Err(_) => Err(StoreError::Unavailable("no answer in time".into()).into()),
+            Err(_) => Err(StoreError::Unavailable("no answer within the timeout".into()).into()),
         }
     }
 

@@ -1,11 +1,10 @@
-//! `LISTEN`: notices a bare INSERT into `operation_runs`, over a connection of its own.
+//! `LISTEN`: receives notifications of a bare INSERT into `operation_runs`, over a separate connection.
 //!
-//! A notification is for whoever listens at that moment. So whatever came before is signalled once
-//! listening has begun, and a connection that may have died is found by a probe: a notification to
-//! oneself, sent over the pool, which must arrive. Behind a pooler in transaction mode it never
-//! does, although every statement succeeds. Worse, the subscription stays with a connection that
-//! the pooler shares out, where its notifications break the answers of others. So it is found out
-//! first whether the connection is a direct one.
+//! A notification reaches only current listeners. So a wake-up is sent once listening has begun, and a dead
+//! connection is found by a probe: a notification to oneself, sent through the pool, which must arrive.
+//! Behind a pooler in transaction mode it never does, although every statement succeeds. Worse, the
+//! subscription stays with a connection that the pooler shares, where its notifications break the answers of
+//! others. So a test for a direct connection comes first.
 
 use super::PostgresStore;
 use crate::ports::store_error::StoreError;
@@ -19,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// What `verifyd.notify_queued` (migration 6) notifies.
+/// The channel that `verifyd.notify_queued` (migration 6) notifies.
 const QUEUED: &str = "verifyd_queued";
 
 /// A setting of the session that only a direct connection can be opened with: a pooler refuses it, or
@@ -28,7 +27,7 @@ const DIRECT: &str = "verifyd.direct";
 /// How PgBouncer refuses it.
 const REFUSED_AT_STARTUP: &str = "08P01";
 
-/// How long a probe may take. Connecting and subscribing may, too.
+/// Timeout of a probe, and of connecting and subscribing.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two probes of a connection that works.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
@@ -36,8 +35,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 const LONGEST_AFTER_ERROR: Duration = Duration::from_secs(30);
 /// Failures in a row that are worth a line in the log.
-const SAID_AFTER: u32 = 3;
-const WHILE_NOTHING_ARRIVES: Duration = Duration::from_secs(300);
+const WARN_AFTER: u32 = 3;
+const PAUSE_WHILE_NOTHING_ARRIVES: Duration = Duration::from_secs(300);
 
 /// A connection that listens.
 struct Subscription {
@@ -80,7 +79,7 @@ impl Subscription {
         };
         match tokio::time::timeout(PROBE_TIMEOUT, opening).await {
             Err(_) => Err(StoreError::Unavailable(
-                "no connection to listen on in time".into(),
+                "the connection to listen on timed out".into(),
             )),
             Ok(Err(sqlx::Error::Database(error)))
                 if error.code().as_deref() == Some(REFUSED_AT_STARTUP) =>
@@ -124,11 +123,11 @@ impl PostgresStore {
             Ok(None) => return Ended::NothingArrives,
             Err(error) => return Ended::Broken(error.to_string()),
         };
-        // What came before.
+        // For runs that came before.
         signal.wake();
         let mut first = Some(first);
         let mut probe_at = Instant::now();
-        // When the probe that is under way counts as lost.
+        // When the current probe counts as lost.
         let mut awaited: Option<Instant> = None;
         loop {
             let alarm = awaited.unwrap_or(probe_at);
@@ -164,7 +163,7 @@ impl PostgresStore {
                             probe_at = Instant::now() + PROBE_EVERY;
                             awaited = Some(Instant::now() + PROBE_TIMEOUT);
                         }
-                        // Says nothing about the subscription: the pool is away or busy.
+                        // Says nothing about the subscription: the pool is unavailable or busy.
                         Ok(Err(_)) | Err(_) => probe_at = Instant::now() + AFTER_ERROR,
                     }
                 }
@@ -211,18 +210,18 @@ impl WakeStore for PostgresStore {
                         );
                     }
                     has_warned = true;
-                    WHILE_NOTHING_ARRIVES
+                    PAUSE_WHILE_NOTHING_ARRIVES
                 }
                 Ended::Broken(why) => {
                     broken += 1;
-                    if broken == SAID_AFTER {
+                    if broken == WARN_AFTER {
                         tracing::warn!(
                             why,
                             "listening fails again and again: bare INSERTs are found by the sweep \
                              only; behind a pooler set database.listen_url to a direct connection"
                         );
                     }
-                    tracing::debug!(why, "not listening for a moment; the sweep goes on");
+                    tracing::debug!(why, "not listening for now; the sweep finds new runs");
                     let wait = pause;
                     pause = (pause * 2).min(LONGEST_AFTER_ERROR);
                     wait

@@ -1,14 +1,13 @@
-//! What becomes of the deliveries to webhooks: leased, tried, given up, forgotten; and the circuits of
-//! their endpoints.
+//! Deliveries to webhooks, and the circuits of their endpoints.
 //!
 //! Deliveries are locked before their endpoint.
 
 use super::{PostgresStore, seconds};
 use crate::domain::DeliveryId;
 use crate::domain::circuit::{AfterFailure, Circuit};
-use crate::domain::webhook::AttemptResult;
+use crate::domain::webhook::Verdict;
 use crate::ports::store_error::StoreError;
-use crate::ports::webhooks::{
+use crate::ports::webhook_deliveries::{
     AttemptOutcome, AttemptRecorded, CircuitChange, Delivery, DeliveryAttempt, DeliveryCounts,
     DeliveryFilter, DeliveryStore, LeasePolicy, LeasedDelivery, Replay,
 };
@@ -19,12 +18,11 @@ use crate::store::webhook_rows::{
 use async_trait::async_trait;
 use std::time::Duration;
 
-/// `$1`: most of them, `$2`: seconds of the lease, `$3`: endpoints to leave out, `$4`: leave out
-/// failing ones. One of each endpoint, so that none crowds out the others; among equals the order is
-/// left to chance.
+/// `$1`: limit, `$2`: seconds of the lease, `$3`: endpoints to leave out, `$4`: leave out failing ones. Takes
+/// one of each endpoint, so that none displaces the others; the order among equals is random.
 ///
-/// Nothing is looked for of an endpoint whose circuit is open. When its pause is over, whoever gets its
-/// row takes one delivery, and holds back the next probe for the time of the lease.
+/// An endpoint whose circuit is open gets nothing. After its pause, the transaction that locks its row takes
+/// one delivery, and delays the next probe by the time of the lease.
 const LEASE: &str = "
     WITH due AS MATERIALIZED (
         SELECT d.id, e.id AS endpoint_id, e.circuit_probe_at IS NOT NULL AS is_probe
@@ -64,7 +62,7 @@ const END_ATTEMPT: &str = "
     UPDATE verifyd.webhook_attempts SET duration_ms = $3, result = $4, http_status = $5
     WHERE delivery_id = $1 AND attempt = $2";
 
-/// What was delivered is delivered, also when another attempt has begun by now, or when it was given up
+/// A delivered message stays delivered, also when another attempt has begun by now, or when it was given up
 /// by its age while it was being sent.
 const END_DELIVERY: &str = "
     UPDATE verifyd.webhook_deliveries
@@ -83,7 +81,7 @@ const CIRCUIT: &str = "
     SELECT id, failures::bigint AS failures, circuit_pauses::bigint AS circuit_pauses
     FROM verifyd.webhook_endpoints WHERE id = $1 FOR NO KEY UPDATE";
 
-/// `$4`: seconds until the next probe; null: as it is.
+/// `$4`: seconds until the next probe; NULL: unchanged.
 const FAILED: &str = "
     UPDATE verifyd.webhook_endpoints SET failures = $2, circuit_pauses = $3,
         circuit_opened_at = CASE WHEN $3 > 0 THEN coalesce(circuit_opened_at, now()) END,
@@ -96,7 +94,7 @@ const GONE: &str = "
         circuit_opened_at = NULL, circuit_probe_at = NULL
     WHERE id = $1 AND enabled";
 
-/// Also of endpoints that are disabled: what is pending for them is bounded, too.
+/// Also for disabled endpoints, so that their pending deliveries are bounded, too.
 const GIVE_UP: &str = "
     WITH old AS MATERIALIZED (
         SELECT d.id FROM verifyd.webhook_endpoints e CROSS JOIN LATERAL (
@@ -195,8 +193,8 @@ impl DeliveryStore for PostgresStore {
                 .bind(delivery.id.0)
                 .bind(attempt)
                 .bind(i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX))
-                .bind(outcome.result.as_str())
-                .bind(outcome.http_status.map(i32::from))
+                .bind(outcome.sent.result.as_str())
+                .bind(outcome.sent.status_code.map(i32::from))
                 .execute(&mut *tx)
                 .await?;
             let ended = self
@@ -210,9 +208,9 @@ impl DeliveryStore for PostgresStore {
                 .await?
                 .rows_affected();
             let mut circuit = CircuitChange::Unchanged;
-            match outcome.result {
-                AttemptResult::Delivered | AttemptResult::Gone => {
-                    let delivered = outcome.result == AttemptResult::Delivered;
+            match outcome.sent.result.verdict() {
+                verdict @ (Verdict::Delivered | Verdict::GiveUp) => {
+                    let delivered = verdict == Verdict::Delivered;
                     let changed = self
                         .sql(if delivered { WORKED } else { GONE })
                         .bind(endpoint)
@@ -223,7 +221,7 @@ impl DeliveryStore for PostgresStore {
                         circuit = CircuitChange::Closed;
                     }
                 }
-                _ => {
+                Verdict::TryAgain => {
                     let row: Option<CircuitRow> = self
                         .rows(CIRCUIT)
                         .bind(endpoint)
@@ -231,8 +229,8 @@ impl DeliveryStore for PostgresStore {
                         .await?;
                     if let Some(row) = row {
                         let mut now = Circuit::try_from(row)?;
-                        let after =
-                            now.fail(delivery.is_probe, outcome.retry_after, &outcome.circuit);
+                        let asked = outcome.sent.retry_after.unwrap_or_default();
+                        let after = now.fail(delivery.is_probe, asked, &outcome.circuit);
                         let pause = match after {
                             AfterFailure::Unchanged => None,
                             AfterFailure::Opens(pause) | AfterFailure::StaysOpen(pause) => {

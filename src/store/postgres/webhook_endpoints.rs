@@ -4,7 +4,7 @@ use super::{PostgresStore, seconds};
 use crate::domain::webhook::{DisabledReason, WebhookBinding};
 use crate::domain::{EndpointId, WorkspaceId};
 use crate::ports::store_error::StoreError;
-use crate::ports::webhooks::{
+use crate::ports::webhook_endpoints::{
     Endpoint, EndpointError, EndpointStore, NewEndpoint, SealSecret, SealedSecrets,
 };
 use crate::store::rows;

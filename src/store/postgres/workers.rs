@@ -1,4 +1,4 @@
-//! One row per replica: a lease is alive while its worker beats.
+//! One row per replica: a lease is alive while its worker sends heartbeats.
 
 use super::PostgresStore;
 use crate::domain::WorkerId;

@@ -52,7 +52,7 @@ const NOTE_USE: &str = sql!(
     "UPDATE verifyd_api_tokens SET last_used_at = " now!() " WHERE id = $1 AND " use_is_old!()
 );
 
-/// A few at a time: each new session clears away more than it adds.
+/// A few at a time: each new session removes more than it adds.
 const FORGET_SESSIONS: &str = sql!(
     "DELETE FROM verifyd_page_sessions WHERE session_hash IN (
         SELECT session_hash FROM verifyd_page_sessions WHERE expires_at <= " now!()
@@ -78,7 +78,7 @@ const FORGET_KEYS: &str = sql!(
     now_moved_by!("$1") " ORDER BY reserved_at LIMIT 100)"
 );
 
-/// `$4`: when a reservation without an answer may be taken over, `$5`: how long keys are kept.
+/// `$4`: age after which a reservation without an answer may be taken over, `$5`: how long keys are kept.
 const RESERVE: &str = sql!(
     "INSERT INTO verifyd_idempotency_keys AS k (token_id, idempotency_key, request_hash)
      VALUES ($1, $2, $3)

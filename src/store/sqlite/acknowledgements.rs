@@ -1,8 +1,8 @@
-//! Acknowledgements, and how they carry on from one completion to the next. Transactions that write
-//! take turns, so nothing comes between two statements of one.
+//! Acknowledgements, and how they carry on from one completion to the next. Writing transactions are
+//! serialised, so nothing changes between two statements of one.
 
 use super::actors::{note_acknowledged, note_withdrawn, with_actors};
-use super::earlier::{a_second_after, is_about, time};
+use super::reused_ids::{a_second_after, is_about, time};
 use super::{SqliteStore, now, run_type};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
@@ -79,8 +79,8 @@ const INSERT: &str = sql!(
 const MARK_CONNECTION: &str = "
     UPDATE verifyd_latest_reports SET acknowledged = 1 WHERE connection_id = $1";
 
-/// Ended at once by the first run completed since in which the check was found otherwise, and by
-/// one whose previous report was deleted: what that said cannot be known any more.
+/// Ended at once if a later run found the check otherwise, or if the previous report of a later run was
+/// deleted, so that its checks are unknown.
 const CARRY: &str = sql!(
     "INSERT INTO verifyd_carried_acknowledgements
         (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id,
@@ -99,8 +99,8 @@ const CARRY: &str = sql!(
      WHERE f.id = $6 AND f.completed_at IS NOT NULL"
 );
 
-/// Of this connection, what was acknowledged on an earlier run, is still open (or was ended by a
-/// run that was completed later) and does not stand any more, by the report of run `$2`.
+/// Ends acknowledgements of this connection that were made on an earlier run, are still open (or were ended
+/// by a run that was completed later) and no longer apply, by the report of run `$2`.
 const LAPSE: &str = sql!(
     "UPDATE verifyd_carried_acknowledgements AS k SET lapsed_at = $3, lapsed_run_id = $2
      WHERE k.connection_id = $1
@@ -166,7 +166,7 @@ const OF_RUN: &str = sql!(
     " ORDER BY 1"
 );
 
-/// Ends what does not stand any more. The report is written already.
+/// Ends acknowledgements that no longer apply. The report is written already.
 pub(super) async fn lapse_acknowledgements(
     tx: &mut SqliteConnection,
     connection: ConnectionId,
@@ -206,7 +206,7 @@ async fn with_actor(
 ) -> Result<Acknowledgement, StoreError> {
     let found = with_actors(connection, vec![one]).await?;
     let found = found.into_iter().next();
-    found.ok_or_else(|| StoreError::Refused("an acknowledgement is gone".into()))
+    found.ok_or_else(|| StoreError::Refused("an acknowledgement no longer exists".into()))
 }
 
 async fn carry(

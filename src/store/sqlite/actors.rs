@@ -1,4 +1,4 @@
-//! Through whom acknowledgements were made and withdrawn.
+//! The identities through which acknowledgements were made and withdrawn.
 
 use super::id_list;
 use crate::domain::AcknowledgementId;

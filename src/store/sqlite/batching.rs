@@ -1,5 +1,5 @@
-//! What batches of SQLite run on: a transaction that writes. So the calls of a batch share the writer and
-//! the wait for the disk: see `store::batching`.
+//! The transactions of batches in SQLite. The calls of a batch share the writer and the wait for the disk:
+//! see `store::batching`.
 
 use super::{SqliteStore, Tx};
 use crate::ports::store_error::StoreError;
@@ -13,7 +13,7 @@ impl Batching for SqliteStore {
         self.me.upgrade()
     }
 
-    /// The file is on this machine: there is nobody who might not answer.
+    /// The file is on this machine, so no timeout is needed.
     async fn with_timeout<T: Send>(
         &self,
         call: impl Future<Output = Result<T, StoreError>> + Send,

@@ -1,5 +1,5 @@
-//! What may be computed with, and what may be loaded, of columns that another application writes: one
-//! rule for times, sizes and texts, as SQL. `octet_length` of a column does not read what it holds.
+//! Which values of columns that another application writes may be computed with and loaded: one rule for
+//! times, sizes and texts, as SQL. `octet_length` of a column does not read its content.
 
 /// A time in the form in which verifyd writes it; NULL where it is none.
 macro_rules! time {
@@ -37,8 +37,8 @@ macro_rules! member {
 }
 pub(super) use member;
 
-/// Whether surfaces show the row as a run: its id is one that callers may name, status and outcome are words
-/// that verifyd knows. `invalid_runs` tells of the others.
+/// Whether the row is shown as a run: callers may name its id, and status and outcome are known.
+/// `invalid_runs` lists the others.
 macro_rules! is_shown {
     () => {
         "id > 0 AND status IN ('queued', 'running', 'completed')
@@ -47,7 +47,7 @@ macro_rules! is_shown {
 }
 pub(super) use is_shown;
 
-/// Of a queued run: whether it may ever be claimed. What is not is told by `invalid_runs`.
+/// Whether a queued run can ever be claimed. `invalid_runs` lists the others.
 macro_rules! is_claimable {
     () => {
         "r.outcome IS NULL AND r.completed_at IS NULL AND r.id > 0"
@@ -55,7 +55,7 @@ macro_rules! is_claimable {
 }
 pub(super) use is_claimable;
 
-/// Of a connection: whether its row holds what it must.
+/// Whether the row of a connection is valid.
 macro_rules! is_valid_connection {
     () => {
         "c.status IN ('enabled', 'disabled')"
@@ -63,7 +63,7 @@ macro_rules! is_valid_connection {
 }
 pub(super) use is_valid_connection;
 
-/// The columns of a `ContextRow`, of `operation_runs`: `$bytes` is the parameter of the most bytes.
+/// The columns of a `ContextRow`, of `operation_runs`. `$bytes`: the parameter with the largest size.
 macro_rules! context_columns {
     ($bytes:literal) => {
         $crate::store::sql::sql!(

@@ -1,10 +1,10 @@
-//! `queued` → `running` and back, of one run or of many.
+//! `queued` → `running` and back, for one run or many.
 //!
-//! [`OPEN_ATTEMPTS`] and [`TAKE_RUNS`] claim. A batch sends them at once. What it leaves undecided is
-//! claimed by itself: what belongs to earlier claims is ended before the same statements are sent.
+//! [`OPEN_ATTEMPTS`] and [`TAKE_RUNS`] claim. A batch sends them at once. The runs that it leaves undecided
+//! are claimed one by one: attempts of earlier claims are ended before the same statements are sent.
 
 use super::bounds::{context_columns, is_claimable};
-use super::earlier::is_before_start;
+use super::reused_ids::is_before_start;
 use super::{SqliteStore, Tx, is_failed_completion, json_list, later, now, now_moved_by, run_type};
 use crate::domain::attempt::AttemptEnd;
 use crate::domain::run::RunRequest;
@@ -24,8 +24,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Whether `r` may be claimed as far as its deliveries say: before its first claim nothing waits.
-/// `$prepared`: whether what belongs to an earlier run was set aside before.
+/// Whether the deliveries of `r` allow a claim: before its first claim no run waits. `$prepared`: whether
+/// data of an earlier run was set aside before.
 macro_rules! is_due {
     ($prepared:literal) => {
         $crate::store::sql::sql!(
@@ -38,9 +38,9 @@ macro_rules! is_due {
     };
 }
 
-/// `$2`: failed completions, at most; `$3`: whether the runs are isolated; `$4`: whether each was prepared
-/// before. If not, these are left: runs with an open attempt, and those with attempts of an earlier run,
-/// which have to be ended or set aside first.
+/// `$2`: limit of failed completions; `$3`: whether the runs are isolated; `$4`: whether each was prepared
+/// before. If not, it skips runs with an open attempt, and those with attempts of an earlier run, which have
+/// to be ended or set aside first.
 const OPEN_ATTEMPTS: &str = sql!(
     "WITH wanted AS MATERIALIZED (
         SELECT value ->> 0 AS id, value ->> 1 AS token, value ->> 2 AS worker_id,
@@ -69,8 +69,7 @@ const OPEN_ATTEMPTS: &str = sql!(
      RETURNING run_id, attempt, claimed_at, counted"
 );
 
-/// With what the rest of a claim is made of: the attempts, the new one included. `$2`: failed completions,
-/// at most.
+/// Claims the runs and returns their attempts, the new one included. `$2`: limit of failed completions.
 const TAKE_RUNS: &str = sql!(
     "UPDATE operation_runs SET status = 'running', started_at = CASE WHEN (
         SELECT count(*) FROM verifyd_run_attempts a
@@ -86,7 +85,7 @@ const TAKE_RUNS: &str = sql!(
         WHERE a.run_id = operation_runs.id AND NOT a.earlier) AS first_claimed_at"
 );
 
-/// `$2`: most bytes of a context.
+/// `$2`: largest context in bytes.
 const CONTEXTS: &str = sql!(
     "SELECT id, " context_columns!("$2")
     " FROM operation_runs WHERE id IN (SELECT value FROM json_each($1))"
@@ -185,7 +184,7 @@ impl ClaimStore for SqliteStore {
     ) -> Result<bool, StoreError> {
         if end == AttemptEnd::Completed {
             return Err(StoreError::Refused(
-                "a run that is given back has not been completed".into(),
+                "a run that is released has not been completed".into(),
             ));
         }
         self.transaction_with_end(async |tx| {
@@ -268,7 +267,7 @@ impl SqliteStore {
         Ok(claims)
     }
 
-    /// Not that of a run whose completion is forced.
+    /// Reads contexts, except those of runs whose completion is forced.
     async fn read_contexts(
         &self,
         tx: &mut SqliteConnection,

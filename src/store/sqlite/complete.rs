@@ -1,4 +1,4 @@
-//! `running` → `completed`, in one transaction with everything that was found: of one run or of many.
+//! `running` → `completed`, in one transaction with all results, for one run or many.
 
 use super::acknowledgements::lapse_acknowledgements;
 use super::{SqliteStore, Tx, json_list, now, run_type};
@@ -9,7 +9,7 @@ use crate::ports::claims::{Claim, CompletionStore};
 use crate::ports::store_error::StoreError;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
 use crate::store::completion::{
-    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, event, message_id,
+    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, message_id, webhook_event,
 };
 use crate::store::sql::sql;
 use async_trait::async_trait;
@@ -27,8 +27,8 @@ const END_ATTEMPTS: &str = sql!(
     " AND r.status = 'running') RETURNING run_id"
 );
 
-/// The context of the run as it stays: members that verifyd does not write as they are, and what is no
-/// object as the member `producer_context`.
+/// The context of the run that stays: members that verifyd does not write as they are, and a context that is
+/// no object as the member `producer_context`.
 macro_rules! kept {
     () => {
         "CASE WHEN octet_length(context) > d.kept THEN '{\"producer_context_dropped\":true}'
@@ -38,7 +38,7 @@ macro_rules! kept {
     };
 }
 
-/// The same with what was checked, where the producer left it out.
+/// The context with what was checked, where the producer left it out.
 macro_rules! with_checked {
     () => {
         $crate::store::sql::sql!(
@@ -51,8 +51,8 @@ macro_rules! with_checked {
     };
 }
 
-/// `$1`: run, outcome, failures, members of `context`, whose others stay as they are written, the
-/// members that are added where they are missing, and how many bytes stay.
+/// `$1`: run, outcome, failures, members of `context` to set, members to add where they are missing, and the
+/// largest size that stays.
 const COMPLETE: &str = sql!(
     "UPDATE operation_runs SET status = 'completed', outcome = d.ending, completed_at = " now!()
     ", failure_summary = d.failures, context = CASE WHEN d.reason_code IS NULL
@@ -103,7 +103,7 @@ const OUTBOX: &str = sql!(
 );
 
 impl BatchedCall<SqliteStore> for CompletionRequest {
-    /// Whether it is completed now; if not, somebody else's token is the current one.
+    /// Whether it is completed now; if not, another token is the current one.
     type Answer = bool;
     const NAME: &'static str = "complete";
 
@@ -124,7 +124,7 @@ impl BatchedCall<SqliteStore> for CompletionRequest {
         tx.commit().await?;
         let answers = calls.iter().map(|c| Some(completed.contains(c.run)));
         let answers = answers.collect();
-        completed.announce(&store.completions, &store.recorded);
+        completed.publish(&store.completions, &store.recorded);
         Ok((answers, None))
     }
 }
@@ -140,10 +140,10 @@ impl CompletionStore for SqliteStore {
         match self.complete_by_itself(&request).await {
             // A context that cannot be copied does not keep the run from its end.
             Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
-                tracing::warn!(%why, "the context of the run cannot be kept");
+                tracing::warn!(%why, "cannot keep the context of the run; replacing it");
                 request.kept = NOTHING_KEPT;
                 let dropped = self.complete_by_itself(&request).await;
-                // What is refused for another reason is told with that.
+                // A refusal for another reason is returned as it is.
                 dropped.map_err(|_| StoreError::Refused(why))
             }
             completed => completed,
@@ -157,11 +157,11 @@ impl SqliteStore {
             .transaction(async |tx| self.complete_runs(tx, std::slice::from_ref(request)).await)
             .await?;
         let is_completed = completed.contains(request.run);
-        completed.announce(&self.completions, &self.recorded);
+        completed.publish(&self.completions, &self.recorded);
         Ok(is_completed)
     }
 
-    /// Completes those of these runs whose token is the current one.
+    /// Completes the runs whose token is the current one.
     async fn complete_runs(
         &self,
         tx: &mut SqliteConnection,
@@ -193,7 +193,7 @@ impl SqliteStore {
             .bind(json_list(rows)?)
             .fetch_all(&mut *tx)
             .await?;
-        // The same time for all of them; as it is written, too.
+        // All have the same time; as it is written, too.
         let Some((_, at_text, at, _)) = rows.first().filter(|_| rows.len() == ended().count())
         else {
             return Err(StoreError::Refused(
@@ -213,8 +213,8 @@ impl SqliteStore {
             Some((
                 call.connection?.0,
                 call.run.0,
-                &call.notice.fingerprint,
-                &call.notice.overall,
+                &call.event.fingerprint,
+                &call.event.overall,
                 call.outcome,
             ))
         });
@@ -228,23 +228,23 @@ impl SqliteStore {
             .map(|(connection, changed, acknowledged)| (connection, (changed, acknowledged)))
             .collect();
         for call in ended() {
-            let mut notice = call.notice.clone();
+            let mut event = call.event.clone();
             if let Some(connection) = call.connection {
                 let row = written.get(&connection.0).copied();
-                notice.changed = compare(tx, call, connection, row, at_text).await?;
+                event.changed = compare(tx, call, connection, row, at_text).await?;
             }
             if rows.iter().any(|row| row.0 == call.run.0 && row.3) {
-                put_into_outbox(tx, &notice, *at).await?;
+                put_into_outbox(tx, &event, *at).await?;
                 completed.has_deliveries = true;
             }
-            completed.notices.push(notice);
+            completed.events.push(event);
         }
         Ok(completed)
     }
 }
 
-/// Ends acknowledgements that do not stand any more, and says whether the fingerprint differs from that of
-/// the connection's report before.
+/// Ends acknowledgements that no longer apply, and returns whether the fingerprint differs from that of the
+/// connection's previous report.
 async fn compare(
     tx: &mut SqliteConnection,
     call: &CompletionRequest,
@@ -259,20 +259,20 @@ async fn compare(
         return Ok(changed);
     }
     let differs = sqlx::query_scalar(DIFFERS).bind(connection.0);
-    Ok(differs.bind(&call.notice.fingerprint).fetch_one(tx).await?)
+    Ok(differs.bind(&call.event.fingerprint).fetch_one(tx).await?)
 }
 
 async fn put_into_outbox(
     tx: &mut SqliteConnection,
-    notice: &CompletionEvent,
+    event: &CompletionEvent,
     at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     sqlx::query(OUTBOX)
-        .bind(notice.workspace_id.map(|w| w.0))
+        .bind(event.workspace_id.map(|w| w.0))
         .bind(message_id())
-        .bind(notice.operation_run_id.0)
-        .bind(event(notice, at)?)
-        .bind(notice.changed)
+        .bind(event.operation_run_id.0)
+        .bind(webhook_event(event, at)?)
+        .bind(event.changed)
         .execute(tx)
         .await?;
     Ok(())

@@ -12,7 +12,7 @@ use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
-/// Of `provider_credentials k`. A payload that is too large is NULL, and its length is told.
+/// The columns of `provider_credentials k`. A payload that is too large is NULL, with its length.
 macro_rules! credential_columns {
     () => {
         $crate::store::sql::sql!(
@@ -48,7 +48,7 @@ const INSERT_CREDENTIAL: &str = sql!(
     VALUES ($1, $2, $3, $4, " now!() ", " now!() ")"
 );
 
-/// The credential is the same one, so `updated_at`, which tells a new one, stays.
+/// The credential stays the same, so `updated_at`, which identifies it, stays.
 const SET_EXPIRY: &str = "
     UPDATE provider_credentials SET expires_at = $2 WHERE id =
         (SELECT max(id) FROM provider_credentials WHERE provider_connection_id = $1)";

@@ -15,11 +15,12 @@ macro_rules! has_connection {
     };
 }
 
-/// Goes from tenant to tenant along the index, `$1`: the one to begin after, `$2`: those to leave out, as
-/// JSON, `$3`: how many. Where a tenant's first runs are not due yet, a few more are looked at, not all.
+/// Skips from tenant to tenant along the index `operation_runs_check_turns`. `$1`: start after this tenant,
+/// `$2`: tenants to leave out, as JSON, `$3`: how many. Where a tenant's first runs are not due yet, a few
+/// more are read, not all.
 ///
-/// A producer may write any tenant. Between two tenants that have a connection at most one that has none
-/// is met, however many there are, and only the first of all such tenants is named; none is where a run of one
+/// A producer may write any tenant. Between two tenants that have a connection at most one that has none is
+/// read, however many there are, and only the first of all such tenants is returned; none while a run of one
 /// is in flight.
 const OLDEST_OF_TENANTS: &str = sql!(
     "WITH RECURSIVE waiting (tenant, strangers) AS (

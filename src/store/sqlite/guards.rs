@@ -1,5 +1,5 @@
-//! The guards on `operation_runs`. The file is verifyd's own: they come with the migrations, and
-//! are made again here where somebody removed one.
+//! The guards on `operation_runs`. The file is verifyd's own: the migrations make them, and `enforce` makes
+//! removed ones again.
 
 use super::SqliteStore;
 use crate::ports::schema::{Enforced, GuardStore, Guards};

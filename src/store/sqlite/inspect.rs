@@ -1,4 +1,4 @@
-//! Does the schema fit? Names what is missing and what has another type.
+//! Inspects the schema: names what is missing and what has another type.
 
 use super::SqliteStore;
 use crate::ports::schema::{InspectStore, SchemaFinding, SchemaStore as _};
@@ -11,7 +11,7 @@ use sqlx::SqliteConnection;
 
 const COLUMNS: &str = "SELECT name, type, pk > 0 AS key FROM pragma_table_info($1)";
 
-/// The columns of every unique index that holds for all rows, one index per row.
+/// The columns of every unique index over all rows, one index per row.
 const UNIQUE: &str = "
     SELECT (SELECT group_concat(c.name, ',') FROM pragma_index_info(i.name) c)
     FROM pragma_index_list($1) i WHERE i.\"unique\" AND NOT i.partial";

@@ -1,4 +1,4 @@
-//! Rows that verifyd cannot work on.
+//! Finds invalid runs.
 
 use super::bounds::{is_listed, member, short, time};
 use super::{SqliteStore, run_type};

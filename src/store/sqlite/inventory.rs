@@ -1,5 +1,5 @@
-//! The permission inventory: what changed is written, and one row per tenant that says how fresh
-//! the whole is, and by a digest whether anything can have changed.
+//! The permission inventory: changed rows are written, and one row per tenant has the time of the last
+//! refresh and a digest that shows whether anything can have changed.
 
 use super::{SqliteStore, json_list};
 use crate::domain::TenantId;
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use sqlx::SqliteConnection;
 use std::collections::BTreeMap;
 
-/// Whether what is known of a tenant's inventory was read by the run that it names.
+/// Whether the inventory of a tenant was read by the run that it names.
 macro_rules! is_of_its_run {
     ($i:literal) => {
         $crate::store::sql::sql!(
@@ -28,9 +28,9 @@ macro_rules! is_of_its_run {
 }
 pub(super) use is_of_its_run;
 
-/// `$1`: tenant, run, source, digest; `$2`: the time. Says whether the inventory has to be compared with
-/// what is stored: its digest is another one, the run that read it is not there any more, or it has not been
-/// compared for long (`$3`, seconds), as others may write the rows, too.
+/// `$1`: tenant, run, source, digest; `$2`: the time. Returns whether the inventory has to be compared with
+/// the stored rows: its digest differs, the run that read it no longer exists, or the last comparison is too
+/// old (`$3`, seconds), since others may write the rows, too.
 const FRESHNESS: &str = sql!(
     "INSERT INTO verifyd_tenant_inventory
         (tenant_id, operation_run_id, refreshed_at, source, digest, compared_at)
@@ -66,8 +66,8 @@ const READ_FRESHNESS: &str = sql!(
     " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))"
 );
 
-/// Says since when a grant has been gone: set when it goes, kept while it stays away, dropped when
-/// it comes back. No difference by itself.
+/// Since when a grant is gone: set when it disappears, kept while it is absent, removed when it returns. It
+/// is not compared.
 const REMOVED_AT: &str = "removed_at";
 
 struct Change {
@@ -107,7 +107,7 @@ impl InventoryStore for SqliteStore {
 }
 
 impl SqliteStore {
-    /// At most one for each tenant. `now` is the database's time.
+    /// Refreshes at most one inventory for each tenant. `now` is the database's time.
     pub(super) async fn refresh_inventories(
         &self,
         tx: &mut SqliteConnection,
@@ -162,7 +162,7 @@ async fn write_what_differs(
     Ok(())
 }
 
-/// What has to be written so that the stored inventory is the fresh one.
+/// Returns the rows to write.
 fn changes(stored: Vec<StoredPermission>, entries: Vec<Entry>, now: &str) -> Vec<Change> {
     let mut stored: BTreeMap<String, StoredPermission> = stored
         .into_iter()

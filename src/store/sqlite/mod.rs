@@ -1,9 +1,9 @@
-//! SQLite: the embedded default.
+//! SQLite, the embedded default.
 //!
-//! One connection writes, in transactions that begin with `BEGIN IMMEDIATE`; so they take turns, in the
-//! order in which they asked, and with other processes, which `busy_timeout` waits for. The others read
-//! (WAL). What PostgreSQL needs locks and rechecks for cannot happen here: nothing changes between two
-//! statements of a transaction that writes. Calls that come at the same time share one: `batching`.
+//! One connection writes, in transactions that begin with `BEGIN IMMEDIATE`: they are serialised in the order
+//! of their requests, and with other processes by `busy_timeout`. The other connections read (WAL). So
+//! nothing changes between two statements of a writing transaction, and the locks and rechecks of PostgreSQL
+//! are not needed. Calls that come at the same time share a transaction: `batching`.
 //!
 //! Times are texts, RFC 3339 in UTC with milliseconds, written by SQLite's own clock.
 
@@ -14,15 +14,14 @@ mod batching;
 mod bounds;
 mod claim;
 mod complete;
+mod completion_events;
 mod connections;
 mod credentials;
-mod earlier;
 mod fair_queuing;
 mod guards;
 mod inspect;
 mod invalid_runs;
 mod inventory;
-mod notices;
 mod onboarding;
 mod orphans;
 mod overview;
@@ -30,6 +29,7 @@ mod plan;
 mod probe;
 mod prune;
 mod recording;
+mod reused_ids;
 mod runs;
 mod schema;
 mod starting_point;
@@ -46,7 +46,7 @@ use super::completion::CompletionRequest;
 use super::{DatabaseSettings, End, LimitSettings};
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::ClaimAnswer;
-use crate::ports::completion_events::EVENTS_KEPT;
+use crate::ports::completion_events::MAX_PENDING_EVENTS;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -73,7 +73,7 @@ macro_rules! run_type {
 }
 use run_type;
 
-/// Of an attempt: it was only to complete the run, and did not. One of an earlier run does not count.
+/// Whether an attempt is a failed completion. Attempts of an earlier run do not count.
 macro_rules! is_failed_completion {
     () => {
         "NOT earlier AND NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
@@ -106,7 +106,7 @@ pub(super) struct SqliteStore {
     readers: SqlitePool,
     /// Held by the sweep of this process.
     sweeping: tokio::sync::Mutex<()>,
-    /// What this process has completed.
+    /// Completions of this process.
     completions: broadcast::Sender<CompletionEvent>,
     /// Woken when it has recorded a delivery to a webhook.
     recorded: Notify,
@@ -127,7 +127,7 @@ impl fmt::Debug for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, and makes it where it is missing (mode 0600: it holds credentials).
+    /// Opens the file, and creates it where it is missing (mode 0600, as it contains credentials).
     pub(super) async fn connect(
         settings: &DatabaseSettings,
         limits: LimitSettings,
@@ -141,7 +141,7 @@ impl SqliteStore {
             ));
         }
         let options: SqliteConnectOptions = url.parse().map_err(|_| {
-            StoreError::Refused("database.url cannot be understood, allowed: sqlite:FILE".into())
+            StoreError::Refused("database.url cannot be parsed, allowed: sqlite:FILE".into())
         })?;
         let file = options.get_filename().to_owned();
         if file.as_os_str().is_empty() {
@@ -157,7 +157,7 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(settings.lock_timeout);
-        // Nobody but this process can end a connection to a file: none is asked whether it lives.
+        // Only this process can end a connection to a file, so connections are not tested.
         let writer = SqlitePoolOptions::new()
             .test_before_acquire(false)
             .after_release(|connection, _| Box::pin(has_no_transaction(connection)))
@@ -180,7 +180,7 @@ impl SqliteStore {
             writer,
             readers,
             sweeping: tokio::sync::Mutex::new(()),
-            completions: broadcast::Sender::new(EVENTS_KEPT),
+            completions: broadcast::Sender::new(MAX_PENDING_EVENTS),
             recorded: Notify::new(),
             claims: Batcher::default(),
             completing: Batcher::default(),
@@ -189,8 +189,8 @@ impl SqliteStore {
         }))
     }
 
-    /// A transaction that may write, alone until it ends. Dropped without a commit, it is rolled
-    /// back.
+    /// Begins a transaction that may write; no other one writes until it ends. Dropped without a commit, it
+    /// is rolled back.
     async fn begin(&self) -> Result<Tx, StoreError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
@@ -206,7 +206,7 @@ impl SqliteStore {
         Ok(answer)
     }
 
-    /// The same for work that decides itself how the transaction ends.
+    /// Runs `work` in one transaction; its result says whether to commit.
     async fn transaction_with_end<T>(
         &self,
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<End<T>, StoreError>,
@@ -243,7 +243,7 @@ async fn has_no_transaction(connection: &mut SqliteConnection) -> Result<bool, s
     Ok(!connection.is_in_transaction())
 }
 
-/// The write-ahead log and the shared memory beside it get the same mode from SQLite.
+/// SQLite gives the write-ahead log and the shared memory file the same mode.
 fn create_private(file: &Path) -> Result<(), StoreError> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
@@ -273,7 +273,7 @@ fn json_list<T: Serialize>(
     let rows: Vec<T> = rows.collect();
     to_raw_value(&rows)
         .map(Json)
-        .map_err(|_| StoreError::Refused("what is to be stored cannot be written as JSON".into()))
+        .map_err(|_| StoreError::Refused("the value to store cannot be written as JSON".into()))
 }
 
 /// A list of ids for `json_each`.
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
     use crate::store::settings::ListenMode;
 
-    /// What docs/guides/operate.md promises of a machine that loses power.
+    /// Holds what docs/guides/operate.md promises about a loss of power.
     #[tokio::test]
     async fn a_commit_waits_for_the_disk() {
         let folder = tempfile::tempdir().unwrap();

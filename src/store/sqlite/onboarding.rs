@@ -1,4 +1,4 @@
-//! Onboarding sessions. The column `state` is a text; it is edited as one.
+//! Onboarding sessions. The column `state` is a text, and is edited as one.
 
 use super::bounds::{is_listed, member};
 use super::{SqliteStore, run_type};

@@ -1,4 +1,4 @@
-//! Releases attempts that their worker does not work on.
+//! Releases attempts that their worker does not process.
 
 use super::sweep::{mark_deliveries, requeue};
 use super::{SqliteStore, now, run_type};

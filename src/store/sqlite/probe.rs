@@ -1,4 +1,4 @@
-//! What `doctor` tries.
+//! The tests of `doctor`.
 
 use super::{SqliteStore, now};
 use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};

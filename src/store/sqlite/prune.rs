@@ -1,4 +1,4 @@
-//! Deleting completed runs that are old enough.
+//! Deletes completed runs that are old enough.
 
 use super::bounds::time;
 use super::{SqliteStore, earlier, id_list, now, now_moved_by, run_type};
@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use std::time::Duration;
 
-/// `$1`: the age. An onboarding session points to the run that it shows; an acknowledgement that
-/// still stands would go with its run.
+/// `$1`: the age. Runs that an onboarding session points to are kept, and so are runs with an acknowledgement
+/// that still applies.
 macro_rules! prunable {
     () => {
         $crate::store::sql::sql!(

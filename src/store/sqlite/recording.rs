@@ -1,4 +1,4 @@
-//! Recording runs.
+//! Records runs.
 
 use super::bounds::is_claimable;
 use super::onboarding::point_session;
@@ -9,7 +9,7 @@ use crate::ports::recording::{NewRun, Recorded, RecordingStore};
 use crate::ports::store_error::StoreError;
 use crate::store::sql::sql;
 use async_trait::async_trait;
-/// An invalid run, which nobody will complete, is not waited for.
+/// An invalid run, which is never completed, is not regarded as active.
 const ACTIVE_RUN: &str = sql!(
     "SELECT id FROM operation_runs AS r WHERE type = " run_type!()
     " AND status IN ('queued', 'running') AND " is_claimable!() " AND " connection_of_context!()

@@ -1,19 +1,19 @@
-//! Reading runs.
+//! Reads runs.
 
 use super::bounds::{is_claimable, is_shown, member, short};
-use super::earlier::{OWN_ATTEMPTS, is_of_its_run};
+use super::reused_ids::{OWN_ATTEMPTS, is_of_its_run};
 use super::{SqliteStore, run_type};
 use crate::domain::attempt::AttemptRecord;
 use crate::domain::overview::LatestReport;
 use crate::domain::{ConnectionId, OperationRun, RunId};
 use crate::ports::runs::{RunCounts, RunStore};
 use crate::ports::store_error::StoreError;
-use crate::store::lenient::Lenient;
 use crate::store::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 use crate::store::sql::sql;
+use crate::store::tolerant_decoding::Tolerant;
 use async_trait::async_trait;
 
-/// As it stands in the index: a number and the same number as a text are equal.
+/// The connection as the index has it: a number and the same number as a text are equal.
 macro_rules! connection_of_context {
     () => {
         "CAST(context ->> 'provider_connection_id' AS TEXT)"
@@ -21,7 +21,7 @@ macro_rules! connection_of_context {
 }
 pub(super) use connection_of_context;
 
-/// `$2`: most bytes of the context. A context that is too large is NULL.
+/// `$2`: largest context in bytes. A larger one is NULL.
 const RUN: &str = sql!(
     "SELECT id, workspace_id, tenant_id, type, " short!("status") " AS status, " short!("outcome")
     " AS outcome, CASE WHEN octet_length(context) <= $2 THEN context END AS context,
@@ -30,8 +30,8 @@ const RUN: &str = sql!(
      FROM operation_runs WHERE id = $1 AND type = " run_type!() " AND " is_shown!()
 );
 
-/// Of a context that is too large as a whole: the report (`$3`: its bytes), and what the producer wrote
-/// beside it, or of that what tells what the run was about.
+/// For a context that is too large as a whole: the report (`$3`: its largest size), and the producer's
+/// members, or at least those that identify the target.
 const PARTS: &str = sql!(
     "WITH parts AS MATERIALIZED (SELECT json_remove(context, '$.verification_report') AS rest,
          context -> '$.verification_report' AS report FROM operation_runs
@@ -76,7 +76,7 @@ impl RunStore for SqliteStore {
         let run: Option<OperationRun> = found.map(TryInto::try_into).transpose()?;
         let Some(mut run) = run else { return Ok(None) };
         if run.context.is_null() {
-            let parts: Option<(Option<Lenient>, Option<Lenient>)> = sqlx::query_as(PARTS)
+            let parts: Option<(Option<Tolerant>, Option<Tolerant>)> = sqlx::query_as(PARTS)
                 .bind(id.0)
                 .bind(self.context_bytes)
                 .bind(rows::REPORT_BYTES)

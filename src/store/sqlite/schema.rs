@@ -1,4 +1,4 @@
-//! Migrations, and the library behind them.
+//! Migrations, and access to the library.
 
 use super::SqliteStore;
 use crate::ports::schema::{Migrated, SchemaStore};

@@ -1,8 +1,8 @@
-//! What checks start from, and what they have learnt of connections.
+//! Starting points of checks, and facts about connections.
 
 use super::connections::connection_columns;
 use super::credentials::credential_columns;
-use super::earlier::{carries_fingerprint, latest_report_of_connection};
+use super::reused_ids::{carries_fingerprint, latest_report_of_connection};
 use super::{SqliteStore, json_list, now};
 use crate::domain::ConnectionId;
 use crate::domain::connection_facts::KeptFacts;
@@ -83,8 +83,8 @@ impl StartingPointStore for SqliteStore {
 }
 
 impl SqliteStore {
-    /// What checks of these connections start from, as far as they are there; one that cannot be read is
-    /// an error of its own.
+    /// Returns the starting points for these connections, as far as they exist; one that cannot be read is an
+    /// error of its own.
     pub(super) async fn starting_points(
         &self,
         connection: &mut SqliteConnection,
@@ -100,7 +100,7 @@ impl SqliteStore {
     pub(super) async fn forget_expiry(&self, id: ConnectionId) {
         let forget = self.execute(sqlx::query(FORGET_EXPIRY).bind(id.0));
         if let Err(error) = forget.await {
-            tracing::warn!(%error, "the old expiry of the credential is not removed; the next check replaces it");
+            tracing::warn!(%error, "cannot remove the old expiry of the credential; the next check replaces it");
         }
     }
 }

@@ -44,8 +44,7 @@ const SUMMARIES: &str = sql!(
 /// ...and after it.
 const OF_PAGE: &str = ")) p ORDER BY p.id DESC";
 
-/// Without the rows that `invalid_runs` tells of: one of them must not keep the others from being
-/// listed.
+/// Leaves out the rows that `invalid_runs` lists: one of them must not prevent the list.
 macro_rules! listed {
     () => {
         $crate::store::sql::sql!(

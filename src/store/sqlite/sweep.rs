@@ -1,7 +1,7 @@
-//! What the reconciler finds: dead leases, runs without a lease, runs that were never dispatched.
+//! Finds dead leases, runs without a lease, and runs that were never dispatched.
 
 use super::bounds::{is_claimable, time};
-use super::earlier::is_delivery_of_earlier;
+use super::reused_ids::is_delivery_of_earlier;
 use super::{SqliteStore, earlier, id_list, is_failed_completion, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::store_error::StoreError;
@@ -37,8 +37,8 @@ const REQUEUE: &str = sql!(
      AND type = " run_type!() " AND status = 'running' RETURNING id"
 );
 
-/// Dead leases of runs that are not running any more, or not there any more, were ended by
-/// somebody outside; all others by their worker's death.
+/// Dead leases of runs that are no longer running, or no longer exist, were ended by another writer; all
+/// others by their worker's death.
 const END_DEAD: &str = sql!(
     "UPDATE verifyd_run_attempts SET ended_at = " now!()
     ", end_reason = CASE WHEN run_id IN (SELECT value FROM json_each($2))
@@ -84,9 +84,9 @@ macro_rules! left_at {
     };
 }
 
-/// What is undispatched ahead of `$5` and behind it after `$6`, what was not delivered, what was
-/// delivered too long ago (`$1` says whether, `$2` by how much), and `$4`: what was reclaimed just now. With
-/// them where each window was left if there may be more.
+/// Due runs: undispatched ones ahead of `$5` and behind it after `$6`, those not delivered, those delivered
+/// too long ago (`$1`: whether, `$2`: by how much), and `$4`: those reclaimed by this sweep. The ends of the
+/// windows are returned, too.
 const DUE: &str = sql!(
     "WITH " window!("ahead", "r.id > $5") ", " window!("behind", "r.id > $6 AND r.id <= $5")
     ", due AS (SELECT * FROM undispatched_ahead UNION SELECT * FROM undispatched_behind
@@ -242,7 +242,7 @@ async fn find_due(
     Ok((due, ahead, behind))
 }
 
-/// Writes down when runs that are queued are to be delivered.
+/// Records when queued runs are to be delivered.
 pub(super) async fn mark_deliveries(
     tx: &mut SqliteConnection,
     queued: &[i64],

@@ -1,12 +1,11 @@
-//! What becomes of the deliveries to webhooks: leased, tried, given up, forgotten; and the circuits of
-//! their endpoints.
+//! Deliveries to webhooks, and the circuits of their endpoints.
 
 use super::{SqliteStore, earlier, id_list, later, now, now_moved_by};
 use crate::domain::DeliveryId;
 use crate::domain::circuit::{AfterFailure, Circuit};
-use crate::domain::webhook::AttemptResult;
+use crate::domain::webhook::Verdict;
 use crate::ports::store_error::StoreError;
-use crate::ports::webhooks::{
+use crate::ports::webhook_deliveries::{
     AttemptOutcome, AttemptRecorded, CircuitChange, Delivery, DeliveryAttempt, DeliveryCounts,
     DeliveryFilter, DeliveryStore, LeasePolicy, LeasedDelivery, Replay,
 };
@@ -19,9 +18,9 @@ use async_trait::async_trait;
 use chrono::SecondsFormat;
 use std::time::Duration;
 
-/// `$1`: most of them, `$2`: endpoints to leave out, `$3`: leave out failing ones. One of each
-/// endpoint, so that none crowds out the others; among equals the order is left to chance. Nothing is
-/// looked for of an endpoint whose circuit is open.
+/// `$1`: limit, `$2`: endpoints to leave out, `$3`: leave out failing ones. Takes one of each endpoint, so
+/// that none displaces the others; the order among equals is random. An endpoint whose circuit is open gets
+/// nothing.
 const DUE: &str = sql!(
     "SELECT id FROM (
         SELECT e.failures > 0 AS failing, (
@@ -66,7 +65,7 @@ const END_ATTEMPT: &str = "
     UPDATE verifyd_webhook_attempts SET duration_ms = $3, result = $4, http_status = $5
     WHERE delivery_id = $1 AND attempt = $2";
 
-/// What was delivered is delivered, also when another attempt has begun by now, or when it was given up
+/// A delivered message stays delivered, also when another attempt has begun by now, or when it was given up
 /// by its age while it was being sent.
 const END_DELIVERY: &str = sql!(
     "UPDATE verifyd_webhook_deliveries SET state = $3, give_up_reason = $5,
@@ -84,7 +83,7 @@ const WORKED: &str = "
 const CIRCUIT: &str =
     "SELECT id, failures, circuit_pauses FROM verifyd_webhook_endpoints WHERE id = $1";
 
-/// `$4`: when the next probe may go, moved from now; null: as it is.
+/// `$4`: time of the next probe, relative to now; NULL: unchanged.
 const FAILED: &str = sql!(
     "UPDATE verifyd_webhook_endpoints SET failures = $2, circuit_pauses = $3,
         circuit_opened_at = CASE WHEN $3 > 0 THEN coalesce(circuit_opened_at, " now!()
@@ -98,7 +97,7 @@ const GONE: &str = "
         circuit_opened_at = NULL, circuit_probe_at = NULL
     WHERE id = $1 AND enabled";
 
-/// Also of endpoints that are disabled: what is pending for them is bounded, too.
+/// Also for disabled endpoints, so that their pending deliveries are bounded, too.
 const GIVE_UP: &str = sql!(
     "UPDATE verifyd_webhook_deliveries SET state = 'failed', give_up_reason = 'age', ended_at = " now!()
     " WHERE id IN (
@@ -169,7 +168,7 @@ impl DeliveryStore for SqliteStore {
                 .bind(id_list(&busy))
                 .bind(policy.healthy_only)
         };
-        // Writing holds everybody else up, so only when there is something to write.
+        // A write blocks all other writers, so it is made only when there is something to write.
         let anything = due().fetch_optional(&mut *self.reader().await?).await?;
         if anything.is_none() {
             return Ok(Vec::new());
@@ -206,8 +205,8 @@ impl DeliveryStore for SqliteStore {
                 .bind(delivery.id.0)
                 .bind(delivery.attempt)
                 .bind(i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX))
-                .bind(outcome.result.as_str())
-                .bind(outcome.http_status)
+                .bind(outcome.sent.result.as_str())
+                .bind(outcome.sent.status_code)
                 .execute(&mut *tx)
                 .await?;
             let ended = sqlx::query(END_DELIVERY)
@@ -220,9 +219,9 @@ impl DeliveryStore for SqliteStore {
                 .await?
                 .rows_affected();
             let mut circuit = CircuitChange::Unchanged;
-            match outcome.result {
-                AttemptResult::Delivered | AttemptResult::Gone => {
-                    let delivered = outcome.result == AttemptResult::Delivered;
+            match outcome.sent.result.verdict() {
+                verdict @ (Verdict::Delivered | Verdict::GiveUp) => {
+                    let delivered = verdict == Verdict::Delivered;
                     let changed = sqlx::query(if delivered { WORKED } else { GONE })
                         .bind(endpoint)
                         .execute(&mut *tx)
@@ -232,15 +231,15 @@ impl DeliveryStore for SqliteStore {
                         circuit = CircuitChange::Closed;
                     }
                 }
-                _ => {
+                Verdict::TryAgain => {
                     let row: Option<CircuitRow> = sqlx::query_as(CIRCUIT)
                         .bind(endpoint)
                         .fetch_optional(&mut *tx)
                         .await?;
                     if let Some(row) = row {
                         let mut now = Circuit::try_from(row)?;
-                        let after =
-                            now.fail(delivery.is_probe, outcome.retry_after, &outcome.circuit);
+                        let asked = outcome.sent.retry_after.unwrap_or_default();
+                        let after = now.fail(delivery.is_probe, asked, &outcome.circuit);
                         let pause = match after {
                             AfterFailure::Unchanged => None,
                             AfterFailure::Opens(pause) | AfterFailure::StaysOpen(pause) => {

@@ -4,7 +4,7 @@ use super::{SqliteStore, later, now, now_moved_by};
 use crate::domain::webhook::{DisabledReason, WebhookBinding};
 use crate::domain::{EndpointId, WorkspaceId};
 use crate::ports::store_error::StoreError;
-use crate::ports::webhooks::{
+use crate::ports::webhook_endpoints::{
     Endpoint, EndpointError, EndpointStore, NewEndpoint, SealSecret, SealedSecrets,
 };
 use crate::store::rows;
@@ -44,7 +44,7 @@ const ENDPOINTS: &str = sql!(
 
 const PLACE: &str = "SELECT workspace_id, url FROM verifyd_webhook_endpoints WHERE id = $1";
 
-/// `$3`: until when the previous secret is used, moved from now; null: not at all.
+/// `$3`: end of the use of the previous secret, relative to now; NULL: not used.
 const ROTATE: &str = sql!(
     "UPDATE verifyd_webhook_endpoints SET secret = $2,
         previous_secret = CASE WHEN $3 IS NOT NULL THEN secret END,

@@ -1,4 +1,4 @@
-//! One row per replica: a lease is alive while its worker beats.
+//! One row per replica: a lease is alive while its worker sends heartbeats.
 
 use super::{SqliteStore, now, now_moved_by};
 use crate::domain::WorkerId;

@@ -4,7 +4,7 @@ use crate::checks::assert_sound;
 use test_support::world::{World, check, reasons};
 use verifyd::domain::access::Binding;
 use verifyd::domain::connection_facts::ExpirySource;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::ports::store::NewRun;
 use verifyd_simulator::{Endpoint, Scenario};
 
@@ -54,13 +54,13 @@ async fn a_blocked_run_leads_into_the_directory_that_an_earlier_check_has_found(
         .store
         .connection_state(id, &Binding::EVERYTHING)
         .await;
-    let learnt = state.unwrap().unwrap().learnt;
-    assert_eq!(learnt.entra_tenant_name.as_deref(), Some(name));
+    let facts = state.unwrap().unwrap().facts;
+    assert_eq!(facts.entra_tenant_name.as_deref(), Some(name));
     assert_eq!(
-        learnt.credential_expiry_source,
+        facts.credential_expiry_source,
         Some(ExpirySource::Registration)
     );
-    let left = learnt.credential_expires_at.unwrap() - world.services.clock.now();
+    let left = facts.credential_expires_at.unwrap() - world.services.clock.now();
     assert!((398..=401).contains(&left.num_days()), "{left}");
 
     // The next one ends before anybody is asked.

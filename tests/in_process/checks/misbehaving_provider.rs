@@ -10,7 +10,7 @@ use verifyd::app::Services;
 use verifyd::domain::connection::ProviderConnection;
 use verifyd::domain::connection_facts::ConnectionFacts;
 use verifyd::domain::credential::Credential;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::domain::link::LinkBases;
 use verifyd::domain::permission::RequiredPermission;
 use verifyd::domain::reason::Reason;

@@ -19,7 +19,7 @@ use test_support::world::{World, check, impatient, reasons};
 use verifyd::app::Services;
 use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::credential::Credential;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::domain::reason::{Reason, Stage};
 use verifyd::domain::report::schema;
 use verifyd::domain::run::OperationRun;
@@ -649,7 +649,7 @@ async fn a_worker_finds_runs_that_nobody_announced_and_drains_on_stop() {
     .unwrap();
     stop.cancel();
     worker.await.unwrap().unwrap();
-    // What was in work has been finished, and nobody is left on the list.
+    // What was in flight has been finished, and nobody is left on the list.
     assert_eq!(world.run(second).await.status, RunStatus::Completed);
     assert!(world.services.store.workers().await.unwrap().is_empty());
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::world::{World, reasons};
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::domain::{Outcome, RunId, RunStatus, WorkerId};
 use verifyd::engine::pipeline::Processed;
 use verifyd::ports::store::{ClaimPolicy, MAX_FAILED_COMPLETIONS, SweepCursor, SweepPolicy};
@@ -45,7 +45,7 @@ async fn healthy_run(world: &World, tenant: i64) -> RunId {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_resort_reads_nothing_of_the_run() {
+async fn a_forced_completion_reads_nothing_of_the_run() {
     let world = World::new().await;
     let worker = world.worker().await;
     let id = healthy_run(&world, 1).await;
@@ -68,7 +68,7 @@ async fn the_last_resort_reads_nothing_of_the_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_last_chance_waits_until_it_is_alone() {
+async fn a_last_attempt_waits_for_isolation() {
     let world = World::new().await;
     let worker = world.worker().await;
     let suspect = healthy_run(&world, 1).await;

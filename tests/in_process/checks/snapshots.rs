@@ -3,7 +3,7 @@
 use serde_json::Value;
 use test_support::world::World;
 use verifyd::domain::RunId;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd_simulator::Scenario;
 
 /// Masks what differs from run to run.

@@ -13,7 +13,7 @@ use test_support::tenant_combinations::{Combination, OWNERS, TOKENS, entra};
 use test_support::world::{World, reasons};
 use verifyd::domain::connection::NewConnection;
 use verifyd::domain::credential::Credential;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::{ConnectionId, Outcome, TenantId, WorkspaceId};
 use verifyd::engine::pipeline::Processed;

@@ -9,7 +9,7 @@ use verifyd::domain::ConnectionId;
 use verifyd::domain::connection::CredentialKind;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::credential_cause::Cause;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::domain::reason::Reason;
 use verifyd::engine::worker::Worker;
 use verifyd::ports::vault::SealedCredential;

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::RunId;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::engine::worker::{Worker, WorkerError};
 use verifyd::http::{self, health::Health};
 use verifyd::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
@@ -166,7 +166,7 @@ async fn a_worker_that_was_told_to_stop_ends_well() {
 /// The database is closed and the queue never answers: the loops turn, and say so. One that does
 /// not turn shows.
 #[tokio::test]
-async fn loops_turn_while_everything_else_is_away() {
+async fn loops_make_progress_while_all_dependencies_are_unavailable() {
     let world = World::new().await;
     let mut worker = world.services.worker();
     let state = Arc::clone(&worker.state);
@@ -201,7 +201,7 @@ async fn a_consumer_that_does_not_stop_is_left_behind() {
     stop.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(600), worker.run(stop)).await;
     let error = ended.expect("the worker ends").unwrap_err();
-    assert_eq!(error.to_string(), "the consumer of hints does not stop");
+    assert_eq!(error.to_string(), "the consumer of hints did not stop");
 }
 
 /// With times that no test reaches.

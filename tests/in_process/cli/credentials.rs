@@ -132,9 +132,9 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
     assert_eq!(expires_at(&output), "2031-05-06T23:59:59Z");
     let listed = desk.run(&["connections", "list", "--sort", "expiry", "--json"], "");
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
-    let learnt = &listed[0]["learnt"];
-    assert_eq!(learnt["credential_expires_at"], "2031-05-06T23:59:59Z");
-    assert_eq!(learnt["credential_expiry_source"], "recorded");
+    let facts = &listed[0]["facts"];
+    assert_eq!(facts["credential_expires_at"], "2031-05-06T23:59:59Z");
+    assert_eq!(facts["credential_expiry_source"], "recorded");
     let cursor = listed[0]["cursor"].as_str().unwrap();
     let after = ["connections", "list", "--sort", "expiry", "--after", cursor];
     let output = desk.run(&after, "");
@@ -217,13 +217,13 @@ async fn an_address_or_a_server_that_cannot_be_used_is_told_by_its_cause() {
         queue["found"]
             .as_str()
             .unwrap()
-            .contains("nobody listens there"),
+            .contains("no server listens there"),
         "{queue}"
     );
     let output = with("REDIS_URL", &redis, &["enqueue", "--connection", &id]);
     assert!(output.status.success());
     assert!(
-        stderr(&output).contains("nobody listens there"),
+        stderr(&output).contains("no server listens there"),
         "{}",
         stderr(&output)
     );

@@ -123,7 +123,7 @@ async fn what_the_proxy_refuses_is_told_with_its_name_and_status() {
             status(502),
             "",
             Some("502"),
-            "the proxy could not open the way (status 502)",
+            "the proxy could not open the tunnel (status 502)",
             Some("3"),
         ),
         (

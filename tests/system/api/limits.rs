@@ -97,7 +97,7 @@ fn unknown() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_database_is_away_every_route_says_so() {
+async fn while_the_database_is_unavailable_every_route_says_so() {
     let scene = Scene::postgres().await;
     let token = scene.master().await;
     assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);

@@ -277,7 +277,7 @@ async fn readiness_says_a_class_and_no_message() {
     let allowed = [
         "unavailable; the log says why",
         "refused; the log says why",
-        "no answer in time",
+        "no answer within the timeout",
     ];
     assert!(allowed.contains(&said.as_str().unwrap()), "{said}");
     assert!(!said.to_string().contains(&name));

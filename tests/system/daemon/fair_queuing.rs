@@ -71,7 +71,7 @@ async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
 /// window at a time. One that nobody was told about comes after them, and another, in a transaction that took
 /// long, lies among them.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_was_told_about_is_found_behind_thousands_that_wait() {
+async fn undispatched_runs_are_found_behind_thousands_that_wait() {
     const MANY: i64 = 3 * SWEEP_WINDOW as i64 + 100;
     let bench = Bench::new().await;
     let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
@@ -123,5 +123,5 @@ async fn slow_runs_of_one_tenant_leave_a_slot_for_the_others() {
     bench.until(theirs, |n| n == 1).await;
     let first = "SELECT count(*) FROM verifyd.run_attempts WHERE ended_at IS NULL AND attempt = 1";
     assert_eq!(bench.numbers(first).await, [2]);
-    assert!(daemon.metric("verifyd_turns_total").await >= 1.0);
+    assert!(daemon.metric("verifyd_fair_queuing_runs_total").await >= 1.0);
 }

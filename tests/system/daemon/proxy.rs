@@ -193,7 +193,7 @@ async fn provider_and_webhooks_use_the_proxy_of_the_environment() {
         assert!(found.contains(&line.as_str()), "{found:?}");
     }
     let printed = scene.bench.printed.lock().unwrap().clone();
-    assert!(printed.contains("calls to the outside go through a proxy"));
+    assert!(printed.contains("outbound calls use a proxy"));
     assert!(printed.contains(&name));
     scene.assert_silent();
 }

@@ -7,7 +7,7 @@ use test_support::bench::{Bench, PATIENCE};
 use verifyd::domain::completion_event::{CompletionEvent, SCHEMA};
 use verifyd_simulator::Scenario;
 
-fn is_a_notice(value: &Value) -> bool {
+fn is_a_completion_event(value: &Value) -> bool {
     let mut schema: Value = serde_json::from_str(SCHEMA).unwrap();
     schema.as_object_mut().unwrap().remove("oneOf");
     schema["$ref"] = json!("#/$defs/notice");
@@ -40,7 +40,7 @@ async fn completed_runs_are_announced_after_the_commit() {
         let (by_postgres, by_redis) = tokio::time::timeout(PATIENCE, told).await.unwrap();
         assert_eq!(by_postgres, by_redis);
         let value: Value = serde_json::from_str(&by_postgres).unwrap();
-        assert!(is_a_notice(&value), "{value}");
+        assert!(is_a_completion_event(&value), "{value}");
         assert_eq!(value["operation_run_id"], run["operation_run_id"]);
         // Whoever hears it sees the row as it is told.
         let row = bench

@@ -176,7 +176,7 @@ async fn what_waits_for_too_long_is_given_up_counted_and_listed() {
     let until = Instant::now() + PATIENCE;
     loop {
         let (_, all) = daemon.get("/metrics").await;
-        let by_age = "verifyd_webhooks_given_up_total{reason=\"age\"} 3";
+        let by_age = "verifyd_webhook_deliveries_given_up_total{reason=\"age\"} 3";
         if all.contains(by_age)
             && all.contains("verifyd_webhook_oldest_pending_seconds 0")
             && all.contains("verifyd_webhook_circuits_open 1")

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use verifyd::domain::RunId;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::ports::queue::Queue;
 
 /// A queue under test.
@@ -109,9 +109,9 @@ pub async fn the_concurrency_bound_is_reached_and_never_exceeded(s: Subject) {
     probe.close_gate();
     let consumer = Consumer::start(&s.queue, &probe, 5);
     s.queue.send(&hints(1..=60)).await.unwrap();
-    until("five are in work", || probe.in_work() == 5).await;
+    until("five are in flight", || probe.in_flight() == 5).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(probe.in_work(), 5);
+    assert_eq!(probe.in_flight(), 5);
     probe.open_gate();
     until("all were started", || probe.runs().len() == 60).await;
     consumer.stop().await;
@@ -132,10 +132,10 @@ pub async fn a_graceful_stop_finishes_what_runs_and_keeps_the_rest(s: Subject) {
     first.close_gate();
     let consumer = Consumer::start(&s.queue, &first, 3);
     s.queue.send(&hints(1..=20)).await.unwrap();
-    until("three are in work", || first.in_work() == 3).await;
+    until("three are in flight", || first.in_flight() == 3).await;
     consumer.ask_to_stop();
     tokio::time::sleep(Duration::from_millis(400)).await;
-    assert!(!consumer.has_ended(), "it must wait for what is in work");
+    assert!(!consumer.has_ended(), "it must wait for what is in flight");
     assert_eq!(first.started(), 3, "nothing is fetched after the stop");
     first.open_gate();
     consumer.stop().await;
@@ -197,7 +197,7 @@ pub async fn two_consumers_share(s: Subject) {
     let first = Consumer::start(&s.queue, &a, 4);
     let second = Consumer::start(&s.other, &b, 4);
     s.queue.send(&hints(1..=40)).await.unwrap();
-    until("both are full", || a.in_work() == 4 && b.in_work() == 4).await;
+    until("both are full", || a.in_flight() == 4 && b.in_flight() == 4).await;
     a.open_gate();
     b.open_gate();
     until("all were started", || a.started() + b.started() >= 40).await;
@@ -212,7 +212,7 @@ pub async fn what_is_not_worked_on_stays_in_the_queue(s: Subject) {
     probe.close_gate();
     let consumer = Consumer::start(&s.queue, &probe, 2);
     s.queue.send(&hints(1..=50)).await.unwrap();
-    until("two are in work", || probe.in_work() == 2).await;
+    until("two are in flight", || probe.in_flight() == 2).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(s.queue.depth().await.unwrap(), 48);
     probe.open_gate();
@@ -243,7 +243,7 @@ pub async fn a_consumer_shows_that_it_lives(s: Subject) {
     assert!(s.queue.health().connected);
     probe.close_gate();
     s.queue.send(&hints(1..=2)).await.unwrap();
-    until("one is in work", || probe.in_work() == 1).await;
+    until("one is in flight", || probe.in_flight() == 1).await;
     another_sign("there is one while all places are taken").await;
     another_sign("there is another one then").await;
     probe.open_gate();

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use verifyd::domain::RunId;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 
 fn schema() -> Value {
     serde_json::from_str(include_str!("../../../contracts/job.v1.schema.json")).unwrap()

@@ -213,7 +213,7 @@ async fn a_payload_that_grows_later_never_leaves_redis() {
 
     probe.close_gate();
     queue.send(&hints(8..=8)).await.unwrap();
-    until("it is in work", || probe.in_work() == 1).await;
+    until("it is in flight", || probe.in_flight() == 1).await;
     let ids: Vec<String> = redis::cmd("HKEYS")
         .arg("q:data")
         .query_async(&mut plain)

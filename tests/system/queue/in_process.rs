@@ -43,8 +43,8 @@ async fn a_run_that_waits_is_not_queued_twice() {
     let probe = Probe::new();
     probe.close_gate();
     let consumer = Consumer::start(&queue, &probe, 2);
-    until("both are in work", || probe.in_work() == 2).await;
-    // What is in work does not wait.
+    until("both are in flight", || probe.in_flight() == 2).await;
+    // What is in flight does not wait.
     queue.send(&hints(1..=1)).await.unwrap();
     assert_eq!(queue.depth().await.unwrap(), 1);
     probe.open_gate();

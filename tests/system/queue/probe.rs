@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::RunId;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::ports::queue::{HintHandler, Queue};
 
 /// Guards only against hanging.
@@ -20,7 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 pub struct Probe {
     seen: Mutex<Vec<(Hint, Instant)>>,
     finished: AtomicUsize,
-    in_work: AtomicUsize,
+    in_flight: AtomicUsize,
     most_in_work: AtomicUsize,
     /// Handlers wait for a permit each while it is closed.
     gate: Semaphore,
@@ -33,7 +33,7 @@ impl Probe {
         Arc::new(Self {
             seen: Mutex::default(),
             finished: AtomicUsize::new(0),
-            in_work: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
             most_in_work: AtomicUsize::new(0),
             gate: Semaphore::new(0),
             gated: AtomicBool::new(false),
@@ -92,8 +92,8 @@ impl Probe {
         self.finished.load(Ordering::SeqCst)
     }
 
-    pub fn in_work(&self) -> usize {
-        self.in_work.load(Ordering::SeqCst)
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
     }
 
     pub fn most_in_work(&self) -> usize {
@@ -105,13 +105,13 @@ impl Probe {
 impl HintHandler for Probe {
     async fn handle(&self, hint: Hint) {
         let run = hint.operation_run_id;
-        let now = self.in_work.fetch_add(1, Ordering::SeqCst) + 1;
+        let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_in_work.fetch_max(now, Ordering::SeqCst);
         self.seen.lock().unwrap().push((hint, Instant::now()));
         if self.gated.load(Ordering::SeqCst) {
             self.gate.acquire().await.unwrap().forget();
         }
-        self.in_work.fetch_sub(1, Ordering::SeqCst);
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
         assert!(
             !self.panics.lock().unwrap().contains(&run),
             "a panic that a test asked for"

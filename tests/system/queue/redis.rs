@@ -86,7 +86,7 @@ async fn as_many_hints_as_places_are_all_in_work_whoever_fetches_them() {
         probe.close_gate();
         let consumer = Consumer::start(&queue, &probe, 3);
         queue.send(&hints(1..=3)).await.unwrap();
-        until("three are in work", || probe.in_work() == 3).await;
+        until("three are in flight", || probe.in_flight() == 3).await;
         probe.open_gate();
         consumer.stop().await;
         remove_queue(&url, &name).await;

@@ -53,7 +53,7 @@ fn assert_says(error: &str, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_listens_or_the_name_is_unknown() {
     let server = PrivateRedis::stopped();
-    assert_says(&ping(&server.url()).await, &["nobody listens there"]);
+    assert_says(&ping(&server.url()).await, &["no server listens there"]);
     assert_says(
         &ping("redis://nowhere.invalid").await,
         &["the host's name cannot be resolved"],

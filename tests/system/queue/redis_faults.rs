@@ -53,7 +53,7 @@ async fn a_flush_while_handlers_run_loses_nothing_of_their_work() {
     probe.close_gate();
     let consumer = Consumer::start(&queue, &probe, 3);
     queue.send(&hints(1..=3)).await.unwrap();
-    until("three are in work", || probe.in_work() == 3).await;
+    until("three are in flight", || probe.in_flight() == 3).await;
     let mut plain = connection(&server.url()).await;
     redis::cmd("FLUSHALL")
         .query_async::<()>(&mut plain)
@@ -66,7 +66,7 @@ async fn a_flush_while_handlers_run_loses_nothing_of_their_work() {
     .await;
     queue.send(&hints(4..=9)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(probe.in_work(), 3, "the bound holds across restarts");
+    assert_eq!(probe.in_flight(), 3, "the bound holds across restarts");
     assert_eq!(probe.most_in_work(), 3);
     probe.open_gate();
     until("the new ones arrived", || {
@@ -163,7 +163,7 @@ async fn hints_of_a_killed_consumer_are_delivered_to_others() {
             let queue = open(&url_settings);
             let consumer = Consumer::start(&queue, &probe, 3);
             queue.send(&hints(1..=5)).await.unwrap();
-            until("three are in work", || probe.in_work() == 3).await;
+            until("three are in flight", || probe.in_flight() == 3).await;
             std::mem::forget(consumer);
         });
         runtime.shutdown_background();
@@ -282,19 +282,19 @@ async fn goes_on_after_a_server_that_hung() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stops_while_the_server_is_away() {
+async fn stops_while_the_server_is_unavailable() {
     let mut server = PrivateRedis::start();
     let queue = open(&settings(&server.url(), "q"));
     let probe = Probe::new();
     probe.close_gate();
     let consumer = Consumer::start(&queue, &probe, 4);
     send_at_last(&queue, 1).await;
-    until("it is in work", || probe.in_work() == 1).await;
+    until("it is in flight", || probe.in_flight() == 1).await;
     server.stop();
     until("it notices", || !queue.health().connected).await;
     consumer.ask_to_stop();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!consumer.has_ended(), "it must wait for what is in work");
+    assert!(!consumer.has_ended(), "it must wait for what is in flight");
     probe.open_gate();
     let asked = Instant::now();
     consumer.stop().await;
@@ -368,7 +368,7 @@ async fn a_stopping_consumer_keeps_what_it_works_on() {
     probe.close_gate();
     let consumer = Consumer::start(&queue, &probe, 2);
     queue.send(&hints(1..=2)).await.unwrap();
-    until("both are in work", || probe.in_work() == 2).await;
+    until("both are in flight", || probe.in_flight() == 2).await;
     let second = Consumer::start(&other, &bystander, 2);
     consumer.ask_to_stop();
     tokio::time::sleep(Duration::from_secs(6)).await;

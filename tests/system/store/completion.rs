@@ -45,7 +45,7 @@ pub async fn other_keys_of_context_are_kept(bed: &Bed) {
     stale["empty"] = Value::Null;
     let run = bed.insert(RUN_TYPE, "queued", &stale).await;
     let held = claim(&bed.store, run, "w1").await;
-    // Written by the application while the run is in work.
+    // Written by the application while the run is in flight.
     stale["late"] = json!({"a": [1, 2.5, "x"]});
     bed.exec(&format!(
         "UPDATE operation_runs SET context = '{}' WHERE id = {run}",

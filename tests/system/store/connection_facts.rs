@@ -79,7 +79,7 @@ pub async fn what_was_learnt_is_kept_and_read_with_the_start_of_a_check(bed: &Be
     assert_eq!(kept(bed, &connection).await, facts(Some(end(5))));
     let found_at = state(bed, connection.id)
         .await
-        .learnt
+        .facts
         .credential_expiry_found_at;
     assert!(found_at.is_some());
     // Found again, it was found then; a new one is found now.
@@ -88,15 +88,15 @@ pub async fn what_was_learnt_is_kept_and_read_with_the_start_of_a_check(bed: &Be
         ..facts(Some(end(5)))
     };
     keep(bed, &connection, renamed).await;
-    let learnt = state(bed, connection.id).await.learnt;
-    assert_eq!(learnt.entra_tenant_name.as_deref(), Some("Another"));
-    assert_eq!(learnt.credential_expiry_found_at, found_at);
+    let shown = state(bed, connection.id).await.facts;
+    assert_eq!(shown.entra_tenant_name.as_deref(), Some("Another"));
+    assert_eq!(shown.credential_expiry_found_at, found_at);
     keep(bed, &connection, ConnectionFacts::default()).await;
     assert_eq!(kept(bed, &connection).await, ConnectionFacts::default());
     assert_eq!(
         state(bed, connection.id)
             .await
-            .learnt
+            .facts
             .credential_expiry_found_at,
         None
     );
@@ -120,21 +120,18 @@ pub async fn facts_of_what_is_another_now_do_not_count(bed: &Bed) {
         .await
         .unwrap();
     assert_eq!(kept(bed, &connection).await.expiry, None);
-    let learnt = state(bed, connection.id).await.learnt;
-    assert_eq!(learnt.credential_expires_at, replaced.expires_at);
-    assert_eq!(
-        learnt.credential_expiry_source,
-        Some(ExpirySource::Recorded)
-    );
-    assert_eq!(learnt.credential_expiry_found_at, None);
-    assert_eq!(learnt.entra_tenant_name.as_deref(), Some("Contoso ü"));
+    let shown = state(bed, connection.id).await.facts;
+    assert_eq!(shown.credential_expires_at, replaced.expires_at);
+    assert_eq!(shown.credential_expiry_source, Some(ExpirySource::Recorded));
+    assert_eq!(shown.credential_expiry_found_at, None);
+    assert_eq!(shown.entra_tenant_name.as_deref(), Some("Contoso ü"));
     // Recorded later, for the same credential: what was found before does not count.
     keep(bed, &connection, facts(Some(end(5)))).await;
     let before = bed.store.connection(connection.id).await.unwrap().unwrap();
     let set = bed.store.set_credential_expiry(connection.id, end(9));
     assert!(set.await.unwrap());
-    let learnt = state(bed, connection.id).await.learnt;
-    assert_eq!(learnt.credential_expires_at, Some(end(9)));
+    let shown = state(bed, connection.id).await.facts;
+    assert_eq!(shown.credential_expires_at, Some(end(9)));
     let after = bed.store.connection(connection.id).await.unwrap().unwrap();
     let (before, after) = (before.1.unwrap(), after.1.unwrap());
     assert_eq!(after.payload, before.payload);
@@ -149,8 +146,8 @@ pub async fn facts_of_what_is_another_now_do_not_count(bed: &Bed) {
     assert_eq!(kept(bed, &connection).await.expiry, None);
     bed.exec("UPDATE provider_connections SET entra_tenant_id = 'another'")
         .await;
-    let learnt = state(bed, connection.id).await.learnt;
-    assert_eq!(learnt.entra_tenant_name, None);
+    let shown = state(bed, connection.id).await.facts;
+    assert_eq!(shown.entra_tenant_name, None);
 }
 
 async fn page(

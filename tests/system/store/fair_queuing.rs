@@ -98,7 +98,7 @@ pub async fn tenants_without_a_connection_share_one_place(bed: &Bed) {
     let found = turns(bed, None, &[], 64).await;
     assert_eq!(found.len(), 3, "{found:?}");
     assert!(own.iter().all(|turn| found.contains(turn)), "{found:?}");
-    // A run of one that is in work takes the turn of all of them.
+    // A run of one that is in flight takes the turn of all of them.
     assert_eq!(turns(bed, None, &[3], 64).await, own);
     assert_eq!(turns(bed, Some(500), &[], 64).await.last(), Some(&own[1]));
     // They have it where nobody else waits.
@@ -110,7 +110,7 @@ pub async fn tenants_without_a_connection_share_one_place(bed: &Bed) {
 
 /// Reading all that is queued for each tenant would cost more than waiting.
 #[tokio::test]
-async fn without_the_index_nobody_has_a_turn() {
+async fn without_the_index_there_is_no_fair_queuing() {
     let bed = beside().await;
     bed.store.migrate().await.unwrap();
     let run = bed.queued().await;

@@ -188,7 +188,7 @@ pub async fn no_inventory_keeps_the_last_known_one(bed: &Bed) {
 }
 
 /// No deadlock, and the result is that of one of them.
-pub async fn refreshes_of_one_tenant_take_turns(bed: &Bed) {
+pub async fn refreshes_of_one_tenant_are_serialised(bed: &Bed) {
     let replica = bed.replica().await;
     for round in 0..10 {
         let barrier = Arc::new(Barrier::new(4));

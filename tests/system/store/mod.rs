@@ -126,7 +126,7 @@ conformance! {
         a_grant_that_is_not_listed_any_more_is_marked,
         other_tenants_are_not_touched,
         no_inventory_keeps_the_last_known_one,
-        refreshes_of_one_tenant_take_turns;
+        refreshes_of_one_tenant_are_serialised;
     plan:
         a_plan_reads_what_is_granted_itself_and_through_whom,
         an_inventory_of_another_run_of_the_same_id_is_none,
@@ -155,11 +155,11 @@ conformance! {
         left_over_deliveries_are_forgotten,
         left_over_deliveries_that_wait_are_forgotten;
     poison_runs:
-        the_last_chance_is_claimed_alone_only,
-        a_last_chance_without_a_lost_worker_needs_not_be_alone,
+        the_last_attempt_is_claimed_in_isolation_only,
+        a_last_attempt_without_a_lost_worker_needs_no_isolation,
         failed_completions_back_off_and_end_in_a_forced_completion,
-        a_worker_disowns_what_it_does_not_work_on,
-        only_its_own_open_attempts_are_disowned,
+        a_worker_releases_its_orphans,
+        only_its_own_orphans_are_released,
         a_context_that_cannot_be_read_does_not_keep_the_run;
     hostile_connections:
         a_connection_that_cannot_be_used_is_listed_with_its_reason;
@@ -265,10 +265,10 @@ conformance! {
         behind_a_batch_that_loses_its_connection_the_next_one_starts;
     webhooks:
         a_completion_records_a_delivery_for_each_endpoint_that_wants_it,
-        what_is_not_completed_is_told_to_nobody,
+        a_run_that_is_not_completed_is_not_announced,
         the_way_there_and_back_is_two_changes,
         a_delivery_is_leased_once_until_the_lease_has_passed,
-        endpoints_take_turns_and_failing_ones_come_last,
+        endpoints_alternate_and_failing_ones_come_last,
         a_message_is_tried_again_given_up_and_replayed,
         an_endpoint_that_is_gone_is_left_alone_until_enabled,
         a_rotated_secret_leaves_the_one_before_for_a_while,

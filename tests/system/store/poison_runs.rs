@@ -54,7 +54,7 @@ async fn contents(bed: &Bed, table: &str) -> Vec<String> {
         .collect()
 }
 
-pub async fn the_last_chance_is_claimed_alone_only(bed: &Bed) {
+pub async fn the_last_attempt_is_claimed_in_isolation_only(bed: &Bed) {
     let run = bed.queued().await;
     let first = answer(bed, run).await.claimed().unwrap();
     assert_eq!((first.attempt, first.exhausted), (1, false));
@@ -80,7 +80,7 @@ pub async fn the_last_chance_is_claimed_alone_only(bed: &Bed) {
     assert!(matches!(answer(bed, run).await, ClaimAnswer::NotClaimable));
 }
 
-pub async fn a_last_chance_without_a_lost_worker_needs_not_be_alone(bed: &Bed) {
+pub async fn a_last_attempt_without_a_lost_worker_needs_no_isolation(bed: &Bed) {
     let run = bed.queued().await;
     for end in [AttemptEnd::Error, AttemptEnd::Throttled, AttemptEnd::Error] {
         let held = answer(bed, run).await.claimed().unwrap();
@@ -183,7 +183,7 @@ async fn release_orphaned(bed: &Bed, held: &Claim) -> Vec<RunId> {
     released.unwrap()
 }
 
-pub async fn a_worker_disowns_what_it_does_not_work_on(bed: &Bed) {
+pub async fn a_worker_releases_its_orphans(bed: &Bed) {
     bed.store.beat(&beat("w1")).await.unwrap();
     bed.store.beat(&beat("w2")).await.unwrap();
     let (lost, kept, others) = (bed.queued().await, bed.queued().await, bed.queued().await);
@@ -211,7 +211,7 @@ pub async fn a_worker_disowns_what_it_does_not_work_on(bed: &Bed) {
     }
 }
 
-pub async fn only_its_own_open_attempts_are_disowned(bed: &Bed) {
+pub async fn only_its_own_orphans_are_released(bed: &Bed) {
     let (run, done) = (bed.queued().await, bed.queued().await);
     let old = lose(bed, run).await;
     let current = claim(&bed.store, run, "w1").await;

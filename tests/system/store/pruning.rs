@@ -150,7 +150,7 @@ pub async fn what_is_still_pointed_to_is_kept(bed: &Bed) {
     assert_eq!(report.unwrap().operation_run_id, latest);
 }
 
-/// Whoever deletes a run does not know of its attempts. They go in chunks; what is in work stays.
+/// Whoever deletes a run does not know of its attempts. They go in chunks; what is in flight stays.
 pub async fn attempts_of_runs_that_others_deleted_go(bed: &Bed) {
     let mut gone = Vec::new();
     for _ in 0..5 {

@@ -80,7 +80,7 @@ async fn only_queued_runs_of_verifyds_type_notify_and_once_a_transaction() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bare_insert_rings_and_so_does_what_happens_while_the_connection_is_away() {
+async fn a_bare_insert_wakes_the_worker_also_after_the_connection_was_lost() {
     let bed = Bed::postgres().await;
     let (signal, stop) = listening(&bed.store);
     // Whatever came before.
@@ -123,7 +123,7 @@ async fn listening_is_tried_and_can_be_turned_off() {
 
 /// A server's messages without notifications: what a client sees behind a pooler that shares
 /// connections out by transaction.
-async fn deaf(
+async fn frozen(
     mut from: impl tokio::io::AsyncRead + Unpin,
     mut to: impl tokio::io::AsyncWrite + Unpin,
 ) {
@@ -145,7 +145,7 @@ async fn deaf(
     }
 }
 
-async fn deaf_proxy(server: &url::Url) -> u16 {
+async fn frozen_proxy(server: &url::Url) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let to = format!("127.0.0.1:{}", server.port().unwrap());
@@ -157,7 +157,7 @@ async fn deaf_proxy(server: &url::Url) -> u16 {
             tokio::spawn(async move {
                 let _ = tokio::io::copy(&mut client_read, &mut server_write).await;
             });
-            tokio::spawn(deaf(server_read, client_write));
+            tokio::spawn(frozen(server_read, client_write));
         }
     });
     port
@@ -168,7 +168,7 @@ async fn behind_a_transaction_pooler_nothing_arrives_and_a_direct_connection_hel
     let bed = Bed::postgres().await;
     let direct: url::Url = bed.url().parse().unwrap();
     let mut pooler = direct.clone();
-    pooler.set_port(Some(deaf_proxy(&direct).await)).unwrap();
+    pooler.set_port(Some(frozen_proxy(&direct).await)).unwrap();
     pooler.set_query(Some("sslmode=disable"));
     let store = verifyd::store::connect(&settings(pooler.as_str()))
         .await

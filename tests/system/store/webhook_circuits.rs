@@ -9,10 +9,10 @@ use std::time::Duration;
 use verifyd::domain::EndpointId;
 use verifyd::domain::circuit::CircuitState;
 use verifyd::domain::webhook::{AttemptResult, DeliveryState, DisabledReason, GiveUpReason};
-use verifyd::ports::webhooks::{
-    CircuitChange, DeliveryCounts, DeliveryFilter, Endpoint, LeasePolicy, LeasedDelivery, Next,
-    Replay,
+use verifyd::ports::webhook_deliveries::{
+    CircuitChange, DeliveryCounts, DeliveryFilter, LeasePolicy, LeasedDelivery, Next, Replay,
 };
+use verifyd::ports::webhook_endpoints::Endpoint;
 
 async fn fail(bed: &Bed, delivery: &LeasedDelivery) -> CircuitChange {
     let failed = outcome(AttemptResult::Timeout, Next::Retry(Duration::ZERO));

@@ -12,10 +12,10 @@ use verifyd::domain::webhook::{
 };
 use verifyd::domain::{ConnectionId, DeliveryId, EndpointId, RunId, WorkspaceId};
 use verifyd::ports::vault::VaultError;
-use verifyd::ports::webhooks::{
-    AttemptOutcome, DeliveryFilter, Endpoint, EndpointError, LeasePolicy, LeasedDelivery,
-    NewEndpoint, Next, Replay, SealedSecrets,
+use verifyd::ports::webhook_deliveries::{
+    AttemptOutcome, DeliveryFilter, LeasePolicy, LeasedDelivery, Next, Replay, SendResult,
 };
+use verifyd::ports::webhook_endpoints::{Endpoint, EndpointError, NewEndpoint, SealedSecrets};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
@@ -73,11 +73,13 @@ pub async fn lease_one(bed: &Bed) -> LeasedDelivery {
 
 pub fn outcome(result: AttemptResult, next: Next) -> AttemptOutcome {
     AttemptOutcome {
-        result,
-        http_status: (result == AttemptResult::HttpStatus).then_some(503),
+        sent: SendResult {
+            result,
+            status_code: (result == AttemptResult::HttpStatus).then_some(503),
+            retry_after: None,
+        },
         duration: Duration::from_millis(12),
         next,
-        retry_after: Duration::ZERO,
         circuit: CIRCUIT,
     }
 }
@@ -95,7 +97,7 @@ pub fn everything() -> DeliveryFilter {
 }
 
 pub async fn a_completion_records_a_delivery_for_each_endpoint_that_wants_it(bed: &Bed) {
-    let mut notices = bed.store.completions();
+    let mut events = bed.store.completions();
     completed(bed, succeeded()).await;
     assert_eq!(bed.store.deliveries(&everything()).await.unwrap(), []);
 
@@ -126,8 +128,8 @@ pub async fn a_completion_records_a_delivery_for_each_endpoint_that_wants_it(bed
     assert_eq!(ids.len(), 3);
 
     // The same is said within the process and to the endpoints.
-    let said: Vec<bool> = std::iter::from_fn(|| notices.try_recv().ok())
-        .map(|notice| notice.changed)
+    let said: Vec<bool> = std::iter::from_fn(|| events.try_recv().ok())
+        .map(|event| event.changed)
         .collect();
     assert_eq!(said, [true, false, true, false]);
     for delivery in leased(bed).await {
@@ -152,19 +154,19 @@ pub async fn a_completion_records_a_delivery_for_each_endpoint_that_wants_it(bed
     }
 }
 
-pub async fn what_is_not_completed_is_told_to_nobody(bed: &Bed) {
+pub async fn a_run_that_is_not_completed_is_not_announced(bed: &Bed) {
     endpoint(bed, 1, false).await;
-    let mut notices = bed.store.completions();
+    let mut events = bed.store.completions();
     let run = bed.queued().await;
     let mut held = claim(&bed.store, run, "w1").await;
     held.token = uuid::Uuid::new_v4();
     assert!(!bed.store.complete(&held, &succeeded()).await.unwrap());
-    assert!(notices.try_recv().is_err());
+    assert!(events.try_recv().is_err());
     assert_eq!(bed.store.deliveries(&everything()).await.unwrap(), []);
 }
 
 pub async fn the_way_there_and_back_is_two_changes(bed: &Bed) {
-    let mut notices = bed.store.completions();
+    let mut events = bed.store.completions();
     for completion in [succeeded(), blocked(), succeeded(), succeeded()] {
         completed(bed, completion).await;
     }
@@ -172,8 +174,8 @@ pub async fn the_way_there_and_back_is_two_changes(bed: &Bed) {
     let run = bed.queued().await;
     let held = claim(&bed.store, run, "w1").await;
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
-    let said: Vec<bool> = std::iter::from_fn(|| notices.try_recv().ok())
-        .map(|notice| notice.changed)
+    let said: Vec<bool> = std::iter::from_fn(|| events.try_recv().ok())
+        .map(|event| event.changed)
         .collect();
     assert_eq!(said, [true, true, true, false, true]);
 }
@@ -236,7 +238,7 @@ pub async fn a_delivery_is_leased_once_until_the_lease_has_passed(bed: &Bed) {
     assert_eq!(state(bed, first.id).await, DeliveryState::Delivered);
 }
 
-pub async fn endpoints_take_turns_and_failing_ones_come_last(bed: &Bed) {
+pub async fn endpoints_alternate_and_failing_ones_come_last(bed: &Bed) {
     let busy = endpoint(bed, 1, false).await.id;
     for _ in 0..3 {
         completed(bed, succeeded()).await;

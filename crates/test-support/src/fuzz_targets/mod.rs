@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use verifyd::credentials::{CredentialsSettings, KeyEntry, open_vault};
 use verifyd::domain::connection::{CredentialBinding, CredentialKind, StoredCredential};
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::domain::report::{Report, diff, schema};
 use verifyd::domain::{ConnectionId, TenantId, WorkspaceId};
 use verifyd::ports::vault::Vault as _;

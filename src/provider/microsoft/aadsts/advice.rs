@@ -1,4 +1,4 @@
-//! What some codes say more exactly than their reason: why, and what to do.
+//! Advice for some sign-in errors that is more exact than their reason: why, and what to do.
 
 use crate::domain::link::Link;
 use crate::provider::microsoft::fault::Advice;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 const STORE: (&str, Link) = ("Store it for the connection", Link::Connection);
 const CHECK_AGAIN: (&str, Link) = ("Check again", Link::Run);
 
-/// Microsoft Entra takes external tokens that live a day, and bears an hour more.
+/// Microsoft Entra accepts external tokens with a lifetime of a day, plus an hour.
 const LONGEST_LIFETIME: TimeDelta = TimeDelta::hours(25);
 
 /// The column `advice` of the table.
@@ -37,7 +37,7 @@ impl AdviceKind {
     }
 }
 
-/// What is wrong with the token's lifetime, as far as its claims tell.
+/// Returns what is wrong with the token's lifetime, by its claims.
 fn lifetime(claims: &FederatedClaims) -> &'static Advice {
     match (claims.issued_at, claims.lifetime()) {
         (None, _) if claims.expires_at.is_some() => &NO_ISSUED_AT,

@@ -1,27 +1,27 @@
-//! What Microsoft Entra's token errors mean for a connection with a certain kind of credential.
+//! Translates token errors of Microsoft Entra into reasons, by the kind of credential.
 //!
-//! `codes.toml` is the data, `table` reads it, `reading` takes codes out of answers.
+//! `codes.toml` is the data, `table` reads it, `parse` extracts codes from answers.
 
 mod advice;
-mod reading;
+mod parse;
 mod table;
 
 pub(super) use table::document;
 
 use super::fault::{Advice, Fault, Retry};
-use super::http::Between;
+use super::http::Intermediary;
 use super::sign_in::FederatedClaims;
 use crate::domain::Reason;
 use crate::domain::connection::CredentialKind;
 use crate::domain::report::EvidenceKind;
 use chrono::{DateTime, SecondsFormat, Utc};
-use reading::Reading;
+use parse::ParsedError;
 use std::num::NonZeroU64;
 use std::time::Duration;
 use table::{Claim, Class, CodeRow, Table};
 use uuid::Uuid;
 
-/// A proxy asks for its own credentials, or a network for a login; a firewall of Azure denies the call.
+/// A proxy requires credentials, a network requires a login, or a firewall of Azure denies the call.
 const IN_BETWEEN: [u16; 3] = [407, 470, 511];
 
 /// Statuses by which a proxy or a gateway refuses in its own words.
@@ -45,26 +45,26 @@ pub(super) struct Refusal<'a> {
     /// Id that the answer's headers give to the request.
     pub request_id: Option<Uuid>,
     /// Who between here and the provider shows as the answer's author.
-    pub between: Option<Between>,
+    pub intermediary: Option<Intermediary>,
 }
 
-/// The fault that a token answer other than success stands for.
+/// Returns the fault of a token answer other than success.
 pub(super) fn fault(refusal: Refusal<'_>, by: SignIn<'_>) -> Fault {
-    judge(refusal, &Reading::of(refusal.body), by)
+    judge(refusal, &ParsedError::of(refusal.body), by)
 }
 
-/// The same where the answer says by itself that the sign-in is refused, whatever its status.
+/// Returns the fault where the body states that the sign-in is refused, whatever the status.
 pub(super) fn stated_fault(refusal: Refusal<'_>, by: SignIn<'_>) -> Option<Fault> {
-    let reading = Reading::of(refusal.body);
-    reading.is_certain().then(|| judge(refusal, &reading, by))
+    let parsed = ParsedError::of(refusal.body);
+    parsed.is_certain().then(|| judge(refusal, &parsed, by))
 }
 
-fn judge(refusal: Refusal<'_>, reading: &Reading, by: SignIn<'_>) -> Fault {
+fn judge(refusal: Refusal<'_>, parsed: &ParsedError, by: SignIn<'_>) -> Fault {
     let status = refusal.status;
-    let known = known(reading);
+    let known = known(parsed);
     let (reason, retry) = match known {
-        Some((code, row)) => by_code(code, row, reading, by),
-        None => by_error(refusal, reading, by.kind),
+        Some((code, row)) => by_code(code, row, parsed, by),
+        None => by_error(refusal, parsed, by.kind),
     };
     let retry = match retry {
         Retry::Backoff(_) => Retry::Backoff(refusal.retry_after),
@@ -72,28 +72,26 @@ fn judge(refusal: Refusal<'_>, reading: &Reading, by: SignIn<'_>) -> Fault {
     };
     let code = known
         .map(|(code, _)| code)
-        .or(reading.listed.first().copied())
-        .or(reading.quoted.first().copied());
+        .or(parsed.listed.first().copied())
+        .or(parsed.quoted.first().copied());
     let mut fault = Fault::new(reason)
         .status(status)
         .with_some(
             EvidenceKind::AadstsCode,
             code.map(|code| format!("AADSTS{code}")),
         )
-        .with_some(EvidenceKind::OauthError, reading.error.as_deref())
-        .with_some(EvidenceKind::TraceId, reading.trace_id)
+        .with_some(EvidenceKind::OauthError, parsed.error.as_deref())
+        .with_some(EvidenceKind::TraceId, parsed.trace_id)
         .with_some(
             EvidenceKind::RequestId,
-            refusal
-                .request_id
-                .filter(|id| reading.trace_id != Some(*id)),
+            refusal.request_id.filter(|id| parsed.trace_id != Some(*id)),
         )
-        .with_some(EvidenceKind::CorrelationId, reading.correlation_id)
+        .with_some(EvidenceKind::CorrelationId, parsed.correlation_id)
         .retry(retry);
     let look_up = match known {
         None => code,
-        // A code that says little does not hide one that nobody here knows.
-        Some((_, row)) if row.class == Class::Generic => reading.first_unknown(),
+        // A generic code does not hide an unknown one.
+        Some((_, row)) if row.class == Class::Generic => parsed.first_unknown(),
         Some(_) => None,
     };
     fault.look_up = look_up.and_then(NonZeroU64::new);
@@ -103,7 +101,7 @@ fn judge(refusal: Refusal<'_>, reading: &Reading, by: SignIn<'_>) -> Fault {
         fault = mismatch(fault, claim);
     }
     if reason == Reason::ProviderUnreachable {
-        fault.remark = Some(Between::CANNOT_REACH.into());
+        fault.remark = Some(Intermediary::CANNOT_REACH.into());
     }
     fault = advised(fault, known.map(|(_, row)| row), by);
     match by.federated {
@@ -112,9 +110,9 @@ fn judge(refusal: Refusal<'_>, reading: &Reading, by: SignIn<'_>) -> Fault {
     }
 }
 
-/// The code that decides: the first of `error_codes` by class and row. What texts quote counts where that
-/// says nothing, or only that something is wrong.
-fn known(reading: &Reading) -> Option<(u64, &'static CodeRow)> {
+/// Returns the code that decides: the first of `error_codes` by class and row. Codes quoted in texts count
+/// where there is none, or only a generic one.
+fn known(parsed: &ParsedError) -> Option<(u64, &'static CodeRow)> {
     let table = Table::get();
     let first = |codes: &mut dyn Iterator<Item = &u64>| {
         codes
@@ -122,15 +120,15 @@ fn known(reading: &Reading) -> Option<(u64, &'static CodeRow)> {
             .min()
             .map(|(_, code)| code)
     };
-    let listed = first(&mut reading.listed.iter());
+    let listed = first(&mut parsed.listed.iter());
     let code = match listed.and_then(|code| table.row(code)) {
         Some(row) if row.class < Class::Generic => listed,
-        _ => first(&mut reading.listed.iter().chain(&reading.quoted)),
+        _ => first(&mut parsed.listed.iter().chain(&parsed.quoted)),
     }?;
     table.row(code).map(|row| (code, row))
 }
 
-/// With what is known more exactly than the reason.
+/// Adds the advice that is more exact than the reason.
 fn advised(mut fault: Fault, row: Option<&CodeRow>, by: SignIn<'_>) -> Fault {
     let row_advice = row
         .and_then(|row| row.advice)
@@ -154,9 +152,9 @@ fn advised(mut fault: Fault, row: Option<&CodeRow>, by: SignIn<'_>) -> Fault {
     fault
 }
 
-fn by_code(code: u64, row: &CodeRow, reading: &Reading, by: SignIn<'_>) -> (Reason, Retry) {
+fn by_code(code: u64, row: &CodeRow, parsed: &ParsedError, by: SignIn<'_>) -> (Reason, Retry) {
     // Some answers list the general code only; the phrase may belong to another one that they quote.
-    let phrase = Table::get().by_phrase(code, by.kind, &reading.text);
+    let phrase = Table::get().by_phrase(code, by.kind, &parsed.text);
     let reason = phrase.unwrap_or_else(|| row.reason(by.kind));
     let expires_at = by.federated.and_then(|claims| claims.expires_at);
     match reason {
@@ -169,17 +167,17 @@ fn by_code(code: u64, row: &CodeRow, reading: &Reading, by: SignIn<'_>) -> (Reas
 }
 
 /// Where no code is known: the error of OAuth, and only then the status.
-fn by_error(refusal: Refusal<'_>, reading: &Reading, kind: CredentialKind) -> (Reason, Retry) {
+fn by_error(refusal: Refusal<'_>, parsed: &ParsedError, kind: CredentialKind) -> (Reason, Retry) {
     let status = refusal.status;
-    let is_foreign = refusal.request_id.is_none() && reading.is_foreign();
+    let is_foreign = refusal.request_id.is_none() && parsed.is_foreign();
     let table = Table::get();
     let wait = Retry::Backoff(None);
-    let error = reading.error.as_deref();
+    let error = parsed.error.as_deref();
     let by_error = error.and_then(|error| table.by_error(error, kind));
-    let by_family = reading
+    let by_family = parsed
         .first_unknown()
         .and_then(|code| table.by_family(code, kind));
-    let by_suberror = reading
+    let by_suberror = parsed
         .suberror
         .as_deref()
         .and_then(|suberror| table.by_suberror(suberror, kind));
@@ -192,23 +190,23 @@ fn by_error(refusal: Refusal<'_>, reading: &Reading, kind: CredentialKind) -> (R
         _ => {}
     }
     let blocked = Reason::ConditionalAccessBlocked;
-    let challenge = reading.challenged.then_some(blocked);
+    let challenge = parsed.challenged.then_some(blocked);
     by_suberror
         .or(challenge.or(by_family).map(|reason| (reason, Retry::Never)))
         .or(by_error)
-        .or(refusal.between.map(Between::meaning))
-        .unwrap_or_else(|| by_status(status, reading))
+        .or(refusal.intermediary.map(Intermediary::meaning))
+        .unwrap_or_else(|| by_status(status, parsed))
 }
 
 /// Where the answer names no error that is known.
-fn by_status(status: u16, reading: &Reading) -> (Reason, Retry) {
+fn by_status(status: u16, parsed: &ParsedError) -> (Reason, Retry) {
     let wait = Retry::Backoff(None);
     match status {
         _ if IN_BETWEEN.contains(&status) => (Reason::ProxyRefused, Retry::Never),
         408 => (Reason::ProviderTimeout, wait),
         425 | 500.. => (Reason::ProviderUnavailable, wait),
         // Not the token endpoint's own answer: it always names its error.
-        _ if !reading.says_something() => (Reason::ResponseInvalid, Retry::Never),
+        _ if !parsed.says_something() => (Reason::ResponseInvalid, Retry::Never),
         _ => (Reason::AuthUnknown, Retry::Never),
     }
 }

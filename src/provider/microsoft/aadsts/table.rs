@@ -1,4 +1,4 @@
-//! The table of sign-in errors: `codes.toml`, read once.
+//! The table of sign-in errors: `codes.toml`, parsed once.
 
 use super::advice::AdviceKind;
 use crate::domain::Reason;
@@ -166,7 +166,7 @@ impl Table {
         self.code.iter().find(|row| row.numbers.contains(&code))
     }
 
-    /// Where a code stands among several: by its class, then by its row.
+    /// Returns the priority of a code among several: by its class, then by its row.
     pub fn rank(&self, code: u64) -> Option<(Class, usize)> {
         let at = self
             .code
@@ -175,7 +175,7 @@ impl Table {
         Some((self.code[at].class, at))
     }
 
-    /// What the description says beyond the code. `text` is in lower case.
+    /// Returns what the description adds to the code. `text` is in lower case.
     pub fn by_phrase(&self, code: u64, kind: CredentialKind, text: &str) -> Option<Reason> {
         self.phrase
             .iter()
@@ -187,7 +187,7 @@ impl Table {
             })
     }
 
-    /// What an unknown code means by its first digits.
+    /// Returns the meaning of an unknown code by its first digits.
     pub fn by_family(&self, code: u64, kind: CredentialKind) -> Option<Reason> {
         let digits = code.to_string();
         let is_of = |begin: &u64| digits.len() >= 6 && digits.starts_with(&begin.to_string());
@@ -198,18 +198,18 @@ impl Table {
         (kind == CredentialKind::FederatedTokenFile).then_some(row.federated)
     }
 
-    /// Whether the error is one that a login service alone writes.
+    /// Returns whether only a login service writes this error.
     pub fn is_of_a_login(&self, error: &str) -> bool {
         let mut rows = self.oauth.iter().filter(|row| !row.elsewhere);
         rows.any(|row| row.errors.iter().any(|known| known == error))
     }
 
-    /// What an error of OAuth means.
+    /// Returns the meaning of an OAuth error.
     pub fn by_error(&self, error: &str, kind: CredentialKind) -> Option<(Reason, Retry)> {
         find(&self.oauth, error, kind)
     }
 
-    /// What Microsoft's refinement of it means.
+    /// Returns the meaning of Microsoft's `suberror`.
     pub fn by_suberror(&self, suberror: &str, kind: CredentialKind) -> Option<(Reason, Retry)> {
         find(&self.suberror, suberror, kind)
     }
@@ -358,8 +358,8 @@ mod tests {
         }
     }
 
-    /// A certificate or a federated token is never told what is about a secret, and so on. Only a code
-    /// that is about an assertion by itself says so to a secret, too, which sends none.
+    /// A reason about a secret is never given for a certificate or a federated token, and so on. Only a code
+    /// that is about an assertion by itself gives it for a secret, too, which sends none.
     #[test]
     fn no_kind_of_credential_is_told_what_is_about_another() {
         use CredentialKind::*;
@@ -376,7 +376,7 @@ mod tests {
             assert!(!told(Certificate, secret), "{row:?}");
             assert!(!told(FederatedTokenFile, secret), "{row:?}");
             assert!(!told(FederatedTokenFile, certificate), "{row:?}");
-            // The code alone does not say what was sent.
+            // The code alone does not show what was sent.
             if told(ClientSecret, secret) {
                 assert!(!told(ClientSecret, certificate), "{row:?}");
             }

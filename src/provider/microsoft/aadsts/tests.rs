@@ -32,7 +32,7 @@ fn fault_of(kind: CredentialKind, status: u16, body: &[u8]) -> Fault {
         body,
         retry_after: None,
         request_id: None,
-        between: None,
+        intermediary: None,
     };
     fault(refusal, by(kind))
 }
@@ -177,7 +177,7 @@ fn of_several_codes_the_class_decides_and_not_the_order() {
         reason(CERTIFICATE, "invalid_client", &[70002], text),
         Reason::CertificateNotRegistered
     );
-    // What a text quotes does not win over a code that says what is wrong.
+    // A quoted code does not replace one that is specific.
     let text = "AADSTS65001: see AADSTS90002";
     assert_eq!(reason(SECRET, "x", &[65001], text), Reason::ConsentMissing);
 }
@@ -210,7 +210,7 @@ fn a_stale_token_is_told_from_a_wrong_clock() {
             body: body.as_bytes(),
             retry_after: None,
             request_id: None,
-            between: None,
+            intermediary: None,
         };
         fault(
             refusal,
@@ -322,7 +322,7 @@ fn the_tokens_dates_tell_what_is_wrong_with_its_time() {
             body: body.as_bytes(),
             retry_after: None,
             request_id: None,
-            between: None,
+            intermediary: None,
         };
         let federated = Some(&claims);
         let fault = fault(refusal, SignIn { federated, ..by });
@@ -439,7 +439,7 @@ fn without_an_error_the_status_decides() {
         body: b"",
         retry_after: wait,
         request_id: None,
-        between: None,
+        intermediary: None,
     };
     let throttled = fault(refusal, by(SECRET));
     assert_eq!(throttled.reason, Reason::Throttled);
@@ -456,7 +456,7 @@ fn without_an_error_the_status_decides() {
     assert_eq!(told(511, b"<html>Log in</html>"), Reason::ProxyRefused);
     let odd = br#"{"error": "eyJhbGciOi.eyJzdWIi.c2ln"}"#;
     assert_eq!(told(400, odd), Reason::ResponseInvalid);
-    // The error says more than the status.
+    // The error is more specific than the status.
     let refused = br#"{"error":"invalid_client","error_codes":[7000222]}"#;
     for status in [400, 401, 403, 429, 500, 503] {
         assert_eq!(told(status, refused), Reason::SecretExpired, "{status}");

@@ -1,4 +1,4 @@
-//! The registration of the application: in the directory that owns it, where it can be read there.
+//! Reads the registration of the application, in the directory that owns it.
 
 use crate::ports::provider::Target;
 use crate::provider::microsoft::cloud::Cloud;
@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Explanations take at most so long of a run.
+/// Longest time that explanations take of a run.
 const EXPLAINING: Duration = Duration::from_secs(5);
 
-/// What is asked about a registration, and for what.
+/// The registration to read, and for which check.
 pub(super) struct Question<'a> {
     pub shared: &'a Shared,
     pub cloud: &'a Cloud,
@@ -28,10 +28,10 @@ impl Question<'_> {
         target.deadline.min(Instant::now() + EXPLAINING)
     }
 
-    /// The registration; `None` where it cannot be read, which says nothing.
+    /// Returns the registration; `None` where it cannot be read, which means nothing.
     ///
-    /// `now`: as it is at this moment, where the directory that is checked owns it. In another directory
-    /// the credential is tried once a day at most, by one check at a time.
+    /// `now`: read it again where the checked directory owns it. In another directory the credential is tried
+    /// at most once a day, by one check at a time.
     pub async fn ask(&self, now: bool) -> Option<Arc<Application>> {
         let (shared, client_id) = (self.shared, self.session.client_id());
         let key = (self.cloud.key.clone(), client_id, self.owner);
@@ -54,7 +54,7 @@ impl Question<'_> {
             match read {
                 Ok(application) => Ok(Arc::new(application)),
                 Err(fault) => {
-                    tracing::debug!(reason = %fault.reason, "the registration cannot be read");
+                    tracing::debug!(reason = %fault.reason, "cannot read the registration; the check goes on without it");
                     if !is_own || !fault.is_transient() {
                         shared.unreadable.insert(key.clone(), ()).await;
                     }

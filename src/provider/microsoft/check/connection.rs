@@ -1,7 +1,7 @@
-//! Sign-in, identity of the directory, service principal.
+//! Judges sign-in, identity of the directory, and service principal.
 
 use super::refusal::{READS_APPLICATIONS, READS_ORGANIZATION, Rights, is_refusal};
-use super::sheet::Sheet;
+use super::results::CheckResults;
 use crate::domain::Reason;
 use crate::domain::report::{Evidence, EvidenceKind, Severity};
 use crate::provider::microsoft::claims::Claims;
@@ -10,16 +10,16 @@ use crate::provider::microsoft::graph::ServicePrincipal;
 use crate::provider::microsoft::modules::{AUTHENTICATION, IDENTITY, SERVICE_PRINCIPAL};
 use uuid::Uuid;
 
-pub(super) fn signed_in(sheet: &mut Sheet<'_>, evidence: Vec<Evidence>) {
-    sheet.pass(
+pub(super) fn signed_in(results: &mut CheckResults<'_>, evidence: Vec<Evidence>) {
+    results.pass(
         AUTHENTICATION,
         "Microsoft Entra accepts the credential.",
         evidence,
     );
 }
 
-pub(super) fn another_directory(sheet: &mut Sheet<'_>, expected: Uuid, found: Uuid) {
-    sheet.fail(
+pub(super) fn another_directory(results: &mut CheckResults<'_>, expected: Uuid, found: Uuid) {
+    results.fail(
         IDENTITY,
         &Fault::new(Reason::IdentityMismatch)
             .with(EvidenceKind::Expected, expected)
@@ -27,10 +27,10 @@ pub(super) fn another_directory(sheet: &mut Sheet<'_>, expected: Uuid, found: Uu
     );
 }
 
-/// The directory must be the expected one. Where it may not be read, the token's own word is taken with a
-/// warning that says why it may not: the connection itself is not broken.
+/// Checks that the directory is the expected one. Where it cannot be read, the directory of the token is
+/// used, with a warning that says why: the connection itself works.
 pub(super) fn judge_identity(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     expected: Uuid,
     claims: &Claims,
     rights: &Rights<'_>,
@@ -39,19 +39,19 @@ pub(super) fn judge_identity(
     let fault = match organization {
         Ok(found) => {
             return match found.iter().find(|id| **id != expected) {
-                None if !found.is_empty() => sheet.pass(
+                None if !found.is_empty() => results.pass(
                     IDENTITY,
                     "The directory that answers is the one of the connection.",
                     Vec::new(),
                 ),
-                Some(other) => another_directory(sheet, expected, *other),
-                None => sheet.fail(IDENTITY, &Fault::invalid(200)),
+                Some(other) => another_directory(results, expected, *other),
+                None => results.fail(IDENTITY, &Fault::invalid(200)),
             };
         }
         Err(fault) => rights.meaning(fault, READS_ORGANIZATION),
     };
     if is_refusal(&fault) && claims.tid == Some(expected) {
-        sheet.warn(
+        results.warn(
             IDENTITY,
             fault.reason,
             fault.reason.severity().min(Severity::Medium),
@@ -59,20 +59,20 @@ pub(super) fn judge_identity(
             fault.evidence,
         );
     } else {
-        sheet.fail(IDENTITY, &fault);
+        results.fail(IDENTITY, &fault);
     }
 }
 
 /// A service principal that may not be read is no failure: the token shows that there is one.
 pub(super) fn judge_service_principal(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     rights: &Rights<'_>,
     answer: &Result<ServicePrincipal, Fault>,
 ) {
     let fault = match answer {
         Ok(found) if found.account_enabled == Some(false) => Fault::new(Reason::AppDisabled),
         Ok(_) => {
-            return sheet.pass(
+            return results.pass(
                 SERVICE_PRINCIPAL,
                 "The application has an enabled service principal in the directory.",
                 Vec::new(),
@@ -81,7 +81,7 @@ pub(super) fn judge_service_principal(
         Err(fault) => rights.meaning(fault.clone(), READS_APPLICATIONS),
     };
     if is_refusal(&fault) {
-        sheet.warn(
+        results.warn(
             SERVICE_PRINCIPAL,
             fault.reason,
             Severity::Low,
@@ -89,6 +89,6 @@ pub(super) fn judge_service_principal(
             fault.evidence,
         );
     } else {
-        sheet.fail(SERVICE_PRINCIPAL, &fault);
+        results.fail(SERVICE_PRINCIPAL, &fault);
     }
 }

@@ -1,7 +1,7 @@
-//! What is granted beyond what the connection's modules need.
+//! Finds granted permissions that the connection's modules do not need.
 
 use super::inventory::Granted;
-use super::sheet::Sheet;
+use super::results::CheckResults;
 use crate::domain::Reason;
 use crate::domain::excess::Excess;
 use crate::domain::module::{ExcessPolicy, Module};
@@ -10,7 +10,7 @@ use crate::domain::report::{Evidence, EvidenceKind};
 use crate::provider::microsoft::modules::{EXCESS, Modules, controls_directory};
 use std::collections::BTreeSet;
 
-/// Permissions of each kind that a report names. A check has room for 50 pieces of evidence.
+/// Permissions of each kind that a report names. A check has at most 50 pieces of evidence.
 const NAMED: usize = 16;
 
 /// The checked module, and the connection's own where that is another one: what a connection is used
@@ -30,9 +30,9 @@ fn required<'m>(
         .chain(modules.of_verifyd())
 }
 
-/// Lists what is granted and not needed. The outcome stays as it is.
+/// Lists permissions that are granted and not needed. The outcome does not change.
 pub(super) fn judge(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     modules: &Modules,
     checked: &Module,
     own: Option<&str>,
@@ -69,18 +69,18 @@ pub(super) fn judge(
     let remark = remark(&control);
     if excess.is_empty() {
         let message = format!("Nothing is granted beyond what is needed.{remark}");
-        sheet.pass(EXCESS, message.trim_end(), evidence);
+        results.pass(EXCESS, message.trim_end(), evidence);
         return;
     }
     match checked.excess {
         ExcessPolicy::Info => {
             let message = format!("{}{remark}", told(&excess));
-            sheet.pass(EXCESS, message.trim_end(), evidence);
+            results.pass(EXCESS, message.trim_end(), evidence);
         }
         ExcessPolicy::Warn => {
             let reason = Reason::PermissionExcess;
             let remark = format!("{}{remark}", told(&excess));
-            sheet.warn(
+            results.warn(
                 EXCESS,
                 reason,
                 reason.severity(),

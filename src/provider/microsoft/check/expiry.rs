@@ -1,6 +1,6 @@
-//! When the credential expires, before it does.
+//! Warns before the credential expires.
 
-use super::sheet::Sheet;
+use super::results::CheckResults;
 use crate::domain::Reason;
 use crate::domain::connection_facts::{CredentialExpiry, ExpirySource};
 use crate::domain::credential::Credential;
@@ -12,13 +12,13 @@ use crate::provider::microsoft::modules::EXPIRY;
 use chrono::{DateTime, Datelike as _, SecondsFormat, TimeDelta, Utc};
 use secrecy::ExposeSecret;
 
-/// Characters of a secret that its registration tells.
+/// Characters of a secret that its registration shows.
 const HINT_CHARS: usize = 3;
 
-/// A token that is still in use was issued at most so long ago.
+/// Largest age of a token that is still in use.
 const LONGEST_TOKEN: TimeDelta = TimeDelta::days(1);
 
-/// From so many days before the end on it is a warning, and how severe.
+/// Days before the end from which on the check warns, with the severity.
 const STEPS: [(i64, Severity); 4] = [
     (1, Severity::Critical),
     (7, Severity::High),
@@ -26,7 +26,7 @@ const STEPS: [(i64, Severity); 4] = [
     (30, Severity::Low),
 ];
 
-/// What is known of the end, and among how many secrets of the registration it was chosen.
+/// A known expiry, and the number of secrets of the registration that it was chosen from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Known {
     pub expiry: CredentialExpiry,
@@ -44,7 +44,7 @@ impl Known {
     }
 }
 
-/// What is known without asking anybody.
+/// Returns what is known without a request.
 pub(super) fn known(target: &Target) -> Option<Known> {
     let recorded = target.credential_expires_at;
     match &target.credential {
@@ -76,10 +76,9 @@ pub(super) fn is_told_by_registration(target: &Target) -> bool {
     matches!(target.credential, Credential::ClientSecret { .. })
 }
 
-/// The end of the connection's secret as the registration has it. Secrets are told apart by their first
-/// characters only: of several the latest that has not ended counts. One whose end is the recorded date is
-/// the one. One that has ended is not the one that signs in, or had not ended when it did (`is_fresh`: at this
-/// moment).
+/// Returns the expiry of the connection's secret from the registration. Secrets are identified by their first
+/// characters only: of several, the latest that has not expired counts. One whose end is the recorded date is
+/// the right one. An expired one did not sign in, unless it was still valid then (`is_fresh`: now).
 pub(super) fn registered(
     target: &Target,
     secrets: &[RegisteredSecret],
@@ -98,13 +97,13 @@ pub(super) fn registered(
         let matching = secrets
             .iter()
             .filter(|s| s.hint.as_deref() == hint)
-            // One that does not count yet cannot have signed in.
+            // A secret that is not valid yet cannot have signed in.
             .filter(|s| s.starts.is_none_or(|at| at <= now));
         matching.filter_map(|secret| secret.ends).collect()
     };
     let mut candidates = ends(Some(&hint));
     if candidates.is_empty() {
-        // Secrets of long ago have no hint.
+        // Old secrets have no hint.
         candidates = ends(None);
     }
     let is_recorded = |end: &&DateTime<Utc>| {
@@ -120,8 +119,8 @@ pub(super) fn registered(
     })
 }
 
-/// The earlier of what is known and what the registration says: preflight stops at a recorded date, the
-/// provider at its own. Where the registration cannot be read now, what an earlier check has read in it.
+/// Returns the earlier of the known expiry and the registration's: preflight stops at a recorded date, the
+/// provider at its own. Where the registration cannot be read, the result of an earlier check counts.
 pub(super) fn combine(
     known: Option<Known>,
     registered: Option<Known>,
@@ -142,10 +141,10 @@ pub(super) fn combine(
     })
 }
 
-/// Judges what is known. An end that nobody knows is said, and costs nothing. `is_read`: the registration told
-/// its secrets.
+/// Judges the known expiry. An unknown one is reported without a penalty. `is_read`: whether the registration
+/// showed its secrets.
 pub(super) fn judge(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     known: Option<Known>,
     is_read: bool,
     now: DateTime<Utc>,
@@ -157,12 +156,12 @@ pub(super) fn judge(
             }
             false => "The registration cannot be read here.",
         };
-        sheet.skip(EXPIRY, Reason::CredentialExpiryUnknown, remark);
-        // What an earlier check has found in the registration is refuted.
-        sheet.facts().is_expiry_unknown = is_read;
+        results.skip(EXPIRY, Reason::CredentialExpiryUnknown, remark);
+        // The result of an earlier check is refuted.
+        results.facts().is_expiry_unknown = is_read;
         return;
     };
-    sheet.facts().expiry = Some(known.expiry);
+    results.facts().expiry = Some(known.expiry);
     let mut evidence = vec![Evidence::new(EvidenceKind::Source, known.expiry.source)];
     let Some(expires_at) = known.expiry.expires_at else {
         let message = match known.expiry.source {
@@ -171,7 +170,7 @@ pub(super) fn judge(
             }
             _ => "The credential never expires.",
         };
-        sheet.pass(EXPIRY, message, evidence);
+        results.pass(EXPIRY, message, evidence);
         return;
     };
     let date = expires_at.to_rfc3339_opts(SecondsFormat::Secs, true);
@@ -193,7 +192,7 @@ pub(super) fn judge(
                 "The credential expires on {}.{remark}",
                 expires_at.date_naive()
             );
-            sheet.pass(EXPIRY, &message, evidence);
+            results.pass(EXPIRY, &message, evidence);
         }
         Some((_, severity)) => {
             let when = match left.num_days() {
@@ -203,7 +202,7 @@ pub(super) fn judge(
                 days => format!("{days} days are left."),
             };
             let remark = format!("{when}{remark}");
-            sheet.warn(
+            results.warn(
                 EXPIRY,
                 Reason::CredentialExpiring,
                 *severity,

@@ -1,8 +1,8 @@
-//! What is granted, compared with the token's view and with what the module needs.
+//! Compares granted permissions with the token and with what the module needs.
 
-use super::offers::Offered;
+use super::offered_roles::Offered;
 use super::refusal::{Rights, is_refusal};
-use super::sheet::Sheet;
+use super::results::CheckResults;
 use crate::domain::Reason;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::link::Link;
@@ -25,17 +25,17 @@ use std::sync::Arc;
 const ADD_API: &str =
     "License the service of the API, or add its enterprise application, then check again";
 
-/// What Graph said of the service principal and its grants.
+/// Graph's answers about the service principal and its grants.
 pub(super) struct Read {
     pub service_principal: Result<ServicePrincipal, Fault>,
-    /// Null when there was no service principal to ask for.
+    /// `None` without a service principal.
     pub grants: Option<Result<Arc<KnownGrants>, Fault>>,
 }
 
-/// What is granted, and where that was read.
+/// The granted permissions, and where they were read.
 pub(super) struct Granted {
     pub source: InventorySource,
-    /// What is stored of it.
+    /// The part that is stored.
     known: Arc<KnownGrants>,
     /// As the directory lists it.
     listed: Arc<KnownGrants>,
@@ -79,9 +79,9 @@ pub(super) async fn compare(session: &Session<'_>, read: &Read) {
     }
 }
 
-/// What is granted by the assignments, else by the token; None when neither can be read.
+/// Returns what is granted by the assignments, or else by the token; `None` when neither can be read.
 pub(super) fn judge(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     read: Read,
     claims: &Claims,
     rights: &Rights<'_>,
@@ -91,14 +91,14 @@ pub(super) fn judge(
         (Some(Ok(grants)), _) => {
             let newer = claims.roles.as_ref().filter(|_| is_fresh);
             let granted = Granted::by_assignments(grants, newer);
-            warn_or_pass(sheet, &granted, claims);
+            warn_or_pass(results, &granted, claims);
             return Some(granted);
         }
         (Some(Err(fault)), _) | (None, Err(fault)) => rights.meaning_of_grants(fault),
         (None, Ok(_)) => Fault::new(Reason::InventoryUnreadable),
     };
     if !is_refusal(&fault) {
-        sheet.fail(INVENTORY, &fault);
+        results.fail(INVENTORY, &fault);
         return None;
     }
     let Some(roles) = &claims.roles else {
@@ -106,7 +106,7 @@ pub(super) fn judge(
             reason: Reason::InventoryUnreadable,
             ..fault
         };
-        sheet.fail(INVENTORY, &unreadable);
+        results.fail(INVENTORY, &unreadable);
         return None;
     };
     let granted = Granted::by_token(roles);
@@ -117,11 +117,11 @@ pub(super) fn judge(
     };
     let mut evidence = fault.evidence;
     evidence.extend(granted.evidence());
-    sheet.warn(INVENTORY, reason, Severity::Low, remark, evidence);
+    results.warn(INVENTORY, reason, Severity::Low, remark, evidence);
     Some(granted)
 }
 
-fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
+fn warn_or_pass(results: &mut CheckResults<'_>, granted: &Granted, claims: &Claims) {
     let differing: Vec<&String> = claims
         .roles
         .iter()
@@ -129,7 +129,7 @@ fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
         .collect();
     if differing.is_empty() {
         let message = "The granted permissions were read.";
-        sheet.pass(INVENTORY, message, granted.evidence());
+        results.pass(INVENTORY, message, granted.evidence());
         return;
     }
     let mut evidence = granted.evidence();
@@ -138,7 +138,7 @@ fn warn_or_pass(sheet: &mut Sheet<'_>, granted: &Granted, claims: &Claims) {
             .into_iter()
             .map(|name| Evidence::new(EvidenceKind::Permission, name)),
     );
-    sheet.warn(
+    results.warn(
         INVENTORY,
         Reason::PermissionPropagating,
         Severity::Low,
@@ -158,8 +158,8 @@ impl Granted {
         }
     }
 
-    /// What a token of just now carries is granted, too, though it is not listed yet: a list replicates. An
-    /// empty list says nothing beside such a token.
+    /// Permissions of a fresh token count as granted, even when the list, which replicates, does not have
+    /// them yet. An empty list means nothing beside such a token.
     fn by_assignments(listed: Arc<KnownGrants>, newer: Option<&BTreeSet<String>>) -> Self {
         let more = newer.filter(|roles| !roles.is_subset(&listed.grants.graph));
         let (source, known) = match more {
@@ -197,7 +197,7 @@ impl Granted {
         satisfying(required, self.graph(), &self.known.grants)
     }
 
-    /// Whether it can be told if a permission is granted: a token names those on Graph only.
+    /// Returns whether a grant of the permission would be visible: a token names those on Graph only.
     fn knows(&self, required: &RequiredPermission) -> bool {
         required.resource.is_none() || self.source == InventorySource::AppRoleAssignments
     }
@@ -230,9 +230,9 @@ fn satisfying<'p>(
         .map(String::as_str)
 }
 
-/// A check for each required permission, and what is to be stored.
+/// Judges each required permission, and returns the inventory to store.
 pub(super) fn judge_permissions(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     module: &Module,
     granted: &Granted,
     offered: &BTreeMap<String, Offered>,
@@ -247,7 +247,7 @@ pub(super) fn judge_permissions(
         let listed = &granted.listed.grants;
         let is_listed = satisfying(permission, &listed.graph, listed).is_some();
         match by {
-            Some(_) if !is_listed => sheet.warn(
+            Some(_) if !is_listed => results.warn(
                 &key,
                 Reason::PermissionPropagating,
                 Severity::Low,
@@ -262,11 +262,11 @@ pub(super) fn judge_permissions(
                     }
                     None => format!("{named} is granted."),
                 };
-                sheet.pass(&key, &message, evidence);
+                results.pass(&key, &message, evidence);
             }
             None if !granted.knows(permission) => {
                 let reason = Reason::PermissionUnknown;
-                sheet.warn(&key, reason, reason.severity(), "", evidence);
+                results.warn(&key, reason, reason.severity(), "", evidence);
             }
             None => {
                 let offer = offered.get(&permission.key);
@@ -275,7 +275,7 @@ pub(super) fn judge_permissions(
                     // It is made where the API is licensed or added, not at the registration.
                     let instead = (offer == Some(&Offered::NoResource))
                         .then_some((ADD_API, Link::EnterpriseApps));
-                    sheet.not_offered(&key, lacking, instead, evidence);
+                    results.not_offered(&key, lacking, instead, evidence);
                     continue;
                 }
                 if let Some(id) = &id {
@@ -286,7 +286,7 @@ pub(super) fn judge_permissions(
                     Reason::PermissionMissing.what(),
                     permission.needed_for
                 );
-                sheet.missing(&key, message, evidence);
+                results.missing(&key, message, evidence);
             }
         }
     }
@@ -325,7 +325,7 @@ fn not_offered(permission: &RequiredPermission, offer: Option<&Offered>) -> Opti
     ))
 }
 
-/// What is to be stored: every permission that is granted, and every required one.
+/// Returns the entries to store: every granted permission, and every required one.
 fn entries(module: &Module, granted: &Granted) -> BTreeMap<String, InventoryEntry> {
     let mut entries: BTreeMap<String, InventoryEntry> = granted
         .known

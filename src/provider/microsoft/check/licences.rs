@@ -1,7 +1,7 @@
-//! Which service plans a tenant has, beside a service that does not answer. Evidence, no proof: a plan may be
-//! assigned by a name of its own, and one that is may be used up.
+//! Adds the tenant's service plans to a check of a service that does not answer. They are evidence, not
+//! proof: a plan may be assigned under another name, and an assigned one may be used up.
 
-use super::sheet::Sheet;
+use super::results::CheckResults;
 use crate::domain::Reason;
 use crate::domain::module::{Module, Probe};
 use crate::domain::report::{Evidence, EvidenceKind};
@@ -9,10 +9,10 @@ use crate::provider::microsoft::graph::Plan;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// Paths of Graph that Intune answers, behind the version.
+/// Paths of Graph that Intune answers, after the version.
 const INTUNE_PATHS: [&str; 2] = ["/deviceManagement", "/deviceAppManagement"];
 
-/// The service that most of Intune's plans name.
+/// The service name of most Intune plans.
 const INTUNE_SERVICE: &str = "SCO";
 
 /// Ids of Intune's plans, from Microsoft's list of product names and service plan identifiers:
@@ -70,12 +70,12 @@ fn shown(plans: &[Plan], of: fn(&Plan) -> bool, none: &str) -> Vec<Evidence> {
 
 /// Adds to each probe that did not pass the plans that matter for it. `plans` is `None` where they could not
 /// be read.
-pub(super) fn attach(sheet: &mut Sheet<'_>, module: &Module, plans: Option<&[Plan]>) {
+pub(super) fn attach(results: &mut CheckResults<'_>, module: &Module, plans: Option<&[Plan]>) {
     let Some(plans) = plans else {
         return;
     };
     for probe in &module.probes {
-        let evidence = match sheet.reason(&probe.key) {
+        let evidence = match results.reason(&probe.key) {
             Some(Reason::EntraNotLicensed) => {
                 shown(plans, is_entras, "none of Microsoft Entra ID P1 or P2")
             }
@@ -83,12 +83,12 @@ pub(super) fn attach(sheet: &mut Sheet<'_>, module: &Module, plans: Option<&[Pla
             Some(_) if is_of_intune(probe) => shown(plans, is_intunes, "none of Intune"),
             _ => continue,
         };
-        sheet.add_evidence(&probe.key, &evidence);
-        // Intune says the same to a tenant that has never set it up.
-        if sheet.reason(&probe.key) == Some(Reason::IntuneNotLicensed) && has_intune(plans) {
+        results.add_evidence(&probe.key, &evidence);
+        // Intune gives the same answer to a tenant that has never set it up.
+        if results.reason(&probe.key) == Some(Reason::IntuneNotLicensed) && has_intune(plans) {
             let reason = Reason::ServiceNotProvisioned;
             let message = format!("{} A plan of Intune is assigned.", reason.message());
-            sheet.explain(&probe.key, reason, message);
+            results.explain(&probe.key, reason, message);
         }
     }
 }

@@ -1,19 +1,19 @@
-//! One check of one connection: sign in, ask what can be asked at the same time, then judge the
-//! answers in the order of the planned checks.
+//! Checks one connection: signs in, sends independent requests concurrently, then judges the answers in the
+//! order of the planned checks.
 
 mod application;
-mod asking;
 mod connection;
 mod excess;
 mod expiry;
+mod graph_requests;
 mod inventory;
 mod licences;
-mod offers;
+mod missing_permission;
+mod offered_roles;
 mod probes;
 mod propagation;
 mod refusal;
-mod sheet;
-mod why;
+mod results;
 
 use super::cloud::{Cloud, Clouds};
 use super::fault::Fault;
@@ -26,11 +26,11 @@ use crate::domain::link::is_guid;
 use crate::domain::report::EvidenceKind;
 use crate::ports::provider::{Disposition, Findings, Target, Unmet};
 use application::Question;
+use missing_permission::Explanation;
 use propagation::PropagationBackoff;
 use refusal::Rights;
-use sheet::Sheet;
+use results::CheckResults;
 use uuid::Uuid;
-use why::Explanation;
 
 /// Never fails: every error is a finding.
 pub(super) async fn run(
@@ -49,44 +49,44 @@ pub(super) async fn run(
             facts: ConnectionFacts::default(),
         };
     };
-    let mut sheet = Sheet::new(module, target);
-    // Links lead to the right place also where this check cannot sign in.
+    let mut results = CheckResults::new(module, target);
+    // Links are correct even where this check cannot sign in.
     if let Ok((cloud, tenant, client_id)) = addressed(clouds, target) {
-        sheet.know_client(client_id);
+        results.know_client(client_id);
         let key = (cloud.key.clone(), tenant, client_id);
         if let Some(known) = shared.principals.get(&key).await {
-            sheet.learn(known);
+            results.learn(known);
         }
     }
     let now = shared.clock.now();
     let known = expiry::known(target);
     let kept = expiry::combine(known, None, target.known.expiry, now);
-    sheet.facts().expiry = kept.map(|known| known.expiry);
+    results.facts().expiry = kept.map(|known| known.expiry);
     let session = match sign_in_with_retries(shared, clouds, target).await {
         Ok(session) => session,
         Err(fault) => {
-            sheet.fail(AUTHENTICATION, &fault);
-            return sheet.finish(None);
+            results.fail(AUTHENTICATION, &fault);
+            return results.finish(None);
         }
     };
-    // Nothing is asked with a token that says it is another directory's.
+    // No request is made with a token of another directory.
     let token = session.token().await;
     if let Some(tid) = token.claims.tid
         && tid != session.tenant()
     {
-        connection::signed_in(&mut sheet, session.credential_evidence());
-        connection::another_directory(&mut sheet, session.tenant(), tid);
-        return sheet.finish(None);
+        connection::signed_in(&mut results, session.credential_evidence());
+        connection::another_directory(&mut results, session.tenant(), tid);
+        return results.finish(None);
     }
 
     let clock = shared.clock.as_ref();
     let is_new = propagation::is_connection_new(target, clock);
     let backoff = PropagationBackoff::new(shared.caller.longest_wait(), target.deadline);
-    let asked = asking::with_retries(&session, module, is_new, backoff).await;
+    let asked = graph_requests::with_retries(&session, module, is_new, backoff).await;
     inventory::compare(&session, &asked.read).await;
     match &asked.read.service_principal {
-        Ok(found) => sheet.learn(found.into()),
-        Err(fault) if fault.status == Some(404) => sheet.forget_principal(),
+        Ok(found) => results.learn(found.into()),
+        Err(fault) if fault.status == Some(404) => results.forget_principal(),
         Err(_) => {}
     }
     // It may have been replaced.
@@ -94,47 +94,55 @@ pub(super) async fn run(
     let claims = &token.claims;
 
     if let Some(fault) = session.sign_in_fault().await {
-        sheet.fail(AUTHENTICATION, &fault);
-        return sheet.finish(None);
+        results.fail(AUTHENTICATION, &fault);
+        return results.finish(None);
     }
-    connection::signed_in(&mut sheet, session.credential_evidence());
+    connection::signed_in(&mut results, session.credential_evidence());
     let now = clock.now();
     if known.is_some() {
-        expiry::judge(&mut sheet, known, false, now);
+        expiry::judge(&mut results, known, false, now);
     }
     let rights = Rights::of(&asked, claims, is_new, now);
     let (organization, plans, name) = match asked.organization {
         Ok(found) => (Ok(found.ids), Some(found.plans), found.name),
         Err(fault) => (Err(fault), None, None),
     };
-    connection::judge_identity(&mut sheet, session.tenant(), claims, &rights, organization);
-    if !sheet.is_healthy() {
-        return sheet.finish(None);
+    connection::judge_identity(
+        &mut results,
+        session.tenant(),
+        claims,
+        &rights,
+        organization,
+    );
+    if !results.is_healthy() {
+        return results.finish(None);
     }
     // Of another directory not even the name is kept.
-    sheet.facts().entra_tenant_name = name;
-    connection::judge_service_principal(&mut sheet, &rights, &asked.read.service_principal);
-    if !sheet.is_healthy() {
-        return sheet.finish(None);
+    results.facts().entra_tenant_name = name;
+    connection::judge_service_principal(&mut results, &rights, &asked.read.service_principal);
+    if !results.is_healthy() {
+        return results.finish(None);
     }
     let is_fresh = session.is_token_fresh().await;
     let principal = asked.read.service_principal.as_ref().ok();
     let principal = principal.map(KnownPrincipal::from);
-    let Some(granted) = inventory::judge(&mut sheet, asked.read, claims, &rights, is_fresh) else {
-        return sheet.finish(None);
+    let Some(granted) = inventory::judge(&mut results, asked.read, claims, &rights, is_fresh)
+    else {
+        return results.finish(None);
     };
-    let offered = offers::of_missing(&session, module, &granted).await;
+    let offered = offered_roles::of_missing(&session, module, &granted).await;
     let connection = &target.connection;
-    let refresh = inventory::judge_permissions(&mut sheet, module, &granted, &offered, connection);
+    let refresh =
+        inventory::judge_permissions(&mut results, module, &granted, &offered, connection);
     let own = connection.module.as_deref();
-    excess::judge(&mut sheet, modules, module, own, &granted);
-    let missing = why::missing(&sheet, module);
+    excess::judge(&mut results, modules, module, own, &granted);
+    let missing = missing_permission::missing(&results, module);
     let question = question(shared, clouds, target, &session, principal);
     let explaining = async {
         match (&question, known) {
             _ if !missing.is_empty() => {
                 let (id, deadline) = (principal.map(|p| p.id), Question::deadline(target));
-                why::read(&session, id, question.as_ref(), &missing, deadline).await
+                missing_permission::read(&session, id, question.as_ref(), &missing, deadline).await
             }
             (Some(question), _) if expiry::is_told_by_registration(target) => {
                 Explanation::of(question.ask(false).await)
@@ -143,22 +151,29 @@ pub(super) async fn run(
         }
     };
     let ((), explanation) = tokio::join!(
-        probes::run(&mut sheet, &session, module, &granted, &rights, asked.early),
+        probes::run(
+            &mut results,
+            &session,
+            module,
+            &granted,
+            &rights,
+            asked.early
+        ),
         explaining,
     );
-    why::explain(&mut sheet, &missing, &explanation);
-    licences::attach(&mut sheet, module, plans.as_deref());
+    missing_permission::explain(&mut results, &missing, &explanation);
+    licences::attach(&mut results, module, plans.as_deref());
     let secrets = explanation.application().and_then(|a| a.secrets.as_deref());
     let secrets = secrets.filter(|_| expiry::is_told_by_registration(target));
     let registered = secrets.and_then(|all| expiry::registered(target, all, now, is_fresh));
-    // What the registration says now counts, not what it said before.
+    // What the registration says now replaces what it said before.
     let remembered = target.known.expiry.filter(|_| secrets.is_none());
     let known = expiry::combine(known, registered, remembered, now);
-    expiry::judge(&mut sheet, known, secrets.is_some(), now);
-    sheet.finish(Some(refresh))
+    expiry::judge(&mut results, known, secrets.is_some(), now);
+    results.finish(Some(refresh))
 }
 
-/// Whom to ask about the registration; nobody while its owner is unknown.
+/// Returns the registration to read; `None` while its owner is unknown.
 fn question<'a>(
     shared: &'a Shared,
     clouds: &'a Clouds,
@@ -177,7 +192,7 @@ fn question<'a>(
     })
 }
 
-/// What a credential that was replaced a short while ago may be refused with until it is known everywhere.
+/// Returns whether a credential that was replaced recently may cause this refusal, until it has replicated.
 fn may_be_too_new(reason: Reason) -> bool {
     matches!(
         reason,
@@ -189,7 +204,7 @@ fn may_be_too_new(reason: Reason) -> bool {
     )
 }
 
-/// What an application that was consented to a short while ago may be refused with.
+/// Returns whether an application with a recent consent may cause this refusal.
 fn may_be_unknown_yet(reason: Reason) -> bool {
     matches!(
         reason,
@@ -239,7 +254,7 @@ fn addressed<'a>(clouds: &'a Clouds, target: &Target) -> Result<(&'a Cloud, Uuid
         evidence: unmet.evidence,
         ..Fault::new(unmet.reason)
     };
-    // Preflight has looked at these; what stands in an address is looked at again.
+    // Preflight has validated these; values that go into an address are validated again.
     let cloud = preflight::cloud(clouds, &target.connection).map_err(unmet)?;
     let client_id = preflight::client_id(&target.connection, &target.credential).map_err(unmet)?;
     let tenant = Some(target.entra_tenant_id.as_str())

@@ -1,9 +1,9 @@
-//! Calls that show whether a module's services answer.
+//! Makes the calls that show whether a module's services answer.
 
 use super::inventory::Granted;
 use super::licences;
 use super::refusal::Rights;
-use super::sheet::Sheet;
+use super::results::CheckResults;
 use crate::domain::Reason;
 use crate::domain::permission::satisfied_by;
 use crate::domain::report::{Evidence, EvidenceKind, Severity};
@@ -19,7 +19,7 @@ use std::collections::{BTreeSet, HashMap};
 /// Answers by the probe's key.
 pub(super) type Answers = HashMap<String, Result<Value, Fault>>;
 
-/// Makes the probes that the token says are allowed, while the inventory is still being read.
+/// Makes the probes that the token allows, while the inventory is being read.
 pub(super) async fn early(session: &Session<'_>, module: &Module, claims: &Claims) -> Answers {
     let Some(roles) = &claims.roles else {
         return Answers::new();
@@ -31,10 +31,10 @@ pub(super) async fn early(session: &Session<'_>, module: &Module, claims: &Claim
     ask(session, allowed).await
 }
 
-/// Makes the remaining probes that the inventory allows, and judges all. One whose permission is
-/// known to be missing is not made: its permission's check says why.
+/// Makes the remaining probes that the inventory allows, and judges all. A probe whose permission is known to
+/// be missing is skipped: the permission's check says why.
 pub(super) async fn run(
-    sheet: &mut Sheet<'_>,
+    results: &mut CheckResults<'_>,
     session: &Session<'_>,
     module: &Module,
     granted: &Granted,
@@ -53,15 +53,15 @@ pub(super) async fn run(
     answers.extend(ask(session, open).await);
     for probe in allowed {
         match answers.remove(&probe.key) {
-            Some(Ok(answer)) => judge(sheet, module, probe, &answer),
+            Some(Ok(answer)) => judge(results, module, probe, &answer),
             Some(Err(fault)) => {
                 let of_intune = licences::is_of_intune(probe);
                 let fault = rights.meaning_of_probe(fault, &opened_by(module, probe), of_intune);
                 if fault.reason == Reason::PermissionPropagating {
                     let severity = fault.reason.severity();
-                    sheet.warn(&probe.key, fault.reason, severity, "", fault.evidence);
+                    results.warn(&probe.key, fault.reason, severity, "", fault.evidence);
                 } else {
-                    sheet.fail(&probe.key, &fault);
+                    results.fail(&probe.key, &fault);
                 }
             }
             None => {}
@@ -101,31 +101,30 @@ fn is_allowed(module: &Module, probe: &Probe, granted: &BTreeSet<String>) -> boo
 /// `deviceManagementSubscriptionState`. Others may be added to it, and mean something else.
 const INACTIVE: [&str; 5] = ["pending", "disabled", "deleted", "blocked", "lockedOut"];
 
-fn judge(sheet: &mut Sheet<'_>, module: &Module, probe: &Probe, answer: &Value) {
+fn judge(results: &mut CheckResults<'_>, module: &Module, probe: &Probe, answer: &Value) {
     let value = answer.get("value").and_then(Value::as_array);
-    let malformed = |sheet: &mut Sheet<'_>, expected: &str, found: &str| {
-        // What a module of verifyd itself expects of an answer's form is what Graph promises; what another
-        // one expects is its author's word.
+    let malformed = |results: &mut CheckResults<'_>, expected: &str, found: &str| {
+        // A built-in module expects what Graph promises; other modules expect what their authors say.
         let reason = match module.file {
             None => Reason::ResponseInvalid,
             Some(_) => Reason::ProbeUnexpected,
         };
-        fail(sheet, probe, reason, expected, found);
+        fail(results, probe, reason, expected, found);
     };
     let form = match answer.get("value") {
         None => "an object without value",
         Some(_) => "a value that is no list",
     };
     match &probe.expect {
-        Expect::Object if answer.is_object() => answers(sheet, probe),
-        Expect::List if value.is_some() => answers(sheet, probe),
+        Expect::Object if answer.is_object() => answers(results, probe),
+        Expect::List if value.is_some() => answers(results, probe),
         Expect::NotEmpty => match value {
-            Some(list) if list.is_empty() => unexpected(sheet, probe, "at least one", "none"),
-            Some(_) => answers(sheet, probe),
-            None => malformed(sheet, "a list in value", form),
+            Some(list) if list.is_empty() => unexpected(results, probe, "at least one", "none"),
+            Some(_) => answers(results, probe),
+            None => malformed(results, "a list in value", form),
         },
-        Expect::List => malformed(sheet, "a list in value", form),
-        Expect::Object => malformed(sheet, "an object", "something else"),
+        Expect::List => malformed(results, "a list in value", form),
+        Expect::Object => malformed(results, "an object", "something else"),
         Expect::Member {
             name,
             one_of,
@@ -138,17 +137,17 @@ fn judge(sheet: &mut Sheet<'_>, module: &Module, probe: &Probe, answer: &Value) 
                     Some(Value::Null) => "null",
                     Some(_) => "a value that is no code, number, true or false",
                 };
-                return malformed(sheet, &wanted(), found);
+                return malformed(results, &wanted(), found);
             };
             let is_name = |text: &str| serde_json::from_str::<Value>(text).is_err();
             let is_named = one_of.iter().all(|value| is_name(value));
             if is_named && !answer.get(name).is_some_and(Value::is_string) {
-                malformed(sheet, &wanted(), &found);
+                malformed(results, &wanted(), &found);
             } else if one_of.contains(&found) {
                 let message = format!("The service answers: {name} is {found}.");
-                sheet.pass(&probe.key, &message, Vec::new());
+                results.pass(&probe.key, &message, Vec::new());
             } else if tolerated.contains(&found) {
-                sheet.warn(
+                results.warn(
                     &probe.key,
                     probe.reason,
                     Severity::Medium,
@@ -156,30 +155,36 @@ fn judge(sheet: &mut Sheet<'_>, module: &Module, probe: &Probe, answer: &Value) 
                     compared(&one_of.join(", "), &found),
                 );
             } else {
-                unexpected(sheet, probe, &one_of.join(", "), &found);
+                unexpected(results, probe, &one_of.join(", "), &found);
             }
         }
     }
 }
 
-fn answers(sheet: &mut Sheet<'_>, probe: &Probe) {
-    sheet.pass(&probe.key, "The service answers.", Vec::new());
+fn answers(results: &mut CheckResults<'_>, probe: &Probe) {
+    results.pass(&probe.key, "The service answers.", Vec::new());
 }
 
-fn unexpected(sheet: &mut Sheet<'_>, probe: &Probe, expected: &str, found: &str) {
+fn unexpected(results: &mut CheckResults<'_>, probe: &Probe, expected: &str, found: &str) {
     let reason = match probe.reason {
         Reason::IntuneInactive if !INACTIVE.contains(&found) => Reason::ProbeUnexpected,
         reason => reason,
     };
-    fail(sheet, probe, reason, expected, found);
+    fail(results, probe, reason, expected, found);
 }
 
-fn fail(sheet: &mut Sheet<'_>, probe: &Probe, reason: Reason, expected: &str, found: &str) {
+fn fail(
+    results: &mut CheckResults<'_>,
+    probe: &Probe,
+    reason: Reason,
+    expected: &str,
+    found: &str,
+) {
     let fault = Fault {
         evidence: compared(expected, found),
         ..Fault::new(reason)
     };
-    sheet.fail(&probe.key, &fault);
+    results.fail(&probe.key, &fault);
 }
 
 fn compared(expected: &str, found: &str) -> Vec<Evidence> {

@@ -6,17 +6,17 @@ use chrono::TimeDelta;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// So long after a change it may still be unknown to parts of the provider.
+/// Time after a change in which it may be unknown to parts of the provider.
 const RECENT: TimeDelta = TimeDelta::minutes(10);
 
-/// After so long a change has most likely arrived, where it had not within this check.
+/// Time after which a change has most likely arrived, where it had not during this check.
 pub(super) const AGAIN_AFTER: TimeDelta = TimeDelta::minutes(5);
 
 /// Waits for a new credential.
 const CREDENTIAL_WAITS: u32 = 5;
 /// Waits for a consent that the token shows to have been given.
 const CONSENT_WAITS: u32 = 7;
-/// Waits for a consent that nothing but the age of the connection speaks for.
+/// Waits for a consent that only the age of the connection suggests.
 const NEW_CONNECTION_WAITS: u32 = 3;
 
 /// Waits that double, from a fifth of the longest one on, as far as the deadline allows.
@@ -46,7 +46,7 @@ impl PropagationBackoff {
         self.wait(CREDENTIAL_WAITS).await
     }
 
-    /// Waits for a consent; `seen` says that the token shows it.
+    /// Waits for a consent; `seen`: whether the token shows it.
     pub async fn wait_for_consent(&mut self, seen: bool) -> bool {
         self.wait(match seen {
             true => CONSENT_WAITS,
@@ -62,7 +62,7 @@ impl PropagationBackoff {
         }
         tracing::debug!(
             attempt = self.attempts(),
-            "a change may not have arrived yet: trying again"
+            "a change may not have replicated yet; trying again"
         );
         self.waits += 1;
         tokio::time::sleep(wait).await;

@@ -1,7 +1,7 @@
-//! What a refusal by Graph means. The answer alone does not tell: whether the permission is granted, and
-//! whether the token carries it, decides. This is the only place that judges it.
+//! Judges refusals of Graph. The answer alone is not sufficient: the meaning depends on whether the
+//! permission is granted, and whether the token has it. Refusals are judged only here.
 
-use super::asking::Asked;
+use super::graph_requests::GraphAnswers;
 use super::propagation::AGAIN_AFTER;
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
@@ -13,14 +13,14 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// What opens `/organization`, the least privilege first.
+/// Permissions for `/organization`, the least privileged first.
 pub(super) const READS_ORGANIZATION: &[&str] = &[
     "Organization.Read.All",
     "Organization.ReadWrite.All",
     "Directory.Read.All",
     "Directory.ReadWrite.All",
 ];
-/// What opens service principals and their assignments, the least privilege first.
+/// Permissions for service principals and their assignments, the least privileged first.
 pub(super) const READS_APPLICATIONS: &[&str] = &[
     "Application.Read.All",
     "Application.ReadWrite.OwnedBy",
@@ -29,7 +29,7 @@ pub(super) const READS_APPLICATIONS: &[&str] = &[
     "Directory.ReadWrite.All",
 ];
 
-/// What one check knows of the application's rights when it judges a refusal.
+/// What is known of the application's rights when a refusal is judged.
 pub(super) struct Rights<'a> {
     /// By the assignments, where these could be read.
     granted: Option<Arc<KnownGrants>>,
@@ -41,15 +41,15 @@ pub(super) struct Rights<'a> {
     is_known: bool,
     /// The application's service principal is enabled.
     is_enabled: bool,
-    /// Somebody has consented: the token says so, or the connection is so new that it may not yet.
+    /// Whether somebody has consented: the token shows it, or the connection is so new that it may not yet.
     is_consented: bool,
     attempts: u32,
     now: DateTime<Utc>,
 }
 
 impl<'a> Rights<'a> {
-    /// From what was asked and the token in use.
-    pub fn of(asked: &Asked, claims: &'a Claims, is_new: bool, now: DateTime<Utc>) -> Self {
+    /// Creates the rights from Graph's answers and the token in use.
+    pub fn of(asked: &GraphAnswers, claims: &'a Claims, is_new: bool, now: DateTime<Utc>) -> Self {
         let is_known = asked.read.service_principal.is_ok();
         Self {
             granted: match &asked.read.grants {
@@ -82,7 +82,7 @@ impl<'a> Rights<'a> {
                 remark: Some("Other calls were answered with the same token.".into()),
                 ..fault
             },
-            // What Intune says of a tenant without it, said by another service.
+            // An answer about Intune's licence from another service.
             Reason::IntuneNotLicensed => Fault {
                 reason: Reason::ServiceNotLicensed,
                 ..fault
@@ -92,7 +92,8 @@ impl<'a> Rights<'a> {
         }
     }
 
-    /// The same of a probe: a service behind Graph may answer it, which has a service principal of its own.
+    /// Judges the refusal of a probe: a service behind Graph may answer it, which has a service principal of
+    /// its own.
     pub fn meaning_of_probe(&self, fault: Fault, opened_by: &[&str], of_intune: bool) -> Fault {
         match fault.reason {
             Reason::AppDisabled if self.is_enabled => Fault {
@@ -124,7 +125,7 @@ impl<'a> Rights<'a> {
     }
 
     fn refused(&self, fault: Fault, opened_by: &[&str]) -> Fault {
-        // The service knows best what it wants.
+        // The service's own request comes first.
         let asked = self.known(&fault.asks_for, opened_by);
         let grantable = least(&asked);
         let opened_by = if grantable.is_some() {
@@ -142,7 +143,7 @@ impl<'a> Rights<'a> {
             .as_ref()
             .map(|known| opens(&known.grants.graph));
         let reason = match (in_token, granted) {
-            // One of the two has not heard of the change yet.
+            // One of the two has not received the change yet.
             (Some(true), Some(false)) | (Some(false), Some(true)) => Reason::PermissionPropagating,
             (Some(true), _) | (None, Some(true)) => Reason::PermissionNotEffective,
             _ => Reason::PermissionDenied,
@@ -185,7 +186,7 @@ impl<'a> Rights<'a> {
     }
 }
 
-/// The one to grant: one that only reads, if there is one. No message makes anybody grant control of the
+/// Returns the permission to grant: one that only reads, if possible. No message recommends control of the
 /// directory.
 fn least<'n>(names: &[&'n str]) -> Option<&'n str> {
     let grantable = names.iter().filter(|name| !controls_directory(name));
@@ -197,7 +198,7 @@ fn least<'n>(names: &[&'n str]) -> Option<&'n str> {
         .copied()
 }
 
-/// Whether the call was refused, for whatever reason: the token's own word may stand in for the answer.
+/// Returns whether the call was refused, for whatever reason, so that the token may replace the answer.
 pub(super) fn is_refusal(fault: &Fault) -> bool {
     matches!(
         fault.reason,

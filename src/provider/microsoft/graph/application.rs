@@ -1,8 +1,8 @@
-//! The registration of an application, and what is granted to it on behalf of users.
+//! Reads the registration of an application, and what is granted to it on behalf of users.
 //!
-//! All of this explains what a check has found. Whatever cannot be read is unknown, never a failure.
+//! It only explains the results of a check. What cannot be read is unknown, never a failure.
 
-use super::answers::{Next, Page};
+use super::responses::{Next, Page};
 use super::session::Session;
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::fault::Fault;
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// What an application asks for on one resource.
+/// The permissions that an application requests on one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Requested {
     /// Application permissions.
@@ -22,7 +22,7 @@ pub(in super::super) struct Requested {
     pub scopes: BTreeSet<Uuid>,
 }
 
-/// One client secret of a registration. Its value is known to nobody.
+/// One client secret of a registration, without its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct RegisteredSecret {
     /// The first three characters of its value.
@@ -34,14 +34,14 @@ pub(in super::super) struct RegisteredSecret {
 /// A registration, as far as a check makes use of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Application {
-    /// By the app id of the resource; `None` where the answer does not tell.
+    /// By the app id of the resource; `None` where the answer does not contain it.
     pub requested: Option<BTreeMap<Uuid, Requested>>,
-    /// `None` where the answer does not tell.
+    /// `None` where the answer does not contain them.
     pub secrets: Option<Vec<RegisteredSecret>>,
 }
 
 impl Application {
-    /// What can be understood of the answer; members of another form are left out.
+    /// Reads the answer; members of an unknown form are left out.
     pub fn read(answer: &Value) -> Self {
         let items = |from: &Value, name: &str| -> Vec<Value> {
             let found = from.get(name).and_then(Value::as_array);
@@ -174,8 +174,8 @@ impl Session<'_> {
         Ok(by_resource)
     }
 
-    /// What a resource offers, as its service principal in this directory says. Kept in memory. Graph's own
-    /// lists are long, so each is asked for alone; one that cannot be read is empty.
+    /// Returns what a resource offers, from its service principal in this directory. It is cached. Graph's
+    /// own lists are long, so each is requested separately; one that cannot be read is empty.
     pub async fn offered(&self, app_id: Uuid) -> Result<Arc<Offered>, Fault> {
         let key = (self.cloud_key().to_owned(), self.tenant(), app_id);
         if let Some(known) = self.offers().get(&key).await {

@@ -1,23 +1,23 @@
 //! The calls to Microsoft Graph that a check makes.
 
-mod answers;
 mod application;
 mod paging;
+mod responses;
 mod roles;
 mod session;
 
-pub(super) use answers::{Plan, ServicePrincipal};
 #[cfg(test)]
 pub(super) use application::Requested;
 pub(super) use application::{Application, Offered, RegisteredSecret};
+pub(super) use responses::{Plan, ServicePrincipal};
 pub(super) use roles::{Grants, KnownGrants, KnownPrincipal, cache};
 pub(super) use session::{Session, Shared};
 
 use super::fault::Fault;
 use super::modules::Probe;
 use crate::domain::Reason;
-use answers::{Assignment, Next, Organization, Page, Resource, Unread};
 use futures::{StreamExt, TryStreamExt, stream};
+use responses::{Assignment, Next, Organization, Page, Resource, Unread};
 use roles::Offer;
 pub(super) use roles::ResourceRoles;
 use serde_json::Value;
@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// What the directory says of itself.
+/// Properties of the directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Organizations {
     pub ids: Vec<Uuid>,
@@ -75,7 +75,7 @@ impl Session<'_> {
         })
     }
 
-    /// What is granted to the service principal, with names.
+    /// Returns the grants of the service principal, with names.
     pub async fn grants(&self, service_principal: Uuid) -> Result<Arc<KnownGrants>, Fault> {
         let uri = self.uri(format!(
             "/v1.0/servicePrincipals/{service_principal}/appRoleAssignments"
@@ -125,8 +125,8 @@ impl Session<'_> {
         Ok(known)
     }
 
-    /// The roles that a resource offers; null when it is gone. A cached answer that does not know
-    /// one of the `wanted` roles is read again.
+    /// Returns the roles that a resource offers; `None` when it no longer exists. A cached list without one
+    /// of the `wanted` roles is read again.
     async fn resource_roles(
         &self,
         resource: Uuid,
@@ -142,7 +142,7 @@ impl Session<'_> {
         self.read_roles(resource, &format!("/{resource}")).await
     }
 
-    /// The roles that an API offers in the directory; null when it has no service principal there.
+    /// Returns the roles that an API offers in the directory; `None` when it has no service principal there.
     pub async fn offer(&self, app_id: Uuid) -> Result<Option<Arc<ResourceRoles>>, Fault> {
         let key = (self.cloud_key().to_owned(), self.tenant(), app_id);
         if let Some(cached) = self.roles().get(&key).await {

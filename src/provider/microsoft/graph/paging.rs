@@ -1,10 +1,10 @@
-//! Where the next page of a listing is.
+//! Finds the next page of a list.
 
 use crate::domain::Reason;
 use http::Uri;
 use url::Url;
 
-/// The address of the page that was asked for.
+/// Returns the address of the requested page.
 pub(super) fn address(uri: &Uri) -> Result<Url, Reason> {
     Url::parse(&uri.to_string()).map_err(|_| Reason::RequestMalformed)
 }
@@ -13,7 +13,7 @@ pub(super) fn address(uri: &Uri) -> Result<Url, Reason> {
 /// has to be on Graph itself.
 pub(super) fn next(link: &str, here: &Url, graph: &Url) -> Result<Url, Reason> {
     let mut url = here.join(link).map_err(|_| Reason::ResponseInvalid)?;
-    // Never sent, so no part of what was asked.
+    // A fragment is never sent, so it is no part of the request.
     url.set_fragment(None);
     match is_same_origin(&url, graph) {
         true => Ok(url),

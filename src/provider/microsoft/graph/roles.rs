@@ -1,6 +1,6 @@
-//! From role ids to names. What a resource offers changes rarely, so it is kept in memory.
+//! Maps role ids to names. The roles that a resource offers change rarely, so they are cached.
 
-use super::answers::{AppRole, Resource, ServicePrincipal};
+use super::responses::{AppRole, Resource, ServicePrincipal};
 use crate::domain::permission::{Inventory, InventoryEntry, InventorySource};
 use crate::provider::microsoft::evidence;
 use crate::provider::microsoft::modules::GRAPH_APP_ID;
@@ -17,7 +17,7 @@ pub(in super::super) type RoleCache = Cache<(String, Uuid, Uuid), Arc<ResourceRo
 /// Cloud, directory, application.
 pub(in super::super) type PrincipalKey = (String, Uuid, Uuid);
 
-/// What an earlier check has learnt of an application's service principal.
+/// The service principal of an application, as an earlier check read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct KnownPrincipal {
     /// Its object id.
@@ -54,7 +54,7 @@ where
 #[derive(Debug)]
 pub(in super::super) struct ResourceRoles {
     app_id: Uuid,
-    /// Null where the role has no name that may be shown.
+    /// `None` where the role has no name that may be shown.
     names: HashMap<Uuid, Option<String>>,
     /// Roles with a name that may not be shown.
     unshown: HashSet<Uuid>,
@@ -94,7 +94,7 @@ impl ResourceRoles {
         self.names.contains_key(&id)
     }
 
-    /// Whether it offers nothing: then its list says nothing.
+    /// Returns whether it offers nothing; its list then means nothing.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
@@ -141,7 +141,7 @@ pub(in super::super) struct Grants {
 }
 
 impl Grants {
-    /// What a token says is granted on Graph.
+    /// Returns the grants on Graph that a token has.
     pub fn of_token(roles: &BTreeSet<String>) -> Self {
         Self {
             graph: roles.clone(),
@@ -150,7 +150,7 @@ impl Grants {
         }
     }
 
-    /// Both together.
+    /// Merges both.
     pub fn merge(mut self, more: Self) -> Self {
         self.graph.extend(more.graph);
         self.all.extend(more.all);
@@ -162,12 +162,12 @@ impl Grants {
 /// A resource, with the roles that it offers.
 pub(in super::super) type Offer = (Uuid, Arc<ResourceRoles>);
 
-/// Grants as they were read, with what has been made of them. Where the next check reads the same, byte
-/// for byte, it takes this.
+/// Grants as they were read, with the inventory computed from them. A later check that reads the same bytes
+/// reuses them.
 #[derive(Debug)]
 pub(in super::super) struct KnownGrants {
     pub grants: Grants,
-    /// What the names were taken from: as long as these are the ones in memory the names are the same.
+    /// The role lists that the names come from: while these are cached the names are the same.
     resources: Vec<Offer>,
     /// By module and source.
     inventories: Mutex<BTreeMap<(String, InventorySource), Arc<Inventory>>>,
@@ -217,7 +217,7 @@ impl KnownGrants {
     }
 }
 
-/// What is known of grants, by cloud, directory, and the SHA-256 of the answer that listed them.
+/// Known grants, by cloud, directory, and the SHA-256 of the answer that listed them.
 pub(in super::super) type GrantCache = Cache<(String, Uuid, [u8; 32]), Arc<KnownGrants>>;
 
 #[cfg(test)]

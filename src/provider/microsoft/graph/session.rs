@@ -1,9 +1,9 @@
-//! A signed-in conversation with Graph for the length of one check.
+//! A session with Graph during one check.
 
-use super::answers::ServicePrincipal;
-use super::answers::{Answered, Next, Page, Read};
 use super::application::{Application, Offered};
 use super::paging;
+use super::responses::ServicePrincipal;
+use super::responses::{Answered, Next, Page, Read};
 use super::roles::{GrantCache, KnownPrincipal, PrincipalCache, PrincipalKey, RoleCache};
 use crate::domain::Reason;
 use crate::domain::report::{Evidence, EvidenceKind};
@@ -12,7 +12,9 @@ use crate::ports::provider::Target;
 use crate::provider::microsoft::cloud::Cloud;
 use crate::provider::microsoft::fault::{Fault, Retry};
 use crate::provider::microsoft::graph_error::{self, EXPIRED_PAGE};
-use crate::provider::microsoft::http::{Answer, Between, Caller, Login, Payload, Request, Scope};
+use crate::provider::microsoft::http::{
+    Answer, Caller, Intermediary, Login, Payload, Request, Scope,
+};
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
@@ -23,27 +25,27 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-/// What a resource offers, by (cloud, directory, app id of the resource).
+/// Offers of resources, by (cloud, directory, app id of the resource).
 pub(in super::super) type OfferCache = Cache<(String, Uuid, Uuid), Arc<Offered>>;
 
 /// Registrations by (cloud, application, directory that owns it).
 pub(in super::super) type ApplicationCache = Cache<PrincipalKey, Arc<Application>>;
 
-/// The same where they cannot be read.
+/// Registrations that could not be read.
 pub(in super::super) type UnreadableCache = Cache<PrincipalKey, ()>;
 
-/// What all sessions share.
+/// State that all sessions share.
 pub(in super::super) struct Shared {
     pub caller: Caller,
     pub tokens: TokenCache,
     pub roles: RoleCache,
     pub principals: PrincipalCache,
     pub grants: GrantCache,
-    /// What resources offer, for explanations.
+    /// Offers of resources, for explanations.
     pub offers: OfferCache,
-    /// Registrations that were read lately.
+    /// Registrations that were read recently.
     pub applications: ApplicationCache,
-    /// Registrations that could not be read, and until when nobody tries again.
+    /// Registrations that could not be read, and until when they are not read again.
     pub unreadable: UnreadableCache,
     pub clock: Arc<dyn Clock>,
     pub max_pages: usize,
@@ -75,9 +77,9 @@ pub(in super::super) struct Session<'a> {
 
 struct State {
     obtained: Obtained,
-    /// A token is replaced at most once in a check.
+    /// Whether a token was replaced, which is done at most once in a check.
     renewed: bool,
-    /// Why no new token could be had in place of one that Graph does not accept.
+    /// Why a token that Graph does not accept could not be replaced.
     sign_in_fault: Option<Fault>,
 }
 
@@ -110,7 +112,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// What the credential says of itself that a report may hold.
+    /// Returns the evidence about the credential that a report may contain.
     pub fn credential_evidence(&self) -> Vec<Evidence> {
         self.material.evidence()
     }
@@ -139,8 +141,8 @@ impl<'a> Session<'a> {
         (self.cloud.key.clone(), self.tenant, self.client_id)
     }
 
-    /// The application's service principal as an earlier check has read it: what is asked by its id
-    /// need not wait for the answer that tells it again, but has to be asked anew when that differs.
+    /// Returns the application's service principal as an earlier check read it. Requests by its id need not
+    /// wait for the answer that confirms it, but have to be repeated when that differs.
     pub async fn expected_principal(&self) -> Option<KnownPrincipal> {
         self.shared.principals.get(&self.principal_key()).await
     }
@@ -169,10 +171,10 @@ impl<'a> Session<'a> {
         self.state.lock().await.sign_in_fault.clone()
     }
 
-    /// Replaces a token that an earlier check got, because what it says differs from what else was
-    /// read: grants reach only tokens that are issued after them.
+    /// Replaces a token from an earlier check, because its claims differ from other answers: only tokens that
+    /// are issued after a grant contain it.
     ///
-    /// True when there is another token now.
+    /// Returns true when there is another token now.
     pub async fn renew_if_cached(&self) -> bool {
         let used = self.token().await;
         self.renew(&used, false).await.is_some()
@@ -190,13 +192,13 @@ impl<'a> Session<'a> {
         self.state.lock().await.obtained.fresh
     }
 
-    /// What the answer says. A token that Graph does not accept is replaced once; so is one from an
-    /// earlier check when Graph refuses the call, which may have been allowed since.
+    /// Returns the answer. A token that Graph does not accept is replaced once; so is one from an earlier
+    /// check when Graph refuses the call, which may have been allowed since.
     pub(super) async fn get<T: Answered>(&self, call: &'static str, uri: Uri) -> Result<T, Fault> {
         self.read(call, uri).await?.finish()
     }
 
-    /// The same for what only explains: no token is replaced for it.
+    /// The same for requests that only explain: no token is replaced for them.
     pub(super) async fn get_quietly<T: Answered>(
         &self,
         call: &'static str,
@@ -224,15 +226,15 @@ impl<'a> Session<'a> {
         if let Err(fault) = &result
             && is_rejection(fault)
         {
-            // So that the next check asks for another one.
+            // The next check gets another token.
             self.shared.tokens.reject(&self.key, &fresh).await;
         }
         result
     }
 
-    /// All pages of a listing, from the first one on, which stood at `start`. A link to the next one is
-    /// followed as given, but only to Graph itself, and never twice. A listing whose links have become too
-    /// old is read from its beginning, once.
+    /// Reads all pages of a list, from the first one on, whose address is `start`. A link to the next page is
+    /// followed as given, but only to Graph itself, and never twice. A list whose links have expired is read
+    /// from its beginning, once.
     pub(super) async fn pages<T>(
         &self,
         call: &'static str,
@@ -317,8 +319,8 @@ impl<'a> Session<'a> {
             .await
     }
 
-    /// A token other than `used`; null when there is none to be had. One that was issued for this
-    /// check is replaced only when Graph rejected it.
+    /// Returns a token other than `used`; `None` when there is none. A token that was issued for this check
+    /// is replaced only when Graph rejected it.
     async fn renew(&self, used: &Arc<AccessToken>, rejected: bool) -> Option<Arc<AccessToken>> {
         let mut state = self.state.lock().await;
         if !Arc::ptr_eq(&state.obtained.token, used) {
@@ -345,7 +347,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Whether Graph has rejected the token; a proxy's own 401 says nothing of it.
+/// Returns whether Graph has rejected the token; a proxy's own 401 says nothing about it.
 fn is_rejection(fault: &Fault) -> bool {
     fault.status == Some(401) && fault.reason != Reason::ProxyRefused
 }
@@ -386,15 +388,15 @@ async fn obtain(
 }
 
 /// Somebody in between has answered.
-fn refused_on_the_way(answer: &Answer, between: Between) -> Fault {
-    let (reason, retry) = between.meaning();
+fn refused_on_the_way(answer: &Answer, intermediary: Intermediary) -> Fault {
+    let (reason, retry) = intermediary.meaning();
     let retry = match retry {
         Retry::Backoff(_) => Retry::Backoff(answer.retry_after),
         other => other,
     };
     let mut fault = Fault::new(reason).status(answer.status).retry(retry);
-    if between == Between::CannotReach {
-        fault.remark = Some(Between::CANNOT_REACH.into());
+    if intermediary == Intermediary::CannotReach {
+        fault.remark = Some(Intermediary::CANNOT_REACH.into());
     }
     fault
 }
@@ -405,12 +407,12 @@ fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
         let object = answer.object();
         if !answer.challenged
             && !graph_error::is_graphs(object.as_ref())
-            && let Some(between) = answer.between()
+            && let Some(intermediary) = answer.intermediary()
         {
-            return Err(refused_on_the_way(&answer, between));
+            return Err(refused_on_the_way(&answer, intermediary));
         }
         if status == 401 && !answer.challenged && !graph_error::is_graphs(object.as_ref()) {
-            // Graph says so in its own form, or with no body at all.
+            // Graph answers in its own form, or without a body.
             let is_foreign = match answer.login {
                 Login::Other => true,
                 Login::None => answer.has_body(),
@@ -425,7 +427,7 @@ fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
             object.as_ref(),
             answer.retry_after,
             answer.challenged,
-            // It says so without a body, too.
+            // It also answers without a body.
             !answer.has_body() && answer.author.is_microsoft(),
         );
         let known = fault
@@ -435,8 +437,8 @@ fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
         let request_id = answer.request_id.filter(|_| !known);
         return Err(fault.with_some(EvidenceKind::RequestId, request_id));
     }
-    if let Some(between) = answer.page() {
-        return Err(refused_on_the_way(&answer, between));
+    if let Some(intermediary) = answer.page() {
+        return Err(refused_on_the_way(&answer, intermediary));
     }
     answer
         .body

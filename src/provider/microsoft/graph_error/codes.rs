@@ -1,16 +1,16 @@
-//! The tables: codes, words of messages, statuses.
+//! The tables of codes, words in messages, and statuses.
 //!
 //! Sources: Microsoft Graph's pages on errors and on resolving authorisation errors, the reference of the
 //! directory's error codes, and answers that public threads quote.
 
-use super::told::Told;
+use super::body::ErrorBody;
 use crate::domain::Reason;
 use crate::provider::microsoft::fault::Retry;
 
 pub(super) const NO: Retry = Retry::Never;
 pub(super) const WAIT: Retry = Retry::Backoff(None);
 
-/// Words of a message that says that no token arrived.
+/// Words of a message about a request without a token.
 pub(super) const NO_TOKEN: &[&[&str]] = &[
     &["token", "empty"],
     &["token", "missing or malformed"],
@@ -22,7 +22,7 @@ pub(super) const NO_TOKEN: &[&[&str]] = &[
 /// The token in a link to the next page is too old: the list has to be read from its beginning.
 pub(in super::super) const EXPIRED_PAGE: &str = "Directory_ExpiredPageToken";
 
-/// Codes that say what is the matter, compared without regard to case: services behind Graph differ in it.
+/// Specific codes, compared without regard to case, in which services behind Graph differ.
 pub(super) static CODES: &[(&str, Reason, Retry)] = &[
     (
         "Authorization_IdentityNotFound",
@@ -137,7 +137,7 @@ pub(super) static CODES: &[(&str, Reason, Retry)] = &[
     ("notSupported", Reason::RequestMalformed, NO),
 ];
 
-/// Codes that leave open why: what the messages say counts for more.
+/// Unspecific codes: messages take precedence.
 pub(super) static VAGUE: &[(&str, Reason, Retry)] = &[
     ("Authorization_RequestDenied", Reason::PermissionDenied, NO),
     ("accessDenied", Reason::PermissionDenied, NO),
@@ -147,10 +147,10 @@ pub(super) static VAGUE: &[(&str, Reason, Retry)] = &[
     ("Unauthorized", Reason::TokenRejected, NO),
 ];
 
-/// Words that stand together in one message or code, in lowercase, and what they mean. The first line that
-/// fits counts. Only answers below 500 are looked at.
+/// Words of one message or code, in lowercase, and their meaning. The first matching line counts. Only
+/// answers below 500 are compared.
 pub(super) static WORDS: &[(&[&str], Reason, Retry)] = &[
-    // What a cloud does not offer.
+    // Not offered by a cloud.
     (
         &["resource not found for the segment"],
         Reason::ResourceNotFound,
@@ -211,7 +211,7 @@ pub(super) static WORDS: &[(&[&str], Reason, Retry)] = &[
     (&["audience validation failed"], Reason::WrongCloud, NO),
     (&["invalid issuer"], Reason::WrongCloud, NO),
     (&["issuer validation failed"], Reason::WrongCloud, NO),
-    // Licences. The first form is all that Intune says to a tenant that has none.
+    // Licences. The first form is all that Intune answers for a tenant without one.
     (
         &["not applicable to target tenant"],
         Reason::IntuneNotLicensed,
@@ -311,9 +311,12 @@ pub(super) static WORDS: &[(&[&str], Reason, Retry)] = &[
     (&["syntax error"], Reason::RequestMalformed, NO),
 ];
 
-/// What the codes say: the innermost that is known is the most exact.
-pub(super) fn by_code(table: &[(&str, Reason, Retry)], told: &Told) -> Option<(Reason, Retry)> {
-    told.codes.iter().rev().find_map(|code| {
+/// Returns the meaning of the codes: the innermost known one is the most exact.
+pub(super) fn by_code(
+    table: &[(&str, Reason, Retry)],
+    body: &ErrorBody,
+) -> Option<(Reason, Retry)> {
+    body.codes.iter().rev().find_map(|code| {
         table
             .iter()
             .find(|(name, ..)| name.eq_ignore_ascii_case(code))
@@ -321,21 +324,21 @@ pub(super) fn by_code(table: &[(&str, Reason, Retry)], told: &Told) -> Option<(R
     })
 }
 
-/// What the messages say.
-pub(super) fn by_words(told: &Told) -> Option<(Reason, Retry)> {
+/// Returns the meaning of the messages.
+pub(super) fn by_words(body: &ErrorBody) -> Option<(Reason, Retry)> {
     WORDS
         .iter()
-        .find(|(words, ..)| told.says(words))
+        .find(|(words, ..)| body.says(words))
         .map(|(_, reason, retry)| (*reason, *retry))
 }
 
-/// What the status says, of an answer that is Graph's own or not.
+/// Returns the meaning of the status, for an answer of Graph or of another server.
 pub(super) fn by_status(status: u16, is_graph: bool) -> (Reason, Retry) {
     match status {
-        // That of a proxy is told by its challenge or page before this.
+        // That of a proxy is body by its challenge or page before this.
         401 => (Reason::TokenRejected, NO),
         429 | 509 => (Reason::Throttled, WAIT),
-        // A proxy asks for its own credentials, a network for a login; a firewall of Azure denies the call.
+        // A proxy requires credentials, a network requires a login, or a firewall of Azure denies the call.
         407 | 470 | 511 => (Reason::ProxyRefused, NO),
         501 if is_graph => (Reason::ResourceNotFound, NO),
         408 => (Reason::ProviderTimeout, WAIT),
@@ -345,7 +348,7 @@ pub(super) fn by_status(status: u16, is_graph: bool) -> (Reason, Retry) {
         402 => (Reason::ServiceNotLicensed, NO),
         403 => (Reason::PermissionDenied, NO),
         404 | 410 => (Reason::ResourceNotFound, NO),
-        // Somebody else changes what is asked for.
+        // Another client is changing the object.
         409 | 423 => (Reason::ProviderUnavailable, WAIT),
         405 | 406 | 411..=416 | 422 | 428 | 431 => (Reason::RequestMalformed, NO),
         451 => (Reason::TenantUnavailable, NO),

@@ -1,10 +1,10 @@
-//! What Microsoft Graph's errors mean: codes, then what the messages say, then the status.
+//! Translates errors of Microsoft Graph into reasons: by codes, then messages, then the status.
 //!
-//! Whether a refusal means that a permission is missing is not told by the answer alone: see
+//! Whether a refusal means that a permission is missing depends on more than the answer: see
 //! `check::refusal`.
 
+mod body;
 mod codes;
-mod told;
 
 pub(super) use codes::EXPIRED_PAGE;
 
@@ -12,18 +12,18 @@ use super::evidence;
 use super::fault::{Fault, Retry};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
+use body::ErrorBody;
 use codes::{CODES, NO, NO_TOKEN, VAGUE, by_code, by_status, by_words};
 use serde_json::Value;
 use std::time::Duration;
-use told::Told;
 
-/// The fault of a 401 by which somebody before Graph asks for a login of its own.
+/// Returns the fault of a 401 by which an intermediary requires a login of its own.
 pub(super) fn foreign_login(status: u16) -> Fault {
     Fault::new(Reason::ProxyRefused).status(status)
 }
 
-/// The fault that a Graph answer other than success stands for. `body` is None when it was no JSON;
-/// `challenged`: the answer asks for a token with other claims; `is_graphs`: its headers say that Graph has
+/// Returns the fault of a Graph answer other than success. `body` is `None` when it was no JSON;
+/// `challenged`: the answer requires a token with other claims; `is_graphs`: its headers show that Graph has
 /// sent it.
 pub(super) fn fault(
     status: u16,
@@ -32,29 +32,30 @@ pub(super) fn fault(
     challenged: bool,
     is_graphs: bool,
 ) -> Fault {
-    let told = Told::of(body);
-    let (reason, retry) = meaning(status, told.as_ref(), challenged, is_graphs);
-    let told = told.unwrap_or_default();
+    let parsed = ErrorBody::of(body);
+    let (reason, retry) = meaning(status, parsed.as_ref(), challenged, is_graphs);
+    let parsed = parsed.unwrap_or_default();
     let retry = match retry {
-        Retry::Backoff(_) => Retry::Backoff(retry_after.or(told.retry_after)),
+        Retry::Backoff(_) => Retry::Backoff(retry_after.or(parsed.retry_after)),
         other => other,
     };
-    let error = told::error(body);
+    let error = body::error(body);
     let inner = error.and_then(|e| e.get("innerError").or_else(|| e.get("innererror")));
     let id =
         |member: &str| evidence::guid(inner.and_then(|i| i.get(member)).and_then(Value::as_str));
     let outer = evidence::code(error.and_then(|e| e.get("code")));
-    // The service's own code, where it says more.
-    let exact = told.codes.iter().rev().find(|code| {
+    // The service's own code, where it is more specific.
+    let exact = parsed.codes.iter().rev().find(|code| {
         let known = CODES.iter().chain(VAGUE);
         let mut named = known.filter(|(name, ..)| name.eq_ignore_ascii_case(code));
         Some(code.as_str()) != outer && named.any(|(_, known, _)| *known == reason)
     });
-    let is_lost = reason == Reason::TokenRejected && NO_TOKEN.iter().any(|words| told.says(words));
+    let is_lost =
+        reason == Reason::TokenRejected && NO_TOKEN.iter().any(|words| parsed.says(words));
     let remark = is_lost.then(|| {
         Box::from("It says that no token arrived: a proxy may take it out of the requests.")
     });
-    let asks_for = told.asks_for.clone().into_boxed_slice();
+    let asks_for = parsed.asks_for.clone().into_boxed_slice();
     let fault = Fault::new(reason)
         .status(status)
         .with_some(EvidenceKind::GraphCode, outer)
@@ -71,11 +72,16 @@ pub(super) fn fault(
 
 /// Whether the answer has an error object, as all of Graph's own have.
 pub(super) fn is_graphs(body: Option<&Value>) -> bool {
-    told::error(body).is_some()
+    body::error(body).is_some()
 }
 
-fn meaning(status: u16, told: Option<&Told>, challenged: bool, is_graphs: bool) -> (Reason, Retry) {
-    let Some(told) = told else {
+fn meaning(
+    status: u16,
+    body: Option<&ErrorBody>,
+    challenged: bool,
+    is_graphs: bool,
+) -> (Reason, Retry) {
+    let Some(body) = body else {
         return match challenged {
             true => (Reason::ConditionalAccessBlocked, NO),
             false => by_status(status, is_graphs),
@@ -84,24 +90,24 @@ fn meaning(status: u16, told: Option<&Told>, challenged: bool, is_graphs: bool) 
     if status == 429 {
         return by_status(status, true);
     }
-    if let Some(known) = by_code(CODES, told) {
+    if let Some(known) = by_code(CODES, body) {
         return known;
     }
-    // A server in trouble: what it says of the tenant is not relied on.
+    // Answers of a failing server about the tenant are not reliable.
     if status >= 500 {
         return by_status(status, true);
     }
-    if let Some(known) = by_words(told) {
+    if let Some(known) = by_words(body) {
         return known;
     }
     if challenged {
         return (Reason::ConditionalAccessBlocked, NO);
     }
     // Graph has passed the token on to the service that refuses.
-    if status == 401 && told.nested {
+    if status == 401 && body.nested {
         return (Reason::PermissionDenied, NO);
     }
-    by_code(VAGUE, told).unwrap_or_else(|| by_status(status, true))
+    by_code(VAGUE, body).unwrap_or_else(|| by_status(status, true))
 }
 
 #[cfg(test)]

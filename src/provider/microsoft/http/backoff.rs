@@ -21,7 +21,7 @@ impl Backoff {
     }
 }
 
-/// Seconds as a wait, cut to what is believed.
+/// Converts seconds to a wait, up to the longest plausible one.
 pub(in super::super) fn bounded_wait(seconds: u64) -> Duration {
     Duration::from_secs(seconds).min(MAX_RETRY_AFTER)
 }

@@ -1,13 +1,13 @@
-//! The body of an answer: bytes, and what can be made of them.
+//! The body of an answer, and its conversions.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroize;
 
-/// What was received, within the limit. `Debug` shows nothing of it.
+/// A received body, within the limit. `Debug` shows nothing of it.
 pub(in super::super) struct Body {
     bytes: Vec<u8>,
-    /// Overwritten when it is dropped: it may hold an access token.
+    /// Whether it is overwritten when it is dropped, as it may contain an access token.
     secret: bool,
 }
 
@@ -29,7 +29,7 @@ impl Drop for Body {
 }
 
 impl Body {
-    /// Nothing yet, with room for so many bytes: a body that grows leaves copies behind.
+    /// Creates an empty body with capacity for `bytes`: a body that grows leaves copies in memory.
     pub(super) fn with_capacity(bytes: usize, secret: bool) -> Self {
         Self {
             bytes: Vec::with_capacity(bytes),
@@ -47,7 +47,7 @@ impl Body {
         fits
     }
 
-    /// A vector that grows by itself leaves what it held where it was.
+    /// A vector that grows by itself leaves its old content in memory.
     fn make_room(&mut self, more: usize, limit: usize) {
         let needed = self.bytes.len() + more;
         if !self.secret || needed <= self.bytes.capacity() {
@@ -78,14 +78,14 @@ impl Body {
         bytes
     }
 
-    /// All of it; null when it is not JSON. The depth is bounded by the parser (128 levels), the
-    /// length by the body's limit.
+    /// Parses the whole body; `None` when it is not JSON. The depth is bounded by the parser (128 levels),
+    /// the length by the body's limit.
     pub fn tree(&self) -> Option<Value> {
         serde_json::from_slice(self.text()).ok()
     }
 
-    /// What `T` takes of an object; null when it is none, or not as `T` expects it. Members that `T` does
-    /// not name are passed over.
+    /// Parses an object as `T`; `None` when it is no object, or not one of `T`. Members that `T` does not
+    /// name are skipped.
     pub fn object<T: DeserializeOwned>(&self) -> Option<T> {
         let text = self.text().trim_ascii_start();
         // A list would do for a struct, too.
@@ -141,7 +141,7 @@ mod tests {
         assert!(!format!("{body:?}").contains("abc"));
     }
 
-    /// By `make_room`, which overwrites what is left behind, and never by the vector itself.
+    /// The body grows by `make_room`, which overwrites the old content, and never by the vector itself.
     #[test]
     fn a_secret_that_grows_is_moved_within_its_room() {
         let (text, limit) = ("abcdefghi".repeat(100), 1000);

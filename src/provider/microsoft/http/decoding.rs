@@ -1,5 +1,5 @@
-//! Bodies that do not say what they are: errors under a wrong type, in another encoding, with something
-//! around them.
+//! Decodes bodies that do not declare what they are: errors under a wrong type, in another encoding, or with
+//! text around them.
 
 use serde_json::Value;
 use std::borrow::Cow;
@@ -23,7 +23,7 @@ pub fn decode(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// The object that the text begins with, or the first of a list. What follows it does not count.
+/// Returns the object that the text begins with, or the first of a list, whatever follows it.
 pub fn object(text: &str) -> Option<Value> {
     let text = text.trim_start();
     if !text.starts_with(['{', '[', '"']) {
@@ -39,7 +39,7 @@ pub fn object(text: &str) -> Option<Value> {
     }
 }
 
-/// The object that the text begins with, and nothing else that could hold one.
+/// Returns the object that the text begins with, unless text that could contain another one follows.
 pub fn object_within(text: &str) -> Option<Value> {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     values.next()?.ok().filter(Value::is_object)

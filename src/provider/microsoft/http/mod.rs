@@ -1,14 +1,14 @@
-//! Calls over HTTP with limits: addresses, times, sizes, attempts.
+//! Calls over HTTP with limits on addresses, times, sizes and attempts.
 
 mod backoff;
-mod between;
 mod body;
 pub(super) mod decoding;
+mod intermediary;
 mod transport;
 
 pub(super) use backoff::bounded_wait;
-pub(super) use between::Between;
 pub(super) use body::Body;
+pub(super) use intermediary::Intermediary;
 
 use super::cloud::Clouds;
 use super::fault::{Fault, Later, Retry};
@@ -18,8 +18,8 @@ use crate::domain::report::EvidenceKind;
 use crate::outbound::{Client, Outbound, ProxiedHosts, Resends, Reuse};
 use crate::ports::clock::Clock;
 use backoff::Backoff;
-use between::Author;
 use http::{HeaderValue, Uri};
+use intermediary::Author;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-/// What a request carries besides its address.
+/// The body and credentials of a request.
 pub(super) enum Payload {
     /// A GET with this `Authorization` header.
     Bearer(HeaderValue),
@@ -42,7 +42,7 @@ pub(super) struct Request {
     pub payload: Payload,
 }
 
-/// What all requests of one check have in common.
+/// Properties that all requests of one check share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scope {
     /// Name of the call in logs and metrics.
@@ -57,28 +57,28 @@ pub(super) struct Scope {
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     pub status: u16,
-    /// Whatever its headers say that it is: servers in between spoil the type, too.
+    /// The body, whatever its headers declare: intermediaries change the type, too.
     pub body: Option<Body>,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
     /// Id that the provider gave to the request.
     pub request_id: Option<Uuid>,
-    /// It asks for a token with other claims (`WWW-Authenticate`).
+    /// Whether it requires a token with other claims (`WWW-Authenticate`).
     pub challenged: bool,
-    /// What its headers say of who wrote it.
+    /// What its headers say about its author.
     pub author: Author,
-    /// The logins that it asks for.
+    /// The logins that it requires.
     pub login: Login,
 }
 
-/// The logins that an answer asks for (`WWW-Authenticate`).
+/// The logins that an answer requires (`WWW-Authenticate`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Login {
     #[default]
     None,
     /// A token, as the provider does.
     Token,
-    /// Others only, such as `Negotiate` or `Basic`: not the provider asks.
+    /// Only others, such as `Negotiate` or `Basic`, which the provider does not use.
     Other,
 }
 
@@ -89,13 +89,13 @@ impl Answer {
         body.is_some_and(|body| !body.bytes().trim_ascii().is_empty())
     }
 
-    /// The body's object, whatever type and encoding it declares; `None` when it holds none.
+    /// Returns the body's object, whatever type and encoding it declares; `None` when it has none.
     pub fn object(&self) -> Option<Value> {
         decoding::object(&decoding::decode(self.body.as_ref()?.bytes()))
     }
 
     /// Who between here and the provider has sent a page with the status of a success.
-    pub fn page(&self) -> Option<Between> {
+    pub fn page(&self) -> Option<Intermediary> {
         let body = self.body.as_ref()?.bytes();
         let is_object = body.trim_ascii_start().starts_with(b"{");
         if is_object {
@@ -105,15 +105,15 @@ impl Answer {
     }
 
     /// Who between here and the provider shows as its author.
-    pub fn between(&self) -> Option<Between> {
+    pub fn intermediary(&self) -> Option<Intermediary> {
         let body = self.body.as_ref().map(Body::bytes).unwrap_or_default();
-        self.author.between(self.status, body)
+        self.author.intermediary(self.status, body)
     }
 }
 
-/// The one HTTP client of the provider.
+/// The HTTP client of the provider.
 ///
-/// No compression is asked for, so that the bytes counted are the bytes there are.
+/// It requests no compression, so that the counted bytes are the real ones.
 pub(super) struct Caller {
     client: Client,
     backoff: Backoff,
@@ -169,8 +169,8 @@ impl Caller {
         self.backoff.max
     }
 
-    /// Sends the request, lets `judge` decide what its answer means, and sends it again as long as
-    /// the fault allows it and attempts and time are left.
+    /// Sends the request, lets `judge` interpret the answer, and repeats it while the fault allows that and
+    /// attempts and time are left.
     pub async fn call<T>(
         &self,
         scope: Scope,
@@ -218,15 +218,15 @@ impl Caller {
         }
     }
 
-    /// How long to wait before the next attempt; null when there is none. A wait that is too long
-    /// to be made here is left in the fault for the queue.
+    /// Returns the wait before the next attempt; `None` when there is none. A wait that is too long for this
+    /// attempt is stored in the fault.
     fn wait(&self, fault: &mut Fault, attempt: u32, deadline: Instant) -> Option<Duration> {
         let asked = match fault.retry {
             Retry::Never => return None,
             Retry::Once => return (attempt == 1).then_some(Duration::ZERO),
             Retry::Backoff(asked) => asked,
         };
-        // Zero asks for nothing; coming back at once would not help.
+        // Zero means no wait; an immediate retry would not help.
         let asked = asked.filter(|wait| !wait.is_zero());
         let wait = asked.unwrap_or_else(|| self.backoff.after_attempt(attempt));
         let is_too_long = asked.is_some_and(|wait| wait > self.defer_after);
@@ -260,7 +260,7 @@ impl Caller {
     }
 }
 
-/// How long one exchange may take.
+/// Timeouts of one exchange.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     /// Of the whole check.
@@ -272,7 +272,7 @@ struct Limits {
 }
 
 impl Limits {
-    /// What arrives next, if it does in time.
+    /// Returns what arrives next, or a timeout.
     async fn wait<T>(&self, next: impl Future<Output = T>) -> Result<T, Fault> {
         let until = self.own.min(self.deadline).min(Instant::now() + self.read);
         tokio::time::timeout_at(until, next)
@@ -284,7 +284,7 @@ impl Limits {
     }
 }
 
-/// The metrics of one call that went well, looked up once.
+/// The metrics of one successful call, looked up once.
 #[derive(Clone)]
 struct Recorders {
     well: metrics::Counter,

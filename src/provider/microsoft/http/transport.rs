@@ -1,6 +1,6 @@
-//! One exchange with the provider: send, receive within limits, name what failed.
+//! One exchange with the provider: sends, receives within limits, and names failures.
 
-use super::between::Author;
+use super::intermediary::Author;
 use super::{Answer, Body, Caller, Limits, Login, Payload, Request};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
@@ -25,8 +25,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("client-request-id");
 
-/// Sends the request and reads its answer. What the provider has not processed, or what was lost on
-/// the way, is sent again: both kinds of request may be.
+/// Sends the request and reads its answer. A request that the provider has not processed, or that was lost,
+/// is sent again: both kinds of request are safe to repeat.
 pub(super) async fn exchange(
     client: &Client,
     reuse: Reuse,
@@ -36,7 +36,7 @@ pub(super) async fn exchange(
     limits: Limits,
     caller: &Caller,
 ) -> Result<Answer, Fault> {
-    // Only the answer to a sign-in may hold a secret: Graph's are not worth overwriting.
+    // Only the answer to a sign-in may contain a secret, so only it is overwritten.
     let secret = matches!(request.payload, Payload::Form(_));
     let message =
         message(request, correlation_id).map_err(|_| Fault::new(Reason::RequestMalformed))?;
@@ -90,7 +90,7 @@ async fn receive(
 ) -> Result<Answer, Broken> {
     let status = response.status();
     let headers = response.headers();
-    // That of a sign-in may say why; one that leads nowhere is judged as any other answer.
+    // The redirect of a sign-in may contain the cause; one without a location is judged as any other answer.
     if status.is_redirection() && !secret && headers.contains_key(LOCATION) {
         return Err(Fault::new(Reason::RedirectRefused)
             .status(status.as_u16())
@@ -137,7 +137,7 @@ fn message(request: Request, correlation_id: Uuid) -> http::Result<http::Request
 
 /// Overwritten once it is sent.
 fn form(fields: &[(&'static str, Zeroizing<String>)]) -> Bytes {
-    // Each byte may take three: never moved, so that no copy is left behind.
+    // Each byte may take three: the buffer never moves, so no copy is left in memory.
     let most: usize = fields
         .iter()
         .map(|(name, value)| 3 * (name.len() + value.len()) + 2)
@@ -153,7 +153,8 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// Whether a token with other claims is asked for: Conditional Access, or continuous access evaluation.
+/// Returns whether a token with other claims is required: Conditional Access, or continuous access
+/// evaluation.
 fn is_challenged(headers: &HeaderMap) -> bool {
     headers
         .get_all(WWW_AUTHENTICATE)
@@ -163,12 +164,12 @@ fn is_challenged(headers: &HeaderMap) -> bool {
         .any(|value| value.contains("insufficient_claims") || value.contains("claims="))
 }
 
-/// The logins that an answer asks for. A proxy may add its own to the provider's.
+/// Returns the logins that an answer requires. A proxy may add its own to the provider's.
 fn login(headers: &HeaderMap) -> Login {
     let mut asked = Login::None;
     for value in headers.get_all(WWW_AUTHENTICATE) {
         let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
-        // One header may hold several.
+        // One header may contain several.
         if value
             .split([',', ' '])
             .any(|word| matches!(word, "bearer" | "pop"))
@@ -208,7 +209,7 @@ async fn body(
     Ok(body)
 }
 
-/// What kept the exchange from happening.
+/// Translates the failure of an exchange.
 fn failure(failure: &Failure) -> Fault {
     use FailureKind as Kind;
     let again = Retry::Backoff(None);

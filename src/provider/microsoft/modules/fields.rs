@@ -1,12 +1,12 @@
-//! Reading a TOML document field by field, so that each problem has its line and its field.
+//! Reads a TOML document field by field, so that each problem has its line and its field.
 
 use crate::domain::module::ModuleProblem;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Problems that are told of one file.
-const MOST_PROBLEMS: usize = 50;
+/// Largest number of problems that are listed for one file.
+const MAX_PROBLEMS: usize = 50;
 
 /// The problems of one file.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(super) struct Problems<'t> {
     found: Vec<ModuleProblem>,
 }
 
-/// A value where it stands.
+/// A value with its position.
 #[derive(Clone, Debug)]
 pub(super) struct At<T> {
     pub value: T,
@@ -35,7 +35,7 @@ impl<'t> Problems<'t> {
         let end = at.start.min(self.text.len());
         let before = self.text.as_bytes().get(..end).unwrap_or_default();
         let line = 1 + before.iter().filter(|b| **b == b'\n').count();
-        if self.found.len() < MOST_PROBLEMS {
+        if self.found.len() < MAX_PROBLEMS {
             self.found.push(ModuleProblem {
                 line,
                 field: field.to_owned(),
@@ -44,7 +44,7 @@ impl<'t> Problems<'t> {
         }
     }
 
-    /// What was read, if nothing is wrong.
+    /// Returns what was read, if there is no problem.
     pub fn into_result<T>(mut self, read: Option<T>) -> Result<T, Vec<ModuleProblem>> {
         match read {
             Some(read) if self.found.is_empty() => Ok(read),
@@ -125,7 +125,7 @@ impl<'d> Fields<'d> {
         }
     }
 
-    /// A text of at most `most` characters.
+    /// Reads a text of at most `most` characters.
     pub fn text(
         &self,
         name: &str,
@@ -138,7 +138,7 @@ impl<'d> Fields<'d> {
         text_of(value, self.path(name), most, allowed, is_allowed, problems)
     }
 
-    /// The same for one that must be there.
+    /// Reads a required text.
     pub fn needed_text(
         &self,
         name: &str,
@@ -222,7 +222,7 @@ impl<'d> Fields<'d> {
         })
     }
 
-    /// Where the table stands.
+    /// Returns the position of the table.
     pub fn span(&self) -> &Range<usize> {
         &self.span
     }

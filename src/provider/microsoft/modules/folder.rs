@@ -1,4 +1,4 @@
-//! Modules of files.
+//! Reads modules from a folder.
 
 use super::{built_in_keys, read, rules};
 use crate::domain::module::{Module, ModuleProblem};
@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What is wrong with a folder of modules, or with one of its files.
+/// A problem of a folder of modules, or of one of its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderProblem {
     pub path: PathBuf,
@@ -75,7 +75,7 @@ fn is_module(path: &Path) -> bool {
     name.ends_with(b".toml") && !name.starts_with(b".")
 }
 
-/// The modules of a folder, in the order of their files' names. Others are left alone.
+/// Reads the modules of a folder, in the order of their files' names. Other files are ignored.
 pub(super) fn read_folder(folder: &Path) -> Result<Vec<Arc<Module>>, Vec<FolderProblem>> {
     let unreadable =
         |error: std::io::Error| vec![whole(folder, format!("cannot be read: {error}"))];

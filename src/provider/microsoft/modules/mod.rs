@@ -1,7 +1,7 @@
-//! Modules as data: the permissions that each needs, and what it probes.
+//! Modules as data: the permissions that each needs, and its probes.
 //!
-//! The modules of verifyd itself are the TOML files of this folder. `satisfied_by` holds only what
-//! Microsoft documents as a higher privileged permission for the calls that are meant.
+//! The built-in modules are the TOML files of this folder. `satisfied_by` contains only permissions that
+//! Microsoft documents as higher privileged for the intended calls.
 
 mod fields;
 mod folder;
@@ -92,7 +92,7 @@ impl Modules {
         Self(BUILT_IN_MODULES.clone())
     }
 
-    /// Those, and the ones of a folder; an empty path stands for none.
+    /// Returns the built-in modules and those of a folder; an empty path means no folder.
     pub fn with_folder(folder: &Path) -> Result<Self, Vec<FolderProblem>> {
         let mut modules = Self::built_in();
         if folder.as_os_str().is_empty() {
@@ -145,8 +145,8 @@ pub(super) fn knows_permission(name: &str) -> bool {
     permissions.any(|p| p.key == name || p.satisfied_by.iter().any(|other| other == name))
 }
 
-/// Whether the granted permission includes the wanted one: by the modules of verifyd, or by its name, as
-/// `….ReadWrite.…` of Graph includes `….Read.…`.
+/// Returns whether the granted permission includes the wanted one: by the built-in modules, or by its name,
+/// as `….ReadWrite.…` of Graph includes `….Read.…`.
 pub(super) fn includes(granted: &str, wanted: &str) -> bool {
     let by_module = |permission: &RequiredPermission| {
         permission.key == wanted && permission.satisfied_by.iter().any(|name| name == granted)
@@ -170,7 +170,7 @@ pub(super) fn planned_checks(module: &Module) -> Vec<CheckSpec> {
         (AUTHENTICATION, "Sign-in"),
         (IDENTITY, "Identity of the directory"),
         (SERVICE_PRINCIPAL, "Service principal"),
-        // Without it nothing can be said of what works, and the run ends failed.
+        // Without it nothing is known about what works, and the run ends failed.
         (INVENTORY, "Permission inventory"),
     ]
     .map(|(key, title)| CheckSpec {

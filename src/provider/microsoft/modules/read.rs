@@ -1,4 +1,4 @@
-//! From the text of a file to a module.
+//! Reads a module from the text of a file.
 
 use super::fields::{At, Fields, Problems};
 use super::rules::{self, RESERVED};
@@ -6,8 +6,8 @@ use super::{GRAPH_APP_ID, check_key};
 use crate::domain::Reason;
 use crate::domain::link::is_guid;
 use crate::domain::module::{ExcessPolicy, Expect, Module, ModuleProblem, Probe};
-use crate::domain::outside_text;
 use crate::domain::permission::RequiredPermission;
+use crate::domain::text_decoding;
 use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -25,7 +25,7 @@ const AN_EXPECTATION: &str =
 
 /// The module that the text describes, or all that is wrong with it.
 pub(super) fn read(text: &str) -> Result<Module, Vec<ModuleProblem>> {
-    let text = outside_text::without_byte_order_mark(text);
+    let text = text_decoding::without_byte_order_mark(text);
     let mut problems = Problems::new(text);
     if text.len() > rules::FILE_BYTES {
         let problem = format!(

@@ -1,5 +1,4 @@
-//! What a module's file may hold, what is told of one that holds something else, and that the
-//! published schema says the same.
+//! Tests what a module's file may contain, which problems are reported, and that the published schema agrees.
 
 use super::read::read;
 use super::{BUILT_IN, Modules, schema};
@@ -78,8 +77,8 @@ fn the_modules_of_verifyd_fit_the_published_schema() {
     assert_eq!(Modules::built_in().keys().len(), BUILT_IN.len());
 }
 
-/// What to replace in the good file, by what; line, field and words of the problem; whether the
-/// schema sees it, too.
+/// Text to replace in the good file, and its replacement; line, field and words of the problem; whether the
+/// schema finds it, too.
 const BAD: &[(&str, &str, usize, &str, &str, bool)] = &[
     ("key = \"mail_archive\"", "", 1, "key", "is missing", true),
     (

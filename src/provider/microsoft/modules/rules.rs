@@ -1,4 +1,4 @@
-//! What is allowed in the fields of a module's file. Reader and published schema share it.
+//! The rules for the fields of a module's file, for the reader and the published schema.
 
 use crate::domain::Reason;
 use crate::domain::report::redact;
@@ -10,7 +10,7 @@ pub(super) const FILE_BYTES: usize = 65_536;
 pub(super) const MODULES: usize = 100;
 /// Permissions of a module.
 pub(super) const PERMISSIONS: usize = 50;
-/// Permissions that stand in for another one.
+/// Permissions that may stand in for another one.
 pub(super) const SATISFIED_BY: usize = 20;
 /// Probes of a module.
 pub(super) const PROBES: usize = 20;
@@ -103,7 +103,7 @@ pub(super) fn is_value(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-/// What is wrong with a path below the Graph base.
+/// Returns what is wrong with a path below the Graph base.
 pub(super) fn path_problem(path: &str) -> Option<&'static str> {
     let Some(rest) = ["/v1.0/", "/beta/"]
         .iter()
@@ -135,7 +135,7 @@ pub(super) fn path_problem(path: &str) -> Option<&'static str> {
     None
 }
 
-/// The query as it is sent, blanks encoded; or what is wrong with it.
+/// Returns the query as it is sent, with encoded blanks; or what is wrong with it.
 pub(super) fn query(query: &str) -> Result<String, String> {
     let mut seen: Vec<&str> = Vec::new();
     for part in query.split('&') {

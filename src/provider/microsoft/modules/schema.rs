@@ -1,12 +1,12 @@
-//! The published schema of module files, made of the rules of the reader.
+//! The published schema of module files, built from the rules of the reader.
 
 use super::rules;
 use crate::domain::Reason;
 use serde_json::{Value, json};
 
-/// JSON Schema (draft 2020-12) of a module's file, as the JSON that its TOML stands for. The reader
-/// demands more: one of the module's own permissions for a probe, keys that are unique, and a path and
-/// query of narrower form.
+/// Returns the JSON Schema (draft 2020-12) of a module's file, for the JSON equivalent of its TOML. The
+/// reader requires more: one of the module's own permissions for a probe, unique keys, and a path and query
+/// of narrower form.
 pub fn schema() -> Value {
     let text = |most: usize| json!({ "type": "string", "minLength": 1, "maxLength": most });
     let matching = |pattern: &str, most: usize| json!({ "type": "string", "minLength": 1, "maxLength": most, "pattern": pattern });

@@ -1,4 +1,4 @@
-//! Tokens in memory, until shortly before they expire. Never anywhere else.
+//! Caches tokens in memory until shortly before they expire. They are stored nowhere else.
 
 use super::{AccessToken, TokenKey};
 use crate::domain::Reason;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 /// A bounded cache; one request at a time for each key.
 pub(in super::super) struct TokenCache(Cache<TokenKey, Arc<AccessToken>>);
 
-/// A token, and whether it was issued for the one who asked just now.
+/// A token, and whether it was issued for this caller.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Obtained {
     pub token: Arc<AccessToken>,
@@ -61,7 +61,7 @@ impl std::fmt::Debug for TokenCache {
 }
 
 impl TokenCache {
-    /// At most `entries` tokens, each kept until `margin` before its end.
+    /// Creates a cache of at most `entries` tokens, each kept until `margin` before its end.
     pub fn new(entries: u64, margin: Duration) -> Self {
         Self(
             Cache::builder()
@@ -71,8 +71,8 @@ impl TokenCache {
         )
     }
 
-    /// The cached token, or the one that `request` gets. Those who ask for the same key at the
-    /// same time wait for one request and share its end, each within its own deadline.
+    /// Returns the cached token, or the result of `request`. Concurrent callers for the same key wait for one
+    /// request and share its result, each within its own deadline.
     pub async fn obtain<R>(
         &self,
         key: &TokenKey,
@@ -92,14 +92,14 @@ impl TokenCache {
                 tokio::time::timeout_at(deadline, self.0.try_get_with_by_ref(key, init)).await;
             let fresh = asked.load(Ordering::Relaxed);
             metrics::counter!(
-                "verifyd_provider_token_cache_total",
+                "verifyd_provider_token_cache_lookups_total",
                 "provider" => "microsoft",
                 "result" => if fresh { "miss" } else { "hit" },
             )
             .increment(1);
             return match result {
                 Ok(Ok(token)) => Ok(Obtained { token, fresh }),
-                // The time of the one who asked was over; ours is not.
+                // The deadline of the other caller was over; this one's is not.
                 Ok(Err(fault))
                     if !fresh
                         && fault.reason == Reason::DeadlineExceeded

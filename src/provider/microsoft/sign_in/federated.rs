@@ -1,5 +1,5 @@
-//! What the token of a federated credential says of itself. It is evidence, never trusted: no signature
-//! is checked, and only what has the form of such a claim is kept.
+//! Reads the claims of a federated credential's token. They are evidence and never trusted: no signature is
+//! checked, and only values in the form of such claims are kept.
 
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
@@ -9,7 +9,7 @@ use crate::provider::microsoft::fault::Fault;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::Value;
 
-/// Microsoft Entra bears so much difference between clocks.
+/// Tolerance of Microsoft Entra between clocks.
 const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::minutes(5);
 
 /// More audiences are not shown: a federated credential has one.
@@ -48,8 +48,8 @@ impl FederatedClaims {
         }
     }
 
-    /// The fault of a token that has expired by its own date, for longer than clocks differ: nobody needs
-    /// to be asked.
+    /// Returns the fault of a token that has expired by its own date, beyond the tolerance between clocks, so
+    /// that no request is needed.
     pub fn expired(&self, now: DateTime<Utc>) -> Option<Fault> {
         let is_past = self.expires_at.is_some_and(|at| {
             at.checked_add_signed(CLOCK_DIFFERENCE)
@@ -69,7 +69,7 @@ impl FederatedClaims {
         latest.filter(|at| *at > now)
     }
 
-    /// What there is to compare, as evidence.
+    /// Returns the claims to compare, as evidence.
     pub fn evidence(&self) -> Vec<(EvidenceKind, String)> {
         let mut evidence = Vec::new();
         let issuer = self.issuer.iter().map(|v| (EvidenceKind::TokenIssuer, v));
@@ -88,10 +88,10 @@ impl FederatedClaims {
         evidence
     }
 
-    /// The fault with what the token says of itself.
+    /// Adds the token's claims to the fault.
     pub fn add_to(&self, mut fault: Fault) -> Fault {
         for (kind, value) in self.evidence() {
-            // A token that has expired stays the same: its date counts for what has changed.
+            // An expired token stays the same, so its date is stable evidence.
             let kind = match (fault.reason, kind) {
                 (Reason::FederatedTokenExpired, EvidenceKind::TokenExpiresAt) => {
                     let remark = format!("The token in the file expired at {value}.");

@@ -1,11 +1,11 @@
-//! What a connection signs in with, ready to be put into a token request.
+//! The credential of a connection, prepared for token requests.
 
 use super::federated::FederatedClaims;
 use crate::domain::Reason;
 use crate::domain::connection::CredentialKind;
 use crate::domain::credential::Credential;
-use crate::domain::outside_text;
 use crate::domain::report::{Evidence, EvidenceKind};
+use crate::domain::text_decoding;
 use crate::provider::microsoft::aadsts::SignIn;
 use crate::provider::microsoft::assertion;
 use crate::provider::microsoft::certificate::SigningCertificate;
@@ -31,7 +31,7 @@ pub(in super::super) enum Material {
         private_key_pem: SecretString,
         certificate_pem: String,
     },
-    /// What the file held when it was read, and what that says of itself.
+    /// The token that the file contained, and its claims.
     Federated {
         token: SecretString,
         claims: FederatedClaims,
@@ -56,7 +56,7 @@ impl Material {
                 certificate_pem: certificate_pem.clone(),
             },
             Credential::FederatedTokenFile { path } => {
-                // A file system that hangs must not hold the run beyond its deadline.
+                // A file system that hangs must not delay the run beyond its deadline.
                 let read = tokio::time::timeout_at(deadline, read_token(path)).await;
                 let token = read.unwrap_or(Err("the file cannot be read in time"));
                 let token = token.map_err(|cause| {
@@ -85,7 +85,7 @@ impl Material {
         }
     }
 
-    /// What it says of itself that a report may hold.
+    /// Returns the evidence that a report may contain.
     pub fn evidence(&self) -> Vec<Evidence> {
         let Self::Federated { claims, .. } = self else {
             return Vec::new();
@@ -96,7 +96,7 @@ impl Material {
             .collect()
     }
 
-    /// SHA-256 that tells credentials apart. Never leaves the process.
+    /// Returns a SHA-256 that identifies the credential. It never leaves the process.
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
         let mut part = |bytes: &[u8]| {
@@ -127,7 +127,7 @@ impl Material {
         fingerprint
     }
 
-    /// The form fields that prove who asks.
+    /// Returns the form fields that authenticate the client.
     pub fn fields(
         &self,
         token_url: &str,
@@ -191,7 +191,7 @@ async fn read_token(path: &Path) -> Result<SecretString, &'static str> {
     if bytes.len() as u64 > MAX_TOKEN_FILE_BYTES {
         return Err("the file is longer than 64 KiB");
     }
-    let text = outside_text::decode(&bytes).map_err(|_| "the file holds no text")?;
+    let text = text_decoding::decode(&bytes).map_err(|_| "the file holds no text")?;
     match text.trim() {
         "" => Err("the file is empty"),
         token if is_jwt(token) => Ok(SecretString::from(token.to_owned())),
@@ -199,7 +199,7 @@ async fn read_token(path: &Path) -> Result<SecretString, &'static str> {
     }
 }
 
-/// Three parts of base64url. What they say is the provider's to judge.
+/// Returns whether the text has three parts of base64url. The provider judges their content.
 fn is_jwt(token: &str) -> bool {
     let parts: Vec<&str> = token.split('.').collect();
     parts.len() == 3

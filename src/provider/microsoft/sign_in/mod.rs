@@ -1,4 +1,4 @@
-//! Access tokens by the client credentials grant.
+//! Requests access tokens by the client credentials grant.
 
 mod cache;
 mod federated;
@@ -31,7 +31,7 @@ const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 const SCHEME: &str = "Bearer ";
 
-/// What a token is for. Two that differ in any member never share a token.
+/// The purpose of a token. Two keys that differ in any member never share a token.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct TokenKey {
     connection: ConnectionId,
@@ -75,7 +75,7 @@ impl std::fmt::Debug for TokenKey {
 pub(super) struct AccessToken {
     authorization: HeaderValue,
     pub claims: Claims,
-    /// As the provider said when it issued it.
+    /// As the provider stated it.
     pub lifetime: Duration,
 }
 
@@ -137,10 +137,10 @@ fn judge(answer: Answer, by: SignIn<'_>) -> Result<AccessToken, Fault> {
         body,
         retry_after: answer.retry_after,
         request_id: answer.request_id,
-        between: answer.between(),
+        intermediary: answer.intermediary(),
     };
     match answer.status {
-        // Pages and gateways answer so, too. What may hold a token is looked at no further.
+        // Pages and gateways answer with this status, too. An answer with a token is not examined further.
         200..300 => token(&answer).map_err(|fault| {
             let stated = memmem::find(refusal.body, b"access_token").is_none();
             let stated = stated.then(|| aadsts::stated_fault(refusal, by)).flatten();
@@ -162,13 +162,13 @@ fn is_page(body: &[u8]) -> bool {
     start.starts_with("<!doctype html") || start.starts_with("<html")
 }
 
-/// The token of an answer that holds one, whatever type and encoding it declares.
+/// Returns the token of an answer, whatever type and encoding it declares.
 fn token(answer: &Answer) -> Result<AccessToken, Fault> {
     let invalid = || Fault::invalid(answer.status);
     let text = decoding::decode(answer.body.as_ref().ok_or_else(invalid)?.bytes());
     let body = decoding::object_within(&text);
     if let Cow::Owned(text) = text {
-        // A copy that holds the token.
+        // A copy that contains the token.
         drop(Zeroizing::new(text));
     }
     let mut body = body.ok_or_else(invalid)?;

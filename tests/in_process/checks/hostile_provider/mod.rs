@@ -12,7 +12,7 @@ use std::time::Duration;
 use test_support::hostile_server::{At, Hostile, HostileServer, answer, hostilities};
 use test_support::world::{World, reasons};
 use verifyd::config::Settings;
-use verifyd::domain::job::Hint;
+use verifyd::domain::hint::Hint;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::run::OperationRun;
 use verifyd::domain::{ConnectionId, Outcome};

@@ -1,0 +1,293 @@
+//! Explains why the address of a server cannot be parsed: what to percent-encode in a password, and how.
+//!
+//! No message quotes the address, since it is unclear which part of it is the password.
+
+use super::text_decoding::Named;
+use percent_encoding::percent_decode_str;
+use std::fmt::Write as _;
+use url::{ParseError, Url};
+
+/// Characters that end or divide the parts of a URL, in the order in which messages name them.
+const RESERVED: [char; 9] = ['#', '/', '?', '@', '[', ']', ':', ' ', '%'];
+
+/// Returns what is wrong with `SCHEME://USER:PASSWORD@HOST:PORT/…`; `None` if it can be parsed.
+pub fn problem(text: &str) -> Option<String> {
+    if let Some(control) = text.chars().find(|c| c.is_control()) {
+        return Some(format!(
+            "it holds {}; percent-encode it as {}, or remove it",
+            Named(control),
+            encoded(control)
+        ));
+    }
+    let Some((_, rest)) = text.split_once("://") else {
+        return Some("the scheme must be followed by two slashes".to_owned());
+    };
+    if let Some(reserved) = reserved_in_password(rest) {
+        return Some(reserved);
+    }
+    let url = match Url::parse(text) {
+        Ok(url) => url,
+        Err(error) => return Some(unreadable(error, rest)),
+    };
+    if url.fragment().is_some() {
+        return Some("it has a #; percent-encode # as %23 in the password".to_owned());
+    }
+    let parts = [
+        ("user", url.username()),
+        ("password", url.password().unwrap_or_default()),
+        ("path", url.path()),
+    ];
+    for (part, text) in parts {
+        if percent_decode_str(text).decode_utf8().is_err() {
+            return Some(format!(
+                "the {part} has a % that begins no character of UTF-8; percent-encode % as %25 in the {part}"
+            ));
+        }
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Some("the host is missing".to_owned());
+    }
+    None
+}
+
+/// Finds an `@` after a character that ends the authority of a URL: the part before it was meant as a
+/// password.
+fn reserved_in_password(rest: &str) -> Option<String> {
+    let end = rest.find(['/', '?', '#'])?;
+    let (authority, behind) = rest.split_at(end);
+    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let user_is_known = authority.contains('@');
+    let begins_password = authority.rsplit_once(':').is_some_and(|(_, port)| {
+        // The part after the colon is no port.
+        !user_is_known && !is_port(port) && !authority.contains('[')
+    });
+    let meant = match behind.find(['?', '#']) {
+        Some(query) if !begins_password && is_parameter(&behind[query + 1..]) => &behind[..query],
+        _ => behind,
+    };
+    // An `@` in a parameter is one of the parameter.
+    let before_parameters = meant
+        .match_indices('?')
+        .map(|(at, _)| at)
+        .find(|at| meant[..*at].contains('@') && is_parameter(&meant[at + 1..]))
+        .unwrap_or(meant.len());
+    let at = meant[..before_parameters].rfind('@')?;
+    let until = end + at;
+    let from = rest[..until].find(':').map_or(0, |colon| colon + 1);
+    let password = &rest[from..until];
+    let found: Vec<char> = RESERVED
+        .into_iter()
+        .filter(|c| {
+            if *c == '%' {
+                has_bare_percent(password)
+            } else {
+                password.contains(*c)
+            }
+        })
+        .collect();
+    let mut message = String::from("percent-encode ");
+    for (index, c) in found.iter().enumerate() {
+        let between = match index {
+            0 => "",
+            _ if index + 1 == found.len() => " and ",
+            _ => ", ",
+        };
+        let shown = if *c == ' ' {
+            "a space".to_owned()
+        } else {
+            c.to_string()
+        };
+        let _ = write!(message, "{between}{shown} as {}", encoded(*c));
+    }
+    message.push_str(" in the password");
+    Some(message)
+}
+
+fn is_parameter(text: &str) -> bool {
+    let name = text.split('=').next().unwrap_or_default();
+    name.len() < text.len()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b"_-[].".contains(&b))
+}
+
+fn has_bare_percent(text: &str) -> bool {
+    text.match_indices('%').any(|(at, _)| {
+        let digits = text.as_bytes().get(at + 1..at + 3).unwrap_or_default();
+        digits.len() < 2 || !digits.iter().all(u8::is_ascii_hexdigit)
+    })
+}
+
+fn encoded(c: char) -> String {
+    let mut bytes = [0; 4];
+    c.encode_utf8(&mut bytes)
+        .bytes()
+        .map(|byte| format!("%{byte:02X}"))
+        .collect()
+}
+
+fn unreadable(error: ParseError, rest: &str) -> String {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    if host.contains(',') {
+        return "it names several hosts, allowed is one".to_owned();
+    }
+    if host.matches(':').count() > 1 && !host.contains('[') {
+        return "an IPv6 address must be in brackets, such as [::1]".to_owned();
+    }
+    match error {
+        ParseError::InvalidPort if authority.contains('@') => {
+            "the port is not a number from 1 to 65535".to_owned()
+        }
+        ParseError::InvalidPort => {
+            "the port is not a number from 1 to 65535; a user and a password \
+                                    stand before an @"
+                .to_owned()
+        }
+        ParseError::InvalidIpv6Address => {
+            "the text in brackets is no IPv6 address; allowed is for example [::1]".to_owned()
+        }
+        ParseError::EmptyHost => "the host is missing".to_owned(),
+        ParseError::InvalidDomainCharacter
+        | ParseError::IdnaError
+        | ParseError::InvalidIpv4Address => {
+            "the host has a character that no host's name has".to_owned()
+        }
+        _ => "it is not a URL".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    use proptest::prelude::*;
+
+    #[test]
+    fn each_reserved_character_of_a_password_is_named_with_its_encoding() {
+        for (password, words) in [
+            ("ab#cd", "percent-encode # as %23 in the password"),
+            ("ab/cd", "percent-encode / as %2F in the password"),
+            ("ab?cd", "percent-encode ? as %3F in the password"),
+            ("12/34", "percent-encode / as %2F in the password"),
+            ("12#34", "percent-encode # as %23 in the password"),
+            ("12?34", "percent-encode ? as %3F in the password"),
+            (
+                "a/b?c#d",
+                "percent-encode # as %23, / as %2F and ? as %3F in the password",
+            ),
+            (
+                "a@b/c",
+                "percent-encode / as %2F and @ as %40 in the password",
+            ),
+            (
+                "a/b@c",
+                "percent-encode / as %2F and @ as %40 in the password",
+            ),
+            (
+                "a[b]/c",
+                "percent-encode / as %2F, [ as %5B and ] as %5D in the password",
+            ),
+            (
+                "a:b/c d",
+                "percent-encode / as %2F, : as %3A and a space as %20 in the password",
+            ),
+            (
+                "a%/c",
+                "percent-encode / as %2F and % as %25 in the password",
+            ),
+            (
+                "a%ff",
+                "the password has a % that begins no character of UTF-8; percent-encode % as %25 in the password",
+            ),
+            (
+                "a\tb",
+                "it holds U+0009 TAB; percent-encode it as %09, or remove it",
+            ),
+        ] {
+            for host in ["h/db", "h:5432/db", "[::1]:5432/db", "10.0.0.1", "h"] {
+                let address = format!("postgres://user:{password}@{host}");
+                assert_eq!(problem(&address).as_deref(), Some(words), "{address}");
+            }
+            let address = format!("postgres://user:{password}@h/db?application_name=me@work");
+            assert_eq!(problem(&address).as_deref(), Some(words), "{address}");
+            let address = format!("redis://:{password}@h:6379/0");
+            assert_eq!(problem(&address).as_deref(), Some(words), "{address}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_has_no_problem() {
+        for address in [
+            "postgres://h/db",
+            "postgres://u@[::1]:5432/db",
+            "postgres://u:p@h/db?application_name=me@work",
+            "postgres://u:p@h?application_name=me@work",
+            "postgres://h:5432?application_name=me@work",
+            "postgres://u:a:b@h/db",
+            "postgres://u:a@b@h/db",
+            "postgres://u:100%@h/db",
+            "postgres://u:a%23b@h/db",
+            "postgres://u@%2Fvar%2Frun/db",
+            "postgres://u:p@h/a%40b",
+            "redis://:p@h:6379/2",
+            "rediss://h",
+        ] {
+            assert_eq!(problem(address), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_which_part() {
+        for (address, words) in [
+            ("postgres:h/db", "two slashes"),
+            (
+                "postgres://u@::1:5432/db",
+                "an IPv6 address must be in brackets",
+            ),
+            ("postgres://u@[::1/db", "no IPv6 address"),
+            ("postgres://u@[::z]/db", "no IPv6 address"),
+            ("postgres://u@h:port/db", "the port is not a number"),
+            ("postgres://u@h:70000/db", "the port is not a number"),
+            (
+                "postgres://u:secret",
+                "a user and a password are followed by an @",
+            ),
+            ("postgres://u:p@/db", "the host is missing"),
+            ("postgres:///db", "the host is missing"),
+            ("postgres://u:p@a b/db", "no host's name"),
+            ("postgres://u:p@h1:1,h2:2/db", "several hosts"),
+            ("postgres://u:p@h/db#x", "percent-encode # as %23"),
+        ] {
+            let problem = problem(address).unwrap_or_default();
+            assert!(problem.contains(words), "{address}: {problem}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_encoded_password_is_read_and_a_plain_one_is_never_quoted(password in "[ -~]{6,20}") {
+            // A password that looks like a parameter cannot be told from one.
+            prop_assume!(!(password.contains('?') && password.contains('=')));
+            let encoded = utf8_percent_encode(&password, NON_ALPHANUMERIC);
+            prop_assert_eq!(problem(&format!("postgres://u:{encoded}@h/db")), None);
+            let address = format!("postgres://u:{password}@h/db");
+            match problem(&address) {
+                Some(problem) => prop_assert!(!problem.contains(&password), "{}", problem),
+                None => {
+                    // What has no problem means what was written.
+                    let url = Url::parse(&address).unwrap();
+                    let read = percent_decode_str(url.password().unwrap_or_default());
+                    let meant = percent_decode_str(&password).decode_utf8_lossy();
+                    prop_assert_eq!(url.host_str(), Some("h"));
+                    prop_assert_eq!(read.decode_utf8_lossy(), meant);
+                }
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in "[a-z:/@?#%\\[\\]0-9 ]{0,40}") {
+            let _ = problem(&format!("postgres://{text}"));
+        }
+    }
+}

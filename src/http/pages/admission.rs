@@ -1,0 +1,128 @@
+//! Admission of every request to a page: authentication, rate limits, and a request slot.
+
+use super::error::PageError;
+use super::session::{Visitor, cookie};
+use super::{FORM_BYTES, Pages, PagesSettings};
+use crate::domain::TokenId;
+use crate::domain::token::sha256_hex;
+use crate::http::body::{self, Unread};
+use crate::http::connection_slots::network;
+use crate::http::rate_limit::RateLimiter;
+use crate::http::request_limits::LookUpRefused;
+use crate::http::server::Peer;
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many requests sessions and addresses may make.
+#[derive(Debug)]
+pub struct Limits {
+    by_token: RateLimiter<TokenId>,
+    by_address: RateLimiter<Option<IpAddr>>,
+    logins: RateLimiter<Option<IpAddr>>,
+}
+
+impl Limits {
+    pub fn new(settings: &PagesSettings) -> Self {
+        Self {
+            by_token: RateLimiter::per_minute(settings.requests_per_minute),
+            by_address: RateLimiter::per_minute(settings.anonymous_requests_per_minute),
+            logins: RateLimiter::per_minute(settings.logins_per_minute),
+        }
+    }
+}
+
+/// Around every page but the files that belong to all of them.
+pub async fn admit(State(pages): State<Arc<Pages>>, request: Request, next: Next) -> Response {
+    let limit = pages.request_limits.request_timeout;
+    let answered = tokio::time::timeout(limit, admitted(&pages, request, next)).await;
+    match answered {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => error.into_response(),
+        Err(_) => PageError::TooLate.into_response(),
+    }
+}
+
+async fn admitted(pages: &Pages, request: Request, next: Next) -> Result<Response, PageError> {
+    let address = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    let network = address.map(network);
+    let limits = &pages.limits;
+    let is_form = request.method() == Method::POST;
+    let session = cookie(request.headers()).map(sha256_hex);
+    let known = match &session {
+        Some(session) => pages.request_limits.known(session).await,
+        None => None,
+    };
+    if let Some(token) = known {
+        limits.by_token.take(token).map_err(PageError::TooMany)?;
+    }
+    let visitor = match session {
+        Some(session) => visitor(pages, session, address).await?,
+        None => None,
+    };
+    match (&visitor, known) {
+        (Some(_), Some(_)) => Ok(()),
+        (Some(visitor), None) => limits.by_token.take(visitor.token),
+        (None, _) => limits.by_address.take(network),
+    }
+    .map_err(PageError::TooMany)?;
+    if is_form && request.uri().path() == "/login" {
+        limits.logins.take(network).map_err(PageError::TooMany)?;
+    }
+    let mut request = body::whole(request, FORM_BYTES).await?;
+    // A form to log in needs the database, too; the page with that form does not.
+    let slot = if is_form || visitor.is_some() {
+        let owner = visitor.as_ref().map(|visitor| visitor.token);
+        pages.request_limits.enter(owner).await
+    } else {
+        None
+    };
+    if let Some(visitor) = visitor {
+        request.extensions_mut().insert(visitor);
+    }
+    let answer = next.run(request).await;
+    drop(slot);
+    Ok(answer)
+}
+
+/// Whoever has logged in, if this is the hash of a session's cookie.
+async fn visitor(
+    pages: &Pages,
+    session: String,
+    address: Option<IpAddr>,
+) -> Result<Option<Visitor>, PageError> {
+    let ask = pages.store.session_by_hash(&session);
+    let found = pages
+        .request_limits
+        .look_up(&session, address, ask, |found| found.token.id)
+        .await?;
+    Ok(found.map(|found| (found, session).into()))
+}
+
+impl From<LookUpRefused> for PageError {
+    fn from(error: LookUpRefused) -> Self {
+        match error {
+            LookUpRefused::TooMany(wait) => Self::TooMany(wait),
+            LookUpRefused::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<Unread> for PageError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::TooSlow => Self::TooSlow,
+            Unread::TooLarge => Self::TooLarge,
+            Unread::Broken => Self::Refused("The form did not arrive whole.".to_owned()),
+        }
+    }
+}
+
+/// Whole seconds, never too early.
+pub fn seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}

@@ -1,0 +1,234 @@
+//! Limits that API and pages share: look-ups of tokens and sessions, and concurrent requests.
+//!
+//! A look-up of a token that was not recently valid is first counted for the address that it comes from. A
+//! request slot is taken after the whole request has arrived, and one token never takes all of them.
+
+use super::HttpSettings;
+use super::connection_slots::network;
+use super::rate_limit::RateLimiter;
+use crate::domain::TokenId;
+use crate::ports::store::StoreError;
+use moka::future::Cache;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Look-ups that are made at the same time.
+const LOOK_UPS: usize = 2;
+/// Hashes of tokens and sessions that are remembered, of each kind.
+const CACHED_HASHES: u64 = 10_000;
+/// Time for which a token that was valid is looked up without being counted.
+const VALID_FOR: Duration = Duration::from_secs(600);
+/// Time for which an invalid token is refused without a look-up. No token becomes valid again, and a new one
+/// was never tried before.
+const INVALID_FOR: Duration = Duration::from_secs(300);
+/// Tokens with a semaphore, before those without requests are removed.
+const SHARES: usize = 256;
+
+/// Of whom a request is: a token, or all that have none.
+type Owner = Option<TokenId>;
+
+/// See the module.
+pub struct RequestLimits {
+    in_flight: Arc<Semaphore>,
+    per_token: usize,
+    shares: Mutex<HashMap<Owner, Arc<Semaphore>>>,
+    look_ups: Semaphore,
+    by_address: RateLimiter<Option<IpAddr>>,
+    valid: Cache<String, TokenId>,
+    invalid: Cache<String, ()>,
+    /// Timeout of a request, including the wait for its slot.
+    pub request_timeout: Duration,
+}
+
+/// Why a token was not looked up.
+#[derive(Debug)]
+pub enum LookUpRefused {
+    /// The address has tried too many that this process does not know; when to try again.
+    TooMany(Duration),
+    Store(StoreError),
+}
+
+/// The slot of a request that is being processed.
+#[derive(Debug)]
+pub struct RequestSlot {
+    _own: OwnedSemaphorePermit,
+    _all: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for RequestLimits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestLimits").finish_non_exhaustive()
+    }
+}
+
+impl RequestLimits {
+    pub fn new(settings: &HttpSettings) -> Self {
+        let api = &settings.api;
+        Self {
+            in_flight: Arc::new(Semaphore::new(api.max_concurrent_requests)),
+            per_token: api.max_concurrent_requests_per_token,
+            shares: Mutex::default(),
+            look_ups: Semaphore::new(LOOK_UPS),
+            by_address: RateLimiter::per_minute(api.anonymous_requests_per_minute),
+            valid: remembered(VALID_FOR),
+            invalid: remembered(INVALID_FOR),
+            request_timeout: api.request_timeout,
+        }
+    }
+
+    /// Returns the token that recently had this hash, so that its requests are counted before it is looked up
+    /// again.
+    pub async fn known(&self, hash: &str) -> Option<TokenId> {
+        self.valid.get(hash).await
+    }
+
+    /// Looks up this hash by `ask`, if the rate limit of the address allows it; `token` returns the owner of
+    /// the result. A hash that was valid recently is always looked up, so that a client is not locked out by
+    /// others with the same address, and so that a revoked token ends at once.
+    pub async fn look_up<T>(
+        &self,
+        hash: &str,
+        address: Option<IpAddr>,
+        ask: impl Future<Output = Result<Option<T>, StoreError>>,
+        token: impl Fn(&T) -> TokenId,
+    ) -> Result<Option<T>, LookUpRefused> {
+        if self.invalid.contains_key(hash) {
+            return Ok(None);
+        }
+        let address = address.map(network);
+        let is_known = self.valid.contains_key(hash);
+        if !is_known {
+            let counted = self.by_address.take(address);
+            counted.map_err(LookUpRefused::TooMany)?;
+        }
+        let slot = self.look_ups.acquire().await;
+        let found = ask.await;
+        drop(slot);
+        if !is_known && !matches!(found, Ok(None)) {
+            self.by_address.give_back(&address);
+        }
+        let found = found.map_err(LookUpRefused::Store)?;
+        match (&found, is_known) {
+            (Some(_), true) => {}
+            (Some(found), false) => self.valid.insert(hash.to_owned(), token(found)).await,
+            (None, _) => {
+                self.valid.invalidate(hash).await;
+                self.invalid.insert(hash.to_owned(), ()).await;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Waits for a slot: first for one of the owner's share, then for one of all.
+    pub async fn enter(&self, owner: Owner) -> Option<RequestSlot> {
+        let share = {
+            let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+            if shares.len() >= SHARES {
+                shares.retain(|_, share| Arc::strong_count(share) > 1);
+            }
+            let share = shares.entry(owner);
+            Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(self.per_token))))
+        };
+        let own = share.acquire_owned().await.ok()?;
+        let all = Arc::clone(&self.in_flight).acquire_owned().await.ok()?;
+        Some(RequestSlot {
+            _own: own,
+            _all: all,
+        })
+    }
+}
+
+fn remembered<T: Clone + Send + Sync + 'static>(lifetime: Duration) -> Cache<String, T> {
+    Cache::builder()
+        .max_capacity(CACHED_HASHES)
+        .time_to_live(lifetime)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Settings, Sources};
+    use futures::FutureExt as _;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn limits(change: impl FnOnce(&mut HttpSettings)) -> RequestLimits {
+        let mut settings = Settings::load(Sources::default()).unwrap().http;
+        change(&mut settings);
+        RequestLimits::new(&settings)
+    }
+
+    fn token(id: i64) -> Owner {
+        Some(TokenId(id))
+    }
+
+    #[tokio::test]
+    async fn one_token_never_takes_all_places() {
+        let limits = limits(|s| {
+            s.api.max_concurrent_requests = 4;
+            s.api.max_concurrent_requests_per_token = 2;
+        });
+        let enter = |owner| limits.enter(owner).now_or_never().flatten();
+        let held = [enter(token(1)), enter(token(1))];
+        assert!(held.iter().all(Option::is_some));
+        assert!(enter(token(1)).is_none(), "it has its share");
+        let more = [enter(token(2)), enter(None)];
+        assert!(more.iter().all(Option::is_some), "others have theirs");
+        assert!(enter(token(3)).is_none(), "there are no more slots at all");
+        drop(held);
+        assert!(enter(token(3)).is_some());
+        assert!(enter(token(1)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hash_that_is_not_known_is_counted_before_it_is_looked_up() {
+        let limits = limits(|s| s.api.anonymous_requests_per_minute = 10);
+        let asked = AtomicUsize::new(0);
+        let address = |last| Some(IpAddr::from([192, 0, 2, last]));
+        let look_up = async |hash: &str, from: u8, valid: bool| {
+            let ask = async {
+                asked.fetch_add(1, Ordering::Relaxed);
+                Ok(valid.then_some(()))
+            };
+            let found = limits
+                .look_up(hash, address(from), ask, |()| TokenId(1))
+                .await;
+            found.map_err(|error| matches!(error, LookUpRefused::TooMany(_)))
+        };
+        for n in 0..2_000 {
+            let found = look_up(&format!("unknown {n}"), 1, false).await;
+            assert_eq!(found, if n < 10 { Ok(None) } else { Err(true) });
+        }
+        assert_eq!(asked.swap(0, Ordering::Relaxed), 10);
+        // The same hash from another address is not looked up again.
+        assert_eq!(look_up("unknown 0", 2, true).await, Ok(None));
+        assert_eq!(asked.swap(0, Ordering::Relaxed), 0);
+        // Valid ones are not counted, and are accepted from an address without allowance.
+        for n in 0..50 {
+            let hash = format!("valid {n}");
+            assert_eq!(look_up(&hash, 2, true).await, Ok(Some(())));
+            assert_eq!(look_up(&hash, 1, true).await, Ok(Some(())));
+        }
+        assert_eq!(
+            asked.load(Ordering::Relaxed),
+            100,
+            "each is asked for: it may be revoked"
+        );
+        assert_eq!(
+            look_up("valid 0", 1, false).await,
+            Ok(None),
+            "it was revoked"
+        );
+        // An error of the database is not counted.
+        for n in 0..50 {
+            let ask = async { Err::<Option<()>, _>(StoreError::Unavailable("away".into())) };
+            let failed = limits
+                .look_up(&format!("{n}"), address(3), ask, |()| TokenId(1))
+                .await;
+            assert!(matches!(failed, Err(LookUpRefused::Store(_))));
+        }
+    }
+}

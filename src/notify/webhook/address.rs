@@ -1,0 +1,66 @@
+//! Which addresses a webhook endpoint may have.
+
+use crate::notify::settings::WebhookSettings;
+use crate::outbound::guard::AddressGuard;
+use std::collections::BTreeSet;
+use url::Url;
+
+/// Longest address, in bytes.
+const MAX_URL_BYTES: usize = 2048;
+
+/// Why an address cannot be an endpoint's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    #[error("not a URL, or longer than 2048 bytes")]
+    NoUrl,
+    #[error("must be https (http only for hosts in webhooks.loopback_hosts)")]
+    NotHttps,
+    #[error("must not contain a user name or a password, which lists would show")]
+    Userinfo,
+    #[error("not a public address (loopback only for hosts in webhooks.loopback_hosts)")]
+    NotPublic,
+}
+
+/// The rule for addresses of endpoints.
+#[derive(Clone, Debug)]
+pub struct AddressRule {
+    guard: AddressGuard,
+    loopback_hosts: BTreeSet<String>,
+}
+
+impl AddressRule {
+    /// Creates the rule that `settings` describe.
+    pub fn new(settings: &WebhookSettings) -> Self {
+        let loopback_hosts = settings.loopback_hosts();
+        Self {
+            guard: AddressGuard::new(loopback_hosts.clone()),
+            loopback_hosts,
+        }
+    }
+
+    /// Checks the text of an address. What its name resolves to is checked at each connection.
+    pub fn check(&self, url: &str) -> Result<Url, AddressError> {
+        if url.len() > MAX_URL_BYTES {
+            return Err(AddressError::NoUrl);
+        }
+        let url = Url::parse(url).map_err(|_| AddressError::NoUrl)?;
+        let host = url.host_str().unwrap_or_default();
+        match url.scheme() {
+            "https" => {}
+            "http" if self.loopback_hosts.contains(host) => {}
+            _ => return Err(AddressError::NotHttps),
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(AddressError::Userinfo);
+        }
+        if !self.guard.admits_url(&url) {
+            return Err(AddressError::NotPublic);
+        }
+        Ok(url)
+    }
+
+    /// The hosts that may be called on loopback, also without TLS.
+    pub(super) fn loopback_hosts(&self) -> &BTreeSet<String> {
+        &self.loopback_hosts
+    }
+}

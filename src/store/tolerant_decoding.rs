@@ -1,0 +1,331 @@
+//! Decodes columns that another application may write, so that no value can cause a panic or fail a
+//! statement. There is one rule for each kind of value and database.
+//!
+//! The driver panics on a time that `chrono` cannot represent (`infinity`, the year 290000), so no such
+//! column is ever decoded as a `DateTime`. `tests/system/store/hostile_rows.rs` tests that.
+
+use crate::domain::run::RunRequest;
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, Utc};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgTypeInfo, PgValueFormat, PgValueRef};
+use sqlx::sqlite::{SqliteTypeInfo, SqliteValueRef};
+use sqlx::{Database, Decode, Postgres, Sqlite, Type, TypeInfo as _, ValueRef as _};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// Seconds from the Unix epoch to PostgreSQL's, in microseconds.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+/// A time that any application may have written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Time {
+    /// In the years 1 to 9999, which every surface can show.
+    At(DateTime<Utc>),
+    /// Earlier than that: `-infinity`, too.
+    Before,
+    /// Later than that: `infinity`, too.
+    After,
+    /// A text or number that is no time.
+    Unknown,
+}
+
+impl Time {
+    fn of(at: DateTime<Utc>) -> Self {
+        match at.year() {
+            ..1 => Self::Before,
+            1..10_000 => Self::At(at),
+            _ => Self::After,
+        }
+    }
+
+    fn of_micros(since_postgres_epoch: i64) -> Self {
+        let at = since_postgres_epoch
+            .checked_add(POSTGRES_EPOCH)
+            .and_then(DateTime::from_timestamp_micros);
+        match at {
+            Some(at) => Self::of(at),
+            None if since_postgres_epoch < 0 => Self::Before,
+            None => Self::After,
+        }
+    }
+
+    fn of_text(text: &str) -> Self {
+        let text = text.trim();
+        let naive = |format| NaiveDateTime::parse_from_str(text, format).ok();
+        let parsed = DateTime::parse_from_rfc3339(text)
+            .ok()
+            .map(|at| at.to_utc())
+            .or_else(|| {
+                ["%F %T%.f%:z", "%FT%T%.f%:z", "%F %R%:z", "%FT%R%:z"]
+                    .iter()
+                    .find_map(|format| DateTime::parse_from_str(text, format).ok())
+                    .map(|at| at.to_utc())
+            })
+            .or_else(|| {
+                [
+                    "%F %T%.f",
+                    "%F %T%.fZ",
+                    "%FT%T%.f",
+                    "%FT%T%.fZ",
+                    "%F %R",
+                    "%F %RZ",
+                    "%FT%R",
+                    "%FT%RZ",
+                ]
+                .iter()
+                .find_map(|format| naive(format))
+                .or_else(|| {
+                    let date = NaiveDate::parse_from_str(text, "%F").ok()?;
+                    date.and_hms_opt(0, 0, 0)
+                })
+                .map(|at| at.and_utc())
+            });
+        match (parsed, text) {
+            (Some(at), _) => Self::of(at),
+            (None, "infinity" | "+infinity") => Self::After,
+            (None, "-infinity") => Self::Before,
+            (None, _) => Self::Unknown,
+        }
+    }
+
+    /// Returns the time. One that is out of range counts as absent.
+    pub fn known(self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::Before | Self::After | Self::Unknown => None,
+        }
+    }
+
+    /// Returns the end of a period. `infinity` commonly means never, so it counts as no end. `-infinity`, and
+    /// a value that is no time, count as past: nothing is trusted for longer than was written.
+    pub fn expiry(self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::After => None,
+            Self::Before | Self::Unknown => Some(EARLIEST),
+        }
+    }
+
+    /// Of something that has happened, whenever that was: the nearest time that can be shown.
+    pub fn happened(self) -> DateTime<Utc> {
+        match self {
+            Self::At(at) => at,
+            Self::After => LATEST,
+            Self::Before | Self::Unknown => EARLIEST,
+        }
+    }
+}
+
+/// 0001-01-01T00:00:00Z
+const EARLIEST: DateTime<Utc> = match DateTime::from_timestamp(-62_135_596_800, 0) {
+    Some(at) => at,
+    None => DateTime::UNIX_EPOCH,
+};
+
+/// 9999-12-31T23:59:59Z
+const LATEST: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
+    Some(at) => at,
+    None => DateTime::UNIX_EPOCH,
+};
+
+impl Type<Postgres> for Time {
+    fn type_info() -> PgTypeInfo {
+        <DateTime<Utc> as Type<Postgres>>::type_info()
+    }
+
+    fn compatible(ty: &PgTypeInfo) -> bool {
+        <DateTime<Utc> as Type<Postgres>>::compatible(ty)
+            || <NaiveDateTime as Type<Postgres>>::compatible(ty)
+    }
+}
+
+impl<'r> Decode<'r, Postgres> for Time {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        Ok(match value.format() {
+            PgValueFormat::Binary => Self::of_micros(<i64 as Decode<Postgres>>::decode(value)?),
+            PgValueFormat::Text => Self::of_text(value.as_str().unwrap_or_default()),
+        })
+    }
+}
+
+impl Type<Sqlite> for Time {
+    fn type_info() -> SqliteTypeInfo {
+        <DateTime<Utc> as Type<Sqlite>>::type_info()
+    }
+
+    /// SQLite stores any value, so an invalid time is found only by parsing it.
+    fn compatible(_: &SqliteTypeInfo) -> bool {
+        true
+    }
+}
+
+impl<'r> Decode<'r, Sqlite> for Time {
+    fn decode(value: SqliteValueRef<'r>) -> Result<Self, BoxDynError> {
+        if matches!(value.type_info().name(), "INTEGER" | "REAL") {
+            let at = <DateTime<Utc> as Decode<Sqlite>>::decode(value);
+            return Ok(at.map_or(Self::Unknown, Self::of));
+        }
+        let bytes = <&[u8] as Decode<Sqlite>>::decode(value).unwrap_or_default();
+        Ok(Self::of_text(&String::from_utf8_lossy(bytes)))
+    }
+}
+
+/// The bytes of a text or of JSON, as the server sent them.
+pub(super) trait TextBytes<'r, DB: Database> {
+    fn bytes(value: DB::ValueRef<'r>) -> Result<&'r [u8], BoxDynError>;
+}
+
+pub(super) struct AsSent;
+
+impl<'r> TextBytes<'r, Postgres> for AsSent {
+    fn bytes(value: PgValueRef<'r>) -> Result<&'r [u8], BoxDynError> {
+        let is_jsonb = value.type_info().name() == "JSONB";
+        let binary = value.format() == PgValueFormat::Binary;
+        let bytes = value.as_bytes()?;
+        // The first byte of binary `jsonb` is the version of the format.
+        Ok(bytes
+            .get(usize::from(is_jsonb && binary)..)
+            .unwrap_or_default())
+    }
+}
+
+impl<'r> TextBytes<'r, Sqlite> for AsSent {
+    fn bytes(value: SqliteValueRef<'r>) -> Result<&'r [u8], BoxDynError> {
+        <&[u8] as Decode<Sqlite>>::decode(value)
+    }
+}
+
+fn text<'r, DB: Database>(value: DB::ValueRef<'r>) -> Cow<'r, str>
+where
+    AsSent: TextBytes<'r, DB>,
+{
+    String::from_utf8_lossy(AsSent::bytes(value).unwrap_or_default())
+}
+
+/// Defines how a type is decoded from a text, in both databases.
+macro_rules! from_text {
+    ($type:ident, $like:ty, |$text:ident| $made:expr) => {
+        impl Type<Postgres> for $type {
+            fn type_info() -> PgTypeInfo {
+                <$like as Type<Postgres>>::type_info()
+            }
+
+            fn compatible(ty: &PgTypeInfo) -> bool {
+                <$like as Type<Postgres>>::compatible(ty)
+            }
+        }
+
+        impl Type<Sqlite> for $type {
+            fn type_info() -> SqliteTypeInfo {
+                <$like as Type<Sqlite>>::type_info()
+            }
+
+            fn compatible(_: &SqliteTypeInfo) -> bool {
+                true
+            }
+        }
+
+        impl<'r, DB: Database> Decode<'r, DB> for $type
+        where
+            AsSent: TextBytes<'r, DB>,
+        {
+            fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
+                let $text = text::<DB>(value);
+                Ok($made)
+            }
+        }
+    };
+}
+
+/// A text, also one that is not valid UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Text(pub String);
+
+from_text!(Text, String, |text| Self(text.into_owned()));
+
+/// JSON that another application wrote. Databases accept numbers and depths that verifyd cannot parse; only
+/// the members of an object that contain them are then `null`.
+#[derive(Debug)]
+pub(super) struct Tolerant(pub Value);
+
+from_text!(Tolerant, Value, |text| Self(read(&text)));
+
+pub(super) fn read(text: &str) -> Value {
+    if let Ok(value) = serde_json::from_str(text) {
+        return value;
+    }
+    let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).unwrap_or_default();
+    if members.is_empty() {
+        return Value::Null;
+    }
+    let members: Map<String, Value> = members
+        .into_iter()
+        .map(|(name, member)| (name, serde_json::from_str(member.get()).unwrap_or_default()))
+        .collect();
+    Value::Object(members)
+}
+
+/// `operation_runs.context` as a claim reads it: only the members that a check needs.
+#[derive(Debug)]
+pub(super) struct Request(pub RunRequest);
+
+from_text!(Request, Value, |text| Self(RunRequest::from_json(&text)));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_number_of_microseconds_is_a_time(micros in any::<i64>()) {
+            match Time::of_micros(micros) {
+                Time::At(at) => prop_assert!((1..10_000).contains(&at.year())),
+                Time::Before => prop_assert!(micros < 0),
+                Time::After => prop_assert!(micros > 0),
+                Time::Unknown => prop_assert!(false),
+            }
+        }
+
+        #[test]
+        fn every_text_is_a_time_or_none(text in ".{0,40}") {
+            let _ = Time::of_text(&text).happened();
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_range_are_known() {
+        assert_eq!(Time::of_micros(i64::MIN), Time::Before);
+        assert_eq!(Time::of_micros(i64::MAX), Time::After);
+        assert_eq!(Time::of(EARLIEST), Time::At(EARLIEST));
+        assert_eq!(Time::of(LATEST), Time::At(LATEST));
+        assert_eq!(EARLIEST.to_rfc3339(), "0001-01-01T00:00:00+00:00");
+        assert_eq!(LATEST.to_rfc3339(), "9999-12-31T23:59:59+00:00");
+        for (text, known) in [
+            ("2026-01-02T03:04:05.678Z", true),
+            ("2026-01-02 03:04:05", true),
+            ("2026-01-02", true),
+            ("2026-01-02 03:04+02:00", true),
+            ("+12026-01-02 03:04:05", false),
+            ("-0001-01-02 03:04:05", false),
+            ("infinity", false),
+            ("soon", false),
+            ("", false),
+        ] {
+            assert_eq!(Time::of_text(text).known().is_some(), known, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_does_not_take_the_rest_away() {
+        let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+        let value = read(&format!(r#"{{"a":{deep},"b":1e999,"c":{{"d":1}}}}"#));
+        assert_eq!(
+            value,
+            serde_json::json!({"a": null, "b": null, "c": {"d": 1}})
+        );
+        assert_eq!(read(&deep), Value::Null);
+    }
+}
