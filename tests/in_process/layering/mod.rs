@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["domain", "ports"]),
     ("queue", &["domain", "ports"]),
     ("provider", &["domain", "ports", "outbound", "files"]),
-    ("webhooks", &["domain", "ports", "outbound"]),
+    ("notify", &["domain", "ports", "outbound"]),
     ("credentials", &["domain", "ports", "files"]),
     ("outbound", &[]),
     ("files", &[]),
