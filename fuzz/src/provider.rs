@@ -16,7 +16,7 @@ use verifyd::domain::report::{ReportDraft, schema};
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
 use verifyd::ports::clock::Clock;
 use verifyd::ports::provider::{Provider as _, Target};
-use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings};
+use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings, Pauses};
 
 /// The directory that is asked for.
 const TENANT: &str = "11111111-2222-4333-8444-555555555555";
@@ -188,20 +188,13 @@ async fn request(stream: &mut TcpStream) -> Option<String> {
 fn settings(base: &str) -> MicrosoftSettings {
     MicrosoftSettings {
         default_cloud: "test".into(),
-        connect_timeout: Duration::from_secs(20),
-        read_timeout: Duration::from_secs(20),
         request_timeout: Duration::from_secs(20),
-        max_response_bytes: 1 << 20,
-        max_pages: 4,
-        max_resources: 50,
         max_attempts_per_request: 1,
-        retry_base_delay: Duration::from_millis(1),
-        retry_max_delay: Duration::from_millis(1),
-        defer_after: Duration::from_secs(5),
-        token_refresh_margin: Duration::from_secs(120),
-        token_cache_entries: 10,
-        role_cache_entries: 10,
-        role_cache_ttl: Duration::from_secs(3600),
+        pauses: Pauses {
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(1),
+            ..Pauses::default()
+        },
         modules_dir: std::path::PathBuf::new(),
         clouds: BTreeMap::from([(
             "test".into(),

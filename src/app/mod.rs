@@ -11,7 +11,7 @@ use crate::engine::scheduling::isolation::PoisonRunIsolation;
 use crate::engine::worker::{Worker, WorkerState};
 use crate::http::api::{Api, Switch};
 use crate::http::gate::Gate;
-use crate::http::health::Health;
+use crate::http::health::{CHECK_TIMEOUT, Health};
 use crate::http::pages::Pages;
 use crate::outbound::Outbound;
 use crate::ports::clock::{Clock, SystemClock};
@@ -20,7 +20,7 @@ use crate::ports::queue::Queue;
 use crate::ports::store::Store;
 use crate::ports::vault::Vault;
 use crate::provider::microsoft::MicrosoftProvider;
-use crate::queue::in_process::InProcessQueue;
+use crate::queue::in_process::{self, InProcessQueue};
 use crate::queue::redis::RedisQueue;
 use crate::store;
 use crate::telemetry::metrics::Metrics;
@@ -67,7 +67,7 @@ impl Services {
         let providers = open_providers(&settings, Arc::clone(&clock), &outbound)?;
         Ok(Self {
             outbound,
-            gate: Arc::new(Gate::new(&settings.http)),
+            gate: Arc::new(Gate::new(&settings.http, settings.database.max_connections)),
             settings,
             store,
             queue,
@@ -147,7 +147,7 @@ impl Services {
             worker: Arc::clone(&worker.state),
             reconciler: Arc::clone(&worker.reconciler_state),
             metrics,
-            check_timeout: settings.http.check_timeout,
+            check_timeout: CHECK_TIMEOUT,
             stuck_after: settings.http.stuck_after,
             unclaimed_after: settings.worker.dead_after,
             untaken_after: settings.http.stuck_after.max(2 * busy),
@@ -222,7 +222,7 @@ pub fn open_queue(settings: &Settings) -> anyhow::Result<Arc<dyn Queue>> {
     if settings.has_redis() {
         RedisQueue::connect(&settings.redis, &host_name()).context("the queue cannot be opened")
     } else {
-        Ok(InProcessQueue::open(&settings.in_process_queue))
+        Ok(InProcessQueue::open(in_process::CAPACITY))
     }
 }
 

@@ -7,7 +7,6 @@ use crate::http::HttpSettings;
 use crate::http::pages::PagesSettings;
 use crate::outbound::OutboundSettings;
 use crate::provider::microsoft::MicrosoftSettings;
-use crate::queue::in_process::InProcessSettings;
 use crate::queue::redis::RedisSettings;
 use crate::store::{DatabaseSettings, LimitSettings};
 use crate::telemetry::logs::LogSettings;
@@ -27,7 +26,6 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// The address is empty when there is no Redis: see [`Settings::has_redis`].
     pub redis: RedisSettings,
-    pub in_process_queue: InProcessSettings,
     pub limits: LimitSettings,
     pub worker: WorkerSettings,
     pub reconciler: ReconcilerSettings,

@@ -70,7 +70,7 @@ pub async fn beat_once(store: &dyn WorkerStore, worker: &WorkerState) -> Result<
 
 /// Sends heartbeats until `stop`. Errors are logged and counted; the lease then ends by itself.
 pub async fn keep_beating(store: &dyn WorkerStore, worker: &WorkerState, stop: CancellationToken) {
-    let interval = worker.settings.beat_interval;
+    let interval = worker.settings.heartbeat_interval;
     let mut failing = false;
     loop {
         worker.lease.activity.touch();

@@ -66,17 +66,19 @@ impl std::fmt::Debug for Gate {
 }
 
 impl Gate {
-    pub fn new(settings: &HttpSettings) -> Self {
-        let api = &settings.api;
+    /// Admits as many requests at a time as three fifths of `connections`, the connections to the database, so that
+    /// runs find one whatever is asked. A token gets half of them.
+    pub fn new(settings: &HttpSettings, connections: u32) -> Self {
+        let requests = (connections as usize * 3 / 5).max(1);
         Self {
-            in_work: Arc::new(Semaphore::new(api.max_concurrent_requests)),
-            per_token: api.max_concurrent_requests_per_token,
+            in_work: Arc::new(Semaphore::new(requests)),
+            per_token: requests.div_ceil(2),
             shares: Mutex::default(),
             look_ups: Semaphore::new(LOOK_UPS),
-            by_address: RateLimiter::per_minute(api.anonymous_requests_per_minute),
+            by_address: RateLimiter::per_minute(settings.api.anonymous_requests_per_minute),
             valid: remembered(VALID_FOR),
             invalid: remembered(INVALID_FOR),
-            request_timeout: api.request_timeout,
+            request_timeout: settings.timeouts.request,
         }
     }
 
@@ -159,7 +161,7 @@ mod tests {
     fn gate(change: impl FnOnce(&mut HttpSettings)) -> Gate {
         let mut settings = Settings::load(Sources::default()).unwrap().http;
         change(&mut settings);
-        Gate::new(&settings)
+        Gate::new(&settings, 7)
     }
 
     fn token(id: i64) -> Owner {
@@ -168,10 +170,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_token_never_takes_all_places() {
-        let gate = gate(|s| {
-            s.api.max_concurrent_requests = 4;
-            s.api.max_concurrent_requests_per_token = 2;
-        });
+        // Four at a time, of which a token has two.
+        let gate = gate(|_| {});
         let enter = |owner| gate.enter(owner).now_or_never().flatten();
         let held = [enter(token(1)), enter(token(1))];
         assert!(held.iter().all(Option::is_some));

@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 /// What readiness says where the schema is not the one that is needed.
 const SCHEMA_UNFIT: &str = "the schema does not fit";
 
+/// How long readiness and metrics wait for an answer of the database: less than a probe waits for theirs.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What the health endpoints look at.
 #[derive(Debug)]
 pub struct Health {

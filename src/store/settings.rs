@@ -12,28 +12,25 @@ pub struct DatabaseSettings {
     pub url: SecretString,
     /// Connections that this process opens at most. SQLite: readers; there is one writer besides.
     pub max_connections: u32,
-    /// How long a statement waits for a free connection, the time to open one included.
+    /// How long a statement waits for a free connection, the time to open one included; also how long opening the
+    /// first connection may take, when the process starts.
     #[serde(with = "humantime_serde")]
     pub acquire_timeout: Duration,
-    /// How long the first connection may take, when the process starts.
-    #[serde(with = "humantime_serde")]
-    pub connect_timeout: Duration,
     /// How long the server may work on one statement. Not used with SQLite.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
-    /// How long a statement waits for another transaction's lock.
-    #[serde(with = "humantime_serde")]
-    pub lock_timeout: Duration,
-    /// After how long without use a connection is closed. Not used with SQLite.
-    #[serde(with = "humantime_serde")]
-    pub idle_timeout: Duration,
-    /// After how long a connection is replaced. Not used with SQLite.
-    #[serde(with = "humantime_serde")]
-    pub max_lifetime: Duration,
     /// Whether a connection listens for bare INSERTs. Not used with SQLite.
     pub listen: ListenMode,
     /// A direct connection for listening, where `url` leads to a pooler; empty: `url`.
     pub listen_url: SecretString,
+}
+
+impl DatabaseSettings {
+    /// Returns how long a statement waits for another transaction's lock: a sixth of `statement_timeout`, so that it
+    /// gives up on the lock long before the server ends it.
+    pub fn lock_timeout(&self) -> Duration {
+        self.statement_timeout / 6
+    }
 }
 
 /// The section `[limits]`: how much of what another application wrote is loaded.
@@ -68,11 +65,7 @@ mod tests {
         url = "postgres://verifyd:p4ss@localhost/verifyd"
         max_connections = 16
         acquire_timeout = "5s"
-        connect_timeout = "10s"
-        statement_timeout = "10s"
-        lock_timeout = "5s"
-        idle_timeout = "10m"
-        max_lifetime = "30m"
+        statement_timeout = "30s"
         listen = "auto"
         listen_url = "postgres://verifyd:p4ss@direct/verifyd"
     "#;
@@ -80,7 +73,7 @@ mod tests {
     #[test]
     fn the_section_is_read_and_its_url_never_shown() {
         let settings: DatabaseSettings = toml::from_str(COMPLETE).unwrap();
-        assert_eq!(settings.lock_timeout, Duration::from_secs(5));
+        assert_eq!(settings.lock_timeout(), Duration::from_secs(5));
         assert!(!format!("{settings:?}").contains("p4ss"));
     }
 

@@ -17,6 +17,9 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// How often to look for what other processes have recorded, and for what is due again. What this process records it
+/// sends at once.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Between two looks for what is due, however much is recorded meanwhile.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// At most between two rounds that give up and forget what is old, and how many rows go in one
@@ -105,10 +108,7 @@ impl Sender {
                 }
             }
             // Replicas drift apart, so that they do not all ask at the same moment.
-            let pause = work
-                .settings
-                .poll_interval
-                .mul_f64(0.8 + 0.4 * rand::random::<f64>());
+            let pause = POLL_INTERVAL.mul_f64(0.8 + 0.4 * rand::random::<f64>());
             let recorded = async {
                 work.store.delivery_recorded().await;
                 tokio::time::sleep_until(looked_at + BETWEEN_LOOKS).await;
@@ -296,7 +296,7 @@ impl Work {
             _ => {
                 let pause = self.settings.pause_after(delivery.tries);
                 let asked = answer.retry_after.unwrap_or_default();
-                let wait = pause.max(asked.min(self.settings.retry_max_delay));
+                let wait = pause.max(asked.min(self.settings.max_retry_delay()));
                 Next::Retry(wait.mul_f64(1.0 + 0.2 * rand::random::<f64>()))
             }
         }

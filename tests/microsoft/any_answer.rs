@@ -106,8 +106,7 @@ proptest! {
                 let at = CALLS.iter().position(|call| *call == seen.call)?;
                 replies[at].clone()
             });
-            let mut settings = settings(directory.base(), directory.base());
-            settings.read_timeout = Duration::from_secs(60);
+            let settings = settings(directory.base(), directory.base());
             let provider = provider_with(&settings);
             let target = target(module);
             // Twice: the second time with whatever is cached.

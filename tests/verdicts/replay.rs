@@ -17,7 +17,7 @@ use verifyd::domain::report::{Identity, Report, ReportDraft, Severity, schema};
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
 use verifyd::ports::clock::Clock;
 use verifyd::ports::provider::{CheckSpec, Disposition, Provider, Target};
-use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings};
+use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings, Pauses};
 
 pub const TENANT: &str = "11111111-2222-4333-8444-555555555555";
 pub const CLIENT: &str = "66666666-7777-4888-8999-aaaaaaaaaaaa";
@@ -55,20 +55,13 @@ static KEY: LazyLock<rcgen::KeyPair> =
 fn settings(bases: impl Iterator<Item = String>) -> MicrosoftSettings {
     MicrosoftSettings {
         default_cloud: cloud(0),
-        connect_timeout: Duration::from_secs(120),
-        read_timeout: Duration::from_secs(120),
         request_timeout: Duration::from_secs(240),
-        max_response_bytes: 200_000,
-        max_pages: 20,
-        max_resources: 50,
         max_attempts_per_request: 3,
-        retry_base_delay: Duration::from_millis(1),
-        retry_max_delay: Duration::from_millis(4),
-        defer_after: Duration::from_secs(5),
-        token_refresh_margin: Duration::from_secs(120),
-        token_cache_entries: 100,
-        role_cache_entries: 100,
-        role_cache_ttl: Duration::from_secs(3600),
+        pauses: Pauses {
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(4),
+            ..Pauses::default()
+        },
         modules_dir: Default::default(),
         clouds: bases
             .enumerate()

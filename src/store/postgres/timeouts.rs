@@ -19,6 +19,12 @@ const GRACE: Duration = Duration::from_secs(5);
 /// the statement of a caller that has gone; the connection is then closed.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection that was unused for this long is closed: before most firewalls forget it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// A connection that is older is closed once it is free, so that all find their way to a new server.
+const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
+
 /// A connection that was given back no longer ago has answered just now: under load it is not asked
 /// again.
 const JUST_NOW: Duration = Duration::from_millis(100);
@@ -68,8 +74,8 @@ pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) 
     PgPoolOptions::new()
         .max_connections(settings.max_connections.max(1))
         .acquire_timeout(settings.acquire_timeout)
-        .idle_timeout(settings.idle_timeout)
-        .max_lifetime(settings.max_lifetime)
+        .idle_timeout(IDLE_TIMEOUT)
+        .max_lifetime(MAX_LIFETIME)
         // The driver's own test waits for ever.
         .test_before_acquire(false)
         .before_acquire(move |connection, meta| {

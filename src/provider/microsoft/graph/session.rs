@@ -32,6 +32,9 @@ pub(in super::super) type ApplicationCache = Cache<PrincipalKey, Arc<Application
 /// The same where they cannot be read.
 pub(in super::super) type UnreadableCache = Cache<PrincipalKey, ()>;
 
+/// Pages of one list that are read: a check takes seconds, not minutes.
+const MAX_PAGES: usize = 20;
+
 /// What all sessions share.
 pub(in super::super) struct Shared {
     pub caller: Caller,
@@ -46,8 +49,6 @@ pub(in super::super) struct Shared {
     /// Registrations that could not be read, and until when nobody tries again.
     pub unreadable: UnreadableCache,
     pub clock: Arc<dyn Clock>,
-    pub max_pages: usize,
-    pub max_resources: usize,
 }
 
 impl std::fmt::Debug for Shared {
@@ -55,8 +56,6 @@ impl std::fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("caller", &self.caller)
             .field("tokens", &self.tokens)
-            .field("max_pages", &self.max_pages)
-            .field("max_resources", &self.max_resources)
             .finish_non_exhaustive()
     }
 }
@@ -121,10 +120,6 @@ impl<'a> Session<'a> {
 
     pub fn client_id(&self) -> Uuid {
         self.client_id
-    }
-
-    pub fn max_resources(&self) -> usize {
-        self.shared.max_resources
     }
 
     pub fn cloud_key(&self) -> &str {
@@ -273,7 +268,7 @@ impl<'a> Session<'a> {
             let url = url.map_err(|reason| self.graph_fault(reason))?;
             let reason = match seen.len() {
                 _ if seen.contains(&url) => Some(Reason::PagingLoop),
-                pages if pages == self.shared.max_pages => Some(Reason::ResponseTooLarge),
+                pages if pages == MAX_PAGES => Some(Reason::ResponseTooLarge),
                 _ => None,
             };
             if let Some(reason) = reason {
