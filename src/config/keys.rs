@@ -41,7 +41,10 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("http.max_connections_per_peer", Integer(1, 65_536)),
     ("http.api.enabled", OneOf(&["on", "off"])),
     ("http.api.requests_per_minute", Integer(1, 1_000_000)),
-    ("http.api.anonymous_requests_per_minute", Integer(1, 1_000_000)),
+    (
+        "http.api.anonymous_requests_per_minute",
+        Integer(1, 1_000_000),
+    ),
     ("http.api.max_body_bytes", Integer(1024, 16_777_216)),
     ("pages.session_lifetime", Duration("1m", "30d")),
     ("pages.secure_cookie", OneOf(&["auto", "always"])),

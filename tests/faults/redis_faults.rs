@@ -304,9 +304,7 @@ async fn thousands_of_hints_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_queue_grows_no_longer_than_it_may() {
     let scene = Scene::slow(0.4).await;
-    let _worker = scene
-        .bench
-        .serve(&[("VERIFYD__WORKER__CONCURRENCY", "32")]);
+    let _worker = scene.bench.serve(&[("VERIFYD__WORKER__CONCURRENCY", "32")]);
     const RUNS: i64 = 1200;
     scene.record(RUNS).await;
     let mut plain = redis_support::connection(&scene.bench.redis_url).await;

@@ -45,7 +45,10 @@ fn a_former_key_is_none_any_more_and_leads_to_keys_that_are() {
             }
         };
         let words = text.split([' ', ',']);
-        assert!(words.into_iter().any(|word| keys::rule(word).is_some()), "{former}: {text}");
+        assert!(
+            words.into_iter().any(|word| keys::rule(word).is_some()),
+            "{former}: {text}"
+        );
     }
 }
 
@@ -62,7 +65,10 @@ fn by_default_everything_has_the_value_that_it_had_as_a_key() {
     assert_eq!(seconds(consumer.poll_interval), 1.0);
     let pages = &settings.pages;
     assert_eq!(
-        (pages.max_streams_per_session(), pages.max_streams_per_token()),
+        (
+            pages.max_streams_per_session(),
+            pages.max_streams_per_token()
+        ),
         (8, 32)
     );
     let webhooks = &settings.webhooks;
@@ -83,6 +89,12 @@ fn a_consumer_follows_the_heartbeat_that_is_configured() {
         ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
     ])
     .unwrap();
-    assert_eq!(settings.redis.consumer.heartbeat_interval, Duration::from_secs(1));
-    assert_eq!(settings.worker.consumer_dead_after(), Duration::from_secs(24));
+    assert_eq!(
+        settings.redis.consumer.heartbeat_interval,
+        Duration::from_secs(1)
+    );
+    assert_eq!(
+        settings.worker.consumer_dead_after(),
+        Duration::from_secs(24)
+    );
 }

@@ -89,7 +89,10 @@ fn wrong_types_and_ranges_name_key_source_found_and_allowed() {
             "[worker]\nheartbeat_interval = \"5\"",
             "from 100ms to 5m, found the text \"5\"",
         ),
-        ("[worker]\nheartbeat_interval = \"1h\"", "found the text \"1h\""),
+        (
+            "[worker]\nheartbeat_interval = \"1h\"",
+            "found the text \"1h\"",
+        ),
         (
             "[log]\nformat = \"xml\"",
             "one of auto, pretty, json, found the text \"xml\"",

@@ -269,7 +269,10 @@ impl Fetcher {
         let (keys, slots) = (self.queue.keys.clone(), Arc::clone(&self.slots));
         let backend = PrefetchBackend::new(config, keys, connection, signal(), slots)
             .with_codec(RawBytes)
-            .poll_with_strategy(FetchStrategy::new(signal(), settings.consumer.poll_interval));
+            .poll_with_strategy(FetchStrategy::new(
+                signal(),
+                settings.consumer.poll_interval,
+            ));
         let deliveries = self.deliveries.clone();
         WorkerBuilder::new(context)
             .backend(backend)

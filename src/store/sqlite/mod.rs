@@ -173,7 +173,9 @@ impl SqliteStore {
         tokio::time::timeout(settings.acquire_timeout, writer.acquire())
             .await
             .map_err(|_| {
-                StoreError::Unavailable("the file was not opened within database.acquire_timeout".into())
+                StoreError::Unavailable(
+                    "the file was not opened within database.acquire_timeout".into(),
+                )
             })??;
         Ok(Arc::new_cyclic(|me| Self {
             file,
