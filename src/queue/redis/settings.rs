@@ -53,7 +53,7 @@ impl ConsumerSettings {
             fetchers: 2,
             retries: 6,
             poll_interval: worker_heartbeat / 5,
-            heartbeat_interval: Duration::from_secs(worker_heartbeat.as_secs_f64().ceil() as u64),
+            heartbeat_interval: whole_seconds(worker_heartbeat),
             clean_interval: Duration::from_secs(2),
             dead_keep: 1000,
         }
@@ -63,6 +63,11 @@ impl ConsumerSettings {
     pub(super) fn max_restart_delay(&self) -> Duration {
         2 * self.heartbeat_interval
     }
+}
+
+/// Rounds up.
+fn whole_seconds(interval: Duration) -> Duration {
+    Duration::from_secs(interval.as_secs() + u64::from(interval.subsec_nanos() > 0))
 }
 
 /// For a worker with default settings.
