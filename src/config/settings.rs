@@ -1,5 +1,5 @@
-//! All sections of the configuration. Each part of the program defines its own; meaning, unit and
-//! range of every key stand in `config/default.toml`.
+//! All sections of the configuration. Each part of the program defines its own. The meaning of every key stands in
+//! `config/default.toml`, its range in `keys`.
 
 use crate::credentials::CredentialsSettings;
 use crate::engine::settings::{LinkSettings, ReconcilerSettings, WorkerSettings};

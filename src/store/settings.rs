@@ -16,7 +16,7 @@ pub struct DatabaseSettings {
     /// first connection may take, when the process starts.
     #[serde(with = "humantime_serde")]
     pub acquire_timeout: Duration,
-    /// How long the server may work on one statement. Not used with SQLite.
+    /// How long the server may work on one statement. With SQLite only the wait for a lock follows it.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
     /// Whether a connection listens for bare INSERTs. Not used with SQLite.

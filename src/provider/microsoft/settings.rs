@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use url::{Host, Url};
 
-/// Section `[microsoft]`. Every field is required here; the defaults stand in config/default.toml.
+/// Section `[microsoft]`. Every key is required here; the defaults stand in config/default.toml.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MicrosoftSettings {
