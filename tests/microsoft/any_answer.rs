@@ -4,7 +4,6 @@ use crate::directory::{Directory, INTUNE, Reply};
 use crate::fixture::{provider_with, run, settings, target};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::time::Duration;
 use verifyd::domain::report::ReportDraft;
 
 fn json_value() -> impl Strategy<Value = Value> {

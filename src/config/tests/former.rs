@@ -38,7 +38,7 @@ fn a_former_key_is_none_any_more_and_leads_to_keys_that_are() {
         assert_eq!(keys::rule(former), None, "{former}");
         let text = match now {
             Now::Key(key) => *key,
-            Now::Derived(rule) => rule,
+            Now::Derived(rule) => *rule,
             Now::Constant(value) => {
                 assert!(value.starts_with(|c: char| c.is_ascii_digit()), "{former}");
                 continue;
