@@ -9,7 +9,7 @@ use crate::engine::reconciler::ReconcilerState;
 use crate::engine::scheduling::isolation::PoisonRunIsolation;
 use crate::engine::worker::{Worker, WorkerState};
 use crate::http::api::{Api, Switch};
-use crate::http::health::Health;
+use crate::http::health::{CHECK_TIMEOUT, Health};
 use crate::http::pages::Pages;
 use crate::http::request_limits::RequestLimits;
 use crate::notify::Sender;
@@ -22,7 +22,7 @@ use crate::ports::queue::Queue;
 use crate::ports::store::Store;
 use crate::ports::vault::Vault;
 use crate::provider::microsoft::MicrosoftProvider;
-use crate::queue::in_process::InProcessQueue;
+use crate::queue::in_process::{self, InProcessQueue};
 use crate::queue::redis::RedisQueue;
 use crate::store;
 use crate::telemetry::metrics::Metrics;
@@ -67,7 +67,10 @@ impl Services {
         let providers = open_providers(&settings, Arc::clone(&clock), &outbound)?;
         Ok(Self {
             outbound,
-            request_limits: Arc::new(RequestLimits::new(&settings.http)),
+            request_limits: Arc::new(RequestLimits::new(
+                &settings.http,
+                settings.database.max_connections,
+            )),
             settings,
             store,
             queue,
@@ -148,7 +151,7 @@ impl Services {
             worker: Arc::clone(&worker.state),
             reconciler: Arc::clone(&worker.reconciler_state),
             metrics,
-            check_timeout: settings.http.check_timeout,
+            check_timeout: CHECK_TIMEOUT,
             stuck_after: settings.http.stuck_after,
             unclaimed_after: settings.worker.dead_after,
             untaken_after: settings.http.stuck_after.max(2 * busy),
@@ -223,7 +226,7 @@ pub fn open_queue(settings: &Settings) -> anyhow::Result<Arc<dyn Queue>> {
     if settings.has_redis() {
         RedisQueue::connect(&settings.redis, &host_name()).context("cannot open the queue")
     } else {
-        Ok(InProcessQueue::open(&settings.in_process_queue))
+        Ok(InProcessQueue::open(in_process::CAPACITY))
     }
 }
 

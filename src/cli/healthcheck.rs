@@ -3,6 +3,7 @@
 use super::args::HealthcheckArgs;
 use super::output;
 use crate::config::Settings;
+use crate::http::health::CHECK_TIMEOUT;
 use anyhow::Context as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -21,7 +22,7 @@ pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let timeout = 2 * settings.http.check_timeout + TIMEOUT;
+    let timeout = 2 * CHECK_TIMEOUT + TIMEOUT;
     let path = if args.ready { "/readyz" } else { "/healthz" };
     let answer = tokio::time::timeout(timeout, ask(address, path))
         .await

@@ -1,10 +1,12 @@
 //! Settings: config/default.toml, then a file, then the environment, then flags.
 //!
 //! Every key has one rule (`rule`, `keys`), which checks the value and words what is allowed, in
-//! messages, in config/default.toml and in docs/reference/configuration.md; tests hold the three together.
+//! messages and in docs/reference/configuration.md. What no operator has a reason to change is a constant of
+//! the module that uses it, or follows a key.
 
 mod contradiction;
 mod error;
+mod former;
 mod keys;
 mod print;
 mod reference;
@@ -18,6 +20,7 @@ pub use reference::tables as reference_tables;
 pub use settings::Settings;
 pub use sources::{Overrides, Sources};
 
+use crate::queue::redis::ConsumerSettings;
 use config::{Config, Value, ValueKind};
 use print::Shown;
 use rule::Rule;
@@ -60,6 +63,7 @@ impl Settings {
         if settings.database.url.expose_secret().is_empty() {
             settings.database.url = settings::EMBEDDED_DATABASE.into();
         }
+        settings.redis.consumer = ConsumerSettings::following(settings.worker.heartbeat_interval);
         let problems = contradiction::find(&settings);
         if problems.is_empty() {
             Ok(settings)

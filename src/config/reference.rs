@@ -1,9 +1,9 @@
-//! The table of all keys for docs/reference/configuration.md, made from the comments of config/default.toml.
+//! The tables for docs/reference/configuration.md: all keys, from the comments of config/default.toml and the
+//! rules, and the keys of earlier versions.
 
+use super::former::FORMER;
+use super::keys;
 use std::fmt::Write;
-
-/// Begins the line that says what is allowed.
-const ALLOWED: &str = "Allowed: ";
 
 /// One key of config/default.toml with its comment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +14,6 @@ pub(super) struct Documented {
     pub(super) default: String,
     /// Empty if there is no comment directly above.
     pub(super) meaning: String,
-    pub(super) allowed: String,
 }
 
 /// Sections with the sentence above each, and the keys, both in the order of the file.
@@ -30,16 +29,13 @@ pub(super) fn parse(default: &str) -> (Vec<(String, String)>, Vec<Documented>) {
             sections.push((section.clone(), comment.join(" ")));
             comment.clear();
         } else if let Some((name, value)) = line.split_once(" = ") {
-            let (allowed, meaning): (Vec<&str>, Vec<&str>) = comment
-                .drain(..)
-                .partition(|line| line.starts_with(ALLOWED));
             keys.push(Documented {
                 section: section.clone(),
                 name: name.to_owned(),
                 default: value.to_owned(),
-                meaning: meaning.join(" "),
-                allowed: allowed.join(" ").replacen(ALLOWED, "", 1),
+                meaning: comment.join(" "),
             });
+            comment.clear();
         } else {
             comment.clear();
         }
@@ -47,7 +43,7 @@ pub(super) fn parse(default: &str) -> (Vec<(String, String)>, Vec<Documented>) {
     (sections, keys)
 }
 
-/// A heading, a sentence and a table for each section, in Markdown.
+/// Returns a heading, a sentence and a table for each section, then the former keys, in Markdown.
 pub fn tables() -> String {
     let (sections, keys) = parse(super::DEFAULT);
     let mut out = String::new();
@@ -57,17 +53,24 @@ pub fn tables() -> String {
         for key in keys.iter().filter(|key| key.section == section) {
             let full = format!("{section}.{}", key.name);
             let variable = full.replace('.', "__").to_uppercase();
+            let allowed = keys::rule(&full).map(|rule| rule.to_string());
             let _ = writeln!(
                 out,
                 "| `{}` | `{}` | {} | {} | `VERIFYD__{variable}` |",
                 key.name,
                 cell(&key.default),
-                cell(&key.allowed),
+                cell(&allowed.unwrap_or_default()),
                 cell(&key.meaning),
             );
         }
         out.push('\n');
     }
+    out.push_str("### Former keys\n\nA former key is refused, with what took its place.\n\n");
+    out.push_str("| former key | now |\n|---|---|\n");
+    for (key, now) in FORMER {
+        let _ = writeln!(out, "| {key} | {now} |");
+    }
+    out.push('\n');
     out
 }
 

@@ -1,5 +1,5 @@
-//! All sections of the configuration. Each part of the program defines its own; meaning, unit and
-//! range of every key stand in `config/default.toml`.
+//! All sections of the configuration. Each part of the program defines its own. The meaning of every key stands in
+//! `config/default.toml`, its range in `keys`.
 
 use crate::credentials::CredentialsSettings;
 use crate::engine::settings::{LinkSettings, ReconcilerSettings, WorkerSettings};
@@ -8,7 +8,6 @@ use crate::http::pages::PagesSettings;
 use crate::notify::WebhookSettings;
 use crate::outbound::OutboundSettings;
 use crate::provider::microsoft::MicrosoftSettings;
-use crate::queue::in_process::InProcessSettings;
 use crate::queue::redis::RedisSettings;
 use crate::store::{DatabaseSettings, LimitSettings};
 use crate::telemetry::logs::LogSettings;
@@ -27,7 +26,6 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// The address is empty when there is no Redis: see [`Settings::has_redis`].
     pub redis: RedisSettings,
-    pub in_process_queue: InProcessSettings,
     pub limits: LimitSettings,
     pub worker: WorkerSettings,
     pub reconciler: ReconcilerSettings,

@@ -77,7 +77,7 @@ pub async fn send_heartbeats(
     worker: &WorkerState,
     stop: CancellationToken,
 ) {
-    let interval = worker.settings.beat_interval;
+    let interval = worker.settings.heartbeat_interval;
     let mut failing = false;
     loop {
         worker.lease.activity.touch();

@@ -21,24 +21,30 @@ pub struct WorkerSettings {
     pub total_deadline: Duration,
     /// Time between heartbeats.
     #[serde(with = "humantime_serde")]
-    pub beat_interval: Duration,
+    pub heartbeat_interval: Duration,
     /// Time without a heartbeat after which other workers take a worker's runs.
     #[serde(with = "humantime_serde")]
     pub dead_after: Duration,
-    /// Time without activity of the consumer of hints, while its queue is available, after which the process
-    /// ends.
-    #[serde(with = "humantime_serde")]
-    pub consumer_dead_after: Duration,
     /// After the signal to stop: time for runs in flight to finish.
     #[serde(with = "humantime_serde")]
     pub grace_period: Duration,
 }
 
+/// Heartbeats of a consumer of hints after which it counts as dead. Others take its hints after six of
+/// them, so a consumer that can recover has done so several times by then.
+const CONSUMER_HEARTBEATS: u32 = 24;
+
 impl WorkerSettings {
+    /// Returns the time without a sign of life after which the consumer of hints ends the process, while its
+    /// queue is available. A consumer sends its heartbeats in whole seconds.
+    pub fn consumer_dead_after(&self) -> Duration {
+        CONSUMER_HEARTBEATS * self.heartbeat_interval.max(Duration::from_secs(1))
+    }
+
     /// Returns the time without a sign of life after which the consumer counts as stalled: runs are then
     /// taken from the database.
     pub fn consumer_stalled_after(&self) -> Duration {
-        self.consumer_dead_after / 2
+        self.consumer_dead_after() / 2
     }
 
     /// Returns the part of `run_deadline` that is kept for writing the result.
@@ -60,15 +66,9 @@ pub struct ReconcilerSettings {
     /// Time between sweeps.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
-    /// A queued run is delivered again when its last delivery is older than this...
+    /// A queued run is delivered again when its last delivery is older than this.
     #[serde(with = "humantime_serde")]
     pub redeliver_after: Duration,
-    /// ...and fewer hints than this wait in the queue.
-    pub redeliver_below: u64,
-    /// No hints are sent while this number of hints waits in the queue.
-    pub deliver_below: u64,
-    /// Largest number of runs to reclaim, and to deliver, in one sweep.
-    pub batch: u32,
 }
 
 /// Section `[links]`: where the surrounding application has its pages, for next steps.

@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 /// The text of `/readyz` while the schema does not fit.
 const SCHEMA_UNFIT: &str = "the schema does not fit";
 
+/// Timeout of the database for readiness and metrics: shorter than what a probe waits for them.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The state that the health endpoints read.
 #[derive(Debug)]
 pub struct Health {

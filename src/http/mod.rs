@@ -31,22 +31,39 @@ pub struct HttpSettings {
     /// Time without progress of the process's loops after which it is not alive.
     #[serde(with = "humantime_serde")]
     pub stuck_after: Duration,
-    /// Timeout of the database for readiness and metrics.
-    #[serde(with = "humantime_serde")]
-    pub check_timeout: Duration,
     pub max_connections: usize,
     /// Of one address. Behind a proxy, all connections have the proxy's.
     pub max_connections_per_peer: usize,
-    /// Timeout for the head of a connection's next request.
-    #[serde(with = "humantime_serde")]
-    pub header_timeout: Duration,
-    /// Timeout for the body of a request.
-    #[serde(with = "humantime_serde")]
-    pub body_timeout: Duration,
-    /// Timeout for a peer that does not read its answer.
-    #[serde(with = "humantime_serde")]
-    pub write_timeout: Duration,
     pub api: ApiSettings,
+    /// No key sets them.
+    #[serde(skip)]
+    pub timeouts: HttpTimeouts,
+}
+
+/// How long parts of a request and its response may take. Clients rely on none of them: each only keeps a slow or
+/// hostile peer from holding a connection for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpTimeouts {
+    /// Of the head of the next request, the wait for it included.
+    pub head: Duration,
+    /// Of the arrival of a request's body. Shorter than `request`, so that a client learns which it was.
+    pub body: Duration,
+    /// Of a peer that does not read: within this time it takes 64 KiB of the response, or the rest. A live page
+    /// that has nothing to say is not measured. See [`stall`].
+    pub write: Duration,
+    /// Of a whole request to the API or the pages, the wait for its turn included.
+    pub request: Duration,
+}
+
+impl Default for HttpTimeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(30),
+            body: Duration::from_secs(20),
+            write: Duration::from_secs(30),
+            request: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Binds the address. Separate from `serve`, so that a port that is taken ends the start.
@@ -78,9 +95,7 @@ pub fn serve(
     let bounds = server::Bounds {
         connections: settings.max_connections,
         connections_per_peer: settings.max_connections_per_peer,
-        head: settings.header_timeout,
-        body: settings.body_timeout,
-        write: settings.write_timeout,
+        timeouts: settings.timeouts,
     };
     server::serve(listener, router, bounds, stop)
 }

@@ -65,17 +65,19 @@ impl std::fmt::Debug for RequestLimits {
 }
 
 impl RequestLimits {
-    pub fn new(settings: &HttpSettings) -> Self {
-        let api = &settings.api;
+    /// Admits as many requests at a time as three fifths of `connections`, the connections to the database, so that
+    /// runs find one whatever is asked. A token gets half of them.
+    pub fn new(settings: &HttpSettings, connections: u32) -> Self {
+        let requests = (connections as usize * 3 / 5).max(1);
         Self {
-            in_flight: Arc::new(Semaphore::new(api.max_concurrent_requests)),
-            per_token: api.max_concurrent_requests_per_token,
+            in_flight: Arc::new(Semaphore::new(requests)),
+            per_token: requests.div_ceil(2),
             shares: Mutex::default(),
             look_ups: Semaphore::new(LOOK_UPS),
-            by_address: RateLimiter::per_minute(api.anonymous_requests_per_minute),
+            by_address: RateLimiter::per_minute(settings.api.anonymous_requests_per_minute),
             valid: remembered(VALID_FOR),
             invalid: remembered(INVALID_FOR),
-            request_timeout: api.request_timeout,
+            request_timeout: settings.timeouts.request,
         }
     }
 
@@ -158,7 +160,7 @@ mod tests {
     fn limits(change: impl FnOnce(&mut HttpSettings)) -> RequestLimits {
         let mut settings = Settings::load(Sources::default()).unwrap().http;
         change(&mut settings);
-        RequestLimits::new(&settings)
+        RequestLimits::new(&settings, 7)
     }
 
     fn token(id: i64) -> Owner {
@@ -167,10 +169,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_token_never_takes_all_places() {
-        let limits = limits(|s| {
-            s.api.max_concurrent_requests = 4;
-            s.api.max_concurrent_requests_per_token = 2;
-        });
+        // Four at a time, of which a token has two.
+        let limits = limits(|_| {});
         let enter = |owner| limits.enter(owner).now_or_never().flatten();
         let held = [enter(token(1)), enter(token(1))];
         assert!(held.iter().all(Option::is_some));

@@ -1,5 +1,6 @@
 //! The listener: bounded connections, timeouts for everything that a peer has to do, and an orderly shutdown.
 
+use super::HttpTimeouts;
 use super::body::{AnswerBody, TimedBody};
 use super::connection_slots::{ConnectionSlot, ConnectionSlots};
 use super::panics;
@@ -43,12 +44,7 @@ pub struct Bounds {
     /// Open connections, and those of one peer among them. See [`ConnectionSlots`].
     pub connections: usize,
     pub connections_per_peer: usize,
-    /// Timeout for the head of a request, including the wait for it.
-    pub head: Duration,
-    /// Timeout for the body of a request.
-    pub body: Duration,
-    /// Timeout for a peer that does not read its answer. See [`WriteTimeout`].
-    pub write: Duration,
+    pub timeouts: HttpTimeouts,
 }
 
 /// Serves until `stop`, then until the answers under way are out.
@@ -62,7 +58,7 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(bounds.head)
+        .header_read_timeout(bounds.timeouts.head)
         .max_headers(HEADERS)
         .max_buf_size(HEAD);
     loop {
@@ -91,11 +87,11 @@ pub async fn serve(
                     request,
                     peer,
                     Arc::clone(&slot),
-                    bounds.body,
+                    bounds.timeouts.body,
                 )
             })
         };
-        let io = TokioIo::new(WriteTimeout::new(stream, bounds.write));
+        let io = TokioIo::new(WriteTimeout::new(stream, bounds.timeouts.write));
         let connection = graceful.watch(http.serve_connection(io, service));
         tokio::spawn(async move {
             tokio::select! {
@@ -121,7 +117,7 @@ fn prepare(stream: &TcpStream, bounds: &Bounds) {
     // A peer that is gone, or that takes nothing, is noticed although an idle stream of events
     // writes too little to fill a buffer.
     #[cfg(target_os = "linux")]
-    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(2 * bounds.write));
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(2 * bounds.timeouts.write));
 }
 
 async fn answer(

@@ -15,6 +15,9 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// Time between two looks for what other processes have recorded, and for what is due again. What this process records
+/// it sends at once.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Shortest time between two looks for due deliveries, however many are recorded meanwhile.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest time between two rounds that give up and delete old deliveries.
@@ -90,10 +93,7 @@ impl Sender {
                 }
             }
             // Jitter, so that replicas do not poll at the same moment.
-            let pause = attempts
-                .settings
-                .poll_interval
-                .mul_f64(0.8 + 0.4 * rand::random::<f64>());
+            let pause = POLL_INTERVAL.mul_f64(0.8 + 0.4 * rand::random::<f64>());
             let recorded = async {
                 attempts.store.delivery_recorded().await;
                 tokio::time::sleep_until(polled_at + MIN_POLL_INTERVAL).await;
@@ -230,7 +230,7 @@ impl Attempts {
             Verdict::TryAgain => {
                 let pause = self.settings.pause_after(delivery.tries);
                 let asked = sent.retry_after.unwrap_or_default();
-                let wait = pause.max(asked.min(self.settings.retry_max_delay));
+                let wait = pause.max(asked.min(self.settings.max_retry_delay()));
                 Next::Retry(wait.mul_f64(1.0 + 0.2 * rand::random::<f64>()))
             }
         }

@@ -6,41 +6,23 @@ use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+/// Failures in a row after which an endpoint's circuit opens: fewer would open it for a restart of the receiver.
+const CIRCUIT_FAILURES: u32 = 5;
+
 /// How webhooks are sent. The defaults are in `config/default.toml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookSettings {
     /// Messages that this process sends at the same time.
     pub concurrency: usize,
-    /// Messages to one endpoint at the same time; one while its last attempt failed.
-    pub concurrency_per_endpoint: usize,
-    #[serde(with = "humantime_serde")]
-    pub connect_timeout: Duration,
     /// Longest time for one attempt.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// Time between two looks for due deliveries.
-    #[serde(with = "humantime_serde")]
-    pub poll_interval: Duration,
     /// Attempts after which a message is given up.
     pub max_attempts: u32,
-    /// Pause before the second attempt; four times as long before each further one...
-    #[serde(with = "humantime_serde")]
-    pub retry_base_delay: Duration,
-    /// ...and never longer than this.
-    #[serde(with = "humantime_serde")]
-    pub retry_max_delay: Duration,
     /// A message that has been pending for this time is given up, however often it was tried.
     #[serde(with = "humantime_serde")]
     pub give_up_after: Duration,
-    /// Failures in a row after which an endpoint's circuit opens.
-    pub circuit_failures: u32,
-    /// Pause before the first probe of an open circuit; twice as long before each further one...
-    #[serde(with = "humantime_serde")]
-    pub circuit_pause: Duration,
-    /// ...and never longer than this.
-    #[serde(with = "humantime_serde")]
-    pub circuit_max_pause: Duration,
     /// How long delivered messages are kept...
     #[serde(with = "humantime_serde")]
     pub keep_delivered: Duration,
@@ -57,23 +39,31 @@ impl WebhookSettings {
         2 * self.request_timeout + Duration::from_secs(5)
     }
 
-    /// Returns the number of messages to one endpoint at the same time: never more than half of all, so
-    /// that no endpoint holds every slot.
-    pub fn per_endpoint(&self) -> usize {
-        self.concurrency_per_endpoint
-            .min(self.concurrency / 2)
-            .max(1)
+    /// Returns the limit for opening a connection: a part of the attempt.
+    pub fn connect_timeout(&self) -> Duration {
+        self.request_timeout / 3
     }
 
-    /// Returns when circuits open and probe. The pauses have a random part of up to a fifth, so that
-    /// circuits that opened at the same time do not probe at the same time.
+    /// Returns the number of messages to one endpoint at the same time, so that no endpoint holds every slot. To one
+    /// whose last attempt failed it is only one.
+    pub fn per_endpoint(&self) -> usize {
+        (self.concurrency / 4).max(1)
+    }
+
+    /// Returns when circuits open and probe. The pauses are longer by up to a fifth at random, so that circuits that
+    /// opened at the same time probe at different times.
     pub fn circuit(&self) -> CircuitPolicy {
-        let chance = 1.0 + 0.2 * rand::random::<f64>();
+        let jitter = 1.0 + 0.2 * rand::random::<f64>();
         CircuitPolicy {
-            open_after: self.circuit_failures,
-            pause: self.circuit_pause.mul_f64(chance),
-            max_pause: self.circuit_max_pause.mul_f64(chance),
+            open_after: CIRCUIT_FAILURES,
+            pause: (2 * self.request_timeout).mul_f64(jitter),
+            max_pause: (60 * self.request_timeout).mul_f64(jitter),
         }
+    }
+
+    /// Returns the longest pause between two attempts: a message has time for several within its age.
+    pub fn max_retry_delay(&self) -> Duration {
+        self.give_up_after / 4
     }
 
     /// Returns the hosts of `loopback_hosts`, each as it stands in a URL.
@@ -92,9 +82,9 @@ impl WebhookSettings {
     /// Returns the pause after attempt `tries` (from 1), without its random part.
     pub fn pause_after(&self, tries: u32) -> Duration {
         let factor = 4_u32.saturating_pow(tries.saturating_sub(1));
-        self.retry_base_delay
+        (self.request_timeout / 3)
             .saturating_mul(factor)
-            .min(self.retry_max_delay)
+            .min(self.max_retry_delay())
     }
 }
 
@@ -102,21 +92,13 @@ impl WebhookSettings {
 mod tests {
     use super::*;
 
-    fn settings(concurrency: usize, concurrency_per_endpoint: usize) -> WebhookSettings {
+    fn settings(concurrency: usize) -> WebhookSettings {
         let seconds = Duration::from_secs;
         WebhookSettings {
             concurrency,
-            concurrency_per_endpoint,
-            connect_timeout: seconds(1),
-            request_timeout: seconds(1),
-            poll_interval: seconds(1),
+            request_timeout: seconds(15),
             max_attempts: 3,
-            retry_base_delay: seconds(5),
-            retry_max_delay: seconds(3600),
             give_up_after: seconds(86_400),
-            circuit_failures: 5,
-            circuit_pause: seconds(30),
-            circuit_max_pause: seconds(900),
             keep_delivered: seconds(1),
             keep_failed: seconds(1),
             loopback_hosts: String::new(),
@@ -125,15 +107,23 @@ mod tests {
 
     #[test]
     fn no_endpoint_holds_every_slot() {
-        for (all, each, wanted) in [(16, 4, 4), (4, 4, 2), (2, 2, 1), (1, 1, 1), (5, 5, 2)] {
-            assert_eq!(settings(all, each).per_endpoint(), wanted, "{all}, {each}");
+        for (all, each) in [(16, 4), (4, 1), (2, 1), (1, 1)] {
+            assert_eq!(settings(all).per_endpoint(), each, "{all}");
         }
+    }
+
+    #[test]
+    fn retries_grow_from_a_third_of_an_attempt_to_a_quarter_of_the_age() {
+        let pauses: Vec<u64> = [1, 2, 3, 6, 7, 8, 9, 60]
+            .map(|tries| settings(16).pause_after(tries).as_secs())
+            .into();
+        assert_eq!(pauses, [5, 20, 80, 5_120, 20_480, 21_600, 21_600, 21_600]);
     }
 
     #[test]
     fn pauses_of_circuits_are_longer_by_a_fifth_at_most() {
         for _ in 0..100 {
-            let circuit = settings(16, 4).circuit();
+            let circuit = settings(16).circuit();
             assert_eq!(circuit.open_after, 5);
             assert!((30.0..=36.0).contains(&circuit.pause.as_secs_f64()));
             assert!((900.0..=1080.0).contains(&circuit.max_pause.as_secs_f64()));

@@ -7,7 +7,6 @@ use crate::queue::consumer_health::ConsumerHealth;
 use async_trait::async_trait;
 use futures::FutureExt;
 use parking_lot::Mutex;
-use serde::Deserialize;
 use std::collections::{HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,13 +14,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// The section `[in_process_queue]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct InProcessSettings {
-    /// Hints that may wait: at least 1. One hint takes about 200 bytes.
-    pub capacity: usize,
-}
+/// Hints that wait in a process at most: about 20 MB of memory. The reconciler finds the runs of further ones.
+pub const CAPACITY: usize = 100_000;
 
 /// Interval at which an idle consumer gives a sign of life.
 const TICK: Duration = Duration::from_secs(1);
@@ -42,10 +36,10 @@ pub struct InProcessQueue {
 }
 
 impl InProcessQueue {
-    /// Opens an empty queue.
-    pub fn open(settings: &InProcessSettings) -> Arc<dyn Queue> {
+    /// Opens an empty queue for at most `capacity` hints, at least one.
+    pub fn open(capacity: usize) -> Arc<dyn Queue> {
         Arc::new(Self {
-            capacity: settings.capacity.max(1),
+            capacity: capacity.max(1),
             waiting: Mutex::default(),
             arrived: Notify::new(),
             health: ConsumerHealth::new(true),

@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 /// Connects to the database that the URL names; its scheme chooses the kind.
 ///
-/// Opens one connection, within `connect_timeout`, so that a wrong URL shows at once; a pool that
+/// Opens one connection, within `acquire_timeout`, so that a wrong URL shows at once; a pool that
 /// has started reconnects by itself. Does not migrate.
 pub async fn connect(settings: &DatabaseSettings) -> Result<Arc<dyn Store>, StoreError> {
     connect_with(settings, LimitSettings::default()).await

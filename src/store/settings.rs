@@ -12,28 +12,25 @@ pub struct DatabaseSettings {
     pub url: SecretString,
     /// Largest number of connections of this process. SQLite: readers; there is one writer besides.
     pub max_connections: u32,
-    /// Timeout for a free connection, including the time to open one.
+    /// Timeout for a free connection, including the time to open one, and of the first connection when the process
+    /// starts.
     #[serde(with = "humantime_serde")]
     pub acquire_timeout: Duration,
-    /// Timeout of the first connection, when the process starts.
-    #[serde(with = "humantime_serde")]
-    pub connect_timeout: Duration,
-    /// Timeout of one statement on the server. Not used with SQLite.
+    /// Timeout of one statement on the server. With SQLite only the wait for a lock follows it.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
-    /// Timeout for another transaction's lock.
-    #[serde(with = "humantime_serde")]
-    pub lock_timeout: Duration,
-    /// Idle time after which a connection is closed. Not used with SQLite.
-    #[serde(with = "humantime_serde")]
-    pub idle_timeout: Duration,
-    /// Age at which a connection is replaced. Not used with SQLite.
-    #[serde(with = "humantime_serde")]
-    pub max_lifetime: Duration,
     /// Whether a connection listens for bare INSERTs. Not used with SQLite.
     pub listen: ListenMode,
     /// A direct connection for listening, where `url` leads to a pooler; empty: `url`.
     pub listen_url: SecretString,
+}
+
+impl DatabaseSettings {
+    /// Returns how long a statement waits for another transaction's lock: a sixth of `statement_timeout`, so that it
+    /// gives up on the lock long before the server ends it.
+    pub fn lock_timeout(&self) -> Duration {
+        self.statement_timeout / 6
+    }
 }
 
 /// The section `[limits]`: how much of what another application wrote is loaded.
@@ -68,11 +65,7 @@ mod tests {
         url = "postgres://verifyd:p4ss@localhost/verifyd"
         max_connections = 16
         acquire_timeout = "5s"
-        connect_timeout = "10s"
-        statement_timeout = "10s"
-        lock_timeout = "5s"
-        idle_timeout = "10m"
-        max_lifetime = "30m"
+        statement_timeout = "30s"
         listen = "auto"
         listen_url = "postgres://verifyd:p4ss@direct/verifyd"
     "#;
@@ -80,7 +73,7 @@ mod tests {
     #[test]
     fn the_section_is_read_and_its_url_never_shown() {
         let settings: DatabaseSettings = toml::from_str(COMPLETE).unwrap();
-        assert_eq!(settings.lock_timeout, Duration::from_secs(5));
+        assert_eq!(settings.lock_timeout(), Duration::from_secs(5));
         assert!(!format!("{settings:?}").contains("p4ss"));
     }
 

@@ -28,7 +28,8 @@ async fn a_run_that_comes_alone() {
     let _worker = bench.serve(&[
         ("VERIFYD__WORKER__CONCURRENCY", "1"),
         // What is done by the clock would be more on a slow machine.
-        ("VERIFYD__REDIS__POLL_INTERVAL", "1m"),
+        ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "5m"),
+        ("VERIFYD__WORKER__DEAD_AFTER", "1h"),
     ]);
     // Tokens, role names and the inventory are known after the first.
     counting.complete(&bench, &connections, 2).await;

@@ -10,10 +10,10 @@ use verifyd_simulator::{Scenario, SimulatorOptions};
 async fn another_application_deadlocks_with_a_completion() {
     let mut scene = Scene::empty(TestDatabase::create().await, SimulatorOptions::default()).await;
     scene.add(Scenario::Healthy, 1);
-    // The server looks for a deadlock before this has passed.
+    // The server looks for a deadlock before a sixth of this has passed, when a lock is given up.
     scene.bench.environment.insert(
-        "VERIFYD__DATABASE__LOCK_TIMEOUT".to_owned(),
-        "20s".to_owned(),
+        "VERIFYD__DATABASE__STATEMENT_TIMEOUT".to_owned(),
+        "2m".to_owned(),
     );
     let mut sql = scene.bench.sql().await;
     // verifyd's sessions look once: late enough that both wait by then.

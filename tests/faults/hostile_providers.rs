@@ -10,17 +10,14 @@ use test_support::postgres::TestDatabase;
 use verifyd::domain::reason::Reason;
 use verifyd_simulator::{Scenario, SimulatorOptions};
 
-/// Two runs of each are in flight at the same time, each with three answers, each at most as long as
-/// `microsoft.max_response_bytes` allows, which is one MiB.
+/// Two runs of each are in flight at the same time, each with three answers of at most one MiB.
 const MIB: usize = 512;
 
 /// Shorter than those of the scene, so that what never ends is given up soon; long enough that a busy machine
 /// does not make a closed connection look like one that is silent.
-const SHORT: [(&str, &str); 5] = [
-    ("VERIFYD__MICROSOFT__READ_TIMEOUT", "3s"),
+const SHORT: [(&str, &str); 3] = [
     ("VERIFYD__MICROSOFT__REQUEST_TIMEOUT", "8s"),
     ("VERIFYD__MICROSOFT__MAX_ATTEMPTS_PER_REQUEST", "2"),
-    ("VERIFYD__MICROSOFT__DEFER_AFTER", "1s"),
     ("VERIFYD__WORKER__TOTAL_DEADLINE", "50s"),
 ];
 

@@ -227,9 +227,7 @@ async fn redis_has_no_memory_left() {
 async fn a_consumer_that_cannot_be_revived_ends_the_process() {
     let redis = PrivateRedis::start();
     let scene = scene_with(&redis).await;
-    let mut worker = scene
-        .bench
-        .serve(&[("VERIFYD__WORKER__CONSUMER_DEAD_AFTER", "12s")]);
+    let mut worker = scene.bench.serve(&[]);
     scene.record(5).await;
     scene.ends_as_meant().await;
     let workers = format!("{}:workers", scene.bench.queue);
@@ -306,16 +304,12 @@ async fn thousands_of_hints_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_queue_grows_no_longer_than_it_may() {
     let scene = Scene::slow(0.4).await;
-    let _worker = scene.bench.serve(&[
-        ("VERIFYD__WORKER__CONCURRENCY", "4"),
-        ("VERIFYD__RECONCILER__BATCH", "5"),
-        ("VERIFYD__RECONCILER__REDELIVER_BELOW", "2"),
-        ("VERIFYD__RECONCILER__DELIVER_BELOW", "10"),
-    ]);
-    scene.record(80).await;
+    let _worker = scene.bench.serve(&[("VERIFYD__WORKER__CONCURRENCY", "32")]);
+    const RUNS: i64 = 1200;
+    scene.record(RUNS).await;
     let mut plain = redis_server::connection(&scene.bench.redis_url).await;
     let mut longest = 0;
-    while scene.number(COMPLETED).await < 80 {
+    while scene.number(COMPLETED).await < RUNS {
         let depth: u64 = redis::cmd("LLEN")
             .arg(format!("{}:active", scene.bench.queue))
             .query_async(&mut plain)
@@ -324,7 +318,8 @@ async fn the_queue_grows_no_longer_than_it_may() {
         longest = longest.max(depth);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!((5..15).contains(&longest), "{longest}");
+    // A sweep that sees fewer than 250 hints sends up to 500.
+    assert!((250..750).contains(&longest), "{longest}");
     scene.ends_as_meant().await;
 }
 

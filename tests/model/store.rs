@@ -20,7 +20,7 @@ pub const TRANSITIONS: &[&str] = &[
     "retire",
 ];
 
-/// `reconciler.redeliver_below`
+/// `REDELIVER_BELOW` of the reconciler, as small as can be.
 const REDELIVER_BELOW: u8 = 1;
 
 /// What a store may be without. Each is one line of SQL.

@@ -69,8 +69,6 @@ impl Bench {
         set("VERIFYD__REDIS__QUEUE", &queue);
         set("VERIFYD__CREDENTIALS__KEYS", &format!("test:{KEY}"));
         set("VERIFYD__HTTP__LISTEN", "127.0.0.1:0");
-        // The credentials of tests are new: those that are refused are tried again.
-        set("VERIFYD__MICROSOFT__RETRY_MAX_DELAY", "500ms");
         for part in ["LOGIN", "GRAPH"] {
             set(
                 &format!("VERIFYD__MICROSOFT__CLOUDS__SIMULATED__{part}"),

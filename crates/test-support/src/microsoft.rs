@@ -11,7 +11,7 @@ use verifyd::domain::link::LinkContext;
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
 use verifyd::ports::clock::Clock;
 use verifyd::ports::provider::Target;
-use verifyd::provider::microsoft::{CloudSettings, MicrosoftSettings};
+use verifyd::provider::microsoft::{CloudSettings, MicrosoftSettings, Pauses};
 
 /// The directory that is asked for.
 pub const TENANT: &str = "11111111-2222-4333-8444-555555555555";
@@ -31,20 +31,13 @@ impl Clock for Still {
 pub fn settings(login: &str, graph: &str) -> MicrosoftSettings {
     MicrosoftSettings {
         default_cloud: "test".into(),
-        connect_timeout: Duration::from_secs(60),
-        read_timeout: Duration::from_secs(60),
         request_timeout: Duration::from_secs(120),
-        max_response_bytes: 100_000,
-        max_pages: 20,
-        max_resources: 50,
         max_attempts_per_request: 3,
-        retry_base_delay: Duration::from_millis(1),
-        retry_max_delay: Duration::from_millis(4),
-        defer_after: Duration::from_secs(5),
-        token_refresh_margin: Duration::from_secs(120),
-        token_cache_entries: 100,
-        role_cache_entries: 100,
-        role_cache_ttl: Duration::from_secs(3600),
+        pauses: Pauses {
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(4),
+            ..Pauses::default()
+        },
         modules_dir: std::path::PathBuf::new(),
         clouds: BTreeMap::from([(
             "test".into(),

@@ -34,9 +34,8 @@ pub fn settings(folder: &std::path::Path, simulator: &RunningSimulator) -> Setti
     // Workers of tests beat once. However busy the machine is, that lasts for a test.
     settings.worker.dead_after = Duration::from_secs(600);
     let microsoft = &mut settings.microsoft;
-    microsoft.retry_base_delay = Duration::from_millis(20);
-    microsoft.retry_max_delay = Duration::from_millis(200);
-    microsoft.read_timeout = Duration::from_secs(60);
+    microsoft.pauses.first = Duration::from_millis(20);
+    microsoft.pauses.longest = Duration::from_millis(200);
     microsoft.request_timeout = Duration::from_secs(120);
     microsoft.clouds.insert(
         "simulated".to_owned(),
@@ -51,8 +50,7 @@ pub fn settings(folder: &std::path::Path, simulator: &RunningSimulator) -> Setti
 
 /// A provider that does not answer is soon left.
 pub fn impatient(settings: &mut Settings) {
-    settings.microsoft.read_timeout = Duration::from_secs(2);
-    settings.microsoft.request_timeout = Duration::from_secs(3);
+    settings.microsoft.request_timeout = Duration::from_secs(4);
 }
 
 impl World {

@@ -155,8 +155,8 @@ impl Load {
                 self.in_flight(),
                 match self.queue {
                     "redis" => format!(
-                        ", and a round trip to Redis took {:.1} ms (redis.fetchers fetch one hint \
-                         each at a time)",
+                        ", and a round trip to Redis took {:.1} ms (two fetchers ask for hints in \
+                         turn)",
                         self.queue_round_trip.1
                     ),
                     _ => String::new(),

@@ -103,7 +103,7 @@ fn settings(folder: &Path, simulator: &RunningSimulator) -> anyhow::Result<Setti
     settings.database.url =
         SecretString::from(format!("sqlite://{}", folder.join("demo.db").display()));
     // Every credential of the demo is new, and none of them is on its way: it would only be waited for.
-    settings.microsoft.retry_max_delay = Duration::from_millis(500);
+    settings.microsoft.pauses.longest = Duration::from_millis(500);
     simulated::add_cloud(&mut settings, simulator);
     Ok(settings)
 }

@@ -38,7 +38,7 @@ pub(super) async fn check(settings: &Settings, lines: &mut Vec<Line>) {
         let host = uri.host().unwrap_or_default().to_owned();
         match outbound.proxy_of(&uri) {
             Some(proxy) if !is_loopback(&host) && *key == microsoft.default_cloud => {
-                let limit = microsoft.connect_timeout;
+                let limit = microsoft.connect_timeout();
                 let tried = outbound.try_proxy(proxy, &uri, limit).await;
                 lines.push(line(&host, proxy, tried));
             }

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn every_key_is_in_the_default_file_with_a_comment_and_what_its_rule_allows() {
+fn every_key_is_in_the_default_file_with_a_comment() {
     let (sections, documented) = reference::parse(DEFAULT);
     for (section, about) in &sections {
         assert!(
@@ -13,17 +13,15 @@ fn every_key_is_in_the_default_file_with_a_comment_and_what_its_rule_allows() {
         section,
         name,
         meaning,
-        allowed,
         ..
     } in &documented
     {
         let key = format!("{section}.{name}");
-        let rule = keys::rule(&key).unwrap_or_else(|| panic!("{key} has no rule"));
         assert!(
             meaning.ends_with('.'),
             "{key} needs a comment directly above"
         );
-        assert_eq!(*allowed, rule.to_string(), "{key}");
+        assert!(keys::rule(&key).is_some(), "{key} has no rule");
     }
     let in_file: Vec<String> = documented
         .iter()

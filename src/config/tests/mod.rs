@@ -1,6 +1,7 @@
 //! What a loaded, or refused, configuration looks like from outside.
 
 mod documentation;
+mod former;
 mod reading;
 mod refusing;
 mod robustness;

@@ -64,7 +64,7 @@ fn what_is_printed_loads_again_and_prints_the_same() {
 
 #[test]
 fn later_sources_win() {
-    let toml = "[worker]\nconcurrency = 2\nmax_attempts = 2\nbeat_interval = \"2s\"\n";
+    let toml = "[worker]\nconcurrency = 2\nmax_attempts = 2\nheartbeat_interval = \"2s\"\n";
     let config = file(toml);
     let mut all = sources(&[
         ("VERIFYD_CONFIG", path(&config)),
@@ -78,22 +78,22 @@ fn later_sources_win() {
     let settings = Settings::load(all.clone()).unwrap();
     assert_eq!(settings.worker.concurrency, 5);
     assert_eq!(settings.worker.max_attempts, 4);
-    assert_eq!(settings.worker.beat_interval, Duration::from_secs(2));
+    assert_eq!(settings.worker.heartbeat_interval, Duration::from_secs(2));
     assert_eq!(settings.redis.queue, "q");
     let printed = settings.print();
     for line in [
         "concurrency = 5 # flag --concurrency".to_owned(),
         "max_attempts = 4 # environment variable VERIFYD__WORKER__MAX_ATTEMPTS".to_owned(),
-        format!("beat_interval = \"2s\" # file {}", path(&config)),
+        format!("heartbeat_interval = \"2s\" # file {}", path(&config)),
         "dead_after = \"15s\" # default".to_owned(),
     ] {
         assert!(printed.lines().any(|l| l == line), "{line}\n{printed}");
     }
     // The flag wins over the variable.
-    let other = file("[worker]\nbeat_interval = \"3s\"\n");
+    let other = file("[worker]\nheartbeat_interval = \"3s\"\n");
     all.file = Some(other.path().to_owned());
     let settings = Settings::load(all).unwrap();
-    assert_eq!(settings.worker.beat_interval, Duration::from_secs(3));
+    assert_eq!(settings.worker.heartbeat_interval, Duration::from_secs(3));
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl ConsumerWatch {
 
     /// Fails when the consumer was silent for too long, and the queue was available for half of that time.
     pub fn give_up_if_dead(&self) -> Result<(), ConsumerStalled> {
-        let dead_after = self.worker.settings.consumer_dead_after;
+        let dead_after = self.worker.settings.consumer_dead_after();
         let silent = self.silent_for();
         if silent > dead_after && self.stalled.lasted() > dead_after / 2 {
             return Err(ConsumerStalled {

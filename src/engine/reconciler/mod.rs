@@ -39,6 +39,10 @@ const WAKE_DEBOUNCE: Duration = Duration::from_millis(25);
 /// Least time between two sweeps, however many wake-ups come.
 const MIN_SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Hints waiting in the queue at which no sweep sends more: their runs stay in the database until the queue is
+/// shorter, or a process has a slot for them. It keeps some seconds of work in the queue.
+const DELIVER_BELOW: u64 = 250;
+
 /// Time between two looks at a queue that was too long for more hints.
 const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -165,7 +169,7 @@ impl Reconciler {
             return Ok(Next::AwaitSchema);
         }
         if looks {
-            self.next_look = Instant::now() + self.worker.settings.beat_interval;
+            self.next_look = Instant::now() + self.worker.settings.heartbeat_interval;
             orphans::release(self.store.as_ref(), &self.worker).await;
             self.state.activity.touch();
         }
@@ -214,7 +218,7 @@ impl Reconciler {
         loop {
             tokio::time::sleep(QUEUE_LOOK_INTERVAL).await;
             match self.queue.depth().await {
-                Ok(depth) if depth >= self.settings.deliver_below => {}
+                Ok(depth) if depth >= DELIVER_BELOW => {}
                 _ => return,
             }
         }

@@ -1,6 +1,6 @@
 //! One sweep: reclaims runs from lost workers, and delivers those that are due.
 
-use super::{Next, Reconciler};
+use super::{DELIVER_BELOW, Next, Reconciler};
 use crate::domain::RunId;
 use crate::ports::store::{StoreError, SweepPolicy};
 use std::sync::atomic::Ordering;
@@ -9,22 +9,33 @@ use std::sync::atomic::Ordering;
 /// milliseconds.
 pub const SWEEP_WINDOW: u32 = 2_048;
 
+/// Most runs that one sweep reclaims, and most that it delivers: one statement each, of a few milliseconds.
+const BATCH: u32 = 500;
+
+/// A queued run is delivered again only while fewer hints than this wait: in a longer queue its hint is most
+/// likely not lost but waiting.
+const REDELIVER_BELOW: u64 = 100;
+
+// Otherwise hints that were lost would never be sent again.
+const _: () = assert!(REDELIVER_BELOW <= DELIVER_BELOW);
+const _: () = assert!(BATCH <= SWEEP_WINDOW);
+
 impl Reconciler {
     /// Sweeps once. A sweep that is dropped halfway leaves nothing but marks of delivery, which expire.
     pub(super) async fn sweep(&mut self) -> Result<Next, StoreError> {
         let depth = self.usable_depth().await;
         self.note_untaken_hints(depth);
-        let full = depth.is_some_and(|depth| depth >= self.settings.deliver_below);
+        let full = depth.is_some_and(|depth| depth >= DELIVER_BELOW);
         let batch = match depth {
-            Some(_) if !full => self.settings.batch,
-            _ => self.polling.capacity(full).min(self.settings.batch),
+            Some(_) if !full => BATCH,
+            _ => self.polling.capacity(full).min(BATCH),
         };
         let policy = SweepPolicy {
             worker_dead_after: self.worker.settings.dead_after,
             redeliver_after: self.settings.redeliver_after,
-            redeliver: depth.is_none_or(|d| d < self.settings.redeliver_below),
+            redeliver: depth.is_none_or(|d| d < REDELIVER_BELOW),
             batch,
-            window: SWEEP_WINDOW.max(batch),
+            window: SWEEP_WINDOW,
             from: self.cursor,
         };
         let Some(swept) = self.store.sweep(&policy).await? else {

@@ -20,6 +20,8 @@ const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Characters of a key.
 const LENGTH: usize = 255;
+/// How long the answer to a key is kept: a client that asks again later has most likely forgotten the first time.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// A reservation without an answer for so long was left behind by a process that ended.
 const ABANDONED: Duration = Duration::from_secs(60);
 /// How long an answer that another request makes usually takes.
@@ -92,10 +94,9 @@ impl Once {
             let Some(key) = self.key else {
                 return work.await?.into_response();
             };
-            let kept = api.settings.idempotency_keys_kept;
             let reserved = api
                 .store
-                .reserve_key(token, &key, &request, ABANDONED, kept)
+                .reserve_key(token, &key, &request, ABANDONED, KEPT)
                 .await?;
             match reserved {
                 Reserved::First => {}

@@ -61,17 +61,7 @@ pub struct ApiSettings {
     pub requests_per_minute: u32,
     /// Without a valid token, of one address.
     pub anonymous_requests_per_minute: u32,
-    /// Requests in flight at a time, those of the pages included; further ones wait.
-    pub max_concurrent_requests: usize,
-    /// Of one token.
-    pub max_concurrent_requests_per_token: usize,
-    /// From the head to the answer, the wait included.
-    #[serde(with = "humantime_serde")]
-    pub request_timeout: Duration,
     pub max_body_bytes: usize,
-    /// How long the answer to an idempotency key is kept.
-    #[serde(with = "humantime_serde")]
-    pub idempotency_keys_kept: Duration,
 }
 
 /// On or off, as it stands in the configuration.
@@ -176,7 +166,7 @@ async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -
     let work = panics::caught(next.run(request), || {
         Problem::new(Kind::Defect, "The work on it panicked; the log says where.").into_response()
     });
-    let worked = tokio::time::timeout(api.settings.request_timeout, work);
+    let worked = tokio::time::timeout(api.gate.request_timeout, work);
     let answered = worked.instrument(span.clone()).await;
     let response = answered.unwrap_or_else(|_| {
         Problem::new(

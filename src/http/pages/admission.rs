@@ -30,7 +30,7 @@ impl Limits {
     pub fn new(settings: &PagesSettings) -> Self {
         Self {
             by_token: RateLimiter::per_minute(settings.requests_per_minute),
-            by_address: RateLimiter::per_minute(settings.anonymous_requests_per_minute),
+            by_address: RateLimiter::per_minute(settings.requests_per_minute),
             logins: RateLimiter::per_minute(settings.logins_per_minute),
         }
     }

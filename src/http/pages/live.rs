@@ -76,7 +76,7 @@ pub async fn lists(State(pages): State<Arc<Pages>>, visitor: Visitor) -> Result<
 fn open(pages: Arc<Pages>, visitor: Visitor, watched: Watched) -> Result<Events, PageError> {
     let slot = pages.streams.take(&visitor);
     let slot = slot.ok_or(PageError::TooManyStreams)?;
-    let heartbeat = pages.settings.heartbeat;
+    let keep_alive = pages.settings.live.keep_alive;
     let stopping = pages.stopping.clone();
     let watch = Watch {
         pages,
@@ -98,7 +98,7 @@ fn open(pages: Arc<Pages>, visitor: Visitor, watched: Watched) -> Result<Events,
     })
     .take_until(stopping.cancelled_owned())
     .boxed();
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(heartbeat)))
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(keep_alive)))
 }
 
 impl Watch {
@@ -124,7 +124,7 @@ impl Watch {
                     return Some(Event::default().event(name).data(mark));
                 }
             }
-            tokio::time::sleep(self.pages.settings.live_interval).await;
+            tokio::time::sleep(self.pages.settings.live.look).await;
         }
         None
     }

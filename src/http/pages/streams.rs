@@ -35,8 +35,8 @@ impl Streams {
     pub fn new(settings: &PagesSettings) -> Self {
         Self {
             most: settings.max_streams,
-            most_of_session: settings.max_streams_per_session,
-            most_of_token: settings.max_streams_per_token,
+            most_of_session: settings.max_streams_per_session(),
+            most_of_token: settings.max_streams_per_token(),
             open: Mutex::default(),
         }
     }

@@ -40,7 +40,7 @@ impl Transport {
             client: outbound.client(
                 rule.loopback_hosts().clone(),
                 ProxiedHosts::Qualified,
-                settings.connect_timeout,
+                settings.connect_timeout(),
             ),
             rule,
             request_timeout: settings.request_timeout,

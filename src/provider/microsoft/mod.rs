@@ -21,7 +21,7 @@ mod settings;
 mod sign_in;
 
 pub use modules::schema as module_schema;
-pub use settings::{CloudSettings, MicrosoftSettings, MicrosoftSettingsError};
+pub use settings::{CloudSettings, MicrosoftSettings, MicrosoftSettingsError, Pauses};
 
 use crate::domain::connection::ProviderConnection;
 use crate::domain::credential::Credential;
@@ -48,6 +48,21 @@ const APPLICATION_TTL: Duration = Duration::from_secs(15 * 60);
 /// Time for which a registration is not read again that another directory owns and that could not be read
 /// there.
 const UNREADABLE_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// Applications whose token, and the id of whose service principal, are kept in memory. One more costs a check a
+/// round trip.
+const KNOWN_APPLICATIONS: u64 = 10_000;
+
+/// Sets of role names, answers that list grants, and registrations that are kept in memory: they are larger than
+/// tokens, and many directories share the resources that they name.
+const KNOWN_ROLES: u64 = 2_000;
+
+/// How long they are kept: Microsoft adds roles seldom, and the ids of service principals change with a new consent
+/// only.
+const ROLE_TTL: Duration = Duration::from_secs(60 * 60);
+
+/// A token with less time left is renewed: more than a run's checks usually take.
+const TOKEN_REFRESH_MARGIN: Duration = Duration::from_secs(2 * 60);
 
 /// The provider `microsoft`. Holds tokens and role names in memory; `Debug` shows none of them.
 #[derive(Debug)]
@@ -87,16 +102,14 @@ impl MicrosoftProvider {
         })?;
         let shared = Shared {
             caller: Caller::new(settings, &clouds, clock.clone(), outbound),
-            tokens: TokenCache::new(settings.token_cache_entries, settings.token_refresh_margin),
-            roles: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
-            grants: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
-            principals: graph::cache(settings.token_cache_entries, settings.role_cache_ttl),
-            offers: graph::cache(settings.role_cache_entries, settings.role_cache_ttl),
-            applications: graph::cache(settings.role_cache_entries, APPLICATION_TTL),
-            unreadable: graph::cache(settings.role_cache_entries, UNREADABLE_TTL),
+            tokens: TokenCache::new(KNOWN_APPLICATIONS, TOKEN_REFRESH_MARGIN),
+            roles: graph::cache(KNOWN_ROLES, ROLE_TTL),
+            grants: graph::cache(KNOWN_ROLES, ROLE_TTL),
+            principals: graph::cache(KNOWN_APPLICATIONS, ROLE_TTL),
+            offers: graph::cache(KNOWN_ROLES, ROLE_TTL),
+            applications: graph::cache(KNOWN_ROLES, APPLICATION_TTL),
+            unreadable: graph::cache(KNOWN_ROLES, UNREADABLE_TTL),
             clock,
-            max_pages: settings.max_pages,
-            max_resources: settings.max_resources,
         };
         Ok(Self {
             clouds,

@@ -15,46 +15,40 @@ use url::{Host, Url};
 pub struct MicrosoftSettings {
     /// The cloud of a connection that names none.
     pub default_cloud: String,
-    /// Limit for name resolution, TCP and TLS.
-    #[serde(with = "humantime_serde")]
-    pub connect_timeout: Duration,
-    /// Limit for each silence while an answer is awaited.
-    #[serde(with = "humantime_serde")]
-    pub read_timeout: Duration,
     /// Limit for one request from connecting to the last byte.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// Bytes of one answer's body.
-    pub max_response_bytes: usize,
-    /// Pages of one listing.
-    pub max_pages: usize,
-    /// Largest number of resources that one application may have roles on; each takes a call.
-    pub max_resources: usize,
     /// Largest number of times that one request is sent, including the first one.
     pub max_attempts_per_request: u32,
-    /// First wait before a request is sent again; doubles each time.
-    #[serde(with = "humantime_serde")]
-    pub retry_base_delay: Duration,
-    /// Longest wait that is chosen here; the provider may ask for a longer one.
-    #[serde(with = "humantime_serde")]
-    pub retry_max_delay: Duration,
-    /// Wait of the provider beyond which the run is released.
-    #[serde(with = "humantime_serde")]
-    pub defer_after: Duration,
-    /// Time before its expiry in which a token is no longer used (at most half its lifetime).
-    #[serde(with = "humantime_serde")]
-    pub token_refresh_margin: Duration,
-    /// Tokens kept in memory.
-    pub token_cache_entries: u64,
-    /// Resources whose role names are cached.
-    pub role_cache_entries: u64,
-    /// Time for which role names are cached.
-    #[serde(with = "humantime_serde")]
-    pub role_cache_ttl: Duration,
+    /// No key sets them.
+    #[serde(skip)]
+    pub pauses: Pauses,
     /// Folder with the files of more modules; empty: there are none.
     pub modules_dir: PathBuf,
     /// The clouds by key, `^[a-z0-9][a-z0-9_]{0,63}$`.
     pub clouds: BTreeMap<String, CloudSettings>,
+}
+
+/// The waits between two attempts of one request. Tests choose shorter ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Pauses {
+    /// The first wait; it doubles each time.
+    pub first: Duration,
+    /// The longest wait that is chosen here. A credential or a consent that may not have reached all of the provider
+    /// yet is waited for in pauses that double from a fifth of it on.
+    pub longest: Duration,
+    /// When the provider asks to wait longer than this, the run goes back to the queue: a slot is worth more.
+    pub defer_after: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(200),
+            longest: Duration::from_secs(5),
+            defer_after: Duration::from_secs(5),
+        }
+    }
 }
 
 /// Base addresses of one cloud: scheme, host and port, nothing more.
@@ -87,47 +81,24 @@ fn wrong(field: impl Into<String>, problem: impl Into<String>) -> MicrosoftSetti
 }
 
 impl MicrosoftSettings {
-    /// Checks all members and resolves the clouds.
+    /// Returns the limit for name resolution, TCP and TLS.
+    pub fn connect_timeout(&self) -> Duration {
+        self.request_timeout / 4
+    }
+
+    /// Returns the limit for each silence while an answer is awaited.
+    pub fn read_timeout(&self) -> Duration {
+        self.request_timeout / 2
+    }
+
+    /// Returns the longest wait that an attempt makes for the provider. A run's deadline is longer than one request,
+    /// so it leaves time for the check.
+    pub(super) fn defer_after(&self) -> Duration {
+        self.pauses.defer_after.min(self.request_timeout)
+    }
+
+    /// Checks and resolves the clouds.
     pub(super) fn validate(&self) -> Result<Clouds, MicrosoftSettingsError> {
-        for (field, value) in [
-            ("connect_timeout", self.connect_timeout),
-            ("read_timeout", self.read_timeout),
-            ("request_timeout", self.request_timeout),
-            ("retry_base_delay", self.retry_base_delay),
-            ("retry_max_delay", self.retry_max_delay),
-            ("role_cache_ttl", self.role_cache_ttl),
-        ] {
-            if value.is_zero() {
-                return Err(wrong(field, "must be longer than nothing"));
-            }
-        }
-        if self.retry_max_delay < self.retry_base_delay {
-            return Err(wrong("retry_max_delay", "is shorter than retry_base_delay"));
-        }
-        // More than an hour would only hide a mistake in the unit.
-        if self.request_timeout > Duration::from_secs(3600) {
-            return Err(wrong("request_timeout", "must be at most 1h"));
-        }
-        if !(1024..=64 * 1024 * 1024).contains(&self.max_response_bytes) {
-            return Err(wrong("max_response_bytes", "must be from 1024 to 67108864"));
-        }
-        if !(1..=1000).contains(&self.max_pages) {
-            return Err(wrong("max_pages", "must be from 1 to 1000"));
-        }
-        if !(1..=1000).contains(&self.max_resources) {
-            return Err(wrong("max_resources", "must be from 1 to 1000"));
-        }
-        if !(1..=20).contains(&self.max_attempts_per_request) {
-            return Err(wrong("max_attempts_per_request", "must be from 1 to 20"));
-        }
-        for (field, value) in [
-            ("token_cache_entries", self.token_cache_entries),
-            ("role_cache_entries", self.role_cache_entries),
-        ] {
-            if value == 0 {
-                return Err(wrong(field, "must be at least 1"));
-            }
-        }
         let clouds: BTreeMap<String, Cloud> = self
             .clouds
             .iter()
@@ -219,20 +190,8 @@ pub(super) mod tests {
         toml::from_str(
             r#"
             default_cloud = "global"
-            connect_timeout = "5s"
-            read_timeout = "10s"
             request_timeout = "20s"
-            max_response_bytes = 1048576
-            max_pages = 20
-            max_resources = 50
             max_attempts_per_request = 3
-            retry_base_delay = "250ms"
-            retry_max_delay = "4s"
-            defer_after = "5s"
-            token_refresh_margin = "2m"
-            token_cache_entries = 100
-            role_cache_entries = 100
-            role_cache_ttl = "1h"
             modules_dir = ""
             [clouds.global]
             login = "https://login.microsoftonline.com"
@@ -320,27 +279,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn numbers_have_bounds() {
-        let bad = |change: fn(&mut MicrosoftSettings)| {
-            let mut settings = settings();
-            change(&mut settings);
-            settings.validate().unwrap_err().field
-        };
-        assert_eq!(
-            bad(|s| s.connect_timeout = Duration::ZERO),
-            "connect_timeout"
-        );
-        assert_eq!(bad(|s| s.max_response_bytes = 0), "max_response_bytes");
-        assert_eq!(bad(|s| s.max_pages = 0), "max_pages");
-        assert_eq!(bad(|s| s.max_resources = 0), "max_resources");
-        assert_eq!(
-            bad(|s| s.max_attempts_per_request = 0),
-            "max_attempts_per_request"
-        );
-        assert_eq!(bad(|s| s.token_cache_entries = 0), "token_cache_entries");
-        assert_eq!(
-            bad(|s| s.retry_max_delay = Duration::from_millis(1)),
-            "retry_max_delay"
-        );
+    fn times_follow_the_limit_of_a_request() {
+        let mut settings = settings();
+        assert_eq!(settings.connect_timeout(), Duration::from_secs(5));
+        assert_eq!(settings.read_timeout(), Duration::from_secs(10));
+        assert_eq!(settings.defer_after(), Duration::from_secs(5));
+        settings.request_timeout = Duration::from_secs(2);
+        assert_eq!(settings.defer_after(), Duration::from_secs(2));
     }
 }

@@ -11,7 +11,7 @@
 use super::connections::Connections;
 use super::keys::Keys;
 use super::orphan_recovery::Malformed;
-use super::settings::RedisSettings;
+use super::settings::ConsumerSettings;
 use crate::domain::hint::MAX_PAYLOAD_BYTES;
 use crate::ports::queue::QueueError;
 use rand::Rng;
@@ -35,25 +35,26 @@ const SAMPLED: usize = 100;
 /// Keys that one step of SCAN looks at.
 const SCANNED: usize = 200;
 
+/// Deliveries that one script removes: Redis does nothing else meanwhile.
+const CHUNK: usize = 500;
+
 /// Removes a bounded chunk of each kind in every round.
 #[derive(Debug)]
 pub(super) struct Cleaner {
     connections: Arc<Connections>,
     keys: Keys,
     every: Duration,
-    chunk: usize,
     dead_keep: usize,
     /// The cursor of SCAN.
     cursor: u64,
 }
 
 impl Cleaner {
-    pub fn new(connections: Arc<Connections>, keys: Keys, settings: &RedisSettings) -> Self {
+    pub fn new(connections: Arc<Connections>, keys: Keys, settings: &ConsumerSettings) -> Self {
         Self {
             connections,
             keys,
             every: settings.clean_interval,
-            chunk: settings.clean_chunk,
             dead_keep: settings.dead_keep,
             cursor: 0,
         }
@@ -89,15 +90,15 @@ impl Cleaner {
         let (data, meta) = (&self.keys.data, &self.keys.meta);
         let mut done = CLEAN_DONE.prepare_invoke();
         done.key(&self.keys.done).key(data).key(meta);
-        done.arg(self.chunk);
+        done.arg(CHUNK);
         let mut dead = CLEAN_DEAD.prepare_invoke();
         dead.key(&self.keys.dead).key(data).key(meta);
-        dead.arg(self.chunk).arg(self.dead_keep);
+        dead.arg(CHUNK).arg(self.dead_keep);
         for script in [&done, &dead] {
             loop {
                 let chunk = self.invoke(script).await?;
                 removed += chunk;
-                if chunk < self.chunk as u64 {
+                if chunk < CHUNK as u64 {
                     break;
                 }
             }

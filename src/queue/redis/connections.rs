@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// Longest pause between two attempts to connect again: a server that restarts is back within seconds.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
+
 /// Opens connections, and keeps the one over which hints are sent.
 pub(super) struct Connections {
     client: Client,
@@ -44,8 +47,8 @@ impl Connections {
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(settings.connect_timeout))
             .set_response_timeout(Some(settings.response_timeout))
-            .set_number_of_retries(settings.retries)
-            .set_max_delay(settings.retry_max_delay);
+            .set_number_of_retries(settings.consumer.retries)
+            .set_max_delay(MAX_RETRY_DELAY);
         Ok(Self {
             client,
             config,

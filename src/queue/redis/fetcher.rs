@@ -10,6 +10,7 @@ use super::error;
 use super::fetch_signal::{FetchSignal, FetchStrategy};
 use super::observed::ObservedConnection;
 use super::prefetch::{ConcurrencySlot, PrefetchBackend};
+use super::settings::MISSED_HEARTBEATS;
 use super::{RedisQueue, orphan_recovery};
 use crate::domain::WorkerId;
 use crate::queue::consumer_health::LastActivity;
@@ -38,6 +39,9 @@ use tokio_util::sync::CancellationToken;
 /// too, later.
 const MAX_ENDED: usize = 32;
 
+/// First pause before a fetcher that ended is started again; it doubles each time.
+const MIN_RESTART_DELAY: Duration = Duration::from_millis(200);
+
 /// Time for a stopping worker to end while the server is unavailable.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -62,6 +66,7 @@ impl Fetcher {
     /// Fetches until `stop`.
     pub async fn run(&self) {
         let settings = &self.queue.settings;
+        let longest = settings.consumer.max_restart_delay();
         let mut pauses = self.backoff();
         let mut ended: Vec<String> = Vec::new();
         let mut failing = false;
@@ -74,11 +79,11 @@ impl Fetcher {
                 Ok(End::Failed(reason)) => reason,
                 Err(error) => error::describe(&error),
             };
-            if started.elapsed() > settings.restart_backoff_max {
+            if started.elapsed() > longest {
                 pauses = self.backoff();
                 failing = false;
             }
-            let pause = pauses.next().unwrap_or(settings.restart_backoff_max);
+            let pause = pauses.next().unwrap_or(longest);
             let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
             // Logged once: a server may be unavailable for hours.
             if failing {
@@ -123,8 +128,8 @@ impl Fetcher {
     /// Returns pauses that double up to the longest one. Jitter adds up to the length of a pause.
     fn backoff(&self) -> ExponentialBackoff {
         ExponentialBuilder::default()
-            .with_min_delay(self.queue.settings.restart_backoff_min / 2)
-            .with_max_delay(self.queue.settings.restart_backoff_max / 2)
+            .with_min_delay(MIN_RESTART_DELAY / 2)
+            .with_max_delay(self.queue.settings.consumer.max_restart_delay() / 2)
             .with_jitter()
             .without_max_times()
             .build()
@@ -197,7 +202,7 @@ impl Fetcher {
         let context = WorkerContext::new(name);
         let run = AssertUnwindSafe(self.worker(&context, observed)).catch_unwind();
         tokio::pin!(run);
-        let half_a_beat = settings.heartbeat_interval / 2;
+        let half_a_beat = settings.consumer.heartbeat_interval / 2;
         let mut watch = tokio::time::interval(half_a_beat.min(Duration::from_secs(1)));
         let mut stopping = false;
         let mut beat = Instant::now();
@@ -260,8 +265,8 @@ impl Fetcher {
         let settings = &self.queue.settings;
         let config = Config::default()
             .queue(&settings.queue)
-            .heartbeat_interval(settings.heartbeat_interval)
-            .missed_heartbeats(settings.missed_heartbeats)
+            .heartbeat_interval(settings.consumer.heartbeat_interval)
+            .missed_heartbeats(MISSED_HEARTBEATS as usize)
             // Leases are in the database.
             .lock_tasks(false)
             // Without it nothing is ever acknowledged.
@@ -272,7 +277,10 @@ impl Fetcher {
         let (keys, slots) = (self.queue.keys.clone(), Arc::clone(&self.slots));
         let backend = PrefetchBackend::new(config, keys, connection, signal(), slots)
             .with_codec(RawBytes)
-            .poll_with_strategy(FetchStrategy::new(signal(), settings.poll_interval));
+            .poll_with_strategy(FetchStrategy::new(
+                signal(),
+                settings.consumer.poll_interval,
+            ));
         let deliveries = self.deliveries.clone();
         WorkerBuilder::new(context)
             .backend(backend)

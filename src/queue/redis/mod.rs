@@ -21,7 +21,7 @@
 //! | 500 ms to answer | timeouts of `Connections` |
 //! | a name that was seen lately is refused; a stopped worker is left on the list | a fresh name at every start; `orphan_recovery::return_held` removes it |
 //! | a stopping worker sends no heartbeats, so that others take its jobs | `orphan_recovery::send_heartbeat` while the last handlers run |
-//! | jobs of a dead consumer are returned by the other consumers, after `missed_heartbeats` | kept as it is; an ended worker of a live process returns them at once (`orphan_recovery`) |
+//! | jobs of a dead consumer are returned by the other consumers, after six missed heartbeats | kept as it is; an ended worker of a live process returns them at once (`orphan_recovery`) |
 //! | the crash of `task-tracking` | that feature is off |
 //! | nothing is ever removed | `Cleaner` |
 //! | attempts are not counted where a job ends its process | attempts and leases are in the database |
@@ -55,7 +55,7 @@ mod settings;
 
 pub use address::problem as address_problem;
 pub use removal::{RemovalError, remove_queue, try_queue};
-pub use settings::{RedisSettings, RedisSettingsError};
+pub use settings::{ConsumerSettings, RedisSettings, RedisSettingsError};
 
 use crate::domain::completion_event::CompletionEvent;
 use crate::domain::hint::Hint;
@@ -150,7 +150,7 @@ impl Queue for RedisQueue {
         let slots = Arc::new(Semaphore::new(concurrency));
         let deliveries = DeliveryHandler::new(handler, Arc::clone(&self.health));
         // More fetchers than slots would only wait for each other.
-        let signals: Vec<Arc<FetchSignal>> = (0..self.settings.fetchers.min(concurrency))
+        let signals: Vec<Arc<FetchSignal>> = (0..self.settings.consumer.fetchers.min(concurrency))
             .map(|_| Arc::default())
             .collect();
 
@@ -165,7 +165,7 @@ impl Queue for RedisQueue {
         };
         companions.spawn(listener.run(consumed.clone()));
         let connections = || Arc::clone(&self.connections);
-        let cleaner = Cleaner::new(connections(), self.keys.clone(), &self.settings);
+        let cleaner = Cleaner::new(connections(), self.keys.clone(), &self.settings.consumer);
         companions.spawn(cleaner.run(consumed.clone()));
         companions.spawn(log_first_failure(connections(), consumed.clone()));
 

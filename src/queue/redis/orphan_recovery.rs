@@ -1,7 +1,7 @@
 //! Orphan recovery: returns the deliveries that an ended worker held to the queue.
 //!
 //! Workers that ended without being able to do so (a killed process) are found by apalis-redis, which
-//! returns their deliveries after `missed_heartbeats`.
+//! returns their deliveries after six missed heartbeats.
 
 use super::keys::Keys;
 use super::log_throttle::LogThrottle;

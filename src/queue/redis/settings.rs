@@ -13,41 +13,68 @@ pub struct RedisSettings {
     pub url: SecretString,
     /// Name of the queue and prefix of all its keys: letters, digits, `_`, `-` and `.`.
     pub queue: String,
-    /// Workers of the queue in this process: they fetch, and handlers run in other tasks.
-    pub fetchers: usize,
     /// Time to establish a connection.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
     /// Time to wait for one answer.
     #[serde(with = "humantime_serde")]
     pub response_timeout: Duration,
-    /// Attempts to connect again before a command fails.
+    /// No key of this section sets it.
+    #[serde(skip)]
+    pub consumer: ConsumerSettings,
+}
+
+/// How hints are consumed. Only tests choose other values than [`ConsumerSettings::following`].
+#[derive(Clone, Copy, Debug)]
+pub struct ConsumerSettings {
+    /// Workers of the queue in this process: they fetch, the handlers run beside them. Two, so that one
+    /// fetches during the round trip of the other.
+    pub fetchers: usize,
+    /// Attempts to connect again before a command fails, and its fetcher is started again.
     pub retries: usize,
-    /// Longest pause between two such attempts.
-    #[serde(with = "humantime_serde")]
-    pub retry_max_delay: Duration,
     /// How often a fetcher looks even when nothing woke it.
-    #[serde(with = "humantime_serde")]
     pub poll_interval: Duration,
     /// Interval between two heartbeats of a fetcher in Redis. Whole seconds.
-    #[serde(with = "humantime_serde")]
     pub heartbeat_interval: Duration,
-    /// Missed heartbeats after which others return the messages of a fetcher to the queue: 2 or more, as the
-    /// queue counts in whole seconds and one late heartbeat is not a missed one.
-    pub missed_heartbeats: usize,
-    /// Pause before a fetcher that ended is started again; doubles from here…
-    #[serde(with = "humantime_serde")]
-    pub restart_backoff_min: Duration,
-    /// …to here.
-    #[serde(with = "humantime_serde")]
-    pub restart_backoff_max: Duration,
-    /// How often acknowledged deliveries are removed.
-    #[serde(with = "humantime_serde")]
+    /// How often acknowledged deliveries are removed: seldom enough that a script removes many.
     pub clean_interval: Duration,
-    /// Deliveries removed by one script call: 1 to 1000, as Redis does nothing else meanwhile.
-    pub clean_chunk: usize,
-    /// Dead letters that are kept to be looked at.
+    /// Dead letters that are kept for people to look at.
     pub dead_keep: usize,
+}
+
+/// Missed heartbeats after which others return the messages of a fetcher to the queue. The queue counts in whole
+/// seconds, and one late heartbeat is not a missing one.
+pub(super) const MISSED_HEARTBEATS: u32 = 6;
+
+impl ConsumerSettings {
+    /// Returns the settings of a consumer that sends its heartbeats as often as the worker, in whole seconds.
+    pub fn following(worker_heartbeat: Duration) -> Self {
+        Self {
+            fetchers: 2,
+            retries: 6,
+            poll_interval: worker_heartbeat / 5,
+            heartbeat_interval: whole_seconds(worker_heartbeat),
+            clean_interval: Duration::from_secs(2),
+            dead_keep: 1000,
+        }
+    }
+
+    /// Returns the longest pause before a fetcher that ended is started again: well before others return its hints.
+    pub(super) fn max_restart_delay(&self) -> Duration {
+        2 * self.heartbeat_interval
+    }
+}
+
+/// Rounds up.
+fn whole_seconds(interval: Duration) -> Duration {
+    Duration::from_secs(interval.as_secs() + u64::from(interval.subsec_nanos() > 0))
+}
+
+/// For a worker with default settings.
+impl Default for ConsumerSettings {
+    fn default() -> Self {
+        Self::following(Duration::from_secs(5))
+    }
 }
 
 /// Why the section `[redis]` is invalid. Never quotes the URL, which contains the password.
@@ -85,11 +112,9 @@ impl RedisSettings {
     /// Returns the time without activity after which a fetcher is stalled and restarted: longer than others
     /// wait before they return what it holds, and than any one command may take.
     pub(super) fn stalled_after(&self) -> Duration {
-        let beats = u32::try_from(self.missed_heartbeats).unwrap_or(u32::MAX);
-        self.heartbeat_interval
-            .saturating_mul(beats)
+        (MISSED_HEARTBEATS * self.consumer.heartbeat_interval)
             .saturating_add(self.response_timeout.saturating_mul(2))
-            .saturating_add(self.poll_interval)
+            .saturating_add(self.consumer.poll_interval)
     }
 
     /// Returns the timeout of one call from outside (send, depth, ping).
@@ -107,22 +132,21 @@ mod tests {
             r#"
             url = "{url}"
             queue = "verifyd"
-            fetchers = 2
             connect_timeout = "2s"
             response_timeout = "5s"
-            retries = 6
-            retry_max_delay = "2s"
-            poll_interval = "1s"
-            heartbeat_interval = "5s"
-            missed_heartbeats = 3
-            restart_backoff_min = "200ms"
-            restart_backoff_max = "10s"
-            clean_interval = "2s"
-            clean_chunk = 500
-            dead_keep = 1000
             "#
         ))
         .unwrap()
+    }
+
+    #[test]
+    fn a_consumer_follows_the_worker_in_whole_seconds() {
+        for (worker, heartbeat, poll) in [(5_000, 5, 1_000), (500, 1, 100), (1_200, 2, 240)] {
+            let consumer = ConsumerSettings::following(Duration::from_millis(worker));
+            assert_eq!(consumer.heartbeat_interval.as_secs(), heartbeat, "{worker}");
+            assert_eq!(consumer.heartbeat_interval.subsec_nanos(), 0, "{worker}");
+            assert_eq!(consumer.poll_interval.as_millis(), poll, "{worker}");
+        }
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl fmt::Debug for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Opens the pool, and one connection within `connect_timeout`.
+    /// Opens the pool, and one connection within `acquire_timeout`.
     pub(super) async fn connect(
         settings: &DatabaseSettings,
         limits: LimitSettings,
@@ -155,7 +155,7 @@ impl PostgresStore {
             (ListenMode::Auto, url) => Some(options::read("database.listen_url", url)?.0),
         };
         let statement = settings.statement_timeout.as_millis();
-        let lock = settings.lock_timeout.as_millis();
+        let lock = settings.lock_timeout().as_millis();
         let idle = (settings.statement_timeout + IDLE_GRACE).as_millis();
         let begin = format!(
             "BEGIN; SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; \
@@ -163,12 +163,12 @@ impl PostgresStore {
         );
         // Not through the pool, which would try again until acquire_timeout and then not return the reason.
         let first = async { options.connect().await?.close().await };
-        tokio::time::timeout(settings.connect_timeout, first)
+        tokio::time::timeout(settings.acquire_timeout, first)
             .await
             .map_err(|_| {
                 StoreError::Unavailable(format!(
-                    "no connection within connect_timeout ({:?})",
-                    settings.connect_timeout
+                    "no connection within database.acquire_timeout ({:?})",
+                    settings.acquire_timeout
                 ))
             })??;
         let renewal = Arc::new(timeouts::Renewal::default());

@@ -77,10 +77,10 @@ impl PrivateDatabase {
     async fn connect(&self) -> Result<PgConnection, StoreError> {
         let (options, _) = options::read("database.url", self.server.url.expose_secret())?;
         Ok(
-            tokio::time::timeout(self.server.connect_timeout, options.connect())
+            tokio::time::timeout(self.server.acquire_timeout, options.connect())
                 .await
                 .map_err(|_| {
-                    StoreError::Unavailable("no connection within connect_timeout".into())
+                    StoreError::Unavailable("no connection within database.acquire_timeout".into())
                 })??,
         )
     }

@@ -19,6 +19,12 @@ const GRACE: Duration = Duration::from_secs(5);
 /// has gone; the connection is then closed.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Idle time after which a connection is closed: before most firewalls forget it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// Age at which a connection is closed once it is free, so that all reach a new server.
+const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
+
 /// A connection that was returned within this time has just answered: under load it is not tested again.
 const RECENTLY_RETURNED: Duration = Duration::from_millis(100);
 
@@ -67,8 +73,8 @@ pub(super) fn pool_options(settings: &DatabaseSettings, renewal: &Arc<Renewal>) 
     PgPoolOptions::new()
         .max_connections(settings.max_connections.max(1))
         .acquire_timeout(settings.acquire_timeout)
-        .idle_timeout(settings.idle_timeout)
-        .max_lifetime(settings.max_lifetime)
+        .idle_timeout(IDLE_TIMEOUT)
+        .max_lifetime(MAX_LIFETIME)
         // The driver's own test has no timeout.
         .test_before_acquire(false)
         .before_acquire(move |connection, meta| {

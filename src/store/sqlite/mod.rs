@@ -156,7 +156,7 @@ impl SqliteStore {
             // A committed run survives a power cut, too.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(settings.lock_timeout);
+            .busy_timeout(settings.lock_timeout());
         // Only this process can end a connection to a file, so connections are not tested.
         let writer = SqlitePoolOptions::new()
             .test_before_acquire(false)
@@ -170,10 +170,12 @@ impl SqliteStore {
             .acquire_timeout(settings.acquire_timeout)
             .connect_lazy_with(options.pragma("query_only", "on"));
         // The writer comes first: it turns the WAL on.
-        tokio::time::timeout(settings.connect_timeout, writer.acquire())
+        tokio::time::timeout(settings.acquire_timeout, writer.acquire())
             .await
             .map_err(|_| {
-                StoreError::Unavailable("the file was not opened within connect_timeout".into())
+                StoreError::Unavailable(
+                    "the file was not opened within database.acquire_timeout".into(),
+                )
             })??;
         Ok(Arc::new_cyclic(|me| Self {
             file,
@@ -297,11 +299,7 @@ mod tests {
                 url: url.into(),
                 max_connections: 2,
                 acquire_timeout: limit,
-                connect_timeout: limit,
                 statement_timeout: limit,
-                lock_timeout: limit,
-                idle_timeout: limit,
-                max_lifetime: limit,
                 listen: ListenMode::Off,
                 listen_url: String::new().into(),
             },

@@ -41,7 +41,6 @@ impl Desk {
             .env_clear()
             .env("VERIFYD__LOG__FILTER", "warn")
             .env("VERIFYD__HTTP__LISTEN", "127.0.0.1:0")
-            .env("VERIFYD__MICROSOFT__RETRY_MAX_DELAY", "500ms")
             .env(
                 "VERIFYD__MICROSOFT__CLOUDS__SIMULATED__LOGIN",
                 &self.simulator.base_url,

@@ -118,7 +118,7 @@ async fn a_listing_whose_links_are_too_old_is_read_again_once() {
 
 #[tokio::test]
 async fn an_application_with_roles_on_too_many_resources_is_not_followed() {
-    for (resources, max, expected) in [(3, 3, None), (4, 3, Some(Reason::ResponseTooLarge))] {
+    for (resources, is_too_many) in [(50, false), (51, true)] {
         let directory = Directory::start(HEALTH).await;
         let assignments: Vec<_> = (1..=resources)
             .map(|n| {
@@ -129,21 +129,16 @@ async fn an_application_with_roles_on_too_many_resources_is_not_followed() {
         directory.script(move |seen| {
             (seen.call == "assignments").then(|| Reply::json(200, &json!({"value": assignments})))
         });
-        let mut settings = settings(directory.base(), directory.base());
-        settings.max_resources = max;
-        let found = run(&provider_with(&settings), &target("health_check")).await;
+        let found = run(&provider(&directory), &target("health_check")).await;
         let (_, reason) = found.status(INVENTORY);
-        assert_eq!(
-            reason == Some(Reason::ResponseTooLarge),
-            expected.is_some(),
-            "{reason:?}"
-        );
+        let is_refused = reason == Some(Reason::ResponseTooLarge);
+        assert_eq!(is_refused, is_too_many, "{reason:?}");
     }
 }
 
 #[tokio::test]
 async fn large_answers_are_cut_off() {
-    let padding = "x".repeat(200_000);
+    let padding = "x".repeat(1_100_000);
     let mut large = Reply::json(200, &json!({"value": [], "padding": padding}));
     let at_once = reason("organization", IDENTITY, large.clone()).await;
     assert_eq!(at_once, Reason::ResponseTooLarge);
@@ -184,7 +179,7 @@ async fn what_is_not_json_is_invalid() {
 async fn silence_ends_at_the_limits() {
     let directory = Directory::start(HEALTH).await;
     let mut settings = settings(directory.base(), directory.base());
-    settings.read_timeout = Duration::from_secs(1);
+    settings.request_timeout = Duration::from_secs(2);
     let timeout = (CheckStatus::Fail, Some(Reason::ProviderTimeout));
     // Nothing at all, then a body that stops in the middle.
     let mut half = Reply::text(200, "application/json", "{\"value\":");
@@ -197,11 +192,6 @@ async fn silence_ends_at_the_limits() {
         let found = run(&provider_with(&settings), &target("health_check")).await;
         assert_eq!(found.status(IDENTITY), timeout);
     }
-    // Never silent for long, but never done.
-    settings.read_timeout = Duration::from_secs(60);
-    settings.request_timeout = Duration::from_secs(1);
-    let found = run(&provider_with(&settings), &target("health_check")).await;
-    assert_eq!(found.status(IDENTITY), timeout);
 }
 
 #[tokio::test]
@@ -235,7 +225,7 @@ async fn raw_server(bytes: &'static [u8]) -> std::net::SocketAddr {
 
 async fn sign_in_reason(login: &str) -> (Reason, Vec<String>) {
     let mut settings = settings(login, "https://graph.example.com");
-    settings.connect_timeout = Duration::from_secs(120);
+    settings.request_timeout = Duration::from_secs(480);
     let found = run(&provider_with(&settings), &target("health_check")).await;
     let hosts = found.evidence(AUTHENTICATION, EvidenceKind::Host);
     let hosts = hosts.into_iter().map(str::to_owned).collect();

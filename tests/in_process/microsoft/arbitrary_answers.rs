@@ -4,7 +4,6 @@ use crate::microsoft::directory::{Directory, INTUNE, Reply};
 use crate::microsoft::fixture::{provider_with, run, settings, target};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::time::Duration;
 
 fn json_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -105,8 +104,7 @@ proptest! {
                 let at = CALLS.iter().position(|call| *call == seen.call)?;
                 replies[at].clone()
             });
-            let mut settings = settings(directory.base(), directory.base());
-            settings.read_timeout = Duration::from_secs(60);
+            let settings = settings(directory.base(), directory.base());
             let provider = provider_with(&settings);
             let target = target(module);
             // Twice: the second time with whatever is cached.

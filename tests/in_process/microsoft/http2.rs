@@ -16,8 +16,7 @@ fn provider(server: &Server, attempts: u32) -> MicrosoftProvider {
     let mut settings = settings(base, base);
     settings.max_attempts_per_request = attempts;
     // On a busy machine a thousand requests take their time to gather.
-    settings.read_timeout = Duration::from_secs(500);
-    settings.request_timeout = Duration::from_secs(500);
+    settings.request_timeout = Duration::from_secs(1000);
     MicrosoftProvider::with_outbound(&settings, Arc::new(Still), &server.outbound()).unwrap()
 }
 

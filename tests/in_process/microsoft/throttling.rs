@@ -147,7 +147,8 @@ async fn a_wait_beyond_the_deadline_is_not_begun() {
         throttled().header("retry-after", "250"),
     ));
     let mut settings = settings(directory.base(), directory.base());
-    settings.defer_after = Duration::from_secs(600);
+    settings.pauses.defer_after = Duration::from_secs(600);
+    settings.request_timeout = Duration::from_secs(600);
     let mut target = target("health_check");
     target.deadline = tokio::time::Instant::now() + Duration::from_secs(200);
     let started = std::time::Instant::now();

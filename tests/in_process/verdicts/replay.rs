@@ -14,7 +14,7 @@ use verifyd::domain::ConnectionId;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::report::{Identity, Report, ReportDraft, Severity, schema};
 use verifyd::ports::provider::{CheckSpec, Disposition, Provider, Target};
-use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings};
+use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings, Pauses};
 
 pub const NOW: &str = "2026-01-01T00:00:00Z";
 
@@ -41,10 +41,14 @@ static KEY: LazyLock<rcgen::KeyPair> =
 fn settings(bases: impl Iterator<Item = String>) -> MicrosoftSettings {
     MicrosoftSettings {
         default_cloud: cloud(0),
-        connect_timeout: Duration::from_secs(120),
-        read_timeout: Duration::from_secs(120),
         request_timeout: Duration::from_secs(240),
-        max_response_bytes: 200_000,
+        max_attempts_per_request: 3,
+        pauses: Pauses {
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(4),
+            ..Pauses::default()
+        },
+        modules_dir: Default::default(),
         clouds: bases
             .enumerate()
             .map(|(at, base)| {

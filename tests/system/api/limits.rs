@@ -151,7 +151,7 @@ async fn a_database_that_comes_back_is_used_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_takes_too_long_is_answered() {
     let scene = Scene::postgres_with(|s| {
-        s.http.api.request_timeout = Duration::from_secs(2);
+        s.http.timeouts.request = Duration::from_secs(2);
     })
     .await;
     let token = scene.master().await;
@@ -169,7 +169,7 @@ async fn a_request_that_takes_too_long_is_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_does_not_come_is_not_waited_for() {
     let scene = Scene::postgres_with(|s| {
-        s.http.header_timeout = Duration::from_millis(300);
+        s.http.timeouts.head = Duration::from_millis(300);
     })
     .await;
     let address = scene.base.strip_prefix("http://").unwrap();

@@ -61,8 +61,8 @@ async fn no_number_of_slow_connections_keeps_a_probe_from_its_answer() {
     let scene = Scene::postgres_with(|s| {
         s.http.max_connections = 64;
         s.http.max_connections_per_peer = 128;
-        s.http.header_timeout = LONG;
-        s.http.body_timeout = LONG;
+        s.http.timeouts.head = LONG;
+        s.http.timeouts.body = LONG;
     })
     .await;
     let healthz = format!("{}/healthz", scene.base);
@@ -112,11 +112,10 @@ async fn no_number_of_slow_connections_keeps_a_probe_from_its_answer() {
 async fn while_every_connection_is_being_answered_health_still_is() {
     let scene = Scene::postgres_with(|s| {
         s.http.max_connections = 2;
-        s.http.header_timeout = LONG;
-        s.http.api.request_timeout = LONG;
+        s.http.timeouts.head = LONG;
+        s.http.timeouts.request = LONG;
         // They wait for a lock until they are let go.
-        s.database.statement_timeout = LONG;
-        s.database.lock_timeout = LONG;
+        s.database.statement_timeout = 6 * LONG;
     })
     .await;
     let token = scene.master().await;
@@ -168,7 +167,7 @@ async fn while_every_connection_is_being_answered_health_still_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_not_waited_for() {
-    let scene = Scene::postgres_with(|s| s.http.body_timeout = Duration::from_millis(300)).await;
+    let scene = Scene::postgres_with(|s| s.http.timeouts.body = Duration::from_millis(300)).await;
     let token = scene.master().await;
     let connection = scene.healthy(1).await;
     let check = format!(
@@ -188,10 +187,8 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn open_bodies_of_a_token_hold_up_nobody() {
     let scene = Scene::postgres_with(|s| {
-        s.http.body_timeout = LONG;
-        s.http.api.request_timeout = LONG;
-        s.http.api.max_concurrent_requests = 6;
-        s.http.api.max_concurrent_requests_per_token = 6;
+        s.http.timeouts.body = LONG;
+        s.http.timeouts.request = LONG;
     })
     .await;
     let one = scene.master().await;
@@ -217,8 +214,8 @@ async fn open_bodies_of_a_token_hold_up_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_not_read_is_given_up() {
     let scene = Scene::postgres_with(|s| {
-        s.http.write_timeout = Duration::from_millis(500);
-        s.http.header_timeout = LONG;
+        s.http.timeouts.write = Duration::from_millis(500);
+        s.http.timeouts.head = LONG;
     })
     .await;
     let mut lazy = connect(&scene).await;

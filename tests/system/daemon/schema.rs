@@ -201,7 +201,7 @@ async fn an_attempt_that_the_schema_ended_does_not_count() {
     let connection = bench.connection(1, &Scenario::Slow.tenant_id(1), "health_check");
     // The watch itself looks too late.
     let daemon = bench.serve(&[
-        ("VERIFYD__WORKER__BEAT_INTERVAL", "10s"),
+        ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "10s"),
         ("VERIFYD__WORKER__DEAD_AFTER", "60s"),
     ]);
     daemon.ready().await;

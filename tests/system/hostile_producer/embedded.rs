@@ -91,7 +91,7 @@ impl File {
                 "DATABASE_URL",
                 format!("sqlite:{}", file.display()).as_str(),
             ),
-            ("VERIFYD__WORKER__BEAT_INTERVAL", "500ms"),
+            ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "500ms"),
             ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
             ("VERIFYD__RECONCILER__INTERVAL", "200ms"),
             ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),

@@ -38,11 +38,10 @@ const MAX_ATTEMPTS: i64 = 3;
 /// Leases are short, so that runs which say that they are being worked on are soon taken back. The
 /// limits of the API are not what is tried here.
 const SETTINGS: &[(&str, &str)] = &[
-    ("VERIFYD__WORKER__BEAT_INTERVAL", "500ms"),
+    ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "500ms"),
     ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
     ("VERIFYD__RECONCILER__INTERVAL", "200ms"),
     ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
-    ("VERIFYD__REDIS__CLEAN_INTERVAL", "1s"),
     ("VERIFYD__HTTP__API__REQUESTS_PER_MINUTE", "1000000"),
     (
         "VERIFYD__HTTP__API__ANONYMOUS_REQUESTS_PER_MINUTE",

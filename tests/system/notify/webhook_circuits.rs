@@ -45,28 +45,27 @@ fn webhooks_line(bench: &Bench) -> Value {
         .clone()
 }
 
-/// A receiver that accepts and never answers. What is recorded for it is not tried, by two replicas,
-/// and costs the other endpoint nothing.
+/// A pause of a circuit is twice the limit of an attempt: longer than a test.
+const LONG: (&str, &str) = ("REQUEST_TIMEOUT", "5m");
+
+/// As many failures as open a circuit.
+const FAILURES: usize = 5;
+
+/// A receiver that fails. What is recorded for it is not tried, by two replicas, and costs the other endpoint
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_circuit_records_without_trying() {
     let (mut bench, connection, receiver) = bench().await;
     set(
         &mut bench,
-        &[
-            ("CONCURRENCY", "4"),
-            ("CONCURRENCY_PER_ENDPOINT", "4"),
-            ("MAX_ATTEMPTS", "100"),
-            ("CIRCUIT_FAILURES", "3"),
-            ("CIRCUIT_PAUSE", "1h"),
-            ("CIRCUIT_MAX_PAUSE", "1h"),
-        ],
+        &[("CONCURRENCY", "4"), ("MAX_ATTEMPTS", "100"), LONG],
     );
-    let (silent, _) = add(&bench, &receiver.url("silent"), &[]);
+    let (broken, _) = add(&bench, &receiver.url("broken"), &[]);
     let (other, _) = add(&bench, &receiver.url("other"), &[]);
-    receiver.answers("silent", Answer::Never);
+    receiver.answers("broken", Answer::Status(500, usize::MAX));
     let _replicas = [bench.serve(&[]), bench.serve(&[])];
-    record(&bench, connection, 4).await;
-    until_circuit_is(&bench, silent, "open").await;
+    record(&bench, connection, FAILURES).await;
+    until_circuit_is(&bench, broken, "open").await;
     // Those that were on their way when it opened have ended.
     bench
         .until(
@@ -74,62 +73,62 @@ async fn an_open_circuit_records_without_trying() {
             |left| left == 0,
         )
         .await;
-    let tried = receiver.got("silent").len();
+    let tried = receiver.got("broken").len();
 
     record(&bench, connection, 6).await;
     let arrived = ended(&bench, other).await;
-    assert_eq!(arrived.len(), 10);
+    assert_eq!(arrived.len(), FAILURES + 6);
     assert!(
         arrived
             .iter()
             .all(|d| d["state"] == "delivered" && d["attempts"] == 1)
     );
-    assert_eq!(receiver.got("silent").len(), tried, "nothing more is tried");
-    let waiting = deliveries(&bench, silent);
-    assert_eq!(waiting.len(), 10);
+    assert_eq!(receiver.got("broken").len(), tried, "nothing more is tried");
+    let waiting = deliveries(&bench, broken);
+    assert_eq!(waiting.len(), FAILURES + 6);
     assert!(waiting.iter().all(|d| d["state"] == "pending"));
     // Newest first: they have used up nothing.
     assert!(
         waiting[..6].iter().all(|d| d["attempts"] == 0),
         "{waiting:?}"
     );
-    let shown = listed(&bench, silent);
-    assert!(shown["failures"].as_i64().unwrap() >= 3, "{shown}");
+    let shown = listed(&bench, broken);
+    assert_eq!(shown["failures"], FAILURES, "{shown}");
     assert!(!shown["circuit_probe_at"].is_null() && !shown["oldest_pending_since"].is_null());
     assert_eq!(listed(&bench, other)["circuit"], "closed");
     let line = webhooks_line(&bench);
     assert_eq!(line["state"], "warning");
     let found = line["found"].as_str().unwrap();
     assert!(
-        found.contains("10 pending") && found.contains("1 endpoints with an open circuit"),
+        found.contains("11 pending") && found.contains("1 endpoints with an open circuit"),
         "{found}"
     );
 
     // The operator knows that it works again.
-    receiver.answers("silent", Answer::Ok);
-    bench.json(&["webhooks", "enable", &silent.to_string(), "--json"], "");
-    let arrived = ended(&bench, silent).await;
+    receiver.answers("broken", Answer::Ok);
+    bench.json(&["webhooks", "enable", &broken.to_string(), "--json"], "");
+    due_now(&bench).await;
+    let arrived = ended(&bench, broken).await;
     assert!(arrived.iter().all(|d| d["state"] == "delivered"));
     assert_eq!(webhooks_line(&bench)["state"], "ok");
+}
+
+/// As if the pauses of all messages had passed.
+async fn due_now(bench: &Bench) {
+    let statement = "UPDATE verifyd.webhook_deliveries SET next_attempt_at = now()
+        WHERE state = 'pending' RETURNING endpoint_id";
+    bench.numbers(statement).await;
 }
 
 /// It probes after its pauses, also after a restart of the only replica, and closes by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_circuit_probes_and_closes_when_the_receiver_answers_again() {
     let (mut bench, connection, receiver) = bench().await;
-    set(
-        &mut bench,
-        &[
-            ("MAX_ATTEMPTS", "100"),
-            ("CIRCUIT_FAILURES", "2"),
-            ("CIRCUIT_PAUSE", "200ms"),
-            ("CIRCUIT_MAX_PAUSE", "400ms"),
-        ],
-    );
+    set(&mut bench, &[("MAX_ATTEMPTS", "100")]);
     let (broken, _) = add(&bench, &receiver.url("broken"), &[]);
     receiver.answers("broken", Answer::Status(500, usize::MAX));
     let mut first = bench.serve(&[]);
-    record(&bench, connection, 3).await;
+    record(&bench, connection, FAILURES).await;
     bench
         .until(
             "SELECT circuit_pauses::bigint FROM verifyd.webhook_endpoints",
@@ -141,32 +140,26 @@ async fn a_circuit_probes_and_closes_when_the_receiver_answers_again() {
     receiver.answers("broken", Answer::Ok);
     let _second = bench.serve(&[]);
     let arrived = ended(&bench, broken).await;
-    assert_eq!(arrived.len(), 3);
+    assert_eq!(arrived.len(), FAILURES);
     assert!(arrived.iter().all(|d| d["state"] == "delivered"));
     until_circuit_is(&bench, broken, "closed").await;
     assert_eq!(listed(&bench, broken)["failures"], 0);
 }
 
-/// What is recorded for a receiver that never answers is bounded by its age.
+/// What is recorded for a receiver that fails is bounded by its age.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_too_long_is_given_up_counted_and_listed() {
     let (mut bench, connection, receiver) = bench().await;
     set(
         &mut bench,
-        &[
-            ("MAX_ATTEMPTS", "100"),
-            ("CIRCUIT_FAILURES", "1"),
-            ("CIRCUIT_PAUSE", "1h"),
-            ("CIRCUIT_MAX_PAUSE", "1h"),
-            ("GIVE_UP_AFTER", "2s"),
-        ],
+        &[("MAX_ATTEMPTS", "100"), ("GIVE_UP_AFTER", "2s"), LONG],
     );
-    let (silent, _) = add(&bench, &receiver.url("silent"), &[]);
-    receiver.answers("silent", Answer::Never);
+    let (broken, _) = add(&bench, &receiver.url("broken"), &[]);
+    receiver.answers("broken", Answer::Status(500, usize::MAX));
     let daemon = bench.serve(&[]);
-    record(&bench, connection, 3).await;
-    let given_up = ended(&bench, silent).await;
-    assert_eq!(given_up.len(), 3);
+    record(&bench, connection, FAILURES).await;
+    let given_up = ended(&bench, broken).await;
+    assert_eq!(given_up.len(), FAILURES);
     for delivery in &given_up {
         assert_eq!(
             (&delivery["state"], &delivery["give_up_reason"]),
@@ -176,7 +169,7 @@ async fn what_waits_for_too_long_is_given_up_counted_and_listed() {
     let until = Instant::now() + PATIENCE;
     loop {
         let (_, all) = daemon.get("/metrics").await;
-        let by_age = "verifyd_webhook_deliveries_given_up_total{reason=\"age\"} 3";
+        let by_age = "verifyd_webhook_deliveries_given_up_total{reason=\"age\"} 5";
         if all.contains(by_age)
             && all.contains("verifyd_webhook_oldest_pending_seconds 0")
             && all.contains("verifyd_webhook_circuits_open 1")
@@ -188,14 +181,13 @@ async fn what_waits_for_too_long_is_given_up_counted_and_listed() {
     }
     let line = webhooks_line(&bench);
     let found = line["found"].as_str().unwrap();
-    assert!(found.contains("3 given up, 3 of them by age"), "{found}");
+    assert!(found.contains("5 given up, 5 of them by age"), "{found}");
 }
 
 /// In both forms.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_is_not_tried_again_before_it_asks_for_it() {
-    let (mut bench, connection, receiver) = bench().await;
-    set(&mut bench, &[("RETRY_MAX_DELAY", "2h")]);
+    let (bench, connection, receiver) = bench().await;
     let endpoints = [
         ("seconds", Answer::WaitSeconds(3600)),
         ("date", Answer::WaitUntil(3600)),
@@ -259,22 +251,15 @@ async fn workers_page(bench: &Bench, daemon: &Daemon) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_of_the_workers_shows_what_waits() {
     let (mut bench, connection, receiver) = bench().await;
-    set(
-        &mut bench,
-        &[
-            ("CIRCUIT_FAILURES", "1"),
-            ("CIRCUIT_PAUSE", "1h"),
-            ("CIRCUIT_MAX_PAUSE", "1h"),
-        ],
-    );
-    let (silent, _) = add(&bench, &receiver.url("hidden-path"), &[]);
+    set(&mut bench, &[LONG]);
+    let (broken, _) = add(&bench, &receiver.url("hidden-path"), &[]);
     receiver.answers("hidden-path", Answer::Status(500, usize::MAX));
     let daemon = bench.serve(&[]);
-    record(&bench, connection, 2).await;
-    until_circuit_is(&bench, silent, "open").await;
+    record(&bench, connection, FAILURES).await;
+    until_circuit_is(&bench, broken, "open").await;
     let page = workers_page(&bench, &daemon).await;
     assert!(page.contains("Oldest pending"), "{page}");
-    let row = format!("Endpoint {silent} of workspace 1: 1 failures in a row");
+    let row = format!("Endpoint {broken} of workspace 1: {FAILURES} failures in a row");
     assert!(page.contains(&row), "{page}");
     assert!(!page.contains("hidden-path"), "{page}");
 }

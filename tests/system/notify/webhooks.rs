@@ -8,14 +8,10 @@ use test_support::bench::{Bench, PATIENCE};
 use verifyd::ports::clock::{Clock as _, SystemClock};
 use verifyd_simulator::Scenario;
 
-/// Short pauses; the lease of a sender that died is seven seconds long.
+/// Pauses follow the limit of an attempt; the lease of a sender that died is seven seconds long.
 const QUICKLY: &[(&str, &str)] = &[
     ("VERIFYD__WEBHOOKS__LOOPBACK_HOSTS", "127.0.0.1"),
-    ("VERIFYD__WEBHOOKS__CONNECT_TIMEOUT", "1s"),
     ("VERIFYD__WEBHOOKS__REQUEST_TIMEOUT", "1s"),
-    ("VERIFYD__WEBHOOKS__POLL_INTERVAL", "100ms"),
-    ("VERIFYD__WEBHOOKS__RETRY_BASE_DELAY", "50ms"),
-    ("VERIFYD__WEBHOOKS__RETRY_MAX_DELAY", "200ms"),
     ("VERIFYD__WEBHOOKS__MAX_ATTEMPTS", "4"),
 ];
 
@@ -217,10 +213,9 @@ async fn failures_are_tried_again_recorded_and_replayed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_never_answers_holds_up_nobody() {
     let (mut bench, connection, receiver) = bench().await;
-    for (key, value) in [("CONCURRENCY", "2"), ("CONCURRENCY_PER_ENDPOINT", "2")] {
-        let key = format!("VERIFYD__WEBHOOKS__{key}");
-        bench.environment.insert(key, value.into());
-    }
+    bench
+        .environment
+        .insert("VERIFYD__WEBHOOKS__CONCURRENCY".into(), "2".into());
     let (slow, _) = add(&bench, &receiver.url("slow"), &[]);
     let (other, secret) = add(&bench, &receiver.url("other"), &[]);
     receiver.answers("slow", Answer::Never);

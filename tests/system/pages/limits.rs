@@ -38,7 +38,7 @@ async fn an_address_may_try_so_many_logins() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_without_a_login_may_ask_so_often() {
     let site = Site::with(|settings| {
-        settings.pages.anonymous_requests_per_minute = 3;
+        settings.pages.requests_per_minute = 5;
         settings.http.api.anonymous_requests_per_minute = 3;
     })
     .await;
@@ -92,20 +92,23 @@ async fn a_token_may_ask_so_often_by_all_its_sessions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn live_pages_are_bounded_for_a_session_and_for_a_token() {
     let site = Site::with(|settings| {
-        settings.pages.max_streams = 6;
-        settings.pages.max_streams_per_session = 2;
-        settings.pages.max_streams_per_token = 3;
+        // A session has one of them, a token two.
+        settings.pages.max_streams = 4;
     })
     .await;
     let token = site.token("ops", &EVERYTHING, Binding::EVERYTHING).await;
-    let mut people = [site.nobody().await, site.nobody().await];
+    let mut people = [
+        site.nobody().await,
+        site.nobody().await,
+        site.nobody().await,
+    ];
     for person in &mut people {
         let answer = person.log_in(&token).await;
         person.keep_cookie(&answer);
     }
-    let [one, two] = &people;
+    let [one, two, three] = &people;
     let mut open = Vec::new();
-    for (person, wanted) in [(one, 200), (one, 200), (one, 503), (two, 200), (two, 503)] {
+    for (person, wanted) in [(one, 200), (one, 503), (two, 200), (three, 503)] {
         let answer = person.get("/live").await;
         assert_eq!(answer.status(), wanted);
         if wanted == 200 {
@@ -130,11 +133,11 @@ async fn live_pages_are_bounded_for_a_session_and_for_a_token() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_live_page_may_be_silent_for_longer_than_any_time_limit() {
     let site = Site::with(|settings| {
-        settings.pages.heartbeat = Duration::from_secs(1);
-        settings.http.header_timeout = Duration::from_millis(200);
-        settings.http.body_timeout = Duration::from_millis(200);
-        settings.http.write_timeout = Duration::from_millis(200);
-        settings.http.api.request_timeout = Duration::from_secs(1);
+        settings.pages.live.keep_alive = Duration::from_secs(1);
+        settings.http.timeouts.head = Duration::from_millis(200);
+        settings.http.timeouts.body = Duration::from_millis(200);
+        settings.http.timeouts.write = Duration::from_millis(200);
+        settings.http.timeouts.request = Duration::from_secs(1);
     })
     .await;
     let person = site.operator().await;

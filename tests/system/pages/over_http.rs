@@ -332,7 +332,7 @@ async fn lists_are_paged_and_keep_their_filter() {
 async fn live_pages_are_bounded_and_end_with_the_process() {
     let site = Site::with(|settings| {
         settings.pages.max_streams = 2;
-        settings.pages.heartbeat = Duration::from_secs(1);
+        settings.pages.live.keep_alive = Duration::from_secs(1);
     })
     .await;
     let connection = site.connection(1, Scenario::Healthy).await;

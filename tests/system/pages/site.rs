@@ -37,10 +37,9 @@ impl Site {
 
     pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let world = World::with(|settings| {
-            settings.pages.live_interval = std::time::Duration::from_millis(100);
+            settings.pages.live.look = std::time::Duration::from_millis(100);
             // Whoever tests the limits sets them.
             settings.pages.requests_per_minute = 1_000_000;
-            settings.pages.anonymous_requests_per_minute = 1_000_000;
             settings.pages.logins_per_minute = 1_000_000;
             settings.http.api.anonymous_requests_per_minute = 1_000_000;
             change(settings);

@@ -183,7 +183,7 @@ async fn a_payload_that_grows_later_never_leaves_redis() {
     let (proxy, url) = Proxy::before(&server.url()).await;
     // Nothing is cleaned meanwhile.
     let mut slow = settings(&url, "q");
-    slow.clean_interval = Duration::from_secs(600);
+    slow.consumer.clean_interval = Duration::from_secs(600);
     let queue = open(&slow);
     let mut plain = connection(&server.url()).await;
     let large = vec![b'x'; LARGE];

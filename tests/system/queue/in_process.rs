@@ -4,10 +4,10 @@ use crate::queue::conformance::Subject;
 use crate::queue::probe::{Consumer, Probe, hints, until};
 use std::sync::Arc;
 use verifyd::ports::queue::{Queue, QueueError};
-use verifyd::queue::in_process::{InProcessQueue, InProcessSettings};
+use verifyd::queue::in_process::InProcessQueue;
 
 fn queue(capacity: usize) -> Arc<dyn Queue> {
-    InProcessQueue::open(&InProcessSettings { capacity })
+    InProcessQueue::open(capacity)
 }
 
 async fn subject() -> (Subject, impl Future<Output = ()>) {

@@ -6,26 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use test_support::redis_server::{connection, keys_of, random_queue, redis_url, remove_queue};
 use verifyd::ports::queue::Queue;
-use verifyd::queue::redis::{RedisQueue, RedisSettings};
+use verifyd::queue::redis::{ConsumerSettings, RedisQueue, RedisSettings};
 
 /// Settings as in production, with a queue of one's own.
 pub fn settings(url: &str, queue: &str) -> RedisSettings {
     RedisSettings {
         url: url.into(),
         queue: queue.into(),
-        fetchers: 2,
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(20),
-        retries: 6,
-        retry_max_delay: Duration::from_secs(2),
-        poll_interval: Duration::from_secs(1),
-        heartbeat_interval: Duration::from_secs(1),
-        missed_heartbeats: 3,
-        restart_backoff_min: Duration::from_millis(200),
-        restart_backoff_max: Duration::from_secs(2),
-        clean_interval: Duration::from_millis(500),
-        clean_chunk: 500,
-        dead_keep: 1000,
+        consumer: ConsumerSettings {
+            clean_interval: Duration::from_millis(500),
+            ..ConsumerSettings::following(Duration::from_secs(1))
+        },
     }
 }
 
@@ -49,7 +42,7 @@ every_conformance_test!(subject());
 async fn rarely_looked_at() -> (Subject, impl Future<Output = ()>) {
     let (url, name) = (redis_url(), random_queue());
     let mut settings = settings(&url, &name);
-    settings.poll_interval = Duration::from_secs(60);
+    settings.consumer.poll_interval = Duration::from_secs(60);
     let subject = Subject {
         queue: open(&settings),
         other: open(&settings),
@@ -97,8 +90,7 @@ async fn as_many_hints_as_places_are_all_in_work_whoever_fetches_them() {
 async fn the_number_of_keys_stays_flat() {
     let (url, name) = (redis_url(), random_queue());
     let mut settings = settings(&url, &name);
-    settings.dead_keep = 10;
-    settings.clean_chunk = 200;
+    settings.consumer.dead_keep = 10;
     let queue = open(&settings);
     let probe = Probe::new();
     // A good part of them become dead letters.
@@ -300,7 +292,7 @@ async fn throughput() {
     for fetchers in [1, 2, 4] {
         let (url, name) = (redis_url(), random_queue());
         let mut settings = settings(&url, &name);
-        settings.fetchers = fetchers;
+        settings.consumer.fetchers = fetchers;
         let queue = open(&settings);
         let sending = Instant::now();
         queue.send(&hints(1..=10_000)).await.unwrap();

@@ -19,8 +19,7 @@ fn patient(url: &str) -> RedisSettings {
     let mut settings = settings(url, "q");
     settings.connect_timeout = Duration::from_secs(60);
     settings.response_timeout = Duration::from_secs(60);
-    settings.retries = 100;
-    settings.retry_max_delay = Duration::from_secs(60);
+    settings.consumer.retries = 1000;
     settings
 }
 

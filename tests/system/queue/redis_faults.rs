@@ -81,7 +81,7 @@ async fn a_flush_while_handlers_run_loses_nothing_of_their_work() {
 async fn starts_before_the_server_does() {
     let mut server = PrivateRedis::stopped();
     let mut settings = settings(&server.url(), "q");
-    settings.retries = 2;
+    settings.consumer.retries = 2;
     let queue = open(&settings);
     let probe = Probe::new();
     let consumer = Consumer::start(&queue, &probe, 4);
@@ -107,7 +107,7 @@ async fn starts_before_the_server_does() {
 async fn survives_a_restart_of_the_server() {
     let mut server = PrivateRedis::start();
     let mut settings = settings(&server.url(), "q");
-    settings.retries = 2;
+    settings.consumer.retries = 2;
     let queue = open(&settings);
     let probe = Probe::new();
     let consumer = Consumer::start(&queue, &probe, 4);
@@ -198,7 +198,7 @@ async fn hints_of_a_killed_consumer_are_delivered_to_others() {
 async fn entries_written_piecemeal_stop_nothing() {
     let server = PrivateRedis::start();
     let mut settings = settings(&server.url(), "q");
-    settings.fetchers = 1;
+    settings.consumer.fetchers = 1;
     let queue = open(&settings);
     let mut plain = connection(&server.url()).await;
     let mut pipe = redis::pipe();
@@ -309,7 +309,7 @@ async fn errors_never_show_the_password() {
         .url()
         .replace("redis://", "redis://someone:canary-secret@");
     let mut refused = settings(&url, "q");
-    refused.retries = 0;
+    refused.consumer.retries = 0;
     let mut away = refused.clone();
     away.url = "redis://someone:canary-secret@127.0.0.1:1".into();
     for settings in [refused, away] {
@@ -332,7 +332,7 @@ async fn errors_never_show_the_password() {
 async fn a_tls_url_to_a_plain_server_is_an_error() {
     let server = PrivateRedis::start();
     let mut settings = settings(&server.url().replace("redis://", "rediss://"), "q");
-    settings.retries = 0;
+    settings.consumer.retries = 0;
     let queue = open(&settings);
     let error = queue.ping().await.unwrap_err();
     assert!(matches!(error, QueueError::Unavailable(_)), "{error}");

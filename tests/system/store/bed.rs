@@ -37,11 +37,7 @@ pub fn settings(url: &str) -> DatabaseSettings {
         url: SecretString::from(url.to_owned()),
         max_connections: 8,
         acquire_timeout: Duration::from_secs(300),
-        connect_timeout: Duration::from_secs(300),
-        statement_timeout: Duration::from_secs(300),
-        lock_timeout: Duration::from_secs(300),
-        idle_timeout: Duration::from_secs(600),
-        max_lifetime: Duration::from_secs(600),
+        statement_timeout: Duration::from_secs(1800),
         listen: ListenMode::Auto,
         listen_url: SecretString::default(),
     }

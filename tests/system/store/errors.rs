@@ -32,7 +32,7 @@ pub async fn a_lock_that_is_not_granted_is_contention(bed: &Bed) {
     let run = bed.queued().await;
     let held = claim(&bed.store, run, "w1").await;
     let mut impatient = settings(&bed.url());
-    impatient.lock_timeout = Duration::from_millis(50);
+    impatient.statement_timeout = Duration::from_secs(3);
     let store = verifyd::store::connect(&impatient).await.unwrap();
     let lock = bed.lock_run(run).await;
     for _ in 0..3 {

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use verifyd::domain::report::{ReportDraft, schema};
 use verifyd::ports::provider::{Provider as _, Target};
-use verifyd::provider::microsoft::{MicrosoftProvider, MicrosoftSettings};
+use verifyd::provider::microsoft::{MicrosoftProvider, MicrosoftSettings, Pauses};
 
 const SECRET: &str = "canary-secret-value";
 const TOKEN: &str = r#"{"token_type":"Bearer","expires_in":3599,"access_token":"opaque-canary"}"#;
@@ -167,12 +167,13 @@ async fn request(stream: &mut TcpStream) -> Option<String> {
 
 fn settings(base: &str) -> MicrosoftSettings {
     MicrosoftSettings {
-        connect_timeout: Duration::from_secs(20),
-        read_timeout: Duration::from_secs(20),
         request_timeout: Duration::from_secs(20),
-        max_response_bytes: 1 << 20,
-        max_pages: 4,
         max_attempts_per_request: 1,
+        pauses: Pauses {
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(1),
+            ..Pauses::default()
+        },
         ..microsoft::settings(base, base)
     }
 }

@@ -37,6 +37,9 @@ pub(super) struct Organizations {
 /// Name of the call that lists grants, each page.
 const ASSIGNMENTS: &str = "app_role_assignments";
 
+/// Resources (APIs) whose role names are read for one application: each costs a call.
+const MAX_RESOURCES: usize = 50;
+
 /// Resources that are read at the same time.
 const RESOURCES_AT_ONCE: usize = 4;
 
@@ -93,7 +96,7 @@ impl Session<'_> {
         let is_all = matches!(first.next, Next::None);
         let assignments = self.pages(ASSIGNMENTS, &uri, first).await?;
         let resources: BTreeSet<Uuid> = assignments.iter().map(|a| a.resource_id).collect();
-        if resources.len() > self.max_resources() {
+        if resources.len() > MAX_RESOURCES {
             return Err(Fault::new(Reason::ResponseTooLarge));
         }
         let assignments = &assignments;

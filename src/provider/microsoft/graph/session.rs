@@ -34,6 +34,9 @@ pub(in super::super) type ApplicationCache = Cache<PrincipalKey, Arc<Application
 /// Registrations that could not be read.
 pub(in super::super) type UnreadableCache = Cache<PrincipalKey, ()>;
 
+/// Pages of one list that are read: a check takes seconds, not minutes.
+const MAX_PAGES: usize = 20;
+
 /// State that all sessions share.
 pub(in super::super) struct Shared {
     pub caller: Caller,
@@ -48,8 +51,6 @@ pub(in super::super) struct Shared {
     /// Registrations that could not be read, and until when they are not read again.
     pub unreadable: UnreadableCache,
     pub clock: Arc<dyn Clock>,
-    pub max_pages: usize,
-    pub max_resources: usize,
 }
 
 impl std::fmt::Debug for Shared {
@@ -57,8 +58,6 @@ impl std::fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("caller", &self.caller)
             .field("tokens", &self.tokens)
-            .field("max_pages", &self.max_pages)
-            .field("max_resources", &self.max_resources)
             .finish_non_exhaustive()
     }
 }
@@ -123,10 +122,6 @@ impl<'a> Session<'a> {
 
     pub fn client_id(&self) -> Uuid {
         self.client_id
-    }
-
-    pub fn max_resources(&self) -> usize {
-        self.shared.max_resources
     }
 
     pub fn cloud_key(&self) -> &str {
@@ -275,7 +270,7 @@ impl<'a> Session<'a> {
             let url = url.map_err(|reason| self.graph_fault(reason))?;
             let reason = match seen.len() {
                 _ if seen.contains(&url) => Some(Reason::PagingLoop),
-                pages if pages == self.shared.max_pages => Some(Reason::ResponseTooLarge),
+                pages if pages == MAX_PAGES => Some(Reason::ResponseTooLarge),
                 _ => None,
             };
             if let Some(reason) = reason {

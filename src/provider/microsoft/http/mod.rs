@@ -120,7 +120,6 @@ pub(super) struct Caller {
     clock: Arc<dyn Clock>,
     request_timeout: Duration,
     read_timeout: Duration,
-    max_response_bytes: usize,
     max_attempts: u32,
     defer_after: Duration,
     /// By the name of the call.
@@ -148,18 +147,17 @@ impl Caller {
             client: outbound.client(
                 clouds.loopback_hosts(),
                 ProxiedHosts::Only(clouds.hosts()),
-                settings.connect_timeout,
+                settings.connect_timeout(),
             ),
             backoff: Backoff {
-                base: settings.retry_base_delay,
-                max: settings.retry_max_delay,
+                base: settings.pauses.first,
+                max: settings.pauses.longest,
             },
             clock,
             request_timeout: settings.request_timeout,
-            read_timeout: settings.read_timeout,
-            max_response_bytes: settings.max_response_bytes,
+            read_timeout: settings.read_timeout(),
             max_attempts: settings.max_attempts_per_request,
-            defer_after: settings.defer_after,
+            defer_after: settings.defer_after(),
             recorders: RwLock::default(),
         }
     }

@@ -25,6 +25,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("client-request-id");
 
+/// Bytes of one answer that are read. What Graph sends for a check is far smaller.
+const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
+
 /// Sends the request and reads its answer. A request that the provider has not processed, or that was lost,
 /// is sent again: both kinds of request are safe to repeat.
 pub(super) async fn exchange(
@@ -104,7 +107,7 @@ async fn receive(
     let challenged = is_challenged(headers);
     let author = Author::of(status.as_u16(), headers);
     let login = login(headers);
-    let body = body(response, caller.max_response_bytes, secret, limits).await?;
+    let body = body(response, MAX_RESPONSE_BYTES, secret, limits).await?;
     Ok(Answer {
         status: status.as_u16(),
         body: Some(body),

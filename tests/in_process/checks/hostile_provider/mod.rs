@@ -86,7 +86,6 @@ async fn every_hostile_answer_ends_in_its_reason_within_the_deadline() {
     }
     let world = Arc::new(
         World::with(|settings| {
-            settings.microsoft.read_timeout = Duration::from_millis(1500);
             settings.microsoft.request_timeout = Duration::from_secs(3);
             settings.worker.run_deadline = Duration::from_secs(180);
             for (number, (_, server, _)) in cases.iter().enumerate() {
@@ -184,7 +183,7 @@ async fn storm(headers: &str) -> (OperationRun, usize, World) {
     let server = HostileServer::start(At::Graph, Hostile::Bytes(answer), &tenant).await;
     let world = World::with(|settings| {
         cloud(settings, "hostile", &server.url());
-        settings.microsoft.defer_after = Duration::from_secs(1);
+        settings.microsoft.pauses.defer_after = Duration::from_secs(1);
         settings.microsoft.max_attempts_per_request = 2;
         settings.worker.run_deadline = Duration::from_secs(6);
         settings.worker.total_deadline = Duration::from_secs(20);
