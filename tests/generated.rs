@@ -285,11 +285,20 @@ fn every_test_that_the_security_page_names_is_there() {
     for page in ["security.md", "protocol.md"] {
         let page = std::fs::read_to_string(root.join("docs/explanation").join(page)).unwrap();
         for quoted in page.split('`').skip(1).step_by(2) {
-            let is_name = quoted.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
+            let is_name = quoted
+                .chars()
+                .all(|c| c == '_' || c.is_ascii_alphanumeric());
             if is_name && quoted.matches('_').count() >= 3 {
                 // A function, or a line of a macro that makes tests.
-                let made = [format!("fn {quoted}("), format!("    {quoted}: "), format!("mod {quoted} ")];
-                assert!(made.iter().any(|form| text.contains(form)), "no test {quoted}");
+                let made = [
+                    format!("fn {quoted}("),
+                    format!("    {quoted}: "),
+                    format!("mod {quoted} "),
+                ];
+                assert!(
+                    made.iter().any(|form| text.contains(form)),
+                    "no test {quoted}"
+                );
                 named += 1;
             }
         }
