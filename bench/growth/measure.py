@@ -1,4 +1,4 @@
-"""How cost grows. Started by `run`; see docs/explanation/scaling.md."""
+"""How cost grows. Started by `run`; see bench/results/growth.md."""
 
 import argparse
 import datetime

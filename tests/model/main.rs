@@ -1,5 +1,5 @@
-//! The protocol of `docs/explanation/state-machine.md` as a model, and every history of it up to a number of
-//! faults. See `docs/explanation/protocol-model.md`.
+//! The protocol of `docs/explanation/protocol.md` as a model, and every history of it up to a number of
+//! faults.
 
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 #![allow(clippy::print_stdout, reason = "the counts are worth reading")]
