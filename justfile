@@ -14,11 +14,11 @@ servers:
 
 # Check that everything compiles
 check:
-    cargo check --all-targets
+    cargo check --workspace --all-targets
 
 # Format, and lint with warnings as errors
 lint:
-    cargo fmt && cargo clippy --all-targets -- -D warnings
+    cargo fmt --all && cargo clippy --workspace --all-targets -- -D warnings
 
 # Rewrite snapshots, help texts and generated files
 generate *args:
@@ -26,7 +26,7 @@ generate *args:
 
 # Show everything in one process, with pages
 demo:
-    cargo run --release -- demo --keep
+    cargo run -- demo --keep
 
 # Search the API for answers that its document does not allow
 api *args:

@@ -7,6 +7,7 @@
 
 mod checks;
 mod cli;
+mod documents;
 mod fuzz_corpus;
 mod generated;
 mod layering;
