@@ -3,11 +3,7 @@
 use super::outside_text::Named;
 
 /// Longest client secret, in bytes. Entra's have 40.
-pub const MAX_BYTES: usize = 4096;
-
-/// What is allowed, in words.
-pub const ALLOWED: &str =
-    "1 to 4096 printable ASCII characters (0x20 to 0x7E), without a space at either end";
+const MAX_BYTES: usize = 4096;
 
 /// What is wrong with a client secret. Bytes are counted from 1. Names a character only if no client
 /// secret may hold it.
