@@ -3,7 +3,7 @@
 use super::text_decoding::Named;
 
 /// Longest client secret, in bytes. Entra's have 40.
-pub const MAX_BYTES: usize = 4096;
+const MAX_BYTES: usize = 4096;
 
 /// What is allowed, for messages.
 pub const ALLOWED: &str =

@@ -6,7 +6,7 @@ use super::options::{SimulatorError, SimulatorOptions};
 use super::tenants::Tenants;
 use super::tokens::Signer;
 use chrono::{DateTime, Utc};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 

@@ -18,7 +18,7 @@ use crate::view::RunView;
 use crate::view::report::ReportState;
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta};
-use connections::{CONNECTIONS, DemoConnection, Expected, Flaw, SignsInBy};
+use connections::{CONNECTIONS, DemoConnection, Flaw, SignsInBy};
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize as _;
 use secrecy::SecretString;

@@ -166,7 +166,7 @@ async fn finish(State(api): State<Arc<Api>>, mut request: Request, next: Next) -
     let work = panics::caught(next.run(request), || {
         Problem::new(Kind::Defect, "The work on it panicked; the log says where.").into_response()
     });
-    let worked = tokio::time::timeout(api.gate.request_timeout, work);
+    let worked = tokio::time::timeout(api.request_limits.request_timeout, work);
     let answered = worked.instrument(span.clone()).await;
     let response = answered.unwrap_or_else(|_| {
         Problem::new(

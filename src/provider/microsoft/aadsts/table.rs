@@ -291,8 +291,9 @@ pub(in super::super) fn document() -> String {
         text,
         "\nUnder status 401 or 403, {} and every error outside this list is `proxy_refused`, unless the answer has a \
          member of the login service (`error_description`, `error_uri`, `trace_id`, `correlation_id`, `suberror`, \
-         `claims`).",
-        common.join(", ")
+         `claims`).\n\nThe reference lists {} more codes, which only sign-ins of people, devices or other protocols produce.",
+        common.join(", "),
+        table.elsewhere.numbers.len()
     );
     text
 }
