@@ -74,7 +74,7 @@ pub fn judge(model: &Protocol, before: &State, action: Action, after: &mut State
             && action != Action::NotBeforePasses(r)
             && new.status != Status::Completed;
 
-        // Each claim is completed, counts, is failed_completions, or met a fault; a process that is told to stop
+        // Each claim is completed, counts, is failed_completions, or met a fault; a process that is stopped
         // may give back as many as it has slots.
         let limit = model.store.max_attempts + model.store.max_failed_completions + 1;
         let met = (model.faults - after.faults) * u8::try_from(model.slots).unwrap();

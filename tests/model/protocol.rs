@@ -19,7 +19,7 @@ pub enum Action {
     /// Another application's bare INSERT.
     Insert(usize),
     Record(usize),
-    /// The producer sends the hint, or takes the mark of delivery back where the queue is away.
+    /// The producer sends the hint, or takes the mark of delivery back where the queue is unavailable.
     Submit(usize),
 
     Fetch(usize, usize),
@@ -28,13 +28,13 @@ pub enum Action {
     Ask(Slot),
     Complete(Slot),
     Release(Slot, End),
-    /// The worker is told to stop, so it waits no longer for a run to be isolated.
+    /// The worker is stopped, so it waits no longer for a run to be isolated.
     GiveUp(Slot),
     /// The poison run kills the worker that works on it.
     Die(Slot),
     /// The process asks for its open attempts.
     Look(usize),
-    /// It lets go of those that it does not work on.
+    /// It releases those that it does not work on.
     ReleaseOrphaned(usize),
     /// The worker drops what it holds, as its heartbeat does not get through.
     Fence(Slot),
@@ -47,7 +47,7 @@ pub enum Action {
     MarkDeliveries,
     /// The reconciler sends the hints of what it found.
     Deliver,
-    /// The queue is away: the reconciler gives a run to a free slot of its process.
+    /// The queue is unavailable: the reconciler gives a run to a free slot of its process.
     TakeDirectly(usize, usize),
     Undeliver,
 
@@ -642,7 +642,7 @@ impl Protocol {
             }
             Action::Resume(w) => {
                 s.workers[w].process = Process::Up;
-                // The fence has an earlier limit than the others' patience.
+                // The fence has an earlier limit than the others' timeout.
                 s.workers[w].fenced |= s.workers[w].beat != Beat::Fresh;
             }
             Action::QueueIsBack => s.queue_away = false,

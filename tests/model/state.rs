@@ -177,7 +177,7 @@ pub struct Worker {
     pub beat: Beat,
     /// `engine::lease::Lease` has run out: no beat was confirmed for four fifths of `dead_after`.
     pub fenced: bool,
-    /// It was told to stop.
+    /// It was stopped.
     pub stopping: bool,
     /// In ascending order: no slot differs from another.
     pub slots: [Step; SLOTS],

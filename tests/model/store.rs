@@ -51,7 +51,7 @@ pub enum Mechanism {
     Reclaim,
     /// The second and third part of DUE: what was not delivered, and what was delivered long ago.
     Redelivery,
-    /// The first part of DUE: what verifyd was never told of.
+    /// The first part of DUE: what verifyd has no delivery of.
     FirstDelivery,
     /// The condition of MARK_DELIVERIES.
     WaitKept,
@@ -231,7 +231,7 @@ impl Store {
     /// The first half of a sweep, up to and with DUE. What is reclaimed is locked until the sweep
     /// commits; what is only due is not, so MARK_DELIVERIES is a step of its own.
     pub fn sweep(&self, s: &mut State, slots: usize) {
-        // While the queue is away the batch is the number of free slots.
+        // While the queue is unavailable the batch is the number of free slots.
         if s.queue_away && !(0..s.workers.len()).any(|w| s.is_free(w, slots)) {
             return;
         }

@@ -105,7 +105,7 @@ pub async fn failed_completions_back_off_and_end_in_a_forced_completion(bed: &Be
         let held = claim(&bed.store, run, "dead").await;
         assert!(held.exhausted && !held.forced_completion);
         assert_eq!(held.run.request, RunRequest::from_context(&context(1)));
-        // One is lost with its worker, one is let go of, one fails.
+        // One is lost with its worker, one is released, one fails.
         match n {
             1 => {
                 let swept = sweep(bed).await;

@@ -94,7 +94,7 @@ async fn go_on(bed: &Bed, policy: &mut SweepPolicy) -> (Vec<RunId>, bool) {
     (swept.due, swept.more)
 }
 
-/// Runs that somebody was told about, and that nobody has claimed.
+/// Runs that a hint was sent for, and that nobody has claimed.
 async fn told(bed: &Bed, count: usize) -> Vec<RunId> {
     let new = vec![crate::recording::new_run(1); count];
     bed.store.record_many(&new).await.unwrap()
