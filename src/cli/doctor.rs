@@ -384,7 +384,7 @@ async fn activity(store: &dyn Store, lines: &mut Vec<Line>) {
         .filter(|w| (now - w.beat_at).num_seconds() < 60)
         .count();
     let found = format!(
-        "{} queued, {} running, {beating} workers beating",
+        "{} queued, {} running, {beating} workers alive",
         counts.queued, counts.running
     );
     let waiting_long = counts.oldest_queued_seconds.is_some_and(|s| s > 60.0);

@@ -1,7 +1,7 @@
 //! What is promised, judged from outside: by what a step changed, not by what it tested.
 
 use crate::protocol::{Action, Protocol};
-use crate::state::{Attempt, Beat, Broken, Holder, RUNS, State, Status, Step};
+use crate::state::{Attempt, Broken, Heartbeat, Holder, RUNS, State, Status, Step};
 use crate::store::Store;
 use stateright::Property;
 
@@ -99,11 +99,11 @@ fn writer(before: &State, action: Action, r: usize) -> Option<u8> {
     (claim.run == r).then_some(claim.token)
 }
 
-/// By the worker's beat and the deadline, not by what the store tests.
+/// By the worker's heartbeat and the deadline, not by what the store tests.
 fn lease_has_ended(s: &State, open: Attempt) -> bool {
     let beats = match open.holder {
-        Holder::Process(w) => s.workers[w].beat == Beat::Fresh,
-        Holder::Gone { beat } => beat == Beat::Fresh,
+        Holder::Process(w) => s.workers[w].heartbeat == Heartbeat::Fresh,
+        Holder::Gone { heartbeat } => heartbeat == Heartbeat::Fresh,
     };
     open.overdue || !beats
 }

@@ -1,7 +1,9 @@
 //! Runs that kill their worker, and attempts that nobody works on: what bounds them.
 
 use crate::bed::Bed;
-use crate::fixtures::{ISOLATED, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker};
+use crate::fixtures::{
+    ISOLATED, POLICY, SWEEP, claim, context, failed, heartbeat, succeeded, worker,
+};
 use std::time::Duration;
 use verifyd::domain::run::RunRequest;
 use verifyd::domain::{RunId, RunStatus};
@@ -182,8 +184,8 @@ async fn release_orphaned(bed: &Bed, held: &Claim) -> Vec<RunId> {
 }
 
 pub async fn a_worker_releases_its_orphans(bed: &Bed) {
-    bed.store.beat(&beat("w1")).await.unwrap();
-    bed.store.beat(&beat("w2")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
     let (lost, kept, others) = (bed.queued().await, bed.queued().await, bed.queued().await);
     assert_eq!(sweep(bed).await.due, [lost, kept, others]);
     let first = claim(&bed.store, lost, "w1").await;
