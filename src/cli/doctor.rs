@@ -352,9 +352,9 @@ async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
 async fn listening(store: &dyn Store, lines: &mut Vec<Line>) {
     let part = "listening";
     lines.push(match store.try_listening().await {
-        Ok(Listening::Heard) => ok(part, "notifications arrive: a bare INSERT wakes a worker"),
+        Ok(Listening::Received) => ok(part, "notifications arrive: a bare INSERT wakes a worker"),
         Ok(Listening::Off) => ok(part, "off: bare INSERTs are found by the sweep"),
-        Ok(Listening::NotHeard) => bad(
+        Ok(Listening::NotReceived) => bad(
             part,
             State::Warning,
             "notifications do not arrive, so that bare INSERTs are found by the sweep only",
