@@ -17,7 +17,7 @@ pub struct PagesSettings {
     pub anonymous_requests_per_minute: u32,
     /// Of one address.
     pub logins_per_minute: u32,
-    /// Most live pages of this process at a time.
+    /// Largest number of live pages of this process at a time.
     pub max_streams: usize,
     /// Of one session, and of all sessions of one token.
     pub max_streams_per_session: usize,
