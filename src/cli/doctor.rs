@@ -352,9 +352,9 @@ async fn guards(store: &dyn Store, lines: &mut Vec<Line>) {
 async fn listening(store: &dyn Store, lines: &mut Vec<Line>) {
     let part = "listening";
     lines.push(match store.try_listening().await {
-        Ok(Listening::Heard) => ok(part, "notifications arrive: a bare INSERT wakes a worker"),
+        Ok(Listening::Received) => ok(part, "notifications arrive: a bare INSERT wakes a worker"),
         Ok(Listening::Off) => ok(part, "off: bare INSERTs are found by the sweep"),
-        Ok(Listening::NotHeard) => bad(
+        Ok(Listening::NotReceived) => bad(
             part,
             State::Warning,
             "notifications do not arrive, so that bare INSERTs are found by the sweep only",
@@ -384,7 +384,7 @@ async fn activity(store: &dyn Store, lines: &mut Vec<Line>) {
         .filter(|w| (now - w.beat_at).num_seconds() < 60)
         .count();
     let found = format!(
-        "{} queued, {} running, {beating} workers beating",
+        "{} queued, {} running, {beating} workers alive",
         counts.queued, counts.running
     );
     let waiting_long = counts.oldest_queued_seconds.is_some_and(|s| s > 60.0);

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 /// Length of a key, in bytes.
 pub(super) const KEY_BYTES: usize = 32;
-/// Most characters of a key id.
+/// Longest key id, in characters.
 const KEY_ID_CHARS: usize = 40;
 
 const KEY_FORM: &str = "an id of 1 to 40 letters, digits, '-' or '_', a colon, and 32 random bytes \

@@ -16,7 +16,7 @@ pub enum AttemptEnd {
     Shutdown,
     /// Something in verifyd failed.
     Error,
-    /// Its worker stopped beating, or its deadline passed.
+    /// The heartbeat of its worker stopped, or its deadline passed.
     WorkerLost,
     /// Another writer put the run back to `queued`.
     Superseded,

@@ -10,10 +10,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fmt;
 
-/// Most bytes of a name that a producer gives (provider, module, Entra tenant id).
+/// Longest name that a producer gives, in bytes (provider, module, Entra tenant id).
 const NAME_BYTES: usize = 300;
 
-/// Most characters of a tenant's name that are kept.
+/// Longest name of a tenant that is kept, in characters.
 const DISPLAY_NAME_CHARS: usize = 300;
 
 /// Why nothing of a context can be understood.

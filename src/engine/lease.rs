@@ -2,7 +2,7 @@
 
 use super::liveness::LoopActivity;
 use super::worker::WorkerState;
-use crate::ports::store::{Beat, StoreError, WorkerStore};
+use crate::ports::store::{Heartbeat, StoreError, WorkerStore};
 use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -60,7 +60,7 @@ pub async fn send_heartbeat(
 ) -> Result<(), StoreError> {
     let sent = Instant::now();
     store
-        .beat(&Beat {
+        .heartbeat(&Heartbeat {
             worker_id: worker.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             concurrency: u32::try_from(worker.settings.concurrency).unwrap_or(u32::MAX),

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub struct PrunePolicy {
     /// Runs that were completed longer ago than this, by the database's clock.
     pub older_than: Duration,
-    /// Most runs to delete in one transaction.
+    /// Largest number of runs to delete in one transaction.
     pub batch: u32,
 }
 

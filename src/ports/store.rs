@@ -34,7 +34,7 @@ pub use crate::ports::sweep::{SweepCursor, SweepPolicy, SweepStore, Swept};
 use crate::ports::wake::WakeStore;
 use crate::ports::webhook_deliveries::DeliveryStore;
 use crate::ports::webhook_endpoints::EndpointStore;
-pub use crate::ports::workers::{Beat, WorkerRecord, WorkerStore};
+pub use crate::ports::workers::{Heartbeat, WorkerRecord, WorkerStore};
 
 macro_rules! store {
     ($($part:ident),+ $(,)?) => {

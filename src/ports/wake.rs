@@ -27,9 +27,9 @@ impl WakeSignal {
 #[serde(rename_all = "snake_case", tag = "listening")]
 pub enum Listening {
     /// A notification to oneself arrived.
-    Heard,
+    Received,
     /// None arrived: a pooler in between shares connections.
-    NotHeard,
+    NotReceived,
     /// Turned off, or a database that has no notifications.
     Off,
 }

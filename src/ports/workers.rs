@@ -19,7 +19,7 @@ pub struct WorkerRecord {
 
 /// What a worker reports with each heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beat {
+pub struct Heartbeat {
     pub worker_id: WorkerId,
     pub version: String,
     pub concurrency: u32,
@@ -30,11 +30,11 @@ pub struct Beat {
 #[async_trait]
 pub trait WorkerStore: Send + Sync {
     /// Renews this worker's lease on all its runs.
-    async fn beat(&self, beat: &Beat) -> Result<(), StoreError>;
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError>;
 
     /// Takes the worker off the list.
     async fn retire(&self, worker: &WorkerId) -> Result<(), StoreError>;
 
-    /// Workers that beat within the last day.
+    /// Lists workers with a heartbeat within the last day.
     async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError>;
 }

@@ -42,7 +42,7 @@ pub(super) struct CompletionRequest {
     pub failures: Json,
     /// Members of `context` that are set only where the producer left them out.
     pub defaults: Json,
-    /// Most bytes of a context that stays.
+    /// Largest context that stays, in bytes.
     pub kept: i64,
     pub inventory: Option<InventoryRow>,
     pub connection: Option<ConnectionId>,

@@ -6,7 +6,7 @@ use crate::domain::report::redact;
 use crate::domain::{Outcome, Reason, RunId};
 use crate::ports::invalid_runs::InvalidRun;
 
-/// Most characters of a foreign value that are shown.
+/// Longest part of another application's value that is shown, in characters.
 const SHOWN: usize = 60;
 
 from_row! {

@@ -10,7 +10,7 @@ use crate::ports::store_error::StoreError;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Most bytes of a state that is read.
+/// Largest state that is read, in bytes.
 const STATE_BYTES: u32 = 1_048_576;
 
 from_row! {

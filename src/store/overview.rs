@@ -13,7 +13,7 @@ use crate::ports::store_error::StoreError;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 
-/// Most active runs that are looked through for those of the connections on a page.
+/// Largest number of active runs that are looked through for those of the connections on a page.
 pub(super) const ACTIVE_RUNS: i64 = 10_000;
 
 /// Largest number of rows that are read for one run, in a table that may contain other runs.

@@ -54,10 +54,10 @@ pub(super) fn count<T: TryFrom<i64>>(
     })
 }
 
-/// Most bytes of a stored credential that are read.
+/// Largest stored credential that is read, in bytes.
 pub(super) const PAYLOAD_BYTES: i64 = 262_144;
 
-/// Most bytes of a report that is read from a context that is too large as a whole.
+/// Largest report that is read from a context that is too large as a whole, in bytes.
 pub(super) const REPORT_BYTES: i64 = 1_048_576;
 
 /// A context that was read in parts.

@@ -37,7 +37,7 @@ impl DatabaseSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitSettings {
-    /// Most bytes of `operation_runs.context`, without verifyd's report, as JSON text.
+    /// Largest `operation_runs.context`, without verifyd's report, in bytes of JSON text.
     pub context_bytes: u32,
 }
 

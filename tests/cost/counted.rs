@@ -25,7 +25,7 @@ const FOR_RUNS: &str = "
       AND query !~ 'pg_try_advisory|worker_dead|w.beat_at'
       AND query !~ '^SELECT run_id, token|coalesce.r.started_at::timestamptz'";
 
-/// Each batch, and each call that goes alone, begins with its limits.
+/// Each batch, and each call that is sent separately, begins with its limits.
 const TRANSACTIONS: &str = "
     SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE query ~ 'SET LOCAL jit'";
 

@@ -131,7 +131,7 @@ async fn preparing_a_run_survives_lost_replies() {
     }
 }
 
-/// And a statement holds that connection for longer than the others' patience with a worker that
+/// And a statement holds that connection for longer than the others' timeout with a worker that
 /// does not beat.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pool_is_exhausted() {
@@ -201,7 +201,7 @@ async fn one_worker_is_partitioned_from_the_database() {
     scene.ends_as_meant().await;
 }
 
-/// As after a firewall has forgotten them: no side hears of it.
+/// As after a firewall has forgotten them: no side notices it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_passes_on_open_connections_any_more() {
     let scene = Scene::new().await;

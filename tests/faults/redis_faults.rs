@@ -6,7 +6,7 @@ use test_support::proxy::Proxy;
 use test_support::redis_server::hint;
 use test_support::redis_server::{self, PrivateRedis};
 
-/// How long a server is away, where it is away for a while.
+/// How long an outage of a server lasts.
 fn away() -> Duration {
     Duration::from_secs(if long() { 30 } else { 4 })
 }
@@ -158,7 +158,7 @@ async fn redis_says_nothing_any_more() {
     scene.ends_as_meant().await;
 }
 
-/// As after a firewall has forgotten them: no side hears of it.
+/// As after a firewall has forgotten them: no side notices it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_passes_on_open_connections_to_redis_any_more() {
     let scene = Scene::new().await;

@@ -181,7 +181,7 @@ impl Scene {
             .unwrap()
     }
 
-    /// Records runs without pause until it is told to stop. The database being away does not
+    /// Records runs without pause until it is stopped. The database being unavailable does not
     /// matter to it.
     pub fn producer(&self) -> Producer {
         let url = self.bench.database.url();

@@ -1,7 +1,7 @@
 //! What is promised, judged from outside: by what a step changed, not by what it tested.
 
 use crate::protocol::{Action, Protocol};
-use crate::state::{Attempt, Beat, Broken, Holder, RUNS, State, Status, Step};
+use crate::state::{Attempt, Broken, Heartbeat, Holder, RUNS, State, Status, Step};
 use crate::store::Store;
 use stateright::Property;
 
@@ -74,7 +74,7 @@ pub fn judge(model: &Protocol, before: &State, action: Action, after: &mut State
             && action != Action::NotBeforePasses(r)
             && new.status != Status::Completed;
 
-        // Each claim is completed, counts, is failed_completions, or met a fault; a process that is told to stop
+        // Each claim is completed, counts, is failed_completions, or met a fault; a process that is stopped
         // may give back as many as it has slots.
         let limit = model.store.max_attempts + model.store.max_failed_completions + 1;
         let met = (model.faults - after.faults) * u8::try_from(model.slots).unwrap();
@@ -99,11 +99,11 @@ fn writer(before: &State, action: Action, r: usize) -> Option<u8> {
     (claim.run == r).then_some(claim.token)
 }
 
-/// By the worker's beat and the deadline, not by what the store tests.
+/// By the worker's heartbeat and the deadline, not by what the store tests.
 fn lease_has_ended(s: &State, open: Attempt) -> bool {
     let beats = match open.holder {
-        Holder::Process(w) => s.workers[w].beat == Beat::Fresh,
-        Holder::Gone { beat } => beat == Beat::Fresh,
+        Holder::Process(w) => s.workers[w].heartbeat == Heartbeat::Fresh,
+        Holder::Gone { heartbeat } => heartbeat == Heartbeat::Fresh,
     };
     open.overdue || !beats
 }

@@ -4,8 +4,8 @@
 use crate::faults::Scope;
 use crate::history;
 use crate::state::{
-    Answer, Beat, Claim, Delivered, Delivery, Holder, Process, RUNS, Reconciler, State, Status,
-    Step, WORKERS,
+    Answer, Claim, Delivered, Delivery, Heartbeat, Holder, Process, RUNS, Reconciler, State,
+    Status, Step, WORKERS,
 };
 use crate::store::{End, Mechanism, Store, send};
 use stateright::{Model, Property};
@@ -19,7 +19,7 @@ pub enum Action {
     /// Another application's bare INSERT.
     Insert(usize),
     Record(usize),
-    /// The producer sends the hint, or takes the mark of delivery back where the queue is away.
+    /// The producer sends the hint, or takes the mark of delivery back where the queue is unavailable.
     Submit(usize),
 
     Fetch(usize, usize),
@@ -28,17 +28,17 @@ pub enum Action {
     Ask(Slot),
     Complete(Slot),
     Release(Slot, End),
-    /// The worker is told to stop, so it waits no longer for a run to be isolated.
+    /// The worker is stopped, so it waits no longer for a run to be isolated.
     GiveUp(Slot),
     /// The poison run kills the worker that works on it.
     Die(Slot),
     /// The process asks for its open attempts.
     Look(usize),
-    /// It lets go of those that it does not work on.
+    /// It releases those that it does not work on.
     ReleaseOrphaned(usize),
     /// The worker drops what it holds, as its heartbeat does not get through.
     Fence(Slot),
-    Beat(usize),
+    Heartbeat(usize),
     Retire(usize),
     /// A supervisor starts the process again.
     Start(usize),
@@ -47,11 +47,11 @@ pub enum Action {
     MarkDeliveries,
     /// The reconciler sends the hints of what it found.
     Deliver,
-    /// The queue is away: the reconciler gives a run to a free slot of its process.
+    /// The queue is unavailable: the reconciler gives a run to a free slot of its process.
     TakeDirectly(usize, usize),
     Undeliver,
 
-    /// `worker.dead_after` has passed since the last beat.
+    /// `worker.dead_after` has passed since the last heartbeat.
     LeaseEnds(usize),
     /// The same for a process that is gone.
     OrphanedLeaseEnds(usize),
@@ -131,7 +131,7 @@ impl Action {
             | Self::Look(_)
             | Self::ReleaseOrphaned(_)
             | Self::Fence(_)
-            | Self::Beat(_)
+            | Self::Heartbeat(_)
             | Self::Retire(_)
             | Self::Start(_)
             | Self::Sweep
@@ -293,7 +293,9 @@ impl Protocol {
         if run.unsent {
             steps.push(Action::Submit(r));
         }
-        let orphaned = Holder::Gone { beat: Beat::Fresh };
+        let orphaned = Holder::Gone {
+            heartbeat: Heartbeat::Fresh,
+        };
         if run.open.is_some_and(|open| open.holder == orphaned) {
             steps.push(Action::OrphanedLeaseEnds(r));
         }
@@ -310,7 +312,7 @@ impl Protocol {
     fn steps_of_worker(&self, s: &State, w: usize, steps: &mut Vec<Action>) {
         let worker = &s.workers[w];
         let silent = worker.process == Process::Paused || worker.fenced;
-        if silent && worker.beat == Beat::Fresh {
+        if silent && worker.heartbeat == Heartbeat::Fresh {
             steps.push(Action::LeaseEnds(w));
         }
         match worker.process {
@@ -322,7 +324,7 @@ impl Protocol {
             Process::Up => {}
         }
         if worker.fenced {
-            steps.push(Action::Beat(w));
+            steps.push(Action::Heartbeat(w));
         }
         if worker.stopping && worker.slots.iter().all(|step| *step == Step::Idle) {
             steps.push(Action::Retire(w));
@@ -593,7 +595,7 @@ impl Protocol {
                 }
                 self.store.release_orphaned(s, w, tokens);
             }
-            Action::Beat(w) => self.store.beat(s, w),
+            Action::Heartbeat(w) => self.store.heartbeat(s, w),
             Action::Retire(w) => self.store.retire(s, w),
             Action::Start(w) => s.workers[w].process = Process::Up,
             Action::Sweep => self.store.sweep(s, self.slots),
@@ -623,10 +625,12 @@ impl Protocol {
                     s.reconciler = Reconciler::Idle;
                 }
             }
-            Action::LeaseEnds(w) => s.workers[w].beat = Beat::Stale,
+            Action::LeaseEnds(w) => s.workers[w].heartbeat = Heartbeat::Stale,
             Action::OrphanedLeaseEnds(r) => {
                 if let Some(open) = &mut s.runs[r].open {
-                    open.holder = Holder::Gone { beat: Beat::Stale };
+                    open.holder = Holder::Gone {
+                        heartbeat: Heartbeat::Stale,
+                    };
                 }
             }
             Action::DeadlinePasses(r) | Action::Overrun(r) => {
@@ -642,8 +646,8 @@ impl Protocol {
             }
             Action::Resume(w) => {
                 s.workers[w].process = Process::Up;
-                // The fence has an earlier limit than the others' patience.
-                s.workers[w].fenced |= s.workers[w].beat != Beat::Fresh;
+                // The fence has an earlier limit than the others' timeout.
+                s.workers[w].fenced |= s.workers[w].heartbeat != Heartbeat::Fresh;
             }
             Action::QueueIsBack => s.queue_away = false,
             Action::Crash(w) => Store::end_process(s, w),

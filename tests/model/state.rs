@@ -48,7 +48,7 @@ pub enum Holder {
     Process(usize),
     /// The process is gone; its row in `workers` may look alive for a while.
     Gone {
-        beat: Beat,
+        heartbeat: Heartbeat,
     },
 }
 
@@ -97,7 +97,7 @@ pub struct Run {
 
 /// `workers.beat_at`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Beat {
+pub enum Heartbeat {
     /// No row: not yet beaten, or retired.
     None,
     Fresh,
@@ -174,10 +174,10 @@ impl Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Worker {
     pub process: Process,
-    pub beat: Beat,
-    /// `engine::lease::Lease` has run out: no beat was confirmed for four fifths of `dead_after`.
+    pub heartbeat: Heartbeat,
+    /// `engine::lease::Lease` has run out: no heartbeat was confirmed for four fifths of `dead_after`.
     pub fenced: bool,
-    /// It was told to stop.
+    /// It was stopped.
     pub stopping: bool,
     /// In ascending order: no slot differs from another.
     pub slots: [Step; SLOTS],
@@ -271,7 +271,7 @@ impl State {
         };
         let worker = Worker {
             process: Process::Up,
-            beat: Beat::Fresh,
+            heartbeat: Heartbeat::Fresh,
             fenced: false,
             stopping: false,
             slots: [Step::Idle; SLOTS],

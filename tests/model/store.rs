@@ -3,8 +3,8 @@
 //! itself. A batch sends the last of them at once, and leaves what it cannot decide.
 
 use crate::state::{
-    Answer, Attempt, Beat, Claim, Delivered, Delivery, HINTS, Holder, Process, RUNS, Reconciler,
-    SLOTS, State, Status, Step,
+    Answer, Attempt, Claim, Delivered, Delivery, HINTS, Heartbeat, Holder, Process, RUNS,
+    Reconciler, SLOTS, State, Status, Step,
 };
 
 /// The functions of the ports that write. A test compares them with the traits.
@@ -16,7 +16,7 @@ pub const TRANSITIONS: &[&str] = &[
     "sweep",
     "release_orphaned",
     "mark_undispatched",
-    "beat",
+    "heartbeat",
     "retire",
 ];
 
@@ -51,7 +51,7 @@ pub enum Mechanism {
     Reclaim,
     /// The second and third part of DUE: what was not delivered, and what was delivered long ago.
     Redelivery,
-    /// The first part of DUE: what verifyd was never told of.
+    /// The first part of DUE: what verifyd has no delivery of.
     FirstDelivery,
     /// The condition of MARK_DELIVERIES.
     WaitKept,
@@ -221,17 +221,17 @@ impl Store {
 
     /// `lease_is_dead!()`
     pub fn lease_is_dead(s: &State, open: Attempt) -> bool {
-        let beat = match open.holder {
-            Holder::Process(w) => s.workers[w].beat,
-            Holder::Gone { beat } => beat,
+        let heartbeat = match open.holder {
+            Holder::Process(w) => s.workers[w].heartbeat,
+            Holder::Gone { heartbeat } => heartbeat,
         };
-        open.overdue || beat != Beat::Fresh
+        open.overdue || heartbeat != Heartbeat::Fresh
     }
 
     /// The first half of a sweep, up to and with DUE. What is reclaimed is locked until the sweep
     /// commits; what is only due is not, so MARK_DELIVERIES is a step of its own.
     pub fn sweep(&self, s: &mut State, slots: usize) {
-        // While the queue is away the batch is the number of free slots.
+        // While the queue is unavailable the batch is the number of free slots.
         if s.queue_away && !(0..s.workers.len()).any(|w| s.is_free(w, slots)) {
             return;
         }
@@ -375,30 +375,30 @@ impl Store {
     }
 
     /// BEAT, confirmed.
-    pub fn beat(&self, s: &mut State, w: usize) {
-        s.workers[w].beat = Beat::Fresh;
+    pub fn heartbeat(&self, s: &mut State, w: usize) {
+        s.workers[w].heartbeat = Heartbeat::Fresh;
         s.workers[w].fenced = false;
     }
 
     /// RETIRE, and the end of the process.
     pub fn retire(&self, s: &mut State, w: usize) {
-        s.workers[w].beat = Beat::None;
+        s.workers[w].heartbeat = Heartbeat::None;
         Self::end_process(s, w);
     }
 
     /// The process is gone; the next one has another id.
     pub fn end_process(s: &mut State, w: usize) {
-        let beat = s.workers[w].beat;
+        let heartbeat = s.workers[w].heartbeat;
         for run in &mut s.runs {
             if let Some(open) = &mut run.open
                 && open.holder == Holder::Process(w)
             {
-                open.holder = Holder::Gone { beat };
+                open.holder = Holder::Gone { heartbeat };
             }
         }
         let worker = &mut s.workers[w];
         worker.process = Process::Down;
-        worker.beat = Beat::None;
+        worker.heartbeat = Heartbeat::None;
         worker.fenced = true;
         worker.stopping = false;
         worker.slots = [Step::Idle; SLOTS];

@@ -59,7 +59,7 @@ struct Shared {
     cuts: watch::Sender<u64>,
     /// Moved on to let nothing pass any more on the connections that are open then.
     freezes: watch::Sender<u64>,
-    /// Moved on to let go of what is held.
+    /// Moved on to release what is held.
     releases: watch::Sender<u64>,
     fired: watch::Sender<u32>,
     rules: Mutex<Vec<Rule>>,
@@ -127,7 +127,7 @@ impl Proxy {
     }
 
     /// Has nothing pass any more, in either direction, on the connections that are open now, as a
-    /// firewall does that has forgotten them: no side hears of it, not even when the other one
+    /// firewall does that has forgotten them: no side notices it, not even when the other one
     /// closes. New connections work.
     pub fn freeze(&self) {
         self.shared.freezes.send_modify(|n| *n += 1);
@@ -225,7 +225,7 @@ async fn carry_requests(
         sent.drain(..excess);
         if let Some(act) = due(shared, &sent) {
             sent.clear();
-            // Before the test hears of it.
+            // Before the test sees it.
             let mut releases = shared.releases.subscribe();
             match act {
                 Act::LoseReply => replies.lose.store(true, Ordering::SeqCst),

@@ -21,7 +21,7 @@ pub async fn connection(url: &str) -> redis::aio::MultiplexedConnection {
     try_connection(url).await.expect("the test server answers")
 }
 
-/// The same where the server may be away.
+/// The same where the server may be unavailable.
 pub async fn try_connection(url: &str) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
     let client = redis::Client::open(url).expect("the URL of the test server");
     // The default is half a second, which is little for many commands on a busy machine.
@@ -38,7 +38,7 @@ pub async fn hint(redis_url: &str, queue: &str, runs: &[i64]) {
     try_hint(redis_url, queue, runs).await.unwrap();
 }
 
-/// The same where Redis may be away.
+/// The same where Redis may be unavailable.
 pub async fn try_hint(redis_url: &str, queue: &str, runs: &[i64]) -> redis::RedisResult<()> {
     let mut redis = try_connection(redis_url).await?;
     let script = redis::Script::new(include_str!("../../../contracts/enqueue.lua"));

@@ -10,7 +10,7 @@ use verifyd::domain::connection::{NewConnection, ProviderConnection};
 use verifyd::domain::credential::Credential;
 use verifyd::domain::run::OperationRun;
 use verifyd::domain::{ConnectionId, RunId, RunStatus, TenantId, WorkspaceId, token};
-use verifyd::engine::lease::beat_once;
+use verifyd::engine::lease::send_heartbeat;
 use verifyd::engine::worker::Worker;
 use verifyd::operations::start_check::context_for;
 use verifyd::ports::access::NewToken;
@@ -161,7 +161,7 @@ impl World {
         let mut services = self.services.clone();
         change(&mut services);
         let worker = services.worker();
-        beat_once(self.services.store.as_ref(), &worker.state)
+        send_heartbeat(self.services.store.as_ref(), &worker.state)
             .await
             .unwrap();
         worker

@@ -179,8 +179,11 @@ fn every_content_that_cannot_be_used_has_its_cause() {
     ] {
         let flaw = flaw(&ours, &sealed(&ours, plain.as_bytes()));
         assert_eq!(flaw.cause, cause, "{plain}");
-        let told = flaw.found.unwrap_or_default();
-        assert!(told.contains(found.unwrap_or_default()), "{plain}: {told}");
+        let described = flaw.found.unwrap_or_default();
+        assert!(
+            described.contains(found.unwrap_or_default()),
+            "{plain}: {described}"
+        );
     }
 
     use CredentialKind::{Certificate, ClientSecret};
@@ -222,10 +225,10 @@ proptest! {
         ] {
             if let Err(error) = open(&ours, CredentialKind::ClientSecret, &payload) {
                 let evidence = error.flaw().map(Flaw::evidence).unwrap_or_default();
-                let told = format!("{error} {evidence:?}");
+                let described = format!("{error} {evidence:?}");
                 // What stands where the id of a key does is an id.
                 let is_id = payload.starts_with(&format!("vfd1.{secret}."));
-                prop_assert!(is_id || !told.contains(&secret), "{}", told);
+                prop_assert!(is_id || !described.contains(&secret), "{}", described);
             }
         }
     }

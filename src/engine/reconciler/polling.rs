@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Polling {
     store: Arc<dyn Store>,
     scheduler: Arc<Scheduler>,
-    /// Most runs that are taken and not yet done.
+    /// Largest number of runs that are taken and not yet done.
     max_taken: usize,
     taken: JoinSet<()>,
     stop: CancellationToken,

@@ -25,7 +25,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// Longest time for one look at the database.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Most runs that one look chooses. It looks again when fewer than half as many are not done.
+/// Largest number of runs that one look chooses. It looks again when fewer than half as many are not done.
 const MAX_FOUND: u32 = 64;
 
 /// Chooses runs of tenants that wait, and has them processed.

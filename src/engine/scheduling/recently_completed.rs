@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 /// How long a run is remembered.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
-/// Most runs that are remembered.
+/// Largest number of runs that are remembered.
 const MAX_KEPT: u64 = 16_384;
 
 /// How long hints are gathered for one query.

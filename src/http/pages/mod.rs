@@ -36,7 +36,7 @@ use std::time::Duration;
 use streams::Streams;
 use tokio_util::sync::CancellationToken;
 
-/// Most bytes of a form.
+/// Largest form, in bytes.
 const FORM_BYTES: usize = 64 * 1024;
 
 /// Rows of a list on one page.

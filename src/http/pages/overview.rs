@@ -28,7 +28,7 @@ const HOUR: Period = Period("1h", "the last hour", Duration::from_secs(3_600));
 const DAY: Period = Period("24h", "the last 24 hours", Duration::from_secs(24 * 3_600));
 const WEEK: Period = Period("7d", "the last 7 days", Duration::from_secs(7 * 24 * 3_600));
 const SLICES: u32 = 24;
-/// Most runs that the picture is made of.
+/// Largest number of runs that the picture is made of.
 const MAX_RUNS: u32 = 5_000;
 /// A run that waits longer than this is worth a remark.
 const LONG_WAIT_SECONDS: f64 = 60.0;

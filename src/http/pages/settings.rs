@@ -15,7 +15,7 @@ pub struct PagesSettings {
     pub requests_per_minute: u32,
     /// Of one address.
     pub logins_per_minute: u32,
-    /// Most live pages of this process at a time.
+    /// Largest number of live pages of this process at a time.
     pub max_streams: usize,
     /// No key sets them.
     #[serde(skip)]

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Most deliveries in one fetch. More save hardly anything, and other idle processes should get their
+/// Largest number of deliveries in one fetch. More save hardly anything, and other idle processes should get their
 /// share of a burst.
 const MAX_FETCHED: usize = 16;
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
-/// Most calls in one batch.
+/// Largest number of calls in one batch.
 const MAX_BATCH_SIZE: usize = 128;
 
 /// Time after which another task sends the calls that wait behind a batch: its connection is most likely

@@ -26,8 +26,8 @@ const KEPT_FOR: u32 = 256;
 const SETTINGS: &str = "SET LOCAL lock_timeout = 250; SET LOCAL enable_seqscan = off;
                         SET LOCAL jit = off; SET LOCAL plan_cache_mode = force_generic_plan";
 
-/// PostgreSQL compresses reports. Its other method takes a fifth of the time of a claim and a completion. The
-/// setting of a column takes precedence.
+/// Compresses reports with lz4. PostgreSQL's default method takes a fifth of the time of a claim and a
+/// completion. The setting of a column takes precedence.
 const COMPRESSION: &str = "; SET LOCAL default_toast_compression = lz4";
 
 /// Whether the server has the method, and no other one is configured.

@@ -71,7 +71,7 @@ const CONNECTION_SQL: ConnectionSql = ConnectionSql {
 };
 
 /// The part of a run's report that the trend needs; NULL where the report is too large for a list.
-macro_rules! told {
+macro_rules! report_part {
     () => {
         $crate::store::sql::sql!(
             "CASE WHEN " is_listed!("r.context") " THEN "
@@ -86,13 +86,13 @@ macro_rules! told {
 /// pointers, so only runs of this connection are followed.
 const TREND: &str = sql!(
     "WITH RECURSIVE chain AS (
-         SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, " told!()
+         SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, " report_part!()
     ", r.workspace_id, r.tenant_id
          FROM provider_connections c JOIN " latest_report_of_connection!("")
     "    JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = " run_type!()
     "    WHERE c.id = ANY($1) AND $2 > 0
          UNION ALL
-         SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, " told!()
+         SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, " report_part!()
     ", r.workspace_id, r.tenant_id FROM chain c
          JOIN operation_runs r
              ON r.id = CASE WHEN c.previous ~ '^[0-9]{1,18}$' THEN c.previous::bigint END

@@ -130,7 +130,7 @@ impl PostgresStore {
 
     /// Closes all connections. One that is stuck ends with the process.
     pub(super) async fn close_connections(&self) {
-        // Nobody beats any more: dropping it closes it.
+        // No more heartbeats are sent: dropping it closes it.
         *self.heartbeat_connection.lock().await = None;
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.pool.close()).await;
     }

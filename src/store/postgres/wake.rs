@@ -244,16 +244,16 @@ impl WakeStore for PostgresStore {
             return Ok(Listening::Off);
         };
         let Some(mut subscription) = Subscription::open(options).await? else {
-            return Ok(Listening::NotHeard);
+            return Ok(Listening::NotReceived);
         };
         self.notify(&subscription.own).await?;
         let until = Instant::now() + PROBE_TIMEOUT;
         loop {
             match tokio::time::timeout_at(until, subscription.next_channel()).await {
-                Ok(Ok(channel)) if channel == subscription.own => return Ok(Listening::Heard),
+                Ok(Ok(channel)) if channel == subscription.own => return Ok(Listening::Received),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(error),
-                Err(_) => return Ok(Listening::NotHeard),
+                Err(_) => return Ok(Listening::NotReceived),
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::PostgresStore;
 use crate::domain::WorkerId;
 use crate::ports::store_error::StoreError;
-use crate::ports::workers::{Beat, WorkerRecord, WorkerStore};
+use crate::ports::workers::{Heartbeat, WorkerRecord, WorkerStore};
 use crate::store::rows::{self, WorkerRow};
 use async_trait::async_trait;
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -26,7 +26,7 @@ const WORKERS: &str = "
 impl WorkerStore for PostgresStore {
     /// Over a connection of its own. It is put back only after a heartbeat that got through: one that
     /// failed, or was given up by the caller, is replaced by the next one.
-    async fn beat(&self, beat: &Beat) -> Result<(), StoreError> {
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
         self.with_timeout(async {
             let mut kept = self.heartbeat_connection.lock().await;
             let mut connection = match kept.take() {
@@ -35,10 +35,10 @@ impl WorkerStore for PostgresStore {
             };
             let mut tx = connection.begin_with(self.begin.clone()).await?;
             self.sql(BEAT)
-                .bind(&beat.worker_id.0)
-                .bind(&beat.version)
-                .bind(i32::try_from(beat.concurrency).unwrap_or(i32::MAX))
-                .bind(i32::try_from(beat.in_flight).unwrap_or(i32::MAX))
+                .bind(&heartbeat.worker_id.0)
+                .bind(&heartbeat.version)
+                .bind(i32::try_from(heartbeat.concurrency).unwrap_or(i32::MAX))
+                .bind(i32::try_from(heartbeat.in_flight).unwrap_or(i32::MAX))
                 .execute(&mut *tx)
                 .await?;
             tx.commit().await?;

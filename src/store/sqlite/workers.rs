@@ -3,7 +3,7 @@
 use super::{SqliteStore, now, now_moved_by};
 use crate::domain::WorkerId;
 use crate::ports::store_error::StoreError;
-use crate::ports::workers::{Beat, WorkerRecord, WorkerStore};
+use crate::ports::workers::{Heartbeat, WorkerRecord, WorkerStore};
 use crate::store::rows::{self, WorkerRow};
 use crate::store::sql::sql;
 use async_trait::async_trait;
@@ -26,12 +26,12 @@ const WORKERS: &str = sql!(
 
 #[async_trait]
 impl WorkerStore for SqliteStore {
-    async fn beat(&self, beat: &Beat) -> Result<(), StoreError> {
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<(), StoreError> {
         let query = sqlx::query(BEAT)
-            .bind(&beat.worker_id.0)
-            .bind(&beat.version)
-            .bind(beat.concurrency)
-            .bind(beat.in_flight);
+            .bind(&heartbeat.worker_id.0)
+            .bind(&heartbeat.version)
+            .bind(heartbeat.concurrency)
+            .bind(heartbeat.in_flight);
         self.execute(query).await?;
         Ok(())
     }

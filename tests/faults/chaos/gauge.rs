@@ -35,7 +35,7 @@ pub struct Gauge {
 }
 
 impl Gauge {
-    /// Looks every second. What cannot be seen because it is away is left out.
+    /// Looks every second. What cannot be seen because it is unavailable is left out.
     pub fn start(theatre: &Theatre, load: &Load) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);

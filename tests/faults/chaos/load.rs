@@ -30,7 +30,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Records runs until it is told to stop, or has recorded `most`.
+    /// Records runs until it is stopped, or has recorded `most`.
     pub fn start(scene: &Scene, most: usize) -> Self {
         let url = scene.bench.database.url();
         let (redis, queue) = (scene.bench.redis_url.clone(), scene.bench.queue.clone());
@@ -54,7 +54,7 @@ impl Load {
                             recorded.lock().unwrap().extend(&new);
                             hinted = !hinted;
                             if hinted {
-                                // Redis may be away: that is the sweep's business.
+                                // Redis may be unavailable: that is the sweep's business.
                                 let _ = try_hint(&redis, &queue, &new).await;
                             }
                         }

@@ -10,7 +10,7 @@ use verifyd::engine::pipeline::Processed;
 use verifyd::ports::store::{ClaimPolicy, MAX_FAILED_COMPLETIONS, SweepCursor, SweepPolicy};
 use verifyd_simulator::Scenario;
 
-/// Claims the run so often, each time with a worker that is never heard of again.
+/// Claims the run so often, each time with a worker that is never seen again.
 async fn lose(world: &World, run: RunId, times: u32) {
     let store = &world.services.store;
     let policy = ClaimPolicy {

@@ -35,14 +35,14 @@ enum Defect {
     NotStarted,
     /// Its consumer has shown no sign of life for an hour.
     Silent,
-    /// Not even when it is told to.
+    /// Not even when it is asked to.
     NeverStops,
 }
 
 #[derive(Debug)]
 struct DefectiveQueue {
     defect: Defect,
-    /// The consumer was told to stop, and did so in its own time.
+    /// The consumer was stopped, and did so in its own time.
     drained: AtomicBool,
 }
 
@@ -336,7 +336,7 @@ async fn readiness_names_the_part_that_is_in_the_way() {
     ] {
         let (ready, bad, alive, _) = said(&world, health(&worker, defective(defect))).await;
         assert_eq!((ready, bad, alive), (503, vec![wanted.to_owned()], 200));
-        // A queue that is away is no obstacle: runs are taken from the database.
+        // A queue that is unavailable is no obstacle: runs are taken from the database.
         let polling = health(&worker, defective(defect));
         polling.reconciler.polling.store(true, Ordering::Relaxed);
         assert_eq!(said(&world, polling).await.0, 200);

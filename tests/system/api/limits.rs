@@ -1,4 +1,4 @@
-//! What is bounded, and what happens while the database is away.
+//! What is bounded, and what happens while the database is unavailable.
 
 use crate::api::scene::{ALL, Scene, operations};
 use reqwest::Method;

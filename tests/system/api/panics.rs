@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use verifyd::ports::clock::{Clock, SystemClock};
 
-/// A clock that panics while it is told to.
+/// A clock that panics while it is asked to.
 #[derive(Debug, Default)]
 struct Broken(AtomicBool);
 

@@ -114,7 +114,7 @@ async fn while_every_connection_is_being_answered_health_still_is() {
         s.http.max_connections = 2;
         s.http.timeouts.head = LONG;
         s.http.timeouts.request = LONG;
-        // They wait for a lock until they are let go.
+        // They wait for a lock until they are released.
         s.database.statement_timeout = 6 * LONG;
     })
     .await;

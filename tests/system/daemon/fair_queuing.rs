@@ -71,7 +71,7 @@ async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
 }
 
 /// Of thousands that wait their hints were lost, and nobody sends them again for a while: sweeps pass them a
-/// window at a time. One that nobody was told about comes after them, and another, in a transaction that took
+/// window at a time. One that no hint was sent for comes after them, and another, in a transaction that took
 /// long, lies among them.
 #[tokio::test(flavor = "multi_thread")]
 async fn undispatched_runs_are_found_behind_thousands_that_wait() {

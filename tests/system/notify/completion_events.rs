@@ -42,7 +42,7 @@ async fn completed_runs_are_announced_after_the_commit() {
         let value: Value = serde_json::from_str(&by_postgres).unwrap();
         assert!(is_a_completion_event(&value), "{value}");
         assert_eq!(value["operation_run_id"], run["operation_run_id"]);
-        // Whoever hears it sees the row as it is told.
+        // A subscriber sees the completed row.
         let row = bench
             .numbers(&format!(
                 "SELECT count(*) FROM operation_runs WHERE id = {} AND status = 'completed' \

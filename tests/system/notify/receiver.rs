@@ -1,4 +1,4 @@
-//! A receiver of webhooks on loopback: keeps what arrives, answers as it is told.
+//! A receiver of webhooks on loopback: keeps what arrives, answers as configured.
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};

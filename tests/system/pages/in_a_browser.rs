@@ -118,7 +118,7 @@ async fn a_check_is_started_and_followed_without_loading_the_page() {
         .await;
     assert_eq!(browser.js("return window.sameDocument").await, true);
     assert!(browser.text("main").await.contains("Completed: succeeded"));
-    // The overview hears of what others do.
+    // The overview shows what others do.
     browser.go(&site.base).await;
     browser
         .until("document.getElementById('live-state').innerText === 'Live'")

@@ -1,4 +1,4 @@
-//! Why Redis cannot be used is told by its first answer. Retries are set so long that a queue which
+//! Why Redis cannot be used is shown by its first answer. Retries are set so long that a queue which
 //! retried first would not answer within the test.
 
 use crate::queue::redis::settings;

@@ -35,7 +35,7 @@ pub async fn what_is_not_queued_or_not_ours_is_not_claimed(bed: &Bed) {
     let foreign = bed.insert("backup.restore", "queued", &context(1)).await;
     let running = bed.insert(RUN_TYPE, "running", &context(1)).await;
     let before = bed.dump("operation_runs").await;
-    // What is sent with others, and what goes alone, are statements of their own.
+    // What is sent with others, and what is sent separately, are statements of their own.
     for policy in [POLICY, ISOLATED] {
         for run in [foreign, running, RunId(987_654_321)] {
             let claimed = bed.store.claim(run, &worker("w1"), &policy).await.unwrap();

@@ -2,8 +2,8 @@
 
 use crate::store::bed::Bed;
 use crate::store::fixtures::{
-    ISOLATED, POLICY, SWEEP, beat, blocked, claim, context, failed, refresh, report_of, succeeded,
-    worker,
+    ISOLATED, POLICY, SWEEP, blocked, claim, context, failed, heartbeat, refresh, report_of,
+    succeeded, worker,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -126,7 +126,7 @@ pub async fn a_stale_worker_cannot_complete_after_a_takeover(bed: &Bed) {
     late.connection = Some(ConnectionId(1));
     // While it is queued, and after another worker has claimed it.
     assert!(!bed.store.complete(&stale, &late).await.unwrap());
-    bed.store.beat(&beat("w2")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
     let current = claim(&bed.store, run, "w2").await;
     let before = bed.dump("operation_runs").await;
     assert!(!bed.store.complete(&stale, &late).await.unwrap());

@@ -1,7 +1,7 @@
 //! Which error says what, and what none of them says.
 
 use crate::store::bed::{Bed, settings};
-use crate::store::fixtures::{POLICY, SWEEP, beat, claim, sealed, succeeded, worker};
+use crate::store::fixtures::{POLICY, SWEEP, claim, heartbeat, sealed, succeeded, worker};
 use std::time::Duration;
 use verifyd::domain::RunId;
 use verifyd::ports::store::StoreError;
@@ -17,7 +17,7 @@ pub async fn an_unmigrated_database_is_a_schema_error(bed: &Bed) {
             .err()
             .unwrap(),
         empty.store.sweep(&SWEEP).await.err().unwrap(),
-        empty.store.beat(&beat("w1")).await.err().unwrap(),
+        empty.store.heartbeat(&heartbeat("w1")).await.err().unwrap(),
         empty.store.counts().await.err().unwrap(),
     ] {
         assert!(matches!(error, StoreError::Schema(_)), "{error}");

@@ -14,7 +14,7 @@ use verifyd::domain::permission::{
 use verifyd::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
 use verifyd::domain::{ConnectionId, Outcome, Reason, RunId, TenantId, WorkerId, WorkspaceId};
 use verifyd::ports::store::{
-    Beat, Claim, ClaimAnswer, ClaimPolicy, Store, SweepCursor, SweepPolicy,
+    Claim, ClaimAnswer, ClaimPolicy, Heartbeat, Store, SweepCursor, SweepPolicy,
 };
 use verifyd::ports::vault::SealedCredential;
 
@@ -45,8 +45,8 @@ pub fn worker(name: &str) -> WorkerId {
     WorkerId(name.to_owned())
 }
 
-pub fn beat(name: &str) -> Beat {
-    Beat {
+pub fn heartbeat(name: &str) -> Heartbeat {
+    Heartbeat {
         worker_id: worker(name),
         version: "0.1.0".into(),
         concurrency: 8,

@@ -2,7 +2,7 @@
 
 use crate::store::bed::Bed;
 use crate::store::fixtures::{
-    ISOLATED, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker,
+    ISOLATED, POLICY, SWEEP, claim, context, failed, heartbeat, succeeded, worker,
 };
 use std::time::Duration;
 use verifyd::domain::run::RunRequest;
@@ -107,7 +107,7 @@ pub async fn failed_completions_back_off_and_end_in_a_forced_completion(bed: &Be
         let held = claim(&bed.store, run, "dead").await;
         assert!(held.exhausted && !held.forced_completion);
         assert_eq!(held.run.request, RunRequest::from_context(&context(1)));
-        // One is lost with its worker, one is let go of, one fails.
+        // One is lost with its worker, one is released, one fails.
         match n {
             1 => {
                 let swept = sweep(bed).await;
@@ -184,8 +184,8 @@ async fn release_orphaned(bed: &Bed, held: &Claim) -> Vec<RunId> {
 }
 
 pub async fn a_worker_releases_its_orphans(bed: &Bed) {
-    bed.store.beat(&beat("w1")).await.unwrap();
-    bed.store.beat(&beat("w2")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
     let (lost, kept, others) = (bed.queued().await, bed.queued().await, bed.queued().await);
     assert_eq!(sweep(bed).await.due, [lost, kept, others]);
     let first = claim(&bed.store, lost, "w1").await;

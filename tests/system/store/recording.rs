@@ -1,7 +1,7 @@
 //! Recording and reading runs, workers, counts.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{beat, claim, context, failed, succeeded, worker};
+use crate::store::fixtures::{claim, context, failed, heartbeat, succeeded, worker};
 use std::sync::Arc;
 use tokio::sync::Barrier;
 use verifyd::domain::access::Binding;
@@ -273,17 +273,17 @@ pub async fn counts_and_the_oldest(bed: &Bed) {
 }
 
 pub async fn workers_beat_and_retire(bed: &Bed) {
-    bed.store.beat(&beat("w1")).await.unwrap();
-    bed.store.beat(&beat("w2")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
     let first = bed.store.workers().await.unwrap().remove(0);
     assert_eq!(
         (first.worker_id.as_str(), first.version.as_str()),
         ("w1", "0.1.0")
     );
     assert_eq!((first.concurrency, first.in_flight), (8, 1));
-    let mut busy = beat("w1");
+    let mut busy = heartbeat("w1");
     busy.in_flight = 5;
-    bed.store.beat(&busy).await.unwrap();
+    bed.store.heartbeat(&busy).await.unwrap();
     let later = bed.store.workers().await.unwrap().remove(0);
     assert_eq!((later.in_flight, later.started_at), (5, first.started_at));
     assert!(later.beat_at >= first.beat_at);

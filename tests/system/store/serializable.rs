@@ -52,7 +52,7 @@ fn contended<T>(answers: &[Result<T, StoreError>]) -> usize {
         .count()
 }
 
-/// Calls that go alone, as those of one process for one run would otherwise come one after the other.
+/// Calls that are sent separately, as those of one process for one run would otherwise come one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_race_for_a_run_and_fifty_to_complete_it() {
     let bed = Bed::postgres().await;

@@ -2,7 +2,7 @@
 //! snapshot from before the wait.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{POLICY, beat, claim, refresh, succeeded, worker};
+use crate::store::fixtures::{POLICY, claim, heartbeat, refresh, succeeded, worker};
 use sqlx::PgPool;
 use std::time::Duration;
 use verifyd::domain::{ConnectionId, Outcome, RunStatus, TenantId};
@@ -71,7 +71,7 @@ pub async fn wait_until_blocked_by(pool: &PgPool, holder: i32) {
 }
 
 async fn held_run(bed: &Bed) -> Claim {
-    bed.store.beat(&beat("w1")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
     let run = bed.queued().await;
     claim(&bed.store, run, "w1").await
 }

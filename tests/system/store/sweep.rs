@@ -2,7 +2,7 @@
 
 use crate::store::bed::Bed;
 use crate::store::fixtures::{
-    ISOLATED, POLICY, SWEEP, beat, claim, context, failed, succeeded, worker,
+    ISOLATED, POLICY, SWEEP, claim, context, failed, heartbeat, succeeded, worker,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,7 +96,7 @@ async fn go_on(bed: &Bed, policy: &mut SweepPolicy) -> (Vec<RunId>, bool) {
     (swept.due, swept.more)
 }
 
-/// Runs that somebody was told about, and that nobody has claimed.
+/// Runs that a hint was sent for, and that nobody has claimed.
 async fn told(bed: &Bed, count: usize) -> Vec<RunId> {
     let new = vec![crate::store::recording::new_run(1); count];
     bed.store.record_many(&new).await.unwrap()
@@ -193,7 +193,7 @@ pub async fn not_before_holds_back_a_delivery(bed: &Bed) {
 }
 
 pub async fn a_dead_worker_loses_its_runs(bed: &Bed) {
-    bed.store.beat(&beat("w1")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
     let run = bed
         .store
         .record(&crate::store::recording::new_run(1))
@@ -210,7 +210,7 @@ pub async fn a_dead_worker_loses_its_runs(bed: &Bed) {
     assert_eq!(attempt.end_reason, Some(AttemptEnd::WorkerLost));
     assert!(attempt.counted);
     assert!(!bed.store.complete(&held, &succeeded()).await.unwrap());
-    bed.store.beat(&beat("w2")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
     let next = claim(&bed.store, run, "w2").await;
     assert_eq!((next.attempt, next.counted_attempts), (2, 2));
     assert_eq!(sweep(bed, &SWEEP).await, Swept::default());
@@ -223,7 +223,7 @@ pub async fn a_worker_that_was_never_seen_is_dead(bed: &Bed) {
 }
 
 pub async fn a_passed_deadline_ends_the_lease(bed: &Bed) {
-    bed.store.beat(&beat("w1")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
     let run = bed.queued().await;
     claim(&bed.store, run, "w1").await;
     assert_eq!(sweep(bed, &SWEEP).await.reclaimed, []);
@@ -234,20 +234,20 @@ pub async fn a_passed_deadline_ends_the_lease(bed: &Bed) {
 }
 
 pub async fn a_live_lease_is_left_alone(bed: &Bed) {
-    bed.store.beat(&beat("w1")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
     let run = bed.queued().await;
     let held = claim(&bed.store, run, "w1").await;
     bed.age("operation_runs", "started_at", "1 = 1", 5000).await;
     bed.age("operation_runs", "created_at", "1 = 1", 5000).await;
     bed.age(&bed.own("workers"), "beat_at", "1 = 1", 200).await;
-    bed.store.beat(&beat("w1")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
     bed.age(&bed.own("workers"), "beat_at", "1 = 1", 200).await;
     assert_eq!(sweep(bed, &SWEEP).await, Swept::default());
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
 }
 
 pub async fn a_retired_worker_loses_its_runs(bed: &Bed) {
-    bed.store.beat(&beat("w1")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
     let run = bed.queued().await;
     claim(&bed.store, run, "w1").await;
     bed.store.retire(&worker("w1")).await.unwrap();
@@ -448,7 +448,7 @@ pub async fn left_over_deliveries_are_forgotten(bed: &Bed) {
     bed.exec(&format!("DELETE FROM operation_runs WHERE id = {gone}"))
         .await;
     bed.age(&table, "delivered_at", "1 = 1", 90_000).await;
-    bed.store.beat(&beat("old")).await.unwrap();
+    bed.store.heartbeat(&heartbeat("old")).await.unwrap();
     bed.age(&bed.own("workers"), "beat_at", "1 = 1", 90_000)
         .await;
     sweep(bed, &SWEEP).await;

@@ -1,7 +1,7 @@
 //! Everything at once: whatever the order, each run is completed once, and nobody deadlocks.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{POLICY, SWEEP, beat, failed, refresh, succeeded, worker};
+use crate::store::fixtures::{POLICY, SWEEP, failed, heartbeat, refresh, succeeded, worker};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -95,7 +95,7 @@ pub async fn a_thundering_herd_completes_every_run_once(bed: &Bed) {
     for n in 0..6 {
         let name = format!("w{}", "x".repeat(n));
         if n > 0 {
-            bed.store.beat(&beat(&name)).await.unwrap();
+            bed.store.heartbeat(&heartbeat(&name)).await.unwrap();
         }
         let mut order = runs.clone();
         order.rotate_left(n * RUNS / 12);

@@ -112,7 +112,10 @@ async fn a_bare_insert_wakes_the_worker_also_after_the_connection_was_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listening_is_tried_and_can_be_turned_off() {
     let bed = Bed::postgres().await;
-    assert_eq!(bed.store.try_listening().await.unwrap(), Listening::Heard);
+    assert_eq!(
+        bed.store.try_listening().await.unwrap(),
+        Listening::Received
+    );
     let mut off = settings(&bed.url());
     off.listen = ListenMode::Off;
     let store = verifyd::store::connect(&off).await.unwrap();
@@ -173,7 +176,7 @@ async fn behind_a_transaction_pooler_nothing_arrives_and_a_direct_connection_hel
     let store = verifyd::store::connect(&settings(pooler.as_str()))
         .await
         .unwrap();
-    assert_eq!(store.try_listening().await.unwrap(), Listening::NotHeard);
+    assert_eq!(store.try_listening().await.unwrap(), Listening::NotReceived);
     // Everything else works.
     bed.queued().await;
     assert_eq!(store.counts().await.unwrap().queued, 1);
@@ -181,7 +184,7 @@ async fn behind_a_transaction_pooler_nothing_arrives_and_a_direct_connection_hel
     let mut beside = settings(pooler.as_str());
     beside.listen_url = SecretString::from(direct.to_string());
     let store = verifyd::store::connect(&beside).await.unwrap();
-    assert_eq!(store.try_listening().await.unwrap(), Listening::Heard);
+    assert_eq!(store.try_listening().await.unwrap(), Listening::Received);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,5 +192,5 @@ async fn behind_pgbouncer_nothing_is_taken_for_heard() {
     let bed = Bed::pooled().await;
     // Without a subscription that would stay with a connection of the pooler's.
     let tried = bed.store.try_listening().await.unwrap();
-    assert_eq!(tried, Listening::NotHeard);
+    assert_eq!(tried, Listening::NotReceived);
 }

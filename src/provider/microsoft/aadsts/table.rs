@@ -373,13 +373,13 @@ mod tests {
             CertificateOutsideValidity,
         ];
         for row in &Table::get().code {
-            let told = |kind, reasons: &[Reason]| reasons.contains(&row.reason(kind));
-            assert!(!told(Certificate, secret), "{row:?}");
-            assert!(!told(FederatedTokenFile, secret), "{row:?}");
-            assert!(!told(FederatedTokenFile, certificate), "{row:?}");
+            let judged = |kind, reasons: &[Reason]| reasons.contains(&row.reason(kind));
+            assert!(!judged(Certificate, secret), "{row:?}");
+            assert!(!judged(FederatedTokenFile, secret), "{row:?}");
+            assert!(!judged(FederatedTokenFile, certificate), "{row:?}");
             // The code alone does not show what was sent.
-            if told(ClientSecret, secret) {
-                assert!(!told(ClientSecret, certificate), "{row:?}");
+            if judged(ClientSecret, secret) {
+                assert!(!judged(ClientSecret, certificate), "{row:?}");
             }
             assert_ne!(row.reason(Certificate), FederatedTokenExpired, "{row:?}");
             assert_ne!(row.reason(ClientSecret), FederatedTokenExpired, "{row:?}");

@@ -185,9 +185,9 @@ fn of_several_codes_the_class_decides_and_not_the_order() {
 #[test]
 fn a_code_of_several_causes_is_told_by_its_description() {
     let text = "AADSTS700027: The certificate with identifier used to sign the client assertion is not registered. [Reason - The Key used is expired., ...]";
-    let told = |kind| reason(kind, "invalid_client", &[700027], text);
-    assert_eq!(told(CERTIFICATE), Reason::CertificateExpired);
-    assert_eq!(told(FEDERATED), Reason::FederatedTokenRejected);
+    let judged = |kind| reason(kind, "invalid_client", &[700027], text);
+    assert_eq!(judged(CERTIFICATE), Reason::CertificateExpired);
+    assert_eq!(judged(FEDERATED), Reason::FederatedTokenRejected);
     let text = "AADSTS50012: Client assertion is not within its valid time range.";
     assert_eq!(
         reason(CERTIFICATE, "invalid_client", &[50012], text),
@@ -197,7 +197,7 @@ fn a_code_of_several_causes_is_told_by_its_description() {
 
 #[test]
 fn a_stale_token_is_told_from_a_wrong_clock() {
-    let told = |expires_in: i64| {
+    let judged = |expires_in: i64| {
         let now = by(FEDERATED).now;
         let claims = FederatedClaims {
             subject: Some("system:serviceaccount:a:b".into()),
@@ -220,12 +220,12 @@ fn a_stale_token_is_told_from_a_wrong_clock() {
             },
         )
     };
-    let stale = told(-60);
+    let stale = judged(-60);
     assert_eq!(stale.reason, Reason::FederatedTokenExpired);
     let values: Vec<&str> = stale.evidence.iter().map(|e| e.value.as_str()).collect();
     assert!(values.contains(&"2025-12-31T23:59:00Z"), "{values:?}");
     assert!(values.contains(&"system:serviceaccount:a:b"), "{values:?}");
-    assert_eq!(told(600).reason, Reason::AssertionTimeInvalid);
+    assert_eq!(judged(600).reason, Reason::AssertionTimeInvalid);
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn an_unknown_code_of_a_family_is_about_the_external_token() {
 fn the_tokens_dates_tell_what_is_wrong_with_its_time() {
     let by = by(FEDERATED);
     let at = |seconds: i64| Some(by.now + chrono::TimeDelta::seconds(seconds));
-    let told = |code: u64, iat, nbf, exp| {
+    let judged = |code: u64, iat, nbf, exp| {
         let claims = FederatedClaims {
             issued_at: iat,
             not_before: nbf,
@@ -338,7 +338,7 @@ fn the_tokens_dates_tell_what_is_wrong_with_its_time() {
         (at(-60), at(-60), both.clone()),
         (None, None, both.clone()),
     ] {
-        let (field, step) = told(700_024, iat, nbf, at(3600));
+        let (field, step) = judged(700_024, iat, nbf, at(3600));
         assert_eq!((field, step.to_owned()), expected, "{iat:?} {nbf:?}");
     }
     for (iat, exp, expected) in [
@@ -347,13 +347,13 @@ fn the_tokens_dates_tell_what_is_wrong_with_its_time() {
         (at(0), at(3600), None),
         (None, None, None),
     ] {
-        assert_eq!(told(70_023, iat, None, exp).0, expected);
+        assert_eq!(judged(70_023, iat, None, exp).0, expected);
     }
 }
 
 #[test]
 fn an_error_of_a_login_is_told_from_a_word_of_a_gateway() {
-    let told = |body: &str| fault_of(SECRET, 403, body.as_bytes()).reason;
+    let judged = |body: &str| fault_of(SECRET, 403, body.as_bytes()).reason;
     for (body, expected) in [
         (
             r#"{"error":"interaction_required"}"#,
@@ -376,7 +376,7 @@ fn an_error_of_a_login_is_told_from_a_word_of_a_gateway() {
             Reason::SignInDenied,
         ),
     ] {
-        assert_eq!(told(body), expected, "{body}");
+        assert_eq!(judged(body), expected, "{body}");
     }
 }
 
@@ -444,21 +444,24 @@ fn without_an_error_the_status_decides() {
     let throttled = fault(refusal, by(SECRET));
     assert_eq!(throttled.reason, Reason::Throttled);
     assert_eq!(throttled.retry, Retry::Backoff(wait));
-    let told = |status, body: &[u8]| fault_of(SECRET, status, body).reason;
-    assert_eq!(told(502, b""), Reason::ProviderUnavailable);
-    assert_eq!(told(404, b"<html>Not here</html>"), Reason::ResponseInvalid);
+    let judged = |status, body: &[u8]| fault_of(SECRET, status, body).reason;
+    assert_eq!(judged(502, b""), Reason::ProviderUnavailable);
+    assert_eq!(
+        judged(404, b"<html>Not here</html>"),
+        Reason::ResponseInvalid
+    );
     // The login service never refuses without a word of its own.
-    assert_eq!(told(403, b"<html>Blocked</html>"), Reason::ProxyRefused);
-    assert_eq!(told(407, b""), Reason::ProxyRefused);
-    assert_eq!(told(470, b"Action: Deny."), Reason::ProxyRefused);
-    assert_eq!(told(408, b""), Reason::ProviderTimeout);
-    assert_eq!(told(425, b""), Reason::ProviderUnavailable);
-    assert_eq!(told(511, b"<html>Log in</html>"), Reason::ProxyRefused);
+    assert_eq!(judged(403, b"<html>Blocked</html>"), Reason::ProxyRefused);
+    assert_eq!(judged(407, b""), Reason::ProxyRefused);
+    assert_eq!(judged(470, b"Action: Deny."), Reason::ProxyRefused);
+    assert_eq!(judged(408, b""), Reason::ProviderTimeout);
+    assert_eq!(judged(425, b""), Reason::ProviderUnavailable);
+    assert_eq!(judged(511, b"<html>Log in</html>"), Reason::ProxyRefused);
     let odd = br#"{"error": "eyJhbGciOi.eyJzdWIi.c2ln"}"#;
-    assert_eq!(told(400, odd), Reason::ResponseInvalid);
+    assert_eq!(judged(400, odd), Reason::ResponseInvalid);
     // The error is more specific than the status.
     let refused = br#"{"error":"invalid_client","error_codes":[7000222]}"#;
     for status in [400, 401, 403, 429, 500, 503] {
-        assert_eq!(told(status, refused), Reason::SecretExpired, "{status}");
+        assert_eq!(judged(status, refused), Reason::SecretExpired, "{status}");
     }
 }

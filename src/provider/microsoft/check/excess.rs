@@ -74,12 +74,12 @@ pub(super) fn judge(
     }
     match checked.excess {
         ExcessPolicy::Info => {
-            let message = format!("{}{remark}", told(&excess));
+            let message = format!("{}{remark}", describe(&excess));
             results.pass(EXCESS, message.trim_end(), evidence);
         }
         ExcessPolicy::Warn => {
             let reason = Reason::PermissionExcess;
-            let remark = format!("{}{remark}", told(&excess));
+            let remark = format!("{}{remark}", describe(&excess));
             results.warn(
                 EXCESS,
                 reason,
@@ -92,16 +92,16 @@ pub(super) fn judge(
 }
 
 /// How much is beyond the need; the evidence has the names.
-fn told(excess: &Excess) -> String {
+fn describe(excess: &Excess) -> String {
     let (unneeded, broader) = (excess.unneeded.len(), excess.broader.len());
-    let mut told = Vec::new();
+    let mut parts = Vec::new();
     if unneeded > 0 {
-        told.push(format!("Granted and not needed: {unneeded}."));
+        parts.push(format!("Granted and not needed: {unneeded}."));
     }
     if broader > 0 {
-        told.push(format!("Granted though less would do: {broader}."));
+        parts.push(format!("Granted though less would do: {broader}."));
     }
-    told.join(" ")
+    parts.join(" ")
 }
 
 /// Permissions with control of the directory, for people; the evidence has all of them.

@@ -29,7 +29,7 @@ pub(in super::super) struct Plan {
     pub id: Option<Uuid>,
 }
 
-/// Most plans that are looked at.
+/// Largest number of plans that are looked at.
 const MAX_PLANS: usize = 2_000;
 
 fn name_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {

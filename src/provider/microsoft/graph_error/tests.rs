@@ -10,7 +10,7 @@ fn body(code: &str, message: &str) -> Value {
     }}})
 }
 
-fn told(status: u16, code: &str, message: &str) -> Fault {
+fn judged(status: u16, code: &str, message: &str) -> Fault {
     fault(status, Some(&body(code, message)), None, false, false)
 }
 
@@ -30,7 +30,7 @@ fn every_code_has_its_reason_in_every_case() {
             code.to_ascii_lowercase(),
             code.to_ascii_uppercase(),
         ] {
-            let fault = told(418, &code, "");
+            let fault = judged(418, &code, "");
             assert_eq!((fault.reason, fault.retry), (*reason, *retry), "{code}");
         }
     }
@@ -41,7 +41,7 @@ fn every_code_has_its_reason_in_every_case() {
 #[test]
 fn every_line_of_words_is_reached() {
     for (words, reason, retry) in WORDS {
-        let fault = told(400, "BadRequest", &words.join(" - "));
+        let fault = judged(400, "BadRequest", &words.join(" - "));
         assert_eq!((fault.reason, fault.retry), (*reason, *retry), "{words:?}");
         assert!(words.iter().all(|word| *word == word.to_ascii_lowercase()));
     }
@@ -72,7 +72,7 @@ fn unknown_codes_go_by_the_status() {
         (504, ProviderUnavailable, WAIT),
         (509, Throttled, WAIT),
     ] {
-        let fault = told(status, "SomethingNew", "");
+        let fault = judged(status, "SomethingNew", "");
         assert_eq!((fault.reason, fault.retry), (reason, retry), "{status}");
     }
 }
@@ -159,7 +159,7 @@ fn a_missing_licence_is_told_by_the_message_in_whatever_form() {
             Reason::PermissionDenied,
         ),
     ] {
-        assert_eq!(told(status, code, &message).reason, reason, "{message}");
+        assert_eq!(judged(status, code, &message).reason, reason, "{message}");
     }
 }
 
@@ -192,12 +192,15 @@ fn a_refusal_of_the_service_behind_graph_is_no_rejected_token() {
         ),
     ] {
         assert_eq!(
-            told(401, code, &message).reason,
+            judged(401, code, &message).reason,
             Reason::PermissionDenied,
             "{message}"
         );
     }
-    assert_eq!(told(401, "Unauthorized", "").reason, Reason::TokenRejected);
+    assert_eq!(
+        judged(401, "Unauthorized", "").reason,
+        Reason::TokenRejected
+    );
 }
 
 #[test]
@@ -218,7 +221,7 @@ fn a_token_is_rejected_for_different_reasons() {
         ("Access token is empty.", Reason::TokenRejected),
     ] {
         assert_eq!(
-            told(401, "InvalidAuthenticationToken", message).reason,
+            judged(401, "InvalidAuthenticationToken", message).reason,
             reason,
             "{message}"
         );
@@ -241,26 +244,26 @@ fn a_challenge_for_other_claims_is_conditional_access() {
 
 #[test]
 fn a_server_in_trouble_is_not_asked_about_the_tenant() {
-    let fault = told(500, "Forbidden", "Tenant does not have an Intune license");
+    let fault = judged(500, "Forbidden", "Tenant does not have an Intune license");
     assert_eq!(
         (fault.reason, fault.retry),
         (Reason::ProviderUnavailable, WAIT)
     );
-    let fault = told(429, "Forbidden", "");
+    let fault = judged(429, "Forbidden", "");
     assert_eq!((fault.reason, fault.retry), (Reason::Throttled, WAIT));
 }
 
 #[test]
 fn intunes_nested_message_can_ask_to_wait() {
     let nested = json!({"Message": "slow down", "RetryAfter": "7"}).to_string();
-    let fault = told(429, "UnknownError", &nested);
+    let fault = judged(429, "UnknownError", &nested);
     assert_eq!(fault.reason, Reason::Throttled);
     assert_eq!(fault.retry, Retry::Backoff(Some(Duration::from_secs(7))));
 }
 
 #[test]
 fn messages_never_become_evidence() {
-    let fault = told(403, "Forbidden", "canary-text");
+    let fault = judged(403, "Forbidden", "canary-text");
     assert!(!format!("{fault:?}").contains("canary-text"));
     let has_request = fault
         .evidence
