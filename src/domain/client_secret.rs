@@ -5,10 +5,6 @@ use super::text_decoding::Named;
 /// Longest client secret, in bytes. Entra's have 40.
 const MAX_BYTES: usize = 4096;
 
-/// What is allowed, for messages.
-pub const ALLOWED: &str =
-    "1 to 4096 printable ASCII characters (0x20 to 0x7E), without a space at either end";
-
 /// Why a text is no client secret. Bytes are counted from 1. Names a character only if no client secret may
 /// contain it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

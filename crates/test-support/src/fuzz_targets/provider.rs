@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use verifyd::domain::report::{ReportDraft, schema};
 use verifyd::ports::provider::{Provider as _, Target};
+use verifyd::ports::clock::Clock as _;
 use verifyd::provider::microsoft::{MicrosoftProvider, MicrosoftSettings, Pauses};
 
-const SECRET: &str = "canary-secret-value";
 const TOKEN: &str = r#"{"token_type":"Bearer","expires_in":3599,"access_token":"opaque-canary"}"#;
 
 /// What a server says: the status in the first line, the body in the others.
