@@ -15,7 +15,6 @@ use verifyd::app::Services;
 use verifyd::config::Settings;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::{RunId, TenantId, WorkspaceId};
-use verifyd_simulator::Scenario;
 use verifyd::telemetry::metrics::Metrics;
 use verifyd_simulator::Scenario;
 
