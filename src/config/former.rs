@@ -16,43 +16,26 @@ pub(super) enum Now {
 use Now::{Constant, Derived, Key};
 
 /// All former keys, in the order in which they stood in the configuration.
+#[rustfmt::skip] // A line for each.
 pub(super) const FORMER: &[(&str, Now)] = &[
-    (
-        "database.connect_timeout",
-        Derived("database.acquire_timeout"),
-    ),
-    (
-        "database.lock_timeout",
-        Derived("a sixth of database.statement_timeout"),
-    ),
+    ("database.connect_timeout", Derived("database.acquire_timeout")),
+    ("database.lock_timeout", Derived("a sixth of database.statement_timeout")),
     ("database.idle_timeout", Constant("10m")),
     ("database.max_lifetime", Constant("30m")),
     ("redis.fetchers", Constant("2")),
     ("redis.retries", Constant("6")),
     ("redis.retry_max_delay", Constant("2s")),
-    (
-        "redis.poll_interval",
-        Derived("a fifth of worker.heartbeat_interval"),
-    ),
-    (
-        "redis.heartbeat_interval",
-        Derived("worker.heartbeat_interval in whole seconds"),
-    ),
+    ("redis.poll_interval", Derived("a fifth of worker.heartbeat_interval")),
+    ("redis.heartbeat_interval", Derived("worker.heartbeat_interval in whole seconds")),
     ("redis.missed_heartbeats", Constant("6")),
     ("redis.restart_backoff_min", Constant("200ms")),
-    (
-        "redis.restart_backoff_max",
-        Derived("twice worker.heartbeat_interval"),
-    ),
+    ("redis.restart_backoff_max", Derived("twice worker.heartbeat_interval")),
     ("redis.clean_interval", Constant("2s")),
     ("redis.clean_chunk", Constant("500")),
     ("redis.dead_keep", Constant("1000")),
     ("in_process_queue.capacity", Constant("100000")),
     ("worker.beat_interval", Key("worker.heartbeat_interval")),
-    (
-        "worker.consumer_dead_after",
-        Derived("24 times worker.heartbeat_interval"),
-    ),
+    ("worker.consumer_dead_after", Derived("24 times worker.heartbeat_interval")),
     ("reconciler.batch", Constant("500")),
     ("reconciler.redeliver_below", Constant("100")),
     ("reconciler.deliver_below", Constant("250")),
@@ -60,66 +43,25 @@ pub(super) const FORMER: &[(&str, Now)] = &[
     ("http.header_timeout", Constant("30s")),
     ("http.body_timeout", Constant("20s")),
     ("http.write_timeout", Constant("30s")),
-    (
-        "http.api.max_concurrent_requests",
-        Derived("three fifths of database.max_connections"),
-    ),
-    (
-        "http.api.max_concurrent_requests_per_token",
-        Derived(
-            "half of the concurrent requests, which are three fifths of database.max_connections",
-        ),
-    ),
+    ("http.api.max_concurrent_requests", Derived("three fifths of database.max_connections")),
+    ("http.api.max_concurrent_requests_per_token", Derived("three tenths of database.max_connections")),
     ("http.api.request_timeout", Constant("30s")),
     ("http.api.idempotency_keys_kept", Constant("24h")),
-    (
-        "pages.anonymous_requests_per_minute",
-        Derived("pages.requests_per_minute"),
-    ),
-    (
-        "pages.max_streams_per_session",
-        Derived("an eighth of pages.max_streams"),
-    ),
-    (
-        "pages.max_streams_per_token",
-        Derived("half of pages.max_streams"),
-    ),
+    ("pages.anonymous_requests_per_minute", Derived("pages.requests_per_minute")),
+    ("pages.max_streams_per_session", Derived("an eighth of pages.max_streams")),
+    ("pages.max_streams_per_token", Derived("half of pages.max_streams")),
     ("pages.live_interval", Constant("1s")),
     ("pages.heartbeat", Constant("15s")),
-    (
-        "webhooks.concurrency_per_endpoint",
-        Derived("a quarter of webhooks.concurrency"),
-    ),
-    (
-        "webhooks.connect_timeout",
-        Derived("a third of webhooks.request_timeout"),
-    ),
+    ("webhooks.concurrency_per_endpoint", Derived("a quarter of webhooks.concurrency")),
+    ("webhooks.connect_timeout", Derived("a third of webhooks.request_timeout")),
     ("webhooks.poll_interval", Constant("2s")),
-    (
-        "webhooks.retry_base_delay",
-        Derived("a third of webhooks.request_timeout"),
-    ),
-    (
-        "webhooks.retry_max_delay",
-        Derived("a quarter of webhooks.give_up_after"),
-    ),
+    ("webhooks.retry_base_delay", Derived("a third of webhooks.request_timeout")),
+    ("webhooks.retry_max_delay", Derived("a quarter of webhooks.give_up_after")),
     ("webhooks.circuit_failures", Constant("5")),
-    (
-        "webhooks.circuit_pause",
-        Derived("twice webhooks.request_timeout"),
-    ),
-    (
-        "webhooks.circuit_max_pause",
-        Derived("sixty times webhooks.request_timeout"),
-    ),
-    (
-        "microsoft.connect_timeout",
-        Derived("a quarter of microsoft.request_timeout"),
-    ),
-    (
-        "microsoft.read_timeout",
-        Derived("half of microsoft.request_timeout"),
-    ),
+    ("webhooks.circuit_pause", Derived("twice webhooks.request_timeout")),
+    ("webhooks.circuit_max_pause", Derived("sixty times webhooks.request_timeout")),
+    ("microsoft.connect_timeout", Derived("a quarter of microsoft.request_timeout")),
+    ("microsoft.read_timeout", Derived("half of microsoft.request_timeout")),
     ("microsoft.max_response_bytes", Constant("1048576")),
     ("microsoft.max_pages", Constant("20")),
     ("microsoft.max_resources", Constant("50")),
