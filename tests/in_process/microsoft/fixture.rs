@@ -8,7 +8,7 @@ use verifyd::domain::Reason;
 use verifyd::domain::report::{Check, CheckStatus, EvidenceKind, FinishedReport, ReportDraft};
 use verifyd::ports::clock::Clock as _;
 use verifyd::ports::provider::{Findings, Provider, Target};
-use verifyd::provider::microsoft::MicrosoftProvider;
+use verifyd::provider::microsoft::{MicrosoftProvider, MicrosoftSettings};
 
 pub fn provider_with(settings: &MicrosoftSettings) -> MicrosoftProvider {
     MicrosoftProvider::new(settings, Arc::new(Still)).unwrap()

@@ -11,7 +11,6 @@ use verifyd::ports::clock::Clock as _;
 use verifyd::ports::provider::{Provider as _, Target};
 use verifyd::provider::microsoft::{MicrosoftProvider, MicrosoftSettings};
 
-const SECRET: &str = "canary-secret-value";
 const TOKEN: &str = r#"{"token_type":"Bearer","expires_in":3599,"access_token":"opaque-canary"}"#;
 
 /// What a server says: the status in the first line, the body in the others.
