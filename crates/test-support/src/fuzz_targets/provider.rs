@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use verifyd::domain::report::{ReportDraft, schema};
+use verifyd::ports::clock::Clock as _;
 use verifyd::ports::provider::{Provider as _, Target};
 use verifyd::ports::clock::Clock as _;
 use verifyd::provider::microsoft::{MicrosoftProvider, MicrosoftSettings, Pauses};
