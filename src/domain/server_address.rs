@@ -141,7 +141,7 @@ fn unreadable(error: ParseError, rest: &str) -> String {
         }
         ParseError::InvalidPort => {
             "the port is not a number from 1 to 65535; a user and a password \
-                                    stand before an @"
+                                    are followed by an @"
                 .to_owned()
         }
         ParseError::InvalidIpv6Address => {
