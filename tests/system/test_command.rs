@@ -54,11 +54,11 @@ fn the_test_command_runs_everything_and_names_what_failed() {
     for (given, wanted) in [
         (
             &["--lib", "--", "a b"][..],
-            "test --locked --no-fail-fast --lib -- a b",
+            "test --locked --workspace --no-fail-fast --lib -- a b",
         ),
         (
             &["--lib", "--no-fail-fast"],
-            "test --locked --lib --no-fail-fast",
+            "test --locked --workspace --lib --no-fail-fast",
         ),
     ] {
         let output = std::process::Command::new(root.join("scripts/test"))
