@@ -14,7 +14,7 @@ use verifyd::domain::ConnectionId;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::report::{Identity, Report, ReportDraft, Severity, schema};
 use verifyd::ports::provider::{CheckSpec, Disposition, Provider, Target};
-use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings, Pauses};
+use verifyd::provider::microsoft::{CloudSettings, MicrosoftProvider, MicrosoftSettings};
 
 pub const NOW: &str = "2026-01-01T00:00:00Z";
 
@@ -42,13 +42,6 @@ fn settings(bases: impl Iterator<Item = String>) -> MicrosoftSettings {
     MicrosoftSettings {
         default_cloud: cloud(0),
         request_timeout: Duration::from_secs(240),
-        max_attempts_per_request: 3,
-        pauses: Pauses {
-            first: Duration::from_millis(1),
-            longest: Duration::from_millis(4),
-            ..Pauses::default()
-        },
-        modules_dir: Default::default(),
         clouds: bases
             .enumerate()
             .map(|(at, base)| {
