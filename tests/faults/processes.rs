@@ -264,7 +264,7 @@ async fn terminated_twice_in_the_middle_of_much_work() {
     scene.record(120).await;
     scene.until(RUNNING, |n| n >= 80).await;
     first.signal("TERM");
-    first.wait_for("told to stop");
+    first.wait_for("stopping: finishing runs in flight");
     first.signal("TERM");
     assert_eq!(first.ended(), Some(130));
     scene.ends_as_meant().await;

@@ -61,7 +61,7 @@ async fn a_second_signal_ends_at_once() {
     bench.json(&["enqueue", "--connection", &id.to_string(), "--json"], "");
     bench.count_is("running", 1).await;
     daemon.signal("TERM");
-    daemon.wait_for("told to stop");
+    daemon.wait_for("stopping: finishing runs in flight");
     daemon.signal("TERM");
     assert_eq!(daemon.ended(), Some(130));
 }
