@@ -136,14 +136,14 @@ async fn end(defect: Defect, told: bool) -> (Result<(), WorkerError>, bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_lost_a_part_ends_with_its_name() {
     for (defect, name) in [
-        (Defect::DepthPanics, "the reconciler ended by itself"),
+        (Defect::DepthPanics, "the reconciler ended unexpectedly"),
         (
             Defect::ConsumePanics,
-            "the consumer of hints ended by itself",
+            "the consumer of hints ended unexpectedly",
         ),
         (
             Defect::ConsumeReturns,
-            "the consumer of hints ended by itself",
+            "the consumer of hints ended unexpectedly",
         ),
         (
             Defect::ConsumeFails,
