@@ -1,5 +1,6 @@
 //! What to do about a failure, where its text tells. Another advice is worse than none.
 
+use crate::operations::OperationError;
 use crate::ports::store::{SchemaFinding, StoreError};
 
 /// By the server's code, which stands in the text.
@@ -29,7 +30,10 @@ pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
 /// Of a command that failed.
 pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
     let mut causes = error.chain();
-    causes.find_map(|cause| of_store(cause.downcast_ref::<StoreError>()?))
+    causes.find_map(|cause| match cause.downcast_ref() {
+        Some(OperationError::Store(error)) => of_store(error),
+        _ => of_store(cause.downcast_ref()?),
+    })
 }
 
 /// By what Redis, or the network, says. Meanwhile nothing is lost.

@@ -31,7 +31,7 @@ pub struct OnboardingSession {
 /// Why a session cannot point to a run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionMisfit {
-    #[error("onboarding session {0}: there is none")]
+    #[error("onboarding session {0}: no such onboarding session")]
     Missing(SessionId),
     /// Does not say whose it is: ids of other tenants are nobody's business.
     #[error(

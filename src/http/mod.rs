@@ -7,6 +7,7 @@ pub mod health;
 pub mod pages;
 pub mod panics;
 pub mod places;
+mod query;
 pub mod rate;
 pub mod server;
 pub mod stall;

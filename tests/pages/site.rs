@@ -12,7 +12,7 @@ use verifyd::domain::acknowledgement::{Actor, Surface};
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId, token};
 use verifyd::http::{api, pages};
 use verifyd::operations::acknowledge::{Request, acknowledge};
-use verifyd::operations::start_check::start_check;
+use verifyd::operations::{CheckRequest, start_check};
 use verifyd::ports::access::NewToken;
 use verifyd::simulator::Scenario;
 
@@ -91,11 +91,10 @@ impl Site {
     }
 
     pub async fn submit(&self, id: ConnectionId) -> RunId {
-        let connection = self.world.row(id).await;
         let services = &self.world.services;
         let queue = services.queue.as_ref();
         let (store, providers) = (services.store.as_ref(), &services.providers);
-        start_check(store, Some(queue), providers, &connection, None)
+        start_check(store, Some(queue), providers, &CheckRequest::of(id))
             .await
             .unwrap()
             .recorded
@@ -112,9 +111,10 @@ impl Site {
         let now = self.world.services.clock.now();
         let request = Request {
             run,
+            reach: Binding::EVERYTHING,
             check_key: check_key.into(),
             reason: reason.into(),
-            by: "Kim".into(),
+            by: Some("Kim".into()),
             through: Actor {
                 surface: Surface::Pages,
                 token_id: None,
