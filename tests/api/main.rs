@@ -28,4 +28,5 @@ mod process;
 mod python;
 mod resources;
 mod slow;
+mod surfaces;
 mod unusable;
