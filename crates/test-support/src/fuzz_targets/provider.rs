@@ -9,7 +9,6 @@ use tokio::net::{TcpListener, TcpStream};
 use verifyd::domain::report::{ReportDraft, schema};
 use verifyd::ports::clock::Clock as _;
 use verifyd::ports::provider::{Provider as _, Target};
-use verifyd::ports::clock::Clock as _;
 use verifyd::provider::microsoft::{MicrosoftProvider, MicrosoftSettings, Pauses};
 
 const TOKEN: &str = r#"{"token_type":"Bearer","expires_in":3599,"access_token":"opaque-canary"}"#;
