@@ -49,26 +49,24 @@ pub fn tables() -> String {
     let mut out = String::new();
     for (section, about) in sections {
         let _ = writeln!(out, "### `[{section}]`\n\n{about}\n");
-        out.push_str("| key | default | allowed | meaning | variable |\n|---|---|---|---|---|\n");
+        out.push_str("| key | default | allowed | meaning |\n|---|---|---|---|\n");
         for key in keys.iter().filter(|key| key.section == section) {
-            let full = format!("{section}.{}", key.name);
-            let variable = full.replace('.', "__").to_uppercase();
-            let allowed = keys::rule(&full).map(|rule| rule.to_string());
+            let allowed = keys::rule(&format!("{section}.{}", key.name));
             let _ = writeln!(
                 out,
-                "| `{}` | `{}` | {} | {} | `VERIFYD__{variable}` |",
+                "| `{}` | `{}` | {} | {} |",
                 key.name,
                 cell(&key.default),
-                cell(&allowed.unwrap_or_default()),
+                cell(&allowed.map(|rule| rule.to_string()).unwrap_or_default()),
                 cell(&key.meaning),
             );
         }
         out.push('\n');
     }
-    out.push_str("### Former keys\n\nA former key is refused, with what took its place.\n\n");
+    out.push_str("### Former keys\n\nA former key is refused, with what took its place: another name, a constant, or a value that follows a key.\n\n");
     out.push_str("| former key | now |\n|---|---|\n");
     for (key, now) in FORMER {
-        let _ = writeln!(out, "| {key} | {now} |");
+        let _ = writeln!(out, "| `{key}` | {} |", now.text());
     }
     out.push('\n');
     out
