@@ -16,21 +16,18 @@
 
 use crate::app;
 use crate::config::{Settings, Sources};
+use crate::domain::access::Binding;
 use crate::domain::run::OperationRun;
-use crate::domain::{ConnectionId, RunId, RunStatus};
-use crate::operations::start_check::start_check;
+use crate::domain::{ConnectionId, RunId};
+use crate::operations::{CheckRequest, OperationError, find_run, start_check, wait_for_run};
 use crate::outbound::Outbound;
 use crate::ports::clock::SystemClock;
 use crate::ports::provider::Providers;
 use crate::ports::queue::Queue;
-use crate::ports::store::{Store, StoreError};
+use crate::ports::store::Store;
 use secrecy::SecretString;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
-
-/// Between two looks at a run.
-const POLL: Duration = Duration::from_millis(100);
 
 /// Why a check could not be recorded, or its result not be read.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +35,9 @@ pub enum ProducerError {
     /// Says which URL cannot be used, and why; never quotes a password.
     #[error("{0}")]
     Connect(String),
-    #[error("provider connection {0}: there is none")]
-    NoSuchConnection(ConnectionId),
-    #[error("run {0}: there is none of verifyd's type")]
-    NoSuchRun(RunId),
+    /// The connection or the run does not exist, or the connection cannot be checked.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Operation(#[from] OperationError),
 }
 
 /// A check that is recorded.
@@ -104,21 +98,15 @@ impl Producer {
     }
 
     /// Records a check of this connection and sends its hint. An active run of the connection is
-    /// returned in place of a second one.
+    /// returned in place of a second one. A connection that is disabled or cannot be used is refused.
     pub async fn check(&self, connection: ConnectionId) -> Result<Check, ProducerError> {
-        let (found, _) = self
-            .store
-            .connection(connection)
-            .await?
-            .ok_or(ProducerError::NoSuchConnection(connection))?;
-        let started = start_check(
-            self.store.as_ref(),
-            self.queue.as_deref(),
-            &self.providers,
-            &found,
-            None,
-        )
-        .await?;
+        self.start(&CheckRequest::of(connection)).await
+    }
+
+    /// Does the same with a module, an onboarding session or a reach of one's own.
+    pub async fn start(&self, request: &CheckRequest) -> Result<Check, ProducerError> {
+        let (store, queue) = (self.store.as_ref(), self.queue.as_deref());
+        let started = start_check(store, queue, &self.providers, request).await?;
         Ok(Check {
             run_id: started.recorded.run_id,
             created: started.recorded.created,
@@ -128,19 +116,11 @@ impl Producer {
 
     /// Returns the present state of the run.
     pub async fn run(&self, id: RunId) -> Result<OperationRun, ProducerError> {
-        let run = self.store.run(id).await?;
-        run.ok_or(ProducerError::NoSuchRun(id))
+        Ok(find_run(self.store.as_ref(), &Binding::EVERYTHING, id).await?)
     }
 
     /// Returns the run as soon as it is completed, or its present state after `timeout`.
     pub async fn wait(&self, id: RunId, timeout: Duration) -> Result<OperationRun, ProducerError> {
-        let until = Instant::now() + timeout;
-        loop {
-            let run = self.run(id).await?;
-            if run.status == RunStatus::Completed || Instant::now() >= until {
-                return Ok(run);
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        Ok(wait_for_run(self.store.as_ref(), id, timeout, |_| {}).await?)
     }
 }

@@ -22,9 +22,10 @@ pub async fn add(services: &Services, args: &AcknowledgeArgs) -> anyhow::Result<
         services.store.as_ref(),
         &Request {
             run: args.run,
+            reach: Binding::EVERYTHING,
             check_key: args.check.clone(),
             reason: args.reason.clone(),
-            by: person(args.by.as_deref()),
+            by: Some(person(args.by.as_deref())),
             through: terminal(),
             expires_at: args.expires.map(|expiry| expiry.at(now)),
         },
@@ -115,7 +116,8 @@ async fn list(services: &Services, args: &AcknowledgementsListArgs) -> anyhow::R
 
 async fn take_back(services: &Services, args: &WithdrawArgs) -> anyhow::Result<()> {
     let by = person(args.by.as_deref());
-    let withdrawn = withdraw(services.store.as_ref(), args.id, &by, &terminal()).await?;
+    let (store, reach) = (services.store.as_ref(), Binding::EVERYTHING);
+    let withdrawn = withdraw(store, &reach, args.id, Some(&by), &terminal()).await?;
     let run = withdrawn.operation_run_id;
     let view = AcknowledgementView::of(&withdrawn, run, services.clock.now());
     if args.json.json {

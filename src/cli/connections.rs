@@ -12,13 +12,13 @@ use crate::credentials::envelope::is_envelope;
 use crate::credentials::{NamedFile, credential_from_files, validity};
 use crate::domain::access::Binding;
 use crate::domain::client_secret;
-use crate::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
+use crate::domain::connection::ConnectionStatus;
 use crate::domain::credential::Credential;
-use crate::domain::link::is_guid;
 use crate::domain::permission::PermissionStatus;
 use crate::domain::text_decoding;
-use crate::domain::{ConnectionId, report::redact};
 use crate::files;
+use crate::operations::OperationError;
+use crate::operations::connections::{self as operations, ConnectionRequest};
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
@@ -127,11 +127,6 @@ fn certificate(path: &Path, args: &CredentialArgs) -> anyhow::Result<Credential>
     })
 }
 
-/// Returns when the credential expires: the given date, or else the certificate's.
-fn expiry(credential: &Credential, given: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
-    given.or_else(|| validity(credential).map(|validity| validity.until))
-}
-
 /// Says what will block the connection's runs: dates that are past, or not yet there.
 fn note_dates(services: &Services, credential: &Credential, expires_at: Option<DateTime<Utc>>) {
     let now = services.clock.now();
@@ -153,66 +148,30 @@ fn note_dates(services: &Services, credential: &Credential, expires_at: Option<D
 }
 
 async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()> {
-    for (name, value) in [
-        ("--entra-tenant-id", &args.entra_tenant_id),
-        ("--client-id", &args.client_id),
-    ] {
-        anyhow::ensure!(is_guid(value), "{name} {value:?}: allowed is a GUID");
-    }
-    let provider = services.providers.get(&args.provider).with_context(|| {
-        format!(
-            "--provider {:?}: not known, allowed: {}",
-            args.provider,
-            services.providers.keys().join(", ")
-        )
-    })?;
-    let cloud = args.cloud.unwrap_or_else(|| provider.default_cloud());
-    let clouds = provider.clouds();
-    anyhow::ensure!(
-        clouds.contains(&cloud),
-        "--cloud {cloud:?}: not configured, allowed: {}",
-        clouds.join(", ")
-    );
-    let modules = provider.modules();
-    if let Some(module) = &args.module {
-        anyhow::ensure!(
-            modules.contains(&module.as_str()),
-            "--module {module:?}: not known, allowed: {}",
-            modules.join(", ")
-        );
-    }
-    let credential = credential(&args.credential)?;
-    let new = NewConnection {
+    let request = ConnectionRequest {
         workspace_id: args.workspace,
         tenant_id: args.tenant,
         provider: args.provider,
-        display_name: args.display_name.map(|name| redact::clean(&name, 200)),
-        entra_tenant_id: args.entra_tenant_id.to_ascii_lowercase(),
-        client_id: args.client_id.to_ascii_lowercase(),
-        cloud,
+        display_name: args.display_name,
+        entra_tenant_id: args.entra_tenant_id,
+        client_id: args.client_id,
+        cloud: args.cloud,
         module: args.module,
+        credential: credential(&args.credential)?,
+        expires_at: args.credential.expires_at,
     };
-    let given = args.credential.expires_at;
-    anyhow::ensure!(
-        given.is_none() || credential.is_some(),
-        "--expires-at: there is no credential that it could belong to"
-    );
-    if let Some(credential) = &credential {
-        note_dates(services, credential, given);
+    let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
+    let id = operations::add_connection(store, vault, &services.providers, &request)
+        .await
+        .map_err(argument)?;
+    if let Some(credential) = &request.credential {
+        note_dates(services, credential, request.expires_at);
     }
-    let id = match &credential {
-        None => services.store.add_connection(&new, None).await?,
-        Some(credential) => {
-            let vault = &services.vault;
-            let seal = |binding| vault.seal(binding, credential, expiry(credential, given));
-            services.store.add_connection(&new, Some(&seal)).await?
-        }
-    };
     if args.json.json {
         return output::json(&json!({ "provider_connection_id": id }));
     }
     output::line(id);
-    if credential.is_none() {
+    if request.credential.is_none() {
         output::note(format!(
             "Without a credential its runs end blocked; store one with: verifyd connections \
              set-credential {id} --secret-stdin"
@@ -224,27 +183,25 @@ async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()
     Ok(())
 }
 
-async fn find(services: &Services, id: ConnectionId) -> anyhow::Result<ProviderConnection> {
-    Ok(services
-        .store
-        .connection(id)
-        .await?
-        .with_context(|| format!("connection {id}: no such connection"))?
-        .0)
+/// Names the argument in place of the member.
+fn argument(error: OperationError) -> anyhow::Error {
+    match error {
+        OperationError::Invalid { field, .. } => {
+            let argument = format!("--{}", field.replace('_', "-"));
+            anyhow::anyhow!("{}", error.to_string().replacen(field, &argument, 1))
+        }
+        other => other.into(),
+    }
 }
 
 async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> {
-    let (connection, credential) = services
-        .store
-        .connection(args.id)
-        .await?
-        .with_context(|| format!("connection {}: no such connection", args.id))?;
-    let latest = services.store.latest_report(args.id).await?;
-    let permissions = services.store.permissions(connection.tenant_id).await?;
-    let freshness = services
-        .store
-        .inventory_freshness(connection.tenant_id)
-        .await?;
+    let store = services.store.as_ref();
+    let state = operations::find_connection(store, &Binding::EVERYTHING, args.id).await?;
+    let (connection, latest, facts) = (state.connection, state.latest_report, state.facts);
+    let stored = store.connection(args.id).await?;
+    let credential = stored.and_then(|(_, credential)| credential);
+    let permissions = store.permissions(connection.tenant_id).await?;
+    let freshness = store.inventory_freshness(connection.tenant_id).await?;
     let opened = credential
         .as_ref()
         .map(|stored| services.vault.open(connection.binding(), stored));
@@ -280,11 +237,6 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
         ),
     );
     line("provider", render::clean(&connection.provider));
-    let state = services
-        .store
-        .connection_state(args.id, &Binding::default())
-        .await?;
-    let facts = state.map(|state| state.facts).unwrap_or_default();
     line(
         "Entra tenant",
         match &facts.entra_tenant_name {
@@ -318,8 +270,11 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     line(
         "expires",
         match facts.credential_expiry_source {
-            Some(source) => format!("{} ({source})", list::expires(&facts)),
-            None => list::expires(&facts),
+            Some(source) => format!(
+                "{} ({source})",
+                list::expires(facts.credential_expires_at, Some(source))
+            ),
+            None => list::expires(facts.credential_expires_at, None),
         },
     );
     line(
@@ -364,14 +319,7 @@ async fn set_status(
     args: &ConnectionArgs,
     status: ConnectionStatus,
 ) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        services
-            .store
-            .set_connection_status(args.id, status)
-            .await?,
-        "connection {}: no such connection",
-        args.id
-    );
+    operations::set_status(services.store.as_ref(), args.id, status).await?;
     if args.json.json {
         return output::json(&json!({ "provider_connection_id": args.id, "status": status }));
     }
@@ -380,7 +328,6 @@ async fn set_status(
 }
 
 async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow::Result<()> {
-    let connection = find(services, args.id).await?;
     let given = args.credential.expires_at;
     let credential = match (credential(&args.credential)?, given) {
         (Some(credential), _) => credential,
@@ -390,12 +337,8 @@ async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow
              --federated-token-file FILE; --expires-at alone records when the stored one expires"
         ),
     };
-    let sealed = services.vault.seal(
-        connection.binding(),
-        &credential,
-        expiry(&credential, given),
-    )?;
-    services.store.set_credential(args.id, &sealed).await?;
+    let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
+    let sealed = operations::set_credential(store, vault, args.id, &credential, given).await?;
     note_dates(services, &credential, given);
     if args.json.json {
         return output::json(&json!({
@@ -422,12 +365,9 @@ async fn set_expiry(
     args: &SetCredentialArgs,
     expires_at: DateTime<Utc>,
 ) -> anyhow::Result<()> {
-    let set = services.store.set_credential_expiry(args.id, expires_at);
-    anyhow::ensure!(
-        set.await?,
-        "connection {}: it has no credential that could expire",
-        args.id
-    );
+    operations::set_credential_expiry(services.store.as_ref(), args.id, expires_at)
+        .await
+        .map_err(argument)?;
     if args.json.json {
         return output::json(&json!({
             "provider_connection_id": args.id,

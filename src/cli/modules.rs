@@ -4,7 +4,6 @@ use super::args::{JsonArg, ModuleArgs, ModulesCommand, ModulesValidateArgs};
 use super::output;
 use crate::app;
 use crate::config::Settings;
-use crate::domain::module::Module;
 use crate::ports::provider::Providers;
 use crate::provider::microsoft::{module_schema, read_module_file};
 use crate::view::ModuleView;
@@ -12,7 +11,6 @@ use anyhow::Context as _;
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// Runs a command that needs no configuration; `None` for the others.
 pub fn run_alone(command: &ModulesCommand) -> anyhow::Result<Option<ExitCode>> {
@@ -36,25 +34,8 @@ pub fn run(settings: &Settings, command: &ModulesCommand) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every module of every provider, the default one of each first.
-pub fn all(providers: &Providers) -> Vec<(&'static str, Arc<Module>)> {
-    let mut modules = Vec::new();
-    for key in providers.keys() {
-        let Some(provider) = providers.get(key) else {
-            continue;
-        };
-        let known = provider.modules();
-        modules.extend(
-            known
-                .into_iter()
-                .filter_map(|m| Some((key, provider.module(m)?))),
-        );
-    }
-    modules
-}
-
 fn list(providers: &Providers, args: &JsonArg) -> anyhow::Result<()> {
-    let modules = all(providers);
+    let modules = providers.all_modules();
     if args.json {
         let views: Vec<ModuleView> = modules.iter().map(|(p, m)| ModuleView::of(p, m)).collect();
         return output::json(&views);
@@ -75,7 +56,7 @@ fn list(providers: &Providers, args: &JsonArg) -> anyhow::Result<()> {
 }
 
 fn show(providers: &Providers, args: &ModuleArgs) -> anyhow::Result<()> {
-    let modules = all(providers);
+    let modules = providers.all_modules();
     let (provider, module) = modules
         .iter()
         .find(|(_, module)| module.key == args.key)

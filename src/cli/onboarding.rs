@@ -3,9 +3,9 @@
 use super::args::{OnboardingArgs, OnboardingCommand};
 use super::{output, render, runs};
 use crate::app::Services;
-use crate::operations::read_run::read_session;
+use crate::domain::access::Binding;
+use crate::operations::read_session;
 use crate::view::OnboardingView;
-use anyhow::Context as _;
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -17,9 +17,8 @@ pub async fn run(services: &Services, command: &OnboardingCommand) -> anyhow::Re
 }
 
 async fn show(services: &Services, args: &OnboardingArgs) -> anyhow::Result<()> {
-    let record = read_session(services.store.as_ref(), args.id)
-        .await?
-        .with_context(|| format!("onboarding session {}: there is none", args.id))?;
+    let store = services.store.as_ref();
+    let record = read_session(store, &Binding::EVERYTHING, args.id).await?;
     let view = OnboardingView::of(&record, services.clock.now());
     if args.json.json {
         let mut row = serde_json::to_value(&record.session)?;

@@ -1,7 +1,7 @@
 //! `verifyd plan`: compares a module with the stored inventories of all connections, a page at a time.
 
 use super::args::PlanArgs;
-use super::{exit, modules, output};
+use super::{exit, output};
 use crate::app;
 use crate::config::Settings;
 use crate::domain::ConnectionId;
@@ -97,7 +97,7 @@ async fn plan(settings: &Settings, args: &PlanArgs) -> anyhow::Result<PlanCounts
 
 /// The module of a file, or one that is known by its key; with the key of its provider.
 fn find(providers: &Providers, named: &str) -> anyhow::Result<(&'static str, Arc<Module>)> {
-    let known = modules::all(providers);
+    let known = providers.all_modules();
     if let Some(found) = known.iter().find(|(_, module)| module.key == named) {
         return Ok(found.clone());
     }

@@ -1,5 +1,6 @@
 //! Finds the remedy for a failure, where its text is specific. A wrong remedy is worse than none.
 
+use crate::operations::OperationError;
 use crate::ports::store::{SchemaFinding, StoreError};
 
 /// Returns the remedy by the server's code, which is part of the text.
@@ -29,7 +30,10 @@ pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
 /// Of a command that failed.
 pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
     let mut causes = error.chain();
-    causes.find_map(|cause| of_store(cause.downcast_ref::<StoreError>()?))
+    causes.find_map(|cause| match cause.downcast_ref() {
+        Some(OperationError::Store(error)) => of_store(error),
+        _ => of_store(cause.downcast_ref()?),
+    })
 }
 
 /// Returns the remedy by the error of Redis or of the network. No run is lost meanwhile.

@@ -2,11 +2,11 @@
 
 use crate::domain::Reason;
 use crate::domain::report::diff::Change;
-use crate::domain::report::{Check, CheckStatus, EvidenceKind, Overall};
+use crate::domain::report::{Check, CheckStatus, Overall};
 use crate::domain::run::{Outcome, RunStatus};
 use crate::view::diff::DiffState;
-use crate::view::report::{ReportState, severity_word};
-use crate::view::timeline::span;
+use crate::view::report::ReportState;
+use crate::view::words::{self, RunBadge, span};
 use crate::view::{AcknowledgementView, CheckView, DiffView, ReportView, RunView, Timeline};
 use owo_colors::{OwoColorize as _, Style};
 use std::fmt::Write as _;
@@ -18,6 +18,7 @@ const WIDTH: usize = 96;
 pub fn run(view: &RunView) -> String {
     let mut out = String::new();
     let (badge, style) = badge(view.status, view.outcome);
+    let badge = badge.to_uppercase();
     let name = view
         .display_name
         .as_deref()
@@ -111,9 +112,13 @@ pub fn report(out: &mut String, view: &ReportView) {
             problem(out, check);
         }
     }
-    list(out, "In progress", "…".cyan().to_string(), &view.running);
-    list(out, "Passed", "✓".green().to_string(), &view.passed);
-    list(out, "Not checked", "–".dimmed().to_string(), &view.skipped);
+    for (status, mark, checks) in [
+        (CheckStatus::Running, "…".cyan().to_string(), &view.running),
+        (CheckStatus::Pass, "✓".green().to_string(), &view.passed),
+        (CheckStatus::Skip, "–".dimmed().to_string(), &view.skipped),
+    ] {
+        list(out, words::check_status(status), &mark, checks);
+    }
     let mut facts = vec![format!("overall {}", view.overall)];
     if let Some(id) = view.provider_connection_id {
         facts.push(format!("connection {id}"));
@@ -158,16 +163,12 @@ fn problem(out: &mut String, view: &CheckView) {
         _ => "!".yellow().bold().to_string(),
     };
     let reason = check.reason_code.map(|r| r.code()).unwrap_or_default();
-    let blocking = if check.blocking && check.status == CheckStatus::Fail {
-        ", blocking"
-    } else {
-        ""
-    };
+    let blocking = if view.blocks() { ", blocking" } else { "" };
     let _ = writeln!(
         out,
         "  {mark} {}  {}",
         clean(&check.title).bold(),
-        format!("{}{blocking} · {reason}", severity_word(check.severity)).dimmed()
+        format!("{}{blocking} · {reason}", view.severity_words()).dimmed()
     );
     let _ = writeln!(out, "{}", wrapped(&check.message, 4));
     if !check.evidence.is_empty() {
@@ -193,7 +194,7 @@ fn problem(out: &mut String, view: &CheckView) {
     out.push('\n');
 }
 
-fn list(out: &mut String, title: &str, mark: String, checks: &[CheckView]) {
+fn list(out: &mut String, title: &str, mark: &str, checks: &[CheckView]) {
     if checks.is_empty() {
         return;
     }
@@ -205,11 +206,9 @@ fn list(out: &mut String, title: &str, mark: String, checks: &[CheckView]) {
     );
     for view in checks {
         let check = &view.check;
-        let stands_in = check
-            .evidence
-            .iter()
-            .find(|e| e.kind == EvidenceKind::SatisfiedBy)
-            .map(|e| format!("  by {}", clean(&e.value)))
+        let stands_in = view
+            .satisfied_by()
+            .map(|other| format!("  by {}", clean(other)))
             .unwrap_or_default();
         let _ = writeln!(
             out,
@@ -238,25 +237,17 @@ pub fn diff(view: &DiffView) -> String {
         return view.state.sentence().to_owned();
     }
     let mut out = String::new();
-    let said = |check: &Option<Check>| -> String {
-        check
-            .as_ref()
-            .map_or_else(String::new, |c| match c.reason_code {
-                Some(reason) => format!("{} ({reason})", c.status),
-                None => c.status.to_string(),
-            })
-    };
     for row in &view.checks {
         let title = clean(row.title());
         let text = match row.change {
             Change::Unchanged => continue,
-            Change::New => format!("{} {title}: {}", "+".green(), said(&row.now)),
-            Change::Gone => format!("{} {title}: was {}", "-".red(), said(&row.before)),
+            Change::New => format!("{} {title}: {}", "+".green(), row.found_now()),
+            Change::Gone => format!("{} {title}: was {}", "-".red(), row.found_before()),
             Change::Changed => format!(
                 "{} {title}: {} → {}",
                 "~".yellow(),
-                said(&row.before),
-                said(&row.now)
+                row.found_before(),
+                row.found_now()
             ),
         };
         let _ = writeln!(out, "  {text}");
@@ -286,14 +277,16 @@ pub fn overall(overall: &str) -> String {
 }
 
 fn badge(status: RunStatus, outcome: Option<Outcome>) -> (&'static str, Style) {
-    match (status, outcome) {
-        (RunStatus::Queued, _) => ("QUEUED", Style::new().blue()),
-        (RunStatus::Running, _) => ("RUNNING", Style::new().cyan()),
-        (_, Some(Outcome::Succeeded)) => ("SUCCEEDED", Style::new().green()),
-        (_, Some(Outcome::Failed)) => ("FAILED", Style::new().red()),
-        (_, Some(Outcome::Blocked)) => ("BLOCKED", Style::new().magenta()),
-        (RunStatus::Completed, None) => ("COMPLETED", Style::new()),
-    }
+    let state = RunBadge::of(status, outcome);
+    let style = match state {
+        RunBadge::Queued => Style::new().blue(),
+        RunBadge::Running => Style::new().cyan(),
+        RunBadge::Succeeded => Style::new().green(),
+        RunBadge::Failed => Style::new().red(),
+        RunBadge::Blocked => Style::new().magenta(),
+        RunBadge::Unknown => Style::new(),
+    };
+    (state.words(), style)
 }
 
 /// Cleans text from other sources: no control characters reach the terminal.

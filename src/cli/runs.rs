@@ -3,15 +3,13 @@
 use super::args::{RunArgs, RunsCommand, RunsListArgs};
 use super::{output, render};
 use crate::app::Services;
-use crate::domain::RunId;
 use crate::domain::access::Binding;
-use crate::domain::run::{ReportPresence, RunSummary};
+use crate::domain::run::ReportPresence;
 use crate::domain::run_record::RunRecord;
-use crate::operations::read_run::read_run;
+use crate::operations::read_run;
 use crate::ports::store::RunFilter;
 use crate::view::diff::DiffState;
-use crate::view::{DiffView, RunDetail};
-use anyhow::Context as _;
+use crate::view::{DiffView, RunDetail, RunItem};
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -35,6 +33,7 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
         limit: args.limit,
     };
     let runs = services.store.runs(&filter).await?;
+    let runs: Vec<RunItem> = runs.into_iter().map(RunItem::from).collect();
     if args.json.json {
         return output::json(&runs);
     }
@@ -55,7 +54,7 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
     for run in &runs {
         let (overall, wrong) = summary(run);
         table.add_row([
-            run.id.to_string(),
+            run.operation_run_id.to_string(),
             run.provider_connection_id
                 .map_or_else(|| "–".to_owned(), |id| id.to_string()),
             run.tenant_id
@@ -63,7 +62,7 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
             render::outcome(run.status, run.outcome),
             render::overall(&overall),
             wrong,
-            run.created_at.map_or_else(
+            run.recorded_at.map_or_else(
                 || "–".to_owned(),
                 |at| format!("{} ago", output::age(now, at)),
             ),
@@ -73,16 +72,16 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
     if runs.len() == args.limit as usize
         && let Some(last) = runs.last()
     {
-        output::note(format!("More: --before {}", last.id));
+        output::note(format!("More: --before {}", last.operation_run_id));
     }
     Ok(())
 }
 
 /// Overall and the main reason, for a line of a table.
-pub fn summary(run: &RunSummary) -> (String, String) {
+pub fn summary(run: &RunItem) -> (String, String) {
     let overall = run.overall.map(|overall| overall.to_string());
     let wrong = match run.report {
-        ReportPresence::Readable => match (&run.reason_code, run.problems) {
+        ReportPresence::Readable => match (&run.main_reason, run.problems) {
             (None, _) => String::new(),
             (Some(reason), 0 | 1) => render::clean(reason),
             (Some(reason), n) => format!("{} (+{})", render::clean(reason), n - 1),
@@ -95,19 +94,8 @@ pub fn summary(run: &RunSummary) -> (String, String) {
     (overall.unwrap_or_default(), wrong)
 }
 
-async fn find(services: &Services, id: RunId) -> anyhow::Result<RunRecord> {
-    read_run(services.store.as_ref(), id)
-        .await?
-        .with_context(|| {
-            format!(
-                "run {id}: no such run of type {}",
-                crate::domain::run::RUN_TYPE
-            )
-        })
-}
-
 async fn show(services: &Services, args: &RunArgs) -> anyhow::Result<()> {
-    let record = find(services, args.id).await?;
+    let record = read_run(services.store.as_ref(), &Binding::EVERYTHING, args.id).await?;
     let view = RunDetail::of(&record, services.clock.now());
     if args.json.json {
         return output::json(&row(&record, &view)?);
@@ -127,7 +115,7 @@ pub fn row(record: &RunRecord, view: &RunDetail) -> anyhow::Result<Value> {
 }
 
 async fn compare(services: &Services, args: &RunArgs) -> anyhow::Result<()> {
-    let record = find(services, args.id).await?;
+    let record = read_run(services.store.as_ref(), &Binding::EVERYTHING, args.id).await?;
     let diff = DiffView::of(&record.run, record.previous.as_ref());
     if !matches!(diff.state, DiffState::Compared | DiffState::First) {
         let previous = diff

@@ -5,19 +5,14 @@ use super::{output, render};
 use crate::app;
 use crate::config::Settings;
 use crate::domain::access::{Binding, Scope};
-use crate::domain::time_input;
-use crate::domain::token;
-use crate::ports::access::{NewToken, TokenRecord};
+use crate::operations::tokens::{TokenRequest, create_token, revoke_token};
+use crate::ports::access::TokenRecord;
 use crate::ports::clock::{Clock, SystemClock};
 use crate::ports::store::Store;
-use anyhow::Context as _;
-use chrono::{DateTime, Datelike as _, Utc};
+use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 use std::process::ExitCode;
-
-/// Longest name of a token, in characters.
-const NAME_CHARS: usize = 200;
 
 pub async fn run(settings: &Settings, command: &TokensCommand) -> anyhow::Result<ExitCode> {
     let store = app::open_ready_store(settings).await?;
@@ -32,34 +27,17 @@ pub async fn run(settings: &Settings, command: &TokensCommand) -> anyhow::Result
 
 /// Prints only the token to standard output. It is not shown again.
 async fn create(store: &dyn Store, args: &TokensCreateArgs) -> anyhow::Result<ExitCode> {
-    let name = args.name.trim();
-    anyhow::ensure!(
-        !name.is_empty() && name.chars().count() <= NAME_CHARS,
-        "--name: 1 to {NAME_CHARS} characters are allowed"
-    );
     let now = SystemClock.now();
-    let expires_at = args.expires.map(|expiry| expiry.at(now));
-    if let Some(at) = expires_at {
-        anyhow::ensure!(at > now, "--expires: allowed is a time in the future");
-        anyhow::ensure!(
-            at.year() <= time_input::LAST_YEAR,
-            "--expires: too far away"
-        );
-    }
-    let text = token::fresh()?;
-    let hash = token::hash(text.expose_secret()).context("a fresh token is not recognised")?;
-    let record = store
-        .add_token(&NewToken {
-            name: name.to_owned(),
-            hash,
-            scopes: args.scopes.clone(),
-            binding: Binding {
-                workspace_id: args.workspace,
-                tenant_id: args.tenant,
-            },
-            expires_at,
-        })
-        .await?;
+    let request = TokenRequest {
+        name: args.name.clone(),
+        scopes: args.scopes.clone(),
+        binding: Binding {
+            workspace_id: args.workspace,
+            tenant_id: args.tenant,
+        },
+        expires_at: args.expires.map(|expiry| expiry.at(now)),
+    };
+    let (record, text) = create_token(store, request, now).await?;
     if args.json.json {
         let mut shown = serde_json::to_value(&record)?;
         shown["token"] = json!(text.expose_secret());
@@ -114,11 +92,7 @@ async fn list(store: &dyn Store, as_json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn revoke(store: &dyn Store, args: &TokenArgs) -> anyhow::Result<ExitCode> {
-    let revoked = store.revoke_token(args.id).await?;
-    if !revoked {
-        let known = store.tokens().await?.iter().any(|t| t.id == args.id);
-        anyhow::ensure!(known, "token {}: no such token", args.id);
-    }
+    let revoked = revoke_token(store, args.id).await?;
     if args.json.json {
         output::json(&json!({ "token_id": args.id, "revoked_now": revoked }))?;
     } else if revoked {

@@ -6,11 +6,12 @@ use super::args::{
 };
 use super::output;
 use crate::app::Services;
+use crate::domain::EndpointId;
 use crate::domain::circuit::CircuitState;
 use crate::domain::report::redact;
 use crate::domain::webhook::{self, AttemptResult, DisabledReason, WebhookBinding};
-use crate::domain::{DeliveryId, EndpointId};
 use crate::notify::webhook::{AddressRule, signature};
+use crate::operations::webhooks;
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::vault::VaultError;
 use crate::ports::webhook_deliveries::{DeliveryFilter, Replay};
@@ -61,19 +62,16 @@ async fn add(services: &Services, args: &WebhooksAddArgs) -> anyhow::Result<()> 
             .map(|text| redact::clean(text, 200)),
         changed_only: args.changed_only,
     };
-    let seal = |binding: &WebhookBinding| services.vault.seal_webhook_secret(binding, &secret);
-    let endpoint = services.store.add_endpoint(&new, &seal).await?;
+    let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
+    let endpoint = webhooks::add_endpoint(store, vault, &new, &secret).await?;
     show_secret(&endpoint, &signature::shown(&secret), args.json.json)
 }
 
 async fn rotate_secret(services: &Services, args: &RotateSecretArgs) -> anyhow::Result<()> {
     let secret = fresh_secret()?;
-    let seal = |binding: &WebhookBinding| services.vault.seal_webhook_secret(binding, &secret);
-    let endpoint = services
-        .store
-        .rotate_secret(args.id, &seal, args.keep_previous)
-        .await?
-        .with_context(|| format!("endpoint {} does not exist", args.id))?;
+    let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
+    let endpoint =
+        webhooks::rotate_secret(store, vault, args.id, &secret, args.keep_previous).await?;
     show_secret(&endpoint, &signature::shown(&secret), args.json.json)
 }
 
@@ -166,11 +164,7 @@ async fn set_enabled(
     args: &EndpointArgs,
     disabled: Option<DisabledReason>,
 ) -> anyhow::Result<()> {
-    let found = services
-        .store
-        .set_endpoint_enabled(args.id, disabled)
-        .await?;
-    anyhow::ensure!(found, "endpoint {} does not exist", args.id);
+    webhooks::set_enabled(services.store.as_ref(), args.id, disabled).await?;
     let state = if disabled.is_some() {
         "disabled"
     } else {
@@ -184,8 +178,7 @@ async fn set_enabled(
 }
 
 async fn remove(services: &Services, args: &EndpointArgs) -> anyhow::Result<()> {
-    let found = services.store.remove_endpoint(args.id).await?;
-    anyhow::ensure!(found, "endpoint {} does not exist", args.id);
+    webhooks::remove_endpoint(services.store.as_ref(), args.id).await?;
     if args.json.json {
         return output::json(&json!({ "endpoint_id": args.id, "state": "removed" }));
     }
@@ -280,10 +273,7 @@ async fn replay(services: &Services, args: &ReplayArgs) -> anyhow::Result<()> {
         },
         _ => anyhow::bail!("name a delivery, or --endpoint with --since"),
     };
-    if let Some(id) = args.id {
-        anyhow::ensure!(exists(services, id).await?, "delivery {id} does not exist");
-    }
-    let replayed = services.store.replay(which).await?;
+    let replayed = webhooks::replay(services.store.as_ref(), which).await?;
     if args.json.json {
         return output::json(&json!({ "replayed": replayed }));
     }
@@ -292,17 +282,6 @@ async fn replay(services: &Services, args: &ReplayArgs) -> anyhow::Result<()> {
         output::note(format!("Delivery {id} is pending already."));
     }
     Ok(())
-}
-
-async fn exists(services: &Services, id: DeliveryId) -> anyhow::Result<bool> {
-    let filter = DeliveryFilter {
-        endpoint: None,
-        state: None,
-        before: Some(DeliveryId(id.0.saturating_add(1))),
-        limit: 1,
-    };
-    let found = services.store.deliveries(&filter).await?;
-    Ok(found.first().is_some_and(|delivery| delivery.id == id))
 }
 
 /// The result of a rotation of keys for the secrets of webhooks.

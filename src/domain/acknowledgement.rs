@@ -9,6 +9,7 @@ use super::reason::Reason;
 use super::report::{Check, CheckStatus};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Longest `reason`, and longest name of a person, in characters.
 pub const REASON_CHARS: usize = 2_000;
@@ -25,10 +26,12 @@ pub enum Surface {
 text_enum!(Surface, "surface", Api => "api", Pages => "pages", Cli => "cli");
 
 /// The identity that verifyd itself knows, beside the name that the person gives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Actor {
+    #[schema(inline)]
     pub surface: Surface,
-    /// The token that was used; `None` on the command line.
+    /// The token that was used; null on the command line.
+    #[schema(value_type = Option<i64>)]
     pub token_id: Option<TokenId>,
     /// The token's name at that time; on the command line the user of the operating system.
     pub name: String,

@@ -1,5 +1,6 @@
 //! Modules: what a connection is checked for, as data.
 
+use super::names::text_enum;
 use super::permission::RequiredPermission;
 use super::reason::Reason;
 use std::fmt;
@@ -50,15 +51,7 @@ pub enum ExcessPolicy {
     Warn,
 }
 
-impl ExcessPolicy {
-    /// Returns the name that module files use.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warn => "warn",
-        }
-    }
-}
+text_enum!(ExcessPolicy, "excess", Info => "info", Warn => "warn");
 
 /// A module: the permissions that it needs, and the calls that show that its services answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,6 +12,9 @@ pub struct UnknownName {
 macro_rules! text_enum {
     ($type:ident, $field:literal, $($variant:ident => $name:literal),+ $(,)?) => {
         impl $type {
+            /// Every value, in the order of the declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
             /// Returns the name, as in the database and in JSON.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }

@@ -31,7 +31,7 @@ pub struct OnboardingSession {
 /// Why a session cannot point to a run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    #[error("onboarding session {0}: there is none")]
+    #[error("onboarding session {0}: no such onboarding session")]
     Missing(SessionId),
     /// Does not name the owner, so that ids of other tenants stay unknown.
     #[error(

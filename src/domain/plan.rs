@@ -4,6 +4,7 @@ use super::connection::ProviderConnection;
 use super::connection_facts::ConnectionFacts;
 use super::link::Link;
 use super::module::Module;
+use super::names::text_enum;
 use super::permission::{InventorySource, RequiredPermission};
 use super::report::Overall;
 use super::{ConnectionId, TenantId, WorkspaceId};
@@ -45,16 +46,7 @@ pub enum Verdict {
     Unknown,
 }
 
-impl Verdict {
-    /// Returns the name of the verdict.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Works => "works",
-            Self::Breaks => "breaks",
-            Self::Unknown => "unknown",
-        }
-    }
-}
+text_enum!(Verdict, "verdict", Works => "works", Breaks => "breaks", Unknown => "unknown");
 
 /// Why the stored data is not sufficient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

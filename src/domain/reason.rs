@@ -4,6 +4,7 @@
 //! from it.
 
 use super::link::Link;
+use super::names::text_enum;
 use super::severity::Severity;
 use serde::{Deserialize, Serialize};
 
@@ -22,18 +23,11 @@ pub enum Stage {
     Skipped,
 }
 
-impl Stage {
-    /// The stage's name in the documentation.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Preflight => "preflight",
-            Self::Provider => "provider",
-            Self::Permission => "permission",
-            Self::Engine => "engine",
-            Self::Skipped => "skipped",
-        }
-    }
-}
+text_enum!(
+    Stage, "stage",
+    Preflight => "preflight", Provider => "provider", Permission => "permission",
+    Engine => "engine", Skipped => "skipped",
+);
 
 macro_rules! reasons {
     ($(

@@ -98,14 +98,12 @@ text_enum!(
 );
 
 /// A run as lists show it: a few columns and members, none of them longer than people read.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RunSummary {
     pub id: RunId,
     pub workspace_id: Option<WorkspaceId>,
     /// None for platform runs.
     pub tenant_id: Option<TenantId>,
-    #[serde(rename = "type")]
-    pub run_type: &'static str,
     pub status: RunStatus,
     pub outcome: Option<Outcome>,
     /// The connection that the producer named. The report says whether it belongs to the tenant.

@@ -6,6 +6,7 @@ mod connection_slots;
 pub mod health;
 pub mod pages;
 mod panics;
+mod query;
 mod rate_limit;
 pub(crate) mod request_limits;
 mod server;
@@ -49,7 +50,7 @@ pub struct HttpTimeouts {
     /// Of the arrival of a request's body. Shorter than `request`, so that a client learns which it was.
     pub body: Duration,
     /// Of a peer that does not read: within this time it takes 64 KiB of the response, or the rest. A live page
-    /// that has nothing to say is not measured. See [`stall`].
+    /// that has nothing to say is not measured. See `write_timeout`.
     pub write: Duration,
     /// Of a whole request to the API or the pages, the wait for its turn included.
     pub request: Duration,

@@ -1,17 +1,18 @@
 //! Acknowledges a check of a run, and withdraws an acknowledgement; both record who did it.
 
+use super::OperationError;
+use super::read_run::find_run;
+use crate::domain::access::Binding;
 use crate::domain::acknowledgement::{
     Acknowledgement, Actor, PERSON_CHARS, REASON_CHARS, may_be_acknowledged,
 };
 use crate::domain::report::{Report, redact, schema};
-use crate::domain::run::{OperationRun, RUN_TYPE};
+use crate::domain::run::OperationRun;
+use crate::domain::time_input::LAST_YEAR;
 use crate::domain::{AcknowledgementId, ConnectionId, RunId, RunStatus};
 use crate::ports::acknowledgements::NewAcknowledgement;
 use crate::ports::store::{Store, StoreError};
 use chrono::{DateTime, Datelike, Utc};
-
-/// The last year in which an acknowledgement may expire: both databases can compare times up to it.
-const LAST_YEAR: i32 = 9999;
 
 /// Keys that an error names, at most.
 const NAMED_KEYS: usize = 20;
@@ -20,11 +21,13 @@ const NAMED_KEYS: usize = 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub run: RunId,
+    /// What whoever asks may reach.
+    pub reach: Binding,
     pub check_key: String,
     /// Why it is accepted. White space around it does not count.
     pub reason: String,
-    /// Who accepts it, in the words of the person.
-    pub by: String,
+    /// Who accepts it, in the words of the person. `None`: whoever it is by what verifyd knows.
+    pub by: Option<String>,
     /// The actor as the surface knows it.
     pub through: Actor,
     /// None: for as long as status and reason code of the check stay what they are.
@@ -39,53 +42,39 @@ pub struct Acknowledged {
     pub created: bool,
 }
 
-/// Why a check cannot be acknowledged, or an acknowledgement not withdrawn.
-#[derive(Debug, thiserror::Error)]
-pub enum AcknowledgeError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("run {0}: no such run of type {RUN_TYPE}")]
-    NoSuchRun(RunId),
-    #[error("acknowledgement {0}: there is none")]
-    NoSuchAcknowledgement(AcknowledgementId),
-    #[error("run {run} is {status}: only a check of a completed run can be acknowledged")]
-    NotCompleted { run: RunId, status: RunStatus },
-    #[error("run {run} has no report that can be read: {why}")]
-    NoReport { run: RunId, why: String },
-    /// The value of a field; says what is allowed.
-    #[error("{field}: {why}")]
-    Field { field: &'static str, why: String },
-}
-
 /// Acknowledges a check that failed or warns. `now` is what the expiry is compared with.
 pub async fn acknowledge(
     store: &dyn Store,
     request: &Request,
     now: DateTime<Utc>,
-) -> Result<Acknowledged, AcknowledgeError> {
+) -> Result<Acknowledged, OperationError> {
+    let run = find_run(store, &request.reach, request.run).await?;
     let reason = text("reason", &request.reason, REASON_CHARS, true)?;
-    let by = text("by", &request.by, PERSON_CHARS, false)?;
+    let by = person("acknowledged_by", request.by.as_deref(), &request.through)?;
     if let Some(at) = request.expires_at {
         future(at, now)?;
     }
-    let run = store
-        .run(request.run)
-        .await?
-        .ok_or(AcknowledgeError::NoSuchRun(request.run))?;
+    let not_acknowledgeable = |problem: String| OperationError::NotAcknowledgeable {
+        run: run.id,
+        problem,
+    };
     if run.status != RunStatus::Completed {
-        return Err(AcknowledgeError::NotCompleted {
-            run: run.id,
-            status: run.status,
-        });
+        return Err(not_acknowledgeable(format!(
+            "is {}: only a check of a completed run can be acknowledged",
+            run.status
+        )));
     }
-    let report = report_of(&run)?;
+    let report = report_of(&run)
+        .map_err(|why| not_acknowledgeable(format!("has no report that can be read: {why}")))?;
     let check = report
         .checks
         .iter()
         .find(|check| check.key == request.check_key)
-        .ok_or_else(|| field("check_key", no_such_check(&request.check_key, &report)))?;
+        .ok_or_else(|| {
+            OperationError::invalid("check_key", no_such_check(&request.check_key, &report))
+        })?;
     if !may_be_acknowledged(check) {
-        return Err(field(
+        return Err(OperationError::invalid(
             "check_key",
             format!(
                 "{} is {}; allowed are checks that are fail or warn: {}",
@@ -114,19 +103,38 @@ pub async fn acknowledge(
     })
 }
 
+/// Reads an acknowledgement whose run is within reach.
+pub async fn read_acknowledgement(
+    store: &dyn Store,
+    reach: &Binding,
+    id: AcknowledgementId,
+) -> Result<Acknowledgement, OperationError> {
+    let no_such_acknowledgement = || OperationError::not_found("acknowledgement", id);
+    let found = store.acknowledgement(id).await?;
+    let found = found.ok_or_else(no_such_acknowledgement)?;
+    let run = store.run(found.operation_run_id).await?;
+    let owner = run.map_or((None, None), |run| (run.workspace_id, run.tenant_id));
+    if !reach.admits(owner.0, owner.1) {
+        return Err(no_such_acknowledgement());
+    }
+    Ok(found)
+}
+
 /// Withdraws an acknowledgement; it stays as history. One that was withdrawn before is returned as
 /// it is.
 pub async fn withdraw(
     store: &dyn Store,
+    reach: &Binding,
     id: AcknowledgementId,
-    by: &str,
+    by: Option<&str>,
     through: &Actor,
-) -> Result<Acknowledgement, AcknowledgeError> {
-    let by = text("by", by, PERSON_CHARS, false)?;
+) -> Result<Acknowledgement, OperationError> {
+    read_acknowledgement(store, reach, id).await?;
+    let by = person("withdrawn_by", by, through)?;
     store
         .withdraw(id, &by, through)
         .await?
-        .ok_or(AcknowledgeError::NoSuchAcknowledgement(id))
+        .ok_or_else(|| OperationError::not_found("acknowledgement", id))
 }
 
 /// Returns the connection whose later runs inherit the acknowledgement: only one of the run's own tenant
@@ -146,55 +154,56 @@ async fn own_connection(
         .map(|c| c.id))
 }
 
-fn report_of(run: &OperationRun) -> Result<Report, AcknowledgeError> {
-    let no_report = |why: String| AcknowledgeError::NoReport { run: run.id, why };
-    let document = run
-        .report()
-        .ok_or_else(|| no_report("there is none".into()))?;
-    schema::validate(document).map_err(|problems| no_report(problems.join("; ")))?;
-    serde_json::from_value(document.clone()).map_err(|error| no_report(error.to_string()))
+fn report_of(run: &OperationRun) -> Result<Report, String> {
+    let document = run.report().ok_or("there is none")?;
+    schema::validate(document).map_err(|problems| problems.join("; "))?;
+    serde_json::from_value(document.clone()).map_err(|error| error.to_string())
 }
 
-fn field(field: &'static str, why: String) -> AcknowledgeError {
-    AcknowledgeError::Field { field, why }
+/// The name of a person; without one, what verifyd itself knows.
+fn person(
+    field: &'static str,
+    name: Option<&str>,
+    through: &Actor,
+) -> Result<String, OperationError> {
+    match name {
+        Some(name) => text(field, name, PERSON_CHARS, false),
+        None => Ok(through.words()),
+    }
 }
 
 fn text(
-    name: &'static str,
+    field: &'static str,
     value: &str,
     chars: usize,
     lines: bool,
-) -> Result<String, AcknowledgeError> {
+) -> Result<String, OperationError> {
     let value = value.trim();
     let length = value.chars().count();
     if length == 0 || length > chars {
-        return Err(field(
-            name,
-            format!("has {length} characters, allowed: 1 to {chars}"),
-        ));
+        let problem = format!("has {length} characters, allowed: 1 to {chars}");
+        return Err(OperationError::invalid(field, problem));
     }
     let allowed = |c: char| !c.is_control() || lines && (c == '\n' || c == '\t' || c == '\r');
     if !value.chars().all(allowed) {
-        return Err(field(
-            name,
-            if lines {
-                "has a control character, allowed: text, tabs and line breaks".into()
-            } else {
-                "has a control character, allowed: one line of text".into()
-            },
-        ));
+        let allowed = if lines {
+            "text, tabs and line breaks"
+        } else {
+            "one line of text"
+        };
+        let problem = format!("has a control character, allowed: {allowed}");
+        return Err(OperationError::invalid(field, problem));
     }
     Ok(value.to_owned())
 }
 
-fn future(at: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), AcknowledgeError> {
-    if at <= now || at.year() > LAST_YEAR {
-        return Err(field(
-            "expires_at",
-            format!("allowed is a time in the future, up to the year {LAST_YEAR}"),
-        ));
+/// Tests that something expires in the future, at a time that can be stored.
+pub(super) fn future(at: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), OperationError> {
+    if at > now && at.year() <= LAST_YEAR {
+        return Ok(());
     }
-    Ok(())
+    let problem = format!("allowed is a time in the future, up to the year {LAST_YEAR}");
+    Err(OperationError::invalid("expires_at", problem))
 }
 
 fn no_such_check(key: &str, report: &Report) -> String {

@@ -1,7 +1,16 @@
 //! What surfaces ask for: one file for each operation, so that CLI, API, pages and library follow the same
-//! rules.
+//! rules. Each takes what whoever asks may reach, and ends with the same [`OperationError`].
 
 pub mod acknowledge;
+pub mod connections;
+mod error;
 pub mod plan;
 pub mod read_run;
 pub mod start_check;
+pub mod tokens;
+pub mod webhooks;
+
+pub use connections::find_connection;
+pub use error::OperationError;
+pub use read_run::{find_run, read_run, read_session, wait_for_run};
+pub use start_check::{CheckRequest, StartedCheck, start_check};

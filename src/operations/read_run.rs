@@ -1,15 +1,46 @@
-//! Reads a run, or an onboarding session, with what belongs to it.
+//! Reads a run, or an onboarding session, with what belongs to it. What is out of reach of whoever asks does
+//! not exist.
 
+use super::OperationError;
+use crate::domain::access::Binding;
+use crate::domain::run::OperationRun;
 use crate::domain::run_record::{RunRecord, SessionRecord};
-use crate::domain::{RunId, SessionId};
+use crate::domain::{RunId, RunStatus, SessionId};
 use crate::ports::store::{Store, StoreError};
 use serde_json::Value;
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Reads a run with what belongs to it. `None`: no such run of verifyd's type.
-pub async fn read_run(store: &dyn Store, id: RunId) -> Result<Option<RunRecord>, StoreError> {
-    let Some(run) = store.run(id).await? else {
-        return Ok(None);
-    };
+/// Between two looks at a run.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Reads the row of a run.
+pub async fn find_run(
+    store: &dyn Store,
+    reach: &Binding,
+    id: RunId,
+) -> Result<OperationRun, OperationError> {
+    store
+        .run(id)
+        .await?
+        .filter(|run| reach.admits(run.workspace_id, run.tenant_id))
+        .ok_or_else(|| OperationError::not_found("run", id))
+}
+
+/// Reads a run with what belongs to it.
+pub async fn read_run(
+    store: &dyn Store,
+    reach: &Binding,
+    id: RunId,
+) -> Result<RunRecord, OperationError> {
+    let run = find_run(store, reach, id).await?;
+    Ok(with_what_belongs_to_it(store, run).await?)
+}
+
+async fn with_what_belongs_to_it(
+    store: &dyn Store,
+    run: OperationRun,
+) -> Result<RunRecord, StoreError> {
     let previous = run
         .report()
         .and_then(|report| report.get("previous_report_id"))
@@ -23,27 +54,61 @@ pub async fn read_run(store: &dyn Store, id: RunId) -> Result<Option<RunRecord>,
         (p.workspace_id, p.tenant_id) == (run.workspace_id, run.tenant_id)
             && p.completed_at <= run.completed_at
     });
-    Ok(Some(RunRecord {
-        attempts: store.attempts(id).await?,
-        acknowledgements: store.acknowledgements_of(id).await?,
+    Ok(RunRecord {
+        attempts: store.attempts(run.id).await?,
+        acknowledgements: store.acknowledgements_of(run.id).await?,
         previous,
         run,
-    }))
+    })
 }
 
-/// Reads an onboarding session with the run that it points to. `None`: no such session.
+/// Returns the run as soon as it is completed, or as it stands when the time is over. `seen` is told of
+/// each look.
+pub async fn wait_for_run(
+    store: &dyn Store,
+    id: RunId,
+    timeout: Duration,
+    mut seen: impl FnMut(&OperationRun),
+) -> Result<OperationRun, OperationError> {
+    let until = Instant::now() + timeout;
+    loop {
+        let run = find_run(store, &Binding::EVERYTHING, id).await?;
+        if run.status == RunStatus::Completed || Instant::now() >= until {
+            return Ok(run);
+        }
+        seen(&run);
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Reads an onboarding session with the run that it points to.
 pub async fn read_session(
     store: &dyn Store,
+    reach: &Binding,
     id: SessionId,
-) -> Result<Option<SessionRecord>, StoreError> {
-    let Some(session) = store.onboarding_session(id).await? else {
-        return Ok(None);
-    };
+) -> Result<SessionRecord, OperationError> {
+    let no_such_session = || OperationError::not_found("onboarding session", id);
+    let session = store
+        .onboarding_session(id)
+        .await?
+        .filter(|session| reach.admits(session.workspace_id, session.tenant_id))
+        .ok_or_else(no_such_session)?;
     let run = match session.run() {
-        Some(run) => read_run(store, run).await?,
+        Some(run) => store.run(run).await?,
         None => None,
     };
     // The application may have written any number there.
-    let run = run.filter(|r| session.admits(r.run.workspace_id, r.run.tenant_id));
-    Ok(Some(SessionRecord { session, run }))
+    let run = run.filter(|run| session.admits(run.workspace_id, run.tenant_id));
+    // A session that has no tenant yet may point to a run of any tenant of its workspace.
+    if run
+        .as_ref()
+        .is_some_and(|run| !reach.admits(run.workspace_id, run.tenant_id))
+    {
+        return Err(no_such_session());
+    }
+    let run = match run {
+        Some(run) => Some(with_what_belongs_to_it(store, run).await?),
+        None => None,
+    };
+    Ok(SessionRecord { session, run })
 }

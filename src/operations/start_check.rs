@@ -1,12 +1,40 @@
 //! Starts a check of a connection: records a run and sends its hint, as a producer does.
 
-use crate::domain::connection::ProviderConnection;
+use super::OperationError;
+use super::connections::find_connection;
+use crate::domain::access::Binding;
+use crate::domain::connection::{ConnectionStatus, ProviderConnection};
 use crate::domain::hint::Hint;
 use crate::domain::onboarding::SessionError;
+use crate::domain::{ConnectionId, SessionId};
 use crate::ports::provider::Providers;
 use crate::ports::queue::{Queue, QueueError};
 use crate::ports::store::{ForSession, NewRun, Recorded, Store, StoreError};
 use serde_json::{Value, json};
+
+/// A request to check a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckRequest {
+    pub connection: ConnectionId,
+    /// What whoever asks may reach.
+    pub reach: Binding,
+    /// `None`: the connection's own module, or else the provider's first.
+    pub module: Option<String>,
+    /// The onboarding session that is pointed to the run, or to the active run that is returned.
+    pub onboarding_session: Option<SessionId>,
+}
+
+impl CheckRequest {
+    /// A check of this connection's own module, for whoever reaches everything.
+    pub const fn of(connection: ConnectionId) -> Self {
+        Self {
+            connection,
+            reach: Binding::EVERYTHING,
+            module: None,
+            onboarding_session: None,
+        }
+    }
+}
 
 /// A recorded run, and whether its hint could be sent. Without a hint the sweep finds it.
 #[derive(Debug)]
@@ -15,40 +43,60 @@ pub struct StartedCheck {
     pub hint: Result<(), QueueError>,
 }
 
-/// Records a check of this connection and sends the hint. An active run of the connection is returned in
+/// Records a check of a connection and sends the hint. An active run of the connection is returned in
 /// place of a second one. Pass no queue where no worker listens to it: the database wakes the workers, or
 /// they find the run in their next sweep.
+///
+/// A connection that is disabled, or whose row cannot be used, is refused. So is a module that its provider
+/// does not know. A provider that this process does not know is left to the workers.
 pub async fn start_check(
     store: &dyn Store,
     queue: Option<&dyn Queue>,
     providers: &Providers,
-    connection: &ProviderConnection,
-    module: Option<&str>,
-) -> Result<StartedCheck, StoreError> {
+    request: &CheckRequest,
+) -> Result<StartedCheck, OperationError> {
+    let id = request.connection;
+    let state = find_connection(store, &request.reach, id).await?;
+    let connection = &state.connection;
+    let unusable = |problem: String| OperationError::Unusable { id, problem };
+    if let Some(problem) = state.problem {
+        return Err(unusable(format!("its row cannot be used: {problem}")));
+    }
+    if connection.status == ConnectionStatus::Disabled {
+        return Err(unusable(format!(
+            "it is disabled; \u{201c}verifyd connections enable {id}\u{201d} enables it"
+        )));
+    }
+    let module = request.module.as_deref();
+    if let (Some(module), Some(provider)) = (module, providers.get(&connection.provider)) {
+        is_known(module, &provider.modules())?;
+    }
+    let session = request.onboarding_session.map(|id| ForSession {
+        id,
+        reach: request.reach,
+    });
+    if let Some(session) = session {
+        fits(store, session, connection).await?;
+    }
     let context = context_for(providers, connection, module);
-    record_and_hint(store, queue, connection, context, None).await
+    Ok(record_and_hint(store, queue, connection, context, session).await?)
 }
 
-/// Why a check was not started for an onboarding session.
-#[derive(Debug, thiserror::Error)]
-pub enum StartCheckError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Session(#[from] SessionError),
+/// Tests the name of a module.
+pub(super) fn is_known(module: &str, known: &[&str]) -> Result<(), OperationError> {
+    if known.contains(&module) {
+        return Ok(());
+    }
+    Err(OperationError::unknown_name("module", module, known))
 }
 
-/// Starts a check for an onboarding session: in the transaction that records the run, the session is
-/// pointed to it, or to the active run that is returned.
-pub async fn start_check_for_session(
+/// Tests whether the session may point to a run of the connection. The store tests it again, in its
+/// transaction.
+async fn fits(
     store: &dyn Store,
-    queue: Option<&dyn Queue>,
-    providers: &Providers,
-    connection: &ProviderConnection,
-    module: Option<&str>,
     session: ForSession,
-) -> Result<StartedCheck, StartCheckError> {
-    // The store tests it again, in its transaction.
+    connection: &ProviderConnection,
+) -> Result<(), OperationError> {
     let found = store
         .onboarding_session(session.id)
         .await?
@@ -57,11 +105,10 @@ pub async fn start_check_for_session(
     if !found.admits(Some(connection.workspace_id), Some(connection.tenant_id)) {
         return Err(SessionError::Foreign(session.id).into());
     }
-    if let Some(problem) = found.problem {
-        return Err(SessionError::Unreadable(session.id, problem).into());
+    match found.problem {
+        Some(problem) => Err(SessionError::Unreadable(session.id, problem).into()),
+        None => Ok(()),
     }
-    let context = context_for(providers, connection, module);
-    Ok(record_and_hint(store, queue, connection, context, Some(session)).await?)
 }
 
 async fn record_and_hint(

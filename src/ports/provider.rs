@@ -253,4 +253,14 @@ impl Providers {
     pub fn keys(&self) -> Vec<&'static str> {
         self.0.keys().copied().collect()
     }
+
+    /// Every module of every provider with the provider's key, the default one of each first.
+    pub fn all_modules(&self) -> Vec<(&'static str, Arc<Module>)> {
+        let mut modules = Vec::new();
+        for (key, provider) in &self.0 {
+            let known = provider.modules().into_iter();
+            modules.extend(known.filter_map(|module| Some((*key, provider.module(module)?))));
+        }
+        modules
+    }
 }

@@ -5,7 +5,7 @@ use super::from_row::from_row;
 use super::rows::name;
 use super::tolerant_decoding::{Text, Time};
 use crate::domain::report::SCHEMA_VERSION;
-use crate::domain::run::{RUN_TYPE, ReportPresence, RunState, RunStatus, RunSummary};
+use crate::domain::run::{ReportPresence, RunState, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
 use crate::ports::store_error::StoreError;
 
@@ -66,7 +66,6 @@ impl TryFrom<SummaryRow> for RunSummary {
             id: RunId(id),
             workspace_id: row.workspace_id.map(WorkspaceId),
             tenant_id: row.tenant_id.map(TenantId),
-            run_type: RUN_TYPE,
             status,
             outcome: row
                 .outcome

@@ -2,9 +2,11 @@
 
 use crate::domain::RunId;
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
+use crate::domain::names::text_enum;
 use crate::domain::report::Check;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Whether an acknowledgement stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -14,22 +16,14 @@ pub enum Standing {
     Withdrawn,
     Expired,
 }
+text_enum!(Standing, "standing", Active => "active", Withdrawn => "withdrawn", Expired => "expired");
 
-impl Standing {
-    /// As it stands in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Withdrawn => "withdrawn",
-            Self::Expired => "expired",
-        }
-    }
-}
-
-/// An acknowledgement, ready to be shown beside a run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// What a person has seen and accepted on one check. It changes no status and no outcome.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Acknowledgement)]
 pub struct AcknowledgementView {
     pub id: i64,
+    #[schema(inline)]
     pub standing: Standing,
     /// The run on whose check it was made.
     pub operation_run_id: i64,
@@ -82,10 +76,15 @@ impl AcknowledgementView {
     /// code was written by another application, and means the check whatever its reason.
     pub(super) fn stands_for(&self, check: &Check) -> bool {
         let found = check.reason_code.map(|r| r.code());
-        self.standing == Standing::Active
+        self.is_active()
             && self.check_key == check.key
             && (self.reason_code.as_deref() == found
                 || !self.inherited && self.reason_code.is_none())
+    }
+
+    /// Neither withdrawn nor expired.
+    pub fn is_active(&self) -> bool {
+        self.standing == Standing::Active
     }
 
     /// Who, when, on which run, until when; without the reason.

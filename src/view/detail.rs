@@ -6,9 +6,11 @@ use super::timeline::Timeline;
 use crate::domain::run_record::RunRecord;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-/// A run with its times and what changed against the previous report.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// A run with all that is known of it.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Run)]
 pub struct RunDetail {
     #[serde(flatten)]
     pub run: RunView,

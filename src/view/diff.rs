@@ -1,21 +1,27 @@
 //! What changed against the previous report of the same connection.
 
-use super::report::{ReportState, read};
+use super::report::read;
+use super::words;
+use crate::domain::names::text_enum;
 use crate::domain::report::diff::{Change, diff};
 use crate::domain::report::{Check, Overall, Report};
 use crate::domain::run::OperationRun;
 use serde::Serialize;
+use utoipa::ToSchema;
 
-/// A comparison of two reports, or why there is none.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// What changed against the previous report of the same connection, or why that cannot be said.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Diff)]
 pub struct DiffView {
     pub operation_run_id: i64,
     pub previous_report_id: Option<i64>,
+    #[schema(inline)]
     pub state: DiffState,
     /// The fingerprints are equal.
     pub unchanged: bool,
     pub overall_before: Option<Overall>,
     pub overall_now: Option<Overall>,
+    #[schema(inline)]
     pub counts: ChangeCounts,
     /// In the order of the report, then what is gone.
     pub checks: Vec<CheckChange>,
@@ -35,6 +41,11 @@ pub enum DiffState {
     /// The run has no report that can be read.
     Unreadable,
 }
+text_enum!(
+    DiffState, "state",
+    Compared => "compared", First => "first", PreviousGone => "previous_gone",
+    PreviousUnreadable => "previous_unreadable", Unreadable => "unreadable",
+);
 
 impl DiffState {
     /// For people: what is shown in place of a comparison.
@@ -50,7 +61,7 @@ impl DiffState {
 }
 
 /// How many checks changed how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ChangeCounts {
     pub new: usize,
     pub changed: usize,
@@ -59,15 +70,31 @@ pub struct ChangeCounts {
 }
 
 /// One check, before and now.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct CheckChange {
     pub key: String,
+    #[schema(inline)]
     pub change: Change,
     pub before: Option<Check>,
     pub now: Option<Check>,
 }
 
 impl CheckChange {
+    /// How it compares, for people.
+    pub const fn change_words(&self) -> &'static str {
+        words::change(self.change)
+    }
+
+    /// What the check found before, in short.
+    pub fn found_before(&self) -> String {
+        words::finding(self.before.as_ref())
+    }
+
+    /// What the check found now, in short.
+    pub fn found_now(&self) -> String {
+        words::finding(self.now.as_ref())
+    }
+
     /// The newer of its titles.
     pub fn title(&self) -> &str {
         self.now
@@ -91,7 +118,7 @@ impl DiffView {
             counts: ChangeCounts::default(),
             checks: Vec::new(),
         };
-        let Ok(now) = readable(run) else {
+        let Ok(now) = read(run) else {
             return view;
         };
         view.overall_now = Some(now.summary.overall);
@@ -107,7 +134,7 @@ impl DiffView {
             view.state = DiffState::PreviousGone;
             return view;
         };
-        let Ok(before) = readable(previous) else {
+        let Ok(before) = read(previous) else {
             view.state = DiffState::PreviousUnreadable;
             return view;
         };
@@ -134,8 +161,4 @@ impl DiffView {
             });
         }
     }
-}
-
-fn readable(run: &OperationRun) -> Result<Report, ReportState> {
-    read(run)
 }

@@ -4,9 +4,11 @@ use super::detail::RunDetail;
 use crate::domain::run_record::SessionRecord;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-/// A session, ready to be shown.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// An onboarding session, and the run that it points to.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = OnboardingSession)]
 pub struct OnboardingView {
     pub onboarding_session_id: i64,
     pub workspace_id: Option<i64>,

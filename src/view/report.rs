@@ -2,20 +2,22 @@
 //! first with what to do, then what passed.
 
 use super::acknowledgement::AcknowledgementView;
+use super::words;
 use crate::domain::acknowledgement::{Acknowledgement, may_be_acknowledged};
 use crate::domain::overview::NAME_CHARS;
 use crate::domain::reason::Reason;
 use crate::domain::report::{
-    Check, CheckStatus, EvidenceKind, Overall, Report, SCHEMA_VERSION, Severity, redact, schema,
+    Check, CheckStatus, EvidenceKind, Overall, Report, SCHEMA_VERSION, redact, schema,
 };
 use crate::domain::run::{OperationRun, Outcome, ReportPresence, RunStatus, RunSummary};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use std::cmp::Reverse;
+use utoipa::ToSchema;
 
 /// A run, ready to be shown.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct RunView {
     pub operation_run_id: i64,
     pub workspace_id: Option<i64>,
@@ -38,7 +40,7 @@ pub struct RunView {
 }
 
 /// Whether there is a report, and whether it can be read.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ReportState {
     /// The run is not completed yet.
@@ -59,8 +61,8 @@ pub enum ReportState {
     },
 }
 
-/// A report, ready to be shown.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// A report in the order in which a person needs it.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ReportView {
     pub overall: Overall,
     pub generated_at: String,
@@ -80,7 +82,7 @@ pub struct ReportView {
 }
 
 /// A check as it stands in the report, and what people said about it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct CheckView {
     #[serde(flatten)]
     pub check: Check,
@@ -163,7 +165,57 @@ fn major_and_minor(version: &str) -> Option<(u32, u32)> {
     Some((parts.next()??, parts.next()??))
 }
 
+impl ReportState {
+    /// The report, where it can be read.
+    pub fn readable(&self) -> Option<&ReportView> {
+        match self {
+            Self::Readable { report } => Some(report),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with a document that is no report.
+    pub fn problems(&self) -> &[String] {
+        match self {
+            Self::Unreadable { problems } => problems,
+            _ => &[],
+        }
+    }
+}
+
 impl CheckView {
+    /// How it ended, for people.
+    pub const fn status_words(&self) -> &'static str {
+        words::check_status(self.check.status)
+    }
+
+    /// How severe it is, for people.
+    pub const fn severity_words(&self) -> &'static str {
+        words::severity(self.check.severity)
+    }
+
+    /// It failed, and makes the whole report `blocked`.
+    pub fn blocks(&self) -> bool {
+        self.check.blocking && self.check.status == CheckStatus::Fail
+    }
+
+    /// A granted permission that stands in for the required one.
+    pub fn satisfied_by(&self) -> Option<&str> {
+        let mut evidence = self.check.evidence.iter();
+        let found = evidence.find(|e| e.kind == EvidenceKind::SatisfiedBy)?;
+        Some(&found.value)
+    }
+
+    /// Its message, and what it lists where it passed.
+    pub fn text(&self) -> String {
+        match self.listed() {
+            Some(listed) if self.check.status == CheckStatus::Pass => {
+                format!("{} {listed}", self.check.message)
+            }
+            _ => self.check.message.clone(),
+        }
+    }
+
     /// What a passed check lists for information, in words: its message does not repeat the names.
     pub fn listed(&self) -> Option<String> {
         let of = |kind: EvidenceKind| {
@@ -286,7 +338,7 @@ fn verdict(run: &OperationRun, report: &ReportState) -> String {
 
 /// The verdict over a run of which only a summary was read. Names no permission, and does not know what
 /// people have accepted.
-pub fn verdict_in_list(run: &RunSummary) -> String {
+pub(super) fn verdict_in_list(run: &RunSummary) -> String {
     match (run.status, run.report, run.overall) {
         (RunStatus::Queued, ..) => "Waiting for a worker.".to_owned(),
         (RunStatus::Running, ..) => "Being checked right now.".to_owned(),
@@ -414,12 +466,4 @@ fn lower_first(sentence: &str) -> String {
         }
     }
     sentence.to_owned()
-}
-
-/// How a severity is spelt for people.
-pub fn severity_word(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Info => "for information",
-        other => other.as_str(),
-    }
 }

@@ -4,9 +4,10 @@ use crate::domain::attempt::{AttemptEnd, AttemptRecord};
 use crate::domain::run::{OperationRun, RunStatus};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The times of a run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Timeline {
     /// Null where another application's table holds none.
     pub recorded_at: Option<DateTime<Utc>>,
@@ -14,16 +15,20 @@ pub struct Timeline {
     pub claimed_at: Option<DateTime<Utc>>,
     pub completed_at: Option<DateTime<Utc>>,
     /// Milliseconds from recorded to the first claim; until now while it waits for that.
+    #[schema(value_type = Option<usize>)]
     pub waited_ms: Option<i64>,
     /// Milliseconds from the first claim to completed; until now while it is not.
+    #[schema(value_type = Option<usize>)]
     pub worked_ms: Option<i64>,
     /// Oldest first.
     pub attempts: Vec<AttemptView>,
 }
 
-/// One attempt.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// One attempt at a run.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Attempt)]
 pub struct AttemptView {
+    #[schema(value_type = usize, minimum = 1)]
     pub attempt: i32,
     pub worker_id: String,
     /// Whether it uses up one of the run's attempts.
@@ -31,8 +36,10 @@ pub struct AttemptView {
     pub claimed_at: DateTime<Utc>,
     /// Null: in flight.
     pub ended_at: Option<DateTime<Utc>>,
+    #[schema(value_type = Option<String>)]
     pub end_reason: Option<AttemptEnd>,
     /// Milliseconds that it took, or has taken so far.
+    #[schema(value_type = usize)]
     pub took_ms: i64,
     /// How it ended, in words.
     pub end: &'static str,
@@ -92,26 +99,4 @@ fn milliseconds(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> Optio
 
 fn not_negative(time: TimeDelta) -> i64 {
     time.num_milliseconds().max(0)
-}
-
-/// A time that took so many milliseconds, for people: `340 ms`, `12 s`, `3 min`, `2 h`, `5 days`.
-pub fn span(milliseconds: i64) -> String {
-    const UNITS: &[(i64, &str)] = &[
-        (86_400_000 * 2, "days"),
-        (3_600_000 * 2, "h"),
-        (60_000 * 2, "min"),
-        (10_000, "s"),
-    ];
-    for (from, unit) in UNITS {
-        if milliseconds >= *from {
-            let of_one = match *unit {
-                "days" => 86_400_000,
-                "h" => 3_600_000,
-                "min" => 60_000,
-                _ => 1_000,
-            };
-            return format!("{} {unit}", milliseconds / of_one);
-        }
-    }
-    format!("{milliseconds} ms")
 }

@@ -2,7 +2,6 @@
 
 use super::diff::DiffState;
 use super::report::ReportState;
-use super::timeline::span;
 use super::{
     AcknowledgementView, CheckView, DiffView, OnboardingView, ReportView, RunDetail, RunView,
 };
@@ -444,21 +443,6 @@ fn the_timeline_of_a_run() {
     strange.created_at = None;
     let t = RunDetail::of(&record(strange, vec![]), at(1)).timeline;
     assert_eq!((t.waited_ms, t.worked_ms), (None, None));
-}
-
-#[test]
-fn spans_are_short() {
-    for (ms, wanted) in [
-        (0, "0 ms"),
-        (9_999, "9999 ms"),
-        (10_000, "10 s"),
-        (119_999, "119 s"),
-        (120_000, "2 min"),
-        (7_200_000, "2 h"),
-        (172_800_000, "2 days"),
-    ] {
-        assert_eq!(span(ms), wanted);
-    }
 }
 
 #[test]

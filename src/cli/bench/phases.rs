@@ -12,7 +12,8 @@ use crate::domain::completion_event::CompletionEvent;
 use crate::domain::connection::ProviderConnection;
 use crate::domain::{Outcome, RunId, TenantId};
 use crate::engine::worker::WorkerError;
-use crate::operations::start_check::{context_for, start_check};
+use crate::operations::start_check::context_for;
+use crate::operations::{CheckRequest, start_check};
 use crate::ports::provider::Providers;
 use crate::ports::store::{NewRun, RunFilter};
 use crate::telemetry::metrics::Metrics;
@@ -134,14 +135,9 @@ impl Phases<'_> {
             tokio::time::sleep(PAUSE).await;
             let connection = &connections[i % connections.len()];
             let began = Instant::now();
-            let started = start_check(
-                services.store.as_ref(),
-                Some(services.queue.as_ref()),
-                &services.providers,
-                connection,
-                None,
-            )
-            .await?;
+            let (store, queue) = (services.store.as_ref(), Some(services.queue.as_ref()));
+            let request = CheckRequest::of(connection.id);
+            let started = start_check(store, queue, &services.providers, &request).await?;
             started.hint?;
             completed(&mut completions, 1, |_| {}).await?;
             samples.push(milliseconds(began));

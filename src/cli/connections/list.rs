@@ -3,10 +3,13 @@
 use crate::app::Services;
 use crate::cli::args::ConnectionsListArgs;
 use crate::cli::{output, render};
-use crate::domain::overview::KnownFacts;
+use crate::domain::connection_facts::ExpirySource;
+use crate::domain::overview::ConnectionState;
 use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort};
+use crate::view::{ConnectionView, words};
 use anyhow::bail;
-use serde_json::json;
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 
 /// Lists connections with their latest state.
 pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> anyhow::Result<()> {
@@ -16,7 +19,7 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
             args.sort
         );
     }
-    let rows = services
+    let states = services
         .store
         .connection_states(&ConnectionFilter {
             tenant: args.tenant,
@@ -26,24 +29,20 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
             ..ConnectionFilter::default()
         })
         .await?;
+    let is_full = states.len() == args.limit as usize;
+    let cursor = |state: &ConnectionState| ConnectionCursor::at(state, args.sort);
+    let end = states.last().map(cursor);
     if args.json.json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|state| {
-                let mut row = json!({
-                    "connection": state.connection,
-                    "latest": state.latest_report,
-                    "facts": state.facts,
-                    "cursor": ConnectionCursor::at(state, args.sort).to_string(),
-                });
-                if let Some(problem) = &state.problem {
-                    row["problem"] = json!(problem);
-                }
-                row
-            })
-            .collect();
-        return output::json(&rows);
+        let row = |state: ConnectionState| {
+            let cursor = cursor(&state).to_string();
+            let mut row = serde_json::to_value(ConnectionView::from(state))?;
+            row["cursor"] = json!(cursor);
+            Ok(row)
+        };
+        let rows: anyhow::Result<Vec<Value>> = states.into_iter().map(row).collect();
+        return output::json(&rows?);
     }
+    let rows: Vec<ConnectionView> = states.into_iter().map(ConnectionView::from).collect();
     if rows.is_empty() {
         output::note("No connections. Add one with: verifyd connections add");
         return Ok(());
@@ -60,53 +59,50 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
         "Checked",
         "Expires",
     ]);
-    for state in &rows {
-        let (connection, latest) = (&state.connection, &state.latest_report);
+    for connection in &rows {
+        let latest = connection.latest_report.as_ref();
         table.add_row([
-            connection.id.to_string(),
-            state.name().unwrap_or_else(|| "–".to_owned()),
+            connection.provider_connection_id.to_string(),
+            connection.title.clone(),
             connection.tenant_id.to_string(),
             render::clean(&connection.provider),
             render::clean(connection.cloud.as_deref().unwrap_or("–")),
             connection.status.to_string(),
-            latest
-                .as_ref()
-                .map_or_else(|| "–".to_owned(), |l| render::overall(&l.overall)),
-            latest.as_ref().map_or_else(
+            latest.map_or_else(|| "–".to_owned(), |l| render::overall(&l.overall)),
+            latest.map_or_else(
                 || "never".to_owned(),
                 |l| format!("{} ago", output::age(now, l.completed_at)),
             ),
-            expires(&state.facts),
+            expires(
+                connection.credential_expires_at,
+                connection.credential_expiry_source,
+            ),
         ]);
     }
     output::line(table);
-    for state in &rows {
-        if let Some(problem) = &state.problem {
+    for connection in &rows {
+        if let Some(problem) = &connection.problem {
             output::note(format!(
                 "Connection {} cannot be used: {}",
-                state.connection.id,
+                connection.provider_connection_id,
                 render::clean(problem)
             ));
         }
     }
-    if rows.len() == args.limit as usize
-        && let Some(last) = rows.last()
-    {
+    if let Some(end) = end.filter(|_| is_full) {
         let sort = match args.sort {
             ConnectionSort::Id => String::new(),
             sort => format!("--sort {sort} "),
         };
-        let end = ConnectionCursor::at(last, args.sort);
         output::note(format!("More: {sort}--after {end}"));
     }
     Ok(())
 }
 
 /// The day on which a credential expires, in a word where there is none.
-pub(super) fn expires(facts: &KnownFacts) -> String {
-    match (facts.credential_expires_at, facts.credential_expiry_source) {
-        (Some(at), _) => at.format("%Y-%m-%d").to_string(),
-        (None, Some(_)) => "never".to_owned(),
-        (None, None) => "unknown".to_owned(),
-    }
+pub(super) fn expires(at: Option<DateTime<Utc>>, source: Option<ExpirySource>) -> String {
+    at.map_or_else(
+        || words::expiry(at, source).to_owned(),
+        |at| at.format("%Y-%m-%d").to_string(),
+    )
 }

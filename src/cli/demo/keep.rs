@@ -10,11 +10,10 @@ use crate::domain::{ConnectionId, RunId, token};
 use crate::http;
 use crate::http::health::Health;
 use crate::operations::acknowledge::{Request, acknowledge};
-use crate::operations::start_check::start_check;
+use crate::operations::{CheckRequest, OperationError, start_check};
 use crate::ports::access::NewToken;
 use crate::telemetry::metrics;
 use crate::view::RunView;
-use crate::view::report::ReportState;
 use anyhow::Context as _;
 use chrono::TimeDelta;
 use owo_colors::OwoColorize as _;
@@ -36,18 +35,10 @@ impl Demo<'_> {
     /// Checks everything several times more, with changes in between, so that the pages have a past
     /// to show.
     pub(super) async fn history(&self) -> anyhow::Result<()> {
-        let store = &self.services.store;
         let slow = self.add_slow().await?;
-        self.round().await?;
-        let paused = place("Valley Builders")?;
-        store
-            .set_connection_status(paused, ConnectionStatus::Disabled)
-            .await?;
-        self.round().await?;
-        store
-            .set_connection_status(paused, ConnectionStatus::Enabled)
-            .await?;
-        self.round().await?;
+        for _ in 0..3 {
+            self.round().await?;
+        }
         // The missing secret is added, and another one expires.
         self.set_secret(place("Forest Paper")?, TimeDelta::days(90))
             .await?;
@@ -56,7 +47,7 @@ impl Demo<'_> {
         self.round().await?;
         self.accept(place("Summit Railways")?).await?;
         // One that is on its way when the first page is opened.
-        self.check(&self.row(slow).await?).await?;
+        self.check(slow).await?;
         Ok(())
     }
 
@@ -71,16 +62,11 @@ impl Demo<'_> {
         Ok(found.context("a connection of the demo is gone")?.0)
     }
 
-    async fn check(&self, connection: &ProviderConnection) -> anyhow::Result<RunId> {
+    async fn check(&self, connection: ConnectionId) -> Result<RunId, OperationError> {
         let services = self.services;
-        let started = start_check(
-            services.store.as_ref(),
-            Some(services.queue.as_ref()),
-            &services.providers,
-            connection,
-            None,
-        )
-        .await?;
+        let (store, queue) = (services.store.as_ref(), Some(services.queue.as_ref()));
+        let request = CheckRequest::of(connection);
+        let started = start_check(store, queue, &services.providers, &request).await?;
         Ok(started.recorded.run_id)
     }
 
@@ -88,7 +74,9 @@ impl Demo<'_> {
     async fn round(&self) -> anyhow::Result<()> {
         let mut runs = Vec::new();
         for connection in self.services.store.connections(None, None, 1_000).await? {
-            runs.push(self.check(&connection).await?);
+            if connection.status == ConnectionStatus::Enabled {
+                runs.push(self.check(connection.id).await?);
+            }
         }
         watch(self.services, &runs, Instant::now()).await?;
         Ok(())
@@ -113,15 +101,17 @@ impl Demo<'_> {
         let latest = store.latest_report(id).await?.context("no report yet")?;
         let run = store.run(latest.operation_run_id).await?;
         let run = run.context("the run of the latest report is gone")?;
-        let ReportState::Readable { report } = RunView::of(&run, &[], now).report else {
+        let view = RunView::of(&run, &[], now);
+        let Some(report) = view.report.readable() else {
             anyhow::bail!("the report of run {} cannot be read", run.id);
         };
         for problem in report.problems.iter().filter(|p| p.acknowledgeable) {
             let request = Request {
                 run: run.id,
+                reach: Binding::EVERYTHING,
                 check_key: problem.check.key.clone(),
                 reason: "The licences are ordered; they arrive with the new contract.".to_owned(),
-                by: "Kim of the service desk".to_owned(),
+                by: Some("Kim of the service desk".to_owned()),
                 through: Actor {
                     surface: Surface::Cli,
                     token_id: None,
@@ -162,8 +152,11 @@ impl Demo<'_> {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(PAUSE) => {}
             }
-            // Somebody may have changed it on the command line since.
-            self.check(connection).await?;
+            match self.check(connection.id).await {
+                // It was disabled from the beginning, or is since then.
+                Ok(_) | Err(OperationError::Unusable { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         serving.await?.context("the pages")?;
         Ok(())

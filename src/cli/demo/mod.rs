@@ -12,10 +12,9 @@ use crate::domain::connection::ConnectionStatus;
 use crate::domain::credential::Credential;
 use crate::domain::run::OperationRun;
 use crate::domain::{Reason, RunId, RunStatus};
-use crate::operations::start_check::{context_for, start_check};
+use crate::operations::start_check::context_for;
 use crate::ports::store::NewRun;
 use crate::view::RunView;
-use crate::view::report::ReportState;
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta};
 use connections::{CONNECTIONS, DemoConnection, Flaw, SignsInBy};
@@ -164,19 +163,10 @@ impl<'a> Demo<'a> {
                 .await?;
         }
         let (connection, _) = store.connection(id).await?.context("just added")?;
-        if part.flaw != Some(Flaw::TargetMalformed) {
-            let started = start_check(
-                store.as_ref(),
-                Some(self.services.queue.as_ref()),
-                &self.services.providers,
-                &connection,
-                None,
-            )
-            .await?;
-            return Ok(started.recorded.run_id);
-        }
         let mut context = context_for(&self.services.providers, &connection, None);
-        context["target_scope"]["entra_tenant_id"] = json!("contoso.example");
+        if part.flaw == Some(Flaw::TargetMalformed) {
+            context["target_scope"]["entra_tenant_id"] = json!("contoso.example");
+        }
         let recorded = store
             .record(&NewRun {
                 workspace_id: simulated::WORKSPACE,
@@ -266,8 +256,8 @@ fn show_table(finished: &[OperationRun]) -> usize {
 
 /// Overall and the main reason.
 fn summary(run: &OperationRun) -> (String, String) {
-    let ReportState::Readable { report } = RunView::of(run, &[], DateTime::UNIX_EPOCH).report
-    else {
+    let view = RunView::of(run, &[], DateTime::UNIX_EPOCH);
+    let Some(report) = view.report.readable() else {
         return (String::new(), "no report".to_owned());
     };
     let wrong = report
@@ -281,8 +271,8 @@ fn summary(run: &OperationRun) -> (String, String) {
 }
 
 fn ended_as(run: &OperationRun, expected: &Expectation) -> bool {
-    let ReportState::Readable { report } = RunView::of(run, &[], DateTime::UNIX_EPOCH).report
-    else {
+    let view = RunView::of(run, &[], DateTime::UNIX_EPOCH);
+    let Some(report) = view.report.readable() else {
         return false;
     };
     let found: Vec<_> = report

@@ -2,13 +2,12 @@
 
 use super::{Line, State, bad, ok};
 use crate::app;
-use crate::cli::modules;
 use crate::config::Settings;
 
 pub fn check(settings: &Settings) -> Line {
     match app::providers_offline(settings) {
         Ok(providers) => {
-            let modules = modules::all(&providers);
+            let modules = providers.all_modules();
             let files = modules.iter().filter(|(_, m)| m.file.is_some()).count();
             let found = match files {
                 0 => format!("{} modules", modules.len()),

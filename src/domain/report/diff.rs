@@ -1,6 +1,7 @@
 //! The difference between a report and the previous one of the same connection.
 
 use super::{Check, Evidence, Report};
+use crate::domain::names::text_enum;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -13,6 +14,10 @@ pub enum Change {
     Changed,
     Gone,
 }
+text_enum!(
+    Change, "change",
+    New => "new", Unchanged => "unchanged", Changed => "changed", Gone => "gone",
+);
 
 /// One check, before and now.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -131,44 +131,6 @@ text_enum!(
 );
 
 impl EvidenceKind {
-    /// Every kind there is.
-    pub const ALL: &'static [Self] = &[
-        Self::AadstsCode,
-        Self::OauthError,
-        Self::HttpStatus,
-        Self::GraphCode,
-        Self::RequestId,
-        Self::CorrelationId,
-        Self::TraceId,
-        Self::Permission,
-        Self::SatisfiedBy,
-        Self::AppRoleId,
-        Self::ExpiresAt,
-        Self::ValidFrom,
-        Self::Cause,
-        Self::Expected,
-        Self::Found,
-        Self::Field,
-        Self::Source,
-        Self::Count,
-        Self::Attempts,
-        Self::Host,
-        Self::SchemaError,
-        Self::RetryAt,
-        Self::TokenIssuer,
-        Self::TokenSubject,
-        Self::TokenAudience,
-        Self::TokenExpiresAt,
-        Self::Unneeded,
-        Self::LeastPrivilege,
-        Self::DirectoryControl,
-        Self::Proxy,
-        Self::EndsAt,
-        Self::Candidates,
-        Self::ServicePlan,
-        Self::Unnamed,
-    ];
-
     /// Returns whether equal findings have equal values, so that the fingerprint includes it.
     pub const fn is_stable(self) -> bool {
         !matches!(

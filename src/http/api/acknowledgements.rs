@@ -3,12 +3,13 @@
 use super::auth::Caller;
 use super::idempotency::{Answer, Once};
 use super::input::{Fields, FromFields, JsonBody, Nothing, PathId, Query};
-use super::page::{self, Page};
-use super::problem::{FieldError, Kind, Problem};
+use super::page::Page;
+use super::problem::Problem;
 use super::{Api, json};
 use crate::domain::acknowledgement::{Acknowledgement, PERSON_CHARS, REASON_CHARS};
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
-use crate::operations::acknowledge::{AcknowledgeError, Request, acknowledge, withdraw};
+use crate::http::query::QueryText;
+use crate::operations::acknowledge::{self as operation, Request, acknowledge, withdraw};
 use crate::ports::acknowledgements::AcknowledgementFilter;
 use crate::view::AcknowledgementView;
 use axum::extract::State;
@@ -78,52 +79,19 @@ impl FromFields for Withdraw {
 pub struct Acknowledged {
     /// False: there was an active one on this check of this run, and this is it.
     pub created: bool,
-    #[schema(schema_with = acknowledgement_schema)]
     pub acknowledgement: AcknowledgementView,
 }
 
 /// A page of acknowledgements.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AcknowledgementPage {
-    #[schema(schema_with = acknowledgements_schema)]
     pub items: Vec<AcknowledgementView>,
     /// Path of the next page; null on the last one.
-    #[schema(required)]
     pub next: Option<String>,
-}
-
-fn acknowledgement_schema() -> utoipa::openapi::Ref {
-    utoipa::openapi::Ref::from_schema_name("Acknowledgement")
-}
-
-fn acknowledgements_schema() -> utoipa::openapi::schema::Array {
-    utoipa::openapi::schema::Array::new(acknowledgement_schema())
 }
 
 fn href(id: AcknowledgementId) -> String {
     format!("/v1/acknowledgements/{id}")
-}
-
-impl From<AcknowledgeError> for Problem {
-    fn from(error: AcknowledgeError) -> Self {
-        match error {
-            AcknowledgeError::Store(error) => error.into(),
-            AcknowledgeError::NoSuchRun(_) | AcknowledgeError::NoSuchAcknowledgement(_) => {
-                Self::not_found()
-            }
-            AcknowledgeError::NotCompleted { .. } | AcknowledgeError::NoReport { .. } => {
-                Self::new(Kind::NotAcknowledgeable, error.to_string())
-            }
-            AcknowledgeError::Field { field, why } => Self::invalid(
-                Kind::InvalidBody,
-                vec![FieldError {
-                    field: field.to_owned(),
-                    problem: why,
-                    allowed: None,
-                }],
-            ),
-        }
-    }
 }
 
 /// Acknowledge a check of a completed run
@@ -148,9 +116,6 @@ impl From<AcknowledgeError> for Problem {
          headers(("Location" = String, description = "Path of the acknowledgement"))),
         (status = 404, description = "No such run", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The run is not completed, has no report that can be read, or a request with this key is being answered", body = super::problem::ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = super::problem::ProblemBody, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not JSON", body = super::problem::ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid, or the key was used for another request", body = super::problem::ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn acknowledge_check(
@@ -160,13 +125,12 @@ pub async fn acknowledge_check(
     once: Once,
     body: JsonBody<Acknowledge>,
 ) -> Result<Response, Problem> {
-    let run = api.store.run(id).await?.ok_or_else(Problem::not_found)?;
-    caller.admit(run.workspace_id, run.tenant_id)?;
     let asked = Request {
         run: id,
+        reach: caller.binding(),
         check_key: body.read.check_key,
         reason: body.read.reason,
-        by: body.read.acknowledged_by.unwrap_or_else(|| caller.name()),
+        by: body.read.acknowledged_by,
         through: caller.actor(),
         expires_at: body.read.expires_at,
     };
@@ -179,16 +143,7 @@ pub async fn acknowledge_check(
                 created: done.created,
                 acknowledgement: AcknowledgementView::of(&done.acknowledgement, id, now),
             };
-            Ok(Answer {
-                status: if done.created {
-                    StatusCode::CREATED
-                } else {
-                    StatusCode::OK
-                },
-                location: Some(href(done.acknowledgement.id)),
-                body: serde_json::to_value(&shown)
-                    .map_err(|_| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?,
-            })
+            Answer::made(done.created, href(done.acknowledgement.id), &shown)
         }
     };
     once.answer(&api, &caller, &body.bytes, work).await
@@ -209,12 +164,9 @@ pub async fn acknowledge_check(
     ),
     request_body(content = Option<Withdraw>, description = "May be left out"),
     responses(
-        (status = 200, description = "It is withdrawn", body = ref("#/components/schemas/Acknowledgement")),
+        (status = 200, description = "It is withdrawn", body = AcknowledgementView),
         (status = 404, description = "No such acknowledgement", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "A request with this key is being answered", body = super::problem::ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = super::problem::ProblemBody, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not JSON", body = super::problem::ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid, or the key was used for another request", body = super::problem::ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn withdraw_acknowledgement(
@@ -224,19 +176,13 @@ pub async fn withdraw_acknowledgement(
     once: Once,
     body: JsonBody<Withdraw>,
 ) -> Result<Response, Problem> {
-    reachable(&api, &caller, id).await?;
-    let by = body.read.withdrawn_by.unwrap_or_else(|| caller.name());
-    let through = caller.actor();
+    let (reach, through) = (caller.binding(), caller.actor());
     let work = {
         let api = Arc::clone(&api);
         async move {
-            let withdrawn = withdraw(&*api.store, id, &by, &through).await?;
-            Ok(Answer {
-                status: StatusCode::OK,
-                location: None,
-                body: serde_json::to_value(shown(&withdrawn, api.clock.now()))
-                    .map_err(|_| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?,
-            })
+            let by = body.read.withdrawn_by.as_deref();
+            let withdrawn = withdraw(&*api.store, &reach, id, by, &through).await?;
+            Answer::of(&shown(&withdrawn, api.clock.now()))
         }
     };
     once.answer(&api, &caller, &body.bytes, work).await
@@ -249,7 +195,7 @@ pub async fn withdraw_acknowledgement(
     tag = "acknowledgements",
     params(("acknowledgement_id" = i64, Path, minimum = 1)),
     responses(
-        (status = 200, description = "The acknowledgement", body = ref("#/components/schemas/Acknowledgement")),
+        (status = 200, description = "The acknowledgement", body = AcknowledgementView),
         (status = 404, description = "No such acknowledgement", body = super::problem::ProblemBody, content_type = "application/problem+json"),
     ),
 )]
@@ -259,7 +205,7 @@ pub async fn read_acknowledgement(
     PathId(id): PathId<AcknowledgementId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let found = reachable(&api, &caller, id).await?;
+    let found = operation::read_acknowledgement(&*api.store, &caller.binding(), id).await?;
     json(StatusCode::OK, &shown(&found, api.clock.now()))
 }
 
@@ -321,16 +267,13 @@ pub async fn list_acknowledgements(
     let now = api.clock.now();
     let items = found.iter().map(|one| shown(one, now)).collect();
     let next = |last: &AcknowledgementView| {
-        page::href(
-            "/v1/acknowledgements",
-            &[
-                ("run", query.run.map(|id| id.to_string())),
-                ("connection", query.connection.map(|id| id.to_string())),
-                ("active", query.active.then(|| "true".to_owned())),
-                ("before", Some(last.id.to_string())),
-                ("limit", Some(query.limit.to_string())),
-            ],
-        )
+        let query = QueryText::default()
+            .with("run", query.run)
+            .with("connection", query.connection)
+            .with("active", query.active.then_some(true))
+            .with("before", Some(last.id))
+            .with("limit", Some(query.limit));
+        format!("/v1/acknowledgements{query}")
     };
     let page = Page::of(items, query.limit, next);
     let page = AcknowledgementPage {
@@ -338,20 +281,6 @@ pub async fn list_acknowledgements(
         next: page.next,
     };
     json(StatusCode::OK, &page)
-}
-
-/// The acknowledgement, if its run is within reach.
-async fn reachable(
-    api: &Api,
-    caller: &Caller,
-    id: AcknowledgementId,
-) -> Result<Acknowledgement, Problem> {
-    let found = api.store.acknowledgement(id).await?;
-    let found = found.ok_or_else(Problem::not_found)?;
-    let run = api.store.run(found.operation_run_id).await?;
-    let run = run.ok_or_else(Problem::not_found)?;
-    caller.admit(run.workspace_id, run.tenant_id)?;
-    Ok(found)
 }
 
 fn shown(acknowledgement: &Acknowledgement, now: DateTime<Utc>) -> AcknowledgementView {

@@ -5,7 +5,7 @@ use super::problem::{Kind, Problem};
 use super::routes::Access;
 use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
-use crate::domain::{TenantId, TokenId, WorkspaceId, token};
+use crate::domain::{TokenId, token};
 use crate::http::body::{self, Unread};
 use crate::http::connection_slots::network;
 use crate::http::request_limits::LookUpRefused;
@@ -35,19 +35,6 @@ impl Caller {
         self.token.binding
     }
 
-    /// What is out of reach does not exist.
-    pub fn admit(
-        &self,
-        workspace: Option<WorkspaceId>,
-        tenant: Option<TenantId>,
-    ) -> Result<(), Problem> {
-        if self.token.binding.admits(workspace, tenant) {
-            Ok(())
-        } else {
-            Err(Problem::not_found())
-        }
-    }
-
     /// Who did it, whatever the request says.
     pub fn actor(&self) -> Actor {
         Actor {
@@ -55,11 +42,6 @@ impl Caller {
             token_id: Some(self.token.id),
             name: self.token.name.clone(),
         }
-    }
-
-    /// Who did it, where the request does not name a person.
-    pub fn name(&self) -> String {
-        format!("token {}", self.token.name)
     }
 }
 

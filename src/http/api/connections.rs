@@ -2,122 +2,25 @@
 
 use super::auth::Caller;
 use super::input::{Fields, FromFields, Nothing, PathId, Query};
-use super::page::{self, Page};
+use super::page::Page;
 use super::problem::Problem;
 use super::{Api, json};
 use crate::domain::connection::ConnectionStatus;
-use crate::domain::connection_facts::ExpirySource;
-use crate::domain::run::Outcome;
 use crate::domain::{ConnectionId, TenantId};
+use crate::http::query::QueryText;
+use crate::operations::find_connection;
 use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort, ConnectionState};
+use crate::view::ConnectionView;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::{DateTime, Utc};
-use serde::Serialize;
 use std::sync::Arc;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 
 /// Characters of a part of a name.
 const NAME_CHARS: usize = 100;
 /// What `overall` may be asked for.
 const OVERALL: &[&str] = &["ready", "needs_attention", "blocked", "never"];
-
-/// A connection and its latest state.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Connection {
-    pub provider_connection_id: i64,
-    pub workspace_id: i64,
-    pub tenant_id: i64,
-    pub provider: String,
-    #[schema(required)]
-    pub display_name: Option<String>,
-    pub status: ConnectionStatus,
-    /// Of an unusable connection: which column of its row holds what it must not hold. An id that is not
-    /// there is 0.
-    #[schema(required)]
-    pub problem: Option<String>,
-    #[schema(required)]
-    pub entra_tenant_id: Option<String>,
-    #[schema(required)]
-    pub client_id: Option<String>,
-    #[schema(required)]
-    pub cloud: Option<String>,
-    #[schema(required)]
-    pub module: Option<String>,
-    #[schema(required)]
-    pub created_at: Option<DateTime<Utc>>,
-    #[schema(required)]
-    pub updated_at: Option<DateTime<Utc>>,
-    /// Null: never checked.
-    #[schema(required)]
-    pub latest_report: Option<LatestReport>,
-    /// A run of it that is queued or running.
-    #[schema(required)]
-    pub active_run_id: Option<i64>,
-    /// Name of the directory, as it says itself.
-    #[schema(required)]
-    pub entra_tenant_name: Option<String>,
-    /// When the credential expires. Null: never, where there is a source; else it is not known.
-    #[schema(required)]
-    pub credential_expires_at: Option<DateTime<Utc>>,
-    /// Where that was found. Null: it is not known.
-    #[schema(required)]
-    pub credential_expiry_source: Option<ExpirySource>,
-    /// When a check found it first.
-    #[schema(required)]
-    pub credential_expiry_found_at: Option<DateTime<Utc>>,
-    /// Path of the connection.
-    pub href: String,
-}
-
-/// The latest report of a connection.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct LatestReport {
-    pub operation_run_id: i64,
-    pub fingerprint: String,
-    /// `summary.overall` of the report.
-    pub overall: String,
-    pub outcome: Outcome,
-    pub completed_at: DateTime<Utc>,
-    /// Path of the report.
-    pub href: String,
-}
-
-impl From<ConnectionState> for Connection {
-    fn from(state: ConnectionState) -> Self {
-        let connection = state.connection;
-        Self {
-            provider_connection_id: connection.id.0,
-            workspace_id: connection.workspace_id.0,
-            tenant_id: connection.tenant_id.0,
-            provider: connection.provider,
-            display_name: connection.display_name,
-            status: connection.status,
-            problem: state.problem,
-            entra_tenant_id: connection.entra_tenant_id,
-            client_id: connection.client_id,
-            cloud: connection.cloud,
-            module: connection.module,
-            created_at: connection.created_at,
-            updated_at: connection.updated_at,
-            latest_report: state.latest_report.map(|latest| LatestReport {
-                href: format!("{}/report", super::runs::href(latest.operation_run_id)),
-                operation_run_id: latest.operation_run_id.0,
-                fingerprint: latest.fingerprint,
-                overall: latest.overall,
-                outcome: latest.outcome,
-                completed_at: latest.completed_at,
-            }),
-            active_run_id: state.active_run_id.map(|id| id.0),
-            entra_tenant_name: state.facts.entra_tenant_name,
-            credential_expires_at: state.facts.credential_expires_at,
-            credential_expiry_source: state.facts.credential_expiry_source,
-            credential_expiry_found_at: state.facts.credential_expiry_found_at,
-            href: format!("/v1/connections/{}", connection.id),
-        }
-    }
-}
 
 /// Which connections to list.
 #[derive(Debug, IntoParams)]
@@ -172,7 +75,7 @@ impl FromFields for ConnectionQuery {
     path = "/connections",
     tag = "connections",
     params(ConnectionQuery),
-    responses((status = 200, description = "A page of connections", body = Page<Connection>)),
+    responses((status = 200, description = "A page of connections", body = Page<ConnectionView>)),
 )]
 pub async fn list_connections(
     State(api): State<Arc<Api>>,
@@ -191,27 +94,22 @@ pub async fn list_connections(
     };
     let found = api.store.connection_states(&filter).await?;
     let next = |last: &ConnectionState| {
-        page::href(
-            "/v1/connections",
-            &[
-                ("tenant", query.tenant.map(|id| id.to_string())),
-                ("status", query.status.map(|s| s.to_string())),
-                ("overall", query.overall.clone()),
-                ("name", query.name.clone()),
-                (
-                    "sort",
-                    (query.sort != ConnectionSort::Id).then(|| query.sort.to_string()),
-                ),
-                (
-                    "after",
-                    Some(ConnectionCursor::at(last, query.sort).to_string()),
-                ),
-                ("limit", Some(query.limit.to_string())),
-            ],
-        )
+        let end = ConnectionCursor::at(last, query.sort);
+        let query = QueryText::default()
+            .with("tenant", query.tenant)
+            .with("status", query.status)
+            .with("overall", query.overall.as_deref())
+            .with("name", query.name.as_deref())
+            .with(
+                "sort",
+                Some(query.sort).filter(|sort| *sort != ConnectionSort::Id),
+            )
+            .with("after", Some(end))
+            .with("limit", Some(query.limit));
+        format!("/v1/connections{query}")
     };
     let page = Page::of(found, query.limit, next);
-    json(StatusCode::OK, &page.map(Connection::from))
+    json(StatusCode::OK, &page.map(ConnectionView::from))
 }
 
 /// One connection with its latest state
@@ -221,7 +119,7 @@ pub async fn list_connections(
     tag = "connections",
     params(("connection_id" = i64, Path, minimum = 1)),
     responses(
-        (status = 200, description = "The connection", body = Connection),
+        (status = 200, description = "The connection", body = ConnectionView),
         (status = 404, description = "No such connection", body = super::problem::ProblemBody, content_type = "application/problem+json"),
     ),
 )]
@@ -231,7 +129,6 @@ pub async fn read_connection(
     PathId(id): PathId<ConnectionId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let found = api.store.connection_state(id, &caller.binding()).await?;
-    let found = found.ok_or_else(Problem::not_found)?;
-    json(StatusCode::OK, &Connection::from(found))
+    let found = find_connection(&*api.store, &caller.binding(), id).await?;
+    json(StatusCode::OK, &ConnectionView::from(found))
 }

@@ -10,21 +10,20 @@ use utoipa::OpenApi;
 
 #[derive(OpenApi)]
 #[openapi(components(schemas(super::problem::ProblemBody, super::problem::FieldError)))]
-struct Components;
+struct Problems;
 
 /// OpenAPI 3.1, all of it.
 pub fn document() -> Value {
     let (_, routes) = super::routes().split();
     let mut document = json!(routes);
-    let components = json!(Components::openapi());
-    let mut all = components["components"]["schemas"].clone();
-    if let Some(all) = all.as_object_mut() {
-        all.extend(schemas::components());
-        if let Some(derived) = document["components"]["schemas"].as_object() {
-            for (name, schema) in derived {
-                all.entry(name.clone()).or_insert_with(|| schema.clone());
-            }
+    let mut all = schemas::components();
+    all.extend(schemas::schemas_of(json!(Problems::openapi())));
+    for (name, mut schema) in schemas::schemas_of(document.clone()) {
+        // A body of a request is closed, and says itself what it needs.
+        if schema["additionalProperties"].is_null() {
+            schemas::require_all(&mut schema);
         }
+        all.entry(name).or_insert(schema);
     }
     if let Some(paths) = document["paths"].as_object_mut() {
         let under = |(path, item): (String, Value)| (format!("{PREFIX}{path}"), item);
@@ -57,6 +56,11 @@ pub fn document() -> Value {
     document["components"]["schemas"]["Problem"]["properties"]["type"]["enum"] = json!(kinds);
     tidy(&mut document);
     name_items(&mut document["components"]["schemas"]);
+    // What became a part of something else.
+    let text = document.to_string();
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        schemas.retain(|name, _| text.contains(&format!("/schemas/{name}\"")));
+    }
     document
 }
 

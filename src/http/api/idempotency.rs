@@ -11,6 +11,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::future::Future;
 use std::sync::Arc;
@@ -137,6 +138,29 @@ impl Once {
 }
 
 impl Answer {
+    /// What was made by this request, or was there before.
+    pub fn made(created: bool, location: String, body: &impl Serialize) -> Result<Self, Problem> {
+        Ok(Self {
+            status: if created {
+                StatusCode::CREATED
+            } else {
+                StatusCode::OK
+            },
+            location: Some(location),
+            ..Self::of(body)?
+        })
+    }
+
+    /// What was changed by this request.
+    pub fn of(body: &impl Serialize) -> Result<Self, Problem> {
+        Ok(Self {
+            status: StatusCode::OK,
+            location: None,
+            body: serde_json::to_value(body)
+                .map_err(|_| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?,
+        })
+    }
+
     fn into_response(self) -> Result<Response, Problem> {
         let mut response = json(self.status, &self.body)?;
         if let Some(location) = self.location {

@@ -5,7 +5,7 @@ use super::input::{Nothing, PathId, Query};
 use super::problem::Problem;
 use super::{Api, json};
 use crate::domain::SessionId;
-use crate::operations::read_run::read_session;
+use crate::operations::read_session;
 use crate::view::OnboardingView;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -19,7 +19,7 @@ use std::sync::Arc;
     tag = "onboarding",
     params(("onboarding_session_id" = i64, Path, minimum = 1)),
     responses(
-        (status = 200, description = "The session", body = ref("#/components/schemas/OnboardingSession")),
+        (status = 200, description = "The session", body = OnboardingView),
         (status = 404, description = "No such session", body = super::problem::ProblemBody, content_type = "application/problem+json"),
     ),
 )]
@@ -29,13 +29,7 @@ pub async fn read_onboarding_session(
     PathId(id): PathId<SessionId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let record = read_session(&*api.store, id).await?;
-    let record = record.ok_or_else(Problem::not_found)?;
-    caller.admit(record.session.workspace_id, record.session.tenant_id)?;
-    // A session that has no tenant yet may point to a run of any tenant of its workspace.
-    if let Some(run) = &record.run {
-        caller.admit(run.run.workspace_id, run.run.tenant_id)?;
-    }
+    let record = read_session(&*api.store, &caller.binding(), id).await?;
     json(
         StatusCode::OK,
         &OnboardingView::of(&record, api.clock.now()),

@@ -8,7 +8,6 @@ use utoipa::ToSchema;
 pub struct Page<T> {
     pub items: Vec<T>,
     /// Path of the next page; null on the last one.
-    #[schema(required)]
     pub next: Option<String>,
 }
 
@@ -29,15 +28,4 @@ impl<T> Page<T> {
             next: self.next,
         }
     }
-}
-
-/// A path with a query of what is set.
-pub fn href(path: &str, query: &[(&str, Option<String>)]) -> String {
-    let mut text = url::form_urlencoded::Serializer::new(String::new());
-    for (name, value) in query {
-        if let Some(value) = value {
-            text.append_pair(name, value);
-        }
-    }
-    format!("{path}?{}", text.finish())
 }

@@ -1,6 +1,7 @@
 //! Errors as RFC 9457 problem details.
 
 use crate::domain::names::UnknownName;
+use crate::operations::OperationError;
 use crate::ports::store::StoreError;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -261,5 +262,34 @@ impl From<StoreError> for Problem {
             Kind::Defect,
             "The database refused; the log says why, under this request's id.",
         )
+    }
+}
+
+impl From<OperationError> for Problem {
+    fn from(error: OperationError) -> Self {
+        let said = error.to_string();
+        match error {
+            OperationError::Store(error) => error.into(),
+            OperationError::Vault(_) | OperationError::NoRandomness(_) => {
+                tracing::error!(error = said, "a request failed");
+                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            OperationError::NotFound { .. } => Self::not_found(),
+            OperationError::Unusable { .. } => Self::new(Kind::Unusable, said),
+            OperationError::NotAcknowledgeable { .. } => Self::new(Kind::NotAcknowledgeable, said),
+            OperationError::Invalid {
+                field,
+                problem,
+                allowed,
+            } => {
+                let field = field.to_owned();
+                let error = FieldError {
+                    field,
+                    problem,
+                    allowed,
+                };
+                Self::invalid(Kind::InvalidBody, vec![error])
+            }
+        }
     }
 }

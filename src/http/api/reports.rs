@@ -7,7 +7,7 @@ use super::{Api, json};
 use crate::domain::RunId;
 use crate::domain::run::OperationRun;
 use crate::domain::token::sha256_hex;
-use crate::operations::read_run::read_run;
+use crate::operations::{find_run, read_run};
 use crate::view::report::ReportState;
 use crate::view::{DiffView, RunView};
 use axum::body::Body;
@@ -42,8 +42,7 @@ pub async fn read_report(
     headers: HeaderMap,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let run = api.store.run(id).await?.ok_or_else(Problem::not_found)?;
-    caller.admit(run.workspace_id, run.tenant_id)?;
+    let run = find_run(&*api.store, &caller.binding(), id).await?;
     readable(&api, &run)?;
     let text = run.report().map(ToString::to_string).unwrap_or_default();
     let tag = format!("\"{}\"", &sha256_hex(&text)[..32]);
@@ -99,7 +98,7 @@ fn readable(api: &Api, run: &OperationRun) -> Result<(), Problem> {
     tag = "runs",
     params(("run_id" = i64, Path, minimum = 1)),
     responses(
-        (status = 200, description = "The comparison, or why there is none", body = ref("#/components/schemas/Diff")),
+        (status = 200, description = "The comparison, or why there is none", body = DiffView),
         (status = 404, description = "No such run", body = super::problem::ProblemBody, content_type = "application/problem+json"),
     ),
 )]
@@ -109,9 +108,7 @@ pub async fn read_diff(
     PathId(id): PathId<RunId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let record = read_run(&*api.store, id).await?;
-    let record = record.ok_or_else(Problem::not_found)?;
-    caller.admit(record.run.workspace_id, record.run.tenant_id)?;
+    let record = read_run(&*api.store, &caller.binding(), id).await?;
     let diff = DiffView::of(&record.run, record.previous.as_ref());
     json(StatusCode::OK, &diff)
 }

@@ -103,12 +103,21 @@ fn describe(operation: &mut Operation, access: Access) {
     }
 }
 
-/// What a route answers whose body does not arrive.
+/// What every route answers that takes a body.
 fn takes_a_body(operation: &mut Operation) {
-    let status = Kind::Timeout.status().as_u16().to_string();
-    let response = RefOr::T(problem("The body did not arrive in time"));
-    let all = &mut operation.responses.responses;
-    all.entry(status).or_insert(response);
+    for (kind, when) in [
+        (Kind::Timeout, "The body did not arrive in time"),
+        (Kind::TooLarge, "The body is too large"),
+        (Kind::MediaType, "The body is not JSON"),
+        (
+            Kind::InvalidBody,
+            "The body is not valid, or the key was used for another request",
+        ),
+    ] {
+        let status = kind.status().as_u16().to_string();
+        let all = &mut operation.responses.responses;
+        all.entry(status).or_insert(RefOr::T(problem(when)));
+    }
 }
 
 fn problem(when: &str) -> Response {

@@ -3,99 +3,24 @@
 use super::auth::Caller;
 use super::idempotency::{Answer, Once};
 use super::input::{Fields, FromFields, JsonBody, Nothing, PathId, Query};
-use super::page::{self, Page};
-use super::problem::{FieldError, Kind, Problem};
+use super::page::Page;
+use super::problem::Problem;
 use super::{Api, json};
-use crate::domain::access::Binding;
-use crate::domain::connection::ProviderConnection;
-use crate::domain::onboarding::SessionError;
-use crate::domain::report::Overall;
-use crate::domain::run::{Outcome, RunStatus, RunSummary};
+use crate::domain::run::{Outcome, RunStatus};
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId};
-use crate::operations;
-use crate::operations::start_check::{StartCheckError, start_check_for_session};
-use crate::ports::store::{ForSession, RunFilter};
-use crate::view::RunDetail;
+use crate::http::query::QueryText;
+use crate::operations::{self, CheckRequest};
+use crate::ports::store::RunFilter;
+use crate::view::{RunDetail, RunItem};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 /// Characters of a module's name.
 const MODULE_CHARS: usize = 100;
-
-/// A run as it stands in lists.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct RunItem {
-    pub operation_run_id: i64,
-    #[schema(required)]
-    pub workspace_id: Option<i64>,
-    #[schema(required)]
-    pub tenant_id: Option<i64>,
-    /// As the producer named it.
-    #[schema(required)]
-    pub provider_connection_id: Option<i64>,
-    #[schema(required)]
-    pub provider: Option<String>,
-    #[schema(required)]
-    pub module: Option<String>,
-    #[schema(required)]
-    pub display_name: Option<String>,
-    pub status: RunStatus,
-    #[schema(required)]
-    pub outcome: Option<Outcome>,
-    #[schema(required)]
-    pub recorded_at: Option<DateTime<Utc>>,
-    #[schema(required)]
-    pub completed_at: Option<DateTime<Utc>>,
-    /// `pending`, `missing`, `other_version`, `unreadable` or `readable`. A list does not validate
-    /// reports: the run itself says whether its report is valid.
-    pub report: &'static str,
-    /// Null without a report that can be read.
-    #[schema(required)]
-    pub overall: Option<Overall>,
-    #[schema(required)]
-    pub fingerprint: Option<String>,
-    /// Reason code of the most important problem.
-    #[schema(required)]
-    pub main_reason: Option<String>,
-    /// Checks that failed or warn.
-    pub problems: u64,
-    /// Path of the run.
-    pub href: String,
-}
-
-impl From<RunSummary> for RunItem {
-    fn from(run: RunSummary) -> Self {
-        Self {
-            operation_run_id: run.id.0,
-            workspace_id: run.workspace_id.map(|id| id.0),
-            tenant_id: run.tenant_id.map(|id| id.0),
-            provider_connection_id: run.provider_connection_id.map(|id| id.0),
-            provider: run.provider,
-            module: run.module,
-            display_name: run.display_name,
-            status: run.status,
-            outcome: run.outcome,
-            recorded_at: run.created_at,
-            completed_at: run.completed_at,
-            report: run.report.as_str(),
-            overall: run.overall,
-            fingerprint: run.fingerprint,
-            main_reason: run.reason_code,
-            problems: run.problems,
-            href: href(run.id),
-        }
-    }
-}
-
-/// The path of a run.
-pub fn href(id: RunId) -> String {
-    format!("/v1/runs/{id}")
-}
 
 /// What a check is started with.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -149,9 +74,6 @@ pub struct CheckStarted {
          headers(("Location" = String, description = "Path of the run"))),
         (status = 404, description = "No such connection, or no such onboarding session", body = super::problem::ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "A request with this key is being answered, or the connection cannot be used", body = super::problem::ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = super::problem::ProblemBody, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not JSON", body = super::problem::ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid, or the key was used for another request", body = super::problem::ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn start_check(
@@ -161,57 +83,19 @@ pub async fn start_check(
     once: Once,
     body: JsonBody<StartCheck>,
 ) -> Result<Response, Problem> {
-    let connection = api.store.connection_state(id, &caller.binding()).await?;
-    let connection = connection.ok_or_else(Problem::not_found)?;
-    if let Some(problem) = connection.problem {
-        return Err(Problem::new(
-            Kind::Unusable,
-            format!("The connection's row cannot be used: {problem}."),
-        ));
-    }
-    let connection = connection.connection;
-    module_is_known(&api, &connection, body.read.module.as_deref())?;
-    let reach = caller.binding();
-    let work = start(Arc::clone(&api), connection, reach, body.read);
+    let request = CheckRequest {
+        connection: id,
+        reach: caller.binding(),
+        module: body.read.module,
+        onboarding_session: body.read.onboarding_session_id,
+    };
+    let work = start(Arc::clone(&api), request);
     once.answer(&api, &caller, &body.bytes, work).await
 }
 
-fn module_is_known(
-    api: &Api,
-    connection: &ProviderConnection,
-    module: Option<&str>,
-) -> Result<(), Problem> {
-    let (Some(module), Some(provider)) = (module, api.providers.get(&connection.provider)) else {
-        return Ok(());
-    };
-    let modules = provider.modules();
-    if modules.contains(&module) {
-        return Ok(());
-    }
-    let error = FieldError::new("module", "is not known", modules.join(", "));
-    Err(Problem::invalid(Kind::InvalidBody, vec![error]))
-}
-
-async fn start(
-    api: Arc<Api>,
-    connection: ProviderConnection,
-    reach: Binding,
-    asked: StartCheck,
-) -> Result<Answer, Problem> {
-    let module = asked.module.as_deref();
+async fn start(api: Arc<Api>, request: CheckRequest) -> Result<Answer, Problem> {
     let (store, queue) = (&*api.store, api.queue.as_deref());
-    let started = match asked.onboarding_session_id {
-        None => {
-            operations::start_check::start_check(store, queue, &api.providers, &connection, module)
-                .await?
-        }
-        Some(id) => {
-            let session = ForSession { id, reach };
-            start_check_for_session(store, queue, &api.providers, &connection, module, session)
-                .await
-                .map_err(not_started)?
-        }
-    };
+    let started = operations::start_check(store, queue, &api.providers, &request).await?;
     if let Err(error) = &started.hint {
         tracing::warn!(%error, "cannot send a hint; the sweep finds the run");
     }
@@ -222,36 +106,7 @@ async fn start(
         created: recorded.created,
         run: RunItem::from(run),
     };
-    Ok(Answer {
-        status: if recorded.created {
-            StatusCode::CREATED
-        } else {
-            StatusCode::OK
-        },
-        location: Some(href(recorded.run_id)),
-        body: serde_json::to_value(&started)
-            .map_err(|_| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?,
-    })
-}
-
-/// A session that is out of the token's reach is answered as one that does not exist.
-fn not_started(error: StartCheckError) -> Problem {
-    match error {
-        StartCheckError::Store(error) => error.into(),
-        StartCheckError::Session(SessionError::Missing(_)) => Problem::not_found(),
-        StartCheckError::Session(SessionError::Foreign(_)) => Problem::field(
-            Kind::InvalidBody,
-            "onboarding_session_id",
-            "is not for this connection",
-            "a session of the connection's workspace, and of its tenant or of none",
-        ),
-        StartCheckError::Session(SessionError::Unreadable(_, problem)) => Problem::field(
-            Kind::InvalidBody,
-            "onboarding_session_id",
-            &format!("names a session whose state cannot be read: {problem}"),
-            "a session whose state verifyd can read and write",
-        ),
-    }
+    Answer::made(recorded.created, RunItem::href(recorded.run_id), &started)
 }
 
 /// Which runs to list.
@@ -314,17 +169,14 @@ pub async fn list_runs(
     let runs = api.store.runs(&filter).await?;
     let items: Vec<RunItem> = runs.into_iter().map(RunItem::from).collect();
     let next = |last: &RunItem| {
-        page::href(
-            "/v1/runs",
-            &[
-                ("status", query.status.map(|s| s.to_string())),
-                ("outcome", query.outcome.map(|o| o.to_string())),
-                ("connection", query.connection.map(|id| id.to_string())),
-                ("tenant", query.tenant.map(|id| id.to_string())),
-                ("before", Some(last.operation_run_id.to_string())),
-                ("limit", Some(query.limit.to_string())),
-            ],
-        )
+        let query = QueryText::default()
+            .with("status", query.status)
+            .with("outcome", query.outcome)
+            .with("connection", query.connection)
+            .with("tenant", query.tenant)
+            .with("before", Some(last.operation_run_id))
+            .with("limit", Some(query.limit));
+        format!("/v1/runs{query}")
     };
     json(StatusCode::OK, &Page::of(items, query.limit, next))
 }
@@ -339,7 +191,7 @@ pub async fn list_runs(
     tag = "runs",
     params(("run_id" = i64, Path, minimum = 1)),
     responses(
-        (status = 200, description = "The run", body = ref("#/components/schemas/Run")),
+        (status = 200, description = "The run", body = RunDetail),
         (status = 404, description = "No such run", body = super::problem::ProblemBody, content_type = "application/problem+json"),
     ),
 )]
@@ -349,8 +201,6 @@ pub async fn read_run(
     PathId(id): PathId<RunId>,
     _: Query<Nothing>,
 ) -> Result<Response, Problem> {
-    let record = operations::read_run::read_run(&*api.store, id).await?;
-    let record = record.ok_or_else(Problem::not_found)?;
-    caller.admit(record.run.workspace_id, record.run.tenant_id)?;
+    let record = operations::read_run(&*api.store, &caller.binding(), id).await?;
     json(StatusCode::OK, &RunDetail::of(&record, api.clock.now()))
 }

@@ -1,24 +1,36 @@
-//! Schemas of what the view model is made of, for the OpenAPI document.
+//! The schemas of answers, for the OpenAPI document: those of the view model as it derives them, and the
+//! published one of the report.
 //!
-//! The view model knows nothing of HTTP, so its shapes are written down here. `tests/system/api` holds every
-//! answer against them; members that are not named are not allowed, so that none is forgotten.
+//! `tests/system/api` holds every answer against them. An answer of the view has every member and no other one, so
+//! that none is forgotten.
 
+use crate::domain::acknowledgement::Surface;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::connection_facts::ExpirySource;
-use crate::domain::report::{Overall, schema};
+use crate::domain::report::diff::Change;
+use crate::domain::report::{Check, Overall, schema};
 use crate::domain::run::{Outcome, RunStatus};
+use crate::view::acknowledgement::Standing;
+use crate::view::diff::DiffState;
+use crate::view::{OnboardingView, RunDetail};
 use serde_json::{Map, Value, json};
-use utoipa::openapi::RefOr;
+use std::borrow::Cow;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{OpenApi, PartialSchema, ToSchema};
+
+/// Where schemas stand in the document.
+const PLACE: &str = "#/components/schemas/";
+/// The schema of a check of a report.
+const CHECK: &str = "VerificationReport_check";
 
 macro_rules! names {
-    ($($type:ident: $($variant:ident),+;)+) => {$(
+    ($($type:ident),+ $(,)?) => {$(
         impl PartialSchema for $type {
             fn schema() -> RefOr<Schema> {
                 ObjectBuilder::new()
                     .schema_type(Type::String)
-                    .enum_values(Some([$($type::$variant.as_str()),+]))
+                    .enum_values(Some(Self::ALL.iter().map(|one| one.as_str())))
                     .build()
                     .into()
             }
@@ -28,244 +40,99 @@ macro_rules! names {
 }
 
 names! {
-    RunStatus: Queued, Running, Completed;
-    Outcome: Succeeded, Failed, Blocked;
-    Overall: Running, Blocked, NeedsAttention, Ready;
-    ConnectionStatus: Enabled, Disabled, Unusable;
-    ExpirySource: Certificate, Recorded, Registration, FederatedToken;
+    Change, ConnectionStatus, DiffState, ExpirySource, Outcome, Overall, RunStatus, Standing, Surface,
 }
 
-/// An object of which every member is there.
-fn object(description: &str, members: Value) -> Value {
-    let required: Vec<&String> = members
-        .as_object()
-        .map(|m| m.keys().collect())
-        .unwrap_or_default();
-    json!({
-        "type": "object",
-        "description": description,
-        "required": required,
-        "properties": members,
-        "additionalProperties": false,
-    })
-}
-
-fn component(name: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{name}") })
-}
-
-fn or_null(schema: Value) -> Value {
-    json!({ "oneOf": [{ "type": "null" }, schema] })
-}
-
-fn list(schema: Value) -> Value {
-    json!({ "type": "array", "items": schema })
-}
-
-/// All schemas that no derive makes.
-pub fn components() -> Map<String, Value> {
-    let id = || json!({ "type": "integer", "format": "int64" });
-    let id_or_null = || json!({ "type": ["integer", "null"], "format": "int64" });
-    let text = || json!({ "type": "string" });
-    let text_or_null = || json!({ "type": ["string", "null"] });
-    let time = || json!({ "type": "string", "format": "date-time" });
-    let time_or_null = || json!({ "type": ["string", "null"], "format": "date-time" });
-    let flag = || json!({ "type": "boolean" });
-    let count = || json!({ "type": "integer", "minimum": 0 });
-    let mut all = report();
-    let mut add = |name: &str, schema: Value| all.insert(name.to_owned(), schema);
-    for (name, of) in [
-        ("RunStatus", <RunStatus as PartialSchema>::schema()),
-        ("Outcome", Outcome::schema()),
-        ("Overall", Overall::schema()),
-        ("ConnectionStatus", ConnectionStatus::schema()),
-        ("ExpirySource", ExpirySource::schema()),
-    ] {
-        add(name, json!(of));
+/// A check is what the published schema says of it.
+impl PartialSchema for Check {
+    fn schema() -> RefOr<Schema> {
+        Ref::from_schema_name(CHECK).into()
     }
-    add(
-        "Acknowledgement",
-        object(
-            "What a person has seen and accepted on one check. It changes no status and no outcome.",
-            json!({
-                "id": id(),
-                "standing": { "type": "string", "enum": ["active", "withdrawn", "expired"] },
-                "operation_run_id": id(),
-                "inherited": flag(),
-                "check_key": text(),
-                "reason_code": text_or_null(),
-                "reason": text(),
-                "acknowledged_by": text(),
-                "acknowledged_through": or_null(component("Actor")),
-                "acknowledged_at": time(),
-                "expires_at": time_or_null(),
-                "withdrawn_at": time_or_null(),
-                "withdrawn_by": text_or_null(),
-                "withdrawn_through": or_null(component("Actor")),
-            }),
-        ),
-    );
-    add(
-        "Actor",
-        object(
-            "Who did something by what verifyd knows, beside the name that the person gives.",
-            json!({
-                "surface": { "type": "string", "enum": ["api", "pages", "cli"] },
-                "token_id": id_or_null(),
-                "name": {
-                    "type": "string",
-                    "description": "The token's name; on the command line the system's user.",
-                },
-            }),
-        ),
-    );
-    add("CheckView", check_view());
-    let checks = || list(component("CheckView"));
-    add(
-        "ReportView",
-        object(
-            "A report in the order in which a person needs it.",
-            json!({
-                "overall": component("Overall"),
-                "generated_at": text(),
-                "fingerprint": text(),
-                "previous_report_id": id_or_null(),
-                "entra_tenant_id": text_or_null(),
-                "client_id": text_or_null(),
-                "cloud": text_or_null(),
-                "provider_connection_id": id_or_null(),
-                "acknowledged": count(),
-                "problems": checks(),
-                "running": checks(),
-                "passed": checks(),
-                "skipped": checks(),
-            }),
-        ),
-    );
-    let state = |name: &str, more: Value| {
-        let mut members = json!({ "state": { "const": name } });
-        if let (Some(members), Value::Object(more)) = (members.as_object_mut(), more) {
-            members.extend(more);
-        }
-        object("", members)
-    };
-    add(
-        "ReportState",
-        json!({
-            "description": "Whether there is a report, and whether it can be read.",
-            "oneOf": [
-                state("pending", json!({})),
-                state("missing", json!({})),
-                state("other_version", json!({ "schema_version": text() })),
-                state("unreadable", json!({ "problems": list(text()) })),
-                state("readable", json!({ "report": component("ReportView") })),
-            ],
-        }),
-    );
-    add(
-        "Attempt",
-        object(
-            "One attempt at a run.",
-            json!({
-                "attempt": { "type": "integer", "minimum": 1 },
-                "worker_id": text(),
-                "counted": flag(),
-                "claimed_at": time(),
-                "ended_at": time_or_null(),
-                "end_reason": text_or_null(),
-                "took_ms": count(),
-                "end": text(),
-            }),
-        ),
-    );
-    let milliseconds = || json!({ "type": ["integer", "null"], "minimum": 0 });
-    add(
-        "Timeline",
-        object(
-            "The times of a run.",
-            json!({
-                "recorded_at": time_or_null(),
-                "claimed_at": time_or_null(),
-                "completed_at": time_or_null(),
-                "waited_ms": milliseconds(),
-                "worked_ms": milliseconds(),
-                "attempts": list(component("Attempt")),
-            }),
-        ),
-    );
-    add(
-        "CheckChange",
-        object(
-            "One check, before and now.",
-            json!({
-                "key": text(),
-                "change": { "type": "string", "enum": ["new", "unchanged", "changed", "gone"] },
-                "before": or_null(component("VerificationReport_check")),
-                "now": or_null(component("VerificationReport_check")),
-            }),
-        ),
-    );
-    add(
-        "Diff",
-        object(
-            "What changed against the previous report of the same connection, or why that cannot be said.",
-            json!({
-                "operation_run_id": id(),
-                "previous_report_id": id_or_null(),
-                "state": {
-                    "type": "string",
-                    "enum": ["compared", "first", "previous_gone", "previous_unreadable", "unreadable"],
-                },
-                "unchanged": flag(),
-                "overall_before": or_null(component("Overall")),
-                "overall_now": or_null(component("Overall")),
-                "counts": object("How many checks changed how.", json!({
-                    "new": count(), "changed": count(), "gone": count(), "unchanged": count(),
-                })),
-                "checks": list(component("CheckChange")),
-            }),
-        ),
-    );
-    add(
-        "Run",
-        object(
-            "A run with all that is known of it.",
-            json!({
-                "operation_run_id": id(),
-                "workspace_id": id_or_null(),
-                "tenant_id": id_or_null(),
-                "provider_connection_id": id_or_null(),
-                "provider": text_or_null(),
-                "module": text_or_null(),
-                "display_name": text_or_null(),
-                "status": component("RunStatus"),
-                "outcome": or_null(component("Outcome")),
-                "recorded_at": time_or_null(),
-                "completed_at": time_or_null(),
-                "verdict": text(),
-                "report": component("ReportState"),
-                "other_acknowledgements": list(component("Acknowledgement")),
-                "timeline": component("Timeline"),
-                "diff": component("Diff"),
-            }),
-        ),
-    );
-    add(
-        "OnboardingSession",
-        object(
-            "An onboarding session, and the run that it points to.",
-            json!({
-                "onboarding_session_id": id(),
-                "workspace_id": id_or_null(),
-                "tenant_id": id_or_null(),
-                "operation_run_id": id_or_null(),
-                "provider_connection_id": id_or_null(),
-                "verdict": text(),
-                "run": or_null(component("Run")),
-            }),
-        ),
-    );
+}
+
+impl ToSchema for Check {
+    fn name() -> Cow<'static, str> {
+        CHECK.into()
+    }
+}
+
+/// What answers are made of, with all that is in it.
+#[derive(OpenApi)]
+#[openapi(components(schemas(RunDetail, OnboardingView)))]
+struct Answers;
+
+/// The schemas of the view and of the report, by name.
+pub fn components() -> Map<String, Value> {
+    let mut all = schemas_of(json!(Answers::openapi()));
+    all.extend(report());
+    let names: Vec<String> = all.keys().cloned().collect();
+    for name in names
+        .iter()
+        .filter(|name| !name.starts_with("VerificationReport"))
+    {
+        let mut schema = all[name].clone();
+        close(&mut schema, &all);
+        all.insert(name.clone(), schema);
+    }
     all
+}
+
+/// Takes the schemas out of a document.
+pub fn schemas_of(mut document: Value) -> Map<String, Value> {
+    match document["components"]["schemas"].take() {
+        Value::Object(schemas) => schemas,
+        _ => Map::new(),
+    }
+}
+
+/// Requires every member of an object: what is not known is null.
+pub fn require_all(schema: &mut Value) {
+    if let Some(members) = schema["properties"].as_object() {
+        let names: Vec<&String> = members.keys().collect();
+        schema["required"] = json!(names);
+    }
+}
+
+/// Makes one object of what is composed of several, requires all of its members, and allows no others.
+fn close(schema: &mut Value, all: &Map<String, Value>) {
+    if let Some(Value::Array(parts)) = schema.as_object_mut().and_then(|s| s.remove("allOf")) {
+        let mut members = Map::new();
+        for part in parts {
+            let name = part["$ref"].as_str().and_then(|at| at.strip_prefix(PLACE));
+            let part = name.and_then(|name| all.get(name)).unwrap_or(&part);
+            members.extend(part["properties"].as_object().cloned().unwrap_or_default());
+        }
+        schema["type"] = json!("object");
+        schema["properties"] = json!(members);
+    }
+    let Some(parts) = schema.as_object_mut() else {
+        return;
+    };
+    if parts.contains_key("properties") {
+        parts.insert("additionalProperties".to_owned(), json!(false));
+        for member in parts["properties"].as_object_mut().into_iter().flatten() {
+            close(member.1, all);
+        }
+        require_all(schema);
+        return;
+    }
+    // The tag of an alternative.
+    if let Some([name]) = parts
+        .get("enum")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+    {
+        *schema = json!({ "const": name });
+        return;
+    }
+    for alternative in parts
+        .get_mut("oneOf")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        close(alternative, all);
+    }
 }
 
 /// The published schema, its definitions as components of their own.
@@ -294,8 +161,7 @@ fn lift(schema: &mut Value) {
                 match value {
                     Value::String(target) if name == "$ref" => {
                         if let Some(definition) = target.strip_prefix("#/$defs/") {
-                            *target =
-                                format!("#/components/schemas/VerificationReport_{definition}");
+                            *target = format!("{PLACE}VerificationReport_{definition}");
                         }
                     }
                     // Examples are data.
@@ -307,21 +173,4 @@ fn lift(schema: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(lift),
         _ => {}
     }
-}
-
-/// A check as it stands in the report, and what people said about it.
-fn check_view() -> Value {
-    let schema: Value = serde_json::from_str(schema::SCHEMA).unwrap_or_default();
-    let mut members = schema["$defs"]["check"]["properties"].clone();
-    lift(&mut members);
-    if let Some(members) = members.as_object_mut() {
-        members.insert("acknowledgeable".into(), json!({ "type": "boolean" }));
-        let one = component("Acknowledgement");
-        members.insert("acknowledgement".into(), or_null(one.clone()));
-        members.insert("history".into(), list(one));
-    }
-    object(
-        "A check as it stands in the report, and what people said about it.",
-        members,
-    )
 }

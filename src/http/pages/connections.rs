@@ -1,18 +1,22 @@
 //! `GET /connections`, one of them, and the button that checks it again.
 
 use super::error::{PageError, id, render};
-use super::format::{Moment, QueryText};
+use super::format::{Moment, parse};
 use super::layout::Layout;
 use super::runs::{Line, lines};
 use super::session::Visitor;
 use super::{Pages, ROWS};
 use crate::domain::access::Scope;
 use crate::domain::connection::ConnectionStatus;
+use crate::domain::overview::TrendPoint;
 use crate::domain::{ConnectionId, TenantId};
-use crate::operations::start_check::start_check;
+use crate::http::query::QueryText;
+use crate::operations::{CheckRequest, find_connection, start_check};
 use crate::ports::overview::{ConnectionCursor, ConnectionFilter, ConnectionSort};
 use crate::ports::store::RunFilter;
-use crate::view::overview::{ConnectionView, Standing, StripCell};
+use crate::view::ConnectionView;
+use crate::view::connection::{Standing, StripCell};
+use crate::view::words;
 use askama::Template;
 use axum::Form;
 use axum::extract::{Path, Query, State};
@@ -111,17 +115,6 @@ const CHOICES: [Standing; 6] = [
     Standing::Unusable,
 ];
 
-fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, PageError> {
-    match text.trim() {
-        "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| {
-            PageError::Refused(format!(
-                "{what} is a whole number; the address has another."
-            ))
-        }),
-    }
-}
-
 /// `GET /connections`
 pub async fn list(
     State(pages): State<Arc<Pages>>,
@@ -176,20 +169,18 @@ pub async fn list(
     let ids: Vec<ConnectionId> = states.iter().map(|s| s.connection.id).collect();
     let trend = pages.store.trend(&ids, STRIP).await?;
     let now = pages.clock.now();
+    let last = states.last().filter(|_| more);
+    let end = last.map(|last| ConnectionCursor::at(last, sort));
     let rows: Vec<Row> = states
-        .iter()
-        .map(|state| row(ConnectionView::of(state, &trend), now))
+        .into_iter()
+        .map(|state| row(state.into(), &trend, now))
         .collect();
     let query = QueryText::default()
         .with("state", state.map(Standing::as_str))
         .with("tenant", tenant)
         .with("name", (!name.is_empty()).then_some(name))
         .with("sort", (sort == ConnectionSort::Expiry).then_some(sort));
-    let last = states.last().filter(|_| more);
-    let next = last.map(|last| {
-        let end = ConnectionCursor::at(last, sort);
-        format!("/connections{}", query.clone().with("after", Some(end)))
-    });
+    let next = end.map(|end| format!("/connections{}", query.clone().with("after", Some(end))));
     Ok(render(&ConnectionsPage {
         page: Layout::of(&visitor, "connections", "Connections").live("/live"),
         rows,
@@ -209,18 +200,17 @@ pub async fn list(
     }))
 }
 
-fn row(view: ConnectionView, now: DateTime<Utc>) -> Row {
+fn row(view: ConnectionView, trend: &[TrendPoint], now: DateTime<Utc>) -> Row {
+    let latest = view.latest_report.as_ref();
     Row {
-        checked: Moment::maybe(view.checked_at, now),
+        checked: Moment::maybe(latest.map(|latest| latest.completed_at), now),
         expires: Moment::maybe(view.credential_expires_at, now),
-        expiry_words: match (view.credential_expires_at, view.credential_expiry_source) {
-            (Some(_), _) => "",
-            (None, Some(_)) => "never",
-            (None, None) => "unknown",
-        },
-        strip: view.strip.iter().map(|c| cell(c, now)).collect(),
-        checkable: view.active_run_id.is_none()
-            && !matches!(view.standing, Standing::Disabled | Standing::Unusable),
+        expiry_words: words::expiry(view.credential_expires_at, view.credential_expiry_source),
+        strip: StripCell::of_connection(view.provider_connection_id, trend)
+            .iter()
+            .map(|c| cell(c, now))
+            .collect(),
+        checkable: view.active_run_id.is_none() && view.status == ConnectionStatus::Enabled,
         view,
     }
 }
@@ -246,11 +236,7 @@ pub async fn one(
     path: Path<String>,
 ) -> Result<Response, PageError> {
     let id: ConnectionId = id(&path)?;
-    let state = pages
-        .store
-        .connection_state(id, &visitor.binding)
-        .await?
-        .ok_or(PageError::NotFound)?;
+    let state = find_connection(pages.store.as_ref(), &visitor.binding, id).await?;
     let trend = pages.store.trend(&[id], STRIP).await?;
     let now = pages.clock.now();
     let runs = pages
@@ -266,14 +252,16 @@ pub async fn one(
             ..RunFilter::default()
         })
         .await?;
-    let row = row(ConnectionView::of(&state, &trend), now);
+    let row = row(state.into(), &trend, now);
     let runs = lines(runs, now);
-    let latest = runs
-        .iter()
-        .find(|run| Some(run.id) == row.view.latest_run_id);
+    let latest = row.view.latest_report.as_ref();
+    let latest = latest.and_then(|latest| {
+        let mut runs = runs.iter();
+        runs.find(|run| run.item.operation_run_id == latest.operation_run_id)
+    });
     Ok(render(&ConnectionPage {
-        page: Layout::of(&visitor, "connections", row.view.name.clone()).live("/live"),
-        verdict: latest.map(|run| run.verdict.clone()),
+        page: Layout::of(&visitor, "connections", row.view.title.clone()).live("/live"),
+        verdict: latest.map(|run| run.item.verdict.clone()),
         runs,
         all_runs: format!("/runs?connection={id}"),
         command: format!("verifyd enqueue --connection {id} --wait 60"),
@@ -292,29 +280,12 @@ pub async fn check(
     let id: ConnectionId = id(&path)?;
     visitor.form(&headers, &form.csrf)?;
     visitor.needs(Scope::Run)?;
-    let state = pages
-        .store
-        .connection_state(id, &visitor.binding)
-        .await?
-        .ok_or(PageError::NotFound)?;
-    if let Some(problem) = &state.problem {
-        return Err(PageError::Refused(format!(
-            "The connection cannot be used: {problem}. Correct its row."
-        )));
-    }
-    if state.connection.status == ConnectionStatus::Disabled {
-        return Err(PageError::Refused(format!(
-            "The connection is disabled. \u{201c}verifyd connections enable {id}\u{201d} enables it."
-        )));
-    }
-    let started = start_check(
-        pages.store.as_ref(),
-        pages.queue.as_deref(),
-        &pages.providers,
-        &state.connection,
-        None,
-    )
-    .await?;
+    let request = CheckRequest {
+        reach: visitor.binding,
+        ..CheckRequest::of(id)
+    };
+    let (store, queue) = (pages.store.as_ref(), pages.queue.as_deref());
+    let started = start_check(store, queue, &pages.providers, &request).await?;
     if let Err(error) = &started.hint {
         tracing::warn!(%error, "cannot send a hint; the sweep finds the run");
     }

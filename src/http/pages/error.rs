@@ -4,6 +4,8 @@ use super::Pages;
 use super::admission::seconds;
 use super::assets;
 use crate::domain::access::Scope;
+use crate::http::query::QueryText;
+use crate::operations::OperationError;
 use crate::ports::store::StoreError;
 use askama::Template;
 use axum::extract::{Path, State};
@@ -47,6 +49,22 @@ impl From<StoreError> for PageError {
     }
 }
 
+impl From<OperationError> for PageError {
+    fn from(error: OperationError) -> Self {
+        match error {
+            OperationError::Store(error) => Self::Store(error),
+            OperationError::Vault(_) | OperationError::NoRandomness(_) => {
+                tracing::error!(%error, "a page could not be made");
+                Self::Defect
+            }
+            OperationError::NotFound { .. } => Self::NotFound,
+            OperationError::Unusable { .. }
+            | OperationError::NotAcknowledgeable { .. }
+            | OperationError::Invalid { .. } => Self::Refused(format!("{error}.")),
+        }
+    }
+}
+
 #[derive(Template)]
 #[template(path = "error.html")]
 struct ErrorPage<'a> {
@@ -68,7 +86,7 @@ impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         let (status, title, text) = match &self {
             Self::LoggedOut(next) => {
-                let query = super::format::QueryText::default()
+                let query = QueryText::default()
                     .with("next", next.as_deref().filter(|n| *n != "/"));
                 return Redirect::to(&format!("/login{query}")).into_response();
             }

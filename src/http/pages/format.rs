@@ -1,7 +1,9 @@
-//! Formats times, spans and links for pages.
+//! Formats times and links, and reads numbers of the address, for pages.
 
+use super::error::PageError;
+use crate::domain::report::NextStep;
+use crate::view::words::span;
 use chrono::{DateTime, Utc};
-use std::fmt;
 
 /// A time, relative and absolute.
 #[derive(Clone, Debug)]
@@ -35,26 +37,15 @@ impl Moment {
     }
 }
 
-/// A span in one unit: `340 ms`, `12 s`, `3 min`, `2 h`, `5 days`.
-pub fn span(milliseconds: i64) -> String {
-    const SECOND: i64 = 1_000;
-    const MINUTE: i64 = 60 * SECOND;
-    const HOUR: i64 = 60 * MINUTE;
-    const DAY: i64 = 24 * HOUR;
-    let ms = milliseconds.max(0);
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..10_000 => {
-            let tenths = ms / 100;
-            match tenths % 10 {
-                0 => format!("{} s", tenths / 10),
-                rest => format!("{}.{rest} s", tenths / 10),
-            }
-        }
-        _ if ms < 2 * MINUTE => format!("{} s", ms / SECOND),
-        _ if ms < 2 * HOUR => format!("{} min", ms / MINUTE),
-        _ if ms < 2 * DAY => format!("{} h", ms / HOUR),
-        _ => format!("{} days", ms / DAY),
+/// Reads a number of the address; empty is none.
+pub fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, PageError> {
+    match text.trim() {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            PageError::Refused(format!(
+                "{what} is a whole number; the address has another."
+            ))
+        }),
     }
 }
 
@@ -71,58 +62,20 @@ pub fn safe_link(url: &str) -> Option<&str> {
     (plain && (https || path)).then_some(url)
 }
 
-/// A step that a person can take.
-#[derive(Clone, Debug)]
-pub struct Step {
-    pub label: String,
+/// Where a step leads.
+pub trait Link {
     /// None: it may not become a link, and is shown as text.
-    pub href: Option<String>,
-    pub url: String,
+    fn href(&self) -> Option<&str>;
+
     /// It leaves this host.
-    pub external: bool,
-}
-
-impl Step {
-    pub fn of(step: &crate::domain::report::NextStep) -> Self {
-        let href = safe_link(&step.url).map(ToOwned::to_owned);
-        Self {
-            label: step.label.clone(),
-            external: href.as_deref().is_some_and(|h| !h.starts_with('/')),
-            href,
-            url: step.url.clone(),
-        }
-    }
-
-    pub fn all(steps: &[crate::domain::report::NextStep]) -> Vec<Self> {
-        steps.iter().map(Self::of).collect()
+    fn is_external(&self) -> bool {
+        self.href().is_some_and(|href| !href.starts_with('/'))
     }
 }
 
-/// A query string of those parameters that are set.
-#[derive(Clone, Debug, Default)]
-pub struct QueryText(Vec<(&'static str, String)>);
-
-impl QueryText {
-    pub fn with(mut self, key: &'static str, value: Option<impl fmt::Display>) -> Self {
-        if let Some(value) = value {
-            self.0.push((key, value.to_string()));
-        }
-        self
-    }
-}
-
-impl fmt::Display for QueryText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        for (key, value) in &self.0 {
-            query.append_pair(key, value);
-        }
-        let text = query.finish();
-        if text.is_empty() {
-            Ok(())
-        } else {
-            write!(f, "?{text}")
-        }
+impl Link for NextStep {
+    fn href(&self) -> Option<&str> {
+        safe_link(&self.url)
     }
 }
 
@@ -157,30 +110,5 @@ mod tests {
         ] {
             assert_eq!(safe_link(bad), None, "{bad:?}");
         }
-    }
-
-    #[test]
-    fn spans_have_one_unit() {
-        for (ms, text) in [
-            (-5, "0 ms"),
-            (999, "999 ms"),
-            (1_000, "1 s"),
-            (1_240, "1.2 s"),
-            (59_000, "59 s"),
-            (119_999, "119 s"),
-            (120_000, "2 min"),
-            (7_200_000, "2 h"),
-            (172_800_000, "2 days"),
-        ] {
-            assert_eq!(span(ms), text);
-        }
-    }
-
-    #[test]
-    fn a_query_holds_what_is_set() {
-        let none = QueryText::default().with("a", None::<i64>);
-        assert_eq!(none.to_string(), "");
-        let some = none.with("b", Some("x&y z")).with("c", Some(1));
-        assert_eq!(some.to_string(), "?b=x%26y+z&c=1");
     }
 }

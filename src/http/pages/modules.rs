@@ -1,13 +1,14 @@
 //! `GET /modules`, and what one of them would mean for the connections within reach.
 
 use super::error::{PageError, render};
-use super::format::{Moment, QueryText, safe_link};
+use super::format::{Moment, parse, safe_link};
 use super::layout::Layout;
 use super::session::Visitor;
 use super::{Pages, ROWS};
 use crate::domain::ConnectionId;
 use crate::domain::module::Module;
 use crate::domain::plan::{PlanCounts, PlanLine, Verdict};
+use crate::http::query::QueryText;
 use crate::operations::plan::Planner;
 use crate::view::ModuleView;
 use askama::Template;
@@ -28,9 +29,6 @@ pub struct Paging {
     #[serde(default)]
     verdict: String,
 }
-
-/// What the list may be narrowed to.
-const VERDICTS: [Verdict; 3] = [Verdict::Breaks, Verdict::Works, Verdict::Unknown];
 
 #[derive(Template)]
 #[template(path = "modules.html")]
@@ -70,18 +68,6 @@ struct PlanPage {
     command: String,
 }
 
-/// Every module, with the key of its provider.
-fn all(pages: &Pages) -> Vec<(&'static str, Arc<Module>)> {
-    let keys = pages.providers.keys().into_iter();
-    keys.filter_map(|key| Some((key, pages.providers.get(key)?)))
-        .flat_map(|(key, provider)| {
-            let modules = provider.modules().into_iter();
-            let known: Vec<Arc<Module>> = modules.filter_map(|m| provider.module(m)).collect();
-            known.into_iter().map(move |module| (key, module))
-        })
-        .collect()
-}
-
 /// Without the path of its file, which is about the machine.
 fn view(provider: &str, module: &Module) -> ModuleView {
     let mut view = ModuleView::of(provider, module);
@@ -94,7 +80,7 @@ pub async fn list(
     State(pages): State<Arc<Pages>>,
     visitor: Visitor,
 ) -> Result<Response, PageError> {
-    let modules = all(&pages);
+    let modules = pages.providers.all_modules();
     Ok(render(&ModulesPage {
         page: Layout::of(&visitor, "modules", "Modules"),
         modules: modules.iter().map(|(p, m)| view(p, m)).collect(),
@@ -108,7 +94,7 @@ pub async fn plan(
     Path(key): Path<String>,
     Query(paging): Query<Paging>,
 ) -> Result<Response, PageError> {
-    let modules = all(&pages);
+    let modules = pages.providers.all_modules();
     let (provider_key, module) = modules
         .iter()
         .find(|(_, module)| module.key == key)
@@ -117,12 +103,7 @@ pub async fn plan(
         .providers
         .get(provider_key)
         .ok_or(PageError::NotFound)?;
-    let after = match paging.after.trim() {
-        "" => None,
-        text => Some(text.parse::<i64>().map(ConnectionId).map_err(|_| {
-            PageError::Refused("after is a whole number; the address has another.".to_owned())
-        })?),
-    };
+    let after: Option<ConnectionId> = parse(&paging.after, "after")?;
     let planner = Planner {
         store: pages.store.as_ref(),
         provider: provider.as_ref(),
@@ -131,9 +112,7 @@ pub async fn plan(
         binding: visitor.binding,
     };
     let (counts, complete) = planner.counts(COUNTED).await?;
-    let verdict = VERDICTS
-        .into_iter()
-        .find(|verdict| verdict.as_str() == paging.verdict);
+    let verdict: Option<Verdict> = paging.verdict.parse().ok();
     let found = match verdict {
         Some(verdict) => planner.page_of(verdict, after, ROWS, COUNTED).await?,
         None => planner.page(after, ROWS).await?,

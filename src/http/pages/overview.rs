@@ -3,7 +3,7 @@
 use super::Pages;
 use super::chart::{self, Chart};
 use super::error::{PageError, render};
-use super::format::{Moment, Step, span};
+use super::format::{Link as _, Moment};
 use super::layout::Layout;
 use super::session::Visitor;
 use crate::domain::RunId;
@@ -11,8 +11,10 @@ use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History};
 use crate::ports::overview::{ConnectionFilter, ConnectionSort};
 use crate::ports::store::StoreError;
-use crate::view::RunView;
-use crate::view::overview::{AttentionView, ConnectionView, Standing, headline};
+use crate::view::connection::Standing;
+use crate::view::overview::{AttentionView, headline};
+use crate::view::words::span;
+use crate::view::{ConnectionView, RunView};
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
@@ -46,7 +48,6 @@ pub struct Look {
 struct Card {
     view: AttentionView,
     checked: Option<Moment>,
-    steps: Vec<Step>,
 }
 
 /// A number with its name, for the list of states.
@@ -106,8 +107,8 @@ pub async fn page(
         .needs_attention
         .saturating_sub(attention.len() as u64);
     let mut cards = Vec::new();
-    for state in blocked.iter().chain(&attention) {
-        cards.push(card(&pages, state).await?);
+    for state in blocked.into_iter().chain(attention) {
+        cards.push(card(&pages, state.into()).await?);
     }
     let (accepted, broken): (Vec<Card>, Vec<Card>) =
         cards.into_iter().partition(|card| card.view.acknowledged);
@@ -198,10 +199,11 @@ async fn broken(
         .await
 }
 
-async fn card(pages: &Pages, state: &ConnectionState) -> Result<Card, StoreError> {
+async fn card(pages: &Pages, connection: ConnectionView) -> Result<Card, StoreError> {
     let now = pages.clock.now();
-    let connection = ConnectionView::of(state, &[]);
-    let run = match connection.latest_run_id.map(RunId) {
+    let latest = connection.latest_report.as_ref();
+    let checked = Moment::maybe(latest.map(|latest| latest.completed_at), now);
+    let run = match latest.map(|latest| RunId(latest.operation_run_id)) {
         Some(id) => {
             let said = pages.store.acknowledgements_of(id).await?;
             let run = pages.store.run(id).await?;
@@ -210,11 +212,7 @@ async fn card(pages: &Pages, state: &ConnectionState) -> Result<Card, StoreError
         None => None,
     };
     let view = AttentionView::of(connection, run.as_ref());
-    Ok(Card {
-        checked: Moment::maybe(view.connection.checked_at, now),
-        steps: Step::all(&view.next_steps),
-        view,
-    })
+    Ok(Card { checked, view })
 }
 
 fn numbers(counts: &ConnectionCounts) -> Vec<Count> {

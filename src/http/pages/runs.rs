@@ -1,15 +1,17 @@
 //! `GET /runs`: all runs, newest first.
 
 use super::error::{PageError, render};
-use super::format::{Moment, QueryText, span};
+use super::format::{Moment, parse};
 use super::layout::Layout;
 use super::session::Visitor;
 use super::{Pages, ROWS};
-use crate::domain::run::{Outcome, RunStatus, RunSummary};
+use crate::domain::run::{Outcome, RunSummary};
 use crate::domain::{ConnectionId, RunId, TenantId};
+use crate::http::query::QueryText;
 use crate::ports::store::RunFilter;
-use crate::view::overview::Standing;
-use crate::view::report::verdict_in_list;
+use crate::view::RunItem;
+use crate::view::connection::Standing;
+use crate::view::words::{RunBadge, span};
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
@@ -33,18 +35,12 @@ pub struct Filter {
 
 /// One run of a list.
 pub struct Line {
-    pub id: i64,
+    pub item: RunItem,
     pub name: String,
-    pub connection: Option<i64>,
-    pub tenant: Option<i64>,
-    /// Outcome, or status while it has none.
-    pub word: &'static str,
-    pub class: &'static str,
+    pub state: RunBadge,
     /// What the report says of the connection, where the outcome alone would mislead: a run that
     /// succeeded may have found the connection broken.
     pub standing: Option<Standing>,
-    pub verdict: String,
-    pub reason: Option<String>,
     pub recorded: Option<Moment>,
     /// From recorded to completed.
     pub took: Option<String>,
@@ -68,69 +64,31 @@ struct RunsPage {
     next: Option<String>,
 }
 
-const CHOICES: [(&str, &str); 5] = [
-    ("queued", "Queued"),
-    ("running", "Running"),
-    ("succeeded", "Succeeded"),
-    ("failed", "Failed"),
-    ("blocked", "Blocked"),
-];
-
-/// The outcome, or the status while there is none: (word, class).
-pub fn badge(status: RunStatus, outcome: Option<Outcome>) -> (&'static str, &'static str) {
-    match (status, outcome) {
-        (RunStatus::Queued, _) => ("Queued", "queued"),
-        (RunStatus::Running, _) => ("Running", "running"),
-        (RunStatus::Completed, Some(Outcome::Succeeded)) => ("Succeeded", "succeeded"),
-        (RunStatus::Completed, Some(Outcome::Failed)) => ("Failed", "failed"),
-        (RunStatus::Completed, Some(Outcome::Blocked)) => ("Blocked", "blocked"),
-        (RunStatus::Completed, None) => ("Completed", "unknown"),
-    }
-}
-
 /// Runs as lines of a list.
 pub fn lines(runs: Vec<RunSummary>, now: DateTime<Utc>) -> Vec<Line> {
     runs.into_iter().map(|run| line(run, now)).collect()
 }
 
 fn line(run: RunSummary, now: DateTime<Utc>) -> Line {
-    let (word, class) = badge(run.status, run.outcome);
-    let verdict = verdict_in_list(&run);
-    let standing = run
+    let item = RunItem::from(run);
+    let standing = item
         .overall
         .map(|overall| Standing::of_overall(overall.as_str()));
     Line {
+        state: RunBadge::of(item.status, item.outcome),
         standing: standing
-            .filter(|s| run.outcome == Some(Outcome::Succeeded) && *s != Standing::Ready),
-        id: run.id.0,
-        name: run
-            .display_name
-            .unwrap_or_else(|| match run.provider_connection_id {
-                Some(id) => format!("Connection {id}"),
-                None => "No connection".to_owned(),
-            }),
-        connection: run.provider_connection_id.map(|id| id.0),
-        tenant: run.tenant_id.map(|id| id.0),
-        word,
-        class,
-        verdict,
-        reason: run.reason_code,
-        recorded: Moment::maybe(run.created_at, now),
-        took: run
-            .created_at
-            .zip(run.completed_at)
+            .filter(|s| item.outcome == Some(Outcome::Succeeded) && *s != Standing::Ready),
+        name: match (&item.display_name, item.provider_connection_id) {
+            (Some(name), _) => name.clone(),
+            (None, Some(id)) => format!("Connection {id}"),
+            (None, None) => "No connection".to_owned(),
+        },
+        recorded: Moment::maybe(item.recorded_at, now),
+        took: item
+            .recorded_at
+            .zip(item.completed_at)
             .map(|(from, to)| span((to - from).num_milliseconds())),
-    }
-}
-
-fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, PageError> {
-    match text.trim() {
-        "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| {
-            PageError::Refused(format!(
-                "{what} is a whole number; the address has another."
-            ))
-        }),
+        item,
     }
 }
 
@@ -143,13 +101,14 @@ pub async fn page(
     let connection: Option<ConnectionId> = parse(&filter.connection, "connection")?;
     let tenant: Option<TenantId> = parse(&filter.tenant, "tenant")?;
     let before: Option<RunId> = parse(&filter.before, "before")?;
-    let state = CHOICES.iter().find(|(value, _)| *value == filter.state);
+    let choices = RunBadge::ALL.iter().filter(|s| **s != RunBadge::Unknown);
+    let state = choices.clone().find(|s| s.as_str() == filter.state);
     let mut runs = pages
         .store
         .runs(&RunFilter {
             binding: visitor.binding,
-            status: state.and_then(|(value, _)| value.parse().ok()),
-            outcome: state.and_then(|(value, _)| value.parse().ok()),
+            status: state.and_then(|s| s.as_str().parse().ok()),
+            outcome: state.and_then(|s| s.as_str().parse().ok()),
             connection,
             tenant,
             before,
@@ -159,7 +118,7 @@ pub async fn page(
     let more = runs.len() > ROWS as usize;
     runs.truncate(ROWS as usize);
     let query = QueryText::default()
-        .with("state", state.map(|(value, _)| value))
+        .with("state", state)
         .with("connection", connection)
         .with("tenant", tenant);
     let next = more
@@ -169,12 +128,11 @@ pub async fn page(
     Ok(render(&RunsPage {
         page: Layout::of(&visitor, "runs", "Runs").live("/live"),
         runs: lines(runs, pages.clock.now()),
-        choices: CHOICES
-            .iter()
-            .map(|(value, words)| Choice {
-                value,
-                words,
-                chosen: state.is_some_and(|(chosen, _)| chosen == value),
+        choices: choices
+            .map(|s| Choice {
+                value: s.as_str(),
+                words: s.words(),
+                chosen: state == Some(s),
             })
             .collect(),
         filtered: state.is_some() || connection.is_some() || tenant.is_some(),

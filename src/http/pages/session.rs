@@ -5,7 +5,6 @@ use super::security::{equal, followed_from_elsewhere, same_origin};
 use crate::domain::TokenId;
 use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
-use crate::domain::run::OperationRun;
 use crate::ports::access::SessionRecord;
 use axum::extract::FromRequestParts;
 use axum::http::header::COOKIE;
@@ -54,11 +53,6 @@ impl Visitor {
             token_id: Some(self.token),
             name: self.name.clone(),
         }
-    }
-
-    /// The run, if it is within reach. Another tenant's is not there.
-    pub fn admits(&self, run: &OperationRun) -> bool {
-        self.binding.admits(run.workspace_id, run.tenant_id)
     }
 
     /// A form that changes something must come from a page of this session.

@@ -2,11 +2,12 @@
 
 use super::Pages;
 use super::error::{PageError, render};
-use super::format::{Moment, span};
+use super::format::Moment;
 use super::layout::Layout;
 use super::session::Visitor;
 use crate::domain::access::Scope;
 use crate::domain::{EndpointId, WorkspaceId};
+use crate::view::words::span;
 use askama::Template;
 use axum::extract::State;
 use axum::response::Response;

@@ -132,7 +132,7 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
     assert_eq!(expires_at(&output), "2031-05-06T23:59:59Z");
     let listed = desk.run(&["connections", "list", "--sort", "expiry", "--json"], "");
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
-    let facts = &listed[0]["facts"];
+    let facts = &listed[0];
     assert_eq!(facts["credential_expires_at"], "2031-05-06T23:59:59Z");
     assert_eq!(facts["credential_expiry_source"], "recorded");
     let cursor = listed[0]["cursor"].as_str().unwrap();

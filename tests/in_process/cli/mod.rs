@@ -250,7 +250,7 @@ async fn without_a_worker_the_wait_ends_and_the_active_run_is_returned() {
 
     let runs = desk.json(&["runs", "list", "--status", "queued", "--json"], "");
     assert_eq!(runs.as_array().unwrap().len(), 1);
-    assert_eq!(runs[0]["id"], first["operation_run_id"]);
+    assert_eq!(runs[0]["operation_run_id"], first["operation_run_id"]);
     let none = desk.json(&["runs", "list", "--outcome", "failed", "--json"], "");
     assert_eq!(none, serde_json::json!([]));
 }
@@ -271,7 +271,7 @@ async fn connections_are_shown_disabled_and_given_new_credentials() {
 
     desk.json(&["connections", "disable", &id, "--json"], "");
     let listed = desk.json(&["connections", "list", "--json"], "");
-    assert_eq!(listed[0]["connection"]["status"], "disabled");
+    assert_eq!(listed[0]["status"], "disabled");
     desk.json(&["connections", "enable", &id, "--json"], "");
 
     let token = desk.folder.path().join("token");

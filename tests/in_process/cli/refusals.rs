@@ -88,7 +88,7 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
         (
             &["webhooks", "replay", "999"],
             1,
-            "delivery 999 does not exist",
+            "delivery 999: no such delivery",
         ),
         (
             &[

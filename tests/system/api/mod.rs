@@ -15,4 +15,5 @@ mod panics;
 mod process;
 mod resources;
 mod slow_peers;
+mod surfaces;
 mod unusable_rows;

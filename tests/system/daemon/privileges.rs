@@ -347,7 +347,7 @@ async fn guards_are_added_to_another_application_s_table_by_its_owner_s_right() 
 /// Acknowledges, starts a check for an onboarding session, sees what was inherited, and withdraws.
 async fn people_say_something(bench: &Bench, connection: &str) {
     let runs = bench.json(&["runs", "list", "--connection", connection, "--json"], "");
-    let run = runs[0]["id"].to_string();
+    let run = runs[0]["operation_run_id"].to_string();
     let shown = bench.json(&["runs", "show", &run, "--json"], "");
     let key = shown["view"]["report"]["report"]["problems"][0]["key"].clone();
     let key = key.as_str().expect("something is wrong");

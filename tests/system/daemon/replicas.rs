@@ -66,11 +66,23 @@ async fn every_run_is_completed_once_however_it_was_recorded() {
     let mut first = bench.serve(&[]);
     let mut second = bench.serve(&[]);
     // Part by the command line with a hint, the others by bare rows without any.
-    for id in outcomes.keys() {
-        let run = bench.json(&["enqueue", "--connection", &id.to_string(), "--json"], "");
-        assert!(run["operation_run_id"].as_i64().unwrap() > 0);
-    }
     let mut sql = bench.sql().await;
+    for id in outcomes.keys() {
+        let enqueue = ["enqueue", "--connection", &id.to_string(), "--json"];
+        if *id != disabled {
+            let run = bench.json(&enqueue, "");
+            assert!(run["operation_run_id"].as_i64().unwrap() > 0);
+            continue;
+        }
+        // Only another application records a check of a disabled one.
+        assert_eq!(bench.run(&enqueue, "").status.code(), Some(1));
+        let insert = INSERT.replace("ORDER BY", &format!("WHERE c.id = {disabled} ORDER BY"));
+        sqlx::query(sqlx::AssertSqlSafe(insert))
+            .bind(1_i64)
+            .execute(&mut sql)
+            .await
+            .unwrap();
+    }
     let each = RUNS / i64::try_from(CONNECTIONS).unwrap() - 1;
     sqlx::query(INSERT)
         .bind(each)

@@ -153,7 +153,8 @@ async fn a_context_that_lacks_something_ends_blocked_and_says_what() {
     assert_eq!(runs.len(), contexts.len());
     for run in runs {
         assert_eq!(run["outcome"], "blocked", "{run}");
-        let run = bench.json(&["runs", "show", &run["id"].to_string(), "--json"], "");
+        let id = run["operation_run_id"].to_string();
+        let run = bench.json(&["runs", "show", &id, "--json"], "");
         let checks = run["context"]["verification_report"]["checks"]
             .as_array()
             .unwrap();

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 use test_support::bench::Bench;
 use verifyd::domain::{ConnectionId, Outcome, RunId, RunStatus};
+use verifyd::operations::OperationError;
 use verifyd::producer::{Producer, ProducerError};
 use verifyd_simulator::Scenario;
 
@@ -59,13 +60,16 @@ async fn what_is_not_there_is_named() {
     let producer = Producer::connect(&bench.database.url(), None)
         .await
         .unwrap();
+    let named = |error: ProducerError, expected: &str| {
+        let ProducerError::Operation(OperationError::NotFound { what, id }) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(format!("{what} {id}"), expected);
+    };
     let check = producer.check(ConnectionId(404)).await;
-    assert!(matches!(
-        check,
-        Err(ProducerError::NoSuchConnection(ConnectionId(404)))
-    ));
+    named(check.unwrap_err(), "connection 404");
     let run = producer.run(RunId(404)).await;
-    assert!(matches!(run, Err(ProducerError::NoSuchRun(RunId(404)))));
+    named(run.unwrap_err(), "run 404");
     let nobody = Producer::connect("postgres://app:canary@127.0.0.1:1/app", None).await;
     let why = nobody.unwrap_err().to_string();
     assert!(why.contains("cannot open the database"), "{why}");

@@ -11,7 +11,7 @@ use verifyd::domain::acknowledgement::{Actor, Surface};
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
 use verifyd::http::{api, pages};
 use verifyd::operations::acknowledge::{Request, acknowledge};
-use verifyd::operations::start_check::start_check;
+use verifyd::operations::{CheckRequest, start_check};
 use verifyd_simulator::Scenario;
 
 pub const EVERYTHING: [Scope; 3] = [Scope::Read, Scope::Run, Scope::Admin];
@@ -88,11 +88,10 @@ impl Site {
     }
 
     pub async fn submit(&self, id: ConnectionId) -> RunId {
-        let connection = self.world.row(id).await;
         let services = &self.world.services;
         let queue = services.queue.as_ref();
         let (store, providers) = (services.store.as_ref(), &services.providers);
-        start_check(store, Some(queue), providers, &connection, None)
+        start_check(store, Some(queue), providers, &CheckRequest::of(id))
             .await
             .unwrap()
             .recorded
@@ -109,9 +108,10 @@ impl Site {
         let now = self.world.services.clock.now();
         let request = Request {
             run,
+            reach: Binding::EVERYTHING,
             check_key: check_key.into(),
             reason: reason.into(),
-            by: "Kim".into(),
+            by: Some("Kim".into()),
             through: Actor {
                 surface: Surface::Pages,
                 token_id: None,

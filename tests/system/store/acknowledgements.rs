@@ -517,9 +517,10 @@ pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
         .unwrap();
     let ask = |run: RunId| Request {
         run,
+        reach: Binding::EVERYTHING,
         check_key: "permissions.x".into(),
         reason: "it is planned".into(),
-        by: "Ann".into(),
+        by: Some("Ann".into()),
         through: through(),
         expires_at: None,
     };
@@ -547,7 +548,7 @@ pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
     );
     assert_eq!(
         refused(ask(RunId(999_999))).await,
-        format!("run 999999: no such run of type {RUN_TYPE}")
+        "run 999999: no such run"
     );
     let run = checked(bed, connection.0, &[BROKEN, BESIDE]).await;
     let mut other = ask(run);
@@ -579,11 +580,14 @@ pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
     assert_eq!(of(&bed.store, stranger).await, [theirs.acknowledgement.id]);
 
     let id = made.acknowledgement.id;
-    let error = withdraw(store, id, " ", &through())
+    let every = Binding::EVERYTHING;
+    let error = withdraw(store, &every, id, Some(" "), &through())
         .await
         .unwrap_err()
         .to_string();
-    assert_eq!(error, "by: has 0 characters, allowed: 1 to 200");
-    let withdrawn = withdraw(store, id, " Bob ", &through()).await.unwrap();
+    assert_eq!(error, "withdrawn_by: has 0 characters, allowed: 1 to 200");
+    let withdrawn = withdraw(store, &every, id, Some(" Bob "), &through())
+        .await
+        .unwrap();
     assert_eq!(withdrawn.withdrawn_by.as_deref(), Some("Bob"));
 }

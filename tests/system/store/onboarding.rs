@@ -137,7 +137,7 @@ pub async fn a_session_out_of_reach_does_not_exist(bed: &Bed) {
         let Err(StoreError::Refused(why)) = &refused else {
             panic!("{refused:?}");
         };
-        assert_eq!(why, "onboarding session 40: there is none");
+        assert_eq!(why, "onboarding session 40: no such onboarding session");
         let runs = "SELECT count(*) FROM operation_runs";
         assert_eq!(bed.number(runs).await, 0, "nothing is recorded");
         assert_eq!(pointer(bed).await, (None, None));

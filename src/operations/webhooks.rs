@@ -1,0 +1,70 @@
+//! Endpoints of webhooks: add one, replace its secret, enable, disable or remove it, send again.
+
+use super::OperationError;
+use crate::domain::webhook::{DisabledReason, WebhookBinding};
+use crate::domain::{DeliveryId, EndpointId};
+use crate::ports::store::Store;
+use crate::ports::vault::Vault;
+use crate::ports::webhook_deliveries::{DeliveryFilter, Replay};
+use crate::ports::webhook_endpoints::{Endpoint, NewEndpoint};
+use std::time::Duration;
+
+fn no_such_endpoint(id: EndpointId) -> OperationError {
+    OperationError::not_found("endpoint", id)
+}
+
+/// Adds an endpoint with this secret. Whether its address may be called is for whoever sends to tell.
+pub async fn add_endpoint(
+    store: &dyn Store,
+    vault: &dyn Vault,
+    new: &NewEndpoint,
+    secret: &[u8],
+) -> Result<Endpoint, OperationError> {
+    let seal = |binding: &WebhookBinding| vault.seal_webhook_secret(binding, secret);
+    Ok(store.add_endpoint(new, &seal).await?)
+}
+
+/// Replaces the secret of an endpoint. The previous one signs as well for `keep_previous`.
+pub async fn rotate_secret(
+    store: &dyn Store,
+    vault: &dyn Vault,
+    id: EndpointId,
+    secret: &[u8],
+    keep_previous: Duration,
+) -> Result<Endpoint, OperationError> {
+    let seal = |binding: &WebhookBinding| vault.seal_webhook_secret(binding, secret);
+    let rotated = store.rotate_secret(id, &seal, keep_previous).await?;
+    rotated.ok_or_else(|| no_such_endpoint(id))
+}
+
+/// Disables an endpoint for this reason, or enables it.
+pub async fn set_enabled(
+    store: &dyn Store,
+    id: EndpointId,
+    disabled: Option<DisabledReason>,
+) -> Result<(), OperationError> {
+    let found = store.set_endpoint_enabled(id, disabled).await?;
+    found.then_some(()).ok_or_else(|| no_such_endpoint(id))
+}
+
+/// Removes an endpoint with all its deliveries.
+pub async fn remove_endpoint(store: &dyn Store, id: EndpointId) -> Result<(), OperationError> {
+    let found = store.remove_endpoint(id).await?;
+    found.then_some(()).ok_or_else(|| no_such_endpoint(id))
+}
+
+/// Begins ended deliveries anew. Returns how many; a delivery that is pending needs nothing.
+pub async fn replay(store: &dyn Store, which: Replay) -> Result<u64, OperationError> {
+    if let Replay::One(id) = which {
+        let newest_up_to_it = DeliveryFilter {
+            before: Some(DeliveryId(id.0.saturating_add(1))),
+            limit: 1,
+            ..DeliveryFilter::default()
+        };
+        let found = store.deliveries(&newest_up_to_it).await?;
+        if !found.iter().any(|delivery| delivery.id == id) {
+            return Err(OperationError::not_found("delivery", id));
+        }
+    }
+    Ok(store.replay(which).await?)
+}

@@ -1,0 +1,145 @@
+//! Words for states, statuses and changes, as people read them: each stands here once.
+
+use crate::domain::connection_facts::ExpirySource;
+use crate::domain::names::text_enum;
+use crate::domain::report::diff::Change;
+use crate::domain::report::{Check, CheckStatus, Severity};
+use crate::domain::run::{Outcome, RunStatus};
+use chrono::{DateTime, Utc};
+
+/// The outcome of a run, or its status while it has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunBadge {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Blocked,
+    /// Completed without an outcome: another writer's run.
+    Unknown,
+}
+text_enum!(
+    RunBadge, "state",
+    Queued => "queued", Running => "running", Succeeded => "succeeded", Failed => "failed",
+    Blocked => "blocked", Unknown => "unknown",
+);
+
+impl RunBadge {
+    /// Of a run's row.
+    pub const fn of(status: RunStatus, outcome: Option<Outcome>) -> Self {
+        match (status, outcome) {
+            (RunStatus::Queued, _) => Self::Queued,
+            (RunStatus::Running, _) => Self::Running,
+            (RunStatus::Completed, Some(Outcome::Succeeded)) => Self::Succeeded,
+            (RunStatus::Completed, Some(Outcome::Failed)) => Self::Failed,
+            (RunStatus::Completed, Some(Outcome::Blocked)) => Self::Blocked,
+            (RunStatus::Completed, None) => Self::Unknown,
+        }
+    }
+
+    /// For people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Queued => "Queued",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Blocked => "Blocked",
+            Self::Unknown => "Completed",
+        }
+    }
+}
+
+/// How a check ended, for people.
+pub const fn check_status(status: CheckStatus) -> &'static str {
+    match status {
+        CheckStatus::Pass => "Passed",
+        CheckStatus::Fail => "Failed",
+        CheckStatus::Warn => "Warning",
+        CheckStatus::Skip => "Not checked",
+        CheckStatus::Running => "In progress",
+    }
+}
+
+/// How a severity is spelt for people.
+pub const fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Info => "for information",
+        other => other.as_str(),
+    }
+}
+
+/// How a check compares with the one before, for people.
+pub const fn change(change: Change) -> &'static str {
+    match change {
+        Change::New => "New",
+        Change::Unchanged => "Unchanged",
+        Change::Changed => "Changed",
+        Change::Gone => "Gone",
+    }
+}
+
+/// What a check found, in short: its status, and the reason where there is one.
+pub fn finding(check: Option<&Check>) -> String {
+    match check {
+        None => "–".to_owned(),
+        Some(check) => match check.reason_code {
+            Some(reason) => format!("{} ({reason})", check.status),
+            None => check.status.to_string(),
+        },
+    }
+}
+
+/// What is said of a credential's expiry in place of a date. Empty: there is a date.
+pub const fn expiry(at: Option<DateTime<Utc>>, source: Option<ExpirySource>) -> &'static str {
+    match (at, source) {
+        (Some(_), _) => "",
+        (None, Some(_)) => "never",
+        (None, None) => "unknown",
+    }
+}
+
+/// A time that took so many milliseconds, in one unit: `340 ms`, `1.2 s`, `12 s`, `3 min`, `2 h`, `5 days`.
+pub fn span(milliseconds: i64) -> String {
+    const SECOND: i64 = 1_000;
+    const MINUTE: i64 = 60 * SECOND;
+    const HOUR: i64 = 60 * MINUTE;
+    const DAY: i64 = 24 * HOUR;
+    let ms = milliseconds.max(0);
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..10_000 => {
+            let tenths = ms / 100;
+            match tenths % 10 {
+                0 => format!("{} s", tenths / 10),
+                rest => format!("{}.{rest} s", tenths / 10),
+            }
+        }
+        _ if ms < 2 * MINUTE => format!("{} s", ms / SECOND),
+        _ if ms < 2 * HOUR => format!("{} min", ms / MINUTE),
+        _ if ms < 2 * DAY => format!("{} h", ms / HOUR),
+        _ => format!("{} days", ms / DAY),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_one_unit() {
+        for (ms, text) in [
+            (-5, "0 ms"),
+            (999, "999 ms"),
+            (1_000, "1 s"),
+            (1_240, "1.2 s"),
+            (59_000, "59 s"),
+            (119_999, "119 s"),
+            (120_000, "2 min"),
+            (7_200_000, "2 h"),
+            (172_800_000, "2 days"),
+        ] {
+            assert_eq!(span(ms), text);
+        }
+    }
+}

@@ -1,0 +1,734 @@
+//! CLI, API, pages and library follow the same rules: each row is a situation, each column a surface.
+//!
+//! Every row is tried on every surface that can express it, each time on rows of its own. A new situation is a
+//! new row; a surface that decides something by itself is named by the row and the column that fail.
+
+use crate::api::scene::{ALL, Scene, bound};
+use chrono::DateTime;
+use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
+use reqwest::redirect::Policy;
+use serde_json::{Value, json};
+use std::fmt;
+use std::process::Command;
+use std::sync::atomic::{AtomicI64, Ordering};
+use verifyd::domain::access::Binding;
+use verifyd::domain::connection::ConnectionStatus;
+use verifyd::domain::link::LinkContext;
+use verifyd::domain::reason::Reason;
+use verifyd::domain::report::{Identity, ReportDraft, Severity};
+use verifyd::domain::{ConnectionId, RunId, SessionId};
+use verifyd::operations::{CheckRequest, OperationError, find_run};
+use verifyd::ports::provider::CheckSpec;
+use verifyd::producer::{Producer, ProducerError};
+
+/// What a surface makes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Decision {
+    /// Something new was made: a run, an acknowledgement.
+    Made,
+    /// What was there is returned, or shown.
+    There,
+    /// It does not exist, or is out of reach.
+    NotFound,
+    /// Refused, in words that hold these.
+    Refused(String),
+}
+
+const fn refused(words: &'static str) -> Expected {
+    Expected::Refused(words)
+}
+
+/// The [`Decision`] that a row expects.
+#[derive(Clone, Copy, Debug)]
+enum Expected {
+    Made,
+    There,
+    NotFound,
+    Refused(&'static str),
+}
+
+impl Expected {
+    fn fits(self, found: &Decision) -> bool {
+        match (self, found) {
+            (Self::Made, Decision::Made)
+            | (Self::There, Decision::There)
+            | (Self::NotFound, Decision::NotFound) => true,
+            (Self::Refused(words), Decision::Refused(said)) => said.contains(words),
+            _ => false,
+        }
+    }
+}
+
+/// A column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Surface {
+    Cli,
+    Api,
+    Page,
+    Library,
+}
+
+const SURFACES: [Surface; 4] = [Surface::Cli, Surface::Api, Surface::Page, Surface::Library];
+
+/// Whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    Everything,
+    /// The workspace and the tenant that everything in the row belongs to.
+    Own,
+    OtherTenant,
+    OtherWorkspace,
+}
+
+impl Reach {
+    fn binding(self, tenant: i64) -> Binding {
+        match self {
+            Self::Everything => Binding::EVERYTHING,
+            Self::Own => bound(1, Some(tenant)),
+            Self::OtherTenant => bound(1, Some(tenant + 1_000_000)),
+            Self::OtherWorkspace => bound(2, None),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Connection {
+    Enabled,
+    Disabled,
+    /// Its row holds a status that there is not.
+    Unusable,
+    /// A check of it is queued.
+    Active,
+    DisabledAndActive,
+    Missing,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Session {
+    OfTheTenant,
+    OfNoTenant,
+    OfAnotherTenant,
+    OfAnotherWorkspace,
+    Unreadable,
+    Missing,
+}
+
+/// A check is started.
+#[derive(Clone, Copy)]
+struct Check {
+    what: &'static str,
+    connection: Connection,
+    module: Option<&'static str>,
+    session: Option<Session>,
+    reach: Reach,
+    expected: Expected,
+}
+
+const CHECK: Check = Check {
+    what: "an enabled connection",
+    connection: Connection::Enabled,
+    module: None,
+    session: None,
+    reach: Reach::Everything,
+    expected: Expected::Made,
+};
+
+#[rustfmt::skip]
+const CHECKS: &[Check] = &[
+    CHECK,
+    Check { what: "a token of the tenant", reach: Reach::Own, ..CHECK },
+    Check { what: "a token of another tenant", reach: Reach::OtherTenant, expected: Expected::NotFound, ..CHECK },
+    Check { what: "a token of another workspace", reach: Reach::OtherWorkspace, expected: Expected::NotFound, ..CHECK },
+    Check { what: "no such connection", connection: Connection::Missing, expected: Expected::NotFound, ..CHECK },
+    Check { what: "a disabled connection", connection: Connection::Disabled, expected: refused("it is disabled"), ..CHECK },
+    Check { what: "a disabled connection out of reach", connection: Connection::Disabled, reach: Reach::OtherTenant, expected: Expected::NotFound, ..CHECK },
+    Check { what: "a connection whose row cannot be used", connection: Connection::Unusable, expected: refused("provider_connections.status"), ..CHECK },
+    Check { what: "an active run", connection: Connection::Active, expected: Expected::There, ..CHECK },
+    Check { what: "an active run, and a module", connection: Connection::Active, module: Some("intune"), expected: Expected::There, ..CHECK },
+    Check { what: "disabled while a run is active", connection: Connection::DisabledAndActive, expected: refused("it is disabled"), ..CHECK },
+    Check { what: "a known module", module: Some("intune"), ..CHECK },
+    Check { what: "an unknown module", module: Some("teleport"), expected: refused("is not known"), ..CHECK },
+    Check { what: "an unknown module, and an active run", connection: Connection::Active, module: Some("teleport"), expected: refused("is not known"), ..CHECK },
+    Check { what: "a session of the tenant", session: Some(Session::OfTheTenant), ..CHECK },
+    Check { what: "a session of no tenant", session: Some(Session::OfNoTenant), ..CHECK },
+    Check { what: "a session of another tenant", session: Some(Session::OfAnotherTenant), expected: refused("is not for this connection"), ..CHECK },
+    Check { what: "a session of another workspace", session: Some(Session::OfAnotherWorkspace), expected: refused("is not for this connection"), ..CHECK },
+    Check { what: "a session out of reach", session: Some(Session::OfAnotherTenant), reach: Reach::Own, expected: Expected::NotFound, ..CHECK },
+    Check { what: "a session whose state cannot be read", session: Some(Session::Unreadable), expected: refused("whose state cannot be read"), ..CHECK },
+    Check { what: "no such session", session: Some(Session::Missing), expected: Expected::NotFound, ..CHECK },
+    Check { what: "a session for an active run", connection: Connection::Active, session: Some(Session::OfTheTenant), expected: Expected::There, ..CHECK },
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Run {
+    Completed,
+    Queued,
+    WithoutReport,
+    OfAnotherVersion,
+    Missing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doing {
+    Read,
+    Acknowledge,
+    AcknowledgeAgain,
+    Withdraw,
+    WithdrawAgain,
+}
+
+/// A run is read, one of its checks acknowledged, or that withdrawn.
+#[derive(Clone, Copy)]
+struct OfRun {
+    what: &'static str,
+    run: Run,
+    doing: Doing,
+    check_key: &'static str,
+    reason: &'static str,
+    reach: Reach,
+    expected: Expected,
+}
+
+const FAILED: &str = "permissions.x";
+const PASSED: &str = "provider.sign_in";
+
+const READ: OfRun = OfRun {
+    what: "a run",
+    run: Run::Completed,
+    doing: Doing::Read,
+    check_key: FAILED,
+    reason: "it is planned",
+    reach: Reach::Everything,
+    expected: Expected::There,
+};
+const ACKNOWLEDGE: OfRun = OfRun {
+    what: "a failed check",
+    doing: Doing::Acknowledge,
+    expected: Expected::Made,
+    ..READ
+};
+const WITHDRAW: OfRun = OfRun {
+    what: "an acknowledgement",
+    doing: Doing::Withdraw,
+    ..READ
+};
+
+#[rustfmt::skip]
+const RUNS: &[OfRun] = &[
+    READ,
+    OfRun { what: "a queued run", run: Run::Queued, ..READ },
+    OfRun { what: "a run without a report", run: Run::WithoutReport, ..READ },
+    OfRun { what: "a run, by a token of its tenant", reach: Reach::Own, ..READ },
+    OfRun { what: "a run of another tenant", reach: Reach::OtherTenant, expected: Expected::NotFound, ..READ },
+    OfRun { what: "a run of another workspace", reach: Reach::OtherWorkspace, expected: Expected::NotFound, ..READ },
+    OfRun { what: "no such run", run: Run::Missing, expected: Expected::NotFound, ..READ },
+    ACKNOWLEDGE,
+    OfRun { what: "by a token of the tenant", reach: Reach::Own, ..ACKNOWLEDGE },
+    OfRun { what: "of another tenant's run", reach: Reach::OtherTenant, expected: Expected::NotFound, ..ACKNOWLEDGE },
+    OfRun { what: "of another workspace's run", reach: Reach::OtherWorkspace, expected: Expected::NotFound, ..ACKNOWLEDGE },
+    OfRun { what: "of no such run", run: Run::Missing, expected: Expected::NotFound, ..ACKNOWLEDGE },
+    OfRun { what: "of a queued run", run: Run::Queued, expected: refused("only a check of a completed run can be acknowledged"), ..ACKNOWLEDGE },
+    OfRun { what: "of a run without a report", run: Run::WithoutReport, expected: refused("has no report that can be read"), ..ACKNOWLEDGE },
+    OfRun { what: "of a report of another version", run: Run::OfAnotherVersion, expected: refused("has no report that can be read"), ..ACKNOWLEDGE },
+    OfRun { what: "a passed check", check_key: PASSED, expected: refused("is pass; allowed are checks that are fail or warn: permissions.x"), ..ACKNOWLEDGE },
+    OfRun { what: "no such check", check_key: "permissions.y", expected: refused("allowed are checks that are fail or warn: permissions.x"), ..ACKNOWLEDGE },
+    OfRun { what: "a reason with a control character", reason: "a\u{7}b", expected: refused("reason"), ..ACKNOWLEDGE },
+    OfRun { what: "a check that is acknowledged", doing: Doing::AcknowledgeAgain, expected: Expected::There, ..ACKNOWLEDGE },
+    WITHDRAW,
+    OfRun { what: "one of the tenant", reach: Reach::Own, ..WITHDRAW },
+    OfRun { what: "one of another tenant", reach: Reach::OtherTenant, expected: Expected::NotFound, ..WITHDRAW },
+    OfRun { what: "one of another workspace", reach: Reach::OtherWorkspace, expected: Expected::NotFound, ..WITHDRAW },
+    OfRun { what: "one that is withdrawn", doing: Doing::WithdrawAgain, ..WITHDRAW },
+];
+
+/// The surfaces over one database, and whoever asks them.
+struct Stage {
+    scene: Scene,
+    producer: Producer,
+    browser: reqwest::Client,
+    next_tenant: AtomicI64,
+}
+
+/// What a page answered.
+struct PageAnswer {
+    status: u16,
+    location: String,
+    text: String,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let scene = Scene::sqlite().await;
+        let producer = Producer::with(&scene.world.services.settings)
+            .await
+            .unwrap();
+        Self {
+            scene,
+            producer,
+            browser: reqwest::Client::builder()
+                .redirect(Policy::none())
+                .build()
+                .unwrap(),
+            next_tenant: AtomicI64::new(1),
+        }
+    }
+
+    fn tenant(&self) -> i64 {
+        self.next_tenant.fetch_add(1, Ordering::Relaxed)
+    }
+
+    async fn number(&self, query: &str) -> i64 {
+        use sqlx::Connection as _;
+        let path = self.scene.world.folder.path().join("verifyd.db");
+        let url = format!("sqlite://{}", path.display());
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let query = sqlx::AssertSqlSafe(query.to_owned());
+        let found = sqlx::query_scalar(query).fetch_one(&mut connection).await;
+        found.unwrap()
+    }
+
+    async fn newest(&self, table: &str) -> i64 {
+        self.number(&format!("SELECT coalesce(max(id), 0) FROM {table}"))
+            .await
+    }
+
+    async fn connection(&self, which: Connection, tenant: i64) -> ConnectionId {
+        let world = &self.scene.world;
+        let id = ConnectionId(self.scene.healthy(tenant).await);
+        if matches!(which, Connection::Active | Connection::DisabledAndActive) {
+            assert!(self.producer.check(id).await.unwrap().created);
+        }
+        match which {
+            Connection::Enabled | Connection::Active => {}
+            Connection::Disabled | Connection::DisabledAndActive => {
+                let store = &world.services.store;
+                let disabled = store.set_connection_status(id, ConnectionStatus::Disabled);
+                assert!(disabled.await.unwrap());
+            }
+            Connection::Unusable => {
+                world
+                    .sql(&format!(
+                        "PRAGMA ignore_check_constraints = ON; \
+                         UPDATE provider_connections SET status = 'paused' WHERE id = {id}"
+                    ))
+                    .await;
+            }
+            Connection::Missing => return ConnectionId(999_999_999),
+        }
+        id
+    }
+
+    async fn session(&self, which: Session, tenant: i64) -> SessionId {
+        let (workspace, tenant, state) = match which {
+            Session::OfTheTenant => (1, tenant.to_string(), "'{}'"),
+            Session::OfNoTenant => (1, "NULL".to_owned(), "'{}'"),
+            Session::OfAnotherTenant => (1, (tenant + 1_000_000).to_string(), "'{}'"),
+            Session::OfAnotherWorkspace => (2, tenant.to_string(), "'{}'"),
+            Session::Unreadable => (
+                1,
+                tenant.to_string(),
+                "json_object('x', printf('%.*c', 1048576, 'a'))",
+            ),
+            Session::Missing => return SessionId(999_999_999),
+        };
+        let insert = format!(
+            "INSERT INTO tenant_onboarding_sessions (workspace_id, tenant_id, state) \
+             VALUES ({workspace}, {tenant}, {state}) RETURNING id"
+        );
+        SessionId(self.number(&insert).await)
+    }
+
+    async fn run(&self, which: Run, tenant: i64) -> RunId {
+        let context = match which {
+            Run::Completed => json!({ "verification_report": report() }),
+            Run::Queued | Run::WithoutReport => json!({}),
+            Run::OfAnotherVersion => {
+                json!({ "verification_report": { "schema_version": "9.0.0" } })
+            }
+            Run::Missing => return RunId(999_999_999),
+        };
+        let context = context.to_string().replace('\'', "''");
+        let (status, outcome, completed_at) = match which {
+            Run::Queued => ("queued", "NULL", "NULL"),
+            _ => (
+                "completed",
+                "'failed'",
+                "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+            ),
+        };
+        let insert = format!(
+            "INSERT INTO operation_runs \
+             (workspace_id, tenant_id, type, status, outcome, context, completed_at) VALUES \
+             (1, {tenant}, 'provider.connection.check', '{status}', {outcome}, '{context}', \
+             {completed_at}) RETURNING id"
+        );
+        RunId(self.number(&insert).await)
+    }
+
+    /// Runs the command line. Refusals end with 1: 2 is for arguments that cannot be understood.
+    async fn cli(&self, arguments: Vec<String>) -> Result<Value, Decision> {
+        let database = self.scene.world.folder.path().join("verifyd.db");
+        let command = tokio::task::spawn_blocking(move || {
+            Command::new(env!("CARGO_BIN_EXE_verifyd"))
+                .args(arguments)
+                .arg("--json")
+                .env_clear()
+                .env("DATABASE_URL", format!("sqlite://{}", database.display()))
+                .output()
+                .unwrap()
+        });
+        let output = command.await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        match output.status.code() {
+            Some(0) => Ok(serde_json::from_slice(&output.stdout).unwrap()),
+            Some(1) if said.contains(": no such ") => Err(Decision::NotFound),
+            Some(1) => Err(Decision::Refused(said)),
+            code => panic!("exit code {code:?}: {said}"),
+        }
+    }
+
+    async fn api(
+        &self,
+        reach: Binding,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, Decision> {
+        let token = self.scene.token(ALL, reach).await;
+        let reply = match body {
+            Some(body) => self.scene.post(&token, path, body).await,
+            None => self.scene.get(&token, path).await,
+        };
+        match reply.status {
+            200 | 201 => Ok(reply.body),
+            404 => Err(Decision::NotFound),
+            409 | 422 => Err(Decision::Refused(reply.body.to_string())),
+            status => panic!("{path}: {status}: {}", reply.body),
+        }
+    }
+
+    /// Loads a page, or sends a form of one. Returns where it leads.
+    async fn page(
+        &self,
+        reach: Binding,
+        path: &str,
+        form: Option<&[(&str, &str)]>,
+    ) -> Result<String, Decision> {
+        let token = self.scene.token(ALL, reach).await;
+        let login = [("token", token.as_str()), ("next", "/")];
+        let cookie = self.send("", "/login", Some(&login)).await.location;
+        let home = self.send(&cookie, "/", None).await.text;
+        let (_, csrf) = home.split_once("name=\"csrf\" value=\"").unwrap();
+        let csrf = csrf.split('"').next().unwrap();
+        let form = form.map(|form| [&[("csrf", csrf)][..], form].concat());
+        let answer = self.send(&cookie, path, form.as_deref()).await;
+        match answer.status {
+            200 | 303 => Ok(answer.location),
+            404 => Err(Decision::NotFound),
+            422 => Err(Decision::Refused(answer.text)),
+            status => panic!("{path}: {status}: {}", answer.text),
+        }
+    }
+
+    /// As a browser does. Of the login form the cookie is returned in place of the location.
+    async fn send(&self, cookie: &str, path: &str, form: Option<&[(&str, &str)]>) -> PageAnswer {
+        let url = format!("{}{path}", self.scene.base);
+        let request = match form {
+            Some(form) => self
+                .browser
+                .post(url)
+                .header("origin", &self.scene.base)
+                .form(form),
+            None => self.browser.get(url),
+        };
+        let answer = request.header(COOKIE, cookie).send().await.unwrap();
+        let name = if path == "/login" {
+            SET_COOKIE
+        } else {
+            LOCATION
+        };
+        let location = answer.headers().get(name);
+        let location = location.map_or("", |value| value.to_str().unwrap());
+        PageAnswer {
+            status: answer.status().as_u16(),
+            location: location.split(';').next().unwrap().to_owned(),
+            text: answer.text().await.unwrap(),
+        }
+    }
+
+    /// `None`: the surface has no way to ask for this.
+    async fn check(&self, surface: Surface, row: &Check) -> Option<Decision> {
+        let tenant = self.tenant();
+        let (connection, reach) = (
+            self.connection(row.connection, tenant).await,
+            row.reach.binding(tenant),
+        );
+        let session = match row.session {
+            Some(session) => Some(self.session(session, tenant).await),
+            None => None,
+        };
+        let before = self.newest("operation_runs").await;
+        let run = match surface {
+            Surface::Cli if row.reach != Reach::Everything => return None,
+            Surface::Cli => {
+                let mut arguments = vec![
+                    "enqueue".to_owned(),
+                    "--connection".to_owned(),
+                    connection.to_string(),
+                ];
+                if let Some(module) = row.module {
+                    arguments.extend(["--module".to_owned(), module.to_owned()]);
+                }
+                if let Some(session) = session {
+                    arguments.extend(["--onboarding-session".to_owned(), session.to_string()]);
+                }
+                let said = self.cli(arguments).await;
+                said.map(|said| said["operation_run_id"].as_i64().unwrap())
+            }
+            Surface::Api => {
+                let mut body = json!({});
+                if let Some(module) = row.module {
+                    body["module"] = json!(module);
+                }
+                if let Some(session) = session {
+                    body["onboarding_session_id"] = json!(session);
+                }
+                let path = format!("/v1/connections/{connection}/checks");
+                let said = self.api(reach, &path, Some(body)).await;
+                said.map(|said| said["run"]["operation_run_id"].as_i64().unwrap())
+            }
+            Surface::Page if row.module.is_some() || session.is_some() => return None,
+            Surface::Page => {
+                let path = format!("/connections/{connection}/check");
+                let led = self.page(reach, &path, Some(&[])).await;
+                led.map(|led| led.strip_prefix("/runs/").unwrap().parse().unwrap())
+            }
+            Surface::Library => {
+                let request = CheckRequest {
+                    connection,
+                    reach,
+                    module: row.module.map(ToOwned::to_owned),
+                    onboarding_session: session,
+                };
+                let started = self.producer.start(&request).await;
+                started
+                    .map(|check| check.run_id.0)
+                    .map_err(|error| match error {
+                        ProducerError::Operation(error) => decision(&error),
+                        error @ ProducerError::Connect(_) => panic!("{error}"),
+                    })
+            }
+        };
+        let after = self.newest("operation_runs").await;
+        Some(match run {
+            Ok(run) if run > before => Decision::Made,
+            Ok(_) => Decision::There,
+            Err(decision) => {
+                assert_eq!(before, after, "a refused check was recorded: {decision:?}");
+                decision
+            }
+        })
+    }
+
+    async fn of_run(&self, surface: Surface, row: &OfRun) -> Option<Decision> {
+        let tenant = self.tenant();
+        let run = self.run(row.run, tenant).await;
+        let reach = row.reach.binding(tenant);
+        if surface == Surface::Cli && row.reach != Reach::Everything {
+            return None;
+        }
+        let mut acknowledgement = String::new();
+        if !matches!(row.doing, Doing::Read | Doing::Acknowledge) {
+            self.acknowledge(Surface::Api, run, &ACKNOWLEDGE, Binding::EVERYTHING)
+                .await?
+                .unwrap();
+            let newest = self.newest("verification_check_acknowledgements").await;
+            acknowledgement = newest.to_string();
+        }
+        if row.doing == Doing::WithdrawAgain {
+            let path = format!("/v1/acknowledgements/{acknowledgement}/withdrawal");
+            let withdrawn = self.api(Binding::EVERYTHING, &path, Some(json!({})));
+            withdrawn.await.unwrap();
+        }
+        let before = self.newest("verification_check_acknowledgements").await;
+        let done = match row.doing {
+            Doing::Read => self.read(surface, run, reach).await,
+            Doing::Acknowledge | Doing::AcknowledgeAgain => {
+                self.acknowledge(surface, run, row, reach).await?
+            }
+            Doing::Withdraw | Doing::WithdrawAgain => {
+                self.withdraw(surface, run, &acknowledgement, reach).await?
+            }
+        };
+        let after = self.newest("verification_check_acknowledgements").await;
+        Some(match done {
+            Ok(()) if after > before => Decision::Made,
+            Ok(()) => Decision::There,
+            Err(decision) => {
+                assert_eq!(before, after, "{decision:?}");
+                decision
+            }
+        })
+    }
+
+    async fn read(&self, surface: Surface, run: RunId, reach: Binding) -> Result<(), Decision> {
+        match surface {
+            Surface::Cli => {
+                let arguments = ["runs", "show", &run.to_string()].map(str::to_owned);
+                self.cli(arguments.to_vec()).await.map(drop)
+            }
+            Surface::Api => {
+                let path = format!("/v1/runs/{run}");
+                // What belongs to a run is within the same reach.
+                let diff = self.api(reach, &format!("{path}/diff"), None).await;
+                let shown = self.api(reach, &path, None).await.map(drop);
+                assert_eq!(diff.is_ok(), shown.is_ok());
+                shown
+            }
+            Surface::Page => {
+                let path = format!("/runs/{run}");
+                let raw = self.page(reach, &format!("{path}/run.json"), None).await;
+                let shown = self.page(reach, &path, None).await.map(drop);
+                assert_eq!(raw.is_ok(), shown.is_ok());
+                shown
+            }
+            Surface::Library => {
+                let store = self.scene.world.services.store.as_ref();
+                let found = find_run(store, &reach, run).await;
+                found.map(drop).map_err(|error| decision(&error))
+            }
+        }
+    }
+
+    async fn acknowledge(
+        &self,
+        surface: Surface,
+        run: RunId,
+        row: &OfRun,
+        reach: Binding,
+    ) -> Option<Result<(), Decision>> {
+        let (key, reason) = (row.check_key, row.reason);
+        Some(match surface {
+            Surface::Cli => {
+                let run = run.to_string();
+                let arguments = ["acknowledge", &run, key, "--reason", reason].map(str::to_owned);
+                self.cli(arguments.to_vec()).await.map(drop)
+            }
+            Surface::Api => {
+                let path = format!("/v1/runs/{run}/acknowledgements");
+                let body = json!({ "check_key": key, "reason": reason });
+                self.api(reach, &path, Some(body)).await.map(drop)
+            }
+            Surface::Page => {
+                let path = format!("/runs/{run}/acknowledgements");
+                let form = [("check_key", key), ("reason", reason)];
+                self.page(reach, &path, Some(&form)).await.map(drop)
+            }
+            // It is for producers.
+            Surface::Library => return None,
+        })
+    }
+
+    async fn withdraw(
+        &self,
+        surface: Surface,
+        run: RunId,
+        id: &str,
+        reach: Binding,
+    ) -> Option<Result<(), Decision>> {
+        Some(match surface {
+            Surface::Cli => {
+                let arguments = ["acknowledgements", "withdraw", id].map(str::to_owned);
+                self.cli(arguments.to_vec()).await.map(drop)
+            }
+            Surface::Api => {
+                let path = format!("/v1/acknowledgements/{id}/withdrawal");
+                self.api(reach, &path, Some(json!({}))).await.map(drop)
+            }
+            Surface::Page => {
+                let path = format!("/runs/{run}/acknowledgements/{id}/withdraw");
+                self.page(reach, &path, Some(&[])).await.map(drop)
+            }
+            Surface::Library => return None,
+        })
+    }
+}
+
+fn decision(error: &OperationError) -> Decision {
+    match error {
+        OperationError::NotFound { .. } => Decision::NotFound,
+        OperationError::Unusable { .. }
+        | OperationError::NotAcknowledgeable { .. }
+        | OperationError::Invalid { .. } => Decision::Refused(error.to_string()),
+        OperationError::Store(_) | OperationError::Vault(_) | OperationError::NoRandomness(_) => {
+            panic!("{error}")
+        }
+    }
+}
+
+/// A report with a check that failed and one that passed.
+fn report() -> Value {
+    let spec = |key: &str| CheckSpec {
+        key: key.into(),
+        title: "A check".into(),
+        blocking: true,
+        severity: Severity::High,
+    };
+    let links = LinkContext {
+        connections: "/provider-connections".into(),
+        connection: "/provider-connections/{id}".into(),
+        run: "/operation-runs/{id}".into(),
+        portal: "https://entra.microsoft.com".into(),
+        login: "https://login.microsoftonline.com".into(),
+        graph: "https://graph.microsoft.com".into(),
+        ..LinkContext::default()
+    };
+    let failed = spec(FAILED).fail(Reason::PermissionMissing, &links, Vec::new());
+    let finished = ReportDraft {
+        identity: Identity::default(),
+        generated_at: DateTime::UNIX_EPOCH,
+        previous_report_id: None,
+        checks: vec![spec(PASSED).pass("It works.", Vec::new()), failed],
+    }
+    .finish(&[], "/operation-runs/1");
+    assert_eq!(finished.replaced, None);
+    serde_json::from_str(finished.json.get()).unwrap()
+}
+
+/// Compares what was decided with what the row expects; returns what differs.
+fn compare(
+    what: impl fmt::Display,
+    surface: Surface,
+    expected: Expected,
+    found: Option<Decision>,
+) -> Option<String> {
+    let found = found?;
+    (!expected.fits(&found))
+        .then(|| format!("{what}: {surface:?}: {found:?}, expected {expected:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_surface_starts_and_refuses_the_same_checks() {
+    let stage = Stage::new().await;
+    let mut differences = Vec::new();
+    for row in CHECKS {
+        for surface in SURFACES {
+            let found = stage.check(surface, row).await;
+            differences.extend(compare(row.what, surface, row.expected, found));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_surface_shows_and_acknowledges_the_same_runs() {
+    let stage = Stage::new().await;
+    let mut differences = Vec::new();
+    for row in RUNS {
+        for surface in SURFACES {
+            let found = stage.of_run(surface, row).await;
+            let what = format!("{:?} {}", row.doing, row.what);
+            differences.extend(compare(what, surface, row.expected, found));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
