@@ -257,7 +257,7 @@ fn the_transitions_have_the_names_of_the_stores_functions() {
     assert_eq!(functions, known);
 }
 
-/// And the statements that the transitions name are those of the store.
+/// And the statements and constants that the transitions name are those of the product.
 #[test]
 fn the_statements_that_the_model_names_are_there() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
@@ -269,7 +269,9 @@ fn the_statements_that_the_model_names_are_there() {
             sources.push_str(&read(&path));
         }
     }
-    sources.push_str(&read(format!("{root}src/ports/claims.rs").as_ref()));
+    for other in ["ports/claims.rs", "engine/reconciler/sweep.rs"] {
+        sources.push_str(&read(format!("{root}src/{other}").as_ref()));
+    }
     let model = read(format!("{root}tests/model/store.rs").as_ref());
     let comments = model.lines().filter_map(|line| line.split_once("//"));
     let mut named = BTreeSet::new();
