@@ -162,7 +162,14 @@ fn with_labels() {
         (
             "verifyd_runs_processed_total",
             "result",
-            &["succeeded", "failed", "blocked", "released", "discarded"][..],
+            &[
+                "succeeded",
+                "failed",
+                "blocked",
+                "released",
+                "discarded",
+                "deferred",
+            ][..],
         ),
         (
             "verifyd_database_batches_failed_total",
