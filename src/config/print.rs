@@ -2,9 +2,10 @@
 
 use super::rule::Rule;
 use super::settings::Settings;
-use config::{Value, ValueKind};
+use super::sources::Setting;
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt::Write;
+use toml::Value;
 use url::Url;
 
 const MASK: &str = "***";
@@ -19,11 +20,11 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    pub(super) fn new(key: &str, rule: Rule, value: &Value) -> Self {
+    pub(super) fn new(key: &str, rule: Rule, setting: &Setting) -> Self {
         Self {
             key: key.to_owned(),
-            text: shown(rule, value),
-            origin: value.origin().unwrap_or("default").to_owned(),
+            text: shown(rule, &setting.value),
+            origin: setting.origin.clone(),
         }
     }
 }
@@ -46,9 +47,7 @@ impl Settings {
         }
         out
     }
-}
 
-impl Settings {
     /// The same for programs: by key, the masked value and where it comes from.
     pub fn masked(&self) -> serde_json::Value {
         self.shown
@@ -86,18 +85,18 @@ impl Settings {
 }
 
 fn shown(rule: Rule, value: &Value) -> String {
-    match (&value.kind, rule) {
-        (ValueKind::String(url), Rule::DatabaseUrl | Rule::PostgresUrl | Rule::RedisUrl) => {
+    match (value, rule) {
+        (Value::String(url), Rule::DatabaseUrl | Rule::PostgresUrl | Rule::RedisUrl) => {
             quoted(&mask(url))
         }
-        (ValueKind::String(url), Rule::ProxyUrl) => quoted(&crate::outbound::proxy::masked(url)),
-        (ValueKind::Array(items), _) if rule.is_secret() => {
+        (Value::String(url), Rule::ProxyUrl) => quoted(&crate::outbound::proxy::masked(url)),
+        (Value::Array(items), _) if rule.is_secret() => {
             let masks = vec![quoted(MASK); items.len()];
             format!("[{}]", masks.join(", "))
         }
         _ if rule.is_secret() => quoted(MASK),
-        (ValueKind::String(text), _) => quoted(text),
-        (ValueKind::I64(number), _) => number.to_string(),
+        (Value::String(text), _) => quoted(text),
+        (Value::Integer(number), _) => number.to_string(),
         // Rules allow nothing else.
         _ => quoted(MASK),
     }
