@@ -21,10 +21,10 @@ pub use settings::Settings;
 pub use sources::{Overrides, Sources};
 
 use crate::queue::redis::ConsumerSettings;
+use config::{Config, Value, ValueKind};
 use print::Shown;
 use rule::Rule;
 use secrecy::ExposeSecret;
-use sources::{Layer, Setting};
 
 /// config/default.toml, as compiled in.
 pub const DEFAULT: &str = include_str!("../../config/default.toml");
@@ -33,11 +33,21 @@ impl Settings {
     /// Loads and checks. The error names everything that is wrong, not only the first.
     pub fn load(sources: Sources) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
-        let values = in_order(sources::merged(DEFAULT, &sources, &mut problems)?);
-        for (key, rule, setting) in &values {
-            if let Err(found) = rule.check(&setting.value) {
-                let message = format!("{key} must be {rule}, found {found}");
-                problems.push(Problem::at(&setting.origin, message));
+        let layers = sources::layers(DEFAULT, &sources, &mut problems)?;
+        let merged = layers
+            .into_iter()
+            .fold(Config::builder(), |builder, layer| {
+                builder.add_source(layer)
+            })
+            .build()
+            .map_err(|error| internal(&error))?;
+        let values = in_order(&merged.cache);
+        for (key, rule, value) in &values {
+            if let Err(found) = rule.check(value) {
+                problems.push(Problem::at(
+                    value.origin().unwrap_or("default"),
+                    format!("{key} must be {rule}, found {found}"),
+                ));
             }
         }
         problems.extend(incomplete_clouds(&values));
@@ -46,17 +56,9 @@ impl Settings {
         }
         let shown = values
             .iter()
-            .map(|(key, rule, setting)| Shown::new(key, *rule, setting))
+            .map(|(key, rule, value)| Shown::new(key, *rule, value))
             .collect();
-        let mut tree = toml::Table::new();
-        for (key, _, setting) in values {
-            insert(&mut tree, &key, setting.value);
-        }
-        // The error's own text may quote a value.
-        let mut settings: Self = tree.try_into().map_err(|_| Problem {
-            source: None,
-            message: "the values do not fit; this is a defect of verifyd".to_owned(),
-        })?;
+        let mut settings: Self = merged.try_deserialize().map_err(|error| internal(&error))?;
         settings.shown = shown;
         if settings.database.url.expose_secret().is_empty() {
             settings.database.url = settings::EMBEDDED_DATABASE.into();
@@ -72,12 +74,9 @@ impl Settings {
 }
 
 /// The values of all keys in the order of config/default.toml, added clouds last.
-fn in_order(merged: Layer) -> Vec<(String, Rule, Setting)> {
-    let mut leaves: Vec<(String, Rule, Setting)> = merged
-        .into_iter()
-        .filter_map(|(key, setting)| Some((keys::rule(&key)?, key, setting)))
-        .map(|(rule, key, setting)| (key, rule, setting))
-        .collect();
+fn in_order(root: &Value) -> Vec<(String, Rule, Value)> {
+    let mut leaves = Vec::new();
+    collect("", root, &mut leaves);
     let place = |key: &str| keys::FIXED.iter().position(|(name, _)| *name == key);
     let last = |key: &str| {
         keys::CLOUD_KEYS
@@ -96,22 +95,25 @@ fn in_order(merged: Layer) -> Vec<(String, Rule, Setting)> {
     leaves
 }
 
-/// Puts a value where its dotted key says.
-fn insert(table: &mut toml::Table, key: &str, value: toml::Value) {
-    let Some((section, rest)) = key.split_once('.') else {
-        table.insert(key.to_owned(), value);
-        return;
-    };
-    let inner = table.entry(section).or_insert(toml::Table::new().into());
-    if let Some(inner) = inner.as_table_mut() {
-        insert(inner, rest, value);
+fn collect(prefix: &str, value: &Value, leaves: &mut Vec<(String, Rule, Value)>) {
+    if let Some(rule) = keys::rule(prefix) {
+        leaves.push((prefix.to_owned(), rule, value.clone()));
+    } else if let ValueKind::Table(table) = &value.kind {
+        for (name, value) in table {
+            let key = if prefix.is_empty() {
+                name.clone()
+            } else {
+                format!("{prefix}.{name}")
+            };
+            collect(&key, value, leaves);
+        }
     }
 }
 
 /// Clouds that somebody added with an address missing.
-fn incomplete_clouds(values: &[(String, Rule, Setting)]) -> Vec<Problem> {
+fn incomplete_clouds(values: &[(String, Rule, Value)]) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
-    for (key, _, setting) in values {
+    for (key, _, value) in values {
         let Some((cloud, _)) = key
             .strip_prefix(keys::CLOUDS)
             .and_then(|rest| rest.split_once('.'))
@@ -121,7 +123,7 @@ fn incomplete_clouds(values: &[(String, Rule, Setting)]) -> Vec<Problem> {
         for last in keys::CLOUD_KEYS {
             let wanted = format!("{}{cloud}.{last}", keys::CLOUDS);
             let problem = Problem::at(
-                &setting.origin,
+                value.origin().unwrap_or("default"),
                 format!("{wanted} is missing; a cloud needs login, graph and portal"),
             );
             if !values.iter().any(|(key, ..)| *key == wanted)
@@ -132,6 +134,25 @@ fn incomplete_clouds(values: &[(String, Rule, Setting)]) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// The rules let something through that the structs refuse: a defect of this program. The error's
+/// own text may quote a value, so only its key is told.
+fn internal(error: &config::ConfigError) -> ConfigError {
+    use config::ConfigError as E;
+    let key = match error {
+        E::Type { key, .. } | E::At { key, .. } => key.as_deref(),
+        E::NotFound(key) => Some(key.as_str()),
+        _ => None,
+    };
+    Problem {
+        source: None,
+        message: format!(
+            "the value of {} does not fit; this is a defect of verifyd",
+            key.unwrap_or("a key")
+        ),
+    }
+    .into()
 }
 
 #[cfg(test)]

@@ -2,10 +2,9 @@
 
 use super::rule::Rule;
 use super::settings::Settings;
-use super::sources::Setting;
+use config::{Value, ValueKind};
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt::Write;
-use toml::Value;
 use url::Url;
 
 const MASK: &str = "***";
@@ -20,11 +19,11 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    pub(super) fn new(key: &str, rule: Rule, setting: &Setting) -> Self {
+    pub(super) fn new(key: &str, rule: Rule, value: &Value) -> Self {
         Self {
             key: key.to_owned(),
-            text: shown(rule, &setting.value),
-            origin: setting.origin.clone(),
+            text: shown(rule, value),
+            origin: value.origin().unwrap_or("default").to_owned(),
         }
     }
 }
@@ -47,7 +46,9 @@ impl Settings {
         }
         out
     }
+}
 
+impl Settings {
     /// The same for programs: by key, the masked value and where it comes from.
     pub fn masked(&self) -> serde_json::Value {
         self.shown
@@ -85,18 +86,18 @@ impl Settings {
 }
 
 fn shown(rule: Rule, value: &Value) -> String {
-    match (value, rule) {
-        (Value::String(url), Rule::DatabaseUrl | Rule::PostgresUrl | Rule::RedisUrl) => {
+    match (&value.kind, rule) {
+        (ValueKind::String(url), Rule::DatabaseUrl | Rule::PostgresUrl | Rule::RedisUrl) => {
             quoted(&mask(url))
         }
-        (Value::String(url), Rule::ProxyUrl) => quoted(&crate::outbound::proxy::masked(url)),
-        (Value::Array(items), _) if rule.is_secret() => {
+        (ValueKind::String(url), Rule::ProxyUrl) => quoted(&crate::outbound::proxy::masked(url)),
+        (ValueKind::Array(items), _) if rule.is_secret() => {
             let masks = vec![quoted(MASK); items.len()];
             format!("[{}]", masks.join(", "))
         }
         _ if rule.is_secret() => quoted(MASK),
-        (Value::String(text), _) => quoted(text),
-        (Value::Integer(number), _) => number.to_string(),
+        (ValueKind::String(text), _) => quoted(text),
+        (ValueKind::I64(number), _) => number.to_string(),
         // Rules allow nothing else.
         _ => quoted(MASK),
     }

@@ -1,10 +1,10 @@
 //! What is allowed as the value of a key, in one place: checked, and worded for messages and docs.
 
 use crate::domain::text_decoding;
+use config::{Value, ValueKind};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
-use toml::Value;
 use url::{Host, Url};
 
 /// What is allowed as the value of a key.
@@ -85,40 +85,42 @@ impl Rule {
 
     /// The value that a text of the environment or the command line stands for. What is not
     /// understood stays text, and [`Rule::check`] refuses it.
-    pub(super) fn read(self, text: &str) -> Value {
+    pub(super) fn read(self, origin: &str, text: &str) -> Value {
+        let origin = origin.to_owned();
         let text = text_decoding::without_byte_order_mark(text);
-        match self {
-            Self::Integer(..) => match text.trim().parse() {
-                Ok(number) => Value::Integer(number),
-                Err(_) => Value::String(text.to_owned()),
+        let kind = match self {
+            Self::Integer(..) => match text.trim().parse::<i64>() {
+                Ok(number) => ValueKind::I64(number),
+                Err(_) => ValueKind::String(text.to_owned()),
             },
-            Self::Keys | Self::LaravelKeys => text
-                .split([',', '\n'])
-                .map(str::trim)
-                .filter(|item| !item.is_empty() && !item.starts_with('#'))
-                .map(Value::from)
-                .collect::<Vec<_>>()
-                .into(),
-            _ => Value::String(text.trim().to_owned()),
-        }
+            Self::Keys | Self::LaravelKeys => ValueKind::Array(
+                text.split([',', '\n'])
+                    .map(str::trim)
+                    .filter(|item| !item.is_empty() && !item.starts_with('#'))
+                    .map(|item| Value::new(Some(&origin), item))
+                    .collect(),
+            ),
+            _ => ValueKind::String(text.trim().to_owned()),
+        };
+        Value::new(Some(&origin), kind)
     }
 
     /// Refuses what is not allowed; says what was found instead.
     pub(super) fn check(self, value: &Value) -> Result<(), String> {
-        let ok = match (self, value) {
-            (Self::Integer(from, to), Value::Integer(number)) => {
+        let ok = match (self, &value.kind) {
+            (Self::Integer(from, to), ValueKind::I64(number)) => {
                 if (from..=to).contains(number) {
                     return Ok(());
                 }
                 return Err(number.to_string());
             }
-            (Self::Keys | Self::LaravelKeys, Value::Array(items)) => {
+            (Self::Keys | Self::LaravelKeys, ValueKind::Array(items)) => {
                 return items
                     .iter()
                     .enumerate()
                     .try_for_each(|(index, item)| self.check_item(index, item));
             }
-            (rule, Value::String(text)) => {
+            (rule, ValueKind::String(text)) => {
                 if let Some(problem) = rule.address_problem(text) {
                     return Err(format!("one that cannot be read: {problem}"));
                 }
@@ -145,11 +147,15 @@ impl Rule {
     }
 
     fn check_item(self, index: usize, item: &Value) -> Result<(), String> {
-        let ok = match item {
-            Value::String(_) => true,
-            Value::Table(members) if self == Self::Keys => {
-                let is_text = |name| members.get(name).is_some_and(Value::is_str);
-                members.len() == 2 && is_text("id") && is_text("key")
+        let ok = match &item.kind {
+            ValueKind::String(_) => true,
+            ValueKind::Table(members) if self == Self::Keys => {
+                members.len() == 2
+                    && ["id", "key"].iter().all(|name| {
+                        members
+                            .get(*name)
+                            .is_some_and(|v| matches!(v.kind, ValueKind::String(_)))
+                    })
             }
             _ => false,
         };
@@ -162,13 +168,13 @@ impl Rule {
 
     fn found(self, value: &Value) -> String {
         let short = |text: &str| text.len() <= 40 && !text.chars().any(char::is_control);
-        match (self, value) {
+        match (self, &value.kind) {
             // Only where nobody would put a secret by mistake.
             (
                 Self::Integer(..) | Self::Duration(..) | Self::OneOf(_) | Self::Listen,
-                Value::String(text),
+                ValueKind::String(text),
             ) if short(text) => format!("the text {text:?}"),
-            (Self::Duration(..), Value::Integer(number)) => {
+            (Self::Duration(..), ValueKind::I64(number)) => {
                 format!("the number {number} without a unit (for seconds write \"{number}s\")")
             }
             _ => type_name(value).to_owned(),
@@ -297,14 +303,16 @@ fn is_server_url(text: &str, schemes: &[&str]) -> bool {
 
 /// The type of a value in words.
 fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Boolean(_) => "true or false",
-        Value::Integer(_) => "a whole number",
-        Value::Float(_) => "a number with a fraction",
-        Value::String(text) if text.is_empty() => "an empty text",
-        Value::String(_) => "another text",
-        Value::Datetime(_) => "a date",
-        Value::Table(_) => "a table",
-        Value::Array(_) => "a list",
+    match &value.kind {
+        ValueKind::Nil => "nothing",
+        ValueKind::Boolean(_) => "true or false",
+        ValueKind::I64(_) | ValueKind::I128(_) | ValueKind::U64(_) | ValueKind::U128(_) => {
+            "a whole number"
+        }
+        ValueKind::Float(_) => "a number with a fraction",
+        ValueKind::String(text) if text.is_empty() => "an empty text",
+        ValueKind::String(_) => "another text",
+        ValueKind::Table(_) => "a table",
+        ValueKind::Array(_) => "a list",
     }
 }

@@ -6,12 +6,12 @@ use super::keys::{self, rule};
 use super::rule::Rule;
 use crate::domain::text_decoding;
 use crate::files;
+use config::{Map, Source, Value, ValueKind};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use toml::Value;
 use zeroize::Zeroizing;
 
 const PREFIX: &str = "VERIFYD__";
@@ -126,27 +126,35 @@ impl Overrides {
     }
 }
 
-/// A value, and where it comes from. It may be a secret, so it has no `Debug`.
-pub(super) struct Setting {
-    pub(super) value: Value,
-    pub(super) origin: String,
-}
-
 /// The values of one source, by dotted key. Only known keys.
-pub(super) type Layer = BTreeMap<String, Setting>;
+#[derive(Clone, Default)]
+pub(super) struct Layer(pub(super) Vec<(String, Value)>);
 
-fn set(layer: &mut Layer, key: &str, rule: Rule, origin: String, text: &str) {
-    let value = rule.read(text);
-    layer.insert(key.to_owned(), Setting { value, origin });
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(key, _)| key))
+            .finish()
+    }
 }
 
-/// The values of all sources: of each key that of the strongest source.
-pub(super) fn merged(
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        Ok(self.0.iter().cloned().collect())
+    }
+}
+
+/// All layers, the weakest first.
+pub(super) fn layers(
     default: &str,
     sources: &Sources,
     problems: &mut Vec<Problem>,
-) -> Result<Layer, ConfigError> {
-    let mut merged = parse_toml(default, "default", problems)?;
+) -> Result<Vec<Layer>, ConfigError> {
+    let mut layers = vec![parse_toml(default, "default", problems)?];
     let named = sources.environment.get(FILE_VARIABLE);
     let file = sources
         .file
@@ -165,28 +173,39 @@ pub(super) fn merged(
             )
         })?;
         let origin = format!("file {}", path.display());
-        merged.extend(parse_toml(&text, &origin, problems)?);
+        layers.push(parse_toml(&text, &origin, problems)?);
     }
-    merged.extend(from_environment(&sources.environment, problems));
-    merged.extend(from_flags(&sources.overrides, problems));
-    add_proxy_of_environment(&mut merged, &sources.environment);
-    Ok(merged)
+    layers.push(from_environment(&sources.environment, problems));
+    layers.push(from_flags(&sources.overrides, problems));
+    let proxy = proxy_of_environment(&sources.environment, &layers);
+    layers.push(proxy);
+    Ok(layers)
 }
 
-/// Adds what the environment says of proxies, where nothing else says anything.
-fn add_proxy_of_environment(merged: &mut Layer, environment: &BTreeMap<String, String>) {
+/// What the environment says of proxies, where no layer says anything.
+fn proxy_of_environment(environment: &BTreeMap<String, String>, layers: &[Layer]) -> Layer {
+    let is_set = |key: &str| {
+        let set = layers
+            .iter()
+            .rev()
+            .find_map(|layer| layer.0.iter().find(|(known, _)| known == key));
+        set.is_some_and(
+            |(_, value)| !matches!(&value.kind, ValueKind::String(text) if text.is_empty()),
+        )
+    };
+    let mut layer = Layer::default();
     for (key, names) in PROXY {
         let named = names.iter().find_map(|name| {
             let value = environment.get(*name)?.trim();
             (!value.is_empty()).then_some((*name, value))
         });
-        let is_set = merged
-            .get(key)
-            .is_some_and(|s| s.value.as_str() != Some(""));
-        if let (Some((name, value)), Some(rule), false) = (named, rule(key), is_set) {
-            set(merged, key, rule, variable(name), value);
+        if let (Some((name, value)), Some(rule), false) = (named, rule(key), is_set(key)) {
+            layer
+                .0
+                .push((key.to_owned(), rule.read(&variable(name), value)));
         }
     }
+    layer
 }
 
 fn parse_toml(text: &str, origin: &str, problems: &mut Vec<Problem>) -> Result<Layer, ConfigError> {
@@ -227,23 +246,57 @@ fn flatten(
             format!("{prefix}.{name}")
         };
         match value {
-            value if rule(&key).is_some() => {
-                let origin = origin.to_owned();
-                layer.insert(key, Setting { value, origin });
-            }
-            Value::Table(inner) => {
-                if inner.is_empty() && !keys::is_section(&key) {
-                    problems.push(Problem::at(origin, keys::unknown(&key)));
+            toml::Value::Table(inner) => match rule(&key) {
+                Some(rule) => problems.push(wrong_type(&key, rule, "a table", origin)),
+                None => {
+                    if inner.is_empty() && !keys::is_section(&key) {
+                        problems.push(Problem::at(origin, keys::unknown(&key)));
+                    }
+                    flatten(&key, inner, origin, layer, problems);
                 }
-                flatten(&key, inner, origin, layer, problems);
-            }
-            _ if keys::is_section(&key) => problems.push(Problem::at(
-                origin,
-                format!("{key} must be a table of keys, not a value"),
-            )),
-            _ => problems.push(Problem::at(origin, keys::unknown(&key))),
+            },
+            value => match rule(&key) {
+                Some(rule) => match convert(value, origin) {
+                    Some(value) => layer.0.push((key, value)),
+                    None => problems.push(wrong_type(&key, rule, "a date", origin)),
+                },
+                None if keys::is_section(&key) => problems.push(Problem::at(
+                    origin,
+                    format!("{key} must be a table of keys, not a value"),
+                )),
+                None => problems.push(Problem::at(origin, keys::unknown(&key))),
+            },
         }
     }
+}
+
+fn wrong_type(key: &str, rule: Rule, found: &str, origin: &str) -> Problem {
+    Problem::at(origin, format!("{key} must be {rule}, found {found}"))
+}
+
+/// Null if there is a date in it, which no key allows.
+fn convert(value: toml::Value, origin: &str) -> Option<Value> {
+    let name = origin.to_owned();
+    let kind = match value {
+        toml::Value::String(text) => ValueKind::String(text),
+        toml::Value::Integer(number) => ValueKind::I64(number),
+        toml::Value::Float(number) => ValueKind::Float(number),
+        toml::Value::Boolean(flag) => ValueKind::Boolean(flag),
+        toml::Value::Datetime(_) => return None,
+        toml::Value::Array(items) => ValueKind::Array(
+            items
+                .into_iter()
+                .map(|value| convert(value, origin))
+                .collect::<Option<_>>()?,
+        ),
+        toml::Value::Table(table) => ValueKind::Table(
+            table
+                .into_iter()
+                .map(|(key, value)| Some((key, convert(value, origin)?)))
+                .collect::<Option<_>>()?,
+        ),
+    };
+    Some(Value::new(Some(&name), kind))
 }
 
 fn variable(name: &str) -> String {
@@ -260,7 +313,9 @@ fn from_environment(environment: &BTreeMap<String, String>, problems: &mut Vec<P
         match (value, file, rule(key)) {
             (Some(_), Some(_), _) => problems.push(both(name, &file_name)),
             (Some(value), None, Some(rule)) => {
-                set(&mut layer, key, rule, variable(name), value);
+                layer
+                    .0
+                    .push((key.to_owned(), rule.read(&variable(name), value)));
             }
             (None, Some(path), Some(rule)) => {
                 from_secret_file(&file_name, path, key, rule, &mut layer, problems);
@@ -274,7 +329,7 @@ fn from_environment(environment: &BTreeMap<String, String>, problems: &mut Vec<P
         };
         let key = rest.to_lowercase().replace("__", ".");
         if let Some(rule) = rule(&key) {
-            set(&mut layer, &key, rule, variable(name), value);
+            layer.0.push((key, rule.read(&variable(name), value)));
             continue;
         }
         let secret = key
@@ -317,7 +372,7 @@ fn from_secret_file(
         Ok(text) => {
             let text = text_decoding::without_line_end(&text);
             let origin = format!("the file that {} names", variable(name));
-            set(layer, key, rule, origin, text);
+            layer.0.push((key.to_owned(), rule.read(&origin, text)));
         }
         Err(error) => problems.push(Problem::at(
             variable(name),
@@ -336,7 +391,7 @@ fn from_flags(overrides: &Overrides, problems: &mut Vec<Problem>) -> Layer {
     for (flag, key, value) in &overrides.0 {
         let origin = format!("flag {flag}");
         match rule(key) {
-            Some(rule) => set(&mut layer, key, rule, origin, value),
+            Some(rule) => layer.0.push((key.clone(), rule.read(&origin, value))),
             None => problems.push(Problem::at(origin, keys::unknown(key))),
         }
     }
