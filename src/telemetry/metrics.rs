@@ -259,7 +259,14 @@ pub fn describe() {
 
 /// Registers the values of labels that are few and known.
 fn with_labels() {
-    for result in ["succeeded", "failed", "blocked", "released", "discarded"] {
+    for result in [
+        "succeeded",
+        "failed",
+        "blocked",
+        "released",
+        "discarded",
+        "deferred",
+    ] {
         metrics::counter!("verifyd_runs_processed_total", "result" => result).increment(0);
     }
     for call in ["claim", "complete"] {

@@ -31,7 +31,11 @@ pub struct Bench {
     pub simulator: RunningSimulator,
     /// Everything that any process has printed.
     pub printed: Arc<Mutex<String>>,
+    /// Of every process.
     pub environment: BTreeMap<String, String>,
+    /// Of `verifyd serve` only: times that are shorter than the defaults must not apply to the commands that
+    /// prepare a test. What `environment` says of the same key counts.
+    pub serve_environment: BTreeMap<String, String>,
 }
 
 impl Bench {
@@ -87,19 +91,17 @@ impl Bench {
             simulator,
             printed: Arc::default(),
             environment,
+            serve_environment: BTreeMap::new(),
         }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
-        command.args(arguments).env_clear().envs(&self.environment);
-        command
-    }
-
-    /// Runs a command to its end.
+    /// Runs a command to its end. On a busy machine it may take long to connect.
     pub fn run(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = self
-            .command(arguments)
+        let mut child = Command::new(binary())
+            .args(arguments)
+            .env_clear()
+            .env("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "60s")
+            .envs(&self.environment)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -174,13 +176,45 @@ impl Bench {
             ],
             secret,
         );
-        added["provider_connection_id"].as_i64().unwrap()
+        let id = added["provider_connection_id"].as_i64().unwrap();
+        self.age_connection(id);
+        id
+    }
+
+    /// As if the connection and its credential had been there since yesterday: a check repeats a sign-in that is
+    /// refused while they are new. On PostgreSQL only.
+    fn age_connection(&self, id: i64) {
+        if self.environment["DATABASE_URL"].starts_with("sqlite:") {
+            return;
+        }
+        let statement = format!(
+            "UPDATE provider_connections SET created_at = now() - interval '1 day' WHERE id = {id};
+             UPDATE provider_credentials SET created_at = now() - interval '1 day',
+                 updated_at = now() - interval '1 day' WHERE provider_connection_id = {id}"
+        );
+        let aged = async {
+            let mut sql = self.sql().await;
+            sqlx::raw_sql(AssertSqlSafe(statement))
+                .execute(&mut sql)
+                .await
+        };
+        // The caller may be within a runtime, and needs not be.
+        std::thread::scope(|scope| {
+            let update = scope.spawn(|| {
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                runtime.enable_all().build().unwrap().block_on(aged)
+            });
+            update.join().unwrap().unwrap();
+        });
     }
 
     /// Starts `verifyd serve` and waits until it is ready for runs.
     pub fn serve(&self, extra: &[(&str, &str)]) -> Daemon {
-        let mut child = self
-            .command(&["serve"])
+        let mut child = Command::new(binary())
+            .arg("serve")
+            .env_clear()
+            .envs(&self.serve_environment)
+            .envs(&self.environment)
             .envs(extra.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

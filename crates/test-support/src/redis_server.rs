@@ -1,7 +1,7 @@
 //! Redis for the tests: the shared server with a queue name of one's own, or a private server for
 //! what would disturb others.
 
-use std::net::TcpListener;
+use crate::port::free_port;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -122,10 +122,8 @@ impl PrivateRedis {
 
     /// Chooses a free port and starts nothing yet.
     pub fn stopped() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
         Self {
-            port,
+            port: free_port(),
             child: None,
             arguments: Vec::new(),
         }

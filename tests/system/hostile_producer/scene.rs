@@ -42,6 +42,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
     ("VERIFYD__RECONCILER__INTERVAL", "200ms"),
     ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
+    // A page that gets no connection within this answers 503, also on a busy machine.
+    ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "60s"),
     ("VERIFYD__HTTP__API__REQUESTS_PER_MINUTE", "1000000"),
     (
         "VERIFYD__HTTP__API__ANONYMOUS_REQUESTS_PER_MINUTE",

@@ -46,8 +46,9 @@ impl Visitor {
             .send()
             .await
             .unwrap();
-        assert_eq!(answer.status(), 303);
-        let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        assert_eq!(status, 303, "{:?}", answer.text().await);
+        let cookie = headers["set-cookie"].to_str().unwrap();
         Self {
             cookie: cookie.split(';').next().unwrap().to_owned(),
             base,
