@@ -18,4 +18,5 @@ pub mod proxy;
 pub mod redis_server;
 pub mod tenant_combinations;
 pub mod tls_identity;
+pub mod waiting;
 pub mod world;

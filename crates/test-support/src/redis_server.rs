@@ -33,6 +33,16 @@ pub async fn try_connection(url: &str) -> redis::RedisResult<redis::aio::Multipl
         .await
 }
 
+/// Sends one command, which must succeed.
+pub async fn command<T: redis::FromRedisValue>(
+    connection: &mut redis::aio::MultiplexedConnection,
+    words: &[&str],
+) -> T {
+    let mut command = redis::cmd(words[0]);
+    let answer = command.arg(&words[1..]).query_async(connection).await;
+    answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
 /// Sends hints with the published script, as another application does: one for each entry.
 pub async fn hint(redis_url: &str, queue: &str, runs: &[i64]) {
     try_hint(redis_url, queue, runs).await.unwrap();

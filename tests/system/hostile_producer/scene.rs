@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use test_support::bench::{Bench, Daemon};
 use test_support::oracle;
 use test_support::redis_server::{self, PrivateRedis};
-use verifyd_simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::SimulatorOptions;
 
 const GRANTS: &str = include_str!("../../../deploy/postgres-grants.sql");
 const ACL: &str = include_str!("../../../deploy/redis.acl");
@@ -142,8 +142,7 @@ impl Scene {
         }
         owner.execute(sqlx::raw_sql(GRANTS)).await.unwrap();
         bench.become_role("verifyd_migrate");
-        let migrated = bench.run(&["migrate"], "");
-        assert!(migrated.status.success(), "{migrated:?}");
+        bench.success(&["migrate"]);
         owner.execute(sqlx::raw_sql(GRANTS)).await.unwrap();
 
         let folder = tempfile::tempdir().unwrap();
@@ -164,17 +163,7 @@ impl Scene {
         }
 
         bench.become_role("verifyd_operator");
-        let targets: Vec<Target> = (1..=3)
-            .map(|tenant| {
-                let entra = Scenario::Healthy.tenant_id(tenant);
-                let tenant = i64::from(tenant);
-                Target {
-                    tenant,
-                    connection: bench.connection(tenant, &entra, "health_check"),
-                    entra_tenant_id: entra,
-                }
-            })
-            .collect();
+        let targets: Vec<Target> = (1..=3).map(|tenant| Target::of(&bench, tenant)).collect();
         // What "never" often looks like, in columns that the application writes.
         for never in [
             "UPDATE provider_credentials SET expires_at = 'infinity' WHERE provider_connection_id = 1",
@@ -193,7 +182,7 @@ impl Scene {
         };
         // Times without a time zone are in UTC, wherever the test's server is.
         producer.execute("SET TIME ZONE 'UTC'").await.unwrap();
-        let token = token(&bench);
+        let token = bench.token(&["read", "run", "admin"]);
         bench.become_role("verifyd_serve");
         let daemon = bench.serve(&[]);
         let visitor = Visitor::new(&daemon.listening, &token).await;
@@ -315,7 +304,7 @@ impl Scene {
         self.visitor.commands(&self.bench, &runs);
         self.bench.become_role("verifyd_serve");
         for arguments in [&["doctor"][..], &["doctor", "--json"]] {
-            let output = self.bench.run(arguments, "");
+            let output = self.bench.run(arguments);
             assert!(
                 matches!(output.status.code(), Some(0 | 1)),
                 "{arguments:?}: {output:?}"
@@ -410,12 +399,4 @@ pub fn redis_url(redis: &PrivateRedis, user: &str) -> String {
 /// Who may look at all keys.
 pub async fn admin(redis: &PrivateRedis) -> redis::aio::MultiplexedConnection {
     redis_server::connection(&redis_url(redis, "admin")).await
-}
-
-/// A token for everything.
-pub fn token(bench: &Bench) -> String {
-    let mut arguments = vec!["tokens", "create", "--name", "person", "--json"];
-    arguments.extend(["read", "run", "admin"].iter().flat_map(|s| ["--scope", s]));
-    let made = bench.json(&arguments, "");
-    made["token"].as_str().unwrap().to_owned()
 }

@@ -4,24 +4,18 @@
 #![allow(clippy::unwrap_used, reason = "this is a test")]
 #![allow(clippy::print_stdout, reason = "the counts are worth reading")]
 
-mod faults;
-mod history;
-mod progress;
-mod protocol;
-mod state;
-mod store;
-
-use faults::Scope;
-use history::{
+use protocol_model::faults::Scope;
+use protocol_model::history::{
     ALL_SPENT, ATTEMPTS, CLAIMS, CURRENT_TOKEN, EARLIER, FORCED_COMPLETION, LEFT_ALIVE,
     ONE_TERMINAL_WRITE, OVERTAKEN, QUEUE_AWAY, QUIESCENT, SPARED, TAKEOVER, TERMINAL_IS_FINAL,
     TOO_LATE, WAIT, WAITING,
 };
-use protocol::{Poison, Protocol};
+use protocol_model::protocol::{Poison, Protocol};
+use protocol_model::store::Mechanism;
+use protocol_model::{history, progress, store};
 use stateright::{Checker, Expectation, Model};
 use std::collections::BTreeSet;
 use std::time::Instant;
-use store::Mechanism;
 
 /// What exploring every state found.
 struct Explored {
@@ -240,7 +234,7 @@ fn the_transitions_have_the_names_of_the_stores_functions() {
     // `record` for several runs at once.
     let several = ["record_many"];
     let ports = ["claims", "sweep", "orphans", "recording", "workers"].map(|port| {
-        let root = env!("CARGO_MANIFEST_DIR");
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
         std::fs::read_to_string(format!("{root}/src/ports/{port}.rs")).unwrap()
     });
     let functions: BTreeSet<&str> = ports
@@ -260,7 +254,7 @@ fn the_transitions_have_the_names_of_the_stores_functions() {
 /// And the statements and constants that the transitions name are those of the product.
 #[test]
 fn the_statements_that_the_model_names_are_there() {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
     let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
     let mut sources = String::new();
     for entry in std::fs::read_dir(format!("{root}src/store/postgres")).unwrap() {
@@ -272,7 +266,7 @@ fn the_statements_that_the_model_names_are_there() {
     for other in ["ports/claims.rs", "engine/reconciler/sweep.rs"] {
         sources.push_str(&read(format!("{root}src/{other}").as_ref()));
     }
-    let model = read(format!("{root}tests/model/store.rs").as_ref());
+    let model = read(format!("{root}crates/protocol-model/src/store.rs").as_ref());
     let comments = model.lines().filter_map(|line| line.split_once("//"));
     let mut named = BTreeSet::new();
     for (_, comment) in comments {
