@@ -68,8 +68,7 @@ impl Embedded {
         let url = format!("sqlite:{}", file.display());
         bench.environment.remove("REDIS_URL");
         bench.environment.insert("DATABASE_URL".to_owned(), url);
-        let migrated = bench.run(&["migrate"], "");
-        assert!(migrated.status.success(), "{migrated:?}");
+        bench.success(&["migrate"]);
         for n in 1..=connections {
             let tenant = Scenario::Healthy.tenant_id(n);
             bench.connection(i64::from(n), &tenant, "health_check");

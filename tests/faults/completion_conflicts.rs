@@ -2,19 +2,14 @@
 
 use crate::scene::{COMPLETED, Scene};
 use sqlx::{Connection as _, Executor as _};
-use test_support::postgres::TestDatabase;
-use verifyd_simulator::{Scenario, SimulatorOptions};
 
 /// It locks in the opposite order: PostgreSQL ends one of the two, here verifyd's.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_application_deadlocks_with_a_completion() {
-    let mut scene = Scene::empty(TestDatabase::create().await, SimulatorOptions::default()).await;
-    scene.add(Scenario::Healthy, 1);
+    let mut scene = Scene::healthy().await;
     // The server looks for a deadlock before a sixth of this has passed, when a lock is given up.
-    scene.bench.environment.insert(
-        "VERIFYD__DATABASE__STATEMENT_TIMEOUT".to_owned(),
-        "2m".to_owned(),
-    );
+    let key = "VERIFYD__DATABASE__STATEMENT_TIMEOUT".to_owned();
+    scene.bench.environment.insert(key, "2m".to_owned());
     let mut sql = scene.bench.sql().await;
     // verifyd's sessions look once: late enough that both wait by then.
     sql.execute(

@@ -2,10 +2,9 @@
 //! does not know of waits for nobody's deadline.
 
 use crate::scene::{CLAIMING, COMPLETING, MAX_ATTEMPTS, Scene};
-use test_support::postgres::TestDatabase;
 use test_support::proxy::{Act, Proxy, Rule};
 use verifyd::ports::store::MAX_FAILED_COMPLETIONS;
-use verifyd_simulator::{Endpoint, Scenario, SimulatorOptions};
+use verifyd_simulator::Endpoint;
 
 /// One process at a time, so that nothing escapes the poison run: whoever works on it dies.
 #[tokio::test(flavor = "multi_thread")]
@@ -56,8 +55,7 @@ async fn a_poison_run_never_costs_others_all_their_attempts() {
 /// id alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_completion_always_kills_the_worker() {
-    let mut scene = Scene::empty(TestDatabase::create().await, SimulatorOptions::default()).await;
-    scene.add(Scenario::Healthy, 1);
+    let scene = Scene::healthy().await;
     let deaths = u32::try_from(MAX_ATTEMPTS).unwrap() + MAX_FAILED_COMPLETIONS;
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     way.at(Rule {
@@ -96,8 +94,7 @@ async fn the_completion_always_kills_the_worker() {
 /// The only worker does not know that it has claimed the run, and goes on beating.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reply_to_the_only_claim_is_lost() {
-    let mut scene = Scene::empty(TestDatabase::create().await, SimulatorOptions::default()).await;
-    scene.add(Scenario::Healthy, 1);
+    let scene = Scene::healthy().await;
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     way.at(Rule {
         after: CLAIMING,

@@ -3,19 +3,15 @@
 use crate::scene::{CLAIMING, COMPLETED, COMPLETING, MAX_ATTEMPTS, RUNNING, Scene};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use test_support::bench::PATIENCE;
 use test_support::proxy::{Act, Proxy, Rule};
+use test_support::redis_server::command;
+use test_support::waiting::until;
 use verifyd_simulator::{Endpoint, Scenario};
 
 /// Kills a worker at a statement, in a scene with one run; another worker finishes. Returns how
 /// the run's attempts ended, and how often the provider was asked for a token or the directory.
 async fn killed_at(rule: Rule) -> (Vec<String>, u64) {
-    let mut scene = Scene::empty(
-        test_support::postgres::TestDatabase::create().await,
-        verifyd_simulator::SimulatorOptions::default(),
-    )
-    .await;
-    scene.add(Scenario::Healthy, 1);
+    let scene = Scene::healthy().await;
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     way.at(rule);
     let mut killed = scene.serve_by("DATABASE_URL", &url);
@@ -79,12 +75,8 @@ const LOST: [&str; 2] = ["worker_lost", "completed"];
 /// It knows that it has claimed the run, and nothing of it has reached the provider.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_after_the_claim_and_before_the_provider_is_asked() {
-    let mut scene = Scene::empty(
-        test_support::postgres::TestDatabase::create().await,
-        verifyd_simulator::SimulatorOptions::default(),
-    )
-    .await;
-    let connection = scene.add(Scenario::Healthy, 1);
+    let scene = Scene::healthy().await;
+    let connection = *scene.members.keys().next().unwrap();
     let (way, url) = Proxy::before(&scene.bench.simulator.base_url).await;
     way.at(Rule {
         after: "",
@@ -136,12 +128,8 @@ async fn killed_while_the_provider_is_asked() {
 /// Killed while it acknowledges: the run is completed, and Redis still says that it is in flight.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_the_completion_and_the_acknowledgement() {
-    let mut scene = Scene::empty(
-        test_support::postgres::TestDatabase::create().await,
-        verifyd_simulator::SimulatorOptions::default(),
-    )
-    .await;
-    let connection = scene.add(Scenario::Healthy, 1);
+    let scene = Scene::healthy().await;
+    let connection = *scene.members.keys().next().unwrap();
     let (way, url) = Proxy::before(&scene.bench.redis_url).await;
     way.at(Rule {
         after: "",
@@ -161,13 +149,7 @@ async fn killed_between_the_completion_and_the_acknowledgement() {
     assert_eq!(payloads().await, 1);
     // The hint is delivered again, and acknowledged; the run is not done again.
     let _other = scene.bench.serve(&[]);
-    tokio::time::timeout(PATIENCE, async {
-        while payloads().await > 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await
-    .expect("the hint is acknowledged in the end");
+    until("the hint is acknowledged", async || payloads().await == 0).await;
     let ended = scene.ends_as_meant().await;
     assert_eq!(ended[0].attempts, ["completed"]);
     let tenant = &scene.members[&connection].entra_tenant_id;
@@ -178,11 +160,11 @@ async fn killed_between_the_completion_and_the_acknowledgement() {
 /// Hints in Redis that are not done with.
 async fn payloads(scene: &Scene) -> u64 {
     let mut plain = test_support::redis_server::connection(&scene.bench.redis_url).await;
-    redis::cmd("HLEN")
-        .arg(format!("{}:data", scene.bench.queue))
-        .query_async(&mut plain)
-        .await
-        .unwrap()
+    command(
+        &mut plain,
+        &["HLEN", &format!("{}:data", scene.bench.queue)],
+    )
+    .await
 }
 
 /// Stopped for longer than its lease while it asks the provider, and then it goes on.
@@ -201,9 +183,7 @@ async fn stopped_past_the_lease_and_continued() {
     // It notices, and works again.
     scene.record(10).await;
     scene.ends_as_meant().await;
-    while stopped.get("/readyz").await.0 != 200 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    stopped.ready().await;
 }
 
 /// Stopped in the middle of the completing transaction: the row that it holds locked comes free,

@@ -3,8 +3,9 @@
 use crate::scene::{COMPLETED, Scene, long};
 use std::time::Duration;
 use test_support::proxy::Proxy;
-use test_support::redis_server::hint;
 use test_support::redis_server::{self, PrivateRedis};
+use test_support::redis_server::{command, hint};
+use test_support::waiting::until;
 
 /// How long an outage of a server lasts.
 fn away() -> Duration {
@@ -46,7 +47,7 @@ async fn redis_is_flushed_in_the_middle() {
     scene.completed_at_least(20).await;
     let mut plain = redis_server::connection(&redis.url()).await;
     for _ in 0..10 {
-        redis::cmd("FLUSHALL").exec_async(&mut plain).await.unwrap();
+        command::<()>(&mut plain, &["FLUSHALL"]).await;
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     assert!(producer.stop().await > 20);
@@ -95,21 +96,11 @@ async fn redis_is_down_for_a_while_and_back() {
 /// Waits until nothing waits in the queue.
 pub async fn until_taken(url: &str, queue: &str) {
     let mut plain = redis_server::connection(url).await;
-    tokio::time::timeout(test_support::bench::PATIENCE, async {
-        loop {
-            let depth: u64 = redis::cmd("LLEN")
-                .arg(format!("{queue}:active"))
-                .query_async(&mut plain)
-                .await
-                .unwrap();
-            if depth == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    let active = format!("{queue}:active");
+    until("the hints are taken", async || {
+        command::<u64>(&mut plain, &["LLEN", &active]).await == 0
     })
-    .await
-    .expect("the hints are taken");
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,11 +196,10 @@ async fn redis_has_no_memory_left() {
     scene.record(20).await;
     scene.ends_as_meant().await;
     for daemon in [first, second] {
-        let until = std::time::Instant::now() + test_support::bench::PATIENCE;
-        while daemon.metric("verifyd_polling").await > 0.0 {
-            assert!(std::time::Instant::now() < until, "it polls for ever");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until("it polls no more", async || {
+            daemon.metric("verifyd_polling").await == 0.0
+        })
+        .await;
         daemon.ready().await;
         for said in [
             "the queue is unavailable; taking runs",
@@ -250,11 +240,7 @@ async fn a_consumer_that_cannot_be_revived_ends_the_process() {
         "{last}"
     );
     // Nothing is left behind.
-    redis::cmd("DEL")
-        .arg(&workers)
-        .exec_async(&mut plain)
-        .await
-        .unwrap();
+    command::<()>(&mut plain, &["DEL", &workers]).await;
     let again = scene.bench.serve(&[]);
     scene.record(5).await;
     scene.ends_as_meant().await;
@@ -262,11 +248,7 @@ async fn a_consumer_that_cannot_be_revived_ends_the_process() {
 }
 
 async fn set_max_memory(plain: &mut redis::aio::MultiplexedConnection, bytes: &str) {
-    redis::cmd("CONFIG")
-        .arg(&["SET", "maxmemory", bytes])
-        .exec_async(plain)
-        .await
-        .unwrap();
+    command::<()>(plain, &["CONFIG", "SET", "maxmemory", bytes]).await;
 }
 
 /// Hints that wait before the workers start.
@@ -310,11 +292,11 @@ async fn the_queue_grows_no_longer_than_it_may() {
     let mut plain = redis_server::connection(&scene.bench.redis_url).await;
     let mut longest = 0;
     while scene.number(COMPLETED).await < RUNS {
-        let depth: u64 = redis::cmd("LLEN")
-            .arg(format!("{}:active", scene.bench.queue))
-            .query_async(&mut plain)
-            .await
-            .unwrap();
+        let depth: u64 = command(
+            &mut plain,
+            &["LLEN", &format!("{}:active", scene.bench.queue)],
+        )
+        .await;
         longest = longest.max(depth);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -395,12 +377,15 @@ async fn a_key_of_the_queue_is_something_else() {
     let redis = PrivateRedis::start();
     let scene = scene_with(&redis).await;
     let mut plain = redis_server::connection(&redis.url()).await;
-    redis::cmd("SET")
-        .arg(format!("{}:active", scene.bench.queue))
-        .arg("not a list")
-        .exec_async(&mut plain)
-        .await
-        .unwrap();
+    command::<()>(
+        &mut plain,
+        &[
+            "SET",
+            &format!("{}:active", scene.bench.queue),
+            "not a list",
+        ],
+    )
+    .await;
     let _two = scene.two();
     scene.record(10).await;
     scene.ends_as_meant().await;

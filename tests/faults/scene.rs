@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+pub use test_support::bench::record;
 use test_support::bench::{Bench, Daemon};
 use test_support::oracle::{self, Ended};
 use test_support::postgres::TestDatabase;
@@ -27,8 +28,9 @@ const QUICK: [(&str, &str); 10] = [
     ("VERIFYD__MICROSOFT__REQUEST_TIMEOUT", "10s"),
     ("VERIFYD__REDIS__CONNECT_TIMEOUT", "500ms"),
     ("VERIFYD__REDIS__RESPONSE_TIMEOUT", "1s"),
-    ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "2s"),
     ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "12s"),
+    // Time to open a connection on a busy machine.
+    ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "20s"),
 ];
 
 pub const COMPLETED: &str = "SELECT count(*) FROM operation_runs WHERE status = 'completed'";
@@ -39,18 +41,6 @@ pub const CLAIMING: &str = "SET status = 'running'";
 
 /// In the statement that completes a run, and in no other.
 pub const COMPLETING: &str = "SET status = 'completed'";
-
-/// A bare row for each connection of `$1`, as another application inserts it.
-const INSERT: &str = "
-    INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
-    SELECT c.workspace_id, c.tenant_id, 'provider.connection.check', 'queued',
-           jsonb_build_object(
-               'provider', 'microsoft', 'module', c.module, 'provider_connection_id', c.id,
-               'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)),
-           now()
-    FROM provider_connections c, generate_series(1, $2)
-    WHERE c.id = ANY($1) ORDER BY random()
-    RETURNING id";
 
 /// A connection of the scene, and how its checks end.
 pub struct Member {
@@ -98,10 +88,8 @@ impl Scene {
         scene.add(Scenario::HealthyIntune, 2);
         scene.add(Scenario::SecretExpired, 3);
         let blocked = scene.add(Scenario::Healthy, 4);
-        let disabled = scene
-            .bench
-            .run(&["connections", "disable", &blocked.to_string()], "");
-        assert!(disabled.status.success());
+        let disable = ["connections", "disable", &blocked.to_string()];
+        scene.bench.success(&disable);
         scene.members.get_mut(&blocked).unwrap().outcome = "blocked";
         scene
     }
@@ -118,11 +106,24 @@ impl Scene {
         scene
     }
 
+    /// With one connection with which everything is well.
+    pub async fn healthy() -> Self {
+        let mut scene = Self::without_connections().await;
+        scene.add(Scenario::Healthy, 1);
+        scene
+    }
+
+    pub async fn without_connections() -> Self {
+        Self::empty(TestDatabase::create().await, SimulatorOptions::default()).await
+    }
+
     pub async fn empty(database: TestDatabase, options: SimulatorOptions) -> Self {
         let place = Place::Beside(STAGE.read().await);
         let mut bench = Bench::on(database, options).await;
         for (key, value) in QUICK {
-            bench.environment.insert(key.to_owned(), value.to_owned());
+            bench
+                .serve_environment
+                .insert(key.to_owned(), value.to_owned());
         }
         oracle::watch(&bench).await;
         Self {
@@ -142,9 +143,7 @@ impl Scene {
 
     /// Without the shorter times.
     pub fn with_default_times(mut self) -> Self {
-        for (key, _) in QUICK {
-            self.bench.environment.remove(key);
-        }
+        self.bench.serve_environment.clear();
         self
     }
 
@@ -176,9 +175,7 @@ impl Scene {
     /// Records so many runs of each connection, without hints.
     pub async fn record(&self, of_each: i64) -> Vec<i64> {
         let connections: Vec<i64> = self.members.keys().copied().collect();
-        record(&mut self.bench.sql().await, &connections, of_each)
-            .await
-            .unwrap()
+        self.bench.record(&connections, of_each).await
     }
 
     /// Records runs without pause until it is stopped. The database being unavailable does not
@@ -241,19 +238,6 @@ impl Scene {
         }
         ended
     }
-}
-
-/// Records so many runs of each of these connections.
-pub async fn record(
-    sql: &mut PgConnection,
-    connections: &[i64],
-    of_each: i64,
-) -> sqlx::Result<Vec<i64>> {
-    sqlx::query_scalar(INSERT)
-        .bind(connections)
-        .bind(of_each)
-        .fetch_all(sql)
-        .await
 }
 
 /// Records runs in the background.

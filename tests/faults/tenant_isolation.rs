@@ -4,11 +4,10 @@
 use crate::scene::Scene;
 use std::collections::BTreeMap;
 use test_support::bench::Bench;
-use test_support::postgres::TestDatabase;
 use test_support::tenant_combinations::{Combination, OWNERS, TOKENS, entra};
 use verifyd::domain::Outcome;
 use verifyd::domain::reason::Reason;
-use verifyd_simulator::{SIMULATED_SECRET, SimulatorOptions};
+use verifyd_simulator::SIMULATED_SECRET;
 
 type Connections = BTreeMap<(usize, usize, &'static str), i64>;
 
@@ -70,7 +69,7 @@ fn requests(bench: &Bench) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_combination_of_tenants_crosses_over_on_two_workers() {
-    let scene = Scene::empty(TestDatabase::create().await, SimulatorOptions::default()).await;
+    let scene = Scene::without_connections().await;
     let connections = connections(&scene.bench).await;
     let _two = scene.two();
     let (blocked, rest): (Vec<_>, Vec<_>) = Combination::all()

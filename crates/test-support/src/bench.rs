@@ -2,6 +2,7 @@
 
 use crate::postgres::TestDatabase;
 use crate::redis_server;
+use crate::waiting::until;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::collections::BTreeMap;
@@ -10,15 +11,16 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use verifyd_simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
+use verifyd_simulator::{
+    RunningSimulator, SIMULATED_SECRET, Scenario, Simulator, SimulatorOptions,
+};
+
+pub use crate::waiting::PATIENCE;
 
 /// The path of the real binary, which cargo tells the tests of its package.
 pub fn binary() -> OsString {
     std::env::var_os("CARGO_BIN_EXE_verifyd").expect("cargo runs this test")
 }
-
-/// Guards against hanging only.
-pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// 32 bytes that nothing else is encrypted with.
 pub const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZmNhbmFyeWtleWNhbmFyeTE=";
@@ -31,7 +33,11 @@ pub struct Bench {
     pub simulator: RunningSimulator,
     /// Everything that any process has printed.
     pub printed: Arc<Mutex<String>>,
+    /// Of every process.
     pub environment: BTreeMap<String, String>,
+    /// Of `verifyd serve` only: times that are shorter than the defaults must not apply to the commands that
+    /// prepare a test. What `environment` says of the same key counts.
+    pub serve_environment: BTreeMap<String, String>,
 }
 
 impl Bench {
@@ -46,8 +52,7 @@ impl Bench {
     /// On a database of the caller's choice, which is migrated.
     pub async fn on(database: TestDatabase, options: SimulatorOptions) -> Self {
         let bench = Self::before_migration(database, options).await;
-        let migrated = bench.run(&["migrate"], "");
-        assert!(migrated.status.success(), "{migrated:?}");
+        bench.success(&["migrate"]);
         bench
     }
 
@@ -87,19 +92,22 @@ impl Bench {
             simulator,
             printed: Arc::default(),
             environment,
+            serve_environment: BTreeMap::new(),
         }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
-        command.args(arguments).env_clear().envs(&self.environment);
-        command
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.run_with(arguments, "")
     }
 
-    /// Runs a command to its end.
-    pub fn run(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = self
-            .command(arguments)
+    /// Runs a command that reads this. On a busy machine it may take long to connect.
+    pub fn run_with(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = Command::new(binary())
+            .args(arguments)
+            .env_clear()
+            .env("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "60s")
+            .envs(&self.environment)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -118,15 +126,41 @@ impl Bench {
         output
     }
 
-    /// Runs a command that must succeed, and reads its JSON.
-    pub fn json(&self, arguments: &[&str], input: &str) -> Value {
-        let output = self.run(arguments, input);
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+    /// Runs a command that must succeed.
+    pub fn success(&self, arguments: &[&str]) -> Output {
+        self.success_with(arguments, "")
+    }
+
+    fn success_with(&self, arguments: &[&str], input: &str) -> Output {
+        let output = self.run_with(arguments, input);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        output
+    }
+
+    /// Runs a command that must succeed with `--json`, and reads its JSON.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.success(&[arguments, &["--json"]].concat());
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Records a run of this connection by the command line.
+    pub fn enqueue(&self, connection: i64) -> i64 {
+        let recorded = self.json(&["enqueue", "--connection", &connection.to_string()]);
+        recorded["operation_run_id"].as_i64().unwrap()
+    }
+
+    /// A token of the API and the pages with these scopes.
+    pub fn token(&self, scopes: &[&str]) -> String {
+        let mut arguments = vec!["tokens", "create", "--name", "person"];
+        arguments.extend(scopes.iter().flat_map(|scope| ["--scope", scope]));
+        self.json(&arguments)["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A connection of this tenant with which everything is well.
+    pub fn healthy(&self, tenant: i64) -> i64 {
+        let entra = Scenario::Healthy.tenant_id(u32::try_from(tenant).unwrap());
+        self.connection(tenant, &entra, "health_check")
     }
 
     /// Adds a connection by the command line, with the simulator's secret.
@@ -153,7 +187,7 @@ impl Bench {
         secret: &str,
     ) -> i64 {
         let (workspace, tenant) = (workspace.to_string(), tenant.to_string());
-        let added = self.json(
+        let added = self.success_with(
             &[
                 "connections",
                 "add",
@@ -174,13 +208,46 @@ impl Bench {
             ],
             secret,
         );
-        added["provider_connection_id"].as_i64().unwrap()
+        let added: Value = serde_json::from_slice(&added.stdout).unwrap();
+        let id = added["provider_connection_id"].as_i64().unwrap();
+        self.age_connection(id);
+        id
+    }
+
+    /// As if the connection and its credential had been there since yesterday: a check repeats a sign-in that is
+    /// refused while they are new. On PostgreSQL only.
+    fn age_connection(&self, id: i64) {
+        if self.environment["DATABASE_URL"].starts_with("sqlite:") {
+            return;
+        }
+        let statement = format!(
+            "UPDATE provider_connections SET created_at = now() - interval '1 day' WHERE id = {id};
+             UPDATE provider_credentials SET created_at = now() - interval '1 day',
+                 updated_at = now() - interval '1 day' WHERE provider_connection_id = {id}"
+        );
+        let aged = async {
+            let mut sql = self.sql().await;
+            sqlx::raw_sql(AssertSqlSafe(statement))
+                .execute(&mut sql)
+                .await
+        };
+        // The caller may be within a runtime, and needs not be.
+        std::thread::scope(|scope| {
+            let update = scope.spawn(|| {
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                runtime.enable_all().build().unwrap().block_on(aged)
+            });
+            update.join().unwrap().unwrap();
+        });
     }
 
     /// Starts `verifyd serve` and waits until it is ready for runs.
     pub fn serve(&self, extra: &[(&str, &str)]) -> Daemon {
-        let mut child = self
-            .command(&["serve"])
+        let mut child = Command::new(binary())
+            .arg("serve")
+            .env_clear()
+            .envs(&self.serve_environment)
+            .envs(&self.environment)
             .envs(extra.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -227,6 +294,24 @@ impl Bench {
 
     pub async fn sql(&self) -> PgConnection {
         PgConnection::connect(&self.database.url()).await.unwrap()
+    }
+
+    /// Runs statements as another application might.
+    pub async fn execute(&self, statements: &str) {
+        let statements = sqlx::raw_sql(AssertSqlSafe(statements.to_owned()));
+        statements.execute(&mut self.sql().await).await.unwrap();
+    }
+
+    /// Records so many runs of each of these connections, without hints.
+    pub async fn record(&self, connections: &[i64], of_each: i64) -> Vec<i64> {
+        let recorded = record(&mut self.sql().await, connections, of_each).await;
+        recorded.unwrap()
+    }
+
+    /// The number of rows of a table, or of those that a condition behind its name chooses.
+    pub async fn count(&self, rows: &str) -> i64 {
+        let count = format!("SELECT count(*) FROM {rows}");
+        self.numbers(&count).await[0]
     }
 
     /// Runs a statement as another application might, and returns the numbers of its first column.
@@ -281,6 +366,30 @@ impl Bench {
         let lines: Vec<&str> = printed.lines().collect();
         lines[lines.len().saturating_sub(200)..].join("\n")
     }
+}
+
+/// Records so many runs of each of these connections, as another application inserts bare rows inside its
+/// own transaction.
+pub async fn record(
+    sql: &mut PgConnection,
+    connections: &[i64],
+    of_each: i64,
+) -> sqlx::Result<Vec<i64>> {
+    let insert = "
+        INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
+        SELECT c.workspace_id, c.tenant_id, 'provider.connection.check', 'queued',
+               jsonb_build_object(
+                   'provider', 'microsoft', 'module', c.module, 'provider_connection_id', c.id,
+                   'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)),
+               now()
+        FROM provider_connections c, generate_series(1, $2)
+        WHERE c.id = ANY($1) ORDER BY random()
+        RETURNING id";
+    sqlx::query_scalar(insert)
+        .bind(connections)
+        .bind(of_each)
+        .fetch_all(sql)
+        .await
 }
 
 async fn numbers(sql: &mut PgConnection, statement: &str) -> Result<Vec<i64>, sqlx::Error> {
@@ -355,15 +464,10 @@ impl Daemon {
 
     /// Waits until the process says that it can claim runs.
     pub async fn ready(&self) {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let (status, body) = self.get("/readyz").await;
-            if status == 200 {
-                return;
-            }
-            assert!(Instant::now() < until, "{body}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until("it is ready for runs", async || {
+            self.get("/readyz").await.0 == 200
+        })
+        .await;
     }
 
     /// `GET path`: status code and body.

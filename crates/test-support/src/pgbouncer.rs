@@ -1,7 +1,8 @@
 //! PgBouncer in transaction mode before a PostgreSQL server.
 
+use crate::port::free_port;
 use crate::private_postgres::as_server_user;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -19,9 +20,7 @@ impl PgBouncer {
     /// database, which all clients share.
     pub fn before(server: &str, connections: u32) -> Self {
         let server: url::Url = server.parse().expect("the address of the server is a URL");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
-        drop(listener);
+        let port = free_port();
         let folder = tempfile::tempdir().expect("a folder");
         // Its user may be another one.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))

@@ -1,6 +1,6 @@
 //! A PostgreSQL server of one's own, that may be stopped, crashed and started again.
 
-use std::net::TcpListener;
+use crate::port::free_port;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -56,10 +56,8 @@ impl PrivatePostgres {
             let owned = Command::new("chown").arg(user).arg(&inside).status();
             assert!(owned.expect("chown").success());
         }
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
         Self {
-            port,
+            port: free_port(),
             folder,
             child: None,
         }

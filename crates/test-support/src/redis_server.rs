@@ -1,7 +1,7 @@
 //! Redis for the tests: the shared server with a queue name of one's own, or a private server for
 //! what would disturb others.
 
-use std::net::TcpListener;
+use crate::port::free_port;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,16 @@ pub async fn try_connection(url: &str) -> redis::RedisResult<redis::aio::Multipl
     client
         .get_multiplexed_async_connection_with_config(&patient)
         .await
+}
+
+/// Sends one command, which must succeed.
+pub async fn command<T: redis::FromRedisValue>(
+    connection: &mut redis::aio::MultiplexedConnection,
+    words: &[&str],
+) -> T {
+    let mut command = redis::cmd(words[0]);
+    let answer = command.arg(&words[1..]).query_async(connection).await;
+    answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
 /// Sends hints with the published script, as another application does: one for each entry.
@@ -122,10 +132,8 @@ impl PrivateRedis {
 
     /// Chooses a free port and starts nothing yet.
     pub fn stopped() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
         Self {
-            port,
+            port: free_port(),
             child: None,
             arguments: Vec::new(),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use verifyd::app::Services;
 use verifyd::config::{Settings, Sources};
 use verifyd::domain::access::{Binding, Scope};
-use verifyd::domain::connection::{NewConnection, ProviderConnection};
+use verifyd::domain::connection::{ConnectionStatus, NewConnection, ProviderConnection};
 use verifyd::domain::credential::Credential;
 use verifyd::domain::run::OperationRun;
 use verifyd::domain::{ConnectionId, RunId, RunStatus, TenantId, WorkspaceId, token};
@@ -31,6 +31,7 @@ pub fn settings(folder: &std::path::Path, simulator: &RunningSimulator) -> Setti
     let mut settings = Settings::load(Sources::default()).unwrap();
     settings.database.url =
         SecretString::from(format!("sqlite://{}", folder.join("verifyd.db").display()));
+    settings.database.acquire_timeout = Duration::from_secs(300);
     // Workers of tests beat once. However busy the machine is, that lasts for a test.
     settings.worker.dead_after = Duration::from_secs(600);
     let microsoft = &mut settings.microsoft;
@@ -118,6 +119,12 @@ impl World {
         }
     }
 
+    pub async fn disable(&self, id: ConnectionId) {
+        let disabled = ConnectionStatus::Disabled;
+        let changed = self.services.store.set_connection_status(id, disabled);
+        assert!(changed.await.unwrap());
+    }
+
     /// A token of the API and the pages with these scopes.
     pub async fn token(&self, name: &str, scopes: &[Scope], binding: Binding) -> String {
         let text = token::fresh().unwrap();
@@ -198,6 +205,14 @@ impl World {
         })
         .await
         .expect("the run is completed")
+    }
+}
+
+/// The reach of a workspace, or of one tenant in it.
+pub fn bound(workspace: i64, tenant: Option<i64>) -> Binding {
+    Binding {
+        workspace_id: Some(WorkspaceId(workspace)),
+        tenant_id: tenant.map(TenantId),
     }
 }
 

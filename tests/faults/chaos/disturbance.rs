@@ -10,8 +10,8 @@ use test_support::bench::{Daemon, PATIENCE};
 use test_support::postgres::TestDatabase;
 use test_support::private_postgres::PrivatePostgres;
 use test_support::proxy::{Act, Proxy, Rule};
-use test_support::redis_server::hint;
 use test_support::redis_server::{self, PrivateRedis};
+use test_support::redis_server::{command, hint};
 use verifyd_simulator::Scenario;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -267,7 +267,7 @@ impl Theatre {
             Fault::RestartRedis => self.redis.restart(),
             Fault::FlushRedis => {
                 let mut plain = redis_server::connection(&self.redis.url()).await;
-                redis::cmd("FLUSHALL").exec_async(&mut plain).await.unwrap();
+                command::<()>(&mut plain, &["FLUSHALL"]).await;
             }
             Fault::CutRedis => {
                 struck.iter().for_each(|seat| seat.queue.cut());

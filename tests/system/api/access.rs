@@ -1,19 +1,13 @@
 //! Who may do what: every route of the document, without a list of its own.
 
-use crate::api::scene::{ALL, DOCUMENT, Reply, Scene, bound, operations};
+use crate::api::limits::unknown;
+use crate::api::scene::{ALL, DOCUMENT, Reply, Scene, bound, operations, with_id};
 use reqwest::Method;
 use serde_json::{Value, json};
 use verifyd::domain::TokenId;
 use verifyd::domain::access::{Binding, Scope};
 
 const FOREVER: &str = "999999999";
-
-/// A path with this id in place of each parameter.
-fn with_id(template: &str, id: &str) -> String {
-    let parts = template.split('/');
-    let parts = parts.map(|part| if part.starts_with('{') { id } else { part });
-    parts.collect::<Vec<_>>().join("/")
-}
 
 async fn call(scene: &Scene, method: &Method, path: &str, token: &str) -> Reply {
     scene.call(method.clone(), path, token, None, &[]).await
@@ -29,10 +23,7 @@ async fn no_route_answers_without_its_scope() {
     scene
         .sql("UPDATE verifyd.api_tokens SET expires_at = now() WHERE id = 2 RETURNING id")
         .await;
-    let unknown = {
-        let text = verifyd::domain::token::fresh().unwrap();
-        secrecy::ExposeSecret::expose_secret(&text).to_owned()
-    };
+    let unknown = unknown();
     let mut guarded = 0;
     for (method, template, scope) in operations() {
         let path = with_id(&template, FOREVER);
@@ -61,11 +52,7 @@ async fn no_route_answers_without_its_scope() {
         let others: Vec<Scope> = ALL.iter().copied().filter(|s| *s != scope).collect();
         let token = scene.token(&others, Binding::EVERYTHING).await;
         let answer = call(&scene, &method, &path, &token).await;
-        assert_eq!(
-            (answer.status, answer.problem()),
-            (403, "forbidden"),
-            "{method} {path}"
-        );
+        assert_eq!(answer.refusal(), (403, "forbidden"), "{method} {path}");
         assert!(answer.header("www-authenticate").contains(scope.as_str()));
         let token = scene.token(&[scope], Binding::EVERYTHING).await;
         let answer = call(&scene, &method, &path, &token).await;
@@ -200,7 +187,7 @@ async fn what_is_out_of_reach_does_not_exist() {
     let path = format!("/v1/runs/{run}/acknowledgements");
     let acknowledge = json!({ "check_key": key, "reason": "known" });
     let made = scene.post(master, &path, acknowledge.clone()).await;
-    let session = scene.session("1", "1").await;
+    let session = scene.session("1", "1", "'{}'").await;
     let all = [
         &json!(connection),
         &json!(run),
@@ -220,15 +207,15 @@ async fn what_is_out_of_reach_does_not_exist() {
     ];
     let before = everything(&scene).await;
     let (mut in_paths, mut in_queries) = (0, 0);
+    let ask = async |method: &Method, template: &str, path: &str, token: &str| {
+        let body = (*method == Method::POST && template.ends_with("/acknowledgements"))
+            .then(|| acknowledge.clone());
+        scene.call(method.clone(), path, token, body, &[]).await
+    };
     for (method, template, _) in operations() {
         let operation = &DOCUMENT["paths"][&template][method.as_str().to_ascii_lowercase()];
         let numbers = numbers(operation);
-        let body = (method == Method::POST && template.ends_with("/acknowledgements"))
-            .then(|| acknowledge.clone());
-        let ask = async |path: &str, token: &str| {
-            let body = body.clone();
-            scene.call(method.clone(), path, token, body, &[]).await
-        };
+        let ask = async |path: &str, token: &str| ask(&method, &template, path, token).await;
         // In the query: a list of what the token reaches, whatever is asked for.
         for (_, name, meaning) in numbers.iter().filter(|(place, ..)| place == "query") {
             in_queries += 1;
@@ -267,12 +254,9 @@ async fn what_is_out_of_reach_does_not_exist() {
     assert!(in_queries >= 9, "only {in_queries} ids in queries");
     for (method, template, _) in operations() {
         if template.contains('{') {
-            let body = (method == Method::POST && template.ends_with("/acknowledgements"))
-                .then(|| acknowledge.clone());
             let there = with_id(&template, "1");
             for token in &own {
-                let body = body.clone();
-                let answer = scene.call(method.clone(), &there, token, body, &[]).await;
+                let answer = ask(&method, &template, &there, token).await;
                 assert!(answer.status < 300, "{method} {template}: {answer:?}");
             }
         }
@@ -284,10 +268,7 @@ async fn what_is_out_of_reach_does_not_exist() {
         }
         for token in &own {
             let answer = scene.get(token, list).await;
-            assert!(
-                !answer.body["items"].as_array().unwrap().is_empty(),
-                "{list}"
-            );
+            assert!(!answer.items().is_empty(), "{list}");
         }
     }
     // Workers belong to no workspace.
@@ -301,15 +282,10 @@ async fn what_a_body_names_out_of_reach_does_not_exist() {
     let connection = scene.healthy(1).await;
     // Of the token's own tenant, of another, of none; of another workspace and its tenant, or of none.
     let mut sessions = Vec::new();
-    let owners = [
-        ("1", "1"),
-        ("1", "2"),
-        ("1", "NULL"),
-        ("2", "1"),
-        ("2", "NULL"),
-    ];
-    for (workspace, tenant) in owners {
-        sessions.push(scene.session(workspace, tenant).await);
+    for (workspace, tenants) in [("1", &["1", "2", "NULL"][..]), ("2", &["1", "NULL"])] {
+        for tenant in tenants {
+            sessions.push(scene.session(workspace, tenant, "'{}'").await);
+        }
     }
     let of_tenant = scene.token(ALL, bound(1, Some(1))).await;
     let of_workspace = scene.token(ALL, bound(1, None)).await;
@@ -326,14 +302,9 @@ async fn what_a_body_names_out_of_reach_does_not_exist() {
             let path = with_id(&template, &connection.to_string());
             let ask = async |token: &str, id: &str, keyed: bool| {
                 let body = json!({ &name: id.parse::<i64>().unwrap() });
-                let headers: &[_] = if keyed {
-                    &[("idempotency-key", "k")]
-                } else {
-                    &[]
-                };
-                scene
-                    .call(method.clone(), &path, token, Some(body), headers)
-                    .await
+                let key = keyed.then_some(("idempotency-key", "k"));
+                let (method, headers) = (method.clone(), key.as_slice());
+                scene.call(method, &path, token, Some(body), headers).await
             };
             for (token, out_of_reach) in [
                 (&of_tenant, &sessions[1..]),
@@ -354,7 +325,7 @@ async fn what_a_body_names_out_of_reach_does_not_exist() {
             assert_eq!(everything(&scene).await, before, "{template} {name} wrote");
             // Within reach, but of another tenant than the connection: said, and nothing written.
             let misfit = ask(&of_workspace, &sessions[1].to_string(), false).await;
-            assert_eq!((misfit.status, misfit.problem()), (422, "invalid-body"));
+            assert_eq!(misfit.refusal(), (422, "invalid-body"));
             assert_eq!(everything(&scene).await, before);
             for (token, id) in [(&of_tenant, sessions[0]), (&of_workspace, sessions[2])] {
                 let started = ask(token, &id.to_string(), false).await;

@@ -1,8 +1,9 @@
 //! Whatever stands in a path, a query, a header, a form or a body: an answer that is no failure.
 
-use crate::api::scene::{DOCUMENT, Scene, operations};
+use crate::api::scene::{DOCUMENT, Scene, operations, with_id};
+use crate::pages::site::Person;
 use reqwest::Method;
-use reqwest::header::{CONTENT_TYPE, COOKIE, LOCATION, ORIGIN, SET_COOKIE};
+use reqwest::header::{CONTENT_TYPE, COOKIE, ORIGIN};
 
 /// Percent-encoded, as they stand in an address or a form.
 fn values() -> Vec<String> {
@@ -132,11 +133,7 @@ async fn no_input_of_the_api_is_a_failure() {
         let mut tried = 0;
         for (method, template, _) in operations() {
             let operation = &DOCUMENT["paths"][&template][method.as_str().to_ascii_lowercase()];
-            let fill = |id: &str| {
-                let parts = template.split('/');
-                let parts = parts.map(|part| if part.starts_with('{') { id } else { part });
-                parts.collect::<Vec<_>>().join("/")
-            };
+            let fill = |id: &str| with_id(&template, id);
             let mut paths: Vec<String> = Vec::new();
             let declared = operation["parameters"].as_array().into_iter().flatten();
             let declared = declared.filter(|p| p["in"] == "query");
@@ -202,35 +199,11 @@ async fn no_input_of_the_api_is_a_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_input_of_a_page_is_a_failure() {
-    for scene in [
-        Scene::postgres_with(|s| s.pages.requests_per_minute = 1_000_000).await,
-        Scene::sqlite_with(|s| s.pages.requests_per_minute = 1_000_000).await,
-    ] {
+    for scene in [Scene::postgres().await, Scene::sqlite().await] {
         let token = scene.master().await;
         scene.healthy(1).await;
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .unwrap();
-        let login = client
-            .post(format!("{}/login", scene.base))
-            .header(ORIGIN, &scene.base)
-            .form(&[("token", &token)])
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(
-            (login.status().as_u16(), &login.headers()[LOCATION]),
-            (303, &"/".parse().unwrap())
-        );
-        let cookie = login.headers()[SET_COOKIE].to_str().unwrap();
-        let cookie = cookie.split(';').next().unwrap().to_owned();
-        let page = client
-            .get(format!("{}/", scene.base))
-            .header(COOKIE, &cookie);
-        let page = page.send().await.unwrap().text().await.unwrap();
-        let (_, csrf) = page.split_once("name=\"csrf\" value=\"").unwrap();
-        let csrf = csrf.split('"').next().unwrap();
+        let person = Person::logged_in(&scene.base, &token).await;
+        let csrf = person.csrf().await;
 
         let queries = [
             ("/", &["days", "x"][..]),
@@ -252,10 +225,7 @@ async fn no_input_of_a_page_is_a_failure() {
             paths.push(format!("/runs/{value}/run.json"));
             for path in paths {
                 // A stream of events has no end.
-                let answer = client
-                    .get(format!("{}{path}", scene.base))
-                    .header(COOKIE, &cookie);
-                let answer = answer.send().await.unwrap();
+                let answer = person.get(&path).await;
                 assert!(answer.status().as_u16() < 500, "GET {path}: {answer:?}");
             }
             let forms = [
@@ -274,10 +244,9 @@ async fn no_input_of_a_page_is_a_failure() {
                     let mut form = format!("csrf={csrf}&check_key=a.b&reason=x&token=x");
                     form = form.replace(&format!("{name}="), &format!("{name}_="));
                     form.push_str(&format!("&{name}={value}"));
-                    let request = client
-                        .post(format!("{}{path}", scene.base))
+                    let request = person
+                        .request(Method::POST, &path)
                         .header(ORIGIN, &scene.base)
-                        .header(COOKIE, &cookie)
                         .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
                         .body(form.clone());
                     let answer = request.send().await.unwrap();
@@ -294,12 +263,11 @@ async fn no_input_of_a_page_is_a_failure() {
             "verifyd_session",
             ";;;=",
         ] {
-            let request = client.get(format!("{}/", scene.base)).header(COOKIE, wrong);
-            let answer = request.send().await.unwrap();
+            let request = Person::at(&scene.base).request(Method::GET, "/");
+            let answer = request.header(COOKIE, wrong).send().await.unwrap();
             assert!(answer.status().as_u16() < 500, "{wrong}");
         }
-        let named = client.get(format!("{}/connections?name=%00", scene.base));
-        let named = named.header(COOKIE, &cookie).send().await.unwrap();
-        assert_eq!(named.status().as_u16(), 422);
+        let named = person.get("/connections?name=%00").await;
+        assert_eq!(named.status(), 422);
     }
 }

@@ -80,10 +80,10 @@ async fn a_key_belongs_to_one_request_of_one_token() {
     assert_eq!(again.header("location"), first.header("location"));
     let body = json!({ "module": "health_check" });
     let reused = post(&scene, token, &path, "k", body).await;
-    assert_eq!((reused.status, reused.problem()), (422, "key-reused"));
+    assert_eq!(reused.refusal(), (422, "key-reused"));
     let elsewhere = format!("/v1/connections/{two}/checks");
     let reused = post(&scene, token, &elsewhere, "k", json!({})).await;
-    assert_eq!((reused.status, reused.problem()), (422, "key-reused"));
+    assert_eq!(reused.refusal(), (422, "key-reused"));
     let others = post(&scene, other, &elsewhere, "k", json!({})).await;
     assert_eq!(
         (others.status, others.header("idempotency-replayed")),
@@ -96,29 +96,16 @@ async fn a_refused_request_gives_its_key_back() {
     let scene = Scene::sqlite().await;
     let token = &scene.master().await;
     let connection = scene.healthy(1).await;
-    let started = scene
-        .post(
-            token,
-            &format!("/v1/connections/{connection}/checks"),
-            json!({}),
-        )
-        .await;
+    let started = scene.start(token, connection, json!({})).await;
     let path = format!("{}/acknowledgements", started.header("location"));
     let body = json!({ "check_key": "provider.identity", "reason": "x" });
     for _ in 0..2 {
         let refused = post(&scene, token, &path, "k", body.clone()).await;
-        assert_eq!(
-            (refused.status, refused.problem()),
-            (409, "not-acknowledgeable")
-        );
+        assert_eq!(refused.refusal(), (409, "not-acknowledgeable"));
     }
     for wrong in ["", "with space", &"x".repeat(256)] {
         let refused = post(&scene, token, &path, wrong, body.clone()).await;
-        assert_eq!(
-            (refused.status, refused.problem()),
-            (400, "invalid-header"),
-            "{wrong:?}"
-        );
+        assert_eq!(refused.refusal(), (400, "invalid-header"), "{wrong:?}");
     }
     let twice = scene
         .request(Method::POST, &path)

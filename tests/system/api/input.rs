@@ -1,20 +1,24 @@
 //! Input that is not valid: named, all at once, never obeyed in part.
 
-use crate::api::scene::{Scene, operations};
+use crate::api::scene::{Scene, operations, with_id};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 fn named(body: &Value) -> Vec<(&str, &str)> {
     let errors = body["errors"].as_array().unwrap();
-    errors
-        .iter()
-        .map(|e| {
+    let named = errors.iter().map(|e| (&e["field"], &e["allowed"]));
+    named
+        .map(|(field, allowed)| {
             (
-                e["field"].as_str().unwrap(),
-                e["allowed"].as_str().unwrap_or_default(),
+                field.as_str().unwrap(),
+                allowed.as_str().unwrap_or_default(),
             )
         })
         .collect()
+}
+
+fn fields(body: &Value) -> Vec<&str> {
+    named(body).into_iter().map(|(field, _)| field).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,7 +31,7 @@ async fn queries_are_read_strictly() {
             "/v1/runs?status=done&limit=201&before=-1&colour=red&tenant=1&tenant=2",
         )
         .await;
-    assert_eq!((wrong.status, wrong.problem()), (400, "invalid-query"));
+    assert_eq!(wrong.refusal(), (400, "invalid-query"));
     assert_eq!(
         named(&wrong.body),
         [
@@ -43,10 +47,7 @@ async fn queries_are_read_strictly() {
     );
     // No route takes a parameter that it does not know.
     for (method, template, _) in operations() {
-        let path = template
-            .split('/')
-            .map(|part| if part.starts_with('{') { "1" } else { part });
-        let path = format!("{}?surprise=1", path.collect::<Vec<_>>().join("/"));
+        let path = format!("{}?surprise=1", with_id(&template, "1"));
         let answer = scene.call(method.clone(), &path, token, None, &[]).await;
         assert_eq!(answer.status, 400, "{method} {path}");
         assert_eq!(named(&answer.body)[0].0, "surprise");
@@ -75,34 +76,29 @@ async fn bodies_are_read_strictly() {
         (None, "{}", 415, "media-type"),
         (
             json_type,
-            "{\"module\": 7, \"colour\": 1}",
+            r#"{"module": 7, "colour": 1}"#,
             422,
             "invalid-body",
         ),
-        (json_type, "{\"module\": \"nonsense\"}", 422, "invalid-body"),
+        (json_type, r#"{"module": "nonsense"}"#, 422, "invalid-body"),
         (
             json_type,
-            "{\"onboarding_session_id\": \"1\"}",
+            r#"{"onboarding_session_id": "1"}"#,
             422,
             "invalid-body",
         ),
     ] {
         let answer = send(kind, body).await;
-        assert_eq!(
-            (answer.status, answer.problem()),
-            (status, problem),
-            "{body}"
-        );
+        assert_eq!(answer.refusal(), (status, problem), "{body}");
         assert!(!answer.body.to_string().contains("feff"));
     }
     let wrong = send(json_type, "{\"module\": 7, \"colour\": 1}").await;
-    let fields: Vec<&str> = named(&wrong.body).iter().map(|(field, _)| *field).collect();
-    assert_eq!(fields, ["module", "colour"]);
+    assert_eq!(fields(&wrong.body), ["module", "colour"]);
     let deep = format!("{{\"module\": {}", "[".repeat(60_000));
     assert_eq!(send(json_type, &deep).await.status, 400);
     let large = format!("{{\"module\": \"{}\"}}", "x".repeat(70_000));
     let large = send(json_type, &large).await;
-    assert_eq!((large.status, large.problem()), (413, "too-large"));
+    assert_eq!(large.refusal(), (413, "too-large"));
     // Nothing of all this was done.
     let runs = scene.get(token, "/v1/runs").await;
     assert_eq!(runs.body["items"], json!([]));
@@ -118,40 +114,19 @@ async fn acknowledgements_name_what_is_missing() {
     let send = async |body: Value| scene.post(token, path, body).await;
     let empty = send(json!({})).await;
     assert_eq!(empty.status, 422);
-    let fields: Vec<&str> = named(&empty.body).iter().map(|(field, _)| *field).collect();
-    assert_eq!(fields, ["check_key", "reason"]);
-    for (body, field) in [
-        (
-            json!({ "check_key": "no.such", "reason": "x" }),
-            "check_key",
-        ),
-        (
-            json!({ "check_key": "provider.identity", "reason": "x" }),
-            "check_key",
-        ),
-        (
-            json!({ "check_key": "a.b", "reason": "x", "expires_at": "tomorrow" }),
-            "expires_at",
-        ),
-        (
-            json!({ "check_key": "a.b", "reason": "x", "expires_at": "2001-01-01T00:00:00Z" }),
-            "expires_at",
-        ),
-        (
-            json!({ "check_key": "a.b", "reason": "x".repeat(2001) }),
-            "reason",
-        ),
-        (
-            json!({ "check_key": "a.b", "reason": "x", "acknowledged_by": "a\nb\u{0}" }),
-            "acknowledged_by",
-        ),
+    assert_eq!(fields(&empty.body), ["check_key", "reason"]);
+    for (field, value) in [
+        ("check_key", "no.such"),
+        ("check_key", "provider.identity"),
+        ("expires_at", "tomorrow"),
+        ("expires_at", "2001-01-01T00:00:00Z"),
+        ("reason", &"x".repeat(2001)),
+        ("acknowledged_by", "a\nb\u{0}"),
     ] {
+        let mut body = json!({ "check_key": "a.b", "reason": "x" });
+        body[field] = json!(value);
         let refused = send(body.clone()).await;
-        assert_eq!(
-            (refused.status, refused.problem()),
-            (422, "invalid-body"),
-            "{body}"
-        );
+        assert_eq!(refused.refusal(), (422, "invalid-body"), "{body}");
         assert_eq!(named(&refused.body)[0].0, field);
     }
 }
@@ -171,11 +146,7 @@ async fn paths_and_methods_that_do_not_exist_are_problems() {
         "/v1/connections/0",
     ] {
         let answer = scene.get(token, path).await;
-        assert_eq!(
-            (answer.status, answer.problem()),
-            (404, "not-found"),
-            "{path}"
-        );
+        assert_eq!(answer.refusal(), (404, "not-found"), "{path}");
     }
     for (method, path, allow) in [
         (Method::DELETE, "/v1/runs", "GET,HEAD"),
@@ -184,11 +155,7 @@ async fn paths_and_methods_that_do_not_exist_are_problems() {
         (Method::POST, "/v1/openapi.json", "GET,HEAD"),
     ] {
         let answer = scene.call(method.clone(), path, token, None, &[]).await;
-        assert_eq!(
-            (answer.status, answer.problem()),
-            (405, "method-not-allowed"),
-            "{path}"
-        );
+        assert_eq!(answer.refusal(), (405, "method-not-allowed"), "{path}");
         assert_eq!(answer.header("allow"), allow, "{method} {path}");
     }
 }

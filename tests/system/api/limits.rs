@@ -1,9 +1,9 @@
 //! What is bounded, and what happens while the database is unavailable.
 
-use crate::api::scene::{ALL, Scene, operations};
+use crate::api::scene::{ALL, Scene, operations, with_id};
+use crate::api::slow_peers::{begun, rest};
 use reqwest::Method;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use verifyd::domain::access::Binding;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -15,7 +15,7 @@ async fn a_token_may_ask_so_often() {
         assert_eq!(scene.get(&one, "/v1/runs").await.status, 200);
     }
     let refused = scene.get(&one, "/v1/runs").await;
-    assert_eq!((refused.status, refused.problem()), (429, "rate-limited"));
+    assert_eq!(refused.refusal(), (429, "rate-limited"));
     let wait: u64 = refused.header("retry-after").parse().unwrap();
     assert!((1..=12).contains(&wait), "{wait}");
     assert_eq!(scene.get(&two, "/v1/runs").await.status, 200);
@@ -91,7 +91,7 @@ async fn unknown_tokens_are_counted_before_they_are_looked_up() {
 }
 
 /// A token that has the form of one.
-fn unknown() -> String {
+pub fn unknown() -> String {
     let text = verifyd::domain::token::fresh().unwrap();
     secrecy::ExposeSecret::expose_secret(&text).to_owned()
 }
@@ -103,10 +103,7 @@ async fn while_the_database_is_unavailable_every_route_says_so() {
     assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
     scene.world.services.store.close().await;
     for (method, template, scope) in operations() {
-        let path = template
-            .split('/')
-            .map(|part| if part.starts_with('{') { "1" } else { part });
-        let path = path.collect::<Vec<_>>().join("/");
+        let path = with_id(&template, "1");
         let answer = scene.call(method.clone(), &path, &token, None, &[]).await;
         let wanted = if scope.is_some() { 503 } else { 200 };
         assert_eq!(answer.status, wanted, "{method} {path}");
@@ -126,14 +123,9 @@ async fn a_database_that_comes_back_is_used_again() {
     let key = [("idempotency-key", "k")];
     proxy.refuse();
     proxy.cut();
-    for method in [Method::GET, Method::POST] {
-        let path = if method == Method::GET {
-            "/v1/runs"
-        } else {
-            &start
-        };
+    for (method, path) in [(Method::GET, "/v1/runs"), (Method::POST, &start)] {
         let away = scene.call(method, path, &token, None, &key).await;
-        assert_eq!((away.status, away.problem()), (503, "unavailable"));
+        assert_eq!(away.refusal(), (503, "unavailable"));
         assert!(!away.header("retry-after").is_empty());
     }
     proxy.open();
@@ -150,10 +142,7 @@ async fn a_database_that_comes_back_is_used_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_takes_too_long_is_answered() {
-    let scene = Scene::postgres_with(|s| {
-        s.http.timeouts.request = Duration::from_secs(2);
-    })
-    .await;
+    let scene = Scene::postgres_with(|s| s.http.timeouts.request = Duration::from_secs(2)).await;
     let token = scene.master().await;
     let mut other = scene.connection().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE operation_runs IN ACCESS EXCLUSIVE MODE")
@@ -161,24 +150,16 @@ async fn a_request_that_takes_too_long_is_answered() {
         .await
         .unwrap();
     let answer = scene.get(&token, "/v1/runs").await;
-    assert_eq!((answer.status, answer.problem()), (503, "unavailable"));
+    assert_eq!(answer.refusal(), (503, "unavailable"));
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_does_not_come_is_not_waited_for() {
-    let scene = Scene::postgres_with(|s| {
-        s.http.timeouts.head = Duration::from_millis(300);
-    })
-    .await;
-    let address = scene.base.strip_prefix("http://").unwrap();
-    for begun in ["", "GET /v1/runs HTTP/1.1\r\nHost: x\r\n"] {
-        let mut slow = tokio::net::TcpStream::connect(address).await.unwrap();
-        slow.write_all(begun.as_bytes()).await.unwrap();
-        let mut rest = Vec::new();
-        let ended = tokio::time::timeout(Duration::from_secs(180), slow.read_to_end(&mut rest));
-        assert!(ended.await.is_ok(), "the connection stays open");
+    let scene = Scene::postgres_with(|s| s.http.timeouts.head = Duration::from_millis(300)).await;
+    for head in ["", "GET /v1/runs HTTP/1.1\r\nHost: x\r\n"] {
+        rest(begun(&scene, head).await).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The HTTP API over TCP, on real databases. Every answer of every test is held against the OpenAPI
 //! document, see `scene`.
 
-mod scene;
+pub mod scene;
 
 mod access;
 mod document;

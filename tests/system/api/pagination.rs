@@ -6,14 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use verifyd::domain::ConnectionId;
 
-fn ids(items: &serde_json::Value, member: &str) -> Vec<i64> {
-    let items = items.as_array().unwrap();
-    items
-        .iter()
-        .map(|item| item[member].as_i64().unwrap())
-        .collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_have_no_gaps_and_no_repeats_while_runs_are_recorded() {
     let scene = Arc::new(Scene::postgres().await);
@@ -39,8 +31,8 @@ async fn pages_have_no_gaps_and_no_repeats_while_runs_are_recorded() {
     let mut seen = Vec::new();
     while let Some(path) = next {
         let page = scene.get(&token, &path).await;
-        assert!(page.body["items"].as_array().unwrap().len() <= 7);
-        seen.extend(ids(&page.body["items"], "operation_run_id"));
+        assert!(page.items().len() <= 7);
+        seen.extend(page.ids("operation_run_id"));
         next = page.body["next"].as_str().map(ToOwned::to_owned);
     }
     done.store(true, Ordering::Relaxed);
@@ -67,15 +59,12 @@ async fn connections_are_paged_with_their_filters() {
     let mut seen = Vec::new();
     while let Some(path) = next {
         let page = scene.get(&token, &path).await;
-        seen.extend(ids(&page.body["items"], "provider_connection_id"));
+        seen.extend(page.ids("provider_connection_id"));
         next = page.body["next"].as_str().map(ToOwned::to_owned);
     }
     assert_eq!(seen, (1..=9).collect::<Vec<_>>());
     let none = scene.get(&token, "/v1/connections?overall=ready").await;
-    assert_eq!(
-        ids(&none.body["items"], "provider_connection_id"),
-        [0_i64; 0]
-    );
+    assert!(none.items().is_empty());
     // A page that is exactly full is the last one.
     let full = scene.get(&token, "/v1/connections?limit=9").await;
     assert_eq!(full.body["next"], serde_json::Value::Null);

@@ -2,25 +2,15 @@
 
 use serde_json::{Value, json};
 use test_support::bench::Bench;
-use verifyd_simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::SimulatorOptions;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_printed_once_and_never_logged() {
     let bench = Bench::with(SimulatorOptions::default()).await;
-    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
-    let create = ["tokens", "create", "--name", "console", "--scope", "read"];
-    let bound = [
-        "--scope",
-        "run",
-        "--workspace",
-        "1",
-        "--tenant",
-        "1",
-        "--expires",
-        "90d",
-    ];
-    let created = bench.run(&[&create[..], &bound[..]].concat(), "");
-    assert!(created.status.success(), "{created:?}");
+    let connection = bench.healthy(1);
+    let create = "tokens create --name console --scope read --scope run --workspace 1 --tenant 1 \
+                  --expires 90d";
+    let created = bench.success(&create.split(' ').collect::<Vec<_>>());
     let token = String::from_utf8(created.stdout).unwrap();
     let token = token.strip_suffix('\n').unwrap();
     assert!(
@@ -51,14 +41,14 @@ async fn a_token_is_printed_once_and_never_logged() {
     let shown: Value = serde_json::from_str(&shown.text().await.unwrap()).unwrap();
     assert_eq!(shown["outcome"], "succeeded");
 
-    let listed = bench.json(&["tokens", "list", "--json"], "");
+    let listed = bench.json(&["tokens", "list"]);
     assert_eq!(listed[0]["scopes"], json!(["read", "run"]));
     assert!(listed[0]["last_used_at"].is_string());
-    let revoked = bench.json(&["tokens", "revoke", "1", "--json"], "");
+    let revoked = bench.json(&["tokens", "revoke", "1"]);
     assert_eq!(revoked["revoked_now"], true);
-    let again = bench.json(&["tokens", "revoke", "1", "--json"], "");
+    let again = bench.json(&["tokens", "revoke", "1"]);
     assert_eq!(again["revoked_now"], false);
-    assert!(!bench.run(&["tokens", "revoke", "7"], "").status.success());
+    assert!(!bench.run(&["tokens", "revoke", "7"]).status.success());
     let refused = client.get(&run).bearer_auth(token).send().await.unwrap();
     assert_eq!(refused.status(), 401);
 

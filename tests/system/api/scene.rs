@@ -10,11 +10,12 @@ use std::time::Duration;
 use test_support::postgres::TestDatabase;
 use test_support::proxy::Proxy;
 use test_support::world::World;
+pub use test_support::world::bound;
 use tokio_util::sync::CancellationToken;
 use verifyd::app::Services;
 use verifyd::config::Settings;
+use verifyd::domain::RunId;
 use verifyd::domain::access::{Binding, Scope};
-use verifyd::domain::{RunId, TenantId, WorkspaceId};
 use verifyd::telemetry::metrics::Metrics;
 use verifyd_simulator::Scenario;
 
@@ -60,6 +61,21 @@ impl Reply {
         let kind = self.body["type"].as_str().unwrap_or_default();
         kind.strip_prefix("urn:verifyd:problem:")
             .unwrap_or_default()
+    }
+
+    /// Its status, and which problem it is.
+    pub fn refusal(&self) -> (u16, &str) {
+        (self.status, self.problem())
+    }
+
+    /// What a list shows.
+    pub fn items(&self) -> &[Value] {
+        self.body["items"].as_array().expect("a list")
+    }
+
+    pub fn ids(&self, member: &str) -> Vec<i64> {
+        let ids = self.items().iter().map(|item| item[member].as_i64());
+        ids.map(Option::unwrap).collect()
     }
 }
 
@@ -149,11 +165,11 @@ impl Scene {
             .unwrap()
     }
 
-    /// An onboarding session of this workspace and tenant, which may be NULL.
-    pub async fn session(&self, workspace: &str, tenant: &str) -> i64 {
+    /// An onboarding session of this workspace and tenant, in the words of SQL.
+    pub async fn session(&self, workspace: &str, tenant: &str, state: &str) -> i64 {
         self.sql(&format!(
             "INSERT INTO tenant_onboarding_sessions (workspace_id, tenant_id, state) \
-             VALUES ({workspace}, {tenant}, '{{}}') RETURNING id"
+             VALUES ({workspace}, {tenant}, {state}) RETURNING id"
         ))
         .await
     }
@@ -190,10 +206,15 @@ impl Scene {
         self.call(Method::POST, path, token, Some(body), &[]).await
     }
 
+    /// Asks for a check of this connection.
+    pub async fn start(&self, token: &str, connection: i64, body: Value) -> Reply {
+        let path = format!("/v1/connections/{connection}/checks");
+        self.post(token, &path, body).await
+    }
+
     /// Starts a check and waits until its run is completed.
     pub async fn checked(&self, token: &str, connection: i64) -> i64 {
-        let path = format!("/v1/connections/{connection}/checks");
-        let started = self.post(token, &path, json!({})).await;
+        let started = self.start(token, connection, json!({})).await;
         assert_eq!(started.status, 201, "{started:?}");
         let run = started.body["run"]["operation_run_id"].as_i64().unwrap();
         self.world.completed(RunId(run)).await;
@@ -209,9 +230,7 @@ impl Scene {
         body: Option<Value>,
         headers: &[(&str, &str)],
     ) -> Reply {
-        let mut request = self
-            .client
-            .request(method.clone(), format!("{}{path}", self.base));
+        let mut request = self.request(method, path);
         if !token.is_empty() {
             request = request.bearer_auth(token);
         }
@@ -258,23 +277,14 @@ impl Scene {
         let what = format!("{method} {path}: {reply:?}");
         assert!(!reply.header("x-request-id").is_empty(), "{what}");
         if reply.status >= 400 {
-            assert_eq!(
-                reply.header("content-type"),
-                "application/problem+json",
-                "{what}"
-            );
+            let kind = reply.header("content-type");
+            assert_eq!(kind, "application/problem+json", "{what}");
             assert_eq!(reply.body["status"], reply.status, "{what}");
             assert_eq!(reply.body["instance"], path, "{what}");
-            assert_eq!(
-                reply.body["request_id"],
-                reply.header("x-request-id"),
-                "{what}"
-            );
-            assert_fits(
-                &json!({ "$ref": "#/components/schemas/Problem" }),
-                &reply.body,
-                &what,
-            );
+            let id = reply.header("x-request-id");
+            assert_eq!(reply.body["request_id"], id, "{what}");
+            let problem = json!({ "$ref": "#/components/schemas/Problem" });
+            assert_fits(&problem, &reply.body, &what);
         }
         let Some(template) = template(path) else {
             return;
@@ -287,12 +297,8 @@ impl Scene {
         }
         let documented = &operation["responses"][reply.status.to_string()];
         assert!(documented.is_object(), "not documented: {what}");
-        let content = documented["content"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .next();
-        match content {
+        let content = documented["content"].as_object();
+        match content.into_iter().flatten().next() {
             Some((kind, content)) => {
                 assert_eq!(reply.header("content-type"), kind, "{what}");
                 assert_fits(&content["schema"], &reply.body, &what);
@@ -321,6 +327,13 @@ pub async fn serve(services: &Services, stop: CancellationToken) -> String {
 fn key<T: serde::de::DeserializeOwned>() -> T {
     let keys = json!([format!("test:{}", test_support::bench::KEY)]);
     serde_json::from_value(keys).unwrap()
+}
+
+/// A path of the document with this id in place of each parameter.
+pub fn with_id(template: &str, id: &str) -> String {
+    let parts = template.split('/');
+    let parts = parts.map(|part| if part.starts_with('{') { id } else { part });
+    parts.collect::<Vec<_>>().join("/")
 }
 
 /// The path of the document that stands for this one.
@@ -363,11 +376,4 @@ pub fn operations() -> Vec<(Method, String, Option<Scope>)> {
         }
     }
     all
-}
-
-pub fn bound(workspace: i64, tenant: Option<i64>) -> Binding {
-    Binding {
-        workspace_id: Some(WorkspaceId(workspace)),
-        tenant_id: tenant.map(TenantId),
-    }
 }

@@ -20,14 +20,14 @@ async fn connect(scene: &Scene) -> TcpStream {
 }
 
 /// A connection that has sent this and sends no more.
-async fn begun(scene: &Scene, text: &str) -> TcpStream {
+pub async fn begun(scene: &Scene, text: &str) -> TcpStream {
     let mut stream = connect(scene).await;
     stream.write_all(text.as_bytes()).await.unwrap();
     stream
 }
 
 /// Waits for the end of the connection; returns what came before.
-async fn rest(mut stream: TcpStream) -> String {
+pub async fn rest(mut stream: TcpStream) -> String {
     let mut all = Vec::new();
     let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut all));
     let _ = ended.await.expect("the connection stays open");
@@ -77,12 +77,8 @@ async fn no_number_of_slow_connections_keeps_a_probe_from_its_answer() {
                 .build()
                 .unwrap();
             while !done.load(Ordering::Relaxed) {
-                let answer = client
-                    .get(&healthz)
-                    .send()
-                    .await
-                    .expect("a probe is answered");
-                assert_eq!(answer.status(), 200);
+                let answer = client.get(&healthz).send().await;
+                assert_eq!(answer.expect("a probe is answered").status(), 200);
                 probes.fetch_add(1, Ordering::Relaxed);
             }
         })
@@ -134,17 +130,11 @@ async fn while_every_connection_is_being_answered_health_still_is() {
         .build()
         .unwrap();
     let get = async |path: &str| {
-        let answer = client
-            .get(format!("{}{path}", scene.base))
-            .send()
-            .await
-            .unwrap();
+        let answer = client.get(format!("{}{path}", scene.base)).send().await;
+        let answer = answer.unwrap();
         let retry = answer.headers().contains_key("retry-after");
-        (
-            answer.status().as_u16(),
-            retry,
-            answer.text().await.unwrap(),
-        )
+        let status = answer.status().as_u16();
+        (status, retry, answer.text().await.unwrap())
     };
     for _ in 0..40 {
         assert_eq!(get("/healthz").await.0, 200);
@@ -249,22 +239,16 @@ async fn allow_connections(database: &str, allowed: bool) {
 async fn readiness_says_a_class_and_no_message() {
     let (scene, proxy) = Scene::behind_a_proxy().await;
     let ready = async || {
-        let answer = reqwest::get(format!("{}/readyz", scene.base))
-            .await
-            .unwrap();
-        let body: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        let answer = reqwest::get(format!("{}/readyz", scene.base)).await;
+        let body: Value = answer.unwrap().json().await.unwrap();
         body["checks"]["database"].clone()
     };
     assert_eq!(ready().await, "ok");
     // The server's own message would name the database and the role.
-    let name = {
-        let mut own = scene.connection().await;
-        let name: String = sqlx::query_scalar("SELECT current_database()::text")
-            .fetch_one(&mut own)
-            .await
-            .unwrap();
-        name
-    };
+    let name: String = sqlx::query_scalar("SELECT current_database()::text")
+        .fetch_one(&mut scene.connection().await)
+        .await
+        .unwrap();
     let token = scene.master().await;
     assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
     allow_connections(&name, false).await;

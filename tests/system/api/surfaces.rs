@@ -4,15 +4,13 @@
 //! new row; a surface that decides something by itself is named by the row and the column that fail.
 
 use crate::api::scene::{ALL, Scene, bound};
+use crate::pages::site::{Person, location};
 use chrono::DateTime;
-use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
-use reqwest::redirect::Policy;
 use serde_json::{Value, json};
 use std::fmt;
 use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
 use verifyd::domain::access::Binding;
-use verifyd::domain::connection::ConnectionStatus;
 use verifyd::domain::link::LinkContext;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::report::{Identity, ReportDraft, Severity};
@@ -245,30 +243,16 @@ const RUNS: &[OfRun] = &[
 struct Stage {
     scene: Scene,
     producer: Producer,
-    browser: reqwest::Client,
     next_tenant: AtomicI64,
-}
-
-/// What a page answered.
-struct PageAnswer {
-    status: u16,
-    location: String,
-    text: String,
 }
 
 impl Stage {
     async fn new() -> Self {
         let scene = Scene::sqlite().await;
-        let producer = Producer::with(&scene.world.services.settings)
-            .await
-            .unwrap();
+        let producer = Producer::with(&scene.world.services.settings).await;
         Self {
             scene,
-            producer,
-            browser: reqwest::Client::builder()
-                .redirect(Policy::none())
-                .build()
-                .unwrap(),
+            producer: producer.unwrap(),
             next_tenant: AtomicI64::new(1),
         }
     }
@@ -301,9 +285,7 @@ impl Stage {
         match which {
             Connection::Enabled | Connection::Active => {}
             Connection::Disabled | Connection::DisabledAndActive => {
-                let store = &world.services.store;
-                let disabled = store.set_connection_status(id, ConnectionStatus::Disabled);
-                assert!(disabled.await.unwrap());
+                world.disable(id).await;
             }
             Connection::Unusable => {
                 world
@@ -414,44 +396,21 @@ impl Stage {
         form: Option<&[(&str, &str)]>,
     ) -> Result<String, Decision> {
         let token = self.scene.token(ALL, reach).await;
-        let login = [("token", token.as_str()), ("next", "/")];
-        let cookie = self.send("", "/login", Some(&login)).await.location;
-        let home = self.send(&cookie, "/", None).await.text;
-        let (_, csrf) = home.split_once("name=\"csrf\" value=\"").unwrap();
-        let csrf = csrf.split('"').next().unwrap();
-        let form = form.map(|form| [&[("csrf", csrf)][..], form].concat());
-        let answer = self.send(&cookie, path, form.as_deref()).await;
-        match answer.status {
-            200 | 303 => Ok(answer.location),
+        let person = Person::logged_in(&self.scene.base, &token).await;
+        let answer = match form {
+            None => person.get(path).await,
+            Some(form) => {
+                let csrf = person.csrf().await;
+                let form = [&[("csrf", csrf.as_str())][..], form].concat();
+                person.post(path, &form).await
+            }
+        };
+        match answer.status().as_u16() {
+            200 => Ok(String::new()),
+            303 => Ok(location(&answer).to_owned()),
             404 => Err(Decision::NotFound),
-            422 => Err(Decision::Refused(answer.text)),
-            status => panic!("{path}: {status}: {}", answer.text),
-        }
-    }
-
-    /// As a browser does. Of the login form the cookie is returned in place of the location.
-    async fn send(&self, cookie: &str, path: &str, form: Option<&[(&str, &str)]>) -> PageAnswer {
-        let url = format!("{}{path}", self.scene.base);
-        let request = match form {
-            Some(form) => self
-                .browser
-                .post(url)
-                .header("origin", &self.scene.base)
-                .form(form),
-            None => self.browser.get(url),
-        };
-        let answer = request.header(COOKIE, cookie).send().await.unwrap();
-        let name = if path == "/login" {
-            SET_COOKIE
-        } else {
-            LOCATION
-        };
-        let location = answer.headers().get(name);
-        let location = location.map_or("", |value| value.to_str().unwrap());
-        PageAnswer {
-            status: answer.status().as_u16(),
-            location: location.split(';').next().unwrap().to_owned(),
-            text: answer.text().await.unwrap(),
+            422 => Err(Decision::Refused(answer.text().await.unwrap())),
+            status => panic!("{path}: {status}: {}", answer.text().await.unwrap()),
         }
     }
 

@@ -2,10 +2,9 @@
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-use test_support::bench::{Bench, PATIENCE};
+use test_support::bench::Bench;
 use test_support::redis_server;
-use verifyd_simulator::Scenario;
+use test_support::waiting::until;
 
 /// Every table with the number of its rows, as the server itself counts changes.
 const TABLES: &str = "
@@ -55,29 +54,22 @@ fn measuring(bench: &Bench, arguments: &[&str]) -> Command {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_measurement_leaves_the_servers_as_they_were() {
     let bench = Bench::new().await;
-    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
-    let waiting = bench.json(
-        &["enqueue", "--json", "--connection", &connection.to_string()],
-        "",
-    );
+    let connection = bench.healthy(1);
+    let waiting = bench.json(&["enqueue", "--connection", &connection.to_string()]);
     let mut sql = bench.sql().await;
     let tables = texts(&mut sql, TABLES).await;
     let keys = redis_server::keys_of(&bench.redis_url, &bench.queue).await;
     assert!(tables.len() > 10 && !keys.is_empty(), "{tables:?} {keys:?}");
 
-    let told = bench.json(
-        &[
-            "bench",
-            "--runs",
-            "300",
-            "--latency-samples",
-            "5",
-            "--tenants",
-            "9",
-            "--json",
-        ],
-        "",
-    );
+    let told = bench.json(&[
+        "bench",
+        "--runs",
+        "300",
+        "--latency-samples",
+        "5",
+        "--tenants",
+        "9",
+    ]);
     assert_eq!(told["drain"]["runs"], 300);
     assert_eq!(told["settings"]["queue"], "redis");
     assert!(told["round_trip_ms"]["queue"]["loaded"].as_f64().unwrap() > 0.0);
@@ -101,11 +93,10 @@ async fn a_measurement_leaves_the_servers_as_they_were() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let until = Instant::now() + PATIENCE;
-    while queue_keys(&bench).await.is_empty() {
-        assert!(Instant::now() < until, "it never began");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("it has begun", async || {
+        !queue_keys(&bench).await.is_empty()
+    })
+    .await;
     let sent = Command::new("kill")
         .args(["-s", "INT", &child.id().to_string()])
         .status()

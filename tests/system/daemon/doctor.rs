@@ -7,7 +7,7 @@ use test_support::redis_server::{self, PrivateRedis};
 
 /// The exit code, and the parts that failed or warn: name, what was found, what to do.
 fn examined(bench: &Bench) -> (i32, Vec<(String, String, String)>) {
-    let output = bench.run(&["doctor", "--json"], "");
+    let output = bench.run(&["doctor", "--json"]);
     let answer: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
     let text = |part: &Value, member: &str| part[member].as_str().unwrap_or_default().to_owned();
@@ -32,10 +32,7 @@ async fn a_database_that_only_reads_is_found_out() {
     let url = bench.database.url();
     let name = url.rsplit('/').next().unwrap();
     let setting = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
-    sqlx::query(sqlx::AssertSqlSafe(setting))
-        .execute(&mut bench.sql().await)
-        .await
-        .unwrap();
+    bench.execute(&setting).await;
     let (code, bad) = examined(&bench);
     assert_eq!(code, 1);
     let [(part, found, remedy)] = &bad[..] else {
@@ -54,9 +51,8 @@ async fn a_pooler_that_loses_statements_is_named_with_what_to_set() {
     let unnamed = pooler.url_of(&direct);
     let mut plain: url::Url = unnamed.parse().unwrap();
     plain.set_query(None);
-    bench
-        .environment
-        .insert("DATABASE_URL".into(), plain.into());
+    let key = "DATABASE_URL".to_owned();
+    bench.environment.insert(key, plain.into());
     let (code, bad) = examined(&bench);
     assert_eq!(code, 1);
     assert_eq!(bad.len(), 1, "{bad:?}");
@@ -114,12 +110,10 @@ async fn redis_that_takes_no_hints_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_verifyd_does_not_name_is_found() {
     let bench = Bench::new().await;
-    let tenant = verifyd_simulator::Scenario::Healthy.tenant_id(1);
-    let connection = bench.connection(1, &tenant, "health_check");
-    sqlx::query("ALTER TABLE operation_runs ADD COLUMN team bigint NOT NULL")
-        .execute(&mut bench.sql().await)
-        .await
-        .unwrap();
+    let connection = bench.healthy(1);
+    bench
+        .execute("ALTER TABLE operation_runs ADD COLUMN team bigint NOT NULL")
+        .await;
     let (code, bad) = examined(&bench);
     assert_eq!(code, 1, "{bad:?}");
     let part = |name: &str| {
@@ -132,7 +126,7 @@ async fn a_column_that_verifyd_does_not_name_is_found() {
     let (_, found, remedy) = part("writing");
     assert!(found.contains("\"team\""), "{found}");
     assert!(remedy.contains("give the column a default"), "{remedy}");
-    let output = bench.run(&["enqueue", "--connection", &connection.to_string()], "");
+    let output = bench.run(&["enqueue", "--connection", &connection.to_string()]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("schema does not fit"), "{said}");

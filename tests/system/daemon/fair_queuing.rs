@@ -9,20 +9,6 @@ use verifyd::domain::RunId;
 use verifyd::engine::reconciler::SWEEP_WINDOW;
 use verifyd_simulator::{Scenario, SimulatorOptions};
 
-/// So many bare rows of one connection. The sweep sends their hints.
-fn many(connection: i64, runs: i64) -> String {
-    format!(
-        "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
-         SELECT c.workspace_id, c.tenant_id, 'provider.connection.check', 'queued',
-                jsonb_build_object(
-                    'provider', 'microsoft', 'module', c.module, 'provider_connection_id', c.id,
-                    'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)),
-                now()
-         FROM provider_connections c, generate_series(1, {runs}) WHERE c.id = {connection}
-         RETURNING id"
-    )
-}
-
 /// Without fair queuing the others would be the last of all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
@@ -32,7 +18,7 @@ async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
         let entra = Scenario::Healthy.tenant_id(tenant);
         bench.connection(i64::from(tenant), &entra, "health_check")
     });
-    let runs = bench.numbers(&many(large, MANY)).await;
+    let runs = bench.record(&[large], MANY).await;
     // Their producer sends all of their hints, before the others'.
     let settings = Settings::load(Sources {
         environment: bench.environment.clone(),
@@ -47,7 +33,7 @@ async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
     let waiting = "SELECT count(*) FROM operation_runs WHERE tenant_id = 1 AND status = 'queued'";
     let before = bench.numbers(waiting).await[0];
     for connection in small {
-        bench.numbers(&many(connection, 1)).await;
+        bench.record(&[connection], 1).await;
     }
     let theirs = "SELECT count(*) FROM operation_runs WHERE tenant_id > 1 AND status = 'completed'";
     bench.until(theirs, |n| n == 3).await;
@@ -77,27 +63,23 @@ async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
 async fn undispatched_runs_are_found_behind_thousands_that_wait() {
     const MANY: i64 = 3 * SWEEP_WINDOW as i64 + 100;
     let bench = Bench::new().await;
-    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
-    bench.numbers(&many(connection, MANY)).await;
-    bench
-        .numbers(
-            "INSERT INTO verifyd.run_deliveries (run_id, delivered_at)
-             SELECT id, now() FROM operation_runs RETURNING run_id",
-        )
-        .await;
+    let connection = bench.healthy(1);
+    bench.record(&[connection], MANY).await;
+    let delivered = "INSERT INTO verifyd.run_deliveries (run_id, delivered_at)
+        SELECT id, now() FROM operation_runs";
+    bench.execute(delivered).await;
     let _daemon = bench.serve(&[
         ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
         ("VERIFYD__RECONCILER__INTERVAL", "50ms"),
     ]);
-    let after = bench.numbers(&many(connection, 1)).await[0];
+    let after = bench.record(&[connection], 1).await[0];
     let among = after - MANY / 2;
     let completed = |run| {
         format!("SELECT (status = 'completed')::int::bigint FROM operation_runs WHERE id = {run}")
     };
     bench.until(&completed(after), |n| n == 1).await;
-    let forget =
-        format!("DELETE FROM verifyd.run_deliveries WHERE run_id = {among} RETURNING run_id");
-    bench.numbers(&forget).await;
+    let forget = format!("DELETE FROM verifyd.run_deliveries WHERE run_id = {among}");
+    bench.execute(&forget).await;
     bench.until(&completed(among), |n| n == 1).await;
     bench.count_is("queued", MANY - 1).await;
 }
@@ -111,8 +93,8 @@ async fn slow_runs_of_one_tenant_leave_a_slot_for_the_others() {
     };
     let bench = Bench::with(options).await;
     let slow = bench.connection(1, &Scenario::Slow.tenant_id(1), "health_check");
-    let quick = bench.connection(2, &Scenario::Healthy.tenant_id(2), "health_check");
-    bench.numbers(&many(slow, 20)).await;
+    let quick = bench.healthy(2);
+    bench.record(&[slow], 20).await;
     let daemon = bench.serve(&[
         ("VERIFYD__WORKER__CONCURRENCY", "2"),
         ("VERIFYD__WORKER__RUN_DEADLINE", "15m"),
@@ -120,7 +102,7 @@ async fn slow_runs_of_one_tenant_leave_a_slot_for_the_others() {
         ("VERIFYD__MICROSOFT__REQUEST_TIMEOUT", "2m"),
     ]);
     bench.count_is("running", 2).await;
-    bench.numbers(&many(quick, 1)).await;
+    bench.record(&[quick], 1).await;
     let theirs = "SELECT count(*) FROM operation_runs WHERE tenant_id = 2 AND status = 'completed'";
     bench.until(theirs, |n| n == 1).await;
     let first = "SELECT count(*) FROM verifyd.run_attempts WHERE ended_at IS NULL AND attempt = 1";

@@ -1,33 +1,28 @@
 //! verifyd under the roles of `deploy/`: all of it works, and nothing else does.
 
+use crate::pages::site::Person;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use test_support::bench::Bench;
-use test_support::redis_server::{self, PrivateRedis};
+use test_support::redis_server::{self, PrivateRedis, command};
+use test_support::waiting::until;
 use verifyd_simulator::{Scenario, SimulatorOptions};
 
 const GRANTS: &str = include_str!("../../../deploy/postgres-grants.sql");
 const ACL: &str = include_str!("../../../deploy/redis.acl");
 
 async fn grant(bench: &Bench) {
-    let mut owner = bench.sql().await;
-    owner
-        .execute(sqlx::raw_sql(GRANTS))
-        .await
-        .expect("deploy/postgres-grants.sql applies");
+    bench.execute(GRANTS).await;
 }
 
 /// What the server says to this statement by this role: its error code, or nothing.
 async fn refused(bench: &Bench, role: &str, statement: &str) -> Option<String> {
     let mut connection = PgConnection::connect(&bench.url_of(role)).await.unwrap();
     let mut tx = connection.begin().await.unwrap();
-    let result = tx
-        .execute(sqlx::AssertSqlSafe(statement.to_owned()))
-        .await
-        .map(|_| ());
+    let result = tx.execute(sqlx::AssertSqlSafe(statement.to_owned())).await;
     tx.rollback().await.unwrap();
     match result {
-        Ok(()) => None,
+        Ok(_) => None,
         Err(sqlx::Error::Database(error)) => error.code().map(|code| code.into_owned()),
         Err(error) => panic!("{role}: {statement}: {error}"),
     }
@@ -40,23 +35,19 @@ const FORBIDDEN: Option<&str> = Some("42501");
 async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_more() {
     let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
     // What belongs to nobody's business here.
-    let mut owner = bench.sql().await;
-    owner
+    bench
         .execute("CREATE TABLE payroll (id bigint, salary bigint)")
-        .await
-        .unwrap();
+        .await;
     grant(&bench).await;
     bench.become_role("verifyd_migrate");
-    let migrated = bench.run(&["migrate"], "");
-    assert!(migrated.status.success(), "{migrated:?}");
+    bench.success(&["migrate"]);
     grant(&bench).await;
     // Again, as after every later migration.
-    let migrated = bench.run(&["migrate"], "");
-    assert!(migrated.status.success(), "{migrated:?}");
+    bench.success(&["migrate"]);
     grant(&bench).await;
 
     bench.become_role("verifyd_operator");
-    let healthy = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
+    let healthy = bench.healthy(1);
     let refusing = bench.connection(2, &Scenario::SecretExpired.tenant_id(1), "health_check");
     for arguments in [
         ["connections", "disable", "1"],
@@ -64,24 +55,12 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
         ["connections", "list", "--json"],
         ["connections", "rotate-keys", "--json"],
     ] {
-        let output = bench.run(&arguments, "");
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        bench.success(&arguments);
     }
 
     // A name that leads to loopback: the attempt to send is recorded, and ends at once.
     let hook = "https://localhost/hook";
-    let endpoint = bench.json(
-        &[
-            "webhooks",
-            "add",
-            "--workspace",
-            "1",
-            "--url",
-            hook,
-            "--json",
-        ],
-        "",
-    );
+    let endpoint = bench.json(&["webhooks", "add", "--workspace", "1", "--url", hook]);
     let endpoint = endpoint["endpoint"]["id"].to_string();
     for arguments in [
         &["webhooks", "rotate-secret", &endpoint][..],
@@ -89,18 +68,16 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
         &["webhooks", "enable", &endpoint],
         &["webhooks", "list"],
     ] {
-        let output = bench.run(arguments, "");
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        bench.success(arguments);
     }
 
     bench.become_role("verifyd_serve");
-    let doctor = bench.run(&["doctor"], "");
-    assert!(doctor.status.success(), "{doctor:?}");
+    bench.success(&["doctor"]);
     let mut daemon = bench.serve(&[]);
 
     bench.become_role("verifyd_operator");
     for id in [healthy, refusing] {
-        bench.json(&["enqueue", "--connection", &id.to_string(), "--json"], "");
+        bench.enqueue(id);
     }
     let mut producer = PgConnection::connect(&bench.url_of("verifyd_producer"))
         .await
@@ -125,24 +102,19 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
         .await
         .unwrap();
     assert_eq!(outcome, "succeeded");
-    bench.json(&["runs", "show", &recorded.to_string(), "--json"], "");
-    let until = std::time::Instant::now() + test_support::bench::PATIENCE;
-    loop {
-        let sent = bench.json(&["webhooks", "deliveries", "--json"], "");
-        let sent = sent.as_array().unwrap().clone();
-        if sent.len() == 3 && sent.iter().all(|d| d["last_result"] == "address_refused") {
-            break;
-        }
-        assert!(std::time::Instant::now() < until, "{sent:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    bench.json(&["runs", "show", &recorded.to_string()]);
+    until("three deliveries were tried", async || {
+        let sent = bench.json(&["webhooks", "deliveries"]);
+        let sent = sent.as_array().unwrap();
+        sent.len() == 3 && sent.iter().all(|d| d["last_result"] == "address_refused")
+    })
+    .await;
     for arguments in [
         &["webhooks", "attempts", "1"][..],
         &["webhooks", "replay", "1"],
         &["webhooks", "remove", &endpoint],
     ] {
-        let output = bench.run(arguments, "");
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        bench.success(arguments);
     }
     people_say_something(&bench, &refusing.to_string()).await;
     the_api_is_used(&bench, &daemon.listening, refusing).await;
@@ -150,32 +122,25 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
     assert_eq!(daemon.ended(), Some(0));
 
     bench.become_role("verifyd_prune");
-    let all = bench.numbers("SELECT count(*) FROM operation_runs").await[0];
-    let would = bench.json(&["prune", "--older-than", "1s", "--dry-run", "--json"], "");
+    let all = bench.count("operation_runs").await;
+    let would = bench.json(&["prune", "--older-than", "1s", "--dry-run"]);
     // Of each of the two connections one run stays; how many of the others are old enough by now
     // is a matter of how fast the machine is.
     assert!(would["runs"].as_i64().unwrap() <= all - 2, "{would}");
     // The first run of each connection; its latest report stays.
-    let until = std::time::Instant::now() + test_support::bench::PATIENCE;
-    while bench.numbers("SELECT count(*) FROM operation_runs").await != [2] {
-        bench.json(&["prune", "--older-than", "1s", "--json"], "");
-        assert!(std::time::Instant::now() < until, "nothing was deleted");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    until("the old ones are deleted", async || {
+        bench.success(&["prune", "--older-than", "1s"]);
+        bench.count("operation_runs").await == 2
+    })
+    .await;
     // Somebody else deletes a run: its attempts go with the next pruning.
-    owner
-        .execute(sqlx::raw_sql(
-            "DELETE FROM verification_check_acknowledgements; DELETE FROM operation_runs",
-        ))
-        .await
-        .unwrap();
-    let strays = bench.json(&["prune", "--older-than", "1h", "--json"], "");
+    bench
+        .execute("DELETE FROM verification_check_acknowledgements; DELETE FROM operation_runs")
+        .await;
+    let strays = bench.json(&["prune", "--older-than", "1h"]);
     assert_eq!(strays["runs"], 0);
     assert!(strays["attempts"].as_i64().unwrap() >= 2, "{strays}");
-    let left = bench
-        .numbers("SELECT count(*) FROM verifyd.run_attempts")
-        .await;
-    assert_eq!(left, [0]);
+    assert_eq!(bench.count("verifyd.run_attempts").await, 0);
     let printed = bench.printed.lock().unwrap().clone();
     assert!(!printed.contains("permission denied"), "{printed}");
 
@@ -281,11 +246,8 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
         ),
     ] {
         for statement in statements {
-            assert_eq!(
-                refused(&bench, role, statement).await.as_deref(),
-                FORBIDDEN,
-                "{role}: {statement}"
-            );
+            let code = refused(&bench, role, statement).await;
+            assert_eq!(code.as_deref(), FORBIDDEN, "{role}: {statement}");
         }
     }
     // The test can tell a permitted statement from a forbidden one.
@@ -302,15 +264,11 @@ async fn guards_are_added_to_another_application_s_table_by_its_owner_s_right() 
     bench.become_role("verifyd_migrate");
     let enforced = ["migrate", "--enforce"];
     // On its own tables it needs nothing else.
-    let output = bench.run(&enforced, "");
-    assert!(output.status.success(), "{output:?}");
+    bench.success(&enforced);
 
-    let mut root = bench.sql().await;
     // Roles belong to the whole server.
-    let owner = format!(
-        "owner_of_{}",
-        bench.database.url().rsplit('/').next().unwrap()
-    );
+    let url = bench.database.url();
+    let owner = format!("owner_of_{}", url.rsplit('/').next().unwrap());
     let unguarded = format!(
         "CREATE ROLE {owner};
          ALTER TABLE operation_runs OWNER TO {owner};
@@ -321,84 +279,52 @@ async fn guards_are_added_to_another_application_s_table_by_its_owner_s_right() 
              DROP CONSTRAINT operation_runs_check_blocked;
          DROP INDEX operation_runs_check_active, operation_runs_check_turns;"
     );
-    root.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(unguarded)))
-        .await
-        .unwrap();
+    bench.execute(&unguarded).await;
     grant(&bench).await;
-    let output = bench.run(&enforced, "");
+    let output = bench.run(&enforced);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("the rights of the owner"), "{said}");
 
     let lend = format!("GRANT {owner} TO verifyd_migrate");
-    root.execute(sqlx::AssertSqlSafe(lend)).await.unwrap();
-    let output = bench.run(&enforced, "");
-    assert!(output.status.success(), "{output:?}");
+    bench.execute(&lend).await;
+    bench.success(&enforced);
     let take_back = format!("REVOKE {owner} FROM verifyd_migrate");
-    root.execute(sqlx::AssertSqlSafe(take_back)).await.unwrap();
+    bench.execute(&take_back).await;
     let there = "SELECT count(*) FROM pg_trigger
         WHERE tgrelid = 'operation_runs'::regclass AND tgname LIKE 'verifyd_guard%'";
     assert_eq!(bench.numbers(there).await, [2]);
     bench.become_role("verifyd_serve");
-    let doctor = bench.run(&["doctor"], "");
-    assert!(doctor.status.success(), "{doctor:?}");
+    bench.success(&["doctor"]);
 }
 
 /// Acknowledges, starts a check for an onboarding session, sees what was inherited, and withdraws.
 async fn people_say_something(bench: &Bench, connection: &str) {
-    let runs = bench.json(&["runs", "list", "--connection", connection, "--json"], "");
+    let runs = bench.json(&["runs", "list", "--connection", connection]);
     let run = runs[0]["operation_run_id"].to_string();
-    let shown = bench.json(&["runs", "show", &run, "--json"], "");
+    let shown = bench.json(&["runs", "show", &run]);
     let key = shown["view"]["report"]["report"]["problems"][0]["key"].clone();
     let key = key.as_str().expect("something is wrong");
-    let made = bench.json(
-        &["acknowledge", &run, key, "--reason", "known", "--json"],
-        "",
-    );
+    let made = bench.json(&["acknowledge", &run, key, "--reason", "known"]);
     let id = made["acknowledgement"]["id"].to_string();
-    let mut owner = bench.sql().await;
-    owner
+    bench
         .execute("INSERT INTO tenant_onboarding_sessions (id, workspace_id) VALUES (1, 1)")
-        .await
-        .unwrap();
-    let arguments = [
-        "enqueue",
-        "--connection",
-        connection,
-        "--onboarding-session",
-        "1",
-        "--json",
-    ];
-    let next = bench.json(&arguments, "")["operation_run_id"].clone();
+        .await;
+    let enqueue = ["enqueue", "--connection", connection];
+    let next = bench.json(&[&enqueue[..], &["--onboarding-session", "1"]].concat());
+    let next = &next["operation_run_id"];
     bench.all_completed().await;
-    let session = bench.json(&["onboarding", "show", "1", "--json"], "");
-    assert_eq!(session["verification_operation_run_id"], next);
+    let session = bench.json(&["onboarding", "show", "1"]);
+    assert_eq!(session["verification_operation_run_id"], *next);
     let problem = &session["run"]["view"]["report"]["report"]["problems"][0];
     assert_eq!(problem["acknowledgement"]["id"].to_string(), id);
-    bench.json(&["acknowledgements", "withdraw", &id, "--json"], "");
+    bench.json(&["acknowledgements", "withdraw", &id]);
 }
 
 /// Logging in, every page, and logging out.
 async fn the_pages_are_seen(bench: &Bench, address: &str) {
-    let mut arguments = vec!["tokens", "create", "--name", "person", "--json"];
-    arguments.extend(["read", "run", "admin"].iter().flat_map(|s| ["--scope", s]));
-    let made = bench.json(&arguments, "");
-    let base = format!("http://{address}");
-    let client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .unwrap();
-    let post = async |path: &str, cookie: &str, form: &[(&str, &str)]| {
-        let request = client.post(format!("{base}{path}")).form(form);
-        let request = request.header("origin", &base).header("cookie", cookie);
-        request.send().await.unwrap()
-    };
-    let token = made["token"].as_str().unwrap();
-    let answer = post("/login", "", &[("token", token), ("next", "/")]).await;
-    assert_eq!(answer.status(), 303);
-    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
-    let cookie = cookie.split(';').next().unwrap().to_owned();
-    let mut page = String::new();
+    let token = bench.token(&["read", "run", "admin"]);
+    let person = Person::logged_in(&format!("http://{address}"), &token).await;
     // `doctor` has taken the first number, and rolled back.
     let run = bench.numbers("SELECT min(id) FROM operation_runs").await[0];
     let run = format!("/runs/{run}");
@@ -410,25 +336,16 @@ async fn the_pages_are_seen(bench: &Bench, address: &str) {
         "/workers",
         "/",
     ] {
-        let request = client
-            .get(format!("{base}{path}"))
-            .header("cookie", &cookie);
-        let answer = request.send().await.unwrap();
-        assert_eq!(answer.status(), 200, "{path}");
-        page = answer.text().await.unwrap();
+        person.page(path).await;
     }
-    let (_, csrf) = page.split_once("name=\"csrf\" value=\"").unwrap();
-    let csrf = csrf.split('"').next().unwrap();
-    let answer = post("/logout", &cookie, &[("csrf", csrf)]).await;
+    let csrf = person.csrf().await;
+    let answer = person.post("/logout", &[("csrf", &csrf)]).await;
     assert_eq!(answer.status(), 303);
 }
 
 /// Everything that the API writes, with a token that the operator makes and revokes.
 async fn the_api_is_used(bench: &Bench, address: &str, connection: i64) {
-    let arguments = [
-        "tokens", "create", "--name", "x", "--scope", "run", "--json",
-    ];
-    let made = bench.json(&arguments, "");
+    let made = bench.json(&["tokens", "create", "--name", "x", "--scope", "run"]);
     let (id, token) = (made["id"].to_string(), made["token"].as_str().unwrap());
     let client = reqwest::Client::new();
     let post = async |path: &str, body: Value| {
@@ -445,7 +362,7 @@ async fn the_api_is_used(bench: &Bench, address: &str, connection: i64) {
     bench.all_completed().await;
     let started: Value = serde_json::from_str(&body).unwrap();
     let run = started["run"]["operation_run_id"].to_string();
-    let shown = bench.json(&["runs", "show", &run, "--json"], "");
+    let shown = bench.json(&["runs", "show", &run]);
     let key = shown["view"]["report"]["report"]["problems"][0]["key"].clone();
     let path = format!("/v1/runs/{run}/acknowledgements");
     let (status, body) = post(&path, json!({ "check_key": key, "reason": "known" })).await;
@@ -458,7 +375,7 @@ async fn the_api_is_used(bench: &Bench, address: &str, connection: i64) {
     let (status, body) = post(&path, json!({})).await;
     assert_eq!(status, 200, "{body}");
     the_pages_are_seen(bench, address).await;
-    bench.json(&["tokens", "revoke", &id, "--json"], "");
+    bench.json(&["tokens", "revoke", &id]);
     assert_eq!(post(&path, json!({})).await.0, 401);
 }
 
@@ -468,9 +385,7 @@ async fn redis_refuses(url: &str, command: &[&str]) -> Option<String> {
     let mut cmd = redis::cmd(command[0]);
     cmd.arg(&command[1..]);
     let answer: redis::RedisResult<redis::Value> = cmd.query_async(&mut connection).await;
-    answer
-        .err()
-        .and_then(|error| error.code().map(str::to_owned))
+    answer.err()?.code().map(str::to_owned)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -492,7 +407,7 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
     let set_user = |bench: &mut Bench, user: &str| {
         bench.environment.insert("REDIS_URL".into(), url(user));
     };
-    let id = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
+    let id = bench.healthy(1);
     set_user(&mut bench, "verifyd_serve");
     let settings = [
         // The fetchers of a killed replica are soon missed.
@@ -514,11 +429,10 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
     let fetchers = &["KEYS", "verifyd:workers:metadata:*"];
     // A replica that is killed leaves its fetchers behind, and somebody writes what is no hint.
     let killed = bench.serve(&settings);
-    let until = std::time::Instant::now() + test_support::bench::PATIENCE;
-    while seen(fetchers).await < 4 {
-        assert!(std::time::Instant::now() < until, "no fetcher is there");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until("four fetchers are there", async || {
+        seen(fetchers).await >= 4
+    })
+    .await;
     drop(killed);
     for id in ["junk", "no-meta"] {
         seen(&["RPUSH", "verifyd:active", id]).await;
@@ -532,37 +446,22 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
     seen(&["RPUSH", "verifyd:active", "large"]).await;
     set_user(&mut bench, "verifyd_producer");
     for _ in 0..5 {
-        let output = bench.run(
-            &["enqueue", "--connection", &id.to_string(), "--wait", "180"],
-            "",
-        );
-        assert!(output.status.success(), "{output:?}");
+        bench.success(&["enqueue", "--connection", &id.to_string(), "--wait", "180"]);
     }
     set_user(&mut bench, "verifyd_serve");
-    let doctor = bench.run(&["doctor"], "");
-    assert!(doctor.status.success(), "{doctor:?}");
+    bench.success(&["doctor"]);
 
     // Everything is cleaned up again, with the rights that there are.
-    loop {
-        let left = [
-            seen(&["HLEN", "verifyd:data"]).await,
-            seen(&["LLEN", "verifyd:active"]).await,
-            seen(fetchers).await.abs_diff(2),
-        ];
+    until("nothing is left", async || {
         // What was rejected stays, to be looked at.
-        if left[0] <= 1 && left[1..] == [0, 0] {
-            break;
-        }
-        assert!(std::time::Instant::now() < until, "{left:?} are left");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+        seen(&["HLEN", "verifyd:data"]).await <= 1
+            && seen(&["LLEN", "verifyd:active"]).await == 0
+            && seen(fetchers).await == 2
+    })
+    .await;
     daemon.signal("TERM");
     assert_eq!(daemon.ended(), Some(0));
-    let denied: Vec<redis::Value> = redis::cmd("ACL")
-        .arg("LOG")
-        .query_async(&mut admin)
-        .await
-        .unwrap();
+    let denied: Vec<redis::Value> = command(&mut admin, &["ACL", "LOG"]).await;
     assert!(denied.is_empty(), "{denied:#?}");
 
     for (user, commands) in [
@@ -616,10 +515,8 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
         }
     }
     // The test can tell what is permitted, and without a password nobody is let in at all.
-    assert_eq!(
-        redis_refuses(&url("verifyd_serve"), &["LLEN", "verifyd:active"]).await,
-        None
-    );
+    let permitted = ["LLEN", "verifyd:active"];
+    assert_eq!(redis_refuses(&url("verifyd_serve"), &permitted).await, None);
     let nobody = redis::Client::open(server.url()).unwrap();
     let mut connection = nobody.get_multiplexed_async_connection().await;
     if let Ok(connection) = &mut connection {

@@ -132,19 +132,15 @@ async fn scene(way: Way) -> Scene {
 
 impl Scene {
     async fn checked(&self) -> Value {
-        let id = self.connection.to_string();
-        let run = self
-            .bench
-            .json(&["enqueue", "--connection", &id, "--json"], "");
+        let run = self.bench.enqueue(self.connection);
         let _worker = self.bench.serve(&[]);
         self.bench.all_completed().await;
-        let run = run["operation_run_id"].to_string();
-        self.bench.json(&["runs", "show", &run, "--json"], "")
+        self.bench.json(&["runs", "show", &run.to_string()])
     }
 
     /// What `doctor` says of the way out.
     fn examined(&self) -> (i32, Vec<(String, String)>) {
-        let output = self.bench.run(&["doctor", "--json"], "");
+        let output = self.bench.run(&["doctor", "--json"]);
         let said: Value = serde_json::from_slice(&output.stdout).unwrap();
         let parts = said["parts"].as_array().unwrap().iter();
         let lines = parts.filter(|part| part["part"] == "outbound").map(|part| {
@@ -168,7 +164,7 @@ async fn provider_and_webhooks_use_the_proxy_of_the_environment() {
     let scene = scene(Way::OpenFor("us@er:canary:word".into())).await;
     let url = format!("https://{HOOKS}/hook");
     let arguments = ["webhooks", "add", "--workspace", "1", "--url", &url];
-    assert!(scene.bench.run(&arguments, "").status.success());
+    assert!(scene.bench.run(&arguments).status.success());
     let run = scene.checked().await;
     assert_eq!(run["outcome"], "succeeded", "{run}");
     {

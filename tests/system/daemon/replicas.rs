@@ -3,6 +3,7 @@
 use serde_json::Value;
 use sqlx::Row as _;
 use test_support::bench::Bench;
+use test_support::redis_server::PrivateRedis;
 use verifyd::domain::Outcome;
 use verifyd::domain::report::schema;
 use verifyd_simulator::Scenario;
@@ -20,17 +21,6 @@ const SCENARIOS: [Scenario; 5] = [
     Scenario::ConsentMissing,
 ];
 
-/// A bare row, as another application inserts it inside its own transaction.
-const INSERT: &str = "
-    INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
-    SELECT c.workspace_id, c.tenant_id, 'provider.connection.check', 'queued',
-           jsonb_build_object(
-               'provider', 'microsoft', 'module', c.module, 'provider_connection_id', c.id,
-               'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id),
-               'requested_by', 'the other application'),
-           now()
-    FROM provider_connections c, generate_series(1, $1) ORDER BY random()";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_run_is_completed_once_however_it_was_recorded() {
     let bench = Bench::new().await;
@@ -47,12 +37,7 @@ async fn every_run_is_completed_once_however_it_was_recorded() {
     }
     // Disabled ones end blocked.
     let disabled = *outcomes.keys().next().unwrap();
-    assert!(
-        bench
-            .run(&["connections", "disable", &disabled.to_string()], "")
-            .status
-            .success()
-    );
+    bench.success(&["connections", "disable", &disabled.to_string()]);
 
     // A run of another type, which must stay as it is.
     let foreign = bench
@@ -66,36 +51,26 @@ async fn every_run_is_completed_once_however_it_was_recorded() {
     let mut first = bench.serve(&[]);
     let mut second = bench.serve(&[]);
     // Part by the command line with a hint, the others by bare rows without any.
-    let mut sql = bench.sql().await;
     for id in outcomes.keys() {
-        let enqueue = ["enqueue", "--connection", &id.to_string(), "--json"];
         if *id != disabled {
-            let run = bench.json(&enqueue, "");
-            assert!(run["operation_run_id"].as_i64().unwrap() > 0);
+            assert!(bench.enqueue(*id) > 0);
             continue;
         }
         // Only another application records a check of a disabled one.
-        assert_eq!(bench.run(&enqueue, "").status.code(), Some(1));
-        let insert = INSERT.replace("ORDER BY", &format!("WHERE c.id = {disabled} ORDER BY"));
-        sqlx::query(sqlx::AssertSqlSafe(insert))
-            .bind(1_i64)
-            .execute(&mut sql)
-            .await
-            .unwrap();
+        let enqueue = ["enqueue", "--connection", &id.to_string()];
+        assert_eq!(bench.run(&enqueue).status.code(), Some(1));
+        bench.record(&[disabled], 1).await;
     }
+    let all: Vec<i64> = outcomes.keys().copied().collect();
     let each = RUNS / i64::try_from(CONNECTIONS).unwrap() - 1;
-    sqlx::query(INSERT)
-        .bind(each)
-        .execute(&mut sql)
-        .await
-        .unwrap();
+    bench.record(&all, each).await;
     bench.all_completed().await;
 
     let rows = sqlx::query(
         "SELECT id, outcome, context, failure_summary FROM operation_runs
          WHERE type = 'provider.connection.check'",
     )
-    .fetch_all(&mut sql)
+    .fetch_all(&mut bench.sql().await)
     .await
     .unwrap();
     assert_eq!(i64::try_from(rows.len()).unwrap(), RUNS);
@@ -115,24 +90,14 @@ async fn every_run_is_completed_once_however_it_was_recorded() {
         }
     }
     // Once each, nothing left behind, and the other application's row is as it was.
-    let twice = bench
-        .numbers("SELECT run_id FROM verifyd.run_attempts GROUP BY run_id HAVING count(*) <> 1")
-        .await;
-    assert_eq!(twice, Vec::<i64>::new());
-    let open = bench
-        .numbers("SELECT run_id FROM verifyd.run_attempts WHERE ended_at IS NULL")
-        .await;
-    assert_eq!(open, Vec::<i64>::new());
+    let twice = "SELECT run_id FROM verifyd.run_attempts GROUP BY run_id HAVING count(*) <> 1";
+    assert_eq!(bench.numbers(twice).await, Vec::<i64>::new());
+    let open = "verifyd.run_attempts WHERE ended_at IS NULL";
+    assert_eq!(bench.count(open).await, 0);
+    assert_eq!(bench.count("verifyd.run_deliveries").await, 0);
+    let workers = "SELECT count(DISTINCT worker_id) FROM verifyd.run_attempts";
     assert_eq!(
-        bench
-            .numbers("SELECT count(*) FROM verifyd.run_deliveries")
-            .await,
-        [0]
-    );
-    assert_eq!(
-        bench
-            .numbers("SELECT count(DISTINCT worker_id) FROM verifyd.run_attempts")
-            .await,
+        bench.numbers(workers).await,
         [2],
         "both replicas have worked"
     );
@@ -160,63 +125,38 @@ async fn a_killed_worker_s_run_is_completed_by_the_other() {
     let slow = Scenario::Slow.tenant_id(1);
     let id = bench.connection(1, &slow, "health_check");
     let first = bench.serve(&[]);
-    bench.json(&["enqueue", "--connection", &id.to_string(), "--json"], "");
+    bench.enqueue(id);
     bench.count_is("running", 1).await;
     first.signal("KILL");
     let _second = bench.serve(&[]);
     bench.all_completed().await;
-    assert_eq!(
-        bench
-            .numbers("SELECT count(*) FROM operation_runs WHERE outcome = 'succeeded'")
-            .await,
-        [1]
-    );
-    let attempts = bench
-        .numbers(
-            "SELECT attempt::bigint FROM verifyd.run_attempts WHERE end_reason = 'worker_lost'",
-        )
-        .await;
-    assert_eq!(attempts, [1]);
+    let succeeded = "operation_runs WHERE outcome = 'succeeded'";
+    assert_eq!(bench.count(succeeded).await, 1);
+    let lost = "SELECT attempt::bigint FROM verifyd.run_attempts WHERE end_reason = 'worker_lost'";
+    assert_eq!(bench.numbers(lost).await, [1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_redis_the_database_is_polled() {
     let bench = Bench::new().await;
-    let id = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
-    // Nobody listens on a port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let url = format!("redis://127.0.0.1:{port}");
+    let id = bench.healthy(1);
+    let url = PrivateRedis::stopped().url();
     let daemon = bench.serve(&[("REDIS_URL", &url)]);
     // Before there is anything to do, too.
     daemon.ready().await;
-    let mut sql = bench.sql().await;
-    sqlx::query(INSERT)
-        .bind(20i64)
-        .execute(&mut sql)
-        .await
-        .unwrap();
+    bench.record(&[id], 20).await;
     bench.all_completed().await;
-    assert!(id > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_flushed_while_runs_are_queued_loses_nothing() {
-    let mut redis = test_support::redis_server::PrivateRedis::start();
+    let mut redis = PrivateRedis::start();
     let mut bench = Bench::new().await;
     bench.environment.insert("REDIS_URL".into(), redis.url());
-    let id = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
+    let id = bench.healthy(1);
     // Recorded and hinted while nobody works; then Redis forgets everything.
-    bench.json(&["enqueue", "--connection", &id.to_string(), "--json"], "");
-    let mut sql = bench.sql().await;
-    sqlx::query(INSERT)
-        .bind(30i64)
-        .execute(&mut sql)
-        .await
-        .unwrap();
+    bench.enqueue(id);
+    bench.record(&[id], 30).await;
     redis.restart();
     let _daemon = bench.serve(&[("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s")]);
     bench.all_completed().await;

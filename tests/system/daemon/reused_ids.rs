@@ -37,7 +37,7 @@ async fn record(bench: &Bench, connection: i64, runs: usize) -> Vec<i64> {
 async fn runs_whose_ids_are_given_again_are_checked_like_any_other() {
     const RUNS: usize = 5;
     let bench = Bench::new().await;
-    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
+    let connection = bench.healthy(1);
     let daemon = bench.serve(&BY_HINTS);
     daemon.ready().await;
     let mut granted = None;
@@ -58,16 +58,13 @@ async fn runs_whose_ids_are_given_again_are_checked_like_any_other() {
                 claimed_at, deadline_at, ended_at, end_reason)
             SELECT 1, 100 * ($1 + 1) + n, gen_random_uuid(), 'gone', true, now(), now(), now(),
                    'worker_lost'
-            FROM generate_series(1, 3) n RETURNING 1::bigint"
+            FROM generate_series(1, 3) n"
             .replace("$1", &round.to_string());
         // As in a backup that was restored, whose future has attempts.
-        bench.numbers(&lost).await;
+        bench.execute(&lost).await;
         let anew = "TRUNCATE operation_runs, tenant_permissions, tenant_onboarding_sessions,
             verification_check_acknowledgements RESTART IDENTITY CASCADE";
-        sqlx::query(anew)
-            .execute(&mut bench.sql().await)
-            .await
-            .unwrap();
+        bench.execute(anew).await;
     }
     assert!(granted.unwrap()[0] > 0);
     daemon.ready().await;
@@ -77,17 +74,14 @@ async fn runs_whose_ids_are_given_again_are_checked_like_any_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_recorded_whose_id_has_been_given_before() {
     let bench = Bench::new().await;
-    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
-    let connection = connection.to_string();
+    let connection = bench.healthy(1);
     for _ in 0..3 {
-        bench.json(&["enqueue", "--connection", &connection, "--json"], "");
-        assert_eq!(bench.numbers("SELECT id FROM operation_runs").await, [1]);
-        sqlx::query("TRUNCATE operation_runs RESTART IDENTITY")
-            .execute(&mut bench.sql().await)
-            .await
-            .unwrap();
+        assert_eq!(bench.enqueue(connection), 1);
+        bench
+            .execute("TRUNCATE operation_runs RESTART IDENTITY")
+            .await;
     }
-    bench.json(&["enqueue", "--connection", &connection, "--json"], "");
+    bench.enqueue(connection);
     let _daemon = bench.serve(&BY_HINTS);
     bench.all_completed().await;
     assert_eq!(bench.numbers(OWN).await, [1]);

@@ -1,18 +1,12 @@
 //! A schema that does not fit is never served, and one that stops fitting is not served until it fits again.
 
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Executor as _};
 use std::process::Output;
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, PATIENCE};
+use test_support::redis_server::command;
+use test_support::waiting::until;
 use verifyd_simulator::{Scenario, SimulatorOptions};
-
-async fn execute(bench: &Bench, statements: &str) {
-    let mut sql = bench.sql().await;
-    sql.execute(sqlx::raw_sql(AssertSqlSafe(statements.to_owned())))
-        .await
-        .unwrap();
-}
 
 fn said(output: &Output) -> String {
     format!(
@@ -24,7 +18,7 @@ fn said(output: &Output) -> String {
 
 /// The remedies for this part, as `doctor` prints them.
 fn remedies(bench: &Bench, subject: &str) -> Vec<String> {
-    let doctor = bench.run(&["doctor", "--json"], "");
+    let doctor = bench.run(&["doctor", "--json"]);
     assert_eq!(doctor.status.code(), Some(1), "{doctor:?}");
     let answer: Value = serde_json::from_slice(&doctor.stdout).unwrap();
     let parts = answer["parts"].as_array().unwrap().iter();
@@ -39,14 +33,14 @@ fn remedies(bench: &Bench, subject: &str) -> Vec<String> {
 async fn what_doctor_calls_fatal_is_neither_migrated_nor_served() {
     let bench = Bench::new().await;
     // Of another application these constraints would not be there.
-    execute(
-        &bench,
-        "ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_check_blocked; \
+    bench
+        .execute(
+            "ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_check_blocked; \
          DROP TRIGGER verifyd_guard_completed_run ON operation_runs; \
          DROP TRIGGER verifyd_guard_run_identity ON operation_runs; \
          DROP INDEX operation_runs_check_connection",
-    )
-    .await;
+        )
+        .await;
     for (broken, subject, problem) in [
         (
             "ALTER TABLE operation_runs ALTER COLUMN context DROP DEFAULT, \
@@ -75,9 +69,9 @@ async fn what_doctor_calls_fatal_is_neither_migrated_nor_served() {
             "the type is text, needed: timestamptz",
         ),
     ] {
-        execute(&bench, broken).await;
+        bench.execute(broken).await;
         for command in ["migrate", "serve"] {
-            let output = bench.run(&[command], "");
+            let output = bench.run(&[command]);
             let text = said(&output);
             assert_eq!(output.status.code(), Some(1), "{command}: {text}");
             assert!(text.contains(&format!("{subject}: {problem}")), "{text}");
@@ -86,26 +80,23 @@ async fn what_doctor_calls_fatal_is_neither_migrated_nor_served() {
             let shown = String::from_utf8_lossy(&output.stdout);
             assert!(!shown.contains('✓'), "{shown}");
         }
-        let claims = bench
-            .numbers("SELECT count(*) FROM verifyd.run_attempts")
-            .await;
-        assert_eq!(claims, [0]);
+        assert_eq!(bench.count("verifyd.run_attempts").await, 0);
         // What is printed mends it.
-        execute(&bench, &remedies(&bench, subject)[0]).await;
-        let doctor = bench.run(&["doctor"], "");
+        bench.execute(&remedies(&bench, subject)[0]).await;
+        let doctor = bench.run(&["doctor"]);
         assert!(doctor.status.success(), "{subject}: {}", said(&doctor));
     }
-    execute(
-        &bench,
-        "ALTER TABLE operation_runs ALTER COLUMN id DROP IDENTITY; \
+    bench
+        .execute(
+            "ALTER TABLE operation_runs ALTER COLUMN id DROP IDENTITY; \
          ALTER TABLE operation_runs ALTER COLUMN id TYPE uuid USING gen_random_uuid()",
-    )
-    .await;
-    let output = bench.run(&["serve"], "");
+        )
+        .await;
+    let output = bench.run(&["serve"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("operation_runs.id: the type is uuid, needed: bigint"));
-    execute(&bench, "DROP SCHEMA verifyd CASCADE").await;
-    let output = bench.run(&["serve"], "");
+    bench.execute("DROP SCHEMA verifyd CASCADE").await;
+    let output = bench.run(&["serve"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("run `verifyd migrate`"));
 }
@@ -128,12 +119,12 @@ async fn readiness(daemon: &test_support::bench::Daemon, wanted: u16) -> String 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_claimed_while_the_schema_does_not_fit() {
     let bench = Bench::new().await;
-    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check");
+    let connection = bench.healthy(1);
     let connection = connection.to_string();
-    let enqueue = ["enqueue", "--connection", &connection, "--json"];
+    let enqueue = ["enqueue", "--connection", &connection];
     let daemon = bench.serve(&[]);
     daemon.ready().await;
-    bench.json(&enqueue, "");
+    bench.json(&enqueue);
     bench.all_completed().await;
     for (broken, mended, named) in [
         (
@@ -152,7 +143,7 @@ async fn nothing_is_claimed_while_the_schema_does_not_fit() {
             "verifyd.run_attempts: the table is missing",
         ),
     ] {
-        execute(&bench, broken).await;
+        bench.execute(broken).await;
         // Everybody may ask, so the answer names nothing; the log does.
         let unfit = "the schema does not fit; the log says why";
         assert_eq!(readiness(&daemon, 503).await, unfit);
@@ -160,26 +151,17 @@ async fn nothing_is_claimed_while_the_schema_does_not_fit() {
         let subject = format!("\"subject\":\"{subject}\",\"problem\":\"{problem}\"");
         let lines = daemon.lines.lock().unwrap().join("\n");
         assert!(lines.contains(&subject), "{subject}: {lines}");
-        bench.json(&enqueue, "");
+        bench.json(&enqueue);
         // The hint is fetched, and held.
         let mut redis = test_support::redis_server::connection(&bench.redis_url).await;
         let active = format!("{}:active", bench.queue);
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let waiting: i64 = redis::cmd("LLEN")
-                .arg(&active)
-                .query_async(&mut redis)
-                .await
-                .unwrap();
-            if waiting == 0 {
-                break;
-            }
-            assert!(Instant::now() < until, "the hint is not fetched");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until("the hint is fetched", async || {
+            command::<u64>(&mut redis, &["LLEN", &active]).await == 0
+        })
+        .await;
         let queued = "SELECT count(*) FROM operation_runs WHERE status = 'queued'";
         assert_eq!(bench.numbers(queued).await, [1]);
-        execute(&bench, mended).await;
+        bench.execute(mended).await;
         readiness(&daemon, 200).await;
         bench.all_completed().await;
     }
@@ -206,13 +188,17 @@ async fn an_attempt_that_the_schema_ended_does_not_count() {
     ]);
     daemon.ready().await;
     let connection = connection.to_string();
-    bench.json(&["enqueue", "--connection", &connection, "--json"], "");
+    bench.json(&["enqueue", "--connection", &connection]);
     bench.count_is("running", 1).await;
     let rename = "ALTER TABLE operation_runs RENAME COLUMN";
-    execute(&bench, &format!("{rename} failure_summary TO failures")).await;
+    bench
+        .execute(&format!("{rename} failure_summary TO failures"))
+        .await;
     bench.count_is("queued", 1).await;
     assert!(!readiness(&daemon, 503).await.is_empty());
-    execute(&bench, &format!("{rename} failures TO failure_summary")).await;
+    bench
+        .execute(&format!("{rename} failures TO failure_summary"))
+        .await;
     bench.all_completed().await;
     readiness(&daemon, 200).await;
     let counted = "SELECT count(*) FROM verifyd.run_attempts WHERE counted";

@@ -16,7 +16,7 @@ async fn canaries_stay_where_they_belong() {
         .environment
         .insert("VERIFYD__LOG__FILTER".into(), "trace".into());
     let mut connections = vec![
-        bench.connection(1, &Scenario::Healthy.tenant_id(1), "health_check"),
+        bench.healthy(1),
         bench.connection(2, &Scenario::HealthyIntune.tenant_id(1), "intune"),
         bench.connection_with(
             3,
@@ -42,16 +42,13 @@ async fn canaries_stay_where_they_belong() {
     }
     let mut daemon = bench.serve(&[]);
     for id in &connections {
-        bench.run(
-            &["enqueue", "--connection", &id.to_string(), "--wait", "120"],
-            "",
-        );
-        bench.run(&["connections", "show", &id.to_string()], "");
+        bench.run(&["enqueue", "--connection", &id.to_string(), "--wait", "120"]);
+        bench.run(&["connections", "show", &id.to_string()]);
     }
     bench.all_completed().await;
-    bench.run(&["config", "print"], "");
-    bench.run(&["doctor"], "");
-    bench.run(&["runs", "list", "--json"], "");
+    bench.run(&["config", "print"]);
+    bench.run(&["doctor"]);
+    bench.run(&["runs", "list", "--json"]);
 
     let command_line = std::fs::read_to_string(format!("/proc/{}/cmdline", daemon.pid())).unwrap();
     let redis = everything_in_redis(&bench).await;

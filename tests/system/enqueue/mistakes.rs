@@ -3,11 +3,12 @@
 use serde_json::Value;
 use test_support::bench::Bench;
 use test_support::redis_server;
+use test_support::waiting::until;
 use verifyd_simulator::Scenario;
 
 /// The lines of `verifyd doctor` about one part.
 fn doctor(bench: &Bench, part: &str) -> Vec<String> {
-    let output = bench.run(&["doctor", "--json"], "");
+    let output = bench.run(&["doctor", "--json"]);
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     said["parts"]
         .as_array()
@@ -39,18 +40,15 @@ async fn payloads_that_are_no_hints_are_put_aside_and_shown() {
             .unwrap();
         assert_eq!(sent, 1);
     }
-    let until = std::time::Instant::now() + test_support::bench::PATIENCE;
-    loop {
+    until("three are put aside", async || {
         let said = doctor(&bench, "hints");
-        if let [line] = said.as_slice()
-            && line.starts_with("3 put aside as no hints")
-        {
-            assert!(!line.contains("canary"), "{line}");
-            break;
-        }
-        assert!(std::time::Instant::now() < until, "{said:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+        let [line] = said.as_slice() else {
+            return false;
+        };
+        assert!(!line.contains("canary"), "{line}");
+        line.starts_with("3 put aside as no hints")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,13 +146,13 @@ async fn a_context_that_lacks_something_ends_blocked_and_says_what() {
     }
     let _worker = bench.serve(&[]);
     bench.all_completed().await;
-    let runs = bench.json(&["runs", "list", "--json"], "");
+    let runs = bench.json(&["runs", "list"]);
     let runs = runs.as_array().unwrap();
     assert_eq!(runs.len(), contexts.len());
     for run in runs {
         assert_eq!(run["outcome"], "blocked", "{run}");
         let id = run["operation_run_id"].to_string();
-        let run = bench.json(&["runs", "show", &id, "--json"], "");
+        let run = bench.json(&["runs", "show", &id]);
         let checks = run["context"]["verification_report"]["checks"]
             .as_array()
             .unwrap();

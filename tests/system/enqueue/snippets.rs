@@ -102,18 +102,8 @@ fn paste(bench: &Bench, worker: &Daemon, snippet: &Snippet, connection: i64) -> 
 
 /// As the page says that it is made.
 fn token(bench: &Bench) -> String {
-    let create = [
-        "tokens",
-        "create",
-        "--name",
-        "app",
-        "--scope",
-        "run",
-        "--workspace",
-        "1",
-    ];
-    let output = bench.run(&create, "");
-    assert!(output.status.success(), "{output:?}");
+    let create = "tokens create --name app --scope run --workspace 1";
+    let output = bench.success(&create.split(' ').collect::<Vec<_>>());
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
@@ -138,7 +128,7 @@ async fn ends_in_a_completed_run(kind: &str, language: &str) {
 
     let run = paste(&bench, &worker, &snippet, connection);
     bench.all_completed().await;
-    let shown = bench.json(&["runs", "show", &run.to_string(), "--json"], "");
+    let shown = bench.json(&["runs", "show", &run.to_string()]);
     assert_eq!(shown["outcome"], "succeeded", "{shown}");
     assert_eq!(shown["context"]["provider_connection_id"], connection);
 }

@@ -1,6 +1,6 @@
 //! On SQLite, where whoever may write the file may write anything, past the table's own rules too.
 
-use crate::hostile_producer::scene::{MEMORY_KIB, peak_kib, token};
+use crate::hostile_producer::scene::{MEMORY_KIB, peak_kib};
 use crate::hostile_producer::shapes::{self, Database, Mistake, Target};
 use crate::hostile_producer::surfaces::Visitor;
 use crate::hostile_producer::{Draw, rounds};
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, PATIENCE};
 use verifyd::domain::report::schema;
-use verifyd_simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::SimulatorOptions;
 
 const ROWS: usize = 60;
 const RIGHT: usize = 9;
@@ -87,14 +87,13 @@ impl File {
         let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
         bench.environment.remove("REDIS_URL");
         for (key, value) in [
-            (
-                "DATABASE_URL",
-                format!("sqlite:{}", file.display()).as_str(),
-            ),
+            ("DATABASE_URL", &*format!("sqlite:{}", file.display())),
             ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "500ms"),
             ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
             ("VERIFYD__RECONCILER__INTERVAL", "200ms"),
             ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
+            // A page that does not get its turn to write within this answers 503, also on a busy machine.
+            ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "60s"),
             ("VERIFYD__HTTP__API__REQUESTS_PER_MINUTE", "1000000"),
             (
                 "VERIFYD__HTTP__API__ANONYMOUS_REQUESTS_PER_MINUTE",
@@ -103,19 +102,8 @@ impl File {
         ] {
             bench.environment.insert(key.into(), value.into());
         }
-        let migrated = bench.run(&["migrate"], "");
-        assert!(migrated.status.success(), "{migrated:?}");
-        let targets = (1..=3)
-            .map(|tenant| {
-                let entra = Scenario::Healthy.tenant_id(tenant);
-                let tenant = i64::from(tenant);
-                Target {
-                    tenant,
-                    connection: bench.connection(tenant, &entra, "health_check"),
-                    entra_tenant_id: entra,
-                }
-            })
-            .collect();
+        bench.success(&["migrate"]);
+        let targets = (1..=3).map(|tenant| Target::of(&bench, tenant)).collect();
         let options = SqliteConnectOptions::new()
             .filename(&file)
             .busy_timeout(PATIENCE);
@@ -148,6 +136,13 @@ impl File {
         }
     }
 
+    async fn ids(&mut self, statement: &str) -> Vec<i64> {
+        sqlx::query_scalar(AssertSqlSafe(statement.to_owned()))
+            .fetch_all(&mut self.sql)
+            .await
+            .unwrap()
+    }
+
     async fn round(&mut self, mistakes: &[Vec<Mistake>], visitor: &mut Visitor, pid: u32) {
         for (number, mistakes) in mistakes.iter().enumerate() {
             self.write(number, mistakes).await;
@@ -168,15 +163,12 @@ impl File {
         }
         self.completed().await;
         self.all_is_well().await;
-        let runs: Vec<i64> = sqlx::query_scalar("SELECT id FROM operation_runs ORDER BY id")
-            .fetch_all(&mut self.sql)
-            .await
-            .unwrap();
+        let runs = self.ids("SELECT id FROM operation_runs ORDER BY id").await;
         self.known.extend(&runs);
         let connections: Vec<i64> = self.targets.iter().map(|t| t.connection).collect();
         visitor.everything(&runs, &connections).await;
         visitor.commands(&self.bench, &runs);
-        let doctor = self.bench.run(&["doctor"], "");
+        let doctor = self.bench.run(&["doctor"]);
         assert!(matches!(doctor.status.code(), Some(0 | 1)), "{doctor:?}");
         if let Some(peak) = peak_kib(pid) {
             // The database is a part of the process here, and reads whole rows.
@@ -189,10 +181,7 @@ impl File {
         let open = format!("SELECT count(*) FROM operation_runs WHERE {OPEN} AND {CLAIMABLE}");
         let mut moved = (Instant::now(), i64::MAX);
         loop {
-            let left: i64 = sqlx::query_scalar(AssertSqlSafe(open.clone()))
-                .fetch_one(&mut self.sql)
-                .await
-                .unwrap();
+            let left = self.ids(&open).await[0];
             if left == 0 {
                 return;
             }
@@ -240,13 +229,9 @@ impl File {
                 assert_eq!(parts[4], "succeeded", "{row}");
             }
         }
-        let many: Vec<i64> = sqlx::query_scalar(
-            "SELECT run_id FROM verifyd_run_attempts WHERE counted GROUP BY run_id
-             HAVING count(*) > 3",
-        )
-        .fetch_all(&mut self.sql)
-        .await
-        .unwrap();
+        let many = "SELECT run_id FROM verifyd_run_attempts WHERE counted GROUP BY run_id
+            HAVING count(*) > 3";
+        let many = self.ids(many).await;
         assert!(many.is_empty(), "more attempts than allowed: {many:?}");
     }
 }
@@ -255,7 +240,7 @@ impl File {
 async fn whatever_is_written_into_the_file_of_the_embedded_database() {
     let mut draw = Draw::new("hostile producer, embedded");
     let mut file = File::new().await;
-    let token = token(&file.bench);
+    let token = file.bench.token(&["read", "run", "admin"]);
     let mut daemon = file.bench.serve(&[]);
     let mut visitor = Visitor::new(&daemon.listening, &token).await;
     let catalogue: Vec<Vec<Mistake>> = shapes::catalogue(Database::Sqlite)

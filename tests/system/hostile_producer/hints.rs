@@ -4,9 +4,8 @@ use crate::hostile_producer::Draw;
 use crate::hostile_producer::scene::{QUEUE, admin, redis_url};
 use proptest::prelude::*;
 use proptest::sample::select;
-use std::time::Instant;
-use test_support::bench::PATIENCE;
-use test_support::redis_server::{self, PrivateRedis};
+use test_support::redis_server::{self, PrivateRedis, command};
+use test_support::waiting::until;
 
 /// A payload larger than any worker may take up.
 const HUGE: usize = 100 * 1024 * 1024;
@@ -206,31 +205,27 @@ pub async fn huge(redis: &PrivateRedis) {
 /// Waits until the queue is empty and what is left of it is small.
 pub async fn all_is_taken(redis: &PrivateRedis) {
     let mut admin = admin(redis).await;
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let (waiting, bytes): (u64, Option<u64>) = redis::pipe()
-            .cmd("LLEN")
-            .arg(key("active"))
-            .cmd("MEMORY")
-            .arg(&["USAGE", &key("data"), "SAMPLES", "0"])
-            .query_async(&mut admin)
-            .await
-            .unwrap();
-        if waiting == 0 && bytes.unwrap_or(0) < LEFT_BYTES {
-            return;
-        }
-        assert!(
-            Instant::now() < until,
-            "{waiting} hints wait, their payloads take {bytes:?} bytes"
-        );
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    until(
+        "the queue is empty and what is left of it is small",
+        async || {
+            let (waiting, bytes): (u64, Option<u64>) = redis::pipe()
+                .cmd("LLEN")
+                .arg(key("active"))
+                .cmd("MEMORY")
+                .arg(&["USAGE", &key("data"), "SAMPLES", "0"])
+                .query_async(&mut admin)
+                .await
+                .unwrap();
+            waiting == 0 && bytes.unwrap_or(0) < LEFT_BYTES
+        },
+    )
+    .await;
 }
 
 /// The keys of the queue become what no queue is. From now on only the database is left.
 pub async fn spoil(redis: &PrivateRedis) {
     let mut admin = admin(redis).await;
-    redis::cmd("FLUSHALL").exec_async(&mut admin).await.unwrap();
+    command::<()>(&mut admin, &["FLUSHALL"]).await;
     let url = redis_url(redis, "verifyd_producer");
     let mut producer = redis_server::connection(&url).await;
     redis::pipe()

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use test_support::bench::{Bench, Daemon};
 use test_support::oracle;
 use test_support::redis_server::{self, PrivateRedis};
-use verifyd_simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::SimulatorOptions;
 
 const GRANTS: &str = include_str!("../../../deploy/postgres-grants.sql");
 const ACL: &str = include_str!("../../../deploy/redis.acl");
@@ -42,6 +42,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
     ("VERIFYD__RECONCILER__INTERVAL", "200ms"),
     ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
+    // A page that gets no connection within this answers 503, also on a busy machine.
+    ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "60s"),
     ("VERIFYD__HTTP__API__REQUESTS_PER_MINUTE", "1000000"),
     (
         "VERIFYD__HTTP__API__ANONYMOUS_REQUESTS_PER_MINUTE",
@@ -140,8 +142,7 @@ impl Scene {
         }
         owner.execute(sqlx::raw_sql(GRANTS)).await.unwrap();
         bench.become_role("verifyd_migrate");
-        let migrated = bench.run(&["migrate"], "");
-        assert!(migrated.status.success(), "{migrated:?}");
+        bench.success(&["migrate"]);
         owner.execute(sqlx::raw_sql(GRANTS)).await.unwrap();
 
         let folder = tempfile::tempdir().unwrap();
@@ -162,17 +163,7 @@ impl Scene {
         }
 
         bench.become_role("verifyd_operator");
-        let targets: Vec<Target> = (1..=3)
-            .map(|tenant| {
-                let entra = Scenario::Healthy.tenant_id(tenant);
-                let tenant = i64::from(tenant);
-                Target {
-                    tenant,
-                    connection: bench.connection(tenant, &entra, "health_check"),
-                    entra_tenant_id: entra,
-                }
-            })
-            .collect();
+        let targets: Vec<Target> = (1..=3).map(|tenant| Target::of(&bench, tenant)).collect();
         // What "never" often looks like, in columns that the application writes.
         for never in [
             "UPDATE provider_credentials SET expires_at = 'infinity' WHERE provider_connection_id = 1",
@@ -191,7 +182,7 @@ impl Scene {
         };
         // Times without a time zone are in UTC, wherever the test's server is.
         producer.execute("SET TIME ZONE 'UTC'").await.unwrap();
-        let token = token(&bench);
+        let token = bench.token(&["read", "run", "admin"]);
         bench.become_role("verifyd_serve");
         let daemon = bench.serve(&[]);
         let visitor = Visitor::new(&daemon.listening, &token).await;
@@ -313,7 +304,7 @@ impl Scene {
         self.visitor.commands(&self.bench, &runs);
         self.bench.become_role("verifyd_serve");
         for arguments in [&["doctor"][..], &["doctor", "--json"]] {
-            let output = self.bench.run(arguments, "");
+            let output = self.bench.run(arguments);
             assert!(
                 matches!(output.status.code(), Some(0 | 1)),
                 "{arguments:?}: {output:?}"
@@ -408,12 +399,4 @@ pub fn redis_url(redis: &PrivateRedis, user: &str) -> String {
 /// Who may look at all keys.
 pub async fn admin(redis: &PrivateRedis) -> redis::aio::MultiplexedConnection {
     redis_server::connection(&redis_url(redis, "admin")).await
-}
-
-/// A token for everything.
-pub fn token(bench: &Bench) -> String {
-    let mut arguments = vec!["tokens", "create", "--name", "person", "--json"];
-    arguments.extend(["read", "run", "admin"].iter().flat_map(|s| ["--scope", s]));
-    let made = bench.json(&arguments, "");
-    made["token"].as_str().unwrap().to_owned()
 }

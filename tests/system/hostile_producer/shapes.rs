@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::collections::BTreeMap;
+use test_support::bench::Bench;
 use verifyd::domain::run::RUN_TYPE;
+use verifyd_simulator::Scenario;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Database {
@@ -17,6 +19,18 @@ pub struct Target {
     pub tenant: i64,
     pub connection: i64,
     pub entra_tenant_id: String,
+}
+
+impl Target {
+    /// A connection of this tenant with which everything is well.
+    pub fn of(bench: &Bench, tenant: u32) -> Self {
+        let (tenant, entra_tenant_id) = (i64::from(tenant), Scenario::Healthy.tenant_id(tenant));
+        Self {
+            tenant,
+            connection: bench.healthy(tenant),
+            entra_tenant_id,
+        }
+    }
 }
 
 /// Columns with the SQL expressions that a producer writes into them.

@@ -1,15 +1,12 @@
 //! Everything that shows runs: every route of the OpenAPI document, every page, the command line.
 
-use reqwest::{Client, Method, RequestBuilder};
+use crate::api::scene::{DOCUMENT, with_id};
+use crate::pages::site::Person;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, PATIENCE};
-
-static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("../../../contracts/openapi.v1.json")).unwrap()
-});
 
 /// Runs that are shown one by one. Lists have them all.
 const SHOWN: usize = 40;
@@ -18,10 +15,8 @@ const SHOWN: usize = 40;
 const COMMANDS: usize = 2;
 
 pub struct Visitor {
-    base: String,
-    client: Client,
+    person: Person,
     token: String,
-    cookie: String,
 }
 
 /// So many of them, spread over the whole.
@@ -33,25 +28,8 @@ fn spread(ids: &[i64], most: usize) -> impl Iterator<Item = i64> {
 impl Visitor {
     /// Logs in.
     pub async fn new(address: &str, token: &str) -> Self {
-        let base = format!("http://{address}");
-        let client = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(PATIENCE)
-            .build()
-            .unwrap();
-        let answer = client
-            .post(format!("{base}/login"))
-            .header("origin", &base)
-            .form(&[("token", token), ("next", "/")])
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 303);
-        let cookie = answer.headers()["set-cookie"].to_str().unwrap();
         Self {
-            cookie: cookie.split(';').next().unwrap().to_owned(),
-            base,
-            client,
+            person: Person::logged_in(&format!("http://{address}"), token).await,
             token: token.to_owned(),
         }
     }
@@ -60,34 +38,26 @@ impl Visitor {
     async fn ask(&self, what: &str, request: RequestBuilder) -> (u16, String) {
         let until = Instant::now() + PATIENCE;
         loop {
-            let again = request.try_clone().unwrap();
-            let answer = again
-                .send()
-                .await
-                .unwrap_or_else(|e| panic!("{what}: {e:?}"));
+            let again = request.try_clone().unwrap().timeout(PATIENCE);
+            let answer = again.send().await;
+            let answer = answer.unwrap_or_else(|e| panic!("{what}: {e:?}"));
             let status = answer.status().as_u16();
             let wait = answer.headers().get("retry-after").cloned();
-            let body = answer
-                .bytes()
-                .await
-                .unwrap_or_else(|e| panic!("{what}: {e:?}"));
+            let body = answer.bytes().await;
+            let body = body.unwrap_or_else(|e| panic!("{what}: {e:?}"));
             let body = String::from_utf8_lossy(&body).into_owned();
             assert!(status < 500, "{what}: {status} {body:.2000}");
             if status != 429 || Instant::now() > until {
                 return (status, body);
             }
-            let wait = wait
-                .and_then(|w| w.to_str().ok()?.parse().ok())
-                .unwrap_or(1);
-            tokio::time::sleep(Duration::from_secs(wait)).await;
+            let wait = wait.and_then(|w| w.to_str().ok()?.parse().ok());
+            tokio::time::sleep(Duration::from_secs(wait.unwrap_or(1))).await;
         }
     }
 
     async fn api(&self, method: &Method, path: &str, body: Option<Value>) -> (u16, String) {
-        let mut request = self
-            .client
-            .request(method.clone(), format!("{}{path}", self.base))
-            .bearer_auth(&self.token);
+        let request = self.person.request(method.clone(), path);
+        let mut request = request.bearer_auth(&self.token);
         if method == Method::POST {
             request = request.header("idempotency-key", uuid::Uuid::new_v4().to_string());
         }
@@ -98,17 +68,14 @@ impl Visitor {
     }
 
     async fn page(&self, path: &str) -> u16 {
-        let request = self
-            .client
-            .get(format!("{}{path}", self.base))
-            .header("cookie", &self.cookie);
+        let request = self.person.request(Method::GET, path);
         self.ask(path, request).await.0
     }
 
     /// Every route and every page, with the ids that there are, and with some that there are not.
     pub async fn everything(&self, runs: &[i64], connections: &[i64]) {
         for path in ["/healthz", "/readyz", "/metrics"] {
-            let request = self.client.get(format!("{}{path}", self.base));
+            let request = self.person.request(Method::GET, path);
             let (status, body) = self.ask(path, request).await;
             assert_eq!(status, 200, "{path}: {body}");
             assert!(
@@ -130,16 +97,10 @@ impl Visitor {
                 // Lists are read to their end. What is said against a run is not to be repeated.
                 let few = if method == Method::POST { 2 } else { ids.len() };
                 for id in &ids[..few.min(ids.len())] {
-                    let path: Vec<String> = template
-                        .split('/')
-                        .map(|part| match part.starts_with('{') {
-                            true => id.to_string(),
-                            false => part.to_owned(),
-                        })
-                        .collect();
+                    let path = with_id(template, &id.to_string());
                     let body = (method == Method::POST && !template.ends_with("/checks"))
                         .then(|| json!({ "check_key": "no.such.check", "reason": "none" }));
-                    self.api(&method, &path.join("/"), body).await;
+                    self.api(&method, &path, body).await;
                     asked.insert((method.to_string(), template));
                 }
             }
@@ -201,22 +162,17 @@ impl Visitor {
         let mut live = vec!["/live".to_owned()];
         live.extend(spread(runs, 3).map(|run| format!("/live/runs/{run}")));
         for path in live {
-            let request = self.client.get(format!("{}{path}", self.base));
-            let mut answer = request
-                .header("cookie", &self.cookie)
-                .send()
-                .await
-                .unwrap_or_else(|e| panic!("{path}: {e:?}"));
+            let request = self.person.request(Method::GET, &path).timeout(PATIENCE);
+            let answer = request.send().await;
+            let mut answer = answer.unwrap_or_else(|e| panic!("{path}: {e:?}"));
             // Too many streams at a time are refused, and those before may still be there.
             assert!(
                 answer.status().as_u16() < 500 || answer.status() == 503,
                 "{path}: {answer:?}"
             );
             if answer.status() == 200 {
-                let first = answer
-                    .chunk()
-                    .await
-                    .unwrap_or_else(|e| panic!("{path}: {e:?}"));
+                let first = answer.chunk().await;
+                let first = first.unwrap_or_else(|e| panic!("{path}: {e:?}"));
                 assert!(first.is_some(), "{path} ends at once");
             }
         }
@@ -230,15 +186,13 @@ impl Visitor {
             &["connections", "list"],
             &["acknowledgements", "list"],
         ] {
-            let output = bench.run(list, "");
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{list:?}: {said}");
+            bench.success(list);
         }
         for run in spread(runs, COMMANDS) {
             let run = run.to_string();
             for command in ["show", "diff"] {
                 let arguments = ["runs", command, "--json", "--", &run];
-                let output = bench.run(&arguments, "");
+                let output = bench.run(&arguments);
                 let code = output.status.code();
                 assert!(
                     code.is_some_and(|code| code != 101),

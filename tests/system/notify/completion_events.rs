@@ -31,7 +31,7 @@ async fn completed_runs_are_announced_after_the_commit() {
     let mut said = Vec::new();
     for _ in 0..2 {
         let id = connection.to_string();
-        let run = bench.json(&["enqueue", "--connection", &id, "--json"], "");
+        let run = bench.json(&["enqueue", "--connection", &id]);
         let told = async {
             let by_postgres = postgres.recv().await.unwrap().payload().to_owned();
             let by_redis: String = redis.next().await.unwrap().get_payload().unwrap();

@@ -1,10 +1,11 @@
 //! Receivers that fail for long: circuits, ages, and waits that they ask for.
 
 use crate::notify::receiver::Answer;
-use crate::notify::webhooks::{add, bench, deliveries, ended, enqueue};
+use crate::notify::webhooks::{add, bench, deliveries, ended};
+use crate::pages::site::Person;
 use serde_json::Value;
-use std::time::{Duration, Instant};
-use test_support::bench::{Bench, Daemon, PATIENCE};
+use test_support::bench::{Bench, Daemon};
+use test_support::waiting::until;
 
 fn set(bench: &mut Bench, settings: &[(&str, &str)]) {
     for (key, value) in settings {
@@ -14,28 +15,27 @@ fn set(bench: &mut Bench, settings: &[(&str, &str)]) {
 }
 
 fn listed(bench: &Bench, endpoint: i64) -> Value {
-    let all = bench.json(&["webhooks", "list", "--json"], "");
+    let all = bench.json(&["webhooks", "list"]);
     let found = all.as_array().unwrap().iter().find(|e| e["id"] == endpoint);
     found.unwrap().clone()
 }
 
 async fn until_circuit_is(bench: &Bench, endpoint: i64, wanted: &str) {
-    let until = Instant::now() + PATIENCE;
-    while listed(bench, endpoint)["circuit"] != wanted {
-        assert!(Instant::now() < until, "{}", listed(bench, endpoint));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until(&format!("the circuit is {wanted}"), async || {
+        listed(bench, endpoint)["circuit"] == wanted
+    })
+    .await;
 }
 
 async fn record(bench: &Bench, connection: i64, runs: usize) {
     for _ in 0..runs {
-        enqueue(bench, connection);
+        bench.enqueue(connection);
         bench.all_completed().await;
     }
 }
 
 fn webhooks_line(bench: &Bench) -> Value {
-    let output = bench.run(&["doctor", "--json"], "");
+    let output = bench.run(&["doctor", "--json"]);
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     let lines = said["parts"].as_array().unwrap();
     lines
@@ -106,7 +106,7 @@ async fn an_open_circuit_records_without_trying() {
 
     // The operator knows that it works again.
     receiver.answers("broken", Answer::Ok);
-    bench.json(&["webhooks", "enable", &broken.to_string(), "--json"], "");
+    bench.json(&["webhooks", "enable", &broken.to_string()]);
     due_now(&bench).await;
     let arrived = ended(&bench, broken).await;
     assert!(arrived.iter().all(|d| d["state"] == "delivered"));
@@ -166,18 +166,12 @@ async fn what_waits_for_too_long_is_given_up_counted_and_listed() {
             (&"failed".into(), &"age".into())
         );
     }
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let (_, all) = daemon.get("/metrics").await;
-        let by_age = "verifyd_webhook_deliveries_given_up_total{reason=\"age\"} 5";
-        if all.contains(by_age)
-            && all.contains("verifyd_webhook_oldest_pending_seconds 0")
-            && all.contains("verifyd_webhook_circuits_open 1")
-        {
-            break;
-        }
-        assert!(Instant::now() < until, "{all}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    for line in [
+        "verifyd_webhook_deliveries_given_up_total{reason=\"age\"} 5",
+        "verifyd_webhook_oldest_pending_seconds 0",
+        "verifyd_webhook_circuits_open 1",
+    ] {
+        until(line, async || daemon.get("/metrics").await.1.contains(line)).await;
     }
     let line = webhooks_line(&bench);
     let found = line["found"].as_str().unwrap();
@@ -220,31 +214,9 @@ async fn a_receiver_is_not_tried_again_before_it_asks_for_it() {
 
 /// `/workers`, as somebody sees it who has signed in.
 async fn workers_page(bench: &Bench, daemon: &Daemon) -> String {
-    let mut arguments = vec!["tokens", "create", "--name", "person", "--json"];
-    arguments.extend(["read", "run", "admin"].iter().flat_map(|s| ["--scope", s]));
-    let made = bench.json(&arguments, "");
-    let base = format!("http://{}", daemon.listening);
-    let client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .unwrap();
-    let answer = client
-        .post(format!("{base}/login"))
-        .header("origin", &base)
-        .form(&[("token", made["token"].as_str().unwrap())])
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 303);
-    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
-    let page = client
-        .get(format!("{base}/workers"))
-        .header("cookie", cookie.split(';').next().unwrap())
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(page.status(), 200);
-    page.text().await.unwrap()
+    let token = bench.token(&["read", "run", "admin"]);
+    let person = Person::logged_in(&format!("http://{}", daemon.listening), &token).await;
+    person.page("/workers").await
 }
 
 /// An address may hold a secret: it is not shown.

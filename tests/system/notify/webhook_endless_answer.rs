@@ -1,6 +1,6 @@
 //! A receiver that answers 1xx without end.
 
-use crate::notify::webhooks::{add, bench, ended, enqueue};
+use crate::notify::webhooks::{add, bench, ended};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -41,7 +41,7 @@ async fn interim_answers_without_end_fail_the_delivery_and_hold_up_no_run() {
     let _worker = bench.serve(&[]);
     // Fewer than open the circuit.
     for _ in 0..4 {
-        enqueue(&bench, connection);
+        bench.enqueue(connection);
         bench.all_completed().await;
     }
     let deliveries = ended(&bench, endpoint).await;

@@ -3,8 +3,7 @@
 use crate::notify::receiver::{Answer, Receiver};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
-use test_support::bench::{Bench, PATIENCE};
+use test_support::bench::Bench;
 use verifyd::ports::clock::{Clock as _, SystemClock};
 use verifyd_simulator::Scenario;
 
@@ -36,25 +35,16 @@ pub fn add(bench: &Bench, url: &str, more: &[&str]) -> (i64, String) {
         "--json",
     ];
     arguments.extend(more);
-    let added = bench.json(&arguments, "");
+    let added = bench.json(&arguments);
     (
         added["endpoint"]["id"].as_i64().unwrap(),
         added["secret"].as_str().unwrap().to_owned(),
     )
 }
 
-pub fn enqueue(bench: &Bench, connection: i64) -> i64 {
-    let id = connection.to_string();
-    let run = bench.json(&["enqueue", "--connection", &id, "--json"], "");
-    run["operation_run_id"].as_i64().unwrap()
-}
-
 pub fn deliveries(bench: &Bench, endpoint: i64) -> Vec<Value> {
     let endpoint = endpoint.to_string();
-    let found = bench.json(
-        &["webhooks", "deliveries", "--endpoint", &endpoint, "--json"],
-        "",
-    );
+    let found = bench.json(&["webhooks", "deliveries", "--endpoint", &endpoint]);
     found.as_array().unwrap().clone()
 }
 
@@ -64,11 +54,7 @@ pub async fn ended(bench: &Bench, endpoint: i64) -> Vec<Value> {
         "SELECT count(*) FROM verifyd.webhook_deliveries \
          WHERE endpoint_id = {endpoint} AND state = 'pending'"
     );
-    let until = Instant::now() + PATIENCE;
-    while bench.numbers(&pending).await[0] > 0 {
-        assert!(Instant::now() < until, "{:?}", deliveries(bench, endpoint));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    bench.until(&pending, |n| n == 0).await;
     deliveries(bench, endpoint)
 }
 
@@ -78,17 +64,7 @@ async fn two_replicas_deliver_every_event_once_and_signed() {
     let (all, secret) = add(&bench, &receiver.url("all"), &[]);
     let (changes, _) = add(&bench, &receiver.url("changes"), &["--changed-only"]);
     let _replicas = [bench.serve(&[]), bench.serve(&[])];
-    bench
-        .numbers(&format!(
-            "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at) \
-             SELECT workspace_id, tenant_id, 'provider.connection.check', 'queued', \
-                    jsonb_build_object('provider', 'microsoft', 'module', module, \
-                        'provider_connection_id', id, \
-                        'target_scope', jsonb_build_object('entra_tenant_id', entra_tenant_id)), \
-                    now() \
-             FROM provider_connections, generate_series(1, 40) WHERE id = {connection} RETURNING id"
-        ))
-        .await;
+    bench.record(&[connection], 40).await;
     bench.all_completed().await;
     let found = ended(&bench, all).await;
     assert_eq!(found.len(), 40);
@@ -137,7 +113,7 @@ async fn failures_are_tried_again_recorded_and_replayed() {
     receiver.answers("gone", Answer::Status(410, 100));
     receiver.answers("moved", Answer::Redirect);
     let _daemon = bench.serve(&[]);
-    enqueue(&bench, connection);
+    bench.enqueue(connection);
     bench.all_completed().await;
 
     let last = |found: &[Value]| {
@@ -168,7 +144,7 @@ async fn failures_are_tried_again_recorded_and_replayed() {
             .iter()
             .all(|r| r.id() == flaky[0].id() && r.body == flaky[0].body)
     );
-    let endpoints = bench.json(&["webhooks", "list", "--json"], "");
+    let endpoints = bench.json(&["webhooks", "list"]);
     let listed = endpoints.as_array().unwrap().iter();
     let disabled: Vec<i64> = listed
         .filter(|e| e["enabled"] == false)
@@ -178,7 +154,7 @@ async fn failures_are_tried_again_recorded_and_replayed() {
 
     // Its receiver works again: the old message under its old id.
     let delivery = deliveries(&bench, broken)[0]["id"].to_string();
-    let attempts = bench.json(&["webhooks", "attempts", &delivery, "--json"], "");
+    let attempts = bench.json(&["webhooks", "attempts", &delivery]);
     assert_eq!(attempts.as_array().unwrap().len(), 4);
     assert!(
         attempts
@@ -187,25 +163,21 @@ async fn failures_are_tried_again_recorded_and_replayed() {
             .iter()
             .all(|a| a["http_status"] == 500)
     );
-    bench.json(&["webhooks", "replay", &delivery, "--json"], "");
+    bench.json(&["webhooks", "replay", &delivery]);
     let requests = receiver.wait("broken", 5).await;
     assert_eq!(requests[4].id(), requests[0].id());
     assert_eq!(last(&ended(&bench, broken).await).0, "delivered");
     // The same by time.
     let endpoint = broken.to_string();
-    let replayed = bench.json(
-        &[
-            "webhooks",
-            "replay",
-            "--endpoint",
-            &endpoint,
-            "--since",
-            "2020-01-01T00:00:00Z",
-            "--delivered-too",
-            "--json",
-        ],
-        "",
-    );
+    let replayed = bench.json(&[
+        "webhooks",
+        "replay",
+        "--endpoint",
+        &endpoint,
+        "--since",
+        "2020-01-01T00:00:00Z",
+        "--delivered-too",
+    ]);
     assert_eq!(replayed["replayed"], 1);
     receiver.wait("broken", 6).await;
 }
@@ -221,7 +193,7 @@ async fn a_receiver_that_never_answers_holds_up_nobody() {
     receiver.answers("slow", Answer::Never);
     let _daemon = bench.serve(&[]);
     // A run that is still active is not recorded a second time.
-    let runs: BTreeSet<i64> = (0..10).map(|_| enqueue(&bench, connection)).collect();
+    let runs: BTreeSet<i64> = (0..10).map(|_| bench.enqueue(connection)).collect();
     bench.all_completed().await;
     // All of one, long before the other has had its four attempts of a second each.
     assert_eq!(ended(&bench, other).await.len(), runs.len());
@@ -231,9 +203,9 @@ async fn a_receiver_that_never_answers_holds_up_nobody() {
     );
     assert!(bench.numbers(&pending).await[0] > 0);
     let endpoint = other.to_string();
-    let rotated = bench.json(&["webhooks", "rotate-secret", &endpoint, "--json"], "");
+    let rotated = bench.json(&["webhooks", "rotate-secret", &endpoint]);
     let fresh = rotated["secret"].as_str().unwrap().to_owned();
-    enqueue(&bench, connection);
+    bench.enqueue(connection);
     let requests = receiver.wait("other", runs.len() + 1).await;
     let (before, after) = (&requests[runs.len() - 1], &requests[runs.len()]);
     assert!(after.is_signed_with(&fresh) && after.is_signed_with(&secret));
@@ -246,7 +218,7 @@ async fn a_sender_that_is_killed_before_it_knows_is_followed_by_another() {
     let (endpoint, _) = add(&bench, &receiver.url("held"), &[]);
     receiver.answers("held", Answer::Never);
     let mut first = bench.serve(&[]);
-    enqueue(&bench, connection);
+    bench.enqueue(connection);
     receiver.wait("held", 1).await;
     first.signal("KILL");
     first.ended();
@@ -262,7 +234,7 @@ async fn a_sender_that_is_killed_before_it_knows_is_followed_by_another() {
             .all(|r| r.id() == requests[0].id() && r.body == requests[0].body)
     );
     let delivery = found[0]["id"].to_string();
-    let attempts = bench.json(&["webhooks", "attempts", &delivery, "--json"], "");
+    let attempts = bench.json(&["webhooks", "attempts", &delivery]);
     let attempts = attempts.as_array().unwrap();
     assert!(attempts[0]["result"].is_null());
     assert_eq!(attempts.last().unwrap()["result"], "delivered");
@@ -281,10 +253,10 @@ async fn addresses_that_must_not_be_called_are_not_added() {
         "ftp://receiver.example/",
         "receiver.example",
     ] {
-        let output = bench.run(&["webhooks", "add", "--workspace", "1", "--url", url], "");
+        let output = bench.run(&["webhooks", "add", "--workspace", "1", "--url", url]);
         assert_eq!(output.status.code(), Some(1), "{url}");
     }
-    let endpoints = bench.json(&["webhooks", "list", "--json"], "");
+    let endpoints = bench.json(&["webhooks", "list"]);
     assert_eq!(endpoints, serde_json::json!([]));
     // One that was written past the command line has no secret that opens, and gets nothing.
     let (id, _) = add(&bench, "http://127.0.0.1:9/hook", &[]);
@@ -296,7 +268,7 @@ async fn addresses_that_must_not_be_called_are_not_added() {
         ))
         .await;
     let _daemon = bench.serve(&[]);
-    enqueue(&bench, connection);
+    bench.enqueue(connection);
     bench.all_completed().await;
     let found = ended(&bench, id).await;
     assert_eq!(found[0]["last_result"], "secret_unusable");

@@ -1,5 +1,7 @@
 //! `verifyd demo --keep`, as a newcomer starts it.
 
+use crate::pages::site::Person;
+use reqwest::Method;
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -70,31 +72,9 @@ impl Drop for Demo {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_keeps_its_pages_open_full_of_data() {
     let mut demo = Demo::start();
-    let client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .unwrap();
     let token = demo.token().to_owned();
-    let answer = client
-        .post(format!("{}/login", demo.base))
-        .header("origin", &demo.base)
-        .form(&[("token", token.as_str())])
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 303);
-    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
-    let cookie = cookie.split(';').next().unwrap().to_owned();
-    let page = async |path: &str| {
-        let answer = client
-            .get(format!("{}{path}", demo.base))
-            .header("cookie", &cookie)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 200, "{path}");
-        answer.text().await.unwrap()
-    };
+    let person = Person::logged_in(&demo.base, &token).await;
+    let page = async |path: &str| person.page(path).await;
     let overview = page("/").await;
     assert!(overview.contains("are blocked"), "{overview}");
     assert!(overview.contains("1 acknowledged"), "{overview}");
@@ -110,12 +90,7 @@ async fn the_demo_keeps_its_pages_open_full_of_data() {
     let run = page(&format!("/runs/{}", run.split('"').next().unwrap())).await;
     assert!(run.contains("change-changed"), "{run}");
     // The API is there, too.
-    let answer = client
-        .get(format!("{}/v1/runs", demo.base))
-        .bearer_auth(&token)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 200);
+    let list = person.request(Method::GET, "/v1/runs").bearer_auth(&token);
+    assert_eq!(list.send().await.unwrap().status(), 200);
     assert_eq!(demo.interrupt(), Some(0));
 }

@@ -4,7 +4,6 @@ use crate::pages::accessibility;
 use crate::pages::browser::{Browser, ENTER, TAB};
 use crate::pages::site::{EVERYTHING, Site};
 use verifyd::domain::access::Binding;
-use verifyd::domain::connection::ConnectionStatus;
 use verifyd_simulator::Scenario;
 
 /// A site with one connection of each kind, all checked twice, and the addresses of its pages.
@@ -21,11 +20,7 @@ pub async fn furnished() -> (Site, Vec<String>) {
         let id = site.connection(tenant, scenario).await;
         site.checked(id).await;
         if tenant == 5 {
-            let store = &site.world.services.store;
-            store
-                .set_connection_status(id, ConnectionStatus::Disabled)
-                .await
-                .unwrap();
+            site.world.disable(id).await;
             // As another application records it.
             let run = site.world.record(id, |_| {}).await;
             site.world.completed(run).await;
@@ -34,12 +29,8 @@ pub async fn furnished() -> (Site, Vec<String>) {
             runs.push(site.checked(id).await);
         }
     }
-    site.accept(
-        runs[3],
-        &site.first_problem(runs[3]).await,
-        "It comes by itself.",
-    )
-    .await;
+    let problem = site.first_problem(runs[3]).await;
+    site.accept(runs[3], &problem, "It comes by itself.").await;
     let mut pages: Vec<String> = [
         "/",
         "/?period=7d",
@@ -231,9 +222,15 @@ async fn the_keyboard_is_enough() {
     site.checked(id).await;
     let browser = open(&site).await;
     browser.go(&site.base).await;
+    // A key that is pressed before the page has the focus goes nowhere.
+    browser
+        .until("document.readyState === 'complete' && document.hasFocus()")
+        .await;
     browser.press(TAB).await;
+    browser
+        .until("document.activeElement.innerText === 'Skip to the content'")
+        .await;
     let at = "return document.activeElement.innerText || document.activeElement.id";
-    assert_eq!(browser.js(at).await, "Skip to the content");
     browser.press(ENTER).await;
     browser.until("document.activeElement.id === 'main'").await;
     // From the content to the button that checks again; each stop is visible.

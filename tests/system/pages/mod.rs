@@ -9,5 +9,5 @@ mod limits;
 mod modules;
 mod over_http;
 mod screenshots;
-mod site;
+pub mod site;
 mod surfaces;

@@ -1,8 +1,8 @@
 //! Modules, and what they would mean for the connections that a visitor may see.
 
 use crate::pages::site::{Site, tenant};
-use verifyd::domain::access::{Binding, Scope};
-use verifyd::domain::connection::ConnectionStatus;
+use test_support::world::bound;
+use verifyd::domain::access::Scope;
 use verifyd_simulator::Scenario;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -14,11 +14,7 @@ async fn a_plan_is_shown_for_the_connections_within_reach() {
     }
     site.connection(3, Scenario::Healthy).await;
     let disabled = site.connection(4, Scenario::Healthy).await;
-    let store = &site.world.services.store;
-    store
-        .set_connection_status(disabled, ConnectionStatus::Disabled)
-        .await
-        .unwrap();
+    site.world.disable(disabled).await;
 
     let operator = site.operator().await;
     // What is granted and not needed is told by name on the page of a run that is well.
@@ -64,15 +60,11 @@ async fn a_plan_is_shown_for_the_connections_within_reach() {
         assert_eq!(seen(&page).len(), ids, "{verdict}");
         assert!(page.contains("Show all"), "{verdict}");
     }
-    let bound = site.person(&[Scope::Read], tenant(2)).await;
-    let page = bound.page(address).await;
+    let reader = site.person(&[Scope::Read], tenant(2)).await;
+    let page = reader.page(address).await;
     assert_eq!(seen(&page), [2]);
     assert!(page.contains("<dt>Connections</dt><dd>1</dd>"));
-    let elsewhere = Binding {
-        workspace_id: Some(verifyd::domain::WorkspaceId(9)),
-        tenant_id: None,
-    };
-    let stranger = site.person(&[Scope::Read], elsewhere).await;
+    let stranger = site.person(&[Scope::Read], bound(9, None)).await;
     let page = stranger.page(address).await;
     assert_eq!(seen(&page), Vec::<i64>::new());
     assert!(page.contains("No connection to compare"));

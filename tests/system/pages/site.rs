@@ -2,13 +2,13 @@
 
 use reqwest::header::{COOKIE, HeaderMap, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Method, Response};
-use test_support::world::World;
+use reqwest::{Client, Method, RequestBuilder, Response};
+use test_support::world::{World, bound};
 use tokio_util::sync::CancellationToken;
 use verifyd::config::Settings;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::acknowledgement::{Actor, Surface};
-use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
+use verifyd::domain::{ConnectionId, RunId};
 use verifyd::http::{api, pages};
 use verifyd::operations::acknowledge::{Request, acknowledge};
 use verifyd::operations::{CheckRequest, start_check};
@@ -52,10 +52,11 @@ impl Site {
         let services = &world.services;
         let router = pages::router(services.pages(stopping.clone()))
             .merge(api::router(services.api().expect("the API is on")));
+        let settings = &services.settings.http;
         tokio::spawn(verifyd::http::serve(
             listener,
             router,
-            &services.settings.http,
+            settings,
             stop.clone(),
         ));
         Self {
@@ -129,21 +130,13 @@ impl Site {
     }
 
     pub async fn nobody(&self) -> Person {
-        Person {
-            base: self.base.clone(),
-            client: Client::builder().redirect(Policy::none()).build().unwrap(),
-            cookie: String::new(),
-        }
+        Person::at(&self.base)
     }
 
     /// Someone who has logged in with a token of these scopes.
     pub async fn person(&self, scopes: &[Scope], binding: Binding) -> Person {
         let token = self.token("ops", scopes, binding).await;
-        let mut person = self.nobody().await;
-        let answer = person.log_in(&token).await;
-        assert_eq!(answer.status(), 303);
-        person.keep_cookie(&answer);
-        person
+        Person::logged_in(&self.base, &token).await
     }
 
     pub async fn operator(&self) -> Person {
@@ -159,13 +152,26 @@ impl Drop for Site {
 }
 
 pub fn tenant(tenant: i64) -> Binding {
-    Binding {
-        workspace_id: Some(WorkspaceId(1)),
-        tenant_id: Some(TenantId(tenant)),
-    }
+    bound(1, Some(tenant))
 }
 
 impl Person {
+    pub fn at(base: &str) -> Self {
+        Self {
+            base: base.to_owned(),
+            client: Client::builder().redirect(Policy::none()).build().unwrap(),
+            cookie: String::new(),
+        }
+    }
+
+    pub async fn logged_in(base: &str, token: &str) -> Self {
+        let mut person = Self::at(base);
+        let answer = person.log_in(token).await;
+        assert_eq!((answer.status().as_u16(), location(&answer)), (303, "/"));
+        person.keep_cookie(&answer);
+        person
+    }
+
     pub fn keep_cookie(&mut self, answer: &Response) {
         let set = answer.headers()[SET_COOKIE].to_str().unwrap();
         self.cookie = set.split(';').next().unwrap().to_owned();
@@ -176,6 +182,15 @@ impl Person {
             .await
     }
 
+    /// A request with the cookie of this session.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match self.cookie.as_str() {
+            "" => request,
+            cookie => request.header(COOKIE, cookie),
+        }
+    }
+
     pub async fn send(
         &self,
         method: Method,
@@ -183,13 +198,7 @@ impl Person {
         headers: HeaderMap,
         form: &[(&str, &str)],
     ) -> Response {
-        let mut request = self
-            .client
-            .request(method.clone(), format!("{}{path}", self.base))
-            .headers(headers);
-        if !self.cookie.is_empty() {
-            request = request.header(COOKIE, &self.cookie);
-        }
+        let mut request = self.request(method.clone(), path).headers(headers);
         if method == Method::POST {
             request = request.form(form);
         }
@@ -227,7 +236,7 @@ pub fn location(answer: &Response) -> &str {
 
 impl Site {
     /// Key of the first check of a run that failed or warns.
-    pub async fn first_problem(&self, run: verifyd::domain::RunId) -> String {
+    pub async fn first_problem(&self, run: RunId) -> String {
         let run = self.world.run(run).await;
         let view = verifyd::view::RunView::of(&run, &[], self.world.services.clock.now());
         match view.report {

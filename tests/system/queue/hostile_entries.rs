@@ -5,7 +5,8 @@ use crate::queue::redis::{open, settings};
 use redis::aio::MultiplexedConnection;
 use std::time::{Duration, Instant};
 use test_support::proxy::Proxy;
-use test_support::redis_server::{PrivateRedis, connection};
+use test_support::redis_server::{PrivateRedis, command, connection};
+use test_support::waiting;
 
 const HUGE: usize = 100 * 1024 * 1024;
 const LARGE: usize = 4 * 1024 * 1024;
@@ -13,20 +14,14 @@ const LARGE: usize = 4 * 1024 * 1024;
 /// What all that a consumer is told of small things stays far below.
 const LITTLE: u64 = 2 * 1024 * 1024;
 
-async fn number(plain: &mut MultiplexedConnection, command: &[&str]) -> u64 {
-    let mut cmd = redis::cmd(command[0]);
-    cmd.arg(&command[1..]);
-    cmd.query_async(plain).await.unwrap()
+async fn number(plain: &mut MultiplexedConnection, words: &[&str]) -> u64 {
+    command(plain, words).await
 }
 
 /// How often the server has run this command, by itself or in a script.
-async fn calls(plain: &mut MultiplexedConnection, command: &str) -> u64 {
-    let info: String = redis::cmd("INFO")
-        .arg("commandstats")
-        .query_async(plain)
-        .await
-        .unwrap();
-    let of = format!("cmdstat_{command}:calls=");
+async fn calls(plain: &mut MultiplexedConnection, name: &str) -> u64 {
+    let info: String = command(plain, &["INFO", "commandstats"]).await;
+    let of = format!("cmdstat_{name}:calls=");
     let found = info.lines().find_map(|line| line.strip_prefix(&of));
     let (calls, _) = found.unwrap().split_once(',').unwrap();
     calls.parse().unwrap()
@@ -37,21 +32,20 @@ async fn until_nothing_is_left(plain: &mut MultiplexedConnection) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut left = Vec::new();
-        for (command, key) in [
+        for (counting, key) in [
             ("HLEN", "q:data"),
             ("LLEN", "q:active"),
             ("SCARD", "q:done"),
             ("SCARD", "q:dead"),
             ("ZCARD", "q:scheduled"),
         ] {
-            left.push((key, number(plain, &[command, key]).await));
+            left.push((key, number(plain, &[counting, key]).await));
         }
-        let metas: Vec<String> = redis::cmd("EVAL")
-            .arg("return redis.call('KEYS', 'q:meta:*')")
-            .arg(0)
-            .query_async(plain)
-            .await
-            .unwrap();
+        let metas: Vec<String> = command(
+            plain,
+            &["EVAL", "return redis.call('KEYS', 'q:meta:*')", "0"],
+        )
+        .await;
         left.push(("q:meta:*", metas.len() as u64));
         if left.iter().all(|(_, number)| *number == 0) {
             return;
@@ -192,16 +186,11 @@ async fn a_payload_that_grows_later_never_leaves_redis() {
     probe.panic_on(7);
     let consumer = Consumer::start(&queue, &probe, 4);
     queue.send(&hints(7..=7)).await.unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while number(&mut plain, &["SCARD", "q:dead"]).await == 0 {
-        assert!(Instant::now() < deadline, "it is not acknowledged");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let id: Vec<String> = redis::cmd("SMEMBERS")
-        .arg("q:dead")
-        .query_async(&mut plain)
-        .await
-        .unwrap();
+    waiting::until("it is acknowledged", async || {
+        number(&mut plain, &["SCARD", "q:dead"]).await > 0
+    })
+    .await;
+    let id: Vec<String> = command(&mut plain, &["SMEMBERS", "q:dead"]).await;
     entry(&mut plain, &id[0], &large).await;
     let (total, shown) = queue.dead_letters(10).await.unwrap();
     assert_eq!((total, shown.len()), (1, 1));
@@ -214,25 +203,20 @@ async fn a_payload_that_grows_later_never_leaves_redis() {
     probe.close_gate();
     queue.send(&hints(8..=8)).await.unwrap();
     until("it is in flight", || probe.in_flight() == 1).await;
-    let ids: Vec<String> = redis::cmd("HKEYS")
-        .arg("q:data")
-        .query_async(&mut plain)
-        .await
-        .unwrap();
+    let ids: Vec<String> = command(&mut plain, &["HKEYS", "q:data"]).await;
     let held = ids.iter().find(|other| **other != id[0]).unwrap();
     entry(&mut plain, held, &large).await;
     let put_in = calls(&mut plain, "rpush").await;
-    redis::cmd("CLIENT")
-        .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
-        .query_async::<u64>(&mut plain)
-        .await
-        .unwrap();
+    command::<u64>(
+        &mut plain,
+        &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"],
+    )
+    .await;
     // What the ended worker held is not put back, not even for the next fetch to remove it.
-    let deadline = Instant::now() + PATIENCE;
-    while number(&mut plain, &["HEXISTS", "q:data", held]).await == 1 {
-        assert!(Instant::now() < deadline, "it is kept");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    waiting::until("it is removed", async || {
+        number(&mut plain, &["HEXISTS", "q:data", held]).await == 0
+    })
+    .await;
     assert_eq!(number(&mut plain, &["LLEN", "q:active"]).await, 0);
     assert_eq!(calls(&mut plain, "rpush").await, put_in);
     probe.open_gate();
@@ -263,11 +247,10 @@ async fn keys_of_another_type_are_removed() {
         number(&mut plain, &command).await;
     }
     let consumer = Consumer::start(&queue, &probe, 4);
-    let deadline = Instant::now() + PATIENCE;
-    while queue.send(&hints(1..=1)).await.is_err() {
-        assert!(Instant::now() < deadline, "nothing can be sent");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    waiting::until("a hint can be sent", async || {
+        queue.send(&hints(1..=1)).await.is_ok()
+    })
+    .await;
     until("the hint arrives", || probe.times(1) > 0).await;
     consumer.stop().await;
 }

@@ -4,7 +4,10 @@ use crate::queue::conformance::Subject;
 use crate::queue::probe::{Consumer, Probe, hints, until};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use test_support::redis_server::{connection, keys_of, random_queue, redis_url, remove_queue};
+use test_support::redis_server::{
+    command, connection, keys_of, random_queue, redis_url, remove_queue,
+};
+use test_support::waiting;
 use verifyd::ports::queue::Queue;
 use verifyd::queue::redis::{ConsumerSettings, RedisQueue, RedisSettings};
 
@@ -101,29 +104,14 @@ async fn the_number_of_keys_stays_flat() {
     queue.send(&hints(1..=2000)).await.unwrap();
     until("all others were finished", || probe.finished() == 1900).await;
     let mut plain = connection(&url).await;
-    let deadline = Instant::now() + crate::queue::probe::PATIENCE;
-    loop {
+    waiting::until("only the dead letters that are kept are left", async || {
         let keys = keys_of(&url, &name).await.len();
-        let data: usize = redis::cmd("HLEN")
-            .arg(format!("{name}:data"))
-            .query_async(&mut plain)
-            .await
-            .unwrap();
-        let dead: usize = redis::cmd("SCARD")
-            .arg(format!("{name}:dead"))
-            .query_async(&mut plain)
-            .await
-            .unwrap();
+        let data: usize = command(&mut plain, &["HLEN", &format!("{name}:data")]).await;
+        let dead: usize = command(&mut plain, &["SCARD", &format!("{name}:dead")]).await;
         // The ten dead letters that are kept, and a few keys of the queue and its fetchers.
-        if data == 10 && dead == 10 && keys <= 10 + 10 {
-            break;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{keys} keys, {data} payloads and {dead} dead letters are left"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        data == 10 && dead == 10 && keys <= 10 + 10
+    })
+    .await;
     consumer.stop().await;
     let left = keys_of(&url, &name).await;
     assert!(
@@ -239,18 +227,13 @@ async fn payloads_that_are_no_hints_are_put_aside() {
     consumer.stop().await;
 
     let mut plain = connection(&url).await;
-    let dead: usize = redis::cmd("SCARD")
-        .arg(format!("{name}:dead"))
-        .query_async(&mut plain)
-        .await
-        .unwrap();
+    let dead: usize = command(&mut plain, &["SCARD", &format!("{name}:dead")]).await;
     assert_eq!(dead, bad.len());
-    let result: String = redis::cmd("HGET")
-        .arg(format!("{name}:meta:bad-1"))
-        .arg("result")
-        .query_async(&mut plain)
-        .await
-        .unwrap();
+    let result: String = command(
+        &mut plain,
+        &["HGET", &format!("{name}:meta:bad-1"), "result"],
+    )
+    .await;
     assert!(!result.contains("canary"), "{result}");
     assert_eq!(probe.started(), 3);
     remove_queue(&url, &name).await;
@@ -267,18 +250,13 @@ async fn the_text_of_a_panic_is_not_stored() {
     until("the next was finished", || probe.finished() == 1).await;
     consumer.stop().await;
     let mut plain = connection(&url).await;
-    let ids: Vec<String> = redis::cmd("SMEMBERS")
-        .arg(format!("{name}:dead"))
-        .query_async(&mut plain)
-        .await
-        .unwrap();
+    let ids: Vec<String> = command(&mut plain, &["SMEMBERS", &format!("{name}:dead")]).await;
     assert_eq!(ids.len(), 1);
-    let result: String = redis::cmd("HGET")
-        .arg(format!("{name}:meta:{}", ids[0]))
-        .arg("result")
-        .query_async(&mut plain)
-        .await
-        .unwrap();
+    let result: String = command(
+        &mut plain,
+        &["HGET", &format!("{name}:meta:{}", ids[0]), "result"],
+    )
+    .await;
     assert!(result.contains("the handler panicked"), "{result}");
     assert!(!result.contains("a test asked for"), "{result}");
     remove_queue(&url, &name).await;

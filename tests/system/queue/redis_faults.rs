@@ -1,20 +1,20 @@
 //! What a Redis server does to its clients, on servers of one's own.
 
 use crate::queue::frozen_link::FreezingProxy;
-use crate::queue::probe::{Consumer, PATIENCE, Probe, hints, until};
+use crate::queue::probe::{Consumer, Probe, hints, until};
 use crate::queue::redis::{open, settings};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use test_support::redis_server::{PrivateRedis, connection, keys_of};
+use test_support::redis_server::{PrivateRedis, command, connection, keys_of};
+use test_support::waiting;
 use verifyd::ports::queue::{Queue, QueueError};
 
 /// Sends until the server takes it.
 async fn send_at_last(queue: &Arc<dyn Queue>, run: i64) {
-    let deadline = Instant::now() + PATIENCE;
-    while let Err(error) = queue.send(&hints(run..=run)).await {
-        assert!(Instant::now() < deadline, "{error}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    waiting::until("the server takes a hint", async || {
+        queue.send(&hints(run..=run)).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -28,12 +28,8 @@ async fn goes_on_after_a_flush() {
     let mut plain = connection(&server.url()).await;
     for round in 1..=3 {
         // Everything goes, the fetchers' registration and the loaded scripts, too.
-        for command in ["FLUSHALL", "SCRIPT"] {
-            let mut flush = redis::cmd(command);
-            if command == "SCRIPT" {
-                flush.arg("FLUSH");
-            }
-            flush.query_async::<()>(&mut plain).await.unwrap();
+        for words in [&["FLUSHALL"][..], &["SCRIPT", "FLUSH"]] {
+            command::<()>(&mut plain, words).await;
         }
         let runs = round * 100..=round * 100 + 19;
         queue.send(&hints(runs.clone())).await.unwrap();
@@ -132,11 +128,11 @@ async fn goes_on_when_its_connections_are_killed() {
     let mut plain = connection(&server.url()).await;
     for run in 2..=6 {
         for kind in ["normal", "pubsub"] {
-            redis::cmd("CLIENT")
-                .arg(&["KILL", "TYPE", kind, "SKIPME", "yes"])
-                .query_async::<u64>(&mut plain)
-                .await
-                .unwrap();
+            command::<u64>(
+                &mut plain,
+                &["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"],
+            )
+            .await;
         }
         // At once: sending, too, lost its connection.
         send_at_last(&queue, run).await;
@@ -178,19 +174,12 @@ async fn hints_of_a_killed_consumer_are_delivered_to_others() {
     let consumer = Consumer::start(&queue, &probe, 3);
     until("all five arrived", || probe.runs().len() == 5).await;
     // Its registration is removed in the end, too.
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    waiting::until("its registration is removed", async || {
         let keys = keys_of(&server.url(), "q").await;
-        let registrations = keys
-            .iter()
-            .filter(|key| key.contains(":workers:metadata:"))
-            .count();
-        if registrations <= 2 {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{keys:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        let registrations = keys.iter().filter(|key| key.contains(":workers:metadata:"));
+        registrations.count() <= 2
+    })
+    .await;
     consumer.stop().await;
 }
 

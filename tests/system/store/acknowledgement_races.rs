@@ -2,11 +2,10 @@
 
 use crate::store::acknowledgements::{BROKEN, FINE, accept, checked, now, of, report};
 use crate::store::bed::Bed;
-use crate::store::fixtures::{claim, context};
+use crate::store::stale_snapshots::while_it_waits;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Barrier;
-use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{AcknowledgementId, RunId};
 use verifyd::ports::store::StoreError;
 
@@ -18,8 +17,8 @@ pub async fn acknowledging_beside_completions_loses_nothing(bed: &Bed) {
         let first = checked(bed, round, &[BROKEN]).await;
         let mut held = Vec::new();
         for _ in 0..25 {
-            let run = bed.insert(RUN_TYPE, "queued", &context(round)).await;
-            held.push(claim(&bed.store, run, "w1").await);
+            let run = bed.queued_for(7, round).await;
+            held.push(bed.claim(run, "w1").await);
         }
         let runs: Vec<RunId> = held.iter().map(|claim| claim.run.id).collect();
         let barrier = Arc::new(Barrier::new(50));
@@ -60,7 +59,7 @@ pub async fn acknowledging_beside_completions_loses_nothing(bed: &Bed) {
 
         let mut order = Vec::new();
         for id in runs {
-            let run = bed.store.run(id).await.unwrap().unwrap();
+            let run = bed.run(id).await;
             let broken = run.report().unwrap()["checks"][0]["status"] == "fail";
             order.push((run.completed_at.unwrap(), id, broken));
         }
@@ -84,47 +83,24 @@ pub async fn acknowledging_beside_completions_loses_nothing(bed: &Bed) {
 async fn a_completion_that_waited_ends_what_it_could_not_see_before() {
     let bed = Bed::postgres().await;
     let first = checked(&bed, 1, &[BROKEN]).await;
-    let run = bed.insert(RUN_TYPE, "queued", &context(1)).await;
-    let held = claim(&bed.store, run, "w1").await;
-    let mut acknowledging = bed.pg().begin().await.unwrap();
-    let holder: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
-        .fetch_one(&mut *acknowledging)
-        .await
-        .unwrap();
-    sqlx::query("SELECT FROM verifyd.latest_reports WHERE connection_id = 1 FOR UPDATE")
-        .execute(&mut *acknowledging)
-        .await
-        .unwrap();
+    let run = bed.queued_for(7, 1).await;
+    let held = bed.claim(run, "w1").await;
     let store = bed.store.clone();
-    let completing = tokio::spawn(async move {
-        store
-            .complete(&held, &report(1, None, &[FINE]))
-            .await
-            .unwrap()
-    });
-    crate::store::stale_snapshots::wait_until_blocked_by(bed.pg(), holder).await;
-    // What `acknowledge` writes; its own call would wait, too, and come second.
-    for statement in [
-        format!(
-            "INSERT INTO verification_check_acknowledgements (id, operation_run_id, check_key, \
+    let completion = async move { store.complete(&held, &report(1, None, &[FINE])).await };
+    // What `acknowledge` locks, and then writes; its own call would wait, too, and come second.
+    let lock = "SELECT FROM verifyd.latest_reports WHERE connection_id = 1 FOR UPDATE";
+    let acknowledge = format!(
+        "INSERT INTO verification_check_acknowledgements (id, operation_run_id, check_key, \
              reason_code, reason, acknowledged_by) \
-             VALUES (5, {first}, 'permissions.x', 'permission_missing', 'known', 'Ann')"
-        ),
-        "UPDATE verifyd.latest_reports SET acknowledged = true WHERE connection_id = 1".into(),
-        format!(
-            "INSERT INTO verifyd.carried_acknowledgements (acknowledgement_id, connection_id, \
+         VALUES (5, {first}, 'permissions.x', 'permission_missing', 'known', 'Ann'); \
+         UPDATE verifyd.latest_reports SET acknowledged = true WHERE connection_id = 1; \
+         INSERT INTO verifyd.carried_acknowledgements (acknowledgement_id, connection_id, \
              check_key, status, reason_code, from_run_id, from_completed_at) \
-             SELECT 5, 1, 'permissions.x', 'fail', 'permission_missing', id, completed_at \
-             FROM operation_runs WHERE id = {first}"
-        ),
-    ] {
-        sqlx::query(sqlx::AssertSqlSafe(statement))
-            .execute(&mut *acknowledging)
-            .await
-            .unwrap();
-    }
-    acknowledging.commit().await.unwrap();
-    assert!(completing.await.unwrap());
+         SELECT 5, 1, 'permissions.x', 'fail', 'permission_missing', id, completed_at \
+         FROM operation_runs WHERE id = {first}"
+    );
+    let completed = while_it_waits(&bed, lock, completion, &acknowledge).await;
+    assert!(completed.unwrap());
     assert_eq!(of(&bed.store, first).await, [AcknowledgementId(5)]);
     assert_eq!(of(&bed.store, run).await, []);
     let back = checked(&bed, 1, &[BROKEN]).await;
@@ -164,6 +140,6 @@ async fn the_applications_own_table_is_used_as_it_is() {
         "{refused:?}"
     );
     assert_eq!(of(&bed.store, third).await, []);
-    let carried = "SELECT count(*) FROM verifyd.carried_acknowledgements";
-    assert_eq!(bed.number(carried).await, 1);
+    let carried = "verifyd.carried_acknowledgements";
+    assert_eq!(bed.count(carried).await, 1);
 }

@@ -1,7 +1,7 @@
 //! Acknowledgements, and how they carry on.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{change_report, claim, context};
+use crate::store::fixtures::{bound, change_report, check, context, finished};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use std::sync::Arc;
@@ -9,11 +9,9 @@ use std::time::Duration;
 use verifyd::domain::access::Binding;
 use verifyd::domain::acknowledgement::{Acknowledgement, Actor, Surface};
 use verifyd::domain::completion::Completion;
-use verifyd::domain::report::{Check, CheckStatus, Identity, NextStep, ReportDraft, Severity};
+use verifyd::domain::report::{Check, CheckStatus, Identity};
 use verifyd::domain::run::RUN_TYPE;
-use verifyd::domain::{
-    AcknowledgementId, ConnectionId, Outcome, Reason, RunId, TenantId, TokenId, WorkspaceId,
-};
+use verifyd::domain::{AcknowledgementId, ConnectionId, Outcome, Reason, RunId, TokenId};
 use verifyd::operations::acknowledge::{Request, acknowledge, withdraw};
 use verifyd::ports::acknowledgements::{AcknowledgementFilter, NewAcknowledgement};
 use verifyd::ports::clock::{Clock as _, SystemClock};
@@ -48,45 +46,18 @@ const BESIDE: Said = (
 );
 
 pub fn report(connection: i64, previous: Option<RunId>, said: &[Said]) -> Completion {
-    let checks = said
-        .iter()
-        .map(|(key, status, reason_code)| Check {
-            key: (*key).into(),
-            title: "A check".into(),
-            status: *status,
-            severity: Severity::High,
-            blocking: false,
-            reason_code: *reason_code,
-            message: "A message.".into(),
-            evidence: Vec::new(),
-            next_steps: vec![NextStep {
-                label: "Look".into(),
-                url: "/look".into(),
-            }],
-        })
-        .collect();
-    let finished = ReportDraft {
-        identity: Identity {
-            provider_connection_id: Some(ConnectionId(connection)),
-            ..Identity::default()
-        },
-        generated_at: "2026-01-02T03:04:05Z".parse::<DateTime<Utc>>().unwrap(),
-        previous_report_id: previous,
-        checks,
-    }
-    .finish(&[], "/");
-    assert_eq!(finished.replaced, None);
+    let connection = Some(ConnectionId(connection));
+    let identity = Identity {
+        provider_connection_id: connection,
+        ..Identity::default()
+    };
+    let checks = said.iter().map(|(key, status, reason)| Check {
+        blocking: false,
+        ..check(key, *status, *reason)
+    });
     Completion {
-        outcome: Outcome::Succeeded,
-        fingerprint: finished.report.fingerprint.clone(),
-        overall: finished.report.summary.overall.as_str().into(),
-        report: finished.json,
-        failure_summary: Vec::new(),
-        blocked: None,
-        inventory: None,
-        checked: None,
-        connection: Some(ConnectionId(connection)),
-        facts: None,
+        connection,
+        ..finished(identity, previous, checks.collect(), Outcome::Succeeded)
     }
 }
 
@@ -97,10 +68,8 @@ async fn checked_after(
     previous: Option<RunId>,
     said: &[Said],
 ) -> RunId {
-    let run = bed.insert(RUN_TYPE, "queued", &context(connection)).await;
-    let held = claim(&bed.store, run, "w1").await;
-    let completion = report(connection, previous, said);
-    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    let run = bed.queued_for(7, connection).await;
+    bed.complete(run, &report(connection, previous, said)).await;
     run
 }
 
@@ -141,6 +110,10 @@ async fn accepted(bed: &Bed, run: RunId, connection: i64, said: Said) -> Acknowl
     made.id
 }
 
+async fn withdrawn(bed: &Bed, id: AcknowledgementId, by: &str) -> Option<Acknowledgement> {
+    bed.store.withdraw(id, by, &through()).await.unwrap()
+}
+
 pub async fn of(store: &Arc<dyn Store>, run: RunId) -> Vec<AcknowledgementId> {
     let found = store.acknowledgements_of(run).await.unwrap();
     found.into_iter().map(|a| a.id).collect()
@@ -161,24 +134,14 @@ pub async fn an_acknowledgement_is_recorded_once_for_a_check_of_a_run(bed: &Bed)
     );
     assert_eq!((made.expires_at, made.withdrawn_at), (new.expires_at, None));
     assert!((now() - made.acknowledged_at).abs() < TimeDelta::hours(1));
-    let again = bed
-        .store
-        .acknowledge(&accept(run, 1, BROKEN))
-        .await
-        .unwrap();
-    assert_eq!(again, (made.clone(), false));
+    let again = bed.store.acknowledge(&accept(run, 1, BROKEN)).await;
+    assert_eq!(again.unwrap(), (made.clone(), false));
     let beside = accepted(bed, run, 1, BESIDE).await;
     assert_eq!(of(&bed.store, run).await, [made.id, beside]);
-    assert_eq!(
-        bed.store.acknowledgement(made.id).await.unwrap(),
-        Some(made.clone())
-    );
+    let read = bed.store.acknowledgement(made.id).await.unwrap();
+    assert_eq!(read.as_ref(), Some(&made));
     // Once it is withdrawn, there may be another one.
-    bed.store
-        .withdraw(made.id, "Bob", &through())
-        .await
-        .unwrap()
-        .unwrap();
+    assert!(withdrawn(bed, made.id, "Bob").await.is_some());
     let anew = accepted(bed, run, 1, BROKEN).await;
     assert_eq!(of(&bed.store, run).await, [made.id, beside, anew]);
 }
@@ -202,10 +165,7 @@ pub async fn only_completed_runs_of_the_type_take_one(bed: &Bed) {
     .await;
     let id = AcknowledgementId(4711);
     assert_eq!(bed.store.acknowledgement(id).await.unwrap(), None);
-    assert_eq!(
-        bed.store.withdraw(id, "Bob", &through()).await.unwrap(),
-        None
-    );
+    assert_eq!(withdrawn(bed, id, "Bob").await, None);
     assert_eq!(of(&bed.store, other).await, []);
 }
 
@@ -236,16 +196,16 @@ pub async fn it_carries_on_while_status_and_reason_stay_the_same(bed: &Bed) {
     // Once nothing is open any more, a completion does not look for it.
     let first = checked(bed, 9, &[BROKEN]).await;
     let marks = format!(
-        "SELECT count(*) FROM {} WHERE connection_id = 9 AND CAST(acknowledged AS INTEGER) = 1",
+        "{} WHERE connection_id = 9 AND CAST(acknowledged AS INTEGER) = 1",
         bed.own("latest_reports")
     );
-    assert_eq!(bed.number(&marks).await, 0);
+    assert_eq!(bed.count(&marks).await, 0);
     accepted(bed, first, 9, BROKEN).await;
-    assert_eq!(bed.number(&marks).await, 1);
+    assert_eq!(bed.count(&marks).await, 1);
     checked(bed, 9, &[BROKEN]).await;
-    assert_eq!(bed.number(&marks).await, 1);
+    assert_eq!(bed.count(&marks).await, 1);
     checked(bed, 9, &[FINE]).await;
-    assert_eq!(bed.number(&marks).await, 0);
+    assert_eq!(bed.count(&marks).await, 0);
 }
 
 pub async fn what_later_runs_said_decides_at_once(bed: &Bed) {
@@ -271,8 +231,7 @@ pub async fn what_a_deleted_run_said_is_not_taken_for_granted(bed: &Bed) {
     let ack = accepted(bed, first, 1, BROKEN).await;
     let ended = checked_after(bed, 1, Some(first), &[FINE]).await;
     let back = checked_after(bed, 1, Some(ended), &[BROKEN]).await;
-    bed.exec(&format!("DELETE FROM operation_runs WHERE id = {ended}"))
-        .await;
+    bed.delete_run(ended).await;
     // It was ended for good, and so is one that is made only now.
     assert_eq!(of(&bed.store, back).await, []);
     bed.store.withdraw(ack, "Ann", &through()).await.unwrap();
@@ -286,47 +245,30 @@ pub async fn what_a_deleted_run_said_is_not_taken_for_granted(bed: &Bed) {
 pub async fn it_does_not_outlive_its_expiry_or_its_withdrawal(bed: &Bed) {
     let first = checked(bed, 1, &[BROKEN, BESIDE]).await;
     let expiring = accepted(bed, first, 1, BROKEN).await;
-    let withdrawn = accepted(bed, first, 1, BESIDE).await;
+    let revoked = accepted(bed, first, 1, BESIDE).await;
     let second = checked(bed, 1, &[BROKEN, BESIDE]).await;
-    assert_eq!(of(&bed.store, second).await, [expiring, withdrawn]);
-    let completed_at = bed.store.run(second).await.unwrap().unwrap().completed_at;
+    assert_eq!(of(&bed.store, second).await, [expiring, revoked]);
+    let completed_at = bed.run(second).await.completed_at;
     let expiry = completed_at.unwrap() + TimeDelta::milliseconds(1);
     bed.exec(&format!(
         "UPDATE verification_check_acknowledgements SET expires_at = '{}' WHERE id = {expiring}",
         expiry.to_rfc3339()
     ))
     .await;
-    let taken_back = bed
-        .store
-        .withdraw(withdrawn, "Bob", &through())
-        .await
-        .unwrap()
-        .unwrap();
+    let taken_back = withdrawn(bed, revoked, "Bob").await.unwrap();
     assert!(taken_back.withdrawn_at.is_some());
     assert_eq!(taken_back.withdrawn_by.as_deref(), Some("Bob"));
-    let again = bed
-        .store
-        .withdraw(withdrawn, "Eve", &through())
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(again, taken_back);
+    assert_eq!(withdrawn(bed, revoked, "Eve").await, Some(taken_back));
     tokio::time::sleep(Duration::from_millis(5)).await;
     let third = checked(bed, 1, &[BROKEN, BESIDE]).await;
     assert_eq!(of(&bed.store, third).await, []);
     // What was accepted then, was accepted then.
-    assert_eq!(of(&bed.store, second).await, [expiring, withdrawn]);
-    assert_eq!(of(&bed.store, first).await, [expiring, withdrawn]);
+    assert_eq!(of(&bed.store, second).await, [expiring, revoked]);
+    assert_eq!(of(&bed.store, first).await, [expiring, revoked]);
     // An expired one makes room for another one on the same run.
     let anew = accepted(bed, first, 1, BROKEN).await;
     assert_eq!(of(&bed.store, third).await, [anew]);
-    assert_eq!(
-        bed.store
-            .withdraw(AcknowledgementId(999), "Bob", &through())
-            .await
-            .unwrap(),
-        None
-    );
+    assert_eq!(withdrawn(bed, AcknowledgementId(999), "Bob").await, None);
 }
 
 pub async fn it_stays_within_its_connection_and_tenant(bed: &Bed) {
@@ -335,13 +277,10 @@ pub async fn it_stays_within_its_connection_and_tenant(bed: &Bed) {
     let other = checked(bed, 11, &[BROKEN]).await;
     assert_eq!(of(&bed.store, other).await, []);
     // A stranger names the connection; his run says the same, and is none of its runs.
-    let stranger = bed
-        .insert_for(TenantId(8), RUN_TYPE, "queued", &context(1))
-        .await;
-    let held = claim(&bed.store, stranger, "w1").await;
+    let stranger = bed.queued_for(8, 1).await;
     let mut completion = report(1, None, &[BROKEN]);
     completion.connection = None;
-    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    bed.complete(stranger, &completion).await;
     assert_eq!(of(&bed.store, stranger).await, []);
     let next = checked(bed, 1, &[BROKEN]).await;
     assert_eq!(of(&bed.store, next).await, [ack]);
@@ -375,10 +314,10 @@ pub async fn a_report_of_any_shape_is_survived(bed: &Bed) {
         let mut strange = context(1);
         strange["verification_report"] = json!({"checks": checks});
         let run = bed.insert(RUN_TYPE, "queued", &strange).await;
-        bed.exec(&format!(
-            "UPDATE operation_runs SET status = 'completed', outcome = 'succeeded', \
-             completed_at = created_at WHERE id = {run}"
-        ))
+        bed.save(
+            run,
+            "status = 'completed', outcome = 'succeeded', completed_at = created_at",
+        )
         .await;
         assert_eq!(of(&bed.store, run).await, []);
     }
@@ -396,83 +335,40 @@ pub async fn it_changes_nothing_of_the_run(bed: &Bed) {
     let latest = bed.store.latest_report(ConnectionId(1)).await.unwrap();
     let ack = accepted(bed, run, 1, BROKEN).await;
     bed.store.withdraw(ack, "Bob", &through()).await.unwrap();
-    let after = bed.dump("operation_runs").await;
-    assert_eq!(
-        bed.store.latest_report(ConnectionId(1)).await.unwrap(),
-        latest
-    );
-    assert_eq!(before, after);
+    let now = bed.store.latest_report(ConnectionId(1)).await.unwrap();
+    assert_eq!(now, latest);
+    assert_eq!(bed.dump("operation_runs").await, before);
 }
 
 pub async fn acknowledgements_are_paged_and_filtered(bed: &Bed) {
-    let (one, two) = (
-        checked(bed, 1, &[BROKEN, BESIDE]).await,
-        checked(bed, 2, &[BROKEN]).await,
-    );
+    let one = checked(bed, 1, &[BROKEN, BESIDE]).await;
+    let two = checked(bed, 2, &[BROKEN]).await;
     let a = accepted(bed, one, 1, BROKEN).await;
     let b = accepted(bed, one, 1, BESIDE).await;
     let c = accepted(bed, two, 2, BROKEN).await;
     bed.store.withdraw(b, "Bob", &through()).await.unwrap();
-    let foreign = bed
-        .insert_for(TenantId(8), RUN_TYPE, "queued", &context(1))
-        .await;
-    let held = claim(&bed.store, foreign, "w1").await;
-    let completion = report(3, None, &[BROKEN]);
-    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    let foreign = bed.queued_for(8, 1).await;
+    bed.complete(foreign, &report(3, None, &[BROKEN])).await;
     let d = accepted(bed, foreign, 3, BROKEN).await;
-    let all = AcknowledgementFilter {
-        limit: 100,
-        ..AcknowledgementFilter::default()
-    };
-    let bound = |workspace, tenant: Option<i64>| AcknowledgementFilter {
-        binding: Binding {
-            workspace_id: Some(WorkspaceId(workspace)),
-            tenant_id: tenant.map(TenantId),
-        },
-        ..all.clone()
-    };
-    for (filter, wanted) in [
-        (all.clone(), &[d, c, b, a][..]),
-        (
-            AcknowledgementFilter {
-                limit: 2,
-                ..all.clone()
-            },
-            &[d, c],
-        ),
-        (
-            AcknowledgementFilter {
-                before: Some(c),
-                ..all.clone()
-            },
-            &[b, a],
-        ),
-        (
-            AcknowledgementFilter {
-                run: Some(one),
-                ..all.clone()
-            },
-            &[b, a],
-        ),
-        (
-            AcknowledgementFilter {
-                connection: Some(ConnectionId(2)),
-                ..all.clone()
-            },
-            &[c],
-        ),
-        (
-            AcknowledgementFilter {
-                active_only: true,
-                ..all.clone()
-            },
-            &[d, c, a],
-        ),
-        (bound(1, None), &[d, c, b, a]),
-        (bound(1, Some(7)), &[c, b, a]),
-        (bound(1, Some(8)), &[d]),
-        (bound(2, None), &[]),
-    ] {
+    type Narrow<'a> = &'a dyn Fn(&mut AcknowledgementFilter);
+    let cases: [(Narrow, &[AcknowledgementId]); 10] = [
+        (&|_| {}, &[d, c, b, a]),
+        (&|f| f.limit = 2, &[d, c]),
+        (&|f| f.before = Some(c), &[b, a]),
+        (&|f| f.run = Some(one), &[b, a]),
+        (&|f| f.connection = Some(ConnectionId(2)), &[c]),
+        (&|f| f.active_only = true, &[d, c, a]),
+        (&|f| f.binding = bound(1, None), &[d, c, b, a]),
+        (&|f| f.binding = bound(1, Some(7)), &[c, b, a]),
+        (&|f| f.binding = bound(1, Some(8)), &[d]),
+        (&|f| f.binding = bound(2, None), &[]),
+    ];
+    for (narrow, wanted) in cases {
+        let mut filter = AcknowledgementFilter {
+            limit: 100,
+            ..AcknowledgementFilter::default()
+        };
+        narrow(&mut filter);
         let found: Vec<Acknowledgement> = bed.store.acknowledgements(&filter).await.unwrap();
         let found: Vec<AcknowledgementId> = found.into_iter().map(|a| a.id).collect();
         assert_eq!(found, wanted, "{filter:?}");
@@ -500,11 +396,7 @@ pub async fn pruning_keeps_what_still_stands(bed: &Bed) {
     let pruned = bed.store.prune(&policy, None).await.unwrap();
     assert_eq!((pruned.runs, pruned.acknowledgements), (1, 1));
     for table in ["verification_check_acknowledgements", &carried] {
-        assert_eq!(
-            bed.number(&format!("SELECT count(*) FROM {table}")).await,
-            0,
-            "{table}"
-        );
+        assert_eq!(bed.count(table).await, 0, "{table}");
     }
 }
 
@@ -528,12 +420,12 @@ pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
         let refused = acknowledge(store, &request, now()).await;
         refused.unwrap_err().to_string()
     };
-    let queued = bed.insert(RUN_TYPE, "queued", &context(1)).await;
+    let queued = bed.queued_for(7, 1).await;
     assert_eq!(
         refused(ask(queued)).await,
         format!("run {queued} is queued: only a check of a completed run can be acknowledged")
     );
-    let held = claim(&bed.store, queued, "w1").await;
+    let held = bed.claim(queued, "w1").await;
     let why = refused(ask(queued)).await;
     assert!(why.contains("is running"), "{why}");
     let mut unreadable = report(1, None, &[BROKEN]);
@@ -564,19 +456,13 @@ pub async fn what_cannot_be_acknowledged_is_named(bed: &Bed) {
     let next = checked(bed, connection.0, &[BROKEN]).await;
     assert_eq!(of(&bed.store, next).await, [made.acknowledgement.id]);
     // The connection is of tenant 7: what is said on a stranger's run stays there.
-    let stranger = bed
-        .insert_for(TenantId(8), RUN_TYPE, "queued", &context(connection.0))
-        .await;
-    let held = claim(&bed.store, stranger, "w1").await;
+    let stranger = bed.queued_for(8, connection.0).await;
     let mut completion = report(connection.0, None, &[BROKEN]);
     completion.connection = None;
-    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    bed.complete(stranger, &completion).await;
     let theirs = acknowledge(store, &ask(stranger), now()).await.unwrap();
     let carried = bed.own("carried_acknowledgements");
-    assert_eq!(
-        bed.number(&format!("SELECT count(*) FROM {carried}")).await,
-        1
-    );
+    assert_eq!(bed.count(&carried).await, 1);
     assert_eq!(of(&bed.store, stranger).await, [theirs.acknowledgement.id]);
 
     let id = made.acknowledgement.id;

@@ -3,8 +3,9 @@
 use crate::store::acknowledgements::{BROKEN, accept, checked, through};
 use crate::store::bed::Bed;
 use std::time::Duration;
+use verifyd::domain::RunId;
 use verifyd::domain::access::Binding;
-use verifyd::domain::acknowledgement::{Actor, Surface};
+use verifyd::domain::acknowledgement::{Acknowledgement, Actor, Surface};
 use verifyd::ports::acknowledgements::AcknowledgementFilter;
 use verifyd::ports::store::PrunePolicy;
 
@@ -19,7 +20,7 @@ fn terminal() -> Actor {
 pub async fn who_did_it_is_kept_and_read_in_every_way(bed: &Bed) {
     let store = &bed.store;
     let run = checked(bed, 1, &[BROKEN]).await;
-    let (made, _) = store.acknowledge(&accept(run, 1, BROKEN)).await.unwrap();
+    let made = acknowledged(bed, run).await;
     assert_eq!(made.acknowledged_through, Some(through()));
     assert_eq!(made.acknowledged_by, "Ann", "what the person says stays");
     // Somebody else asks for the same: it stays with who made it.
@@ -55,13 +56,14 @@ pub async fn who_did_it_is_kept_and_read_in_every_way(bed: &Bed) {
     assert_eq!(everywhere().await, withdrawn);
 }
 
+async fn acknowledged(bed: &Bed, run: RunId) -> Acknowledgement {
+    let made = bed.store.acknowledge(&accept(run, 1, BROKEN)).await;
+    made.unwrap().0
+}
+
 pub async fn what_was_noted_for_an_earlier_row_of_the_id_does_not_count(bed: &Bed) {
     let run = checked(bed, 1, &[BROKEN]).await;
-    let (made, _) = bed
-        .store
-        .acknowledge(&accept(run, 1, BROKEN))
-        .await
-        .unwrap();
+    let made = acknowledged(bed, run).await;
     // The table may be another application's, which empties it and begins to count anew.
     bed.exec(&format!(
         "DELETE FROM verification_check_acknowledgements; \
@@ -78,28 +80,18 @@ pub async fn what_was_noted_for_an_earlier_row_of_the_id_does_not_count(bed: &Be
 
 pub async fn it_goes_with_its_run(bed: &Bed) {
     let run = checked(bed, 1, &[BROKEN]).await;
-    let (made, _) = bed
-        .store
-        .acknowledge(&accept(run, 1, BROKEN))
-        .await
-        .unwrap();
+    let made = acknowledged(bed, run).await;
     let withdrawn = bed.store.withdraw(made.id, "Bob", &terminal()).await;
     assert!(withdrawn.unwrap().is_some());
     checked(bed, 1, &[BROKEN]).await;
-    let actors = format!("SELECT count(*) FROM {}", bed.own("acknowledgement_actors"));
-    assert_eq!(bed.number(&actors).await, 2);
-    bed.age(
-        "operation_runs",
-        "completed_at",
-        &format!("id = {run}"),
-        11 * 24 * 3600,
-    )
-    .await;
+    let actors = bed.own("acknowledgement_actors");
+    assert_eq!(bed.count(&actors).await, 2);
+    bed.age_run(run, "completed_at", 11 * 24 * 3600).await;
     let policy = PrunePolicy {
         older_than: Duration::from_secs(10 * 24 * 3600),
         batch: 100,
     };
     let pruned = bed.store.prune(&policy, None).await.unwrap();
     assert_eq!((pruned.runs, pruned.acknowledgements), (1, 1));
-    assert_eq!(bed.number(&actors).await, 0);
+    assert_eq!(bed.count(&actors).await, 0);
 }

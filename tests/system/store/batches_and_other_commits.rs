@@ -1,11 +1,11 @@
 //! PostgreSQL: what is sent with others is one statement. Somebody commits after it has taken its snapshot
 //! and before it has locked the run.
 
-use crate::store::bed::{Bed, settings};
-use crate::store::fixtures::{POLICY, claim, refresh, succeeded, worker};
+use crate::store::bed::Bed;
+use crate::store::fixtures::{POLICY, claim, with_inventory, worker};
 use std::sync::Arc;
 use std::time::Duration;
-use verifyd::domain::{ConnectionId, RunId, RunStatus, TenantId};
+use verifyd::domain::{RunId, RunStatus};
 use verifyd::ports::store::{AttemptEnd, Store};
 
 /// A policy that every read of a row of `operation_runs` has to pass: it waits while the gate is closed, and
@@ -29,11 +29,8 @@ async fn gated(bed: &Bed) -> Arc<dyn Store> {
     bed.exec(include_str!("../../../deploy/postgres-grants.sql"))
         .await;
     bed.exec(GATE).await;
-    let mut url: url::Url = bed.url().parse().unwrap();
-    url.set_username("verifyd_serve").unwrap();
-    verifyd::store::connect(&settings(url.as_str()))
+    bed.connect_as(|url| url.set_username("verifyd_serve").unwrap())
         .await
-        .unwrap()
 }
 
 /// Lets a call come as far as the gate, changes what is there behind its back, and lets it through.
@@ -84,7 +81,7 @@ async fn a_claim_does_not_take_what_another_has_claimed_meanwhile() {
     let call = async move { store.claim(run, &worker("w1"), &POLICY).await };
     let answer = behind(&bed, call, &taken(run, 1)).await;
     assert!(answer.unwrap().claimed().is_none());
-    let attempts = bed.store.attempts(run).await.unwrap();
+    let attempts = bed.attempts(run).await;
     assert_eq!(attempts.len(), 1);
     assert_eq!(attempts[0].worker_id, "other");
     assert_eq!(attempts[0].end_reason, None);
@@ -105,9 +102,9 @@ async fn a_claim_honours_what_was_claimed_and_given_back_meanwhile() {
     );
     let answer = behind(&bed, call, &change).await;
     assert!(answer.unwrap().claimed().is_none());
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.status, RunStatus::Queued);
-    let attempts = bed.store.attempts(run).await.unwrap();
+    let attempts = bed.attempts(run).await;
     assert_eq!(attempts.len(), 1);
     assert_eq!(attempts[0].end_reason, Some(AttemptEnd::Throttled));
 }
@@ -119,19 +116,14 @@ async fn a_completion_does_not_complete_what_was_taken_over_meanwhile() {
     let store = gated(&bed).await;
     let run = bed.queued().await;
     let held = claim(&store, run, "w1").await;
-    let mut completion = succeeded();
-    completion.inventory = Some(refresh(7, &[("A.Read", true)]));
-    completion.connection = Some(ConnectionId(1));
-    let call = async move { store.complete(&held, &completion).await };
+    let call = async move { store.complete(&held, &with_inventory()).await };
     let change = format!("{}; {}", given_back(run, "worker_lost"), taken(run, 2));
     assert!(!behind(&bed, call, &change).await.unwrap());
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!((stored.status, stored.outcome), (RunStatus::Running, None));
     assert_eq!(stored.report(), None);
-    assert!(bed.store.permissions(TenantId(7)).await.unwrap().is_empty());
-    let latest = bed.store.latest_report(ConnectionId(1)).await.unwrap();
-    assert_eq!(latest, None);
-    let attempts = bed.store.attempts(run).await.unwrap();
+    bed.has_learnt_nothing().await;
+    let attempts = bed.attempts(run).await;
     assert_eq!(attempts[0].end_reason, Some(AttemptEnd::WorkerLost));
     assert_eq!(attempts[1].end_reason, None);
 }

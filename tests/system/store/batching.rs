@@ -3,7 +3,7 @@
 
 use crate::store::bed::Bed;
 use crate::store::fixtures::{
-    POLICY, blocked, claim, context, new_connection, refresh, sealed, succeeded, worker,
+    POLICY, blocked, context, new_connection, refresh, succeeded, worker,
 };
 use futures::future::join_all;
 use std::collections::HashSet;
@@ -15,14 +15,6 @@ use verifyd::domain::{ConnectionId, Outcome, RunId, TenantId};
 use verifyd::ports::store::{AttemptEnd, Claim, ClaimAnswer, ClaimPolicy, StoreError};
 
 const MANY: usize = 150;
-
-async fn recorded(bed: &Bed, number: usize) -> Vec<RunId> {
-    let mut runs = Vec::with_capacity(number);
-    for _ in 0..number {
-        runs.push(bed.queued().await);
-    }
-    runs
-}
 
 async fn claimed(bed: &Bed, runs: &[RunId]) -> Vec<Claim> {
     let me = worker("w1");
@@ -54,7 +46,7 @@ async fn completed_as(
 }
 
 pub async fn many_are_claimed_and_completed_each_as_if_by_itself(bed: &Bed) {
-    let runs = recorded(bed, MANY).await;
+    let runs = bed.many_queued(MANY).await;
     let claims = claimed(bed, &runs).await;
     let tokens: HashSet<_> = claims.iter().map(|c| c.token).collect();
     assert_eq!(tokens.len(), MANY);
@@ -68,10 +60,10 @@ pub async fn many_are_claimed_and_completed_each_as_if_by_itself(bed: &Bed) {
         assert!(answer.unwrap());
     }
     for run in &runs {
-        let found = bed.store.run(*run).await.unwrap().unwrap();
+        let found = bed.run(*run).await;
         assert_eq!(found.outcome, Some(Outcome::Succeeded));
         assert!(found.report().is_some());
-        let attempts = bed.store.attempts(*run).await.unwrap();
+        let attempts = bed.attempts(*run).await;
         assert_eq!(attempts.len(), 1);
         assert_eq!(attempts[0].end_reason, Some(AttemptEnd::Completed));
     }
@@ -88,24 +80,18 @@ pub async fn many_are_claimed_and_completed_each_as_if_by_itself(bed: &Bed) {
 
 /// Queued and not, due and not, exhausted and not, somebody else's and not there.
 pub async fn each_claim_of_many_has_its_own_answer(bed: &Bed) {
-    let runs = recorded(bed, 12).await;
-    let done = claim(&bed.store, runs[1], "w0").await;
-    assert!(bed.store.complete(&done, &succeeded()).await.unwrap());
-    claim(&bed.store, runs[2], "w0").await;
-    let later = claim(&bed.store, runs[3], "w0").await;
-    bed.store
-        .release(
-            &later,
-            AttemptEnd::Throttled,
-            Some(Duration::from_secs(600)),
-        )
-        .await
-        .unwrap();
-    let again = claim(&bed.store, runs[4], "w0").await;
-    bed.store
-        .release(&again, AttemptEnd::Error, None)
-        .await
-        .unwrap();
+    let runs = bed.many_queued(12).await;
+    bed.complete(runs[1], &succeeded()).await;
+    bed.claim(runs[2], "w0").await;
+    let later = bed.claim(runs[3], "w0").await;
+    bed.release(
+        &later,
+        AttemptEnd::Throttled,
+        Some(Duration::from_secs(600)),
+    )
+    .await;
+    let again = bed.claim(runs[4], "w0").await;
+    bed.release(&again, AttemptEnd::Error, None).await;
     let once = ClaimPolicy {
         max_attempts: 1,
         ..POLICY
@@ -146,7 +132,7 @@ pub async fn each_claim_of_many_has_its_own_answer(bed: &Bed) {
 }
 
 pub async fn one_that_is_refused_takes_no_other_with_it(bed: &Bed) {
-    let runs = recorded(bed, 20).await;
+    let runs = bed.many_queued(20).await;
     let mut claims = claimed(bed, &runs).await;
     claims[7].token = uuid::Uuid::new_v4();
     // The database does not let a run be blocked without a reason.
@@ -170,25 +156,20 @@ pub async fn one_that_is_refused_takes_no_other_with_it(bed: &Bed) {
 pub async fn what_comes_with_a_claim_is_what_asking_would_give(bed: &Bed) {
     let mut connections = Vec::new();
     for tenant in 1..=3 {
-        let new = new_connection(tenant);
-        connections.push(bed.store.add_connection(&new, None).await.unwrap());
+        connections.push(bed.connection(tenant).await);
     }
-    bed.store
-        .set_credential(connections[0], &sealed(connections[0], "sealed"))
-        .await
-        .unwrap();
     let mut runs = Vec::new();
     let [first, second, broken] = [connections[0], connections[1], connections[2]];
+    bed.set_credential(first, "sealed").await;
     let nowhere = ConnectionId(broken.0 + 1);
     for connection in [first, first, second, broken, nowhere] {
         let (tenant, context) = (TenantId(connection.0), context(connection.0));
         let run = bed.insert_for(tenant, RUN_TYPE, "queued", &context).await;
         runs.push(run);
     }
-    let done = claim(&bed.store, runs[0], "w0").await;
     let mut completion = succeeded();
     completion.connection = Some(first);
-    assert!(bed.store.complete(&done, &completion).await.unwrap());
+    bed.complete(runs[0], &completion).await;
     bed.corrupt_connection(broken).await;
 
     for claim in claimed(bed, &runs[1..]).await {
@@ -230,7 +211,7 @@ async fn a_run_whose_context_is_not_small_is_claimed_by_itself() {
 /// What others have done to the rows is put right, if not at once.
 pub async fn an_inventory_is_compared_again_after_a_while(bed: &Bed) {
     let complete = async || {
-        let claim = claim(&bed.store, bed.queued().await, "w1").await;
+        let claim = bed.claim(bed.queued().await, "w1").await;
         let mut completion = succeeded();
         completion.inventory = Some(refresh(7, &[("A.Read", true)]));
         assert!(bed.store.complete(&claim, &completion).await.unwrap());
@@ -253,7 +234,7 @@ pub async fn an_inventory_is_compared_again_after_a_while(bed: &Bed) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_locked_run_holds_up_no_other() {
     let bed = Bed::postgres().await;
-    let runs = recorded(&bed, 20).await;
+    let runs = bed.many_queued(20).await;
     let mut other = bed.pg().begin().await.unwrap();
     sqlx::query("SELECT 1 FROM operation_runs WHERE id = ANY($1) FOR UPDATE")
         .bind(vec![runs[3].0, runs[4].0])
@@ -285,7 +266,7 @@ async fn a_locked_inventory_holds_up_its_own_tenant_only() {
     let complete = async |tenants: std::ops::RangeInclusive<i64>| {
         let mut tasks = Vec::new();
         for tenant in tenants {
-            let held = claim(&bed.store, bed.queued().await, "w1").await;
+            let held = bed.claim(bed.queued().await, "w1").await;
             let store = bed.store.clone();
             let mut completion = succeeded();
             completion.inventory = Some(refresh(tenant, &[("A.Read", true)]));

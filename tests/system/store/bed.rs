@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
-use sqlx::{AssertSqlSafe, Executor as _, PgPool, Postgres, Row, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Executor as _, PgPool, Postgres, Sqlite, Transaction};
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::pgbouncer::PgBouncer;
@@ -55,27 +55,29 @@ impl Place {
 
 impl Bed {
     pub async fn postgres() -> Self {
-        let bed = Self::empty_postgres().await;
-        bed.store.migrate().await.unwrap();
-        bed
+        Self::empty_postgres().await.migrated().await
     }
 
     /// Through PgBouncer in transaction mode, with fewer connections than the store has.
     pub async fn pooled() -> Self {
-        let bed = Self::empty_pooled().await;
-        bed.store.migrate().await.unwrap();
-        bed
+        Self::empty_pooled().await.migrated().await
     }
 
     pub async fn sqlite() -> Self {
-        let place = Place::Sqlite(tempfile::tempdir().unwrap());
-        let bed = Self::on(place).await;
-        bed.store.migrate().await.unwrap();
-        bed
+        Self::empty_sqlite().await.migrated().await
+    }
+
+    async fn migrated(self) -> Self {
+        self.store.migrate().await.unwrap();
+        self
     }
 
     pub async fn empty_postgres() -> Self {
         Self::on(Place::Postgres(TestDatabase::create().await)).await
+    }
+
+    async fn empty_sqlite() -> Self {
+        Self::on(Place::Sqlite(tempfile::tempdir().unwrap())).await
     }
 
     async fn empty_pooled() -> Self {
@@ -110,7 +112,7 @@ impl Bed {
         match self.place {
             Place::Postgres(_) => Self::empty_postgres().await,
             Place::Pooled(..) => Self::empty_pooled().await,
-            Place::Sqlite(_) => Self::on(Place::Sqlite(tempfile::tempdir().unwrap())).await,
+            Place::Sqlite(_) => Self::empty_sqlite().await,
         }
     }
 
@@ -119,6 +121,14 @@ impl Bed {
         verifyd::store::connect(&settings(&self.place.url()))
             .await
             .unwrap()
+    }
+
+    /// A store that connects in another way.
+    pub async fn connect_as(&self, change: impl FnOnce(&mut url::Url)) -> Arc<dyn Store> {
+        let mut url: url::Url = self.url().parse().unwrap();
+        change(&mut url);
+        let store = verifyd::store::connect(&settings(url.as_str())).await;
+        store.unwrap()
     }
 
     pub fn url(&self) -> String {
@@ -265,58 +275,34 @@ impl Bed {
     ) -> RunId {
         let sql = "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
                    VALUES (1, $1, $2, $3, $4) RETURNING id";
-        RunId(match &self.door {
-            Door::Postgres(pool) => sqlx::query(sql)
-                .bind(tenant.0)
-                .bind(kind)
-                .bind(status)
-                .bind(context)
-                .fetch_one(pool)
-                .await
-                .unwrap()
-                .get("id"),
-            Door::Sqlite(pool) => sqlx::query(sql)
-                .bind(tenant.0)
-                .bind(kind)
-                .bind(status)
-                .bind(context)
-                .fetch_one(pool)
-                .await
-                .unwrap()
-                .get("id"),
-        })
-    }
-
-    /// A queued run of verifyd's type.
-    pub async fn queued(&self) -> RunId {
-        self.insert(
-            verifyd::domain::run::RUN_TYPE,
-            "queued",
-            &crate::store::fixtures::context(1),
-        )
-        .await
+        let id = match &self.door {
+            Door::Postgres(pool) => {
+                let insert = sqlx::query_scalar(sql)
+                    .bind(tenant.0)
+                    .bind(kind)
+                    .bind(status);
+                insert.bind(context).fetch_one(pool).await
+            }
+            Door::Sqlite(pool) => {
+                let insert = sqlx::query_scalar(sql)
+                    .bind(tenant.0)
+                    .bind(kind)
+                    .bind(status);
+                insert.bind(context).fetch_one(pool).await
+            }
+        };
+        RunId(id.unwrap())
     }
 
     /// Gives a run a status that verifyd's own table would refuse, as another application's might
     /// hold it.
     pub async fn force_status(&self, run: RunId, status: &str) {
-        let update = format!("UPDATE operation_runs SET status = '{status}' WHERE id = {run}");
-        match &self.door {
-            Door::Postgres(_) => {
-                self.exec(&format!(
-                    "ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_check_status; \
-                     {update}"
-                ))
+        if self.is_postgres() {
+            self.exec("ALTER TABLE operation_runs DROP CONSTRAINT operation_runs_check_status")
                 .await;
-            }
-            Door::Sqlite(_) => {
-                self.exec(&format!(
-                    "PRAGMA ignore_check_constraints = ON; {update}; \
-                     PRAGMA ignore_check_constraints = OFF"
-                ))
-                .await;
-            }
         }
+        let update = format!("UPDATE operation_runs SET status = '{status}' WHERE id = {run}");
+        self.unchecked(&update).await;
     }
 
     pub fn is_postgres(&self) -> bool {
@@ -382,16 +368,14 @@ impl Bed {
 
     /// Gives a connection a status that verifyd does not know.
     pub async fn corrupt_connection(&self, id: ConnectionId) {
+        if self.is_postgres() {
+            self.exec(
+                "ALTER TABLE provider_connections DROP CONSTRAINT provider_connections_status",
+            )
+            .await;
+        }
         let update = format!("UPDATE provider_connections SET status = 'odd' WHERE id = {id}");
-        self.exec(&match &self.door {
-            Door::Postgres(_) => format!(
-                "ALTER TABLE provider_connections DROP CONSTRAINT provider_connections_status; {update}"
-            ),
-            Door::Sqlite(_) => format!(
-                "PRAGMA ignore_check_constraints = ON; {update}; PRAGMA ignore_check_constraints = OFF"
-            ),
-        })
-        .await;
+        self.unchecked(&update).await;
     }
 
     /// Makes every later credential collide with that of this connection.

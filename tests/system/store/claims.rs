@@ -1,17 +1,15 @@
 //! `queued` → `running` and back.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{ISOLATED, POLICY, claim, context, succeeded, worker};
-use std::sync::Arc;
+use crate::store::fixtures::{ISOLATED, POLICY, at_once, context, failed, succeeded, worker};
 use std::time::Duration;
-use tokio::sync::Barrier;
 use verifyd::domain::run::{RUN_TYPE, RunRequest};
 use verifyd::domain::{RunId, RunStatus};
-use verifyd::ports::store::{AttemptEnd, ContextSize, StoreError};
+use verifyd::ports::store::{AttemptEnd, Claim, ContextSize, StoreError};
 
 pub async fn a_queued_run_is_claimed_with_a_lease(bed: &Bed) {
     let run = bed.queued().await;
-    let claim = claim(&bed.store, run, "w1").await;
+    let claim = bed.claim(run, "w1").await;
     assert_eq!(claim.run.id, run);
     assert_eq!(claim.run.request, RunRequest::from_context(&context(1)));
     assert_eq!(claim.context, ContextSize::Small);
@@ -19,12 +17,12 @@ pub async fn a_queued_run_is_claimed_with_a_lease(bed: &Bed) {
     assert!(!claim.exhausted);
     assert_eq!(claim.first_claimed_at, claim.claimed_at);
 
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.status, RunStatus::Running);
     assert_eq!(stored.created_at, claim.run.created_at);
     assert_eq!(stored.tenant_id, claim.run.tenant_id);
     assert!(stored.started_at.is_some());
-    let attempts = bed.store.attempts(run).await.unwrap();
+    let attempts = bed.attempts(run).await;
     assert_eq!(attempts.len(), 1);
     assert_eq!(attempts[0].worker_id, "w1");
     assert_eq!(attempts[0].claimed_at, claim.claimed_at);
@@ -51,22 +49,14 @@ pub async fn two_workers_one_run_is_claimed_once(bed: &Bed) {
     let stores = [bed.store.clone(), bed.replica().await];
     for round in 0..40 {
         let run = bed.queued().await;
-        let barrier = Arc::new(Barrier::new(6));
-        let tasks: Vec<_> = (0..6)
-            .map(|n| {
-                let (store, barrier) = (stores[n % 2].clone(), barrier.clone());
-                tokio::spawn(async move {
-                    barrier.wait().await;
-                    store.claim(run, &worker(&format!("w{n}")), &POLICY).await
-                })
-            })
-            .collect();
-        let mut won = Vec::new();
-        for task in tasks {
-            won.extend(task.await.unwrap().unwrap().claimed());
-        }
+        let answers = at_once(&stores, 6, |store, n| async move {
+            store.claim(run, &worker(&format!("w{n}")), &POLICY).await
+        })
+        .await;
+        let claimed = answers.into_iter().map(|answer| answer.unwrap().claimed());
+        let won: Vec<Claim> = claimed.flatten().collect();
         assert_eq!(won.len(), 1, "round {round}");
-        let attempts = bed.store.attempts(run).await.unwrap();
+        let attempts = bed.attempts(run).await;
         assert_eq!(attempts.len(), 1, "round {round}");
         assert_eq!(attempts[0].worker_id, won[0].worker.0);
         assert!(bed.store.complete(&won[0], &succeeded()).await.unwrap());
@@ -75,27 +65,16 @@ pub async fn two_workers_one_run_is_claimed_once(bed: &Bed) {
 
 pub async fn a_released_run_waits_until_not_before(bed: &Bed) {
     let run = bed.queued().await;
-    let first = claim(&bed.store, run, "w1").await;
+    let first = bed.claim(run, "w1").await;
     let wait = Some(Duration::from_secs(3600));
-    assert!(
-        bed.store
-            .release(&first, AttemptEnd::Throttled, wait)
-            .await
-            .unwrap()
-    );
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    assert!(bed.release(&first, AttemptEnd::Throttled, wait).await);
+    let stored = bed.run(run).await;
     assert_eq!(stored.status, RunStatus::Queued);
     let started_at = stored.started_at;
     assert!(started_at.is_some());
-    assert!(
-        bed.store
-            .claim(run, &worker("w2"), &POLICY)
-            .await
-            .unwrap()
-            .claimed()
-            .is_none()
-    );
-    assert_eq!(bed.store.attempts(run).await.unwrap().len(), 1);
+    let early = bed.store.claim(run, &worker("w2"), &POLICY).await.unwrap();
+    assert!(early.claimed().is_none());
+    assert_eq!(bed.attempts(run).await.len(), 1);
 
     bed.age(
         &bed.own("run_deliveries"),
@@ -104,10 +83,10 @@ pub async fn a_released_run_waits_until_not_before(bed: &Bed) {
         3601,
     )
     .await;
-    let second = claim(&bed.store, run, "w2").await;
+    let second = bed.claim(run, "w2").await;
     assert_eq!(second.attempt, 2);
     assert_eq!(second.first_claimed_at, first.claimed_at);
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.started_at, started_at);
     assert_ne!(second.token, first.token);
 }
@@ -123,16 +102,14 @@ pub async fn a_throttled_attempt_does_not_count_and_a_failed_one_does(bed: &Bed)
     .into_iter()
     .enumerate()
     {
-        let claim = claim(&bed.store, run, "w1").await;
+        let claim = bed.claim(run, "w1").await;
         assert_eq!(claim.attempt, attempt as i32 + 1);
         assert_eq!(claim.counted_attempts, counted, "before {end}");
-        assert!(bed.store.release(&claim, end, None).await.unwrap());
+        assert!(bed.release(&claim, end, None).await);
     }
     let history: Vec<_> = bed
-        .store
         .attempts(run)
         .await
-        .unwrap()
         .into_iter()
         .map(|a| (a.counted, a.end_reason, a.ended_at.is_some()))
         .collect();
@@ -150,47 +127,29 @@ pub async fn a_throttled_attempt_does_not_count_and_a_failed_one_does(bed: &Bed)
 pub async fn spent_attempts_make_the_next_claim_exhausted(bed: &Bed) {
     let run = bed.queued().await;
     for counted in 1..=POLICY.max_attempts {
-        let claim = claim(&bed.store, run, "w1").await;
+        let claim = bed.claim(run, "w1").await;
         assert_eq!((claim.counted_attempts, claim.exhausted), (counted, false));
-        assert!(
-            bed.store
-                .release(&claim, AttemptEnd::Error, None)
-                .await
-                .unwrap()
-        );
+        assert!(bed.release(&claim, AttemptEnd::Error, None).await);
     }
-    let last = claim(&bed.store, run, "w1").await;
+    let last = bed.claim(run, "w1").await;
     assert!(last.exhausted);
     assert_eq!(last.counted_attempts, POLICY.max_attempts);
-    assert!(!bed.store.attempts(run).await.unwrap()[3].counted);
+    assert!(!bed.attempts(run).await[3].counted);
     // An exhausted attempt stays uncounted, however it ends.
-    assert!(
-        bed.store
-            .release(&last, AttemptEnd::Error, None)
-            .await
-            .unwrap()
-    );
-    assert!(!bed.store.attempts(run).await.unwrap()[3].counted);
-    let again = claim(&bed.store, run, "w1").await;
+    assert!(bed.release(&last, AttemptEnd::Error, None).await);
+    assert!(!bed.attempts(run).await[3].counted);
+    let again = bed.claim(run, "w1").await;
     assert!(again.exhausted);
-    assert!(
-        bed.store
-            .complete(&again, &crate::store::fixtures::failed())
-            .await
-            .unwrap()
-    );
+    assert!(bed.store.complete(&again, &failed()).await.unwrap());
 }
 
 pub async fn a_run_put_back_from_outside_supersedes_the_open_attempt(bed: &Bed) {
     let run = bed.queued().await;
-    let first = claim(&bed.store, run, "w1").await;
-    bed.exec(&format!(
-        "UPDATE operation_runs SET status = 'queued' WHERE id = {run}"
-    ))
-    .await;
-    let second = claim(&bed.store, run, "w2").await;
+    let first = bed.claim(run, "w1").await;
+    bed.save(run, "status = 'queued'").await;
+    let second = bed.claim(run, "w2").await;
     assert_eq!((second.attempt, second.counted_attempts), (2, 2));
-    let attempts = bed.store.attempts(run).await.unwrap();
+    let attempts = bed.attempts(run).await;
     assert_eq!(attempts[0].end_reason, Some(AttemptEnd::Superseded));
     assert!(attempts[0].counted);
     assert!(!bed.store.complete(&first, &succeeded()).await.unwrap());
@@ -199,36 +158,21 @@ pub async fn a_run_put_back_from_outside_supersedes_the_open_attempt(bed: &Bed) 
 
 pub async fn a_release_needs_the_current_token(bed: &Bed) {
     let run = bed.queued().await;
-    let first = claim(&bed.store, run, "w1").await;
-    assert!(
-        bed.store
-            .release(&first, AttemptEnd::Error, None)
-            .await
-            .unwrap()
-    );
-    assert!(
-        !bed.store
-            .release(&first, AttemptEnd::Error, None)
-            .await
-            .unwrap()
-    );
-    let second = claim(&bed.store, run, "w2").await;
+    let first = bed.claim(run, "w1").await;
+    assert!(bed.release(&first, AttemptEnd::Error, None).await);
+    assert!(!bed.release(&first, AttemptEnd::Error, None).await);
+    let second = bed.claim(run, "w2").await;
     let before = bed.dump(&bed.own("run_attempts")).await;
-    assert!(
-        !bed.store
-            .release(&first, AttemptEnd::Shutdown, None)
-            .await
-            .unwrap()
-    );
+    assert!(!bed.release(&first, AttemptEnd::Shutdown, None).await);
     assert_eq!(bed.dump(&bed.own("run_attempts")).await, before);
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.status, RunStatus::Running);
     assert!(bed.store.complete(&second, &succeeded()).await.unwrap());
 }
 
 pub async fn a_release_cannot_end_as_completed(bed: &Bed) {
     let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     let refused = bed.store.release(&held, AttemptEnd::Completed, None).await;
     assert!(matches!(refused, Err(StoreError::Refused(_))));
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());

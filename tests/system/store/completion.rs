@@ -2,28 +2,22 @@
 
 use crate::store::bed::Bed;
 use crate::store::fixtures::{
-    ISOLATED, POLICY, SWEEP, blocked, claim, context, failed, heartbeat, refresh, report_of,
-    succeeded, worker,
+    ISOLATED, POLICY, SWEEP, at_once, blocked, context, failed, heartbeat, report_of, succeeded,
+    with_inventory, worker,
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
-use tokio::sync::Barrier;
 use uuid::Uuid;
+use verifyd::domain::completion::Completion;
 use verifyd::domain::run::RUN_TYPE;
-use verifyd::domain::{ConnectionId, Outcome, RunStatus, TenantId};
+use verifyd::domain::{ConnectionId, Outcome, RunStatus};
 use verifyd::ports::store::{AttemptEnd, StoreError};
 
 pub async fn a_completion_writes_run_report_and_attempt(bed: &Bed) {
-    let run = bed
-        .store
-        .record(&crate::store::recording::new_run(1))
-        .await
-        .unwrap()
-        .run_id;
-    let held = claim(&bed.store, run, "w1").await;
+    let run = bed.recorded(1).await;
+    let held = bed.claim(run, "w1").await;
     let completion = failed();
     assert!(bed.store.complete(&held, &completion).await.unwrap());
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.status, RunStatus::Completed);
     assert_eq!(stored.outcome, Some(Outcome::Failed));
     assert_eq!(stored.report(), Some(&report_of(&completion)));
@@ -32,11 +26,11 @@ pub async fn a_completion_writes_run_report_and_attempt(bed: &Bed) {
         serde_json::to_value(&completion.failure_summary).unwrap()
     );
     assert!(stored.completed_at.unwrap() >= stored.started_at.unwrap());
-    let attempts = bed.store.attempts(run).await.unwrap();
+    let attempts = bed.attempts(run).await;
     assert_eq!(attempts[0].end_reason, Some(AttemptEnd::Completed));
     assert!(attempts[0].counted);
-    let deliveries = format!("SELECT count(*) FROM {}", bed.own("run_deliveries"));
-    assert_eq!(bed.number(&deliveries).await, 0);
+    let deliveries = bed.own("run_deliveries");
+    assert_eq!(bed.count(&deliveries).await, 0);
 }
 
 pub async fn other_keys_of_context_are_kept(bed: &Bed) {
@@ -44,28 +38,24 @@ pub async fn other_keys_of_context_are_kept(bed: &Bed) {
     stale["verification_report"] = json!({"old": true});
     stale["empty"] = Value::Null;
     let run = bed.insert(RUN_TYPE, "queued", &stale).await;
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     // Written by the application while the run is in flight.
     stale["late"] = json!({"a": [1, 2.5, "x"]});
-    bed.exec(&format!(
-        "UPDATE operation_runs SET context = '{}' WHERE id = {run}",
-        stale.to_string().replace('\'', "''")
-    ))
-    .await;
+    bed.save_context(run, &stale).await;
     let completion = succeeded();
     assert!(bed.store.complete(&held, &completion).await.unwrap());
     stale["verification_report"] = report_of(&completion);
-    assert_eq!(bed.store.run(run).await.unwrap().unwrap().context, stale);
+    assert_eq!(bed.run(run).await.context, stale);
 }
 
 pub async fn a_context_that_is_no_object_is_kept_beside_the_report(bed: &Bed) {
     for odd in [json!([1, 2]), json!("text"), json!(3), Value::Null] {
         let run = bed.insert(RUN_TYPE, "queued", &odd).await;
-        let held = claim(&bed.store, run, "w1").await;
+        let held = bed.claim(run, "w1").await;
         assert!(held.run.request.problem.is_some(), "{odd}");
         let completion = blocked();
         assert!(bed.store.complete(&held, &completion).await.unwrap());
-        let stored = bed.store.run(run).await.unwrap().unwrap();
+        let stored = bed.run(run).await;
         assert_eq!(stored.report(), Some(&report_of(&completion)), "{odd}");
         let kept = stored.context.get("producer_context");
         assert_eq!(kept, Some(&odd).filter(|odd| !odd.is_null()));
@@ -76,10 +66,10 @@ pub async fn a_context_that_is_no_object_is_kept_beside_the_report(bed: &Bed) {
 
 pub async fn a_blocked_run_names_reason_and_next_steps(bed: &Bed) {
     let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     let completion = blocked();
     assert!(bed.store.complete(&held, &completion).await.unwrap());
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.outcome, Some(Outcome::Blocked));
     let by = completion.blocked.unwrap();
     assert_eq!(stored.context["reason_code"], json!(by.reason_code.code()));
@@ -92,7 +82,7 @@ pub async fn a_blocked_run_names_reason_and_next_steps(bed: &Bed) {
 
 pub async fn a_completed_run_is_never_claimed_or_completed_again(bed: &Bed) {
     let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
     let before = bed.dump("operation_runs").await;
     for policy in [POLICY, ISOLATED, POLICY, ISOLATED] {
@@ -100,34 +90,27 @@ pub async fn a_completed_run_is_never_claimed_or_completed_again(bed: &Bed) {
         assert!(claimed.claimed().is_none(), "{policy:?}");
     }
     assert!(!bed.store.complete(&held, &failed()).await.unwrap());
-    assert!(
-        !bed.store
-            .release(&held, AttemptEnd::Error, None)
-            .await
-            .unwrap()
-    );
-    let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
+    assert!(!bed.release(&held, AttemptEnd::Error, None).await);
+    let swept = bed.sweep().await;
     assert_eq!((swept.reclaimed, swept.due), (vec![], vec![]));
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.outcome, Some(Outcome::Succeeded));
-    assert_eq!(bed.store.attempts(run).await.unwrap().len(), 1);
+    assert_eq!(bed.attempts(run).await.len(), 1);
     // Not even locked: PostgreSQL notes the last locker in xmax.
     assert_eq!(bed.dump("operation_runs").await, before);
 }
 
 pub async fn a_stale_worker_cannot_complete_after_a_takeover(bed: &Bed) {
     let run = bed.queued().await;
-    let stale = claim(&bed.store, run, "w1").await;
+    let stale = bed.claim(run, "w1").await;
     // w1 never beat, so the sweep takes its run away.
-    let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
+    let swept = bed.sweep().await;
     assert_eq!(swept.reclaimed, [run]);
-    let mut late = succeeded();
-    late.inventory = Some(refresh(7, &[("A.Read", true)]));
-    late.connection = Some(ConnectionId(1));
+    let late = with_inventory();
     // While it is queued, and after another worker has claimed it.
     assert!(!bed.store.complete(&stale, &late).await.unwrap());
     bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
-    let current = claim(&bed.store, run, "w2").await;
+    let current = bed.claim(run, "w2").await;
     let before = bed.dump("operation_runs").await;
     assert!(!bed.store.complete(&stale, &late).await.unwrap());
     // PostgreSQL notes the lock that was given back in xmax; the content is the same.
@@ -137,96 +120,60 @@ pub async fn a_stale_worker_cannot_complete_after_a_takeover(bed: &Bed) {
             .collect()
     };
     assert_eq!(content(bed.dump("operation_runs").await), content(before));
-    assert!(bed.store.permissions(TenantId(7)).await.unwrap().is_empty());
-    assert_eq!(
-        bed.store.inventory_freshness(TenantId(7)).await.unwrap(),
-        None
-    );
-    assert_eq!(
-        bed.store.latest_report(ConnectionId(1)).await.unwrap(),
-        None
-    );
+    bed.has_learnt_nothing().await;
     assert!(bed.store.complete(&current, &failed()).await.unwrap());
     assert!(!bed.store.complete(&stale, &late).await.unwrap());
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.outcome, Some(Outcome::Failed));
 }
 
 pub async fn a_forged_token_completes_nothing(bed: &Bed) {
     let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     let mut forged = held.clone();
     forged.token = Uuid::new_v4();
     assert!(!bed.store.complete(&forged, &succeeded()).await.unwrap());
-    assert!(
-        !bed.store
-            .release(&forged, AttemptEnd::Error, None)
-            .await
-            .unwrap()
-    );
-    let mut other_attempt = held.clone();
-    other_attempt.attempt = 2;
-    assert!(
-        !bed.store
-            .complete(&other_attempt, &succeeded())
-            .await
-            .unwrap()
-    );
+    assert!(!bed.release(&forged, AttemptEnd::Error, None).await);
+    let mut later = held.clone();
+    later.attempt = 2;
+    assert!(!bed.store.complete(&later, &succeeded()).await.unwrap());
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
 }
 
 /// The same claim completes, is released and is swept at the same moment: one of them wins.
 pub async fn two_holders_race_to_complete_and_one_wins(bed: &Bed) {
-    let replica = bed.replica().await;
+    let stores = [bed.store.clone(), bed.replica().await];
     for round in 0..25 {
         let run = bed.queued().await;
-        let held = claim(&bed.store, run, "never beat").await;
-        let barrier = Arc::new(Barrier::new(4));
-        let complete = |outcome| {
-            let (store, held, barrier) = (bed.store.clone(), held.clone(), barrier.clone());
-            tokio::spawn(async move {
-                barrier.wait().await;
-                store.complete(&held, &outcome).await.unwrap()
-            })
-        };
-        let (a, b) = (complete(succeeded()), complete(failed()));
-        let release = {
-            let (store, held, barrier) = (replica.clone(), held.clone(), barrier.clone());
-            tokio::spawn(async move {
-                barrier.wait().await;
-                store
-                    .release(&held, AttemptEnd::Shutdown, None)
-                    .await
-                    .unwrap()
-            })
-        };
-        let sweep = {
-            let (store, barrier) = (replica.clone(), barrier.clone());
-            tokio::spawn(async move {
-                barrier.wait().await;
-                let swept = store.sweep(&SWEEP).await.unwrap();
-                swept.is_some_and(|s| s.reclaimed.contains(&run))
-            })
-        };
-        let won = [
-            a.await.unwrap(),
-            b.await.unwrap(),
-            release.await.unwrap(),
-            sweep.await.unwrap(),
-        ];
-        assert_eq!(
-            won.iter().filter(|w| **w).count(),
-            1,
-            "round {round}: {won:?}"
-        );
-        let stored = bed.store.run(run).await.unwrap().unwrap();
-        let expected = if won[0] || won[1] {
+        let held = bed.claim(run, "never beat").await;
+        let won = at_once(&stores, 4, |store, n| {
+            let held = held.clone();
+            async move {
+                match n {
+                    0 => store.complete(&held, &succeeded()).await.unwrap(),
+                    1 => store
+                        .release(&held, AttemptEnd::Shutdown, None)
+                        .await
+                        .unwrap(),
+                    2 => store.complete(&held, &failed()).await.unwrap(),
+                    _ => {
+                        let swept = store.sweep(&SWEEP).await.unwrap();
+                        swept.is_some_and(|s| s.reclaimed.contains(&run))
+                    }
+                }
+            }
+        })
+        .await;
+        let winners = won.iter().filter(|w| **w).count();
+        assert_eq!(winners, 1, "round {round}: {won:?}");
+        let stored = bed.run(run).await;
+        let expected = if won[0] || won[2] {
             RunStatus::Completed
         } else {
             RunStatus::Queued
         };
         assert_eq!(stored.status, expected, "round {round}");
-        let attempts = bed.store.attempts(run).await.unwrap();
+        let attempts = bed.attempts(run).await;
         assert_eq!(attempts.len(), 1);
         assert!(attempts[0].end_reason.is_some());
     }
@@ -235,24 +182,20 @@ pub async fn two_holders_race_to_complete_and_one_wins(bed: &Bed) {
 /// The constraint refuses a blocked run without a reason: the whole transaction is undone.
 pub async fn a_refused_completion_writes_nothing(bed: &Bed) {
     let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
-    let mut unreasoned = blocked();
-    unreasoned.blocked = None;
-    unreasoned.inventory = Some(refresh(7, &[("A.Read", true)]));
-    unreasoned.connection = Some(ConnectionId(1));
+    let held = bed.claim(run, "w1").await;
+    let unreasoned = Completion {
+        outcome: Outcome::Blocked,
+        ..with_inventory()
+    };
     let refused = bed.store.complete(&held, &unreasoned).await;
     assert!(
         matches!(refused, Err(StoreError::Refused(_))),
         "{refused:?}"
     );
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!((stored.id, stored.status), (run, RunStatus::Running));
     assert_eq!((stored.outcome, stored.report()), (None, None));
-    assert!(bed.store.permissions(TenantId(7)).await.unwrap().is_empty());
-    assert_eq!(
-        bed.store.latest_report(ConnectionId(1)).await.unwrap(),
-        None
-    );
+    bed.has_learnt_nothing().await;
     assert!(bed.store.complete(&held, &blocked()).await.unwrap());
 }
 
@@ -260,20 +203,19 @@ pub async fn the_latest_report_never_moves_back(bed: &Bed) {
     let connection = ConnectionId(5);
     let (older, newer) = (bed.queued().await, bed.queued().await);
     for (run, mut completion) in [(older, succeeded()), (newer, failed())] {
-        let held = claim(&bed.store, run, "w1").await;
         completion.connection = Some(connection);
-        assert!(bed.store.complete(&held, &completion).await.unwrap());
+        bed.complete(run, &completion).await;
         let latest = bed.store.latest_report(connection).await.unwrap().unwrap();
         assert_eq!(latest.operation_run_id, run);
         assert_eq!(latest.fingerprint, completion.fingerprint);
         assert_eq!(latest.overall, completion.overall);
         assert_eq!(latest.outcome, completion.outcome);
-        let stored = bed.store.run(run).await.unwrap().unwrap();
+        let stored = bed.run(run).await;
         assert_eq!(Some(latest.completed_at), stored.completed_at);
     }
     // What another replica wrote in the meantime was completed later than what comes now.
     let last = bed.queued().await;
-    let held = claim(&bed.store, last, "w1").await;
+    let held = bed.claim(last, "w1").await;
     let table = bed.own("latest_reports");
     bed.exec(&format!(
         "UPDATE {table} SET completed_at = '2999-01-01T00:00:00.000Z' WHERE connection_id = 5"
@@ -287,12 +229,7 @@ pub async fn the_latest_report_never_moves_back(bed: &Bed) {
 }
 
 pub async fn without_a_connection_no_latest_report_is_written(bed: &Bed) {
-    let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
-    assert!(bed.store.complete(&held, &blocked()).await.unwrap());
+    bed.completed(&blocked()).await;
     let table = bed.own("latest_reports");
-    assert_eq!(
-        bed.number(&format!("SELECT count(*) FROM {table}")).await,
-        0
-    );
+    assert_eq!(bed.count(&table).await, 0);
 }

@@ -1,12 +1,12 @@
 //! What checks have learnt of a connection, and the lists that show it.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{claim, context, new_connection, sealed, succeeded};
+use crate::store::fixtures::{context, sealed, succeeded};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use verifyd::domain::access::Binding;
 use verifyd::domain::completion::{CheckedScope, CheckedTarget, Completion};
-use verifyd::domain::connection::{CredentialBinding, ProviderConnection};
+use verifyd::domain::connection::ProviderConnection;
 use verifyd::domain::connection_facts::{
     ConnectionFacts, CredentialExpiry, ExpirySource, KeptFacts,
 };
@@ -35,12 +35,7 @@ fn facts(expires_at: Option<DateTime<Utc>>) -> ConnectionFacts {
 }
 
 async fn add(bed: &Bed) -> ProviderConnection {
-    let seal = |binding: CredentialBinding| Ok(sealed(binding.connection_id, "payload"));
-    let id = bed
-        .store
-        .add_connection(&new_connection(7), Some(&seal))
-        .await
-        .unwrap();
+    let id = bed.connection_with(7, "payload").await;
     bed.store.connection(id).await.unwrap().unwrap().0
 }
 
@@ -52,19 +47,13 @@ async fn keep(bed: &Bed, connection: &ProviderConnection, facts: ConnectionFacts
 }
 
 async fn kept(bed: &Bed, connection: &ProviderConnection) -> ConnectionFacts {
-    let start = bed
-        .store
-        .starting_point(connection.id)
-        .await
-        .unwrap()
-        .unwrap();
-    let changed_at = start
-        .credential
-        .and_then(|credential| credential.updated_at);
-    let kept = start
-        .facts
-        .map(|kept| kept.still_true(connection, changed_at));
-    kept.unwrap_or_default()
+    let start = bed.store.starting_point(connection.id).await.unwrap();
+    let start = start.unwrap();
+    let changed_at = start.credential.and_then(|c| c.updated_at);
+    let kept = start.facts;
+    kept.map_or_else(ConnectionFacts::default, |kept| {
+        kept.still_true(connection, changed_at)
+    })
 }
 
 async fn state(bed: &Bed, id: ConnectionId) -> ConnectionState {
@@ -77,10 +66,8 @@ pub async fn what_was_learnt_is_kept_and_read_with_the_start_of_a_check(bed: &Be
     assert_eq!(kept(bed, &connection).await, ConnectionFacts::default());
     keep(bed, &connection, facts(Some(end(5)))).await;
     assert_eq!(kept(bed, &connection).await, facts(Some(end(5))));
-    let found_at = state(bed, connection.id)
-        .await
-        .facts
-        .credential_expiry_found_at;
+    let shown = state(bed, connection.id).await.facts;
+    let found_at = shown.credential_expiry_found_at;
     assert!(found_at.is_some());
     // Found again, it was found then; a new one is found now.
     let renamed = ConnectionFacts {
@@ -93,19 +80,12 @@ pub async fn what_was_learnt_is_kept_and_read_with_the_start_of_a_check(bed: &Be
     assert_eq!(shown.credential_expiry_found_at, found_at);
     keep(bed, &connection, ConnectionFacts::default()).await;
     assert_eq!(kept(bed, &connection).await, ConnectionFacts::default());
-    assert_eq!(
-        state(bed, connection.id)
-            .await
-            .facts
-            .credential_expiry_found_at,
-        None
-    );
+    let shown = state(bed, connection.id).await.facts;
+    assert_eq!(shown.credential_expiry_found_at, None);
     // With a claim, too.
     keep(bed, &connection, facts(None)).await;
-    let run = bed
-        .insert(RUN_TYPE, "queued", &context(connection.id.0))
-        .await;
-    let held = claim(&bed.store, run, "w1").await;
+    let run = bed.queued_for(7, connection.id.0).await;
+    let held = bed.claim(run, "w1").await;
     if let Some(start) = held.start {
         assert_eq!(start.facts.unwrap().facts, facts(None));
     }
@@ -115,10 +95,7 @@ pub async fn facts_of_what_is_another_now_do_not_count(bed: &Bed) {
     let connection = add(bed).await;
     keep(bed, &connection, facts(Some(end(5)))).await;
     let replaced = sealed(connection.id, "another payload");
-    bed.store
-        .set_credential(connection.id, &replaced)
-        .await
-        .unwrap();
+    bed.set_credential(connection.id, "another payload").await;
     assert_eq!(kept(bed, &connection).await.expiry, None);
     let shown = state(bed, connection.id).await.facts;
     assert_eq!(shown.credential_expires_at, replaced.expires_at);
@@ -235,10 +212,7 @@ async fn completed(bed: &Bed, scope: Value) -> Value {
         bed.insert(RUN_TYPE, "queued", &context).await,
     ];
     // Two at once, so that both take the way of a batch.
-    let (one, two) = futures::join!(
-        claim(&bed.store, runs[0], "w"),
-        claim(&bed.store, runs[1], "w")
-    );
+    let (one, two) = futures::join!(bed.claim(runs[0], "w"), bed.claim(runs[1], "w"));
     let completion = named("Contoso \"ü\"");
     let (first, second) = futures::join!(
         bed.store.complete(&one, &completion),
@@ -246,7 +220,7 @@ async fn completed(bed: &Bed, scope: Value) -> Value {
     );
     assert!(first.unwrap() && second.unwrap());
     let scope = |run: RunId| async move {
-        let stored = bed.store.run(run).await.unwrap().unwrap();
+        let stored = bed.run(run).await;
         stored.context["target_scope"].clone()
     };
     let [one, two] = [scope(runs[0]).await, scope(runs[1]).await];

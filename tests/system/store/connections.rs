@@ -10,14 +10,6 @@ use verifyd::domain::{ConnectionId, TenantId, WorkspaceId};
 use verifyd::ports::store::{AddConnectionError, StoreError};
 use verifyd::ports::vault::VaultError;
 
-async fn add(bed: &Bed, tenant: i64, payload: &str) -> ConnectionId {
-    let seal = |binding: CredentialBinding| Ok(sealed(binding.connection_id, payload));
-    bed.store
-        .add_connection(&new_connection(tenant), Some(&seal))
-        .await
-        .unwrap()
-}
-
 async fn credential(bed: &Bed, id: ConnectionId) -> StoredCredential {
     bed.store.connection(id).await.unwrap().unwrap().1.unwrap()
 }
@@ -51,17 +43,9 @@ pub async fn a_connection_is_added_and_read(bed: &Bed) {
     assert_eq!(credential.kind, expected.kind);
     assert_eq!(credential.payload, expected.payload);
     assert_eq!(credential.expires_at, expected.expires_at);
-    assert_eq!(
-        bed.number("SELECT count(*) FROM tenants WHERE id = 7")
-            .await,
-        1
-    );
+    assert_eq!(bed.count("tenants WHERE id = 7").await, 1);
 
-    let bare = bed
-        .store
-        .add_connection(&new_connection(7), None)
-        .await
-        .unwrap();
+    let bare = bed.connection(7).await;
     assert_eq!(bed.store.connection(bare).await.unwrap().unwrap().1, None);
     assert_eq!(
         bed.store.connection(ConnectionId(987_654)).await.unwrap(),
@@ -71,26 +55,20 @@ pub async fn a_connection_is_added_and_read(bed: &Bed) {
 
 pub async fn a_failing_seal_inserts_nothing(bed: &Bed) {
     let seal = |_: CredentialBinding| Err(VaultError::NoKey);
-    let failed = bed
-        .store
-        .add_connection(&new_connection(7), Some(&seal))
-        .await;
+    let new = new_connection(7);
+    let failed = bed.store.add_connection(&new, Some(&seal)).await;
     assert!(matches!(
         failed,
         Err(AddConnectionError::Vault(VaultError::NoKey))
     ));
     for table in ["provider_connections", "provider_credentials", "tenants"] {
-        assert_eq!(
-            bed.number(&format!("SELECT count(*) FROM {table}")).await,
-            0,
-            "{table}"
-        );
+        assert_eq!(bed.count(&table).await, 0, "{table}");
     }
-    add(bed, 7, "payload").await;
+    bed.connection_with(7, "payload").await;
 }
 
 pub async fn a_tenant_of_another_workspace_is_refused(bed: &Bed) {
-    add(bed, 7, "payload").await;
+    bed.connection_with(7, "payload").await;
     let mut stranger = new_connection(7);
     stranger.workspace_id = WorkspaceId(2);
     let refused = bed.store.add_connection(&stranger, None).await;
@@ -98,15 +76,11 @@ pub async fn a_tenant_of_another_workspace_is_refused(bed: &Bed) {
         refused,
         Err(AddConnectionError::Store(StoreError::Refused(_)))
     ));
-    assert_eq!(
-        bed.number("SELECT count(*) FROM provider_connections")
-            .await,
-        1
-    );
+    assert_eq!(bed.count("provider_connections").await, 1);
 }
 
 pub async fn a_connection_is_disabled_and_enabled(bed: &Bed) {
-    let id = add(bed, 7, "payload").await;
+    let id = bed.connection_with(7, "payload").await;
     for status in [ConnectionStatus::Disabled, ConnectionStatus::Enabled] {
         assert!(bed.store.set_connection_status(id, status).await.unwrap());
         assert_eq!(
@@ -115,15 +89,13 @@ pub async fn a_connection_is_disabled_and_enabled(bed: &Bed) {
         );
     }
     let nobody = ConnectionId(987_654);
-    let changed = bed
-        .store
-        .set_connection_status(nobody, ConnectionStatus::Disabled)
-        .await;
+    let disabled = ConnectionStatus::Disabled;
+    let changed = bed.store.set_connection_status(nobody, disabled).await;
     assert!(!changed.unwrap());
 }
 
 pub async fn a_credential_is_replaced(bed: &Bed) {
-    let id = add(bed, 7, "payload").await;
+    let id = bed.connection_with(7, "payload").await;
     let mut new = sealed(id, "another");
     new.kind = CredentialKind::Certificate;
     new.expires_at = None;
@@ -133,47 +105,30 @@ pub async fn a_credential_is_replaced(bed: &Bed) {
         (stored.kind, stored.payload, stored.expires_at),
         (new.kind, new.payload, None)
     );
-    assert_eq!(
-        bed.number("SELECT count(*) FROM provider_credentials")
-            .await,
-        1
-    );
+    assert_eq!(bed.count("provider_credentials").await, 1);
 
-    let bare = bed
-        .store
-        .add_connection(&new_connection(7), None)
-        .await
-        .unwrap();
-    bed.store
-        .set_credential(bare, &sealed(bare, "first"))
-        .await
-        .unwrap();
+    let bare = bed.connection(7).await;
+    bed.set_credential(bare, "first").await;
     assert_eq!(
         credential(bed, bare).await.payload,
         sealed(bare, "first").payload
     );
 
     let nobody = ConnectionId(987_654);
-    let refused = bed
-        .store
-        .set_credential(nobody, &sealed(nobody, "s3cret"))
-        .await
-        .unwrap_err();
+    let secret = sealed(nobody, "s3cret");
+    let refused = bed.store.set_credential(nobody, &secret).await.unwrap_err();
     assert!(matches!(refused, StoreError::Refused(_)), "{refused}");
     assert!(!refused.to_string().contains("s3cret"), "{refused}");
 }
 
 pub async fn a_credential_is_resealed_only_from_the_old_payload(bed: &Bed) {
-    let id = add(bed, 7, "old").await;
-    let other = add(bed, 7, "old").await;
+    let id = bed.connection_with(7, "old").await;
+    let other = bed.connection_with(7, "old").await;
     let old = sealed(id, "old").payload;
-    assert!(bed.store.reseal_credential(id, &old, "new").await.unwrap());
-    assert!(
-        !bed.store
-            .reseal_credential(id, &old, "newer")
-            .await
-            .unwrap()
-    );
+    for (new, resealed) in [("new", true), ("newer", false)] {
+        let swapped = bed.store.reseal_credential(id, &old, new).await;
+        assert_eq!(swapped.unwrap(), resealed, "{new}");
+    }
     assert_eq!(credential(bed, id).await.payload, "new");
     assert_eq!(
         credential(bed, other).await.payload,
@@ -186,7 +141,7 @@ pub async fn a_credential_is_resealed_only_from_the_old_payload(bed: &Bed) {
 pub async fn connections_are_paged(bed: &Bed) {
     let mut ids = Vec::new();
     for tenant in [7, 8, 7, 7] {
-        ids.push(add(bed, tenant, "payload").await);
+        ids.push(bed.connection_with(tenant, "payload").await);
     }
     let page = async |tenant, after, limit| -> Vec<ConnectionId> {
         let found = bed.store.connections(tenant, after, limit).await.unwrap();
@@ -201,12 +156,9 @@ pub async fn connections_are_paged(bed: &Bed) {
 }
 
 pub async fn credentials_are_paged_with_their_connections(bed: &Bed) {
-    let first = add(bed, 7, "a").await;
-    bed.store
-        .add_connection(&new_connection(7), None)
-        .await
-        .unwrap();
-    let second = add(bed, 8, "b").await;
+    let first = bed.connection_with(7, "a").await;
+    bed.connection(7).await;
+    let second = bed.connection_with(8, "b").await;
     let all = bed.store.credentials(None, 10).await.unwrap();
     let seen: Vec<_> = all.iter().map(|found| found.connection_id).collect();
     assert_eq!(seen, [first, second]);

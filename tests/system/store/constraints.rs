@@ -1,7 +1,7 @@
 //! What the tables that verifyd owns refuse, whoever writes.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{blocked, context, report_of};
+use crate::store::fixtures::{blocked, context, quoted, report_of};
 use serde_json::{Value, json};
 use verifyd::domain::run::RUN_TYPE;
 
@@ -29,7 +29,7 @@ async fn no_blocked_run_without_a_report(bed: &Bed) {
         format!(
             "UPDATE operation_runs SET status = 'completed', outcome = 'blocked', \
              completed_at = '2026-01-01T00:00:00.000Z', context = '{}' WHERE id = {run}",
-            context.to_string().replace('\'', "''")
+            quoted(&context)
         )
     };
     let whole = blocked_context();

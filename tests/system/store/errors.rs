@@ -1,21 +1,18 @@
 //! Which error says what, and what none of them says.
 
 use crate::store::bed::{Bed, settings};
-use crate::store::fixtures::{POLICY, SWEEP, claim, heartbeat, sealed, succeeded, worker};
+use crate::store::fixtures::{POLICY, SWEEP, heartbeat, new_connection, sealed, succeeded, worker};
 use std::time::Duration;
 use verifyd::domain::RunId;
+use verifyd::domain::connection::CredentialBinding;
 use verifyd::ports::store::StoreError;
 
 /// Before `migrate`: not transient, and the table is named.
 pub async fn an_unmigrated_database_is_a_schema_error(bed: &Bed) {
     let empty = bed.empty_sibling().await;
+    let claimed = empty.store.claim(RunId(1), &worker("w1"), &POLICY).await;
     for error in [
-        empty
-            .store
-            .claim(RunId(1), &worker("w1"), &POLICY)
-            .await
-            .err()
-            .unwrap(),
+        claimed.err().unwrap(),
         empty.store.sweep(&SWEEP).await.err().unwrap(),
         empty.store.heartbeat(&heartbeat("w1")).await.err().unwrap(),
         empty.store.counts().await.err().unwrap(),
@@ -30,7 +27,7 @@ pub async fn an_unmigrated_database_is_a_schema_error(bed: &Bed) {
 /// A lock that is not granted in time, and one transaction's failure leaves the store usable.
 pub async fn a_lock_that_is_not_granted_is_contention(bed: &Bed) {
     let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     let mut impatient = settings(&bed.url());
     impatient.statement_timeout = Duration::from_secs(3);
     let store = verifyd::store::connect(&impatient).await.unwrap();
@@ -50,11 +47,8 @@ pub async fn a_dropped_call_leaves_nothing_behind(bed: &Bed) {
     let lock = bed.lock_run(run).await;
     let (w1, w2) = (worker("w1"), worker("w2"));
     let waiting = bed.store.claim(run, &w1, &POLICY);
-    assert!(
-        tokio::time::timeout(Duration::from_millis(200), waiting)
-            .await
-            .is_err()
-    );
+    let answer = tokio::time::timeout(Duration::from_millis(200), waiting).await;
+    assert!(answer.is_err());
     lock.release().await;
     let held = bed.store.claim(run, &w2, &POLICY).await.unwrap();
     assert!(held.claimed().is_some_and(|claim| claim.attempt == 1));
@@ -62,30 +56,17 @@ pub async fn a_dropped_call_leaves_nothing_behind(bed: &Bed) {
 
 /// A refusal names the constraint, never the row.
 pub async fn a_refusal_does_not_quote_the_row(bed: &Bed) {
-    let seal = |binding: verifyd::domain::connection::CredentialBinding| {
-        Ok(sealed(binding.connection_id, "canary-payload"))
-    };
-    let mut unnamed = crate::store::fixtures::new_connection(7);
-    let id = bed
-        .store
-        .add_connection(&unnamed, Some(&seal))
-        .await
-        .unwrap();
+    let id = bed.connection_with(7, "canary-payload").await;
+    let seal = |binding: CredentialBinding| Ok(sealed(binding.connection_id, "canary-payload"));
     // Another row with the same key, made to collide by a trigger of the database's own kind.
-    unnamed.display_name = Some("canary-name".into());
     bed.collide_credentials(id).await;
-    let error = bed
-        .store
-        .add_connection(&unnamed, Some(&seal))
-        .await
-        .unwrap_err();
+    let mut named = new_connection(7);
+    named.display_name = Some("canary-name".into());
+    let refused = bed.store.add_connection(&named, Some(&seal)).await;
+    let error = refused.unwrap_err();
     for text in [error.to_string(), format!("{error:?}")] {
         assert!(!text.contains("canary"), "{text}");
         assert!(text.contains("provider_credentials"), "{text}");
     }
-    assert_eq!(
-        bed.number("SELECT count(*) FROM provider_connections")
-            .await,
-        1
-    );
+    assert_eq!(bed.count("provider_connections").await, 1);
 }

@@ -44,10 +44,7 @@ async fn mend(bed: &Bed, run: RunId) {
 
 /// Claims, then completions: the first call of the first batch ends its connection.
 pub async fn behind_a_batch_that_loses_its_connection_the_next_one_starts(bed: &Bed) {
-    let mut runs = Vec::with_capacity(MANY);
-    for _ in 0..MANY {
-        runs.push(bed.queued().await);
-    }
+    let runs = bed.many_queued(MANY).await;
     let me = worker("w1");
     // At the same time, so that most wait while the first batch is under way.
     let claim_all = || async {

@@ -1,7 +1,7 @@
 //! Fair queuing.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{claim, context, succeeded};
+use crate::store::fixtures::{context, succeeded};
 use crate::store::migrate_beside_another_application::beside;
 use std::time::Duration;
 use verifyd::domain::run::RUN_TYPE;
@@ -11,8 +11,7 @@ use verifyd::ports::store::AttemptEnd;
 const TENANTS: [i64; 3] = [3, 7, 9];
 
 async fn queued(bed: &Bed, tenant: i64) -> RunId {
-    bed.insert_for(TenantId(tenant), RUN_TYPE, "queued", &context(1))
-        .await
+    bed.queued_for(tenant, 1).await
 }
 
 /// A connection for each of these tenants.
@@ -55,7 +54,7 @@ pub async fn each_tenant_has_its_oldest_run_next(bed: &Bed) {
     // Leaving one out takes no place.
     assert_eq!(turns(bed, None, &[3], 2).await, first[1..]);
 
-    let held = claim(&bed.store, first[0].1, "w1").await;
+    let held = bed.claim(first[0].1, "w1").await;
     assert_eq!(turns(bed, None, &[], 1).await, [firsts[3]]);
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
     assert_eq!(turns(bed, None, &[], 1).await, [firsts[3]]);
@@ -68,10 +67,9 @@ pub async fn only_runs_that_are_due_and_ours_are_next(bed: &Bed) {
         .await;
     bed.insert_for(TenantId(5), RUN_TYPE, "running", &context(1))
         .await;
-    let held = claim(&bed.store, waiting, "w1").await;
+    let held = bed.claim(waiting, "w1").await;
     let later = Some(Duration::from_secs(3600));
-    let released = bed.store.release(&held, AttemptEnd::Throttled, later).await;
-    assert!(released.unwrap());
+    assert!(bed.release(&held, AttemptEnd::Throttled, later).await);
     assert_eq!(turns(bed, None, &[], 10).await, []);
     // What waits does not hold up what came after it.
     let next = queued(bed, 3).await;
@@ -103,7 +101,7 @@ pub async fn tenants_without_a_connection_share_one_place(bed: &Bed) {
     assert_eq!(turns(bed, Some(500), &[], 64).await.last(), Some(&own[1]));
     // They have it where nobody else waits.
     for (_, run) in own {
-        claim(&bed.store, run, "w1").await;
+        bed.claim(run, "w1").await;
     }
     assert_eq!(turns(bed, None, &[], 64).await.len(), 1);
 }

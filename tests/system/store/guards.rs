@@ -1,32 +1,15 @@
 //! What the database itself holds about runs of verifyd's type, whoever writes.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{blocked, claim, context, failed, succeeded};
+use crate::store::fixtures::{blocked, context, failed, quoted, succeeded};
 use serde_json::{Value, json};
 use verifyd::domain::completion::Completion;
-use verifyd::domain::{OperationRun, RunId, TenantId};
+use verifyd::domain::{OperationRun, TenantId};
 
 /// A run that was completed in the regular way.
 async fn completed(bed: &Bed, completion: &Completion) -> OperationRun {
-    let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
-    assert!(bed.store.complete(&held, completion).await.unwrap());
-    read(bed, run).await
-}
-
-async fn read(bed: &Bed, run: RunId) -> OperationRun {
-    bed.store.run(run).await.unwrap().unwrap()
-}
-
-fn quoted(context: &Value) -> String {
-    context.to_string().replace('\'', "''")
-}
-
-async fn save(bed: &Bed, run: RunId, change: &str) {
-    bed.exec(&format!(
-        "UPDATE operation_runs SET {change} WHERE id = {run}"
-    ))
-    .await;
+    let run = bed.completed(completion).await;
+    bed.run(run).await
 }
 
 /// As an ORM saves a row that it read before verifyd completed it: every column, older.
@@ -43,12 +26,12 @@ pub async fn a_completed_run_survives_a_save_of_an_older_copy(bed: &Bed) {
             neighbour
         );
         bed.exec(&change).await;
-        assert_eq!(read(bed, before.id).await, before);
+        assert_eq!(bed.run(before.id).await, before);
         // The same statement did change the run that is not completed.
-        assert_eq!(read(bed, neighbour).await.status.as_str(), "running");
+        assert_eq!(bed.run(neighbour).await.status.as_str(), "running");
 
-        save(bed, before.id, &format!("context = '{}'", quoted(&older))).await;
-        assert_eq!(read(bed, before.id).await, before);
+        bed.save_context(before.id, &older).await;
+        assert_eq!(bed.run(before.id).await, before);
         for change in [
             "outcome = 'succeeded', failure_summary = '[]'",
             "outcome = 'failed'",
@@ -57,8 +40,8 @@ pub async fn a_completed_run_survives_a_save_of_an_older_copy(bed: &Bed) {
             "failure_summary = NULL",
             "status = 'queued', outcome = NULL, completed_at = NULL",
         ] {
-            save(bed, before.id, change).await;
-            assert_eq!(read(bed, before.id).await, before, "{change}");
+            bed.save(before.id, change).await;
+            assert_eq!(bed.run(before.id).await, before, "{change}");
         }
     }
 }
@@ -66,18 +49,18 @@ pub async fn a_completed_run_survives_a_save_of_an_older_copy(bed: &Bed) {
 pub async fn a_completed_run_keeps_its_report_under_any_context(bed: &Bed) {
     let before = completed(bed, &succeeded()).await;
     for odd in [json!([]), json!("text"), json!(3), Value::Null] {
-        save(bed, before.id, &format!("context = '{}'", quoted(&odd))).await;
-        assert_eq!(read(bed, before.id).await, before, "{odd}");
+        bed.save_context(before.id, &odd).await;
+        assert_eq!(bed.run(before.id).await, before, "{odd}");
     }
     let report = &before.context["verification_report"];
     for change in [json!({}), json!(null), json!({ "checks": [] })] {
         let mut forged = before.context.clone();
         forged["verification_report"] = change;
-        save(bed, before.id, &format!("context = '{}'", quoted(&forged))).await;
-        assert_eq!(read(bed, before.id).await, before);
+        bed.save_context(before.id, &forged).await;
+        assert_eq!(bed.run(before.id).await, before);
     }
-    save(bed, before.id, "context = '{\"note\": 1}'").await;
-    let after = read(bed, before.id).await.context;
+    bed.save(before.id, "context = '{\"note\": 1}'").await;
+    let after = bed.run(before.id).await.context;
     assert_eq!(after, json!({ "note": 1, "verification_report": report }));
 }
 
@@ -86,8 +69,8 @@ pub async fn a_blocked_run_keeps_reason_and_next_steps(bed: &Bed) {
     let mut forged = before.context.clone();
     forged["reason_code"] = json!("other");
     forged.as_object_mut().unwrap().remove("next_steps");
-    save(bed, before.id, &format!("context = '{}'", quoted(&forged))).await;
-    assert_eq!(read(bed, before.id).await, before);
+    bed.save_context(before.id, &forged).await;
+    assert_eq!(bed.run(before.id).await, before);
 }
 
 pub async fn what_is_not_verifyds_may_be_changed_on_a_completed_run(bed: &Bed) {
@@ -96,16 +79,15 @@ pub async fn what_is_not_verifyds_may_be_changed_on_a_completed_run(bed: &Bed) {
         let mut wanted = before.context.clone();
         wanted["note"] = json!({ "seen": true });
         // The report comes along as the ORM read it, in another order of members.
-        save(bed, before.id, &format!("context = '{}'", quoted(&wanted))).await;
-        assert_eq!(read(bed, before.id).await.context, wanted);
+        bed.save_context(before.id, &wanted).await;
+        assert_eq!(bed.run(before.id).await.context, wanted);
         // And with an older copy, the application's own members are still its own.
-        save(
-            bed,
+        bed.save(
             before.id,
             "status = 'running', outcome = NULL, completed_at = NULL, context = '{\"note\": 5}'",
         )
         .await;
-        let after = read(bed, before.id).await;
+        let after = bed.run(before.id).await;
         assert_eq!(after.context["note"], json!(5));
         for member in ["verification_report", "reason_code", "next_steps"] {
             assert_eq!(after.context.get(member), before.context.get(member));
@@ -113,14 +95,11 @@ pub async fn what_is_not_verifyds_may_be_changed_on_a_completed_run(bed: &Bed) {
         assert_eq!(after.outcome, before.outcome);
     }
     let before = completed(bed, &succeeded()).await;
-    save(bed, before.id, "context = '{\"reason_code\": \"its own\"}'").await;
-    let after = read(bed, before.id).await.context;
+    bed.save(before.id, "context = '{\"reason_code\": \"its own\"}'")
+        .await;
+    let after = bed.run(before.id).await.context;
     assert_eq!(after["reason_code"], json!("its own"));
-    bed.exec(&format!(
-        "DELETE FROM operation_runs WHERE id = {}",
-        before.id
-    ))
-    .await;
+    bed.delete_run(before.id).await;
     assert_eq!(bed.store.run(before.id).await.unwrap(), None);
 }
 
@@ -128,7 +107,7 @@ pub async fn whose_run_it_is_never_changes(bed: &Bed) {
     let queued = bed.queued().await;
     let done = completed(bed, &succeeded()).await;
     for run in [queued, done.id] {
-        let before = read(bed, run).await;
+        let before = bed.run(run).await;
         for change in [
             "type = 'backup.restore'",
             "tenant_id = 8",
@@ -142,18 +121,20 @@ pub async fn whose_run_it_is_never_changes(bed: &Bed) {
             assert!(refused.contains("never change"), "{change}: {refused}");
         }
         // A writer rounds times.
-        save(bed, run, "created_at = '2020-01-01T00:00:00.000Z'").await;
-        assert_eq!(read(bed, run).await, before);
+        bed.save(run, "created_at = '2020-01-01T00:00:00.000Z'")
+            .await;
+        assert_eq!(bed.run(run).await, before);
     }
 }
 
 /// Even put back to the queue: the protocol copes with it.
 pub async fn a_queued_run_may_be_changed(bed: &Bed) {
     let run = bed.queued().await;
-    claim(&bed.store, run, "w1").await;
-    save(bed, run, "status = 'queued', context = '{\"a\": 1}'").await;
-    let held = claim(&bed.store, run, "w2").await;
-    let stored = read(bed, held.run.id).await;
+    bed.claim(run, "w1").await;
+    bed.save(run, "status = 'queued', context = '{\"a\": 1}'")
+        .await;
+    let held = bed.claim(run, "w2").await;
+    let stored = bed.run(held.run.id).await;
     assert_eq!(stored.context, json!({ "a": 1 }));
 }
 
@@ -187,8 +168,7 @@ pub async fn runs_of_another_type_are_free(bed: &Bed) {
             &json!({ "verification_report": 1 }),
         )
         .await;
-    save(
-        bed,
+    bed.save(
         run,
         "status = 'queued', outcome = 'x', context = '[]', tenant_id = 8, workspace_id = 9, \
          type = 'policy.sync', created_at = '2020-01-01T00:00:00.000Z'",

@@ -1,7 +1,7 @@
 //! Rows as a producer may write them: no value of any column stops a surface, or another run.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{POLICY, SWEEP, blocked, claim, succeeded, worker};
+use crate::store::fixtures::{POLICY, SWEEP, blocked, succeeded, worker};
 use serde_json::json;
 use std::time::Duration;
 use verifyd::domain::access::Binding;
@@ -173,7 +173,7 @@ pub async fn a_time_that_is_none_stops_nothing(bed: &Bed) {
             if status != "completed" {
                 // Also what is running without a lease, since whenever it says.
                 assert!(swept.due.contains(&RunId(run)), "{what}: {swept:?}");
-                let held = claim(&bed.store, RunId(run), "w").await;
+                let held = bed.claim(RunId(run), "w").await;
                 assert_eq!(
                     held.run.request.provider.as_deref(),
                     Some("microsoft"),
@@ -257,17 +257,9 @@ pub async fn what_can_never_be_claimed_costs_nobody_anything(bed: &Bed) {
     let mut expected = healthy.clone();
     expected.push(RunId(4_611_686_018_427_387_904));
     // A sweep that may deliver no more than the healthy ones delivers them all, and no other.
-    let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
+    let swept = bed.sweep().await;
     assert_eq!(swept.due, expected);
-    assert!(
-        bed.store
-            .sweep(&SWEEP)
-            .await
-            .unwrap()
-            .unwrap()
-            .due
-            .is_empty()
-    );
+    assert!(bed.sweep().await.due.is_empty());
     // In one batch with invalid ones each healthy run is claimed.
     let me = worker("w");
     let runs = (1..=100)
@@ -360,8 +352,7 @@ pub async fn a_context_of_any_shape_ends_and_is_kept(bed: &Bed) {
         let run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
         let before = bed.context_of(run).await;
         let healthy = bed.queued().await;
-        let (held, beside) =
-            futures::join!(claim(&bed.store, run, "w"), claim(&bed.store, healthy, "w"));
+        let (held, beside) = futures::join!(bed.claim(run, "w"), bed.claim(healthy, "w"));
         assert!(bed.store.complete(&beside, &succeeded()).await.unwrap());
         assert_eq!(held.run.request.problem, problem, "{what}");
         let mut completion = if problem.is_some() {
@@ -381,7 +372,7 @@ pub async fn a_context_of_any_shape_ends_and_is_kept(bed: &Bed) {
             bed.store.complete(&held, &completion).await.unwrap(),
             "{what}"
         );
-        let stored = bed.store.run(run).await.unwrap().unwrap();
+        let stored = bed.run(run).await;
         assert_eq!(stored.status, RunStatus::Completed, "{what}");
         assert!(stored.report().is_some(), "{what}: the report is read");
         // What the database holds by now, however large.
@@ -427,10 +418,10 @@ pub async fn a_large_context_is_refused_when_it_is_recorded(bed: &Bed) {
     bed.exec(&insert("another.type", 262_144)).await;
     bed.exec(&insert(RUN_TYPE, 262_000)).await;
     let run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
-    let held = claim(&bed.store, run, "w").await;
+    let held = bed.claim(run, "w").await;
     assert_eq!(held.context, ContextSize::Large);
     assert!(bed.store.complete(&held, &blocked()).await.unwrap());
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.outcome, Some(Outcome::Blocked));
     assert_eq!(stored.context["x"].as_str().map(str::len), Some(262_000));
 }

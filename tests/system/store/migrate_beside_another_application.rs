@@ -2,14 +2,14 @@
 //! as a Laravel application makes them, with its rows in them.
 
 use crate::store::bed::{Bed, settings};
-use crate::store::fixtures::{SWEEP, claim, new_connection, refresh, sealed, succeeded};
+use crate::store::fixtures::{SWEEP, claim, refresh, sealed, succeeded};
 use sqlx::{AssertSqlSafe, PgPool};
 use std::time::Duration;
 use verifyd::domain::access::Binding;
 use verifyd::domain::run::RUN_TYPE;
-use verifyd::domain::{RunId, RunStatus, TenantId};
+use verifyd::domain::{RunStatus, TenantId};
 use verifyd::ports::overview::ConnectionFilter;
-use verifyd::ports::store::{NewRun, SchemaFinding};
+use verifyd::ports::store::SchemaFinding;
 
 const APPLICATION: &str = r#"
 CREATE TABLE tenants (id bigserial PRIMARY KEY, workspace_id bigint NOT NULL, name varchar(255) NOT NULL,
@@ -132,7 +132,7 @@ async fn migrate_adds_its_own_and_changes_nothing() {
 async fn runs_are_worked_off_in_the_applications_tables() {
     let bed = beside().await;
     bed.store.migrate().await.unwrap();
-    let others = "SELECT count(*) FROM operation_runs WHERE type <> 'provider.connection.check'";
+    let others = "operation_runs WHERE type <> 'provider.connection.check'";
     let before = bed
         .dump(
             "(SELECT ctid, xmin, xmax, r AS r FROM operation_runs r \
@@ -145,18 +145,15 @@ async fn runs_are_worked_off_in_the_applications_tables() {
         "UPDATE operation_runs SET created_at = now() WHERE created_at IS NULL AND tenant_id = 7",
     )
     .await;
-    assert_eq!(bed.store.sweep(&SWEEP).await.unwrap().unwrap().due, [run]);
-    let held = claim(&bed.store, run, "w1").await;
-    assert_eq!(
-        bed.store.sweep(&SWEEP).await.unwrap().unwrap().reclaimed,
-        [run]
-    );
+    assert_eq!(bed.sweep().await.due, [run]);
+    let held = bed.claim(run, "w1").await;
+    assert_eq!(bed.sweep().await.reclaimed, [run]);
     assert!(!bed.store.complete(&held, &succeeded()).await.unwrap());
-    let held = claim(&bed.store, run, "w2").await;
+    let held = bed.claim(run, "w2").await;
     let mut completion = succeeded();
     completion.inventory = Some(refresh(7, &[("A.Read", true)]));
     assert!(bed.store.complete(&held, &completion).await.unwrap());
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.status, RunStatus::Completed);
     // The session's time zone is UTC, so that no hour is lost on the way.
     let off: f64 = sqlx::query_scalar(
@@ -174,32 +171,10 @@ async fn runs_are_worked_off_in_the_applications_tables() {
             .abs()
             < 1800
     );
-    let recorded = bed
-        .store
-        .record(&NewRun {
-            ..crate::store::recording::new_run(1)
-        })
-        .await
-        .unwrap();
-    assert!(
-        bed.store
-            .run(recorded.run_id)
-            .await
-            .unwrap()
-            .unwrap()
-            .created_at
-            .is_some()
-    );
-    let listed = bed
-        .store
-        .runs(&crate::store::recording::everything())
-        .await
-        .unwrap();
-    assert_eq!(
-        listed.iter().map(|r| r.id).collect::<Vec<RunId>>(),
-        [recorded.run_id, run]
-    );
-    assert_eq!(bed.number(others).await, 4);
+    let recorded = bed.recorded(1).await;
+    assert!(bed.run(recorded).await.created_at.is_some());
+    assert_eq!(bed.listed().await, [recorded, run]);
+    assert_eq!(bed.count(others).await, 4);
     let after = bed
         .dump(
             "(SELECT ctid, xmin, xmax, r AS r FROM operation_runs r \
@@ -214,16 +189,8 @@ async fn connections_work_in_the_applications_tables() {
     let bed = beside().await;
     bed.store.migrate().await.unwrap();
     let tenants = bed.dump("tenants").await;
-    let seal = |b: verifyd::domain::connection::CredentialBinding| Ok(sealed(b.connection_id, "a"));
-    let id = bed
-        .store
-        .add_connection(&new_connection(7), Some(&seal))
-        .await
-        .unwrap();
-    bed.store
-        .set_credential(id, &sealed(id, "b"))
-        .await
-        .unwrap();
+    let id = bed.connection_with(7, "a").await;
+    bed.set_credential(id, "b").await;
     let (_, credential) = bed.store.connection(id).await.unwrap().unwrap();
     let credential = credential.unwrap();
     assert_eq!(credential.payload, sealed(id, "b").payload);
@@ -234,14 +201,9 @@ async fn connections_work_in_the_applications_tables() {
             .abs()
             <= 1000
     );
-    assert_eq!(
-        bed.store
-            .connections(Some(TenantId(7)), None, 9)
-            .await
-            .unwrap()
-            .len(),
-        2
-    );
+    let tenant = Some(TenantId(7));
+    let listed = bed.store.connections(tenant, None, 9).await.unwrap();
+    assert_eq!(listed.len(), 2);
     // `tenants` is the application's: verifyd makes none there.
     assert_eq!(bed.dump("tenants").await, tenants);
 }
@@ -331,11 +293,8 @@ async fn inspect_names_what_is_missing_and_proposes_the_indexes() {
 #[tokio::test]
 async fn a_role_named_like_the_schema_gets_its_tables_where_others_look() {
     let bed = Bed::empty_postgres().await;
-    let mut url: url::Url = bed.url().parse().unwrap();
-    url.set_query(Some("options=-c%20search_path%3Dverifyd,public"));
-    let store = verifyd::store::connect(&settings(url.as_str()))
-        .await
-        .unwrap();
+    let path = "options=-c%20search_path%3Dverifyd,public";
+    let store = bed.connect_as(|url| url.set_query(Some(path))).await;
     let migrated = store.migrate().await.unwrap();
     assert!(
         migrated.owned.iter().any(|t| t == "public.operation_runs"),
@@ -356,11 +315,8 @@ async fn the_search_path_says_where_the_application_is() {
         "SET search_path = app; {APPLICATION} RESET search_path;"
     ))
     .await;
-    let mut url: url::Url = bed.url().parse().unwrap();
-    url.set_query(Some("options=-c%20search_path%3Dapp"));
-    let store = verifyd::store::connect(&settings(url.as_str()))
-        .await
-        .unwrap();
+    let path = "options=-c%20search_path%3Dapp";
+    let store = bed.connect_as(|url| url.set_query(Some(path))).await;
     let migrated = store.migrate().await.unwrap();
     assert!(
         migrated.foreign.iter().any(|t| t == "app.operation_runs"),

@@ -1,7 +1,7 @@
 //! `migrate --enforce` on the table of another application.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{blocked, claim, context, succeeded};
+use crate::store::fixtures::{blocked, context, quoted, succeeded};
 use crate::store::migrate_beside_another_application::{beside, definitions, rows};
 use serde_json::json;
 use verifyd::domain::run::RUN_TYPE;
@@ -39,14 +39,13 @@ async fn only_enforce_guards_the_table_of_another_application() {
         (vec![], GUARDS.map(String::from).to_vec())
     );
     // Left alone without --enforce: what an application does to its rows is its own affair.
-    let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
-    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
-    bed.exec(&format!("UPDATE operation_runs SET status = 'queued', outcome = NULL, completed_at = NULL WHERE id = {run}")).await;
-    assert_eq!(
-        bed.store.run(run).await.unwrap().unwrap().status,
-        RunStatus::Queued
-    );
+    let run = bed.completed(&succeeded()).await;
+    bed.save(
+        run,
+        "status = 'queued', outcome = NULL, completed_at = NULL",
+    )
+    .await;
+    assert_eq!(bed.run(run).await.status, RunStatus::Queued);
     bed.store.migrate().await.unwrap();
     assert_eq!(definitions(bed.pg()).await, untouched);
 
@@ -81,19 +80,17 @@ async fn an_enforced_table_guards_verifyds_runs_only() {
     let bed = migrated().await;
     bed.store.enforce().await.unwrap();
     for completion in [succeeded(), blocked()] {
-        let run = bed.queued().await;
-        let held = claim(&bed.store, run, "w1").await;
-        assert!(bed.store.complete(&held, &completion).await.unwrap());
-        let done = bed.store.run(run).await.unwrap().unwrap();
+        let run = bed.completed(&completion).await;
+        let done = bed.run(run).await;
         // As an ORM saves it, with columns of its own that verifyd does not know.
         bed.exec(&format!(
             "UPDATE operation_runs SET status = 'running', outcome = NULL, completed_at = NULL, \
              started_at = NULL, failure_summary = '[]', context = '{}', priority = 9 \
              WHERE id = {run}",
-            context(1).to_string().replace('\'', "''")
+            quoted(&context(1))
         ))
         .await;
-        assert_eq!(bed.store.run(run).await.unwrap().unwrap(), done);
+        assert_eq!(bed.run(run).await, done);
         let priority = bed
             .number(&format!(
                 "SELECT priority::bigint FROM operation_runs WHERE id = {run}"
@@ -114,10 +111,7 @@ async fn an_enforced_table_guards_verifyds_runs_only() {
         assert!(bed.try_exec(&change).await.is_err(), "{change}");
     }
     // Statuses of the application's own, and everything about other types.
-    bed.exec(&format!(
-        "UPDATE operation_runs SET status = 'cancelled' WHERE id = {run}"
-    ))
-    .await;
+    bed.save(run, "status = 'cancelled'").await;
     bed.exec(
         "UPDATE operation_runs SET status = 'completed', outcome = 'blocked', tenant_id = NULL, \
          workspace_id = 9, context = '[]' WHERE type <> 'provider.connection.check'; \
@@ -139,7 +133,7 @@ async fn a_tenant_can_still_be_deleted() {
     bed.store.enforce().await.unwrap();
     let run = bed.queued().await;
     bed.exec("DELETE FROM tenants WHERE id = 7").await;
-    assert_eq!(bed.store.run(run).await.unwrap().unwrap().tenant_id, None);
+    assert_eq!(bed.run(run).await.tenant_id, None);
 }
 
 /// The application's user needs no right on anything of verifyd's.
@@ -147,10 +141,8 @@ async fn a_tenant_can_still_be_deleted() {
 async fn the_applications_own_user_meets_the_guards() {
     let bed = migrated().await;
     bed.store.enforce().await.unwrap();
-    let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
-    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
-    let done = bed.store.run(run).await.unwrap().unwrap();
+    let run = bed.completed(&succeeded()).await;
+    let done = bed.run(run).await;
     let role = format!("app_{}", uuid::Uuid::new_v4().simple());
     bed.exec(&format!(
         "CREATE ROLE {role}; GRANT SELECT, UPDATE ON operation_runs TO {role}"
@@ -162,7 +154,7 @@ async fn the_applications_own_user_meets_the_guards() {
              outcome = NULL WHERE id = {run}; COMMIT"
         ))
         .await;
-    let after = bed.store.run(run).await.unwrap().unwrap();
+    let after = bed.run(run).await;
     bed.exec(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
         .await;
     saved.unwrap();
@@ -257,9 +249,9 @@ async fn a_busy_table_is_waited_for_without_holding_it_up() {
     let store = bed.replica().await;
     let enforcing = tokio::spawn(async move { store.enforce().await });
     // It waits for a lock on the table...
-    let waiting = "SELECT count(*) FROM pg_locks \
+    let waiting = "pg_locks \
                    WHERE NOT granted AND relation = 'operation_runs'::regclass";
-    while bed.number(waiting).await == 0 {
+    while bed.count(waiting).await == 0 {
         assert!(!enforcing.is_finished(), "it did not have to wait");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }

@@ -1,13 +1,9 @@
 //! Onboarding sessions, and the run that each points to.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{claim, context, succeeded};
-use crate::store::recording::new_run;
+use crate::store::fixtures::{at_once, bound, new_run, succeeded};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use tokio::sync::Barrier;
 use verifyd::domain::access::Binding;
-use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
 use verifyd::ports::store::{ForSession, NewRun, Recorded, StoreError};
 
@@ -45,25 +41,20 @@ async fn record(bed: &Bed, new: &NewRun) -> Recorded {
 }
 
 async fn pointer(bed: &Bed) -> (Option<RunId>, Option<ConnectionId>) {
-    let session = bed
-        .store
-        .onboarding_session(SESSION)
-        .await
-        .unwrap()
-        .unwrap();
+    let session = bed.store.onboarding_session(SESSION).await;
+    let session = session.unwrap().unwrap();
     (session.run(), session.connection())
 }
 
 async fn complete(bed: &Bed, run: RunId) {
-    let held = claim(&bed.store, run, "w1").await;
-    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+    bed.complete(run, &succeeded()).await;
 }
 
 pub async fn recording_points_the_session_to_the_run(bed: &Bed) {
     let state = r#"{"step": 3, "verification_operation_run_id": null, "notes": {"é": [1.50, "\\u00e9\\/", 12345678901234567890123]}}"#;
     session(bed, state).await;
-    let others = "SELECT count(*) FROM tenant_onboarding_sessions WHERE state IS NULL";
-    assert_eq!(bed.number(others).await, 0);
+    let others = "tenant_onboarding_sessions WHERE state IS NULL";
+    assert_eq!(bed.count(others).await, 0);
     let text = "SELECT CAST(state AS text) FROM tenant_onboarding_sessions WHERE id = 40";
     let before = bed.text(text).await;
     let first = record(bed, &for_session(1)).await;
@@ -81,12 +72,8 @@ pub async fn recording_points_the_session_to_the_run(bed: &Bed) {
         .replace("\"provider_connection_id\": 1, ", "")
         .replace(",\"provider_connection_id\":1", "");
     assert_eq!(restored, before);
-    let found = bed
-        .store
-        .onboarding_session(SESSION)
-        .await
-        .unwrap()
-        .unwrap();
+    let found = bed.store.onboarding_session(SESSION).await;
+    let found = found.unwrap().unwrap();
     assert_eq!(found.workspace_id, Some(WorkspaceId(1)));
     assert_eq!(found.tenant_id, Some(TenantId(7)));
     assert_eq!(found.state["step"], json!(3));
@@ -124,10 +111,6 @@ pub async fn recording_points_the_session_to_the_run(bed: &Bed) {
 /// Whoever is bound to a tenant reaches no session without one, though the session would take the run.
 pub async fn a_session_out_of_reach_does_not_exist(bed: &Bed) {
     session_of(bed, 40, 1, "NULL", "{}").await;
-    let bound = |workspace: i64, tenant: Option<i64>| Binding {
-        workspace_id: Some(WorkspaceId(workspace)),
-        tenant_id: tenant.map(TenantId),
-    };
     let ask = |reach| NewRun {
         onboarding_session: Some(ForSession { id: SESSION, reach }),
         ..for_session(1)
@@ -138,8 +121,8 @@ pub async fn a_session_out_of_reach_does_not_exist(bed: &Bed) {
             panic!("{refused:?}");
         };
         assert_eq!(why, "onboarding session 40: no such onboarding session");
-        let runs = "SELECT count(*) FROM operation_runs";
-        assert_eq!(bed.number(runs).await, 0, "nothing is recorded");
+        let runs = "operation_runs";
+        assert_eq!(bed.count(runs).await, 0, "nothing is recorded");
         assert_eq!(pointer(bed).await, (None, None));
     }
     let run = record(bed, &ask(bound(1, None))).await.run_id;
@@ -169,14 +152,9 @@ pub async fn a_session_of_others_is_refused_and_nothing_recorded(bed: &Bed) {
         bed.store.record(&nameless).await,
         Err(StoreError::Refused(_))
     ));
-    let moved = "SELECT count(*) FROM tenant_onboarding_sessions WHERE CAST(state AS text) <> '{}'";
-    assert_eq!(bed.number(moved).await, 0);
-    let runs = bed
-        .store
-        .runs(&crate::store::recording::everything())
-        .await
-        .unwrap();
-    assert_eq!(runs.iter().map(|r| r.id).collect::<Vec<_>>(), [active]);
+    let moved = "tenant_onboarding_sessions WHERE CAST(state AS text) <> '{}'";
+    assert_eq!(bed.count(moved).await, 0);
+    assert_eq!(bed.listed().await, [active]);
 }
 
 /// It begins before there is a tenant.
@@ -187,9 +165,7 @@ pub async fn a_session_without_a_tenant_takes_those_of_its_workspace(bed: &Bed) 
 }
 
 pub async fn an_active_run_of_another_tenant_is_not_returned(bed: &Bed) {
-    let theirs = bed
-        .insert_for(TenantId(8), RUN_TYPE, "queued", &context(1))
-        .await;
+    let theirs = bed.queued_for(8, 1).await;
     let ours = record(
         bed,
         &NewRun {
@@ -233,29 +209,19 @@ pub async fn a_pointer_to_what_is_newer_stays(bed: &Bed) {
 pub async fn fifty_starts_for_one_session_end_at_the_newest_run(bed: &Bed) {
     session(bed, r#"{"a": {"b": 1}}"#).await;
     let stores = [bed.store.clone(), bed.replica().await];
-    let barrier = Arc::new(Barrier::new(50));
-    let mut starting = tokio::task::JoinSet::new();
-    for n in 1..=50_usize {
-        let (store, barrier) = (stores[n % 2].clone(), barrier.clone());
-        starting.spawn(async move {
-            barrier.wait().await;
-            store.record(&for_session(n as i64)).await.unwrap().run_id
-        });
-    }
-    let runs = starting.join_all().await;
+    let runs = at_once(&stores, 50, |store, n| async move {
+        let recorded = store.record(&for_session(1 + n as i64)).await;
+        recorded.unwrap().run_id
+    })
+    .await;
     let newest = *runs.iter().max().unwrap();
-    let request = bed.store.run(newest).await.unwrap().unwrap().request();
+    let request = bed.run(newest).await.request();
     assert_eq!(
         pointer(bed).await,
         (Some(newest), request.provider_connection_id)
     );
-    let found = bed
-        .store
-        .onboarding_session(SESSION)
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(found.state["a"], json!({"b": 1}));
+    let found = bed.store.onboarding_session(SESSION).await;
+    assert_eq!(found.unwrap().unwrap().state["a"], json!({"b": 1}));
 }
 
 /// Another application's table may keep its JSON as text.

@@ -2,7 +2,7 @@
 
 use crate::store::bed::Bed;
 use crate::store::fixtures::{
-    blocked, change_report, claim, context, failed, new_connection, succeeded,
+    blocked, bound, change_report, context, failed, new_connection, succeeded,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -29,10 +29,8 @@ async fn complete(
     mut completion: Completion,
     previous: Value,
 ) -> RunId {
-    let run = bed
-        .insert_for(TenantId(tenant), RUN_TYPE, "queued", &context(connection.0))
-        .await;
-    let held = claim(&bed.store, run, "w1").await;
+    let run = bed.queued_for(tenant, connection.0).await;
+    let held = bed.claim(run, "w1").await;
     completion.connection = Some(connection);
     change_report(&mut completion, |report| {
         report["previous_report_id"] = previous
@@ -41,24 +39,21 @@ async fn complete(
     run
 }
 
-async fn states(bed: &Bed, change: impl FnOnce(&mut ConnectionFilter)) -> Vec<ConnectionState> {
-    let mut filter = ConnectionFilter {
+fn everything() -> ConnectionFilter {
+    ConnectionFilter {
         limit: 100,
         ..ConnectionFilter::default()
-    };
+    }
+}
+
+async fn states(bed: &Bed, change: impl FnOnce(&mut ConnectionFilter)) -> Vec<ConnectionState> {
+    let mut filter = everything();
     change(&mut filter);
     bed.store.connection_states(&filter).await.unwrap()
 }
 
 fn ids(states: &[ConnectionState]) -> Vec<ConnectionId> {
     states.iter().map(|s| s.connection.id).collect()
-}
-
-fn tenant_of_workspace_1(tenant: i64) -> Binding {
-    Binding {
-        workspace_id: Some(WorkspaceId(1)),
-        tenant_id: Some(TenantId(tenant)),
-    }
 }
 
 pub async fn a_connection_is_shown_with_its_latest_report_and_active_run(bed: &Bed) {
@@ -76,11 +71,9 @@ pub async fn a_connection_is_shown_with_its_latest_report_and_active_run(bed: &B
 
     bed.insert("another.type", "queued", &context(one.0)).await;
     // A run of another tenant that names this connection is not the connection's own.
-    bed.insert_for(TenantId(8), RUN_TYPE, "queued", &context(one.0))
-        .await;
+    bed.queued_for(8, one.0).await;
     assert_eq!(states(bed, |_| {}).await[0].active_run_id, None);
-    bed.insert_for(TenantId(7), RUN_TYPE, "queued", &context(one.0))
-        .await;
+    bed.queued_for(7, one.0).await;
     // The number as a text, as PHP may write it.
     let mut as_text = context(one.0);
     as_text["provider_connection_id"] = json!(one.to_string());
@@ -90,12 +83,8 @@ pub async fn a_connection_is_shown_with_its_latest_report_and_active_run(bed: &B
     let found = states(bed, |_| {}).await;
     assert_eq!(found[0].active_run_id, Some(newest));
     assert_eq!(found[1].active_run_id, None);
-    let alone = bed
-        .store
-        .connection_state(one, &Binding::EVERYTHING)
-        .await
-        .unwrap();
-    assert_eq!(alone.as_ref(), found.first());
+    let alone = bed.store.connection_state(one, &Binding::EVERYTHING).await;
+    assert_eq!(alone.unwrap().as_ref(), found.first());
 }
 
 pub async fn connections_are_filtered_and_paged(bed: &Bed) {
@@ -105,21 +94,30 @@ pub async fn connections_are_filtered_and_paged(bed: &Bed) {
     let disabled = add(bed, 8, "Disabled \\ Co").await;
     complete(bed, ready, 7, succeeded(), Value::Null).await;
     complete(bed, broken, 7, blocked(), Value::Null).await;
-    bed.store
-        .set_connection_status(disabled, ConnectionStatus::Disabled)
-        .await
-        .unwrap();
+    bed.disable(disabled).await;
     let overall = |text: &str| Some(text.to_owned());
-    let found = states(bed, |f| f.overall = overall("ready")).await;
-    assert_eq!(ids(&found), [ready]);
-    let found = states(bed, |f| f.overall = overall("blocked")).await;
-    assert_eq!(ids(&found), [broken]);
-    let found = states(bed, |f| f.overall = overall("never")).await;
-    assert_eq!(ids(&found), [never, disabled]);
-    let found = states(bed, |f| f.status = Some(ConnectionStatus::Disabled)).await;
-    assert_eq!(ids(&found), [disabled]);
-    let found = states(bed, |f| f.tenant = Some(TenantId(8))).await;
-    assert_eq!(ids(&found), [never, disabled]);
+    type Narrow<'a> = &'a dyn Fn(&mut ConnectionFilter);
+    let cases: [(Narrow, &[ConnectionId]); 7] = [
+        (&|f| f.overall = overall("ready"), &[ready]),
+        (&|f| f.overall = overall("blocked"), &[broken]),
+        (&|f| f.overall = overall("never"), &[never, disabled]),
+        (
+            &|f| f.status = Some(ConnectionStatus::Disabled),
+            &[disabled],
+        ),
+        (&|f| f.tenant = Some(TenantId(8)), &[never, disabled]),
+        (&|f| f.limit = 3, &[ready, broken, never]),
+        (
+            &|f| f.after = Some(ConnectionCursor::Id(never)),
+            &[disabled],
+        ),
+    ];
+    for (narrow, expected) in cases {
+        let mut filter = everything();
+        narrow(&mut filter);
+        let found = bed.store.connection_states(&filter).await.unwrap();
+        assert_eq!(ids(&found), expected, "{filter:?}");
+    }
     for (name, expected) in [
         ("READY", vec![ready]),
         ("0%", vec![broken]),
@@ -132,10 +130,6 @@ pub async fn connections_are_filtered_and_paged(bed: &Bed) {
         let found = states(bed, |f| f.name = Some(name.to_owned())).await;
         assert_eq!(ids(&found), expected, "{name}");
     }
-    let first = states(bed, |f| f.limit = 3).await;
-    assert_eq!(ids(&first), [ready, broken, never]);
-    let rest = states(bed, |f| f.after = Some(ConnectionCursor::Id(never))).await;
-    assert_eq!(ids(&rest), [disabled]);
 }
 
 pub async fn what_is_out_of_reach_is_not_shown(bed: &Bed) {
@@ -143,17 +137,12 @@ pub async fn what_is_out_of_reach_is_not_shown(bed: &Bed) {
     let theirs = add(bed, 8, "Theirs").await;
     complete(bed, mine, 7, failed(), Value::Null).await;
     complete(bed, theirs, 8, failed(), Value::Null).await;
-    bed.insert_for(TenantId(8), RUN_TYPE, "queued", &context(theirs.0))
-        .await;
-    let elsewhere = Binding {
-        workspace_id: Some(WorkspaceId(2)),
-        tenant_id: None,
-    };
+    bed.queued_for(8, theirs.0).await;
     for (binding, count) in [
         (Binding::EVERYTHING, 2),
-        (tenant_of_workspace_1(7), 1),
-        (tenant_of_workspace_1(9), 0),
-        (elsewhere, 0),
+        (bound(1, Some(7)), 1),
+        (bound(1, Some(9)), 0),
+        (bound(2, None), 0),
     ] {
         let store = &bed.store;
         let found = states(bed, |f| f.binding = binding).await;
@@ -171,11 +160,9 @@ pub async fn what_is_out_of_reach_is_not_shown(bed: &Bed) {
 }
 
 pub async fn connections_are_counted_by_their_latest_report(bed: &Bed) {
-    let counts = || async {
-        bed.store
-            .connection_counts(&Binding::EVERYTHING)
-            .await
-            .unwrap()
+    let counts = async || {
+        let counts = bed.store.connection_counts(&Binding::EVERYTHING).await;
+        counts.unwrap()
     };
     assert_eq!(counts().await, Default::default());
     let mut all = Vec::new();
@@ -187,10 +174,7 @@ pub async fn connections_are_counted_by_their_latest_report(bed: &Bed) {
     complete(bed, all[2], 7, blocked(), Value::Null).await;
     complete(bed, all[5], 7, failed(), Value::Null).await;
     for off in &all[4..] {
-        bed.store
-            .set_connection_status(*off, ConnectionStatus::Disabled)
-            .await
-            .unwrap();
+        bed.disable(*off).await;
     }
     let found = counts().await;
     assert_eq!((found.total, found.disabled), (6, 2));
@@ -277,22 +261,10 @@ pub async fn history_counts_what_was_completed_lately(bed: &Bed) {
     bed.insert("another.type", "completed", &json!({})).await;
     bed.queued().await;
     for (run, seconds) in [(long_ago, 7_200), (earlier, 2_000), (now, 2)] {
-        bed.age(
-            "operation_runs",
-            "created_at",
-            &format!("id = {run}"),
-            seconds,
-        )
-        .await;
+        bed.age_run(run, "created_at", seconds).await;
     }
     for (run, seconds) in [(long_ago, 7_200), (earlier, 1_990)] {
-        bed.age(
-            "operation_runs",
-            "completed_at",
-            &format!("id = {run}"),
-            seconds,
-        )
-        .await;
+        bed.age_run(run, "completed_at", seconds).await;
     }
     let history = store.history(&everything, HOUR, 4, 100).await.unwrap();
     assert_eq!(history.runs, 2);
@@ -315,10 +287,7 @@ pub async fn history_counts_what_was_completed_lately(bed: &Bed) {
 
 pub async fn the_longest_waiting_runs_come_first(bed: &Bed) {
     let store = &bed.store;
-    let mut runs = Vec::new();
-    for _ in 0..3 {
-        runs.push(bed.queued().await);
-    }
+    let runs = bed.many_queued(3).await;
     bed.insert("another.type", "queued", &json!({})).await;
     bed.age(
         "operation_runs",
@@ -327,18 +296,13 @@ pub async fn the_longest_waiting_runs_come_first(bed: &Bed) {
         500,
     )
     .await;
-    let found = store
-        .longest_waiting(&Binding::EVERYTHING, 10)
-        .await
-        .unwrap();
+    let everything = Binding::EVERYTHING;
+    let found = store.longest_waiting(&everything, 10).await.unwrap();
     assert_eq!(found.len(), 3);
     assert_eq!(found[0].operation_run_id, runs[1]);
     assert!((499.0..900.0).contains(&found[0].waiting_seconds));
     assert_eq!(found[0].tenant_id, Some(TenantId(7)));
     assert_eq!(found[0].workspace_id, Some(WorkspaceId(1)));
-    let found = store
-        .longest_waiting(&Binding::EVERYTHING, 2)
-        .await
-        .unwrap();
+    let found = store.longest_waiting(&everything, 2).await.unwrap();
     assert_eq!(found.len(), 2);
 }

@@ -1,13 +1,11 @@
 //! The stored inventories of many connections, as plans read them.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{claim, context, new_connection, refresh, succeeded};
+use crate::store::fixtures::{bound, new_connection, refresh, succeeded};
 use serde_json::json;
 use std::collections::BTreeSet;
-use verifyd::domain::access::Binding;
 use verifyd::domain::permission::InventorySource;
 use verifyd::domain::plan::PlanSubject;
-use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
 use verifyd::ports::plan::PlanFilter;
 
@@ -23,14 +21,11 @@ async fn read(
     tenant: i64,
     permissions: &[(&str, bool)],
 ) -> RunId {
-    let run = bed
-        .insert_for(TenantId(tenant), RUN_TYPE, "queued", &context(connection.0))
-        .await;
-    let held = claim(&bed.store, run, "w1").await;
+    let run = bed.queued_for(tenant, connection.0).await;
     let mut completion = succeeded();
     completion.connection = Some(connection);
     completion.inventory = Some(refresh(tenant, permissions));
-    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    bed.complete(run, &completion).await;
     run
 }
 
@@ -79,14 +74,10 @@ pub async fn a_plan_reads_what_is_granted_itself_and_through_whom(bed: &Bed) {
     assert_eq!(found[2].grants, None);
 
     // The run is pruned: what it read still counts, and nobody knows through whom it was read.
-    let mut deletions = vec![format!(
-        "DELETE FROM {} WHERE run_id = {run}",
-        bed.own("run_attempts")
-    )];
-    deletions.push(format!("DELETE FROM operation_runs WHERE id = {run}"));
-    for deletion in deletions {
-        bed.exec(&deletion).await;
-    }
+    let attempts = bed.own("run_attempts");
+    bed.exec(&format!("DELETE FROM {attempts} WHERE run_id = {run}"))
+        .await;
+    bed.delete_run(run).await;
     let found = subjects(bed, |_| {}).await;
     let grants = found[0].grants.as_ref().unwrap();
     assert_eq!((grants.read_by, grants.granted.len()), (None, 1));
@@ -117,12 +108,7 @@ pub async fn a_plan_sees_its_own_reach_and_provider_only(bed: &Bed) {
         found.iter().map(|s| s.connection.id).collect::<Vec<_>>()
     };
     assert_eq!(ids(|_| {}).await, [seven, eight, foreign]);
-    let workspace = |f: &mut PlanFilter| {
-        f.binding = Binding {
-            workspace_id: Some(WorkspaceId(1)),
-            tenant_id: None,
-        };
-    };
+    let workspace = |f: &mut PlanFilter| f.binding = bound(1, None);
     assert_eq!(ids(workspace).await, [seven, eight]);
     let tenant = |f: &mut PlanFilter| f.binding.tenant_id = Some(TenantId(8));
     assert_eq!(ids(tenant).await, [eight]);

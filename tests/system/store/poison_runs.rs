@@ -1,9 +1,7 @@
 //! Runs that kill their worker, and attempts that nobody works on: what bounds them.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{
-    ISOLATED, POLICY, SWEEP, claim, context, failed, heartbeat, succeeded, worker,
-};
+use crate::store::fixtures::{ISOLATED, POLICY, context, failed, heartbeat, succeeded, worker};
 use std::time::Duration;
 use verifyd::domain::run::RunRequest;
 use verifyd::domain::{RunId, RunStatus};
@@ -13,12 +11,12 @@ use verifyd::ports::store::{
 };
 
 async fn sweep(bed: &Bed) -> Swept {
-    bed.store.sweep(&SWEEP).await.unwrap().unwrap()
+    bed.sweep().await
 }
 
 /// Claims a run and loses it with its worker.
 async fn lose(bed: &Bed, run: RunId) -> Claim {
-    let held = claim(&bed.store, run, "dead").await;
+    let held = bed.claim(run, "dead").await;
     assert_eq!(sweep(bed).await.reclaimed, [run]);
     held
 }
@@ -74,7 +72,7 @@ pub async fn the_last_attempt_is_claimed_in_isolation_only(bed: &Bed) {
         answer(bed, run).await,
         ClaimAnswer::RequiresIsolation
     ));
-    let end = claim(&bed.store, run, "w").await;
+    let end = bed.claim(run, "w").await;
     assert!(end.exhausted && !end.forced_completion);
     assert!(bed.store.complete(&end, &failed()).await.unwrap());
     assert!(matches!(answer(bed, run).await, ClaimAnswer::NotClaimable));
@@ -84,7 +82,7 @@ pub async fn a_last_attempt_without_a_lost_worker_needs_no_isolation(bed: &Bed) 
     let run = bed.queued().await;
     for end in [AttemptEnd::Error, AttemptEnd::Throttled, AttemptEnd::Error] {
         let held = answer(bed, run).await.claimed().unwrap();
-        assert!(bed.store.release(&held, end, None).await.unwrap());
+        assert!(bed.release(&held, end, None).await);
     }
     let last = answer(bed, run).await.claimed().unwrap();
     assert_eq!((last.counted_attempts, last.exhausted), (3, false));
@@ -104,7 +102,7 @@ pub async fn failed_completions_back_off_and_end_in_a_forced_completion(bed: &Be
         lose(bed, run).await;
     }
     for n in 1..=MAX_FAILED_COMPLETIONS {
-        let held = claim(&bed.store, run, "dead").await;
+        let held = bed.claim(run, "dead").await;
         assert!(held.exhausted && !held.forced_completion);
         assert_eq!(held.run.request, RunRequest::from_context(&context(1)));
         // One is lost with its worker, one is released, one fails.
@@ -117,7 +115,7 @@ pub async fn failed_completions_back_off_and_end_in_a_forced_completion(bed: &Be
             _ => {
                 let wait = Some(Duration::from_secs(60));
                 let end = AttemptEnd::Error;
-                assert!(bed.store.release(&held, end, wait).await.unwrap());
+                assert!(bed.release(&held, end, wait).await);
             }
         }
         assert_eq!(sweep(bed).await, Swept::default());
@@ -147,7 +145,7 @@ pub async fn failed_completions_back_off_and_end_in_a_forced_completion(bed: &Be
     assert_eq!(last.run.request, RunRequest::default());
     assert_eq!(last.context, ContextSize::Unknown);
     assert!(bed.store.complete(&last, &failed()).await.unwrap());
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.status, RunStatus::Completed);
     assert_eq!(stored.context["note"], context(1)["note"]);
 }
@@ -164,10 +162,10 @@ pub async fn a_context_that_cannot_be_read_does_not_keep_the_run(bed: &Bed) {
         ))
         .await;
         let run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
-        let held = claim(&bed.store, run, "w").await;
+        let held = bed.claim(run, "w").await;
         assert_eq!(held.run.request.provider.as_deref(), Some("microsoft"));
         assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
-        let stored = bed.store.run(run).await.unwrap().unwrap();
+        let stored = bed.run(run).await;
         assert_eq!(stored.status, RunStatus::Completed);
         assert!(stored.report().is_some());
         assert_eq!(stored.context["provider"], "microsoft");
@@ -188,9 +186,9 @@ pub async fn a_worker_releases_its_orphans(bed: &Bed) {
     bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
     let (lost, kept, others) = (bed.queued().await, bed.queued().await, bed.queued().await);
     assert_eq!(sweep(bed).await.due, [lost, kept, others]);
-    let first = claim(&bed.store, lost, "w1").await;
-    let second = claim(&bed.store, kept, "w1").await;
-    let third = claim(&bed.store, others, "w2").await;
+    let first = bed.claim(lost, "w1").await;
+    let second = bed.claim(kept, "w1").await;
+    let third = bed.claim(others, "w2").await;
     let open = bed.store.open_attempts(&worker("w1")).await.unwrap();
     let expected = [&first, &second].map(|held| OpenAttempt {
         run: held.run.id,
@@ -200,7 +198,7 @@ pub async fn a_worker_releases_its_orphans(bed: &Bed) {
     assert_eq!(sweep(bed).await, Swept::default());
 
     assert_eq!(release_orphaned(bed, &first).await, [lost]);
-    let attempts = bed.store.attempts(lost).await.unwrap();
+    let attempts = bed.attempts(lost).await;
     assert_eq!(attempts[0].end_reason, Some(AttemptEnd::WorkerLost));
     assert!(attempts[0].counted);
     assert!(!bed.store.complete(&first, &succeeded()).await.unwrap());
@@ -214,8 +212,8 @@ pub async fn a_worker_releases_its_orphans(bed: &Bed) {
 pub async fn only_its_own_orphans_are_released(bed: &Bed) {
     let (run, done) = (bed.queued().await, bed.queued().await);
     let old = lose(bed, run).await;
-    let current = claim(&bed.store, run, "w1").await;
-    let completed = claim(&bed.store, done, "w1").await;
+    let current = bed.claim(run, "w1").await;
+    let completed = bed.claim(done, "w1").await;
     assert!(bed.store.complete(&completed, &succeeded()).await.unwrap());
     let foreign = Claim {
         worker: worker("w2"),
@@ -225,21 +223,17 @@ pub async fn only_its_own_orphans_are_released(bed: &Bed) {
     for held in [&old, &completed, &foreign] {
         assert_eq!(release_orphaned(bed, held).await, []);
     }
-    assert_eq!(
-        bed.store
-            .release_orphaned(&worker("w1"), &[])
-            .await
-            .unwrap(),
-        []
-    );
+    let none = bed.store.release_orphaned(&worker("w1"), &[]).await;
+    assert_eq!(none.unwrap(), []);
     assert_eq!(dump(bed).await, before);
     // Somebody else has ended the run: that is not undone.
-    bed.exec(&format!(
-        "UPDATE operation_runs SET status = 'completed', outcome = 'failed', \
-         completed_at = started_at WHERE id = {run}"
-    ))
+    bed.save(
+        run,
+        "status = 'completed', outcome = 'failed', \
+         completed_at = started_at",
+    )
     .await;
     assert_eq!(release_orphaned(bed, &current).await, []);
-    let stored = bed.store.run(run).await.unwrap().unwrap();
+    let stored = bed.run(run).await;
     assert_eq!(stored.status, RunStatus::Completed);
 }

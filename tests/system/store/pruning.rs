@@ -1,7 +1,7 @@
 //! Deleting completed runs that are old.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{claim, context, succeeded};
+use crate::store::fixtures::{context, succeeded};
 use std::time::Duration;
 use verifyd::domain::{ConnectionId, RunId};
 use verifyd::ports::store::{AttemptEnd, PrunePolicy, Pruned};
@@ -15,21 +15,14 @@ const POLICY: PrunePolicy = PrunePolicy {
 
 async fn completed(bed: &Bed, connection: Option<i64>) -> RunId {
     let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
     let mut completion = succeeded();
     completion.connection = connection.map(ConnectionId);
-    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    bed.complete(run, &completion).await;
     run
 }
 
 async fn aged(bed: &Bed, run: RunId, days: u32) {
-    bed.age(
-        "operation_runs",
-        "completed_at",
-        &format!("id = {run}"),
-        days * DAY,
-    )
-    .await;
+    bed.age_run(run, "completed_at", days * DAY).await;
     bed.age(
         &bed.own("latest_reports"),
         "completed_at",
@@ -51,12 +44,9 @@ pub async fn only_old_completed_runs_go_with_what_belongs_to_them(bed: &Bed) {
     let young = completed(bed, None).await;
     let queued = bed.queued().await;
     let running = bed.queued().await;
-    claim(&bed.store, running, "w1").await;
+    bed.claim(running, "w1").await;
     let other = bed.insert("backup.restore", "completed", &context(1)).await;
-    bed.exec(&format!(
-        "UPDATE operation_runs SET completed_at = created_at WHERE id = {other}"
-    ))
-    .await;
+    bed.save(other, "completed_at = created_at").await;
     for run in [old, other] {
         aged(bed, run, 11).await;
     }
@@ -155,16 +145,14 @@ pub async fn attempts_of_runs_that_others_deleted_go(bed: &Bed) {
     let mut gone = Vec::new();
     for _ in 0..5 {
         let run = bed.queued().await;
-        let first = claim(&bed.store, run, "w1").await;
-        let released = bed.store.release(&first, AttemptEnd::Error, None).await;
-        assert!(released.unwrap());
-        let second = claim(&bed.store, run, "w1").await;
-        assert!(bed.store.complete(&second, &succeeded()).await.unwrap());
+        let first = bed.claim(run, "w1").await;
+        assert!(bed.release(&first, AttemptEnd::Error, None).await);
+        bed.complete(run, &succeeded()).await;
         gone.push(run);
     }
     let kept = gone.remove(2);
     let open = bed.queued().await;
-    claim(&bed.store, open, "w1").await;
+    bed.claim(open, "w1").await;
     let ids: Vec<String> = gone
         .iter()
         .chain([&open])
@@ -188,6 +176,5 @@ pub async fn attempts_of_runs_that_others_deleted_go(bed: &Bed) {
     let attempts = bed.own("run_attempts");
     assert_eq!(rows_of(bed, &attempts, "run_id", kept).await, 2);
     assert_eq!(rows_of(bed, &attempts, "run_id", open).await, 1);
-    let all = format!("SELECT count(*) FROM {attempts}");
-    assert_eq!(bed.number(&all).await, 3);
+    assert_eq!(bed.count(&attempts).await, 3);
 }

@@ -1,23 +1,13 @@
 //! Recording and reading runs, workers, counts.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{claim, context, failed, heartbeat, succeeded, worker};
-use std::sync::Arc;
-use tokio::sync::Barrier;
-use verifyd::domain::access::Binding;
+use crate::store::fixtures::{
+    at_once, bound, context, failed, heartbeat, new_run, quoted, succeeded, worker,
+};
+use std::collections::BTreeSet;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{ConnectionId, Outcome, RunId, RunStatus, TenantId, WorkspaceId};
 use verifyd::ports::store::{NewRun, RunFilter, StoreError};
-
-pub fn new_run(connection: i64) -> NewRun {
-    NewRun {
-        workspace_id: WorkspaceId(1),
-        tenant_id: Some(TenantId(7)),
-        context: context(connection),
-        unless_active: None,
-        onboarding_session: None,
-    }
-}
 
 pub fn everything() -> RunFilter {
     RunFilter {
@@ -29,7 +19,7 @@ pub fn everything() -> RunFilter {
 pub async fn a_recorded_run_is_queued_and_delivered(bed: &Bed) {
     let recorded = bed.store.record(&new_run(1)).await.unwrap();
     assert!(recorded.created);
-    let run = bed.store.run(recorded.run_id).await.unwrap().unwrap();
+    let run = bed.run(recorded.run_id).await;
     assert_eq!(run.run_type, RUN_TYPE);
     assert_eq!(run.status, RunStatus::Queued);
     assert_eq!(
@@ -44,16 +34,16 @@ pub async fn a_recorded_run_is_queued_and_delivered(bed: &Bed) {
     assert_eq!(run.failure_summary, serde_json::json!([]));
     assert!(run.created_at.is_some());
     let deliveries = format!(
-        "SELECT count(*) FROM {} WHERE delivered_at IS NOT NULL",
+        "{} WHERE delivered_at IS NOT NULL",
         bed.own("run_deliveries")
     );
-    assert_eq!(bed.number(&deliveries).await, 1);
+    assert_eq!(bed.count(&deliveries).await, 1);
     let platform = NewRun {
         tenant_id: None,
         ..new_run(1)
     };
     let id = bed.store.record(&platform).await.unwrap().run_id;
-    assert_eq!(bed.store.run(id).await.unwrap().unwrap().tenant_id, None);
+    assert_eq!(bed.run(id).await.tenant_id, None);
 }
 
 pub async fn several_runs_are_recorded_in_their_order_or_none(bed: &Bed) {
@@ -63,7 +53,7 @@ pub async fn several_runs_are_recorded_in_their_order_or_none(bed: &Bed) {
     assert_eq!(ids.len(), several.len());
     assert!(ids.is_sorted());
     for (id, new) in ids.iter().zip(&several) {
-        let run = bed.store.run(*id).await.unwrap().unwrap();
+        let run = bed.run(*id).await;
         assert_eq!(run.status, RunStatus::Queued);
         assert_eq!(run.context, new.context);
         assert_eq!(run.workspace_id, Some(new.workspace_id));
@@ -71,10 +61,10 @@ pub async fn several_runs_are_recorded_in_their_order_or_none(bed: &Bed) {
         assert!(run.created_at.is_some());
     }
     let deliveries = format!(
-        "SELECT count(*) FROM {} WHERE delivered_at IS NOT NULL",
+        "{} WHERE delivered_at IS NOT NULL",
         bed.own("run_deliveries")
     );
-    assert_eq!(bed.number(&deliveries).await, 30);
+    assert_eq!(bed.count(&deliveries).await, 30);
     assert_eq!(bed.store.record_many(&[]).await.unwrap(), []);
 
     several[29].unless_active = Some(ConnectionId(1));
@@ -98,7 +88,7 @@ pub async fn unless_active_returns_the_active_run(bed: &Bed) {
     for other in [2, 11] {
         assert!(bed.store.record(&once(other)).await.unwrap().created);
     }
-    let held = claim(&bed.store, first.run_id, "w1").await;
+    let held = bed.claim(first.run_id, "w1").await;
     assert_eq!(
         bed.store.record(&once(1)).await.unwrap().run_id,
         first.run_id
@@ -120,7 +110,7 @@ pub async fn unless_active_returns_the_active_run(bed: &Bed) {
     let invalid = format!(
         "INSERT INTO operation_runs (id, workspace_id, tenant_id, type, status, context)
          VALUES (-7, 1, 7, '{RUN_TYPE}', 'queued', '{}')",
-        context(3).to_string().replace('\'', "''")
+        quoted(&context(3))
     );
     bed.exec(&invalid).await;
     assert!(bed.store.record(&once(3)).await.unwrap().created);
@@ -129,114 +119,35 @@ pub async fn unless_active_returns_the_active_run(bed: &Bed) {
 pub async fn unless_active_under_many_callers_records_one(bed: &Bed) {
     let stores = [bed.store.clone(), bed.replica().await];
     for round in 1..=5 {
-        let barrier = Arc::new(Barrier::new(20));
-        let tasks: Vec<_> = (0..20)
-            .map(|n| {
-                let (store, barrier) = (stores[n % 2].clone(), barrier.clone());
-                let new = NewRun {
-                    unless_active: Some(ConnectionId(round)),
-                    ..new_run(round)
-                };
-                tokio::spawn(async move {
-                    barrier.wait().await;
-                    store.record(&new).await.unwrap()
-                })
-            })
-            .collect();
-        let mut created = 0;
-        let mut ids = std::collections::BTreeSet::new();
-        for task in tasks {
-            let recorded = task.await.unwrap();
-            created += usize::from(recorded.created);
-            ids.insert(recorded.run_id);
-        }
+        let recorded = at_once(&stores, 20, |store, _| async move {
+            let new = NewRun {
+                unless_active: Some(ConnectionId(round)),
+                ..new_run(round)
+            };
+            store.record(&new).await.unwrap()
+        })
+        .await;
+        let created = recorded.iter().filter(|recorded| recorded.created).count();
+        let ids: BTreeSet<RunId> = recorded.iter().map(|recorded| recorded.run_id).collect();
         assert_eq!((created, ids.len()), (1, 1), "round {round}");
     }
     assert_eq!(bed.store.runs(&everything()).await.unwrap().len(), 5);
 }
 
-async fn ids(bed: &Bed, filter: RunFilter) -> Vec<RunId> {
-    let runs = bed.store.runs(&filter).await.unwrap();
-    runs.into_iter().map(|run| run.id).collect()
-}
-
 pub async fn runs_are_paged_and_filtered(bed: &Bed) {
-    let done = bed
-        .insert_for(TenantId(7), RUN_TYPE, "queued", &context(1))
-        .await;
-    let broken = bed
-        .insert_for(TenantId(8), RUN_TYPE, "queued", &context(2))
-        .await;
-    let running = bed
-        .insert_for(TenantId(8), RUN_TYPE, "queued", &context(1))
-        .await;
-    let queued = bed
-        .insert_for(TenantId(7), RUN_TYPE, "queued", &context(12))
-        .await;
+    let done = bed.queued_for(7, 1).await;
+    let broken = bed.queued_for(8, 2).await;
+    let running = bed.queued_for(8, 1).await;
+    let queued = bed.queued_for(7, 12).await;
     bed.insert_for(TenantId(7), "backup.restore", "queued", &context(1))
         .await;
-    let held = claim(&bed.store, done, "w1").await;
-    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
-    let held = claim(&bed.store, broken, "w1").await;
-    assert!(bed.store.complete(&held, &failed()).await.unwrap());
-    claim(&bed.store, running, "w1").await;
+    bed.complete(done, &succeeded()).await;
+    bed.complete(broken, &failed()).await;
+    bed.claim(running, "w1").await;
 
-    assert_eq!(
-        ids(bed, everything()).await,
-        [queued, running, broken, done]
-    );
-    let first = RunFilter {
-        limit: 3,
-        ..RunFilter::default()
-    };
-    assert_eq!(ids(bed, first.clone()).await, [queued, running, broken]);
-    let second = RunFilter {
-        before: Some(broken),
-        ..first
-    };
-    assert_eq!(ids(bed, second).await, [done]);
-    let by_status = |status| RunFilter {
-        status: Some(status),
-        ..everything()
-    };
-    assert_eq!(
-        ids(bed, by_status(RunStatus::Completed)).await,
-        [broken, done]
-    );
-    assert_eq!(ids(bed, by_status(RunStatus::Running)).await, [running]);
-    let by_outcome = RunFilter {
-        outcome: Some(Outcome::Failed),
-        ..everything()
-    };
-    assert_eq!(ids(bed, by_outcome).await, [broken]);
-    let by_connection = RunFilter {
-        connection: Some(ConnectionId(1)),
-        ..everything()
-    };
-    assert_eq!(ids(bed, by_connection).await, [running, done]);
-    let bound = |workspace, tenant| RunFilter {
-        binding: Binding {
-            workspace_id: Some(WorkspaceId(workspace)),
-            tenant_id: tenant,
-        },
-        ..everything()
-    };
-    let by_tenant = RunFilter {
-        tenant: Some(TenantId(8)),
-        ..everything()
-    };
-    assert_eq!(ids(bed, by_tenant).await, [running, broken]);
-    assert_eq!(
-        ids(bed, bound(1, Some(TenantId(8)))).await,
-        [running, broken]
-    );
-    assert_eq!(
-        ids(bed, bound(1, None)).await,
-        [queued, running, broken, done]
-    );
-    assert_eq!(ids(bed, bound(2, None)).await, []);
+    type Narrow<'a> = &'a dyn Fn(&mut RunFilter);
     let all = RunFilter {
-        binding: bound(1, Some(TenantId(7))).binding,
+        binding: bound(1, Some(7)),
         status: Some(RunStatus::Completed),
         outcome: Some(Outcome::Succeeded),
         connection: Some(ConnectionId(1)),
@@ -244,7 +155,30 @@ pub async fn runs_are_paged_and_filtered(bed: &Bed) {
         before: Some(RunId(i64::MAX)),
         limit: 1,
     };
-    assert_eq!(ids(bed, all).await, [done]);
+    let cases: [(Narrow, &[RunId]); 12] = [
+        (&|_| {}, &[queued, running, broken, done]),
+        (&|f| f.limit = 3, &[queued, running, broken]),
+        (&|f| f.before = Some(broken), &[done]),
+        (&|f| f.status = Some(RunStatus::Completed), &[broken, done]),
+        (&|f| f.status = Some(RunStatus::Running), &[running]),
+        (&|f| f.outcome = Some(Outcome::Failed), &[broken]),
+        (&|f| f.connection = Some(ConnectionId(1)), &[running, done]),
+        (&|f| f.tenant = Some(TenantId(8)), &[running, broken]),
+        (&|f| f.binding = bound(1, Some(8)), &[running, broken]),
+        (
+            &|f| f.binding = bound(1, None),
+            &[queued, running, broken, done],
+        ),
+        (&|f| f.binding = bound(2, None), &[]),
+        (&|f| *f = all.clone(), &[done]),
+    ];
+    for (narrow, wanted) in cases {
+        let mut filter = everything();
+        narrow(&mut filter);
+        let found = bed.store.runs(&filter).await.unwrap();
+        let ids: Vec<RunId> = found.into_iter().map(|run| run.id).collect();
+        assert_eq!(ids, wanted, "{filter:?}");
+    }
 }
 
 pub async fn counts_and_the_oldest(bed: &Bed) {
@@ -256,16 +190,9 @@ pub async fn counts_and_the_oldest(bed: &Bed) {
     let old = bed.queued().await;
     bed.queued().await;
     let running = bed.queued().await;
-    bed.age("operation_runs", "created_at", &format!("id = {old}"), 5000)
-        .await;
-    bed.age(
-        "operation_runs",
-        "created_at",
-        &format!("id = {running}"),
-        90_000,
-    )
-    .await;
-    claim(&bed.store, running, "w1").await;
+    bed.age_run(old, "created_at", 5000).await;
+    bed.age_run(running, "created_at", 90_000).await;
+    bed.claim(running, "w1").await;
     let counts = bed.store.counts().await.unwrap();
     assert_eq!((counts.queued, counts.running), (2, 1));
     let age = counts.oldest_queued_seconds.unwrap();

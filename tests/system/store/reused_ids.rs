@@ -1,27 +1,19 @@
 //! An id that is given to another run: after TRUNCATE … RESTART IDENTITY, in a restored backup. Nothing that
 //! belongs to the run before counts for it.
 
-use crate::store::acknowledgements::through;
+use crate::store::acknowledgements::{accept, through};
 use crate::store::bed::Bed;
-use crate::store::fixtures::{
-    SWEEP, claim, context, failed, new_connection, refresh, report_of, succeeded,
-};
+use crate::store::fixtures::{context, failed, new_run, quoted, refresh, report_of, succeeded};
 use std::time::Duration;
 use verifyd::domain::acknowledgement::Acknowledgement;
 use verifyd::domain::completion::Completion;
 use verifyd::domain::report::CheckStatus;
-use verifyd::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
-use verifyd::ports::acknowledgements::NewAcknowledgement;
-use verifyd::ports::store::{AttemptEnd, Claim, NewRun};
-
-/// A context, for a text in SQL.
-fn quoted() -> String {
-    context(1).to_string().replace('\'', "''")
-}
+use verifyd::domain::{ConnectionId, Outcome, RunId, TenantId};
+use verifyd::ports::store::{AttemptEnd, Claim};
 
 /// The row goes, and another one of the same id comes, with further columns.
 async fn give_again_with(bed: &Bed, run: RunId, tenant: i64, columns: &str, values: &str) {
-    let context = quoted();
+    let context = quoted(&context(1));
     bed.unguard().await;
     bed.exec(&format!(
         "DELETE FROM operation_runs WHERE id = {run}; \
@@ -37,9 +29,8 @@ async fn give_again(bed: &Bed, run: RunId) {
 
 /// Claims, and gives back so that it counts.
 async fn attempt(bed: &Bed, run: RunId) -> Claim {
-    let held = claim(&bed.store, run, "w1").await;
-    let released = bed.store.release(&held, AttemptEnd::Error, None).await;
-    assert!(released.unwrap());
+    let held = bed.claim(run, "w1").await;
+    assert!(bed.release(&held, AttemptEnd::Error, None).await);
     held
 }
 
@@ -57,68 +48,64 @@ pub async fn attempts_of_an_earlier_run_never_count(bed: &Bed) {
             // The number is new among all that the id has had.
             assert_eq!(held.attempt, round * 4 + own as i32);
             assert!(held.first_claimed_at <= held.claimed_at);
-            assert_eq!(bed.store.attempts(run).await.unwrap().len(), own as usize);
+            assert_eq!(bed.attempts(run).await.len(), own as usize);
         }
-        let held = claim(&bed.store, run, "w1").await;
+        let held = bed.claim(run, "w1").await;
         assert!(held.exhausted);
         complete(bed, &held, &failed()).await;
-        assert_eq!(bed.store.attempts(run).await.unwrap().len(), 4);
+        assert_eq!(bed.attempts(run).await.len(), 4);
         give_again(bed, run).await;
-        assert_eq!(bed.store.attempts(run).await.unwrap(), []);
+        assert_eq!(bed.attempts(run).await, []);
     }
     // Also where the run before was not completed.
     attempt(bed, run).await;
     attempt(bed, run).await;
     give_again(bed, run).await;
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     assert_eq!(held.counted_attempts, 1);
     assert_eq!(held.first_claimed_at, held.claimed_at);
 }
 
 pub async fn an_open_attempt_of_an_earlier_run_is_worth_nothing(bed: &Bed) {
     let run = bed.queued().await;
-    let before = claim(&bed.store, run, "w1").await;
+    let before = bed.claim(run, "w1").await;
     bed.age(&bed.own("run_attempts"), "claimed_at", "true", 60)
         .await;
     give_again(bed, run).await;
-    assert_eq!(bed.store.attempts(run).await.unwrap(), []);
-    let held = claim(&bed.store, run, "w2").await;
+    assert_eq!(bed.attempts(run).await, []);
+    let held = bed.claim(run, "w2").await;
     assert_eq!(held.counted_attempts, 1);
     assert!(!bed.store.complete(&before, &succeeded()).await.unwrap());
-    assert_eq!(bed.store.attempts(run).await.unwrap().len(), 1);
+    assert_eq!(bed.attempts(run).await.len(), 1);
     complete(bed, &held, &succeeded()).await;
 }
 
 /// An application that saves the row as it once read it takes the time of the first claim away.
 pub async fn an_attempt_of_its_own_counts_without_the_time_of_the_first_claim(bed: &Bed) {
     let run = bed.queued().await;
-    let before = claim(&bed.store, run, "w1").await;
-    bed.exec(&format!(
-        "UPDATE operation_runs SET status = 'queued', started_at = NULL WHERE id = {run}"
-    ))
-    .await;
-    let held = claim(&bed.store, run, "w2").await;
+    let before = bed.claim(run, "w1").await;
+    bed.save(run, "status = 'queued', started_at = NULL").await;
+    let held = bed.claim(run, "w2").await;
     assert_eq!(held.counted_attempts, 2);
     assert!(!bed.store.complete(&before, &succeeded()).await.unwrap());
     complete(bed, &held, &succeeded()).await;
-    assert_eq!(bed.store.attempts(run).await.unwrap().len(), 2);
+    assert_eq!(bed.attempts(run).await.len(), 2);
 }
 
 pub async fn a_restored_backup_begins_with_no_attempt(bed: &Bed) {
     let run = bed.queued().await;
     attempt(bed, run).await;
     attempt(bed, run).await;
-    let held = claim(&bed.store, run, "w1").await;
-    complete(bed, &held, &succeeded()).await;
+    bed.complete(run, &succeeded()).await;
     // As it was between two attempts.
     let started = format!("SELECT CAST(started_at AS text) FROM operation_runs WHERE id = {run}");
     let started = bed.text(&started).await;
     give_again_with(bed, run, 7, ", started_at", &format!(", '{started}'")).await;
-    assert_eq!(bed.store.attempts(run).await.unwrap(), []);
-    let held = claim(&bed.store, run, "w1").await;
+    assert_eq!(bed.attempts(run).await, []);
+    let held = bed.claim(run, "w1").await;
     assert_eq!((held.exhausted, held.counted_attempts), (false, 1));
     complete(bed, &held, &succeeded()).await;
-    assert_eq!(bed.store.attempts(run).await.unwrap().len(), 1);
+    assert_eq!(bed.attempts(run).await.len(), 1);
 }
 
 pub async fn a_start_that_a_producer_wrote_is_not_taken_for_a_claim(bed: &Bed) {
@@ -129,90 +116,71 @@ pub async fn a_start_that_a_producer_wrote_is_not_taken_for_a_claim(bed: &Bed) {
     bed.age(&bed.own("run_attempts"), "claimed_at", "true", 60)
         .await;
     give_again_with(bed, run, 7, ", started_at", ", CURRENT_TIMESTAMP").await;
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     assert_eq!((held.exhausted, held.counted_attempts), (false, 1));
 }
 
 pub async fn what_an_earlier_run_waited_for_is_over(bed: &Bed) {
     let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     let hour = Some(Duration::from_secs(3600));
-    let thrown = bed.store.release(&held, AttemptEnd::Throttled, hour).await;
-    assert!(thrown.unwrap());
+    assert!(bed.release(&held, AttemptEnd::Throttled, hour).await);
     give_again(bed, run).await;
-    let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
+    let swept = bed.sweep().await;
     assert_eq!(swept.due, [run]);
-    let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
+    let swept = bed.sweep().await;
     assert_eq!(swept.due, []);
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     // What it waits for itself is kept.
-    let thrown = bed.store.release(&held, AttemptEnd::Throttled, hour).await;
-    assert!(thrown.unwrap());
-    let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
+    assert!(bed.release(&held, AttemptEnd::Throttled, hour).await);
+    let swept = bed.sweep().await;
     assert_eq!(swept.due, []);
 
     // Nor does the wait come back when the first claim was lost.
     give_again(bed, run).await;
-    let held = claim(&bed.store, run, "w1").await;
-    let given_back = bed.store.release(&held, AttemptEnd::Shutdown, None).await;
-    assert!(given_back.unwrap());
-    claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
+    assert!(bed.release(&held, AttemptEnd::Shutdown, None).await);
+    bed.claim(run, "w1").await;
 }
 
 pub async fn a_hint_of_an_earlier_run_is_not_taken_for_its_own(bed: &Bed) {
     let run = bed.queued().await;
-    let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
+    let swept = bed.sweep().await;
     assert_eq!(swept.due, [run]);
     bed.age(&bed.own("run_deliveries"), "delivered_at", "true", 60)
         .await;
     give_again(bed, run).await;
-    let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
+    let swept = bed.sweep().await;
     assert_eq!(swept.due, [run]);
-    let swept = bed.store.sweep(&SWEEP).await.unwrap().unwrap();
+    let swept = bed.sweep().await;
     assert_eq!(swept.due, []);
 }
 
 pub async fn recording_bears_what_an_earlier_run_has_left(bed: &Bed) {
-    let new = NewRun {
-        workspace_id: WorkspaceId(1),
-        tenant_id: Some(TenantId(7)),
-        context: context(1),
-        unless_active: None,
-        onboarding_session: None,
-    };
-    let first = bed.store.record(&new).await.unwrap().run_id;
+    let first = bed.recorded(1).await;
     let deliveries = bed.own("run_deliveries");
     bed.exec(&format!("UPDATE {deliveries} SET delivered_at = NULL"))
         .await;
     for several in [false, true] {
         bed.restart_runs().await;
         let again = match several {
-            false => bed.store.record(&new).await.unwrap().run_id,
-            true => bed
-                .store
-                .record_many(std::slice::from_ref(&new))
-                .await
-                .unwrap()[0],
+            false => bed.recorded(1).await,
+            true => bed.store.record_many(&[new_run(1)]).await.unwrap()[0],
         };
         assert_eq!(again, first);
-        let delivered = format!("SELECT count(*) FROM {deliveries} WHERE delivered_at IS NOT NULL");
-        assert_eq!(bed.number(&delivered).await, 1);
+        let delivered = format!("{deliveries} WHERE delivered_at IS NOT NULL");
+        assert_eq!(bed.count(&delivered).await, 1);
     }
 }
 
 /// A connection of tenant 7 that has id 1, and a completed run of it.
 async fn checked(bed: &Bed) -> (ConnectionId, RunId, Completion) {
-    let id = bed
-        .store
-        .add_connection(&new_connection(7), None)
-        .await
-        .unwrap();
+    let id = bed.connection(7).await;
     assert_eq!(id, ConnectionId(1));
     let run = bed.queued().await;
     let mut completion = succeeded();
     completion.connection = Some(id);
-    let held = claim(&bed.store, run, "w1").await;
-    complete(bed, &held, &completion).await;
+    bed.complete(run, &completion).await;
     (id, run, completion)
 }
 
@@ -220,12 +188,11 @@ async fn previous(bed: &Bed, id: ConnectionId) -> Option<RunId> {
     let start = bed.store.starting_point(id).await.unwrap().unwrap();
     // Whoever claims a run is told the same.
     let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w9").await;
+    let held = bed.claim(run, "w9").await;
     if let Some(with_claim) = &held.start {
         assert_eq!(with_claim.latest_run, start.latest_run);
     }
-    bed.exec(&format!("DELETE FROM operation_runs WHERE id = {run}"))
-        .await;
+    bed.delete_run(run).await;
     start.latest_run
 }
 
@@ -236,24 +203,18 @@ pub async fn a_report_is_compared_with_none_of_an_earlier_run(bed: &Bed) {
     assert_eq!(previous(bed, id).await, None);
     assert_eq!(bed.store.latest_report(id).await.unwrap(), None);
     // The same report of another run is a first one.
-    let held = claim(&bed.store, run, "w1").await;
-    complete(bed, &held, &completion).await;
+    bed.complete(run, &completion).await;
     let latest = bed.own("latest_reports");
-    let changed = format!("SELECT count(*) FROM {latest} WHERE changed AND NOT acknowledged");
-    assert_eq!(
-        bed.number(&changed.replace("AND NOT acknowledged", ""))
-            .await,
-        1
-    );
+    let changed = format!("{latest} WHERE changed AND NOT acknowledged");
+    let at_all = changed.replace("AND NOT acknowledged", "");
+    assert_eq!(bed.count(&at_all).await, 1);
     assert_eq!(previous(bed, id).await, Some(run));
-    let again = bed.queued().await;
-    let held = claim(&bed.store, again, "w1").await;
-    complete(bed, &held, &completion).await;
-    assert_eq!(bed.number(&changed).await, 0);
+    let again = bed.completed(&completion).await;
+    assert_eq!(bed.count(&changed).await, 0);
     // One that does not hold the report any more is none to be compared with.
     bed.exec(&format!(
         "UPDATE operation_runs SET context = '{}' WHERE id = {again}",
-        quoted()
+        quoted(&context(1))
     ))
     .await;
     assert_eq!(previous(bed, id).await, None);
@@ -276,37 +237,21 @@ pub async fn a_connection_s_id_that_another_tenant_gets_has_no_report(bed: &Bed)
     assert_eq!((counts.ready, counts.never_checked), (0, 1));
     assert_eq!(bed.store.trend(&[id], 5).await.unwrap(), []);
     // Its first report is a change.
-    let run = bed
-        .insert_for(
-            TenantId(8),
-            verifyd::domain::run::RUN_TYPE,
-            "queued",
-            &context(1),
-        )
-        .await;
-    let held = claim(&bed.store, run, "w1").await;
-    complete(bed, &held, &completion).await;
-    let changed = format!(
-        "SELECT count(*) FROM {} WHERE changed",
-        bed.own("latest_reports")
-    );
-    assert_eq!(bed.number(&changed).await, 1);
+    let run = bed.queued_for(8, 1).await;
+    bed.complete(run, &completion).await;
+    let changed = format!("{} WHERE changed", bed.own("latest_reports"));
+    assert_eq!(bed.count(&changed).await, 1);
     assert_eq!(bed.store.trend(&[id], 5).await.unwrap().len(), 1);
 }
 
 async fn acknowledge(bed: &Bed, run: RunId, id: ConnectionId) -> Acknowledgement {
-    let new = NewAcknowledgement {
-        run,
-        connection: Some(id),
-        check_key: "connection.state".into(),
-        status: CheckStatus::Fail,
-        reason_code: Some(failed().failure_summary[0].reason_code),
-        reason: "known".into(),
-        acknowledged_by: "anna".into(),
-        through: through(),
-        expires_at: None,
-    };
-    let (made, created) = bed.store.acknowledge(&new).await.unwrap();
+    let reason = failed().failure_summary[0].reason_code;
+    let said = ("connection.state", CheckStatus::Fail, Some(reason));
+    let (made, created) = bed
+        .store
+        .acknowledge(&accept(run, id.0, said))
+        .await
+        .unwrap();
     assert!(created);
     made
 }
@@ -317,8 +262,7 @@ pub async fn acknowledgements_of_an_earlier_run_are_not_its_own(bed: &Bed) {
     completion.connection = Some(id);
     assert_eq!(completion.outcome, Outcome::Failed);
     give_again(bed, run).await;
-    let held = claim(&bed.store, run, "w1").await;
-    complete(bed, &held, &completion).await;
+    bed.complete(run, &completion).await;
     let made = acknowledge(bed, run, id).await;
     let of = async |run| bed.store.acknowledgements_of(run).await.unwrap();
     assert_eq!(of(run).await.len(), 1);
@@ -335,20 +279,12 @@ pub async fn acknowledgements_of_an_earlier_run_are_not_its_own(bed: &Bed) {
     for _ in 0..2 {
         give_again(bed, run).await;
         assert_eq!(of(run).await, []);
-        let held = claim(&bed.store, run, "w1").await;
-        complete(bed, &held, &completion).await;
+        bed.complete(run, &completion).await;
         assert_eq!(of(run).await, []);
         assert_eq!(bed.store.acknowledgement(made.id).await.unwrap(), None);
-        assert_eq!(
-            bed.store
-                .withdraw(made.id, "eve", &through())
-                .await
-                .unwrap(),
-            None
-        );
-        let later = bed.queued().await;
-        let held = claim(&bed.store, later, "w1").await;
-        complete(bed, &held, &completion).await;
+        let withdrawn = bed.store.withdraw(made.id, "eve", &through()).await;
+        assert_eq!(withdrawn.unwrap(), None);
+        let later = bed.completed(&completion).await;
         assert_eq!(of(later).await, []);
     }
     // The same check of the run that is there now can be acknowledged.
@@ -361,30 +297,23 @@ pub async fn an_inventory_that_an_earlier_run_has_read_is_written_again(bed: &Be
     let run = bed.queued().await;
     let mut completion = succeeded();
     completion.inventory = Some(refresh(7, &[("one", true), ("two", false)]));
-    let held = claim(&bed.store, run, "w1").await;
-    complete(bed, &held, &completion).await;
-    let there = "SELECT count(*) FROM tenant_permissions WHERE tenant_id = 7";
+    bed.complete(run, &completion).await;
+    let there = "tenant_permissions WHERE tenant_id = 7";
     for id in [run, RunId(run.0 + 100)] {
         bed.exec("DELETE FROM tenant_permissions; DELETE FROM operation_runs")
             .await;
         give_again(bed, id).await;
-        let held = claim(&bed.store, id, "w1").await;
-        complete(bed, &held, &completion).await;
-        assert_eq!(bed.number(there).await, 2);
+        bed.complete(id, &completion).await;
+        assert_eq!(bed.count(there).await, 2);
     }
     // While the run that read it is there, the digest stands for the rows.
     let later = bed.queued().await;
-    let held = claim(&bed.store, later, "w1").await;
+    let held = bed.claim(later, "w1").await;
     bed.exec("DELETE FROM tenant_permissions").await;
     complete(bed, &held, &completion).await;
-    assert_eq!(bed.number(there).await, 0);
-    assert!(
-        bed.store
-            .inventory_freshness(TenantId(7))
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert_eq!(bed.count(there).await, 0);
+    let fresh = bed.store.inventory_freshness(TenantId(7)).await;
+    assert!(fresh.unwrap().is_some());
     give_again_with(bed, later, 8, "", "").await;
     assert_eq!(
         bed.store.inventory_freshness(TenantId(7)).await.unwrap(),
@@ -393,9 +322,7 @@ pub async fn an_inventory_that_an_earlier_run_has_read_is_written_again(bed: &Be
 }
 
 pub async fn what_is_queued_is_told(bed: &Bed) {
-    let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
-    complete(bed, &held, &succeeded()).await;
+    let run = bed.completed(&succeeded()).await;
     let other = bed.queued().await;
     let asked = [run, other, RunId(999)];
     assert_eq!(bed.store.still_queued(&asked).await.unwrap(), [other]);

@@ -1,8 +1,7 @@
 //! Migrations and what `inspect` finds.
 
 use crate::store::bed::Bed;
-use std::sync::Arc;
-use tokio::sync::Barrier;
+use crate::store::fixtures::at_once;
 
 pub async fn migrate_is_repeatable(bed: &Bed) {
     let empty = bed.empty_sibling().await;
@@ -32,19 +31,13 @@ pub async fn migrate_is_repeatable(bed: &Bed) {
 
 pub async fn two_processes_may_migrate_at_once(bed: &Bed) {
     let empty = bed.empty_sibling().await;
-    let barrier = Arc::new(Barrier::new(4));
-    let mut tasks = Vec::new();
+    let mut stores = Vec::new();
     for _ in 0..4 {
-        let (store, barrier) = (empty.replica().await, barrier.clone());
-        tasks.push(tokio::spawn(async move {
-            barrier.wait().await;
-            store.migrate().await.unwrap()
-        }));
+        stores.push(empty.replica().await);
     }
-    let mut applied = Vec::new();
-    for task in tasks {
-        applied.extend(task.await.unwrap().applied);
-    }
+    let migrated = at_once(&stores, 4, |store, _| async move { store.migrate().await });
+    let migrated = migrated.await.into_iter().map(Result::unwrap);
+    let applied: Vec<i64> = migrated.flat_map(|migrated| migrated.applied).collect();
     let wanted = bed.store.wanted_schema_version();
     assert_eq!(applied, (1..=wanted).collect::<Vec<i64>>());
 }

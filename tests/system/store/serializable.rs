@@ -2,9 +2,8 @@
 //! again, and none fails otherwise.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{ISOLATED, failed, succeeded, worker};
+use crate::store::fixtures::{ISOLATED, at_once, failed, succeeded, worker};
 use std::sync::Arc;
-use tokio::sync::Barrier;
 use verifyd::domain::RunStatus;
 use verifyd::ports::store::{Claim, Store, StoreError};
 
@@ -16,32 +15,6 @@ async fn serializable(bed: &Bed) -> [Arc<dyn Store>; 2] {
     bed.set("default_transaction_isolation = 'serializable'")
         .await;
     [bed.replica().await, bed.replica().await]
-}
-
-/// Fifty calls at the same moment, by turns of either replica.
-async fn race<T, F>(
-    stores: &[Arc<dyn Store>; 2],
-    call: impl Fn(Arc<dyn Store>, usize) -> F,
-) -> Vec<Result<T, StoreError>>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, StoreError>> + Send + 'static,
-{
-    let barrier = Arc::new(Barrier::new(CALLS));
-    let tasks: Vec<_> = (0..CALLS)
-        .map(|n| {
-            let (barrier, call) = (barrier.clone(), call(stores[n % 2].clone(), n));
-            tokio::spawn(async move {
-                barrier.wait().await;
-                call.await
-            })
-        })
-        .collect();
-    let mut answers = Vec::with_capacity(CALLS);
-    for task in tasks {
-        answers.push(task.await.unwrap());
-    }
-    answers
 }
 
 /// How many were told to come again. Nothing else may go wrong.
@@ -60,7 +33,7 @@ async fn fifty_race_for_a_run_and_fifty_to_complete_it() {
     let mut conflicts = 0;
     for round in 0..ROUNDS {
         let run = bed.queued().await;
-        let answers = race(&stores, |store, n| async move {
+        let answers = at_once(&stores, CALLS, |store, n| async move {
             store.claim(run, &worker(&format!("w{n}")), &ISOLATED).await
         })
         .await;
@@ -70,10 +43,10 @@ async fn fifty_race_for_a_run_and_fifty_to_complete_it() {
             .filter_map(|answer| answer.ok()?.claimed())
             .collect();
         assert_eq!(won.len(), 1, "round {round}");
-        assert_eq!(bed.store.attempts(run).await.unwrap().len(), 1);
+        assert_eq!(bed.attempts(run).await.len(), 1);
 
         let held = Arc::new(won.into_iter().next().unwrap());
-        let answers = race(&stores, |store, n| {
+        let answers = at_once(&stores, CALLS, |store, n| {
             let held = held.clone();
             let completion = if n % 3 == 0 { failed() } else { succeeded() };
             async move { store.complete(&held, &completion).await }
@@ -82,7 +55,7 @@ async fn fifty_race_for_a_run_and_fifty_to_complete_it() {
         conflicts += contended(&answers);
         let wrote = answers.iter().filter(|answer| matches!(answer, Ok(true)));
         assert_eq!(wrote.count(), 1, "round {round}");
-        let stored = bed.store.run(run).await.unwrap().unwrap();
+        let stored = bed.run(run).await;
         assert_eq!(stored.status, RunStatus::Completed);
     }
     assert!(conflicts > 0, "nobody met anybody");

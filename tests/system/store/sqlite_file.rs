@@ -50,6 +50,6 @@ async fn a_file_of_another_application_is_refused_and_left_alone() {
     let error = bed.store.migrate().await.unwrap_err();
     assert!(matches!(error, StoreError::Schema(_)), "{error}");
     assert!(error.to_string().contains("tenants"), "{error}");
-    assert_eq!(bed.number("SELECT count(*) FROM sqlite_master").await, 1);
+    assert_eq!(bed.count("sqlite_master").await, 1);
     assert_eq!(bed.store.schema_version().await.unwrap(), None);
 }

@@ -2,14 +2,18 @@
 
 use crate::store::bed::Bed;
 use crate::store::fixtures::{
-    ISOLATED, POLICY, SWEEP, claim, context, failed, heartbeat, succeeded, worker,
+    ISOLATED, POLICY, SWEEP, at_once, context, failed, heartbeat, succeeded, worker,
 };
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Barrier;
 use verifyd::domain::run::RUN_TYPE;
 use verifyd::domain::{RunId, RunStatus};
 use verifyd::ports::store::{AttemptEnd, ClaimPolicy, SweepPolicy, Swept};
+
+/// Deliveries that were lost are repeated.
+const REPEAT: SweepPolicy = SweepPolicy {
+    redeliver: true,
+    ..SWEEP
+};
 
 async fn sweep(bed: &Bed, policy: &SweepPolicy) -> Swept {
     bed.store
@@ -19,71 +23,48 @@ async fn sweep(bed: &Bed, policy: &SweepPolicy) -> Swept {
         .expect("nobody else sweeps")
 }
 
-async fn status(bed: &Bed, run: RunId) -> RunStatus {
-    bed.store.run(run).await.unwrap().unwrap().status
-}
-
 pub async fn a_bare_insert_is_found(bed: &Bed) {
     let run = bed.queued().await;
-    let swept = sweep(bed, &SWEEP).await;
+    let swept = bed.sweep().await;
     assert_eq!((swept.reclaimed, swept.due), (vec![], vec![run]));
 }
 
 pub async fn what_was_delivered_is_not_delivered_again_too_early(bed: &Bed) {
     bed.queued().await;
-    bed.store
-        .record(&crate::store::recording::new_run(1))
-        .await
-        .unwrap();
-    assert_eq!(sweep(bed, &SWEEP).await.due.len(), 1);
-    let repeat = SweepPolicy {
-        redeliver: true,
-        ..SWEEP
-    };
-    assert_eq!(sweep(bed, &repeat).await.due, []);
+    bed.recorded(1).await;
+    assert_eq!(bed.sweep().await.due.len(), 1);
+    assert_eq!(sweep(bed, &REPEAT).await.due, []);
 }
 
 pub async fn a_lost_delivery_is_repeated_when_asked_for(bed: &Bed) {
-    let run = bed
-        .store
-        .record(&crate::store::recording::new_run(1))
-        .await
-        .unwrap()
-        .run_id;
+    let run = bed.recorded(1).await;
     bed.age(&bed.own("run_deliveries"), "delivered_at", "1 = 1", 301)
         .await;
     bed.age("operation_runs", "created_at", "1 = 1", 301).await;
-    assert_eq!(sweep(bed, &SWEEP).await.due, []);
-    let repeat = SweepPolicy {
-        redeliver: true,
-        ..SWEEP
-    };
-    assert_eq!(sweep(bed, &repeat).await.due, [run]);
-    assert_eq!(sweep(bed, &repeat).await.due, []);
+    assert_eq!(bed.sweep().await.due, []);
+    assert_eq!(sweep(bed, &REPEAT).await.due, [run]);
+    assert_eq!(sweep(bed, &REPEAT).await.due, []);
 }
 
 pub async fn undispatched_runs_are_due_again(bed: &Bed) {
     let (first, second) = (bed.queued().await, bed.queued().await);
-    assert_eq!(sweep(bed, &SWEEP).await.due, [first, second]);
+    assert_eq!(bed.sweep().await.due, [first, second]);
     bed.store
         .mark_undispatched(&[second, RunId(987_654_321)])
         .await
         .unwrap();
     bed.store.mark_undispatched(&[]).await.unwrap();
-    assert_eq!(sweep(bed, &SWEEP).await.due, [second]);
+    assert_eq!(bed.sweep().await.due, [second]);
 }
 
 pub async fn oldest_first_and_no_more_than_the_batch(bed: &Bed) {
-    let mut runs = Vec::new();
-    for _ in 0..5 {
-        runs.push(bed.queued().await);
-    }
+    let runs = bed.many_queued(5).await;
     let small = SweepPolicy { batch: 2, ..SWEEP };
     assert_eq!(sweep(bed, &small).await.due, runs[..2]);
     assert_eq!(sweep(bed, &small).await.due, runs[2..4]);
     assert_eq!(sweep(bed, &small).await.due, runs[4..]);
     for run in &runs {
-        claim(&bed.store, *run, "dead").await;
+        bed.claim(*run, "dead").await;
     }
     assert_eq!(sweep(bed, &small).await.reclaimed, runs[..2]);
     assert_eq!(sweep(bed, &small).await.reclaimed, runs[2..4]);
@@ -98,7 +79,7 @@ async fn go_on(bed: &Bed, policy: &mut SweepPolicy) -> (Vec<RunId>, bool) {
 
 /// Runs that a hint was sent for, and that nobody has claimed.
 async fn told(bed: &Bed, count: usize) -> Vec<RunId> {
-    let new = vec![crate::store::recording::new_run(1); count];
+    let new = vec![crate::store::fixtures::new_run(1); count];
     bed.store.record_many(&new).await.unwrap()
 }
 
@@ -142,13 +123,8 @@ pub async fn what_a_sweep_has_no_room_for_is_the_next_ones(bed: &Bed) {
         runs.push(bed.queued().await);
     }
     // Queued again by its worker, and so due whatever the windows show.
-    let held = claim(&bed.store, runs[7], "w1").await;
-    assert!(
-        bed.store
-            .release(&held, AttemptEnd::Shutdown, None)
-            .await
-            .unwrap()
-    );
+    let held = bed.claim(runs[7], "w1").await;
+    assert!(bed.release(&held, AttemptEnd::Shutdown, None).await);
     for window in [1, 2, 4, 100] {
         let mut policy = SweepPolicy {
             window,
@@ -174,112 +150,83 @@ pub async fn what_a_sweep_has_no_room_for_is_the_next_ones(bed: &Bed) {
 
 pub async fn not_before_holds_back_a_delivery(bed: &Bed) {
     let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     let wait = Some(Duration::from_secs(3600));
-    assert!(
-        bed.store
-            .release(&held, AttemptEnd::Throttled, wait)
-            .await
-            .unwrap()
-    );
-    let repeat = SweepPolicy {
-        redeliver: true,
-        ..SWEEP
-    };
-    assert_eq!(sweep(bed, &repeat).await.due, []);
+    assert!(bed.release(&held, AttemptEnd::Throttled, wait).await);
+    assert_eq!(sweep(bed, &REPEAT).await.due, []);
     bed.age(&bed.own("run_deliveries"), "not_before", "1 = 1", 3601)
         .await;
-    assert_eq!(sweep(bed, &SWEEP).await.due, [run]);
+    assert_eq!(bed.sweep().await.due, [run]);
 }
 
 pub async fn a_dead_worker_loses_its_runs(bed: &Bed) {
     bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
-    let run = bed
-        .store
-        .record(&crate::store::recording::new_run(1))
-        .await
-        .unwrap()
-        .run_id;
-    let held = claim(&bed.store, run, "w1").await;
+    let run = bed.recorded(1).await;
+    let held = bed.claim(run, "w1").await;
     bed.age(&bed.own("workers"), "beat_at", "1 = 1", 301).await;
-    let swept = sweep(bed, &SWEEP).await;
+    let swept = bed.sweep().await;
     // Queued and due at once, although it had been delivered.
     assert_eq!((swept.reclaimed, swept.due), (vec![run], vec![run]));
-    assert_eq!(status(bed, run).await, RunStatus::Queued);
-    let attempt = bed.store.attempts(run).await.unwrap().remove(0);
+    assert_eq!(bed.run(run).await.status, RunStatus::Queued);
+    let attempt = bed.attempts(run).await.remove(0);
     assert_eq!(attempt.end_reason, Some(AttemptEnd::WorkerLost));
     assert!(attempt.counted);
     assert!(!bed.store.complete(&held, &succeeded()).await.unwrap());
     bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
-    let next = claim(&bed.store, run, "w2").await;
+    let next = bed.claim(run, "w2").await;
     assert_eq!((next.attempt, next.counted_attempts), (2, 2));
-    assert_eq!(sweep(bed, &SWEEP).await, Swept::default());
+    assert_eq!(bed.sweep().await, Swept::default());
 }
 
 pub async fn a_worker_that_was_never_seen_is_dead(bed: &Bed) {
     let run = bed.queued().await;
-    claim(&bed.store, run, "w1").await;
-    assert_eq!(sweep(bed, &SWEEP).await.reclaimed, [run]);
+    bed.claim(run, "w1").await;
+    assert_eq!(bed.sweep().await.reclaimed, [run]);
 }
 
 pub async fn a_passed_deadline_ends_the_lease(bed: &Bed) {
     bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
     let run = bed.queued().await;
-    claim(&bed.store, run, "w1").await;
-    assert_eq!(sweep(bed, &SWEEP).await.reclaimed, []);
+    bed.claim(run, "w1").await;
+    assert_eq!(bed.sweep().await.reclaimed, []);
     let past = POLICY.run_deadline.as_secs() as u32 + 1;
     bed.age(&bed.own("run_attempts"), "deadline_at", "1 = 1", past)
         .await;
-    assert_eq!(sweep(bed, &SWEEP).await.reclaimed, [run]);
+    assert_eq!(bed.sweep().await.reclaimed, [run]);
 }
 
 pub async fn a_live_lease_is_left_alone(bed: &Bed) {
     bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
     let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
+    let held = bed.claim(run, "w1").await;
     bed.age("operation_runs", "started_at", "1 = 1", 5000).await;
     bed.age("operation_runs", "created_at", "1 = 1", 5000).await;
     bed.age(&bed.own("workers"), "beat_at", "1 = 1", 200).await;
     bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
     bed.age(&bed.own("workers"), "beat_at", "1 = 1", 200).await;
-    assert_eq!(sweep(bed, &SWEEP).await, Swept::default());
+    assert_eq!(bed.sweep().await, Swept::default());
     assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
 }
 
 pub async fn a_retired_worker_loses_its_runs(bed: &Bed) {
     bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
     let run = bed.queued().await;
-    claim(&bed.store, run, "w1").await;
+    bed.claim(run, "w1").await;
     bed.store.retire(&worker("w1")).await.unwrap();
-    assert_eq!(sweep(bed, &SWEEP).await.reclaimed, [run]);
+    assert_eq!(bed.sweep().await.reclaimed, [run]);
 }
 
 pub async fn a_running_run_without_a_lease_is_queued_after_one_lease_time(bed: &Bed) {
     let started = bed.insert(RUN_TYPE, "running", &context(1)).await;
     let created = bed.insert(RUN_TYPE, "running", &context(2)).await;
-    bed.exec(&format!(
-        "UPDATE operation_runs SET started_at = created_at WHERE id = {started}"
-    ))
-    .await;
-    assert_eq!(sweep(bed, &SWEEP).await, Swept::default());
-    bed.age(
-        "operation_runs",
-        "started_at",
-        &format!("id = {started}"),
-        301,
-    )
-    .await;
-    assert_eq!(sweep(bed, &SWEEP).await.reclaimed, [started]);
-    bed.age(
-        "operation_runs",
-        "created_at",
-        &format!("id = {created}"),
-        301,
-    )
-    .await;
-    let swept = sweep(bed, &SWEEP).await;
+    bed.save(started, "started_at = created_at").await;
+    assert_eq!(bed.sweep().await, Swept::default());
+    bed.age_run(started, "started_at", 301).await;
+    assert_eq!(bed.sweep().await.reclaimed, [started]);
+    bed.age_run(created, "created_at", 301).await;
+    let swept = bed.sweep().await;
     assert_eq!((swept.reclaimed, swept.due), (vec![created], vec![created]));
-    assert_eq!(claim(&bed.store, started, "w1").await.attempt, 1);
+    assert_eq!(bed.claim(started, "w1").await.attempt, 1);
 }
 
 /// Completed, queued or deleted by somebody else while the lease was open.
@@ -287,7 +234,7 @@ pub async fn a_stray_attempt_does_not_hold_up_the_sweep(bed: &Bed) {
     let mut runs = Vec::new();
     for _ in 0..4 {
         let run = bed.queued().await;
-        claim(&bed.store, run, "dead").await;
+        bed.claim(run, "dead").await;
         runs.push(run);
     }
     for (run, change) in [
@@ -307,7 +254,7 @@ pub async fn a_stray_attempt_does_not_hold_up_the_sweep(bed: &Bed) {
         reclaimed.extend(sweep(bed, &one).await.reclaimed);
     }
     assert_eq!(reclaimed, [runs[3]]);
-    assert_eq!(status(bed, runs[0]).await, RunStatus::Completed);
+    assert_eq!(bed.run(runs[0]).await.status, RunStatus::Completed);
     for run in &runs[..3] {
         let attempts = bed.own("run_attempts");
         let why = format!("SELECT end_reason FROM {attempts} WHERE run_id = {run}");
@@ -326,23 +273,13 @@ pub async fn a_reclaimed_run_is_exhausted_when_its_attempts_are_spent(bed: &Bed)
         ..ISOLATED
     };
     for n in 1..=2 {
-        let held = bed
-            .store
-            .claim(run, &worker("dead"), &policy)
-            .await
-            .unwrap()
-            .claimed()
-            .unwrap();
+        let held = bed.store.claim(run, &worker("dead"), &policy).await;
+        let held = held.unwrap().claimed().unwrap();
         assert_eq!((held.counted_attempts, held.exhausted), (n, false));
-        assert_eq!(sweep(bed, &SWEEP).await.reclaimed, [run]);
+        assert_eq!(bed.sweep().await.reclaimed, [run]);
     }
-    let last = bed
-        .store
-        .claim(run, &worker("w"), &policy)
-        .await
-        .unwrap()
-        .claimed()
-        .unwrap();
+    let last = bed.store.claim(run, &worker("w"), &policy).await;
+    let last = last.unwrap().claimed().unwrap();
     assert!(last.exhausted);
     assert!(bed.store.complete(&last, &failed()).await.unwrap());
 }
@@ -355,17 +292,13 @@ pub async fn rows_of_another_type_are_never_touched(bed: &Bed) {
         ("paused", 9000),
     ] {
         let run = bed.insert("backup.restore", status, &context(1)).await;
-        bed.age("operation_runs", "created_at", &format!("id = {run}"), age)
-            .await;
+        bed.age_run(run, "created_at", age).await;
     }
     // Even one that has an attempt, as if its type had been changed.
     let turned = bed.queued().await;
-    let held = claim(&bed.store, turned, "dead").await;
+    let held = bed.claim(turned, "dead").await;
     bed.unguard().await;
-    bed.exec(&format!(
-        "UPDATE operation_runs SET type = 'backup.restore' WHERE id = {turned}"
-    ))
-    .await;
+    bed.save(turned, "type = 'backup.restore'").await;
     let before = bed.dump("operation_runs").await;
     let eager = SweepPolicy {
         worker_dead_after: Duration::ZERO,
@@ -377,55 +310,25 @@ pub async fn rows_of_another_type_are_never_touched(bed: &Bed) {
         assert_eq!(sweep(bed, &eager).await, Swept::default());
     }
     assert!(!bed.store.complete(&held, &succeeded()).await.unwrap());
-    assert!(
-        !bed.store
-            .release(&held, AttemptEnd::Error, None)
-            .await
-            .unwrap()
-    );
+    assert!(!bed.release(&held, AttemptEnd::Error, None).await);
     assert_eq!(bed.dump("operation_runs").await, before);
-    assert_eq!(
-        bed.store
-            .runs(&crate::store::recording::everything())
-            .await
-            .unwrap(),
-        []
-    );
+    assert_eq!(bed.listed().await, []);
     let counts = bed.store.counts().await.unwrap();
     assert_eq!((counts.queued, counts.running), (0, 0));
 }
 
 pub async fn sweeps_of_two_replicas_deliver_a_run_once(bed: &Bed) {
-    let replica = bed.replica().await;
+    let stores = [bed.store.clone(), bed.replica().await];
     for round in 0..20 {
-        let mut runs = Vec::new();
-        for _ in 0..3 {
-            runs.push(bed.queued().await);
-        }
-        let barrier = Arc::new(Barrier::new(4));
-        let tasks: Vec<_> = (0..4)
-            .map(|n| {
-                let store = if n % 2 == 0 {
-                    bed.store.clone()
-                } else {
-                    replica.clone()
-                };
-                let barrier = barrier.clone();
-                tokio::spawn(async move {
-                    barrier.wait().await;
-                    store.sweep(&SWEEP).await.unwrap()
-                })
-            })
-            .collect();
-        let mut due = Vec::new();
-        let mut swept = 0;
-        for task in tasks {
-            if let Some(found) = task.await.unwrap() {
-                swept += 1;
-                due.extend(found.due);
-            }
-        }
-        assert!(swept >= 1, "round {round}");
+        let runs = bed.many_queued(3).await;
+        let swept = at_once(
+            &stores,
+            4,
+            |store, _| async move { store.sweep(&SWEEP).await },
+        );
+        let swept: Vec<Swept> = swept.await.into_iter().filter_map(Result::unwrap).collect();
+        assert!(!swept.is_empty(), "round {round}");
+        let mut due: Vec<RunId> = swept.into_iter().flat_map(|swept| swept.due).collect();
         due.sort();
         assert_eq!(due, runs, "round {round}");
     }
@@ -433,35 +336,21 @@ pub async fn sweeps_of_two_replicas_deliver_a_run_once(bed: &Bed) {
 
 pub async fn left_over_deliveries_are_forgotten(bed: &Bed) {
     let table = bed.own("run_deliveries");
-    let active = bed
-        .store
-        .record(&crate::store::recording::new_run(1))
-        .await
-        .unwrap()
-        .run_id;
-    let gone = bed
-        .store
-        .record(&crate::store::recording::new_run(2))
-        .await
-        .unwrap()
-        .run_id;
-    bed.exec(&format!("DELETE FROM operation_runs WHERE id = {gone}"))
-        .await;
+    let active = bed.recorded(1).await;
+    let gone = bed.recorded(2).await;
+    bed.delete_run(gone).await;
     bed.age(&table, "delivered_at", "1 = 1", 90_000).await;
     bed.store.heartbeat(&heartbeat("old")).await.unwrap();
     bed.age(&bed.own("workers"), "beat_at", "1 = 1", 90_000)
         .await;
-    sweep(bed, &SWEEP).await;
-    assert_eq!(
-        bed.number(&format!("SELECT count(*) FROM {table}")).await,
-        1
-    );
+    bed.sweep().await;
+    assert_eq!(bed.count(&table).await, 1);
     assert_eq!(
         bed.number(&format!("SELECT run_id FROM {table}")).await,
         active.0
     );
-    let workers = format!("SELECT count(*) FROM {}", bed.own("workers"));
-    assert_eq!(bed.number(&workers).await, 0);
+    let workers = bed.own("workers");
+    assert_eq!(bed.count(&workers).await, 0);
 }
 
 /// Given back or refused by the queue, and then completed or deleted by somebody else: nothing is delivered
@@ -471,10 +360,9 @@ pub async fn left_over_deliveries_that_wait_are_forgotten(bed: &Bed) {
     let mut runs = Vec::new();
     for _ in 0..6 {
         let run = bed.queued().await;
-        let held = claim(&bed.store, run, "w1").await;
+        let held = bed.claim(run, "w1").await;
         let wait = Some(Duration::from_secs(60));
-        let released = bed.store.release(&held, AttemptEnd::Throttled, wait).await;
-        assert!(released.unwrap());
+        assert!(bed.release(&held, AttemptEnd::Throttled, wait).await);
         runs.push(run);
     }
     let [completed, deleted, at_once, waiting, due, later] = runs[..] else {
@@ -489,7 +377,7 @@ pub async fn left_over_deliveries_that_wait_are_forgotten(bed: &Bed) {
     .await;
     let old = format!("run_id IN ({completed}, {deleted}, {due})");
     bed.age(&table, "not_before", &old, 90_000).await;
-    assert_eq!(sweep(bed, &SWEEP).await.due, [due]);
+    assert_eq!(bed.sweep().await.due, [due]);
     for (run, left) in [
         (completed, 0),
         (deleted, 0),
@@ -499,7 +387,7 @@ pub async fn left_over_deliveries_that_wait_are_forgotten(bed: &Bed) {
         // Not for ever: for a day after its time.
         (later, 1),
     ] {
-        let rows = format!("SELECT count(*) FROM {table} WHERE run_id = {run}");
-        assert_eq!(bed.number(&rows).await, left, "{run} of {runs:?}");
+        let rows = format!("{table} WHERE run_id = {run}");
+        assert_eq!(bed.count(&rows).await, left, "{run} of {runs:?}");
     }
 }

@@ -85,10 +85,7 @@ async fn sweep(store: Arc<dyn Store>, completed: Arc<AtomicUsize>) {
 
 pub async fn a_thundering_herd_completes_every_run_once(bed: &Bed) {
     let stores = [bed.store.clone(), bed.replica().await];
-    let mut runs = Vec::new();
-    for _ in 0..RUNS {
-        runs.push(bed.queued().await);
-    }
+    let runs = bed.many_queued(RUNS).await;
     let completed = Arc::new(AtomicUsize::new(0));
     // Dropped, it ends the others: one that failed must not leave them working for ever.
     let mut tasks = JoinSet::new();
@@ -110,9 +107,9 @@ pub async fn a_thundering_herd_completes_every_run_once(bed: &Bed) {
     }
     assert_eq!(completed.load(Ordering::SeqCst), RUNS);
     for run in runs {
-        let stored = bed.store.run(run).await.unwrap().unwrap();
+        let stored = bed.run(run).await;
         assert_eq!(stored.status, RunStatus::Completed);
-        let attempts = bed.store.attempts(run).await.unwrap();
+        let attempts = bed.attempts(run).await;
         let ends: Vec<_> = attempts.iter().map(|a| a.end_reason).collect();
         let done = ends
             .iter()

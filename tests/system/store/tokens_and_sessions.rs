@@ -1,9 +1,10 @@
 //! Tokens, sessions of the pages, idempotency keys.
 
 use crate::store::bed::Bed;
+use crate::store::fixtures::{at_once, bound};
 use std::time::Duration;
-use verifyd::domain::access::{Binding, Scope};
-use verifyd::domain::{TenantId, TokenId, WorkspaceId, token};
+use verifyd::domain::access::Scope;
+use verifyd::domain::{TokenId, token};
 use verifyd::ports::access::{NewToken, Reserved, TokenRecord};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -14,10 +15,7 @@ fn new_token(name: &str, hash: &str) -> NewToken {
         name: name.into(),
         hash: hash.into(),
         scopes: vec![Scope::Run, Scope::Read],
-        binding: Binding {
-            workspace_id: Some(WorkspaceId(3)),
-            tenant_id: Some(TenantId(4)),
-        },
+        binding: bound(3, Some(4)),
         expires_at: None,
     }
 }
@@ -127,8 +125,7 @@ pub async fn a_session_lives_as_long_as_it_and_its_token(bed: &Bed) {
     assert_eq!(find("s1").await, None, "it has expired");
     // The next one clears them away.
     open(one.id, "s3").await;
-    let left = format!("SELECT count(*) FROM {sessions}");
-    assert_eq!(bed.number(&left).await, 1);
+    assert_eq!(bed.count(&sessions).await, 1);
     bed.store.close_session(&hash("s3")).await.unwrap();
     assert_eq!(find("s3").await, None);
 }
@@ -181,28 +178,20 @@ pub async fn keys_are_forgotten_in_chunks(bed: &Bed) {
     bed.age(&keys, "reserved_at", "1 = 1", 24 * 3600 + 1).await;
     // One that is over may be used anew, for another request.
     assert_eq!(reserve(bed, one, "k0", "b").await, Reserved::First);
-    let count = format!("SELECT count(*) FROM {keys}");
-    assert_eq!(bed.number(&count).await, 50);
+    assert_eq!(bed.count(&keys).await, 50);
     assert_eq!(reserve(bed, one, "new", "a").await, Reserved::First);
-    assert_eq!(bed.number(&count).await, 2);
+    assert_eq!(bed.count(&keys).await, 2);
 }
 
 pub async fn a_key_under_many_callers_is_first_once(bed: &Bed) {
     let one = token(bed, "one").await.id;
-    let mut callers = tokio::task::JoinSet::new();
-    for _ in 0..20 {
-        let store = bed.store.clone();
-        callers.spawn(async move {
-            let reserved = store.reserve_key(one, "k", "a", MINUTE, DAY);
-            reserved.await.unwrap()
-        });
-    }
-    let answers = callers.join_all().await;
-    let first = answers.iter().filter(|a| **a == Reserved::First).count();
-    assert_eq!(first, 1, "{answers:?}");
-    assert!(
-        answers
-            .iter()
-            .all(|a| matches!(a, Reserved::First | Reserved::InProgress))
-    );
+    let stores = std::slice::from_ref(&bed.store);
+    let answers = at_once(stores, 20, |store, _| async move {
+        let reserved = store.reserve_key(one, "k", "a", MINUTE, DAY);
+        reserved.await.unwrap()
+    })
+    .await;
+    let count = |wanted| answers.iter().filter(|a| **a == wanted).count();
+    let counts = (count(Reserved::First), count(Reserved::InProgress));
+    assert_eq!(counts, (1, 19), "{answers:?}");
 }

@@ -69,10 +69,7 @@ async fn only_queued_runs_of_verifyds_type_notify_and_once_a_transaction() {
         "BEGIN; SET LOCAL verifyd.told = 'on'; {many} COMMIT"
     ))
     .await;
-    bed.store
-        .record(&crate::store::recording::new_run(1))
-        .await
-        .unwrap();
+    bed.recorded(1).await;
     assert_eq!(heard(&bed, &mut listener).await, 0);
     bed.queued().await;
     bed.store.wake().await.unwrap();
@@ -99,7 +96,7 @@ async fn a_bare_insert_wakes_the_worker_also_after_the_connection_was_lost() {
         rung(&signal).await;
         // It listens again when the next one is heard, too.
         let until = std::time::Instant::now() + PATIENCE;
-        while bed.number("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'").await != 1 {
+        while bed.count("pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'").await != 1 {
             assert!(std::time::Instant::now() < until);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -3,7 +3,8 @@
 use crate::store::bed::Bed;
 use crate::store::fixtures::succeeded;
 use crate::store::webhooks::{
-    CIRCUIT, HOUR, completed, endpoint, everything, lease_one, leased, outcome, policy, state,
+    CIRCUIT, HOUR, completed, endpoint, everything, lease_one, leased, outcome, policy, recorded,
+    state,
 };
 use std::time::Duration;
 use verifyd::domain::EndpointId;
@@ -254,14 +255,7 @@ pub async fn what_was_given_up_while_it_was_sent_and_arrived_is_delivered(bed: &
     bed.age(&table, "pending_since", "true", 4000).await;
     assert_eq!(bed.store.give_up_deliveries(HOUR, 10).await.unwrap(), 1);
     assert_eq!(state(bed, sent.id).await, DeliveryState::Failed);
-    let worked = outcome(AttemptResult::Delivered, Next::Delivered);
-    assert!(
-        bed.store
-            .record_attempt(&sent, &worked)
-            .await
-            .unwrap()
-            .is_current
-    );
+    assert!(recorded(bed, &sent, AttemptResult::Delivered, Next::Delivered).await);
     let found = bed.store.deliveries(&everything()).await.unwrap();
     assert_eq!(found[0].state, DeliveryState::Delivered);
     assert_eq!(found[0].give_up_reason, None);

@@ -1,7 +1,7 @@
 //! Endpoints, the deliveries that completions record, and the way of a delivery.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{blocked, claim, failed, succeeded};
+use crate::store::fixtures::{blocked, failed, succeeded};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use verifyd::domain::circuit::CircuitPolicy;
@@ -46,9 +46,7 @@ pub async fn endpoint(bed: &Bed, workspace: i64, changed_only: bool) -> Endpoint
 /// Completes a run about connection 1 of workspace 1.
 pub async fn completed(bed: &Bed, mut completion: Completion) -> RunId {
     completion.connection = Some(ConnectionId(1));
-    let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
-    assert!(bed.store.complete(&held, &completion).await.unwrap());
+    let run = bed.completed(&completion).await;
     run
 }
 
@@ -82,6 +80,18 @@ pub fn outcome(result: AttemptResult, next: Next) -> AttemptOutcome {
         next,
         circuit: CIRCUIT,
     }
+}
+
+/// Whether the outcome of this attempt was still of consequence.
+pub async fn recorded(
+    bed: &Bed,
+    delivery: &LeasedDelivery,
+    result: AttemptResult,
+    next: Next,
+) -> bool {
+    let outcome = outcome(result, next);
+    let recorded = bed.store.record_attempt(delivery, &outcome).await;
+    recorded.unwrap().is_current
 }
 
 pub async fn state(bed: &Bed, id: DeliveryId) -> DeliveryState {
@@ -158,7 +168,7 @@ pub async fn a_run_that_is_not_completed_is_not_announced(bed: &Bed) {
     endpoint(bed, 1, false).await;
     let mut events = bed.store.completions();
     let run = bed.queued().await;
-    let mut held = claim(&bed.store, run, "w1").await;
+    let mut held = bed.claim(run, "w1").await;
     held.token = uuid::Uuid::new_v4();
     assert!(!bed.store.complete(&held, &succeeded()).await.unwrap());
     assert!(events.try_recv().is_err());
@@ -171,9 +181,7 @@ pub async fn the_way_there_and_back_is_two_changes(bed: &Bed) {
         completed(bed, completion).await;
     }
     // A run without a connection of its own has nothing to be compared with.
-    let run = bed.queued().await;
-    let held = claim(&bed.store, run, "w1").await;
-    assert!(bed.store.complete(&held, &succeeded()).await.unwrap());
+    bed.completed(&succeeded()).await;
     let said: Vec<bool> = std::iter::from_fn(|| events.try_recv().ok())
         .map(|event| event.changed)
         .collect();
@@ -209,31 +217,18 @@ pub async fn a_delivery_is_leased_once_until_the_lease_has_passed(bed: &Bed) {
     assert!(attempts.iter().all(|a| a.result.is_none()));
 
     // It did not die. That it failed is of no consequence any more; that it succeeded is.
-    let late = outcome(AttemptResult::Timeout, Next::GiveUp);
-    assert!(
-        !bed.store
-            .record_attempt(&first, &late)
-            .await
-            .unwrap()
-            .is_current
-    );
+    assert!(!recorded(bed, &first, AttemptResult::Timeout, Next::GiveUp).await);
     assert_eq!(state(bed, first.id).await, DeliveryState::Pending);
-    let late = outcome(AttemptResult::Delivered, Next::Delivered);
-    assert!(
-        bed.store
-            .record_attempt(&first, &late)
-            .await
-            .unwrap()
-            .is_current
-    );
+    assert!(recorded(bed, &first, AttemptResult::Delivered, Next::Delivered).await);
     assert_eq!(state(bed, first.id).await, DeliveryState::Delivered);
-    let failed = outcome(AttemptResult::Timeout, Next::Retry(Duration::ZERO));
     assert!(
-        !bed.store
-            .record_attempt(&second, &failed)
-            .await
-            .unwrap()
-            .is_current
+        !recorded(
+            bed,
+            &second,
+            AttemptResult::Timeout,
+            Next::Retry(Duration::ZERO)
+        )
+        .await
     );
     assert_eq!(state(bed, first.id).await, DeliveryState::Delivered);
 }
@@ -263,14 +258,7 @@ pub async fn endpoints_alternate_and_failing_ones_come_last(bed: &Bed) {
         .iter()
         .find(|d| d.endpoint.endpoint_id == busy)
         .unwrap();
-    let failed = outcome(AttemptResult::HttpStatus, Next::Retry(HOUR));
-    assert!(
-        bed.store
-            .record_attempt(bad, &failed)
-            .await
-            .unwrap()
-            .is_current
-    );
+    assert!(recorded(bed, bad, AttemptResult::HttpStatus, Next::Retry(HOUR)).await);
     let healthy = LeasePolicy {
         healthy_only: true,
         ..policy(HOUR)
@@ -284,14 +272,7 @@ pub async fn endpoints_alternate_and_failing_ones_come_last(bed: &Bed) {
     let failures: Vec<u32> = listed.iter().map(|e| e.failures).collect();
     assert_eq!(failures, [1, 0]);
     // One that works again is healthy at once.
-    let worked = outcome(AttemptResult::Delivered, Next::Delivered);
-    assert!(
-        bed.store
-            .record_attempt(&rest, &worked)
-            .await
-            .unwrap()
-            .is_current
-    );
+    assert!(recorded(bed, &rest, AttemptResult::Delivered, Next::Delivered).await);
     assert!(!lease_one(bed).await.failing);
 }
 
@@ -299,27 +280,13 @@ pub async fn a_message_is_tried_again_given_up_and_replayed(bed: &Bed) {
     let endpoint = endpoint(bed, 1, false).await.id;
     completed(bed, succeeded()).await;
     let first = lease_one(bed).await;
-    let again = outcome(AttemptResult::HttpStatus, Next::Retry(HOUR));
-    assert!(
-        bed.store
-            .record_attempt(&first, &again)
-            .await
-            .unwrap()
-            .is_current
-    );
+    assert!(recorded(bed, &first, AttemptResult::HttpStatus, Next::Retry(HOUR)).await);
     assert_eq!(leased(bed).await, []);
     let table = bed.own("webhook_deliveries");
     bed.age(&table, "next_attempt_at", "true", 3601).await;
     let second = lease_one(bed).await;
     assert_eq!((second.attempt, second.tries), (2, 2));
-    let enough = outcome(AttemptResult::Unreachable, Next::GiveUp);
-    assert!(
-        bed.store
-            .record_attempt(&second, &enough)
-            .await
-            .unwrap()
-            .is_current
-    );
+    assert!(recorded(bed, &second, AttemptResult::Unreachable, Next::GiveUp).await);
     let found = bed.store.deliveries(&everything()).await.unwrap();
     assert_eq!(found[0].state, DeliveryState::Failed);
     assert_eq!(found[0].last_result, Some(AttemptResult::Unreachable));
@@ -345,14 +312,7 @@ pub async fn a_message_is_tried_again_given_up_and_replayed(bed: &Bed) {
     let third = lease_one(bed).await;
     assert_eq!((third.attempt, third.tries), (3, 1));
     assert_eq!(third.message_id, first.message_id);
-    let worked = outcome(AttemptResult::Delivered, Next::Delivered);
-    assert!(
-        bed.store
-            .record_attempt(&third, &worked)
-            .await
-            .unwrap()
-            .is_current
-    );
+    assert!(recorded(bed, &third, AttemptResult::Delivered, Next::Delivered).await);
     let attempts = bed.store.delivery_attempts(first.id).await.unwrap();
     let results: Vec<_> = attempts.iter().map(|a| (a.result, a.http_status)).collect();
     assert_eq!(
@@ -380,14 +340,7 @@ pub async fn an_endpoint_that_is_gone_is_left_alone_until_enabled(bed: &Bed) {
     completed(bed, succeeded()).await;
     completed(bed, succeeded()).await;
     let first = lease_one(bed).await;
-    let gone = outcome(AttemptResult::Gone, Next::GiveUp);
-    assert!(
-        bed.store
-            .record_attempt(&first, &gone)
-            .await
-            .unwrap()
-            .is_current
-    );
+    assert!(recorded(bed, &first, AttemptResult::Gone, Next::GiveUp).await);
     let listed = bed.store.endpoints(None).await.unwrap();
     assert!(!listed[0].enabled);
     assert_eq!(listed[0].disabled_reason, Some(DisabledReason::Gone));
@@ -504,8 +457,8 @@ pub async fn what_has_ended_is_forgotten_after_its_time(bed: &Bed) {
     );
     assert_eq!(bed.store.prune_deliveries(HOUR, HOUR, 10).await.unwrap(), 1);
     assert_eq!(states().await, [DeliveryState::Pending]);
-    let attempts = format!("SELECT count(*) FROM {}", bed.own("webhook_attempts"));
-    assert_eq!(bed.number(&attempts).await, 0);
+    let attempts = bed.own("webhook_attempts");
+    assert_eq!(bed.count(&attempts).await, 0);
     assert!(bed.store.remove_endpoint(id).await.unwrap());
     assert!(!bed.store.remove_endpoint(id).await.unwrap());
     assert_eq!(states().await, []);
