@@ -257,10 +257,12 @@ fn the_statements_that_the_model_names_are_there() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
     let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
     let mut sources = String::new();
-    for entry in std::fs::read_dir(format!("{root}src/store/postgres")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            sources.push_str(&read(&path));
+    for folder in ["src/store", "src/store/postgres"] {
+        for entry in std::fs::read_dir(format!("{root}{folder}")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                sources.push_str(&read(&path));
+            }
         }
     }
     for other in ["ports/claims.rs", "engine/reconciler/sweep.rs"] {

@@ -40,8 +40,8 @@ pub(super) fn fault(
     let id =
         |member: &str| evidence::guid(inner.and_then(|i| i.get(member)).and_then(Value::as_str));
     let outer = evidence::code(error.and_then(|e| e.get("code")));
-    // The service's own code, where it is more specific.
     let table = Table::get();
+    // The service's own code, where it is more specific.
     let mut codes = parsed.codes.iter().rev();
     let exact = codes.find(|code| Some(code.as_str()) != outer && table.means(code, reason));
     let is_lost = reason == Reason::TokenRejected && table.lacks_token(&parsed);
