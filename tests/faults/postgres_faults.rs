@@ -206,7 +206,7 @@ async fn nothing_passes_on_open_connections_any_more() {
         // Time enough to find out and to open another one, on a busy machine too.
         ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "10s"),
         // Ten seconds later than this, the server ends what was left in the middle.
-        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "1s"),
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5s"),
     ]);
     scene.record(10).await;
     scene.ends_as_meant().await;
@@ -235,7 +235,7 @@ async fn a_worker_that_moves_nothing_says_so() {
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     let worker = scene.bench.serve(&[
         ("DATABASE_URL", &url),
-        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "1s"),
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5s"),
         ("VERIFYD__HTTP__STUCK_AFTER", "90s"),
     ]);
     scene.record(5).await;
@@ -275,7 +275,7 @@ async fn a_worker_whose_claims_all_hang_says_so() {
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     let worker = scene.bench.serve(&[
         ("DATABASE_URL", &url),
-        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "1s"),
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5s"),
         ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "1s"),
         ("VERIFYD__HTTP__STUCK_AFTER", "90s"),
     ]);

@@ -201,7 +201,7 @@ async fn stopped_in_the_middle_of_the_completion() {
     // The server ends a transaction that waits for its client for ten seconds longer than this.
     let stopped = scene.bench.serve(&[
         ("DATABASE_URL", &url),
-        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "1s"),
+        ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5s"),
     ]);
     scene.record(1).await;
     way.has_acted(1).await;
