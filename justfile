@@ -32,6 +32,10 @@ demo:
 api *args:
     scripts/schemathesis {{ args }}
 
+# Check the manifests, alerts, dashboard and unit for deployment
+deploy:
+    scripts/check-deploy
+
 # Measure what a run costs inside the process
 micro *args:
     bench/micro {{ args }}

@@ -14,6 +14,7 @@ use crate::view::acknowledgement::Standing;
 use chrono::{DateTime, TimeDelta, Utc};
 use owo_colors::OwoColorize as _;
 use serde_json::json;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 
 pub async fn add(services: &Services, args: &AcknowledgeArgs) -> anyhow::Result<ExitCode> {
@@ -100,7 +101,7 @@ async fn list(services: &Services, args: &AcknowledgementsListArgs) -> anyhow::R
             view.id.to_string(),
             view.operation_run_id.to_string(),
             render::clean(&view.check_key),
-            render::clean(view.reason_code.as_deref().unwrap_or("–")),
+            output::or_dash(view.reason_code.as_deref().map(render::clean)),
             standing,
             render::clean(&format!("{}: {}", view.summary(), view.reason)),
         ]);
@@ -161,7 +162,7 @@ fn user() -> Option<String> {
 
 /// The system's user by its number, which only the system gives, and by the name that the
 /// environment has for it.
-pub(super) fn terminal() -> Actor {
+fn terminal() -> Actor {
     let uid = uid().map(|uid| format!("uid {uid}"));
     let known: Vec<String> = user().into_iter().chain(uid).collect();
     let name: String = known.join(", ").chars().take(PERSON_CHARS).collect();
@@ -177,13 +178,6 @@ pub(super) fn terminal() -> Actor {
 }
 
 /// Of this process.
-#[cfg(unix)]
 fn uid() -> Option<u32> {
-    use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").ok().map(|own| own.uid())
-}
-
-#[cfg(not(unix))]
-fn uid() -> Option<u32> {
-    None
 }

@@ -60,14 +60,19 @@ fn secret_line(bytes: &[u8]) -> anyhow::Result<Zeroizing<String>> {
     })
 }
 
+/// Reads a secret from standard input, as this flag asks for.
+fn standard_input(flag: &str) -> anyhow::Result<Zeroizing<String>> {
+    files::limited(std::io::stdin(), MAX_FILE_BYTES)
+        .map_err(anyhow::Error::from)
+        .and_then(|bytes| secret_line(&bytes))
+        .with_context(|| format!("{flag}: standard input"))
+}
+
 /// The credential that the arguments point to, if they point to one.
 fn credential(args: &CredentialArgs) -> anyhow::Result<Option<Credential>> {
     let source = &args.source;
     if source.secret_stdin {
-        let secret = files::limited(std::io::stdin(), MAX_FILE_BYTES)
-            .map_err(anyhow::Error::from)
-            .and_then(|bytes| secret_line(&bytes))
-            .context("--secret-stdin: standard input")?;
+        let secret = standard_input("--secret-stdin")?;
         client_secret::check(&secret).context("--secret-stdin: standard input")?;
         return Ok(Some(Credential::ClientSecret {
             secret: SecretString::from(secret.as_str()),
@@ -102,12 +107,7 @@ fn certificate(path: &Path, args: &CredentialArgs) -> anyhow::Result<Credential>
         let bytes = files::read(path, MAX_FILE_BYTES).with_context(at)?;
         Some(secret_line(&bytes).with_context(at)?)
     } else if args.certificate_password_stdin {
-        Some(
-            files::limited(std::io::stdin(), MAX_FILE_BYTES)
-                .map_err(anyhow::Error::from)
-                .and_then(|bytes| secret_line(&bytes))
-                .context("--certificate-password-stdin: standard input")?,
-        )
+        Some(standard_input("--certificate-password-stdin")?)
     } else {
         None
     };
@@ -137,12 +137,12 @@ fn note_dates(services: &Services, credential: &Credential, expires_at: Option<D
     if let Some(until) = until.filter(|until| *until <= now) {
         output::note(format!(
             "The {what} has expired: it was valid until {}; its runs end blocked.",
-            until.format("%Y-%m-%d %H:%M UTC")
+            output::minute(until)
         ));
     } else if let Some(validity) = validity.filter(|validity| validity.from > now) {
         output::note(format!(
             "The {what} is not valid yet: it is valid from {} on; until then its runs end blocked.",
-            validity.from.format("%Y-%m-%d %H:%M UTC")
+            output::minute(validity.from)
         ));
     }
 }
@@ -258,7 +258,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                 "{}{}{}",
                 c.kind,
                 c.expires_at
-                    .map(|at| format!(", expires {}", at.format("%Y-%m-%d")))
+                    .map(|at| format!(", expires {}", output::day(at)))
                     .unwrap_or_default(),
                 why.as_ref()
                     .map(|why| format!("; {why}"))
@@ -279,24 +279,22 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     );
     line(
         "latest report",
-        latest.as_ref().map_or_else(
-            || "none".to_owned(),
-            |l| {
-                format!(
-                    "{} (run {}, {})",
-                    render::overall(&l.overall),
-                    l.operation_run_id,
-                    l.completed_at.format("%Y-%m-%d %H:%M UTC")
-                )
-            },
-        ),
+        match &latest {
+            Some(l) => format!(
+                "{} (run {}, {})",
+                render::overall(&l.overall),
+                l.operation_run_id,
+                output::minute(l.completed_at)
+            ),
+            None => "none".to_owned(),
+        },
     );
     if let Some(freshness) = freshness {
         line(
             "permissions",
             format!(
                 "read {} by run {}",
-                freshness.refreshed_at.format("%Y-%m-%d %H:%M UTC"),
+                output::minute(freshness.refreshed_at),
                 freshness.operation_run_id
             ),
         );
@@ -353,7 +351,7 @@ async fn set_credential(services: &Services, args: &SetCredentialArgs) -> anyhow
         sealed.kind,
         sealed
             .expires_at
-            .map(|at| format!(", which expires {}", at.format("%Y-%m-%d")))
+            .map(|at| format!(", which expires {}", output::day(at)))
             .unwrap_or_default()
     ));
     Ok(())
@@ -377,7 +375,7 @@ async fn set_expiry(
     output::line(format!(
         "the credential of connection {} expires {}",
         args.id,
-        expires_at.format("%Y-%m-%d")
+        output::day(expires_at)
     ));
     Ok(())
 }
@@ -468,49 +466,22 @@ async fn rotate(services: &Services, args: &RotateKeysArgs) -> anyhow::Result<()
     anyhow::ensure!(
         undecryptable.is_empty(),
         "cannot be decrypted with any key here: connections {}",
-        undecryptable
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
+        joined(&undecryptable)
     );
     anyhow::ensure!(
         webhooks.undecryptable.is_empty(),
         "cannot be decrypted with any key here: secrets of webhook endpoints {}",
-        webhooks
-            .undecryptable
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
+        joined(&webhooks.undecryptable)
     );
     anyhow::ensure!(
         unreadable.is_empty(),
         "left out, as their rows cannot be read: connections {}; correct the rows and repeat the command",
-        unreadable
-            .iter()
-            .map(|(id, _)| id.to_string())
-            .collect::<Vec<_>>()
-            .join(", ")
+        joined(unreadable.iter().map(|(id, _)| id))
     );
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_is_the_same_however_it_was_written() {
-        for written in [
-            &b"s3cr3t"[..],
-            b"s3cr3t\n",
-            b"s3cr3t\r\n",
-            b"\xef\xbb\xbfs3cr3t\r\n",
-            b"\xff\xfes\x003\0c\0r\x003\0t\0\r\0\n\0",
-        ] {
-            assert_eq!(secret_line(written).unwrap().as_str(), "s3cr3t");
-        }
-        assert_eq!(secret_line(&b" a\n\n"[..]).unwrap().as_str(), " a\n");
-    }
+fn joined(ids: impl IntoIterator<Item = impl ToString>) -> String {
+    let ids: Vec<String> = ids.into_iter().map(|id| id.to_string()).collect();
+    ids.join(", ")
 }

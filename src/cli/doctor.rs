@@ -6,7 +6,7 @@ mod outbound;
 mod webhooks;
 
 use super::args::JsonArg;
-use super::{output, remedy};
+use super::{exit, output, remedy};
 use crate::app;
 use crate::config::Settings;
 use crate::ports::clock::{Clock as _, SystemClock};
@@ -173,11 +173,7 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
             }
         }
     }
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(exit::passed(!failed))
 }
 
 async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn Store>> {

@@ -1,7 +1,7 @@
 //! `verifyd healthcheck`: for containers, which do not have curl.
 
 use super::args::HealthcheckArgs;
-use super::output;
+use super::{exit, output};
 use crate::config::Settings;
 use crate::http::health::CHECK_TIMEOUT;
 use anyhow::Context as _;
@@ -31,11 +31,7 @@ pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<
     let healthy = answer.starts_with("HTTP/1.1 200 ");
     let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
     output::line(body);
-    Ok(if healthy {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(exit::passed(healthy))
 }
 
 /// One request, without an HTTP client for it.

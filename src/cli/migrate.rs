@@ -1,7 +1,7 @@
 //! `verifyd migrate`
 
 use super::args::MigrateArgs;
-use super::{output, remedy};
+use super::{exit, output, remedy};
 use crate::app;
 use crate::config::Settings;
 use crate::ports::store::{Enforced, Migrated, SchemaFinding, Store, StoreError};
@@ -34,15 +34,13 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
         }
         anyhow::bail!(unfit);
     }
-    let enforced = if args.enforce {
-        let enforced = store.enforce().await.context(
+    let mut enforced = None;
+    if args.enforce {
+        enforced = Some(store.enforce().await.context(
             "the schema is up to date, but not all guards could be added; they need the rights of \
              the owner of operation_runs, and `verifyd migrate --enforce` may be repeated",
-        )?;
-        Some(enforced)
-    } else {
-        None
-    };
+        )?);
+    }
     let findings = findings(store.as_ref()).await?;
     if args.json.json {
         output::json(&Done {
@@ -60,11 +58,7 @@ pub async fn run(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     }
     store.close().await;
     let refused = enforced.is_some_and(|e| !e.refused.is_empty());
-    Ok(if refused {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(exit::passed(!refused))
 }
 
 /// Returns findings about the schema. The privileges of the user who runs `serve` are tested by `doctor`.

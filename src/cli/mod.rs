@@ -42,6 +42,8 @@ use std::process::ExitCode;
 
 /// Exit codes of commands, besides an error (1) and wrong usage (2).
 mod exit {
+    use std::process::ExitCode;
+
     /// `plan`: the module would break some connections.
     pub const BREAKS: u8 = 1;
     /// `plan`: an error, since 1 has another meaning there.
@@ -52,6 +54,15 @@ mod exit {
     pub const BLOCKED: u8 = 11;
     /// `enqueue --wait`: not completed in time.
     pub const NOT_IN_TIME: u8 = 12;
+
+    /// Of a command that tests something.
+    pub fn passed(passed: bool) -> ExitCode {
+        if passed {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Where it is set tokio itself reads it.
@@ -100,27 +111,28 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         .command
         .overrides()
         .with_optional("--log", "log.filter", cli.log);
-    let file = cli.config;
     let load = || -> anyhow::Result<Settings> {
-        let sources =
-            Sources::from_process(file, overrides).context("the configuration cannot be used")?;
-        Settings::load(sources).context("the configuration cannot be used")
+        Sources::from_process(cli.config.clone(), overrides.clone())
+            .and_then(Settings::load)
+            .context("the configuration cannot be used")
     };
+    let ready = || -> anyhow::Result<Settings> {
+        let settings = load()?;
+        logs::init(&settings.log)?;
+        Ok(settings)
+    };
+    let services = async || Services::open(ready()?).await;
     match cli.command {
-        Command::Report(command) => return report::run(&command),
-        Command::Modules(ref command) => {
-            if let Some(code) = modules::run_alone(command)? {
-                return Ok(code);
-            }
-        }
-        Command::Plan(ref command) => return Ok(plan::run(load, command).await),
+        Command::Report(command) => report::run(&command),
+        Command::Modules(command) => modules::run(ready, &command),
+        Command::Plan(command) => Ok(plan::run(ready, &command).await),
         #[cfg(feature = "simulator")]
         Command::Simulate(command) => {
-            logs::init(&load()?.log)?;
-            return simulate::run(&command).await;
+            ready()?;
+            simulate::run(&command).await
         }
         #[cfg(feature = "simulator")]
-        Command::Demo(command) => return demo::run(&command).await,
+        Command::Demo(command) => demo::run(&command).await,
         #[cfg(feature = "simulator")]
         Command::Bench(command) => {
             let mut settings = load()?;
@@ -129,40 +141,23 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 settings.log.filter = "warn".to_owned();
             }
             logs::init(&settings.log)?;
-            return bench::run(settings, &command).await;
+            bench::run(settings, &command).await
         }
-        Command::Healthcheck(command) => return healthcheck::run(&load()?, &command).await,
-        _ => {}
-    }
-    let settings = load()?;
-    logs::init(&settings.log)?;
-    match cli.command {
-        Command::Config(command) => config::run(&settings, &command),
-        Command::Serve(_) => serve::run(settings).await,
-        Command::Migrate(command) => migrate::run(&settings, &command).await,
-        Command::Prune(command) => prune::run(&settings, &command).await,
-        Command::Modules(command) => modules::run(&settings, &command),
-        Command::Tokens(command) => tokens::run(&settings, &command).await,
-        Command::Doctor(command) => doctor::run(&settings, &command).await,
-        Command::Connections(command) => {
-            connections::run(&Services::open(settings).await?, command).await
-        }
-        Command::Enqueue(command) => enqueue::run(&Services::open(settings).await?, &command).await,
-        Command::Webhooks(command) => {
-            webhooks::run(&Services::open(settings).await?, command).await
-        }
-        Command::Runs(command) => runs::run(&Services::open(settings).await?, &command).await,
-        Command::Acknowledge(command) => {
-            acknowledgements::add(&Services::open(settings).await?, &command).await
-        }
+        Command::Healthcheck(command) => healthcheck::run(&load()?, &command).await,
+        Command::Config(command) => config::run(&ready()?, &command),
+        Command::Serve(_) => serve::run(ready()?).await,
+        Command::Migrate(command) => migrate::run(&ready()?, &command).await,
+        Command::Prune(command) => prune::run(&ready()?, &command).await,
+        Command::Tokens(command) => tokens::run(&ready()?, &command).await,
+        Command::Doctor(command) => doctor::run(&ready()?, &command).await,
+        Command::Connections(command) => connections::run(&services().await?, command).await,
+        Command::Enqueue(command) => enqueue::run(&services().await?, &command).await,
+        Command::Webhooks(command) => webhooks::run(&services().await?, command).await,
+        Command::Runs(command) => runs::run(&services().await?, &command).await,
+        Command::Acknowledge(command) => acknowledgements::add(&services().await?, &command).await,
         Command::Acknowledgements(command) => {
-            acknowledgements::run(&Services::open(settings).await?, &command).await
+            acknowledgements::run(&services().await?, &command).await
         }
-        Command::Onboarding(command) => {
-            onboarding::run(&Services::open(settings).await?, &command).await
-        }
-        Command::Report(_) | Command::Healthcheck(_) | Command::Plan(_) => Ok(ExitCode::SUCCESS),
-        #[cfg(feature = "simulator")]
-        Command::Simulate(_) | Command::Demo(_) | Command::Bench(_) => Ok(ExitCode::SUCCESS),
+        Command::Onboarding(command) => onboarding::run(&services().await?, &command).await,
     }
 }

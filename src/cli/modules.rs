@@ -1,7 +1,7 @@
 //! `verifyd modules`
 
 use super::args::{JsonArg, ModuleArgs, ModulesCommand, ModulesValidateArgs};
-use super::output;
+use super::{exit, output};
 use crate::app;
 use crate::config::Settings;
 use crate::ports::provider::Providers;
@@ -12,24 +12,17 @@ use owo_colors::OwoColorize as _;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Runs a command that needs no configuration; `None` for the others.
-pub fn run_alone(command: &ModulesCommand) -> anyhow::Result<Option<ExitCode>> {
+/// Files are tested without a configuration.
+pub fn run(
+    ready: impl FnOnce() -> anyhow::Result<Settings>,
+    command: &ModulesCommand,
+) -> anyhow::Result<ExitCode> {
+    let providers = || app::providers_offline(&ready()?);
     match command {
-        ModulesCommand::Validate(args) => validate(args).map(Some),
-        ModulesCommand::Schema => {
-            output::json(&module_schema())?;
-            Ok(Some(ExitCode::SUCCESS))
-        }
-        ModulesCommand::List(_) | ModulesCommand::Show(_) => Ok(None),
-    }
-}
-
-pub fn run(settings: &Settings, command: &ModulesCommand) -> anyhow::Result<ExitCode> {
-    let providers = app::providers_offline(settings)?;
-    match command {
-        ModulesCommand::List(args) => list(&providers, args)?,
-        ModulesCommand::Show(args) => show(&providers, args)?,
-        ModulesCommand::Validate(_) | ModulesCommand::Schema => {}
+        ModulesCommand::List(args) => list(&providers()?, args)?,
+        ModulesCommand::Show(args) => show(&providers()?, args)?,
+        ModulesCommand::Validate(args) => return validate(args),
+        ModulesCommand::Schema => output::json(&module_schema())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -163,9 +156,5 @@ fn validate(args: &ModulesValidateArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(if valid {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(exit::passed(valid))
 }

@@ -1,5 +1,6 @@
 //! Prints results to standard output, and errors to standard error.
 
+use chrono::{DateTime, Utc};
 use comfy_table::{LineStyle, TableStyle};
 use serde::Serialize;
 
@@ -35,8 +36,28 @@ pub fn table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
     table
 }
 
+/// A cell of a table, which may have no value.
+pub fn or_dash(value: Option<impl std::fmt::Display>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| value.to_string())
+}
+
+/// A time to the day.
+pub fn day(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d").to_string()
+}
+
+/// A time to the minute, in UTC as it says.
+pub fn minute(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// A time to the second, in UTC.
+pub fn second(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
 /// Returns the elapsed time, in whole seconds or larger units.
-pub fn age(now: chrono::DateTime<chrono::Utc>, then: chrono::DateTime<chrono::Utc>) -> String {
+pub fn age(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     let seconds = (now - then).num_seconds().max(0).unsigned_abs();
     let rounded = match seconds {
         0..=119 => seconds,

@@ -11,7 +11,6 @@ use crate::domain::plan::{PlanCounts, PlanLine, Verdict};
 use crate::domain::report::redact;
 use crate::operations::plan::{PAGE, Planner};
 use crate::ports::provider::Providers;
-use crate::telemetry::logs;
 use anyhow::Context as _;
 use owo_colors::OwoColorize as _;
 use serde_json::json;
@@ -24,12 +23,8 @@ use std::sync::Arc;
 const NAME: usize = 40;
 
 /// Exit code 1 means that some connections would break, so an error ends with 2.
-pub async fn run(load: impl FnOnce() -> anyhow::Result<Settings>, args: &PlanArgs) -> ExitCode {
-    let planned = async {
-        let settings = load()?;
-        logs::init(&settings.log)?;
-        plan(&settings, args).await
-    };
+pub async fn run(ready: impl FnOnce() -> anyhow::Result<Settings>, args: &PlanArgs) -> ExitCode {
+    let planned = async { plan(&ready()?, args).await };
     match planned.await {
         Ok(counts) if counts.breaks > 0 => ExitCode::from(exit::BREAKS),
         Ok(_) => ExitCode::SUCCESS,
@@ -58,20 +53,18 @@ async fn plan(settings: &Settings, args: &PlanArgs) -> anyhow::Result<PlanCounts
         },
     };
     let mut out = BufWriter::new(io::stdout().lock());
-    let mut form: Box<dyn Form> = if args.json.json {
-        Box::new(Json::default())
-    } else if args.csv {
-        Box::new(Csv)
-    } else {
-        Box::new(Table)
+    let form = match (args.json.json, args.csv) {
+        (true, _) => Form::Json,
+        (false, true) => Form::Csv,
+        (false, false) => Form::Table,
     };
     let mut counts = PlanCounts::default();
     let mut after: Option<ConnectionId> = None;
     form.begin(&mut out, &module)?;
     loop {
         let page = planner.page(after, PAGE).await?;
+        form.lines(&mut out, &page.lines, counts.connections == 0)?;
         page.add_to(&mut counts);
-        form.lines(&mut out, &page.lines)?;
         after = page.next;
         if after.is_none() {
             break;
@@ -124,50 +117,63 @@ fn find(providers: &Providers, named: &str) -> anyhow::Result<(&'static str, Arc
 }
 
 /// How a plan is printed, page by page.
-trait Form {
-    fn begin(&mut self, out: &mut dyn Write, module: &Module) -> anyhow::Result<()>;
-    fn lines(&mut self, out: &mut dyn Write, lines: &[PlanLine]) -> anyhow::Result<()>;
-    fn end(
-        &mut self,
-        out: &mut dyn Write,
-        module: &Module,
-        counts: &PlanCounts,
-    ) -> anyhow::Result<()>;
+#[derive(Clone, Copy)]
+enum Form {
+    /// One JSON document, a connection in each line.
+    Json,
+    Csv,
+    /// A table for each page, and what to click.
+    Table,
 }
 
-/// One JSON document, a connection in each line.
-#[derive(Default)]
-struct Json {
-    any: bool,
-}
-
-impl Form for Json {
-    fn begin(&mut self, out: &mut dyn Write, module: &Module) -> anyhow::Result<()> {
-        write!(out, "{{\"module\":{},\"connections\":[", json!(module.key))?;
-        Ok(())
-    }
-
-    fn lines(&mut self, out: &mut dyn Write, lines: &[PlanLine]) -> anyhow::Result<()> {
-        for line in lines {
-            let comma = if self.any { "," } else { "" };
-            write!(out, "{comma}\n{}", serde_json::to_string(line)?)?;
-            self.any = true;
+impl Form {
+    fn begin(self, out: &mut dyn Write, module: &Module) -> anyhow::Result<()> {
+        match self {
+            Self::Json => write!(out, "{{\"module\":{},\"connections\":[", json!(module.key))?,
+            Self::Csv => record(out, COLUMNS.map(str::to_owned))?,
+            Self::Table => {
+                let title = format!("Module {}: {}", module.key, module.title);
+                writeln!(out, "{}", painted(title.bold()))?;
+            }
         }
         Ok(())
     }
 
-    fn end(
-        &mut self,
+    /// `is_first`: no line was printed before.
+    fn lines(
+        self,
         out: &mut dyn Write,
-        _module: &Module,
-        counts: &PlanCounts,
+        lines: &[PlanLine],
+        mut is_first: bool,
     ) -> anyhow::Result<()> {
-        writeln!(out, "\n],\"counts\":{}}}", serde_json::to_string(counts)?)?;
+        match self {
+            Self::Json => {
+                for line in lines {
+                    let comma = if is_first { "" } else { "," };
+                    write!(out, "{comma}\n{}", serde_json::to_string(line)?)?;
+                    is_first = false;
+                }
+            }
+            Self::Csv => {
+                for line in lines {
+                    record(out, cells(line))?;
+                }
+            }
+            Self::Table if lines.is_empty() => {}
+            Self::Table => writeln!(out, "{}", table(lines))?,
+        }
+        Ok(())
+    }
+
+    fn end(self, out: &mut dyn Write, module: &Module, counts: &PlanCounts) -> anyhow::Result<()> {
+        match self {
+            Self::Json => writeln!(out, "\n],\"counts\":{}}}", serde_json::to_string(counts)?)?,
+            Self::Csv => {}
+            Self::Table => summary(out, module, counts)?,
+        }
         Ok(())
     }
 }
-
-struct Csv;
 
 const COLUMNS: [&str; 16] = [
     "connection_id",
@@ -187,28 +193,6 @@ const COLUMNS: [&str; 16] = [
     "registration_url",
     "consent_url",
 ];
-
-impl Form for Csv {
-    fn begin(&mut self, out: &mut dyn Write, _module: &Module) -> anyhow::Result<()> {
-        record(out, COLUMNS.map(str::to_owned))
-    }
-
-    fn lines(&mut self, out: &mut dyn Write, lines: &[PlanLine]) -> anyhow::Result<()> {
-        for line in lines {
-            record(out, cells(line))?;
-        }
-        Ok(())
-    }
-
-    fn end(
-        &mut self,
-        _out: &mut dyn Write,
-        _module: &Module,
-        _counts: &PlanCounts,
-    ) -> anyhow::Result<()> {
-        Ok(())
-    }
-}
 
 fn record(out: &mut dyn Write, cells: [String; 16]) -> anyhow::Result<()> {
     let mut writer = csv::Writer::from_writer(out);
@@ -232,6 +216,11 @@ fn harmless(cell: &str) -> String {
 
 fn cells(line: &PlanLine) -> [String; 16] {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let missing: Vec<&str> = line.missing.iter().map(|m| m.permission.as_str()).collect();
+    let stand_ins = line.satisfied_by.iter();
+    let stand_ins: Vec<String> = stand_ins
+        .map(|s| format!("{}={}", s.permission, s.by))
+        .collect();
     [
         line.connection_id.to_string(),
         line.workspace_id.to_string(),
@@ -243,13 +232,8 @@ fn cells(line: &PlanLine) -> [String; 16] {
         text(&line.cloud),
         line.verdict.as_str().to_owned(),
         line.overall.map_or("", |o| o.as_str()).to_owned(),
-        names(line.missing.iter().map(|m| m.permission.clone()), " "),
-        names(
-            line.satisfied_by
-                .iter()
-                .map(|s| format!("{}={}", s.permission, s.by)),
-            " ",
-        ),
+        missing.join(" "),
+        stand_ins.join(" "),
         line.unknown.map_or("", |u| u.words()).to_owned(),
         line.inventory_read_at
             .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
@@ -259,71 +243,43 @@ fn cells(line: &PlanLine) -> [String; 16] {
     ]
 }
 
-fn names(names: impl Iterator<Item = String>, separator: &str) -> String {
-    names.collect::<Vec<String>>().join(separator)
+fn table(lines: &[PlanLine]) -> comfy_table::Table {
+    let mut table = output::table(["connection", "name", "tenant", "verdict", "why", "consent"]);
+    for line in lines {
+        table.add_row([
+            line.connection_id.to_string(),
+            redact::clean(line.name().unwrap_or("–"), NAME),
+            line.tenant_id.to_string(),
+            line.verdict.as_str().to_owned(),
+            why(line),
+            line.consent_url.clone().unwrap_or_default(),
+        ]);
+    }
+    table
 }
 
-/// A table for each page, and what to click.
-struct Table;
-
-impl Form for Table {
-    fn begin(&mut self, out: &mut dyn Write, module: &Module) -> anyhow::Result<()> {
+fn summary(out: &mut dyn Write, module: &Module, counts: &PlanCounts) -> io::Result<()> {
+    writeln!(
+        out,
+        "\n{} of {} connections would break with {}; {} would work, {} unknown{}",
+        counts.breaks,
+        counts.connections,
+        module.key,
+        counts.works,
+        counts.unknown,
+        match counts.disabled {
+            0 => String::new(),
+            disabled => format!("; {disabled} disabled, not compared"),
+        }
+    )?;
+    if counts.breaks > 0 {
         writeln!(
             out,
-            "{}",
-            painted(format!("Module {}: {}", module.key, module.title).bold())
+            "Consent grants what the registration asks for: add what is missing there first \
+             (--json and --csv have the links)."
         )?;
-        Ok(())
     }
-
-    fn lines(&mut self, out: &mut dyn Write, lines: &[PlanLine]) -> anyhow::Result<()> {
-        if lines.is_empty() {
-            return Ok(());
-        }
-        let mut table =
-            output::table(["connection", "name", "tenant", "verdict", "why", "consent"]);
-        for line in lines {
-            table.add_row([
-                line.connection_id.to_string(),
-                redact::clean(line.name().unwrap_or("–"), NAME),
-                line.tenant_id.to_string(),
-                line.verdict.as_str().to_owned(),
-                why(line),
-                line.consent_url.clone().unwrap_or_default(),
-            ]);
-        }
-        writeln!(out, "{table}")?;
-        Ok(())
-    }
-
-    fn end(
-        &mut self,
-        out: &mut dyn Write,
-        module: &Module,
-        counts: &PlanCounts,
-    ) -> anyhow::Result<()> {
-        writeln!(
-            out,
-            "\n{} of {} connections would break with {}; {} would work, {} unknown{}",
-            counts.breaks,
-            counts.connections,
-            module.key,
-            counts.works,
-            counts.unknown,
-            match counts.disabled {
-                0 => String::new(),
-                disabled => format!("; {disabled} disabled, not compared"),
-            }
-        )?;
-        if counts.breaks > 0 {
-            writeln!(
-                out,
-                "Consent grants what the registration asks for: add what is missing there first \
-                 (--json and --csv have the links)."
-            )?;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// As a terminal shows it, or without colour.

@@ -1,16 +1,16 @@
 //! `verifyd report`
 
 use super::args::{ReportCommand, ValidateArgs};
-use super::output;
+use super::{exit, output};
 use crate::domain::report::schema;
+use crate::files;
 use anyhow::Context as _;
 use owo_colors::OwoColorize as _;
 use serde_json::{Value, json};
-use std::io::Read as _;
 use std::process::ExitCode;
 
 /// Largest file that is read; a report is far smaller.
-const MAX_BYTES: u64 = 16 * 1024 * 1024;
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 pub fn run(command: &ReportCommand) -> anyhow::Result<ExitCode> {
     match command {
@@ -24,20 +24,12 @@ pub fn run(command: &ReportCommand) -> anyhow::Result<ExitCode> {
 
 fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
     let name = args.file.display();
-    let mut text = Vec::new();
-    let source: Box<dyn std::io::Read> = if args.file.as_os_str() == "-" {
-        Box::new(std::io::stdin())
+    let text = if args.file.as_os_str() == "-" {
+        files::limited(std::io::stdin(), MAX_BYTES)
     } else {
-        Box::new(std::fs::File::open(&args.file).with_context(|| format!("{name}"))?)
-    };
-    source
-        .take(MAX_BYTES + 1)
-        .read_to_end(&mut text)
-        .with_context(|| format!("{name}"))?;
-    anyhow::ensure!(
-        text.len() as u64 <= MAX_BYTES,
-        "{name}: larger than {MAX_BYTES} bytes"
-    );
+        files::read(&args.file, MAX_BYTES)
+    }
+    .with_context(|| format!("{name}"))?;
     let document: Value =
         serde_json::from_slice(&text).with_context(|| format!("{name}: not JSON"))?;
     // The row that `runs show --json` prints is as good as the report in it.
@@ -60,9 +52,5 @@ fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
             output::line(format!("{} {problem}", "✗".red()));
         }
     }
-    Ok(if problems.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(exit::passed(problems.is_empty()))
 }

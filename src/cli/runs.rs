@@ -55,16 +55,14 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
         let (overall, wrong) = summary(run);
         table.add_row([
             run.operation_run_id.to_string(),
-            run.provider_connection_id
-                .map_or_else(|| "–".to_owned(), |id| id.to_string()),
-            run.tenant_id
-                .map_or_else(|| "–".to_owned(), |id| id.to_string()),
+            output::or_dash(run.provider_connection_id),
+            output::or_dash(run.tenant_id),
             render::outcome(run.status, run.outcome),
             render::overall(&overall),
             wrong,
-            run.recorded_at.map_or_else(
-                || "–".to_owned(),
-                |at| format!("{} ago", output::age(now, at)),
+            output::or_dash(
+                run.recorded_at
+                    .map(|at| format!("{} ago", output::age(now, at))),
             ),
         ]);
     }
@@ -78,7 +76,7 @@ async fn list(services: &Services, args: &RunsListArgs) -> anyhow::Result<()> {
 }
 
 /// Overall and the main reason, for a line of a table.
-pub fn summary(run: &RunItem) -> (String, String) {
+fn summary(run: &RunItem) -> (String, String) {
     let overall = run.overall.map(|overall| overall.to_string());
     let wrong = match run.report {
         ReportPresence::Readable => match (&run.main_reason, run.problems) {

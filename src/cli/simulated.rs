@@ -2,11 +2,11 @@
 
 use crate::app::Services;
 use crate::config::Settings;
-use crate::domain::connection::NewConnection;
 use crate::domain::credential::Credential;
 use crate::domain::{ConnectionId, TenantId, WorkspaceId};
+use crate::operations::OperationError;
+use crate::operations::connections::{ConnectionRequest, add_connection};
 use crate::provider::microsoft::CloudSettings;
-use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use verifyd_simulator::{RunningSimulator, SIMULATED_SECRET, Scenario};
 
@@ -25,17 +25,20 @@ pub fn add_cloud(settings: &mut Settings, simulator: &RunningSimulator) {
     );
 }
 
-/// Creates a connection of the tenant with this number, which behaves as the scenario defines.
-pub fn connection(number: u32, name: &str, scenario: Scenario) -> NewConnection {
-    NewConnection {
+/// Creates a connection of the tenant with this number, which behaves as the scenario defines and signs in by
+/// secret.
+pub fn connection(number: u32, name: &str, scenario: Scenario) -> ConnectionRequest {
+    ConnectionRequest {
         workspace_id: WORKSPACE,
         tenant_id: TenantId(i64::from(number)),
         provider: "microsoft".to_owned(),
         display_name: Some(name.to_owned()),
         entra_tenant_id: scenario.tenant_id(number),
         client_id: format!("5c000000-0000-4000-8000-c000{number:08}"),
-        cloud: CLOUD.to_owned(),
+        cloud: Some(CLOUD.to_owned()),
         module: Some(scenario.expectation().module.to_owned()),
+        credential: Some(secret()),
+        expires_at: None,
     }
 }
 
@@ -47,18 +50,11 @@ pub fn secret() -> Credential {
     }
 }
 
-/// Adds a connection, with its credential if there is one.
+/// Adds a connection.
 pub async fn add(
     services: &Services,
-    new: &NewConnection,
-    credential: Option<Credential>,
-    expires_at: Option<DateTime<Utc>>,
-) -> anyhow::Result<ConnectionId> {
-    let store = &services.store;
-    let Some(credential) = credential else {
-        return Ok(store.add_connection(new, None).await?);
-    };
-    let vault = &services.vault;
-    let seal = |binding| vault.seal(binding, &credential, expires_at);
-    Ok(store.add_connection(new, Some(&seal)).await?)
+    request: &ConnectionRequest,
+) -> Result<ConnectionId, OperationError> {
+    let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
+    add_connection(store, vault, &services.providers, request).await
 }

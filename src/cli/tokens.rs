@@ -119,7 +119,7 @@ fn reach(binding: &Binding) -> String {
 fn expiry(at: Option<DateTime<Utc>>) -> String {
     at.map_or_else(
         || "never expires".to_owned(),
-        |at| format!("expires {}", at.format("%Y-%m-%d %H:%M UTC")),
+        |at| format!("expires {}", output::minute(at)),
     )
 }
 

@@ -102,14 +102,13 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
         "id",
         "workspace",
         "url",
-        "runs",
+        "events",
         "state",
         "oldest pending",
         "description",
     ]);
     let now = SystemClock.now();
     for endpoint in endpoints {
-        let state = state(&endpoint, now);
         let oldest = endpoint
             .oldest_pending_since
             .map(|since| output::age(now, since))
@@ -118,13 +117,11 @@ async fn list(services: &Services, args: &WebhooksListArgs) -> anyhow::Result<()
             endpoint.id.to_string(),
             endpoint.workspace_id.to_string(),
             webhook::shown_url(&endpoint.url),
-            if endpoint.changed_only {
-                "changes"
-            } else {
-                "all runs"
-            }
-            .to_owned(),
-            state,
+            match endpoint.changed_only {
+                true => "changed reports".to_owned(),
+                false => "all".to_owned(),
+            },
+            state(&endpoint, now),
             oldest,
             endpoint.description.unwrap_or_default(),
         ]);
@@ -150,10 +147,8 @@ fn state(endpoint: &Endpoint, now: DateTime<Utc>) -> String {
             state += &format!(", circuit {circuit}, a probe goes with the next message");
         }
         (circuit, Some(probe)) => {
-            state += &format!(
-                ", circuit {circuit}, next probe at {}",
-                probe.format("%Y-%m-%d %H:%M:%S")
-            );
+            let at = output::second(probe);
+            state += &format!(", circuit {circuit}, next probe at {at}");
         }
     }
     state
@@ -165,24 +160,21 @@ async fn set_enabled(
     disabled: Option<DisabledReason>,
 ) -> anyhow::Result<()> {
     webhooks::set_enabled(services.store.as_ref(), args.id, disabled).await?;
-    let state = if disabled.is_some() {
-        "disabled"
-    } else {
-        "enabled"
-    };
-    if args.json.json {
-        return output::json(&json!({ "endpoint_id": args.id, "state": state }));
-    }
-    output::line(format!("{} endpoint {} is {state}", "✓".green(), args.id));
-    Ok(())
+    let is_disabled = disabled.is_some();
+    done(args, if is_disabled { "disabled" } else { "enabled" })
 }
 
 async fn remove(services: &Services, args: &EndpointArgs) -> anyhow::Result<()> {
     webhooks::remove_endpoint(services.store.as_ref(), args.id).await?;
+    done(args, "removed")
+}
+
+/// Says what the endpoint is now.
+fn done(args: &EndpointArgs, state: &str) -> anyhow::Result<()> {
     if args.json.json {
-        return output::json(&json!({ "endpoint_id": args.id, "state": "removed" }));
+        return output::json(&json!({ "endpoint_id": args.id, "state": state }));
     }
-    output::line(format!("{} endpoint {} is removed", "✓".green(), args.id));
+    output::line(format!("{} endpoint {} is {state}", "✓".green(), args.id));
     Ok(())
 }
 
@@ -228,10 +220,10 @@ async fn deliveries(services: &Services, args: &DeliveriesArgs) -> anyhow::Resul
             },
             delivery.attempts.to_string(),
             said(delivery.last_result, delivery.last_http_status),
-            delivery.created_at.format("%Y-%m-%d %H:%M:%S").to_string(),
+            output::second(delivery.created_at),
             delivery
                 .next_attempt_at
-                .map(|at| at.format("%Y-%m-%d %H:%M:%S").to_string())
+                .map(output::second)
                 .unwrap_or_default(),
         ]);
     }
@@ -248,7 +240,7 @@ async fn attempts(services: &Services, args: &DeliveryArgs) -> anyhow::Result<()
     for attempt in found {
         table.add_row([
             attempt.attempt.to_string(),
-            attempt.started_at.format("%Y-%m-%d %H:%M:%S").to_string(),
+            output::second(attempt.started_at),
             attempt
                 .duration_ms
                 .map(|ms| format!("{ms} ms"))

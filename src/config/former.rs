@@ -82,15 +82,6 @@ pub(super) fn now(key: &str) -> Option<Now> {
         .map(|(_, now)| *now)
 }
 
-impl Now {
-    /// Returns the key, the value or the rule.
-    pub(super) const fn text(self) -> &'static str {
-        match self {
-            Key(text) | Constant(text) | Derived(text) => text,
-        }
-    }
-}
-
 /// Completes a sentence about the former key.
 impl fmt::Display for Now {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,7 +1,6 @@
 //! The tables for docs/reference/configuration.md: all keys, from the comments of config/default.toml and the
-//! rules, and the keys of earlier versions.
+//! rules.
 
-use super::former::FORMER;
 use super::keys;
 use std::fmt::Write;
 
@@ -43,9 +42,12 @@ pub(super) fn parse(default: &str) -> (Vec<(String, String)>, Vec<Documented>) {
     (sections, keys)
 }
 
-/// Returns a heading, a sentence and a table for each section, then the former keys, in Markdown.
+/// Returns a heading, a sentence and a table for each section, then a table of all clouds, in Markdown.
 pub fn tables() -> String {
     let (sections, keys) = parse(super::DEFAULT);
+    let (clouds, sections): (Vec<_>, Vec<_>) = sections
+        .into_iter()
+        .partition(|(section, _)| section.starts_with(keys::CLOUDS));
     let mut out = String::new();
     for (section, about) in sections {
         let _ = writeln!(out, "### `[{section}]`\n\n{about}\n");
@@ -63,10 +65,27 @@ pub fn tables() -> String {
         }
         out.push('\n');
     }
-    out.push_str("### Former keys\n\nA former key is refused, with what took its place: another name, a constant, or a value that follows a key.\n\n");
-    out.push_str("| former key | now |\n|---|---|\n");
-    for (key, now) in FORMER {
-        let _ = writeln!(out, "| `{key}` | {} |", now.text());
+    let _ = writeln!(out, "### `[{}NAME]`\n", keys::CLOUDS);
+    for name in keys::CLOUD_KEYS {
+        let (first, _) = &clouds[0];
+        let key = keys
+            .iter()
+            .find(|key| key.section == *first && key.name == name);
+        let meaning = key.map_or("", |key| key.meaning.as_str());
+        let allowed = keys::rule(&format!("{first}.{name}"));
+        let allowed = allowed.map(|rule| rule.to_string()).unwrap_or_default();
+        let _ = writeln!(out, "- `{name}`: {meaning} Allowed: {allowed}.");
+    }
+    let _ = writeln!(
+        out,
+        "\n| cloud | {} |\n|---|---|---|---|",
+        keys::CLOUD_KEYS.join(" | ")
+    );
+    for (section, about) in &clouds {
+        let of_cloud = keys.iter().filter(|key| key.section == *section);
+        let addresses: Vec<String> = of_cloud.map(|key| format!("`{}`", key.default)).collect();
+        let name = section.trim_start_matches(keys::CLOUDS);
+        let _ = writeln!(out, "| `{name}`: {about} | {} |", addresses.join(" | "));
     }
     out.push('\n');
     out

@@ -3,7 +3,7 @@
 //! The format is detected from the bytes, not from the name. Everything is converted to one PEM text, in
 //! which [`credential_from_pem`] finds the pair. Errors name the command that converts an unsupported format.
 
-use super::pem::credential_from_pem;
+use super::pem::{self, credential_from_pem};
 use crate::domain::credential::Credential;
 use crate::domain::credential_cause::Cause;
 use crate::domain::text_decoding::{self, TextError};
@@ -163,58 +163,30 @@ fn from_pem(
     text: &str,
     password: Option<&SecretString>,
 ) -> Result<Contents, FileError> {
-    let mut contents = Contents::default();
-    let mut lines = text.lines().map(str::trim);
-    let beside = match text.contains("-----BEGIN CERTIFICATE-----") {
+    let beside = match text.contains(BEGIN_CERTIFICATE) {
         true => Beside::Certificate,
         false => Beside::Nothing,
     };
-    while let Some(line) = lines.next() {
-        let Some(label) = line
-            .strip_prefix("-----BEGIN ")
-            .and_then(|rest| rest.strip_suffix("-----"))
-        else {
-            continue;
-        };
-        if label == "PKCS7" || label == "CMS" {
-            return Err(FileError::Pkcs7);
-        }
-        if label == "OPENSSH PRIVATE KEY" {
-            return Err(FileError::Convert {
-                what: "a private key in the format of OpenSSH",
-                command: format!("ssh-keygen -p -m PKCS8 -f {}", quoted(name)),
-            });
-        }
-        let mut block = Zeroizing::new(String::with_capacity(text.len() + 2));
-        let mut base64 = Zeroizing::new(String::with_capacity(text.len()));
-        block.push_str(line);
-        block.push('\n');
-        loop {
-            let Some(line) = lines.next() else {
-                return Err(VaultError::from(Cause::PemDamaged).into());
-            };
-            // Headers inside of a block exist only where a password protects it.
-            if line.contains(':') {
-                return Err(plain_key(name, beside));
+    let blocks = pem::blocks(text).map_err(|cause| match cause {
+        Cause::KeyProtected => plain_key(name, beside),
+        other => VaultError::from(other).into(),
+    })?;
+    let mut contents = Contents::default();
+    for block in blocks {
+        match block.label {
+            "PKCS7" | "CMS" => return Err(FileError::Pkcs7),
+            "OPENSSH PRIVATE KEY" => {
+                return Err(FileError::Convert {
+                    what: "a private key in the format of OpenSSH",
+                    command: format!("ssh-keygen -p -m PKCS8 -f {}", quoted(name)),
+                });
             }
-            block.push_str(line);
-            block.push('\n');
-            if line.starts_with("-----END ") {
-                break;
+            "ENCRYPTED PRIVATE KEY" => {
+                let key = decrypt_key(name, &block.der()?, password, beside)?;
+                contents.add("PRIVATE KEY", &key);
             }
-            base64.push_str(line);
-        }
-        if label == "ENCRYPTED PRIVATE KEY" {
-            let der = STANDARD
-                .decode(base64.as_bytes())
-                .map(Zeroizing::new)
-                .map_err(|_| VaultError::from(Cause::PemDamaged))?;
-            let key = decrypt_key(name, &der, password, beside)?;
-            contents.add("PRIVATE KEY", &key);
-        } else if label.ends_with("PRIVATE KEY") {
-            contents.keys.push(block);
-        } else {
-            contents.rest.push_str(&block);
+            label if label.ends_with("PRIVATE KEY") => contents.keys.push(block.text),
+            _ => contents.rest.push_str(&block.text),
         }
     }
     Ok(contents)

@@ -134,16 +134,9 @@ mod tests {
     use super::*;
     use crate::credentials::CredentialsSettings;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
 
     fn empty_ring() -> KeyRing {
-        KeyRing::from_settings(&CredentialsSettings {
-            keys: Vec::new(),
-            keys_file: PathBuf::new(),
-            key_file: PathBuf::new(),
-            laravel_keys: Vec::new(),
-        })
-        .unwrap()
+        KeyRing::from_settings(&CredentialsSettings::default()).unwrap()
     }
 
     #[test]
@@ -240,10 +233,8 @@ mod tests {
         ring.load_or_create(&path, false).unwrap();
         assert_eq!(ring.ids(), ["k1"]);
         let settings = CredentialsSettings {
-            keys: Vec::new(),
             keys_file: path,
-            key_file: PathBuf::new(),
-            laravel_keys: Vec::new(),
+            ..CredentialsSettings::default()
         };
         assert_eq!(KeyRing::from_settings(&settings).unwrap().ids(), ["k1"]);
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// Where the keys come from.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialsSettings {
     /// Keys that encrypt credentials. The first writes, all read.

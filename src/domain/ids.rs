@@ -8,8 +8,8 @@ use std::fmt;
 #[error("allowed: a whole number from 1 to {}", i64::MAX)]
 pub struct InvalidId;
 
-macro_rules! row_id {
-    ($(#[$doc:meta])* $name:ident) => {
+macro_rules! row_ids {
+    ($($(#[$doc:meta])* $name:ident;)+) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
@@ -30,45 +30,29 @@ macro_rules! row_id {
                 }
             }
         }
-    };
+    )+};
 }
 
-row_id!(
+row_ids! {
     /// `operation_runs.id`
-    RunId
-);
-row_id!(
+    RunId;
     /// `operation_runs.workspace_id`
-    WorkspaceId
-);
-row_id!(
+    WorkspaceId;
     /// `tenants.id`: the application's own tenant, not the Entra directory.
-    TenantId
-);
-row_id!(
+    TenantId;
     /// `provider_connections.id`
-    ConnectionId
-);
-row_id!(
+    ConnectionId;
     /// `verification_check_acknowledgements.id`
-    AcknowledgementId
-);
-row_id!(
+    AcknowledgementId;
     /// `tenant_onboarding_sessions.id`
-    SessionId
-);
-row_id!(
+    SessionId;
     /// Of an API token: `api_tokens.id`
-    TokenId
-);
-row_id!(
+    TokenId;
     /// Of a webhook's receiver: `webhook_endpoints.id`
-    EndpointId
-);
-row_id!(
+    EndpointId;
     /// Of a message to one receiver: `webhook_deliveries.id`
-    DeliveryId
-);
+    DeliveryId;
+}
 
 /// The name of one worker process: fresh at every start (host, process id, UUID).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -23,22 +23,18 @@ pub struct LatestReport {
 }
 
 /// A connection with its current state.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConnectionState {
-    #[serde(flatten)]
     pub connection: ProviderConnection,
     /// Why it cannot be used: the column, its value and what is allowed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// `None` when it was never checked.
     pub latest_report: Option<LatestReport>,
     /// A run of the connection that is queued or running.
     pub active_run_id: Option<RunId>,
     /// Facts that checks have found out.
-    #[serde(flatten)]
     pub facts: KnownFacts,
     /// The expiry that lists sort by.
-    #[serde(skip)]
     pub listed_expiry: Option<DateTime<Utc>>,
 }
 
@@ -53,7 +49,7 @@ impl ConnectionState {
 }
 
 /// Facts about a connection that are shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownFacts {
     /// Name of the directory.
     pub entra_tenant_name: Option<String>,
@@ -93,7 +89,7 @@ impl KnownFacts {
 }
 
 /// One run in the list of a connection's last runs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TrendPoint {
     pub connection_id: ConnectionId,
     pub operation_run_id: RunId,
@@ -105,7 +101,7 @@ pub struct TrendPoint {
 }
 
 /// Numbers of connections by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionCounts {
     pub total: u64,
     pub disabled: u64,
@@ -121,7 +117,7 @@ pub struct ConnectionCounts {
 }
 
 /// Runs completed within one slice of time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HistorySlice {
     pub from: DateTime<Utc>,
     pub succeeded: u64,
@@ -130,7 +126,7 @@ pub struct HistorySlice {
 }
 
 /// Throughput and latency of recently completed runs.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     /// Oldest first, gaps included.
     pub slices: Vec<HistorySlice>,
@@ -143,7 +139,7 @@ pub struct History {
 }
 
 /// A queued run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WaitingRun {
     pub operation_run_id: RunId,
     pub workspace_id: Option<WorkspaceId>,

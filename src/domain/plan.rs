@@ -5,7 +5,7 @@ use super::connection_facts::ConnectionFacts;
 use super::link::Link;
 use super::module::Module;
 use super::names::text_enum;
-use super::permission::{InventorySource, RequiredPermission};
+use super::permission::{self, InventorySource, RequiredPermission};
 use super::report::Overall;
 use super::{ConnectionId, TenantId, WorkspaceId};
 use chrono::{DateTime, Utc};
@@ -146,12 +146,11 @@ impl PlanLine {
                 unknown_permissions.push(permission.key.clone());
                 continue;
             };
-            let mut able = std::iter::once(&permission.key).chain(&permission.satisfied_by);
-            match able.find(|key| grants.granted.contains(*key)) {
-                Some(by) if *by == permission.key => {}
+            match permission::satisfied_by(permission, &grants.granted) {
+                Some(by) if by == permission.key => {}
                 Some(by) => satisfied_by.push(Substitute {
                     permission: permission.key.clone(),
-                    by: by.clone(),
+                    by: by.to_owned(),
                 }),
                 None => missing.push(MissingPermission {
                     permission: permission.key.clone(),

@@ -4,8 +4,8 @@
 //! have any depth, size and number.
 
 use super::ids::ConnectionId;
+use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde::{Serialize, ser::SerializeStruct as _};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fmt;
@@ -77,24 +77,13 @@ pub struct RunRequest {
 }
 
 /// `context.target_scope`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TargetScope {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub entra_tenant_id: Option<String>,
     /// Only shown; a value of another type counts as absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub entra_tenant_name: Option<String>,
-}
-
-impl Serialize for TargetScope {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut scope = serializer.serialize_struct("TargetScope", 2)?;
-        if let Some(id) = &self.entra_tenant_id {
-            scope.serialize_field("entra_tenant_id", id)?;
-        }
-        if let Some(name) = &self.entra_tenant_name {
-            scope.serialize_field("entra_tenant_name", name)?;
-        }
-        scope.end()
-    }
 }
 
 /// The members that are looked at, each as it is written.

@@ -5,10 +5,11 @@
 //! Connections beyond the limit for which none can be closed go to a small reserve, where only the health
 //! endpoints answer. So no number of slow connections keeps a liveness probe from its answer.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 /// Connections beyond the limit, on which only the health endpoints answer.
@@ -82,7 +83,7 @@ impl ConnectionSlots {
     /// every connection is being answered, and the reserve is used up, too.
     pub fn take(self: &Arc<Self>, peer: IpAddr) -> Option<ConnectionSlot> {
         let peer = network(peer);
-        let mut state = self.locked();
+        let mut state = self.state.lock();
         let own = state.of_peer.get(&peer).copied().unwrap_or_default();
         let room = if own >= self.max_per_peer {
             state.evict(|c| !c.reserved && c.peer == peer)
@@ -119,10 +120,6 @@ impl ConnectionSlots {
 
     fn tick(&self) -> u64 {
         self.ticks.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn locked(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -195,7 +192,7 @@ impl ConnectionSlot {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.slots.locked().remove(self.id);
+        self.slots.state.lock().remove(self.id);
     }
 }
 
@@ -268,7 +265,7 @@ mod tests {
         let ordinary = slots.take(peer(9)).unwrap();
         assert!(!ordinary.is_reserved(), "slots that are free are used");
         drop((reserve, probe, ordinary));
-        let state = slots.locked();
+        let state = slots.state.lock();
         assert_eq!((state.open.len(), state.ordinary), (0, 0));
         assert!(state.of_peer.is_empty());
     }

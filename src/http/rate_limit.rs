@@ -1,9 +1,9 @@
 //! Limits the rate of requests of a token, or of an address without one.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -54,8 +54,7 @@ impl<K: Eq + Hash> RateLimiter<K> {
     /// Counts a request. `Err`: one too many; the next one is allowed after this time.
     pub fn take(&self, caller: K) -> Result<(), Duration> {
         let now = Instant::now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = &mut *state;
+        let state = &mut *self.state.lock();
         let full = Bucket {
             left: self.burst,
             at: now,
@@ -87,11 +86,8 @@ impl<K: Eq + Hash> RateLimiter<K> {
 
     /// Gives a token back for a request that turned out not to count.
     pub fn give_back(&self, caller: &K) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State {
-            buckets, overflow, ..
-        } = &mut *state;
-        let bucket = buckets.get_mut(caller).unwrap_or(overflow);
+        let state = &mut *self.state.lock();
+        let bucket = state.buckets.get_mut(caller).unwrap_or(&mut state.overflow);
         bucket.left = (bucket.left + 1.0).min(self.burst);
     }
 
@@ -99,6 +95,11 @@ impl<K: Eq + Hash> RateLimiter<K> {
         let since = (now - bucket.at).as_secs_f64();
         (bucket.left + since * self.per_second).min(self.burst)
     }
+}
+
+/// A time to wait in whole seconds, never too early.
+pub fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 #[cfg(test)]
@@ -140,7 +141,7 @@ mod tests {
         let beyond = CALLERS..CALLERS + 100;
         let let_in = beyond.filter(|c| limiter.take(*c).is_ok()).count();
         assert_eq!(let_in, 2);
-        let callers = || limiter.state.lock().unwrap().buckets.len();
+        let callers = || limiter.state.lock().buckets.len();
         assert_eq!(callers(), CALLERS);
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(limiter.take(CALLERS), Ok(()));

@@ -9,9 +9,10 @@ use super::rate_limit::RateLimiter;
 use crate::domain::TokenId;
 use crate::ports::store::StoreError;
 use moka::future::Cache;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -127,7 +128,7 @@ impl RequestLimits {
     /// Waits for a slot: first for one of the owner's share, then for one of all.
     pub async fn enter(&self, owner: Owner) -> Option<RequestSlot> {
         let share = {
-            let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shares = self.shares.lock();
             if shares.len() >= SHARES {
                 shares.retain(|_, share| Arc::strong_count(share) > 1);
             }

@@ -156,8 +156,7 @@ async fn own_connection(
 
 fn report_of(run: &OperationRun) -> Result<Report, String> {
     let document = run.report().ok_or("there is none")?;
-    schema::validate(document).map_err(|problems| problems.join("; "))?;
-    serde_json::from_value(document.clone()).map_err(|error| error.to_string())
+    schema::parse(document).map_err(|problems| problems.join("; "))
 }
 
 /// The name of a person; without one, what verifyd itself knows.

@@ -2,7 +2,6 @@
 
 use super::guard::NoPublicAddress;
 use super::proxy::ProxyTrouble;
-use super::{causes, is_tls};
 use std::error::Error;
 use std::io;
 
@@ -57,7 +56,7 @@ impl FailureKind {
         let any = |is: fn(&(dyn Error + 'static)) -> bool| is(error) || causes(error).any(is);
         if any(|cause| cause.is::<NoPublicAddress>()) {
             Self::AddressRefused
-        } else if is_tls(error) || any(holds_tls) {
+        } else if any(is_tls) {
             Self::Tls
         } else if any(is_timeout) {
             Self::ConnectTimeout
@@ -99,8 +98,17 @@ fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
         .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
-fn holds_tls(cause: &(dyn Error + 'static)) -> bool {
-    cause
-        .downcast_ref::<io::Error>()
-        .is_some_and(super::io_holds_tls)
+/// Whether TLS failed: a certificate that is not trusted, or a handshake that broke. An I/O error does not include its
+/// inner error in the chain of causes, so it is unwrapped here.
+fn is_tls(cause: &(dyn Error + 'static)) -> bool {
+    let io = cause.downcast_ref::<io::Error>();
+    let inner = io.and_then(io::Error::get_ref);
+    cause.is::<rustls::Error>() || inner.is_some_and(|inner| is_tls(inner))
+}
+
+/// The causes of an error, outermost first, itself not counted.
+pub(super) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(error.source(), |cause| (**cause).source())
 }

@@ -369,12 +369,3 @@ impl AnswerBody {
         });
     }
 }
-
-impl std::fmt::Debug for Lease {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Own { .. } => "Own",
-            Self::Shared { .. } => "Shared",
-        })
-    }
-}

@@ -5,13 +5,17 @@ use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-/// A live or recently live worker process.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// A worker process that beat within the last day.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Worker)]
 pub struct WorkerRecord {
     pub worker_id: String,
     pub version: String,
+    /// Runs that it works on at a time, at most.
     pub concurrency: u32,
+    /// Runs that it works on now.
     pub in_flight: u32,
     pub started_at: DateTime<Utc>,
     pub beat_at: DateTime<Utc>,

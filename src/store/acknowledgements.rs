@@ -1,17 +1,451 @@
-//! Acknowledgements as rows, for both databases, and their comparison with a completion.
+//! Acknowledgements, and how they carry on from one completion to the next.
+//!
+//! In PostgreSQL an acknowledgement and the completion of a run of the same connection are serialised by the
+//! lock on the connection's row of `latest_reports`, which the completion writes anyway. The statements of the
+//! second one begin after the wait, so they see what the first one did. In SQLite writing transactions are
+//! serialised anyway.
 
+use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
+use super::filters::push_acknowledgement_filter;
 use super::from_row::from_row;
+use super::postgres::{ADVISORY_PRUNE, ADVISORY_SPACE};
+use super::sql::{both, sql_for};
+use super::sql_store::{SqlConnection, SqlStore, read, transaction};
+use super::statement::{Sql, Statement};
 use super::tolerant_decoding::{Text, Time};
 use crate::domain::acknowledgement::{Acknowledgement, Actor};
 use crate::domain::names::UnknownName;
-use crate::domain::{AcknowledgementId, RunId, TokenId};
+use crate::domain::{AcknowledgementId, ConnectionId, RunId, TokenId};
+use crate::ports::acknowledgements::{
+    AcknowledgementFilter, AcknowledgementStore, NewAcknowledgement,
+};
 use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+
+/// The columns of an `AcknowledgementRow`, of `verification_check_acknowledgements`.
+macro_rules! columns {
+    ($db:ident $a:literal) => {
+        sql_for!(
+            $db $a "id, " $a "operation_run_id, " short!($a, "check_key", 300) ", "
+            short!($a, "reason_code", 300) ", " short!($a, "reason", 4000) ", "
+            short!($a, "acknowledged_by", 300) ", " at!(concat!($a, "acknowledged_at"))
+            " AS acknowledged_at, " at!(concat!($a, "expires_at")) " AS expires_at, "
+            at!(concat!($a, "withdrawn_at")) " AS withdrawn_at, " short!($a, "withdrawn_by", 300)
+        )
+    };
+}
+
+/// The beginning of a text, by the name of its column.
+macro_rules! short {
+    (postgres $a:literal, $column:literal, $length:literal) => {
+        concat!("left(", $a, $column, ", ", $length, ") AS ", $column)
+    };
+    (sqlite $a:literal, $column:literal, $length:literal) => {
+        concat!("substr(", $a, $column, ", 1, ", $length, ") AS ", $column)
+    };
+}
+
+/// Neither withdrawn nor past its expiry.
+macro_rules! active {
+    ($db:ident) => {
+        sql_for!(
+            $db "a.withdrawn_at IS NULL AND (a.expires_at IS NULL OR " moment!("a.expires_at") " > "
+            now!() ")"
+        )
+    };
+}
+
+/// Whether `a` was made on the completed run that `r` is now, and not on an earlier run of the same id.
+macro_rules! is_of_this_run {
+    (postgres) => {
+        "extract(epoch FROM a.acknowledged_at::timestamptz) + 1
+             >= extract(epoch FROM r.completed_at::timestamptz)"
+    };
+    (sqlite) => {
+        sql_for!(sqlite a_second_after!("a.acknowledged_at") " >= " moment!("r.completed_at"))
+    };
+}
+
+/// Whether this list of checks, if it is one, has the check as it was acknowledged. In SQLite the list is the
+/// arguments of `json_each`.
+macro_rules! found_in {
+    (postgres $checks:literal, $key:literal, $status:literal, $reason:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM jsonb_array_elements(CASE WHEN jsonb_typeof(",
+            $checks,
+            ") = 'array' THEN ",
+            $checks,
+            " ELSE '[]' END) c WHERE c ->> 'key' = ",
+            $key,
+            " AND c ->> 'status' = ",
+            $status,
+            " AND c ->> 'reason_code' IS NOT DISTINCT FROM ",
+            $reason,
+            ")"
+        )
+    };
+    (sqlite $checks:literal, $key:literal, $status:literal, $reason:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM (SELECT CASE WHEN type = 'object' THEN value ELSE '{}' END AS c
+                                    FROM json_each(",
+            $checks,
+            ")) WHERE c ->> 'key' = ",
+            $key,
+            " AND c ->> 'status' = ",
+            $status,
+            " AND c ->> 'reason_code' IS NOT DISTINCT FROM ",
+            $reason,
+            ")"
+        )
+    };
+}
+
+/// Whether the report of the run `r` has the check of the arguments.
+macro_rules! found_in_report {
+    (postgres $($check:literal),+) => {
+        found_in!(postgres "r.context -> 'verification_report' -> 'checks'", $($check),+)
+    };
+    (sqlite $($check:literal),+) => {
+        found_in!(sqlite "r.context, '$.verification_report.checks'", $($check),+)
+    };
+}
+
+/// Not while runs are being pruned, and one at a time for each run (`$1`). SQLite has nothing to wait for.
+const TAKE_TURNS: Sql = both!(
+    "SELECT " each!(
+        "pg_advisory_xact_lock_shared($2::integer, $3::integer),
+         pg_advisory_xact_lock(hashtextextended('verifyd.acknowledge.' || $1::text, 0))",
+        "$1, $2, $3"
+    )
+);
+
+const ALREADY: Sql = both!(
+    "SELECT " columns!("a.")
+    " FROM verification_check_acknowledgements a JOIN operation_runs r ON r.id = a.operation_run_id
+      WHERE a.operation_run_id = $1 AND a.check_key = $2 AND " is_of_this_run!() " AND " active!()
+    " ORDER BY a.id LIMIT 1"
+);
+
+const INSERT: Sql = both!(
+    "INSERT INTO verification_check_acknowledgements
+        (operation_run_id, check_key, reason_code, reason, acknowledged_by, acknowledged_at, expires_at)
+     SELECT r.id, $2, $3, $4, $5, " now!() ", $6 FROM operation_runs r
+     WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " RETURNING " columns!("")
+);
+
+/// From here to the end of the transaction no run of the connection is completed. Without such a row verifyd
+/// has not completed any.
+const HOLD_CONNECTION: Sql = both!(
+    "UPDATE " own!(latest_reports) " SET acknowledged = true WHERE connection_id = $1"
+);
+
+/// Ended at once if a later run found the check otherwise, or if the previous report of a later run was
+/// deleted, so that its checks are unknown.
+const CARRY: Sql = Sql {
+    postgres: sql_for!(
+        postgres "INSERT INTO verifyd.carried_acknowledgements
+            (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id,
+             from_completed_at, lapsed_run_id, lapsed_at)
+         SELECT $1, $2, $3, $4, $5, f.id, f.completed_at::timestamptz, l.id, l.completed_at
+         FROM operation_runs f LEFT JOIN LATERAL (
+            SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r
+            WHERE r.type = " run_type!()
+        " AND r.status = 'completed' AND r.context ->> 'provider_connection_id' = $2::text
+              AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id
+              AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
+              AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id)
+              AND (NOT " found_in_report!("$3", "$4", "$5")
+        "       OR r.context -> 'verification_report' ->> 'previous_report_id' IS NOT NULL
+                    AND NOT EXISTS (SELECT FROM operation_runs p WHERE p.id::text =
+                        r.context -> 'verification_report' ->> 'previous_report_id'))
+            ORDER BY r.completed_at::timestamptz, r.id LIMIT 1
+         ) l ON true
+         WHERE f.id = $6 AND f.completed_at IS NOT NULL"
+    ),
+    sqlite: sql_for!(
+        sqlite "INSERT INTO verifyd_carried_acknowledgements
+            (acknowledgement_id, connection_id, check_key, status, reason_code, from_run_id,
+             from_completed_at, lapsed_run_id, lapsed_at)
+         SELECT $1, $2, $3, $4, $5, f.id, f.completed_at, l.id, l.completed_at
+         FROM operation_runs f LEFT JOIN operation_runs l ON l.id = (
+            SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'completed'
+              AND CAST(r.context ->> 'provider_connection_id' AS TEXT) = CAST($2 AS TEXT)
+              AND r.tenant_id IS f.tenant_id AND r.workspace_id IS f.workspace_id
+              AND (r.completed_at, r.id) > (f.completed_at, f.id)
+              AND (NOT " found_in_report!("$3", "$4", "$5")
+        "       OR r.context ->> '$.verification_report.previous_report_id' IS NOT NULL
+                    AND NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id =
+                        r.context ->> '$.verification_report.previous_report_id'))
+            ORDER BY r.completed_at, r.id LIMIT 1)
+         WHERE f.id = $6 AND f.completed_at IS NOT NULL"
+    ),
+};
+
+/// When the run `$2`, which this transaction completes, was completed.
+macro_rules! completed_now {
+    (postgres) => {
+        "now()"
+    };
+    (sqlite) => {
+        "(SELECT completed_at FROM operation_runs WHERE id = $2)"
+    };
+}
+
+/// Whether the report of the run `$2` has the check of `k` as it was acknowledged.
+macro_rules! found_now {
+    (postgres) => {
+        found_in!(
+            postgres
+            "(SELECT r.context #> '{verification_report,checks}' FROM operation_runs r WHERE r.id = $2)",
+            "k.check_key", "k.status", "k.reason_code"
+        )
+    };
+    (sqlite) => {
+        found_in!(
+            sqlite
+            "(SELECT context FROM operation_runs WHERE id = $2), '$.verification_report.checks'",
+            "k.check_key", "k.status", "k.reason_code"
+        )
+    };
+}
+
+/// Ends acknowledgements of this connection that were made on an earlier run, are still open (or were ended
+/// by a run that was completed later but committed before) and no longer apply, by the report of run `$2`.
+const LAPSE: Sql = both!(
+    "UPDATE " own!(carried_acknowledgements) " AS k SET lapsed_at = " completed_now!()
+    ", lapsed_run_id = $2
+     WHERE k.connection_id = $1
+       AND (k.from_completed_at, k.from_run_id) < (" completed_now!() ", $2)
+       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (" completed_now!() ", $2))
+       AND NOT (" found_now!() " AND EXISTS (SELECT 1 FROM verification_check_acknowledgements a
+                  WHERE a.id = k.acknowledgement_id AND " active!() "))"
+);
+
+const NOTHING_OPEN: Sql = both!(
+    "UPDATE " own!(latest_reports) " SET acknowledged = false WHERE connection_id = $1
+     AND NOT EXISTS (SELECT 1 FROM " own!(carried_acknowledgements)
+    " WHERE connection_id = $1 AND lapsed_at IS NULL)"
+);
+
+const WITHDRAW: Sql = both!(
+    "UPDATE verification_check_acknowledgements AS a SET withdrawn_at = " now!() ", withdrawn_by = $2
+     WHERE a.id = $1 AND a.withdrawn_at IS NULL AND EXISTS (
+        SELECT 1 FROM operation_runs r WHERE r.id = a.operation_run_id AND r.type = " run_type!()
+    " AND " is_of_this_run!() ")"
+);
+
+/// Acknowledgements of completed runs.
+macro_rules! of_runs {
+    ($db:ident) => {
+        sql_for!(
+            $db "SELECT " columns!("a.") " FROM verification_check_acknowledgements a
+             JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = " run_type!() " AND "
+            is_of_this_run!() " WHERE "
+        )
+    };
+}
+
+const FROM_RUNS: Sql = both!(
+    of_runs!() "a.check_key IS NOT NULL AND a.reason IS NOT NULL AND a.acknowledged_by IS NOT NULL
+     AND a.acknowledged_at IS NOT NULL"
+);
+
+const ONE: Sql = both!(of_runs!() "a.id = $1");
+
+/// Its own; and those made on an earlier run of the same connection, tenant and workspace, that had
+/// not lapsed, been withdrawn or expired when it was completed.
+const OF_RUN: Sql = both!(
+    of_runs!() "r.id = $1
+     UNION ALL SELECT " columns!("a.") " FROM operation_runs r
+      JOIN " own!(carried_acknowledgements) " k ON k.connection_id = "
+    each!(
+        "CASE WHEN r.context ->> 'provider_connection_id' ~ '^[0-9]{1,18}$'
+              THEN (r.context ->> 'provider_connection_id')::bigint END",
+        "CAST(r.context ->> 'provider_connection_id' AS INTEGER)
+         AND CAST(k.connection_id AS TEXT) = CAST(r.context ->> 'provider_connection_id' AS TEXT)"
+    )
+    "  AND (k.from_completed_at, k.from_run_id) < (" at!("r.completed_at") ", r.id)
+       AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (" at!("r.completed_at") ", r.id))
+      JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
+       AND a.operation_run_id = k.from_run_id
+       AND (a.withdrawn_at IS NULL OR " moment!("a.withdrawn_at") " > " at!("r.completed_at") ")
+       AND (a.expires_at IS NULL OR " moment!("a.expires_at") " > " at!("r.completed_at") ")
+      JOIN operation_runs f ON f.id = k.from_run_id AND "
+    is_about!("f.completed_at", "k.from_completed_at") "
+       AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id
+       AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id
+      WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " AND "
+    found_in_report!("k.check_key", "k.status", "k.reason_code") " ORDER BY 1"
+);
+
+/// With the time that the acknowledgement's own row has, however exact its column is.
+const NOTE_ACKNOWLEDGED: Sql = both!(
+    "INSERT INTO " own!(acknowledgement_actors)
+    "   (acknowledgement_id, operation_run_id, action, at, surface, token_id, name)
+     SELECT a.id, a.operation_run_id, 'acknowledged', " at!("a.acknowledged_at") ", $2, $3, $4
+     FROM verification_check_acknowledgements a WHERE a.id = $1 ON CONFLICT DO NOTHING"
+);
+
+const NOTE_WITHDRAWN: Sql = both!(
+    "INSERT INTO " own!(acknowledgement_actors)
+    "   (acknowledgement_id, operation_run_id, action, at, surface, token_id, name)
+     SELECT a.id, a.operation_run_id, 'withdrawn', " at!("a.withdrawn_at") ", $2, $3, $4
+     FROM verification_check_acknowledgements a WHERE a.id = $1 ON CONFLICT DO NOTHING"
+);
+
+const NOTED: Sql = both!(
+    "SELECT acknowledgement_id, operation_run_id, action, at, surface, token_id, name
+     FROM " own!(acknowledgement_actors) " WHERE acknowledgement_id " among!("$1")
+);
+
+#[async_trait]
+impl<S: SqlStore> AcknowledgementStore for S {
+    async fn acknowledge(
+        &self,
+        new: &NewAcknowledgement,
+    ) -> Result<(Acknowledgement, bool), StoreError> {
+        let code = new.reason_code.map(|r| r.code());
+        transaction(self, async |tx| {
+            let turn = TAKE_TURNS.bind(new.run.0);
+            let turn = turn.bind(ADVISORY_SPACE).bind(ADVISORY_PRUNE);
+            turn.execute(tx).await?;
+            let already = ALREADY.bind(new.run.0).bind(&new.check_key);
+            if let Some(found) = already.fetch_optional::<AcknowledgementRow>(tx).await? {
+                return Ok((with_actor(tx, found.into()).await?, false));
+            }
+            let insert = INSERT
+                .bind(new.run.0)
+                .bind(&new.check_key)
+                .bind(code)
+                .bind(&new.reason)
+                .bind(&new.acknowledged_by)
+                .bind(new.expires_at);
+            let row: Option<AcknowledgementRow> = insert.fetch_optional(tx).await?;
+            let made: Acknowledgement = row.ok_or_else(|| not_completed(new.run))?.into();
+            if let Some(connection) = new.connection
+                && HOLD_CONNECTION.bind(connection.0).execute(tx).await? > 0
+            {
+                let carry = CARRY
+                    .bind(made.id.0)
+                    .bind(connection.0)
+                    .bind(&new.check_key)
+                    .bind(new.status.as_str())
+                    .bind(code)
+                    .bind(new.run.0);
+                carry.execute(tx).await?;
+            }
+            note(tx, NOTE_ACKNOWLEDGED, made.id, &new.through).await?;
+            Ok((with_actor(tx, made).await?, true))
+        })
+        .await
+    }
+
+    async fn withdraw(
+        &self,
+        id: AcknowledgementId,
+        by: &str,
+        through: &Actor,
+    ) -> Result<Option<Acknowledgement>, StoreError> {
+        transaction(self, async |tx| {
+            if WITHDRAW.bind(id.0).bind(by).execute(tx).await? > 0 {
+                note(tx, NOTE_WITHDRAWN, id, through).await?;
+            }
+            one(tx, id).await
+        })
+        .await
+    }
+
+    async fn acknowledgement(
+        &self,
+        id: AcknowledgementId,
+    ) -> Result<Option<Acknowledgement>, StoreError> {
+        read(self, async |tx| one(tx, id).await).await
+    }
+
+    async fn acknowledgements_of(&self, run: RunId) -> Result<Vec<Acknowledgement>, StoreError> {
+        read(self, async |tx| all(tx, OF_RUN.bind(run.0)).await).await
+    }
+
+    async fn acknowledgements(
+        &self,
+        filter: &AcknowledgementFilter,
+    ) -> Result<Vec<Acknowledgement>, StoreError> {
+        let mut query = Statement::from(FROM_RUNS);
+        push_acknowledgement_filter(&mut query, filter, both!(" AND " active!()));
+        read(self, async |tx| all(tx, query).await).await
+    }
+}
+
+/// Ends acknowledgements that no longer apply. The report is written already, and in PostgreSQL the
+/// connection's latest report is locked.
+pub(super) async fn lapse_acknowledgements(
+    tx: &mut dyn SqlConnection,
+    connection: ConnectionId,
+    run: RunId,
+) -> Result<(), StoreError> {
+    LAPSE.bind(connection.0).bind(run.0).execute(tx).await?;
+    NOTHING_OPEN.bind(connection.0).execute(tx).await?;
+    Ok(())
+}
+
+/// Records the identity through which something was done with an acknowledgement.
+async fn note(
+    tx: &mut dyn SqlConnection,
+    sql: Sql,
+    id: AcknowledgementId,
+    through: &Actor,
+) -> Result<(), StoreError> {
+    let note = sql
+        .bind(id.0)
+        .bind(through.surface.as_str())
+        .bind(through.token_id.map(|id| id.0))
+        .bind(&through.name);
+    note.execute(tx).await?;
+    Ok(())
+}
+
+async fn one(
+    connection: &mut dyn SqlConnection,
+    id: AcknowledgementId,
+) -> Result<Option<Acknowledgement>, StoreError> {
+    Ok(all(connection, ONE.bind(id.0)).await?.pop())
+}
+
+/// Reads acknowledgements with the identities through which they were made and withdrawn.
+async fn all(
+    connection: &mut dyn SqlConnection,
+    statement: Statement,
+) -> Result<Vec<Acknowledgement>, StoreError> {
+    let found: Vec<AcknowledgementRow> = statement.fetch_all(connection).await?;
+    let mut found: Vec<Acknowledgement> = found.into_iter().map(Into::into).collect();
+    add_actors(connection, &mut found).await?;
+    Ok(found)
+}
+
+async fn with_actor(
+    connection: &mut dyn SqlConnection,
+    mut one: Acknowledgement,
+) -> Result<Acknowledgement, StoreError> {
+    add_actors(connection, std::slice::from_mut(&mut one)).await?;
+    Ok(one)
+}
+
+async fn add_actors(
+    connection: &mut dyn SqlConnection,
+    all: &mut [Acknowledgement],
+) -> Result<(), StoreError> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<i64> = all.iter().map(|a| a.id.0).collect();
+    attach(all, NOTED.bind(ids).fetch_all(connection).await?)
+}
 
 from_row! {
     /// `verification_check_acknowledgements`
     #[derive(Debug)]
-    pub(super) struct AcknowledgementRow {
+    struct AcknowledgementRow {
         id: i64,
         operation_run_id: i64,
         check_key: Option<Text>,
@@ -51,7 +485,7 @@ impl From<AcknowledgementRow> for Acknowledgement {
 from_row! {
     /// `acknowledgement_actors`
     #[derive(Debug)]
-    pub(super) struct ActorRow {
+    struct ActorRow {
         acknowledgement_id: i64,
         operation_run_id: i64,
         action: String,
@@ -63,13 +497,13 @@ from_row! {
 }
 
 /// What was done with an acknowledgement.
-pub(super) const ACKNOWLEDGED: &str = "acknowledged";
-pub(super) const WITHDRAWN: &str = "withdrawn";
+const ACKNOWLEDGED: &str = "acknowledged";
+const WITHDRAWN: &str = "withdrawn";
 
 /// Adds to each acknowledgement the identity through which it was made and withdrawn. Ids may be used again
 /// (the table may belong to another application, which empties it), so a recorded identity applies only to
 /// the run and the time that it was recorded for.
-pub(super) fn attach(all: &mut [Acknowledgement], noted: Vec<ActorRow>) -> Result<(), StoreError> {
+fn attach(all: &mut [Acknowledgement], noted: Vec<ActorRow>) -> Result<(), StoreError> {
     for row in noted {
         let surface = row
             .surface
@@ -100,7 +534,7 @@ pub(super) fn attach(all: &mut [Acknowledgement], noted: Vec<ActorRow>) -> Resul
 }
 
 /// Somebody pruned the run in the meantime, or put it back.
-pub(super) fn not_completed(run: RunId) -> StoreError {
+fn not_completed(run: RunId) -> StoreError {
     StoreError::Refused(format!(
         "run {run} is not (or no longer) a completed run of type {}",
         crate::domain::run::RUN_TYPE

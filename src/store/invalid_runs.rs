@@ -1,10 +1,85 @@
-//! Describes what is invalid about a row, for both kinds of database.
+//! Finds invalid runs, and describes what is invalid about each.
 
+use super::bounds::{is_listed, member, short, time};
+use super::dialect::run_type;
 use super::from_row::from_row;
+use super::sql::sql_for;
+use super::sql_store::{SqlStore, fetch_all};
+use super::statement::Sql;
 use super::tolerant_decoding::Text;
 use crate::domain::report::redact;
 use crate::domain::{Outcome, Reason, RunId};
-use crate::ports::invalid_runs::InvalidRun;
+use crate::ports::invalid_runs::{InvalidRun, InvalidRunStore};
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+
+/// `$1`: how many of the latest rows of the table, of any type, are looked at: another application's
+/// table has no index that would help. Every condition is false on what verifyd itself writes about a
+/// run that it could understand. Of contexts, only those of blocked runs are read, and only small ones.
+const INVALID: Sql = Sql {
+    postgres: sql_for!(
+        postgres "WITH latest AS MATERIALIZED (
+            SELECT id, type, status, outcome, created_at, completed_at, context
+            FROM operation_runs ORDER BY id DESC LIMIT $1
+        ), seen AS (
+            SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, "
+        is_listed!("l.context") " IS NOT FALSE AS listed, (" time!("l.created_at")
+        ") IS NULL AND l.created_at IS NOT NULL AS bad_created_at
+            FROM latest l WHERE type = " run_type!() "), judged AS (
+            SELECT s.*, CASE WHEN s.blocked AND s.listed THEN " member!("s.context", reason_code)
+        " END AS reason_code,
+                coalesce(s.blocked AND s.listed
+                    AND jsonb_typeof(s.context -> 'verification_report') IS DISTINCT FROM 'object',
+                    false) AS blocked_without_report
+            FROM seen s
+        )
+        SELECT id, " short!("j.status") " AS status, " short!("j.outcome")
+        " AS outcome, completed_at IS NOT NULL AS completed, blocked_without_report, reason_code,
+            bad_created_at
+        FROM judged j WHERE id <= 0 OR bad_created_at OR CASE
+            WHEN status IN ('queued', 'running') THEN outcome IS NOT NULL OR completed_at IS NOT NULL
+            WHEN status = 'completed' THEN outcome IS NULL OR completed_at IS NULL
+                OR outcome NOT IN ('succeeded', 'failed', 'blocked') OR blocked_without_report
+                OR blocked AND NOT listed
+                OR reason_code IN ('context_malformed', 'context_too_large', 'target_scope_malformed')
+            ELSE true END
+        ORDER BY id DESC LIMIT $2"
+    ),
+    sqlite: sql_for!(
+        sqlite "WITH latest AS (
+            SELECT id, type, status, outcome, created_at, completed_at,
+                   CASE WHEN " is_listed!("context")
+        " THEN context END AS context FROM operation_runs ORDER BY id DESC LIMIT $1
+        ), judged AS (
+            SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, " time!("l.created_at")
+        " IS NULL AS bad_created_at,
+                CASE WHEN l.outcome = 'blocked' THEN " member!("l.context", reason_code)
+        " END AS reason_code,
+                coalesce(l.outcome = 'blocked' AND l.context IS NOT NULL
+                    AND json_type(l.context, '$.verification_report') IS NOT 'object', 0)
+                    AS blocked_without_report
+            FROM latest l WHERE type = " run_type!() ") SELECT id, " short!("status") " AS status, "
+        short!("outcome")
+        " AS outcome, completed_at IS NOT NULL AS completed, blocked_without_report, reason_code,
+            bad_created_at
+        FROM judged WHERE id <= 0 OR bad_created_at OR CASE
+            WHEN status IN ('queued', 'running') THEN outcome IS NOT NULL OR completed_at IS NOT NULL
+            WHEN status = 'completed' THEN outcome IS NULL OR completed_at IS NULL
+                OR outcome NOT IN ('succeeded', 'failed', 'blocked') OR blocked_without_report
+                OR blocked AND context IS NULL
+                OR reason_code IN ('context_malformed', 'context_too_large', 'target_scope_malformed')
+            ELSE 1 END
+        ORDER BY id DESC LIMIT $2"
+    ),
+};
+
+#[async_trait]
+impl<S: SqlStore> InvalidRunStore for S {
+    async fn invalid_runs(&self, latest: u32, limit: u32) -> Result<Vec<InvalidRun>, StoreError> {
+        let found: Vec<InvalidRunRow> = fetch_all(self, INVALID.bind(latest).bind(limit)).await?;
+        Ok(found.into_iter().map(Into::into).collect())
+    }
+}
 
 /// Longest part of another application's value that is shown, in characters.
 const SHOWN: usize = 60;
@@ -12,7 +87,7 @@ const SHOWN: usize = 60;
 from_row! {
     /// A row of `operation_runs` whose columns contradict each other, or cannot be understood.
     #[derive(Debug)]
-    pub(super) struct InvalidRunRow {
+    struct InvalidRunRow {
         id: i64,
         status: Option<Text>,
         outcome: Option<Text>,

@@ -1,31 +1,45 @@
 //! The databases behind `ports::store`: PostgreSQL in production, SQLite as the embedded default.
 //!
 //! Both have the same tables and the same protocol, and pass one conformance suite
-//! (`tests/system/store`). Shared code is in this folder, the SQL of each in a folder of its own.
+//! (`tests/system/store`). A port whose steps are the same in both is implemented once, in this folder, with a
+//! statement for each: see `sql_store`. What differs by more is in a folder for each database.
 
-mod access_rows;
+mod access;
 mod acknowledgements;
 mod address;
 mod batching;
+mod bounds;
 mod claims;
 mod completion;
+mod connections;
+mod credentials;
+mod dialect;
 mod error;
 mod filters;
 mod from_row;
 mod invalid_runs;
+mod inventory;
 mod migrations;
 mod onboarding;
 mod overview;
 mod plan;
 mod postgres;
+mod prune;
+mod recording;
+mod reused_ids;
 mod rows;
+mod runs;
 mod settings;
 mod sql;
+mod sql_store;
 mod sqlite;
 mod starting_point;
+mod statement;
 mod summaries;
 mod tables;
 mod tolerant_decoding;
+mod webhook_deliveries;
+mod webhook_endpoints;
 mod webhook_rows;
 
 pub use address::problem as address_problem;

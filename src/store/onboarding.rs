@@ -1,14 +1,96 @@
-//! Onboarding sessions as rows, for both databases, and the move of their pointer.
+//! Onboarding sessions, and the move of their pointer. The column `state` is a text in SQLite; in PostgreSQL it
+//! is `jsonb` or, in another application's table, `json`. It is edited as a text.
 
+use super::bounds::{has_endless_numbers, is_listed, member};
+use super::dialect::{each, postgres_only, run_type};
 use super::from_row::from_row;
+use super::sql::{both, sql_for};
+use super::sql_store::{SqlConnection, SqlStore, fetch_optional};
+use super::statement::Sql;
 use super::tolerant_decoding::{self, Text};
 use crate::domain::onboarding::{OnboardingSession, Pointed, SessionError, moves, point};
 use crate::domain::run::RunRequest;
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId, WorkspaceId};
+use crate::ports::onboarding::OnboardingStore;
 use crate::ports::recording::{ForSession, NewRun};
 use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
 use serde_json::Value;
 use serde_json::value::RawValue;
+
+/// Whether the state may be loaded, in steps that each make the next one cheap (see `bounds`). The text of a
+/// `json` column is as it is stored; numbers of `jsonb` may be much longer than they are stored.
+macro_rules! state_fits {
+    (postgres) => {
+        concat!(
+            "CASE WHEN s.state IS NULL THEN true WHEN pg_column_size(s.state) > 1048576 THEN false
+                  WHEN pg_column_size(s.state #> '{}') > 2097152 THEN false
+                  WHEN CASE WHEN pg_typeof(s.state) = 'jsonb'::regtype THEN ",
+            has_endless_numbers!("(s.state::jsonb)"),
+            " ELSE false END THEN false ELSE octet_length(s.state::text) <= 1048576 END"
+        )
+    };
+    (sqlite) => {
+        "coalesce(octet_length(s.state) <= 1048576, true)"
+    };
+}
+
+macro_rules! session {
+    ($db:ident) => {
+        sql_for!(
+            $db "SELECT s.id, s.workspace_id, s.tenant_id, CASE WHEN " state_fits!()
+            " THEN CAST(s.state AS text) END AS state, NOT (" state_fits!()
+            ") AS state_is_large FROM tenant_onboarding_sessions s WHERE s.id = $1"
+        )
+    };
+}
+
+const SESSION: Sql = both!(session!());
+
+/// Whoever else moves the pointer, or writes the state, waits.
+const HOLD: Sql = both!(session!() postgres_only!(" FOR NO KEY UPDATE"));
+
+const POINTED: Sql = both!(
+    "SELECT CASE WHEN " is_listed!("r.context") " THEN " member!("r.context", provider_connection_id)
+    " END FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!()
+);
+
+/// A `json` column keeps the text as it is; to `jsonb` it is cast.
+const MOVE: Sql = both!(
+    "UPDATE tenant_onboarding_sessions SET state = " each!("$2::json", "$2") " WHERE id = $1"
+);
+
+#[async_trait]
+impl<S: SqlStore> OnboardingStore for S {
+    async fn onboarding_session(
+        &self,
+        id: SessionId,
+    ) -> Result<Option<OnboardingSession>, StoreError> {
+        let found: Option<SessionRow> = fetch_optional(self, SESSION.bind(id.0)).await?;
+        Ok(found.map(Into::into))
+    }
+}
+
+/// Points the session to the run, in the transaction that records it.
+pub(super) async fn point_session(
+    tx: &mut dyn SqlConnection,
+    session: ForSession,
+    new: &NewRun,
+    run: RunId,
+    created: bool,
+) -> Result<(), StoreError> {
+    let row: Option<SessionRow> = HOLD.bind(session.id.0).fetch_optional(tx).await?;
+    let pointer = prepare(session, row, new, run, created)?;
+    let connection: Option<(Option<String>,)> = match pointer.current {
+        Some(current) => POINTED.bind(current.0).fetch_optional(tx).await?,
+        None => None,
+    };
+    let connection = connection.as_ref().map(|(id,)| id.as_deref());
+    if let Some(state) = pointer.state(connection)? {
+        MOVE.bind(session.id.0).bind(state).execute(tx).await?;
+    }
+    Ok(())
+}
 
 /// Largest state that is read, in bytes.
 const STATE_BYTES: u32 = 1_048_576;
@@ -17,11 +99,11 @@ from_row! {
     /// `tenant_onboarding_sessions`; the state as text, because it is edited in place. A state that is too
     /// large is NULL, and `state_is_large` is true.
     #[derive(Debug)]
-    pub(super) struct SessionRow {
+    struct SessionRow {
         id: i64,
         workspace_id: Option<i64>,
         tenant_id: Option<i64>,
-        pub state: Option<Text>,
+        state: Option<Text>,
         state_is_large: bool,
     }
 }
@@ -53,11 +135,11 @@ impl From<SessionRow> for OnboardingSession {
 
 /// The new target of a session whose row the transaction has locked.
 #[derive(Debug)]
-pub(super) struct Move {
+struct Move {
     session: SessionId,
     state: String,
     /// Where it points now.
-    pub current: Option<RunId>,
+    current: Option<RunId>,
     run: RunId,
     connection: ConnectionId,
     created: bool,
@@ -65,7 +147,7 @@ pub(super) struct Move {
 
 /// Checks whether this session, if it exists within reach, may point to a run made of `new`. Every pointer
 /// that verifyd moves is checked here.
-pub(super) fn prepare(
+fn prepare(
     asked: ForSession,
     row: Option<SessionRow>,
     new: &NewRun,
@@ -109,10 +191,7 @@ pub(super) fn prepare(
 impl Move {
     /// Returns the new text of `state`, unless the pointer stays. `connection` is the connection of the run
     /// that the session points to now, if there is such a run.
-    pub(super) fn state(
-        &self,
-        connection: Option<Option<&str>>,
-    ) -> Result<Option<String>, StoreError> {
+    fn state(&self, connection: Option<Option<&str>>) -> Result<Option<String>, StoreError> {
         let current = self.current.map(|run| Pointed {
             run,
             // A run without a connection is of no connection that was asked for.

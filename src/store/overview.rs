@@ -1,28 +1,240 @@
-//! The reads over many rows that both databases share.
+//! Reads over many connections and runs.
 
+use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short, time};
+use super::connections::connection_columns;
+use super::dialect::{among, at, each, is_about, now, own, run_type};
+use super::filters::{ConnectionSql, push_binding, push_connection_filter};
 use super::from_row::from_row;
-use super::rows::{ConnectionRow, name};
-use super::starting_point::FactsPart;
+use super::reused_ids::{is_of_its_run, latest_report_of_connection};
+use super::rows::{self, ConnectionRow, name};
+use super::sql::{both, sql_for};
+use super::sql_store::{SqlStore, fetch_all, fetch_optional, read};
+use super::starting_point::{FactsPart, facts_columns};
+use super::statement::{Sql, Statement};
 use super::tolerant_decoding::{Text, Time};
+use crate::domain::access::Binding;
 use crate::domain::overview::{
     CompletedRun, ConnectionCounts, ConnectionState, History, KnownFacts, LatestReport, TrendPoint,
     WaitingRun,
 };
 use crate::domain::{ConnectionId, Outcome, RunId, TenantId, WorkspaceId};
+use crate::ports::overview::{ConnectionFilter, OverviewStore};
 use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 
 /// Largest number of active runs that are looked through for those of the connections on a page.
-pub(super) const ACTIVE_RUNS: i64 = 10_000;
+const ACTIVE_RUNS: i64 = 10_000;
 
 /// Largest number of rows that are read for one run, in a table that may contain other runs.
 const ROWS_PER_RUN: i64 = 20;
 
+/// The active runs are found by their index, once for the whole page.
+const ACTIVE: Sql = both!(
+    "WITH active AS MATERIALIZED (SELECT CASE WHEN " is_listed!("r.context") " THEN "
+    member!("r.context", provider_connection_id)
+    " END AS connection, r.tenant_id, r.id FROM operation_runs r WHERE r.type = " run_type!()
+    " AND r.status IN ('queued', 'running') LIMIT "
+);
+
+const STATES: Sql = both!(
+    "), latest_active AS (SELECT connection, tenant_id, max(id) AS id FROM active
+         GROUP BY connection, tenant_id)
+     SELECT " connection_columns!()
+    ", l.operation_run_id AS latest_run_id, l.fingerprint AS latest_fingerprint,
+       l.overall AS latest_overall, l.outcome AS latest_outcome,
+       l.completed_at AS latest_completed_at, a.id AS active_run_id, " facts_columns!()
+    ", " time!("k.expires_at") " AS recorded_expires_at
+     FROM provider_connections c
+     LEFT JOIN " own!(connection_facts) " f ON f.connection_id = c.id
+     LEFT JOIN " each!(
+        "LATERAL (SELECT n.expires_at FROM provider_credentials n
+                  WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true",
+        "(SELECT provider_connection_id, expires_at, max(id) FROM provider_credentials
+          GROUP BY provider_connection_id) k ON k.provider_connection_id = c.id"
+    ) " LEFT JOIN " latest_report_of_connection!()
+    " LEFT JOIN latest_active a ON a.connection = CAST(c.id AS text) AND a.tenant_id = c.tenant_id
+     WHERE true"
+);
+
+const COUNTS: Sql = both!(
+    "SELECT count(*) AS total, count(*) FILTER (WHERE NOT c.valid) AS unusable,
+        count(*) FILTER (WHERE c.valid AND c.status = 'disabled') AS disabled,
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'ready') AS ready,
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'needs_attention') AS needs_attention,
+        count(*) FILTER (WHERE c.enabled AND l.overall = 'blocked') AS blocked,
+        count(*) FILTER (WHERE c.enabled AND l.outcome = 'failed') AS failed,
+        count(*) FILTER (WHERE c.enabled AND l.connection_id IS NULL) AS never_checked
+    FROM (SELECT c.id, c.workspace_id, c.tenant_id, c.status, (" is_valid_connection!()
+    ") IS TRUE AS valid, (c.status = 'enabled' AND " is_valid_connection!()
+    ") IS TRUE AS enabled FROM provider_connections c) c LEFT JOIN " latest_report_of_connection!()
+    " WHERE true"
+);
+
+const CONNECTION_SQL: ConnectionSql = ConnectionSql {
+    like: both!(each!("ILIKE ", "LIKE ")),
+    expires: both!(
+        "coalesce(CASE WHEN f.expiry_source IS NULL THEN " time!("k.expires_at") " ELSE "
+        each!(
+            "f.credential_expires_at END, 'infinity'::timestamptz)",
+            "strftime('%Y-%m-%dT%H:%M:%fZ', f.credential_expires_at) END, '~')"
+        )
+    ),
+    cursor: (
+        both!("coalesce("),
+        both!(each!(", 'infinity'::timestamptz)", ", '~')")),
+    ),
+};
+
+/// The part of a run's report that the trend needs; NULL where the report is too large for a list.
+macro_rules! report_part {
+    ($db:ident) => {
+        sql_for!(
+            $db "CASE WHEN " is_listed!("r.context") " THEN "
+            member!("r.context", verification_report summary overall) " END AS overall, CASE WHEN "
+            is_listed!("r.context") " THEN "
+            each!(
+                "CASE WHEN jsonb_typeof(r.context #> '{verification_report,previous_report_id}')
+                      IN ('string', 'number')
+                 THEN left(r.context #>> '{verification_report,previous_report_id}', 300) END",
+                "r.context ->> '$.verification_report.previous_report_id'"
+            ) " END AS previous"
+        )
+    };
+}
+
+/// Follows the reports of each connection back by primary keys only. Other writers may have written the
+/// pointers, so only runs of this connection are followed.
+const TREND: Sql = both!(
+    "WITH RECURSIVE chain AS (
+         SELECT l.connection_id, r.id, 1 AS depth, r.status, r.outcome, r.completed_at, " report_part!()
+    ", r.workspace_id, r.tenant_id
+         FROM provider_connections c JOIN " latest_report_of_connection!()
+    "    JOIN operation_runs r ON r.id = l.operation_run_id AND r.type = " run_type!()
+    "    WHERE c.id " among!("$1") " AND $2 > 0
+         UNION ALL
+         SELECT c.connection_id, r.id, c.depth + 1, r.status, r.outcome, r.completed_at, " report_part!()
+    ", r.workspace_id, r.tenant_id FROM chain c
+         JOIN operation_runs r ON r.id = CASE WHEN "
+    each!(
+        "c.previous ~ '^[0-9]{1,18}$' THEN c.previous::bigint",
+        "typeof(c.previous) = 'integer' THEN c.previous"
+    ) " END AND r.type = " run_type!() " AND CASE WHEN " is_listed!("r.context") " THEN "
+    member!("r.context", provider_connection_id) " END = CAST(c.connection_id AS text)
+             AND r.workspace_id = c.workspace_id AND r.tenant_id = c.tenant_id
+             AND r.completed_at <= c.completed_at
+         WHERE c.depth < $2)
+     SELECT connection_id, id AS operation_run_id, status, outcome, overall, "
+    at!("completed_at") " AS completed_at
+     FROM chain WHERE " is_shown!() " ORDER BY connection_id, depth DESC"
+);
+
+const END: Sql = both!("SELECT " now!() " AS now, max(id) AS newest FROM operation_runs");
+
+const BELOW: Sql = both!(
+    "SELECT " at!("created_at") " FROM operation_runs WHERE id <= $1 ORDER BY id DESC LIMIT 1"
+);
+
+const COMPLETED: Sql = both!(
+    "SELECT " short!("r.outcome") " AS outcome, " at!("r.created_at") " AS created_at, "
+    at!("r.completed_at") " AS completed_at
+     FROM operation_runs r WHERE r.status = 'completed' AND r.type = " run_type!()
+);
+
+const WAITING: Sql = both!(
+    "SELECT r.id, r.workspace_id, r.tenant_id, "
+    each!("extract(epoch FROM now() - ", "(julianday('now') - julianday(") time!("r.created_at")
+    each!(")::float8", ")) * 86400.0") " AS waiting_seconds
+     FROM operation_runs r WHERE r.status = 'queued' AND r.type = " run_type!() " AND " is_claimable!()
+);
+
+fn states(binding: &Binding) -> Statement {
+    let mut query = Statement::from(ACTIVE);
+    query.push_bind(ACTIVE_RUNS).push(STATES);
+    push_binding(&mut query, "c", binding);
+    query
+}
+
+#[async_trait]
+impl<S: SqlStore> OverviewStore for S {
+    async fn connection_states(
+        &self,
+        filter: &ConnectionFilter,
+    ) -> Result<Vec<ConnectionState>, StoreError> {
+        let mut query = states(&filter.binding);
+        push_connection_filter(&mut query, filter, &CONNECTION_SQL);
+        rows::all(fetch_all::<StateRow>(self, query).await?)
+    }
+
+    async fn connection_state(
+        &self,
+        id: ConnectionId,
+        binding: &Binding,
+    ) -> Result<Option<ConnectionState>, StoreError> {
+        let mut query = states(binding);
+        query.push_text(" AND c.id = ").push_bind(id.0);
+        let found: Option<StateRow> = fetch_optional(self, query).await?;
+        found.map(TryInto::try_into).transpose()
+    }
+
+    async fn connection_counts(&self, binding: &Binding) -> Result<ConnectionCounts, StoreError> {
+        let mut query = Statement::from(COUNTS);
+        push_binding(&mut query, "c", binding);
+        let row: ConnectionCountsRow = read(self, async |tx| query.fetch_one(tx).await).await?;
+        Ok(row.into())
+    }
+
+    async fn trend(
+        &self,
+        connections: &[ConnectionId],
+        runs_each: u32,
+    ) -> Result<Vec<TrendPoint>, StoreError> {
+        let ids: Vec<i64> = connections.iter().map(|id| id.0).collect();
+        rows::all(fetch_all::<TrendRow>(self, TREND.bind(ids).bind(runs_each)).await?)
+    }
+
+    async fn history(
+        &self,
+        binding: &Binding,
+        period: Duration,
+        slices: u32,
+        most: u32,
+    ) -> Result<History, StoreError> {
+        read(self, async |tx| {
+            let end: EndRow = END.fetch_one(tx).await?;
+            let floor = end.floor(most);
+            let below: Option<(Option<Time>,)> = BELOW.bind(floor).fetch_optional(tx).await?;
+            let below = below.and_then(|(created_at,)| created_at);
+            let mut query = Statement::from(COMPLETED);
+            push_binding(&mut query, "r", binding);
+            query.push_text(" AND r.id > ").push_bind(floor);
+            query
+                .push_text(" ORDER BY r.id DESC LIMIT ")
+                .push_bind(most);
+            let found = query.fetch_all(tx).await?;
+            Ok(history(found, below, end.now, period, slices, most))
+        })
+        .await
+    }
+
+    async fn longest_waiting(
+        &self,
+        binding: &Binding,
+        limit: u32,
+    ) -> Result<Vec<WaitingRun>, StoreError> {
+        let mut query = Statement::from(WAITING);
+        push_binding(&mut query, "r", binding);
+        // In the order of the index; a run that was recorded first has the smaller id.
+        query.push_text(" ORDER BY r.id LIMIT ").push_bind(limit);
+        Ok(waiting(fetch_all(self, query).await?))
+    }
+}
+
 from_row! {
     /// A connection, its latest report, all NULL where there is none, and its active run.
     #[derive(Debug)]
-    pub(super) struct StateRow {
+    struct StateRow {
         latest_run_id: Option<i64>,
         latest_fingerprint: Option<String>,
         latest_overall: Option<String>,
@@ -77,7 +289,7 @@ impl TryFrom<StateRow> for ConnectionState {
 
 from_row! {
     #[derive(Debug)]
-    pub(super) struct ConnectionCountsRow {
+    struct ConnectionCountsRow {
         total: i64,
         disabled: i64,
         unusable: i64,
@@ -106,7 +318,7 @@ impl From<ConnectionCountsRow> for ConnectionCounts {
 
 from_row! {
     #[derive(Debug)]
-    pub(super) struct TrendRow {
+    struct TrendRow {
         connection_id: i64,
         operation_run_id: i64,
         status: Text,
@@ -137,15 +349,15 @@ impl TryFrom<TrendRow> for TrendPoint {
 from_row! {
     /// The database's time, and where its table of runs ends.
     #[derive(Debug)]
-    pub(super) struct EndRow {
-        pub now: DateTime<Utc>,
+    struct EndRow {
+        now: DateTime<Utc>,
         newest: Option<i64>,
     }
 }
 
 impl EndRow {
     /// Only runs above this id are looked at.
-    pub fn floor(&self, most: u32) -> i64 {
+    fn floor(&self, most: u32) -> i64 {
         self.newest
             .unwrap_or(0)
             .saturating_sub(i64::from(most).saturating_mul(ROWS_PER_RUN))
@@ -155,7 +367,7 @@ impl EndRow {
 
 from_row! {
     #[derive(Debug)]
-    pub(super) struct CompletedRow {
+    struct CompletedRow {
         outcome: Option<Text>,
         created_at: Option<Time>,
         completed_at: Option<Time>,
@@ -164,7 +376,7 @@ from_row! {
 
 /// A history of rows that were read newest first. `below` is when the last row was recorded that is
 /// too old to be looked at, if there is one.
-pub(super) fn history(
+fn history(
     rows: Vec<CompletedRow>,
     below: Option<Time>,
     now: DateTime<Utc>,
@@ -196,7 +408,7 @@ pub(super) fn history(
 
 from_row! {
     #[derive(Debug)]
-    pub(super) struct WaitingRow {
+    struct WaitingRow {
         id: i64,
         workspace_id: Option<i64>,
         tenant_id: Option<i64>,
@@ -205,7 +417,7 @@ from_row! {
 }
 
 /// Longest first. The age is negative where the application's clock is ahead of the database's.
-pub(super) fn waiting(rows: Vec<WaitingRow>) -> Vec<WaitingRun> {
+fn waiting(rows: Vec<WaitingRow>) -> Vec<WaitingRun> {
     let mut runs: Vec<WaitingRun> = rows
         .into_iter()
         .map(|row| WaitingRun {

@@ -15,4 +15,32 @@ macro_rules! sql {
         $crate::store::sql::sql!(@ [] $($part)+)
     };
 }
-pub(super) use sql;
+
+/// Joins texts and macros into the statement for one database. Each macro gets its name, `postgres` or
+/// `sqlite`, before its own arguments: see `dialect`.
+macro_rules! sql_for {
+    (@ $db:ident [$($done:expr),*]) => {
+        concat!($($done),*)
+    };
+    (@ $db:ident [$($done:expr),*] $text:literal $($rest:tt)*) => {
+        $crate::store::sql::sql_for!(@ $db [$($done,)* $text] $($rest)*)
+    };
+    (@ $db:ident [$($done:expr),*] $name:ident ! ($($argument:tt)*) $($rest:tt)*) => {
+        $crate::store::sql::sql_for!(@ $db [$($done,)* $name!($db $($argument)*)] $($rest)*)
+    };
+    ($db:ident $($part:tt)+) => {
+        $crate::store::sql::sql_for!(@ $db [] $($part)+)
+    };
+}
+
+/// Joins texts and macros into an [`Sql`](crate::store::statement::Sql): the statement for each database.
+macro_rules! both {
+    ($($part:tt)+) => {
+        $crate::store::statement::Sql {
+            postgres: $crate::store::sql::sql_for!(postgres $($part)+),
+            sqlite: $crate::store::sql::sql_for!(sqlite $($part)+),
+        }
+    };
+}
+
+pub(super) use {both, sql, sql_for};

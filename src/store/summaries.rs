@@ -1,19 +1,155 @@
-//! Runs as lists show them, for both databases. Statements cut every text, so that a row is small
-//! whatever a producer wrote.
+//! Runs as lists and live streams read them: a few columns and members, never a whole context. Statements cut
+//! every text, so that a row is small whatever a producer wrote.
 
+use super::bounds::{connection_of_context, is_listed, is_shown, member};
+use super::dialect::{at, run_type};
+use super::filters::{push_binding, push_run_filter};
 use super::from_row::from_row;
-use super::rows::name;
+use super::rows::{self, name};
+use super::sql::{both, sql_for};
+use super::sql_store::{SqlStore, fetch_all, fetch_optional};
+use super::statement::{Sql, Statement};
 use super::tolerant_decoding::{Text, Time};
+use crate::domain::access::Binding;
 use crate::domain::report::SCHEMA_VERSION;
 use crate::domain::run::{ReportPresence, RunState, RunStatus, RunSummary};
 use crate::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
+use crate::ports::runs::{RunFilter, SummaryStore};
 use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+
+/// Before the statement that chooses the rows of a page...
+const SUMMARIES: Sql = Sql {
+    postgres: sql_for!(
+        postgres "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
+                p.completed_at, l.listed, " member!("x.context", provider_connection_id)
+        " AS connection, " member!("x.context", provider) " AS provider, "
+        member!("x.context", module) " AS module, "
+        member!("x.context", target_scope entra_tenant_name)
+        " AS display_name, jsonb_typeof(v.report) AS report_type, " member!("v.report", schema_version)
+        " AS schema_version, " member!("v.report", summary overall) " AS overall, "
+        member!("v.report", fingerprint) " AS fingerprint, "
+        member!("v.report", summary counts fail) " AS failed, "
+        member!("v.report", summary counts warn) " AS warned,
+         (SELECT left(k.c ->> 'reason_code', 300)
+          FROM jsonb_array_elements(CASE WHEN jsonb_typeof(v.report -> 'checks') = 'array'
+                                         THEN v.report -> 'checks' ELSE '[]' END)
+              WITH ORDINALITY AS k (c, place)
+          WHERE k.c -> 'status' IN ('\"fail\"', '\"warn\"')
+            AND jsonb_typeof(k.c -> 'reason_code') = 'string'
+          ORDER BY k.c -> 'status' <> '\"fail\"',
+                   k.c -> 'status' = '\"fail\"' AND k.c -> 'blocking' = 'true' DESC,
+                   array_position(ARRAY['\"critical\"', '\"high\"', '\"medium\"', '\"low\"',
+                                        '\"info\"']::jsonb[], k.c -> 'severity') NULLS LAST,
+                   k.place LIMIT 1) AS main_reason FROM ("
+    ),
+    sqlite: sql_for!(
+        sqlite "SELECT p.id, p.workspace_id, p.tenant_id, p.status, p.outcome, p.created_at, p.started_at,
+                p.completed_at, p.listed, " member!("p.context", provider_connection_id)
+        " AS connection, " member!("p.context", provider) " AS provider, "
+        member!("p.context", module) " AS module, "
+        member!("p.context", target_scope entra_tenant_name)
+        " AS display_name, json_type(p.context, '$.verification_report') AS report_type, "
+        member!("p.context", verification_report schema_version) " AS schema_version, "
+        member!("p.context", verification_report summary overall) " AS overall, "
+        member!("p.context", verification_report fingerprint) " AS fingerprint, "
+        member!("p.context", verification_report summary counts fail) " AS failed, "
+        member!("p.context", verification_report summary counts warn) " AS warned,
+         (SELECT substr(CAST(k.value ->> 'reason_code' AS TEXT), 1, 300)
+          FROM json_each(p.context, '$.verification_report.checks') k
+          WHERE k.type = 'object' AND json_type(p.context, '$.verification_report.checks') = 'array'
+            AND k.value ->> 'status' IN ('fail', 'warn')
+            AND json_type(k.value, '$.reason_code') = 'text'
+          ORDER BY k.value ->> 'status' <> 'fail',
+                   k.value ->> 'status' = 'fail' AND json_type(k.value, '$.blocking') = 'true' DESC,
+                   CASE k.value ->> 'severity' WHEN 'critical' THEN 1 WHEN 'high' THEN 2
+                       WHEN 'medium' THEN 3 WHEN 'low' THEN 4 WHEN 'info' THEN 5 ELSE 6 END,
+                   k.key LIMIT 1) AS main_reason
+         FROM (SELECT *, CASE WHEN listed THEN stored END AS context FROM ("
+    ),
+};
+
+/// ...and after it. In PostgreSQL each context is unpacked once.
+const OF_PAGE: Sql = Sql {
+    postgres: sql_for!(
+        postgres ") p CROSS JOIN LATERAL (SELECT coalesce(" is_listed!("p.context") ", true) AS listed OFFSET 0) l
+         CROSS JOIN LATERAL (SELECT CASE WHEN l.listed THEN p.context #> '{}' END AS context OFFSET 0) x
+         CROSS JOIN LATERAL (SELECT x.context -> 'verification_report' AS report OFFSET 0) v
+         ORDER BY p.id DESC"
+    ),
+    sqlite: ")) p ORDER BY p.id DESC",
+};
+
+/// Leaves out the rows that `invalid_runs` lists: one of them must not prevent the list.
+macro_rules! listed {
+    ($db:ident) => {
+        sql_for!($db " FROM operation_runs r WHERE r.type = " run_type!() " AND " is_shown!())
+    };
+}
+
+const RUNS: Sql = Sql {
+    postgres: sql_for!(
+        postgres "SELECT r.id, r.workspace_id, r.tenant_id, r.status, r.outcome, r.context, "
+        at!("r.created_at") " AS created_at, " at!("r.started_at") " AS started_at, "
+        at!("r.completed_at") " AS completed_at" listed!()
+    ),
+    sqlite: sql_for!(
+        sqlite "SELECT id, workspace_id, tenant_id, status, outcome, " is_listed!("context")
+        " AS listed, CASE WHEN " is_listed!("context")
+        " THEN context END AS stored, created_at, started_at, completed_at" listed!()
+    ),
+};
+
+const STATES: Sql = both!("SELECT r.id, r.workspace_id, r.tenant_id, r.status" listed!());
+
+/// In SQLite as the index has it, which reads contexts of every size.
+const OF_CONNECTION: Sql = Sql {
+    postgres: sql_for!(
+        postgres " AND " is_listed!("r.context") " AND " connection_of_context!("r.context") " = "
+    ),
+    sqlite: sql_for!(sqlite " AND " connection_of_context!("context") " = "),
+};
+
+#[async_trait]
+impl<S: SqlStore> SummaryStore for S {
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunSummary>, StoreError> {
+        let mut query = Statement::from(SUMMARIES);
+        query.push(RUNS);
+        push_run_filter(&mut query, filter, OF_CONNECTION);
+        query.push(OF_PAGE);
+        rows::all(fetch_all::<SummaryRow>(self, query).await?)
+    }
+
+    async fn run_summary(&self, id: RunId) -> Result<Option<RunSummary>, StoreError> {
+        let mut query = Statement::from(SUMMARIES);
+        query.push(RUNS).push_text(" AND r.id = ").push_bind(id.0);
+        query.push(OF_PAGE);
+        let found: Option<SummaryRow> = fetch_optional(self, query).await?;
+        found.map(TryInto::try_into).transpose()
+    }
+
+    async fn run_state(&self, id: RunId) -> Result<Option<RunState>, StoreError> {
+        let mut query = Statement::from(STATES);
+        query.push_text(" AND r.id = ").push_bind(id.0);
+        let found: Option<StateRow> = fetch_optional(self, query).await?;
+        found.map(TryInto::try_into).transpose()
+    }
+
+    async fn run_states(&self, binding: &Binding, limit: u32) -> Result<Vec<RunState>, StoreError> {
+        let mut query = Statement::from(STATES);
+        push_binding(&mut query, "r", binding);
+        query
+            .push_text(" ORDER BY r.id DESC LIMIT ")
+            .push_bind(limit);
+        rows::all(fetch_all::<StateRow>(self, query).await?)
+    }
+}
 
 from_row! {
     /// A run without its context; `listed` is false where that is too large for a list. `report_type` is
     /// as JSON calls it; it and what follows are NULL where there is no report.
     #[derive(Debug)]
-    pub(super) struct SummaryRow {
+    struct SummaryRow {
         id: i64,
         workspace_id: Option<i64>,
         tenant_id: Option<i64>,
@@ -108,7 +244,7 @@ fn version(version: Option<&str>) -> ReportPresence {
 
 from_row! {
     #[derive(Debug)]
-    pub(super) struct StateRow {
+    struct StateRow {
         id: i64,
         workspace_id: Option<i64>,
         tenant_id: Option<i64>,

@@ -9,10 +9,11 @@ use metrics::{HistogramFn, Key};
 use metrics_exporter_prometheus::formatting::{
     sanitize_label_key, sanitize_label_value, write_help_line, write_type_line,
 };
+use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 /// Buckets of durations, seconds.
 const SECONDS: &[f64] = &[
@@ -78,21 +79,15 @@ pub(super) struct Histograms {
 
 impl Histograms {
     pub(super) fn describe(&self, name: &str, description: &str) {
-        let mut all = self
-            .descriptions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.descriptions.write();
         all.insert(name.to_owned(), description.to_owned());
     }
 
     /// Returns the histogram of this name with these labels, and creates it at first.
     pub(super) fn of(&self, key: &Key) -> metrics::Histogram {
-        let there = {
-            let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-            all.get(key).cloned()
-        };
+        let there = self.all.read().get(key).cloned();
         let buckets = there.unwrap_or_else(|| {
-            let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+            let mut all = self.all.write();
             let new = || Arc::new(Buckets::new(bounds_of(key.name())));
             Arc::clone(all.entry(key.to_retained()).or_insert_with(new))
         });
@@ -102,17 +97,11 @@ impl Histograms {
     /// Writes all of them in the Prometheus text format.
     pub(super) fn render(&self, text: &mut String) {
         let mut families: BTreeMap<String, BTreeMap<String, Arc<Buckets>>> = BTreeMap::new();
-        {
-            let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-            for (key, buckets) in all.iter() {
-                let family = families.entry(key.name().to_owned()).or_default();
-                family.insert(labels_of(key), Arc::clone(buckets));
-            }
+        for (key, buckets) in self.all.read().iter() {
+            let family = families.entry(key.name().to_owned()).or_default();
+            family.insert(labels_of(key), Arc::clone(buckets));
         }
-        let descriptions = self
-            .descriptions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let descriptions = self.descriptions.read();
         for (name, by_labels) in families {
             if let Some(description) = descriptions.get(&name) {
                 write_help_line(text, &name, None, None, description);

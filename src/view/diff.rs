@@ -3,8 +3,9 @@
 use super::report::read;
 use super::words;
 use crate::domain::names::text_enum;
+pub use crate::domain::report::diff::CheckChange;
 use crate::domain::report::diff::{Change, diff};
-use crate::domain::report::{Check, Overall, Report};
+use crate::domain::report::{Overall, Report};
 use crate::domain::run::OperationRun;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -69,16 +70,6 @@ pub struct ChangeCounts {
     pub unchanged: usize,
 }
 
-/// One check, before and now.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub struct CheckChange {
-    pub key: String,
-    #[schema(inline)]
-    pub change: Change,
-    pub before: Option<Check>,
-    pub now: Option<Check>,
-}
-
 impl CheckChange {
     /// How it compares, for people.
     pub const fn change_words(&self) -> &'static str {
@@ -87,12 +78,12 @@ impl CheckChange {
 
     /// What the check found before, in short.
     pub fn found_before(&self) -> String {
-        words::finding(self.before.as_ref())
+        words::finding(self.before.as_ref(), self.now.as_ref())
     }
 
     /// What the check found now, in short.
     pub fn found_now(&self) -> String {
-        words::finding(self.now.as_ref())
+        words::finding(self.now.as_ref(), self.before.as_ref())
     }
 
     /// The newer of its titles.
@@ -146,19 +137,14 @@ impl DiffView {
         self.state = DiffState::Compared;
         self.unchanged = before.fingerprint == now.fingerprint;
         self.overall_before = Some(before.summary.overall);
-        for row in diff(before, now) {
+        self.checks = diff(before, now);
+        for row in &self.checks {
             match row.change {
                 Change::New => self.counts.new += 1,
                 Change::Changed => self.counts.changed += 1,
                 Change::Gone => self.counts.gone += 1,
                 Change::Unchanged => self.counts.unchanged += 1,
             }
-            self.checks.push(CheckChange {
-                key: row.key.to_owned(),
-                change: row.change,
-                before: row.before.cloned(),
-                now: row.now.cloned(),
-            });
         }
     }
 }

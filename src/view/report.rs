@@ -153,10 +153,7 @@ pub(super) fn read(run: &OperationRun) -> Result<Report, ReportState> {
             schema_version: redact::clean(version, 20),
         });
     }
-    schema::validate(document).map_err(|problems| ReportState::Unreadable { problems })?;
-    serde_json::from_value(document.clone()).map_err(|error| ReportState::Unreadable {
-        problems: vec![error.to_string()],
-    })
+    schema::parse(document).map_err(|problems| ReportState::Unreadable { problems })
 }
 
 /// `1.5` of `1.5.0`; None where it is no version.

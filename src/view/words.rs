@@ -2,7 +2,7 @@
 
 use crate::domain::connection_facts::ExpirySource;
 use crate::domain::names::text_enum;
-use crate::domain::report::diff::Change;
+use crate::domain::report::diff::{Change, stable_evidence};
 use crate::domain::report::{Check, CheckStatus, Severity};
 use crate::domain::run::{Outcome, RunStatus};
 use chrono::{DateTime, Utc};
@@ -79,14 +79,48 @@ pub const fn change(change: Change) -> &'static str {
     }
 }
 
-/// What a check found, in short: its status, and the reason where there is one.
-pub fn finding(check: Option<&Check>) -> String {
-    match check {
-        None => "–".to_owned(),
-        Some(check) => match check.reason_code {
-            Some(reason) => format!("{} ({reason})", check.status),
-            None => check.status.to_string(),
-        },
+/// What a check found, in short: its status, and the reason where there is one. Where `other`, the same check of
+/// the other report, has both alike: what else differs from it.
+pub fn finding(check: Option<&Check>, other: Option<&Check>) -> String {
+    let Some(check) = check else {
+        return "–".to_owned();
+    };
+    let same =
+        |other: &&Check| (other.status, other.reason_code) == (check.status, check.reason_code);
+    if let Some(other) = other.filter(same) {
+        return differing(check, other);
+    }
+    match check.reason_code {
+        Some(reason) => format!("{} ({reason})", check.status),
+        None => check.status.to_string(),
+    }
+}
+
+/// What a check has and the other one has not, of what a fingerprint is made of.
+fn differing(check: &Check, other: &Check) -> String {
+    let others = stable_evidence(other);
+    let evidence = stable_evidence(check)
+        .into_iter()
+        .filter(|e| !others.contains(e));
+    let mut parts: Vec<String> = evidence
+        .map(|e| format!("{} {}", e.kind, e.value))
+        .collect();
+    if check.severity != other.severity {
+        parts.push(format!("severity {}", check.severity));
+    }
+    if check.blocking != other.blocking {
+        parts.push(
+            if check.blocking {
+                "blocking"
+            } else {
+                "not blocking"
+            }
+            .to_owned(),
+        );
+    }
+    match parts.is_empty() {
+        true => "–".to_owned(),
+        false => parts.join(", "),
     }
 }
 
@@ -125,6 +159,41 @@ pub fn span(milliseconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::report::{Evidence, EvidenceKind};
+
+    #[test]
+    fn a_finding_of_the_same_status_is_told_by_what_changed() {
+        let found = |count: u32, severity, blocking| Check {
+            key: "a.b".into(),
+            title: "A".into(),
+            status: CheckStatus::Pass,
+            message: "m".into(),
+            blocking,
+            evidence: vec![
+                Evidence::new(EvidenceKind::Source, "x"),
+                Evidence::new(EvidenceKind::Count, count),
+                Evidence::new(EvidenceKind::RequestId, count),
+            ],
+            severity,
+            next_steps: Vec::new(),
+            reason_code: None,
+        };
+        let now = found(4, Severity::Low, true);
+        for (before, words, now_words) in [
+            (found(3, Severity::Low, true), "count 3", "count 4"),
+            (
+                found(4, Severity::High, true),
+                "severity high",
+                "severity low",
+            ),
+            (found(4, Severity::Low, false), "not blocking", "blocking"),
+        ] {
+            assert_eq!(finding(Some(&before), Some(&now)), words);
+            assert_eq!(finding(Some(&now), Some(&before)), now_words);
+        }
+        assert_eq!(finding(Some(&now), None), "pass");
+        assert_eq!(finding(None, Some(&now)), "–");
+    }
 
     #[test]
     fn spans_have_one_unit() {

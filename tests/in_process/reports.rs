@@ -198,7 +198,7 @@ proptest! {
         let rows = diff(&before, &now);
         let differing: Vec<_> = rows.iter().filter(|r| r.change != Change::Unchanged).collect();
         prop_assert_eq!(differing.len(), 1);
-        prop_assert_eq!(differing[0].key, check.as_str());
+        prop_assert_eq!(differing[0].key.as_str(), check.as_str());
     }
 
     /// Whatever is in the draft, what comes out is valid, and a draft that was not is replaced.

@@ -3,7 +3,7 @@
 
 /// One application permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AppRole {
+pub struct AppRole {
     pub name: &'static str,
     pub id: &'static str,
 }
@@ -12,7 +12,7 @@ macro_rules! app_roles {
     ($($constant:ident = $name:literal, $id:literal;)+) => {
         $(pub(crate) const $constant: AppRole = AppRole { name: $name, id: $id };)+
         /// Every permission that the simulated Graph offers.
-        pub(crate) const OFFERED: &[AppRole] = &[$($constant),+];
+        pub const OFFERED: &[AppRole] = &[$($constant),+];
     };
 }
 

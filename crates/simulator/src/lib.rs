@@ -25,6 +25,7 @@ mod state;
 mod tenants;
 mod tokens;
 
+pub use app_roles::OFFERED as GRAPH_ROLES;
 pub use calls::{Calls, Endpoint};
 pub use directory::{LINE_OF_BUSINESS_APP_ID, graph_service_principal_id, service_principal_id};
 pub use federation::{FEDERATED_AUDIENCE, FEDERATED_SUBJECT};

@@ -1,6 +1,9 @@
-//! Settings, a connection and a target for the Microsoft provider.
+//! Settings, a connection, a target and a directory for the Microsoft provider.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
@@ -12,11 +15,41 @@ use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
 use verifyd::ports::clock::Clock;
 use verifyd::ports::provider::Target;
 use verifyd::provider::microsoft::{CloudSettings, MicrosoftSettings, Pauses};
+use verifyd_simulator::GRAPH_ROLES;
 
 /// The directory that is asked for.
 pub const TENANT: &str = "11111111-2222-4333-8444-555555555555";
 /// The application that asks.
 pub const CLIENT: &str = "66666666-7777-4888-8999-aaaaaaaaaaaa";
+
+/// The application's service principal in the directory.
+pub const SERVICE_PRINCIPAL: &str = "0a0a0a0a-0000-4000-8000-000000000001";
+/// The service principal of Graph in the directory.
+pub const GRAPH_RESOURCE: &str = "0b0b0b0b-0000-4000-8000-000000000002";
+/// The app id of Graph.
+pub const GRAPH_APP: &str = "00000003-0000-0000-c000-000000000000";
+
+/// Id of the application permission on Graph with this name.
+pub fn role_id(name: &str) -> &'static str {
+    let role = GRAPH_ROLES.iter().find(|role| role.name == name);
+    role.unwrap_or_else(|| panic!("no permission {name:?}")).id
+}
+
+/// The application permissions of Graph, as a service principal lists them.
+pub fn app_roles() -> Value {
+    let roles = GRAPH_ROLES.iter();
+    roles
+        .map(|role| json!({"id": role.id, "value": role.name}))
+        .collect()
+}
+
+/// A token with these claims: a JWT whose signature means nothing.
+pub fn jwt(claims: &Value) -> String {
+    format!(
+        "eyJhbGciOiJub25lIn0.{}.canarysignature",
+        URL_SAFE_NO_PAD.encode(claims.to_string())
+    )
+}
 
 /// 2026-01-01T00:00:00Z, always.
 pub struct Still;

@@ -31,6 +31,7 @@ pub fn settings(folder: &std::path::Path, simulator: &RunningSimulator) -> Setti
     let mut settings = Settings::load(Sources::default()).unwrap();
     settings.database.url =
         SecretString::from(format!("sqlite://{}", folder.join("verifyd.db").display()));
+    settings.database.acquire_timeout = Duration::from_secs(300);
     // Workers of tests beat once. However busy the machine is, that lasts for a test.
     settings.worker.dead_after = Duration::from_secs(600);
     let microsoft = &mut settings.microsoft;

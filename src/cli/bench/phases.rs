@@ -75,7 +75,7 @@ impl Phases<'_> {
         let working = self.work();
         self.warm_up(&connections).await?;
         let latency = self.latency(&connections).await?;
-        let idle = (self.database().await?, self.queue().await?);
+        let idle = self.round_trips().await?;
         working.stop().await?;
 
         let (enqueue, first) = self.enqueue(&connections).await?;
@@ -104,8 +104,7 @@ impl Phases<'_> {
         let mut connections = Vec::new();
         for number in 1..=self.args.tenants {
             let new = simulated::connection(number, "Measured", Scenario::HealthyIntune);
-            let secret = Some(simulated::secret());
-            let id = simulated::add(self.services, &new, secret, None).await?;
+            let id = simulated::add(self.services, &new).await?;
             let (connection, _) = store.connection(id).await?.context("just added")?;
             connections.push(connection);
         }
@@ -130,7 +129,7 @@ impl Phases<'_> {
         let services = self.services;
         let mut completions = services.store.completions();
         let mut samples = Vec::new();
-        let progress = bar(self.args.latency_samples.into());
+        let progress = ProgressBar::new(self.args.latency_samples.into());
         for i in 0..self.args.latency_samples as usize {
             tokio::time::sleep(PAUSE).await;
             let connection = &connections[i % connections.len()];
@@ -190,7 +189,7 @@ impl Phases<'_> {
     async fn drain(&self, first: RunId, idle: (f64, f64)) -> anyhow::Result<(Load, Drain)> {
         let runs = self.args.runs;
         let mut completions = self.services.store.completions();
-        let progress = bar(runs.into());
+        let progress = ProgressBar::new(runs.into());
         let (provider, in_work) = (self.provider.seconds(), self.run_seconds());
         let cpu = Cpu::read();
         let began = Instant::now();
@@ -293,20 +292,15 @@ impl Phases<'_> {
         Ok(milliseconds(began))
     }
 
-    async fn database(&self) -> anyhow::Result<f64> {
-        let mut samples = Vec::new();
+    /// Medians of round trips to the database and to the queue.
+    async fn round_trips(&self) -> anyhow::Result<(f64, f64)> {
+        let (mut database, mut queue) = (Vec::new(), Vec::new());
         for _ in 0..ROUND_TRIPS {
-            samples.push(self.one_database().await?);
+            database.push(self.one_database().await?);
+            queue.push(self.one_queue().await?);
         }
-        median(samples).context("no round trip")
-    }
-
-    async fn queue(&self) -> anyhow::Result<f64> {
-        let mut samples = Vec::new();
-        for _ in 0..ROUND_TRIPS {
-            samples.push(self.one_queue().await?);
-        }
-        median(samples).context("no round trip")
+        let medians = median(database).zip(median(queue));
+        medians.context("no round trip")
     }
 
     /// From claim to completion, of all runs of this process so far.
@@ -353,10 +347,6 @@ async fn completed(
         seen(more);
     }
     Ok(())
-}
-
-fn bar(length: u64) -> ProgressBar {
-    ProgressBar::new(length)
 }
 
 fn milliseconds(began: Instant) -> f64 {

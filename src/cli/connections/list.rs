@@ -66,9 +66,9 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
             connection.title.clone(),
             connection.tenant_id.to_string(),
             render::clean(&connection.provider),
-            render::clean(connection.cloud.as_deref().unwrap_or("–")),
+            output::or_dash(connection.cloud.as_deref().map(render::clean)),
             connection.status.to_string(),
-            latest.map_or_else(|| "–".to_owned(), |l| render::overall(&l.overall)),
+            output::or_dash(latest.map(|l| render::overall(&l.overall))),
             latest.map_or_else(
                 || "never".to_owned(),
                 |l| format!("{} ago", output::age(now, l.completed_at)),
@@ -101,8 +101,5 @@ pub(super) async fn list(services: &Services, args: &ConnectionsListArgs) -> any
 
 /// The day on which a credential expires, in a word where there is none.
 pub(super) fn expires(at: Option<DateTime<Utc>>, source: Option<ExpirySource>) -> String {
-    at.map_or_else(
-        || words::expiry(at, source).to_owned(),
-        |at| at.format("%Y-%m-%d").to_string(),
-    )
+    at.map_or_else(|| words::expiry(at, source).to_owned(), output::day)
 }

@@ -81,59 +81,25 @@ const fn flawed(name: &'static str, flaw: Flaw) -> DemoConnection {
     }
 }
 
+use SignsInBy::{Certificate, FederatedToken, Secret};
+
 /// The demo's connections, in the order of its table.
 pub const CONNECTIONS: &[DemoConnection] = &[
-    part("Harbour Logistics", Scenario::Healthy, SignsInBy::Secret),
-    part(
-        "Alpine Clinics",
-        Scenario::HealthyIntune,
-        SignsInBy::Certificate,
-    ),
+    part("Harbour Logistics", Scenario::Healthy, Secret),
+    part("Alpine Clinics", Scenario::HealthyIntune, Certificate),
     part(
         "Northern Schools",
         Scenario::HealthyReadWrite,
-        SignsInBy::FederatedToken,
+        FederatedToken,
     ),
-    part(
-        "Riverside Bank",
-        Scenario::PermissionMissing,
-        SignsInBy::Secret,
-    ),
-    part(
-        "Meadow Foods",
-        Scenario::PermissionPropagating,
-        SignsInBy::Secret,
-    ),
-    part(
-        "Granite Insurance",
-        Scenario::SecretExpired,
-        SignsInBy::Secret,
-    ),
-    part(
-        "Lighthouse Media",
-        Scenario::ConsentMissing,
-        SignsInBy::Certificate,
-    ),
-    part(
-        "Orchard Retail",
-        Scenario::IdentityMismatch,
-        SignsInBy::Secret,
-    ),
-    part(
-        "Summit Railways",
-        Scenario::IntuneNotLicensed,
-        SignsInBy::Secret,
-    ),
-    part(
-        "Coastal Energy",
-        Scenario::ConditionalAccessBlocked,
-        SignsInBy::Secret,
-    ),
-    part(
-        "Valley Builders",
-        Scenario::ThrottledBriefly,
-        SignsInBy::Secret,
-    ),
+    part("Riverside Bank", Scenario::PermissionMissing, Secret),
+    part("Meadow Foods", Scenario::PermissionPropagating, Secret),
+    part("Granite Insurance", Scenario::SecretExpired, Secret),
+    part("Lighthouse Media", Scenario::ConsentMissing, Certificate),
+    part("Orchard Retail", Scenario::IdentityMismatch, Secret),
+    part("Summit Railways", Scenario::IntuneNotLicensed, Secret),
+    part("Coastal Energy", Scenario::ConditionalAccessBlocked, Secret),
+    part("Valley Builders", Scenario::ThrottledBriefly, Secret),
     flawed("Old Town Hotels", Flaw::Disabled),
     flawed("Island Ferries", Flaw::CredentialExpired),
     flawed("Forest Paper", Flaw::NoCredential),

@@ -2,17 +2,17 @@
 
 use super::connections::CONNECTIONS;
 use super::{Demo, watch};
-use crate::cli::{output, simulated, stop};
+use crate::cli::{output, simulated};
 use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
-use crate::domain::connection::{ConnectionStatus, ProviderConnection};
-use crate::domain::{ConnectionId, RunId, token};
+use crate::domain::connection::ConnectionStatus;
+use crate::domain::{ConnectionId, RunId};
 use crate::http;
 use crate::http::health::Health;
 use crate::operations::acknowledge::{Request, acknowledge};
+use crate::operations::connections::set_credential;
+use crate::operations::tokens::{TokenRequest, create_token};
 use crate::operations::{CheckRequest, OperationError, start_check};
-use crate::ports::access::NewToken;
-use crate::telemetry::metrics;
 use crate::view::RunView;
 use anyhow::Context as _;
 use chrono::TimeDelta;
@@ -54,12 +54,7 @@ impl Demo<'_> {
     async fn add_slow(&self) -> anyhow::Result<ConnectionId> {
         let number = u32::try_from(CONNECTIONS.len() + 1)?;
         let new = simulated::connection(number, SLOW, Scenario::Slow);
-        simulated::add(self.services, &new, Some(simulated::secret()), None).await
-    }
-
-    async fn row(&self, id: ConnectionId) -> anyhow::Result<ProviderConnection> {
-        let found = self.services.store.connection(id).await?;
-        Ok(found.context("a connection of the demo is gone")?.0)
+        Ok(simulated::add(self.services, &new).await?)
     }
 
     async fn check(&self, connection: ConnectionId) -> Result<RunId, OperationError> {
@@ -83,14 +78,10 @@ impl Demo<'_> {
     }
 
     async fn set_secret(&self, id: ConnectionId, expires_in: TimeDelta) -> anyhow::Result<()> {
-        let connection = self.row(id).await?;
+        let (store, vault) = (self.services.store.as_ref(), self.services.vault.as_ref());
         let expires_at = self.services.clock.now() + expires_in;
-        let sealed = self.services.vault.seal(
-            connection.binding(),
-            &simulated::secret(),
-            Some(expires_at),
-        )?;
-        self.services.store.set_credential(id, &sealed).await?;
+        let secret = simulated::secret();
+        set_credential(store, vault, id, &secret, Some(expires_at)).await?;
         Ok(())
     }
 
@@ -163,19 +154,15 @@ impl Demo<'_> {
     }
 
     /// Creates a token with all scopes, for as long as the demo's database exists.
-    async fn token(&self) -> anyhow::Result<SecretString> {
-        let token = token::fresh()?;
-        let hash = token::hash(token.expose_secret()).context("a fresh token is recognised")?;
-        self.services
-            .store
-            .add_token(&NewToken {
-                name: "demo".to_owned(),
-                hash,
-                scopes: vec![Scope::Read, Scope::Run, Scope::Admin],
-                binding: Binding::EVERYTHING,
-                expires_at: None,
-            })
-            .await?;
+    async fn token(&self) -> Result<SecretString, OperationError> {
+        let request = TokenRequest {
+            name: "demo".to_owned(),
+            scopes: vec![Scope::Read, Scope::Run, Scope::Admin],
+            binding: Binding::EVERYTHING,
+            expires_at: None,
+        };
+        let now = self.services.clock.now();
+        let (_, token) = create_token(self.services.store.as_ref(), request, now).await?;
         Ok(token)
     }
 }
@@ -188,23 +175,9 @@ fn place(name: &str) -> anyhow::Result<ConnectionId> {
     ))
 }
 
-/// Creates what the health endpoints look at; before the worker is started.
-pub(super) fn health(
-    services: &crate::app::Services,
-    worker: &crate::engine::worker::Worker,
-    stop: &CancellationToken,
-) -> anyhow::Result<Arc<Health>> {
-    Ok(services.health(worker, metrics::install()?, stop.clone()))
-}
-
 /// Binds before anything else, so that a port that is taken shows at once.
 pub(super) async fn bind(listen: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(listen)
         .await
         .with_context(|| format!("--listen {listen}: choose another one, such as 127.0.0.1:0"))
-}
-
-/// The token that a signal to end sets.
-pub(super) fn until_a_signal() -> anyhow::Result<CancellationToken> {
-    Ok(stop::on_signals()?)
 }

@@ -4,7 +4,7 @@ mod connections;
 mod keep;
 
 use super::args::DemoArgs;
-use super::{output, render, simulate, simulated};
+use super::{exit, output, render, simulate, simulated, stop};
 use crate::app::Services;
 use crate::config::{Settings, Sources};
 use crate::credentials::credential_from_pem;
@@ -14,6 +14,7 @@ use crate::domain::run::OperationRun;
 use crate::domain::{Reason, RunId, RunStatus};
 use crate::operations::start_check::context_for;
 use crate::ports::store::NewRun;
+use crate::telemetry::metrics;
 use crate::view::RunView;
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta};
@@ -40,7 +41,7 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         CONNECTIONS.len()
     );
     let kept = match args.keep {
-        true => Some((keep::bind(args.listen).await?, keep::until_a_signal()?)),
+        true => Some((keep::bind(args.listen).await?, stop::on_signals()?)),
         false => None,
     };
     let folder = tempfile::tempdir().context("no temporary folder can be made")?;
@@ -55,7 +56,7 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let demo = Demo::set(&services, &simulator, folder.path())?;
     let stop = CancellationToken::new();
     let worker = services.worker();
-    let health = keep::health(&services, &worker, &stop);
+    let health = services.health(&worker, metrics::install()?, stop.clone());
     let worker = tokio::spawn(worker.run(stop.clone()));
     let began = Instant::now();
     let mut ids = Vec::with_capacity(CONNECTIONS.len());
@@ -83,17 +84,13 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     ));
     if let Some((listener, ended)) = kept {
         demo.history().await?;
-        demo.keep(listener, health?, ended).await?;
+        demo.keep(listener, health, ended).await?;
     }
     stop.cancel();
     worker.await?.context("the worker")?;
     services.store.close().await;
     simulator.shutdown().await;
-    Ok(if as_expected == finished.len() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(exit::passed(as_expected == finished.len()))
 }
 
 /// Returns the built-in defaults, independent of the environment, with the simulator as another cloud.
@@ -152,11 +149,11 @@ impl<'a> Demo<'a> {
     async fn enqueue(&self, i: usize, part: &DemoConnection) -> anyhow::Result<RunId> {
         let store = &self.services.store;
         let number = u32::try_from(i + 1)?;
-        let expires_at = (part.flaw == Some(Flaw::CredentialExpired))
+        let mut new = simulated::connection(number, part.name, part.scenario);
+        new.credential = self.credential(part);
+        new.expires_at = (part.flaw == Some(Flaw::CredentialExpired))
             .then(|| self.services.clock.now() - TimeDelta::days(12));
-        let new = simulated::connection(number, part.name, part.scenario);
-        let credential = self.credential(part);
-        let id = simulated::add(self.services, &new, credential, expires_at).await?;
+        let id = simulated::add(self.services, &new).await?;
         if part.flaw == Some(Flaw::Disabled) {
             store
                 .set_connection_status(id, ConnectionStatus::Disabled)

@@ -1,30 +1,16 @@
 //! Tests that every reason why a stored credential cannot be used has its cause.
 
+use super::tests::{CANARY, CBC_STRING, LARAVEL_KEY, secret, settings, stored};
 use super::*;
-use crate::credentials::{CredentialsSettings, KeyEntry, laravel};
+use crate::credentials::laravel;
 use crate::domain::connection::CredentialKind;
 use crate::domain::{ConnectionId, TenantId, WorkspaceId};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
-use std::path::PathBuf;
 
-const SECRET: &str = "canary-S3cr3t~Q.x_9";
-/// The key that made the payload below.
-const APP_KEY: &str = "base64:mOSMz11V5Jhy6/9tYTREYrZWt66SWyDm0AoQlPkg5AU=";
-const LARAVEL: &str = "eyJpdiI6IlRUaVRTUHBZVSsvS3dRL1Q1dFQvc3c9PSIsInZhbHVlIjoiT0dLRlZzMnVuSU9wMGt0dHVSRDNEZz09IiwibWFjIjoiZWQ3Y2IyYWM5ZmI1OGNkNjM3OGFmYzMzMzM2NGQ2YzI3MmQ3NzJkNDUxODQ0NWMxMTgzMTdkODU3NzgxYmZmYyIsInRhZyI6IiJ9";
-
-fn vault(key: &str, byte: u8, laravel_keys: &[String]) -> KeyRingVault {
-    let settings = CredentialsSettings {
-        keys: vec![KeyEntry::parse(&format!(
-            "{key}:{}",
-            STANDARD.encode([byte; 32])
-        ))],
-        keys_file: PathBuf::new(),
-        key_file: PathBuf::new(),
-        laravel_keys: laravel_keys.iter().map(|key| key.as_str().into()).collect(),
-    };
-    open_vault(&settings, None).unwrap()
+fn vault(key: &str, byte: u8, laravel_keys: &[&str]) -> KeyRingVault {
+    open_vault(&settings(&[(key, byte)], laravel_keys), None).unwrap()
 }
 
 const PLACE: CredentialBinding = CredentialBinding {
@@ -38,14 +24,7 @@ fn open(
     kind: CredentialKind,
     payload: &str,
 ) -> Result<Credential, VaultError> {
-    let stored = StoredCredential {
-        connection_id: PLACE.connection_id,
-        kind,
-        payload: payload.to_owned(),
-        expires_at: None,
-        updated_at: None,
-    };
-    vault.open(PLACE, &stored)
+    vault.open(PLACE, &stored(3, kind, payload))
 }
 
 fn flaw(vault: &KeyRingVault, payload: &str) -> Flaw {
@@ -65,11 +44,8 @@ fn sealed(vault: &KeyRingVault, plain: &[u8]) -> String {
 
 #[test]
 fn every_payload_that_cannot_be_decrypted_has_its_cause() {
-    let ours = vault("k1", 1, &[APP_KEY.to_owned()]);
-    let secret = Credential::ClientSecret {
-        secret: SECRET.into(),
-        client_id: None,
-    };
+    let ours = vault("k1", 1, &[LARAVEL_KEY]);
+    let secret = secret(CANARY);
     let good = ours.seal(PLACE, &secret, None).unwrap().payload;
     let elsewhere = CredentialBinding {
         tenant_id: TenantId(9),
@@ -107,13 +83,13 @@ fn every_payload_that_cannot_be_decrypted_has_its_cause() {
         (&other_key, Cause::KeyNotConfigured),
         (&good.replace("vfd1.", "vfd2."), Cause::EnvelopeVersion),
         (&format!("vfd1.k1.{}", "A".repeat(200_000)), Cause::TooLong),
-        (SECRET, Cause::PlainText),
+        (CANARY, Cause::PlainText),
         ("{\"client_secret\": \"x\"}", Cause::PlainText),
         ("-----BEGIN CERTIFICATE-----", Cause::PlainText),
         (&array, Cause::NeitherForm),
         (&no_payload, Cause::LaravelDamaged),
-        (&LARAVEL[..60], Cause::LaravelDamaged),
-        (&LARAVEL[..61], Cause::LaravelDamaged),
+        (&CBC_STRING[..60], Cause::LaravelDamaged),
+        (&CBC_STRING[..61], Cause::LaravelDamaged),
     ] {
         assert_eq!(flaw(&ours, payload).cause, cause, "{payload}");
     }
@@ -123,14 +99,14 @@ fn every_payload_that_cannot_be_decrypted_has_its_cause() {
     open(
         &ours,
         CredentialKind::ClientSecret,
-        &format!("{LARAVEL}\r\n"),
+        &format!("{CBC_STRING}\r\n"),
     )
     .unwrap();
     let of_another = format!("base64:{}", STANDARD.encode([9; 32]));
-    let other = vault("k1", 1, &[of_another]);
-    assert_eq!(flaw(&other, LARAVEL).cause, Cause::LaravelOtherKey);
+    let other = vault("k1", 1, &[&of_another]);
+    assert_eq!(flaw(&other, CBC_STRING).cause, Cause::LaravelOtherKey);
     assert_eq!(
-        flaw(&vault("k1", 1, &[]), LARAVEL).cause,
+        flaw(&vault("k1", 1, &[]), CBC_STRING).cause,
         Cause::LaravelNoKey
     );
 }
@@ -216,7 +192,7 @@ fn every_content_that_cannot_be_used_has_its_cause() {
 proptest! {
     #[test]
     fn no_cause_quotes_the_payload(secret in "[a-zA-Z0-9~._-]{8,40}", junk in "[ -~\u{a0}-\u{ff}]{0,3}") {
-        let ours = vault("k1", 1, &[APP_KEY.to_owned()]);
+        let ours = vault("k1", 1, &[LARAVEL_KEY]);
         for payload in [
             format!("{secret}{junk}"),
             format!("vfd1.{secret}.{junk}.{secret}"),

@@ -11,20 +11,19 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-const CANARY: &str = "canary-S3cr3t~Q.x_9";
-const LARAVEL_KEY: &str = "base64:mOSMz11V5Jhy6/9tYTREYrZWt66SWyDm0AoQlPkg5AU=";
-const CBC_STRING: &str = "eyJpdiI6IlRUaVRTUHBZVSsvS3dRL1Q1dFQvc3c9PSIsInZhbHVlIjoiT0dLRlZzMnVuSU9wMGt0dHVSRDNEZz09IiwibWFjIjoiZWQ3Y2IyYWM5ZmI1OGNkNjM3OGFmYzMzMzM2NGQ2YzI3MmQ3NzJkNDUxODQ0NWMxMTgzMTdkODU3NzgxYmZmYyIsInRhZyI6IiJ9";
+pub(super) const CANARY: &str = "canary-S3cr3t~Q.x_9";
+pub(super) const LARAVEL_KEY: &str = "base64:mOSMz11V5Jhy6/9tYTREYrZWt66SWyDm0AoQlPkg5AU=";
+pub(super) const CBC_STRING: &str = "eyJpdiI6IlRUaVRTUHBZVSsvS3dRL1Q1dFQvc3c9PSIsInZhbHVlIjoiT0dLRlZzMnVuSU9wMGt0dHVSRDNEZz09IiwibWFjIjoiZWQ3Y2IyYWM5ZmI1OGNkNjM3OGFmYzMzMzM2NGQ2YzI3MmQ3NzJkNDUxODQ0NWMxMTgzMTdkODU3NzgxYmZmYyIsInRhZyI6IiJ9";
 const CBC_ARRAY: &str = "eyJpdiI6IkJMdkJYd2hZeXg3YWN6am5vckluK1E9PSIsInZhbHVlIjoiN29OYlJ1OVFnczFiOE5UUUdjOGJoTUVTSFhMSGx2VG5TUzNEWUhKU0RuSk9vYnFsTnFpZzlKYVorbFI2TE1qUzRHVldQVjdvem5HbGREVjJWMFdrY1E9PSIsIm1hYyI6IjhmYjE5ZmYwN2U1M2QyYmE0Zjc4Yjk1NTQwMGFhM2I5NjJmOGJkOWQ0M2UzYjliOTkyYzU4Y2E4Nzk2MmE0NGQiLCJ0YWciOiIifQ==";
 
-fn settings(keys: &[(&str, u8)], laravel_keys: &[&str]) -> CredentialsSettings {
+pub(super) fn settings(keys: &[(&str, u8)], laravel_keys: &[&str]) -> CredentialsSettings {
     CredentialsSettings {
         keys: keys
             .iter()
             .map(|(id, byte)| KeyEntry::parse(&format!("{id}:{}", STANDARD.encode([*byte; 32]))))
             .collect(),
-        keys_file: PathBuf::new(),
-        key_file: PathBuf::new(),
         laravel_keys: laravel_keys.iter().map(|k| (*k).into()).collect(),
+        ..CredentialsSettings::default()
     }
 }
 
@@ -45,7 +44,7 @@ fn place(workspace: i64, tenant: i64, connection: i64) -> CredentialBinding {
     }
 }
 
-fn stored(connection: i64, kind: CredentialKind, payload: &str) -> StoredCredential {
+pub(super) fn stored(connection: i64, kind: CredentialKind, payload: &str) -> StoredCredential {
     StoredCredential {
         connection_id: ConnectionId(connection),
         kind,
@@ -55,7 +54,7 @@ fn stored(connection: i64, kind: CredentialKind, payload: &str) -> StoredCredent
     }
 }
 
-fn secret(text: &str) -> Credential {
+pub(super) fn secret(text: &str) -> Credential {
     Credential::ClientSecret {
         secret: text.into(),
         client_id: None,
@@ -166,16 +165,6 @@ fn a_change_of_any_byte_of_the_envelope_is_noticed() {
                 .is_err()
         );
     }
-    for changed in [
-        sealed.payload.replace("vfd1.", "vfd2."),
-        sealed.payload.replace("vfd1.k1.", "vfd1.k9."),
-        format!("{}.x", sealed.payload),
-        format!("{}=", sealed.payload),
-        format!("vfd1.k1.{}", "A".repeat(200_000)),
-    ] {
-        let opened = vault.open(place(1, 2, 3), &stored(3, sealed.kind, &changed));
-        assert!(matches!(opened, Err(VaultError::Undecryptable(_))));
-    }
 }
 
 #[test]
@@ -231,17 +220,6 @@ fn without_a_key_nothing_is_sealed_and_laravel_is_still_read() {
     );
     assert!(vault.key_ids().is_empty());
     assert_eq!(vault.laravel_keys(), 1);
-}
-
-#[test]
-fn a_row_of_another_kind_is_malformed() {
-    let vault = vault(&[("k1", 1)]);
-    let sealed = vault.seal(place(1, 2, 3), &secret(CANARY), None).unwrap();
-    let row = stored(3, CredentialKind::Certificate, &sealed.payload);
-    assert!(matches!(
-        vault.open(place(1, 2, 3), &row),
-        Err(VaultError::Malformed(_))
-    ));
 }
 
 #[test]
@@ -418,22 +396,6 @@ fn a_changed_laravel_payload_does_not_open() {
             "{payload}"
         );
     }
-}
-
-#[test]
-fn without_the_laravel_key_the_reason_names_the_setting() {
-    let row = stored(3, CredentialKind::ClientSecret, CBC_STRING);
-    let error = vault(&[("k1", 1)]).open(place(1, 2, 3), &row).unwrap_err();
-    assert!(
-        error.to_string().contains("credentials.laravel_keys"),
-        "{error}"
-    );
-    let other = format!("base64:{}", STANDARD.encode([9; 32]));
-    let vault = open_vault(&settings(&[], &[&other]), None).unwrap();
-    assert!(matches!(
-        vault.open(place(1, 2, 3), &row),
-        Err(VaultError::Undecryptable(_))
-    ));
 }
 
 /// A payload as the framework writes it with the cipher AES-256-GCM.

@@ -4,6 +4,7 @@ use super::{Check, Evidence, Report};
 use crate::domain::names::text_enum;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// How a check compares with the one of the same key before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -20,39 +21,40 @@ text_enum!(
 );
 
 /// One check, before and now.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CheckDiff<'a> {
-    pub key: &'a str,
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct CheckChange {
+    pub key: String,
+    #[schema(inline)]
     pub change: Change,
-    pub before: Option<&'a Check>,
-    pub now: Option<&'a Check>,
+    pub before: Option<Check>,
+    pub now: Option<Check>,
 }
 
 /// Returns changes by check key, in the order of `now`, followed by the checks that are gone.
-pub fn diff<'a>(before: &'a Report, now: &'a Report) -> Vec<CheckDiff<'a>> {
+pub fn diff(before: &Report, now: &Report) -> Vec<CheckChange> {
     let mut old: BTreeMap<&str, &Check> =
         before.checks.iter().map(|c| (c.key.as_str(), c)).collect();
-    let mut rows: Vec<CheckDiff<'a>> = now
+    let mut rows: Vec<CheckChange> = now
         .checks
         .iter()
         .map(|check| {
             let previous = old.remove(check.key.as_str());
-            CheckDiff {
-                key: &check.key,
+            CheckChange {
+                key: check.key.clone(),
                 change: match previous {
                     None => Change::New,
                     Some(p) if same_finding(p, check) => Change::Unchanged,
                     Some(_) => Change::Changed,
                 },
-                before: previous,
-                now: Some(check),
+                before: previous.cloned(),
+                now: Some(check.clone()),
             }
         })
         .collect();
-    rows.extend(old.into_values().map(|check| CheckDiff {
-        key: &check.key,
+    rows.extend(old.into_values().map(|check| CheckChange {
+        key: check.key.clone(),
         change: Change::Gone,
-        before: Some(check),
+        before: Some(check.clone()),
         now: None,
     }));
     rows
@@ -60,16 +62,15 @@ pub fn diff<'a>(before: &'a Report, now: &'a Report) -> Vec<CheckDiff<'a>> {
 
 /// Returns whether two checks are equal for the fingerprint.
 fn same_finding(a: &Check, b: &Check) -> bool {
-    fn stable(check: &Check) -> Vec<&Evidence> {
-        let mut evidence: Vec<&Evidence> = check
-            .evidence
-            .iter()
-            .filter(|e| e.kind.is_stable())
-            .collect();
-        evidence.sort();
-        evidence
-    }
     (a.status, a.severity, a.blocking, a.reason_code)
         == (b.status, b.severity, b.blocking, b.reason_code)
-        && stable(a) == stable(b)
+        && stable_evidence(a) == stable_evidence(b)
+}
+
+/// Returns the evidence that the fingerprint includes, sorted.
+pub fn stable_evidence(check: &Check) -> Vec<&Evidence> {
+    let stable = check.evidence.iter().filter(|e| e.kind.is_stable());
+    let mut evidence: Vec<&Evidence> = stable.collect();
+    evidence.sort();
+    evidence
 }

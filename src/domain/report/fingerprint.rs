@@ -1,5 +1,6 @@
 //! The fingerprint of a report. Equal fingerprints mean that nothing has changed.
 
+use super::diff::stable_evidence;
 use super::{Check, Evidence, Identity};
 use crate::domain::ConnectionId;
 use serde::Serialize;
@@ -16,17 +17,11 @@ struct Stable<'a> {
 #[derive(Serialize)]
 struct StableCheck<'a> {
     blocking: bool,
-    evidence: Vec<StableEvidence<'a>>,
+    evidence: Vec<&'a Evidence>,
     key: &'a str,
     reason_code: Option<super::Reason>,
     severity: super::Severity,
     status: super::CheckStatus,
-}
-
-#[derive(Serialize)]
-struct StableEvidence<'a> {
-    kind: super::EvidenceKind,
-    value: &'a str,
 }
 
 #[derive(Serialize)]
@@ -64,27 +59,13 @@ pub fn fingerprint(
 ) -> Result<String, serde_json::Error> {
     let mut stable: Vec<StableCheck<'_>> = checks
         .iter()
-        .map(|check| {
-            let mut evidence: Vec<&Evidence> = check
-                .evidence
-                .iter()
-                .filter(|e| e.kind.is_stable())
-                .collect();
-            evidence.sort();
-            StableCheck {
-                blocking: check.blocking,
-                evidence: evidence
-                    .into_iter()
-                    .map(|e| StableEvidence {
-                        kind: e.kind,
-                        value: &e.value,
-                    })
-                    .collect(),
-                key: &check.key,
-                reason_code: check.reason_code,
-                severity: check.severity,
-                status: check.status,
-            }
+        .map(|check| StableCheck {
+            blocking: check.blocking,
+            evidence: stable_evidence(check),
+            key: &check.key,
+            reason_code: check.reason_code,
+            severity: check.severity,
+            status: check.status,
         })
         .collect();
     stable.sort_by(|a, b| a.key.cmp(b.key));
@@ -116,9 +97,10 @@ mod tests {
             id in proptest::option::of(any::<i64>()),
             cloud in proptest::option::of(".{0,10}"),
         ) {
+            let evidence = Evidence { kind: EvidenceKind::Count, value: text.clone() };
             let check = StableCheck {
                 blocking: true,
-                evidence: vec![StableEvidence { kind: EvidenceKind::Count, value: &text }],
+                evidence: vec![&evidence],
                 key: &text,
                 reason_code: None,
                 severity: Severity::High,

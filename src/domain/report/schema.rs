@@ -2,10 +2,11 @@
 
 use super::{Check, Report, SCHEMA_VERSION};
 use aws_lc_rs::digest;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashSet;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 
 /// The published schema.
 pub const SCHEMA: &str = include_str!("../../../contracts/verification-report.v1_5.schema.json");
@@ -28,10 +29,16 @@ static VALIDATOR: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
 /// Validates against the schema and the rules that a schema cannot express: unique keys, consistent counts,
 /// the right verdict and a time in UTC. The problems name paths and rules, never values.
 pub fn validate(document: &Value) -> Result<(), Vec<String>> {
+    parse(document).map(drop)
+}
+
+/// Reads a document that is valid, as [`validate`] has it.
+pub fn parse(document: &Value) -> Result<Report, Vec<String>> {
     schema_allows(document)?;
     let report = Report::deserialize(document)
         .map_err(|e| vec![format!("/: not a report of this version: {e}")])?;
-    adds_up(&report)
+    adds_up(&report)?;
+    Ok(report)
 }
 
 /// Validates a report that was just built, with its JSON.
@@ -41,13 +48,13 @@ pub fn validate(document: &Value) -> Result<(), Vec<String>> {
 pub(super) fn validate_built(report: &Report, json: &str) -> Result<(), Vec<String>> {
     adds_up(report)?;
     let rest = rest_of(report, json);
-    if rest.is_some_and(|rest| allowed().contains(&rest)) {
+    if rest.is_some_and(|rest| ALLOWED.lock().contains(&rest)) {
         return Ok(());
     }
     let document = serde_json::from_str(json).map_err(|e| vec![format!("/: not JSON: {e}")])?;
     schema_allows(&document)?;
     if let Some(rest) = rest {
-        let mut allowed = allowed();
+        let mut allowed = ALLOWED.lock();
         if allowed.len() >= MAX_ALLOWED {
             allowed.clear();
         }
@@ -61,10 +68,6 @@ const MAX_ALLOWED: usize = 16_384;
 
 /// SHA-256 of what the schema has allowed, without time and previous report.
 static ALLOWED: LazyLock<Mutex<HashSet<[u8; 32]>>> = LazyLock::new(Mutex::default);
-
-fn allowed() -> std::sync::MutexGuard<'static, HashSet<[u8; 32]>> {
-    ALLOWED.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Returns the SHA-256 of the JSON without the values of `generated_at` and `previous_report_id`; `None`
 /// unless the schema allows these two.

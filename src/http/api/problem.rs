@@ -1,6 +1,7 @@
 //! Errors as RFC 9457 problem details.
 
 use crate::domain::names::UnknownName;
+use crate::http::rate_limit::whole_seconds;
 use crate::operations::OperationError;
 use crate::ports::store::StoreError;
 use axum::body::Body;
@@ -203,9 +204,7 @@ impl Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         if let Some(wait) = self.retry_after {
-            // Whole seconds, never too early.
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
         if let Some(authenticate) = &self.authenticate
             && let Ok(value) = HeaderValue::from_str(authenticate)

@@ -16,7 +16,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How many requests sessions and addresses may make.
 #[derive(Debug)]
@@ -120,9 +119,4 @@ impl From<Unread> for PageError {
             Unread::Broken => Self::Refused("The form did not arrive whole.".to_owned()),
         }
     }
-}
-
-/// Whole seconds, never too early.
-pub fn seconds(wait: Duration) -> u64 {
-    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }

@@ -1,6 +1,6 @@
 //! The chart of outcomes over time: bars of an SVG, computed here and drawn by the template.
 
-use crate::domain::overview::History;
+use crate::domain::overview::{History, HistorySlice};
 use chrono::{DateTime, Utc};
 
 pub const WIDTH: u32 = 400;
@@ -62,7 +62,7 @@ impl Chart {
     /// `words` names the period.
     pub fn of(history: &History, until: DateTime<Utc>, words: &str) -> Self {
         let slices = &history.slices;
-        let total = |s: &crate::domain::overview::HistorySlice| s.succeeded + s.failed + s.blocked;
+        let total = |s: &HistorySlice| s.succeeded + s.failed + s.blocked;
         let most = slices.iter().map(total).max().unwrap_or(0);
         let top = round_up(most);
         let count = slices.len().max(1) as f64;
@@ -122,8 +122,7 @@ impl Chart {
                 label: time(slice.from).to_string(),
             })
             .collect();
-        let sum =
-            |of: fn(&crate::domain::overview::HistorySlice) -> u64| slices.iter().map(of).sum();
+        let sum = |of: fn(&HistorySlice) -> u64| slices.iter().map(of).sum();
         let (succeeded, failed, blocked) =
             (sum(|s| s.succeeded), sum(|s| s.failed), sum(|s| s.blocked));
         Self {
@@ -164,7 +163,7 @@ fn number(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::overview::{CompletedRun, History, HistorySlice};
+    use crate::domain::overview::CompletedRun;
     use crate::domain::run::Outcome;
     use std::time::Duration;
 

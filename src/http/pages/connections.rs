@@ -2,11 +2,11 @@
 
 use super::error::{PageError, id, render};
 use super::format::{Moment, parse};
-use super::layout::Layout;
+use super::layout::{Choice, Layout};
 use super::runs::{Line, lines};
-use super::session::Visitor;
+use super::session::{Confirmation, Visitor};
 use super::{Pages, ROWS};
-use crate::domain::access::Scope;
+use crate::domain::access::{Binding, Scope};
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::TrendPoint;
 use crate::domain::{ConnectionId, TenantId};
@@ -48,12 +48,6 @@ pub struct Filter {
     after: String,
 }
 
-#[derive(Debug, Deserialize)]
-pub struct CheckAgain {
-    #[serde(default)]
-    csrf: String,
-}
-
 /// One cell of the strip.
 struct Cell {
     run: i64,
@@ -72,12 +66,6 @@ pub struct Row {
     strip: Vec<Cell>,
     /// Nothing to wait for, and enabled.
     checkable: bool,
-}
-
-struct Choice {
-    value: &'static str,
-    words: &'static str,
-    chosen: bool,
 }
 
 #[derive(Template)]
@@ -243,7 +231,7 @@ pub async fn one(
         .store
         .runs(&RunFilter {
             // Runs of other tenants may name this connection; they are not its own.
-            binding: crate::domain::access::Binding {
+            binding: Binding {
                 workspace_id: Some(state.connection.workspace_id),
                 tenant_id: Some(state.connection.tenant_id),
             },
@@ -275,7 +263,7 @@ pub async fn check(
     visitor: Visitor,
     path: Path<String>,
     headers: HeaderMap,
-    Form(form): Form<CheckAgain>,
+    Form(form): Form<Confirmation>,
 ) -> Result<Response, PageError> {
     let id: ConnectionId = id(&path)?;
     visitor.form(&headers, &form.csrf)?;

@@ -1,10 +1,10 @@
 //! Errors as pages: what is wrong, and what to do.
 
 use super::Pages;
-use super::admission::seconds;
 use super::assets;
 use crate::domain::access::Scope;
 use crate::http::query::QueryText;
+use crate::http::rate_limit::whole_seconds;
 use crate::operations::OperationError;
 use crate::ports::store::StoreError;
 use askama::Template;
@@ -122,7 +122,7 @@ impl IntoResponse for PageError {
             Self::TooMany(wait) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "Too many requests",
-                format!("Try again in {} s.", seconds(*wait)),
+                format!("Try again in {} s.", whole_seconds(*wait)),
             ),
             Self::TooSlow => (
                 StatusCode::REQUEST_TIMEOUT,
@@ -173,7 +173,7 @@ impl IntoResponse for PageError {
             }
         };
         let retry_after = match &self {
-            Self::TooMany(wait) => Some(seconds(*wait)),
+            Self::TooMany(wait) => Some(whole_seconds(*wait)),
             _ if status == StatusCode::SERVICE_UNAVAILABLE => Some(5),
             _ => None,
         };

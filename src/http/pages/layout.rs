@@ -22,6 +22,14 @@ pub struct Layout {
     pub script: &'static str,
 }
 
+/// An entry of a list to choose from.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    pub value: &'static str,
+    pub words: &'static str,
+    pub chosen: bool,
+}
+
 impl Layout {
     pub fn of(visitor: &Visitor, section: &'static str, title: impl Into<String>) -> Self {
         let bound = [

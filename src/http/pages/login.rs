@@ -3,7 +3,7 @@
 use super::error::{PageError, render};
 use super::format::safe_link;
 use super::security::{forwarded_https, same_origin};
-use super::session::{COOKIE_NAME, Visitor, cookie};
+use super::session::{COOKIE_NAME, Confirmation, Visitor, cookie};
 use super::{Pages, SecureCookie, assets};
 use crate::domain::access::Scope;
 use crate::domain::token;
@@ -29,12 +29,6 @@ pub struct Login {
     token: SecretString,
     #[serde(default)]
     next: String,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Logout {
-    #[serde(default)]
-    csrf: String,
 }
 
 #[derive(Template)]
@@ -137,7 +131,7 @@ pub async fn log_out(
     State(pages): State<Arc<Pages>>,
     visitor: Visitor,
     headers: HeaderMap,
-    Form(form): Form<Logout>,
+    Form(form): Form<Confirmation>,
 ) -> Result<Response, PageError> {
     visitor.form(&headers, &form.csrf)?;
     pages.store.close_session(&visitor.session).await?;

@@ -7,6 +7,7 @@ use super::format::{Link as _, Moment};
 use super::layout::Layout;
 use super::session::Visitor;
 use crate::domain::RunId;
+use crate::domain::access::Binding;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::{ConnectionCounts, ConnectionState, History};
 use crate::ports::overview::{ConnectionFilter, ConnectionSort};
@@ -288,7 +289,7 @@ async fn remarks(pages: &Pages, visitor: &Visitor) -> Result<(Vec<Remark>, [u64;
         });
     }
     // Of everybody: only who reaches everything may see it.
-    let active = if visitor.binding == crate::domain::access::Binding::EVERYTHING {
+    let active = if visitor.binding == Binding::EVERYTHING {
         let counts = pages.store.counts().await?;
         [counts.queued, counts.running]
     } else {

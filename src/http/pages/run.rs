@@ -4,9 +4,10 @@ use super::Pages;
 use super::error::{PageError, id, render};
 use super::format::{Link as _, Moment};
 use super::layout::Layout;
-use super::session::Visitor;
-use crate::domain::access::Scope;
+use super::session::{Confirmation, Visitor};
+use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::may_be_acknowledged;
+use crate::domain::attempt::AttemptEnd;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::overview::ConnectionState;
 use crate::domain::report::Check;
@@ -75,7 +76,7 @@ pub async fn page(
     let mut detail = RunDetail::of(&record, now);
     let connection = match detail.run.provider_connection_id {
         Some(id) => {
-            let own = crate::domain::access::Binding {
+            let own = Binding {
                 workspace_id: record.run.workspace_id,
                 tenant_id: record.run.tenant_id,
             };
@@ -227,7 +228,7 @@ fn timeline(detail: &RunDetail, now: DateTime<Utc>) -> Vec<Event> {
             )),
             class: match attempt.end_reason {
                 None => "running",
-                Some(crate::domain::attempt::AttemptEnd::Completed) => "succeeded",
+                Some(AttemptEnd::Completed) => "succeeded",
                 Some(_) => "attention",
             },
         });
@@ -291,19 +292,13 @@ pub async fn acknowledge(
     Ok(back_to(id, &done.acknowledgement.check_key))
 }
 
-#[derive(Debug, Deserialize)]
-pub struct WithdrawForm {
-    #[serde(default)]
-    csrf: String,
-}
-
 /// `POST /runs/{id}/acknowledgements/{acknowledgement}/withdraw`
 pub async fn withdraw(
     State(pages): State<Arc<Pages>>,
     visitor: Visitor,
     Path((run, acknowledgement)): Path<(String, String)>,
     headers: HeaderMap,
-    Form(form): Form<WithdrawForm>,
+    Form(form): Form<Confirmation>,
 ) -> Result<Response, PageError> {
     let run: RunId = id(&Path(run))?;
     let acknowledgement: AcknowledgementId = id(&Path(acknowledgement))?;

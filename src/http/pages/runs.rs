@@ -2,7 +2,7 @@
 
 use super::error::{PageError, render};
 use super::format::{Moment, parse};
-use super::layout::Layout;
+use super::layout::{Choice, Layout};
 use super::session::Visitor;
 use super::{Pages, ROWS};
 use crate::domain::run::{Outcome, RunSummary};
@@ -44,12 +44,6 @@ pub struct Line {
     pub recorded: Option<Moment>,
     /// From recorded to completed.
     pub took: Option<String>,
-}
-
-struct Choice {
-    value: &'static str,
-    words: &'static str,
-    chosen: bool,
 }
 
 #[derive(Template)]

@@ -1,15 +1,17 @@
 //! The session of a page: a token that has logged in, and what it may do.
 
 use super::error::PageError;
-use super::security::{equal, followed_from_elsewhere, same_origin};
+use super::security::{followed_from_elsewhere, same_origin};
 use crate::domain::TokenId;
 use crate::domain::access::{Binding, Scope};
 use crate::domain::acknowledgement::{Actor, Surface};
 use crate::ports::access::SessionRecord;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::FromRequestParts;
 use axum::http::header::COOKIE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
+use serde::Deserialize;
 
 /// Name of the cookie.
 pub const COOKIE_NAME: &str = "verifyd_session";
@@ -57,12 +59,21 @@ impl Visitor {
 
     /// A form that changes something must come from a page of this session.
     pub fn form(&self, headers: &HeaderMap, csrf: &str) -> Result<(), PageError> {
-        if same_origin(headers) && equal(&self.csrf, csrf) {
+        // In a time that does not depend on where the two differ.
+        let equal = verify_slices_are_equal(self.csrf.as_bytes(), csrf.as_bytes());
+        if same_origin(headers) && equal.is_ok() {
             Ok(())
         } else {
             Err(PageError::Forged)
         }
     }
+}
+
+/// A form that says no more than which session sends it.
+#[derive(Debug, Deserialize)]
+pub struct Confirmation {
+    #[serde(default)]
+    pub csrf: String,
 }
 
 /// The session cookie, if the browser sent one that could be ours.

@@ -3,9 +3,10 @@
 use super::PagesSettings;
 use super::session::Visitor;
 use crate::domain::TokenId;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The live pages of this process: all of them, and those of each session and token.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Streams {
 
     /// `None`: there is none left for this session, for its token, or at all.
     pub fn take(self: &Arc<Self>, visitor: &Visitor) -> Option<StreamSlot> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         let count = |of: Option<&usize>| of.copied().unwrap_or_default();
         if open.all >= self.most
             || count(open.of_session.get(&visitor.session)) >= self.most_of_session
@@ -64,8 +65,7 @@ impl Streams {
 
 impl Drop for StreamSlot {
     fn drop(&mut self) {
-        let open = &self.streams.open;
-        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.streams.open.lock();
         open.all -= 1;
         one_less(&mut open.of_session, &self.session);
         one_less(&mut open.of_token, &self.token);

@@ -113,7 +113,7 @@ const LATEST_ROWS: u32 = 10_000;
 const SHOWN: u32 = 20;
 
 /// A queue that does not answer within this is left out.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+const QUEUE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Invalid rows of the table of runs, and payloads that were put aside.
 async fn mistakes(pages: &Pages) -> Result<(Vec<Mistake>, u64), PageError> {
@@ -131,7 +131,7 @@ async fn mistakes(pages: &Pages) -> Result<(Vec<Mistake>, u64), PageError> {
     let Some(queue) = &pages.queue else {
         return Ok((mistakes, 0));
     };
-    let looked = tokio::time::timeout(PATIENCE, queue.dead_letters(SHOWN)).await;
+    let looked = tokio::time::timeout(QUEUE_TIMEOUT, queue.dead_letters(SHOWN)).await;
     let Ok(Ok((rejected, sample))) = looked else {
         return Ok((mistakes, 0));
     };

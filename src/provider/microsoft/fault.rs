@@ -4,17 +4,20 @@ use crate::domain::Reason;
 use crate::domain::link::Link;
 use crate::domain::report::{Evidence, EvidenceKind};
 use crate::ports::provider::Disposition;
+use serde::Deserialize;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Whether the same request may be sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Retry {
+    #[default]
     Never,
     /// One more time, at once.
     Once,
     /// After a wait: the one that the provider asks for, or exponential backoff.
-    Backoff(Option<Duration>),
+    Backoff,
 }
 
 /// Advice for a case that is more exact than the reason's.
@@ -51,6 +54,8 @@ pub(super) struct Fault {
     pub reason: Reason,
     pub evidence: Vec<Evidence>,
     pub retry: Retry,
+    /// How long the provider asks to wait.
+    pub retry_after: Option<Duration>,
     /// Permissions of which the answer requires one.
     pub asks_for: Box<[String]>,
     /// Status of the answer, when there was one.
@@ -72,6 +77,7 @@ impl Fault {
             reason,
             evidence: Vec::new(),
             retry: Retry::Never,
+            retry_after: None,
             asks_for: Box::default(),
             status: None,
             later: None,
@@ -101,9 +107,10 @@ impl Fault {
         self.with(EvidenceKind::HttpStatus, status)
     }
 
-    /// With a rule for trying again.
-    pub fn retry(mut self, retry: Retry) -> Self {
+    /// With a rule for trying again, and the wait that the provider asks for.
+    pub fn retry(mut self, retry: Retry, after: Option<Duration>) -> Self {
         self.retry = retry;
+        self.retry_after = after;
         self
     }
 

@@ -182,11 +182,11 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     /// The settings that tests start from.
-    pub(in super::super) fn settings() -> MicrosoftSettings {
+    fn settings() -> MicrosoftSettings {
         toml::from_str(
             r#"
             default_cloud = "global"

@@ -7,8 +7,6 @@
 //! of earlier claims are ended before the same statement is sent.
 
 use super::batching::status;
-use super::bounds::{context_columns, is_claimable, is_small};
-use super::reused_ids::is_before_start;
 use super::{PostgresStore, is_failed_completion, run_type, seconds};
 use crate::domain::attempt::AttemptEnd;
 use crate::domain::run::RunRequest;
@@ -19,8 +17,12 @@ use crate::ports::claims::{
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
+use crate::store::bounds::{context_columns, is_claimable, is_small};
 use crate::store::claims::{self, ClaimRequest, ContextRow, TakenRow};
+use crate::store::dialect::{a_second_after, moment, now};
+use crate::store::reused_ids::{is_before_start, set_aside};
 use crate::store::sql::sql;
+use crate::store::starting_point::starting_points;
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, FromRow as _, PgConnection, Postgres, Row as _};
@@ -56,7 +58,7 @@ const CLAIM: &str = sql!(
                    count(*) FILTER (WHERE NOT earlier AND counted
                                           AND end_reason = 'worker_lost') AS lost,
                    count(*) FILTER (WHERE ended_at IS NULL
-                       OR NOT earlier AND (end_reason = 'completed' OR " is_before_start!("a", "l")
+                       OR NOT earlier AND (end_reason = 'completed' OR " is_before_start!(postgres "l")
     ")) AS other,
                    count(*) FILTER (WHERE " is_failed_completion!()
     ") AS failed, min(claimed_at) FILTER (WHERE NOT earlier) AS first_claimed_at
@@ -80,7 +82,7 @@ const CLAIM: &str = sql!(
     " RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at,
         o.attempt, o.claimed_at, h.spent, h.exhausted, h.failed >= $6 AS forced_completion,
         coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at, "
-    context_columns!("NOT $9", "$7")
+    context_columns!(postgres "NOT $9", "$7")
 );
 
 /// Of those that were not claimed: the ones that are still queued, and whether they are not due yet.
@@ -110,7 +112,7 @@ const SUPERSEDE: &str = "
 
 /// `$2`: largest context in bytes.
 const CONTEXT: &str = sql!(
-    "SELECT " context_columns!("true", "$2") " FROM operation_runs r WHERE r.id = $1"
+    "SELECT " context_columns!(postgres "true", "$2") " FROM operation_runs r WHERE r.id = $1"
 );
 
 const LOCK_RUNNING: &str = sql!(
@@ -155,7 +157,7 @@ impl BatchedCall<PostgresStore> for ClaimRequest {
         let mut claims = store.claim_runs(&mut tx, &calls, false).await?;
         let wanted = claims::connections(&claims);
         if !wanted.is_empty() {
-            let found = store.starting_points(&mut tx, &wanted).await?;
+            let found = starting_points(&mut store.shared(&mut *tx), wanted).await?;
             claims::add_starting_points(&mut claims, found);
         }
         let left = calls.iter().zip(&claims).filter(|(_, c)| c.is_none());
@@ -318,7 +320,7 @@ impl PostgresStore {
                 return Ok(End::Rollback(ClaimAnswer::NotClaimable));
             }
             // These begin after the run was locked, so they see what was committed before.
-            self.set_aside(tx, run).await?;
+            set_aside(&mut self.shared(&mut *tx), run).await?;
             self.sql(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
             let claims = self.claim_runs(tx, &[call], true).await?;
             let Some(mut claim) = claims.into_iter().flatten().next() else {

@@ -12,10 +12,13 @@ use crate::domain::completion::Completion;
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::{Claim, CompletionStore, ContextSize};
 use crate::ports::store_error::StoreError;
+use crate::store::acknowledgements::lapse_acknowledgements;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
 use crate::store::completion::{
     Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, message_id, webhook_event,
 };
+use crate::store::dialect::{each, is_about};
+use crate::store::reused_ids::is_of_its_run_and_connection;
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -142,7 +145,41 @@ impl CompletionStore for PostgresStore {
     }
 }
 
+/// Deletes rows that earlier runs left, of connections whose report was not compared. `$1`: connections,
+/// `$2`: the runs that are completed now, `$3`: the start of their processing; rows written later are not
+/// left over.
+const FORGET_LATEST_REPORTS: &str = sql!(
+    "DELETE FROM verifyd.latest_reports l
+     USING unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (connection, run, since),
+           operation_runs r
+     WHERE l.connection_id = d.connection AND r.id = d.run AND l.completed_at < d.since AND NOT ("
+    "l.operation_run_id <> r.id AND "
+    is_of_its_run_and_connection!(postgres "r.workspace_id", "r.tenant_id") ")"
+);
+
 impl PostgresStore {
+    /// See [`FORGET_LATEST_REPORTS`]. Nothing to do for a check that has found a previous report.
+    pub(super) async fn forget_latest_reports(
+        &self,
+        tx: &mut PgConnection,
+        reports: &[(i64, &CompletionRequest)],
+    ) -> Result<(), StoreError> {
+        let first = || reports.iter().filter(|(_, call)| !call.has_previous);
+        if first().next().is_some() {
+            self.sql(FORGET_LATEST_REPORTS)
+                .bind(
+                    first()
+                        .map(|(connection, _)| *connection)
+                        .collect::<Vec<i64>>(),
+                )
+                .bind(first().map(|(_, call)| call.run.0).collect::<Vec<i64>>())
+                .bind(first().map(|(_, call)| call.claimed_at).collect::<Vec<_>>())
+                .execute(tx)
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Completes one run, and waits for its lock. A context that the server refuses to copy does not prevent
     /// the completion.
     async fn complete_by_itself(
@@ -275,8 +312,7 @@ impl PostgresStore {
         written: Option<(bool, bool)>,
     ) -> Result<bool, StoreError> {
         if written.is_none_or(|(_, acknowledged)| acknowledged) {
-            self.lapse_acknowledgements(tx, connection, call.run)
-                .await?;
+            lapse_acknowledgements(&mut self.shared(&mut *tx), connection, call.run).await?;
         }
         if let Some((changed, _)) = written {
             return Ok(changed);

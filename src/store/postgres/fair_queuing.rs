@@ -1,11 +1,11 @@
 //! Fair queuing: which run of which tenant is next.
 
-use super::bounds::is_claimable;
 use super::indexes::FAIR_QUEUING;
 use super::{PostgresStore, run_type};
 use crate::domain::{RunId, TenantId};
 use crate::ports::fair_queuing::{FairQueuingStore, OldestRun};
 use crate::ports::store_error::StoreError;
+use crate::store::bounds::is_claimable;
 use crate::store::sql::sql;
 use async_trait::async_trait;
 

@@ -1,34 +1,15 @@
-//! The permission inventory: changed rows are written, and one row per tenant has the time of the last
+//! Refreshes the permission inventory: changed rows are written, and one row per tenant has the time of the last
 //! refresh and a digest that shows whether anything can have changed.
 
 use super::PostgresStore;
-use super::bounds::fits;
-use crate::domain::TenantId;
-use crate::domain::permission::StoredPermission;
-use crate::ports::inventory::{InventoryFreshness, InventoryStore};
 use crate::ports::store_error::StoreError;
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
-use crate::store::rows::{self, FreshnessRow, PermissionRow};
+use crate::store::dialect::{is_about, run_type};
+use crate::store::inventory::is_read_by_its_run;
 use crate::store::sql::sql;
-use async_trait::async_trait;
 use sqlx::PgConnection;
 use std::borrow::Borrow;
 use std::collections::HashSet;
-
-/// Whether `i`, the inventory of a tenant, was read by the run that it names. An id may have been used again,
-/// for a tenant or for a run.
-macro_rules! is_of_its_run {
-    () => {
-        $crate::store::sql::sql!(
-            "EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id AND p.type = "
-            $crate::store::postgres::run_type!()
-            " AND p.tenant_id = i.tenant_id AND p.completed_at::timestamptz
-                  BETWEEN i.refreshed_at - " $crate::store::postgres::reused_ids::slack!()
-            " AND i.refreshed_at + " $crate::store::postgres::reused_ids::slack!() ")"
-        )
-    };
-}
-pub(super) use is_of_its_run;
 
 /// Runs first: its row lock serialises refreshes of one tenant, so that the next statement sees the inventory
 /// as the previous refresh left it. Locks in the order of the tenants, as every writer does. Returns which
@@ -45,7 +26,7 @@ const FRESHNESS: &str = sql!(
         refreshed_at = excluded.refreshed_at, source = excluded.source, digest = excluded.digest,
         compared_at = CASE WHEN i.digest = excluded.digest
                                 AND i.operation_run_id <> excluded.operation_run_id AND "
-    is_of_its_run!() "                          AND i.compared_at > now() - make_interval(secs => $5)
+    is_read_by_its_run!(postgres "i") "           AND i.compared_at > now() - make_interval(secs => $5)
                            THEN i.compared_at ELSE now() END
     RETURNING i.tenant_id, i.compared_at = now()"
 );
@@ -88,42 +69,6 @@ const REFRESH: &str = "
     ON CONFLICT (tenant_id, permission_key) DO UPDATE
     SET status = excluded.status, details = excluded.details,
         last_checked_at = excluded.last_checked_at";
-
-/// Rows with invalid values are left out, and so are details that are too large.
-const PERMISSIONS: &str = sql!(
-    "SELECT tenant_id, permission_key, status, CASE WHEN " fits!("details", "65536")
-    " THEN details END AS details, last_checked_at::timestamptz AS last_checked_at
-     FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing')
-         AND permission_key IS NOT NULL
-         AND octet_length(permission_key) <= 300 ORDER BY permission_key COLLATE \"C\" LIMIT 1000"
-);
-
-/// Its run may have been pruned. One that was completed at another time is not its run.
-const READ_FRESHNESS: &str = sql!(
-    "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source
-     FROM verifyd.tenant_inventory i WHERE i.tenant_id = $1 AND (" is_of_its_run!()
-    " OR NOT EXISTS (SELECT FROM operation_runs p WHERE p.id = i.operation_run_id))"
-);
-
-#[async_trait]
-impl InventoryStore for PostgresStore {
-    async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError> {
-        let found: Vec<PermissionRow> = self
-            .fetch_all(self.rows(PERMISSIONS).bind(tenant.0))
-            .await?;
-        rows::all(found)
-    }
-
-    async fn inventory_freshness(
-        &self,
-        tenant: TenantId,
-    ) -> Result<Option<InventoryFreshness>, StoreError> {
-        let found: Option<FreshnessRow> = self
-            .fetch_optional(self.rows(READ_FRESHNESS).bind(tenant.0))
-            .await?;
-        Ok(found.map(Into::into))
-    }
-}
 
 impl PostgresStore {
     /// Refreshes at most one inventory for each tenant.

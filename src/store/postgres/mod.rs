@@ -10,41 +10,26 @@
 //! The application's columns are read through `::timestamptz`, so that both `timestamp with time zone` and
 //! Laravel's `timestamp without time zone` (as UTC) work.
 
-mod access;
-mod acknowledgements;
-mod actors;
 mod batching;
-mod bounds;
 mod claim;
 mod complete;
 mod completion_events;
-mod connections;
-mod credentials;
+mod connection;
 mod fair_queuing;
 mod guards;
 mod indexes;
 mod inspect;
-mod invalid_runs;
 mod inventory;
-mod onboarding;
 mod options;
 mod orphans;
-mod overview;
-mod plan;
 mod private;
 mod probe;
-mod prune;
 mod recording;
-mod reused_ids;
-mod runs;
 mod schema;
-mod starting_point;
-mod summaries;
 mod sweep;
 mod timeouts;
 mod wake;
 mod webhook_deliveries;
-mod webhook_endpoints;
 mod workers;
 
 pub(super) use private::PrivateDatabase;
@@ -53,6 +38,7 @@ use super::End;
 use super::batching::Batcher;
 use super::claims::ClaimRequest;
 use super::completion::CompletionRequest;
+use super::dialect::{is_failed_completion, run_type};
 use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::ClaimAnswer;
@@ -61,36 +47,17 @@ use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
 use sqlx::query::{Query, QueryAs, QueryScalar};
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Postgres, QueryBuilder, SqlSafeStr, SqlStr,
-    Transaction,
-};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlStr, Transaction};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, OnceCell, broadcast};
 
-/// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
-macro_rules! run_type {
-    () => {
-        "'provider.connection.check'"
-    };
-}
-use run_type;
-
-/// Whether an attempt is a failed completion. Attempts of an earlier run do not count.
-macro_rules! is_failed_completion {
-    () => {
-        "NOT earlier AND NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
-    };
-}
-use is_failed_completion;
-
 /// Keys of the advisory locks, each with "verifyd" in front (the first of two integers).
-const ADVISORY_SPACE: i32 = 0x7665_7269;
+pub(super) const ADVISORY_SPACE: i32 = 0x7665_7269;
 const ADVISORY_MIGRATE: i32 = 1;
 const ADVISORY_SWEEP: i32 = 2;
-const ADVISORY_PRUNE: i32 = 3;
+pub(super) const ADVISORY_PRUNE: i32 = 3;
 
 /// How long a transaction may wait for its own process before the server ends it, beyond the statement
 /// timeout: a process that was stopped must not keep its locks.
@@ -269,17 +236,6 @@ impl PostgresStore {
             .await
     }
 
-    /// A query built at run time.
-    fn built<'q, T>(
-        &self,
-        query: &'q mut QueryBuilder<Postgres>,
-    ) -> QueryAs<'q, Postgres, T, PgArguments>
-    where
-        T: for<'r> sqlx::FromRow<'r, PgRow>,
-    {
-        query.build_query_as().persistent(self.named)
-    }
-
     fn sql(&self, text: &'static str) -> Query<'static, Postgres, PgArguments> {
         sqlx::query(text).persistent(self.named)
     }
@@ -302,13 +258,4 @@ impl PostgresStore {
 /// Seconds for `make_interval(secs => $n)`.
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
-}
-
-#[cfg(test)]
-mod tests {
-
-    #[test]
-    fn the_literal_is_the_domains_type() {
-        assert_eq!(run_type!(), format!("'{}'", crate::domain::run::RUN_TYPE));
-    }
 }

@@ -1,11 +1,11 @@
 //! The tests of `doctor`. Every statement is sent without a name, so that it works behind every pooler.
 
-use super::bounds::is_valid_connection;
 use super::{PostgresStore, run_type};
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
+use crate::store::bounds::is_valid_connection;
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};

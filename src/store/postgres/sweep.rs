@@ -1,13 +1,12 @@
 //! Finds dead leases, runs without a lease, and runs that were never dispatched.
 
-use super::bounds::is_claimable;
-use super::reused_ids::is_delivery_of_earlier;
 use super::{
     ADVISORY_SPACE, ADVISORY_SWEEP, PostgresStore, is_failed_completion, run_type, seconds,
 };
 use crate::domain::RunId;
 use crate::ports::store_error::StoreError;
 use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
+use crate::store::bounds::is_claimable;
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::PgConnection;
@@ -87,6 +86,15 @@ const REQUEUE_WITHOUT_LEASE: &str = sql!(
                                             WHERE a.run_id = r.id AND a.ended_at IS NULL)
       RETURNING r.id"
 );
+
+/// Whether `d`, the delivery of the queued run `w`, is an earlier run's: no run waits before its first claim,
+/// and no hint is sent before the run is recorded. A recording time in the future is an error of a clock.
+macro_rules! is_delivery_of_earlier {
+    () => {
+        "w.started_at IS NULL AND (d.not_before > now() OR d.delivered_at + interval '1 second'
+             < w.created_at::timestamptz AND w.created_at::timestamptz <= now())"
+    };
+}
 
 /// Whether no hint was sent for the run `w`, and it can be claimed. A hint for an earlier run of its id does
 /// not count. Whether it can be claimed is tested only for an undispatched run.

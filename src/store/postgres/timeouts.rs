@@ -7,6 +7,7 @@
 use super::PostgresStore;
 use crate::ports::store_error::StoreError;
 use crate::store::settings::DatabaseSettings;
+use crate::store::sql_store::within;
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, Row as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -122,10 +123,7 @@ impl PostgresStore {
         &self,
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        match tokio::time::timeout(self.call_timeout, call).await {
-            Ok(answer) => answer,
-            Err(_) => Err(StoreError::Unavailable("no answer within the timeout".into()).into()),
-        }
+        within(Some(self.call_timeout), call).await
     }
 
     /// Closes all connections. One that is stuck ends with the process.

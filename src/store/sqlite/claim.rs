@@ -3,8 +3,6 @@
 //! [`OPEN_ATTEMPTS`] and [`TAKE_RUNS`] claim. A batch sends them at once. The runs that it leaves undecided
 //! are claimed one by one: attempts of earlier claims are ended before the same statements are sent.
 
-use super::bounds::{context_columns, is_claimable};
-use super::reused_ids::is_before_start;
 use super::{SqliteStore, Tx, is_failed_completion, json_list, later, now, now_moved_by, run_type};
 use crate::domain::attempt::AttemptEnd;
 use crate::domain::run::RunRequest;
@@ -15,8 +13,12 @@ use crate::ports::claims::{
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
+use crate::store::bounds::{context_columns, is_claimable};
 use crate::store::claims::{self, ClaimRequest, ContextRow, TakenRow};
+use crate::store::dialect::{a_second_after, moment};
+use crate::store::reused_ids::{is_before_start, set_aside};
 use crate::store::sql::sql;
+use crate::store::starting_point::starting_points;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow as _, Row as _, SqliteConnection};
@@ -51,7 +53,7 @@ const OPEN_ATTEMPTS: &str = sql!(
                count(*) FILTER (WHERE a.counted AND NOT a.earlier
                                       AND a.end_reason = 'worker_lost') AS lost,
                count(*) FILTER (WHERE a.attempt IS NOT NULL AND (a.ended_at IS NULL
-                   OR NOT a.earlier AND (a.end_reason = 'completed' OR " is_before_start!()
+                   OR NOT a.earlier AND (a.end_reason = 'completed' OR " is_before_start!(sqlite "r")
     "))) AS other,
                count(*) FILTER (WHERE " is_failed_completion!() ") AS failed
         FROM wanted w CROSS JOIN operation_runs r ON r.id = w.id
@@ -87,7 +89,7 @@ const TAKE_RUNS: &str = sql!(
 
 /// `$2`: largest context in bytes.
 const CONTEXTS: &str = sql!(
-    "SELECT id, " context_columns!("$2")
+    "SELECT id, " context_columns!(sqlite "$2")
     " FROM operation_runs WHERE id IN (SELECT value FROM json_each($1))"
 );
 
@@ -139,7 +141,7 @@ impl BatchedCall<SqliteStore> for ClaimRequest {
         let mut claims = store.claim_runs(&mut tx, &calls, false).await?;
         let wanted = claims::connections(&claims);
         if !wanted.is_empty() {
-            let found = store.starting_points(&mut tx, &wanted).await?;
+            let found = starting_points(&mut tx, wanted).await?;
             claims::add_starting_points(&mut claims, found);
         }
         let left = calls.iter().zip(&claims).filter(|(_, c)| c.is_none());
@@ -310,7 +312,7 @@ impl SqliteStore {
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
         let run = call.run;
         self.transaction_with_end(async |tx| {
-            self.set_aside(tx, run).await?;
+            set_aside(&mut &mut *tx, run).await?;
             sqlx::query(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
             let claims = self.claim_runs(tx, &[call], true).await?;
             if let Some(claim) = claims.into_iter().flatten().next() {

@@ -1,16 +1,18 @@
 //! `running` → `completed`, in one transaction with all results, for one run or many.
 
-use super::acknowledgements::lapse_acknowledgements;
 use super::{SqliteStore, Tx, json_list, now, run_type};
-use crate::domain::ConnectionId;
 use crate::domain::completion::Completion;
 use crate::domain::completion_event::CompletionEvent;
+use crate::domain::{ConnectionId, RunId};
 use crate::ports::claims::{Claim, CompletionStore};
 use crate::ports::store_error::StoreError;
+use crate::store::acknowledgements::lapse_acknowledgements;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
 use crate::store::completion::{
     Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, message_id, webhook_event,
 };
+use crate::store::dialect::{each, is_about};
+use crate::store::reused_ids::is_of_its_run_and_connection;
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -151,7 +153,31 @@ impl CompletionStore for SqliteStore {
     }
 }
 
+/// Deletes rows that earlier runs left. `$1`: connections and the runs that are completed now. Rows written
+/// later are not left over.
+const FORGET_LATEST_REPORTS: &str = sql!(
+    "DELETE FROM verifyd_latest_reports AS l
+     WHERE connection_id IN (SELECT value ->> 0 FROM json_each($1)) AND completed_at <= " now!()
+    " AND NOT EXISTS (
+        SELECT 1 FROM json_each($1) d JOIN operation_runs r ON r.id = d.value ->> 1
+        WHERE d.value ->> 0 = l.connection_id AND l.operation_run_id <> r.id AND "
+    is_of_its_run_and_connection!(sqlite "r.workspace_id", "r.tenant_id") ")"
+);
+
 impl SqliteStore {
+    /// See [`FORGET_LATEST_REPORTS`].
+    pub(super) async fn forget_latest_reports(
+        &self,
+        tx: &mut SqliteConnection,
+        completed: impl Iterator<Item = (ConnectionId, RunId)>,
+    ) -> Result<(), StoreError> {
+        sqlx::query(FORGET_LATEST_REPORTS)
+            .bind(json_list(completed.map(|(c, r)| (c.0, r.0)))?)
+            .execute(&mut *tx)
+            .await?;
+        Ok(())
+    }
+
     async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
         let completed = self
             .transaction(async |tx| self.complete_runs(tx, std::slice::from_ref(request)).await)
@@ -231,7 +257,7 @@ impl SqliteStore {
             let mut event = call.event.clone();
             if let Some(connection) = call.connection {
                 let row = written.get(&connection.0).copied();
-                event.changed = compare(tx, call, connection, row, at_text).await?;
+                event.changed = compare(tx, call, connection, row).await?;
             }
             if rows.iter().any(|row| row.0 == call.run.0 && row.3) {
                 put_into_outbox(tx, &event, *at).await?;
@@ -250,10 +276,9 @@ async fn compare(
     call: &CompletionRequest,
     connection: ConnectionId,
     written: Option<(bool, bool)>,
-    at: &str,
 ) -> Result<bool, StoreError> {
     if written.is_none_or(|(_, acknowledged)| acknowledged) {
-        lapse_acknowledgements(tx, connection, call.run, at).await?;
+        lapse_acknowledgements(&mut &mut *tx, connection, call.run).await?;
     }
     if let Some((changed, _)) = written {
         return Ok(changed);

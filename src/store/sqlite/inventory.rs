@@ -1,32 +1,18 @@
-//! The permission inventory: changed rows are written, and one row per tenant has the time of the last
+//! Refreshes the permission inventory: changed rows are written, and one row per tenant has the time of the last
 //! refresh and a digest that shows whether anything can have changed.
 
 use super::{SqliteStore, json_list};
-use crate::domain::TenantId;
 use crate::domain::permission::{PermissionStatus, StoredPermission};
-use crate::ports::inventory::{InventoryFreshness, InventoryStore};
 use crate::ports::store_error::StoreError;
 use crate::store::completion::{DIGEST_STANDS_SECONDS, InventoryRow};
-use crate::store::rows::{self, FreshnessRow, PermissionRow};
+use crate::store::dialect::{is_about, run_type};
+use crate::store::inventory::is_read_by_its_run;
+use crate::store::rows::{self, PermissionRow};
 use crate::store::sql::sql;
-use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use sqlx::SqliteConnection;
 use std::collections::BTreeMap;
-
-/// Whether the inventory of a tenant was read by the run that it names.
-macro_rules! is_of_its_run {
-    ($i:literal) => {
-        $crate::store::sql::sql!(
-            "EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = " $i ".operation_run_id AND p.type = "
-            $crate::store::sqlite::run_type!() " AND p.tenant_id = " $i
-            ".tenant_id AND abs(julianday(p.completed_at) - julianday(" $i
-            ".refreshed_at)) <= 1.0 / 86400.0)"
-        )
-    };
-}
-pub(super) use is_of_its_run;
 
 /// `$1`: tenant, run, source, digest; `$2`: the time. Returns whether the inventory has to be compared with
 /// the stored rows: its digest differs, the run that read it no longer exists, or the last comparison is too
@@ -40,7 +26,7 @@ const FRESHNESS: &str = sql!(
         digest = excluded.digest,
         compared_at = CASE WHEN digest = excluded.digest
              AND verifyd_tenant_inventory.operation_run_id <> excluded.operation_run_id
-             AND " is_of_its_run!("verifyd_tenant_inventory") "
+             AND " is_read_by_its_run!(sqlite "verifyd_tenant_inventory") "
                                 AND julianday(compared_at) > julianday($2) - $3 / 86400.0
                            THEN compared_at ELSE $2 END
     RETURNING tenant_id, compared_at = $2"
@@ -53,18 +39,11 @@ const WRITE: &str = "
     ON CONFLICT (tenant_id, permission_key) DO UPDATE SET status = excluded.status,
         details = excluded.details, last_checked_at = excluded.last_checked_at";
 
-const PERMISSIONS: &str = "
+const STORED: &str = "
     SELECT tenant_id, permission_key, status,
         CASE WHEN octet_length(details) <= 65536 THEN details END AS details, last_checked_at
     FROM tenant_permissions WHERE tenant_id = $1 AND status IN ('granted', 'missing')
         AND permission_key IS NOT NULL ORDER BY permission_key";
-
-/// Its run may have been pruned. One that was completed at another time is not its run.
-const READ_FRESHNESS: &str = sql!(
-    "SELECT i.tenant_id, i.operation_run_id, i.refreshed_at, i.source
-     FROM verifyd_tenant_inventory i WHERE i.tenant_id = $1 AND (" is_of_its_run!("i")
-    " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))"
-);
 
 /// Since when a grant is gone: set when it disappears, kept while it is absent, removed when it returns. It
 /// is not compared.
@@ -82,28 +61,6 @@ struct Entry {
     permission_key: String,
     status: PermissionStatus,
     details: Map<String, Value>,
-}
-
-#[async_trait]
-impl InventoryStore for SqliteStore {
-    async fn permissions(&self, tenant: TenantId) -> Result<Vec<StoredPermission>, StoreError> {
-        let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
-            .bind(tenant.0)
-            .fetch_all(&mut *self.reader().await?)
-            .await?;
-        rows::all(found)
-    }
-
-    async fn inventory_freshness(
-        &self,
-        tenant: TenantId,
-    ) -> Result<Option<InventoryFreshness>, StoreError> {
-        let found: Option<FreshnessRow> = sqlx::query_as(READ_FRESHNESS)
-            .bind(tenant.0)
-            .fetch_optional(&mut *self.reader().await?)
-            .await?;
-        Ok(found.map(Into::into))
-    }
 }
 
 impl SqliteStore {
@@ -140,7 +97,7 @@ async fn write_what_differs(
     fresh: &InventoryRow,
     now: &str,
 ) -> Result<(), StoreError> {
-    let found: Vec<PermissionRow> = sqlx::query_as(PERMISSIONS)
+    let found: Vec<PermissionRow> = sqlx::query_as(STORED)
         .bind(fresh.tenant)
         .fetch_all(&mut *tx)
         .await?;

@@ -7,42 +7,28 @@
 //!
 //! Times are texts, RFC 3339 in UTC with milliseconds, written by SQLite's own clock.
 
-mod access;
-mod acknowledgements;
-mod actors;
 mod batching;
-mod bounds;
 mod claim;
 mod complete;
 mod completion_events;
-mod connections;
-mod credentials;
+mod connection;
 mod fair_queuing;
 mod guards;
 mod inspect;
-mod invalid_runs;
 mod inventory;
-mod onboarding;
 mod orphans;
-mod overview;
-mod plan;
 mod probe;
-mod prune;
 mod recording;
-mod reused_ids;
-mod runs;
 mod schema;
-mod starting_point;
-mod summaries;
 mod sweep;
 mod wake;
 mod webhook_deliveries;
-mod webhook_endpoints;
 mod workers;
 
 use super::batching::Batcher;
 use super::claims::ClaimRequest;
 use super::completion::CompletionRequest;
+use super::dialect::{is_failed_completion, run_type};
 use super::{DatabaseSettings, End, LimitSettings};
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::claims::ClaimAnswer;
@@ -63,27 +49,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Notify, broadcast};
-
-/// `domain::run::RUN_TYPE` as an SQL literal: the planner must see it to use a partial index.
-macro_rules! run_type {
-    () => {
-        "'provider.connection.check'"
-    };
-}
-use run_type;
-
-/// Whether an attempt is a failed completion. Attempts of an earlier run do not count.
-macro_rules! is_failed_completion {
-    () => {
-        "NOT earlier AND NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
-    };
-}
-use is_failed_completion;
+use tokio::sync::{Mutex, Notify, broadcast};
 
 /// The database's time; the same for all of a statement.
 macro_rules! now {
-    () => {
+    ($(sqlite)?) => {
         "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
     };
 }
@@ -105,7 +75,9 @@ pub(super) struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
     /// Held by the sweep of this process.
-    sweeping: tokio::sync::Mutex<()>,
+    sweeping: Mutex<()>,
+    /// Held while a large context is taken apart.
+    large_contexts: Mutex<()>,
     /// Completions of this process.
     completions: broadcast::Sender<CompletionEvent>,
     /// Woken when it has recorded a delivery to a webhook.
@@ -181,7 +153,8 @@ impl SqliteStore {
             file,
             writer,
             readers,
-            sweeping: tokio::sync::Mutex::new(()),
+            sweeping: Mutex::new(()),
+            large_contexts: Mutex::new(()),
             completions: broadcast::Sender::new(MAX_PENDING_EVENTS),
             recorded: Notify::new(),
             claims: Batcher::default(),
@@ -317,10 +290,5 @@ mod tests {
             .await
             .unwrap();
         assert_eq!((journal.as_str(), full), ("wal", 2));
-    }
-
-    #[test]
-    fn the_literal_is_the_domains_type() {
-        assert_eq!(run_type!(), format!("'{}'", crate::domain::run::RUN_TYPE));
     }
 }

@@ -1,11 +1,11 @@
 //! Finds dead leases, runs without a lease, and runs that were never dispatched.
 
-use super::bounds::{is_claimable, time};
-use super::reused_ids::is_delivery_of_earlier;
 use super::{SqliteStore, earlier, id_list, is_failed_completion, now, now_moved_by, run_type};
 use crate::domain::RunId;
 use crate::ports::store_error::StoreError;
 use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
+use crate::store::bounds::{is_claimable, time};
+use crate::store::dialect::a_second_after;
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
@@ -26,7 +26,7 @@ const DEAD_LEASES: &str = sql!(
 const WITHOUT_LEASE: &str = sql!(
     "SELECT r.id, true FROM operation_runs r WHERE r.type = " run_type!()
     " AND r.status = 'running' AND " is_claimable!() " AND ("
-    time!("coalesce(r.started_at, r.created_at)") " BETWEEN " now_moved_by!("$1") " AND "
+    time!(sqlite "coalesce(r.started_at, r.created_at)") " BETWEEN " now_moved_by!("$1") " AND "
     now_moved_by!("'+1 minute'") ") IS NOT TRUE AND NOT EXISTS (SELECT 1 FROM verifyd_run_attempts a
                       WHERE a.run_id = r.id AND a.ended_at IS NULL)
       ORDER BY r.id LIMIT $2"
@@ -52,6 +52,17 @@ macro_rules! is_queued {
         $crate::store::sql::sql!(
             "(SELECT r.status = 'queued' AND " is_claimable!()
             " FROM operation_runs r WHERE r.id = d.run_id AND r.type = " run_type!() ")"
+        )
+    };
+}
+
+/// Whether `d`, the delivery of the queued run `w`, is an earlier run's.
+macro_rules! is_delivery_of_earlier {
+    () => {
+        $crate::store::sql::sql!(
+            "w.started_at IS NULL AND (coalesce(d.not_before, '') > " now!()
+            " OR coalesce(" a_second_after!(sqlite "d.delivered_at") " < " time!(sqlite "w.created_at")
+            " AND " time!(sqlite "w.created_at") " <= " now!() ", 0))"
         )
     };
 }

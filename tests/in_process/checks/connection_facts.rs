@@ -1,7 +1,9 @@
 //! What a check learns of a connection serves the ones after it, and people.
 
 use crate::checks::assert_sound;
+use serde_json::{Value, json};
 use test_support::world::{World, check, reasons};
+use verifyd::domain::TenantId;
 use verifyd::domain::access::Binding;
 use verifyd::domain::connection_facts::ExpirySource;
 use verifyd::domain::hint::Hint;
@@ -77,4 +79,33 @@ async fn a_blocked_run_leads_into_the_directory_that_an_earlier_check_has_found(
     let expected = format!("https://entra.microsoft.com/{owner}/#view/");
     assert!(url.starts_with(&expected), "{url}");
     assert_eq!(run.context["target_scope"]["entra_tenant_name"], name);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_report_links_to_the_first_and_says_nothing_changed() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let connection = world
+        .connection(1, &Scenario::PermissionMissing.tenant_id(1), "health_check")
+        .await;
+    let mut reports = Vec::new();
+    for _ in 0..2 {
+        let id = world.record(connection, |_| {}).await;
+        worker.pipeline.process(&Hint::new(id)).await;
+        reports.push((id, world.run(id).await.report().unwrap().clone()));
+    }
+    assert_eq!(reports[0].1["previous_report_id"], Value::Null);
+    assert_eq!(reports[1].1["previous_report_id"], json!(reports[0].0));
+    assert_eq!(reports[0].1["fingerprint"], reports[1].1["fingerprint"]);
+
+    let permissions = world.services.store.permissions(TenantId(1)).await.unwrap();
+    assert!(!permissions.is_empty());
+    let freshness = world
+        .services
+        .store
+        .inventory_freshness(TenantId(1))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(freshness.operation_run_id, reports[1].0);
 }

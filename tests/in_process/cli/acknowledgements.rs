@@ -1,43 +1,25 @@
 //! Acknowledgements and onboarding sessions on the command line.
 
-use super::{Desk, Serving, stderr, stdout};
+use super::{Desk, finish, json, stderr, stdout};
 use serde_json::Value;
 use sqlx::Connection as _;
-use std::process::Stdio;
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn problems_are_acknowledged_and_sessions_follow_their_run() {
     let desk = Desk::new().await;
-    let failing = desk.add(
-        Scenario::SecretExpired,
-        &["--secret-stdin"],
-        SIMULATED_SECRET,
-    );
-    let _serving = Serving(
-        desk.command(&["serve"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
-    let check = |extra: &[&str]| {
-        let mut arguments = vec![
-            "enqueue",
-            "--connection",
-            &failing,
-            "--wait",
-            "120",
-            "--json",
-        ];
-        arguments.extend(extra);
-        let output = desk.run(&arguments, "");
+    let failing = desk.add(Scenario::SecretExpired, "--secret-stdin", SIMULATED_SECRET);
+    let _serving = desk.serve();
+    let check = |extra: &str| {
+        let output = desk.run(&format!(
+            "enqueue --connection {failing} --wait 120 --json {extra}"
+        ));
         assert_eq!(output.status.code(), Some(10), "{}", stderr(&output));
         let run: Value = serde_json::from_slice(&output.stdout).unwrap();
         run["operation_run_id"].to_string()
     };
-    let show = |run: &str| desk.json(&["runs", "show", run, "--json"], "")["view"].clone();
-    let first = check(&[]);
+    let show = |run: &str| desk.json(&format!("runs show {run} --json"))["view"].clone();
+    let first = check("");
     let view = show(&first);
     let problem = &view["report"]["report"]["problems"][0];
     assert_eq!(problem["acknowledgeable"], true);
@@ -45,55 +27,27 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
 
     // What cannot be is named with what is allowed. What all surfaces refuse is in tests/api/surfaces.rs.
     let long = "x".repeat(2001);
+    let acknowledge = |command: &str, extra: &[&str]| {
+        let mut command = desk.command(&format!("{command} {first} {key} --reason"));
+        command.args(extra);
+        finish(command, "")
+    };
     for (arguments, code, words) in [
         (
-            &["acknowledge", &first, &key, "--reason", "  "][..],
+            &["  "][..],
             1,
             "reason: has 0 characters, allowed: 1 to 2000",
         ),
+        (&[&long], 1, "reason: has 2001 characters"),
+        (&["r", "--by", "a\nb"], 1, "by: has a control character"),
         (
-            &["acknowledge", &first, &key, "--reason", &long],
-            1,
-            "reason: has 2001 characters",
-        ),
-        (
-            &["acknowledge", &first, &key, "--reason", "r", "--by", "a\nb"],
-            1,
-            "by: has a control character",
-        ),
-        (
-            &[
-                "acknowledge",
-                &first,
-                &key,
-                "--reason",
-                "r",
-                "--expires",
-                "2020-01-01T00:00:00Z",
-            ],
+            &["r", "--expires", "2020-01-01T00:00:00Z"],
             1,
             "expires_at: allowed is a time in the future",
         ),
-        (
-            &[
-                "acknowledge",
-                &first,
-                &key,
-                "--reason",
-                "r",
-                "--expires",
-                "soon",
-            ],
-            2,
-            "such as 30d",
-        ),
-        (
-            &["onboarding", "show", "7"],
-            1,
-            "onboarding session 7: no such onboarding session",
-        ),
+        (&["r", "--expires", "soon"], 2, "such as 30d"),
     ] {
-        let output = desk.run(arguments, "");
+        let output = acknowledge("acknowledge", arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
         assert!(
             stderr(&output).contains(words),
@@ -102,12 +56,11 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         );
     }
 
-    let mut arguments = vec![
-        "acknowledgements",
-        "add",
-        &first,
-        &key,
-        "--reason",
+    let none = desk.run("onboarding show 7");
+    assert_eq!(none.status.code(), Some(1));
+    assert!(stderr(&none).contains("onboarding session 7: no such onboarding session"));
+
+    let accepted = [
         " renewal is ordered\nticket 17 ",
         "--by",
         "Ann",
@@ -115,15 +68,14 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         "30d",
         "--json",
     ];
-    let made = desk.json(&arguments, "");
+    let made = json(&acknowledge("acknowledgements add", &accepted));
     assert_eq!(made["created"], true);
     assert_eq!(
         made["acknowledgement"]["reason"],
         "renewal is ordered\nticket 17"
     );
     // The command's former name.
-    arguments.splice(..2, ["acknowledge"]);
-    let again = desk.json(&arguments, "");
+    let again = json(&acknowledge("acknowledge", &accepted));
     assert_eq!(again["created"], false);
     assert_eq!(again["acknowledgement"], made["acknowledgement"]);
 
@@ -136,14 +88,14 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
     .execute(&mut door)
     .await
     .unwrap();
-    let none = desk.run(&["onboarding", "show", "7"], "");
+    let none = desk.run("onboarding show 7");
     assert!(
         stdout(&none).contains("No check has been started"),
         "{}",
         stdout(&none)
     );
-    let second = check(&["--onboarding-session", "7"]);
-    let session = desk.json(&["onboarding", "show", "7", "--json"], "");
+    let second = check("--onboarding-session 7");
+    let session = desk.json("onboarding show 7 --json");
     assert_eq!(session["verification_operation_run_id"].to_string(), second);
     assert_eq!(session["provider_connection_id"].to_string(), failing);
     assert_eq!(session["run"]["view"], show(&second));
@@ -155,7 +107,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
     );
     assert_eq!(view["report"]["report"]["acknowledged"], 1);
     assert_eq!(view["outcome"], "failed");
-    let shown = stdout(&desk.run(&["runs", "show", &second], ""));
+    let shown = stdout(&desk.run(&format!("runs show {second}")));
     for words in [
         "acknowledged.",
         "acknowledged by Ann (command line, ",
@@ -165,26 +117,23 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
     ] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
-    let session = stdout(&desk.run(&["onboarding", "show", "7"], ""));
+    let session = stdout(&desk.run("onboarding show 7"));
     assert!(
         session.contains("acknowledged by Ann (command line, "),
         "{session}"
     );
 
     let id = said["id"].to_string();
-    let withdrawn = desk.json(
-        &["acknowledgements", "withdraw", &id, "--by", "Bob", "--json"],
-        "",
-    );
+    let withdrawn = desk.json(&format!("acknowledgements withdraw {id} --by Bob --json"));
     assert_eq!(withdrawn["standing"], "withdrawn");
-    let listed = desk.json(&["acknowledgements", "list", "--run", &first, "--json"], "");
+    let listed = desk.json(&format!("acknowledgements list --run {first} --json"));
     assert_eq!(listed[0]["withdrawn_by"], "Bob");
     assert_eq!(
-        desk.json(&["acknowledgements", "list", "--active", "--json"], ""),
+        desk.json("acknowledgements list --active --json"),
         serde_json::json!([])
     );
-    let listed = stdout(&desk.run(&["acknowledgements", "list"], ""));
+    let listed = stdout(&desk.run("acknowledgements list"));
     assert!(listed.contains("withdrawn by Bob"), "{listed}");
-    let third = show(&check(&[]));
+    let third = show(&check(""));
     assert_eq!(third["report"]["report"]["acknowledged"], 0);
 }

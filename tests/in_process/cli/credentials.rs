@@ -1,8 +1,8 @@
 //! Secrets, certificates, dates and addresses as people have them.
 
-use super::{Desk, Serving, finish, finish_with, stderr};
+use super::{Desk, finish, finish_with, json, stderr};
 use serde_json::Value;
-use std::process::{Output, Stdio};
+use std::process::Output;
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 const PFX: &[u8] = include_bytes!("../../../src/credentials/testdata/aes256.pfx");
@@ -12,34 +12,24 @@ const PASSWORD: &str = "pässword 1";
 
 impl Desk {
     /// Replaces the credential of connection 1, with a file of these bytes in place of `FILE`.
-    fn set_credential(&self, file: &[u8], arguments: &[&str], input: &[u8]) -> Output {
+    fn set_credential(&self, file: &[u8], line: &str, input: &[u8]) -> Output {
         let path = self.folder.path().join("certificate");
         std::fs::write(&path, file).unwrap();
-        let mut all = vec!["connections", "set-credential", "1", "--json"];
-        all.extend(arguments.iter().map(|argument| match *argument {
-            "FILE" => path.to_str().unwrap(),
-            other => other,
-        }));
-        finish_with(self.command(&all), input)
+        let line = line.replace("FILE", path.to_str().unwrap());
+        let command = self.command(&format!("connections set-credential 1 --json {line}"));
+        finish_with(command, input)
     }
 }
 
 fn expires_at(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", stderr(output));
-    serde_json::from_slice::<Value>(&output.stdout).unwrap()["expires_at"].clone()
+    json(output)["expires_at"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_is_sent_as_it_is_however_it_came() {
     let desk = Desk::new().await;
-    let _serving = Serving(
-        desk.command(&["serve"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
-    let id = desk.add(Scenario::Healthy, &[], "");
+    let _serving = desk.serve();
+    let id = desk.add(Scenario::Healthy, "", "");
     assert_eq!(id, "1");
     let utf16: Vec<u8> = std::iter::once(0xfeff)
         .chain(format!("{SIMULATED_SECRET}\r\n").encode_utf16())
@@ -50,9 +40,9 @@ async fn a_secret_is_sent_as_it_is_however_it_came() {
         format!("{SIMULATED_SECRET}\n").into_bytes(),
         utf16,
     ] {
-        let output = desk.set_credential(b"", &["--secret-stdin"], &input);
+        let output = desk.set_credential(b"", "--secret-stdin", &input);
         assert!(output.status.success(), "{}", stderr(&output));
-        let run = desk.run(&["enqueue", "--connection", "1", "--wait", "300"], "");
+        let run = desk.run("enqueue --connection 1 --wait 300");
         assert_eq!(run.status.code(), Some(0), "{}", stderr(&run));
     }
     for (input, words) in [
@@ -67,7 +57,7 @@ async fn a_secret_is_sent_as_it_is_however_it_came() {
         (b"s3cr3t\xff", "byte 7 is not UTF-8"),
         (&[b'x'; 70_000], "longer than 64 KiB"),
     ] {
-        let output = desk.set_credential(b"", &["--secret-stdin"], input);
+        let output = desk.set_credential(b"", "--secret-stdin", input);
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(
@@ -81,45 +71,37 @@ async fn a_secret_is_sent_as_it_is_however_it_came() {
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_taken_in_every_form_and_dates_are_told() {
     let desk = Desk::new().await;
-    desk.add(Scenario::Healthy, &[], "");
+    desk.add(Scenario::Healthy, "", "");
     let key = desk.folder.path().join("key.pem");
     std::fs::write(&key, KEY).unwrap();
-    let key = key.to_str().unwrap();
     let password = desk.folder.path().join("password");
     std::fs::write(&password, format!("\u{feff}{PASSWORD}\r\n")).unwrap();
-    let password = password.to_str().unwrap();
-    let from_file = [
-        "--certificate",
-        "FILE",
-        "--certificate-password-file",
-        password,
-    ];
+    let one_file = "--certificate FILE";
+    let from_file = format!(
+        "{one_file} --certificate-password-file {}",
+        password.display()
+    );
     let first = expires_at(&desk.set_credential(PFX, &from_file, b""));
     assert!(first.is_string(), "the certificate's own date is recorded");
-    let from_stdin = ["--certificate", "FILE", "--certificate-password-stdin"];
-    let output = desk.set_credential(PFX, &from_stdin, PASSWORD.as_bytes());
+    let from_stdin = "--certificate FILE --certificate-password-stdin";
+    let output = desk.set_credential(PFX, from_stdin, PASSWORD.as_bytes());
     assert_eq!(expires_at(&output), first);
-    let two_files = ["--certificate", "FILE", "--private-key", key];
+    let two_files = format!("{one_file} --private-key {}", key.display());
     let output = desk.set_credential(CERTIFICATE.as_bytes(), &two_files, b"");
     assert_eq!(expires_at(&output), first);
 
-    let one_file = ["--certificate", "FILE"];
-    for (file, arguments, words) in [
-        (PFX, &one_file[..], "--certificate-password-file FILE"),
-        (CERTIFICATE.as_bytes(), &one_file, "--private-key FILE"),
-        (
-            b"\xfe\xed\xfe\xed\0\0\0\x02",
-            &one_file,
-            "keytool -importkeystore",
-        ),
-        (b"nothing", &one_file, "neither PEM, nor DER, nor PKCS#12"),
+    for (file, words) in [
+        (PFX, "--certificate-password-file FILE"),
+        (CERTIFICATE.as_bytes(), "--private-key FILE"),
+        (b"\xfe\xed\xfe\xed\0\0\0\x02", "keytool -importkeystore"),
+        (b"nothing", "neither PEM, nor DER, nor PKCS#12"),
     ] {
-        let output = desk.set_credential(file, arguments, b"");
+        let output = desk.set_credential(file, one_file, b"");
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(words), "{words}: {said}");
     }
-    let output = desk.set_credential(PFX, &from_stdin, b"wrong\n");
+    let output = desk.set_credential(PFX, from_stdin, b"wrong\n");
     assert!(
         stderr(&output).contains("the password does not open it"),
         "{}",
@@ -127,19 +109,17 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
     );
 
     // The date alone is recorded for the credential that is stored.
-    let alone = ["--expires-at", "2031-05-06"];
-    let output = desk.set_credential(b"", &alone, b"");
+    let output = desk.set_credential(b"", "--expires-at 2031-05-06", b"");
     assert_eq!(expires_at(&output), "2031-05-06T23:59:59Z");
-    let listed = desk.run(&["connections", "list", "--sort", "expiry", "--json"], "");
-    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let listed = desk.run("connections list --sort expiry --json");
+    let listed = json(&listed);
     let facts = &listed[0];
     assert_eq!(facts["credential_expires_at"], "2031-05-06T23:59:59Z");
     assert_eq!(facts["credential_expiry_source"], "recorded");
     let cursor = listed[0]["cursor"].as_str().unwrap();
-    let after = ["connections", "list", "--sort", "expiry", "--after", cursor];
-    let output = desk.run(&after, "");
+    let output = desk.run(&format!("connections list --sort expiry --after {cursor}"));
     assert!(output.status.success(), "{}", stderr(&output));
-    let output = desk.run(&["connections", "list", "--after", cursor], "");
+    let output = desk.run(&format!("connections list --after {cursor}"));
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("--after"), "{}", stderr(&output));
 
@@ -154,23 +134,26 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
         parameters.not_after = rcgen::date_time_ymd(until, 1, 1);
         let certificate = parameters.self_signed(&key).unwrap();
         let pem = format!("\u{feff}{}{}", certificate.pem(), key.serialize_pem());
-        let output = desk.set_credential(pem.as_bytes(), &one_file, b"");
+        let output = desk.set_credential(pem.as_bytes(), one_file, b"");
         assert!(output.status.success(), "{}", stderr(&output));
         assert!(stderr(&output).contains(words), "{}", stderr(&output));
     }
 
+    let dated = |written: &str| {
+        let mut command = desk.command("connections set-credential 1 --json --secret-stdin");
+        command.args(["--expires-at", written]);
+        finish(command, "s3cr3t")
+    };
     for (written, at) in [
         ("2126-12-31", "2126-12-31T23:59:59Z"),
         ("2126-12-31 14:00", "2126-12-31T14:00:00Z"),
         ("2126-12-31T14:00:00+01:00", "2126-12-31T13:00:00Z"),
     ] {
-        let output =
-            desk.set_credential(b"", &["--secret-stdin", "--expires-at", written], b"s3cr3t");
+        let output = dated(written);
         assert_eq!(expires_at(&output), at, "{written}");
     }
     for written in ["infinity", "31.12.2126", "10000-01-01", "2126-02-30"] {
-        let output =
-            desk.set_credential(b"", &["--secret-stdin", "--expires-at", written], b"s3cr3t");
+        let output = dated(written);
         assert_eq!(output.status.code(), Some(2), "{written}");
         assert!(
             stderr(&output).contains("allowed is 2026-12-31"),
@@ -183,17 +166,13 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_or_a_server_that_cannot_be_used_is_told_by_its_cause() {
     let desk = Desk::new().await;
-    let id = desk.add(Scenario::Healthy, &[], "");
-    let with = |name: &str, value: &str, arguments: &[&str]| {
-        let mut command = desk.command(arguments);
+    let id = desk.add(Scenario::Healthy, "", "");
+    let with = |name: &str, value: &str, line: &str| {
+        let mut command = desk.command(line);
         command.env(name, value);
         finish(command, "")
     };
-    let output = with(
-        "DATABASE_URL",
-        "postgres://u:p4ss#x@h/db",
-        &["runs", "list"],
-    );
+    let output = with("DATABASE_URL", "postgres://u:p4ss#x@h/db", "runs list");
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert!(
@@ -209,7 +188,7 @@ async fn an_address_or_a_server_that_cannot_be_used_is_told_by_its_cause() {
         .unwrap()
         .port();
     let redis = format!("redis://:p4ss@127.0.0.1:{port}");
-    let output = with("REDIS_URL", &redis, &["doctor", "--json"]);
+    let output = with("REDIS_URL", &redis, "doctor --json");
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     let parts = told["parts"].as_array().unwrap();
     let queue = parts.iter().find(|part| part["part"] == "queue").unwrap();
@@ -220,7 +199,7 @@ async fn an_address_or_a_server_that_cannot_be_used_is_told_by_its_cause() {
             .contains("no server listens there"),
         "{queue}"
     );
-    let output = with("REDIS_URL", &redis, &["enqueue", "--connection", &id]);
+    let output = with("REDIS_URL", &redis, &format!("enqueue --connection {id}"));
     assert!(output.status.success());
     assert!(
         stderr(&output).contains("no server listens there"),

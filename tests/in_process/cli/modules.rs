@@ -1,6 +1,6 @@
 //! A module of one's own, written by following the docs: validated, checked, planned.
 
-use super::{Desk, Scenario, Serving, finish, stderr, stdout};
+use super::{Desk, Scenario, Serving, add_line, finish, json, stderr, stdout};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -31,49 +31,27 @@ impl Bench {
         path
     }
 
-    fn command(&self, arguments: &[&str]) -> std::process::Command {
-        let mut command = self.desk.command(arguments);
+    fn command(&self, line: &str) -> std::process::Command {
+        let mut command = self.desk.command(line);
         command.env("VERIFYD__MICROSOFT__MODULES_DIR", "modules");
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
-        finish(self.command(arguments), "")
+    fn run(&self, line: &str) -> Output {
+        finish(self.command(line), "")
     }
 
-    fn json(&self, arguments: &[&str], code: i32) -> Value {
-        let output = self.run(arguments);
+    fn json(&self, line: &str, code: i32) -> Value {
+        let output = self.run(line);
         assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// A connection of a tenant of its own; its id.
     fn connection(&self, number: u32, scenario: Scenario, name: &str) -> String {
-        let tenant = scenario.tenant_id(number);
-        let number = number.to_string();
-        let arguments = [
-            "connections",
-            "add",
-            "--json",
-            "--workspace",
-            "1",
-            "--tenant",
-            &number,
-            "--entra-tenant-id",
-            &tenant,
-            "--client-id",
-            "5c000000-0000-4000-8000-c00000000001",
-            "--cloud",
-            "simulated",
-            "--module",
-            "access_review",
-            "--display-name",
-            name,
-            "--secret-stdin",
-        ];
-        let output = finish(self.command(&arguments), SIMULATED_SECRET);
-        assert!(output.status.success(), "{}", stderr(&output));
-        let added: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let extra = format!("--module access_review --display-name {name} --secret-stdin");
+        let command = self.command(&add_line(number, scenario, &extra));
+        let added = json(&finish(command, SIMULATED_SECRET));
         added["provider_connection_id"].to_string()
     }
 }
@@ -83,11 +61,11 @@ async fn the_module_of_the_guide_is_validated_checked_and_planned() {
     let bench = Bench::new().await;
     let file = bench.file("access_review.toml", &module_of_the_guide());
     let file = file.to_str().unwrap();
-    let validated = bench.run(&["modules", "validate", file]);
+    let validated = bench.run(&format!("modules validate {file}"));
     assert!(validated.status.success(), "{}", stdout(&validated));
-    let shown = bench.json(&["modules", "show", "access_review", "--json"], 0);
+    let shown = bench.json("modules show access_review --json", 0);
     assert_eq!(shown["permissions"][2]["role"], "Records.0.Read");
-    let listed = stdout(&bench.run(&["modules", "list"]));
+    let listed = stdout(&bench.run("modules list"));
     for key in [
         "health_check",
         "intune",
@@ -102,10 +80,10 @@ async fn the_module_of_the_guide_is_validated_checked_and_planned() {
     let token = bench.connection(3, Scenario::InventoryFromToken, "Token");
     bench.connection(4, Scenario::Healthy, "Never");
     let disabled = bench.connection(5, Scenario::Healthy, "Disabled");
-    bench.json(&["connections", "disable", &disabled, "--json"], 0);
+    bench.json(&format!("connections disable {disabled} --json"), 0);
     let serving = Serving(
         bench
-            .command(&["serve"])
+            .command("serve")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -114,14 +92,7 @@ async fn the_module_of_the_guide_is_validated_checked_and_planned() {
     let mut runs = Vec::new();
     for connection in [&works, &breaks, &token] {
         let run = bench.json(
-            &[
-                "enqueue",
-                "--connection",
-                connection,
-                "--wait",
-                "120",
-                "--json",
-            ],
+            &format!("enqueue --connection {connection} --wait 120 --json"),
             0,
         );
         runs.push(run);
@@ -147,10 +118,10 @@ async fn the_module_of_the_guide_is_validated_checked_and_planned() {
     );
 
     let id = runs[0]["operation_run_id"].to_string();
-    let shown = stdout(&bench.run(&["runs", "show", &id]));
+    let shown = stdout(&bench.run(&format!("runs show {id}")));
     assert!(shown.contains("Records.1.Read"), "{shown}");
 
-    let plan = bench.json(&["plan", "--module", file, "--json"], 1);
+    let plan = bench.json(&format!("plan --module {file} --json"), 1);
     let verdicts: Vec<(&str, &str)> = plan["connections"]
         .as_array()
         .unwrap()
@@ -187,24 +158,17 @@ async fn the_module_of_the_guide_is_validated_checked_and_planned() {
     assert_eq!(plan["connections"][2]["unknown"], "other_apis_not_read");
     assert_eq!(plan["connections"][3]["unknown"], "never_read");
 
-    let csv = bench.run(&["plan", "--module", "access_review", "--csv"]);
+    let csv = bench.run("plan --module access_review --csv");
     assert_eq!(csv.status.code(), Some(1));
     let csv = stdout(&csv);
     assert_eq!(csv.lines().count(), 5, "{csv}");
     assert!(csv.contains(",'=HYPERLINK(1),"), "{csv}");
-    let table = stdout(&bench.run(&["plan", "--module", "access_review"]));
+    let table = stdout(&bench.run("plan --module access_review"));
     assert!(table.contains("1 of 4 connections would break"), "{table}");
-    let narrowed = ["plan", "--module", "access_review", "--tenant", "1"];
-    assert_eq!(bench.run(&narrowed).status.code(), Some(0));
-    let foreign = [
-        "plan",
-        "--module",
-        "access_review",
-        "--workspace",
-        "9",
-        "--json",
-    ];
-    assert_eq!(bench.json(&foreign, 2)["counts"]["connections"], 0);
+    let narrowed = bench.run("plan --module access_review --tenant 1");
+    assert_eq!(narrowed.status.code(), Some(0));
+    let foreign = bench.json("plan --module access_review --workspace 9 --json", 2);
+    assert_eq!(foreign["counts"]["connections"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,33 +181,30 @@ async fn a_mistake_in_a_module_is_told_with_file_line_and_field() {
     let file = bench.file("bad.toml", &bad);
     let file = file.to_str().unwrap();
     // Needs no configuration that can be used.
-    let validated = bench.run(&["modules", "validate", file]);
+    let validated = bench.run(&format!("modules validate {file}"));
     assert_eq!(validated.status.code(), Some(1));
     assert!(stdout(&validated).contains(&told), "{}", stdout(&validated));
 
-    let served = bench.run(&["serve"]);
+    let served = bench.run("serve");
     assert_eq!(served.status.code(), Some(1));
     assert!(stderr(&served).contains(&told), "{}", stderr(&served));
-    let doctor = bench.json(&["doctor", "--json"], 1);
+    let doctor = bench.json("doctor --json", 1);
     let part = doctor["parts"].as_array().unwrap().iter();
     let part = part.clone().find(|p| p["part"] == "modules").unwrap();
     assert_eq!(part["state"], "failed");
     assert!(part["found"].as_str().unwrap().contains(&told), "{part}");
     // 1 would mean that connections break.
-    let plan = bench.run(&["plan", "--module", "intune"]);
+    let plan = bench.run("plan --module intune");
     assert_eq!(plan.status.code(), Some(2));
     std::fs::remove_file(file).unwrap();
-    assert_eq!(
-        bench.run(&["plan", "--module", "intune"]).status.code(),
-        Some(0)
-    );
-    let unknown = bench.run(&["plan", "--module", "nothing"]);
+    assert_eq!(bench.run("plan --module intune").status.code(), Some(0));
+    let unknown = bench.run("plan --module nothing");
     assert_eq!(unknown.status.code(), Some(2));
     assert!(
         stderr(&unknown).contains("health_check"),
         "{}",
         stderr(&unknown)
     );
-    let doctor = bench.json(&["doctor", "--json"], 0);
+    let doctor = bench.json("doctor --json", 0);
     assert!(doctor.to_string().contains("3 modules"), "{doctor}");
 }

@@ -27,86 +27,43 @@ impl Desk {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
     let desk = Desk::new().await;
-    desk.add(Scenario::Healthy, &["--secret-stdin"], SIMULATED_SECRET);
+    desk.add(Scenario::Healthy, "--secret-stdin", SIMULATED_SECRET);
     let ids = "a whole number from 1 to";
-    for (arguments, code, words) in [
-        (&["enqueue", "--connection", "0"][..], 2, ids),
-        (&["enqueue", "--connection=-1"], 2, ids),
+    for (line, code, words) in [
+        ("enqueue --connection 0", 2, ids),
+        ("enqueue --connection=-1", 2, ids),
+        ("enqueue --connection 1 --onboarding-session 0", 2, ids),
+        ("connections list --tenant 0", 2, ids),
         (
-            &["enqueue", "--connection", "1", "--onboarding-session", "0"],
-            2,
-            ids,
-        ),
-        (&["connections", "list", "--tenant", "0"], 2, ids),
-        (
-            &["connections", "list", "--after", "x"],
+            "connections list --after x",
             2,
             "the cursor that the page before ends with",
         ),
-        (&["runs", "show", "0"], 2, ids),
-        (&["runs", "list", "--before=-7"], 2, ids),
+        ("runs show 0", 2, ids),
+        ("runs list --before=-7", 2, ids),
+        ("webhooks add --workspace 0 --url https://a.example", 2, ids),
         (
-            &[
-                "webhooks",
-                "add",
-                "--workspace",
-                "0",
-                "--url",
-                "https://a.example",
-            ],
+            "connections add --workspace 0 --tenant 1 --entra-tenant-id x --client-id x",
             2,
             ids,
         ),
         (
-            &[
-                "connections",
-                "add",
-                "--workspace",
-                "0",
-                "--tenant",
-                "1",
-                "--entra-tenant-id",
-                "x",
-                "--client-id",
-                "x",
-            ],
-            2,
-            ids,
-        ),
-        (
-            &[
-                "webhooks",
-                "rotate-secret",
-                "1",
-                "--keep-previous",
-                "banana",
-            ],
+            "webhooks rotate-secret 1 --keep-previous banana",
             2,
             "each with a unit",
         ),
-        (&["prune", "--older-than", "90"], 2, "each with a unit"),
+        ("prune --older-than 90", 2, "each with a unit"),
+        ("webhooks replay 999", 1, "delivery 999: no such delivery"),
         (
-            &["webhooks", "replay", "999"],
-            1,
-            "delivery 999: no such delivery",
-        ),
-        (
-            &[
-                "webhooks",
-                "add",
-                "--workspace",
-                "1",
-                "--url",
-                "https://u:s3cr3t@a.example/",
-            ],
+            "webhooks add --workspace 1 --url https://u:s3cr3t@a.example/",
             1,
             "--url",
         ),
     ] {
-        let output = desk.run(arguments, "");
+        let output = desk.run(line);
         let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
-        assert!(said.contains(words), "{arguments:?}: {said}");
+        assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+        assert!(said.contains(words), "{line}: {said}");
         assert!(!said.contains("s3cr3t"), "{said}");
     }
 }
@@ -114,22 +71,12 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_query_of_a_webhook_is_not_shown() {
     let desk = Desk::new().await;
-    let url = "https://8.8.8.8/hook?token=s3cr3t";
-    let add = [
-        "webhooks",
-        "add",
-        "--workspace",
-        "1",
-        "--url",
-        url,
-        "--json",
-    ];
-    for arguments in [
-        &add[..],
-        &["webhooks", "list"],
-        &["webhooks", "list", "--json"],
+    for line in [
+        "webhooks add --workspace 1 --url https://8.8.8.8/hook?token=s3cr3t --json",
+        "webhooks list",
+        "webhooks list --json",
     ] {
-        let output = desk.run(arguments, "");
+        let output = desk.run(line);
         assert!(output.status.success(), "{}", stderr(&output));
         let shown = stdout(&output);
         assert!(shown.contains("https://8.8.8.8/hook?…"), "{shown}");
@@ -141,7 +88,7 @@ async fn the_query_of_a_webhook_is_not_shown() {
 async fn a_connection_that_cannot_be_used_is_listed_and_left_out_of_a_rotation() {
     let desk = Desk::new().await;
     for name in ["fine", "odd", "broken"] {
-        let named = ["--secret-stdin", "--display-name", name];
+        let named = format!("--secret-stdin --display-name {name}");
         desk.add(Scenario::Healthy, &named, SIMULATED_SECRET);
     }
     desk.sql(
@@ -149,7 +96,7 @@ async fn a_connection_that_cannot_be_used_is_listed_and_left_out_of_a_rotation()
          UPDATE provider_credentials SET kind = 'password' WHERE provider_connection_id = 3",
     )
     .await;
-    let output = desk.run(&["connections", "list"], "");
+    let output = desk.run("connections list");
     let (shown, said) = (stdout(&output), stderr(&output));
     for name in ["fine", "odd", "broken", "unusable"] {
         assert!(shown.contains(name), "{shown}");
@@ -158,18 +105,18 @@ async fn a_connection_that_cannot_be_used_is_listed_and_left_out_of_a_rotation()
         said.contains("Connection 2 cannot be used: provider_connections.status: "),
         "{said}"
     );
-    let output = desk.run(&["enqueue", "--connection", "2"], "");
+    let output = desk.run("enqueue --connection 2");
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("provider_connections.status"));
 
-    let output = desk.run(&["connections", "rotate-keys"], "");
+    let output = desk.run("connections rotate-keys");
     let (shown, said) = (stdout(&output), stderr(&output));
     assert_eq!(output.status.code(), Some(1), "{said}");
     // That with a foreign status is bound to the same as ever.
     assert!(shown.contains("2 already with the writing key"), "{shown}");
     assert!(said.contains("connection 3 was left out"), "{said}");
 
-    let output = desk.run(&["doctor"], "");
+    let output = desk.run("doctor");
     let shown = stdout(&output);
     for words in [
         "connection 2: provider_connections.status: ",
@@ -185,39 +132,21 @@ async fn keys_that_open_nothing_are_found_by_doctor() {
     let desk = Desk::new().await;
     let keys = desk.folder.path().join("keys");
     std::fs::write(&keys, format!("first:{KEY}\n")).unwrap();
-    let with_keys = |arguments: &[&str], input: &str| {
-        let mut command = desk.command(arguments);
+    let with_keys = |line: &str, input: &str| {
+        let mut command = desk.command(line);
         command.env("VERIFYD__CREDENTIALS__KEYS_FILE", &keys);
         super::finish(command, input)
     };
-    let tenant = Scenario::Healthy.tenant_id(1);
-    let added = with_keys(
-        &[
-            "connections",
-            "add",
-            "--workspace",
-            "1",
-            "--tenant",
-            "1",
-            "--entra-tenant-id",
-            &tenant,
-            "--client-id",
-            "5c000000-0000-4000-8000-c00000000001",
-            "--cloud",
-            "simulated",
-            "--secret-stdin",
-        ],
-        SIMULATED_SECRET,
-    );
-    assert!(added.status.success(), "{}", stderr(&added));
-    assert_eq!(with_keys(&["doctor"], "").status.code(), Some(0));
+    let add = super::add_line(1, Scenario::Healthy, "--secret-stdin");
+    super::json(&with_keys(&add, SIMULATED_SECRET));
+    assert_eq!(with_keys("doctor", "").status.code(), Some(0));
     // The same name for another key, and another name.
     for other in [
         format!("first:{OTHER_KEY}\n"),
         format!("second:{OTHER_KEY}\n"),
     ] {
         std::fs::write(&keys, other).unwrap();
-        let output = with_keys(&["doctor"], "");
+        let output = with_keys("doctor", "");
         let shown = stdout(&output);
         assert_eq!(output.status.code(), Some(1), "{shown}");
         assert!(
@@ -227,7 +156,7 @@ async fn keys_that_open_nothing_are_found_by_doctor() {
         assert!(shown.contains("add the key that sealed it"), "{shown}");
     }
     std::fs::write(&keys, format!("first:{KEY}\nsecond:short\n")).unwrap();
-    let output = with_keys(&["doctor"], "");
+    let output = with_keys("doctor", "");
     let shown = stdout(&output);
     assert!(shown.contains("line 2"), "{shown}");
     assert!(shown.contains("correct what is named"), "{shown}");

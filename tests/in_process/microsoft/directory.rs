@@ -5,56 +5,16 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, Response, Uri};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub use test_support::microsoft::{CLIENT, TENANT};
-pub const SERVICE_PRINCIPAL: &str = "0a0a0a0a-0000-4000-8000-000000000001";
-pub const GRAPH_RESOURCE: &str = "0b0b0b0b-0000-4000-8000-000000000002";
+pub use test_support::microsoft::{
+    CLIENT, GRAPH_APP, GRAPH_RESOURCE, SERVICE_PRINCIPAL, TENANT, app_roles, jwt, role_id,
+};
 pub const OTHER_RESOURCE: &str = "0c0c0c0c-0000-4000-8000-000000000003";
 pub const OTHER_APP: &str = "0d0d0d0d-0000-4000-8000-000000000004";
-
-/// Permissions on Graph with their app role ids.
-pub const ROLES: &[(&str, &str)] = &[
-    (
-        "Organization.Read.All",
-        "498476ce-e0fe-48b0-b801-37ba7e2685c6",
-    ),
-    (
-        "Application.Read.All",
-        "9a5d68dd-52b0-4cc2-bd40-abcf44ac3a30",
-    ),
-    ("Directory.Read.All", "7ab1d382-f21e-4acd-a863-ba3e13f7da61"),
-    ("Group.Read.All", "5b567255-7703-4780-807c-7be8301ae99b"),
-    (
-        "DeviceManagementApps.Read.All",
-        "7a6ee1e7-141e-4cec-ae74-d9db155731ff",
-    ),
-    (
-        "DeviceManagementConfiguration.Read.All",
-        "dc377aa6-52d8-4e23-b271-2a7ae04cedf3",
-    ),
-    (
-        "DeviceManagementConfiguration.ReadWrite.All",
-        "9241abd9-d0e6-425a-bd4f-47ba86e767a4",
-    ),
-    (
-        "DeviceManagementManagedDevices.Read.All",
-        "2f51be20-0bb4-4fed-bf7b-db946066c75e",
-    ),
-    (
-        "DeviceManagementRBAC.Read.All",
-        "58ca0d9a-1575-47e1-a3cb-007ef2e4583b",
-    ),
-    (
-        "DeviceManagementServiceConfig.Read.All",
-        "06a5fe6d-c49d-46a7-b082-56b1b14103c7",
-    ),
-];
 
 /// All that the module `intune` needs.
 pub const INTUNE: &[&str] = &[
@@ -155,14 +115,6 @@ impl Reply {
     }
 }
 
-/// An access token with these claims: a JWT whose signature means nothing.
-pub fn token(claims: &Value) -> String {
-    format!(
-        "eyJhbGciOiJub25lIn0.{}.canarysignature",
-        URL_SAFE_NO_PAD.encode(claims.to_string())
-    )
-}
-
 pub fn token_reply(access_token: &str) -> Reply {
     Reply::json(
         200,
@@ -186,36 +138,21 @@ pub struct Facts {
     pub owner: Option<&'static str>,
     /// The registration, told in the directory that owns it.
     pub application: Value,
-    /// Delegated permissions on Graph that are granted.
-    pub delegated: Vec<&'static str>,
     pub organization: Value,
 }
 
-/// Id of the delegated permission with the name of an application permission.
-pub fn scope_id(name: &str) -> String {
-    let (_, id) = ROLES.iter().find(|(n, _)| *n == name).unwrap();
-    format!("5c09e{}", &id[5..])
-}
-
 /// A registration that asks for these application permissions, with these secrets: hint and end.
-pub fn application(roles: &[&str], scopes: &[&str], secrets: &[(&str, &str)]) -> Value {
-    let role = |name: &&str| {
-        let (_, id) = ROLES.iter().find(|(n, _)| n == name).unwrap();
-        json!({"id": id, "type": "Role"})
-    };
-    let scope = |name: &&str| json!({"id": scope_id(name), "type": "Scope"});
+pub fn application(roles: &[&str], secrets: &[(&str, &str)]) -> Value {
     let asked: Vec<Value> = roles
         .iter()
-        .map(role)
-        .chain(scopes.iter().map(scope))
+        .map(|name| json!({"id": role_id(name), "type": "Role"}))
         .collect();
     let secrets: Vec<Value> = secrets
         .iter()
         .map(|(hint, end)| json!({"hint": hint, "endDateTime": end}))
         .collect();
     json!({
-        "requiredResourceAccess": [
-            {"resourceAppId": "00000003-0000-0000-c000-000000000000", "resourceAccess": asked}],
+        "requiredResourceAccess": [{"resourceAppId": GRAPH_APP, "resourceAccess": asked}],
         "passwordCredentials": secrets,
     })
 }
@@ -249,8 +186,7 @@ impl Directory {
                 opaque: false,
                 subscription: "active",
                 owner: Some(TENANT),
-                application: application(&[], &[], &[("can", "2027-06-01T00:00:00Z")]),
-                delegated: Vec::new(),
+                application: application(&[], &[("can", "2027-06-01T00:00:00Z")]),
                 organization: json!({"id": TENANT}),
             }),
             script: Mutex::new(Box::new(|_| None)),
@@ -293,27 +229,20 @@ impl Directory {
             let mut all: Vec<Value> = facts
                 .granted
                 .iter()
-                .map(|name| {
-                    let (_, id) = ROLES.iter().find(|(n, _)| n == name).unwrap();
-                    json!({"appRoleId": id, "resourceId": GRAPH_RESOURCE})
-                })
+                .map(|name| json!({"appRoleId": role_id(name), "resourceId": GRAPH_RESOURCE}))
                 .collect();
-            all.push(json!({"appRoleId": ROLES[2].1, "resourceId": OTHER_RESOURCE}));
+            let elsewhere = role_id("Directory.Read.All");
+            all.push(json!({"appRoleId": elsewhere, "resourceId": OTHER_RESOURCE}));
             all.push(json!({"appRoleId": uuid::Uuid::nil(), "resourceId": OTHER_RESOURCE}));
             all
         };
-        let resource = |app: &str| {
-            let roles: Vec<Value> = ROLES
-                .iter()
-                .map(|(value, id)| json!({"id": id, "value": value}))
-                .collect();
-            Reply::json(200, &json!({"appId": app, "appRoles": roles}))
-        };
+        let resource =
+            |app: &str| Reply::json(200, &json!({"appId": app, "appRoles": app_roles()}));
         match seen.call.as_str() {
             "token" if facts.opaque => token_reply("opaque-canary-token"),
             "token" => {
                 let roles = facts.in_token.as_ref().unwrap_or(&facts.granted);
-                token_reply(&token(
+                token_reply(&jwt(
                     &json!({"tid": TENANT, "roles": roles, "n": seen.before}),
                 ))
             }
@@ -324,24 +253,8 @@ impl Directory {
                     "appOwnerOrganizationId": facts.owner}),
             ),
             "application" => Reply::json(200, &facts.application),
-            "delegated" => {
-                let grant = json!({"resourceId": GRAPH_RESOURCE, "consentType": "AllPrincipals",
-                    "scope": facts.delegated.join(" ")});
-                Reply::json(200, &json!({"value": [grant]}))
-            }
-            "offered" => {
-                let named = |id: &dyn Fn(&str, &str) -> String| -> Vec<Value> {
-                    let all = ROLES.iter();
-                    all.map(|(name, role)| json!({"id": id(name, role), "value": name}))
-                        .collect()
-                };
-                Reply::json(
-                    200,
-                    &json!({"id": GRAPH_RESOURCE,
-                        "appRoles": named(&|_, role| role.to_owned()),
-                        "oauth2PermissionScopes": named(&|name, _| scope_id(name))}),
-                )
-            }
+            "delegated" => Reply::json(200, &json!({"value": []})),
+            "offered" => Reply::json(200, &json!({"id": GRAPH_RESOURCE, "appRoles": app_roles()})),
             "assignments" => {
                 let all = assignments();
                 let skip: usize = seen
@@ -361,9 +274,7 @@ impl Directory {
                 }
                 Reply::json(200, &body)
             }
-            "resource" if seen.uri.path().ends_with(GRAPH_RESOURCE) => {
-                resource("00000003-0000-0000-c000-000000000000")
-            }
+            "resource" if seen.uri.path().ends_with(GRAPH_RESOURCE) => resource(GRAPH_APP),
             "resource" => resource(OTHER_APP),
             "/v1.0/deviceManagement" => {
                 Reply::json(200, &json!({"subscriptionState": facts.subscription}))

@@ -54,39 +54,6 @@ async fn of_another_directory_not_even_the_name_is_kept() {
 }
 
 #[tokio::test]
-async fn plans_are_evidence_beside_a_service_that_does_not_answer() {
-    let plan = |service: &str, status: &str| json!({"service": service, "capabilityStatus": status, "servicePlanId": TENANT});
-    for (plans, expected) in [
-        (
-            json!([plan("SCO", "Deleted"), plan("exchange", "Enabled")]),
-            vec!["SCO Deleted"],
-        ),
-        (
-            json!([plan("SCO", "Enabled"), plan("SCO", "Deleted")]),
-            vec!["SCO Deleted", "SCO Enabled"],
-        ),
-        (json!([plan("exchange", "Enabled")]), vec!["none of Intune"]),
-        (
-            json!([{"service": "a b\n", "capabilityStatus": {}}, 7]),
-            vec!["none of Intune"],
-        ),
-        (json!("x"), vec!["none of Intune"]),
-    ] {
-        let directory = Directory::start(INTUNE).await;
-        directory.change(|facts| {
-            facts.organization = json!({"id": TENANT, "assignedPlans": plans});
-            facts.subscription = "disabled";
-        });
-        let found = run(&provider(&directory), &target("intune")).await;
-        let evidence = found.evidence("intune.service", EvidenceKind::ServicePlan);
-        assert_eq!(evidence, expected, "{plans}");
-        // Nothing is said of what passes.
-        let fine = found.evidence("intune.rbac", EvidenceKind::ServicePlan);
-        assert!(fine.is_empty());
-    }
-}
-
-#[tokio::test]
 async fn without_the_organization_nothing_is_said_of_licences() {
     let directory = Directory::start(INTUNE).await;
     directory.change(|facts| facts.subscription = "disabled");

@@ -1,14 +1,24 @@
 //! A provider for tests, and what they ask of its findings.
 
 use crate::microsoft::directory::Directory;
+use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use std::sync::Arc;
 pub use test_support::microsoft::{Still, secret, settings, target};
 use verifyd::domain::Reason;
 use verifyd::domain::report::{Check, CheckStatus, EvidenceKind, FinishedReport, ReportDraft};
-use verifyd::ports::clock::Clock as _;
+use verifyd::ports::clock::Clock;
 use verifyd::ports::provider::{Findings, Provider, Target};
 use verifyd::provider::microsoft::{MicrosoftProvider, MicrosoftSettings};
+
+/// Always this time.
+pub struct At(pub DateTime<Utc>);
+
+impl Clock for At {
+    fn now(&self) -> DateTime<Utc> {
+        self.0
+    }
+}
 
 pub fn provider_with(settings: &MicrosoftSettings) -> MicrosoftProvider {
     MicrosoftProvider::new(settings, Arc::new(Still)).unwrap()

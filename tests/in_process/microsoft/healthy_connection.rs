@@ -1,14 +1,14 @@
 //! What a sound connection looks like, on the wire and in the findings.
 
 use crate::microsoft::directory::{
-    CLIENT, Directory, GRAPH_RESOURCE, HEALTH, INTUNE, OTHER_APP, ROLES, Reply, SERVICE_PRINCIPAL,
-    TENANT,
+    CLIENT, Directory, GRAPH_RESOURCE, HEALTH, INTUNE, OTHER_APP, Reply, SERVICE_PRINCIPAL, TENANT,
+    role_id,
 };
 use crate::microsoft::fixture::{provider, run, target};
 use serde_json::json;
 use verifyd::domain::permission::{InventorySource, PermissionStatus};
-use verifyd::domain::report::{CheckStatus, EvidenceKind};
-use verifyd::domain::{Reason, TenantId, WorkspaceId};
+use verifyd::domain::report::CheckStatus;
+use verifyd::domain::{TenantId, WorkspaceId};
 use verifyd::ports::provider::Disposition;
 
 #[tokio::test]
@@ -110,54 +110,11 @@ async fn names_of_roles_are_kept_until_a_new_one_appears() {
     assert_eq!(directory.count("resource"), 3);
 }
 
-#[tokio::test]
-async fn probes_tell_what_intune_says() {
-    let directory = Directory::start(INTUNE).await;
-    let provider = provider(&directory);
-    let service = "intune.service";
-    for (state, expected) in [
-        ("active", (CheckStatus::Pass, None)),
-        ("warning", (CheckStatus::Warn, Some(Reason::IntuneInactive))),
-        (
-            "disabled",
-            (CheckStatus::Fail, Some(Reason::IntuneInactive)),
-        ),
-        ("deleted", (CheckStatus::Fail, Some(Reason::IntuneInactive))),
-        (
-            "no state",
-            (CheckStatus::Fail, Some(Reason::ResponseInvalid)),
-        ),
-    ] {
-        directory.change(|facts| facts.subscription = state);
-        let found = run(&provider, &target("intune")).await;
-        assert_eq!(found.status(service), expected, "{state}");
-        assert!(found.0.inventory.is_some(), "{state}");
-    }
-    directory.script(|seen| {
-        seen.call.starts_with("/v1.0/deviceManagement").then(|| {
-            let text = json!({"Message": "Request not applicable to target tenant"}).to_string();
-            Reply::graph_error(400, "BadRequest", &text)
-        })
-    });
-    let found = run(&provider, &target("intune")).await;
-    for key in [service, "intune.configuration", "intune.rbac"] {
-        let expected = (CheckStatus::Fail, Some(Reason::IntuneNotLicensed));
-        assert_eq!(found.status(key), expected);
-    }
-    assert_eq!(
-        found.evidence(service, EvidenceKind::GraphCode),
-        ["BadRequest"]
-    );
-}
-
 /// A listing of one page, which is remembered.
 fn listing(names: &[&str]) -> Reply {
     let all: Vec<serde_json::Value> = names
         .iter()
-        .map(|name| {
-            let (_, id) = ROLES.iter().find(|(known, _)| known == name).unwrap();
-            json!({"appRoleId": id, "resourceId": GRAPH_RESOURCE})
-        })
+        .map(|name| json!({"appRoleId": role_id(name), "resourceId": GRAPH_RESOURCE}))
         .collect();
     Reply::json(200, &json!({ "value": all }))
 }

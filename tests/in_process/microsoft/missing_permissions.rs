@@ -1,8 +1,6 @@
 //! Why a permission is missing, and who is asked about it how often.
 
-use crate::microsoft::directory::{
-    Directory, HEALTH, Reply, TENANT, application, token, token_reply,
-};
+use crate::microsoft::directory::{Directory, HEALTH, Reply, application, jwt, token_reply};
 use crate::microsoft::fixture::{Found, provider, run, target};
 use serde_json::json;
 use verifyd::domain::Reason;
@@ -25,90 +23,6 @@ fn reason(found: &Found) -> Reason {
         (CheckStatus::Fail, Severity::High, false)
     );
     check.reason_code.unwrap()
-}
-
-fn labels(found: &Found) -> Vec<&str> {
-    let steps = found.check(GONE).next_steps.iter();
-    steps.map(|step| step.label.as_str()).collect()
-}
-
-#[tokio::test]
-async fn what_the_registration_asks_for_tells_why_it_is_missing() {
-    let cases: [(&[&str], &[&str], Reason); 6] = [
-        (HEALTH, &[], Reason::PermissionNotConsented),
-        (
-            &["Organization.Read.All"],
-            &[],
-            Reason::PermissionNotRequested,
-        ),
-        (
-            &[],
-            &["Directory.Read.All"],
-            Reason::PermissionDelegatedOnly,
-        ),
-        (
-            HEALTH,
-            &["Directory.Read.All"],
-            Reason::PermissionNotConsented,
-        ),
-        (&[], &["Group.Read.All"], Reason::PermissionNotRequested),
-        (&[], &[], Reason::PermissionNotRequested),
-    ];
-    for (roles, scopes, expected) in cases {
-        let directory = without_it().await;
-        directory.change(|facts| facts.application = application(roles, scopes, &[]));
-        let found = run(&provider(&directory), &target("health_check")).await;
-        assert_eq!(reason(&found), expected, "{roles:?} {scopes:?}");
-    }
-}
-
-#[tokio::test]
-async fn each_reason_has_the_steps_of_those_who_can_take_them() {
-    let add =
-        "Add the permission to the app registration, in the directory that owns the application";
-    let consent = "Grant admin consent, in the customer's directory";
-    let then = "Then grant admin consent, in the customer's directory";
-    let cases: [(&[&str], &[&str]); 2] = [(HEALTH, &[consent]), (&[], &[add, then])];
-    for (roles, expected) in cases {
-        let directory = without_it().await;
-        directory.change(|facts| facts.application = application(roles, &[], &[]));
-        let found = run(&provider(&directory), &target("health_check")).await;
-        assert_eq!(labels(&found), expected);
-    }
-}
-
-#[tokio::test]
-async fn a_delegated_grant_is_told_also_where_the_registration_cannot_be_read() {
-    let directory = without_it().await;
-    directory.change(|facts| {
-        facts.owner = None;
-        facts.delegated = vec!["User.Read", "Directory.Read.All"];
-    });
-    let found = run(&provider(&directory), &target("health_check")).await;
-    assert_eq!(reason(&found), Reason::PermissionDelegatedOnly);
-}
-
-#[tokio::test]
-async fn what_cannot_be_read_is_unknown_and_costs_nothing() {
-    for refused in ["application", "delegated", "offered"] {
-        for reply in [
-            Reply::denied(),
-            Reply::graph_error(404, "Request_ResourceNotFound", "gone"),
-            Reply::json(200, &json!([])),
-            Reply::json(200, &json!({"value": 7, "requiredResourceAccess": "x"})),
-        ] {
-            let directory = without_it().await;
-            // Unlike the registration the refused call would have said nothing either.
-            directory.change(|facts| facts.owner = (refused == "application").then_some(TENANT));
-            let same = reply.clone();
-            directory.script(move |seen| (seen.call == refused).then(|| same.clone()));
-            let found = run(&provider(&directory), &target("health_check")).await;
-            let unknown = [Reason::PermissionMissing, Reason::PermissionNotRequested];
-            assert!(unknown.contains(&reason(&found)), "{refused} {reply:?}");
-            let warned: Vec<&str> = found.with(CheckStatus::Warn);
-            assert!(warned.is_empty(), "{refused}: {warned:?}");
-        }
-    }
 }
 
 #[tokio::test]
@@ -138,11 +52,11 @@ async fn the_owners_directory_is_asked_with_the_same_credential() {
     let directory = without_it().await;
     directory.change(|facts| {
         facts.owner = Some(OWNER);
-        facts.application = application(HEALTH, &[], &[("can", "2026-01-11T00:00:00Z")]);
+        facts.application = application(HEALTH, &[("can", "2026-01-11T00:00:00Z")]);
     });
     directory.script(|seen| {
         (seen.call == "token" && seen.uri.path().contains(OWNER))
-            .then(|| token_reply(&token(&json!({"tid": OWNER, "roles": HEALTH}))))
+            .then(|| token_reply(&jwt(&json!({"tid": OWNER, "roles": HEALTH}))))
     });
     let provider = provider(&directory);
     for _ in 0..3 {

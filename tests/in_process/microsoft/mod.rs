@@ -15,6 +15,7 @@ mod missing_permissions;
 mod modules;
 mod next_step_links;
 mod permissions;
+mod preflight;
 mod proxy;
 mod sign_in;
 mod throttling;

@@ -1,9 +1,9 @@
 //! Modules of files: roles on other APIs, every expectation of a probe, and what is granted beyond what
 //! is needed.
 
-use crate::microsoft::directory::{Directory, HEALTH, OTHER_APP, ROLES, Reply, Seen};
+use crate::microsoft::directory::{Directory, HEALTH, OTHER_APP, Reply, Seen, app_roles, role_id};
 use crate::microsoft::fixture::{provider_with, run, settings, target};
-use serde_json::{Value, json};
+use serde_json::json;
 use verifyd::domain::Reason;
 use verifyd::domain::permission::PermissionStatus;
 use verifyd::domain::report::{CheckStatus, EvidenceKind};
@@ -47,12 +47,8 @@ fn key_elsewhere(role: &str, resource: &str) -> String {
 /// The other API's service principal by its app id; `None` for any other.
 fn other_api(seen: &Seen) -> Option<Reply> {
     let path = seen.uri.path();
-    let roles: Vec<Value> = ROLES
-        .iter()
-        .map(|(value, id)| json!({"id": id, "value": value}))
-        .collect();
     path.ends_with(&format!("(appId='{OTHER_APP}')"))
-        .then(|| Reply::json(200, &json!({"appId": OTHER_APP, "appRoles": roles})))
+        .then(|| Reply::json(200, &json!({"appId": OTHER_APP, "appRoles": app_roles()})))
 }
 
 #[tokio::test]
@@ -71,7 +67,10 @@ async fn a_role_on_another_api_is_judged_by_the_assignments() {
     let stored = &entries[&format!("{OTHER_APP}/Directory.Read.All")];
     assert_eq!(stored.status, PermissionStatus::Granted);
     assert!(stored.details.required);
-    assert_eq!(stored.details.app_role_id.as_deref(), Some(ROLES[2].1));
+    assert_eq!(
+        stored.details.app_role_id.as_deref(),
+        Some(role_id("Directory.Read.All"))
+    );
 }
 
 /// Graph has granted a role of this name, the other API has not.
@@ -87,7 +86,10 @@ async fn a_role_of_the_same_name_on_graph_does_not_count_elsewhere() {
         (CheckStatus::Fail, Some(Reason::PermissionNotRequested))
     );
     // Read from the API itself: the module does not name the id.
-    assert_eq!(found.evidence(&key, EvidenceKind::AppRoleId), [ROLES[1].1]);
+    assert_eq!(
+        found.evidence(&key, EvidenceKind::AppRoleId),
+        [role_id("Application.Read.All")]
+    );
     let message = &found.check(&key).message;
     assert!(message.contains("records stay closed"), "{message}");
     let stored = &found.0.inventory.unwrap().entries[&format!("{OTHER_APP}/Application.Read.All")];

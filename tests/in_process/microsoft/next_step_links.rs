@@ -1,6 +1,6 @@
 //! Next steps lead where they can be taken: the owner's directory or the customer's.
 
-use crate::microsoft::directory::{CLIENT, Directory, HEALTH, Reply, SERVICE_PRINCIPAL, TENANT};
+use crate::microsoft::directory::{CLIENT, Directory, HEALTH, Reply, SERVICE_PRINCIPAL};
 use crate::microsoft::fixture::{Found, provider, run, target};
 use serde_json::{Value, json};
 
@@ -18,56 +18,6 @@ fn url<'a>(found: &'a Found, check: &str, label: &str) -> &'a str {
     let steps = &found.check(check).next_steps;
     let step = steps.iter().find(|step| step.label == label);
     &step.unwrap_or_else(|| panic!("{label} in {steps:?}")).url
-}
-
-#[tokio::test]
-async fn the_registration_is_mended_where_it_is_and_consent_given_where_it_counts() {
-    let directory = Directory::start(&["Organization.Read.All", "Application.Read.All"]).await;
-    directory.script(|seen| {
-        (seen.call == "service_principal")
-            .then(|| principal(&json!({"appOwnerOrganizationId": OWNER})))
-    });
-    let found = run(&provider(&directory), &target("health_check")).await;
-    let check = "permissions.directory_read_all";
-    assert_eq!(
-        url(
-            &found,
-            check,
-            "Add the permission to the app registration, in the directory that owns the application"
-        ),
-        format!(
-            "https://portal.example.com/{OWNER}/#view/Microsoft_AAD_RegisteredApps/ApplicationMenuBlade/~/CallAnAPI/appId/{CLIENT}/isMSAApp~/false"
-        )
-    );
-    assert_eq!(
-        url(
-            &found,
-            check,
-            "Grant admin consent, in the customer's directory"
-        ),
-        format!(
-            "https://login.example.com/{TENANT}/v2.0/adminconsent?client_id={CLIENT}&scope=https%3A%2F%2Fgraph.example.com%2F.default"
-        )
-    );
-}
-
-#[tokio::test]
-async fn a_disabled_application_is_enabled_at_its_own_page() {
-    let directory = Directory::start(HEALTH).await;
-    directory.script(|seen| {
-        (seen.call == "service_principal").then(|| principal(&json!({"accountEnabled": false})))
-    });
-    let found = run(&provider(&directory), &target("health_check")).await;
-    assert_eq!(
-        url(
-            &found,
-            "provider.service_principal",
-            "Enable the enterprise application, in the customer's directory"
-        ),
-        format!(
-            "https://portal.example.com/{TENANT}/#view/Microsoft_AAD_IAM/ManagedAppMenuBlade/~/Properties/objectId/{SERVICE_PRINCIPAL}/appId/{CLIENT}"
-        )
-    );
 }
 
 #[tokio::test]

@@ -59,24 +59,6 @@ async fn a_missing_permission_fails_its_check_and_spares_its_probe() {
 }
 
 #[tokio::test]
-async fn a_higher_permission_stands_in() {
-    let mut granted = without(INTUNE, "DeviceManagementConfiguration.Read.All");
-    granted.push("DeviceManagementConfiguration.ReadWrite.All");
-    let directory = Directory::start(&granted).await;
-    let found = run(&provider(&directory), &target("intune")).await;
-    let key = "permissions.device_management_configuration_read_all";
-    assert_eq!(found.check(key).status, CheckStatus::Pass);
-    assert_eq!(
-        found.evidence(key, EvidenceKind::SatisfiedBy),
-        ["DeviceManagementConfiguration.ReadWrite.All"]
-    );
-    assert_eq!(
-        found.check("intune.configuration").status,
-        CheckStatus::Pass
-    );
-}
-
-#[tokio::test]
 async fn a_role_of_another_resource_is_not_graphs() {
     // The directory grants a role named Directory.Read.All on another resource, always.
     let directory = Directory::start(&without(HEALTH, "Directory.Read.All")).await;
@@ -85,31 +67,6 @@ async fn a_role_of_another_resource_is_not_graphs() {
         found.check("permissions.directory_read_all").status,
         CheckStatus::Fail
     );
-}
-
-#[tokio::test]
-async fn grants_that_have_not_reached_the_token_are_propagating() {
-    let directory = Directory::start(INTUNE).await;
-    let late = "DeviceManagementRBAC.Read.All";
-    directory.change(|facts| facts.in_token = Some(without(INTUNE, late)));
-    directory.script(|seen| {
-        let refused = || Reply::graph_error(403, "Forbidden", "not yet");
-        (seen.call == "/v1.0/deviceManagement/roleDefinitions").then(refused)
-    });
-    let found = run(&provider(&directory), &target("intune")).await;
-    assert!(found.0.healthy);
-    let propagating = (CheckStatus::Warn, Some(Reason::PermissionPropagating));
-    assert_eq!(found.status(INVENTORY), propagating);
-    assert_eq!(found.evidence(INVENTORY, EvidenceKind::Permission), [late]);
-    assert_eq!(found.status("intune.rbac"), propagating);
-    assert_eq!(
-        found
-            .check("permissions.device_management_rbac_read_all")
-            .status,
-        CheckStatus::Pass
-    );
-    // The token was issued for this very check: another one would say the same.
-    assert_eq!(directory.count("token"), 1);
 }
 
 #[tokio::test]
@@ -148,59 +105,6 @@ async fn a_call_that_an_old_token_may_not_make_is_tried_with_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_probe_that_is_refused_in_spite_of_its_permission_fails() {
-    let directory = Directory::start(INTUNE).await;
-    directory.script(|seen| {
-        let refused = || Reply::graph_error(403, "Forbidden", "{\"Message\": \"no\"}");
-        (seen.call == "/v1.0/deviceManagement/roleDefinitions").then(refused)
-    });
-    let found = run(&provider(&directory), &target("intune")).await;
-    assert_eq!(
-        found.status("intune.rbac"),
-        (CheckStatus::Fail, Some(Reason::PermissionNotEffective))
-    );
-    assert!(!found.0.healthy);
-    assert!(found.0.inventory.is_some(), "what was read is kept");
-}
-
-#[tokio::test]
-async fn the_token_stands_in_for_assignments_that_may_not_be_read() {
-    const MISSING: (CheckStatus, Option<Reason>) =
-        (CheckStatus::Warn, Some(Reason::InventoryFromToken));
-    const REFUSED: (CheckStatus, Option<Reason>) =
-        (CheckStatus::Warn, Some(Reason::PermissionNotEffective));
-    // Directory.Read.All includes it: then it is no missing permission that keeps the grants from being read.
-    for (granted, expected) in [
-        (&["Organization.Read.All"] as &[&str], MISSING),
-        (&["Organization.Read.All", "Directory.Read.All"], REFUSED),
-        (HEALTH, REFUSED),
-    ] {
-        for call in ["service_principal", "assignments", "resource"] {
-            let directory = Directory::start(granted).await;
-            directory.script(move |seen| (seen.call == call).then(Reply::denied));
-            let found = run(&provider(&directory), &target("health_check")).await;
-            assert!(found.0.healthy, "{call}");
-            assert_eq!(found.status(INVENTORY), expected, "{call} {granted:?}");
-            assert_eq!(
-                found.evidence(INVENTORY, EvidenceKind::Source),
-                ["token_roles"]
-            );
-            let principal = found.status("provider.service_principal");
-            let reason = match expected {
-                MISSING => Reason::PermissionDenied,
-                _ => Reason::PermissionNotEffective,
-            };
-            let refused = (CheckStatus::Warn, Some(reason));
-            let passed = (CheckStatus::Pass, None);
-            let looks_up = call == "service_principal";
-            assert_eq!(principal, if looks_up { refused } else { passed });
-            let inventory = found.0.inventory.unwrap();
-            assert_eq!(inventory.source, InventorySource::TokenRoles);
-        }
-    }
-}
-
-#[tokio::test]
 async fn an_empty_list_beside_a_new_token_with_roles_is_propagating() {
     let directory = Directory::start(INTUNE).await;
     directory.script(|seen| {
@@ -219,22 +123,6 @@ async fn an_empty_list_beside_a_new_token_with_roles_is_propagating() {
     assert_eq!(inventory.source, InventorySource::TokenRoles);
     let granted = &inventory.entries["DeviceManagementRBAC.Read.All"];
     assert_eq!(granted.status, PermissionStatus::Granted);
-}
-
-#[tokio::test]
-async fn an_inventory_that_nobody_tells_is_unreadable() {
-    let directory = Directory::start(INTUNE).await;
-    directory.change(|facts| facts.opaque = true);
-    directory.script(|seen| (seen.call == "service_principal").then(Reply::denied));
-    let found = run(&provider(&directory), &target("intune")).await;
-    assert_eq!(
-        found.status(INVENTORY),
-        (CheckStatus::Fail, Some(Reason::InventoryUnreadable))
-    );
-    assert!(found.0.inventory.is_none());
-    assert_eq!(found.with(CheckStatus::Fail), [INVENTORY]);
-    assert_eq!(found.with(CheckStatus::Skip).len(), 13);
-    assert_eq!(directory.count("/v1.0/deviceManagement"), 0);
 }
 
 #[tokio::test]

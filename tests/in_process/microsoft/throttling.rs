@@ -22,26 +22,6 @@ fn throttled() -> Reply {
 }
 
 #[tokio::test]
-async fn a_short_throttling_is_waited_out() {
-    for reply in [
-        throttled(),
-        throttled().header("retry-after", "0"),
-        throttled().header("retry-after", "nonsense"),
-        Reply::text(429, "text/html", "slow down"),
-        Reply::graph_error(503, "serviceNotAvailable", ""),
-        Reply::text(504, "text/plain", ""),
-        Reply::text(500, "text/plain", ""),
-    ] {
-        let status = reply.status;
-        let directory = Directory::start(HEALTH).await;
-        directory.script(first("organization", 2, reply));
-        let found = run(&provider(&directory), &target("health_check")).await;
-        assert!(found.0.healthy, "{status}");
-        assert_eq!(directory.count("organization"), 3, "{status}");
-    }
-}
-
-#[tokio::test]
 async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
     // The provider's clock stands at midnight.
     for value in ["1", "Thu, 01 Jan 2026 00:00:01 GMT"] {
@@ -54,40 +34,6 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
         assert!(found.0.healthy);
         assert!(started.elapsed() >= Duration::from_secs(1), "{value}");
     }
-}
-
-#[tokio::test]
-async fn a_longer_throttling_gives_the_slot_back() {
-    for (call, key, reply) in [
-        (
-            "token",
-            "provider.authentication",
-            Reply::token_error(400, "invalid_request", 90055),
-        ),
-        ("organization", "provider.identity", throttled()),
-        ("assignments", "permissions.inventory", throttled()),
-    ] {
-        let directory = Directory::start(HEALTH).await;
-        directory.script(first(call, 9, reply.header("retry-after", "90")));
-        let found = run(&provider(&directory), &target("health_check")).await;
-        assert_eq!(
-            found.0.disposition,
-            Disposition::Later(Duration::from_secs(90))
-        );
-        assert_eq!(
-            found.status(key),
-            (CheckStatus::Fail, Some(Reason::Throttled))
-        );
-        assert_eq!(directory.count(call), 1);
-    }
-    let directory = Directory::start(HEALTH).await;
-    let busy = Reply::graph_error(503, "serviceNotAvailable", "").header("retry-after", "30");
-    directory.script(first("organization", 9, busy));
-    let found = run(&provider(&directory), &target("health_check")).await;
-    assert_eq!(
-        found.0.disposition,
-        Disposition::Later(Duration::from_secs(30))
-    );
 }
 
 #[tokio::test]

@@ -2,14 +2,13 @@
 
 use crate::verdicts::case::{Case, Kind};
 use crate::verdicts::server::Server;
-use crate::verdicts::tenant::{Tenant, jwt};
+use crate::verdicts::tenant::Tenant;
 use crate::verdicts::text;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use test_support::microsoft::{self, Still};
-pub use test_support::microsoft::{CLIENT, TENANT};
+use test_support::microsoft::{self, CLIENT, Still, TENANT, jwt};
 use verifyd::domain::ConnectionId;
 use verifyd::domain::credential::Credential;
 use verifyd::domain::report::{Identity, Report, ReportDraft, Severity, schema};

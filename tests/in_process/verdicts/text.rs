@@ -1,8 +1,8 @@
 //! What stands for something else in a case's texts, and what is planted in its bodies.
 
-use crate::verdicts::replay::{CLIENT, NOW, TENANT};
-use crate::verdicts::tenant::{GRAPH_RESOURCE, SERVICE_PRINCIPAL};
+use crate::verdicts::replay::NOW;
 use chrono::{DateTime, TimeDelta, Utc};
+use test_support::microsoft::{CLIENT, GRAPH_RESOURCE, SERVICE_PRINCIPAL, TENANT};
 
 /// Stands in every description and message: it must reach no report.
 pub const CANARY: &str = "canary-of-a-message";

@@ -1,4 +1,4 @@
-//! Every scenario. `docs/contributing/simulator.md` has this list as a table.
+//! Every scenario. `docs/contributing/simulator.md` lists them.
 
 use super::Entry;
 use super::behaviour::{

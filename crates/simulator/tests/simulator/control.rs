@@ -4,7 +4,7 @@ use super::caller::{Answer, CLIENT_ID, Caller};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use verifyd_simulator::docs::scenario_table;
+use verifyd_simulator::docs::scenario_list;
 use verifyd_simulator::{Scenario, Simulator, SimulatorError, SimulatorOptions};
 
 #[tokio::test]
@@ -135,7 +135,7 @@ fn the_documentation_lists_every_scenario() {
     let begin = text.find(BEGIN).unwrap();
     let begin = begin + text[begin..].find('\n').unwrap() + 1;
     let end = text.find(END).unwrap();
-    let current = format!("{}{}{}", &text[..begin], scenario_table(), &text[end..]);
+    let current = format!("{}{}{}", &text[..begin], scenario_list(), &text[end..]);
     if std::env::var("UPDATE_GENERATED").is_ok_and(|v| v == "1") {
         std::fs::write(&path, current).unwrap();
     } else {

@@ -66,10 +66,6 @@ fn judge(refusal: Refusal<'_>, parsed: &ParsedError, by: SignIn<'_>) -> Fault {
         Some((code, row)) => by_code(code, row, parsed, by),
         None => by_error(refusal, parsed, by.kind),
     };
-    let retry = match retry {
-        Retry::Backoff(_) => Retry::Backoff(refusal.retry_after),
-        other => other,
-    };
     let code = known
         .map(|(code, _)| code)
         .or(parsed.listed.first().copied())
@@ -87,7 +83,7 @@ fn judge(refusal: Refusal<'_>, parsed: &ParsedError, by: SignIn<'_>) -> Fault {
             refusal.request_id.filter(|id| parsed.trace_id != Some(*id)),
         )
         .with_some(EvidenceKind::CorrelationId, parsed.correlation_id)
-        .retry(retry);
+        .retry(retry, refusal.retry_after);
     let look_up = match known {
         None => code,
         // A generic code does not hide an unknown one.
@@ -171,7 +167,7 @@ fn by_error(refusal: Refusal<'_>, parsed: &ParsedError, kind: CredentialKind) ->
     let status = refusal.status;
     let is_foreign = refusal.request_id.is_none() && parsed.is_foreign();
     let table = Table::get();
-    let wait = Retry::Backoff(None);
+    let wait = Retry::Backoff;
     let error = parsed.error.as_deref();
     let by_error = error.and_then(|error| table.by_error(error, kind));
     let by_family = parsed
@@ -182,7 +178,7 @@ fn by_error(refusal: Refusal<'_>, parsed: &ParsedError, kind: CredentialKind) ->
         .as_deref()
         .and_then(|suberror| table.by_suberror(suberror, kind));
     match by_error {
-        Some(temporary @ (_, Retry::Backoff(_))) => return temporary,
+        Some(temporary @ (_, Retry::Backoff)) => return temporary,
         _ if status == 429 => return (Reason::Throttled, wait),
         _ if is_foreign && REFUSALS.contains(&status) => {
             return (Reason::ProxyRefused, Retry::Never);
@@ -200,7 +196,7 @@ fn by_error(refusal: Refusal<'_>, parsed: &ParsedError, kind: CredentialKind) ->
 
 /// Where the answer names no error that is known.
 fn by_status(status: u16, parsed: &ParsedError) -> (Reason, Retry) {
-    let wait = Retry::Backoff(None);
+    let wait = Retry::Backoff;
     match status {
         _ if IN_BETWEEN.contains(&status) => (Reason::ProxyRefused, Retry::Never),
         408 => (Reason::ProviderTimeout, wait),
@@ -225,6 +221,3 @@ fn mismatch(fault: Fault, claim: Claim) -> Fault {
     fault.remark = Some(remark.into());
     fault
 }
-
-#[cfg(test)]
-mod tests;

@@ -35,25 +35,6 @@ pub(super) enum Claim {
     Audience,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Again {
-    #[default]
-    Never,
-    Once,
-    Backoff,
-}
-
-impl Again {
-    fn retry(self) -> Retry {
-        match self {
-            Self::Never => Retry::Never,
-            Self::Once => Retry::Once,
-            Self::Backoff => Retry::Backoff(None),
-        }
-    }
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CodeRow {
@@ -65,7 +46,7 @@ pub(super) struct CodeRow {
     federated: Option<Reason>,
     pub class: Class,
     #[serde(default)]
-    retry: Again,
+    retry: Retry,
     pub claim: Option<Claim>,
     #[serde(default)]
     pub seen: bool,
@@ -97,8 +78,8 @@ impl CodeRow {
     /// A token of a file is the same again.
     pub fn retry(&self, kind: CredentialKind) -> Retry {
         match (self.retry, kind) {
-            (Again::Once, CredentialKind::FederatedTokenFile) => Retry::Never,
-            (again, _) => again.retry(),
+            (Retry::Once, CredentialKind::FederatedTokenFile) => Retry::Never,
+            (retry, _) => retry,
         }
     }
 }
@@ -128,7 +109,7 @@ struct ErrorRow {
     reason: Reason,
     federated: Option<Reason>,
     #[serde(default)]
-    retry: Again,
+    retry: Retry,
     /// Gateways use the word, too.
     #[serde(default)]
     elsewhere: bool,
@@ -223,7 +204,7 @@ fn find(rows: &[ErrorRow], error: &str, kind: CredentialKind) -> Option<(Reason,
         CredentialKind::FederatedTokenFile => row.federated,
         _ => None,
     };
-    Some((own.unwrap_or(row.reason), row.retry.retry()))
+    Some((own.unwrap_or(row.reason), row.retry))
 }
 
 /// The table for people: the part of docs/reference/reasons.md that is about codes.
@@ -246,9 +227,9 @@ pub(in super::super) fn document() -> String {
             .map(|rows| format!("{} ({})", rows[0].means, numbers(rows)))
             .collect();
         let again = match first.retry {
-            Again::Never => "",
-            Again::Once => ", sent once more",
-            Again::Backoff => ", retried",
+            Retry::Never => "",
+            Retry::Once => ", sent once more",
+            Retry::Backoff => ", retried",
         };
         let reasons = by_kind(Some(first.reason), first.kinds());
         let _ = writeln!(text, "- {reasons}{again}: {}", meanings.join("; "));
@@ -284,7 +265,7 @@ pub(in super::super) fn document() -> String {
     let common: Vec<String> = table
         .oauth
         .iter()
-        .filter(|row| row.elsewhere && row.retry == Again::Never)
+        .filter(|row| row.elsewhere && row.retry == Retry::Never)
         .flat_map(|row| row.errors.iter().map(|error| format!("`{error}`")))
         .collect();
     let _ = writeln!(

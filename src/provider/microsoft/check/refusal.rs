@@ -270,23 +270,4 @@ mod tests {
         );
         assert_eq!(least(&[control]), None);
     }
-
-    #[test]
-    fn what_says_more_is_left_alone() {
-        for exact in [
-            Reason::EntraNotLicensed,
-            Reason::ConditionalAccessBlocked,
-            Reason::ProviderUnavailable,
-        ] {
-            assert_eq!(reason(None, Some(&["A.Read"]), exact), exact);
-        }
-    }
-
-    #[test]
-    fn an_unknown_application_with_roles_is_a_consent_on_its_way() {
-        let missing = Reason::ServicePrincipalMissing;
-        let consented = reason(None, Some(&["A.Read"]), missing);
-        assert_eq!(consented, Reason::ConsentPropagating);
-        assert_eq!(reason(None, Some(&[]), missing), missing);
-    }
 }

@@ -6,8 +6,6 @@ mod responses;
 mod roles;
 mod session;
 
-#[cfg(test)]
-pub(super) use application::Requested;
 pub(super) use application::{Application, Offered, RegisteredSecret};
 pub(super) use responses::{Plan, ServicePrincipal};
 pub(super) use roles::{Grants, KnownGrants, KnownPrincipal, cache};
@@ -17,7 +15,7 @@ use super::fault::Fault;
 use super::modules::Probe;
 use crate::domain::Reason;
 use futures::{StreamExt, TryStreamExt, stream};
-use responses::{Assignment, Next, Organization, Page, Resource, Unread};
+use responses::{Assignment, Next, Organization, Page, Resource, parse};
 use roles::Offer;
 pub(super) use roles::ResourceRoles;
 use serde_json::Value;
@@ -83,7 +81,7 @@ impl Session<'_> {
         let uri = self.uri(format!(
             "/v1.0/servicePrincipals/{service_principal}/appRoleAssignments"
         ))?;
-        let listing: Unread = self.get(ASSIGNMENTS, uri.clone()).await?;
+        let listing = self.get_body(ASSIGNMENTS, uri.clone()).await?;
         let key = (self.cloud_key().to_owned(), self.tenant(), listing.digest());
         if let Some(known) = self.known_grants().get(&key).await
             && known
@@ -92,7 +90,7 @@ impl Session<'_> {
         {
             return Ok(known);
         }
-        let first: Page<Assignment> = listing.read()?;
+        let first: Page<Assignment> = parse(listing).unwrap_or_else(|| Err(Fault::invalid(200)))?;
         let is_all = matches!(first.next, Next::None);
         let assignments = self.pages(ASSIGNMENTS, &uri, first).await?;
         let resources: BTreeSet<Uuid> = assignments.iter().map(|a| a.resource_id).collect();

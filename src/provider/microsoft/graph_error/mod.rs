@@ -13,7 +13,7 @@ use super::fault::{Fault, Retry};
 use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
 use body::ErrorBody;
-use codes::{CODES, NO, NO_TOKEN, VAGUE, by_code, by_status, by_words};
+use codes::{Table, by_status};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -35,23 +35,16 @@ pub(super) fn fault(
     let parsed = ErrorBody::of(body);
     let (reason, retry) = meaning(status, parsed.as_ref(), challenged, is_graphs);
     let parsed = parsed.unwrap_or_default();
-    let retry = match retry {
-        Retry::Backoff(_) => Retry::Backoff(retry_after.or(parsed.retry_after)),
-        other => other,
-    };
     let error = body::error(body);
     let inner = error.and_then(|e| e.get("innerError").or_else(|| e.get("innererror")));
     let id =
         |member: &str| evidence::guid(inner.and_then(|i| i.get(member)).and_then(Value::as_str));
     let outer = evidence::code(error.and_then(|e| e.get("code")));
+    let table = Table::get();
     // The service's own code, where it is more specific.
-    let exact = parsed.codes.iter().rev().find(|code| {
-        let known = CODES.iter().chain(VAGUE);
-        let mut named = known.filter(|(name, ..)| name.eq_ignore_ascii_case(code));
-        Some(code.as_str()) != outer && named.any(|(_, known, _)| *known == reason)
-    });
-    let is_lost =
-        reason == Reason::TokenRejected && NO_TOKEN.iter().any(|words| parsed.says(words));
+    let mut codes = parsed.codes.iter().rev();
+    let exact = codes.find(|code| Some(code.as_str()) != outer && table.means(code, reason));
+    let is_lost = reason == Reason::TokenRejected && table.lacks_token(&parsed);
     let remark = is_lost.then(|| {
         Box::from("It says that no token arrived: a proxy may take it out of the requests.")
     });
@@ -62,7 +55,7 @@ pub(super) fn fault(
         .with_some(EvidenceKind::GraphCode, exact)
         .with_some(EvidenceKind::RequestId, id("request-id"))
         .with_some(EvidenceKind::CorrelationId, id("client-request-id"))
-        .retry(retry);
+        .retry(retry, retry_after.or(parsed.retry_after));
     Fault {
         asks_for,
         remark,
@@ -83,32 +76,32 @@ fn meaning(
 ) -> (Reason, Retry) {
     let Some(body) = body else {
         return match challenged {
-            true => (Reason::ConditionalAccessBlocked, NO),
+            true => (Reason::ConditionalAccessBlocked, Retry::Never),
             false => by_status(status, is_graphs),
         };
     };
     if status == 429 {
         return by_status(status, true);
     }
-    if let Some(known) = by_code(CODES, body) {
+    let table = Table::get();
+    if let Some(known) = table.by_code(body) {
         return known;
     }
     // Answers of a failing server about the tenant are not reliable.
     if status >= 500 {
         return by_status(status, true);
     }
-    if let Some(known) = by_words(body) {
+    if let Some(known) = table.by_words(body) {
         return known;
     }
     if challenged {
-        return (Reason::ConditionalAccessBlocked, NO);
+        return (Reason::ConditionalAccessBlocked, Retry::Never);
     }
     // Graph has passed the token on to the service that refuses.
     if status == 401 && body.nested {
-        return (Reason::PermissionDenied, NO);
+        return (Reason::PermissionDenied, Retry::Never);
     }
-    by_code(VAGUE, body).unwrap_or_else(|| by_status(status, true))
+    table
+        .by_vague_code(body)
+        .unwrap_or_else(|| by_status(status, true))
 }
-
-#[cfg(test)]
-mod tests;

@@ -96,24 +96,10 @@ impl Body {
 }
 
 #[cfg(test)]
-impl From<&Value> for Body {
-    fn from(tree: &Value) -> Self {
-        Self::from(tree.to_string().as_str())
-    }
-}
-
-#[cfg(test)]
 impl From<&str> for Body {
     fn from(text: &str) -> Self {
-        Self::from(text.as_bytes())
-    }
-}
-
-#[cfg(test)]
-impl From<&[u8]> for Body {
-    fn from(bytes: &[u8]) -> Self {
         Self {
-            bytes: bytes.to_vec(),
+            bytes: text.as_bytes().to_vec(),
             secret: false,
         }
     }

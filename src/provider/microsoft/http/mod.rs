@@ -21,8 +21,7 @@ use backoff::Backoff;
 use http::{HeaderValue, Uri};
 use intermediary::Author;
 use serde_json::Value;
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -122,8 +121,6 @@ pub(super) struct Caller {
     read_timeout: Duration,
     max_attempts: u32,
     defer_after: Duration,
-    /// By the name of the call.
-    recorders: RwLock<HashMap<&'static str, Recorders>>,
 }
 
 impl std::fmt::Debug for Caller {
@@ -158,7 +155,6 @@ impl Caller {
             read_timeout: settings.read_timeout(),
             max_attempts: settings.max_attempts_per_request,
             defer_after: settings.defer_after(),
-            recorders: RwLock::default(),
         }
     }
 
@@ -187,13 +183,8 @@ impl Caller {
                 .send(reuse, &mut resends, scope, request)
                 .await
                 .and_then(&judge);
-            self.record(
-                scope,
-                host,
-                attempt,
-                started.elapsed(),
-                result.as_ref().err(),
-            );
+            let took = started.elapsed();
+            record(scope, host, attempt, took, result.as_ref().err());
             let mut fault = match result {
                 Ok(value) => return Ok(value),
                 Err(fault) => fault,
@@ -219,13 +210,13 @@ impl Caller {
     /// Returns the wait before the next attempt; `None` when there is none. A wait that is too long for this
     /// attempt is stored in the fault.
     fn wait(&self, fault: &mut Fault, attempt: u32, deadline: Instant) -> Option<Duration> {
-        let asked = match fault.retry {
+        match fault.retry {
             Retry::Never => return None,
             Retry::Once => return (attempt == 1).then_some(Duration::ZERO),
-            Retry::Backoff(asked) => asked,
-        };
+            Retry::Backoff => {}
+        }
         // Zero means no wait; an immediate retry would not help.
-        let asked = asked.filter(|wait| !wait.is_zero());
+        let asked = fault.retry_after.filter(|wait| !wait.is_zero());
         let wait = asked.unwrap_or_else(|| self.backoff.after_attempt(attempt));
         let is_too_long = asked.is_some_and(|wait| wait > self.defer_after);
         let fits = Instant::now() + wait < deadline;
@@ -282,71 +273,21 @@ impl Limits {
     }
 }
 
-/// The metrics of one successful call, looked up once.
-#[derive(Clone)]
-struct Recorders {
-    well: metrics::Counter,
-    took: metrics::Histogram,
-}
-
-impl Recorders {
-    fn of(call: &'static str) -> Self {
-        Self {
-            well: metrics::counter!("verifyd_provider_requests_total", "provider" => "microsoft", "call" => call, "result" => "ok"),
-            took: metrics::histogram!("verifyd_provider_request_duration_seconds", "provider" => "microsoft", "call" => call),
-        }
-    }
-}
-
-impl Caller {
-    fn recorders(&self, call: &'static str) -> Recorders {
-        let known = self
-            .recorders
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(recorders) = known.get(call) {
-            return recorders.clone();
-        }
-        drop(known);
-        let mut known = self
-            .recorders
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let recorders = known.entry(call).or_insert_with(|| Recorders::of(call));
-        recorders.clone()
-    }
-
-    fn record(
-        &self,
-        scope: Scope,
-        host: &str,
-        attempt: u32,
-        took: Duration,
-        fault: Option<&Fault>,
-    ) {
-        let recorders = self.recorders(scope.call);
-        recorders.took.record(took.as_secs_f64());
-        let result = match fault {
-            None => {
-                recorders.well.increment(1);
-                "ok"
-            }
-            Some(fault) => {
-                let result = fault.reason.code();
-                metrics::counter!("verifyd_provider_requests_total", "provider" => "microsoft", "call" => scope.call, "result" => result)
-                    .increment(1);
-                result
-            }
-        };
-        tracing::debug!(
-            call = scope.call,
-            host,
-            attempt,
-            result,
-            status = fault.and_then(|f| f.status),
-            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            client_request_id = %scope.correlation_id,
-            "provider call"
-        );
-    }
+/// Counts and logs one attempt.
+fn record(scope: Scope, host: &str, attempt: u32, took: Duration, fault: Option<&Fault>) {
+    let result = fault.map_or("ok", |fault| fault.reason.code());
+    metrics::counter!("verifyd_provider_requests_total", "provider" => "microsoft", "call" => scope.call, "result" => result)
+        .increment(1);
+    metrics::histogram!("verifyd_provider_request_duration_seconds", "provider" => "microsoft", "call" => scope.call)
+        .record(took.as_secs_f64());
+    tracing::debug!(
+        call = scope.call,
+        host,
+        attempt,
+        result,
+        status = fault.and_then(|f| f.status),
+        took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        client_request_id = %scope.correlation_id,
+        "provider call"
+    );
 }

@@ -215,7 +215,7 @@ async fn body(
 /// Translates the failure of an exchange.
 fn failure(failure: &Failure) -> Fault {
     use FailureKind as Kind;
-    let again = Retry::Backoff(None);
+    let again = Retry::Backoff;
     let unreachable = || Fault::new(Reason::ProviderUnreachable);
     let fault = match failure.kind {
         Kind::AddressRefused => unreachable(),
@@ -223,7 +223,7 @@ fn failure(failure: &Failure) -> Fault {
         // against a lost connection only, so a timeout is not tried again.
         Kind::ConnectTimeout => unreachable(),
         Kind::Unreachable | Kind::NotProcessed | Kind::Lost | Kind::Reset => {
-            unreachable().retry(again)
+            unreachable().retry(again, None)
         }
         Kind::Tls => Fault::new(Reason::TlsFailed),
         Kind::Timeout => Fault::new(Reason::ProviderTimeout),
@@ -247,7 +247,7 @@ fn failure(failure: &Failure) -> Fault {
                 false => unreachable(),
             };
             fault
-                .retry(retry)
+                .retry(retry, None)
                 .with(EvidenceKind::Cause, trouble)
                 .with_some(EvidenceKind::HttpStatus, trouble.status())
         }

@@ -79,321 +79,66 @@ fn the_modules_of_verifyd_fit_the_published_schema() {
 
 /// Text to replace in the good file, and its replacement; line, field and words of the problem; whether the
 /// schema finds it, too.
-const BAD: &[(&str, &str, usize, &str, &str, bool)] = &[
-    ("key = \"mail_archive\"", "", 1, "key", "is missing", true),
-    (
-        "key = \"mail_archive\"",
-        "key = \"Mail\"",
-        1,
-        "key",
-        "lowercase",
-        true,
-    ),
-    (
-        "key = \"mail_archive\"",
-        "key = 7",
-        1,
-        "key",
-        "must be a text",
-        true,
-    ),
-    (
-        "title = \"Mail archive\"",
-        "titel = \"x\"",
-        2,
-        "titel",
-        "did you mean title?",
-        true,
-    ),
-    (
-        "excess = \"warn\"",
-        "colour = \"x\"",
-        3,
-        "colour",
-        "allowed: key, title",
-        true,
-    ),
-    (
-        "excess = \"warn\"",
-        "excess = \"loud\"",
-        3,
-        "excess",
-        "\"info\" or \"warn\"",
-        true,
-    ),
-    (
-        "role = \"Organization.Read.All\"",
-        "",
-        5,
-        "permissions[0].role",
-        "is missing",
-        true,
-    ),
-    (
-        "role = \"Organization.Read.All\"",
-        "role = \"a b\"",
-        6,
-        "permissions[0].role",
-        "application role",
-        true,
-    ),
-    (
-        "role = \"Organization.Read.All\"",
-        "role = \"a/b\"",
-        6,
-        "permissions[0].role",
-        "application role",
-        true,
-    ),
-    (
-        "the directory stays unknown",
-        "it stops.",
-        7,
-        "permissions[0].needed_for",
-        "no full stop",
-        false,
-    ),
-    (
-        "the directory stays unknown",
-        "a\u{202E}b",
-        7,
-        "permissions[0].needed_for",
-        "one line",
-        false,
-    ),
-    (
-        "[\"Directory.Read.All\"]",
-        "[\"A.B\", \"A.B\"]",
-        8,
-        "permissions[0].satisfied_by[1]",
-        "is there already",
-        true,
-    ),
-    (
-        "[\"Directory.Read.All\"]",
-        "\"A.B\"",
-        8,
-        "permissions[0].satisfied_by",
-        "must be a list",
-        true,
-    ),
-    (
-        "00000002-0000-0ff1-CE00-000000000000",
-        "exchange",
-        11,
-        "permissions[1].resource",
-        "a GUID",
-        true,
-    ),
-    (
-        "blocking = true",
-        "blocking = \"yes\"",
-        14,
-        "permissions[1].blocking",
-        "true or false",
-        true,
-    ),
-    (
-        "key = \"mail.domains\"",
-        "key = \"mail\"",
-        17,
-        "probes[0].key",
-        "dotted",
-        true,
-    ),
-    (
-        "key = \"mail.domains\"",
-        "key = \"provider.identity\"",
-        17,
-        "probes[0].key",
-        "checks of verifyd itself",
-        true,
-    ),
-    (
-        "/v1.0/domains",
-        "https://graph.microsoft.com/v1.0/domains",
-        19,
-        "probes[0].path",
-        "begin with /v1.0/",
-        true,
-    ),
-    (
-        "/v1.0/domains",
-        "/v1.0/../beta/domains",
-        19,
-        "probes[0].path",
-        "'..'",
-        true,
-    ),
-    (
-        "/v1.0/domains",
-        "/v1.0/a/../domains",
-        19,
-        "probes[0].path",
-        "'..'",
-        false,
-    ),
-    (
-        "/v1.0/domains",
-        "/v1.0/a%2e%2e/domains",
-        19,
-        "probes[0].path",
-        "'%'",
-        false,
-    ),
-    (
-        "/v1.0/domains",
-        "/v1.0/domains#x",
-        19,
-        "probes[0].path",
-        "'#'",
-        false,
-    ),
-    (
-        "/v1.0/domains",
-        "/v1.0/domains?x=y",
-        19,
-        "probes[0].path",
-        "the field query",
-        false,
-    ),
-    (
-        "/v1.0/domains",
-        "//evil.example/v1.0/x",
-        19,
-        "probes[0].path",
-        "begin with /v1.0/",
-        true,
-    ),
-    (
-        "/v1.0/domains",
-        "/v2.0/domains",
-        19,
-        "probes[0].path",
-        "begin with /v1.0/",
-        true,
-    ),
-    (
-        "/v1.0/domains",
-        "/v1.0/$batch",
-        19,
-        "probes[0].path",
-        "$batch",
-        true,
-    ),
-    (
-        "$top=1&",
-        "$skiptoken=1&",
-        20,
-        "probes[0].query",
-        "allowed: $select",
-        true,
-    ),
-    (
-        "$top=1&",
-        "$top=0&",
-        20,
-        "probes[0].query",
-        "1 to 999",
-        false,
-    ),
-    (
-        "$top=1&",
-        "$top=1&$top=2&",
-        20,
-        "probes[0].query",
-        "twice",
-        false,
-    ),
-    (
-        "isVerified eq true",
-        "a%zz",
-        20,
-        "probes[0].query",
-        "encodes nothing",
-        false,
-    ),
-    (
-        "isVerified eq true",
-        "a#b",
-        20,
-        "probes[0].query",
-        "percent-encoded",
-        true,
-    ),
-    (
-        "permission = \"Organization.Read.All\"",
-        "permission = \"User.Read.All\"",
-        21,
-        "probes[0].permission",
-        "of this module: Organization.Read.All",
-        false,
-    ),
-    (
-        "permission = \"Organization.Read.All\"",
-        "permission = \"Exchange.ManageAsApp\"",
-        21,
-        "probes[0].permission",
-        "on Microsoft Graph",
-        false,
-    ),
-    (
-        "{ member = \"state\", one_of = [\"on\", true, 3], tolerated = [\"late\"] }",
-        "\"lots\"",
-        22,
-        "probes[0].expect",
-        "not_empty",
-        true,
-    ),
-    (
-        "one_of = [\"on\", true, 3]",
-        "equals = 1.5",
-        22,
-        "probes[0].expect.equals",
-        "whole number",
-        true,
-    ),
-    (
-        "one_of = [\"on\", true, 3],",
-        "",
-        22,
-        "probes[0].expect",
-        "either equals or one_of",
-        true,
-    ),
-    (
-        "one_of = [\"on\", true, 3]",
-        "equals = \"late\"",
-        22,
-        "probes[0].expect",
-        "allowed and tolerated",
-        false,
-    ),
-    (
-        "member = \"state\", ",
-        "",
-        22,
-        "probes[0].expect.member",
-        "is missing",
-        true,
-    ),
-    ("[[probes]]", "[[probes]", 16, "", "is not TOML", true),
-];
+const BAD: &str = r#"
+key = "mail_archive" |  | 1 | key | is missing | schema
+key = "mail_archive" | key = "Mail" | 1 | key | lowercase | schema
+key = "mail_archive" | key = 7 | 1 | key | must be a text | schema
+title = "Mail archive" | titel = "x" | 2 | titel | did you mean title? | schema
+excess = "warn" | colour = "x" | 3 | colour | allowed: key, title | schema
+excess = "warn" | excess = "loud" | 3 | excess | "info" or "warn" | schema
+role = "Organization.Read.All" |  | 5 | permissions[0].role | is missing | schema
+role = "Organization.Read.All" | role = "a b" | 6 | permissions[0].role | application role | schema
+role = "Organization.Read.All" | role = "a/b" | 6 | permissions[0].role | application role | schema
+the directory stays unknown | it stops. | 7 | permissions[0].needed_for | no full stop |
+the directory stays unknown | a\u{202E}b | 7 | permissions[0].needed_for | one line |
+["Directory.Read.All"] | ["A.B", "A.B"] | 8 | permissions[0].satisfied_by[1] | is there already | schema
+["Directory.Read.All"] | "A.B" | 8 | permissions[0].satisfied_by | must be a list | schema
+00000002-0000-0ff1-CE00-000000000000 | exchange | 11 | permissions[1].resource | a GUID | schema
+blocking = true | blocking = "yes" | 14 | permissions[1].blocking | true or false | schema
+key = "mail.domains" | key = "mail" | 17 | probes[0].key | dotted | schema
+key = "mail.domains" | key = "provider.identity" | 17 | probes[0].key | checks of verifyd itself | schema
+/v1.0/domains | https://graph.microsoft.com/v1.0/domains | 19 | probes[0].path | begin with /v1.0/ | schema
+/v1.0/domains | /v1.0/../beta/domains | 19 | probes[0].path | '..' | schema
+/v1.0/domains | /v1.0/a/../domains | 19 | probes[0].path | '..' |
+/v1.0/domains | /v1.0/a%2e%2e/domains | 19 | probes[0].path | '%' |
+/v1.0/domains | /v1.0/domains#x | 19 | probes[0].path | '#' |
+/v1.0/domains | /v1.0/domains?x=y | 19 | probes[0].path | the field query |
+/v1.0/domains | //evil.example/v1.0/x | 19 | probes[0].path | begin with /v1.0/ | schema
+/v1.0/domains | /v2.0/domains | 19 | probes[0].path | begin with /v1.0/ | schema
+/v1.0/domains | /v1.0/$batch | 19 | probes[0].path | $batch | schema
+$top=1& | $skiptoken=1& | 20 | probes[0].query | allowed: $select | schema
+$top=1& | $top=0& | 20 | probes[0].query | 1 to 999 |
+$top=1& | $top=1&$top=2& | 20 | probes[0].query | twice |
+isVerified eq true | a%zz | 20 | probes[0].query | encodes nothing |
+isVerified eq true | a#b | 20 | probes[0].query | percent-encoded | schema
+permission = "Organization.Read.All" | permission = "User.Read.All" | 21 | probes[0].permission | of this module: Organization.Read.All |
+permission = "Organization.Read.All" | permission = "Exchange.ManageAsApp" | 21 | probes[0].permission | on Microsoft Graph |
+{ member = "state", one_of = ["on", true, 3], tolerated = ["late"] } | "lots" | 22 | probes[0].expect | not_empty | schema
+one_of = ["on", true, 3] | equals = 1.5 | 22 | probes[0].expect.equals | whole number | schema
+one_of = ["on", true, 3], |  | 22 | probes[0].expect | either equals or one_of | schema
+one_of = ["on", true, 3] | equals = "late" | 22 | probes[0].expect | allowed and tolerated |
+member = "state", |  | 22 | probes[0].expect.member | is missing | schema
+[[probes]] | [[probes] | 16 |  | is not TOML | schema
+"#;
 
 #[test]
 fn every_mistake_is_told_with_line_and_field() {
     let validator = validator();
-    for (old, new, line, field, words, schema_sees_it) in BAD {
-        assert!(GOOD.contains(old), "{old}");
-        let text = GOOD.replacen(old, new, 1);
-        let problems = read(&text).expect_err(new);
+    for row in BAD.trim().lines() {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [old, new, line, field, words, schema_sees_it] = cells[..] else {
+            panic!("{row}");
+        };
+        assert!(GOOD.contains(old), "{row}");
+        let text = GOOD.replacen(old, &new.replace("\\u{202E}", "\u{202E}"), 1);
+        let problems = read(&text).expect_err(row);
         let found = problems
             .iter()
-            .find(|p| p.line == *line && p.field == *field)
-            .unwrap_or_else(|| panic!("{new}: {problems:?}"));
-        assert!(found.problem.contains(words), "{new}: {found}");
+            .find(|p| p.line.to_string() == line && p.field == field)
+            .unwrap_or_else(|| panic!("{row}: {problems:?}"));
+        assert!(found.problem.contains(words), "{row}: {found}");
         let is_valid = as_json(&text).is_some_and(|document| validator.is_valid(&document));
-        assert_eq!(!is_valid, *schema_sees_it, "{new}: the schema");
+        assert_eq!(!is_valid, schema_sees_it == "schema", "{row}: the schema");
     }
 }
 

@@ -214,59 +214,6 @@ fn is_jwt(token: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    async fn load(path: &Path) -> Result<Material, Reason> {
-        let credential = Credential::FederatedTokenFile { path: path.into() };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        Material::load(&credential, deadline, DateTime::UNIX_EPOCH)
-            .await
-            .map_err(|fault| fault.reason)
-    }
-
-    #[tokio::test]
-    async fn a_federated_token_is_read_at_each_use() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("token");
-        assert_eq!(
-            load(&path).await.unwrap_err(),
-            Reason::FederatedTokenUnreadable
-        );
-        std::fs::write(&path, "aa.bb.cc\n").unwrap();
-        let first = load(&path).await.unwrap();
-        let fields = first.fields("u", "c", DateTime::UNIX_EPOCH).unwrap();
-        assert_eq!(fields[1].1.as_str(), "aa.bb.cc");
-        assert!(!format!("{first:?}").contains("aa.bb"));
-        for written in [
-            "\u{feff}aa.bb.cc\r\n".as_bytes(),
-            b"\xff\xfea\0a\0.\0b\0b\0.\0c\0c\0\r\0\n\0",
-        ] {
-            std::fs::write(&path, written).unwrap();
-            let same = load(&path).await.unwrap();
-            assert_eq!(first.fingerprint(), same.fingerprint());
-        }
-        std::fs::write(&path, "aa.bb.dd").unwrap();
-        let second = load(&path).await.unwrap();
-        assert_ne!(first.fingerprint(), second.fingerprint());
-    }
-
-    #[tokio::test]
-    async fn what_is_no_token_is_not_sent() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("token");
-        let long = format!("a.b.{}", "c".repeat(70_000));
-        for content in ["", "no token", "a.b", "a..c", "a.b.c d", long.as_str()] {
-            std::fs::write(&path, content).unwrap();
-            assert_eq!(
-                load(&path).await.unwrap_err(),
-                Reason::FederatedTokenUnreadable
-            );
-        }
-        assert_eq!(
-            load(folder.path()).await.unwrap_err(),
-            Reason::FederatedTokenUnreadable
-        );
-    }
 
     #[test]
     fn fingerprints_tell_credentials_apart() {

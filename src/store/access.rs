@@ -1,0 +1,342 @@
+//! Tokens, sessions of the pages, idempotency keys.
+
+use super::dialect::{after, before, each, now, own, postgres_only};
+use super::from_row::from_row;
+use super::rows::{self, name};
+use super::sql::{both, sql_for};
+use super::sql_store::{SqlStore, execute, fetch_all, fetch_optional, transaction};
+use super::statement::{Sql, earlier, later};
+use crate::domain::access::{Binding, Scope, join_scopes};
+use crate::domain::{TenantId, TokenId, WorkspaceId};
+use crate::ports::access::{AccessStore, NewToken, Reserved, SessionRecord, TokenRecord};
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+/// The columns of a [`TokenRow`], of `api_tokens`.
+macro_rules! token_columns {
+    ($db:ident $prefix:literal) => {
+        concat!(
+            $prefix,
+            "id, ",
+            $prefix,
+            "name, ",
+            $prefix,
+            "scopes, ",
+            $prefix,
+            "workspace_id, ",
+            $prefix,
+            "tenant_id, ",
+            $prefix,
+            "created_at, ",
+            $prefix,
+            "expires_at, ",
+            $prefix,
+            "revoked_at, ",
+            $prefix,
+            "last_used_at"
+        )
+    };
+}
+
+const ADD: Sql = both!(
+    "INSERT INTO " own!(api_tokens) "
+        (name, token_hash, scopes, workspace_id, tenant_id, expires_at)
+     VALUES ($1, $2, $3, $4, $5, $6) RETURNING " token_columns!("")
+);
+
+const TOKENS: Sql =
+    both!("SELECT " token_columns!("t.") " FROM " own!(api_tokens) " t ORDER BY t.id");
+
+const REVOKE: Sql = both!(
+    "UPDATE " own!(api_tokens) " SET revoked_at = " now!() " WHERE id = $1 AND revoked_at IS NULL"
+);
+
+const END_SESSIONS: Sql = both!("DELETE FROM " own!(page_sessions) " WHERE token_id = $1");
+
+macro_rules! valid {
+    ($db:ident) => {
+        sql_for!($db "t.revoked_at IS NULL AND (t.expires_at IS NULL OR " now!() " < t.expires_at)")
+    };
+}
+
+macro_rules! use_is_old {
+    ($db:ident) => {
+        sql_for!(
+            $db "(last_used_at IS NULL OR last_used_at < "
+            each!("now() - interval '1 minute'", "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-60 seconds')") ")"
+        )
+    };
+}
+
+const BY_HASH: Sql = both!(
+    "SELECT " token_columns!("t.") ", " use_is_old!() " AS to_be_noted FROM " own!(api_tokens)
+    " t WHERE t.token_hash = $1 AND " valid!()
+);
+
+/// A request that finds the row locked skips it: another one records the same.
+const NOTE_USE: Sql = both!(
+    "UPDATE " own!(api_tokens) " SET last_used_at = " now!() " WHERE id = (
+        SELECT id FROM " own!(api_tokens) " WHERE id = $1 AND " use_is_old!()
+    postgres_only!(" FOR UPDATE SKIP LOCKED") ")"
+);
+
+/// A few at a time: each new session removes more than it adds.
+const FORGET_SESSIONS: Sql = both!(
+    "DELETE FROM " own!(page_sessions) " WHERE session_hash IN (
+        SELECT session_hash FROM " own!(page_sessions) " WHERE expires_at <= " now!()
+    " ORDER BY expires_at LIMIT 100" postgres_only!(" FOR UPDATE SKIP LOCKED") ")"
+);
+
+const OPEN_SESSION: Sql = both!(
+    "INSERT INTO " own!(page_sessions) " (session_hash, token_id, csrf, expires_at)
+     VALUES ($1, $2, $3, " after!("$4") ")"
+);
+
+const SESSION: Sql = both!(
+    "SELECT " token_columns!("t.") ", s.csrf, s.expires_at AS session_expires_at FROM "
+    own!(page_sessions) " s JOIN " own!(api_tokens) " t ON t.id = s.token_id
+     WHERE s.session_hash = $1 AND " now!() " < s.expires_at AND " valid!()
+);
+
+const CLOSE_SESSION: Sql = both!("DELETE FROM " own!(page_sessions) " WHERE session_hash = $1");
+
+const FORGET_KEYS: Sql = both!(
+    "DELETE FROM " own!(idempotency_keys) " WHERE (token_id, idempotency_key) IN (
+        SELECT token_id, idempotency_key FROM " own!(idempotency_keys) " WHERE reserved_at <= "
+    before!("$1") " ORDER BY reserved_at LIMIT 100" postgres_only!(" FOR UPDATE SKIP LOCKED") ")"
+);
+
+/// `$4`: age after which a reservation without an answer may be taken over, `$5`: how long keys are kept.
+const RESERVE: Sql = both!(
+    "INSERT INTO " own!(idempotency_keys) " AS k (token_id, idempotency_key, request_hash)
+     VALUES ($1, $2, $3)
+     ON CONFLICT (token_id, idempotency_key) DO UPDATE
+     SET request_hash = excluded.request_hash, reserved_at = " now!()
+    ", response_status = NULL, response_body = NULL
+     WHERE k.reserved_at <= " before!("$5")
+    " OR (k.request_hash = excluded.request_hash AND k.response_status IS NULL
+          AND k.reserved_at <= " before!("$4") ")"
+);
+
+const KEY: Sql = both!(
+    "SELECT request_hash, response_status, response_body FROM " own!(idempotency_keys)
+    " WHERE token_id = $1 AND idempotency_key = $2"
+);
+
+const ANSWER: Sql = both!(
+    "UPDATE " own!(idempotency_keys) " SET response_status = $3, response_body = $4
+     WHERE token_id = $1 AND idempotency_key = $2 AND response_status IS NULL"
+);
+
+const RELEASE: Sql = both!(
+    "DELETE FROM " own!(idempotency_keys)
+    " WHERE token_id = $1 AND idempotency_key = $2 AND response_status IS NULL"
+);
+
+#[async_trait]
+impl<S: SqlStore> AccessStore for S {
+    async fn add_token(&self, new: &NewToken) -> Result<TokenRecord, StoreError> {
+        let add = ADD
+            .bind(&new.name)
+            .bind(&new.hash)
+            .bind(join_scopes(&new.scopes))
+            .bind(new.binding.workspace_id.map(|id| id.0))
+            .bind(new.binding.tenant_id.map(|id| id.0))
+            .bind(new.expires_at);
+        let row: TokenRow = transaction(self, async |tx| add.fetch_one(tx).await).await?;
+        row.try_into()
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        rows::all(fetch_all::<TokenRow>(self, TOKENS).await?)
+    }
+
+    async fn revoke_token(&self, id: TokenId) -> Result<bool, StoreError> {
+        transaction(self, async |tx| {
+            let revoked = REVOKE.bind(id.0).execute(tx).await?;
+            END_SESSIONS.bind(id.0).execute(tx).await?;
+            Ok(revoked == 1)
+        })
+        .await
+    }
+
+    async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRecord>, StoreError> {
+        let found: Option<UsedTokenRow> = fetch_optional(self, BY_HASH.bind(hash)).await?;
+        if let Some(found) = found.as_ref().filter(|found| found.to_be_noted) {
+            execute(self, NOTE_USE.bind(found.token.id)).await?;
+        }
+        found.map(|found| found.token.try_into()).transpose()
+    }
+
+    async fn open_session(
+        &self,
+        token: TokenId,
+        session_hash: &str,
+        csrf: &str,
+        lifetime: Duration,
+    ) -> Result<(), StoreError> {
+        let open = OPEN_SESSION
+            .bind(session_hash)
+            .bind(token.0)
+            .bind(csrf)
+            .bind(later(lifetime));
+        transaction(self, async |tx| {
+            FORGET_SESSIONS.execute(tx).await?;
+            open.execute(tx).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn session_by_hash(
+        &self,
+        session_hash: &str,
+    ) -> Result<Option<SessionRecord>, StoreError> {
+        let found: Option<SessionRow> = fetch_optional(self, SESSION.bind(session_hash)).await?;
+        found.map(TryInto::try_into).transpose()
+    }
+
+    async fn close_session(&self, session_hash: &str) -> Result<(), StoreError> {
+        execute(self, CLOSE_SESSION.bind(session_hash)).await?;
+        Ok(())
+    }
+
+    async fn reserve_key(
+        &self,
+        token: TokenId,
+        key: &str,
+        request_hash: &str,
+        abandoned_after: Duration,
+        kept_for: Duration,
+    ) -> Result<Reserved, StoreError> {
+        let reserve = RESERVE
+            .bind(token.0)
+            .bind(key)
+            .bind(request_hash)
+            .bind(earlier(abandoned_after))
+            .bind(earlier(kept_for));
+        transaction(self, async |tx| {
+            if reserve.execute(tx).await? == 1 {
+                FORGET_KEYS.bind(earlier(kept_for)).execute(tx).await?;
+                return Ok(Reserved::First);
+            }
+            let found: Option<KeyRow> = KEY.bind(token.0).bind(key).fetch_optional(tx).await?;
+            // Released in between: the caller tries again.
+            Ok(found.map_or(Reserved::InProgress, |row| row.reserved(request_hash)))
+        })
+        .await
+    }
+
+    async fn answer_key(
+        &self,
+        token: TokenId,
+        key: &str,
+        status: u16,
+        body: &str,
+    ) -> Result<(), StoreError> {
+        let answer = ANSWER.bind(token.0).bind(key).bind(status).bind(body);
+        execute(self, answer).await?;
+        Ok(())
+    }
+
+    async fn release_key(&self, token: TokenId, key: &str) -> Result<(), StoreError> {
+        execute(self, RELEASE.bind(token.0).bind(key)).await?;
+        Ok(())
+    }
+}
+
+from_row! {
+    /// `api_tokens`, without the hash.
+    #[derive(Debug)]
+    struct TokenRow {
+        id: i64,
+        name: String,
+        scopes: String,
+        workspace_id: Option<i64>,
+        tenant_id: Option<i64>,
+        created_at: DateTime<Utc>,
+        expires_at: Option<DateTime<Utc>>,
+        revoked_at: Option<DateTime<Utc>>,
+        last_used_at: Option<DateTime<Utc>>,
+    }
+}
+
+impl TryFrom<TokenRow> for TokenRecord {
+    type Error = StoreError;
+    fn try_from(row: TokenRow) -> Result<Self, StoreError> {
+        let scopes = row.scopes.split(',').filter(|text| !text.is_empty());
+        Ok(Self {
+            id: TokenId(row.id),
+            scopes: scopes
+                .map(|text| name::<Scope>("api_tokens", "scopes", row.id, text))
+                .collect::<Result<_, _>>()?,
+            name: row.name,
+            binding: Binding {
+                workspace_id: row.workspace_id.map(WorkspaceId),
+                tenant_id: row.tenant_id.map(TenantId),
+            },
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
+            last_used_at: row.last_used_at,
+        })
+    }
+}
+
+from_row! {
+    /// A valid token, and whether its use has to be recorded.
+    #[derive(Debug)]
+    struct UsedTokenRow {
+        to_be_noted: bool;
+        token: TokenRow
+    }
+}
+
+from_row! {
+    /// `page_sessions` with its token.
+    #[derive(Debug)]
+    struct SessionRow {
+        csrf: String,
+        session_expires_at: DateTime<Utc>;
+        token: TokenRow
+    }
+}
+
+impl TryFrom<SessionRow> for SessionRecord {
+    type Error = StoreError;
+    fn try_from(row: SessionRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            token: row.token.try_into()?,
+            csrf: row.csrf,
+            expires_at: row.session_expires_at,
+        })
+    }
+}
+
+from_row! {
+    /// `idempotency_keys`
+    #[derive(Debug)]
+    struct KeyRow {
+        request_hash: String,
+        response_status: Option<i32>,
+        response_body: Option<String>,
+    }
+}
+
+impl KeyRow {
+    /// Returns what this key means for a request with this hash.
+    fn reserved(self, request_hash: &str) -> Reserved {
+        if self.request_hash != request_hash {
+            return Reserved::Mismatch;
+        }
+        match (self.response_status, self.response_body) {
+            (Some(status), Some(body)) => match u16::try_from(status) {
+                Ok(status) => Reserved::Answered { status, body },
+                Err(_) => Reserved::InProgress,
+            },
+            _ => Reserved::InProgress,
+        }
+    }
+}

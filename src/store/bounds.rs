@@ -1,0 +1,194 @@
+//! Which values of columns that another application writes may be computed with and loaded: one rule for
+//! times, sizes and texts, as SQL.
+//!
+//! A `jsonb` value is stored compressed, up to 255 times smaller than it is, and a number in it up to ten
+//! thousand times shorter than its text. So a size is tested in steps, each of which makes the next one
+//! cheap: the stored size (nothing is read), the unpacked size (`#> '{}'` is the value itself, unpacked),
+//! numbers of thousands of digits, and at last the length of the text. In SQLite `octet_length` of a column
+//! does not read its content.
+
+/// A time that can be subtracted and compared, or NULL. PostgreSQL: one of the years 1 to 9999, since it
+/// refuses to subtract `infinity`.
+macro_rules! time {
+    (postgres $column:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $column,
+            "::timestamptz BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'
+              THEN ",
+            $column,
+            "::timestamptz END"
+        )
+    };
+    (sqlite $column:literal) => {
+        concat!("strftime('%Y-%m-%dT%H:%M:%fZ', ", $column, ")")
+    };
+}
+
+/// The beginning of a text: more than any name that means something.
+macro_rules! short {
+    (postgres $column:literal) => {
+        concat!("left(", $column, "::text, 300)")
+    };
+    (sqlite $column:literal) => {
+        concat!("substr(", $column, ", 1, 300)")
+    };
+}
+
+/// Whether a `jsonb` has numbers of thousands of digits. Only a large one is looked at.
+macro_rules! has_endless_numbers {
+    ($json:literal) => {
+        concat!(
+            "(pg_column_size(",
+            $json,
+            " #> '{}') > 2048 AND ",
+            $json,
+            " @? '$.** ? (@.type() == \"number\" && (@ > 1e2000 || @ < -1e2000
+                          || (@ < 1e-2000 && @ > -1e-2000 && @ != 0)))')"
+        )
+    };
+}
+
+/// Whether a `jsonb` is so small that a batch can read it: that takes no time and cannot fail.
+macro_rules! is_small {
+    ($json:literal) => {
+        concat!(
+            "(CASE WHEN pg_column_size(",
+            $json,
+            ") > 32768 THEN false WHEN pg_column_compression(",
+            $json,
+            ") IS NULL THEN true WHEN pg_column_size(",
+            $json,
+            ") > 8192 THEN false ELSE pg_column_size(",
+            $json,
+            " #> '{}') <= 32768 END IS NOT FALSE)"
+        )
+    };
+}
+
+/// Whether the text of JSON has at most this number of bytes. Never builds a text that is much longer.
+macro_rules! fits {
+    (postgres $json:literal, $bytes:literal) => {
+        concat!(
+            "(CASE WHEN pg_column_size(",
+            $json,
+            ") > 8 * ",
+            $bytes,
+            " THEN false WHEN pg_column_size(",
+            $json,
+            " #> '{}') > 8 * ",
+            $bytes,
+            " THEN false WHEN ",
+            $crate::store::bounds::has_endless_numbers!($json),
+            " THEN false ELSE octet_length(",
+            $json,
+            "::text) <= ",
+            $bytes,
+            " END IS TRUE)"
+        )
+    };
+    (sqlite $json:literal, $bytes:literal) => {
+        concat!("(octet_length(", $json, ") <= ", $bytes, ")")
+    };
+}
+
+/// Whether a list may look into JSON: reading that of a page must not take seconds.
+macro_rules! is_listed {
+    (postgres $json:literal) => {
+        concat!(
+            "(pg_column_size(",
+            $json,
+            ") <= CASE WHEN pg_column_compression(",
+            $json,
+            ") IS NULL THEN 1048576 ELSE 65536 END)"
+        )
+    };
+    (sqlite $json:literal) => {
+        concat!("(octet_length(", $json, ") <= 1048576)")
+    };
+}
+
+/// A text or number in JSON, by the names of the members that lead to it, as a short text; NULL for any other
+/// value. (The text of an array may be as long as memory is large.)
+macro_rules! member {
+    (postgres $json:literal, $first:ident $($next:ident)*) => {
+        concat!(
+            "CASE WHEN jsonb_typeof(", $json, " #> '{", stringify!($first), $(",", stringify!($next),)*
+            "}') IN ('string', 'number') THEN left(", $json,
+            " #>> '{", stringify!($first), $(",", stringify!($next),)* "}', 300) END"
+        )
+    };
+    (sqlite $json:literal, $($name:ident)+) => {
+        concat!(
+            "CASE WHEN json_type(", $json, ", '$", $(".", stringify!($name),)+
+            "') IN ('text', 'integer', 'real') THEN substr(CAST(", $json,
+            " ->> '$", $(".", stringify!($name),)+ "' AS TEXT), 1, 300) END"
+        )
+    };
+}
+
+/// Whether the row is shown as a run: callers may name its id, and status and outcome are known.
+/// `invalid_runs` lists the others.
+macro_rules! is_shown {
+    ($($db:ident)?) => {
+        "id > 0 AND status IN ('queued', 'running', 'completed')
+         AND (outcome IS NULL OR outcome IN ('succeeded', 'failed', 'blocked'))"
+    };
+}
+
+/// Whether a queued run can ever be claimed. `invalid_runs` lists the others.
+macro_rules! is_claimable {
+    ($($db:ident)?) => {
+        "r.outcome IS NULL AND r.completed_at IS NULL AND r.id > 0"
+    };
+}
+
+/// Whether the row of a connection is valid.
+macro_rules! is_valid_connection {
+    ($($db:ident)?) => {
+        "c.status IN ('enabled', 'disabled') AND c.workspace_id IS NOT NULL
+         AND c.tenant_id IS NOT NULL AND c.provider IS NOT NULL"
+    };
+}
+
+/// The columns of a `ContextRow`, of `operation_runs r`, all NULL unless `$when`. `$bytes`: the parameter
+/// with the largest size.
+macro_rules! context_columns {
+    (postgres $when:literal, $bytes:literal) => {
+        concat!(
+            "CASE WHEN ", $when, " AND ", $crate::store::bounds::fits!(postgres "r.context", $bytes),
+            " THEN r.context END AS context, CASE WHEN NOT ", $when,
+            " THEN NULL WHEN r.context IS NULL THEN 'null'
+                  WHEN pg_column_size(r.context) > 16777216 THEN 'huge'
+                  WHEN pg_column_size(r.context #> '{}') > 16777216 THEN 'huge'
+                  WHEN ", $crate::store::bounds::fits!(postgres "r.context", $bytes),
+            " THEN 'fits' WHEN ", $crate::store::bounds::has_endless_numbers!("r.context"),
+            " THEN 'unreadable' ELSE 'large' END AS context_state, CASE WHEN ", $when, " THEN ",
+            $crate::store::bounds::is_small!("r.context"), " END AS context_is_small"
+        )
+    };
+    (sqlite $bytes:literal) => {
+        concat!(
+            "CASE WHEN octet_length(context) <= ", $bytes,
+            " THEN context END AS context, CASE WHEN octet_length(context) <= ", $bytes,
+            " THEN 'fits' WHEN octet_length(context) <= 16777216 THEN 'large' ELSE 'huge' END
+              AS context_state, octet_length(context) <= 32768 AS context_is_small"
+        )
+    };
+}
+
+/// The connection that a context names, as the index has it: in SQLite a number and the same number as a text
+/// are equal.
+macro_rules! connection_of_context {
+    (postgres $context:literal) => {
+        concat!($context, " ->> 'provider_connection_id'")
+    };
+    (sqlite $context:literal) => {
+        concat!("CAST(", $context, " ->> 'provider_connection_id' AS TEXT)")
+    };
+}
+
+pub(super) use {
+    connection_of_context, context_columns, fits, has_endless_numbers, is_claimable, is_listed,
+    is_shown, is_small, is_valid_connection, member, short, time,
+};

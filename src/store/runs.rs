@@ -1,0 +1,133 @@
+//! Reads runs.
+
+use super::bounds::{fits, is_claimable, is_shown, member, short, time};
+use super::dialect::{at, each, is_about, own, run_type};
+use super::reused_ids::{OWN_ATTEMPTS, is_of_its_run};
+use super::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
+use super::sql::{both, sql_for};
+use super::sql_store::{SqlStore, fetch_all, fetch_optional, read};
+use super::statement::Sql;
+use super::tolerant_decoding::Tolerant;
+use crate::domain::attempt::AttemptRecord;
+use crate::domain::overview::LatestReport;
+use crate::domain::{ConnectionId, OperationRun, RunId};
+use crate::ports::runs::{RunCounts, RunStore};
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+
+/// `$2`: largest context in bytes. A context that is larger, or NULL, is NULL.
+const RUN: Sql = both!(
+    "SELECT r.id, r.workspace_id, r.tenant_id, r.type, " short!("r.status") " AS status, "
+    short!("r.outcome") " AS outcome, CASE WHEN " fits!("r.context", "$2")
+    " THEN r.context END AS context, CASE WHEN " fits!("r.failure_summary", "262144")
+    " THEN r.failure_summary END AS failure_summary, " at!("r.created_at") " AS created_at, "
+    at!("r.started_at") " AS started_at, " at!("r.completed_at") " AS completed_at
+     FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!() " AND " is_shown!()
+);
+
+/// For a context that is too large as a whole: the report (`$3`: its largest size), and the producer's
+/// members, or at least those that identify the target.
+const PARTS: Sql = Sql {
+    postgres: sql_for!(
+        postgres "WITH whole AS MATERIALIZED (SELECT r.context #> '{}' AS j FROM operation_runs r
+             WHERE r.id = $1 AND jsonb_typeof(r.context) = 'object'),
+         parts AS MATERIALIZED (SELECT j, j - 'verification_report' AS rest,
+             j -> 'verification_report' AS report FROM whole)
+         SELECT CASE WHEN " fits!("p.report", "$3") " THEN p.report END AS report, CASE WHEN "
+        fits!("p.rest", "$2") " THEN p.rest ELSE jsonb_strip_nulls(jsonb_build_object('provider', "
+        member!("p.rest", provider) ", 'module', " member!("p.rest", module)
+        ", 'provider_connection_id', " member!("p.rest", provider_connection_id)
+        ", 'target_scope', jsonb_build_object('entra_tenant_id', "
+        member!("p.rest", target_scope entra_tenant_id) ", 'entra_tenant_name', "
+        member!("p.rest", target_scope entra_tenant_name) "), 'reason_code', "
+        member!("p.rest", reason_code) ", 'next_steps', CASE WHEN "
+        fits!("(p.rest -> 'next_steps')", "65536")
+        " THEN p.rest -> 'next_steps' END)) END AS rest FROM parts p"
+    ),
+    sqlite: sql_for!(
+        sqlite "WITH parts AS MATERIALIZED (SELECT json_remove(context, '$.verification_report') AS rest,
+             context -> '$.verification_report' AS report FROM operation_runs
+             WHERE id = $1 AND json_type(context) = 'object')
+         SELECT CASE WHEN octet_length(report) <= $3 THEN report END AS report,
+             CASE WHEN octet_length(rest) <= $2 THEN rest ELSE json_object('provider', "
+        member!("rest", provider) ", 'module', " member!("rest", module)
+        ", 'provider_connection_id', " member!("rest", provider_connection_id)
+        ", 'target_scope', json_object('entra_tenant_id', "
+        member!("rest", target_scope entra_tenant_id) ", 'entra_tenant_name', "
+        member!("rest", target_scope entra_tenant_name) "), 'reason_code', "
+        member!("rest", reason_code)
+        ", 'next_steps', CASE WHEN octet_length(rest -> '$.next_steps') <= 65536
+                              THEN rest -> '$.next_steps' END) END AS rest FROM parts"
+    ),
+};
+
+const COUNTS: Sql = both!(
+    "SELECT count(*) FILTER (WHERE status = 'queued') AS queued,
+            count(*) FILTER (WHERE status = 'running') AS running, "
+    each!("extract(epoch FROM now() - min(", "(julianday('now') - julianday(min(")
+    time!("r.created_at") ") FILTER (WHERE status = 'queued'))" each!("::float8", ") * 86400.0")
+    " AS oldest_queued_seconds
+     FROM operation_runs r WHERE r.type = " run_type!()
+    " AND r.status IN ('queued', 'running') AND (r.status = 'running' OR " is_claimable!() ")"
+);
+
+const READ_LATEST_REPORT: Sql = both!(
+    "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at
+     FROM " own!(latest_reports) " l LEFT JOIN provider_connections c ON c.id = l.connection_id
+     WHERE l.connection_id = $1 AND "
+    is_of_its_run!("coalesce(c.workspace_id, p.workspace_id)", "coalesce(c.tenant_id, p.tenant_id)")
+);
+
+#[async_trait]
+impl<S: SqlStore> RunStore for S {
+    async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {
+        let run = RUN.bind(id.0).bind(self.context_bytes());
+        let found: Option<RunRow> = fetch_optional(self, run).await?;
+        match found.map(OperationRun::try_from).transpose()? {
+            Some(run) if run.context.is_null() => read_parts(self, run).await.map(Some),
+            run => Ok(run),
+        }
+    }
+
+    async fn attempts(&self, run: RunId) -> Result<Vec<AttemptRecord>, StoreError> {
+        rows::all(fetch_all::<AttemptRow>(self, OWN_ATTEMPTS.bind(run.0)).await?)
+    }
+
+    async fn counts(&self) -> Result<RunCounts, StoreError> {
+        let counts: CountsRow = read(self, async |tx| COUNTS.fetch_one(tx).await).await?;
+        Ok(counts.into())
+    }
+
+    async fn latest_report(
+        &self,
+        connection: ConnectionId,
+    ) -> Result<Option<LatestReport>, StoreError> {
+        let report = READ_LATEST_REPORT.bind(connection.0);
+        let found: Option<LatestReportRow> = fetch_optional(self, report).await?;
+        found.map(TryInto::try_into).transpose()
+    }
+}
+
+/// The context of a run that is too large as a whole, in parts. Where the server cannot take it apart the run
+/// is read without.
+async fn read_parts(
+    store: &impl SqlStore,
+    mut run: OperationRun,
+) -> Result<OperationRun, StoreError> {
+    let _one_at_a_time = store.large_contexts().lock().await;
+    let parts = PARTS
+        .bind(run.id.0)
+        .bind(store.context_bytes())
+        .bind(rows::REPORT_BYTES);
+    match fetch_optional::<(Option<Tolerant>, Option<Tolerant>)>(store, parts).await {
+        Ok(parts) => {
+            let (report, rest) = parts.unwrap_or_default();
+            run.context = rows::context_of(report, rest);
+        }
+        Err(error) if error.is_transient() => return Err(error),
+        Err(error) => {
+            tracing::warn!(run = run.id.0, %error, "cannot read the context of the run; showing the run without it");
+        }
+    }
+    Ok(run)
+}

@@ -1,0 +1,194 @@
+//! Endpoints of webhooks.
+
+use super::dialect::{after, each, now, own, postgres_only};
+use super::rows;
+use super::sql::{both, sql_for};
+use super::sql_store::{SqlStore, execute, fetch_all, transaction, within};
+use super::statement::{Sql, Value};
+use super::webhook_rows::{EndpointRow, SecretsRow};
+use crate::domain::webhook::{DisabledReason, WebhookBinding};
+use crate::domain::{EndpointId, WorkspaceId};
+use crate::ports::store_error::StoreError;
+use crate::ports::webhook_endpoints::{
+    Endpoint, EndpointError, EndpointStore, NewEndpoint, SealSecret, SealedSecrets,
+};
+use async_trait::async_trait;
+use std::time::Duration;
+
+/// The columns of an `EndpointRow`. A previous secret that is over is none.
+macro_rules! endpoint_columns {
+    ($db:ident) => {
+        sql_for!(
+            $db "id, workspace_id, url, description, changed_only, enabled, disabled_reason,
+                 CAST(failures AS bigint) AS failures, created_at,
+                 CASE WHEN previous_secret_until > " now!() " THEN previous_secret_until END
+                     AS previous_secret_until, circuit_opened_at, circuit_probe_at,
+                 coalesce(circuit_probe_at <= " now!() ", false) AS circuit_may_probe,
+                 (SELECT min(d.pending_since) FROM " own!(webhook_deliveries) " d
+                  WHERE d.endpoint_id = " each!("webhook_endpoints", "verifyd_webhook_endpoints")
+            ".id AND d.state = 'pending') AS oldest_pending_since"
+        )
+    };
+}
+
+const ADD: Sql = both!(
+    "INSERT INTO " own!(webhook_endpoints) " (workspace_id, url, description, changed_only, secret)
+     VALUES ($1, $2, $3, $4, '') RETURNING id"
+);
+
+const SET_SECRET: Sql = both!(
+    "UPDATE " own!(webhook_endpoints) " SET secret = $2 WHERE id = $1 RETURNING " endpoint_columns!()
+);
+
+const ENDPOINTS: Sql = both!(
+    "SELECT " endpoint_columns!() " FROM " own!(webhook_endpoints)
+    " WHERE $1 IS NULL OR workspace_id = $1 ORDER BY id"
+);
+
+const PLACE: Sql = both!(
+    "SELECT workspace_id, url FROM " own!(webhook_endpoints) " WHERE id = $1"
+    postgres_only!(" FOR NO KEY UPDATE")
+);
+
+/// `$3`: end of the use of the previous secret, relative to now; NULL: not used.
+const ROTATE: Sql = both!(
+    "UPDATE " own!(webhook_endpoints) " SET secret = $2,
+        previous_secret = CASE WHEN $3 IS NOT NULL THEN secret END,
+        previous_secret_until = CASE WHEN $3 IS NOT NULL THEN " after!("$3")
+    " END WHERE id = $1 RETURNING " endpoint_columns!()
+);
+
+const SET_ENABLED: Sql = both!(
+    "UPDATE " own!(webhook_endpoints)
+    " SET enabled = ($2 IS NULL), disabled_reason = $2, failures = 0, circuit_pauses = 0,
+        circuit_opened_at = NULL, circuit_probe_at = NULL WHERE id = $1"
+);
+
+const PENDING_NOW: Sql = both!(
+    "UPDATE " own!(webhook_deliveries) " SET next_attempt_at = " now!()
+    " WHERE endpoint_id = $1 AND state = 'pending' AND next_attempt_at > " now!()
+);
+
+const REMOVE: Sql = both!("DELETE FROM " own!(webhook_endpoints) " WHERE id = $1");
+
+const REMOVE_DELIVERIES: Sql = both!(
+    "DELETE FROM " own!(webhook_deliveries) " WHERE id IN (
+        SELECT id FROM " own!(webhook_deliveries) " WHERE endpoint_id = $1 ORDER BY id LIMIT $2)"
+);
+
+/// Deliveries removed in one transaction.
+const CHUNK: i64 = 1000;
+
+const SECRETS: Sql = both!(
+    "SELECT id AS endpoint_id, workspace_id, url, secret, previous_secret
+     FROM " own!(webhook_endpoints) " ORDER BY id"
+);
+
+const RESEAL: Sql = both!(
+    "UPDATE " own!(webhook_endpoints) " SET secret = $4, previous_secret = $5
+     WHERE id = $1 AND secret = $2 AND previous_secret IS NOT DISTINCT FROM $3"
+);
+
+#[async_trait]
+impl<S: SqlStore> EndpointStore for S {
+    async fn add_endpoint(
+        &self,
+        new: &NewEndpoint,
+        seal: SealSecret<'_>,
+    ) -> Result<Endpoint, EndpointError> {
+        transaction(self, async |tx| {
+            let add = ADD
+                .bind(new.workspace_id.0)
+                .bind(&new.url)
+                .bind(&new.description)
+                .bind(new.changed_only);
+            let (id,): (i64,) = add.fetch_one(tx).await?;
+            let sealed = seal(&WebhookBinding {
+                workspace_id: new.workspace_id,
+                endpoint_id: EndpointId(id),
+                url: new.url.clone(),
+            })?;
+            let row: EndpointRow = SET_SECRET.bind(id).bind(sealed).fetch_one(tx).await?;
+            Ok(row.try_into()?)
+        })
+        .await
+    }
+
+    async fn endpoints(&self, workspace: Option<WorkspaceId>) -> Result<Vec<Endpoint>, StoreError> {
+        let endpoints = ENDPOINTS.bind(workspace.map(|w| w.0));
+        rows::all(fetch_all::<EndpointRow>(self, endpoints).await?)
+    }
+
+    async fn rotate_secret(
+        &self,
+        id: EndpointId,
+        seal: SealSecret<'_>,
+        keep_previous: Duration,
+    ) -> Result<Option<Endpoint>, EndpointError> {
+        transaction(self, async |tx| {
+            let place: Option<(i64, String)> = PLACE.bind(id.0).fetch_optional(tx).await?;
+            let Some((workspace, url)) = place else {
+                return Ok(None);
+            };
+            let sealed = seal(&WebhookBinding {
+                workspace_id: WorkspaceId(workspace),
+                endpoint_id: id,
+                url,
+            })?;
+            let keep = Some(keep_previous).filter(|period| !period.is_zero());
+            let rotate = ROTATE.bind(id.0).bind(sealed).bind(Value::Later(keep));
+            let row: EndpointRow = rotate.fetch_one(tx).await?;
+            Ok(Some(row.try_into()?))
+        })
+        .await
+    }
+
+    async fn set_endpoint_enabled(
+        &self,
+        id: EndpointId,
+        disabled: Option<DisabledReason>,
+    ) -> Result<bool, StoreError> {
+        transaction(self, async |tx| {
+            let disabled_reason = disabled.map(DisabledReason::as_str);
+            let done = SET_ENABLED
+                .bind(id.0)
+                .bind(disabled_reason)
+                .execute(tx)
+                .await?;
+            if disabled.is_none() {
+                PENDING_NOW.bind(id.0).execute(tx).await?;
+            }
+            Ok(done > 0)
+        })
+        .await
+    }
+
+    async fn remove_endpoint(&self, id: EndpointId) -> Result<bool, StoreError> {
+        let removal = async {
+            let removed = execute(self, REMOVE.bind(id.0)).await?;
+            while execute(self, REMOVE_DELIVERIES.bind(id.0).bind(CHUNK)).await? > 0 {}
+            Ok(removed > 0)
+        };
+        within(self.call_timeout(), removal).await
+    }
+
+    async fn endpoint_secrets(&self) -> Result<Vec<(WebhookBinding, SealedSecrets)>, StoreError> {
+        let found: Vec<SecretsRow> = fetch_all(self, SECRETS).await?;
+        Ok(found.into_iter().map(Into::into).collect())
+    }
+
+    async fn reseal_secrets(
+        &self,
+        id: EndpointId,
+        old: &SealedSecrets,
+        new: &SealedSecrets,
+    ) -> Result<bool, StoreError> {
+        let reseal = RESEAL
+            .bind(id.0)
+            .bind(&old.current)
+            .bind(&old.previous)
+            .bind(&new.current)
+            .bind(&new.previous);
+        Ok(execute(self, reseal).await? > 0)
+    }
+}

@@ -1,0 +1,194 @@
+//! When a run is claimed, released, tried again and finished.
+
+use crate::checks::assert_sound;
+use std::time::Duration;
+use test_support::world::{World, reasons};
+use verifyd::app::Services;
+use verifyd::domain::hint::Hint;
+use verifyd::domain::{Outcome, RunStatus, TenantId};
+use verifyd::engine::pipeline::Processed;
+use verifyd::ports::store::AttemptEnd;
+use verifyd_simulator::Scenario;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_wait_goes_back_to_the_queue_and_does_not_count() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let connection = world
+        .connection(1, &Scenario::Throttled.tenant_id(1), "health_check")
+        .await;
+    let id = world.record(connection, |_| {}).await;
+    assert_eq!(
+        worker.pipeline.process(&Hint::new(id)).await,
+        Processed::Released(AttemptEnd::Throttled)
+    );
+    let run = world.run(id).await;
+    assert_eq!((run.status, run.outcome), (RunStatus::Queued, None));
+    let attempts = world.services.store.attempts(id).await.unwrap();
+    assert_eq!(attempts.len(), 1);
+    assert!(!attempts[0].counted);
+    // Not due yet, so nobody gets it.
+    assert_eq!(
+        worker.pipeline.process(&Hint::new(id)).await,
+        Processed::NotClaimable
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spent_attempts_end_as_worker_lost_without_another_call() {
+    let world = World::new().await;
+    let two = |services: &mut Services| services.settings.worker.max_attempts = 2;
+    let worker = world.worker_with(two).await;
+    let tenant = Scenario::Healthy.tenant_id(1);
+    let connection = world.connection(1, &tenant, "health_check").await;
+    let id = world.record(connection, |_| {}).await;
+    let policy = verifyd::ports::store::ClaimPolicy {
+        max_attempts: 2,
+        run_deadline: Duration::from_secs(60),
+        isolated: false,
+    };
+    for _ in 0..2 {
+        let store = &world.services.store;
+        let claim = store
+            .claim(id, &worker.state.id, &policy)
+            .await
+            .unwrap()
+            .claimed()
+            .unwrap();
+        assert!(
+            store
+                .release(&claim, AttemptEnd::Error, None)
+                .await
+                .unwrap()
+        );
+    }
+    assert_eq!(
+        worker.pipeline.process(&Hint::new(id)).await,
+        Processed::Completed(Outcome::Failed)
+    );
+    let run = world.run(id).await;
+    assert_sound(&run, "worker_lost");
+    assert_eq!(reasons(&run, &["fail"]), ["worker_lost"]);
+    assert_eq!(
+        world
+            .simulator
+            .calls_of(&tenant, verifyd_simulator::Endpoint::Token),
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_a_heartbeat_claims_nothing() {
+    let world = World::new().await;
+    let worker = world.services.worker();
+    let connection = world
+        .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
+        .await;
+    let id = world.record(connection, |_| {}).await;
+    assert_eq!(
+        worker.pipeline.process(&Hint::new(id)).await,
+        Processed::Deferred
+    );
+    assert_eq!(world.run(id).await.status, RunStatus::Queued);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_finds_runs_that_nobody_announced_and_drains_on_stop() {
+    let world = World::with(|settings| {
+        settings.reconciler.interval = Duration::from_millis(50);
+    })
+    .await;
+    let connection = world
+        .connection(1, &Scenario::Slow.tenant_id(1), "health_check")
+        .await;
+    let first = world.record(connection, |_| {}).await;
+    world
+        .services
+        .store
+        .mark_undispatched(&[first])
+        .await
+        .unwrap();
+
+    let stop = tokio_util::sync::CancellationToken::new();
+    let worker = world.services.worker();
+    let worker = tokio::spawn(worker.run(stop.clone()));
+    world.completed(first).await;
+
+    let second = world.record(connection, |_| {}).await;
+    world.services.queue.send_runs(&[second]).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(180), async {
+        while world.run(second).await.status == RunStatus::Queued {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    stop.cancel();
+    worker.await.unwrap().unwrap();
+    // What was in flight has been finished, and nobody is left on the list.
+    assert_eq!(world.run(second).await.status, RunStatus::Completed);
+    assert!(world.services.store.workers().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_that_comes_before_the_first_heartbeat_is_not_lost() {
+    let world = World::with(|settings| {
+        // No sweep helps out.
+        settings.reconciler.redeliver_after = Duration::from_secs(3600);
+    })
+    .await;
+    let connection = world
+        .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
+        .await;
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(world.record(connection, |_| {}).await);
+    }
+    world.services.queue.send_runs(&ids).await.unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let worker = world.services.worker();
+    let worker = tokio::spawn(worker.run(stop.clone()));
+    for id in ids {
+        world.completed(id).await;
+    }
+    stop.cancel();
+    worker.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_refuses_is_tried_again_later_and_counts() {
+    let world = World::new().await;
+    let worker = world.worker().await;
+    let connection = world
+        .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
+        .await;
+    let id = world.record(connection, |_| {}).await;
+    world
+        .sql(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON operation_runs WHEN new.status = 'completed'
+             BEGIN SELECT raise(ABORT, 'refused by a rule of somebody else'); END",
+        )
+        .await;
+    assert_eq!(
+        worker.pipeline.process(&Hint::new(id)).await,
+        Processed::Released(AttemptEnd::Error)
+    );
+    let run = world.run(id).await;
+    assert_eq!((run.status, run.report()), (RunStatus::Queued, None));
+    assert!(world.services.store.attempts(id).await.unwrap()[0].counted);
+    assert!(
+        world
+            .services
+            .store
+            .permissions(TenantId(1))
+            .await
+            .unwrap()
+            .is_empty(),
+        "all or nothing"
+    );
+    // Not at once: whoever refused would be asked again and again.
+    assert_eq!(
+        worker.pipeline.process(&Hint::new(id)).await,
+        Processed::NotClaimable
+    );
+}

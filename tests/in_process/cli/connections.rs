@@ -1,0 +1,114 @@
+//! Connections and their credentials: shown, changed, sealed again, and refused.
+
+use super::{Desk, add_line, finish, json, stderr};
+use verifyd_simulator::{SIMULATED_SECRET, Scenario};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_shown_disabled_and_given_new_credentials() {
+    let desk = Desk::new().await;
+    let id = desk.add(
+        Scenario::Healthy,
+        "--secret-stdin --expires-at 2031-01-02T03:04:05Z",
+        SIMULATED_SECRET,
+    );
+    let shown = desk.json(&format!("connections show {id} --json"));
+    assert_eq!(shown["credential"]["kind"], "client_secret");
+    assert_eq!(shown["credential"]["decryptable"], true);
+    assert_eq!(shown["credential"]["expires_at"], "2031-01-02T03:04:05Z");
+    assert!(!shown.to_string().contains(SIMULATED_SECRET));
+
+    desk.json(&format!("connections disable {id} --json"));
+    let listed = desk.json("connections list --json");
+    assert_eq!(listed[0]["status"], "disabled");
+    desk.json(&format!("connections enable {id} --json"));
+
+    let set = |source: &str| desk.json(&format!("connections set-credential {id} --json {source}"));
+    let token = desk.folder.path().join("token");
+    let changed = set(&format!("--federated-token-file {}", token.display()));
+    assert_eq!(changed["kind"], "federated_token_file");
+
+    // A certificate's expiry is read from it.
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+    let mut parameters = rcgen::CertificateParams::new(["cli.invalid".to_owned()]).unwrap();
+    parameters.not_after = rcgen::date_time_ymd(2030, 5, 6);
+    let certificate = parameters.self_signed(&key).unwrap();
+    let pem = desk.folder.path().join("certificate.pem");
+    std::fs::write(
+        &pem,
+        format!("{}{}", certificate.pem(), key.serialize_pem()),
+    )
+    .unwrap();
+    let changed = set(&format!("--certificate {}", pem.display()));
+    assert_eq!(changed["expires_at"], "2030-05-06T00:00:00Z");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_rotated() {
+    const OLD: &str = "old:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    const NEW: &str = "new:ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
+    let desk = Desk::new().await;
+    let with = |keys: &str, line: &str, input: &str| {
+        let mut command = desk.command(line);
+        command.env("VERIFYD__CREDENTIALS__KEYS", keys);
+        finish(command, input)
+    };
+    let add = add_line(1, Scenario::Healthy, "--secret-stdin");
+    json(&with(OLD, &add, SIMULATED_SECRET));
+    let webhook = "webhooks add --workspace 1 --url https://app.example/ --json";
+    json(&with(OLD, webhook, ""));
+    let rotate = "connections rotate-keys --json";
+    let lost = with(NEW, rotate, "");
+    assert_eq!(lost.status.code(), Some(1));
+    assert!(stderr(&lost).contains("connections 1"), "{}", stderr(&lost));
+    let both = format!("{NEW},{OLD}");
+    for rotated in [1, 0] {
+        let told = json(&with(&both, rotate, ""));
+        assert_eq!(told["rotated"], rotated);
+        assert_eq!(told["webhooks"]["rotated"], rotated);
+    }
+    let shown = json(&with(NEW, "connections show 1 --json", ""));
+    assert_eq!(shown["credential"]["decryptable"], true);
+    assert_eq!(shown["credential"]["needs_rotation"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_named_with_what_is_allowed() {
+    let desk = Desk::new().await;
+    let fine = add_line(1, Scenario::Healthy, "--module intune");
+    let add = |changed: &str, value: &str| {
+        let mut words: Vec<&str> = fine.split_whitespace().collect();
+        match words.iter().position(|word| *word == changed) {
+            Some(at) => words[at + 1] = value,
+            None => words.extend([changed, value]),
+        }
+        let output = desk.run(&words.join(" "));
+        assert!(!output.status.success(), "{changed} {value}");
+        let said = stderr(&output);
+        assert!(said.contains(changed.trim_start_matches('-')), "{said}");
+        said
+    };
+    assert!(add("--entra-tenant-id", "contoso").contains("a GUID"));
+    assert!(add("--client-id", "5").contains("a GUID"));
+    assert!(add("--cloud", "moon").contains("global"));
+    assert!(add("--module", "teleport").contains("health_check"));
+    assert!(add("--provider", "acme").contains("microsoft"));
+    assert!(add("--workspace", "one").contains("a whole number from 1 to"));
+    assert!(add("--federated-token-file", "relative/path").contains("absolute"));
+    add("--certificate", "does-not-exist.pem");
+
+    let unknown = desk.run("runs show 99");
+    assert!(stderr(&unknown).contains("run 99: no such run"));
+    let unknown = desk.run("enqueue --connection 99");
+    assert!(stderr(&unknown).contains("connection 99: no such connection"));
+    let mut command = desk.command("config print");
+    command.env("VERIFYD__WORKER__CONCURENCY", "5");
+    let output = finish(command, "");
+    assert!(
+        stderr(&output).contains("did you mean worker.concurrency?"),
+        "{}",
+        stderr(&output)
+    );
+    let output = desk.run("serve --concurrency 0");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("1 to 4096"), "{}", stderr(&output));
+}
