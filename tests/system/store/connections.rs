@@ -62,7 +62,7 @@ pub async fn a_failing_seal_inserts_nothing(bed: &Bed) {
         Err(AddConnectionError::Vault(VaultError::NoKey))
     ));
     for table in ["provider_connections", "provider_credentials", "tenants"] {
-        assert_eq!(bed.count(&table).await, 0, "{table}");
+        assert_eq!(bed.count(table).await, 0, "{table}");
     }
     bed.connection_with(7, "payload").await;
 }

@@ -29,7 +29,7 @@ async fn no_blocked_run_without_a_report(bed: &Bed) {
         format!(
             "UPDATE operation_runs SET status = 'completed', outcome = 'blocked', \
              completed_at = '2026-01-01T00:00:00.000Z', context = '{}' WHERE id = {run}",
-            quoted(&context)
+            quoted(context)
         )
     };
     let whole = blocked_context();

@@ -46,8 +46,7 @@ pub async fn endpoint(bed: &Bed, workspace: i64, changed_only: bool) -> Endpoint
 /// Completes a run about connection 1 of workspace 1.
 pub async fn completed(bed: &Bed, mut completion: Completion) -> RunId {
     completion.connection = Some(ConnectionId(1));
-    let run = bed.completed(&completion).await;
-    run
+    bed.completed(&completion).await
 }
 
 pub fn policy(lease: Duration) -> LeasePolicy {
