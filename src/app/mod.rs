@@ -201,13 +201,20 @@ pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
 /// Opens the database, and migrates it where it is the embedded one.
 pub async fn open_ready_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     let store = open_store(settings).await?;
-    if store.kind() == "sqlite" {
+    if store.kind() == "sqlite" && !has_wanted_schema(store.as_ref()).await? {
         store
             .migrate()
             .await
             .context("cannot migrate the embedded database")?;
     }
     Ok(store)
+}
+
+/// Migrating waits for everybody who writes into the file, also where nothing is left to migrate.
+async fn has_wanted_schema(store: &dyn Store) -> anyhow::Result<bool> {
+    let version = store.schema_version().await;
+    let version = version.context("cannot read the schema of the embedded database")?;
+    Ok(version == Some(store.wanted_schema_version()))
 }
 
 /// Opens the keys that credentials are encrypted with. The embedded default creates one beside its database

@@ -43,6 +43,8 @@ impl Desk {
             .env_clear()
             .env("VERIFYD__LOG__FILTER", "warn")
             .env("VERIFYD__HTTP__LISTEN", "127.0.0.1:0")
+            // A lock on the file is waited for a sixth of it: on a busy machine others hold it for long.
+            .env("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5m")
             .env(
                 "VERIFYD__MICROSOFT__CLOUDS__SIMULATED__LOGIN",
                 &self.simulator.base_url,
