@@ -25,15 +25,7 @@ pub async fn bench() -> (Bench, i64, Receiver) {
 
 /// Adds an endpoint; returns its id and its secret.
 pub fn add(bench: &Bench, url: &str, more: &[&str]) -> (i64, String) {
-    let mut arguments = vec![
-        "webhooks",
-        "add",
-        "--workspace",
-        "1",
-        "--url",
-        url,
-        "--json",
-    ];
+    let mut arguments = vec!["webhooks", "add", "--workspace", "1", "--url", url];
     arguments.extend(more);
     let added = bench.json(&arguments);
     (
