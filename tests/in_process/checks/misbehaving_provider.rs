@@ -114,7 +114,7 @@ async fn run(world: &World, module: &str) -> verifyd::domain::OperationRun {
     let worker = world
         .worker_with(|services| {
             with_acme(services);
-            services.settings.worker.run_deadline = Duration::from_secs(2);
+            services.settings.worker.run_deadline = Duration::from_secs(10);
         })
         .await;
     let connection = world

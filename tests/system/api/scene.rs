@@ -9,6 +9,7 @@ use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 use test_support::postgres::TestDatabase;
 use test_support::proxy::Proxy;
+use test_support::waiting::until;
 use test_support::world::World;
 pub use test_support::world::bound;
 use tokio_util::sync::CancellationToken;
@@ -95,16 +96,22 @@ impl Scene {
         Self::on(Some(database), change).await
     }
 
-    /// With a way to the database that can be cut.
+    /// With a way to the database that can be cut. Only the server waits for a connection for a short
+    /// time: whatever prepares the scene must also get one on a busy machine.
     pub async fn behind_a_proxy() -> (Self, Proxy) {
-        let database = TestDatabase::create().await;
-        let (proxy, url) = Proxy::before(&database.url()).await;
-        let change = |settings: &mut Settings| {
-            settings.database.url = SecretString::from(url);
-            settings.database.acquire_timeout = Duration::from_millis(500);
-            settings.credentials.keys = key();
-        };
-        (Self::on(Some(database), change).await, proxy)
+        let mut scene = Self::postgres().await;
+        let mut settings = scene.world.services.settings.clone();
+        let (proxy, url) = Proxy::before(settings.database.url.expose_secret()).await;
+        settings.database.url = SecretString::from(url);
+        settings.database.acquire_timeout = Duration::from_millis(500);
+        let mut opened = None;
+        until("the server gets a connection", async || {
+            opened = Services::open(settings.clone()).await.ok();
+            opened.is_some()
+        })
+        .await;
+        scene.base = serve(&opened.unwrap(), scene.stop.clone()).await;
+        (scene, proxy)
     }
 
     pub async fn sqlite() -> Self {
