@@ -11,7 +11,7 @@ pub mod microsoft;
 pub mod oracle;
 pub mod own_process;
 pub mod pgbouncer;
-mod port;
+pub mod port;
 pub mod postgres;
 pub mod private_postgres;
 pub mod proxy;

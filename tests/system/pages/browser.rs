@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use test_support::port::free_port;
 use tokio::sync::{Mutex, MutexGuard};
 
 /// Guards against hanging only.
@@ -43,26 +44,37 @@ fn program(names: &[&str]) -> String {
     found.to_str().unwrap().to_owned()
 }
 
-impl Browser {
-    pub async fn start() -> Self {
-        let turn = TURN.lock().await;
-        let chromium = program(&["chromium", "chromium-browser", "google-chrome"]);
+/// Starts chromedriver; returns it with its port. It needs the same port of IPv4 and of IPv6, also when it may choose,
+/// and ends where another process has one of them.
+fn start_driver() -> (Child, u16) {
+    let mut said = Vec::new();
+    for _ in 0..20 {
+        let port = free_port();
         let mut driver = Command::new(program(&["chromedriver"]))
-            .arg("--port=0")
+            .arg(format!("--port={port}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = lines
-            .find_map(|line| {
-                let line = line.unwrap();
-                let (_, port) = line.split_once("started successfully on port ")?;
-                port.trim_end_matches('.').parse::<u16>().ok()
-            })
-            .expect("chromedriver says where it listens");
-        std::thread::spawn(move || lines.for_each(drop));
+        for line in lines.by_ref().map(Result::unwrap) {
+            if line.contains("started successfully") {
+                std::thread::spawn(move || lines.for_each(drop));
+                return (driver, port);
+            }
+            said.push(line);
+        }
+        driver.wait().unwrap();
+    }
+    panic!("chromedriver does not start:\n{}", said.join("\n"));
+}
+
+impl Browser {
+    pub async fn start() -> Self {
+        let turn = TURN.lock().await;
+        let chromium = program(&["chromium", "chromium-browser", "google-chrome"]);
+        let (driver, port) = start_driver();
         let profile = tempfile::tempdir().unwrap();
         let arguments = [
             "--headless",
