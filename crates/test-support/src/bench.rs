@@ -286,10 +286,20 @@ impl Bench {
         url.into()
     }
 
+    /// Sets a variable of every process that starts from now on.
+    pub fn set(&mut self, variable: &str, value: impl Into<String>) {
+        self.environment.insert(variable.to_owned(), value.into());
+    }
+
     /// From now on commands and processes connect as this role.
     pub fn become_role(&mut self, role: &str) {
-        let url = self.url_of(role);
-        self.environment.insert("DATABASE_URL".into(), url);
+        self.set("DATABASE_URL", self.url_of(role));
+    }
+
+    /// From now on commands and processes use the Redis server of this URL.
+    pub fn use_redis(&mut self, url: String) {
+        self.set("REDIS_URL", url.as_str());
+        self.redis_url = url;
     }
 
     pub async fn sql(&self) -> PgConnection {
@@ -348,9 +358,25 @@ impl Bench {
         }
     }
 
-    /// Waits until no run is left to do.
+    /// Sends hints with the published script: one for each entry.
+    pub async fn hint(&self, runs: &[i64]) {
+        redis_server::hint(&self.redis_url, &self.queue, runs).await;
+    }
+
+    /// Waits until no hint waits in the queue.
+    pub async fn until_taken(&self) {
+        let mut redis = redis_server::connection(&self.redis_url).await;
+        let active = format!("{}:active", self.queue);
+        until("the hints are taken", async || {
+            redis_server::command::<u64>(&mut redis, &["LLEN", &active]).await == 0
+        })
+        .await;
+    }
+
+    /// Waits until no run of verifyd's is left to do.
     pub async fn all_completed(&self) {
-        let open = "SELECT count(*) FROM operation_runs WHERE status <> 'completed'";
+        let open = "SELECT count(*) FROM operation_runs
+            WHERE type = 'provider.connection.check' AND status <> 'completed'";
         self.until(open, |n| n == 0).await;
     }
 
@@ -442,7 +468,19 @@ impl Daemon {
         assert!(sent.success());
     }
 
-    /// The exit code; null when a signal ended it.
+    /// Kills the process, and waits for its end.
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        assert_eq!(self.ended(), None);
+    }
+
+    /// Asks the process to stop. It must end well.
+    pub fn terminate(&mut self) {
+        self.signal("TERM");
+        assert_eq!(self.ended(), Some(0));
+    }
+
+    /// The exit code; `None` when a signal ended it.
     pub fn ended(&mut self) -> Option<i32> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -492,4 +530,13 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A figure of a process's memory in KiB, by its name in `/proc/PID/status`. Only Linux tells.
+pub fn memory_kib(pid: u32, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let figure = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    figure.split_whitespace().next()?.parse().ok()
 }

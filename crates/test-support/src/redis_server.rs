@@ -43,6 +43,22 @@ pub async fn command<T: redis::FromRedisValue>(
     answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
+/// Enqueues this payload with the published script, as a producer in any language does.
+pub async fn enqueue(url: &str, queue: &str, id: &[u8], payload: &[u8]) -> redis::RedisResult<i64> {
+    redis::cmd("EVAL")
+        .arg(include_str!("../../../contracts/enqueue.lua"))
+        .arg(4)
+        .arg(format!("{queue}:data"))
+        .arg(format!("{queue}:active"))
+        .arg(format!("{queue}:signal"))
+        .arg(format!("{queue}:meta"))
+        .arg(id)
+        .arg(payload)
+        .arg(1)
+        .query_async(&mut connection(url).await)
+        .await
+}
+
 /// Sends hints with the published script, as another application does: one for each entry.
 pub async fn hint(redis_url: &str, queue: &str, runs: &[i64]) {
     try_hint(redis_url, queue, runs).await.unwrap();
