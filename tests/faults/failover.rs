@@ -33,7 +33,7 @@ async fn a_standby_takes_over_from_the_primary() {
     scene.completed_at_least(40).await;
 
     primary.crash();
-    let mut recorded = producer.stop().await;
+    let mut recorded = producer.stop().await.len();
     way.lead_to(standby.port());
     scene.bench.database.has_moved_to(&standby.url());
     let reads_only = "SELECT pg_is_in_recovery()::int::bigint";
@@ -51,7 +51,7 @@ async fn a_standby_takes_over_from_the_primary() {
     scene.number("SELECT pg_promote()::int::bigint").await;
     let producer = scene.producer();
     scene.completed_at_least(before + 40).await;
-    recorded += producer.stop().await;
+    recorded += producer.stop().await.len();
     for run in scene.ends_soundly().await {
         let meant = scene.members[&run.connection].outcome;
         // On a busy machine all of its attempts may have met with the failover.

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use test_support::bench::Bench;
 use test_support::postgres::TestDatabase;
-use test_support::redis_server::hint;
 
 /// As a random order, but the same in every run of the test.
 fn shuffled(mut hints: Vec<i64>) -> Vec<i64> {
@@ -36,9 +35,8 @@ async fn fifty_copies_of_every_hint() {
     let mut hinted = scene.record(3).await;
     hinted.extend(completed);
     hinted.extend([foreign, 987_654_321, i64::MAX]);
-    let (redis, queue) = (&scene.bench.redis_url, &scene.bench.queue);
-    hint(redis, queue, &fifty_of_each(&hinted)).await;
-    crate::redis_faults::until_taken(redis, queue).await;
+    scene.bench.hint(&fifty_of_each(&hinted)).await;
+    scene.bench.until_taken().await;
     for run in scene.ends_as_meant().await {
         assert!(run.at_once(), "{run:?}");
     }
@@ -121,13 +119,8 @@ async fn the_context_is_overwritten_after_the_completion() {
     scene.ends_as_meant().await;
     let completed = context(&scene.bench, run).await;
     save(&scene.bench, run, &older).await;
-    hint(
-        &scene.bench.redis_url,
-        &scene.bench.queue,
-        &fifty_of_each(&[run]),
-    )
-    .await;
-    crate::redis_faults::until_taken(&scene.bench.redis_url, &scene.bench.queue).await;
+    scene.bench.hint(&fifty_of_each(&[run])).await;
+    scene.bench.until_taken().await;
     let row = sqlx::query(
         "SELECT r.status, r.outcome, r.completed_at IS NOT NULL AS timed, l.fingerprint,
                 (SELECT count(*) FROM verifyd.run_attempts) AS attempts
@@ -184,13 +177,8 @@ async fn the_context_is_overwritten_after_the_completion_of_a_guarded_run() {
     save(&scene.bench, run, &json!({})).await;
     older["verification_report"] = json!("somebody else's");
     save(&scene.bench, run, &older).await;
-    hint(
-        &scene.bench.redis_url,
-        &scene.bench.queue,
-        &fifty_of_each(&[run]),
-    )
-    .await;
-    crate::redis_faults::until_taken(&scene.bench.redis_url, &scene.bench.queue).await;
+    scene.bench.hint(&fifty_of_each(&[run])).await;
+    scene.bench.until_taken().await;
     let mut stored = context(&scene.bench, run).await;
     assert_eq!(
         stored["verification_report"],
