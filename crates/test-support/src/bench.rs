@@ -291,6 +291,12 @@ impl Bench {
         self.environment.insert(variable.to_owned(), value.into());
     }
 
+    /// Grants the rights of `deploy/postgres-grants.sql`.
+    pub async fn grant(&self) {
+        self.execute(include_str!("../../../deploy/postgres-grants.sql"))
+            .await;
+    }
+
     /// From now on commands and processes connect as this role.
     pub fn become_role(&mut self, role: &str) {
         self.set("DATABASE_URL", self.url_of(role));

@@ -146,6 +146,23 @@ impl PrivateRedis {
         server
     }
 
+    /// Starts one with the users of `deploy/redis.acl`, and with `admin`, who may do everything.
+    pub fn with_users() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("users.acl");
+        // The file as it is, each user with a password.
+        let users = include_str!("../../../deploy/redis.acl").replace("resetpass", ">secret");
+        assert_eq!(users.matches(">secret").count(), 2);
+        let users = format!("{users}user admin on >secret ~* &* +@all\n");
+        std::fs::write(&file, users).expect("the folder is ours");
+        Self::start_with(&["--aclfile", &file.to_string_lossy()])
+    }
+
+    /// The URL of one of these users.
+    pub fn url_of(&self, user: &str) -> String {
+        format!("redis://{user}:secret@127.0.0.1:{}", self.port)
+    }
+
     /// Chooses a free port and starts nothing yet.
     pub fn stopped() -> Self {
         Self {

@@ -119,7 +119,7 @@ async fn scene(way: Way) -> Scene {
             format!("https://{GRAPH}"),
         ),
     ] {
-        bench.environment.insert(name.into(), value);
+        bench.set(name, value);
     }
     let connection = bench.connection(1, &Scenario::Healthy.tenant_id(0), "health_check");
     Scene {
@@ -228,7 +228,7 @@ async fn none_and_no_proxy_win_over_the_environment() {
         ("VERIFYD__OUTBOUND__NO_PROXY", ".example.test:443"),
     ] {
         let mut scene = scene(Way::Open).await;
-        scene.bench.environment.insert(name.into(), value.into());
+        scene.bench.set(name, value);
         let run = scene.checked().await;
         // The names lead nowhere without the proxy.
         assert_eq!(run["outcome"], "failed", "{name}: {run}");
