@@ -1,6 +1,6 @@
 //! verifyd under the roles of `deploy/`: all of it works, and nothing else does.
 
-use crate::pages::site::Person;
+use crate::pages::person::Person;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use test_support::bench::Bench;

@@ -1,7 +1,7 @@
 //! Everything that shows runs: every route of the OpenAPI document, every page, the command line.
 
 use crate::api::scene::{operations, with_id};
-use crate::pages::site::Person;
+use crate::pages::person::Person;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

@@ -2,7 +2,7 @@
 
 use crate::notify::receiver::Answer;
 use crate::notify::webhooks::{add, bench, deliveries, ended};
-use crate::pages::site::Person;
+use crate::pages::person::Person;
 use serde_json::Value;
 use test_support::bench::{Bench, Daemon};
 use test_support::waiting::until;
