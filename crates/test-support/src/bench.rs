@@ -165,20 +165,10 @@ impl Bench {
 
     /// Adds a connection by the command line, with the simulator's secret.
     pub fn connection(&self, tenant: i64, entra_tenant_id: &str, module: &str) -> i64 {
-        self.connection_with(tenant, entra_tenant_id, module, SIMULATED_SECRET)
+        self.connection_of((1, tenant), entra_tenant_id, module, SIMULATED_SECRET)
     }
 
-    pub fn connection_with(
-        &self,
-        tenant: i64,
-        entra_tenant_id: &str,
-        module: &str,
-        secret: &str,
-    ) -> i64 {
-        self.connection_of((1, tenant), entra_tenant_id, module, secret)
-    }
-
-    /// Of this workspace and tenant.
+    /// The same of this workspace and tenant, with this secret.
     pub fn connection_of(
         &self,
         (workspace, tenant): (i64, i64),

@@ -16,8 +16,8 @@ async fn canaries_stay_where_they_belong() {
     let mut connections = vec![
         bench.healthy(1),
         bench.connection(2, &Scenario::HealthyIntune.tenant_id(1), "intune"),
-        bench.connection_with(
-            3,
+        bench.connection_of(
+            (1, 3),
             &Scenario::Healthy.tenant_id(2),
             "health_check",
             WRONG_SECRET,

@@ -231,10 +231,7 @@ async fn whatever_is_written_into_the_file_of_the_embedded_database() {
     let token = file.bench.token(&["read", "run", "admin"]);
     let mut daemon = file.bench.serve(&[]);
     let mut visitor = Visitor::new(&daemon.listening, &token).await;
-    let catalogue: Vec<Vec<Mistake>> = shapes::catalogue(Database::Sqlite)
-        .into_iter()
-        .map(|mistake| vec![mistake])
-        .collect();
+    let catalogue = shapes::catalogue(Database::Sqlite);
     file.round(&catalogue, &mut visitor, daemon.pid()).await;
     // From here on past the table's own rules.
     file.sql

@@ -3,10 +3,8 @@
 use crate::api::scene::{ALL, Scene};
 use crate::pages::person::{Person, tenant};
 use std::time::Duration;
+use test_support::waiting::until;
 use verifyd::domain::access::{Binding, Scope};
-
-/// Guards against hanging only.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_may_try_so_many_logins() {
@@ -108,13 +106,10 @@ async fn live_pages_are_bounded_for_a_session_and_for_a_token() {
     assert_eq!(stream.status(), 200);
     // What is closed is free again.
     drop(open.swap_remove(0));
-    let freed = async {
-        while one.get("/live").await.status() != 200 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let freed = tokio::time::timeout(PATIENCE, freed).await;
-    freed.expect("a place that was given back");
+    until("a place is given back", async || {
+        one.get("/live").await.status() == 200
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,11 +5,9 @@ use crate::pages::person::{Person, location, tenant};
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use std::time::Duration;
+use test_support::waiting::PATIENCE;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd_simulator::Scenario;
-
-/// Guards against hanging only.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_not_logged_in_is_led_to_the_login() {
