@@ -19,8 +19,8 @@ use verifyd::ports::provider::CheckSpec;
 use verifyd::producer::{Producer, ProducerError};
 
 /// What a surface makes of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Decision {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision<Words = String> {
     /// Something new was made: a run, an acknowledgement.
     Made,
     /// What was there is returned, or shown.
@@ -28,20 +28,14 @@ enum Decision {
     /// It does not exist, or is out of reach.
     NotFound,
     /// Refused, in words that hold these.
-    Refused(String),
+    Refused(Words),
 }
+
+/// The decision that a row expects.
+type Expected = Decision<&'static str>;
 
 const fn refused(words: &'static str) -> Expected {
     Expected::Refused(words)
-}
-
-/// The [`Decision`] that a row expects.
-#[derive(Clone, Copy, Debug)]
-enum Expected {
-    Made,
-    There,
-    NotFound,
-    Refused(&'static str),
 }
 
 impl Expected {

@@ -9,6 +9,11 @@ use test_support::waiting::PATIENCE;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd_simulator::Scenario;
 
+/// The form that acknowledges a check.
+fn acknowledgement(csrf: &str) -> [(&'static str, &str); 3] {
+    [("csrf", csrf), ("check_key", "sign_in"), ("reason", "x")]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_not_logged_in_is_led_to_the_login() {
     let scene = Scene::sqlite().await;
@@ -202,11 +207,7 @@ async fn another_tenant_is_not_there() {
     ] {
         assert_eq!(person.get(&path).await.status(), 404, "{path}");
     }
-    let form = [
-        ("csrf", csrf.as_str()),
-        ("check_key", "sign_in"),
-        ("reason", "x"),
-    ];
+    let form = acknowledgement(&csrf);
     for path in [
         format!("/connections/{theirs}/check"),
         format!("/runs/{their_run}/acknowledgements"),
@@ -244,11 +245,7 @@ async fn scopes_decide_what_is_shown_and_done() {
         assert!(!page.contains("/workers"), "{path}");
     }
     let csrf = reader.csrf().await;
-    let form = [
-        ("csrf", csrf.as_str()),
-        ("check_key", "sign_in"),
-        ("reason", "x"),
-    ];
+    let form = acknowledgement(&csrf);
     for path in [
         format!("/connections/{connection}/check"),
         format!("/runs/{run}/acknowledgements"),
@@ -286,11 +283,7 @@ async fn what_cannot_be_understood_is_refused_with_a_page() {
     );
     let csrf = person.csrf().await;
     let run = scene.submit(connection).await;
-    let form = [
-        ("csrf", csrf.as_str()),
-        ("check_key", "sign_in"),
-        ("reason", "x"),
-    ];
+    let form = acknowledgement(&csrf);
     let path = format!("/runs/{run}/acknowledgements");
     let answer = person.post(&path, &form).await;
     assert_eq!(answer.status(), 422);
