@@ -8,8 +8,9 @@ use sqlx::{Connection as _, Executor as _};
 async fn another_application_deadlocks_with_a_completion() {
     let mut scene = Scene::healthy().await;
     // The server looks for a deadlock before a sixth of this has passed, when a lock is given up.
-    let key = "VERIFYD__DATABASE__STATEMENT_TIMEOUT".to_owned();
-    scene.bench.environment.insert(key, "2m".to_owned());
+    scene
+        .bench
+        .set("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "2m");
     let mut sql = scene.bench.sql().await;
     // verifyd's sessions look once: late enough that both wait by then.
     sql.execute(

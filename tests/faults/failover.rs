@@ -2,11 +2,10 @@
 
 use crate::scene::{COMPLETED, Scene};
 use sqlx::Executor as _;
-use std::time::Duration;
-use test_support::bench::PATIENCE;
 use test_support::postgres::TestDatabase;
 use test_support::private_postgres::PrivatePostgres;
 use test_support::proxy::Proxy;
+use test_support::waiting::until;
 
 /// For a while the workers see a standby, which only reads. Then it is promoted. What a client was
 /// told to be committed is there, as commits wait for the standby.
@@ -33,25 +32,22 @@ async fn a_standby_takes_over_from_the_primary() {
     scene.completed_at_least(40).await;
 
     primary.crash();
-    let mut recorded = producer.stop().await;
+    let mut recorded = producer.stop().await.len();
     way.lead_to(standby.port());
     scene.bench.database.has_moved_to(&standby.url());
     let reads_only = "SELECT pg_is_in_recovery()::int::bigint";
     assert_eq!(scene.number(reads_only).await, 1);
     let before = scene.number(COMPLETED).await;
-    tokio::time::timeout(PATIENCE, async {
-        while first.get("/readyz").await.0 == 200 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    until("a worker that cannot claim says so", async || {
+        first.get("/readyz").await.0 != 200
     })
-    .await
-    .expect("a worker that cannot claim says so");
+    .await;
     assert_eq!(scene.number(COMPLETED).await, before);
 
     scene.number("SELECT pg_promote()::int::bigint").await;
     let producer = scene.producer();
     scene.completed_at_least(before + 40).await;
-    recorded += producer.stop().await;
+    recorded += producer.stop().await.len();
     for run in scene.ends_soundly().await {
         let meant = scene.members[&run.connection].outcome;
         // On a busy machine all of its attempts may have met with the failover.

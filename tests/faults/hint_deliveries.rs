@@ -1,27 +1,19 @@
 //! Hints come in any number and order; the other application writes at the same time.
 
 use crate::scene::{RUNNING, Scene};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use test_support::bench::Bench;
 use test_support::postgres::TestDatabase;
-use test_support::redis_server::hint;
 
-/// As a random order, but the same in every run of the test.
-fn shuffled(mut hints: Vec<i64>) -> Vec<i64> {
-    let mut state = 88_172_645_463_325_252_u64;
-    for i in (1..hints.len()).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let other = usize::try_from(state % (u64::try_from(i).unwrap() + 1)).unwrap();
-        hints.swap(i, other);
-    }
-    hints
-}
-
+/// In an order as if by chance, but the same in every run of the test.
 fn fifty_of_each(runs: &[i64]) -> Vec<i64> {
-    shuffled(std::iter::repeat_n(runs, 50).flatten().copied().collect())
+    let mut hints: Vec<i64> = std::iter::repeat_n(runs, 50).flatten().copied().collect();
+    hints.shuffle(&mut StdRng::seed_from_u64(1));
+    hints
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,9 +28,8 @@ async fn fifty_copies_of_every_hint() {
     let mut hinted = scene.record(3).await;
     hinted.extend(completed);
     hinted.extend([foreign, 987_654_321, i64::MAX]);
-    let (redis, queue) = (&scene.bench.redis_url, &scene.bench.queue);
-    hint(redis, queue, &fifty_of_each(&hinted)).await;
-    crate::redis_faults::until_taken(redis, queue).await;
+    scene.bench.hint(&fifty_of_each(&hinted)).await;
+    scene.bench.until_taken().await;
     for run in scene.ends_as_meant().await {
         assert!(run.at_once(), "{run:?}");
     }
@@ -121,13 +112,8 @@ async fn the_context_is_overwritten_after_the_completion() {
     scene.ends_as_meant().await;
     let completed = context(&scene.bench, run).await;
     save(&scene.bench, run, &older).await;
-    hint(
-        &scene.bench.redis_url,
-        &scene.bench.queue,
-        &fifty_of_each(&[run]),
-    )
-    .await;
-    crate::redis_faults::until_taken(&scene.bench.redis_url, &scene.bench.queue).await;
+    scene.bench.hint(&fifty_of_each(&[run])).await;
+    scene.bench.until_taken().await;
     let row = sqlx::query(
         "SELECT r.status, r.outcome, r.completed_at IS NOT NULL AS timed, l.fingerprint,
                 (SELECT count(*) FROM verifyd.run_attempts) AS attempts
@@ -184,13 +170,8 @@ async fn the_context_is_overwritten_after_the_completion_of_a_guarded_run() {
     save(&scene.bench, run, &json!({})).await;
     older["verification_report"] = json!("somebody else's");
     save(&scene.bench, run, &older).await;
-    hint(
-        &scene.bench.redis_url,
-        &scene.bench.queue,
-        &fifty_of_each(&[run]),
-    )
-    .await;
-    crate::redis_faults::until_taken(&scene.bench.redis_url, &scene.bench.queue).await;
+    scene.bench.hint(&fifty_of_each(&[run])).await;
+    scene.bench.until_taken().await;
     let mut stored = context(&scene.bench, run).await;
     assert_eq!(
         stored["verification_report"],

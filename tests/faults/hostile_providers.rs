@@ -3,7 +3,7 @@
 
 use crate::scene::{Member, Scene, tell};
 use std::collections::BTreeMap;
-use test_support::bench::Daemon;
+use test_support::bench::memory_kib;
 use test_support::hostile_server::tls::{certificate, serve};
 use test_support::hostile_server::{At, Hostile, HostileServer, answer, hostilities};
 use test_support::postgres::TestDatabase;
@@ -11,7 +11,7 @@ use verifyd::domain::reason::Reason;
 use verifyd_simulator::{Scenario, SimulatorOptions};
 
 /// Two runs of each are in flight at the same time, each with three answers of at most one MiB.
-const MIB: usize = 512;
+const MIB: u64 = 512;
 
 /// A busy machine must not make a closed connection look like one that is silent.
 const TIMES: [(&str, &str); 4] = [
@@ -96,14 +96,6 @@ fn tenant(number: usize) -> String {
     Scenario::Healthy.tenant_id(u32::try_from(number).unwrap() + 10)
 }
 
-/// What the process has had at most.
-fn most_mib(worker: &Daemon) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid())).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib / 1024
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_provider_is_hostile_at_once() {
     let mut scene = Scene::empty(TestDatabase::create().await, SimulatorOptions::default()).await;
@@ -121,7 +113,7 @@ async fn every_provider_is_hostile_at_once() {
         ),
     ]);
     for (key, value) in TIMES {
-        scene.bench.environment.insert(key.into(), value.into());
+        scene.bench.set(key, value);
     }
     let (providers, servers) = providers().await;
     for (number, provider) in providers.iter().enumerate() {
@@ -131,7 +123,7 @@ async fn every_provider_is_hostile_at_once() {
             ("PORTAL", "https://entra.microsoft.com"),
         ] {
             let key = format!("VERIFYD__MICROSOFT__CLOUDS__HOSTILE_{number}__{part}");
-            scene.bench.environment.insert(key, value.into());
+            scene.bench.set(&key, value);
         }
     }
     let mut hostile = BTreeMap::new();
@@ -182,8 +174,10 @@ async fn every_provider_is_hostile_at_once() {
     for word in ["169.254", "opaque"] {
         assert!(!printed.contains(word), "{word} was printed");
     }
-    if cfg!(target_os = "linux") {
-        let most = most_mib(&workers.0).max(most_mib(&workers.1));
+    let workers = [workers.0.pid(), workers.1.pid()];
+    let peaks = workers.map(|pid| memory_kib(pid, "VmHWM"));
+    if let Some(most) = peaks.into_iter().flatten().max() {
+        let most = most / 1024;
         tell(&format!(
             "hostile providers: a worker took {most} MiB at most"
         ));

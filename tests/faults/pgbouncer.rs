@@ -12,7 +12,7 @@ async fn through_pgbouncer_in_transaction_mode() {
     let mut scene = Scene::new().await;
     let mut pooler = PgBouncer::before(&scene.bench.database.url(), CONNECTIONS);
     let url = pooler.url_of(&scene.bench.database.url());
-    scene.bench.environment.insert("DATABASE_URL".into(), url);
+    scene.bench.set("DATABASE_URL", url);
     let (mut first, second) = scene.two();
     let producer = scene.producer();
     scene.completed_at_least(100).await;
@@ -20,8 +20,7 @@ async fn through_pgbouncer_in_transaction_mode() {
                      WHERE datname = current_database() AND application_name = 'verifyd'";
     assert!(scene.number(connected).await <= i64::from(CONNECTIONS));
     // What the dead one holds in the middle of a transaction is the pooler's to give back.
-    first.signal("KILL");
-    first.ended();
+    first.kill();
     let third = scene.bench.serve(&[]);
     // A worker that finds no database at its start ends.
     third.ready().await;

@@ -4,7 +4,6 @@
 use crate::scene::{CLAIMING, COMPLETING, MAX_ATTEMPTS, Scene};
 use test_support::proxy::{Act, Proxy, Rule};
 use verifyd::ports::store::MAX_FAILED_COMPLETIONS;
-use verifyd_simulator::Endpoint;
 
 /// One process at a time, so that nothing escapes the poison run: whoever works on it dies.
 #[tokio::test(flavor = "multi_thread")]
@@ -27,8 +26,7 @@ async fn a_poison_run_never_costs_others_all_their_attempts() {
             scene.until(&claimed, |n| n == 6).await;
         }
         scene.until(&held, |n| n == attempt).await;
-        dying.signal("KILL");
-        dying.ended();
+        dying.kill();
     }
     let _last = scene.bench.serve(&[]);
     let mut lost_most = 0;
@@ -58,18 +56,12 @@ async fn the_completion_always_kills_the_worker() {
     let scene = Scene::healthy().await;
     let deaths = u32::try_from(MAX_ATTEMPTS).unwrap() + MAX_FAILED_COMPLETIONS;
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
-    way.at(Rule {
-        after: COMPLETING,
-        on: "",
-        act: Act::HoldRequest,
-        times: deaths,
-    });
+    way.at(Rule::once(Act::HoldRequest, COMPLETING).times(deaths));
     scene.record(1).await;
     for death in 1..=deaths {
         let mut dying = scene.serve_by("DATABASE_URL", &url);
         way.has_acted(death).await;
-        dying.signal("KILL");
-        dying.ended();
+        dying.kill();
         way.cut();
     }
     let _last = scene.serve_by("DATABASE_URL", &url);
@@ -85,10 +77,7 @@ async fn the_completion_always_kills_the_worker() {
     let identified = "SELECT count(*) FROM operation_runs
         WHERE context #> '{verification_report,identity,provider_connection_id}' IS NOT NULL";
     assert_eq!(scene.number(identified).await, 0);
-    let member = scene.members.values().next().unwrap();
-    let simulator = &scene.bench.simulator;
-    let asked = simulator.calls_of(&member.entra_tenant_id, Endpoint::Organization);
-    assert_eq!(asked, u64::try_from(MAX_ATTEMPTS).unwrap());
+    assert_eq!(scene.asked(), u64::try_from(MAX_ATTEMPTS).unwrap());
 }
 
 /// The only worker does not know that it has claimed the run, and goes on beating.
@@ -96,12 +85,7 @@ async fn the_completion_always_kills_the_worker() {
 async fn the_reply_to_the_only_claim_is_lost() {
     let scene = Scene::healthy().await;
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
-    way.at(Rule {
-        after: CLAIMING,
-        on: "COMMIT",
-        act: Act::LoseReply,
-        times: 1,
-    });
+    way.at(Rule::once(Act::LoseReply, "COMMIT").after(CLAIMING));
     let _only = scene.serve_by("DATABASE_URL", &url);
     scene.record(1).await;
     way.has_acted(1).await;

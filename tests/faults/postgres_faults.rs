@@ -1,13 +1,12 @@
 //! PostgreSQL fails in every way. What was recorded is completed, once.
 
-use crate::scene::{CLAIMING, COMPLETED, COMPLETING, RUNNING, Scene};
+use crate::scene::{CLAIMING, COMPLETED, COMPLETING, RUNNING, Scene, TERMINATE};
 use sqlx::{Connection as _, Executor as _};
 use std::time::{Duration, Instant};
-use test_support::bench::Bench;
+use test_support::bench::{Bench, Daemon, PATIENCE};
 use test_support::postgres::TestDatabase;
 use test_support::private_postgres::PrivatePostgres;
 use test_support::proxy::{Act, Proxy, Rule};
-use test_support::redis_server::hint;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgresql_crashes_and_comes_back() {
@@ -28,10 +27,6 @@ async fn postgresql_crashes_and_comes_back() {
     first.ready().await;
     drop(scene);
 }
-
-/// Ends all sessions of verifyd's in this database.
-const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-    WHERE datname = current_database() AND application_name = 'verifyd'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_terminated_in_a_loop() {
@@ -88,12 +83,8 @@ async fn the_reply_to_a_commit_is_lost() {
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     let lost = 12;
     for after in [CLAIMING, COMPLETING] {
-        way.at(Rule {
-            after,
-            on: "COMMIT",
-            act: Act::LoseReply,
-            times: lost / 2,
-        });
+        let rule = Rule::once(Act::LoseReply, "COMMIT").after(after);
+        way.at(rule.times(lost / 2));
     }
     let _by_proxy = scene.serve_by("DATABASE_URL", &url);
     let _other = scene.bench.serve(&[]);
@@ -112,12 +103,7 @@ async fn preparing_a_run_survives_lost_replies() {
     let scene = Scene::new().await;
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
     let lost = 12;
-    way.at(Rule {
-        after: "",
-        on: "AS credential_payload",
-        act: Act::LoseReply,
-        times: lost,
-    });
+    way.at(Rule::once(Act::LoseReply, "AS credential_payload").times(lost));
     let _worker = scene.serve_by("DATABASE_URL", &url);
     scene.record(4).await;
     way.has_acted(lost).await;
@@ -132,16 +118,10 @@ async fn preparing_a_run_survives_lost_replies() {
 async fn the_pool_is_exhausted() {
     let mut scene = Scene::new().await;
     for (key, value) in [("MAX_CONNECTIONS", "1"), ("ACQUIRE_TIMEOUT", "20s")] {
-        let key = format!("VERIFYD__DATABASE__{key}");
-        scene.bench.environment.insert(key, value.into());
+        scene.bench.set(&format!("VERIFYD__DATABASE__{key}"), value);
     }
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
-    way.at(Rule {
-        after: COMPLETING,
-        on: "",
-        act: Act::HoldRequest,
-        times: 1,
-    });
+    way.at(Rule::once(Act::HoldRequest, COMPLETING));
     let first = scene.serve_by("DATABASE_URL", &url);
     scene.record(5).await;
     way.has_acted(1).await;
@@ -208,12 +188,10 @@ async fn nothing_passes_on_open_connections_any_more() {
         // Ten seconds later than this, the server ends what was left in the middle.
         ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5s"),
     ]);
-    scene.record(10).await;
-    scene.ends_as_meant().await;
+    scene.completes(10).await;
     // Without work: nobody loses anything.
     way.freeze();
-    scene.record(10).await;
-    for run in scene.ends_as_meant().await {
+    for run in scene.completes(10).await {
         assert!(run.at_once(), "{run:?}");
     }
     worker.ready().await;
@@ -228,6 +206,19 @@ async fn nothing_passes_on_open_connections_any_more() {
     worker.ready().await;
 }
 
+/// Waits until this path answers 503 with these words.
+async fn says(worker: &Daemon, path: &str, wanted: &str) {
+    let until = Instant::now() + 2 * PATIENCE;
+    loop {
+        let (status, body) = worker.get(path).await;
+        if status == 503 && body.contains(wanted) {
+            return;
+        }
+        assert!(Instant::now() < until, "{path}: {body}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// The heartbeat gets through and the loops turn, but whatever the sweep asks is never answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_moves_nothing_says_so() {
@@ -238,26 +229,11 @@ async fn a_worker_that_moves_nothing_says_so() {
         ("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5s"),
         ("VERIFYD__HTTP__STUCK_AFTER", "90s"),
     ]);
-    scene.record(5).await;
-    scene.ends_as_meant().await;
+    scene.completes(5).await;
     assert_eq!(worker.get("/healthz").await.0, 200);
-    way.at(Rule {
-        after: "",
-        on: "pg_try_advisory_xact_lock",
-        act: Act::HoldRequest,
-        times: u32::MAX,
-    });
+    way.at(Rule::once(Act::HoldRequest, "pg_try_advisory_xact_lock").times(u32::MAX));
     let runs = scene.record(1).await.len();
-    let until = Instant::now() + test_support::bench::PATIENCE;
-    let body = loop {
-        let (status, body) = worker.get("/healthz").await;
-        if status == 503 {
-            break body;
-        }
-        assert!(Instant::now() < until, "{body}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
-    assert!(body.contains("no sweep has been answered"), "{body}");
+    says(&worker, "/healthz", "no sweep has been answered").await;
     let queued = "SELECT count(*) FROM operation_runs
         WHERE type = 'provider.connection.check' AND status = 'queued'";
     assert_eq!(scene.number(queued).await, i64::try_from(runs).unwrap());
@@ -279,30 +255,13 @@ async fn a_worker_whose_claims_all_hang_says_so() {
         ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "1s"),
         ("VERIFYD__HTTP__STUCK_AFTER", "90s"),
     ]);
-    scene.record(1).await;
-    scene.ends_as_meant().await;
+    scene.completes(1).await;
     assert_eq!(worker.get("/readyz").await.0, 200);
-    way.at(Rule {
-        after: "",
-        on: CLAIMING,
-        act: Act::HoldRequest,
-        times: u32::MAX,
-    });
+    way.at(Rule::once(Act::HoldRequest, CLAIMING).times(u32::MAX));
     scene.record(1).await;
-    let said = async |path: &str, wanted: &str| {
-        let until = Instant::now() + 2 * test_support::bench::PATIENCE;
-        loop {
-            let (status, body) = worker.get(path).await;
-            if status == 503 && body.contains(wanted) {
-                return;
-            }
-            assert!(Instant::now() < until, "{path}: {body}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    said("/readyz", "none was answered").await;
+    says(&worker, "/readyz", "none was answered").await;
     assert_eq!(worker.get("/healthz").await.0, 200);
-    said("/healthz", "no claim has been answered").await;
+    says(&worker, "/healthz", "no claim has been answered").await;
     drop(worker);
     let other = scene.bench.serve(&[]);
     scene.ends_as_meant().await;
@@ -322,7 +281,7 @@ async fn fifty_race_for_each_run() {
     let (first, _second) = scene.two();
     let runs = scene.record(3).await;
     let copies: Vec<i64> = std::iter::repeat_n(&runs, 50).flatten().copied().collect();
-    hint(&scene.bench.redis_url, &scene.bench.queue, &copies).await;
+    scene.bench.hint(&copies).await;
     scene.ends_soundly().await;
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(scene.number(deadlocks).await, 0);

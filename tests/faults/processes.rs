@@ -17,19 +17,13 @@ async fn killed_at(rule: Rule) -> (Vec<String>, u64) {
     let mut killed = scene.serve_by("DATABASE_URL", &url);
     scene.record(1).await;
     way.has_acted(1).await;
-    killed.signal("KILL");
-    assert_eq!(killed.ended(), None);
+    killed.kill();
     // What it had sent and was held has never arrived.
     way.cut();
     let _other = scene.bench.serve(&[]);
     let mut ended = scene.ends_as_meant().await;
     assert_eq!(ended.len(), 1);
-    let member = scene.members.values().next().unwrap();
-    let asked = scene
-        .bench
-        .simulator
-        .calls_of(&member.entra_tenant_id, Endpoint::Organization);
-    (ended.remove(0).attempts, asked)
+    (ended.remove(0).attempts, scene.asked())
 }
 
 /// Each line is a test: where the worker is killed, how the run's attempts end, and how often the
@@ -43,13 +37,8 @@ macro_rules! killed {
             $(#[$doc])*
             #[tokio::test(flavor = "multi_thread")]
             async fn $name() {
-                let (attempts, asked) = killed_at(Rule {
-                    after: $after,
-                    on: $on,
-                    act: Act::$act,
-                    times: 1,
-                })
-                .await;
+                let rule = Rule::once(Act::$act, $on).after($after);
+                let (attempts, asked) = killed_at(rule).await;
                 assert_eq!(attempts, $ends);
                 assert_eq!(asked, $asked);
             }
@@ -76,14 +65,8 @@ const LOST: [&str; 2] = ["worker_lost", "completed"];
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_after_the_claim_and_before_the_provider_is_asked() {
     let scene = Scene::healthy().await;
-    let connection = *scene.members.keys().next().unwrap();
     let (way, url) = Proxy::before(&scene.bench.simulator.base_url).await;
-    way.at(Rule {
-        after: "",
-        on: "",
-        act: Act::HoldRequest,
-        times: 1,
-    });
+    way.at(Rule::once(Act::HoldRequest, ""));
     let url = url.trim_end_matches('/');
     let mut killed = scene.bench.serve(&[
         ("VERIFYD__MICROSOFT__CLOUDS__SIMULATED__LOGIN", url),
@@ -92,10 +75,9 @@ async fn killed_after_the_claim_and_before_the_provider_is_asked() {
     scene.record(1).await;
     way.has_acted(1).await;
     assert_eq!(scene.number(RUNNING).await, 1);
-    killed.signal("KILL");
-    assert_eq!(killed.ended(), None);
+    killed.kill();
     way.cut();
-    let tenant = &scene.members[&connection].entra_tenant_id;
+    let tenant = &scene.members.values().next().unwrap().entra_tenant_id;
     let calls = || scene.bench.simulator.calls(tenant);
     assert_eq!(calls().total, 0, "nothing has reached the provider");
     let _other = scene.bench.serve(&[]);
@@ -108,53 +90,40 @@ async fn killed_while_the_provider_is_asked() {
     let scene = Scene::slow(2.0).await;
     let mut killed = scene.bench.serve(&[]);
     scene.record(3).await;
-    let member = scene.members.values().next().unwrap();
-    let asked = || {
-        let simulator = &scene.bench.simulator;
-        simulator.calls_of(&member.entra_tenant_id, Endpoint::Organization)
-    };
-    while asked() < 3 {
+    while scene.asked() < 3 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    killed.signal("KILL");
-    killed.ended();
+    killed.kill();
     let _other = scene.bench.serve(&[]);
     for run in scene.ends_as_meant().await {
         assert_eq!(run.attempts, LOST);
     }
-    assert_eq!(asked(), 6);
+    assert_eq!(scene.asked(), 6);
 }
 
 /// Killed while it acknowledges: the run is completed, and Redis still says that it is in flight.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_between_the_completion_and_the_acknowledgement() {
     let scene = Scene::healthy().await;
-    let connection = *scene.members.keys().next().unwrap();
     let (way, url) = Proxy::before(&scene.bench.redis_url).await;
-    way.at(Rule {
-        after: "",
-        // An argument of the acknowledging script, and of no other.
-        on: "\r\nDone\r\n",
-        act: Act::HoldRequest,
-        times: 1,
-    });
+    // An argument of the acknowledging script, and of no other.
+    way.at(Rule::once(Act::HoldRequest, "\r\nDone\r\n"));
     let mut killed = scene.serve_by("REDIS_URL", &url);
     scene.record(1).await;
     way.has_acted(1).await;
     assert_eq!(scene.number(COMPLETED).await, 1);
-    killed.signal("KILL");
-    assert_eq!(killed.ended(), None);
+    killed.kill();
     way.cut();
-    let payloads = || payloads(&scene);
-    assert_eq!(payloads().await, 1);
+    assert_eq!(payloads(&scene).await, 1);
     // The hint is delivered again, and acknowledged; the run is not done again.
     let _other = scene.bench.serve(&[]);
-    until("the hint is acknowledged", async || payloads().await == 0).await;
+    until("the hint is acknowledged", async || {
+        payloads(&scene).await == 0
+    })
+    .await;
     let ended = scene.ends_as_meant().await;
     assert_eq!(ended[0].attempts, ["completed"]);
-    let tenant = &scene.members[&connection].entra_tenant_id;
-    let simulator = &scene.bench.simulator;
-    assert_eq!(simulator.calls_of(tenant, Endpoint::Organization), 1);
+    assert_eq!(scene.asked(), 1);
 }
 
 /// Hints in Redis that are not done with.
@@ -181,8 +150,7 @@ async fn stopped_past_the_lease_and_continued() {
     }
     stopped.signal("CONT");
     // It notices, and works again.
-    scene.record(10).await;
-    scene.ends_as_meant().await;
+    scene.completes(10).await;
     stopped.ready().await;
 }
 
@@ -192,12 +160,7 @@ async fn stopped_past_the_lease_and_continued() {
 async fn stopped_in_the_middle_of_the_completion() {
     let scene = Scene::slow(0.1).await;
     let (way, url) = Proxy::before(&scene.bench.database.url()).await;
-    way.at(Rule {
-        after: COMPLETING,
-        on: "COMMIT",
-        act: Act::HoldRequest,
-        times: 1,
-    });
+    way.at(Rule::once(Act::HoldRequest, "COMMIT").after(COMPLETING));
     // The server ends a transaction that waits for its client for ten seconds longer than this.
     let stopped = scene.bench.serve(&[
         ("DATABASE_URL", &url),
@@ -212,8 +175,7 @@ async fn stopped_in_the_middle_of_the_completion() {
     }
     stopped.signal("CONT");
     way.release();
-    scene.record(5).await;
-    scene.ends_as_meant().await;
+    scene.completes(5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,8 +186,7 @@ async fn terminated_in_the_middle_of_much_work() {
     // More than one of the two can take: it has 64 places.
     scene.record(120).await;
     scene.until(RUNNING, |n| n >= 80).await;
-    first.signal("TERM");
-    assert_eq!(first.ended(), Some(0));
+    first.terminate();
     let ended = scene.ends_as_meant().await;
     let released = ended
         .iter()
@@ -283,8 +244,7 @@ async fn a_run_always_kills_its_worker() {
         .unwrap();
         let place = daemons.iter().position(|d| d.worker == worker).unwrap();
         let mut dead = daemons.remove(place);
-        dead.signal("KILL");
-        dead.ended();
+        dead.kill();
         // The others go on while the run waits for its lease to end.
         let before = scene.number(COMPLETED).await;
         let more = scene.record(2).await.len();

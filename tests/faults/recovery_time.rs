@@ -68,9 +68,7 @@ async fn kill_9_of_one_of_two_under_load_is_over_within_20_seconds() {
 async fn loss_of_all_of_redis_is_over_within_40_seconds() {
     let redis = PrivateRedis::start();
     let mut scene = alone(1.0).await;
-    scene.bench.redis_url = redis.url();
-    let key = "REDIS_URL".to_owned();
-    scene.bench.environment.insert(key, redis.url());
+    scene.bench.use_redis(redis.url());
     let (_first, _second) = scene.two();
     // More than both have slots for, so that most wait in Redis when it loses them.
     let runs = 250;

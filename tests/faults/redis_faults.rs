@@ -3,8 +3,7 @@
 use crate::scene::{COMPLETED, Scene, long};
 use std::time::Duration;
 use test_support::proxy::Proxy;
-use test_support::redis_server::{self, PrivateRedis};
-use test_support::redis_server::{command, hint};
+use test_support::redis_server::{self, PrivateRedis, command};
 use test_support::waiting::until;
 
 /// How long an outage of a server lasts.
@@ -12,21 +11,18 @@ fn away() -> Duration {
     Duration::from_secs(if long() { 30 } else { 4 })
 }
 
-/// A scene on a Redis of its own.
-async fn scene_with(redis: &PrivateRedis) -> Scene {
+/// A scene whose workers reach Redis through a proxy.
+async fn with_redis_behind_a_proxy() -> (Scene, Proxy) {
     let mut scene = Scene::new().await;
-    scene.bench.redis_url = redis.url();
-    scene
-        .bench
-        .environment
-        .insert("REDIS_URL".into(), redis.url());
-    scene
+    let (way, url) = Proxy::before(&scene.bench.redis_url).await;
+    scene.bench.set("REDIS_URL", url);
+    (scene, way)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_restarted_and_has_lost_everything() {
     let mut redis = PrivateRedis::start();
-    let scene = scene_with(&redis).await;
+    let scene = Scene::with_redis(&redis).await;
     let _two = scene.two();
     let producer = scene.producer();
     scene.completed_at_least(20).await;
@@ -34,14 +30,14 @@ async fn redis_is_restarted_and_has_lost_everything() {
         redis.restart();
         tokio::time::sleep(Duration::from_millis(700)).await;
     }
-    assert!(producer.stop().await > 20);
+    assert!(producer.stop().await.len() > 20);
     scene.ends_as_meant().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_flushed_in_the_middle() {
     let redis = PrivateRedis::start();
-    let scene = scene_with(&redis).await;
+    let scene = Scene::with_redis(&redis).await;
     let _two = scene.two();
     let producer = scene.producer();
     scene.completed_at_least(20).await;
@@ -50,30 +46,30 @@ async fn redis_is_flushed_in_the_middle() {
         command::<()>(&mut plain, &["FLUSHALL"]).await;
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
-    assert!(producer.stop().await > 20);
+    assert!(producer.stop().await.len() > 20);
     scene.ends_as_meant().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_down_at_the_start_and_comes_later() {
     let mut redis = PrivateRedis::stopped();
-    let scene = scene_with(&redis).await;
+    let scene = Scene::with_redis(&redis).await;
     let runs = scene.record(10).await;
     let (first, _second) = scene.two();
+    first.ready().await;
     scene.ends_as_meant().await;
     redis.restart();
     // From now on hints start runs: a hint for a run that was completed is looked at, too.
-    hint(&redis.url(), &scene.bench.queue, &runs).await;
-    until_taken(&redis.url(), &scene.bench.queue).await;
+    scene.bench.hint(&runs).await;
+    scene.bench.until_taken().await;
     first.ready().await;
-    scene.record(5).await;
-    scene.ends_as_meant().await;
+    scene.completes(5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_down_for_a_while_and_back() {
     let mut redis = PrivateRedis::start();
-    let scene = scene_with(&redis).await;
+    let scene = Scene::with_redis(&redis).await;
     let (first, second) = scene.two();
     let producer = scene.producer();
     scene.completed_at_least(20).await;
@@ -86,67 +82,46 @@ async fn redis_is_down_for_a_while_and_back() {
     producer.stop().await;
     scene.ends_as_meant().await;
     // The consumers are not frozen.
-    hint(&redis.url(), &scene.bench.queue, &[1; 50]).await;
-    until_taken(&redis.url(), &scene.bench.queue).await;
+    scene.bench.hint(&[1; 50]).await;
+    scene.bench.until_taken().await;
     for daemon in [first, second] {
         daemon.ready().await;
     }
 }
 
-/// Waits until nothing waits in the queue.
-pub async fn until_taken(url: &str, queue: &str) {
-    let mut plain = redis_server::connection(url).await;
-    let active = format!("{queue}:active");
-    until("the hints are taken", async || {
-        command::<u64>(&mut plain, &["LLEN", &active]).await == 0
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_slow() {
-    let mut scene = Scene::new().await;
-    let (way, url) = Proxy::before(&scene.bench.redis_url).await;
-    scene.bench.environment.insert("REDIS_URL".into(), url);
+    let (scene, way) = with_redis_behind_a_proxy().await;
     let _two = scene.two();
     way.slow(Duration::from_millis(300));
-    scene.record(20).await;
-    scene.ends_as_meant().await;
+    scene.completes(20).await;
     // Slower than anyone waits for.
     way.slow(Duration::from_secs(2));
-    scene.record(20).await;
-    scene.ends_as_meant().await;
+    scene.completes(20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_to_redis_are_reset() {
-    let mut scene = Scene::new().await;
-    let (way, url) = Proxy::before(&scene.bench.redis_url).await;
-    scene.bench.environment.insert("REDIS_URL".into(), url);
+    let (scene, way) = with_redis_behind_a_proxy().await;
     let _two = scene.two();
     let producer = scene.producer();
     for _ in 0..20 {
         way.cut();
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
-    assert!(producer.stop().await > 20);
+    assert!(producer.stop().await.len() > 20);
     scene.ends_as_meant().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_says_nothing_any_more() {
-    let mut scene = Scene::new().await;
-    let (way, url) = Proxy::before(&scene.bench.redis_url).await;
-    scene.bench.environment.insert("REDIS_URL".into(), url);
+    let (scene, way) = with_redis_behind_a_proxy().await;
     let _two = scene.two();
-    scene.record(5).await;
-    scene.ends_as_meant().await;
+    scene.completes(5).await;
     way.silence();
-    scene.record(20).await;
-    scene.ends_as_meant().await;
+    scene.completes(20).await;
     way.open();
-    scene.record(20).await;
-    scene.ends_as_meant().await;
+    scene.completes(20).await;
 }
 
 /// As after a firewall has forgotten them: no side notices it.
@@ -155,21 +130,19 @@ async fn nothing_passes_on_open_connections_to_redis_any_more() {
     let scene = Scene::new().await;
     let (way, url) = Proxy::before(&scene.bench.redis_url).await;
     let worker = scene.serve_by("REDIS_URL", &url);
-    scene.record(5).await;
-    scene.ends_as_meant().await;
+    scene.completes(5).await;
     for _ in 0..3 {
         way.freeze();
         // It fetches again,
-        hint(&scene.bench.redis_url, &scene.bench.queue, &[1; 50]).await;
-        until_taken(&scene.bench.redis_url, &scene.bench.queue).await;
+        scene.bench.hint(&[1; 50]).await;
+        scene.bench.until_taken().await;
         // and it sends again.
         let sent = worker.metric("verifyd_hints_sent_total").await;
-        let until = std::time::Instant::now() + test_support::bench::PATIENCE;
-        while worker.metric("verifyd_hints_sent_total").await < sent + 10.0 {
-            assert!(std::time::Instant::now() < until, "it does not send");
+        until("it sends", async || {
             scene.record(1).await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+            worker.metric("verifyd_hints_sent_total").await >= sent + 10.0
+        })
+        .await;
         scene.ends_as_meant().await;
     }
     worker.ready().await;
@@ -178,23 +151,20 @@ async fn nothing_passes_on_open_connections_to_redis_any_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_has_no_memory_left() {
     let redis = PrivateRedis::start();
-    let scene = scene_with(&redis).await;
+    let scene = Scene::with_redis(&redis).await;
     let (first, second) = scene.two();
-    scene.record(5).await;
-    scene.ends_as_meant().await;
+    scene.completes(5).await;
     let mut plain = redis_server::connection(&redis.url()).await;
     set_max_memory(&mut plain, "1").await;
     // Over many sweeps. The server still tells how long the queue is.
     for _ in 0..10 {
-        scene.record(2).await;
-        scene.ends_as_meant().await;
+        scene.completes(2).await;
     }
     assert!(first.metric("verifyd_polling").await + second.metric("verifyd_polling").await > 0.0);
     set_max_memory(&mut plain, "0").await;
-    hint(&redis.url(), &scene.bench.queue, &[1; 50]).await;
-    until_taken(&redis.url(), &scene.bench.queue).await;
-    scene.record(20).await;
-    scene.ends_as_meant().await;
+    scene.bench.hint(&[1; 50]).await;
+    scene.bench.until_taken().await;
+    scene.completes(20).await;
     for daemon in [first, second] {
         until("it polls no more", async || {
             daemon.metric("verifyd_polling").await == 0.0
@@ -216,10 +186,9 @@ async fn redis_has_no_memory_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_cannot_be_revived_ends_the_process() {
     let redis = PrivateRedis::start();
-    let scene = scene_with(&redis).await;
+    let scene = Scene::with_redis(&redis).await;
     let mut worker = scene.bench.serve(&[]);
-    scene.record(5).await;
-    scene.ends_as_meant().await;
+    scene.completes(5).await;
     let workers = format!("{}:workers", scene.bench.queue);
     let mut plain = redis_server::connection(&redis.url()).await;
     redis::pipe()
@@ -230,8 +199,7 @@ async fn a_consumer_that_cannot_be_revived_ends_the_process() {
         .await
         .unwrap();
     // Until it ends, it takes them from the database.
-    scene.record(5).await;
-    scene.ends_as_meant().await;
+    scene.completes(5).await;
     assert_eq!(worker.ended(), Some(1));
     let lines = worker.lines.lock().unwrap().clone();
     let last = lines.last().unwrap();
@@ -242,8 +210,7 @@ async fn a_consumer_that_cannot_be_revived_ends_the_process() {
     // Nothing is left behind.
     command::<()>(&mut plain, &["DEL", &workers]).await;
     let again = scene.bench.serve(&[]);
-    scene.record(5).await;
-    scene.ends_as_meant().await;
+    scene.completes(5).await;
     again.ready().await;
 }
 
@@ -259,7 +226,7 @@ fn many() -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_hints_wait() {
     let redis = PrivateRedis::start();
-    let scene = scene_with(&redis).await;
+    let scene = Scene::with_redis(&redis).await;
     let runs = scene.record(50).await;
     // Each run many times, and in between what nobody knows.
     let hints: Vec<i64> = (0..many())
@@ -272,10 +239,10 @@ async fn thousands_of_hints_wait() {
             }
         })
         .collect();
-    hint(&redis.url(), &scene.bench.queue, &hints).await;
+    scene.bench.hint(&hints).await;
     let _two = scene.two();
     scene.ends_as_meant().await;
-    until_taken(&redis.url(), &scene.bench.queue).await;
+    scene.bench.until_taken().await;
     let ended = scene.ends_as_meant().await;
     for run in &ended {
         assert!(run.at_once(), "{run:?}");
@@ -302,91 +269,5 @@ async fn the_queue_grows_no_longer_than_it_may() {
     }
     // A sweep that sees fewer than 250 hints sends up to 500.
     assert!((250..750).contains(&longest), "{longest}");
-    scene.ends_as_meant().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn entries_are_forged_and_malformed() {
-    let redis = PrivateRedis::start();
-    let scene = scene_with(&redis).await;
-    let queue = scene.bench.queue.clone();
-    let mut plain = redis_server::connection(&redis.url()).await;
-    let runs = scene.record(5).await;
-    let mut entries = redis::pipe();
-    let mut entry = |id: &str, payload: Option<&str>, meta: bool| {
-        if let Some(payload) = payload {
-            entries
-                .cmd("HSET")
-                .arg(format!("{queue}:data"))
-                .arg(id)
-                .arg(payload);
-        }
-        if meta {
-            entries.cmd("HSET").arg(format!("{queue}:meta:{id}")).arg(&[
-                "attempts",
-                "0",
-                "max_attempts",
-                "1",
-                "status",
-                "Pending",
-            ]);
-        }
-        entries.cmd("RPUSH").arg(format!("{queue}:active")).arg(id);
-    };
-    let proper = format!(r#"{{"v":1,"operation_run_id":{}}}"#, runs[0]);
-    let huge = "x".repeat(4 * 1024 * 1024);
-    for n in 0..20 {
-        entry(&format!("ghost-{n}"), None, false);
-        entry(&format!("without-data-{n}"), None, true);
-        entry(&format!("without-meta-{n}"), Some(&proper), false);
-    }
-    entry("007", Some(&proper), true);
-    entry("wrong-json", Some("{\"v\":1,"), true);
-    entry("wrong-type", Some("[1,2,3]"), true);
-    entry(
-        "wrong-version",
-        Some(r#"{"v":9,"operation_run_id":1}"#),
-        true,
-    );
-    entry("negative", Some(r#"{"v":1,"operation_run_id":-5}"#), true);
-    entry(
-        "more",
-        Some(r#"{"v":1,"operation_run_id":1,"status":"completed"}"#),
-        true,
-    );
-    entry("not-text", Some("\u{0}\u{1}"), true);
-    entry("huge", Some(&huge), true);
-    entry("", Some(&proper), true);
-    entries.exec_async(&mut plain).await.unwrap();
-
-    let (first, _second) = scene.two();
-    scene.ends_as_meant().await;
-    until_taken(&redis.url(), &queue).await;
-    // Proper hints still get through.
-    hint(&redis.url(), &queue, &scene.record(5).await).await;
-    until_taken(&redis.url(), &queue).await;
-    let ended = scene.ends_as_meant().await;
-    for run in &ended {
-        assert!(run.at_once(), "{run:?}");
-    }
-    first.ready().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_of_the_queue_is_something_else() {
-    let redis = PrivateRedis::start();
-    let scene = scene_with(&redis).await;
-    let mut plain = redis_server::connection(&redis.url()).await;
-    command::<()>(
-        &mut plain,
-        &[
-            "SET",
-            &format!("{}:active", scene.bench.queue),
-            "not a list",
-        ],
-    )
-    .await;
-    let _two = scene.two();
-    scene.record(10).await;
     scene.ends_as_meant().await;
 }

@@ -1,18 +1,18 @@
 //! What every scenario begins and ends with.
 
 use sqlx::{Connection as _, PgConnection};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-pub use test_support::bench::record;
-use test_support::bench::{Bench, Daemon};
+use test_support::bench::{Bench, Daemon, record};
 use test_support::oracle::{self, Ended};
 use test_support::postgres::TestDatabase;
+use test_support::redis_server::{PrivateRedis, try_hint};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::JoinHandle;
-use verifyd_simulator::{Scenario, SimulatorOptions};
+use verifyd_simulator::{Endpoint, Scenario, SimulatorOptions};
 
 /// `worker.max_attempts`, as it is by default.
 pub const MAX_ATTEMPTS: i64 = 3;
@@ -35,6 +35,14 @@ const QUICK: [(&str, &str); 10] = [
 
 pub const COMPLETED: &str = "SELECT count(*) FROM operation_runs WHERE status = 'completed'";
 pub const RUNNING: &str = "SELECT count(*) FROM operation_runs WHERE status = 'running'";
+
+/// Runs of verifyd's that are not completed.
+pub const OPEN: &str = "SELECT count(*) FROM operation_runs
+    WHERE type = 'provider.connection.check' AND status IN ('queued', 'running')";
+
+/// Ends all sessions of verifyd's in this database.
+pub const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'verifyd'";
 
 /// In the statements that claim a run, and in no other.
 pub const CLAIMING: &str = "SET status = 'running'";
@@ -79,6 +87,13 @@ impl Scene {
     /// With connections that end succeeded, failed and blocked.
     pub async fn new() -> Self {
         Self::on(TestDatabase::create().await).await
+    }
+
+    /// The same on this Redis.
+    pub async fn with_redis(redis: &PrivateRedis) -> Self {
+        let mut scene = Self::new().await;
+        scene.bench.use_redis(redis.url());
+        scene
     }
 
     /// The same on a database of the caller's choice.
@@ -178,29 +193,24 @@ impl Scene {
         self.bench.record(&connections, of_each).await
     }
 
-    /// Records runs without pause until it is stopped. The database being unavailable does not
-    /// matter to it.
+    /// Records a run of each connection again and again, without hints, until it is stopped.
     pub fn producer(&self) -> Producer {
-        let url = self.bench.database.url();
-        let connections: Vec<i64> = self.members.keys().copied().collect();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let task = tokio::spawn(async move {
-            let mut recorded = 0;
-            while !stopped.load(Ordering::SeqCst) {
-                if let Ok(mut sql) = PgConnection::connect(&url).await {
-                    while !stopped.load(Ordering::SeqCst)
-                        && let Ok(runs) = record(&mut sql, &connections, 1).await
-                    {
-                        recorded += runs.len();
-                        tokio::time::sleep(Duration::from_millis(60)).await;
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(60)).await;
-            }
-            recorded
-        });
-        Producer { stop, task }
+        Producer::start(
+            self,
+            Load {
+                of_each: 1,
+                most_open: i64::MAX,
+                most: usize::MAX,
+                sends_hints: false,
+            },
+        )
+    }
+
+    /// How often the provider was asked for the directory of the only connection.
+    pub fn asked(&self) -> u64 {
+        let member = self.members.values().next().unwrap();
+        let simulator = &self.bench.simulator;
+        simulator.calls_of(&member.entra_tenant_id, Endpoint::Organization)
     }
 
     pub async fn number(&self, statement: &str) -> i64 {
@@ -220,12 +230,7 @@ impl Scene {
     /// Waits until nothing is left to do, then asks the oracle. How a run ended is not judged:
     /// where every attempt may have been disturbed, `failed` is right.
     pub async fn ends_soundly(&self) -> Vec<Ended> {
-        self.until(
-            "SELECT count(*) FROM operation_runs
-             WHERE type = 'provider.connection.check' AND status <> 'completed'",
-            |n| n == 0,
-        )
-        .await;
+        self.bench.all_completed().await;
         oracle::examine(&self.bench, MAX_ATTEMPTS).await
     }
 
@@ -238,18 +243,82 @@ impl Scene {
         }
         ended
     }
+
+    /// Records so many runs of each connection, and waits until all that were ever recorded have
+    /// ended as meant.
+    pub async fn completes(&self, of_each: i64) -> Vec<Ended> {
+        self.record(of_each).await;
+        self.ends_as_meant().await
+    }
 }
 
-/// Records runs in the background.
+/// What a producer records.
+#[derive(Clone, Copy)]
+pub struct Load {
+    /// Runs of each connection that are recorded at once.
+    pub of_each: i64,
+    /// No more runs are recorded while so many are open.
+    pub most_open: i64,
+    /// So many runs in all.
+    pub most: usize,
+    /// Whether it sends hints for every second lot. The sweep finds the others.
+    pub sends_hints: bool,
+}
+
+/// Records runs in the background. The database being unavailable does not matter to it.
 pub struct Producer {
+    /// Those whose recording was acknowledged.
+    pub runs: Arc<Mutex<BTreeSet<i64>>>,
     stop: Arc<AtomicBool>,
-    task: JoinHandle<usize>,
+    task: JoinHandle<()>,
 }
 
 impl Producer {
-    /// Stops it; says how many runs it has recorded.
-    pub async fn stop(self) -> usize {
+    pub fn start(scene: &Scene, load: Load) -> Self {
+        let url = scene.bench.database.url();
+        let (redis, queue) = (scene.bench.redis_url.clone(), scene.bench.queue.clone());
+        let connections: Vec<i64> = scene.members.keys().copied().collect();
+        let runs: Arc<Mutex<BTreeSet<i64>>> = Arc::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (recorded, stopped) = (Arc::clone(&runs), Arc::clone(&stop));
+        let task = tokio::spawn(async move {
+            let more =
+                || !stopped.load(Ordering::SeqCst) && recorded.lock().unwrap().len() < load.most;
+            let mut hinted = false;
+            while more() {
+                if let Ok(mut sql) = PgConnection::connect(&url).await {
+                    while more()
+                        && let Ok(open) =
+                            sqlx::query_scalar::<_, i64>(OPEN).fetch_one(&mut sql).await
+                    {
+                        if open < load.most_open {
+                            let Ok(new) = record(&mut sql, &connections, load.of_each).await else {
+                                break;
+                            };
+                            recorded.lock().unwrap().extend(&new);
+                            hinted = load.sends_hints && !hinted;
+                            if hinted {
+                                // Redis may be unavailable: that is the sweep's business.
+                                let _ = try_hint(&redis, &queue, &new).await;
+                            }
+                        }
+                        tokio::time::sleep(Duration::from_millis(60)).await;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(60)).await;
+            }
+        });
+        Self { runs, stop, task }
+    }
+
+    pub fn recorded(&self) -> usize {
+        self.runs.lock().unwrap().len()
+    }
+
+    /// Stops it, and says which runs were recorded.
+    pub async fn stop(self) -> BTreeSet<i64> {
         self.stop.store(true, Ordering::SeqCst);
-        self.task.await.unwrap()
+        self.task.await.unwrap();
+        self.runs.lock().unwrap().clone()
     }
 }

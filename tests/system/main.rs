@@ -15,3 +15,4 @@ mod pages;
 mod queue;
 mod store;
 mod test_command;
+mod tools;

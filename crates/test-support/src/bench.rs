@@ -165,20 +165,10 @@ impl Bench {
 
     /// Adds a connection by the command line, with the simulator's secret.
     pub fn connection(&self, tenant: i64, entra_tenant_id: &str, module: &str) -> i64 {
-        self.connection_with(tenant, entra_tenant_id, module, SIMULATED_SECRET)
+        self.connection_of((1, tenant), entra_tenant_id, module, SIMULATED_SECRET)
     }
 
-    pub fn connection_with(
-        &self,
-        tenant: i64,
-        entra_tenant_id: &str,
-        module: &str,
-        secret: &str,
-    ) -> i64 {
-        self.connection_of((1, tenant), entra_tenant_id, module, secret)
-    }
-
-    /// Of this workspace and tenant.
+    /// The same of this workspace and tenant, with this secret.
     pub fn connection_of(
         &self,
         (workspace, tenant): (i64, i64),
@@ -286,10 +276,26 @@ impl Bench {
         url.into()
     }
 
+    /// Sets a variable of every process that starts from now on.
+    pub fn set(&mut self, variable: &str, value: impl Into<String>) {
+        self.environment.insert(variable.to_owned(), value.into());
+    }
+
+    /// Grants the rights of `deploy/postgres-grants.sql`.
+    pub async fn grant(&self) {
+        self.execute(include_str!("../../../deploy/postgres-grants.sql"))
+            .await;
+    }
+
     /// From now on commands and processes connect as this role.
     pub fn become_role(&mut self, role: &str) {
-        let url = self.url_of(role);
-        self.environment.insert("DATABASE_URL".into(), url);
+        self.set("DATABASE_URL", self.url_of(role));
+    }
+
+    /// From now on commands and processes use the Redis server of this URL.
+    pub fn use_redis(&mut self, url: String) {
+        self.set("REDIS_URL", url.as_str());
+        self.redis_url = url;
     }
 
     pub async fn sql(&self) -> PgConnection {
@@ -348,9 +354,25 @@ impl Bench {
         }
     }
 
-    /// Waits until no run is left to do.
+    /// Sends hints with the published script: one for each entry.
+    pub async fn hint(&self, runs: &[i64]) {
+        redis_server::hint(&self.redis_url, &self.queue, runs).await;
+    }
+
+    /// Waits until no hint waits in the queue.
+    pub async fn until_taken(&self) {
+        let mut redis = redis_server::connection(&self.redis_url).await;
+        let active = format!("{}:active", self.queue);
+        until("the hints are taken", async || {
+            redis_server::command::<u64>(&mut redis, &["LLEN", &active]).await == 0
+        })
+        .await;
+    }
+
+    /// Waits until no run of verifyd's is left to do.
     pub async fn all_completed(&self) {
-        let open = "SELECT count(*) FROM operation_runs WHERE status <> 'completed'";
+        let open = "SELECT count(*) FROM operation_runs
+            WHERE type = 'provider.connection.check' AND status <> 'completed'";
         self.until(open, |n| n == 0).await;
     }
 
@@ -442,7 +464,19 @@ impl Daemon {
         assert!(sent.success());
     }
 
-    /// The exit code; null when a signal ended it.
+    /// Kills the process, and waits for its end.
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        assert_eq!(self.ended(), None);
+    }
+
+    /// Asks the process to stop. It must end well.
+    pub fn terminate(&mut self) {
+        self.signal("TERM");
+        assert_eq!(self.ended(), Some(0));
+    }
+
+    /// The exit code; `None` when a signal ended it.
     pub fn ended(&mut self) -> Option<i32> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -492,4 +526,13 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A figure of a process's memory in KiB, by its name in `/proc/PID/status`. Only Linux tells.
+pub fn memory_kib(pid: u32, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let figure = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    figure.split_whitespace().next()?.parse().ok()
 }

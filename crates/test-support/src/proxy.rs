@@ -52,6 +52,27 @@ pub struct Rule {
     pub times: u32,
 }
 
+impl Rule {
+    /// Acts once, where this text is sent.
+    pub fn once(act: Act, on: &'static str) -> Self {
+        Self {
+            after: "",
+            on,
+            act,
+            times: 1,
+        }
+    }
+
+    /// Acts only when this text was sent before in the same transaction.
+    pub fn after(self, after: &'static str) -> Self {
+        Self { after, ..self }
+    }
+
+    pub fn times(self, times: u32) -> Self {
+        Self { times, ..self }
+    }
+}
+
 struct Shared {
     target: AtomicU16,
     way: watch::Sender<Way>,

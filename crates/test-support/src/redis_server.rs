@@ -43,6 +43,22 @@ pub async fn command<T: redis::FromRedisValue>(
     answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
+/// Enqueues this payload with the published script, as a producer in any language does.
+pub async fn enqueue(url: &str, queue: &str, id: &[u8], payload: &[u8]) -> redis::RedisResult<i64> {
+    redis::cmd("EVAL")
+        .arg(include_str!("../../../contracts/enqueue.lua"))
+        .arg(4)
+        .arg(format!("{queue}:data"))
+        .arg(format!("{queue}:active"))
+        .arg(format!("{queue}:signal"))
+        .arg(format!("{queue}:meta"))
+        .arg(id)
+        .arg(payload)
+        .arg(1)
+        .query_async(&mut connection(url).await)
+        .await
+}
+
 /// Sends hints with the published script, as another application does: one for each entry.
 pub async fn hint(redis_url: &str, queue: &str, runs: &[i64]) {
     try_hint(redis_url, queue, runs).await.unwrap();
@@ -128,6 +144,23 @@ impl PrivateRedis {
         server.arguments = arguments.iter().map(|&a| a.to_owned()).collect();
         server.restart();
         server
+    }
+
+    /// Starts one with the users of `deploy/redis.acl`, and with `admin`, who may do everything.
+    pub fn with_users() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("users.acl");
+        // The file as it is, each user with a password.
+        let users = include_str!("../../../deploy/redis.acl").replace("resetpass", ">secret");
+        assert_eq!(users.matches(">secret").count(), 2);
+        let users = format!("{users}user admin on >secret ~* &* +@all\n");
+        std::fs::write(&file, users).expect("the folder is ours");
+        Self::start_with(&["--aclfile", &file.to_string_lossy()])
+    }
+
+    /// The URL of one of these users.
+    pub fn url_of(&self, user: &str) -> String {
+        format!("redis://{user}:secret@127.0.0.1:{}", self.port)
     }
 
     /// Chooses a free port and starts nothing yet.

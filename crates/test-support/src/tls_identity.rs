@@ -1,10 +1,11 @@
 //! A certificate that signs itself, for servers of tests.
 
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rcgen::KeyPair;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{RootCertStore, ServerConfig};
 use std::sync::Arc;
 
-pub struct Identity(rcgen::CertifiedKey<rcgen::KeyPair>);
+pub struct Identity(rcgen::CertifiedKey<KeyPair>);
 
 impl Identity {
     pub fn of(names: &[&str]) -> Self {
@@ -24,14 +25,18 @@ impl Identity {
     }
 
     pub fn server(&self) -> ServerConfig {
-        let key = PrivatePkcs8KeyDer::from(self.0.signing_key.serialize_der());
-        let chain = vec![self.0.cert.der().clone()];
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, PrivateKeyDer::Pkcs8(key))
-            .unwrap()
+        server(self.0.cert.der().clone(), &self.0.signing_key)
     }
+}
+
+/// A server's configuration with this certificate.
+pub(crate) fn server(certificate: CertificateDer<'static>, key: &KeyPair) -> ServerConfig {
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], PrivateKeyDer::Pkcs8(key))
+        .unwrap()
 }

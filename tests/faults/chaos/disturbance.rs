@@ -1,6 +1,6 @@
 //! The faults, and the theatre in which they strike.
 
-use crate::scene::{COMPLETING, Scene};
+use crate::scene::{COMPLETING, Scene, TERMINATE};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use sqlx::Executor as _;
@@ -10,8 +10,7 @@ use test_support::bench::{Daemon, PATIENCE};
 use test_support::postgres::TestDatabase;
 use test_support::private_postgres::PrivatePostgres;
 use test_support::proxy::{Act, Proxy, Rule};
-use test_support::redis_server::{self, PrivateRedis};
-use test_support::redis_server::{command, hint};
+use test_support::redis_server::{self, PrivateRedis, command};
 use verifyd_simulator::Scenario;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,7 +141,7 @@ impl Theatre {
         {
             scene.add(scenario, 11 + u32::try_from(number).unwrap());
         }
-        scene.bench.redis_url = redis.url();
+        scene.bench.use_redis(redis.url());
         let mut seats = Vec::new();
         for _ in 0..2 {
             let (database, database_url) = Proxy::before(&scene.bench.database.url()).await;
@@ -223,13 +222,7 @@ impl Theatre {
                 self.server.resume();
             }
             Fault::EndConnections => {
-                self.scene
-                    .bench
-                    .numbers(
-                        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                         WHERE datname = current_database() AND application_name = 'verifyd'",
-                    )
-                    .await;
+                self.scene.number(TERMINATE).await;
             }
             Fault::CutDatabase => {
                 struck.iter().for_each(|seat| seat.database.cut());
@@ -249,12 +242,8 @@ impl Theatre {
                 struck.iter().for_each(|seat| seat.database.open());
             }
             Fault::LoseReplies => struck.iter().for_each(|seat| {
-                seat.database.at(Rule {
-                    after: COMPLETING,
-                    on: "COMMIT",
-                    act: Act::LoseReply,
-                    times: 3,
-                });
+                let lose = Rule::once(Act::LoseReply, "COMMIT").after(COMPLETING);
+                seat.database.at(lose.times(3));
             }),
             Fault::LockTable => {
                 let mut sql = self.scene.bench.sql().await;
@@ -290,11 +279,11 @@ impl Theatre {
                     .bench
                     .numbers("SELECT id FROM operation_runs ORDER BY random() LIMIT 50")
                     .await;
-                hint(&self.redis.url(), &self.scene.bench.queue, &runs).await;
+                self.scene.bench.hint(&runs).await;
             }
             Fault::ForgeHints => {
                 let unknown: Vec<i64> = (0..20).map(|_| random.random_range(1..i64::MAX)).collect();
-                hint(&self.redis.url(), &self.scene.bench.queue, &unknown).await;
+                self.scene.bench.hint(&unknown).await;
             }
         }
     }

@@ -1,11 +1,12 @@
 //! What grows, and what stays flat: Redis' memory and keys, and the memory of the workers.
 
 use super::disturbance::Theatre;
-use super::load::{Load, OPEN};
+use crate::scene::{OPEN, Producer};
 use sqlx::{Connection as _, PgConnection};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use test_support::bench::memory_kib;
 use test_support::redis_server;
 use tokio::task::JoinHandle;
 
@@ -36,12 +37,12 @@ pub struct Gauge {
 
 impl Gauge {
     /// Looks every second. What cannot be seen because it is unavailable is left out.
-    pub fn start(theatre: &Theatre, load: &Load) -> Self {
+    pub fn start(theatre: &Theatre, producer: &Producer) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let database = theatre.scene.bench.database.url();
         let redis = theatre.redis.url();
-        let (pids, runs) = (Arc::clone(&theatre.pids), Arc::clone(&load.runs));
+        let (pids, runs) = (Arc::clone(&theatre.pids), Arc::clone(&producer.runs));
         let task = tokio::spawn(async move {
             let mut samples = Samples::default();
             while !stopped.load(Ordering::SeqCst) {
@@ -90,11 +91,7 @@ async fn memory(redis: &str) -> Option<(u64, u64)> {
 fn resident(pids: &Mutex<Vec<u32>>) -> Option<u64> {
     let pids = pids.lock().unwrap().clone();
     pids.iter()
-        .filter_map(|pid| {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-            line.trim().trim_end_matches(" kB").parse().ok()
-        })
+        .filter_map(|pid| memory_kib(*pid, "VmRSS"))
         .max()
 }
 

@@ -9,12 +9,10 @@
 
 mod disturbance;
 mod gauge;
-mod load;
 
-use crate::scene::{COMPLETED, long};
+use crate::scene::{COMPLETED, Load, Producer, long};
 use disturbance::{Kind, Theatre};
 use gauge::Gauge;
-use load::{Load, OPEN};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -69,15 +67,21 @@ async fn whatever_happens_nothing_is_lost_and_nothing_comes_twice() {
         Until::Runs(runs) => runs,
         Until::Time(_) => usize::MAX,
     };
-    let load = Load::start(&theatre.scene, most);
-    let gauge = Gauge::start(&theatre, &load);
+    let load = Load {
+        of_each: 4,
+        most_open: 600,
+        most,
+        sends_hints: true,
+    };
+    let producer = Producer::start(&theatre.scene, load);
+    let gauge = Gauge::start(&theatre, &producer);
     let started = Instant::now();
     let mut struck: BTreeMap<_, u32> = BTreeMap::new();
     let mut told = Instant::now();
     loop {
         let over = match until {
             Until::Time(time) => started.elapsed() >= time,
-            Until::Runs(runs) => load.recorded() >= runs,
+            Until::Runs(runs) => producer.recorded() >= runs,
         };
         if over {
             break;
@@ -87,7 +91,7 @@ async fn whatever_happens_nothing_is_lost_and_nothing_comes_twice() {
             println!(
                 "{:>5} s: {} runs recorded, {} faults",
                 started.elapsed().as_secs(),
-                load.recorded(),
+                producer.recorded(),
                 struck.values().sum::<u32>()
             );
         }
@@ -99,8 +103,8 @@ async fn whatever_happens_nothing_is_lost_and_nothing_comes_twice() {
         let pause = random.random_range(0..until.longest_pause());
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
-    let recorded = load.stop().await;
-    all_done(&theatre).await;
+    let recorded = producer.stop().await;
+    theatre.scene.bench.all_completed().await;
     let took = started.elapsed();
     gauge.stop().await.print();
     if faults.iter().all(|fault| !fault.loses_hints()) {
@@ -129,17 +133,6 @@ async fn whatever_happens_nothing_is_lost_and_nothing_comes_twice() {
     );
     let succeeded = ended.iter().any(|run| run.outcome == "succeeded");
     assert!(succeeded, "nothing worked at all");
-}
-
-/// Waits until no run is open, as long as there is progress.
-async fn all_done(theatre: &Theatre) {
-    loop {
-        let open = theatre.scene.number(OPEN).await;
-        if open == 0 {
-            return;
-        }
-        theatre.scene.until(OPEN, |n| n < open).await;
-    }
 }
 
 /// How many ended as their connection makes them, and why the others did not: a run whose every

@@ -1,28 +1,12 @@
 //! A client that a generator has made of the OpenAPI document works as its users expect.
 
 use crate::api::scene::Scene;
-use std::path::PathBuf;
+use crate::tools::installed;
 use std::process::Command;
-
-/// Where the generator's programs are, which `scripts/openapi-python-client` brings into `target`.
-fn programs() -> PathBuf {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let done = Command::new("sh")
-        .arg(format!("{root}/scripts/openapi-python-client"))
-        .current_dir(root)
-        .output()
-        .unwrap();
-    assert!(
-        done.status.success(),
-        "scripts/openapi-python-client: {}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-    String::from_utf8(done.stdout).unwrap().trim().into()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_generated_client_lists_starts_a_check_without_a_body_and_reads_the_run() {
-    let programs = programs();
+    let programs = installed("openapi-python-client");
     let scene = Scene::postgres().await;
     scene.work();
     let token = scene.master().await;

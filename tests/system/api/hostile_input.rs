@@ -1,7 +1,7 @@
 //! Whatever stands in a path, a query, a header, a form or a body: an answer that is no failure.
 
 use crate::api::scene::{DOCUMENT, Scene, operations, with_id};
-use crate::pages::site::Person;
+use crate::pages::person::Person;
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, COOKIE, ORIGIN};
 

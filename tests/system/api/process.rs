@@ -52,8 +52,7 @@ async fn a_token_is_printed_once_and_never_logged() {
     let refused = client.get(&run).bearer_auth(token).send().await.unwrap();
     assert_eq!(refused.status(), 401);
 
-    daemon.signal("TERM");
-    assert_eq!(daemon.ended(), Some(0));
+    daemon.terminate();
     let printed = bench.printed.lock().unwrap().clone();
     let line = printed
         .lines()

@@ -1,10 +1,11 @@
-//! The API over TCP, served as `verifyd serve` serves it, and a caller that holds every answer
-//! against the OpenAPI document.
+//! The API and the pages over TCP, served as `verifyd serve` serves them, and a caller that holds every
+//! answer of the API against the OpenAPI document.
 
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::process::{Command, Output};
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 use test_support::postgres::TestDatabase;
@@ -15,8 +16,8 @@ pub use test_support::world::bound;
 use tokio_util::sync::CancellationToken;
 use verifyd::app::Services;
 use verifyd::config::Settings;
-use verifyd::domain::RunId;
 use verifyd::domain::access::{Binding, Scope};
+use verifyd::domain::{ConnectionId, RunId};
 use verifyd::telemetry::metrics::Metrics;
 use verifyd_simulator::Scenario;
 
@@ -30,7 +31,7 @@ pub struct Scene {
     pub world: World,
     pub base: String,
     client: reqwest::Client,
-    stop: CancellationToken,
+    pub stop: CancellationToken,
     /// Method, template and status of every answer so far.
     pub seen: Mutex<BTreeSet<(String, String, u16)>>,
     /// Dropped after everything that is connected to it.
@@ -127,6 +128,7 @@ impl Scene {
             settings.http.api.requests_per_minute = 1_000_000;
             settings.http.api.anonymous_requests_per_minute = 1_000_000;
             settings.pages.requests_per_minute = 1_000_000;
+            settings.pages.live.look = Duration::from_millis(100);
             settings.pages.logins_per_minute = 1_000_000;
             settings.http.timeouts.request = Duration::from_secs(120);
             change(settings);
@@ -186,13 +188,16 @@ impl Scene {
         self.token(ALL, Binding::EVERYTHING).await
     }
 
+    /// A connection of this tenant in workspace 1, which the simulator treats as this scenario says.
+    pub async fn add(&self, tenant: i64, scenario: Scenario) -> ConnectionId {
+        let entra = scenario.tenant_id(u32::try_from(tenant).unwrap());
+        let module = scenario.expectation().module;
+        self.world.connection(tenant, &entra, module).await
+    }
+
     /// A healthy connection of this tenant in workspace 1.
     pub async fn healthy(&self, tenant: i64) -> i64 {
-        let entra = Scenario::Healthy.tenant_id(1);
-        self.world
-            .connection(tenant, &entra, "health_check")
-            .await
-            .0
+        self.add(tenant, Scenario::Healthy).await.0
     }
 
     /// A connection that lacks a permission.
@@ -201,8 +206,21 @@ impl Scene {
             .iter()
             .find(|s| s.expectation().overall == "needs_attention")
             .unwrap();
-        let (entra, module) = (scenario.tenant_id(1), scenario.expectation().module);
-        self.world.connection(tenant, &entra, module).await.0
+        self.add(tenant, *scenario).await.0
+    }
+
+    /// Runs a command on the embedded database.
+    pub async fn cli(&self, arguments: Vec<String>) -> Output {
+        let database = self.world.folder.path().join("verifyd.db");
+        let command = tokio::task::spawn_blocking(move || {
+            Command::new(env!("CARGO_BIN_EXE_verifyd"))
+                .args(arguments)
+                .env_clear()
+                .env("DATABASE_URL", format!("sqlite://{}", database.display()))
+                .output()
+                .unwrap()
+        });
+        command.await.unwrap()
     }
 
     pub async fn get(&self, token: &str, path: &str) -> Reply {

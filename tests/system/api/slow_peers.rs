@@ -4,13 +4,12 @@ use crate::api::scene::{ALL, Scene};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use test_support::waiting::{PATIENCE, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use verifyd::domain::access::Binding;
 
-/// Guards against hanging only.
-const PATIENCE: Duration = Duration::from_secs(180);
 /// Times out nothing by itself while a test runs.
 const LONG: Duration = Duration::from_secs(600);
 
@@ -43,14 +42,6 @@ async fn expect(stream: &mut TcpStream, wanted: &str) {
         }
     });
     found.await.expect("it is not said");
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 const LOGIN: &str = "POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n\
@@ -89,7 +80,7 @@ async fn no_number_of_slow_connections_keeps_a_probe_from_its_answer() {
         for text in ["", "GET /v1/runs HTTP/1.1\r\nHost: x\r\n", LOGIN] {
             slow.push(begun(&scene, text).await);
         }
-        until("the probe stands still", async || {
+        until("the probe goes on", async || {
             probing.is_finished() || probes.load(Ordering::Relaxed) > seen
         })
         .await;
@@ -124,7 +115,7 @@ async fn while_every_connection_is_being_answered_health_still_is() {
     let ask = format!("GET /v1/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
     let mut busy = [begun(&scene, &ask).await, begun(&scene, &ask).await];
     let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'";
-    until("they do not wait", async || scene.sql(waiting).await == 2).await;
+    until("they wait", async || scene.sql(waiting).await == 2).await;
     let client = reqwest::Client::builder()
         .pool_max_idle_per_host(0)
         .build()
@@ -149,7 +140,7 @@ async fn while_every_connection_is_being_answered_health_still_is() {
     for stream in &mut busy {
         expect(stream, "HTTP/1.1 200").await;
     }
-    until("no connection is free again", async || {
+    until("a connection is free again", async || {
         get("/login").await.0 == 200
     })
     .await;
@@ -253,7 +244,7 @@ async fn readiness_says_a_class_and_no_message() {
     assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
     allow_connections(&name, false).await;
     proxy.cut();
-    until("it stays ready", async || ready().await != "ok").await;
+    until("it is not ready", async || ready().await != "ok").await;
     let said = ready().await;
     let allowed = [
         "unavailable; the log says why",
@@ -263,6 +254,6 @@ async fn readiness_says_a_class_and_no_message() {
     assert!(allowed.contains(&said.as_str().unwrap()), "{said}");
     assert!(!said.to_string().contains(&name));
     allow_connections(&name, true).await;
-    until("it is not ready again", async || ready().await == "ok").await;
+    until("it is ready again", async || ready().await == "ok").await;
     assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
 }

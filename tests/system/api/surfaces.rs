@@ -4,11 +4,10 @@
 //! new row; a surface that decides something by itself is named by the row and the column that fail.
 
 use crate::api::scene::{ALL, Scene, bound};
-use crate::pages::site::{Person, location};
+use crate::pages::person::{Person, location};
 use chrono::DateTime;
 use serde_json::{Value, json};
 use std::fmt;
-use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
 use verifyd::domain::access::Binding;
 use verifyd::domain::link::LinkContext;
@@ -20,8 +19,8 @@ use verifyd::ports::provider::CheckSpec;
 use verifyd::producer::{Producer, ProducerError};
 
 /// What a surface makes of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Decision {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision<Words = String> {
     /// Something new was made: a run, an acknowledgement.
     Made,
     /// What was there is returned, or shown.
@@ -29,20 +28,14 @@ enum Decision {
     /// It does not exist, or is out of reach.
     NotFound,
     /// Refused, in words that hold these.
-    Refused(String),
+    Refused(Words),
 }
+
+/// The decision that a row expects.
+type Expected = Decision<&'static str>;
 
 const fn refused(words: &'static str) -> Expected {
     Expected::Refused(words)
-}
-
-/// The [`Decision`] that a row expects.
-#[derive(Clone, Copy, Debug)]
-enum Expected {
-    Made,
-    There,
-    NotFound,
-    Refused(&'static str),
 }
 
 impl Expected {
@@ -349,17 +342,8 @@ impl Stage {
 
     /// Runs the command line. Refusals end with 1: 2 is for arguments that cannot be understood.
     async fn cli(&self, arguments: Vec<String>) -> Result<Value, Decision> {
-        let database = self.scene.world.folder.path().join("verifyd.db");
-        let command = tokio::task::spawn_blocking(move || {
-            Command::new(env!("CARGO_BIN_EXE_verifyd"))
-                .args(arguments)
-                .arg("--json")
-                .env_clear()
-                .env("DATABASE_URL", format!("sqlite://{}", database.display()))
-                .output()
-                .unwrap()
-        });
-        let output = command.await.unwrap();
+        let arguments = [arguments, vec!["--json".to_owned()]].concat();
+        let output = self.scene.cli(arguments).await;
         let said = String::from_utf8(output.stderr).unwrap();
         match output.status.code() {
             Some(0) => Ok(serde_json::from_slice(&output.stdout).unwrap()),

@@ -51,8 +51,7 @@ async fn a_pooler_that_loses_statements_is_named_with_what_to_set() {
     let unnamed = pooler.url_of(&direct);
     let mut plain: url::Url = unnamed.parse().unwrap();
     plain.set_query(None);
-    let key = "DATABASE_URL".to_owned();
-    bench.environment.insert(key, plain.into());
+    bench.set("DATABASE_URL", plain);
     let (code, bad) = examined(&bench);
     assert_eq!(code, 1);
     assert_eq!(bad.len(), 1, "{bad:?}");
@@ -60,13 +59,12 @@ async fn a_pooler_that_loses_statements_is_named_with_what_to_set() {
     assert!(bad[0].2.contains("statement-cache-capacity=0"), "{bad:?}");
     assert!(bad[0].2.contains("database.listen_url"), "{bad:?}");
 
-    bench.environment.insert("DATABASE_URL".into(), unnamed);
+    bench.set("DATABASE_URL", unnamed);
     let (code, bad) = examined(&bench);
     // Notifications do not get through, and that is no reason not to serve.
     let parts: Vec<&str> = bad.iter().map(|(part, ..)| part.as_str()).collect();
     assert_eq!((code, &parts[..]), (0, &["listening"][..]), "{bad:?}");
-    let listen = "VERIFYD__DATABASE__LISTEN_URL";
-    bench.environment.insert(listen.into(), direct);
+    bench.set("VERIFYD__DATABASE__LISTEN_URL", direct);
     assert_eq!(examined(&bench), (0, vec![]));
 }
 
@@ -86,7 +84,7 @@ async fn redis_that_takes_no_hints_says_why() {
         (replica.url(), "readonly", "primary"),
         (away.url(), "refused", "Redis runs"),
     ] {
-        bench.environment.insert("REDIS_URL".into(), url);
+        bench.set("REDIS_URL", url);
         let (code, bad) = examined(&bench);
         let [(part, found, remedy)] = &bad[..] else {
             panic!("{said}: {bad:?}")
@@ -95,7 +93,7 @@ async fn redis_that_takes_no_hints_says_why() {
         assert!(found.to_lowercase().contains(said), "{said}: {found}");
         assert!(remedy.contains(advice), "{advice}: {remedy}");
     }
-    bench.environment.insert("REDIS_URL".into(), at("right"));
+    bench.set("REDIS_URL", at("right"));
     assert_eq!(examined(&bench), (0, vec![]));
     // Nothing of what it tried is left.
     let left = redis_server::keys_of(&at("right"), &bench.queue).await;

@@ -3,9 +3,6 @@
 use std::io::Write as _;
 use std::time::Duration;
 use test_support::bench::Bench;
-use verifyd::app::open_queue;
-use verifyd::config::{Settings, Sources};
-use verifyd::domain::RunId;
 use verifyd::engine::reconciler::SWEEP_WINDOW;
 use verifyd_simulator::{Scenario, SimulatorOptions};
 
@@ -14,19 +11,10 @@ use verifyd_simulator::{Scenario, SimulatorOptions};
 async fn a_tenant_with_ten_thousand_runs_does_not_keep_the_others_waiting() {
     const MANY: i64 = 10_000;
     let bench = Bench::new().await;
-    let [large, small @ ..] = [1, 2, 3, 4].map(|tenant| {
-        let entra = Scenario::Healthy.tenant_id(tenant);
-        bench.connection(i64::from(tenant), &entra, "health_check")
-    });
+    let [large, small @ ..] = [1, 2, 3, 4].map(|tenant| bench.healthy(tenant));
     let runs = bench.record(&[large], MANY).await;
     // Their producer sends all of their hints, before the others'.
-    let settings = Settings::load(Sources {
-        environment: bench.environment.clone(),
-        ..Sources::default()
-    });
-    let queue = open_queue(&settings.unwrap()).unwrap();
-    let runs: Vec<RunId> = runs.into_iter().map(RunId).collect();
-    queue.send_runs(&runs).await.unwrap();
+    bench.hint(&runs).await;
     let _daemon = bench.serve(&[("VERIFYD__WORKER__CONCURRENCY", "16")]);
     let claimed = "SELECT count(*) FROM operation_runs WHERE status <> 'queued'";
     bench.until(claimed, |n| n > 0).await;

@@ -1,6 +1,6 @@
 //! What a hostile provider sends does not stay in memory.
 
-use test_support::bench::{Bench, Daemon};
+use test_support::bench::{Bench, memory_kib};
 use verifyd_simulator::Scenario;
 
 /// Runs of each connection. Together more than are worked on at the same time.
@@ -17,13 +17,6 @@ const HOSTILE: [Scenario; 5] = [
     Scenario::ResponseInvalidDeep,
 ];
 
-/// The most memory that the process has ever had.
-fn peak_kib(daemon: &Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn large_answers_leave_the_memory_flat() {
@@ -36,10 +29,11 @@ async fn large_answers_leave_the_memory_flat() {
     let daemon = bench.serve(&[]);
     bench.record(&healthy, RUNS).await;
     bench.all_completed().await;
-    let before = peak_kib(&daemon);
+    let peak_kib = || memory_kib(daemon.pid(), "VmHWM").unwrap();
+    let before = peak_kib();
     bench.record(&hostile, RUNS).await;
     bench.all_completed().await;
-    let after = peak_kib(&daemon);
+    let after = peak_kib();
     assert!(after - before < GROWTH_KIB, "{before} KiB to {after} KiB");
     let failed = bench.count("operation_runs WHERE outcome = 'failed'").await;
     assert_eq!(failed, RUNS * i64::try_from(HOSTILE.len()).unwrap());

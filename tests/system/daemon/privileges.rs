@@ -1,19 +1,12 @@
 //! verifyd under the roles of `deploy/`: all of it works, and nothing else does.
 
-use crate::pages::site::Person;
+use crate::pages::person::Person;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use test_support::bench::Bench;
 use test_support::redis_server::{self, PrivateRedis, command};
 use test_support::waiting::until;
 use verifyd_simulator::{Scenario, SimulatorOptions};
-
-const GRANTS: &str = include_str!("../../../deploy/postgres-grants.sql");
-const ACL: &str = include_str!("../../../deploy/redis.acl");
-
-async fn grant(bench: &Bench) {
-    bench.execute(GRANTS).await;
-}
 
 /// What the server says to this statement by this role: its error code, or nothing.
 async fn refused(bench: &Bench, role: &str, statement: &str) -> Option<String> {
@@ -38,13 +31,13 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
     bench
         .execute("CREATE TABLE payroll (id bigint, salary bigint)")
         .await;
-    grant(&bench).await;
+    bench.grant().await;
     bench.become_role("verifyd_migrate");
     bench.success(&["migrate"]);
-    grant(&bench).await;
+    bench.grant().await;
     // Again, as after every later migration.
     bench.success(&["migrate"]);
-    grant(&bench).await;
+    bench.grant().await;
 
     bench.become_role("verifyd_operator");
     let healthy = bench.healthy(1);
@@ -118,8 +111,7 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
     }
     people_say_something(&bench, &refusing.to_string()).await;
     the_api_is_used(&bench, &daemon.listening, refusing).await;
-    daemon.signal("TERM");
-    assert_eq!(daemon.ended(), Some(0));
+    daemon.terminate();
 
     bench.become_role("verifyd_prune");
     let all = bench.count("operation_runs").await;
@@ -260,7 +252,7 @@ async fn every_command_works_under_its_role_in_postgresql_and_no_role_can_do_mor
 #[tokio::test(flavor = "multi_thread")]
 async fn guards_are_added_to_another_application_s_table_by_its_owner_s_right() {
     let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
-    grant(&bench).await;
+    bench.grant().await;
     bench.become_role("verifyd_migrate");
     let enforced = ["migrate", "--enforce"];
     // On its own tables it needs nothing else.
@@ -280,7 +272,7 @@ async fn guards_are_added_to_another_application_s_table_by_its_owner_s_right() 
          DROP INDEX operation_runs_check_active, operation_runs_check_turns;"
     );
     bench.execute(&unguarded).await;
-    grant(&bench).await;
+    bench.grant().await;
     let output = bench.run(&enforced);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -390,25 +382,12 @@ async fn redis_refuses(url: &str, command: &[&str]) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("users.acl");
-    // The file as it is, each user with a password, and somebody who may look at the log of denials.
-    let users = ACL.replace("resetpass", ">secret");
-    assert_eq!(users.matches(">secret").count(), 2);
-    std::fs::write(&file, format!("{users}user admin on >secret ~* &* +@all\n")).unwrap();
-    let server = PrivateRedis::start_with(&["--aclfile", &file.to_string_lossy()]);
-    let url = |user: &str| format!("redis://{user}:secret@127.0.0.1:{}", server.port());
-
+    let server = PrivateRedis::with_users();
     let mut bench = Bench::new().await;
     // The name of the queue that the file is for.
-    bench
-        .environment
-        .insert("VERIFYD__REDIS__QUEUE".into(), "verifyd".into());
-    let set_user = |bench: &mut Bench, user: &str| {
-        bench.environment.insert("REDIS_URL".into(), url(user));
-    };
+    bench.set("VERIFYD__REDIS__QUEUE", "verifyd");
     let id = bench.healthy(1);
-    set_user(&mut bench, "verifyd_serve");
+    bench.use_redis(server.url_of("verifyd_serve"));
     let settings = [
         // The fetchers of a killed replica are soon missed.
         ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "1s"),
@@ -416,7 +395,8 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
         ("VERIFYD__RECONCILER__REDELIVER_AFTER", "1h"),
     ];
     let mut daemon = bench.serve(&settings);
-    let mut admin = redis_server::connection(&url("admin")).await;
+    // Somebody who may look at the log of denials.
+    let mut admin = redis_server::connection(&server.url_of("admin")).await;
     let mut seen = async |command: &[&str]| -> usize {
         let mut cmd = redis::cmd(command[0]);
         cmd.arg(&command[1..]);
@@ -444,11 +424,11 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
         seen(&["HSET", "verifyd:data", id, &large]).await;
     }
     seen(&["RPUSH", "verifyd:active", "large"]).await;
-    set_user(&mut bench, "verifyd_producer");
+    bench.use_redis(server.url_of("verifyd_producer"));
     for _ in 0..5 {
         bench.success(&["enqueue", "--connection", &id.to_string(), "--wait", "180"]);
     }
-    set_user(&mut bench, "verifyd_serve");
+    bench.use_redis(server.url_of("verifyd_serve"));
     bench.success(&["doctor"]);
 
     // Everything is cleaned up again, with the rights that there are.
@@ -459,8 +439,7 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
             && seen(fetchers).await == 2
     })
     .await;
-    daemon.signal("TERM");
-    assert_eq!(daemon.ended(), Some(0));
+    daemon.terminate();
     let denied: Vec<redis::Value> = command(&mut admin, &["ACL", "LOG"]).await;
     assert!(denied.is_empty(), "{denied:#?}");
 
@@ -507,7 +486,7 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
         ),
     ] {
         for command in commands {
-            let code = redis_refuses(&url(user), command).await;
+            let code = redis_refuses(&server.url_of(user), command).await;
             assert!(
                 matches!(code.as_deref(), Some("NOPERM" | "ERR")),
                 "{user}: {command:?}: {code:?}"
@@ -516,7 +495,8 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
     }
     // The test can tell what is permitted, and without a password nobody is let in at all.
     let permitted = ["LLEN", "verifyd:active"];
-    assert_eq!(redis_refuses(&url("verifyd_serve"), &permitted).await, None);
+    let url = server.url_of("verifyd_serve");
+    assert_eq!(redis_refuses(&url, &permitted).await, None);
     let nobody = redis::Client::open(server.url()).unwrap();
     let mut connection = nobody.get_multiplexed_async_connection().await;
     if let Ok(connection) = &mut connection {

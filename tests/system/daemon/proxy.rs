@@ -1,5 +1,6 @@
 //! The proxy that the environment names, used by every call of the real binary.
 
+use crate::notify::receiver::Receiver;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -7,10 +8,8 @@ use std::sync::Arc;
 use test_support::bench::Bench;
 use test_support::connect_proxy::{ConnectProxy, Way};
 use test_support::tls_identity::Identity;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use verifyd_simulator::Scenario;
 
 const LOGIN: &str = "login.example.test";
 const GRAPH: &str = "graph.example.test";
@@ -68,26 +67,6 @@ async fn renamed(simulator: String) -> SocketAddr {
     address
 }
 
-/// Answers every request with 200.
-async fn receiver() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut piece = [0; 65_536];
-                while stream.read(&mut piece).await.is_ok_and(|bytes| bytes > 0) {
-                    let answer =
-                        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-                    stream.write_all(answer).await.ok()?;
-                }
-                Some(())
-            });
-        }
-    });
-    address
-}
-
 struct Scene {
     bench: Bench,
     proxy: ConnectProxy,
@@ -101,7 +80,8 @@ async fn scene(way: Way) -> Scene {
     let identity = Identity::of(&[LOGIN, GRAPH, HOOKS]);
     let simulator = renamed(bench.simulator.base_url.clone()).await;
     let proxy = ConnectProxy::start(way, before(&identity, simulator).await).await;
-    proxy.leads(HOOKS, before(&identity, receiver().await).await);
+    let receiver = SocketAddr::from(([127, 0, 0, 1], Receiver::start().await.port));
+    proxy.leads(HOOKS, before(&identity, receiver).await);
     let certificate = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(certificate.path(), identity.pem()).unwrap();
     let path = certificate.path().to_str().unwrap().to_owned();
@@ -119,9 +99,9 @@ async fn scene(way: Way) -> Scene {
             format!("https://{GRAPH}"),
         ),
     ] {
-        bench.environment.insert(name.into(), value);
+        bench.set(name, value);
     }
-    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(0), "health_check");
+    let connection = bench.healthy(1);
     Scene {
         bench,
         proxy,
@@ -228,7 +208,7 @@ async fn none_and_no_proxy_win_over_the_environment() {
         ("VERIFYD__OUTBOUND__NO_PROXY", ".example.test:443"),
     ] {
         let mut scene = scene(Way::Open).await;
-        scene.bench.environment.insert(name.into(), value.into());
+        scene.bench.set(name, value);
         let run = scene.checked().await;
         // The names lead nowhere without the proxy.
         assert_eq!(run["outcome"], "failed", "{name}: {run}");

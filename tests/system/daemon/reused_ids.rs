@@ -1,7 +1,6 @@
 //! The application makes its tables anew while verifyd runs: ids are given to other runs.
 
 use test_support::bench::Bench;
-use test_support::redis_server;
 use verifyd_simulator::Scenario;
 
 /// Nothing but hints starts runs: no sweep finds them, and no notification.
@@ -44,7 +43,7 @@ async fn runs_whose_ids_are_given_again_are_checked_like_any_other() {
     for round in 0..4 {
         let runs = record(&bench, connection, RUNS).await;
         assert_eq!(runs, [1, 2, 3, 4, 5], "round {round}");
-        redis_server::hint(&bench.redis_url, &bench.queue, &runs).await;
+        bench.hint(&runs).await;
         bench.all_completed().await;
         assert_eq!(bench.numbers(OWN).await, [RUNS as i64], "round {round}");
         let permissions = "SELECT count(*) FROM tenant_permissions";

@@ -4,8 +4,6 @@ use serde_json::Value;
 use std::process::Output;
 use std::time::{Duration, Instant};
 use test_support::bench::{Bench, PATIENCE};
-use test_support::redis_server::command;
-use test_support::waiting::until;
 use verifyd_simulator::{Scenario, SimulatorOptions};
 
 fn said(output: &Output) -> String {
@@ -153,12 +151,7 @@ async fn nothing_is_claimed_while_the_schema_does_not_fit() {
         assert!(lines.contains(&subject), "{subject}: {lines}");
         bench.json(&enqueue);
         // The hint is fetched, and held.
-        let mut redis = test_support::redis_server::connection(&bench.redis_url).await;
-        let active = format!("{}:active", bench.queue);
-        until("the hint is fetched", async || {
-            command::<u64>(&mut redis, &["LLEN", &active]).await == 0
-        })
-        .await;
+        bench.until_taken().await;
         let queued = "SELECT count(*) FROM operation_runs WHERE status = 'queued'";
         assert_eq!(bench.numbers(queued).await, [1]);
         bench.execute(mended).await;

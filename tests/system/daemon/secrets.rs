@@ -12,14 +12,12 @@ const WRONG_SECRET: &str = "canary-wrong~secret.8e1f";
 async fn canaries_stay_where_they_belong() {
     let mut bench = Bench::new().await;
     // As talkative as it gets.
-    bench
-        .environment
-        .insert("VERIFYD__LOG__FILTER".into(), "trace".into());
+    bench.set("VERIFYD__LOG__FILTER", "trace");
     let mut connections = vec![
         bench.healthy(1),
         bench.connection(2, &Scenario::HealthyIntune.tenant_id(1), "intune"),
-        bench.connection_with(
-            3,
+        bench.connection_of(
+            (1, 3),
             &Scenario::Healthy.tenant_id(2),
             "health_check",
             WRONG_SECRET,
@@ -54,8 +52,7 @@ async fn canaries_stay_where_they_belong() {
     let redis = everything_in_redis(&bench).await;
     let database = everything_in_the_database(&bench).await;
     let (_, metrics) = daemon.get("/metrics").await;
-    daemon.signal("TERM");
-    assert_eq!(daemon.ended(), Some(0));
+    daemon.terminate();
     let printed = bench.printed.lock().unwrap().clone();
     assert!(
         printed.contains("\"level\":\"TRACE\""),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use test_support::bench::Bench;
-use test_support::redis_server;
+use test_support::redis_server::enqueue;
 use test_support::waiting::until;
 use verifyd_simulator::Scenario;
 
@@ -23,22 +23,13 @@ fn doctor(bench: &Bench, part: &str) -> Vec<String> {
 async fn payloads_that_are_no_hints_are_put_aside_and_shown() {
     let bench = Bench::new().await;
     let _worker = bench.serve(&[]);
-    let mut redis = redis_server::connection(&bench.redis_url).await;
-    let queue = &bench.queue;
-    let script = redis::Script::new(include_str!("../../../contracts/enqueue.lua"));
-    for payload in [r#"{"v":1}"#, r#"{"v":2,"operation_run_id":1}"#, "canary"] {
-        let mut call = script.prepare_invoke();
-        for key in ["data", "active", "signal", "meta"] {
-            call.key(format!("{queue}:{key}"));
-        }
-        let sent: i64 = call
-            .arg(uuid::Uuid::new_v4().to_string())
-            .arg(payload)
-            .arg(1)
-            .invoke_async(&mut redis)
-            .await
-            .unwrap();
-        assert_eq!(sent, 1);
+    for (id, payload) in [
+        (b"1", r#"{"v":1}"#),
+        (b"2", r#"{"v":2,"operation_run_id":1}"#),
+        (b"3", "canary"),
+    ] {
+        let sent = enqueue(&bench.redis_url, &bench.queue, id, payload.as_bytes());
+        assert_eq!(sent.await.unwrap(), 1);
     }
     until("three are put aside", async || {
         let said = doctor(&bench, "hints");

@@ -11,8 +11,7 @@ use verifyd_simulator::Scenario;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_example_ends_in_a_completed_run() {
     let bench = Bench::new().await;
-    let tenant = Scenario::Healthy.tenant_id(1);
-    let connection = bench.connection(1, &tenant, "health_check");
+    let connection = bench.healthy(1);
     let _worker = bench.serve(&[]);
     let output = Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--locked", "--example", "enqueue"])

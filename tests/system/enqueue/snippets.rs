@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use test_support::bench::{Bench, Daemon};
 use test_support::redis_server::PrivateRedis;
-use verifyd_simulator::Scenario;
 
 /// A sweep that comes this rarely starts no run while a test lasts.
 const NO_SWEEP: &[(&str, &str)] = &[
@@ -78,7 +77,7 @@ fn paste(bench: &Bench, worker: &Daemon, snippet: &Snippet, connection: i64) -> 
         .arg(&file)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("DATABASE_URL", bench.database.url())
-        .env("REDIS_URL", &bench.environment["REDIS_URL"])
+        .env("REDIS_URL", &bench.redis_url)
         .env("PROVIDER_CONNECTION_ID", connection.to_string())
         .env("VERIFYD_URL", format!("http://{}", worker.listening))
         .env("VERIFYD_TOKEN", token(bench))
@@ -110,7 +109,7 @@ fn token(bench: &Bench) -> String {
 /// A database, a Redis with the queue's default name, and a worker.
 async fn bench(redis: &PrivateRedis) -> Bench {
     let mut bench = Bench::new().await;
-    bench.environment.insert("REDIS_URL".into(), redis.url());
+    bench.use_redis(redis.url());
     bench.environment.remove("VERIFYD__REDIS__QUEUE");
     bench
 }
@@ -118,8 +117,7 @@ async fn bench(redis: &PrivateRedis) -> Bench {
 async fn ends_in_a_completed_run(kind: &str, language: &str) {
     let redis = PrivateRedis::start();
     let bench = bench(&redis).await;
-    let tenant = Scenario::Healthy.tenant_id(1);
-    let connection = bench.connection(1, &tenant, "health_check");
+    let connection = bench.healthy(1);
     // With a hint, nothing but the hint may be what starts the run. (A statement alone may be found by
     // the sweep.)
     let settings: &[(&str, &str)] = if kind == "insert" { &[] } else { NO_SWEEP };

@@ -1,6 +1,6 @@
 //! On SQLite, where whoever may write the file may write anything, past the table's own rules too.
 
-use crate::hostile_producer::scene::{MEMORY_KIB, peak_kib};
+use crate::hostile_producer::scene::{MEMORY_KIB, SETTINGS, peak_kib};
 use crate::hostile_producer::shapes::{self, Database, Mistake, Target};
 use crate::hostile_producer::surfaces::Visitor;
 use crate::hostile_producer::{Draw, rounds};
@@ -86,21 +86,9 @@ impl File {
         let file = folder.path().join("verifyd.db");
         let mut bench = Bench::unmigrated(SimulatorOptions::default()).await;
         bench.environment.remove("REDIS_URL");
-        for (key, value) in [
-            ("DATABASE_URL", &*format!("sqlite:{}", file.display())),
-            ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "500ms"),
-            ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
-            ("VERIFYD__RECONCILER__INTERVAL", "200ms"),
-            ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
-            // A page that does not get its turn to write within this answers 503, also on a busy machine.
-            ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "60s"),
-            ("VERIFYD__HTTP__API__REQUESTS_PER_MINUTE", "1000000"),
-            (
-                "VERIFYD__HTTP__API__ANONYMOUS_REQUESTS_PER_MINUTE",
-                "1000000",
-            ),
-        ] {
-            bench.environment.insert(key.into(), value.into());
+        bench.set("DATABASE_URL", format!("sqlite:{}", file.display()));
+        for (key, value) in SETTINGS {
+            bench.set(key, *value);
         }
         bench.success(&["migrate"]);
         let targets = (1..=3).map(|tenant| Target::of(&bench, tenant)).collect();
@@ -243,10 +231,7 @@ async fn whatever_is_written_into_the_file_of_the_embedded_database() {
     let token = file.bench.token(&["read", "run", "admin"]);
     let mut daemon = file.bench.serve(&[]);
     let mut visitor = Visitor::new(&daemon.listening, &token).await;
-    let catalogue: Vec<Vec<Mistake>> = shapes::catalogue(Database::Sqlite)
-        .into_iter()
-        .map(|mistake| vec![mistake])
-        .collect();
+    let catalogue = shapes::catalogue(Database::Sqlite);
     file.round(&catalogue, &mut visitor, daemon.pid()).await;
     // From here on past the table's own rules.
     file.sql
@@ -262,8 +247,7 @@ async fn whatever_is_written_into_the_file_of_the_embedded_database() {
         drawn.push(vec![Mistake::Column("context", large.into())]);
         file.round(&drawn, &mut visitor, daemon.pid()).await;
     }
-    daemon.signal("TERM");
-    assert_eq!(daemon.ended(), Some(0));
+    daemon.terminate();
     let printed = file.bench.printed.lock().unwrap();
     assert!(!printed.contains("panicked"), "{printed}");
 }

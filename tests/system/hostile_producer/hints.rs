@@ -1,7 +1,7 @@
 //! What a producer's user of Redis can write besides hints.
 
 use crate::hostile_producer::Draw;
-use crate::hostile_producer::scene::{QUEUE, admin, redis_url};
+use crate::hostile_producer::scene::{QUEUE, admin};
 use proptest::prelude::*;
 use proptest::sample::select;
 use test_support::redis_server::{self, PrivateRedis, command};
@@ -138,7 +138,7 @@ fn key(part: &str) -> String {
 
 /// The producer writes so many entries, in its own way, and copies of hints in the published one.
 pub async fn hostile(redis: &PrivateRedis, draw: &mut Draw, number: usize, runs: &[i64]) {
-    let url = redis_url(redis, "verifyd_producer");
+    let url = redis.url_of("verifyd_producer");
     let mut producer = redis_server::connection(&url).await;
     let mut named = runs.to_vec();
     named.extend([1_000_000_007, i64::MAX]);
@@ -182,7 +182,7 @@ pub async fn hostile(redis: &PrivateRedis, draw: &mut Draw, number: usize, runs:
 
 /// A payload of 100 MiB, in the list and with all that belongs to it.
 pub async fn huge(redis: &PrivateRedis) {
-    let url = redis_url(redis, "verifyd_producer");
+    let url = redis.url_of("verifyd_producer");
     let mut producer = redis_server::connection(&url).await;
     let payload = vec![b'1'; HUGE];
     let meta = key("meta:huge");
@@ -226,7 +226,7 @@ pub async fn all_is_taken(redis: &PrivateRedis) {
 pub async fn spoil(redis: &PrivateRedis) {
     let mut admin = admin(redis).await;
     command::<()>(&mut admin, &["FLUSHALL"]).await;
-    let url = redis_url(redis, "verifyd_producer");
+    let url = redis.url_of("verifyd_producer");
     let mut producer = redis_server::connection(&url).await;
     redis::pipe()
         .cmd("HSET")

@@ -4,13 +4,10 @@ use crate::hostile_producer::shapes::{self, Database, Mistake, Target};
 use crate::hostile_producer::surfaces::Visitor;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use std::collections::BTreeMap;
-use test_support::bench::{Bench, Daemon};
+use test_support::bench::{Bench, Daemon, memory_kib};
 use test_support::oracle;
 use test_support::redis_server::{self, PrivateRedis};
 use verifyd_simulator::SimulatorOptions;
-
-const GRANTS: &str = include_str!("../../../deploy/postgres-grants.sql");
-const ACL: &str = include_str!("../../../deploy/redis.acl");
 
 /// Most memory that a worker takes, whatever a producer writes.
 pub const MEMORY_KIB: u64 = 128 * 1024;
@@ -18,12 +15,8 @@ pub const MEMORY_KIB: u64 = 128 * 1024;
 /// The most that the process has ever taken, but for the pages of its own file, which are many more
 /// where it was not optimised. Only Linux tells.
 pub fn peak_kib(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib = |name: &str| -> u64 {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    Some(kib("VmHWM:").saturating_sub(kib("RssFile:")))
+    let peak = memory_kib(pid, "VmHWM")?;
+    Some(peak.saturating_sub(memory_kib(pid, "RssFile")?))
 }
 
 /// The longest that a healthy run takes from its INSERT to its end: "seconds", on a busy machine.
@@ -37,12 +30,12 @@ const MAX_ATTEMPTS: i64 = 3;
 
 /// Leases are short, so that runs which say that they are being worked on are soon taken back. The
 /// limits of the API are not what is tried here.
-const SETTINGS: &[(&str, &str)] = &[
+pub const SETTINGS: &[(&str, &str)] = &[
     ("VERIFYD__WORKER__HEARTBEAT_INTERVAL", "500ms"),
     ("VERIFYD__WORKER__DEAD_AFTER", "8s"),
     ("VERIFYD__RECONCILER__INTERVAL", "200ms"),
     ("VERIFYD__RECONCILER__REDELIVER_AFTER", "2s"),
-    // A page that gets no connection within this answers 503, also on a busy machine.
+    // A page that gets no connection, or no turn to write, within this answers 503, also on a busy machine.
     ("VERIFYD__DATABASE__ACQUIRE_TIMEOUT", "60s"),
     ("VERIFYD__HTTP__API__REQUESTS_PER_MINUTE", "1000000"),
     (
@@ -140,26 +133,16 @@ impl Scene {
         if other {
             owner.execute(OTHER_APPLICATION).await.unwrap();
         }
-        owner.execute(sqlx::raw_sql(GRANTS)).await.unwrap();
+        bench.grant().await;
         bench.become_role("verifyd_migrate");
         bench.success(&["migrate"]);
-        owner.execute(sqlx::raw_sql(GRANTS)).await.unwrap();
+        bench.grant().await;
 
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("users.acl");
-        let users = ACL.replace("resetpass", ">secret");
-        std::fs::write(&file, format!("{users}user admin on >secret ~* &* +@all\n")).unwrap();
-        let redis = PrivateRedis::start_with(&["--aclfile", &file.to_string_lossy()]);
-        bench
-            .environment
-            .insert("VERIFYD__REDIS__QUEUE".into(), QUEUE.into());
-        let address = redis_url(&redis, "verifyd_serve");
-        bench
-            .environment
-            .insert("REDIS_URL".into(), address.clone());
-        bench.redis_url = address;
+        let redis = PrivateRedis::with_users();
+        bench.set("VERIFYD__REDIS__QUEUE", QUEUE);
+        bench.use_redis(redis.url_of("verifyd_serve"));
         for (key, value) in SETTINGS {
-            bench.environment.insert((*key).into(), (*value).into());
+            bench.set(key, *value);
         }
 
         bench.become_role("verifyd_operator");
@@ -381,8 +364,7 @@ impl Scene {
         self.owner.execute(remove).await.unwrap();
         self.owner.execute(FORGIVE).await.unwrap();
         oracle::examine(&self.bench, MAX_ATTEMPTS).await;
-        self.daemon.signal("TERM");
-        assert_eq!(self.daemon.ended(), Some(0));
+        self.daemon.terminate();
         self.nothing_has_panicked_at_all();
     }
 
@@ -392,11 +374,7 @@ impl Scene {
     }
 }
 
-pub fn redis_url(redis: &PrivateRedis, user: &str) -> String {
-    format!("redis://{user}:secret@127.0.0.1:{}", redis.port())
-}
-
 /// Who may look at all keys.
 pub async fn admin(redis: &PrivateRedis) -> redis::aio::MultiplexedConnection {
-    redis_server::connection(&redis_url(redis, "admin")).await
+    redis_server::connection(&redis.url_of("admin")).await
 }

@@ -96,10 +96,7 @@ async fn round(scene: &mut Scene, draw: &mut Draw, mistakes: &[Vec<Mistake>]) {
 async fn whatever_a_producer_writes_into_verifyd_s_tables_and_queue() {
     let mut draw = Draw::new("hostile producer, own tables");
     let mut scene = Scene::own_tables().await;
-    let catalogue: Vec<Vec<Mistake>> = shapes::catalogue(Database::Postgres)
-        .into_iter()
-        .map(|mistake| vec![mistake])
-        .collect();
+    let catalogue = shapes::catalogue(Database::Postgres);
     round(&mut scene, &mut draw, &catalogue).await;
     assert!(scene.refused < catalogue.len() / 2, "{}", scene.refused);
     for _ in 1..rounds() {

@@ -210,8 +210,8 @@ fn value() -> impl Strategy<Value = String> {
     ]
 }
 
-/// One mistake for each kind of value in each place.
-pub fn catalogue(database: Database) -> Vec<Mistake> {
+/// Rows with one mistake each: one for each kind of value in each place.
+pub fn catalogue(database: Database) -> Vec<Vec<Mistake>> {
     let mut all = vec![Mistake::EncodedTwice];
     all.extend(
         database
@@ -248,7 +248,7 @@ pub fn catalogue(database: Database) -> Vec<Mistake> {
         all.push(Mistake::Member(member, None));
         all.push(Mistake::Member(member, Some("12".into())));
     }
-    all
+    all.into_iter().map(|mistake| vec![mistake]).collect()
 }
 
 fn mistake(database: Database) -> impl Strategy<Value = Mistake> {

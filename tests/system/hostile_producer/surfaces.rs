@@ -1,7 +1,7 @@
 //! Everything that shows runs: every route of the OpenAPI document, every page, the command line.
 
-use crate::api::scene::{DOCUMENT, with_id};
-use crate::pages::site::Person;
+use crate::api::scene::{operations, with_id};
+use crate::pages::person::Person;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -86,23 +86,20 @@ impl Visitor {
         let mut shown: Vec<i64> = spread(runs, SHOWN).collect();
         shown.extend([i64::MIN, -1, 0, i64::MAX]);
         let mut asked = BTreeSet::new();
-        for (template, item) in DOCUMENT["paths"].as_object().unwrap() {
-            for method in item.as_object().unwrap().keys() {
-                let method: Method = method.to_uppercase().parse().unwrap();
-                let ids: &[i64] = match template.as_str() {
-                    t if t.contains("{run_id}") => &shown,
-                    t if t.contains('{') => connections,
-                    _ => &[0],
-                };
-                // Lists are read to their end. What is said against a run is not to be repeated.
-                let few = if method == Method::POST { 2 } else { ids.len() };
-                for id in &ids[..few.min(ids.len())] {
-                    let path = with_id(template, &id.to_string());
-                    let body = (method == Method::POST && !template.ends_with("/checks"))
-                        .then(|| json!({ "check_key": "no.such.check", "reason": "none" }));
-                    self.api(&method, &path, body).await;
-                    asked.insert((method.to_string(), template));
-                }
+        for (method, template, _) in operations() {
+            let ids: &[i64] = match template.as_str() {
+                t if t.contains("{run_id}") => &shown,
+                t if t.contains('{') => connections,
+                _ => &[0],
+            };
+            // Lists are read to their end. What is said against a run is not to be repeated.
+            let few = if method == Method::POST { 2 } else { ids.len() };
+            for id in &ids[..few.min(ids.len())] {
+                let path = with_id(&template, &id.to_string());
+                let body = (method == Method::POST && !template.ends_with("/checks"))
+                    .then(|| json!({ "check_key": "no.such.check", "reason": "none" }));
+                self.api(&method, &path, body).await;
+                asked.insert((method.to_string(), template.clone()));
             }
         }
         assert!(asked.len() >= 13, "{asked:?}");

@@ -2,7 +2,7 @@
 //! webhooks arrive.
 
 mod completion_events;
-mod receiver;
+pub mod receiver;
 mod wake_up;
 mod webhook_circuits;
 mod webhook_endless_answer;

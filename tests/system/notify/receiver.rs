@@ -8,7 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use test_support::waiting::until;
 use verifyd::domain::completion_event::WebhookEvent;
 use verifyd::ports::clock::{Clock as _, SystemClock};
 
@@ -119,19 +120,9 @@ impl Receiver {
 
     /// Waits for so many requests; guards against hanging only.
     pub async fn wait(&self, path: &str, count: usize) -> Vec<Request> {
-        let until = Instant::now() + test_support::bench::PATIENCE;
-        loop {
-            let got = self.got(path);
-            if got.len() >= count {
-                return got;
-            }
-            assert!(
-                Instant::now() < until,
-                "{path}: {} of {count} requests",
-                got.len()
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let arrived = format!("{path} has got {count} requests");
+        until(&arrived, async || self.got(path).len() >= count).await;
+        self.got(path)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 use test_support::bench::Bench;
-use verifyd_simulator::Scenario;
 
 /// The sweep, and with it the redelivery, is out of the question.
 const RARELY: &[(&str, &str)] = &[
@@ -13,7 +12,7 @@ const RARELY: &[(&str, &str)] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bare_insert_is_claimed_long_before_the_next_sweep() {
     let bench = Bench::new().await;
-    let connection = bench.connection(1, &Scenario::Healthy.tenant_id(0), "health_check");
+    let connection = bench.healthy(1);
     let mut daemon = bench.serve(RARELY);
     daemon.wait_for("a bare INSERT wakes this worker");
     let mut slowest = Duration::ZERO;

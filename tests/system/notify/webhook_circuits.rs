@@ -2,15 +2,14 @@
 
 use crate::notify::receiver::Answer;
 use crate::notify::webhooks::{add, bench, deliveries, ended};
-use crate::pages::site::Person;
+use crate::pages::person::Person;
 use serde_json::Value;
 use test_support::bench::{Bench, Daemon};
 use test_support::waiting::until;
 
-fn set(bench: &mut Bench, settings: &[(&str, &str)]) {
+pub fn set(bench: &mut Bench, settings: &[(&str, &str)]) {
     for (key, value) in settings {
-        let key = format!("VERIFYD__WEBHOOKS__{key}");
-        bench.environment.insert(key, (*value).into());
+        bench.set(&format!("VERIFYD__WEBHOOKS__{key}"), *value);
     }
 }
 
@@ -27,7 +26,7 @@ async fn until_circuit_is(bench: &Bench, endpoint: i64, wanted: &str) {
     .await;
 }
 
-async fn record(bench: &Bench, connection: i64, runs: usize) {
+pub async fn record(bench: &Bench, connection: i64, runs: usize) {
     for _ in 0..runs {
         bench.enqueue(connection);
         bench.all_completed().await;
@@ -135,8 +134,7 @@ async fn a_circuit_probes_and_closes_when_the_receiver_answers_again() {
             |pauses| pauses >= 3,
         )
         .await;
-    first.signal("KILL");
-    first.ended();
+    first.kill();
     receiver.answers("broken", Answer::Ok);
     let _second = bench.serve(&[]);
     let arrived = ended(&bench, broken).await;

@@ -1,5 +1,6 @@
 //! A receiver that answers 1xx without end.
 
+use crate::notify::webhook_circuits::{record, set};
 use crate::notify::webhooks::{add, bench, ended};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -31,19 +32,16 @@ async fn interim_answers(most: Arc<AtomicU64>) -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn interim_answers_without_end_fail_the_delivery_and_hold_up_no_run() {
     let (mut bench, connection, _receiver) = bench().await;
-    for (key, value) in [("REQUEST_TIMEOUT", "5m"), ("MAX_ATTEMPTS", "1")] {
-        let key = format!("VERIFYD__WEBHOOKS__{key}");
-        bench.environment.insert(key, value.into());
-    }
+    set(
+        &mut bench,
+        &[("REQUEST_TIMEOUT", "5m"), ("MAX_ATTEMPTS", "1")],
+    );
     let most = Arc::new(AtomicU64::new(0));
     let port = interim_answers(Arc::clone(&most)).await;
     let (endpoint, _) = add(&bench, &format!("http://127.0.0.1:{port}/endless"), &[]);
     let _worker = bench.serve(&[]);
     // Fewer than open the circuit.
-    for _ in 0..4 {
-        bench.enqueue(connection);
-        bench.all_completed().await;
-    }
+    record(&bench, connection, 4).await;
     let deliveries = ended(&bench, endpoint).await;
     assert!(!deliveries.is_empty());
     assert!(

@@ -17,7 +17,7 @@ const QUICKLY: &[(&str, &str)] = &[
 pub async fn bench() -> (Bench, i64, Receiver) {
     let mut bench = Bench::new().await;
     for (key, value) in QUICKLY {
-        bench.environment.insert((*key).into(), (*value).into());
+        bench.set(key, *value);
     }
     let connection = bench.connection(1, &Scenario::SecretExpired.tenant_id(0), "health_check");
     (bench, connection, Receiver::start().await)
@@ -177,9 +177,7 @@ async fn failures_are_tried_again_recorded_and_replayed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_never_answers_holds_up_nobody() {
     let (mut bench, connection, receiver) = bench().await;
-    bench
-        .environment
-        .insert("VERIFYD__WEBHOOKS__CONCURRENCY".into(), "2".into());
+    bench.set("VERIFYD__WEBHOOKS__CONCURRENCY", "2");
     let (slow, _) = add(&bench, &receiver.url("slow"), &[]);
     let (other, secret) = add(&bench, &receiver.url("other"), &[]);
     receiver.answers("slow", Answer::Never);
@@ -212,8 +210,7 @@ async fn a_sender_that_is_killed_before_it_knows_is_followed_by_another() {
     let mut first = bench.serve(&[]);
     bench.enqueue(connection);
     receiver.wait("held", 1).await;
-    first.signal("KILL");
-    first.ended();
+    first.kill();
     receiver.answers("held", Answer::Ok);
     let _second = bench.serve(&[]);
     let found = ended(&bench, endpoint).await;

@@ -1,29 +1,13 @@
 //! axe-core on every page, in both colour schemes.
 
 use crate::pages::browser::Browser;
+use crate::tools::installed;
 use serde_json::{Value, json};
-use std::process::Command;
-
-/// The script, which `scripts/axe-core` brings into `target`.
-fn script() -> String {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let done = Command::new("sh")
-        .arg(format!("{root}/scripts/axe-core"))
-        .current_dir(root)
-        .output()
-        .unwrap();
-    assert!(
-        done.status.success(),
-        "scripts/axe-core: {}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-    let file = String::from_utf8(done.stdout).unwrap();
-    std::fs::read_to_string(file.trim()).unwrap()
-}
 
 /// Serious and critical findings of the page that is open.
 pub async fn findings(browser: &Browser) -> Vec<String> {
-    browser.js(&format!("{}; return 1", script())).await;
+    let script = std::fs::read_to_string(installed("axe-core")).unwrap();
+    browser.js(&format!("{script}; return 1")).await;
     let result = browser
         .js("return axe.run(document, { resultTypes: ['violations'] })")
         .await;

@@ -6,10 +6,8 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use test_support::port::free_port;
+use test_support::waiting::PATIENCE;
 use tokio::sync::{Mutex, MutexGuard};
-
-/// Guards against hanging only.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// One browser at a time: several would slow each other down.
 static TURN: Mutex<()> = Mutex::const_new(());

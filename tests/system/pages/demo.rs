@@ -1,6 +1,6 @@
 //! `verifyd demo --keep`, as a newcomer starts it.
 
-use crate::pages::site::Person;
+use crate::pages::person::Person;
 use reqwest::Method;
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};

@@ -1,8 +1,8 @@
 //! What somebody else wrote does nothing.
 
+use crate::api::scene::{ALL, Scene};
 use crate::pages::accessibility;
 use crate::pages::browser::Browser;
-use crate::pages::site::{EVERYTHING, Site};
 use serde_json::{Value, json};
 use verifyd::domain::RunId;
 use verifyd::domain::access::Binding;
@@ -16,9 +16,10 @@ const IMAGE: &str = "\"><img src=x onerror=\"window.hit=1;alert(1)\">";
 const TURNED: &str = "\u{202E}\u{5E9}\u{5DC}\u{5D5}\u{5DD} evil\u{2066}";
 
 /// A completed run as another program might have written it.
-async fn write(site: &Site, context: &Value) -> RunId {
+async fn write(scene: &Scene, context: &Value) -> RunId {
     let text = serde_json::to_string(context).unwrap().replace('\'', "''");
-    site.world
+    scene
+        .world
         .sql(&format!(
             "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, outcome, context, \
              completed_at) VALUES (1, 1, 'provider.connection.check', 'completed', 'failed', \
@@ -29,15 +30,15 @@ async fn write(site: &Site, context: &Value) -> RunId {
         limit: 1,
         ..Default::default()
     };
-    site.world.services.store.runs(&filter).await.unwrap()[0].id
+    scene.world.services.store.runs(&filter).await.unwrap()[0].id
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_reports_names_and_words_do_nothing() {
-    let site = Site::at_work().await;
-    let id = site.connection(1, Scenario::SecretExpired).await;
-    let honest = site.checked(id).await;
-    let mut context = site.world.run(honest).await.context;
+    let scene = Scene::at_work().await;
+    let id = scene.add(1, Scenario::SecretExpired).await;
+    let honest = scene.check(id).await;
+    let mut context = scene.world.run(honest).await.context;
     let name = format!("{SCRIPT}{IMAGE}{TURNED}{}", "w".repeat(10_000));
     context["target_scope"]["entra_tenant_name"] = json!(name);
     context["provider"] = json!(format!("{IMAGE}{}", "p".repeat(10_000)));
@@ -63,14 +64,14 @@ async fn hostile_reports_names_and_words_do_nothing() {
         check["next_steps"] = json!([{ "label": "x", "url": "javascript:window.hit=1" }]);
         check[SCRIPT] = json!(IMAGE);
     }
-    let readable = write(&site, &bad).await;
-    let key = site.first_problem(readable).await;
+    let readable = write(&scene, &bad).await;
+    let key = scene.first_problem(readable).await;
     let words = format!("{SCRIPT}{IMAGE}{TURNED}{}", "r".repeat(1_500));
-    site.accept(readable, &key, &words).await;
-    let unreadable = write(&site, &worse).await;
+    scene.accept(readable, &key, &words).await;
+    let unreadable = write(&scene, &worse).await;
     worse["verification_report"] = json!([SCRIPT, { "schema_version": IMAGE }]);
-    let odd = write(&site, &worse).await;
-    let named = site
+    let odd = write(&scene, &worse).await;
+    let named = scene
         .world
         .services
         .store
@@ -90,15 +91,16 @@ async fn hostile_reports_names_and_words_do_nothing() {
         .await
         .unwrap();
 
-    let token = site
+    let token = scene
+        .world
         .token(
             &format!("{SCRIPT}{IMAGE}{TURNED}"),
-            &EVERYTHING,
+            ALL,
             Binding::EVERYTHING,
         )
         .await;
     let browser = Browser::start().await;
-    browser.log_in(&site.base, &token).await;
+    browser.log_in(&scene.base, &token).await;
     let mut wrong = Vec::new();
     for page in [
         "/".to_owned(),
@@ -117,7 +119,7 @@ async fn hostile_reports_names_and_words_do_nothing() {
     ] {
         for width in [1280, 390] {
             browser.size(width, 900).await;
-            browser.go(&format!("{}{page}", site.base)).await;
+            browser.go(&format!("{}{page}", scene.base)).await;
             assert!(!browser.dialog().await, "{page} opens a dialog");
             let found = browser
                 .js("return [window.hit ?? null, \
@@ -140,7 +142,7 @@ async fn hostile_reports_names_and_words_do_nothing() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // Every text of others is kept apart from the direction of the page.
-    browser.go(&format!("{}/runs/{readable}", site.base)).await;
+    browser.go(&format!("{}/runs/{readable}", scene.base)).await;
     let loose = browser
         .js("const all = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT); \
              let n = 0; while (all.nextNode()) { const t = all.currentNode; \

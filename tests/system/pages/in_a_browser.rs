@@ -1,14 +1,14 @@
 //! A person with a browser: every page, a running check, acknowledging, the keyboard, a phone.
 
+use crate::api::scene::{ALL, Scene};
 use crate::pages::accessibility;
 use crate::pages::browser::{Browser, ENTER, TAB};
-use crate::pages::site::{EVERYTHING, Site};
 use verifyd::domain::access::Binding;
 use verifyd_simulator::Scenario;
 
-/// A site with one connection of each kind, all checked twice, and the addresses of its pages.
-pub async fn furnished() -> (Site, Vec<String>) {
-    let site = Site::at_work().await;
+/// A scene with one connection of each kind, all checked twice, and the addresses of its pages.
+pub async fn furnished() -> (Scene, Vec<String>) {
+    let scene = Scene::at_work().await;
     let mut runs = Vec::new();
     for (tenant, scenario) in [
         (1, Scenario::Healthy),
@@ -17,20 +17,20 @@ pub async fn furnished() -> (Site, Vec<String>) {
         (4, Scenario::PermissionPropagating),
         (5, Scenario::Healthy),
     ] {
-        let id = site.connection(tenant, scenario).await;
-        site.checked(id).await;
+        let id = scene.add(tenant, scenario).await;
+        scene.check(id).await;
         if tenant == 5 {
-            site.world.disable(id).await;
+            scene.world.disable(id).await;
             // As another application records it.
-            let run = site.world.record(id, |_| {}).await;
-            site.world.completed(run).await;
+            let run = scene.world.record(id, |_| {}).await;
+            scene.world.completed(run).await;
             runs.push(run);
         } else {
-            runs.push(site.checked(id).await);
+            runs.push(scene.check(id).await);
         }
     }
-    let problem = site.first_problem(runs[3]).await;
-    site.accept(runs[3], &problem, "It comes by itself.").await;
+    let problem = scene.first_problem(runs[3]).await;
+    scene.accept(runs[3], &problem, "It comes by itself.").await;
     let mut pages: Vec<String> = [
         "/",
         "/?period=7d",
@@ -47,26 +47,26 @@ pub async fn furnished() -> (Site, Vec<String>) {
     .map(str::to_owned)
     .into();
     pages.extend(runs.iter().map(|run| format!("/runs/{run}")));
-    (site, pages)
+    (scene, pages)
 }
 
-async fn open(site: &Site) -> Browser {
-    let token = site.token("ops", &EVERYTHING, Binding::EVERYTHING).await;
+async fn open(scene: &Scene) -> Browser {
+    let token = scene.world.token("ops", ALL, Binding::EVERYTHING).await;
     let browser = Browser::start().await;
-    browser.log_in(&site.base, &token).await;
+    browser.log_in(&scene.base, &token).await;
     browser
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_page_is_shown_to_everybody() {
-    let (site, pages) = furnished().await;
-    let browser = open(&site).await;
+    let (scene, pages) = furnished().await;
+    let browser = open(&scene).await;
     let mut wrong = Vec::new();
     for page in &pages {
         for (scheme, width) in [("light", 1280), ("dark", 1280), ("light", 390)] {
             browser.scheme(scheme).await;
             browser.size(width, 900).await;
-            browser.go(&format!("{}{page}", site.base)).await;
+            browser.go(&format!("{}{page}", scene.base)).await;
             let headings = browser
                 .js("return document.querySelectorAll('h1').length")
                 .await;
@@ -94,10 +94,10 @@ async fn every_page_is_shown_to_everybody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_check_is_started_and_followed_without_loading_the_page() {
-    let site = Site::at_work().await;
-    let id = site.connection(1, Scenario::Slow).await;
-    let browser = open(&site).await;
-    browser.go(&format!("{}/connections", site.base)).await;
+    let scene = Scene::at_work().await;
+    let id = scene.add(1, Scenario::Slow).await;
+    let browser = open(&scene).await;
+    browser.go(&format!("{}/connections", scene.base)).await;
     assert!(browser.text("main").await.contains("Never checked"));
     browser.click(&format!("#again-{id}")).await;
     browser
@@ -115,13 +115,13 @@ async fn a_check_is_started_and_followed_without_loading_the_page() {
     assert_eq!(browser.js("return window.sameDocument").await, true);
     assert!(browser.text("main").await.contains("Completed: succeeded"));
     // The overview shows what others do.
-    browser.go(&site.base).await;
+    browser.go(&scene.base).await;
     browser
         .until("document.getElementById('live-state').innerText === 'Live'")
         .await;
     browser.js("window.sameDocument = true; return 1").await;
-    let other = site.connection(2, Scenario::SecretExpired).await;
-    site.checked(other).await;
+    let other = scene.add(2, Scenario::SecretExpired).await;
+    scene.check(other).await;
     browser
         .until("document.querySelector('main').innerText.includes('the client secret has expired')")
         .await;
@@ -132,12 +132,12 @@ async fn a_check_is_started_and_followed_without_loading_the_page() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_check_is_acknowledged_and_that_is_withdrawn_in_place() {
-    let site = Site::at_work().await;
-    let id = site.connection(1, Scenario::SecretExpired).await;
-    let run = site.checked(id).await;
-    let browser = open(&site).await;
+    let scene = Scene::at_work().await;
+    let id = scene.add(1, Scenario::SecretExpired).await;
+    let run = scene.check(id).await;
+    let browser = open(&scene).await;
     let address = format!("/runs/{run}");
-    browser.go(&format!("{}{address}", site.base)).await;
+    browser.go(&format!("{}{address}", scene.base)).await;
     browser.click("details.acknowledge summary").await;
     browser
         .write(
@@ -157,9 +157,9 @@ async fn a_check_is_acknowledged_and_that_is_withdrawn_in_place() {
     // Status and outcome stay.
     assert!(browser.text("section.verdict").await.contains("Failed"));
     assert!(browser.text("h1").await.contains("It is acknowledged."));
-    browser.go(&site.base).await;
+    browser.go(&scene.base).await;
     assert!(browser.text("main").await.contains("has been acknowledged"));
-    browser.go(&format!("{}{address}", site.base)).await;
+    browser.go(&format!("{}{address}", scene.base)).await;
     browser.click(".said button").await;
     browser
         .until("document.querySelector('details.acknowledge') && !document.querySelector('.said:not(.past)')")
@@ -176,10 +176,10 @@ async fn a_check_is_acknowledged_and_that_is_withdrawn_in_place() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logging_in_by_hand_by_link_and_out() {
-    let site = Site::new().await;
-    let token = site.token("ops", &EVERYTHING, Binding::EVERYTHING).await;
+    let scene = Scene::sqlite().await;
+    let token = scene.world.token("ops", ALL, Binding::EVERYTHING).await;
     let browser = Browser::start().await;
-    browser.go(&format!("{}/runs", site.base)).await;
+    browser.go(&format!("{}/runs", scene.base)).await;
     assert_eq!(browser.path().await, "/login");
     browser.write("#token", "vfd_wrong").await;
     browser.click("#login button").await;
@@ -206,7 +206,7 @@ async fn logging_in_by_hand_by_link_and_out() {
     // The one-time link of the demo.
     browser.go("about:blank").await;
     browser
-        .go(&format!("{}/login#token={token}", site.base))
+        .go(&format!("{}/login#token={token}", scene.base))
         .await;
     browser
         .until("location.pathname === '/' && document.querySelector('header.top')")
@@ -217,11 +217,11 @@ async fn logging_in_by_hand_by_link_and_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keyboard_is_enough() {
-    let site = Site::at_work().await;
-    let id = site.connection(1, Scenario::SecretExpired).await;
-    site.checked(id).await;
-    let browser = open(&site).await;
-    browser.go(&site.base).await;
+    let scene = Scene::at_work().await;
+    let id = scene.add(1, Scenario::SecretExpired).await;
+    scene.check(id).await;
+    let browser = open(&scene).await;
+    browser.go(&scene.base).await;
     // A key that is pressed before the page has the focus goes nowhere.
     browser
         .until("document.readyState === 'complete' && document.hasFocus()")

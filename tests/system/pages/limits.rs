@@ -1,21 +1,17 @@
 //! How much one address, one session and one token may ask of the pages.
 
-use crate::pages::site::{EVERYTHING, Site, tenant};
+use crate::api::scene::{ALL, Scene};
+use crate::pages::person::{Person, tenant};
 use std::time::Duration;
+use test_support::waiting::until;
 use verifyd::domain::access::{Binding, Scope};
-
-/// Guards against hanging only.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_may_try_so_many_logins() {
-    let site = Site::with(|settings| settings.pages.logins_per_minute = 3).await;
-    let token = site.token("ops", &EVERYTHING, Binding::EVERYTHING).await;
-    let mut person = site.nobody().await;
-    let answer = person.log_in(&token).await;
-    assert_eq!(answer.status(), 303);
-    person.keep_cookie(&answer);
-    let nobody = site.nobody().await;
+    let scene = Scene::sqlite_with(|settings| settings.pages.logins_per_minute = 3).await;
+    let token = scene.world.token("ops", ALL, Binding::EVERYTHING).await;
+    let person = Person::logged_in(&scene.base, &token).await;
+    let nobody = Person::at(&scene.base);
     let mut tried = 0;
     let refused = loop {
         let answer = nobody.log_in("vfd_wrong").await;
@@ -37,13 +33,13 @@ async fn an_address_may_try_so_many_logins() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_without_a_login_may_ask_so_often() {
-    let site = Site::with(|settings| {
+    let scene = Scene::sqlite_with(|settings| {
         settings.pages.requests_per_minute = 5;
         settings.http.api.anonymous_requests_per_minute = 3;
     })
     .await;
-    let person = site.operator().await;
-    let nobody = site.nobody().await;
+    let person = scene.operator().await;
+    let nobody = Person::at(&scene.base);
     let mut tried = 0;
     while nobody.get("/login").await.status() != 429 {
         tried += 1;
@@ -55,7 +51,7 @@ async fn an_address_without_a_login_may_ask_so_often() {
     assert_eq!(nobody.get("/assets/icon.svg").await.status(), 200);
     assert_eq!(person.get("/").await.status(), 200);
     // Cookies that are none are counted before they are looked up.
-    let mut stranger = site.nobody().await;
+    let mut stranger = Person::at(&scene.base);
     let mut looked_up = 0;
     for n in 0..50 {
         stranger.cookie = format!("verifyd_session=unknown{n}");
@@ -71,13 +67,10 @@ async fn an_address_without_a_login_may_ask_so_often() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_may_ask_so_often_by_all_its_sessions() {
-    let site = Site::with(|settings| settings.pages.requests_per_minute = 5).await;
-    let token = site.token("ops", &EVERYTHING, Binding::EVERYTHING).await;
-    let mut sessions = [site.nobody().await, site.nobody().await];
-    for person in &mut sessions {
-        let answer = person.log_in(&token).await;
-        person.keep_cookie(&answer);
-    }
+    let scene = Scene::sqlite_with(|settings| settings.pages.requests_per_minute = 5).await;
+    let token = scene.world.token("ops", ALL, Binding::EVERYTHING).await;
+    let session = || Person::logged_in(&scene.base, &token);
+    let sessions = [session().await, session().await];
     let mut answers = Vec::new();
     for _ in 0..50 {
         for person in &sessions {
@@ -86,29 +79,21 @@ async fn a_token_may_ask_so_often_by_all_its_sessions() {
     }
     assert_eq!(answers[..5], [200; 5]);
     assert!(answers.contains(&429), "{answers:?}");
-    assert_eq!(site.operator().await.get("/runs").await.status(), 200);
+    assert_eq!(scene.operator().await.get("/runs").await.status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn live_pages_are_bounded_for_a_session_and_for_a_token() {
-    let site = Site::with(|settings| {
+    let scene = Scene::sqlite_with(|settings| {
         // A session has one of them, a token two.
         settings.pages.max_streams = 4;
     })
     .await;
-    let token = site.token("ops", &EVERYTHING, Binding::EVERYTHING).await;
-    let mut people = [
-        site.nobody().await,
-        site.nobody().await,
-        site.nobody().await,
-    ];
-    for person in &mut people {
-        let answer = person.log_in(&token).await;
-        person.keep_cookie(&answer);
-    }
-    let [one, two, three] = &people;
+    let token = scene.world.token("ops", ALL, Binding::EVERYTHING).await;
+    let session = || Person::logged_in(&scene.base, &token);
+    let (one, two, three) = (session().await, session().await, session().await);
     let mut open = Vec::new();
-    for (person, wanted) in [(one, 200), (one, 503), (two, 200), (three, 503)] {
+    for (person, wanted) in [(&one, 200), (&one, 503), (&two, 200), (&three, 503)] {
         let answer = person.get("/live").await;
         assert_eq!(answer.status(), wanted);
         if wanted == 200 {
@@ -116,23 +101,20 @@ async fn live_pages_are_bounded_for_a_session_and_for_a_token() {
         }
     }
     // Others have the rest of the places.
-    let other = site.person(&[Scope::Read], tenant(1)).await;
+    let other = scene.person(&[Scope::Read], tenant(1)).await;
     let stream = other.get("/live").await;
     assert_eq!(stream.status(), 200);
     // What is closed is free again.
     drop(open.swap_remove(0));
-    let freed = async {
-        while one.get("/live").await.status() != 200 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let freed = tokio::time::timeout(PATIENCE, freed).await;
-    freed.expect("a place that was given back");
+    until("a place is given back", async || {
+        one.get("/live").await.status() == 200
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_live_page_may_be_silent_for_longer_than_any_time_limit() {
-    let site = Site::with(|settings| {
+    let scene = Scene::sqlite_with(|settings| {
         settings.pages.live.keep_alive = Duration::from_secs(6);
         settings.http.timeouts.head = Duration::from_secs(3);
         settings.http.timeouts.body = Duration::from_secs(3);
@@ -140,7 +122,7 @@ async fn a_live_page_may_be_silent_for_longer_than_any_time_limit() {
         settings.http.timeouts.request = Duration::from_secs(4);
     })
     .await;
-    let person = site.operator().await;
+    let person = scene.operator().await;
     let mut stream = person.get("/live").await;
     let mut comments = 0;
     while comments < 2 {

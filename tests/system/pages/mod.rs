@@ -8,6 +8,6 @@ mod in_a_browser;
 mod limits;
 mod modules;
 mod over_http;
+pub mod person;
 mod screenshots;
-pub mod site;
 mod surfaces;

@@ -1,22 +1,22 @@
 //! Modules, and what they would mean for the connections that a visitor may see.
 
-use crate::pages::site::{Site, tenant};
-use test_support::world::bound;
+use crate::api::scene::{Scene, bound};
+use crate::pages::person::tenant;
 use verifyd::domain::access::Scope;
 use verifyd_simulator::Scenario;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_is_shown_for_the_connections_within_reach() {
-    let site = Site::at_work().await;
+    let scene = Scene::at_work().await;
     for (number, scenario) in [(1, Scenario::Healthy), (2, Scenario::PermissionMissing)] {
-        let id = site.connection(number, scenario).await;
-        site.checked(id).await;
+        let id = scene.add(number, scenario).await;
+        scene.check(id).await;
     }
-    site.connection(3, Scenario::Healthy).await;
-    let disabled = site.connection(4, Scenario::Healthy).await;
-    site.world.disable(disabled).await;
+    scene.add(3, Scenario::Healthy).await;
+    let disabled = scene.add(4, Scenario::Healthy).await;
+    scene.world.disable(disabled).await;
 
-    let operator = site.operator().await;
+    let operator = scene.operator().await;
     // What is granted and not needed is told by name on the page of a run that is well.
     let run = operator.page("/runs/1").await;
     assert!(run.contains("Granted and not needed: "));
@@ -60,11 +60,11 @@ async fn a_plan_is_shown_for_the_connections_within_reach() {
         assert_eq!(seen(&page).len(), ids, "{verdict}");
         assert!(page.contains("Show all"), "{verdict}");
     }
-    let reader = site.person(&[Scope::Read], tenant(2)).await;
+    let reader = scene.person(&[Scope::Read], tenant(2)).await;
     let page = reader.page(address).await;
     assert_eq!(seen(&page), [2]);
     assert!(page.contains("<dt>Connections</dt><dd>1</dd>"));
-    let stranger = site.person(&[Scope::Read], bound(9, None)).await;
+    let stranger = scene.person(&[Scope::Read], bound(9, None)).await;
     let page = stranger.page(address).await;
     assert_eq!(seen(&page), Vec::<i64>::new());
     assert!(page.contains("No connection to compare"));

@@ -1,19 +1,23 @@
 //! Without a browser: status codes, headers, who sees what, what is refused.
 
-use crate::pages::site::{EVERYTHING, Site, location, tenant};
+use crate::api::scene::{ALL, Scene};
+use crate::pages::person::{Person, location, tenant};
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderValue, SET_COOKIE};
 use std::time::Duration;
+use test_support::waiting::PATIENCE;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd_simulator::Scenario;
 
-/// Guards against hanging only.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// The form that acknowledges a check.
+fn acknowledgement(csrf: &str) -> [(&'static str, &str); 3] {
+    [("csrf", csrf), ("check_key", "sign_in"), ("reason", "x")]
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_not_logged_in_is_led_to_the_login() {
-    let site = Site::new().await;
-    let nobody = site.nobody().await;
+    let scene = Scene::sqlite().await;
+    let nobody = Person::at(&scene.base);
     for (path, next) in [
         ("/", "/login"),
         ("/runs?state=failed", "/login?next=%2Fruns%3Fstate%3Dfailed"),
@@ -49,8 +53,8 @@ async fn whoever_has_not_logged_in_is_led_to_the_login() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_has_the_headers() {
-    let site = Site::new().await;
-    let person = site.operator().await;
+    let scene = Scene::sqlite().await;
+    let person = scene.operator().await;
     for path in ["/", "/login", "/nowhere", "/assets/icon.svg", "/runs/1"] {
         let answer = person.get(path).await;
         let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
@@ -71,9 +75,9 @@ async fn every_answer_has_the_headers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logging_in_and_out() {
-    let site = Site::new().await;
-    let token = site.token("ops", &EVERYTHING, Binding::EVERYTHING).await;
-    let mut person = site.nobody().await;
+    let scene = Scene::sqlite().await;
+    let token = scene.world.token("ops", ALL, Binding::EVERYTHING).await;
+    let mut person = Person::at(&scene.base);
     for wrong in ["", "vfd_x", &format!("{token}x"), &token[..50]] {
         let answer = person.log_in(wrong).await;
         assert_eq!(answer.status(), 401);
@@ -84,7 +88,8 @@ async fn logging_in_and_out() {
             "a token is repeated"
         );
     }
-    let blind = site
+    let blind = scene
+        .world
         .token("blind", &[Scope::Run], Binding::EVERYTHING)
         .await;
     assert_eq!(person.log_in(&blind).await.status(), 401);
@@ -100,7 +105,7 @@ async fn logging_in_and_out() {
     assert!(person.page("/").await.contains("ops"));
     // The session is not kept as it is.
     let value = person.cookie.split('=').nth(1).unwrap();
-    let database = site.world.folder.path().join("verifyd.db");
+    let database = scene.world.folder.path().join("verifyd.db");
     for file in [database.clone(), database.with_extension("db-wal")] {
         let bytes = std::fs::read(file).unwrap_or_default();
         let found = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
@@ -118,9 +123,9 @@ async fn logging_in_and_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_https_the_cookie_is_secure() {
-    let site = Site::new().await;
-    let token = site.token("ops", &EVERYTHING, Binding::EVERYTHING).await;
-    let person = site.nobody().await;
+    let scene = Scene::sqlite().await;
+    let token = scene.world.token("ops", ALL, Binding::EVERYTHING).await;
+    let person = Person::at(&scene.base);
     let mut headers = HeaderMap::new();
     headers.insert("sec-fetch-site", HeaderValue::from_static("same-origin"));
     headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
@@ -132,10 +137,10 @@ async fn behind_https_the_cookie_is_secure() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_token_ends_its_sessions() {
-    let site = Site::new().await;
-    let person = site.operator().await;
+    let scene = Scene::sqlite().await;
+    let person = scene.operator().await;
     assert_eq!(person.get("/").await.status(), 200);
-    let store = &site.world.services.store;
+    let store = &scene.world.services.store;
     let id = store.tokens().await.unwrap()[0].id;
     assert!(store.revoke_token(id).await.unwrap());
     assert_eq!(person.get("/").await.status(), 303);
@@ -143,9 +148,9 @@ async fn a_revoked_token_ends_its_sessions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forms_of_other_sites_change_nothing() {
-    let site = Site::new().await;
-    let connection = site.connection(1, Scenario::Healthy).await;
-    let person = site.operator().await;
+    let scene = Scene::sqlite().await;
+    let connection = scene.add(1, Scenario::Healthy).await;
+    let person = scene.operator().await;
     let csrf = person.csrf().await;
     let path = format!("/connections/{connection}/check");
     let cross = |name: &'static str, value: &str| {
@@ -162,11 +167,11 @@ async fn forms_of_other_sites_change_nothing() {
         assert_eq!(answer.status(), 403);
     }
     // Of another session of the same person.
-    let other = site.operator().await.csrf().await;
+    let other = scene.operator().await.csrf().await;
     for csrf in ["", "x", &other] {
         assert_eq!(person.post(&path, &[("csrf", csrf)]).await.status(), 403);
     }
-    let counts = site.world.services.store.counts().await.unwrap();
+    let counts = scene.world.services.store.counts().await.unwrap();
     assert_eq!(counts.queued, 0);
     let answer = person.post(&path, &[("csrf", &csrf)]).await;
     assert_eq!(answer.status(), 303);
@@ -179,14 +184,14 @@ async fn forms_of_other_sites_change_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_tenant_is_not_there() {
-    let site = Site::at_work().await;
-    let mine = site.connection(1, Scenario::SecretExpired).await;
-    let theirs = site.connection(2, Scenario::SecretExpired).await;
-    let my_run = site.checked(mine).await;
-    let their_run = site.checked(theirs).await;
-    let key = site.first_problem(their_run).await;
-    site.accept(their_run, &key, "private words").await;
-    let person = site.person(&EVERYTHING, tenant(1)).await;
+    let scene = Scene::at_work().await;
+    let mine = scene.add(1, Scenario::SecretExpired).await;
+    let theirs = scene.add(2, Scenario::SecretExpired).await;
+    let my_run = scene.check(mine).await;
+    let their_run = scene.check(theirs).await;
+    let key = scene.first_problem(their_run).await;
+    scene.accept(their_run, &key, "private words").await;
+    let person = scene.person(ALL, tenant(1)).await;
     let csrf = person.csrf().await;
     for path in [
         format!("/connections/{theirs}"),
@@ -202,11 +207,7 @@ async fn another_tenant_is_not_there() {
     ] {
         assert_eq!(person.get(&path).await.status(), 404, "{path}");
     }
-    let form = [
-        ("csrf", csrf.as_str()),
-        ("check_key", "sign_in"),
-        ("reason", "x"),
-    ];
+    let form = acknowledgement(&csrf);
     for path in [
         format!("/connections/{theirs}/check"),
         format!("/runs/{their_run}/acknowledgements"),
@@ -233,10 +234,10 @@ async fn another_tenant_is_not_there() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scopes_decide_what_is_shown_and_done() {
-    let site = Site::at_work().await;
-    let connection = site.connection(1, Scenario::SecretExpired).await;
-    let run = site.checked(connection).await;
-    let reader = site.person(&[Scope::Read], Binding::EVERYTHING).await;
+    let scene = Scene::at_work().await;
+    let connection = scene.add(1, Scenario::SecretExpired).await;
+    let run = scene.check(connection).await;
+    let reader = scene.person(&[Scope::Read], Binding::EVERYTHING).await;
     for path in ["/", "/connections", &format!("/runs/{run}")] {
         let page = reader.page(path).await;
         assert!(!page.contains("Check again"), "{path}");
@@ -244,11 +245,7 @@ async fn scopes_decide_what_is_shown_and_done() {
         assert!(!page.contains("/workers"), "{path}");
     }
     let csrf = reader.csrf().await;
-    let form = [
-        ("csrf", csrf.as_str()),
-        ("check_key", "sign_in"),
-        ("reason", "x"),
-    ];
+    let form = acknowledgement(&csrf);
     for path in [
         format!("/connections/{connection}/check"),
         format!("/runs/{run}/acknowledgements"),
@@ -256,16 +253,16 @@ async fn scopes_decide_what_is_shown_and_done() {
         assert_eq!(reader.post(&path, &form).await.status(), 403, "{path}");
     }
     assert_eq!(reader.get("/workers").await.status(), 403);
-    let operator = site.operator().await;
+    let operator = scene.operator().await;
     assert!(operator.page("/workers").await.contains("Beating"));
     assert!(operator.page("/").await.contains("Check again"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_understood_is_refused_with_a_page() {
-    let site = Site::new().await;
-    let connection = site.connection(1, Scenario::Healthy).await;
-    let person = site.operator().await;
+    let scene = Scene::sqlite().await;
+    let connection = scene.add(1, Scenario::Healthy).await;
+    let person = scene.operator().await;
     for (path, words) in [
         ("/runs?before=x", "whole number"),
         ("/connections?after=1.5", "first page"),
@@ -285,12 +282,8 @@ async fn what_cannot_be_understood_is_refused_with_a_page() {
             .contains("Tenant 1")
     );
     let csrf = person.csrf().await;
-    let run = site.submit(connection).await;
-    let form = [
-        ("csrf", csrf.as_str()),
-        ("check_key", "sign_in"),
-        ("reason", "x"),
-    ];
+    let run = scene.submit(connection).await;
+    let form = acknowledgement(&csrf);
     let path = format!("/runs/{run}/acknowledgements");
     let answer = person.post(&path, &form).await;
     assert_eq!(answer.status(), 422);
@@ -308,12 +301,12 @@ async fn what_cannot_be_understood_is_refused_with_a_page() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_are_paged_and_keep_their_filter() {
-    let site = Site::new().await;
-    let connection = site.connection(1, Scenario::Healthy).await;
+    let scene = Scene::sqlite().await;
+    let connection = scene.add(1, Scenario::Healthy).await;
     for _ in 0..53 {
-        site.world.record(connection, |_| {}).await;
+        scene.world.record(connection, |_| {}).await;
     }
-    let person = site.operator().await;
+    let person = scene.operator().await;
     let page = person.page("/runs?state=queued").await;
     assert_eq!(page.matches("data-label=\"Run\"").count(), 50);
     let (_, rest) = page
@@ -330,25 +323,25 @@ async fn lists_are_paged_and_keep_their_filter() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn live_pages_are_bounded_and_end_with_the_process() {
-    let site = Site::with(|settings| {
+    let scene = Scene::sqlite_with(|settings| {
         settings.pages.max_streams = 2;
         settings.pages.live.keep_alive = Duration::from_secs(1);
     })
     .await;
-    let connection = site.connection(1, Scenario::Healthy).await;
-    let person = site.operator().await;
+    let connection = scene.add(1, Scenario::Healthy).await;
+    let person = scene.operator().await;
     let mut first = person.get("/live").await;
     assert_eq!(first.headers()["content-type"], "text/event-stream");
-    let second = site.operator().await.get("/live").await;
+    let second = scene.operator().await.get("/live").await;
     assert_eq!(second.status(), 200);
-    let third = site.operator().await;
+    let third = scene.operator().await;
     let refused = third.get("/live").await;
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
     assert_eq!(third.get("/").await.status(), 200);
     let event = first.chunk().await.unwrap().unwrap();
     assert!(event.starts_with(b"event: now"), "{event:?}");
-    let run = site.submit(connection).await;
+    let run = scene.submit(connection).await;
     loop {
         let event = first.chunk().await.unwrap().unwrap();
         let text = String::from_utf8_lossy(&event).into_owned();
@@ -359,7 +352,7 @@ async fn live_pages_are_bounded_and_end_with_the_process() {
         // A comment that keeps the connection.
         assert!(text.starts_with(':'), "{text}");
     }
-    site.stopping.cancel();
+    scene.stop.cancel();
     let rest = async { while first.chunk().await.unwrap().is_some() {} };
     let ended = tokio::time::timeout(PATIENCE, rest).await;
     ended.expect("the stream ends with the process");
@@ -368,8 +361,8 @@ async fn live_pages_are_bounded_and_end_with_the_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_live_page_ends_with_its_session() {
-    let site = Site::new().await;
-    let person = site.operator().await;
+    let scene = Scene::sqlite().await;
+    let person = scene.operator().await;
     let mut stream = person.get("/live").await;
     let csrf = person.csrf().await;
     person.post("/logout", &[("csrf", &csrf)]).await;
@@ -386,8 +379,8 @@ async fn a_live_page_ends_with_its_session() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_from_elsewhere_brings_its_cookie_in_a_second_step() {
-    let site = Site::new().await;
-    let nobody = site.nobody().await;
+    let scene = Scene::sqlite().await;
+    let nobody = Person::at(&scene.base);
     let followed = |site: &'static str| {
         HeaderMap::from_iter([
             (
@@ -414,9 +407,9 @@ async fn a_link_from_elsewhere_brings_its_cookie_in_a_second_step() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_database_there_is_a_page_that_says_so() {
-    let site = Site::new().await;
-    let person = site.operator().await;
-    site.world.services.store.close().await;
+    let scene = Scene::sqlite().await;
+    let person = scene.operator().await;
+    scene.world.services.store.close().await;
     for path in ["/", "/runs/1", "/login?next=/", "/live"] {
         let answer = person.get(path).await;
         assert_eq!(answer.status(), 503, "{path}");
@@ -431,17 +424,18 @@ async fn without_a_database_there_is_a_page_that_says_so() {
 /// Where no constraint refuses it, as on another application's table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_nobody_can_work_on_is_shown_and_breaks_no_list() {
-    let site = Site::at_work().await;
-    let connection = site.connection(1, Scenario::Healthy).await;
-    let run = site.checked(connection).await;
-    site.world
+    let scene = Scene::at_work().await;
+    let connection = scene.add(1, Scenario::Healthy).await;
+    let run = scene.check(connection).await;
+    scene
+        .world
         .sql(
             "PRAGMA ignore_check_constraints = ON; \
              INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
              VALUES (1, 1, 'provider.connection.check', '<b>pending</b>', '{}')",
         )
         .await;
-    let person = site.operator().await;
+    let person = scene.operator().await;
     let workers = person.page("/workers").await;
     assert!(
         workers.contains("operation_runs.status of run 2"),

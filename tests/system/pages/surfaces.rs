@@ -1,8 +1,8 @@
 //! Terminal, API and page tell the same facts about the same ten runs.
 
-use crate::pages::site::{EVERYTHING, Person, Site};
+use crate::api::scene::{ALL, Scene};
+use crate::pages::person::Person;
 use serde_json::Value;
-use std::process::Command;
 use verifyd::domain::RunId;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd_simulator::Scenario;
@@ -42,29 +42,9 @@ fn words(html: &str) -> String {
     plain(&text)
 }
 
-async fn api(site: &Site, token: &str, run: RunId) -> Value {
-    let answer = reqwest::Client::new()
-        .get(format!("{}/v1/runs/{run}", site.base))
-        .bearer_auth(token)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 200);
-    answer.json().await.unwrap()
-}
-
-async fn terminal(site: &Site, run: RunId) -> String {
-    let database = site.world.folder.path().join("verifyd.db");
-    let shown = tokio::task::spawn_blocking(move || {
-        Command::new(env!("CARGO_BIN_EXE_verifyd"))
-            .args(["runs", "show", &run.to_string()])
-            .env_clear()
-            .env("DATABASE_URL", format!("sqlite://{}", database.display()))
-            .output()
-            .unwrap()
-    })
-    .await
-    .unwrap();
+async fn terminal(scene: &Scene, run: RunId) -> String {
+    let arguments = ["runs", "show", &run.to_string()].map(str::to_owned);
+    let shown = scene.cli(arguments.to_vec()).await;
     assert!(shown.status.success(), "{shown:?}");
     // Lines are broken to fit; ids and words stay whole.
     plain(&String::from_utf8(shown.stdout).unwrap())
@@ -110,7 +90,7 @@ fn facts(view: &Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_runs_are_told_alike() {
-    let site = Site::at_work().await;
+    let scene = Scene::at_work().await;
     let mut runs = Vec::new();
     for (i, scenario) in [
         Scenario::Healthy,
@@ -125,16 +105,17 @@ async fn ten_runs_are_told_alike() {
     .into_iter()
     .enumerate()
     {
-        let id = site.connection(i as i64 + 1, scenario).await;
-        runs.push(site.checked(id).await);
+        let id = scene.add(i as i64 + 1, scenario).await;
+        runs.push(scene.check(id).await);
     }
     // A stub, written before anything was asked, and a run that nobody has looked at yet.
-    let bare = site
+    let bare = scene
         .world
         .connection_with(9, &Scenario::Healthy.tenant_id(9), "health_check", None)
         .await;
-    runs.push(site.checked(bare).await);
-    site.world
+    runs.push(scene.check(bare).await);
+    scene
+        .world
         .sql(
             "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, outcome, context, \
              completed_at) VALUES (1, 1, 'provider.connection.check', 'completed', 'failed', '{}', \
@@ -143,16 +124,19 @@ async fn ten_runs_are_told_alike() {
         .await;
     runs.push(RunId(runs.last().unwrap().0 + 1));
     let accepted = runs[2];
-    let key = site.first_problem(accepted).await;
-    site.accept(accepted, &key, "Until the next audit.").await;
+    let key = scene.first_problem(accepted).await;
+    scene.accept(accepted, &key, "Until the next audit.").await;
 
-    let person = site.person(&EVERYTHING, Binding::EVERYTHING).await;
-    let token = site.token("api", &[Scope::Read], Binding::EVERYTHING).await;
+    let person = scene.person(ALL, Binding::EVERYTHING).await;
+    let token = scene
+        .world
+        .token("api", &[Scope::Read], Binding::EVERYTHING)
+        .await;
     for run in runs {
-        let view = api(&site, &token, run).await;
+        let view = scene.get(&token, &format!("/v1/runs/{run}")).await.body;
         let facts = facts(&view);
         assert!(!facts.is_empty());
-        let terminal = terminal(&site, run).await;
+        let terminal = terminal(&scene, run).await;
         let (page, html) = page(&person, run).await;
         for fact in &facts {
             assert!(

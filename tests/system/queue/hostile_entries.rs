@@ -1,12 +1,12 @@
 //! What a producer may write into Redis, of any size and type: it stays there, and is removed.
 
-use crate::queue::probe::{Consumer, PATIENCE, Probe, hints, until};
+use crate::queue::probe::{Consumer, Probe, hints, until};
 use crate::queue::redis::{open, settings};
 use redis::aio::MultiplexedConnection;
 use std::time::{Duration, Instant};
 use test_support::proxy::Proxy;
 use test_support::redis_server::{PrivateRedis, command, connection};
-use test_support::waiting;
+use test_support::waiting::{self, PATIENCE};
 
 const HUGE: usize = 100 * 1024 * 1024;
 const LARGE: usize = 4 * 1024 * 1024;

@@ -6,7 +6,6 @@ mod probe;
 #[macro_use]
 mod conformance;
 
-mod frozen_link;
 mod hint_contract;
 mod hostile_entries;
 mod in_process;

@@ -4,16 +4,14 @@ use async_trait::async_trait;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+use test_support::waiting::{self, PATIENCE};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::RunId;
 use verifyd::domain::hint::Hint;
 use verifyd::ports::queue::{HintHandler, Queue};
-
-/// Guards only against hanging.
-pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Remembers what it was given.
 #[derive(Debug)]
@@ -162,11 +160,7 @@ impl Consumer {
 
 /// Waits for a condition.
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    waiting::until(what, async || condition()).await;
 }
 
 /// Hints for the runs of a range.

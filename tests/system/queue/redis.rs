@@ -5,7 +5,7 @@ use crate::queue::probe::{Consumer, Probe, hints, until};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use test_support::redis_server::{
-    command, connection, keys_of, random_queue, redis_url, remove_queue,
+    command, connection, enqueue, keys_of, random_queue, redis_url, remove_queue,
 };
 use test_support::waiting;
 use verifyd::ports::queue::Queue;
@@ -123,27 +123,6 @@ async fn the_number_of_keys_stays_flat() {
     remove_queue(&url, &name).await;
 }
 
-/// Enqueues as a producer in any language does.
-async fn enqueue_by_script(
-    url: &str,
-    queue: &str,
-    id: &[u8],
-    payload: &[u8],
-) -> redis::RedisResult<i64> {
-    redis::cmd("EVAL")
-        .arg(include_str!("../../../contracts/enqueue.lua"))
-        .arg(4)
-        .arg(format!("{queue}:data"))
-        .arg(format!("{queue}:active"))
-        .arg(format!("{queue}:signal"))
-        .arg(format!("{queue}:meta"))
-        .arg(id)
-        .arg(payload)
-        .arg(1)
-        .query_async(&mut connection(url).await)
-        .await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hints_of_another_producer_arrive() {
     let (url, name) = (redis_url(), random_queue());
@@ -159,7 +138,7 @@ async fn hints_of_another_producer_arrive() {
     ];
     for (run, id) in (1..).zip(ids) {
         let payload = format!(r#"{{"v":1,"operation_run_id":{run}}}"#);
-        let sent = enqueue_by_script(&url, &name, id, payload.as_bytes()).await;
+        let sent = enqueue(&url, &name, id, payload.as_bytes()).await;
         assert_eq!(sent.unwrap(), 1);
     }
     until("all arrived", || probe.runs().len() == ids.len()).await;
@@ -184,15 +163,15 @@ async fn the_script_refuses_what_could_not_be_acknowledged() {
         b"a b",
     ];
     for id in ids {
-        let refused = enqueue_by_script(&url, &name, id, payload).await;
+        let refused = enqueue(&url, &name, id, payload).await;
         assert!(refused.is_err(), "{id:?}");
     }
-    let large = enqueue_by_script(&url, &name, b"large", &[b' '; 4097]).await;
+    let large = enqueue(&url, &name, b"large", &[b' '; 4097]).await;
     assert!(large.is_err());
     assert_eq!(keys_of(&url, &name).await, Vec::<String>::new());
 
-    let first = enqueue_by_script(&url, &name, b"a", payload).await;
-    let again = enqueue_by_script(&url, &name, b"a", payload).await;
+    let first = enqueue(&url, &name, b"a", payload).await;
+    let again = enqueue(&url, &name, b"a", payload).await;
     assert_eq!((first.unwrap(), again.unwrap()), (1, 0));
     remove_queue(&url, &name).await;
 }
@@ -213,9 +192,7 @@ async fn payloads_that_are_no_hints_are_put_aside() {
     ];
     for (n, payload) in bad.iter().enumerate() {
         let id = format!("bad-{n}");
-        enqueue_by_script(&url, &name, id.as_bytes(), payload)
-            .await
-            .unwrap();
+        enqueue(&url, &name, id.as_bytes(), payload).await.unwrap();
     }
     until("all were counted", || {
         queue.health().dead_letters == bad.len() as u64

@@ -1,10 +1,10 @@
 //! What a Redis server does to its clients, on servers of one's own.
 
-use crate::queue::frozen_link::FreezingProxy;
 use crate::queue::probe::{Consumer, Probe, hints, until};
 use crate::queue::redis::{open, settings};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use test_support::proxy::Proxy;
 use test_support::redis_server::{PrivateRedis, command, connection, keys_of};
 use test_support::waiting;
 use verifyd::ports::queue::{Queue, QueueError};
@@ -194,6 +194,12 @@ async fn entries_written_piecemeal_stop_nothing() {
     for n in 0..30 {
         // Neither data nor meta.
         pipe.cmd("RPUSH").arg("q:active").arg(format!("ghost-{n}"));
+        // Meta without data.
+        let empty = format!("empty-{n}");
+        pipe.cmd("HSET")
+            .arg(format!("q:meta:{empty}"))
+            .arg(&["status", "Pending"]);
+        pipe.cmd("RPUSH").arg("q:active").arg(&empty);
         // Data without meta.
         let bare = format!("bare-{n}");
         let payload = format!(r#"{{"v":1,"operation_run_id":{}}}"#, 100 + n);
@@ -244,7 +250,8 @@ async fn entries_written_piecemeal_stop_nothing() {
     consumer.stop().await;
     assert_eq!(queue.depth().await.unwrap(), 0);
     let left = keys_of(&server.url(), "q").await;
-    assert!(!left.iter().any(|key| key.contains("ghost")), "{left:?}");
+    let is_theirs = |key: &String| key.contains("ghost") || key.contains("empty");
+    assert!(!left.iter().any(is_theirs), "{left:?}");
 }
 
 /// A server that says nothing any more, its connections still open.
@@ -330,8 +337,8 @@ async fn a_tls_url_to_a_plain_server_is_an_error() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaves_connections_on_which_nothing_passes_any_more() {
     let server = PrivateRedis::start();
-    let way = FreezingProxy::to(server.port()).await;
-    let mut settings = settings(&way.url(), "q");
+    let (way, url) = Proxy::before(&server.url()).await;
+    let mut settings = settings(&url, "q");
     settings.response_timeout = Duration::from_millis(500);
     settings.connect_timeout = Duration::from_millis(500);
     let queue = open(&settings);

@@ -1,11 +1,12 @@
 //! Answers of the provider, over real HTTP on loopback, so that everything between the socket and
 //! the report is in it. A provider of its own for each input: nothing is remembered.
 
+use crate::hostile_server::{answer, request};
 use crate::microsoft::{self, Still};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 use verifyd::domain::report::{ReportDraft, schema};
 use verifyd::ports::clock::Clock as _;
 use verifyd::ports::provider::{Provider as _, Target};
@@ -111,22 +112,22 @@ fn check(token: Said, graph: Vec<Said>, key: &str) -> bool {
 async fn serve(listener: TcpListener, token: Said, graph: Vec<Said>, base: String) {
     let mut asked = 0;
     while let Ok((mut stream, _)) = listener.accept().await {
-        if let Some(path) = request(&mut stream).await {
-            let said = if path.ends_with("/oauth2/v2.0/token") {
+        if let Some(head) = request(&mut stream).await {
+            let path = head.split(' ').nth(1);
+            let said = if path.is_some_and(|path| path.ends_with("/oauth2/v2.0/token")) {
                 &token
             } else {
                 asked += 1;
                 &graph[(asked - 1).min(graph.len() - 1)]
             };
             let body = replaced(&said.body, &base);
-            let head = format!(
-                "HTTP/1.1 {} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-                 connection: close\r\n\r\n",
-                said.status,
-                body.len()
-            );
             // Closed after each answer: one connection at a time is enough.
-            let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+            let said = answer(
+                &format!("{} x", said.status),
+                "connection: close\r\n",
+                &body,
+            );
+            let _ = stream.write_all(&said).await;
         }
     }
 }
@@ -135,33 +136,6 @@ fn replaced(body: &[u8], base: &str) -> Vec<u8> {
     match std::str::from_utf8(body) {
         Ok(text) => text.replace("{base}", base).into_bytes(),
         Err(_) => body.to_vec(),
-    }
-}
-
-/// The path of the next request; null when the caller has left.
-async fn request(stream: &mut TcpStream) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        let read = stream
-            .read(&mut chunk)
-            .await
-            .ok()
-            .filter(|read| *read > 0)?;
-        bytes.extend_from_slice(&chunk[..read]);
-        let text = String::from_utf8_lossy(&bytes);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else {
-            continue;
-        };
-        let length: usize = head
-            .to_ascii_lowercase()
-            .split("content-length: ")
-            .nth(1)
-            .and_then(|rest| rest.split("\r\n").next()?.parse().ok())
-            .unwrap_or(0);
-        if body.len() >= length {
-            return head.split(' ').nth(1).map(str::to_owned);
-        }
     }
 }
 

@@ -103,7 +103,7 @@ async fn serve(
         stream.readable().await?;
         return Ok(());
     }
-    while let Some(head) = request(&mut stream).await? {
+    while let Some(head) = request(&mut stream).await {
         if head.to_ascii_lowercase().contains("\r\naccept-encoding:") {
             compressed.fetch_add(1, Ordering::Relaxed);
         }
@@ -137,26 +137,31 @@ async fn serve(
     Ok(())
 }
 
-/// The head of the next request; its body is read and forgotten.
-async fn request(stream: &mut TcpStream) -> std::io::Result<Option<String>> {
+/// The head of the next request, whose body is read and forgotten; `None` when the caller has left.
+pub(crate) async fn request(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
-    let mut byte = [0];
-    while !bytes.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).await? == 0 {
-            return Ok(None);
+    let mut chunk = [0; 4096];
+    loop {
+        let read = stream
+            .read(&mut chunk)
+            .await
+            .ok()
+            .filter(|read| *read > 0)?;
+        bytes.extend_from_slice(&chunk[..read]);
+        let text = String::from_utf8_lossy(&bytes);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length: usize = head
+            .to_ascii_lowercase()
+            .split("content-length: ")
+            .nth(1)
+            .and_then(|rest| rest.split("\r\n").next()?.parse().ok())
+            .unwrap_or(0);
+        if body.len() >= length {
+            return Some(head.to_owned());
         }
-        bytes.push(byte[0]);
     }
-    let head = String::from_utf8_lossy(&bytes).into_owned();
-    let length = head
-        .to_ascii_lowercase()
-        .split("content-length: ")
-        .nth(1)
-        .and_then(|rest| rest.split("\r\n").next()?.parse().ok())
-        .unwrap_or(0);
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await?;
-    Ok(Some(head))
 }
 
 /// The answer to a call that comes before the hostile one.

@@ -1,24 +1,17 @@
 //! A server with a certificate of the test's choice.
 
 use super::answer;
+use crate::tls_identity;
 use rcgen::{CertificateParams, Issuer, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, Stream};
+use rustls::pki_types::CertificateDer;
+use rustls::{ServerConnection, Stream};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 /// Serves one name with one certificate; keeps what it was told after the handshake.
 pub fn serve(chain: CertificateDer<'static>, key: &KeyPair) -> (String, Arc<Mutex<Vec<u8>>>) {
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(crypto)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![chain], key)
-        .unwrap();
-    let config = Arc::new(config);
+    let config = Arc::new(tls_identity::server(chain, key));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!(
         "https://localhost:{}",

@@ -1,27 +1,14 @@
-//! A site of one's own: embedded database, simulator, a worker, and the pages of it.
+//! People who use the pages, and what tests of the pages ask of the scene.
 
+use crate::api::scene::{ALL, Scene, bound};
 use reqwest::header::{COOKIE, HeaderMap, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response};
-use test_support::world::{World, bound};
-use tokio_util::sync::CancellationToken;
-use verifyd::config::Settings;
 use verifyd::domain::access::{Binding, Scope};
 use verifyd::domain::acknowledgement::{Actor, Surface};
 use verifyd::domain::{ConnectionId, RunId};
-use verifyd::http::{api, pages};
 use verifyd::operations::acknowledge::{Request, acknowledge};
 use verifyd::operations::{CheckRequest, start_check};
-use verifyd_simulator::Scenario;
-
-pub const EVERYTHING: [Scope; 3] = [Scope::Read, Scope::Run, Scope::Admin];
-
-pub struct Site {
-    pub world: World,
-    pub base: String,
-    pub stopping: CancellationToken,
-    stop: CancellationToken,
-}
 
 /// Someone with a browser, but no more than its cookie.
 pub struct Person {
@@ -30,62 +17,12 @@ pub struct Person {
     pub cookie: String,
 }
 
-impl Site {
-    pub async fn new() -> Self {
-        Self::with(|_| {}).await
-    }
-
-    pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        let world = World::with(|settings| {
-            settings.pages.live.look = std::time::Duration::from_millis(100);
-            // Whoever tests the limits sets them.
-            settings.pages.requests_per_minute = 1_000_000;
-            settings.pages.logins_per_minute = 1_000_000;
-            settings.http.api.anonymous_requests_per_minute = 1_000_000;
-            change(settings);
-        })
-        .await;
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        let stopping = CancellationToken::new();
-        let stop = CancellationToken::new();
-        let services = &world.services;
-        let router = pages::router(services.pages(stopping.clone()))
-            .merge(api::router(services.api().expect("the API is on")));
-        let settings = &services.settings.http;
-        tokio::spawn(verifyd::http::serve(
-            listener,
-            router,
-            settings,
-            stop.clone(),
-        ));
-        Self {
-            world,
-            base,
-            stopping,
-            stop,
-        }
-    }
-
-    /// With a worker that completes what is recorded.
+impl Scene {
+    /// On the embedded database, with a worker that completes what is recorded.
     pub async fn at_work() -> Self {
-        let site = Self::new().await;
-        let services = &site.world.services;
-        let worker = services.worker();
-        tokio::spawn(worker.run(site.stop.clone()));
-        site
-    }
-
-    /// A connection that the simulator treats as this scenario says.
-    pub async fn connection(&self, tenant: i64, scenario: Scenario) -> ConnectionId {
-        let number = u32::try_from(tenant).unwrap();
-        self.world
-            .connection(
-                tenant,
-                &scenario.tenant_id(number),
-                scenario.expectation().module,
-            )
-            .await
+        let scene = Self::sqlite().await;
+        scene.work();
+        scene
     }
 
     pub async fn submit(&self, id: ConnectionId) -> RunId {
@@ -99,7 +36,8 @@ impl Site {
             .run_id
     }
 
-    pub async fn checked(&self, id: ConnectionId) -> RunId {
+    /// Checks a connection, and waits for the end.
+    pub async fn check(&self, id: ConnectionId) -> RunId {
         let run = self.submit(id).await;
         self.world.completed(run).await;
         run
@@ -125,29 +63,26 @@ impl Site {
             .unwrap();
     }
 
-    pub async fn token(&self, name: &str, scopes: &[Scope], binding: Binding) -> String {
-        self.world.token(name, scopes, binding).await
-    }
-
-    pub async fn nobody(&self) -> Person {
-        Person::at(&self.base)
-    }
-
     /// Someone who has logged in with a token of these scopes.
     pub async fn person(&self, scopes: &[Scope], binding: Binding) -> Person {
-        let token = self.token("ops", scopes, binding).await;
+        let token = self.world.token("ops", scopes, binding).await;
         Person::logged_in(&self.base, &token).await
     }
 
     pub async fn operator(&self) -> Person {
-        self.person(&EVERYTHING, Binding::EVERYTHING).await
+        self.person(ALL, Binding::EVERYTHING).await
     }
-}
 
-impl Drop for Site {
-    fn drop(&mut self) {
-        self.stopping.cancel();
-        self.stop.cancel();
+    /// Key of the first check of a run that failed or warns.
+    pub async fn first_problem(&self, run: RunId) -> String {
+        let run = self.world.run(run).await;
+        let view = verifyd::view::RunView::of(&run, &[], self.world.services.clock.now());
+        match view.report {
+            verifyd::view::report::ReportState::Readable { report } => {
+                report.problems[0].check.key.clone()
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -232,18 +167,4 @@ impl Person {
 
 pub fn location(answer: &Response) -> &str {
     answer.headers()[LOCATION].to_str().unwrap()
-}
-
-impl Site {
-    /// Key of the first check of a run that failed or warns.
-    pub async fn first_problem(&self, run: RunId) -> String {
-        let run = self.world.run(run).await;
-        let view = verifyd::view::RunView::of(&run, &[], self.world.services.clock.now());
-        match view.report {
-            verifyd::view::report::ReportState::Readable { report } => {
-                report.problems[0].check.key.clone()
-            }
-            other => panic!("{other:?}"),
-        }
-    }
 }
