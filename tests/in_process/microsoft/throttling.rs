@@ -5,7 +5,7 @@ use crate::microsoft::fixture::{provider, provider_with, run, settings, target};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use verifyd::domain::Reason;
-use verifyd::domain::report::{CheckStatus, EvidenceKind};
+use verifyd::domain::report::CheckStatus;
 use verifyd::ports::provider::Disposition;
 
 /// Answers the first `times` requests of a call with this.
@@ -34,30 +34,6 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
         assert!(found.0.healthy);
         assert!(started.elapsed() >= Duration::from_secs(1), "{value}");
     }
-}
-
-#[tokio::test]
-async fn throttling_without_an_end_goes_back_to_the_queue_and_an_outage_fails() {
-    let directory = Directory::start(HEALTH).await;
-    directory.script(first("organization", 99, throttled()));
-    let found = run(&provider(&directory), &target("health_check")).await;
-    assert_eq!(directory.count("organization"), 3);
-    assert_eq!(
-        found.evidence("provider.identity", EvidenceKind::Attempts),
-        ["3"]
-    );
-    // Without a time of the provider's.
-    assert!(matches!(found.0.disposition, Disposition::Backoff(wait) if wait.as_secs() >= 5));
-
-    let directory = Directory::start(HEALTH).await;
-    directory.script(first("organization", 99, Reply::text(502, "text/html", "")));
-    let found = run(&provider(&directory), &target("health_check")).await;
-    assert_eq!(directory.count("organization"), 3);
-    assert_eq!(
-        found.status("provider.identity"),
-        (CheckStatus::Fail, Some(Reason::ProviderUnavailable))
-    );
-    assert_eq!(found.0.disposition, Disposition::Finished);
 }
 
 #[tokio::test]
