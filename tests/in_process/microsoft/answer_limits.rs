@@ -15,7 +15,7 @@ const INVENTORY: &str = "permissions.inventory";
 /// The reason with which `key` fails when `call` is answered with this.
 async fn reason(call: &'static str, key: &str, reply: Reply) -> Reason {
     let directory = Directory::start(HEALTH).await;
-    directory.script(move |seen| (seen.call == call).then(|| reply.clone()));
+    directory.answer(call, reply);
     let found = run(&provider(&directory), &target("health_check")).await;
     let (status, reason) = found.status(key);
     assert_eq!(status, CheckStatus::Fail);
@@ -61,9 +61,10 @@ async fn an_application_with_roles_on_too_many_resources_is_not_followed() {
                 json!({"appRoleId": id, "resourceId": id})
             })
             .collect();
-        directory.script(move |seen| {
-            (seen.call == "assignments").then(|| Reply::json(200, &json!({"value": assignments})))
-        });
+        directory.answer(
+            "assignments",
+            Reply::json(200, &json!({"value": assignments})),
+        );
         let found = run(&provider(&directory), &target("health_check")).await;
         let (_, reason) = found.status(INVENTORY);
         let is_refused = reason == Some(Reason::ResponseTooLarge);
@@ -84,7 +85,7 @@ async fn silence_ends_at_the_limits() {
         ("stops", begun().then(Rest::Nothing)),
         ("trickles", begun().then(Rest::Blanks)),
     ] {
-        directory.script(move |seen| (seen.call == "organization").then(|| reply.clone()));
+        directory.answer("organization", reply);
         let found = run(&provider_with(&settings), &target("health_check")).await;
         assert_eq!(found.status(IDENTITY), timeout, "{what}");
     }
@@ -128,9 +129,7 @@ async fn localhost_works_by_name() {
     let directory = Directory::start(HEALTH).await;
     let by_name = directory.base().replace("127.0.0.1", "localhost");
     // Links to further pages would name the address, which is another origin.
-    directory.script(|seen| {
-        (seen.call == "assignments").then(|| Reply::json(200, &json!({"value": []})))
-    });
+    directory.answer("assignments", Reply::json(200, &json!({"value": []})));
     let found = run(
         &provider_with(&settings(&by_name, &by_name)),
         &target("health_check"),

@@ -224,6 +224,11 @@ impl Directory {
         *self.0.script.lock().unwrap() = Box::new(script);
     }
 
+    /// This call is always answered with this, and every other one as usual.
+    pub fn answer(&self, call: &'static str, reply: Reply) {
+        self.script(move |seen| (seen.call == call).then(|| reply.clone()));
+    }
+
     /// Every request to this call.
     pub fn seen(&self, call: &str) -> Vec<Seen> {
         let seen = self.0.seen.lock().unwrap();

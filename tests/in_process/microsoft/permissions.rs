@@ -71,7 +71,7 @@ async fn a_call_that_an_old_token_may_not_make_is_tried_with_a_new_one() {
     assert_eq!(found.with(CheckStatus::Pass).len(), found.0.checks.len());
     // Two calls were refused at the same time: one new token serves both.
     assert_eq!(directory.count("token"), 2);
-    directory.script(|seen| (seen.call == "organization").then(Reply::denied));
+    directory.answer("organization", Reply::denied());
     let found = run(&provider, &target("health_check")).await;
     assert_eq!(
         found.status("provider.identity"),
@@ -83,10 +83,7 @@ async fn a_call_that_an_old_token_may_not_make_is_tried_with_a_new_one() {
 #[tokio::test]
 async fn an_empty_list_beside_a_new_token_with_roles_is_propagating() {
     let directory = Directory::start(INTUNE).await;
-    directory.script(|seen| {
-        let empty = || Reply::json(200, &json!({"value": []}));
-        (seen.call == "assignments").then(empty)
-    });
+    directory.answer("assignments", Reply::json(200, &json!({"value": []})));
     let found = run(&provider(&directory), &target("intune")).await;
     assert!(found.0.healthy);
     assert_eq!(found.with(CheckStatus::Fail), [] as [&str; 0]);
@@ -116,9 +113,7 @@ async fn a_resource_that_is_gone_does_not_matter() {
 #[tokio::test]
 async fn an_inventory_that_cannot_be_read_now_fails_with_its_own_reason() {
     let directory = Directory::start(HEALTH).await;
-    directory.script(|seen| {
-        (seen.call == "assignments").then(|| Reply::graph_error(502, "UnknownError", ""))
-    });
+    directory.answer("assignments", Reply::graph_error(502, "UnknownError", ""));
     let found = run(&provider(&directory), &target("health_check")).await;
     assert_eq!(
         found.status(INVENTORY),

@@ -1,21 +1,12 @@
 //! Too many requests, and servers that are not there for the moment.
 
-use crate::microsoft::directory::{Directory, HEALTH, INTUNE, Reply, Seen};
+use crate::microsoft::directory::{Directory, HEALTH, INTUNE, Reply};
 use crate::microsoft::fixture::{provider, provider_with, run, settings, target};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use verifyd::domain::Reason;
 use verifyd::domain::report::CheckStatus;
 use verifyd::ports::provider::Disposition;
-
-/// Answers the first `times` requests of a call with this.
-fn first(
-    call: &'static str,
-    times: usize,
-    reply: Reply,
-) -> impl Fn(&Seen) -> Option<Reply> + Send + Sync {
-    move |seen| (seen.call == call && seen.before < times).then(|| reply.clone())
-}
 
 fn throttled() -> Reply {
     Reply::graph_error(429, "TooManyRequests", "")
@@ -26,9 +17,11 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
     // The provider's clock stands at midnight.
     for value in ["1", "Thu, 01 Jan 2026 00:00:01 GMT"] {
         let directory = Directory::start(HEALTH).await;
-        directory.script(first("token", 1, {
-            Reply::token_error(429, "temporarily_unavailable", 50196).header("retry-after", value)
-        }));
+        directory.script(move |seen| {
+            let refused = Reply::token_error(429, "temporarily_unavailable", 50196);
+            let refused = || refused.header("retry-after", value);
+            (seen.call == "token" && seen.before == 0).then(refused)
+        });
         let started = std::time::Instant::now();
         let found = run(&provider(&directory), &target("health_check")).await;
         assert!(found.0.healthy);
@@ -63,11 +56,8 @@ async fn what_waiting_does_not_change_is_told_at_once() {
 #[tokio::test]
 async fn a_wait_beyond_the_deadline_is_not_begun() {
     let directory = Directory::start(HEALTH).await;
-    directory.script(first(
-        "organization",
-        9,
-        throttled().header("retry-after", "250"),
-    ));
+    let refused = throttled().header("retry-after", "250");
+    directory.answer("organization", refused);
     let mut settings = settings(directory.base(), directory.base());
     settings.pauses.defer_after = Duration::from_secs(600);
     settings.request_timeout = Duration::from_secs(600);
