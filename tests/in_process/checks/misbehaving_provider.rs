@@ -26,12 +26,7 @@ use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 struct Acme;
 
 fn spec(key: &str) -> CheckSpec {
-    CheckSpec {
-        key: key.to_owned(),
-        title: "Acme answers".to_owned(),
-        blocking: true,
-        severity: Severity::High,
-    }
+    CheckSpec::new(key, "Acme answers", true, Severity::High)
 }
 
 #[async_trait]

@@ -145,37 +145,26 @@ pub(super) fn planned_checks(module: &Module) -> Vec<CheckSpec> {
         // Without it nothing is known about what works, and the run ends failed.
         (INVENTORY, "Permission inventory"),
     ]
-    .map(|(key, title)| CheckSpec {
-        key: key.to_owned(),
-        title: title.to_owned(),
-        blocking: true,
-        severity: Severity::Critical,
-    });
-    let expiry = CheckSpec {
-        key: EXPIRY.to_owned(),
-        title: "Expiry of the credential".to_owned(),
-        // On the day itself it is the sign-in that fails.
-        blocking: false,
-        severity: Severity::Medium,
+    .map(|(key, title)| CheckSpec::new(key, title, true, Severity::Critical));
+    // Not blocking: on the day itself it is the sign-in that fails.
+    let expiry = CheckSpec::new(EXPIRY, "Expiry of the credential", false, Severity::Medium);
+    let needed = |key: &str, title: &str, blocking: bool| {
+        let severity = match blocking {
+            true => Severity::Critical,
+            false => Severity::High,
+        };
+        CheckSpec::new(key, title, blocking, severity)
     };
-    let permissions = module.permissions.iter().map(|permission| CheckSpec {
-        key: check_key(permission),
-        title: format!("Permission {}", name(permission)),
-        blocking: permission.blocking,
-        severity: severity(permission.blocking),
+    let permissions = module.permissions.iter().map(|permission| {
+        let title = format!("Permission {}", name(permission));
+        needed(&check_key(permission), &title, permission.blocking)
     });
-    let excess = CheckSpec {
-        key: EXCESS.to_owned(),
-        title: "Permissions beyond what is needed".to_owned(),
-        blocking: false,
-        severity: Severity::Low,
-    };
-    let probes = module.probes.iter().map(|probe| CheckSpec {
-        key: probe.key.clone(),
-        title: probe.title.clone(),
-        blocking: probe.blocking,
-        severity: severity(probe.blocking),
-    });
+    let excess = "Permissions beyond what is needed";
+    let excess = CheckSpec::new(EXCESS, excess, false, Severity::Low);
+    let probes = module
+        .probes
+        .iter()
+        .map(|probe| needed(&probe.key, &probe.title, probe.blocking));
     connection
         .into_iter()
         .chain([expiry])
@@ -183,14 +172,6 @@ pub(super) fn planned_checks(module: &Module) -> Vec<CheckSpec> {
         .chain([excess])
         .chain(probes)
         .collect()
-}
-
-fn severity(blocking: bool) -> Severity {
-    if blocking {
-        Severity::Critical
-    } else {
-        Severity::High
-    }
 }
 
 /// Name of a resource that is not Graph, for people: Microsoft's, or its app id.
