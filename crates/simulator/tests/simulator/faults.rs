@@ -1,18 +1,11 @@
 //! What comes in place of answers.
 
-use super::caller::{Answer, CLIENT_ID, Caller, utc_now};
+use super::caller::{Answer, Caller, assignments, utc_now};
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use verifyd_simulator::{
-    Endpoint, SIMULATED_SECRET, Scenario, SimulatorOptions, service_principal_id,
-};
+use verifyd_simulator::{Endpoint, SIMULATED_SECRET, Scenario, SimulatorOptions};
 
 const ORGANIZATION: &str = "/v1.0/organization?$select=id";
-
-fn assignments(tenant: &str) -> String {
-    let id = service_principal_id(tenant, CLIENT_ID);
-    format!("/v1.0/servicePrincipals/{id}/appRoleAssignments")
-}
 
 #[tokio::test]
 async fn what_happens_once_happens_once_per_tenant() {

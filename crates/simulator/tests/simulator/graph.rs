@@ -1,6 +1,6 @@
 //! The Graph calls, their permissions and their shapes.
 
-use super::caller::{Answer, CLIENT_ID, Caller, claims};
+use super::caller::{Answer, CLIENT_ID, Caller, assignments, claims};
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -19,11 +19,6 @@ fn own_principal() -> String {
     format!(
         "/v1.0/servicePrincipals(appId='{CLIENT_ID}')?$select=id,accountEnabled,appOwnerOrganizationId"
     )
-}
-
-fn assignments(tenant: &str) -> String {
-    let id = service_principal_id(tenant, CLIENT_ID);
-    format!("/v1.0/servicePrincipals/{id}/appRoleAssignments")
 }
 
 fn members(object: &Value) -> BTreeSet<&str> {
