@@ -87,14 +87,17 @@ pub(super) fn decrypt(
     if keys.is_empty() {
         return Err(Cause::LaravelNoKey.into());
     }
-    let iv = STANDARD
-        .decode(payload.iv.as_ref())
-        .map_err(|_| Cause::LaravelDamaged)?;
+    let iv = decode(&payload.iv)?;
     match iv.len() {
         CBC_IV_BYTES => decrypt_cbc(keys, &payload, &iv),
         NONCE_LEN => decrypt_gcm(keys, &payload, &iv),
         _ => Err(Cause::LaravelDamaged.into()),
     }
+}
+
+/// A member of the payload.
+fn decode(base64: &str) -> Result<Vec<u8>, Cause> {
+    STANDARD.decode(base64).map_err(|_| Cause::LaravelDamaged)
 }
 
 fn decrypt_cbc(
@@ -119,11 +122,7 @@ fn decrypt_cbc(
             hmac::verify(&key, &signed, &mac).is_ok()
         })
         .ok_or(Cause::LaravelOtherKey)?;
-    let mut in_out = Zeroizing::new(
-        STANDARD
-            .decode(payload.value.as_ref())
-            .map_err(|_| Cause::LaravelDamaged)?,
-    );
+    let mut in_out = Zeroizing::new(decode(&payload.value)?);
     let iv = FixedLength::<CBC_IV_BYTES>::try_from(iv).map_err(|_| Cause::LaravelDamaged)?;
     let length = UnboundCipherKey::new(&AES_256, &key.0[..])
         .and_then(PaddedBlockDecryptingKey::cbc_pkcs7)
@@ -142,16 +141,12 @@ fn decrypt_gcm(
     payload: &Payload<'_>,
     iv: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
-    let tag = STANDARD
-        .decode(payload.tag.as_ref())
-        .map_err(|_| Cause::LaravelDamaged)?;
+    let tag = decode(&payload.tag)?;
     // A shorter tag would be easier to forge.
     if tag.len() != GCM_TAG_BYTES || !payload.mac.is_empty() {
         return Err(Cause::LaravelDamaged.into());
     }
-    let mut sealed = STANDARD
-        .decode(payload.value.as_ref())
-        .map_err(|_| Cause::LaravelDamaged)?;
+    let mut sealed = decode(&payload.value)?;
     sealed.extend_from_slice(&tag);
     for key in keys {
         let mut in_out = Zeroizing::new(sealed.clone());

@@ -29,6 +29,21 @@ pub struct CheckSpec {
 }
 
 impl CheckSpec {
+    /// A check with this severity of its failure, which blocks or does not.
+    pub fn new(
+        key: impl Into<String>,
+        title: impl Into<String>,
+        blocking: bool,
+        severity: Severity,
+    ) -> Self {
+        Self {
+            key: key.into(),
+            title: title.into(),
+            blocking,
+            severity,
+        }
+    }
+
     /// This check, passed.
     pub fn pass(&self, message: impl Into<String>, evidence: Vec<Evidence>) -> Check {
         Check {

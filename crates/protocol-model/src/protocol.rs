@@ -172,7 +172,8 @@ pub struct Protocol {
     pub poison: Option<Poison>,
     /// Processes ask for their open attempts at any time, not only when they have lost sight of one.
     pub curious: bool,
-    /// The queue is away from the beginning, so that there are fewer states.
+    /// The queue is away from the beginning, so that there are fewer states: nobody but the sweep says what is
+    /// to be done.
     pub polling: bool,
     /// Faults in one history, in any order and combination.
     pub faults: u8,
@@ -216,17 +217,6 @@ impl Protocol {
         self.store.max_attempts = max_attempts;
         self.store.max_failed_completions = max_failed_completions;
         self
-    }
-
-    /// The same where nobody but the sweep says what is to be done.
-    pub fn polling(self) -> Self {
-        let polling = true;
-        Self { polling, ..self }
-    }
-
-    /// The same with so many runs in flight in a process.
-    pub fn slots(self, slots: usize) -> Self {
-        Self { slots, ..self }
     }
 
     /// The same with such faults only.

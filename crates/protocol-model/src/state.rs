@@ -42,6 +42,17 @@ pub struct Delivery {
     pub earlier: bool,
 }
 
+impl Delivery {
+    /// Of the run itself.
+    pub fn new(delivered: Delivered, waits: bool) -> Self {
+        Self {
+            delivered,
+            waits,
+            earlier: false,
+        }
+    }
+}
+
 /// `run_attempts.worker_id`: a process, which has a new id after every start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {

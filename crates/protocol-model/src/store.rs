@@ -99,11 +99,7 @@ impl Store {
     pub fn record(&self, s: &mut State, r: usize) {
         s.runs[r].status = Status::Queued;
         s.runs[r].unsent = true;
-        s.runs[r].delivery = Some(Delivery {
-            delivered: Delivered::Lately,
-            waits: false,
-            earlier: false,
-        });
+        s.runs[r].delivery = Some(Delivery::new(Delivered::Lately, false));
     }
 
     /// LOCK_QUEUED, SET_ASIDE, SUPERSEDE, CLAIM. One step: the first holds the run, and
@@ -211,11 +207,7 @@ impl Store {
             run.failed_completions += 1;
         }
         run.status = Status::Queued;
-        run.delivery = Some(Delivery {
-            delivered: Delivered::Never,
-            waits: end != End::Shutdown,
-            earlier: false,
-        });
+        run.delivery = Some(Delivery::new(Delivered::Never, end != End::Shutdown));
         true
     }
 
@@ -274,11 +266,7 @@ impl Store {
         match run.open.take() {
             Some(open) if !open.counted => {
                 run.failed_completions += 1;
-                run.delivery = Some(Delivery {
-                    delivered: Delivered::Never,
-                    waits: true,
-                    earlier: false,
-                });
+                run.delivery = Some(Delivery::new(Delivered::Never, true));
                 return false;
             }
             open => run.lost |= open.is_some(),
@@ -305,11 +293,7 @@ impl Store {
                         || (open.token == token && open.holder == Holder::Process(w)))
             });
             if current && run.status == Status::Running && Self::requeue(s, r) {
-                s.runs[r].delivery = Some(Delivery {
-                    delivered: Delivered::Never,
-                    waits: false,
-                    earlier: false,
-                });
+                s.runs[r].delivery = Some(Delivery::new(Delivered::Never, false));
             }
         }
     }
@@ -355,11 +339,7 @@ impl Store {
             if waits && self.has(Mechanism::WaitKept) {
                 continue;
             }
-            run.delivery = Some(Delivery {
-                delivered: Delivered::Lately,
-                waits: false,
-                earlier: false,
-            });
+            run.delivery = Some(Delivery::new(Delivered::Lately, false));
         }
     }
 

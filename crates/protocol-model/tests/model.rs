@@ -133,8 +133,11 @@ fn every_promise_holds_beside_a_poison_run() {
 
 /// Two runs in processes of two slots. Fewer attempts than elsewhere: there are states enough.
 fn beside_poison(poison: Poison) -> Protocol {
-    let protocol = Protocol::new(2, 0).slots(2).attempts(2, 1);
-    protocol.polling().poisoned(poison)
+    Protocol {
+        slots: 2,
+        polling: true,
+        ..Protocol::new(2, 0).attempts(2, 1).poisoned(poison)
+    }
 }
 
 /// An id is given to another run: after TRUNCATE … RESTART IDENTITY, in a restored backup. One attempt, so

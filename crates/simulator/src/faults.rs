@@ -29,17 +29,9 @@ pub(super) fn due(
     behaviour: &Behaviour,
     endpoint: Endpoint,
 ) -> Option<What> {
-    let covering = behaviour
-        .faults
-        .iter()
-        .enumerate()
-        .filter(|(_, fault)| fault.at.covers(endpoint));
-    for (place, fault) in covering {
-        if fault.times == u32::MAX || shared.tenants().show(tenant, place, fault.times) {
-            return Some(fault.what);
-        }
-    }
-    None
+    let fault = behaviour.fault.filter(|fault| fault.at.covers(endpoint))?;
+    let is_due = fault.times == u32::MAX || shared.tenants().show(tenant, fault.times);
+    is_due.then_some(fault.what)
 }
 
 /// Makes the answer that is shown instead.
@@ -54,13 +46,12 @@ pub(super) async fn show(
     match what {
         What::Throttled(retry_after) => throttled(shared, endpoint, retry_after, request),
         What::Unavailable(status) => own(status),
-        What::GatewayPage(status) => page(status),
+        What::Page(status) => page(status),
         What::Stall => {
             shared.wait(shared.options.stall).await;
             page(504)
         }
         What::StallInBody => stalling(shared),
-        What::HtmlPage => page(200),
         What::Truncated => json("{\"@odata.context\":\"\",\"value\":[{\"id\":\"5c0000"),
         What::Deep => json(format!(
             "{{\"value\":{}{}}}",
@@ -73,18 +64,8 @@ pub(super) async fn show(
         ),
         What::Huge { declared } => huge(shared, declared),
         What::Redirect(status) => redirect(shared, status, tenant),
-        What::UndocumentedError => GraphError::new(
-            400,
-            "Directory_Undocumented",
-            "An error that no list mentions.",
-        )
-        .answer(shared, request),
         What::NotFound => GraphError::not_found("simulated").answer(shared, request),
         What::Forbidden => GraphError::intune_forbidden(endpoint).answer(shared, request),
-        What::TokenRejected => {
-            GraphError::invalid_token("CompactToken parsing failed with error code: 80049217")
-                .answer(shared, request)
-        }
         What::Error(status, code, message) => {
             GraphError::new(status, code, message).answer(shared, request)
         }

@@ -16,8 +16,8 @@ const REMEMBERED_APPS: usize = 32;
 #[derive(Default)]
 struct Tenant {
     calls: Calls,
-    /// How often each fault of the scenario was shown, by its place in the list.
-    shown: Vec<u32>,
+    /// How often the fault of the scenario was shown.
+    shown: u32,
     windows: HashMap<(String, bool), Window>,
 }
 
@@ -69,19 +69,12 @@ impl Tenants {
             .unwrap_or_default()
     }
 
-    /// Whether the fault in this place is still to be shown; counts it as shown.
-    pub(crate) fn show(&mut self, id: &str, fault: usize, times: u32) -> bool {
+    /// Whether the fault is still to be shown to this tenant; counts it as shown.
+    pub(crate) fn show(&mut self, id: &str, times: u32) -> bool {
         let shown = &mut self.tenant(id).shown;
-        if shown.len() <= fault {
-            shown.resize(fault + 1, 0);
-        }
-        match shown.get_mut(fault) {
-            Some(count) if *count < times => {
-                *count += 1;
-                true
-            }
-            _ => false,
-        }
+        let is_due = *shown < times;
+        *shown += u32::from(is_due);
+        is_due
     }
 
     /// Counts a call against the limit. When it is above, the time until the next window.
@@ -150,10 +143,14 @@ mod tests {
     #[test]
     fn a_fault_is_shown_as_often_as_it_should_be_and_per_tenant() {
         let mut tenants = Tenants::default();
-        assert!(tenants.show("a", 1, 1));
-        assert!(!tenants.show("a", 1, 1));
-        assert!(tenants.show("a", 0, 1));
-        assert!(tenants.show("b", 1, 1));
+        for (id, times, is_due) in [
+            ("a", 1, true),
+            ("a", 1, false),
+            ("a", 2, true),
+            ("b", 1, true),
+        ] {
+            assert_eq!(tenants.show(id, times), is_due, "{id} {times}");
+        }
     }
 
     #[test]

@@ -16,7 +16,9 @@ use verifyd::operations::start_check::context_for;
 use verifyd::ports::access::NewToken;
 use verifyd::ports::store::NewRun;
 use verifyd::provider::microsoft::CloudSettings;
-use verifyd_simulator::{RunningSimulator, SIMULATED_SECRET, Simulator, SimulatorOptions};
+use verifyd_simulator::{
+    RunningSimulator, SIMULATED_SECRET, Scenario, Simulator, SimulatorOptions,
+};
 
 /// A world that ends with its test.
 pub struct World {
@@ -117,6 +119,21 @@ impl World {
                 store.add_connection(&new, Some(&seal)).await.unwrap()
             }
         }
+    }
+
+    /// A connection of this tenant to a directory of its own where nothing is wrong, for `health_check`.
+    pub async fn healthy(&self, tenant: u32) -> ConnectionId {
+        let directory = Scenario::Healthy.tenant_id(tenant);
+        self.connection(tenant.into(), &directory, "health_check")
+            .await
+    }
+
+    /// Changes columns of a connection's row, as another application might.
+    pub async fn set(&self, id: ConnectionId, columns: &str) {
+        self.sql(&format!(
+            "UPDATE provider_connections SET {columns} WHERE id = {id}"
+        ))
+        .await;
     }
 
     pub async fn disable(&self, id: ConnectionId) {

@@ -1,30 +1,16 @@
 //! Tests that every reason why a stored credential cannot be used has its cause.
 
-use super::tests::{CANARY, CBC_STRING, LARAVEL_KEY, secret, settings, stored};
+use super::tests::{CANARY, CBC_STRING, LARAVEL_KEY, PLACE, open, secret, settings};
 use super::*;
 use crate::credentials::laravel;
+use crate::domain::TenantId;
 use crate::domain::connection::CredentialKind;
-use crate::domain::{ConnectionId, TenantId, WorkspaceId};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 
 fn vault(key: &str, byte: u8, laravel_keys: &[&str]) -> KeyRingVault {
     open_vault(&settings(&[(key, byte)], laravel_keys), None).unwrap()
-}
-
-const PLACE: CredentialBinding = CredentialBinding {
-    workspace_id: WorkspaceId(1),
-    tenant_id: TenantId(2),
-    connection_id: ConnectionId(3),
-};
-
-fn open(
-    vault: &KeyRingVault,
-    kind: CredentialKind,
-    payload: &str,
-) -> Result<Credential, VaultError> {
-    vault.open(PLACE, &stored(3, kind, payload))
 }
 
 fn flaw(vault: &KeyRingVault, payload: &str) -> Flaw {

@@ -36,6 +36,12 @@ fn laravel_vault() -> KeyRingVault {
     open_vault(&settings(&[("k1", 1)], &[&previous, LARAVEL_KEY]), None).unwrap()
 }
 
+pub(super) const PLACE: CredentialBinding = CredentialBinding {
+    workspace_id: WorkspaceId(1),
+    tenant_id: TenantId(2),
+    connection_id: ConnectionId(3),
+};
+
 fn place(workspace: i64, tenant: i64, connection: i64) -> CredentialBinding {
     CredentialBinding {
         workspace_id: WorkspaceId(workspace),
@@ -44,7 +50,7 @@ fn place(workspace: i64, tenant: i64, connection: i64) -> CredentialBinding {
     }
 }
 
-pub(super) fn stored(connection: i64, kind: CredentialKind, payload: &str) -> StoredCredential {
+fn stored(connection: i64, kind: CredentialKind, payload: &str) -> StoredCredential {
     StoredCredential {
         connection_id: ConnectionId(connection),
         kind,
@@ -52,6 +58,15 @@ pub(super) fn stored(connection: i64, kind: CredentialKind, payload: &str) -> St
         expires_at: None,
         updated_at: None,
     }
+}
+
+/// Opens the payload in the row of [`PLACE`].
+pub(super) fn open(
+    vault: &KeyRingVault,
+    kind: CredentialKind,
+    payload: &str,
+) -> Result<Credential, VaultError> {
+    vault.open(PLACE, &stored(3, kind, payload))
 }
 
 pub(super) fn secret(text: &str) -> Credential {
@@ -71,10 +86,7 @@ fn secret_of(credential: &Credential) -> (&str, Option<&str>) {
 }
 
 fn open_laravel(payload: &str) -> Result<Credential, VaultError> {
-    laravel_vault().open(
-        place(1, 2, 3),
-        &stored(3, CredentialKind::ClientSecret, payload),
-    )
+    open(&laravel_vault(), CredentialKind::ClientSecret, payload)
 }
 
 #[test]
@@ -90,12 +102,10 @@ fn every_kind_comes_back_as_it_was() {
         path: "/var/run/secrets/token".into(),
     };
     for credential in [secret(CANARY), with_id, pem, file] {
-        let sealed = vault.seal(place(1, 2, 3), &credential, None).unwrap();
+        let sealed = vault.seal(PLACE, &credential, None).unwrap();
         assert!(sealed.payload.starts_with("vfd1.k1."));
         assert!(sealed.payload.bytes().all(|b| b.is_ascii_graphic()));
-        let opened = vault
-            .open(place(1, 2, 3), &stored(3, sealed.kind, &sealed.payload))
-            .unwrap();
+        let opened = open(&vault, sealed.kind, &sealed.payload).unwrap();
         assert_eq!(
             *plaintext::write(&opened).unwrap(),
             *plaintext::write(&credential).unwrap()
@@ -106,19 +116,14 @@ fn every_kind_comes_back_as_it_was() {
 #[test]
 fn the_same_credential_never_gives_the_same_envelope() {
     let vault = vault(&[("k1", 1)]);
-    let seal = || {
-        vault
-            .seal(place(1, 2, 3), &secret(CANARY), None)
-            .unwrap()
-            .payload
-    };
-    assert_ne!(seal(), seal());
+    let seal = || vault.seal(PLACE, &secret(CANARY), None).unwrap();
+    assert_ne!(seal().payload, seal().payload);
 }
 
 #[test]
 fn it_opens_in_no_other_place() {
     let vault = vault(&[("k1", 1)]);
-    let sealed = vault.seal(place(1, 2, 3), &secret(CANARY), None).unwrap();
+    let sealed = vault.seal(PLACE, &secret(CANARY), None).unwrap();
     // 12 and 3 against 1 and 23: the numbers must not run into each other.
     for other in [
         place(9, 2, 3),
@@ -135,7 +140,7 @@ fn it_opens_in_no_other_place() {
     }
     let row = stored(4, sealed.kind, &sealed.payload);
     assert!(matches!(
-        vault.open(place(1, 2, 3), &row),
+        vault.open(PLACE, &row),
         Err(VaultError::Undecryptable(_))
     ));
 }
@@ -143,7 +148,7 @@ fn it_opens_in_no_other_place() {
 #[test]
 fn a_change_of_any_byte_of_the_envelope_is_noticed() {
     let vault = vault(&[("k1", 1), ("k2", 2)]);
-    let sealed = vault.seal(place(1, 2, 3), &secret(CANARY), None).unwrap();
+    let sealed = vault.seal(PLACE, &secret(CANARY), None).unwrap();
     for index in 0..sealed.payload.len() {
         for replacement in [b'A', b'z', b'.', b'2'] {
             let mut bytes = sealed.payload.clone().into_bytes();
@@ -152,28 +157,22 @@ fn a_change_of_any_byte_of_the_envelope_is_noticed() {
             }
             bytes[index] = replacement;
             let changed = String::from_utf8(bytes).unwrap();
-            let opened = vault.open(place(1, 2, 3), &stored(3, sealed.kind, &changed));
+            let opened = open(&vault, sealed.kind, &changed);
             assert!(
                 matches!(opened, Err(VaultError::Undecryptable(_))),
                 "{index}: {changed}"
             );
         }
-        let cut = &sealed.payload[..index];
-        assert!(
-            vault
-                .open(place(1, 2, 3), &stored(3, sealed.kind, cut))
-                .is_err()
-        );
+        assert!(open(&vault, sealed.kind, &sealed.payload[..index]).is_err());
     }
 }
 
 #[test]
 fn a_key_of_the_same_bytes_under_another_name_does_not_open_it() {
-    let sealed = vault(&[("k1", 1)])
-        .seal(place(1, 2, 3), &secret(CANARY), None)
-        .unwrap();
+    let sealed = vault(&[("k1", 1)]).seal(PLACE, &secret(CANARY), None);
+    let sealed = sealed.unwrap();
     let renamed = sealed.payload.replace("vfd1.k1.", "vfd1.other.");
-    let opened = vault(&[("other", 1)]).open(place(1, 2, 3), &stored(3, sealed.kind, &renamed));
+    let opened = open(&vault(&[("other", 1)]), sealed.kind, &renamed);
     assert!(matches!(opened, Err(VaultError::Undecryptable(_))));
 }
 
@@ -182,25 +181,17 @@ fn a_rotation_writes_with_the_first_key_and_reads_with_all() {
     let old = vault(&[("k1", 1)]);
     let both = vault(&[("k2", 2), ("k1", 1)]);
     let new = vault(&[("k2", 2)]);
-    let first = old.seal(place(1, 2, 3), &secret(CANARY), None).unwrap();
+    let first = old.seal(PLACE, &secret(CANARY), None).unwrap();
     assert!(!old.needs_rotation(&first.payload));
     assert!(both.needs_rotation(&first.payload));
     assert_eq!(both.key_ids(), ["k2", "k1"]);
 
-    let opened = both
-        .open(place(1, 2, 3), &stored(3, first.kind, &first.payload))
-        .unwrap();
-    let second = both.seal(place(1, 2, 3), &opened, None).unwrap();
+    let opened = open(&both, first.kind, &first.payload).unwrap();
+    let second = both.seal(PLACE, &opened, None).unwrap();
     assert!(!both.needs_rotation(&second.payload));
-    let row = stored(3, second.kind, &second.payload);
-    assert_eq!(
-        secret_of(&new.open(place(1, 2, 3), &row).unwrap()).0,
-        CANARY
-    );
-    assert!(
-        new.open(place(1, 2, 3), &stored(3, first.kind, &first.payload))
-            .is_err()
-    );
+    let opened = open(&new, second.kind, &second.payload).unwrap();
+    assert_eq!(secret_of(&opened).0, CANARY);
+    assert!(open(&new, first.kind, &first.payload).is_err());
 
     assert!(both.needs_rotation(CBC_STRING));
     assert!(both.needs_rotation("vfd2.k2.a.b"));
@@ -210,14 +201,11 @@ fn a_rotation_writes_with_the_first_key_and_reads_with_all() {
 fn without_a_key_nothing_is_sealed_and_laravel_is_still_read() {
     let vault = open_vault(&settings(&[], &[LARAVEL_KEY]), None).unwrap();
     assert_eq!(
-        vault.seal(place(1, 2, 3), &secret(CANARY), None),
+        vault.seal(PLACE, &secret(CANARY), None),
         Err(VaultError::NoKey)
     );
-    let row = stored(3, CredentialKind::ClientSecret, CBC_STRING);
-    assert_eq!(
-        secret_of(&vault.open(place(1, 2, 3), &row).unwrap()).0,
-        "s3cr3t~Q"
-    );
+    let opened = open(&vault, CredentialKind::ClientSecret, CBC_STRING).unwrap();
+    assert_eq!(secret_of(&opened).0, "s3cr3t~Q");
     assert!(vault.key_ids().is_empty());
     assert_eq!(vault.laravel_keys(), 1);
 }
@@ -227,23 +215,15 @@ fn the_expiry_of_a_certificate_is_read_from_it_unless_one_is_given() {
     let vault = vault(&[("k1", 1)]);
     let (key, certificate) = &*PAIR;
     let pem = credential_from_pem(&format!("{key}{certificate}")).unwrap();
-    let read = vault.seal(place(1, 2, 3), &pem, None).unwrap();
-    assert_eq!(
-        read.expires_at.unwrap().to_rfc3339(),
-        "2031-12-31T00:00:00+00:00"
-    );
+    let end = |credential: &Credential, given: Option<DateTime<Utc>>| {
+        let sealed = vault.seal(PLACE, credential, given);
+        sealed.unwrap().expires_at
+    };
+    let own = end(&pem, None).unwrap().to_rfc3339();
+    assert_eq!(own, "2031-12-31T00:00:00+00:00");
     let given = DateTime::from_timestamp(1_800_000_000, 0);
-    assert_eq!(
-        vault.seal(place(1, 2, 3), &pem, given).unwrap().expires_at,
-        given
-    );
-    assert_eq!(
-        vault
-            .seal(place(1, 2, 3), &secret(CANARY), None)
-            .unwrap()
-            .expires_at,
-        None
-    );
+    assert_eq!(end(&pem, given), given);
+    assert_eq!(end(&secret(CANARY), None), None);
 }
 
 #[test]
@@ -266,7 +246,7 @@ fn what_cannot_work_is_not_sealed() {
     for credential in refused {
         assert!(
             matches!(
-                vault.seal(place(1, 2, 3), &credential, None),
+                vault.seal(PLACE, &credential, None),
                 Err(VaultError::Malformed(_))
             ),
             "{credential:?}"
@@ -417,7 +397,7 @@ fn laravel_gcm(plain: &[u8]) -> Value {
 
 fn open_gcm(plain: &str, kind: CredentialKind) -> Result<Credential, VaultError> {
     let payload = STANDARD.encode(laravel_gcm(plain.as_bytes()).to_string());
-    laravel_vault().open(place(1, 2, 3), &stored(3, kind, &payload))
+    open(&laravel_vault(), kind, &payload)
 }
 
 #[test]
@@ -525,7 +505,7 @@ proptest! {
     fn no_payload_makes_it_panic(payload in ".{0,200}", parts in "vfd1\\.k1\\.[A-Za-z0-9_-]{0,20}\\.[A-Za-z0-9_-]{0,60}") {
         let vault = laravel_vault();
         for payload in [payload.clone(), parts, STANDARD.encode(payload)] {
-            let opened = vault.open(place(1, 2, 3), &stored(3, CredentialKind::ClientSecret, &payload));
+            let opened = open(&vault, CredentialKind::ClientSecret, &payload);
             prop_assert!(opened.is_err());
             let _ = vault.needs_rotation(&payload);
         }

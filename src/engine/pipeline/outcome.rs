@@ -44,12 +44,8 @@ impl RunResult {
 
 /// Returns the check that represents a failure of verifyd itself.
 fn engine_check() -> CheckSpec {
-    CheckSpec {
-        key: "engine.completion".to_owned(),
-        title: "The check could be finished".to_owned(),
-        blocking: true,
-        severity: Severity::High,
-    }
+    let title = "The check could be finished";
+    CheckSpec::new("engine.completion", title, true, Severity::High)
 }
 
 impl RunSubject<'_> {

@@ -70,12 +70,7 @@ impl Step {
 
     fn spec(self) -> CheckSpec {
         let [key, title, _] = self.texts();
-        CheckSpec {
-            key: key.to_owned(),
-            title: title.to_owned(),
-            blocking: true,
-            severity: Severity::Critical,
-        }
+        CheckSpec::new(key, title, true, Severity::Critical)
     }
 
     fn pass(self) -> Check {

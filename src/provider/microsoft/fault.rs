@@ -119,6 +119,11 @@ impl Fault {
         Self::new(Reason::ResponseInvalid).status(status)
     }
 
+    /// Whether there is evidence of this kind.
+    pub fn has(&self, kind: EvidenceKind) -> bool {
+        self.evidence.iter().any(|e| e.kind == kind)
+    }
+
     /// Whether Graph has named this error.
     pub fn has_code(&self, code: &str) -> bool {
         self.evidence

@@ -36,6 +36,7 @@ use cloud::{Cloud, Clouds};
 use graph::Shared;
 use http::Caller;
 use modules::Modules;
+use serde::de::DeserializeOwned;
 use sign_in::TokenCache;
 use std::path::Path;
 use std::sync::Arc;
@@ -63,6 +64,14 @@ const ROLE_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// A token with less time left is renewed: more than a run's checks usually take.
 const TOKEN_REFRESH_MARGIN: Duration = Duration::from_secs(2 * 60);
+
+/// Reads a table that is part of the program; a test reads each.
+fn embedded<T: DeserializeOwned>(text: &str) -> T {
+    match toml::from_str(text) {
+        Ok(table) => table,
+        Err(error) => unreachable!("an embedded table cannot be read: {error}"),
+    }
+}
 
 /// The provider `microsoft`. Holds tokens and role names in memory; `Debug` shows none of them.
 #[derive(Debug)]

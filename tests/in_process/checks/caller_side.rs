@@ -32,14 +32,8 @@ async fn what_only_the_callers_side_can_produce() {
         ("dead", Reason::ProviderUnreachable),
         ("not_tls", Reason::TlsFailed),
     ] {
-        let connection = world
-            .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
-            .await;
-        world
-            .sql(&format!(
-                "UPDATE provider_connections SET cloud = '{cloud}' WHERE id = {connection}"
-            ))
-            .await;
+        let connection = world.healthy(1).await;
+        world.set(connection, &format!("cloud = '{cloud}'")).await;
         let id = world.record(connection, |_| {}).await;
         assert_eq!(
             worker.pipeline.process(&Hint::new(id)).await,

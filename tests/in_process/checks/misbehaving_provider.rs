@@ -15,7 +15,7 @@ use verifyd::domain::link::LinkBases;
 use verifyd::domain::permission::RequiredPermission;
 use verifyd::domain::reason::Reason;
 use verifyd::domain::report::{Evidence, EvidenceKind, Severity};
-use verifyd::domain::{Outcome, RunId, RunStatus};
+use verifyd::domain::{ConnectionId, Outcome, RunId, RunStatus};
 use verifyd::engine::pipeline::Processed;
 use verifyd::ports::provider::{
     CheckSpec, Disposition, Findings, Provider, Providers, Target, Unmet,
@@ -26,12 +26,7 @@ use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 struct Acme;
 
 fn spec(key: &str) -> CheckSpec {
-    CheckSpec {
-        key: key.to_owned(),
-        title: "Acme answers".to_owned(),
-        blocking: true,
-        severity: Severity::High,
-    }
+    CheckSpec::new(key, "Acme answers", true, Severity::High)
 }
 
 #[async_trait]
@@ -109,6 +104,14 @@ fn with_acme(services: &mut Services) {
     services.providers = Providers::new([microsoft, Arc::new(Acme) as Arc<dyn Provider>]);
 }
 
+/// A connection of this tenant to the second provider.
+async fn of_acme(world: &World, tenant: i64, module: &str) -> ConnectionId {
+    let directory = Scenario::Healthy.tenant_id(2);
+    let id = world.connection(tenant, &directory, module).await;
+    world.set(id, "provider = 'acme', cloud = 'acme'").await;
+    id
+}
+
 /// Runs one check of the module and returns the run.
 async fn run(world: &World, module: &str) -> verifyd::domain::OperationRun {
     let worker = world
@@ -117,14 +120,7 @@ async fn run(world: &World, module: &str) -> verifyd::domain::OperationRun {
             services.settings.worker.run_deadline = Duration::from_secs(10);
         })
         .await;
-    let connection = world
-        .connection(1, &Scenario::Healthy.tenant_id(1), module)
-        .await;
-    world
-        .sql(&format!(
-            "UPDATE provider_connections SET provider = 'acme', cloud = 'acme' WHERE id = {connection}"
-        ))
-        .await;
+    let connection = of_acme(world, 1, module).await;
     let id = world.record(connection, |_| {}).await;
     assert_eq!(
         worker.pipeline.process(&Hint::new(id)).await,
@@ -162,9 +158,7 @@ async fn whatever_a_provider_does_the_run_ends_with_its_reason() {
 async fn a_run_for_another_provider_than_the_connection_s_is_blocked() {
     let world = World::new().await;
     let worker = world.worker_with(with_acme).await;
-    let connection = world
-        .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
-        .await;
+    let connection = world.healthy(1).await;
     let id = world
         .record(connection, |new| new.context["provider"] = "acme".into())
         .await;
@@ -179,20 +173,10 @@ async fn a_run_for_another_provider_than_the_connection_s_is_blocked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn panics_in_the_middle_of_much_work_stop_nothing() {
     let world = World::new().await;
-    let healthy = world
-        .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
-        .await;
+    let healthy = world.healthy(1).await;
     let mut defective = Vec::new();
     for (tenant, module) in [(2, "panics"), (3, "panics_before")] {
-        let id = world
-            .connection(tenant, &Scenario::Healthy.tenant_id(2), module)
-            .await;
-        world
-            .sql(&format!(
-                "UPDATE provider_connections SET provider = 'acme', cloud = 'acme' WHERE id = {id}"
-            ))
-            .await;
-        defective.push(id);
+        defective.push(of_acme(&world, tenant, module).await);
     }
     let mut runs = Vec::new();
     // More than the worker has places: a panic must not keep one.

@@ -204,11 +204,7 @@ async fn every_missing_prerequisite_blocks_without_a_call() {
         ("client_id", "nobody", Reason::ClientIdMalformed),
     ] {
         let id = world.connection(1, &tenant, "health_check").await;
-        world
-            .sql(&format!(
-                "UPDATE provider_connections SET {column} = '{value}' WHERE id = {id}"
-            ))
-            .await;
+        world.set(id, &format!("{column} = '{value}'")).await;
         let run = world
             .record(id, |new| {
                 new.context.as_object_mut().unwrap().remove("provider");

@@ -8,7 +8,6 @@ use verifyd::domain::hint::Hint;
 use verifyd::domain::{Outcome, RunId, RunStatus, WorkerId};
 use verifyd::engine::pipeline::Processed;
 use verifyd::ports::store::{ClaimPolicy, MAX_FAILED_COMPLETIONS, SweepCursor, SweepPolicy};
-use verifyd_simulator::Scenario;
 
 /// Claims the run so often, each time with a worker that is never seen again.
 async fn lose(world: &World, run: RunId, times: u32) {
@@ -38,9 +37,8 @@ async fn lose(world: &World, run: RunId, times: u32) {
     }
 }
 
-async fn healthy_run(world: &World, tenant: i64) -> RunId {
-    let entra = Scenario::Healthy.tenant_id(u32::try_from(tenant).unwrap());
-    let connection = world.connection(tenant, &entra, "health_check").await;
+async fn healthy_run(world: &World, tenant: u32) -> RunId {
+    let connection = world.healthy(tenant).await;
     world.record(connection, |_| {}).await
 }
 

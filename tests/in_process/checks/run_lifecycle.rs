@@ -81,9 +81,7 @@ async fn spent_attempts_end_as_worker_lost_without_another_call() {
 async fn a_worker_without_a_heartbeat_claims_nothing() {
     let world = World::new().await;
     let worker = world.services.worker();
-    let connection = world
-        .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
-        .await;
+    let connection = world.healthy(1).await;
     let id = world.record(connection, |_| {}).await;
     assert_eq!(
         worker.pipeline.process(&Hint::new(id)).await,
@@ -137,9 +135,7 @@ async fn a_hint_that_comes_before_the_first_heartbeat_is_not_lost() {
         settings.reconciler.redeliver_after = Duration::from_secs(3600);
     })
     .await;
-    let connection = world
-        .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
-        .await;
+    let connection = world.healthy(1).await;
     let mut ids = Vec::new();
     for _ in 0..20 {
         ids.push(world.record(connection, |_| {}).await);
@@ -159,9 +155,7 @@ async fn a_hint_that_comes_before_the_first_heartbeat_is_not_lost() {
 async fn what_the_database_refuses_is_tried_again_later_and_counts() {
     let world = World::new().await;
     let worker = world.worker().await;
-    let connection = world
-        .connection(1, &Scenario::Healthy.tenant_id(1), "health_check")
-        .await;
+    let connection = world.healthy(1).await;
     let id = world.record(connection, |_| {}).await;
     world
         .sql(

@@ -234,12 +234,7 @@ async fn one_app_in_two_tenants_has_a_token_for_each() {
     for owner in [0, 1] {
         let id = connection(&world, owner, Scenario::Healthy, "simulated").await;
         // The same app and the same secret in both.
-        let client = client(0);
-        world
-            .sql(&format!(
-                "UPDATE provider_connections SET client_id = '{client}' WHERE id = {id}"
-            ))
-            .await;
+        world.set(id, &format!("client_id = '{}'", client(0))).await;
         let run = world.record(id, |_| {}).await;
         assert_eq!(
             worker.pipeline.process(&Hint::new(run)).await,

@@ -16,7 +16,6 @@ use verifyd::engine::worker::{Worker, WorkerError};
 use verifyd::http::{self, health::Health};
 use verifyd::ports::queue::{HintHandler, Queue, QueueError, QueueHealth};
 use verifyd::telemetry::metrics::Metrics;
-use verifyd_simulator::Scenario;
 
 /// How a queue ends one part of its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -370,8 +369,7 @@ async fn readiness_names_the_part_that_is_in_the_way() {
 async fn claims_that_all_fail_show_in_readiness_and_then_in_liveness() {
     let world = World::new().await;
     let worker = world.worker().await;
-    let directory = Scenario::Healthy.tenant_id(1);
-    let id = world.connection(1, &directory, "health_check").await;
+    let id = world.healthy(1).await;
     let runs = [
         world.record(id, |_| {}).await,
         world.record(id, |_| {}).await,

@@ -128,7 +128,7 @@ async fn a_match_that_had_ended_before_the_sign_in_is_not_the_secret() {
 async fn what_an_earlier_check_has_read_stands_in_for_a_registration_that_does_not_answer() {
     let now = time("2026-01-01T00:00:00Z");
     let directory = Directory::start(HEALTH).await;
-    directory.script(|seen| (seen.call == "application").then(Reply::denied));
+    directory.answer("application", Reply::denied());
     let mut target = target("health_check");
     let mut remembered = |end: &str| {
         target.known.expiry = Some(CredentialExpiry {

@@ -5,6 +5,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, Response, Uri};
+use futures::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -56,10 +57,17 @@ pub struct Reply {
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub delay: Duration,
-    /// After the body nothing more comes, and no end either.
-    pub hang: bool,
-    /// The body is sent in chunks, without its length.
-    pub chunked: bool,
+    pub rest: Rest,
+}
+
+/// What follows the body.
+#[derive(Clone, Copy, Debug)]
+pub enum Rest {
+    Ended,
+    /// Nothing more comes, and no end either.
+    Nothing,
+    /// A blank a tenth of a second, without an end.
+    Blanks,
 }
 
 impl Reply {
@@ -73,8 +81,7 @@ impl Reply {
             headers: vec![("content-type".into(), content_type.into())],
             body: body.into(),
             delay: Duration::ZERO,
-            hang: false,
-            chunked: false,
+            rest: Rest::Ended,
         }
     }
 
@@ -111,6 +118,11 @@ impl Reply {
 
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
+        self
+    }
+
+    pub fn then(mut self, rest: Rest) -> Self {
+        self.rest = rest;
         self
     }
 }
@@ -210,6 +222,11 @@ impl Directory {
     /// Answers for which `script` has one are given instead of the usual ones.
     pub fn script(&self, script: impl Fn(&Seen) -> Option<Reply> + Send + Sync + 'static) {
         *self.0.script.lock().unwrap() = Box::new(script);
+    }
+
+    /// This call is always answered with this, and every other one as usual.
+    pub fn answer(&self, call: &'static str, reply: Reply) {
+        self.script(move |seen| (seen.call == call).then(|| reply.clone()));
     }
 
     /// Every request to this call.
@@ -325,18 +342,18 @@ async fn answer(
     for (name, value) in &reply.headers {
         response = response.header(name, value);
     }
-    let chunks: Vec<Result<Bytes, std::io::Error>> = reply
-        .body
-        .chunks(1000)
-        .map(|c| Ok(Bytes::copy_from_slice(c)))
-        .collect();
-    let body = if reply.hang {
-        use futures::StreamExt;
-        Body::from_stream(futures::stream::iter(chunks).chain(futures::stream::pending()))
-    } else if reply.chunked {
-        Body::from_stream(futures::stream::iter(chunks))
-    } else {
-        Body::from(reply.body)
+    let begun = futures::stream::once(std::future::ready(Bytes::from(reply.body.clone())));
+    let body = match reply.rest {
+        Rest::Ended => Body::from(reply.body),
+        Rest::Nothing => endless(begun.chain(futures::stream::pending())),
+        Rest::Blanks => endless(begun.chain(futures::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Some((Bytes::from_static(b" "), ()))
+        }))),
     };
     response.body(body).unwrap()
+}
+
+fn endless(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Body {
+    Body::from_stream(pieces.map(Ok::<_, std::convert::Infallible>))
 }

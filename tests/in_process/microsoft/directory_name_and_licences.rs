@@ -57,7 +57,7 @@ async fn of_another_directory_not_even_the_name_is_kept() {
 async fn without_the_organization_nothing_is_said_of_licences() {
     let directory = Directory::start(INTUNE).await;
     directory.change(|facts| facts.subscription = "disabled");
-    directory.script(|seen| (seen.call == "organization").then(Reply::denied));
+    directory.answer("organization", Reply::denied());
     let found = run(&provider(&directory), &target("intune")).await;
     let evidence = found.evidence("intune.service", EvidenceKind::ServicePlan);
     assert!(evidence.is_empty(), "{evidence:?}");

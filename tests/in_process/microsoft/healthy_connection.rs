@@ -96,16 +96,11 @@ async fn names_of_roles_are_kept_until_a_new_one_appears() {
         assert!(run(&provider, &target("health_check")).await.0.healthy);
     }
     assert_eq!(directory.count("resource"), 2, "one for each resource");
-    directory.script(|seen| {
-        (seen.call == "assignments").then(|| {
-            Reply::json(
-                200,
-                &json!({"value": [{
-                    "appRoleId": "0e0e0e0e-0000-4000-8000-000000000009",
-                    "resourceId": crate::microsoft::directory::GRAPH_RESOURCE}]}),
-            )
-        })
-    });
+    let new = json!({"value": [{
+        "appRoleId": "0e0e0e0e-0000-4000-8000-000000000009",
+        "resourceId": GRAPH_RESOURCE,
+    }]});
+    directory.answer("assignments", Reply::json(200, &new));
     run(&provider, &target("health_check")).await;
     assert_eq!(directory.count("resource"), 3);
 }
@@ -124,7 +119,7 @@ async fn what_was_read_before_counts_only_as_long_as_it_is_the_same() {
     const ANOTHER: &str = "0a0a0a0a-0000-4000-8000-00000000000a";
     let directory = Directory::start(HEALTH).await;
     let provider = provider(&directory);
-    directory.script(|seen| (seen.call == "assignments").then(|| listing(HEALTH)));
+    directory.answer("assignments", listing(HEALTH));
     let first = run(&provider, &target("health_check")).await;
     let second = run(&provider, &target("health_check")).await;
     assert!(second.0.healthy);
@@ -132,7 +127,7 @@ async fn what_was_read_before_counts_only_as_long_as_it_is_the_same() {
     assert_eq!(second.0.checks, first.0.checks);
     assert_eq!(directory.count("assignments"), 2, "it is asked each time");
 
-    directory.script(|seen| (seen.call == "assignments").then(|| listing(&HEALTH[..2])));
+    directory.answer("assignments", listing(&HEALTH[..2]));
     let fewer = run(&provider, &target("health_check"))
         .await
         .0

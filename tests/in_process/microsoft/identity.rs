@@ -1,6 +1,6 @@
 //! Whose directory is it, and is the application at home there?
 
-use crate::microsoft::directory::{Directory, HEALTH, INTUNE, Reply, jwt, token_reply};
+use crate::microsoft::directory::{Directory, HEALTH, INTUNE, Reply, Seen, jwt, token_reply};
 use crate::microsoft::fixture::{provider, run, target};
 use serde_json::json;
 use verifyd::domain::Reason;
@@ -12,9 +12,8 @@ const OTHER: &str = "99999999-2222-4333-8444-555555555555";
 #[tokio::test]
 async fn a_token_of_another_directory_is_never_used() {
     let directory = Directory::start(HEALTH).await;
-    directory.script(|seen| {
-        (seen.call == "token").then(|| token_reply(&jwt(&json!({"tid": OTHER, "roles": []}))))
-    });
+    let token = jwt(&json!({"tid": OTHER, "roles": []}));
+    directory.answer("token", token_reply(&token));
     let found = run(&provider(&directory), &target("health_check")).await;
     assert_eq!(
         found.status(IDENTITY),
@@ -25,13 +24,9 @@ async fn a_token_of_another_directory_is_never_used() {
 }
 
 /// Answers to the calls that a directory gives to an application that it does not know.
-fn unknown_to(
-    seen: &crate::microsoft::directory::Seen,
-    calls: &[&str],
-    times: usize,
-) -> Option<Reply> {
-    let concerned = calls.contains(&seen.call.as_str()) && seen.before < times;
-    concerned.then(|| match seen.call.as_str() {
+fn unknown_to(seen: &Seen, calls: &[&str]) -> Option<Reply> {
+    let is_concerned = calls.contains(&seen.call.as_str());
+    is_concerned.then(|| match seen.call.as_str() {
         "service_principal" => Reply::graph_error(404, "Request_ResourceNotFound", "gone"),
         _ => Reply::graph_error(401, "Authorization_IdentityNotFound", "who?"),
     })
@@ -43,7 +38,7 @@ const CONNECTION: &[&str] = &["organization", "service_principal", "assignments"
 async fn a_service_principal_that_is_gone_is_missing_at_once() {
     let directory = Directory::start(INTUNE).await;
     directory.change(|facts| facts.in_token = Some(Vec::new()));
-    directory.script(|seen| unknown_to(seen, CONNECTION, usize::MAX));
+    directory.script(|seen| unknown_to(seen, CONNECTION));
     let mut target = target("intune");
     let found = run(&provider(&directory), &target).await;
     let missing = (CheckStatus::Fail, Some(Reason::ServicePrincipalMissing));
@@ -69,7 +64,7 @@ async fn a_new_sign_in_decides_whether_the_service_principal_is_gone() {
     assert!(run(&provider, &target("intune")).await.0.healthy);
     directory.script(|seen| match seen.call.as_str() {
         "token" => Some(Reply::token_error(401, "invalid_client", 7000229)),
-        _ => unknown_to(seen, &["service_principal"], usize::MAX),
+        _ => unknown_to(seen, &["service_principal"]),
     });
     let found = run(&provider, &target("intune")).await;
     assert_eq!(

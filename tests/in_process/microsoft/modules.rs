@@ -142,7 +142,7 @@ async fn what_an_api_does_not_offer_cannot_be_granted() {
 #[tokio::test]
 async fn a_token_does_not_tell_of_other_apis() {
     let directory = Directory::start(HEALTH).await;
-    directory.script(|seen| (seen.call == "assignments").then(Reply::denied));
+    directory.answer("assignments", Reply::denied());
     let module = elsewhere("Directory.Read.All", OTHER_APP);
     let found = run(&with_module(&directory, &module), &target("own")).await;
     let key = key_elsewhere("directory_read_all", OTHER_APP);
@@ -179,9 +179,7 @@ async fn every_expectation_of_a_probe_is_judged() {
         (member, json!({}), unexpected),
     ] {
         let directory = Directory::start(HEALTH).await;
-        let said = answer.clone();
-        directory
-            .script(move |seen| (seen.call == "/beta/things").then(|| Reply::json(200, &said)));
+        directory.answer("/beta/things", Reply::json(200, &answer));
         let module = format!(
             "{GRAPH}[[probes]]\nkey = \"own.things\"\ntitle = \"Things\"\npath = \"/beta/things\"\n\
              query = \"$filter=name eq 'a b'\"\npermission = \"Organization.Read.All\"\nexpect = {expect}\n"

@@ -29,24 +29,20 @@ async fn what_an_earlier_check_has_learnt_leads_a_failed_sign_in() {
         )
     };
     let label = "Create a new secret, in the directory that owns the application";
-    let expired = |seen: &crate::microsoft::directory::Seen| {
-        (seen.call == "token").then(|| Reply::token_error(401, "invalid_client", 7_000_222))
-    };
+    let expired = Reply::token_error(401, "invalid_client", 7_000_222);
     let provider = provider(&directory);
     let mut target = target("health_check");
-    directory.script(expired);
+    directory.answer("token", expired.clone());
     let found = run(&provider, &target).await;
     assert_eq!(
         url(&found, "provider.authentication", label),
         credentials("")
     );
 
-    directory.script(|seen| {
-        (seen.call == "service_principal")
-            .then(|| principal(&json!({"appOwnerOrganizationId": OWNER})))
-    });
+    let owned = principal(&json!({"appOwnerOrganizationId": OWNER}));
+    directory.answer("service_principal", owned);
     run(&provider, &target).await;
-    directory.script(expired);
+    directory.answer("token", expired);
     // So that no token is left to go on with.
     target.credential = crate::microsoft::fixture::secret("another-canary-value");
     let found = run(&provider, &target).await;
@@ -61,7 +57,7 @@ async fn an_owner_that_is_no_id_never_becomes_part_of_an_address() {
     for owner in [json!("../evil"), json!(7), Value::Null, json!({"a": []})] {
         let directory = Directory::start(&["Organization.Read.All", "Application.Read.All"]).await;
         let reply = principal(&json!({"appOwnerOrganizationId": owner}));
-        directory.script(move |seen| (seen.call == "service_principal").then(|| reply.clone()));
+        directory.answer("service_principal", reply);
         let found = run(&provider(&directory), &target("health_check")).await;
         assert!(found.0.healthy, "{owner}");
         let label = "Add the permission to the app registration, in the directory that owns the application";

@@ -5,7 +5,7 @@ use crate::microsoft::fixture::{provider, run, target};
 use serde_json::json;
 use verifyd::domain::Reason;
 use verifyd::domain::permission::{InventorySource, PermissionStatus};
-use verifyd::domain::report::{CheckStatus, EvidenceKind, Severity};
+use verifyd::domain::report::{CheckStatus, EvidenceKind};
 
 const INVENTORY: &str = "permissions.inventory";
 
@@ -14,48 +14,24 @@ fn without(all: &[&'static str], gone: &str) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn a_missing_permission_fails_its_check_and_spares_its_probe() {
-    let gone = "DeviceManagementConfiguration.Read.All";
-    let directory = Directory::start(&without(INTUNE, gone)).await;
-    directory.change(|facts| facts.owner = None);
-    let found = run(&provider(&directory), &target("intune")).await;
-    assert!(
-        found.0.healthy,
-        "a missing permission is no broken connection"
-    );
-    let key = "permissions.device_management_configuration_read_all";
-    let check = found.check(key);
-    assert_eq!(check.title, format!("Permission {gone}"));
-    assert_eq!(
-        (check.status, check.reason_code, check.severity),
-        (
-            CheckStatus::Fail,
-            Some(Reason::PermissionMissing),
-            Severity::Critical
-        )
-    );
-    assert!(
-        check.message.contains("compliance policies"),
-        "{}",
-        check.message
-    );
-    assert_eq!(found.evidence(key, EvidenceKind::Permission), [gone]);
-    assert_eq!(
-        found.evidence(key, EvidenceKind::AppRoleId),
-        ["dc377aa6-52d8-4e23-b271-2a7ae04cedf3"]
-    );
-    assert!(!check.next_steps.is_empty());
-    assert_eq!(
-        found.status("intune.configuration"),
-        (CheckStatus::Skip, Some(Reason::NotEvaluated))
-    );
-    assert_eq!(
-        directory.count("/v1.0/deviceManagement/deviceConfigurations"),
-        0
-    );
-    assert_eq!(found.check("intune.service").status, CheckStatus::Pass);
-    let inventory = found.0.inventory.unwrap();
-    assert_eq!(inventory.entries[gone].status, PermissionStatus::Missing);
+async fn a_missing_permission_spares_its_probe_and_is_no_broken_connection() {
+    // With an opaque token the probes wait for the inventory.
+    for opaque in [false, true] {
+        let gone = "DeviceManagementRBAC.Read.All";
+        let directory = Directory::start(&without(INTUNE, gone)).await;
+        directory.change(|facts| facts.opaque = opaque);
+        let found = run(&provider(&directory), &target("intune")).await;
+        assert!(found.0.healthy, "{opaque}");
+        assert_eq!(found.check(INVENTORY).status, CheckStatus::Pass, "{opaque}");
+        let service = found.check("intune.service").status;
+        assert_eq!(service, CheckStatus::Pass, "{opaque}");
+        let spared = (CheckStatus::Skip, Some(Reason::NotEvaluated));
+        assert_eq!(found.status("intune.rbac"), spared, "{opaque}");
+        let asked = directory.count("/v1.0/deviceManagement/roleDefinitions");
+        assert_eq!(asked, 0, "{opaque}");
+        let entries = found.0.inventory.unwrap().entries;
+        assert_eq!(entries[gone].status, PermissionStatus::Missing, "{opaque}");
+    }
 }
 
 #[tokio::test]
@@ -95,7 +71,7 @@ async fn a_call_that_an_old_token_may_not_make_is_tried_with_a_new_one() {
     assert_eq!(found.with(CheckStatus::Pass).len(), found.0.checks.len());
     // Two calls were refused at the same time: one new token serves both.
     assert_eq!(directory.count("token"), 2);
-    directory.script(|seen| (seen.call == "organization").then(Reply::denied));
+    directory.answer("organization", Reply::denied());
     let found = run(&provider, &target("health_check")).await;
     assert_eq!(
         found.status("provider.identity"),
@@ -107,10 +83,7 @@ async fn a_call_that_an_old_token_may_not_make_is_tried_with_a_new_one() {
 #[tokio::test]
 async fn an_empty_list_beside_a_new_token_with_roles_is_propagating() {
     let directory = Directory::start(INTUNE).await;
-    directory.script(|seen| {
-        let empty = || Reply::json(200, &json!({"value": []}));
-        (seen.call == "assignments").then(empty)
-    });
+    directory.answer("assignments", Reply::json(200, &json!({"value": []})));
     let found = run(&provider(&directory), &target("intune")).await;
     assert!(found.0.healthy);
     assert_eq!(found.with(CheckStatus::Fail), [] as [&str; 0]);
@@ -123,17 +96,6 @@ async fn an_empty_list_beside_a_new_token_with_roles_is_propagating() {
     assert_eq!(inventory.source, InventorySource::TokenRoles);
     let granted = &inventory.entries["DeviceManagementRBAC.Read.All"];
     assert_eq!(granted.status, PermissionStatus::Granted);
-}
-
-#[tokio::test]
-async fn with_an_opaque_token_the_probes_wait_for_the_inventory() {
-    let directory = Directory::start(&without(INTUNE, "DeviceManagementRBAC.Read.All")).await;
-    directory.change(|facts| facts.opaque = true);
-    let found = run(&provider(&directory), &target("intune")).await;
-    assert_eq!(found.check(INVENTORY).status, CheckStatus::Pass);
-    assert_eq!(found.check("intune.service").status, CheckStatus::Pass);
-    assert_eq!(found.check("intune.rbac").status, CheckStatus::Skip);
-    assert_eq!(directory.count("/v1.0/deviceManagement/roleDefinitions"), 0);
 }
 
 #[tokio::test]
@@ -151,9 +113,7 @@ async fn a_resource_that_is_gone_does_not_matter() {
 #[tokio::test]
 async fn an_inventory_that_cannot_be_read_now_fails_with_its_own_reason() {
     let directory = Directory::start(HEALTH).await;
-    directory.script(|seen| {
-        (seen.call == "assignments").then(|| Reply::graph_error(502, "UnknownError", ""))
-    });
+    directory.answer("assignments", Reply::graph_error(502, "UnknownError", ""));
     let found = run(&provider(&directory), &target("health_check")).await;
     assert_eq!(
         found.status(INVENTORY),

@@ -269,9 +269,7 @@ async fn no_secret_reaches_logs_or_the_report() {
     let provider = provider_with(&settings(directory.base(), directory.base()));
     let target = target("intune");
     let healthy = run(&provider, &target).await;
-    directory.script(|seen| {
-        (seen.call == "token").then(|| Reply::token_error(401, "invalid_client", 7000215))
-    });
+    directory.answer("token", Reply::token_error(401, "invalid_client", 7000215));
     let mut other = target.clone();
     other.credential = secret("canary-wrong-secret");
     let refused = run(&provider, &other).await;

@@ -1,21 +1,12 @@
 //! Too many requests, and servers that are not there for the moment.
 
-use crate::microsoft::directory::{Directory, HEALTH, INTUNE, Reply, Seen};
+use crate::microsoft::directory::{Directory, HEALTH, INTUNE, Reply};
 use crate::microsoft::fixture::{provider, provider_with, run, settings, target};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use verifyd::domain::Reason;
-use verifyd::domain::report::{CheckStatus, EvidenceKind};
+use verifyd::domain::report::CheckStatus;
 use verifyd::ports::provider::Disposition;
-
-/// Answers the first `times` requests of a call with this.
-fn first(
-    call: &'static str,
-    times: usize,
-    reply: Reply,
-) -> impl Fn(&Seen) -> Option<Reply> + Send + Sync {
-    move |seen| (seen.call == call && seen.before < times).then(|| reply.clone())
-}
 
 fn throttled() -> Reply {
     Reply::graph_error(429, "TooManyRequests", "")
@@ -26,38 +17,16 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
     // The provider's clock stands at midnight.
     for value in ["1", "Thu, 01 Jan 2026 00:00:01 GMT"] {
         let directory = Directory::start(HEALTH).await;
-        directory.script(first("token", 1, {
-            Reply::token_error(429, "temporarily_unavailable", 50196).header("retry-after", value)
-        }));
+        directory.script(move |seen| {
+            let refused = Reply::token_error(429, "temporarily_unavailable", 50196);
+            let refused = || refused.header("retry-after", value);
+            (seen.call == "token" && seen.before == 0).then(refused)
+        });
         let started = std::time::Instant::now();
         let found = run(&provider(&directory), &target("health_check")).await;
         assert!(found.0.healthy);
         assert!(started.elapsed() >= Duration::from_secs(1), "{value}");
     }
-}
-
-#[tokio::test]
-async fn throttling_without_an_end_goes_back_to_the_queue_and_an_outage_fails() {
-    let directory = Directory::start(HEALTH).await;
-    directory.script(first("organization", 99, throttled()));
-    let found = run(&provider(&directory), &target("health_check")).await;
-    assert_eq!(directory.count("organization"), 3);
-    assert_eq!(
-        found.evidence("provider.identity", EvidenceKind::Attempts),
-        ["3"]
-    );
-    // Without a time of the provider's.
-    assert!(matches!(found.0.disposition, Disposition::Backoff(wait) if wait.as_secs() >= 5));
-
-    let directory = Directory::start(HEALTH).await;
-    directory.script(first("organization", 99, Reply::text(502, "text/html", "")));
-    let found = run(&provider(&directory), &target("health_check")).await;
-    assert_eq!(directory.count("organization"), 3);
-    assert_eq!(
-        found.status("provider.identity"),
-        (CheckStatus::Fail, Some(Reason::ProviderUnavailable))
-    );
-    assert_eq!(found.0.disposition, Disposition::Finished);
 }
 
 #[tokio::test]
@@ -87,11 +56,8 @@ async fn what_waiting_does_not_change_is_told_at_once() {
 #[tokio::test]
 async fn a_wait_beyond_the_deadline_is_not_begun() {
     let directory = Directory::start(HEALTH).await;
-    directory.script(first(
-        "organization",
-        9,
-        throttled().header("retry-after", "250"),
-    ));
+    let refused = throttled().header("retry-after", "250");
+    directory.answer("organization", refused);
     let mut settings = settings(directory.base(), directory.base());
     settings.pauses.defer_after = Duration::from_secs(600);
     settings.request_timeout = Duration::from_secs(600);

@@ -175,12 +175,8 @@ async fn replay(provider: &MicrosoftProvider, server: &Server, cloud: String, ca
     let (outcome, checks, later) = match provider.preflight(&target.connection, &target.credential)
     {
         Err(unmet) => {
-            let spec = CheckSpec {
-                key: "preflight.credential".into(),
-                title: "The credential is ready".into(),
-                blocking: true,
-                severity: Severity::Critical,
-            };
+            let (key, title) = ("preflight.credential", "The credential is ready");
+            let spec = CheckSpec::new(key, title, true, Severity::Critical);
             let mut checks = vec![spec.fail(unmet.reason, &target.links, unmet.evidence)];
             checks.extend(planned.iter().map(|spec| spec.skip(&target.links)));
             ("blocked", checks, None)

@@ -11,25 +11,28 @@ const TYPE: &str = "microsoft.graph.servicePrincipal";
 const CONTEXT: &str = "servicePrincipals/$entity";
 
 pub(super) fn by_app_id(call: &Call<'_>, app_id: &str) -> Result<Value, GraphError> {
-    let principal = if app_id == call.client_id {
-        own(call)
-    } else if app_id == directory::GRAPH_APP_ID {
-        directory::graph_service_principal(call.tenant)
-    } else if app_id == directory::LINE_OF_BUSINESS_APP_ID {
-        let roles = call.behaviour.other_grants;
-        directory::line_of_business_service_principal(call.tenant, roles)
-    } else {
-        return Err(GraphError::not_found(app_id));
-    };
-    single(call, CONTEXT, TYPE, principal)
+    let graph = directory::GRAPH_APP_ID;
+    let business = directory::LINE_OF_BUSINESS_APP_ID;
+    found(call, app_id, [call.client_id, graph, business])
 }
 
 pub(super) fn by_id(call: &Call<'_>, id: &str) -> Result<Value, GraphError> {
-    let principal = if id == own_id(call) {
+    let graph = directory::graph_service_principal_id(call.tenant);
+    let business = directory::line_of_business_id(call.tenant);
+    found(call, id, [&own_id(call), &graph, &business])
+}
+
+/// The service principal that has this id; the ids are those of the app's own, Graph's and the other API's.
+fn found(
+    call: &Call<'_>,
+    id: &str,
+    [app, graph, business]: [&str; 3],
+) -> Result<Value, GraphError> {
+    let principal = if id == app {
         own(call)
-    } else if id == directory::graph_service_principal_id(call.tenant) {
+    } else if id == graph {
         directory::graph_service_principal(call.tenant)
-    } else if id == directory::line_of_business_id(call.tenant) {
+    } else if id == business {
         let roles = call.behaviour.other_grants;
         directory::line_of_business_service_principal(call.tenant, roles)
     } else {

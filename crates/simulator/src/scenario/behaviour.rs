@@ -8,8 +8,8 @@ use crate::login::error::EntraError;
 pub(crate) struct Behaviour {
     /// Entra refuses the sign-in with one of these; the instance chooses. Empty: it does not.
     pub refusals: &'static [&'static EntraError],
-    /// What is shown in place of answers. The first that applies is taken.
-    pub faults: &'static [Fault],
+    /// What is shown in place of answers.
+    pub fault: Option<Fault>,
     /// The Graph roles that are assigned to the app.
     pub granted: &'static [AppRole],
     /// The Graph roles that its tokens name: the same, except while a change is on its way.
@@ -32,7 +32,7 @@ impl Behaviour {
     /// Nothing is wrong.
     pub(crate) const HEALTHY: Self = Self {
         refusals: &[],
-        faults: &[],
+        fault: None,
         granted: ALL_READ,
         token_roles: ALL_READ,
         other_grants: 2,
@@ -52,12 +52,22 @@ impl Behaviour {
         }
     }
 
-    /// Something else comes in place of answers.
-    pub(crate) const fn faulty(faults: &'static [Fault]) -> Self {
+    /// This comes in place of so many answers to one tenant.
+    pub(crate) const fn faulty(at: At, what: What, times: u32) -> Self {
         Self {
-            faults,
+            fault: Some(Fault { at, what, times }),
             ..Self::HEALTHY
         }
+    }
+
+    /// This comes in place of every answer.
+    pub(crate) const fn always(at: At, what: What) -> Self {
+        Self::faulty(at, what, u32::MAX)
+    }
+
+    /// This comes in place of one answer to each tenant.
+    pub(crate) const fn once(at: At, what: What) -> Self {
+        Self::faulty(at, what, 1)
     }
 
     /// These roles are granted, and the token names them.
@@ -145,25 +155,12 @@ pub(crate) enum Intune {
 }
 
 /// Something that comes in place of an answer.
+#[derive(Clone, Copy)]
 pub(crate) struct Fault {
     pub at: At,
     pub what: What,
     /// How often it is shown to one tenant.
     pub times: u32,
-}
-
-impl Fault {
-    pub(crate) const fn always(at: At, what: What) -> Self {
-        Self {
-            at,
-            what,
-            times: u32::MAX,
-        }
-    }
-
-    pub(crate) const fn once(at: At, what: What) -> Self {
-        Self { at, what, times: 1 }
-    }
 }
 
 /// Which calls a fault is for.
@@ -191,14 +188,12 @@ pub(crate) enum What {
     Throttled(RetryAfter),
     /// This status, with an error in the service's own shape.
     Unavailable(u16),
-    /// This status, with an HTML page as a gateway makes them.
-    GatewayPage(u16),
+    /// This status, with an HTML page as gateways and networks make them.
+    Page(u16),
     /// No answer, for `SimulatorOptions::stall`.
     Stall,
     /// Status and headers, then half a body, then nothing, for as long.
     StallInBody,
-    /// 200 with an HTML page.
-    HtmlPage,
     /// 200 with JSON that ends in the middle.
     Truncated,
     /// 200 with arrays in arrays, 20 000 deep.
@@ -211,14 +206,10 @@ pub(crate) enum What {
     Redirect(u16),
     /// The list of grants has pages as they should not be.
     Pages(Pages),
-    /// A Graph error that nobody has documented.
-    UndocumentedError,
     /// Graph: 404, there is no such object.
     NotFound,
     /// Intune: 403, although the token's roles would open the call.
     Forbidden,
-    /// Graph: 401, the token is not valid.
-    TokenRejected,
     /// Graph: an error of this status, code and message.
     Error(u16, &'static str, &'static str),
     /// The same as Intune reports it: with JSON in the message.

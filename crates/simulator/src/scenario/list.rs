@@ -2,7 +2,7 @@
 
 use super::Entry;
 use super::behaviour::{
-    At, Behaviour, Fault, Intune, Owner, Pages, Registration, RetryAfter, Secret, TokenForm, What,
+    At, Behaviour, Intune, Owner, Pages, Registration, RetryAfter, Secret, TokenForm, What,
 };
 use super::expected::{
     BLOCKED, CONDITIONAL_ACCESS, HEALTH_CHECK, INTUNE, NEEDS_ATTENTION, exhausted, failed,
@@ -78,33 +78,29 @@ scenarios! {
     ThrottledBriefly = 6, "throttled_briefly",
         "Graph answers 429 with a Retry-After of one second, once.",
         ready(HEALTH_CHECK),
-        Behaviour::faulty(&[Fault::once(At::Graph, What::Throttled(RetryAfter::Seconds(1)))]);
+        Behaviour::once(At::Graph, What::Throttled(RetryAfter::Seconds(1)));
     ThrottledBrieflyWithoutHint = 7, "throttled_briefly_without_hint",
         "Graph answers 429 without a Retry-After, once.",
         ready(HEALTH_CHECK),
-        Behaviour::faulty(&[Fault::once(At::Graph, What::Throttled(RetryAfter::Missing))]);
+        Behaviour::once(At::Graph, What::Throttled(RetryAfter::Missing));
     ThrottledBrieflySignIn = 8, "throttled_briefly_sign_in",
         "The token endpoint answers 429 with a Retry-After of one second, once.",
         ready(HEALTH_CHECK),
-        Behaviour::faulty(&[Fault::once(At::Token, What::Throttled(RetryAfter::Seconds(1)))]);
+        Behaviour::once(At::Token, What::Throttled(RetryAfter::Seconds(1)));
     Flaky = 9, "flaky", "Graph answers 503, once.",
-        ready(HEALTH_CHECK), Behaviour::faulty(&[Fault::once(At::Graph, What::Unavailable(503))]);
+        ready(HEALTH_CHECK), Behaviour::once(At::Graph, What::Unavailable(503));
     FlakySignIn = 10, "flaky_sign_in", "The token endpoint answers 503, once.",
-        ready(HEALTH_CHECK), Behaviour::faulty(&[Fault::once(At::Token, What::Unavailable(503))]);
+        ready(HEALTH_CHECK), Behaviour::once(At::Token, What::Unavailable(503));
     Slow = 11, "slow", "Every answer takes some hundred milliseconds.",
         ready(HEALTH_CHECK), Behaviour { slow: true, ..Behaviour::HEALTHY };
     HealthyAfterConsent = 12, "healthy_after_consent",
         "An administrator has consented a moment ago: the service principal is found by the third look-up.",
         ready(HEALTH_CHECK),
-        Behaviour::faulty(&[Fault {
-            at: At::Only(Endpoint::ServicePrincipalByAppId),
-            what: What::NotFound,
-            times: 2,
-        }]);
+        Behaviour::faulty(At::Only(Endpoint::ServicePrincipalByAppId), What::NotFound, 2);
     HealthyNewClaims = 13, "healthy_new_claims",
         "Continuous access evaluation rejects a token once, and accepts the next one.",
         ready(HEALTH_CHECK),
-        Behaviour::faulty(&[Fault::once(At::Only(Endpoint::Organization), What::ClaimsChallenge)]);
+        Behaviour::once(At::Only(Endpoint::Organization), What::ClaimsChallenge);
 
     // Entra refuses the sign-in.
     SecretInvalid = 101, "secret_invalid", "The app's secret is not the one that is sent.",
@@ -220,30 +216,30 @@ scenarios! {
     ProxyRefused = 130, "proxy_refused",
         "A proxy answers in Entra's place and asks for its own credentials.",
         failed(&["proxy_refused"]),
-        Behaviour::faulty(&[Fault::always(At::Token, What::GatewayPage(407))]);
+        Behaviour::always(At::Token, What::Page(407));
 
     // Any call.
     Throttled = 201, "throttled", "Graph answers 429 to every call and asks to wait long.",
         exhausted(&["throttled"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::Throttled(RetryAfter::Long))]);
+        Behaviour::always(At::Graph, What::Throttled(RetryAfter::Long));
     ThrottledWithoutHint = 202, "throttled_without_hint",
         "Graph answers 429 to every call, without a Retry-After.",
         exhausted(&["throttled"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::Throttled(RetryAfter::Missing))]);
+        Behaviour::always(At::Graph, What::Throttled(RetryAfter::Missing));
     ThrottledUntilDate = 203, "throttled_until_date",
         "Graph answers 429 to every call; Retry-After is a date.",
         exhausted(&["throttled"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::Throttled(RetryAfter::LongDate))]);
+        Behaviour::always(At::Graph, What::Throttled(RetryAfter::LongDate));
     ThrottledSignIn = 204, "throttled_sign_in", "Entra has seen too many sign-ins of the app.",
         exhausted(&["throttled"]),
         Behaviour::refused(&[&aadsts::REQUEST_LOOP, &aadsts::TENANT_THROTTLED]);
     ProviderUnavailable = 205, "provider_unavailable", "Graph answers 503 to every call.",
         exhausted(&["provider_unavailable"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::Unavailable(503))]);
+        Behaviour::always(At::Graph, What::Unavailable(503));
     ProviderUnavailableGateway = 206, "provider_unavailable_gateway",
         "A gateway before Graph answers 504 with an HTML page.",
         exhausted(&["provider_unavailable"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::GatewayPage(504))]);
+        Behaviour::always(At::Graph, What::Page(504));
     ProviderUnavailableSignIn = 207, "provider_unavailable_sign_in",
         "Entra says that it is temporarily unavailable.",
         exhausted(&["provider_unavailable"]),
@@ -257,67 +253,58 @@ scenarios! {
         ]);
     ProviderTimeout = 208, "provider_timeout", "Graph does not answer.",
         exhausted(&["provider_timeout"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::Stall)]);
+        Behaviour::always(At::Graph, What::Stall);
     ProviderTimeoutSignIn = 209, "provider_timeout_sign_in", "The token endpoint does not answer.",
         exhausted(&["provider_timeout"]),
-        Behaviour::faulty(&[Fault::always(At::Token, What::Stall)]);
+        Behaviour::always(At::Token, What::Stall);
     ProviderTimeoutInBody = 210, "provider_timeout_in_body",
         "Graph's answers begin and do not go on.",
         exhausted(&["provider_timeout"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::StallInBody)]);
+        Behaviour::always(At::Graph, What::StallInBody);
     ResponseInvalid = 211, "response_invalid", "Graph's JSON ends in the middle.",
         failed(&["response_invalid"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::Truncated)]);
+        Behaviour::always(At::Graph, What::Truncated);
     ResponseInvalidHtml = 212, "response_invalid_html",
         "A proxy answers for Graph with a page of its own and status 200.",
         failed(&["response_invalid"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::HtmlPage)]);
+        Behaviour::always(At::Graph, What::Page(200));
     ResponseInvalidDeep = 213, "response_invalid_deep", "Graph's JSON is nested 20 000 deep.",
         failed(&["response_invalid"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::Deep)]);
+        Behaviour::always(At::Graph, What::Deep);
     ResponseInvalidShape = 214, "response_invalid_shape",
         "Graph's JSON has members of other types than promised.",
         failed(&["response_invalid"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::WrongShape)]);
+        Behaviour::always(At::Graph, What::WrongShape);
     ProxyRefusedPage = 215, "proxy_refused_page",
         "A proxy answers for the token endpoint with a page of its own and status 200.",
         failed(&["proxy_refused"]),
-        Behaviour::faulty(&[Fault::always(At::Token, What::HtmlPage)]);
+        Behaviour::always(At::Token, What::Page(200));
     ResponseTooLarge = 216, "response_too_large", "Graph sends 64 MiB without saying so before.",
         failed(&["response_too_large"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::Huge { declared: false })]);
+        Behaviour::always(At::Graph, What::Huge { declared: false });
     ResponseTooLargeSignIn = 217, "response_too_large_sign_in",
         "The token endpoint announces 64 MiB and sends them.",
         failed(&["response_too_large"]),
-        Behaviour::faulty(&[Fault::always(At::Token, What::Huge { declared: true })]);
+        Behaviour::always(At::Token, What::Huge { declared: true });
     ResponseTooLargePages = 218, "response_too_large_pages",
         "The list of grants has no last page.",
         failed(&["response_too_large"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::AppRoleAssignments),
-            What::Pages(Pages::Endless),
-        )]);
+        Behaviour::always(At::Only(Endpoint::AppRoleAssignments), What::Pages(Pages::Endless));
     PagingLoop = 219, "paging_loop",
         "The next link of the list of grants leads back to the same page.",
         failed(&["paging_loop"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::AppRoleAssignments),
-            What::Pages(Pages::Circular),
-        )]);
+        Behaviour::always(At::Only(Endpoint::AppRoleAssignments), What::Pages(Pages::Circular));
     RedirectRefused = 220, "redirect_refused", "Graph redirects to another host.",
         failed(&["redirect_refused"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::Redirect(302))]);
+        Behaviour::always(At::Graph, What::Redirect(302));
     RedirectRefusedSignIn = 221, "redirect_refused_sign_in",
         "The token endpoint redirects to another host, in the way that sends the secret along.",
         failed(&["redirect_refused"]),
-        Behaviour::faulty(&[Fault::always(At::Token, What::Redirect(307))]);
+        Behaviour::always(At::Token, What::Redirect(307));
     RedirectRefusedNextLink = 222, "redirect_refused_next_link",
         "The next page of the list of grants is said to be on another host.",
         failed(&["redirect_refused"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::AppRoleAssignments),
-            What::Pages(Pages::Foreign),
-        )]);
+        Behaviour::always(At::Only(Endpoint::AppRoleAssignments), What::Pages(Pages::Foreign));
 
     // What Graph says.
     IdentityMismatch = 301, "identity_mismatch", "Graph tells of another directory.",
@@ -329,11 +316,12 @@ scenarios! {
         Behaviour { token_form: TokenForm::AnotherTenant, ..Behaviour::HEALTHY };
     TokenRejected = 303, "token_rejected", "Graph does not accept Entra's tokens.",
         failed(&["token_rejected"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::TokenRejected)]);
+        Behaviour::always(At::Graph, What::Error(401, "InvalidAuthenticationToken",
+            "Access token validation failure. CompactToken parsing failed with error code: 80049217"));
     PermissionNotEffective = 304, "permission_not_effective",
         "Intune refuses a call that the granted permission should open.",
         failed_module(INTUNE, &["permission_not_effective"]),
-        Behaviour::faulty(&[Fault::always(At::Only(Endpoint::DeviceManagement), What::Forbidden)]);
+        Behaviour::always(At::Only(Endpoint::DeviceManagement), What::Forbidden);
     PermissionDeniedIdentity = 305, "permission_denied_identity",
         "The app may read applications, but not the organization: only its token names the directory.",
         succeeded(
@@ -344,10 +332,8 @@ scenarios! {
         Behaviour::granted(&[role::APPLICATION_READ]);
     GraphUnknown = 306, "graph_unknown", "Graph answers with an error that nobody documented.",
         failed(&["graph_unknown"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::Organization),
-            What::UndocumentedError,
-        )]);
+        Behaviour::always(At::Only(Endpoint::Organization),
+            What::Error(400, "Directory_Undocumented", "An error that no list mentions."));
     ServicePrincipalMissing = 307, "service_principal_missing",
         "Entra issues a token to an app without service principal, and Graph knows nobody by it.",
         failed(&["service_principal_missing"]),
@@ -360,10 +346,7 @@ scenarios! {
     ConsentPropagating = 308, "consent_propagating",
         "An administrator has consented a moment ago: the token has the permissions, the look-up of the service principal finds nobody.",
         exhausted(&["consent_propagating"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::ServicePrincipalByAppId),
-            What::NotFound,
-        )]);
+        Behaviour::always(At::Only(Endpoint::ServicePrincipalByAppId), What::NotFound);
     AppDisabledInDirectory = 309, "app_disabled_in_directory",
         "Tokens are still issued, but the app's service principal is disabled.",
         failed(&["app_disabled"]), Behaviour { enabled: false, ..Behaviour::HEALTHY };
@@ -380,81 +363,57 @@ scenarios! {
     PermissionNotEffectiveIdentity = 313, "permission_not_effective_identity",
         "Graph refuses to show the organization without saying why; the permission is in the token.",
         succeeded(HEALTH_CHECK, NEEDS_ATTENTION, &["permission_not_effective"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::Organization),
-            What::Error(403, "UnknownError", ""),
-        )]);
+        Behaviour::always(At::Only(Endpoint::Organization), What::Error(403, "UnknownError", ""));
     TokenTimeInvalid = 314, "token_time_invalid",
         "Graph finds each token expired, however new it is.",
         failed(&["token_time_invalid"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Graph,
-            What::Error(401, "InvalidAuthenticationToken",
-                "Lifetime validation failed, the token is expired."),
-        )]);
+        Behaviour::always(At::Graph, What::Error(401, "InvalidAuthenticationToken",
+            "Lifetime validation failed, the token is expired."));
     WrongCloudAudience = 315, "wrong_cloud_audience",
         "Graph gets tokens that were issued for another cloud's Graph.",
         failed(&["wrong_cloud"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Graph,
-            What::Error(401, "InvalidAuthenticationToken",
-                "Access token validation failure. Invalid audience."),
-        )]);
+        Behaviour::always(At::Graph, What::Error(401, "InvalidAuthenticationToken",
+            "Access token validation failure. Invalid audience."));
     ConditionalAccessBlockedGraph = 316, "conditional_access_blocked_graph",
         "Graph asks for other claims, whatever token it gets.",
         failed(&["conditional_access_blocked"]),
-        Behaviour::faulty(&[Fault::always(At::Graph, What::ClaimsChallenge)]);
+        Behaviour::always(At::Graph, What::ClaimsChallenge);
     ResourceNotFound = 317, "resource_not_found",
         "Graph finds nothing at the address of Intune.",
         failed_module(INTUNE, &["resource_not_found"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::DeviceManagement),
-            What::Error(404, "ResourceNotFound", "Resource not found."),
-        )]);
+        Behaviour::always(At::Only(Endpoint::DeviceManagement),
+            What::Error(404, "ResourceNotFound", "Resource not found."));
     QuotaExceeded = 318, "quota_exceeded", "The directory has used up its quota.",
         failed(&["quota_exceeded"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::Organization),
-            What::Error(403, "Directory_QuotaExceeded", "The quota is used up."),
-        )]);
+        Behaviour::always(At::Only(Endpoint::Organization),
+            What::Error(403, "Directory_QuotaExceeded", "The quota is used up."));
     EntraNotLicensed = 319, "entra_not_licensed",
         "Graph answers a call only in tenants with a premium licence of Microsoft Entra.",
         failed_module(INTUNE, &["entra_not_licensed"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::DeviceManagement),
+        Behaviour::always(At::Only(Endpoint::DeviceManagement),
             What::Error(403, "Authentication_RequestFromNonPremiumTenantOrB2CTenant",
-                "Neither tenant is B2C or tenant doesn't have premium license"),
-        )]);
+                "Neither tenant is B2C or tenant doesn't have premium license"));
     ServiceNotLicensed = 320, "service_not_licensed",
         "Graph answers a call only in tenants with a licence of the service behind it.",
         failed_module(INTUNE, &["service_not_licensed"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::DeviceManagement),
-            What::Error(403, "Forbidden", "The tenant does not have the license that is needed."),
-        )]);
+        Behaviour::always(At::Only(Endpoint::DeviceManagement),
+            What::Error(403, "Forbidden", "The tenant does not have the license that is needed."));
     ServiceNotProvisioned = 321, "service_not_provisioned",
         "Intune's MDM authority is not set.",
         failed_module(INTUNE, &["service_not_provisioned"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::DeviceManagement),
-            What::IntuneError(403, "Forbidden", "The MDM authority is not set."),
-        )]);
+        Behaviour::always(At::Only(Endpoint::DeviceManagement),
+            What::IntuneError(403, "Forbidden", "The MDM authority is not set."));
     ServiceDisabled = 322, "service_disabled", "Intune is switched off in the tenant.",
         failed_module(INTUNE, &["service_disabled"]),
-        Behaviour::faulty(&[Fault::always(
-            At::Only(Endpoint::DeviceManagement),
-            What::IntuneError(403, "Forbidden", "The service is disabled for this tenant."),
-        )]);
+        Behaviour::always(At::Only(Endpoint::DeviceManagement),
+            What::IntuneError(403, "Forbidden", "The service is disabled for this tenant."));
     IntuneNotLicensedRefused = 323, "intune_not_licensed_refused",
         "Intune refuses with 403 and names the missing licence.",
         failed_module(INTUNE, &["intune_not_licensed"]),
         Behaviour {
             intune: Intune::NotLicensed,
-            ..Behaviour::faulty(&[Fault::always(
-                At::Only(Endpoint::DeviceManagement),
-                What::IntuneError(403, "Forbidden",
-                    "Tenant does not have a valid Intune license/subscription."),
-            )])
+            ..Behaviour::always(At::Only(Endpoint::DeviceManagement), What::IntuneError(403,
+                "Forbidden", "Tenant does not have a valid Intune license/subscription."))
         };
 
     // The permission inventory.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use verifyd_simulator::{
-    RunningSimulator, SIMULATED_SECRET, Scenario, Simulator, SimulatorOptions,
+    RunningSimulator, SIMULATED_SECRET, Scenario, Simulator, SimulatorOptions, service_principal_id,
 };
 
 pub const CLIENT_ID: &str = "0f4c2a10-7b5d-4f0e-9c57-3a1d7a5e9b01";
@@ -163,6 +163,12 @@ impl Caller {
         let token = self.token(&scenario.tenant_id(0)).await;
         self.get(&token, path).await
     }
+}
+
+/// The path of the grants to `CLIENT_ID`.
+pub fn assignments(tenant: &str) -> String {
+    let id = service_principal_id(tenant, CLIENT_ID);
+    format!("/v1.0/servicePrincipals/{id}/appRoleAssignments")
 }
 
 /// The claims of a JWT, unverified.

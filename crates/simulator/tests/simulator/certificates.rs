@@ -56,55 +56,25 @@ async fn present(
 }
 
 #[tokio::test]
-async fn an_assertion_by_a_registered_certificate_signs_in() {
+async fn only_the_key_of_a_registered_and_valid_certificate_signs_in() {
     let options = SimulatorOptions {
         certificates_pem: vec![GOOD.certificate.clone()],
         ..SimulatorOptions::default()
     };
-    let caller = Caller::with(options).await;
-    let thumbprint = caller
-        .simulator
-        .register_certificate(&GOOD.certificate)
-        .unwrap();
-    let answer = present(&caller, &GOOD, &thumbprint, |_, _| {}).await;
+    let (caller, stranger) = (Caller::with(options).await, Caller::new().await);
+    let register = |pair: &Pair| caller.simulator.register_certificate(&pair.certificate);
+    let (good, expired) = (register(&GOOD).unwrap(), register(&EXPIRED).unwrap());
+    let answer = present(&caller, &GOOD, &good, |_, _| {}).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
-}
-
-#[tokio::test]
-async fn an_unknown_certificate_is_refused() {
-    let caller = Caller::new().await;
-    let other = Caller::new().await;
-    let thumbprint = other
-        .simulator
-        .register_certificate(&GOOD.certificate)
-        .unwrap();
-    let answer = present(&caller, &GOOD, &thumbprint, |_, _| {}).await;
-    assert_eq!(answer.aadsts(), 700027);
-    assert!(answer.text.contains("key was not found"));
-}
-
-#[tokio::test]
-async fn an_expired_certificate_is_refused_as_expired() {
-    let caller = Caller::new().await;
-    let thumbprint = caller
-        .simulator
-        .register_certificate(&EXPIRED.certificate)
-        .unwrap();
-    let answer = present(&caller, &EXPIRED, &thumbprint, |_, _| {}).await;
-    assert_eq!(answer.aadsts(), 700027);
-    assert!(answer.text.contains("key used is expired"));
-}
-
-#[tokio::test]
-async fn a_signature_by_another_key_is_refused() {
-    let caller = Caller::new().await;
-    let thumbprint = caller
-        .simulator
-        .register_certificate(&GOOD.certificate)
-        .unwrap();
-    let answer = present(&caller, &EXPIRED, &thumbprint, |_, _| {}).await;
-    assert_eq!(answer.aadsts(), 700027);
-    assert!(answer.text.contains("signature does not fit"));
+    for (caller, key, thumbprint, words) in [
+        (&stranger, &GOOD, &good, "key was not found"),
+        (&caller, &EXPIRED, &expired, "key used is expired"),
+        (&caller, &EXPIRED, &good, "signature does not fit"),
+    ] {
+        let answer = present(caller, key, thumbprint, |_, _| {}).await;
+        assert_eq!(answer.aadsts(), 700027, "{words}");
+        assert!(answer.text.contains(words), "{words}: {}", answer.text);
+    }
 }
 
 #[tokio::test]

@@ -25,44 +25,18 @@ async fn the_trusted_issuers_token_signs_in() {
 }
 
 #[tokio::test]
-async fn another_subject_is_refused() {
-    let caller = Caller::new().await;
-    let token = caller
-        .simulator
-        .issue_federated_token("system:serviceaccount:default:default")
-        .unwrap();
-    let answer = caller
-        .present(&Scenario::Healthy.tenant_id(0), &token)
-        .await;
-    assert_eq!(answer.aadsts(), 700213);
-}
-
-#[tokio::test]
-async fn another_issuer_is_refused() {
-    let caller = Caller::new().await;
-    let other = Caller::new().await;
-    let token = other
-        .simulator
-        .issue_federated_token(FEDERATED_SUBJECT)
-        .unwrap();
-    let answer = caller
-        .present(&Scenario::Healthy.tenant_id(0), &token)
-        .await;
-    assert_eq!(answer.aadsts(), 700211);
-}
-
-#[tokio::test]
-async fn a_forged_token_is_refused() {
-    let caller = Caller::new().await;
-    let real = caller
-        .simulator
-        .issue_federated_token(FEDERATED_SUBJECT)
-        .unwrap();
+async fn what_the_app_does_not_trust_is_refused() {
+    let (caller, other) = (Caller::new().await, Caller::new().await);
+    let issue = |caller: &Caller, subject: &str| {
+        let token = caller.simulator.issue_federated_token(subject);
+        token.unwrap()
+    };
+    let good = issue(&caller, FEDERATED_SUBJECT);
     let key = rcgen::KeyPair::generate().unwrap();
     let forged = jsonwebtoken::encode(
         &Header::new(Algorithm::ES256),
         &json!({
-            "iss": claims(&real)["iss"],
+            "iss": claims(&good)["iss"],
             "sub": FEDERATED_SUBJECT,
             "aud": FEDERATED_AUDIENCE,
             "iat": now(),
@@ -73,37 +47,20 @@ async fn a_forged_token_is_refused() {
         &EncodingKey::from_ec_der(&key.serialize_der()),
     )
     .unwrap();
-    let answer = caller
-        .present(&Scenario::Healthy.tenant_id(0), &forged)
-        .await;
-    assert_eq!(answer.aadsts(), 700027);
-}
-
-#[tokio::test]
-async fn an_old_token_is_refused() {
-    let caller = Caller::new().await;
-    let token = caller
-        .simulator
-        .issue_federated_token(FEDERATED_SUBJECT)
-        .unwrap();
+    let another_subject = issue(&caller, "system:serviceaccount:default:default");
+    let another_issuer = issue(&other, FEDERATED_SUBJECT);
+    for (what, scenario, token, code) in [
+        ("subject", Scenario::Healthy, &another_subject, 700213),
+        ("issuer", Scenario::Healthy, &another_issuer, 700211),
+        ("key", Scenario::Healthy, &forged, 700027),
+        ("app", Scenario::FederationNotConfigured, &good, 70025),
+    ] {
+        let answer = caller.present(&scenario.tenant_id(0), token).await;
+        assert_eq!(answer.aadsts(), code, "{what}");
+    }
     caller.clock.put_forward(TimeDelta::seconds(3_600 + 301));
-    let answer = caller
-        .present(&Scenario::Healthy.tenant_id(0), &token)
-        .await;
-    assert_eq!(answer.aadsts(), 700024);
-}
-
-#[tokio::test]
-async fn an_app_without_federated_credential_takes_no_token() {
-    let caller = Caller::new().await;
-    let token = caller
-        .simulator
-        .issue_federated_token(FEDERATED_SUBJECT)
-        .unwrap();
-    let answer = caller
-        .present(&Scenario::FederationNotConfigured.tenant_id(0), &token)
-        .await;
-    assert_eq!(answer.aadsts(), 70025);
+    let tenant = Scenario::Healthy.tenant_id(0);
+    assert_eq!(caller.present(&tenant, &good).await.aadsts(), 700024);
 }
 
 #[tokio::test]

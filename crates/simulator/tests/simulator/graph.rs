@@ -1,6 +1,6 @@
 //! The Graph calls, their permissions and their shapes.
 
-use super::caller::{Answer, CLIENT_ID, Caller, claims};
+use super::caller::{Answer, CLIENT_ID, Caller, assignments, claims};
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -19,11 +19,6 @@ fn own_principal() -> String {
     format!(
         "/v1.0/servicePrincipals(appId='{CLIENT_ID}')?$select=id,accountEnabled,appOwnerOrganizationId"
     )
-}
-
-fn assignments(tenant: &str) -> String {
-    let id = service_principal_id(tenant, CLIENT_ID);
-    format!("/v1.0/servicePrincipals/{id}/appRoleAssignments")
 }
 
 fn members(object: &Value) -> BTreeSet<&str> {
@@ -201,21 +196,69 @@ async fn many_grants_come_in_pages_and_graphs_come_last() {
     assert!(top["@odata.nextLink"].as_str().unwrap().contains("top=5"));
 }
 
+/// What each scenario opens and refuses, by status and code.
 #[tokio::test]
-async fn service_principals_of_others_do_not_exist() {
+async fn every_call_is_answered_as_the_scenario_says() {
+    const DENIED: &str = "Authorization_RequestDenied";
+    const GONE: &str = "Request_ResourceNotFound";
+    const NOBODY: &str = "Authorization_IdentityNotFound";
+    const NO_TOKEN: &str = "InvalidAuthenticationToken";
+    const INTUNE: &str = DEVICE_MANAGEMENT;
     let caller = Caller::new().await;
-    let tenant = Scenario::Healthy.tenant_id(0);
+    let own = own_principal();
+    let of_token = assignments(&Scenario::InventoryFromToken.tenant_id(0));
     let stranger = service_principal_id(&Scenario::Healthy.tenant_id(1), CLIENT_ID);
-    for path in [
-        format!("/v1.0/servicePrincipals/{stranger}"),
-        format!("/v1.0/servicePrincipals/{stranger}/appRoleAssignments"),
-        format!("/v1.0/servicePrincipals(appId='{stranger}')"),
+    let by_id = format!("/v1.0/servicePrincipals/{stranger}");
+    let grants = format!("{by_id}/appRoleAssignments");
+    let by_app_id = format!("/v1.0/servicePrincipals(appId='{stranger}')");
+    for (scenario, path, status, code) in [
+        (Scenario::Healthy, &*by_id, 404, GONE),
+        (Scenario::Healthy, &grants, 404, GONE),
+        (Scenario::Healthy, &by_app_id, 404, GONE),
+        (Scenario::HealthyOpaqueToken, ORGANIZATION, 200, ""),
+        (
+            Scenario::PermissionDeniedIdentity,
+            ORGANIZATION,
+            403,
+            DENIED,
+        ),
+        (Scenario::PermissionDeniedIdentity, &own, 200, ""),
+        (Scenario::InventoryFromToken, &own, 403, DENIED),
+        (Scenario::InventoryFromToken, &of_token, 403, DENIED),
+        (Scenario::InventoryFromToken, ORGANIZATION, 200, ""),
+        (Scenario::InventoryUnreadable, &own, 403, DENIED),
+        (Scenario::InventoryUnreadable, ORGANIZATION, 200, ""),
+        (Scenario::ServicePrincipalMissing, ORGANIZATION, 401, NOBODY),
+        (Scenario::ServicePrincipalMissing, &own, 401, NOBODY),
+        (Scenario::ServicePrincipalMissing, INTUNE, 401, NOBODY),
+        (Scenario::ConsentPropagating, &own, 404, GONE),
+        (Scenario::ConsentPropagating, ORGANIZATION, 200, ""),
+        (Scenario::PermissionNotEffective, INTUNE, 403, "Forbidden"),
+        (Scenario::PermissionNotEffective, ROLE_DEFINITIONS, 200, ""),
+        (Scenario::IdentityMismatchToken, ORGANIZATION, 401, NO_TOKEN),
+        (Scenario::TokenRejected, ORGANIZATION, 401, NO_TOKEN),
+        (
+            Scenario::GraphUnknown,
+            ORGANIZATION,
+            400,
+            "Directory_Undocumented",
+        ),
+        (
+            Scenario::ProviderUnavailable,
+            ORGANIZATION,
+            503,
+            "ServiceUnavailable",
+        ),
     ] {
-        let token = caller.token(&tenant).await;
-        let answer = caller.get(&token, &path).await;
+        let answer = caller.ask(scenario, path).await;
+        let found = match answer.status {
+            200 => String::new(),
+            _ => answer.graph_code(),
+        };
         assert_eq!(
-            (answer.status, answer.graph_code()),
-            (404, "Request_ResourceNotFound".into())
+            (answer.status, &*found),
+            (status, code),
+            "{scenario}: {path}"
         );
     }
 }
@@ -233,19 +276,14 @@ async fn addresses_may_be_percent_encoded() {
 }
 
 #[tokio::test]
-async fn calls_are_refused_without_the_permission() {
+async fn intune_names_the_permission_that_a_call_lacks() {
     let caller = Caller::new().await;
-    let scenario = Scenario::PermissionDeniedIdentity;
-    let answer = caller.ask(scenario, ORGANIZATION).await;
-    assert_eq!(answer.status, 403);
-    assert_eq!(answer.graph_code(), "Authorization_RequestDenied");
-    assert_eq!(caller.ask(scenario, &own_principal()).await.status, 200);
     for (path, permission) in [
         (DEVICE_MANAGEMENT, "DeviceManagementApps.Read.All"),
         (CONFIGURATIONS, "DeviceManagementConfiguration.Read.All"),
         (ROLE_DEFINITIONS, "DeviceManagementRBAC.Read.All"),
     ] {
-        let answer = caller.ask(scenario, path).await;
+        let answer = caller.ask(Scenario::PermissionDeniedIdentity, path).await;
         assert_eq!(
             (answer.status, answer.graph_code()),
             (403, "Forbidden".into())
@@ -263,44 +301,21 @@ async fn calls_are_refused_without_the_permission() {
 }
 
 #[tokio::test]
-async fn reading_grants_needs_a_permission_of_its_own() {
+async fn tokens_tell_what_their_scenario_lets_them_tell() {
     let caller = Caller::new().await;
-    let scenario = Scenario::InventoryFromToken;
-    for path in [own_principal(), assignments(&scenario.tenant_id(0))] {
-        let answer = caller.ask(scenario, &path).await;
-        assert_eq!(answer.graph_code(), "Authorization_RequestDenied");
+    for scenario in [Scenario::HealthyOpaqueToken, Scenario::InventoryUnreadable] {
+        let token = caller.token(&scenario.tenant_id(0)).await;
+        assert!(!token.contains('.'), "{scenario}: {token}");
     }
-    assert_eq!(caller.ask(scenario, ORGANIZATION).await.status, 200);
-    let roles = token_roles(&caller, &scenario.tenant_id(0)).await;
+    let tenant = Scenario::ServicePrincipalMissing.tenant_id(0);
+    let nobodys = claims(&caller.token(&tenant).await);
+    assert_eq!((nobodys.get("oid"), nobodys.get("roles")), (None, None));
+    let tenant = Scenario::IdentityMismatchToken.tenant_id(0);
+    assert_ne!(claims(&caller.token(&tenant).await)["tid"], *tenant);
+    let roles = token_roles(&caller, &Scenario::InventoryFromToken.tenant_id(0)).await;
     assert!(!roles.contains("Application.Read.All") && roles.len() == 10);
-}
-
-#[tokio::test]
-async fn opaque_tokens_work_but_cannot_be_looked_into() {
-    let caller = Caller::new().await;
-    let token = caller
-        .token(&Scenario::HealthyOpaqueToken.tenant_id(0))
-        .await;
-    assert!(!token.contains('.'));
-    assert_eq!(caller.get(&token, ORGANIZATION).await.status, 200);
-    let scenario = Scenario::InventoryUnreadable;
-    assert!(!caller.token(&scenario.tenant_id(0)).await.contains('.'));
-    assert_eq!(caller.ask(scenario, ORGANIZATION).await.status, 200);
-    assert_eq!(caller.ask(scenario, &own_principal()).await.status, 403);
-}
-
-#[tokio::test]
-async fn a_token_without_service_principal_opens_nothing() {
-    let caller = Caller::new().await;
-    let token = caller
-        .token(&Scenario::ServicePrincipalMissing.tenant_id(0))
-        .await;
-    let claims = claims(&token);
-    assert_eq!((claims.get("oid"), claims.get("roles")), (None, None));
-    for path in [ORGANIZATION, &own_principal(), DEVICE_MANAGEMENT] {
-        let answer = caller.get(&token, path).await;
-        assert_eq!(answer.graph_code(), "Authorization_IdentityNotFound");
-    }
+    let roles = token_roles(&caller, &Scenario::PermissionNotEffective.tenant_id(0)).await;
+    assert!(roles.contains("DeviceManagementApps.Read.All"));
 }
 
 #[tokio::test]
@@ -345,42 +360,6 @@ async fn another_directory_answers() {
     let id = body["value"][0]["id"].as_str().unwrap();
     assert!(uuid::Uuid::parse_str(id).is_ok());
     assert_ne!(id, Scenario::IdentityMismatch.tenant_id(0));
-}
-
-#[tokio::test]
-async fn a_token_of_another_directory_opens_nothing() {
-    let caller = Caller::new().await;
-    let tenant = Scenario::IdentityMismatchToken.tenant_id(0);
-    let token = caller.token(&tenant).await;
-    assert_ne!(claims(&token)["tid"], *tenant);
-    let answer = caller.get(&token, ORGANIZATION).await;
-    assert_eq!(answer.graph_code(), "InvalidAuthenticationToken");
-}
-
-#[tokio::test]
-async fn intune_may_refuse_what_the_roles_would_open() {
-    let caller = Caller::new().await;
-    let scenario = Scenario::PermissionNotEffective;
-    let roles = token_roles(&caller, &scenario.tenant_id(0)).await;
-    assert!(roles.contains("DeviceManagementApps.Read.All"));
-    let refused = caller.ask(scenario, DEVICE_MANAGEMENT).await;
-    assert_eq!(
-        (refused.status, refused.graph_code()),
-        (403, "Forbidden".into())
-    );
-    assert_eq!(caller.ask(scenario, ROLE_DEFINITIONS).await.status, 200);
-}
-
-#[tokio::test]
-async fn a_service_principal_of_just_now_is_not_found() {
-    let caller = Caller::new().await;
-    let scenario = Scenario::ConsentPropagating;
-    assert_eq!(caller.ask(scenario, ORGANIZATION).await.status, 200);
-    let answer = caller.ask(scenario, &own_principal()).await;
-    assert_eq!(
-        (answer.status, answer.graph_code()),
-        (404, "Request_ResourceNotFound".into())
-    );
 }
 
 #[tokio::test]

@@ -3,11 +3,10 @@
 use super::advice::AdviceKind;
 use crate::domain::Reason;
 use crate::domain::connection::CredentialKind;
+use crate::provider::microsoft::embedded;
 use crate::provider::microsoft::fault::Retry;
 use serde::Deserialize;
 use std::sync::LazyLock;
-
-const TEXT: &str = include_str!("codes.toml");
 
 /// Which code decides where an answer names several: the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -132,10 +131,7 @@ pub(super) struct Table {
     elsewhere: Elsewhere,
 }
 
-static TABLE: LazyLock<Table> = LazyLock::new(|| match toml::from_str(TEXT) {
-    Ok(table) => table,
-    Err(error) => unreachable!("the embedded table is read by a test: {error}"),
-});
+static TABLE: LazyLock<Table> = LazyLock::new(|| embedded(include_str!("codes.toml")));
 
 impl Table {
     pub fn get() -> &'static Self {
@@ -314,7 +310,7 @@ mod tests {
 
     #[test]
     fn the_table_is_read_and_names_no_code_twice() {
-        let table: Table = toml::from_str(TEXT).unwrap();
+        let table = Table::get();
         let mut seen = HashSet::new();
         let rows = table.code.iter().flat_map(|row| &row.numbers);
         for number in rows.chain(&table.elsewhere.numbers) {

@@ -275,18 +275,17 @@ pub(super) fn judge_permissions(
                     // It is made where the API is licensed or added, not at the registration.
                     let instead = (offer == Some(&Offered::NoResource))
                         .then_some((ADD_API, Link::EnterpriseApps));
-                    results.not_offered(&key, lacking, instead, evidence);
+                    let reason = Reason::PermissionNotOffered;
+                    results.missing(&key, reason, lacking, instead, evidence);
                     continue;
                 }
                 if let Some(id) = &id {
                     evidence.push(Evidence::new(EvidenceKind::AppRoleId, id));
                 }
-                let message = format!(
-                    "{} {named} is missing: without it, {}.",
-                    Reason::PermissionMissing.what(),
-                    permission.needed_for
-                );
-                results.missing(&key, message, evidence);
+                let reason = Reason::PermissionMissing;
+                let (what, needed_for) = (reason.what(), &permission.needed_for);
+                let message = format!("{what} {named} is missing: without it, {needed_for}.");
+                results.missing(&key, reason, message, None, evidence);
             }
         }
     }

@@ -169,10 +169,7 @@ impl<'a> Rights<'a> {
 
     fn unknown(&self, fault: Fault) -> Fault {
         let tried = (self.attempts > 1).then_some(self.attempts);
-        let has_attempts = fault
-            .evidence
-            .iter()
-            .any(|e| e.kind == EvidenceKind::Attempts);
+        let has_attempts = fault.has(EvidenceKind::Attempts);
         let fault = fault.with_some(EvidenceKind::Attempts, tried.filter(|_| !has_attempts));
         if !self.is_consented && !self.is_known {
             return fault;

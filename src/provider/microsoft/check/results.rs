@@ -133,27 +133,18 @@ impl<'a> CheckResults<'a> {
         });
     }
 
-    /// A required permission is not granted; the outcome stays as it is.
-    pub fn missing(&mut self, key: &str, message: String, evidence: Vec<Evidence>) {
-        self.set(key, |spec, links| {
-            let mut check = spec.fail(Reason::PermissionMissing, links, evidence);
-            check.severity = spec.severity;
-            check.message = message;
-            check
-        });
-    }
-
-    /// Sets a required permission as not grantable; the outcome does not change. `instead`: the step in place
-    /// of the reason's.
-    pub fn not_offered(
+    /// A required permission is not granted, or cannot be; the outcome stays as it is. `instead`: the step in
+    /// place of the reason's.
+    pub fn missing(
         &mut self,
         key: &str,
+        reason: Reason,
         message: String,
         instead: Option<(&str, Link)>,
         evidence: Vec<Evidence>,
     ) {
         self.set(key, |spec, links| {
-            let mut check = spec.fail(Reason::PermissionNotOffered, links, evidence);
+            let mut check = spec.fail(reason, links, evidence);
             check.severity = spec.severity;
             check.message = message;
             if let Some((label, link)) = instead {

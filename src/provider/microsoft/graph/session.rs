@@ -435,11 +435,8 @@ fn judge<T>(answer: Answer, read: fn(Body) -> Option<T>) -> Result<T, Fault> {
             // It also answers without a body.
             !answer.has_body() && answer.author.is_microsoft(),
         );
-        let known = fault
-            .evidence
-            .iter()
-            .any(|e| e.kind == EvidenceKind::RequestId);
-        let request_id = answer.request_id.filter(|_| !known);
+        let is_known = fault.has(EvidenceKind::RequestId);
+        let request_id = answer.request_id.filter(|_| !is_known);
         return Err(fault.with_some(EvidenceKind::RequestId, request_id));
     }
     if let Some(intermediary) = answer.page() {

@@ -2,11 +2,10 @@
 
 use super::body::ErrorBody;
 use crate::domain::Reason;
+use crate::provider::microsoft::embedded;
 use crate::provider::microsoft::fault::Retry;
 use serde::Deserialize;
 use std::sync::LazyLock;
-
-const TEXT: &str = include_str!("codes.toml");
 
 /// The token in a link to the next page is too old: the list has to be read from its beginning.
 pub(in super::super) const EXPIRED_PAGE: &str = "Directory_ExpiredPageToken";
@@ -49,10 +48,7 @@ pub(super) struct Table {
     words: Vec<WordsRow>,
 }
 
-static TABLE: LazyLock<Table> = LazyLock::new(|| match toml::from_str(TEXT) {
-    Ok(table) => table,
-    Err(error) => unreachable!("the embedded table is read by a test: {error}"),
-});
+static TABLE: LazyLock<Table> = LazyLock::new(|| embedded(include_str!("codes.toml")));
 
 impl Table {
     pub fn get() -> &'static Self {
@@ -131,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_table_is_read_and_names_no_code_twice() {
-        let table: Table = toml::from_str(TEXT).unwrap();
+        let table = Table::get();
         let mut names = BTreeSet::new();
         let rows = table.code.iter().chain(&table.vague);
         for name in rows.flat_map(|row| &row.names) {

@@ -5,6 +5,7 @@
 
 use super::decoding::{decode, object};
 use crate::domain::Reason;
+use crate::provider::microsoft::embedded;
 use crate::provider::microsoft::fault::Retry;
 use http::HeaderMap;
 use serde::Deserialize;
@@ -24,13 +25,7 @@ struct Signs {
     not_reached: Vec<String>,
 }
 
-static SIGNS: LazyLock<Signs> =
-    LazyLock::new(
-        || match toml::from_str(include_str!("intermediaries.toml")) {
-            Ok(signs) => signs,
-            Err(error) => unreachable!("the embedded list is read by tests: {error}"),
-        },
-    );
+static SIGNS: LazyLock<Signs> = LazyLock::new(|| embedded(include_str!("intermediaries.toml")));
 
 /// Whether the text contains one of the signs.
 fn has(text: &str, signs: &[String]) -> bool {

@@ -18,6 +18,7 @@ pub use schema::schema;
 use crate::domain::permission::RequiredPermission;
 use crate::domain::report::Severity;
 use crate::ports::provider::CheckSpec;
+use crate::provider::microsoft::embedded;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -43,33 +44,9 @@ const BUILT_IN: [(&str, &str); 3] = [
     ),
 ];
 
-/// App ids of other APIs that modules often need, with the names that Microsoft gives them.
-const RESOURCES: [(Uuid, &str); 6] = [
-    (
-        Uuid::from_u128(0x00000002_0000_0ff1_ce00_000000000000),
-        "Office 365 Exchange Online",
-    ),
-    (
-        Uuid::from_u128(0x00000003_0000_0ff1_ce00_000000000000),
-        "Office 365 SharePoint Online",
-    ),
-    (
-        Uuid::from_u128(0x00000002_0000_0000_c000_000000000000),
-        "Azure Active Directory Graph",
-    ),
-    (
-        Uuid::from_u128(0xfc780465_2017_40d4_a0c5_307022471b92),
-        "WindowsDefenderATP",
-    ),
-    (
-        Uuid::from_u128(0x8ee8fdad_f234_4243_8f3b_15c294843740),
-        "Microsoft Threat Protection",
-    ),
-    (
-        Uuid::from_u128(0xc5393580_f805_4401_95e8_94b7a6ef2fc2),
-        "Office 365 Management APIs",
-    ),
-];
+/// Names that Microsoft gives other APIs that modules often need, by app id.
+static RESOURCES: LazyLock<BTreeMap<Uuid, String>> =
+    LazyLock::new(|| embedded(include_str!("resources.toml")));
 
 #[expect(
     clippy::expect_used,
@@ -124,13 +101,8 @@ impl Modules {
 }
 
 /// Names of permissions on Graph that amount to control of the directory.
-#[expect(
-    clippy::expect_used,
-    reason = "the file is part of the program; a test reads it"
-)]
 static DIRECTORY_CONTROL: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-    let by_source: BTreeMap<String, Vec<String>> =
-        toml::from_str(include_str!("directory_control.toml")).expect("directory_control.toml");
+    let by_source: BTreeMap<String, Vec<String>> = embedded(include_str!("directory_control.toml"));
     by_source.into_values().flatten().collect()
 });
 
@@ -173,37 +145,26 @@ pub(super) fn planned_checks(module: &Module) -> Vec<CheckSpec> {
         // Without it nothing is known about what works, and the run ends failed.
         (INVENTORY, "Permission inventory"),
     ]
-    .map(|(key, title)| CheckSpec {
-        key: key.to_owned(),
-        title: title.to_owned(),
-        blocking: true,
-        severity: Severity::Critical,
-    });
-    let expiry = CheckSpec {
-        key: EXPIRY.to_owned(),
-        title: "Expiry of the credential".to_owned(),
-        // On the day itself it is the sign-in that fails.
-        blocking: false,
-        severity: Severity::Medium,
+    .map(|(key, title)| CheckSpec::new(key, title, true, Severity::Critical));
+    // Not blocking: on the day itself it is the sign-in that fails.
+    let expiry = CheckSpec::new(EXPIRY, "Expiry of the credential", false, Severity::Medium);
+    let needed = |key: &str, title: &str, blocking: bool| {
+        let severity = match blocking {
+            true => Severity::Critical,
+            false => Severity::High,
+        };
+        CheckSpec::new(key, title, blocking, severity)
     };
-    let permissions = module.permissions.iter().map(|permission| CheckSpec {
-        key: check_key(permission),
-        title: format!("Permission {}", name(permission)),
-        blocking: permission.blocking,
-        severity: severity(permission.blocking),
+    let permissions = module.permissions.iter().map(|permission| {
+        let title = format!("Permission {}", name(permission));
+        needed(&check_key(permission), &title, permission.blocking)
     });
-    let excess = CheckSpec {
-        key: EXCESS.to_owned(),
-        title: "Permissions beyond what is needed".to_owned(),
-        blocking: false,
-        severity: Severity::Low,
-    };
-    let probes = module.probes.iter().map(|probe| CheckSpec {
-        key: probe.key.clone(),
-        title: probe.title.clone(),
-        blocking: probe.blocking,
-        severity: severity(probe.blocking),
-    });
+    let excess = "Permissions beyond what is needed";
+    let excess = CheckSpec::new(EXCESS, excess, false, Severity::Low);
+    let probes = module
+        .probes
+        .iter()
+        .map(|probe| needed(&probe.key, &probe.title, probe.blocking));
     connection
         .into_iter()
         .chain([expiry])
@@ -213,20 +174,10 @@ pub(super) fn planned_checks(module: &Module) -> Vec<CheckSpec> {
         .collect()
 }
 
-fn severity(blocking: bool) -> Severity {
-    if blocking {
-        Severity::Critical
-    } else {
-        Severity::High
-    }
-}
-
 /// Name of a resource that is not Graph, for people: Microsoft's, or its app id.
 pub(super) fn resource_name(resource: Uuid) -> String {
-    RESOURCES
-        .iter()
-        .find(|(id, _)| *id == resource)
-        .map_or_else(|| resource.to_string(), |(_, name)| (*name).to_owned())
+    let name = RESOURCES.get(&resource);
+    name.cloned().unwrap_or_else(|| resource.to_string())
 }
 
 /// A permission for people: its role, and the API where that is not Graph.
@@ -306,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_check_of_a_role_elsewhere_names_its_resource() {
-        let exchange = RESOURCES[0].0;
+        let exchange = Uuid::from_u128(0x00000002_0000_0ff1_ce00_000000000000);
         let role = RequiredPermission {
             key: format!("{exchange}/Exchange.ManageAsApp"),
             resource: Some(exchange),
@@ -351,8 +302,8 @@ mod tests {
         assert!(controls_directory("RoleManagement.ReadWrite.Directory"));
         assert!(controls_directory("Directory.ReadWrite.All"));
         assert!(!controls_directory("Directory.Read.All"));
-        let elsewhere = format!("{}/Directory.ReadWrite.All", RESOURCES[2].0);
-        assert!(!controls_directory(&elsewhere));
+        let elsewhere = "00000002-0000-0000-c000-000000000000/Directory.ReadWrite.All";
+        assert!(!controls_directory(elsewhere));
         assert!(DIRECTORY_CONTROL.iter().all(|name| rules::is_role(name)));
         assert_eq!(Modules::built_in().of_verifyd().count(), 2);
     }

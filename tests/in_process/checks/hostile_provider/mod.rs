@@ -43,11 +43,7 @@ async fn connection(world: &World, number: usize, cloud: &str) -> ConnectionId {
     let tenant = i64::try_from(number).unwrap() + 1;
     let entra = Scenario::Healthy.tenant_id(u32::try_from(number).unwrap());
     let id = world.connection(tenant, &entra, "health_check").await;
-    world
-        .sql(&format!(
-            "UPDATE provider_connections SET cloud = '{cloud}' WHERE id = {id}"
-        ))
-        .await;
+    world.set(id, &format!("cloud = '{cloud}'")).await;
     id
 }
 
