@@ -3,12 +3,10 @@
 use chrono::{TimeZone as _, Utc};
 #[cfg(feature = "simulator")]
 use clap::CommandFactory as _;
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use verifyd::domain::credential_cause::Cause;
 use verifyd::domain::link::{Directory, Link, LinkContext};
 use verifyd::domain::reason::{Reason, Stage};
@@ -18,6 +16,7 @@ use verifyd::domain::report::{
 use verifyd::domain::{ConnectionId, RunId};
 use verifyd::ports::provider::CheckSpec;
 use verifyd::provider::microsoft::module_schema;
+use verifyd::telemetry::metrics::{self, Kind};
 
 const SCHEMA: &str = "contracts/verification-report.v1_5.schema.json";
 const REASONS: &str = "docs/reference/reasons.md";
@@ -304,26 +303,21 @@ fn the_page_of_commands_is_current() {
 
 #[test]
 fn the_page_of_metrics_is_current() {
-    let found = Described::default();
-    metrics::with_local_recorder(&found, verifyd::telemetry::metrics::describe);
     let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     let mut text = String::new();
-    let described = found.metrics.into_inner().unwrap();
-    for (kind, heading) in [
-        ("counter", "Counters"),
-        ("gauge", "Gauges"),
-        ("histogram", "Histograms"),
+    for (kinds, heading) in [
+        (&[Kind::Counter, Kind::LabelledCounter][..], "Counters"),
+        (&[Kind::Gauge], "Gauges"),
+        (&[Kind::Histogram], "Histograms"),
     ] {
         let _ = write!(text, "### {heading}\n\n");
-        for (name, (_, meaning)) in described.iter().filter(|(_, (of, _))| *of == kind) {
-            let values = found.values.lock().unwrap();
-            let mut labels = Vec::new();
-            for label in labels_of(name, &sources) {
-                let known = values.get(&(name.clone(), label.clone()));
-                labels.push(known.map_or(label.clone(), |known| {
-                    format!("{label}={}", known.join("|"))
-                }));
-            }
+        let of_kind = metrics::METRICS.iter().filter(|m| kinds.contains(&m.0));
+        let meanings: BTreeMap<_, _> = of_kind.map(|(_, name, meaning)| (name, meaning)).collect();
+        for (name, meaning) in meanings {
+            let labels: Vec<String> = labels_of(name, &sources)
+                .into_iter()
+                .map(|label| with_values(name, label))
+                .collect();
             let labels = match labels.join(",") {
                 none if none.is_empty() => none,
                 labels => format!("{{{labels}}}"),
@@ -339,62 +333,23 @@ fn the_page_of_metrics_is_current() {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(METRICS)).unwrap();
     for quoted in page.split('`').skip(1).step_by(2) {
         let name = quoted.split('{').next().unwrap_or_default();
-        let is_metric = name.starts_with("verifyd_");
+        let is_known = metrics::METRICS.iter().any(|(_, known, _)| *known == name);
         assert!(
-            !is_metric || described.contains_key(name),
+            !name.starts_with("verifyd_") || is_known,
             "no metric {name}"
         );
     }
 }
 
-/// What is described and registered, without any value.
-#[derive(Default)]
-struct Described {
-    /// By name: the type, and what it means.
-    metrics: Mutex<BTreeMap<String, (&'static str, String)>>,
-    /// By metric and label: the values that are there from the start.
-    values: Mutex<BTreeMap<(String, String), Vec<String>>>,
-}
-
-impl Described {
-    fn describe(&self, kind: &'static str, name: &KeyName, meaning: &SharedString) {
-        let mut all = self.metrics.lock().unwrap();
-        all.insert(name.as_str().to_owned(), (kind, meaning.to_string()));
-    }
-}
-
-impl Recorder for Described {
-    fn describe_counter(&self, name: KeyName, _: Option<Unit>, meaning: SharedString) {
-        self.describe("counter", &name, &meaning);
-    }
-
-    fn describe_gauge(&self, name: KeyName, _: Option<Unit>, meaning: SharedString) {
-        self.describe("gauge", &name, &meaning);
-    }
-
-    fn describe_histogram(&self, name: KeyName, _: Option<Unit>, meaning: SharedString) {
-        self.describe("histogram", &name, &meaning);
-    }
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let mut values = self.values.lock().unwrap();
-        for label in key.labels() {
-            let of = (key.name().to_owned(), label.key().to_owned());
-            let known = values.entry(of).or_default();
-            if !known.iter().any(|value| value == label.value()) {
-                known.push(label.value().to_owned());
-            }
-        }
-        Counter::noop()
-    }
-
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
+/// The label of a metric, with its values where they are known: `result=hit|miss`.
+fn with_values(name: &str, label: String) -> String {
+    let mut rows = metrics::LABELS.iter().filter(|(of, ..)| *of == name);
+    let values = rows.find_map(|(_, others, of_values, values)| {
+        let mut others = others.iter().filter(|(other, _)| *other == label);
+        let only = others.next().map(|(_, value)| (*value).to_owned());
+        only.or_else(|| (*of_values == label).then(|| values.join("|")))
+    });
+    values.map_or(label.clone(), |values| format!("{label}={values}"))
 }
 
 /// The labels with which the sources record a metric: `"name", "label" => value, …)`.
