@@ -1,12 +1,13 @@
 //! Files that are generated from the code are current. `UPDATE_GENERATED=1` rewrites them.
 
+use crate::rust_files;
 use chrono::{TimeZone as _, Utc};
 #[cfg(feature = "simulator")]
 use clap::CommandFactory as _;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use verifyd::domain::credential_cause::Cause;
 use verifyd::domain::link::{Directory, Link, LinkContext};
 use verifyd::domain::reason::{Reason, Stage};
@@ -353,11 +354,11 @@ fn with_values(name: &str, label: String) -> String {
 }
 
 /// The labels with which the sources record a metric: `"name", "label" => value, …)`.
-fn labels_of(name: &str, sources: &[(PathBuf, String)]) -> BTreeSet<String> {
+fn labels_of(name: &str, sources: &[String]) -> BTreeSet<String> {
     let begin = format!("\"{name}\",");
     let calls = sources
         .iter()
-        .flat_map(|(_, text)| text.split(begin.as_str()).skip(1));
+        .flat_map(|text| text.split(begin.as_str()).skip(1));
     let calls = calls.filter_map(|after| after.split(')').next());
     // The last quoted text before each arrow is a label.
     let labels = calls.flat_map(|call| {
@@ -447,7 +448,6 @@ fn every_test_that_the_security_page_names_is_there() {
     let text: String = ["tests", "src", "crates"]
         .iter()
         .flat_map(|folder| sources(&root.join(folder)))
-        .map(|(_, text)| text)
         .collect();
     let mut named = 0;
     for page in ["security.md", "protocol.md"] {
@@ -474,19 +474,10 @@ fn every_test_that_the_security_page_names_is_there() {
     assert!(named > 100, "only {named} tests are named");
 }
 
-/// All sources below this folder, each with its path.
-fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            found.push((path, text));
-        }
-    }
-    found
+/// The texts of all sources below this folder.
+fn sources(folder: &Path) -> Vec<String> {
+    let texts = rust_files(folder).into_iter().map(std::fs::read_to_string);
+    texts.collect::<Result<_, _>>().unwrap()
 }
 
 /// `docs/contributing/testing.md` says which line to break and what then fails: line, place and test are there.
@@ -495,10 +486,10 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
 fn every_mechanism_that_the_page_of_tests_breaks_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("docs/contributing/testing.md")).unwrap();
-    let mut tests = String::new();
-    for (_, text) in ["tests", "src"].iter().flat_map(|f| sources(&root.join(f))) {
-        tests.push_str(&text);
-    }
+    let tests: String = ["tests", "src"]
+        .iter()
+        .flat_map(|folder| sources(&root.join(folder)))
+        .collect();
     let mut broken = 0;
     for table in page.split("\n| in `").skip(1) {
         let (folder, table) = table.split_once('`').unwrap();
