@@ -1,6 +1,6 @@
 //! The demo, and the way from an empty folder to a report.
 
-use super::{Desk, finish, stderr, stdout};
+use super::{Desk, assert_holds, finish, stderr, stdout};
 use serde_json::Value;
 use std::process::Command;
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
@@ -40,7 +40,7 @@ async fn from_an_empty_folder_to_a_report() {
     ] {
         let output = desk.run(&format!("enqueue --connection {connection} --wait 120"));
         assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
-        assert!(stdout(&output).contains(word), "{}", stdout(&output));
+        assert_holds(&stdout(&output), word);
     }
     let output = desk.run(&format!("enqueue --connection {failing} --wait 120 --json"));
     assert_eq!(output.status.code(), Some(10));
@@ -51,20 +51,12 @@ async fn from_an_empty_folder_to_a_report() {
     let shown = desk.json(&format!("runs show {id} --json"));
     assert_eq!(shown["attempts"][0]["end_reason"], "completed");
     let shown = desk.run(&format!("runs show {id}"));
-    assert!(
-        stdout(&shown).contains("What is wrong"),
-        "{}",
-        stdout(&shown)
-    );
+    assert_holds(&stdout(&shown), "What is wrong");
     // The second report of the connection says that nothing changed.
     let diff = desk.json(&format!("runs diff {id} --json"));
     assert_eq!(diff["unchanged"], true);
     let diff = desk.run(&format!("runs diff {id}"));
-    assert!(
-        stdout(&diff).contains("Nothing changed"),
-        "{}",
-        stdout(&diff)
-    );
+    assert_holds(&stdout(&diff), "Nothing changed");
     // What `runs show` prints can be validated as it is.
     let row = desk.folder.path().join("row.json");
     std::fs::write(&row, serde_json::to_vec(&run).unwrap()).unwrap();

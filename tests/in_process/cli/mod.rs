@@ -122,6 +122,12 @@ fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Asserts that the text holds these words; a failure shows all of it.
+#[track_caller]
+fn assert_holds(text: &str, words: &str) {
+    assert!(text.contains(words), "{words}: {text}");
+}
+
 /// Ends with its test.
 struct Serving(std::process::Child);
 

@@ -1,6 +1,6 @@
 //! A module of one's own, written by following the docs: validated, checked, planned.
 
-use super::{Desk, Scenario, Serving, add_line, finish, json, stderr, stdout};
+use super::{Desk, Scenario, Serving, add_line, assert_holds, finish, json, stderr, stdout};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -72,7 +72,7 @@ async fn the_module_of_the_guide_is_validated_checked_and_planned() {
         "conditional_access",
         "access_review",
     ] {
-        assert!(listed.contains(key), "{listed}");
+        assert_holds(&listed, key);
     }
 
     let works = bench.connection(1, Scenario::Healthy, "Works");
@@ -119,7 +119,7 @@ async fn the_module_of_the_guide_is_validated_checked_and_planned() {
 
     let id = runs[0]["operation_run_id"].to_string();
     let shown = stdout(&bench.run(&format!("runs show {id}")));
-    assert!(shown.contains("Records.1.Read"), "{shown}");
+    assert_holds(&shown, "Records.1.Read");
 
     let plan = bench.json(&format!("plan --module {file} --json"), 1);
     let verdicts: Vec<(&str, &str)> = plan["connections"]
@@ -162,9 +162,9 @@ async fn the_module_of_the_guide_is_validated_checked_and_planned() {
     assert_eq!(csv.status.code(), Some(1));
     let csv = stdout(&csv);
     assert_eq!(csv.lines().count(), 5, "{csv}");
-    assert!(csv.contains(",'=HYPERLINK(1),"), "{csv}");
+    assert_holds(&csv, ",'=HYPERLINK(1),");
     let table = stdout(&bench.run("plan --module access_review"));
-    assert!(table.contains("1 of 4 connections would break"), "{table}");
+    assert_holds(&table, "1 of 4 connections would break");
     let narrowed = bench.run("plan --module access_review --tenant 1");
     assert_eq!(narrowed.status.code(), Some(0));
     let foreign = bench.json("plan --module access_review --workspace 9 --json", 2);
@@ -183,11 +183,11 @@ async fn a_mistake_in_a_module_is_told_with_file_line_and_field() {
     // Needs no configuration that can be used.
     let validated = bench.run(&format!("modules validate {file}"));
     assert_eq!(validated.status.code(), Some(1));
-    assert!(stdout(&validated).contains(&told), "{}", stdout(&validated));
+    assert_holds(&stdout(&validated), &told);
 
     let served = bench.run("serve");
     assert_eq!(served.status.code(), Some(1));
-    assert!(stderr(&served).contains(&told), "{}", stderr(&served));
+    assert_holds(&stderr(&served), &told);
     let doctor = bench.json("doctor --json", 1);
     let part = doctor["parts"].as_array().unwrap().iter();
     let part = part.clone().find(|p| p["part"] == "modules").unwrap();
@@ -200,11 +200,7 @@ async fn a_mistake_in_a_module_is_told_with_file_line_and_field() {
     assert_eq!(bench.run("plan --module intune").status.code(), Some(0));
     let unknown = bench.run("plan --module nothing");
     assert_eq!(unknown.status.code(), Some(2));
-    assert!(
-        stderr(&unknown).contains("health_check"),
-        "{}",
-        stderr(&unknown)
-    );
+    assert_holds(&stderr(&unknown), "health_check");
     let doctor = bench.json("doctor --json", 0);
     assert!(doctor.to_string().contains("3 modules"), "{doctor}");
 }
