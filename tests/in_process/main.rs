@@ -48,3 +48,13 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
         path.extension().is_some_and(|end| end == "rs")
     })
 }
+
+/// The variables with which commands take the simulator at this address for Microsoft's services.
+fn simulated_cloud(address: &str) -> [(String, &str); 3] {
+    let of = |name| format!("VERIFYD__MICROSOFT__CLOUDS__SIMULATED__{name}");
+    [
+        (of("LOGIN"), address),
+        (of("GRAPH"), address),
+        (of("PORTAL"), "https://entra.microsoft.com"),
+    ]
+}

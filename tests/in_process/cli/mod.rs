@@ -1,5 +1,6 @@
 //! The command line on the embedded default.
 
+use crate::simulated_cloud;
 use serde_json::Value;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -45,18 +46,7 @@ impl Desk {
             .env("VERIFYD__HTTP__LISTEN", "127.0.0.1:0")
             // A lock on the file is waited for a sixth of it: on a busy machine others hold it for long.
             .env("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5m")
-            .env(
-                "VERIFYD__MICROSOFT__CLOUDS__SIMULATED__LOGIN",
-                &self.simulator.base_url,
-            )
-            .env(
-                "VERIFYD__MICROSOFT__CLOUDS__SIMULATED__GRAPH",
-                &self.simulator.base_url,
-            )
-            .env(
-                "VERIFYD__MICROSOFT__CLOUDS__SIMULATED__PORTAL",
-                "https://entra.microsoft.com",
-            )
+            .envs(simulated_cloud(&self.simulator.base_url))
             .current_dir(self.folder.path());
         command
     }
@@ -128,8 +118,8 @@ fn assert_holds(text: &str, words: &str) {
     assert!(text.contains(words), "{words}: {text}");
 }
 
-/// Ends with its test.
-struct Serving(std::process::Child);
+/// A process that ends with its test.
+pub struct Serving(pub std::process::Child);
 
 impl Drop for Serving {
     fn drop(&mut self) {
