@@ -42,8 +42,7 @@ async fn a_secret_is_sent_as_it_is_however_it_came() {
     ] {
         let output = desk.set_credential(b"", "--secret-stdin", &input);
         assert!(output.status.success(), "{}", stderr(&output));
-        let run = desk.run("enqueue --connection 1 --wait 300");
-        assert_eq!(run.status.code(), Some(0), "{}", stderr(&run));
+        desk.ends("enqueue --connection 1 --wait 300", 0);
     }
     for (input, words) in [
         (&b""[..], "standard input: it is empty"),
@@ -107,16 +106,16 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
     // The date alone is recorded for the credential that is stored.
     let output = desk.set_credential(b"", "--expires-at 2031-05-06", b"");
     assert_eq!(expires_at(&output), "2031-05-06T23:59:59Z");
-    let listed = desk.run("connections list --sort expiry --json");
-    let listed = json(&listed);
+    let listed = desk.json("connections list --sort expiry --json");
     let facts = &listed[0];
     assert_eq!(facts["credential_expires_at"], "2031-05-06T23:59:59Z");
     assert_eq!(facts["credential_expiry_source"], "recorded");
     let cursor = listed[0]["cursor"].as_str().unwrap();
-    let output = desk.run(&format!("connections list --sort expiry --after {cursor}"));
-    assert!(output.status.success(), "{}", stderr(&output));
-    let output = desk.run(&format!("connections list --after {cursor}"));
-    assert_eq!(output.status.code(), Some(1));
+    desk.ends(
+        &format!("connections list --sort expiry --after {cursor}"),
+        0,
+    );
+    let output = desk.ends(&format!("connections list --after {cursor}"), 1);
     assert_holds(&stderr(&output), "--after");
 
     // Accepted, as it may be rotated in ahead of time, and told.

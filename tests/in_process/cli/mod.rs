@@ -22,7 +22,7 @@ fn help_texts() {
         .case("tests/in_process/cli/*.trycmd");
 }
 
-/// A folder with an embedded database, and a simulator.
+/// A folder with an embedded database and perhaps `modules`, and a simulator.
 struct Desk {
     folder: tempfile::TempDir,
     simulator: RunningSimulator,
@@ -48,6 +48,9 @@ impl Desk {
             .env("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5m")
             .envs(simulated_cloud(&self.simulator.base_url))
             .current_dir(self.folder.path());
+        if self.folder.path().join("modules").exists() {
+            command.env("VERIFYD__MICROSOFT__MODULES_DIR", "modules");
+        }
         command
     }
 
@@ -55,8 +58,24 @@ impl Desk {
         finish(self.command(line), "")
     }
 
+    /// What this leaves, which has to end with this code.
+    #[track_caller]
+    fn ends(&self, line: &str, code: i32) -> Output {
+        let output = self.run(line);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+        output
+    }
+
+    /// The JSON that this prints before it ends with this code.
+    #[track_caller]
+    fn json_of(&self, line: &str, code: i32) -> Value {
+        serde_json::from_slice(&self.ends(line, code).stdout).unwrap()
+    }
+
+    #[track_caller]
     fn json(&self, line: &str) -> Value {
-        json(&self.run(line))
+        self.json_of(line, 0)
     }
 
     /// A worker, until the end of the test.

@@ -60,9 +60,7 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "--url",
         ),
     ] {
-        let output = desk.run(line);
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+        let said = stderr(&desk.ends(line, code));
         assert!(said.contains(words), "{line}: {said}");
         assert!(!said.contains("s3cr3t"), "{said}");
     }
@@ -105,13 +103,11 @@ async fn a_connection_that_cannot_be_used_is_listed_and_left_out_of_a_rotation()
         &said,
         "Connection 2 cannot be used: provider_connections.status: ",
     );
-    let output = desk.run("enqueue --connection 2");
-    assert_eq!(output.status.code(), Some(1));
+    let output = desk.ends("enqueue --connection 2", 1);
     assert!(stderr(&output).contains("provider_connections.status"));
 
-    let output = desk.run("connections rotate-keys");
+    let output = desk.ends("connections rotate-keys", 1);
     let (shown, said) = (stdout(&output), stderr(&output));
-    assert_eq!(output.status.code(), Some(1), "{said}");
     // That with a foreign status is bound to the same as ever.
     assert_holds(&shown, "2 already with the writing key");
     assert_holds(&said, "connection 3 was left out");
