@@ -24,6 +24,7 @@ const REASONS: &str = "docs/reference/reasons.md";
 const OPENAPI: &str = "contracts/openapi.v1.json";
 const MODULES: &str = "contracts/module.v1.schema.json";
 const METRICS: &str = "docs/reference/metrics.md";
+const CONFIGURATION: &str = "docs/reference/configuration.md";
 
 fn assert_current(path: &str, wanted: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -35,6 +36,11 @@ fn assert_current(path: &str, wanted: &str) {
         found == wanted,
         "{path} is not current: run UPDATE_GENERATED=1 cargo test --test in_process generated"
     );
+}
+
+fn assert_json_current(path: &str, wanted: &impl serde::Serialize) {
+    let text = serde_json::to_string_pretty(wanted).unwrap();
+    assert_current(path, &format!("{text}\n"));
 }
 
 /// The same for a part of a page: what stands between two marks, each a line.
@@ -175,9 +181,7 @@ fn the_schema_lists_what_the_code_knows_and_has_examples() {
     document["$defs"]["reason_code"]["enum"] = json!(codes);
     document["$defs"]["evidence"]["properties"]["kind"]["enum"] = json!(kinds);
     document["examples"] = json!(examples());
-    let mut text = serde_json::to_string_pretty(&document).unwrap();
-    text.push('\n');
-    assert_current(SCHEMA, &text);
+    assert_json_current(SCHEMA, &document);
 
     let overall: Vec<Value> = examples()
         .iter()
@@ -191,16 +195,12 @@ fn the_schema_lists_what_the_code_knows_and_has_examples() {
 
 #[test]
 fn the_schema_of_modules_is_current() {
-    let mut text = serde_json::to_string_pretty(&module_schema()).unwrap();
-    text.push('\n');
-    assert_current(MODULES, &text);
+    assert_json_current(MODULES, &module_schema());
 }
 
 #[test]
 fn the_openapi_document_is_current() {
-    let mut text = serde_json::to_string_pretty(&verifyd::http::api::document()).unwrap();
-    text.push('\n');
-    assert_current(OPENAPI, &text);
+    assert_json_current(OPENAPI, &verifyd::http::api::document());
 }
 
 #[test]
@@ -366,6 +366,12 @@ fn labels_of(name: &str, sources: &[String]) -> BTreeSet<String> {
         before_arrows.filter_map(|before| before.rsplit('"').nth(1).map(ToOwned::to_owned))
     });
     labels.collect()
+}
+
+#[test]
+fn the_page_of_configuration_is_current() {
+    let tables = verifyd::config::reference_tables();
+    assert_part_current(CONFIGURATION, "config/default.toml", &tables);
 }
 
 /// A command with its arguments, and those below it.
