@@ -41,7 +41,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show everything in one process: simulator, embedded database, a dozen connections, a report
+    /// Show everything in one process: simulator, embedded database, fifteen connections, a report
     #[cfg(feature = "simulator")]
     Demo(DemoArgs),
     /// Measure drain, latency and enqueue rate on your own database and queue, beside your data

@@ -73,35 +73,32 @@ fn bad(
     }
 }
 
-/// A failed part, with a remedy only where it is certain.
-fn failed(part: &'static str, state: State, found: String, remedy: Option<&'static str>) -> Line {
+/// A call that failed, with a remedy only where it is certain.
+fn error(part: &'static str, error: &StoreError) -> Line {
     Line {
         part,
-        state,
-        found,
-        remedy: remedy.map(str::to_owned),
+        state: State::Failed,
+        found: error.to_string(),
+        remedy: remedy::of_store(error).map(str::to_owned),
     }
 }
 
-/// A call that failed.
-fn error(part: &'static str, error: &StoreError) -> Line {
-    let remedy = remedy::of_store(error);
-    failed(part, State::Failed, error.to_string(), remedy)
+/// A part that has not answered within its time.
+fn late(part: &'static str, remedy: &str) -> Line {
+    let found = format!("no answer within {} s", TIMEOUT.as_secs());
+    bad(part, State::Failed, found, remedy)
 }
 
 /// Within the time that a part has. The lines that it has found by then stay.
 async fn in_time(
     part: &'static str,
+    store: &dyn Store,
     lines: &mut Vec<Line>,
-    looks: impl AsyncFnOnce(&mut Vec<Line>),
+    looks: impl AsyncFnOnce(&dyn Store, &mut Vec<Line>),
 ) {
-    if tokio::time::timeout(TIMEOUT, looks(lines)).await.is_err() {
-        lines.push(bad(
-            part,
-            State::Failed,
-            format!("no answer within {} s", TIMEOUT.as_secs()),
-            "look at locks and load in the database",
-        ));
+    let looked = tokio::time::timeout(TIMEOUT, looks(store, lines)).await;
+    if looked.is_err() {
+        lines.push(late(part, "look at locks and load in the database"));
     }
 }
 
@@ -111,44 +108,27 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
     match store {
         Ok(Some(store)) => {
             let store = store.as_ref();
-            in_time("schema", &mut lines, async |lines| {
-                schema(store, lines).await
-            })
-            .await;
+            in_time("schema", store, &mut lines, schema).await;
             // The other tests need the schema.
             let fits = !lines
                 .iter()
                 .any(|l| l.part == "schema" && l.state == State::Failed);
             if fits {
-                in_time("writing", &mut lines, async |lines| {
-                    writing(store, lines).await
-                })
-                .await;
-                in_time("listening", &mut lines, async |lines| {
-                    listening(store, lines).await
-                })
-                .await;
-                in_time("connections", &mut lines, async |lines| {
+                in_time("writing", store, &mut lines, writing).await;
+                in_time("listening", store, &mut lines, listening).await;
+                in_time("connections", store, &mut lines, async |store, lines| {
                     connections::check(store, settings, lines).await;
                 })
                 .await;
-                in_time("runs", &mut lines, async |lines| {
-                    guards(store, lines).await;
-                    lines.push(webhooks::check(store).await);
-                    activity(store, lines).await;
-                    invalid_runs(store, lines).await;
-                })
-                .await;
+                in_time("runs", store, &mut lines, runs).await;
             }
-            in_time("clock", &mut lines, async |lines| clock(store, lines).await).await;
+            in_time("clock", store, &mut lines, clock).await;
             disk(store, &mut lines);
             store.close().await;
         }
         Ok(None) => {}
-        Err(_) => lines.push(bad(
+        Err(_) => lines.push(late(
             "database",
-            State::Failed,
-            format!("no answer within {} s", TIMEOUT.as_secs()),
             "check database.url and that the server accepts connections",
         )),
     }
@@ -310,6 +290,14 @@ fn disk(store: &dyn Store, lines: &mut Vec<Line>) {
     }
 }
 
+/// What is to be said of runs, and of what follows from them.
+async fn runs(store: &dyn Store, lines: &mut Vec<Line>) {
+    guards(store, lines).await;
+    lines.push(webhooks::check(store).await);
+    activity(store, lines).await;
+    invalid_runs(store, lines).await;
+}
+
 /// Rows that a producer got wrong.
 async fn invalid_runs(store: &dyn Store, lines: &mut Vec<Line>) {
     match store.invalid_runs(LATEST_ROWS, SHOWN).await {
@@ -443,14 +431,9 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
         Ok(Err(failure)) => {
             let said = QueueError::to_string(&failure);
             let remedy = remedy::of_queue(&said);
-            lines.push(failed("queue", State::Failed, said, Some(remedy)));
+            lines.push(bad("queue", State::Failed, said, remedy));
         }
-        Err(_) => lines.push(bad(
-            "queue",
-            State::Failed,
-            format!("no answer within {} s", TIMEOUT.as_secs()),
-            remedy::of_queue(""),
-        )),
+        Err(_) => lines.push(late("queue", remedy::of_queue(""))),
     }
 }
 

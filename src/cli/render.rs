@@ -9,10 +9,15 @@ use crate::view::report::ReportState;
 use crate::view::words::{self, RunBadge, span};
 use crate::view::{AcknowledgementView, CheckView, DiffView, ReportView, RunView, Timeline};
 use owo_colors::{OwoColorize as _, Style};
-use std::fmt::Write as _;
+use std::fmt::Display;
 
 /// The widest that text is set.
 const WIDTH: usize = 96;
+
+/// Adds a line.
+fn line(out: &mut String, text: impl Display) {
+    out.push_str(&format!("{text}\n"));
+}
 
 /// The whole run.
 pub fn run(view: &RunView) -> String {
@@ -24,27 +29,24 @@ pub fn run(view: &RunView) -> String {
         .as_deref()
         .map(|n| format!("{} · ", clean(n)))
         .unwrap_or_default();
-    let _ = writeln!(
-        out,
-        "{}  {}run {}",
-        format!(" {badge} ").style(style.reversed().bold()),
-        name.bold(),
-        view.operation_run_id
-    );
-    let _ = writeln!(out, "{}\n", wrapped(&view.verdict, 0).bold());
+    let badge = format!(" {badge} ");
+    let badge = badge.style(style.reversed().bold());
+    let id = view.operation_run_id;
+    line(&mut out, format!("{badge}  {}run {id}", name.bold()));
+    line(&mut out, format!("{}\n", wrapped(&view.verdict, 0).bold()));
     match &view.report {
         ReportState::Readable { report: r } => report(&mut out, r),
         ReportState::Unreadable { problems } => {
             for problem in problems {
-                let _ = writeln!(out, "  {} {}", "✗".red(), clean(problem));
+                line(&mut out, format!("  {} {}", "✗".red(), clean(problem)));
             }
         }
         ReportState::OtherVersion { .. } | ReportState::Pending | ReportState::Missing => {}
     }
     if !view.other_acknowledgements.is_empty() {
-        let _ = writeln!(out, "{}", "Acknowledgements of other checks".underline());
+        line(&mut out, "Acknowledgements of other checks".underline());
         for said in &view.other_acknowledgements {
-            let _ = writeln!(out, "  {}", clean(&said.check_key));
+            line(&mut out, format!("  {}", clean(&said.check_key)));
             acknowledgement(&mut out, said);
         }
     }
@@ -54,22 +56,16 @@ pub fn run(view: &RunView) -> String {
 /// Recorded, claimed, the attempts, completed.
 pub fn timeline(view: &Timeline) -> String {
     let mut out = String::new();
+    let mut dimmed = |text: String| line(&mut out, text.dimmed());
     let time = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M:%S UTC").to_string();
+    let later = |ms: Option<i64>| ms.map_or(String::new(), |ms| format!(", {} later", span(ms)));
     if let Some(at) = view.recorded_at {
-        let _ = writeln!(out, "{}", format!("recorded   {}", time(at)).dimmed());
+        dimmed(format!("recorded   {}", time(at)));
     }
     if let Some(at) = view.claimed_at {
-        let waited = view
-            .waited_ms
-            .map(|ms| format!(", {} later", span(ms)))
-            .unwrap_or_default();
-        let _ = writeln!(
-            out,
-            "{}",
-            format!("claimed    {}{waited}", time(at)).dimmed()
-        );
+        dimmed(format!("claimed    {}{}", time(at), later(view.waited_ms)));
     } else if let Some(ms) = view.waited_ms {
-        let _ = writeln!(out, "{}", format!("waiting    for {}", span(ms)).dimmed());
+        dimmed(format!("waiting    for {}", span(ms)));
     }
     for attempt in &view.attempts {
         let counted = if attempt.counted {
@@ -77,29 +73,16 @@ pub fn timeline(view: &Timeline) -> String {
         } else {
             " (not counted)"
         };
-        let _ = writeln!(
-            out,
-            "{}",
-            format!(
-                "attempt {}{counted} by {}: {}, after {}",
-                attempt.attempt,
-                clean(&attempt.worker_id),
-                attempt.end,
-                span(attempt.took_ms)
-            )
-            .dimmed()
-        );
+        dimmed(format!(
+            "attempt {}{counted} by {}: {}, after {}",
+            attempt.attempt,
+            clean(&attempt.worker_id),
+            attempt.end,
+            span(attempt.took_ms)
+        ));
     }
     if let Some(at) = view.completed_at {
-        let worked = view
-            .worked_ms
-            .map(|ms| format!(", {} later", span(ms)))
-            .unwrap_or_default();
-        let _ = writeln!(
-            out,
-            "{}",
-            format!("completed  {}{worked}", time(at)).dimmed()
-        );
+        dimmed(format!("completed  {}{}", time(at), later(view.worked_ms)));
     }
     out
 }
@@ -107,7 +90,7 @@ pub fn timeline(view: &Timeline) -> String {
 /// A report that is not part of a run of this database.
 pub fn report(out: &mut String, view: &ReportView) {
     if !view.problems.is_empty() {
-        let _ = writeln!(out, "{}", "What is wrong".underline());
+        line(out, "What is wrong".underline());
         for check in &view.problems {
             problem(out, check);
         }
@@ -135,24 +118,19 @@ pub fn report(out: &mut String, view: &ReportView) {
     });
     facts.push(format!("generated {}", view.generated_at));
     facts.push(format!("fingerprint {}", &view.fingerprint[..12]));
-    let _ = writeln!(out, "{}", wrapped(&facts.join(" · "), 0).dimmed());
+    line(out, wrapped(&facts.join(" · "), 0).dimmed());
 }
 
 /// One acknowledgement, under its check.
 fn acknowledgement(out: &mut String, said: &AcknowledgementView) {
     let text = format!("{}: {}", said.summary(), said.reason);
-    let _ = writeln!(out, "{}", wrapped(&text, 4).dimmed());
+    line(out, wrapped(&text, 4).dimmed());
 }
 
 fn steps(out: &mut String, check: &Check) {
     for step in &check.next_steps {
-        let _ = writeln!(
-            out,
-            "    {} {}\n      {}",
-            "→".cyan(),
-            clean(&step.label),
-            clean(&step.url).cyan()
-        );
+        line(out, format!("    {} {}", "→".cyan(), clean(&step.label)));
+        line(out, format!("      {}", clean(&step.url).cyan()));
     }
 }
 
@@ -164,29 +142,25 @@ fn problem(out: &mut String, view: &CheckView) {
     };
     let reason = check.reason_code.map(|r| r.code()).unwrap_or_default();
     let blocking = if view.blocks() { ", blocking" } else { "" };
-    let _ = writeln!(
+    let title = clean(&check.title);
+    let about = format!("{}{blocking} · {reason}", view.severity_words());
+    line(
         out,
-        "  {mark} {}  {}",
-        clean(&check.title).bold(),
-        format!("{}{blocking} · {reason}", view.severity_words()).dimmed()
+        format!("  {mark} {}  {}", title.bold(), about.dimmed()),
     );
-    let _ = writeln!(out, "{}", wrapped(&check.message, 4));
+    line(out, wrapped(&check.message, 4));
     if !check.evidence.is_empty() {
         let evidence: Vec<String> = check
             .evidence
             .iter()
             .map(|e| format!("{} {}", e.kind, clean(&e.value)))
             .collect();
-        let _ = writeln!(out, "{}", wrapped(&evidence.join(" · "), 4).dimmed());
+        line(out, wrapped(&evidence.join(" · "), 4).dimmed());
     }
     steps(out, check);
     if let Some(said) = &view.acknowledgement {
-        let _ = writeln!(
-            out,
-            "    {} {}",
-            "✓".green(),
-            clean(&format!("{}: {}", said.summary(), said.reason))
-        );
+        let said = clean(&format!("{}: {}", said.summary(), said.reason));
+        line(out, format!("    {} {said}", "✓".green()));
     }
     for said in &view.history {
         acknowledgement(out, said);
@@ -198,30 +172,22 @@ fn list(out: &mut String, title: &str, mark: &str, checks: &[CheckView]) {
     if checks.is_empty() {
         return;
     }
-    let _ = writeln!(
-        out,
-        "{} {}",
-        title.underline(),
-        format!("({})", checks.len()).dimmed()
-    );
+    let count = format!("({})", checks.len());
+    line(out, format!("{} {}", title.underline(), count.dimmed()));
     for view in checks {
         let check = &view.check;
         let stands_in = view
             .satisfied_by()
             .map(|other| format!("  by {}", clean(other)))
             .unwrap_or_default();
-        let _ = writeln!(
-            out,
-            "  {mark} {}{}",
-            clean(&check.title),
-            stands_in.dimmed()
-        );
+        let title = clean(&check.title);
+        line(out, format!("  {mark} {title}{}", stands_in.dimmed()));
         if let Some(listed) = view.listed() {
-            let _ = writeln!(out, "{}", wrapped(&listed, 4).dimmed());
+            line(out, wrapped(&listed, 4).dimmed());
         }
         // A skipped check with its own reason has its own steps.
         if check.status == CheckStatus::Skip && check.reason_code != Some(Reason::NotEvaluated) {
-            let _ = writeln!(out, "{}", wrapped(&check.message, 4));
+            line(out, wrapped(&check.message, 4));
             steps(out, check);
         }
         for said in view.acknowledgement.iter().chain(&view.history) {
@@ -250,13 +216,13 @@ pub fn diff(view: &DiffView) -> String {
                 row.found_now()
             ),
         };
-        let _ = writeln!(out, "  {text}");
+        line(&mut out, format!("  {text}"));
     }
     if out.is_empty() {
         out.push_str("  Nothing changed.\n");
     }
     let unchanged = view.counts.unchanged;
-    let _ = writeln!(out, "{}", format!("  {unchanged} unchanged").dimmed());
+    line(&mut out, format!("  {unchanged} unchanged").dimmed());
     out
 }
 

@@ -46,9 +46,7 @@ impl Settings {
         }
         out
     }
-}
 
-impl Settings {
     /// The same for programs: by key, the masked value and where it comes from.
     pub fn masked(&self) -> serde_json::Value {
         self.shown

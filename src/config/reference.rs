@@ -87,7 +87,6 @@ pub fn tables() -> String {
         let name = section.trim_start_matches(keys::CLOUDS);
         let _ = writeln!(out, "| `{name}`: {about} | {} |", addresses.join(" | "));
     }
-    out.push('\n');
     out
 }
 

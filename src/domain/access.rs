@@ -4,18 +4,17 @@ use super::ids::{TenantId, WorkspaceId};
 use super::names::text_enum;
 use serde::{Deserialize, Serialize};
 
-/// What a token allows. No scope includes another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// Read runs, reports, connections and acknowledgements.
-    Read,
-    /// Start checks, acknowledge, withdraw.
-    Run,
-    /// See workers and problems of the installation.
-    Admin,
+text_enum! {
+    /// What a token allows. No scope includes another one.
+    pub enum Scope: "scope" {
+        /// Read runs, reports, connections and acknowledgements.
+        Read => "read",
+        /// Start checks, acknowledge, withdraw.
+        Run => "run",
+        /// See workers and problems of the installation.
+        Admin => "admin",
+    }
 }
-text_enum!(Scope, "scope", Read => "read", Run => "run", Admin => "admin");
 
 /// What a token is bound to. With neither set it reaches every workspace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -15,15 +15,14 @@ use utoipa::ToSchema;
 pub const REASON_CHARS: usize = 2_000;
 pub const PERSON_CHARS: usize = 200;
 
-/// The surface through which a person acknowledges or withdraws.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Surface {
-    Api,
-    Pages,
-    Cli,
+text_enum! {
+    /// The surface through which a person acknowledges or withdraws.
+    pub enum Surface: "surface" {
+        Api => "api",
+        Pages => "pages",
+        Cli => "cli",
+    }
 }
-text_enum!(Surface, "surface", Api => "api", Pages => "pages", Cli => "cli");
 
 /// The identity that verifyd itself knows, beside the name that the person gives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

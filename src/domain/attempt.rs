@@ -4,28 +4,23 @@ use super::names::text_enum;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-/// Why an attempt ended: `run_attempts.end_reason`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AttemptEnd {
-    /// The run was completed by it.
-    Completed,
-    /// The provider asked to wait. Does not count.
-    Throttled,
-    /// The worker was stopped. Does not count.
-    Shutdown,
-    /// Something in verifyd failed.
-    Error,
-    /// The heartbeat of its worker stopped, or its deadline passed.
-    WorkerLost,
-    /// Another writer put the run back to `queued`.
-    Superseded,
+text_enum! {
+    /// Why an attempt ended: `run_attempts.end_reason`.
+    pub enum AttemptEnd: "end_reason" {
+        /// The run was completed by it.
+        Completed => "completed",
+        /// The provider asked to wait. Does not count.
+        Throttled => "throttled",
+        /// The worker was stopped. Does not count.
+        Shutdown => "shutdown",
+        /// Something in verifyd failed.
+        Error => "error",
+        /// The heartbeat of its worker stopped, or its deadline passed.
+        WorkerLost => "worker_lost",
+        /// Another writer put the run back to `queued`.
+        Superseded => "superseded",
+    }
 }
-text_enum!(
-    AttemptEnd, "end_reason",
-    Completed => "completed", Throttled => "throttled", Shutdown => "shutdown", Error => "error",
-    WorkerLost => "worker_lost", Superseded => "superseded",
-);
 
 impl AttemptEnd {
     /// Returns whether an attempt with this end uses up one of the run's attempts.

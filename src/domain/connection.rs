@@ -3,23 +3,17 @@
 use super::ids::{ConnectionId, TenantId, WorkspaceId};
 use super::names::text_enum;
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-/// `provider_connections.status`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ConnectionStatus {
-    Enabled,
-    Disabled,
-    /// Only in lists: the row contains an invalid value, so its runs end blocked.
-    Unusable,
+text_enum! {
+    /// `provider_connections.status`
+    pub enum ConnectionStatus: "status" {
+        Enabled => "enabled",
+        Disabled => "disabled",
+        /// Only in lists: the row contains an invalid value, so its runs end blocked.
+        Unusable => "unusable",
+    }
 }
-text_enum!(
-    ConnectionStatus, "status",
-    Enabled => "enabled",
-    Disabled => "disabled",
-    Unusable => "unusable",
-);
 
 impl ConnectionStatus {
     /// The values that a row may have.
@@ -66,20 +60,14 @@ pub struct NewConnection {
     pub module: Option<String>,
 }
 
-/// `provider_credentials.kind`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CredentialKind {
-    ClientSecret,
-    Certificate,
-    FederatedTokenFile,
+text_enum! {
+    /// `provider_credentials.kind`
+    pub enum CredentialKind: "kind" {
+        ClientSecret => "client_secret",
+        Certificate => "certificate",
+        FederatedTokenFile => "federated_token_file",
+    }
 }
-text_enum!(
-    CredentialKind, "kind",
-    ClientSecret => "client_secret",
-    Certificate => "certificate",
-    FederatedTokenFile => "federated_token_file",
-);
 
 /// One row of `provider_credentials`, still encrypted.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,7 +5,7 @@ use super::ids::{ConnectionId, TenantId};
 use super::names::text_enum;
 use super::report::redact;
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// Longest name of a directory that is kept, in characters.
 const NAME_CHARS: usize = 256;
@@ -24,26 +24,19 @@ pub fn tenant_name(text: &str) -> Option<String> {
     (!name.is_empty() && !redact::holds_jwt(name)).then(|| name.to_owned())
 }
 
-/// Where the expiry of a credential was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ExpirySource {
-    /// The certificate itself.
-    Certificate,
-    /// `expires_at`, recorded with the credential.
-    Recorded,
-    /// `passwordCredentials` of the application's registration.
-    Registration,
-    /// A federated token is read from its file at each sign-in.
-    FederatedToken,
+text_enum! {
+    /// Where the expiry of a credential was found.
+    pub enum ExpirySource: "expiry_source" {
+        /// The certificate itself.
+        Certificate => "certificate",
+        /// `expires_at`, recorded with the credential.
+        Recorded => "recorded",
+        /// `passwordCredentials` of the application's registration.
+        Registration => "registration",
+        /// A federated token is read from its file at each sign-in.
+        FederatedToken => "federated_token",
+    }
 }
-text_enum!(
-    ExpirySource, "expiry_source",
-    Certificate => "certificate",
-    Recorded => "recorded",
-    Registration => "registration",
-    FederatedToken => "federated_token",
-);
 
 /// When a connection's credential expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -335,18 +335,6 @@ mod tests {
     }
 
     #[test]
-    fn the_applications_own_pages() {
-        assert_eq!(links().resolve(Link::Connections), "/connections");
-        assert_eq!(links().resolve(Link::Connection), "/connections/7");
-        assert_eq!(links().resolve(Link::Run), "/runs/42");
-        let none = LinkContext {
-            connection_id: None,
-            ..links()
-        };
-        assert_eq!(none.resolve(Link::Connection), "/connections");
-    }
-
-    #[test]
     fn pages_of_the_registration_open_in_the_directory_that_owns_it() {
         let base = format!(
             "https://entra.microsoft.com/{OWNER}/#view/Microsoft_AAD_RegisteredApps/ApplicationMenuBlade/~"
@@ -370,40 +358,6 @@ mod tests {
     }
 
     #[test]
-    fn without_a_known_owner_no_directory_is_guessed() {
-        for owner in [
-            None,
-            Some("contoso.com".to_owned()),
-            Some("../x".to_owned()),
-        ] {
-            let unknown = LinkContext {
-                owner_tenant_id: owner,
-                ..links()
-            };
-            assert_eq!(
-                unknown.resolve(Link::AppCredentials),
-                format!(
-                    "https://entra.microsoft.com/#view/Microsoft_AAD_RegisteredApps/ApplicationMenuBlade/~/Credentials/appId/{CLIENT}"
-                )
-            );
-        }
-    }
-
-    #[test]
-    fn without_a_client_id_the_list_of_registrations_opens() {
-        let unknown = LinkContext {
-            client_id: Some("not a guid".into()),
-            ..links()
-        };
-        assert_eq!(
-            unknown.resolve(Link::ApiPermissions),
-            format!(
-                "https://entra.microsoft.com/{OWNER}/#view/Microsoft_AAD_RegisteredApps/ApplicationsListBlade"
-            )
-        );
-    }
-
-    #[test]
     fn pages_of_the_enterprise_application_open_in_the_customers_directory() {
         let base = format!(
             "https://entra.microsoft.com/{CUSTOMER}/#view/Microsoft_AAD_IAM/ManagedAppMenuBlade/~"
@@ -422,35 +376,93 @@ mod tests {
         }
     }
 
-    #[test]
-    fn without_its_object_id_the_list_of_enterprise_applications_opens() {
-        let list = format!(
-            "https://entra.microsoft.com/{CUSTOMER}/#view/Microsoft_AAD_IAM/StartboardApplicationsMenuBlade/~/AppAppsPreview"
-        );
-        for unknown in [
-            LinkContext {
-                service_principal_id: None,
-                ..links()
-            },
-            LinkContext {
-                client_id: None,
-                ..links()
-            },
-        ] {
-            assert_eq!(unknown.resolve(Link::EnterpriseAppProperties), list);
+    /// What is changed of the context, the link, and where it leads then.
+    type Row<'a> = (fn(&mut LinkContext), Link, &'a str);
+
+    fn assert_leads(rows: &[Row<'_>]) {
+        for (row, (change, link, to)) in rows.iter().enumerate() {
+            let mut links = links();
+            change(&mut links);
+            assert_eq!(links.resolve(*link), *to, "row {row}: {link:?}");
         }
-        // Also where the application's own is known: another one is meant.
-        assert_eq!(links().resolve(Link::EnterpriseApps), list);
     }
 
     #[test]
-    fn consent_is_asked_for_in_the_customers_directory() {
-        assert_eq!(
-            links().resolve(Link::AdminConsent),
-            format!(
-                "https://login.microsoftonline.com/{CUSTOMER}/v2.0/adminconsent?client_id={CLIENT}&scope=https%3A%2F%2Fgraph.microsoft.com%2F.default"
-            )
+    fn what_is_not_known_is_never_guessed() {
+        const ENTRA: &str = "https://entra.microsoft.com";
+        let registration = format!(
+            "{ENTRA}/#view/Microsoft_AAD_RegisteredApps/ApplicationMenuBlade/~/Credentials/appId/{CLIENT}"
         );
+        let registrations =
+            format!("{ENTRA}/{OWNER}/#view/Microsoft_AAD_RegisteredApps/ApplicationsListBlade");
+        let apps = format!(
+            "{ENTRA}/{CUSTOMER}/#view/Microsoft_AAD_IAM/StartboardApplicationsMenuBlade/~/AppAppsPreview"
+        );
+        let permissions = links().resolve(Link::EnterpriseAppPermissions);
+        assert_leads(&[
+            (|c| c.connection_id = None, Link::Connection, "/connections"),
+            (
+                |c| c.owner_tenant_id = None,
+                Link::AppCredentials,
+                &registration,
+            ),
+            (
+                |c| c.owner_tenant_id = Some("contoso.com".into()),
+                Link::AppCredentials,
+                &registration,
+            ),
+            (
+                |c| c.owner_tenant_id = Some("../x".into()),
+                Link::AppCredentials,
+                &registration,
+            ),
+            (
+                |c| c.client_id = Some("not a guid".into()),
+                Link::ApiPermissions,
+                &registrations,
+            ),
+            (
+                |c| c.service_principal_id = None,
+                Link::EnterpriseAppProperties,
+                &apps,
+            ),
+            (|c| c.client_id = None, Link::EnterpriseAppProperties, &apps),
+            // Also where the application's own is known: another one is meant.
+            (|_| {}, Link::EnterpriseApps, &apps),
+            // A login on loopback has no page for people.
+            (
+                |c| c.login = "http://127.0.0.1:1".into(),
+                Link::AdminConsent,
+                &permissions,
+            ),
+        ]);
+    }
+
+    #[test]
+    fn pages_of_the_application_and_consent_have_their_addresses_in_each_cloud() {
+        let consent = format!(
+            "https://login.microsoftonline.com/{CUSTOMER}/v2.0/adminconsent?client_id={CLIENT}&scope=https%3A%2F%2Fgraph.microsoft.com%2F.default"
+        );
+        let consent_in_china = format!(
+            "https://login.partner.microsoftonline.cn/{CUSTOMER}/v2.0/adminconsent?client_id={CLIENT}&scope=https%3A%2F%2Fmicrosoftgraph.chinacloudapi.cn%2F.default"
+        );
+        let app_in_china = format!(
+            "https://portal.azure.cn/{CUSTOMER}/#view/Microsoft_AAD_IAM/ManagedAppMenuBlade/~/Overview/objectId/{OBJECT}/appId/{CLIENT}"
+        );
+        assert_leads(&[
+            (|_| {}, Link::Connections, "/connections"),
+            (|_| {}, Link::Connection, "/connections/7"),
+            (|_| {}, Link::Run, "/runs/42"),
+            (|_| {}, Link::AdminConsent, &consent),
+            (in_china, Link::AdminConsent, &consent_in_china),
+            (in_china, Link::EnterpriseApp, &app_in_china),
+        ]);
+    }
+
+    fn in_china(links: &mut LinkContext) {
+        links.portal = "https://portal.azure.cn".into();
+        links.login = "https://login.partner.microsoftonline.cn".into();
+        links.graph = "https://microsoftgraph.chinacloudapi.cn".into();
     }
 
     #[test]
@@ -476,52 +488,16 @@ mod tests {
     }
 
     #[test]
-    fn a_login_without_pages_leads_to_the_portal() {
-        let simulated = LinkContext {
-            login: "http://127.0.0.1:1".into(),
-            ..links()
-        };
-        assert_eq!(
-            simulated.resolve(Link::AdminConsent),
-            simulated.resolve(Link::EnterpriseAppPermissions)
-        );
-        assert_eq!(
-            simulated.error_lookup(7_000_215),
-            simulated.resolve(Link::ErrorCodes)
-        );
-    }
-
-    #[test]
-    fn an_error_is_looked_up_at_the_login_service() {
-        assert_eq!(
-            links().error_lookup(50_058),
-            "https://login.microsoftonline.com/error?code=50058"
-        );
-    }
-
-    #[test]
-    fn each_cloud_has_its_own_addresses() {
-        let china = LinkContext {
-            portal: "https://portal.azure.cn".into(),
-            login: "https://login.partner.microsoftonline.cn".into(),
-            graph: "https://microsoftgraph.chinacloudapi.cn".into(),
-            ..links()
-        };
-        assert_eq!(
-            china.resolve(Link::AdminConsent),
-            format!(
-                "https://login.partner.microsoftonline.cn/{CUSTOMER}/v2.0/adminconsent?client_id={CLIENT}&scope=https%3A%2F%2Fmicrosoftgraph.chinacloudapi.cn%2F.default"
-            )
-        );
-        assert!(
-            china
-                .resolve(Link::EnterpriseApp)
-                .starts_with(&format!("https://portal.azure.cn/{CUSTOMER}/#view/"))
-        );
-        assert_eq!(
-            china.error_lookup(90_002),
-            "https://login.partner.microsoftonline.cn/error?code=90002"
-        );
+    fn an_error_is_looked_up_at_the_login_service_of_the_cloud() {
+        let mut links = links();
+        let global = "https://login.microsoftonline.com/error?code=50058";
+        assert_eq!(links.error_lookup(50_058), global);
+        in_china(&mut links);
+        let china = "https://login.partner.microsoftonline.cn/error?code=90002";
+        assert_eq!(links.error_lookup(90_002), china);
+        links.login = "http://127.0.0.1:1".into();
+        let codes = links.resolve(Link::ErrorCodes);
+        assert_eq!(links.error_lookup(7_000_215), codes);
     }
 
     #[test]

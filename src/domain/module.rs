@@ -41,17 +41,17 @@ pub struct Probe {
     pub reason: Reason,
 }
 
-/// How granted permissions that no module needs appear in a report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ExcessPolicy {
-    /// They are listed; the check passes.
-    #[default]
-    Info,
-    /// The check warns.
-    Warn,
+text_enum! {
+    /// How granted permissions that no module needs appear in a report.
+    #[derive(Default)]
+    pub enum ExcessPolicy: "excess" {
+        /// They are listed; the check passes.
+        #[default]
+        Info => "info",
+        /// The check warns.
+        Warn => "warn",
+    }
 }
-
-text_enum!(ExcessPolicy, "excess", Info => "info", Warn => "warn");
 
 /// A module: the permissions that it needs, and the calls that show that its services answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

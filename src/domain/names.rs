@@ -9,8 +9,21 @@ pub struct UnknownName {
     pub allowed: &'static str,
 }
 
+/// Declares an enumeration, each value with its name, and after the colon the field that messages name.
 macro_rules! text_enum {
-    ($type:ident, $field:literal, $($variant:ident => $name:literal),+ $(,)?) => {
+    (
+        $(#[$about:meta])*
+        $visibility:vis enum $type:ident: $field:literal {
+            $($(#[$about_value:meta])* $variant:ident => $name:literal,)+
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(::serde::Serialize, ::serde::Deserialize)]
+        $visibility enum $type {
+            $($(#[$about_value])* #[serde(rename = $name)] $variant,)+
+        }
+
         impl $type {
             /// Every value, in the order of the declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];

@@ -9,29 +9,23 @@ use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 
-/// `tenant_permissions.status`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PermissionStatus {
-    Granted,
-    Missing,
+text_enum! {
+    /// `tenant_permissions.status`
+    pub enum PermissionStatus: "status" {
+        Granted => "granted",
+        Missing => "missing",
+    }
 }
-text_enum!(PermissionStatus, "status", Granted => "granted", Missing => "missing");
 
-/// Where the granted permissions were read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InventorySource {
-    /// The service principal's app role assignments.
-    AppRoleAssignments,
-    /// The `roles` claim of the access token, where the assignments may not be read.
-    TokenRoles,
+text_enum! {
+    /// Where the granted permissions were read.
+    pub enum InventorySource: "source" {
+        /// The service principal's app role assignments.
+        AppRoleAssignments => "app_role_assignments",
+        /// The `roles` claim of the access token, where the assignments may not be read.
+        TokenRoles => "token_roles",
+    }
 }
-text_enum!(
-    InventorySource, "source",
-    AppRoleAssignments => "app_role_assignments",
-    TokenRoles => "token_roles",
-);
 
 /// A permission that a module needs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,19 +34,17 @@ pub struct PlanSubject {
     pub grants: Option<StoredGrants>,
 }
 
-/// The verdict of a plan for one connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// Every required permission is granted.
-    Works,
-    /// A required permission is missing.
-    Breaks,
-    /// The stored data is not sufficient.
-    Unknown,
+text_enum! {
+    /// The verdict of a plan for one connection.
+    pub enum Verdict: "verdict" {
+        /// Every required permission is granted.
+        Works => "works",
+        /// A required permission is missing.
+        Breaks => "breaks",
+        /// The stored data is not sufficient.
+        Unknown => "unknown",
+    }
 }
-
-text_enum!(Verdict, "verdict", Works => "works", Breaks => "breaks", Unknown => "unknown");
 
 /// Why the stored data is not sufficient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -8,26 +8,21 @@ use super::names::text_enum;
 use super::severity::Severity;
 use serde::{Deserialize, Serialize};
 
-/// The effect of a reason on the run that it ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// A prerequisite is missing: the run ends `blocked`, the provider is never called.
-    Preflight,
-    /// The provider does not answer as it should: the run ends `failed`.
-    Provider,
-    /// The inventory was read; the outcome stays as it is.
-    Permission,
-    /// verifyd itself could not finish: the run ends `failed`.
-    Engine,
-    /// The check was not made because an earlier one failed.
-    Skipped,
+text_enum! {
+    /// The effect of a reason on the run that it ends.
+    pub enum Stage: "stage" {
+        /// A prerequisite is missing: the run ends `blocked`, the provider is never called.
+        Preflight => "preflight",
+        /// The provider does not answer as it should: the run ends `failed`.
+        Provider => "provider",
+        /// The inventory was read; the outcome stays as it is.
+        Permission => "permission",
+        /// verifyd itself could not finish: the run ends `failed`.
+        Engine => "engine",
+        /// The check was not made because an earlier one failed.
+        Skipped => "skipped",
+    }
 }
-
-text_enum!(
-    Stage, "stage",
-    Preflight => "preflight", Provider => "provider", Permission => "permission",
-    Engine => "engine", Skipped => "skipped",
-);
 
 macro_rules! reasons {
     ($(

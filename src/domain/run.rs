@@ -5,32 +5,29 @@ use super::names::text_enum;
 use super::report::Overall;
 pub use super::request::{ContextProblem, RunRequest, TargetScope};
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 /// The only `operation_runs.type` that verifyd ever reads or writes.
 pub const RUN_TYPE: &str = "provider.connection.check";
 
-/// `operation_runs.status`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RunStatus {
-    Queued,
-    Running,
-    Completed,
+text_enum! {
+    /// `operation_runs.status`
+    pub enum RunStatus: "status" {
+        Queued => "queued",
+        Running => "running",
+        Completed => "completed",
+    }
 }
 
-/// `operation_runs.outcome`; `None` until the run is completed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    Succeeded,
-    Failed,
-    Blocked,
+text_enum! {
+    /// `operation_runs.outcome`; `None` until the run is completed.
+    pub enum Outcome: "outcome" {
+        Succeeded => "succeeded",
+        Failed => "failed",
+        Blocked => "blocked",
+    }
 }
-
-text_enum!(RunStatus, "status", Queued => "queued", Running => "running", Completed => "completed");
-text_enum!(Outcome, "outcome", Succeeded => "succeeded", Failed => "failed", Blocked => "blocked");
 
 /// One row of `operation_runs`. `context` and `failure_summary` are kept as they were found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -77,25 +74,20 @@ pub struct ClaimedRun {
     pub created_at: Option<DateTime<Utc>>,
 }
 
-/// What a list says of a run's report. The report is not validated before a person opens the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReportPresence {
-    /// The run is not completed yet.
-    Pending,
-    /// A completed run without a report: another writer completed it.
-    Missing,
-    /// A report of a version that this build does not read.
-    OtherVersion,
-    /// A document that is no report, or a row that is too large for a list.
-    Unreadable,
-    Readable,
+text_enum! {
+    /// What a list says of a run's report. The report is not validated before a person opens the run.
+    pub enum ReportPresence: "report" {
+        /// The run is not completed yet.
+        Pending => "pending",
+        /// A completed run without a report: another writer completed it.
+        Missing => "missing",
+        /// A report of a version that this build does not read.
+        OtherVersion => "other_version",
+        /// A document that is no report, or a row that is too large for a list.
+        Unreadable => "unreadable",
+        Readable => "readable",
+    }
 }
-text_enum!(
-    ReportPresence, "report",
-    Pending => "pending", Missing => "missing", OtherVersion => "other_version",
-    Unreadable => "unreadable", Readable => "readable",
-);
 
 /// A run as lists show it: a few columns and members, none of them longer than people read.
 #[derive(Clone, Debug, PartialEq)]

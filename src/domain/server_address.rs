@@ -165,54 +165,41 @@ mod tests {
 
     #[test]
     fn each_reserved_character_of_a_password_is_named_with_its_encoding() {
+        let code = |these: &str| format!("percent-encode {these} in the password");
         for (password, words) in [
-            ("ab#cd", "percent-encode # as %23 in the password"),
-            ("ab/cd", "percent-encode / as %2F in the password"),
-            ("ab?cd", "percent-encode ? as %3F in the password"),
-            ("12/34", "percent-encode / as %2F in the password"),
-            ("12#34", "percent-encode # as %23 in the password"),
-            ("12?34", "percent-encode ? as %3F in the password"),
-            (
-                "a/b?c#d",
-                "percent-encode # as %23, / as %2F and ? as %3F in the password",
-            ),
-            (
-                "a@b/c",
-                "percent-encode / as %2F and @ as %40 in the password",
-            ),
-            (
-                "a/b@c",
-                "percent-encode / as %2F and @ as %40 in the password",
-            ),
-            (
-                "a[b]/c",
-                "percent-encode / as %2F, [ as %5B and ] as %5D in the password",
-            ),
-            (
-                "a:b/c d",
-                "percent-encode / as %2F, : as %3A and a space as %20 in the password",
-            ),
-            (
-                "a%/c",
-                "percent-encode / as %2F and % as %25 in the password",
-            ),
+            ("ab#cd", code("# as %23")),
+            ("ab/cd", code("/ as %2F")),
+            ("ab?cd", code("? as %3F")),
+            ("12/34", code("/ as %2F")),
+            ("12#34", code("# as %23")),
+            ("12?34", code("? as %3F")),
+            ("a/b?c#d", code("# as %23, / as %2F and ? as %3F")),
+            ("a@b/c", code("/ as %2F and @ as %40")),
+            ("a/b@c", code("/ as %2F and @ as %40")),
+            ("a[b]/c", code("/ as %2F, [ as %5B and ] as %5D")),
+            ("a:b/c d", code("/ as %2F, : as %3A and a space as %20")),
+            ("a%/c", code("/ as %2F and % as %25")),
             (
                 "a%ff",
-                "the password has a % that begins no character of UTF-8; percent-encode % as %25 in the password",
+                format!(
+                    "the password has a % that begins no character of UTF-8; {}",
+                    code("% as %25")
+                ),
             ),
             (
                 "a\tb",
-                "it holds U+0009 TAB; percent-encode it as %09, or remove it",
+                "it holds U+0009 TAB; percent-encode it as %09, or remove it".to_owned(),
             ),
         ] {
+            let words = Some(&*words);
             for host in ["h/db", "h:5432/db", "[::1]:5432/db", "10.0.0.1", "h"] {
                 let address = format!("postgres://user:{password}@{host}");
-                assert_eq!(problem(&address).as_deref(), Some(words), "{address}");
+                assert_eq!(problem(&address).as_deref(), words, "{address}");
             }
             let address = format!("postgres://user:{password}@h/db?application_name=me@work");
-            assert_eq!(problem(&address).as_deref(), Some(words), "{address}");
+            assert_eq!(problem(&address).as_deref(), words, "{address}");
             let address = format!("redis://:{password}@h:6379/0");
-            assert_eq!(problem(&address).as_deref(), Some(words), "{address}");
+            assert_eq!(problem(&address).as_deref(), words, "{address}");
         }
     }
 

@@ -2,7 +2,6 @@
 
 use super::ids::{EndpointId, WorkspaceId};
 use super::names::text_enum;
-use serde::{Deserialize, Serialize};
 
 /// Returns an endpoint's address as it is shown. Its query may contain a secret of the receiver, so it is
 /// left out.
@@ -13,79 +12,63 @@ pub fn shown_url(url: &str) -> String {
     }
 }
 
-/// `webhook_deliveries.state`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeliveryState {
-    /// Waits for its first or next attempt.
-    Pending,
-    /// The receiver has answered with 2xx.
-    Delivered,
-    /// Given up. `verifyd webhooks replay` sends it again.
-    Failed,
+text_enum! {
+    /// `webhook_deliveries.state`
+    pub enum DeliveryState: "state" {
+        /// Waits for its first or next attempt.
+        Pending => "pending",
+        /// The receiver has answered with 2xx.
+        Delivered => "delivered",
+        /// Given up. `verifyd webhooks replay` sends it again.
+        Failed => "failed",
+    }
 }
-text_enum!(
-    DeliveryState, "state",
-    Pending => "pending", Delivered => "delivered", Failed => "failed",
-);
 
-/// `webhook_endpoints.disabled_reason`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DisabledReason {
-    /// By `verifyd webhooks disable`.
-    Operator,
-    /// The receiver answered 410: it accepts no more deliveries.
-    Gone,
+text_enum! {
+    /// `webhook_endpoints.disabled_reason`
+    pub enum DisabledReason: "disabled_reason" {
+        /// By `verifyd webhooks disable`.
+        Operator => "operator",
+        /// The receiver answered 410: it accepts no more deliveries.
+        Gone => "gone",
+    }
 }
-text_enum!(DisabledReason, "disabled_reason", Operator => "operator", Gone => "gone");
 
-/// `webhook_deliveries.give_up_reason`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GiveUpReason {
-    /// `webhooks.max_attempts` have failed.
-    Attempts,
-    /// It was pending for `webhooks.give_up_after`.
-    Age,
-    /// The receiver answered 410.
-    Gone,
+text_enum! {
+    /// `webhook_deliveries.give_up_reason`
+    pub enum GiveUpReason: "give_up_reason" {
+        /// `webhooks.max_attempts` have failed.
+        Attempts => "attempts",
+        /// It was pending for `webhooks.give_up_after`.
+        Age => "age",
+        /// The receiver answered 410.
+        Gone => "gone",
+    }
 }
-text_enum!(
-    GiveUpReason, "give_up_reason",
-    Attempts => "attempts", Age => "age", Gone => "gone",
-);
 
-/// Result of one attempt: `webhook_attempts.result`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AttemptResult {
-    /// 2xx.
-    Delivered,
-    /// 410: the receiver accepts no more deliveries.
-    Gone,
-    /// Any other status.
-    HttpStatus,
-    /// 3xx; never followed.
-    RedirectRefused,
-    /// The address may not be called: not https, or not public.
-    AddressRefused,
-    /// No connection.
-    Unreachable,
-    TlsFailed,
-    Timeout,
-    /// The answer was no HTTP, or ended before its status.
-    ResponseInvalid,
-    /// The endpoint's secret cannot be decrypted, or does not belong to this row.
-    SecretUnusable,
+text_enum! {
+    /// Result of one attempt: `webhook_attempts.result`.
+    pub enum AttemptResult: "result" {
+        /// 2xx.
+        Delivered => "delivered",
+        /// 410: the receiver accepts no more deliveries.
+        Gone => "gone",
+        /// Any other status.
+        HttpStatus => "http_status",
+        /// 3xx; never followed.
+        RedirectRefused => "redirect_refused",
+        /// The address may not be called: not https, or not public.
+        AddressRefused => "address_refused",
+        /// No connection.
+        Unreachable => "unreachable",
+        TlsFailed => "tls_failed",
+        Timeout => "timeout",
+        /// The answer was no HTTP, or ended before its status.
+        ResponseInvalid => "response_invalid",
+        /// The endpoint's secret cannot be decrypted, or does not belong to this row.
+        SecretUnusable => "secret_unusable",
+    }
 }
-text_enum!(
-    AttemptResult, "result",
-    Delivered => "delivered", Gone => "gone", HttpStatus => "http_status",
-    RedirectRefused => "redirect_refused", AddressRefused => "address_refused",
-    Unreachable => "unreachable", TlsFailed => "tls_failed", Timeout => "timeout",
-    ResponseInvalid => "response_invalid", SecretUnusable => "secret_unusable",
-);
 
 /// What a result means for the delivery, independent of the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,16 +14,17 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// In which order connections are listed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ConnectionSort {
-    /// By their ids.
-    #[default]
-    Id,
-    /// By when their credentials expire, the earliest first; what never does, or is unknown, last.
-    Expiry,
+text_enum! {
+    /// In which order connections are listed.
+    #[derive(Default)]
+    pub enum ConnectionSort: "sort" {
+        /// By their ids.
+        #[default]
+        Id => "id",
+        /// By when their credentials expire, the earliest first; what never does, or is unknown, last.
+        Expiry => "expiry",
+    }
 }
-text_enum!(ConnectionSort, "sort", Id => "id", Expiry => "expiry");
 
 /// Where a page of connections ended. It carries what they are sorted by, so that the next page leaves nothing
 /// out when that changes meanwhile, and nothing has to be looked up that may be out of reach.

@@ -79,8 +79,8 @@ pub fn install() -> anyhow::Result<Metrics> {
 }
 
 /// What kind of metric it is.
-#[derive(Clone, Copy, Debug)]
-enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
     /// Without labels: it is there from the start, so that its first event is an increase.
     Counter,
     LabelledCounter,
@@ -90,7 +90,7 @@ enum Kind {
 
 /// Every metric of this process.
 #[rustfmt::skip] // A line for each.
-const METRICS: &[(Kind, &str, &str)] = &[
+pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::LabelledCounter, "verifyd_runs_processed_total", "Processed runs by result"),
     (Kind::Histogram, "verifyd_run_duration_seconds", "Time from claim to completion or release"),
     (Kind::Counter, "verifyd_hints_without_claim_total", "Hints for runs that were not queued or not due"),
@@ -140,8 +140,21 @@ const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, "verifyd_runs_in_flight", "Runs in flight in this process"),
 ];
 
+/// A label and its value.
+pub type Label = (&'static str, &'static str);
+
+/// Labels whose values are few and known: the metric, its other labels, the label and its values.
+#[rustfmt::skip] // A line for each.
+pub const LABELS: &[(&str, &[Label], &str, &[&str])] = &[
+    ("verifyd_runs_processed_total", &[], "result", &["succeeded", "failed", "blocked", "released", "discarded", "deferred"]),
+    ("verifyd_database_batches_failed_total", &[], "call", &["claim", "complete"]),
+    ("verifyd_completion_events_dropped_total", &[], "channel", &["all", "postgres", "redis"]),
+    ("verifyd_webhook_deliveries_given_up_total", &[], "reason", &["attempts", "age", "gone"]),
+    ("verifyd_provider_token_cache_lookups_total", &[("provider", "microsoft")], "result", &["hit", "miss"]),
+];
+
 /// Describes every metric to the recorder, and registers the counters whose labels are known.
-pub fn describe() {
+fn describe() {
     for (kind, name, description) in METRICS {
         match kind {
             Kind::Counter => {
@@ -153,46 +166,10 @@ pub fn describe() {
             Kind::Histogram => metrics::describe_histogram!(*name, *description),
         }
     }
-    with_labels();
-}
-
-/// Registers the values of labels that are few and known.
-fn with_labels() {
-    for (name, label, values) in [
-        (
-            "verifyd_runs_processed_total",
-            "result",
-            &[
-                "succeeded",
-                "failed",
-                "blocked",
-                "released",
-                "discarded",
-                "deferred",
-            ][..],
-        ),
-        (
-            "verifyd_database_batches_failed_total",
-            "call",
-            &["claim", "complete"],
-        ),
-        (
-            "verifyd_completion_events_dropped_total",
-            "channel",
-            &["all", "postgres", "redis"],
-        ),
-        (
-            "verifyd_webhook_deliveries_given_up_total",
-            "reason",
-            &["attempts", "age", "gone"],
-        ),
-    ] {
-        for value in values {
-            metrics::counter!(name, label => *value).increment(0);
+    for (name, others, label, values) in LABELS {
+        for value in *values {
+            let labels: Vec<Label> = [*others, &[(*label, *value)]].concat();
+            metrics::counter!(*name, &labels).increment(0);
         }
-    }
-    for result in ["hit", "miss"] {
-        metrics::counter!("verifyd_provider_token_cache_lookups_total", "provider" => "microsoft", "result" => result)
-            .increment(0);
     }
 }

@@ -8,15 +8,14 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Whether an acknowledgement stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    Active,
-    Withdrawn,
-    Expired,
+text_enum! {
+    /// Whether an acknowledgement stands.
+    pub enum Standing: "standing" {
+        Active => "active",
+        Withdrawn => "withdrawn",
+        Expired => "expired",
+    }
 }
-text_enum!(Standing, "standing", Active => "active", Withdrawn => "withdrawn", Expired => "expired");
 
 /// What a person has seen and accepted on one check. It changes no status and no outcome.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]

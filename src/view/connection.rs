@@ -10,26 +10,22 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How a connection stands, in the words of its latest report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    Ready,
-    NeedsAttention,
-    Blocked,
-    /// Enabled, and never checked.
-    Never,
-    /// Nobody wants it checked.
-    Disabled,
-    /// Its row holds what it must not hold.
-    Unusable,
-    /// A report of another writer, with a word that this build does not know.
-    Unknown,
+text_enum! {
+    /// How a connection stands, in the words of its latest report.
+    pub enum Standing: "state" {
+        Ready => "ready",
+        NeedsAttention => "needs_attention",
+        Blocked => "blocked",
+        /// Enabled, and never checked.
+        Never => "never",
+        /// Nobody wants it checked.
+        Disabled => "disabled",
+        /// Its row holds what it must not hold.
+        Unusable => "unusable",
+        /// A report of another writer, with a word that this build does not know.
+        Unknown => "unknown",
+    }
 }
-text_enum!(
-    Standing, "state",
-    Ready => "ready", NeedsAttention => "needs_attention", Blocked => "blocked", Never => "never",
-    Disabled => "disabled", Unusable => "unusable", Unknown => "unknown",
-);
 
 impl Standing {
     /// Of a connection.

@@ -28,25 +28,20 @@ pub struct DiffView {
     pub checks: Vec<CheckChange>,
 }
 
-/// Whether two reports could be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DiffState {
-    Compared,
-    /// This is the first report of the connection.
-    First,
-    /// The run that held the previous report was deleted.
-    PreviousGone,
-    /// The previous report cannot be read.
-    PreviousUnreadable,
-    /// The run has no report that can be read.
-    Unreadable,
+text_enum! {
+    /// Whether two reports could be compared.
+    pub enum DiffState: "state" {
+        Compared => "compared",
+        /// This is the first report of the connection.
+        First => "first",
+        /// The run that held the previous report was deleted.
+        PreviousGone => "previous_gone",
+        /// The previous report cannot be read.
+        PreviousUnreadable => "previous_unreadable",
+        /// The run has no report that can be read.
+        Unreadable => "unreadable",
+    }
 }
-text_enum!(
-    DiffState, "state",
-    Compared => "compared", First => "first", PreviousGone => "previous_gone",
-    PreviousUnreadable => "previous_unreadable", Unreadable => "unreadable",
-);
 
 impl DiffState {
     /// For people: what is shown in place of a comparison.

@@ -7,22 +7,18 @@ use crate::domain::report::{Check, CheckStatus, Severity};
 use crate::domain::run::{Outcome, RunStatus};
 use chrono::{DateTime, Utc};
 
-/// The outcome of a run, or its status while it has none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunBadge {
-    Queued,
-    Running,
-    Succeeded,
-    Failed,
-    Blocked,
-    /// Completed without an outcome: another writer's run.
-    Unknown,
+text_enum! {
+    /// The outcome of a run, or its status while it has none.
+    pub enum RunBadge: "state" {
+        Queued => "queued",
+        Running => "running",
+        Succeeded => "succeeded",
+        Failed => "failed",
+        Blocked => "blocked",
+        /// Completed without an outcome: another writer's run.
+        Unknown => "unknown",
+    }
 }
-text_enum!(
-    RunBadge, "state",
-    Queued => "queued", Running => "running", Succeeded => "succeeded", Failed => "failed",
-    Blocked => "blocked", Unknown => "unknown",
-);
 
 impl RunBadge {
     /// Of a run's row.

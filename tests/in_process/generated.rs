@@ -1,14 +1,13 @@
 //! Files that are generated from the code are current. `UPDATE_GENERATED=1` rewrites them.
 
+use crate::rust_files;
 use chrono::{TimeZone as _, Utc};
 #[cfg(feature = "simulator")]
 use clap::CommandFactory as _;
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::Path;
 use verifyd::domain::credential_cause::Cause;
 use verifyd::domain::link::{Directory, Link, LinkContext};
 use verifyd::domain::reason::{Reason, Stage};
@@ -18,12 +17,14 @@ use verifyd::domain::report::{
 use verifyd::domain::{ConnectionId, RunId};
 use verifyd::ports::provider::CheckSpec;
 use verifyd::provider::microsoft::module_schema;
+use verifyd::telemetry::metrics::{self, Kind};
 
 const SCHEMA: &str = "contracts/verification-report.v1_5.schema.json";
 const REASONS: &str = "docs/reference/reasons.md";
 const OPENAPI: &str = "contracts/openapi.v1.json";
 const MODULES: &str = "contracts/module.v1.schema.json";
 const METRICS: &str = "docs/reference/metrics.md";
+const CONFIGURATION: &str = "docs/reference/configuration.md";
 
 fn assert_current(path: &str, wanted: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -35,6 +36,11 @@ fn assert_current(path: &str, wanted: &str) {
         found == wanted,
         "{path} is not current: run UPDATE_GENERATED=1 cargo test --test in_process generated"
     );
+}
+
+fn assert_json_current(path: &str, wanted: &impl serde::Serialize) {
+    let text = serde_json::to_string_pretty(wanted).unwrap();
+    assert_current(path, &format!("{text}\n"));
 }
 
 /// The same for a part of a page: what stands between two marks, each a line.
@@ -175,9 +181,7 @@ fn the_schema_lists_what_the_code_knows_and_has_examples() {
     document["$defs"]["reason_code"]["enum"] = json!(codes);
     document["$defs"]["evidence"]["properties"]["kind"]["enum"] = json!(kinds);
     document["examples"] = json!(examples());
-    let mut text = serde_json::to_string_pretty(&document).unwrap();
-    text.push('\n');
-    assert_current(SCHEMA, &text);
+    assert_json_current(SCHEMA, &document);
 
     let overall: Vec<Value> = examples()
         .iter()
@@ -191,16 +195,12 @@ fn the_schema_lists_what_the_code_knows_and_has_examples() {
 
 #[test]
 fn the_schema_of_modules_is_current() {
-    let mut text = serde_json::to_string_pretty(&module_schema()).unwrap();
-    text.push('\n');
-    assert_current(MODULES, &text);
+    assert_json_current(MODULES, &module_schema());
 }
 
 #[test]
 fn the_openapi_document_is_current() {
-    let mut text = serde_json::to_string_pretty(&verifyd::http::api::document()).unwrap();
-    text.push('\n');
-    assert_current(OPENAPI, &text);
+    assert_json_current(OPENAPI, &verifyd::http::api::document());
 }
 
 #[test]
@@ -304,26 +304,21 @@ fn the_page_of_commands_is_current() {
 
 #[test]
 fn the_page_of_metrics_is_current() {
-    let found = Described::default();
-    metrics::with_local_recorder(&found, verifyd::telemetry::metrics::describe);
     let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     let mut text = String::new();
-    let described = found.metrics.into_inner().unwrap();
-    for (kind, heading) in [
-        ("counter", "Counters"),
-        ("gauge", "Gauges"),
-        ("histogram", "Histograms"),
+    for (kinds, heading) in [
+        (&[Kind::Counter, Kind::LabelledCounter][..], "Counters"),
+        (&[Kind::Gauge], "Gauges"),
+        (&[Kind::Histogram], "Histograms"),
     ] {
         let _ = write!(text, "### {heading}\n\n");
-        for (name, (_, meaning)) in described.iter().filter(|(_, (of, _))| *of == kind) {
-            let values = found.values.lock().unwrap();
-            let mut labels = Vec::new();
-            for label in labels_of(name, &sources) {
-                let known = values.get(&(name.clone(), label.clone()));
-                labels.push(known.map_or(label.clone(), |known| {
-                    format!("{label}={}", known.join("|"))
-                }));
-            }
+        let of_kind = metrics::METRICS.iter().filter(|m| kinds.contains(&m.0));
+        let meanings: BTreeMap<_, _> = of_kind.map(|(_, name, meaning)| (name, meaning)).collect();
+        for (name, meaning) in meanings {
+            let labels: Vec<String> = labels_of(name, &sources)
+                .into_iter()
+                .map(|label| with_values(name, label))
+                .collect();
             let labels = match labels.join(",") {
                 none if none.is_empty() => none,
                 labels => format!("{{{labels}}}"),
@@ -339,70 +334,31 @@ fn the_page_of_metrics_is_current() {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(METRICS)).unwrap();
     for quoted in page.split('`').skip(1).step_by(2) {
         let name = quoted.split('{').next().unwrap_or_default();
-        let is_metric = name.starts_with("verifyd_");
+        let is_known = metrics::METRICS.iter().any(|(_, known, _)| *known == name);
         assert!(
-            !is_metric || described.contains_key(name),
+            !name.starts_with("verifyd_") || is_known,
             "no metric {name}"
         );
     }
 }
 
-/// What is described and registered, without any value.
-#[derive(Default)]
-struct Described {
-    /// By name: the type, and what it means.
-    metrics: Mutex<BTreeMap<String, (&'static str, String)>>,
-    /// By metric and label: the values that are there from the start.
-    values: Mutex<BTreeMap<(String, String), Vec<String>>>,
-}
-
-impl Described {
-    fn describe(&self, kind: &'static str, name: &KeyName, meaning: &SharedString) {
-        let mut all = self.metrics.lock().unwrap();
-        all.insert(name.as_str().to_owned(), (kind, meaning.to_string()));
-    }
-}
-
-impl Recorder for Described {
-    fn describe_counter(&self, name: KeyName, _: Option<Unit>, meaning: SharedString) {
-        self.describe("counter", &name, &meaning);
-    }
-
-    fn describe_gauge(&self, name: KeyName, _: Option<Unit>, meaning: SharedString) {
-        self.describe("gauge", &name, &meaning);
-    }
-
-    fn describe_histogram(&self, name: KeyName, _: Option<Unit>, meaning: SharedString) {
-        self.describe("histogram", &name, &meaning);
-    }
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let mut values = self.values.lock().unwrap();
-        for label in key.labels() {
-            let of = (key.name().to_owned(), label.key().to_owned());
-            let known = values.entry(of).or_default();
-            if !known.iter().any(|value| value == label.value()) {
-                known.push(label.value().to_owned());
-            }
-        }
-        Counter::noop()
-    }
-
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
+/// The label of a metric, with its values where they are known: `result=hit|miss`.
+fn with_values(name: &str, label: String) -> String {
+    let mut rows = metrics::LABELS.iter().filter(|(of, ..)| *of == name);
+    let values = rows.find_map(|(_, others, of_values, values)| {
+        let mut others = others.iter().filter(|(other, _)| *other == label);
+        let only = others.next().map(|(_, value)| (*value).to_owned());
+        only.or_else(|| (*of_values == label).then(|| values.join("|")))
+    });
+    values.map_or(label.clone(), |values| format!("{label}={values}"))
 }
 
 /// The labels with which the sources record a metric: `"name", "label" => value, …)`.
-fn labels_of(name: &str, sources: &[(PathBuf, String)]) -> BTreeSet<String> {
+fn labels_of(name: &str, sources: &[String]) -> BTreeSet<String> {
     let begin = format!("\"{name}\",");
     let calls = sources
         .iter()
-        .flat_map(|(_, text)| text.split(begin.as_str()).skip(1));
+        .flat_map(|text| text.split(begin.as_str()).skip(1));
     let calls = calls.filter_map(|after| after.split(')').next());
     // The last quoted text before each arrow is a label.
     let labels = calls.flat_map(|call| {
@@ -410,6 +366,12 @@ fn labels_of(name: &str, sources: &[(PathBuf, String)]) -> BTreeSet<String> {
         before_arrows.filter_map(|before| before.rsplit('"').nth(1).map(ToOwned::to_owned))
     });
     labels.collect()
+}
+
+#[test]
+fn the_page_of_configuration_is_current() {
+    let tables = verifyd::config::reference_tables();
+    assert_part_current(CONFIGURATION, "config/default.toml", &tables);
 }
 
 /// A command with its arguments, and those below it.
@@ -492,7 +454,6 @@ fn every_test_that_the_security_page_names_is_there() {
     let text: String = ["tests", "src", "crates"]
         .iter()
         .flat_map(|folder| sources(&root.join(folder)))
-        .map(|(_, text)| text)
         .collect();
     let mut named = 0;
     for page in ["security.md", "protocol.md"] {
@@ -519,19 +480,10 @@ fn every_test_that_the_security_page_names_is_there() {
     assert!(named > 100, "only {named} tests are named");
 }
 
-/// All sources below this folder, each with its path.
-fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            found.push((path, text));
-        }
-    }
-    found
+/// The texts of all sources below this folder.
+fn sources(folder: &Path) -> Vec<String> {
+    let texts = rust_files(folder).into_iter().map(std::fs::read_to_string);
+    texts.collect::<Result<_, _>>().unwrap()
 }
 
 /// `docs/contributing/testing.md` says which line to break and what then fails: line, place and test are there.
@@ -540,10 +492,10 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
 fn every_mechanism_that_the_page_of_tests_breaks_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("docs/contributing/testing.md")).unwrap();
-    let mut tests = String::new();
-    for (_, text) in ["tests", "src"].iter().flat_map(|f| sources(&root.join(f))) {
-        tests.push_str(&text);
-    }
+    let tests: String = ["tests", "src"]
+        .iter()
+        .flat_map(|folder| sources(&root.join(folder)))
+        .collect();
     let mut broken = 0;
     for table in page.split("\n| in `").skip(1) {
         let (folder, table) = table.split_once('`').unwrap();

@@ -13,21 +13,6 @@ use verifyd::domain::report::{
 };
 use verifyd::domain::{ConnectionId, Outcome, RunId};
 
-const STATUSES: [CheckStatus; 5] = [
-    CheckStatus::Pass,
-    CheckStatus::Fail,
-    CheckStatus::Warn,
-    CheckStatus::Skip,
-    CheckStatus::Running,
-];
-const SEVERITIES: [Severity; 5] = [
-    Severity::Info,
-    Severity::Low,
-    Severity::Medium,
-    Severity::High,
-    Severity::Critical,
-];
-
 fn draft(checks: Vec<Check>) -> ReportDraft {
     ReportDraft {
         identity: Identity {
@@ -74,8 +59,8 @@ fn check(key: &str, status: CheckStatus, reason: Option<Reason>) -> Check {
 /// Any check that a well-behaved provider could come up with, with texts of any kind.
 fn any_check() -> impl Strategy<Value = Check> {
     (
-        0..STATUSES.len(),
-        0..SEVERITIES.len(),
+        0..CheckStatus::ALL.len(),
+        0..Severity::ALL.len(),
         any::<bool>(),
         0..Reason::ALL.len(),
         ".{1,250}",
@@ -85,13 +70,13 @@ fn any_check() -> impl Strategy<Value = Check> {
     )
         .prop_map(
             |(status, severity, blocking, reason, title, message, evidence, steps)| {
-                let status = STATUSES[status];
+                let status = CheckStatus::ALL[status];
                 let quiet = matches!(status, CheckStatus::Pass | CheckStatus::Running);
                 Check {
                     key: String::new(),
                     title,
                     status,
-                    severity: SEVERITIES[severity],
+                    severity: Severity::ALL[severity],
                     blocking,
                     reason_code: (!quiet).then(|| Reason::ALL[reason]),
                     message: format!("m{message}"),
@@ -336,13 +321,7 @@ fn a_report_as_it_stands_in_the_database() {
 
 #[test]
 fn every_stage_has_its_reasons() {
-    for stage in [
-        Stage::Preflight,
-        Stage::Provider,
-        Stage::Permission,
-        Stage::Engine,
-        Stage::Skipped,
-    ] {
-        assert!(Reason::ALL.iter().any(|r| r.stage() == stage), "{stage:?}");
+    for stage in Stage::ALL {
+        assert!(Reason::ALL.iter().any(|r| r.stage() == *stage), "{stage}");
     }
 }

@@ -206,7 +206,7 @@ mod tests {
             run_seconds: 630.0,
             provider_seconds: 200.0,
             cpu: Some(cpu(2.0, 2.0, 6.0)),
-            provider_delay: Duration::ZERO,
+            provider_delay: Duration::from_millis(100),
             queue: "redis",
             database_connections: 10,
             database_round_trip: (0.5, 1.0),
@@ -226,90 +226,51 @@ mod tests {
     fn limits(change: impl FnOnce(&mut Load), limit: Limit, words: &str) {
         let mut load = load();
         change(&mut load);
-        assert_eq!(load.limit(), limit);
+        assert_eq!(load.limit(), limit, "{words}");
         let text = load.sentence();
         assert!(text.contains(words), "{words}: {text}");
     }
 
     #[test]
-    fn a_provider_that_takes_most_of_the_time_limits() {
-        let slow = |load: &mut Load| {
-            load.provider_seconds = 600.0;
-            load.provider_delay = Duration::from_millis(100);
-        };
-        limits(slow, Limit::Provider, "at most 107 runs/s");
-        limits(slow, Limit::Provider, "--provider-delay 100ms");
+    fn the_limit_is_told_from_what_was_used_and_waited_for() {
+        use Limit::{Database, Nothing, OtherCpu, OwnCpu, Provider, Queue, SimulatorCpu};
+
+        // Seconds of the processors, then of runs in work and of their waiting for the provider.
+        for (own, simulator, machine, runs, provider, limit, words) in [
+            (2.0, 2.0, 6.0, 630.0, 600.0, Provider, "at most 107 runs/s"),
+            (2.0, 2.0, 6.0, 630.0, 600.0, Provider, "-delay 100ms"),
+            // Processors that are used up limit whatever runs wait for.
+            (36.0, 1.0, 38.0, 630.0, 200.0, OwnCpu, "own use"),
+            (16.0, 9.0, 39.0, 630.0, 200.0, OwnCpu, "own use"),
+            (9.0, 16.0, 39.0, 630.0, 200.0, SimulatorCpu, "not there"),
+            (9.0, 5.0, 38.8, 630.0, 200.0, OtherCpu, "programs 62 %"),
+            (9.0, 5.0, 39.0, 630.0, 600.0, OtherCpu, "used up"),
+            (2.0, 2.0, 6.0, 630.0, 200.0, Database, "hides them"),
+            // Free places mean that hints are late.
+            (2.0, 2.0, 6.0, 300.0, 200.0, Queue, "64 places 30"),
+            (2.0, 2.0, 6.0, 300.0, 200.0, Queue, "Redis took 0.3"),
+            (30.0, 0.0, 33.0, 630.0, 300.0, Nothing, "No single"),
+        ] {
+            let change = |load: &mut Load| {
+                load.cpu = Some(cpu(own, simulator, machine));
+                load.run_seconds = runs;
+                load.provider_seconds = provider;
+            };
+            limits(change, limit, words);
+        }
     }
 
     #[test]
-    fn processors_that_are_used_up_limit_whatever_runs_wait_for() {
-        limits(
-            |l| l.cpu = Some(cpu(36.0, 1.0, 38.0)),
-            Limit::OwnCpu,
-            "own use",
-        );
-        limits(
-            |l| l.cpu = Some(cpu(16.0, 9.0, 39.0)),
-            Limit::OwnCpu,
-            "own use",
-        );
-        limits(
-            |l| l.cpu = Some(cpu(9.0, 16.0, 39.0)),
-            Limit::SimulatorCpu,
-            "not there in production",
-        );
-        limits(
-            |l| l.cpu = Some(cpu(9.0, 5.0, 38.8)),
-            Limit::OtherCpu,
-            "all other programs 62 %",
-        );
-        limits(
-            |l| {
-                l.cpu = Some(cpu(9.0, 5.0, 39.0));
-                l.provider_seconds = 600.0;
-            },
-            Limit::OtherCpu,
-            "used up",
-        );
-    }
-
-    #[test]
-    fn runs_that_wait_for_the_database_tell_whether_it_queues() {
-        limits(|_| {}, Limit::Database, "a higher concurrency hides them");
-        limits(
-            |l| l.database_round_trip = (0.5, 6.0),
-            Limit::Database,
-            "one of the 10 connections",
-        );
+    fn other_figures_change_the_words() {
+        let queued_up = |l: &mut Load| l.database_round_trip = (0.5, 6.0);
+        limits(queued_up, Limit::Database, "one of the 10 connections");
         // Without figures for the processors, too.
         limits(|l| l.cpu = None, Limit::Database, "68 % on the database.");
-    }
-
-    #[test]
-    fn free_places_mean_that_hints_are_late() {
-        limits(
-            |l| l.run_seconds = 300.0,
-            Limit::Queue,
-            "of 64 places 30 were taken",
-        );
-        limits(|l| l.run_seconds = 300.0, Limit::Queue, "Redis took 0.3 ms");
-        limits(
-            |l| {
-                l.run_seconds = 300.0;
-                l.queue = "in_process";
-            },
-            Limit::Queue,
-            "on average.",
-        );
-    }
-
-    #[test]
-    fn where_nothing_is_used_up_that_is_said() {
-        let even = |load: &mut Load| {
-            load.provider_seconds = 300.0;
-            load.cpu = Some(cpu(30.0, 0.0, 33.0));
+        let in_process = |load: &mut Load| {
+            load.run_seconds = 300.0;
+            load.queue = "in_process";
         };
-        limits(even, Limit::Nothing, "No single part limits.");
+        limits(in_process, Limit::Queue, "on average.");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::domain::{Reason, RunId, RunStatus};
 use crate::operations::start_check::context_for;
 use crate::ports::store::NewRun;
 use crate::telemetry::metrics;
-use crate::view::RunView;
+use crate::view::{ReportView, RunView};
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta};
 use connections::{CONNECTIONS, DemoConnection, Flaw, SignsInBy};
@@ -230,8 +230,10 @@ fn show_table(finished: &[OperationRun]) -> usize {
     ]);
     let mut as_expected = 0;
     for (i, (run, part)) in finished.iter().zip(CONNECTIONS).enumerate() {
-        let (overall, wrong) = summary(run);
-        let right = ended_as(run, &part.expected());
+        let view = RunView::of(run, &[], DateTime::UNIX_EPOCH);
+        let report = view.report.readable();
+        let (overall, wrong) = report.map_or((String::new(), "no report".to_owned()), summary);
+        let right = report.is_some_and(|report| ended_as(run, report, &part.expected()));
         as_expected += usize::from(right);
         table.add_row([
             (i + 1).to_string(),
@@ -252,11 +254,7 @@ fn show_table(finished: &[OperationRun]) -> usize {
 }
 
 /// Overall and the main reason.
-fn summary(run: &OperationRun) -> (String, String) {
-    let view = RunView::of(run, &[], DateTime::UNIX_EPOCH);
-    let Some(report) = view.report.readable() else {
-        return (String::new(), "no report".to_owned());
-    };
+fn summary(report: &ReportView) -> (String, String) {
     let wrong = report
         .main_problem()
         .and_then(|check| check.reason_code)
@@ -267,11 +265,7 @@ fn summary(run: &OperationRun) -> (String, String) {
     (report.overall.to_string(), wrong.unwrap_or_default())
 }
 
-fn ended_as(run: &OperationRun, expected: &Expectation) -> bool {
-    let view = RunView::of(run, &[], DateTime::UNIX_EPOCH);
-    let Some(report) = view.report.readable() else {
-        return false;
-    };
+fn ended_as(run: &OperationRun, report: &ReportView, expected: &Expectation) -> bool {
     let found: Vec<_> = report
         .problems
         .iter()

@@ -63,23 +63,3 @@ fn every_key_is_needed_and_no_other_is_known_to_the_structs() {
         );
     }
 }
-
-/// UPDATE_GENERATED=1 writes the tables anew.
-#[test]
-fn the_documentation_has_the_current_tables() {
-    const BEGIN: &str = "<!-- generated from config/default.toml: begin -->\n";
-    const END: &str = "<!-- generated from config/default.toml: end -->\n";
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/reference/configuration.md");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = text.split_once(BEGIN).unwrap();
-    let (_, after) = rest.split_once(END).unwrap();
-    let current = format!("{before}{BEGIN}\n{}{END}{after}", reference_tables());
-    if std::env::var_os("UPDATE_GENERATED").is_some() {
-        std::fs::write(&path, &current).unwrap();
-    }
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert!(
-        text == current,
-        "docs/reference/configuration.md is not current: run UPDATE_GENERATED=1 cargo test --lib config"
-    );
-}

@@ -54,6 +54,12 @@ fn path(file: &tempfile::NamedTempFile) -> &str {
     file.path().to_str().unwrap()
 }
 
+/// Asserts that the text holds these words; a failure shows all of it.
+#[track_caller]
+fn assert_holds(text: &str, words: &str) {
+    assert!(text.contains(words), "{words}: {text}");
+}
+
 /// Without the comments about origins.
 fn bare(printed: &str) -> String {
     let lines = printed

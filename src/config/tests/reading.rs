@@ -153,9 +153,9 @@ fn secrets_are_read_from_files() {
         PathBuf::from("/run/secrets/keys")
     );
     let printed = settings.print();
-    assert!(
-        printed.contains("# the file that environment variable DATABASE_URL_FILE names"),
-        "{printed}"
+    assert_holds(
+        &printed,
+        "# the file that environment variable DATABASE_URL_FILE names",
     );
     let redis = file("redis://h/1");
     let settings = load(&[("VERIFYD__REDIS__URL_FILE", path(&redis))]).unwrap();
@@ -173,9 +173,9 @@ fn secrets_are_read_from_files() {
     }
     // Only secrets have such a variable.
     let error = errors(&[("VERIFYD__LOG__FILTER_FILE", "/x")]);
-    assert!(
-        error.contains("unknown key log.filter_file, did you mean log.filter?"),
-        "{error}"
+    assert_holds(
+        &error,
+        "unknown key log.filter_file, did you mean log.filter?",
     );
 }
 
@@ -259,7 +259,7 @@ fn files_are_read_as_windows_writes_them() {
     let mut broken = tempfile::NamedTempFile::new().unwrap();
     broken.write_all(b"postgres://u:p\xff@h/db").unwrap();
     let error = errors(&[("DATABASE_URL_FILE", path(&broken))]);
-    assert!(error.contains("byte 15 is not UTF-8"), "{error}");
+    assert_holds(&error, "byte 15 is not UTF-8");
 
     let keys = file(&format!("\u{feff}k1:{}\r\n", "QUFB".repeat(10)));
     let settings = load(&[("VERIFYD__CREDENTIALS__LARAVEL_KEYS_FILE", path(&keys))]).unwrap();
@@ -321,17 +321,11 @@ fn the_proxy_of_the_environment_fills_in_what_nothing_else_sets() {
 fn a_proxy_that_cannot_be_used_is_refused_by_name_and_never_shown() {
     let error = load(&[("ALL_PROXY", "socks5://u:canary@proxy.example:1080")]).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("environment variable ALL_PROXY"), "{text}");
-    assert!(
-        text.contains("only proxies over http:// and https://"),
-        "{text}"
-    );
+    assert_holds(&text, "environment variable ALL_PROXY");
+    assert_holds(&text, "only proxies over http:// and https://");
     assert!(!text.contains("canary"), "{text}");
     let settings = load(&[("HTTPS_PROXY", "u:canary@proxy.example:3128")]).unwrap();
     let printed = settings.print();
-    assert!(
-        printed.contains("http://***@proxy.example:3128"),
-        "{printed}"
-    );
+    assert_holds(&printed, "http://***@proxy.example:3128");
     assert!(!format!("{printed}{settings:?}").contains("canary"));
 }

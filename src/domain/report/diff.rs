@@ -6,19 +6,15 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// How a check compares with the one of the same key before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Change {
-    New,
-    Unchanged,
-    Changed,
-    Gone,
+text_enum! {
+    /// How a check compares with the one of the same key before.
+    pub enum Change: "change" {
+        New => "new",
+        Unchanged => "unchanged",
+        Changed => "changed",
+        Gone => "gone",
+    }
 }
-text_enum!(
-    Change, "change",
-    New => "new", Unchanged => "unchanged", Changed => "changed", Gone => "gone",
-);
 
 /// One check, before and now.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]

@@ -20,115 +20,96 @@ pub use builder::{FinishedReport, ReportDraft};
 /// `schema_version` of the reports that this build writes.
 pub const SCHEMA_VERSION: &str = "1.5.0";
 
-/// How one check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CheckStatus {
-    Pass,
-    Fail,
-    Warn,
-    Skip,
-    Running,
+text_enum! {
+    /// How one check ended.
+    pub enum CheckStatus: "status" {
+        Pass => "pass",
+        Fail => "fail",
+        Warn => "warn",
+        Skip => "skip",
+        Running => "running",
+    }
 }
-text_enum!(CheckStatus, "status", Pass => "pass", Fail => "fail", Warn => "warn", Skip => "skip", Running => "running");
 
-/// The verdict over all checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Overall {
-    Ready,
-    NeedsAttention,
-    Blocked,
-    Running,
+text_enum! {
+    /// The verdict over all checks.
+    pub enum Overall: "summary.overall" {
+        Ready => "ready",
+        NeedsAttention => "needs_attention",
+        Blocked => "blocked",
+        Running => "running",
+    }
 }
-text_enum!(Overall, "summary.overall", Ready => "ready", NeedsAttention => "needs_attention", Blocked => "blocked", Running => "running");
 
-/// The kinds of evidence. A report contains no others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EvidenceKind {
-    /// `AADSTS7000215`
-    AadstsCode,
-    /// `error` of a token response
-    OauthError,
-    HttpStatus,
-    /// `error.code` of a Graph response
-    GraphCode,
-    RequestId,
-    CorrelationId,
-    TraceId,
-    /// Name of a permission
-    Permission,
-    /// Name of the granted permission that stands in for a required one
-    SatisfiedBy,
-    /// App role id of a permission
-    AppRoleId,
-    /// When a credential expires, RFC 3339
-    ExpiresAt,
-    /// From when on a certificate or a token is valid, RFC 3339
-    ValidFrom,
-    /// Why a stored credential cannot be used: a text of the closed list of causes
-    Cause,
-    /// The expected value, where it is no secret (an id, a name from a list)
-    Expected,
-    /// The value that was found
-    Found,
-    /// Path of the member that is missing or malformed
-    Field,
-    /// Where the inventory was read
-    Source,
-    /// Number of the items that the check counts
-    Count,
-    /// How often it was tried
-    Attempts,
-    /// Host name of the provider that was called
-    Host,
-    /// Where in a report its schema was violated
-    SchemaError,
-    /// When to check again, RFC 3339
-    RetryAt,
-    /// `iss` of a federated token
-    TokenIssuer,
-    /// `sub` of a federated token
-    TokenSubject,
-    /// `aud` of a federated token
-    TokenAudience,
-    /// When a federated token that is renewed again and again expires, RFC 3339
-    TokenExpiresAt,
-    /// Name of a granted permission that no module of the connection needs
-    Unneeded,
-    /// A granted permission, and after a colon those that would do in its place
-    LeastPrivilege,
-    /// Name of a granted permission that amounts to control of the directory
-    DirectoryControl,
-    /// Host and port of the proxy that the call went through
-    Proxy,
-    /// When a credential that works will end, RFC 3339
-    EndsAt,
-    /// How many secrets of the registration could be the connection's
-    Candidates,
-    /// A service plan that is assigned to the tenant, with its status
-    ServicePlan,
-    /// How many more permissions are granted, whose names cannot be shown
-    Unnamed,
+text_enum! {
+    /// The kinds of evidence. A report contains no others.
+    pub enum EvidenceKind: "kind" {
+        /// `AADSTS7000215`
+        AadstsCode => "aadsts_code",
+        /// `error` of a token response
+        OauthError => "oauth_error",
+        HttpStatus => "http_status",
+        /// `error.code` of a Graph response
+        GraphCode => "graph_code",
+        RequestId => "request_id",
+        CorrelationId => "correlation_id",
+        TraceId => "trace_id",
+        /// Name of a permission
+        Permission => "permission",
+        /// Name of the granted permission that stands in for a required one
+        SatisfiedBy => "satisfied_by",
+        /// App role id of a permission
+        AppRoleId => "app_role_id",
+        /// When a credential expires, RFC 3339
+        ExpiresAt => "expires_at",
+        /// From when on a certificate or a token is valid, RFC 3339
+        ValidFrom => "valid_from",
+        /// Why a stored credential cannot be used: a text of the closed list of causes
+        Cause => "cause",
+        /// The expected value, where it is no secret (an id, a name from a list)
+        Expected => "expected",
+        /// The value that was found
+        Found => "found",
+        /// Path of the member that is missing or malformed
+        Field => "field",
+        /// Where the inventory was read
+        Source => "source",
+        /// Number of the items that the check counts
+        Count => "count",
+        /// How often it was tried
+        Attempts => "attempts",
+        /// Host name of the provider that was called
+        Host => "host",
+        /// Where in a report its schema was violated
+        SchemaError => "schema_error",
+        /// When to check again, RFC 3339
+        RetryAt => "retry_at",
+        /// `iss` of a federated token
+        TokenIssuer => "token_issuer",
+        /// `sub` of a federated token
+        TokenSubject => "token_subject",
+        /// `aud` of a federated token
+        TokenAudience => "token_audience",
+        /// When a federated token that is renewed again and again expires, RFC 3339
+        TokenExpiresAt => "token_expires_at",
+        /// Name of a granted permission that no module of the connection needs
+        Unneeded => "unneeded",
+        /// A granted permission, and after a colon those that would do in its place
+        LeastPrivilege => "least_privilege",
+        /// Name of a granted permission that amounts to control of the directory
+        DirectoryControl => "directory_control",
+        /// Host and port of the proxy that the call went through
+        Proxy => "proxy",
+        /// When a credential that works will end, RFC 3339
+        EndsAt => "ends_at",
+        /// How many secrets of the registration could be the connection's
+        Candidates => "candidates",
+        /// A service plan that is assigned to the tenant, with its status
+        ServicePlan => "service_plan",
+        /// How many more permissions are granted, whose names cannot be shown
+        Unnamed => "unnamed",
+    }
 }
-text_enum!(
-    EvidenceKind, "kind",
-    AadstsCode => "aadsts_code", OauthError => "oauth_error", HttpStatus => "http_status",
-    GraphCode => "graph_code", RequestId => "request_id", CorrelationId => "correlation_id",
-    TraceId => "trace_id", Permission => "permission", SatisfiedBy => "satisfied_by",
-    AppRoleId => "app_role_id", ExpiresAt => "expires_at",
-    ValidFrom => "valid_from", Cause => "cause", Expected => "expected", Found => "found",
-    Field => "field", Source => "source", Count => "count", Attempts => "attempts",
-    Host => "host", SchemaError => "schema_error",
-    RetryAt => "retry_at",
-    TokenIssuer => "token_issuer", TokenSubject => "token_subject",
-    TokenAudience => "token_audience", TokenExpiresAt => "token_expires_at",
-    Unneeded => "unneeded", LeastPrivilege => "least_privilege",
-    DirectoryControl => "directory_control",
-    Proxy => "proxy",
-    EndsAt => "ends_at", Candidates => "candidates", ServicePlan => "service_plan", Unnamed => "unnamed",
-);
 
 impl EvidenceKind {
     /// Returns whether equal findings have equal values, so that the fingerprint includes it.

@@ -26,7 +26,7 @@ pub trait FromFields: Sized {
 }
 
 /// What a request gives, by name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Fields {
     given: BTreeMap<String, Value>,
     known: Vec<&'static str>,
@@ -36,12 +36,7 @@ pub struct Fields {
 
 impl Fields {
     fn of_query(query: &str) -> Self {
-        let mut fields = Self {
-            given: BTreeMap::new(),
-            known: Vec::new(),
-            errors: Vec::new(),
-            in_json: false,
-        };
+        let mut fields = Self::default();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             let name = short(&name);
             if fields.given.contains_key(&name) {
@@ -56,9 +51,8 @@ impl Fields {
     fn of_body(body: Map<String, Value>) -> Self {
         Self {
             given: body.into_iter().map(|(k, v)| (short(&k), v)).collect(),
-            known: Vec::new(),
-            errors: Vec::new(),
             in_json: true,
+            ..Self::default()
         }
     }
 

@@ -35,16 +35,12 @@ const LAST_RUNS: u32 = 20;
 
 /// What the list is narrowed to.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Filter {
-    #[serde(default)]
     state: String,
-    #[serde(default)]
     name: String,
-    #[serde(default)]
     tenant: String,
-    #[serde(default)]
     sort: String,
-    #[serde(default)]
     after: String,
 }
 

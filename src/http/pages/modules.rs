@@ -22,11 +22,10 @@ use std::sync::Arc;
 const COUNTED: u32 = 2_000;
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Paging {
-    #[serde(default)]
     after: String,
     /// Only connections with this verdict.
-    #[serde(default)]
     verdict: String,
 }
 

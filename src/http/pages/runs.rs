@@ -21,15 +21,12 @@ use std::sync::Arc;
 
 /// What the list is narrowed to.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Filter {
     /// A status, or an outcome.
-    #[serde(default)]
     state: String,
-    #[serde(default)]
     connection: String,
-    #[serde(default)]
     tenant: String,
-    #[serde(default)]
     before: String,
 }
 

@@ -1,7 +1,6 @@
 //! Acknowledgements and onboarding sessions on the command line.
 
-use super::{Desk, finish, json, stderr, stdout};
-use serde_json::Value;
+use super::{Desk, assert_holds, finish, json, stderr, stdout};
 use sqlx::Connection as _;
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
@@ -11,12 +10,8 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
     let failing = desk.add(Scenario::SecretExpired, "--secret-stdin", SIMULATED_SECRET);
     let _serving = desk.serve();
     let check = |extra: &str| {
-        let output = desk.run(&format!(
-            "enqueue --connection {failing} --wait 120 --json {extra}"
-        ));
-        assert_eq!(output.status.code(), Some(10), "{}", stderr(&output));
-        let run: Value = serde_json::from_slice(&output.stdout).unwrap();
-        run["operation_run_id"].to_string()
+        let enqueue = format!("enqueue --connection {failing} --wait 120 --json {extra}");
+        desk.json_of(&enqueue, 10)["operation_run_id"].to_string()
     };
     let show = |run: &str| desk.json(&format!("runs show {run} --json"))["view"].clone();
     let first = check("");
@@ -56,8 +51,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         );
     }
 
-    let none = desk.run("onboarding show 7");
-    assert_eq!(none.status.code(), Some(1));
+    let none = desk.ends("onboarding show 7", 1);
     assert!(stderr(&none).contains("onboarding session 7: no such onboarding session"));
 
     let accepted = [
@@ -89,11 +83,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
     .await
     .unwrap();
     let none = desk.run("onboarding show 7");
-    assert!(
-        stdout(&none).contains("No check has been started"),
-        "{}",
-        stdout(&none)
-    );
+    assert_holds(&stdout(&none), "No check has been started");
     let second = check("--onboarding-session 7");
     let session = desk.json("onboarding show 7 --json");
     assert_eq!(session["verification_operation_run_id"].to_string(), second);
@@ -118,10 +108,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     let session = stdout(&desk.run("onboarding show 7"));
-    assert!(
-        session.contains("acknowledged by Ann (command line, "),
-        "{session}"
-    );
+    assert_holds(&session, "acknowledged by Ann (command line, ");
 
     let id = said["id"].to_string();
     let withdrawn = desk.json(&format!("acknowledgements withdraw {id} --by Bob --json"));
@@ -133,7 +120,7 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         serde_json::json!([])
     );
     let listed = stdout(&desk.run("acknowledgements list"));
-    assert!(listed.contains("withdrawn by Bob"), "{listed}");
+    assert_holds(&listed, "withdrawn by Bob");
     let third = show(&check(""));
     assert_eq!(third["report"]["report"]["acknowledged"], 0);
 }

@@ -1,6 +1,6 @@
 //! Connections and their credentials: shown, changed, sealed again, and refused.
 
-use super::{Desk, add_line, finish, json, stderr};
+use super::{Desk, add_line, assert_holds, finish, json, stderr};
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +59,7 @@ async fn keys_are_rotated() {
     let rotate = "connections rotate-keys --json";
     let lost = with(NEW, rotate, "");
     assert_eq!(lost.status.code(), Some(1));
-    assert!(stderr(&lost).contains("connections 1"), "{}", stderr(&lost));
+    assert_holds(&stderr(&lost), "connections 1");
     let both = format!("{NEW},{OLD}");
     for rotated in [1, 0] {
         let told = json(&with(&both, rotate, ""));
@@ -84,7 +84,7 @@ async fn bad_input_is_named_with_what_is_allowed() {
         let output = desk.run(&words.join(" "));
         assert!(!output.status.success(), "{changed} {value}");
         let said = stderr(&output);
-        assert!(said.contains(changed.trim_start_matches('-')), "{said}");
+        assert_holds(&said, changed.trim_start_matches('-'));
         said
     };
     assert!(add("--entra-tenant-id", "contoso").contains("a GUID"));
@@ -103,12 +103,7 @@ async fn bad_input_is_named_with_what_is_allowed() {
     let mut command = desk.command("config print");
     command.env("VERIFYD__WORKER__CONCURENCY", "5");
     let output = finish(command, "");
-    assert!(
-        stderr(&output).contains("did you mean worker.concurrency?"),
-        "{}",
-        stderr(&output)
-    );
-    let output = desk.run("serve --concurrency 0");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("1 to 4096"), "{}", stderr(&output));
+    assert_holds(&stderr(&output), "did you mean worker.concurrency?");
+    let output = desk.ends("serve --concurrency 0", 1);
+    assert_holds(&stderr(&output), "1 to 4096");
 }

@@ -1,6 +1,6 @@
 //! Secrets, certificates, dates and addresses as people have them.
 
-use super::{Desk, finish, finish_with, json, stderr};
+use super::{Desk, assert_holds, finish, finish_with, json, stderr};
 use serde_json::Value;
 use std::process::Output;
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
@@ -42,8 +42,7 @@ async fn a_secret_is_sent_as_it_is_however_it_came() {
     ] {
         let output = desk.set_credential(b"", "--secret-stdin", &input);
         assert!(output.status.success(), "{}", stderr(&output));
-        let run = desk.run("enqueue --connection 1 --wait 300");
-        assert_eq!(run.status.code(), Some(0), "{}", stderr(&run));
+        desk.ends("enqueue --connection 1 --wait 300", 0);
     }
     for (input, words) in [
         (&b""[..], "standard input: it is empty"),
@@ -102,26 +101,22 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
         assert!(said.contains(words), "{words}: {said}");
     }
     let output = desk.set_credential(PFX, from_stdin, b"wrong\n");
-    assert!(
-        stderr(&output).contains("the password does not open it"),
-        "{}",
-        stderr(&output)
-    );
+    assert_holds(&stderr(&output), "the password does not open it");
 
     // The date alone is recorded for the credential that is stored.
     let output = desk.set_credential(b"", "--expires-at 2031-05-06", b"");
     assert_eq!(expires_at(&output), "2031-05-06T23:59:59Z");
-    let listed = desk.run("connections list --sort expiry --json");
-    let listed = json(&listed);
+    let listed = desk.json("connections list --sort expiry --json");
     let facts = &listed[0];
     assert_eq!(facts["credential_expires_at"], "2031-05-06T23:59:59Z");
     assert_eq!(facts["credential_expiry_source"], "recorded");
     let cursor = listed[0]["cursor"].as_str().unwrap();
-    let output = desk.run(&format!("connections list --sort expiry --after {cursor}"));
-    assert!(output.status.success(), "{}", stderr(&output));
-    let output = desk.run(&format!("connections list --after {cursor}"));
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("--after"), "{}", stderr(&output));
+    desk.ends(
+        &format!("connections list --sort expiry --after {cursor}"),
+        0,
+    );
+    let output = desk.ends(&format!("connections list --after {cursor}"), 1);
+    assert_holds(&stderr(&output), "--after");
 
     // Accepted, as it may be rotated in ahead of time, and told.
     for (from, until, words) in [
@@ -136,7 +131,7 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
         let pem = format!("\u{feff}{}{}", certificate.pem(), key.serialize_pem());
         let output = desk.set_credential(pem.as_bytes(), one_file, b"");
         assert!(output.status.success(), "{}", stderr(&output));
-        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+        assert_holds(&stderr(&output), words);
     }
 
     let dated = |written: &str| {
@@ -155,11 +150,7 @@ async fn certificates_are_taken_in_every_form_and_dates_are_told() {
     for written in ["infinity", "31.12.2126", "10000-01-01", "2126-02-30"] {
         let output = dated(written);
         assert_eq!(output.status.code(), Some(2), "{written}");
-        assert!(
-            stderr(&output).contains("allowed is 2026-12-31"),
-            "{}",
-            stderr(&output)
-        );
+        assert_holds(&stderr(&output), "allowed is 2026-12-31");
     }
 }
 
@@ -175,10 +166,7 @@ async fn an_address_or_a_server_that_cannot_be_used_is_told_by_its_cause() {
     let output = with("DATABASE_URL", "postgres://u:p4ss#x@h/db", "runs list");
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
-    assert!(
-        said.contains("percent-encode # as %23 in the password"),
-        "{said}"
-    );
+    assert_holds(&said, "percent-encode # as %23 in the password");
     assert!(!said.contains("p4ss"), "{said}");
 
     // A port that was free a moment ago.
@@ -201,10 +189,6 @@ async fn an_address_or_a_server_that_cannot_be_used_is_told_by_its_cause() {
     );
     let output = with("REDIS_URL", &redis, &format!("enqueue --connection {id}"));
     assert!(output.status.success());
-    assert!(
-        stderr(&output).contains("no server listens there"),
-        "{}",
-        stderr(&output)
-    );
+    assert_holds(&stderr(&output), "no server listens there");
     assert!(!stderr(&output).contains("p4ss"));
 }

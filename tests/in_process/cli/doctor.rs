@@ -1,6 +1,6 @@
 //! `doctor`, `migrate` and `config` before anything is there.
 
-use super::{Desk, stdout};
+use super::{Desk, assert_holds, stdout};
 use serde_json::Value;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,7 +19,7 @@ async fn doctor_and_config_on_the_embedded_default() {
     for part in [
         "config", "database", "schema", "guards", "queue", "keys", "runs",
     ] {
-        assert!(stdout(&after).contains(part), "{}", stdout(&after));
+        assert_holds(&stdout(&after), part);
     }
     let enforced = desk.json("migrate --enforce --json");
     assert_eq!(enforced["guards"]["added"], serde_json::json!([]));

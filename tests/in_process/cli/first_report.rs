@@ -1,6 +1,6 @@
 //! The demo, and the way from an empty folder to a report.
 
-use super::{Desk, finish, stderr, stdout};
+use super::{Desk, assert_holds, finish, stderr, stdout};
 use serde_json::Value;
 use std::process::Command;
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
@@ -38,33 +38,23 @@ async fn from_an_empty_folder_to_a_report() {
         (&failing, 10, "The client secret has expired."),
         (&blocked, 11, "credential_missing"),
     ] {
-        let output = desk.run(&format!("enqueue --connection {connection} --wait 120"));
-        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
-        assert!(stdout(&output).contains(word), "{}", stdout(&output));
+        let enqueue = format!("enqueue --connection {connection} --wait 120");
+        assert_holds(&stdout(&desk.ends(&enqueue, code)), word);
     }
-    let output = desk.run(&format!("enqueue --connection {failing} --wait 120 --json"));
-    assert_eq!(output.status.code(), Some(10));
-    let run: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let enqueue = format!("enqueue --connection {failing} --wait 120 --json");
+    let run = desk.json_of(&enqueue, 10);
     assert_eq!(run["outcome"], "failed");
     let id = run["operation_run_id"].to_string();
 
     let shown = desk.json(&format!("runs show {id} --json"));
     assert_eq!(shown["attempts"][0]["end_reason"], "completed");
     let shown = desk.run(&format!("runs show {id}"));
-    assert!(
-        stdout(&shown).contains("What is wrong"),
-        "{}",
-        stdout(&shown)
-    );
+    assert_holds(&stdout(&shown), "What is wrong");
     // The second report of the connection says that nothing changed.
     let diff = desk.json(&format!("runs diff {id} --json"));
     assert_eq!(diff["unchanged"], true);
     let diff = desk.run(&format!("runs diff {id}"));
-    assert!(
-        stdout(&diff).contains("Nothing changed"),
-        "{}",
-        stdout(&diff)
-    );
+    assert_holds(&stdout(&diff), "Nothing changed");
     // What `runs show` prints can be validated as it is.
     let row = desk.folder.path().join("row.json");
     std::fs::write(&row, serde_json::to_vec(&run).unwrap()).unwrap();
@@ -72,8 +62,7 @@ async fn from_an_empty_folder_to_a_report() {
     assert!(validated.status.success(), "{}", stdout(&validated));
 
     // Of two runs one holds the connection's latest report: however old, it stays.
-    let output = desk.run("prune");
-    assert_eq!(output.status.code(), Some(2));
+    desk.ends("prune", 2);
     let prune = "prune --older-than 0s --json";
     let count = || {
         let runs = desk.json("runs list --json");
@@ -100,8 +89,7 @@ async fn without_a_worker_the_wait_ends_and_the_active_run_is_returned() {
     let enqueue = format!("enqueue --connection {connection} --json");
     let first = desk.json(&enqueue);
     assert_eq!(desk.json(&enqueue), first);
-    let waited = desk.run(&format!("{enqueue} --wait 1"));
-    assert_eq!(waited.status.code(), Some(12));
+    desk.ends(&format!("{enqueue} --wait 1"), 12);
 
     let runs = desk.json("runs list --status queued --json");
     assert_eq!(runs.as_array().unwrap().len(), 1);

@@ -1,5 +1,6 @@
 //! The command line on the embedded default.
 
+use crate::simulated_cloud;
 use serde_json::Value;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -21,7 +22,7 @@ fn help_texts() {
         .case("tests/in_process/cli/*.trycmd");
 }
 
-/// A folder with an embedded database, and a simulator.
+/// A folder with an embedded database and perhaps `modules`, and a simulator.
 struct Desk {
     folder: tempfile::TempDir,
     simulator: RunningSimulator,
@@ -45,19 +46,11 @@ impl Desk {
             .env("VERIFYD__HTTP__LISTEN", "127.0.0.1:0")
             // A lock on the file is waited for a sixth of it: on a busy machine others hold it for long.
             .env("VERIFYD__DATABASE__STATEMENT_TIMEOUT", "5m")
-            .env(
-                "VERIFYD__MICROSOFT__CLOUDS__SIMULATED__LOGIN",
-                &self.simulator.base_url,
-            )
-            .env(
-                "VERIFYD__MICROSOFT__CLOUDS__SIMULATED__GRAPH",
-                &self.simulator.base_url,
-            )
-            .env(
-                "VERIFYD__MICROSOFT__CLOUDS__SIMULATED__PORTAL",
-                "https://entra.microsoft.com",
-            )
+            .envs(simulated_cloud(&self.simulator.base_url))
             .current_dir(self.folder.path());
+        if self.folder.path().join("modules").exists() {
+            command.env("VERIFYD__MICROSOFT__MODULES_DIR", "modules");
+        }
         command
     }
 
@@ -65,8 +58,24 @@ impl Desk {
         finish(self.command(line), "")
     }
 
+    /// What this leaves, which has to end with this code.
+    #[track_caller]
+    fn ends(&self, line: &str, code: i32) -> Output {
+        let output = self.run(line);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+        output
+    }
+
+    /// The JSON that this prints before it ends with this code.
+    #[track_caller]
+    fn json_of(&self, line: &str, code: i32) -> Value {
+        serde_json::from_slice(&self.ends(line, code).stdout).unwrap()
+    }
+
+    #[track_caller]
     fn json(&self, line: &str) -> Value {
-        json(&self.run(line))
+        self.json_of(line, 0)
     }
 
     /// A worker, until the end of the test.
@@ -122,8 +131,14 @@ fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Ends with its test.
-struct Serving(std::process::Child);
+/// Asserts that the text holds these words; a failure shows all of it.
+#[track_caller]
+fn assert_holds(text: &str, words: &str) {
+    assert!(text.contains(words), "{words}: {text}");
+}
+
+/// A process that ends with its test.
+pub struct Serving(pub std::process::Child);
 
 impl Drop for Serving {
     fn drop(&mut self) {

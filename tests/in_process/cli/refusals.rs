@@ -1,6 +1,6 @@
 //! What a command refuses, and what it says then.
 
-use super::{Desk, stderr, stdout};
+use super::{Desk, assert_holds, stderr, stdout};
 use sqlx::{Connection as _, Executor as _};
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
@@ -60,9 +60,7 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "--url",
         ),
     ] {
-        let output = desk.run(line);
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+        let said = stderr(&desk.ends(line, code));
         assert!(said.contains(words), "{line}: {said}");
         assert!(!said.contains("s3cr3t"), "{said}");
     }
@@ -79,7 +77,7 @@ async fn the_query_of_a_webhook_is_not_shown() {
         let output = desk.run(line);
         assert!(output.status.success(), "{}", stderr(&output));
         let shown = stdout(&output);
-        assert!(shown.contains("https://8.8.8.8/hook?…"), "{shown}");
+        assert_holds(&shown, "https://8.8.8.8/hook?…");
         assert!(!shown.contains("s3cr3t"), "{shown}");
     }
 }
@@ -99,22 +97,20 @@ async fn a_connection_that_cannot_be_used_is_listed_and_left_out_of_a_rotation()
     let output = desk.run("connections list");
     let (shown, said) = (stdout(&output), stderr(&output));
     for name in ["fine", "odd", "broken", "unusable"] {
-        assert!(shown.contains(name), "{shown}");
+        assert_holds(&shown, name);
     }
-    assert!(
-        said.contains("Connection 2 cannot be used: provider_connections.status: "),
-        "{said}"
+    assert_holds(
+        &said,
+        "Connection 2 cannot be used: provider_connections.status: ",
     );
-    let output = desk.run("enqueue --connection 2");
-    assert_eq!(output.status.code(), Some(1));
+    let output = desk.ends("enqueue --connection 2", 1);
     assert!(stderr(&output).contains("provider_connections.status"));
 
-    let output = desk.run("connections rotate-keys");
+    let output = desk.ends("connections rotate-keys", 1);
     let (shown, said) = (stdout(&output), stderr(&output));
-    assert_eq!(output.status.code(), Some(1), "{said}");
     // That with a foreign status is bound to the same as ever.
-    assert!(shown.contains("2 already with the writing key"), "{shown}");
-    assert!(said.contains("connection 3 was left out"), "{said}");
+    assert_holds(&shown, "2 already with the writing key");
+    assert_holds(&said, "connection 3 was left out");
 
     let output = desk.run("doctor");
     let shown = stdout(&output);
@@ -123,7 +119,7 @@ async fn a_connection_that_cannot_be_used_is_listed_and_left_out_of_a_rotation()
         "connection 3: provider_credentials.kind of row 3: ",
         "correct the row",
     ] {
-        assert!(shown.contains(words), "{shown}");
+        assert_holds(&shown, words);
     }
 }
 
@@ -149,15 +145,15 @@ async fn keys_that_open_nothing_are_found_by_doctor() {
         let output = with_keys("doctor", "");
         let shown = stdout(&output);
         assert_eq!(output.status.code(), Some(1), "{shown}");
-        assert!(
-            shown.contains("connection 1 was sealed with key \"first\" and does not open"),
-            "{shown}"
+        assert_holds(
+            &shown,
+            "connection 1 was sealed with key \"first\" and does not open",
         );
-        assert!(shown.contains("add the key that sealed it"), "{shown}");
+        assert_holds(&shown, "add the key that sealed it");
     }
     std::fs::write(&keys, format!("first:{KEY}\nsecond:short\n")).unwrap();
     let output = with_keys("doctor", "");
     let shown = stdout(&output);
-    assert!(shown.contains("line 2"), "{shown}");
-    assert!(shown.contains("correct what is named"), "{shown}");
+    assert_holds(&shown, "line 2");
+    assert_holds(&shown, "correct what is named");
 }

@@ -1,12 +1,11 @@
 //! Relative links of all Markdown files lead to files and headings that exist. Addresses of other sites are
 //! not called.
 
+use crate::files;
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-/// Folders without documents of the project.
-const SKIPPED: &[&str] = &[".git", "target", "node_modules"];
 /// Folders whose comments and texts name pages. Migrations are not among them: what was applied is never
 /// edited.
 const NAMING: &[&str] = &[
@@ -83,28 +82,6 @@ fn attributes(html: &str, names: &[&str]) -> Vec<String> {
     names.iter().flat_map(of).collect()
 }
 
-/// All files below `folder` whose name ends so.
-fn files(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let entry = entry.unwrap();
-            let path = entry.path();
-            if entry.file_type().unwrap().is_dir() {
-                let name = entry.file_name();
-                if !SKIPPED.iter().any(|skipped| name == *skipped) {
-                    open.push(path);
-                }
-            } else if wanted(&path) {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
 /// Without `.` and `..`; nothing is read. `None` where the path leaves the root.
 fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
@@ -161,7 +138,7 @@ fn problem(
 fn every_relative_link_leads_to_a_file_and_a_heading() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let is_page = |path: &Path| path.extension().is_some_and(|end| end == "md");
-    let pages: BTreeMap<PathBuf, Page> = files(root, &is_page)
+    let pages: BTreeMap<PathBuf, Page> = files(root, is_page)
         .into_iter()
         .map(|path| {
             let text = std::fs::read_to_string(&path).unwrap();
@@ -198,7 +175,7 @@ fn every_page_that_the_sources_name_is_there() {
         .map(|folder| root.join(folder))
         .filter(|f| f.exists())
     {
-        for path in files(&folder, &|_| true) {
+        for path in files(&folder, |_| true) {
             let Ok(text) = std::fs::read_to_string(&path) else {
                 continue;
             };

@@ -2,7 +2,8 @@
 //! each library belongs, and how long a file may become. What crates hold needs no test: the simulator
 //! cannot import verifyd.
 
-use std::path::{Path, PathBuf};
+use crate::rust_files;
+use std::path::Path;
 
 /// What each folder may import from this crate, as beginnings of paths. A folder that is not in this
 /// list joins others and may import everything.
@@ -125,31 +126,14 @@ fn violations(file: &Path, source: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// Every Rust file below `folder`, relative to it.
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(next) = open.pop() {
-        for entry in std::fs::read_dir(&next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else if path.extension().is_some_and(|end| end == "rs") {
-                found.push(path.strip_prefix(folder).unwrap().to_path_buf());
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
 #[test]
 fn the_sources_keep_to_their_layers_and_stay_short() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut complaints = Vec::new();
-    for file in rust_files(&src) {
-        let source = std::fs::read_to_string(src.join(&file)).unwrap();
-        let modules = modules(&file);
+    for path in rust_files(&src) {
+        let source = std::fs::read_to_string(&path).unwrap();
+        let file = path.strip_prefix(&src).unwrap();
+        let modules = modules(file);
         let first = modules[0].as_str();
         if first != "lib" && first != "main" {
             let known =
@@ -157,7 +141,7 @@ fn the_sources_keep_to_their_layers_and_stay_short() {
             if !known {
                 complaints.push(format!("{}: in no layer", file.display()));
             }
-            let found = violations(&file, &source);
+            let found = violations(file, &source);
             complaints.extend(
                 found
                     .iter()
@@ -240,7 +224,7 @@ fn files_are_where_their_modules_are_declared() {
     for folder in ["src", "tests", "crates", "benches"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         for file in rust_files(&folder) {
-            let text = std::fs::read_to_string(folder.join(&file)).unwrap();
+            let text = std::fs::read_to_string(&file).unwrap();
             let found = text
                 .lines()
                 .find(|line| line.trim_start().starts_with(attribute));
