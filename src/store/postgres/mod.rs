@@ -15,18 +15,15 @@ mod claim;
 mod complete;
 mod completion_events;
 mod connection;
-mod fair_queuing;
 mod guards;
 mod indexes;
 mod inspect;
 mod inventory;
 mod options;
-mod orphans;
 mod private;
 mod probe;
 mod recording;
 mod schema;
-mod sweep;
 mod timeouts;
 mod wake;
 mod webhook_deliveries;
@@ -56,8 +53,11 @@ use tokio::sync::{Mutex, Notify, OnceCell, broadcast};
 /// Keys of the advisory locks, each with "verifyd" in front (the first of two integers).
 pub(super) const ADVISORY_SPACE: i32 = 0x7665_7269;
 const ADVISORY_MIGRATE: i32 = 1;
-const ADVISORY_SWEEP: i32 = 2;
+pub(super) const ADVISORY_SWEEP: i32 = 2;
 pub(super) const ADVISORY_PRUNE: i32 = 3;
+
+/// Whether the table `$1` has the index that fair queuing needs.
+pub(super) const HAS_FAIR_QUEUING_INDEX: &str = indexes::FAIR_QUEUING.there;
 
 /// How long a transaction may wait for its own process before the server ends it, beyond the statement
 /// timeout: a process that was stopped must not keep its locks.

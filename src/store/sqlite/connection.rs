@@ -4,6 +4,7 @@ use super::{SqliteStore, Tx, earlier, later};
 use crate::ports::store_error::StoreError;
 use crate::store::sql_store::{self, SqlConnection, SqlRow, SqlStore, SqlTransaction};
 use crate::store::statement::{Statement, Value};
+use crate::store::workers::Beat;
 use async_trait::async_trait;
 use chrono::SecondsFormat;
 use sqlx::pool::PoolConnection;
@@ -82,5 +83,13 @@ impl SqlStore for SqliteStore {
 
     fn recorded(&self) -> &Notify {
         &self.recorded
+    }
+}
+
+#[async_trait]
+impl Beat for SqliteStore {
+    async fn beat(&self, beat: Statement) -> Result<(), StoreError> {
+        sql_store::execute(self, beat).await?;
+        Ok(())
     }
 }

@@ -12,18 +12,14 @@ mod claim;
 mod complete;
 mod completion_events;
 mod connection;
-mod fair_queuing;
 mod guards;
 mod inspect;
 mod inventory;
-mod orphans;
 mod probe;
 mod recording;
 mod schema;
-mod sweep;
 mod wake;
 mod webhook_deliveries;
-mod workers;
 
 use super::batching::Batcher;
 use super::claims::ClaimRequest;
@@ -38,10 +34,9 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use sqlx::pool::PoolConnection;
-use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
-    SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 use sqlx::types::Json;
 use sqlx::{Connection as _, Sqlite, Transaction};
@@ -74,8 +69,6 @@ pub(super) struct SqliteStore {
     file: PathBuf,
     writer: SqlitePool,
     readers: SqlitePool,
-    /// Held by the sweep of this process.
-    sweeping: Mutex<()>,
     /// Held while a large context is taken apart.
     large_contexts: Mutex<()>,
     /// Completions of this process.
@@ -153,7 +146,6 @@ impl SqliteStore {
             file,
             writer,
             readers,
-            sweeping: Mutex::new(()),
             large_contexts: Mutex::new(()),
             completions: broadcast::Sender::new(MAX_PENDING_EVENTS),
             recorded: Notify::new(),
@@ -197,12 +189,6 @@ impl SqliteStore {
                 Ok(answer)
             }
         }
-    }
-
-    /// Runs one statement that writes; returns how many rows it has changed.
-    async fn execute(&self, query: Query<'_, Sqlite, SqliteArguments>) -> Result<u64, StoreError> {
-        self.transaction(async |tx| Ok(query.execute(tx).await?.rows_affected()))
-            .await
     }
 
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
