@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 #[async_trait]
 impl CompletionEventStore for SqliteStore {
     fn completions(&self) -> broadcast::Receiver<CompletionEvent> {
-        self.completions.subscribe()
+        self.in_process.completions.subscribe()
     }
 
     async fn publish_completions(&self, _events: &[CompletionEvent]) -> Result<(), StoreError> {

@@ -21,14 +21,9 @@ mod schema;
 mod wake;
 mod webhook_deliveries;
 
-use super::batching::Batcher;
-use super::claims::ClaimRequest;
-use super::completion::CompletionRequest;
 use super::dialect::{is_failed_completion, run_type};
+use super::sql_store::InProcess;
 use super::{DatabaseSettings, End, LimitSettings};
-use crate::domain::completion_event::CompletionEvent;
-use crate::ports::claims::ClaimAnswer;
-use crate::ports::completion_events::MAX_PENDING_EVENTS;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -44,7 +39,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Mutex, Notify, broadcast};
 
 /// The database's time; the same for all of a statement.
 macro_rules! now {
@@ -69,16 +63,7 @@ pub(super) struct SqliteStore {
     file: PathBuf,
     writer: SqlitePool,
     readers: SqlitePool,
-    /// Held while a large context is taken apart.
-    large_contexts: Mutex<()>,
-    /// Completions of this process.
-    completions: broadcast::Sender<CompletionEvent>,
-    /// Woken when it has recorded a delivery to a webhook.
-    recorded: Notify,
-    claims: Batcher<ClaimRequest, ClaimAnswer>,
-    completing: Batcher<CompletionRequest, bool>,
-    /// `limits.context_bytes`
-    context_bytes: i64,
+    in_process: InProcess,
     /// Itself, for the tasks that run the batches.
     me: Weak<Self>,
 }
@@ -146,12 +131,7 @@ impl SqliteStore {
             file,
             writer,
             readers,
-            large_contexts: Mutex::new(()),
-            completions: broadcast::Sender::new(MAX_PENDING_EVENTS),
-            recorded: Notify::new(),
-            claims: Batcher::default(),
-            completing: Batcher::default(),
-            context_bytes: i64::from(limits.context_bytes),
+            in_process: InProcess::new(limits, None),
             me: me.clone(),
         }))
     }
