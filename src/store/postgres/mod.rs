@@ -29,7 +29,7 @@ mod wake;
 mod webhook_deliveries;
 mod workers;
 
-pub(super) use private::PrivateDatabase;
+pub use private::Private;
 
 use super::End;
 use super::dialect::{is_failed_completion, run_type};

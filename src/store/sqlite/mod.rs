@@ -18,7 +18,6 @@ mod inventory;
 mod probe;
 mod recording;
 mod schema;
-mod wake;
 mod webhook_deliveries;
 
 use super::dialect::{is_failed_completion, run_type};
