@@ -144,9 +144,12 @@ impl ClaimByItself for PostgresStore {
     /// Waits for the lock of the run.
     async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
         let run = call.run;
-        let is_small = self.fetch_optional(self.rows::<(bool,)>(IS_SMALL).bind(run.0));
-        let _one_at_a_time = match is_small.await? {
-            Some((false,)) => Some(self.in_process.large_contexts.lock().await),
+        let is_small = self.scalar::<bool>(IS_SMALL).bind(run.0);
+        let is_small = self
+            .transaction(async |tx| Ok::<_, StoreError>(is_small.fetch_optional(tx).await?))
+            .await?;
+        let _one_at_a_time = match is_small {
+            Some(false) => Some(self.in_process.large_contexts.lock().await),
             _ => None,
         };
         self.transaction_with_end(async |tx| {

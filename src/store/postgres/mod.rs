@@ -183,36 +183,6 @@ impl PostgresStore {
         .await
     }
 
-    /// Runs one statement in a transaction of its own; returns how many rows it has changed.
-    async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
-        self.transaction(async |tx| Ok(query.execute(tx).await?.rows_affected()))
-            .await
-    }
-
-    /// All rows of one statement in a transaction of its own.
-    async fn fetch_all<T>(
-        &self,
-        query: QueryAs<'_, Postgres, T, PgArguments>,
-    ) -> Result<Vec<T>, StoreError>
-    where
-        T: for<'r> sqlx::FromRow<'r, PgRow> + Send + Unpin,
-    {
-        self.transaction(async |tx| Ok(query.fetch_all(tx).await?))
-            .await
-    }
-
-    /// The first row, if there is one.
-    async fn fetch_optional<T>(
-        &self,
-        query: QueryAs<'_, Postgres, T, PgArguments>,
-    ) -> Result<Option<T>, StoreError>
-    where
-        T: for<'r> sqlx::FromRow<'r, PgRow> + Send + Unpin,
-    {
-        self.transaction(async |tx| Ok(query.fetch_optional(tx).await?))
-            .await
-    }
-
     fn sql(&self, text: &'static str) -> Query<'static, Postgres, PgArguments> {
         sqlx::query(text).persistent(self.named)
     }

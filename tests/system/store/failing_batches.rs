@@ -83,9 +83,11 @@ pub async fn behind_a_batch_that_loses_its_connection_the_next_one_starts(bed: &
 }
 
 /// PostgreSQL: the driver panics at a time that it cannot represent. An earlier attempt of the first run has
-/// one, and so the batch panics that claims this run; its own call, which is sent separately, does, too.
-/// One thread, which begins the calls in their order. (What completions read of the database has no times of
-/// others. Their batches have the same task: see `src/store/batching/tests.rs`.)
+/// one, so the batch that claims this run panics, and so does the run's own call, which is sent separately.
+/// Everything is on one thread, which begins the calls in their order.
+///
+/// A completion reads no stored time, and nothing else in it can panic. Its batches are sent by the same task:
+/// see `src/store/batching/tests.rs`.
 #[tokio::test]
 async fn behind_a_batch_of_claims_that_panics_the_next_one_starts() {
     let bed = Bed::postgres().await;
