@@ -25,14 +25,20 @@ pub struct DiskSpace {
 #[async_trait]
 pub trait ProbeStore: Send + Sync {
     /// Finds out whether a pooler is between here and the server. Works behind every pooler.
-    async fn try_pooling(&self) -> Result<Pooling, StoreError>;
+    async fn try_pooling(&self) -> Result<Pooling, StoreError> {
+        Ok(Pooling::None)
+    }
 
     /// Writes what `serve` writes, as the user of `database.url`, and rolls back.
     async fn try_writing(&self) -> Result<(), StoreError>;
 
     /// Returns by how many seconds the database's clock is ahead of this machine's.
-    async fn clock_ahead(&self) -> Result<f64, StoreError>;
+    async fn clock_ahead(&self) -> Result<f64, StoreError> {
+        Ok(0.0)
+    }
 
     /// None: the database is not on a disk of this machine.
-    fn disk_space(&self) -> Result<Option<DiskSpace>, StoreError>;
+    fn disk_space(&self) -> Result<Option<DiskSpace>, StoreError> {
+        Ok(None)
+    }
 }

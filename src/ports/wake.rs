@@ -34,16 +34,23 @@ pub enum Listening {
     Off,
 }
 
-/// Notifications of the database. They are hints, like those of the queue; the sweep finds what they miss.
+/// Notifications of the database. They are hints, like those of the queue; the sweep finds what they miss. A
+/// database without notifications leaves everything as it is here.
 #[async_trait]
 pub trait WakeStore: Send + Sync {
     /// Sets `signal` whenever a run may have been queued, until `stop`; survives every error of the
     /// server. Where there is nothing to listen to, it only waits for `stop`.
-    async fn listen(&self, signal: &WakeSignal, stop: CancellationToken);
+    async fn listen(&self, _signal: &WakeSignal, stop: CancellationToken) {
+        stop.cancelled().await;
+    }
 
     /// Wakes every process that listens.
-    async fn wake(&self) -> Result<(), StoreError>;
+    async fn wake(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Tries once, over a connection of its own, whether notifications arrive.
-    async fn try_listening(&self) -> Result<Listening, StoreError>;
+    async fn try_listening(&self) -> Result<Listening, StoreError> {
+        Ok(Listening::Off)
+    }
 }

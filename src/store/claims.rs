@@ -1,13 +1,22 @@
-//! The parameters of a claim, and what it reads of a run, for both databases.
+//! `queued` → `running` and back, as far as it is the same in both databases.
 
+use super::batching::{BatchedCall, Batching, submit};
+use super::dialect::{clock, each, own, postgres_only, run_type};
 use super::from_row::from_row;
+use super::sql::both;
+use super::sql_store::{SqlConnection, SqlStore, transaction, within};
+use super::starting_point::starting_points;
+use super::statement::{Sql, Value};
 use super::tolerant_decoding::{Request, Text, Time};
+use crate::domain::attempt::AttemptEnd;
 use crate::domain::run::{ClaimedRun, ContextProblem, RunRequest};
 use crate::domain::{RunId, TenantId, WorkerId, WorkspaceId};
-use crate::ports::claims::{Claim, ClaimPolicy, ContextSize};
+use crate::ports::claims::{Claim, ClaimAnswer, ClaimPolicy, ClaimStore, ContextSize};
 use crate::ports::starting_point::StartingPoint;
 use crate::ports::store_error::StoreError;
-use std::collections::HashMap;
+use async_trait::async_trait;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 /// A call of `claim`.
 pub(super) struct ClaimRequest {
@@ -16,22 +25,121 @@ pub(super) struct ClaimRequest {
     pub policy: ClaimPolicy,
 }
 
-/// The connections that the checks of these claims are about.
-pub(super) fn connections(claims: &[Option<Claim>]) -> Vec<i64> {
-    let requests = claims.iter().flatten().map(|claim| &claim.run.request);
-    let ids = requests.filter_map(|request| Some(request.provider_connection_id?.0));
-    ids.collect::<std::collections::BTreeSet<i64>>()
-        .into_iter()
-        .collect()
+/// How each database claims a run that no batch has decided about.
+#[async_trait]
+pub(super) trait ClaimByItself {
+    async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError>;
+}
+
+/// Locks the run if it is still running. Whatever follows in this transaction sees everything that an earlier
+/// holder of the lock committed.
+const LOCK_RUNNING: Sql = both!(
+    "SELECT 1 FROM operation_runs WHERE id = $1 AND type = " run_type!()
+    " AND status = 'running'" postgres_only!(" FOR NO KEY UPDATE")
+);
+
+const END_ATTEMPT: Sql = both!(
+    "UPDATE " own!(run_attempts) " SET ended_at = " clock!() ", end_reason = $4,
+        counted = counted AND $5
+     WHERE run_id = $1 AND attempt = $2 AND CAST(token AS text) = $3 AND ended_at IS NULL"
+);
+
+const REQUEUE_RELEASED: Sql = both!(
+    "UPDATE operation_runs SET status = 'queued' WHERE id = $1 AND type = " run_type!()
+    " AND status = 'running'"
+);
+
+const DUE_AGAIN: Sql = both!(
+    "INSERT INTO " own!(run_deliveries) " (run_id, delivered_at, not_before) VALUES ($1, NULL, "
+    each!(
+        "clock_timestamp() + make_interval(secs => $2)",
+        "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', $2)"
+    )
+    ") ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL, not_before = excluded.not_before"
+);
+
+#[async_trait]
+impl<S> ClaimStore for S
+where
+    S: SqlStore + Batching + ClaimByItself,
+    ClaimRequest: BatchedCall<S, Answer = ClaimAnswer>,
+{
+    async fn claim(
+        &self,
+        run: RunId,
+        worker: &WorkerId,
+        policy: &ClaimPolicy,
+    ) -> Result<ClaimAnswer, StoreError> {
+        let request = || ClaimRequest {
+            run,
+            worker: worker.clone(),
+            policy: *policy,
+        };
+        within(self.in_process().call_timeout, async {
+            if !policy.isolated
+                && let Some(answer) = submit(self, request()).await
+            {
+                return Ok(answer);
+            }
+            self.claim_by_itself(request()).await
+        })
+        .await
+    }
+
+    async fn release(
+        &self,
+        claim: &Claim,
+        end: AttemptEnd,
+        not_before: Option<Duration>,
+    ) -> Result<bool, StoreError> {
+        if end == AttemptEnd::Completed {
+            return Err(StoreError::Refused(
+                "a run that is released has not been completed".into(),
+            ));
+        }
+        let run = claim.run.id;
+        let end_attempt = END_ATTEMPT
+            .bind(run.0)
+            .bind(claim.attempt)
+            .bind(claim.token.to_string())
+            .bind(end.as_str())
+            .bind(end.counts());
+        transaction(self, async |tx| {
+            if !lock_running(tx, run).await? || end_attempt.execute(tx).await? == 0 {
+                return Ok(false);
+            }
+            REQUEUE_RELEASED.bind(run.0).execute(tx).await?;
+            let due = DUE_AGAIN.bind(run.0).bind(Value::Later(not_before));
+            due.execute(tx).await?;
+            Ok(true)
+        })
+        .await
+    }
+}
+
+/// See [`LOCK_RUNNING`]. Returns whether the run is running.
+pub(super) async fn lock_running(
+    tx: &mut dyn SqlConnection,
+    run: RunId,
+) -> Result<bool, StoreError> {
+    let locked: Option<(i32,)> = LOCK_RUNNING.bind(run.0).fetch_optional(tx).await?;
+    Ok(locked.is_some())
 }
 
 /// Adds the starting points of the checks, read on the connection of the claim. Where one could not be read
 /// the check reads it, and reports the error.
-pub(super) fn add_starting_points(
+pub(super) async fn add_starting_points(
+    tx: &mut dyn SqlConnection,
     claims: &mut [Option<Claim>],
-    found: Vec<Result<StartingPoint, StoreError>>,
-) {
-    let found: HashMap<i64, StartingPoint> = found
+) -> Result<(), StoreError> {
+    let requests = claims.iter().flatten().map(|claim| &claim.run.request);
+    let wanted = requests.filter_map(|request| Some(request.provider_connection_id?.0));
+    let wanted: BTreeSet<i64> = wanted.collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let found: HashMap<i64, StartingPoint> = starting_points(tx, wanted.into_iter().collect())
+        .await?
         .into_iter()
         .flatten()
         .map(|start| (start.connection.id.0, start))
@@ -40,6 +148,28 @@ pub(super) fn add_starting_points(
         let id = claim.run.request.provider_connection_id;
         claim.start = id.and_then(|id| found.get(&id.0).cloned());
     }
+    Ok(())
+}
+
+/// Returns the runs that were not claimed.
+pub(super) fn unclaimed(calls: &[ClaimRequest], claims: &[Option<Claim>]) -> Vec<i64> {
+    let unclaimed = calls.iter().zip(claims).filter(|(_, c)| c.is_none());
+    unclaimed.map(|(call, _)| call.run.0).collect()
+}
+
+/// Returns the answers to the calls of a batch. One whose run is not claimed, and `may_be_claimed`, is left
+/// undecided.
+pub(super) fn answers(
+    calls: &[ClaimRequest],
+    claims: Vec<Option<Claim>>,
+    may_be_claimed: impl Fn(i64) -> bool,
+) -> Vec<Option<ClaimAnswer>> {
+    let answers = calls.iter().zip(claims).map(|(call, claim)| match claim {
+        Some(claim) => Some(ClaimAnswer::Claimed(Box::new(claim))),
+        None if may_be_claimed(call.run.0) => None,
+        None => Some(ClaimAnswer::NotClaimable),
+    });
+    answers.collect()
 }
 
 from_row! {

@@ -1,17 +1,24 @@
-//! The values that a completion writes into the run's row: the same JSON for both kinds of database.
+//! `running` → `completed`, as far as it is the same in both databases: the values that are written into the
+//! run's row, and what follows from the completion.
 
+use super::acknowledgements::lapse_acknowledgements;
+use super::batching::{BatchedCall, Batching, submit};
+use super::dialect::{now, own};
+use super::sql::both;
+use super::sql_store::{InProcess, SqlConnection, SqlStore, within};
+use super::statement::Sql;
 use crate::domain::completion::Completion;
 use crate::domain::completion_event::{CompletionEvent, WebhookEvent};
 use crate::domain::permission::{InventoryRefresh, PermissionDetails};
 use crate::domain::{ConnectionId, RunId};
-use crate::ports::claims::{Claim, ContextSize};
+use crate::ports::claims::{Claim, CompletionStore, ContextSize};
 use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 
 /// JSON that is written once and then only copied.
@@ -26,7 +33,7 @@ pub(super) const DIGEST_STANDS_SECONDS: f64 = 3600.0;
 const MERGED_BYTES: i64 = 16 * 1024 * 1024;
 
 /// No context stays.
-pub(super) const NOTHING_KEPT: i64 = -1;
+const NOTHING_KEPT: i64 = -1;
 
 /// The values of a completion, prepared by the caller: only an inventory that has changed is serialised while
 /// the transaction is open.
@@ -106,6 +113,116 @@ impl CompletionRequest {
     }
 }
 
+/// How each database completes a run that no batch has completed.
+#[async_trait]
+pub(super) trait CompleteByItself {
+    /// Returns whether it is completed now; if not, another token is the current one.
+    async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError>;
+}
+
+#[async_trait]
+impl<S> CompletionStore for S
+where
+    S: SqlStore + Batching + CompleteByItself,
+    CompletionRequest: BatchedCall<S, Answer = bool>,
+{
+    /// A context that the database refuses to copy does not prevent the completion.
+    async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
+        within(self.in_process().call_timeout, async {
+            let mut request = CompletionRequest::new(claim, completion)?;
+            if claim.context == ContextSize::Small {
+                if let Some(completed) = submit(self, request).await {
+                    return Ok(completed);
+                }
+                request = CompletionRequest::new(claim, completion)?;
+            }
+            let _one_at_a_time = match claim.context {
+                ContextSize::Large => Some(self.in_process().large_contexts.lock().await),
+                _ => None,
+            };
+            match self.complete_by_itself(&request).await {
+                Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
+                    tracing::warn!(%why, "cannot keep the context of the run; replacing it");
+                    request.kept = NOTHING_KEPT;
+                    let dropped = self.complete_by_itself(&request).await;
+                    // A refusal for another reason is returned as it is.
+                    dropped.map_err(|_| StoreError::Refused(why))
+                }
+                completed => completed,
+            }
+        })
+        .await
+    }
+}
+
+/// For a report that came too late to be the latest.
+const DIFFERS: Sql = both!(
+    "SELECT fingerprint <> $2 FROM " own!(latest_reports) " WHERE connection_id = $1"
+);
+
+const OUTBOX: Sql = both!(
+    "INSERT INTO " own!(webhook_deliveries) "
+        (endpoint_id, message_id, operation_run_id, payload, pending_since)
+     SELECT e.id, $2, $3, $4, " now!() " FROM " own!(webhook_endpoints) " e
+     WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)"
+);
+
+/// A completed run, the time of its completion, and whether its workspace has webhooks.
+pub(super) type Done<'a> = (&'a CompletionRequest, DateTime<Utc>, bool);
+
+/// Makes the events of completed runs: ends acknowledgements that no longer apply, and records deliveries to
+/// webhooks. `written`: the connections whose latest report was written, whether its fingerprint has changed,
+/// and whether acknowledgements may have to be ended.
+pub(super) async fn conclude(
+    tx: &mut dyn SqlConnection,
+    done: Vec<Done<'_>>,
+    written: Vec<(i64, bool, bool)>,
+) -> Result<Completed, StoreError> {
+    let written: HashMap<i64, (bool, bool)> = written
+        .into_iter()
+        .map(|(connection, changed, acknowledged)| (connection, (changed, acknowledged)))
+        .collect();
+    let mut completed = Completed::default();
+    for (call, at, has_webhooks) in done {
+        let mut event = call.event.clone();
+        if let Some(connection) = call.connection {
+            let row = written.get(&connection.0).copied();
+            event.changed = compare(tx, call, connection, row).await?;
+        }
+        if has_webhooks {
+            let put = OUTBOX
+                .bind(event.workspace_id.map(|w| w.0))
+                .bind(message_id())
+                .bind(event.operation_run_id.0)
+                .bind(webhook_event(&event, at)?)
+                .bind(event.changed);
+            put.execute(tx).await?;
+            completed.has_deliveries = true;
+        }
+        completed.events.push(event);
+    }
+    Ok(completed)
+}
+
+/// Ends acknowledgements that no longer apply, and returns whether the fingerprint differs from that of the
+/// connection's previous report.
+async fn compare(
+    tx: &mut dyn SqlConnection,
+    call: &CompletionRequest,
+    connection: ConnectionId,
+    written: Option<(bool, bool)>,
+) -> Result<bool, StoreError> {
+    if written.is_none_or(|(_, acknowledged)| acknowledged) {
+        lapse_acknowledgements(tx, connection, call.run).await?;
+    }
+    if let Some((changed, _)) = written {
+        return Ok(changed);
+    }
+    let differs = DIFFERS.bind(connection.0).bind(&call.event.fingerprint);
+    let (differs,): (bool,) = differs.fetch_one(tx).await?;
+    Ok(differs)
+}
+
 /// The result of a transaction that completes runs.
 #[derive(Default)]
 pub(super) struct Completed {
@@ -121,27 +238,24 @@ impl Completed {
     }
 
     /// Publishes the events within this process, after the commit.
-    pub fn publish(self, completions: &broadcast::Sender<CompletionEvent>, recorded: &Notify) {
+    pub fn publish(self, process: &InProcess) {
         if self.has_deliveries {
-            recorded.notify_one();
+            process.recorded.notify_one();
         }
         for event in self.events {
             // Fails when there is no subscriber.
-            let _ = completions.send(event);
+            let _ = process.completions.send(event);
         }
     }
 }
 
 /// Returns the body of a webhook's request.
-pub(super) fn webhook_event(
-    event: &CompletionEvent,
-    at: DateTime<Utc>,
-) -> Result<String, StoreError> {
+fn webhook_event(event: &CompletionEvent, at: DateTime<Utc>) -> Result<String, StoreError> {
     serde_json::to_string(&WebhookEvent::completed(event.clone(), at)).map_err(|_| not_json())
 }
 
 /// `webhook-id`: the same for every endpoint and every attempt.
-pub(super) fn message_id() -> String {
+fn message_id() -> String {
     format!("msg_{}", Uuid::now_v7().simple())
 }
 

@@ -41,6 +41,26 @@ macro_rules! now {
     };
 }
 
+/// The time of the moment: later than `now` where the transaction has waited for a lock.
+macro_rules! clock {
+    (postgres) => {
+        "clock_timestamp()"
+    };
+    (sqlite) => {
+        "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+    };
+}
+
+/// The database's time, a day earlier.
+macro_rules! a_day_ago {
+    (postgres) => {
+        "now() - interval '1 day'"
+    };
+    (sqlite) => {
+        "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 day')"
+    };
+}
+
 /// The database's time, moved by a parameter: `Value::Later`.
 macro_rules! after {
     (postgres $parameter:literal) => {
@@ -80,7 +100,7 @@ macro_rules! run_type {
 
 /// Whether an attempt is a failed completion. Attempts of an earlier run do not count.
 macro_rules! is_failed_completion {
-    () => {
+    ($($db:ident)?) => {
         "NOT earlier AND NOT counted AND end_reason IN ('worker_lost', 'error', 'superseded')"
     };
 }
@@ -145,8 +165,8 @@ macro_rules! is_about {
 }
 
 pub(super) use {
-    a_second_after, after, among, at, before, each, is_about, is_failed_completion, moment, now,
-    own, postgres_only, run_type,
+    a_day_ago, a_second_after, after, among, at, before, clock, each, is_about,
+    is_failed_completion, moment, now, own, postgres_only, run_type,
 };
 
 #[cfg(test)]

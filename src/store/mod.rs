@@ -15,12 +15,14 @@ mod connections;
 mod credentials;
 mod dialect;
 mod error;
+mod fair_queuing;
 mod filters;
 mod from_row;
 mod invalid_runs;
 mod inventory;
 mod migrations;
 mod onboarding;
+mod orphans;
 mod overview;
 mod plan;
 mod postgres;
@@ -36,13 +38,16 @@ mod sqlite;
 mod starting_point;
 mod statement;
 mod summaries;
+mod sweep;
 mod tables;
 mod tolerant_decoding;
 mod webhook_deliveries;
 mod webhook_endpoints;
 mod webhook_rows;
+mod workers;
 
 pub use address::problem as address_problem;
+pub use postgres::Private;
 pub use settings::{DatabaseSettings, LimitSettings, ListenMode};
 
 use crate::ports::store::Store;
@@ -71,40 +76,6 @@ pub async fn connect_with(
             "the scheme of database.url is not known, allowed: postgres://, postgresql://, sqlite:"
                 .into(),
         )),
-    }
-}
-
-/// A temporary database on the PostgreSQL server that the settings name. The database that they name is
-/// neither read nor written.
-///
-/// It exists until [`Private::remove`], so that a measurement on a server in use leaves nothing behind.
-#[derive(Debug)]
-pub struct Private(postgres::PrivateDatabase);
-
-impl Private {
-    /// Makes it. Needs the right to make databases.
-    pub async fn make(settings: &DatabaseSettings) -> Result<Self, StoreError> {
-        Ok(Self(postgres::PrivateDatabase::make(settings).await?))
-    }
-
-    /// The settings, leading to it.
-    pub fn settings(&self) -> &DatabaseSettings {
-        self.0.settings()
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    /// Returns other temporary databases without a connection: a killed process left them.
-    pub async fn left_over(&self) -> Result<Vec<String>, StoreError> {
-        self.0.left_over().await
-    }
-
-    /// Removes it, and ends the connections to it.
-    pub async fn remove(&self) -> Result<(), StoreError> {
-        self.0.remove().await
     }
 }
 

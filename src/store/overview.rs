@@ -6,7 +6,7 @@ use super::dialect::{among, at, each, is_about, now, own, run_type};
 use super::filters::{ConnectionSql, push_binding, push_connection_filter};
 use super::from_row::from_row;
 use super::reused_ids::{is_of_its_run, latest_report_of_connection};
-use super::rows::{self, ConnectionRow, name};
+use super::rows::{self, ConnectionRow, name, optional_name};
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlStore, fetch_all, fetch_optional, read};
 use super::starting_point::{FactsPart, facts_columns};
@@ -336,10 +336,7 @@ impl TryFrom<TrendRow> for TrendPoint {
             connection_id: ConnectionId(row.connection_id),
             operation_run_id: RunId(id),
             status: name("operation_runs", "status", id, &row.status.0)?,
-            outcome: row
-                .outcome
-                .map(|text| name("operation_runs", "outcome", id, &text.0))
-                .transpose()?,
+            outcome: optional_name("operation_runs", "outcome", id, &row.outcome)?,
             overall: row.overall.map(|text| text.0),
             completed_at: row.completed_at.and_then(Time::known),
         })

@@ -83,7 +83,7 @@ impl<S: SqlStore> RetentionStore for S {
                 .bind(earlier(policy.older_than))
                 .bind(after.map_or(i64::MIN, |id| id.0))
                 .bind(policy.batch);
-            let ids = ids(choose.fetch_all(tx).await?);
+            let ids = choose.fetch_ids(tx).await?;
             delete(tx, CARRIED, &ids).await?;
             delete(tx, ACTORS, &ids).await?;
             Ok(Pruned {
@@ -105,8 +105,8 @@ impl<S: SqlStore> RetentionStore for S {
         let stray = STRAY_ATTEMPTS
             .bind(after.map_or(i64::MIN, |id| id.0))
             .bind(batch);
-        let gone = transaction(self, async |tx| stray.fetch_all(tx).await).await?;
-        Ok(Pruned::stray_attempts(&ids(gone)))
+        let gone = transaction(self, async |tx| stray.fetch_ids(tx).await).await?;
+        Ok(Pruned::stray_attempts(&gone))
     }
 
     async fn prunable(&self, older_than: Duration) -> Result<u64, StoreError> {
@@ -116,10 +116,6 @@ impl<S: SqlStore> RetentionStore for S {
     }
 }
 
-fn ids(rows: Vec<(i64,)>) -> Vec<i64> {
-    rows.into_iter().map(|(id,)| id).collect()
-}
-
 async fn delete(tx: &mut dyn SqlConnection, sql: Sql, ids: &[i64]) -> Result<u64, StoreError> {
-    sql.bind(ids.to_vec()).execute(tx).await
+    sql.bind(ids).execute(tx).await
 }

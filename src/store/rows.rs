@@ -40,6 +40,21 @@ where
     })
 }
 
+/// The same for a column that may be NULL.
+pub(super) fn optional_name<T>(
+    table: &'static str,
+    column: &'static str,
+    row: impl Display,
+    text: &Option<impl AsRef<str>>,
+) -> Result<Option<T>, StoreError>
+where
+    T: FromStr<Err = UnknownName>,
+{
+    text.as_ref()
+        .map(|text| name(table, column, row, text.as_ref()))
+        .transpose()
+}
+
 pub(super) fn count<T: TryFrom<i64>>(
     table: &'static str,
     column: &'static str,
@@ -52,6 +67,18 @@ pub(super) fn count<T: TryFrom<i64>>(
         row: row.to_string(),
         why: format!("{number} is out of range"),
     })
+}
+
+/// The same for a column that may be NULL.
+pub(super) fn optional_count<T: TryFrom<i64>>(
+    table: &'static str,
+    column: &'static str,
+    row: impl Display,
+    number: Option<i64>,
+) -> Result<Option<T>, StoreError> {
+    number
+        .map(|number| count(table, column, row, number))
+        .transpose()
 }
 
 /// Largest stored credential that is read, in bytes.
@@ -112,10 +139,7 @@ impl TryFrom<RunRow> for OperationRun {
             tenant_id: row.tenant_id.map(TenantId),
             run_type: row.run_type,
             status: name("operation_runs", "status", id, &row.status.0)?,
-            outcome: row
-                .outcome
-                .map(|text| name("operation_runs", "outcome", id, &text.0))
-                .transpose()?,
+            outcome: optional_name("operation_runs", "outcome", id, &row.outcome)?,
             context: row.context.map_or(Value::Null, |json| json.0),
             failure_summary: row
                 .failure_summary
@@ -151,10 +175,7 @@ impl TryFrom<AttemptRow> for AttemptRecord {
             counted: row.counted,
             claimed_at: row.claimed_at,
             ended_at: row.ended_at,
-            end_reason: row
-                .end_reason
-                .map(|text| name("run_attempts", "end_reason", &key, &text))
-                .transpose()?,
+            end_reason: optional_name("run_attempts", "end_reason", key, &row.end_reason)?,
         })
     }
 }

@@ -81,7 +81,7 @@ const READ_LATEST_REPORT: Sql = both!(
 #[async_trait]
 impl<S: SqlStore> RunStore for S {
     async fn run(&self, id: RunId) -> Result<Option<OperationRun>, StoreError> {
-        let run = RUN.bind(id.0).bind(self.context_bytes());
+        let run = RUN.bind(id.0).bind(self.in_process().context_bytes);
         let found: Option<RunRow> = fetch_optional(self, run).await?;
         match found.map(OperationRun::try_from).transpose()? {
             Some(run) if run.context.is_null() => read_parts(self, run).await.map(Some),
@@ -114,10 +114,10 @@ async fn read_parts(
     store: &impl SqlStore,
     mut run: OperationRun,
 ) -> Result<OperationRun, StoreError> {
-    let _one_at_a_time = store.large_contexts().lock().await;
+    let _one_at_a_time = store.in_process().large_contexts.lock().await;
     let parts = PARTS
         .bind(run.id.0)
-        .bind(store.context_bytes())
+        .bind(store.in_process().context_bytes)
         .bind(rows::REPORT_BYTES);
     match fetch_optional::<(Option<Tolerant>, Option<Tolerant>)>(store, parts).await {
         Ok(parts) => {

@@ -3,14 +3,21 @@
 //! Such a method stands once, in a file of this folder, for every [`SqlStore`]. Its statements differ only by
 //! their text. A method whose steps differ stands in the folder of each database.
 
+use super::batching::Batcher;
+use super::claims::ClaimRequest;
+use super::completion::CompletionRequest;
+use super::settings::LimitSettings;
 use super::statement::Statement;
+use crate::domain::completion_event::CompletionEvent;
+use crate::ports::claims::ClaimAnswer;
+use crate::ports::completion_events::MAX_PENDING_EVENTS;
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use sqlx::FromRow;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use std::time::Duration;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, broadcast};
 
 /// A row of either database.
 pub(super) enum SqlRow {
@@ -78,18 +85,38 @@ pub(super) trait SqlStore: Send + Sync + 'static {
     /// Opens a transaction, or a connection, that only reads.
     async fn begin_read(&self) -> Result<Tx, StoreError>;
 
-    /// Longest time for one call; `None` where the database is a file.
-    fn call_timeout(&self) -> Option<Duration>;
+    fn in_process(&self) -> &InProcess;
+}
 
+/// What a store of either database keeps in its process.
+pub(super) struct InProcess {
+    /// Completions of this process.
+    pub completions: broadcast::Sender<CompletionEvent>,
+    /// Woken when it has recorded a delivery to a webhook.
+    pub recorded: Notify,
+    pub claims: Batcher<ClaimRequest, ClaimAnswer>,
+    pub completing: Batcher<CompletionRequest, bool>,
     /// `limits.context_bytes`
-    fn context_bytes(&self) -> i64;
+    pub context_bytes: i64,
+    /// Held while a context that is not small is read or written: one at a time, so that many of them take
+    /// neither the server's memory nor the pool from the others.
+    pub large_contexts: Mutex<()>,
+    /// Longest time for one call, but for those that change the schema; `None` where the database is a file.
+    pub call_timeout: Option<Duration>,
+}
 
-    /// Held while a context that is not small is read: one at a time, so that many of them take neither the
-    /// server's memory nor the pool from the others.
-    fn large_contexts(&self) -> &Mutex<()>;
-
-    /// Woken when this process has recorded a delivery to a webhook.
-    fn recorded(&self) -> &Notify;
+impl InProcess {
+    pub fn new(limits: LimitSettings, call_timeout: Option<Duration>) -> Self {
+        Self {
+            completions: broadcast::Sender::new(MAX_PENDING_EVENTS),
+            recorded: Notify::new(),
+            claims: Batcher::default(),
+            completing: Batcher::default(),
+            context_bytes: i64::from(limits.context_bytes),
+            large_contexts: Mutex::new(()),
+            call_timeout,
+        }
+    }
 }
 
 /// Runs `work` in one transaction within the timeout of a call, and commits it. An error rolls back.
@@ -103,7 +130,7 @@ pub(super) async fn transaction<T, E: From<StoreError>>(
         tx.0.commit().await?;
         Ok(answer)
     };
-    within(store.call_timeout(), call).await
+    within(store.in_process().call_timeout, call).await
 }
 
 /// Runs `work`, which only reads, within the timeout of a call.
@@ -117,7 +144,7 @@ pub(super) async fn read<T>(
         tx.0.commit().await?;
         Ok(answer)
     };
-    within(store.call_timeout(), call).await
+    within(store.in_process().call_timeout, call).await
 }
 
 /// Runs one statement in a transaction of its own; returns how many rows it has changed.

@@ -6,7 +6,7 @@ use super::credentials::credential_columns;
 use super::dialect::{at, each, is_about, now, own, run_type};
 use super::from_row::from_row;
 use super::reused_ids::is_of_its_run_and_connection;
-use super::rows::{ConnectionWithCredentialRow, name};
+use super::rows::{ConnectionWithCredentialRow, optional_name};
 use super::sql::{both, sql_for};
 use super::sql_store::{FromSqlRow, SqlConnection, SqlStore, execute, read};
 use super::statement::Sql;
@@ -177,10 +177,8 @@ impl FactsPart {
         ) else {
             return Ok(None);
         };
-        let source = self
-            .facts_expiry_source
-            .map(|source| name("connection_facts", "expiry_source", connection.0, &source))
-            .transpose()?;
+        let source = &self.facts_expiry_source;
+        let source = optional_name("connection_facts", "expiry_source", connection.0, source)?;
         Ok(Some(KeptFacts {
             connection_id: connection,
             tenant_id: TenantId(tenant),

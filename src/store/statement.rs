@@ -88,6 +88,7 @@ values! {
     Option<DateTime<Utc>>, |at| Self::Time(at);
     &serde_json::Value, |json| Self::Json(json.clone());
     Vec<i64>, |numbers| Self::Integers(numbers);
+    &[i64], |numbers| Self::Integers(numbers.to_vec());
     &Vec<String>, |texts| Self::Texts(texts.clone());
 }
 
@@ -149,6 +150,15 @@ impl Statement {
         let rows = connection.fetch(self).await?;
         let rows = rows.iter().map(T::from_sql_row);
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Returns its rows, which are ids.
+    pub async fn fetch_ids(
+        self,
+        connection: &mut dyn SqlConnection,
+    ) -> Result<Vec<i64>, StoreError> {
+        let rows: Vec<(i64,)> = self.fetch_all(connection).await?;
+        Ok(rows.into_iter().map(|(id,)| id).collect())
     }
 
     /// Returns its first row, if there is one.

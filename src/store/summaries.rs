@@ -5,7 +5,7 @@ use super::bounds::{connection_of_context, is_listed, is_shown, member};
 use super::dialect::{at, run_type};
 use super::filters::{push_binding, push_run_filter};
 use super::from_row::from_row;
-use super::rows::{self, name};
+use super::rows::{self, name, optional_name};
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlStore, fetch_all, fetch_optional};
 use super::statement::{Sql, Statement};
@@ -203,10 +203,7 @@ impl TryFrom<SummaryRow> for RunSummary {
             workspace_id: row.workspace_id.map(WorkspaceId),
             tenant_id: row.tenant_id.map(TenantId),
             status,
-            outcome: row
-                .outcome
-                .map(|text| name(TABLE, "outcome", id, &text.0))
-                .transpose()?,
+            outcome: optional_name(TABLE, "outcome", id, &row.outcome)?,
             provider_connection_id: row
                 .connection
                 .and_then(|id| id.0.parse().ok())

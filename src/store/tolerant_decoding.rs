@@ -245,6 +245,12 @@ pub(super) struct Text(pub String);
 
 from_text!(Text, String, |text| Self(text.into_owned()));
 
+impl AsRef<str> for Text {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
 /// JSON that another application wrote. Databases accept numbers and depths that verifyd cannot parse; only
 /// the members of an object that contain them are then `null`.
 #[derive(Debug)]

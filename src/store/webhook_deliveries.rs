@@ -167,7 +167,7 @@ const REPLAY_SINCE: Sql = both!(
 #[async_trait]
 impl<S: SqlStore + LeaseDeliveries> DeliveryStore for S {
     async fn delivery_recorded(&self) {
-        self.recorded().notified().await;
+        self.in_process().recorded.notified().await;
     }
 
     async fn lease_deliveries(
@@ -287,7 +287,7 @@ impl<S: SqlStore + LeaseDeliveries> DeliveryStore for S {
             }
             Ok(deleted + execute(self, PRUNE_ORPHANS.bind(batch)).await?)
         };
-        within(self.call_timeout(), prune).await
+        within(self.in_process().call_timeout, prune).await
     }
 
     async fn delivery_counts(&self) -> Result<DeliveryCounts, StoreError> {

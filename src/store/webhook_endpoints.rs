@@ -169,7 +169,7 @@ impl<S: SqlStore> EndpointStore for S {
             while execute(self, REMOVE_DELIVERIES.bind(id.0).bind(CHUNK)).await? > 0 {}
             Ok(removed > 0)
         };
-        within(self.call_timeout(), removal).await
+        within(self.in_process().call_timeout, removal).await
     }
 
     async fn endpoint_secrets(&self) -> Result<Vec<(WebhookBinding, SealedSecrets)>, StoreError> {

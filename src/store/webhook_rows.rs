@@ -1,7 +1,7 @@
 //! Rows of webhooks as they come from either database.
 
 use super::from_row::from_row;
-use super::rows::{count, name};
+use super::rows::{count, name, optional_count, optional_name};
 use crate::domain::circuit::{Circuit, CircuitState};
 use crate::domain::webhook::WebhookBinding;
 use crate::domain::{DeliveryId, EndpointId, RunId, WorkspaceId};
@@ -34,14 +34,12 @@ from_row! {
 impl TryFrom<EndpointRow> for Endpoint {
     type Error = StoreError;
     fn try_from(row: EndpointRow) -> Result<Self, StoreError> {
+        let (table, id) = ("webhook_endpoints", row.id);
         Ok(Self {
-            id: EndpointId(row.id),
+            id: EndpointId(id),
             workspace_id: WorkspaceId(row.workspace_id),
-            disabled_reason: row
-                .disabled_reason
-                .map(|text| name("webhook_endpoints", "disabled_reason", row.id, &text))
-                .transpose()?,
-            failures: count("webhook_endpoints", "failures", row.id, row.failures)?,
+            disabled_reason: optional_name(table, "disabled_reason", id, &row.disabled_reason)?,
+            failures: count(table, "failures", id, row.failures)?,
             circuit: match row.circuit_probe_at {
                 None => CircuitState::Closed,
                 Some(_) if row.circuit_may_probe => CircuitState::HalfOpen,
@@ -175,29 +173,20 @@ from_row! {
 impl TryFrom<DeliveryRow> for Delivery {
     type Error = StoreError;
     fn try_from(row: DeliveryRow) -> Result<Self, StoreError> {
-        let table = "webhook_deliveries";
+        let (table, attempts, id) = ("webhook_deliveries", "webhook_attempts", row.id);
         Ok(Self {
-            id: DeliveryId(row.id),
+            id: DeliveryId(id),
             endpoint_id: EndpointId(row.endpoint_id),
             message_id: row.message_id,
             operation_run_id: RunId(row.operation_run_id),
-            state: name(table, "state", row.id, &row.state)?,
-            attempts: count(table, "attempts", row.id, row.attempts)?,
+            state: name(table, "state", id, &row.state)?,
+            attempts: count(table, "attempts", id, row.attempts)?,
             next_attempt_at: row.ended_at.is_none().then_some(row.next_attempt_at),
             created_at: row.created_at,
             ended_at: row.ended_at,
-            give_up_reason: row
-                .give_up_reason
-                .map(|text| name(table, "give_up_reason", row.id, &text))
-                .transpose()?,
-            last_result: row
-                .result
-                .map(|text| name("webhook_attempts", "result", row.id, &text))
-                .transpose()?,
-            last_http_status: row
-                .http_status
-                .map(|number| count("webhook_attempts", "http_status", row.id, number))
-                .transpose()?,
+            give_up_reason: optional_name(table, "give_up_reason", id, &row.give_up_reason)?,
+            last_result: optional_name(attempts, "result", id, &row.result)?,
+            last_http_status: optional_count(attempts, "http_status", id, row.http_status)?,
         })
     }
 }
@@ -223,18 +212,9 @@ impl TryFrom<DeliveryAttemptRow> for DeliveryAttempt {
         Ok(Self {
             attempt: count(table, "attempt", &key, row.attempt)?,
             started_at: row.started_at,
-            duration_ms: row
-                .duration_ms
-                .map(|number| count(table, "duration_ms", &key, number))
-                .transpose()?,
-            result: row
-                .result
-                .map(|text| name(table, "result", &key, &text))
-                .transpose()?,
-            http_status: row
-                .http_status
-                .map(|number| count(table, "http_status", &key, number))
-                .transpose()?,
+            duration_ms: optional_count(table, "duration_ms", &key, row.duration_ms)?,
+            result: optional_name(table, "result", &key, &row.result)?,
+            http_status: optional_count(table, "http_status", &key, row.http_status)?,
         })
     }
 }

@@ -1,21 +1,11 @@
 //! Counts what the servers did between two moments.
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
-use test_support::bench::Bench;
+use test_support::bench::{Bench, record};
 use test_support::postgres::TestDatabase;
 use test_support::private_postgres::PrivatePostgres;
 use test_support::redis_server::{self, PrivateRedis};
 use verifyd_simulator::{Scenario, SimulatorOptions};
-
-/// A bare row for each connection of `$1`, `$2` times, as another application inserts it.
-const INSERT: &str = "
-    INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context, created_at)
-    SELECT c.workspace_id, c.tenant_id, 'provider.connection.check', 'queued',
-           jsonb_build_object(
-               'provider', 'microsoft', 'module', c.module, 'provider_connection_id', c.id,
-               'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)),
-           now()
-    FROM generate_series(1, $2::bigint), provider_connections c WHERE c.id = ANY($1) RETURNING id";
 
 /// The statements that are made for runs, by a part of their text: not the heartbeat, not the sweep,
 /// whose number is a matter of time.
@@ -60,16 +50,21 @@ pub struct Cost {
 
 impl Cost {
     pub fn at_most(&self, bound: &Self) {
-        for (what, is, most) in [
+        each_at_most(&[
             ("statements", self.statements, bound.statements),
             ("transactions", self.transactions, bound.transactions),
             ("wal_bytes", self.wal_bytes, bound.wal_bytes),
             ("redis_commands", self.redis_commands, bound.redis_commands),
             ("redis_bytes", self.redis_bytes, bound.redis_bytes),
-        ] {
-            assert!(is > 0.0, "nothing was counted: {what}");
-            assert!(is <= most, "{what} for each run: {is}, bound: {most}");
-        }
+        ]);
+    }
+}
+
+/// Asserts that each of these was counted, and is within its bound.
+pub fn each_at_most(costs: &[(&str, f64, f64)]) {
+    for (what, is, most) in costs {
+        assert!(*is > 0.0, "nothing was counted: {what}");
+        assert!(is <= most, "{what} for each run: {is}, bound: {most}");
     }
 }
 
@@ -179,12 +174,7 @@ impl Counting {
             // The rows' own: so many are recorded, and not counted below.
             let start: i64 = wal(&mut sql).await;
             let mut tx = sql.begin().await.unwrap();
-            sqlx::query(INSERT)
-                .bind(connections)
-                .bind(of_each)
-                .execute(&mut *tx)
-                .await
-                .unwrap();
+            record(&mut tx, connections, of_each).await.unwrap();
             tx.rollback().await.unwrap();
             wal(&mut sql).await - start
         };
@@ -244,12 +234,7 @@ async fn recorded(
 ) -> Vec<i64> {
     let mut sql = bench.sql().await;
     let mut tx = sql.begin().await.unwrap();
-    let runs: Vec<i64> = sqlx::query_scalar(INSERT)
-        .bind(connections)
-        .bind(of_each)
-        .fetch_all(&mut *tx)
-        .await
-        .unwrap();
+    let runs = record(&mut tx, connections, of_each).await.unwrap();
     sqlx::query(deliveries)
         .bind(&runs)
         .execute(&mut *tx)

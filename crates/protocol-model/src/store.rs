@@ -26,14 +26,14 @@ const REDELIVER_BELOW: u8 = 1;
 /// What a store may be without. Each is one line of SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
-    /// The token and `ended_at IS NULL` in COMPLETE and RELEASE.
+    /// The token and `ended_at IS NULL` in COMPLETE and END_ATTEMPT.
     TokenCheck,
     /// LOCK_RUNNING as a statement of its own: without it the token is tested in the snapshot from
     /// before the wait, the status on the row as it is then.
     LockBeforeTokenCheck,
     /// `status = 'running'` of LOCK_RUNNING and COMPLETE.
     StatusCheckOfComplete,
-    /// `status = 'running'` of LOCK_RUNNING and RELEASE.
+    /// `status = 'running'` of LOCK_RUNNING and REQUEUE_RELEASED.
     StatusCheckOfRelease,
     /// `status = 'queued'` of CLAIM, tested on the row that it changes.
     ClaimCompareAndSet,
@@ -45,9 +45,9 @@ pub enum Mechanism {
     ExhaustedIsolated,
     /// `h.failed >= $6` of CLAIM.
     ForcedCompletion,
-    /// `lease_is_dead!()` of RECLAIM.
+    /// `lease_is_dead!()` of END_DEAD.
     LeaseCheck,
-    /// RECLAIM.
+    /// END_DEAD.
     Reclaim,
     /// The second and third part of DUE: what was not delivered, and what was delivered long ago.
     Redelivery,
@@ -57,7 +57,7 @@ pub enum Mechanism {
     WaitKept,
     /// OPEN_ATTEMPTS and RELEASE_ORPHANED.
     ReleaseOrphaned,
-    /// `a.token = o.token` of RELEASE_ORPHANED.
+    /// `a.token` of RELEASE_ORPHANED.
     OrphanTokenCheck,
     /// `InFlightRuns`: a run is registered before its claim is sent.
     NotedBeforeClaim,
@@ -186,7 +186,7 @@ impl Store {
         s.runs[claim.run].status == Status::Running && Self::is_current(s, claim)
     }
 
-    /// LOCK_RUNNING, RELEASE, DUE_AGAIN. One step, as for `complete`.
+    /// LOCK_RUNNING, END_ATTEMPT, REQUEUE_RELEASED, DUE_AGAIN. One step, as for `complete`.
     pub fn release(&self, s: &mut State, claim: Claim, end: End, asked: bool) -> bool {
         let status = s.runs[claim.run].status;
         if status != Status::Running && self.has(Mechanism::StatusCheckOfRelease) {
@@ -234,8 +234,8 @@ impl Store {
         }
     }
 
-    /// DEAD_LEASES, LOCK_RUNS, RECLAIM, END_STRAYS, WITHOUT_LEASE, REQUEUE_WITHOUT_LEASE, and for
-    /// these runs MARK_DELIVERIES: nobody else can write them before the commit.
+    /// DEAD_LEASES, LOCK_RUNS, END_DEAD, END_STRAYS, WITHOUT_LEASE, REQUEUE, and for these runs
+    /// MARK_DELIVERIES: nobody else can write them before the commit.
     fn reclaim(&self, s: &mut State) -> u8 {
         let mut reclaimed = 0;
         for r in 0..RUNS {

@@ -1,4 +1,4 @@
-//! `queued` → `running` and back, for one run or many.
+//! `queued` → `running`, for one run or many.
 //!
 //! Every transition locks the run first, then its attempt.
 //!
@@ -8,26 +8,21 @@
 
 use super::batching::status;
 use super::{PostgresStore, is_failed_completion, run_type, seconds};
-use crate::domain::attempt::AttemptEnd;
+use crate::domain::RunId;
 use crate::domain::run::RunRequest;
-use crate::domain::{RunId, WorkerId};
-use crate::ports::claims::{
-    Claim, ClaimAnswer, ClaimPolicy, ClaimStore, ContextSize, MAX_FAILED_COMPLETIONS,
-};
+use crate::ports::claims::{Claim, ClaimAnswer, ContextSize, MAX_FAILED_COMPLETIONS};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
-use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
+use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{context_columns, is_claimable, is_small};
-use crate::store::claims::{self, ClaimRequest, ContextRow, TakenRow};
+use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment, now};
 use crate::store::reused_ids::{is_before_start, set_aside};
 use crate::store::sql::sql;
-use crate::store::starting_point::starting_points;
 use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, FromRow as _, PgConnection, Postgres, Row as _};
 use std::collections::HashMap;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Claims runs. `$6`: limit of failed completions; `$7`: largest context in bytes; `$8`: whether the runs are
@@ -115,27 +110,6 @@ const CONTEXT: &str = sql!(
     "SELECT " context_columns!(postgres "true", "$2") " FROM operation_runs r WHERE r.id = $1"
 );
 
-const LOCK_RUNNING: &str = sql!(
-    "SELECT 1 FROM operation_runs WHERE id = $1 AND type = " run_type!()
-    " AND status = 'running' FOR NO KEY UPDATE"
-);
-
-/// The token is tested on the row that the statement changes.
-const RELEASE: &str = sql!(
-    "WITH ended AS (
-        UPDATE verifyd.run_attempts
-        SET ended_at = clock_timestamp(), end_reason = $4, counted = counted AND $5
-        WHERE run_id = $1 AND attempt = $2 AND token = $3 AND ended_at IS NULL RETURNING run_id
-    )
-    UPDATE operation_runs r SET status = 'queued' FROM ended
-    WHERE r.id = ended.run_id AND r.type = " run_type!() " AND r.status = 'running'"
-);
-
-const DUE_AGAIN: &str = "
-    INSERT INTO verifyd.run_deliveries (run_id, delivered_at, not_before)
-    VALUES ($1, NULL, clock_timestamp() + make_interval(secs => $2))
-    ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL, not_before = excluded.not_before";
-
 impl BatchedCall<PostgresStore> for ClaimRequest {
     type Answer = ClaimAnswer;
     const NAME: &'static str = "claim";
@@ -145,7 +119,7 @@ impl BatchedCall<PostgresStore> for ClaimRequest {
     }
 
     fn batcher(store: &PostgresStore) -> &Batcher<Self, Self::Answer> {
-        &store.claims
+        &store.in_process.claims
     }
 
     async fn run(
@@ -155,84 +129,49 @@ impl BatchedCall<PostgresStore> for ClaimRequest {
     ) -> BatchResult<PostgresStore, Self> {
         let mut tx = store.begin_batch(&mut connection).await?;
         let mut claims = store.claim_runs(&mut tx, &calls, false).await?;
-        let wanted = claims::connections(&claims);
-        if !wanted.is_empty() {
-            let found = starting_points(&mut store.shared(&mut *tx), wanted).await?;
-            claims::add_starting_points(&mut claims, found);
-        }
-        let left = calls.iter().zip(&claims).filter(|(_, c)| c.is_none());
-        let left: Vec<i64> = left.map(|(call, _)| call.run.0).collect();
+        claims::add_starting_points(&mut store.shared(&mut *tx), &mut claims).await?;
+        let left = claims::unclaimed(&calls, &claims);
         // Copies of hints, mostly. A run that is being given back just now is delivered again.
         let queued = store.still_queued_runs(&mut tx, left).await?;
         tx.commit().await?;
-        let answers = calls.iter().zip(claims).map(|(call, claim)| match claim {
-            Some(claim) => Some(ClaimAnswer::Claimed(Box::new(claim))),
-            None if queued.contains_key(&call.run.0) => None,
-            None => Some(ClaimAnswer::NotClaimable),
-        });
-        Ok((answers.collect(), Some(connection)))
+        let answers = claims::answers(&calls, claims, |run| queued.contains_key(&run));
+        Ok((answers, Some(connection)))
     }
 }
 
 #[async_trait]
-impl ClaimStore for PostgresStore {
-    async fn claim(
-        &self,
-        run: RunId,
-        worker: &WorkerId,
-        policy: &ClaimPolicy,
-    ) -> Result<ClaimAnswer, StoreError> {
-        let request = || ClaimRequest {
-            run,
-            worker: worker.clone(),
-            policy: *policy,
+impl ClaimByItself for PostgresStore {
+    /// Waits for the lock of the run.
+    async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
+        let run = call.run;
+        let is_small = self.scalar::<bool>(IS_SMALL).bind(run.0);
+        let is_small = self
+            .transaction(async |tx| Ok::<_, StoreError>(is_small.fetch_optional(tx).await?))
+            .await?;
+        let _one_at_a_time = match is_small {
+            Some(false) => Some(self.in_process.large_contexts.lock().await),
+            _ => None,
         };
-        self.with_timeout(async {
-            if !policy.isolated
-                && let Some(answer) = submit(self, request()).await
-            {
-                return Ok(answer);
+        self.transaction_with_end(async |tx| {
+            let lock = self.scalar::<i32>(LOCK_QUEUED).bind(run.0);
+            if lock.fetch_optional(&mut *tx).await?.is_none() {
+                return Ok(End::Rollback(ClaimAnswer::NotClaimable));
             }
-            // Rarely needed, and thirty times as large as the rest: not to be carried by every call.
-            Box::pin(self.claim_by_itself(request())).await
-        })
-        .await
-    }
-
-    async fn release(
-        &self,
-        claim: &Claim,
-        end: AttemptEnd,
-        not_before: Option<Duration>,
-    ) -> Result<bool, StoreError> {
-        if end == AttemptEnd::Completed {
-            return Err(StoreError::Refused(
-                "a run that is released has not been completed".into(),
-            ));
-        }
-        self.transaction(async |tx| {
-            if !self.lock_running(tx, claim.run.id).await? {
-                return Ok(false);
+            // These begin after the run was locked, so they see what was committed before.
+            set_aside(&mut self.shared(&mut *tx), run).await?;
+            self.sql(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
+            let claims = self.claim_runs(tx, &[call], true).await?;
+            let Some(mut claim) = claims.into_iter().flatten().next() else {
+                let queued = self.still_queued_runs(tx, vec![run.0]).await?;
+                return Ok(End::Rollback(match queued.get(&run.0) {
+                    Some(false) => ClaimAnswer::RequiresIsolation,
+                    _ => ClaimAnswer::NotClaimable,
+                }));
+            };
+            if !claim.forced_completion {
+                (claim.run.request, claim.context) = self.read_context(tx, run).await?;
             }
-            let released = self
-                .sql(RELEASE)
-                .bind(claim.run.id.0)
-                .bind(claim.attempt)
-                .bind(claim.token)
-                .bind(end.as_str())
-                .bind(end.counts())
-                .execute(&mut *tx)
-                .await?
-                .rows_affected();
-            if released == 0 {
-                return Ok(false);
-            }
-            self.sql(DUE_AGAIN)
-                .bind(claim.run.id.0)
-                .bind(not_before.map(seconds))
-                .execute(&mut *tx)
-                .await?;
-            Ok(true)
+            Ok(End::Commit(ClaimAnswer::Claimed(Box::new(claim))))
         })
         .await
     }
@@ -259,7 +198,7 @@ impl PostgresStore {
             .bind(column(|c| i64::from(c.policy.max_attempts)))
             .bind(deadlines.collect::<Vec<f64>>())
             .bind(i64::from(MAX_FAILED_COMPLETIONS))
-            .bind(self.context_bytes)
+            .bind(self.in_process.context_bytes)
             .bind(calls.iter().all(|c| c.policy.isolated))
             .bind(prepared)
             .fetch_all(tx)
@@ -272,7 +211,7 @@ impl PostgresStore {
             };
             let (request, context) = match prepared {
                 true => (RunRequest::default(), ContextSize::Unknown),
-                false => ContextRow::from_row(row)?.read(self.context_bytes),
+                false => ContextRow::from_row(row)?.read(self.in_process.context_bytes),
             };
             let spent = u32::try_from(row.try_get::<i64, _>("spent")?).unwrap_or(u32::MAX);
             let exhausted: bool = row.try_get("exhausted")?;
@@ -306,38 +245,6 @@ impl PostgresStore {
         Ok(queued.into_iter().collect())
     }
 
-    /// Claims one run, and waits for its lock.
-    async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
-        let run = call.run;
-        let is_small = self.fetch_optional(self.rows::<(bool,)>(IS_SMALL).bind(run.0));
-        let _one_at_a_time = match is_small.await? {
-            Some((false,)) => Some(self.large_contexts.lock().await),
-            _ => None,
-        };
-        self.transaction_with_end(async |tx| {
-            let lock = self.scalar::<i32>(LOCK_QUEUED).bind(run.0);
-            if lock.fetch_optional(&mut *tx).await?.is_none() {
-                return Ok(End::Rollback(ClaimAnswer::NotClaimable));
-            }
-            // These begin after the run was locked, so they see what was committed before.
-            set_aside(&mut self.shared(&mut *tx), run).await?;
-            self.sql(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
-            let claims = self.claim_runs(tx, &[call], true).await?;
-            let Some(mut claim) = claims.into_iter().flatten().next() else {
-                let queued = self.still_queued_runs(tx, vec![run.0]).await?;
-                return Ok(End::Rollback(match queued.get(&run.0) {
-                    Some(false) => ClaimAnswer::RequiresIsolation,
-                    _ => ClaimAnswer::NotClaimable,
-                }));
-            };
-            if !claim.forced_completion {
-                (claim.run.request, claim.context) = self.read_context(tx, run).await?;
-            }
-            Ok(End::Commit(ClaimAnswer::Claimed(Box::new(claim))))
-        })
-        .await
-    }
-
     /// Reads the context. What the server cannot produce is reported as such: the run must be completed.
     async fn read_context(
         &self,
@@ -348,14 +255,14 @@ impl PostgresStore {
         let read: Result<ContextRow, StoreError> = self
             .rows(CONTEXT)
             .bind(run.0)
-            .bind(self.context_bytes)
+            .bind(self.in_process.context_bytes)
             .fetch_one(&mut *inner)
             .await
             .map_err(StoreError::from);
         match read {
             Ok(row) => {
                 inner.commit().await?;
-                Ok(row.read(self.context_bytes))
+                Ok(row.read(self.in_process.context_bytes))
             }
             Err(error) if error.is_transient() => Err(error),
             Err(error) => {
@@ -364,20 +271,5 @@ impl PostgresStore {
                 Ok((claims::unreadable(), ContextSize::Large))
             }
         }
-    }
-
-    /// Locks the run if it is still running. Whatever follows in this transaction sees everything
-    /// that an earlier holder of the lock committed.
-    pub(super) async fn lock_running(
-        &self,
-        tx: &mut PgConnection,
-        run: RunId,
-    ) -> Result<bool, StoreError> {
-        let locked = self
-            .scalar::<i32>(LOCK_RUNNING)
-            .bind(run.0)
-            .fetch_optional(&mut *tx)
-            .await?;
-        Ok(locked.is_some())
     }
 }

@@ -7,15 +7,11 @@
 
 use super::batching::status;
 use super::{PostgresStore, run_type};
-use crate::domain::ConnectionId;
-use crate::domain::completion::Completion;
-use crate::domain::completion_event::CompletionEvent;
-use crate::ports::claims::{Claim, CompletionStore, ContextSize};
 use crate::ports::store_error::StoreError;
-use crate::store::acknowledgements::lapse_acknowledgements;
-use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
+use crate::store::batching::{BatchResult, BatchedCall, Batcher};
+use crate::store::claims::lock_running;
 use crate::store::completion::{
-    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, message_id, webhook_event,
+    CompleteByItself, Completed, CompletionRequest, Done, InventoryRow, conclude,
 };
 use crate::store::dialect::{each, is_about};
 use crate::store::reused_ids::is_of_its_run_and_connection;
@@ -88,15 +84,6 @@ const LATEST_REPORTS: &str = "
     WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id)
     RETURNING l.connection_id, l.changed, l.acknowledged";
 
-/// For a report that came too late to be the latest.
-const DIFFERS: &str =
-    "SELECT fingerprint <> $2 FROM verifyd.latest_reports WHERE connection_id = $1";
-
-const OUTBOX: &str = "
-    INSERT INTO verifyd.webhook_deliveries (endpoint_id, message_id, operation_run_id, payload)
-    SELECT e.id, $2, $3, $4 FROM verifyd.webhook_endpoints e
-    WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)";
-
 impl BatchedCall<PostgresStore> for CompletionRequest {
     type Answer = bool;
     const NAME: &'static str = "complete";
@@ -106,7 +93,7 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
     }
 
     fn batcher(store: &PostgresStore) -> &Batcher<Self, Self::Answer> {
-        &store.completing
+        &store.in_process.completing
     }
 
     /// A run that was not completed has another token, or is locked: its own call finds out.
@@ -122,26 +109,27 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
             .iter()
             .map(|c| completed.contains(c.run).then_some(true));
         let answers = answers.collect();
-        completed.publish(&store.completions, &store.recorded);
+        completed.publish(&store.in_process);
         Ok((answers, Some(connection)))
     }
 }
 
 #[async_trait]
-impl CompletionStore for PostgresStore {
-    async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
-        self.with_timeout(async {
-            let mut request = CompletionRequest::new(claim, completion)?;
-            if claim.context == ContextSize::Small {
-                if let Some(completed) = submit(self, request).await {
-                    return Ok(completed);
+impl CompleteByItself for PostgresStore {
+    /// Waits for the lock of the run.
+    async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
+        let completed = self
+            .transaction(async |tx| {
+                let is_running = lock_running(&mut self.shared(&mut *tx), request.run).await?;
+                match is_running {
+                    true => self.complete_runs(tx, std::slice::from_ref(request)).await,
+                    false => Ok(Completed::default()),
                 }
-                request = CompletionRequest::new(claim, completion)?;
-            }
-            // Rarely needed, and large: not to be carried by every call.
-            Box::pin(self.complete_by_itself(claim.context, request)).await
-        })
-        .await
+            })
+            .await?;
+        let is_completed = completed.contains(request.run);
+        completed.publish(&self.in_process);
+        Ok(is_completed)
     }
 }
 
@@ -180,41 +168,6 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Completes one run, and waits for its lock. A context that the server refuses to copy does not prevent
-    /// the completion.
-    async fn complete_by_itself(
-        &self,
-        context: ContextSize,
-        mut request: CompletionRequest,
-    ) -> Result<bool, StoreError> {
-        let _one_at_a_time = match context {
-            ContextSize::Large => Some(self.large_contexts.lock().await),
-            _ => None,
-        };
-        match self.complete_locked(&request).await {
-            Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
-                tracing::warn!(%why, "cannot keep the context of the run; replacing it");
-                request.kept = NOTHING_KEPT;
-                let dropped = self.complete_locked(&request).await;
-                // A refusal for another reason is returned as it is.
-                dropped.map_err(|_| StoreError::Refused(why))
-            }
-            completed => completed,
-        }
-    }
-
-    async fn complete_locked(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
-        let completed = self
-            .transaction(async |tx| match self.lock_running(tx, request.run).await? {
-                true => self.complete_runs(tx, std::slice::from_ref(request)).await,
-                false => Ok(Completed::default()),
-            })
-            .await?;
-        let is_completed = completed.contains(request.run);
-        completed.publish(&self.completions, &self.recorded);
-        Ok(is_completed)
-    }
-
     /// Completes the runs whose token is the current one and that are not locked.
     async fn complete_runs(
         &self,
@@ -240,7 +193,7 @@ impl PostgresStore {
             .await?;
         let mut calls: HashMap<i64, &CompletionRequest> =
             calls.iter().map(|call| (call.run.0, call)).collect();
-        let mut done: Vec<(&CompletionRequest, DateTime<Utc>, bool)> = rows
+        let mut done: Vec<Done<'_>> = rows
             .into_iter()
             .filter_map(|(run, at, has_webhooks)| Some((calls.remove(&run)?, at, has_webhooks)))
             .collect();
@@ -251,35 +204,21 @@ impl PostgresStore {
             .collect();
         self.refresh_inventories(tx, &inventories).await?;
         let written = self.write_latest_reports(tx, &done).await?;
-        let mut completed = Completed::default();
-        for (call, at, has_webhooks) in done {
-            let mut event = call.event.clone();
-            if let Some(connection) = call.connection {
-                let row = written.get(&connection.0).copied();
-                event.changed = self.compare(tx, call, connection, row).await?;
-            }
-            if has_webhooks {
-                self.put_into_outbox(tx, &event, at).await?;
-                completed.has_deliveries = true;
-            }
-            completed.events.push(event);
-        }
-        Ok(completed)
+        conclude(&mut self.shared(&mut *tx), done, written).await
     }
 
-    /// By connection: whether the fingerprint has changed, and whether acknowledgements may have to be
-    /// ended.
+    /// Returns what [`conclude`] needs of the rows.
     async fn write_latest_reports(
         &self,
         tx: &mut PgConnection,
-        done: &[(&CompletionRequest, DateTime<Utc>, bool)],
-    ) -> Result<HashMap<i64, (bool, bool)>, StoreError> {
+        done: &[Done<'_>],
+    ) -> Result<Vec<(i64, bool, bool)>, StoreError> {
         let reports: Vec<(i64, &CompletionRequest)> = done
             .iter()
             .filter_map(|(call, ..)| Some((call.connection?.0, *call)))
             .collect();
         if reports.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(Vec::new());
         }
         macro_rules! column {
             ($report:pat => $value:expr) => {
@@ -287,7 +226,7 @@ impl PostgresStore {
             };
         }
         self.forget_latest_reports(tx, &reports).await?;
-        let rows: Vec<(i64, bool, bool)> = self
+        Ok(self
             .rows(LATEST_REPORTS)
             .bind(column!((connection, _) => *connection))
             .bind(column!((_, call) => call.run.0))
@@ -295,46 +234,6 @@ impl PostgresStore {
             .bind(column!((_, call) => call.event.overall.as_str()))
             .bind(column!((_, call) => call.outcome))
             .fetch_all(tx)
-            .await?;
-        let written = rows
-            .into_iter()
-            .map(|(connection, changed, acknowledged)| (connection, (changed, acknowledged)));
-        Ok(written.collect())
-    }
-
-    /// Ends acknowledgements that no longer apply, and returns whether the fingerprint differs from that of
-    /// the connection's previous report.
-    async fn compare(
-        &self,
-        tx: &mut PgConnection,
-        call: &CompletionRequest,
-        connection: ConnectionId,
-        written: Option<(bool, bool)>,
-    ) -> Result<bool, StoreError> {
-        if written.is_none_or(|(_, acknowledged)| acknowledged) {
-            lapse_acknowledgements(&mut self.shared(&mut *tx), connection, call.run).await?;
-        }
-        if let Some((changed, _)) = written {
-            return Ok(changed);
-        }
-        let differs = self.scalar(DIFFERS).bind(connection.0);
-        Ok(differs.bind(&call.event.fingerprint).fetch_one(tx).await?)
-    }
-
-    async fn put_into_outbox(
-        &self,
-        tx: &mut PgConnection,
-        event: &CompletionEvent,
-        at: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
-        self.sql(OUTBOX)
-            .bind(event.workspace_id.map(|w| w.0))
-            .bind(message_id())
-            .bind(event.operation_run_id.0)
-            .bind(webhook_event(event, at)?)
-            .bind(event.changed)
-            .execute(tx)
-            .await?;
-        Ok(())
+            .await?)
     }
 }

@@ -15,7 +15,7 @@ const PUBLISH: &str = "SELECT pg_notify('verifyd_completed', n) FROM unnest($1::
 #[async_trait]
 impl CompletionEventStore for PostgresStore {
     fn completions(&self) -> broadcast::Receiver<CompletionEvent> {
-        self.completions.subscribe()
+        self.in_process.completions.subscribe()
     }
 
     async fn publish_completions(&self, events: &[CompletionEvent]) -> Result<(), StoreError> {

@@ -2,15 +2,13 @@
 
 use super::{PostgresStore, Tx};
 use crate::ports::store_error::StoreError;
-use crate::store::sql_store::{self, SqlConnection, SqlRow, SqlStore, SqlTransaction};
+use crate::store::sql_store::{self, InProcess, SqlConnection, SqlRow, SqlStore, SqlTransaction};
 use crate::store::statement::{Statement, Value};
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres};
 use std::ops::DerefMut;
-use std::time::Duration;
-use tokio::sync::{Mutex, Notify};
 
 /// A connection, and whether its prepared statements have names.
 pub(super) struct PostgresConnection<C> {
@@ -79,19 +77,7 @@ impl SqlStore for PostgresStore {
         SqlStore::begin(self).await
     }
 
-    fn call_timeout(&self) -> Option<Duration> {
-        Some(self.call_timeout)
-    }
-
-    fn context_bytes(&self) -> i64 {
-        self.context_bytes
-    }
-
-    fn large_contexts(&self) -> &Mutex<()> {
-        &self.large_contexts
-    }
-
-    fn recorded(&self) -> &Notify {
-        &self.recorded
+    fn in_process(&self) -> &InProcess {
+        &self.in_process
     }
 }

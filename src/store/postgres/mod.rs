@@ -15,34 +15,26 @@ mod claim;
 mod complete;
 mod completion_events;
 mod connection;
-mod fair_queuing;
 mod guards;
 mod indexes;
 mod inspect;
 mod inventory;
 mod options;
-mod orphans;
 mod private;
 mod probe;
 mod recording;
 mod schema;
-mod sweep;
 mod timeouts;
 mod wake;
 mod webhook_deliveries;
 mod workers;
 
-pub(super) use private::PrivateDatabase;
+pub use private::Private;
 
 use super::End;
-use super::batching::Batcher;
-use super::claims::ClaimRequest;
-use super::completion::CompletionRequest;
 use super::dialect::{is_failed_completion, run_type};
 use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
-use crate::domain::completion_event::CompletionEvent;
-use crate::ports::claims::ClaimAnswer;
-use crate::ports::completion_events::MAX_PENDING_EVENTS;
+use super::sql_store::InProcess;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgRow};
@@ -51,13 +43,16 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, SqlSafeStr, SqlS
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Mutex, Notify, OnceCell, broadcast};
+use tokio::sync::{Mutex, OnceCell};
 
 /// Keys of the advisory locks, each with "verifyd" in front (the first of two integers).
 pub(super) const ADVISORY_SPACE: i32 = 0x7665_7269;
 const ADVISORY_MIGRATE: i32 = 1;
-const ADVISORY_SWEEP: i32 = 2;
+pub(super) const ADVISORY_SWEEP: i32 = 2;
 pub(super) const ADVISORY_PRUNE: i32 = 3;
+
+/// Whether the table `$1` has the index that fair queuing needs.
+pub(super) const HAS_FAIR_QUEUING_INDEX: &str = indexes::FAIR_QUEUING.there;
 
 /// How long a transaction may wait for its own process before the server ends it, beyond the statement
 /// timeout: a process that was stopped must not keep its locks.
@@ -74,10 +69,6 @@ pub(super) struct PostgresStore {
     options: PgConnectOptions,
     /// Options of the connection that listens; `None` when listening is off.
     listen: Option<PgConnectOptions>,
-    /// Completions of this process.
-    completions: broadcast::Sender<CompletionEvent>,
-    /// Woken when it has recorded a delivery to a webhook.
-    recorded: Notify,
     /// `BEGIN` and the limits of every transaction.
     begin: SqlStr,
     /// The same for a batch; known once the server's features are known.
@@ -85,19 +76,11 @@ pub(super) struct PostgresStore {
     /// The mark of the schema when it was last read.
     mark: Mutex<Option<String>>,
     renewal: Arc<timeouts::Renewal>,
-    claims: Batcher<ClaimRequest, ClaimAnswer>,
-    completing: Batcher<CompletionRequest, bool>,
-    /// `limits.context_bytes`
-    context_bytes: i64,
-    /// Held while a context that is not small is read or written: one at a time, so that many of them
-    /// take neither the server's memory nor the pool from the others.
-    large_contexts: Mutex<()>,
+    in_process: InProcess,
     /// Itself, for the tasks that run the batches.
     me: Weak<Self>,
     /// Whether prepared statements have names and so outlive their transaction.
     named: bool,
-    /// Longest time for one call, but for those that change the schema.
-    call_timeout: Duration,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -145,19 +128,13 @@ impl PostgresStore {
             heartbeat_connection: Mutex::new(None),
             options,
             listen,
-            completions: broadcast::Sender::new(MAX_PENDING_EVENTS),
-            recorded: Notify::new(),
             begin: AssertSqlSafe(begin).into_sql_str(),
             begin_batch: OnceCell::new(),
             mark: Mutex::new(None),
             renewal,
-            claims: Batcher::default(),
-            completing: Batcher::default(),
-            context_bytes: i64::from(limits.context_bytes),
-            large_contexts: Mutex::new(()),
+            in_process: InProcess::new(limits, Some(timeouts::call_timeout(settings))),
             me: me.clone(),
             named,
-            call_timeout: timeouts::call_timeout(settings),
         }))
     }
 
@@ -204,36 +181,6 @@ impl PostgresStore {
             }
         })
         .await
-    }
-
-    /// Runs one statement in a transaction of its own; returns how many rows it has changed.
-    async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
-        self.transaction(async |tx| Ok(query.execute(tx).await?.rows_affected()))
-            .await
-    }
-
-    /// All rows of one statement in a transaction of its own.
-    async fn fetch_all<T>(
-        &self,
-        query: QueryAs<'_, Postgres, T, PgArguments>,
-    ) -> Result<Vec<T>, StoreError>
-    where
-        T: for<'r> sqlx::FromRow<'r, PgRow> + Send + Unpin,
-    {
-        self.transaction(async |tx| Ok(query.fetch_all(tx).await?))
-            .await
-    }
-
-    /// The first row, if there is one.
-    async fn fetch_optional<T>(
-        &self,
-        query: QueryAs<'_, Postgres, T, PgArguments>,
-    ) -> Result<Option<T>, StoreError>
-    where
-        T: for<'r> sqlx::FromRow<'r, PgRow> + Send + Unpin,
-    {
-        self.transaction(async |tx| Ok(query.fetch_optional(tx).await?))
-            .await
     }
 
     fn sql(&self, text: &'static str) -> Query<'static, Postgres, PgArguments> {

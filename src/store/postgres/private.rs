@@ -20,15 +20,20 @@ const LEFT_OVER: &str = "
     AND datname <> $2 AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)
     ORDER BY 1";
 
+/// A temporary database on the PostgreSQL server that the settings name. The database that they name is
+/// neither read nor written.
+///
+/// It exists until [`Private::remove`], so that a measurement on a server in use leaves nothing behind.
 #[derive(Debug)]
-pub(in crate::store) struct PrivateDatabase {
+pub struct Private {
     server: DatabaseSettings,
     private: DatabaseSettings,
     name: String,
 }
 
-impl PrivateDatabase {
-    pub(in crate::store) async fn make(server: &DatabaseSettings) -> Result<Self, StoreError> {
+impl Private {
+    /// Makes it. Needs the right to make databases.
+    pub async fn make(server: &DatabaseSettings) -> Result<Self, StoreError> {
         let name = format!("{PREFIX}{:016x}", rand::random::<u64>());
         let mut private = server.clone();
         private.url = leading_to(&name, &server.url);
@@ -44,15 +49,18 @@ impl PrivateDatabase {
         Ok(made)
     }
 
-    pub(in crate::store) fn settings(&self) -> &DatabaseSettings {
+    /// The settings, leading to it.
+    pub fn settings(&self) -> &DatabaseSettings {
         &self.private
     }
 
-    pub(in crate::store) fn name(&self) -> &str {
+    /// Its name.
+    pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub(in crate::store) async fn left_over(&self) -> Result<Vec<String>, StoreError> {
+    /// Returns other temporary databases without a connection: a killed process left them.
+    pub async fn left_over(&self) -> Result<Vec<String>, StoreError> {
         let mut connection = self.connect().await?;
         let found = sqlx::query_scalar(LEFT_OVER)
             .persistent(false)
@@ -64,7 +72,8 @@ impl PrivateDatabase {
         Ok(found)
     }
 
-    pub(in crate::store) async fn remove(&self) -> Result<(), StoreError> {
+    /// Removes it, and ends the connections to it.
+    pub async fn remove(&self) -> Result<(), StoreError> {
         self.execute(format!(
             "DROP DATABASE IF EXISTS {} WITH (FORCE)",
             self.name

@@ -2,7 +2,7 @@
 
 use super::{PostgresStore, run_type};
 use crate::ports::clock::{Clock as _, SystemClock};
-use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
+use crate::ports::probe::{Pooling, ProbeStore};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::bounds::is_valid_connection;
@@ -172,9 +172,5 @@ impl ProbeStore for PostgresStore {
             Ok((there - here).as_seconds_f64())
         })
         .await
-    }
-
-    fn disk_space(&self) -> Result<Option<DiskSpace>, StoreError> {
-        Ok(None)
     }
 }

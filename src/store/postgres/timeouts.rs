@@ -123,7 +123,7 @@ impl PostgresStore {
         &self,
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        within(Some(self.call_timeout), call).await
+        within(self.in_process.call_timeout, call).await
     }
 
     /// Closes all connections. One that is stuck ends with the process.

@@ -102,9 +102,12 @@ impl Subscription {
 
 impl PostgresStore {
     async fn notify(&self, channel: &str) -> Result<(), StoreError> {
-        self.execute(self.sql("SELECT pg_notify($1, '')").bind(channel))
-            .await?;
-        Ok(())
+        self.transaction(async |tx| {
+            let notify = self.sql("SELECT pg_notify($1, '')").bind(channel);
+            notify.execute(tx).await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn listen_once(

@@ -52,11 +52,12 @@ impl LeaseDeliveries for PostgresStore {
     async fn lease(&self, policy: &LeasePolicy) -> Result<Vec<LeasedRow>, StoreError> {
         let busy: Vec<i64> = policy.busy.iter().map(|id| id.0).collect();
         let lease = self
-            .rows(LEASE)
+            .rows::<LeasedRow>(LEASE)
             .bind(i64::from(policy.limit))
             .bind(seconds(policy.lease))
             .bind(busy)
             .bind(policy.healthy_only);
-        self.fetch_all(lease).await
+        self.transaction(async |tx| Ok(lease.fetch_all(tx).await?))
+            .await
     }
 }

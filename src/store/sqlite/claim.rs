@@ -1,29 +1,23 @@
-//! `queued` → `running` and back, for one run or many.
+//! `queued` → `running`, for one run or many.
 //!
 //! [`OPEN_ATTEMPTS`] and [`TAKE_RUNS`] claim. A batch sends them at once. The runs that it leaves undecided
 //! are claimed one by one: attempts of earlier claims are ended before the same statements are sent.
 
 use super::{SqliteStore, Tx, is_failed_completion, json_list, later, now, now_moved_by, run_type};
-use crate::domain::attempt::AttemptEnd;
 use crate::domain::run::RunRequest;
-use crate::domain::{RunId, WorkerId};
-use crate::ports::claims::{
-    Claim, ClaimAnswer, ClaimPolicy, ClaimStore, ContextSize, MAX_FAILED_COMPLETIONS,
-};
+use crate::ports::claims::{Claim, ClaimAnswer, ContextSize, MAX_FAILED_COMPLETIONS};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
-use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
+use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::bounds::{context_columns, is_claimable};
-use crate::store::claims::{self, ClaimRequest, ContextRow, TakenRow};
+use crate::store::claims::{self, ClaimByItself, ClaimRequest, ContextRow, TakenRow};
 use crate::store::dialect::{a_second_after, moment};
 use crate::store::reused_ids::{is_before_start, set_aside};
 use crate::store::sql::sql;
-use crate::store::starting_point::starting_points;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow as _, Row as _, SqliteConnection};
 use std::collections::HashMap;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Whether the deliveries of `r` allow a claim: before its first claim no run waits. `$prepared`: whether
@@ -105,22 +99,6 @@ const SUPERSEDE: &str = sql!(
     ", end_reason = 'superseded' WHERE run_id = $1 AND ended_at IS NULL"
 );
 
-const END_ATTEMPT: &str = sql!(
-    "UPDATE verifyd_run_attempts SET ended_at = " now!() ", end_reason = $4, counted = counted AND $5
-     WHERE run_id = $1 AND attempt = $2 AND token = $3 AND ended_at IS NULL"
-);
-
-const REQUEUE: &str = sql!(
-    "UPDATE operation_runs SET status = 'queued' WHERE id = $1 AND type = " run_type!()
-    " AND status = 'running'"
-);
-
-const DUE_AGAIN: &str = sql!(
-    "INSERT INTO verifyd_run_deliveries (run_id, delivered_at, not_before) VALUES ($1, NULL, "
-    now_moved_by!("$2")
-    ") ON CONFLICT (run_id) DO UPDATE SET delivered_at = NULL, not_before = excluded.not_before"
-);
-
 impl BatchedCall<SqliteStore> for ClaimRequest {
     type Answer = ClaimAnswer;
     const NAME: &'static str = "claim";
@@ -130,7 +108,7 @@ impl BatchedCall<SqliteStore> for ClaimRequest {
     }
 
     fn batcher(store: &SqliteStore) -> &Batcher<Self, Self::Answer> {
-        &store.claims
+        &store.in_process.claims
     }
 
     async fn run(
@@ -139,73 +117,31 @@ impl BatchedCall<SqliteStore> for ClaimRequest {
         calls: Vec<Self>,
     ) -> BatchResult<SqliteStore, Self> {
         let mut claims = store.claim_runs(&mut tx, &calls, false).await?;
-        let wanted = claims::connections(&claims);
-        if !wanted.is_empty() {
-            let found = starting_points(&mut tx, wanted).await?;
-            claims::add_starting_points(&mut claims, found);
-        }
-        let left = calls.iter().zip(&claims).filter(|(_, c)| c.is_none());
-        let left: Vec<i64> = left.map(|(call, _)| call.run.0).collect();
+        claims::add_starting_points(&mut tx, &mut claims).await?;
+        let left = claims::unclaimed(&calls, &claims);
         let queued = store.still_queued_runs(&mut tx, &left, false).await?;
         tx.commit().await?;
-        let answers = calls.iter().zip(claims).map(|(call, claim)| match claim {
-            Some(claim) => Some(ClaimAnswer::Claimed(Box::new(claim))),
-            None if queued.contains(&call.run.0) => None,
-            None => Some(ClaimAnswer::NotClaimable),
-        });
-        Ok((answers.collect(), None))
+        let answers = claims::answers(&calls, claims, |run| queued.contains(&run));
+        Ok((answers, None))
     }
 }
 
 #[async_trait]
-impl ClaimStore for SqliteStore {
-    async fn claim(
-        &self,
-        run: RunId,
-        worker: &WorkerId,
-        policy: &ClaimPolicy,
-    ) -> Result<ClaimAnswer, StoreError> {
-        let request = || ClaimRequest {
-            run,
-            worker: worker.clone(),
-            policy: *policy,
-        };
-        if !policy.isolated
-            && let Some(answer) = submit(self, request()).await
-        {
-            return Ok(answer);
-        }
-        self.claim_by_itself(request()).await
-    }
-
-    async fn release(
-        &self,
-        claim: &Claim,
-        end: AttemptEnd,
-        not_before: Option<Duration>,
-    ) -> Result<bool, StoreError> {
-        if end == AttemptEnd::Completed {
-            return Err(StoreError::Refused(
-                "a run that is released has not been completed".into(),
-            ));
-        }
+impl ClaimByItself for SqliteStore {
+    async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
+        let run = call.run;
         self.transaction_with_end(async |tx| {
-            let run = claim.run.id.0;
-            let ended = sqlx::query(END_ATTEMPT)
-                .bind(run)
-                .bind(claim.attempt)
-                .bind(claim.token.to_string())
-                .bind(end.as_str())
-                .bind(end.counts())
-                .execute(&mut *tx)
-                .await?;
-            let queued = sqlx::query(REQUEUE).bind(run).execute(&mut *tx).await?;
-            if ended.rows_affected() == 0 || queued.rows_affected() == 0 {
-                return Ok(End::Rollback(false));
+            set_aside(&mut &mut *tx, run).await?;
+            sqlx::query(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
+            let claims = self.claim_runs(tx, &[call], true).await?;
+            if let Some(claim) = claims.into_iter().flatten().next() {
+                return Ok(End::Commit(ClaimAnswer::Claimed(Box::new(claim))));
             }
-            let due = sqlx::query(DUE_AGAIN).bind(run).bind(not_before.map(later));
-            due.execute(&mut *tx).await?;
-            Ok(End::Commit(true))
+            let queued = self.still_queued_runs(tx, &[run.0], true).await?;
+            Ok(End::Rollback(match queued.is_empty() {
+                true => ClaimAnswer::NotClaimable,
+                false => ClaimAnswer::RequiresIsolation,
+            }))
         })
         .await
     }
@@ -283,13 +219,13 @@ impl SqliteStore {
             .collect();
         let rows = sqlx::query(CONTEXTS)
             .bind(json_list(readable.keys())?)
-            .bind(self.context_bytes)
+            .bind(self.in_process.context_bytes)
             .fetch_all(tx)
             .await?;
         for row in &rows {
             if let Some(claim) = readable.get_mut(&row.try_get("id")?) {
                 let context = ContextRow::from_row(row)?;
-                (claim.run.request, claim.context) = context.read(self.context_bytes);
+                (claim.run.request, claim.context) = context.read(self.in_process.context_bytes);
             }
         }
         Ok(())
@@ -307,23 +243,5 @@ impl SqliteStore {
         }
         let queued = sqlx::query_scalar(STILL_QUEUED).bind(json_list(runs.iter())?);
         Ok(queued.bind(prepared).fetch_all(tx).await?)
-    }
-
-    async fn claim_by_itself(&self, call: ClaimRequest) -> Result<ClaimAnswer, StoreError> {
-        let run = call.run;
-        self.transaction_with_end(async |tx| {
-            set_aside(&mut &mut *tx, run).await?;
-            sqlx::query(SUPERSEDE).bind(run.0).execute(&mut *tx).await?;
-            let claims = self.claim_runs(tx, &[call], true).await?;
-            if let Some(claim) = claims.into_iter().flatten().next() {
-                return Ok(End::Commit(ClaimAnswer::Claimed(Box::new(claim))));
-            }
-            let queued = self.still_queued_runs(tx, &[run.0], true).await?;
-            Ok(End::Rollback(match queued.is_empty() {
-                true => ClaimAnswer::NotClaimable,
-                false => ClaimAnswer::RequiresIsolation,
-            }))
-        })
-        .await
     }
 }

@@ -1,15 +1,11 @@
 //! `running` → `completed`, in one transaction with all results, for one run or many.
 
 use super::{SqliteStore, Tx, json_list, now, run_type};
-use crate::domain::completion::Completion;
-use crate::domain::completion_event::CompletionEvent;
 use crate::domain::{ConnectionId, RunId};
-use crate::ports::claims::{Claim, CompletionStore};
 use crate::ports::store_error::StoreError;
-use crate::store::acknowledgements::lapse_acknowledgements;
-use crate::store::batching::{BatchResult, BatchedCall, Batcher, submit};
+use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::completion::{
-    Completed, CompletionRequest, InventoryRow, NOTHING_KEPT, message_id, webhook_event,
+    CompleteByItself, Completed, CompletionRequest, InventoryRow, conclude,
 };
 use crate::store::dialect::{each, is_about};
 use crate::store::reused_ids::is_of_its_run_and_connection;
@@ -17,7 +13,6 @@ use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
-use std::collections::HashMap;
 
 /// `$1`: run, attempt, token.
 const END_ATTEMPTS: &str = sql!(
@@ -93,17 +88,6 @@ const LATEST_REPORTS: &str = "
     WHERE (l.completed_at, l.operation_run_id) < (excluded.completed_at, excluded.operation_run_id)
     RETURNING connection_id, changed, acknowledged";
 
-/// For a report that came too late to be the latest.
-const DIFFERS: &str =
-    "SELECT fingerprint <> $2 FROM verifyd_latest_reports WHERE connection_id = $1";
-
-const OUTBOX: &str = sql!(
-    "INSERT INTO verifyd_webhook_deliveries
-        (endpoint_id, message_id, operation_run_id, payload, pending_since)
-     SELECT e.id, $2, $3, $4, " now!() " FROM verifyd_webhook_endpoints e
-      WHERE e.workspace_id = $1 AND e.enabled AND (NOT e.changed_only OR $5)"
-);
-
 impl BatchedCall<SqliteStore> for CompletionRequest {
     /// Whether it is completed now; if not, another token is the current one.
     type Answer = bool;
@@ -114,7 +98,7 @@ impl BatchedCall<SqliteStore> for CompletionRequest {
     }
 
     fn batcher(store: &SqliteStore) -> &Batcher<Self, Self::Answer> {
-        &store.completing
+        &store.in_process.completing
     }
 
     async fn run(
@@ -126,30 +110,20 @@ impl BatchedCall<SqliteStore> for CompletionRequest {
         tx.commit().await?;
         let answers = calls.iter().map(|c| Some(completed.contains(c.run)));
         let answers = answers.collect();
-        completed.publish(&store.completions, &store.recorded);
+        completed.publish(&store.in_process);
         Ok((answers, None))
     }
 }
 
 #[async_trait]
-impl CompletionStore for SqliteStore {
-    async fn complete(&self, claim: &Claim, completion: &Completion) -> Result<bool, StoreError> {
-        let request = CompletionRequest::new(claim, completion)?;
-        if let Some(completed) = submit(self, request).await {
-            return Ok(completed);
-        }
-        let mut request = CompletionRequest::new(claim, completion)?;
-        match self.complete_by_itself(&request).await {
-            // A context that cannot be copied does not keep the run from its end.
-            Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
-                tracing::warn!(%why, "cannot keep the context of the run; replacing it");
-                request.kept = NOTHING_KEPT;
-                let dropped = self.complete_by_itself(&request).await;
-                // A refusal for another reason is returned as it is.
-                dropped.map_err(|_| StoreError::Refused(why))
-            }
-            completed => completed,
-        }
+impl CompleteByItself for SqliteStore {
+    async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
+        let completed = self
+            .transaction(async |tx| self.complete_runs(tx, std::slice::from_ref(request)).await)
+            .await?;
+        let is_completed = completed.contains(request.run);
+        completed.publish(&self.in_process);
+        Ok(is_completed)
     }
 }
 
@@ -178,15 +152,6 @@ impl SqliteStore {
         Ok(())
     }
 
-    async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
-        let completed = self
-            .transaction(async |tx| self.complete_runs(tx, std::slice::from_ref(request)).await)
-            .await?;
-        let is_completed = completed.contains(request.run);
-        completed.publish(&self.completions, &self.recorded);
-        Ok(is_completed)
-    }
-
     /// Completes the runs whose token is the current one.
     async fn complete_runs(
         &self,
@@ -200,9 +165,8 @@ impl SqliteStore {
             .bind(json_list(attempts)?)
             .fetch_all(&mut *tx)
             .await?;
-        let mut completed = Completed::default();
         if ended.is_empty() {
-            return Ok(completed);
+            return Ok(Completed::default());
         }
         let ended = || calls.iter().filter(|call| ended.contains(&call.run.0));
         let rows = ended().map(|c| {
@@ -249,56 +213,10 @@ impl SqliteStore {
             .bind(at_text)
             .fetch_all(&mut *tx)
             .await?;
-        let written: HashMap<i64, (bool, bool)> = written
-            .into_iter()
-            .map(|(connection, changed, acknowledged)| (connection, (changed, acknowledged)))
-            .collect();
-        for call in ended() {
-            let mut event = call.event.clone();
-            if let Some(connection) = call.connection {
-                let row = written.get(&connection.0).copied();
-                event.changed = compare(tx, call, connection, row).await?;
-            }
-            if rows.iter().any(|row| row.0 == call.run.0 && row.3) {
-                put_into_outbox(tx, &event, *at).await?;
-                completed.has_deliveries = true;
-            }
-            completed.events.push(event);
-        }
-        Ok(completed)
+        let done = ended().map(|call| {
+            let has_webhooks = rows.iter().any(|row| row.0 == call.run.0 && row.3);
+            (call, *at, has_webhooks)
+        });
+        conclude(&mut &mut *tx, done.collect(), written).await
     }
-}
-
-/// Ends acknowledgements that no longer apply, and returns whether the fingerprint differs from that of the
-/// connection's previous report.
-async fn compare(
-    tx: &mut SqliteConnection,
-    call: &CompletionRequest,
-    connection: ConnectionId,
-    written: Option<(bool, bool)>,
-) -> Result<bool, StoreError> {
-    if written.is_none_or(|(_, acknowledged)| acknowledged) {
-        lapse_acknowledgements(&mut &mut *tx, connection, call.run).await?;
-    }
-    if let Some((changed, _)) = written {
-        return Ok(changed);
-    }
-    let differs = sqlx::query_scalar(DIFFERS).bind(connection.0);
-    Ok(differs.bind(&call.event.fingerprint).fetch_one(tx).await?)
-}
-
-async fn put_into_outbox(
-    tx: &mut SqliteConnection,
-    event: &CompletionEvent,
-    at: DateTime<Utc>,
-) -> Result<(), StoreError> {
-    sqlx::query(OUTBOX)
-        .bind(event.workspace_id.map(|w| w.0))
-        .bind(message_id())
-        .bind(event.operation_run_id.0)
-        .bind(webhook_event(event, at)?)
-        .bind(event.changed)
-        .execute(tx)
-        .await?;
-    Ok(())
 }

@@ -1,19 +1,19 @@
-//! Completion events stay within the process: SQLite has no subscribers.
+//! SQLite has no notifications: completion events stay within the process, and what another process inserts is
+//! found by the sweep.
 
 use super::SqliteStore;
 use crate::domain::completion_event::CompletionEvent;
 use crate::ports::completion_events::CompletionEventStore;
-use crate::ports::store_error::StoreError;
+use crate::ports::wake::WakeStore;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 #[async_trait]
 impl CompletionEventStore for SqliteStore {
     fn completions(&self) -> broadcast::Receiver<CompletionEvent> {
-        self.completions.subscribe()
-    }
-
-    async fn publish_completions(&self, _events: &[CompletionEvent]) -> Result<(), StoreError> {
-        Ok(())
+        self.in_process.completions.subscribe()
     }
 }
+
+#[async_trait]
+impl WakeStore for SqliteStore {}

@@ -2,8 +2,9 @@
 
 use super::{SqliteStore, Tx, earlier, later};
 use crate::ports::store_error::StoreError;
-use crate::store::sql_store::{self, SqlConnection, SqlRow, SqlStore, SqlTransaction};
+use crate::store::sql_store::{self, InProcess, SqlConnection, SqlRow, SqlStore, SqlTransaction};
 use crate::store::statement::{Statement, Value};
+use crate::store::workers::Beat;
 use async_trait::async_trait;
 use chrono::SecondsFormat;
 use sqlx::pool::PoolConnection;
@@ -11,8 +12,6 @@ use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
 use std::ops::DerefMut;
-use std::time::Duration;
-use tokio::sync::{Mutex, Notify};
 
 fn query(statement: Statement) -> Query<'static, Sqlite, SqliteArguments> {
     let query = sqlx::query(AssertSqlSafe(statement.sqlite));
@@ -68,19 +67,15 @@ impl SqlStore for SqliteStore {
         Ok(sql_store::Tx::new(self.reader().await?))
     }
 
-    fn call_timeout(&self) -> Option<Duration> {
-        None
+    fn in_process(&self) -> &InProcess {
+        &self.in_process
     }
+}
 
-    fn context_bytes(&self) -> i64 {
-        self.context_bytes
-    }
-
-    fn large_contexts(&self) -> &Mutex<()> {
-        &self.large_contexts
-    }
-
-    fn recorded(&self) -> &Notify {
-        &self.recorded
+#[async_trait]
+impl Beat for SqliteStore {
+    async fn beat(&self, beat: Statement) -> Result<(), StoreError> {
+        sql_store::execute(self, beat).await?;
+        Ok(())
     }
 }

@@ -12,36 +12,25 @@ mod claim;
 mod complete;
 mod completion_events;
 mod connection;
-mod fair_queuing;
 mod guards;
 mod inspect;
 mod inventory;
-mod orphans;
 mod probe;
 mod recording;
 mod schema;
-mod sweep;
-mod wake;
 mod webhook_deliveries;
-mod workers;
 
-use super::batching::Batcher;
-use super::claims::ClaimRequest;
-use super::completion::CompletionRequest;
 use super::dialect::{is_failed_completion, run_type};
+use super::sql_store::InProcess;
 use super::{DatabaseSettings, End, LimitSettings};
-use crate::domain::completion_event::CompletionEvent;
-use crate::ports::claims::ClaimAnswer;
-use crate::ports::completion_events::MAX_PENDING_EVENTS;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use sqlx::pool::PoolConnection;
-use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool,
-    SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 use sqlx::types::Json;
 use sqlx::{Connection as _, Sqlite, Transaction};
@@ -49,7 +38,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Mutex, Notify, broadcast};
 
 /// The database's time; the same for all of a statement.
 macro_rules! now {
@@ -74,18 +62,7 @@ pub(super) struct SqliteStore {
     file: PathBuf,
     writer: SqlitePool,
     readers: SqlitePool,
-    /// Held by the sweep of this process.
-    sweeping: Mutex<()>,
-    /// Held while a large context is taken apart.
-    large_contexts: Mutex<()>,
-    /// Completions of this process.
-    completions: broadcast::Sender<CompletionEvent>,
-    /// Woken when it has recorded a delivery to a webhook.
-    recorded: Notify,
-    claims: Batcher<ClaimRequest, ClaimAnswer>,
-    completing: Batcher<CompletionRequest, bool>,
-    /// `limits.context_bytes`
-    context_bytes: i64,
+    in_process: InProcess,
     /// Itself, for the tasks that run the batches.
     me: Weak<Self>,
 }
@@ -153,13 +130,7 @@ impl SqliteStore {
             file,
             writer,
             readers,
-            sweeping: Mutex::new(()),
-            large_contexts: Mutex::new(()),
-            completions: broadcast::Sender::new(MAX_PENDING_EVENTS),
-            recorded: Notify::new(),
-            claims: Batcher::default(),
-            completing: Batcher::default(),
-            context_bytes: i64::from(limits.context_bytes),
+            in_process: InProcess::new(limits, None),
             me: me.clone(),
         }))
     }
@@ -197,12 +168,6 @@ impl SqliteStore {
                 Ok(answer)
             }
         }
-    }
-
-    /// Runs one statement that writes; returns how many rows it has changed.
-    async fn execute(&self, query: Query<'_, Sqlite, SqliteArguments>) -> Result<u64, StoreError> {
-        self.transaction(async |tx| Ok(query.execute(tx).await?.rows_affected()))
-            .await
     }
 
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {

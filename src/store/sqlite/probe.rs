@@ -1,7 +1,7 @@
 //! The tests of `doctor`.
 
 use super::{SqliteStore, now};
-use crate::ports::probe::{DiskSpace, Pooling, ProbeStore};
+use crate::ports::probe::{DiskSpace, ProbeStore};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::sql::sql;
@@ -14,20 +14,12 @@ const WRITTEN: &str = sql!(
 
 #[async_trait]
 impl ProbeStore for SqliteStore {
-    async fn try_pooling(&self) -> Result<Pooling, StoreError> {
-        Ok(Pooling::None)
-    }
-
     async fn try_writing(&self) -> Result<(), StoreError> {
         self.transaction_with_end(async |tx| {
             sqlx::query(WRITTEN).execute(&mut *tx).await?;
             Ok(End::Rollback(()))
         })
         .await
-    }
-
-    async fn clock_ahead(&self) -> Result<f64, StoreError> {
-        Ok(0.0)
     }
 
     fn disk_space(&self) -> Result<Option<DiskSpace>, StoreError> {

@@ -2,9 +2,7 @@
 //! come alone, and none takes others down with it.
 
 use crate::store::bed::Bed;
-use crate::store::fixtures::{
-    POLICY, blocked, context, new_connection, refresh, succeeded, worker,
-};
+use crate::store::fixtures::{POLICY, blocked, context, refresh, succeeded, worker};
 use futures::future::join_all;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -192,8 +190,7 @@ pub async fn what_comes_with_a_claim_is_what_asking_would_give(bed: &Bed) {
 #[tokio::test]
 async fn a_run_whose_context_is_not_small_is_claimed_by_itself() {
     let bed = Bed::postgres().await;
-    let new = new_connection(1);
-    let connection = bed.store.add_connection(&new, None).await.unwrap();
+    let connection = bed.connection(1).await;
     let mut runs = Vec::new();
     for size in [10, 100_000] {
         let mut context = context(connection.0);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 pub use test_support::world::bound;
 use tokio::sync::Barrier;
+use tracing::subscriber::DefaultGuard;
 use verifyd::domain::completion::{BlockedBy, Completion, FailureEntry};
 use verifyd::domain::connection::{
     ConnectionStatus, CredentialBinding, CredentialKind, NewConnection,
@@ -234,6 +235,16 @@ impl Bed {
     pub async fn count(&self, rows: &str) -> i64 {
         self.number(&format!("SELECT count(*) FROM {rows}")).await
     }
+}
+
+/// What this thread logs from now on, as long as the guard is there.
+pub fn logged() -> (tempfile::NamedTempFile, DefaultGuard) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(log.reopen().unwrap())
+        .finish();
+    (log, tracing::subscriber::set_default(subscriber))
 }
 
 /// The answers to calls that begin at the same moment, through the stores by turns.

@@ -12,6 +12,7 @@ mod claims;
 mod completion;
 mod connection_facts;
 mod connections;
+mod constraints;
 mod database_urls;
 mod errors;
 mod failing_batches;
@@ -37,7 +38,6 @@ mod webhooks;
 
 mod batches_and_other_commits;
 mod compression;
-mod constraints;
 mod migrate_beside_another_application;
 mod migrate_enforce;
 mod serializable;
@@ -45,32 +45,29 @@ mod sqlite_file;
 mod stale_snapshots;
 mod wake_ups;
 
+/// A test for each case, on one kind of store.
+macro_rules! on_store {
+    ($bed:ident: $($group:ident: $($case:ident),+;)+) => {
+        $($(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$group::$case(&super::bed::Bed::$bed().await).await;
+            }
+        )+)+
+    };
+}
+
 /// One test per case and store, e.g. `postgres::two_workers_one_run_is_claimed_once`.
 macro_rules! conformance {
-    ($($group:ident: $($case:ident),+;)+) => {
+    ($($cases:tt)+) => {
         mod postgres {
-            $($(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $case() {
-                    super::$group::$case(&super::bed::Bed::postgres().await).await;
-                }
-            )+)+
+            on_store!(postgres: $($cases)+);
         }
         mod postgres_behind_pgbouncer {
-            $($(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $case() {
-                    super::$group::$case(&super::bed::Bed::pooled().await).await;
-                }
-            )+)+
+            on_store!(pooled: $($cases)+);
         }
         mod sqlite {
-            $($(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $case() {
-                    super::$group::$case(&super::bed::Bed::sqlite().await).await;
-                }
-            )+)+
+            on_store!(sqlite: $($cases)+);
         }
     };
 }
@@ -200,6 +197,10 @@ conformance! {
         a_lock_that_is_not_granted_is_contention,
         a_dropped_call_leaves_nothing_behind,
         a_refusal_does_not_quote_the_row;
+    constraints:
+        no_blocked_run_without_a_report,
+        no_half_completed_run,
+        other_types_are_free;
     guards:
         a_completed_run_survives_a_save_of_an_older_copy,
         a_completed_run_keeps_its_report_under_any_context,

@@ -9,11 +9,6 @@ use verifyd::domain::plan::PlanSubject;
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
 use verifyd::ports::plan::PlanFilter;
 
-async fn add(bed: &Bed, tenant: i64) -> ConnectionId {
-    let new = new_connection(tenant);
-    bed.store.add_connection(&new, None).await.unwrap()
-}
-
 /// A run of this connection that has read this inventory.
 async fn read(
     bed: &Bed,
@@ -45,9 +40,9 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 }
 
 pub async fn a_plan_reads_what_is_granted_itself_and_through_whom(bed: &Bed) {
-    let one = add(bed, 7).await;
-    let other = add(bed, 7).await;
-    let never = add(bed, 8).await;
+    let one = bed.connection(7).await;
+    let other = bed.connection(7).await;
+    let never = bed.connection(8).await;
     let permissions = [
         ("A.Write", true),
         ("A.Read", true),
@@ -84,7 +79,7 @@ pub async fn a_plan_reads_what_is_granted_itself_and_through_whom(bed: &Bed) {
 }
 
 pub async fn an_inventory_of_another_run_of_the_same_id_is_none(bed: &Bed) {
-    let one = add(bed, 7).await;
+    let one = bed.connection(7).await;
     let run = read(bed, one, 7, &[("A.Read", true)]).await;
     bed.exec(&format!(
         "UPDATE {} SET refreshed_at = '2001-02-03T04:05:06.000Z' WHERE operation_run_id = {run}",
@@ -95,8 +90,8 @@ pub async fn an_inventory_of_another_run_of_the_same_id_is_none(bed: &Bed) {
 }
 
 pub async fn a_plan_sees_its_own_reach_and_provider_only(bed: &Bed) {
-    let seven = add(bed, 7).await;
-    let eight = add(bed, 8).await;
+    let seven = bed.connection(7).await;
+    let eight = bed.connection(8).await;
     let mut foreign = new_connection(9);
     foreign.workspace_id = WorkspaceId(2);
     let foreign = bed.store.add_connection(&foreign, None).await.unwrap();
@@ -117,7 +112,7 @@ pub async fn a_plan_sees_its_own_reach_and_provider_only(bed: &Bed) {
 pub async fn a_plan_comes_in_pages_whatever_stands_in_the_rows(bed: &Bed) {
     let mut all = Vec::new();
     for tenant in 20..26 {
-        let id = add(bed, tenant).await;
+        let id = bed.connection(tenant).await;
         read(bed, id, tenant, &[("A.Read", true), ("B.Read", true)]).await;
         all.push(id);
     }

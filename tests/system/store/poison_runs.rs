@@ -10,14 +10,10 @@ use verifyd::ports::store::{
     Swept,
 };
 
-async fn sweep(bed: &Bed) -> Swept {
-    bed.sweep().await
-}
-
 /// Claims a run and loses it with its worker.
 async fn lose(bed: &Bed, run: RunId) -> Claim {
     let held = bed.claim(run, "dead").await;
-    assert_eq!(sweep(bed).await.reclaimed, [run]);
+    assert_eq!(bed.sweep().await.reclaimed, [run]);
     held
 }
 
@@ -56,10 +52,10 @@ pub async fn the_last_attempt_is_claimed_in_isolation_only(bed: &Bed) {
     let run = bed.queued().await;
     let first = answer(bed, run).await.claimed().unwrap();
     assert_eq!((first.attempt, first.exhausted), (1, false));
-    assert_eq!(sweep(bed).await.reclaimed, [run]);
+    assert_eq!(bed.sweep().await.reclaimed, [run]);
     let second = answer(bed, run).await.claimed().unwrap();
     assert_eq!((second.attempt, second.exhausted), (2, false));
-    assert_eq!(sweep(bed).await.reclaimed, [run]);
+    assert_eq!(bed.sweep().await.reclaimed, [run]);
     // One is left.
     assert!(matches!(
         answer(bed, run).await,
@@ -108,7 +104,7 @@ pub async fn failed_completions_back_off_and_end_in_a_forced_completion(bed: &Be
         // One is lost with its worker, one is released, one fails.
         match n {
             1 => {
-                let swept = sweep(bed).await;
+                let swept = bed.sweep().await;
                 assert_eq!((swept.reclaimed, swept.due), (vec![run], vec![]));
             }
             2 => assert_eq!(release_orphaned(bed, &held).await, [run]),
@@ -118,7 +114,7 @@ pub async fn failed_completions_back_off_and_end_in_a_forced_completion(bed: &Be
                 assert!(bed.release(&held, end, wait).await);
             }
         }
-        assert_eq!(sweep(bed).await, Swept::default());
+        assert_eq!(bed.sweep().await, Swept::default());
         assert!(matches!(answer(bed, run).await, ClaimAnswer::NotClaimable));
         let deliveries = bed.own("run_deliveries");
         if n < 3 {
@@ -127,7 +123,7 @@ pub async fn failed_completions_back_off_and_end_in_a_forced_completion(bed: &Be
         } else {
             bed.age(&deliveries, "not_before", "1 = 1", 60).await;
         }
-        assert_eq!(sweep(bed).await.due, [run]);
+        assert_eq!(bed.sweep().await.due, [run]);
     }
     assert!(matches!(
         answer(bed, run).await,
@@ -185,7 +181,7 @@ pub async fn a_worker_releases_its_orphans(bed: &Bed) {
     bed.store.heartbeat(&heartbeat("w1")).await.unwrap();
     bed.store.heartbeat(&heartbeat("w2")).await.unwrap();
     let (lost, kept, others) = (bed.queued().await, bed.queued().await, bed.queued().await);
-    assert_eq!(sweep(bed).await.due, [lost, kept, others]);
+    assert_eq!(bed.sweep().await.due, [lost, kept, others]);
     let first = bed.claim(lost, "w1").await;
     let second = bed.claim(kept, "w1").await;
     let third = bed.claim(others, "w2").await;
@@ -195,14 +191,14 @@ pub async fn a_worker_releases_its_orphans(bed: &Bed) {
         token: held.token,
     });
     assert_eq!(open, expected);
-    assert_eq!(sweep(bed).await, Swept::default());
+    assert_eq!(bed.sweep().await, Swept::default());
 
     assert_eq!(release_orphaned(bed, &first).await, [lost]);
     let attempts = bed.attempts(lost).await;
     assert_eq!(attempts[0].end_reason, Some(AttemptEnd::WorkerLost));
     assert!(attempts[0].counted);
     assert!(!bed.store.complete(&first, &succeeded()).await.unwrap());
-    let swept = sweep(bed).await;
+    let swept = bed.sweep().await;
     assert_eq!((swept.reclaimed, swept.due), (vec![], vec![lost]));
     for held in [&second, &third] {
         assert!(bed.store.complete(held, &succeeded()).await.unwrap());

@@ -1,0 +1,64 @@
+//! Releases attempts that their worker does not process.
+
+use super::dialect::{among, clock, each, own, run_type};
+use super::sql::both;
+use super::sql_store::{SqlStore, fetch_all, transaction};
+use super::statement::Sql;
+use super::sweep::{LOCK_RUNS, is_running, mark_deliveries, requeue_ended};
+use crate::domain::{RunId, WorkerId};
+use crate::ports::orphans::{OpenAttempt, OrphanStore};
+use crate::ports::store_error::StoreError;
+use async_trait::async_trait;
+use uuid::Uuid;
+
+const OPEN_ATTEMPTS: Sql = both!(
+    "SELECT run_id, " each!("token::text", "token") " FROM " own!(run_attempts)
+    " WHERE ended_at IS NULL AND worker_id = $1 ORDER BY run_id"
+);
+
+/// `$1`: the locked runs, `$2`: tokens, `$3`: the worker. Begins after the locks, so it sees the current
+/// attempts. Returns with each run whether the attempt counts.
+const RELEASE_ORPHANED: Sql = both!(
+    "UPDATE " own!(run_attempts) " AS a SET ended_at = " clock!() ", end_reason = 'worker_lost'
+     WHERE a.run_id " among!("$1") " AND CAST(a.token AS text) " among!("$2")
+    " AND a.worker_id = $3 AND a.ended_at IS NULL AND " is_running!() " RETURNING run_id, counted"
+);
+
+#[async_trait]
+impl<S: SqlStore> OrphanStore for S {
+    async fn open_attempts(&self, worker: &WorkerId) -> Result<Vec<OpenAttempt>, StoreError> {
+        let open: Vec<(i64, String)> = fetch_all(self, OPEN_ATTEMPTS.bind(&worker.0)).await?;
+        let attempts = open.into_iter().map(|(run, token)| {
+            let token = Uuid::parse_str(&token).map_err(|error| StoreError::Corrupt {
+                table: "run_attempts",
+                column: "token",
+                row: run.to_string(),
+                why: error.to_string(),
+            })?;
+            let run = RunId(run);
+            Ok(OpenAttempt { run, token })
+        });
+        attempts.collect()
+    }
+
+    async fn release_orphaned(
+        &self,
+        worker: &WorkerId,
+        attempts: &[OpenAttempt],
+    ) -> Result<Vec<RunId>, StoreError> {
+        let runs: Vec<i64> = attempts.iter().map(|attempt| attempt.run.0).collect();
+        let tokens = attempts.iter().map(|attempt| attempt.token.to_string());
+        let tokens: Vec<String> = tokens.collect();
+        transaction(self, async |tx| {
+            let locked = LOCK_RUNS.bind(runs).fetch_ids(tx).await?;
+            let release = RELEASE_ORPHANED.bind(locked).bind(&tokens).bind(&worker.0);
+            let ended = release.fetch_all(tx).await?;
+            let (mut queued, postponed) = requeue_ended(tx, ended).await?;
+            queued.extend(&postponed);
+            queued.sort_unstable();
+            mark_deliveries(tx, &queued, &[], &postponed).await?;
+            Ok(queued.into_iter().map(RunId).collect())
+        })
+        .await
+    }
+}

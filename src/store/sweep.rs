@@ -1,0 +1,362 @@
+//! Finds dead leases, runs without a lease, and runs that were never dispatched.
+
+use super::bounds::{is_claimable, time};
+use super::dialect::{
+    a_day_ago, a_second_after, among, before, clock, each, is_failed_completion, now, own,
+    postgres_only, run_type,
+};
+use super::postgres::{ADVISORY_SPACE, ADVISORY_SWEEP};
+use super::sql::{both, sql_for};
+use super::sql_store::{SqlConnection, SqlStore, execute, transaction};
+use super::statement::{Sql, earlier};
+use crate::domain::RunId;
+use crate::ports::store_error::StoreError;
+use crate::ports::sweep::{SweepPolicy, SweepStore, Swept};
+use async_trait::async_trait;
+use sqlx::types::Json;
+use std::collections::BTreeSet;
+
+/// Whether no other replica sweeps, until the transaction ends. SQLite's writing transactions come one after
+/// another.
+const IS_ONLY_SWEEP: Sql = both!(
+    "SELECT " each!("pg_try_advisory_xact_lock($1::integer, $2::integer)", "$1 <> $2")
+);
+
+/// `$1`: `worker_dead_after`.
+macro_rules! lease_is_dead {
+    ($db:ident) => {
+        sql_for!(
+            $db "a.ended_at IS NULL AND (a.deadline_at < " now!() " OR NOT EXISTS (
+                SELECT 1 FROM " own!(workers) " w
+                WHERE w.worker_id = a.worker_id AND w.beat_at >= " before!("$1") "))"
+        )
+    };
+}
+
+const DEAD_LEASES: Sql = both!(
+    "SELECT a.run_id FROM " own!(run_attempts) " a WHERE " lease_is_dead!() " ORDER BY a.run_id LIMIT $2"
+);
+
+/// Skips runs that are being completed.
+pub(super) const LOCK_RUNS: Sql = both!(
+    "SELECT id FROM operation_runs WHERE id " among!("$1") " AND type = " run_type!() " ORDER BY id"
+    postgres_only!(" FOR NO KEY UPDATE SKIP LOCKED")
+);
+
+/// Whether the run of the attempt `a` is running.
+macro_rules! is_running {
+    ($($db:ident)?) => {
+        $crate::store::sql::sql!(
+            "(SELECT r.status = 'running' FROM operation_runs r WHERE r.id = a.run_id AND r.type = "
+            run_type!() ")"
+        )
+    };
+}
+pub(super) use is_running;
+
+/// Begins after the runs were locked, so it sees the current attempts. Returns with each run whether the
+/// attempt counts.
+const END_DEAD: Sql = both!(
+    "UPDATE " own!(run_attempts) " AS a SET ended_at = " clock!() ", end_reason = 'worker_lost'
+     WHERE a.run_id " among!("$2") " AND " lease_is_dead!() " AND " is_running!()
+    " RETURNING run_id, counted"
+);
+
+/// Dead leases of runs that are no longer running or no longer exist: another writer changed them. They would
+/// come first in every later sweep.
+const END_STRAYS: Sql = both!(
+    "UPDATE " own!(run_attempts) " AS a SET ended_at = " clock!() ", end_reason = 'superseded'
+     WHERE a.run_id " among!("$2") " AND " lease_is_dead!() " AND (a.run_id " among!("$3")
+    " OR NOT EXISTS (SELECT 1 FROM operation_runs r WHERE r.id = a.run_id AND r.type = " run_type!()
+    ")) AND " is_running!() " IS NOT TRUE"
+);
+
+/// A time of the future, as `infinity`, does not keep a run.
+const WITHOUT_LEASE: Sql = both!(
+    "SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'running' AND "
+    is_claimable!() " AND ("
+    each!(
+        "coalesce(r.started_at::timestamptz, r.created_at::timestamptz)
+           BETWEEN now() - make_interval(secs => $1) AND now() + make_interval(secs => $1)",
+        "strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(r.started_at, r.created_at))
+           BETWEEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now', $1)
+               AND strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+1 minute')"
+    )
+    ") IS NOT TRUE
+      AND NOT EXISTS (SELECT 1 FROM " own!(run_attempts) " a
+                      WHERE a.run_id = r.id AND a.ended_at IS NULL)
+      ORDER BY r.id LIMIT $2" postgres_only!(" FOR NO KEY UPDATE OF r SKIP LOCKED")
+);
+
+/// A lease taken between the snapshot of the statement that locked the run and its lock shows here.
+const REQUEUE: Sql = both!(
+    "UPDATE operation_runs AS r SET status = 'queued' WHERE r.id " among!("$1") " AND r.type = "
+    run_type!() " AND r.status = 'running'
+      AND NOT EXISTS (SELECT 1 FROM " own!(run_attempts) " a
+                      WHERE a.run_id = r.id AND a.ended_at IS NULL)
+      RETURNING id"
+);
+
+/// Whether the run of `d.run_id` is, and may be claimed.
+macro_rules! is_queued {
+    ($($db:ident)?) => {
+        $crate::store::sql::sql!(
+            "(SELECT r.status = 'queued' AND " is_claimable!()
+            " FROM operation_runs r WHERE r.id = d.run_id AND r.type = " run_type!() ")"
+        )
+    };
+}
+
+/// Whether `d`, the delivery of the queued run `w`, is an earlier run's: no run waits before its first claim,
+/// and no hint is sent before the run is recorded. A recording time in the future is an error of a clock.
+macro_rules! is_delivery_of_earlier {
+    (postgres) => {
+        "w.started_at IS NULL AND (d.not_before > now() OR d.delivered_at + interval '1 second'
+             < w.created_at::timestamptz AND w.created_at::timestamptz <= now())"
+    };
+    (sqlite) => {
+        sql_for!(
+            sqlite "w.started_at IS NULL AND (coalesce(d.not_before, '') > " now!() " OR coalesce("
+            a_second_after!("d.delivered_at") " < " time!("w.created_at") " AND "
+            time!("w.created_at") " <= " now!() ", 0))"
+        )
+    };
+}
+
+/// Whether no hint was sent for the run `w`, and it can be claimed. A hint for an earlier run of its id does
+/// not count. Whether it can be claimed is tested only for an undispatched run.
+macro_rules! is_undispatched {
+    ($db:ident) => {
+        sql_for!(
+            $db "CASE WHEN (SELECT true FROM " own!(run_deliveries) " d WHERE d.run_id = w.id AND ("
+            is_delivery_of_earlier!() ") IS NOT TRUE) THEN false ELSE (SELECT " is_claimable!()
+            " FROM operation_runs r WHERE r.id = w.id) END"
+        )
+    };
+}
+
+/// The undispatched ones of the queued runs between two ids. At most `$7` are read, so that the cost does not
+/// grow with the number of dispatched runs, and in PostgreSQL no more than needed to find `$3`: a window is
+/// read in the order in which it was made, and an `ORDER BY` after it would read all of it.
+macro_rules! window {
+    ($db:ident $name:literal, $between:literal) => {
+        sql_for!(
+            $db $name
+            " AS MATERIALIZED (SELECT r.id, r.started_at, r.created_at FROM operation_runs r WHERE r.type = "
+            run_type!() " AND r.status = 'queued' AND " $between " ORDER BY r.id LIMIT $7), undispatched_"
+            $name " AS MATERIALIZED (SELECT w.id FROM " $name " w WHERE " is_undispatched!()
+            each!("", " ORDER BY w.id") " LIMIT $3)"
+        )
+    };
+}
+
+/// The last run of a window that was looked at, if there may be more after it.
+macro_rules! left_at {
+    ($db:ident $window:literal) => {
+        $crate::store::sql::sql!(
+            "CASE WHEN (SELECT count(*) FROM undispatched_" $window
+            ") = $3 THEN (SELECT max(id) FROM undispatched_" $window ") WHEN (SELECT count(*) FROM "
+            $window ") = $7 THEN (SELECT max(id) FROM " $window ") END"
+        )
+    };
+}
+
+/// Due runs: undispatched ones ahead of the cursor (`$5`) and behind it, after `$6`, those not delivered, those
+/// delivered too long ago (`$1`: whether, `$2`: by how much), and `$4`: those reclaimed by this sweep. Each part
+/// has its own index; one condition would read all deliveries. The ends of the windows are returned, too.
+///
+/// The run of a delivery is looked up by its id, in a subquery: with statistics from a time when hardly
+/// anything was queued, a join would begin with all queued runs. The same holds for reclaimed runs, and for a
+/// run's delivery.
+const DUE: Sql = both!(
+    "WITH " window!("ahead", "r.id > $5") ", " window!("behind", "r.id > $6 AND r.id <= $5")
+    ", due AS (SELECT id FROM undispatched_ahead UNION SELECT id FROM undispatched_behind
+        UNION
+        SELECT * FROM (SELECT d.run_id FROM " own!(run_deliveries) " d
+         WHERE d.delivered_at IS NULL AND (d.not_before IS NULL OR d.not_before <= " now!() ") AND "
+    is_queued!() " ORDER BY d.run_id LIMIT $3) undelivered
+        UNION
+        SELECT * FROM (SELECT d.run_id FROM " own!(run_deliveries) " d
+         WHERE $1 AND d.delivered_at < " before!("$2")
+    " AND (d.not_before IS NULL OR d.not_before <= " now!() ") AND " is_queued!()
+    " ORDER BY d.run_id LIMIT $3) lost
+        UNION
+        SELECT d.run_id FROM "
+    each!("unnest($4::bigint[]) AS d (run_id)", "(SELECT value AS run_id FROM json_each($4)) d")
+    " WHERE " is_queued!() " ORDER BY 1 LIMIT $3)
+     SELECT "
+    each!(
+        "to_json(ARRAY(SELECT id FROM due ORDER BY id))",
+        "(SELECT json_group_array(id) FROM due)"
+    )
+    ", " left_at!("ahead") ", " left_at!("behind")
+);
+
+/// `$1`: runs that are queued again or due, `$2`: those delivered now, `$3`: those that wait with exponential
+/// backoff after failed completions. One statement in the order of the ids, so that it cannot deadlock with
+/// MARK_UNDISPATCHED. A run that was claimed and released since DUE keeps its `not_before`, which is after
+/// the beginning of this transaction. The wait of a run that was never claimed belongs to an earlier run, as
+/// long as it is the same as when that was seen. In SQLite nothing is written since DUE.
+const MARK_DELIVERIES: Sql = Sql {
+    postgres: sql_for!(
+        postgres "WITH left_over AS MATERIALIZED (
+            SELECT d.run_id, d.not_before FROM verifyd.run_deliveries d
+            WHERE d.run_id = ANY($1) AND d.not_before > now()
+              AND (SELECT r.started_at IS NULL FROM operation_runs r WHERE r.id = d.run_id))
+         INSERT INTO verifyd.run_deliveries AS d (run_id, delivered_at, not_before)
+         SELECT id, CASE WHEN id = ANY($2) THEN now() END, CASE WHEN id = ANY($3) THEN
+             clock_timestamp() + (SELECT make_interval(secs => 2 ^ count(*))
+                                  FROM verifyd.run_attempts WHERE run_id = id AND " is_failed_completion!()
+        ") END FROM unnest($1::bigint[]) AS t(id) ORDER BY id
+         ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at,
+             not_before = excluded.not_before
+         WHERE d.not_before IS NULL OR d.not_before <= now()
+            OR d.not_before = (SELECT o.not_before FROM left_over o WHERE o.run_id = d.run_id)"
+    ),
+    sqlite: sql_for!(
+        sqlite "INSERT INTO verifyd_run_deliveries (run_id, delivered_at, not_before)
+         SELECT t.value, CASE WHEN t.value IN (SELECT value FROM json_each($2)) THEN " now!()
+        " END, CASE WHEN t.value IN (SELECT value FROM json_each($3)) THEN
+             strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+' || (1 << (
+                 SELECT count(*) FROM verifyd_run_attempts WHERE run_id = t.value AND "
+        is_failed_completion!() ")) || ' seconds') END FROM json_each($1) t WHERE true
+         ON CONFLICT (run_id) DO UPDATE SET delivered_at = excluded.delivered_at,
+             not_before = excluded.not_before"
+    ),
+};
+
+/// A run that was completed between DUE and MARK_DELIVERIES leaves a row behind, and so does one that its
+/// application completed or deleted itself. Reads only the oldest rows, and those that were due and not
+/// delivered by this sweep, so that its cost is bounded: each run is looked up by its id, and no plan reads
+/// all deliveries or all active runs.
+const FORGET_ORPHANS: Sql = both!(
+    "DELETE FROM " own!(run_deliveries) " WHERE run_id " each!("= ANY(ARRAY(", "IN (")
+    "   SELECT o.run_id FROM (
+            SELECT * FROM (SELECT d.run_id FROM " own!(run_deliveries) " d
+             WHERE d.delivered_at < " a_day_ago!() " ORDER BY d.delivered_at LIMIT $1) delivered
+            UNION ALL
+            SELECT * FROM (SELECT d.run_id FROM " own!(run_deliveries) " d
+             WHERE d.delivered_at IS NULL
+             AND (d.not_before IS NULL OR d.not_before < " a_day_ago!() ") LIMIT $1) undelivered
+        ) o
+        WHERE (SELECT r.status IN ('queued', 'running') FROM operation_runs r
+               WHERE r.id = o.run_id AND r.type = " run_type!() ") IS NOT TRUE" each!("))", ")")
+);
+
+const FORGET_WORKERS: Sql = both!("DELETE FROM " own!(workers) " WHERE beat_at < " a_day_ago!());
+
+/// In the order of the ids: see MARK_DELIVERIES.
+const MARK_UNDISPATCHED: Sql = both!(
+    "UPDATE " own!(run_deliveries) " SET delivered_at = NULL WHERE run_id IN (
+        SELECT run_id FROM " own!(run_deliveries) " WHERE run_id " among!("$1")
+    " ORDER BY run_id" postgres_only!(" FOR UPDATE") ")"
+);
+
+#[async_trait]
+impl<S: SqlStore> SweepStore for S {
+    async fn sweep(&self, policy: &SweepPolicy) -> Result<Option<Swept>, StoreError> {
+        transaction(self, async |tx| {
+            let alone = IS_ONLY_SWEEP.bind(ADVISORY_SPACE).bind(ADVISORY_SWEEP);
+            let (is_only_sweep,): (bool,) = alone.fetch_one(tx).await?;
+            if !is_only_sweep {
+                return Ok(None);
+            }
+            let (mut reclaimed, postponed) = reclaim_dead(tx, policy).await?;
+            let room = i64::from(policy.batch) - (reclaimed.len() + postponed.len()) as i64;
+            let without_lease = WITHOUT_LEASE
+                .bind(earlier(policy.worker_dead_after))
+                .bind(room.max(0));
+            let without_lease = without_lease.fetch_ids(tx).await?;
+            reclaimed.extend(requeue(tx, without_lease).await?);
+            let due = DUE
+                .bind(policy.redeliver)
+                .bind(earlier(policy.redeliver_after))
+                .bind(policy.batch)
+                .bind(&reclaimed[..])
+                .bind(policy.from.up_to.0)
+                .bind(policy.from.again_after.0)
+                .bind(policy.window);
+            let (Json(mut due), ahead, behind): (Json<Vec<i64>>, Option<i64>, Option<i64>) =
+                due.fetch_one(tx).await?;
+            let next = policy.after(&due, ahead, behind);
+            due.retain(|run| !postponed.contains(run));
+            reclaimed.extend(&postponed);
+            reclaimed.sort_unstable();
+            let touched: BTreeSet<i64> = reclaimed.iter().chain(&due).copied().collect();
+            let touched: Vec<i64> = touched.into_iter().collect();
+            mark_deliveries(tx, &touched, &due, &postponed).await?;
+            FORGET_ORPHANS.bind(policy.batch).execute(tx).await?;
+            FORGET_WORKERS.execute(tx).await?;
+            Ok(Some(Swept {
+                reclaimed: reclaimed.into_iter().map(RunId).collect(),
+                due: due.into_iter().map(RunId).collect(),
+                next,
+                more: ahead.is_some(),
+            }))
+        })
+        .await
+    }
+
+    async fn mark_undispatched(&self, runs: &[RunId]) -> Result<(), StoreError> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = runs.iter().map(|run| run.0).collect();
+        execute(self, MARK_UNDISPATCHED.bind(ids)).await?;
+        Ok(())
+    }
+}
+
+/// Returns the runs that are queued again, and those whose attempt was a failed completion.
+async fn reclaim_dead(
+    tx: &mut dyn SqlConnection,
+    policy: &SweepPolicy,
+) -> Result<(Vec<i64>, Vec<i64>), StoreError> {
+    let dead_after = || earlier(policy.worker_dead_after);
+    let candidates = DEAD_LEASES.bind(dead_after()).bind(policy.batch);
+    let candidates = candidates.fetch_ids(tx).await?;
+    if candidates.is_empty() {
+        return Ok((candidates, Vec::new()));
+    }
+    let locked = LOCK_RUNS.bind(&candidates[..]).fetch_ids(tx).await?;
+    let end = END_DEAD.bind(dead_after()).bind(&locked[..]);
+    let ended = end.fetch_all(tx).await?;
+    let queued = requeue_ended(tx, ended).await?;
+    let strays = END_STRAYS.bind(dead_after()).bind(candidates).bind(locked);
+    strays.execute(tx).await?;
+    Ok(queued)
+}
+
+/// Queues runs whose attempts were ended, each with whether its attempt counts. Returns those whose attempt
+/// did, and those whose attempt was a failed completion.
+pub(super) async fn requeue_ended(
+    tx: &mut dyn SqlConnection,
+    ended: Vec<(i64, bool)>,
+) -> Result<(Vec<i64>, Vec<i64>), StoreError> {
+    let runs = ended.iter().map(|(run, _)| *run).collect();
+    let queued = requeue(tx, runs).await?;
+    Ok(queued
+        .into_iter()
+        .partition(|run| ended.contains(&(*run, true))))
+}
+
+async fn requeue(tx: &mut dyn SqlConnection, runs: Vec<i64>) -> Result<Vec<i64>, StoreError> {
+    if runs.is_empty() {
+        return Ok(runs);
+    }
+    REQUEUE.bind(runs).fetch_ids(tx).await
+}
+
+/// Records when queued runs are to be delivered.
+pub(super) async fn mark_deliveries(
+    tx: &mut dyn SqlConnection,
+    queued: &[i64],
+    due: &[i64],
+    postponed: &[i64],
+) -> Result<(), StoreError> {
+    if !queued.is_empty() {
+        let mark = MARK_DELIVERIES.bind(queued).bind(due).bind(postponed);
+        mark.execute(tx).await?;
+    }
+    Ok(())
+}
