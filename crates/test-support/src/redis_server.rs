@@ -4,6 +4,7 @@
 use crate::port::free_port;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// URL of the server that scripts/test started.
 pub fn redis_url() -> String {
@@ -130,6 +131,8 @@ pub struct PrivateRedis {
     child: Option<Child>,
     /// Arguments besides those that every server gets.
     arguments: Vec<String>,
+    /// Of its file of users, which it reads at each start, after it has begun to listen.
+    folder: Option<TempDir>,
 }
 
 impl PrivateRedis {
@@ -155,7 +158,11 @@ impl PrivateRedis {
         assert_eq!(users.matches(">secret").count(), 2);
         let users = format!("{users}user admin on >secret ~* &* +@all\n");
         std::fs::write(&file, users).expect("the folder is ours");
-        Self::start_with(&["--aclfile", &file.to_string_lossy()])
+        let mut server = Self::stopped();
+        server.arguments = vec!["--aclfile".to_owned(), file.display().to_string()];
+        server.folder = Some(folder);
+        server.restart();
+        server
     }
 
     /// The URL of one of these users.
@@ -169,6 +176,7 @@ impl PrivateRedis {
             port: free_port(),
             child: None,
             arguments: Vec::new(),
+            folder: None,
         }
     }
 

@@ -13,28 +13,29 @@ const MANY: usize = 300;
 const GUARD: Duration = Duration::from_secs(100);
 
 /// The transaction that touches this run loses its connection (PostgreSQL) or is rolled back under
-/// it (SQLite), whoever sends it.
+/// it (SQLite), whoever sends it. Each trigger has its own name: a connection to SQLite that has not noticed that
+/// another one dropped a trigger would refuse to make it again.
 async fn break_on(bed: &Bed, run: RunId) {
     let trigger = if bed.is_postgres() {
         "CREATE OR REPLACE FUNCTION break_it() RETURNS trigger LANGUAGE plpgsql AS \
          'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); \
           PERFORM pg_sleep(60); RETURN new; END'; \
-         CREATE TRIGGER a_break_it BEFORE UPDATE ON operation_runs FOR EACH ROW \
+         CREATE TRIGGER a_break_RUN BEFORE UPDATE ON operation_runs FOR EACH ROW \
          WHEN (new.id = RUN) EXECUTE FUNCTION break_it()"
     } else {
-        "CREATE TRIGGER a_break_it BEFORE UPDATE ON operation_runs WHEN new.id = RUN \
+        "CREATE TRIGGER a_break_RUN BEFORE UPDATE ON operation_runs WHEN new.id = RUN \
          BEGIN SELECT RAISE(ROLLBACK, 'gone'); END"
     };
     bed.exec(&trigger.replace("RUN", &run.to_string())).await;
 }
 
-async fn mend(bed: &Bed) {
+async fn mend(bed: &Bed, run: RunId) {
     let on = if bed.is_postgres() {
         " ON operation_runs"
     } else {
         ""
     };
-    bed.exec(&format!("DROP TRIGGER a_break_it{on}")).await;
+    bed.exec(&format!("DROP TRIGGER a_break_{run}{on}")).await;
 }
 
 /// Claims, then completions: the first call of the first batch ends its connection.
@@ -59,7 +60,7 @@ pub async fn behind_a_batch_that_loses_its_connection_the_next_one_starts(bed: &
         }
     }
     assert_eq!(claims.len(), MANY - 1);
-    mend(bed).await;
+    mend(bed, runs[0]).await;
 
     let broken = claims[0].run.id;
     break_on(bed, broken).await;
