@@ -108,7 +108,10 @@ where
             if !lock_running(tx, run).await? || end_attempt.execute(tx).await? == 0 {
                 return Ok(false);
             }
-            REQUEUE_RELEASED.bind(run.0).execute(tx).await?;
+            // A trigger of the application may have kept the run as it was.
+            if REQUEUE_RELEASED.bind(run.0).execute(tx).await? == 0 {
+                return Ok(false);
+            }
             let due = DUE_AGAIN.bind(run.0).bind(Value::Later(not_before));
             due.execute(tx).await?;
             Ok(true)

@@ -7,7 +7,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::sync::atomic::{AtomicBool, Ordering};
 use test_support::{own_process, test_name};
-use verifyd::telemetry::metrics::install;
+use verifyd::telemetry::metrics::{Kind, METRICS, install};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -31,7 +31,7 @@ fn every_measurement_is_counted_however_often_the_metrics_are_asked_for() {
     ) {
         return;
     }
-    let metrics = install().unwrap();
+    let installed = install().unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..3)
@@ -46,7 +46,7 @@ fn every_measurement_is_counted_however_often_the_metrics_are_asked_for() {
             .collect();
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                metrics.render();
+                installed.render();
             }
         });
         for thread in threads {
@@ -54,7 +54,7 @@ fn every_measurement_is_counted_however_often_the_metrics_are_asked_for() {
         }
         done.store(true, Ordering::Relaxed);
     });
-    let text = metrics.render();
+    let text = installed.render();
     let name = "verifyd_webhook_attempt_duration_seconds";
     let all = Some(3 * MEASUREMENTS);
     assert_eq!(value_of(&text, &format!("{name}_count")), all);
@@ -109,7 +109,33 @@ fn counters_are_there_before_their_first_event() {
         "verifyd_webhook_deliveries_given_up_total{reason=\"age\"}",
         "verifyd_completion_events_dropped_total{channel=\"redis\"}",
         "verifyd_runs_processed_total{result=\"failed\"}",
+        "verifyd_provider_token_cache_lookups_total{provider=\"microsoft\",result=\"hit\"}",
     ] {
         assert_eq!(value_of(&text, line), Some(0), "{line}: {text}");
+    }
+}
+
+#[test]
+fn every_metric_is_described_with_its_type() {
+    if !own_process::entered(test_name!(every_metric_is_described_with_its_type), &[]) {
+        return;
+    }
+    let installed = install().unwrap();
+    for (kind, name, _) in METRICS {
+        match kind {
+            Kind::Gauge => metrics::gauge!(*name).set(1.0),
+            Kind::Histogram => metrics::histogram!(*name).record(1.0),
+            Kind::Counter | Kind::LabelledCounter => metrics::counter!(*name).increment(1),
+        }
+    }
+    let text = installed.render();
+    for (kind, name, description) in METRICS {
+        let kind = match kind {
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+            Kind::Counter | Kind::LabelledCounter => "counter",
+        };
+        let described = format!("# HELP {name} {description}\n# TYPE {name} {kind}\n");
+        assert!(text.contains(&described), "{described}{text}");
     }
 }

@@ -54,9 +54,9 @@ async fn redis_is_flushed_in_the_middle() {
 async fn redis_is_down_at_the_start_and_comes_later() {
     let mut redis = PrivateRedis::stopped();
     let scene = Scene::with_redis(&redis).await;
-    let runs = scene.record(10).await;
     let (first, _second) = scene.two();
     first.ready().await;
+    let runs = scene.record(10).await;
     scene.ends_as_meant().await;
     redis.restart();
     // From now on hints start runs: a hint for a run that was completed is looked at, too.
@@ -209,6 +209,9 @@ async fn a_consumer_that_cannot_be_revived_ends_the_process() {
     );
     // Nothing is left behind.
     command::<()>(&mut plain, &["DEL", &workers]).await;
+    // A worker also starts where a key of the queue is something else.
+    let active = format!("{}:active", scene.bench.queue);
+    command::<()>(&mut plain, &["SET", &active, "not a list"]).await;
     let again = scene.bench.serve(&[]);
     scene.completes(5).await;
     again.ready().await;

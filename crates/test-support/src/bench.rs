@@ -533,6 +533,7 @@ pub fn memory_kib(pid: u32, name: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let figure = status
         .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .unwrap_or_else(|| panic!("no {name} of process {pid}"));
     figure.split_whitespace().next()?.parse().ok()
 }

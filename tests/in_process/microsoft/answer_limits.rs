@@ -89,6 +89,14 @@ async fn silence_ends_at_the_limits() {
         let found = run(&provider_with(&settings), &target("health_check")).await;
         assert_eq!(found.status(IDENTITY), timeout, "{what}");
     }
+    // The run's deadline ends a call that may take longer, and the other findings are kept.
+    settings.request_timeout = Duration::from_secs(600);
+    directory.answer("organization", begun().after(Duration::from_secs(600)));
+    let mut target = target("health_check");
+    target.deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let found = run(&provider_with(&settings), &target).await;
+    let late = (CheckStatus::Fail, Some(Reason::DeadlineExceeded));
+    assert_eq!(found.status(IDENTITY), late);
 }
 
 #[tokio::test]

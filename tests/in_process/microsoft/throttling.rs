@@ -53,6 +53,15 @@ async fn what_waiting_does_not_change_is_told_at_once() {
     assert_eq!(found.0.disposition, Disposition::Finished);
 }
 
+/// The engine then chooses the pauses, each longer than the one before.
+#[tokio::test]
+async fn throttling_without_a_time_of_the_providers_leaves_the_pause_to_the_engine() {
+    let directory = Directory::start(HEALTH).await;
+    directory.answer("organization", throttled());
+    let found = run(&provider(&directory), &target("health_check")).await;
+    assert!(matches!(found.0.disposition, Disposition::Backoff(wait) if wait.as_secs() >= 5));
+}
+
 #[tokio::test]
 async fn a_wait_beyond_the_deadline_is_not_begun() {
     let directory = Directory::start(HEALTH).await;
