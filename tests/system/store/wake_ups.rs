@@ -6,6 +6,7 @@ use secrecy::SecretString;
 use sqlx::postgres::PgListener;
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::waiting::PATIENCE;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -13,9 +14,6 @@ use verifyd::domain::run::RUN_TYPE;
 use verifyd::ports::store::Store;
 use verifyd::ports::wake::{Listening, WakeSignal};
 use verifyd::store::ListenMode;
-
-/// Guards against hanging only.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 async fn rung(signal: &WakeSignal) {
     tokio::time::timeout(PATIENCE, signal.woken())
