@@ -98,15 +98,11 @@ impl Host {
             .multiplexed
             .first()
             .map_or(MAX_STREAMS, |(one, _)| one.expected());
-        let most = match self.speaks_h2 {
-            Some(_) => MAX_OPENING,
-            None => 1,
-        };
         let free = MAX_CONNECTIONS.saturating_sub(self.multiplexed.len());
         // Streams that connections will carry whose limit is not known yet.
         let spare: usize = self.multiplexed.iter().map(|(one, _)| one.spare()).sum();
         let waiting = self.waiting.len().saturating_sub(spare);
-        let wanted = waiting.div_ceil(carried).min(most).min(free);
+        let wanted = waiting.div_ceil(carried).min(MAX_OPENING).min(free);
         wanted.saturating_sub(self.opening)
     }
 }
