@@ -17,6 +17,28 @@ use verifyd_simulator::{
 
 pub use crate::waiting::PATIENCE;
 
+/// What this command prints until its end, for which the test does not wait for ever.
+fn ended(child: Child, arguments: &[&str]) -> Output {
+    let id = child.id();
+    let (sender, output) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    match output.recv_timeout(PATIENCE) {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            signal(id, "KILL");
+            panic!("{arguments:?} did not end");
+        }
+    }
+}
+
+fn signal(process: u32, name: &str) {
+    let sent = Command::new("kill")
+        .args(["-s", name, &process.to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}
+
 /// The path of the real binary, which cargo tells the tests of its package.
 pub fn binary() -> OsString {
     std::env::var_os("CARGO_BIN_EXE_verifyd").expect("cargo runs this test")
@@ -119,7 +141,7 @@ impl Bench {
             .unwrap()
             .write_all(input.as_bytes())
             .unwrap();
-        let output = child.wait_with_output().unwrap();
+        let output = ended(child, arguments);
         let mut printed = self.printed.lock().unwrap();
         printed.push_str(&String::from_utf8_lossy(&output.stdout));
         printed.push_str(&String::from_utf8_lossy(&output.stderr));
@@ -457,11 +479,7 @@ impl Daemon {
 
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args(["-s", name, &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(sent.success());
+        signal(self.child.id(), name);
     }
 
     /// Kills the process, and waits for its end.
