@@ -291,7 +291,7 @@ pub struct OnboardingArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ConnectionsCommand {
-    /// Add a connection, with its credential
+    /// Add a connection, with its credential if one is given
     Add(ConnectionsAddArgs),
     /// List connections
     List(ConnectionsListArgs),

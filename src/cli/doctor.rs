@@ -115,7 +115,8 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
             let store = store.as_ref();
             in_time("schema", store, &mut lines, schema).await;
             // The other tests need the schema.
-            let schema_is = |state| lines.iter().any(|l| l.part == "schema" && l.state == state);
+            let schema_is =
+                |state: State| lines.iter().any(|l| l.part == "schema" && l.state == state);
             if schema_is(State::Ok) && !schema_is(State::Failed) {
                 in_time("writing", store, &mut lines, writing).await;
                 in_time("listening", store, &mut lines, listening).await;
