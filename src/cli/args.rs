@@ -51,7 +51,7 @@ pub enum Command {
     Serve(ServeArgs),
     /// Create verifyd's tables, or bring them up to date
     Migrate(MigrateArgs),
-    /// Test database, schema, queue, configuration and keys, and show what to do
+    /// Test what serve needs, and show what to do; exit code 1 if serve could not work
     Doctor(JsonArg),
     /// Record a check of a connection and send its hint
     Enqueue(EnqueueArgs),
@@ -291,7 +291,7 @@ pub struct OnboardingArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ConnectionsCommand {
-    /// Add a connection, with its credential
+    /// Add a connection, with its credential if one is given
     Add(ConnectionsAddArgs),
     /// List connections
     List(ConnectionsListArgs),

@@ -171,15 +171,13 @@ async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()
         return output::json(&json!({ "provider_connection_id": id }));
     }
     output::line(id);
-    if request.credential.is_none() {
-        output::note(format!(
+    output::note(match request.credential {
+        Some(_) => format!("Check it with: verifyd enqueue --connection {id} --wait 60"),
+        None => format!(
             "Without a credential its runs end blocked; store one with: verifyd connections \
              set-credential {id} --secret-stdin"
-        ));
-    }
-    output::note(format!(
-        "Check it with: verifyd enqueue --connection {id} --wait 60"
-    ));
+        ),
+    });
     Ok(())
 }
 

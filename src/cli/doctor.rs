@@ -1,6 +1,10 @@
 //! `verifyd doctor`: a line for each part, and what to do where it fails.
+//!
+//! [`State::Failed`], and with it the exit code 1, means that `serve` could not work; everything else that needs
+//! attention is a warning.
 
 mod connections;
+mod http;
 mod modules;
 mod outbound;
 mod webhooks;
@@ -84,9 +88,9 @@ fn error(part: &'static str, error: &StoreError) -> Line {
 }
 
 /// A part that has not answered within its time.
-fn late(part: &'static str, remedy: &str) -> Line {
+fn late(part: &'static str, state: State, remedy: &str) -> Line {
     let found = format!("no answer within {} s", TIMEOUT.as_secs());
-    bad(part, State::Failed, found, remedy)
+    bad(part, state, found, remedy)
 }
 
 /// Within the time that a part has. The lines that it has found by then stay.
@@ -98,7 +102,8 @@ async fn in_time(
 ) {
     let looked = tokio::time::timeout(TIMEOUT, looks(store, lines)).await;
     if looked.is_err() {
-        lines.push(late(part, "look at locks and load in the database"));
+        let remedy = "look at locks and load in the database";
+        lines.push(late(part, State::Failed, remedy));
     }
 }
 
@@ -110,10 +115,9 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
             let store = store.as_ref();
             in_time("schema", store, &mut lines, schema).await;
             // The other tests need the schema.
-            let fits = !lines
-                .iter()
-                .any(|l| l.part == "schema" && l.state == State::Failed);
-            if fits {
+            let schema_is =
+                |state: State| lines.iter().any(|l| l.part == "schema" && l.state == state);
+            if schema_is(State::Ok) && !schema_is(State::Failed) {
                 in_time("writing", store, &mut lines, writing).await;
                 in_time("listening", store, &mut lines, listening).await;
                 in_time("connections", store, &mut lines, async |store, lines| {
@@ -129,12 +133,14 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
         Ok(None) => {}
         Err(_) => lines.push(late(
             "database",
+            State::Failed,
             "check database.url and that the server accepts connections",
         )),
     }
     queue(settings, &mut lines).await;
     keys(settings, &mut lines);
     lines.push(modules::check(settings));
+    lines.push(http::check(settings).await);
     outbound::check(settings, &mut lines).await;
 
     let failed = lines.iter().any(|l| l.state == State::Failed);
@@ -208,15 +214,18 @@ async fn schema(store: &dyn Store, lines: &mut Vec<Line>) {
             lines.push(ok("schema", format!("version {version}")));
         }
         Ok(version) => {
-            lines.push(bad(
-                "schema",
-                State::Failed,
-                format!(
-                    "version {}, this build needs {wanted}",
-                    version.map_or_else(|| "none".to_owned(), |v| v.to_string())
+            let version = version.map_or_else(|| "none".to_owned(), |v| v.to_string());
+            let found = format!("version {version}, this build needs {wanted}");
+            lines.push(match store.kind() {
+                // As `app::open_ready_store` does.
+                "sqlite" => bad(
+                    "schema",
+                    State::Warning,
+                    found,
+                    "run `verifyd migrate`; otherwise `serve` brings it up to date when it starts",
                 ),
-                "run `verifyd migrate`",
-            ));
+                _ => bad("schema", State::Failed, found, "run `verifyd migrate`"),
+            });
             return;
         }
         Err(failure) => {
@@ -389,6 +398,7 @@ async fn activity(store: &dyn Store, lines: &mut Vec<Line>) {
     });
 }
 
+/// Tests the queue. While it is unavailable `serve` takes runs from the database.
 async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
     let queue = match app::open_queue(settings) {
         Ok(queue) => queue,
@@ -431,9 +441,9 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
         Ok(Err(failure)) => {
             let said = QueueError::to_string(&failure);
             let remedy = remedy::of_queue(&said);
-            lines.push(bad("queue", State::Failed, said, remedy));
+            lines.push(bad("queue", State::Warning, said, remedy));
         }
-        Err(_) => lines.push(late("queue", remedy::of_queue(""))),
+        Err(_) => lines.push(late("queue", State::Warning, remedy::of_queue(""))),
     }
 }
 
@@ -454,12 +464,20 @@ fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {
     lines.push(match app::open_vault(settings) {
         Ok(vault) => match vault.key_ids().as_slice() {
-            [] => bad(
-                "keys",
-                State::Failed,
-                "none: credentials can neither be stored nor read",
-                "set credentials.keys or credentials.keys_file",
-            ),
+            [] => {
+                let (state, found) = match settings.credentials.laravel_keys.as_slice() {
+                    [] => (
+                        State::Failed,
+                        "none: credentials can neither be stored nor read",
+                    ),
+                    _ => (
+                        State::Warning,
+                        "only of a Laravel application: credentials can be read and not stored",
+                    ),
+                };
+                let remedy = "set credentials.keys or credentials.keys_file";
+                bad("keys", state, found, remedy)
+            }
             [writing] => ok("keys", format!("{writing} writes and reads")),
             [writing, reading @ ..] => ok(
                 "keys",

@@ -15,7 +15,15 @@ use tokio::net::TcpStream;
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
-    let mut address: SocketAddr = settings.http.listen;
+    let path = if args.ready { "/readyz" } else { "/healthz" };
+    let (healthy, body) = ask(settings.http.listen, path).await?;
+    output::line(body);
+    Ok(exit::passed(healthy))
+}
+
+/// Asks the process that listens there. Returns whether the status is 200, and the body.
+pub(super) async fn ask(listen: SocketAddr, path: &str) -> anyhow::Result<(bool, String)> {
+    let mut address = listen;
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -23,19 +31,16 @@ pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<
         });
     }
     let timeout = 2 * CHECK_TIMEOUT + TIMEOUT;
-    let path = if args.ready { "/readyz" } else { "/healthz" };
-    let answer = tokio::time::timeout(timeout, ask(address, path))
+    let answer = tokio::time::timeout(timeout, exchange(address, path))
         .await
         .with_context(|| format!("{address}{path}: no answer within the timeout"))?
         .with_context(|| format!("{address}{path}"))?;
-    let healthy = answer.starts_with("HTTP/1.1 200 ");
     let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
-    output::line(body);
-    Ok(exit::passed(healthy))
+    Ok((answer.starts_with("HTTP/1.1 200 "), body.to_owned()))
 }
 
 /// One request, without an HTTP client for it.
-async fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
+async fn exchange(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

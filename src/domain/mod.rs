@@ -19,6 +19,7 @@ pub(crate) mod module;
 pub(crate) mod names;
 pub(crate) mod onboarding;
 pub(crate) mod overview;
+pub(crate) mod pause;
 pub mod permission;
 pub mod plan;
 pub mod reason;

@@ -1,8 +1,9 @@
 //! Sends due deliveries through a channel, gives up old ones and deletes ended ones.
 
 use super::channel::Channel;
-use super::settings::WebhookSettings;
+use super::settings::{JITTER, WebhookSettings};
 use crate::domain::EndpointId;
+use crate::domain::pause::with_jitter;
 use crate::domain::webhook::Verdict;
 use crate::ports::store::{Store, StoreError};
 use crate::ports::webhook_deliveries::{
@@ -230,8 +231,8 @@ impl Attempts {
             Verdict::TryAgain => {
                 let pause = self.settings.pause_after(delivery.tries);
                 let asked = sent.retry_after.unwrap_or_default();
-                let wait = pause.max(asked.min(self.settings.max_retry_delay()));
-                Next::Retry(wait.mul_f64(1.0 + 0.2 * rand::random::<f64>()))
+                let bound = self.settings.max_retry_delay();
+                Next::Retry(with_jitter(pause.max(asked), JITTER, bound))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Section `[webhooks]`.
 
 use crate::domain::circuit::CircuitPolicy;
+use crate::domain::pause::with_jitter;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
@@ -8,6 +9,9 @@ use std::time::Duration;
 
 /// Failures in a row after which an endpoint's circuit opens: fewer would open it for a restart of the receiver.
 const CIRCUIT_FAILURES: u32 = 5;
+
+/// Largest random part of a pause, as a share of it.
+pub(super) const JITTER: f64 = 0.2;
 
 /// How webhooks are sent. The defaults are in `config/default.toml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -50,14 +54,14 @@ impl WebhookSettings {
         (self.concurrency / 4).max(1)
     }
 
-    /// Returns when circuits open and probe. The pauses are longer by up to a fifth at random, so that circuits that
-    /// opened at the same time probe at different times.
+    /// Returns when circuits open and probe. The first pause has jitter, and with it those that are multiples of it, so
+    /// that circuits that opened at the same time probe at different times.
     pub fn circuit(&self) -> CircuitPolicy {
-        let jitter = 1.0 + 0.2 * rand::random::<f64>();
+        let max_pause = 60 * self.request_timeout;
         CircuitPolicy {
             open_after: CIRCUIT_FAILURES,
-            pause: (2 * self.request_timeout).mul_f64(jitter),
-            max_pause: (60 * self.request_timeout).mul_f64(jitter),
+            pause: with_jitter(2 * self.request_timeout, JITTER, max_pause),
+            max_pause,
         }
     }
 
@@ -79,7 +83,7 @@ impl WebhookSettings {
             .collect()
     }
 
-    /// Returns the pause after attempt `tries` (from 1), without its random part.
+    /// Returns the pause after attempt `tries` (from 1), without jitter.
     pub fn pause_after(&self, tries: u32) -> Duration {
         let factor = 4_u32.saturating_pow(tries.saturating_sub(1));
         (self.request_timeout / 3)
@@ -91,6 +95,7 @@ impl WebhookSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::circuit::{AfterFailure, Circuit};
 
     fn settings(concurrency: usize) -> WebhookSettings {
         let seconds = Duration::from_secs;
@@ -121,12 +126,22 @@ mod tests {
     }
 
     #[test]
-    fn pauses_of_circuits_are_longer_by_a_fifth_at_most() {
+    fn pauses_of_circuits_are_longer_by_a_fifth_and_keep_their_bound() {
         for _ in 0..100 {
-            let circuit = settings(16).circuit();
-            assert_eq!(circuit.open_after, 5);
-            assert!((30.0..=36.0).contains(&circuit.pause.as_secs_f64()));
-            assert!((900.0..=1080.0).contains(&circuit.max_pause.as_secs_f64()));
+            let policy = settings(16).circuit();
+            assert_eq!(policy.open_after, 5);
+            assert!((30.0..=36.0).contains(&policy.pause.as_secs_f64()));
+            for (pauses, asked) in [(0, 86_400), (4, 0), (5, 0), (5, 86_400), (60, 0)] {
+                let mut circuit = Circuit {
+                    failures: 4,
+                    pauses,
+                };
+                let after = circuit.fail(true, Duration::from_secs(asked), &policy);
+                let (AfterFailure::Opens(pause) | AfterFailure::StaysOpen(pause)) = after else {
+                    panic!("{after:?}")
+                };
+                assert!(pause <= Duration::from_secs(900), "{pauses}: {pause:?}");
+            }
         }
     }
 }

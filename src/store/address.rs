@@ -89,6 +89,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_parameter_is_documented() {
+        let page = include_str!("../../docs/reference/configuration.md");
+        for parameter in PARAMETERS {
+            assert!(page.contains(&format!("`{parameter}`")), "{parameter}");
+        }
+    }
+
+    #[test]
     fn the_parameter_that_is_wrong_is_named_with_what_is_allowed() {
         for (query, words) in [
             (
@@ -127,6 +135,7 @@ mod tests {
         }
         for query in [
             "sslmode=require",
+            "ssl-ca=/ca.pem&ssl-cert=/c.pem&ssl-key=/k.pem",
             "sslmode=VERIFY-FULL&sslrootcert=/ca.pem",
             "host=/var/run/postgresql",
             "host=::1&port=5433",

@@ -51,6 +51,8 @@ pub(super) struct CompletionRequest {
     pub defaults: Json,
     /// Largest context that stays, in bytes.
     pub kept: i64,
+    /// Whether the context that stays is not small.
+    pub is_large: bool,
     pub inventory: Option<InventoryRow>,
     pub connection: Option<ConnectionId>,
     /// Whether the check found a previous report of the connection.
@@ -84,6 +86,7 @@ impl CompletionRequest {
                 ContextSize::Huge => NOTHING_KEPT,
                 ContextSize::Unknown => 32_768,
             },
+            is_large: claim.context == ContextSize::Large,
             inventory: completion
                 .inventory
                 .as_ref()
@@ -136,10 +139,6 @@ where
                 }
                 request = CompletionRequest::new(claim, completion)?;
             }
-            let _one_at_a_time = match claim.context {
-                ContextSize::Large => Some(self.in_process().large_contexts.lock().await),
-                _ => None,
-            };
             match self.complete_by_itself(&request).await {
                 Err(StoreError::Refused(why)) if request.kept != NOTHING_KEPT => {
                     tracing::warn!(%why, "cannot keep the context of the run; replacing it");

@@ -1,5 +1,6 @@
 //! The migrations, compiled in: one folder per kind of database, the same numbers in both.
 
+use crate::ports::schema::Migrated;
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
@@ -42,6 +43,18 @@ pub(super) fn sqlite() -> Vec<Source> {
         9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts"
     )
+}
+
+/// Logs the migrations that were applied now, by their names, which begin with their numbers.
+pub(super) fn log_applied(sources: &[Source], migrated: &Migrated) {
+    let names: Vec<&str> = sources
+        .iter()
+        .filter(|(version, ..)| migrated.applied.contains(version))
+        .map(|(_, name, _)| *name)
+        .collect();
+    if !names.is_empty() {
+        tracing::info!(migrations = names.join(", "), "migrations applied");
+    }
 }
 
 /// A migrator that takes no lock of its own: both kinds run it inside one transaction that holds

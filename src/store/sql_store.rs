@@ -99,7 +99,7 @@ pub(super) struct InProcess {
     /// `limits.context_bytes`
     pub context_bytes: i64,
     /// Held while a context that is not small is read or written: one at a time, so that many of them take
-    /// neither the server's memory nor the pool from the others.
+    /// neither the server's memory nor the pool from the others. SQLite has one writer anyway.
     pub large_contexts: Mutex<()>,
     /// Longest time for one call, but for those that change the schema; `None` where the database is a file.
     pub call_timeout: Option<Duration>,

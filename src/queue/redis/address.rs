@@ -79,6 +79,7 @@ mod tests {
         }
         for address in [
             "redis://h",
+            "redis://h?protocol=2",
             "redis://[::1]:6379/2",
             "rediss://user:p%23w@h:6380/1?protocol=resp3",
             "redis://:p@10.0.0.1",

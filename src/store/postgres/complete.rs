@@ -118,6 +118,10 @@ impl BatchedCall<PostgresStore> for CompletionRequest {
 impl CompleteByItself for PostgresStore {
     /// Waits for the lock of the run.
     async fn complete_by_itself(&self, request: &CompletionRequest) -> Result<bool, StoreError> {
+        let _one_at_a_time = match request.is_large {
+            true => Some(self.in_process.large_contexts.lock().await),
+            false => None,
+        };
         let completed = self
             .transaction(async |tx| {
                 let is_running = lock_running(&mut self.shared(&mut *tx), request.run).await?;

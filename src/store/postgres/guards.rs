@@ -108,7 +108,7 @@ const TRIGGERS: [Trigger; 3] = [
 
 const RUNS_TABLE: &str = "
     SELECT c.oid::bigint AS oid, n.nspname::text AS home,
-           format('%I.%I', n.nspname, c.relname) AS name
+           format('%I.%I', n.nspname, c.relname) AS name, c.relkind = 'p' AS is_partitioned
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass('operation_runs')";
 
@@ -144,6 +144,7 @@ struct RunsTable {
     home: String,
     /// With its schema, quoted.
     name: String,
+    is_partitioned: bool,
 }
 
 #[async_trait]
@@ -194,7 +195,9 @@ impl GuardStore for PostgresStore {
         for check in &CHECKS {
             self.enforce_check(&table, check, &mut enforced).await?;
         }
-        for index in indexes::ALL {
+        // Not CONCURRENTLY they would block writers; `inspect` proposes the statements.
+        let indexes = indexes::ALL.into_iter().filter(|_| !table.is_partitioned);
+        for index in indexes {
             let added = again(|| self.add_index(&table, index)).await?;
             note(&mut enforced, index.name, added);
         }
@@ -241,6 +244,7 @@ impl PostgresStore {
             oid: row.try_get("oid")?,
             home: row.try_get("home")?,
             name: row.try_get("name")?,
+            is_partitioned: row.try_get("is_partitioned")?,
         }))
     }
 

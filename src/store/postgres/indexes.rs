@@ -1,5 +1,5 @@
 //! The indexes on `operation_runs` that make verifyd faster. Its own table has them; for another
-//! application's `inspect` proposes them and `enforce` builds them.
+//! application's `inspect` proposes them and `enforce` builds them, unless it is partitioned.
 
 use super::run_type;
 use crate::store::sql::sql;
@@ -13,8 +13,6 @@ pub(super) struct Index {
     pub there: &'static str,
     /// What is slow without it.
     pub problem: &'static str,
-    /// The statement that makes it.
-    pub remedy: &'static str,
 }
 
 /// Any valid index whose predicate names verifyd's type and both states.
@@ -28,8 +26,6 @@ pub(super) const ACTIVE: Index = Index {
                  AND pg_get_expr(i.indpred, i.indrelid) LIKE '%running%'))",
     problem: "no partial index finds the runs that are queued or running, so that every sweep reads \
               the whole table",
-    remedy: "CREATE INDEX CONCURRENTLY operation_runs_check_active ON operation_runs (status, id) \
-             WHERE type = 'provider.connection.check' AND status IN ('queued', 'running');",
 };
 
 /// Any valid index that begins with the tenant and the id, and whose predicate names verifyd's type and the
@@ -47,8 +43,6 @@ pub(super) const FAIR_QUEUING: Index = Index {
             AND pg_get_expr(i.indpred, i.indrelid) LIKE '%queued%')",
     problem: "no partial index leads from tenant to tenant among what is queued, so that a tenant \
               with many queued runs is not made to wait for the others",
-    remedy: "CREATE INDEX CONCURRENTLY operation_runs_check_turns ON operation_runs (tenant_id, id) \
-             WHERE type = 'provider.connection.check' AND status = 'queued';",
 };
 
 pub(super) const ALL: [&Index; 2] = [&ACTIVE, &FAIR_QUEUING];

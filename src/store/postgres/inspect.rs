@@ -1,7 +1,8 @@
 //! Inspects the schema: names what is missing, what has another type, and what would be faster.
 
 use super::PostgresStore;
-use super::indexes::{self, Index};
+use super::indexes;
+use super::relation::{FIND, Relation, wanted_type};
 use crate::ports::schema::{InspectStore, SchemaFinding};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations::WANTED_VERSION;
@@ -15,8 +16,6 @@ const MIN_SERVER_VERSION: i32 = 150_000;
 /// `server_version_num`
 const SERVER_VERSION: &str = "SELECT current_setting('server_version_num')::int";
 
-const FIND: &str = "SELECT to_regclass($1)::oid::bigint";
-
 const COLUMNS: &str = "
     SELECT a.attname::text, t.typname::text, pg_get_expr(d.adbin, d.adrelid)
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
@@ -26,7 +25,7 @@ const COLUMNS: &str = "
 
 /// Columns that an INSERT must name, and that verifyd's own does not.
 const UNNAMED: &str = "
-    SELECT a.attname::text FROM pg_attribute a
+    SELECT quote_ident(a.attname) FROM pg_attribute a
     WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull
       AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
       AND a.attname <> ALL ('{workspace_id,tenant_id,type,status,context,created_at}')
@@ -87,16 +86,13 @@ impl InspectStore for PostgresStore {
             }
             for table in APPLICATION {
                 let owner = Owner::Application { migrated };
-                let oid = self
+                let runs = self
                     .inspect_table(tx, table.name, table, owner, &mut findings)
-                    .await?;
-                if let Some(oid) = oid
-                    && table.name == "operation_runs"
-                {
-                    self.advise_columns(tx, oid, &mut findings).await?;
-                    for index in indexes::ALL {
-                        self.advise_index(tx, index, &mut findings).await?;
-                    }
+                    .await?
+                    .filter(|_| table.name == "operation_runs");
+                if let Some(runs) = runs {
+                    self.advise_columns(tx, &runs, &mut findings).await?;
+                    self.advise_indexes(tx, &runs, &mut findings).await?;
                 }
             }
             if let Some(version) = version.filter(|version| *version < WANTED_VERSION) {
@@ -131,7 +127,7 @@ impl InspectStore for PostgresStore {
 }
 
 impl PostgresStore {
-    /// The table's oid, if it is there.
+    /// Returns what the name leads to, if it can take the place of the table.
     async fn inspect_table(
         &self,
         tx: &mut PgConnection,
@@ -139,9 +135,10 @@ impl PostgresStore {
         table: &Table,
         owner: Owner,
         findings: &mut Vec<SchemaFinding>,
-    ) -> Result<Option<i64>, StoreError> {
-        let oid: Option<i64> = self.scalar(FIND).bind(name).fetch_one(&mut *tx).await?;
-        let Some(oid) = oid else {
+    ) -> Result<Option<Relation>, StoreError> {
+        let found: Option<(i64, String, Vec<String>)> =
+            self.rows(FIND).bind(name).fetch_optional(&mut *tx).await?;
+        let Some(relation) = found.map(Relation::new) else {
             findings.push(SchemaFinding::fatal(
                 name.to_owned(),
                 "the table is missing",
@@ -149,6 +146,13 @@ impl PostgresStore {
             ));
             return Ok(None);
         };
+        let privileges = owner.privileges(name);
+        let is_written = privileges != ["SELECT"];
+        if let Some((problem, remedy)) = relation.unsuitable(table, is_written) {
+            findings.push(SchemaFinding::fatal(name.to_owned(), problem, remedy));
+            return Ok(None);
+        }
+        let oid = relation.oid;
         let columns: Vec<(String, String, Option<String>)> =
             self.rows(COLUMNS).bind(oid).fetch_all(&mut *tx).await?;
         for (column, family) in table.columns {
@@ -157,16 +161,13 @@ impl PostgresStore {
                 None => findings.push(SchemaFinding::fatal(
                     subject,
                     "the column is missing",
-                    format!(
-                        "ALTER TABLE {name} ADD COLUMN {column} {};",
-                        wanted_type(*family)
-                    ),
+                    relation.add_column(name, column, *family),
                 )),
                 Some((_, found, default)) if !accepted_types(*family).contains(&found.as_str()) => {
                     findings.push(SchemaFinding::fatal(
                         subject,
                         format!("the type is {found}, needed: {}", wanted_type(*family)),
-                        change_of_type(name, column, found, *family, default.as_deref()),
+                        relation.change_type(name, column, found, *family, default.as_deref()),
                     ));
                 }
                 Some(_) => {}
@@ -180,28 +181,27 @@ impl PostgresStore {
                 .fetch_one(&mut *tx)
                 .await?;
             if !unique {
-                let key = table.unique.join(", ");
                 findings.push(SchemaFinding::fatal(
-                    format!("{name} ({key})"),
+                    format!("{name} ({})", table.unique.join(", ")),
                     "the unique key is missing",
-                    format!("CREATE UNIQUE INDEX CONCURRENTLY ON {name} ({key});"),
+                    relation.add_unique_key(name, table.unique),
                 ));
             }
         }
-        let own = matches!(owner, Owner::Verifyd { .. });
-        self.inspect_privileges(tx, name, oid, own, findings)
+        self.inspect_privileges(tx, name, oid, privileges, findings)
             .await?;
-        Ok(Some(oid))
+        Ok(Some(relation))
     }
 
     /// See [`UNNAMED`]. Runs of other producers are worked on all the same.
     async fn advise_columns(
         &self,
         tx: &mut PgConnection,
-        oid: i64,
+        runs: &Relation,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
-        let unnamed: Vec<String> = self.scalar(UNNAMED).bind(oid).fetch_all(&mut *tx).await?;
+        let unnamed = self.scalar(UNNAMED).bind(runs.oid);
+        let unnamed: Vec<String> = unnamed.fetch_all(&mut *tx).await?;
         findings.extend(unnamed.into_iter().map(|column| {
             SchemaFinding::advice(
                 format!("operation_runs.{column}"),
@@ -220,21 +220,9 @@ impl PostgresStore {
         tx: &mut PgConnection,
         name: &str,
         oid: i64,
-        own: bool,
+        needed: &'static [&'static str],
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
-        // The privileges that `serve` needs. Commands that add something need more, and report that
-        // themselves.
-        let needed: &[&str] = match name {
-            "verifyd.owned_tables" => &["SELECT"],
-            "verifyd.acknowledgement_actors" => &["SELECT", "INSERT"],
-            "verifyd.api_tokens" => &["SELECT", "UPDATE"],
-            "verifyd.webhook_endpoints" => &["SELECT", "UPDATE"],
-            _ if own => &["SELECT", "INSERT", "UPDATE", "DELETE"],
-            "operation_runs" => &["SELECT", "UPDATE"],
-            "tenant_permissions" => &["SELECT", "INSERT", "UPDATE"],
-            _ => &["SELECT"],
-        };
         let missing: Vec<String> = self
             .scalar(PRIVILEGES)
             .bind(oid)
@@ -258,23 +246,25 @@ impl PostgresStore {
         Ok(())
     }
 
-    async fn advise_index(
+    async fn advise_indexes(
         &self,
         tx: &mut PgConnection,
-        index: &Index,
+        runs: &Relation,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<(), StoreError> {
-        let there: bool = self
-            .scalar(index.there)
-            .bind("operation_runs")
-            .fetch_one(&mut *tx)
-            .await?;
-        if !there {
-            findings.push(SchemaFinding::advice(
-                "operation_runs",
-                index.problem,
-                index.remedy,
-            ));
+        for index in indexes::ALL {
+            let there: bool = self
+                .scalar(index.there)
+                .bind("operation_runs")
+                .fetch_one(&mut *tx)
+                .await?;
+            if !there {
+                findings.push(SchemaFinding::advice(
+                    "operation_runs",
+                    index.problem,
+                    runs.add_index(index),
+                ));
+            }
         }
         Ok(())
     }
@@ -288,6 +278,21 @@ enum Owner {
 }
 
 impl Owner {
+    /// The privileges on a table that `serve` needs. Commands that add something need more, and report that
+    /// themselves.
+    fn privileges(self, table: &str) -> &'static [&'static str] {
+        match table {
+            "verifyd.owned_tables" => &["SELECT"],
+            "verifyd.acknowledgement_actors" => &["SELECT", "INSERT"],
+            "verifyd.api_tokens" => &["SELECT", "UPDATE"],
+            "verifyd.webhook_endpoints" => &["SELECT", "UPDATE"],
+            _ if matches!(self, Self::Verifyd { .. }) => &["SELECT", "INSERT", "UPDATE", "DELETE"],
+            "operation_runs" => &["SELECT", "UPDATE"],
+            "tenant_permissions" => &["SELECT", "INSERT", "UPDATE"],
+            _ => &["SELECT"],
+        }
+    }
+
     fn missing_table(self) -> &'static str {
         match self {
             Self::Verifyd { migrated: false } | Self::Application { migrated: false } => {
@@ -301,49 +306,6 @@ impl Owner {
                 "give the table its name back, or restore it from a backup"
             }
         }
-    }
-}
-
-/// The statement that gives a column its type, and its default that type's.
-fn change_of_type(
-    table: &str,
-    column: &str,
-    found: &str,
-    family: Family,
-    default: Option<&str>,
-) -> String {
-    let wanted = wanted_type(family);
-    let value = match (found, family) {
-        ("uuid", Family::Id | Family::Number) => {
-            return format!(
-                "no statement makes numbers of {found}: give the table a column {column} of type {wanted}"
-            );
-        }
-        ("int2" | "int4" | "int8" | "numeric" | "float8", Family::Time) => {
-            format!("to_timestamp({column})")
-        }
-        _ => format!("{column}::{wanted}"),
-    };
-    let alter = format!("ALTER COLUMN {column} TYPE {wanted} USING {value}");
-    match default {
-        // A sequence is accepted in either type.
-        Some(default) if family != Family::Time && !default.starts_with("nextval(") => format!(
-            "ALTER TABLE {table} ALTER COLUMN {column} DROP DEFAULT, {alter}, \
-             ALTER COLUMN {column} SET DEFAULT ({default})::{wanted};"
-        ),
-        _ => format!("ALTER TABLE {table} {alter};"),
-    }
-}
-
-fn wanted_type(family: Family) -> &'static str {
-    match family {
-        Family::Id => "bigint",
-        Family::Number => "integer",
-        Family::Boolean => "boolean",
-        Family::Text => "text",
-        Family::Time => "timestamptz",
-        Family::Json | Family::AnyJson => "jsonb",
-        Family::Uuid => "uuid",
     }
 }
 

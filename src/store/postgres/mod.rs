@@ -23,6 +23,7 @@ mod options;
 mod private;
 mod probe;
 mod recording;
+mod relation;
 mod schema;
 mod timeouts;
 mod wake;

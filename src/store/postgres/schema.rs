@@ -101,6 +101,7 @@ impl SchemaStore for PostgresStore {
             Ok(migrated)
         })
         .await
+        .inspect(|migrated| migrations::log_applied(&migrations::postgres(), migrated))
     }
 
     async fn schema_version(&self) -> Result<Option<i64>, StoreError> {

@@ -50,7 +50,9 @@ impl SchemaStore for SqliteStore {
             owned,
             foreign: Vec::new(),
         })
-        }).await
+        })
+        .await
+        .inspect(|migrated| migrations::log_applied(&migrations::sqlite(), migrated))
     }
 
     async fn schema_version(&self) -> Result<Option<i64>, StoreError> {

@@ -1,18 +1,30 @@
 //! `verifyd doctor` tries what `serve` needs, and says what the servers say.
 
-use serde_json::Value;
+use axum::Router;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
 use test_support::bench::Bench;
 use test_support::pgbouncer::PgBouncer;
 use test_support::redis_server::{self, PrivateRedis};
 
-/// The exit code, and the parts that failed or warn: name, what was found, what to do.
-fn examined(bench: &Bench) -> (i32, Vec<(String, String, String)>) {
+/// The exit code, and all parts.
+fn answer(bench: &Bench) -> (i32, Value) {
     let output = bench.run(&["doctor", "--json"]);
     let answer: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let code = output.status.code().unwrap();
+    assert_eq!(answer["ok"], code == 0, "{answer}");
+    (code, answer["parts"].clone())
+}
+
+/// The exit code, and the parts that failed or warn: name, what was found, what to do.
+fn examined(bench: &Bench) -> (i32, Vec<(String, String, String)>) {
+    let (code, parts) = answer(bench);
     let text = |part: &Value, member: &str| part[member].as_str().unwrap_or_default().to_owned();
-    let parts = answer["parts"].as_array().unwrap().iter();
     let bad = parts
+        .as_array()
+        .unwrap()
+        .iter()
         .filter(|part| part["state"] != "ok")
         .map(|part| {
             (
@@ -22,7 +34,7 @@ fn examined(bench: &Bench) -> (i32, Vec<(String, String, String)>) {
             )
         })
         .collect();
-    (output.status.code().unwrap(), bad)
+    (code, bad)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,9 +80,11 @@ async fn a_pooler_that_loses_statements_is_named_with_what_to_set() {
     assert_eq!(examined(&bench), (0, vec![]));
 }
 
+/// And `serve` works without it, from the database.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_that_takes_no_hints_says_why() {
     let mut bench = Bench::new().await;
+    let connection = bench.healthy(1);
     let primary = PrivateRedis::start_with(&["--requirepass", "right"]);
     let at = |password: &str| format!("redis://:{password}@127.0.0.1:{}", primary.port());
     let small = PrivateRedis::start_with(&["--maxmemory", "1"]);
@@ -78,18 +92,19 @@ async fn redis_that_takes_no_hints_says_why() {
     let replica =
         PrivateRedis::start_with(&["--replicaof", "127.0.0.1", &port, "--masterauth", "right"]);
     let away = PrivateRedis::stopped();
-    for (url, said, advice) in [
+    let unusable = [
         (at("wrong"), "pass", "password"),
         (small.url(), "oom", "maxmemory"),
         (replica.url(), "readonly", "primary"),
         (away.url(), "refused", "Redis runs"),
-    ] {
+    ];
+    for (url, said, advice) in &unusable {
         bench.set("REDIS_URL", url);
         let (code, bad) = examined(&bench);
         let [(part, found, remedy)] = &bad[..] else {
             panic!("{said}: {bad:?}")
         };
-        assert_eq!((code, part.as_str()), (1, "queue"));
+        assert_eq!((code, part.as_str()), (0, "queue"));
         assert!(found.to_lowercase().contains(said), "{said}: {found}");
         assert!(remedy.contains(advice), "{advice}: {remedy}");
     }
@@ -102,6 +117,59 @@ async fn redis_that_takes_no_hints_says_why() {
         let rows = format!("SELECT count(*) FROM verifyd.{table}");
         assert_eq!(bench.numbers(&rows).await, [0], "{table}");
     }
+    for (url, ..) in &unusable {
+        bench.set("REDIS_URL", url);
+        let _daemon = bench.serve(&[]);
+        bench.record(&[connection], 1).await;
+        bench.all_completed().await;
+    }
+}
+
+/// A program that answers every request with this.
+async fn another_program(answer: Value) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = Router::new().fallback(move || std::future::ready(answer.to_string()));
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    address
+}
+
+/// A running worker has the port, too, and is no fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_serve_cannot_listen_on_is_named() {
+    let mut bench = Bench::new().await;
+    let other = another_program(json!({ "status": "alive", "checks": { "database": "ok" } })).await;
+    for (listen, advice) in [
+        (other.to_string(), "to another port"),
+        // Of a network that is only for documents.
+        ("192.0.2.1:9464".to_owned(), "an address of this machine"),
+    ] {
+        bench.set("VERIFYD__HTTP__LISTEN", &listen);
+        let (code, bad) = examined(&bench);
+        let [(part, found, remedy)] = &bad[..] else {
+            panic!("{listen}: {bad:?}")
+        };
+        assert_eq!((code, part.as_str()), (1, "http"));
+        assert!(found.contains(&listen), "{found}");
+        assert!(
+            remedy.contains("http.listen") && remedy.contains(advice),
+            "{remedy}"
+        );
+        let serve = bench.run(&["serve"]);
+        let said = String::from_utf8_lossy(&serve.stderr);
+        assert_eq!(serve.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("http.listen {listen}")), "{said}");
+    }
+
+    bench.set("VERIFYD__HTTP__LISTEN", "127.0.0.1:0");
+    let worker = bench.serve(&[]);
+    bench.set("VERIFYD__HTTP__LISTEN", &worker.listening);
+    let (code, parts) = answer(&bench);
+    let mut parts = parts.as_array().unwrap().iter();
+    let http = parts.find(|part| part["part"] == "http").unwrap();
+    assert_eq!((code, &http["state"]), (0, &json!("ok")), "{http}");
+    let found = http["found"].as_str().unwrap();
+    assert!(found.contains("a running verifyd"), "{found}");
 }
 
 /// The application has added a column that every INSERT must name. Runs of its own are worked on.

@@ -210,6 +210,46 @@ async fn a_receiver_is_not_tried_again_before_it_asks_for_it() {
     }
 }
 
+/// Of circuits and of messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_asks_for_a_day_is_waited_for_within_the_bounds() {
+    let (mut bench, connection, receiver) = bench().await;
+    set(&mut bench, &[("MAX_ATTEMPTS", "100"), LONG]);
+    let paths = ["one", "two", "three"];
+    for path in paths {
+        receiver.answers(path, Answer::WaitSeconds(86_400));
+        add(&bench, &receiver.url(path), &[]);
+    }
+    let _daemon = bench.serve(&[]);
+    record(&bench, connection, FAILURES).await;
+    bench
+        .until(
+            "SELECT count(*) FROM verifyd.webhook_endpoints WHERE circuit_pauses = 1",
+            |open| open == 3,
+        )
+        .await;
+    // Sixty times the limit of an attempt; a message waits for a quarter of its age, and was on its way before.
+    for (pauses, bound, count) in [
+        (
+            "SELECT extract(epoch FROM circuit_probe_at - circuit_opened_at)::bigint \
+             FROM verifyd.webhook_endpoints",
+            18_000,
+            3,
+        ),
+        (
+            "SELECT extract(epoch FROM next_attempt_at - created_at)::bigint \
+             FROM verifyd.webhook_deliveries",
+            21_600,
+            3 * FAILURES,
+        ),
+    ] {
+        let pauses = bench.numbers(pauses).await;
+        assert_eq!(pauses.len(), count);
+        let within = bound - 1..=bound + 300;
+        assert!(pauses.iter().all(|p| within.contains(p)), "{pauses:?}");
+    }
+}
+
 /// `/workers`, as somebody sees it who has signed in.
 async fn workers_page(bench: &Bench, daemon: &Daemon) -> String {
     let token = bench.token(&["read", "run", "admin"]);

@@ -40,6 +40,7 @@ mod batches_and_other_commits;
 mod compression;
 mod migrate_beside_another_application;
 mod migrate_enforce;
+mod relation_kinds;
 mod serializable;
 mod sqlite_file;
 mod stale_snapshots;

@@ -1,8 +1,11 @@
 //! When a request may be sent again.
 
+use crate::domain::pause::with_jitter;
 use crate::outbound::retry_after::MAX_RETRY_AFTER;
-use rand::Rng;
 use std::time::Duration;
+
+/// Largest random part of a wait, as a share of it: many workers must not come back at once.
+const JITTER: f64 = 0.5;
 
 /// Waits that double from `base` up to `max`.
 #[derive(Clone, Copy, Debug)]
@@ -12,12 +15,10 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The wait after the given failed attempt (the first is 1), with up to half of it added at
-    /// random so that many workers do not come back at once.
+    /// The wait after the given failed attempt (the first is 1), with jitter.
     pub fn after_attempt(&self, attempt: u32) -> Duration {
         let factor = 1u32 << attempt.saturating_sub(1).min(16);
-        let wait = self.base.saturating_mul(factor).min(self.max);
-        wait.mul_f64(rand::rng().random_range(1.0..1.5))
+        with_jitter(self.base.saturating_mul(factor), JITTER, self.max)
     }
 }
 
@@ -38,7 +39,8 @@ mod tests {
         };
         for (attempt, least) in [(1, 100), (2, 200), (3, 350), (60, 350)] {
             let wait = backoff.after_attempt(attempt).as_millis();
-            assert!((least..=least * 3 / 2).contains(&wait), "{attempt}: {wait}");
+            let most = (least * 3 / 2).min(350);
+            assert!((least..=most).contains(&wait), "{attempt}: {wait}");
         }
     }
 }

@@ -1,0 +1,199 @@
+//! What `inspect` proposes where the name of a table leads to something else than a plain table: only statements
+//! that work there, and words where none does.
+
+use crate::store::bed::Bed;
+use crate::store::fixtures::succeeded;
+use verifyd::ports::store::SchemaFinding;
+
+/// The statement of a remedy: what ends with a semicolon, behind the words.
+fn statement(remedy: &str) -> Option<&str> {
+    remedy
+        .ends_with(';')
+        .then(|| remedy.rsplit(": ").next().unwrap())
+}
+
+fn subjects(findings: &[SchemaFinding]) -> Vec<&str> {
+    findings.iter().map(|f| f.subject.as_str()).collect()
+}
+
+/// Puts this in the place of the tables that are named.
+async fn replaced(tables: &[&str], by: &str) -> Bed {
+    let bed = Bed::postgres().await;
+    for table in tables {
+        bed.exec(&format!("DROP TABLE {table}")).await;
+    }
+    bed.exec(by).await;
+    bed
+}
+
+/// Runs all statements that are proposed. Returns what was proposed, and what is left afterwards.
+async fn mended(bed: &Bed) -> [Vec<SchemaFinding>; 2] {
+    let findings = bed.store.inspect().await.unwrap();
+    for finding in &findings {
+        if let Some(statement) = statement(&finding.remedy) {
+            let ran = bed.try_exec(statement).await;
+            assert!(ran.is_ok(), "{finding:?}: {ran:?}");
+        }
+    }
+    [findings, bed.store.inspect().await.unwrap()]
+}
+
+/// Of another application: without a unique key and one column, another with another type.
+const RUNS: &str = "
+    CREATE TABLE operation_runs (id bigserial, workspace_id bigint NOT NULL, tenant_id bigint,
+        type text NOT NULL, status text NOT NULL, outcome text, context json NOT NULL DEFAULT '{}',
+        created_at timestamptz NOT NULL DEFAULT now(), started_at timestamptz, completed_at timestamptz)";
+
+#[tokio::test]
+async fn what_is_proposed_for_a_table_works() {
+    let bed = replaced(&["operation_runs"], RUNS).await;
+    let [found, left] = mended(&bed).await;
+    assert_eq!(found.len(), 5, "{found:?}");
+    assert_eq!(left, []);
+}
+
+#[tokio::test]
+async fn what_is_proposed_for_a_partitioned_table_works() {
+    let by = format!(
+        "{RUNS} PARTITION BY RANGE (id); CREATE TABLE operation_runs_all PARTITION OF operation_runs \
+         FOR VALUES FROM (MINVALUE) TO (MAXVALUE)"
+    );
+    let bed = replaced(&["operation_runs"], &by).await;
+    let [found, left] = mended(&bed).await;
+    assert_eq!(
+        subjects(&found),
+        [
+            "operation_runs.context",
+            "operation_runs.failure_summary",
+            "operation_runs (id)",
+            "operation_runs",
+            "operation_runs",
+        ]
+    );
+    assert_eq!(left, []);
+    // It is worked on, guarded and indexed like any other.
+    bed.completed(&succeeded()).await;
+    let enforced = bed.store.enforce().await.unwrap();
+    assert_eq!(enforced.added.len(), 6, "{enforced:?}");
+    let missing = bed.store.guards().await.unwrap().missing;
+    assert_eq!(missing, Vec::<String>::new());
+    bed.completed(&succeeded()).await;
+}
+
+/// `migrate --enforce` leaves the indexes out, as they would block writers.
+#[tokio::test]
+async fn a_partitioned_table_without_indexes_is_guarded() {
+    let by = format!(
+        "{RUNS} PARTITION BY RANGE (id); CREATE TABLE operation_runs_all PARTITION OF operation_runs \
+         FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+         ALTER TABLE operation_runs ADD COLUMN failure_summary jsonb, ADD PRIMARY KEY (id),
+             ALTER COLUMN context DROP DEFAULT, ALTER COLUMN context TYPE jsonb USING context::jsonb"
+    );
+    let bed = replaced(&["operation_runs"], &by).await;
+    let enforced = bed.store.enforce().await.unwrap();
+    assert_eq!(enforced.added.len(), 6, "{enforced:?}");
+    let findings = bed.store.inspect().await.unwrap();
+    assert_eq!(subjects(&findings), ["operation_runs"; 2]);
+    assert!(findings.iter().all(|finding| !finding.fatal));
+}
+
+#[tokio::test]
+async fn what_no_statement_does_to_a_partitioned_table_is_said() {
+    let by = RUNS.replace(
+        "created_at timestamptz NOT NULL DEFAULT now()",
+        "created_at bigint",
+    ) + " PARTITION BY RANGE (created_at)";
+    let bed = replaced(&["operation_runs"], &by).await;
+    let [_, left] = mended(&bed).await;
+    assert_eq!(
+        subjects(&left),
+        ["operation_runs.created_at", "operation_runs (id)"]
+    );
+    for finding in left {
+        assert!(finding.remedy.contains("table anew"), "{finding:?}");
+    }
+}
+
+const CONNECTIONS: &str = "
+    SELECT 1::bigint AS id, 1::bigint AS workspace_id, 1::bigint AS tenant_id, ''::text AS provider,
+        ''::text AS display_name, ''::text AS status, ''::text AS entra_tenant_id,
+        ''::text AS client_id, ''::text AS cloud, ''::text AS module, now() AS created_at,
+        now() AS updated_at";
+
+#[tokio::test]
+async fn for_views_it_is_said_what_to_do() {
+    let tables = ["operation_runs", "tenants", "tenant_onboarding_sessions"];
+    let bed = replaced(
+        &tables,
+        "CREATE VIEW operation_runs AS SELECT 1 AS id; CREATE VIEW tenants AS SELECT 1 AS id;
+         CREATE VIEW tenant_onboarding_sessions AS
+             SELECT 1::bigint AS id, 1::bigint AS workspace_id, 1::bigint AS tenant_id",
+    )
+    .await;
+    let findings = bed.store.inspect().await.unwrap();
+    let said: Vec<String> = findings
+        .iter()
+        .map(|f| format!("{}: {}. {}", f.subject, f.problem, f.remedy))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "operation_runs: it is a view, needed: a table. let the name lead to the table that it reads: \
+             rename both, or put the schema of the table first in search_path",
+            "tenants.id: the type is int4, needed: bigint. create the view anew with id::bigint AS id",
+            "tenant_onboarding_sessions.state: the column is missing. create the view anew with a column \
+             state of type jsonb",
+        ]
+    );
+    // As it says.
+    bed.exec(
+        "DROP VIEW tenants; CREATE VIEW tenants AS SELECT id::bigint AS id FROM (SELECT 1 AS id) t",
+    )
+    .await;
+    assert_eq!(bed.store.inspect().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_proposed_for_a_materialized_view_works() {
+    let tables = ["provider_connections", "tenant_permissions"];
+    let by = format!(
+        "CREATE MATERIALIZED VIEW provider_connections AS {CONNECTIONS};
+         CREATE MATERIALIZED VIEW tenant_permissions AS SELECT 1::bigint AS tenant_id"
+    );
+    let bed = replaced(&tables, &by).await;
+    let [found, left] = mended(&bed).await;
+    assert_eq!(
+        subjects(&found),
+        ["provider_connections (id)", "tenant_permissions"]
+    );
+    // `serve` writes this one.
+    assert_eq!(subjects(&left), ["tenant_permissions"]);
+    let problem = "it is a materialized view, needed: a table";
+    assert_eq!(left[0].problem, problem);
+}
+
+#[tokio::test]
+async fn what_is_proposed_for_a_foreign_table_works() {
+    let tables = ["operation_runs", "tenants", "tenant_onboarding_sessions"];
+    let bed = replaced(
+        &tables,
+        "CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER elsewhere FOREIGN DATA WRAPPER nothing;
+         CREATE FOREIGN TABLE operation_runs (id bigint) SERVER elsewhere;
+         CREATE FOREIGN TABLE tenants (id integer DEFAULT 1) SERVER elsewhere;
+         CREATE FOREIGN TABLE tenant_onboarding_sessions (id bigint, workspace_id bigint, tenant_id bigint)
+             SERVER elsewhere",
+    )
+    .await;
+    let [found, left] = mended(&bed).await;
+    assert_eq!(
+        subjects(&found),
+        [
+            "operation_runs",
+            "tenants.id",
+            "tenant_onboarding_sessions.state"
+        ]
+    );
+    assert_eq!(subjects(&left), ["operation_runs"]);
+    assert_eq!(left[0].problem, "it is a foreign table, needed: a table");
+    assert_eq!(statement(&left[0].remedy), None);
+}
