@@ -28,6 +28,7 @@ mod simulate;
 mod simulated;
 mod stop;
 mod tokens;
+mod version;
 mod webhooks;
 
 use crate::app::Services;
@@ -144,6 +145,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             bench::run(settings, &command).await
         }
         Command::Healthcheck(command) => healthcheck::run(&load()?, &command).await,
+        Command::Version(command) => version::run(&command),
         Command::Config(command) => config::run(&ready()?, &command),
         Command::Serve(_) => serve::run(ready()?).await,
         Command::Migrate(command) => migrate::run(&ready()?, &command).await,

@@ -5,6 +5,7 @@ use crate::app::Services;
 use crate::config::Settings;
 use crate::engine::worker::{Worker, WorkerError};
 use crate::http;
+use crate::telemetry::build_info::BUILD;
 use crate::telemetry::metrics;
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -63,7 +64,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let serving = tokio::spawn(serving);
     tracing::info!(
         worker = %worker.state.id,
-        version = env!("CARGO_PKG_VERSION"),
+        version = BUILD.version,
+        commit = BUILD.commit,
         database = services.store.kind(),
         queue = services.queue.kind(),
         concurrency = worker.state.settings.concurrency,

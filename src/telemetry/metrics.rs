@@ -1,5 +1,6 @@
 //! Metrics in the Prometheus text format.
 
+use super::build_info::BUILD;
 use super::histograms::Histograms;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -138,6 +139,7 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Gauge, "verifyd_runs_running", "Runs with status running"),
     (Kind::Gauge, "verifyd_oldest_queued_seconds", "Age of the oldest queued run"),
     (Kind::Gauge, "verifyd_runs_in_flight", "Runs in flight in this process"),
+    (Kind::Gauge, "verifyd_build_info", "Always 1; the labels name the build of this process"),
 ];
 
 /// A label and its value.
@@ -153,7 +155,8 @@ pub const LABELS: &[(&str, &[Label], &str, &[&str])] = &[
     ("verifyd_provider_token_cache_lookups_total", &[("provider", "microsoft")], "result", &["hit", "miss"]),
 ];
 
-/// Describes every metric to the recorder, and registers the counters whose labels are known.
+/// Describes every metric to the recorder, and records what is known from the start: counters with known labels at 0,
+/// and the build.
 fn describe() {
     for (kind, name, description) in METRICS {
         match kind {
@@ -172,4 +175,11 @@ fn describe() {
             metrics::counter!(*name, &labels).increment(0);
         }
     }
+    let build = metrics::gauge!(
+        "verifyd_build_info",
+        "commit" => BUILD.commit,
+        "rustc" => BUILD.rustc,
+        "version" => BUILD.version
+    );
+    build.set(1.0);
 }
