@@ -22,6 +22,7 @@ mod render;
 mod report;
 mod runs;
 mod serve;
+pub mod service_manager;
 #[cfg(feature = "simulator")]
 mod simulate;
 #[cfg(feature = "simulator")]

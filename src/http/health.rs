@@ -101,7 +101,7 @@ pub async fn metrics(State(health): State<Arc<Health>>) -> String {
 
 impl Health {
     /// Why a restart would help. While the process stops, loops end.
-    fn stuck(&self) -> Option<String> {
+    pub(crate) fn stuck(&self) -> Option<String> {
         if self.stopping.is_cancelled() {
             return None;
         }
@@ -130,6 +130,16 @@ impl Health {
                 self.untaken_after,
             ),
         ])
+    }
+
+    /// What `/readyz` answers, in a line.
+    pub(crate) async fn status(&self) -> String {
+        let parts = self.readiness().await.into_iter();
+        let problems = parts.filter_map(|(name, problem)| Some(format!("{name}: {}", problem?)));
+        match problems.collect::<Vec<_>>().as_slice() {
+            [] => "ready".to_owned(),
+            problems => format!("not ready: {}", problems.join("; ")),
+        }
     }
 
     /// Returns the class of an error of the database. Its message may contain internal names, so it is only

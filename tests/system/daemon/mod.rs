@@ -11,3 +11,4 @@ mod replicas;
 mod reused_ids;
 mod schema;
 mod secrets;
+mod service_manager;
