@@ -80,6 +80,8 @@ pub async fn ready(State(health): State<Arc<Health>>) -> Response {
 
 /// `GET /metrics`
 pub async fn metrics(State(health): State<Arc<Health>>) -> String {
+    // Before this request uses a connection itself.
+    health.measure_connections();
     if let Ok(Ok(counts)) = tokio::time::timeout(health.check_timeout, health.store.counts()).await
     {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
@@ -130,6 +132,21 @@ impl Health {
                 self.untaken_after,
             ),
         ])
+    }
+
+    fn measure_connections(&self) {
+        for pool in self.store.pools() {
+            let name = pool.name;
+            metrics::gauge!("verifyd_database_connections", "pool" => name, "state" => "idle")
+                .set(pool.idle);
+            metrics::gauge!("verifyd_database_connections", "pool" => name, "state" => "used")
+                .set(pool.used);
+            metrics::gauge!("verifyd_database_connections_max", "pool" => name).set(pool.max);
+        }
+        if self.queue.kind() == "redis" {
+            let connected = u8::from(self.queue.health().connected);
+            metrics::gauge!("verifyd_redis_connected").set(connected);
+        }
     }
 
     /// What `/readyz` answers, in a line.

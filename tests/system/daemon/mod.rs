@@ -5,6 +5,7 @@ mod doctor;
 mod drain;
 mod fair_queuing;
 mod memory;
+mod metrics;
 mod privileges;
 mod proxy;
 mod replicas;

@@ -50,7 +50,7 @@ impl Manager {
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_reports_its_start_its_life_and_its_stop() {
     let options = SimulatorOptions {
-        slow_answer: Duration::from_secs(3),
+        slow_answer: Duration::from_secs(1),
         ..SimulatorOptions::default()
     };
     let mut bench = Bench::unmigrated(options).await;
