@@ -7,10 +7,12 @@ WORKDIR /src
 # .dockerignore lets through only what the binary is made of.
 COPY . .
 
+# The commit, for `verifyd version`: the history is not here.
+ARG REVISION=unknown
 # The caches stay with the builder, so the binary is taken out of them in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --release --locked --no-default-features --bin verifyd \
+    VERIFYD_BUILD_COMMIT="${REVISION}" cargo build --release --locked --no-default-features --bin verifyd \
     && install -D -m 0755 target/release/verifyd /out/verifyd
 
 # ---- run ----------------------------------------------------------------------------------------

@@ -93,6 +93,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// Ask a running daemon whether it is alive; exit code 0 if so
     Healthcheck(HealthcheckArgs),
+    /// Show version, commit, compiler and features of this program
+    Version(JsonArg),
     /// Serve an imitation of Microsoft Entra and Graph on loopback
     #[cfg(feature = "simulator")]
     Simulate(SimulateArgs),

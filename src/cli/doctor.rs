@@ -18,6 +18,7 @@ use crate::ports::probe::Pooling;
 use crate::ports::queue::{DeadLetter, QueueError};
 use crate::ports::store::{Store, StoreError};
 use crate::ports::wake::Listening;
+use crate::telemetry::build_info::{BUILD, BuildInfo};
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -108,7 +109,7 @@ async fn in_time(
 }
 
 pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode> {
-    let mut lines = vec![ok("config", settings.summary())];
+    let mut lines = vec![ok("version", version()), ok("config", settings.summary())];
     let store = tokio::time::timeout(TIMEOUT, database(settings, &mut lines)).await;
     match store {
         Ok(Some(store)) => {
@@ -160,6 +161,16 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
         }
     }
     Ok(exit::passed(!failed))
+}
+
+fn version() -> String {
+    let BuildInfo {
+        version,
+        commit,
+        rustc,
+        ..
+    } = BUILD;
+    format!("{version}, commit {commit}, rustc {rustc}")
 }
 
 async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn Store>> {

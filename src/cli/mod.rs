@@ -22,12 +22,14 @@ mod render;
 mod report;
 mod runs;
 mod serve;
+pub mod service_manager;
 #[cfg(feature = "simulator")]
 mod simulate;
 #[cfg(feature = "simulator")]
 mod simulated;
 mod stop;
 mod tokens;
+mod version;
 mod webhooks;
 
 use crate::app::Services;
@@ -144,6 +146,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             bench::run(settings, &command).await
         }
         Command::Healthcheck(command) => healthcheck::run(&load()?, &command).await,
+        Command::Version(command) => version::run(&command),
         Command::Config(command) => config::run(&ready()?, &command),
         Command::Serve(_) => serve::run(ready()?).await,
         Command::Migrate(command) => migrate::run(&ready()?, &command).await,

@@ -1,15 +1,17 @@
 //! `verifyd serve`
 
-use super::{remedy, stop};
+use super::{remedy, service_manager, stop};
 use crate::app::Services;
 use crate::config::Settings;
 use crate::engine::worker::{Worker, WorkerError};
 use crate::http;
+use crate::telemetry::build_info::BUILD;
 use crate::telemetry::metrics;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -58,22 +60,27 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     // The endpoints answer until the very end, so that a drain can be watched.
     let closing = CancellationToken::new();
     let pages = services.pages(stop.clone());
-    let router = http::router(health, api).merge(http::pages::router(pages));
+    let router = http::router(Arc::clone(&health), api).merge(http::pages::router(pages));
     let serving = http::serve(listener, router, &http_settings, closing.clone());
     let serving = tokio::spawn(serving);
     tracing::info!(
         worker = %worker.state.id,
-        version = env!("CARGO_PKG_VERSION"),
+        version = BUILD.version,
+        commit = BUILD.commit,
         database = services.store.kind(),
         queue = services.queue.kind(),
         concurrency = worker.state.settings.concurrency,
         %listening,
         "ready for runs"
     );
+    let ended = CancellationToken::new();
+    let reporting = tokio::spawn(service_manager::report(health, ended.clone()));
     let worked = work(&services, worker, stop).await;
     closing.cancel();
     serving.await?.context("the HTTP endpoints")?;
     services.store.close().await;
+    ended.cancel();
+    reporting.await?;
     worked.context("the worker has stopped; restart it")?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

@@ -80,6 +80,8 @@ pub async fn ready(State(health): State<Arc<Health>>) -> Response {
 
 /// `GET /metrics`
 pub async fn metrics(State(health): State<Arc<Health>>) -> String {
+    // Before this request uses a connection itself.
+    health.measure_connections();
     if let Ok(Ok(counts)) = tokio::time::timeout(health.check_timeout, health.store.counts()).await
     {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
@@ -101,7 +103,7 @@ pub async fn metrics(State(health): State<Arc<Health>>) -> String {
 
 impl Health {
     /// Why a restart would help. While the process stops, loops end.
-    fn stuck(&self) -> Option<String> {
+    pub(crate) fn stuck(&self) -> Option<String> {
         if self.stopping.is_cancelled() {
             return None;
         }
@@ -130,6 +132,31 @@ impl Health {
                 self.untaken_after,
             ),
         ])
+    }
+
+    fn measure_connections(&self) {
+        for pool in self.store.pools() {
+            let name = pool.name;
+            metrics::gauge!("verifyd_database_connections", "pool" => name, "state" => "idle")
+                .set(pool.idle);
+            metrics::gauge!("verifyd_database_connections", "pool" => name, "state" => "used")
+                .set(pool.used);
+            metrics::gauge!("verifyd_database_connections_max", "pool" => name).set(pool.max);
+        }
+        if self.queue.kind() == "redis" {
+            let connected = u8::from(self.queue.health().connected);
+            metrics::gauge!("verifyd_redis_connected").set(connected);
+        }
+    }
+
+    /// What `/readyz` answers, in a line.
+    pub(crate) async fn status(&self) -> String {
+        let parts = self.readiness().await.into_iter();
+        let problems = parts.filter_map(|(name, problem)| Some(format!("{name}: {}", problem?)));
+        match problems.collect::<Vec<_>>().as_slice() {
+            [] => "ready".to_owned(),
+            problems => format!("not ready: {}", problems.join("; ")),
+        }
     }
 
     /// Returns the class of an error of the database. Its message may contain internal names, so it is only

@@ -9,6 +9,7 @@ mod panics;
 mod query;
 mod rate_limit;
 pub(crate) mod request_limits;
+mod request_metrics;
 mod server;
 mod write_timeout;
 

@@ -4,10 +4,12 @@ use super::HttpTimeouts;
 use super::body::{AnswerBody, TimedBody};
 use super::connection_slots::{ConnectionSlot, ConnectionSlots};
 use super::panics;
+use super::request_metrics;
 use super::write_timeout::WriteTimeout;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::middleware;
 use axum::response::IntoResponse as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -30,7 +32,7 @@ const HEAD: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Time for answers under way to end when the process stops.
 const GRACE: Duration = Duration::from_secs(5);
-/// The paths that are answered on reserved connections.
+/// The paths that are answered on reserved connections, and not counted: whoever asks for them is no client.
 const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The address at the other end of the connection; a proxy, where there is one in front. Never taken from a
@@ -54,6 +56,7 @@ pub async fn serve(
     bounds: Bounds,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
+    let router = router.layer(middleware::from_fn(request_metrics::attach_route));
     let slots = ConnectionSlots::new(bounds.connections, bounds.connections_per_peer);
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
@@ -129,9 +132,12 @@ async fn answer(
 ) -> Result<Response<AnswerBody>, Infallible> {
     let mut request = request.map(|body| TimedBody::of(body, limit, &slot));
     request.extensions_mut().insert(Peer(peer));
-    let response = if slot.is_reserved() && !HEALTH.contains(&request.uri().path()) {
-        all_in_use(request.uri().path())
-    } else {
+    let is_health = HEALTH.contains(&request.uri().path());
+    let method = request.method().clone();
+    let answered = async {
+        if slot.is_reserved() && !is_health {
+            return all_in_use(request.uri().path());
+        }
         // A router is always ready.
         let answered = async {
             router
@@ -143,6 +149,11 @@ async fn answer(
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         })
         .await
+    };
+    let response = if is_health {
+        answered.await
+    } else {
+        request_metrics::measured(&method, answered).await
     };
     Ok(response.map(|body| AnswerBody::of(body, &slot)))
 }

@@ -15,6 +15,7 @@ pub(crate) mod onboarding;
 pub(crate) mod orphans;
 pub mod overview;
 pub mod plan;
+pub mod pools;
 pub(crate) mod probe;
 pub mod provider;
 pub mod queue;

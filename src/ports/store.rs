@@ -21,6 +21,7 @@ use crate::ports::onboarding::OnboardingStore;
 pub use crate::ports::orphans::{OpenAttempt, OrphanStore};
 use crate::ports::overview::OverviewStore;
 use crate::ports::plan::PlanStore;
+use crate::ports::pools::PoolStore;
 use crate::ports::probe::ProbeStore;
 pub use crate::ports::recording::{ForSession, NewRun, Recorded, RecordingStore};
 pub use crate::ports::retention::{PrunePolicy, Pruned, RetentionStore};
@@ -62,6 +63,7 @@ store!(
     OnboardingStore,
     OverviewStore,
     PlanStore,
+    PoolStore,
     ProbeStore,
     FairQueuingStore,
     AccessStore,

@@ -25,6 +25,7 @@ mod onboarding;
 mod orphans;
 mod overview;
 mod plan;
+mod pools;
 mod postgres;
 mod prune;
 mod recording;

@@ -1,5 +1,6 @@
 //! Metrics in the Prometheus text format.
 
+use super::build_info::BUILD;
 use super::histograms::Histograms;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -132,12 +133,19 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Counter, "verifyd_http_connections_refused_total", "Connections refused because all others were being answered"),
     (Kind::Counter, "verifyd_http_body_timeouts_total", "Requests whose body timed out"),
     (Kind::Counter, "verifyd_http_write_timeouts_total", "Connections closed because their peer did not read its answer"),
+    (Kind::LabelledCounter, "verifyd_http_requests_total", "Answered requests by route, method and class of status"),
+    (Kind::Histogram, "verifyd_http_request_duration_seconds", "Time until the answer to a request begins"),
+    (Kind::Gauge, "verifyd_http_requests_in_flight", "Requests whose answer has not begun"),
+    (Kind::Gauge, "verifyd_database_connections", "Connections of a pool by state: idle, used"),
+    (Kind::Gauge, "verifyd_database_connections_max", "Largest number of connections of a pool"),
+    (Kind::Gauge, "verifyd_redis_connected", "1 while Redis has answered the last call"),
     (Kind::Gauge, "verifyd_polling", "1 while runs are taken from the database, as the queue is unavailable"),
     (Kind::Gauge, "verifyd_invalid_runs", "Invalid runs among the latest 10,000 rows, 1,000 at most"),
     (Kind::Gauge, "verifyd_runs_queued", "Runs with status queued"),
     (Kind::Gauge, "verifyd_runs_running", "Runs with status running"),
     (Kind::Gauge, "verifyd_oldest_queued_seconds", "Age of the oldest queued run"),
     (Kind::Gauge, "verifyd_runs_in_flight", "Runs in flight in this process"),
+    (Kind::Gauge, "verifyd_build_info", "Always 1; the labels name the build of this process"),
 ];
 
 /// A label and its value.
@@ -153,7 +161,8 @@ pub const LABELS: &[(&str, &[Label], &str, &[&str])] = &[
     ("verifyd_provider_token_cache_lookups_total", &[("provider", "microsoft")], "result", &["hit", "miss"]),
 ];
 
-/// Describes every metric to the recorder, and registers the counters whose labels are known.
+/// Describes every metric to the recorder, and records what is known from the start: counters with known labels at 0,
+/// and the build.
 fn describe() {
     for (kind, name, description) in METRICS {
         match kind {
@@ -172,4 +181,11 @@ fn describe() {
             metrics::counter!(*name, &labels).increment(0);
         }
     }
+    let build = metrics::gauge!(
+        "verifyd_build_info",
+        "commit" => BUILD.commit,
+        "rustc" => BUILD.rustc,
+        "version" => BUILD.version
+    );
+    build.set(1.0);
 }

@@ -1,5 +1,6 @@
-//! Logs and metrics.
+//! Logs, metrics, and what this program was built from.
 
+pub mod build_info;
 mod histograms;
 pub(crate) mod logs;
 pub mod metrics;

@@ -3,6 +3,7 @@
 use super::assets;
 use super::session::Visitor;
 use crate::domain::access::Scope;
+use crate::telemetry::build_info::{BUILD, BuildInfo};
 
 /// The frame around a page.
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ pub struct Layout {
     pub live: Option<String>,
     pub style: &'static str,
     pub script: &'static str,
+    pub build: BuildInfo,
 }
 
 /// An entry of a list to choose from.
@@ -51,6 +53,7 @@ impl Layout {
             live: None,
             style: assets::style(),
             script: assets::script(),
+            build: BUILD,
         }
     }
 

@@ -1,7 +1,9 @@
 //! Runs the statements that both databases share.
 
 use super::{PostgresStore, Tx};
+use crate::ports::pools::{PoolState, PoolStore};
 use crate::ports::store_error::StoreError;
+use crate::store::pools;
 use crate::store::sql_store::{self, InProcess, SqlConnection, SqlRow, SqlStore, SqlTransaction};
 use crate::store::statement::{Statement, Value};
 use async_trait::async_trait;
@@ -79,5 +81,11 @@ impl SqlStore for PostgresStore {
 
     fn in_process(&self) -> &InProcess {
         &self.in_process
+    }
+}
+
+impl PoolStore for PostgresStore {
+    fn pools(&self) -> Vec<PoolState> {
+        vec![pools::state_of("main", &self.pool)]
     }
 }

@@ -1,7 +1,9 @@
 //! Runs the statements that both databases share.
 
 use super::{SqliteStore, Tx, earlier, later};
+use crate::ports::pools::{PoolState, PoolStore};
 use crate::ports::store_error::StoreError;
+use crate::store::pools;
 use crate::store::sql_store::{self, InProcess, SqlConnection, SqlRow, SqlStore, SqlTransaction};
 use crate::store::statement::{Statement, Value};
 use crate::store::workers::Beat;
@@ -77,5 +79,14 @@ impl Beat for SqliteStore {
     async fn beat(&self, beat: Statement) -> Result<(), StoreError> {
         sql_store::execute(self, beat).await?;
         Ok(())
+    }
+}
+
+impl PoolStore for SqliteStore {
+    fn pools(&self) -> Vec<PoolState> {
+        vec![
+            pools::state_of("writer", &self.writer),
+            pools::state_of("readers", &self.readers),
+        ]
     }
 }

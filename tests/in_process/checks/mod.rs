@@ -9,6 +9,7 @@ mod missing_prerequisites;
 mod poison_runs;
 mod run_lifecycle;
 mod scenarios;
+mod service_manager;
 mod snapshots;
 mod tenant_isolation;
 mod unusable_credentials;

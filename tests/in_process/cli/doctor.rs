@@ -18,7 +18,7 @@ async fn doctor_and_config_on_the_embedded_default() {
     let after = desk.run("doctor");
     assert!(after.status.success(), "{}", stdout(&after));
     for part in [
-        "config", "database", "schema", "guards", "queue", "keys", "runs",
+        "version", "config", "database", "schema", "guards", "queue", "keys", "runs",
     ] {
         assert_holds(&stdout(&after), part);
     }

@@ -26,6 +26,7 @@ mod onboarding;
 mod overview;
 mod plan;
 mod poison_runs;
+mod pools;
 mod pruning;
 mod recording;
 mod reused_ids;
@@ -211,6 +212,8 @@ conformance! {
         a_queued_run_may_be_changed,
         guards_that_were_removed_are_added_again,
         runs_of_another_type_are_free;
+    pools:
+        a_connection_counts_as_used_until_its_call_ends;
     pruning:
         only_old_completed_runs_go_with_what_belongs_to_them,
         a_batch_is_bounded_and_goes_on_where_the_last_one_ended,

@@ -1,0 +1,14 @@
+//! Reads the state of a pool.
+
+use crate::ports::pools::PoolState;
+use sqlx::{Database, Pool};
+
+pub(super) fn state_of<D: Database>(name: &'static str, pool: &Pool<D>) -> PoolState {
+    let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+    PoolState {
+        name,
+        idle,
+        used: pool.size().saturating_sub(idle),
+        max: pool.options().get_max_connections(),
+    }
+}
