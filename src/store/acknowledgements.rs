@@ -5,6 +5,7 @@
 //! second one begin after the wait, so they see what the first one did. In SQLite writing transactions are
 //! serialised anyway.
 
+use super::bounds::connection_of_context;
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::filters::push_acknowledgement_filter;
 use super::from_row::from_row;
@@ -151,7 +152,7 @@ const CARRY: Sql = Sql {
          FROM operation_runs f LEFT JOIN LATERAL (
             SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r
             WHERE r.type = " run_type!()
-        " AND r.status = 'completed' AND r.context ->> 'provider_connection_id' = $2::text
+        " AND r.status = 'completed' AND " connection_of_context!("r.context") " = $2::text
               AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id
               AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
               AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id)
@@ -170,7 +171,7 @@ const CARRY: Sql = Sql {
          SELECT $1, $2, $3, $4, $5, f.id, f.completed_at, l.id, l.completed_at
          FROM operation_runs f LEFT JOIN operation_runs l ON l.id = (
             SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'completed'
-              AND CAST(r.context ->> 'provider_connection_id' AS TEXT) = CAST($2 AS TEXT)
+              AND " connection_of_context!("r.context") " = CAST($2 AS TEXT)
               AND r.tenant_id IS f.tenant_id AND r.workspace_id IS f.workspace_id
               AND (r.completed_at, r.id) > (f.completed_at, f.id)
               AND (NOT " found_in_report!("$3", "$4", "$5")
