@@ -10,6 +10,7 @@ use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own
 use super::filters::push_acknowledgement_filter;
 use super::from_row::from_row;
 use super::postgres::{ADVISORY_PRUNE, ADVISORY_SPACE};
+use super::reused_ids::is_before_creation;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, read, transaction};
 use super::statement::{Sql, Statement};
@@ -255,7 +256,8 @@ const FROM_RUNS: Sql = both!(
 const ONE: Sql = both!(of_runs!() "a.id = $1");
 
 /// Its own; and those made on an earlier run of the same connection, tenant and workspace, that had
-/// not lapsed, been withdrawn or expired when it was completed.
+/// not lapsed, been withdrawn or expired when it was completed. The connection is another one where it was created
+/// between the two runs.
 const OF_RUN: Sql = both!(
     of_runs!() "r.id = $1
      UNION ALL SELECT " columns!("a.") " FROM operation_runs r
@@ -276,7 +278,10 @@ const OF_RUN: Sql = both!(
     is_about!("f.completed_at", "k.from_completed_at") "
        AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id
        AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id
-      WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " AND "
+      WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!()
+    " AND NOT EXISTS (SELECT 1 FROM provider_connections c WHERE c.id = k.connection_id AND "
+    is_before_creation!("k.from_completed_at")
+    " AND " moment!("c.created_at") " <= " moment!("r.completed_at") ") AND "
     found_in_report!("k.check_key", "k.status", "k.reason_code") " ORDER BY 1"
 );
 
