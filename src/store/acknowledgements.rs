@@ -68,6 +68,7 @@ macro_rules! is_of_this_run {
         sql_for!(sqlite a_second_after!("a.acknowledged_at") " >= " moment!("r.completed_at"))
     };
 }
+pub(super) use is_of_this_run;
 
 /// Whether this list of checks, if it is one, has the check as it was acknowledged. In SQLite the list is the
 /// arguments of `json_each`.

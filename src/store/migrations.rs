@@ -4,7 +4,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// The version that this build needs.
-pub(super) const WANTED_VERSION: i64 = 15;
+pub(super) const WANTED_VERSION: i64 = 16;
 
 macro_rules! migrations {
     ($folder:literal: $($version:literal $name:literal),+ $(,)?) => {
@@ -29,7 +29,7 @@ pub(super) fn postgres() -> Vec<Source> {
         7 "0007_inventory_digest", 8 "0008_turns",
         9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
-        15 "0015_old_libraries"
+        15 "0015_old_libraries", 16 "0016_kept_answers"
     )
 }
 
@@ -40,7 +40,7 @@ pub(super) fn sqlite() -> Vec<Source> {
         7 "0007_inventory_digest", 8 "0008_turns",
         9 "0009_workspace", 10 "0010_context_size", 11 "0011_acknowledgement_actors",
         12 "0012_webhook_circuits", 13 "0013_earlier_runs", 14 "0014_connection_facts",
-        15 "0015_old_libraries"
+        15 "0015_old_libraries", 16 "0016_kept_answers"
     )
 }
 

@@ -98,6 +98,8 @@ conformance! {
         a_time_of_creation_that_is_none_hides_no_report,
         acknowledgements_of_an_earlier_run_are_not_its_own,
         an_inventory_that_an_earlier_run_has_read_is_written_again,
+        an_answer_about_an_earlier_run_is_none,
+        an_answer_about_an_acknowledgement_that_is_gone_is_none,
         what_is_queued_is_told;
     completion:
         a_completion_writes_run_report_and_attempt,

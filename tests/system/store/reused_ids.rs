@@ -4,13 +4,15 @@
 use crate::store::acknowledgements::{accept, through};
 use crate::store::bed::Bed;
 use crate::store::fixtures::{context, failed, new_run, quoted, refresh, report_of, succeeded};
+use crate::store::tokens_and_sessions::{key_owner, reserve};
 use std::time::Duration;
 use verifyd::domain::acknowledgement::Acknowledgement;
 use verifyd::domain::completion::Completion;
 use verifyd::domain::connection_facts::{ConnectionFacts, KeptFacts};
 use verifyd::domain::overview::ConnectionState;
 use verifyd::domain::report::CheckStatus;
-use verifyd::domain::{ConnectionId, Outcome, RunId, TenantId};
+use verifyd::domain::{ConnectionId, Outcome, RunId, TenantId, TokenId};
+use verifyd::ports::access::{AnswerSubject, Reserved};
 use verifyd::ports::plan::PlanFilter;
 use verifyd::ports::store::{AttemptEnd, Claim};
 
@@ -428,6 +430,65 @@ pub async fn an_inventory_that_an_earlier_run_has_read_is_written_again(bed: &Be
         bed.store.inventory_freshness(TenantId(7)).await.unwrap(),
         None
     );
+}
+
+/// Answers the first request under the key `k`.
+async fn answer(bed: &Bed, owner: TokenId, subject: AnswerSubject) {
+    assert_eq!(reserve(bed, owner, "k", "a").await, Reserved::First);
+    let kept = bed.store.answer_key(owner, "k", 201, "{}", subject).await;
+    kept.unwrap();
+    assert_ne!(reserve(bed, owner, "k", "a").await, Reserved::First);
+}
+
+pub async fn an_answer_about_an_earlier_run_is_none(bed: &Bed) {
+    let owner = key_owner(bed).await;
+    let again = async || reserve(bed, owner, "k", "a").await;
+    let run = bed.queued().await;
+    answer(bed, owner, AnswerSubject::Run(run)).await;
+    // Both times as they were an hour ago.
+    let keys = bed.own("idempotency_keys");
+    bed.age(&keys, "subject_at", "true", 3600).await;
+    bed.age_run(run, "created_at", 3600).await;
+    let first = Reserved::Answered {
+        status: 201,
+        body: "{}".into(),
+    };
+    assert_eq!(again().await, first);
+    give_again(bed, run).await;
+    assert_eq!(reserve(bed, owner, "k", "b").await, Reserved::Mismatch);
+    assert_eq!(again().await, Reserved::First);
+    assert_eq!(again().await, Reserved::InProgress);
+    bed.store.release_key(owner, "k").await.unwrap();
+
+    answer(bed, owner, AnswerSubject::Run(run)).await;
+    bed.delete_run(run).await;
+    assert_eq!(again().await, Reserved::First);
+}
+
+pub async fn an_answer_about_an_acknowledgement_that_is_gone_is_none(bed: &Bed) {
+    let owner = key_owner(bed).await;
+    let again = async || reserve(bed, owner, "k", "a").await;
+    let run = bed.completed(&failed()).await;
+    let one = AnswerSubject::Acknowledgement(acknowledge(bed, run, ConnectionId(1)).await.id);
+    answer(bed, owner, one).await;
+    // Of a run that is another one.
+    bed.age(
+        "verification_check_acknowledgements",
+        "acknowledged_at",
+        "true",
+        3600,
+    )
+    .await;
+    bed.age(&bed.own("idempotency_keys"), "subject_at", "true", 3600)
+        .await;
+    assert_eq!(again().await, Reserved::First);
+    bed.store.release_key(owner, "k").await.unwrap();
+
+    let two = AnswerSubject::Acknowledgement(acknowledge(bed, run, ConnectionId(1)).await.id);
+    answer(bed, owner, two).await;
+    bed.exec("DELETE FROM verification_check_acknowledgements")
+        .await;
+    assert_eq!(again().await, Reserved::First);
 }
 
 pub async fn what_is_queued_is_told(bed: &Bed) {
