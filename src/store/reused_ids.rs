@@ -64,9 +64,10 @@ const FORGET_WAIT: Sql = both!(
      AND NOT EXISTS (SELECT 1 FROM " own!(run_attempts) " a WHERE a.run_id = $1 AND NOT a.earlier)"
 );
 
-/// The attempts of the present run.
+/// The attempts of the present run, numbered from 1.
 pub(super) const OWN_ATTEMPTS: Sql = both!(
-    "SELECT a.run_id, a.attempt, a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
+    "SELECT a.run_id, CAST(row_number() OVER (ORDER BY a.attempt) AS integer) AS attempt,
+            a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
      FROM " own!(run_attempts) " a JOIN operation_runs r ON r.id = a.run_id AND r.type = " run_type!()
     " WHERE a.run_id = $1 AND NOT a.earlier AND NOT CASE WHEN r.status = 'completed'
           AND a.ended_at IS NOT NULL THEN " is_before_start!("r") " ELSE " is_earlier!()

@@ -50,10 +50,12 @@ pub async fn attempts_of_an_earlier_run_never_count(bed: &Bed) {
             let held = attempt(bed, run).await;
             assert!(!held.exhausted, "round {round}");
             assert_eq!(held.counted_attempts, own);
-            // The number is new among all that the id has had.
+            // The number is new among all that the id has had, and is shown from 1.
             assert_eq!(held.attempt, round * 4 + own as i32);
+            assert_eq!(held.own_attempt, own);
             assert!(held.first_claimed_at <= held.claimed_at);
-            assert_eq!(bed.attempts(run).await.len(), own as usize);
+            let shown: Vec<i32> = bed.attempts(run).await.iter().map(|a| a.attempt).collect();
+            assert_eq!(shown, (1..=own as i32).collect::<Vec<_>>());
         }
         let held = bed.claim(run, "w1").await;
         assert!(held.exhausted);
