@@ -31,13 +31,14 @@ def base(place, name, connections):
         SELECT n, CASE WHEN n > {connections - QUIET} THEN {WORKSPACES + 1} ELSE n % {WORKSPACES} + 1 END,
                'Tenant ' || n FROM generate_series(1, {connections}) n;
         INSERT INTO provider_connections (id, workspace_id, tenant_id, provider, display_name, status,
-            entra_tenant_id, client_id, cloud, module)
+            entra_tenant_id, client_id, cloud, module, created_at)
         SELECT t.id, t.workspace_id, t.id, 'microsoft', t.name,
                CASE WHEN t.id % 100 = 50 THEN 'disabled' ELSE 'enabled' END,
                '5c000000-0000-4000-8000-' || lpad(t.id::text, 8, '0') || lpad(CASE
                    WHEN t.id % 33 = 1 THEN {PERMISSION_MISSING} WHEN t.id % 50 = 2 THEN {SECRET_EXPIRED}
                    ELSE {HEALTHY} END::text, 4, '0'),
-               '5c000000-0000-4000-8000-c000' || lpad(t.id::text, 8, '0'), 'simulated', 'intune'
+               '5c000000-0000-4000-8000-c000' || lpad(t.id::text, 8, '0'), 'simulated', 'intune',
+               now() - interval '{DAYS + 1} days'
         FROM tenants t;
         SELECT setval(pg_get_serial_sequence('tenants', 'id'), {connections});
         SELECT setval(pg_get_serial_sequence('provider_connections', 'id'), {connections})""")

@@ -32,6 +32,7 @@ impl AttemptEnd {
 /// One row of the history of attempts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AttemptRecord {
+    /// From 1, without those of an earlier run of the same id.
     pub attempt: i32,
     pub worker_id: String,
     pub counted: bool,

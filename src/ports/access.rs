@@ -2,8 +2,8 @@
 //!
 //! Tokens and session cookies are random and long; only their SHA-256 is stored.
 
-use crate::domain::TokenId;
 use crate::domain::access::{Binding, Scope};
+use crate::domain::{AcknowledgementId, RunId, TokenId};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -58,6 +58,13 @@ pub enum Reserved {
     Answered { status: u16, body: String },
 }
 
+/// The row that an answer is about. The answer counts while the row is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerSubject {
+    Run(RunId),
+    Acknowledgement(AcknowledgementId),
+}
+
 /// Who may call, and what was answered.
 #[async_trait]
 pub trait AccessStore: Send + Sync {
@@ -93,7 +100,8 @@ pub trait AccessStore: Send + Sync {
     async fn close_session(&self, session_hash: &str) -> Result<(), StoreError>;
 
     /// Reserves an idempotency key of a token. A reservation that was never answered may be taken
-    /// over after `abandoned_after`; keys are forgotten after `kept_for`.
+    /// over after `abandoned_after`; keys are forgotten after `kept_for`. An answer about a row that
+    /// is gone, or that is another one of the same id, is none: the same request is the first again.
     async fn reserve_key(
         &self,
         token: TokenId,
@@ -103,13 +111,14 @@ pub trait AccessStore: Send + Sync {
         kept_for: Duration,
     ) -> Result<Reserved, StoreError>;
 
-    /// Keeps the answer.
+    /// Keeps the answer, and which row it is about.
     async fn answer_key(
         &self,
         token: TokenId,
         key: &str,
         status: u16,
         body: &str,
+        subject: AnswerSubject,
     ) -> Result<(), StoreError>;
 
     /// Gives a reservation up: nothing was done.

@@ -66,8 +66,10 @@ pub struct Claim {
     pub run: ClaimedRun,
     /// How the completion writes the run's context.
     pub context: ContextSize,
-    /// Number of this attempt, from 1, the uncounted ones included.
+    /// Number of this attempt among all that the id has had: with the id its key in the database.
     pub attempt: i32,
+    /// Number of this attempt of the run, from 1, the uncounted ones included.
+    pub own_attempt: u32,
     /// Random; compared for equality by every later transition.
     pub token: Uuid,
     pub worker: WorkerId,

@@ -1,6 +1,10 @@
 //! Tokens, sessions of the pages, idempotency keys.
 
-use super::dialect::{after, before, each, now, own, postgres_only};
+use super::acknowledgements::is_of_this_run;
+use super::bounds::time;
+use super::dialect::{
+    a_second_after, after, before, each, is_about, moment, now, own, postgres_only, run_type,
+};
 use super::from_row::from_row;
 use super::rows::{self, name};
 use super::sql::{both, sql_for};
@@ -8,7 +12,9 @@ use super::sql_store::{SqlStore, execute, fetch_all, fetch_optional, transaction
 use super::statement::{Sql, earlier, later};
 use crate::domain::access::{Binding, Scope, join_scopes};
 use crate::domain::{TenantId, TokenId, WorkspaceId};
-use crate::ports::access::{AccessStore, NewToken, Reserved, SessionRecord, TokenRecord};
+use crate::ports::access::{
+    AccessStore, AnswerSubject, NewToken, Reserved, SessionRecord, TokenRecord,
+};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -108,25 +114,62 @@ const FORGET_KEYS: Sql = both!(
     before!("$1") " ORDER BY reserved_at LIMIT 100" postgres_only!(" FOR UPDATE SKIP LOCKED") ")"
 );
 
-/// `$4`: age after which a reservation without an answer may be taken over, `$5`: how long keys are kept.
+/// As it was before it was answered.
+macro_rules! unanswered {
+    ($db:ident) => {
+        sql_for!(
+            $db "reserved_at = " now!() ", response_status = NULL, response_body = NULL,
+                subject = NULL, subject_id = NULL, subject_at = NULL"
+        )
+    };
+}
+
+/// `$4`: age after which a reservation without an answer may be taken over, `$5`: how long keys are kept. A key
+/// that is there is locked, also where it is not reserved.
 const RESERVE: Sql = both!(
     "INSERT INTO " own!(idempotency_keys) " AS k (token_id, idempotency_key, request_hash)
      VALUES ($1, $2, $3)
      ON CONFLICT (token_id, idempotency_key) DO UPDATE
-     SET request_hash = excluded.request_hash, reserved_at = " now!()
-    ", response_status = NULL, response_body = NULL
+     SET request_hash = excluded.request_hash, " unanswered!() "
      WHERE k.reserved_at <= " before!("$5")
     " OR (k.request_hash = excluded.request_hash AND k.response_status IS NULL
           AND k.reserved_at <= " before!("$4") ")"
 );
 
+/// Whether the row with this time of creation is the one that the key `k` was answered about.
+macro_rules! is_subject {
+    ($db:ident $created_at:literal) => {
+        sql_for!(
+            $db "(" is_about!($created_at, "k.subject_at") " OR k.subject_at IS NULL AND ("
+            time!($created_at) ") IS NULL)"
+        )
+    };
+}
+
+/// Begins after the key was locked, so it sees the row that the answer is about.
 const KEY: Sql = both!(
-    "SELECT request_hash, response_status, response_body FROM " own!(idempotency_keys)
+    "SELECT k.request_hash, k.response_status, k.response_body, CASE k.subject
+        WHEN 'run' THEN NOT EXISTS (SELECT 1 FROM operation_runs r
+            WHERE r.id = k.subject_id AND r.type = " run_type!() " AND " is_subject!("r.created_at")
+    ")  WHEN 'acknowledgement' THEN NOT EXISTS (SELECT 1 FROM verification_check_acknowledgements a
+            JOIN operation_runs r ON r.id = a.operation_run_id AND r.type = " run_type!() " AND "
+    is_of_this_run!() " WHERE a.id = k.subject_id AND " is_subject!("a.acknowledged_at")
+    ")  ELSE false END AS is_gone
+     FROM " own!(idempotency_keys) " k WHERE k.token_id = $1 AND k.idempotency_key = $2"
+);
+
+const RESERVE_AGAIN: Sql = both!(
+    "UPDATE " own!(idempotency_keys) " SET " unanswered!()
     " WHERE token_id = $1 AND idempotency_key = $2"
 );
 
+/// `$5`, `$6`: the row that it is about.
 const ANSWER: Sql = both!(
-    "UPDATE " own!(idempotency_keys) " SET response_status = $3, response_body = $4
+    "UPDATE " own!(idempotency_keys) " SET response_status = $3, response_body = $4,
+        subject = $5, subject_id = $6, subject_at = CASE $5 WHEN 'run'
+            THEN (SELECT " time!("r.created_at") " FROM operation_runs r WHERE r.id = $6)
+            ELSE (SELECT " time!("a.acknowledged_at")
+    "             FROM verification_check_acknowledgements a WHERE a.id = $6) END
      WHERE token_id = $1 AND idempotency_key = $2 AND response_status IS NULL"
 );
 
@@ -224,7 +267,15 @@ impl<S: SqlStore> AccessStore for S {
             }
             let found: Option<KeyRow> = KEY.bind(token.0).bind(key).fetch_optional(tx).await?;
             // Released in between: the caller tries again.
-            Ok(found.map_or(Reserved::InProgress, |row| row.reserved(request_hash)))
+            let Some(row) = found else {
+                return Ok(Reserved::InProgress);
+            };
+            if row.is_gone && row.request_hash == request_hash {
+                let again = RESERVE_AGAIN.bind(token.0).bind(key);
+                again.execute(tx).await?;
+                return Ok(Reserved::First);
+            }
+            Ok(row.reserved(request_hash))
         })
         .await
     }
@@ -235,9 +286,14 @@ impl<S: SqlStore> AccessStore for S {
         key: &str,
         status: u16,
         body: &str,
+        subject: AnswerSubject,
     ) -> Result<(), StoreError> {
+        let (subject, id) = match subject {
+            AnswerSubject::Run(id) => ("run", id.0),
+            AnswerSubject::Acknowledgement(id) => ("acknowledgement", id.0),
+        };
         let answer = ANSWER.bind(token.0).bind(key).bind(status).bind(body);
-        execute(self, answer).await?;
+        execute(self, answer.bind(subject).bind(id)).await?;
         Ok(())
     }
 
@@ -316,12 +372,13 @@ impl TryFrom<SessionRow> for SessionRecord {
 }
 
 from_row! {
-    /// `idempotency_keys`
+    /// `idempotency_keys`, and whether the row that the answer is about is gone.
     #[derive(Debug)]
     struct KeyRow {
         request_hash: String,
         response_status: Option<i32>,
         response_body: Option<String>,
+        is_gone: bool,
     }
 }
 

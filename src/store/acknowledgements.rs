@@ -5,10 +5,12 @@
 //! second one begin after the wait, so they see what the first one did. In SQLite writing transactions are
 //! serialised anyway.
 
+use super::bounds::connection_of_context;
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::filters::push_acknowledgement_filter;
 use super::from_row::from_row;
 use super::postgres::{ADVISORY_PRUNE, ADVISORY_SPACE};
+use super::reused_ids::is_before_creation;
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlConnection, SqlStore, read, transaction};
 use super::statement::{Sql, Statement};
@@ -66,6 +68,7 @@ macro_rules! is_of_this_run {
         sql_for!(sqlite a_second_after!("a.acknowledged_at") " >= " moment!("r.completed_at"))
     };
 }
+pub(super) use is_of_this_run;
 
 /// Whether this list of checks, if it is one, has the check as it was acknowledged. In SQLite the list is the
 /// arguments of `json_each`.
@@ -151,7 +154,7 @@ const CARRY: Sql = Sql {
          FROM operation_runs f LEFT JOIN LATERAL (
             SELECT r.id, r.completed_at::timestamptz AS completed_at FROM operation_runs r
             WHERE r.type = " run_type!()
-        " AND r.status = 'completed' AND r.context ->> 'provider_connection_id' = $2::text
+        " AND r.status = 'completed' AND " connection_of_context!("r.context") " = $2::text
               AND r.tenant_id IS NOT DISTINCT FROM f.tenant_id
               AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
               AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id)
@@ -170,7 +173,7 @@ const CARRY: Sql = Sql {
          SELECT $1, $2, $3, $4, $5, f.id, f.completed_at, l.id, l.completed_at
          FROM operation_runs f LEFT JOIN operation_runs l ON l.id = (
             SELECT r.id FROM operation_runs r WHERE r.type = " run_type!() " AND r.status = 'completed'
-              AND CAST(r.context ->> 'provider_connection_id' AS TEXT) = CAST($2 AS TEXT)
+              AND " connection_of_context!("r.context") " = CAST($2 AS TEXT)
               AND r.tenant_id IS f.tenant_id AND r.workspace_id IS f.workspace_id
               AND (r.completed_at, r.id) > (f.completed_at, f.id)
               AND (NOT " found_in_report!("$3", "$4", "$5")
@@ -254,7 +257,8 @@ const FROM_RUNS: Sql = both!(
 const ONE: Sql = both!(of_runs!() "a.id = $1");
 
 /// Its own; and those made on an earlier run of the same connection, tenant and workspace, that had
-/// not lapsed, been withdrawn or expired when it was completed.
+/// not lapsed, been withdrawn or expired when it was completed. The connection is another one where it was created
+/// between the two runs.
 const OF_RUN: Sql = both!(
     of_runs!() "r.id = $1
      UNION ALL SELECT " columns!("a.") " FROM operation_runs r
@@ -275,7 +279,10 @@ const OF_RUN: Sql = both!(
     is_about!("f.completed_at", "k.from_completed_at") "
        AND f.tenant_id IS NOT DISTINCT FROM r.tenant_id
        AND f.workspace_id IS NOT DISTINCT FROM r.workspace_id
-      WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!() " AND "
+      WHERE r.id = $1 AND r.status = 'completed' AND r.type = " run_type!()
+    " AND NOT EXISTS (SELECT 1 FROM provider_connections c WHERE c.id = k.connection_id AND "
+    is_before_creation!("k.from_completed_at")
+    " AND " moment!("c.created_at") " <= " moment!("r.completed_at") ") AND "
     found_in_report!("k.check_key", "k.status", "k.reason_code") " ORDER BY 1"
 );
 

@@ -184,7 +184,11 @@ macro_rules! connection_of_context {
         concat!($context, " ->> 'provider_connection_id'")
     };
     (sqlite $context:literal) => {
-        concat!("CAST(", $context, " ->> 'provider_connection_id' AS TEXT)")
+        concat!(
+            "CAST(json_extract(",
+            $context,
+            ", '$.provider_connection_id') AS TEXT)"
+        )
     };
 }
 

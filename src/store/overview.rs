@@ -2,10 +2,12 @@
 
 use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short, time};
 use super::connections::connection_columns;
-use super::dialect::{among, at, each, is_about, now, own, run_type};
+use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::filters::{ConnectionSql, push_binding, push_connection_filter};
 use super::from_row::from_row;
-use super::reused_ids::{is_of_its_run, latest_report_of_connection};
+use super::reused_ids::{
+    facts_of_connection, is_before_creation, is_of_its_run, latest_report_of_connection,
+};
 use super::rows::{self, ConnectionRow, name, optional_name};
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlStore, fetch_all, fetch_optional, read};
@@ -46,9 +48,7 @@ const STATES: Sql = both!(
        l.overall AS latest_overall, l.outcome AS latest_outcome,
        l.completed_at AS latest_completed_at, a.id AS active_run_id, " facts_columns!()
     ", " time!("k.expires_at") " AS recorded_expires_at
-     FROM provider_connections c
-     LEFT JOIN " own!(connection_facts) " f ON f.connection_id = c.id
-     LEFT JOIN " each!(
+     FROM provider_connections c LEFT JOIN " facts_of_connection!() " LEFT JOIN " each!(
         "LATERAL (SELECT n.expires_at FROM provider_credentials n
                   WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true",
         "(SELECT provider_connection_id, expires_at, max(id) FROM provider_credentials
@@ -66,7 +66,7 @@ const COUNTS: Sql = both!(
         count(*) FILTER (WHERE c.enabled AND l.overall = 'blocked') AS blocked,
         count(*) FILTER (WHERE c.enabled AND l.outcome = 'failed') AS failed,
         count(*) FILTER (WHERE c.enabled AND l.connection_id IS NULL) AS never_checked
-    FROM (SELECT c.id, c.workspace_id, c.tenant_id, c.status, (" is_valid_connection!()
+    FROM (SELECT c.id, c.workspace_id, c.tenant_id, c.status, c.created_at, (" is_valid_connection!()
     ") IS TRUE AS valid, (c.status = 'enabled' AND " is_valid_connection!()
     ") IS TRUE AS enabled FROM provider_connections c) c LEFT JOIN " latest_report_of_connection!()
     " WHERE true"

@@ -2,9 +2,10 @@
 
 use super::bounds::{is_listed, is_valid_connection, member, short};
 use super::connections::connection_columns;
-use super::dialect::{among, at, each, is_about, own, run_type};
+use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::from_row::from_row;
 use super::inventory::is_read_by_its_run;
+use super::reused_ids::{facts_of_connection, is_before_creation};
 use super::rows::ConnectionRow;
 use super::sql::both;
 use super::sql_store::{SqlStore, read};
@@ -20,11 +21,13 @@ use async_trait::async_trait;
 use std::collections::{BTreeSet, HashMap};
 
 /// The page is cut before anything is joined to it. An inventory whose run is another one of the same id is
-/// ignored. `$1`: provider, `$2`: workspace, `$3`: tenant, `$4`: after this id, `$5`: limit.
+/// ignored; one that is older than the connection was read through another one. `$1`: provider, `$2`:
+/// workspace, `$3`: tenant, `$4`: after this id, `$5`: limit.
 const SUBJECTS: Sql = both!(
     "SELECT " connection_columns!()
     ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source,
-       CASE WHEN r.id IS NOT NULL THEN coalesce(CASE WHEN " is_listed!("r.context") " THEN "
+       CASE WHEN " is_before_creation!("i.refreshed_at")
+    " THEN '' WHEN r.id IS NOT NULL THEN coalesce(CASE WHEN " is_listed!("r.context") " THEN "
     member!("r.context", provider_connection_id) " END, '') END AS read_by, " facts_columns!()
     " FROM (SELECT * FROM provider_connections c WHERE " is_valid_connection!()
     " AND c.provider = $1 AND ($2 IS NULL OR c.workspace_id = $2)
@@ -33,7 +36,7 @@ const SUBJECTS: Sql = both!(
     is_read_by_its_run!("i")
     " OR NOT EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = i.operation_run_id))
      LEFT JOIN operation_runs r ON r.id = i.operation_run_id AND r.type = " run_type!()
-    " LEFT JOIN " own!(connection_facts) " f ON f.connection_id = c.id ORDER BY c.id"
+    " LEFT JOIN " facts_of_connection!() " ORDER BY c.id"
 );
 
 /// Without those that only another permission includes. `$1`: tenants, `$2`: keys.

@@ -1,9 +1,11 @@
-//! Excludes data of an earlier run with the same id.
+//! Excludes data of an earlier run, or an earlier connection, with the same id.
 //!
 //! `operation_runs` may belong to another application, so nothing in it distinguishes one run of an id from
 //! the next. A claim sets `started_at` with the first attempt: a queued run without it was never claimed, so
 //! ended attempts belong to an earlier run. So do those up to one that completed the run, while the run is
 //! not completed. The first claim marks them (`run_attempts.earlier`).
+//!
+//! A connection is told from an earlier one by its `created_at`: what is older than that is not about it.
 
 use super::dialect::{a_second_after, moment, now, own, run_type};
 use super::sql::{both, sql_for};
@@ -62,9 +64,10 @@ const FORGET_WAIT: Sql = both!(
      AND NOT EXISTS (SELECT 1 FROM " own!(run_attempts) " a WHERE a.run_id = $1 AND NOT a.earlier)"
 );
 
-/// The attempts of the present run.
+/// The attempts of the present run, numbered from 1.
 pub(super) const OWN_ATTEMPTS: Sql = both!(
-    "SELECT a.run_id, a.attempt, a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
+    "SELECT a.run_id, CAST(row_number() OVER (ORDER BY a.attempt) AS integer) AS attempt,
+            a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
      FROM " own!(run_attempts) " a JOIN operation_runs r ON r.id = a.run_id AND r.type = " run_type!()
     " WHERE a.run_id = $1 AND NOT a.earlier AND NOT CASE WHEN r.status = 'completed'
           AND a.ended_at IS NOT NULL THEN " is_before_start!("r") " ELSE " is_earlier!()
@@ -102,19 +105,44 @@ macro_rules! is_of_its_run_and_connection {
     };
 }
 
-/// `JOIN latest_reports l` of the connection `c`: a report of another tenant, or of an earlier run of the same
-/// id, is as good as none.
+/// Whether a row that names the connection `c` is about an earlier connection of the same id: this time of the
+/// row lies before the creation of `c`. Where `c` has no valid time of creation, or one without its time zone,
+/// the row is about `c`.
+macro_rules! is_before_creation {
+    ($db:ident $time:literal) => {
+        $crate::store::sql::sql_for!(
+            $db "((" each!("pg_typeof(c.created_at) = 'timestamptz'::regtype AND ", "")
+            a_second_after!($time) " < " moment!("c.created_at") " AND "
+            moment!("c.created_at") " <= " now!() ") IS TRUE)"
+        )
+    };
+}
+
+/// `JOIN latest_reports l` of the connection `c`: a report of another tenant, of an earlier run of the same id, or
+/// of an earlier connection, is as good as none.
 macro_rules! latest_report_of_connection {
     ($db:ident) => {
         $crate::store::sql::sql_for!(
-            $db own!(latest_reports) " l ON l.connection_id = c.id AND "
+            $db own!(latest_reports) " l ON l.connection_id = c.id AND NOT "
+            is_before_creation!("l.completed_at") " AND "
             is_of_its_run!("c.workspace_id", "c.tenant_id")
         )
     };
 }
 
+/// `JOIN connection_facts f` of the connection `c`.
+macro_rules! facts_of_connection {
+    ($db:ident) => {
+        $crate::store::sql::sql_for!(
+            $db own!(connection_facts) " f ON f.connection_id = c.id AND NOT "
+            is_before_creation!("f.found_at")
+        )
+    };
+}
+
 pub(super) use {
-    is_before_start, is_of_its_run, is_of_its_run_and_connection, latest_report_of_connection,
+    facts_of_connection, is_before_creation, is_before_start, is_of_its_run,
+    is_of_its_run_and_connection, latest_report_of_connection,
 };
 
 /// Marks what belongs to an earlier run than the one that is queued and, in PostgreSQL, locked.

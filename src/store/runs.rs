@@ -1,8 +1,8 @@
 //! Reads runs.
 
 use super::bounds::{fits, is_claimable, is_shown, member, short, time};
-use super::dialect::{at, each, is_about, own, run_type};
-use super::reused_ids::{OWN_ATTEMPTS, is_of_its_run};
+use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};
+use super::reused_ids::{OWN_ATTEMPTS, is_before_creation, is_of_its_run};
 use super::rows::{self, AttemptRow, CountsRow, LatestReportRow, RunRow};
 use super::sql::{both, sql_for};
 use super::sql_store::{SqlStore, fetch_all, fetch_optional, read};
@@ -74,7 +74,7 @@ const COUNTS: Sql = both!(
 const READ_LATEST_REPORT: Sql = both!(
     "SELECT l.connection_id, l.operation_run_id, l.fingerprint, l.overall, l.outcome, l.completed_at
      FROM " own!(latest_reports) " l LEFT JOIN provider_connections c ON c.id = l.connection_id
-     WHERE l.connection_id = $1 AND "
+     WHERE l.connection_id = $1 AND NOT " is_before_creation!("l.completed_at") " AND "
     is_of_its_run!("coalesce(c.workspace_id, p.workspace_id)", "coalesce(c.tenant_id, p.tenant_id)")
 );
 

@@ -3,9 +3,9 @@
 use super::bounds::short;
 use super::connections::connection_columns;
 use super::credentials::credential_columns;
-use super::dialect::{at, each, is_about, now, own, run_type};
+use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};
 use super::from_row::from_row;
-use super::reused_ids::is_of_its_run_and_connection;
+use super::reused_ids::{facts_of_connection, is_before_creation, is_of_its_run_and_connection};
 use super::rows::{ConnectionWithCredentialRow, optional_name};
 use super::sql::{both, sql_for};
 use super::sql_store::{FromSqlRow, SqlConnection, SqlStore, execute, read};
@@ -38,17 +38,19 @@ const START: Sql = Sql {
         ", l.operation_run_id AS latest_run_id, " facts_columns!() " FROM provider_connections c
           LEFT JOIN LATERAL (SELECT * FROM provider_credentials n
                              WHERE n.provider_connection_id = c.id ORDER BY n.id DESC LIMIT 1) k ON true
-          LEFT JOIN verifyd.latest_reports l ON l.connection_id = c.id AND "
+          LEFT JOIN verifyd.latest_reports l ON l.connection_id = c.id AND NOT "
+        is_before_creation!("l.completed_at") " AND "
         is_of_its_run_and_connection!("c.workspace_id", "c.tenant_id")
-        " LEFT JOIN verifyd.connection_facts f ON f.connection_id = c.id WHERE c.id = ANY($1)"
+        " LEFT JOIN " facts_of_connection!() " WHERE c.id = ANY($1)"
     ),
     sqlite: sql_for!(
         sqlite "SELECT " connection_columns!() ", " credential_columns!()
         ", l.operation_run_id AS latest_run_id, " facts_columns!()
         " FROM json_each($1) w CROSS JOIN provider_connections c ON c.id = w.value
           LEFT JOIN provider_credentials k ON k.provider_connection_id = c.id
-          LEFT JOIN verifyd_connection_facts f ON f.connection_id = c.id
-          LEFT JOIN verifyd_latest_reports l ON l.connection_id = c.id AND "
+          LEFT JOIN " facts_of_connection!()
+        " LEFT JOIN verifyd_latest_reports l ON l.connection_id = c.id AND NOT "
+        is_before_creation!("l.completed_at") " AND "
         is_of_its_run_and_connection!("c.workspace_id", "c.tenant_id")
     ),
 };

@@ -112,7 +112,7 @@ pub(super) const OWN: &[Table] = tables! {
     }
     idempotency_keys unique(token_id idempotency_key) {
         Id: token_id; Text: idempotency_key request_hash; Time: reserved_at; Number: response_status;
-        Text: response_body;
+        Text: response_body subject; Id: subject_id; Time: subject_at;
     }
     carried_acknowledgements unique(acknowledgement_id) {
         Id: acknowledgement_id connection_id; Text: check_key status reason_code; Id: from_run_id;

@@ -72,7 +72,7 @@ impl Pipeline {
 
     /// Releases a run whose attempt failed because of an error in verifyd, with a longer delay each time.
     pub(super) async fn release_after_error(&self, attempt: &Attempt<'_>) -> Processed {
-        let doublings = u32::try_from(attempt.claim.attempt - 1).unwrap_or(0).min(6);
+        let doublings = attempt.claim.own_attempt.saturating_sub(1).min(6);
         let pause = Duration::from_secs(1 << doublings);
         self.release(attempt, AttemptEnd::Error, Some(pause)).await
     }

@@ -128,7 +128,7 @@ impl Pipeline {
             run = claim.run.id.0,
             tenant = claim.run.tenant_id.map(|t| t.0),
             connection = claim.run.request.provider_connection_id.map(|c| c.0),
-            attempt = claim.attempt,
+            attempt = claim.own_attempt,
             trace_id = hint.traceparent.as_deref().and_then(|t| t.get(3..35)),
         );
         let began = attempt.began;

@@ -10,6 +10,7 @@ use crate::domain::acknowledgement::{Acknowledgement, PERSON_CHARS, REASON_CHARS
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use crate::http::query::QueryText;
 use crate::operations::acknowledge::{self as operation, Request, acknowledge, withdraw};
+use crate::ports::access::AnswerSubject;
 use crate::ports::acknowledgements::AcknowledgementFilter;
 use crate::view::AcknowledgementView;
 use axum::extract::State;
@@ -143,7 +144,9 @@ pub async fn acknowledge_check(
                 created: done.created,
                 acknowledgement: AcknowledgementView::of(&done.acknowledgement, id, now),
             };
-            Answer::made(done.created, href(done.acknowledgement.id), &shown)
+            let id = done.acknowledgement.id;
+            let subject = AnswerSubject::Acknowledgement(id);
+            Answer::made(done.created, href(id), &shown, subject)
         }
     };
     once.answer(&api, &caller, &body.bytes, work).await
@@ -182,7 +185,8 @@ pub async fn withdraw_acknowledgement(
         async move {
             let by = body.read.withdrawn_by.as_deref();
             let withdrawn = withdraw(&*api.store, &reach, id, by, &through).await?;
-            Answer::of(&shown(&withdrawn, api.clock.now()))
+            let subject = AnswerSubject::Acknowledgement(withdrawn.id);
+            Answer::of(&shown(&withdrawn, api.clock.now()), subject)
         }
     };
     once.answer(&api, &caller, &body.bytes, work).await

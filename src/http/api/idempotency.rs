@@ -6,7 +6,7 @@ use super::problem::{Kind, Problem};
 use super::{json, problem};
 use crate::domain::token::sha256_hex;
 use crate::http::panics;
-use crate::ports::access::Reserved;
+use crate::ports::access::{AnswerSubject, Reserved};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -34,6 +34,8 @@ pub struct Answer {
     pub status: StatusCode,
     pub location: Option<String>,
     pub body: Value,
+    /// The row that it is about.
+    pub subject: AnswerSubject,
 }
 
 /// The key of a request, and what the request is.
@@ -116,7 +118,9 @@ impl Once {
                     let kept = json!({ "location": answer.location, "body": answer.body });
                     let (status, kept) = (answer.status.as_u16(), kept.to_string());
                     // It is done. Whoever asks again finds the key abandoned, and what was done.
-                    if let Err(error) = api.store.answer_key(token, &key, status, &kept).await {
+                    let subject = answer.subject;
+                    let keep = api.store.answer_key(token, &key, status, &kept, subject);
+                    if let Err(error) = keep.await {
                         tracing::warn!(%error, "the answer to an idempotency key is not kept");
                     }
                     answer.into_response()
@@ -139,7 +143,12 @@ impl Once {
 
 impl Answer {
     /// What was made by this request, or was there before.
-    pub fn made(created: bool, location: String, body: &impl Serialize) -> Result<Self, Problem> {
+    pub fn made(
+        created: bool,
+        location: String,
+        body: &impl Serialize,
+        subject: AnswerSubject,
+    ) -> Result<Self, Problem> {
         Ok(Self {
             status: if created {
                 StatusCode::CREATED
@@ -147,40 +156,41 @@ impl Answer {
                 StatusCode::OK
             },
             location: Some(location),
-            ..Self::of(body)?
+            ..Self::of(body, subject)?
         })
     }
 
     /// What was changed by this request.
-    pub fn of(body: &impl Serialize) -> Result<Self, Problem> {
+    pub fn of(body: &impl Serialize, subject: AnswerSubject) -> Result<Self, Problem> {
         Ok(Self {
             status: StatusCode::OK,
             location: None,
             body: serde_json::to_value(body)
                 .map_err(|_| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?,
+            subject,
         })
     }
 
     fn into_response(self) -> Result<Response, Problem> {
-        let mut response = json(self.status, &self.body)?;
-        if let Some(location) = self.location {
-            let value = HeaderValue::from_str(&location)
-                .map_err(|_| problem::Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
-            response.headers_mut().insert(header::LOCATION, value);
-        }
-        Ok(response)
+        response(self.status, self.location.as_deref(), &self.body)
     }
+}
+
+fn response(status: StatusCode, location: Option<&str>, body: &Value) -> Result<Response, Problem> {
+    let mut response = json(status, body)?;
+    if let Some(location) = location {
+        let value = HeaderValue::from_str(location)
+            .map_err(|_| problem::Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    Ok(response)
 }
 
 fn replayed(status: u16, kept: &str) -> Result<Response, Problem> {
     let defect = || Problem::new(Kind::Defect, "The kept answer cannot be read.");
-    let mut kept: Value = serde_json::from_str(kept).map_err(|_| defect())?;
-    let answer = Answer {
-        status: StatusCode::from_u16(status).map_err(|_| defect())?,
-        location: kept["location"].as_str().map(ToOwned::to_owned),
-        body: kept["body"].take(),
-    };
-    let mut response = answer.into_response()?;
+    let status = StatusCode::from_u16(status).map_err(|_| defect())?;
+    let kept: Value = serde_json::from_str(kept).map_err(|_| defect())?;
+    let mut response = response(status, kept["location"].as_str(), &kept["body"])?;
     let headers = response.headers_mut();
     headers.insert(REPLAYED, HeaderValue::from_static("true"));
     Ok(response)

@@ -10,6 +10,7 @@ use crate::domain::run::{Outcome, RunStatus};
 use crate::domain::{ConnectionId, RunId, SessionId, TenantId};
 use crate::http::query::QueryText;
 use crate::operations::{self, CheckRequest};
+use crate::ports::access::AnswerSubject;
 use crate::ports::store::RunFilter;
 use crate::view::{RunDetail, RunItem};
 use axum::extract::State;
@@ -106,7 +107,8 @@ async fn start(api: Arc<Api>, request: CheckRequest) -> Result<Answer, Problem> 
         created: recorded.created,
         run: RunItem::from(run),
     };
-    Answer::made(recorded.created, RunItem::href(recorded.run_id), &started)
+    let (id, href) = (recorded.run_id, RunItem::href(recorded.run_id));
+    Answer::made(recorded.created, href, &started, AnswerSubject::Run(id))
 }
 
 /// Which runs to list.

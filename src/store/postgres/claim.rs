@@ -75,7 +75,8 @@ const CLAIM: &str = sql!(
     FROM opened o JOIN history h ON h.id = o.run_id
     WHERE r.id = o.run_id AND r.type = " run_type!()
     " RETURNING r.id, r.workspace_id, r.tenant_id, r.created_at::timestamptz AS created_at,
-        o.attempt, o.claimed_at, h.spent, h.exhausted, h.failed >= $6 AS forced_completion,
+        o.attempt, h.own + 1 AS own_attempt, o.claimed_at, h.spent, h.exhausted,
+        h.failed >= $6 AS forced_completion,
         coalesce(h.first_claimed_at, o.claimed_at) AS first_claimed_at, "
     context_columns!(postgres "NOT $9", "$7")
 );
@@ -213,13 +214,17 @@ impl PostgresStore {
                 true => (RunRequest::default(), ContextSize::Unknown),
                 false => ContextRow::from_row(row)?.read(self.in_process.context_bytes),
             };
-            let spent = u32::try_from(row.try_get::<i64, _>("spent")?).unwrap_or(u32::MAX);
+            let count = |column: &str| -> sqlx::Result<u32> {
+                Ok(u32::try_from(row.try_get::<i64, _>(column)?).unwrap_or(u32::MAX))
+            };
+            let spent = count("spent")?;
             let exhausted: bool = row.try_get("exhausted")?;
             claims[place] = Some(Claim {
                 start: None,
                 run: run.with(request),
                 context,
                 attempt: row.try_get("attempt")?,
+                own_attempt: count("own_attempt")?,
                 token: tokens[place],
                 worker: calls[place].worker.clone(),
                 counted_attempts: spent.saturating_add(u32::from(!exhausted)),

@@ -13,8 +13,8 @@ use crate::store::claims::lock_running;
 use crate::store::completion::{
     CompleteByItself, Completed, CompletionRequest, Done, InventoryRow, conclude,
 };
-use crate::store::dialect::{each, is_about};
-use crate::store::reused_ids::is_of_its_run_and_connection;
+use crate::store::dialect::{a_second_after, each, is_about, moment, now};
+use crate::store::reused_ids::{is_before_creation, is_of_its_run_and_connection};
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -137,16 +137,18 @@ impl CompleteByItself for PostgresStore {
     }
 }
 
-/// Deletes rows that earlier runs left, of connections whose report was not compared. `$1`: connections,
-/// `$2`: the runs that are completed now, `$3`: the start of their processing; rows written later are not
-/// left over.
+/// Deletes rows that earlier runs or connections left, of connections whose report was not compared. `$1`:
+/// connections, `$2`: the runs that are completed now, `$3`: the start of their processing; rows written later
+/// are not left over.
 const FORGET_LATEST_REPORTS: &str = sql!(
     "DELETE FROM verifyd.latest_reports l
      USING unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (connection, run, since),
            operation_runs r
      WHERE l.connection_id = d.connection AND r.id = d.run AND l.completed_at < d.since AND NOT ("
     "l.operation_run_id <> r.id AND "
-    is_of_its_run_and_connection!(postgres "r.workspace_id", "r.tenant_id") ")"
+    is_of_its_run_and_connection!(postgres "r.workspace_id", "r.tenant_id")
+    " AND NOT EXISTS (SELECT FROM provider_connections c WHERE c.id = l.connection_id AND "
+    is_before_creation!(postgres "l.completed_at") "))"
 );
 
 impl PostgresStore {

@@ -13,7 +13,7 @@ const INSERT_RUNS: &str = sql!(
     "WITH recorded AS (INSERT INTO operation_runs
          (workspace_id, tenant_id, type, status, context, created_at)
      SELECT n.workspace_id, n.tenant_id, " run_type!()
-    ", 'queued', n.context, now() FROM set_config('verifyd.report_part', 'on', true),
+    ", 'queued', n.context, now() FROM set_config('verifyd.told', 'on', true),
          unnest($1::bigint[], $2::bigint[], $3::jsonb[]) WITH ORDINALITY
              AS n(workspace_id, tenant_id, context, place)
      ORDER BY n.place RETURNING id),

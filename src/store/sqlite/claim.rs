@@ -74,6 +74,8 @@ const TAKE_RUNS: &str = sql!(
     " END WHERE id IN (SELECT value FROM json_each($1)) AND type = " run_type!()
     " AND status = 'queued' RETURNING id, workspace_id, tenant_id, created_at,
        (SELECT count(*) FROM verifyd_run_attempts a
+        WHERE a.run_id = operation_runs.id AND NOT a.earlier) AS own_attempt,
+       (SELECT count(*) FROM verifyd_run_attempts a
         WHERE a.run_id = operation_runs.id AND a.counted AND NOT a.earlier) AS counted_attempts,
        (SELECT count(*) >= $2 FROM verifyd_run_attempts a
         WHERE a.run_id = operation_runs.id AND " is_failed_completion!() ") AS forced_completion,
@@ -186,15 +188,18 @@ impl SqliteStore {
             let (Some(place), Some((_, attempt, claimed_at, counted))) = (place, attempt) else {
                 continue;
             };
-            let counted_attempts: i64 = row.try_get("counted_attempts")?;
+            let count = |column: &str| -> sqlx::Result<u32> {
+                Ok(u32::try_from(row.try_get::<i64, _>(column)?).unwrap_or(u32::MAX))
+            };
             claims[place] = Some(Claim {
                 start: None,
                 run: run.with(RunRequest::default()),
                 context: ContextSize::Unknown,
                 attempt: *attempt,
+                own_attempt: count("own_attempt")?,
                 token: tokens[place],
                 worker: calls[place].worker.clone(),
-                counted_attempts: u32::try_from(counted_attempts).unwrap_or(u32::MAX),
+                counted_attempts: count("counted_attempts")?,
                 exhausted: !counted,
                 forced_completion: row.try_get("forced_completion")?,
                 first_claimed_at: row.try_get("first_claimed_at")?,

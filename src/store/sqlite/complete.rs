@@ -7,8 +7,8 @@ use crate::store::batching::{BatchResult, BatchedCall, Batcher};
 use crate::store::completion::{
     CompleteByItself, Completed, CompletionRequest, InventoryRow, conclude,
 };
-use crate::store::dialect::{each, is_about};
-use crate::store::reused_ids::is_of_its_run_and_connection;
+use crate::store::dialect::{a_second_after, each, is_about, moment};
+use crate::store::reused_ids::{is_before_creation, is_of_its_run_and_connection};
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -127,15 +127,17 @@ impl CompleteByItself for SqliteStore {
     }
 }
 
-/// Deletes rows that earlier runs left. `$1`: connections and the runs that are completed now. Rows written
-/// later are not left over.
+/// Deletes rows that earlier runs or connections left. `$1`: connections and the runs that are completed now.
+/// Rows written later are not left over.
 const FORGET_LATEST_REPORTS: &str = sql!(
     "DELETE FROM verifyd_latest_reports AS l
      WHERE connection_id IN (SELECT value ->> 0 FROM json_each($1)) AND completed_at <= " now!()
     " AND NOT EXISTS (
         SELECT 1 FROM json_each($1) d JOIN operation_runs r ON r.id = d.value ->> 1
         WHERE d.value ->> 0 = l.connection_id AND l.operation_run_id <> r.id AND "
-    is_of_its_run_and_connection!(sqlite "r.workspace_id", "r.tenant_id") ")"
+    is_of_its_run_and_connection!(sqlite "r.workspace_id", "r.tenant_id")
+    " AND NOT EXISTS (SELECT 1 FROM provider_connections c WHERE c.id = l.connection_id AND "
+    is_before_creation!(sqlite "l.completed_at") "))"
 );
 
 impl SqliteStore {

@@ -92,6 +92,31 @@ async fn a_key_belongs_to_one_request_of_one_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_about_a_run_that_is_gone_is_not_given_again() {
+    let scene = Scene::postgres().await;
+    let token = &scene.master().await;
+    let connection = scene.healthy(1).await;
+    let path = format!("/v1/connections/{connection}/checks");
+    let first = post(&scene, token, &path, "k", json!({})).await;
+    assert_eq!(first.status, 201);
+    scene
+        .sql("WITH gone AS (DELETE FROM operation_runs RETURNING id) SELECT count(*) FROM gone")
+        .await;
+    let second = post(&scene, token, &path, "k", json!({})).await;
+    assert_eq!(
+        (second.status, second.header("idempotency-replayed")),
+        (201, "")
+    );
+    assert_ne!(second.header("location"), first.header("location"));
+    let again = post(&scene, token, &path, "k", json!({})).await;
+    assert_eq!(
+        (again.status, again.header("idempotency-replayed")),
+        (201, "true")
+    );
+    assert_eq!(again.body, second.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_request_gives_its_key_back() {
     let scene = Scene::sqlite().await;
     let token = &scene.master().await;

@@ -1,5 +1,6 @@
 //! Every way to enqueue, as docs/guides/enqueue.md shows it: each snippet is run as it stands.
 
+mod embedded;
 mod guide;
 mod mistakes;
 mod producer;

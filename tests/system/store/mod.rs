@@ -96,8 +96,12 @@ conformance! {
         recording_bears_what_an_earlier_run_has_left,
         a_report_is_compared_with_none_of_an_earlier_run,
         a_connection_s_id_that_another_tenant_gets_has_no_report,
+        what_was_completed_before_a_connection_was_created_is_not_its_own,
+        a_time_of_creation_that_is_none_hides_no_report,
         acknowledgements_of_an_earlier_run_are_not_its_own,
         an_inventory_that_an_earlier_run_has_read_is_written_again,
+        an_answer_about_an_earlier_run_is_none,
+        an_answer_about_an_acknowledgement_that_is_gone_is_none,
         what_is_queued_is_told;
     completion:
         a_completion_writes_run_report_and_attempt,

@@ -1,14 +1,19 @@
-//! An id that is given to another run: after TRUNCATE … RESTART IDENTITY, in a restored backup. Nothing that
-//! belongs to the run before counts for it.
+//! An id that is given to another run or connection: after TRUNCATE … RESTART IDENTITY, in a restored backup.
+//! Nothing that belongs to the one before counts for it.
 
 use crate::store::acknowledgements::{accept, through};
 use crate::store::bed::Bed;
 use crate::store::fixtures::{context, failed, new_run, quoted, refresh, report_of, succeeded};
+use crate::store::tokens_and_sessions::{key_owner, reserve};
 use std::time::Duration;
 use verifyd::domain::acknowledgement::Acknowledgement;
 use verifyd::domain::completion::Completion;
+use verifyd::domain::connection_facts::{ConnectionFacts, KeptFacts};
+use verifyd::domain::overview::ConnectionState;
 use verifyd::domain::report::CheckStatus;
-use verifyd::domain::{ConnectionId, Outcome, RunId, TenantId};
+use verifyd::domain::{ConnectionId, Outcome, RunId, TenantId, TokenId};
+use verifyd::ports::access::{AnswerSubject, Reserved};
+use verifyd::ports::plan::PlanFilter;
 use verifyd::ports::store::{AttemptEnd, Claim};
 
 /// The row goes, and another one of the same id comes, with further columns.
@@ -45,10 +50,12 @@ pub async fn attempts_of_an_earlier_run_never_count(bed: &Bed) {
             let held = attempt(bed, run).await;
             assert!(!held.exhausted, "round {round}");
             assert_eq!(held.counted_attempts, own);
-            // The number is new among all that the id has had.
+            // The number is new among all that the id has had, and is shown from 1.
             assert_eq!(held.attempt, round * 4 + own as i32);
+            assert_eq!(held.own_attempt, own);
             assert!(held.first_claimed_at <= held.claimed_at);
-            assert_eq!(bed.attempts(run).await.len(), own as usize);
+            let shown: Vec<i32> = bed.attempts(run).await.iter().map(|a| a.attempt).collect();
+            assert_eq!(shown, (1..=own as i32).collect::<Vec<_>>());
         }
         let held = bed.claim(run, "w1").await;
         assert!(held.exhausted);
@@ -244,6 +251,120 @@ pub async fn a_connection_s_id_that_another_tenant_gets_has_no_report(bed: &Bed)
     assert_eq!(bed.store.trend(&[id], 5).await.unwrap().len(), 1);
 }
 
+async fn state(bed: &Bed, id: ConnectionId) -> ConnectionState {
+    let state = bed.store.connection_state(id, &Default::default()).await;
+    state.unwrap().unwrap()
+}
+
+/// The connection through which the inventory of its tenant was read, for a plan.
+async fn inventory_read_by(bed: &Bed, id: ConnectionId) -> Option<ConnectionId> {
+    let filter = PlanFilter {
+        provider: "microsoft".into(),
+        limit: 1000,
+        ..PlanFilter::default()
+    };
+    let subjects = bed.store.plan_subjects(&filter).await.unwrap();
+    let mut own = subjects.into_iter().filter(|s| s.connection.id == id);
+    own.next().unwrap().grants.unwrap().read_by
+}
+
+/// What checks have left is of an hour ago.
+async fn age_what_checks_left(bed: &Bed) {
+    for (table, column) in [
+        ("operation_runs".to_owned(), "completed_at"),
+        (bed.own("latest_reports"), "completed_at"),
+        (bed.own("connection_facts"), "found_at"),
+        (bed.own("tenant_inventory"), "refreshed_at"),
+        (bed.own("carried_acknowledgements"), "from_completed_at"),
+    ] {
+        bed.age(&table, column, "true", 3600).await;
+    }
+}
+
+pub async fn what_was_completed_before_a_connection_was_created_is_not_its_own(bed: &Bed) {
+    let id = bed.connection_with(7, "payload").await;
+    assert_eq!(id, ConnectionId(1));
+    let (connection, _) = bed.store.connection(id).await.unwrap().unwrap();
+    let facts = ConnectionFacts {
+        entra_tenant_name: Some("Contoso".into()),
+        ..ConnectionFacts::default()
+    };
+    let kept = KeptFacts::of(&connection, None, facts);
+    bed.store.keep_facts(&kept).await.unwrap();
+    let mut completion = failed();
+    completion.connection = Some(id);
+    completion.inventory = Some(refresh(7, &[("A.Read", true)]));
+    let first = bed.completed(&completion).await;
+    acknowledge(bed, first, id).await;
+    let last = bed.completed(&completion).await;
+    let acknowledged = async |run| bed.store.acknowledgements_of(run).await.unwrap().len();
+    age_what_checks_left(bed).await;
+    bed.age("provider_connections", "created_at", "true", 7200)
+        .await;
+    assert_eq!(acknowledged(last).await, 1);
+    assert_eq!(previous(bed, id).await, Some(last));
+    assert!(state(bed, id).await.facts.entra_tenant_name.is_some());
+    assert_eq!(inventory_read_by(bed, id).await, Some(id));
+
+    // A later connection with the same id, of the same tenant: only its time of creation is another one.
+    bed.exec("UPDATE provider_connections SET created_at = updated_at")
+        .await;
+    assert_eq!(previous(bed, id).await, None);
+    assert_eq!(bed.store.latest_report(id).await.unwrap(), None);
+    let shown = state(bed, id).await;
+    assert_eq!(shown.latest_report, None);
+    assert_eq!(shown.facts.entra_tenant_name, None);
+    let everything = Default::default();
+    let counts = bed.store.connection_counts(&everything).await.unwrap();
+    assert_eq!((counts.failed, counts.never_checked), (0, 1));
+    assert_eq!(bed.store.trend(&[id], 5).await.unwrap(), []);
+    let start = bed.store.starting_point(id).await.unwrap().unwrap();
+    assert_eq!(start.facts, None);
+    assert_ne!(inventory_read_by(bed, id).await, Some(id));
+    // The run of the earlier connection stays as it was.
+    assert_eq!(acknowledged(last).await, 1);
+
+    // Its first report is a change, and nothing of it was acknowledged.
+    let own = bed.completed(&completion).await;
+    let latest = format!("{} WHERE changed", bed.own("latest_reports"));
+    assert_eq!(bed.count(&latest).await, 1);
+    assert_eq!(acknowledged(own).await, 0);
+    assert_eq!(previous(bed, id).await, Some(own));
+    assert_eq!(bed.store.trend(&[id], 5).await.unwrap().len(), 1);
+    assert_eq!(inventory_read_by(bed, id).await, Some(id));
+}
+
+pub async fn a_time_of_creation_that_is_none_hides_no_report(bed: &Bed) {
+    let (id, run, _) = checked(bed).await;
+    age_what_checks_left(bed).await;
+    assert_eq!(previous(bed, id).await, None);
+    let mut times = vec!["'2999-01-01T00:00:00.000Z'", "'2001-01-01T00:00:00.000Z'"];
+    if bed.is_postgres() {
+        bed.exec("ALTER TABLE provider_connections ALTER COLUMN created_at DROP NOT NULL")
+            .await;
+        times.extend(["'infinity'", "'-infinity'", "'290000-01-01'", "NULL"]);
+    } else {
+        times.extend(["'never'", "''"]);
+    }
+    for time in times {
+        bed.exec(&format!(
+            "UPDATE provider_connections SET created_at = {time}"
+        ))
+        .await;
+        assert_eq!(previous(bed, id).await, Some(run), "{time}");
+        let latest = bed.store.latest_report(id).await.unwrap();
+        assert_eq!(latest.unwrap().operation_run_id, run, "{time}");
+    }
+    if bed.is_postgres() {
+        // An application may write local times, hours ahead.
+        bed.exec("ALTER TABLE provider_connections ALTER COLUMN created_at TYPE timestamp")
+            .await;
+        bed.exec("UPDATE provider_connections SET created_at = now()")
+            .await;
+        assert_eq!(previous(bed, id).await, Some(run));
+    }
+}
+
 async fn acknowledge(bed: &Bed, run: RunId, id: ConnectionId) -> Acknowledgement {
     let reason = failed().failure_summary[0].reason_code;
     let said = ("connection.state", CheckStatus::Fail, Some(reason));
@@ -319,6 +440,65 @@ pub async fn an_inventory_that_an_earlier_run_has_read_is_written_again(bed: &Be
         bed.store.inventory_freshness(TenantId(7)).await.unwrap(),
         None
     );
+}
+
+/// Answers the first request under the key `k`.
+async fn answer(bed: &Bed, owner: TokenId, subject: AnswerSubject) {
+    assert_eq!(reserve(bed, owner, "k", "a").await, Reserved::First);
+    let kept = bed.store.answer_key(owner, "k", 201, "{}", subject).await;
+    kept.unwrap();
+    assert_ne!(reserve(bed, owner, "k", "a").await, Reserved::First);
+}
+
+pub async fn an_answer_about_an_earlier_run_is_none(bed: &Bed) {
+    let owner = key_owner(bed).await;
+    let again = async || reserve(bed, owner, "k", "a").await;
+    let run = bed.queued().await;
+    answer(bed, owner, AnswerSubject::Run(run)).await;
+    // Both times as they were an hour ago.
+    let keys = bed.own("idempotency_keys");
+    bed.age(&keys, "subject_at", "true", 3600).await;
+    bed.age_run(run, "created_at", 3600).await;
+    let first = Reserved::Answered {
+        status: 201,
+        body: "{}".into(),
+    };
+    assert_eq!(again().await, first);
+    give_again(bed, run).await;
+    assert_eq!(reserve(bed, owner, "k", "b").await, Reserved::Mismatch);
+    assert_eq!(again().await, Reserved::First);
+    assert_eq!(again().await, Reserved::InProgress);
+    bed.store.release_key(owner, "k").await.unwrap();
+
+    answer(bed, owner, AnswerSubject::Run(run)).await;
+    bed.delete_run(run).await;
+    assert_eq!(again().await, Reserved::First);
+}
+
+pub async fn an_answer_about_an_acknowledgement_that_is_gone_is_none(bed: &Bed) {
+    let owner = key_owner(bed).await;
+    let again = async || reserve(bed, owner, "k", "a").await;
+    let run = bed.completed(&failed()).await;
+    let one = AnswerSubject::Acknowledgement(acknowledge(bed, run, ConnectionId(1)).await.id);
+    answer(bed, owner, one).await;
+    // Of a run that is another one.
+    bed.age(
+        "verification_check_acknowledgements",
+        "acknowledged_at",
+        "true",
+        3600,
+    )
+    .await;
+    bed.age(&bed.own("idempotency_keys"), "subject_at", "true", 3600)
+        .await;
+    assert_eq!(again().await, Reserved::First);
+    bed.store.release_key(owner, "k").await.unwrap();
+
+    let two = AnswerSubject::Acknowledgement(acknowledge(bed, run, ConnectionId(1)).await.id);
+    answer(bed, owner, two).await;
+    bed.exec("DELETE FROM verification_check_acknowledgements")
+        .await;
+    assert_eq!(again().await, Reserved::First);
 }
 
 pub async fn what_is_queued_is_told(bed: &Bed) {

@@ -1,7 +1,23 @@
 //! SQLite: the file itself.
 
 use crate::store::bed::{Bed, settings};
+use std::collections::BTreeSet;
 use verifyd::ports::store::StoreError;
+
+/// What the schema may call: all of it is in SQLite 3.37, and STRICT tables are in no older version.
+const FUNCTIONS: [&str; 8] = [
+    "cast",
+    "json_extract",
+    "json_set",
+    "json_type",
+    "json_valid",
+    "length",
+    "raise",
+    "strftime",
+];
+
+/// Words before a parenthesis that are no calls.
+const KEYWORDS: [&str; 8] = ["and", "check", "default", "in", "is", "key", "not", "or"];
 
 #[cfg(unix)]
 #[tokio::test]
@@ -52,4 +68,32 @@ async fn a_file_of_another_application_is_refused_and_left_alone() {
     assert!(error.to_string().contains("tenants"), "{error}");
     assert_eq!(bed.count("sqlite_master").await, 1);
     assert_eq!(bed.store.schema_version().await.unwrap(), None);
+}
+
+/// Whoever writes the file with another library runs its triggers and computes its indexes with that.
+#[tokio::test]
+async fn producers_need_no_newer_library_than_3_37() {
+    let bed = Bed::sqlite().await;
+    let schema = bed.text("SELECT group_concat(sql, char(10)) FROM sqlite_master");
+    let schema = schema.await;
+    let lines = schema.lines().map(|line| line.split("--").next().unwrap());
+    let code = lines.collect::<Vec<_>>().join("\n");
+    // Without what is quoted.
+    let code = code.split('\'').step_by(2).collect::<Vec<_>>().join("''");
+    let code = code.to_lowercase();
+    for operator in ["->", "distinct from"] {
+        assert!(!code.contains(operator), "{operator}: {code}");
+    }
+    let names = bed.text("SELECT group_concat(name, ' ') FROM sqlite_master");
+    let names = names.await;
+    let known: BTreeSet<&str> = names.split(' ').chain(FUNCTIONS).chain(KEYWORDS).collect();
+    let is_no_word = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    let called = code.match_indices('(').map(|(at, _)| {
+        let before = code[..at].trim_end();
+        before.rsplit(is_no_word).next().unwrap()
+    });
+    let called: BTreeSet<&str> = called.filter(|word| !word.is_empty()).collect();
+    assert!(called.contains("json_extract"), "{called:?}");
+    let newer: Vec<&&str> = called.difference(&known).collect();
+    assert!(newer.is_empty(), "{newer:?}");
 }

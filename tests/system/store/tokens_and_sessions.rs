@@ -5,7 +5,7 @@ use crate::store::fixtures::{at_once, bound};
 use std::time::Duration;
 use verifyd::domain::access::Scope;
 use verifyd::domain::{TokenId, token};
-use verifyd::ports::access::{NewToken, Reserved, TokenRecord};
+use verifyd::ports::access::{AnswerSubject, NewToken, Reserved, TokenRecord};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -130,7 +130,12 @@ pub async fn a_session_lives_as_long_as_it_and_its_token(bed: &Bed) {
     assert_eq!(find("s3").await, None);
 }
 
-async fn reserve(bed: &Bed, owner: TokenId, key: &str, request: &str) -> Reserved {
+/// The token of somebody who sends idempotency keys.
+pub async fn key_owner(bed: &Bed) -> TokenId {
+    token(bed, "one").await.id
+}
+
+pub async fn reserve(bed: &Bed, owner: TokenId, key: &str, request: &str) -> Reserved {
     let reserved = bed.store.reserve_key(owner, key, request, MINUTE, DAY);
     reserved.await.unwrap()
 }
@@ -143,8 +148,11 @@ pub async fn a_key_is_answered_once(bed: &Bed) {
     // Another token's key is another key.
     assert_eq!(reserve(bed, two, "k", "b").await, Reserved::First);
     let store = &bed.store;
-    store.answer_key(one, "k", 201, "{}").await.unwrap();
-    store.answer_key(one, "k", 500, "no").await.unwrap();
+    let subject = AnswerSubject::Run(bed.queued().await);
+    for (status, body) in [(201, "{}"), (500, "no")] {
+        let kept = store.answer_key(one, "k", status, body, subject).await;
+        kept.unwrap();
+    }
     let answered = Reserved::Answered {
         status: 201,
         body: "{}".into(),
@@ -169,10 +177,12 @@ pub async fn an_abandoned_key_is_taken_over_by_the_same_request_only(bed: &Bed) 
 
 pub async fn keys_are_forgotten_in_chunks(bed: &Bed) {
     let one = token(bed, "one").await.id;
+    let subject = AnswerSubject::Run(bed.queued().await);
     for n in 0..150 {
         let key = format!("k{n}");
         assert_eq!(reserve(bed, one, &key, "a").await, Reserved::First);
-        bed.store.answer_key(one, &key, 200, "old").await.unwrap();
+        let kept = bed.store.answer_key(one, &key, 200, "old", subject).await;
+        kept.unwrap();
     }
     let keys = bed.own("idempotency_keys");
     bed.age(&keys, "reserved_at", "1 = 1", 24 * 3600 + 1).await;

@@ -1,0 +1,1 @@
+-- Nothing: this is about libraries of SQLite. See migrations/sqlite.
