@@ -1,4 +1,4 @@
-//! The settings of a worker. The defaults are in `config/default.toml`.
+//! The sections `[worker]`, `[reconciler]` and `[links]`. The defaults are in `config/default.toml`.
 
 use crate::domain::link::{LinkBases, LinkContext};
 use crate::ports::provider::Provider;

@@ -1,4 +1,4 @@
-//! The section `[database]`.
+//! The sections `[database]` and `[limits]`.
 
 use secrecy::SecretString;
 use serde::Deserialize;
