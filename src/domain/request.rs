@@ -40,7 +40,7 @@ impl ContextProblem {
             Self::TooLarge {
                 limit,
                 dropped: false,
-            } => format!("more than {limit} bytes"),
+            } => format!("more than {limit} bytes, as the database writes it"),
             Self::TooLarge {
                 limit,
                 dropped: true,

@@ -4,8 +4,11 @@
 //! A `jsonb` value is stored compressed, up to 255 times smaller than it is, and a number in it up to ten
 //! thousand times shorter than its text. So a size is tested in steps, each of which makes the next one
 //! cheap: the stored size (nothing is read), the unpacked size (`#> '{}'` is the value itself, unpacked),
-//! numbers of thousands of digits, and at last the length of the text. In SQLite `octet_length` of a column
-//! does not read its content.
+//! the texts of the numbers, and at last the length of the text. In SQLite `octet_length` of a column does
+//! not read its content.
+//!
+//! Nothing tells the unpacked size before a value is unpacked. A claim unpacks one context at a time; a list
+//! unpacks many, so it stops in time (`is_listed!`).
 
 /// A time that can be subtracted and compared, or NULL. PostgreSQL: one of the years 1 to 9999, since it
 /// refuses to subtract `infinity`.
@@ -35,16 +38,21 @@ macro_rules! short {
     };
 }
 
-/// Whether a `jsonb` has numbers of thousands of digits. Only a large one is looked at.
-macro_rules! has_endless_numbers {
-    ($json:literal) => {
+/// Whether the numbers in a `jsonb` alone have more than this number of bytes as text: PostgreSQL writes all
+/// their digits, 100,001 for `1e100000`. Adds them up one by one, and stops there. Only a large value is
+/// looked at.
+macro_rules! numbers_exceed {
+    ($json:literal, $bytes:literal) => {
         concat!(
             "(pg_column_size(",
             $json,
-            " #> '{}') > 2048 AND ",
+            " #> '{}') > 2048 AND EXISTS (SELECT FROM (
+                SELECT sum(octet_length(n.v::text)) OVER (ROWS UNBOUNDED PRECEDING) AS total
+                FROM jsonb_path_query(",
             $json,
-            " @? '$.** ? (@.type() == \"number\" && (@ > 1e2000 || @ < -1e2000
-                          || (@ < 1e-2000 && @ > -1e-2000 && @ != 0)))')"
+            ", 'strict $.** ? (@.type() == \"number\")') AS n (v)) t WHERE t.total > ",
+            $bytes,
+            "))"
         )
     };
 }
@@ -79,7 +87,7 @@ macro_rules! fits {
             " #> '{}') > 8 * ",
             $bytes,
             " THEN false WHEN ",
-            $crate::store::bounds::has_endless_numbers!($json),
+            $crate::store::bounds::numbers_exceed!($json, $bytes),
             " THEN false ELSE octet_length(",
             $json,
             "::text) <= ",
@@ -92,19 +100,34 @@ macro_rules! fits {
     };
 }
 
-/// Whether a list may look into JSON: reading that of a page must not take seconds.
+/// Whether a statement that reads many rows may look into JSON, by its stored size: every context that a
+/// claim can take, also when the report is beside it. PostgreSQL: what a completion keeps, and a report. Two
+/// cheap calls, so that the planner leaves the condition before one that unpacks the value.
+macro_rules! is_listable {
+    (postgres $json:literal) => {
+        concat!("(pg_column_size(", $json, ") <= 20971520)")
+    };
+    (sqlite $json:literal) => {
+        concat!("(octet_length(", $json, ") <= 4194304)")
+    };
+}
+
+/// Whether a list looks into JSON: if `is_listable!`, and in time. Values that are stored in 8 KiB are quick
+/// to unpack, however many. Others are unpacked only in the first third of the time that the statement has,
+/// whatever they unpack to. In PostgreSQL NULL is listed.
 macro_rules! is_listed {
     (postgres $json:literal) => {
         concat!(
-            "(pg_column_size(",
+            "(CASE WHEN NOT ",
+            $crate::store::bounds::is_listable!(postgres $json),
+            " THEN false WHEN pg_column_size(",
             $json,
-            ") <= CASE WHEN pg_column_compression(",
-            $json,
-            ") IS NULL THEN 1048576 ELSE 65536 END)"
+            ") > 8192 THEN clock_timestamp() < statement_timestamp()
+                + current_setting('statement_timeout')::interval / 3 ELSE true END)"
         )
     };
     (sqlite $json:literal) => {
-        concat!("(octet_length(", $json, ") <= 1048576)")
+        $crate::store::bounds::is_listable!(sqlite $json)
     };
 }
 
@@ -123,6 +146,23 @@ macro_rules! member {
             "CASE WHEN json_type(", $json, ", '$", $(".", stringify!($name),)+
             "') IN ('text', 'integer', 'real') THEN substr(CAST(", $json,
             " ->> '$", $(".", stringify!($name),)+ "' AS TEXT), 1, 300) END"
+        )
+    };
+}
+
+/// The same where a list looks into the JSON, else NULL. PostgreSQL unpacks it once.
+macro_rules! listed_member {
+    (postgres $json:literal, $($name:ident)+) => {
+        concat!(
+            "(SELECT ", $crate::store::bounds::member!(postgres "x.unpacked", $($name)+),
+            " FROM (SELECT ", $json, " #> '{}' AS unpacked WHERE ",
+            $crate::store::bounds::is_listed!(postgres $json), " OFFSET 0) x)"
+        )
+    };
+    (sqlite $json:literal, $($name:ident)+) => {
+        concat!(
+            "CASE WHEN ", $crate::store::bounds::is_listed!(sqlite $json), " THEN ",
+            $crate::store::bounds::member!(sqlite $json, $($name)+), " END"
         )
     };
 }
@@ -162,8 +202,7 @@ macro_rules! context_columns {
                   WHEN pg_column_size(r.context) > 16777216 THEN 'huge'
                   WHEN pg_column_size(r.context #> '{}') > 16777216 THEN 'huge'
                   WHEN ", $crate::store::bounds::fits!(postgres "r.context", $bytes),
-            " THEN 'fits' WHEN ", $crate::store::bounds::has_endless_numbers!("r.context"),
-            " THEN 'unreadable' ELSE 'large' END AS context_state, CASE WHEN ", $when, " THEN ",
+            " THEN 'fits' ELSE 'large' END AS context_state, CASE WHEN ", $when, " THEN ",
             $crate::store::bounds::is_small!("r.context"), " END AS context_is_small"
         )
     };
@@ -193,6 +232,6 @@ macro_rules! connection_of_context {
 }
 
 pub(super) use {
-    connection_of_context, context_columns, fits, has_endless_numbers, is_claimable, is_listed,
-    is_shown, is_small, is_valid_connection, member, short, time,
+    connection_of_context, context_columns, fits, is_claimable, is_listable, is_listed, is_shown,
+    is_small, is_valid_connection, listed_member, member, numbers_exceed, short, time,
 };

@@ -1,6 +1,6 @@
 //! Finds invalid runs, and describes what is invalid about each.
 
-use super::bounds::{is_listed, member, short, time};
+use super::bounds::{is_listable, is_listed, member, short, time};
 use super::dialect::run_type;
 use super::from_row::from_row;
 use super::sql::sql_for;
@@ -15,23 +15,28 @@ use async_trait::async_trait;
 
 /// `$1`: how many of the latest rows of the table, of any type, are looked at: another application's
 /// table has no index that would help. Every condition is false on what verifyd itself writes about a
-/// run that it could understand. Of contexts, only those of blocked runs are read, and only small ones.
+/// run that it could understand. Of contexts, only those of blocked runs are read, as lists read them: nothing
+/// is said against one that there was no time for. A blocked run whose context is larger than any that verifyd
+/// leaves was completed by another writer.
 const INVALID: Sql = Sql {
     postgres: sql_for!(
         postgres "WITH latest AS MATERIALIZED (
             SELECT id, type, status, outcome, created_at, completed_at, context
             FROM operation_runs ORDER BY id DESC LIMIT $1
         ), seen AS (
-            SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, "
-        is_listed!("l.context") " IS NOT FALSE AS listed, (" time!("l.created_at")
-        ") IS NULL AND l.created_at IS NOT NULL AS bad_created_at
-            FROM latest l WHERE type = " run_type!() "), judged AS (
-            SELECT s.*, CASE WHEN s.blocked AND s.listed THEN " member!("s.context", reason_code)
-        " END AS reason_code,
-                coalesce(s.blocked AND s.listed
-                    AND jsonb_typeof(s.context -> 'verification_report') IS DISTINCT FROM 'object',
-                    false) AS blocked_without_report
+            SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, ("
+        time!("l.created_at") ") IS NULL AND l.created_at IS NOT NULL AS bad_created_at
+            FROM latest l WHERE type = " run_type!() "), looked_into AS MATERIALIZED (
+            SELECT s.*, CASE WHEN s.blocked THEN (
+                SELECT ARRAY[" member!("x.context", reason_code)
+        ", jsonb_typeof(x.context -> 'verification_report')]
+                FROM (SELECT s.context #> '{}' AS context WHERE " is_listed!("s.context")
+        " OFFSET 0) x) END AS m, s.blocked AND NOT " is_listable!("s.context") " AS blocked_and_large
             FROM seen s
+        ), judged AS (
+            SELECT i.*, i.m[1] AS reason_code,
+                i.m IS NOT NULL AND i.m[2] IS DISTINCT FROM 'object' AS blocked_without_report
+            FROM looked_into i
         )
         SELECT id, " short!("j.status") " AS status, " short!("j.outcome")
         " AS outcome, completed_at IS NOT NULL AS completed, blocked_without_report, reason_code,
@@ -40,7 +45,7 @@ const INVALID: Sql = Sql {
             WHEN status IN ('queued', 'running') THEN outcome IS NOT NULL OR completed_at IS NOT NULL
             WHEN status = 'completed' THEN outcome IS NULL OR completed_at IS NULL
                 OR outcome NOT IN ('succeeded', 'failed', 'blocked') OR blocked_without_report
-                OR blocked AND NOT listed
+                OR blocked_and_large
                 OR reason_code IN ('context_malformed', 'context_too_large', 'target_scope_malformed')
             ELSE true END
         ORDER BY id DESC LIMIT $2"

@@ -1,6 +1,8 @@
 //! Reads over many connections and runs.
 
-use super::bounds::{is_claimable, is_listed, is_shown, is_valid_connection, member, short, time};
+use super::bounds::{
+    is_claimable, is_listed, is_shown, is_valid_connection, listed_member, short, time,
+};
 use super::connections::connection_columns;
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::filters::{ConnectionSql, push_binding, push_connection_filter};
@@ -34,9 +36,8 @@ const ROWS_PER_RUN: i64 = 20;
 
 /// The active runs are found by their index, once for the whole page.
 const ACTIVE: Sql = both!(
-    "WITH active AS MATERIALIZED (SELECT CASE WHEN " is_listed!("r.context") " THEN "
-    member!("r.context", provider_connection_id)
-    " END AS connection, r.tenant_id, r.id FROM operation_runs r WHERE r.type = " run_type!()
+    "WITH active AS MATERIALIZED (SELECT " listed_member!("r.context", provider_connection_id)
+    " AS connection, r.tenant_id, r.id FROM operation_runs r WHERE r.type = " run_type!()
     " AND r.status IN ('queued', 'running') LIMIT "
 );
 
@@ -87,19 +88,25 @@ const CONNECTION_SQL: ConnectionSql = ConnectionSql {
     ),
 };
 
-/// The part of a run's report that the trend needs; NULL where the report is too large for a list.
+/// The previous report of the run `r`: in SQLite as it is, since only an integer is followed there.
+macro_rules! previous_report {
+    (postgres) => {
+        listed_member!(postgres "r.context", verification_report previous_report_id)
+    };
+    (sqlite) => {
+        sql_for!(
+            sqlite "CASE WHEN " is_listed!("r.context")
+            " THEN r.context ->> '$.verification_report.previous_report_id' END"
+        )
+    };
+}
+
+/// The part of a run's report that the trend needs; NULL where a list does not look into the context.
 macro_rules! report_part {
     ($db:ident) => {
         sql_for!(
-            $db "CASE WHEN " is_listed!("r.context") " THEN "
-            member!("r.context", verification_report summary overall) " END AS overall, CASE WHEN "
-            is_listed!("r.context") " THEN "
-            each!(
-                "CASE WHEN jsonb_typeof(r.context #> '{verification_report,previous_report_id}')
-                      IN ('string', 'number')
-                 THEN left(r.context #>> '{verification_report,previous_report_id}', 300) END",
-                "r.context ->> '$.verification_report.previous_report_id'"
-            ) " END AS previous"
+            $db listed_member!("r.context", verification_report summary overall) " AS overall, "
+            previous_report!() " AS previous"
         )
     };
 }
@@ -120,8 +127,8 @@ const TREND: Sql = both!(
     each!(
         "c.previous ~ '^[0-9]{1,18}$' THEN c.previous::bigint",
         "typeof(c.previous) = 'integer' THEN c.previous"
-    ) " END AND r.type = " run_type!() " AND CASE WHEN " is_listed!("r.context") " THEN "
-    member!("r.context", provider_connection_id) " END = CAST(c.connection_id AS text)
+    ) " END AND r.type = " run_type!() " AND " listed_member!("r.context", provider_connection_id)
+    " = CAST(c.connection_id AS text)
              AND r.workspace_id = c.workspace_id AND r.tenant_id = c.tenant_id
              AND r.completed_at <= c.completed_at
          WHERE c.depth < $2)

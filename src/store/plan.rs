@@ -1,6 +1,6 @@
 //! The stored inventories of many connections, for plans.
 
-use super::bounds::{is_listed, is_valid_connection, member, short};
+use super::bounds::{fits, is_listable, is_valid_connection, member, short};
 use super::connections::connection_columns;
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::from_row::from_row;
@@ -27,7 +27,7 @@ const SUBJECTS: Sql = both!(
     "SELECT " connection_columns!()
     ", i.refreshed_at AS inventory_read_at, i.source AS inventory_source,
        CASE WHEN " is_before_creation!("i.refreshed_at")
-    " THEN '' WHEN r.id IS NOT NULL THEN coalesce(CASE WHEN " is_listed!("r.context") " THEN "
+    " THEN '' WHEN r.id IS NOT NULL THEN coalesce(CASE WHEN " is_listable!("r.context") " THEN "
     member!("r.context", provider_connection_id) " END, '') END AS read_by, " facts_columns!()
     " FROM (SELECT * FROM provider_connections c WHERE " is_valid_connection!()
     " AND c.provider = $1 AND ($2 IS NULL OR c.workspace_id = $2)
@@ -39,11 +39,12 @@ const SUBJECTS: Sql = both!(
     " LEFT JOIN " facts_of_connection!() " ORDER BY c.id"
 );
 
-/// Without those that only another permission includes. `$1`: tenants, `$2`: keys.
+/// Without those that only another permission includes; details that are too large for the inventory say
+/// nothing here either. `$1`: tenants, `$2`: keys.
 const GRANTED: Sql = both!(
     "SELECT p.tenant_id, p.permission_key FROM tenant_permissions p
      WHERE p.tenant_id " among!("$1") " AND p.permission_key " among!("$2")
-    " AND p.status = 'granted' AND CASE WHEN " is_listed!("p.details")
+    " AND p.status = 'granted' AND CASE WHEN " fits!("p.details", "65536")
     each!("", " AND json_valid(p.details)") " THEN p.details ->> 'satisfied_by' END IS NULL"
 );
 

@@ -86,7 +86,7 @@ macro_rules! is_of_its_run {
     };
 }
 
-/// The same; and the run is of this connection and has this fingerprint. Contexts of excessive size are not
+/// The same; and the run is of this connection and has this fingerprint. A context of excessive size is not
 /// read.
 macro_rules! is_of_its_run_and_connection {
     ($db:ident $workspace:literal, $tenant:literal) => {
@@ -94,13 +94,11 @@ macro_rules! is_of_its_run_and_connection {
             $db "EXISTS (SELECT 1 FROM operation_runs p WHERE p.id = l.operation_run_id AND p.type = "
             run_type!() " AND p.status = 'completed' AND p.workspace_id = " $workspace
             " AND p.tenant_id = " $tenant " AND " is_about!("p.completed_at", "l.completed_at")
-            each!(
-                " AND CASE WHEN pg_column_size(p.context) <= 262144 THEN
-                   p.context ->> 'provider_connection_id' = l.connection_id::text
-                   AND p.context #>> '{verification_report,fingerprint}' = l.fingerprint END",
-                " AND CAST(p.context ->> 'provider_connection_id' AS TEXT) = CAST(l.connection_id AS TEXT)
-                   AND p.context ->> '$.verification_report.fingerprint' = l.fingerprint"
-            ) ")"
+            " AND CASE WHEN " is_listable!("p.context") " THEN " connection_of_context!("p.context")
+            " = CAST(l.connection_id AS text) AND " each!(
+                "p.context #>> '{verification_report,fingerprint}'",
+                "p.context ->> '$.verification_report.fingerprint'"
+            ) " = l.fingerprint END)"
         )
     };
 }

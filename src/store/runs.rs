@@ -25,39 +25,39 @@ const RUN: Sql = both!(
      FROM operation_runs r WHERE r.id = $1 AND r.type = " run_type!() " AND " is_shown!()
 );
 
-/// For a context that is too large as a whole: the report (`$3`: its largest size), and the producer's
-/// members, or at least those that identify the target.
+/// For a context that is too large as a whole: the report (`$3`: its largest size), what else a completion
+/// writes, and the producer's members (`$2`: their largest size), or at least those that identify the target.
 const PARTS: Sql = Sql {
     postgres: sql_for!(
         postgres "WITH whole AS MATERIALIZED (SELECT r.context #> '{}' AS j FROM operation_runs r
              WHERE r.id = $1 AND jsonb_typeof(r.context) = 'object'),
-         parts AS MATERIALIZED (SELECT j, j - 'verification_report' AS rest,
-             j -> 'verification_report' AS report FROM whole)
+         parts AS MATERIALIZED (SELECT j, j -> 'verification_report' AS report,
+             j - '{verification_report,reason_code,next_steps}'::text[] AS own FROM whole)
          SELECT CASE WHEN " fits!("p.report", "$3") " THEN p.report END AS report, CASE WHEN "
-        fits!("p.rest", "$2") " THEN p.rest ELSE jsonb_strip_nulls(jsonb_build_object('provider', "
-        member!("p.rest", provider) ", 'module', " member!("p.rest", module)
-        ", 'provider_connection_id', " member!("p.rest", provider_connection_id)
+        fits!("p.own", "$2") " THEN p.own ELSE jsonb_strip_nulls(jsonb_build_object('provider', "
+        member!("p.own", provider) ", 'module', " member!("p.own", module)
+        ", 'provider_connection_id', " member!("p.own", provider_connection_id)
         ", 'target_scope', jsonb_build_object('entra_tenant_id', "
-        member!("p.rest", target_scope entra_tenant_id) ", 'entra_tenant_name', "
-        member!("p.rest", target_scope entra_tenant_name) "), 'reason_code', "
-        member!("p.rest", reason_code) ", 'next_steps', CASE WHEN "
-        fits!("(p.rest -> 'next_steps')", "65536")
-        " THEN p.rest -> 'next_steps' END)) END AS rest FROM parts p"
+        member!("p.own", target_scope entra_tenant_id) ", 'entra_tenant_name', "
+        member!("p.own", target_scope entra_tenant_name) "))) END
+         || jsonb_strip_nulls(jsonb_build_object('reason_code', " member!("p.j", reason_code)
+        ", 'next_steps', CASE WHEN " fits!("(p.j -> 'next_steps')", "65536")
+        " THEN p.j -> 'next_steps' END)) AS rest FROM parts p"
     ),
     sqlite: sql_for!(
-        sqlite "WITH parts AS MATERIALIZED (SELECT json_remove(context, '$.verification_report') AS rest,
-             context -> '$.verification_report' AS report FROM operation_runs
-             WHERE id = $1 AND json_type(context) = 'object')
+        sqlite "WITH parts AS MATERIALIZED (SELECT context, context -> '$.verification_report' AS report,
+             json_remove(context, '$.verification_report', '$.reason_code', '$.next_steps') AS own
+             FROM operation_runs WHERE id = $1 AND json_type(context) = 'object')
          SELECT CASE WHEN octet_length(report) <= $3 THEN report END AS report,
-             CASE WHEN octet_length(rest) <= $2 THEN rest ELSE json_object('provider', "
-        member!("rest", provider) ", 'module', " member!("rest", module)
-        ", 'provider_connection_id', " member!("rest", provider_connection_id)
+             json_patch(CASE WHEN octet_length(own) <= $2 THEN own ELSE json_object('provider', "
+        member!("own", provider) ", 'module', " member!("own", module)
+        ", 'provider_connection_id', " member!("own", provider_connection_id)
         ", 'target_scope', json_object('entra_tenant_id', "
-        member!("rest", target_scope entra_tenant_id) ", 'entra_tenant_name', "
-        member!("rest", target_scope entra_tenant_name) "), 'reason_code', "
-        member!("rest", reason_code)
-        ", 'next_steps', CASE WHEN octet_length(rest -> '$.next_steps') <= 65536
-                              THEN rest -> '$.next_steps' END) END AS rest FROM parts"
+        member!("own", target_scope entra_tenant_id) ", 'entra_tenant_name', "
+        member!("own", target_scope entra_tenant_name) ")) END, json_object('reason_code', "
+        member!("context", reason_code)
+        ", 'next_steps', CASE WHEN octet_length(context -> '$.next_steps') <= 65536
+                              THEN context -> '$.next_steps' END)) AS rest FROM parts"
     ),
 };
 

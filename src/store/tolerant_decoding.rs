@@ -6,8 +6,8 @@
 
 use crate::domain::run::RunRequest;
 use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, Utc};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::sqlite::{SqliteTypeInfo, SqliteValueRef};
@@ -251,8 +251,8 @@ impl AsRef<str> for Text {
     }
 }
 
-/// JSON that another application wrote. Databases accept numbers and depths that verifyd cannot parse; only
-/// the members of an object that contain them are then `null`.
+/// JSON that another application wrote. Databases accept numbers and depths that verifyd cannot parse: such a
+/// number is a text here, as it is written, and a member that is too deep is `null`.
 #[derive(Debug)]
 pub(super) struct Tolerant(pub Value);
 
@@ -262,15 +262,43 @@ pub(super) fn read(text: &str) -> Value {
     if let Ok(value) = serde_json::from_str(text) {
         return value;
     }
-    let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).unwrap_or_default();
-    if members.is_empty() {
+    let Ok(members) = serde_json::from_str::<BTreeMap<String, &RawValue>>(text) else {
         return Value::Null;
-    }
-    let members: Map<String, Value> = members
+    };
+    let read = |member: &RawValue| read_member(member.get(), DEPTH).unwrap_or_default();
+    let members = members
         .into_iter()
-        .map(|(name, member)| (name, serde_json::from_str(member.get()).unwrap_or_default()))
-        .collect();
-    Value::Object(members)
+        .map(|(name, member)| (name, read(member)));
+    Value::Object(members.collect())
+}
+
+/// Levels within which a number that cannot be parsed is looked for.
+const DEPTH: usize = 100;
+
+/// Returns the value of valid JSON, unless it is too deep or a text of broken characters.
+fn read_member(json: &str, depth: usize) -> Option<Value> {
+    if let Ok(value) = serde_json::from_str(json) {
+        return Some(value);
+    }
+    let deeper = depth.checked_sub(1)?;
+    match json.bytes().next()? {
+        b'{' => {
+            let members: BTreeMap<String, &RawValue> = serde_json::from_str(json).ok()?;
+            let members = members
+                .into_iter()
+                .map(|(name, member)| Some((name, read_member(member.get(), deeper)?)));
+            members.collect::<Option<_>>().map(Value::Object)
+        }
+        b'[' => {
+            let items: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+            let items = items
+                .into_iter()
+                .map(|item| read_member(item.get(), deeper));
+            items.collect::<Option<_>>().map(Value::Array)
+        }
+        b'-' | b'0'..=b'9' => Some(Value::String(json.to_owned())),
+        _ => None,
+    }
 }
 
 /// `operation_runs.context` as a claim reads it: only the members that a check needs.
@@ -330,8 +358,21 @@ mod tests {
         let value = read(&format!(r#"{{"a":{deep},"b":1e999,"c":{{"d":1}}}}"#));
         assert_eq!(
             value,
-            serde_json::json!({"a": null, "b": null, "c": {"d": 1}})
+            serde_json::json!({"a": null, "b": "1e999", "c": {"d": 1}})
         );
         assert_eq!(read(&deep), Value::Null);
+    }
+
+    #[test]
+    fn a_number_that_no_double_is_near_is_read_as_it_is_written() {
+        let long = format!("-{}", "7".repeat(4_000));
+        let nested = format!(r#"{{"a": [1, {{ "b" : {long} }}, "x", 1e-999], "c": [ 1E+400 ]}}"#);
+        assert_eq!(
+            read(&nested),
+            serde_json::json!({"a": [1, {"b": long}, "x", 0.0], "c": ["1E+400"]})
+        );
+        for other in ["1e999", "{", r#"{"a": 1e999"#, r#"{"a": 1e999} x"#, ""] {
+            assert_eq!(read(other), Value::Null, "{other}");
+        }
     }
 }

@@ -10,6 +10,7 @@ pub mod hostile_server;
 pub mod microsoft;
 pub mod oracle;
 pub mod own_process;
+pub mod padding;
 pub mod pgbouncer;
 pub mod port;
 pub mod postgres;

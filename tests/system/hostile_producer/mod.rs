@@ -7,6 +7,7 @@
 
 mod embedded;
 mod hints;
+mod large_contexts;
 mod scene;
 mod servers;
 mod shapes;

@@ -58,7 +58,7 @@ const REMEMBER: &str = "
     CREATE TABLE audit.originals (run_id bigint PRIMARY KEY, context jsonb);
     CREATE FUNCTION audit.remember() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
         -- Not even the test looks at what is as large as that.
-        IF pg_column_size(NEW.context) < 100000 THEN
+        IF pg_column_size(NEW.context) < 300000 THEN
             IF octet_length(NEW.context::text) < 262144 THEN
                 INSERT INTO audit.originals VALUES (NEW.id, NEW.context);
             END IF;
@@ -213,6 +213,15 @@ impl Scene {
         }
         self.healthy.extend(&runs);
         runs
+    }
+
+    /// Writes a right row with a further member in its context.
+    pub async fn right_with(&mut self, number: usize, extra: &str) -> i64 {
+        let extra = Mistake::Member("extra", Some(extra.to_owned()));
+        let run = self.hostile(number, &[extra]).await;
+        let run = run.expect("a right row is taken");
+        self.healthy.push(run);
+        run
     }
 
     async fn texts(&mut self, statement: &str) -> Vec<(i64, String)> {

@@ -185,6 +185,8 @@ fn values() -> Vec<String> {
     .map(str::to_owned)
     .into();
     all.extend([10_000, 300_000].map(|length| json_text(&"x".repeat(length))));
+    all.extend([4_000, 100_000].map(|digits| format!("-{}", "7".repeat(digits))));
+    all.push("1e100000".into());
     all.extend([100, 127, 128, 129, 1_000].map(nested_arrays));
     all.extend([129, 1_000].map(nested_objects));
     all

@@ -67,6 +67,14 @@ impl Visitor {
         self.ask(&format!("{method} {path}"), request).await
     }
 
+    /// What a page or a route of the API shows.
+    pub async fn shown(&self, path: &str) -> String {
+        let request = self.person.request(Method::GET, path);
+        let (status, body) = self.ask(path, request.bearer_auth(&self.token)).await;
+        assert_eq!(status, 200, "{path}: {body:.2000}");
+        body
+    }
+
     async fn page(&self, path: &str) -> u16 {
         let request = self.person.request(Method::GET, path);
         self.ask(path, request).await.0

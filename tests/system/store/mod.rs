@@ -22,6 +22,7 @@ mod guards;
 mod hostile_connections;
 mod hostile_rows;
 mod inventory;
+mod large_contexts;
 mod onboarding;
 mod overview;
 mod plan;
@@ -173,6 +174,10 @@ conformance! {
         a_context_of_any_shape_ends_and_is_kept,
         a_large_context_is_refused_when_it_is_recorded,
         a_connection_that_cannot_be_read_is_named_and_hides_no_other;
+    large_contexts:
+        what_a_claim_takes_is_listed_whatever_its_size,
+        what_is_just_above_the_limit_is_not_read_and_named,
+        numbers_of_any_length_stay_as_they_are;
     recording:
         a_recorded_run_is_queued_and_delivered,
         several_runs_are_recorded_in_their_order_or_none,

@@ -1,0 +1,60 @@
+//! The largest contexts and the longest numbers that a producer may write: their runs are checked and shown
+//! like any others.
+
+use crate::hostile_producer::scene::Scene;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use test_support::padding::TEXTS;
+
+/// JSON for a member that verifyd does not know.
+fn extras() -> Vec<String> {
+    let mut all = Vec::new();
+    for (_, text) in TEXTS {
+        for kib in [60, 66, 128, 255] {
+            all.push(json!(text(kib * 1024 - 1024)).to_string());
+        }
+    }
+    let long = "7".repeat(4_000);
+    all.extend([
+        long.clone(),
+        format!("-{long}.{long}"),
+        "9".repeat(100_000),
+        "-1e100000".into(),
+        "1e-16000".into(),
+        format!(r#"{{"a": [{{"b": {long}}}, [1e4000]]}}"#),
+    ]);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contexts_up_to_the_limit_are_checked_and_shown() {
+    let mut scene = Scene::own_tables().await;
+    let mut runs: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for (number, extra) in extras().iter().enumerate() {
+        let connection = scene.targets[number % scene.targets.len()].connection;
+        let run = scene.right_with(number, extra).await;
+        runs.entry(connection).or_default().push(run);
+    }
+    scene.round_ends_well().await;
+    for (connection, runs) in runs {
+        let list = format!("/v1/runs?connection={connection}&limit=200");
+        let list: Value = serde_json::from_str(&scene.visitor.shown(&list).await).unwrap();
+        let items = list["items"].as_array().unwrap();
+        let listed: Vec<i64> = items
+            .iter()
+            .filter(|item| item["report"] == "readable" && item["provider"] == "microsoft")
+            .filter_map(|item| item["operation_run_id"].as_i64())
+            // Others were started meanwhile, by the one who looked.
+            .filter(|run| runs.contains(run))
+            .rev()
+            .collect();
+        assert_eq!(listed, runs);
+        let page = scene
+            .visitor
+            .shown(&format!("/connections/{connection}"))
+            .await;
+        let newest = format!("\"/runs/{}\"", runs[runs.len() - 1]);
+        assert!(page.contains(&newest), "{newest}: {page}");
+    }
+    scene.ends().await;
+}
