@@ -1,11 +1,13 @@
 //! The commands and their arguments.
 
 mod acknowledgements;
+mod debug;
 mod modules;
 mod tokens;
 mod webhooks;
 
 pub use acknowledgements::*;
+pub use debug::*;
 pub use modules::*;
 pub use tokens::*;
 pub use webhooks::*;
@@ -93,6 +95,15 @@ pub enum Command {
     Config(ConfigCommand),
     /// Ask a running daemon whether it is alive; exit code 0 if so
     Healthcheck(HealthcheckArgs),
+    /// Look into a running daemon, over its socket
+    #[command(subcommand)]
+    Debug(DebugCommand),
+    /// Gather what explains a failure into a file, without secrets and tenants
+    SupportBundle(SupportBundleArgs),
+    /// Print the completions of a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(ManArgs),
     /// Serve an imitation of Microsoft Entra and Graph on loopback
     #[cfg(feature = "simulator")]
     Simulate(SimulateArgs),
@@ -111,6 +122,8 @@ impl Command {
                 "worker.concurrency",
                 bench.concurrency,
             ),
+            Self::Debug(debug) => debug.socket().overrides(),
+            Self::SupportBundle(bundle) => bundle.socket.overrides(),
             _ => Overrides::default(),
         }
     }

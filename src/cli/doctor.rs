@@ -33,6 +33,9 @@ const LITTLE_SPACE: u64 = 512 * 1024 * 1024;
 const LATEST_ROWS: u32 = 10_000;
 const SHOWN: u32 = 5;
 
+/// Parts whose lines may quote rows, or what a producer sent, unless all is well.
+const QUOTING: [&str; 4] = ["connections", "hints", "invalid runs", "writing"];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
@@ -41,13 +44,24 @@ enum State {
     Failed,
 }
 
+/// What was found of a part.
 #[derive(Debug, Serialize)]
-struct Line {
+pub(super) struct Line {
     part: &'static str,
     state: State,
     found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
+}
+
+impl Line {
+    /// The same without what may be a tenant's.
+    pub(super) fn without_quotes(mut self) -> Self {
+        if self.state != State::Ok && QUOTING.contains(&self.part) {
+            "left out: it may quote rows".clone_into(&mut self.found);
+        }
+        self
+    }
 }
 
 fn ok(part: &'static str, found: impl Into<String>) -> Line {
@@ -102,7 +116,8 @@ async fn in_time(
     }
 }
 
-pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode> {
+/// Tries everything that `serve` needs.
+pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
     let mut lines = vec![ok("config", settings.summary())];
     let store = tokio::time::timeout(TIMEOUT, database(settings, &mut lines)).await;
     match store {
@@ -136,7 +151,11 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
     keys(settings, &mut lines);
     lines.push(modules::check(settings));
     outbound::check(settings, &mut lines).await;
+    lines
+}
 
+pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode> {
+    let lines = examine(settings).await;
     let failed = lines.iter().any(|l| l.state == State::Failed);
     if args.json {
         output::json(&serde_json::json!({ "ok": !failed, "parts": lines }))?;

@@ -14,7 +14,18 @@ use tokio::net::TcpStream;
 /// Beyond what the process itself may wait for the database, twice.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Most bytes of an answer that are read: all metrics are some tens of KiB.
+const MAX_ANSWER: u64 = 4 * 1024 * 1024;
+
 pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
+    let path = if args.ready { "/readyz" } else { "/healthz" };
+    let (healthy, body) = get(settings, path).await?;
+    output::line(body);
+    Ok(exit::passed(healthy))
+}
+
+/// Asks the process at `http.listen`: whether it answers 200, and the body.
+pub(super) async fn get(settings: &Settings, path: &str) -> anyhow::Result<(bool, String)> {
     let mut address: SocketAddr = settings.http.listen;
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
@@ -23,15 +34,12 @@ pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<
         });
     }
     let timeout = 2 * CHECK_TIMEOUT + TIMEOUT;
-    let path = if args.ready { "/readyz" } else { "/healthz" };
     let answer = tokio::time::timeout(timeout, ask(address, path))
         .await
         .with_context(|| format!("{address}{path}: no answer within the timeout"))?
         .with_context(|| format!("{address}{path}"))?;
-    let healthy = answer.starts_with("HTTP/1.1 200 ");
-    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
-    output::line(body);
-    Ok(exit::passed(healthy))
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    Ok((head.starts_with("HTTP/1.1 200 "), body.to_owned()))
 }
 
 /// One request, without an HTTP client for it.
@@ -40,6 +48,6 @@ async fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.take(64 * 1024).read_to_end(&mut answer).await?;
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -1,5 +1,6 @@
 //! Logs and metrics.
 
 mod histograms;
+pub(crate) mod log_filter;
 pub(crate) mod logs;
 pub mod metrics;

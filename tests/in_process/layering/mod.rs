@@ -23,7 +23,15 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// The folders that join others.
-const COMPOSITION: &[&str] = &["app", "cli", "config", "http", "producer", "telemetry"];
+const COMPOSITION: &[&str] = &[
+    "app",
+    "cli",
+    "config",
+    "debug",
+    "http",
+    "producer",
+    "telemetry",
+];
 
 /// The only folders that may name a library. Tests inside `src` may use what they like.
 const LIBRARIES: &[(&str, &[&str])] = &[
@@ -36,8 +44,12 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("h2", &["outbound"]),
     ("tokio_rustls", &["outbound"]),
     ("clap", &["cli", "config"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("comfy_table", &["cli"]),
     ("indicatif", &["cli"]),
+    ("flate2", &["cli"]),
+    ("tar", &["cli"]),
 ];
 
 /// What the domain may not use, since it only computes.
