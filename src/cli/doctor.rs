@@ -33,9 +33,6 @@ const LITTLE_SPACE: u64 = 512 * 1024 * 1024;
 const LATEST_ROWS: u32 = 10_000;
 const SHOWN: u32 = 5;
 
-/// Parts whose lines may quote rows, or what a producer sent, unless all is well.
-const QUOTING: [&str; 4] = ["connections", "hints", "invalid runs", "writing"];
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
@@ -52,16 +49,34 @@ pub(super) struct Line {
     found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
+    /// Whether `found` may quote a row or a hint, which may be a tenant's.
+    #[serde(skip)]
+    quotes: bool,
 }
 
+/// What stands in place of a text that may quote a row.
+pub(super) const LEFT_OUT: &str = "left out: it may quote rows";
+
 impl Line {
+    fn quoting(self) -> Self {
+        Self {
+            quotes: true,
+            ..self
+        }
+    }
+
     /// The same without what may be a tenant's.
     pub(super) fn without_quotes(mut self) -> Self {
-        if self.state != State::Ok && QUOTING.contains(&self.part) {
-            "left out: it may quote rows".clone_into(&mut self.found);
+        if self.quotes {
+            LEFT_OUT.clone_into(&mut self.found);
         }
         self
     }
+}
+
+/// Whether the text of this error may quote a value of a row.
+pub(super) fn may_quote(error: &StoreError) -> bool {
+    matches!(error, StoreError::Corrupt { .. } | StoreError::Refused(_))
 }
 
 fn ok(part: &'static str, found: impl Into<String>) -> Line {
@@ -70,6 +85,7 @@ fn ok(part: &'static str, found: impl Into<String>) -> Line {
         state: State::Ok,
         found: found.into(),
         remedy: None,
+        quotes: false,
     }
 }
 
@@ -84,6 +100,7 @@ fn bad(
         state,
         found: found.into(),
         remedy: Some(remedy.into()),
+        quotes: false,
     }
 }
 
@@ -94,6 +111,7 @@ fn error(part: &'static str, error: &StoreError) -> Line {
         state: State::Failed,
         found: error.to_string(),
         remedy: remedy::of_store(error).map(str::to_owned),
+        quotes: may_quote(error),
     }
 }
 
@@ -330,6 +348,7 @@ async fn invalid_runs(store: &dyn Store, lines: &mut Vec<Line>) {
                 ),
                 "correct whoever wrote it (docs/guides/enqueue.md says what a row must hold)",
             )
+            .quoting()
         })),
         Err(failure) => lines.push(error("runs", &failure)),
     }
@@ -459,7 +478,7 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
 /// Payloads that a producer got wrong.
 fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
     let example = sample.first()?;
-    Some(bad(
+    let line = bad(
         "hints",
         State::Warning,
         format!(
@@ -467,7 +486,8 @@ fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
             example.task_id, example.reason
         ),
         "correct whoever sends them (docs/guides/enqueue.md); the runs themselves are found by the sweep",
-    ))
+    );
+    Some(line.quoting())
 }
 
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {

@@ -9,7 +9,7 @@ use crate::debug::Request;
 use crate::domain::{Outcome, Reason};
 use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
 use crate::ports::clock::{Clock as _, SystemClock};
-use crate::ports::store::{RunFilter, Store};
+use crate::ports::store::{RunFilter, Store, StoreError};
 use crate::view::RunItem;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -78,7 +78,8 @@ async fn gather(settings: &Settings, with_tenant_data: bool) -> Vec<File> {
     if !with_tenant_data {
         found = found.into_iter().map(Line::without_quotes).collect();
     }
-    let state = told(debug::ask(settings, &Request::State)).await;
+    let state = told(debug::ask(settings, &Request::State), with_tenant_data).await;
+    let queue = told(queue(settings), with_tenant_data).await;
     let metrics = match healthcheck::get(settings, "/metrics").await {
         Ok((_, text)) => text,
         Err(error) => format!("# {error:#}\n"),
@@ -100,7 +101,7 @@ async fn gather(settings: &Settings, with_tenant_data: bool) -> Vec<File> {
             about: "the metrics of the process at http.listen",
             content: metrics.into_bytes(),
         },
-        File::json("queue.json", "its version", &told(queue(settings)).await),
+        File::json("queue.json", "its version", &queue),
     ];
     let store = app::open_store(settings).await;
     let store = store.map_err(|error| format!("{error:#}"));
@@ -108,20 +109,14 @@ async fn gather(settings: &Settings, with_tenant_data: bool) -> Vec<File> {
         Ok(store) => Ok(store.as_ref()),
         Err(why) => Err(anyhow::anyhow!(why.clone())),
     };
-    files.extend([
-        File::json(
-            "database.json",
-            "its version, migrations, sizes of tables",
-            &told(async { database(open()?).await }).await,
-        ),
-        File::json(
-            "failures.json",
-            "reasons of the latest failed and blocked runs; invalid runs",
-            &told(async { failures(open()?).await }).await,
-        ),
-    ]);
+    let database = told(async { database(open()?).await }, with_tenant_data).await;
+    let about = "its version, migrations, sizes of tables";
+    files.push(File::json("database.json", about, &database));
+    let failures = told(async { failures(open()?).await }, with_tenant_data).await;
+    let about = "reasons of the latest failed and blocked runs; invalid runs";
+    files.push(File::json("failures.json", about, &failures));
     if with_tenant_data {
-        let runs = told(async { failed_runs(open()?).await }).await;
+        let runs = told(async { failed_runs(open()?).await }, with_tenant_data).await;
         let about = "the latest failed and blocked runs";
         files.push(File::json("runs.json", about, &runs));
     }
@@ -131,14 +126,27 @@ async fn gather(settings: &Settings, with_tenant_data: bool) -> Vec<File> {
     files
 }
 
-/// The answer, or the error in its place.
-async fn told<T: Serialize>(call: impl Future<Output = anyhow::Result<T>>) -> Value {
+/// The answer, or the error in its place; one that may quote a row in full only with tenant data.
+async fn told<T: Serialize>(
+    call: impl Future<Output = anyhow::Result<T>>,
+    with_tenant_data: bool,
+) -> Value {
     let answer = tokio::time::timeout(TIMEOUT, call)
         .await
         .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", TIMEOUT.as_secs())));
     match answer.and_then(|answer| Ok(serde_json::to_value(answer)?)) {
         Ok(value) => value,
-        Err(error) => json!({ "error": format!("{error:#}") }),
+        Err(error) => {
+            let quotes = error
+                .chain()
+                .filter_map(|cause| cause.downcast_ref::<StoreError>())
+                .any(doctor::may_quote);
+            let said = match quotes && !with_tenant_data {
+                true => doctor::LEFT_OUT.to_owned(),
+                false => format!("{error:#}"),
+            };
+            json!({ "error": said })
+        }
     }
 }
 
