@@ -88,15 +88,16 @@ impl Socket {
     /// Answers one request after the other, for ever.
     pub(super) async fn answer(&self, observed: &Observed) {
         loop {
-            let exchange = async {
-                let (stream, _) = self.listener.accept().await?;
-                tokio::time::timeout(TIMEOUT, exchange(stream, observed)).await?
-            };
-            if let Err(error) = exchange.await {
+            if let Err(error) = self.answer_next(observed).await {
                 tracing::debug!(%error, "a request at debug.socket was not answered");
                 tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+
+    async fn answer_next(&self, observed: &Observed) -> io::Result<()> {
+        let (stream, _) = self.listener.accept().await?;
+        tokio::time::timeout(TIMEOUT, exchange(stream, observed)).await?
     }
 }
 
