@@ -13,7 +13,7 @@
 --                     verifyd made them. `verifyd migrate --enforce` on a table of another application
 --                     is the right of that table's owner. Lend it for as long as the command takes:
 --                     GRANT owner TO verifyd_migrate; and then REVOKE owner FROM verifyd_migrate;
---   verifyd_serve     `verifyd serve` and `verifyd doctor`: reads connections and credentials, moves
+--   verifyd_serve     `verifyd serve`, `doctor` and `support-bundle`: reads connections and credentials, moves
 --                     runs, writes what is granted; for the API adds runs and acknowledgements; can add
 --                     no connection and no token, and drop nothing
 --   verifyd_operator  the other commands: connections, enqueue, runs, acknowledgements, tokens

@@ -2,12 +2,13 @@
 //! really works.
 //!
 //! `domain` ← `ports` ← `engine` ← `operations` ← adapters (`store`, `queue`, `provider`, `credentials`,
-//! `notify`) and surfaces (`http`, `cli`), joined in `app`. See `docs/explanation/architecture.md`.
+//! `notify`) and surfaces (`http`, `cli`, `debug`), joined in `app`. See `docs/explanation/architecture.md`.
 
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod credentials;
+pub mod debug;
 pub mod domain;
 pub mod engine;
 pub(crate) mod files;

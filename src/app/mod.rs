@@ -2,6 +2,7 @@
 
 use crate::config::Settings;
 use crate::credentials;
+use crate::debug::Observed;
 use crate::domain::WorkerId;
 use crate::engine::pipeline::Pipeline;
 use crate::engine::pipeline::preflight::Preflight;
@@ -25,9 +26,11 @@ use crate::provider::microsoft::MicrosoftProvider;
 use crate::queue::in_process::{self, InProcessQueue};
 use crate::queue::redis::RedisQueue;
 use crate::store;
+use crate::telemetry::log_filter::LogFilter;
 use crate::telemetry::metrics::Metrics;
 use anyhow::Context as _;
 use std::sync::{Arc, Mutex};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Everything that a command works with.
@@ -157,6 +160,24 @@ impl Services {
             untaken_after: settings.http.stuck_after.max(2 * busy),
             stopping,
             logged: Mutex::default(),
+        })
+    }
+
+    /// Creates what people look into while this worker runs.
+    pub fn observed(
+        &self,
+        worker: &Worker,
+        log_filter: Arc<LogFilter>,
+        stopping: CancellationToken,
+    ) -> Arc<Observed> {
+        Arc::new(Observed {
+            store: Arc::clone(&self.store),
+            queue: Arc::clone(&self.queue),
+            worker: Arc::clone(&worker.state),
+            reconciler: Arc::clone(&worker.reconciler_state),
+            log_filter,
+            started: Instant::now(),
+            stopping,
         })
     }
 

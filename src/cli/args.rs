@@ -1,11 +1,13 @@
 //! The commands and their arguments.
 
 mod acknowledgements;
+mod debug;
 mod modules;
 mod tokens;
 mod webhooks;
 
 pub use acknowledgements::*;
+pub use debug::*;
 pub use modules::*;
 pub use tokens::*;
 pub use webhooks::*;
@@ -95,6 +97,15 @@ pub enum Command {
     Healthcheck(HealthcheckArgs),
     /// Show version, commit, compiler and features of this program
     Version(JsonArg),
+    /// Look into a running daemon, over its socket
+    #[command(subcommand)]
+    Debug(DebugCommand),
+    /// Gather what explains a failure into a file, without secrets and tenants
+    SupportBundle(SupportBundleArgs),
+    /// Print the completions of a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(ManArgs),
     /// Serve an imitation of Microsoft Entra and Graph on loopback
     #[cfg(feature = "simulator")]
     Simulate(SimulateArgs),
@@ -113,6 +124,8 @@ impl Command {
                 "worker.concurrency",
                 bench.concurrency,
             ),
+            Self::Debug(debug) => debug.socket().overrides(),
+            Self::SupportBundle(bundle) => bundle.socket.overrides(),
             _ => Overrides::default(),
         }
     }

@@ -46,13 +46,42 @@ enum State {
     Failed,
 }
 
+/// What was found of a part.
 #[derive(Debug, Serialize)]
-struct Line {
+pub(super) struct Line {
     part: &'static str,
     state: State,
     found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
+    /// Whether `found` may quote a row or a hint, which may be a tenant's.
+    #[serde(skip)]
+    quotes: bool,
+}
+
+/// What stands in place of a text that may quote a row.
+pub(super) const LEFT_OUT: &str = "left out: it may quote rows";
+
+impl Line {
+    fn quoting(self) -> Self {
+        Self {
+            quotes: true,
+            ..self
+        }
+    }
+
+    /// The same without what may be a tenant's.
+    pub(super) fn without_quotes(mut self) -> Self {
+        if self.quotes {
+            LEFT_OUT.clone_into(&mut self.found);
+        }
+        self
+    }
+}
+
+/// Whether the text of this error may quote a value of a row.
+pub(super) fn may_quote(error: &StoreError) -> bool {
+    matches!(error, StoreError::Corrupt { .. } | StoreError::Refused(_))
 }
 
 fn ok(part: &'static str, found: impl Into<String>) -> Line {
@@ -61,6 +90,7 @@ fn ok(part: &'static str, found: impl Into<String>) -> Line {
         state: State::Ok,
         found: found.into(),
         remedy: None,
+        quotes: false,
     }
 }
 
@@ -75,6 +105,7 @@ fn bad(
         state,
         found: found.into(),
         remedy: Some(remedy.into()),
+        quotes: false,
     }
 }
 
@@ -85,6 +116,7 @@ fn error(part: &'static str, error: &StoreError) -> Line {
         state: State::Failed,
         found: error.to_string(),
         remedy: remedy::of_store(error).map(str::to_owned),
+        quotes: may_quote(error),
     }
 }
 
@@ -108,7 +140,8 @@ async fn in_time(
     }
 }
 
-pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode> {
+/// Tries everything that `serve` needs.
+pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
     let mut lines = vec![ok("version", version()), ok("config", settings.summary())];
     let store = tokio::time::timeout(TIMEOUT, database(settings, &mut lines)).await;
     match store {
@@ -143,7 +176,11 @@ pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode
     lines.push(modules::check(settings));
     lines.push(http::check(settings).await);
     outbound::check(settings, &mut lines).await;
+    lines
+}
 
+pub async fn run(settings: &Settings, args: &JsonArg) -> anyhow::Result<ExitCode> {
+    let lines = examine(settings).await;
     let failed = lines.iter().any(|l| l.state == State::Failed);
     if args.json {
         output::json(&serde_json::json!({ "ok": !failed, "parts": lines }))?;
@@ -331,6 +368,7 @@ async fn invalid_runs(store: &dyn Store, lines: &mut Vec<Line>) {
                 ),
                 "correct whoever wrote it (docs/guides/enqueue.md says what a row must hold)",
             )
+            .quoting()
         })),
         Err(failure) => lines.push(error("runs", &failure)),
     }
@@ -461,7 +499,7 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
 /// Payloads that a producer got wrong.
 fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
     let example = sample.first()?;
-    Some(bad(
+    let line = bad(
         "hints",
         State::Warning,
         format!(
@@ -469,7 +507,8 @@ fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
             example.task_id, example.reason
         ),
         "correct whoever sends them (docs/guides/enqueue.md); the runs themselves are found by the sweep",
-    ))
+    );
+    Some(line.quoting())
 }
 
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {

@@ -14,6 +14,9 @@ use tokio::net::TcpStream;
 /// Beyond what the process itself may wait for the database, twice.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Most bytes of an answer that are read: all metrics are some tens of KiB.
+const MAX_ANSWER: u64 = 4 * 1024 * 1024;
+
 pub async fn run(settings: &Settings, args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
     let path = if args.ready { "/readyz" } else { "/healthz" };
     let (healthy, body) = ask(settings.http.listen, path).await?;
@@ -35,8 +38,8 @@ pub(super) async fn ask(listen: SocketAddr, path: &str) -> anyhow::Result<(bool,
         .await
         .with_context(|| format!("{address}{path}: no answer within the timeout"))?
         .with_context(|| format!("{address}{path}"))?;
-    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
-    Ok((answer.starts_with("HTTP/1.1 200 "), body.to_owned()))
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    Ok((head.starts_with("HTTP/1.1 200 "), body.to_owned()))
 }
 
 /// One request, without an HTTP client for it.
@@ -45,6 +48,6 @@ async fn exchange(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.take(64 * 1024).read_to_end(&mut answer).await?;
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -6,10 +6,12 @@ mod args;
 mod bench;
 mod config;
 mod connections;
+mod debug;
 #[cfg(feature = "simulator")]
 mod demo;
 mod doctor;
 mod enqueue;
+mod generated;
 mod healthcheck;
 mod migrate;
 mod modules;
@@ -28,6 +30,7 @@ mod simulate;
 #[cfg(feature = "simulator")]
 mod simulated;
 mod stop;
+mod support_bundle;
 mod tokens;
 mod version;
 mod webhooks;
@@ -145,10 +148,18 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             logs::init(&settings.log)?;
             bench::run(settings, &command).await
         }
+        Command::Debug(command) => debug::run(&ready()?, &command).await,
+        Command::SupportBundle(command) => support_bundle::run(&ready()?, &command).await,
+        Command::Completions(command) => generated::completions(&command),
+        Command::Man(command) => generated::man(&command),
         Command::Healthcheck(command) => healthcheck::run(&load()?, &command).await,
         Command::Version(command) => version::run(&command),
         Command::Config(command) => config::run(&ready()?, &command),
-        Command::Serve(_) => serve::run(ready()?).await,
+        Command::Serve(_) => {
+            let settings = load()?;
+            let log_filter = logs::init(&settings.log)?;
+            serve::run(settings, log_filter).await
+        }
         Command::Migrate(command) => migrate::run(&ready()?, &command).await,
         Command::Prune(command) => prune::run(&ready()?, &command).await,
         Command::Tokens(command) => tokens::run(&ready()?, &command).await,

@@ -3,29 +3,36 @@
 use super::{remedy, service_manager, stop};
 use crate::app::Services;
 use crate::config::Settings;
+use crate::debug::{self, Socket};
 use crate::engine::worker::{Worker, WorkerError};
 use crate::http;
 use crate::telemetry::build_info::BUILD;
+use crate::telemetry::log_filter::LogFilter;
 use crate::telemetry::metrics;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Pause before the webhook sender is started again.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 
-pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+pub async fn run(settings: Settings, log_filter: Arc<LogFilter>) -> anyhow::Result<ExitCode> {
     let stop = stop::on_signals()?;
+    // Unhandled, the signal would end the process.
+    let show_state = signal(SignalKind::user_defined1())?;
     let metrics = metrics::install()?;
     let listener = http::bind(&settings.http)
         .await
         .with_context(|| format!("http.listen {}", settings.http.listen))?;
     let listening = listener.local_addr()?;
     let http_settings = settings.http.clone();
+    let socket = bind_socket(&settings.debug.socket).await;
     let services = Services::open(settings).await?;
     let version = services.store.schema_version().await?;
     let wanted = services.store.wanted_schema_version();
@@ -56,6 +63,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
 
     let worker = services.worker();
     let health = services.health(&worker, metrics, stop.clone());
+    let observed = services.observed(&worker, log_filter, stop.clone());
     let api = services.api();
     // The endpoints answer until the very end, so that a drain can be watched.
     let closing = CancellationToken::new();
@@ -63,6 +71,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let router = http::router(Arc::clone(&health), api).merge(http::pages::router(pages));
     let serving = http::serve(listener, router, &http_settings, closing.clone());
     let serving = tokio::spawn(serving);
+    let debugging = debug::serve(observed, show_state, socket, closing.clone());
+    let debugging = tokio::spawn(debugging);
     tracing::info!(
         worker = %worker.state.id,
         version = BUILD.version,
@@ -77,6 +87,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let reporting = tokio::spawn(service_manager::report(health, ended.clone()));
     let worked = work(&services, worker, stop).await;
     closing.cancel();
+    // Runs do not depend on it.
+    let _ = debugging.await;
     serving.await?.context("the HTTP endpoints")?;
     services.store.close().await;
     ended.cancel();
@@ -84,6 +96,20 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     worked.context("the worker has stopped; restart it")?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The socket for `verifyd debug`, if there is to be one. Runs do not depend on it, so a path that cannot be used does
+/// not end the start.
+async fn bind_socket(path: &Path) -> Option<Socket> {
+    if path.as_os_str().is_empty() {
+        return None;
+    }
+    let bound = Socket::bind(path).await;
+    bound
+        .inspect_err(|error| {
+            tracing::error!(path = %path.display(), %error, "cannot bind debug.socket; going on without it");
+        })
+        .ok()
 }
 
 /// Runs the worker, the publisher of completion events and the webhook sender until `stop`, or until the

@@ -53,6 +53,7 @@ pub(super) const FIXED: &[(&str, Rule)] = &[
     ("pages.max_streams", Integer(0, 10_000)),
     ("log.format", OneOf(&["auto", "pretty", "json"])),
     ("log.filter", Filter),
+    ("debug.socket", Path),
     ("credentials.keys", Keys),
     ("credentials.keys_file", Path),
     ("credentials.key_file", Path),

@@ -2,6 +2,7 @@
 //! `config/default.toml`, its range in `keys`.
 
 use crate::credentials::CredentialsSettings;
+use crate::debug::DebugSettings;
 use crate::engine::settings::{LinkSettings, ReconcilerSettings, WorkerSettings};
 use crate::http::HttpSettings;
 use crate::http::pages::PagesSettings;
@@ -32,6 +33,7 @@ pub struct Settings {
     pub http: HttpSettings,
     pub pages: PagesSettings,
     pub log: LogSettings,
+    pub debug: DebugSettings,
     pub credentials: CredentialsSettings,
     pub links: LinkSettings,
     pub webhooks: WebhookSettings,

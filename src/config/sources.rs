@@ -18,15 +18,17 @@ const PREFIX: &str = "VERIFYD__";
 const FILE_VARIABLE: &str = "VERIFYD_CONFIG";
 /// Names that other programs use, too. They lose against `VERIFYD__…`.
 const PLAIN: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("REDIS_URL", "redis.url")];
-/// Names that programs share for the proxy on the way out, the first that is not empty counts. They only
-/// fill in what nothing else sets.
-const PROXY: [(&str, &[&str]); 2] = [
+/// Names that programs share, the first that is not empty counts. They only fill in what nothing else sets.
+const SHARED: [(&str, &[&str]); 3] = [
     (
         "outbound.proxy",
         &["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
     ),
     ("outbound.no_proxy", &["NO_PROXY", "no_proxy"]),
+    (SOCKET, &["RUNTIME_DIRECTORY"]),
 ];
+/// The key whose shared variable names the folder.
+const SOCKET: &str = "debug.socket";
 /// Largest file that is read, in bytes.
 const MAX_FILE_BYTES: usize = 1024 * 1024;
 
@@ -76,7 +78,7 @@ fn environment(
         let ours = name.starts_with(PREFIX)
             || name == FILE_VARIABLE
             || PLAIN.iter().any(|(known, _)| *known == plain)
-            || PROXY
+            || SHARED
                 .iter()
                 .any(|(_, names)| names.contains(&name.as_str()));
         if !ours {
@@ -177,13 +179,13 @@ pub(super) fn layers(
     }
     layers.push(from_environment(&sources.environment, problems));
     layers.push(from_flags(&sources.overrides, problems));
-    let proxy = proxy_of_environment(&sources.environment, &layers);
-    layers.push(proxy);
+    let shared = shared_environment(&sources.environment, &layers);
+    layers.push(shared);
     Ok(layers)
 }
 
-/// What the environment says of proxies, where no layer says anything.
-fn proxy_of_environment(environment: &BTreeMap<String, String>, layers: &[Layer]) -> Layer {
+/// What variables say that programs share, where no layer says anything.
+fn shared_environment(environment: &BTreeMap<String, String>, layers: &[Layer]) -> Layer {
     let is_set = |key: &str| {
         let set = layers
             .iter()
@@ -194,15 +196,20 @@ fn proxy_of_environment(environment: &BTreeMap<String, String>, layers: &[Layer]
         )
     };
     let mut layer = Layer::default();
-    for (key, names) in PROXY {
+    for (key, names) in SHARED {
         let named = names.iter().find_map(|name| {
             let value = environment.get(*name)?.trim();
             (!value.is_empty()).then_some((*name, value))
         });
         if let (Some((name, value)), Some(rule), false) = (named, rule(key), is_set(key)) {
+            let value = match key {
+                // systemd separates several folders by colons.
+                SOCKET => format!("{}/debug.sock", value.split(':').next().unwrap_or(value)),
+                _ => value.to_owned(),
+            };
             layer
                 .0
-                .push((key.to_owned(), rule.read(&variable(name), value)));
+                .push((key.to_owned(), rule.read(&variable(name), &value)));
         }
     }
     layer

@@ -37,6 +37,12 @@ impl Lease {
         self.ends().is_some_and(|ends| Instant::now() < ends)
     }
 
+    /// Returns the time that is left; `None` before the first heartbeat.
+    pub fn left(&self) -> Option<Duration> {
+        let ends = self.ends()?;
+        Some(ends.saturating_duration_since(Instant::now()))
+    }
+
     /// Renews the lease: a heartbeat that was sent at `sent` has been confirmed.
     pub fn renew(&self, sent: Instant) {
         *self.last_beat.lock() = Some(sent);

@@ -8,6 +8,7 @@ use super::scheduling::Scheduler;
 use super::scheduling::fair::FairScheduler;
 use super::scheduling::hints::HintedRuns;
 use super::scheduling::in_flight::InFlightRuns;
+use super::scheduling::slots::Slots;
 use super::schema::SchemaWatch;
 use super::settings::{ReconcilerSettings, WorkerSettings};
 use crate::domain::WorkerId;
@@ -28,6 +29,7 @@ pub struct WorkerState {
     pub settings: WorkerSettings,
     pub lease: Lease,
     pub schema: SchemaWatch,
+    pub slots: Arc<Slots>,
     pub in_flight: InFlightRuns,
     /// For how long no claim has been answered.
     pub claim_failures: FailureStreak,
@@ -41,6 +43,7 @@ impl WorkerState {
         Self {
             id,
             lease: Lease::new(settings.self_fence_after()),
+            slots: Arc::new(Slots::new(settings.concurrency)),
             settings,
             schema: SchemaWatch::default(),
             in_flight: InFlightRuns::default(),
@@ -124,11 +127,10 @@ impl Worker {
     /// to finish, and the rest is released uncounted. Drains and fails, too, when a part cannot be kept
     /// alive.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkerError> {
-        let settings = &self.state.settings;
         let scheduler = Arc::new(Scheduler::new(
             Arc::clone(&self.pipeline),
             Arc::clone(&self.store),
-            settings.concurrency,
+            Arc::clone(&self.state.slots),
         ));
         let drained = CancellationToken::new();
         let heartbeat = {

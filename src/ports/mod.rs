@@ -12,6 +12,7 @@ pub(crate) mod fair_queuing;
 pub(crate) mod invalid_runs;
 pub(crate) mod inventory;
 pub(crate) mod onboarding;
+pub mod open_calls;
 pub(crate) mod orphans;
 pub mod overview;
 pub mod plan;

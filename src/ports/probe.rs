@@ -1,7 +1,9 @@
-//! Tests that `doctor` makes, so that problems show before `serve` runs.
+//! Tests that `doctor` makes, so that problems show before `serve` runs, and figures for those who look for the cause
+//! of one.
 
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 /// How the connections of `database.url` reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +23,24 @@ pub struct DiskSpace {
     pub free_bytes: u64,
 }
 
-/// Tests of the database. They leave nothing behind.
+/// The connections of this process, without those besides the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    pub max: u32,
+    pub open: u32,
+    pub idle: u32,
+}
+
+/// The size of a table with its indexes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableSize {
+    pub table: String,
+    pub bytes: i64,
+    /// As the server estimates it; `None` where it does not.
+    pub rows: Option<i64>,
+}
+
+/// Tests and figures of the database. They leave nothing behind.
 #[async_trait]
 pub trait ProbeStore: Send + Sync {
     /// Finds out whether a pooler is between here and the server. Works behind every pooler.
@@ -36,6 +55,12 @@ pub trait ProbeStore: Send + Sync {
     async fn clock_ahead(&self) -> Result<f64, StoreError> {
         Ok(0.0)
     }
+
+    /// Returns the connections of this process.
+    fn pool(&self) -> Pool;
+
+    /// Returns the sizes of verifyd's own tables and of those that it uses, the largest first.
+    async fn table_sizes(&self) -> Result<Vec<TableSize>, StoreError>;
 
     /// None: the database is not on a disk of this machine.
     fn disk_space(&self) -> Result<Option<DiskSpace>, StoreError> {

@@ -8,6 +8,7 @@ use crate::domain::module::Module;
 use crate::domain::permission::{InventoryRefresh, RequiredPermission};
 use crate::domain::report::{Check, CheckStatus, Evidence, EvidenceKind, Severity};
 use crate::domain::{Reason, RunId};
+use crate::ports::open_calls::OpenCalls;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -174,6 +175,8 @@ pub struct Target {
     pub deadline: Instant,
     /// Sent along so that the provider's logs can be matched.
     pub correlation_id: Uuid,
+    /// Where the check records which calls have no result yet.
+    pub calls: OpenCalls,
 }
 
 /// Whether the run should go on now or later.

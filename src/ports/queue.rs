@@ -80,6 +80,11 @@ pub trait Queue: Send + Sync + std::fmt::Debug {
         Ok((self.health().dead_letters, Vec::new()))
     }
 
+    /// Returns the server's version; `None` where there is no server.
+    async fn server_version(&self) -> Result<Option<String>, QueueError> {
+        Ok(None)
+    }
+
     /// Makes one round trip to the server.
     async fn ping(&self) -> Result<(), QueueError>;
 

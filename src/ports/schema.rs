@@ -101,8 +101,13 @@ pub trait SchemaStore: Send + Sync {
     /// application's.
     async fn migrate(&self) -> Result<Migrated, StoreError>;
 
+    /// Returns the versions that are applied, ascending; none when `migrate` has never run.
+    async fn applied_migrations(&self) -> Result<Vec<i64>, StoreError>;
+
     /// Returns `None` when `migrate` has never run.
-    async fn schema_version(&self) -> Result<Option<i64>, StoreError>;
+    async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
+        Ok(self.applied_migrations().await?.last().copied())
+    }
 
     /// The version that this build needs.
     fn wanted_schema_version(&self) -> i64;

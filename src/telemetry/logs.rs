@@ -1,9 +1,10 @@
 //! Logs by `tracing`: text on a terminal, JSON otherwise. They go to standard error, so that standard output
 //! has results only.
 
+use super::log_filter::LogFilter;
 use serde::Deserialize;
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use std::sync::Arc;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -35,16 +36,16 @@ pub enum LogError {
     Twice,
 }
 
-/// Sets up the logs of this process.
-pub fn init(settings: &LogSettings) -> Result<(), LogError> {
-    let filter = EnvFilter::builder().parse(&settings.filter)?;
+/// Sets up the logs of this process. Returns their filter.
+pub fn init(settings: &LogSettings) -> Result<Arc<LogFilter>, LogError> {
+    let (filter, layer) = LogFilter::new(&settings.filter)?;
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.format {
         LogFormat::Auto => !terminal,
         LogFormat::Pretty => false,
         LogFormat::Json => true,
     };
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(layer);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(terminal);
@@ -63,7 +64,7 @@ pub fn init(settings: &LogSettings) -> Result<(), LogError> {
     };
     set.map_err(|_| LogError::Twice)?;
     log_panics();
-    Ok(())
+    Ok(filter)
 }
 
 /// A panic is a line of the log like any other. Its text is left out: it may quote data.

@@ -2,5 +2,6 @@
 
 pub mod build_info;
 mod histograms;
+pub(crate) mod log_filter;
 pub(crate) mod logs;
 pub mod metrics;

@@ -13,6 +13,7 @@ use verifyd::domain::credential::Credential;
 use verifyd::domain::link::LinkContext;
 use verifyd::domain::{ConnectionId, RunId, TenantId, WorkspaceId};
 use verifyd::ports::clock::Clock;
+use verifyd::ports::open_calls::OpenCalls;
 use verifyd::ports::provider::Target;
 use verifyd::provider::microsoft::{CloudSettings, MicrosoftSettings, Pauses};
 use verifyd_simulator::GRAPH_ROLES;
@@ -130,5 +131,6 @@ pub fn target(module: &str) -> Target {
         },
         deadline: tokio::time::Instant::now() + Duration::from_secs(600),
         correlation_id: Uuid::from_u128(0xC0),
+        calls: OpenCalls::default(),
     }
 }

@@ -29,7 +29,7 @@ pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>
     match store.connection_states(&filter).await {
         Ok(found) => lines.extend(found.into_iter().filter_map(|state| {
             let at = format!("connection {}: {}", state.connection.id, state.problem?);
-            Some(bad("connections", State::Warning, at, CORRECT_ROW))
+            Some(bad("connections", State::Warning, at, CORRECT_ROW).quoting())
         })),
         Err(failure) => lines.push(error("connections", &failure)),
     }
@@ -42,7 +42,7 @@ pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>
     };
     lines.extend(unreadable.into_iter().map(|(id, why)| {
         let at = format!("connection {id}: {why}");
-        bad("connections", State::Warning, at, CORRECT_ROW)
+        bad("connections", State::Warning, at, CORRECT_ROW).quoting()
     }));
     // Problems of the keys themselves have a line of their own.
     if let Ok(vault) = app::open_vault(settings) {

@@ -318,6 +318,19 @@ fn the_proxy_of_the_environment_fills_in_what_nothing_else_sets() {
 }
 
 #[test]
+fn the_socket_is_in_the_runtime_directory_unless_it_is_set() {
+    let socket = |environment: &[(&str, &str)]| load(environment).unwrap().debug.socket;
+    assert_eq!(socket(&[]), PathBuf::new());
+    let runtime = ("RUNTIME_DIRECTORY", "/run/verifyd-9464:/run/other");
+    assert_eq!(
+        socket(&[runtime]),
+        PathBuf::from("/run/verifyd-9464/debug.sock")
+    );
+    let own = ("VERIFYD__DEBUG__SOCKET", "/tmp/own.sock");
+    assert_eq!(socket(&[runtime, own]), PathBuf::from("/tmp/own.sock"));
+}
+
+#[test]
 fn a_proxy_that_cannot_be_used_is_refused_by_name_and_never_shown() {
     let error = load(&[("ALL_PROXY", "socks5://u:canary@proxy.example:1080")]).unwrap_err();
     let text = error.to_string();

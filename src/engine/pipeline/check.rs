@@ -8,6 +8,7 @@ use crate::domain::completion::Completion;
 use crate::domain::connection_facts::KeptFacts;
 use crate::domain::reason::Reason;
 use crate::domain::run::RunRequest;
+use crate::engine::scheduling::in_flight::Phase;
 use crate::ports::provider::{Disposition, Target};
 use crate::ports::store::{AttemptEnd, Claim, StartingPoint, StoreError};
 use std::time::Duration;
@@ -60,7 +61,9 @@ impl Pipeline {
             links: subject.links.clone(),
             deadline,
             correlation_id: Uuid::new_v4(),
+            calls: attempt.calls.clone(),
         };
+        attempt.in_flight.enter(Phase::Check);
         let result = match tokio::time::timeout_at(deadline, ready.provider.check(&target)).await {
             Err(_) => RunResult::Broken {
                 reason: Reason::DeadlineExceeded,

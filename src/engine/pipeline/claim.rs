@@ -2,8 +2,9 @@
 
 use super::{Pipeline, Processed};
 use crate::domain::RunId;
-use crate::engine::scheduling::in_flight::InFlightGuard;
+use crate::engine::scheduling::in_flight::{ClaimedAttempt, InFlightGuard, Phase};
 use crate::engine::scheduling::isolation::NotAdmitted;
+use crate::ports::open_calls::OpenCalls;
 use crate::ports::store::{Claim, ClaimAnswer, ClaimPolicy, StoreError};
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
@@ -15,13 +16,16 @@ pub(super) struct Attempt<'a> {
     pub began: Instant,
     /// When the attempt's lease ends.
     pub deadline: Instant,
-    _in_flight: InFlightGuard<'a>,
+    /// Calls of its check without a result.
+    pub calls: OpenCalls,
+    pub in_flight: InFlightGuard<'a>,
     _isolation: Option<SemaphorePermit<'a>>,
 }
 
 impl Pipeline {
     pub(super) async fn claim(&self, run: RunId) -> Result<Attempt<'_>, Processed> {
         let mut isolation = None;
+        let in_flight = self.worker.in_flight.register(run);
         loop {
             if !self.worker.may_claim() {
                 return Err(Processed::Deferred);
@@ -32,7 +36,7 @@ impl Pipeline {
                 run_deadline: self.worker.settings.run_deadline,
                 isolated: isolation.is_some(),
             };
-            let in_flight = self.worker.in_flight.register(run);
+            in_flight.enter(Phase::Claim);
             let answer = self.store.claim(run, &self.worker.id, &policy).await;
             match &answer {
                 Ok(_) | Err(StoreError::Schema(_)) => self.worker.claim_failures.answered(),
@@ -40,12 +44,21 @@ impl Pipeline {
             }
             match answer {
                 Ok(ClaimAnswer::Claimed(claim)) => {
-                    in_flight.claimed(claim.run.tenant_id);
+                    let deadline = began + self.worker.settings.run_deadline;
+                    let calls = OpenCalls::default();
+                    in_flight.claimed(ClaimedAttempt {
+                        tenant: claim.run.tenant_id,
+                        connection: claim.run.request.provider_connection_id,
+                        number: claim.attempt,
+                        deadline,
+                        calls: calls.clone(),
+                    });
                     return Ok(Attempt {
                         claim,
                         began,
-                        deadline: began + self.worker.settings.run_deadline,
-                        _in_flight: in_flight,
+                        deadline,
+                        calls,
+                        in_flight,
                         _isolation: isolation,
                     });
                 }
@@ -61,7 +74,7 @@ impl Pipeline {
                 }
             }
             // Nothing is claimed, and no transaction is open, while it waits.
-            drop(in_flight);
+            in_flight.enter(Phase::Isolation);
             isolation = match self.isolation.enter().await {
                 Ok(slot) => Some(slot),
                 Err(NotAdmitted::Stopping) => return Err(Processed::Deferred),

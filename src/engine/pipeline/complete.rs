@@ -3,6 +3,7 @@
 use super::claim::Attempt;
 use super::{Pipeline, Processed, Retries};
 use crate::domain::completion::Completion;
+use crate::engine::scheduling::in_flight::Phase;
 use crate::engine::schema::SchemaState;
 use crate::ports::store::AttemptEnd;
 use std::time::Duration;
@@ -14,6 +15,7 @@ impl Pipeline {
         attempt: &Attempt<'_>,
         completion: &Completion,
     ) -> Processed {
+        attempt.in_flight.enter(Phase::Completion);
         let mut retries = Retries::until(attempt.deadline);
         loop {
             let error = match self.store.complete(&attempt.claim, completion).await {
@@ -84,6 +86,7 @@ impl Pipeline {
         end: AttemptEnd,
         not_before: Option<Duration>,
     ) -> Processed {
+        attempt.in_flight.enter(Phase::Completion);
         match self.store.release(&attempt.claim, end, not_before).await {
             Ok(true) => {
                 tracing::info!(why = %end, "run released");

@@ -10,7 +10,7 @@ pub(crate) mod hints;
 pub(crate) mod in_flight;
 pub(crate) mod isolation;
 mod recently_completed;
-mod slots;
+pub(crate) mod slots;
 
 use super::pipeline::{Pipeline, Processed};
 use crate::domain::RunId;
@@ -25,16 +25,16 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub struct Scheduler {
     pipeline: Arc<Pipeline>,
-    slots: Slots,
+    slots: Arc<Slots>,
     completed: RecentlyCompleted,
 }
 
 impl Scheduler {
-    /// Creates a scheduler whose slots are all free.
-    pub fn new(pipeline: Arc<Pipeline>, store: Arc<dyn Store>, concurrency: usize) -> Self {
+    /// Creates a scheduler that gives these slots.
+    pub fn new(pipeline: Arc<Pipeline>, store: Arc<dyn Store>, slots: Arc<Slots>) -> Self {
         Self {
             pipeline,
-            slots: Slots::new(concurrency),
+            slots,
             completed: RecentlyCompleted::new(store),
         }
     }

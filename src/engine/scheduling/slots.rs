@@ -4,7 +4,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The slots for all runs, and a few besides those for fair queuing.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub struct Slots {
     all: Semaphore,
     /// In case slow runs take all others.
     fair: Semaphore,

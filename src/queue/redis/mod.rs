@@ -69,6 +69,7 @@ use fetch_signal::{FetchSignal, Listener};
 use fetcher::Fetcher;
 use futures::FutureExt;
 use keys::Keys;
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -221,6 +222,17 @@ impl Queue for RedisQueue {
 
     async fn dead_letters(&self, max: u32) -> Result<(u64, Vec<DeadLetter>), QueueError> {
         dead_letters::read(&self.connections, &self.keys, max).await
+    }
+
+    async fn server_version(&self) -> Result<Option<String>, QueueError> {
+        // INFO takes a right that nothing else needs.
+        let hello = redis::cmd("HELLO");
+        let mut told: HashMap<String, redis::Value> = self
+            .connections
+            .call(async |connection| hello.query_async(connection).await)
+            .await?;
+        let version = told.remove("version");
+        Ok(version.and_then(|version| redis::from_redis_value(version).ok()))
     }
 
     async fn ping(&self) -> Result<(), QueueError> {

@@ -2,11 +2,12 @@
 
 use super::{PostgresStore, run_type};
 use crate::ports::clock::{Clock as _, SystemClock};
-use crate::ports::probe::{Pooling, ProbeStore};
+use crate::ports::probe::{Pool, Pooling, ProbeStore, TableSize};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::bounds::is_valid_connection;
 use crate::store::sql::sql;
+use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
@@ -59,6 +60,15 @@ const RECORDED: &str = sql!(
          'target_scope', jsonb_build_object('entra_tenant_id', c.entra_tenant_id)), now()
      FROM provider_connections c WHERE " is_valid_connection!() " ORDER BY c.id LIMIT 1"
 );
+
+/// Sizes with indexes and TOAST. `$1`: the application's tables.
+const TABLE_SIZES: &str = "
+    SELECT n.nspname || '.' || c.relname, pg_total_relation_size(c.oid),
+           CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND (n.nspname = 'verifyd'
+        OR c.oid IN (SELECT to_regclass(t.name)::oid FROM unnest($1::text[]) AS t(name)))
+    ORDER BY 2 DESC, 1";
 
 /// insufficient_privilege: another finding, where the right is needed.
 const MAY_NOT: &str = "42501";
@@ -156,6 +166,30 @@ impl ProbeStore for PostgresStore {
                 return Err(error.into());
             }
             Ok(End::Rollback(()))
+        })
+        .await
+    }
+
+    fn pool(&self) -> Pool {
+        Pool {
+            max: self.pool.options().get_max_connections(),
+            open: self.pool.size(),
+            idle: u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX),
+        }
+    }
+
+    async fn table_sizes(&self) -> Result<Vec<TableSize>, StoreError> {
+        self.transaction(async |tx| {
+            let sizes: Vec<(String, i64, Option<i64>)> = self
+                .rows(TABLE_SIZES)
+                .persistent(false)
+                .bind(APPLICATION_TABLES)
+                .fetch_all(&mut *tx)
+                .await?;
+            let sizes = sizes.into_iter();
+            Ok(sizes
+                .map(|(table, bytes, rows)| TableSize { table, bytes, rows })
+                .collect())
         })
         .await
     }

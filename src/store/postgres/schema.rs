@@ -104,10 +104,10 @@ impl SchemaStore for PostgresStore {
         .inspect(|migrated| migrations::log_applied(&migrations::postgres(), migrated))
     }
 
-    async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
+    async fn applied_migrations(&self) -> Result<Vec<i64>, StoreError> {
         self.transaction(async |tx| {
-            let version = self.applied(tx).await?.last().copied();
-            Ok(version)
+            let applied = self.applied(tx).await?;
+            Ok(applied.into_iter().collect())
         })
         .await
     }

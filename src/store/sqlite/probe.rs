@@ -1,16 +1,22 @@
 //! The tests of `doctor`.
 
 use super::{SqliteStore, now};
-use crate::ports::probe::{DiskSpace, ProbeStore};
+use crate::ports::probe::{DiskSpace, Pool, ProbeStore, TableSize};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::sql::sql;
+use crate::store::tables::APPLICATION_TABLES;
 use async_trait::async_trait;
 
 const WRITTEN: &str = sql!(
     "INSERT INTO verifyd_workers (worker_id, version, concurrency, in_flight, started_at, beat_at)
      VALUES ('doctor', 'doctor', 0, 0, " now!() ", " now!() ")"
 );
+
+/// Sizes with indexes. It reads the whole file.
+const TABLE_SIZES: &str = "SELECT m.tbl_name, sum(d.pgsize) AS bytes
+    FROM dbstat d JOIN sqlite_master m ON m.name = d.name
+    WHERE d.aggregate = TRUE GROUP BY m.tbl_name ORDER BY bytes DESC, 1";
 
 #[async_trait]
 impl ProbeStore for SqliteStore {
@@ -20,6 +26,35 @@ impl ProbeStore for SqliteStore {
             Ok(End::Rollback(()))
         })
         .await
+    }
+
+    fn pool(&self) -> Pool {
+        let pools = [&self.writer, &self.readers];
+        let idle: usize = pools.iter().map(|pool| pool.num_idle()).sum();
+        Pool {
+            max: pools
+                .iter()
+                .map(|pool| pool.options().get_max_connections())
+                .sum(),
+            open: pools.iter().map(|pool| pool.size()).sum(),
+            idle: u32::try_from(idle).unwrap_or(u32::MAX),
+        }
+    }
+
+    async fn table_sizes(&self) -> Result<Vec<TableSize>, StoreError> {
+        let sizes: Vec<(String, i64)> = sqlx::query_as(TABLE_SIZES)
+            .fetch_all(&mut *self.reader().await?)
+            .await?;
+        let sizes = sizes.into_iter().filter(|(table, _)| {
+            table.starts_with("verifyd_") || APPLICATION_TABLES.contains(&table.as_str())
+        });
+        Ok(sizes
+            .map(|(table, bytes)| TableSize {
+                table,
+                bytes,
+                rows: None,
+            })
+            .collect())
     }
 
     fn disk_space(&self) -> Result<Option<DiskSpace>, StoreError> {

@@ -55,9 +55,9 @@ impl SchemaStore for SqliteStore {
         .inspect(|migrated| migrations::log_applied(&migrations::sqlite(), migrated))
     }
 
-    async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
+    async fn applied_migrations(&self) -> Result<Vec<i64>, StoreError> {
         let mut reader = self.reader().await?;
-        Ok(applied(&mut reader).await?.last().copied())
+        Ok(applied(&mut reader).await?.into_iter().collect())
     }
 
     fn wanted_schema_version(&self) -> i64 {

@@ -12,6 +12,7 @@ mod connections;
 mod credentials;
 mod doctor;
 mod first_report;
+mod generated;
 mod modules;
 mod refusals;
 

@@ -24,7 +24,15 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// The folders that join others.
-const COMPOSITION: &[&str] = &["app", "cli", "config", "http", "producer", "telemetry"];
+const COMPOSITION: &[&str] = &[
+    "app",
+    "cli",
+    "config",
+    "debug",
+    "http",
+    "producer",
+    "telemetry",
+];
 
 /// The only folders that may name a library. Tests inside `src` may use what they like. Nothing starts a process: it
 /// would inherit secrets, and the socket of the service manager.
@@ -40,11 +48,15 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("hyper_util", &["http", "outbound"]),
     ("tokio_rustls", &["outbound"]),
     ("clap", &["cli", "config"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("comfy_table", &["cli"]),
     ("indicatif", &["cli"]),
     ("sd_notify", &["cli"]),
     ("std::process::Command", &[]),
     ("tokio::process", &[]),
+    ("flate2", &["cli"]),
+    ("tar", &["cli"]),
 ];
 
 /// What the domain may not use, since it only computes.

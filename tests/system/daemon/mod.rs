@@ -1,6 +1,7 @@
 //! The real binary on a real PostgreSQL and a real Redis.
 
 mod bench_on_servers_in_use;
+mod debug;
 mod doctor;
 mod drain;
 mod fair_queuing;
@@ -13,3 +14,4 @@ mod reused_ids;
 mod schema;
 mod secrets;
 mod service_manager;
+mod support_bundle;

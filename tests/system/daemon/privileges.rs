@@ -430,6 +430,9 @@ async fn the_users_of_redis_reach_their_queue_and_nothing_else() {
     }
     bench.use_redis(server.url_of("verifyd_serve"));
     bench.success(&["doctor"]);
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bundle.tar.gz");
+    bench.success(&["support-bundle", "--output", bundle.to_str().unwrap()]);
 
     // Everything is cleaned up again, with the rights that there are.
     until("nothing is left", async || {

@@ -46,7 +46,10 @@ pub async fn a_fresh_database_has_no_version(bed: &Bed) {
     let empty = bed.empty_sibling().await;
     assert_eq!(empty.store.schema_version().await.unwrap(), None);
     let version = bed.store.schema_version().await.unwrap();
-    assert_eq!(version, Some(bed.store.wanted_schema_version()));
+    let wanted = bed.store.wanted_schema_version();
+    assert_eq!(version, Some(wanted));
+    let applied = bed.store.applied_migrations().await.unwrap();
+    assert_eq!(applied, (1..=wanted).collect::<Vec<i64>>());
 }
 
 pub async fn a_migrated_schema_fits(bed: &Bed) {
@@ -70,6 +73,18 @@ pub async fn an_empty_database_lacks_every_table(bed: &Bed) {
         assert_eq!(found.problem, "the table is missing");
         assert!(found.remedy.contains("verifyd migrate"));
     }
+}
+
+pub async fn sizes_of_tables_and_of_the_pool_are_known(bed: &Bed) {
+    bed.queued().await;
+    let sizes = bed.store.table_sizes().await.unwrap();
+    for table in ["operation_runs", "tenants", "run_attempts"] {
+        let found = sizes.iter().find(|size| size.table.ends_with(table));
+        assert!(found.is_some_and(|size| size.bytes > 0), "{sizes:?}");
+    }
+    assert!(sizes.is_sorted_by(|a, b| a.bytes >= b.bytes), "{sizes:?}");
+    let pool = bed.store.pool();
+    assert!((1..=pool.max).contains(&pool.open), "{pool:?}");
 }
 
 pub async fn ping_names_the_server(bed: &Bed) {

@@ -368,11 +368,12 @@ fn is_refusal(fault: &Fault) -> bool {
     )
 }
 
-fn scope(target: &Target, call: &'static str) -> Scope {
+fn scope<'a>(target: &'a Target, call: &'static str) -> Scope<'a> {
     Scope {
         call,
         deadline: target.deadline,
         correlation_id: target.correlation_id,
+        calls: &target.calls,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::domain::Reason;
 use crate::domain::report::EvidenceKind;
 use crate::outbound::{Client, Outbound, ProxiedHosts, Resends, Reuse};
 use crate::ports::clock::Clock;
+use crate::ports::open_calls::OpenCalls;
 use backoff::Backoff;
 use http::{HeaderValue, Uri};
 use intermediary::Author;
@@ -43,13 +44,15 @@ pub(super) struct Request {
 
 /// Properties that all requests of one check share.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scope {
+pub(super) struct Scope<'a> {
     /// Name of the call in logs and metrics.
     pub call: &'static str,
     /// When the check must have ended.
     pub deadline: Instant,
     /// Sent as `client-request-id`.
     pub correlation_id: Uuid,
+    /// Where the call stands until it has a result.
+    pub calls: &'a OpenCalls,
 }
 
 /// An answer within all limits.
@@ -167,10 +170,11 @@ impl Caller {
     /// attempts and time are left.
     pub async fn call<T>(
         &self,
-        scope: Scope,
+        scope: Scope<'_>,
         mut request: impl FnMut() -> Result<Request, Fault>,
         judge: impl Fn(Answer) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
+        let open = scope.calls.begin(scope.call);
         let mut attempt = 1;
         let mut reuse = Reuse::Allowed;
         let mut resends = Resends::default();
@@ -203,6 +207,7 @@ impl Caller {
                 reuse = Reuse::Never;
             }
             attempt += 1;
+            open.retry(attempt);
             tokio::time::sleep(wait).await;
         }
     }
@@ -236,7 +241,7 @@ impl Caller {
         &self,
         reuse: Reuse,
         resends: &mut Resends,
-        scope: Scope,
+        scope: Scope<'_>,
         request: Request,
     ) -> Result<Answer, Fault> {
         let limits = Limits {
@@ -274,7 +279,7 @@ impl Limits {
 }
 
 /// Counts and logs one attempt.
-fn record(scope: Scope, host: &str, attempt: u32, took: Duration, fault: Option<&Fault>) {
+fn record(scope: Scope<'_>, host: &str, attempt: u32, took: Duration, fault: Option<&Fault>) {
     let result = fault.map_or("ok", |fault| fault.reason.code());
     metrics::counter!("verifyd_provider_requests_total", "provider" => "microsoft", "call" => scope.call, "result" => result)
         .increment(1);

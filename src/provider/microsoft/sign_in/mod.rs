@@ -100,7 +100,7 @@ impl AccessToken {
 /// Asks for a token.
 pub(super) async fn request_token(
     caller: &Caller,
-    scope: Scope,
+    scope: Scope<'_>,
     clock: &dyn Clock,
     key: &TokenKey,
     material: &Material,
