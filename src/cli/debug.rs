@@ -80,10 +80,7 @@ fn print_process(state: &DebugState) {
         ),
         (
             "database",
-            format!(
-                "{}, {} of {} connections open, {} idle",
-                database.kind, database.pool.open, database.pool.max, database.pool.idle
-            ),
+            format!("{}, {}", database.kind, debug::connections(database)),
         ),
         ("logs", filter(&state.log_filter)),
     ] {

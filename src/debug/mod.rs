@@ -6,8 +6,8 @@ mod socket;
 mod state;
 
 pub use socket::{Answer, Request, Socket, ask};
-pub(crate) use state::calls;
 pub use state::{Connections, DebugState, QueueState, Slots};
+pub(crate) use state::{calls, connections};
 
 use crate::engine::reconciler::ReconcilerState;
 use crate::engine::worker::WorkerState;

@@ -2,7 +2,7 @@
 
 use super::Observed;
 use crate::engine::scheduling::in_flight::InFlightRun;
-use crate::ports::probe::Pool;
+use crate::ports::pools::PoolState;
 use crate::telemetry::log_filter::LogFilterState;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
@@ -51,12 +51,11 @@ pub struct QueueState {
     pub dead_letters: u64,
 }
 
-/// The pool of connections to the database.
+/// The connections to the database.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Connections {
     pub kind: String,
-    #[serde(flatten)]
-    pub pool: Pool,
+    pub pools: Vec<PoolState>,
 }
 
 impl Observed {
@@ -85,7 +84,7 @@ impl Observed {
             },
             database: Connections {
                 kind: self.store.kind().to_owned(),
-                pool: self.store.pool(),
+                pools: self.store.pools(),
             },
             log_filter: self.log_filter.state(),
         }
@@ -95,7 +94,7 @@ impl Observed {
 impl DebugState {
     /// Logs a line for the process, and one for each run in flight.
     pub(super) fn log(&self) {
-        let (queue, pool) = (&self.queue, self.database.pool);
+        let queue = &self.queue;
         tracing::info!(
             worker = self.worker,
             uptime_seconds = self.uptime_seconds,
@@ -107,9 +106,7 @@ impl DebugState {
             hints_waiting = queue.waiting,
             queue_connected = queue.connected,
             polling = queue.polling,
-            connections = pool.open,
-            idle_connections = pool.idle,
-            max_connections = pool.max,
+            connections = connections(&self.database),
             "state of this process"
         );
         for run in &self.runs {
@@ -126,6 +123,18 @@ impl DebugState {
             );
         }
     }
+}
+
+/// The connections to the database, for people.
+pub(crate) fn connections(database: &Connections) -> String {
+    let pools = database.pools.iter();
+    let pools = pools.map(|pool| {
+        format!(
+            "{}: {} used, {} idle, {} at most",
+            pool.name, pool.used, pool.idle, pool.max
+        )
+    });
+    pools.collect::<Vec<_>>().join("; ")
 }
 
 /// The open calls of a run, for people.

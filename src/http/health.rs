@@ -136,12 +136,11 @@ impl Health {
 
     fn measure_connections(&self) {
         for pool in self.store.pools() {
-            let name = pool.name;
-            metrics::gauge!("verifyd_database_connections", "pool" => name, "state" => "idle")
-                .set(pool.idle);
-            metrics::gauge!("verifyd_database_connections", "pool" => name, "state" => "used")
-                .set(pool.used);
-            metrics::gauge!("verifyd_database_connections_max", "pool" => name).set(pool.max);
+            for (state, count) in [("idle", pool.idle), ("used", pool.used)] {
+                metrics::gauge!("verifyd_database_connections", "pool" => pool.name.clone(), "state" => state)
+                    .set(count);
+            }
+            metrics::gauge!("verifyd_database_connections_max", "pool" => pool.name).set(pool.max);
         }
         if self.queue.kind() == "redis" {
             let connected = u8::from(self.queue.health().connected);

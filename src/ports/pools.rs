@@ -1,10 +1,12 @@
 //! The pools of connections to the database.
 
+use serde::{Deserialize, Serialize};
+
 /// A pool of connections, as it is now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolState {
     /// `main`; with SQLite `writer` and `readers`.
-    pub name: &'static str,
+    pub name: String,
     pub idle: u32,
     /// Those that are being opened or tested included.
     pub used: u32,

@@ -3,7 +3,7 @@
 
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// How the connections of `database.url` reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,14 +21,6 @@ pub enum Pooling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
     pub free_bytes: u64,
-}
-
-/// The connections of this process, without those besides the pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pool {
-    pub max: u32,
-    pub open: u32,
-    pub idle: u32,
 }
 
 /// The size of a table with its indexes.
@@ -55,9 +47,6 @@ pub trait ProbeStore: Send + Sync {
     async fn clock_ahead(&self) -> Result<f64, StoreError> {
         Ok(0.0)
     }
-
-    /// Returns the connections of this process.
-    fn pool(&self) -> Pool;
 
     /// Returns the sizes of verifyd's own tables and of those that it uses, the largest first.
     async fn table_sizes(&self) -> Result<Vec<TableSize>, StoreError>;

@@ -2,7 +2,7 @@
 
 use super::{PostgresStore, run_type};
 use crate::ports::clock::{Clock as _, SystemClock};
-use crate::ports::probe::{Pool, Pooling, ProbeStore, TableSize};
+use crate::ports::probe::{Pooling, ProbeStore, TableSize};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::bounds::is_valid_connection;
@@ -168,14 +168,6 @@ impl ProbeStore for PostgresStore {
             Ok(End::Rollback(()))
         })
         .await
-    }
-
-    fn pool(&self) -> Pool {
-        Pool {
-            max: self.pool.options().get_max_connections(),
-            open: self.pool.size(),
-            idle: u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX),
-        }
     }
 
     async fn table_sizes(&self) -> Result<Vec<TableSize>, StoreError> {

@@ -1,7 +1,7 @@
 //! The tests of `doctor`.
 
 use super::{SqliteStore, now};
-use crate::ports::probe::{DiskSpace, Pool, ProbeStore, TableSize};
+use crate::ports::probe::{DiskSpace, ProbeStore, TableSize};
 use crate::ports::store_error::StoreError;
 use crate::store::End;
 use crate::store::sql::sql;
@@ -26,19 +26,6 @@ impl ProbeStore for SqliteStore {
             Ok(End::Rollback(()))
         })
         .await
-    }
-
-    fn pool(&self) -> Pool {
-        let pools = [&self.writer, &self.readers];
-        let idle: usize = pools.iter().map(|pool| pool.num_idle()).sum();
-        Pool {
-            max: pools
-                .iter()
-                .map(|pool| pool.options().get_max_connections())
-                .sum(),
-            open: pools.iter().map(|pool| pool.size()).sum(),
-            idle: u32::try_from(idle).unwrap_or(u32::MAX),
-        }
     }
 
     async fn table_sizes(&self) -> Result<Vec<TableSize>, StoreError> {

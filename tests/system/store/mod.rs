@@ -202,7 +202,7 @@ conformance! {
         a_fresh_database_has_no_version,
         a_migrated_schema_fits,
         an_empty_database_lacks_every_table,
-        sizes_of_tables_and_of_the_pool_are_known,
+        sizes_of_tables_are_known,
         ping_names_the_server;
     errors:
         an_unmigrated_database_is_a_schema_error,
