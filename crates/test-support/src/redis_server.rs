@@ -2,6 +2,7 @@
 //! what would disturb others.
 
 use crate::port::free_port;
+use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -211,7 +212,7 @@ impl PrivateRedis {
             .expect("redis-server: run scripts/test, which starts PostgreSQL and Redis");
         self.child = Some(child);
         let deadline = Instant::now() + Duration::from_secs(180);
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        while !self.answers() {
             assert!(
                 Instant::now() < deadline,
                 "redis-server did not start on port {}",
@@ -219,6 +220,19 @@ impl PrivateRedis {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+impl PrivateRedis {
+    /// Returns whether the server answers anything, be it that a password is missing. It opens its ports one after
+    /// the other, and reads its users after that: a connection alone tells nothing of either.
+    fn answers(&self) -> bool {
+        let answer =
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).and_then(|mut stream| {
+                stream.write_all(b"PING\r\n")?;
+                stream.read_exact(&mut [0])
+            });
+        answer.is_ok()
     }
 }
 

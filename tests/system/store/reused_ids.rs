@@ -9,10 +9,10 @@ use std::time::Duration;
 use verifyd::domain::acknowledgement::Acknowledgement;
 use verifyd::domain::completion::Completion;
 use verifyd::domain::connection_facts::{ConnectionFacts, KeptFacts};
-use verifyd::domain::overview::ConnectionState;
 use verifyd::domain::report::CheckStatus;
 use verifyd::domain::{ConnectionId, Outcome, RunId, TenantId, TokenId};
 use verifyd::ports::access::{AnswerSubject, Reserved};
+use verifyd::ports::overview::ConnectionState;
 use verifyd::ports::plan::PlanFilter;
 use verifyd::ports::store::{AttemptEnd, Claim};
 
