@@ -137,7 +137,8 @@ impl Health {
     fn measure_connections(&self) {
         for pool in self.store.pools() {
             for (state, count) in [("idle", pool.idle), ("used", pool.used)] {
-                metrics::gauge!("verifyd_database_connections", "pool" => pool.name.clone(), "state" => state)
+                let name = pool.name.clone();
+                metrics::gauge!("verifyd_database_connections", "pool" => name, "state" => state)
                     .set(count);
             }
             metrics::gauge!("verifyd_database_connections_max", "pool" => pool.name).set(pool.max);

@@ -56,6 +56,9 @@ use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
 use std::sync::Arc;
 
+/// The target of the driver's log lines about statements, which hold no parameters.
+pub const STATEMENTS: &str = "sqlx::query";
+
 /// Connects to the database that the URL names; its scheme chooses the kind.
 ///
 /// Opens one connection, within `acquire_timeout`, so that a wrong URL shows at once; a pool that

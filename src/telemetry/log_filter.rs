@@ -1,5 +1,6 @@
 //! The filter of log lines, which can be changed for a time while the process runs.
 
+use crate::store::STATEMENTS;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 /// statements are logged without their parameters. Other libraries may log headers, and with them tokens.
 const DETAILED: [(&str, LevelFilter); 2] = [
     ("verifyd", LevelFilter::TRACE),
-    ("sqlx::query", LevelFilter::DEBUG),
+    (STATEMENTS, LevelFilter::DEBUG),
 ];
 
 /// Longest time for which the filter is changed: nobody remembers it for longer.
@@ -48,7 +49,7 @@ pub enum LogFilterError {
     )]
     Directive(String),
     #[error(
-        "{0:?}: more than info is allowed for verifyd, such as verifyd::provider=debug, and sqlx::query=debug only: \
+        "{0:?}: more than info is allowed for verifyd, such as verifyd::provider=debug, and {STATEMENTS}=debug only: \
          others may log tokens"
     )]
     TooDetailed(String),

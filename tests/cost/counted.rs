@@ -10,10 +10,10 @@ use verifyd_simulator::{Scenario, SimulatorOptions};
 /// The statements that are made for runs, by a part of their text: not the heartbeat, not the sweep,
 /// whose number is a matter of time.
 const FOR_RUNS: &str = "
-    SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements
+    SELECT calls, query FROM pg_stat_statements
     WHERE query ~ 'run_attempts|provider_credentials|tenant_inventory|INTO tenant_permissions|latest_reports AS l'
       AND query !~ 'pg_try_advisory|worker_dead|w.beat_at'
-      AND query !~ '^SELECT run_id, token|coalesce.r.started_at::timestamptz'";
+      AND query !~ '^SELECT run_id, token|coalesce.r.started_at::timestamptz' ORDER BY query";
 
 /// Each batch, and each call that is sent separately, begins with its limits.
 const TRANSACTIONS: &str = "
@@ -198,7 +198,14 @@ impl Counting {
                 .await
                 .unwrap()
         };
-        let (statements, transactions) = (number(FOR_RUNS).await, number(TRANSACTIONS).await);
+        let transactions = number(TRANSACTIONS).await;
+        let for_runs: Vec<(i64, String)> =
+            sqlx::query_as(FOR_RUNS).fetch_all(&mut *sql).await.unwrap();
+        // Shown where a bound is exceeded.
+        for (calls, query) in &for_runs {
+            println!("{calls} x {query:.200}");
+        }
+        let statements = for_runs.iter().map(|(calls, _)| calls).sum();
         let wal_bytes = wal(sql).await;
         let mut redis = redis_server::connection(&self.redis.url()).await;
         let info: String = redis::cmd("INFO")

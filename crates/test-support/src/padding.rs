@@ -1,7 +1,10 @@
 //! Texts of any size, by how they can be compressed: always the same ones, of letters, digits, `-` and `_`.
 
+/// A text of so many bytes.
+pub type Text = fn(usize) -> String;
+
 /// Every kind, with its name.
-pub const TEXTS: [(&str, fn(usize) -> String); 3] = [
+pub const TEXTS: [(&str, Text); 3] = [
     ("noise", noise),
     ("half noise", half_noise),
     ("one sign", one_sign),
