@@ -37,8 +37,9 @@ async fn a_run_that_comes_alone() {
     println!("alone: {cost:#?}");
     // Claim and what the check starts from; completion, freshness of the inventory, latest report.
     cost.at_most(&Cost {
-        statements: 5.0,
-        transactions: 2.0,
+        // And one once in a while on a busy machine: it was seen once in 60 runs. What every run cost more would be 1.
+        statements: 5.2,
+        transactions: 2.1,
         wal_bytes: 5_500.0,
         redis_commands: 3.5,
         redis_bytes: 3_000.0,
