@@ -133,10 +133,17 @@ impl Command {
 
 /// A length of time, as people write it.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
-    humantime::parse_duration(text).map_err(|_| {
-        "allowed: whole numbers, each with a unit, such as 90s, 24h or 1h 30m".to_owned()
-    })
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|duration| *duration <= LONGEST)
+        .ok_or_else(|| {
+            "allowed: whole numbers, each with a unit, such as 90s, 24h or 1h 30m; at most 100years"
+                .to_owned()
+        })
 }
+
+/// Every date that far away is one that the databases know.
+const LONGEST: std::time::Duration = std::time::Duration::from_hours(100 * 366 * 24);
 
 #[derive(Debug, Args)]
 pub struct JsonArg {

@@ -38,6 +38,10 @@ pub(super) async fn ask(listen: SocketAddr, path: &str) -> anyhow::Result<(bool,
         .await
         .with_context(|| format!("{address}{path}: no answer within the timeout"))?
         .with_context(|| format!("{address}{path}"))?;
+    anyhow::ensure!(
+        answer.starts_with("HTTP/"),
+        "{address}{path}: what listens there speaks no HTTP"
+    );
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
     Ok((head.starts_with("HTTP/1.1 200 "), body.to_owned()))
 }

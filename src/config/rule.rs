@@ -5,6 +5,7 @@ use config::{Value, ValueKind};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
+use tracing_subscriber::filter::LevelFilter;
 use url::{Host, Url};
 
 /// What is allowed as the value of a key.
@@ -198,8 +199,13 @@ impl Rule {
                         .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
             }
             Self::Listen => text.parse::<SocketAddr>().is_ok(),
+            // A bare word that is no level would be a target, of which nothing is left out, and all others are.
             Self::Filter => {
-                !text.is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok()
+                let mut directives = text.split(',').map(str::trim);
+                directives.all(|one| {
+                    one.contains(['=', '['])
+                        || !one.is_empty() && one.parse::<LevelFilter>().is_ok()
+                }) && tracing_subscriber::EnvFilter::try_new(text).is_ok()
             }
             Self::Path => !text.contains('\0'),
             Self::Hosts => {

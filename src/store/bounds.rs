@@ -38,7 +38,21 @@ macro_rules! short {
     };
 }
 
-/// Whether the numbers in a `jsonb` alone have more than this number of bytes as text: PostgreSQL writes all
+/// Whether a `jsonb` is nested more than 1,000 levels deep. PostgreSQL walks through it by recursion, here no
+/// deeper, and fails where its stack ends, at some thousands. No small value is that deep.
+macro_rules! is_too_deep {
+    ($json:literal) => {
+        concat!(
+            "(pg_column_size(",
+            $json,
+            " #> '{}') > 4096 AND jsonb_path_exists(",
+            $json,
+            ", 'strict $.**{1001}'))"
+        )
+    };
+}
+
+/// Whether the numbers in a `jsonb` alone, down to 1,000 levels, have more than this number of bytes as text: PostgreSQL writes all
 /// their digits, 100,001 for `1e100000`. Adds them up one by one, and stops there. Only a large value is
 /// looked at.
 macro_rules! numbers_exceed {
@@ -50,7 +64,7 @@ macro_rules! numbers_exceed {
                 SELECT sum(octet_length(n.v::text)) OVER (ROWS UNBOUNDED PRECEDING) AS total
                 FROM jsonb_path_query(",
             $json,
-            ", 'strict $.** ? (@.type() == \"number\")') AS n (v)) t WHERE t.total > ",
+            ", 'strict $.**{0 to 1000} ? (@.type() == \"number\")') AS n (v)) t WHERE t.total > ",
             $bytes,
             "))"
         )
@@ -74,7 +88,8 @@ macro_rules! is_small {
     };
 }
 
-/// Whether the text of JSON has at most this number of bytes. Never builds a text that is much longer.
+/// Whether the text of JSON has at most this number of bytes, and is not nested too deep. Never builds a text
+/// that is much longer. SQLite refuses what is too deep when it is written.
 macro_rules! fits {
     (postgres $json:literal, $bytes:literal) => {
         concat!(
@@ -86,6 +101,8 @@ macro_rules! fits {
             $json,
             " #> '{}') > 8 * ",
             $bytes,
+            " THEN false WHEN ",
+            $crate::store::bounds::is_too_deep!($json),
             " THEN false WHEN ",
             $crate::store::bounds::numbers_exceed!($json, $bytes),
             " THEN false ELSE octet_length(",
@@ -201,6 +218,7 @@ macro_rules! context_columns {
             " THEN NULL WHEN r.context IS NULL THEN 'null'
                   WHEN pg_column_size(r.context) > 16777216 THEN 'huge'
                   WHEN pg_column_size(r.context #> '{}') > 16777216 THEN 'huge'
+                  WHEN ", $crate::store::bounds::is_too_deep!("r.context"), " THEN 'deep'
                   WHEN ", $crate::store::bounds::fits!(postgres "r.context", $bytes),
             " THEN 'fits' ELSE 'large' END AS context_state, CASE WHEN ", $when, " THEN ",
             $crate::store::bounds::is_small!("r.context"), " END AS context_is_small"
@@ -233,5 +251,5 @@ macro_rules! connection_of_context {
 
 pub(super) use {
     connection_of_context, context_columns, fits, is_claimable, is_listable, is_listed, is_shown,
-    is_small, is_valid_connection, listed_member, member, numbers_exceed, short, time,
+    is_small, is_too_deep, is_valid_connection, listed_member, member, numbers_exceed, short, time,
 };

@@ -187,8 +187,8 @@ from_row! {
 }
 
 from_row! {
-    /// The context of a run, as far as it fits. Its state is `fits`, `null`, `large` or `huge`; a small one can
-    /// be read and written in a batch.
+    /// The context of a run, as far as it fits. Its state is `fits`, `null`, `deep`, `large` or `huge`; a small
+    /// one can be read and written in a batch.
     #[derive(Debug)]
     pub(super) struct ContextRow {
         context: Option<Request>,

@@ -1,7 +1,7 @@
 //! Onboarding sessions, and the move of their pointer. The column `state` is a text in SQLite; in PostgreSQL it
 //! is `jsonb` or, in another application's table, `json`. It is edited as a text.
 
-use super::bounds::{is_listable, member, numbers_exceed};
+use super::bounds::{is_listable, is_too_deep, member, numbers_exceed};
 use super::dialect::{each, postgres_only, run_type};
 use super::from_row::from_row;
 use super::sql::{both, sql_for};
@@ -26,6 +26,8 @@ macro_rules! state_fits {
             "CASE WHEN s.state IS NULL THEN true WHEN pg_column_size(s.state) > 1048576 THEN false
                   WHEN pg_column_size(s.state #> '{}') > 2097152 THEN false
                   WHEN CASE WHEN pg_typeof(s.state) = 'jsonb'::regtype THEN ",
+            is_too_deep!("(s.state::jsonb)"),
+            " OR ",
             numbers_exceed!("(s.state::jsonb)", "1048576"),
             " ELSE false END THEN false ELSE octet_length(s.state::text) <= 1048576 END"
         )

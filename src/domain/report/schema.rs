@@ -113,11 +113,13 @@ fn schema_allows(document: &Value) -> Result<(), Vec<String>> {
         .take(MAX_PROBLEMS)
         .map(|e| {
             let at = e.instance_path().to_string();
-            format!(
-                "{}: violates {}",
-                if at.is_empty() { "/" } else { &at },
-                e.schema_path()
-            )
+            let at = if at.is_empty() { "/" } else { &at };
+            match e.kind() {
+                jsonschema::error::ValidationErrorKind::Required { property } => {
+                    format!("{at}: lacks {property}")
+                }
+                _ => format!("{at}: violates {}", e.schema_path()),
+            }
         })
         .collect())
 }

@@ -271,6 +271,15 @@ pub async fn a_state_that_cannot_be_read_is_named(bed: &Bed) {
     assert!(problem.contains("at most 1048576 bytes"), "{problem}");
     if bed.is_postgres() {
         assert!(found(41).await.problem.is_some());
+        // As deep as it is taken; walking through it would end the server's stack.
+        let pad = "a".repeat(3_000);
+        let deepest = format!(
+            r#"{{"pad": "{pad}", "x": {}{}}}"#,
+            "[".repeat(10_000),
+            "]".repeat(10_000)
+        );
+        session_of(bed, 43, 1, "7", &deepest).await;
+        assert!(found(43).await.problem.is_some());
     }
     let deep = found(42).await;
     assert_eq!((deep.run(), deep.problem), (Some(RunId(12)), None));

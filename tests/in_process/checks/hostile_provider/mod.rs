@@ -182,8 +182,9 @@ async fn storm(headers: &str) -> (OperationRun, usize, World) {
         cloud(settings, "hostile", &server.url());
         settings.microsoft.pauses.defer_after = Duration::from_secs(1);
         settings.microsoft.max_attempts_per_request = 2;
-        settings.worker.run_deadline = Duration::from_secs(6);
-        settings.worker.total_deadline = Duration::from_secs(20);
+        // Between them 14 seconds in which it may wait, however long an attempt takes on a busy machine.
+        settings.worker.run_deadline = Duration::from_secs(40);
+        settings.worker.total_deadline = Duration::from_secs(54);
         settings.reconciler.interval = Duration::from_millis(100);
         settings.reconciler.redeliver_after = Duration::from_millis(200);
     })
