@@ -5,7 +5,7 @@
 //! second one begin after the wait, so they see what the first one did. In SQLite writing transactions are
 //! serialised anyway.
 
-use super::bounds::connection_of_context;
+use super::bounds::{connection_of_context, member};
 use super::dialect::{a_second_after, among, at, each, is_about, moment, now, own, run_type};
 use super::filters::push_acknowledgement_filter;
 use super::from_row::from_row;
@@ -79,13 +79,13 @@ macro_rules! found_in {
             $checks,
             ") = 'array' THEN ",
             $checks,
-            " ELSE '[]' END) c WHERE c ->> 'key' = ",
+            " ELSE '[]' END) c WHERE c -> 'key' = to_jsonb(",
             $key,
-            " AND c ->> 'status' = ",
+            "::text) AND c -> 'status' = to_jsonb(",
             $status,
-            " AND c ->> 'reason_code' IS NOT DISTINCT FROM ",
+            "::text) AND nullif(c -> 'reason_code', 'null') IS NOT DISTINCT FROM to_jsonb(",
             $reason,
-            ")"
+            "::text))"
         )
     };
     (sqlite $checks:literal, $key:literal, $status:literal, $reason:literal) => {
@@ -159,9 +159,9 @@ const CARRY: Sql = Sql {
               AND r.workspace_id IS NOT DISTINCT FROM f.workspace_id
               AND (r.completed_at::timestamptz, r.id) > (f.completed_at::timestamptz, f.id)
               AND (NOT " found_in_report!("$3", "$4", "$5")
-        "       OR r.context -> 'verification_report' ->> 'previous_report_id' IS NOT NULL
-                    AND NOT EXISTS (SELECT FROM operation_runs p WHERE p.id::text =
-                        r.context -> 'verification_report' ->> 'previous_report_id'))
+        "       OR " member!("r.context", verification_report previous_report_id) " IS NOT NULL
+                    AND NOT EXISTS (SELECT FROM operation_runs p WHERE p.id::text = "
+        member!("r.context", verification_report previous_report_id) "))
             ORDER BY r.completed_at::timestamptz, r.id LIMIT 1
          ) l ON true
          WHERE f.id = $6 AND f.completed_at IS NOT NULL"
@@ -256,6 +256,23 @@ const FROM_RUNS: Sql = both!(
 
 const ONE: Sql = both!(of_runs!() "a.id = $1");
 
+/// The id that the context of `r` names as its connection's. In SQLite a second comparison keeps `1x` from being 1.
+macro_rules! id_of_context {
+    (postgres) => {
+        concat!(
+            "CASE WHEN (",
+            member!(postgres "r.context", provider_connection_id),
+            ") ~ '^[0-9]{1,18}$' THEN (",
+            member!(postgres "r.context", provider_connection_id),
+            ")::bigint END"
+        )
+    };
+    (sqlite) => {
+        "CAST(r.context ->> 'provider_connection_id' AS INTEGER)
+         AND CAST(k.connection_id AS TEXT) = CAST(r.context ->> 'provider_connection_id' AS TEXT)"
+    };
+}
+
 /// Its own; and those made on an earlier run of the same connection, tenant and workspace, that had
 /// not lapsed, been withdrawn or expired when it was completed. The connection is another one where it was created
 /// between the two runs.
@@ -263,13 +280,8 @@ const OF_RUN: Sql = both!(
     of_runs!() "r.id = $1
      UNION ALL SELECT " columns!("a.") " FROM operation_runs r
       JOIN " own!(carried_acknowledgements) " k ON k.connection_id = "
-    each!(
-        "CASE WHEN r.context ->> 'provider_connection_id' ~ '^[0-9]{1,18}$'
-              THEN (r.context ->> 'provider_connection_id')::bigint END",
-        "CAST(r.context ->> 'provider_connection_id' AS INTEGER)
-         AND CAST(k.connection_id AS TEXT) = CAST(r.context ->> 'provider_connection_id' AS TEXT)"
-    )
-    "  AND (k.from_completed_at, k.from_run_id) < (" at!("r.completed_at") ", r.id)
+    id_of_context!()
+    " AND (k.from_completed_at, k.from_run_id) < (" at!("r.completed_at") ", r.id)
        AND (k.lapsed_at IS NULL OR (k.lapsed_at, k.lapsed_run_id) > (" at!("r.completed_at") ", r.id))
       JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
        AND a.operation_run_id = k.from_run_id

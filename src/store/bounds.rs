@@ -234,11 +234,17 @@ macro_rules! context_columns {
     };
 }
 
-/// The connection that a context names, as the index has it: in SQLite a number and the same number as a text
-/// are equal.
+/// The connection that a context names, as the index has it, before a comparison: in SQLite a number and the same
+/// number as a text are equal. In PostgreSQL the text of an array of numbers may be longer than any text can be:
+/// one cheap call tells, which the planner leaves before the comparison.
 macro_rules! connection_of_context {
     (postgres $context:literal) => {
-        concat!($context, " ->> 'provider_connection_id'")
+        concat!(
+            $context,
+            " @? 'strict $.provider_connection_id ? (@.type() == \"string\" || @.type() == \"number\")' AND ",
+            $context,
+            " ->> 'provider_connection_id'"
+        )
     };
     (sqlite $context:literal) => {
         concat!(

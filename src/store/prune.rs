@@ -23,7 +23,11 @@ macro_rules! prunable {
               AND CAST(r.id AS text) NOT IN (
                   SELECT CAST(s.state ->> 'verification_operation_run_id' AS text)
                   FROM tenant_onboarding_sessions s
-                  WHERE s.state ->> 'verification_operation_run_id' IS NOT NULL)
+                  WHERE " each!(
+                      "CASE WHEN pg_column_size(s.state -> 'verification_operation_run_id') <= 64
+                           THEN s.state ->> 'verification_operation_run_id' END IS NOT NULL",
+                      "s.state ->> 'verification_operation_run_id' IS NOT NULL"
+                  ) ")
               AND NOT EXISTS (SELECT 1 FROM " own!(carried_acknowledgements) " k
                   JOIN verification_check_acknowledgements a ON a.id = k.acknowledgement_id
                   WHERE k.from_run_id = r.id AND k.lapsed_at IS NULL AND a.withdrawn_at IS NULL

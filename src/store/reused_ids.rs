@@ -95,10 +95,8 @@ macro_rules! is_of_its_run_and_connection {
             run_type!() " AND p.status = 'completed' AND p.workspace_id = " $workspace
             " AND p.tenant_id = " $tenant " AND " is_about!("p.completed_at", "l.completed_at")
             " AND CASE WHEN " is_listable!("p.context") " THEN " connection_of_context!("p.context")
-            " = CAST(l.connection_id AS text) AND " each!(
-                "p.context #>> '{verification_report,fingerprint}'",
-                "p.context ->> '$.verification_report.fingerprint'"
-            ) " = l.fingerprint END)"
+            " = CAST(l.connection_id AS text) AND " member!("p.context", verification_report fingerprint)
+            " = l.fingerprint END)"
         )
     };
 }

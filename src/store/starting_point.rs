@@ -1,6 +1,6 @@
 //! Starting points of checks, and facts about connections.
 
-use super::bounds::{connection_of_context, is_listable, short};
+use super::bounds::{connection_of_context, is_listable, member, short};
 use super::connections::connection_columns;
 use super::credentials::credential_columns;
 use super::dialect::{a_second_after, at, each, is_about, moment, now, own, run_type};

@@ -9,7 +9,7 @@ use super::batching::status;
 use super::{PostgresStore, run_type};
 use crate::ports::store_error::StoreError;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher};
-use crate::store::bounds::{connection_of_context, is_listable};
+use crate::store::bounds::{connection_of_context, is_listable, member};
 use crate::store::claims::lock_running;
 use crate::store::completion::{
     CompleteByItself, Completed, CompletionRequest, Done, InventoryRow, conclude,

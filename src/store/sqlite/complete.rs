@@ -4,7 +4,7 @@ use super::{SqliteStore, Tx, json_list, now, run_type};
 use crate::domain::{ConnectionId, RunId};
 use crate::ports::store_error::StoreError;
 use crate::store::batching::{BatchResult, BatchedCall, Batcher};
-use crate::store::bounds::{connection_of_context, is_listable};
+use crate::store::bounds::{connection_of_context, is_listable, member};
 use crate::store::completion::{
     CompleteByItself, Completed, CompletionRequest, InventoryRow, conclude,
 };

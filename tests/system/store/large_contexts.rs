@@ -1,8 +1,9 @@
 //! Contexts up to the limit and beyond it, of any compressibility, with numbers of any length: what a claim can
 //! take is listed, completed and kept.
 
+use crate::store::acknowledgements::{BROKEN, accept, checked};
 use crate::store::bed::{Bed, settings};
-use crate::store::fixtures::{blocked, change_report, context, succeeded};
+use crate::store::fixtures::{blocked, change_report, context, new_run, succeeded};
 use crate::store::hostile_rows::every_surface;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -11,8 +12,10 @@ use test_support::padding::{TEXTS, half_noise};
 use verifyd::domain::access::Binding;
 use verifyd::domain::run::{ContextProblem, RUN_TYPE, ReportPresence};
 use verifyd::domain::{ConnectionId, Reason, RunId};
+use verifyd::ports::acknowledgements::AcknowledgementFilter;
 use verifyd::ports::overview::ConnectionFilter;
-use verifyd::ports::store::{RunFilter, Store};
+
+use verifyd::ports::store::{NewRun, RunFilter, Store};
 use verifyd::store::DatabaseSettings;
 
 /// The default of `limits.context_bytes`.
@@ -271,6 +274,53 @@ async fn numbers_are_counted_and_not_written() {
             "operation_runs WHERE id = {run} AND jsonb_array_length(context -> 'extra') = {count}"
         );
         assert_eq!(bed.count(&kept).await, 1, "{number}");
+    }
+}
+
+/// An array of such numbers has a text that is longer than any text can be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endless_connection_in_a_context_stops_nothing() {
+    let bed = Bed::postgres().await;
+    bed.lift_constraints().await;
+    bed.exec("DROP INDEX operation_runs_check_connection").await;
+    let connection = bed.connection(7).await;
+    let earlier = checked(&bed, connection.0, &[BROKEN]).await;
+    bed.exec(&format!(
+        "INSERT INTO operation_runs (workspace_id, tenant_id, type, status, context) \
+         SELECT 1, 7, '{RUN_TYPE}', 'queued', jsonb_build_object('provider', 'microsoft', \
+             'provider_connection_id', (SELECT jsonb_agg('1e131071'::jsonb) \
+                 FROM generate_series(1, 8300)))"
+    ))
+    .await;
+    let run = RunId(bed.number("SELECT max(id) FROM operation_runs").await);
+    let new = NewRun {
+        unless_active: Some(connection),
+        ..new_run(connection.0)
+    };
+    assert!(bed.store.record(&new).await.unwrap().created);
+    for state in ["queued", "completed"] {
+        every_surface(&bed, state).await;
+        let of_connection = RunFilter {
+            connection: Some(connection),
+            limit: 10,
+            ..RunFilter::default()
+        };
+        let listed = bed.store.runs(&of_connection).await.unwrap();
+        assert_eq!(listed.len(), 2, "{state}");
+        let of_connection = AcknowledgementFilter {
+            connection: Some(connection),
+            limit: 10,
+            ..AcknowledgementFilter::default()
+        };
+        let said = bed.store.acknowledgements(&of_connection).await.unwrap();
+        assert_eq!(said.len(), usize::from(state == "completed"));
+        if state == "queued" {
+            let held = bed.claim(run, "w").await;
+            assert_eq!(held.run.request.problem, Some(TOO_LARGE));
+            assert!(bed.store.complete(&held, &blocked()).await.unwrap());
+            let accepted = accept(earlier, connection.0, BROKEN);
+            assert!(bed.store.acknowledge(&accepted).await.unwrap().1);
+        }
     }
 }
 
