@@ -54,6 +54,12 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
         ),
         ("prune --older-than 90", 2, "each with a unit"),
         ("webhooks replay 999", 1, "delivery 999: no such delivery"),
+        ("webhooks attempts 999", 1, "delivery 999: no such delivery"),
+        (
+            "webhooks replay --endpoint 99 --since 2026-01-01",
+            1,
+            "endpoint 99: no such endpoint",
+        ),
         (
             "webhooks add --workspace 1 --url https://u:s3cr3t@a.example/",
             1,
