@@ -15,10 +15,12 @@ use crate::domain::client_secret;
 use crate::domain::connection::ConnectionStatus;
 use crate::domain::credential::Credential;
 use crate::domain::permission::PermissionStatus;
+use crate::domain::plan::Unknown;
 use crate::domain::text_decoding;
 use crate::files;
 use crate::operations::OperationError;
 use crate::operations::connections::{self as operations, ConnectionRequest};
+use crate::operations::plan;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
@@ -198,8 +200,13 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     let (connection, latest, facts) = (state.connection, state.latest_report, state.facts);
     let stored = store.connection(args.id).await?;
     let credential = stored.and_then(|(_, credential)| credential);
-    let permissions = store.permissions(connection.tenant_id).await?;
     let freshness = store.inventory_freshness(connection.tenant_id).await?;
+    let is_foreign = freshness.is_some() && !plan::inventory_counts_for(store, &connection).await?;
+    let freshness = freshness.filter(|_| !is_foreign);
+    let permissions = match is_foreign {
+        true => Vec::new(),
+        false => store.permissions(connection.tenant_id).await?,
+    };
     let opened = credential
         .as_ref()
         .map(|stored| services.vault.open(connection.binding(), stored));
@@ -217,7 +224,11 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                 "needs_rotation": services.vault.needs_rotation(&c.payload),
             })),
             "latest": latest,
-            "inventory": { "freshness": freshness, "permissions": permissions },
+            "inventory": {
+                "freshness": freshness,
+                "permissions": permissions,
+                "unknown": is_foreign.then_some(Unknown::ReadByAnotherConnection),
+            },
         }));
     }
     let or_dash = |text: Option<&str>| render::clean(text.unwrap_or("–"));
@@ -287,6 +298,10 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
             None => "none".to_owned(),
         },
     );
+    if is_foreign {
+        let why = Unknown::ReadByAnotherConnection.words();
+        line("permissions", format!("unknown: {why}"));
+    }
     if let Some(freshness) = freshness {
         line(
             "permissions",

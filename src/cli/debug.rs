@@ -22,7 +22,8 @@ pub(super) async fn ask(settings: &Settings, request: &Request) -> anyhow::Resul
     let path = &settings.debug.socket;
     anyhow::ensure!(
         !path.as_os_str().is_empty(),
-        "debug.socket is not set: name the daemon's socket by --socket, such as /run/verifyd-9464/debug.sock"
+        "debug.socket is not set: set it where the daemon starts, and name the daemon's socket by --socket, such as \
+         /run/verifyd-9464/debug.sock"
     );
     let answer = debug::ask(path, request).await;
     match answer.with_context(|| format!("debug.socket {}", path.display()))? {
@@ -122,7 +123,7 @@ fn print_runs(state: &DebugState) {
 async fn change_log_filter(settings: &Settings, args: &LogFilterArgs) -> anyhow::Result<()> {
     let request = Request::LogFilter {
         add: args.filter.clone(),
-        seconds: args.period.as_secs().max(1),
+        seconds: args.period.as_secs(),
     };
     let Answer::LogFilter(state) = ask(settings, &request).await? else {
         anyhow::bail!("the daemon is of another version");

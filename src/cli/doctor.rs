@@ -534,11 +534,10 @@ fn keys(settings: &Settings, lines: &mut Vec<Line>) {
                 format!("{writing} writes, {} read too", reading.join(", ")),
             ),
         },
-        Err(error) => bad(
-            "keys",
-            State::Failed,
-            format!("{error:#}"),
-            "correct what is named: a key is `id:base64 of 32 bytes`, in a file one on each line",
-        ),
+        Err(error) => {
+            let said = format!("{error:#}");
+            let remedy = remedy::of_keys(&said);
+            bad("keys", State::Failed, said, remedy)
+        }
     });
 }

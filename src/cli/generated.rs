@@ -19,6 +19,11 @@ pub fn man(args: &ManArgs) -> anyhow::Result<ExitCode> {
     match &args.output {
         None => Man::new(Cli::command()).render(&mut std::io::stdout())?,
         Some(folder) => {
+            anyhow::ensure!(
+                folder.is_dir() || !folder.exists(),
+                "--output {}: is no folder",
+                folder.display()
+            );
             let written = std::fs::create_dir_all(folder)
                 .and_then(|()| clap_mangen::generate_to(Cli::command(), folder));
             written.with_context(|| format!("cannot write to {}", folder.display()))?;

@@ -57,6 +57,15 @@ pub(super) fn of_queue(said: &str) -> &'static str {
     }
 }
 
+/// Returns the remedy by the error of the keys for credentials, which says what a value must be.
+pub(super) fn of_keys(said: &str) -> &'static str {
+    if said.contains(": cannot be read: ") {
+        "let credentials.keys_file name a file of keys that this user can read"
+    } else {
+        "correct what is named"
+    }
+}
+
 /// Why nothing is served: what `doctor` calls fatal, each with what mends it. None: nothing is.
 pub(super) fn unfit<'a>(findings: impl Iterator<Item = &'a SchemaFinding>) -> Option<String> {
     let fatal: Vec<String> = findings
@@ -80,5 +89,17 @@ mod tests {
         let said = "NOPERM: User verifyd_serve has no permissions to run the 'select' command";
         assert!(of_queue(said).contains("+select"));
         assert!(of_queue("NOPERM: the 'hset' command").contains("deploy/redis.acl"));
+    }
+
+    #[test]
+    fn a_file_of_keys_that_is_not_there_is_not_called_a_wrong_key() {
+        let said = "credentials.keys_file: /nope: cannot be read: No such file or directory";
+        assert!(of_keys(said).contains("credentials.keys_file"));
+        for said in [
+            "credentials.laravel_keys[0]: must be \"base64:\" and 32 bytes in base64",
+            "credentials.key_file: k: cannot be used: its mode is 0644; allow only the owner",
+        ] {
+            assert_eq!(of_keys(said), "correct what is named");
+        }
     }
 }

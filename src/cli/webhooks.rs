@@ -232,7 +232,7 @@ async fn deliveries(services: &Services, args: &DeliveriesArgs) -> anyhow::Resul
 }
 
 async fn attempts(services: &Services, args: &DeliveryArgs) -> anyhow::Result<()> {
-    let found = services.store.delivery_attempts(args.id).await?;
+    let found = webhooks::attempts(services.store.as_ref(), args.id).await?;
     if args.json.json {
         return output::json(&found);
     }

@@ -122,9 +122,19 @@ async fn exchange(mut stream: UnixStream, observed: &Observed) -> io::Result<()>
 
 /// Asks the process at this socket.
 pub async fn ask(path: &Path, request: &Request) -> io::Result<Answer> {
+    let request = serde_json::to_vec(request)?;
+    if request.len() as u64 > MAX_REQUEST {
+        let length = request.len();
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "the request has {length} bytes with its filter, allowed: {MAX_REQUEST} at most"
+            ),
+        ));
+    }
     let exchange = async {
         let mut stream = UnixStream::connect(path).await?;
-        stream.write_all(&serde_json::to_vec(request)?).await?;
+        stream.write_all(&request).await?;
         stream.shutdown().await?;
         let mut answer = Vec::new();
         stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
@@ -143,6 +153,21 @@ mod tests {
         let own = rustix::process::geteuid().as_raw();
         assert!(may_ask(0) && may_ask(own));
         assert!(!may_ask(own + 1));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_longer_than_what_is_read_is_not_sent() {
+        let request = |length| Request::LogFilter {
+            add: Some("x".repeat(length)),
+            seconds: 1,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let nobody = folder.path().join("debug.sock");
+        let error = ask(&nobody, &request(4096)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("4096 at most"), "{error}");
+        let error = ask(&nobody, &request(4000)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[tokio::test]

@@ -24,6 +24,14 @@ pub struct StoredGrants {
     pub granted: BTreeSet<String>,
 }
 
+impl StoredGrants {
+    /// Returns whether it says something about this connection. What another one read, which may lead to another
+    /// directory, does not.
+    pub fn counts_for(&self, connection: ConnectionId) -> bool {
+        self.read_by.is_none_or(|reader| reader == connection)
+    }
+}
+
 /// A connection with the inventory of its tenant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanSubject {
@@ -135,7 +143,7 @@ impl PlanLine {
         } = subject;
         let own = grants
             .as_ref()
-            .filter(|grants| grants.read_by.is_none() || grants.read_by == Some(connection.id));
+            .filter(|grants| grants.counts_for(connection.id));
         let mut missing = Vec::new();
         let mut satisfied_by = Vec::new();
         let mut unknown_permissions = Vec::new();

@@ -29,6 +29,9 @@ pub fn problem(text: &str) -> Option<String> {
         Ok(url) => url,
         Err(error) => return Some(unreadable(error, rest)),
     };
+    if url.port() == Some(0) {
+        return Some("the port is not a number from 1 to 65535".to_owned());
+    }
     if url.fragment().is_some() {
         return Some("it has a #; percent-encode # as %23 in the password".to_owned());
     }
@@ -236,6 +239,8 @@ mod tests {
             ("postgres://u@[::z]/db", "no IPv6 address"),
             ("postgres://u@h:port/db", "the port is not a number"),
             ("postgres://u@h:70000/db", "the port is not a number"),
+            ("postgres://u@h:0/db", "the port is not a number"),
+            ("redis://h:0", "the port is not a number"),
             (
                 "postgres://u:secret",
                 "a user and a password are followed by an @",

@@ -2,7 +2,7 @@
 
 use crate::domain::ConnectionId;
 use crate::domain::access::Binding;
-use crate::domain::connection::ConnectionStatus;
+use crate::domain::connection::{ConnectionStatus, ProviderConnection};
 use crate::domain::link::LinkContext;
 use crate::domain::module::Module;
 use crate::domain::plan::{self, PlanCounts, PlanLine, PlanSubject, Verdict};
@@ -145,4 +145,26 @@ impl PlanPage {
             counts.count(line);
         }
     }
+}
+
+/// Returns whether the stored inventory of a connection's tenant says something about the connection, as in a plan.
+pub async fn inventory_counts_for(
+    store: &dyn Store,
+    connection: &ProviderConnection,
+) -> Result<bool, StoreError> {
+    let filter = PlanFilter {
+        binding: Binding {
+            workspace_id: Some(connection.workspace_id),
+            tenant_id: Some(connection.tenant_id),
+        },
+        provider: connection.provider.clone(),
+        keys: Vec::new(),
+        after: Some(ConnectionId(connection.id.0.saturating_sub(1))),
+        limit: 1,
+    };
+    let subjects = store.plan_subjects(&filter).await?;
+    let mut subjects = subjects.iter();
+    let own = subjects.find(|subject| subject.connection.id == connection.id);
+    let grants = own.and_then(|subject| subject.grants.as_ref());
+    Ok(grants.is_some_and(|grants| grants.counts_for(connection.id)))
 }

@@ -5,7 +5,7 @@ use crate::domain::webhook::{DisabledReason, WebhookBinding};
 use crate::domain::{DeliveryId, EndpointId};
 use crate::ports::store::Store;
 use crate::ports::vault::Vault;
-use crate::ports::webhook_deliveries::{DeliveryFilter, Replay};
+use crate::ports::webhook_deliveries::{DeliveryAttempt, DeliveryFilter, Replay};
 use crate::ports::webhook_endpoints::{Endpoint, NewEndpoint};
 use std::time::Duration;
 
@@ -53,18 +53,38 @@ pub async fn remove_endpoint(store: &dyn Store, id: EndpointId) -> Result<(), Op
     found.then_some(()).ok_or_else(|| no_such_endpoint(id))
 }
 
+/// Lists the attempts of a delivery, oldest first.
+pub async fn attempts(
+    store: &dyn Store,
+    id: DeliveryId,
+) -> Result<Vec<DeliveryAttempt>, OperationError> {
+    find_delivery(store, id).await?;
+    Ok(store.delivery_attempts(id).await?)
+}
+
 /// Begins ended deliveries anew. Returns how many; a delivery that is pending needs nothing.
 pub async fn replay(store: &dyn Store, which: Replay) -> Result<u64, OperationError> {
-    if let Replay::One(id) = which {
-        let newest_up_to_it = DeliveryFilter {
-            before: Some(DeliveryId(id.0.saturating_add(1))),
-            limit: 1,
-            ..DeliveryFilter::default()
-        };
-        let found = store.deliveries(&newest_up_to_it).await?;
-        if !found.iter().any(|delivery| delivery.id == id) {
-            return Err(OperationError::not_found("delivery", id));
+    match which {
+        Replay::One(id) => find_delivery(store, id).await?,
+        Replay::Since { endpoint, .. } => {
+            let endpoints = store.endpoints(None).await?;
+            if !endpoints.iter().any(|known| known.id == endpoint) {
+                return Err(no_such_endpoint(endpoint));
+            }
         }
     }
     Ok(store.replay(which).await?)
+}
+
+async fn find_delivery(store: &dyn Store, id: DeliveryId) -> Result<(), OperationError> {
+    let newest_up_to_it = DeliveryFilter {
+        before: Some(DeliveryId(id.0.saturating_add(1))),
+        limit: 1,
+        ..DeliveryFilter::default()
+    };
+    let found = store.deliveries(&newest_up_to_it).await?;
+    let found = found.iter().any(|delivery| delivery.id == id);
+    found
+        .then_some(())
+        .ok_or_else(|| OperationError::not_found("delivery", id))
 }

@@ -17,7 +17,7 @@ const DETAILED: [(&str, LevelFilter); 2] = [
 ];
 
 /// Longest time for which the filter is changed: nobody remembers it for longer.
-const MAX_PERIOD: Duration = Duration::from_secs(24 * 3600);
+pub const MAX_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
 /// The filter of this process: `log.filter`, and what is added to it for a time.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! Arguments of `debug`, `support-bundle`, `completions` and `man`.
 
-use super::{JsonArg, duration};
+use super::JsonArg;
 use crate::config::Overrides;
+use crate::telemetry::log_filter::MAX_PERIOD;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,12 +53,20 @@ pub struct LogFilterArgs {
     #[arg(value_name = "FILTER")]
     pub filter: Option<String>,
     /// Time after which log.filter holds again, at most 24h
-    #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = period_of_change)]
     pub period: Duration,
     #[command(flatten)]
     pub socket: SocketArg,
     #[command(flatten)]
     pub json: JsonArg,
+}
+
+/// The time of a change, which is asked for in whole seconds.
+fn period_of_change(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|period| (Duration::from_secs(1)..=MAX_PERIOD).contains(period))
+        .ok_or_else(|| "allowed: a duration from 1s to 24h, such as 10m".to_owned())
 }
 
 #[derive(Debug, Args)]

@@ -15,11 +15,14 @@ pub fn check(settings: &Settings) -> Line {
             };
             ok("modules", found)
         }
-        Err(error) => bad(
-            "modules",
-            State::Failed,
-            format!("{error:#}"),
-            "correct the files of microsoft.modules_dir; `verifyd modules validate FILE` tests one",
-        ),
+        Err(error) => {
+            let folder = &settings.microsoft.modules_dir;
+            let remedy = if folder.as_os_str().is_empty() || folder.is_dir() {
+                "correct the files of microsoft.modules_dir; `verifyd modules validate FILE` tests one"
+            } else {
+                "let microsoft.modules_dir name a folder that this user can read, or leave it empty"
+            };
+            bad("modules", State::Failed, format!("{error:#}"), remedy)
+        }
     }
 }

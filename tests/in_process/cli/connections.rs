@@ -1,6 +1,7 @@
 //! Connections and their credentials: shown, changed, sealed again, and refused.
 
-use super::{Desk, add_line, assert_holds, finish, json, stderr};
+use super::{Desk, add_line, assert_holds, finish, json, stderr, stdout};
+use serde_json::Value;
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,6 +41,36 @@ async fn connections_are_shown_disabled_and_given_new_credentials() {
     .unwrap();
     let changed = set(&format!("--certificate {}", pem.display()));
     assert_eq!(changed["expires_at"], "2030-05-06T00:00:00Z");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permissions_that_another_connection_read_are_not_shown() {
+    let desk = Desk::new().await;
+    let own = desk.add(Scenario::Healthy, "--secret-stdin", SIMULATED_SECRET);
+    // Of the same tenant, and of another directory.
+    let other = desk.add(Scenario::PermissionMissing, "", "");
+    let _serving = desk.serve();
+    desk.ends(&format!("enqueue --connection {own} --wait 120"), 0);
+    let inventory = |id: &str| {
+        let shown = desk.json(&format!("connections show {id} --json"));
+        shown["inventory"].clone()
+    };
+    let read = inventory(&own);
+    assert!(read["freshness"].is_object(), "{read}");
+    assert_ne!(read["permissions"], serde_json::json!([]));
+    assert_eq!(read["unknown"], Value::Null);
+    let foreign = inventory(&other);
+    assert_eq!(
+        foreign,
+        serde_json::json!({
+            "freshness": null,
+            "permissions": [],
+            "unknown": "read_by_another_connection",
+        })
+    );
+    let shown = stdout(&desk.ends(&format!("connections show {other}"), 0));
+    assert_holds(&shown, "was read through another connection");
+    assert!(!shown.contains('✓'), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

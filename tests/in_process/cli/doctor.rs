@@ -1,6 +1,9 @@
 //! `doctor`, `migrate` and `config` before anything is there.
 
 use super::{Desk, assert_holds, finish, stderr, stdout};
+use serde_json::Value;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_and_config_on_the_embedded_default() {
@@ -50,4 +53,51 @@ async fn migrations_at_the_start_are_logged_by_number_and_name() {
     assert_holds(&said, "0001_verifyd_state, 0002_application_tables, ");
     let again = logged();
     assert!(!again.contains("migrations applied"), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_mends_keys_and_modules_fits_what_is_wrong() {
+    let desk = Desk::new().await;
+    let shared = desk.folder.path().join("shared");
+    std::fs::write(&shared, "k1:x\n").unwrap();
+    std::fs::set_permissions(&shared, Permissions::from_mode(0o644)).unwrap();
+    for (key, value, part, found, remedy) in [
+        (
+            "CREDENTIALS__LARAVEL_KEYS",
+            "x",
+            "keys",
+            "as in the Laravel application's APP_KEY",
+            "correct what is named",
+        ),
+        (
+            "CREDENTIALS__KEYS_FILE",
+            "/nope",
+            "keys",
+            "/nope: cannot be read: ",
+            "let credentials.keys_file name a file",
+        ),
+        (
+            "CREDENTIALS__KEY_FILE",
+            shared.to_str().unwrap(),
+            "keys",
+            "chmod 600",
+            "correct what is named",
+        ),
+        (
+            "MICROSOFT__MODULES_DIR",
+            "/nope",
+            "modules",
+            "/nope: cannot be read: ",
+            "let microsoft.modules_dir name a folder",
+        ),
+    ] {
+        let mut command = desk.command("doctor --json");
+        command.env(format!("VERIFYD__{key}"), value);
+        let report: Value = serde_json::from_slice(&finish(command, "").stdout).unwrap();
+        let mut parts = report["parts"].as_array().unwrap().iter();
+        let line = parts.find(|line| line["part"] == part && line["state"] == "failed");
+        let line = line.unwrap_or_else(|| panic!("{key}: {report}"));
+        assert_holds(line["found"].as_str().unwrap(), found);
+        assert_holds(line["remedy"].as_str().unwrap(), remedy);
+    }
 }

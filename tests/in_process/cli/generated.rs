@@ -43,4 +43,11 @@ fn every_command_has_completions_and_a_manual_page() {
     assert_eq!(written, wanted);
     let page = std::fs::read_to_string(output.join("verifyd-debug-log-filter.1")).unwrap();
     super::assert_holds(&page, "log.filter");
+
+    let file = output.join("verifyd.1");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_verifyd"));
+    command.args(["man", "--output"]).arg(&file).env_clear();
+    let refused = command.output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    super::assert_holds(&super::stderr(&refused), "verifyd.1: is no folder");
 }

@@ -53,7 +53,22 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "each with a unit",
         ),
         ("prune --older-than 90", 2, "each with a unit"),
+        ("debug log-filter info --for 0s", 2, "from 1s to 24h"),
+        ("debug log-filter info --for 1ms", 2, "from 1s to 24h"),
+        ("debug log-filter info --for 25h", 2, "--for"),
+        (
+            "debug log-filter info --for 24h",
+            1,
+            "debug.socket is not set",
+        ),
+        ("debug state", 1, "set it where the daemon starts"),
         ("webhooks replay 999", 1, "delivery 999: no such delivery"),
+        ("webhooks attempts 999", 1, "delivery 999: no such delivery"),
+        (
+            "webhooks replay --endpoint 99 --since 2026-01-01",
+            1,
+            "endpoint 99: no such endpoint",
+        ),
         (
             "webhooks add --workspace 1 --url https://u:s3cr3t@a.example/",
             1,
