@@ -46,7 +46,7 @@ impl fmt::Display for Rule {
             Self::Listen => "an IP address and a port, such as 127.0.0.1:9464 or [::]:9464",
             Self::Filter => "a filter such as info or info,verifyd=debug",
             Self::Path => "a path, or empty",
-            Self::Hosts => "names, and addresses of loopback, separated by commas, or empty",
+            Self::Hosts => "names or addresses of hosts, separated by commas, or empty",
             Self::Link => "an https address, or a path that begins with /",
             Self::LinkWithId => "an https address, or a path that begins with /, with {id} in it",
             Self::RedirectUri => {
@@ -60,8 +60,7 @@ impl fmt::Display for Rule {
             Self::RedisUrl => "a redis:// or rediss:// address, or empty",
             Self::ProxyUrl => "an http:// or https:// address, none, or empty",
             Self::NoProxy => {
-                "names, addresses and networks such as 10.0.0.0/8, each with a port from 1 to 65535 or without, \
-                 separated by commas, or empty"
+                "names, addresses and networks, each with a port or without, separated by commas, or empty"
             }
             Self::Keys => {
                 "a list of keys, each \"id:base64 of 32 bytes\" or { id = \"…\", key = \"…\" }"
@@ -121,12 +120,6 @@ impl Rule {
                     .iter()
                     .enumerate()
                     .try_for_each(|(index, item)| self.check_item(index, item));
-            }
-            (Self::NoProxy, ValueKind::String(text)) => {
-                return match crate::outbound::proxy::first_without_meaning(text) {
-                    Some(index) => Err(format!("another text as entry {}", index + 1)),
-                    None => Ok(()),
-                };
             }
             (rule, ValueKind::String(text)) => {
                 if let Some(problem) = rule.address_problem(text) {
@@ -219,13 +212,7 @@ impl Rule {
                 text.is_empty()
                     || text.split(',').map(str::trim).all(|host| {
                         // An IPv6 address stands in brackets in a URL, and alone elsewhere.
-                        let alone = host.parse::<Ipv6Addr>().map(Host::Ipv6);
-                        match alone.or_else(|_| Host::parse(host)) {
-                            Ok(Host::Domain(_)) => true,
-                            Ok(Host::Ipv4(ip)) => ip.is_loopback(),
-                            Ok(Host::Ipv6(ip)) => ip.is_loopback(),
-                            Err(_) => false,
-                        }
+                        host.parse::<Ipv6Addr>().is_ok() || Host::parse(host).is_ok()
                     })
             }
             Self::Link => is_link(text),
@@ -242,8 +229,9 @@ impl Rule {
             Self::PostgresUrl => {
                 text.is_empty() || is_server_url(text, &["postgres", "postgresql"])
             }
-            // See `address_problem` and `check`.
-            Self::ProxyUrl | Self::NoProxy => true,
+            // See `address_problem`.
+            Self::ProxyUrl => true,
+            Self::NoProxy => !text.chars().any(char::is_control),
             Self::RedisUrl => text.is_empty() || is_server_url(text, &["redis", "rediss"]),
             Self::Integer(..) | Self::Keys | Self::LaravelKeys => false,
         }
