@@ -117,11 +117,12 @@ pub async fn set_credential(
     credential: &Credential,
     expires_at: Option<DateTime<Utc>>,
 ) -> Result<SealedCredential, OperationError> {
-    let (connection, _) = store
-        .connection(id)
-        .await?
-        .ok_or_else(|| OperationError::not_found("connection", id))?;
-    let sealed = vault.seal(connection.binding(), credential, expires_at)?;
+    // The stored credential, which may be what is wrong, is not read.
+    let state = find_connection(store, &Binding::EVERYTHING, id).await?;
+    if let Some(problem) = state.problem {
+        return Err(OperationError::invalid("connection", problem));
+    }
+    let sealed = vault.seal(state.connection.binding(), credential, expires_at)?;
     store.set_credential(id, &sealed).await?;
     Ok(sealed)
 }

@@ -25,31 +25,25 @@ impl SchemaStore for SqliteStore {
 
     async fn migrate(&self) -> Result<Migrated, StoreError> {
         self.transaction(async |tx| {
-        let before = applied(tx).await?;
-        let strangers = foreign(tx).await?;
-        if !strangers.is_empty() {
-            return Err(StoreError::Schema(format!(
-                "the file holds tables of another application: {}; give verifyd a file of its own",
-                strangers.join(", ")
-            )));
-        }
-        migrations::migrator(migrations::sqlite(), MIGRATIONS_TABLE)
-            .run_direct(None, &mut *tx, false)
-            .await?;
-        let after = applied(tx).await?;
-        let owned = tables(tx)
-            .await?
-            .into_iter()
-            .filter(|name| {
-                name.starts_with("verifyd_") || APPLICATION_TABLES.contains(&name.as_str())
+            refuse_foreign(tx).await?;
+            let before = applied(tx).await?;
+            migrations::migrator(migrations::sqlite(), MIGRATIONS_TABLE)
+                .run_direct(None, &mut *tx, false)
+                .await?;
+            let after = applied(tx).await?;
+            let owned = tables(tx)
+                .await?
+                .into_iter()
+                .filter(|name| {
+                    name.starts_with("verifyd_") || APPLICATION_TABLES.contains(&name.as_str())
+                })
+                .collect();
+            Ok(Migrated {
+                applied: after.difference(&before).copied().collect(),
+                version: after.last().copied().unwrap_or_default(),
+                owned,
+                foreign: Vec::new(),
             })
-            .collect();
-        Ok(Migrated {
-            applied: after.difference(&before).copied().collect(),
-            version: after.last().copied().unwrap_or_default(),
-            owned,
-            foreign: Vec::new(),
-        })
         })
         .await
         .inspect(|migrated| migrations::log_applied(&migrations::sqlite(), migrated))
@@ -57,6 +51,7 @@ impl SchemaStore for SqliteStore {
 
     async fn applied_migrations(&self) -> Result<Vec<i64>, StoreError> {
         let mut reader = self.reader().await?;
+        refuse_foreign(&mut reader).await?;
         Ok(applied(&mut reader).await?.into_iter().collect())
     }
 
@@ -92,6 +87,17 @@ async fn foreign(connection: &mut SqliteConnection) -> Result<Vec<String>, Store
         .into_iter()
         .filter(|name| APPLICATION_TABLES.contains(&name.as_str()) && !owned.contains(name))
         .collect())
+}
+
+async fn refuse_foreign(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let foreign = foreign(connection).await?;
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Schema(format!(
+        "the file holds tables of another application: {}; give verifyd a file of its own",
+        foreign.join(", ")
+    )))
 }
 
 /// Versions applied so far; empty when `migrate` has never run.

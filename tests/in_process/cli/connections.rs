@@ -44,6 +44,19 @@ async fn connections_are_shown_disabled_and_given_new_credentials() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_credential_that_is_too_large_to_be_read_can_be_replaced() {
+    let desk = Desk::new().await;
+    let id = desk.add(Scenario::Healthy, "--secret-stdin", SIMULATED_SECRET);
+    desk.sql("UPDATE provider_credentials SET payload = printf('%.*c', 300000, 'z')")
+        .await;
+    let command = desk.command(&format!("connections set-credential {id} --secret-stdin"));
+    let output = finish(command, SIMULATED_SECRET);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let shown = desk.json(&format!("connections show {id} --json"));
+    assert_eq!(shown["credential"]["decryptable"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn permissions_that_another_connection_read_are_not_shown() {
     let desk = Desk::new().await;
     let own = desk.add(Scenario::Healthy, "--secret-stdin", SIMULATED_SECRET);

@@ -8,7 +8,7 @@ const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const OTHER_KEY: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
 
 impl Desk {
-    async fn sql(&self, statement: &'static str) {
+    pub(super) async fn sql(&self, statement: &'static str) {
         let file = std::fs::read_dir(self.folder.path()).unwrap();
         let file = file
             .map(|entry| entry.unwrap().path())
