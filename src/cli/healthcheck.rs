@@ -5,6 +5,7 @@ use super::{exit, output};
 use crate::config::Settings;
 use crate::http::health::CHECK_TIMEOUT;
 use anyhow::Context as _;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -36,8 +37,13 @@ pub(super) async fn ask(listen: SocketAddr, path: &str) -> anyhow::Result<(bool,
     let timeout = 2 * CHECK_TIMEOUT + TIMEOUT;
     let answer = tokio::time::timeout(timeout, exchange(address, path))
         .await
-        .with_context(|| format!("{address}{path}: no answer within the timeout"))?
-        .with_context(|| format!("{address}{path}"))?;
+        .with_context(|| format!("{address}{path}: no answer within the timeout"))?;
+    let answer = match answer {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            anyhow::bail!("{address}{path}: nothing listens there: {error}")
+        }
+        answer => answer.with_context(|| format!("{address}{path}"))?,
+    };
     anyhow::ensure!(
         answer.starts_with("HTTP/"),
         "{address}{path}: what listens there speaks no HTTP"

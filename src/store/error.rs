@@ -6,6 +6,7 @@ use crate::ports::webhook_endpoints::EndpointError;
 use sqlx::Error;
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
+use std::io::ErrorKind;
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
@@ -13,6 +14,9 @@ impl From<Error> for StoreError {
             Error::Database(e) => from_database(&*e),
             Error::PoolTimedOut => Self::Unavailable("no connection within acquire_timeout".into()),
             Error::PoolClosed => Self::Unavailable("the connections are closed".into()),
+            Error::Io(e) if e.kind() == ErrorKind::ConnectionRefused => {
+                Self::Unavailable(format!("no server listens there: {e}"))
+            }
             Error::Io(e) => Self::Unavailable(e.to_string()),
             Error::Tls(e) => Self::Unavailable(format!("TLS: {e}")),
             Error::Protocol(_) => Self::Unavailable("the protocol was violated".into()),

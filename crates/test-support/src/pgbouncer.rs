@@ -1,4 +1,4 @@
-//! PgBouncer in transaction mode before a PostgreSQL server.
+//! PgBouncer before a PostgreSQL server.
 
 use crate::port::free_port;
 use crate::private_postgres::as_server_user;
@@ -16,9 +16,18 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts one on a free port before the server of this URL, with so many connections to each
-    /// database, which all clients share.
+    /// Starts one in transaction mode on a free port before the server of this URL, with so many connections to
+    /// each database, which all clients share.
     pub fn before(server: &str, connections: u32) -> Self {
+        Self::in_mode("transaction", server, connections)
+    }
+
+    /// The same in session mode: each client has one of the connections.
+    pub fn in_session_mode(server: &str, connections: u32) -> Self {
+        Self::in_mode("session", server, connections)
+    }
+
+    fn in_mode(mode: &str, server: &str, connections: u32) -> Self {
         let server: url::Url = server.parse().expect("the address of the server is a URL");
         let port = free_port();
         let folder = tempfile::tempdir().expect("a folder");
@@ -33,7 +42,7 @@ impl PgBouncer {
              listen_port = {port}\n\
              unix_socket_dir =\n\
              auth_type = any\n\
-             pool_mode = transaction\n\
+             pool_mode = {mode}\n\
              default_pool_size = {connections}\n\
              max_client_conn = 1000\n",
             server.host_str().expect("a host"),

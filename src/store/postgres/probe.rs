@@ -14,7 +14,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions as _, Connection as _};
 use uuid::Uuid;
 
-/// How often two connections are compared: under load a pooler may serve them by two sessions.
+/// How often the sessions of two connections are compared.
 const ROUNDS: usize = 8;
 
 /// Statements of the driver that the server knows by the driver's own names. A pooler that keeps track
@@ -80,18 +80,22 @@ async fn session(connection: &mut PgConnection) -> Result<i32, StoreError> {
         .await?)
 }
 
-/// Returns whether two connections use one session alternately. Without a pooler, and with one in session
-/// mode, each has its own session while it is open.
-async fn share_a_session(
+/// Returns whether two connections, used alternately, keep a session each. Without a pooler, and with one in session mode,
+/// they do while they are open. One in transaction mode gives an idle session to both, and under load others.
+pub(super) async fn keep_their_sessions(
     first: &mut PgConnection,
     second: &mut PgConnection,
 ) -> Result<bool, StoreError> {
-    for _ in 0..ROUNDS {
-        if session(first).await? == session(second).await? {
-            return Ok(true);
+    let before = (session(first).await?, session(second).await?);
+    if before.0 == before.1 {
+        return Ok(false);
+    }
+    for _ in 1..ROUNDS {
+        if (session(first).await?, session(second).await?) != before {
+            return Ok(false);
         }
     }
-    Ok(false)
+    Ok(true)
 }
 
 /// Whether the server gets to see the driver's own names.
@@ -124,7 +128,7 @@ impl ProbeStore for PostgresStore {
         self.with_timeout(async {
             let mut first = self.options.connect().await?;
             let mut second = self.options.connect().await?;
-            let shared = share_a_session(&mut first, &mut second).await?;
+            let shared = !keep_their_sessions(&mut first, &mut second).await?;
             let pooling = match (shared, self.named) {
                 (false, _) => Pooling::None,
                 (true, false) => Pooling::Transaction,

@@ -4,14 +4,15 @@
 //! connection is found by a probe: a notification to oneself, sent through the pool, which must arrive.
 //! Behind a pooler in transaction mode it never does, although every statement succeeds. Worse, the
 //! subscription stays with a connection that the pooler shares, where its notifications break the answers of
-//! others. So a test for a direct connection comes first.
+//! others. So a test for a session of one's own comes first.
 
-use super::PostgresStore;
+use super::{PostgresStore, probe};
 use crate::ports::store_error::StoreError;
 use crate::ports::wake::{Listening, WakeSignal, WakeStore};
 use async_trait::async_trait;
 use rand::Rng as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,7 +22,7 @@ use uuid::Uuid;
 /// The channel that `verifyd.notify_queued` (migration 6) notifies.
 const QUEUED: &str = "verifyd_queued";
 
-/// A setting of the session that only a direct connection can be opened with: a pooler refuses it, or
+/// A setting of the session that only a direct connection can be opened with: a pooler in any mode refuses it, or
 /// passes its own connection on, without it.
 const DIRECT: &str = "verifyd.direct";
 /// How PgBouncer refuses it.
@@ -54,40 +55,30 @@ enum Ended {
 }
 
 impl Subscription {
-    /// None: this is no direct connection.
+    /// None: the connection would have no session of its own.
     async fn open(options: &PgConnectOptions) -> Result<Option<Self>, StoreError> {
         let opening = async {
+            if !is_direct(options).await? && !keeps_its_session(options).await? {
+                return Ok(None);
+            }
             let pool = PgPoolOptions::new()
                 .max_connections(1)
                 .max_lifetime(None)
                 .idle_timeout(None)
-                .connect_with(options.clone().options([(DIRECT, "on")]))
-                .await?;
-            let direct: Option<String> = sqlx::query_scalar("SELECT current_setting($1, true)")
-                .bind(DIRECT)
-                .persistent(false)
-                .fetch_one(&pool)
-                .await?;
-            if direct.as_deref() != Some("on") {
-                return Ok(None);
-            }
+                .connect_lazy_with(options.clone());
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.eager_reconnect(false);
             let own = format!("verifyd_probe_{}", Uuid::new_v4().simple());
             listener.listen_all([QUEUED, own.as_str()]).await?;
-            Ok(Some(Self { listener, own }))
+            Ok::<_, StoreError>(Some(Self { listener, own }))
         };
-        match tokio::time::timeout(PROBE_TIMEOUT, opening).await {
-            Err(_) => Err(StoreError::Unavailable(
-                "the connection to listen on timed out".into(),
-            )),
-            Ok(Err(sqlx::Error::Database(error)))
-                if error.code().as_deref() == Some(REFUSED_AT_STARTUP) =>
-            {
-                Ok(None)
-            }
-            Ok(opened) => Ok(opened?),
-        }
+        tokio::time::timeout(PROBE_TIMEOUT, opening)
+            .await
+            .unwrap_or_else(|_| {
+                Err(StoreError::Unavailable(
+                    "the connection to listen on timed out".into(),
+                ))
+            })
     }
 
     /// The channel of the next notification.
@@ -98,6 +89,35 @@ impl Subscription {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Whether no pooler is on the way. Connects itself: a pool would try again where nothing listens, and not say so.
+async fn is_direct(options: &PgConnectOptions) -> Result<bool, StoreError> {
+    let mut connection = match options.clone().options([(DIRECT, "on")]).connect().await {
+        Err(sqlx::Error::Database(error))
+            if error.code().as_deref() == Some(REFUSED_AT_STARTUP) =>
+        {
+            return Ok(false);
+        }
+        connected => connected?,
+    };
+    let direct: Option<String> = sqlx::query_scalar("SELECT current_setting($1, true)")
+        .bind(DIRECT)
+        .persistent(false)
+        .fetch_one(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(direct.as_deref() == Some("on"))
+}
+
+/// Whether a pooler leaves each connection its session, as in session mode.
+async fn keeps_its_session(options: &PgConnectOptions) -> Result<bool, StoreError> {
+    let mut first = options.connect().await?;
+    let mut second = options.connect().await?;
+    let keeps = probe::keep_their_sessions(&mut first, &mut second).await?;
+    first.close().await?;
+    second.close().await?;
+    Ok(keeps)
 }
 
 impl PostgresStore {

@@ -6,11 +6,13 @@ use secrecy::SecretString;
 use sqlx::postgres::PgListener;
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::pgbouncer::PgBouncer;
 use test_support::waiting::PATIENCE;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use verifyd::domain::run::RUN_TYPE;
+use verifyd::ports::probe::Pooling;
 use verifyd::ports::store::Store;
 use verifyd::ports::wake::{Listening, WakeSignal};
 use verifyd::store::ListenMode;
@@ -188,4 +190,25 @@ async fn behind_pgbouncer_nothing_is_taken_for_heard() {
     // Without a subscription that would stay with a connection of the pooler's.
     let tried = bed.store.try_listening().await.unwrap();
     assert_eq!(tried, Listening::NotReceived);
+}
+
+/// It refuses the parameter by which a direct connection is known, as in transaction mode.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_pgbouncer_in_session_mode_notifications_arrive() {
+    let bed = Bed::postgres().await;
+    let pooler = PgBouncer::in_session_mode(&bed.url(), 20);
+    let url = pooler.url_of(&bed.url());
+    let store = verifyd::store::connect(&settings(&url)).await.unwrap();
+    assert_eq!(store.try_pooling().await.unwrap(), Pooling::None);
+    assert_eq!(store.try_listening().await.unwrap(), Listening::Received);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_nothing_listens_is_said() {
+    let bed = Bed::postgres().await;
+    let mut beside = settings(&bed.url());
+    beside.listen_url = SecretString::from("postgres://u@127.0.0.1:1/d".to_owned());
+    let store = verifyd::store::connect(&beside).await.unwrap();
+    let error = store.try_listening().await.unwrap_err().to_string();
+    assert!(error.contains("no server listens there"), "{error}");
 }
