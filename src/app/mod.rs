@@ -29,6 +29,7 @@ use crate::store;
 use crate::telemetry::log_filter::LogFilter;
 use crate::telemetry::metrics::Metrics;
 use anyhow::Context as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -219,6 +220,11 @@ pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
         .context("cannot open the database")
 }
 
+/// Returns the file of the embedded database if it is missing and can be created. Creates nothing.
+pub fn missing_database(settings: &Settings) -> anyhow::Result<Option<PathBuf>> {
+    store::missing_file(&settings.database).context("cannot open the database")
+}
+
 /// Opens the database, and migrates it where it is the embedded one.
 pub async fn open_ready_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     let store = open_store(settings).await?;
@@ -242,6 +248,16 @@ async fn has_wanted_schema(store: &dyn Store) -> anyhow::Result<bool> {
 /// when none is configured.
 pub fn open_vault(settings: &Settings) -> anyhow::Result<Arc<dyn Vault>> {
     let vault = credentials::open_vault(
+        &settings.credentials,
+        settings.embedded_key_file().as_deref(),
+    )
+    .context("cannot read the keys for credentials")?;
+    Ok(Arc::new(vault))
+}
+
+/// The same without creating a key.
+pub fn open_existing_vault(settings: &Settings) -> anyhow::Result<Arc<dyn Vault>> {
+    let vault = credentials::open_existing_vault(
         &settings.credentials,
         settings.embedded_key_file().as_deref(),
     )

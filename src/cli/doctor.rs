@@ -168,7 +168,7 @@ pub(super) async fn examine(settings: &Settings) -> Vec<Line> {
         Err(_) => lines.push(late(
             "database",
             State::Failed,
-            "check database.url and that the server accepts connections",
+            remedy::of_opening(settings.is_embedded()),
         )),
     }
     queue(settings, &mut lines).await;
@@ -211,12 +211,25 @@ fn version() -> String {
 }
 
 async fn database(settings: &Settings, lines: &mut Vec<Line>) -> Option<Arc<dyn Store>> {
-    const REMEDY: &str =
-        "check database.url (DATABASE_URL), that the server runs and that the user may connect";
-    let store = match app::open_store(settings).await {
+    let opened = match app::missing_database(settings) {
+        Ok(None) => app::open_store(settings).await,
+        // Its owner would be who runs `doctor`, and not who runs `serve`.
+        Ok(Some(file)) => {
+            let found = format!("sqlite: {} is not there yet", file.display());
+            let remedy =
+                "run `verifyd migrate`; otherwise `serve` creates the file when it starts";
+            lines.push(bad("database", State::Warning, found, remedy));
+            return None;
+        }
+        Err(error) => Err(error),
+    };
+    let store = match opened {
         Ok(store) => store,
         Err(error) => {
-            lines.push(bad("database", State::Failed, format!("{error:#}"), REMEDY));
+            let remedy = remedy::of(&error);
+            let remedy = remedy.unwrap_or_else(|| remedy::of_opening(settings.is_embedded()));
+            let found = format!("{error:#}");
+            lines.push(bad("database", State::Failed, found, remedy));
             return None;
         }
     };
@@ -492,7 +505,7 @@ async fn queue(settings: &Settings, lines: &mut Vec<Line>) {
             let remedy = remedy::of_queue(&said);
             lines.push(bad("queue", State::Warning, said, remedy));
         }
-        Err(_) => lines.push(late("queue", State::Warning, remedy::of_queue(""))),
+        Err(_) => lines.push(late("queue", State::Warning, &remedy::of_queue(""))),
     }
 }
 
@@ -512,8 +525,11 @@ fn rejected(count: u64, sample: &[DeadLetter]) -> Option<Line> {
 }
 
 fn keys(settings: &Settings, lines: &mut Vec<Line>) {
-    lines.push(match app::open_vault(settings) {
+    lines.push(match app::open_existing_vault(settings) {
         Ok(vault) => match vault.key_ids().as_slice() {
+            [] if settings.is_embedded() => {
+                ok("keys", "none yet: `serve` creates the file when it starts")
+            }
             [] => {
                 let (state, found) = match settings.credentials.laravel_keys.as_slice() {
                     [] => (

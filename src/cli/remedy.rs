@@ -3,28 +3,93 @@
 use crate::operations::OperationError;
 use crate::ports::store::{SchemaFinding, StoreError};
 
-/// Returns the remedy by the server's code, which is part of the text.
+/// What mends an error of PostgreSQL or of a pooler before it, by a part of its text. The first that fits counts.
+const POSTGRES: &[(&str, &str)] = &[
+    (
+        "SQLSTATE 25006",
+        "connect to the primary (database.url), or let the server write again",
+    ),
+    (
+        "must be owner of",
+        "run the command as the owner of what is named, or as a member of its role",
+    ),
+    // Also a role for another command, one that the file does not know, and objects of the application.
+    (
+        "SQLSTATE 42501",
+        "connect as the role that deploy/postgres-grants.sql has for this command, and apply the file again as the \
+         owner of the tables; grant the role by hand what the file does not name",
+    ),
+    (
+        "SQLSTATE 23502",
+        "give the column a default, or let it be NULL: verifyd's own INSERT does not name it \
+         (docs/guides/enqueue.md says which columns it does)",
+    ),
+    ("SQLSTATE 53100", "make room on the server's disk"),
+    (
+        "SQLSTATE 53300",
+        "allow more connections (max_connections of the server, CONNECTION LIMIT of role and database), lower \
+         database.max_connections (each replica takes two more), or use a pooler (docs/guides/deploy.md)",
+    ),
+    (
+        "startup parameter",
+        "leave `options` out of database.url and set them for the role (ALTER ROLE … SET …), or let PgBouncer drop \
+         them (ignore_startup_parameters = options)",
+    ),
+    (
+        "SQLSTATE 28P01",
+        "correct user and password of database.url (DATABASE_URL)",
+    ),
+    (
+        "SQLSTATE 28000",
+        "let the server admit the user of database.url (DATABASE_URL) from here: LOGIN of the role, pg_hba.conf",
+    ),
+    (
+        "SQLSTATE 3D000",
+        "create the database, or correct its name in database.url (DATABASE_URL)",
+    ),
+];
+
+const MAKE_ROOM: &str =
+    "make room on the disk of the database's file, or move the file (database.url)";
+const LET_WRITE: &str =
+    "let database.url (DATABASE_URL) name a file that this user may write, in a folder that it may write";
+
+/// What mends an error of SQLite, by the code that ends its text, or by the system's words.
+fn of_sqlite(text: &str) -> Option<&'static str> {
+    if let Some((_, why)) = text.split_once("cannot be created: ") {
+        let has = |words: &str| why.contains(words);
+        return Some(if has("No such file") || has("Not a directory") {
+            "create the folder of the file, or correct the path in database.url (DATABASE_URL)"
+        } else if has("No space") || has("quota") {
+            MAKE_ROOM
+        } else {
+            LET_WRITE
+        });
+    }
+    let (_, code) = text.rsplit_once("(SQLite ")?;
+    let code: i32 = code.strip_suffix(')')?.parse().ok()?;
+    Some(match code & 0xff {
+        // SQLITE_PERM, SQLITE_READONLY, SQLITE_CANTOPEN
+        3 | 8 | 14 => LET_WRITE,
+        // SQLITE_FULL
+        13 => MAKE_ROOM,
+        // SQLITE_IOERR
+        10 => "check the disk of the database's file: its room, and its faults in the system's log",
+        // SQLITE_CORRUPT
+        11 => "restore the database's file from a backup",
+        // SQLITE_NOTADB
+        26 => "let database.url (DATABASE_URL) name a file of SQLite, or one that is not there yet",
+        _ => return None,
+    })
+}
+
+/// Returns the remedy by the database's code, which is part of the text.
 pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
     let text = error.to_string();
-    let has = |code: &str| text.contains(&format!("SQLSTATE {code}"));
-    if has("25006") {
-        Some("connect to the primary (database.url), or let the server write again")
-    } else if has("42501") {
-        Some("apply deploy/postgres-grants.sql again, as the owner of the tables")
-    } else if has("23502") {
-        Some(
-            "give the column a default, or let it be NULL: verifyd's own INSERT does not name it \
-             (docs/guides/enqueue.md says which columns it does)",
-        )
-    } else if has("53100") {
-        Some("make room on the server's disk")
-    } else if has("53300") {
-        Some("allow more connections (max_connections), or lower database.max_connections")
-    } else if text.contains("readonly database") {
-        Some("let this user write the database's file and its folder")
-    } else {
-        None
-    }
+    let of_postgres = POSTGRES.iter().find(|(part, _)| text.contains(part));
+    of_postgres
+        .map(|(_, remedy)| *remedy)
+        .or_else(|| of_sqlite(&text))
 }
 
 /// Of a command that failed.
@@ -36,25 +101,133 @@ pub(super) fn of(error: &anyhow::Error) -> Option<&'static str> {
     })
 }
 
-/// Returns the remedy by the error of Redis or of the network. No run is lost meanwhile.
-pub(super) fn of_queue(said: &str) -> &'static str {
-    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
-    if has(&["OOM"]) {
-        "raise maxmemory, or let Redis remove something else; until then workers poll the database"
-    } else if has(&["READONLY", "read only replica"]) {
-        "let redis.url (REDIS_URL) name the primary; until then workers poll the database"
-    } else if has(&["'select'"]) {
-        "let redis.url (REDIS_URL) name no database (`/2`), or give the user +select; until then workers \
-         poll the database"
-    } else if has(&["NOPERM", "ACL failure", "No permissions"]) {
-        "give the user the rights of deploy/redis.acl; until then workers poll the database"
-    } else if has(&["WRONGPASS", "NOAUTH", "uthentication"]) {
-        "correct user and password of redis.url (REDIS_URL); until then workers poll the database"
-    } else if has(&["MISCONF"]) {
-        "mend what keeps Redis from saving (its log names it); until then workers poll the database"
+/// Of a database that cannot be opened, where its error has none of its own.
+pub(super) fn of_opening(is_embedded: bool) -> &'static str {
+    if is_embedded {
+        LET_WRITE
     } else {
-        "check redis.url (REDIS_URL) and that Redis runs; until then workers poll the database"
+        "check database.url (DATABASE_URL), that the server runs and that the user may connect"
     }
+}
+
+/// What mends an error of Redis or of the way to it, by parts of its text. The first that fits counts.
+const QUEUE: &[(&[&str], &str)] = &[
+    (
+        &["OOM command"],
+        "raise maxmemory, or let Redis remove something else",
+    ),
+    (
+        &["READONLY", "read only replica"],
+        "let redis.url (REDIS_URL) name the primary",
+    ),
+    (
+        &["MASTERDOWN"],
+        "let redis.url (REDIS_URL) name the primary, which this replica does not reach",
+    ),
+    (
+        &["NOREPLICAS"],
+        "bring the replicas of Redis back, or lower its min-replicas-to-write",
+    ),
+    (
+        &["MOVED", "CLUSTERDOWN", "CROSSSLOT", "ASK "],
+        "let redis.url (REDIS_URL) name a server that is no Redis Cluster",
+    ),
+    (
+        &["'select'"],
+        "let redis.url (REDIS_URL) name no database (`/2`), or give the user +select",
+    ),
+    (
+        &["DB index"],
+        "let redis.url (REDIS_URL) name a database that Redis has, or none",
+    ),
+    // In the words of Redis 6 and 7.0, of 7.2, and of their scripts.
+    (
+        &[
+            "one of the keys",
+            "of the channels",
+            "to the channel",
+            "access the '",
+            "access a ",
+        ],
+        "let the patterns of keys (~) and channels (&) of the user fit redis.queue, as deploy/redis.acl shows",
+    ),
+    (
+        &[
+            "NOPERM",
+            "ACL failure",
+            "o permissions",
+            "user executing the script",
+        ],
+        "serve needs the rights of verifyd_serve in deploy/redis.acl: give them to the user, or let redis.url \
+         (REDIS_URL) name one who has them",
+    ),
+    (
+        &["without any password"],
+        "leave the password out of redis.url (REDIS_URL): the server has none",
+    ),
+    (
+        &["WRONGPASS", "NOAUTH", "uthentication"],
+        "correct user and password of redis.url (REDIS_URL)",
+    ),
+    (
+        &["MISCONF"],
+        "mend what keeps Redis from saving (its log names it)",
+    ),
+    (&["LOADING"], "wait until Redis has loaded its data"),
+    (&["max number of clients"], "raise maxclients of Redis"),
+    (
+        &["DENIED"],
+        "give Redis a password and redis.url (REDIS_URL) the same, or turn its protected mode off",
+    ),
+    (
+        &["WRONGTYPE"],
+        "let nothing else write the keys of redis.queue; serve removes what does not fit",
+    ),
+    (
+        &["NotValidForName", "not valid for name"],
+        "let redis.url (REDIS_URL) name the server as its certificate does",
+    ),
+    (
+        &["Expired", "expired", "NotValidYet", "not valid yet"],
+        "renew the certificate of Redis, or correct this machine's clock",
+    ),
+    (
+        &["certificate is not accepted"],
+        "add the authority that issued the certificate of Redis to those that this machine trusts (SSL_CERT_FILE \
+         names a file of all of them)",
+    ),
+    (
+        &["CertificateRequired"],
+        "let Redis ask its clients for no certificate (tls-auth-clients no)",
+    ),
+    (
+        &["speaks no TLS", "may speak no TLS"],
+        "let redis.url (REDIS_URL) begin with redis://, or name the port where the server speaks TLS",
+    ),
+    (
+        &["may want TLS"],
+        "let redis.url (REDIS_URL) begin with rediss:// if the server speaks TLS; else look at its log",
+    ),
+    (
+        &["cannot be resolved"],
+        "correct the host of redis.url (REDIS_URL)",
+    ),
+    (
+        &["the server answers"],
+        "look up the answer in the documentation of Redis",
+    ),
+];
+
+/// Returns the remedy by the error of Redis or of the network. No run is lost meanwhile.
+pub(super) fn of_queue(said: &str) -> String {
+    let known = QUEUE
+        .iter()
+        .find(|(parts, _)| parts.iter().any(|part| said.contains(part)));
+    let remedy = known.map_or(
+        "check redis.url (REDIS_URL) and that Redis runs",
+        |(_, remedy)| *remedy,
+    );
+    format!("{remedy}; until then workers poll the database")
 }
 
 /// Returns the remedy by the error of the keys for credentials, which says what a value must be.
@@ -85,10 +258,147 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_right_that_a_number_in_the_address_needs_is_named() {
-        let said = "NOPERM: User verifyd_serve has no permissions to run the 'select' command";
-        assert!(of_queue(said).contains("+select"));
-        assert!(of_queue("NOPERM: the 'hset' command").contains("deploy/redis.acl"));
+    fn each_answer_of_redis_has_a_remedy_of_its_own() {
+        for (said, advice) in [
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                "maxmemory",
+            ),
+            (
+                "READONLY You can't write against a read only replica.",
+                "the primary",
+            ),
+            ("MASTERDOWN Link with MASTER is down", "the primary"),
+            (
+                "NOREPLICAS Not enough good replicas to write.",
+                "min-replicas-to-write",
+            ),
+            ("MOVED 3999 127.0.0.1:6381", "no Redis Cluster"),
+            ("CLUSTERDOWN Hash slot not served", "no Redis Cluster"),
+            (
+                "NOPERM User a has no permissions to run the 'select' command",
+                "+select",
+            ),
+            (
+                "NOPERM this user has no permissions to run the 'lrem' command",
+                "verifyd_serve",
+            ),
+            (
+                "ERR The user executing the script can't run this command or subcommand",
+                "verifyd_serve",
+            ),
+            (
+                "ERR The user executing the script can't access at least one of the keys mentioned in the \
+                 command arguments",
+                "redis.queue",
+            ),
+            (
+                "ERR The user executing the script can't publish to the channel mentioned",
+                "redis.queue",
+            ),
+            (
+                "ERR ACL failure in script: No permissions to access a key",
+                "redis.queue",
+            ),
+            (
+                "WRONGPASS invalid username-password pair or user is disabled.",
+                "user and password",
+            ),
+            (
+                "ERR AUTH <password> called without any password configured",
+                "leave the password out",
+            ),
+            ("ERR DB index is out of range", "a database that Redis has"),
+            (
+                "LOADING Redis is loading the dataset in memory",
+                "wait until",
+            ),
+            ("FROBNICATED by a later version", "documentation"),
+        ] {
+            let remedy = of_queue(&format!("the server answers {said}"));
+            assert!(remedy.contains(advice), "{said}: {remedy}");
+        }
+        for (said, advice) in [
+            (
+                "certificate is not accepted: UnknownIssuer",
+                "SSL_CERT_FILE",
+            ),
+            (
+                "certificate is not accepted: certificate expired: verification",
+                "renew",
+            ),
+            (
+                "certificate is not accepted: certificate not valid for name \"a\"",
+                "as its certificate",
+            ),
+            ("the server may speak no TLS there (rediss://)", "redis://"),
+            (
+                "the server closed the connection; it may want TLS (rediss://)",
+                "rediss://",
+            ),
+            (
+                "no server listens there: Connection refused (os error 111)",
+                "that Redis runs",
+            ),
+        ] {
+            let remedy = of_queue(said);
+            assert!(remedy.contains(advice), "{said}: {remedy}");
+        }
+    }
+
+    #[test]
+    fn each_database_has_remedies_of_its_own() {
+        for (error, advice) in [
+            (
+                "sorry, too many clients already (SQLSTATE 53300)",
+                "max_connections",
+            ),
+            (
+                "permission denied for table payroll (SQLSTATE 42501)",
+                "by hand",
+            ),
+            (
+                "must be owner of table operation_runs (SQLSTATE 42501)",
+                "as the owner",
+            ),
+            (
+                "unsupported startup parameter: options (SQLSTATE 08P01)",
+                "ignore_startup_parameters",
+            ),
+            (
+                "attempt to write a readonly database (SQLite 1032)",
+                "may write",
+            ),
+            ("unable to open database file (SQLite 14)", "may write"),
+            ("database or disk is full (SQLite 13)", "make room"),
+            ("disk I/O error (SQLite 4874)", "check the disk"),
+            (
+                "the file /a/b cannot be created: No such file or directory (os error 2)",
+                "the folder",
+            ),
+            (
+                "the file /a/b cannot be created: Permission denied (os error 13)",
+                "may write",
+            ),
+            (
+                "the file /a/b cannot be created: Read-only file system (os error 30)",
+                "may write",
+            ),
+            (
+                "the file /a/b cannot be created: No space left on device (os error 28)",
+                "make room",
+            ),
+        ] {
+            let remedy = of_store(&StoreError::Unavailable(error.to_owned()));
+            let remedy = remedy.unwrap_or_else(|| panic!("{error}"));
+            assert!(remedy.contains(advice), "{error}: {remedy}");
+        }
+        for error in [
+            "out of memory (SQLSTATE 53200)",
+            "No such file or directory (os error 2)",
+        ] {
+            assert_eq!(of_store(&StoreError::Unavailable(error.to_owned())), None);
+        }
     }
 
     #[test]

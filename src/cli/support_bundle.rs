@@ -103,7 +103,11 @@ async fn gather(settings: &Settings, with_tenant_data: bool) -> Vec<File> {
         },
         File::json("queue.json", "its version", &queue),
     ];
-    let store = app::open_store(settings).await;
+    let store = match app::missing_database(settings) {
+        Ok(None) => app::open_store(settings).await,
+        Ok(Some(file)) => Err(anyhow::anyhow!("{} is not there yet", file.display())),
+        Err(error) => Err(error),
+    };
     let store = store.map_err(|error| format!("{error:#}"));
     let open = || match &store {
         Ok(store) => Ok(store.as_ref()),

@@ -22,4 +22,4 @@ pub use certificate_file::{FileError, NamedFile, credential_from_files};
 pub use key_ring::{KeyError, KeyRing};
 pub use pem::{Validity, credential_from_pem, validity};
 pub use settings::{CredentialsSettings, KeyEntry};
-pub use vault::{KeyRingVault, open_vault};
+pub use vault::{KeyRingVault, open_existing_vault, open_vault};

@@ -30,12 +30,30 @@ pub fn open_vault(
     settings: &CredentialsSettings,
     embedded_key_file: Option<&Path>,
 ) -> Result<KeyRingVault, KeyError> {
+    open(settings, embedded_key_file, true)
+}
+
+/// The same without creating anything: where the file is missing that would be created, the vault has no key.
+pub fn open_existing_vault(
+    settings: &CredentialsSettings,
+    embedded_key_file: Option<&Path>,
+) -> Result<KeyRingVault, KeyError> {
+    open(settings, embedded_key_file, false)
+}
+
+fn open(
+    settings: &CredentialsSettings,
+    embedded_key_file: Option<&Path>,
+    create: bool,
+) -> Result<KeyRingVault, KeyError> {
     let mut ring = KeyRing::from_settings(settings)?;
     if ring.is_empty() {
-        let create = embedded_key_file.is_some();
+        let is_embedded = embedded_key_file.is_some();
         let configured = Some(settings.key_file.as_path()).filter(|p| !p.as_os_str().is_empty());
-        if let Some(path) = configured.or(embedded_key_file) {
-            ring.load_or_create(path, create)?;
+        if let Some(path) = configured.or(embedded_key_file)
+            && (create || !is_embedded || path.exists())
+        {
+            ring.load_or_create(path, create && is_embedded)?;
         }
     }
     Ok(KeyRingVault::new(ring))

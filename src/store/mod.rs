@@ -54,6 +54,7 @@ pub use settings::{DatabaseSettings, LimitSettings, ListenMode};
 use crate::ports::store::Store;
 use crate::ports::store_error::StoreError;
 use secrecy::ExposeSecret;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The target of the driver's log lines about statements, which hold no parameters.
@@ -80,6 +81,15 @@ pub async fn connect_with(
             "the scheme of database.url is not known, allowed: postgres://, postgresql://, sqlite:"
                 .into(),
         )),
+    }
+}
+
+/// Returns the file of an embedded database that is missing and that connecting would create; an error where it
+/// cannot be created. Creates nothing.
+pub fn missing_file(settings: &DatabaseSettings) -> Result<Option<PathBuf>, StoreError> {
+    match scheme(settings.url.expose_secret()) {
+        "sqlite" => sqlite::missing_file(settings),
+        _ => Ok(None),
     }
 }
 

@@ -45,7 +45,7 @@ pub async fn check(store: &dyn Store, settings: &Settings, lines: &mut Vec<Line>
         bad("connections", State::Warning, at, CORRECT_ROW).quoting()
     }));
     // Problems of the keys themselves have a line of their own.
-    if let Ok(vault) = app::open_vault(settings) {
+    if let Ok(vault) = app::open_existing_vault(settings) {
         lines.extend(keys(vault.as_ref(), &sealed));
     }
 }

@@ -319,8 +319,12 @@ fn keys_come_from_the_list_then_the_file_then_the_embedded_key_file() {
     );
     assert!(!embedded.exists());
     settings.keys_file = PathBuf::new();
+    let looked_for = open_existing_vault(&settings, Some(&embedded)).unwrap();
+    assert!(looked_for.key_ids().is_empty() && !embedded.exists());
     let made = open_vault(&settings, Some(&embedded)).unwrap().key_ids();
     assert!(embedded.exists() && made[0].starts_with("local-"));
+    let found = open_existing_vault(&settings, Some(&embedded)).unwrap();
+    assert_eq!(found.key_ids(), made);
     settings.key_file = embedded;
     assert_eq!(open_vault(&settings, None).unwrap().key_ids(), made);
     settings.key_file = folder.path().join("missing.key");

@@ -24,6 +24,7 @@ use super::dialect::{is_failed_completion, run_type};
 use super::sql_store::InProcess;
 use super::{DatabaseSettings, End, LimitSettings};
 use crate::ports::store_error::StoreError;
+use rustix::fs::Access;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -81,23 +82,8 @@ impl SqliteStore {
         settings: &DatabaseSettings,
         limits: LimitSettings,
     ) -> Result<Arc<Self>, StoreError> {
-        let url = settings.url.expose_secret();
-        if url.contains(":memory:") || url.contains("mode=memory") {
-            return Err(StoreError::Refused(
-                "database.url names a database in memory, of which every connection would see \
-                 another; allowed: sqlite:FILE"
-                    .into(),
-            ));
-        }
-        let options: SqliteConnectOptions = url.parse().map_err(|_| {
-            StoreError::Refused("database.url cannot be parsed, allowed: sqlite:FILE".into())
-        })?;
+        let options = options(settings)?;
         let file = options.get_filename().to_owned();
-        if file.as_os_str().is_empty() {
-            return Err(StoreError::Refused(
-                "database.url names no file, allowed: sqlite:FILE".into(),
-            ));
-        }
         create_private(&file)?;
         let options = options
             .create_if_missing(false)
@@ -175,6 +161,43 @@ impl SqliteStore {
     }
 }
 
+/// Reads the address, which must name a file.
+fn options(settings: &DatabaseSettings) -> Result<SqliteConnectOptions, StoreError> {
+    let url = settings.url.expose_secret();
+    if url.contains(":memory:") || url.contains("mode=memory") {
+        return Err(StoreError::Refused(
+            "database.url names a database in memory, of which every connection would see \
+             another; allowed: sqlite:FILE"
+                .into(),
+        ));
+    }
+    let options: SqliteConnectOptions = url.parse().map_err(|_| {
+        StoreError::Refused("database.url cannot be parsed, allowed: sqlite:FILE".into())
+    })?;
+    if options.get_filename().as_os_str().is_empty() {
+        return Err(StoreError::Refused(
+            "database.url names no file, allowed: sqlite:FILE".into(),
+        ));
+    }
+    Ok(options)
+}
+
+/// Returns the file if it is missing and its folder lets this user create it.
+pub(super) fn missing_file(settings: &DatabaseSettings) -> Result<Option<PathBuf>, StoreError> {
+    let options = options(settings)?;
+    let file = options.get_filename();
+    if file.exists() {
+        return Ok(None);
+    }
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|e| cannot_create(file, &e.into()))?;
+    Ok(Some(file.to_owned()))
+}
+
 /// Whether the writer can be used again. SQLite itself rolls a transaction back when the disk is full,
 /// for example. The driver does not notice, and would refuse every later one on this connection.
 async fn has_no_transaction(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
@@ -192,8 +215,15 @@ fn create_private(file: &Path) -> Result<(), StoreError> {
     match options.open(file) {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(StoreError::Unavailable(format!("{}: {e}", file.display()))),
+        Err(e) => Err(cannot_create(file, &e)),
     }
+}
+
+fn cannot_create(file: &Path, error: &std::io::Error) -> StoreError {
+    StoreError::Unavailable(format!(
+        "the file {} cannot be created: {error}",
+        file.display()
+    ))
 }
 
 /// A modifier that moves a time into the future.

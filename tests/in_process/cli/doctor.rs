@@ -8,12 +8,17 @@ use std::os::unix::fs::PermissionsExt as _;
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_and_config_on_the_embedded_default() {
     let desk = Desk::new().await;
-    // `serve` would create the tables itself.
+    // `serve` would create the file and its key itself. Another user may run `doctor`, whose they would be.
     let before = desk.json("doctor --json");
     let parts = before["parts"].as_array().unwrap();
-    let schema = parts.iter().find(|part| part["part"] == "schema").unwrap();
-    assert_eq!(schema["state"], "warning");
-    assert_holds(schema["remedy"].as_str().unwrap(), "verifyd migrate");
+    let database = parts.iter().find(|part| part["part"] == "database");
+    let database = database.unwrap();
+    assert_eq!(database["state"], "warning");
+    assert_holds(database["remedy"].as_str().unwrap(), "verifyd migrate");
+    desk.ends("support-bundle --output bundle", 0);
+    let left = std::fs::read_dir(desk.folder.path()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["bundle"]);
     let migrated = desk.json("migrate --json");
     assert!(!migrated["applied"].as_array().unwrap().is_empty());
     let again = desk.json("migrate --json");
@@ -35,6 +40,30 @@ async fn doctor_and_config_on_the_embedded_default() {
     assert_eq!(printed["worker.concurrency"]["value"], 64);
     let default = desk.run("config default");
     assert!(stdout(&default).contains("[database]"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_database_that_cannot_be_opened_has_a_remedy_of_its_own() {
+    let desk = Desk::new().await;
+    let text = desk.folder.path().join("text");
+    std::fs::write(&text, "no database ".repeat(1000)).unwrap();
+    for (path, found, remedy) in [
+        ("missing/verifyd.db", "No such file", "create the folder"),
+        ("text", "not a database", "name a file of SQLite"),
+    ] {
+        let with_path = |line: &str| {
+            let mut command = desk.command(line);
+            command.env("DATABASE_URL", format!("sqlite:{path}"));
+            finish(command, "")
+        };
+        let doctor = with_path("doctor");
+        assert_eq!(doctor.status.code(), Some(1), "{}", stdout(&doctor));
+        assert_holds(&stdout(&doctor), found);
+        assert_holds(&stdout(&doctor), remedy);
+        let serve = with_path("serve");
+        assert_eq!(serve.status.code(), Some(1), "{}", stderr(&serve));
+        assert_holds(&stderr(&serve), remedy);
+    }
 }
 
 /// What brings the embedded database up to date when a command opens it.

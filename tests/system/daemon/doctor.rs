@@ -78,6 +78,32 @@ async fn a_pooler_that_loses_statements_is_named_with_what_to_set() {
     assert_eq!((code, &parts[..]), (0, &["listening"][..]), "{bad:?}");
     bench.set("VERIFYD__DATABASE__LISTEN_URL", direct);
     assert_eq!(examined(&bench), (0, vec![]));
+
+    let options = "&options=-c%20search_path%3Dpublic";
+    bench.set("DATABASE_URL", pooler.url_of(&bench.database.url()) + options);
+    let (code, bad) = examined(&bench);
+    assert_eq!((code, bad.len()), (1, 1), "{bad:?}");
+    let advice = "ignore_startup_parameters = options";
+    assert!(bad[0].2.contains(advice), "{bad:?}");
+}
+
+/// What `serve` needs is tried, too: whoever may send a hint and not take it back sends none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_only_send_hints_leaves_none_behind() {
+    let mut bench = Bench::new().await;
+    let server = PrivateRedis::with_users();
+    // The name of the queue that the file is for.
+    bench.set("VERIFYD__REDIS__QUEUE", "verifyd");
+    bench.set("REDIS_URL", server.url_of("verifyd_producer"));
+    let (code, bad) = examined(&bench);
+    let [(part, found, remedy)] = &bad[..] else {
+        panic!("{bad:?}")
+    };
+    assert_eq!((code, part.as_str()), (0, "queue"));
+    assert!(found.contains("no permissions"), "{found}");
+    assert!(remedy.contains("verifyd_serve"), "{remedy}");
+    let left = redis_server::keys_of(&server.url_of("admin"), "verifyd").await;
+    assert_eq!(left, Vec::<String>::new());
 }
 
 /// And `serve` works without it, from the database.
@@ -91,11 +117,13 @@ async fn redis_that_takes_no_hints_says_why() {
     let port = primary.port().to_string();
     let replica =
         PrivateRedis::start_with(&["--replicaof", "127.0.0.1", &port, "--masterauth", "right"]);
+    let lonely = PrivateRedis::start_with(&["--min-replicas-to-write", "1"]);
     let away = PrivateRedis::stopped();
     let unusable = [
         (at("wrong"), "pass", "password"),
         (small.url(), "oom", "maxmemory"),
         (replica.url(), "readonly", "primary"),
+        (lonely.url(), "noreplicas", "min-replicas-to-write"),
         (away.url(), "refused", "Redis runs"),
     ];
     for (url, said, advice) in &unusable {
