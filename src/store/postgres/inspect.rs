@@ -2,11 +2,11 @@
 
 use super::PostgresStore;
 use super::indexes;
-use super::relation::{FIND, Relation, wanted_type};
+use super::relation::{COLUMNS, Column, FIND, Relation, accepted_types, wanted_type};
 use crate::ports::schema::{InspectStore, SchemaFinding};
 use crate::ports::store_error::StoreError;
 use crate::store::migrations::WANTED_VERSION;
-use crate::store::tables::{APPLICATION, Family, OWN, Table};
+use crate::store::tables::{APPLICATION, OWN, Table};
 use async_trait::async_trait;
 use sqlx::PgConnection;
 
@@ -15,13 +15,6 @@ const MIN_SERVER_VERSION: i32 = 150_000;
 
 /// `server_version_num`
 const SERVER_VERSION: &str = "SELECT current_setting('server_version_num')::int";
-
-const COLUMNS: &str = "
-    SELECT a.attname::text, t.typname::text, pg_get_expr(d.adbin, d.adrelid)
-    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-        AND a.attgenerated = ''
-    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// Columns that an INSERT must name, and that verifyd's own does not.
 const UNNAMED: &str = "
@@ -136,9 +129,8 @@ impl PostgresStore {
         owner: Owner,
         findings: &mut Vec<SchemaFinding>,
     ) -> Result<Option<Relation>, StoreError> {
-        let found: Option<(i64, String, Vec<String>)> =
-            self.rows(FIND).bind(name).fetch_optional(&mut *tx).await?;
-        let Some(relation) = found.map(Relation::new) else {
+        let found = self.rows(FIND).bind(name);
+        let Some(relation): Option<Relation> = found.fetch_optional(&mut *tx).await? else {
             findings.push(SchemaFinding::fatal(
                 name.to_owned(),
                 "the table is missing",
@@ -153,25 +145,35 @@ impl PostgresStore {
             return Ok(None);
         }
         let oid = relation.oid;
-        let columns: Vec<(String, String, Option<String>)> =
-            self.rows(COLUMNS).bind(oid).fetch_all(&mut *tx).await?;
+        let columns: Vec<Column> = self.rows(COLUMNS).bind(oid).fetch_all(&mut *tx).await?;
+        let first = findings.len();
         for (column, family) in table.columns {
             let subject = format!("{name}.{column}");
-            match columns.iter().find(|(found, ..)| found == column) {
+            match columns.iter().find(|found| found.name == *column) {
                 None => findings.push(SchemaFinding::fatal(
                     subject,
                     "the column is missing",
                     relation.add_column(name, column, *family),
                 )),
-                Some((_, found, default)) if !accepted_types(*family).contains(&found.as_str()) => {
+                Some(column) if !accepted_types(*family).contains(&column.found.as_str()) => {
                     findings.push(SchemaFinding::fatal(
                         subject,
-                        format!("the type is {found}, needed: {}", wanted_type(*family)),
-                        relation.change_type(name, column, found, *family, default.as_deref()),
+                        format!(
+                            "the type is {}, needed: {}",
+                            column.found,
+                            wanted_type(*family)
+                        ),
+                        relation.change_type(name, column, *family),
                     ));
                 }
                 Some(_) => {}
             }
+        }
+        if findings.len() > first
+            && let Some((problem, remedy)) = relation.fixed_columns(name)
+        {
+            let finding = SchemaFinding::fatal(name.to_owned(), problem, remedy);
+            findings.insert(first, finding);
         }
         if !table.unique.is_empty() {
             let unique: bool = self
@@ -306,19 +308,5 @@ impl Owner {
                 "give the table its name back, or restore it from a backup"
             }
         }
-    }
-}
-
-/// Names in `pg_type`.
-fn accepted_types(family: Family) -> &'static [&'static str] {
-    match family {
-        Family::Id => &["int8"],
-        Family::Number => &["int4"],
-        Family::Boolean => &["bool"],
-        Family::Text => &["text", "varchar", "bpchar"],
-        Family::Time => &["timestamptz", "timestamp"],
-        Family::Json => &["jsonb"],
-        Family::AnyJson => &["jsonb", "json"],
-        Family::Uuid => &["uuid"],
     }
 }

@@ -3,16 +3,47 @@
 //! A statement stands at the end of its remedy and ends with a semicolon.
 
 use super::indexes::Index;
+use crate::store::from_row::from_row;
 use crate::store::tables::{Family, Table};
 
-/// `$1`: the name, as statements resolve it. The columns of its partition key; an expression in it is empty.
+/// `$1`: the name, as statements resolve it. Of its partition key the columns; an expression in it is empty. Of a
+/// partition the table at the root.
 pub(super) const FIND: &str = "
-    SELECT c.oid::bigint, c.relkind::text, ARRAY(
-        SELECT coalesce(a.attname::text, '') FROM pg_partitioned_table p
-        CROSS JOIN LATERAL unnest(p.partattrs::int2[]) AS k(attnum)
-        LEFT JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum
-        WHERE p.partrelid = c.oid)
+    SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.reloftype <> 0 AS is_typed, ARRAY(
+            SELECT coalesce(a.attname::text, '') FROM pg_partitioned_table p
+            CROSS JOIN LATERAL unnest(p.partattrs::int2[]) AS k(attnum)
+            LEFT JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum
+            WHERE p.partrelid = c.oid) AS partition_key,
+        CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::regclass::text END AS root
     FROM pg_class c WHERE c.oid = to_regclass($1)";
+
+/// `$1`: a relation. Of a column's type, which may be a domain, the base type, and which of the types that verifyd needs
+/// its values can be cast to. Of a column that is inherited the table that it comes from, if it is one.
+pub(super) const COLUMNS: &str = "
+    SELECT a.attname::text AS name, t.typname::text AS type, b.typname::text AS base,
+        pg_get_expr(d.adbin, d.adrelid) AS default,
+        ARRAY(SELECT w.typname::text FROM pg_type w
+            WHERE w.typnamespace = 'pg_catalog'::regnamespace
+            AND w.typname IN ('int8', 'int4', 'bool', 'text', 'timestamptz', 'jsonb', 'uuid')
+            AND (w.oid = b.oid OR 'S' IN (b.typcategory, w.typcategory) OR EXISTS (
+                SELECT FROM pg_cast c WHERE c.castsource = b.oid AND c.casttarget = w.oid))) AS casts,
+        a.attinhcount > 0 AS is_inherited,
+        (WITH RECURSIVE up AS (
+            SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = a.attrelid
+            UNION SELECT i.inhparent FROM pg_inherits i JOIN up ON i.inhrelid = up.inhparent)
+         SELECT min(o.attrelid::regclass::text) FROM up JOIN pg_attribute o ON o.attrelid = up.inhparent
+         WHERE o.attname = a.attname AND o.attinhcount = 0
+         HAVING count(*) = 1) AS origin
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    CROSS JOIN LATERAL (
+        WITH RECURSIVE base AS (
+            SELECT t.oid, t.typbasetype
+            UNION ALL SELECT n.oid, n.typbasetype FROM base JOIN pg_type n ON n.oid = base.typbasetype)
+        SELECT n.oid, n.typname, n.typcategory FROM base JOIN pg_type n ON n.oid = base.oid
+        WHERE base.typbasetype = 0) b
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        AND a.attgenerated = ''
+    WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// CONCURRENTLY is not possible for a partitioned table.
 const BLOCKS_WRITERS: &str = "at a quiet time, since it blocks writers: ";
@@ -29,34 +60,46 @@ enum Kind {
     Other,
 }
 
-/// What a name leads to.
-#[derive(Debug)]
-pub(super) struct Relation {
-    pub oid: i64,
-    kind: Kind,
-    partition_key: Vec<String>,
+from_row! {
+    /// What a name leads to, from a row of [`FIND`].
+    #[derive(Debug)]
+    pub(super) struct Relation {
+        pub oid: i64,
+        kind: String,
+        is_typed: bool,
+        partition_key: Vec<String>,
+        root: Option<String>,
+    }
+}
+
+from_row! {
+    /// A column, from a row of [`COLUMNS`].
+    #[derive(Debug)]
+    pub(super) struct Column {
+        pub name: String,
+        pub found as "type": String,
+        base: String,
+        default: Option<String>,
+        casts: Vec<String>,
+        is_inherited: bool,
+        origin: Option<String>,
+    }
 }
 
 impl Relation {
-    /// Creates one from a row of [`FIND`].
-    pub fn new((oid, kind, partition_key): (i64, String, Vec<String>)) -> Self {
-        let kind = match kind.as_str() {
+    fn kind(&self) -> Kind {
+        match self.kind.as_str() {
             "r" => Kind::Table,
             "p" => Kind::Partitioned,
             "v" => Kind::View,
             "m" => Kind::MaterializedView,
             "f" => Kind::Foreign,
             _ => Kind::Other,
-        };
-        Self {
-            oid,
-            kind,
-            partition_key,
         }
     }
 
     fn noun(&self) -> &'static str {
-        match self.kind {
+        match self.kind() {
             Kind::Table => "table",
             Kind::Partitioned => "partitioned table",
             Kind::View => "view",
@@ -69,7 +112,7 @@ impl Relation {
     /// Returns why it cannot take the place of this table, and what to do; `None` if it can. A unique key is not
     /// possible on a view or a foreign table, a write not on a materialized view.
     pub fn unsuitable(&self, table: &Table, is_written: bool) -> Option<(String, &'static str)> {
-        let remedy = match self.kind {
+        let remedy = match self.kind() {
             Kind::Table | Kind::Partitioned => return None,
             Kind::View | Kind::Foreign if table.unique.is_empty() => return None,
             Kind::MaterializedView if !is_written => return None,
@@ -84,10 +127,22 @@ impl Relation {
         Some((problem, remedy))
     }
 
+    /// Returns why none of its columns can be changed yet, and the statement that allows it; `None` if they can.
+    pub fn fixed_columns(&self, name: &str) -> Option<(&'static str, String)> {
+        self.is_typed.then(|| {
+            (
+                "it is a table of a type (OF), whose columns cannot be changed",
+                format!("ALTER TABLE {name} NOT OF;"),
+            )
+        })
+    }
+
     /// Returns how to add a missing column.
     pub fn add_column(&self, name: &str, column: &str, family: Family) -> String {
         let wanted = wanted_type(family);
-        match self.kind {
+        // A partition gets it from there.
+        let name = self.root.as_deref().unwrap_or(name);
+        match self.kind() {
             Kind::Table | Kind::Partitioned => {
                 format!("ALTER TABLE {name} ADD COLUMN {column} {wanted};")
             }
@@ -103,31 +158,29 @@ impl Relation {
     }
 
     /// Returns how to give a column its type, and its default that type's.
-    pub fn change_type(
-        &self,
-        name: &str,
-        column: &str,
-        found: &str,
-        family: Family,
-        default: Option<&str>,
-    ) -> String {
+    pub fn change_type(&self, name: &str, column: &Column, family: Family) -> String {
         let (wanted, noun) = (wanted_type(family), self.noun());
-        let value = match (found, family) {
-            ("uuid", Family::Id | Family::Number) => {
-                return format!(
-                    "no statement makes numbers of {found}: give the {noun} a column {column} of type {wanted}"
-                );
-            }
-            ("int2" | "int4" | "int8" | "numeric" | "float8", Family::Time) => {
-                format!("to_timestamp({column})")
-            }
-            _ => format!("{column}::{wanted}"),
+        let Column { name: of, found, .. } = column;
+        let is_number = ["int2", "int4", "int8", "numeric", "float4", "float8"]
+            .contains(&column.base.as_str());
+        let is_castable = column
+            .casts
+            .iter()
+            .any(|cast| cast == accepted_types(family)[0]);
+        let value = if is_number && family == Family::Time {
+            format!("to_timestamp({of})")
+        } else if is_castable {
+            format!("{of}::{wanted}")
+        } else {
+            return format!(
+                "no statement makes {wanted} of {found}: give the {noun} a column {of} of type {wanted}"
+            );
         };
-        let alter = format!("ALTER COLUMN {column} TYPE {wanted}");
-        let (alter_table, alter) = match self.kind {
-            Kind::Partitioned if self.partition_key.iter().any(|part| part == column) => {
+        let alter = format!("ALTER COLUMN {of} TYPE {wanted}");
+        let (alter_table, alter) = match self.kind() {
+            Kind::Partitioned if self.partition_key.contains(of) => {
                 return format!(
-                    "create the table anew with {column} of type {wanted}: the type of a partition key cannot \
+                    "create the table anew with {of} of type {wanted}: the type of a partition key cannot \
                      be changed"
                 );
             }
@@ -137,14 +190,24 @@ impl Relation {
                 alter,
             ),
             Kind::View | Kind::MaterializedView | Kind::Other => {
-                return format!("create the {noun} anew with {value} AS {column}");
+                return format!("create the {noun} anew with {value} AS {of}");
             }
         };
-        match default {
+        // What is inherited is changed where it comes from, and here with it.
+        let name = match column.origin.as_deref() {
+            Some(origin) => origin,
+            None if column.is_inherited => {
+                return format!(
+                    "{of} is inherited from several tables: end that (NO INHERIT), then give it the type {wanted}"
+                );
+            }
+            None => name,
+        };
+        match &column.default {
             // A sequence is accepted in either type.
             Some(default) if family != Family::Time && !default.starts_with("nextval(") => format!(
-                "{alter_table} {name} ALTER COLUMN {column} DROP DEFAULT, {alter}, \
-                 ALTER COLUMN {column} SET DEFAULT ({default})::{wanted};"
+                "{alter_table} {name} ALTER COLUMN {of} DROP DEFAULT, {alter}, \
+                 ALTER COLUMN {of} SET DEFAULT ({default})::{wanted};"
             ),
             _ => format!("{alter_table} {name} {alter};"),
         }
@@ -153,7 +216,7 @@ impl Relation {
     /// Returns how to add a missing unique key.
     pub fn add_unique_key(&self, name: &str, columns: &[&str]) -> String {
         let key = columns.join(", ");
-        if self.kind != Kind::Partitioned {
+        if self.kind() != Kind::Partitioned {
             return format!("CREATE UNIQUE INDEX CONCURRENTLY ON {name} ({key});");
         }
         let mut partition_key = self.partition_key.iter();
@@ -168,7 +231,7 @@ impl Relation {
 
     /// Returns how to add an index to `operation_runs`.
     pub fn add_index(&self, index: &Index) -> String {
-        let (before, how) = match self.kind {
+        let (before, how) = match self.kind() {
             Kind::Partitioned => (BLOCKS_WRITERS, "INDEX"),
             _ => ("", "INDEX CONCURRENTLY"),
         };
@@ -188,5 +251,19 @@ pub(super) fn wanted_type(family: Family) -> &'static str {
         Family::Time => "timestamptz",
         Family::Json | Family::AnyJson => "jsonb",
         Family::Uuid => "uuid",
+    }
+}
+
+/// Names in `pg_type`, that of [`wanted_type`] first.
+pub(super) fn accepted_types(family: Family) -> &'static [&'static str] {
+    match family {
+        Family::Id => &["int8"],
+        Family::Number => &["int4"],
+        Family::Boolean => &["bool"],
+        Family::Text => &["text", "varchar", "bpchar"],
+        Family::Time => &["timestamptz", "timestamp"],
+        Family::Json => &["jsonb"],
+        Family::AnyJson => &["jsonb", "json"],
+        Family::Uuid => &["uuid"],
     }
 }

@@ -114,6 +114,56 @@ async fn what_no_statement_does_to_a_partitioned_table_is_said() {
     }
 }
 
+#[tokio::test]
+async fn what_is_proposed_for_inherited_columns_works() {
+    let context = "context json NOT NULL DEFAULT '{}',";
+    let inheriting = RUNS.replace(context, "");
+    let root = RUNS.replace("operation_runs", "all_runs");
+    for by in [
+        format!("CREATE TABLE base ({context} note text); {inheriting} INHERITS (base)"),
+        format!(
+            "{root} PARTITION BY RANGE (id); CREATE TABLE operation_runs PARTITION OF all_runs \
+             FOR VALUES FROM (MINVALUE) TO (MAXVALUE)"
+        ),
+    ] {
+        let bed = replaced(&["operation_runs"], &by).await;
+        let [found, left] = mended(&bed).await;
+        assert_eq!(found.len(), 5, "{found:?}");
+        assert_eq!(left, []);
+    }
+}
+
+#[tokio::test]
+async fn what_is_proposed_for_a_table_of_a_type_works() {
+    let by = "CREATE TYPE run AS (id bigint, workspace_id bigint, tenant_id bigint, type text, status text,
+            outcome text, context json, created_at timestamptz, started_at timestamptz,
+            completed_at timestamptz);
+        CREATE TABLE operation_runs OF run";
+    let bed = replaced(&["operation_runs"], by).await;
+    let [found, left] = mended(&bed).await;
+    assert_eq!(found[0].remedy, "ALTER TABLE operation_runs NOT OF;");
+    assert_eq!(found.len(), 6, "{found:?}");
+    assert_eq!(left, []);
+}
+
+#[tokio::test]
+async fn what_no_cast_leads_to_is_said() {
+    let runs = RUNS.replace("id bigserial", "id run_id").replace(
+        "created_at timestamptz NOT NULL DEFAULT now()",
+        "created_at time",
+    );
+    let by = format!("CREATE DOMAIN some_id AS uuid; CREATE DOMAIN run_id AS some_id; {runs}");
+    let bed = replaced(&["operation_runs"], &by).await;
+    let [_, left] = mended(&bed).await;
+    assert_eq!(
+        subjects(&left),
+        ["operation_runs.id", "operation_runs.created_at"]
+    );
+    for finding in left {
+        assert!(finding.remedy.starts_with("no statement"), "{finding:?}");
+    }
+}
+
 const CONNECTIONS: &str = "
     SELECT 1::bigint AS id, 1::bigint AS workspace_id, 1::bigint AS tenant_id, ''::text AS provider,
         ''::text AS display_name, ''::text AS status, ''::text AS entra_tenant_id,
