@@ -62,6 +62,8 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "debug.socket is not set",
         ),
         ("debug state", 1, "set it where the daemon starts"),
+        ("report validate /", 1, "it is a directory"),
+        ("simulate --certificate /", 1, "it is a directory"),
         ("webhooks replay 999", 1, "delivery 999: no such delivery"),
         ("webhooks attempts 999", 1, "delivery 999: no such delivery"),
         (
