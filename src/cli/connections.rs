@@ -21,6 +21,7 @@ use crate::files;
 use crate::operations::OperationError;
 use crate::operations::connections::{self as operations, ConnectionRequest};
 use crate::operations::plan;
+use crate::ports::store::StoreError;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
@@ -198,8 +199,12 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     let store = services.store.as_ref();
     let state = operations::find_connection(store, &Binding::EVERYTHING, args.id).await?;
     let (connection, latest, facts) = (state.connection, state.latest_report, state.facts);
-    let stored = store.connection(args.id).await?;
-    let credential = stored.and_then(|(_, credential)| credential);
+    // What cannot be used is shown with the reason, as far as it can be read.
+    let (credential, problem) = match store.connection(args.id).await {
+        Ok(stored) => (stored.and_then(|(_, credential)| credential), None),
+        Err(error @ StoreError::Corrupt { .. }) => (None, Some(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
     let freshness = store.inventory_freshness(connection.tenant_id).await?;
     let is_foreign = freshness.is_some() && !plan::inventory_counts_for(store, &connection).await?;
     let freshness = freshness.filter(|_| !is_foreign);
@@ -215,6 +220,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     if args.json.json {
         return output::json(&json!({
             "connection": connection,
+            "problem": problem,
             "credential": credential.as_ref().map(|c| json!({
                 "kind": c.kind,
                 "expires_at": c.expires_at,
@@ -238,6 +244,9 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     line("connection", connection.id.to_string());
     line("name", or_dash(connection.display_name.as_deref()));
     line("status", connection.status.to_string());
+    if let Some(problem) = &problem {
+        line("problem", format!("cannot be used: {}", render::clean(problem)));
+    }
     line(
         "owner",
         format!(
@@ -273,6 +282,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                     .map(|why| format!("; {why}"))
                     .unwrap_or_default()
             ),
+            _ if problem.is_some() => "not read".to_owned(),
             _ => "none".to_owned(),
         },
     );

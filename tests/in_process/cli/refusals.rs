@@ -62,6 +62,8 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "debug.socket is not set",
         ),
         ("debug state", 1, "set it where the daemon starts"),
+        ("report validate /", 1, "it is a directory"),
+        ("simulate --certificate /", 1, "it is a directory"),
         ("webhooks replay 999", 1, "delivery 999: no such delivery"),
         ("webhooks attempts 999", 1, "delivery 999: no such delivery"),
         (
@@ -118,6 +120,8 @@ async fn a_connection_that_cannot_be_used_is_listed_and_left_out_of_a_rotation()
         &said,
         "Connection 2 cannot be used: provider_connections.status: ",
     );
+    let shown = stdout(&desk.ends("connections show 2", 0));
+    assert_holds(&shown, "cannot be used: provider_connections.status of row 2: ");
     let output = desk.ends("enqueue --connection 2", 1);
     assert!(stderr(&output).contains("provider_connections.status"));
 
