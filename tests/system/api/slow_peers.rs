@@ -301,11 +301,15 @@ async fn readiness_says_a_class_and_no_message() {
     let said = ready().await;
     let allowed = [
         "unavailable; the log says why",
-        "refused; the log says why",
         "no answer within the timeout",
     ];
     assert!(allowed.contains(&said.as_str().unwrap()), "{said}");
     assert!(!said.to_string().contains(&name));
+    let refused = scene.get(&token, "/v1/runs").await;
+    assert_eq!(refused.refusal(), (503, "unavailable"));
+    let page = reqwest::Client::new().get(format!("{}/runs", scene.base));
+    let page = page.header("cookie", "verifyd_session=unknown").send();
+    assert_eq!(page.await.unwrap().status(), 503);
     allow_connections(&name, true).await;
     until("it is ready again", async || ready().await == "ok").await;
     assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);
