@@ -79,7 +79,6 @@ pub async fn serve(
             },
         };
         let Some(slot) = slots.take(peer.ip()) else {
-            metrics::counter!("verifyd_http_connections_refused_total").increment(1);
             continue;
         };
         prepare(&stream, &bounds);
@@ -108,7 +107,6 @@ pub async fn serve(
                     tracing::debug!(%error, "a connection ended early");
                 },
                 () = slot.evicted() => {
-                    metrics::counter!("verifyd_http_connections_evicted_total").increment(1);
                     tracing::debug!(%peer, "closed a waiting connection for a new one");
                 }
             }
