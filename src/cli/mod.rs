@@ -41,7 +41,6 @@ use crate::telemetry::logs;
 use anyhow::Context as _;
 pub use args::Cli;
 use args::Command;
-use clap::Parser as _;
 use std::num::NonZero;
 use std::process::ExitCode;
 
@@ -82,7 +81,7 @@ fn runtime_threads() -> usize {
 
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_process();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if std::env::var_os(RUNTIME_THREADS).is_none() {
         builder.worker_threads(runtime_threads());

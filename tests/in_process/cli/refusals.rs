@@ -32,6 +32,7 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
     for (line, code, words) in [
         ("enqueue --connection 0", 2, ids),
         ("enqueue --connection=-1", 2, ids),
+        ("enqueue --connection -1", 2, "'--connection <ID>': allowed"),
         ("enqueue --connection 1 --onboarding-session 0", 2, ids),
         ("connections list --tenant 0", 2, ids),
         (
@@ -39,7 +40,35 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             2,
             "the cursor that the page before ends with",
         ),
+        (
+            "enqueue --connection 1 --wait 60s",
+            2,
+            "'--wait <SECONDS>': allowed: a whole number from 0 to 604800",
+        ),
         ("runs show 0", 2, ids),
+        ("runs show -1", 2, ids),
+        (
+            "runs list --limit ten",
+            2,
+            "'--limit <LIMIT>': allowed: a whole number from 1 to 1000",
+        ),
+        (
+            "connections list --limit 1001",
+            2,
+            "'--limit <LIMIT>': allowed: a whole number from 1 to 1000",
+        ),
+        (
+            "serve --listen localhost",
+            2,
+            "'--listen <ADDRESS:PORT>': allowed: an IP address and a port",
+        ),
+        (
+            "serve --concurrency many",
+            2,
+            "'--concurrency <N>': allowed: a whole number from 1 to 4096",
+        ),
+        ("serve --concurrency 0", 2, "from 1 to 4096"),
+        ("demo --show 16", 2, "a whole number from 1 to 15"),
         ("runs list --before=-7", 2, ids),
         ("webhooks add --workspace 0 --url https://a.example", 2, ids),
         (
@@ -53,6 +82,11 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "each with a unit",
         ),
         ("prune --older-than 90", 2, "each with a unit"),
+        (
+            "tokens create --name x --scope read --expires 101years",
+            2,
+            "at most 100years",
+        ),
         ("debug log-filter info --for 0s", 2, "from 1s to 24h"),
         ("debug log-filter info --for 1ms", 2, "from 1s to 24h"),
         ("debug log-filter info --for 25h", 2, "--for"),
