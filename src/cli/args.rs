@@ -152,6 +152,23 @@ impl Command {
             _ => Overrides::default(),
         }
     }
+
+    /// The members of the API, by which operations name what they refuse, and this command's arguments for them.
+    /// Any other is `--` and its name with dashes.
+    pub fn arguments(&self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Acknowledge(_) | Self::Acknowledgements(_) => &[
+                ("acknowledged_by", "--by"),
+                ("check_key", "<CHECK>"),
+                ("expires_at", "--expires"),
+                ("withdrawn_by", "--by"),
+            ],
+            Self::Connections(_) => &[("connection", "<ID>")],
+            Self::Enqueue(_) => &[("onboarding_session_id", "--onboarding-session")],
+            Self::Tokens(_) => &[("expires_at", "--expires"), ("scopes", "--scope")],
+            _ => &[],
+        }
+    }
 }
 
 /// A length of time, as people write it.

@@ -37,6 +37,7 @@ mod webhooks;
 
 use crate::app::Services;
 use crate::config::{Settings, Sources};
+use crate::operations::OperationError;
 use crate::telemetry::logs;
 use anyhow::Context as _;
 pub use args::Cli;
@@ -109,6 +110,31 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let arguments = cli.command.arguments();
+    let result = dispatch(cli).await;
+    result.map_err(|error| naming_argument(error, arguments))
+}
+
+/// Names the argument in place of the member of the API that an operation refused.
+fn naming_argument(
+    error: anyhow::Error,
+    arguments: &[(&'static str, &'static str)],
+) -> anyhow::Error {
+    let Some(refused) = error.downcast_ref::<OperationError>() else {
+        return error;
+    };
+    let OperationError::Invalid { field, .. } = refused else {
+        return error;
+    };
+    let own = arguments.iter().find(|(member, _)| member == field);
+    let argument = own.map_or_else(
+        || format!("--{}", field.replace('_', "-")),
+        |(_, argument)| (*argument).to_owned(),
+    );
+    anyhow::anyhow!("{}", refused.to_string().replacen(*field, &argument, 1))
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "simulator")]
     let logs_chosen = cli.log.is_some();
     let overrides = cli

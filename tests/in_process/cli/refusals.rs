@@ -87,6 +87,16 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             2,
             "at most 100years",
         ),
+        (
+            "tokens create --name x --scope read --expires 2020-01-01",
+            1,
+            "--expires: allowed is a time in the future",
+        ),
+        (
+            "enqueue --connection 1 --module teleport",
+            1,
+            "--module: \"teleport\" is not known, allowed: ",
+        ),
         ("debug log-filter info --for 0s", 2, "from 1s to 24h"),
         ("debug log-filter info --for 1ms", 2, "from 1s to 24h"),
         ("debug log-filter info --for 25h", 2, "--for"),
