@@ -174,12 +174,12 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             bench::run(settings, &command).await
         }
         Command::Debug(command) => debug::run(&ready()?, &command).await,
-        Command::SupportBundle(command) => support_bundle::run(&ready()?, &command).await,
+        Command::SupportBundle(command) => support_bundle::run(ready(), &command).await,
         Command::Completions(command) => generated::completions(&command),
         Command::Man(command) => generated::man(&command),
         Command::Healthcheck(command) => healthcheck::run(&load()?, &command).await,
         Command::Version(command) => version::run(&command),
-        Command::Config(command) => config::run(&ready()?, &command),
+        Command::Config(command) => config::run(ready, &command),
         Command::Serve(_) => {
             let settings = load()?;
             let log_filter = logs::init(&settings.log)?;

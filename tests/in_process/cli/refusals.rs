@@ -2,6 +2,7 @@
 
 use super::{Desk, assert_holds, stderr, stdout};
 use sqlx::{Connection as _, Executor as _};
+use std::io::Read as _;
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -123,6 +124,34 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
         assert!(said.contains(words), "{line}: {said}");
         assert!(!said.contains("s3cr3t"), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_configuration_stops_neither_its_defaults_nor_a_bundle() {
+    let desk = Desk::new().await;
+    let bad = "[worker]\nconcurrency = 0\n[redis]\nurl = \"http://u:s3cr3t@h\"\n";
+    std::fs::write(desk.folder.path().join("bad.toml"), bad).unwrap();
+    let ends = |line: &str, code: i32| {
+        let mut command = desk.command(line);
+        command.env("VERIFYD_CONFIG", "bad.toml");
+        let output = super::finish(command, "");
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        stdout(&output)
+    };
+    ends("config print", 1);
+    assert_holds(&ends("config default", 0), "[worker]");
+    let shown = ends("support-bundle --output bundle.tar.gz", 0);
+    assert_holds(&shown, "why the configuration cannot be used");
+    let bundle = std::fs::File::open(desk.folder.path().join("bundle.tar.gz")).unwrap();
+    let mut held = String::new();
+    let mut archive = flate2::read::GzDecoder::new(bundle);
+    archive.read_to_string(&mut held).unwrap();
+    assert_holds(
+        &held,
+        "worker.concurrency must be a whole number from 1 to 4096, found 0",
+    );
+    assert_holds(&held, "redis.url must be a redis://");
+    assert!(!held.contains("s3cr3t"), "{held}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
