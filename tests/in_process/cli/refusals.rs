@@ -94,6 +94,11 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "--expires: allowed is a time in the future",
         ),
         (
+            "tokens create --name x --scope read --scope admin --workspace 1",
+            1,
+            "--scope: admin belongs to no workspace, and the token is bound to one, allowed: read, run",
+        ),
+        (
             "enqueue --connection 1 --module teleport",
             1,
             "--module: \"teleport\" is not known, allowed: ",
