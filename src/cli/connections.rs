@@ -18,7 +18,6 @@ use crate::domain::permission::PermissionStatus;
 use crate::domain::plan::Unknown;
 use crate::domain::text_decoding;
 use crate::files;
-use crate::operations::OperationError;
 use crate::operations::connections::{self as operations, ConnectionRequest};
 use crate::operations::plan;
 use crate::ports::store::StoreError;
@@ -164,9 +163,7 @@ async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()
         expires_at: args.credential.expires_at,
     };
     let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
-    let id = operations::add_connection(store, vault, &services.providers, &request)
-        .await
-        .map_err(argument)?;
+    let id = operations::add_connection(store, vault, &services.providers, &request).await?;
     if let Some(credential) = &request.credential {
         note_dates(services, credential, request.expires_at);
     }
@@ -182,17 +179,6 @@ async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()
         ),
     });
     Ok(())
-}
-
-/// Names the argument in place of the member.
-fn argument(error: OperationError) -> anyhow::Error {
-    match error {
-        OperationError::Invalid { field, .. } => {
-            let argument = format!("--{}", field.replace('_', "-"));
-            anyhow::anyhow!("{}", error.to_string().replacen(field, &argument, 1))
-        }
-        other => other.into(),
-    }
 }
 
 async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> {
@@ -386,9 +372,7 @@ async fn set_expiry(
     args: &SetCredentialArgs,
     expires_at: DateTime<Utc>,
 ) -> anyhow::Result<()> {
-    operations::set_credential_expiry(services.store.as_ref(), args.id, expires_at)
-        .await
-        .map_err(argument)?;
+    operations::set_credential_expiry(services.store.as_ref(), args.id, expires_at).await?;
     if args.json.json {
         return output::json(&json!({
             "provider_connection_id": args.id,
