@@ -11,7 +11,7 @@ use crate::operations::acknowledge::{Request, acknowledge, withdraw};
 use crate::ports::acknowledgements::AcknowledgementFilter;
 use crate::view::AcknowledgementView;
 use crate::view::acknowledgement::Standing;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 use std::os::unix::fs::MetadataExt as _;
@@ -138,10 +138,7 @@ impl Expiry {
     pub fn at(self, now: DateTime<Utc>) -> DateTime<Utc> {
         match self {
             Self::At(at) => at,
-            Self::After(time) => TimeDelta::from_std(time)
-                .ok()
-                .and_then(|time| now.checked_add_signed(time))
-                .unwrap_or(DateTime::<Utc>::MAX_UTC),
+            Self::After(time) => now + time,
         }
     }
 }

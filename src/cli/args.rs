@@ -12,12 +12,16 @@ pub use modules::*;
 pub use tokens::*;
 pub use webhooks::*;
 
-use crate::config::Overrides;
+use crate::config::{Overrides, read_option};
 use crate::domain::time_input;
 use crate::domain::{ConnectionId, Outcome, RunId, RunStatus, SessionId, TenantId, WorkspaceId};
 use crate::ports::overview::{ConnectionCursor, ConnectionSort};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Checks whether a customer's provider connection really works.
 #[derive(Debug, Parser)]
@@ -39,6 +43,25 @@ pub struct Cli {
 
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Parses the arguments of this process. Ends it where they are wrong, or ask for help.
+    pub fn from_process() -> Self {
+        let matches = with_negative_numbers(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// Takes `-1` behind an option for its value, which its parser refuses with what is allowed, not for an unknown
+/// option.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let takes_values = arg.get_action().takes_values();
+            arg.allow_negative_numbers(takes_values)
+        })
+        .mut_subcommands(with_negative_numbers)
 }
 
 #[derive(Debug, Subcommand)]
@@ -129,6 +152,23 @@ impl Command {
             _ => Overrides::default(),
         }
     }
+
+    /// The members of the API, by which operations name what they refuse, and this command's arguments for them.
+    /// Any other is `--` and its name with dashes.
+    pub fn arguments(&self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Acknowledge(_) | Self::Acknowledgements(_) => &[
+                ("acknowledged_by", "--by"),
+                ("check_key", "<CHECK>"),
+                ("expires_at", "--expires"),
+                ("withdrawn_by", "--by"),
+            ],
+            Self::Connections(_) => &[("connection", "<ID>")],
+            Self::Enqueue(_) => &[("onboarding_session_id", "--onboarding-session")],
+            Self::Tokens(_) => &[("expires_at", "--expires"), ("scopes", "--scope")],
+            _ => &[],
+        }
+    }
 }
 
 /// A length of time, as people write it.
@@ -137,13 +177,42 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
         .ok()
         .filter(|duration| *duration <= LONGEST)
         .ok_or_else(|| {
-            "allowed: whole numbers, each with a unit, such as 90s, 24h or 1h 30m; at most 100years"
+            "allowed: numbers, each with a unit, such as 90s, 1.5h or 1h 30m; at most 100years"
                 .to_owned()
         })
 }
 
 /// Every date that far away is one that the databases know.
 const LONGEST: std::time::Duration = std::time::Duration::from_hours(100 * 366 * 24);
+
+/// A whole number of this range.
+fn whole_number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text: &str| {
+        let number = text.parse::<T>().ok();
+        number
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| {
+                let (from, to) = (range.start(), range.end());
+                format!("allowed: a whole number from {from} to {to}")
+            })
+    }
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    read_option("http.listen", text)
+}
+
+fn concurrency(text: &str) -> Result<usize, String> {
+    read_option("worker.concurrency", text)
+}
+
+/// Seconds to wait for a run: as many as worker.total_deadline can have.
+const LONGEST_WAIT: u64 = 7 * 24 * 60 * 60;
 
 #[derive(Debug, Args)]
 pub struct JsonArg {
@@ -156,30 +225,30 @@ pub struct JsonArg {
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Row of the table whose whole report is shown at the end
-    #[arg(long, value_name = "ROW", default_value_t = 4)]
+    #[arg(long, value_name = "ROW", default_value_t = 4, value_parser = whole_number(1..=super::demo::ROWS))]
     pub show: usize,
     /// Keep the pages open with all of it, until Ctrl-C
     #[arg(long)]
     pub keep: bool,
     /// Where the pages are, with --keep; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464")]
-    pub listen: std::net::SocketAddr,
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464", value_parser = listen)]
+    pub listen: SocketAddr,
 }
 
 #[cfg(feature = "simulator")]
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Runs to drain
-    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = whole_number::<u32>(1..=100_000))]
     pub runs: u32,
     /// Runs in flight at the same time, in place of worker.concurrency
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = concurrency)]
     pub concurrency: Option<usize>,
     /// Tenants that the runs are spread over, with a connection each
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = whole_number::<u32>(1..=10_000))]
     pub tenants: u32,
     /// Single runs on an idle system, for the latency
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = whole_number::<u32>(1..=100_000))]
     pub latency_samples: u32,
     /// Time that the simulated provider adds to every answer, e.g. 100ms
     #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = duration)]
@@ -192,7 +261,7 @@ pub struct BenchArgs {
 #[derive(Debug, Args)]
 pub struct SimulateArgs {
     /// Port on loopback; 0 takes a free one
-    #[arg(long, default_value_t = 8480)]
+    #[arg(long, default_value_t = 8480, value_parser = whole_number(0..=u16::MAX))]
     pub port: u16,
     /// Time added to every answer, e.g. 50ms
     #[arg(long, default_value = "0ms", value_parser = duration)]
@@ -208,10 +277,10 @@ pub struct SimulateArgs {
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Address of the health endpoints and metrics, in place of http.listen
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub listen: Option<std::net::SocketAddr>,
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen)]
+    pub listen: Option<SocketAddr>,
     /// Runs in flight at the same time, in place of worker.concurrency
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = concurrency)]
     pub concurrency: Option<usize>,
 }
 
@@ -251,7 +320,7 @@ pub struct EnqueueArgs {
     #[arg(long, value_name = "ID")]
     pub onboarding_session: Option<SessionId>,
     /// Wait for the report; exit code 0 succeeded, 10 failed, 11 blocked, 12 not completed in time
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = whole_number(0..=LONGEST_WAIT))]
     pub wait: Option<u64>,
     #[command(flatten)]
     pub json: JsonArg,
@@ -283,7 +352,7 @@ pub struct RunsListArgs {
     #[arg(long, value_name = "ID")]
     pub before: Option<RunId>,
     /// Most runs to list
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 50, value_parser = whole_number::<u32>(1..=1000))]
     pub limit: u32,
     #[command(flatten)]
     pub json: JsonArg,
@@ -405,7 +474,7 @@ pub struct ConnectionsListArgs {
     #[arg(long, value_name = "CURSOR")]
     pub after: Option<ConnectionCursor>,
     /// Most connections to list
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 100, value_parser = whole_number::<u32>(1..=1000))]
     pub limit: u32,
     #[command(flatten)]
     pub json: JsonArg,

@@ -18,9 +18,9 @@ use crate::domain::permission::PermissionStatus;
 use crate::domain::plan::Unknown;
 use crate::domain::text_decoding;
 use crate::files;
-use crate::operations::OperationError;
 use crate::operations::connections::{self as operations, ConnectionRequest};
 use crate::operations::plan;
+use crate::ports::store::StoreError;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use owo_colors::OwoColorize as _;
@@ -163,9 +163,7 @@ async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()
         expires_at: args.credential.expires_at,
     };
     let (store, vault) = (services.store.as_ref(), services.vault.as_ref());
-    let id = operations::add_connection(store, vault, &services.providers, &request)
-        .await
-        .map_err(argument)?;
+    let id = operations::add_connection(store, vault, &services.providers, &request).await?;
     if let Some(credential) = &request.credential {
         note_dates(services, credential, request.expires_at);
     }
@@ -183,23 +181,16 @@ async fn add(services: &Services, args: ConnectionsAddArgs) -> anyhow::Result<()
     Ok(())
 }
 
-/// Names the argument in place of the member.
-fn argument(error: OperationError) -> anyhow::Error {
-    match error {
-        OperationError::Invalid { field, .. } => {
-            let argument = format!("--{}", field.replace('_', "-"));
-            anyhow::anyhow!("{}", error.to_string().replacen(field, &argument, 1))
-        }
-        other => other.into(),
-    }
-}
-
 async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> {
     let store = services.store.as_ref();
     let state = operations::find_connection(store, &Binding::EVERYTHING, args.id).await?;
     let (connection, latest, facts) = (state.connection, state.latest_report, state.facts);
-    let stored = store.connection(args.id).await?;
-    let credential = stored.and_then(|(_, credential)| credential);
+    // What cannot be used is shown with the reason, as far as it can be read.
+    let (credential, problem) = match store.connection(args.id).await {
+        Ok(stored) => (stored.and_then(|(_, credential)| credential), None),
+        Err(error @ StoreError::Corrupt { .. }) => (None, Some(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
     let freshness = store.inventory_freshness(connection.tenant_id).await?;
     let is_foreign = freshness.is_some() && !plan::inventory_counts_for(store, &connection).await?;
     let freshness = freshness.filter(|_| !is_foreign);
@@ -215,6 +206,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     if args.json.json {
         return output::json(&json!({
             "connection": connection,
+            "problem": problem,
             "credential": credential.as_ref().map(|c| json!({
                 "kind": c.kind,
                 "expires_at": c.expires_at,
@@ -238,6 +230,9 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
     line("connection", connection.id.to_string());
     line("name", or_dash(connection.display_name.as_deref()));
     line("status", connection.status.to_string());
+    if let Some(problem) = &problem {
+        line("problem", format!("cannot be used: {}", render::clean(problem)));
+    }
     line(
         "owner",
         format!(
@@ -273,6 +268,7 @@ async fn show(services: &Services, args: &ConnectionArgs) -> anyhow::Result<()> 
                     .map(|why| format!("; {why}"))
                     .unwrap_or_default()
             ),
+            _ if problem.is_some() => "not read".to_owned(),
             _ => "none".to_owned(),
         },
     );
@@ -376,9 +372,7 @@ async fn set_expiry(
     args: &SetCredentialArgs,
     expires_at: DateTime<Utc>,
 ) -> anyhow::Result<()> {
-    operations::set_credential_expiry(services.store.as_ref(), args.id, expires_at)
-        .await
-        .map_err(argument)?;
+    operations::set_credential_expiry(services.store.as_ref(), args.id, expires_at).await?;
     if args.json.json {
         return output::json(&json!({
             "provider_connection_id": args.id,

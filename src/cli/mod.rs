@@ -37,11 +37,11 @@ mod webhooks;
 
 use crate::app::Services;
 use crate::config::{Settings, Sources};
+use crate::operations::OperationError;
 use crate::telemetry::logs;
 use anyhow::Context as _;
 pub use args::Cli;
 use args::Command;
-use clap::Parser as _;
 use std::num::NonZero;
 use std::process::ExitCode;
 
@@ -82,7 +82,7 @@ fn runtime_threads() -> usize {
 
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_process();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if std::env::var_os(RUNTIME_THREADS).is_none() {
         builder.worker_threads(runtime_threads());
@@ -110,6 +110,31 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let arguments = cli.command.arguments();
+    let result = dispatch(cli).await;
+    result.map_err(|error| naming_argument(error, arguments))
+}
+
+/// Names the argument in place of the member of the API that an operation refused.
+fn naming_argument(
+    error: anyhow::Error,
+    arguments: &[(&'static str, &'static str)],
+) -> anyhow::Error {
+    let Some(refused) = error.downcast_ref::<OperationError>() else {
+        return error;
+    };
+    let OperationError::Invalid { field, .. } = refused else {
+        return error;
+    };
+    let own = arguments.iter().find(|(member, _)| member == field);
+    let argument = own.map_or_else(
+        || format!("--{}", field.replace('_', "-")),
+        |(_, argument)| (*argument).to_owned(),
+    );
+    anyhow::anyhow!("{}", refused.to_string().replacen(*field, &argument, 1))
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "simulator")]
     let logs_chosen = cli.log.is_some();
     let overrides = cli
@@ -149,12 +174,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             bench::run(settings, &command).await
         }
         Command::Debug(command) => debug::run(&ready()?, &command).await,
-        Command::SupportBundle(command) => support_bundle::run(&ready()?, &command).await,
+        Command::SupportBundle(command) => support_bundle::run(ready(), &command).await,
         Command::Completions(command) => generated::completions(&command),
         Command::Man(command) => generated::man(&command),
         Command::Healthcheck(command) => healthcheck::run(&load()?, &command).await,
         Command::Version(command) => version::run(&command),
-        Command::Config(command) => config::run(&ready()?, &command),
+        Command::Config(command) => config::run(ready, &command),
         Command::Serve(_) => {
             let settings = load()?;
             let log_filter = logs::init(&settings.log)?;

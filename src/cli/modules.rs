@@ -117,7 +117,7 @@ fn validate(args: &ModulesValidateArgs) -> anyhow::Result<ExitCode> {
     for file in &args.files {
         let name = file.display().to_string();
         let mut problems = Vec::new();
-        let key = match read_module_file(file) {
+        let module = match read_module_file(file) {
             Ok(module) => {
                 if let Some((_, other)) = keys.iter().find(|(key, _)| *key == module.key) {
                     problems.push(format!(
@@ -126,28 +126,35 @@ fn validate(args: &ModulesValidateArgs) -> anyhow::Result<ExitCode> {
                     ));
                 }
                 keys.push((module.key.clone(), name.clone()));
-                Some(module.key)
+                Some(module)
             }
             Err(found) => {
                 problems = found;
                 None
             }
         };
-        results.push((name, key, problems));
+        results.push((name, module, problems));
     }
     let valid = results.iter().all(|(_, _, problems)| problems.is_empty());
     if args.json.json {
         let files: Vec<_> = results
             .iter()
-            .map(|(file, key, problems)| {
+            .map(|(file, module, problems)| {
+                let key = module.as_ref().map(|module| &module.key);
                 json!({ "file": file, "module": key, "valid": problems.is_empty(), "problems": problems })
             })
             .collect();
         output::json(&json!({ "valid": valid, "files": files }))?;
     } else {
-        for (file, key, problems) in &results {
-            match key.as_ref().filter(|_| problems.is_empty()) {
-                Some(key) => output::line(format!("{} {file}: module {key}", "✓".green())),
+        for (file, module, problems) in &results {
+            match module.as_ref().filter(|_| problems.is_empty()) {
+                Some(module) => output::line(format!(
+                    "{} {file}: module {} (permissions: {}, probes: {})",
+                    "✓".green(),
+                    module.key,
+                    module.permissions.len(),
+                    module.probes.len()
+                )),
                 None => {
                     for problem in problems {
                         output::line(format!("{} {problem}", "✗".red()));
@@ -155,6 +162,13 @@ fn validate(args: &ModulesValidateArgs) -> anyhow::Result<ExitCode> {
                 }
             }
         }
+        output::note(if valid {
+            "Before a file goes into the folder of microsoft.modules_dir, see what it would break: verifyd plan \
+             --module FILE"
+        } else {
+            "A problem is file:line: field: what is wrong. docs/guides/modules.md explains the fields, and verifyd \
+             modules schema prints them."
+        });
     }
     Ok(exit::passed(valid))
 }

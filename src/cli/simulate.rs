@@ -3,11 +3,15 @@
 use super::args::SimulateArgs;
 use super::{output, stop};
 use crate::domain::text_decoding;
+use crate::files;
 use anyhow::Context as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use verifyd_simulator::{FEDERATED_SUBJECT, RunningSimulator, Simulator, SimulatorOptions};
+
+/// Largest file with a certificate, as for a connection.
+const MAX_CERTIFICATE_BYTES: usize = 64 * 1024;
 
 /// The simulator's federated tokens are good for an hour.
 const TOKEN_RENEWAL: Duration = Duration::from_secs(30 * 60);
@@ -17,7 +21,7 @@ pub async fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     let mut certificates_pem = Vec::with_capacity(args.certificates.len());
     for file in &args.certificates {
         let at = || format!("--certificate {}", file.display());
-        let bytes = std::fs::read(file).with_context(at)?;
+        let bytes = files::read(file, MAX_CERTIFICATE_BYTES).with_context(at)?;
         let pem = text_decoding::decode(&bytes).with_context(at)?;
         certificates_pem.push(pem.to_string());
     }

@@ -10,6 +10,7 @@ use crate::domain::{Outcome, Reason};
 use crate::engine::reconciler::invalid_runs::{COUNTED, LATEST_ROWS};
 use crate::ports::clock::{Clock as _, SystemClock};
 use crate::ports::store::{RunFilter, Store, StoreError};
+use crate::telemetry::build_info::BUILD;
 use crate::view::RunItem;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -57,9 +58,20 @@ impl File {
     }
 }
 
-pub async fn run(settings: &Settings, args: &SupportBundleArgs) -> anyhow::Result<ExitCode> {
+/// Without settings the bundle says why there are none: nothing else could be asked.
+pub async fn run(
+    settings: anyhow::Result<Settings>,
+    args: &SupportBundleArgs,
+) -> anyhow::Result<ExitCode> {
     let now = SystemClock.now();
-    let mut files = gather(settings, args.with_tenant_data).await;
+    let mut files = match settings {
+        Ok(settings) => gather(&settings, args.with_tenant_data).await,
+        Err(error) => vec![File {
+            name: "config_error.txt",
+            about: "why the configuration cannot be used",
+            content: format!("{error:#}\n").into_bytes(),
+        }],
+    };
     let manifest = manifest(&files, args.with_tenant_data, now);
     files.insert(0, File::json("manifest.json", "this list", &manifest));
     let path = args.output.display();
@@ -223,7 +235,7 @@ fn manifest(files: &[File], with_tenant_data: bool, now: DateTime<Utc>) -> Value
         .iter()
         .map(|file| json!({ "name": file.name, "bytes": file.content.len(), "about": file.about }));
     json!({
-        "verifyd": env!("CARGO_PKG_VERSION"),
+        "verifyd": BUILD,
         "made_at": now,
         "with_tenant_data": with_tenant_data,
         "files": files.collect::<Vec<_>>(),

@@ -25,9 +25,20 @@ use config::{Config, Value, ValueKind};
 use print::Shown;
 use rule::Rule;
 use secrecy::ExposeSecret;
+use std::str::FromStr;
 
 /// config/default.toml, as compiled in.
 pub const DEFAULT: &str = include_str!("../../config/default.toml");
+
+/// Reads an option of the command line that stands for a key. The error says what is allowed.
+pub fn read_option<T: FromStr>(key: &str, text: &str) -> Result<T, String> {
+    let rule = keys::rule(key).ok_or_else(|| keys::unknown(key))?;
+    let value = match rule.check(&rule.read("", text)) {
+        Ok(()) => text.trim().parse().ok(),
+        Err(_) => None,
+    };
+    value.ok_or_else(|| format!("allowed: {rule}"))
+}
 
 impl Settings {
     /// Loads and checks. The error names everything that is wrong, not only the first.

@@ -191,9 +191,7 @@ fn shared_environment(environment: &BTreeMap<String, String>, layers: &[Layer]) 
             .iter()
             .rev()
             .find_map(|layer| layer.0.iter().find(|(known, _)| known == key));
-        set.is_some_and(
-            |(_, value)| !matches!(&value.kind, ValueKind::String(text) if text.is_empty()),
-        )
+        set.is_some_and(|(_, value)| !is_empty(value))
     };
     let mut layer = Layer::default();
     for (key, names) in SHARED {
@@ -365,7 +363,7 @@ fn both(direct: &str, file: &str) -> Problem {
     )
 }
 
-/// The path is not quoted: by mistake it may be the secret itself.
+/// A path that cannot be read is not quoted: by mistake it may be the secret itself.
 fn from_secret_file(
     name: &str,
     path: &str,
@@ -379,12 +377,31 @@ fn from_secret_file(
         Ok(text) => {
             let text = text_decoding::without_line_end(&text);
             let origin = format!("the file that {} names", variable(name));
-            layer.0.push((key.to_owned(), rule.read(&origin, text)));
+            let value = rule.read(&origin, text);
+            // Whoever names a file means what is in it, not the default.
+            if is_empty(&value) {
+                problems.push(Problem::at(
+                    variable(name),
+                    format!(
+                        "must be the path of a file with {key}, or empty; {path:?} holds no value"
+                    ),
+                ));
+            } else {
+                layer.0.push((key.to_owned(), value));
+            }
         }
         Err(error) => problems.push(Problem::at(
             variable(name),
             format!("must be the path of a file with {key}; it cannot be read: {error}"),
         )),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match &value.kind {
+        ValueKind::String(text) => text.is_empty(),
+        ValueKind::Array(items) => items.is_empty(),
+        _ => false,
     }
 }
 

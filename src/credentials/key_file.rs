@@ -208,7 +208,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("verifyd.key");
         for (text, expected) in [
-            ("# nothing\n", "holds no key"),
+            ("# nothing\n", "holds no key; a line must be an id"),
             ("\nk1:short\n", "line 2: "),
         ] {
             std::fs::write(&path, text).unwrap();

@@ -115,7 +115,7 @@ impl KeyRing {
                 .map_err(|problem| file(format!("line {}: {problem}", index + 1)))?;
         }
         if self.keys.len() == before {
-            return Err(file("holds no key".to_owned()));
+            return Err(file(format!("holds no key; a line must be {KEY_FORM}")));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use super::Observed;
 use super::state::DebugState;
+use crate::telemetry::build_info::BUILD;
 use crate::telemetry::log_filter::LogFilterState;
 use serde::{Deserialize, Serialize};
 use std::fs::Permissions;
@@ -112,7 +113,7 @@ async fn exchange(mut stream: UnixStream, observed: &Observed) -> io::Result<()>
             Ok(request) => observed.answer(request).await,
             Err(_) => Answer::Refused(format!(
                 "no request that version {} understands",
-                env!("CARGO_PKG_VERSION")
+                BUILD.version
             )),
         }
     };

@@ -3,6 +3,7 @@
 use super::Observed;
 use crate::engine::scheduling::in_flight::InFlightRun;
 use crate::ports::pools::PoolState;
+use crate::telemetry::build_info::BUILD;
 use crate::telemetry::log_filter::LogFilterState;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
@@ -64,7 +65,7 @@ impl Observed {
         let depth = tokio::time::timeout(DEPTH_TIMEOUT, self.queue.depth()).await;
         DebugState {
             worker: worker.id.to_string(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: BUILD.version.to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             stopping: self.stopping.is_cancelled(),
             lease_seconds: worker.lease.left().map(|left| left.as_secs_f64()),

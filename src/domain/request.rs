@@ -13,6 +13,10 @@ use std::fmt;
 /// Longest name that a producer gives, in bytes (provider, module, Entra tenant id).
 const NAME_BYTES: usize = 300;
 
+/// What is allowed as the id of a connection. Lists and the index on `provider_connection_id` compare its text, so
+/// `1.0` would be another id than `1`.
+const INTEGER: &str = "an integer of 64 bits, without fraction and exponent: 1, not 1.0";
+
 /// Longest name of a tenant that is kept, in characters.
 const DISPLAY_NAME_CHARS: usize = 300;
 
@@ -234,7 +238,7 @@ impl RunRequest {
                     _ => serde_json::from_str::<i64>(id).ok(),
                 };
                 if number.is_none() {
-                    malformed.push(("context.provider_connection_id", "an integer of 64 bits"));
+                    malformed.push(("context.provider_connection_id", INTEGER));
                 }
                 number.map(ConnectionId)
             }
@@ -347,6 +351,12 @@ mod tests {
             let request = RunRequest::from_context(&json!({ member: value }));
             let paths: Vec<&str> = request.malformed.iter().map(|(path, _)| *path).collect();
             assert_eq!(paths, [path], "{member}: {value}");
+        }
+        for text in ["1.0", "1e0", "\"1.0\""] {
+            let text = format!(r#"{{"provider_connection_id":{text}}}"#);
+            let request = RunRequest::from_json(&text);
+            let named = [("context.provider_connection_id", INTEGER)];
+            assert_eq!(request.malformed, named, "{text}");
         }
         let ends = RunRequest::from_json(r#"{"provider_connection_id":-9223372036854775808}"#);
         assert_eq!(ends.provider_connection_id, Some(ConnectionId(i64::MIN)));

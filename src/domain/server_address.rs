@@ -1,10 +1,9 @@
-//! Explains why the address of a server cannot be parsed: what to percent-encode in a password, and how.
+//! Explains why the address of a server cannot be parsed: what to percent-encode in user and password, and how.
 //!
-//! No message quotes the address, since it is unclear which part of it is the password.
+//! No message quotes what may be a part of the password.
 
 use super::text_decoding::Named;
 use percent_encoding::percent_decode_str;
-use std::fmt::Write as _;
 use url::{ParseError, Url};
 
 /// Characters that end or divide the parts of a URL, in the order in which messages name them.
@@ -22,7 +21,7 @@ pub fn problem(text: &str) -> Option<String> {
     let Some((_, rest)) = text.split_once("://") else {
         return Some("the scheme must be followed by two slashes".to_owned());
     };
-    if let Some(reserved) = reserved_in_password(rest) {
+    if let Some(reserved) = reserved_in_credentials(rest) {
         return Some(reserved);
     }
     let url = match Url::parse(text) {
@@ -53,9 +52,9 @@ pub fn problem(text: &str) -> Option<String> {
     None
 }
 
-/// Finds an `@` after a character that ends the authority of a URL: the part before it was meant as a
-/// password.
-fn reserved_in_password(rest: &str) -> Option<String> {
+/// Finds an `@` after a character that ends the authority of a URL: the part before it was meant as a user and
+/// a password.
+fn reserved_in_credentials(rest: &str) -> Option<String> {
     let end = rest.find(['/', '?', '#'])?;
     let (authority, behind) = rest.split_at(end);
     let is_port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -75,35 +74,69 @@ fn reserved_in_password(rest: &str) -> Option<String> {
         .find(|at| meant[..*at].contains('@') && is_parameter(&meant[at + 1..]))
         .unwrap_or(meant.len());
     let at = meant[..before_parameters].rfind('@')?;
-    let until = end + at;
-    let from = rest[..until].find(':').map_or(0, |colon| colon + 1);
-    let password = &rest[from..until];
-    let found: Vec<char> = RESERVED
+    let credentials = &rest[..end + at];
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    let parts = [("user", user), ("password", password)];
+    let advice: Vec<String> = parts
+        .iter()
+        .filter_map(|(part, text)| Some(format!("{} in the {part}", encodings(text)?)))
+        .collect();
+    Some(format!("percent-encode {}", advice.join("; ")))
+}
+
+/// Names the reserved characters of a text with their encodings: `# as %23 and / as %2F`.
+fn encodings(text: &str) -> Option<String> {
+    let found: Vec<String> = RESERVED
         .into_iter()
-        .filter(|c| {
-            if *c == '%' {
-                has_bare_percent(password)
-            } else {
-                password.contains(*c)
-            }
+        .filter(|c| match c {
+            '%' => has_bare_percent(text),
+            c => text.contains(*c),
+        })
+        .map(|c| match c {
+            ' ' => format!("a space as {}", encoded(c)),
+            c => format!("{c} as {}", encoded(c)),
         })
         .collect();
-    let mut message = String::from("percent-encode ");
-    for (index, c) in found.iter().enumerate() {
-        let between = match index {
-            0 => "",
-            _ if index + 1 == found.len() => " and ",
-            _ => ", ",
-        };
-        let shown = if *c == ' ' {
-            "a space".to_owned()
-        } else {
-            c.to_string()
-        };
-        let _ = write!(message, "{between}{shown} as {}", encoded(*c));
-    }
-    message.push_str(" in the password");
-    Some(message)
+    let (last, others) = found.split_last()?;
+    Some(match others {
+        [] => last.clone(),
+        others => format!("{} and {last}", others.join(", ")),
+    })
+}
+
+/// Says which parameter of an address that can be parsed is not known. Its name is quoted only where it cannot be
+/// a part of a password: no `@` follows, and `password` does not come before it.
+pub fn unknown_parameter(
+    url: &Url,
+    is_known: impl Fn(&str) -> bool,
+    allowed: &str,
+) -> Option<String> {
+    let query = url.query()?;
+    let names: Vec<_> = url.query_pairs().map(|(name, _)| name).collect();
+    let unknown = names.iter().position(|name| !is_known(name))?;
+    let name = &names[unknown];
+    Some(if names[..unknown].iter().any(|name| name == "password") {
+        format!(
+            "there is no known parameter after the parameter password; percent-encode & as %26 in the password, \
+             allowed as parameters: {allowed}"
+        )
+    } else if query.contains('@') || !is_name(name) {
+        format!(
+            "there is no known parameter after the ?; percent-encode ? as %3F in the password, allowed as \
+             parameters: {allowed}"
+        )
+    } else {
+        format!("the parameter {name:?} is not known, allowed: {allowed}")
+    })
+}
+
+/// Whether it can only be meant as a parameter.
+fn is_name(text: &str) -> bool {
+    (2..=40).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'-')
 }
 
 fn is_parameter(text: &str) -> bool {
@@ -203,6 +236,25 @@ mod tests {
             assert_eq!(problem(&address).as_deref(), words, "{address}");
             let address = format!("redis://:{password}@h:6379/0");
             assert_eq!(problem(&address).as_deref(), words, "{address}");
+        }
+    }
+
+    #[test]
+    fn reserved_characters_of_a_user_are_told_from_those_of_a_password() {
+        for (credentials, words) in [
+            ("us#er:pw", "# as %23 in the user"),
+            ("us#er", "# as %23 in the user"),
+            ("us@er/:pw", "/ as %2F and @ as %40 in the user"),
+            (
+                "us/er:p?w",
+                "/ as %2F in the user; ? as %3F in the password",
+            ),
+        ] {
+            for behind in ["h/db", "h:5432/db?application_name=me@work"] {
+                let address = format!("postgres://{credentials}@{behind}");
+                let words = format!("percent-encode {words}");
+                assert_eq!(problem(&address), Some(words), "{address}");
+            }
         }
     }
 

@@ -6,6 +6,8 @@ use axum::extract::Request;
 use axum::http::Method;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use parking_lot::Mutex;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,9 +16,8 @@ use tokio::time::Sleep;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Bytes beyond the limit that are read and discarded: a peer that is still sending when the connection
-/// closes never sees the answer.
-const DISCARDED: usize = 1024 * 1024;
+/// Largest part of a body that is read and discarded so that its connection stays open.
+const MAX_DISCARDED: usize = 1024 * 1024;
 
 /// The body did not arrive in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,27 +33,61 @@ pub enum Unread {
     Broken,
 }
 
+/// A body while it arrives. Its handler reads it, and the listener discards what the handler leaves.
+#[derive(Debug)]
+struct Arriving {
+    inner: Incoming,
+    late: Pin<Box<Sleep>>,
+    /// Whether any of it was asked for: a peer that expects `100 Continue` gets it then.
+    is_asked_for: bool,
+    is_whole: bool,
+}
+
+impl Arriving {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.is_asked_for = true;
+        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
+            self.is_whole = frame.is_none() || self.inner.is_end_stream();
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        if self.late.as_mut().poll(cx).is_ready() {
+            metrics::counter!("verifyd_http_body_timeouts_total").increment(1);
+            return Poll::Ready(Some(Err(TooSlow.into())));
+        }
+        Poll::Pending
+    }
+}
+
 /// The body of a request, within a time.
 #[derive(Debug)]
 pub struct TimedBody {
-    inner: Incoming,
-    late: Pin<Box<Sleep>>,
+    arriving: Arc<Mutex<Arriving>>,
     /// Until it is whole.
     slot: Option<Arc<ConnectionSlot>>,
 }
 
 impl TimedBody {
-    /// The body as axum takes it. Its connection works from its end on.
-    pub fn of(inner: Incoming, limit: Duration, slot: &Arc<ConnectionSlot>) -> Body {
+    /// The body as axum takes it, and what its handler leaves of it. Its connection works from its end on.
+    pub fn of(
+        inner: Incoming,
+        limit: Duration,
+        slot: &Arc<ConnectionSlot>,
+    ) -> (Body, Option<Leftover>) {
         if inner.is_end_stream() {
             slot.works();
-            return Body::empty();
+            return (Body::empty(), None);
         }
-        Body::new(Self {
+        let arriving = Arc::new(Mutex::new(Arriving {
             inner,
             late: Box::pin(tokio::time::sleep(limit)),
+            is_asked_for: false,
+            is_whole: false,
+        }));
+        let body = Self {
+            arriving: Arc::clone(&arriving),
             slot: Some(Arc::clone(slot)),
-        })
+        };
+        (Body::new(body), Some(Leftover(arriving)))
     }
 
     fn end(&mut self) {
@@ -77,25 +112,59 @@ impl hyper::body::Body for TimedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
-            if frame.is_none() || self.inner.is_end_stream() {
-                self.end();
-            }
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        let mut arriving = self.arriving.lock();
+        let frame = arriving.poll_frame(cx);
+        let is_whole = arriving.is_whole;
+        drop(arriving);
+        if is_whole {
+            self.end();
         }
-        if self.late.as_mut().poll(cx).is_ready() {
-            metrics::counter!("verifyd_http_body_timeouts_total").increment(1);
-            return Poll::Ready(Some(Err(TooSlow.into())));
-        }
-        Poll::Pending
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.arriving.lock().inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.arriving.lock().inner.size_hint()
+    }
+}
+
+/// What a handler has left of a request's body when its answer is made.
+#[derive(Debug)]
+pub struct Leftover(Arc<Mutex<Arriving>>);
+
+impl Leftover {
+    /// Reads and discards it, within the body's timeout and [`MAX_DISCARDED`]. False: the connection has to end, as it
+    /// holds more. A peer that expects `100 Continue` is not asked for a body that nobody wants. Meanwhile the
+    /// connection waits, and may be closed for another one.
+    pub async fn discard(self, expects_continue: bool, slot: &ConnectionSlot) -> bool {
+        let arriving = self.0;
+        {
+            let arriving = arriving.lock();
+            if arriving.is_whole {
+                return true;
+            }
+            let is_refused = expects_continue && !arriving.is_asked_for;
+            let is_large = arriving.inner.size_hint().lower() > MAX_DISCARDED as u64;
+            if is_refused || is_large || arriving.late.is_elapsed() {
+                return false;
+            }
+        }
+        slot.waits();
+        let mut length = 0;
+        while let Some(frame) = poll_fn(|cx| arriving.lock().poll_frame(cx)).await {
+            let Ok(frame) = frame else {
+                return false;
+            };
+            length += frame.data_ref().map_or(0, Bytes::len);
+            if length > MAX_DISCARDED {
+                return false;
+            }
+        }
+        slot.works();
+        true
     }
 }
 
@@ -148,22 +217,21 @@ pub async fn whole(request: Request, most: usize) -> Result<Request, Unread> {
         return Ok(request);
     }
     let (parts, mut body) = request.into_parts();
+    // Not asked for where its length is announced.
+    if body.size_hint().lower() > most as u64 {
+        return Err(Unread::TooLarge);
+    }
     // Copied: each piece, however short, would keep the buffer that its connection read it into.
-    let (mut bytes, mut length) = (Vec::new(), 0);
+    let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| why(&error))?;
         let Ok(piece) = frame.into_data() else {
             continue;
         };
-        length += piece.len();
-        if length <= most {
-            bytes.extend_from_slice(&piece);
-        } else if length > most.saturating_add(DISCARDED) {
-            break;
+        if bytes.len() + piece.len() > most {
+            return Err(Unread::TooLarge);
         }
-    }
-    if length > most {
-        return Err(Unread::TooLarge);
+        bytes.extend_from_slice(&piece);
     }
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }

@@ -81,20 +81,29 @@ impl ConnectionSlots {
     /// Takes a slot for a connection of this peer. When the peer has all slots that it may have, its oldest
     /// waiting connection is closed; when there are no more slots, that of the peer with the most. `None`:
     /// every connection is being answered, and the reserve is used up, too.
+    ///
+    /// Counts what is closed or refused by the limit that was reached.
     pub fn take(self: &Arc<Self>, peer: IpAddr) -> Option<ConnectionSlot> {
         let peer = network(peer);
         let mut state = self.state.lock();
         let own = state.of_peer.get(&peer).copied().unwrap_or_default();
+        let limit = if own >= self.max_per_peer {
+            "peer"
+        } else {
+            "all"
+        };
         let room = if own >= self.max_per_peer {
-            state.evict(|c| !c.reserved && c.peer == peer)
+            state.evict(limit, |c| !c.reserved && c.peer == peer)
         } else if state.ordinary >= self.most {
             let greedy = state.busiest_network();
-            state.evict(|c| !c.reserved && Some(c.peer) == greedy)
+            state.evict(limit, |c| !c.reserved && Some(c.peer) == greedy)
         } else {
             true
         };
         let in_reserve = state.open.len() - state.ordinary;
-        if !room && in_reserve >= RESERVED && !state.evict(|c| c.reserved) {
+        if !room && in_reserve >= RESERVED && !state.evict("reserve", |c| c.reserved) {
+            metrics::counter!("verifyd_http_connections_refused_total", "limit" => limit)
+                .increment(1);
             return None;
         }
         let id = state.next;
@@ -136,8 +145,8 @@ impl State {
         most.map(|(peer, _)| peer)
     }
 
-    /// Closes the oldest of these that waits. False: none does.
-    fn evict(&mut self, of: impl Fn(&Connection) -> bool) -> bool {
+    /// Closes the oldest of these that waits, because of this limit. False: none does.
+    fn evict(&mut self, limit: &'static str, of: impl Fn(&Connection) -> bool) -> bool {
         let waiting = self.open.iter().filter(|(_, c)| of(c));
         let waiting = waiting.filter_map(|(id, c)| match c.waits.load(Ordering::Relaxed) {
             WORKING => None,
@@ -148,6 +157,8 @@ impl State {
         };
         if let Some(connection) = self.remove(oldest) {
             connection.evicted.cancel();
+            metrics::counter!("verifyd_http_connections_evicted_total", "limit" => limit)
+                .increment(1);
         }
         true
     }

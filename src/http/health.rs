@@ -97,6 +97,17 @@ pub async fn metrics(State(health): State<Arc<Health>>) -> String {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         metrics::gauge!("verifyd_invalid_runs").set(invalid.len() as f64);
     }
+    let deliveries = health.store.delivery_counts();
+    if let Ok(Ok(counts)) = tokio::time::timeout(health.check_timeout, deliveries).await {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        {
+            metrics::gauge!("verifyd_webhook_deliveries_pending").set(counts.pending as f64);
+            metrics::gauge!("verifyd_webhook_deliveries_failed").set(counts.failed as f64);
+            metrics::gauge!("verifyd_webhook_circuits_open").set(counts.open_circuits as f64);
+        }
+        metrics::gauge!("verifyd_webhook_oldest_pending_seconds")
+            .set(counts.oldest_pending_seconds.unwrap_or(0.0));
+    }
     metrics::gauge!("verifyd_runs_in_flight").set(f64::from(health.worker.in_flight.claimed()));
     health.metrics.render()
 }

@@ -4,6 +4,7 @@ pub mod api;
 pub(crate) mod body;
 mod connection_slots;
 pub mod health;
+mod lingering_close;
 pub mod pages;
 mod panics;
 mod query;

@@ -3,6 +3,7 @@
 use super::HttpTimeouts;
 use super::body::{AnswerBody, TimedBody};
 use super::connection_slots::{ConnectionSlot, ConnectionSlots};
+use super::lingering_close::LingeringClose;
 use super::panics;
 use super::request_metrics;
 use super::write_timeout::WriteTimeout;
@@ -19,6 +20,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -77,13 +79,14 @@ pub async fn serve(
             },
         };
         let Some(slot) = slots.take(peer.ip()) else {
-            metrics::counter!("verifyd_http_connections_refused_total").increment(1);
             continue;
         };
         prepare(&stream, &bounds);
         let slot = Arc::new(slot);
+        let is_unread = Arc::new(AtomicBool::new(false));
         let service = {
             let (router, slot) = (router.clone(), Arc::clone(&slot));
+            let is_unread = Arc::clone(&is_unread);
             service_fn(move |request: hyper::Request<Incoming>| {
                 answer(
                     router.clone(),
@@ -91,10 +94,12 @@ pub async fn serve(
                     peer,
                     Arc::clone(&slot),
                     bounds.timeouts.body,
+                    Arc::clone(&is_unread),
                 )
             })
         };
-        let io = TokioIo::new(WriteTimeout::new(stream, bounds.timeouts.write));
+        let stream = WriteTimeout::new(stream, bounds.timeouts.write);
+        let io = TokioIo::new(LingeringClose::new(stream, is_unread));
         let connection = graceful.watch(http.serve_connection(io, service));
         tokio::spawn(async move {
             tokio::select! {
@@ -102,7 +107,6 @@ pub async fn serve(
                     tracing::debug!(%error, "a connection ended early");
                 },
                 () = slot.evicted() => {
-                    metrics::counter!("verifyd_http_connections_evicted_total").increment(1);
                     tracing::debug!(%peer, "closed a waiting connection for a new one");
                 }
             }
@@ -129,8 +133,12 @@ async fn answer(
     peer: SocketAddr,
     slot: Arc<ConnectionSlot>,
     limit: Duration,
+    is_unread: Arc<AtomicBool>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    let mut request = request.map(|body| TimedBody::of(body, limit, &slot));
+    let (parts, body) = request.into_parts();
+    let expects_continue = parts.headers.contains_key(header::EXPECT);
+    let (body, leftover) = TimedBody::of(body, limit, &slot);
+    let mut request = hyper::Request::from_parts(parts, body);
     request.extensions_mut().insert(Peer(peer));
     let is_health = HEALTH.contains(&request.uri().path());
     let method = request.method().clone();
@@ -150,11 +158,18 @@ async fn answer(
         })
         .await
     };
-    let response = if is_health {
+    let mut response = if is_health {
         answered.await
     } else {
         request_metrics::measured(&method, answered).await
     };
+    if let Some(leftover) = leftover
+        && !leftover.discard(expects_continue, &slot).await
+    {
+        is_unread.store(true, Ordering::Relaxed);
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     Ok(response.map(|body| AnswerBody::of(body, &slot)))
 }
 

@@ -259,7 +259,7 @@ impl Attempts {
         );
     }
 
-    /// Gives up deliveries that have been pending for too long, deletes old ones and updates the gauges.
+    /// Gives up deliveries that have been pending for too long, and deletes old ones.
     async fn run_housekeeping(&self) {
         let settings = &self.settings;
         let mut old = 0;
@@ -306,19 +306,9 @@ impl Attempts {
                 Ok(_) => break,
                 Err(error) => {
                     tracing::debug!(%error, "cannot delete old webhook deliveries; trying again later");
-                    return;
+                    break;
                 }
             }
-        }
-        if let Ok(counts) = self.store.delivery_counts().await {
-            #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-            {
-                metrics::gauge!("verifyd_webhook_deliveries_pending").set(counts.pending as f64);
-                metrics::gauge!("verifyd_webhook_deliveries_failed").set(counts.failed as f64);
-                metrics::gauge!("verifyd_webhook_circuits_open").set(counts.open_circuits as f64);
-            }
-            metrics::gauge!("verifyd_webhook_oldest_pending_seconds")
-                .set(counts.oldest_pending_seconds.unwrap_or(0.0));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::OperationError;
 use super::read_run::find_run;
+use super::text::text;
 use crate::domain::access::Binding;
 use crate::domain::acknowledgement::{
     Acknowledgement, Actor, PERSON_CHARS, REASON_CHARS, may_be_acknowledged,
@@ -169,31 +170,6 @@ fn person(
         Some(name) => text(field, name, PERSON_CHARS, false),
         None => Ok(through.words()),
     }
-}
-
-fn text(
-    field: &'static str,
-    value: &str,
-    chars: usize,
-    lines: bool,
-) -> Result<String, OperationError> {
-    let value = value.trim();
-    let length = value.chars().count();
-    if length == 0 || length > chars {
-        let problem = format!("has {length} characters, allowed: 1 to {chars}");
-        return Err(OperationError::invalid(field, problem));
-    }
-    let allowed = |c: char| !c.is_control() || lines && (c == '\n' || c == '\t' || c == '\r');
-    if !value.chars().all(allowed) {
-        let allowed = if lines {
-            "text, tabs and line breaks"
-        } else {
-            "one line of text"
-        };
-        let problem = format!("has a control character, allowed: {allowed}");
-        return Err(OperationError::invalid(field, problem));
-    }
-    Ok(value.to_owned())
 }
 
 /// Tests that something expires in the future, at a time that can be stored.

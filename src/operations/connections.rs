@@ -2,6 +2,7 @@
 
 use super::OperationError;
 use super::start_check::is_known;
+use super::text::text;
 use crate::domain::access::Binding;
 use crate::domain::connection::{ConnectionStatus, NewConnection};
 use crate::domain::credential::Credential;
@@ -48,6 +49,10 @@ pub async fn add_connection(
             return Err(OperationError::invalid(field, problem));
         }
     }
+    let display_name = match &request.display_name {
+        Some(name) => Some(text("display_name", name, NAME_CHARS, false)?),
+        None => None,
+    };
     let provider = providers.get(&request.provider).ok_or_else(|| {
         OperationError::unknown_name("provider", &request.provider, &providers.keys())
     })?;
@@ -69,10 +74,7 @@ pub async fn add_connection(
         workspace_id: request.workspace_id,
         tenant_id: request.tenant_id,
         provider: request.provider.clone(),
-        display_name: request
-            .display_name
-            .as_deref()
-            .map(|name| redact::clean(name, NAME_CHARS)),
+        display_name: display_name.map(|name| redact::clean(&name, NAME_CHARS)),
         entra_tenant_id: request.entra_tenant_id.to_ascii_lowercase(),
         client_id: request.client_id.to_ascii_lowercase(),
         cloud,

@@ -7,6 +7,7 @@ mod error;
 pub mod plan;
 pub mod read_run;
 pub mod start_check;
+mod text;
 pub mod tokens;
 pub mod webhooks;
 

@@ -2,16 +2,15 @@
 
 use super::OperationError;
 use super::acknowledge::future;
+use super::text::text;
 use crate::domain::TokenId;
 use crate::domain::access::{Binding, Scope};
+use crate::domain::overview::NAME_CHARS;
 use crate::domain::token;
 use crate::ports::access::{NewToken, TokenRecord};
 use crate::ports::store::Store;
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret as _, SecretString};
-
-/// Characters of a token's name, at most.
-const NAME_CHARS: usize = 200;
 
 /// A request to create a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,25 +28,28 @@ pub async fn create_token(
     request: TokenRequest,
     now: DateTime<Utc>,
 ) -> Result<(TokenRecord, SecretString), OperationError> {
-    let name = request.name.trim();
-    if name.is_empty() || name.chars().count() > NAME_CHARS {
-        let problem = format!("1 to {NAME_CHARS} characters are allowed");
-        return Err(OperationError::invalid("name", problem));
+    let name = text("name", &request.name, NAME_CHARS, false)?;
+    if request.scopes.contains(&Scope::Admin) && request.binding != Binding::EVERYTHING {
+        return Err(OperationError::Invalid {
+            field: "scopes",
+            problem: "admin belongs to no workspace, and the token is bound to one".to_owned(),
+            allowed: Some("read, run".to_owned()),
+        });
     }
     if let Some(at) = request.expires_at {
         future(at, now)?;
     }
-    let text = token::fresh()?;
+    let secret = token::fresh()?;
     let record = store
         .add_token(&NewToken {
-            name: name.to_owned(),
-            hash: token::sha256_hex(text.expose_secret()),
+            name,
+            hash: token::sha256_hex(secret.expose_secret()),
             scopes: request.scopes,
             binding: request.binding,
             expires_at: request.expires_at,
         })
         .await?;
-    Ok((record, text))
+    Ok((record, secret))
 }
 
 /// Revokes a token and ends its sessions. Returns whether it was valid until now.

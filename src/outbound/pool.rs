@@ -176,13 +176,13 @@ impl Pool {
     async fn open(self: &Arc<Self>, origin: &Origin) -> Result<Opened, Failure> {
         let uri = address(origin);
         let connected = self.connector.connect(&uri).await?;
-        let (pool, settled) = (Arc::downgrade(self), origin.clone());
-        let settled = move || {
+        let (pool, changed) = (Arc::downgrade(self), origin.clone());
+        let changed = move || {
             if let Some(pool) = pool.upgrade() {
-                pool.released(&settled);
+                pool.released(&changed);
             }
         };
-        let opened = Opened::new(connected, settled).await;
+        let opened = Opened::new(connected, changed).await;
         opened.map_err(|kind| Failure {
             kind,
             proxy: self.connector.proxy(&uri).map(ToString::to_string),
@@ -274,7 +274,7 @@ impl Pool {
         }
     }
 
-    /// Called when a stream slot on a shared connection is free.
+    /// Called when a stream slot on a shared connection is free, and when such a connection has ended.
     pub(super) fn released(self: &Arc<Self>, origin: &Origin) {
         // Without a runtime no request can wait.
         if tokio::runtime::Handle::try_current().is_err() {

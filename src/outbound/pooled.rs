@@ -5,6 +5,7 @@ use super::connect::Connected;
 use super::failure::FailureKind;
 use super::pool::{Origin, Pool};
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::header::{HOST, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Request, Response};
@@ -12,11 +13,12 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 pub(super) type Message = Request<Full<Bytes>>;
 
@@ -42,6 +44,8 @@ const PROGRESS_BYTES: usize = CONNECTION_WINDOW as usize + 256 * 1024;
 pub(super) struct Single {
     sender: http1::SendRequest<Full<Bytes>>,
     allowance: Allowance,
+    /// Cancelled once nothing takes or answers requests any more.
+    ended: CancellationToken,
 }
 
 /// A connection that carries several requests at a time (HTTP/2).
@@ -67,22 +71,30 @@ pub(super) enum Opened {
 }
 
 impl Opened {
-    /// Opens the connection. `settled` is called when the peer's limit is known.
+    /// Opens the connection. `changed` is called when the peer's limit is known, and when a connection of HTTP/2 has
+    /// ended.
     pub(super) async fn new(
         connected: Connected,
-        settled: impl FnOnce() + Send + 'static,
+        changed: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, FailureKind> {
         let allowance = Allowance::unbounded();
         let stream = TokioIo::new(Bounded::new(connected.stream, allowance.clone()));
         let lost = |error: hyper::Error| FailureKind::of_exchange(&error, false);
         if !connected.is_h2 {
             let (sender, connection) = http1::handshake(stream).await.map_err(lost)?;
+            let ended = CancellationToken::new();
+            let end = ended.clone().drop_guard();
             tokio::spawn(async move {
+                let _end = end;
                 if let Err(error) = connection.await {
                     tracing::trace!(%error, "a connection is lost");
                 }
             });
-            return Ok(Self::Single(Single { sender, allowance }));
+            return Ok(Self::Single(Single {
+                sender,
+                allowance,
+                ended,
+            }));
         }
         allowance.set(PROGRESS_BYTES);
         let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
@@ -103,7 +115,7 @@ impl Opened {
         tokio::spawn(async move {
             let mut pause = FIRST_LOOK;
             let mut look = Box::pin(tokio::time::sleep(pause));
-            let mut settled = Some(settled);
+            let mut is_settled = false;
             let ended = std::future::poll_fn(|cx| {
                 let polled = Pin::new(&mut connection).poll(cx);
                 if polled.is_ready() {
@@ -112,12 +124,12 @@ impl Opened {
                 let allowed = connection.current_max_send_streams();
                 if allowed != FIRST_STREAMS {
                     shared.allowed.store(allowed.clamp(1, MAX_STREAMS), Relaxed);
-                    if let Some(settled) = settled.take() {
-                        settled();
+                    if !std::mem::replace(&mut is_settled, true) {
+                        changed();
                     }
                 }
                 // Nothing else wakes this task when the peer's settings arrive.
-                while settled.is_some() && look.as_mut().poll(cx).is_ready() {
+                while !is_settled && look.as_mut().poll(cx).is_ready() {
                     pause = (2 * pause).min(LONGEST_LOOK);
                     look.as_mut().reset(tokio::time::Instant::now() + pause);
                 }
@@ -126,6 +138,8 @@ impl Opened {
             if let Err(error) = ended.await {
                 tracing::trace!(%error, "a connection is lost");
             }
+            drop(connection);
+            changed();
         });
         Ok(Self::Multiplexed(Multiplexed { sender, load }))
     }
@@ -249,7 +263,14 @@ impl Lease {
             } => {
                 origin_form(&mut request);
                 connection.allowance.set(HEAD_BYTES);
-                let sent = connection.sender.try_send_request(request).await;
+                let mut sending = pin!(connection.sender.try_send_request(request));
+                let sent = tokio::select! {
+                    biased;
+                    sent = &mut sending => Some(sent),
+                    () = connection.ended.cancelled() => sending.now_or_never(),
+                };
+                // It was put into the queue of the connection while that ended.
+                let sent = sent.ok_or(FailureKind::NotProcessed)?;
                 let response = sent.map_err(|error| failed(&error, &connection.allowance))?;
                 connection.allowance.lift();
                 Ok(response.map(|body| AnswerBody::new(body, Held::Own { connection, home })))
@@ -259,8 +280,11 @@ impl Lease {
                 mut slot,
                 ..
             } => {
+                let sending = sender.try_send_request(request);
+                // Keeps the queue of the connection, and what was put into it while the connection ended.
+                drop(sender);
                 slot.is_unanswered = true;
-                let sent = sender.try_send_request(request).await;
+                let sent = sending.await;
                 slot.is_unanswered = false;
                 let response = sent.map_err(|error| failed(&error, &slot.load.allowance))?;
                 slot.load.allowance.set(PROGRESS_BYTES);

@@ -48,7 +48,9 @@ pub enum ProxyAddressError {
     Unreadable,
     #[error("without http:// in front it needs a port, such as proxy.example.com:3128")]
     NoPort,
-    #[error("there is more text after host and port; percent-encode #, / and ? in the password")]
+    #[error(
+        "there is more text after host and port; percent-encode #, / and ? in the user and in the password"
+    )]
     More,
     #[error("the user must not contain a ':'")]
     User,

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 /// A row of `operation_runs` of verifyd's type that can never be claimed, that another writer completed
-/// improperly, or that was blocked because its context could not be understood.
+/// improperly, that holds an impossible time, or that was blocked because its context could not be understood.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct InvalidRun {
     pub operation_run_id: RunId,

@@ -3,7 +3,7 @@
 /// Why the database could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Not reachable, or it ended the connection. Nothing is known of what was under way.
+    /// Not reachable, or it refused or ended the connection. Nothing is known of what was under way.
     #[error("the database is not available: {0}")]
     Unavailable(String),
     /// A deadlock, a serialization failure or a lock that was not granted in time: try again.

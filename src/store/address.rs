@@ -43,11 +43,14 @@ pub fn problem(text: &str) -> Option<String> {
     }
     // Just read.
     let url = Url::parse(text).ok()?;
-    url.query_pairs()
-        .find_map(|(name, value)| parameter(&name, &value))
+    let is_known = |name: &str| PARAMETERS.contains(&name) || name.starts_with("options[");
+    server_address::unknown_parameter(&url, is_known, &PARAMETERS.join(", ")).or_else(|| {
+        url.query_pairs()
+            .find_map(|(name, value)| wrong_value(&name, &value))
+    })
 }
 
-fn parameter(name: &str, value: &str) -> Option<String> {
+fn wrong_value(name: &str, value: &str) -> Option<String> {
     let wrong = |allowed: &str| {
         Some(format!(
             "the parameter {name} has another value, allowed: {allowed}"
@@ -61,27 +64,8 @@ fn parameter(name: &str, value: &str) -> Option<String> {
         "hostaddr" if value.parse::<IpAddr>().is_err() => wrong("an IP address"),
         "statement-cache-capacity" if value.parse::<usize>().is_err() => wrong("a whole number"),
         "host" if value.is_empty() => wrong("a host, or the path of a socket's folder"),
-        known if PARAMETERS.contains(&known) || known.starts_with("options[") => None,
-        unknown if is_name(unknown) => Some(format!(
-            "the parameter {unknown:?} is not known, allowed: {}",
-            PARAMETERS.join(", ")
-        )),
-        // It may be a part of a password with a question mark in it.
-        _ => Some(format!(
-            "there is no known parameter after the ?; percent-encode ? as %3F in the password, allowed as \
-             parameters: {}",
-            PARAMETERS.join(", ")
-        )),
+        _ => None,
     }
-}
-
-/// Whether it can only be meant as a parameter.
-fn is_name(text: &str) -> bool {
-    (2..=40).contains(&text.len())
-        && text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'-')
 }
 
 #[cfg(test)]
@@ -133,7 +117,20 @@ mod tests {
             assert!(problem.contains(words), "{query}: {problem}");
             assert!(!problem.contains("S3cret"), "{problem}");
         }
+        for (address, words) in [
+            ("postgres://h/db?password=a&secretpart=1", "& as %26"),
+            ("postgres://h/db?password=a&port=x&secretpart", "& as %26"),
+            (
+                "postgres://u:12?secretpart=word@h/db",
+                "percent-encode ? as %3F",
+            ),
+        ] {
+            let problem = problem(address).unwrap_or_default();
+            assert!(problem.contains(words), "{address}: {problem}");
+            assert!(!problem.contains("secretpart"), "{problem}");
+        }
         for query in [
+            "password=a&port=5433",
             "sslmode=require",
             "ssl-ca=/ca.pem&ssl-cert=/c.pem&ssl-key=/k.pem",
             "sslmode=VERIFY-FULL&sslrootcert=/ca.pem",

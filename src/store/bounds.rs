@@ -28,6 +28,29 @@ macro_rules! time {
     };
 }
 
+/// Whether a value that is not NULL is no time of the years 1 to 9999.
+macro_rules! is_impossible_time {
+    (postgres $column:literal) => {
+        concat!(
+            "(",
+            $column,
+            " IS NOT NULL AND (",
+            $crate::store::bounds::time!(postgres $column),
+            ") IS NULL)"
+        )
+    };
+    // A year before the first begins with a sign or with 0000.
+    (sqlite $column:literal) => {
+        concat!(
+            "(",
+            $column,
+            " IS NOT NULL AND (",
+            $crate::store::bounds::time!(sqlite $column),
+            " >= '0001') IS NOT TRUE)"
+        )
+    };
+}
+
 /// The beginning of a text: more than any name that means something.
 macro_rules! short {
     (postgres $column:literal) => {
@@ -256,6 +279,7 @@ macro_rules! connection_of_context {
 }
 
 pub(super) use {
-    connection_of_context, context_columns, fits, is_claimable, is_listable, is_listed, is_shown,
-    is_small, is_too_deep, is_valid_connection, listed_member, member, numbers_exceed, short, time,
+    connection_of_context, context_columns, fits, is_claimable, is_impossible_time, is_listable,
+    is_listed, is_shown, is_small, is_too_deep, is_valid_connection, listed_member, member,
+    numbers_exceed, short, time,
 };

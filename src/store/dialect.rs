@@ -141,6 +141,20 @@ macro_rules! a_second_after {
     };
 }
 
+/// A time of verifyd's own minus one second: the same tolerance.
+macro_rules! a_second_before {
+    (postgres $column:expr) => {
+        concat!($column, " - interval '1 second'")
+    };
+    (sqlite $column:expr) => {
+        concat!(
+            "strftime('%Y-%m-%dT%H:%M:%fZ', ",
+            $column,
+            ", '-1 seconds')"
+        )
+    };
+}
+
 /// Whether a time of another application's table lies within a second of a time of verifyd's own.
 macro_rules! is_about {
     (postgres $theirs:expr, $own:expr) => {
@@ -165,7 +179,7 @@ macro_rules! is_about {
 }
 
 pub(super) use {
-    a_day_ago, a_second_after, after, among, at, before, clock, each, is_about,
+    a_day_ago, a_second_after, a_second_before, after, among, at, before, clock, each, is_about,
     is_failed_completion, moment, now, own, postgres_only, run_type,
 };
 

@@ -44,6 +44,16 @@ impl From<Error> for StoreError {
     }
 }
 
+/// Translates an error of opening a connection or of beginning a transaction on it. No statement of a call was sent, so
+/// whatever the code, the server or a pooler before it serves nobody: the database is closed, was renamed, or refuses
+/// the role.
+pub(super) fn connecting(error: Error) -> StoreError {
+    match StoreError::from(error) {
+        StoreError::Refused(why) | StoreError::Schema(why) => StoreError::Unavailable(why),
+        other => other,
+    }
+}
+
 impl From<Error> for AddConnectionError {
     fn from(error: Error) -> Self {
         StoreError::from(error).into()

@@ -1,6 +1,6 @@
 //! Finds invalid runs, and describes what is invalid about each.
 
-use super::bounds::{is_listable, is_listed, member, short, time};
+use super::bounds::{is_impossible_time, is_listable, is_listed, member, short};
 use super::dialect::run_type;
 use super::from_row::from_row;
 use super::sql::sql_for;
@@ -13,6 +13,17 @@ use crate::ports::invalid_runs::{InvalidRun, InvalidRunStore};
 use crate::ports::store_error::StoreError;
 use async_trait::async_trait;
 
+/// The first column with an impossible time, or NULL.
+macro_rules! bad_time {
+    ($db:ident) => {
+        sql_for!(
+            $db "CASE WHEN " is_impossible_time!("l.created_at") " THEN 'created_at' WHEN "
+            is_impossible_time!("l.started_at") " THEN 'started_at' WHEN "
+            is_impossible_time!("l.completed_at") " THEN 'completed_at' END"
+        )
+    };
+}
+
 /// `$1`: how many of the latest rows of the table, of any type, are looked at: another application's
 /// table has no index that would help. Every condition is false on what verifyd itself writes about a
 /// run that it could understand. Of contexts, only those of blocked runs are read, as lists read them: nothing
@@ -21,11 +32,11 @@ use async_trait::async_trait;
 const INVALID: Sql = Sql {
     postgres: sql_for!(
         postgres "WITH latest AS MATERIALIZED (
-            SELECT id, type, status, outcome, created_at, completed_at, context
+            SELECT id, type, status, outcome, created_at, started_at, completed_at, context
             FROM operation_runs ORDER BY id DESC LIMIT $1
         ), seen AS (
-            SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, ("
-        time!("l.created_at") ") IS NULL AND l.created_at IS NOT NULL AS bad_created_at
+            SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, "
+        bad_time!() " AS bad_time
             FROM latest l WHERE type = " run_type!() "), looked_into AS MATERIALIZED (
             SELECT s.*, CASE WHEN s.blocked THEN (
                 SELECT ARRAY[" member!("x.context", reason_code)
@@ -40,8 +51,8 @@ const INVALID: Sql = Sql {
         )
         SELECT id, " short!("j.status") " AS status, " short!("j.outcome")
         " AS outcome, completed_at IS NOT NULL AS completed, blocked_without_report, reason_code,
-            bad_created_at
-        FROM judged j WHERE id <= 0 OR bad_created_at OR CASE
+            bad_time
+        FROM judged j WHERE id <= 0 OR bad_time IS NOT NULL OR CASE
             WHEN status IN ('queued', 'running') THEN outcome IS NOT NULL OR completed_at IS NOT NULL
             WHEN status = 'completed' THEN outcome IS NULL OR completed_at IS NULL
                 OR outcome NOT IN ('succeeded', 'failed', 'blocked') OR blocked_without_report
@@ -52,12 +63,12 @@ const INVALID: Sql = Sql {
     ),
     sqlite: sql_for!(
         sqlite "WITH latest AS (
-            SELECT id, type, status, outcome, created_at, completed_at,
+            SELECT id, type, status, outcome, created_at, started_at, completed_at,
                    CASE WHEN " is_listed!("context")
         " THEN context END AS context FROM operation_runs ORDER BY id DESC LIMIT $1
         ), judged AS (
-            SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, " time!("l.created_at")
-        " IS NULL AS bad_created_at,
+            SELECT l.*, l.status = 'completed' AND l.outcome = 'blocked' AS blocked, " bad_time!()
+        " AS bad_time,
                 CASE WHEN l.outcome = 'blocked' THEN " member!("l.context", reason_code)
         " END AS reason_code,
                 coalesce(l.outcome = 'blocked' AND l.context IS NOT NULL
@@ -66,8 +77,8 @@ const INVALID: Sql = Sql {
             FROM latest l WHERE type = " run_type!() ") SELECT id, " short!("status") " AS status, "
         short!("outcome")
         " AS outcome, completed_at IS NOT NULL AS completed, blocked_without_report, reason_code,
-            bad_created_at
-        FROM judged WHERE id <= 0 OR bad_created_at OR CASE
+            bad_time
+        FROM judged WHERE id <= 0 OR bad_time IS NOT NULL OR CASE
             WHEN status IN ('queued', 'running') THEN outcome IS NOT NULL OR completed_at IS NOT NULL
             WHEN status = 'completed' THEN outcome IS NULL OR completed_at IS NULL
                 OR outcome NOT IN ('succeeded', 'failed', 'blocked') OR blocked_without_report
@@ -99,7 +110,7 @@ from_row! {
         completed: bool,
         blocked_without_report: bool,
         reason_code: Option<Text>,
-        bad_created_at: bool,
+        bad_time: Option<Text>,
     }
 }
 
@@ -113,6 +124,11 @@ impl From<InvalidRunRow> for InvalidRun {
             value
                 .as_ref()
                 .is_some_and(|text| text.0.parse::<Outcome>().is_ok())
+        };
+        let bad_time = match row.bad_time.as_ref().map(|column| column.0.as_str()) {
+            Some("started_at") => "started_at",
+            Some("completed_at") => "completed_at",
+            _ => "created_at",
         };
         let status = row.status.as_ref().map(|text| text.0.as_str());
         let (column, problem) = match status {
@@ -142,8 +158,8 @@ impl From<InvalidRunRow> for InvalidRun {
                     shown(&row.outcome)
                 ),
             ),
-            Some("queued" | "running" | "completed") if row.bad_created_at => {
-                ("created_at", "no time of the years 1 to 9999".to_owned())
+            Some("queued" | "running" | "completed") if row.bad_time.is_some() => {
+                (bad_time, "no time of the years 1 to 9999".to_owned())
             }
             Some("completed") => {
                 let reason = row

@@ -3,11 +3,12 @@
 //! `operation_runs` may belong to another application, so nothing in it distinguishes one run of an id from
 //! the next. A claim sets `started_at` with the first attempt: a queued run without it was never claimed, so
 //! ended attempts belong to an earlier run. So do those up to one that completed the run, while the run is
-//! not completed. The first claim marks them (`run_attempts.earlier`).
+//! not completed. The first claim marks them (`run_attempts.earlier`). A completed run that was restored has
+//! none of the attempts that began after its completion.
 //!
 //! A connection is told from an earlier one by its `created_at`: what is older than that is not about it.
 
-use super::dialect::{a_second_after, moment, now, own, run_type};
+use super::dialect::{a_second_after, a_second_before, moment, now, own, run_type};
 use super::sql::{both, sql_for};
 use super::sql_store::SqlConnection;
 use super::statement::Sql;
@@ -64,14 +65,26 @@ const FORGET_WAIT: Sql = both!(
      AND NOT EXISTS (SELECT 1 FROM " own!(run_attempts) " a WHERE a.run_id = $1 AND NOT a.earlier)"
 );
 
+/// Whether the attempt `a` began after `r` was completed: it belongs to a later run of the id, and the row of `r`
+/// was restored. A completion before the start is an error of a clock, and says nothing.
+macro_rules! is_after_completion {
+    ($db:ident) => {
+        sql_for!(
+            $db "(r.status = 'completed' AND " moment!("r.completed_at") " < "
+            a_second_before!("a.claimed_at") " AND (" moment!("r.completed_at") " < "
+            moment!("r.started_at") ") IS NOT TRUE)"
+        )
+    };
+}
+
 /// The attempts of the present run, numbered from 1.
 pub(super) const OWN_ATTEMPTS: Sql = both!(
     "SELECT a.run_id, CAST(row_number() OVER (ORDER BY a.attempt) AS integer) AS attempt,
             a.worker_id, a.counted, a.claimed_at, a.ended_at, a.end_reason
      FROM " own!(run_attempts) " a JOIN operation_runs r ON r.id = a.run_id AND r.type = " run_type!()
-    " WHERE a.run_id = $1 AND NOT a.earlier AND NOT CASE WHEN r.status = 'completed'
+    " WHERE a.run_id = $1 AND NOT a.earlier AND (CASE WHEN r.status = 'completed'
           AND a.ended_at IS NOT NULL THEN " is_before_start!("r") " ELSE " is_earlier!()
-    " END ORDER BY a.attempt"
+    " END OR " is_after_completion!() ") IS NOT TRUE ORDER BY a.attempt"
 );
 
 /// Whether `l`, a row of `latest_reports`, is of an existing run: completed at that time, and of this

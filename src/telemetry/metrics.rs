@@ -129,8 +129,8 @@ pub const METRICS: &[(Kind, &str, &str)] = &[
     (Kind::Counter, "verifyd_forced_completions_total", "Forced completions: runs completed from their id alone"),
     (Kind::Counter, "verifyd_check_panics_total", "Checks that panicked"),
     (Kind::Counter, "verifyd_http_panics_total", "Handlers of HTTP requests that panicked"),
-    (Kind::Counter, "verifyd_http_connections_evicted_total", "Waiting connections that were closed for new ones"),
-    (Kind::Counter, "verifyd_http_connections_refused_total", "Connections refused because all others were being answered"),
+    (Kind::LabelledCounter, "verifyd_http_connections_evicted_total", "Waiting connections that were closed for new ones, by limit"),
+    (Kind::LabelledCounter, "verifyd_http_connections_refused_total", "Connections refused because all others were being answered, by limit"),
     (Kind::Counter, "verifyd_http_body_timeouts_total", "Requests whose body timed out"),
     (Kind::Counter, "verifyd_http_write_timeouts_total", "Connections closed because their peer did not read its answer"),
     (Kind::LabelledCounter, "verifyd_http_requests_total", "Answered requests by route, method and class of status"),
@@ -158,6 +158,8 @@ pub const LABELS: &[(&str, &[Label], &str, &[&str])] = &[
     ("verifyd_database_batches_failed_total", &[], "call", &["claim", "complete"]),
     ("verifyd_completion_events_dropped_total", &[], "channel", &["all", "postgres", "redis"]),
     ("verifyd_webhook_deliveries_given_up_total", &[], "reason", &["attempts", "age", "gone"]),
+    ("verifyd_http_connections_evicted_total", &[], "limit", &["peer", "all", "reserve"]),
+    ("verifyd_http_connections_refused_total", &[], "limit", &["peer", "all"]),
     ("verifyd_provider_token_cache_lookups_total", &[("provider", "microsoft")], "result", &["hit", "miss"]),
 ];
 

@@ -1,5 +1,6 @@
 //! A database, a queue and a simulator of one's own, and processes of the real binary on them.
 
+use crate::ends_with_test::ends_with_test;
 use crate::postgres::TestDatabase;
 use crate::redis_server;
 use crate::waiting::until;
@@ -255,7 +256,8 @@ impl Bench {
 
     /// Starts `verifyd serve` and waits until it is ready for runs.
     pub fn serve(&self, extra: &[(&str, &str)]) -> Daemon {
-        let mut child = Command::new(binary())
+        let mut child = ends_with_test("KILL")
+            .arg(binary())
             .arg("serve")
             .env_clear()
             .envs(&self.serve_environment)

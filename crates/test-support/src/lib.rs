@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod connect_proxy;
+pub mod ends_with_test;
 pub mod fuzz_targets;
 pub mod hostile_server;
 pub mod microsoft;

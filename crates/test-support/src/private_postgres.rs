@@ -1,5 +1,6 @@
 //! A PostgreSQL server of one's own, that may be stopped, crashed and started again.
 
+use crate::ends_with_test::ends_with_test;
 use crate::port::free_port;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -180,8 +181,7 @@ fn postgres_command(program: &str) -> Command {
 /// Runs the program that its arguments begin with by a user who may run servers, and ends it by
 /// this signal when the test ends.
 pub(crate) fn as_server_user(signal: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", signal]);
+    let mut command = ends_with_test(signal);
     if let Some(user) = other_user() {
         command.args([
             "--reuid",

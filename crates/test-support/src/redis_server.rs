@@ -1,9 +1,10 @@
 //! Redis for the tests: the shared server with a queue name of one's own, or a private server for
 //! what would disturb others.
 
+use crate::ends_with_test::ends_with_test;
 use crate::port::free_port;
 use std::io::{Read as _, Write as _};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -200,7 +201,8 @@ impl PrivateRedis {
     /// Starts an empty server on the same port.
     pub fn restart(&mut self) {
         self.stop();
-        let child = Command::new("redis-server")
+        let child = ends_with_test("KILL")
+            .arg("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--port", &self.port.to_string()])
             .args(["--dir", &std::env::temp_dir().to_string_lossy()])
@@ -209,13 +211,13 @@ impl PrivateRedis {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("redis-server: run scripts/test, which starts PostgreSQL and Redis");
-        self.child = Some(child);
+            .expect("setpriv, of util-linux");
+        let child = self.child.insert(child);
         let deadline = Instant::now() + Duration::from_secs(180);
-        while !self.answers() {
+        while !answers(self.port) {
             assert!(
-                Instant::now() < deadline,
-                "redis-server did not start on port {}",
+                Instant::now() < deadline && matches!(child.try_wait(), Ok(None)),
+                "redis-server did not start on port {}; scripts/test installs it",
                 self.port
             );
             std::thread::sleep(Duration::from_millis(20));
@@ -223,17 +225,14 @@ impl PrivateRedis {
     }
 }
 
-impl PrivateRedis {
-    /// Returns whether the server answers anything, be it that a password is missing. It opens its ports one after
-    /// the other, and reads its users after that: a connection alone tells nothing of either.
-    fn answers(&self) -> bool {
-        let answer =
-            std::net::TcpStream::connect(("127.0.0.1", self.port)).and_then(|mut stream| {
-                stream.write_all(b"PING\r\n")?;
-                stream.read_exact(&mut [0])
-            });
-        answer.is_ok()
-    }
+/// Returns whether the server answers anything, be it that a password is missing. It opens its ports one after
+/// the other, and reads its users after that: a connection alone tells nothing of either.
+fn answers(port: u16) -> bool {
+    let answer = std::net::TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
+        stream.write_all(b"PING\r\n")?;
+        stream.read_exact(&mut [0])
+    });
+    answer.is_ok()
 }
 
 impl Drop for PrivateRedis {

@@ -1,6 +1,6 @@
 //! Arguments of `verifyd acknowledgements`.
 
-use super::JsonArg;
+use super::{JsonArg, duration, whole_number};
 use crate::domain::time_input;
 use crate::domain::{AcknowledgementId, ConnectionId, RunId};
 use clap::{Args, Subcommand};
@@ -36,14 +36,12 @@ pub(super) fn expiry(text: &str) -> Result<Expiry, String> {
     if let Ok(at) = time_input::until(text) {
         return Ok(Expiry::At(at));
     }
-    humantime::parse_duration(text)
-        .map(Expiry::After)
-        .map_err(|_| {
-            format!(
-                "allowed is {}, or a duration such as 30d",
-                time_input::FORMS
-            )
-        })
+    duration(text).map(Expiry::After).map_err(|_| {
+        format!(
+            "allowed is {}, or a duration such as 30d, at most 100years",
+            time_input::FORMS
+        )
+    })
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,7 +69,7 @@ pub struct AcknowledgementsListArgs {
     #[arg(long, value_name = "ID")]
     pub before: Option<AcknowledgementId>,
     /// Most acknowledgements to list
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 50, value_parser = whole_number::<u32>(1..=1000))]
     pub limit: u32,
     #[command(flatten)]
     pub json: JsonArg,

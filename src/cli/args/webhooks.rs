@@ -1,6 +1,6 @@
 //! Arguments of `verifyd webhooks`.
 
-use super::{JsonArg, duration};
+use super::{JsonArg, duration, whole_number};
 use crate::domain::time_input;
 use crate::domain::webhook::DeliveryState;
 use crate::domain::{DeliveryId, EndpointId, WorkspaceId};
@@ -82,7 +82,7 @@ pub struct DeliveriesArgs {
     #[arg(long, value_name = "ID")]
     pub before: Option<DeliveryId>,
     /// Most messages to list
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 50, value_parser = whole_number::<u32>(1..=1000))]
     pub limit: u32,
     #[command(flatten)]
     pub json: JsonArg,

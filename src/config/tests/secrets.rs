@@ -9,6 +9,36 @@ fn a_secret_put_where_its_file_belongs_is_not_quoted() {
 }
 
 #[test]
+fn a_file_that_holds_no_value_is_refused_with_its_path() {
+    for (name, key) in [
+        ("DATABASE_URL_FILE", "database.url"),
+        ("REDIS_URL_FILE", "redis.url"),
+        ("VERIFYD__DATABASE__LISTEN_URL_FILE", "database.listen_url"),
+        ("VERIFYD__OUTBOUND__PROXY_FILE", "outbound.proxy"),
+        (
+            "VERIFYD__CREDENTIALS__LARAVEL_KEYS_FILE",
+            "credentials.laravel_keys",
+        ),
+    ] {
+        for content in ["", "\n", " \t\r\n\n", "\u{feff}"] {
+            let file = file(content);
+            assert_eq!(
+                errors(&[(name, path(&file))]),
+                format!(
+                    "environment variable {name}: must be the path of a file with {key}, or empty; \
+                     {:?} holds no value",
+                    path(&file)
+                ),
+                "{content:?}"
+            );
+        }
+    }
+    let comments = file("# base64:AA==\n");
+    let error = errors(&[("VERIFYD__CREDENTIALS__LARAVEL_KEYS_FILE", path(&comments))]);
+    assert_holds(&error, "holds no value");
+}
+
+#[test]
 fn no_secret_is_printed_or_debugged() {
     let all = sources(&[
         (

@@ -30,20 +30,14 @@ pub fn problem(text: &str) -> Option<String> {
     if !database.is_empty() && database.parse::<u32>().is_err() {
         return says("the path is not the number of a database, such as /0");
     }
-    url.query_pairs().find_map(|(name, value)| match &*name {
-        "protocol" if ["2", "3", "resp2", "resp3"].contains(&&*value) => None,
-        "protocol" => says("the parameter protocol has another value, allowed: 2, 3, resp2, resp3"),
-        // It may be a part of a password with a question mark in it.
-        unknown if !unknown.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') || unknown.len() > 40 => {
-            says(
-                "there is no known parameter after the ?; percent-encode ? as %3F in the password, allowed as \
-                 parameter: protocol",
-            )
+    let allowed = "protocol (the database's number is the path, TLS the scheme rediss)";
+    server_address::unknown_parameter(&url, |name| name == "protocol", allowed).or_else(|| {
+        let protocols = ["2", "3", "resp2", "resp3"];
+        let mut values = url.query_pairs().map(|(_, value)| value);
+        if values.all(|value| protocols.contains(&&*value)) {
+            return None;
         }
-        unknown => Some(format!(
-            "the parameter {unknown:?} is not known, allowed: protocol (the database's number is the path, TLS \
-             the scheme rediss)"
-        )),
+        says("the parameter protocol has another value, allowed: 2, 3, resp2, resp3")
     })
 }
 
@@ -70,12 +64,16 @@ mod tests {
             ("redis://h?ssl=true", "TLS the scheme rediss"),
             ("redis://h?protocol=4", "allowed: 2, 3, resp2, resp3"),
             ("redis://h?S3cret!", "percent-encode ? as %3F"),
+            ("redis://u:12?secretpart=S3cret@h", "percent-encode ? as %3F"),
+            ("redis://us#er:S3cret@h", "percent-encode # as %23 in the user"),
             ("redis://::1:6379", "an IPv6 address must be in brackets"),
             ("redis://", "the host is missing"),
         ] {
             let problem = problem(address).unwrap_or_default();
             assert!(problem.contains(words), "{address}: {problem}");
-            assert!(!problem.contains("S3cret"), "{problem}");
+            for secret in ["S3cret", "secretpart"] {
+                assert!(!problem.contains(secret), "{problem}");
+            }
         }
         for address in [
             "redis://h",

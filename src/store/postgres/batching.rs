@@ -3,6 +3,7 @@
 use super::PostgresStore;
 use crate::ports::store_error::StoreError;
 use crate::store::batching::Batching;
+use crate::store::error::connecting;
 use sqlx::pool::PoolConnection;
 use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection, Postgres, SqlSafeStr as _, SqlStr, Transaction,
@@ -60,7 +61,7 @@ impl Batching for PostgresStore {
     }
 
     async fn acquire(&self) -> Result<Self::Connection, StoreError> {
-        Ok(self.pool.acquire().await?)
+        self.pool.acquire().await.map_err(connecting)
     }
 
     /// The pool tests a connection that is returned. Not where there are few connections, and not for ever,
@@ -82,9 +83,10 @@ impl PostgresStore {
         let begin = self
             .begin_batch
             .get_or_try_init(|| self.batch_beginning(connection))
-            .await?
+            .await
+            .map_err(connecting)?
             .clone();
-        Ok(connection.begin_with(begin).await?)
+        connection.begin_with(begin).await.map_err(connecting)
     }
 
     async fn batch_beginning(&self, connection: &mut PgConnection) -> Result<SqlStr, sqlx::Error> {

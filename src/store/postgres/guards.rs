@@ -9,6 +9,7 @@ use super::{ADVISORY_MIGRATE, ADVISORY_SPACE, PostgresStore, run_type};
 use crate::domain::RunId;
 use crate::ports::schema::{Enforced, GuardStore, Guards, RefusedGuard};
 use crate::ports::store_error::StoreError;
+use crate::store::error::connecting;
 use crate::store::sql::sql;
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
@@ -384,7 +385,7 @@ impl PostgresStore {
         if there {
             return Ok(false);
         }
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire().await.map_err(connecting)?;
         if broken {
             let home = table.home.replace('"', "\"\"");
             let drop = format!(

@@ -34,6 +34,7 @@ pub use private::Private;
 
 use super::End;
 use super::dialect::{is_failed_completion, run_type};
+use super::error::connecting;
 use super::settings::{DatabaseSettings, LimitSettings, ListenMode};
 use super::sql_store::InProcess;
 use crate::ports::store_error::StoreError;
@@ -141,7 +142,8 @@ impl PostgresStore {
 
     /// A transaction with its limits set. Dropped without a commit, it is rolled back.
     async fn begin(&self) -> Result<Tx, StoreError> {
-        Ok(self.pool.begin_with(self.begin.clone()).await?)
+        let begun = self.pool.begin_with(self.begin.clone()).await;
+        begun.map_err(connecting)
     }
 
     /// Runs `work` in one transaction within the timeout of a call, and commits it. An error rolls back.

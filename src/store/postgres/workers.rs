@@ -2,6 +2,7 @@
 
 use super::PostgresStore;
 use crate::ports::store_error::StoreError;
+use crate::store::error::connecting;
 use crate::store::statement::Statement;
 use crate::store::workers::Beat;
 use async_trait::async_trait;
@@ -16,9 +17,10 @@ impl Beat for PostgresStore {
             let mut kept = self.heartbeat_connection.lock().await;
             let mut connection = match kept.take() {
                 Some(connection) => connection,
-                None => self.options.connect().await?,
+                None => self.options.connect().await.map_err(connecting)?,
             };
-            let mut tx = connection.begin_with(self.begin.clone()).await?;
+            let begun = connection.begin_with(self.begin.clone()).await;
+            let mut tx = begun.map_err(connecting)?;
             beat.execute(&mut self.shared(&mut *tx)).await?;
             tx.commit().await?;
             *kept = Some(connection);

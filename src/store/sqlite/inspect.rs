@@ -16,6 +16,13 @@ const UNIQUE: &str = "
     SELECT (SELECT group_concat(c.name, ',') FROM pragma_index_info(i.name) c)
     FROM pragma_index_list($1) i WHERE i.\"unique\" AND NOT i.partial";
 
+/// Levels of JSON that a producer's library of SQLite before 3.42 writes. `.cargo/config.toml` makes verifyd's own
+/// library read as many; a build that does not read that file gets half of them.
+const JSON_LEVELS: i64 = 2_000;
+
+/// Whether the library reads JSON of so many levels: `PRAGMA compile_options` does not tell.
+const READS_JSON: &str = "SELECT json_valid(printf('%.*c', $1, '[') || printf('%.*c', $1, ']'))";
+
 from_row! {
     struct Column {
         name: String,
@@ -29,6 +36,7 @@ impl InspectStore for SqliteStore {
     async fn inspect(&self) -> Result<Vec<SchemaFinding>, StoreError> {
         let mut findings = Vec::new();
         let mut reader = self.reader().await?;
+        inspect_library(&mut reader, JSON_LEVELS, &mut findings).await?;
         for table in OWN {
             let name = format!("verifyd_{}", table.name);
             inspect_table(&mut reader, &name, table, &mut findings).await?;
@@ -55,6 +63,29 @@ impl InspectStore for SqliteStore {
                 .await?,
         )
     }
+}
+
+/// Finds out whether the library that verifyd was built with reads what producers may write.
+async fn inspect_library(
+    connection: &mut SqliteConnection,
+    levels: i64,
+    findings: &mut Vec<SchemaFinding>,
+) -> Result<(), StoreError> {
+    let reads: bool = sqlx::query_scalar(READS_JSON)
+        .bind(levels)
+        .fetch_one(connection)
+        .await?;
+    if !reads {
+        findings.push(SchemaFinding::advice(
+            "SQLite",
+            format!(
+                "this build reads JSON of less than {levels} levels; a deeper context makes lists \
+                 fail"
+            ),
+            "build verifyd with LIBSQLITE3_FLAGS=SQLITE_JSON_MAX_DEPTH=2000",
+        ));
+    }
+    Ok(())
 }
 
 async fn inspect_table(
@@ -126,5 +157,24 @@ fn declared_type(family: Family) -> &'static str {
     match family {
         Family::Id | Family::Number | Family::Boolean => "INTEGER",
         Family::Text | Family::Time | Family::Json | Family::AnyJson | Family::Uuid => "TEXT",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sqlx::Connection as _;
+
+    #[tokio::test]
+    async fn a_library_that_reads_too_few_levels_is_found() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        let mut findings = Vec::new();
+        for (levels, found) in [(JSON_LEVELS, 0), (JSON_LEVELS + 1, 1)] {
+            inspect_library(&mut connection, levels, &mut findings)
+                .await
+                .unwrap();
+            assert_eq!(findings.len(), found, "{findings:?}");
+        }
+        assert!(!findings[0].fatal);
     }
 }

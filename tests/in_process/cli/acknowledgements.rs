@@ -31,14 +31,14 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         (
             &["  "][..],
             1,
-            "reason: has 0 characters, allowed: 1 to 2000",
+            "--reason: has 0 characters, allowed: 1 to 2000",
         ),
-        (&[&long], 1, "reason: has 2001 characters"),
-        (&["r", "--by", "a\nb"], 1, "by: has a control character"),
+        (&[&long], 1, "--reason: has 2001 characters"),
+        (&["r", "--by", "a\nb"], 1, "--by: has a control character"),
         (
             &["r", "--expires", "2020-01-01T00:00:00Z"],
             1,
-            "expires_at: allowed is a time in the future",
+            "--expires: allowed is a time in the future",
         ),
         (&["r", "--expires", "soon"], 2, "such as 30d"),
     ] {
@@ -51,6 +51,8 @@ async fn problems_are_acknowledged_and_sessions_follow_their_run() {
         );
     }
 
+    let none = desk.ends(&format!("acknowledge {first} no.such --reason r"), 1);
+    assert_holds(&stderr(&none), "<CHECK>: the report has no check \"no.such\"");
     let none = desk.ends("onboarding show 7", 1);
     assert!(stderr(&none).contains("onboarding session 7: no such onboarding session"));
 

@@ -37,6 +37,9 @@ async fn the_module_of_the_guide_is_validated_checked_and_planned() {
     let file = desk.module("access_review.toml", &module_of_the_guide());
     let validated = desk.run(&format!("modules validate {file}"));
     assert!(validated.status.success(), "{}", stdout(&validated));
+    let counts = "module access_review (permissions: 3, probes: 1)";
+    assert_holds(&stdout(&validated), counts);
+    assert_holds(&stderr(&validated), "verifyd plan --module FILE");
     let shown = desk.json("modules show access_review --json");
     assert_eq!(shown["permissions"][2]["role"], "Records.0.Read");
     let listed = stdout(&desk.run("modules list"));
@@ -140,6 +143,7 @@ async fn a_mistake_in_a_module_is_told_with_file_line_and_field() {
     // Needs no configuration that can be used.
     let validated = desk.ends(&format!("modules validate {file}"), 1);
     assert_holds(&stdout(&validated), &told);
+    assert_holds(&stderr(&validated), "file:line: field: what is wrong");
 
     assert_holds(&stderr(&desk.ends("serve", 1)), &told);
     let doctor = desk.json_of("doctor --json", 1);

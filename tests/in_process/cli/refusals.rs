@@ -2,6 +2,7 @@
 
 use super::{Desk, assert_holds, stderr, stdout};
 use sqlx::{Connection as _, Executor as _};
+use std::io::Read as _;
 use verifyd_simulator::{SIMULATED_SECRET, Scenario};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -32,6 +33,7 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
     for (line, code, words) in [
         ("enqueue --connection 0", 2, ids),
         ("enqueue --connection=-1", 2, ids),
+        ("enqueue --connection -1", 2, "'--connection <ID>': allowed"),
         ("enqueue --connection 1 --onboarding-session 0", 2, ids),
         ("connections list --tenant 0", 2, ids),
         (
@@ -39,7 +41,35 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             2,
             "the cursor that the page before ends with",
         ),
+        (
+            "enqueue --connection 1 --wait 60s",
+            2,
+            "'--wait <SECONDS>': allowed: a whole number from 0 to 604800",
+        ),
         ("runs show 0", 2, ids),
+        ("runs show -1", 2, ids),
+        (
+            "runs list --limit ten",
+            2,
+            "'--limit <LIMIT>': allowed: a whole number from 1 to 1000",
+        ),
+        (
+            "connections list --limit 1001",
+            2,
+            "'--limit <LIMIT>': allowed: a whole number from 1 to 1000",
+        ),
+        (
+            "serve --listen localhost",
+            2,
+            "'--listen <ADDRESS:PORT>': allowed: an IP address and a port",
+        ),
+        (
+            "serve --concurrency many",
+            2,
+            "'--concurrency <N>': allowed: a whole number from 1 to 4096",
+        ),
+        ("serve --concurrency 0", 2, "from 1 to 4096"),
+        ("demo --show 16", 2, "a whole number from 1 to 15"),
         ("runs list --before=-7", 2, ids),
         ("webhooks add --workspace 0 --url https://a.example", 2, ids),
         (
@@ -53,6 +83,26 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
             "each with a unit",
         ),
         ("prune --older-than 90", 2, "each with a unit"),
+        (
+            "tokens create --name x --scope read --expires 101years",
+            2,
+            "at most 100years",
+        ),
+        (
+            "tokens create --name x --scope read --expires 2020-01-01",
+            1,
+            "--expires: allowed is a time in the future",
+        ),
+        (
+            "tokens create --name x --scope read --scope admin --workspace 1",
+            1,
+            "--scope: admin belongs to no workspace, and the token is bound to one, allowed: read, run",
+        ),
+        (
+            "enqueue --connection 1 --module teleport",
+            1,
+            "--module: \"teleport\" is not known, allowed: ",
+        ),
         ("debug log-filter info --for 0s", 2, "from 1s to 24h"),
         ("debug log-filter info --for 1ms", 2, "from 1s to 24h"),
         ("debug log-filter info --for 25h", 2, "--for"),
@@ -63,6 +113,8 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
         ),
         ("debug state", 1, "set it where the daemon starts"),
         ("healthcheck", 1, "nothing listens there"),
+        ("report validate /", 1, "it is a directory"),
+        ("simulate --certificate /", 1, "it is a directory"),
         ("webhooks replay 999", 1, "delivery 999: no such delivery"),
         ("webhooks attempts 999", 1, "delivery 999: no such delivery"),
         (
@@ -80,6 +132,34 @@ async fn what_cannot_be_meant_is_named_with_what_is_allowed() {
         assert!(said.contains(words), "{line}: {said}");
         assert!(!said.contains("s3cr3t"), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_configuration_stops_neither_its_defaults_nor_a_bundle() {
+    let desk = Desk::new().await;
+    let bad = "[worker]\nconcurrency = 0\n[redis]\nurl = \"http://u:s3cr3t@h\"\n";
+    std::fs::write(desk.folder.path().join("bad.toml"), bad).unwrap();
+    let ends = |line: &str, code: i32| {
+        let mut command = desk.command(line);
+        command.env("VERIFYD_CONFIG", "bad.toml");
+        let output = super::finish(command, "");
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        stdout(&output)
+    };
+    ends("config print", 1);
+    assert_holds(&ends("config default", 0), "[worker]");
+    let shown = ends("support-bundle --output bundle.tar.gz", 0);
+    assert_holds(&shown, "why the configuration cannot be used");
+    let bundle = std::fs::File::open(desk.folder.path().join("bundle.tar.gz")).unwrap();
+    let mut held = String::new();
+    let mut archive = flate2::read::GzDecoder::new(bundle);
+    archive.read_to_string(&mut held).unwrap();
+    assert_holds(
+        &held,
+        "worker.concurrency must be a whole number from 1 to 4096, found 0",
+    );
+    assert_holds(&held, "redis.url must be a redis://");
+    assert!(!held.contains("s3cr3t"), "{held}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,6 +199,8 @@ async fn a_connection_that_cannot_be_used_is_listed_and_left_out_of_a_rotation()
         &said,
         "Connection 2 cannot be used: provider_connections.status: ",
     );
+    let shown = stdout(&desk.ends("connections show 2", 0));
+    assert_holds(&shown, "cannot be used: provider_connections.status of row 2: ");
     let output = desk.ends("enqueue --connection 2", 1);
     assert!(stderr(&output).contains("provider_connections.status"));
 

@@ -166,6 +166,59 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_nobody_wants_costs_neither_answer_nor_connection() {
+    let scene = Scene::postgres_with(|s| {
+        s.http.timeouts.head = LONG;
+        s.http.timeouts.body = LONG;
+    })
+    .await;
+    // Small ones are discarded, also those that arrive in another segment than the head.
+    for (path, status) in [
+        ("/v1/connections/1/checks", 401),
+        ("/v1/nothing", 404),
+        ("/healthz", 405),
+    ] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer vfd_wrong\r\n\
+             Content-Length: 9\r\n\r\n"
+        );
+        let mut stream = begun(&scene, &head).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let next = "{\"a\": 12}GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(next.as_bytes()).await.unwrap();
+        expect(&mut stream, &format!("HTTP/1.1 {status}")).await;
+        expect(&mut stream, "HTTP/1.1 200").await;
+    }
+    // Others end the connection: those that were not asked for, and large ones.
+    let token = scene.master().await;
+    let sent = "x".repeat(256 * 1024);
+    for (token, fields, body, status) in [
+        (
+            "vfd_wrong",
+            "Expect: 100-continue\r\nContent-Length: 9",
+            "",
+            401,
+        ),
+        (
+            &*token,
+            "Expect: 100-continue\r\nContent-Length: 70000",
+            "",
+            413,
+        ),
+        (&*token, "Content-Length: 20000000", &*sent, 413),
+    ] {
+        let request = format!(
+            "POST /v1/connections/1/checks HTTP/1.1\r\nHost: x\r\n\
+             Authorization: Bearer {token}\r\n{fields}\r\n\r\n{body}"
+        );
+        let answer = rest(begun(&scene, &request).await).await;
+        let wanted = format!("HTTP/1.1 {status}");
+        assert!(answer.starts_with(&wanted), "{fields}: {answer}");
+        assert!(answer.contains("connection: close"), "{fields}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn open_bodies_of_a_token_hold_up_nobody() {
     let scene = Scene::postgres_with(|s| {
         s.http.timeouts.body = LONG;
@@ -248,11 +301,15 @@ async fn readiness_says_a_class_and_no_message() {
     let said = ready().await;
     let allowed = [
         "unavailable; the log says why",
-        "refused; the log says why",
         "no answer within the timeout",
     ];
     assert!(allowed.contains(&said.as_str().unwrap()), "{said}");
     assert!(!said.to_string().contains(&name));
+    let refused = scene.get(&token, "/v1/runs").await;
+    assert_eq!(refused.refusal(), (503, "unavailable"));
+    let page = reqwest::Client::new().get(format!("{}/runs", scene.base));
+    let page = page.header("cookie", "verifyd_session=unknown").send();
+    assert_eq!(page.await.unwrap().status(), 503);
     allow_connections(&name, true).await;
     until("it is ready again", async || ready().await == "ok").await;
     assert_eq!(scene.get(&token, "/v1/runs").await.status, 200);

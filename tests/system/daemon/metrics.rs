@@ -87,6 +87,29 @@ async fn a_request_is_in_flight_until_its_answer_or_the_end_of_its_peer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn closed_connections_are_counted_by_the_limit_that_was_reached() {
+    let bench = Bench::new().await;
+    let daemon = bench.serve(&[("VERIFYD__HTTP__MAX_CONNECTIONS_PER_PEER", "2")]);
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        idle.push(TcpStream::connect(&daemon.listening).await.unwrap());
+    }
+    until("a connection is closed for another one", async || {
+        let (_, metrics) = daemon.get("/metrics").await;
+        let mut counted = metrics.lines().filter_map(|line| {
+            line.strip_prefix(r#"verifyd_http_connections_evicted_total{limit="peer"} "#)
+        });
+        counted.any(|count| count != "0")
+    })
+    .await;
+    has_line(
+        &daemon,
+        r#"verifyd_http_connections_evicted_total{limit="all"} 0"#,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_and_build_are_measured() {
     let mut bench = Bench::new().await;
     let mut redis = PrivateRedis::start();

@@ -62,7 +62,7 @@ async fn an_open_circuit_records_without_trying() {
     let (broken, _) = add(&bench, &receiver.url("broken"), &[]);
     let (other, _) = add(&bench, &receiver.url("other"), &[]);
     receiver.answers("broken", Answer::Status(500, usize::MAX));
-    let _replicas = [bench.serve(&[]), bench.serve(&[])];
+    let replicas = [bench.serve(&[]), bench.serve(&[])];
     record(&bench, connection, FAILURES).await;
     until_circuit_is(&bench, broken, "open").await;
     // Those that were on their way when it opened have ended.
@@ -102,6 +102,20 @@ async fn an_open_circuit_records_without_trying() {
         found.contains("11 pending") && found.contains("1 endpoints with an open circuit"),
         "{found}"
     );
+    // Measured when they are asked for; a slow database may leave them out once.
+    let mut measured = (0.0, 0.0);
+    for _ in 0..20 {
+        let pending = "verifyd_webhook_deliveries_pending";
+        let open = "verifyd_webhook_circuits_open";
+        measured = (
+            replicas[0].metric(pending).await,
+            replicas[0].metric(open).await,
+        );
+        if measured == (11.0, 1.0) {
+            break;
+        }
+    }
+    assert_eq!(measured, (11.0, 1.0));
 
     // The operator knows that it works again.
     receiver.answers("broken", Answer::Ok);

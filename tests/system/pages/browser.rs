@@ -3,8 +3,9 @@
 
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
+use test_support::ends_with_test::ends_with_test;
 use test_support::port::free_port;
 use test_support::waiting::PATIENCE;
 use tokio::sync::{Mutex, MutexGuard};
@@ -48,7 +49,8 @@ fn start_driver() -> (Child, u16) {
     let mut said = Vec::new();
     for _ in 0..20 {
         let port = free_port();
-        let mut driver = Command::new(program(&["chromedriver"]))
+        let mut driver = ends_with_test("TERM")
+            .arg(program(&["chromedriver"]))
             .arg(format!("--port={port}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -5,6 +5,7 @@ use reqwest::Method;
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
+use test_support::ends_with_test::ends_with_test;
 
 /// A demo that ends with its test.
 pub struct Demo {
@@ -18,7 +19,8 @@ pub struct Demo {
 
 impl Demo {
     pub fn start() -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_verifyd"))
+        let mut child = ends_with_test("KILL")
+            .arg(env!("CARGO_BIN_EXE_verifyd"))
             .args(["demo", "--keep", "--listen", "127.0.0.1:0"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

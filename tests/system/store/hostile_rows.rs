@@ -168,6 +168,12 @@ pub async fn a_time_that_is_none_stops_nothing(bed: &Bed) {
             .await;
             let what = format!("{status} with {columns} = {time}");
             every_surface(bed, &what).await;
+            let newest = bed.store.invalid_runs(1_000, 1).await.unwrap();
+            let named = newest.iter().map(|i| (i.operation_run_id, i.column));
+            let wrong = ["created_at", "started_at", "completed_at"];
+            let wrong = wrong.into_iter().find(|column| columns.contains(column));
+            let expected = wrong.map(|column| (RunId(run), column));
+            assert!(named.eq(expected), "{what}: {newest:?}");
             let swept = bed.store.sweep(&SWEEP).await;
             let swept = swept.unwrap_or_else(|e| panic!("{what}: {e}")).unwrap();
             if status != "completed" {
@@ -190,8 +196,9 @@ pub async fn a_time_that_is_none_stops_nothing(bed: &Bed) {
     let invalid = bed.store.invalid_runs(1_000, 1_000).await.unwrap();
     let named = |run: &_| invalid.iter().any(|i| i.operation_run_id == RunId(*run));
     assert!(named(&2), "{invalid:?}");
+    // A claim writes when the run was started.
     assert!(
-        invalid.iter().all(|run| run.column == "created_at"),
+        invalid.iter().all(|run| run.column != "started_at"),
         "{invalid:?}"
     );
 }

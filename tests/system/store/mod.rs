@@ -91,6 +91,7 @@ conformance! {
         an_open_attempt_of_an_earlier_run_is_worth_nothing,
         an_attempt_of_its_own_counts_without_the_time_of_the_first_claim,
         a_restored_backup_begins_with_no_attempt,
+        attempts_that_began_after_a_completion_are_not_its_own,
         a_start_that_a_producer_wrote_is_not_taken_for_a_claim,
         what_an_earlier_run_waited_for_is_over,
         a_hint_of_an_earlier_run_is_not_taken_for_its_own,

@@ -115,6 +115,36 @@ pub async fn a_restored_backup_begins_with_no_attempt(bed: &Bed) {
     assert_eq!(bed.attempts(run).await.len(), 1);
 }
 
+/// A completed row is put back after its id was given to another run.
+pub async fn attempts_that_began_after_a_completion_are_not_its_own(bed: &Bed) {
+    let run = bed.queued().await;
+    attempt(bed, run).await;
+    bed.complete(run, &succeeded()).await;
+    bed.age_run(run, "started_at", 3600).await;
+    // A column may hold whole seconds.
+    bed.age_run(run, "completed_at", 1).await;
+    assert_eq!(bed.attempts(run).await.len(), 2);
+    bed.age_run(run, "completed_at", 60).await;
+    assert_eq!(bed.attempts(run).await, []);
+    // Completed before it was started: a clock was set back.
+    let set_back = format!("UPDATE operation_runs SET started_at = created_at WHERE id = {run}");
+    bed.exec(&set_back).await;
+    assert_eq!(bed.attempts(run).await.len(), 2);
+
+    // The same for an attempt that is still open.
+    let run = bed.queued().await;
+    bed.claim(run, "w1").await;
+    bed.exec(&format!(
+        "UPDATE operation_runs SET status = 'completed', outcome = 'succeeded', \
+         completed_at = created_at WHERE id = {run}"
+    ))
+    .await;
+    assert_eq!(bed.attempts(run).await.len(), 1);
+    bed.age_run(run, "started_at", 3600).await;
+    bed.age_run(run, "completed_at", 60).await;
+    assert_eq!(bed.attempts(run).await, []);
+}
+
 pub async fn a_start_that_a_producer_wrote_is_not_taken_for_a_claim(bed: &Bed) {
     let run = bed.queued().await;
     for _ in 0..3 {

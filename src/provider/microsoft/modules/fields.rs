@@ -95,7 +95,7 @@ impl<'d> Fields<'d> {
                 problems.add(
                     &field,
                     &key.span(),
-                    format!("is not a field of a module; {hint}"),
+                    format!("is not a field here; {hint}"),
                 );
             }
         }
@@ -120,7 +120,7 @@ impl<'d> Fields<'d> {
             problems.add(
                 &self.path(name),
                 &self.span,
-                format!("is missing: {allowed}"),
+                format!("is missing; it must be {allowed}"),
             );
         }
     }

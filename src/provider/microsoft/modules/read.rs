@@ -13,7 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use uuid::Uuid;
 
-const A_KEY: &str = "1 to 64 lowercase letters, digits or '_', the first no '_'";
+const A_KEY: &str = "1 to 64 lowercase letters, digits or '_', not beginning with '_'";
 const A_TEXT: &str = "one line of text without blanks at its ends";
 const A_ROLE: &str = "the name of an application role, such as Organization.Read.All";
 const A_GUID: &str = "a GUID, such as 00000003-0000-0000-c000-000000000000";
@@ -72,7 +72,7 @@ fn module(document: &Spanned<DeTable<'_>>, problems: &mut Problems<'_>) -> Optio
         problems.add(
             "permissions",
             fields.span(),
-            "is missing: at least one permission",
+            "is missing; it must have at least one item",
         );
     }
     is_unique(&permissions, "permission", problems);
@@ -120,8 +120,12 @@ fn is_unique(
 ) {
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for (permission, item) in permissions {
-        if check_key(permission).len() > rules::CHECK_KEY {
-            let problem = "is too long for the key of a check";
+        let length = check_key(permission).len();
+        if length > rules::CHECK_KEY {
+            let problem = format!(
+                "makes the key of a check {length} characters long; allowed: at most {}",
+                rules::CHECK_KEY
+            );
             problems.add(&format!("{}.role", item.field), &item.span, problem);
         }
         if let Some(first) = seen.insert(check_key(permission), &item.field) {
@@ -238,10 +242,11 @@ fn probe(
             .map(|p| p.key.as_str())
             .collect();
         if !own.contains(&needed.value.as_str()) {
-            let problem = format!(
-                "must be a permission on Microsoft Graph of this module: {}",
-                own.join(", ")
-            );
+            let own = match own.join(", ") {
+                none if none.is_empty() => "there is none".to_owned(),
+                own => own,
+            };
+            let problem = format!("must be a permission on Microsoft Graph of this module: {own}");
             problems.add(&needed.field, &needed.span, problem);
         }
     }
@@ -253,7 +258,7 @@ fn probe(
             problems.add(
                 &field,
                 fields.span(),
-                format!("is missing: {AN_EXPECTATION}"),
+                format!("is missing; it must be {AN_EXPECTATION}"),
             );
             None
         }

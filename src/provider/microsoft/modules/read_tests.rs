@@ -80,7 +80,7 @@ fn the_modules_of_verifyd_fit_the_published_schema() {
 /// Text to replace in the good file, and its replacement; line, field and words of the problem; whether the
 /// schema finds it, too.
 const BAD: &str = r#"
-key = "mail_archive" |  | 1 | key | is missing | schema
+key = "mail_archive" |  | 1 | key | is missing; it must be 1 to 64 | schema
 key = "mail_archive" | key = "Mail" | 1 | key | lowercase | schema
 key = "mail_archive" | key = 7 | 1 | key | must be a text | schema
 title = "Mail archive" | titel = "x" | 2 | titel | did you mean title? | schema
@@ -118,6 +118,7 @@ one_of = ["on", true, 3] | equals = 1.5 | 22 | probes[0].expect.equals | whole n
 one_of = ["on", true, 3], |  | 22 | probes[0].expect | either equals or one_of | schema
 one_of = ["on", true, 3] | equals = "late" | 22 | probes[0].expect | allowed and tolerated |
 member = "state", |  | 22 | probes[0].expect.member | is missing | schema
+title = "Domains" | titel = "Domains" | 18 | probes[0].titel | is not a field here; did you mean title? | schema
 [[probes]] | [[probes] | 16 |  | is not TOML | schema
 "#;
 
@@ -176,6 +177,9 @@ fn lists_and_files_are_bounded() {
             .problem
             .contains("at most 65536")
     );
+    let text = GOOD.replace("Exchange.ManageAsApp", &"x".repeat(110));
+    let problems = read(&text).unwrap_err();
+    assert!(problems[0].problem.contains("at most 120"), "{problems:?}");
     let unknown: String = (0..200).map(|n| format!("x{n} = 1\n")).collect();
     assert!(read(&unknown).unwrap_err().len() <= 50);
 }

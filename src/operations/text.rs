@@ -1,0 +1,30 @@
+//! Texts of people: their length and characters.
+
+use super::OperationError;
+
+/// Returns the text without white space around it. Refuses one that is empty or longer than `chars`, and control
+/// characters; with `lines` tabs and line breaks are none.
+pub(super) fn text(
+    field: &'static str,
+    value: &str,
+    chars: usize,
+    lines: bool,
+) -> Result<String, OperationError> {
+    let value = value.trim();
+    let length = value.chars().count();
+    if length == 0 || length > chars {
+        let problem = format!("has {length} characters, allowed: 1 to {chars}");
+        return Err(OperationError::invalid(field, problem));
+    }
+    let allowed = |c: char| !c.is_control() || lines && (c == '\n' || c == '\t' || c == '\r');
+    if !value.chars().all(allowed) {
+        let allowed = if lines {
+            "text, tabs and line breaks"
+        } else {
+            "one line of text"
+        };
+        let problem = format!("has a control character, allowed: {allowed}");
+        return Err(OperationError::invalid(field, problem));
+    }
+    Ok(value.to_owned())
+}
